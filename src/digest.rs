@@ -1,0 +1,403 @@
+//! Content digests, and readers that check them.
+//!
+//! A [`BlobDigest`] names the bytes that a registry serves (a manifest, a config, a compressed layer);
+//! a [`DiffId`] names an uncompressed layer tar. They look alike and must never be mixed up, hence two
+//! types. Both accept only what the OCI image spec's [digest grammar] allows for the registered
+//! algorithms `sha256` and `sha512`, so a digest is always safe to use as a file name.
+//!
+//! [digest grammar]: https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#digests
+
+use std::fmt;
+use std::io::{self, Read};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::Digest as _;
+
+/// The hash function of a digest; the two that the image spec registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Algorithm {
+    /// SHA-256, 64 hex digits. Every registry uses it.
+    Sha256,
+    /// SHA-512, 128 hex digits.
+    Sha512,
+}
+
+impl Algorithm {
+    /// The name before the colon.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    fn hex_len(self) -> usize {
+        match self {
+            Self::Sha256 => 64,
+            Self::Sha512 => 128,
+        }
+    }
+}
+
+/// Why a text is not a digest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid digest {text:?}: {reason}")]
+pub struct DigestError {
+    text: String,
+    reason: &'static str,
+}
+
+impl DigestError {
+    /// What is wrong, without the text itself.
+    pub fn reason(&self) -> &'static str {
+        self.reason
+    }
+}
+
+/// Checks `text` against the digest grammar and returns its algorithm.
+fn check(text: &str) -> Result<Algorithm, DigestError> {
+    let fail = |reason| Err(DigestError { text: text.chars().take(160).collect(), reason });
+    let Some((name, hex)) = text.split_once(':') else {
+        return fail("expected ALGORITHM:HEX, as in sha256:<64 hex digits>");
+    };
+    let algorithm = match name {
+        "sha256" => Algorithm::Sha256,
+        "sha512" => Algorithm::Sha512,
+        _ => return fail("the algorithm must be sha256 or sha512"),
+    };
+    if hex.len() != algorithm.hex_len() {
+        return fail(match algorithm {
+            Algorithm::Sha256 => "sha256 takes 64 hex digits",
+            Algorithm::Sha512 => "sha512 takes 128 hex digits",
+        });
+    }
+    if !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return fail("only the digits 0-9 and a-f (lower case) are allowed");
+    }
+    Ok(algorithm)
+}
+
+macro_rules! digest_type {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name {
+            text: Box<str>,
+            algorithm: Algorithm,
+        }
+
+        impl $name {
+            /// Parses `ALGORITHM:HEX`.
+            ///
+            /// # Errors
+            /// Anything that is not `sha256:` with 64 or `sha512:` with 128 lower-case hex digits.
+            pub fn parse(text: &str) -> Result<Self, DigestError> {
+                let algorithm = check(text)?;
+                Ok(Self { text: text.into(), algorithm })
+            }
+
+            /// The whole digest, `sha256:…`.
+            pub fn as_str(&self) -> &str {
+                &self.text
+            }
+
+            /// The hash function.
+            pub fn algorithm(&self) -> Algorithm {
+                self.algorithm
+            }
+
+            /// The hex digits after the colon.
+            pub fn hex(&self) -> &str {
+                &self.text[self.algorithm.as_str().len() + 1..]
+            }
+
+            /// The digest of `bytes` by `algorithm`.
+            pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
+                let mut hasher = Hasher::new(algorithm);
+                hasher.update(bytes);
+                Self { text: hasher.finish_text().into(), algorithm }
+            }
+
+            /// What `hasher` saw.
+            pub fn from_hasher(hasher: Hasher) -> Self {
+                let algorithm = hasher.algorithm();
+                Self { text: hasher.finish_text().into(), algorithm }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.text)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.text)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = DigestError;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::parse(text)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.text)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+digest_type! {
+    /// The digest of bytes as a registry serves them: an index, a manifest, a config, a compressed layer.
+    BlobDigest
+}
+
+digest_type! {
+    /// The digest of a layer's uncompressed tar, as the image config's `rootfs.diff_ids` lists it.
+    DiffId
+}
+
+/// A running hash of either algorithm.
+#[derive(Clone)]
+pub enum Hasher {
+    /// SHA-256 so far.
+    Sha256(sha2::Sha256),
+    /// SHA-512 so far.
+    Sha512(sha2::Sha512),
+}
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hasher").field(&self.algorithm()).finish()
+    }
+}
+
+impl Hasher {
+    /// A hash of nothing yet.
+    pub fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
+            Algorithm::Sha512 => Self::Sha512(sha2::Sha512::new()),
+        }
+    }
+
+    /// The hash function.
+    pub fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Sha256(_) => Algorithm::Sha256,
+            Self::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    /// Adds `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn finish_text(self) -> String {
+        let name = self.algorithm().as_str();
+        match self {
+            Self::Sha256(hasher) => to_text(name, &hasher.finalize()),
+            Self::Sha512(hasher) => to_text(name, &hasher.finalize()),
+        }
+    }
+}
+
+fn to_text(name: &str, hash: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(name.len() + 1 + hash.len() * 2);
+    text.push_str(name);
+    text.push(':');
+    for byte in hash {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
+}
+
+/// Why verified content was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ContentMismatch {
+    /// The content ended before the descriptor's size.
+    #[error("{digest}: the content is {actual} bytes, its descriptor says {expected}")]
+    TooShort {
+        /// Whose content.
+        digest: BlobDigest,
+        /// Bytes announced.
+        expected: u64,
+        /// Bytes received.
+        actual: u64,
+    },
+    /// The content goes on past the descriptor's size.
+    #[error("{digest}: the content is longer than the {expected} bytes that its descriptor says")]
+    TooLong {
+        /// Whose content.
+        digest: BlobDigest,
+        /// Bytes announced.
+        expected: u64,
+    },
+    /// All bytes are there, but they are other bytes.
+    #[error("content does not match its digest: expected {expected}, got {actual}")]
+    Digest {
+        /// The digest asked for.
+        expected: BlobDigest,
+        /// The digest of what came.
+        actual: BlobDigest,
+    },
+}
+
+/// Counts and hashes bytes as they pass, and tells at the end whether they are the ones a descriptor names.
+///
+/// Nothing read before [`Verifier::finish`] says so may be believed.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    digest: BlobDigest,
+    size: u64,
+    seen: u64,
+    hasher: Hasher,
+}
+
+impl Verifier {
+    /// A check for content of `size` bytes named `digest`.
+    pub fn new(digest: &BlobDigest, size: u64) -> Self {
+        Self { digest: digest.clone(), size, seen: 0, hasher: Hasher::new(digest.algorithm()) }
+    }
+
+    /// Adds the next bytes.
+    ///
+    /// # Errors
+    /// [`ContentMismatch::TooLong`] as soon as there are more than the descriptor's size.
+    pub fn update(&mut self, bytes: &[u8]) -> Result<(), ContentMismatch> {
+        self.seen = self.seen.saturating_add(bytes.len() as u64);
+        if self.seen > self.size {
+            return Err(ContentMismatch::TooLong { digest: self.digest.clone(), expected: self.size });
+        }
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    /// Bytes seen so far.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// The verdict, at the end of the content.
+    ///
+    /// # Errors
+    /// [`ContentMismatch::TooShort`] or [`ContentMismatch::Digest`].
+    pub fn finish(self) -> Result<(), ContentMismatch> {
+        if self.seen < self.size {
+            return Err(ContentMismatch::TooShort {
+                digest: self.digest,
+                expected: self.size,
+                actual: self.seen,
+            });
+        }
+        let actual = BlobDigest::from_hasher(self.hasher);
+        if actual == self.digest {
+            Ok(())
+        } else {
+            Err(ContentMismatch::Digest { expected: self.digest, actual })
+        }
+    }
+}
+
+/// A reader that checks digest and size as bytes pass, after umoci's `hardening.VerifiedReadCloser`.
+///
+/// The last read (the one that returns 0) fails if the content was not the one named; a size that is
+/// exceeded fails at once. The error is an [`io::Error`] of kind `InvalidData` around a [`ContentMismatch`].
+#[derive(Debug)]
+pub struct VerifiedReader<R> {
+    inner: R,
+    verifier: Option<Verifier>,
+}
+
+impl<R: Read> VerifiedReader<R> {
+    /// Checks that `inner` yields exactly `size` bytes with this digest.
+    pub fn new(inner: R, digest: &BlobDigest, size: u64) -> Self {
+        Self { inner, verifier: Some(Verifier::new(digest, size)) }
+    }
+}
+
+impl<R: Read> Read for VerifiedReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        let invalid = |mismatch| io::Error::new(io::ErrorKind::InvalidData, mismatch);
+        if count == 0 && !buffer.is_empty() {
+            if let Some(verifier) = self.verifier.take() {
+                verifier.finish().map_err(invalid)?;
+            }
+        } else if let Some(verifier) = &mut self.verifier {
+            verifier.update(&buffer[..count]).map_err(invalid)?;
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn only_the_grammar_of_the_registered_algorithms_is_accepted() {
+        assert!(BlobDigest::parse(EMPTY).is_ok());
+        assert!(DiffId::parse(&format!("sha512:{}", "a".repeat(128))).is_ok());
+        let long = format!("sha256:{}", "a".repeat(65));
+        let upper = format!("sha256:{}", "A".repeat(64));
+        let path = format!("sha256:{}", "../".repeat(21) + "x");
+        for bad in [
+            "",
+            "sha256",
+            "sha256:",
+            "sha256:abc",
+            "md5:d41d8cd98f00b204e9800998ecf8427e",
+            &long,
+            &upper,
+            &path,
+        ] {
+            assert!(BlobDigest::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_digest_knows_its_parts_and_its_content() {
+        let digest = BlobDigest::of(Algorithm::Sha256, b"");
+        assert_eq!(digest.as_str(), EMPTY);
+        assert_eq!(digest.hex(), &EMPTY[7..]);
+        assert_eq!(BlobDigest::of(Algorithm::Sha512, b"x").hex().len(), 128);
+    }
+
+    fn read_all(content: &[u8], named: &[u8], size: u64) -> io::Result<Vec<u8>> {
+        let digest = BlobDigest::of(Algorithm::Sha256, named);
+        let mut out = Vec::new();
+        VerifiedReader::new(content, &digest, size).read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn a_verified_reader_refuses_other_shorter_and_longer_content() {
+        assert_eq!(read_all(b"abc", b"abc", 3).unwrap(), b"abc");
+        let message = |result: io::Result<Vec<u8>>| result.unwrap_err().to_string();
+        assert!(message(read_all(b"abd", b"abc", 3)).contains("does not match its digest"));
+        assert!(message(read_all(b"ab", b"abc", 3)).contains("is 2 bytes"));
+        assert!(message(read_all(b"abc", b"abc", 2)).contains("longer than the 2 bytes"));
+    }
+}

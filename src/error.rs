@@ -1,0 +1,84 @@
+//! Errors, by module. Each says what was being done, to which image, URL or path, and what went wrong, in
+//! lower-case fragments; [`Error::hint`] is the next step, where there is one, and [`Error::kind`] a stable
+//! word for machines (the `kind` in `--json` events).
+//!
+//! A message never carries a secret: URLs are shown without user info and query.
+
+mod catalog;
+mod layer;
+mod registry;
+mod store;
+
+pub use catalog::CatalogError;
+pub use layer::LayerError;
+pub use registry::RegistryError;
+pub use store::StoreError;
+
+/// Anything that can fail for one image, one layer or a whole run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A registry, or what it served.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The SQLite catalog.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The directories of the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The content of a layer.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// Something that only applies to a combination of settings.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The run was stopped by a signal.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl Error {
+    /// A stable, machine-readable word for the kind of failure.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Registry(error) => error.kind(),
+            Self::Catalog(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Layer(error) => error.kind(),
+            Self::Usage { .. } => "usage",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// The next step, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Registry(error) => error.hint(),
+            Self::Catalog(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+            Self::Layer(error) => error.hint(),
+            Self::Usage { hint, .. } => hint.clone(),
+            Self::Stopped => None,
+        }
+    }
+
+    /// The message and its causes, outermost first.
+    pub fn chain(&self) -> Vec<String> {
+        let mut messages = vec![self.to_string()];
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let message = error.to_string();
+            if messages.last() != Some(&message) {
+                messages.push(message);
+            }
+            cause = error.source();
+        }
+        messages
+    }
+}

@@ -1,0 +1,98 @@
+//! Failures of a layer's content: compression, tar, entries.
+
+use std::io;
+
+use crate::digest::DiffId;
+
+/// Why a layer was refused or could not be extracted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerError {
+    /// The compressed stream is broken.
+    #[error("cannot decompress the layer as {format}: {source}")]
+    Decompress {
+        /// gzip or zstd.
+        format: &'static str,
+        /// The decoder's words.
+        source: io::Error,
+    },
+    /// The tar stream is not a tar stream.
+    #[error("broken tar at byte {offset}: {reason}")]
+    Tar {
+        /// Where, in the uncompressed tar.
+        offset: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An entry that is refused.
+    #[error("entry {entry:?} is refused: {reason}")]
+    Entry {
+        /// The entry's name, lossily as text.
+        entry: String,
+        /// Why.
+        reason: String,
+    },
+    /// An entry could not be written.
+    #[error("cannot {doing} entry {entry:?}: {source}")]
+    Write {
+        /// What was being done, as an infinitive.
+        doing: &'static str,
+        /// The entry's name, lossily as text.
+        entry: String,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The layer is larger than the settings allow.
+    #[error("the layer is larger than the settings allow: more than {limit} {what}")]
+    Limit {
+        /// Bytes or entries.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// The uncompressed tar is not the one that the image config names.
+    #[error("the uncompressed layer does not match its diff_id: expected {expected}, got {actual}")]
+    DiffId {
+        /// From the config.
+        expected: DiffId,
+        /// What came.
+        actual: DiffId,
+    },
+}
+
+impl LayerError {
+    /// See [`Error::kind`](super::Error::kind).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Decompress { .. } => "layer-compression",
+            Self::Tar { .. } => "layer-tar",
+            Self::Entry { .. } => "layer-entry",
+            Self::Write { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "disk-full",
+                _ => "io",
+            },
+            Self::Limit { .. } => "limit",
+            Self::DiffId { .. } => "diff-id-mismatch",
+        }
+    }
+
+    /// See [`Error::hint`](super::Error::hint).
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Limit { what: "entries", .. } => {
+                Some("raise layer-entries under [settings.limits] if you trust this image".to_owned())
+            }
+            Self::Limit { .. } => {
+                Some("raise layer-size under [settings.limits] if you trust this image".to_owned())
+            }
+            Self::Write { .. } if self.kind() == "disk-full" => Some(
+                "free some space, or put the layers on another file system with `layers = …` under [settings]"
+                    .to_owned(),
+            ),
+            Self::DiffId { .. } | Self::Entry { .. } | Self::Tar { .. } => {
+                Some("the image itself is at fault; nothing of this layer was kept".to_owned())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Failures of the directories that hold layers and downloads.
+
+use std::io;
+use std::path::PathBuf;
+
+/// What went wrong on disk.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A system call failed.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done, as an infinitive.
+        doing: &'static str,
+        /// To which path.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The plan needs more space than there is.
+    #[error("not enough space in {}: {needed} bytes are needed, {free} are free", path.display())]
+    NoSpace {
+        /// Which directory.
+        path: PathBuf,
+        /// Bytes the plan needs.
+        needed: u64,
+        /// Bytes the file system has for us.
+        free: u64,
+    },
+}
+
+impl StoreError {
+    /// Wraps an I/O error with what was being done to which path.
+    pub fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { doing, path, source }
+    }
+
+    /// See [`Error::kind`](super::Error::kind).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "disk-full",
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "permission",
+                _ => "io",
+            },
+            Self::NoSpace { .. } => "disk-full",
+        }
+    }
+
+    /// See [`Error::hint`](super::Error::hint).
+    pub fn hint(&self) -> Option<String> {
+        match self.kind() {
+            "disk-full" => Some(
+                "free some space, or put the layers on another file system with `layers = …` under [settings]"
+                    .to_owned(),
+            ),
+            "permission" => {
+                Some("run as the user that owns the directory, or choose another one with --home".to_owned())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! Image references: `registry/repository:tag@digest`.
+//!
+//! [`ImageRef`] follows the grammar of [distribution/reference] (lower-case repositories, tags of at most
+//! 128 characters, `sha256`/`sha512` digests) and always carries its registry. It exists beside
+//! oci-spec's `Reference` because that one accepts `UPPER/x` and reads `sha256:abc` as an image.
+//!
+//! The full form, which [`Display`](std::fmt::Display) prints and [`ImageRef::parse`] reads back, is
+//! `registry/repository:tag[@digest]`; a digest alone stays `registry/repository@digest`.
+//!
+//! [distribution/reference]: https://github.com/distribution/reference/blob/v0.6.0/reference.go
+
+use std::fmt;
+
+use crate::digest::BlobDigest;
+
+/// The registry of references that name none, unless `OCI_REGISTRY_DOMAIN` says otherwise.
+pub const DEFAULT_REGISTRY: &str = "docker.io";
+/// microsandbox's own registry name; its images are served by docker.io.
+pub const SANDBOXES_REGISTRY: &str = "sandboxes.io";
+
+/// Longest repository (with its registry) that distribution allows, in bytes.
+const MAX_NAME: usize = 255;
+/// Longest tag, in bytes.
+const MAX_TAG: usize = 128;
+
+/// A complete image reference. Ordered by registry, repository, tag, digest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageRef {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<BlobDigest>,
+}
+
+/// Why a text is not an image reference.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid image reference {text:?}: {reason}")]
+pub struct RefError {
+    text: String,
+    reason: String,
+}
+
+impl RefError {
+    fn new(text: &str, reason: impl Into<String>) -> Self {
+        Self { text: text.chars().take(300).collect(), reason: reason.into() }
+    }
+
+    /// What is wrong, without the text itself.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+impl ImageRef {
+    /// Parses a reference that may name its registry; one that does not gets `default_registry`.
+    ///
+    /// `library/` is added for one-component names on docker.io and sandboxes.io only; `:latest` where
+    /// neither tag nor digest is given. `index.docker.io` is docker.io.
+    ///
+    /// # Errors
+    /// Anything outside the distribution grammar.
+    pub fn parse(text: &str, default_registry: &str) -> Result<Self, RefError> {
+        match text.split_once('/') {
+            Some((first, rest)) if looks_like_registry(first) => {
+                Self::in_registry(first, rest).map_err(|error| RefError::new(text, error.reason))
+            }
+            _ => Self::in_registry(default_registry, text).map_err(|error| RefError::new(text, error.reason)),
+        }
+    }
+
+    /// Parses `name` (`repository[:tag][@digest]`) as a reference into `registry`.
+    ///
+    /// # Errors
+    /// Anything outside the distribution grammar, in the registry's name too.
+    pub fn in_registry(registry: &str, name: &str) -> Result<Self, RefError> {
+        let fail = |reason: String| Err(RefError::new(name, reason));
+        check_registry(registry).map_err(|error| RefError::new(name, error.reason))?;
+        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+        let (name_and_tag, digest) = match name.split_once('@') {
+            Some((left, right)) => match BlobDigest::parse(right) {
+                Ok(digest) => (left, Some(digest)),
+                Err(error) => return fail(format!("bad digest: {}", error.reason())),
+            },
+            None => (name, None),
+        };
+        let (repository, tag) = match name_and_tag.rsplit_once(':') {
+            Some((left, right)) if !right.contains('/') => (left, Some(right)),
+            _ => (name_and_tag, None),
+        };
+        if let Some(tag) = tag {
+            check_tag(tag).map_err(|error| RefError::new(name, error.reason))?;
+        }
+        if tag.is_some() && digest.is_none() && matches!(repository, "sha256" | "sha512") {
+            return fail(format!(
+                "{repository}:… is a digest, not an image; write repository@{repository}:…"
+            ));
+        }
+        check_repository(repository).map_err(|error| RefError::new(name, error.reason))?;
+        let repository = if adds_library(registry) && !repository.contains('/') {
+            format!("library/{repository}")
+        } else {
+            repository.to_owned()
+        };
+        if registry.len() + 1 + repository.len() > MAX_NAME {
+            return fail(format!("registry and repository together are longer than {MAX_NAME} characters"));
+        }
+        let tag = match (tag, &digest) {
+            (Some(tag), _) => Some(tag.to_owned()),
+            (None, None) => Some("latest".to_owned()),
+            (None, Some(_)) => None,
+        };
+        Ok(Self { registry: registry.to_owned(), repository, tag, digest })
+    }
+
+    /// The registry's name as written (`docker.io`, `registry.corp:5000`); not where it is reached.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The repository, with `library/` where it was added.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag, unless there is only a digest.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The digest the reference is pinned to.
+    pub fn digest(&self) -> Option<&BlobDigest> {
+        self.digest.as_ref()
+    }
+
+    /// The same image under another registry's name.
+    #[must_use]
+    pub fn with_registry(&self, registry: &str) -> Self {
+        Self { registry: registry.to_owned(), ..self.clone() }
+    }
+
+    /// The same repository with another tag and no digest.
+    ///
+    /// # Errors
+    /// A tag outside the grammar.
+    pub fn with_tag(&self, tag: &str) -> Result<Self, RefError> {
+        check_tag(tag)?;
+        Ok(Self { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
+    }
+
+    /// The names under which the catalog records this image: itself, and for a sandboxes.io image also
+    /// the docker.io one, since docker.io serves it (microsandbox looks it up there).
+    pub fn recorded_names(&self) -> Vec<Self> {
+        let mut names = vec![self.clone()];
+        if self.registry == SANDBOXES_REGISTRY {
+            names.push(self.with_registry(DEFAULT_REGISTRY));
+        }
+        names
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+fn adds_library(registry: &str) -> bool {
+    matches!(registry, DEFAULT_REGISTRY | SANDBOXES_REGISTRY)
+}
+
+/// distribution's rule: the part before the first slash is a registry if it has a dot or a colon, or is
+/// `localhost`.
+fn looks_like_registry(first: &str) -> bool {
+    first.contains(['.', ':', '[']) || first == "localhost"
+}
+
+/// Checks a registry's name: `host[:port]`, where the host is a DNS name, an IPv4 or a bracketed IPv6 address.
+///
+/// # Errors
+/// Anything else (a scheme, a path, upper case, an empty label, a port beyond 65535).
+pub fn check_registry(registry: &str) -> Result<(), RefError> {
+    let fail = |reason: &str| Err(RefError::new(registry, reason));
+    if registry.contains("://") {
+        return fail("a registry is host[:port], without a scheme");
+    }
+    let (host, port) = if let Some(rest) = registry.strip_prefix('[') {
+        let Some((address, after)) = rest.split_once(']') else {
+            return fail("the bracket of an IPv6 address is not closed");
+        };
+        if address.parse::<std::net::Ipv6Addr>().is_err() {
+            return fail("not an IPv6 address between the brackets");
+        }
+        match after.strip_prefix(':') {
+            Some(port) => (None, Some(port)),
+            None if after.is_empty() => (None, None),
+            None => return fail("only :port may follow an IPv6 address"),
+        }
+    } else {
+        match registry.split_once(':') {
+            Some((host, port)) => (Some(host), Some(port)),
+            None => (Some(registry), None),
+        }
+    };
+    if let Some(port) = port
+        && !(port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0))
+    {
+        return fail("the port must be a number from 1 to 65535");
+    }
+    if let Some(host) = host {
+        if host.bytes().any(|b| b.is_ascii_uppercase()) {
+            return fail("registry names are lower case");
+        }
+        let label_ok = |label: &str| {
+            !label.is_empty()
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if !host.split('.').all(label_ok) {
+            return fail(
+                "not a host name: labels of letters, digits and inner dashes, parted by single dots",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn check_tag(tag: &str) -> Result<(), RefError> {
+    let fail = |reason: &str| Err(RefError::new(tag, reason));
+    let mut bytes = tag.bytes();
+    match bytes.next() {
+        None => return fail("the tag is empty"),
+        Some(b) if b.is_ascii_alphanumeric() || b == b'_' => {}
+        Some(_) => return fail("a tag starts with a letter, a digit or an underscore"),
+    }
+    if !bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-')) {
+        return fail("a tag has only letters, digits, '_', '.' and '-'");
+    }
+    if tag.len() > MAX_TAG {
+        return fail("a tag has at most 128 characters");
+    }
+    Ok(())
+}
+
+/// `path-component *(/ path-component)`; a component is runs of `[a-z0-9]+` parted by `.`, `_`, `__` or dashes.
+fn check_repository(repository: &str) -> Result<(), RefError> {
+    let fail = |reason: &str| Err(RefError::new(repository, reason));
+    if repository.is_empty() {
+        return fail("the repository is empty");
+    }
+    if repository.bytes().any(|b| b.is_ascii_uppercase()) {
+        return fail("repositories are lower case");
+    }
+    for component in repository.split('/') {
+        let bytes = component.as_bytes();
+        let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        if !bytes.first().is_some_and(alphanumeric) || !bytes.last().is_some_and(alphanumeric) {
+            return fail("each part of a repository starts and ends with a lower-case letter or a digit");
+        }
+        for separator in component.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) {
+            let fits = matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-');
+            if !fits {
+                return fail(
+                    "a repository has lower-case letters and digits, parted by '/', '.', '_', '__' or dashes",
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn full(text: &str) -> String {
+        ImageRef::parse(text, DEFAULT_REGISTRY).unwrap().to_string()
+    }
+
+    #[test]
+    fn defaults_are_filled_in_as_docker_does() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (text, expected) in [
+            ("alpine", "docker.io/library/alpine:latest"),
+            ("alpine:3.20", "docker.io/library/alpine:3.20"),
+            ("grafana/grafana", "docker.io/grafana/grafana:latest"),
+            ("index.docker.io/alpine", "docker.io/library/alpine:latest"),
+            ("sandboxes.io/python", "sandboxes.io/library/python:latest"),
+            ("ghcr.io/github/super-linter:v7", "ghcr.io/github/super-linter:v7"),
+            ("localhost/x", "localhost/x:latest"),
+            ("localhost:5000/x:1", "localhost:5000/x:1"),
+            ("[::1]:5000/team/app:1", "[::1]:5000/team/app:1"),
+            ("registry.corp:5000/a/b__c/d--e.f:V1.0-x_y", "registry.corp:5000/a/b__c/d--e.f:V1.0-x_y"),
+        ] {
+            assert_eq!(full(text), expected);
+            assert_eq!(full(&format!("{text}@{digest}")).split('@').nth(1), Some(digest.as_str()));
+        }
+        assert_eq!(full(&format!("alpine@{digest}")), format!("docker.io/library/alpine@{digest}"));
+        assert_eq!(full(&format!("alpine:3@{digest}")), format!("docker.io/library/alpine:3@{digest}"));
+        assert_eq!(ImageRef::parse("x:1", "ghcr.io").unwrap().to_string(), "ghcr.io/x:1");
+    }
+
+    #[test]
+    fn what_the_grammar_forbids_is_refused() {
+        let long_tag = format!("a:{}", "t".repeat(129));
+        let long_name = "a/".repeat(130) + "b";
+        for bad in [
+            "",
+            ":",
+            "@",
+            "a:",
+            "a@",
+            "UPPER/x",
+            "Alpine",
+            "a//b",
+            "/a",
+            "a/",
+            "a:b c",
+            "a b",
+            "-a",
+            "a-",
+            "a___b",
+            "a..b",
+            "a.",
+            "a:.x",
+            "a:-x",
+            "sha256:abc",
+            "a@sha256:abc",
+            "a@md5:d41d8cd98f00b204e9800998ecf8427e",
+            "https://docker.io/a",
+            "exa_mple.com/a",
+            "host:0/a",
+            "host:99999/a",
+            "host:x/a",
+            "[::1/a",
+            "[zz]/a",
+            "../../etc/passwd",
+            "a/../b",
+            "a\n",
+            "é",
+            "a:é",
+            "EXAMPLE.com/a",
+            "a@sha256",
+            "a:b:c",
+            &long_tag,
+            &long_name,
+        ] {
+            assert!(ImageRef::parse(bad, DEFAULT_REGISTRY).is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_sandboxes_image_is_also_recorded_as_the_docker_one() {
+        let names: Vec<String> = ImageRef::parse("sandboxes.io/alpine", DEFAULT_REGISTRY)
+            .unwrap()
+            .recorded_names()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(names, ["sandboxes.io/library/alpine:latest", "docker.io/library/alpine:latest"]);
+    }
+
+    proptest! {
+        #[test]
+        fn printing_and_parsing_are_inverse(
+            registry in "([a-z0-9]{1,8}\\.){1,2}[a-z]{2,3}(:[1-9][0-9]{1,3})?",
+            repository in "[a-z0-9]{1,8}((\\.|_|__|-{1,3})[a-z0-9]{1,5})?(/[a-z0-9]{1,8}){0,3}",
+            tag in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}"),
+            pinned in any::<bool>(),
+        ) {
+            let mut text = format!("{registry}/{repository}");
+            if let Some(tag) = &tag { text.push(':'); text.push_str(tag); }
+            if pinned { text += &("@sha256:".to_owned() + &"ab".repeat(32)); }
+            let parsed = ImageRef::parse(&text, DEFAULT_REGISTRY).unwrap();
+            let printed = parsed.to_string();
+            prop_assert_eq!(ImageRef::parse(&printed, "elsewhere.example").unwrap(), parsed.clone());
+            prop_assert_eq!(parsed.registry(), registry);
+            prop_assert_eq!(parsed.repository(), repository);
+            if tag.is_some() || pinned { prop_assert_eq!(printed, text); }
+        }
+
+        #[test]
+        fn any_text_is_parsed_or_refused_without_panic_and_stably(text in "\\PC{0,60}") {
+            if let Ok(parsed) = ImageRef::parse(&text, DEFAULT_REGISTRY) {
+                prop_assert_eq!(ImageRef::parse(&parsed.to_string(), DEFAULT_REGISTRY).unwrap(), parsed);
+            }
+        }
+    }
+}

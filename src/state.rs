@@ -1,0 +1,455 @@
+//! The data that flows through a run: what is desired, what is observed. No behaviour beyond constructors.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::digest::{BlobDigest, DiffId};
+use crate::error::Error;
+use crate::image_ref::ImageRef;
+pub use crate::progress::Action;
+
+// ---------------------------------------------------------------------------------------------- platforms
+
+/// An operating system, an architecture and sometimes a variant, as in `linux/arm64/v8`.
+///
+/// Always normalised as containerd's `platforms` package does: `x86_64` is `amd64`, `aarch64` is `arm64`,
+/// `arm64/v8` is `arm64`, `arm` is `arm/v7`, `amd64/v1` is `amd64`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Platform {
+    /// Operating system in Go's spelling, `linux`.
+    pub os: String,
+    /// Architecture in Go's spelling, `amd64`.
+    pub architecture: String,
+    /// `v6`, `v7`, … where the architecture has variants.
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// Normalises the three parts.
+    pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+        let variant = variant.filter(|variant| !variant.is_empty()).map(str::to_ascii_lowercase);
+        let architecture = architecture.to_ascii_lowercase();
+        let (architecture, variant) = match (architecture.as_str(), variant.as_deref()) {
+            ("amd64" | "x86_64" | "x86-64", None | Some("v1")) => ("amd64".to_owned(), None),
+            ("x86_64" | "x86-64", Some(_)) => ("amd64".to_owned(), variant),
+            ("arm64" | "aarch64", None | Some("8" | "v8")) => ("arm64".to_owned(), None),
+            ("aarch64", Some(_)) => ("arm64".to_owned(), variant),
+            ("armhf", _) | ("arm", None | Some("7")) => ("arm".to_owned(), Some("v7".to_owned())),
+            ("armel", _) | ("arm", Some("6")) => ("arm".to_owned(), Some("v6".to_owned())),
+            ("arm", Some("5")) => ("arm".to_owned(), Some("v5".to_owned())),
+            ("i386", _) => ("386".to_owned(), None),
+            _ => (architecture, variant),
+        };
+        let os = match os.to_ascii_lowercase().as_str() {
+            "macos" => "darwin".to_owned(),
+            other => other.to_owned(),
+        };
+        Self { os, architecture, variant }
+    }
+
+    /// Parses `os/architecture[/variant]`.
+    ///
+    /// # Errors
+    /// Fewer than two or more than three parts, or an empty or odd one.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let word = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        };
+        if !parts.iter().all(|part| word(part)) {
+            return Err("a platform is os/architecture or os/architecture/variant, as in linux/arm64");
+        }
+        match parts[..] {
+            [os, architecture] => Ok(Self::new(os, architecture, None)),
+            [os, architecture, variant] => Ok(Self::new(os, architecture, Some(variant))),
+            _ => Err("a platform is os/architecture or os/architecture/variant, as in linux/arm64"),
+        }
+    }
+
+    /// `linux/` and this machine's architecture.
+    pub fn of_this_machine() -> Self {
+        Self::new("linux", std::env::consts::ARCH, None)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if let Some(variant) = &self.variant {
+            write!(f, "/{variant}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Platform {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+// ----------------------------------------------------------------------------------------------- settings
+
+/// When the registry is asked what a tag means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// On every run.
+    #[default]
+    Always,
+    /// Only if the image is not recorded.
+    Missing,
+    /// Never: what is not here is blocked.
+    Never,
+}
+
+/// How the owner and mode of entries are kept for the microVM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Ownership {
+    /// In the xattr `user.containers.override_stat`, as containers/storage and libkrun do.
+    #[default]
+    OverrideStat,
+    /// Not at all.
+    None,
+}
+
+/// What is refused because it is larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one uncompressed layer tar.
+    pub layer_size: u64,
+    /// Entries of one layer.
+    pub layer_entries: u64,
+    /// Bytes of one index, manifest or config.
+    pub manifest_size: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { layer_size: 64 << 30, layer_entries: 4_000_000, manifest_size: 4 << 20 }
+    }
+}
+
+/// `[settings]` of the images file, complete with defaults.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where extracted layers live; `None`: `<home>/layers`. Absolute.
+    pub layers: Option<PathBuf>,
+    /// The platform of images that name none.
+    pub platform: Platform,
+    /// The policy of images that name none.
+    pub pull: PullPolicy,
+    /// Whether apply also removes what is no longer listed.
+    pub prune: bool,
+    /// Blobs in flight.
+    pub downloads: usize,
+    /// watch: how often tags are looked up again.
+    pub interval: Duration,
+    /// A directory of containerd `hosts.toml` files. Absolute.
+    pub hosts_dir: Option<PathBuf>,
+    /// How owner and mode are kept.
+    pub ownership: Ownership,
+    /// What is refused.
+    pub limits: Limits,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            layers: None,
+            platform: Platform::of_this_machine(),
+            pull: PullPolicy::default(),
+            prune: false,
+            downloads: 6,
+            interval: Duration::from_secs(300),
+            hosts_dir: None,
+            ownership: Ownership::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// One mirror of a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Base URL, `https://mirror.corp`, without a final slash.
+    pub url: String,
+    /// Whether it is trusted to say what a tag means.
+    pub resolve: bool,
+}
+
+/// `[registry."…"]` of the images file, without its images.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RegistrySettings {
+    /// The name that references use.
+    pub name: String,
+    /// Base URL, without a final slash; `None`: `https://<name>` (plain http on loopback).
+    pub endpoint: Option<String>,
+    /// Tried first, for bytes.
+    pub mirrors: Vec<Mirror>,
+    /// PEM file of extra trusted roots. Absolute.
+    pub ca: Option<PathBuf>,
+    /// PEM file of a client certificate chain. Absolute.
+    pub client_cert: Option<PathBuf>,
+    /// PEM file of its key. Absolute.
+    pub client_key: Option<PathBuf>,
+    /// Whether certificates are not checked at all.
+    pub insecure: bool,
+    /// Extra request headers.
+    pub headers: Vec<(String, String)>,
+    /// User name that goes with the password.
+    pub username: Option<String>,
+    /// Environment variable that holds the password.
+    pub password_env: Option<String>,
+    /// File that holds the password. Absolute.
+    pub password_file: Option<PathBuf>,
+    /// An OCI image layout directory instead of a server. Absolute.
+    pub layout: Option<PathBuf>,
+}
+
+// ----------------------------------------------------------------------------------------------- images
+
+/// Who wants an image: the absolute path of an images file (symlinks kept), or `pull`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Owner(pub String);
+
+impl Owner {
+    /// The owner of what `msb-sync pull` brought.
+    pub fn pull() -> Self {
+        Self("pull".to_owned())
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One layer of an image, in the words of its manifest and config.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct LayerDescriptor {
+    /// Digest of the compressed blob; names the directory.
+    pub digest: BlobDigest,
+    /// Digest of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// As the manifest says; what the bytes are decides.
+    pub media_type: String,
+    /// Bytes of the compressed blob.
+    pub size: u64,
+}
+
+/// The index through which an image was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexRecord {
+    /// Its digest.
+    pub digest: BlobDigest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its annotations, if any.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An image's manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestRecord {
+    /// Its digest.
+    pub digest: BlobDigest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its annotations, if any.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An image's config, as far as it is recorded. Lists are `None` where the config has none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConfigRecord {
+    /// Its digest.
+    #[serde(skip)]
+    pub digest: BlobDigest,
+    /// Its media type.
+    #[serde(skip)]
+    pub media_type: String,
+    /// When the image was made, RFC 3339; `None` where the config says nothing usable.
+    pub created: Option<String>,
+    /// Architecture.
+    pub architecture: String,
+    /// Operating system.
+    pub os: String,
+    /// Variant of the architecture.
+    pub variant: Option<String>,
+    /// `KEY=value` pairs.
+    pub env: Option<Vec<String>>,
+    /// Default arguments.
+    pub cmd: Option<Vec<String>>,
+    /// Working directory.
+    pub working_dir: Option<String>,
+    /// Program.
+    pub entrypoint: Option<Vec<String>>,
+    /// Mount points, sorted.
+    pub volumes: Option<Vec<String>>,
+    /// `80/tcp`, sorted.
+    pub exposed_ports: Option<Vec<String>>,
+    /// User, `uid[:gid]` or names.
+    pub user: Option<String>,
+    /// Signal that stops the program.
+    pub stop_signal: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// `layers`.
+    #[serde(skip)]
+    pub rootfs_type: String,
+    /// The config's `history` array as JSON text, if it has one.
+    #[serde(skip)]
+    pub history_json: Option<String>,
+}
+
+/// All that a reference means for a platform: everything but the layers' bytes, verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedImage {
+    /// What was asked for.
+    pub reference: ImageRef,
+    /// For which platform.
+    pub platform: Platform,
+    /// What the tag means: the index's digest where there is one, else the manifest's.
+    pub digest: BlobDigest,
+    /// The outermost index, where there is one.
+    pub index: Option<IndexRecord>,
+    /// The platform's manifest.
+    pub manifest: ManifestRecord,
+    /// Its config.
+    pub config: ConfigRecord,
+    /// Its layers, base first; a layer may occur twice.
+    pub layers: Vec<LayerDescriptor>,
+}
+
+impl ResolvedImage {
+    /// Bytes of the layers as fetched, each distinct one once.
+    pub fn size(&self) -> u64 {
+        size_of_layers(&self.layers)
+    }
+}
+
+/// Bytes of `layers` as fetched, each distinct one once.
+pub fn size_of_layers(layers: &[LayerDescriptor]) -> u64 {
+    let mut seen = BTreeSet::new();
+    layers.iter().filter(|layer| seen.insert(&layer.digest)).map(|layer| layer.size).sum()
+}
+
+/// What the catalog says of one image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedImage {
+    /// Under which name.
+    pub reference: ImageRef,
+    /// For which platform it was pulled; `None` where microsandbox itself pulled it.
+    pub platform: Option<Platform>,
+    /// What its tag meant then; `None` where microsandbox itself pulled it.
+    pub digest: Option<BlobDigest>,
+    /// Its manifest; `None` where microsandbox itself pulled it.
+    pub manifest_digest: Option<BlobDigest>,
+    /// Its config; `None` where microsandbox itself pulled it.
+    pub config_digest: Option<BlobDigest>,
+    /// Its layers, base first.
+    pub layers: Vec<LayerDescriptor>,
+    /// Who wants it; empty where only microsandbox does.
+    pub owners: BTreeSet<Owner>,
+    /// Whether microsandbox's rows are all there and agree with ours.
+    pub rows_complete: bool,
+    /// The image of which this is only a second name (docker.io for sandboxes.io).
+    pub alias_of: Option<ImageRef>,
+    /// When it was last recorded, `YYYY-MM-DD HH:MM:SS` UTC.
+    pub modified_at: String,
+}
+
+// ------------------------------------------------------------------------------------ desired and observed
+
+/// One image that an images file, or `pull`, asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredImage {
+    /// Which.
+    pub reference: ImageRef,
+    /// For which platform.
+    pub platform: Platform,
+    /// When to ask the registry.
+    pub pull: PullPolicy,
+    /// The groups it is in, by its own entry or by `[groups]`.
+    pub groups: BTreeSet<String>,
+}
+
+/// What is to be true after the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// On whose behalf.
+    pub owner: Owner,
+    /// The images, sorted by reference.
+    pub images: Vec<DesiredImage>,
+    /// References that the file lists but this run leaves alone (`--group`): never removed.
+    pub listed_elsewhere: BTreeSet<ImageRef>,
+    /// Whether what the owner no longer lists is removed.
+    pub prune: bool,
+}
+
+/// What a desired image means now.
+#[derive(Clone, Debug)]
+pub enum Resolution {
+    /// The same as the catalog records.
+    AsRecorded,
+    /// Something else, or something new.
+    Resolved(Arc<ResolvedImage>),
+    /// It cannot be told.
+    Blocked(Arc<Error>),
+}
+
+/// What is known of a layer's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerState {
+    /// Extracted, verified, under its final name.
+    Complete,
+    /// No directory.
+    Missing,
+    /// A directory that msb-sync did not finish (another tool's, or tampered with): to be replaced.
+    Untrusted,
+}
+
+/// What is.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// What each desired image means now.
+    pub resolutions: BTreeMap<ImageRef, Resolution>,
+    /// What the catalog records under the desired names and for the owner.
+    pub recorded: BTreeMap<ImageRef, RecordedImage>,
+    /// The state of every layer of a resolution or a record above.
+    pub layers: BTreeMap<BlobDigest, LayerState>,
+    /// Layers that recorded images outside [`Observed::recorded`] need.
+    pub needed_elsewhere: BTreeSet<BlobDigest>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_are_normalised_as_containerd_does() {
+        for (text, expected) in [
+            ("linux/amd64", "linux/amd64"),
+            ("Linux/x86_64", "linux/amd64"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/arm/6", "linux/arm/v6"),
+            ("linux/amd64/v3", "linux/amd64/v3"),
+            ("linux/riscv64", "linux/riscv64"),
+        ] {
+            assert_eq!(Platform::parse(text).unwrap().to_string(), expected);
+        }
+        for bad in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/a b"] {
+            assert!(Platform::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
