@@ -3,6 +3,10 @@
 pub mod cancel;
 pub mod digest;
 pub mod error;
+pub mod extract;
 pub mod image_ref;
+pub mod plan;
 pub mod progress;
 pub mod state;
+pub mod store;
+pub mod sys;

@@ -1,0 +1,343 @@
+//! The record of a layer: what extraction put on disk, entry by entry, so that it can be checked later.
+//!
+//! A record is one zstd stream: a line that names the format, then one item an entry in tar order (a later
+//! item of the same path replaces an earlier one), then totals. Paths are stored as what differs from the
+//! path before, numbers as LEB128 varints; with that a record is about 2 % of its layer.
+//!
+//! Content is recorded as XXH3-128. That is no defence against somebody who can write to the store (he could
+//! write the record too), but finds every accident, and costs a tenth of SHA-256. What came from the
+//! registry has passed SHA-256 before it is recorded.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+
+use crate::sys::FileTime;
+
+const MAGIC: &[u8] = b"msb-sync layer record 1\n";
+/// Longest path, link target or xattr that a record may hold; more is a damaged record.
+const MAX_BYTES: u64 = 1 << 20;
+/// Records are mostly short deltas: the fastest level loses little.
+const LEVEL: i32 = 1;
+
+/// What an entry is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// A regular file (also one that stands for a device or fifo).
+    File {
+        /// Bytes.
+        size: u64,
+        /// XXH3-128 of the content.
+        hash: u128,
+    },
+    /// A directory.
+    Directory,
+    /// A symlink.
+    Symlink {
+        /// Its text.
+        target: Vec<u8>,
+    },
+    /// Another name of an inode.
+    HardLink {
+        /// The path of the entry it was made from.
+        target: Vec<u8>,
+    },
+}
+
+/// One entry of a layer as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordEntry {
+    /// Path relative to the layer directory; empty for the directory itself.
+    pub path: Vec<u8>,
+    /// Type with what belongs to it.
+    pub kind: RecordKind,
+    /// Permission bits on disk.
+    pub mode: u32,
+    /// Modification time; `None` where the tar said nothing (parents made implicitly).
+    pub modified: Option<FileTime>,
+    /// Extended attributes set on disk, in order.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What a whole layer amounts to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Entries of the tar.
+    pub entries: u64,
+    /// Bytes of file content.
+    pub content_bytes: u64,
+    /// Bytes of the uncompressed tar.
+    pub tar_bytes: u64,
+    /// Extended attributes of the tar that are never set on the host (`security.*`, …).
+    pub dropped_xattrs: u64,
+}
+
+const END: u8 = 0;
+const FILE: u8 = 1;
+const DIRECTORY: u8 = 2;
+const SYMLINK: u8 = 3;
+const HARD_LINK: u8 = 4;
+
+/// Writes a record.
+pub(super) struct RecordWriter<W: Write> {
+    out: zstd::stream::write::Encoder<'static, W>,
+    last_path: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl<W: Write> RecordWriter<W> {
+    pub(super) fn new(file: W) -> io::Result<Self> {
+        let mut out = zstd::stream::write::Encoder::new(file, LEVEL)?;
+        out.write_all(MAGIC)?;
+        Ok(Self { out, last_path: Vec::new(), buffer: Vec::new() })
+    }
+
+    pub(super) fn entry(&mut self, entry: &RecordEntry) -> io::Result<()> {
+        let buffer = &mut self.buffer;
+        buffer.clear();
+        buffer.push(match entry.kind {
+            RecordKind::File { .. } => FILE,
+            RecordKind::Directory => DIRECTORY,
+            RecordKind::Symlink { .. } => SYMLINK,
+            RecordKind::HardLink { .. } => HARD_LINK,
+        });
+        let shared = self.last_path.iter().zip(&entry.path).take_while(|(a, b)| a == b).count();
+        put_number(buffer, shared as u64);
+        put_bytes(buffer, &entry.path[shared..]);
+        put_number(buffer, u64::from(entry.mode));
+        match entry.modified {
+            None => buffer.push(0),
+            Some(time) => {
+                buffer.push(1);
+                put_number(buffer, zigzag(time.seconds));
+                put_number(buffer, u64::from(time.nanoseconds));
+            }
+        }
+        put_number(buffer, entry.xattrs.len() as u64);
+        for (name, value) in &entry.xattrs {
+            put_bytes(buffer, name);
+            put_bytes(buffer, value);
+        }
+        match &entry.kind {
+            RecordKind::File { size, hash } => {
+                put_number(buffer, *size);
+                buffer.extend_from_slice(&hash.to_le_bytes());
+            }
+            RecordKind::Directory => {}
+            RecordKind::Symlink { target } | RecordKind::HardLink { target } => put_bytes(buffer, target),
+        }
+        self.last_path.truncate(shared);
+        self.last_path.extend_from_slice(&entry.path[shared..]);
+        self.out.write_all(buffer)
+    }
+
+    pub(super) fn finish(mut self, totals: Totals) -> io::Result<W> {
+        let buffer = &mut self.buffer;
+        buffer.clear();
+        buffer.push(END);
+        for number in [totals.entries, totals.content_bytes, totals.tar_bytes, totals.dropped_xattrs] {
+            put_number(buffer, number);
+        }
+        self.out.write_all(buffer)?;
+        self.out.finish()
+    }
+}
+
+/// Reads a record, entry by entry.
+pub struct RecordReader<R: Read> {
+    input: BufReader<zstd::stream::read::Decoder<'static, BufReader<R>>>,
+    path: Vec<u8>,
+    totals: Option<Totals>,
+}
+
+impl<R: Read> RecordReader<R> {
+    /// Starts to read.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is not a record of a known version.
+    pub fn new(file: R) -> io::Result<Self> {
+        let mut input = BufReader::new(zstd::stream::read::Decoder::new(file)?);
+        let mut magic = [0; MAGIC.len()];
+        input.read_exact(&mut magic)?;
+        if magic != MAGIC {
+            return Err(damaged("not a layer record of a known version"));
+        }
+        Ok(Self { input, path: Vec::new(), totals: None })
+    }
+
+    /// The next entry; `None` after the last one.
+    ///
+    /// # Errors
+    /// A record that is cut off or damaged.
+    pub fn next_entry(&mut self) -> io::Result<Option<RecordEntry>> {
+        if self.totals.is_some() {
+            return Ok(None);
+        }
+        let kind = self.byte()?;
+        if kind == END {
+            self.totals = Some(Totals {
+                entries: self.number()?,
+                content_bytes: self.number()?,
+                tar_bytes: self.number()?,
+                dropped_xattrs: self.number()?,
+            });
+            return Ok(None);
+        }
+        let shared = usize::try_from(self.number()?).map_err(|_| damaged("a path"))?;
+        if shared > self.path.len() {
+            return Err(damaged("a path"));
+        }
+        self.path.truncate(shared);
+        let rest = self.bytes()?;
+        self.path.extend_from_slice(&rest);
+        let mode = u32::try_from(self.number()?).map_err(|_| damaged("a mode"))?;
+        let modified = match self.byte()? {
+            0 => None,
+            1 => Some(FileTime {
+                seconds: unzigzag(self.number()?),
+                nanoseconds: u32::try_from(self.number()?).map_err(|_| damaged("a time"))?,
+            }),
+            _ => return Err(damaged("a time")),
+        };
+        let mut xattrs = Vec::new();
+        for _ in 0..self.number()? {
+            xattrs.push((self.bytes()?, self.bytes()?));
+        }
+        let kind = match kind {
+            FILE => {
+                let size = self.number()?;
+                let mut hash = [0; 16];
+                self.input.read_exact(&mut hash)?;
+                RecordKind::File { size, hash: u128::from_le_bytes(hash) }
+            }
+            DIRECTORY => RecordKind::Directory,
+            SYMLINK => RecordKind::Symlink { target: self.bytes()? },
+            HARD_LINK => RecordKind::HardLink { target: self.bytes()? },
+            _ => return Err(damaged("an unknown kind of entry")),
+        };
+        Ok(Some(RecordEntry { path: self.path.clone(), kind, mode, modified, xattrs }))
+    }
+
+    /// The totals, once [`RecordReader::next_entry`] has returned `None`.
+    pub fn totals(&self) -> Option<Totals> {
+        self.totals
+    }
+
+    fn byte(&mut self) -> io::Result<u8> {
+        let byte = *self.input.fill_buf()?.first().ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.input.consume(1);
+        Ok(byte)
+    }
+
+    fn number(&mut self) -> io::Result<u64> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(damaged("a number"))
+    }
+
+    fn bytes(&mut self) -> io::Result<Vec<u8>> {
+        let length = self.number()?;
+        if length > MAX_BYTES {
+            return Err(damaged("a length"));
+        }
+        let mut bytes = Vec::new();
+        if (&mut self.input).take(length).read_to_end(&mut bytes)? as u64 == length {
+            Ok(bytes)
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+}
+
+fn damaged(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("damaged layer record: {what}"))
+}
+
+fn put_number(buffer: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        buffer.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    buffer.push(value.to_le_bytes()[0]);
+}
+
+fn put_bytes(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(buffer, bytes.len() as u64);
+    buffer.extend_from_slice(bytes);
+}
+
+fn zigzag(value: i64) -> u64 {
+    (value.cast_unsigned() << 1) ^ (value >> 63).cast_unsigned()
+}
+
+fn unzigzag(value: u64) -> i64 {
+    (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry() -> impl Strategy<Value = RecordEntry> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..40);
+        let kind = prop_oneof![
+            (any::<u64>(), any::<u128>()).prop_map(|(size, hash)| RecordKind::File { size, hash }),
+            Just(RecordKind::Directory),
+            bytes().prop_map(|target| RecordKind::Symlink { target }),
+            bytes().prop_map(|target| RecordKind::HardLink { target }),
+        ];
+        let time = (any::<i64>(), 0_u32..1_000_000_000)
+            .prop_map(|(seconds, nanoseconds)| FileTime { seconds, nanoseconds });
+        (
+            bytes(),
+            kind,
+            0_u32..0o10_000,
+            proptest::option::of(time),
+            proptest::collection::vec((bytes(), bytes()), 0..3),
+        )
+            .prop_map(|(path, kind, mode, modified, xattrs)| RecordEntry {
+                path,
+                kind,
+                mode,
+                modified,
+                xattrs,
+            })
+    }
+
+    fn read(bytes: &[u8]) -> io::Result<(Vec<RecordEntry>, Option<Totals>)> {
+        let mut reader = RecordReader::new(bytes)?;
+        let mut entries = Vec::new();
+        while let Some(entry) = reader.next_entry()? {
+            entries.push(entry);
+        }
+        Ok((entries, reader.totals()))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(entries in proptest::collection::vec(entry(), 0..20)) {
+            let totals = Totals { entries: 1, content_bytes: 300, tar_bytes: u64::MAX, dropped_xattrs: 0 };
+            let mut writer = RecordWriter::new(Vec::new()).unwrap();
+            for entry in &entries {
+                writer.entry(entry).unwrap();
+            }
+            let bytes = writer.finish(totals).unwrap();
+            prop_assert_eq!(read(&bytes).unwrap(), (entries, Some(totals)));
+            prop_assert!(read(&bytes[..bytes.len() - 1]).is_err());
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_no_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut stream = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            stream.write_all(MAGIC).unwrap();
+            stream.write_all(&body).unwrap();
+            let _ = read(&stream.finish().unwrap());
+            prop_assert!(read(&body).is_err());
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The planner: what is desired and what is observed in, the ordered actions between them out.
+//!
+//! Pure, total and deterministic: no I/O, no clock, no environment, no randomness. `plan`, `apply`, `watch`
+//! and the tests all use this one function, so what `plan` shows is what `apply` does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::digest::{BlobDigest, DiffId};
+use crate::error::Error;
+use crate::image_ref::ImageRef;
+use crate::state::{
+    Action, Desired, DesiredImage, LayerDescriptor, LayerState, Observed, Platform, RecordedImage,
+    Resolution, ResolvedImage, size_of_layers,
+};
+
+/// What is to be done, and why.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// One entry an image, sorted by reference; removals last.
+    pub images: Vec<PlannedImage>,
+    /// The layers to fetch, each once, biggest first.
+    pub fetches: Vec<Fetch>,
+    /// Layers that nothing needs once the images above are removed or replaced (only with prune), sorted.
+    pub layers_to_remove: Vec<BlobDigest>,
+    /// Images that the owner recorded and no longer lists, when prune is off: kept, but worth a word.
+    pub unlisted: Vec<ImageRef>,
+}
+
+/// One image's part of a [`Plan`].
+#[derive(Clone, Debug)]
+pub struct PlannedImage {
+    /// Which.
+    pub reference: ImageRef,
+    /// The names under which it is or will be recorded, itself first.
+    pub names: Vec<ImageRef>,
+    /// For which platform.
+    pub platform: Option<Platform>,
+    /// What is to be done.
+    pub action: Action,
+    /// What the reference means now.
+    pub digest: Option<BlobDigest>,
+    /// What it meant when it was recorded.
+    pub previous: Option<BlobDigest>,
+    /// Why, for people.
+    pub reason: String,
+    /// Its layers, base first.
+    pub layers: Vec<LayerDescriptor>,
+    /// How many of them are complete in the store.
+    pub layers_present: usize,
+    /// Bytes of its layers that are to be fetched, each distinct one once, also if another image needs them too.
+    pub download_bytes: u64,
+    /// What is to be recorded, if rows must be written.
+    pub record: Option<Arc<ResolvedImage>>,
+    /// Whether the owner is to be added to an image that is recorded already.
+    pub adopt: bool,
+    /// Why it is blocked.
+    pub error: Option<Arc<Error>>,
+}
+
+/// One blob to fetch and extract.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Which.
+    pub digest: BlobDigest,
+    /// What the images that need it say about it. Honest images agree, so there is one claim; where they do
+    /// not, each is judged by itself.
+    pub claims: Vec<Claim>,
+}
+
+/// What some images say about a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The layer in their words.
+    pub layer: LayerDescriptor,
+    /// The images, sorted.
+    pub images: Vec<ImageRef>,
+}
+
+impl Fetch {
+    /// Bytes to fetch, by the first claim.
+    pub fn size(&self) -> u64 {
+        self.claims.first().map_or(0, |claim| claim.layer.size)
+    }
+}
+
+impl Plan {
+    /// How many images change: all but those kept and blocked.
+    pub fn changes(&self) -> usize {
+        self.images.iter().filter(|image| !matches!(image.action, Action::Keep | Action::Blocked)).count()
+    }
+
+    /// How many images have `action`.
+    pub fn count(&self, action: Action) -> usize {
+        self.images.iter().filter(|image| image.action == action).count()
+    }
+
+    /// Bytes to fetch, each blob once.
+    pub fn download_bytes(&self) -> u64 {
+        self.fetches.iter().map(Fetch::size).sum()
+    }
+
+    /// Bytes, as fetched, of the wanted layers that are here already, each once.
+    pub fn present_bytes(&self) -> u64 {
+        let fetched: BTreeSet<&BlobDigest> = self.fetches.iter().map(|fetch| &fetch.digest).collect();
+        let wanted = self.images.iter().filter(|image| image.action != Action::Remove);
+        let mut seen = BTreeSet::new();
+        wanted
+            .flat_map(|image| &image.layers)
+            .filter(|layer| !fetched.contains(&layer.digest) && seen.insert(&layer.digest))
+            .map(|layer| layer.size)
+            .sum()
+    }
+
+    /// Whether there is nothing to do, not even to note that another file wants an image.
+    pub fn is_empty(&self) -> bool {
+        self.changes() == 0
+            && self.layers_to_remove.is_empty()
+            && !self.images.iter().any(|image| image.adopt)
+    }
+}
+
+/// Plans the way from `observed` to `desired`.
+pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
+    let mut images: Vec<PlannedImage> =
+        desired.images.iter().map(|image| plan_image(desired, image, observed)).collect();
+    images.sort_by(|a, b| a.reference.cmp(&b.reference));
+    let fetches = plan_fetches(&images, observed);
+
+    let listed: BTreeSet<&ImageRef> =
+        desired.images.iter().map(|image| &image.reference).chain(&desired.listed_elsewhere).collect();
+    let unlisted: Vec<&RecordedImage> = observed
+        .recorded
+        .values()
+        .filter(|recorded| recorded.owners.contains(&desired.owner))
+        .filter(|recorded| !listed.contains(&recorded.reference))
+        // A second name goes with its first one.
+        .filter(|recorded| recorded.alias_of.is_none())
+        .collect();
+    if !desired.prune {
+        let unlisted = unlisted.into_iter().map(|recorded| recorded.reference.clone()).collect();
+        return Plan { images, fetches, layers_to_remove: Vec::new(), unlisted };
+    }
+    let removals: Vec<PlannedImage> =
+        unlisted.into_iter().map(|recorded| plan_removal(desired, recorded, &listed, observed)).collect();
+    images.extend(removals);
+    let layers_to_remove = plan_layer_removals(desired, &images, observed);
+    Plan { images, fetches, layers_to_remove, unlisted: Vec::new() }
+}
+
+fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> PlannedImage {
+    let names = image.reference.recorded_names();
+    let recorded = observed.recorded.get(&image.reference);
+    let previous = recorded.and_then(|recorded| recorded.digest.clone());
+    let mut planned = PlannedImage {
+        reference: image.reference.clone(),
+        names,
+        platform: Some(image.platform.clone()),
+        action: Action::Keep,
+        digest: previous.clone(),
+        previous,
+        reason: String::new(),
+        layers: recorded.map(|recorded| recorded.layers.clone()).unwrap_or_default(),
+        layers_present: 0,
+        download_bytes: 0,
+        record: None,
+        adopt: false,
+        error: None,
+    };
+    match observed.resolutions.get(&image.reference) {
+        Some(Resolution::AsRecorded) if recorded.is_some() => {}
+        Some(Resolution::Resolved(resolved)) => {
+            planned.digest = Some(resolved.digest.clone());
+            planned.layers.clone_from(&resolved.layers);
+            planned.record = Some(Arc::clone(resolved));
+        }
+        Some(Resolution::Blocked(error)) => {
+            planned.action = Action::Blocked;
+            planned.reason = error.to_string();
+            planned.error = Some(Arc::clone(error));
+        }
+        // An observer that forgot an image: nothing may be done about what nobody looked at.
+        Some(Resolution::AsRecorded) | None => {
+            planned.action = Action::Blocked;
+            "not looked up".clone_into(&mut planned.reason);
+        }
+    }
+    let state =
+        |layer: &LayerDescriptor| observed.layers.get(&layer.digest).copied().unwrap_or(LayerState::Missing);
+    let count = |wanted: LayerState| {
+        let mut seen = BTreeSet::new();
+        planned.layers.iter().filter(|layer| seen.insert(&layer.digest) && state(layer) == wanted).count()
+    };
+    let (missing, untrusted) = (count(LayerState::Missing), count(LayerState::Untrusted));
+    planned.layers_present =
+        planned.layers.iter().filter(|layer| state(layer) == LayerState::Complete).count();
+    if planned.action == Action::Blocked {
+        return planned;
+    }
+    let absent: Vec<LayerDescriptor> =
+        planned.layers.iter().filter(|layer| state(layer) != LayerState::Complete).cloned().collect();
+    planned.download_bytes = size_of_layers(&absent);
+
+    let rows = |name: &ImageRef| {
+        observed.recorded.get(name).is_some_and(|row| row.rows_complete && row.digest == planned.digest)
+    };
+    let rows_complete = planned.names.iter().all(rows);
+    let (action, reason) = match recorded {
+        None => (Action::Add, String::new()),
+        Some(recorded) if recorded.digest.is_none() => {
+            (Action::Add, "recorded by microsandbox only".to_owned())
+        }
+        Some(recorded) if recorded.platform.as_ref() != Some(&image.platform) => {
+            let was =
+                recorded.platform.as_ref().map_or_else(|| "another platform".to_owned(), ToString::to_string);
+            (Action::Update, format!("{was} → {}", image.platform))
+        }
+        Some(recorded) if recorded.digest != planned.digest => (Action::Update, String::new()),
+        Some(_) if missing + untrusted > 0 => {
+            let part = |count: usize, what: &str| match count {
+                0 => None,
+                1 => Some(format!("1 layer {what}")),
+                _ => Some(format!("{count} layers {what}")),
+            };
+            let parts = [part(missing, "missing on disk"), part(untrusted, "incomplete on disk")];
+            (Action::Repair, parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+        }
+        Some(_) if !rows_complete => (Action::Repair, "rows missing in the catalog".to_owned()),
+        Some(_) => (Action::Keep, String::new()),
+    };
+    planned.action = action;
+    planned.reason = reason;
+    // Rows that are complete and say the same need not be written again.
+    if matches!(action, Action::Keep | Action::Repair) && rows_complete {
+        planned.record = None;
+        planned.adopt = planned
+            .names
+            .iter()
+            .any(|name| observed.recorded.get(name).is_some_and(|row| !row.owners.contains(&desired.owner)));
+    }
+    planned
+}
+
+fn plan_removal(
+    desired: &Desired,
+    recorded: &RecordedImage,
+    listed: &BTreeSet<&ImageRef>,
+    observed: &Observed,
+) -> PlannedImage {
+    let mut names = vec![recorded.reference.clone()];
+    names.extend(
+        observed
+            .recorded
+            .values()
+            .filter(|row| {
+                row.alias_of.as_ref() == Some(&recorded.reference) && !listed.contains(&row.reference)
+            })
+            .map(|row| row.reference.clone()),
+    );
+    let others: Vec<&str> = recorded
+        .owners
+        .iter()
+        .filter(|&owner| *owner != desired.owner)
+        .map(|owner| owner.0.as_str())
+        .collect();
+    let reason = if others.is_empty() {
+        "not listed any more".to_owned()
+    } else {
+        format!("not listed any more; stays for {}", others.join(", "))
+    };
+    PlannedImage {
+        reference: recorded.reference.clone(),
+        names,
+        platform: recorded.platform.clone(),
+        action: Action::Remove,
+        digest: None,
+        previous: recorded.digest.clone(),
+        reason,
+        layers: recorded.layers.clone(),
+        layers_present: 0,
+        download_bytes: 0,
+        record: None,
+        adopt: false,
+        error: None,
+    }
+}
+
+fn plan_fetches(images: &[PlannedImage], observed: &Observed) -> Vec<Fetch> {
+    let mut claims: BTreeMap<(&BlobDigest, u64, &DiffId), Claim> = BTreeMap::new();
+    for image in images.iter().filter(|image| image.action != Action::Blocked) {
+        for layer in &image.layers {
+            if observed.layers.get(&layer.digest) == Some(&LayerState::Complete) {
+                continue;
+            }
+            let claim = claims
+                .entry((&layer.digest, layer.size, &layer.diff_id))
+                .or_insert_with(|| Claim { layer: layer.clone(), images: Vec::new() });
+            if claim.images.last() != Some(&image.reference) {
+                claim.images.push(image.reference.clone());
+            }
+        }
+    }
+    let mut fetches: Vec<Fetch> = Vec::new();
+    for ((digest, _, _), claim) in claims {
+        match fetches.last_mut() {
+            Some(fetch) if fetch.digest == *digest => fetch.claims.push(claim),
+            _ => fetches.push(Fetch { digest: digest.clone(), claims: vec![claim] }),
+        }
+    }
+    // The last big layer decides when a run ends: start it first. (A stable sort: ties stay by digest.)
+    fetches.sort_by_key(|fetch| std::cmp::Reverse(fetch.size()));
+    fetches
+}
+
+/// Layers of removed and replaced images that nothing will need: neither the images of this plan, blocked ones
+/// included, nor any other record.
+fn plan_layer_removals(desired: &Desired, images: &[PlannedImage], observed: &Observed) -> Vec<BlobDigest> {
+    let mut needed: BTreeSet<&BlobDigest> = observed.needed_elsewhere.iter().collect();
+    let mut gone: BTreeSet<&ImageRef> = BTreeSet::new();
+    for image in images {
+        let shared = |name: &&ImageRef| {
+            let owners = observed.recorded.get(*name).map(|row| &row.owners);
+            owners.is_some_and(|owners| owners.iter().all(|owner| *owner == desired.owner))
+        };
+        match image.action {
+            Action::Remove => gone.extend(image.names.iter().filter(shared)),
+            // Their old rows are replaced.
+            Action::Update => gone.extend(&image.names),
+            _ => {}
+        }
+        if image.action != Action::Remove {
+            needed.extend(image.layers.iter().map(|layer| &layer.digest));
+        }
+    }
+    let (leaving, staying): (Vec<_>, Vec<_>) =
+        observed.recorded.values().partition(|row| gone.contains(&row.reference));
+    needed.extend(staying.iter().flat_map(|row| &row.layers).map(|layer| &layer.digest));
+    let candidates: BTreeSet<&BlobDigest> =
+        leaving.iter().flat_map(|row| &row.layers).map(|layer| &layer.digest).collect();
+    candidates.difference(&needed).map(|&digest| digest.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! The planner's laws, over random worlds, and the cases with words in them.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::digest::Algorithm;
+use crate::error::RegistryError;
+use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy};
+
+fn digest(of: &str) -> BlobDigest {
+    BlobDigest::of(Algorithm::Sha256, of.as_bytes())
+}
+
+fn reference(index: usize) -> ImageRef {
+    ImageRef::parse(&format!("registry.example/image-{index}:1"), "docker.io").unwrap()
+}
+
+fn layer(index: usize) -> LayerDescriptor {
+    LayerDescriptor {
+        digest: digest(&format!("layer {index}")),
+        diff_id: DiffId::of(Algorithm::Sha256, index.to_string().as_bytes()),
+        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+        size: 10 + index as u64,
+    }
+}
+
+fn platform() -> Platform {
+    Platform::new("linux", "amd64", None)
+}
+
+fn resolved(reference: &ImageRef, version: usize, layers: &[usize]) -> ResolvedImage {
+    ResolvedImage {
+        reference: reference.clone(),
+        platform: platform(),
+        digest: digest(&format!("{reference} {version}")),
+        index: None,
+        manifest: ManifestRecord {
+            digest: digest(&format!("{reference} {version}")),
+            media_type: String::new(),
+            annotations: BTreeMap::new(),
+        },
+        config: ConfigRecord {
+            digest: digest("config"),
+            media_type: String::new(),
+            created: None,
+            architecture: "amd64".to_owned(),
+            os: "linux".to_owned(),
+            variant: None,
+            env: None,
+            cmd: None,
+            working_dir: None,
+            entrypoint: None,
+            volumes: None,
+            exposed_ports: None,
+            user: None,
+            stop_signal: None,
+            labels: BTreeMap::new(),
+            rootfs_type: "layers".to_owned(),
+            history_json: None,
+        },
+        layers: layers.iter().map(|&index| layer(index)).collect(),
+    }
+}
+
+fn row(image: &ResolvedImage, name: &ImageRef, owners: &[&str]) -> RecordedImage {
+    RecordedImage {
+        reference: name.clone(),
+        platform: Some(image.platform.clone()),
+        digest: Some(image.digest.clone()),
+        manifest_digest: Some(image.manifest.digest.clone()),
+        config_digest: Some(image.config.digest.clone()),
+        layers: image.layers.clone(),
+        owners: owners.iter().map(|owner| Owner((*owner).to_owned())).collect(),
+        rows_complete: true,
+        alias_of: (image.reference != *name).then(|| image.reference.clone()),
+        modified_at: "2026-01-01 00:00:00".to_owned(),
+    }
+}
+
+fn wanted(reference: ImageRef) -> DesiredImage {
+    DesiredImage { reference, platform: platform(), pull: PullPolicy::Always, groups: BTreeSet::new() }
+}
+
+fn desired(images: Vec<ImageRef>, prune: bool) -> Desired {
+    let images = images.into_iter().map(wanted).collect();
+    Desired { owner: Owner("/images.toml".to_owned()), images, listed_elsewhere: BTreeSet::new(), prune }
+}
+
+fn blocked() -> Resolution {
+    Resolution::Blocked(Arc::new(Error::Usage { message: "no network".to_owned(), hint: None }))
+}
+
+/// What applying `plan` successfully makes of `observed`.
+fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
+    let mut after = observed.clone();
+    for fetch in &plan.fetches {
+        after.layers.insert(fetch.digest.clone(), LayerState::Complete);
+    }
+    for image in &plan.images {
+        for name in &image.names {
+            if let Some(record) = &image.record {
+                let mut new = row(record, name, &[&desired.owner.0]);
+                if let Some(old) = after.recorded.get(name) {
+                    new.owners.extend(old.owners.clone());
+                }
+                after.recorded.insert(name.clone(), new);
+            } else if image.action == Action::Remove {
+                let row = after.recorded.get_mut(name).expect("only recorded images are removed");
+                row.owners.remove(&desired.owner);
+                if row.owners.is_empty() {
+                    after.recorded.remove(name);
+                }
+            } else if image.adopt {
+                after.recorded.get_mut(name).unwrap().owners.insert(desired.owner.clone());
+            }
+        }
+        if matches!(image.action, Action::Add | Action::Update | Action::Repair) {
+            after.resolutions.insert(image.reference.clone(), Resolution::AsRecorded);
+        }
+    }
+    for digest in &plan.layers_to_remove {
+        after.layers.insert(digest.clone(), LayerState::Missing);
+    }
+    after
+}
+
+/// For each of six images: listed?, what the lookup says, what is recorded (version, layers, owners).
+fn world() -> impl Strategy<Value = (Desired, Observed)> {
+    let layers = || proptest::collection::vec(0_usize..8, 1..4);
+    let image = (
+        any::<bool>(),
+        0_u8..3,
+        0_usize..2,
+        layers(),
+        proptest::option::of((0_usize..2, layers(), 0_u8..4, any::<bool>())),
+    );
+    let states = proptest::collection::vec(0_u8..3, 8);
+    (proptest::collection::vec(image, 6), states, proptest::collection::vec(0_usize..8, 0..3), any::<bool>())
+        .prop_map(|(images, states, elsewhere, prune)| {
+            let mut observed = Observed::default();
+            let mut listed = Vec::new();
+            for (index, (is_listed, lookup, version, new_layers, record)) in images.into_iter().enumerate() {
+                let name = reference(index);
+                if let Some((version, old_layers, owners, rows_complete)) = &record {
+                    let owners: &[&str] = match owners {
+                        0 => &[],
+                        1 => &["/images.toml"],
+                        2 => &["/other.toml"],
+                        _ => &["/images.toml", "/other.toml"],
+                    };
+                    let mut row = row(&resolved(&name, *version, old_layers), &name, owners);
+                    row.rows_complete = *rows_complete;
+                    observed.recorded.insert(name.clone(), row);
+                }
+                if is_listed {
+                    listed.push(name.clone());
+                    let resolution = match (lookup, &record) {
+                        (0, _) => blocked(),
+                        (1, Some((_, _, _, true))) => Resolution::AsRecorded,
+                        // The same digest always means the same layers.
+                        (_, Some((recorded, old_layers, _, _))) if *recorded == version => {
+                            Resolution::Resolved(Arc::new(resolved(&name, version, old_layers)))
+                        }
+                        _ => Resolution::Resolved(Arc::new(resolved(&name, version, &new_layers))),
+                    };
+                    observed.resolutions.insert(name, resolution);
+                }
+            }
+            for (index, state) in states.into_iter().enumerate() {
+                let state =
+                    [LayerState::Complete, LayerState::Missing, LayerState::Untrusted][usize::from(state)];
+                observed.layers.insert(layer(index).digest, state);
+            }
+            observed.needed_elsewhere = elsewhere.into_iter().map(|index| layer(index).digest).collect();
+            (desired(listed, prune), observed)
+        })
+}
+
+proptest! {
+    #[test]
+    fn planning_after_applying_is_empty((desired, observed) in world()) {
+        let first = plan(&desired, &observed);
+        let after = applied(&desired, &observed, &first);
+        let second = plan(&desired, &after);
+        prop_assert!(second.is_empty(), "{second:#?}");
+        prop_assert_eq!(second.download_bytes(), 0);
+        prop_assert_eq!(second.count(Action::Blocked), first.count(Action::Blocked));
+    }
+
+    #[test]
+    fn a_layer_that_any_image_keeps_is_never_removed((desired, observed) in world()) {
+        let plan = plan(&desired, &observed);
+        let after = applied(&desired, &observed, &plan);
+        let removed: BTreeSet<_> = plan.layers_to_remove.iter().collect();
+        for row in after.recorded.values() {
+            prop_assert!(row.layers.iter().all(|layer| !removed.contains(&layer.digest)));
+        }
+        prop_assert!(observed.needed_elsewhere.iter().all(|digest| !removed.contains(digest)));
+        if !desired.prune {
+            prop_assert!(removed.is_empty());
+            prop_assert_eq!(plan.count(Action::Remove), 0);
+        }
+    }
+
+    #[test]
+    fn an_unresolved_image_removes_nothing((desired, mut observed) in world()) {
+        for resolution in observed.resolutions.values_mut() {
+            *resolution = blocked();
+        }
+        let plan = plan(&desired, &observed);
+        let listed: BTreeSet<_> = desired.images.iter().map(|image| &image.reference).collect();
+        for image in plan.images.iter().filter(|image| image.action != Action::Remove) {
+            prop_assert_eq!(image.action, Action::Blocked);
+        }
+        for row in observed.recorded.values().filter(|row| listed.contains(&row.reference)) {
+            prop_assert!(row.layers.iter().all(|layer| !plan.layers_to_remove.contains(&layer.digest)));
+        }
+        prop_assert!(plan.fetches.is_empty());
+    }
+
+    #[test]
+    fn the_order_of_the_file_does_not_matter((desired, observed) in world()) {
+        let mut reversed = desired.clone();
+        reversed.images.reverse();
+        prop_assert_eq!(format!("{:?}", plan(&desired, &observed)), format!("{:?}", plan(&reversed, &observed)));
+    }
+
+    #[test]
+    fn every_record_has_its_layers_fetched_before((desired, observed) in world()) {
+        let plan = plan(&desired, &observed);
+        let fetched: BTreeSet<_> = plan.fetches.iter().map(|fetch| &fetch.digest).collect();
+        for image in plan.images.iter().filter(|image| !matches!(image.action, Action::Remove | Action::Blocked)) {
+            for layer in &image.layers {
+                let complete = observed.layers.get(&layer.digest) == Some(&LayerState::Complete);
+                prop_assert!(complete != fetched.contains(&layer.digest));
+            }
+        }
+        prop_assert!(plan.fetches.windows(2).all(|pair| pair[0].size() >= pair[1].size()));
+        prop_assert_eq!(fetched.len(), plan.fetches.len());
+    }
+}
+
+fn observed_with(resolution: Resolution, recorded: Vec<RecordedImage>, complete: &[usize]) -> Observed {
+    let mut observed = Observed::default();
+    observed.resolutions.insert(reference(0), resolution);
+    observed.recorded = recorded.into_iter().map(|row| (row.reference.clone(), row)).collect();
+    observed.layers = complete.iter().map(|&index| (layer(index).digest, LayerState::Complete)).collect();
+    observed
+}
+
+#[test]
+fn each_action_has_its_cause() {
+    let name = reference(0);
+    let image = resolved(&name, 1, &[1, 2]);
+    let new = Resolution::Resolved(Arc::new(resolved(&name, 2, &[2, 3])));
+    let recorded = || row(&image, &name, &["/images.toml"]);
+    let arm = RecordedImage { platform: Some(Platform::new("linux", "arm64", None)), ..recorded() };
+    let damaged = RecordedImage { rows_complete: false, ..recorded() };
+    let same = || Resolution::Resolved(Arc::new(image.clone()));
+    let foreign = RecordedImage { digest: None, platform: None, owners: BTreeSet::new(), ..recorded() };
+    for (resolution, rows, complete, action, reason, present, bytes) in [
+        (same(), vec![], &[][..], Action::Add, "", 0, 23),
+        (same(), vec![], &[2], Action::Add, "", 1, 11),
+        (same(), vec![foreign], &[1, 2], Action::Add, "recorded by microsandbox only", 2, 0),
+        (new, vec![recorded()], &[1, 2], Action::Update, "", 1, 13),
+        (same(), vec![arm], &[1, 2], Action::Update, "linux/arm64 → linux/amd64", 2, 0),
+        (Resolution::AsRecorded, vec![recorded()], &[1], Action::Repair, "1 layer missing on disk", 1, 12),
+        (same(), vec![damaged], &[1, 2], Action::Repair, "rows missing in the catalog", 2, 0),
+        (Resolution::AsRecorded, vec![recorded()], &[1, 2], Action::Keep, "", 2, 0),
+        (blocked(), vec![recorded()], &[1, 2], Action::Blocked, "no network", 2, 0),
+    ] {
+        let plan = plan(&desired(vec![name.clone()], false), &observed_with(resolution, rows, complete));
+        let got = &plan.images[0];
+        let facts = (got.action, got.reason.as_str(), got.layers_present, got.download_bytes);
+        assert_eq!(facts, (action, reason, present, bytes));
+    }
+}
+
+#[test]
+fn a_second_name_is_recorded_and_removed_with_the_first() {
+    let name = ImageRef::parse("sandboxes.io/alpine", "docker.io").unwrap();
+    let docker = name.with_registry("docker.io");
+    let image = resolved(&name, 1, &[1]);
+    let rows = vec![row(&image, &name, &["/images.toml"]), row(&image, &docker, &["/images.toml"])];
+    let mut observed = observed_with(Resolution::AsRecorded, rows, &[1]);
+    observed.resolutions = [(name.clone(), Resolution::AsRecorded)].into();
+    let kept = plan(&desired(vec![name.clone()], true), &observed);
+    assert!(kept.is_empty(), "{kept:#?}");
+    let removed = plan(&desired(vec![], true), &observed);
+    assert_eq!(removed.images.len(), 1);
+    assert_eq!(removed.images[0].names, [name.clone(), docker.clone()]);
+    assert_eq!(removed.layers_to_remove, [layer(1).digest]);
+    observed.recorded.remove(&docker);
+    let repaired = plan(&desired(vec![name], true), &observed);
+    assert_eq!(repaired.images[0].action, Action::Repair);
+}
+
+#[test]
+fn images_that_disagree_about_a_blob_are_separate_claims() {
+    let (first, second) = (reference(0), reference(1));
+    let mut lying = resolved(&second, 1, &[1]);
+    lying.layers[0].diff_id = layer(9).diff_id;
+    let mut observed =
+        observed_with(Resolution::Resolved(Arc::new(resolved(&first, 1, &[1, 1]))), vec![], &[]);
+    observed.resolutions.insert(second.clone(), Resolution::Resolved(Arc::new(lying)));
+    let plan = plan(&desired(vec![first.clone(), second.clone()], false), &observed);
+    assert_eq!(plan.fetches.len(), 1);
+    let images: Vec<_> = plan.fetches[0].claims.iter().flat_map(|claim| claim.images.clone()).collect();
+    assert_eq!(images.len(), 2);
+    assert_eq!(plan.download_bytes(), 11);
+}
+
+#[test]
+fn an_error_keeps_its_kind_through_the_plan() {
+    let mismatch = crate::digest::ContentMismatch::TooLong { digest: digest("x"), expected: 1 };
+    let error =
+        RegistryError::Mismatch { what: "manifest".to_owned(), host: "h".to_owned(), source: mismatch };
+    let resolution = Resolution::Blocked(Arc::new(error.into()));
+    let plan = plan(&desired(vec![reference(0)], true), &observed_with(resolution, vec![], &[]));
+    assert_eq!(plan.images[0].error.as_ref().map(|error| error.kind()), Some("content-mismatch"));
+    assert_eq!(plan.changes(), 0);
+}

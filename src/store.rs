@@ -1,0 +1,474 @@
+//! The directories: complete layers, layers being staged, partial downloads.
+//!
+//! | path | what it is |
+//! |---|---|
+//! | `<layers>/<digest>.extracted/` | a complete layer, for microsandbox |
+//! | `<layers>/.msb-sync/records/<digest>` | what that directory holds; without one it is not trusted |
+//! | `<layers>/.msb-sync/staging/<digest>/` | a layer on its way: `tree/`, `record`, and `ready` once both digests fit |
+//! | `<layers>/.msb-sync/lock` | who works on these layers |
+//! | `<home>/downloads/<digest>.part` | a partial blob ([`Spool`]) |
+//!
+//! A layer becomes visible in this order: tree and record written, `ready` written, spool removed, file
+//! system synced, tree renamed to its final name, record renamed, both directories synced. A crash between
+//! any two steps leaves something that [`Store::recover`] finishes (`ready` of this boot: the page cache still
+//! has every byte) or removes. A directory without a record (another tool's, or half of a rename) counts
+//! as [`LayerState::Untrusted`] and is replaced by exchanging names.
+
+mod lock;
+mod spool;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use lock::Lock;
+pub use spool::{Spool, SpoolReader};
+
+use crate::digest::BlobDigest;
+use crate::error::StoreError;
+use crate::state::LayerState;
+use crate::sys;
+
+const PRIVATE: &str = ".msb-sync";
+const READY: &[u8] = b"ready";
+const TREE: &[u8] = b"tree";
+const RECORD: &[u8] = b"record";
+
+/// Where a layer's directory is, whether or not it exists.
+pub fn layer_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
+    layers.join(format!("{digest}.extracted"))
+}
+
+/// Where the record of a layer is.
+pub fn record_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
+    layers.join(PRIVATE).join("records").join(digest.as_str())
+}
+
+/// What is known of a layer, from two `stat` calls; nothing is opened or written.
+///
+/// # Errors
+/// The directories cannot be looked at.
+pub fn layer_state(layers: &Path, digest: &BlobDigest) -> Result<LayerState, StoreError> {
+    let path = layer_path(layers, digest);
+    let exists = |path: &Path| match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(StoreError::io("look at", path)(error)),
+    };
+    let Some(metadata) = exists(&path)? else { return Ok(LayerState::Missing) };
+    let record = exists(&record_path(layers, digest))?;
+    if metadata.is_dir() && record.is_some_and(|record| record.is_file()) {
+        Ok(LayerState::Complete)
+    } else {
+        Ok(LayerState::Untrusted)
+    }
+}
+
+/// The store, opened for writing. Its holder must have the [`Lock`]s.
+#[derive(Debug)]
+pub struct Store {
+    layers: PathBuf,
+    downloads: PathBuf,
+    layers_directory: OwnedFd,
+    records_directory: OwnedFd,
+    staging_directory: OwnedFd,
+}
+
+impl Store {
+    /// Opens the store, making what directories are missing.
+    ///
+    /// # Errors
+    /// A directory cannot be made or opened, for instance because it is a file.
+    pub fn open(layers: &Path, downloads: &Path) -> Result<Self, StoreError> {
+        make_directories(downloads)?;
+        let private = layers.join(PRIVATE);
+        let open = |path: PathBuf| {
+            make_directories(&path)?;
+            sys::open_directory(&path).map_err(StoreError::io("open", path))
+        };
+        Ok(Self {
+            layers_directory: open(layers.to_owned())?,
+            records_directory: open(private.join("records"))?,
+            staging_directory: open(private.join("staging"))?,
+            layers: layers.to_owned(),
+            downloads: downloads.to_owned(),
+        })
+    }
+
+    /// Where the lock for `layers` lies; its directories are made.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn lock_path(layers: &Path) -> Result<PathBuf, StoreError> {
+        let private = layers.join(PRIVATE);
+        make_directories(&private)?;
+        Ok(private.join("lock"))
+    }
+
+    /// The directory of complete layers.
+    pub fn layers(&self) -> &Path {
+        &self.layers
+    }
+
+    /// See [`layer_state`].
+    ///
+    /// # Errors
+    /// The directories cannot be looked at.
+    pub fn state(&self, digest: &BlobDigest) -> Result<LayerState, StoreError> {
+        layer_state(&self.layers, digest)
+    }
+
+    /// Free bytes for layers and for downloads, and whether both are on one file system.
+    ///
+    /// # Errors
+    /// The file systems do not tell.
+    pub fn free_space(&self) -> Result<FreeSpace, StoreError> {
+        use std::os::unix::fs::MetadataExt;
+        let look = |path: &Path| fs::metadata(path).map_err(StoreError::io("look at", path));
+        let downloads =
+            sys::open_directory(&self.downloads).map_err(StoreError::io("open", &self.downloads))?;
+        let free = |directory: &OwnedFd, path: &Path| {
+            sys::free_space(directory.as_fd()).map_err(StoreError::io("ask for the free space of", path))
+        };
+        Ok(FreeSpace {
+            layers: free(&self.layers_directory, &self.layers)?,
+            downloads: free(&downloads, &self.downloads)?,
+            shared: look(&self.layers)?.dev() == look(&self.downloads)?.dev(),
+        })
+    }
+
+    /// The spool of a blob of `size` bytes, with what an earlier run has received.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn spool(&self, digest: &BlobDigest, size: u64) -> Result<Arc<Spool>, StoreError> {
+        Spool::open(self.downloads.join(format!("{digest}.part")), size).map(Arc::new)
+    }
+
+    /// Finishes or removes what runs that died have left in staging. Returns how many layers were finished.
+    ///
+    /// # Errors
+    /// The first failure; a layer that cannot be finished is removed instead.
+    pub fn recover(&self) -> Result<usize, StoreError> {
+        let staging = self.staging_path();
+        let boot = boot_id();
+        let mut finished = Vec::new();
+        for entry in fs::read_dir(&staging).map_err(StoreError::io("read", &staging))? {
+            let entry = entry.map_err(StoreError::io("read", &staging))?;
+            let name = entry.file_name();
+            let path = entry.path();
+            let digest = name.to_str().and_then(|name| BlobDigest::parse(name).ok());
+            let ready = fs::read_to_string(path.join("ready")).ok();
+            let has = |part: &str| path.join(part).symlink_metadata().is_ok();
+            let placed = !has("tree") && has("record");
+            match digest {
+                // The tree has its final name, so it was synced: only the record's rename is missing.
+                Some(digest) if ready.is_some() && placed => finished.push(digest),
+                Some(digest) if ready.is_some() && ready == boot && has("tree") && has("record") => {
+                    finished.push(digest);
+                }
+                _ => self.remove_staged(name.as_encoded_bytes())?,
+            }
+        }
+        let mut staged = Vec::new();
+        for digest in finished {
+            let directory = self.open_staged(&digest)?;
+            staged.push(Staged { store: self, digest, directory, armed: true });
+        }
+        let count = staged.len();
+        if count > 0 {
+            self.commit(staged)?;
+        }
+        Ok(count)
+    }
+
+    /// Removes partial downloads that nobody has touched for `age`, except those of `wanted`.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn sweep_downloads(
+        &self,
+        age: std::time::Duration,
+        wanted: &dyn Fn(&BlobDigest) -> bool,
+    ) -> Result<(), StoreError> {
+        for entry in fs::read_dir(&self.downloads).map_err(StoreError::io("read", &self.downloads))? {
+            let entry = entry.map_err(StoreError::io("read", &self.downloads))?;
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(|name| BlobDigest::parse(name.strip_suffix(".part")?).ok());
+            let old = entry
+                .metadata()
+                .and_then(|metadata| metadata.modified())
+                .is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age));
+            if old && digest.is_some_and(|digest| !wanted(&digest)) {
+                let path = entry.path();
+                fs::remove_file(&path).map_err(StoreError::io("remove", path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An empty place for a layer to be extracted into.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn stage(&self, digest: &BlobDigest) -> Result<Staged<'_>, StoreError> {
+        self.remove_staged(digest.as_str().as_bytes())?;
+        let path = self.staging_path().join(digest.as_str());
+        let name = digest.as_str().as_bytes();
+        sys::make_directory(self.staging_directory.as_fd(), name, 0o700)
+            .map_err(StoreError::io("create", &path))?;
+        let staged =
+            Staged { store: self, digest: digest.clone(), directory: self.open_staged(digest)?, armed: true };
+        sys::make_directory(staged.directory.as_fd(), TREE, 0o755)
+            .map_err(StoreError::io("create", &path))?;
+        Ok(staged)
+    }
+
+    /// Gives layers their final names, durably: one sync of the file system for all of them.
+    ///
+    /// # Errors
+    /// None of them can be believed to be there then; those that were not placed are removed.
+    pub fn commit(&self, layers: Vec<Staged<'_>>) -> Result<(), StoreError> {
+        sys::sync_file_system(self.layers_directory.as_fd()).map_err(StoreError::io("sync", &self.layers))?;
+        for staged in &layers {
+            self.place(staged)?;
+        }
+        for (directory, path) in [(&self.records_directory, PRIVATE), (&self.layers_directory, "")] {
+            sys::sync(directory.as_fd()).map_err(StoreError::io("sync", self.layers.join(path)))?;
+        }
+        // Dropping removes the staging directories, with the trees that were replaced in them.
+        drop(layers);
+        Ok(())
+    }
+
+    fn place(&self, staged: &Staged<'_>) -> Result<(), StoreError> {
+        let path = layer_path(&self.layers, &staged.digest);
+        let final_name = format!("{}.extracted", staged.digest);
+        let (staging, layers) = (staged.directory.as_fd(), self.layers_directory.as_fd());
+        let name = final_name.as_bytes();
+        let failed =
+            |source| StoreError::Io { doing: "rename the finished layer to", path: path.clone(), source };
+        // A layer that recovery found without its tree has its final name already.
+        if sys::metadata(staging, TREE).map_err(failed)?.is_some() {
+            match sys::rename_new(staging, TREE, layers, name) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    match sys::rename_exchange(staging, TREE, layers, name) {
+                        // File systems that cannot exchange: the name is gone for a moment.
+                        Err(error) if sys::is_unsupported(&error) => {
+                            sys::rename_new(layers, name, staging, b"replaced").map_err(failed)?;
+                            sys::rename_new(staging, TREE, layers, name).map_err(failed)?;
+                        }
+                        other => other.map_err(failed)?,
+                    }
+                }
+                other => other.map_err(failed)?,
+            }
+        }
+        let records = self.records_directory.as_fd();
+        sys::rename_over(staging, RECORD, records, staged.digest.as_str().as_bytes()).map_err(failed)
+    }
+
+    fn staging_path(&self) -> PathBuf {
+        self.layers.join(PRIVATE).join("staging")
+    }
+
+    fn open_staged(&self, digest: &BlobDigest) -> Result<OwnedFd, StoreError> {
+        sys::open_directory_beneath(self.staging_directory.as_fd(), digest.as_str().as_bytes())
+            .map_err(StoreError::io("open", self.staging_path().join(digest.as_str())))
+    }
+
+    fn remove_staged(&self, name: &[u8]) -> Result<(), StoreError> {
+        sys::remove_tree(self.staging_directory.as_fd(), name)
+            .map_err(StoreError::io("remove what is left in", self.staging_path()))
+    }
+}
+
+/// Free bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// Where layers go.
+    pub layers: u64,
+    /// Where downloads go.
+    pub downloads: u64,
+    /// Whether that is the same file system.
+    pub shared: bool,
+}
+
+/// A layer on its way. Dropped without [`Store::commit`] it is removed.
+#[derive(Debug)]
+pub struct Staged<'s> {
+    store: &'s Store,
+    digest: BlobDigest,
+    directory: OwnedFd,
+    armed: bool,
+}
+
+impl Staged<'_> {
+    /// The empty directory for the layer's entries.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn tree(&self) -> Result<OwnedFd, StoreError> {
+        sys::open_directory_beneath(self.directory.as_fd(), TREE).map_err(StoreError::io("open", self.path()))
+    }
+
+    /// An empty file for the record, open for reading and writing.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn record(&self) -> Result<File, StoreError> {
+        let path = self.path().join("record");
+        fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&path)
+            .map_err(StoreError::io("create", path))
+    }
+
+    /// Declares that tree and record are complete and verified: from now on a run that dies loses nothing.
+    ///
+    /// # Errors
+    /// The mark cannot be written.
+    pub fn ready(&self) -> Result<(), StoreError> {
+        use std::io::Write;
+        let path = self.path().join("ready");
+        let mut file = sys::create_file(self.directory.as_fd(), READY, 0o644)
+            .map_err(StoreError::io("create", &path))?;
+        file.write_all(boot_id().unwrap_or_default().as_bytes()).map_err(StoreError::io("write", path))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.store.staging_path().join(self.digest.as_str())
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            // What cannot be removed now is swept by the next run.
+            let _ = self.store.remove_staged(self.digest.as_str().as_bytes());
+        }
+    }
+}
+
+/// What tells this boot from the one before: data not synced then is lost, data not synced now is not.
+fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
+}
+
+/// `mkdir -p`, with `EEXIST` for a file told as what it is.
+fn make_directories(path: &Path) -> Result<(), StoreError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(StoreError::io("create the directory", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+
+    fn digest(of: &str) -> BlobDigest {
+        BlobDigest::of(Algorithm::Sha256, of.as_bytes())
+    }
+
+    fn open(temp: &Path) -> Store {
+        Store::open(&temp.join("layers"), &temp.join("downloads")).unwrap()
+    }
+
+    /// Stages a layer whose tree has one file with `content`.
+    fn staged<'s>(store: &'s Store, digest: &BlobDigest, content: &str) -> Staged<'s> {
+        let staged = store.stage(digest).unwrap();
+        fs::write(staged.path().join("tree/file"), content).unwrap();
+        staged.record().unwrap();
+        staged
+    }
+
+    fn content(store: &Store, digest: &BlobDigest) -> Option<String> {
+        fs::read_to_string(layer_path(store.layers(), digest).join("file")).ok()
+    }
+
+    fn nothing_is_staged(store: &Store) -> bool {
+        fs::read_dir(store.staging_path()).unwrap().next().is_none()
+    }
+
+    #[test]
+    fn a_layer_is_visible_after_commit_only_and_a_dropped_one_leaves_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = open(temp.path());
+        let (kept, dropped) = (digest("kept"), digest("dropped"));
+        let first = staged(&store, &kept, "new");
+        drop(staged(&store, &dropped, "x"));
+        assert_eq!(store.state(&kept).unwrap(), LayerState::Missing);
+        first.ready().unwrap();
+        store.commit(vec![first]).unwrap();
+        assert_eq!(store.state(&kept).unwrap(), LayerState::Complete);
+        assert_eq!(content(&store, &kept).unwrap(), "new");
+        assert_eq!(store.state(&dropped).unwrap(), LayerState::Missing);
+        assert!(nothing_is_staged(&store));
+    }
+
+    #[test]
+    fn what_another_tool_left_is_not_trusted_and_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = open(temp.path());
+        let layer = digest("layer");
+        let path = layer_path(store.layers(), &layer);
+        for make in [
+            |path: &Path| fs::create_dir(path).unwrap(),
+            |path: &Path| fs::write(path, "a file").unwrap(),
+            |path: &Path| std::os::unix::fs::symlink("/", path).unwrap(),
+        ] {
+            make(&path);
+            assert_eq!(store.state(&layer).unwrap(), LayerState::Untrusted);
+            let new = staged(&store, &layer, "new");
+            new.ready().unwrap();
+            store.commit(vec![new]).unwrap();
+            assert_eq!(store.state(&layer).unwrap(), LayerState::Complete);
+            assert_eq!(content(&store, &layer).unwrap(), "new");
+            assert!(nothing_is_staged(&store));
+            fs::remove_dir_all(&path).unwrap();
+            fs::remove_file(record_path(store.layers(), &layer)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_run_that_died_is_finished_or_swept() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = open(temp.path());
+        let names = ["unready", "ready", "other boot", "renamed"];
+        for name in names {
+            let mut left = staged(&store, &digest(name), name);
+            if name != "unready" {
+                left.ready().unwrap();
+            }
+            if name == "other boot" {
+                fs::write(left.path().join("ready"), "another boot").unwrap();
+            }
+            if name == "renamed" {
+                fs::write(left.path().join("ready"), "another boot").unwrap();
+                fs::rename(left.path().join("tree"), layer_path(store.layers(), &left.digest)).unwrap();
+                assert_eq!(store.state(&left.digest).unwrap(), LayerState::Untrusted);
+            }
+            left.armed = false;
+        }
+        fs::create_dir(store.staging_path().join("garbage")).unwrap();
+        assert_eq!(store.recover().unwrap(), 2);
+        assert!(nothing_is_staged(&store));
+        let states: Vec<_> = names.iter().map(|name| store.state(&digest(name)).unwrap()).collect();
+        assert_eq!(
+            states,
+            [LayerState::Missing, LayerState::Complete, LayerState::Missing, LayerState::Complete]
+        );
+        assert_eq!(content(&store, &digest("ready")).unwrap(), "ready");
+    }
+}

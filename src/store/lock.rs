@@ -1,0 +1,119 @@
+//! One writer at a time on a home and on a directory of layers.
+//!
+//! `flock` on a file that is never removed: the kernel drops the lock with its process, so a dead one
+//! blocks nobody. The file says who holds it, for people.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+use crate::error::StoreError;
+use crate::progress::{Event, Reporter};
+use crate::sys;
+
+/// How often a taken lock is tried again.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// A held lock; dropped, it is free.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Waits for the lock at `path` (telling `reporter` once for whom); `None` if cancelled meanwhile.
+    ///
+    /// `who` is written into the file for those who wait for us: a command, no secrets.
+    ///
+    /// # Errors
+    /// The file cannot be made or locked.
+    pub fn acquire(
+        path: &Path,
+        who: &str,
+        cancel: &Cancel,
+        reporter: &dyn Reporter,
+    ) -> Result<Option<Self>, StoreError> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(path)
+            .map_err(StoreError::io("open the lock", path))?;
+        let mut told = false;
+        while !sys::try_lock(&file).map_err(StoreError::io("lock", path))? {
+            if !told {
+                reporter.report(Event::Waiting(holder(&mut file)));
+                told = true;
+            }
+            if !cancel.sleep(RETRY) {
+                return Ok(None);
+            }
+        }
+        // Only for people: a full disk must not stop a run that needs no space.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(format!("{who} (process {})\n", std::process::id()).as_bytes()));
+        Ok(Some(Self { _file: file }))
+    }
+}
+
+/// Who wrote the file, or "another process".
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.take(200).read_to_string(&mut text));
+    let line = text.lines().next().unwrap_or_default().trim();
+    match read {
+        Ok(_) if !line.is_empty() => line.chars().filter(|c| !c.is_control()).collect(),
+        _ => "another process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<String>>);
+    impl Reporter for Heard {
+        fn report(&self, event: Event) {
+            self.0.lock().unwrap().push(format!("{event:?}"));
+        }
+    }
+
+    #[test]
+    fn the_second_waits_for_the_first_and_says_for_whom() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("lock");
+        let (cancel, heard) = (Cancel::new(), Heard::default());
+        let first = Lock::acquire(&path, "msb-sync apply", &cancel, &heard).unwrap();
+        assert!(first.is_some());
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| Lock::acquire(&path, "msb-sync pull", &cancel, &heard).unwrap());
+            while heard.0.lock().unwrap().is_empty() {
+                std::thread::yield_now();
+            }
+            assert!(!second.is_finished());
+            drop(first);
+            assert!(second.join().unwrap().is_some());
+        });
+        let expected = format!("Waiting(\"msb-sync apply (process {})\")", std::process::id());
+        assert_eq!(*heard.0.lock().unwrap(), [expected]);
+    }
+
+    #[test]
+    fn a_cancelled_wait_ends() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("lock");
+        let cancel = Cancel::new();
+        let _first = Lock::acquire(&path, "a", &cancel, &Heard::default()).unwrap();
+        cancel.cancel();
+        assert!(Lock::acquire(&path, "b", &cancel, &Heard::default()).unwrap().is_none());
+    }
+}

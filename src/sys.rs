@@ -1,0 +1,396 @@
+//! Every system call that has no wrapper in std: directory handles, `openat2`, xattrs, locks, syncs.
+//!
+//! All path arguments are relative to a directory handle and none of them ever follows a symlink, so
+//! whoever controls the names in a layer cannot reach outside its directory. This is the only file of
+//! the project that may hold `unsafe`.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Timespec,
+    Timestamps, XattrFlags,
+};
+use rustix::io::Errno;
+
+/// Seconds and nanoseconds since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileTime {
+    /// Seconds, negative before 1970.
+    pub seconds: i64,
+    /// 0 to 999,999,999.
+    pub nanoseconds: u32,
+}
+
+/// What a directory entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Symlink,
+    /// Anything else.
+    Other,
+}
+
+/// The part of `stat` that msb-sync looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Type.
+    pub kind: Kind,
+    /// Permission bits with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Last modification.
+    pub modified: FileTime,
+    /// Inode number.
+    pub inode: u64,
+}
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Opens the directory `path` (a trusted path of ours: symlinks on the way are followed).
+pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Opens the directory `path` below `root`; no symlink on the way is followed, `..` cannot leave.
+///
+/// An empty path is `root` itself. `ELOOP` or `ENOTDIR` where a component is not a directory.
+pub fn open_directory_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    let path = if path.is_empty() { b"." } else { path };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(root, path, DIRECTORY, Mode::empty(), resolve) {
+        // Kernels before 5.6 and some seccomp filters have no openat2: walk by hand.
+        Err(Errno::NOSYS | Errno::PERM) => walk_beneath(root, path),
+        Err(Errno::AGAIN) => open_directory_beneath(root, path),
+        other => Ok(other?),
+    }
+}
+
+fn walk_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    let mut directory = rustix::fs::openat(root, ".", DIRECTORY, Mode::empty())?;
+    for component in path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".") {
+        if component == b".." {
+            return Err(Errno::XDEV.into());
+        }
+        directory = rustix::fs::openat(&directory, component, DIRECTORY, Mode::empty())?;
+    }
+    Ok(directory)
+}
+
+/// Creates the file `name` in `directory` for writing; `EEXIST` if anything has that name.
+pub fn create_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(mode))?))
+}
+
+/// Opens the regular file `name` in `directory` for reading; a symlink is `ELOOP`, and nothing blocks on a fifo.
+pub fn open_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?))
+}
+
+/// Makes the directory `name`.
+pub fn make_directory(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(mode))?)
+}
+
+/// Makes the symlink `name` with the text `target`, which is not looked at.
+pub fn make_symlink(directory: BorrowedFd<'_>, name: &[u8], target: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::symlinkat(target, directory, name)?)
+}
+
+/// Makes `name` another name of the inode `from`/`from_name`; a symlink there is linked itself.
+pub fn make_hard_link(
+    from: BorrowedFd<'_>,
+    from_name: &[u8],
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+) -> io::Result<()> {
+    Ok(rustix::fs::linkat(from, from_name, directory, name, AtFlags::empty())?)
+}
+
+/// What `name` is, without following it; `None` if there is nothing.
+pub fn metadata(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Metadata>> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(to_metadata(&stat))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[expect(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    clippy::unnecessary_cast,
+    reason = "stat's field types differ between architectures; sizes and nanoseconds are never negative"
+)]
+fn to_metadata(stat: &rustix::fs::Stat) -> Metadata {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Directory,
+        FileType::RegularFile => Kind::File,
+        FileType::Symlink => Kind::Symlink,
+        _ => Kind::Other,
+    };
+    Metadata {
+        kind,
+        mode: (stat.st_mode & 0o7777) as u32,
+        size: stat.st_size as u64,
+        modified: FileTime { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 },
+        inode: stat.st_ino as u64,
+    }
+}
+
+/// Removes the file or symlink `name`.
+pub fn remove_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
+}
+
+/// How deep [`remove_tree`] holds directories open before it moves what is deeper up.
+const REMOVE_DEPTH: usize = 64;
+
+/// Removes `name` and all below it, whatever it is; nothing there is fine.
+///
+/// Never follows a symlink, and needs neither stack nor descriptors in proportion to the depth: trees that
+/// are deeper than [`REMOVE_DEPTH`] are renamed to the top, piece by piece.
+pub fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut moved = 0_u64;
+    let top = match rustix::fs::openat(directory, name, DIRECTORY, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            // A directory without rights for its owner (made by others): take them.
+            rustix::fs::chmodat(directory, name, Mode::RWXU, AtFlags::empty())?;
+            rustix::fs::openat(directory, name, DIRECTORY, Mode::empty())?
+        }
+        other => other?,
+    };
+    loop {
+        let again = remove_content(&top, &top, 0, &mut moved)?;
+        if !again {
+            break;
+        }
+    }
+    Ok(rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Empties `directory`; `true` if something was moved to `top` that must be removed in another round.
+fn remove_content(directory: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> io::Result<bool> {
+    let mut again = false;
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => continue,
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if depth >= REMOVE_DEPTH {
+            *moved += 1;
+            // Names of this form cannot clash: renaming is refused if one exists, and the number grows.
+            let up = format!(".msb-sync-removing-{}-{moved}", std::process::id());
+            rustix::fs::renameat_with(directory, name, top, up.as_str(), RenameFlags::NOREPLACE)?;
+            again = true;
+            continue;
+        }
+        let child = match rustix::fs::openat(directory, name, DIRECTORY, Mode::empty()) {
+            Err(Errno::ACCESS) => {
+                rustix::fs::chmodat(directory, name, Mode::RWXU, AtFlags::empty())?;
+                rustix::fs::openat(directory, name, DIRECTORY, Mode::empty())?
+            }
+            other => other?,
+        };
+        again |= remove_content(&child, top, depth + 1, moved)?;
+        rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(again)
+}
+
+/// Renames, replacing nothing: `EEXIST` if `to_name` exists.
+pub fn rename_new(
+    from: BorrowedFd<'_>,
+    from_name: &[u8],
+    to: BorrowedFd<'_>,
+    to_name: &[u8],
+) -> io::Result<()> {
+    match rustix::fs::renameat_with(from, from_name, to, to_name, RenameFlags::NOREPLACE) {
+        // File systems without RENAME_NOREPLACE: look first. Only lock holders rename, so nobody races us.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            if metadata(to, to_name)?.is_some() {
+                return Err(Errno::EXIST.into());
+            }
+            Ok(rustix::fs::renameat(from, from_name, to, to_name)?)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Renames, replacing a file of that name.
+pub fn rename_over(
+    from: BorrowedFd<'_>,
+    from_name: &[u8],
+    to: BorrowedFd<'_>,
+    to_name: &[u8],
+) -> io::Result<()> {
+    Ok(rustix::fs::renameat(from, from_name, to, to_name)?)
+}
+
+/// Swaps two existing names in one step; `EINVAL` where the file system cannot.
+pub fn rename_exchange(
+    from: BorrowedFd<'_>,
+    from_name: &[u8],
+    to: BorrowedFd<'_>,
+    to_name: &[u8],
+) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(from, from_name, to, to_name, RenameFlags::EXCHANGE)?)
+}
+
+/// Whether an open was refused because a component is a symlink.
+pub fn is_symlink_refusal(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::LOOP)
+}
+
+/// Whether an error means that the file system cannot exchange names.
+pub fn is_unsupported(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno == Some(Errno::INVAL) || errno == Some(Errno::NOSYS) || errno == Some(Errno::OPNOTSUPP)
+}
+
+fn timestamps(time: FileTime) -> Timestamps {
+    let time = Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanoseconds) };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Sets access and modification time of an open file or directory.
+pub fn set_times(file: BorrowedFd<'_>, time: FileTime) -> io::Result<()> {
+    Ok(rustix::fs::futimens(file, &timestamps(time))?)
+}
+
+/// Sets the times of `name` itself, also if it is a symlink.
+pub fn set_times_at(directory: BorrowedFd<'_>, name: &[u8], time: FileTime) -> io::Result<()> {
+    Ok(rustix::fs::utimensat(directory, name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Sets the permission bits of an open file or directory.
+pub fn set_mode(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
+/// Sets an extended attribute of an open file or directory; `false` where the file system has none.
+pub fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<bool> {
+    match rustix::fs::fsetxattr(file, OsStr::from_bytes(name), value, XattrFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes everything of the file system that holds `file` to the disk.
+pub fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+/// Writes one file or directory to the disk.
+pub fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
+    match rustix::fs::fsync(file) {
+        // Some file systems have no fsync for directories; their renames are as durable as they get.
+        Err(Errno::INVAL) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Bytes that an unprivileged user may still write to the file system of `file`.
+pub fn free_space(file: BorrowedFd<'_>) -> io::Result<u64> {
+    let stat = rustix::fs::fstatvfs(file)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Takes the lock of `file` if nobody has it; `false` if somebody has. It ends with the process at the latest.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Keeps the allocator from holding memory in one arena a thread, which would defeat the memory budget.
+pub fn limit_allocator_arenas() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "the allocator has no safe interface")]
+    // SAFETY: mallopt only sets integers in the allocator and is called before any thread is started.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn no_symlink_is_followed_beneath_a_root() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::create_dir_all(temp.path().join("root/a/b")).unwrap();
+        fs::create_dir(temp.path().join("outside")).unwrap();
+        std::os::unix::fs::symlink("../outside", temp.path().join("root/out")).unwrap();
+        std::os::unix::fs::symlink("a", temp.path().join("root/in")).unwrap();
+        let root = open_directory(&temp.path().join("root")).unwrap();
+        for open in [open_directory_beneath, |root: BorrowedFd<'_>, path: &[u8]| walk_beneath(root, path)] {
+            assert!(open(root.as_fd(), b"a/b").is_ok());
+            assert!(open(root.as_fd(), b"a/./b").is_ok());
+            for bad in ["out", "in", "in/b", "..", "a/../../outside", "missing", "out/../a"] {
+                assert!(open(root.as_fd(), bad.as_bytes()).is_err(), "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn deep_and_closed_trees_are_removed_without_touching_link_targets() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = open_directory(temp.path()).unwrap();
+        fs::write(temp.path().join("precious"), "x").unwrap();
+        make_directory(root.as_fd(), b"deep", 0o700).unwrap();
+        let mut current = open_directory_beneath(root.as_fd(), b"deep").unwrap();
+        for level in 0..3000 {
+            make_directory(current.as_fd(), b"d", 0o700).unwrap();
+            if level % 500 == 0 {
+                make_symlink(current.as_fd(), b"link", temp.path().as_os_str().as_bytes()).unwrap();
+            }
+            current = open_directory_beneath(current.as_fd(), b"d").unwrap();
+        }
+        fs::create_dir_all(temp.path().join("deep/closed/x")).unwrap();
+        drop(current);
+        remove_tree(root.as_fd(), b"deep").unwrap();
+        remove_tree(root.as_fd(), b"deep").unwrap();
+        assert!(!temp.path().join("deep").exists());
+        assert!(temp.path().join("precious").exists());
+    }
+
+    #[test]
+    fn a_lock_is_exclusive_and_ends_with_its_holder() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let first = file.reopen().unwrap();
+        let second = File::open(file.path()).unwrap();
+        assert!(try_lock(&first).unwrap());
+        assert!(!try_lock(&second).unwrap());
+        drop(first);
+        assert!(try_lock(&second).unwrap());
+    }
+}
