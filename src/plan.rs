@@ -52,7 +52,7 @@ pub struct PlannedImage {
     pub download_bytes: u64,
     /// What is to be recorded, if rows must be written.
     pub record: Option<Arc<ResolvedImage>>,
-    /// Whether the owner is to be added to an image that is recorded already.
+    /// Whether the owner or another layers directory is to be noted for an image that is recorded already.
     pub adopt: bool,
     /// Why it is blocked.
     pub error: Option<Arc<Error>>,

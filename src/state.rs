@@ -363,6 +363,8 @@ pub struct RecordedImage {
     pub rows_complete: bool,
     /// The image of which this is only a second name (docker.io for sandboxes.io).
     pub alias_of: Option<ImageRef>,
+    /// The directory of its layers, as it was when it was recorded; `None` where microsandbox itself pulled it.
+    pub layers_directory: Option<PathBuf>,
     /// When it was last recorded, `YYYY-MM-DD HH:MM:SS` UTC.
     pub modified_at: String,
 }
@@ -387,6 +389,8 @@ pub struct DesiredImage {
 pub struct Desired {
     /// On whose behalf.
     pub owner: Owner,
+    /// The directory where the layers are to be. Absolute.
+    pub layers_directory: PathBuf,
     /// The images, sorted by reference.
     pub images: Vec<DesiredImage>,
     /// References that the file lists but this run leaves alone (`--group`): never removed.

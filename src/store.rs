@@ -246,6 +246,33 @@ impl Store {
         Ok(())
     }
 
+    /// Removes layers: renamed away first, so that no half of one is ever visible under its name.
+    ///
+    /// # Errors
+    /// The first failure; what was renamed away by then is swept by the next run.
+    pub fn remove(&self, digests: &[&BlobDigest]) -> Result<(), StoreError> {
+        let (layers, staging) = (self.layers_directory.as_fd(), self.staging_directory.as_fd());
+        let mut removed = Vec::new();
+        for &digest in digests {
+            let path = layer_path(&self.layers, digest);
+            let name = format!("{digest}.extracted");
+            let away = format!("removed-{digest}");
+            self.remove_staged(away.as_bytes())?;
+            match sys::rename_new(layers, name.as_bytes(), staging, away.as_bytes()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(StoreError::io("remove", path))?,
+            }
+            sys::remove_tree(self.records_directory.as_fd(), digest.as_str().as_bytes())
+                .map_err(StoreError::io("remove the record", record_path(&self.layers, digest)))?;
+            removed.push(away);
+        }
+        sys::sync(layers).map_err(StoreError::io("sync", &self.layers))?;
+        for away in removed {
+            self.remove_staged(away.as_bytes())?;
+        }
+        Ok(())
+    }
+
     fn place(&self, staged: &Staged<'_>) -> Result<(), StoreError> {
         let path = layer_path(&self.layers, &staged.digest);
         let final_name = format!("{}.extracted", staged.digest);
@@ -439,6 +466,19 @@ mod tests {
             fs::remove_dir_all(&path).unwrap();
             fs::remove_file(record_path(store.layers(), &layer)).unwrap();
         }
+    }
+
+    #[test]
+    fn removed_layers_are_gone_with_their_records() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = open(temp.path());
+        let (first, second) = (digest("first"), digest("second"));
+        let layer = staged(&store, &first, "x");
+        store.commit(vec![layer]).unwrap();
+        store.remove(&[&first, &second]).unwrap();
+        assert_eq!(store.state(&first).unwrap(), LayerState::Missing);
+        assert!(!record_path(store.layers(), &first).exists());
+        assert!(nothing_is_staged(&store));
     }
 
     #[test]

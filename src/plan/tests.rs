@@ -73,6 +73,7 @@ fn row(image: &ResolvedImage, name: &ImageRef, owners: &[&str]) -> RecordedImage
         owners: owners.iter().map(|owner| Owner((*owner).to_owned())).collect(),
         rows_complete: true,
         alias_of: (image.reference != *name).then(|| image.reference.clone()),
+        layers_directory: Some("/layers".into()),
         modified_at: "2026-01-01 00:00:00".to_owned(),
     }
 }
@@ -83,7 +84,13 @@ fn wanted(reference: ImageRef) -> DesiredImage {
 
 fn desired(images: Vec<ImageRef>, prune: bool) -> Desired {
     let images = images.into_iter().map(wanted).collect();
-    Desired { owner: Owner("/images.toml".to_owned()), images, listed_elsewhere: BTreeSet::new(), prune }
+    Desired {
+        owner: Owner("/images.toml".to_owned()),
+        layers_directory: "/layers".into(),
+        images,
+        listed_elsewhere: BTreeSet::new(),
+        prune,
+    }
 }
 
 fn blocked() -> Resolution {
@@ -111,7 +118,9 @@ fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
                     after.recorded.remove(name);
                 }
             } else if image.adopt {
-                after.recorded.get_mut(name).unwrap().owners.insert(desired.owner.clone());
+                let row = after.recorded.get_mut(name).unwrap();
+                row.owners.insert(desired.owner.clone());
+                row.layers_directory = Some(desired.layers_directory.clone());
             }
         }
         if matches!(image.action, Action::Add | Action::Update | Action::Repair) {

@@ -1,2 +1,341 @@
-//! x
-fn main() {}
+//! The command line of msb-sync: a thin layer over the library.
+//!
+//! Parses arguments, hands one verb to [`msb_sync::sync::Session`] and prints what comes back, for people
+//! (`human`) or for machines (`json`). Results go to stdout, everything else to stderr.
+
+mod args;
+mod human;
+mod json;
+mod text;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{CommandFactory, Parser};
+use msb_sync::cancel::Cancel;
+use msb_sync::error::Error;
+use msb_sync::progress::Reporter;
+use msb_sync::registry::Environment;
+use msb_sync::sync::{Applied, Failure, ImagesSource, Request, Session};
+
+use args::{Cli, Command, Global, Selection, When};
+use text::Style;
+
+/// How a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    /// Done, or in sync; `plan` also with changes pending.
+    Done,
+    /// At least one image, layer or check failed or is blocked.
+    Failed,
+    /// The command line or the images file is wrong: nothing was touched.
+    Usage,
+    /// `plan --detailed-exitcode`: changes are pending.
+    Pending,
+    /// Stopped by this signal.
+    Signal(i32),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage | Exit::Pending => 2,
+            Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(1),
+        }
+        .into()
+    }
+}
+
+/// The signal that stopped this run, or 0.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+/// After a signal, a run has this long to end by itself; everything is safe to be killed at any time.
+const GRACE: Duration = Duration::from_millis(700);
+
+fn main() -> ExitCode {
+    msb_sync::sys::limit_allocator_arenas();
+    let cli = Cli::parse();
+    let output = Output::new(&cli.global);
+    let cancel = Cancel::new();
+    if let Err(error) = watch_signals(cancel.clone()) {
+        output.error("cannot watch for signals", &[error.to_string()], None);
+        return Exit::Failed.into();
+    }
+    let exit = run(cli, &output, cancel);
+    output.end();
+    match (SIGNAL.load(Ordering::SeqCst), exit) {
+        (0, exit) => exit.into(),
+        (signal, _) => {
+            output.error("stopped; everything finished so far stays", &[], None);
+            Exit::Signal(signal).into()
+        }
+    }
+}
+
+/// Turns SIGINT and SIGTERM into the stop switch; a second one, or no end within [`GRACE`], ends the process.
+fn watch_signals(cancel: Cancel) -> io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if SIGNAL.swap(signal, Ordering::SeqCst) != 0 {
+                std::process::exit(128 + signal);
+            }
+            cancel.cancel();
+            std::thread::spawn(move || {
+                std::thread::sleep(GRACE);
+                std::process::exit(128 + signal);
+            });
+        }
+    })?;
+    Ok(())
+}
+
+/// Where results and everything else go, and in which form.
+struct Output {
+    json: bool,
+    quiet: bool,
+    style: Style,
+    errors: Style,
+    human: Arc<human::Human>,
+}
+
+impl Output {
+    fn new(global: &Global) -> Self {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colored = |terminal: bool| match global.color {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => terminal && !no_color,
+        };
+        let errors = Style::new(colored(io::stderr().is_terminal()));
+        let bars = match global.progress {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => io::stderr().is_terminal() && !global.quiet && !global.json,
+        };
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            style: Style::new(colored(io::stdout().is_terminal())),
+            errors,
+            human: Arc::new(human::Human::new(global.quiet, global.verbose, global.json, bars, errors)),
+        }
+    }
+
+    fn reporter(&self) -> Arc<dyn Reporter> {
+        if self.json { Arc::new(json::Events::new(Arc::clone(&self.human))) } else { Arc::clone(&self.human) as _ }
+    }
+
+    /// Prints a result. A reader that has gone away (`| head`) is no error.
+    fn result(&self, text: &str) {
+        self.human.suspend(|| {
+            let mut stdout = io::stdout().lock();
+            let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        });
+    }
+
+    fn document(&self, value: &serde_json::Value) {
+        self.result(&format!("{value:#}\n"));
+    }
+
+    fn error(&self, message: &str, causes: &[String], hint: Option<&str>) {
+        self.human.error(message, causes, hint);
+    }
+
+    fn end(&self) {
+        self.human.end();
+    }
+
+    /// Prints why a verb failed.
+    fn failure(&self, failure: &Failure) -> Exit {
+        match failure {
+            Failure::Problems(problems) => {
+                self.human.lines(&problems.to_string());
+                Exit::Usage
+            }
+            Failure::Error(Error::Stopped) => Exit::Failed,
+            Failure::Error(error) | Failure::Input(error) => {
+                let mut chain = error.chain();
+                let message = chain.remove(0);
+                self.error(&message, &chain, error.hint().as_deref());
+                if matches!(failure, Failure::Input(_)) { Exit::Usage } else { Exit::Failed }
+            }
+        }
+    }
+}
+
+fn run(cli: Cli, output: &Output, cancel: Cancel) -> Exit {
+    let verb = match &cli.command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "msb-sync", &mut script);
+            output.result(&String::from_utf8_lossy(&script));
+            return Exit::Done;
+        }
+        Command::Man => return manual(output),
+        Command::Schema => {
+            output.result(msb_sync::images_file::json_schema());
+            return Exit::Done;
+        }
+        Command::Apply(_) => "apply",
+        Command::Plan(_) => "plan",
+        Command::Pull(_) => "pull",
+        Command::List => "list",
+        Command::Inspect(_) => "inspect",
+        Command::Init => "init",
+    };
+    let session = match session(&cli.global, verb, output, cancel) {
+        Ok(session) => session,
+        Err(message) => {
+            output.error(&message, &[], Some("say where with --home DIR"));
+            return Exit::Usage;
+        }
+    };
+    let result = match &cli.command {
+        Command::Apply(apply) if apply.dry_run => plan(&session, output, &apply.selection, false),
+        Command::Apply(apply) => {
+            let started = Instant::now();
+            session.apply(&request(&apply.selection)).map(|applied| show_applied(&applied, started, output, &cli.global))
+        }
+        Command::Plan(args) => plan(&session, output, &args.selection, args.detailed_exitcode),
+        Command::Pull(args) => pull(&session, output, &args.references, &cli.global),
+        Command::List => list(&session, output),
+        Command::Inspect(args) => inspect(&session, output, &args.reference),
+        Command::Init => init(&session, output),
+        Command::Schema | Command::Completions { .. } | Command::Man => Ok(Exit::Done),
+    };
+    result.unwrap_or_else(|failure| {
+        let exit = output.failure(&failure);
+        match &cli.command {
+            // With --detailed-exitcode 2 means that changes are pending, so a wrong file must be told apart.
+            Command::Plan(args) if args.detailed_exitcode && exit == Exit::Usage => Exit::Failed,
+            _ => exit,
+        }
+    })
+}
+
+fn session(global: &Global, verb: &str, output: &Output, cancel: Cancel) -> Result<Session, String> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let user_home = variable("HOME").map(PathBuf::from);
+    let home = match (&global.home, &user_home) {
+        (Some(home), _) if !home.as_os_str().is_empty() => home.clone(),
+        (_, Some(home)) => home.join(".microsandbox"),
+        (_, None) => return Err("there is no home directory: HOME is not set".to_owned()),
+    };
+    let home = std::path::absolute(&home).map_err(|error| format!("cannot use {}: {error}", home.display()))?;
+    Ok(Session {
+        home,
+        user_home,
+        environment: Environment::from_process(),
+        default_registry: variable("OCI_REGISTRY_DOMAIN")
+            .map(|value| value.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        jobs: global.jobs.map(Into::into),
+        verb: verb.to_owned(),
+        reporter: output.reporter(),
+        cancel,
+    })
+}
+
+fn request(selection: &Selection) -> Request {
+    let source = if selection.file == Path::new("-") {
+        ImagesSource::Stdin
+    } else {
+        ImagesSource::Path(selection.file.clone())
+    };
+    Request { source, groups: selection.group.clone(), prune: selection.prune, offline: selection.offline }
+}
+
+fn plan(session: &Session, output: &Output, selection: &Selection, detailed: bool) -> Result<Exit, Failure> {
+    let (plan, platform) = session.plan(&request(selection))?;
+    if output.json {
+        output.document(&json::plan(&plan));
+    } else if !output.quiet {
+        output.human.clear();
+        output.result(&human::plan(&plan, &selection.file, &platform, output.style));
+    }
+    let blocked = plan.count(msb_sync::state::Action::Blocked) > 0;
+    if !output.json {
+        for image in plan.images.iter().filter(|image| image.error.is_some()) {
+            output.human.image_error(&image.reference, image.error.as_deref());
+        }
+    }
+    Ok(match (blocked, plan.changes() > 0 && detailed) {
+        (true, _) => Exit::Failed,
+        (false, true) => Exit::Pending,
+        (false, false) => Exit::Done,
+    })
+}
+
+fn show_applied(applied: &Applied, started: Instant, output: &Output, global: &Global) -> Exit {
+    let elapsed = started.elapsed();
+    output.human.clear();
+    if output.json {
+        output.result(&format!("{}\n", json::summary(applied, elapsed)));
+    } else if !output.quiet {
+        let next = human::Next { home: global.home.as_deref() };
+        output.result(&human::summary(applied, elapsed, &next, output.style));
+    }
+    if applied.succeeded() { Exit::Done } else { Exit::Failed }
+}
+
+fn pull(session: &Session, output: &Output, references: &[String], global: &Global) -> Result<Exit, Failure> {
+    let started = Instant::now();
+    let references = references.iter().map(|text| session.reference(text)).collect::<Result<Vec<_>, _>>()?;
+    let applied = session.pull(&references)?;
+    Ok(show_applied(&applied, started, output, global))
+}
+
+fn list(session: &Session, output: &Output) -> Result<Exit, Failure> {
+    let images = session.list()?;
+    if output.json {
+        output.document(&json::list(&images));
+    } else if !output.quiet {
+        output.result(&human::list(&images, output.style));
+    }
+    Ok(Exit::Done)
+}
+
+fn inspect(session: &Session, output: &Output, reference: &str) -> Result<Exit, Failure> {
+    let reference = session.reference(reference)?;
+    let Some(image) = session.inspect(&reference)? else {
+        return Err(Failure::Error(Error::Usage {
+            message: format!("{reference}: not recorded on this machine"),
+            hint: Some("show what is: msb-sync list; or fetch it: msb-sync pull".to_owned()),
+        }));
+    };
+    if output.json {
+        output.document(&json::inspect(&image));
+    } else if !output.quiet {
+        output.result(&human::inspect(&image, output.style));
+    }
+    Ok(Exit::Done)
+}
+
+fn init(session: &Session, output: &Output) -> Result<Exit, Failure> {
+    let path = Path::new("images.toml");
+    session.init(path)?;
+    if !output.quiet {
+        output.result("Wrote images.toml. Edit it, then look at what would happen: msb-sync plan\n");
+    }
+    Ok(Exit::Done)
+}
+
+fn manual(output: &Output) -> Exit {
+    let mut page = Vec::new();
+    match clap_mangen::Man::new(Cli::command()).render(&mut page) {
+        Ok(()) => {
+            output.result(&String::from_utf8_lossy(&page));
+            Exit::Done
+        }
+        Err(error) => {
+            output.error("cannot write the manual page", &[error.to_string()], None);
+            Exit::Failed
+        }
+    }
+}

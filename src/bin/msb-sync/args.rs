@@ -1,0 +1,128 @@
+//! The command line, as clap sees it.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Keeps this machine's container images exactly as a file says.
+#[derive(Debug, Parser)]
+#[command(name = "msb-sync", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done or in sync · 1 something failed or is blocked · 2 the command line or the images \
+file is wrong, or (plan --detailed-exitcode) changes are pending · 130/143 stopped by SIGINT/SIGTERM")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Directory of the catalog, the downloads and the layers
+    #[arg(long, global = true, value_name = "DIR", env = "MICROSANDBOX_HOME", hide_env_values = true)]
+    pub(crate) home: Option<PathBuf>,
+    /// Print JSON: one document, or one event a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more (repeat for even more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Colour the output [NO_COLOR is respected]
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: When,
+    /// Show progress bars
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) progress: When,
+    /// Threads that write files [default: one a core]
+    #[arg(short, long, global = true, value_name = "N")]
+    pub(crate) jobs: Option<NonZeroUsize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    /// On a terminal
+    Auto,
+    /// Yes
+    Always,
+    /// No
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the machine match the images file
+    Apply(Apply),
+    /// Show what apply would do; changes nothing
+    Plan(Plan),
+    /// Fetch images that no images file lists
+    Pull(Pull),
+    /// Show what the catalog holds
+    List,
+    /// Show one image: digests, platform, config, layers, paths
+    Inspect(Inspect),
+    /// Write a commented starter images.toml (never overwrites)
+    Init,
+    /// Print the JSON Schema of the images file
+    Schema,
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    /// The images file; `-` is standard input
+    #[arg(default_value = "images.toml", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Also remove what the file no longer lists
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// Ask no registry: what is not here is blocked
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Only the images of this group (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Show what would be done, like `plan`
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Exit with 2 if changes are pending (a wrong images file exits with 1 then)
+    #[arg(long)]
+    pub(crate) detailed_exitcode: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// Images, as in alpine:3.20 or ghcr.io/owner/name:tag
+    #[arg(required = true, value_name = "REF")]
+    pub(crate) references: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The image
+    #[arg(value_name = "REF")]
+    pub(crate) reference: String,
+}

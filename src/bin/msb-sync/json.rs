@@ -1,0 +1,151 @@
+//! The output for machines. Every document and every event carries `"version": 1`; within it keys are only added.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use msb_sync::error::Error;
+use msb_sync::plan::{Plan, PlannedImage};
+use msb_sync::progress::{Event, Reporter};
+use msb_sync::state::{Action, size_of_layers};
+use msb_sync::store::layer_path;
+use msb_sync::sync::{Applied, InspectedImage, ListedImage};
+use serde_json::{Value, json};
+
+use crate::human::Human;
+
+const VERSION: u32 = 1;
+
+/// Prints an event a line to stdout as it happens; what is not an event goes to the human reporter's stderr.
+pub(crate) struct Events {
+    human: Arc<Human>,
+}
+
+impl Events {
+    pub(crate) fn new(human: Arc<Human>) -> Self {
+        Self { human }
+    }
+}
+
+impl Reporter for Events {
+    fn report(&self, event: Event) {
+        if let Event::Image { reference, action, error } = &event {
+            let value = json!({
+                "version": VERSION,
+                "event": "image",
+                "reference": reference.to_string(),
+                "action": action,
+                "status": if error.is_none() { "done" } else { "failed" },
+                "error": error.as_deref().map(error_value),
+            });
+            let mut stdout = io::stdout().lock();
+            let _ = writeln!(stdout, "{value}").and_then(|()| stdout.flush());
+        }
+        self.human.report(event);
+    }
+}
+
+fn error_value(error: &Error) -> Value {
+    json!({ "kind": error.kind(), "message": error.chain().join(": "), "hint": error.hint() })
+}
+
+pub(crate) fn summary(applied: &Applied, elapsed: Duration) -> Value {
+    let outcome = &applied.outcome;
+    json!({
+        "version": VERSION,
+        "event": "summary",
+        "added": outcome.done(Action::Add),
+        "updated": outcome.done(Action::Update),
+        "repaired": outcome.done(Action::Repair),
+        "removed": outcome.done(Action::Remove),
+        "unchanged": outcome.done(Action::Keep),
+        "failed": outcome.failed(),
+        "downloaded_bytes": outcome.downloaded_bytes,
+        "extracted_bytes": outcome.extracted_bytes,
+        "requests": applied.requests,
+        "duration_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+pub(crate) fn plan(plan: &Plan) -> Value {
+    json!({
+        "version": VERSION,
+        "changes": plan.changes(),
+        "download_bytes": plan.download_bytes(),
+        "images": plan.images.iter().map(planned).collect::<Vec<_>>(),
+        "layers_to_remove": plan.layers_to_remove,
+    })
+}
+
+fn planned(image: &PlannedImage) -> Value {
+    json!({
+        "reference": image.reference.to_string(),
+        "platform": image.platform,
+        "action": image.action,
+        "digest": image.digest,
+        "previous": image.previous,
+        "reason": reason(image),
+        "layers": { "total": image.layers.len(), "present": image.layers_present },
+        "download_bytes": image.download_bytes,
+        "error": image.error.as_deref().map(error_value),
+    })
+}
+
+/// Why, for a machine that shows it to people: never empty but for what is kept.
+fn reason(image: &PlannedImage) -> Option<String> {
+    if !image.reason.is_empty() {
+        return Some(image.reason.clone());
+    }
+    match image.action {
+        Action::Add => Some("not recorded yet".to_owned()),
+        Action::Update => Some("the tag means another digest now".to_owned()),
+        _ => None,
+    }
+}
+
+pub(crate) fn list(images: &[ListedImage]) -> Value {
+    json!({ "version": VERSION, "images": images.iter().map(listed).collect::<Vec<_>>() })
+}
+
+fn listed(listed: &ListedImage) -> Value {
+    let image = &listed.image;
+    let layers: Vec<Value> = image
+        .layers
+        .iter()
+        .map(|layer| {
+            json!({
+                "digest": layer.digest,
+                "diff_id": layer.diff_id,
+                "media_type": layer.media_type,
+                "size": layer.size,
+                "path": layer_path(&listed.layers, &layer.digest),
+            })
+        })
+        .collect();
+    json!({
+        "reference": image.reference.to_string(),
+        "platform": image.platform,
+        "digest": image.digest,
+        "manifest_digest": image.manifest_digest,
+        "config_digest": image.config_digest,
+        "size": size_of_layers(&image.layers),
+        "managed_by": image.owners.first(),
+        "modified_at": image.modified_at,
+        "layers": layers,
+    })
+}
+
+pub(crate) fn inspect(image: &InspectedImage) -> Value {
+    let mut value = listed(&image.listed);
+    let config = image.config.as_ref().map(|config| json!(config));
+    if let (Some(entry), Some(Value::Object(config))) = (value.as_object_mut(), config) {
+        for (key, field) in config {
+            entry.entry(key).or_insert(field);
+        }
+        entry.insert("owners".to_owned(), json!(image.listed.image.owners));
+        entry.insert("entries".to_owned(), json!(image.totals.entries));
+        entry.insert("extracted_size".to_owned(), json!(image.totals.content_bytes));
+        entry.insert("dropped_xattrs".to_owned(), json!(image.totals.dropped_xattrs));
+    }
+    json!({ "version": VERSION, "image": value })
+}

@@ -1,0 +1,484 @@
+//! The pipeline, one function a verb: load what is desired, observe what is, plan, execute.
+//!
+//! Everything that touches the machine beyond registries, catalog and store is here: reading the images
+//! file, choosing paths, taking locks. `plan` and a run with nothing to do take no lock and write nothing.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+use crate::catalog::Catalog;
+use crate::error::{CatalogError, Error, StoreError};
+use crate::execute::{Executor, Outcome};
+use crate::extract::{RecordReader, Totals};
+use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
+use crate::images_file::{self, ImagesFile, Problems, Source};
+use crate::observe::Observer;
+use crate::plan::{self, Plan};
+use crate::progress::{Event, Reporter};
+use crate::registry::{Environment, Options, Registries};
+use crate::state::{
+    Action, ConfigRecord, Desired, DesiredImage, LayerState, Observed, Owner, Platform, PullPolicy, RecordedImage, Settings,
+};
+use crate::store::{self, Lock, Store};
+
+/// An images file is read up to this many bytes.
+const MAX_IMAGES_FILE: u64 = 8 << 20;
+/// Partial downloads that no run has touched for so long, and that are not wanted now, are removed.
+const STALE_DOWNLOAD: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What all verbs need: where things lie, who listens, how to stop.
+#[derive(Clone)]
+pub struct Session {
+    /// Holds the catalog, the downloads and (by default) the layers. Absolute.
+    pub home: PathBuf,
+    /// The user's home directory, for `~` in an images file.
+    pub user_home: Option<PathBuf>,
+    /// The process environment at the start.
+    pub environment: Environment,
+    /// The registry of references given without one; `OCI_REGISTRY_DOMAIN`.
+    pub default_registry: String,
+    /// Threads that write files; `None`: as many as there are cores.
+    pub jobs: Option<usize>,
+    /// The verb, for those who wait for our lock.
+    pub verb: String,
+    /// Who listens.
+    pub reporter: Arc<dyn Reporter>,
+    /// Ends the run early.
+    pub cancel: Cancel,
+}
+
+/// Where the images file comes from.
+#[derive(Clone, Debug)]
+pub enum ImagesSource {
+    /// A file.
+    Path(PathBuf),
+    /// Standard input.
+    Stdin,
+}
+
+/// What `plan` and `apply` are asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The images file.
+    pub source: ImagesSource,
+    /// Only the images of these groups; empty: all.
+    pub groups: Vec<String>,
+    /// Remove what is no longer listed, also if the file does not say so.
+    pub prune: bool,
+    /// Ask no registry.
+    pub offline: bool,
+}
+
+/// Why a verb could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The images file, or the command line, is wrong. Nothing was touched.
+    #[error("{0}")]
+    Problems(Problems),
+    /// Anything else that stops the whole run.
+    #[error(transparent)]
+    Error(#[from] Error),
+    /// As [`Failure::Error`], but the user's input is at fault: nothing was touched.
+    #[error(transparent)]
+    Input(Error),
+}
+
+impl From<CatalogError> for Failure {
+    fn from(error: CatalogError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// An images file, read and understood.
+struct Loaded {
+    file: ImagesFile,
+    owner: Owner,
+}
+
+/// What `apply` did.
+#[derive(Debug)]
+pub struct Applied {
+    /// What was to be done.
+    pub plan: Plan,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// HTTP requests sent.
+    pub requests: u64,
+    /// The directory of layers.
+    pub layers: PathBuf,
+}
+
+/// One image as `list` and `inspect` show it.
+#[derive(Clone, Debug)]
+pub struct ListedImage {
+    /// What the catalog says.
+    pub image: RecordedImage,
+    /// The directory of its layers.
+    pub layers: PathBuf,
+    /// Whether each layer is complete in the store, in order.
+    pub states: Vec<LayerState>,
+}
+
+/// One image in full.
+#[derive(Clone, Debug)]
+pub struct InspectedImage {
+    /// As in `list`.
+    pub listed: ListedImage,
+    /// Its config, if it is recorded.
+    pub config: Option<ConfigRecord>,
+    /// What its layers amount to, as far as there are records.
+    pub totals: Totals,
+}
+
+impl Session {
+    /// Shows what [`Session::apply`] would do, and the platform of images that name none.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn plan(&self, request: &Request) -> Result<(Plan, Platform), Failure> {
+        let loaded = self.load(&request.source)?;
+        let desired = self.desired(&loaded, request)?;
+        let registries = self.registries(&loaded.file)?;
+        let catalog = Catalog::open_read_only(&self.catalog_path())?;
+        let (plan, _) = self.look(&desired, &registries, catalog.as_ref(), &loaded.file.settings, request.offline)?;
+        Ok((plan, loaded.file.settings.platform))
+    }
+
+    /// Makes the machine match the images file.
+    ///
+    /// # Errors
+    /// See [`Failure`]; images that fail are in the outcome.
+    pub fn apply(&self, request: &Request) -> Result<Applied, Failure> {
+        let loaded = self.load(&request.source)?;
+        let desired = self.desired(&loaded, request)?;
+        let registries = self.registries(&loaded.file)?;
+        self.reconcile(&desired, &registries, &loaded.file.settings, request.offline)
+    }
+
+    /// Fetches images that no images file lists.
+    ///
+    /// # Errors
+    /// See [`Failure`]; images that fail are in the outcome.
+    pub fn pull(&self, references: &[ImageRef]) -> Result<Applied, Failure> {
+        let settings = Settings::default();
+        let mut images: Vec<DesiredImage> = references
+            .iter()
+            .map(|reference| DesiredImage {
+                reference: reference.clone(),
+                platform: settings.platform.clone(),
+                pull: PullPolicy::Always,
+                groups: std::collections::BTreeSet::new(),
+            })
+            .collect();
+        images.sort_by(|a, b| a.reference.cmp(&b.reference));
+        images.dedup();
+        let desired = Desired {
+            owner: Owner::pull(),
+            layers_directory: self.default_layers(),
+            images,
+            listed_elsewhere: std::collections::BTreeSet::new(),
+            prune: false,
+        };
+        let registries = self.open_registries(Vec::new(), &settings);
+        self.reconcile(&desired, &registries, &settings, false)
+    }
+
+    /// What the catalog holds, sorted by reference.
+    ///
+    /// # Errors
+    /// The catalog or the store cannot be read.
+    pub fn list(&self) -> Result<Vec<ListedImage>, Failure> {
+        let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? else { return Ok(Vec::new()) };
+        catalog.all()?.into_iter().map(|image| self.listed(image)).collect()
+    }
+
+    /// One recorded image; `None` if it is not recorded.
+    ///
+    /// # Errors
+    /// The catalog or the store cannot be read.
+    pub fn inspect(&self, reference: &ImageRef) -> Result<Option<InspectedImage>, Failure> {
+        let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? else { return Ok(None) };
+        let Some(image) = catalog.recorded(std::slice::from_ref(reference))?.pop() else { return Ok(None) };
+        let listed = self.listed(image)?;
+        let mut totals = Totals::default();
+        for layer in &listed.image.layers {
+            if let Some(of_layer) = layer_totals(&store::record_path(&listed.layers, &layer.digest)) {
+                totals.entries += of_layer.entries;
+                totals.content_bytes += of_layer.content_bytes;
+                totals.tar_bytes += of_layer.tar_bytes;
+                totals.dropped_xattrs += of_layer.dropped_xattrs;
+            }
+        }
+        Ok(Some(InspectedImage { config: catalog.config(reference)?, listed, totals }))
+    }
+
+    /// Writes the commented starter file to `path`.
+    ///
+    /// # Errors
+    /// There is a file already (it is never overwritten), or it cannot be written.
+    pub fn init(&self, path: &Path) -> Result<(), Failure> {
+        use std::io::Write;
+        match fs::OpenOptions::new().write(true).create_new(true).open(path) {
+            Ok(mut file) => {
+                Ok(file.write_all(images_file::STARTER.as_bytes()).map_err(StoreError::io("write", path))?)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::Error(Error::Usage {
+                message: format!("{} exists already and is left alone", path.display()),
+                hint: Some(format!("show what it would do: msb-sync plan {}", path.display())),
+            })),
+            Err(error) => Err(StoreError::io("create", path)(error).into()),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- the steps
+
+    fn reconcile(
+        &self,
+        desired: &Desired,
+        registries: &Registries,
+        settings: &Settings,
+        offline: bool,
+    ) -> Result<Applied, Failure> {
+        let catalog = Catalog::open_read_only(&self.catalog_path())?;
+        let (plan, mut observed) = self.look(desired, registries, catalog.as_ref(), settings, offline)?;
+        drop(catalog);
+        let finished = |plan: Plan, outcome| Applied {
+            plan,
+            outcome,
+            requests: registries.requests(),
+            layers: desired.layers_directory.clone(),
+        };
+        if plan.is_empty() {
+            let outcome = self.report_unchanged(&plan);
+            return Ok(finished(plan, outcome));
+        }
+        let layers = &desired.layers_directory;
+        let _locks = self.lock(layers)?;
+        let mut catalog = Catalog::open(&self.catalog_path())?;
+        let store = Store::open(layers, &self.home.join("downloads"))?;
+        store.recover()?;
+        // Whoever had the lock may have done some of this already.
+        let observer = self.observer(registries, Some(&catalog), layers, settings, offline);
+        observer.look_again(desired, &mut observed)?;
+        let plan = plan::plan(desired, &observed);
+        store.sweep_downloads(STALE_DOWNLOAD, &|digest| {
+            plan.fetches.iter().any(|fetch| fetch.digest == *digest)
+        })?;
+        let outcome = Executor {
+            registries,
+            store: &store,
+            catalog: &mut catalog,
+            owner: &desired.owner,
+            downloads: settings.downloads,
+            jobs: self.jobs(),
+            ownership: settings.ownership,
+            limits: settings.limits,
+            reporter: &*self.reporter,
+            cancel: &self.cancel,
+        }
+        .execute(&plan)?;
+        Ok(finished(plan, outcome))
+    }
+
+    fn look(
+        &self,
+        desired: &Desired,
+        registries: &Registries,
+        catalog: Option<&Catalog>,
+        settings: &Settings,
+        offline: bool,
+    ) -> Result<(Plan, Observed), Failure> {
+        let observer = self.observer(registries, catalog, &desired.layers_directory, settings, offline);
+        let observed = observer.observe(desired)?;
+        Ok((plan::plan(desired, &observed), observed))
+    }
+
+    fn observer<'a>(
+        &'a self,
+        registries: &'a Registries,
+        catalog: Option<&'a Catalog>,
+        layers: &'a Path,
+        settings: &Settings,
+        offline: bool,
+    ) -> Observer<'a> {
+        Observer {
+            registries,
+            catalog,
+            layers,
+            parallel: settings.downloads,
+            offline,
+            reporter: &*self.reporter,
+            cancel: &self.cancel,
+        }
+    }
+
+    fn report_unchanged(&self, plan: &Plan) -> Outcome {
+        let mut outcome = Outcome::default();
+        for image in &plan.images {
+            let error = image.error.clone();
+            let (reference, action) = (image.reference.clone(), image.action);
+            self.reporter.report(Event::Image { reference: reference.clone(), action, error: error.clone() });
+            outcome.images.push((reference, action, error));
+        }
+        outcome
+    }
+
+    fn load(&self, source: &ImagesSource) -> Result<Loaded, Failure> {
+        let input = |path: &Path, error: io::Error| {
+            let hint = (error.kind() == io::ErrorKind::NotFound)
+                .then(|| "write a commented starter file with: msb-sync init".to_owned());
+            Failure::Input(Error::Usage { message: format!("cannot read {}: {error}", path.display()), hint })
+        };
+        let (text, name, absolute) = match source {
+            ImagesSource::Path(path) => {
+                let absolute = std::path::absolute(path).map_err(|error| input(path, error))?;
+                let file = fs::File::open(path).map_err(|error| input(path, error))?;
+                (read_text(file).map_err(|error| input(path, error))?, path.display().to_string(), absolute)
+            }
+            ImagesSource::Stdin => {
+                let path = Path::new("-");
+                let absolute = std::path::absolute(path).map_err(|error| input(path, error))?;
+                let text = read_text(io::stdin().lock()).map_err(|error| input(Path::new("<stdin>"), error))?;
+                (text, "<stdin>".to_owned(), absolute)
+            }
+        };
+        let source = Source {
+            name: &name,
+            directory: absolute.parent().unwrap_or(Path::new("/")),
+            home_directory: self.user_home.as_deref(),
+            default_registry: self.default_registry()?,
+            default_platform: Platform::of_this_machine(),
+        };
+        let file = images_file::parse(&text, &source).map_err(Failure::Problems)?;
+        if let Some(problems) = file.unsupported() {
+            return Err(Failure::Problems(problems));
+        }
+        for warning in &file.warnings {
+            self.reporter.report(Event::Warning(warning.to_string()));
+        }
+        Ok(Loaded { file, owner: Owner(absolute.to_string_lossy().into_owned()) })
+    }
+
+    fn desired(&self, loaded: &Loaded, request: &Request) -> Result<Desired, Failure> {
+        let settings = &loaded.file.settings;
+        let layers = settings.layers.clone().unwrap_or_else(|| self.default_layers());
+        let mut desired = loaded
+            .file
+            .desired(loaded.owner.clone(), layers, &request.groups)
+            .map_err(|error| {
+                let hint = Some(error.hint().to_owned());
+                Failure::Input(Error::Usage { message: error.to_string(), hint })
+            })?;
+        desired.prune |= request.prune;
+        Ok(desired)
+    }
+
+    fn registries(&self, file: &ImagesFile) -> Result<Registries, Failure> {
+        Ok(self.open_registries(file.registries.clone(), &file.settings))
+    }
+
+    fn open_registries(&self, registries: Vec<crate::state::RegistrySettings>, settings: &Settings) -> Registries {
+        Registries::new(Options {
+            registries,
+            limits: settings.limits,
+            max_connections: settings.downloads,
+            environment: self.environment.clone(),
+            cancel: self.cancel.clone(),
+            reporter: Arc::clone(&self.reporter),
+        })
+    }
+
+    /// Locks the home, then the layers, which several homes may share. Always in this order.
+    fn lock(&self, layers: &Path) -> Result<[Lock; 2], Failure> {
+        fs::create_dir_all(&self.home).map_err(StoreError::io("create the directory", &self.home))?;
+        let who = format!("msb-sync {}", self.verb);
+        let acquire = |path: &Path| {
+            let lock = Lock::acquire(path, &who, &self.cancel, &*self.reporter)?;
+            lock.ok_or(Failure::Error(Error::Stopped))
+        };
+        Ok([acquire(&self.home.join(".msb-sync.lock"))?, acquire(&Store::lock_path(layers)?)?])
+    }
+
+    fn listed(&self, image: RecordedImage) -> Result<ListedImage, Failure> {
+        let layers = image.layers_directory.clone().unwrap_or_else(|| self.default_layers());
+        let mut states = Vec::with_capacity(image.layers.len());
+        for layer in &image.layers {
+            states.push(store::layer_state(&layers, &layer.digest)?);
+        }
+        Ok(ListedImage { image, layers, states })
+    }
+
+    /// The default registry, checked.
+    fn default_registry(&self) -> Result<&str, Failure> {
+        if self.default_registry.is_empty() {
+            return Ok(DEFAULT_REGISTRY);
+        }
+        match image_ref::check_registry(&self.default_registry) {
+            Ok(()) => Ok(&self.default_registry),
+            Err(error) => Err(Failure::Input(Error::Usage {
+                message: format!("OCI_REGISTRY_DOMAIN is no registry: {error}"),
+                hint: None,
+            })),
+        }
+    }
+
+    /// Parses a reference from the command line.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn reference(&self, text: &str) -> Result<ImageRef, Failure> {
+        ImageRef::parse(text, self.default_registry()?).map_err(|error| {
+            let hint = Some("references look like alpine:3.20 or ghcr.io/owner/name:tag".to_owned());
+            Failure::Input(Error::Usage { message: error.to_string(), hint })
+        })
+    }
+
+    fn jobs(&self) -> usize {
+        self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into))
+    }
+
+    fn catalog_path(&self) -> PathBuf {
+        self.home.join("oci.db")
+    }
+
+    fn default_layers(&self) -> PathBuf {
+        self.home.join("layers")
+    }
+}
+
+impl Applied {
+    /// Whether everything is as the file says now.
+    pub fn succeeded(&self) -> bool {
+        self.outcome.failed() == 0 && !self.outcome.stopped
+    }
+
+    /// How many images were in order before.
+    pub fn unchanged(&self) -> usize {
+        self.outcome.done(Action::Keep)
+    }
+}
+
+fn read_text(reader: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    if reader.take(MAX_IMAGES_FILE + 1).read_to_string(&mut text)? as u64 > MAX_IMAGES_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an images file has at most 8 MiB"));
+    }
+    Ok(text)
+}
+
+/// The totals at the end of a record, if there is a readable one.
+fn layer_totals(path: &Path) -> Option<Totals> {
+    let mut reader = RecordReader::new(fs::File::open(path).ok()?).ok()?;
+    while reader.next_entry().ok()?.is_some() {}
+    reader.totals()
+}
