@@ -1,0 +1,447 @@
+//! The documentation tells the truth: its commands are run, its links followed, its images files planned.
+//!
+//! Every ```` ```console ```` block of the Markdown files is run, a document at a time, in one shell that
+//! starts in a copy of the examples. `msb-sync …` and `cargo run --release -- …` are the built binary. Lines
+//! below a command are what it must print, `...` standing for any lines. The commands of a block followed by
+//! `<!-- needs: network -->` are only parsed: the binary gets `--help` after their arguments, which fails
+//! where a command or a flag does not exist. Other cargo commands are checked against a list.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_msb-sync");
+
+/// The developer's cargo commands that the docs may name; none is run, since a test must not wait for cargo.
+const CARGO_COMMANDS: &[&str] = &[
+    "build",
+    "test",
+    "test --lib plan::",
+    "test --test it docs::",
+    "fmt --check",
+    "clippy --all-targets --locked -- -D warnings",
+    "install --path .",
+];
+
+/// Programs that only look, or write below the document's own copy.
+const PROGRAMS: &[&str] =
+    &["msb-sync", "cargo", "cd", "mkdir", "ls", "cat", "find", "getfattr", "sqlite3", "python3", ".ci/run"];
+
+const NETWORK: &str = "<!-- needs: network -->";
+/// Between the outputs of two commands; ASCII's record separator, which no text output has.
+const SEPARATOR: char = '\u{1e}';
+
+// ------------------------------------------------------------------------------------------ reading Markdown
+
+/// A fenced block of a Markdown file.
+#[derive(Debug)]
+struct Block {
+    language: String,
+    /// Line number of the first line of its content, and the content.
+    start: usize,
+    lines: Vec<String>,
+    needs_network: bool,
+}
+
+/// A command of a console block and the output that the document shows for it.
+#[derive(Debug, PartialEq)]
+struct Step {
+    line: usize,
+    command: String,
+    shown: Vec<String>,
+}
+
+fn blocks(markdown: &str) -> Vec<Block> {
+    let lines: Vec<&str> = markdown.lines().collect();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let Some(language) = lines[at].strip_prefix("```") else {
+            at += 1;
+            continue;
+        };
+        let start = at + 1;
+        let length = lines[start..].iter().position(|line| *line == "```").expect("a fence is not closed");
+        let after = lines[start + length + 1..].iter().find(|line| !line.trim().is_empty());
+        found.push(Block {
+            language: language.to_owned(),
+            start: start + 1,
+            lines: lines[start..start + length].iter().map(ToString::to_string).collect(),
+            needs_network: after.is_some_and(|line| line.trim() == NETWORK),
+        });
+        at = start + length + 1;
+    }
+    found
+}
+
+fn steps(block: &Block) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for (offset, line) in block.lines.iter().enumerate() {
+        if let Some(command) = line.strip_prefix("$ ") {
+            steps.push(Step { line: block.start + offset, command: command.to_owned(), shown: Vec::new() });
+        } else {
+            let step = steps.last_mut().expect("a console block starts with `$ `");
+            step.shown.push(line.clone());
+        }
+    }
+    steps
+}
+
+/// Whether `printed` is what `shown` says, `...` standing for any number of lines.
+fn agrees(shown: &[String], printed: &[&str]) -> bool {
+    match shown.split_first() {
+        None => printed.is_empty(),
+        Some((first, rest)) if first == "..." => {
+            (0..=printed.len()).any(|skipped| agrees(rest, &printed[skipped..]))
+        }
+        Some((first, rest)) => {
+            printed.split_first().is_some_and(|(line, others)| line == first && agrees(rest, others))
+        }
+    }
+}
+
+// --------------------------------------------------------------------------------------- where commands run
+
+/// A copy of what the docs talk about, with a home of its own and shims for the programs.
+struct World {
+    directory: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        // Below the target directory: a /tmp in memory may have no user xattrs, which the quickstart shows.
+        let directory =
+            TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("cannot make a temporary directory");
+        let world = Self { directory };
+        for folder in ["home", "shims", "copy/.ci"] {
+            fs::create_dir_all(world.path(folder)).expect("cannot make a directory");
+        }
+        copy_tree(&repository().join("examples"), &world.path("copy/examples"));
+        copy_tree(&repository().join("images.toml"), &world.path("copy/images.toml"));
+        let known: String = CARGO_COMMANDS.iter().fold(String::new(), |mut text, command| {
+            let _ = write!(text, "'{command}') exit 0 ;;\n  ");
+            text
+        });
+        world.program(
+            "shims/msb-sync",
+            "[ -z \"$DOCS_NEEDS_NETWORK\" ] || exec \"$DOCS_BINARY\" \"$@\" --help >/dev/null\n\
+             exec \"$DOCS_BINARY\" \"$@\"",
+        );
+        world.program(
+            "shims/cargo",
+            &format!(
+                "case \"$*\" in\n  'run --release -- '*) shift 3; exec msb-sync \"$@\" ;;\n  {known}*) \
+                 echo \"not in CARGO_COMMANDS: cargo $*\" >&2; exit 64 ;;\nesac"
+            ),
+        );
+        let checks = fs::metadata(repository().join(".ci/run")).expect("no .ci/run");
+        assert!(checks.permissions().mode() & 0o111 == 0o111, ".ci/run is not executable");
+        world.program("copy/.ci/run", "exit 0");
+        world
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.directory.path().join(below)
+    }
+
+    fn program(&self, below: &str, text: &str) {
+        let path = self.path(below);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("cannot write a shim");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("cannot make it executable");
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
+        Command::new("timeout")
+            .args(["-k", "5", "120", program])
+            .args(arguments)
+            .current_dir(self.path("copy"))
+            .env_clear()
+            .env("PATH", format!("{}:{path}", self.path("shims").display()))
+            .env("HOME", self.path("home"))
+            .env("MICROSANDBOX_HOME", self.path("home/msb"))
+            .env("DOCS_BINARY", BINARY)
+            .env("LC_ALL", "C")
+            .env("TZ", "UTC")
+            .stdin(Stdio::null())
+            .output()
+            .expect("cannot run coreutils' timeout")
+    }
+
+    /// `msb-sync plan --json` of an images file with this text, laid beside the repository's own.
+    fn plan(&self, name: &str, text: &str) -> Output {
+        fs::write(self.path("copy").join(name), text).expect("cannot write an images file");
+        self.run(BINARY, &["--json", "plan", name])
+    }
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    let kind = fs::symlink_metadata(from).expect("nothing to copy").file_type();
+    if kind.is_symlink() {
+        symlink(fs::read_link(from).expect("cannot read a link"), to).expect("cannot make a link");
+    } else if kind.is_dir() {
+        fs::create_dir(to).expect("cannot make a directory");
+        for entry in fs::read_dir(from).expect("cannot list a directory") {
+            let name = entry.expect("cannot list a directory").file_name();
+            copy_tree(&from.join(&name), &to.join(&name));
+        }
+    } else {
+        fs::copy(from, to).expect("cannot copy a file");
+    }
+}
+
+/// Every Markdown file at the top and below `examples/`, by its path below the repository, with its text.
+fn documents() -> Vec<(String, String)> {
+    fn collect(folder: &Path, deep: bool, found: &mut Vec<(String, String)>) {
+        for entry in fs::read_dir(folder).expect("cannot list a directory") {
+            let path = entry.expect("cannot list a directory").path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let name = path.strip_prefix(repository()).expect("it lies below").display().to_string();
+                found.push((name, fs::read_to_string(&path).expect("not a text")));
+            } else if deep && path.is_dir() && !path.is_symlink() {
+                collect(&path, deep, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(repository(), false, &mut found);
+    collect(&repository().join("examples"), true, &mut found);
+    found.sort();
+    for expected in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/quickstart/README.md"] {
+        assert!(found.iter().any(|(name, _)| name == expected), "{expected} is gone");
+    }
+    found
+}
+
+// --------------------------------------------------------------------------------------------------- running
+
+/// Runs the console blocks of one document; the problems found, one text each.
+fn run_document(name: &str, text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut all = Vec::new();
+    let mut script = String::new();
+    for block in blocks(text).iter().filter(|block| block.language == "console") {
+        let _ =
+            writeln!(script, "export DOCS_NEEDS_NETWORK={}", if block.needs_network { "yes" } else { "" });
+        for step in steps(block) {
+            let program = step.command.split_whitespace().next().unwrap_or_default();
+            if !PROGRAMS.contains(&program) {
+                problems.push(format!("{name}:{}: {program:?} is not in PROGRAMS", step.line));
+                continue;
+            }
+            // What the help text would be piped into says nothing about the command.
+            let command = match step.command.split_once(" | ") {
+                Some((first, _)) if block.needs_network => first,
+                _ => &step.command,
+            };
+            let _ = writeln!(
+                script,
+                "echo '-- {name}:{}' >&2\n{command}\nstatus=$?; printf '\\036%s\\036' $status; [ $status = 0 ] || exit",
+                step.line
+            );
+            all.push((step, block.needs_network));
+        }
+    }
+    if all.is_empty() || !problems.is_empty() {
+        return problems;
+    }
+    let world = World::new();
+    let output = world.run("sh", &["-c", &script]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // Printed and status in turns; what comes after the last separator is nothing.
+    let mut parts = stdout.split(SEPARATOR);
+    for (step, needs_network) in &all {
+        let (printed, status) = (parts.next().unwrap_or_default(), parts.next());
+        let place = format!("{name}:{}: $ {}", step.line, step.command);
+        if status != Some("0") {
+            problems.push(format!(
+                "{place}\nexit status {}\nstdout:\n{printed}\nstderr so far:\n{stderr}",
+                status.unwrap_or("unknown: the shell was stopped before")
+            ));
+            break;
+        }
+        let printed: Vec<&str> = printed.lines().collect();
+        if !step.shown.is_empty() && !needs_network && !agrees(&step.shown, &printed) {
+            problems.push(format!("{place}\nshown:   {:#?}\nprinted: {printed:#?}", step.shown));
+        }
+    }
+    problems
+}
+
+#[test]
+fn commands_in_the_docs_work() {
+    let problems: Vec<String> =
+        documents().iter().flat_map(|(name, text)| run_document(name, text)).collect();
+    assert!(problems.is_empty(), "{}", problems.join("\n\n"));
+}
+
+#[test]
+fn links_in_the_docs_lead_somewhere() {
+    let mut links = 0;
+    for (name, text) in documents() {
+        let folder = repository().join(&name).parent().expect("a file has a parent").to_owned();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.contains("://") || target.starts_with('#') {
+                continue;
+            }
+            links += 1;
+            let file = target.split('#').next().unwrap_or_default();
+            assert!(folder.join(file).exists(), "{name}: {target} does not exist");
+        }
+    }
+    assert!(links > 3, "the links were not found");
+}
+
+/// Plans `text` without a network: with `pull = "never"` each image is blocked, while a mistake in the file
+/// is still exit 2.
+fn assert_valid_images_file(world: &World, name: &str, text: &str) {
+    let table: toml::Table = toml::from_str(text).expect(name);
+    let registries = table["registry"].as_table().expect(name).values();
+    let listed = registries.map(|registry| registry["images"].as_array().map_or(0, Vec::len)).sum::<usize>();
+    assert!(listed > 0, "{name} lists no image");
+    let offline = text.replace("\"always\"", "\"never\"").replace("pull = \"missing\"", "pull = \"never\"");
+    assert!(offline.contains("pull = \"never\""), "{name} would ask registries");
+    let output = world.plan("checked.toml", &offline);
+    let shown = format!(
+        "{name}: {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    let plan: Value = serde_json::from_slice(&output.stdout).expect(&shown);
+    let planned = plan["images"].as_array().expect(&shown);
+    assert_eq!(planned.len(), listed, "{shown}");
+    assert!(planned.iter().all(|image| image["action"] == "blocked"), "{shown}");
+}
+
+#[test]
+fn the_images_file_of_the_repository_is_valid_as_it_is_and_with_everything_switched_on() {
+    let world = World::new();
+    let text = fs::read_to_string(repository().join("images.toml")).expect("no images.toml");
+    assert_valid_images_file(&world, "images.toml", &text);
+    let switched_on: String = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert!(switched_on.contains("\n[registry.\"registry.corp:5000\"]\n"), "nothing was switched on");
+    assert_valid_images_file(&world, "images.toml, switched on", &switched_on);
+}
+
+#[test]
+fn images_files_in_the_docs_are_valid() {
+    let world = World::new();
+    let mut files = 0;
+    for (name, text) in documents() {
+        for block in blocks(&text).iter().filter(|block| block.language == "toml") {
+            files += 1;
+            assert_valid_images_file(&world, &format!("{name}:{}", block.start), &block.lines.join("\n"));
+        }
+    }
+    assert!(files > 0, "README.md shows no images file");
+}
+
+#[test]
+fn json_in_the_docs_is_json() {
+    let mut lines = 0;
+    for (name, text) in documents() {
+        for block in blocks(&text).iter().filter(|block| block.language == "json") {
+            for line in &block.lines {
+                lines += 1;
+                let event: Value = serde_json::from_str(line).expect(&name);
+                assert_eq!(event["version"], 1, "{name}: {line}");
+            }
+        }
+    }
+    assert!(lines > 0, "README.md shows no event");
+}
+
+#[test]
+fn the_quickstart_is_planned_on_every_machine() {
+    let world = World::new();
+    let quickstart = repository().join("examples/quickstart");
+    // Layers are the blobs that are not JSON; the one that both images have counts once.
+    let layers: u64 = fs::read_dir(quickstart.join("oci/blobs/sha256"))
+        .expect("no blobs")
+        .map(|entry| fs::read(entry.expect("cannot list a directory").path()).expect("cannot read a blob"))
+        .filter(|blob| !blob.starts_with(b"{"))
+        .map(|blob| blob.len() as u64)
+        .sum();
+    let text = fs::read_to_string(quickstart.join("images.toml")).expect("no images.toml");
+    for platform in ["linux/amd64", "linux/arm64"] {
+        let output = world.plan(
+            "examples/quickstart/checked.toml",
+            &format!("{text}\n[settings]\nplatform = \"{platform}\"\n"),
+        );
+        let shown = format!(
+            "{}\n{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(output.status.success(), "{shown}");
+        let plan: Value = serde_json::from_slice(&output.stdout).expect(&shown);
+        assert_eq!(plan["changes"], 2, "{shown}");
+        assert_eq!(plan["download_bytes"], layers, "{shown}");
+        for image in plan["images"].as_array().expect(&shown) {
+            assert_eq!(image["action"], "add", "{shown}");
+            assert_eq!(image["platform"], platform, "{shown}");
+            assert_eq!(image["layers"]["total"], 2, "{shown}");
+        }
+        assert!(!world.path("home/msb").exists(), "plan made the home");
+    }
+}
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn console_blocks_are_found_with_their_steps() {
+        let text =
+            "x\n```console\n$ a b\none\ntwo\n$ c\n```\n\n<!-- needs: network -->\n```toml\nk = 1\n```\n";
+        let found = blocks(text);
+        assert_eq!(found.len(), 2);
+        assert!(found[0].needs_network && !found[1].needs_network);
+        assert_eq!(found[1].language, "toml");
+        let step = |line, command: &str, shown: &[&str]| Step {
+            line,
+            command: command.to_owned(),
+            shown: shown.iter().map(ToString::to_string).collect(),
+        };
+        assert_eq!(steps(&found[0]), [step(3, "a b", &["one", "two"]), step(6, "c", &[])]);
+    }
+
+    #[test]
+    fn shown_output_must_agree_but_for_dots() {
+        let lines = |text: &str| -> Vec<String> { text.split(' ').map(ToOwned::to_owned).collect() };
+        assert!(agrees(&lines("a b"), &["a", "b"]));
+        assert!(agrees(&lines("a ..."), &["a", "b", "c"]));
+        assert!(agrees(&lines("... c"), &["a", "b", "c"]));
+        assert!(!agrees(&lines("a"), &["a", "b"]));
+        assert!(!agrees(&lines("a b"), &["a"]));
+        assert!(!agrees(&lines("... x"), &["a", "b"]));
+    }
+
+    #[test]
+    fn a_command_that_fails_or_prints_something_else_is_a_problem() {
+        let problems = |commands: &str| run_document("x.md", &format!("```console\n{commands}\n```\n"));
+        assert!(problems("$ mkdir a\n$ cd a\n$ ls -a\n.\n..").is_empty());
+        assert!(problems("$ ls -d .\nwrong")[0].contains("x.md:2"));
+        assert!(problems("$ mkdir a\n$ cat nothing\n$ ls")[0].contains("x.md:3"));
+        assert!(problems("$ cargo unheard-of")[0].contains("CARGO_COMMANDS"));
+        assert!(problems("$ rm -rf x")[0].contains("PROGRAMS"));
+    }
+}
