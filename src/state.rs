@@ -339,7 +339,8 @@ impl ResolvedImage {
 /// Bytes of `layers` as fetched, each distinct one once.
 pub fn size_of_layers(layers: &[LayerDescriptor]) -> u64 {
     let mut seen = BTreeSet::new();
-    layers.iter().filter(|layer| seen.insert(&layer.digest)).map(|layer| layer.size).sum()
+    let distinct = layers.iter().filter(|layer| seen.insert(&layer.digest));
+    distinct.fold(0, |sum, layer| sum.saturating_add(layer.size))
 }
 
 /// What the catalog says of one image.
@@ -363,6 +364,8 @@ pub struct RecordedImage {
     pub rows_complete: bool,
     /// The image of which this is only a second name (docker.io for sandboxes.io).
     pub alias_of: Option<ImageRef>,
+    /// Whether microsandbox had it first: forgetting it then leaves its rows, and so its layers, alone.
+    pub preexisting: bool,
     /// When it was last recorded, `YYYY-MM-DD HH:MM:SS` UTC.
     pub modified_at: String,
 }
