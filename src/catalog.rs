@@ -117,7 +117,7 @@ impl Catalog {
     /// # Errors
     /// The database cannot be read.
     pub fn recorded(&self, references: &[ImageRef]) -> Result<Vec<RecordedImage>, CatalogError> {
-        self.read("look up images", |tx| images(tx, references))
+        self.read("look up images in", |tx| images(tx, references))
     }
 
     /// The images of `owner`, with their second names.
@@ -125,7 +125,7 @@ impl Catalog {
     /// # Errors
     /// The database cannot be read.
     pub fn owned_by(&self, owner: &Owner) -> Result<Vec<RecordedImage>, CatalogError> {
-        self.read("look up the images of an owner", |tx| {
+        self.read("look up the images of an owner in", |tx| {
             let names = read::texts(tx, read::OWNED_NAMES, &owner.0)?;
             let mut references: Vec<ImageRef> =
                 names.iter().filter_map(|name| read::parse_name(name)).collect();
@@ -139,7 +139,7 @@ impl Catalog {
     /// # Errors
     /// The database cannot be read.
     pub fn all(&self) -> Result<Vec<RecordedImage>, CatalogError> {
-        self.read("list images", |tx| images(tx, &read::all_names(tx)?))
+        self.read("list the images of", |tx| images(tx, &read::all_names(tx)?))
     }
 
     /// The config of a recorded image. microsandbox keeps neither digest, labels nor stop signal: for an image
@@ -149,7 +149,7 @@ impl Catalog {
     /// # Errors
     /// The database cannot be read.
     pub fn config(&self, reference: &ImageRef) -> Result<Option<ConfigRecord>, CatalogError> {
-        self.read("read an image's config", |tx| read::config(tx, reference))
+        self.read("read an image's config from", |tx| read::config(tx, reference))
     }
 
     /// The layers that any recorded image outside `references` needs, ours or microsandbox's. The second names of
@@ -161,7 +161,7 @@ impl Catalog {
         &self,
         references: &BTreeSet<ImageRef>,
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
-        self.read("look up needed layers", |tx| read::layers_needed_outside(tx, references))
+        self.read("look up needed layers in", |tx| read::layers_needed_outside(tx, references))
     }
 
     /// Records `image` under `names` for `owner`, in one transaction: what was recorded under these names is
@@ -176,7 +176,7 @@ impl Catalog {
         names: &[ImageRef],
         owner: &Owner,
     ) -> Result<(), CatalogError> {
-        self.write("record an image", |tx| write::record(tx, image, names, owner))
+        self.write("record an image in", |tx| write::record(tx, image, names, owner))
     }
 
     /// Makes `owner` one of the owners of those of `references` that [`Catalog::record`] recorded; others are
@@ -185,7 +185,7 @@ impl Catalog {
     /// # Errors
     /// The database cannot be written; it is then as it was.
     pub fn add_owner(&mut self, references: &[ImageRef], owner: &Owner) -> Result<(), CatalogError> {
-        self.write("add an owner", |tx| write::add_owner(tx, references, owner))
+        self.write("add an owner in", |tx| write::add_owner(tx, references, owner))
     }
 
     /// Drops the ownership of `owner` (`None`: of everybody) in `references`, in one transaction. An image that
@@ -199,7 +199,7 @@ impl Catalog {
         references: &[ImageRef],
         owner: Option<&Owner>,
     ) -> Result<Forgotten, CatalogError> {
-        self.write("forget images", |tx| write::forget(tx, references, owner))
+        self.write("forget images in", |tx| write::forget(tx, references, owner))
     }
 
     /// Runs queries that see one state of the database.
@@ -309,7 +309,12 @@ fn io_error(path: &Path, error: &io::Error) -> CatalogError {
 fn explain_open(path: &Path, write: bool, error: &rusqlite::Error) -> CatalogError {
     let vague = matches!(
         error.sqlite_error_code(),
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied)
+        Some(
+            ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::SystemIoFailure
+        )
     );
     let cause = if vague { why_not_opened(path, write) } else { None };
     cause.unwrap_or_else(|| sql_error("open", path, error))

@@ -93,10 +93,10 @@ fn lifted<E>(
     while let Some(id) = todo.pop() {
         let higher = above(id)?;
         for other in &higher {
-            if !successors.contains_key(&Node::Existing(*other)) {
-                successors.insert(Node::Existing(*other), BTreeSet::new());
+            successors.entry(Node::Existing(*other)).or_insert_with(|| {
                 todo.push(*other);
-            }
+                BTreeSet::new()
+            });
         }
         if successors.len() > MAX_LIFTED || higher.iter().any(|other| below.contains(other)) {
             return Ok(None);

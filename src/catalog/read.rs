@@ -346,27 +346,43 @@ pub(super) fn layers_needed_outside(
         }
     }
 
-    let mut needed = Vec::new();
-    for sql in
-        ["SELECT digest FROM layers ORDER BY digest", "SELECT digest FROM sync_image_layers ORDER BY digest"]
-    {
-        let mut statement = conn.prepare_cached(sql)?;
-        let mut rows = statement.query([])?;
-        // In digest order, so that repeats are neighbours and the set below is built from sorted runs.
-        let mut last = String::new();
-        while let Some(row) = rows.next()? {
-            let Ok(digest) = row.get_ref(0)?.as_str() else { continue };
-            if digest == last {
-                continue;
-            }
+    // Both in digest order and without repeats, so that one pass finds what only our rows list and the set is
+    // built from sorted runs: this is the one query of a run that grows with the catalog.
+    let mut needed: Vec<BlobDigest> = Vec::new();
+    for_each_digest(conn, "SELECT digest FROM layers ORDER BY digest", |digest| {
+        if !only_inside.contains(digest) {
+            needed.extend(BlobDigest::parse(digest).ok());
+        }
+    })?;
+    let listed = needed.len();
+    let mut place = 0;
+    for_each_digest(conn, "SELECT digest FROM sync_image_layers ORDER BY digest", |digest| {
+        while needed.get(place).filter(|_| place < listed).is_some_and(|other| other.as_str() < digest) {
+            place += 1;
+        }
+        let found = place < listed && needed.get(place).is_some_and(|other| other.as_str() == digest);
+        if !found && !only_inside.contains(digest) {
+            needed.extend(BlobDigest::parse(digest).ok());
+        }
+    })?;
+    Ok(needed.into_iter().collect())
+}
+
+/// Calls `visit` with each distinct text of a sorted column.
+fn for_each_digest(conn: &Connection, sql: &str, mut visit: impl FnMut(&str)) -> Result<()> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    let mut last = String::new();
+    while let Some(row) = rows.next()? {
+        if let Ok(digest) = row.get_ref(0)?.as_str()
+            && digest != last
+        {
+            visit(digest);
             last.clear();
             last.push_str(digest);
-            if !only_inside.contains(digest) {
-                needed.extend(BlobDigest::parse(digest).ok());
-            }
         }
     }
-    Ok(needed.into_iter().collect())
+    Ok(())
 }
 
 fn used_outside(conn: &Connection, digest: &str, inside: &BTreeSet<String>) -> Result<bool> {

@@ -194,7 +194,7 @@ fn create(conn: &Connection, verb: &str, table: &Table) -> rusqlite::Result<()> 
 
 /// Brings a writable database to the newest schema, in one transaction; writes nothing if it is there already.
 pub(super) fn upgrade(conn: &mut Connection, path: &Path) -> Result<(), CatalogError> {
-    const DOING: &str = "create the tables";
+    const DOING: &str = "create the tables of";
     let fail = |error| sql_error(DOING, path, &error);
     if version(conn, path)? == newest() && missing_tables(conn).map_err(fail)?.is_empty() {
         return check_columns(conn, path);
@@ -205,7 +205,7 @@ pub(super) fn upgrade(conn: &mut Connection, path: &Path) -> Result<(), CatalogE
 }
 
 fn upgrade_to(tx: &Transaction<'_>, path: &Path, steps: usize) -> Result<(), CatalogError> {
-    let fail = |error| sql_error("create the tables", path, &error);
+    let fail = |error| sql_error("create the tables of", path, &error);
     for table in MICROSANDBOX {
         create(tx, "CREATE TABLE IF NOT EXISTS", table).map_err(fail)?;
     }
@@ -238,7 +238,7 @@ fn upgrade_to(tx: &Transaction<'_>, path: &Path, steps: usize) -> Result<(), Cat
 /// Makes a read-only database answer every query: a table that is not there (an empty file, or a database that
 /// only microsandbox has used) is read as an empty one. The stand-ins live in memory.
 pub(super) fn stand_in(conn: &Connection, path: &Path) -> Result<(), CatalogError> {
-    let fail = |error| sql_error("read the schema", path, &error);
+    let fail = |error| sql_error("read the schema of", path, &error);
     conn.execute_batch("PRAGMA temp_store = MEMORY").map_err(fail)?;
     check_columns(conn, path)?;
     version(conn, path)?;
@@ -250,7 +250,7 @@ pub(super) fn stand_in(conn: &Connection, path: &Path) -> Result<(), CatalogErro
 
 /// How many of our migrations the database has had; 0 for one without our tables.
 fn version(conn: &Connection, path: &Path) -> Result<i64, CatalogError> {
-    let fail = |error| sql_error("read the schema version", path, &error);
+    let fail = |error| sql_error("read the schema version of", path, &error);
     if columns_of(conn, "sync_meta").map_err(fail)?.is_empty() {
         return Ok(0);
     }
@@ -287,7 +287,7 @@ fn missing_tables(conn: &Connection) -> rusqlite::Result<Vec<&'static Table>> {
 fn check_columns(conn: &Connection, path: &Path) -> Result<(), CatalogError> {
     for table in MICROSANDBOX.iter().chain(OURS) {
         let found =
-            columns_of(conn, table.name).map_err(|error| sql_error("read the schema", path, &error))?;
+            columns_of(conn, table.name).map_err(|error| sql_error("read the schema of", path, &error))?;
         if found.is_empty() {
             continue;
         }

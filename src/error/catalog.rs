@@ -18,9 +18,9 @@ pub enum CatalogError {
         reason: String,
     },
     /// The database, its directory or its file system does not let us read or write.
-    #[error("cannot {doing} in the catalog {}: {reason}", path.display())]
+    #[error("cannot {doing} the catalog {}: {reason}", path.display())]
     Permission {
-        /// What was being done, as an infinitive.
+        /// What was being done, as an infinitive that ends before `the catalog`.
         doing: &'static str,
         /// The database file.
         path: PathBuf,
@@ -28,9 +28,9 @@ pub enum CatalogError {
         reason: String,
     },
     /// The file system that holds the database is full. Nothing of the change was kept.
-    #[error("cannot {doing} in the catalog {}: no space left on the file system", path.display())]
+    #[error("cannot {doing} the catalog {}: no space left on the file system", path.display())]
     DiskFull {
-        /// What was being done, as an infinitive.
+        /// What was being done, as an infinitive that ends before `the catalog`.
         doing: &'static str,
         /// The database file.
         path: PathBuf,
@@ -71,9 +71,9 @@ pub enum CatalogError {
         path: PathBuf,
     },
     /// A query failed.
-    #[error("cannot {doing} in the catalog {}: {reason}", path.display())]
+    #[error("cannot {doing} the catalog {}: {reason}", path.display())]
     Query {
-        /// What was being done, as an infinitive.
+        /// What was being done, as an infinitive that ends before `the catalog`.
         doing: &'static str,
         /// The database file.
         path: PathBuf,
