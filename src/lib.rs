@@ -1,6 +1,7 @@
 //! msb-sync keeps a machine's container images exactly as a file says.
 
 pub mod cancel;
+pub mod catalog;
 pub mod digest;
 pub mod error;
 pub mod extract;

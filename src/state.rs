@@ -339,7 +339,8 @@ impl ResolvedImage {
 /// Bytes of `layers` as fetched, each distinct one once.
 pub fn size_of_layers(layers: &[LayerDescriptor]) -> u64 {
     let mut seen = BTreeSet::new();
-    layers.iter().filter(|layer| seen.insert(&layer.digest)).map(|layer| layer.size).sum()
+    let distinct = layers.iter().filter(|layer| seen.insert(&layer.digest));
+    distinct.fold(0, |sum, layer| sum.saturating_add(layer.size))
 }
 
 /// What the catalog says of one image.
@@ -365,6 +366,8 @@ pub struct RecordedImage {
     pub alias_of: Option<ImageRef>,
     /// The directory of its layers, as it was when it was recorded; `None` where microsandbox itself pulled it.
     pub layers_directory: Option<PathBuf>,
+    /// Whether microsandbox had it first: forgetting it then leaves its rows, and so its layers, alone.
+    pub preexisting: bool,
     /// When it was last recorded, `YYYY-MM-DD HH:MM:SS` UTC.
     pub modified_at: String,
 }

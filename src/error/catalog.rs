@@ -1,4 +1,7 @@
 //! Failures of the SQLite catalog.
+//!
+//! Messages carry SQLite's own words, the database's path and what was being done; rows are never quoted, since
+//! anybody may have written them.
 
 use std::path::PathBuf;
 
@@ -13,6 +16,24 @@ pub enum CatalogError {
         path: PathBuf,
         /// SQLite's or the system's words.
         reason: String,
+    },
+    /// The database, its directory or its file system does not let us read or write.
+    #[error("cannot {doing} the catalog {}: {reason}", path.display())]
+    Permission {
+        /// What was being done, as an infinitive that ends before `the catalog`.
+        doing: &'static str,
+        /// The database file.
+        path: PathBuf,
+        /// SQLite's or the system's words.
+        reason: String,
+    },
+    /// The file system that holds the database is full. Nothing of the change was kept.
+    #[error("cannot {doing} the catalog {}: no space left on the file system", path.display())]
+    DiskFull {
+        /// What was being done, as an infinitive that ends before `the catalog`.
+        doing: &'static str,
+        /// The database file.
+        path: PathBuf,
     },
     /// The file is not a database, or a damaged one.
     #[error("the catalog {} is damaged: {reason}", path.display())]
@@ -30,6 +51,19 @@ pub enum CatalogError {
         /// Which table or column.
         reason: String,
     },
+    /// A newer msb-sync wrote the database.
+    #[error(
+        "the catalog {} was written by a newer msb-sync: its schema is {found}, this one knows {known}",
+        path.display()
+    )]
+    Newer {
+        /// The database file.
+        path: PathBuf,
+        /// The schema version in the database.
+        found: i64,
+        /// The newest one this program knows.
+        known: i64,
+    },
     /// Another process held the database longer than msb-sync waits.
     #[error("the catalog {} is in use by another process", path.display())]
     Busy {
@@ -37,9 +71,9 @@ pub enum CatalogError {
         path: PathBuf,
     },
     /// A query failed.
-    #[error("cannot {doing} in the catalog {}: {reason}", path.display())]
+    #[error("cannot {doing} the catalog {}: {reason}", path.display())]
     Query {
-        /// What was being done, as an infinitive.
+        /// What was being done, as an infinitive that ends before `the catalog`.
         doing: &'static str,
         /// The database file.
         path: PathBuf,
@@ -53,8 +87,10 @@ impl CatalogError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Open { .. } => "catalog-open",
+            Self::Permission { .. } => "permission",
+            Self::DiskFull { .. } => "disk-full",
             Self::Corrupt { .. } => "catalog-corrupt",
-            Self::Schema { .. } => "catalog-schema",
+            Self::Schema { .. } | Self::Newer { .. } => "catalog-schema",
             Self::Busy { .. } => "catalog-busy",
             Self::Query { .. } => "catalog-query",
         }
@@ -67,8 +103,17 @@ impl CatalogError {
                 "move {} away and run apply again: the layers on disk are kept and recorded anew",
                 path.display()
             )),
+            Self::Schema { path, .. } => Some(format!(
+                "msb-sync needs the tables of microsandbox 0.2; if nothing else uses {}, move it away and run apply again",
+                path.display()
+            )),
+            Self::Newer { .. } => Some("use the newer msb-sync, or another --home".to_owned()),
             Self::Busy { .. } => Some("wait for the other process, or stop it, and run again".to_owned()),
-            _ => None,
+            Self::DiskFull { .. } => Some("free some space and run again; nothing was lost".to_owned()),
+            Self::Permission { .. } => {
+                Some("run as the user that owns the home, or choose another one with --home".to_owned())
+            }
+            Self::Open { .. } | Self::Query { .. } => None,
         }
     }
 }

@@ -1,0 +1,349 @@
+//! The catalog, `<home>/oci.db`: what is recorded, for microsandbox 0.2 and for us. All SQL lives here.
+//!
+//! The file belongs to two programs. microsandbox's six tables get the rows that its queries look for; what they
+//! cannot hold (digests of manifests, platforms, owners, a layer that occurs twice) is in tables that start with
+//! `sync_`. Each change is one transaction, and is on disk when the method returns. The journal mode is left as
+//! it is: in WAL mode a mere reader would have to create files.
+//!
+//! microsandbox stacks an image's layers by `layers.id`. Ids are given out so that this is the OCI order of every
+//! image; when a new base goes under a layer that has a row already, that layer (and what images have above it) gets
+//! a higher id. What remains: if two images want the same two layers in opposite orders, the one recorded first has
+//! it right. A layer that an image lists twice has one row, in the place of its upper occurrence.
+
+mod order;
+mod read;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, ffi};
+
+use crate::digest::BlobDigest;
+use crate::error::CatalogError;
+use crate::image_ref::ImageRef;
+use crate::state::{ConfigRecord, Owner, RecordedImage, ResolvedImage};
+
+/// How long to wait for other holders of the database. microsandbox and we hold it for milliseconds; a copy on a
+/// slow disk may take longer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Prepared statements kept; there are about forty.
+const CACHED_STATEMENTS: usize = 64;
+
+/// An open catalog.
+#[derive(Debug)]
+pub struct Catalog {
+    conn: Connection,
+    path: PathBuf,
+}
+
+/// What [`Catalog::forget`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Names (second names too) that are not recorded any more.
+    pub removed: BTreeSet<ImageRef>,
+    /// Names asked for that are still recorded: somebody else owns them, another image needs them as its second
+    /// name, or microsandbox had them first.
+    pub kept: BTreeSet<ImageRef>,
+    /// Layers of what was forgotten that no recorded image needs any more, ours or microsandbox's.
+    pub unneeded_layers: BTreeSet<BlobDigest>,
+}
+
+impl Catalog {
+    /// Opens the catalog to write, creating the file (in a directory that exists) and the tables if they are
+    /// missing. Waits up to a minute for other holders. A catalog that is up to date is not written.
+    ///
+    /// # Errors
+    /// Anything but an SQLite database, or one whose tables are not those of microsandbox 0.2; a newer
+    /// msb-sync's; no permission; a full disk. The file is then as it was.
+    pub fn open(path: &Path) -> Result<Self, CatalogError> {
+        const DOING: &str = "open";
+        let path = absolute(path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut conn = connect(&path, &path, flags).map_err(|error| explain_open(&path, true, &error))?;
+        let fail = |error| sql_error(DOING, &path, &error);
+        // SQLite quietly opens a file it may not write read-only; better to say so now than at the first record.
+        if conn.is_readonly("main").map_err(fail)? {
+            let reason = "it is write-protected".to_owned();
+            let fallback = CatalogError::Permission { doing: "write", path: path.clone(), reason };
+            return Err(why_not_opened(&path, true).unwrap_or(fallback));
+        }
+        conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON").map_err(fail)?;
+        schema::upgrade(&mut conn, &path)?;
+        Ok(Self { conn, path })
+    }
+
+    /// Opens the catalog to read; `None` if there is no file. Works while others write, on a read-only file
+    /// system, and on a database that only microsandbox has used.
+    ///
+    /// No file is created or changed, with two exceptions that SQLite leaves no way around: a journal that a
+    /// killed writer left is rolled back, and a WAL database (made so by somebody else) that has a log without its
+    /// `-shm` gets one.
+    ///
+    /// # Errors
+    /// As for [`Catalog::open`].
+    pub fn open_read_only(path: &Path) -> Result<Option<Self>, CatalogError> {
+        let path = absolute(path)?;
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error(&path, &error)),
+            Ok(_) => {}
+        }
+        let conn = match connect_read_only(&path) {
+            Err(error) if extended_code(&error) == Some(ffi::SQLITE_READONLY_ROLLBACK) => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                connect(&path, &path, flags)
+            }
+            other => other,
+        }
+        .map_err(|error| explain_open(&path, false, &error))?;
+        schema::stand_in(&conn, &path)?;
+        conn.execute_batch("PRAGMA query_only = ON").map_err(|error| sql_error("open", &path, &error))?;
+        Ok(Some(Self { conn, path }))
+    }
+
+    /// Those of `references` that are recorded, by us or by microsandbox.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn recorded(&self, references: &[ImageRef]) -> Result<Vec<RecordedImage>, CatalogError> {
+        self.read("look up images in", |tx| images(tx, references))
+    }
+
+    /// The images of `owner`, with their second names.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn owned_by(&self, owner: &Owner) -> Result<Vec<RecordedImage>, CatalogError> {
+        self.read("look up the images of an owner in", |tx| {
+            let names = read::texts(tx, read::OWNED_NAMES, &owner.0)?;
+            let mut references: Vec<ImageRef> =
+                names.iter().filter_map(|name| read::parse_name(name)).collect();
+            references.sort();
+            images(tx, &references)
+        })
+    }
+
+    /// Every recorded image, sorted by reference; those that only microsandbox recorded too.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn all(&self) -> Result<Vec<RecordedImage>, CatalogError> {
+        self.read("list the images of", |tx| images(tx, &read::all_names(tx)?))
+    }
+
+    /// The config of a recorded image. microsandbox keeps neither digest, labels nor stop signal: for an image
+    /// that only it recorded, the latter are empty and [`ConfigRecord::digest`] is that of no bytes (its
+    /// [`RecordedImage::config_digest`] is `None`).
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn config(&self, reference: &ImageRef) -> Result<Option<ConfigRecord>, CatalogError> {
+        self.read("read an image's config from", |tx| read::config(tx, reference))
+    }
+
+    /// The layers that any recorded image outside `references` needs, ours or microsandbox's. The second names of
+    /// `references` count as inside.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn layers_needed_outside(
+        &self,
+        references: &BTreeSet<ImageRef>,
+    ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
+        self.read("look up needed layers in", |tx| read::layers_needed_outside(tx, references))
+    }
+
+    /// Records `image` under `names` for `owner`, in one transaction: what was recorded under these names is
+    /// replaced. The first name is the image's own, the others are second names (see
+    /// [`ImageRef::recorded_names`]), which stay as long as the first does. Owners it has stay.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn record(
+        &mut self,
+        image: &ResolvedImage,
+        names: &[ImageRef],
+        owner: &Owner,
+    ) -> Result<(), CatalogError> {
+        self.write("record an image in", |tx| write::record(tx, image, names, owner))
+    }
+
+    /// Makes `owner` one of the owners of those of `references` that [`Catalog::record`] recorded; others are
+    /// skipped.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn add_owner(&mut self, references: &[ImageRef], owner: &Owner) -> Result<(), CatalogError> {
+        self.write("add an owner in", |tx| write::add_owner(tx, references, owner))
+    }
+
+    /// Drops the ownership of `owner` (`None`: of everybody) in `references`, in one transaction. An image that
+    /// nobody owns then goes, with its second names and the rows of layers that no other manifest uses; but never
+    /// what microsandbox had before us.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn forget(
+        &mut self,
+        references: &[ImageRef],
+        owner: Option<&Owner>,
+    ) -> Result<Forgotten, CatalogError> {
+        self.write("forget images in", |tx| write::forget(tx, references, owner))
+    }
+
+    /// Runs queries that see one state of the database.
+    fn read<T>(
+        &self,
+        doing: &'static str,
+        queries: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, CatalogError> {
+        Transaction::new_unchecked(&self.conn, TransactionBehavior::Deferred)
+            .and_then(|tx| queries(&tx))
+            .map_err(|error| sql_error(doing, &self.path, &error))
+    }
+
+    fn write<T>(
+        &mut self,
+        doing: &'static str,
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, CatalogError> {
+        // Immediate: a transaction that first reads and then wants to write could not wait for another writer.
+        let result = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|tx| {
+            let value = change(&tx)?;
+            tx.commit()?;
+            Ok(value)
+        });
+        result.map_err(|error| sql_error(doing, &self.path, &error))
+    }
+}
+
+fn images(conn: &Connection, references: &[ImageRef]) -> rusqlite::Result<Vec<RecordedImage>> {
+    let mut found = Vec::new();
+    for reference in references {
+        found.extend(read::image(conn, reference)?);
+    }
+    Ok(found)
+}
+
+/// An absolute path is never taken for a `file:` URI or for `:memory:`.
+fn absolute(path: &Path) -> Result<PathBuf, CatalogError> {
+    std::path::absolute(path).map_err(|error| io_error(path, &error))
+}
+
+/// Opens `target` and makes SQLite look at the file, which opening alone does not.
+fn connect(path: &Path, target: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    debug_assert!(path.is_absolute());
+    let conn = Connection::open_with_flags(target, flags)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
+    Ok(conn)
+}
+
+fn connect_read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if is_wal(path) && !has_log(path) {
+        // Everything is in the main file. The usual way would create -wal and -shm, or fail where it may not.
+        let uri = immutable_uri(path);
+        return connect(path, &uri, flags | OpenFlags::SQLITE_OPEN_URI);
+    }
+    connect(path, path, flags)
+}
+
+/// Whether the file says that it wants a write-ahead log: byte 19, the read version, is 2.
+/// <https://www.sqlite.org/fileformat2.html#the_database_header>
+fn is_wal(path: &Path) -> bool {
+    let mut header = [0; 20];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut header)).is_ok() && header[19] == 2
+}
+
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    fs::metadata(log).is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// `file:///…?immutable=1`, with every byte that could mean something in a URI percent-encoded.
+fn immutable_uri(path: &Path) -> PathBuf {
+    let mut uri = b"file://".to_vec();
+    for byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~".contains(byte) {
+            uri.push(*byte);
+        } else {
+            uri.extend(format!("%{byte:02X}").into_bytes());
+        }
+    }
+    uri.extend(b"?immutable=1");
+    PathBuf::from(std::ffi::OsString::from_vec(uri))
+}
+
+fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|error| error.extended_code)
+}
+
+fn io_error(path: &Path, error: &io::Error) -> CatalogError {
+    let (path, reason) = (path.to_owned(), error.to_string());
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            CatalogError::Permission { doing: "open", path, reason }
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            CatalogError::DiskFull { doing: "open", path }
+        }
+        _ => CatalogError::Open { path, reason },
+    }
+}
+
+/// The error of an open that failed: SQLite only says that it cannot, the system says why.
+fn explain_open(path: &Path, write: bool, error: &rusqlite::Error) -> CatalogError {
+    let vague = matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::SystemIoFailure
+        )
+    );
+    let cause = if vague { why_not_opened(path, write) } else { None };
+    cause.unwrap_or_else(|| sql_error("open", path, error))
+}
+
+/// The system's reason not to open a file, if it has one.
+fn why_not_opened(path: &Path, write: bool) -> Option<CatalogError> {
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Some(CatalogError::Open { path: path.to_owned(), reason: "not a regular file".to_owned() });
+    }
+    let error = OpenOptions::new().read(true).write(write).open(path).err()?;
+    Some(io_error(path, &error))
+}
+
+/// SQLite's failure in our words.
+fn sql_error(doing: &'static str, path: &Path, error: &rusqlite::Error) -> CatalogError {
+    let path = path.to_owned();
+    let reason = match error {
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        other => other.to_string(),
+    };
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => CatalogError::Busy { path },
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => CatalogError::Corrupt { path, reason },
+        Some(ErrorCode::DiskFull) => CatalogError::DiskFull { doing, path },
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            CatalogError::Permission { doing, path, reason }
+        }
+        Some(ErrorCode::CannotOpen) => CatalogError::Open { path, reason },
+        _ => CatalogError::Query { doing, path, reason },
+    }
+}

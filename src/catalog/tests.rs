@@ -1,0 +1,1160 @@
+//! The catalog from outside: microsandbox 0.2's own queries and tables against what we write, hostile rows, other
+//! processes, and random histories against a model.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Instant;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::digest::{Algorithm, DiffId};
+use crate::image_ref::DEFAULT_REGISTRY;
+use crate::state::{IndexRecord, LayerDescriptor, ManifestRecord, Platform};
+
+/// The join by which microsandbox 0.2 finds an image's layers.
+const MSB_LAYERS: &str =
+    "SELECT l.id, l.media_type, l.digest, l.diff_id, l.size_bytes, l.created_at, l.modified_at
+    FROM layers l
+    JOIN manifest_layers ml ON l.id = ml.layer_id
+    JOIN manifests m ON ml.manifest_id = m.id
+    JOIN images i ON m.image_id = i.id
+    WHERE i.reference = ? ORDER BY l.id ASC";
+
+/// The join by which microsandbox 0.2 finds an image's config.
+const MSB_CONFIG: &str = "SELECT c.* FROM configs c JOIN manifests m ON c.manifest_id = m.id
+    JOIN images i ON m.image_id = i.id WHERE i.reference = ? LIMIT 1";
+
+/// A database as microsandbox 0.2 makes it, by its own statements.
+const MSB_DATABASE: &str = "
+    CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL,
+        installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, success BOOLEAN NOT NULL, checksum BLOB NOT NULL,
+        execution_time BIGINT NOT NULL);
+    INSERT INTO _sqlx_migrations VALUES (20250128014900, 'create images', '2025-06-01 10:00:00', 1, x'00', 5);
+    CREATE TABLE IF NOT EXISTS images (id INTEGER PRIMARY KEY, reference TEXT NOT NULL UNIQUE,
+        size_bytes INTEGER NOT NULL, last_used_at DATETIME, created_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+        modified_at DATETIME DEFAULT CURRENT_TIMESTAMP);
+    CREATE TABLE IF NOT EXISTS indexes (id INTEGER PRIMARY KEY, image_id INTEGER NOT NULL,
+        schema_version INTEGER NOT NULL, media_type TEXT NOT NULL, platform_os TEXT, platform_arch TEXT,
+        platform_variant TEXT, annotations_json TEXT, created_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+        modified_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+        FOREIGN KEY (image_id) REFERENCES images(id) ON DELETE CASCADE);
+    CREATE INDEX IF NOT EXISTS idx_indexes_image_id ON indexes(image_id);
+    CREATE TABLE IF NOT EXISTS manifests (id INTEGER PRIMARY KEY, index_id INTEGER, image_id INTEGER NOT NULL,
+        schema_version INTEGER NOT NULL, media_type TEXT NOT NULL, annotations_json TEXT,
+        created_at DATETIME DEFAULT CURRENT_TIMESTAMP, modified_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+        FOREIGN KEY (index_id) REFERENCES indexes(id) ON DELETE CASCADE,
+        FOREIGN KEY (image_id) REFERENCES images(id) ON DELETE CASCADE);
+    CREATE TABLE IF NOT EXISTS configs (id INTEGER PRIMARY KEY, manifest_id INTEGER NOT NULL,
+        media_type TEXT NOT NULL, created DATETIME, architecture TEXT, os TEXT, os_variant TEXT,
+        config_env_json TEXT, config_cmd_json TEXT, config_working_dir TEXT, config_entrypoint_json TEXT,
+        config_volumes_json TEXT, config_exposed_ports_json TEXT, config_user TEXT, rootfs_type TEXT,
+        rootfs_diff_ids_json TEXT, history_json TEXT, created_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+        modified_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+        FOREIGN KEY (manifest_id) REFERENCES manifests(id) ON DELETE CASCADE);
+    CREATE TABLE IF NOT EXISTS layers (id INTEGER PRIMARY KEY, media_type TEXT NOT NULL,
+        digest TEXT NOT NULL UNIQUE, diff_id TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+        created_at DATETIME DEFAULT CURRENT_TIMESTAMP, modified_at DATETIME DEFAULT CURRENT_TIMESTAMP);
+    CREATE INDEX IF NOT EXISTS idx_layers_digest ON layers(digest);
+    CREATE INDEX IF NOT EXISTS idx_layers_diff_id ON layers(diff_id);
+    CREATE TABLE IF NOT EXISTS manifest_layers (id INTEGER PRIMARY KEY, manifest_id INTEGER NOT NULL,
+        layer_id INTEGER NOT NULL, created_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+        modified_at DATETIME DEFAULT CURRENT_TIMESTAMP,
+        FOREIGN KEY (manifest_id) REFERENCES manifests(id) ON DELETE CASCADE,
+        FOREIGN KEY (layer_id) REFERENCES layers(id) ON DELETE CASCADE, UNIQUE(manifest_id, layer_id));";
+
+struct Sandbox {
+    dir: TempDir,
+}
+
+impl Sandbox {
+    fn new() -> Self {
+        Self { dir: TempDir::new().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("oci.db")
+    }
+
+    /// A database that microsandbox made and pulled `reference` with `layers` into.
+    fn of_microsandbox(reference: &str, layers: &[&str]) -> Self {
+        let sandbox = Self::new();
+        let sql = sandbox.sql();
+        sql.execute_batch(MSB_DATABASE).unwrap();
+        sql.execute(
+            "INSERT INTO images (reference, size_bytes, last_used_at) VALUES (?, 9, CURRENT_TIMESTAMP)",
+            [reference],
+        )
+        .unwrap();
+        sql.execute_batch(
+            "INSERT INTO manifests (index_id, image_id, schema_version, media_type) VALUES (NULL, 1, 2, 'm');
+             INSERT INTO configs (manifest_id, media_type, created, architecture, os, config_env_json, config_cmd_json)
+             VALUES (1, 'c', '2025-01-01T00:00:00+00:00', 'amd64', 'linux', 'null', '[\"sh\"]');",
+        )
+        .unwrap();
+        for name in layers {
+            let layer = layer(name);
+            sql.execute(
+                "INSERT INTO layers (media_type, digest, size_bytes, diff_id) VALUES (?, ?, ?, ?)",
+                (&layer.media_type, layer.digest.as_str(), layer.size.cast_signed(), layer.diff_id.as_str()),
+            )
+            .unwrap();
+            sql.execute(
+                "INSERT INTO manifest_layers (manifest_id, layer_id) VALUES (1, ?)",
+                [sql.last_insert_rowid()],
+            )
+            .unwrap();
+        }
+        sandbox
+    }
+
+    fn open(&self) -> Catalog {
+        Catalog::open(&self.path()).unwrap()
+    }
+
+    fn reader(&self) -> Catalog {
+        Catalog::open_read_only(&self.path()).unwrap().unwrap()
+    }
+
+    fn sql(&self) -> Connection {
+        Connection::open(self.path()).unwrap()
+    }
+
+    fn count(&self, table: &str) -> i64 {
+        self.sql().query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    }
+
+    /// The names of the layers that microsandbox stacks, base first.
+    fn stacked(&self, reference: &str) -> Vec<String> {
+        let conn = self.sql();
+        let mut statement = conn.prepare(MSB_LAYERS).unwrap();
+        let digests: Vec<String> = statement
+            .query_map([reference], |row| {
+                for column in [5, 6] {
+                    assert_timestamp(&row.get::<_, String>(column)?);
+                }
+                row.get(2)
+            })
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        digests.iter().map(|digest| name_of(digest)).collect()
+    }
+
+    fn assert_sound(&self) {
+        let conn = self.sql();
+        let broken: Vec<String> = conn
+            .prepare("PRAGMA foreign_key_check")
+            .unwrap()
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        assert!(broken.is_empty(), "dangling rows in {broken:?}");
+        let check: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok");
+    }
+
+    fn files(&self) -> Vec<String> {
+        let mut files: Vec<String> = fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+/// As microsandbox's `%Y-%m-%d %H:%M:%S`, which panics on anything else.
+fn assert_timestamp(text: &str) {
+    jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S", text).unwrap();
+}
+
+fn reference(text: &str) -> ImageRef {
+    ImageRef::parse(text, DEFAULT_REGISTRY).unwrap()
+}
+
+fn layer(name: &str) -> LayerDescriptor {
+    LayerDescriptor {
+        digest: BlobDigest::of(Algorithm::Sha256, name.as_bytes()),
+        diff_id: DiffId::of(Algorithm::Sha256, format!("tar of {name}").as_bytes()),
+        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+        size: 100 + name.len() as u64,
+    }
+}
+
+const LAYER_NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+fn name_of(digest: &str) -> String {
+    LAYER_NAMES
+        .iter()
+        .find(|name| layer(name).digest.as_str() == digest)
+        .map_or_else(|| digest.to_owned(), |name| (*name).to_owned())
+}
+
+fn image(name: &str, layers: &[&str]) -> ResolvedImage {
+    let content = format!("{name} {layers:?}");
+    let digest = |kind: &str| BlobDigest::of(Algorithm::Sha256, format!("{kind} {content}").as_bytes());
+    let strings = |texts: &[&str]| Some(texts.iter().map(|text| (*text).to_owned()).collect());
+    ResolvedImage {
+        reference: reference(name),
+        platform: Platform::parse("linux/arm/v7").unwrap(),
+        digest: digest("index"),
+        index: Some(IndexRecord {
+            digest: digest("index"),
+            media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
+            annotations: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+        }),
+        manifest: ManifestRecord {
+            digest: digest("manifest"),
+            media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+            annotations: BTreeMap::new(),
+        },
+        config: ConfigRecord {
+            digest: digest("config"),
+            media_type: "application/vnd.oci.image.config.v1+json".to_owned(),
+            created: Some("2024-05-22T18:18:12.120Z".to_owned()),
+            architecture: "arm".to_owned(),
+            os: "linux".to_owned(),
+            variant: Some("v7".to_owned()),
+            env: strings(&["PATH=/bin", "A=\"b\""]),
+            cmd: strings(&["sh"]),
+            working_dir: Some("/srv".to_owned()),
+            entrypoint: None,
+            volumes: strings(&["/data"]),
+            exposed_ports: strings(&["80/tcp"]),
+            user: Some("1000:1000".to_owned()),
+            stop_signal: Some("SIGINT".to_owned()),
+            labels: BTreeMap::from([("l".to_owned(), "x".to_owned())]),
+            rootfs_type: "layers".to_owned(),
+            history_json: Some("[{\"created_by\":\"x\"}]".to_owned()),
+        },
+        layers: layers.iter().map(|name| layer(name)).collect(),
+    }
+}
+
+fn file(name: &str) -> Owner {
+    Owner(format!("/etc/{name}.toml"))
+}
+
+fn put(catalog: &mut Catalog, name: &str, layers: &[&str], owner: &Owner) {
+    catalog.record(&image(name, layers), &reference(name).recorded_names(), owner).unwrap();
+}
+
+fn one(catalog: &Catalog, name: &str) -> Option<RecordedImage> {
+    catalog.recorded(&[reference(name)]).unwrap().pop()
+}
+
+fn digests(names: &[&str]) -> BTreeSet<BlobDigest> {
+    names.iter().map(|name| layer(name).digest).collect()
+}
+
+fn refs(names: &[&str]) -> BTreeSet<ImageRef> {
+    names.iter().map(|name| reference(name)).collect()
+}
+
+const ALPINE: &str = "docker.io/library/alpine:3.20";
+
+// ------------------------------------------------------------------------------------------ microsandbox
+
+#[test]
+fn microsandbox_finds_what_we_record() {
+    let sandbox = Sandbox::new();
+    put(&mut sandbox.open(), ALPINE, &["c", "a", "b"], &file("one"));
+    assert_eq!(sandbox.stacked(ALPINE), ["c", "a", "b"]);
+
+    let conn = sandbox.sql();
+    let mut wanted = vec![layer("c"), layer("a"), layer("b")];
+    let found: i64 = conn
+        .query_row(
+            "SELECT count(*) FROM (SELECT id, media_type, digest FROM layers WHERE digest IN (?, ?, ?))",
+            rusqlite::params_from_iter(wanted.drain(..).map(|layer| layer.digest.as_str().to_owned())),
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(found, 3);
+
+    let text = |column: &str| -> Option<String> {
+        conn.query_row(MSB_CONFIG, [ALPINE], |row| row.get(column)).unwrap()
+    };
+    assert_eq!(text("created").unwrap(), "2024-05-22T18:18:12.120Z");
+    assert_eq!(text("config_env_json").unwrap(), r#"["PATH=/bin","A=\"b\""]"#);
+    assert_eq!(text("config_entrypoint_json"), None);
+    assert_eq!(text("config_exposed_ports_json").unwrap(), r#"["80/tcp"]"#);
+    assert_eq!(text("os_variant").unwrap(), "v7");
+    assert_eq!(text("config_working_dir").unwrap(), "/srv");
+    assert_eq!(text("history_json").unwrap(), "[{\"created_by\":\"x\"}]");
+    let diff_ids: Vec<DiffId> = serde_json::from_str(&text("rootfs_diff_ids_json").unwrap()).unwrap();
+    assert_eq!(diff_ids, [layer("c").diff_id, layer("a").diff_id, layer("b").diff_id]);
+    for column in ["created_at", "modified_at"] {
+        assert_timestamp(&text(column).unwrap());
+    }
+
+    // What microsandbox does after a pull of its own.
+    let id: i64 = conn
+        .query_row(
+            "UPDATE images SET size_bytes = ?, last_used_at = CURRENT_TIMESTAMP, modified_at = CURRENT_TIMESTAMP
+             WHERE reference = ? RETURNING id, reference, size_bytes, last_used_at, created_at, modified_at",
+            (5, ALPINE),
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(id, 1);
+    let (os, arch, variant, annotations): (String, String, String, String) = conn
+        .query_row(
+            "SELECT platform_os, platform_arch, platform_variant, x.annotations_json FROM indexes x
+             JOIN manifests m ON m.index_id = x.id WHERE m.image_id = 1 AND m.annotations_json IS NULL",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )
+        .unwrap();
+    assert_eq!((os.as_str(), arch.as_str(), variant.as_str()), ("linux", "arm", "v7"));
+    assert_eq!(annotations, r#"{"k":"v"}"#);
+    sandbox.assert_sound();
+}
+
+#[test]
+fn a_creation_time_that_microsandbox_could_not_parse_is_not_written() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    for (text, kept) in [
+        ("2024-05-22T18:18:12Z", true),
+        ("2024-05-22T18:18:12.123456789+02:00", true),
+        ("2024-05-22 18:18:12Z", false),
+        ("20240522T181812Z", false),
+        ("2024-13-22T18:18:12Z", false),
+        ("2024-05-22T18:18:12", false),
+        ("2024-05-22T18:18:12Z[UTC]", false),
+        ("", false),
+        ("now", false),
+    ] {
+        let mut image = image(ALPINE, &["a"]);
+        image.config.created = Some(text.to_owned());
+        catalog.record(&image, &[reference(ALPINE)], &file("one")).unwrap();
+        let created: Option<String> =
+            sandbox.sql().query_row("SELECT created FROM configs", [], |row| row.get(0)).unwrap();
+        assert_eq!(created.as_deref(), kept.then_some(text));
+    }
+}
+
+#[test]
+fn a_database_of_microsandbox_is_opened_read_and_kept() {
+    let theirs = "docker.io/library/python:3.12";
+    let sandbox = Sandbox::of_microsandbox(theirs, &["a", "b"]);
+    let reader = sandbox.reader();
+    let found = one(&reader, theirs).unwrap();
+    assert!(found.rows_complete && found.preexisting && found.owners.is_empty());
+    assert_eq!((found.digest, found.platform), (None, None));
+    assert_eq!(found.layers, [layer("a"), layer("b")]);
+    let config = reader.config(&reference(theirs)).unwrap().unwrap();
+    assert_eq!((config.env, config.cmd), (None, Some(vec!["sh".to_owned()])));
+    assert_eq!(reader.layers_needed_outside(&BTreeSet::new()).unwrap(), digests(&["a", "b"]));
+
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a", "c"], &file("one"));
+    let forgotten = catalog.forget(&[reference(theirs)], None).unwrap();
+    assert_eq!(forgotten.kept, refs(&[theirs]));
+    let forgotten = catalog.forget(&[reference(ALPINE)], Some(&file("one"))).unwrap();
+    assert_eq!(forgotten.removed, refs(&[ALPINE]));
+    assert_eq!(forgotten.unneeded_layers, digests(&["c"]));
+    assert_eq!(sandbox.stacked(theirs), ["a", "b"]);
+    assert_eq!(sandbox.count("_sqlx_migrations"), 1);
+    // Its migrations, which run again at its next start, find everything made.
+    let again = MSB_DATABASE.split_once("CREATE TABLE IF NOT EXISTS images").unwrap().1;
+    sandbox.sql().execute_batch(&format!("CREATE TABLE IF NOT EXISTS images{again}")).unwrap();
+    sandbox.assert_sound();
+}
+
+#[test]
+fn an_image_that_microsandbox_had_first_stays_when_we_forget_it() {
+    let sandbox = Sandbox::of_microsandbox(ALPINE, &["a", "b"]);
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a", "b", "c"], &file("one"));
+    assert!(one(&catalog, ALPINE).unwrap().preexisting);
+    put(&mut catalog, ALPINE, &["a", "b", "d"], &file("one"));
+    let forgotten = catalog.forget(&[reference(ALPINE)], Some(&file("one"))).unwrap();
+    assert_eq!(forgotten, Forgotten { kept: refs(&[ALPINE]), ..Forgotten::default() });
+    assert_eq!(sandbox.stacked(ALPINE), ["a", "b", "d"]);
+    let found = one(&catalog, ALPINE).unwrap();
+    assert!(found.owners.is_empty() && found.digest.is_none() && found.rows_complete);
+    assert_eq!(sandbox.count("layers"), 3);
+}
+
+// ------------------------------------------------------------------------------------------ recording
+
+#[test]
+fn what_is_recorded_is_read_back() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let image = image(ALPINE, &["a", "b"]);
+    catalog.record(&image, &[reference(ALPINE)], &file("one")).unwrap();
+    catalog.add_owner(&[reference(ALPINE), reference("nope")], &Owner::pull()).unwrap();
+    for catalog in [&catalog, &sandbox.reader()] {
+        let found = one(catalog, ALPINE).unwrap();
+        assert_timestamp(&found.modified_at);
+        assert_eq!(
+            found,
+            RecordedImage {
+                reference: reference(ALPINE),
+                platform: Some(image.platform.clone()),
+                digest: Some(image.digest.clone()),
+                manifest_digest: Some(image.manifest.digest.clone()),
+                config_digest: Some(image.config.digest.clone()),
+                layers: image.layers.clone(),
+                owners: BTreeSet::from([file("one"), Owner::pull()]),
+                rows_complete: true,
+                alias_of: None,
+                preexisting: false,
+                modified_at: found.modified_at.clone(),
+            }
+        );
+        assert_eq!(catalog.config(&reference(ALPINE)).unwrap().unwrap(), image.config);
+        assert_eq!(catalog.all().unwrap(), std::slice::from_ref(&found));
+        assert_eq!(catalog.owned_by(&Owner::pull()).unwrap(), [found]);
+        assert_eq!(catalog.owned_by(&file("two")).unwrap(), []);
+        assert_eq!(one(catalog, "nope"), None);
+    }
+}
+
+#[test]
+fn an_update_replaces_the_old_rows_and_keeps_shared_layers() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a", "b"], &file("one"));
+    put(&mut catalog, "other:1", &["a"], &file("one"));
+    put(&mut catalog, ALPINE, &["a", "c"], &file("one"));
+    assert_eq!(sandbox.stacked(ALPINE), ["a", "c"]);
+    for (table, rows) in [
+        ("images", 2),
+        ("indexes", 2),
+        ("manifests", 2),
+        ("configs", 2),
+        ("layers", 2),
+        ("manifest_layers", 3),
+    ] {
+        assert_eq!(sandbox.count(table), rows, "{table}");
+    }
+    let ids: Vec<i64> = sandbox
+        .sql()
+        .prepare("SELECT id FROM layers WHERE digest = ?")
+        .unwrap()
+        .query_map([layer("a").digest.as_str()], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(ids, [1], "a layer in use keeps its id");
+    sandbox.assert_sound();
+}
+
+#[test]
+fn an_image_without_index_config_lists_or_layers_is_recorded() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let mut bare = image("bare:1", &[]);
+    bare.index = None;
+    bare.config.env = None;
+    bare.config.history_json = None;
+    catalog.record(&bare, &[reference("bare:1")], &file("one")).unwrap();
+    let found = one(&catalog, "bare:1").unwrap();
+    assert!(found.rows_complete && found.layers.is_empty());
+    assert_eq!(sandbox.count("indexes"), 0);
+}
+
+#[test]
+fn names_with_a_digest_are_recorded_in_full() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let digest = layer("a").digest;
+    for name in [format!("quay.io/x/y@{digest}"), format!("quay.io/x/y:1@{digest}")] {
+        put(&mut catalog, &name, &["a"], &file("one"));
+        assert_eq!(sandbox.stacked(&name), ["a"]);
+        assert_eq!(one(&catalog, &name).unwrap().reference.to_string(), name);
+    }
+}
+
+#[test]
+fn a_layer_that_occurs_twice_has_one_row_in_its_upper_place() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a", "b", "a", "c"], &file("one"));
+    assert_eq!(sandbox.stacked(ALPINE), ["b", "a", "c"]);
+    let found = one(&catalog, ALPINE).unwrap();
+    assert_eq!(found.layers, [layer("a"), layer("b"), layer("a"), layer("c")]);
+    assert!(found.rows_complete);
+    let linked: Vec<String> = sandbox
+        .sql()
+        .prepare("SELECT digest FROM manifest_layers ml JOIN layers l ON l.id = layer_id ORDER BY ml.id")
+        .unwrap()
+        .query_map([], |row| row.get::<_, String>(0))
+        .unwrap()
+        .map(|digest| name_of(&digest.unwrap()))
+        .collect();
+    assert_eq!(linked, ["a", "b", "c"]);
+}
+
+#[test]
+fn layers_are_stacked_in_order_in_every_image_even_on_a_new_base() {
+    let sandbox = Sandbox::of_microsandbox("docker.io/library/python:3.12", &["a", "b"]);
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a", "b", "c"], &file("one"));
+    put(&mut catalog, "other:1", &["a", "b", "c", "d"], &file("one"));
+    // b and c on another base, as `COPY --link` makes them.
+    put(&mut catalog, ALPINE, &["e", "b", "c"], &file("one"));
+    put(&mut catalog, "third:1", &["f", "e", "c"], &file("one"));
+    assert_eq!(sandbox.stacked(ALPINE), ["e", "b", "c"]);
+    assert_eq!(sandbox.stacked("docker.io/library/other:1"), ["a", "b", "c", "d"]);
+    assert_eq!(sandbox.stacked("docker.io/library/third:1"), ["f", "e", "c"]);
+    assert_eq!(sandbox.stacked("docker.io/library/python:3.12"), ["a", "b"]);
+    sandbox.assert_sound();
+}
+
+#[test]
+fn layers_that_only_the_replaced_image_used_are_put_in_the_new_order() {
+    let sandbox = Sandbox::of_microsandbox(ALPINE, &["a", "b"]);
+    put(&mut sandbox.open(), ALPINE, &["b", "a"], &file("one"));
+    assert_eq!(sandbox.stacked(ALPINE), ["b", "a"]);
+    sandbox.assert_sound();
+}
+
+#[test]
+fn opposite_orders_keep_the_first_image_right_and_the_second_present() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a", "b"], &file("one"));
+    put(&mut catalog, "other:1", &["b", "a"], &file("one"));
+    assert_eq!(sandbox.stacked(ALPINE), ["a", "b"]);
+    assert!(one(&catalog, "other:1").unwrap().rows_complete);
+    sandbox.assert_sound();
+}
+
+// ------------------------------------------------------------------------------------------ owners and names
+
+#[test]
+fn an_image_of_two_owners_stays_until_both_drop_it() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a", "b"], &file("one"));
+    put(&mut catalog, ALPINE, &["a", "b"], &file("two"));
+    put(&mut catalog, "other:1", &["a"], &file("one"));
+    let stranger = catalog.forget(&[reference(ALPINE)], Some(&file("three"))).unwrap();
+    assert_eq!(stranger, Forgotten { kept: refs(&[ALPINE]), ..Forgotten::default() });
+    let first = catalog.forget(&[reference(ALPINE)], Some(&file("one"))).unwrap();
+    assert_eq!(first, Forgotten { kept: refs(&[ALPINE]), ..Forgotten::default() });
+    assert_eq!(one(&catalog, ALPINE).unwrap().owners, BTreeSet::from([file("two")]));
+    let second = catalog.forget(&[reference(ALPINE)], Some(&file("two"))).unwrap();
+    let expected =
+        Forgotten { removed: refs(&[ALPINE]), kept: BTreeSet::new(), unneeded_layers: digests(&["b"]) };
+    assert_eq!(second, expected);
+    assert_eq!(one(&catalog, ALPINE), None);
+    assert_eq!((sandbox.count("layers"), sandbox.count("images"), sandbox.count("configs")), (1, 1, 1));
+    assert_eq!(catalog.forget(&[reference(ALPINE)], None).unwrap(), Forgotten::default());
+}
+
+#[test]
+fn remove_forgets_whoever_owns_it() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a"], &file("one"));
+    catalog.add_owner(&[reference(ALPINE)], &Owner::pull()).unwrap();
+    let forgotten = catalog.forget(&[reference(ALPINE)], None).unwrap();
+    assert_eq!((forgotten.removed, forgotten.unneeded_layers), (refs(&[ALPINE]), digests(&["a"])));
+    for table in ["images", "layers", "sync_images", "sync_image_layers", "sync_owners"] {
+        assert_eq!(sandbox.count(table), 0, "{table}");
+    }
+}
+
+#[test]
+fn a_second_name_lives_and_dies_with_its_image() {
+    let (first, second) = ("sandboxes.io/library/alpine:3.20", ALPINE);
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, first, &["a"], &file("one"));
+    assert_eq!(sandbox.stacked(second), ["a"]);
+    let alias = one(&catalog, second).unwrap();
+    assert_eq!(alias.alias_of, Some(reference(first)));
+    assert_eq!(alias.owners, BTreeSet::from([file("one")]));
+    assert_eq!(catalog.owned_by(&file("one")).unwrap().len(), 2);
+    assert_eq!(catalog.layers_needed_outside(&refs(&[first])).unwrap(), BTreeSet::new());
+    assert_eq!(catalog.layers_needed_outside(&refs(&[second])).unwrap(), digests(&["a"]));
+    // By itself it cannot be removed.
+    assert_eq!(catalog.forget(&[reference(second)], None).unwrap().kept, refs(&[second]));
+    assert_eq!(catalog.forget(&[reference(first)], None).unwrap().removed, refs(&[first, second]));
+    assert_eq!(sandbox.count("images"), 0);
+}
+
+#[test]
+fn a_second_name_that_somebody_wants_for_itself_stays() {
+    let (first, second) = ("sandboxes.io/library/alpine:3.20", ALPINE);
+    for wanted_first in [true, false] {
+        let sandbox = Sandbox::new();
+        let mut catalog = sandbox.open();
+        let mut names = vec![first, second];
+        if wanted_first {
+            names.reverse();
+        }
+        for name in names {
+            put(&mut catalog, name, &["a"], &file("one"));
+        }
+        assert_eq!(one(&catalog, second).unwrap().alias_of, None);
+        assert_eq!(catalog.layers_needed_outside(&refs(&[first])).unwrap(), digests(&["a"]));
+        let forgotten = catalog.forget(&[reference(first)], Some(&file("one"))).unwrap();
+        assert_eq!(forgotten.removed, refs(&[first]));
+        assert_eq!(sandbox.stacked(second), ["a"]);
+
+        // And the other way round: not wanted for itself any more, it is a second name again.
+        put(&mut catalog, first, &["a"], &file("two"));
+        assert_eq!(catalog.forget(&[reference(second)], None).unwrap().kept, refs(&[second]));
+        assert_eq!(one(&catalog, second).unwrap().alias_of, Some(reference(first)));
+    }
+}
+
+#[test]
+fn a_second_name_that_microsandbox_had_first_stays() {
+    let sandbox = Sandbox::of_microsandbox(ALPINE, &["a"]);
+    let mut catalog = sandbox.open();
+    let first = "sandboxes.io/library/alpine:3.20";
+    put(&mut catalog, first, &["a"], &file("one"));
+    assert_eq!(catalog.layers_needed_outside(&refs(&[first])).unwrap(), digests(&["a"]));
+    let forgotten = catalog.forget(&[reference(first)], None).unwrap();
+    assert_eq!((forgotten.removed, forgotten.unneeded_layers), (refs(&[first]), BTreeSet::new()));
+    assert_eq!(sandbox.stacked(ALPINE), ["a"]);
+}
+
+#[test]
+fn layers_of_other_images_and_of_unfinished_pulls_are_needed() {
+    let sandbox = Sandbox::of_microsandbox("docker.io/library/python:3.12", &["a"]);
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a", "b", "c"], &file("one"));
+    put(&mut catalog, "other:1", &["b", "d"], &file("two"));
+    sandbox
+        .sql()
+        .execute(
+            "INSERT INTO layers (media_type, digest, diff_id, size_bytes) VALUES ('', ?, 'x', 1)",
+            [layer("h").digest.as_str()],
+        )
+        .unwrap();
+    let outside = |names: &[&str]| catalog.layers_needed_outside(&refs(names)).unwrap();
+    assert_eq!(outside(&[]), digests(&["a", "b", "c", "d", "h"]));
+    assert_eq!(outside(&[ALPINE]), digests(&["a", "b", "d", "h"]));
+    assert_eq!(outside(&[ALPINE, "other:1"]), digests(&["a", "h"]));
+    // Our rows count even where microsandbox's are gone.
+    sandbox.sql().execute_batch("PRAGMA foreign_keys = ON; DELETE FROM images; DELETE FROM layers").unwrap();
+    assert_eq!(outside(&[ALPINE]), digests(&["b", "d"]));
+}
+
+// ------------------------------------------------------------------------------------------ hostile content
+
+#[test]
+fn damaged_rows_are_noticed_and_recording_again_heals_them() {
+    for damage in [
+        "DELETE FROM configs",
+        "DELETE FROM manifests",
+        "DELETE FROM manifest_layers WHERE id = 1",
+        "DELETE FROM layers WHERE id = 2",
+        "DELETE FROM images",
+        "UPDATE layers SET diff_id = 'sha256:0' WHERE id = 1",
+        "UPDATE layers SET diff_id = digest WHERE id = 1",
+        "UPDATE layers SET size_bytes = size_bytes + 1 WHERE id = 1",
+        "UPDATE layers SET size_bytes = 'many' WHERE id = 1",
+        "UPDATE layers SET size_bytes = -1",
+        "UPDATE layers SET digest = x'00' WHERE id = 1",
+        "UPDATE layers SET created_at = '2024-05-22T18:18:12Z'",
+        "UPDATE layers SET modified_at = NULL",
+        "UPDATE images SET created_at = 'x'",
+        "UPDATE configs SET created_at = '2024-05-22T18:18:12Z'",
+        "UPDATE configs SET created = 'yesterday'",
+        "UPDATE configs SET os = NULL",
+        "INSERT INTO manifests (image_id, schema_version, media_type) VALUES (1, 2, 'x')",
+        "INSERT INTO configs (manifest_id, media_type) VALUES (1, 'x')",
+        "UPDATE sync_images SET digest = 'sha256:../../etc'",
+        "UPDATE sync_images SET platform = x'ff'",
+        "UPDATE sync_images SET config_json = '{', modified_at = 7",
+        "UPDATE sync_image_layers SET position = 7 WHERE position = 0",
+        "UPDATE sync_image_layers SET diff_id = 7",
+        "DELETE FROM sync_image_layers WHERE position = 1",
+        "DELETE FROM sync_image_layers",
+        "UPDATE sync_images SET alias_of = reference",
+        "UPDATE sync_images SET alias_of = x'00', preexisting = 'maybe', digest = ''",
+    ] {
+        let sandbox = Sandbox::new();
+        let mut catalog = sandbox.open();
+        put(&mut catalog, ALPINE, &["a", "b"], &file("one"));
+        sandbox.sql().execute_batch(&format!("PRAGMA foreign_keys = ON; {damage}")).unwrap();
+        let harmless = damage.contains("alias_of = reference");
+        for found in [one(&catalog, ALPINE), catalog.all().unwrap().pop(), one(&sandbox.reader(), ALPINE)] {
+            assert_eq!(found.is_some_and(|found| found.rows_complete), harmless, "{damage}");
+        }
+        catalog.layers_needed_outside(&refs(&[ALPINE])).unwrap();
+        catalog.config(&reference(ALPINE)).unwrap();
+        put(&mut catalog, ALPINE, &["a", "b"], &file("one"));
+        let found = one(&catalog, ALPINE).unwrap();
+        assert!(found.rows_complete && found.digest.is_some(), "{damage}: {found:?}");
+        assert_eq!(sandbox.stacked(ALPINE), ["a", "b"], "{damage}");
+        sandbox.assert_sound();
+        catalog.forget(&[reference(ALPINE)], None).unwrap();
+    }
+}
+
+#[test]
+fn names_and_rows_of_nonsense_are_passed_over() {
+    let sandbox = Sandbox::of_microsandbox("not a reference", &["a"]);
+    let sql = sandbox.sql();
+    sql.execute_batch("INSERT INTO images (reference, size_bytes) VALUES (x'ff', 1), ('alpine', 'x')")
+        .unwrap();
+    let catalog = sandbox.open();
+    sql.execute_batch(
+        "INSERT INTO sync_owners VALUES ('gone', '/etc/one.toml', 'x'), (x'ff', '/etc/one.toml', 'x');
+         INSERT INTO sync_images VALUES ('x', '', '', '', '', '', 'gone', 0, '')",
+    )
+    .unwrap();
+    assert_eq!(catalog.all().unwrap(), []);
+    assert_eq!(catalog.owned_by(&file("one")).unwrap(), []);
+    assert_eq!(catalog.layers_needed_outside(&BTreeSet::new()).unwrap(), digests(&["a"]));
+}
+
+#[test]
+fn ids_at_the_end_of_their_range_are_an_error_not_a_panic() {
+    let sandbox = Sandbox::of_microsandbox(ALPINE, &["a"]);
+    sandbox.sql().execute("INSERT INTO layers VALUES (?, '', 'x', 'x', 1, NULL, NULL)", [i64::MAX]).unwrap();
+    let mut catalog = sandbox.open();
+    let error = catalog.record(&image("other:1", &["b"]), &[reference("other:1")], &file("one")).unwrap_err();
+    assert_eq!(error.kind(), "catalog-query");
+    assert_eq!(sandbox.count("images"), 1, "nothing of it was kept");
+}
+
+#[test]
+fn sizes_beyond_sqlite_are_cut_not_wrapped() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let mut huge = image(ALPINE, &["a", "b"]);
+    huge.layers[0].size = u64::MAX;
+    catalog.record(&huge, &[reference(ALPINE)], &file("one")).unwrap();
+    assert_eq!(one(&catalog, ALPINE).unwrap().layers[0].size, i64::MAX.cast_unsigned());
+}
+
+// ------------------------------------------------------------------------------------------ files
+
+#[test]
+fn no_file_is_nothing_to_read_and_none_is_made() {
+    let sandbox = Sandbox::new();
+    assert!(Catalog::open_read_only(&sandbox.path()).unwrap().is_none());
+    assert!(sandbox.files().is_empty());
+}
+
+#[test]
+fn an_empty_file_is_a_new_database() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path(), "").unwrap();
+    let reader = sandbox.reader();
+    assert_eq!(reader.all().unwrap(), []);
+    assert_eq!(reader.recorded(&[reference(ALPINE)]).unwrap(), []);
+    assert_eq!(reader.owned_by(&file("one")).unwrap(), []);
+    assert_eq!(reader.config(&reference(ALPINE)).unwrap(), None);
+    assert_eq!(reader.layers_needed_outside(&BTreeSet::new()).unwrap(), BTreeSet::new());
+    assert_eq!(fs::metadata(sandbox.path()).unwrap().len(), 0);
+    drop(reader);
+    put(&mut sandbox.open(), ALPINE, &["a"], &file("one"));
+    assert_eq!(sandbox.stacked(ALPINE), ["a"]);
+}
+
+#[test]
+fn what_is_not_a_database_is_named_and_left_alone() {
+    let sandbox = Sandbox::new();
+    put(&mut sandbox.open(), ALPINE, &["a"], &file("one"));
+    let good = fs::read(sandbox.path()).unwrap();
+    let mut malformed = good.clone();
+    malformed[100..].fill(0xA5);
+    for content in [b"hello".repeat(1000), malformed, good[..good.len() / 2].to_vec()] {
+        fs::write(sandbox.path(), &content).unwrap();
+        for error in [
+            Catalog::open(&sandbox.path()).map(|_| ()).unwrap_err(),
+            Catalog::open_read_only(&sandbox.path()).map(|_| ()).unwrap_err(),
+        ] {
+            assert!(matches!(error, CatalogError::Corrupt { .. }), "{error}");
+            assert!(error.hint().unwrap().contains("move"));
+        }
+        assert_eq!(fs::read(sandbox.path()).unwrap(), content);
+    }
+    assert_eq!(sandbox.files(), ["oci.db"]);
+}
+
+#[test]
+fn a_database_of_something_else_is_refused_and_left_alone() {
+    let sandbox = Sandbox::new();
+    sandbox.sql().execute_batch("CREATE TABLE layers (id INTEGER PRIMARY KEY, url TEXT)").unwrap();
+    let content = fs::read(sandbox.path()).unwrap();
+    for error in [
+        Catalog::open(&sandbox.path()).map(|_| ()).unwrap_err(),
+        Catalog::open_read_only(&sandbox.path()).map(|_| ()).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), "catalog-schema");
+        assert!(error.to_string().contains("the table layers has no column media_type"), "{error}");
+    }
+    assert_eq!(fs::read(sandbox.path()).unwrap(), content);
+}
+
+#[test]
+fn a_directory_and_a_missing_one_are_explained() {
+    let sandbox = Sandbox::new();
+    let error = Catalog::open(sandbox.dir.path()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("not a regular file"), "{error}");
+    let error = Catalog::open_read_only(sandbox.dir.path()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("not a regular file"), "{error}");
+    let error = Catalog::open(&sandbox.dir.path().join("no/oci.db")).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("No such file"), "{error}");
+}
+
+#[test]
+fn odd_file_names_are_only_file_names() {
+    let sandbox = Sandbox::new();
+    for name in ["a?mode=memory", "file:x", "ü %41#b", ":memory:"] {
+        let path = sandbox.dir.path().join(name);
+        put(&mut Catalog::open(&path).unwrap(), ALPINE, &["a"], &file("one"));
+        Connection::open(sandbox.dir.path().join(name))
+            .and_then(|conn| conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())))
+            .unwrap();
+        let reader = Catalog::open_read_only(&path).unwrap().unwrap();
+        assert_eq!(reader.all().unwrap().len(), 1, "{name}");
+    }
+    assert_eq!(sandbox.files().len(), 4, "{:?}", sandbox.files());
+}
+
+#[test]
+fn opening_and_reading_change_nothing() {
+    let sandbox = Sandbox::new();
+    put(&mut sandbox.open(), ALPINE, &["a"], &file("one"));
+    let content = fs::read(sandbox.path()).unwrap();
+    let modified = fs::metadata(sandbox.path()).unwrap().modified().unwrap();
+    drop(sandbox.open());
+    let reader = sandbox.reader();
+    reader.all().unwrap();
+    assert!(reader.conn.execute("DELETE FROM images", []).is_err(), "a reader cannot write");
+    assert_eq!(sandbox.files(), ["oci.db"]);
+    assert_eq!(fs::read(sandbox.path()).unwrap(), content);
+    assert_eq!(fs::metadata(sandbox.path()).unwrap().modified().unwrap(), modified);
+}
+
+#[test]
+fn a_wal_database_of_somebody_else_is_read_and_kept_in_wal() {
+    let sandbox = Sandbox::new();
+    put(&mut sandbox.open(), ALPINE, &["a"], &file("one"));
+    let other = sandbox.sql();
+    other.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+    drop(other);
+    assert_eq!(sandbox.reader().all().unwrap().len(), 1);
+    assert_eq!(sandbox.files(), ["oci.db"], "a reader makes no -wal and no -shm");
+
+    let mut writer = sandbox.open();
+    put(&mut writer, "other:1", &["a"], &file("one"));
+    assert_eq!(sandbox.reader().all().unwrap().len(), 2, "what is still in the log is seen");
+    let mode: String = writer.conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+}
+
+#[test]
+fn a_write_protected_database_is_a_permission_error() {
+    let sandbox = Sandbox::new();
+    put(&mut sandbox.open(), ALPINE, &["a"], &file("one"));
+    fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o444)).unwrap();
+    // Root may write anything: nothing to see there.
+    if OpenOptions::new().write(true).open(sandbox.path()).is_err() {
+        assert_eq!(Catalog::open(&sandbox.path()).map(|_| ()).unwrap_err().kind(), "permission");
+    }
+    assert_eq!(sandbox.reader().all().unwrap().len(), 1);
+}
+
+#[test]
+fn a_full_disk_is_told_apart_and_leaves_the_old_state() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a"], &file("one"));
+    catalog
+        .conn
+        .query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))
+        .and_then(|pages| catalog.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())))
+        .unwrap();
+    let mut large = image(ALPINE, &["b"]);
+    large.config.labels.insert("large".to_owned(), "x".repeat(1 << 20));
+    let error = catalog.record(&large, &[reference(ALPINE)], &file("one")).unwrap_err();
+    assert_eq!(error.kind(), "disk-full");
+    assert_eq!(sandbox.stacked(ALPINE), ["a"]);
+    assert!(one(&catalog, ALPINE).unwrap().rows_complete);
+}
+
+#[test]
+fn sqlite_failures_have_kinds() {
+    let error = |code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+    for (code, kind) in [
+        (ffi::SQLITE_BUSY, "catalog-busy"),
+        (ffi::SQLITE_BUSY_SNAPSHOT, "catalog-busy"),
+        (ffi::SQLITE_FULL, "disk-full"),
+        (ffi::SQLITE_READONLY, "permission"),
+        (ffi::SQLITE_READONLY_DIRECTORY, "permission"),
+        (ffi::SQLITE_PERM, "permission"),
+        (ffi::SQLITE_CANTOPEN, "catalog-open"),
+        (ffi::SQLITE_NOTADB, "catalog-corrupt"),
+        (ffi::SQLITE_CORRUPT, "catalog-corrupt"),
+        (ffi::SQLITE_IOERR_WRITE, "catalog-query"),
+    ] {
+        assert_eq!(sql_error("test", Path::new("/x"), &error(code)).kind(), kind, "{code}");
+    }
+}
+
+// ------------------------------------------------------------------------------------------ other processes
+
+#[test]
+fn two_writers_and_a_reader_wait_for_each_other() {
+    let sandbox = Sandbox::new();
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = ["one", "two"]
+            .into_iter()
+            .map(|owner| {
+                let path = sandbox.path();
+                scope.spawn(move || {
+                    let mut catalog = Catalog::open(&path).unwrap();
+                    for round in 0..20 {
+                        let name = format!("{owner}:{round}");
+                        put(&mut catalog, &name, &["a", "b"], &file(owner));
+                        if round % 3 == 0 {
+                            catalog.forget(&[reference(&name)], Some(&file(owner))).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        while writers.iter().any(|writer| !writer.is_finished()) {
+            if let Some(reader) = Catalog::open_read_only(&sandbox.path()).unwrap() {
+                for image in reader.all().unwrap() {
+                    assert!(image.rows_complete, "{image:?}");
+                }
+            }
+        }
+    });
+    assert_eq!(sandbox.open().all().unwrap().len(), 26);
+    sandbox.assert_sound();
+}
+
+#[test]
+fn a_reader_works_while_a_writer_is_inside_a_transaction() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a"], &file("one"));
+    let tx = catalog.conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    tx.execute("DELETE FROM images", []).unwrap();
+    assert!(one(&sandbox.reader(), ALPINE).unwrap().rows_complete);
+}
+
+#[test]
+fn the_journal_of_a_killed_writer_is_rolled_back_by_a_reader() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a"], &file("one"));
+    // A copy of the files in the middle of a large transaction is what a killed process leaves.
+    catalog.conn.execute_batch("PRAGMA cache_size = 5").unwrap();
+    let killed = Sandbox::new();
+    let tx = catalog.conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    tx.execute_batch(
+        "UPDATE images SET reference = 'torn';
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         INSERT INTO images (reference, size_bytes) SELECT 'torn' || i, i FROM n;",
+    )
+    .unwrap();
+    for name in sandbox.files() {
+        fs::copy(sandbox.dir.path().join(&name), killed.dir.path().join(&name)).unwrap();
+    }
+    assert_eq!(killed.files(), ["oci.db", "oci.db-journal"]);
+    assert!(one(&killed.reader(), ALPINE).unwrap().rows_complete);
+    assert_eq!(killed.files(), ["oci.db"]);
+}
+
+// ------------------------------------------------------------------------------------------ size
+
+/// `images` images of four layers each, one of them shared, in one transaction.
+fn crowd(sandbox: &Sandbox, images: usize) -> Catalog {
+    let mut catalog = sandbox.open();
+    let tx = catalog.conn.transaction().unwrap();
+    for number in 0..images {
+        let name = format!("crowd:{number}");
+        let own: Vec<String> = (0..3).map(|layer| format!("{number} {layer}")).collect();
+        let layers = ["a", &own[0], &own[1], &own[2]];
+        let owner = if number % 100 == 0 { file("one") } else { Owner::pull() };
+        write::record(&tx, &image(&name, &layers), &[reference(&name)], &owner).unwrap();
+    }
+    tx.commit().unwrap();
+    catalog
+}
+
+#[test]
+fn ten_thousand_images_cost_a_run_little() {
+    let sandbox = Sandbox::new();
+    drop(crowd(&sandbox, 10_000));
+    let start = Instant::now();
+    let catalog = sandbox.reader();
+    let owned = catalog.owned_by(&file("one")).unwrap();
+    let names: Vec<ImageRef> = owned.iter().map(|image| image.reference.clone()).collect();
+    assert_eq!(catalog.recorded(&names).unwrap().len(), 100);
+    let before = start.elapsed();
+    let needed = catalog.layers_needed_outside(&names.into_iter().collect()).unwrap();
+    let total = start.elapsed();
+    assert_eq!(needed.len(), 9_900 * 3 + 1);
+    println!("opened, owned and recorded in {before:?}, with layers needed outside {total:?}");
+    // Ten times what it takes in a release build: a scan in the wrong place would take minutes.
+    assert!(total < Duration::from_secs(2), "{total:?}");
+
+    let mut catalog = sandbox.open();
+    let start = Instant::now();
+    put(&mut catalog, "crowd:77", &["a", "b"], &file("one"));
+    catalog.forget(&[reference("crowd:77")], None).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn no_query_of_a_run_scans_a_table() {
+    let sandbox = Sandbox::new();
+    let catalog = crowd(&sandbox, 200);
+    for analyzed in [false, true] {
+        if analyzed {
+            catalog.conn.execute_batch("ANALYZE").unwrap();
+        }
+        let mut hot = vec![
+            read::OWNED_NAMES,
+            read::OUR_IMAGE,
+            read::OUR_LAYERS,
+            read::OWNERS,
+            read::THEIR_IMAGE,
+            read::THEIR_LAYERS,
+            read::THEIR_DOCUMENTS,
+            read::OUR_USERS,
+            read::THEIR_USERS,
+            write::LAYERS_ABOVE,
+            write::DROP_UNUSED_LAYER,
+            "SELECT reference FROM sync_images WHERE alias_of = ?1",
+            "UPDATE sync_images SET alias_of = NULL WHERE alias_of = ?1",
+            // The look-ups of foreign keys when a parent goes.
+            "SELECT 1 FROM manifests WHERE index_id = ?1",
+            "SELECT 1 FROM manifest_layers WHERE layer_id = ?1",
+        ];
+        hot.extend(write::DROP_DOCUMENTS);
+        for sql in hot {
+            let mut plan = String::new();
+            let mut statement = catalog.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let mut rows = statement.query(["x"]).unwrap();
+            while let Some(row) = rows.next().unwrap() {
+                writeln!(plan, "{}", row.get::<_, String>(3).unwrap()).unwrap();
+            }
+            assert!(!plan.contains("SCAN"), "{sql}\n{plan}");
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------ histories
+
+#[derive(Clone, Debug)]
+enum Step {
+    Record { name: usize, layers: Vec<&'static str>, owner: usize },
+    AddOwner { name: usize, owner: usize },
+    Forget { names: Vec<usize>, owner: Option<usize> },
+}
+
+const NAMES: [&str; 4] = ["quay.io/x/p:1", "quay.io/x/q:1", ALPINE, "sandboxes.io/library/alpine:3.20"];
+const THEIRS: &str = "docker.io/library/python:3.12";
+
+fn step() -> impl Strategy<Value = Step> {
+    let layers = proptest::collection::vec(proptest::sample::select(&LAYER_NAMES[..5]), 1..5);
+    prop_oneof![
+        4 => (0..NAMES.len(), layers, 0..2_usize)
+            .prop_map(|(name, layers, owner)| Step::Record { name, layers, owner }),
+        1 => (0..NAMES.len(), 0..2_usize).prop_map(|(name, owner)| Step::AddOwner { name, owner }),
+        3 => (proptest::collection::vec(0..NAMES.len(), 1..3), proptest::option::of(0..2_usize))
+            .prop_map(|(names, owner)| Step::Forget { names, owner }),
+    ]
+}
+
+/// What the catalog should hold: layers and owners by name; an ownerless name lives through the sandboxes.io one.
+#[derive(Default)]
+struct Model {
+    images: BTreeMap<&'static str, (Vec<&'static str>, BTreeSet<usize>)>,
+}
+
+impl Model {
+    fn apply(&mut self, step: &Step) {
+        match step {
+            Step::Record { name, layers, owner } => {
+                let name = NAMES[*name];
+                let image = self.images.entry(name).or_default();
+                image.0.clone_from(layers);
+                image.1.insert(*owner);
+                if name == NAMES[3] {
+                    self.images.entry(ALPINE).or_default().0.clone_from(layers);
+                }
+            }
+            Step::AddOwner { name, owner } => {
+                if let Some(image) = self.images.get_mut(NAMES[*name]) {
+                    image.1.insert(*owner);
+                }
+            }
+            Step::Forget { names, owner } => {
+                for name in names {
+                    if let Some(image) = self.images.get_mut(NAMES[*name]) {
+                        image.1.retain(|other| owner.is_some_and(|owner| owner != *other));
+                    }
+                }
+                let first_lives = self.images.get(NAMES[3]).is_some_and(|image| !image.1.is_empty());
+                self.images.retain(|name, image| !image.1.is_empty() || (*name == ALPINE && first_lives));
+            }
+        }
+    }
+
+    fn needed(&self) -> BTreeSet<BlobDigest> {
+        let ours = self.images.values().flat_map(|image| image.0.iter().copied());
+        ours.chain(["a", "f"]).map(|name| layer(name).digest).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn any_history_leaves_what_the_model_says(steps in proptest::collection::vec(step(), 1..14)) {
+        let sandbox = Sandbox::of_microsandbox(THEIRS, &["a", "f"]);
+        let mut catalog = sandbox.open();
+        catalog.conn.execute_batch("PRAGMA synchronous = OFF").unwrap();
+        let mut model = Model::default();
+        let owners = [file("one"), Owner::pull()];
+        for step in &steps {
+            let needed_before = catalog.layers_needed_outside(&BTreeSet::new()).unwrap();
+            let before: BTreeSet<_> = model.images.keys().copied().collect();
+            model.apply(step);
+            match step {
+                Step::Record { name, layers, owner } => {
+                    put(&mut catalog, NAMES[*name], layers, &owners[*owner]);
+                }
+                Step::AddOwner { name, owner } => {
+                    catalog.add_owner(&[reference(NAMES[*name])], &owners[*owner]).unwrap();
+                }
+                Step::Forget { names, owner } => {
+                    let names: Vec<_> = names.iter().map(|name| reference(NAMES[*name])).collect();
+                    let forgotten = catalog.forget(&names, owner.map(|owner| &owners[owner])).unwrap();
+                    let gone = before.iter().filter(|name| !model.images.contains_key(**name));
+                    prop_assert_eq!(forgotten.removed, gone.map(|name| reference(name)).collect());
+                    let unneeded = needed_before.difference(&model.needed()).cloned().collect();
+                    prop_assert_eq!(forgotten.unneeded_layers, unneeded);
+                }
+            }
+            prop_assert_eq!(catalog.layers_needed_outside(&BTreeSet::new()).unwrap(), model.needed());
+            let all = catalog.all().unwrap();
+            let names: BTreeSet<String> = all.iter().map(|image| image.reference.to_string()).collect();
+            let expected = model.images.keys().copied().chain([THEIRS]).map(str::to_owned).collect();
+            prop_assert_eq!(names, expected);
+            for image in all {
+                prop_assert!(image.rows_complete, "{:?}", image);
+                let Some((layers, _)) = model.images.get(image.reference.to_string().as_str()) else { continue };
+                let expected: Vec<_> = layers.iter().map(|name| layer(name)).collect();
+                prop_assert_eq!(image.layers, expected);
+            }
+            prop_assert_eq!(sandbox.stacked(THEIRS), ["a", "f"]);
+        }
+        sandbox.assert_sound();
+    }
+}

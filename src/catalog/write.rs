@@ -1,0 +1,429 @@
+//! From values to rows: one transaction an image, so that microsandbox sees the old image or the new one, never
+//! something between.
+//!
+//! Each name of an image has its own rows in microsandbox's tables; the layers are shared by all. What replaced rows
+//! leave behind (layer rows that no manifest uses) goes in the same transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::{OptionalExtension, Result, Transaction, params};
+
+use super::Forgotten;
+use super::order;
+use super::read::{self, Claim, StoredConfig, texts, well_formed};
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::state::{ConfigRecord, LayerDescriptor, Owner, ResolvedImage};
+
+/// A kept row's `created_at`, put right if microsandbox could not read it.
+macro_rules! heal_created_at {
+    () => {
+        concat!(
+            "created_at = CASE WHEN ",
+            well_formed!("created_at"),
+            " THEN created_at ELSE CURRENT_TIMESTAMP END, modified_at = CURRENT_TIMESTAMP"
+        )
+    };
+}
+
+pub(super) const LAYERS_ABOVE: &str = "
+    SELECT DISTINCT above.layer_id FROM manifest_layers AS here
+      JOIN manifest_layers AS above ON above.manifest_id = here.manifest_id AND above.layer_id > here.layer_id
+     WHERE here.layer_id = ?1 LIMIT 10000";
+
+pub(super) const DROP_UNUSED_LAYER: &str = "
+    DELETE FROM layers WHERE digest = ?1
+       AND NOT EXISTS (SELECT 1 FROM manifest_layers WHERE layer_id = layers.id)";
+
+/// The rows of an image that hang on its id, children first: not every database cascades.
+pub(super) const DROP_DOCUMENTS: [&str; 4] = [
+    "DELETE FROM configs WHERE manifest_id IN (SELECT id FROM manifests WHERE image_id = ?1)",
+    "DELETE FROM manifest_layers WHERE manifest_id IN (SELECT id FROM manifests WHERE image_id = ?1)",
+    "DELETE FROM manifests WHERE image_id = ?1",
+    "DELETE FROM indexes WHERE image_id = ?1",
+];
+
+/// SQLite's integers end at `i64::MAX`; no blob does.
+fn size(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn image_id(tx: &Transaction<'_>, name: &str) -> Result<Option<i64>> {
+    tx.prepare_cached("SELECT id FROM images WHERE reference = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()
+}
+
+/// Digests of all layers that an image's rows mention, ours and microsandbox's, as text.
+fn layers_of(tx: &Transaction<'_>, name: &str) -> Result<BTreeSet<String>> {
+    let mut digests: BTreeSet<String> =
+        texts(tx, "SELECT digest FROM sync_image_layers WHERE reference = ?1", name)?.into_iter().collect();
+    digests.extend(texts(tx, read::THEIR_LAYERS, name)?);
+    Ok(digests)
+}
+
+/// See [`Catalog::record`](super::Catalog::record).
+pub(super) fn record(
+    tx: &Transaction<'_>,
+    image: &ResolvedImage,
+    names: &[ImageRef],
+    owner: &Owner,
+) -> Result<()> {
+    let Some(primary) = names.first() else { return Ok(()) };
+    let primary = primary.to_string();
+    let mut old_layers = BTreeSet::new();
+    let mut rows = Vec::with_capacity(names.len());
+    for name in names.iter().collect::<BTreeSet<_>>() {
+        let name = name.to_string();
+        old_layers.extend(layers_of(tx, &name)?);
+        let claim = Claim::of(tx, &name)?;
+        let known = image_id(tx, &name)?;
+        let preexisting = claim.map_or(known.is_some(), |claim| claim.preexisting);
+        let id = put_image(tx, &name, known, size(image.size()))?;
+        for sql in DROP_DOCUMENTS {
+            tx.prepare_cached(sql)?.execute([id])?;
+        }
+        rows.push((name, id, preexisting));
+    }
+    // Only now: layers that nothing but the replaced rows used can be numbered freely.
+    let layer_ids = put_layers(tx, &image.layers)?;
+    for (name, id, preexisting) in &rows {
+        put_documents(tx, *id, image, &layer_ids)?;
+        put_ours(tx, name, image, *preexisting)?;
+        if *name != primary {
+            tx.prepare_cached("UPDATE sync_images SET alias_of = ?2 WHERE reference = ?1")?
+                .execute([name, &primary])?;
+        }
+    }
+    put_owner(tx, &primary, owner)?;
+    for digest in old_layers {
+        tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([digest])?;
+    }
+    Ok(())
+}
+
+fn put_image(tx: &Transaction<'_>, name: &str, known: Option<i64>, size: i64) -> Result<i64> {
+    if let Some(id) = known {
+        tx.prepare_cached(concat!(
+            "UPDATE images SET size_bytes = ?2, last_used_at = CURRENT_TIMESTAMP, ",
+            heal_created_at!(),
+            " WHERE id = ?1"
+        ))?
+        .execute(params![id, size])?;
+        return Ok(id);
+    }
+    tx.prepare_cached(
+        "INSERT INTO images (reference, size_bytes, last_used_at, created_at, modified_at)
+         VALUES (?1, ?2, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+    )?
+    .execute(params![name, size])?;
+    Ok(tx.last_insert_rowid())
+}
+
+/// Layers each once, where they occur for the last time: a layer that covers itself with others between shows
+/// what its upper occurrence holds.
+fn stacked(layers: &[LayerDescriptor]) -> Vec<&LayerDescriptor> {
+    let mut seen = BTreeSet::new();
+    let mut stack: Vec<&LayerDescriptor> =
+        layers.iter().rev().filter(|layer| seen.insert(&layer.digest)).collect();
+    stack.reverse();
+    stack
+}
+
+/// Makes or refreshes the rows of `layers`, in stacking order by id; returns each one's id.
+fn put_layers<'a>(
+    tx: &Transaction<'_>,
+    layers: &'a [LayerDescriptor],
+) -> Result<BTreeMap<&'a BlobDigest, i64>> {
+    let stack = stacked(layers);
+    let mut known: Vec<Option<i64>> = Vec::with_capacity(stack.len());
+    {
+        let mut statement = tx.prepare_cached("SELECT id FROM layers WHERE digest = ?1")?;
+        for layer in &stack {
+            known.push(statement.query_row([layer.digest.as_str()], |row| row.get(0)).optional()?);
+        }
+    }
+    let highest: Option<i64> = tx.query_row("SELECT max(id) FROM layers", [], |row| row.get(0))?;
+    let highest = highest.unwrap_or(0).max(0);
+    // Room for every id that can be given out below.
+    let Some(first_free) = highest.checked_add(1).filter(|id| id.checked_add(1 << 32).is_some()) else {
+        return Err(rusqlite::Error::IntegralValueOutOfRange(0, highest));
+    };
+    let numbering = order::number(&known, first_free, |id| {
+        tx.prepare_cached(LAYERS_ABOVE)?.query_map([id], |row| row.get(0))?.collect::<Result<Vec<i64>>>()
+    })?;
+
+    if !numbering.moves.is_empty() {
+        // A row and those that point to it change one after the other; the check waits for the commit.
+        tx.execute_batch("PRAGMA defer_foreign_keys = ON")?;
+    }
+    for (old, new) in &numbering.moves {
+        tx.prepare_cached("UPDATE layers SET id = ?2 WHERE id = ?1")?.execute([old, new])?;
+        tx.prepare_cached("UPDATE manifest_layers SET layer_id = ?2 WHERE layer_id = ?1")?
+            .execute([old, new])?;
+    }
+    let mut ids = BTreeMap::new();
+    for ((layer, id), known) in stack.into_iter().zip(numbering.ids).zip(known) {
+        let sql = if known.is_some() {
+            concat!(
+                "UPDATE layers SET media_type = ?2, digest = ?3, diff_id = ?4, size_bytes = ?5, ",
+                heal_created_at!(),
+                " WHERE id = ?1"
+            )
+        } else {
+            "INSERT INTO layers (id, media_type, digest, diff_id, size_bytes, created_at, modified_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"
+        };
+        tx.prepare_cached(sql)?.execute(params![
+            id,
+            layer.media_type,
+            layer.digest.as_str(),
+            layer.diff_id.as_str(),
+            size(layer.size)
+        ])?;
+        ids.insert(&layer.digest, id);
+    }
+    Ok(ids)
+}
+
+/// The index, manifest, layer links and config of one name.
+fn put_documents(
+    tx: &Transaction<'_>,
+    image_id: i64,
+    image: &ResolvedImage,
+    layer_ids: &BTreeMap<&BlobDigest, i64>,
+) -> Result<()> {
+    let index_id = match &image.index {
+        None => None,
+        Some(index) => {
+            tx.prepare_cached(
+                "INSERT INTO indexes (image_id, schema_version, media_type, platform_os, platform_arch,
+                     platform_variant, annotations_json, created_at, modified_at)
+                 VALUES (?1, 2, ?2, ?3, ?4, ?5, ?6, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+            )?
+            .execute(params![
+                image_id,
+                index.media_type,
+                image.platform.os,
+                image.platform.architecture,
+                image.platform.variant,
+                annotations(&index.annotations),
+            ])?;
+            Some(tx.last_insert_rowid())
+        }
+    };
+    tx.prepare_cached(
+        "INSERT INTO manifests (index_id, image_id, schema_version, media_type, annotations_json,
+             created_at, modified_at)
+         VALUES (?1, ?2, 2, ?3, ?4, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+    )?
+    .execute(params![
+        index_id,
+        image_id,
+        image.manifest.media_type,
+        annotations(&image.manifest.annotations)
+    ])?;
+    let manifest_id = tx.last_insert_rowid();
+
+    let mut linked = BTreeSet::new();
+    for layer in image.layers.iter().filter(|layer| linked.insert(&layer.digest)) {
+        tx.prepare_cached(
+            "INSERT INTO manifest_layers (manifest_id, layer_id, created_at, modified_at)
+             VALUES (?1, ?2, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+        )?
+        .execute(params![manifest_id, layer_ids.get(&layer.digest)])?;
+    }
+    put_config(tx, manifest_id, &image.config, &image.layers)
+}
+
+fn put_config(
+    tx: &Transaction<'_>,
+    manifest_id: i64,
+    config: &ConfigRecord,
+    layers: &[LayerDescriptor],
+) -> Result<()> {
+    let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
+    tx.prepare_cached(
+        "INSERT INTO configs (manifest_id, media_type, created, architecture, os, os_variant, config_env_json,
+             config_cmd_json, config_working_dir, config_entrypoint_json, config_volumes_json,
+             config_exposed_ports_json, config_user, rootfs_type, rootfs_diff_ids_json, history_json,
+             created_at, modified_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+             CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
+    )?
+    .execute(params![
+        manifest_id,
+        config.media_type,
+        config.created.as_deref().filter(|created| is_rfc3339(created)),
+        config.architecture,
+        config.os,
+        config.variant,
+        list(config.env.as_ref()),
+        list(config.cmd.as_ref()),
+        config.working_dir,
+        list(config.entrypoint.as_ref()),
+        list(config.volumes.as_ref()),
+        list(config.exposed_ports.as_ref()),
+        config.user,
+        config.rootfs_type,
+        json(&diff_ids),
+        config.history_json,
+    ])?;
+    Ok(())
+}
+
+/// Lists and maps of strings always have a JSON form.
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn list(list: Option<&Vec<String>>) -> Option<String> {
+    list.map(json_of_list)
+}
+
+fn json_of_list(list: &Vec<String>) -> String {
+    json(list)
+}
+
+fn annotations(annotations: &BTreeMap<String, String>) -> Option<String> {
+    (!annotations.is_empty()).then(|| json(annotations))
+}
+
+/// Whether microsandbox, which unwraps, can parse it.
+fn is_rfc3339(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let at = |place: usize, expected: u8| bytes.get(place) == Some(&expected);
+    let digits = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18];
+    digits.iter().all(|place| bytes.get(*place).is_some_and(u8::is_ascii_digit))
+        && at(4, b'-')
+        && at(7, b'-')
+        && at(10, b'T')
+        && at(13, b':')
+        && at(16, b':')
+        && !text.contains('[')
+        && text.parse::<jiff::Timestamp>().is_ok()
+}
+
+/// Our own rows of one name, but for owner and alias.
+fn put_ours(tx: &Transaction<'_>, name: &str, image: &ResolvedImage, preexisting: bool) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO sync_images (reference, platform, digest, manifest_digest, config_digest, config_json,
+             alias_of, preexisting, modified_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, CURRENT_TIMESTAMP)
+         ON CONFLICT (reference) DO UPDATE SET platform = excluded.platform, digest = excluded.digest,
+             manifest_digest = excluded.manifest_digest, config_digest = excluded.config_digest,
+             config_json = excluded.config_json, preexisting = excluded.preexisting,
+             modified_at = excluded.modified_at",
+    )?
+    .execute(params![
+        name,
+        image.platform.to_string(),
+        image.digest.as_str(),
+        image.manifest.digest.as_str(),
+        image.config.digest.as_str(),
+        json(&StoredConfig::from(&image.config)),
+        preexisting,
+    ])?;
+    tx.prepare_cached("DELETE FROM sync_image_layers WHERE reference = ?1")?.execute([name])?;
+    for (position, layer) in image.layers.iter().enumerate() {
+        tx.prepare_cached(
+            "INSERT INTO sync_image_layers (reference, position, digest, diff_id, media_type, size_bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            name,
+            i64::try_from(position).unwrap_or(i64::MAX),
+            layer.digest.as_str(),
+            layer.diff_id.as_str(),
+            layer.media_type,
+            size(layer.size),
+        ])?;
+    }
+    Ok(())
+}
+
+fn put_owner(tx: &Transaction<'_>, name: &str, owner: &Owner) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO sync_owners (reference, owner, since) VALUES (?1, ?2, CURRENT_TIMESTAMP)
+         ON CONFLICT DO NOTHING",
+    )?
+    .execute([name, owner.0.as_str()])?;
+    Ok(())
+}
+
+/// See [`Catalog::add_owner`](super::Catalog::add_owner).
+pub(super) fn add_owner(tx: &Transaction<'_>, references: &[ImageRef], owner: &Owner) -> Result<()> {
+    for reference in references {
+        let name = reference.to_string();
+        if Claim::of(tx, &name)?.is_some() {
+            put_owner(tx, &name, owner)?;
+        }
+    }
+    Ok(())
+}
+
+/// See [`Catalog::forget`](super::Catalog::forget).
+pub(super) fn forget(
+    tx: &Transaction<'_>,
+    references: &[ImageRef],
+    owner: Option<&Owner>,
+) -> Result<Forgotten> {
+    let mut released = BTreeSet::new();
+    for reference in references {
+        let name = reference.to_string();
+        let dropped = match owner {
+            Some(owner) => tx
+                .prepare_cached("DELETE FROM sync_owners WHERE reference = ?1 AND owner = ?2")?
+                .execute([&name, &owner.0])?,
+            None => tx.prepare_cached("DELETE FROM sync_owners WHERE reference = ?1")?.execute([&name])?,
+        };
+        if dropped > 0 || owner.is_none() {
+            released.insert(name);
+        }
+    }
+
+    let mut forgotten = Forgotten::default();
+    let mut freed = BTreeSet::new();
+    // Images first, then the second names that they leave behind.
+    let mut todo: Vec<String> = released.into_iter().collect();
+    while let Some(name) = todo.pop() {
+        let Some(claim) = Claim::of(tx, &name)? else { continue };
+        if !read::owners(tx, &name)?.is_empty() || read::primary_of(tx, claim.alias_of.as_deref())?.is_some()
+        {
+            continue;
+        }
+        let mut second_names = texts(tx, "SELECT reference FROM sync_images WHERE alias_of = ?1", &name)?;
+        tx.prepare_cached("UPDATE sync_images SET alias_of = NULL WHERE alias_of = ?1")?.execute([&name])?;
+        todo.append(&mut second_names);
+
+        let layers = layers_of(tx, &name)?;
+        tx.prepare_cached("DELETE FROM sync_image_layers WHERE reference = ?1")?.execute([&name])?;
+        tx.prepare_cached("DELETE FROM sync_images WHERE reference = ?1")?.execute([&name])?;
+        if !claim.preexisting {
+            if let Some(id) = image_id(tx, &name)? {
+                for sql in DROP_DOCUMENTS {
+                    tx.prepare_cached(sql)?.execute([id])?;
+                }
+                tx.prepare_cached("DELETE FROM images WHERE id = ?1")?.execute([id])?;
+            }
+            forgotten.removed.extend(read::parse_name(&name));
+        }
+        freed.extend(layers);
+    }
+    for digest in freed {
+        tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])?;
+        let still_listed = tx.prepare_cached("SELECT 1 FROM layers WHERE digest = ?1")?.exists([&digest])?;
+        if !still_listed && texts(tx, read::OUR_USERS, &digest)?.is_empty() {
+            forgotten.unneeded_layers.extend(BlobDigest::parse(&digest).ok());
+        }
+    }
+    for reference in references {
+        let name = reference.to_string();
+        if !forgotten.removed.contains(reference)
+            && (Claim::of(tx, &name)?.is_some() || image_id(tx, &name)?.is_some())
+        {
+            forgotten.kept.insert(reference.clone());
+        }
+    }
+    Ok(forgotten)
+}
