@@ -4,5 +4,6 @@ pub mod cancel;
 pub mod digest;
 pub mod error;
 pub mod image_ref;
+pub mod images_file;
 pub mod progress;
 pub mod state;
