@@ -6,6 +6,7 @@ pub mod digest;
 pub mod error;
 pub mod extract;
 pub mod image_ref;
+pub mod images_file;
 pub mod plan;
 pub mod progress;
 pub mod state;

@@ -1,0 +1,248 @@
+//! Groups of images: `[groups]` tables and entries' `groups` put together, `@other` followed, cycles and
+//! names of nothing found. Iterative throughout: a file may chain a hundred thousand groups.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::problem::{Draft, Notes, Span};
+use super::reader::{Node, entries};
+use super::registry::{Listed, Wanted};
+use super::text::{nearest, quoted};
+use super::values::{self, Fault};
+use crate::image_ref::ImageRef;
+
+/// Memberships that all groups together may have, when resolved.
+const MAX_MEMBERSHIPS: usize = 1_000_000;
+
+/// Indices into the listed images.
+pub(super) type Members = BTreeSet<usize>;
+
+#[derive(Debug, Default)]
+struct Group {
+    /// Where `[groups]` defines it.
+    span: Option<Span>,
+    members: Members,
+    /// Groups it refers to, and where.
+    others: Vec<(String, Span)>,
+    /// Whether something in it was refused: it is then not called empty on top.
+    broken: bool,
+}
+
+/// All groups, resolved to indices into `listed`.
+pub(super) fn resolve(
+    table: Option<Node<'_>>,
+    listed: &[Listed],
+    default_registry: &str,
+    notes: &mut Notes,
+) -> BTreeMap<String, Members> {
+    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    for (index, entry) in listed.iter().enumerate() {
+        for (name, _) in &entry.own_groups {
+            groups.entry(name.clone()).or_default().members.insert(index);
+        }
+    }
+    if let Some(table) = table.and_then(|node| notes.any_table(node)) {
+        let known = Known::new(listed);
+        for (name, node) in entries(table) {
+            if let Err(Fault { message, hint }) = values::group_name(name) {
+                let message = format!("group name {} {message}", quoted(name));
+                notes.error(Draft::new(node.key_span, message).maybe_hint(hint));
+                continue;
+            }
+            let group = groups.entry(name.to_owned()).or_default();
+            group.span = Some(node.key_span);
+            read_members(group, node, &known, default_registry, notes);
+        }
+    }
+    check_references(&mut groups, notes);
+    flatten(groups, notes)
+}
+
+/// What members can refer to.
+struct Known<'a> {
+    images: BTreeMap<&'a ImageRef, usize>,
+    selections: BTreeMap<(&'a str, &'a str), Vec<usize>>,
+    names: Vec<String>,
+}
+
+impl<'a> Known<'a> {
+    fn new(listed: &'a [Listed]) -> Self {
+        let mut known = Self { images: BTreeMap::new(), selections: BTreeMap::new(), names: Vec::new() };
+        for (index, entry) in listed.iter().enumerate() {
+            match &entry.wanted {
+                Wanted::Image(image) => {
+                    known.images.insert(&image.reference, index);
+                    known.names.push(image.reference.to_string());
+                }
+                Wanted::Selection(selection) => {
+                    let key = (selection.registry.as_str(), selection.repository.as_str());
+                    known.selections.entry(key).or_default().push(index);
+                    known.names.push(format!("{}/{}", selection.registry, selection.repository));
+                }
+            }
+        }
+        known
+    }
+
+    /// An image by its full reference; a selection by its repository without a tag.
+    fn find(&self, text: &str, reference: &ImageRef) -> Vec<usize> {
+        if let Some(index) = self.images.get(reference) {
+            return vec![*index];
+        }
+        let bare =
+            reference.digest().is_none() && !text.ends_with(":latest") && reference.tag() == Some("latest");
+        let key = (reference.registry(), reference.repository());
+        if bare { self.selections.get(&key).cloned().unwrap_or_default() } else { Vec::new() }
+    }
+}
+
+fn read_members(
+    group: &mut Group,
+    node: Node<'_>,
+    known: &Known<'_>,
+    default_registry: &str,
+    notes: &mut Notes,
+) {
+    if !node.value.is_array() {
+        group.broken = true;
+    }
+    for member in notes.array(node) {
+        let Some(text) = notes.string(member) else {
+            group.broken = true;
+            continue;
+        };
+        if let Some(other) = text.strip_prefix('@') {
+            group.others.push((other.to_owned(), member.span));
+            continue;
+        }
+        match ImageRef::parse(text, default_registry) {
+            Ok(reference) => {
+                let found = known.find(text, &reference);
+                if found.is_empty() {
+                    let full = reference.to_string();
+                    let near = nearest(&full, known.names.iter().map(String::as_str));
+                    let hint = near.map_or_else(
+                        || "groups select among the images of this file; they add none".to_owned(),
+                        |near| format!("did you mean `{near}`?"),
+                    );
+                    let message = format!("no image {} is listed in this file", quoted(&full));
+                    notes.error(Draft::new(member.span, message).hint(hint));
+                    group.broken = true;
+                }
+                group.members.extend(found);
+            }
+            Err(error) => {
+                let message = format!("invalid image reference {}: {}", quoted(text), error.reason());
+                notes.error(Draft::new(member.span, message).hint("a group is referred to as \"@name\""));
+                group.broken = true;
+            }
+        }
+    }
+}
+
+/// Drops references to groups that do not exist, and finds groups that name nothing.
+fn check_references(groups: &mut BTreeMap<String, Group>, notes: &mut Notes) {
+    let names: BTreeSet<String> = groups.keys().cloned().collect();
+    for (name, group) in groups.iter_mut() {
+        let before = group.others.len();
+        group.others.retain(|(other, span)| {
+            let known = names.contains(other);
+            if !known {
+                let message = format!("unknown group {}", quoted(&format!("@{other}")));
+                let near = nearest(other, names.iter().filter(|other| *other != name).map(String::as_str));
+                let hint = near.map(|near| format!("did you mean `@{near}`?"));
+                notes.error(Draft::new(*span, message).maybe_hint(hint));
+            }
+            known
+        });
+        group.broken |= group.others.len() < before;
+        if let Some(span) = group.span
+            && group.members.is_empty()
+            && group.others.is_empty()
+            && !group.broken
+        {
+            notes.error(
+                Draft::new(span, format!("group {} names nothing", quoted(name)))
+                    .hint("list images or other groups in it, or remove it"),
+            );
+        }
+    }
+}
+
+/// Follows references from the groups that have none upwards; what is left over are cycles.
+fn flatten(groups: BTreeMap<String, Group>, notes: &mut Notes) -> BTreeMap<String, Members> {
+    let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+    for (name, group) in &groups {
+        open.insert(name, group.others.len());
+        for (other, _) in &group.others {
+            users.entry(other).or_default().push(name);
+        }
+    }
+    let mut ready: Vec<&str> = open.iter().filter(|(_, count)| **count == 0).map(|(name, _)| *name).collect();
+    let mut resolved: BTreeMap<String, Members> = BTreeMap::new();
+    let mut memberships = 0;
+    while let Some(name) = ready.pop() {
+        let group = &groups[name];
+        open.remove(name);
+        let mut members = group.members.clone();
+        for (other, _) in &group.others {
+            members.extend(resolved.get(other).into_iter().flatten());
+        }
+        memberships += members.len();
+        if memberships > MAX_MEMBERSHIPS {
+            let span = group.span.or_else(|| groups.values().find_map(|group| group.span));
+            let message = format!("the groups have more than {MAX_MEMBERSHIPS} members in all");
+            notes.error(Draft::new(span.unwrap_or(Span { start: 0, end: 0 }), message));
+            return BTreeMap::new();
+        }
+        resolved.insert(name.to_owned(), members);
+        for user in users.get(name).into_iter().flatten() {
+            if let Some(count) = open.get_mut(user) {
+                *count -= 1;
+                if *count == 0 {
+                    ready.push(user);
+                }
+            }
+        }
+    }
+    report_cycles(&groups, open.into_keys().collect(), notes);
+    resolved
+}
+
+/// Every group in `left` refers to another one in `left`: walking along must come back.
+fn report_cycles(groups: &BTreeMap<String, Group>, mut left: BTreeSet<&str>, notes: &mut Notes) {
+    while let Some(first) = left.first().copied() {
+        let mut walk: Vec<(&str, Span)> = Vec::new();
+        let mut position: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut at = first;
+        // Ends at a group of an earlier walk (`left` lacks it) or at one of this walk: a new cycle.
+        let cycle = loop {
+            if let Some(start) = position.get(at) {
+                break Some(*start);
+            }
+            let next = groups[at].others.iter().find(|(other, _)| left.contains(other.as_str()));
+            let Some((next, span)) = next else { break None };
+            position.insert(at, walk.len());
+            walk.push((at, *span));
+            at = next;
+        };
+        if let Some(start) = cycle {
+            let cycle = &walk[start..];
+            let mut path: Vec<String> = cycle.iter().take(10).map(|(name, _)| (*name).to_owned()).collect();
+            if cycle.len() > 10 {
+                path.push("…".to_owned());
+            }
+            path.push(cycle[0].0.to_owned());
+            let message = if cycle.len() == 1 {
+                format!("group {} contains itself", quoted(cycle[0].0))
+            } else {
+                format!("group {} contains itself: {}", quoted(cycle[0].0), path.join(" → "))
+            };
+            notes.error(Draft::new(cycle[0].1, message).hint("remove one of these references"));
+        }
+        left.remove(first);
+        for (name, _) in walk {
+            left.remove(name);
+        }
+    }
+}

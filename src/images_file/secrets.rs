@@ -1,0 +1,172 @@
+//! Which ranges of the text must never be shown: values under keys that look like passwords, values of
+//! extra request headers, and the user info and query of URLs.
+//!
+//! The tree gives exact ranges. Where the TOML itself is broken, the tree cannot be trusted, and a plain
+//! scan of the text hides rather too much than too little.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys;
+use super::problem::Span;
+
+/// Parts of key names that suggest a secret.
+const SECRET_WORDS: &[&str] = &[
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+    "auth",
+    "credential",
+    "api-key",
+    "apikey",
+    "api_key",
+    "bearer",
+    "cookie",
+];
+
+/// Whether a value under this key is probably a secret.
+pub(super) fn looks_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    !keys::is_known(&key) && SECRET_WORDS.iter().any(|word| key.contains(word))
+}
+
+/// The ranges to hide; unsorted, perhaps overlapping.
+pub(super) fn hidden_ranges(text: &str, root: &DeTable<'_>, broken: bool) -> Vec<Span> {
+    let mut hidden = Vec::new();
+    in_tree(text, root, &mut hidden);
+    if broken {
+        in_broken_text(text, &mut hidden);
+    }
+    hidden
+}
+
+/// How a table's keys are to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Judge {
+    /// Each key by its name.
+    Keys,
+    /// The keys are names given by the user: they say nothing.
+    Names,
+    /// Everything below is secret.
+    Secret,
+}
+
+fn in_tree(text: &str, root: &DeTable<'_>, hidden: &mut Vec<Span>) {
+    let below = |judge: Judge, key: &str, top: bool| match judge {
+        Judge::Secret => Judge::Secret,
+        _ if top && matches!(key, "registry" | "groups") => Judge::Names,
+        Judge::Keys if key == "headers" || looks_secret(key) => Judge::Secret,
+        Judge::Keys | Judge::Names => Judge::Keys,
+    };
+    // A work list, not recursion: hostile nesting must not exhaust the stack.
+    let mut work: Vec<(&Spanned<DeValue<'_>>, Judge)> = Vec::new();
+    for (key, value) in root {
+        in_url(text, key.span().into(), key.get_ref(), hidden);
+        work.push((value, below(Judge::Keys, key.get_ref(), true)));
+    }
+    while let Some((value, judge)) = work.pop() {
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                for (key, value) in table {
+                    in_url(text, key.span().into(), key.get_ref(), hidden);
+                    work.push((value, below(judge, key.get_ref(), false)));
+                }
+            }
+            DeValue::Array(array) => work.extend(array.iter().map(|value| (value, judge))),
+            scalar => {
+                let span = Span::from(value.span());
+                if judge == Judge::Secret {
+                    hidden.push(inside_quotes(text, span));
+                } else if let Some(decoded) = scalar.as_str() {
+                    in_url(text, span, decoded, hidden);
+                }
+            }
+        }
+    }
+}
+
+/// User info and query of the URL that is `decoded` and written in `span`.
+fn in_url(text: &str, span: Span, decoded: &str, hidden: &mut Vec<Span>) {
+    if !(decoded.contains("://") && decoded.contains(['@', '?'])) {
+        return;
+    }
+    let inside = inside_quotes(text, span);
+    match text.get(inside.start..inside.end) {
+        Some(raw) if raw == decoded => hide_url(raw, inside.start, hidden),
+        // Written with escapes: what is where cannot be told cheaply.
+        _ => hidden.push(inside),
+    }
+}
+
+fn hide_url(raw: &str, offset: usize, hidden: &mut Vec<Span>) {
+    let Some(scheme) = raw.find("://") else { return };
+    let start = offset + scheme + 3;
+    if let Some(at) = raw.rfind('@') {
+        hidden.push(Span { start, end: offset + at });
+    }
+    if let Some(query) = raw.find('?') {
+        hidden.push(Span { start: offset + query + 1, end: offset + raw.len() });
+    }
+}
+
+/// The content of a string, so that its quotes stay visible.
+fn inside_quotes(text: &str, span: Span) -> Span {
+    let Some(raw) = text.get(span.start..span.end) else { return span };
+    for quote in ["\"\"\"", "'''", "\"", "'"] {
+        if raw.len() > 2 * quote.len() && raw.starts_with(quote) && raw.ends_with(quote) {
+            return Span { start: span.start + quote.len(), end: span.end - quote.len() };
+        }
+    }
+    span
+}
+
+fn in_broken_text(text: &str, hidden: &mut Vec<Span>) {
+    let mut offset = 0;
+    let mut in_headers = false;
+    while offset < text.len() {
+        let end_of_line = text[offset..].find('\n').map_or(text.len(), |found| offset + found);
+        let line = &text[offset..end_of_line];
+        if line.trim_start().starts_with('[') {
+            in_headers = line.contains("headers");
+        }
+        hide_url(line, offset, hidden);
+        let mut next = end_of_line + 1;
+        for (equals, _) in line.match_indices('=') {
+            let before = line[..equals].trim_end().trim_end_matches(['"', '\'']);
+            let key_start = before
+                .rfind(|char: char| !(char.is_alphanumeric() || matches!(char, '_' | '-' | '\\')))
+                .map_or(0, |index| index + before[index..].chars().next().map_or(1, char::len_utf8));
+            let key = &before[key_start..];
+            if in_headers || key == "headers" || key.contains('\\') || looks_secret(key) {
+                let start = offset + equals + 1;
+                let end = end_of_value(text, start, end_of_line);
+                hidden.push(Span { start: skip_opening(text, start), end });
+                next = next.max(end);
+                break;
+            }
+        }
+        offset = super::text::ceil_boundary(text, next);
+    }
+}
+
+/// Past blanks and opening quotes, which may be shown.
+fn skip_opening(text: &str, start: usize) -> usize {
+    let rest = &text[start..];
+    start + (rest.len() - rest.trim_start_matches([' ', '\t', '"', '\'']).len())
+}
+
+/// Where a value that starts after `start` ends at the latest; at least its line.
+fn end_of_value(text: &str, start: usize, end_of_line: usize) -> usize {
+    let value = text[start..].trim_start_matches([' ', '\t']);
+    let begin = text.len() - value.len();
+    for (open, close) in
+        [("\"\"\"", "\"\"\""), ("'''", "'''"), ("\"", "\""), ("'", "'"), ("[", "]"), ("{", "}")]
+    {
+        if let Some(inner) = value.strip_prefix(open) {
+            let end = inner.find(close).map_or(text.len(), |found| begin + open.len() + found + close.len());
+            return end.max(end_of_line);
+        }
+    }
+    end_of_line
+}

@@ -1,0 +1,129 @@
+//! Small text helpers: what may be printed, and which valid word was probably meant.
+
+use std::borrow::Cow;
+
+/// Longest piece of the file that a message repeats, in characters.
+const MAX_QUOTED: usize = 120;
+/// Words longer than this get no suggestion: comparing is quadratic.
+const MAX_COMPARED: usize = 300;
+/// Candidates beyond this many are not compared.
+const MAX_CANDIDATES: usize = 2_000;
+
+/// Appends `char`, escaped if it could disturb a terminal (control and bidirectional formatting characters).
+pub(super) fn escape_into(out: &mut String, char: char) {
+    let formatting = matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    if char.is_control() || formatting {
+        out.extend(char.escape_default());
+    } else {
+        out.push(char);
+    }
+}
+
+/// `text` with whatever could disturb a terminal escaped.
+pub(super) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        escape_into(&mut out, char);
+    }
+    out
+}
+
+/// A piece of the file for use in a message: escaped, shortened, without user info or query of a URL.
+pub(super) fn quoted(text: &str) -> String {
+    let mut shown = Cow::Borrowed(text);
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let rest =
+            rest.rsplit_once('@').map_or(Cow::Borrowed(rest), |(_, host)| format!("***@{host}").into());
+        let rest = rest.split_once('?').map_or(rest.clone(), |(before, _)| format!("{before}?***").into());
+        shown = format!("{scheme}://{rest}").into();
+    }
+    let mut out: String = shown.chars().take(MAX_QUOTED).collect();
+    if out.len() < shown.len() {
+        out.push('…');
+    }
+    format!("`{}`", printable(&out))
+}
+
+/// The word of `valid` that is nearest to `word`, if it is near enough to be what was meant.
+pub(super) fn nearest<'a>(word: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > MAX_COMPARED {
+        return None;
+    }
+    let plain = |text: &str| text.to_lowercase().replace('_', "-");
+    let word = plain(word);
+    let mut best: Option<(usize, &str)> = None;
+    for candidate in valid.into_iter().take(MAX_CANDIDATES) {
+        let limit = (word.len().max(candidate.len()) / 3).clamp(1, 4);
+        if candidate.len().abs_diff(word.len()) > limit {
+            continue;
+        }
+        let distance = strsim::damerau_levenshtein(&word, &plain(candidate));
+        if distance <= limit && best.is_none_or(|(least, _)| distance < least) {
+            best = Some((distance, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+/// "did you mean …", or else the list of what is valid.
+pub(super) fn suggest(word: &str, valid: &[&str]) -> String {
+    match nearest(word, valid.iter().copied()) {
+        Some(candidate) => format!("did you mean `{candidate}`?"),
+        None => format!("valid here: {}", list(valid)),
+    }
+}
+
+/// `` `a`, `b`, `c` ``.
+pub(super) fn list(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// The start of the character that `offset` falls into.
+pub(super) fn floor_boundary(text: &str, offset: usize) -> usize {
+    let mut offset = offset.min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    offset
+}
+
+/// The first start of a character at or after `offset`.
+pub(super) fn ceil_boundary(text: &str, offset: usize) -> usize {
+    let mut offset = offset.min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset += 1;
+    }
+    offset
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_misses_find_their_word() {
+        let words = ["settings", "registry", "groups", "images", "password-env", "pull"];
+        for (word, expected) in [
+            ("imags", Some("images")),
+            ("imgs", Some("images")),
+            ("Images", Some("images")),
+            ("registries", Some("registry")),
+            ("password_env", Some("password-env")),
+            ("pul", Some("pull")),
+            ("gruops", Some("groups")),
+            ("x", None),
+            ("colour", None),
+        ] {
+            assert_eq!(nearest(word, words), expected, "{word}");
+        }
+        assert_eq!(nearest(&"x".repeat(1_000_000), words), None);
+    }
+
+    #[test]
+    fn quoted_text_is_short_printable_and_free_of_secrets() {
+        assert_eq!(quoted("a\u{1b}[31m\u{202e}b"), "`a\\u{1b}[31m\\u{202e}b`");
+        assert_eq!(quoted("https://me:pw@host/x?sig=1"), "`https://***@host/x?***`");
+        assert_eq!(quoted("https://me:p?w@host/x"), "`https://***@host/x`");
+        assert!(quoted(&"é".repeat(1000)).chars().count() <= MAX_QUOTED + 3);
+    }
+}
