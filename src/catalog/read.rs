@@ -35,7 +35,7 @@ pub(super) const OWNED_NAMES: &str = "
        AND NOT EXISTS (SELECT 1 FROM sync_owners AS direct WHERE direct.reference = second.reference)";
 
 pub(super) const OUR_IMAGE: &str = "
-    SELECT platform, digest, manifest_digest, config_digest, alias_of, preexisting, modified_at
+    SELECT alias_of, preexisting, digest, manifest_digest, config_digest, platform, modified_at
       FROM sync_images WHERE reference = ?1";
 
 pub(super) const OUR_LAYERS: &str = "
@@ -52,22 +52,23 @@ pub(super) const THEIR_IMAGE: &str = concat!(
     " FROM images WHERE reference = ?1"
 );
 
-/// What microsandbox's join finds, and whether it can read it.
+/// What microsandbox's join finds, and whether it can read it. Not sorted: for a handful of rows, making SQLite's
+/// sorter costs more than the query.
 pub(super) const THEIR_LAYERS: &str = concat!(
     "SELECT l.digest, l.diff_id, l.media_type, l.size_bytes, ",
     well_formed!("l.created_at"),
     " AND ",
     well_formed!("l.modified_at"),
-    " FROM images AS i
+    ", l.id FROM images AS i
       JOIN manifests AS m ON m.image_id = i.id
       JOIN manifest_layers AS ml ON ml.manifest_id = m.id
       JOIN layers AS l ON l.id = ml.layer_id
-     WHERE i.reference = ?1 ORDER BY l.id"
+     WHERE i.reference = ?1"
 );
 
-/// The number of manifests, and of configs that microsandbox can read.
+/// Whether there is one manifest, the number of configs, and of those that microsandbox can read.
 pub(super) const THEIR_DOCUMENTS: &str = concat!(
-    "SELECT count(DISTINCT m.id), count(c.id), coalesce(sum(",
+    "SELECT min(m.id) = max(m.id), count(c.id), coalesce(sum(",
     well_formed!("c.created_at"),
     " AND ",
     well_formed!("c.modified_at"),
@@ -140,11 +141,13 @@ pub(super) struct Claim {
 impl Claim {
     pub(super) fn of(conn: &Connection, name: &str) -> Result<Option<Self>> {
         conn.prepare_cached("SELECT alias_of, preexisting FROM sync_images WHERE reference = ?1")?
-            .query_row([name], |row| {
-                // A garbled flag counts as set: then microsandbox's rows are left alone.
-                Ok(Self { alias_of: text(row, 0)?, preexisting: integer(row, 1)? != Some(0) })
-            })
+            .query_row([name], Self::from_row)
             .optional()
+    }
+
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        // A garbled flag counts as set: then microsandbox's rows are left alone.
+        Ok(Self { alias_of: text(row, 0)?, preexisting: integer(row, 1)? != Some(0) })
     }
 }
 
@@ -167,15 +170,19 @@ pub(super) fn primary_of(
 /// Everything recorded under one name; `None` if neither we nor microsandbox know it.
 pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<RecordedImage>> {
     let name = reference.to_string();
-    let ours = our_image(conn, &name)?;
+    let (claim, ours) = our_image(conn, &name)?.map_or((None, None), |(claim, ours)| (Some(claim), ours));
     let theirs: Option<(Option<String>, bool)> = conn
         .prepare_cached(THEIR_IMAGE)?
         .query_row([&name], |row| Ok((text(row, 0)?, is_true(row, 1)?)))
         .optional()?;
+    // A garbled row of ours alone is no record: there is nothing left to be read.
     if ours.is_none() && theirs.is_none() {
         return Ok(None);
     }
-    let claim = Claim::of(conn, &name)?;
+    let ours = match ours {
+        Some(ours) => our_layers(conn, &name)?.map(|layers| (ours, layers)),
+        None => None,
+    };
     let mut owners = owners(conn, &name)?;
     let mut alias_of = None;
     if owners.is_empty()
@@ -226,18 +233,18 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
     }))
 }
 
-/// Our rows of an image; `None` also where one of them is garbled.
-fn our_image(conn: &Connection, name: &str) -> Result<Option<(OurImage, Vec<LayerDescriptor>)>> {
-    let image = conn
-        .prepare_cached(OUR_IMAGE)?
+/// Our row of an image, as far as it can be read.
+fn our_image(conn: &Connection, name: &str) -> Result<Option<(Claim, Option<OurImage>)>> {
+    conn.prepare_cached(OUR_IMAGE)?
         .query_row([name], |row| {
+            let claim = Claim::from_row(row)?;
             let digest = |column| {
                 Ok::<_, rusqlite::Error>(text(row, column)?.and_then(|text| BlobDigest::parse(&text).ok()))
             };
-            let platform = text(row, 0)?.and_then(|text| Platform::parse(&text).ok());
-            let (digest, manifest_digest, config_digest) = (digest(1)?, digest(2)?, digest(3)?);
+            let (digest, manifest_digest, config_digest) = (digest(2)?, digest(3)?, digest(4)?);
+            let platform = text(row, 5)?.and_then(|text| Platform::parse(&text).ok());
             let modified_at = text(row, 6)?;
-            Ok((|| {
+            let image = (|| {
                 Some(OurImage {
                     platform: platform?,
                     digest: digest?,
@@ -245,12 +252,14 @@ fn our_image(conn: &Connection, name: &str) -> Result<Option<(OurImage, Vec<Laye
                     config_digest: config_digest?,
                     modified_at: modified_at?,
                 })
-            })())
+            })();
+            Ok((claim, image))
         })
-        .optional()?
-        .flatten();
-    let Some(image) = image else { return Ok(None) };
+        .optional()
+}
 
+/// Our layers of an image, base first; `None` where one of them is garbled or out of place.
+fn our_layers(conn: &Connection, name: &str) -> Result<Option<Vec<LayerDescriptor>>> {
     let mut statement = conn.prepare_cached(OUR_LAYERS)?;
     let mut rows = statement.query([name])?;
     let mut layers = Vec::new();
@@ -261,7 +270,7 @@ fn our_image(conn: &Connection, name: &str) -> Result<Option<(OurImage, Vec<Laye
             _ => return Ok(None),
         }
     }
-    Ok(Some((image, layers)))
+    Ok(Some(layers))
 }
 
 /// Digest, diff id, media type and size, from the first four columns.
@@ -283,11 +292,12 @@ fn their_layers(conn: &Connection, name: &str) -> Result<(Vec<LayerDescriptor>, 
     let mut rows = statement.query([name])?;
     let (mut layers, mut readable) = (Vec::new(), true);
     while let Some(row) = rows.next()? {
-        let layer = descriptor(row)?;
+        let (layer, id) = (descriptor(row)?, integer(row, 5)?);
         readable &= layer.is_some() && is_true(row, 4)?;
-        layers.extend(layer);
+        layers.extend(layer.map(|layer| (id, layer)));
     }
-    Ok((layers, readable))
+    layers.sort_by_key(|(id, _)| *id);
+    Ok((layers.into_iter().map(|(_, layer)| layer).collect(), readable))
 }
 
 /// Whether there is exactly one manifest with exactly one config, as microsandbox needs to read it.

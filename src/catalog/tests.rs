@@ -668,6 +668,11 @@ fn damaged_rows_are_noticed_and_recording_again_heals_them() {
         "UPDATE configs SET os = NULL",
         "INSERT INTO manifests (image_id, schema_version, media_type) VALUES (1, 2, 'x')",
         "INSERT INTO configs (manifest_id, media_type) VALUES (1, 'x')",
+        // Without its UNIQUE, so that a layer can be linked twice.
+        "CREATE TABLE loose AS SELECT * FROM manifest_layers; DROP TABLE manifest_layers;
+         ALTER TABLE loose RENAME TO manifest_layers;
+         INSERT INTO manifest_layers SELECT 9, manifest_id, layer_id, created_at, modified_at
+             FROM manifest_layers WHERE id = 1",
         "UPDATE sync_images SET digest = 'sha256:../../etc'",
         "UPDATE sync_images SET platform = x'ff'",
         "UPDATE sync_images SET config_json = '{', modified_at = 7",
