@@ -164,7 +164,7 @@ impl Catalog {
         self.read("look up needed layers in", |tx| read::layers_needed_outside(tx, references))
     }
 
-    /// Records `image` under `names` for `owner`, in one transaction: what was recorded under these names is
+    /// Records `image` under `names` for `owner`, its layers being in the directory `layers`, in one transaction: what was recorded under these names is
     /// replaced. The first name is the image's own, the others are second names (see
     /// [`ImageRef::recorded_names`]), which stay as long as the first does. Owners it has stay.
     ///
@@ -175,17 +175,18 @@ impl Catalog {
         image: &ResolvedImage,
         names: &[ImageRef],
         owner: &Owner,
+        layers: &Path,
     ) -> Result<(), CatalogError> {
-        self.write("record an image in", |tx| write::record(tx, image, names, owner))
+        self.write("record an image in", |tx| write::record(tx, image, names, owner, layers))
     }
 
-    /// Makes `owner` one of the owners of those of `references` that [`Catalog::record`] recorded; others are
-    /// skipped.
+    /// Makes `owner` one of the owners of an image that [`Catalog::record`] recorded under `names`, and notes
+    /// that its layers are in the directory `layers`. Names that are not recorded are skipped.
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.
-    pub fn add_owner(&mut self, references: &[ImageRef], owner: &Owner) -> Result<(), CatalogError> {
-        self.write("add an owner in", |tx| write::add_owner(tx, references, owner))
+    pub fn adopt(&mut self, names: &[ImageRef], owner: &Owner, layers: &Path) -> Result<(), CatalogError> {
+        self.write("add an owner in", |tx| write::adopt(tx, names, owner, layers))
     }
 
     /// Drops the ownership of `owner` (`None`: of everybody) in `references`, in one transaction. An image that

@@ -18,7 +18,7 @@ mod values;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
@@ -164,7 +164,12 @@ impl ImagesFile {
     ///
     /// # Errors
     /// A group that the file does not define, with the nearest one that it does.
-    pub fn desired(&self, owner: Owner, groups: &[String]) -> Result<Desired, UnknownGroups> {
+    pub fn desired(
+        &self,
+        owner: Owner,
+        layers_directory: PathBuf,
+        groups: &[String],
+    ) -> Result<Desired, UnknownGroups> {
         let wanted: BTreeSet<&str> =
             groups.iter().map(|group| group.strip_prefix('@').unwrap_or(group)).collect();
         self.check_groups(&wanted)?;
@@ -183,7 +188,7 @@ impl ImagesFile {
             }
         }
         images.sort_by(|a, b| a.reference.cmp(&b.reference));
-        Ok(Desired { owner, images, listed_elsewhere, prune: self.settings.prune })
+        Ok(Desired { owner, layers_directory, images, listed_elsewhere, prune: self.settings.prune })
     }
 
     fn check_groups(&self, wanted: &BTreeSet<&str>) -> Result<(), UnknownGroups> {

@@ -322,8 +322,10 @@ fn plan_layer_removals(desired: &Desired, images: &[PlannedImage], observed: &Ob
             let owners = observed.recorded.get(*name).map(|row| &row.owners);
             owners.is_some_and(|owners| owners.iter().all(|owner| *owner == desired.owner))
         };
+        // What microsandbox had before us stays, with its layers, when we forget it.
+        let ours = |name: &&ImageRef| observed.recorded.get(*name).is_some_and(|row| !row.preexisting);
         match image.action {
-            Action::Remove => gone.extend(image.names.iter().filter(shared)),
+            Action::Remove => gone.extend(image.names.iter().filter(shared).filter(ours)),
             // Their old rows are replaced.
             Action::Update => gone.extend(&image.names),
             _ => {}

@@ -4,6 +4,9 @@
 //! broken digest or reference) makes the image one that is not recorded by us, or whose rows are incomplete; it is
 //! never an error, so that the next run can put it right.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::types::ValueRef;
@@ -35,7 +38,8 @@ pub(super) const OWNED_NAMES: &str = "
        AND NOT EXISTS (SELECT 1 FROM sync_owners AS direct WHERE direct.reference = second.reference)";
 
 pub(super) const OUR_IMAGE: &str = "
-    SELECT alias_of, preexisting, digest, manifest_digest, config_digest, platform, modified_at
+    SELECT alias_of, preexisting, digest, manifest_digest, config_digest, platform, modified_at,
+           layers_directory
       FROM sync_images WHERE reference = ?1";
 
 pub(super) const OUR_LAYERS: &str = "
@@ -130,6 +134,7 @@ struct OurImage {
     manifest_digest: BlobDigest,
     config_digest: BlobDigest,
     modified_at: String,
+    layers_directory: Option<PathBuf>,
 }
 
 /// The part of our row that matters for who needs the image.
@@ -213,6 +218,7 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
                 rows_complete,
                 alias_of,
                 preexisting,
+                layers_directory: ours.layers_directory,
                 modified_at: ours.modified_at,
             }
         }
@@ -228,6 +234,7 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
             owners,
             alias_of,
             preexisting,
+            layers_directory: None,
             modified_at: their_modified_at,
         },
     }))
@@ -244,6 +251,8 @@ fn our_image(conn: &Connection, name: &str) -> Result<Option<(Claim, Option<OurI
             let (digest, manifest_digest, config_digest) = (digest(2)?, digest(3)?, digest(4)?);
             let platform = text(row, 5)?.and_then(|text| Platform::parse(&text).ok());
             let modified_at = text(row, 6)?;
+            let layers_directory =
+                row.get_ref(7)?.as_blob().ok().map(|path| PathBuf::from(OsStr::from_bytes(path)));
             let image = (|| {
                 Some(OurImage {
                     platform: platform?,
@@ -251,6 +260,7 @@ fn our_image(conn: &Connection, name: &str) -> Result<Option<(Claim, Option<OurI
                     manifest_digest: manifest_digest?,
                     config_digest: config_digest?,
                     modified_at: modified_at?,
+                    layers_directory,
                 })
             })();
             Ok((claim, image))

@@ -124,7 +124,8 @@ const OURS: &[Table] = &[
         name: "sync_images",
         body: "(reference TEXT PRIMARY KEY NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL, \
                manifest_digest TEXT NOT NULL, config_digest TEXT NOT NULL, config_json TEXT NOT NULL, \
-               alias_of TEXT, preexisting INTEGER NOT NULL, modified_at DATETIME NOT NULL)",
+               alias_of TEXT, preexisting INTEGER NOT NULL, layers_directory BLOB, \
+               modified_at DATETIME NOT NULL)",
         columns: &[
             "reference",
             "platform",
@@ -134,6 +135,7 @@ const OURS: &[Table] = &[
             "config_json",
             "alias_of",
             "preexisting",
+            "layers_directory",
             "modified_at",
         ],
     },

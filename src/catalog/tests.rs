@@ -240,7 +240,7 @@ fn file(name: &str) -> Owner {
 }
 
 fn put(catalog: &mut Catalog, name: &str, layers: &[&str], owner: &Owner) {
-    catalog.record(&image(name, layers), &reference(name).recorded_names(), owner).unwrap();
+    catalog.record(&image(name, layers), &reference(name).recorded_names(), owner, Path::new("/layers")).unwrap();
 }
 
 fn one(catalog: &Catalog, name: &str) -> Option<RecordedImage> {
@@ -332,7 +332,7 @@ fn a_creation_time_that_microsandbox_could_not_parse_is_not_written() {
     ] {
         let mut image = image(ALPINE, &["a"]);
         image.config.created = Some(text.to_owned());
-        catalog.record(&image, &[reference(ALPINE)], &file("one")).unwrap();
+        catalog.record(&image, &[reference(ALPINE)], &file("one"), Path::new("/layers")).unwrap();
         let created: Option<String> =
             sandbox.sql().query_row("SELECT created FROM configs", [], |row| row.get(0)).unwrap();
         assert_eq!(created.as_deref(), kept.then_some(text));
@@ -389,8 +389,8 @@ fn what_is_recorded_is_read_back() {
     let sandbox = Sandbox::new();
     let mut catalog = sandbox.open();
     let image = image(ALPINE, &["a", "b"]);
-    catalog.record(&image, &[reference(ALPINE)], &file("one")).unwrap();
-    catalog.add_owner(&[reference(ALPINE), reference("nope")], &Owner::pull()).unwrap();
+    catalog.record(&image, &[reference(ALPINE)], &file("one"), Path::new("/layers")).unwrap();
+    catalog.adopt(&[reference(ALPINE), reference("nope")], &Owner::pull(), Path::new("/layers")).unwrap();
     for catalog in [&catalog, &sandbox.reader()] {
         let found = one(catalog, ALPINE).unwrap();
         assert_timestamp(&found.modified_at);
@@ -407,6 +407,7 @@ fn what_is_recorded_is_read_back() {
                 rows_complete: true,
                 alias_of: None,
                 preexisting: false,
+                layers_directory: Some("/layers".into()),
                 modified_at: found.modified_at.clone(),
             }
         );
@@ -456,7 +457,7 @@ fn an_image_without_index_config_lists_or_layers_is_recorded() {
     bare.index = None;
     bare.config.env = None;
     bare.config.history_json = None;
-    catalog.record(&bare, &[reference("bare:1")], &file("one")).unwrap();
+    catalog.record(&bare, &[reference("bare:1")], &file("one"), Path::new("/layers")).unwrap();
     let found = one(&catalog, "bare:1").unwrap();
     assert!(found.rows_complete && found.layers.is_empty());
     assert_eq!(sandbox.count("indexes"), 0);
@@ -557,7 +558,7 @@ fn remove_forgets_whoever_owns_it() {
     let sandbox = Sandbox::new();
     let mut catalog = sandbox.open();
     put(&mut catalog, ALPINE, &["a"], &file("one"));
-    catalog.add_owner(&[reference(ALPINE)], &Owner::pull()).unwrap();
+    catalog.adopt(&[reference(ALPINE)], &Owner::pull(), Path::new("/layers")).unwrap();
     let forgotten = catalog.forget(&[reference(ALPINE)], None).unwrap();
     assert_eq!((forgotten.removed, forgotten.unneeded_layers), (refs(&[ALPINE]), digests(&["a"])));
     for table in ["images", "layers", "sync_images", "sync_image_layers", "sync_owners"] {
@@ -724,7 +725,7 @@ fn ids_at_the_end_of_their_range_are_an_error_not_a_panic() {
     let sandbox = Sandbox::of_microsandbox(ALPINE, &["a"]);
     sandbox.sql().execute("INSERT INTO layers VALUES (?, '', 'x', 'x', 1, NULL, NULL)", [i64::MAX]).unwrap();
     let mut catalog = sandbox.open();
-    let error = catalog.record(&image("other:1", &["b"]), &[reference("other:1")], &file("one")).unwrap_err();
+    let error = catalog.record(&image("other:1", &["b"]), &[reference("other:1")], &file("one"), Path::new("/layers")).unwrap_err();
     assert_eq!(error.kind(), "catalog-query");
     assert_eq!(sandbox.count("images"), 1, "nothing of it was kept");
 }
@@ -735,7 +736,7 @@ fn sizes_beyond_sqlite_are_cut_not_wrapped() {
     let mut catalog = sandbox.open();
     let mut huge = image(ALPINE, &["a", "b"]);
     huge.layers[0].size = u64::MAX;
-    catalog.record(&huge, &[reference(ALPINE)], &file("one")).unwrap();
+    catalog.record(&huge, &[reference(ALPINE)], &file("one"), Path::new("/layers")).unwrap();
     assert_eq!(one(&catalog, ALPINE).unwrap().layers[0].size, i64::MAX.cast_unsigned());
 }
 
@@ -882,7 +883,7 @@ fn a_full_disk_is_told_apart_and_leaves_the_old_state() {
         .unwrap();
     let mut large = image(ALPINE, &["b"]);
     large.config.labels.insert("large".to_owned(), "x".repeat(1 << 20));
-    let error = catalog.record(&large, &[reference(ALPINE)], &file("one")).unwrap_err();
+    let error = catalog.record(&large, &[reference(ALPINE)], &file("one"), Path::new("/layers")).unwrap_err();
     assert_eq!(error.kind(), "disk-full");
     assert_eq!(sandbox.stacked(ALPINE), ["a"]);
     assert!(one(&catalog, ALPINE).unwrap().rows_complete);
@@ -985,7 +986,7 @@ fn crowd(sandbox: &Sandbox, images: usize) -> Catalog {
         let own: Vec<String> = (0..3).map(|layer| format!("{number} {layer}")).collect();
         let layers = ["a", &own[0], &own[1], &own[2]];
         let owner = if number % 100 == 0 { file("one") } else { Owner::pull() };
-        write::record(&tx, &image(&name, &layers), &[reference(&name)], &owner).unwrap();
+        write::record(&tx, &image(&name, &layers), &[reference(&name)], &owner, Path::new("/layers")).unwrap();
     }
     tx.commit().unwrap();
     catalog

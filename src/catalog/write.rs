@@ -5,6 +5,8 @@
 //! leave behind (layer rows that no manifest uses) goes in the same transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use rusqlite::{OptionalExtension, Result, Transaction, params};
 
@@ -68,6 +70,7 @@ pub(super) fn record(
     image: &ResolvedImage,
     names: &[ImageRef],
     owner: &Owner,
+    layers: &Path,
 ) -> Result<()> {
     let Some(primary) = names.first() else { return Ok(()) };
     let primary = primary.to_string();
@@ -89,7 +92,7 @@ pub(super) fn record(
     let layer_ids = put_layers(tx, &image.layers)?;
     for (name, id, preexisting) in &rows {
         put_documents(tx, *id, image, &layer_ids)?;
-        put_ours(tx, name, image, *preexisting)?;
+        put_ours(tx, name, image, *preexisting, layers)?;
         if *name != primary {
             tx.prepare_cached("UPDATE sync_images SET alias_of = ?2 WHERE reference = ?1")?
                 .execute([name, &primary])?;
@@ -305,14 +308,21 @@ fn is_rfc3339(text: &str) -> bool {
 }
 
 /// Our own rows of one name, but for owner and alias.
-fn put_ours(tx: &Transaction<'_>, name: &str, image: &ResolvedImage, preexisting: bool) -> Result<()> {
+fn put_ours(
+    tx: &Transaction<'_>,
+    name: &str,
+    image: &ResolvedImage,
+    preexisting: bool,
+    layers: &Path,
+) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO sync_images (reference, platform, digest, manifest_digest, config_digest, config_json,
-             alias_of, preexisting, modified_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, CURRENT_TIMESTAMP)
+             alias_of, preexisting, layers_directory, modified_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, NULL, ?7, ?8, CURRENT_TIMESTAMP)
          ON CONFLICT (reference) DO UPDATE SET platform = excluded.platform, digest = excluded.digest,
              manifest_digest = excluded.manifest_digest, config_digest = excluded.config_digest,
              config_json = excluded.config_json, preexisting = excluded.preexisting,
+             layers_directory = excluded.layers_directory,
              modified_at = excluded.modified_at",
     )?
     .execute(params![
@@ -323,6 +333,7 @@ fn put_ours(tx: &Transaction<'_>, name: &str, image: &ResolvedImage, preexisting
         image.config.digest.as_str(),
         json(&StoredConfig::from(&image.config)),
         preexisting,
+        layers.as_os_str().as_bytes(),
     ])?;
     tx.prepare_cached("DELETE FROM sync_image_layers WHERE reference = ?1")?.execute([name])?;
     for (position, layer) in image.layers.iter().enumerate() {
@@ -351,13 +362,19 @@ fn put_owner(tx: &Transaction<'_>, name: &str, owner: &Owner) -> Result<()> {
     Ok(())
 }
 
-/// See [`Catalog::add_owner`](super::Catalog::add_owner).
-pub(super) fn add_owner(tx: &Transaction<'_>, references: &[ImageRef], owner: &Owner) -> Result<()> {
-    for reference in references {
-        let name = reference.to_string();
-        if Claim::of(tx, &name)?.is_some() {
+/// See [`Catalog::adopt`](super::Catalog::adopt).
+pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], owner: &Owner, layers: &Path) -> Result<()> {
+    for (index, name) in names.iter().enumerate() {
+        let name = name.to_string();
+        if Claim::of(tx, &name)?.is_none() {
+            continue;
+        }
+        // Second names belong to whoever owns the first.
+        if index == 0 {
             put_owner(tx, &name, owner)?;
         }
+        tx.prepare_cached("UPDATE sync_images SET layers_directory = ?2 WHERE reference = ?1")?
+            .execute(params![name, layers.as_os_str().as_bytes()])?;
     }
     Ok(())
 }
