@@ -6,6 +6,7 @@
 //! [`ImagesFile::desired`] says what a run is to bring about. The key lists of `keys.rs`, [`json_schema`]
 //! and [`STARTER`] are held together by tests.
 
+mod entry;
 mod groups;
 mod keys;
 mod problem;
@@ -23,10 +24,11 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use entry::{Listed, Wanted};
 use problem::{Draft, Notes, Page, Span};
 pub use problem::{Problem, Problems, Severity};
 use reader::{Node, Table, entries};
-use registry::{Defaults, Listed, RegistryReader, Wanted};
+use registry::{Defaults, RegistryReader};
 use values::Fault;
 
 use crate::image_ref::{ImageRef, SANDBOXES_REGISTRY};
@@ -346,8 +348,8 @@ impl FileReader<'_> {
         let Some(table) = node.and_then(|node| self.notes.table(node, &keys::SETTINGS)) else {
             return settings;
         };
-        settings.layers = self.text(table, "layers", |text, source| values::path(text, source));
-        settings.hosts_dir = self.text(table, "hosts-dir", |text, source| values::path(text, source));
+        settings.layers = self.text(table, "layers", values::path);
+        settings.hosts_dir = self.text(table, "hosts-dir", values::path);
         if let Some(platform) = self.text(table, "platform", |text, _| values::platform(text)) {
             settings.platform = platform;
         }
