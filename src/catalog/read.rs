@@ -4,10 +4,10 @@
 //! broken digest or reference) makes the image one that is not recorded by us, or whose rows are incomplete; it is
 //! never an error, so that the next run can put it right.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result, Row};

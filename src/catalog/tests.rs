@@ -240,7 +240,9 @@ fn file(name: &str) -> Owner {
 }
 
 fn put(catalog: &mut Catalog, name: &str, layers: &[&str], owner: &Owner) {
-    catalog.record(&image(name, layers), &reference(name).recorded_names(), owner, Path::new("/layers")).unwrap();
+    catalog
+        .record(&image(name, layers), &reference(name).recorded_names(), owner, Path::new("/layers"))
+        .unwrap();
 }
 
 fn one(catalog: &Catalog, name: &str) -> Option<RecordedImage> {
@@ -725,7 +727,9 @@ fn ids_at_the_end_of_their_range_are_an_error_not_a_panic() {
     let sandbox = Sandbox::of_microsandbox(ALPINE, &["a"]);
     sandbox.sql().execute("INSERT INTO layers VALUES (?, '', 'x', 'x', 1, NULL, NULL)", [i64::MAX]).unwrap();
     let mut catalog = sandbox.open();
-    let error = catalog.record(&image("other:1", &["b"]), &[reference("other:1")], &file("one"), Path::new("/layers")).unwrap_err();
+    let error = catalog
+        .record(&image("other:1", &["b"]), &[reference("other:1")], &file("one"), Path::new("/layers"))
+        .unwrap_err();
     assert_eq!(error.kind(), "catalog-query");
     assert_eq!(sandbox.count("images"), 1, "nothing of it was kept");
 }
@@ -986,7 +990,8 @@ fn crowd(sandbox: &Sandbox, images: usize) -> Catalog {
         let own: Vec<String> = (0..3).map(|layer| format!("{number} {layer}")).collect();
         let layers = ["a", &own[0], &own[1], &own[2]];
         let owner = if number % 100 == 0 { file("one") } else { Owner::pull() };
-        write::record(&tx, &image(&name, &layers), &[reference(&name)], &owner, Path::new("/layers")).unwrap();
+        write::record(&tx, &image(&name, &layers), &[reference(&name)], &owner, Path::new("/layers"))
+            .unwrap();
     }
     tx.commit().unwrap();
     catalog
@@ -1137,7 +1142,7 @@ proptest! {
                     put(&mut catalog, NAMES[*name], layers, &owners[*owner]);
                 }
                 Step::AddOwner { name, owner } => {
-                    catalog.add_owner(&[reference(NAMES[*name])], &owners[*owner]).unwrap();
+                    catalog.adopt(&[reference(NAMES[*name])], &owners[*owner], Path::new("/layers")).unwrap();
                 }
                 Step::Forget { names, owner } => {
                     let names: Vec<_> = names.iter().map(|name| reference(NAMES[*name])).collect();

@@ -151,7 +151,10 @@ fn a_tree_is_what_the_tar_says() {
     assert_eq!(world.read("usr/tool").unwrap(), "#!/bin/sh\n");
     assert_eq!(fs::read(layer.join("usr/large")).unwrap(), large);
     assert_eq!(fs::read_link(layer.join("usr/link")).unwrap(), Path::new("/etc/passwd"));
-    assert_eq!(fs::metadata(layer.join("usr/hard")).unwrap().ino(), fs::metadata(layer.join("usr/tool")).unwrap().ino());
+    assert_eq!(
+        fs::metadata(layer.join("usr/hard")).unwrap().ino(),
+        fs::metadata(layer.join("usr/tool")).unwrap().ino()
+    );
     assert_eq!(world.read("usr/.wh.gone").unwrap(), "");
     for (path, mode, stat) in [
         ("usr", 0o755, "1000:50:044755"),
@@ -212,7 +215,13 @@ fn a_later_entry_replaces_an_earlier_one_of_any_kind() {
 fn a_replaced_name_does_not_change_its_other_names() {
     let world = World::new();
     world
-        .entry(&[file("a", "first"), Make::Link("b", "a"), file("a", "second"), Make::Link("c", "a"), Make::Link("c", "c")])
+        .entry(&[
+            file("a", "first"),
+            Make::Link("b", "a"),
+            file("a", "second"),
+            Make::Link("c", "a"),
+            Make::Link("c", "c"),
+        ])
         .unwrap();
     let read = |path| world.read(path).unwrap();
     assert_eq!((read("a"), read("b"), read("c")), ("second".into(), "first".into(), "second".into()));
@@ -251,7 +260,10 @@ fn what_would_leave_the_layer_is_refused_and_named() {
         (vec![file("f", ""), Make::Symlink("s", "../outside"), Make::Link("s/new", "f")], "s/new"),
         (vec![Make::Symlink("s", "../outside"), Make::Link("stolen", "s/precious")], "stolen"),
         (vec![Make::Link("stolen", precious)], "stolen"),
-        (vec![Make::Symlink("a", "b"), Make::Symlink("b", "../outside"), file("a/precious", "x")], "a/precious"),
+        (
+            vec![Make::Symlink("a", "b"), Make::Symlink("b", "../outside"), file("a/precious", "x")],
+            "a/precious",
+        ),
         (vec![Make::Directory("d"), Make::Symlink("d", "../outside"), file("d/precious", "x")], "d/precious"),
         (vec![Make::Link("l", "missing")], "l"),
         (vec![Make::Link("l", "m"), Make::Link("m", "l")], "l"),

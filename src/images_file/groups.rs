@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::entry::{Listed, Wanted};
 use super::problem::{Draft, Notes, Span};
 use super::reader::{Node, entries};
-use super::registry::{Listed, Wanted};
 use super::text::{nearest, quoted};
 use super::values::{self, Fault};
 use crate::image_ref::ImageRef;
@@ -54,7 +54,7 @@ pub(super) fn resolve(
         }
     }
     check_references(&mut groups, notes);
-    flatten(groups, notes)
+    flatten(&groups, notes)
 }
 
 /// What members can refer to.
@@ -169,10 +169,10 @@ fn check_references(groups: &mut BTreeMap<String, Group>, notes: &mut Notes) {
 }
 
 /// Follows references from the groups that have none upwards; what is left over are cycles.
-fn flatten(groups: BTreeMap<String, Group>, notes: &mut Notes) -> BTreeMap<String, Members> {
+fn flatten(groups: &BTreeMap<String, Group>, notes: &mut Notes) -> BTreeMap<String, Members> {
     let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut open: BTreeMap<&str, usize> = BTreeMap::new();
-    for (name, group) in &groups {
+    for (name, group) in groups {
         open.insert(name, group.others.len());
         for (other, _) in &group.others {
             users.entry(other).or_default().push(name);
@@ -205,7 +205,7 @@ fn flatten(groups: BTreeMap<String, Group>, notes: &mut Notes) -> BTreeMap<Strin
             }
         }
     }
-    report_cycles(&groups, open.into_keys().collect(), notes);
+    report_cycles(groups, open.into_keys().collect(), notes);
     resolved
 }
 

@@ -138,12 +138,11 @@ impl Notes {
     }
 
     pub(super) fn array<'t>(&mut self, node: Node<'t>) -> impl Iterator<Item = Node<'t>> + use<'t> {
-        let array = match node.value {
-            DeValue::Array(array) => Some(array),
-            _ => {
-                self.wrong_type(node, "an array");
-                None
-            }
+        let array = if let DeValue::Array(array) = node.value {
+            Some(array)
+        } else {
+            self.wrong_type(node, "an array");
+            None
         };
         array.into_iter().flat_map(move |array| node.elements(array))
     }

@@ -8,9 +8,17 @@ use clap_complete::Shell;
 
 /// Keeps this machine's container images exactly as a file says.
 #[derive(Debug, Parser)]
-#[command(name = "msb-sync", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done or in sync · 1 something failed or is blocked · 2 the command line or the images \
-file is wrong, or (plan --detailed-exitcode) changes are pending · 130/143 stopped by SIGINT/SIGTERM")]
+#[command(
+    name = "msb-sync",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done or in sync · 1 something failed or is blocked · 2 the command line or the images \
+file is wrong, or (plan --detailed-exitcode) changes are pending · 130/143 stopped by SIGINT/SIGTERM"
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

@@ -150,13 +150,18 @@ impl Reporter for Human {
         match &event {
             Event::Warning(message) => self.warning(message),
             Event::Detail(message) if self.verbose > 0 => self.raw(&printable(message, false)),
-            Event::Waiting(who) => self.note(&format!("waiting for {who}, which works on the same directories")),
+            Event::Waiting(who) => {
+                self.note(&format!("waiting for {who}, which works on the same directories"))
+            }
             Event::Image { reference, error: Some(error), .. } if !matches!(**error, Error::Stopped) => {
                 self.image_error(reference, Some(error));
             }
             Event::Image { reference, action, error: None } => self.image_done(reference, *action),
-            Event::LayerStarted { digest, size, resumed, image } if self.bars.is_none() && self.verbose > 0 => {
-                let rest = if *resumed > 0 { format!(", {} already here", bytes(*resumed)) } else { String::new() };
+            Event::LayerStarted { digest, size, resumed, image }
+                if self.bars.is_none() && self.verbose > 0 =>
+            {
+                let rest =
+                    if *resumed > 0 { format!(", {} already here", bytes(*resumed)) } else { String::new() };
                 self.note(&format!("    {} {} for {image}{rest}", short(digest.as_str()), bytes(*size)));
             }
             Event::Started { layers, bytes: count } if self.bars.is_none() => {
@@ -179,7 +184,10 @@ impl Bars {
         let mut state = self.lock();
         match event {
             Event::Resolving { images } => {
-                let bar = self.multi.add(ProgressBar::new(*images as u64).with_style(style("{spinner} looking up {pos} of {len} images")));
+                let bar = self.multi.add(
+                    ProgressBar::new(*images as u64)
+                        .with_style(style("{spinner} looking up {pos} of {len} images")),
+                );
                 bar.enable_steady_tick(Duration::from_millis(120));
                 state.spinner = Some(bar);
             }
@@ -201,8 +209,11 @@ impl Bars {
             Event::LayerStarted { digest, size, resumed, .. } => {
                 let shown = state.layers.values().filter(|layer| layer.bar.is_some()).count() < MAX_BARS;
                 let bar = shown.then(|| {
-                    let bar = ProgressBar::new(*size).with_prefix(digest.hex().get(..12).unwrap_or_default().to_owned());
-                    let bar = bar.with_style(style("  {prefix:.dim}  {bar:30} {binary_bytes:>11} of {binary_total_bytes}  {msg}"));
+                    let bar = ProgressBar::new(*size)
+                        .with_prefix(digest.hex().get(..12).unwrap_or_default().to_owned());
+                    let bar = bar.with_style(style(
+                        "  {prefix:.dim}  {bar:30} {binary_bytes:>11} of {binary_total_bytes}  {msg}",
+                    ));
                     match &state.total {
                         Some(total) => self.multi.insert_before(total, bar),
                         None => self.multi.add(bar),
@@ -302,7 +313,12 @@ pub(crate) fn plan(plan: &Plan, file: &Path, platform: &Platform, style: Style) 
         let _ = writeln!(out, "In sync: nothing to do. {} here.", bytes(plan.present_bytes()));
     } else {
         let (fetch, here) = (bytes(plan.download_bytes()), bytes(plan.present_bytes()));
-        let _ = writeln!(out, "{}: {}. {fetch} to fetch, {here} already here.", style.bold("Plan"), counts.join(", "));
+        let _ = writeln!(
+            out,
+            "{}: {}. {fetch} to fetch, {here} already here.",
+            style.bold("Plan"),
+            counts.join(", ")
+        );
     }
     out
 }
@@ -333,8 +349,12 @@ fn plan_row(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<Strin
         }),
         Action::Repair if image.download_bytes > 0 => facts.push(bytes(image.download_bytes)),
         Action::Remove => {
-            let freed: Vec<_> =
-                image.layers.iter().filter(|layer| plan.layers_to_remove.contains(&layer.digest)).cloned().collect();
+            let freed: Vec<_> = image
+                .layers
+                .iter()
+                .filter(|layer| plan.layers_to_remove.contains(&layer.digest))
+                .cloned()
+                .collect();
             facts.push(format!("frees the layers of {}", bytes(size_of_layers(&freed))));
         }
         _ => {}
@@ -372,7 +392,12 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration, next: &Next<'_>, sty
     if outcome.images.is_empty() {
         out.push_str("Nothing to do: no images are listed.\n");
     } else if changes.is_empty() && outcome.failed() == 0 {
-        let _ = writeln!(out, "{}: {}, nothing to do ({time}).", style.green("In sync"), plural(unchanged, "image"));
+        let _ = writeln!(
+            out,
+            "{}: {}, nothing to do ({time}).",
+            style.green("In sync"),
+            plural(unchanged, "image")
+        );
     } else {
         let mut parts = changes.clone();
         if unchanged > 0 {
@@ -404,7 +429,8 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration, next: &Next<'_>, sty
     }
     if outcome.done(Action::Add) > 0 {
         let home = next.home.map(|home| format!(" --home {}", home.display())).unwrap_or_default();
-        let first = outcome.images.iter().find(|(_, action, error)| *action == Action::Add && error.is_none());
+        let first =
+            outcome.images.iter().find(|(_, action, error)| *action == Action::Add && error.is_none());
         if let Some((reference, ..)) = first {
             let _ = writeln!(out, "Look at them: msb-sync{home} list, msb-sync{home} inspect {reference}");
         }
@@ -486,11 +512,21 @@ pub(crate) fn inspect(inspected: &InspectedImage, style: Style) -> String {
     }
     let mut out = format!("{}\n", style.bold(&image.reference.to_string()));
     out.push_str(&printable(&table(&rows, "  "), true));
-    let _ = writeln!(out, "\n  {}, {}, base first:", plural(image.layers.len(), "layer"), bytes(size_of_layers(&image.layers)));
+    let _ = writeln!(
+        out,
+        "\n  {}, {}, base first:",
+        plural(image.layers.len(), "layer"),
+        bytes(size_of_layers(&image.layers))
+    );
     for (layer, state) in image.layers.iter().zip(&listed.states) {
         let missing = if *state == LayerState::Complete { "" } else { "   MISSING, apply repairs it" };
         let path = layer_path(&listed.layers, &layer.digest);
-        let _ = writeln!(out, "  {:>10}  {}{missing}", bytes(layer.size), printable(&path.display().to_string(), false));
+        let _ = writeln!(
+            out,
+            "  {:>10}  {}{missing}",
+            bytes(layer.size),
+            printable(&path.display().to_string(), false)
+        );
     }
     out
 }

@@ -79,7 +79,8 @@ fn main() -> ExitCode {
 
 /// Turns SIGINT and SIGTERM into the stop switch; a second one, or no end within [`GRACE`], ends the process.
 fn watch_signals(cancel: Cancel) -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             if SIGNAL.swap(signal, Ordering::SeqCst) != 0 {
@@ -128,7 +129,11 @@ impl Output {
     }
 
     fn reporter(&self) -> Arc<dyn Reporter> {
-        if self.json { Arc::new(json::Events::new(Arc::clone(&self.human))) } else { Arc::clone(&self.human) as _ }
+        if self.json {
+            Arc::new(json::Events::new(Arc::clone(&self.human)))
+        } else {
+            Arc::clone(&self.human) as _
+        }
     }
 
     /// Prints a result. A reader that has gone away (`| head`) is no error.
@@ -200,7 +205,9 @@ fn run(cli: Cli, output: &Output, cancel: Cancel) -> Exit {
         Command::Apply(apply) if apply.dry_run => plan(&session, output, &apply.selection, false),
         Command::Apply(apply) => {
             let started = Instant::now();
-            session.apply(&request(&apply.selection)).map(|applied| show_applied(&applied, started, output, &cli.global))
+            session
+                .apply(&request(&apply.selection))
+                .map(|applied| show_applied(&applied, started, output, &cli.global))
         }
         Command::Plan(args) => plan(&session, output, &args.selection, args.detailed_exitcode),
         Command::Pull(args) => pull(&session, output, &args.references, &cli.global),
@@ -227,7 +234,8 @@ fn session(global: &Global, verb: &str, output: &Output, cancel: Cancel) -> Resu
         (_, Some(home)) => home.join(".microsandbox"),
         (_, None) => return Err("there is no home directory: HOME is not set".to_owned()),
     };
-    let home = std::path::absolute(&home).map_err(|error| format!("cannot use {}: {error}", home.display()))?;
+    let home =
+        std::path::absolute(&home).map_err(|error| format!("cannot use {}: {error}", home.display()))?;
     Ok(Session {
         home,
         user_home,

@@ -153,16 +153,21 @@ fn numbers_are_read_in_every_form() {
         (108, b"\xff\xff\xff\xff\xff\xff\xff\xff"),
         (100, b"rw-r--r-"),
     ] {
-        let archive = [header("f", b'0', 0, |block| block[field..field + value.len()].copy_from_slice(value)), end()];
+        let archive =
+            [header("f", b'0', 0, |block| block[field..field + value.len()].copy_from_slice(value)), end()];
         assert!(read(&archive).is_err(), "{field} {value:?}");
     }
 }
 
 #[test]
 fn times_keep_their_fraction() {
-    for (text, seconds, nanoseconds) in
-        [("1.5", 1, 500_000_000), ("-1.5", -2, 500_000_000), ("0", 0, 0), (".25", 0, 250_000_000), ("1.0000000019", 1, 1)]
-    {
+    for (text, seconds, nanoseconds) in [
+        ("1.5", 1, 500_000_000),
+        ("-1.5", -2, 500_000_000),
+        ("0", 0, 0),
+        (".25", 0, 250_000_000),
+        ("1.0000000019", 1, 1),
+    ] {
         assert_eq!(parse_time(text.as_bytes()), Some(FileTime { seconds, nanoseconds }), "{text}");
     }
     for bad in ["", ".", "-", "1e5", "1.x", "--1", "99999999999999999999"] {
@@ -188,7 +193,12 @@ fn old_headers_mean_what_they_meant() {
 
 #[test]
 fn paths_are_cleaned_or_refused() {
-    for (name, clean) in [("/etc/passwd", "etc/passwd"), ("./a//b/./c/", "a/b/c"), (".wh..wh..opq", ".wh..wh..opq"), ("...", "...")] {
+    for (name, clean) in [
+        ("/etc/passwd", "etc/passwd"),
+        ("./a//b/./c/", "a/b/c"),
+        (".wh..wh..opq", ".wh..wh..opq"),
+        ("...", "..."),
+    ] {
         assert_eq!(clean_path(name.as_bytes()).unwrap(), clean.as_bytes());
     }
     assert_eq!(clean_path(b"./").unwrap(), b"");
@@ -213,7 +223,13 @@ fn the_end_is_two_zero_blocks_or_the_end_of_the_stream() {
         vec![plain("a", b'0', 600), padded(b"too short")],
         vec![pax(b'x', &[("path", "b")]), end()],
         vec![pax(b'x', &[("path", "b")])],
-        vec![header("a", b'0', 0, |_| {}).iter().enumerate().map(|(i, b)| if i == 0 { b'z' } else { *b }).collect()],
+        vec![
+            header("a", b'0', 0, |_| {})
+                .iter()
+                .enumerate()
+                .map(|(i, b)| if i == 0 { b'z' } else { *b })
+                .collect(),
+        ],
     ] {
         assert!(read(&broken).is_err(), "{:?}", broken.concat().len());
     }

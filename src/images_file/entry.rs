@@ -1,0 +1,307 @@
+//! The entries of a registry's `images`: one image each, or a selection of tags.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+
+use toml::de::DeValue;
+
+use super::keys;
+use super::problem::{Draft, Span};
+use super::reader::{Node, Table};
+use super::registry::{Defaults, RegistryReader};
+use super::text::quoted;
+use super::values::{self, Fault};
+use super::{ImageEntry, PULL_WORDS, TagSelection};
+use crate::digest::BlobDigest;
+use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
+use crate::state::{Platform, PullPolicy};
+
+/// What an entry of `images` asks for.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    Image(ImageEntry),
+    Selection(TagSelection),
+}
+
+/// An entry of `images`, and where it is.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) span: Span,
+    pub(super) wanted: Wanted,
+    /// The groups that the entry itself names, with their places.
+    pub(super) own_groups: Vec<(String, Span)>,
+}
+
+impl RegistryReader<'_> {
+    pub(super) fn entry(&mut self, registry: &str, node: Node<'_>, defaults: &Defaults) -> Option<Listed> {
+        match node.value {
+            DeValue::String(name) => {
+                let reference = self.reference(registry, name, node)?;
+                Some(self.image(node, reference, defaults.platform.clone(), defaults.pull, Vec::new()))
+            }
+            DeValue::Table(_) => {
+                let table = self.notes.table(node, &keys::IMAGE)?;
+                self.entry_table(registry, node, table, defaults)
+            }
+            _ => {
+                self.notes.wrong_type(node, "a string or a table");
+                None
+            }
+        }
+    }
+
+    fn image(
+        &mut self,
+        node: Node<'_>,
+        reference: ImageRef,
+        platform: Platform,
+        pull: PullPolicy,
+        own_groups: Vec<(String, Span)>,
+    ) -> Listed {
+        let line = self.page.line_of(node.span.start);
+        let wanted = Wanted::Image(ImageEntry { reference, platform, pull, groups: BTreeSet::new(), line });
+        Listed { span: node.span, wanted, own_groups }
+    }
+
+    fn reference(&mut self, registry: &str, name: &str, node: Node<'_>) -> Option<ImageRef> {
+        let invalid = |reason: &str, hint: Option<String>| {
+            let message = format!("invalid image reference {}: {reason}", quoted(name));
+            Draft::new(node.span, message).maybe_hint(hint)
+        };
+        if let Some((first, rest)) = name.split_once('/')
+            && names_a_registry(registry, first)
+        {
+            let hint = if image_ref::check_registry(first).is_err() {
+                None
+            } else if first == registry {
+                Some(format!("write {}", quoted(rest)))
+            } else {
+                Some(format!("list {} under [registry.\"{first}\"]", quoted(rest)))
+            };
+            let reason = "the registry is named by the table, not by the image";
+            self.notes.error(invalid(reason, hint));
+            return None;
+        }
+        match ImageRef::in_registry(registry, name) {
+            Ok(reference) => {
+                self.warn_of_sandboxes(&reference, node.span);
+                Some(reference)
+            }
+            Err(error) => {
+                let lower = name.to_lowercase();
+                let hint = (lower != name && ImageRef::in_registry(registry, &lower).is_ok())
+                    .then(|| format!("did you mean {}?", quoted(&lower)));
+                self.notes.error(invalid(error.reason(), hint));
+                None
+            }
+        }
+    }
+
+    fn warn_of_sandboxes(&mut self, reference: &ImageRef, span: Span) {
+        if reference.registry() == SANDBOXES_REGISTRY && !reference.repository().starts_with("library/") {
+            let message = format!(
+                "{reference} is outside library/: what docker.io serves under this name is not microsandbox's"
+            );
+            let hint = "list it under [registry.\"docker.io\"] if that is what you want";
+            self.notes.warn(Draft::new(span, message).hint(hint));
+        }
+    }
+
+    fn entry_table(
+        &mut self,
+        registry: &str,
+        node: Node<'_>,
+        table: Table<'_>,
+        defaults: &Defaults,
+    ) -> Option<Listed> {
+        // Everything is read before anything is given up, so that one run reports all that is wrong.
+        let platform = self.text(table, "platform", values::platform);
+        let pull = table.get("pull").and_then(|node| self.notes.choice(node, PULL_WORDS));
+        let own_groups = self.own_groups(table);
+        let tag = table.get("tag").map(|node| self.tag(node));
+        let digest = table.get("digest").map(|node| self.digest(node));
+        let selection = table.get("tags").map(|node| self.selection(node));
+        let Some(name_node) = table.get("name") else {
+            let hint = "an image is { name = \"alpine\", tag = \"3.20\" }, or just \"alpine:3.20\"";
+            self.notes.error(Draft::new(node.span, "an image without `name`").hint(hint));
+            return None;
+        };
+        let name = self.notes.string(name_node)?;
+        let named = self.reference(registry, name, name_node)?;
+        if self.parts_conflict(table, name_node, name, &named) {
+            return None;
+        }
+
+        let platform = platform.unwrap_or_else(|| defaults.platform.clone());
+        let pull = pull.unwrap_or(defaults.pull);
+        if let Some(selection) = selection {
+            let wanted = Wanted::Selection(TagSelection {
+                registry: named.registry().to_owned(),
+                repository: named.repository().to_owned(),
+                platform,
+                pull,
+                groups: BTreeSet::new(),
+                line: self.page.line_of(name_node.span.start),
+                ..selection?
+            });
+            return Some(Listed { span: name_node.span, wanted, own_groups });
+        }
+        let (path, pinned) = name.split_once('@').map_or((name, None), |(path, digest)| (path, Some(digest)));
+        let mut text = path.to_owned();
+        if let Some(tag) = tag {
+            text = format!("{text}:{}", tag?);
+        }
+        match digest {
+            Some(digest) => text = format!("{text}@{}", digest?),
+            None => text.extend(pinned.map(|digest| format!("@{digest}"))),
+        }
+        match ImageRef::in_registry(registry, &text) {
+            Ok(reference) => Some(self.image(name_node, reference, platform, pull, own_groups)),
+            Err(error) => {
+                let message = format!("invalid image reference {}: {}", quoted(&text), error.reason());
+                self.notes.error(Draft::new(name_node.span, message));
+                None
+            }
+        }
+    }
+
+    /// Whether two keys, or a key and the name itself, say the same thing twice.
+    fn parts_conflict(
+        &mut self,
+        table: Table<'_>,
+        name_node: Node<'_>,
+        name: &str,
+        named: &ImageRef,
+    ) -> bool {
+        let path = name.split('@').next().unwrap_or(name);
+        let has_tag = path.rsplit('/').next().is_some_and(|last| last.contains(':'));
+        let has_digest = named.digest().is_some();
+        let mut conflict = false;
+        for (key, inside, what) in [
+            ("tag", has_tag, "a tag"),
+            ("digest", has_digest, "a digest"),
+            ("tags", has_tag || has_digest, "a tag or digest"),
+        ] {
+            if let (Some(node), true) = (table.get(key), inside) {
+                self.notes.error(
+                    Draft::new(node.key_span, format!("`{key}` beside {what} in `name`"))
+                        .hint(format!("leave it out of the name, or drop `{key}`"))
+                        .related(name_node.span, "the name"),
+                );
+                conflict = true;
+            }
+        }
+        for key in ["tag", "digest"] {
+            if let (Some(node), Some(tags)) = (table.get(key), table.get("tags")) {
+                self.notes.error(
+                    Draft::new(node.key_span, format!("`{key}` and `tags` exclude each other"))
+                        .hint("`tags` selects the tags: keep one of them")
+                        .related(tags.key_span, "the selection"),
+                );
+                conflict = true;
+            }
+        }
+        conflict
+    }
+
+    fn tag<'t>(&mut self, node: Node<'t>) -> Option<&'t str> {
+        let tag = self.notes.string(node)?;
+        // A digest in `tag` would parse, too, but as something else.
+        let reason = match ImageRef::in_registry(DEFAULT_REGISTRY, &format!("x:{tag}")) {
+            Ok(reference) if reference.tag() == Some(tag) => return Some(tag),
+            Ok(_) => "it has more than a tag".to_owned(),
+            Err(error) => error.reason().to_owned(),
+        };
+        self.notes.error(Draft::new(node.span, format!("invalid tag {}: {reason}", quoted(tag))));
+        None
+    }
+
+    fn digest(&mut self, node: Node<'_>) -> Option<BlobDigest> {
+        let text = self.notes.string(node)?;
+        BlobDigest::parse(text)
+            .map_err(|error| {
+                let message = format!("invalid digest {}: {}", quoted(text), error.reason());
+                self.notes.error(Draft::new(node.span, message));
+            })
+            .ok()
+    }
+
+    fn own_groups(&mut self, table: Table<'_>) -> Vec<(String, Span)> {
+        let Some(node) = table.get("groups") else { return Vec::new() };
+        let mut groups = Vec::new();
+        for node in self.notes.array(node) {
+            let Some(name) = self.notes.string(node) else { continue };
+            match values::group_name(name) {
+                Ok(()) => groups.push((name.to_owned(), node.span)),
+                Err(Fault { message, hint }) => {
+                    let message = format!("group name {} {message}", quoted(name));
+                    self.notes.error(Draft::new(node.span, message).maybe_hint(hint));
+                }
+            }
+        }
+        groups
+    }
+
+    /// `tags = { … }`; the image's own parts are filled in by the caller.
+    fn selection(&mut self, node: Node<'_>) -> Option<TagSelection> {
+        let table = self.notes.table(node, &keys::TAGS)?;
+        let (semver, matching, newest) = (table.get("semver"), table.get("match"), table.get("newest"));
+        if semver.is_none() && matching.is_none() && newest.is_none() {
+            let hint = "say which tags: `semver`, `match` or `newest`";
+            self.notes.error(Draft::new(node.span, "an empty selection of tags").hint(hint));
+        }
+        let semver = self.text(table, "semver", semver_range);
+        let matching = self.text(table, "match", whole_regex);
+        let newest = newest
+            .and_then(|node| self.notes.integer(node, 1, u64::from(u32::MAX)))
+            .and_then(|newest| usize::try_from(newest).ok())
+            .and_then(NonZeroUsize::new);
+        Some(TagSelection {
+            registry: String::new(),
+            repository: String::new(),
+            platform: Platform::new("linux", "amd64", None),
+            pull: PullPolicy::Always,
+            groups: BTreeSet::new(),
+            line: 0,
+            semver,
+            matching,
+            newest,
+        })
+    }
+}
+
+/// Whether the first part of an image's name repeats its registry, or names another one where
+/// repositories cannot look like that. (A pull-through proxy may well have `docker.io/…` repositories.)
+fn names_a_registry(registry: &str, first: &str) -> bool {
+    let public = matches!(registry, DEFAULT_REGISTRY | SANDBOXES_REGISTRY);
+    first == registry || first.contains(':') || (public && (first.contains('.') || first == "localhost"))
+}
+
+fn semver_range(text: &str) -> Result<String, Fault> {
+    match semver::VersionReq::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(Fault {
+            message: format!("is not a range of versions: {error}"),
+            hint: Some("a range is written as in \">=7, <8\" or \"~1.25\"".to_owned()),
+        }),
+    }
+}
+
+/// The pattern, anchored at both ends.
+fn whole_regex(text: &str) -> Result<String, Fault> {
+    let fault = |error: &regex::Error| {
+        let reason = match error {
+            regex::Error::CompiledTooBig(_) => "too large".to_owned(),
+            // The last line of a syntax error says what is wrong; those before draw the pattern.
+            other => {
+                other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+            }
+        };
+        Fault { message: format!("is not a valid pattern: {reason}"), hint: None }
+    };
+    // First alone: `a)(b` would become valid by the anchoring.
+    regex::Regex::new(text).map_err(|error| fault(&error))?;
+    let anchored = format!("^(?:{text})$");
+    regex::Regex::new(&anchored).map_err(|error| fault(&error))?;
+    Ok(anchored)
+}
