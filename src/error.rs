@@ -11,7 +11,7 @@ mod store;
 
 pub use catalog::CatalogError;
 pub use layer::LayerError;
-pub use registry::RegistryError;
+pub use registry::{RegistryError, Trouble};
 pub use store::StoreError;
 
 /// Anything that can fail for one image, one layer or a whole run.
@@ -74,7 +74,8 @@ impl Error {
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
             let message = error.to_string();
-            if messages.last() != Some(&message) {
+            // Many libraries repeat their cause in their own words.
+            if !messages.iter().any(|said| said.contains(&message)) {
                 messages.push(message);
             }
             cause = error.source();

@@ -21,7 +21,7 @@ use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
 use crate::plan::{Claim, Fetch, Plan, PlannedImage};
 use crate::progress::{Event, Reporter};
-use crate::registry::Registries;
+use crate::registry::{BlobReader, Registries};
 use crate::state::{Action, LayerDescriptor, Limits, Owner, Ownership};
 use crate::store::{Spool, Staged, Store};
 
@@ -112,11 +112,14 @@ impl Executor<'_> {
     pub fn execute(&mut self, plan: &Plan) -> Result<Outcome, Error> {
         self.check_space(plan)?;
         let workers = Workers::new(self.jobs).map_err(|source| {
-            Error::from(LayerError::Write { doing: "start threads for", entry: "extraction".to_owned(), source })
+            Error::from(LayerError::Write {
+                doing: "start threads for",
+                entry: "extraction".to_owned(),
+                source,
+            })
         })?;
         if !plan.fetches.is_empty() {
-            self.reporter
-                .report(Event::Started { layers: plan.fetches.len(), bytes: plan.download_bytes() });
+            self.reporter.report(Event::Started { layers: plan.fetches.len(), bytes: plan.download_bytes() });
         }
         let mut progress = ImageProgress::new(plan);
         let counters = Counters::default();
@@ -190,7 +193,11 @@ impl Executor<'_> {
             let mut committed = 0;
             let mut open = true;
             while open || !ready.is_empty() {
-                let wait = if ready.is_empty() { POLL } else { GROUP_COMMIT.saturating_sub(since.elapsed()).min(POLL) };
+                let wait = if ready.is_empty() {
+                    POLL
+                } else {
+                    GROUP_COMMIT.saturating_sub(since.elapsed()).min(POLL)
+                };
                 match receiver.recv_timeout(wait) {
                     Ok(finished) => {
                         if finished.result.is_ok() {
@@ -217,12 +224,7 @@ impl Executor<'_> {
     }
 
     /// Gives a group of layers their names.
-    fn commit(
-        &mut self,
-        plan: &Plan,
-        group: Vec<Finished<'_>>,
-        progress: &mut ImageProgress,
-    ) -> usize {
+    fn commit(&mut self, plan: &Plan, group: Vec<Finished<'_>>, progress: &mut ImageProgress) -> usize {
         let mut staged = Vec::new();
         let mut finished = Vec::new();
         for Finished { fetch, result, wrong_claims } in group {
@@ -335,7 +337,8 @@ impl ImageProgress {
 
     /// The images that wait for nothing more, or cannot succeed any more, and are not finished.
     fn settled(&self) -> Vec<usize> {
-        let settled = |image: &ImageState| !image.finished && (image.waiting.is_empty() || image.error.is_some());
+        let settled =
+            |image: &ImageState| !image.finished && (image.waiting.is_empty() || image.error.is_some());
         (0..self.images.len()).filter(|&index| settled(&self.images[index])).collect()
     }
 
@@ -445,11 +448,17 @@ impl<'a> Job<'a> {
         loop {
             match self.attempt(claim) {
                 // The bytes are not the blob's: an old prefix was damaged, or somebody on the way is lying.
-                Err(Attempt::WrongBytes(error)) if restarts < CLEAN_RESTARTS && !self.cancel.is_cancelled() => {
+                Err(Attempt::WrongBytes(error))
+                    if restarts < CLEAN_RESTARTS && !self.cancel.is_cancelled() =>
+                {
                     restarts += 1;
-                    self.reporter.report(Event::Detail(format!("{}: {error}; fetching it again", claim.layer.digest)));
+                    if let Some(image) = claim.images.first() {
+                        self.registries.distrust_mirrors(image, &claim.layer.digest)?;
+                    }
+                    self.reporter
+                        .report(Event::Detail(format!("{}: {error}; fetching it again", claim.layer.digest)));
                 }
-                Err(Attempt::WrongBytes(error)) => return Err(RegistryError::wrong_blob(&claim.layer.digest, error).into()),
+                Err(Attempt::WrongBytes(error)) => return Err(wrong_blob(claim, error)),
                 Err(Attempt::Failed(error)) => return Err(error),
                 Ok(staged) => return Ok(staged),
             }
@@ -468,10 +477,12 @@ impl<'a> Job<'a> {
         }
         let options = extract::Options { algorithm: layer.diff_id.algorithm(), ..self.options };
         let (received, extracted) = std::thread::scope(|scope| {
-            let compressed = Watched { inner: spool.reader(), digest: &layer.digest, reporter: self.reporter };
-            let extraction = std::thread::Builder::new()
-                .name("extract".to_owned())
-                .spawn_scoped(scope, move || extract::extract(compressed, tree, record, options, self.workers));
+            let compressed =
+                Watched { inner: spool.reader(), digest: &layer.digest, reporter: self.reporter };
+            let extraction =
+                std::thread::Builder::new().name("extract".to_owned()).spawn_scoped(scope, move || {
+                    extract::extract(compressed, tree, record, options, self.workers)
+                });
             let received = self.receive(claim, &spool);
             match received {
                 Ok(()) => spool.complete(),
@@ -480,13 +491,19 @@ impl<'a> Job<'a> {
             let extracted = extraction.map(|thread| match thread.join() {
                 Ok(result) => result,
                 // A panic is a defect of ours; it ends the thread, and must not end the run.
-                Err(_) => Err(LayerError::Tar { offset: 0, reason: "the extraction thread failed".to_owned() }),
+                Err(_) => {
+                    Err(LayerError::Tar { offset: 0, reason: "the extraction thread failed".to_owned() })
+                }
             });
             (received, extracted)
         });
         received?;
         let extracted = extracted
-            .map_err(|source| LayerError::Write { doing: "start a thread for", entry: "the layer".to_owned(), source })
+            .map_err(|source| LayerError::Write {
+                doing: "start a thread for",
+                entry: "the layer".to_owned(),
+                source,
+            })
             .map_err(Error::from)?;
         match extracted {
             Ok(extracted) if extracted.diff_id == layer.diff_id => {
@@ -536,26 +553,26 @@ impl<'a> Job<'a> {
                 if self.cancel.is_cancelled() {
                     return Err(Attempt::Failed(Error::Stopped));
                 }
-                let count = reader.read(&mut buffer).map_err(|error| Error::from(RegistryError::from_io(error)))?;
+                let count = reader.read(&mut buffer).map_err(|error| unreadable(claim, error))?;
                 if count == 0 {
                     break;
                 }
-                verifier.update(&buffer[..count]).map_err(|error| self.wrong_bytes(spool, error))?;
+                verifier.update(&buffer[..count]).map_err(|error| wrong_bytes(spool, error))?;
                 spool.append(&buffer[..count])?;
                 self.counters.downloaded.fetch_add(count as u64, Ordering::Relaxed);
                 self.reporter
                     .report(Event::LayerReceived { digest: layer.digest.clone(), bytes: count as u64 });
             }
         }
-        verifier.finish().map_err(|error| self.wrong_bytes(spool, error))
+        verifier.finish().map_err(|error| wrong_bytes(spool, error))
     }
+}
 
-    /// Nothing of a blob with wrong bytes may be used again.
-    fn wrong_bytes(&self, spool: &Arc<Spool>, error: ContentMismatch) -> Attempt {
-        match spool.remove() {
-            Ok(()) => Attempt::WrongBytes(error),
-            Err(error) => Attempt::Failed(error.into()),
-        }
+/// Nothing of a blob with wrong bytes may be used again.
+fn wrong_bytes(spool: &Spool, error: ContentMismatch) -> Attempt {
+    match spool.remove() {
+        Ok(()) => Attempt::WrongBytes(error),
+        Err(error) => Attempt::Failed(error.into()),
     }
 }
 
@@ -573,6 +590,21 @@ impl<E: Into<Error>> From<E> for Attempt {
     }
 }
 
+/// Why a blob could not be read to its end.
+fn unreadable(claim: &Claim, error: std::io::Error) -> Error {
+    let cause = BlobReader::cause(error).unwrap_or_else(|error| RegistryError::Protocol {
+        url: format!("layer {}", claim.layer.digest),
+        reason: error.to_string(),
+    });
+    cause.into()
+}
+
+/// Wrong bytes, with who sent them.
+fn wrong_blob(claim: &Claim, source: ContentMismatch) -> Error {
+    let host = claim.images.first().map_or("the registry", |image| image.registry()).to_owned();
+    RegistryError::Mismatch { what: format!("layer {}", claim.layer.digest), host, source }.into()
+}
+
 /// What is wrong with a claim about a blob that turned out to be `truth`.
 fn contradiction(claim: &LayerDescriptor, truth: &LayerDescriptor) -> Error {
     if claim.diff_id != truth.diff_id {
@@ -584,7 +616,12 @@ fn contradiction(claim: &LayerDescriptor, truth: &LayerDescriptor) -> Error {
     } else {
         ContentMismatch::TooShort { digest, expected, actual: truth.size }
     };
-    RegistryError::wrong_blob(&claim.digest, mismatch).into()
+    RegistryError::Mismatch {
+        what: format!("layer {}", claim.digest),
+        host: "the registry".to_owned(),
+        source: mismatch,
+    }
+    .into()
 }
 
 /// Reports compressed bytes as extraction takes them.

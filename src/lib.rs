@@ -1,14 +1,61 @@
 //! msb-sync keeps a machine's container images exactly as a file says.
+//!
+//! Data flows one way; nothing flows back:
+//!
+//! ```text
+//! images.toml ──┐                    ┌─ registry   what each tag means now
+//!               └─> Desired          ├─ catalog    what was recorded
+//!                      │   Observed <┴─ store      which layers are complete
+//!                      └──────┬─────────┘
+//!             plan(desired, observed) -> Plan       pure, total, deterministic
+//!                             │
+//!             execute(plan): fetch → verify → extract → commit     events → Reporter
+//!                             │
+//!                          Outcome → summary, exit code
+//! ```
+//!
+//! Read [`sync`] (one function a verb), [`state`] (the data) and [`plan`] (the decision) and you know the
+//! program; the other rooms do what their names say.
+//!
+//! # Who owns what on disk
+//!
+//! | path | owner |
+//! |---|---|
+//! | `<home>/oci.db` | [`catalog`], shared with microsandbox |
+//! | `<layers>/<digest>.extracted/` and `<layers>/.msb-sync/` | [`store`] |
+//! | what is inside a layer directory, and its record | [`extract`] |
+//! | `<home>/downloads/` | [`store`] (the spools), filled by [`execute`] |
+//! | `<home>/.msb-sync.lock` | [`sync`] |
+//!
+//! # Which room may use which
+//!
+//! 1. Vocabulary ([`cancel`], [`digest`], [`error`], [`image_ref`], [`progress`], [`sys`]) uses only vocabulary.
+//! 2. Pure rooms ([`state`], [`images_file`], [`plan`]) use vocabulary and `state`, and touch nothing: no files,
+//!    network, environment, clock or threads.
+//! 3. Adapters ([`registry`], [`store`], [`catalog`], [`extract`]) use vocabulary and `state`, never each other.
+//! 4. Drivers ([`observe`], [`execute`], then [`sync`]) use what is below them.
+//! 5. Each foreign package has one home: rusqlite in `catalog`, ureq in `registry`, tar, flate2 and zstd in
+//!    `extract`, rustix and libc in `sys`, rayon in `extract`, toml in `images_file`, clap and
+//!    indicatif in the binary. Replacing a package touches one room.
+//!
+//! A test keeps these rules (`tests/it/architecture.rs`).
 
 pub mod cancel;
-pub mod catalog;
 pub mod digest;
 pub mod error;
-pub mod extract;
 pub mod image_ref;
+pub mod progress;
+pub mod sys;
+
 pub mod images_file;
 pub mod plan;
-pub mod progress;
 pub mod state;
+
+pub mod catalog;
+pub mod extract;
+pub mod registry;
 pub mod store;
-pub mod sys;
+
+pub mod execute;
+pub mod observe;
+pub mod sync;

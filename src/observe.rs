@@ -115,11 +115,12 @@ impl Observer<'_> {
         let (next, resolutions) = (AtomicUsize::new(0), Mutex::new(resolutions));
         let work = || {
             while let Some((image, known)) = to_ask.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let resolution = match self.registries.resolve(&image.reference, &image.platform, known.as_ref()) {
-                    Ok(Lookup::Same) => Resolution::AsRecorded,
-                    Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
-                    Err(error) => Resolution::Blocked(Arc::new(error.into())),
-                };
+                let resolution =
+                    match self.registries.resolve(&image.reference, &image.platform, known.as_ref()) {
+                        Ok(Lookup::Same) => Resolution::AsRecorded,
+                        Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
+                        Err(error) => Resolution::Blocked(Arc::new(error.into())),
+                    };
                 self.reporter.report(Event::Resolved(image.reference.clone()));
                 resolutions
                     .lock()
@@ -157,7 +158,10 @@ impl Observer<'_> {
             if complete {
                 return Some(Resolution::AsRecorded);
             }
-            return blocked("not here, and --offline forbids asking its registry".to_owned(), "run without --offline");
+            return blocked(
+                "not here, and --offline forbids asking its registry".to_owned(),
+                "run without --offline",
+            );
         }
         None
     }

@@ -21,7 +21,8 @@ use crate::plan::{self, Plan};
 use crate::progress::{Event, Reporter};
 use crate::registry::{Environment, Options, Registries};
 use crate::state::{
-    Action, ConfigRecord, Desired, DesiredImage, LayerState, Observed, Owner, Platform, PullPolicy, RecordedImage, Settings,
+    Action, ConfigRecord, Desired, DesiredImage, LayerState, Observed, Owner, Platform, PullPolicy,
+    RecordedImage, Settings,
 };
 use crate::store::{self, Lock, Store};
 
@@ -148,9 +149,10 @@ impl Session {
     pub fn plan(&self, request: &Request) -> Result<(Plan, Platform), Failure> {
         let loaded = self.load(&request.source)?;
         let desired = self.desired(&loaded, request)?;
-        let registries = self.registries(&loaded.file)?;
+        let registries = self.open_registries(loaded.file.registries.clone(), &loaded.file.settings);
         let catalog = Catalog::open_read_only(&self.catalog_path())?;
-        let (plan, _) = self.look(&desired, &registries, catalog.as_ref(), &loaded.file.settings, request.offline)?;
+        let (plan, _) =
+            self.look(&desired, &registries, catalog.as_ref(), &loaded.file.settings, request.offline)?;
         Ok((plan, loaded.file.settings.platform))
     }
 
@@ -161,7 +163,7 @@ impl Session {
     pub fn apply(&self, request: &Request) -> Result<Applied, Failure> {
         let loaded = self.load(&request.source)?;
         let desired = self.desired(&loaded, request)?;
-        let registries = self.registries(&loaded.file)?;
+        let registries = self.open_registries(loaded.file.registries.clone(), &loaded.file.settings);
         self.reconcile(&desired, &registries, &loaded.file.settings, request.offline)
     }
 
@@ -348,7 +350,8 @@ impl Session {
             ImagesSource::Stdin => {
                 let path = Path::new("-");
                 let absolute = std::path::absolute(path).map_err(|error| input(path, error))?;
-                let text = read_text(io::stdin().lock()).map_err(|error| input(Path::new("<stdin>"), error))?;
+                let text =
+                    read_text(io::stdin().lock()).map_err(|error| input(Path::new("<stdin>"), error))?;
                 (text, "<stdin>".to_owned(), absolute)
             }
         };
@@ -372,10 +375,8 @@ impl Session {
     fn desired(&self, loaded: &Loaded, request: &Request) -> Result<Desired, Failure> {
         let settings = &loaded.file.settings;
         let layers = settings.layers.clone().unwrap_or_else(|| self.default_layers());
-        let mut desired = loaded
-            .file
-            .desired(loaded.owner.clone(), layers, &request.groups)
-            .map_err(|error| {
+        let mut desired =
+            loaded.file.desired(loaded.owner.clone(), layers, &request.groups).map_err(|error| {
                 let hint = Some(error.hint().to_owned());
                 Failure::Input(Error::Usage { message: error.to_string(), hint })
             })?;
@@ -383,11 +384,11 @@ impl Session {
         Ok(desired)
     }
 
-    fn registries(&self, file: &ImagesFile) -> Result<Registries, Failure> {
-        Ok(self.open_registries(file.registries.clone(), &file.settings))
-    }
-
-    fn open_registries(&self, registries: Vec<crate::state::RegistrySettings>, settings: &Settings) -> Registries {
+    fn open_registries(
+        &self,
+        registries: Vec<crate::state::RegistrySettings>,
+        settings: &Settings,
+    ) -> Registries {
         Registries::new(Options {
             registries,
             limits: settings.limits,

@@ -714,7 +714,7 @@ fn names_and_rows_of_nonsense_are_passed_over() {
     let catalog = sandbox.open();
     sql.execute_batch(
         "INSERT INTO sync_owners VALUES ('gone', '/etc/one.toml', 'x'), (x'ff', '/etc/one.toml', 'x');
-         INSERT INTO sync_images VALUES ('x', '', '', '', '', '', 'gone', 0, '')",
+         INSERT INTO sync_images VALUES ('x', '', '', '', '', '', 'gone', 0, NULL, '')",
     )
     .unwrap();
     assert_eq!(catalog.all().unwrap(), []);

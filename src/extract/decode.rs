@@ -138,9 +138,9 @@ mod tests {
     fn a_window_beyond_the_budget_is_refused() {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
         encoder.set_parameter(zstd::stream::raw::CParameter::WindowLog(27)).unwrap();
-        encoder.write_all(&[1; 100_000]).unwrap();
+        encoder.write_all(&vec![1; 100_000]).unwrap();
         encoder.flush().unwrap();
-        encoder.write_all(&[2; 100_000]).unwrap();
+        encoder.write_all(&vec![2; 100_000]).unwrap();
         assert!(decoded(&encoder.finish().unwrap()).is_err());
     }
 }

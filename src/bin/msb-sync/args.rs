@@ -41,7 +41,7 @@ pub(crate) struct Global {
     /// Say more (repeat for even more)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Colour the output [NO_COLOR is respected]
+    /// Colour the output (the variable `NO_COLOR` is respected)
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: When,
     /// Show progress bars

@@ -81,7 +81,7 @@ impl Human {
     /// Prints an error, its causes and the next step.
     pub(crate) fn error(&self, message: &str, causes: &[String], hint: Option<&str>) {
         let mut text = format!("{}: {}", self.style.red("error"), printable(message, false));
-        for cause in causes.iter().filter(|cause| !message.contains(cause.as_str())) {
+        for cause in causes {
             let _ = write!(text, "\n  caused by: {}", printable(cause, false));
         }
         if let Some(hint) = hint {
@@ -151,7 +151,7 @@ impl Reporter for Human {
             Event::Warning(message) => self.warning(message),
             Event::Detail(message) if self.verbose > 0 => self.raw(&printable(message, false)),
             Event::Waiting(who) => {
-                self.note(&format!("waiting for {who}, which works on the same directories"))
+                self.note(&format!("waiting for {who}, which works on the same directories"));
             }
             Event::Image { reference, error: Some(error), .. } if !matches!(**error, Error::Stopped) => {
                 self.image_error(reference, Some(error));

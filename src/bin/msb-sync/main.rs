@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         output.error("cannot watch for signals", &[error.to_string()], None);
         return Exit::Failed.into();
     }
-    let exit = run(cli, &output, cancel);
+    let exit = run(&cli, &output, cancel);
     output.end();
     match (SIGNAL.load(Ordering::SeqCst), exit) {
         (0, exit) => exit.into(),
@@ -101,7 +101,6 @@ struct Output {
     json: bool,
     quiet: bool,
     style: Style,
-    errors: Style,
     human: Arc<human::Human>,
 }
 
@@ -123,7 +122,6 @@ impl Output {
             json: global.json,
             quiet: global.quiet,
             style: Style::new(colored(io::stdout().is_terminal())),
-            errors,
             human: Arc::new(human::Human::new(global.quiet, global.verbose, global.json, bars, errors)),
         }
     }
@@ -174,7 +172,7 @@ impl Output {
     }
 }
 
-fn run(cli: Cli, output: &Output, cancel: Cancel) -> Exit {
+fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
     let verb = match &cli.command {
         Command::Completions { shell } => {
             let mut script = Vec::new();
