@@ -132,16 +132,17 @@ fn in_broken_text(text: &str, hidden: &mut Vec<Span>) {
         }
         hide_url(line, offset, hidden);
         let mut next = end_of_line + 1;
-        for (equals, _) in line.match_indices('=') {
-            let before = line[..equals].trim_end().trim_end_matches(['"', '\'']);
-            let key_start = before
-                .rfind(|char: char| !(char.is_alphanumeric() || matches!(char, '_' | '-' | '\\')))
-                .map_or(0, |index| index + before[index..].chars().next().map_or(1, char::len_utf8));
-            let key = &before[key_start..];
+        // `:` and a blank are not TOML, but they are what people write.
+        let first_word =
+            line.len() - line.trim_start().len() + line.trim_start().find([' ', '\t']).unwrap_or(0);
+        for (separator, _) in
+            line.char_indices().filter(|(at, char)| matches!(char, '=' | ':') || *at == first_word)
+        {
+            let key = key_before(line, separator);
             if in_headers || key == "headers" || key.contains('\\') || looks_secret(key) {
-                let start = offset + equals + 1;
+                let start = skip(text, offset + separator, end_of_line, &['=', ':', ' ', '\t']);
                 let end = end_of_value(text, start, end_of_line);
-                hidden.push(Span { start: skip_opening(text, start), end });
+                hidden.push(Span { start: skip(text, start, end_of_line, &['"', '\'']), end });
                 next = next.max(end);
                 break;
             }
@@ -150,16 +151,22 @@ fn in_broken_text(text: &str, hidden: &mut Vec<Span>) {
     }
 }
 
-/// Past blanks and opening quotes, which may be shown.
-fn skip_opening(text: &str, start: usize) -> usize {
-    let rest = &text[start..];
-    start + (rest.len() - rest.trim_start_matches([' ', '\t', '"', '\'']).len())
+/// The key that ends at `end`, without quotes.
+fn key_before(line: &str, end: usize) -> &str {
+    let before = line[..end].trim_end().trim_end_matches(['"', '\'']);
+    let in_key = |char: char| char.is_alphanumeric() || matches!(char, '_' | '-' | '\\');
+    &before[before.trim_end_matches(in_key).len()..]
 }
 
-/// Where a value that starts after `start` ends at the latest; at least its line.
-fn end_of_value(text: &str, start: usize, end_of_line: usize) -> usize {
-    let value = text[start..].trim_start_matches([' ', '\t']);
-    let begin = text.len() - value.len();
+/// Past any of `chars`, as far as `end`.
+fn skip(text: &str, start: usize, end: usize, chars: &[char]) -> usize {
+    let rest = &text[start..end];
+    start + (rest.len() - rest.trim_start_matches(chars).len())
+}
+
+/// Where a value that starts at `begin` ends at the latest; at least its line.
+fn end_of_value(text: &str, begin: usize, end_of_line: usize) -> usize {
+    let value = &text[begin..];
     for (open, close) in
         [("\"\"\"", "\"\"\""), ("'''", "'''"), ("\"", "\""), ("'", "'"), ("[", "]"), ("{", "}")]
     {
