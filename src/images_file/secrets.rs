@@ -122,33 +122,42 @@ fn inside_quotes(text: &str, span: Span) -> Span {
 }
 
 fn in_broken_text(text: &str, hidden: &mut Vec<Span>) {
-    let mut offset = 0;
     let mut in_headers = false;
-    while offset < text.len() {
-        let end_of_line = text[offset..].find('\n').map_or(text.len(), |found| offset + found);
-        let line = &text[offset..end_of_line];
-        if line.trim_start().starts_with('[') {
-            in_headers = line.contains("headers");
+    // What would end a secret value that goes on beyond its line.
+    let mut open: Option<&str> = None;
+    let mut offset = 0;
+    for line in text.split_inclusive('\n') {
+        let trimmed = line.trim_end();
+        let end = offset + trimmed.len();
+        hide_url(trimmed, offset, hidden);
+        if trimmed.trim_start().starts_with('[') {
+            in_headers = trimmed.contains("headers");
         }
-        hide_url(line, offset, hidden);
-        let mut next = end_of_line + 1;
-        // `:` and a blank are not TOML, but they are what people write.
-        let first_word =
-            line.len() - line.trim_start().len() + line.trim_start().find([' ', '\t']).unwrap_or(0);
-        for (separator, _) in
-            line.char_indices().filter(|(at, char)| matches!(char, '=' | ':') || *at == first_word)
-        {
-            let key = key_before(line, separator);
-            if in_headers || key == "headers" || key.contains('\\') || looks_secret(key) {
-                let start = skip(text, offset + separator, end_of_line, &['=', ':', ' ', '\t']);
-                let end = end_of_value(text, start, end_of_line);
-                hidden.push(Span { start: skip(text, start, end_of_line, &['"', '\'']), end });
-                next = next.max(end);
-                break;
-            }
+        if open.is_some() {
+            hidden.push(Span { start: offset, end });
         }
-        offset = super::text::ceil_boundary(text, next);
+        if let Some(value) = secret_value(trimmed, in_headers) {
+            open = goes_on(&trimmed[value..]);
+            hidden.push(Span { start: offset + skip(trimmed, value, &['"', '\'']), end });
+        } else if open.is_some_and(|closing| trimmed.contains(closing)) {
+            open = None;
+        }
+        offset += line.len();
     }
+}
+
+/// Where in the line the first value starts that looks like a secret.
+fn secret_value(line: &str, in_headers: bool) -> Option<usize> {
+    // `:` and a blank are not TOML, but they are what people write.
+    let indent = line.len() - line.trim_start().len();
+    let first_word = indent + line[indent..].find([' ', '\t']).unwrap_or(0);
+    line.char_indices()
+        .filter(|(at, char)| matches!(char, '=' | ':') || *at == first_word)
+        .find(|(at, _)| {
+            let key = key_before(line, *at);
+            in_headers || key == "headers" || key.contains('\\') || looks_secret(key)
+        })
+        .map(|(at, _)| skip(line, at, &['=', ':', ' ', '\t']))
 }
 
 /// The key that ends at `end`, without quotes.
@@ -158,22 +167,19 @@ fn key_before(line: &str, end: usize) -> &str {
     &before[before.trim_end_matches(in_key).len()..]
 }
 
-/// Past any of `chars`, as far as `end`.
-fn skip(text: &str, start: usize, end: usize, chars: &[char]) -> usize {
-    let rest = &text[start..end];
-    start + (rest.len() - rest.trim_start_matches(chars).len())
+/// Past any of `chars`.
+fn skip(line: &str, start: usize, chars: &[char]) -> usize {
+    line.len() - line[start..].trim_start_matches(chars).len()
 }
 
-/// Where a value that starts at `begin` ends at the latest; at least its line.
-fn end_of_value(text: &str, begin: usize, end_of_line: usize) -> usize {
-    let value = &text[begin..];
-    for (open, close) in
+/// What closes the value, if it starts with something that this line leaves open.
+fn goes_on(value: &str) -> Option<&'static str> {
+    for (opening, closing) in
         [("\"\"\"", "\"\"\""), ("'''", "'''"), ("\"", "\""), ("'", "'"), ("[", "]"), ("{", "}")]
     {
-        if let Some(inner) = value.strip_prefix(open) {
-            let end = inner.find(close).map_or(text.len(), |found| begin + open.len() + found + close.len());
-            return end.max(end_of_line);
+        if let Some(inner) = value.strip_prefix(opening) {
+            return (!inner.contains(closing)).then_some(closing);
         }
     }
-    end_of_line
+    None
 }
