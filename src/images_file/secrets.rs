@@ -160,6 +160,11 @@ fn secret_value(line: &str, in_headers: bool) -> Option<usize> {
         .map(|(at, _)| skip(line, at, &['=', ':', ' ', '\t']))
 }
 
+/// Whether something is assigned to a secret-looking key in this text.
+pub(super) fn has_secret(text: &str) -> bool {
+    text.match_indices('=').any(|(at, _)| looks_secret(key_before(text, at)))
+}
+
 /// The key that ends at `end`, without quotes.
 fn key_before(line: &str, end: usize) -> &str {
     let before = line[..end].trim_end().trim_end_matches(['"', '\'']);

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::secrets::has_secret;
+
 /// Longest piece of the file that a message repeats, in characters.
 const MAX_QUOTED: usize = 120;
 /// Words longer than this get no suggestion: comparing is quadratic.
@@ -28,19 +30,22 @@ pub(super) fn printable(text: &str) -> String {
     out
 }
 
-/// A piece of the file for use in a message: its first line, escaped, shortened, without user info or
-/// query of a URL. (A string that is not closed swallows lines that may hold secrets.)
+/// A piece of the file for use in a message: escaped, shortened, without user info or query of a URL.
+///
+/// A string that is not closed swallows lines that may hold secrets: of these, nothing is repeated.
 pub(super) fn quoted(text: &str) -> String {
-    let line = text.split('\n').next().unwrap_or_default();
-    let mut shown = Cow::Borrowed(line);
-    if let Some((scheme, rest)) = line.split_once("://") {
+    if text.contains('\n') || has_secret(text) {
+        return "`…`".to_owned();
+    }
+    let mut shown = Cow::Borrowed(text);
+    if let Some((scheme, rest)) = text.split_once("://") {
         let rest =
             rest.rsplit_once('@').map_or(Cow::Borrowed(rest), |(_, host)| format!("***@{host}").into());
         let rest = rest.split_once('?').map_or(rest.clone(), |(before, _)| format!("{before}?***").into());
         shown = format!("{scheme}://{rest}").into();
     }
     let mut out: String = shown.chars().take(MAX_QUOTED).collect();
-    if out.len() < shown.len() || line.len() < text.len() {
+    if out.len() < shown.len() {
         out.push('…');
     }
     format!("`{}`", printable(&out))
@@ -126,7 +131,8 @@ mod tests {
         assert_eq!(quoted("a\u{1b}[31m\u{202e}b"), "`a\\u{1b}[31m\\u{202e}b`");
         assert_eq!(quoted("https://me:pw@host/x?sig=1"), "`https://***@host/x?***`");
         assert_eq!(quoted("https://me:p?w@host/x"), "`https://***@host/x`");
-        assert_eq!(quoted("a\npassword = 'x'"), "`a…`");
+        assert_eq!(quoted("a\nb"), "`…`");
+        assert_eq!(quoted("a, password = x"), "`…`");
         assert!(quoted(&"é".repeat(1000)).chars().count() <= MAX_QUOTED + 3);
     }
 }
