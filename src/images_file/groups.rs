@@ -13,6 +13,9 @@ use crate::image_ref::ImageRef;
 /// Memberships that all groups together may have, when resolved.
 const MAX_MEMBERSHIPS: usize = 1_000_000;
 
+/// Listed images among which a similar one is sought.
+const MAX_COMPARED: usize = 2_000;
+
 /// Indices into the listed images.
 pub(super) type Members = BTreeSet<usize>;
 
@@ -61,22 +64,19 @@ pub(super) fn resolve(
 struct Known<'a> {
     images: BTreeMap<&'a ImageRef, usize>,
     selections: BTreeMap<(&'a str, &'a str), Vec<usize>>,
-    names: Vec<String>,
 }
 
 impl<'a> Known<'a> {
     fn new(listed: &'a [Listed]) -> Self {
-        let mut known = Self { images: BTreeMap::new(), selections: BTreeMap::new(), names: Vec::new() };
+        let mut known = Self { images: BTreeMap::new(), selections: BTreeMap::new() };
         for (index, entry) in listed.iter().enumerate() {
             match &entry.wanted {
                 Wanted::Image(image) => {
                     known.images.insert(&image.reference, index);
-                    known.names.push(image.reference.to_string());
                 }
                 Wanted::Selection(selection) => {
                     let key = (selection.registry.as_str(), selection.repository.as_str());
                     known.selections.entry(key).or_default().push(index);
-                    known.names.push(format!("{}/{}", selection.registry, selection.repository));
                 }
             }
         }
@@ -92,6 +92,27 @@ impl<'a> Known<'a> {
             reference.digest().is_none() && !text.ends_with(":latest") && reference.tag() == Some("latest");
         let key = (reference.registry(), reference.repository());
         if bare { self.selections.get(&key).cloned().unwrap_or_default() } else { Vec::new() }
+    }
+
+    /// What was probably meant: the same image of another registry, or with another tag or digest, or one
+    /// whose repository looks alike.
+    fn similar(&self, wanted: &ImageRef) -> Option<String> {
+        let images = || self.images.keys().take(MAX_COMPARED);
+        let alike = |same: &dyn Fn(&ImageRef) -> bool| images().find(|image| same(image));
+        let found = alike(&|image| {
+            image.repository() == wanted.repository()
+                && image.tag() == wanted.tag()
+                && image.digest() == wanted.digest()
+        })
+        .or_else(|| alike(&|image| image.repository() == wanted.repository()))
+        .or_else(|| {
+            let last =
+                |image: &ImageRef| image.repository().rsplit('/').next().unwrap_or_default().to_owned();
+            let names: Vec<String> = images().map(|image| last(image)).collect();
+            let near = nearest(&last(wanted), names.iter().map(String::as_str))?;
+            alike(&|image| last(image) == near)
+        })?;
+        Some(found.to_string())
     }
 }
 
@@ -119,8 +140,7 @@ fn read_members(
                 let found = known.find(text, &reference);
                 if found.is_empty() {
                     let full = reference.to_string();
-                    let near = nearest(&full, known.names.iter().map(String::as_str));
-                    let hint = near.map_or_else(
+                    let hint = known.similar(&reference).map_or_else(
                         || "groups select among the images of this file; they add none".to_owned(),
                         |near| format!("did you mean `{near}`?"),
                     );

@@ -122,51 +122,69 @@ fn inside_quotes(text: &str, span: Span) -> Span {
 }
 
 fn in_broken_text(text: &str, hidden: &mut Vec<Span>) {
-    let mut offset = 0;
     let mut in_headers = false;
-    while offset < text.len() {
-        let end_of_line = text[offset..].find('\n').map_or(text.len(), |found| offset + found);
-        let line = &text[offset..end_of_line];
-        if line.trim_start().starts_with('[') {
-            in_headers = line.contains("headers");
+    // What would end a secret value that goes on beyond its line.
+    let mut open: Option<&str> = None;
+    let mut offset = 0;
+    for line in text.split_inclusive('\n') {
+        let trimmed = line.trim_end();
+        let end = offset + trimmed.len();
+        hide_url(trimmed, offset, hidden);
+        if trimmed.trim_start().starts_with('[') {
+            in_headers = trimmed.contains("headers");
         }
-        hide_url(line, offset, hidden);
-        let mut next = end_of_line + 1;
-        for (equals, _) in line.match_indices('=') {
-            let before = line[..equals].trim_end().trim_end_matches(['"', '\'']);
-            let key_start = before
-                .rfind(|char: char| !(char.is_alphanumeric() || matches!(char, '_' | '-' | '\\')))
-                .map_or(0, |index| index + before[index..].chars().next().map_or(1, char::len_utf8));
-            let key = &before[key_start..];
-            if in_headers || key == "headers" || key.contains('\\') || looks_secret(key) {
-                let start = offset + equals + 1;
-                let end = end_of_value(text, start, end_of_line);
-                hidden.push(Span { start: skip_opening(text, start), end });
-                next = next.max(end);
-                break;
-            }
+        if open.is_some() {
+            hidden.push(Span { start: offset, end });
         }
-        offset = super::text::ceil_boundary(text, next);
+        if let Some(value) = secret_value(trimmed, in_headers) {
+            open = goes_on(&trimmed[value..]);
+            hidden.push(Span { start: offset + skip(trimmed, value, &['"', '\'']), end });
+        } else if open.is_some_and(|closing| trimmed.contains(closing)) {
+            open = None;
+        }
+        offset += line.len();
     }
 }
 
-/// Past blanks and opening quotes, which may be shown.
-fn skip_opening(text: &str, start: usize) -> usize {
-    let rest = &text[start..];
-    start + (rest.len() - rest.trim_start_matches([' ', '\t', '"', '\'']).len())
+/// Where in the line the first value starts that looks like a secret.
+fn secret_value(line: &str, in_headers: bool) -> Option<usize> {
+    // `:` and a blank are not TOML, but they are what people write.
+    let indent = line.len() - line.trim_start().len();
+    let first_word = indent + line[indent..].find([' ', '\t']).unwrap_or(0);
+    line.char_indices()
+        .filter(|(at, char)| matches!(char, '=' | ':') || *at == first_word)
+        .find(|(at, _)| {
+            let key = key_before(line, *at);
+            in_headers || key == "headers" || key.contains('\\') || looks_secret(key)
+        })
+        .map(|(at, _)| skip(line, at, &['=', ':', ' ', '\t']))
 }
 
-/// Where a value that starts after `start` ends at the latest; at least its line.
-fn end_of_value(text: &str, start: usize, end_of_line: usize) -> usize {
-    let value = text[start..].trim_start_matches([' ', '\t']);
-    let begin = text.len() - value.len();
-    for (open, close) in
+/// Whether something is assigned to a secret-looking key in this text.
+pub(super) fn has_secret(text: &str) -> bool {
+    text.match_indices('=').any(|(at, _)| looks_secret(key_before(text, at)))
+}
+
+/// The key that ends at `end`, without quotes.
+fn key_before(line: &str, end: usize) -> &str {
+    let before = line[..end].trim_end().trim_end_matches(['"', '\'']);
+    let in_key = |char: char| char.is_alphanumeric() || matches!(char, '_' | '-' | '\\');
+    &before[before.trim_end_matches(in_key).len()..]
+}
+
+/// Past any of `chars`.
+fn skip(line: &str, start: usize, chars: &[char]) -> usize {
+    line.len() - line[start..].trim_start_matches(chars).len()
+}
+
+/// What closes the value, if it starts with something that this line leaves open.
+fn goes_on(value: &str) -> Option<&'static str> {
+    for (opening, closing) in
         [("\"\"\"", "\"\"\""), ("'''", "'''"), ("\"", "\""), ("'", "'"), ("[", "]"), ("{", "}")]
     {
-        if let Some(inner) = value.strip_prefix(open) {
-            let end = inner.find(close).map_or(text.len(), |found| begin + open.len() + found + close.len());
-            return end.max(end_of_line);
+        if let Some(inner) = value.strip_prefix(opening) {
+            return (!inner.contains(closing)).then_some(closing);
         }
     }
-    end_of_line
+    None
 }

@@ -39,7 +39,18 @@ pub(super) fn note(text: &str, errors: &[toml::de::Error], page: &Page<'_>, note
         sorted.retain(|error| unclosed(error) || first.is_some_and(|first| std::ptr::eq(first, *error)));
     } else {
         let broken: BTreeSet<usize> = sorted.iter().map(|error| page.line_of(span(error).start)).collect();
-        notes.retain_errors(|at| !broken.contains(&page.line_of(at.start)));
+        // The keys after a broken header belong to a table that is not known.
+        let headless: Vec<Span> = sorted
+            .iter()
+            .filter(|error| error.message().starts_with("unclosed table"))
+            .map(|error| span(error).start)
+            .map(|start| Span { start, end: end_of_table(text, start) })
+            .collect();
+        notes.retain_errors(|at| {
+            let before = headless.partition_point(|table| table.start <= at.start);
+            let in_headless = before.checked_sub(1).is_some_and(|last| at.start <= headless[last].end);
+            !in_headless && !broken.contains(&page.line_of(at.start))
+        });
     }
     for error in sorted {
         let span = span(error);
@@ -48,6 +59,10 @@ pub(super) fn note(text: &str, errors: &[toml::de::Error], page: &Page<'_>, note
             notes.error(draft(error.message(), text.get(span.start..span.end).unwrap_or(""), span));
         }
     }
+}
+
+fn end_of_table(text: &str, start: usize) -> usize {
+    text.get(start..).and_then(|rest| rest.find("\n[")).map_or(text.len(), |found| start + found)
 }
 
 fn draft(message: &str, at: &str, span: Span) -> Draft {

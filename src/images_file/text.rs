@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::secrets::has_secret;
+
 /// Longest piece of the file that a message repeats, in characters.
 const MAX_QUOTED: usize = 120;
 /// Words longer than this get no suggestion: comparing is quadratic.
@@ -29,7 +31,12 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// A piece of the file for use in a message: escaped, shortened, without user info or query of a URL.
+///
+/// A string that is not closed swallows lines that may hold secrets: of these, nothing is repeated.
 pub(super) fn quoted(text: &str) -> String {
+    if text.contains('\n') || has_secret(text) {
+        return "`…`".to_owned();
+    }
     let mut shown = Cow::Borrowed(text);
     if let Some((scheme, rest)) = text.split_once("://") {
         let rest =
@@ -124,6 +131,8 @@ mod tests {
         assert_eq!(quoted("a\u{1b}[31m\u{202e}b"), "`a\\u{1b}[31m\\u{202e}b`");
         assert_eq!(quoted("https://me:pw@host/x?sig=1"), "`https://***@host/x?***`");
         assert_eq!(quoted("https://me:p?w@host/x"), "`https://***@host/x`");
+        assert_eq!(quoted("a\nb"), "`…`");
+        assert_eq!(quoted("a, password = x"), "`…`");
         assert!(quoted(&"é".repeat(1000)).chars().count() <= MAX_QUOTED + 3);
     }
 }

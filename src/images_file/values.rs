@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Source;
 use super::text::{nearest, quoted};
+use crate::image_ref;
 use crate::state::Platform;
 
 /// What is wrong, and the next step where there is one.
@@ -190,13 +191,11 @@ pub(super) fn base_url(text: &str) -> Result<String, Fault> {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (authority, None),
     };
-    let host_ok = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && !host.split('.').any(str::is_empty)
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-        }
+    let host_ok = if host.starts_with('[') {
+        image_ref::check_registry(host).is_ok()
+    } else {
+        !host.split('.').any(str::is_empty)
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
     };
     if !host_ok {
         return Err(Fault::new("has no valid host name"));
