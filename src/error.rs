@@ -11,7 +11,7 @@ mod store;
 
 pub use catalog::CatalogError;
 pub use layer::LayerError;
-pub use registry::RegistryError;
+pub use registry::{RegistryError, Trouble};
 pub use store::StoreError;
 
 /// Anything that can fail for one image, one layer or a whole run.

@@ -5,4 +5,5 @@ pub mod digest;
 pub mod error;
 pub mod image_ref;
 pub mod progress;
+pub mod registry;
 pub mod state;

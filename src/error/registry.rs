@@ -1,13 +1,87 @@
 //! Failures of registries and of what they serve.
+//!
+//! Hosts and URLs are shown without user info and query, text that a registry sent with its control
+//! characters escaped. The image's name is not repeated here: whoever reports the error says it first.
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::digest::ContentMismatch;
+
+/// Why a request could not be carried out at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trouble {
+    /// Nobody listens there.
+    Refused,
+    /// The name does not resolve.
+    HostNotFound,
+    /// Any other failure before a whole answer arrived.
+    Broken,
+    /// The proxy did not let the request through.
+    Proxy,
+}
 
 /// What went wrong with a registry, or with what it served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
+    /// The registry answered, and the answer was no.
+    #[error("{reason} (HTTP {status} from {host})")]
+    Refused {
+        /// The registry's own words, or ours for the status.
+        reason: String,
+        /// The HTTP status.
+        status: u16,
+        /// Who said so: host, and port where it is not the scheme's own.
+        host: String,
+        /// The registry's name, as the images file spells it.
+        registry: String,
+        /// Whether credentials were sent.
+        authenticated: bool,
+    },
+    /// There was no answer.
+    #[error("{reason}")]
+    Unreachable {
+        /// What happened, with the URL.
+        reason: String,
+        /// The kind of it.
+        trouble: Trouble,
+    },
+    /// TLS failed: the certificate is not trusted, or there is no TLS at all.
+    #[error("{reason}")]
+    Tls {
+        /// What happened, with the host.
+        reason: String,
+        /// Whether another trusted root could cure it.
+        untrusted: bool,
+    },
+    /// The other side stopped sending.
+    #[error("{url} sent nothing for {} s", stall.as_secs_f64())]
+    Stalled {
+        /// Which URL.
+        url: String,
+        /// For how long.
+        stall: Duration,
+    },
+    /// A body that broke off, or an answer that is not HTTP as it should be.
+    #[error("broken answer from {url}: {reason}")]
+    Protocol {
+        /// Which URL.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A redirect that is not followed.
+    #[error("refused to follow a redirect from {from}: {reason}")]
+    Redirect {
+        /// Which URL redirected.
+        from: String,
+        /// Why it is not followed.
+        reason: String,
+    },
     /// A document or blob that is not what its descriptor says.
-    #[error("{what} from {host} is not what was asked for")]
+    #[error("{what} from {host} is not what was asked for: {source}")]
     Mismatch {
         /// Manifest, config or layer, with its digest.
         what: String,
@@ -16,18 +90,147 @@ pub enum RegistryError {
         /// Which of digest and size.
         source: ContentMismatch,
     },
+    /// An index, manifest or config that cannot be used.
+    #[error("{what} from {host} is refused: {reason}")]
+    Document {
+        /// Index, manifest, config, token or tag list.
+        what: String,
+        /// Who served it.
+        host: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A document is larger than the settings allow.
+    #[error("{what} from {host} is larger than the {limit} bytes that the settings allow")]
+    TooLarge {
+        /// Which document.
+        what: String,
+        /// Who served it.
+        host: String,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The image exists, but not for the platform.
+    #[error("there is no image for {wanted}; there is one for {}", list(available))]
+    NoPlatform {
+        /// The platform asked for.
+        wanted: String,
+        /// The platforms there are.
+        available: Vec<String>,
+    },
+    /// Credentials that are configured but cannot be had.
+    #[error("cannot get the credentials for {registry}: {reason}")]
+    Credentials {
+        /// The registry's name.
+        registry: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A setting of the registry that cannot be used.
+    #[error("cannot use the settings of {registry}: {reason}")]
+    Settings {
+        /// The registry's name.
+        registry: String,
+        /// Which setting, and why.
+        reason: String,
+    },
+    /// An OCI image layout directory that cannot be used, or lacks what was asked for.
+    #[error("cannot {doing} in the image layout {}: {reason}", path.display())]
+    Layout {
+        /// What was being done, as an infinitive.
+        doing: String,
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The run was stopped while the registry was being asked.
+    #[error("stopped")]
+    Stopped,
+}
+
+fn list(platforms: &[String]) -> String {
+    if platforms.is_empty() { "no platform at all".to_owned() } else { platforms.join(", ") }
 }
 
 impl RegistryError {
     /// See [`Error::kind`](super::Error::kind).
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Refused { status, .. } => match status {
+                401 => "unauthorized",
+                403 => "forbidden",
+                404 => "not-found",
+                429 => "rate-limited",
+                500.. => "registry-failure",
+                _ => "refused",
+            },
+            Self::Unreachable { .. } => "unreachable",
+            Self::Tls { .. } => "tls",
+            Self::Stalled { .. } => "stalled",
+            Self::Protocol { .. } => "protocol",
+            Self::Redirect { .. } => "redirect",
             Self::Mismatch { .. } => "content-mismatch",
+            Self::Document { .. } => "invalid-document",
+            Self::TooLarge { .. } => "limit",
+            Self::NoPlatform { .. } => "no-platform",
+            Self::Credentials { .. } => "credentials",
+            Self::Settings { .. } => "settings",
+            Self::Layout { .. } => "layout",
+            Self::Stopped => "stopped",
         }
     }
 
     /// See [`Error::hint`](super::Error::hint).
     pub fn hint(&self) -> Option<String> {
-        None
+        let log_in = |registry: &str| {
+            let name = if registry == "docker.io" { String::new() } else { format!(" {registry}") };
+            format!("`docker login{name}`, or username and password-env under [registry.\"{registry}\"]")
+        };
+        match self {
+            Self::Refused { status: 401 | 403, registry, authenticated: false, .. } => {
+                Some(format!("check the name; if the image is private, log in: {}", log_in(registry)))
+            }
+            Self::Refused { status: 401 | 403, registry, .. } => Some(format!(
+                "the credentials were refused, or do not reach this image; check the name, then log in anew: {}",
+                log_in(registry)
+            )),
+            Self::Refused { status: 404, .. } => Some("check the name and the tag".to_owned()),
+            Self::Refused { status: 429, registry, authenticated: false, .. } => Some(format!(
+                "the registry limits how often it is asked; wait, or log in: {}",
+                log_in(registry)
+            )),
+            Self::Refused { status: 429, .. } => {
+                Some("the registry limits how often it is asked; run again later".to_owned())
+            }
+            Self::Refused { status: 500.., .. } => {
+                Some("the registry itself has a problem; run again later".to_owned())
+            }
+            Self::Unreachable { trouble: Trouble::HostNotFound, .. } => {
+                Some("check the registry's name, the network and the name server".to_owned())
+            }
+            Self::Unreachable { trouble: Trouble::Refused, .. } => {
+                Some("check that the registry runs, and its `endpoint`".to_owned())
+            }
+            Self::Unreachable { trouble: Trouble::Proxy, .. } => {
+                Some("check HTTPS_PROXY, HTTP_PROXY and NO_PROXY".to_owned())
+            }
+            Self::Tls { untrusted: true, .. } => {
+                Some("name the certificate authority with `ca = \"file.pem\"` for this registry".to_owned())
+            }
+            Self::Tls { .. } => {
+                Some("if the registry speaks plain http, say so with `endpoint = \"http://…\"`".to_owned())
+            }
+            Self::Stalled { .. } => {
+                Some("check the network; MSB_SYNC_STALL_TIMEOUT=SECONDS changes how long to wait".to_owned())
+            }
+            Self::TooLarge { .. } => {
+                Some("raise manifest-size under [settings.limits] if you trust this image".to_owned())
+            }
+            Self::NoPlatform { .. } => {
+                Some("choose one of these with `platform = …`, or another image".to_owned())
+            }
+            _ => None,
+        }
     }
 }

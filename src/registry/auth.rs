@@ -1,0 +1,437 @@
+//! Authentication by challenge: none, Basic and Bearer, as the distribution spec's [token flow] has it.
+//!
+//! A registry is asked without credentials first; its 401 says what it wants. What worked is kept per repository and
+//! sent up front from then on: a token is fetched by one thread while the others wait for it, renewed before it
+//! expires, and once after a 401. A 401 to a token just issued is final.
+//!
+//! Credentials go to the registry's own origin and its token realm only: over plain http only where the registry
+//! itself is asked over plain http, and to a realm on another host only over https. Mirrors get none.
+//!
+//! [token flow]: https://distribution.github.io/distribution/spec/auth/token/
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+use ureq::http::{HeaderMap, Method, header};
+
+use super::credentials::{Credential, Credentials};
+use super::http::{Client, Failure, Request, TRIES, lock, printable};
+use super::secret::Secret;
+use super::url::{Url, form_pair};
+use crate::error::RegistryError;
+
+/// A token without `expires_in` lives this long (token flow, "Requesting a Token").
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// Longest life believed; a token that still works after it is renewed for nothing.
+const MAX_LIFE: u64 = 24 * 60 * 60;
+/// A token server's answer is not longer than this, in bytes.
+const MAX_TOKEN_ANSWER: u64 = 1 << 20;
+/// Scopes of one challenge that are asked for.
+const MAX_SCOPES: usize = 8;
+
+/// The header value of Basic authentication (RFC 7617).
+pub(super) fn basic(user: &str, password: &Secret) -> Secret {
+    Secret::new(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{}", password.reveal()))))
+}
+
+// ----------------------------------------------------------------------------------------------- challenges
+
+/// One challenge of a `WWW-Authenticate` header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Challenge {
+    /// Lower case.
+    pub(super) scheme: String,
+    /// Names in lower case, values without quotes and escapes.
+    pub(super) parameters: Vec<(String, String)>,
+}
+
+impl Challenge {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Reads all challenges of one header value (RFC 9110 section 11.6.1); what makes no sense is skipped.
+pub(super) fn parse_challenges(text: &str) -> Vec<Challenge> {
+    let mut challenges: Vec<Challenge> = Vec::new();
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        if rest.is_empty() {
+            return challenges;
+        }
+        let end = rest.find(['=', ',', ' ', '\t', '"']).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        if word.is_empty() {
+            // A stray quote or equals sign.
+            let mut characters = rest.chars();
+            characters.next();
+            rest = characters.as_str();
+            continue;
+        }
+        let spaced = after.trim_start_matches([' ', '\t']);
+        let Some(value) = spaced.strip_prefix('=') else {
+            challenges.push(Challenge { scheme: word.to_ascii_lowercase(), parameters: Vec::new() });
+            rest = after;
+            continue;
+        };
+        let value = value.trim_start_matches([' ', '\t']);
+        let (value, after) = if let Some(quoted) = value.strip_prefix('"') {
+            unquote(quoted)
+        } else {
+            let end = value.find([',', ' ', '\t']).unwrap_or(value.len());
+            (value[..end].to_owned(), &value[end..])
+        };
+        rest = after;
+        if let Some(challenge) = challenges.last_mut() {
+            challenge.parameters.push((word.to_ascii_lowercase(), value));
+        }
+    }
+}
+
+/// The content of a quoted string whose opening quote is gone, and what follows it.
+fn unquote(text: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut escaped = false;
+    for (index, character) in text.char_indices() {
+        match character {
+            _ if escaped => {
+                value.push(character);
+                escaped = false;
+            }
+            '\\' => escaped = true,
+            '"' => return (value, &text[index + 1..]),
+            _ => value.push(character),
+        }
+    }
+    (value, "")
+}
+
+/// What Bearer authentication needs to know.
+#[derive(Clone)]
+struct Bearer {
+    realm: Url,
+    service: Option<String>,
+    scopes: Vec<String>,
+}
+
+// ------------------------------------------------------------------------------------------------ authorizer
+
+/// Whom a request is for.
+#[derive(Clone, Copy)]
+pub(super) struct Party<'a> {
+    pub(super) client: &'a Client,
+    /// The endpoint or mirror.
+    pub(super) base: &'a Url,
+    pub(super) repository: &'a str,
+    /// None for a mirror.
+    pub(super) credentials: Option<&'a Credentials>,
+}
+
+/// What to send along, and which state of knowledge that is.
+pub(super) struct Pass {
+    pub(super) header: Option<Secret>,
+    generation: u64,
+    /// Whether the user's credentials are behind it.
+    pub(super) authenticated: bool,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u64,
+    authenticated: bool,
+    state: State,
+}
+
+#[derive(Default)]
+enum State {
+    /// Nothing was asked for yet.
+    #[default]
+    Open,
+    Basic(Secret),
+    Bearer {
+        bearer: Bearer,
+        token: Secret,
+        renew_at: Option<Instant>,
+    },
+}
+
+/// The tokens of one registry and its mirrors, by origin and repository.
+#[derive(Default)]
+pub(super) struct Authorizer {
+    slots: Mutex<HashMap<String, Arc<Mutex<Slot>>>>,
+}
+
+impl Authorizer {
+    fn slot(&self, party: &Party<'_>) -> Arc<Mutex<Slot>> {
+        let key = format!("{} {}", party.base, party.repository);
+        Arc::clone(lock(&self.slots).entry(key).or_default())
+    }
+
+    /// What to send with the next request; renews a token that is about to expire.
+    pub(super) fn pass(&self, party: &Party<'_>) -> Result<Pass, Failure> {
+        let slot = self.slot(party);
+        let mut slot = lock(&slot);
+        if let State::Bearer { bearer, renew_at: Some(renew_at), .. } = &slot.state
+            && Instant::now() >= *renew_at
+        {
+            let bearer = bearer.clone();
+            slot.obtain(party, bearer)?;
+        }
+        Ok(slot.pass())
+    }
+
+    /// What to send after `used` was answered with a 401 that says `headers`; `None`: nothing better is known.
+    pub(super) fn challenged(
+        &self,
+        party: &Party<'_>,
+        used: &Pass,
+        headers: &HeaderMap,
+    ) -> Result<Option<Pass>, Failure> {
+        let slot = self.slot(party);
+        let mut slot = lock(&slot);
+        if slot.generation != used.generation {
+            // Another thread was challenged too and has got what this one needs.
+            return Ok(Some(slot.pass()));
+        }
+        let challenges: Vec<Challenge> = headers
+            .get_all(header::WWW_AUTHENTICATE)
+            .iter()
+            .flat_map(|value| parse_challenges(&String::from_utf8_lossy(value.as_bytes())))
+            .collect();
+        let bearer = challenges
+            .iter()
+            .find(|challenge| challenge.scheme == "bearer" && challenge.get("realm").is_some());
+        if let Some(challenge) = bearer {
+            let bearer = Bearer::from_challenge(party, challenge)?;
+            slot.obtain(party, bearer)?;
+            return Ok(Some(slot.pass()));
+        }
+        if !challenges.iter().any(|challenge| challenge.scheme == "basic") || used.header.is_some() {
+            return Ok(None);
+        }
+        let header = match party.credential()? {
+            Some(Credential::Password { user, password }) => basic(&user, &password),
+            Some(Credential::Token(token)) => Secret::new(format!("Bearer {}", token.reveal())),
+            Some(Credential::Identity(_)) | None => return Ok(None),
+        };
+        slot.set(State::Basic(header), true);
+        Ok(Some(slot.pass()))
+    }
+}
+
+impl Party<'_> {
+    fn credential(&self) -> Result<Option<Credential>, Failure> {
+        match self.credentials {
+            Some(credentials) => Ok(credentials.find(&self.client.shared, self.repository)?),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether this registry's credentials may be sent to `realm`.
+    fn trusts(&self, realm: &Url) -> bool {
+        // An endpoint over plain http is loopback, or says so itself in the images file.
+        let plain_is_fine = realm.is_loopback() || !self.base.is_secure();
+        realm.is_secure() || (realm.host() == self.base.host() && plain_is_fine)
+    }
+}
+
+impl Bearer {
+    fn from_challenge(party: &Party<'_>, challenge: &Challenge) -> Result<Self, Failure> {
+        let refuse = |reason: String| RegistryError::Document {
+            what: "the challenge".to_owned(),
+            host: party.base.host_port(),
+            reason,
+        };
+        let text = challenge.get("realm").unwrap_or_default();
+        let realm =
+            party.base.join(text).map_err(|reason| refuse(format!("its realm cannot be used: {reason}")))?;
+        if party.base.is_secure() && !realm.is_secure() && !(realm.is_loopback() && party.base.is_loopback())
+        {
+            return Err(refuse(format!("its realm leads from https to plain http, {realm}")).into());
+        }
+        let scopes: Vec<String> = challenge
+            .get("scope")
+            .unwrap_or_default()
+            .split_ascii_whitespace()
+            .take(MAX_SCOPES)
+            .map(str::to_owned)
+            .collect();
+        let scopes =
+            if scopes.is_empty() { vec![format!("repository:{}:pull", party.repository)] } else { scopes };
+        Ok(Self { realm, service: challenge.get("service").map(str::to_owned), scopes })
+    }
+}
+
+impl Slot {
+    fn pass(&self) -> Pass {
+        let header = match &self.state {
+            State::Open => None,
+            State::Basic(header) => Some(header.clone()),
+            State::Bearer { token, .. } => Some(Secret::new(format!("Bearer {}", token.reveal()))),
+        };
+        Pass { header, generation: self.generation, authenticated: self.authenticated }
+    }
+
+    fn set(&mut self, state: State, authenticated: bool) {
+        self.generation += 1;
+        self.state = state;
+        self.authenticated = authenticated;
+    }
+
+    /// Gets a token and keeps it.
+    fn obtain(&mut self, party: &Party<'_>, bearer: Bearer) -> Result<(), Failure> {
+        let credential = party.credential()?;
+        if let Some(Credential::Token(token)) = credential {
+            self.set(State::Bearer { bearer, token, renew_at: None }, true);
+            return Ok(());
+        }
+        let credential = if credential.is_some() && !party.trusts(&bearer.realm) {
+            party.client.shared.warn(format!(
+                "{}: the credentials are not sent to its token realm {}: it is another host, or not encrypted",
+                party.client.registry, bearer.realm
+            ));
+            None
+        } else {
+            credential
+        };
+        let (token, life) =
+            party.client.shared.retry(TRIES, || request_token(party.client, &bearer, credential.as_ref()))?;
+        // A tenth of its life, but no more than half a minute, is left for requests under way.
+        let renew_at =
+            Instant::now().checked_add(life.saturating_sub((life / 10).min(Duration::from_secs(30))));
+        self.set(State::Bearer { bearer, token, renew_at }, credential.is_some());
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<serde_json::Number>,
+}
+
+fn request_token(
+    client: &Client,
+    bearer: &Bearer,
+    credential: Option<&Credential>,
+) -> Result<(Secret, Duration), Failure> {
+    let mut url = bearer.realm.clone();
+    let mut authorization = None;
+    let mut form = None;
+    if let Some(Credential::Identity(identity)) = credential {
+        // OAuth2, https://distribution.github.io/distribution/spec/auth/oauth/
+        let scope = bearer.scopes.join(" ");
+        let service = bearer.service.as_deref().unwrap_or_default();
+        form = Some(Secret::new(
+            [
+                form_pair("grant_type", "refresh_token"),
+                form_pair("refresh_token", identity.reveal()),
+                form_pair("client_id", "msb-sync"),
+                form_pair("service", service),
+                form_pair("scope", &scope),
+            ]
+            .join("&"),
+        ));
+    } else {
+        if let Some(service) = &bearer.service {
+            url = url.with_parameter("service", service);
+        }
+        for scope in &bearer.scopes {
+            url = url.with_parameter("scope", scope);
+        }
+        if let Some(Credential::Password { user, password }) = credential {
+            authorization = Some(basic(user, password));
+        }
+    }
+    let request = Request {
+        method: if form.is_some() { Method::POST } else { Method::GET },
+        authorization: authorization.as_ref(),
+        form: form.as_ref(),
+        ..Request::get(&url, "application/json")
+    };
+    let answer = client.send(&request)?;
+    if answer.status != 200 {
+        let sent = authorization.as_ref().or(form.as_ref());
+        return Err(client.refusal(answer, "there is no token server", sent, credential.is_some()));
+    }
+    let host = answer.url.host_port();
+    let refuse = |reason: &str| RegistryError::Document {
+        what: "the token".to_owned(),
+        host: host.clone(),
+        reason: reason.to_owned(),
+    };
+    let body = answer.read(client, "the token", MAX_TOKEN_ANSWER)?;
+    // serde's words could quote the token.
+    let answer: TokenAnswer =
+        serde_json::from_slice(&body).map_err(|_| refuse("the answer is not the JSON it should be"))?;
+    let token = [answer.token, answer.access_token]
+        .into_iter()
+        .flatten()
+        .find(|token| !token.is_empty())
+        .ok_or_else(|| refuse("the answer holds none"))?;
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refuse("it cannot be sent in a header").into());
+    }
+    let life = match answer.expires_in.and_then(|number| number.as_u64()) {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(MAX_LIFE)),
+        _ => DEFAULT_LIFE,
+    };
+    client.shared.detail(format!("{}: got a token from {}", client.registry, printable(&host, 200)));
+    Ok((Secret::new(token), life))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn schemes(text: &str) -> Vec<String> {
+        parse_challenges(text).into_iter().map(|challenge| challenge.scheme).collect()
+    }
+
+    #[test]
+    fn challenges_are_read_as_servers_write_them() {
+        let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push""#;
+        let [challenge] = &parse_challenges(hub)[..] else { panic!("one challenge") };
+        assert_eq!(challenge.get("realm"), Some("https://auth.docker.io/token"));
+        assert_eq!(challenge.get("scope"), Some("repository:a/b:pull,push"));
+
+        let odd = r#"  bAsIc Realm = "a \"quoted\", one" ,charset=UTF-8, BEARER realm=https://x/t,scope="s""#;
+        let parsed = parse_challenges(odd);
+        assert_eq!(parsed[0].scheme, "basic");
+        assert_eq!(parsed[0].get("realm"), Some(r#"a "quoted", one"#));
+        assert_eq!(parsed[0].get("charset"), Some("UTF-8"));
+        assert_eq!(parsed[1].get("realm"), Some("https://x/t"));
+
+        assert_eq!(schemes("Negotiate, Basic realm=x"), ["negotiate", "basic"]);
+        assert_eq!(schemes(""), Vec::<String>::new());
+        assert_eq!(schemes(r#"Bearer realm="unterminated"#), ["bearer"]);
+    }
+
+    #[test]
+    fn basic_credentials_are_those_of_rfc_7617() {
+        assert_eq!(
+            basic("Aladdin", &Secret::new("open sesame")).reveal(),
+            "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_without_panic(text in ".{0,200}") {
+            parse_challenges(&text);
+        }
+
+        #[test]
+        fn header_like_text_is_read_without_panic(text in r#"([Bb]earer|basic|realm|=|"|\\|,| |é|x){0,40}"#) {
+            parse_challenges(&text);
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The bytes of one layer, whatever happens on the way.
+//!
+//! [`BlobReader`] yields the bytes from an offset to the descriptor's size and no more. A transfer that breaks
+//! goes on with `Range` where it stopped, at the next mirror or the endpoint; a server that cannot do that is
+//! read again from the start, and what the caller already has is skipped. Whoever reads checks the digest.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use super::http::{Body, Failure, TRIES};
+use super::remote::{Ask, MIRROR_TRIES, Remote};
+use super::url::Url;
+use crate::digest::{BlobDigest, ContentMismatch};
+use crate::error::RegistryError;
+use crate::state::LayerDescriptor;
+
+/// Breaks that a transfer survives however little arrives between them.
+const BREAKS: u64 = 100;
+/// One more break is forgiven for so many bytes that arrived.
+const BYTES_PER_BREAK: u64 = 1 << 20;
+
+/// A layer's bytes; an [`io::Error`] of it is a [`RegistryError`], see [`BlobReader::cause`].
+pub struct BlobReader(pub(super) Source);
+
+pub(super) enum Source {
+    Http(Box<HttpBlob>),
+    File(io::Take<File>),
+}
+
+impl BlobReader {
+    /// The [`RegistryError`] inside an error of a reader.
+    ///
+    /// # Errors
+    /// The error itself, if it is none of this module.
+    pub fn cause(error: io::Error) -> Result<RegistryError, io::Error> {
+        error.downcast::<RegistryError>()
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Source::Http(blob) => blob.read(buffer).map_err(io::Error::other),
+            Source::File(file) => file.read(buffer),
+        }
+    }
+}
+
+pub(super) struct HttpBlob {
+    remote: Arc<Remote>,
+    repository: String,
+    digest: BlobDigest,
+    size: u64,
+    /// Bytes that the caller has.
+    position: u64,
+    /// Where to ask, mirrors first.
+    sites: Vec<usize>,
+    transfer: Option<Transfer>,
+    /// The current site cannot, or did not, go on in the middle.
+    from_the_start: bool,
+    /// Failures since the last byte arrived.
+    failures: u32,
+    /// All failures, against [`BREAKS`].
+    breaks: u64,
+    received: u64,
+    failed: bool,
+}
+
+struct Transfer {
+    body: Body,
+    url: Url,
+    /// Bytes to come that the caller has already.
+    skip: u64,
+}
+
+impl HttpBlob {
+    pub(super) fn open(
+        remote: Arc<Remote>,
+        repository: &str,
+        layer: &LayerDescriptor,
+        offset: u64,
+    ) -> Result<Self, RegistryError> {
+        let sites = remote.candidates(false, Some(&layer.digest));
+        let mut blob = Self {
+            remote,
+            repository: repository.to_owned(),
+            digest: layer.digest.clone(),
+            size: layer.size,
+            position: offset.min(layer.size),
+            sites,
+            transfer: None,
+            from_the_start: false,
+            failures: 0,
+            breaks: 0,
+            received: 0,
+            failed: false,
+        };
+        if blob.position < blob.size {
+            blob.connect()?;
+        }
+        Ok(blob)
+    }
+
+    fn connect(&mut self) -> Result<(), RegistryError> {
+        while self.transfer.is_none() {
+            match self.start() {
+                Ok(transfer) => self.transfer = Some(transfer),
+                Err(failure) => self.fail(failure)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// One try to get the body going.
+    fn start(&mut self) -> Result<Transfer, Failure> {
+        let site = self.remote.site(self.sites[0]);
+        let url = site.base.with_suffix(&format!("/v2/{}/blobs/{}", self.repository, self.digest));
+        let from = (self.position > 0 && !self.from_the_start).then_some(self.position);
+        let ask = Ask { from, unknown: "blob unknown", ..Ask::get(url) };
+        let answer = match self.remote.ask(site, &self.repository, &ask) {
+            Err(failure) if from.is_some() && is_status(&failure, 416) => {
+                self.from_the_start = true;
+                return self.start();
+            }
+            answer => answer?,
+        };
+        let url = answer.url.clone();
+        if answer.status == 206 {
+            let range = answer.header("content-range").and_then(content_range);
+            let fits = range.is_some_and(|range| {
+                from == Some(range.first)
+                    && range.last < self.size
+                    && range.total.is_none_or(|total| total == self.size)
+            });
+            if fits {
+                return Ok(Transfer { body: answer.body, url, skip: 0 });
+            }
+            if from.is_none() {
+                let reason = "a part was sent where all was asked for".to_owned();
+                return Err(Failure::transient(RegistryError::Protocol { url: url.to_string(), reason }));
+            }
+            self.from_the_start = true;
+            return self.start();
+        }
+        match answer.content_length() {
+            Some(length) if length != self.size => Err(self.wrong_size(&url, length).into()),
+            _ => Ok(Transfer { body: answer.body, url, skip: self.position }),
+        }
+    }
+
+    fn wrong_size(&self, url: &Url, actual: u64) -> RegistryError {
+        let (digest, expected) = (self.digest.clone(), self.size);
+        RegistryError::Mismatch {
+            what: format!("layer {digest}"),
+            host: url.host_port(),
+            source: if actual < expected {
+                ContentMismatch::TooShort { digest, expected, actual }
+            } else {
+                ContentMismatch::TooLong { digest, expected }
+            },
+        }
+    }
+
+    /// Decides whether to go on after `failure`, and where; waits if need be.
+    fn fail(&mut self, failure: Failure) -> Result<(), RegistryError> {
+        self.transfer = None;
+        if matches!(failure.error, RegistryError::Stopped) {
+            return Err(failure.error);
+        }
+        self.failures += 1;
+        self.breaks += 1;
+        let patience = self.breaks <= BREAKS + self.received / BYTES_PER_BREAK;
+        if self.sites.len() > 1 {
+            if failure.transient && patience && self.failures < MIRROR_TRIES {
+                return self.remote.client.shared.pause(&failure, self.failures);
+            }
+            let mirror = self.sites.remove(0);
+            self.remote.mirror_failed(mirror, &failure.error);
+            self.failures = 0;
+            self.from_the_start = false;
+            return Ok(());
+        }
+        if failure.transient && patience && self.failures < TRIES {
+            return self.remote.client.shared.pause(&failure, self.failures);
+        }
+        Err(failure.error)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        if self.failed {
+            let url = self.remote.site(self.sites[0]).base.to_string();
+            return Err(RegistryError::Protocol {
+                url,
+                reason: "the transfer has failed already".to_owned(),
+            });
+        }
+        let result = self.read_on(buffer);
+        if result.is_err() {
+            self.failed = true;
+            self.transfer = None;
+        }
+        result
+    }
+
+    fn read_on(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
+        loop {
+            self.remote.client.shared.check()?;
+            let remaining = self.size - self.position;
+            if remaining == 0 {
+                return self.end();
+            }
+            self.connect()?;
+            // `connect` leaves a transfer; without one there is nothing to do but to go round.
+            let Some(mut transfer) = self.transfer.take() else { continue };
+            // What is skipped may use the caller's buffer: it is not told of it.
+            let wanted = if transfer.skip > 0 { transfer.skip } else { remaining };
+            let count = usize::try_from(wanted).unwrap_or(usize::MAX).min(buffer.len());
+            let result = transfer.body.read(&mut buffer[..count]);
+            match result {
+                Ok(0) => {
+                    let short = self.wrong_size(&transfer.url, self.position);
+                    self.fail(Failure::transient(short))?;
+                }
+                Ok(count) if transfer.skip > 0 => {
+                    transfer.skip -= count as u64;
+                    self.transfer = Some(transfer);
+                }
+                Ok(count) => {
+                    self.position += count as u64;
+                    self.received += count as u64;
+                    self.failures = 0;
+                    self.transfer = Some(transfer);
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => self.transfer = Some(transfer),
+                Err(error) => {
+                    let failure = self.remote.client.body_failure(&transfer.url, error);
+                    self.fail(failure)?;
+                }
+            }
+        }
+    }
+
+    /// All bytes are here; whatever comes now is one too many. Reading to the end also gives the connection back.
+    fn end(&mut self) -> Result<usize, RegistryError> {
+        if let Some(mut transfer) = self.transfer.take() {
+            // A failure now changes nothing: the digest decides.
+            if transfer.skip == 0 && matches!(transfer.body.read(&mut [0]), Ok(1..)) {
+                return Err(self.wrong_size(&transfer.url, u64::MAX));
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn is_status(failure: &Failure, wanted: u16) -> bool {
+    matches!(failure.error, RegistryError::Refused { status, .. } if status == wanted)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ContentRange {
+    first: u64,
+    last: u64,
+    total: Option<u64>,
+}
+
+/// `bytes FIRST-LAST/TOTAL` or `bytes FIRST-LAST/*` (RFC 9110 section 14.4).
+fn content_range(text: &str) -> Option<ContentRange> {
+    let (unit, range) = text.trim().split_once(' ')?;
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    let (range, total) = range.trim().split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse::<u64>().ok()).flatten()
+    };
+    let total = match total.trim() {
+        "*" => None,
+        total => Some(number(total)?),
+    };
+    let range = ContentRange { first: number(first.trim())?, last: number(last.trim())?, total };
+    (range.first <= range.last && total.is_none_or(|total| range.last < total)).then_some(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_strictly() {
+        let range = |first, last, total| Some(ContentRange { first, last, total });
+        assert_eq!(content_range("bytes 5-9/10"), range(5, 9, Some(10)));
+        assert_eq!(content_range("Bytes 5-9/*"), range(5, 9, None));
+        for bad in [
+            "",
+            "bytes */10",
+            "bytes 9-5/10",
+            "bytes 5-10/10",
+            "bytes 5-9",
+            "items 5-9/10",
+            "bytes +5-9/10",
+            "bytes -9/10",
+        ] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_content_range_makes_sense_or_is_none(text in "(bytes )?[0-9*/ +-]{0,30}") {
+            if let Some(range) = content_range(&text) {
+                prop_assert!(range.first <= range.last);
+                prop_assert!(range.total.is_none_or(|total| range.last < total));
+            }
+        }
+    }
+}

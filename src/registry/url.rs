@@ -1,0 +1,313 @@
+//! The URLs of this room: http and https only, never with user info, shown without their query.
+//!
+//! Just what redirects, token realms and `Link` headers need of [RFC 3986]; a query may carry a signature,
+//! so `Display` leaves it out, and nothing but [`Url::to_uri`] gives it away.
+//!
+//! [RFC 3986]: https://www.rfc-editor.org/rfc/rfc3986
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ureq::http::Uri;
+
+/// Longest URL that is taken from a server, in bytes.
+const MAX_URL: usize = 16 * 1024;
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Url {
+    secure: bool,
+    /// Lower case; an IPv6 address keeps its brackets.
+    host: String,
+    port: u16,
+    /// Starts with a slash.
+    path: String,
+    query: Option<String>,
+}
+
+impl Url {
+    /// Reads an absolute URL; user info and fragment are dropped.
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.len() > MAX_URL {
+            return Err("the URL is too long");
+        }
+        let text = escape(text.trim());
+        let uri: Uri = text.parse().map_err(|_| "it is not a URL")?;
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err("only http and https URLs are used"),
+        };
+        let authority = uri.authority().ok_or("the URL has no host")?;
+        let host = authority.host().to_ascii_lowercase();
+        if host.is_empty() || host == "[]" {
+            return Err("the URL has no host");
+        }
+        let after_host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        let port = match authority.port_u16() {
+            Some(0) => return Err("port 0 cannot be used"),
+            Some(port) => port,
+            // A port that is present but no number must not silently become the default one.
+            None if after_host.len() > authority.host().len() + 1 => return Err("the port is not a number"),
+            None => default_port(secure),
+        };
+        let path =
+            if uri.path().starts_with('/') { uri.path().to_owned() } else { format!("/{}", uri.path()) };
+        Ok(Self { secure, host, port, path, query: uri.query().map(str::to_owned) })
+    }
+
+    /// Resolves the reference `location` against this URL.
+    pub(super) fn join(&self, location: &str) -> Result<Self, &'static str> {
+        let location = location.trim();
+        let location = location.split('#').next().unwrap_or_default();
+        let scheme_end = location.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.'));
+        if scheme_end.is_some_and(|end| end > 0 && location[end..].starts_with(':')) {
+            return Self::parse(location);
+        }
+        let scheme = if self.secure { "https" } else { "http" };
+        if location.starts_with("//") {
+            return Self::parse(&format!("{scheme}:{location}"));
+        }
+        let (path, query) = match location.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (location, None),
+        };
+        let path = if path.starts_with('/') {
+            path.to_owned()
+        } else if path.is_empty() {
+            self.path.clone()
+        } else {
+            let folder = self.path.rfind('/').map_or("/", |end| &self.path[..=end]);
+            format!("{folder}{path}")
+        };
+        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+        Self::parse(&format!("{}{}{query}", self.origin(), remove_dots(&path)))
+    }
+
+    /// This URL with `suffix` (which starts with a slash) after its path, and without a query.
+    pub(super) fn with_suffix(&self, suffix: &str) -> Self {
+        let (suffix, query) = match suffix.split_once('?') {
+            Some((suffix, query)) => (suffix, Some(query.to_owned())),
+            None => (suffix, None),
+        };
+        Self { path: format!("{}{suffix}", self.path.trim_end_matches('/')), query, ..self.clone() }
+    }
+
+    /// This URL with `name=value` added to its query.
+    pub(super) fn with_parameter(mut self, name: &str, value: &str) -> Self {
+        let pair = form_pair(name, value);
+        self.query = Some(match self.query.take() {
+            Some(query) if !query.is_empty() => format!("{query}&{pair}"),
+            _ => pair,
+        });
+        self
+    }
+
+    pub(super) fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Host without port; an IPv6 address keeps its brackets.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Host, and port where it is not the scheme's own.
+    pub(super) fn host_port(&self) -> String {
+        if self.port == default_port(self.secure) {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Scheme, host and port.
+    pub(super) fn origin(&self) -> String {
+        format!("{}://{}", if self.secure { "https" } else { "http" }, self.host_port())
+    }
+
+    pub(super) fn same_origin(&self, other: &Self) -> bool {
+        self.secure == other.secure && self.host == other.host && self.port == other.port
+    }
+
+    pub(super) fn is_loopback(&self) -> bool {
+        is_loopback(&self.host)
+    }
+
+    /// The whole URL with its query, for the request itself and nothing else.
+    pub(super) fn to_uri(&self) -> Result<Uri, &'static str> {
+        self.whole().parse().map_err(|_| "it is not a URL")
+    }
+
+    /// See [`Url::to_uri`]; as text.
+    pub(super) fn whole(&self) -> String {
+        match &self.query {
+            Some(query) => format!("{}{}?{query}", self.origin(), self.path),
+            None => format!("{}{}", self.origin(), self.path),
+        }
+    }
+}
+
+fn default_port(secure: bool) -> u16 {
+    if secure { 443 } else { 80 }
+}
+
+/// `localhost` and its subdomains (RFC 6761), 127.0.0.0/8 and `::1`. `host` without port.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost")
+        || bare.to_ascii_lowercase().ends_with(".localhost")
+        || bare.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+        || bare.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Percent-encodes what a URL must not contain, as browsers do with a sloppy `Location`.
+fn escape(text: &str) -> String {
+    use fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            0..=0x20 | 0x7f.. | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "%{byte:02X}");
+            }
+            _ => out.push(char::from(byte)),
+        }
+    }
+    out
+}
+
+fn remove_dots(path: &str) -> String {
+    let mut out: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match segment {
+            "." if last => out.push(""),
+            "." => {}
+            ".." => {
+                out.pop();
+                if last {
+                    out.push("");
+                }
+            }
+            other => out.push(other),
+        }
+    }
+    format!("/{}", out.join("/"))
+}
+
+/// `name=value` as `application/x-www-form-urlencoded` wants it.
+pub(super) fn form_pair(name: &str, value: &str) -> String {
+    use fmt::Write as _;
+    let mut out = String::with_capacity(name.len() + value.len() + 1);
+    for (index, part) in [name, value].into_iter().enumerate() {
+        if index == 1 {
+            out.push('=');
+        }
+        for byte in part.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    out.push(char::from(byte));
+                }
+                _ => {
+                    // Writing to a String cannot fail.
+                    let _ = write!(out, "%{byte:02X}");
+                }
+            }
+        }
+    }
+    out
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin(), self.path)
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn join(base: &str, location: &str) -> String {
+        Url::parse(base).unwrap().join(location).unwrap().whole()
+    }
+
+    #[test]
+    fn locations_are_resolved_as_rfc_3986_says() {
+        let base = "https://registry.corp:5000/v2/a/blobs/x?y=1";
+        for (location, expected) in [
+            ("https://cdn.corp/z?sig=1", "https://cdn.corp/z?sig=1"),
+            ("HTTP://Cdn.Corp:8080/z", "http://cdn.corp:8080/z"),
+            ("//cdn.corp/z", "https://cdn.corp/z"),
+            ("/z", "https://registry.corp:5000/z"),
+            ("z", "https://registry.corp:5000/v2/a/blobs/z"),
+            ("../z#top", "https://registry.corp:5000/v2/a/z"),
+            ("?n=2", "https://registry.corp:5000/v2/a/blobs/x?n=2"),
+            ("/a b|c", "https://registry.corp:5000/a%20b%7Cc"),
+        ] {
+            assert_eq!(join(base, location), expected, "{location}");
+        }
+    }
+
+    #[test]
+    fn odd_urls_are_refused() {
+        for bad in [
+            "",
+            "registry.corp",
+            "ftp://x/",
+            "https://",
+            "https:///x",
+            "http://x:port/",
+            "file:///etc/passwd",
+        ] {
+            assert!(Url::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn secrets_in_a_url_are_not_shown() {
+        let url = Url::parse("https://user:hunter2@cdn.corp/blob?X-Signature=abc").unwrap();
+        assert_eq!(url.to_string(), "https://cdn.corp/blob");
+        assert!(!format!("{url:?}").contains("abc"));
+        assert!(!url.whole().contains("hunter2"));
+        assert!(url.whole().ends_with("?X-Signature=abc"));
+    }
+
+    #[test]
+    fn origins_and_loopback() {
+        let same = |a: &str, b: &str| Url::parse(a).unwrap().same_origin(&Url::parse(b).unwrap());
+        assert!(same("https://a/x", "https://A:443/y"));
+        assert!(!same("https://a/x", "http://a/x"));
+        assert!(!same("https://a/x", "https://a:444/x"));
+        assert!(is_loopback("127.3.2.1") && is_loopback("[::1]") && is_loopback("localhost"));
+        assert!(!is_loopback("127.evil.com") && !is_loopback("localhost.evil.com"));
+    }
+
+    #[test]
+    fn parameters_are_encoded() {
+        let url = Url::parse("https://auth/token").unwrap().with_parameter("scope", "repository:a/b:pull");
+        assert_eq!(url.whole(), "https://auth/token?scope=repository%3Aa%2Fb%3Apull");
+    }
+
+    proptest! {
+        #[test]
+        fn any_location_is_resolved_or_refused(location in ".{0,80}") {
+            if let Ok(url) = Url::parse("https://r/v2/x").unwrap().join(&location) {
+                prop_assert!(url.to_uri().is_ok(), "{}", url.whole());
+            }
+        }
+    }
+}
