@@ -45,10 +45,7 @@ pub mod digest;
 pub mod error;
 pub mod image_ref;
 pub mod progress;
-pub mod sys;
-
-pub mod images_file;
-pub mod plan;
+pub mod registry;
 pub mod state;
 
 pub mod catalog;

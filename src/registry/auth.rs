@@ -302,7 +302,8 @@ impl Slot {
         let (token, life) =
             party.client.shared.retry(TRIES, || request_token(party.client, &bearer, credential.as_ref()))?;
         // A tenth of its life, but no more than half a minute, is left for requests under way.
-        let renew_at = Instant::now().checked_add(life - (life / 10).min(Duration::from_secs(30)));
+        let renew_at =
+            Instant::now().checked_add(life.saturating_sub((life / 10).min(Duration::from_secs(30))));
         self.set(State::Bearer { bearer, token, renew_at }, credential.is_some());
         Ok(())
     }

@@ -19,8 +19,6 @@ use crate::state::LayerDescriptor;
 const BREAKS: u64 = 100;
 /// One more break is forgiven for so many bytes that arrived.
 const BYTES_PER_BREAK: u64 = 1 << 20;
-/// What is skipped at a time when a server starts over, in bytes.
-const SKIP: usize = 64 * 1024;
 
 /// A layer's bytes; an [`io::Error`] of it is a [`RegistryError`], see [`BlobReader::cause`].
 pub struct BlobReader(pub(super) Source);
@@ -218,14 +216,10 @@ impl HttpBlob {
             self.connect()?;
             // `connect` leaves a transfer; without one there is nothing to do but to go round.
             let Some(mut transfer) = self.transfer.take() else { continue };
-            let result = if transfer.skip > 0 {
-                let mut waste = [0; SKIP];
-                let count = usize::try_from(transfer.skip).unwrap_or(SKIP).min(SKIP);
-                transfer.body.read(&mut waste[..count])
-            } else {
-                let count = usize::try_from(remaining).unwrap_or(usize::MAX).min(buffer.len());
-                transfer.body.read(&mut buffer[..count])
-            };
+            // What is skipped may use the caller's buffer: it is not told of it.
+            let wanted = if transfer.skip > 0 { transfer.skip } else { remaining };
+            let count = usize::try_from(wanted).unwrap_or(usize::MAX).min(buffer.len());
+            let result = transfer.body.read(&mut buffer[..count]);
             match result {
                 Ok(0) => {
                     let short = self.wrong_size(&transfer.url, self.position);

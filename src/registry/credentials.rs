@@ -64,7 +64,7 @@ struct Elsewhere {
 }
 
 impl Credentials {
-    /// The credentials of `registry` (docker.io's for sandboxes.io).
+    /// The credentials of `registry`.
     ///
     /// # Errors
     /// A password that the images file points to and that is not there.

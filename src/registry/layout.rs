@@ -55,17 +55,13 @@ impl Layout {
         known: Option<&BlobDigest>,
     ) -> Result<Lookup, RegistryError> {
         let index = self.index()?;
-        let (digest, size, media_type) = match reference.digest() {
-            Some(digest) => {
-                let entry = index.entries.iter().find(|entry| entry.digest_text() == digest.as_str());
-                (digest.clone(), None, entry.and_then(Entry::media_type))
-            }
-            None => {
-                let entry = self.named(&index, reference, platform)?;
-                let descriptor =
-                    entry.descriptor().map_err(|reason| self.error("read index.json", reason))?;
-                (descriptor.digest, Some(descriptor.size), entry.media_type())
-            }
+        let (digest, size, media_type) = if let Some(digest) = reference.digest() {
+            let entry = index.entries.iter().find(|entry| entry.digest_text() == digest.as_str());
+            (digest.clone(), None, entry.and_then(Entry::media_type))
+        } else {
+            let entry = self.named(&index, reference, platform)?;
+            let descriptor = entry.descriptor().map_err(|reason| self.error("read index.json", reason))?;
+            (descriptor.digest, Some(descriptor.size), entry.media_type())
         };
         if known == Some(&digest) {
             return Ok(Lookup::Same);

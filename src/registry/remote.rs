@@ -510,10 +510,10 @@ impl Documents for Repository<'_> {
         }
         let slot = self.remote.slot(digest);
         let mut slot = lock(&slot);
-        if let Some(document) = &*slot {
-            if size.is_none_or(|size| size == document.bytes.len() as u64) {
-                return Ok(Arc::clone(document));
-            }
+        if let Some(document) = &*slot
+            && size.is_none_or(|size| size == document.bytes.len() as u64)
+        {
+            return Ok(Arc::clone(document));
         }
         let document = self.remote.anywhere(false, |site| {
             let ask = match role {

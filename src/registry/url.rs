@@ -211,7 +211,7 @@ pub(super) fn form_pair(name: &str, value: &str) -> String {
         for byte in part.bytes() {
             match byte {
                 b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                    out.push(char::from(byte))
+                    out.push(char::from(byte));
                 }
                 _ => {
                     // Writing to a String cannot fail.
