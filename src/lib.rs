@@ -45,7 +45,10 @@ pub mod digest;
 pub mod error;
 pub mod image_ref;
 pub mod progress;
-pub mod registry;
+pub mod sys;
+
+pub mod images_file;
+pub mod plan;
 pub mod state;
 
 pub mod catalog;

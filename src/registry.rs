@@ -163,6 +163,11 @@ impl Registries {
         }
     }
 
+    /// Whether `reference` is in an image layout directory, so that no network is needed for it.
+    pub fn is_local(&self, reference: &ImageRef) -> bool {
+        self.settings_of(reference.registry()).2.layout.is_some()
+    }
+
     /// HTTP requests sent so far: those for tokens, to mirrors and to where redirects lead included.
     pub fn requests(&self) -> u64 {
         self.shared.requests()

@@ -233,12 +233,15 @@ fn desired_images_are_sorted_and_chosen_by_group() {
     let web = file.desired(owner(), "/layers".into(), &["web".to_owned()]).unwrap();
     assert_eq!(web.images.len(), 1);
     assert_eq!(web.listed_elsewhere.len(), 8);
-    let both = file.desired(owner(), "/layers".into(), &["@web".to_owned(), "all-of-corp".to_owned()]).unwrap();
+    let both =
+        file.desired(owner(), "/layers".into(), &["@web".to_owned(), "all-of-corp".to_owned()]).unwrap();
     assert_eq!(both.images.len(), 2);
 
     let error = file.desired(owner(), "/layers".into(), &["wbe".to_owned()]).unwrap_err();
     assert_eq!((error.to_string().as_str(), error.hint()), ("unknown group `wbe`", "did you mean `web`?"));
-    let error = file.desired(owner(), "/layers".into(), &["zzzz".to_owned(), "web".to_owned(), "yyyy".to_owned()]).unwrap_err();
+    let error = file
+        .desired(owner(), "/layers".into(), &["zzzz".to_owned(), "web".to_owned(), "yyyy".to_owned()])
+        .unwrap_err();
     assert_eq!(error.to_string(), "unknown groups `yyyy`, `zzzz`");
     assert_eq!(error.hint(), "the images file has `all-of-corp`, `dev`, `web`");
     let error = good("").desired(owner(), "/layers".into(), &["x".to_owned()]).unwrap_err();
