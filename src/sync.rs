@@ -367,7 +367,8 @@ impl Session {
             return Err(Failure::Problems(problems));
         }
         for warning in &file.warnings {
-            self.reporter.report(Event::Warning(warning.to_string()));
+            let text = warning.to_string();
+            self.reporter.report(Event::Warning(text.strip_prefix("warning: ").unwrap_or(&text).to_owned()));
         }
         Ok(Loaded { file, owner: Owner(absolute.to_string_lossy().into_owned()) })
     }

@@ -91,8 +91,14 @@ impl TarReader {
         }
         let mut extensions = Extensions::default();
         loop {
-            skip(source, self.data_left + self.padding)?;
+            skip(source, self.data_left)?;
+            // Some writers leave out the last file's padding. As in Go, that ends the archive.
+            let padded = try_skip(source, self.padding)?;
             (self.data_left, self.padding) = (0, 0);
+            if !padded {
+                self.ended = true;
+                return Ok(None);
+            }
             let start = source.position();
             let Some(block) = read_block(source)? else {
                 if extensions.any {
@@ -382,16 +388,24 @@ fn read_extension(source: &mut impl Source, header: &Header<'_>) -> Result<Vec<u
     Ok(content)
 }
 
-fn skip(source: &mut impl Source, mut count: u64) -> Result<(), LayerError> {
+fn skip(source: &mut impl Source, count: u64) -> Result<(), LayerError> {
+    if try_skip(source, count)? {
+        Ok(())
+    } else {
+        Err(broken(source.position(), "the archive ends in the middle of an entry"))
+    }
+}
+
+/// Skips `count` bytes; `false` if there are not so many.
+fn try_skip(source: &mut impl Source, mut count: u64) -> Result<bool, LayerError> {
     while count > 0 {
-        let position = source.position();
         let piece = source.take(usize::try_from(count).unwrap_or(usize::MAX))?.len();
         if piece == 0 {
-            return Err(broken(position, "the archive ends in the middle of an entry"));
+            return Ok(false);
         }
         count -= piece as u64;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn padding_of(size: u64) -> u64 {
