@@ -477,8 +477,12 @@ impl<'a> Job<'a> {
         }
         let options = extract::Options { algorithm: layer.diff_id.algorithm(), ..self.options };
         let (received, extracted) = std::thread::scope(|scope| {
-            let compressed =
-                Watched { inner: spool.reader(), digest: &layer.digest, reporter: self.reporter };
+            let compressed = Watched {
+                inner: spool.reader(),
+                digest: &layer.digest,
+                reporter: self.reporter,
+                cancel: self.cancel,
+            };
             let extraction =
                 std::thread::Builder::new().name("extract".to_owned()).spawn_scoped(scope, move || {
                     extract::extract(compressed, tree, record, options, self.workers)
@@ -498,6 +502,9 @@ impl<'a> Job<'a> {
             (received, extracted)
         });
         received?;
+        if self.cancel.is_cancelled() {
+            return Err(Attempt::Failed(Error::Stopped));
+        }
         let extracted = extracted
             .map_err(|source| LayerError::Write {
                 doing: "start a thread for",
@@ -624,8 +631,9 @@ fn contradiction(claim: &LayerDescriptor, truth: &LayerDescriptor) -> Error {
     .into()
 }
 
-/// Reports compressed bytes as extraction takes them.
+/// Reports compressed bytes as extraction takes them, and ends it when the run is stopped.
 struct Watched<'a, R> {
+    cancel: &'a Cancel,
     inner: R,
     digest: &'a BlobDigest,
     reporter: &'a dyn Reporter,
@@ -633,6 +641,9 @@ struct Watched<'a, R> {
 
 impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(std::io::Error::other("stopped"));
+        }
         let count = self.inner.read(buffer)?;
         if count > 0 {
             self.reporter.report(Event::LayerExtracted { digest: self.digest.clone(), bytes: count as u64 });
