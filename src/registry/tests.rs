@@ -2,6 +2,7 @@
 //! looks at what was answered, at the requests that arrived and at the events that were reported.
 
 mod authentication;
+mod encryption;
 mod layouts;
 mod lookups;
 mod server;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::server::{Request, Response, Server};
-use super::{Environment, Lookup, Options, Registries};
+use super::{Lookup, Options, Registries};
 use crate::cancel::Cancel;
 use crate::digest::{Algorithm, BlobDigest, DiffId};
 use crate::error::RegistryError;
@@ -81,7 +82,7 @@ impl Setup {
             registries: self.registries.clone(),
             limits: self.limits,
             max_connections: 4,
-            environment: Environment::from_iter(variables),
+            environment: variables.collect(),
             cancel: self.cancel.clone(),
             reporter: Arc::<Ear>::clone(&self.ear),
         })

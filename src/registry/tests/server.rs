@@ -1,5 +1,6 @@
 //! A scripted HTTP server: one closure answers every request, and can break off, stall or send nonsense.
 
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -169,11 +170,11 @@ fn read_request(reader: &mut impl BufRead) -> Option<Request> {
 fn write_response(mut stream: &TcpStream, request: &Request, response: &Response) -> std::io::Result<()> {
     let mut head = format!("HTTP/1.1 {} Whatever\r\n", response.status);
     for (name, value) in &response.headers {
-        head += &format!("{name}: {value}\r\n");
+        write!(head, "{name}: {value}\r\n").unwrap();
     }
     let measured = response.headers.iter().any(|(name, _)| name == "Content-Length") || response.unmeasured;
     if !measured {
-        head += &format!("Content-Length: {}\r\n", response.body.len());
+        write!(head, "Content-Length: {}\r\n", response.body.len()).unwrap();
     }
     stream.write_all(format!("{head}\r\n").as_bytes())?;
     if request.method != "HEAD" {

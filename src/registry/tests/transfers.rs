@@ -8,7 +8,7 @@ use crate::registry::BlobReader;
 use crate::state::Mirror;
 
 fn big() -> Image {
-    let content: String = (0..20_000).map(|number| format!("{number} ")).collect();
+    let content = "0123456789 ".repeat(10_000);
     Image::new(&content)
 }
 
@@ -84,9 +84,8 @@ fn a_server_that_cannot_resume_is_read_again_and_what_is_known_is_skipped() {
             let first = count.fetch_add(1, Ordering::SeqCst) == 0;
             let path = request.path().to_owned();
             let (_, bytes) = &content.0[&path];
-            match (request.range(), kind) {
+            match (request.range().filter(|_| kind > 0), kind) {
                 _ if first => Response::new(200, bytes).cut(9_000),
-                (Some(_), 0) => Response::new(200, bytes),
                 (Some(_), 1) => Response::new(416, b"").header("Content-Range", &format!("bytes */{size}")),
                 // The wrong part.
                 (Some(from), 2) => Response::new(206, &bytes[from + 1..])
@@ -109,9 +108,9 @@ fn bodies_that_are_too_long_or_too_short_are_errors() {
         for unmeasured in [false, true] {
             let mut body = layer.clone();
             if change > 0 {
-                body.push(b'x')
+                body.push(b'x');
             } else {
-                body.truncate(layer.len() - 1)
+                body.truncate(layer.len() - 1);
             }
             let server = Server::start(move |request| {
                 let response = match request.range() {
