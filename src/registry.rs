@@ -14,6 +14,7 @@ mod documents;
 mod environment;
 mod http;
 mod layout;
+mod proxy;
 mod remote;
 mod resolve;
 mod secret;

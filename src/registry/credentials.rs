@@ -42,7 +42,7 @@ pub(super) enum Credential {
         /// The password, or what the registry takes for one.
         password: Secret,
     },
-    /// A refresh token, to be exchanged by `OAuth2`.
+    /// A refresh token, to be exchanged by a POST (`OAuth2`).
     Identity(Secret),
     /// A finished bearer token.
     Token(Secret),

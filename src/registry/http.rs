@@ -11,10 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use ureq::http::uri::{PathAndQuery, Uri};
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, Method, header};
 use ureq::tls::Certificate;
-use ureq::{Agent, Proxy};
+use ureq::{Agent, Proxy, ProxyProtocol};
 
 use super::Options;
 use super::environment::Environment;
@@ -319,7 +318,7 @@ struct AgentKey {
     secure: bool,
     identified: bool,
     verified: bool,
-    proxy: Option<String>,
+    proxy: Option<Proxy>,
 }
 
 /// One registry's connections.
@@ -392,12 +391,13 @@ impl Client {
 
     fn exchange(&self, request: &Request<'_>, url: &Url, own: bool) -> Result<Answer, Failure> {
         self.shared.check()?;
-        let proxy = self.shared.environment.proxy_for(url);
-        let (target, agent) = self.route(url, proxy)?;
+        let proxy = self.proxy(url)?;
+        let agent = self.agent(url, proxy.as_ref())?;
         let settings = |reason: String| RegistryError::Settings { registry: self.registry.clone(), reason };
+        let uri = url.to_uri().map_err(|reason| settings(format!("{url}: {reason}")))?;
         let mut builder = http::Request::builder()
             .method(request.method.clone())
-            .uri(target.uri)
+            .uri(uri)
             .header(header::HOST, url.host_port())
             .header(header::ACCEPT, request.accept)
             // Digests are of the bytes as stored: nothing on the way may compress them.
@@ -405,8 +405,14 @@ impl Client {
         if let Some(from) = request.from {
             builder = builder.header(header::RANGE, format!("bytes={from}-"));
         }
-        if let Some(credentials) = &target.proxy_authorization {
-            builder = builder.header(header::PROXY_AUTHORIZATION, sensitive(credentials).map_err(settings)?);
+        // With CONNECT, ureq tells the proxy itself.
+        if !url.is_secure()
+            && let Some((_, proxy)) = &proxy
+            && let Some(user) = proxy.username()
+        {
+            let password = Secret::new(proxy.password().unwrap_or_default());
+            let credentials = super::auth::basic(user, &password);
+            builder = builder.header(header::PROXY_AUTHORIZATION, sensitive(&credentials).map_err(settings)?);
         }
         if own {
             for (name, value) in request.own_headers {
@@ -425,7 +431,13 @@ impl Client {
                 .and_then(|request| agent.run(request)),
             None => builder.body(()).map_err(ureq::Error::from).and_then(|request| agent.run(request)),
         };
-        let response = sent.map_err(|error| self.failure(url, error))?;
+        let response = sent.map_err(|error| {
+            let failure = self.failure(url, error);
+            match &proxy {
+                Some((variable, _)) => blame_proxy(failure, variable),
+                None => failure,
+            }
+        })?;
         let (parts, body) = response.into_parts();
         Ok(Answer {
             status: parts.status.as_u16(),
@@ -436,43 +448,28 @@ impl Client {
         })
     }
 
-    /// Where to connect for `url`, and by which agent.
-    ///
-    /// https goes through a proxy by CONNECT, which ureq does; plain http is sent to the proxy itself with the
-    /// whole URL as its target (RFC 9112 section 3.2.2), which ureq does not do.
-    fn route(&self, url: &Url, proxy: Option<(&'static str, &str)>) -> Result<(Target, Agent), Failure> {
-        let settings = |reason: String| RegistryError::Settings { registry: self.registry.clone(), reason };
-        let direct = || url.to_uri().map_err(|reason| settings(format!("{url}: {reason}")));
-        let Some((variable, proxy)) = proxy else {
-            let target = Target { uri: direct()?, proxy_authorization: None };
-            return Ok((target, self.agent(url, None)?));
+    /// The proxy for `url`, with the variable that names it; the value may hold a password.
+    fn proxy(&self, url: &Url) -> Result<Option<(&'static str, Proxy)>, Failure> {
+        let Some((variable, text)) = self.shared.environment.proxy_for(url) else { return Ok(None) };
+        let fail = |reason: &str| {
+            let reason = format!("{variable}: {reason}");
+            Failure::from(RegistryError::Settings { registry: self.registry.clone(), reason })
         };
-        // The value may hold a password, so only the variable is named.
-        let bad = |reason: &str| settings(format!("{variable} {reason}"));
-        if url.is_secure() {
-            let target = Target { uri: direct()?, proxy_authorization: None };
-            return Ok((target, self.agent(url, Some((variable, proxy)))?));
+        let proxy = Proxy::new(text).map_err(|_| fail("it is not a proxy URL"))?;
+        match proxy.protocol() {
+            ProxyProtocol::Http => Ok(Some((variable, proxy))),
+            ProxyProtocol::Https if url.is_secure() => Ok(Some((variable, proxy))),
+            _ => Err(fail("only http proxies are supported, and https proxies for https")),
         }
-        let parsed = Proxy::new(proxy).map_err(|_| bad("is not a proxy URL"))?;
-        let text = if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") };
-        let via = Url::parse(&text).map_err(|_| bad("is not an http or https URL"))?;
-        let absolute: PathAndQuery = url.whole().parse().map_err(|_| bad("cannot be used for this URL"))?;
-        let mut parts = via.to_uri().map_err(|_| bad("is not a proxy URL"))?.into_parts();
-        parts.path_and_query = Some(absolute);
-        let uri = Uri::from_parts(parts).map_err(|_| bad("cannot be used for this URL"))?;
-        let proxy_authorization = parsed
-            .username()
-            .map(|user| super::auth::basic(user, &Secret::new(parsed.password().unwrap_or_default())));
-        Ok((Target { uri, proxy_authorization }, self.agent(&via, None)?))
     }
 
-    fn agent(&self, url: &Url, proxy: Option<(&'static str, &str)>) -> Result<Agent, Failure> {
+    fn agent(&self, url: &Url, proxy: Option<&(&'static str, Proxy)>) -> Result<Agent, Failure> {
         let settings = |reason: String| RegistryError::Settings { registry: self.registry.clone(), reason };
         let key = AgentKey {
             secure: url.is_secure(),
             identified: url.same_origin(&self.endpoint),
             verified: !self.insecure_hosts.iter().any(|host| host == url.host()),
-            proxy: proxy.map(|(_, proxy)| proxy.to_owned()),
+            proxy: proxy.map(|(_, proxy)| proxy.clone()),
         };
         if key.secure && !key.verified {
             self.insecure_warned.call_once(|| {
@@ -503,19 +500,15 @@ impl Client {
             .max_idle_connections_per_host(self.shared.max_connections)
             .input_buffer_size(128 * 1024)
             .proxy(None);
-        if let Some((variable, proxy)) = proxy {
-            let proxy = Proxy::new(proxy).map_err(|_| settings(format!("{variable} is not a proxy URL")))?;
-            if !matches!(proxy.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https) {
-                return Err(settings(format!("{variable}: only http and https proxies are supported")).into());
-            }
-            config = config.proxy(Some(proxy));
-        }
         if key.secure {
             let tls = self.tls.get_or_init(|| TlsSettings::load(&self.settings, self.shared.roots()?));
             let tls = tls.as_ref().map_err(|reason| settings(reason.clone()))?;
-            config = config.tls_config(tls.config(key.identified, key.verified));
+            config = config.tls_config(tls.config(key.identified, key.verified)).proxy(key.proxy.clone());
         }
-        let agent = Agent::new_with_config(config.build());
+        let agent = match &key.proxy {
+            Some(proxy) if !key.secure => super::proxy::agent(config.build(), proxy.uri().clone()),
+            _ => Agent::new_with_config(config.build()),
+        };
         self.shared.register(&agent);
         agents.insert(key, agent.clone());
         Ok(agent)
@@ -602,10 +595,15 @@ impl Client {
     }
 }
 
-/// Where a request goes on the wire.
-struct Target {
-    uri: Uri,
-    proxy_authorization: Option<Secret>,
+/// Who did not answer, or was not found, is the proxy.
+fn blame_proxy(mut failure: Failure, variable: &str) -> Failure {
+    if let RegistryError::Unreachable { reason, trouble } = &mut failure.error
+        && *trouble != Trouble::Proxy
+    {
+        *reason = format!("{reason}, by the proxy that {variable} names");
+        *trouble = Trouble::Proxy;
+    }
+    failure
 }
 
 fn sensitive(secret: &Secret) -> Result<HeaderValue, String> {
