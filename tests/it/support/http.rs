@@ -175,11 +175,13 @@ impl Server {
                 }
                 let Ok(socket) = socket else { continue };
                 accepting.sockets.lock().unwrap().push(socket.try_clone().unwrap());
+                let ended = socket.try_clone().unwrap();
                 let (front, handler) = (front.clone(), Arc::clone(&handler));
                 let serving = Arc::clone(&accepting);
                 let thread = std::thread::spawn(move || {
                     // A client that goes away is no failure of the server.
                     let _ = serve(socket, front, &handler, &serving);
+                    let _ = ended.shutdown(Shutdown::Both);
                 });
                 accepting.threads.lock().unwrap().push(thread);
             }
@@ -297,7 +299,8 @@ fn read_request(stream: &mut impl Read, pending: &mut Vec<u8>) -> io::Result<Opt
         if let Some(end) = pending.windows(4).position(|window| window == b"\r\n\r\n") {
             break end;
         }
-        if !more(pending)? {
+        // A client that tries TLS first would wait long for an answer to its hello.
+        if !more(pending)? || !pending[0].is_ascii_alphabetic() {
             return Ok(None);
         }
     };

@@ -1,6 +1,7 @@
 //! What the tests stand on: a sandbox for the binary, images of any shape, registries real and faulty, an
 //! independent reader of tars and trees. Nothing here uses the crate under test.
 
+pub(crate) mod check;
 pub(crate) mod docker_registry;
 pub(crate) mod fake_registry;
 pub(crate) mod http;

@@ -238,7 +238,7 @@ fn content_of(path: &Path) -> String {
     }
 }
 
-/// All extended attributes; SELinux's label excepted, which the machine gives every file.
+/// All extended attributes; the label of `SELinux` excepted, which the machine gives every file.
 fn xattrs_of(path: &Path) -> String {
     let mut list = vec![0_u8; 64 * 1024];
     let Ok(length) = rustix::fs::llistxattr(path, list.as_mut_slice()) else {
