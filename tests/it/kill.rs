@@ -53,7 +53,7 @@ fn range_start(range: Option<&str>) -> u64 {
 
 #[test]
 fn a_kill_at_any_instant_leaves_nothing_half_done() {
-    let content = noise(1, 12 << 20);
+    let content = noise(1, 13 << 20);
     let packs = [Pack::Plain, Pack::Zstd, Pack::Gzip, Pack::Plain, Pack::Zstd, Pack::Plain];
     let sizes = [8, 20, 8, 24, 16, 20];
     let layers: Vec<Layer> =

@@ -152,11 +152,6 @@ impl Tree {
         inodes.retain(|key, _| !gone(key));
     }
 
-    /// The names that this tree has.
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.entries.keys().map(|name| name.escape_ascii().to_string()).collect()
-    }
-
     /// One fact of one entry, where there is such an entry.
     pub(crate) fn fact(&self, path: &str, fact: &str) -> Option<&str> {
         self.entries.get(path.as_bytes())?.get(fact).map(String::as_str)
