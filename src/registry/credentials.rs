@@ -17,8 +17,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
 use super::environment::Environment;
-use super::http::{Shared, lock, printable};
+use super::failure::printable;
 use super::secret::Secret;
+use super::shared::{Shared, lock};
 use crate::error::RegistryError;
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::state::RegistrySettings;
