@@ -276,6 +276,9 @@ fn run_helper(shared: &Shared, helper: &str, key: &str) -> Result<Option<Credent
     }
     let child = Command::new(&program)
         .arg("get")
+        // Also what decides where the program is looked for.
+        .env_clear()
+        .envs(shared.environment.variables())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -52,7 +52,11 @@ impl Remote {
             let head = if known.is_some() || mirrored { repository.head(tag)? } else { None };
             match head {
                 Some(digest) if known == Some(&digest) => return Ok(Lookup::Same),
-                Some(digest) => repository.document(Role::Manifest, &digest, None)?,
+                Some(digest) => match repository.document(Role::Manifest, &digest, None) {
+                    // It has moved on since, or is a registry that knows manifests by tag only.
+                    Err(RegistryError::Refused { status: 404, .. }) => repository.tagged(tag)?,
+                    document => document?,
+                },
                 None => {
                     let document = repository.tagged(tag)?;
                     if known == Some(&document.digest) {
