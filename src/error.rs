@@ -11,7 +11,7 @@ mod store;
 
 pub use catalog::CatalogError;
 pub use layer::LayerError;
-pub use registry::{RegistryError, Trouble};
+pub use registry::{RegistryError, TlsCure, Trouble};
 pub use store::StoreError;
 
 /// Anything that can fail for one image, one layer or a whole run.
@@ -20,7 +20,7 @@ pub use store::StoreError;
 pub enum Error {
     /// A registry, or what it served.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(RegistryError),
     /// The SQLite catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -41,6 +41,15 @@ pub enum Error {
     /// The run was stopped by a signal.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<RegistryError> for Error {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Stopped => Self::Stopped,
+            error => Self::Registry(error),
+        }
+    }
 }
 
 impl Error {

@@ -253,6 +253,7 @@ fn a_broken_credentials_file_is_a_warning_that_does_not_quote_it() {
 
 #[test]
 fn a_helper_that_cannot_be_started_is_a_warning_that_names_it() {
+    let _one = HELPERS.lock();
     let server = basic_registry();
     let folder = tempfile::tempdir().unwrap();
     let config = json!({"credsStore": "no-such-helper", "auths": {server.name(): {"auth": &BASIC[6..]}}});
@@ -261,4 +262,71 @@ fn a_helper_that_cannot_be_started_is_a_warning_that_names_it() {
     assert_eq!(sent(&setup, &server).as_deref(), Some(BASIC));
     let heard = setup.ear.all();
     assert_eq!(heard.matches("docker-credential-no-such-helper").count(), 1, "{heard}");
+}
+
+/// A program that is written while another test forks may be "busy": one test with a helper at a time.
+static HELPERS: Mutex<()> = Mutex::new(());
+
+/// A folder with a helper `docker-credential-NAME` that runs `script`, and a config that names it.
+fn helper(server: &Server, script: &str) -> (tempfile::TempDir, Setup) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("docker-credential-test");
+    std::fs::write(&program, format!("#!/bin/sh\necho run >> {}/runs\n{script}", folder.path().display()))
+        .unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    docker_config(folder.path(), &json!({"credHelpers": {server.name(): "test"}}));
+    let setup = Setup::new()
+        .variable("DOCKER_CONFIG", folder.path().to_str().unwrap())
+        .variable("PATH", &format!("{}:/usr/bin:/bin", folder.path().display()));
+    (folder, setup)
+}
+
+fn runs(folder: &tempfile::TempDir) -> usize {
+    std::fs::read_to_string(folder.path().join("runs")).unwrap_or_default().lines().count()
+}
+
+#[test]
+fn a_helper_is_asked_once_and_only_if_the_registry_wants_to_know() {
+    let _one = HELPERS.lock();
+    let app = Image::new("layer");
+    let content = serve(&app);
+    let open = Server::start(move |request| content.answer(request));
+    let (folder, setup) = helper(&open, "exit 1");
+    resolve(&setup.build(), &reference(&open)).unwrap();
+    assert_eq!(runs(&folder), 0);
+
+    let content = serve(&app);
+    let server = Server::start(move |request| match request.authorization() {
+        Some(BASIC) => content.answer(request),
+        _ => Response::new(401, b"").header("WWW-Authenticate", "Basic realm=x"),
+    });
+    let script = r#"[ "$(cat)" = NAME ] && echo '{"ServerURL":"x","Username":"me","Secret":"hunter2"}'"#;
+    let (folder, setup) = helper(&server, &script.replace("NAME", &server.name()));
+    let registries = setup.build();
+    std::thread::scope(|scope| {
+        for repository in ["team/app:1", "team/other:1", "team/third:1"] {
+            let reference = ImageRef::in_registry(&server.name(), repository).unwrap();
+            let registries = &registries;
+            scope.spawn(move || drop(resolve(registries, &reference)));
+        }
+    });
+    resolve(&registries, &reference(&server)).unwrap();
+    assert_eq!(runs(&folder), 1);
+    assert!(!setup.ear.all().contains("warning"), "{}", setup.ear.all());
+}
+
+#[test]
+fn a_helper_that_fails_warns_and_one_that_knows_nothing_does_not() {
+    let _one = HELPERS.lock();
+    for (script, warns) in [
+        ("echo 'credentials not found in native keychain'; exit 1", false),
+        ("echo 'no keychain'; exit 1", true),
+        ("echo nonsense", true),
+    ] {
+        let server = basic_registry();
+        let (_folder, setup) = helper(&server, script);
+        assert_eq!(sent(&setup, &server), None);
+        assert_eq!(setup.ear.all().contains("docker-credential-test failed"), warns, "{}", setup.ear.all());
+    }
 }
