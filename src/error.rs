@@ -14,6 +14,8 @@ pub use layer::LayerError;
 pub use registry::{RegistryError, TlsCure, Trouble};
 pub use store::StoreError;
 
+use crate::digest::BlobDigest;
+
 /// Anything that can fail for one image, one layer or a whole run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -28,8 +30,13 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The content of a layer.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
+    #[error("layer {digest}: {error}")]
+    Layer {
+        /// Which layer.
+        digest: BlobDigest,
+        /// What is wrong with it.
+        error: LayerError,
+    },
     /// Something that only applies to a combination of settings.
     #[error("{message}")]
     Usage {
@@ -59,7 +66,7 @@ impl Error {
             Self::Registry(error) => error.kind(),
             Self::Catalog(error) => error.kind(),
             Self::Store(error) => error.kind(),
-            Self::Layer(error) => error.kind(),
+            Self::Layer { error, .. } => error.kind(),
             Self::Usage { .. } => "usage",
             Self::Stopped => "stopped",
         }
@@ -71,7 +78,7 @@ impl Error {
             Self::Registry(error) => error.hint(),
             Self::Catalog(error) => error.hint(),
             Self::Store(error) => error.hint(),
-            Self::Layer(error) => error.hint(),
+            Self::Layer { error, .. } => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Stopped => None,
         }

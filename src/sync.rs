@@ -24,7 +24,7 @@ use crate::state::{
     Action, ConfigRecord, Desired, DesiredImage, LayerState, Observed, Owner, Platform, PullPolicy,
     RecordedImage, Settings,
 };
-use crate::store::{self, Lock, Store};
+use crate::store::{self, Lock, Places, Store};
 
 /// An images file is read up to this many bytes.
 const MAX_IMAGES_FILE: u64 = 8 << 20;
@@ -413,9 +413,10 @@ impl Session {
 
     fn listed(&self, image: RecordedImage) -> Result<ListedImage, Failure> {
         let layers = image.layers_directory.clone().unwrap_or_else(|| self.default_layers());
+        let places = Places::of(&layers);
         let mut states = Vec::with_capacity(image.layers.len());
         for layer in &image.layers {
-            states.push(store::layer_state(&layers, &layer.digest)?);
+            states.push(places.state(&layer.digest)?);
         }
         Ok(ListedImage { image, layers, states })
     }

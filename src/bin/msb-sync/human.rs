@@ -160,7 +160,12 @@ impl Reporter for Human {
             Event::Warning(message) => self.warning(message),
             Event::Detail(message) if self.verbose > 0 => self.raw(&printable(message, false)),
             Event::Waiting(who) => {
-                self.note(&format!("waiting for {who}, which works on the same directories"));
+                if !self.quiet {
+                    self.raw(&printable(
+                        &format!("waiting for {who}, which works on the same directories"),
+                        false,
+                    ));
+                }
             }
             Event::Image { reference, error: Some(error), .. } if !matches!(**error, Error::Stopped) => {
                 self.image_error(reference, Some(error));
