@@ -35,7 +35,7 @@ fn assert_bounded(layer: &Layer) -> Sandbox {
 #[test]
 fn a_huge_file_takes_no_more_memory_than_a_small_one() {
     const STEP: usize = 16 << 20;
-    let count = setting("MSB_SYNC_TEST_HUGE_MIB", 512).div_ceil(16);
+    let count = setting("MSB_SYNC_TEST_HUGE_MIB", 1024).div_ceil(16);
     let size = count * STEP;
     // A file of zeros as one gzip member repeated, so that neither it nor its tar is ever whole in memory here.
     let (header, zeros, end) = (file_header("huge", size as u64), vec![0_u8; STEP], [0; 1024]);

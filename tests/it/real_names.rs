@@ -90,6 +90,10 @@ fn an_image_of_sandboxes_io_is_served_by_docker_hub_and_has_both_names() {
     assert_eq!(again.summary()["unchanged"], 1, "{again}");
     before.assert_matches(&Tree::snapshot(&sandbox.home()), "the home after a run with nothing to do");
 
+    world.hub(|content| {
+        let other = content.image(&sample(2));
+        content.tag("someone/alpine:latest", &other);
+    });
     sandbox.images(&wanted("sandboxes.io", &["someone/alpine:latest"]));
     let output = apply(&world, &sandbox, "plan").success();
     assert!(output.stderr.contains("warning") && output.stderr.contains("someone/alpine"), "{output}");

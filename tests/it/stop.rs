@@ -77,9 +77,9 @@ fn two_runs_on_one_home_wait_for_each_other_and_fetch_once() {
     eventually("the first run is under way", Duration::from_secs(20), || {
         registry.sent(&slow.digest()) > 10_000
     });
-    let second = sandbox.msb("apply --json").spawn();
-    let (first, second) = (first.wait().success(), second.wait().success().says("wait"));
+    let second = sandbox.msb("apply").spawn();
+    let first = first.wait().success();
+    second.wait().success().says("wait");
     assert_eq!(first.summary()["added"], 1, "{first}");
-    assert_eq!(second.summary()["failed"], 0, "{second}");
     assert_eq!(registry.sent(&slow.digest()), slow.blob.len() as u64, "fetched twice");
 }
