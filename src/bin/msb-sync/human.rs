@@ -159,13 +159,9 @@ impl Reporter for Human {
         match &event {
             Event::Warning(message) => self.warning(message),
             Event::Detail(message) if self.verbose > 0 => self.raw(&printable(message, false)),
-            Event::Waiting(who) => {
-                if !self.quiet {
-                    self.raw(&printable(
-                        &format!("waiting for {who}, which works on the same directories"),
-                        false,
-                    ));
-                }
+            Event::Waiting(who) if !self.quiet => {
+                let text = format!("waiting for {who}, which works on the same directories");
+                self.raw(&printable(&text, false));
             }
             Event::Image { reference, error: Some(error), .. } if !matches!(**error, Error::Stopped) => {
                 self.image_error(reference, Some(error));
