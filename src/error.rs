@@ -38,7 +38,7 @@ pub enum Error {
         /// The locked digest.
         digest: BlobDigest,
         /// Why.
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// The lockfile says something else than the registry about a digest.
     #[error("the registry serves another {what} than the lockfile says: {actual} instead of {expected}")]
@@ -85,11 +85,13 @@ impl Error {
             Self::Catalog(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Layer(error) => error.hint(),
-            Self::LockedDigest { source: RegistryError::Refused { status: 404, .. }, .. } => Some(
-                "the registry may have dropped it; to take what the tag means now: msb-sync lock --upgrade"
-                    .to_owned(),
-            ),
-            Self::LockedDigest { source, .. } => source.hint(),
+            Self::LockedDigest { source, .. } => match **source {
+                RegistryError::Refused { status: 404, .. } => Some(
+                    "the registry may have dropped it; to take what the tag means now: msb-sync lock --upgrade"
+                        .to_owned(),
+                ),
+                _ => source.hint(),
+            },
             Self::LockMismatch { .. } => Some(
                 "the lockfile was changed by other hands: remove the image's entry, then run: msb-sync lock"
                     .to_owned(),

@@ -286,7 +286,10 @@ fn confirm(locked: &LockedImage, answer: Result<Lookup, RegistryError>) -> Resul
             let message = format!("{}: its registry did not say what it is", locked.digest);
             return Err(Error::Usage { message, hint: None });
         }
-        Err(source) => return Err(Error::LockedDigest { digest: locked.digest.clone(), source }),
+        Err(source) => {
+            let (digest, source) = (locked.digest.clone(), Box::new(source));
+            return Err(Error::LockedDigest { digest, source });
+        }
     };
     let said = LockedImage::of(&resolved);
     let mismatch = |what, expected: String, actual: String| Error::LockMismatch { what, expected, actual };

@@ -90,7 +90,7 @@ pub enum Failure {
     Problems(Problems),
     /// The lockfile is broken, or of a newer version. Nothing was touched.
     #[error("{0}")]
-    Lockfile(LockfileProblem),
+    Lockfile(Box<LockfileProblem>),
     /// Anything else that stops the whole run.
     #[error(transparent)]
     Error(#[from] Error),

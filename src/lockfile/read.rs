@@ -20,7 +20,7 @@ const LAYER: &[&str] = &["digest", "diff_id", "size"];
 /// Characters of a foreign key that a message repeats.
 const MAX_QUOTED: usize = 60;
 
-const UPGRADE_HINT: &str = "upgrade msb-sync on this machine, or write the lockfile anew with this one";
+const UPGRADE_HINT: &str = "upgrade msb-sync; or delete the lockfile and run: msb-sync lock";
 const FULL_FORM: &str = "must be an image reference in its full form, as in docker.io/library/alpine:3.20";
 
 type Result<T> = std::result::Result<T, Fault>;

@@ -339,7 +339,8 @@ fn a_locked_image_is_planned_from_the_lockfile_alone() {
         assert_eq!(got.record, Some(Record::Locked(Arc::new(LockedImage::of(image)))));
     }
     // As after another process did the work: nothing is left to be recorded.
-    let done = plan(&desired(vec![name.clone()], false), &observed_with(locked(&old), vec![recorded()], &[1, 2]));
+    let done =
+        plan(&desired(vec![name.clone()], false), &observed_with(locked(&old), vec![recorded()], &[1, 2]));
     assert!(done.is_empty() && done.images[0].record.is_none(), "{done:#?}");
 }
 

@@ -100,7 +100,7 @@ impl LockfilePlace {
     }
 
     fn parse(&self, text: &str) -> Result<Lockfile, Failure> {
-        Lockfile::parse(text, &self.name).map_err(Failure::Lockfile)
+        Lockfile::parse(text, &self.name).map_err(|problem| Failure::Lockfile(Box::new(problem)))
     }
 
     /// Replaces the file at once and durably, keeping its permissions and following a symlink.
@@ -151,12 +151,7 @@ impl Session {
     /// See [`Failure`]; images that fail are in the result.
     pub fn lock_images(&self, request: &LockRequest) -> Result<Relocked, Failure> {
         let loaded = self.load(&request.source)?;
-        let place = loaded.lockfile.as_ref().ok_or_else(|| {
-            let message = format!("{} has no place for a lockfile", loaded.name);
-            let hint =
-                "the lockfile of images.toml is images.lock beside it: name a file with another ending";
-            Failure::Input(Error::Usage { message, hint: Some(hint.to_owned()) })
-        })?;
+        let place = loaded.lockfile.as_ref().ok_or_else(|| Failure::Input(no_place(&loaded)))?;
         if let Upgrade::These(references) = &request.upgrade {
             check_listed(&loaded, references)?;
         }
@@ -209,21 +204,17 @@ impl Session {
         desired: &mut Desired,
         strict: bool,
     ) -> Result<(), Failure> {
-        let text = match &loaded.lockfile {
-            Some(place) => place.read()?.map(|text| (place, text)),
-            None => None,
+        let Some(place) = &loaded.lockfile else {
+            return if strict { Err(no_place(loaded).into()) } else { Ok(()) };
         };
         let next = format!("run: msb-sync lock {}", loaded.name);
         let not_covered = |message: String| {
             let message = format!("--locked: {message}");
             Failure::Error(Error::Usage { message, hint: Some(next.clone()) })
         };
-        let Some((place, text)) = text else {
-            return if strict {
-                Err(not_covered(format!("{} has no lockfile", loaded.name)))
-            } else {
-                Ok(())
-            };
+        let Some(text) = place.read()? else {
+            let missing = || not_covered(format!("there is no {}", place.name));
+            return if strict { Err(missing()) } else { Ok(()) };
         };
         let lockfile = place.parse(&text)?;
         let list = |gaps: &[Gap]| gaps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -247,6 +238,12 @@ impl Session {
         }
         Ok(())
     }
+}
+
+fn no_place(loaded: &Loaded) -> Error {
+    let message = format!("{} can have no lockfile", loaded.name);
+    let hint = "the lockfile of images.toml is images.lock beside it: use a file of another name";
+    Error::Usage { message, hint: Some(hint.to_owned()) }
 }
 
 fn check_listed(loaded: &Loaded, references: &[ImageRef]) -> Result<(), Failure> {
