@@ -15,8 +15,11 @@
 //! as [`LayerState::Untrusted`] and is replaced by exchanging names.
 
 mod lock;
+mod look;
 mod spool;
+mod usage;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +28,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use lock::Lock;
+pub use look::{Leftover, OpenedLayer, is_idle, leftovers, open_layer, recorded_layers};
 pub use spool::{Spool, SpoolReader};
+pub use usage::layers_in_use;
 
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
@@ -246,14 +251,16 @@ impl Store {
         Ok(())
     }
 
-    /// Removes layers: renamed away first, so that no half of one is ever visible under its name.
+    /// Removes layers, but for those that a running process uses, which are returned with who that is. Renamed
+    /// away first, so that no half of one is ever visible under its name.
     ///
     /// # Errors
     /// The first failure; what was renamed away by then is swept by the next run.
-    pub fn remove(&self, digests: &[&BlobDigest]) -> Result<(), StoreError> {
+    pub fn remove(&self, digests: &[&BlobDigest]) -> Result<BTreeMap<BlobDigest, String>, StoreError> {
         let (layers, staging) = (self.layers_directory.as_fd(), self.staging_directory.as_fd());
+        let in_use = layers_in_use(&self.layers, digests);
         let mut removed = Vec::new();
-        for &digest in digests {
+        for &digest in digests.iter().filter(|&&digest| !in_use.contains_key(digest)) {
             let path = layer_path(&self.layers, digest);
             let name = format!("{digest}.extracted");
             let away = format!("removed-{digest}");
@@ -270,7 +277,7 @@ impl Store {
         for away in removed {
             self.remove_staged(away.as_bytes())?;
         }
-        Ok(())
+        Ok(in_use)
     }
 
     fn place(&self, staged: &Staged<'_>) -> Result<(), StoreError> {
@@ -475,7 +482,12 @@ mod tests {
         let (first, second) = (digest("first"), digest("second"));
         let layer = staged(&store, &first, "x");
         store.commit(vec![layer]).unwrap();
-        store.remove(&[&first, &second]).unwrap();
+        let open = File::open(layer_path(store.layers(), &first).join("file")).unwrap();
+        let kept = store.remove(&[&first, &second]).unwrap();
+        assert_eq!(kept.keys().collect::<Vec<_>>(), [&first]);
+        assert_eq!(store.state(&first).unwrap(), LayerState::Complete);
+        drop(open);
+        assert!(store.remove(&[&first, &second]).unwrap().is_empty());
         assert_eq!(store.state(&first).unwrap(), LayerState::Missing);
         assert!(!record_path(store.layers(), &first).exists());
         assert!(nothing_is_staged(&store));

@@ -3,6 +3,9 @@
 //! Everything that touches the machine beyond registries, catalog and store is here: reading the images
 //! file, choosing paths, taking locks. `plan` and a run with nothing to do take no lock and write nothing.
 
+mod prune;
+mod verify;
+
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -25,6 +28,9 @@ use crate::state::{
     RecordedImage, Settings,
 };
 use crate::store::{self, Lock, Store};
+
+pub use prune::{KeptLayer, Pruned, RemovedLayer};
+pub use verify::{LayerStatus, Verified, VerifiedLayer};
 
 /// An images file is read up to this many bytes.
 const MAX_IMAGES_FILE: u64 = 8 << 20;
@@ -265,7 +271,7 @@ impl Session {
             return Ok(finished(plan, outcome));
         }
         let layers = &desired.layers_directory;
-        let _locks = self.lock(layers)?;
+        let _locks = self.lock([layers.as_path()])?;
         let mut catalog = Catalog::open(&self.catalog_path())?;
         let store = Store::open(layers, &self.home.join("downloads"))?;
         store.recover()?;
@@ -399,19 +405,29 @@ impl Session {
         })
     }
 
-    /// Locks the home, then the layers, which several homes may share. Always in this order.
-    fn lock(&self, layers: &Path) -> Result<[Lock; 2], Failure> {
+    /// Locks the home, then the layers, which several homes may share. Always in this order, and directories
+    /// in theirs.
+    fn lock<'a>(&self, layers: impl IntoIterator<Item = &'a Path>) -> Result<Vec<Lock>, Failure> {
         fs::create_dir_all(&self.home).map_err(StoreError::io("create the directory", &self.home))?;
         let who = format!("msb-sync {}", self.verb);
         let acquire = |path: &Path| {
             let lock = Lock::acquire(path, &who, &self.cancel, &*self.reporter)?;
             lock.ok_or(Failure::Error(Error::Stopped))
         };
-        Ok([acquire(&self.home.join(".msb-sync.lock"))?, acquire(&Store::lock_path(layers)?)?])
+        let mut locks = vec![acquire(&self.home.join(".msb-sync.lock"))?];
+        for layers in layers {
+            locks.push(acquire(&Store::lock_path(layers)?)?);
+        }
+        Ok(locks)
+    }
+
+    /// Where the layers of a recorded image are.
+    fn layers_of(&self, image: &RecordedImage) -> PathBuf {
+        image.layers_directory.clone().unwrap_or_else(|| self.default_layers())
     }
 
     fn listed(&self, image: RecordedImage) -> Result<ListedImage, Failure> {
-        let layers = image.layers_directory.clone().unwrap_or_else(|| self.default_layers());
+        let layers = self.layers_of(&image);
         let mut states = Vec::with_capacity(image.layers.len());
         for layer in &image.layers {
             states.push(store::layer_state(&layers, &layer.digest)?);
