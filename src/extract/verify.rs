@@ -228,17 +228,15 @@ impl Checker<'_> {
             _ => Change::Unreadable(error.to_string()),
         };
         let (parent, name) = split(path);
-        let directory = match self.open.get(parent) {
-            Some(directory) => Arc::clone(directory),
-            None => {
-                let opened = sys::open_directory_beneath(self.root, parent).map_err(unreadable)?;
-                if self.open.len() >= MAX_OPEN_DIRECTORIES {
-                    self.open.clear();
-                }
-                let opened = Arc::new(opened);
-                self.open.insert(parent.to_vec(), Arc::clone(&opened));
-                opened
+        let directory = if let Some(directory) = self.open.get(parent) {
+            Arc::clone(directory)
+        } else {
+            let opened = Arc::new(sys::open_directory_beneath(self.root, parent).map_err(unreadable)?);
+            if self.open.len() >= MAX_OPEN_DIRECTORIES {
+                self.open.clear();
             }
+            self.open.insert(parent.to_vec(), Arc::clone(&opened));
+            opened
         };
         let found = if name.is_empty() {
             sys::metadata_of(directory.as_fd()).map(Some)

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::prune::unknown;
-use super::{Failure, ImagesSource, Loaded, STALE_DOWNLOAD, Session};
+use super::{Failure, ImagesSource, Loaded, Session};
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::error::Error;
@@ -256,7 +256,6 @@ impl Session {
                 Some(Some(loaded)) => (loaded.file.registries.clone(), loaded.file.settings.clone()),
                 _ => (Vec::new(), Settings::default()),
             };
-            store.sweep_downloads(STALE_DOWNLOAD, &|_| true)?;
             let outcome = Executor {
                 registries: &self.open_registries(registries, &settings),
                 store: &store,
