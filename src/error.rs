@@ -11,8 +11,10 @@ mod store;
 
 pub use catalog::CatalogError;
 pub use layer::LayerError;
-pub use registry::{RegistryError, Trouble};
+pub use registry::{RegistryError, TlsCure, Trouble};
 pub use store::StoreError;
+
+use crate::digest::BlobDigest;
 
 /// Anything that can fail for one image, one layer or a whole run.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +22,7 @@ pub use store::StoreError;
 pub enum Error {
     /// A registry, or what it served.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(RegistryError),
     /// The SQLite catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -28,8 +30,13 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The content of a layer.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
+    #[error("layer {digest}: {error}")]
+    Layer {
+        /// Which layer.
+        digest: BlobDigest,
+        /// What is wrong with it.
+        error: LayerError,
+    },
     /// Something that only applies to a combination of settings.
     #[error("{message}")]
     Usage {
@@ -43,6 +50,15 @@ pub enum Error {
     Stopped,
 }
 
+impl From<RegistryError> for Error {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Stopped => Self::Stopped,
+            error => Self::Registry(error),
+        }
+    }
+}
+
 impl Error {
     /// A stable, machine-readable word for the kind of failure.
     pub fn kind(&self) -> &'static str {
@@ -50,7 +66,7 @@ impl Error {
             Self::Registry(error) => error.kind(),
             Self::Catalog(error) => error.kind(),
             Self::Store(error) => error.kind(),
-            Self::Layer(error) => error.kind(),
+            Self::Layer { error, .. } => error.kind(),
             Self::Usage { .. } => "usage",
             Self::Stopped => "stopped",
         }
@@ -62,7 +78,7 @@ impl Error {
             Self::Registry(error) => error.hint(),
             Self::Catalog(error) => error.hint(),
             Self::Store(error) => error.hint(),
-            Self::Layer(error) => error.hint(),
+            Self::Layer { error, .. } => error.hint(),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Stopped => None,
         }

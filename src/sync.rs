@@ -27,7 +27,7 @@ use crate::state::{
     Action, ConfigRecord, Desired, DesiredImage, LayerState, Observed, Owner, Platform, PullPolicy,
     RecordedImage, Settings,
 };
-use crate::store::{self, Lock, Store};
+use crate::store::{self, Lock, Places, Store};
 
 pub use prune::{KeptLayer, Pruned, RemovedLayer};
 pub use verify::{LayerStatus, Verified, VerifiedLayer};
@@ -274,10 +274,12 @@ impl Session {
         let _locks = self.lock([layers.as_path()])?;
         let mut catalog = Catalog::open(&self.catalog_path())?;
         let store = Store::open(layers, &self.home.join("downloads"))?;
+        store.claim(&self.home)?;
         store.recover()?;
         // Whoever had the lock may have done some of this already.
         let observer = self.observer(registries, Some(&catalog), layers, settings, offline);
         observer.look_again(desired, &mut observed)?;
+        self.look_at_other_homes(desired, &mut observed)?;
         let plan = plan::plan(desired, &observed);
         store.sweep_downloads(STALE_DOWNLOAD, &|digest| {
             plan.fetches.iter().any(|fetch| fetch.digest == *digest)
@@ -307,7 +309,8 @@ impl Session {
         offline: bool,
     ) -> Result<(Plan, Observed), Failure> {
         let observer = self.observer(registries, catalog, &desired.layers_directory, settings, offline);
-        let observed = observer.observe(desired)?;
+        let mut observed = observer.observe(desired)?;
+        self.look_at_other_homes(desired, &mut observed)?;
         Ok((plan::plan(desired, &observed), observed))
     }
 
@@ -373,7 +376,8 @@ impl Session {
             return Err(Failure::Problems(problems));
         }
         for warning in &file.warnings {
-            self.reporter.report(Event::Warning(warning.to_string()));
+            let text = warning.to_string();
+            self.reporter.report(Event::Warning(text.strip_prefix("warning: ").unwrap_or(&text).to_owned()));
         }
         Ok(Loaded { file, owner: Owner(absolute.to_string_lossy().into_owned()) })
     }
@@ -428,9 +432,10 @@ impl Session {
 
     fn listed(&self, image: RecordedImage) -> Result<ListedImage, Failure> {
         let layers = self.layers_of(&image);
+        let places = Places::of(&layers);
         let mut states = Vec::with_capacity(image.layers.len());
         for layer in &image.layers {
-            states.push(store::layer_state(&layers, &layer.digest)?);
+            states.push(places.state(&layer.digest)?);
         }
         Ok(ListedImage { image, layers, states })
     }

@@ -1,4 +1,5 @@
-//! Looking at a store without a lock and without writing: what it holds, and one layer with its record.
+//! Looking at a store without a lock and without writing: what it holds, who shares it, what was left behind,
+//! and one layer with its record.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -6,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::{PRIVATE, layer_path};
+use super::{HOMES, Places, RECORDS, STAGING, layer_path};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
@@ -38,45 +39,6 @@ impl OpenedLayer {
     }
 }
 
-/// Opens a layer and its record; neither is ever a symlink.
-pub fn open_layer(layers: &Path, digest: &BlobDigest) -> OpenedLayer {
-    let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-    let tree = sys::open_directory(layers).and_then(|layers| {
-        sys::open_directory_beneath(layers.as_fd(), format!("{digest}.extracted").as_bytes())
-    });
-    let tree = match tree {
-        Ok(tree) => tree,
-        Err(error) if missing(&error) => return OpenedLayer::Missing,
-        Err(error) => return OpenedLayer::Incomplete(format!("its directory cannot be opened: {error}")),
-    };
-    let record = sys::open_directory(&layers.join(PRIVATE).join("records"))
-        .and_then(|records| sys::open_file(records.as_fd(), digest.as_str().as_bytes()));
-    match record {
-        Ok(record) if record.metadata().is_ok_and(|metadata| metadata.is_file()) => {
-            OpenedLayer::Complete { tree, record }
-        }
-        Ok(_) => OpenedLayer::Incomplete("its record is no file".to_owned()),
-        Err(error) if missing(&error) => OpenedLayer::Incomplete("there is no record of it".to_owned()),
-        Err(error) => OpenedLayer::Incomplete(format!("its record cannot be opened: {error}")),
-    }
-}
-
-/// The layers in `layers` that msb-sync has extracted: those with a record.
-///
-/// # Errors
-/// The directories cannot be read; ones that do not exist hold nothing.
-pub fn recorded_layers(layers: &Path) -> Result<BTreeSet<BlobDigest>, StoreError> {
-    let mut found = BTreeSet::new();
-    for name in names_in(&layers.join(PRIVATE).join("records"))? {
-        let Some(digest) = BlobDigest::parse(&name).ok() else { continue };
-        let path = layer_path(layers, &digest);
-        if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-            found.insert(digest);
-        }
-    }
-    Ok(found)
-}
-
 /// What a run that ended early has left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
@@ -88,27 +50,78 @@ pub struct Leftover {
     pub size: u64,
 }
 
-/// Whether no run is at work in `layers`.
-pub fn is_idle(layers: &Path) -> bool {
-    match File::open(layers.join(PRIVATE).join("lock")) {
-        Ok(lock) => sys::try_lock(&lock).unwrap_or(false),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+impl Places {
+    /// Opens a layer and its record; neither is ever a symlink.
+    pub fn open(&self, digest: &BlobDigest) -> OpenedLayer {
+        let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let tree = sys::open_directory(&self.layers).and_then(|layers| {
+            sys::open_directory_beneath(layers.as_fd(), format!("{digest}.extracted").as_bytes())
+        });
+        let tree = match tree {
+            Ok(tree) => tree,
+            Err(error) if missing(&error) => return OpenedLayer::Missing,
+            Err(error) => return OpenedLayer::Incomplete(format!("its directory cannot be opened: {error}")),
+        };
+        let record = sys::open_directory(&self.private.join(RECORDS))
+            .and_then(|records| sys::open_file(records.as_fd(), digest.as_str().as_bytes()));
+        match record {
+            Ok(record) if record.metadata().is_ok_and(|metadata| metadata.is_file()) => {
+                OpenedLayer::Complete { tree, record }
+            }
+            Ok(_) => OpenedLayer::Incomplete("its record is no file".to_owned()),
+            Err(error) if missing(&error) => OpenedLayer::Incomplete("there is no record of it".to_owned()),
+            Err(error) => OpenedLayer::Incomplete(format!("its record cannot be opened: {error}")),
+        }
     }
-}
 
-/// What is staged in `layers`: while no run is at work there, that is what one that ended early has left.
-///
-/// # Errors
-/// The directory cannot be read; one that does not exist holds nothing.
-pub fn leftovers(layers: &Path) -> Result<Vec<Leftover>, StoreError> {
-    let staging = layers.join(PRIVATE).join("staging");
-    let leftover = |name: String| {
-        let digest = BlobDigest::parse(name.strip_prefix("removed-").unwrap_or(&name)).ok()?;
-        let path = staging.join(name);
-        let size = sys::open_directory(&path).and_then(|root| size_below(&root)).unwrap_or_default();
-        Some(Leftover { digest, path, size })
-    };
-    Ok(names_in(&staging)?.into_iter().filter_map(leftover).collect())
+    /// The layers that msb-sync has extracted here: those with a record.
+    ///
+    /// # Errors
+    /// The directories cannot be read; ones that do not exist hold nothing.
+    pub fn recorded(&self) -> Result<BTreeSet<BlobDigest>, StoreError> {
+        let mut found = BTreeSet::new();
+        for name in names_in(&self.private.join(RECORDS))? {
+            let Some(digest) = BlobDigest::parse(&name).ok() else { continue };
+            let path = layer_path(&self.layers, &digest);
+            if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+                found.insert(digest);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The homes whose catalogs may need these layers, as [`Store::claim`](super::Store::claim) noted them.
+    ///
+    /// # Errors
+    /// The directory cannot be read; one that does not exist names none.
+    pub fn homes(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let directory = self.private.join(HOMES);
+        let links = names_in(&directory)?.into_iter().map(|name| directory.join(name));
+        Ok(links.filter_map(|link| fs::read_link(link).ok()).collect())
+    }
+
+    /// Whether no run is at work here.
+    pub fn is_idle(&self) -> bool {
+        match File::open(self.private.join("lock")) {
+            Ok(lock) => sys::try_lock(&lock).unwrap_or(false),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// What is staged: while no run is at work here, that is what one that ended early has left.
+    ///
+    /// # Errors
+    /// The directory cannot be read; one that does not exist holds nothing.
+    pub fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
+        let staging = self.private.join(STAGING);
+        let leftover = |name: String| {
+            let digest = BlobDigest::parse(name.strip_prefix("removed-").unwrap_or(&name)).ok()?;
+            let path = staging.join(name);
+            let size = sys::open_directory(&path).and_then(|root| size_below(&root)).unwrap_or_default();
+            Some(Leftover { digest, path, size })
+        };
+        Ok(names_in(&staging)?.into_iter().filter_map(leftover).collect())
+    }
 }
 
 /// Bytes of all files below `root`. Never follows a symlink.

@@ -14,8 +14,9 @@ use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::images_file::nearest;
 use crate::plan::{self, Refusal, Removal};
+use crate::progress::Event;
 use crate::state::{Desired, LayerState, Observed, Owner, RecordedImage};
-use crate::store::{self, Leftover, Store};
+use crate::store::{self, Leftover, Places, Store};
 
 /// What `prune` and `remove` did, or would do.
 #[derive(Clone, Debug, Default)]
@@ -150,11 +151,11 @@ impl Session {
         let mut stores = BTreeMap::new();
         let mut swept = Vec::new();
         for directory in &intention.directories {
-            let left = store::leftovers(directory)?;
+            let left = Places::of(directory).leftovers()?;
             let store = Store::open(directory, &self.home.join("downloads"))?;
             store.recover()?;
             // What could be finished is a layer like any other now.
-            let finished = store::recorded_layers(directory)?;
+            let finished = store.places().recorded()?;
             swept.extend(left.into_iter().filter(|left| !finished.contains(&left.digest)));
             stores.insert(directory.clone(), store);
         }
@@ -178,6 +179,40 @@ impl Session {
             pruned.add(unneeded, &in_use);
         }
         Ok(pruned)
+    }
+
+    /// Takes note of what other homes with the same directory of layers need of it.
+    pub(super) fn look_at_other_homes(
+        &self,
+        desired: &Desired,
+        observed: &mut Observed,
+    ) -> Result<(), Failure> {
+        if desired.prune {
+            let places = Places::of(&desired.layers_directory);
+            observed.needed_elsewhere.extend(self.needed_by_other_homes(&places)?);
+        }
+        Ok(())
+    }
+
+    /// The layers that the catalogs of other homes need: all, if one of them cannot be read.
+    fn needed_by_other_homes(&self, places: &Places) -> Result<BTreeSet<BlobDigest>, Failure> {
+        let mut needed = BTreeSet::new();
+        for home in places.homes()?.into_iter().filter(|home| *home != self.home) {
+            let layers = Catalog::open_read_only(&home.join("oci.db")).and_then(|catalog| {
+                catalog.map(|catalog| catalog.layers_needed_outside(&BTreeSet::new())).transpose()
+            });
+            match layers {
+                Ok(layers) => needed.extend(layers.unwrap_or_default()),
+                Err(error) => {
+                    self.reporter.report(Event::Warning(format!(
+                        "no layers are removed: the home {} uses them too, and {error}",
+                        home.display()
+                    )));
+                    return Ok(places.recorded()?);
+                }
+            }
+        }
+        Ok(needed)
     }
 
     /// Decides; nothing is written.
@@ -207,7 +242,7 @@ impl Session {
         if let Wish::Unlisted(desired) = wish {
             candidates.entry(desired.layers_directory.clone()).or_default();
             for (directory, of_directory) in &mut candidates {
-                for digest in store::recorded_layers(directory)? {
+                for digest in Places::of(directory).recorded()? {
                     of_directory.entry(digest).or_insert("no recorded image needs it");
                 }
             }
@@ -220,15 +255,17 @@ impl Session {
             leftovers: Vec::new(),
         };
         for (directory, of_directory) in candidates {
-            if !locked && matches!(wish, Wish::Unlisted(_)) && store::is_idle(&directory) {
-                intention.leftovers.extend(store::leftovers(&directory)?);
+            let places = Places::of(&directory);
+            if !locked && matches!(wish, Wish::Unlisted(_)) && places.is_idle() {
+                intention.leftovers.extend(places.leftovers()?);
             }
+            let needed_elsewhere = self.needed_by_other_homes(&places)?;
+            let is_needed =
+                |digest: &BlobDigest| needed.contains(digest) || needed_elsewhere.contains(digest);
             let mut layers = Vec::new();
             for (digest, reason) in of_directory {
-                if !needed.contains(&digest)
-                    && store::layer_state(&directory, &digest)? != LayerState::Missing
-                {
-                    layers.push(removed_layer(&directory, digest, reason));
+                if !is_needed(&digest) && places.state(&digest)? != LayerState::Missing {
+                    layers.push(removed_layer(&directory, &places, digest, reason));
                 }
             }
             if !layers.is_empty() {
@@ -278,8 +315,8 @@ impl From<Leftover> for RemovedLayer {
     }
 }
 
-fn removed_layer(directory: &Path, digest: BlobDigest, reason: &str) -> RemovedLayer {
-    let totals = layer_totals(&store::record_path(directory, &digest)).unwrap_or_default();
+fn removed_layer(directory: &Path, places: &Places, digest: BlobDigest, reason: &str) -> RemovedLayer {
+    let totals = layer_totals(&places.record(&digest)).unwrap_or_default();
     let path = store::layer_path(directory, &digest);
     RemovedLayer { path, size: totals.content_bytes, reason: reason.to_owned(), digest }
 }

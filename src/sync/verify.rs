@@ -22,7 +22,7 @@ use crate::progress::Event;
 use crate::state::{
     Desired, DesiredImage, LayerState, Observed, Owner, PullPolicy, RecordedImage, Resolution, Settings,
 };
-use crate::store::{self, OpenedLayer, Store};
+use crate::store::{OpenedLayer, Places, Store};
 
 /// Layers compared at once, at most: each keeps some directories open.
 const MAX_THREADS: usize = 32;
@@ -170,10 +170,11 @@ impl Session {
     }
 
     fn compare_layer(&self, directory: &Path, digest: &BlobDigest) -> (LayerStatus, Option<String>) {
+        let places = Places::of(directory);
         let mut looks = 0;
         loop {
             looks += 1;
-            let opened = store::open_layer(directory, digest);
+            let opened = places.open(digest);
             let identity = opened.identity().ok().flatten();
             let found = match opened {
                 OpenedLayer::Missing => (LayerStatus::Missing, None),
@@ -188,7 +189,7 @@ impl Session {
                     }
                 }
             };
-            let replaced = || store::open_layer(directory, digest).identity().ok().flatten() != identity;
+            let replaced = || places.open(digest).identity().ok().flatten() != identity;
             if found.0 == LayerStatus::Ok || looks == LOOKS || !replaced() {
                 return found;
             }
@@ -305,10 +306,8 @@ impl Session {
         for ((layer, (status, detail)), cause) in layers.iter_mut().zip(before).zip(causes) {
             if status != LayerStatus::Ok && layer.status == LayerStatus::Ok {
                 layer.repaired = true;
-                layer.detail = Some(format!(
-                    "repaired; it was {}",
-                    detail.unwrap_or_else(|| status.as_str().to_owned())
-                ));
+                let was = detail.unwrap_or_else(|| status.as_str().to_owned());
+                layer.detail = Some(format!("was: {was}"));
                 *cause = None;
             }
         }
