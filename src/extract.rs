@@ -1,7 +1,7 @@
 //! A compressed layer in, a directory tree and a record of it out.
 //!
-//! The bytes pass through threads: one inflates ([`decode`]), the calling one hashes for the `diff_id`, reads
-//! tar headers ([`tar`]) and makes directories, links and large files ([`tree`]), a rayon pool writes small
+//! The bytes pass through threads: one inflates (`decode`), the calling one hashes for the `diff_id`, reads
+//! tar headers (`tar`) and makes directories, links and large files (`tree`), a rayon pool writes small
 //! files. Between the first two is a bounded channel of recycled buffers, before the pool a memory budget
 //! that all layers share: memory depends on neither layer nor file sizes.
 //!

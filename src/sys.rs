@@ -200,7 +200,7 @@ const REMOVE_DEPTH: usize = 64;
 /// Removes `name` and all below it, whatever it is; nothing there is fine.
 ///
 /// Never follows a symlink, and needs neither stack nor descriptors in proportion to the depth: trees that
-/// are deeper than [`REMOVE_DEPTH`] are renamed to the top, piece by piece.
+/// are deeper than `REMOVE_DEPTH` are renamed to the top, piece by piece.
 pub fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
