@@ -11,6 +11,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
 
+use oci_spec::image::DigestAlgorithm;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 
@@ -31,13 +32,6 @@ impl Algorithm {
             Self::Sha512 => "sha512",
         }
     }
-
-    fn hex_len(self) -> usize {
-        match self {
-            Self::Sha256 => 64,
-            Self::Sha512 => 128,
-        }
-    }
 }
 
 /// Why a text is not a digest.
@@ -55,27 +49,24 @@ impl DigestError {
     }
 }
 
-/// Checks `text` against the digest grammar and returns its algorithm.
+/// Checks `text` against the digest grammar, as oci-spec knows it, and returns its algorithm.
 fn check(text: &str) -> Result<Algorithm, DigestError> {
     let fail = |reason| Err(DigestError { text: text.chars().take(160).collect(), reason });
-    let Some((name, hex)) = text.split_once(':') else {
-        return fail("expected ALGORITHM:HEX, as in sha256:<64 hex digits>");
-    };
-    let algorithm = match name {
-        "sha256" => Algorithm::Sha256,
-        "sha512" => Algorithm::Sha512,
-        _ => return fail("the algorithm must be sha256 or sha512"),
-    };
-    if hex.len() != algorithm.hex_len() {
-        return fail(match algorithm {
-            Algorithm::Sha256 => "sha256 takes 64 hex digits",
-            Algorithm::Sha512 => "sha512 takes 128 hex digits",
-        });
+    match text.parse::<oci_spec::image::Digest>() {
+        Ok(digest) => match digest.algorithm() {
+            DigestAlgorithm::Sha256 => Ok(Algorithm::Sha256),
+            DigestAlgorithm::Sha512 => Ok(Algorithm::Sha512),
+            _ => fail("the algorithm must be sha256 or sha512"),
+        },
+        // The parser does not say which rule is broken in words for people.
+        Err(_) => match text.split_once(':') {
+            None => fail("expected ALGORITHM:HEX, as in sha256:<64 hex digits>"),
+            Some(("sha256", hex)) if hex.len() != 64 => fail("sha256 takes 64 hex digits"),
+            Some(("sha512", hex)) if hex.len() != 128 => fail("sha512 takes 128 hex digits"),
+            Some(("sha256" | "sha512", _)) => fail("only the digits 0-9 and a-f (lower case) are allowed"),
+            Some(_) => fail("the algorithm must be sha256 or sha512"),
+        },
     }
-    if !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return fail("only the digits 0-9 and a-f (lower case) are allowed");
-    }
-    Ok(algorithm)
 }
 
 macro_rules! digest_type {

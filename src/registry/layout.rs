@@ -25,7 +25,7 @@ use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::state::{LayerDescriptor, Platform};
 
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
 /// containerd puts the full name here, and only the tag into [`REF_NAME`].
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// Names that an error lists.
