@@ -11,7 +11,7 @@ mod store;
 
 pub use catalog::CatalogError;
 pub use layer::LayerError;
-pub use registry::{RegistryError, Trouble};
+pub use registry::{RegistryError, TlsCure, Trouble};
 pub use store::StoreError;
 
 use crate::digest::BlobDigest;
@@ -22,7 +22,7 @@ use crate::digest::BlobDigest;
 pub enum Error {
     /// A registry, or what it served.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(RegistryError),
     /// The SQLite catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -30,8 +30,13 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The content of a layer.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
+    #[error("layer {digest}: {error}")]
+    Layer {
+        /// Which layer.
+        digest: BlobDigest,
+        /// What is wrong with it.
+        error: LayerError,
+    },
     /// The digest that the lockfile names cannot be had.
     #[error("cannot get {digest}, to which the lockfile locks it")]
     LockedDigest {
@@ -63,6 +68,15 @@ pub enum Error {
     Stopped,
 }
 
+impl From<RegistryError> for Error {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Stopped => Self::Stopped,
+            error => Self::Registry(error),
+        }
+    }
+}
+
 impl Error {
     /// A stable, machine-readable word for the kind of failure.
     pub fn kind(&self) -> &'static str {
@@ -70,7 +84,7 @@ impl Error {
             Self::Registry(error) => error.kind(),
             Self::Catalog(error) => error.kind(),
             Self::Store(error) => error.kind(),
-            Self::Layer(error) => error.kind(),
+            Self::Layer { error, .. } => error.kind(),
             Self::LockedDigest { source, .. } => source.kind(),
             Self::LockMismatch { .. } => "lock-mismatch",
             Self::Usage { .. } => "usage",
@@ -84,7 +98,7 @@ impl Error {
             Self::Registry(error) => error.hint(),
             Self::Catalog(error) => error.hint(),
             Self::Store(error) => error.hint(),
-            Self::Layer(error) => error.hint(),
+            Self::Layer { error, .. } => error.hint(),
             Self::LockedDigest { source, .. } => match **source {
                 RegistryError::Refused { status: 404, .. } => Some(
                     "the registry may have dropped it; to take what the tag means now: msb-sync lock --upgrade"

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
@@ -101,7 +101,7 @@ struct Finished<'s> {
 struct Counters {
     downloaded: AtomicU64,
     extracted: AtomicU64,
-    warned_no_xattrs: std::sync::atomic::AtomicBool,
+    warned_no_xattrs: AtomicBool,
 }
 
 impl Executor<'_> {
@@ -112,11 +112,8 @@ impl Executor<'_> {
     pub fn execute(&mut self, plan: &Plan) -> Result<Outcome, Error> {
         self.check_space(plan)?;
         let workers = Workers::new(self.jobs).map_err(|source| {
-            Error::from(LayerError::Write {
-                doing: "start threads for",
-                entry: "extraction".to_owned(),
-                source,
-            })
+            let path = self.store.layers().to_owned();
+            Error::from(StoreError::Io { doing: "start the threads that write to", path, source })
         })?;
         if !plan.fetches.is_empty() {
             self.reporter.report(Event::Started { layers: plan.fetches.len(), bytes: plan.download_bytes() });
@@ -480,14 +477,25 @@ impl<'a> Job<'a> {
             self.reporter.report(Event::LayerStarted { digest, size, resumed, image });
         }
         let options = extract::Options { algorithm: layer.diff_id.algorithm(), ..self.options };
+        let hopeless = &AtomicBool::new(false);
         let (received, extracted) = std::thread::scope(|scope| {
-            let compressed =
-                Watched { inner: spool.reader(), digest: &layer.digest, reporter: self.reporter };
+            let compressed = Watched {
+                inner: spool.reader(),
+                digest: &layer.digest,
+                reporter: self.reporter,
+                cancel: self.cancel,
+            };
             let extraction =
                 std::thread::Builder::new().name("extract".to_owned()).spawn_scoped(scope, move || {
-                    extract::extract(compressed, tree, record, options, self.workers)
+                    let result = extract::extract(compressed, tree, record, options, self.workers);
+                    // More bytes will not help: do not fetch them. (A broken stream is another matter: whether
+                    // the blob or the registry is at fault shows when it is complete.)
+                    if matches!(result, Err(LayerError::Write { .. } | LayerError::Limit { .. })) {
+                        hopeless.store(true, Ordering::Relaxed);
+                    }
+                    result
                 });
-            let received = self.receive(claim, &spool);
+            let received = self.receive(claim, &spool, hopeless);
             match received {
                 Ok(()) => spool.complete(),
                 Err(_) => spool.give_up(),
@@ -501,14 +509,15 @@ impl<'a> Job<'a> {
             });
             (received, extracted)
         });
-        received?;
-        let extracted = extracted
-            .map_err(|source| LayerError::Write {
-                doing: "start a thread for",
-                entry: "the layer".to_owned(),
-                source,
-            })
-            .map_err(Error::from)?;
+        if self.cancel.is_cancelled() {
+            return Err(Attempt::Failed(Error::Stopped));
+        }
+        if !hopeless.load(Ordering::Relaxed) {
+            received?;
+        }
+        let failed = |error| Attempt::Failed(Error::Layer { digest: layer.digest.clone(), error });
+        let extracted =
+            extracted.map_err(StoreError::io("start a thread that writes to", self.store.layers()))?;
         match extracted {
             Ok(extracted) if extracted.diff_id == layer.diff_id => {
                 if extracted.no_xattrs && !self.counters.warned_no_xattrs.swap(true, Ordering::Relaxed) {
@@ -525,20 +534,20 @@ impl<'a> Job<'a> {
             Ok(extracted) => {
                 spool.remove()?;
                 let (expected, actual) = (layer.diff_id.clone(), extracted.diff_id);
-                Err(Attempt::Failed(LayerError::DiffId { expected, actual }.into()))
+                Err(failed(LayerError::DiffId { expected, actual }))
             }
             Err(error) => {
                 // The blob is right, but this machine could not take it: the next run need not fetch it again.
                 if !matches!(error, LayerError::Write { .. }) {
                     spool.remove()?;
                 }
-                Err(Attempt::Failed(error.into()))
+                Err(failed(error))
             }
         }
     }
 
     /// Completes the spool, hashing what an earlier run left and what comes.
-    fn receive(&self, claim: &Claim, spool: &Arc<Spool>) -> Result<(), Attempt> {
+    fn receive(&self, claim: &Claim, spool: &Spool, hopeless: &AtomicBool) -> Result<(), Attempt> {
         let layer = &claim.layer;
         let mut verifier = Verifier::new(&layer.digest, layer.size);
         let mut buffer = vec![0; RECEIVE_BUFFER];
@@ -554,7 +563,7 @@ impl<'a> Job<'a> {
             let Some(image) = claim.images.first() else { return Err(Attempt::Failed(Error::Stopped)) };
             let mut reader = self.registries.blob(image, layer, verifier.seen()).map_err(Error::from)?;
             loop {
-                if self.cancel.is_cancelled() {
+                if self.cancel.is_cancelled() || hopeless.load(Ordering::Relaxed) {
                     return Err(Attempt::Failed(Error::Stopped));
                 }
                 let count = reader.read(&mut buffer).map_err(|error| unreadable(claim, error))?;
@@ -612,7 +621,8 @@ fn wrong_blob(claim: &Claim, source: ContentMismatch) -> Error {
 /// What is wrong with a claim about a blob that turned out to be `truth`.
 fn contradiction(claim: &LayerDescriptor, truth: &LayerDescriptor) -> Error {
     if claim.diff_id != truth.diff_id {
-        return LayerError::DiffId { expected: claim.diff_id.clone(), actual: truth.diff_id.clone() }.into();
+        let error = LayerError::DiffId { expected: claim.diff_id.clone(), actual: truth.diff_id.clone() };
+        return Error::Layer { digest: claim.digest.clone(), error };
     }
     let (digest, expected) = (claim.digest.clone(), claim.size);
     let mismatch = if truth.size > expected {
@@ -628,8 +638,9 @@ fn contradiction(claim: &LayerDescriptor, truth: &LayerDescriptor) -> Error {
     .into()
 }
 
-/// Reports compressed bytes as extraction takes them.
+/// Reports compressed bytes as extraction takes them, and ends it when the run is stopped.
 struct Watched<'a, R> {
+    cancel: &'a Cancel,
     inner: R,
     digest: &'a BlobDigest,
     reporter: &'a dyn Reporter,
@@ -637,6 +648,9 @@ struct Watched<'a, R> {
 
 impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(std::io::Error::other("stopped"));
+        }
         let count = self.inner.read(buffer)?;
         if count > 0 {
             self.reporter.report(Event::LayerExtracted { digest: self.digest.clone(), bytes: count as u64 });

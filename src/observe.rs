@@ -129,9 +129,10 @@ impl Observer<'_> {
         });
         let digests: BTreeSet<&BlobDigest> =
             recorded.chain(resolved.flatten()).map(|layer| &layer.digest).collect();
+        let places = store::Places::of(self.layers);
         let mut states = BTreeMap::new();
         for digest in digests {
-            states.insert(digest.clone(), store::layer_state(self.layers, digest)?);
+            states.insert(digest.clone(), places.state(digest)?);
         }
         observed.layers = states;
         Ok(())

@@ -1,22 +1,29 @@
 //! Registries: what a reference means now, and the bytes of its layers.
 //!
 //! Two doors matter, [`Registries::resolve`] and [`Registries::blob`]. Behind them: authentication by challenge
-//! (`auth`, `credentials`), HTTP with retries, redirects and proxies (`http`, `tls`), mirrors (`remote`), resumed
+//! (`auth`, `credentials`), HTTP with retries, redirects and proxies (`http`, `proxy`, `tls`; `failure`, `shared`), mirrors (`remote`), resumed
 //! transfers (`blob`), image layout directories (`layout`), and the reading of hostile documents
-//! (`documents`, `resolve`). A registry is set up when it is first asked for; unused ones cost nothing.
+//! (`documents`, `config`, `resolve`). A registry is set up when it is first asked for; unused ones cost nothing.
 //!
 //! Manifests and configs are verified here; a layer's digest is checked by whoever reads the layer.
 
 mod auth;
 mod blob;
+mod config;
 mod credentials;
 mod documents;
 mod environment;
+mod failure;
 mod http;
 mod layout;
+mod platforms;
+mod proxy;
 mod remote;
+mod repository;
 mod resolve;
 mod secret;
+mod shared;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -29,9 +36,9 @@ use std::sync::{Arc, Mutex};
 pub use self::blob::BlobReader;
 use self::blob::Source;
 pub use self::environment::Environment;
-use self::http::{Shared, lock};
 use self::layout::Layout;
 use self::remote::Remote;
+use self::shared::{Shared, lock};
 use crate::cancel::Cancel;
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;

@@ -3,10 +3,13 @@
 //! | path | what it is |
 //! |---|---|
 //! | `<layers>/<digest>.extracted/` | a complete layer, for microsandbox |
-//! | `<layers>/.msb-sync/records/<digest>` | what that directory holds; without one it is not trusted |
-//! | `<layers>/.msb-sync/staging/<digest>/` | a layer on its way: `tree/`, `record`, and `ready` once both digests fit |
-//! | `<layers>/.msb-sync/lock` | who works on these layers |
+//! | `<private>/records/<digest>` | what that directory holds; without one it is not trusted |
+//! | `<private>/staging/<digest>/` | a layer on its way: `tree/`, `record`, and `ready` once both digests fit |
+//! | `<private>/lock` | who works on these layers |
 //! | `<home>/downloads/<digest>.part` | a partial blob ([`Spool`]) |
+//!
+//! `<private>` is `.NAME.msb-sync` beside the layers directory NAME, or `.msb-sync` inside it where beside is
+//! another file system (renames must work) or may not be written; see [`Places`].
 //!
 //! A layer becomes visible in this order: tree and record written, `ready` written, spool removed, file
 //! system synced, tree renamed to its final name, record renamed, both directories synced. A crash between
@@ -32,7 +35,8 @@ use crate::error::StoreError;
 use crate::state::LayerState;
 use crate::sys;
 
-const PRIVATE: &str = ".msb-sync";
+/// The private directory, where it is inside the layers directory.
+const INSIDE: &str = ".msb-sync";
 const READY: &[u8] = b"ready";
 const TREE: &[u8] = b"tree";
 const RECORD: &[u8] = b"record";
@@ -42,37 +46,85 @@ pub fn layer_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
     layers.join(format!("{digest}.extracted"))
 }
 
-/// Where the record of a layer is.
+/// Where the record of a layer is, whether or not it exists.
 pub fn record_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
-    layers.join(PRIVATE).join("records").join(digest.as_str())
+    Places::of(layers).record(digest)
 }
 
-/// What is known of a layer, from two `stat` calls; nothing is opened or written.
-///
-/// # Errors
-/// The directories cannot be looked at.
-pub fn layer_state(layers: &Path, digest: &BlobDigest) -> Result<LayerState, StoreError> {
-    let path = layer_path(layers, digest);
-    let exists = |path: &Path| match fs::symlink_metadata(path) {
-        Ok(metadata) => Ok(Some(metadata)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(None)
+/// Where things of one directory of layers lie. Looks at directories once; nothing is opened or written.
+#[derive(Clone, Debug)]
+pub struct Places {
+    layers: PathBuf,
+    private: PathBuf,
+}
+
+impl Places {
+    /// The places that belong to `layers`. The same directory by another name has the same places.
+    pub fn of(layers: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        // A directory that is not there yet will be made where its name says.
+        let real = fs::canonicalize(layers).unwrap_or_else(|_| layers.to_owned());
+        let inside = real.join(INSIDE);
+        let beside = real.file_name().map(|name| {
+            let mut private = std::ffi::OsString::from(".");
+            private.push(name);
+            private.push(".msb-sync");
+            real.with_file_name(private)
+        });
+        let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
+        let parent = real.parent().and_then(device);
+        let one_file_system = device(&real).is_none_or(|device| parent == Some(device));
+        let private = match beside {
+            Some(beside) if one_file_system && !inside.is_dir() => beside,
+            _ => inside,
+        };
+        Self { layers: layers.to_owned(), private }
+    }
+
+    /// The record of a layer.
+    pub fn record(&self, digest: &BlobDigest) -> PathBuf {
+        self.private.join("records").join(digest.as_str())
+    }
+
+    /// What is known of a layer, from two `stat` calls.
+    ///
+    /// # Errors
+    /// The directories cannot be looked at.
+    pub fn state(&self, digest: &BlobDigest) -> Result<LayerState, StoreError> {
+        let path = layer_path(&self.layers, digest);
+        let exists = |path: &Path| match fs::symlink_metadata(path) {
+            Ok(metadata) => Ok(Some(metadata)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(None)
+            }
+            Err(error) => Err(StoreError::io("look at", path)(error)),
+        };
+        let Some(metadata) = exists(&path)? else { return Ok(LayerState::Missing) };
+        let record = exists(&self.record(digest))?;
+        if metadata.is_dir() && record.is_some_and(|record| record.is_file()) {
+            Ok(LayerState::Complete)
+        } else {
+            Ok(LayerState::Untrusted)
         }
-        Err(error) => Err(StoreError::io("look at", path)(error)),
-    };
-    let Some(metadata) = exists(&path)? else { return Ok(LayerState::Missing) };
-    let record = exists(&record_path(layers, digest))?;
-    if metadata.is_dir() && record.is_some_and(|record| record.is_file()) {
-        Ok(LayerState::Complete)
-    } else {
-        Ok(LayerState::Untrusted)
+    }
+
+    /// Makes the private directory, inside the layers directory if it may not lie beside it.
+    fn make_private(mut self) -> Result<Self, StoreError> {
+        match make_directories(&self.private) {
+            Err(error) if error.kind() == "permission" => {
+                self.private = self.layers.join(INSIDE);
+                make_directories(&self.private)?;
+            }
+            other => other?,
+        }
+        Ok(self)
     }
 }
 
 /// The store, opened for writing. Its holder must have the [`Lock`]s.
 #[derive(Debug)]
 pub struct Store {
-    layers: PathBuf,
+    places: Places,
     downloads: PathBuf,
     layers_directory: OwnedFd,
     records_directory: OwnedFd,
@@ -86,16 +138,17 @@ impl Store {
     /// A directory cannot be made or opened, for instance because it is a file.
     pub fn open(layers: &Path, downloads: &Path) -> Result<Self, StoreError> {
         make_directories(downloads)?;
-        let private = layers.join(PRIVATE);
+        make_directories(layers)?;
+        let places = Places::of(layers).make_private()?;
         let open = |path: PathBuf| {
             make_directories(&path)?;
             sys::open_directory(&path).map_err(StoreError::io("open", path))
         };
         Ok(Self {
             layers_directory: open(layers.to_owned())?,
-            records_directory: open(private.join("records"))?,
-            staging_directory: open(private.join("staging"))?,
-            layers: layers.to_owned(),
+            records_directory: open(places.private.join("records"))?,
+            staging_directory: open(places.private.join("staging"))?,
+            places,
             downloads: downloads.to_owned(),
         })
     }
@@ -105,22 +158,13 @@ impl Store {
     /// # Errors
     /// They cannot be made.
     pub fn lock_path(layers: &Path) -> Result<PathBuf, StoreError> {
-        let private = layers.join(PRIVATE);
-        make_directories(&private)?;
-        Ok(private.join("lock"))
+        make_directories(layers)?;
+        Ok(Places::of(layers).make_private()?.private.join("lock"))
     }
 
     /// The directory of complete layers.
     pub fn layers(&self) -> &Path {
-        &self.layers
-    }
-
-    /// See [`layer_state`].
-    ///
-    /// # Errors
-    /// The directories cannot be looked at.
-    pub fn state(&self, digest: &BlobDigest) -> Result<LayerState, StoreError> {
-        layer_state(&self.layers, digest)
+        &self.places.layers
     }
 
     /// Free bytes for layers and for downloads, and whether both are on one file system.
@@ -136,9 +180,9 @@ impl Store {
             sys::free_space(directory.as_fd()).map_err(StoreError::io("ask for the free space of", path))
         };
         Ok(FreeSpace {
-            layers: free(&self.layers_directory, &self.layers)?,
+            layers: free(&self.layers_directory, self.layers())?,
             downloads: free(&downloads, &self.downloads)?,
-            shared: look(&self.layers)?.dev() == look(&self.downloads)?.dev(),
+            shared: look(self.layers())?.dev() == look(&self.downloads)?.dev(),
         })
     }
 
@@ -234,12 +278,15 @@ impl Store {
     /// # Errors
     /// None of them can be believed to be there then; those that were not placed are removed.
     pub fn commit(&self, layers: Vec<Staged<'_>>) -> Result<(), StoreError> {
-        sys::sync_file_system(self.layers_directory.as_fd()).map_err(StoreError::io("sync", &self.layers))?;
+        sys::sync_file_system(self.layers_directory.as_fd())
+            .map_err(StoreError::io("sync", self.layers()))?;
         for staged in &layers {
             self.place(staged)?;
         }
-        for (directory, path) in [(&self.records_directory, PRIVATE), (&self.layers_directory, "")] {
-            sys::sync(directory.as_fd()).map_err(StoreError::io("sync", self.layers.join(path)))?;
+        for (directory, path) in
+            [(&self.records_directory, &self.places.private), (&self.layers_directory, &self.places.layers)]
+        {
+            sys::sync(directory.as_fd()).map_err(StoreError::io("sync", path))?;
         }
         // Dropping removes the staging directories, with the trees that were replaced in them.
         drop(layers);
@@ -254,7 +301,7 @@ impl Store {
         let (layers, staging) = (self.layers_directory.as_fd(), self.staging_directory.as_fd());
         let mut removed = Vec::new();
         for &digest in digests {
-            let path = layer_path(&self.layers, digest);
+            let path = layer_path(self.layers(), digest);
             let name = format!("{digest}.extracted");
             let away = format!("removed-{digest}");
             self.remove_staged(away.as_bytes())?;
@@ -263,10 +310,10 @@ impl Store {
                 other => other.map_err(StoreError::io("remove", path))?,
             }
             sys::remove_tree(self.records_directory.as_fd(), digest.as_str().as_bytes())
-                .map_err(StoreError::io("remove the record", record_path(&self.layers, digest)))?;
+                .map_err(StoreError::io("remove the record", self.places.record(digest)))?;
             removed.push(away);
         }
-        sys::sync(layers).map_err(StoreError::io("sync", &self.layers))?;
+        sys::sync(layers).map_err(StoreError::io("sync", self.layers()))?;
         for away in removed {
             self.remove_staged(away.as_bytes())?;
         }
@@ -274,7 +321,7 @@ impl Store {
     }
 
     fn place(&self, staged: &Staged<'_>) -> Result<(), StoreError> {
-        let path = layer_path(&self.layers, &staged.digest);
+        let path = layer_path(self.layers(), &staged.digest);
         let final_name = format!("{}.extracted", staged.digest);
         let (staging, layers) = (staged.directory.as_fd(), self.layers_directory.as_fd());
         let name = final_name.as_bytes();
@@ -301,7 +348,7 @@ impl Store {
     }
 
     fn staging_path(&self) -> PathBuf {
-        self.layers.join(PRIVATE).join("staging")
+        self.places.private.join("staging")
     }
 
     fn open_staged(&self, digest: &BlobDigest) -> Result<OwnedFd, StoreError> {
@@ -435,12 +482,12 @@ mod tests {
         let (kept, dropped) = (digest("kept"), digest("dropped"));
         let first = staged(&store, &kept, "new");
         drop(staged(&store, &dropped, "x"));
-        assert_eq!(store.state(&kept).unwrap(), LayerState::Missing);
+        assert_eq!(store.places.state(&kept).unwrap(), LayerState::Missing);
         first.ready().unwrap();
         store.commit(vec![first]).unwrap();
-        assert_eq!(store.state(&kept).unwrap(), LayerState::Complete);
+        assert_eq!(store.places.state(&kept).unwrap(), LayerState::Complete);
         assert_eq!(content(&store, &kept).unwrap(), "new");
-        assert_eq!(store.state(&dropped).unwrap(), LayerState::Missing);
+        assert_eq!(store.places.state(&dropped).unwrap(), LayerState::Missing);
         assert!(nothing_is_staged(&store));
     }
 
@@ -456,15 +503,15 @@ mod tests {
             |path: &Path| std::os::unix::fs::symlink("/", path).unwrap(),
         ] {
             make(&path);
-            assert_eq!(store.state(&layer).unwrap(), LayerState::Untrusted);
+            assert_eq!(store.places.state(&layer).unwrap(), LayerState::Untrusted);
             let new = staged(&store, &layer, "new");
             new.ready().unwrap();
             store.commit(vec![new]).unwrap();
-            assert_eq!(store.state(&layer).unwrap(), LayerState::Complete);
+            assert_eq!(store.places.state(&layer).unwrap(), LayerState::Complete);
             assert_eq!(content(&store, &layer).unwrap(), "new");
             assert!(nothing_is_staged(&store));
             fs::remove_dir_all(&path).unwrap();
-            fs::remove_file(record_path(store.layers(), &layer)).unwrap();
+            fs::remove_file(store.places.record(&layer)).unwrap();
         }
     }
 
@@ -476,8 +523,8 @@ mod tests {
         let layer = staged(&store, &first, "x");
         store.commit(vec![layer]).unwrap();
         store.remove(&[&first, &second]).unwrap();
-        assert_eq!(store.state(&first).unwrap(), LayerState::Missing);
-        assert!(!record_path(store.layers(), &first).exists());
+        assert_eq!(store.places.state(&first).unwrap(), LayerState::Missing);
+        assert!(!store.places.record(&first).exists());
         assert!(nothing_is_staged(&store));
     }
 
@@ -497,14 +544,14 @@ mod tests {
             if name == "renamed" {
                 fs::write(left.path().join("ready"), "another boot").unwrap();
                 fs::rename(left.path().join("tree"), layer_path(store.layers(), &left.digest)).unwrap();
-                assert_eq!(store.state(&left.digest).unwrap(), LayerState::Untrusted);
+                assert_eq!(store.places.state(&left.digest).unwrap(), LayerState::Untrusted);
             }
             left.armed = false;
         }
         fs::create_dir(store.staging_path().join("garbage")).unwrap();
         assert_eq!(store.recover().unwrap(), 2);
         assert!(nothing_is_staged(&store));
-        let states: Vec<_> = names.iter().map(|name| store.state(&digest(name)).unwrap()).collect();
+        let states: Vec<_> = names.iter().map(|name| store.places.state(&digest(name)).unwrap()).collect();
         assert_eq!(
             states,
             [LayerState::Missing, LayerState::Complete, LayerState::Missing, LayerState::Complete]

@@ -28,7 +28,7 @@ use crate::state::{
     Action, ConfigRecord, Desired, DesiredImage, LayerState, Observed, Owner, Platform, PullPolicy,
     RecordedImage, Settings,
 };
-use crate::store::{self, Lock, Store};
+use crate::store::{self, Lock, Places, Store};
 use lock::LockfilePlace;
 pub use lock::{LockRequest, Relocked, Upgrade};
 
@@ -383,7 +383,8 @@ impl Session {
             return Err(Failure::Problems(problems));
         }
         for warning in &file.warnings {
-            self.reporter.report(Event::Warning(warning.to_string()));
+            let text = warning.to_string();
+            self.reporter.report(Event::Warning(text.strip_prefix("warning: ").unwrap_or(&text).to_owned()));
         }
         let lockfile = match from {
             ImagesSource::Path(path) => LockfilePlace::beside(path, &absolute),
@@ -437,9 +438,10 @@ impl Session {
 
     fn listed(&self, image: RecordedImage) -> Result<ListedImage, Failure> {
         let layers = image.layers_directory.clone().unwrap_or_else(|| self.default_layers());
+        let places = Places::of(&layers);
         let mut states = Vec::with_capacity(image.layers.len());
         for layer in &image.layers {
-            states.push(store::layer_state(&layers, &layer.digest)?);
+            states.push(places.state(&layer.digest)?);
         }
         Ok(ListedImage { image, layers, states })
     }

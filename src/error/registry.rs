@@ -22,6 +22,18 @@ pub enum Trouble {
     Proxy,
 }
 
+/// What may help against a TLS failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TlsCure {
+    /// Another trusted root.
+    Authority,
+    /// No TLS at all.
+    PlainHttp,
+    /// Nothing on this side.
+    None,
+}
+
 /// What went wrong with a registry, or with what it served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -53,8 +65,8 @@ pub enum RegistryError {
     Tls {
         /// What happened, with the host.
         reason: String,
-        /// Whether another trusted root could cure it.
-        untrusted: bool,
+        /// What may help.
+        cure: TlsCure,
     },
     /// The other side stopped sending.
     #[error("{url} sent nothing for {} s", stall.as_secs_f64())]
@@ -215,7 +227,7 @@ impl RegistryError {
             Self::Unreachable { trouble: Trouble::Proxy, .. } => {
                 Some("check HTTPS_PROXY, HTTP_PROXY and NO_PROXY".to_owned())
             }
-            Self::Tls { untrusted: true, .. } => {
+            Self::Tls { cure: TlsCure::Authority, .. } => {
                 Some("name the certificate authority with `ca = \"file.pem\"` for this registry".to_owned())
             }
             Self::Tls { .. } => {

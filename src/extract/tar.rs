@@ -91,8 +91,14 @@ impl TarReader {
         }
         let mut extensions = Extensions::default();
         loop {
-            skip(source, self.data_left + self.padding)?;
+            skip(source, self.data_left)?;
+            // Some writers leave out the last file's padding. As in Go, that ends the archive.
+            let padded = try_skip(source, self.padding)?;
             (self.data_left, self.padding) = (0, 0);
+            if !padded {
+                self.ended = true;
+                return Ok(None);
+            }
             let start = source.position();
             let Some(block) = read_block(source)? else {
                 if extensions.any {
@@ -203,6 +209,9 @@ impl TarReader {
             b'2' => {
                 if raw_link.is_empty() {
                     return Err(refuse("a symlink without a target"));
+                }
+                if raw_link.contains(&0) {
+                    return Err(refuse("its target has a NUL"));
                 }
                 if raw_link.len() > MAX_PATH {
                     return Err(refuse("its target is longer than any path can be"));
@@ -382,16 +391,24 @@ fn read_extension(source: &mut impl Source, header: &Header<'_>) -> Result<Vec<u
     Ok(content)
 }
 
-fn skip(source: &mut impl Source, mut count: u64) -> Result<(), LayerError> {
+fn skip(source: &mut impl Source, count: u64) -> Result<(), LayerError> {
+    if try_skip(source, count)? {
+        Ok(())
+    } else {
+        Err(broken(source.position(), "the archive ends in the middle of an entry"))
+    }
+}
+
+/// Skips `count` bytes; `false` if there are not so many.
+fn try_skip(source: &mut impl Source, mut count: u64) -> Result<bool, LayerError> {
     while count > 0 {
-        let position = source.position();
         let piece = source.take(usize::try_from(count).unwrap_or(usize::MAX))?.len();
         if piece == 0 {
-            return Err(broken(position, "the archive ends in the middle of an entry"));
+            return Ok(false);
         }
         count -= piece as u64;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn padding_of(size: u64) -> u64 {
@@ -493,8 +510,8 @@ fn parse_pax(mut content: &[u8], offset: u64) -> Result<BTreeMap<Vec<u8>, Vec<u8
         if key.is_empty() {
             return Err(bad("a record without a key"));
         }
-        if key.contains(&0) || (matches!(key, b"path" | b"linkpath") && value.contains(&0)) {
-            return Err(bad("a NUL in a key or a path"));
+        if key.contains(&0) {
+            return Err(bad("a NUL in a key"));
         }
         if value.is_empty() && !key.starts_with(b"SCHILY.xattr.") {
             records.remove(key);

@@ -19,8 +19,10 @@ use serde::Deserialize;
 use ureq::http::{HeaderMap, Method, header};
 
 use super::credentials::{Credential, Credentials};
-use super::http::{Client, Failure, Request, TRIES, lock, printable};
+use super::failure::{Failure, printable};
+use super::http::{Client, Request};
 use super::secret::Secret;
+use super::shared::{TRIES, lock};
 use super::url::{Url, form_pair};
 use crate::error::RegistryError;
 

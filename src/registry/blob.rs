@@ -8,8 +8,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use super::http::{Body, Failure, TRIES};
+use super::failure::Failure;
+use super::http::Body;
 use super::remote::{Ask, MIRROR_TRIES, Remote};
+use super::shared::TRIES;
 use super::url::Url;
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
@@ -72,6 +74,8 @@ struct Transfer {
     url: Url,
     /// Bytes to come that the caller has already.
     skip: u64,
+    /// The body's length was announced, so that its end is known without waiting for it.
+    measured: bool,
 }
 
 impl HttpBlob {
@@ -126,6 +130,7 @@ impl HttpBlob {
             answer => answer?,
         };
         let url = answer.url.clone();
+        let measured = answer.content_length().is_some();
         if answer.status == 206 {
             let range = answer.header("content-range").and_then(content_range);
             let fits = range.is_some_and(|range| {
@@ -134,7 +139,7 @@ impl HttpBlob {
                     && range.total.is_none_or(|total| total == self.size)
             });
             if fits {
-                return Ok(Transfer { body: answer.body, url, skip: 0 });
+                return Ok(Transfer { body: answer.body, url, skip: 0, measured });
             }
             if from.is_none() {
                 let reason = "a part was sent where all was asked for".to_owned();
@@ -145,7 +150,7 @@ impl HttpBlob {
         }
         match answer.content_length() {
             Some(length) if length != self.size => Err(self.wrong_size(&url, length).into()),
-            _ => Ok(Transfer { body: answer.body, url, skip: self.position }),
+            _ => Ok(Transfer { body: answer.body, url, skip: self.position, measured }),
         }
     }
 
@@ -233,7 +238,12 @@ impl HttpBlob {
                     self.position += count as u64;
                     self.received += count as u64;
                     self.failures = 0;
-                    self.transfer = Some(transfer);
+                    if self.position == self.size && transfer.measured {
+                        // Seeing the end gives the connection back, even if the caller never asks for more.
+                        let _ = transfer.body.read(&mut [0]);
+                    } else {
+                        self.transfer = Some(transfer);
+                    }
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => self.transfer = Some(transfer),

@@ -17,8 +17,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
 use super::environment::Environment;
-use super::http::{Shared, lock, printable};
+use super::failure::printable;
 use super::secret::Secret;
+use super::shared::{Shared, lock};
 use crate::error::RegistryError;
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::state::RegistrySettings;
@@ -42,7 +43,7 @@ pub(super) enum Credential {
         /// The password, or what the registry takes for one.
         password: Secret,
     },
-    /// A refresh token, to be exchanged by `OAuth2`.
+    /// A refresh token, to be exchanged by a POST (`OAuth2`).
     Identity(Secret),
     /// A finished bearer token.
     Token(Secret),
@@ -275,6 +276,9 @@ fn run_helper(shared: &Shared, helper: &str, key: &str) -> Result<Option<Credent
     }
     let child = Command::new(&program)
         .arg("get")
+        // Also what decides where the program is looked for.
+        .env_clear()
+        .envs(shared.environment.variables())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

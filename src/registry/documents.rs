@@ -1,4 +1,4 @@
-//! Indexes, manifests and configs: from hostile bytes to checked values.
+//! Indexes and manifests: from hostile bytes to checked values.
 //!
 //! The content decides what a document is; its `mediaType` and the Content-Type it was served with must say the
 //! same, because a document that two readers understand differently is an attack ([CVE-2021-41190]). Only what
@@ -11,11 +11,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;
-use serde_json::{Number, Value};
+use serde_json::Number;
 
-use super::http::printable;
-use crate::digest::{BlobDigest, DiffId};
-use crate::state::{ConfigRecord, LayerDescriptor, Platform};
+use super::failure::printable;
+use crate::digest::BlobDigest;
+use crate::state::Platform;
 
 pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(super) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -298,7 +298,7 @@ fn is_layer(media_type: &str) -> bool {
 }
 
 /// serde's words, which may quote the document.
-fn json_error(error: &serde_json::Error) -> String {
+pub(super) fn json_error(error: &serde_json::Error) -> String {
     let words = printable(&error.to_string(), 200);
     if error.is_data() {
         format!("it is not what it should be: {words}")
@@ -307,167 +307,10 @@ fn json_error(error: &serde_json::Error) -> String {
     }
 }
 
-// --------------------------------------------------------------------------------------------------- configs
-
-#[derive(Deserialize)]
-struct RawConfig {
-    #[serde(default)]
-    created: Value,
-    #[serde(default)]
-    architecture: Option<String>,
-    #[serde(default)]
-    os: Option<String>,
-    #[serde(default)]
-    variant: Option<String>,
-    #[serde(default)]
-    config: Option<RawProcess>,
-    rootfs: RawRootfs,
-    #[serde(default)]
-    history: Value,
-}
-
-#[derive(Deserialize)]
-struct RawRootfs {
-    #[serde(rename = "type", default)]
-    kind: Option<String>,
-    #[serde(default)]
-    diff_ids: Option<Vec<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct RawProcess {
-    #[serde(default)]
-    env: Option<Vec<String>>,
-    #[serde(default)]
-    cmd: Option<Words>,
-    #[serde(default)]
-    entrypoint: Option<Words>,
-    #[serde(default)]
-    working_dir: Option<String>,
-    #[serde(default)]
-    user: Option<String>,
-    #[serde(default)]
-    stop_signal: Option<String>,
-    #[serde(default)]
-    labels: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    volumes: Option<BTreeMap<String, Value>>,
-    #[serde(default)]
-    exposed_ports: Option<BTreeMap<String, Value>>,
-}
-
-/// Old Docker wrote a single string for a list of one.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Words {
-    Many(Vec<String>),
-    One(String),
-}
-
-impl From<Words> for Vec<String> {
-    fn from(words: Words) -> Self {
-        match words {
-            Words::Many(words) => words,
-            Words::One(word) => vec![word],
-        }
-    }
-}
-
-/// Reads the config of `manifest`: its record, and the layers with their `diff_id`s.
-pub(super) fn parse_config(
-    bytes: &[u8],
-    manifest: &Manifest,
-) -> Result<(ConfigRecord, Vec<LayerDescriptor>), String> {
-    let raw: RawConfig = serde_json::from_slice(bytes).map_err(|error| json_error(&error))?;
-    let rootfs_type = raw.rootfs.kind.filter(|kind| !kind.is_empty()).unwrap_or_else(|| "layers".to_owned());
-    if rootfs_type != "layers" {
-        return Err(format!("its rootfs type {:?} is not \"layers\"", printable(&rootfs_type, 60)));
-    }
-    let diff_ids = raw.rootfs.diff_ids.unwrap_or_default();
-    if diff_ids.len() != manifest.layers.len() {
-        return Err(format!("it has {} diff_ids for {} layers", diff_ids.len(), manifest.layers.len()));
-    }
-    let mut layers = Vec::with_capacity(diff_ids.len());
-    let mut known: HashMap<BlobDigest, DiffId> = HashMap::new();
-    for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
-        let diff_id = DiffId::parse(diff_id).map_err(|error| format!("a diff_id: {error}"))?;
-        if *known.entry(layer.digest.clone()).or_insert_with(|| diff_id.clone()) != diff_id {
-            return Err(format!("layer {} has two diff_ids", layer.digest));
-        }
-        layers.push(LayerDescriptor {
-            digest: layer.digest.clone(),
-            diff_id,
-            media_type: layer.media_type.clone(),
-            size: layer.size,
-        });
-    }
-    let process = raw.config.unwrap_or_default();
-    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-    // A BTreeMap's keys are sorted already.
-    let keys = |map: Option<BTreeMap<String, Value>>| map.map(|map| map.into_keys().collect());
-    let record = ConfigRecord {
-        digest: manifest.config.digest.clone(),
-        media_type: manifest.config.media_type.clone(),
-        created: raw.created.as_str().and_then(rfc3339),
-        architecture: raw.architecture.unwrap_or_default(),
-        os: raw.os.unwrap_or_default(),
-        variant: filled(raw.variant),
-        env: process.env,
-        cmd: process.cmd.map(Into::into),
-        working_dir: filled(process.working_dir),
-        entrypoint: process.entrypoint.map(Into::into),
-        volumes: keys(process.volumes),
-        exposed_ports: keys(process.exposed_ports),
-        user: filled(process.user),
-        stop_signal: filled(process.stop_signal),
-        labels: process.labels.unwrap_or_default(),
-        rootfs_type,
-        history_json: raw.history.is_array().then(|| raw.history.to_string()),
-    };
-    Ok((record, layers))
-}
-
-/// `text` as RFC 3339 in UTC, or `None` if it is no timestamp.
-fn rfc3339(text: &str) -> Option<String> {
-    text.parse::<jiff::Timestamp>().ok().map(|timestamp| timestamp.to_string())
-}
-
-// ------------------------------------------------------------------------------------------------- platforms
-
-/// How well `have` serves `want`: 0 is best, `None` is not at all.
-///
-/// As containerd's platform comparers: the exact variant, then lower ones where the architecture has an order
-/// (arm/v7 runs v6 and v5; amd64/v3 runs v2 and v1).
-pub(super) fn rank(want: &Platform, have: &Platform) -> Option<u32> {
-    if want.os != have.os || want.architecture != have.architecture {
-        return None;
-    }
-    if want.variant == have.variant {
-        return Some(0);
-    }
-    // Platform leaves out the variant that an architecture begins with.
-    let base = match want.architecture.as_str() {
-        "amd64" => Some(1),
-        "arm64" => Some(8),
-        _ => None,
-    };
-    let level = |platform: &Platform| match platform.variant.as_deref() {
-        Some(variant) => variant.strip_prefix('v')?.parse::<u32>().ok(),
-        None => base,
-    };
-    let ordered = matches!(want.architecture.as_str(), "amd64" | "arm64" | "arm");
-    match (level(want), level(have)) {
-        (Some(want), Some(have)) if ordered => want.checked_sub(have),
-        _ if have.variant.is_none() => Some(1000),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::digest::Algorithm;
@@ -563,71 +406,6 @@ mod tests {
         assert!(parse(deep.as_bytes(), None).is_err());
     }
 
-    fn config() -> Value {
-        json!({
-            "created": "2024-05-01T10:00:00.5+02:00", "architecture": "amd64", "os": "linux",
-            "config": {"Env": ["A=b"], "Cmd": "sh", "Entrypoint": null, "Volumes": {"/z": {}, "/a": {}},
-                       "ExposedPorts": {"80/tcp": {}}, "User": "", "WorkingDir": "/w", "Labels": null},
-            "rootfs": {"type": "layers", "diff_ids": [digest("d1"), digest("d2")]},
-            "history": [{"created_by": "x"}]
-        })
-    }
-
-    fn read_config(value: &Value) -> Result<(ConfigRecord, Vec<LayerDescriptor>), String> {
-        parse_config(value.to_string().as_bytes(), &parsed(&manifest(), None).unwrap())
-    }
-
-    #[test]
-    fn a_config_is_read() {
-        let (record, layers) = read_config(&config()).unwrap();
-        assert_eq!(record.created.as_deref(), Some("2024-05-01T08:00:00.5Z"));
-        assert_eq!(record.volumes.as_deref(), Some(&["/a".to_owned(), "/z".to_owned()][..]));
-        assert_eq!(record.cmd.as_deref(), Some(&["sh".to_owned()][..]));
-        assert_eq!((record.entrypoint, record.user), (None, None));
-        assert_eq!(record.history_json.as_deref(), Some(r#"[{"created_by":"x"}]"#));
-        assert_eq!(layers[1].diff_id.as_str(), digest("d2"));
-    }
-
-    #[test]
-    fn a_config_that_does_not_fit_is_refused_and_garbage_dates_are_none() {
-        let change = |pointer: &str, value: Value| {
-            let mut config = config();
-            *config.pointer_mut(pointer).unwrap() = value;
-            read_config(&config)
-        };
-        assert!(
-            change("/rootfs/diff_ids", json!([digest("d1")]))
-                .unwrap_err()
-                .contains("1 diff_ids for 2 layers")
-        );
-        assert!(change("/rootfs/diff_ids/0", json!("sha256:x")).unwrap_err().contains("diff_id"));
-        assert!(change("/rootfs/type", json!("vm")).unwrap_err().contains("rootfs type"));
-        assert!(change("/config/Env", json!("A=b")).is_err());
-        for garbage in [json!("yesterday"), json!(5), Value::Null, json!("")] {
-            assert_eq!(change("/created", garbage).unwrap().0.created, None);
-        }
-        assert!(
-            parse_config(b"\x1f\x8b", &parsed(&manifest(), None).unwrap()).unwrap_err().contains("not JSON")
-        );
-    }
-
-    #[test]
-    fn the_best_variant_wins() {
-        let rank =
-            |want: &str, have: &str| rank(&Platform::parse(want).unwrap(), &Platform::parse(have).unwrap());
-        assert_eq!(rank("linux/amd64", "linux/amd64"), Some(0));
-        assert_eq!(rank("linux/arm64", "linux/arm64/v8"), Some(0));
-        assert_eq!(rank("linux/amd64", "linux/amd64/v2"), None);
-        assert!(rank("linux/amd64/v3", "linux/amd64/v2") < rank("linux/amd64/v3", "linux/amd64"));
-        assert!(rank("linux/amd64/v3", "linux/amd64").is_some());
-        assert!(rank("linux/arm/v7", "linux/arm/v6") < rank("linux/arm/v7", "linux/arm/v5"));
-        assert_eq!(rank("linux/arm/v6", "linux/arm/v7"), None);
-        assert_eq!(rank("linux/arm/v6", "linux/arm"), None);
-        assert_eq!(rank("linux/amd64", "windows/amd64"), None);
-        assert_eq!(rank("linux/arm64", "linux/amd64"), None);
-        assert!(rank("linux/mips64/softfloat", "linux/mips64").is_some());
-    }
-
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -640,16 +418,6 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] = byte;
             let _ = parse(&bytes, Some(OCI_MANIFEST));
-        }
-
-        #[test]
-        fn a_platform_serves_itself_and_no_other_architecture(
-            architecture in "amd64|arm64|arm|386|riscv64", other in "s390x|ppc64le", variant in "(v[1-9])?"
-        ) {
-            let variant = Some(variant.as_str()).filter(|variant| !variant.is_empty());
-            let platform = Platform::new("linux", &architecture, variant);
-            prop_assert_eq!(rank(&platform, &platform), Some(0));
-            prop_assert_eq!(rank(&platform, &Platform::new("linux", &other, variant)), None);
         }
     }
 }

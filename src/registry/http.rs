@@ -1,219 +1,31 @@
-//! HTTP as registries need it: one exchange with its redirects, and the loop that tries again.
+//! HTTP as registries need it: one exchange, with its redirects.
 //!
-//! [`Shared`] is what all registries of a run have in common, [`Client`] one registry's connections. Redirects
-//! are followed here and not by ureq, because what may be sent along depends on where they lead. A blocking
-//! read is bounded by the stall time, never by the length of the transfer; a thrown [`Cancel`] closes all
-//! sockets.
+//! A [`Client`] is one registry's connections. Redirects are followed here and not by ureq, because what may be
+//! sent along depends on where they lead. A blocking read is bounded by the stall time, never by the length of the
+//! transfer.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, Once, OnceLock};
+use std::time::{Instant, SystemTime};
 
-use ureq::http::uri::{PathAndQuery, Uri};
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, Method, header};
-use ureq::tls::Certificate;
-use ureq::{Agent, Proxy};
+use ureq::{Agent, Proxy, ProxyProtocol};
 
-use super::Options;
-use super::environment::Environment;
+use super::failure::{Failure, blame_proxy, printable, reason_in, redact, retry_after, transport_failure};
 use super::secret::Secret;
-use super::tls::{TlsSettings, system_roots};
+use super::shared::{Shared, lock};
+use super::tls::TlsSettings;
 use super::url::Url;
-use crate::cancel::Cancel;
-use crate::error::{RegistryError, Trouble};
-use crate::progress::{Event, Reporter};
-use crate::state::{Limits, RegistrySettings};
+use crate::error::RegistryError;
+use crate::state::RegistrySettings;
 
-/// How often a request is sent before its failure is final (the contract says at least 5).
-pub(super) const TRIES: u32 = 6;
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
-/// Longest wait between two tries that we choose ourselves.
-const MAX_BACKOFF: Duration = Duration::from_secs(10);
-/// Longest wait that a registry may ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// What is read of an error's body, in bytes.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
-/// First wait between two tries; doubles from there.
-const BACKOFF: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 200 });
 /// A document's body may take this many times the stall time as a whole.
 const DOCUMENT_STALLS: u32 = 20;
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// `text` from outside as one short line: control characters escaped, at most `max` characters.
-pub(super) fn printable(text: &str, max: usize) -> String {
-    let mut out = String::new();
-    for (index, character) in text.trim().chars().enumerate() {
-        if index == max {
-            out.push('…');
-            break;
-        }
-        if character.is_control() {
-            out.extend(character.escape_default());
-        } else {
-            out.push(character);
-        }
-    }
-    out
-}
-
-// ------------------------------------------------------------------------------------------------- failures
-
-/// Why one try failed, and whether another may succeed.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) error: RegistryError,
-    /// Whether trying again may help.
-    pub(super) transient: bool,
-    /// How long the server asks to wait.
-    pub(super) after: Option<Duration>,
-}
-
-impl Failure {
-    pub(super) fn transient(error: RegistryError) -> Self {
-        Self { error, transient: true, after: None }
-    }
-}
-
-impl From<RegistryError> for Failure {
-    fn from(error: RegistryError) -> Self {
-        Self { error, transient: false, after: None }
-    }
-}
-
-// --------------------------------------------------------------------------------------------------- shared
-
-/// What all registries of a run share.
-pub(super) struct Shared {
-    pub(super) environment: Environment,
-    pub(super) limits: Limits,
-    pub(super) cancel: Cancel,
-    reporter: Arc<dyn Reporter>,
-    requests: AtomicU64,
-    stall: Duration,
-    max_connections: usize,
-    roots: OnceLock<Result<Vec<Certificate<'static>>, String>>,
-    agents: Mutex<Vec<Agent>>,
-    watcher: Once,
-}
-
-impl Shared {
-    pub(super) fn new(options: Options) -> (Self, Vec<RegistrySettings>) {
-        let Options { registries, limits, max_connections, environment, cancel, reporter } = options;
-        let stall = environment.stall().unwrap_or_else(|text| {
-            let text = printable(&text, 40);
-            reporter.report(Event::Warning(format!(
-                "MSB_SYNC_STALL_TIMEOUT={text} is no positive number of seconds; 30 s it is"
-            )));
-            Duration::from_secs(30)
-        });
-        let shared = Self {
-            environment,
-            limits,
-            cancel,
-            reporter,
-            requests: AtomicU64::new(0),
-            stall,
-            max_connections: max_connections.max(1),
-            roots: OnceLock::new(),
-            agents: Mutex::default(),
-            watcher: Once::new(),
-        };
-        (shared, registries)
-    }
-
-    pub(super) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn warn(&self, text: String) {
-        self.reporter.report(Event::Warning(text));
-    }
-
-    pub(super) fn detail(&self, text: String) {
-        self.reporter.report(Event::Detail(text));
-    }
-
-    pub(super) fn check(&self) -> Result<(), RegistryError> {
-        if self.cancel.is_cancelled() { Err(RegistryError::Stopped) } else { Ok(()) }
-    }
-
-    /// Runs `attempt` until it succeeds, fails for good, or has failed `tries` times.
-    pub(super) fn retry<T>(
-        &self,
-        tries: u32,
-        mut attempt: impl FnMut() -> Result<T, Failure>,
-    ) -> Result<T, RegistryError> {
-        let mut failures = 0;
-        loop {
-            self.check()?;
-            let failure = match attempt() {
-                Ok(value) => return Ok(value),
-                Err(failure) => failure,
-            };
-            failures += 1;
-            if !failure.transient || failures >= tries {
-                self.check()?;
-                return Err(failure.error);
-            }
-            self.pause(&failure, failures)?;
-        }
-    }
-
-    /// Waits before the next try, after `failures` in a row.
-    pub(super) fn pause(&self, failure: &Failure, failures: u32) -> Result<(), RegistryError> {
-        self.check()?;
-        let doubled = BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(MAX_BACKOFF);
-        // Jitter spreads clients that failed together; it never goes below half the wait.
-        let wait = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let wait = match failure.after {
-            Some(after) => after.min(MAX_RETRY_AFTER).max(wait),
-            None => wait,
-        };
-        let text = format!("{}; trying again in {:.1} s", failure.error, wait.as_secs_f64());
-        if failure.after.is_some() && wait >= MAX_BACKOFF {
-            self.warn(text);
-        } else {
-            self.detail(text);
-        }
-        if self.cancel.sleep(wait) { Ok(()) } else { Err(RegistryError::Stopped) }
-    }
-
-    fn roots(&self) -> Result<&[Certificate<'static>], String> {
-        self.roots.get_or_init(system_roots).as_deref().map_err(Clone::clone)
-    }
-
-    /// Takes note of `agent`, so that a thrown switch closes its sockets.
-    fn register(self: &Arc<Self>, agent: &Agent) {
-        lock(&self.agents).push(agent.clone());
-        self.watcher.call_once(|| {
-            let weak = Arc::downgrade(self);
-            let cancel = self.cancel.clone();
-            // Without the thread a stop only takes effect when the current read ends: bearable.
-            let _ = std::thread::Builder::new()
-                .name("registry-stop".to_owned())
-                .spawn(move || close_on_cancel(&weak, &cancel));
-        });
-    }
-}
-
-fn close_on_cancel(shared: &Weak<Shared>, cancel: &Cancel) {
-    while shared.strong_count() > 0 {
-        if !cancel.sleep(Duration::from_millis(500)) {
-            if let Some(shared) = shared.upgrade() {
-                for agent in lock(&shared.agents).drain(..) {
-                    agent.shutdown();
-                }
-            }
-            return;
-        }
-    }
-}
 
 // ------------------------------------------------------------------------------------------------ requests
 
@@ -319,7 +131,7 @@ struct AgentKey {
     secure: bool,
     identified: bool,
     verified: bool,
-    proxy: Option<String>,
+    proxy: Option<Proxy>,
 }
 
 /// One registry's connections.
@@ -392,12 +204,13 @@ impl Client {
 
     fn exchange(&self, request: &Request<'_>, url: &Url, own: bool) -> Result<Answer, Failure> {
         self.shared.check()?;
-        let proxy = self.shared.environment.proxy_for(url);
-        let (target, agent) = self.route(url, proxy)?;
+        let proxy = self.proxy(url)?;
+        let agent = self.agent(url, proxy.as_ref())?;
         let settings = |reason: String| RegistryError::Settings { registry: self.registry.clone(), reason };
+        let uri = url.to_uri().map_err(|reason| settings(format!("{url}: {reason}")))?;
         let mut builder = http::Request::builder()
             .method(request.method.clone())
-            .uri(target.uri)
+            .uri(uri)
             .header(header::HOST, url.host_port())
             .header(header::ACCEPT, request.accept)
             // Digests are of the bytes as stored: nothing on the way may compress them.
@@ -405,8 +218,14 @@ impl Client {
         if let Some(from) = request.from {
             builder = builder.header(header::RANGE, format!("bytes={from}-"));
         }
-        if let Some(credentials) = &target.proxy_authorization {
-            builder = builder.header(header::PROXY_AUTHORIZATION, sensitive(credentials).map_err(settings)?);
+        // With CONNECT, ureq tells the proxy itself.
+        if !url.is_secure()
+            && let Some((_, proxy)) = &proxy
+            && let Some(user) = proxy.username()
+        {
+            let password = Secret::new(proxy.password().unwrap_or_default());
+            let credentials = super::auth::basic(user, &password);
+            builder = builder.header(header::PROXY_AUTHORIZATION, sensitive(&credentials).map_err(settings)?);
         }
         if own {
             for (name, value) in request.own_headers {
@@ -416,7 +235,7 @@ impl Client {
                 builder = builder.header(header::AUTHORIZATION, sensitive(authorization).map_err(settings)?);
             }
         }
-        self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        self.shared.count_request();
         let sent = match request.form {
             Some(form) => builder
                 .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
@@ -425,7 +244,13 @@ impl Client {
                 .and_then(|request| agent.run(request)),
             None => builder.body(()).map_err(ureq::Error::from).and_then(|request| agent.run(request)),
         };
-        let response = sent.map_err(|error| self.failure(url, error))?;
+        let response = sent.map_err(|error| {
+            let failure = transport_failure(&self.shared, url, error);
+            match &proxy {
+                Some((variable, _)) => blame_proxy(failure, variable),
+                None => failure,
+            }
+        })?;
         let (parts, body) = response.into_parts();
         Ok(Answer {
             status: parts.status.as_u16(),
@@ -436,43 +261,28 @@ impl Client {
         })
     }
 
-    /// Where to connect for `url`, and by which agent.
-    ///
-    /// https goes through a proxy by CONNECT, which ureq does; plain http is sent to the proxy itself with the
-    /// whole URL as its target (RFC 9112 section 3.2.2), which ureq does not do.
-    fn route(&self, url: &Url, proxy: Option<(&'static str, &str)>) -> Result<(Target, Agent), Failure> {
-        let settings = |reason: String| RegistryError::Settings { registry: self.registry.clone(), reason };
-        let direct = || url.to_uri().map_err(|reason| settings(format!("{url}: {reason}")));
-        let Some((variable, proxy)) = proxy else {
-            let target = Target { uri: direct()?, proxy_authorization: None };
-            return Ok((target, self.agent(url, None)?));
+    /// The proxy for `url`, with the variable that names it; the value may hold a password.
+    fn proxy(&self, url: &Url) -> Result<Option<(&'static str, Proxy)>, Failure> {
+        let Some((variable, text)) = self.shared.environment.proxy_for(url) else { return Ok(None) };
+        let fail = |reason: &str| {
+            let reason = format!("{variable}: {reason}");
+            Failure::from(RegistryError::Settings { registry: self.registry.clone(), reason })
         };
-        // The value may hold a password, so only the variable is named.
-        let bad = |reason: &str| settings(format!("{variable} {reason}"));
-        if url.is_secure() {
-            let target = Target { uri: direct()?, proxy_authorization: None };
-            return Ok((target, self.agent(url, Some((variable, proxy)))?));
+        let proxy = Proxy::new(text).map_err(|_| fail("it is not a proxy URL"))?;
+        match proxy.protocol() {
+            ProxyProtocol::Http => Ok(Some((variable, proxy))),
+            ProxyProtocol::Https if url.is_secure() => Ok(Some((variable, proxy))),
+            _ => Err(fail("only http proxies are supported, and https proxies for https")),
         }
-        let parsed = Proxy::new(proxy).map_err(|_| bad("is not a proxy URL"))?;
-        let text = if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") };
-        let via = Url::parse(&text).map_err(|_| bad("is not an http or https URL"))?;
-        let absolute: PathAndQuery = url.whole().parse().map_err(|_| bad("cannot be used for this URL"))?;
-        let mut parts = via.to_uri().map_err(|_| bad("is not a proxy URL"))?.into_parts();
-        parts.path_and_query = Some(absolute);
-        let uri = Uri::from_parts(parts).map_err(|_| bad("cannot be used for this URL"))?;
-        let proxy_authorization = parsed
-            .username()
-            .map(|user| super::auth::basic(user, &Secret::new(parsed.password().unwrap_or_default())));
-        Ok((Target { uri, proxy_authorization }, self.agent(&via, None)?))
     }
 
-    fn agent(&self, url: &Url, proxy: Option<(&'static str, &str)>) -> Result<Agent, Failure> {
+    fn agent(&self, url: &Url, proxy: Option<&(&'static str, Proxy)>) -> Result<Agent, Failure> {
         let settings = |reason: String| RegistryError::Settings { registry: self.registry.clone(), reason };
         let key = AgentKey {
             secure: url.is_secure(),
             identified: url.same_origin(&self.endpoint),
             verified: !self.insecure_hosts.iter().any(|host| host == url.host()),
-            proxy: proxy.map(|(_, proxy)| proxy.to_owned()),
+            proxy: proxy.map(|(_, proxy)| proxy.clone()),
         };
         if key.secure && !key.verified {
             self.insecure_warned.call_once(|| {
@@ -503,60 +313,23 @@ impl Client {
             .max_idle_connections_per_host(self.shared.max_connections)
             .input_buffer_size(128 * 1024)
             .proxy(None);
-        if let Some((variable, proxy)) = proxy {
-            let proxy = Proxy::new(proxy).map_err(|_| settings(format!("{variable} is not a proxy URL")))?;
-            if !matches!(proxy.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https) {
-                return Err(settings(format!("{variable}: only http and https proxies are supported")).into());
-            }
-            config = config.proxy(Some(proxy));
-        }
         if key.secure {
             let tls = self.tls.get_or_init(|| TlsSettings::load(&self.settings, self.shared.roots()?));
             let tls = tls.as_ref().map_err(|reason| settings(reason.clone()))?;
-            config = config.tls_config(tls.config(key.identified, key.verified));
+            config = config.tls_config(tls.config(key.identified, key.verified)).proxy(key.proxy.clone());
         }
-        let agent = Agent::new_with_config(config.build());
+        let agent = match &key.proxy {
+            Some(proxy) if !key.secure => super::proxy::agent(config.build(), proxy.uri().clone()),
+            _ => Agent::new_with_config(config.build()),
+        };
         self.shared.register(&agent);
         agents.insert(key, agent.clone());
         Ok(agent)
     }
 
-    // ------------------------------------------------------------------------------------- what went wrong
-
     /// What a failed read of a body means.
     pub(super) fn body_failure(&self, url: &Url, error: io::Error) -> Failure {
-        self.failure(url, ureq::Error::from(error))
-    }
-
-    fn failure(&self, url: &Url, error: ureq::Error) -> Failure {
-        if self.shared.cancel.is_cancelled() {
-            return RegistryError::Stopped.into();
-        }
-        let unreachable =
-            |trouble, reason| Failure::transient(RegistryError::Unreachable { reason, trouble });
-        let origin = url.origin();
-        match error {
-            ureq::Error::Timeout(ureq::Timeout::Connect) => {
-                unreachable(Trouble::Broken, format!("cannot connect to {origin}: no answer"))
-            }
-            ureq::Error::Timeout(ureq::Timeout::Resolve) | ureq::Error::HostNotFound => unreachable(
-                Trouble::HostNotFound,
-                format!("cannot find the host {}: the name server does not know it", url.host()),
-            ),
-            ureq::Error::Timeout(_) => {
-                Failure::transient(RegistryError::Stalled { url: url.to_string(), stall: self.shared.stall })
-            }
-            ureq::Error::ConnectProxyFailed(reason) => {
-                let reason = printable(&reason, 120);
-                unreachable(Trouble::Proxy, format!("the proxy does not connect to {origin}: {reason}"))
-            }
-            ureq::Error::Rustls(error) => tls_failure(url, &error).into(),
-            ureq::Error::Io(error) => io_failure(url, &error),
-            other => Failure::transient(RegistryError::Protocol {
-                url: url.to_string(),
-                reason: printable(&other.to_string(), 200),
-            }),
-        }
+        transport_failure(&self.shared, url, ureq::Error::from(error))
     }
 
     /// The error that a status of 400 or more means.
@@ -596,16 +369,11 @@ impl Client {
                 registry: self.registry.clone(),
                 authenticated: authenticated && own,
             },
-            transient: matches!(status, 408 | 429 | 500..=599),
+            // 501 and 505 are about what the server is, not how it is.
+            transient: matches!(status, 408 | 429 | 500 | 502..=504 | 506..=599),
             after,
         }
     }
-}
-
-/// Where a request goes on the wire.
-struct Target {
-    uri: Uri,
-    proxy_authorization: Option<Secret>,
 }
 
 fn sensitive(secret: &Secret) -> Result<HeaderValue, String> {
@@ -613,152 +381,4 @@ fn sensitive(secret: &Secret) -> Result<HeaderValue, String> {
         .map_err(|_| "the credentials cannot be sent as a header".to_owned())?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-fn io_failure(url: &Url, error: &io::Error) -> Failure {
-    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        return tls_failure(url, error).into();
-    }
-    let origin = url.origin();
-    let unreachable = |trouble, reason| Failure::transient(RegistryError::Unreachable { reason, trouble });
-    let words = error.to_string();
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            unreachable(Trouble::Refused, format!("connection refused by {origin}"))
-        }
-        io::ErrorKind::TimedOut => unreachable(Trouble::Broken, format!("no answer from {origin}")),
-        io::ErrorKind::UnexpectedEof => Failure::transient(RegistryError::Protocol {
-            url: url.to_string(),
-            reason: "the connection was closed too early".to_owned(),
-        }),
-        // std has no kind for what getaddrinfo says.
-        _ if words.contains("lookup address") => {
-            let reason = words.rsplit(": ").next().unwrap_or_default();
-            unreachable(Trouble::HostNotFound, format!("cannot find the host {}: {reason}", url.host()))
-        }
-        _ => unreachable(
-            Trouble::Broken,
-            format!("the connection to {origin} broke: {}", printable(&words, 200)),
-        ),
-    }
-}
-
-fn tls_failure(url: &Url, error: &rustls::Error) -> RegistryError {
-    let host = url.host_port();
-    match error {
-        rustls::Error::InvalidCertificate(reason) => RegistryError::Tls {
-            untrusted: matches!(
-                reason,
-                rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature
-            ),
-            reason: format!(
-                "the certificate of {host} is not trusted: {}",
-                printable(&reason.to_string(), 300)
-            ),
-        },
-        other => RegistryError::Tls {
-            reason: format!("no TLS connection to {host}: {}", printable(&other.to_string(), 200)),
-            untrusted: false,
-        },
-    }
-}
-
-/// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date.
-pub(super) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
-    let text = text.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)).min(MAX_RETRY_AFTER));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(now).unwrap_or_default().min(MAX_RETRY_AFTER))
-}
-
-/// The registry's own words in the body of an error: the distribution spec's `errors`, or what token servers say.
-fn reason_in(body: &[u8]) -> Option<String> {
-    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let text = |value: Option<&serde_json::Value>| {
-        value
-            .and_then(serde_json::Value::as_str)
-            .map(str::trim)
-            .filter(|text| !text.is_empty())
-            .map(str::to_owned)
-    };
-    let error = json.get("errors").and_then(|errors| errors.get(0));
-    let code = text(error.and_then(|error| error.get("code"))).map(|code| match code.as_str() {
-        "TOOMANYREQUESTS" => "too many requests".to_owned(),
-        _ => code.to_lowercase().replace('_', " "),
-    });
-    let message = text(error.and_then(|error| error.get("message")));
-    match (code, message) {
-        (Some(code), Some(message)) if message.to_lowercase().starts_with(&code) => Some(message),
-        (Some(code), Some(message)) => Some(format!("{code}: {message}")),
-        (Some(one), None) | (None, Some(one)) => Some(one),
-        (None, None) => ["error_description", "details", "message", "error"]
-            .into_iter()
-            .find_map(|key| text(json.get(key))),
-    }
-}
-
-fn redact(text: String, sent: Option<&Secret>) -> String {
-    let Some(sent) = sent else { return text };
-    // "Basic xyz" or a whole form: every long word of it counts.
-    sent.reveal()
-        .split([' ', '&', '='])
-        .filter(|word| word.len() >= 8 && !text.is_empty())
-        .fold(text.clone(), |text, word| text.replace(word, "…"))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        let seconds = |text| retry_after(text, now).map(|wait| wait.as_secs());
-        assert_eq!(seconds("40"), Some(40));
-        assert_eq!(seconds("Sun, 06 Nov 1994 08:50:07 GMT"), Some(30));
-        assert_eq!(seconds("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
-        assert_eq!(seconds("99999999999999999999999"), Some(300));
-        for bad in ["", "-1", "soon", "1.5"] {
-            assert_eq!(seconds(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_registrys_own_words_are_found() {
-        let reason = |body: &str| reason_in(body.as_bytes());
-        assert_eq!(
-            reason(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#).as_deref(),
-            Some("manifest unknown")
-        );
-        assert_eq!(
-            reason(r#"{"errors":[{"code":"DENIED","message":"not yours"}]}"#).as_deref(),
-            Some("denied: not yours")
-        );
-        assert_eq!(reason(r#"{"details":"incorrect password"}"#).as_deref(), Some("incorrect password"));
-        assert_eq!(reason("<html>"), None);
-        assert_eq!(reason(r#"{"errors":[]}"#), None);
-    }
-
-    #[test]
-    fn credentials_that_a_server_echoes_are_cut_out() {
-        let sent = Secret::new("Bearer abcdefgh12345678");
-        assert_eq!(redact("bad token abcdefgh12345678!".to_owned(), Some(&sent)), "bad token …!");
-    }
-
-    #[test]
-    fn text_from_outside_is_one_short_line() {
-        assert_eq!(printable("a\u{1b}[31m\r\nb", 100), "a\\u{1b}[31m\\r\\nb");
-        assert_eq!(printable("abcdef", 3), "abc…");
-    }
-
-    proptest! {
-        #[test]
-        fn any_retry_after_is_bounded(text in ".{0,40}") {
-            prop_assert!(retry_after(&text, SystemTime::now()).is_none_or(|wait| wait <= MAX_RETRY_AFTER));
-        }
-    }
 }

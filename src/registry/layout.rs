@@ -16,8 +16,9 @@ use serde::Deserialize;
 
 use super::Lookup;
 use super::blob::{BlobReader, Source};
-use super::documents::{Document, Entry, For, Index, OCI_INDEX, Parsed, parse, rank};
-use super::http::printable;
+use super::documents::{Document, Entry, For, Index, OCI_INDEX, Parsed, parse};
+use super::failure::printable;
+use super::platforms::rank;
 use super::resolve::{Documents, Role, assemble, verify};
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;

@@ -6,8 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::documents::{Descriptor, Document, For, Index, Manifest, Parsed, parse, parse_config, rank};
-use super::http::printable;
+use super::config::parse_config;
+use super::documents::{Descriptor, Document, For, Index, Manifest, Parsed, parse};
+use super::failure::printable;
+use super::platforms::rank;
 use crate::digest::{BlobDigest, ContentMismatch, Verifier};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;

@@ -1,5 +1,38 @@
-//! The integration tests: one binary, one file a subject. They see the built `msb-sync` as a user does.
+//! The integration tests: one binary, so that it links once and all tests share `support`.
+//!
+//! They see only the built `msb-sync`, real servers on loopback and real files, and hold what the
+//! documentation promises, not how the crate keeps it. One file a subject; `architecture` alone reads the
+//! sources, to keep the rules between rooms that `src/lib.rs` states.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, and says where")]
 
+mod apply;
+mod architecture;
+mod docs;
+mod kill;
+mod layers;
 mod lock;
+mod memory;
+mod microsandbox;
+mod output;
+mod real_names;
+mod stop;
+mod support;
+
+/// A test file that nobody declares compiles never and fails never.
+#[test]
+fn no_test_file_is_forgotten() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it");
+    for (folder, declarations) in [("", include_str!("main.rs")), ("support", include_str!("support/mod.rs"))]
+    {
+        for entry in std::fs::read_dir(std::path::Path::new(directory).join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            if path.extension().is_some_and(|extension| extension == "rs") && name != "main" && name != "mod"
+            {
+                let declared = declarations.lines().any(|line| line.ends_with(&format!("mod {name};")));
+                assert!(declared, "{} is not declared beside it: add `mod {name};`", path.display());
+            }
+        }
+    }
+}

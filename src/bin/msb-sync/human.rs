@@ -125,6 +125,15 @@ impl Human {
         }
     }
 
+    /// Says that a signal ended the run.
+    pub(crate) fn stopped(&self) {
+        self.error(
+            "stopped by a signal; everything finished so far stays, the next run goes on from there",
+            &[],
+            None,
+        );
+    }
+
     /// Leaves the terminal as it was.
     pub(crate) fn end(&self) {
         self.clear();
@@ -150,8 +159,9 @@ impl Reporter for Human {
         match &event {
             Event::Warning(message) => self.warning(message),
             Event::Detail(message) if self.verbose > 0 => self.raw(&printable(message, false)),
-            Event::Waiting(who) => {
-                self.note(&format!("waiting for {who}, which works on the same directories"));
+            Event::Waiting(who) if !self.quiet => {
+                let text = format!("waiting for {who}, which works on the same directories");
+                self.raw(&printable(&text, false));
             }
             Event::Image { reference, error: Some(error), .. } if !matches!(**error, Error::Stopped) => {
                 self.image_error(reference, Some(error));
@@ -184,10 +194,9 @@ impl Bars {
         let mut state = self.lock();
         match event {
             Event::Resolving { images } => {
-                let bar = self.multi.add(
-                    ProgressBar::new(*images as u64)
-                        .with_style(style("{spinner} looking up {pos} of {len} images")),
-                );
+                // A bar draws at once what it is told, so it joins the others first.
+                let bar = self.multi.add(ProgressBar::new(*images as u64));
+                bar.set_style(style("{spinner} looking up {pos} of {len} images"));
                 bar.enable_steady_tick(Duration::from_millis(120));
                 state.spinner = Some(bar);
             }
@@ -200,24 +209,30 @@ impl Bars {
                 }
             }
             Event::Started { bytes, layers } => {
-                let bar = ProgressBar::new(*bytes).with_style(style(
+                let bar = self.multi.add(ProgressBar::new(*bytes));
+                bar.set_style(style(
                     "  total         {bar:30} {binary_bytes:>11} of {binary_total_bytes}  {binary_bytes_per_sec}  {msg}",
                 ));
                 bar.set_message(plural(*layers, "layer"));
-                state.total = Some(self.multi.add(bar));
+                state.total = Some(bar);
             }
             Event::LayerStarted { digest, size, resumed, .. } => {
+                // A layer that is tried again has its bar already.
+                if let Some(LayerBar { bar: Some(bar), .. }) = state.layers.remove(digest) {
+                    self.multi.remove(&bar);
+                }
                 let shown = state.layers.values().filter(|layer| layer.bar.is_some()).count() < MAX_BARS;
                 let bar = shown.then(|| {
-                    let bar = ProgressBar::new(*size)
-                        .with_prefix(digest.hex().get(..12).unwrap_or_default().to_owned());
-                    let bar = bar.with_style(style(
-                        "  {prefix:.dim}  {bar:30} {binary_bytes:>11} of {binary_total_bytes}  {msg}",
-                    ));
-                    match &state.total {
+                    let bar = ProgressBar::new(*size);
+                    let bar = match &state.total {
                         Some(total) => self.multi.insert_before(total, bar),
                         None => self.multi.add(bar),
-                    }
+                    };
+                    bar.set_style(style(
+                        "  {prefix:.dim}  {bar:30} {binary_bytes:>11} of {binary_total_bytes}  {msg}",
+                    ));
+                    bar.set_prefix(digest.hex().get(..12).unwrap_or_default().to_owned());
+                    bar
                 });
                 let layer = LayerBar { bar, received: *resumed, extracted: 0, size: *size };
                 layer.show();

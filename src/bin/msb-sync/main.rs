@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(&cli.global);
     let cancel = Cancel::new();
-    if let Err(error) = watch_signals(cancel.clone()) {
+    if let Err(error) = watch_signals(cancel.clone(), Arc::clone(&output.human)) {
         output.error("cannot watch for signals", &[error.to_string()], None);
         return Exit::Failed.into();
     }
@@ -72,14 +72,14 @@ fn main() -> ExitCode {
     match (SIGNAL.load(Ordering::SeqCst), exit) {
         (0, exit) => exit.into(),
         (signal, _) => {
-            output.error("stopped; everything finished so far stays", &[], None);
+            output.human.stopped();
             Exit::Signal(signal).into()
         }
     }
 }
 
 /// Turns SIGINT and SIGTERM into the stop switch; a second one, or no end within [`GRACE`], ends the process.
-fn watch_signals(cancel: Cancel) -> io::Result<()> {
+fn watch_signals(cancel: Cancel, human: Arc<human::Human>) -> io::Result<()> {
     let mut signals =
         signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -88,8 +88,11 @@ fn watch_signals(cancel: Cancel) -> io::Result<()> {
                 std::process::exit(128 + signal);
             }
             cancel.cancel();
+            let human = Arc::clone(&human);
             std::thread::spawn(move || {
                 std::thread::sleep(GRACE);
+                human.end();
+                human.stopped();
                 std::process::exit(128 + signal);
             });
         }

@@ -215,6 +215,8 @@ fn the_end_is_two_zero_blocks_or_the_end_of_the_stream() {
     assert_eq!(read(&[file()]).unwrap().len(), 1);
     assert_eq!(read(&[file(), vec![0; BLOCK]]).unwrap().len(), 1);
     assert_eq!(read(&[file(), end(), file()]).unwrap().len(), 1);
+    let unpadded = read(&[plain("a", b'0', 2), b"ok".to_vec()]).unwrap();
+    assert_eq!((unpadded.len(), unpadded[0].1.as_slice()), (1, &b"ok"[..]));
     assert_eq!(read(&[end()]).unwrap().len(), 0);
     assert_eq!(read(&[]).unwrap().len(), 0);
     for broken in [

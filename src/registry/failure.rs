@@ -1,0 +1,254 @@
+//! What goes wrong between us and a server: which failures may pass, and how they are told.
+//!
+//! A [`Failure`] is one try's. Its words come from ureq, rustls, the system or the server; whatever could carry a
+//! URL's query or a credential is left out or cut out here.
+
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use super::secret::Secret;
+use super::shared::Shared;
+use super::url::Url;
+use crate::error::{RegistryError, TlsCure, Trouble};
+
+/// Longest wait that a registry may ask for.
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// `text` from outside as one short line: control characters escaped, at most `max` characters.
+pub(super) fn printable(text: &str, max: usize) -> String {
+    let mut out = String::new();
+    for (index, character) in text.trim().chars().enumerate() {
+        if index == max {
+            out.push('…');
+            break;
+        }
+        if character.is_control() {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// Why one try failed, and whether another may succeed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: RegistryError,
+    /// Whether trying again may help.
+    pub(super) transient: bool,
+    /// How long the server asks to wait.
+    pub(super) after: Option<Duration>,
+}
+
+impl Failure {
+    pub(super) fn transient(error: RegistryError) -> Self {
+        Self { error, transient: true, after: None }
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self { error, transient: false, after: None }
+    }
+}
+
+/// What a failed exchange with `url`, or a failed read of its body, means.
+pub(super) fn transport_failure(shared: &Shared, url: &Url, error: ureq::Error) -> Failure {
+    if shared.cancel.is_cancelled() {
+        return RegistryError::Stopped.into();
+    }
+    let unreachable = |trouble, reason| Failure::transient(RegistryError::Unreachable { reason, trouble });
+    let origin = url.origin();
+    match error {
+        ureq::Error::Timeout(ureq::Timeout::Connect) => {
+            unreachable(Trouble::Broken, format!("cannot connect to {origin}: no answer"))
+        }
+        ureq::Error::Timeout(ureq::Timeout::Resolve) | ureq::Error::HostNotFound => unreachable(
+            Trouble::HostNotFound,
+            format!("cannot find the host {}: the name server does not know it", url.host()),
+        ),
+        ureq::Error::Timeout(_) => {
+            Failure::transient(RegistryError::Stalled { url: url.to_string(), stall: shared.stall })
+        }
+        ureq::Error::ConnectProxyFailed(reason) => {
+            let reason = printable(&reason, 120);
+            unreachable(Trouble::Proxy, format!("the proxy does not connect to {origin}: {reason}"))
+        }
+        // Their words quote the URL, query and all.
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+            let reason = "the request cannot be written as HTTP".to_owned();
+            RegistryError::Protocol { url: url.to_string(), reason }.into()
+        }
+        ureq::Error::Rustls(error) => tls_failure(url, &error).into(),
+        ureq::Error::Io(error) => io_failure(url, &error),
+        other => Failure::transient(RegistryError::Protocol {
+            url: url.to_string(),
+            reason: printable(&other.to_string(), 200),
+        }),
+    }
+}
+
+/// Who did not answer, or was not found, is the proxy.
+pub(super) fn blame_proxy(mut failure: Failure, variable: &str) -> Failure {
+    if let RegistryError::Unreachable { reason, trouble } = &mut failure.error
+        && *trouble != Trouble::Proxy
+    {
+        *reason = format!("{reason}, by the proxy that {variable} names");
+        *trouble = Trouble::Proxy;
+    }
+    failure
+}
+
+fn io_failure(url: &Url, error: &io::Error) -> Failure {
+    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return tls_failure(url, error).into();
+    }
+    let origin = url.origin();
+    let unreachable = |trouble, reason| Failure::transient(RegistryError::Unreachable { reason, trouble });
+    let words = error.to_string();
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            unreachable(Trouble::Refused, format!("connection refused by {origin}"))
+        }
+        io::ErrorKind::TimedOut => unreachable(Trouble::Broken, format!("no answer from {origin}")),
+        io::ErrorKind::UnexpectedEof => Failure::transient(RegistryError::Protocol {
+            url: url.to_string(),
+            reason: "the connection was closed too early".to_owned(),
+        }),
+        // std has no kind for what getaddrinfo says.
+        _ if words.contains("lookup address") => {
+            let reason = words.rsplit(": ").next().unwrap_or_default();
+            unreachable(Trouble::HostNotFound, format!("cannot find the host {}: {reason}", url.host()))
+        }
+        _ => unreachable(
+            Trouble::Broken,
+            format!("the connection to {origin} broke: {}", printable(&words, 200)),
+        ),
+    }
+}
+
+fn tls_failure(url: &Url, error: &rustls::Error) -> RegistryError {
+    let host = url.host_port();
+    let cure = match error {
+        rustls::Error::InvalidCertificate(reason) => {
+            use rustls::CertificateError::{BadSignature, UnknownIssuer};
+            let unknown = matches!(reason, UnknownIssuer | BadSignature);
+            let cure = if unknown { TlsCure::Authority } else { TlsCure::None };
+            return RegistryError::Tls {
+                reason: format!(
+                    "the certificate of {host} is not trusted: {}",
+                    printable(&reason.to_string(), 300)
+                ),
+                cure,
+            };
+        }
+        // What a server that speaks plain http answers is no TLS record.
+        rustls::Error::InvalidMessage(_) => TlsCure::PlainHttp,
+        _ => TlsCure::None,
+    };
+    RegistryError::Tls {
+        reason: format!("no TLS connection to {host}: {}", printable(&error.to_string(), 200)),
+        cure,
+    }
+}
+
+/// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date.
+pub(super) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)).min(MAX_RETRY_AFTER));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or_default().min(MAX_RETRY_AFTER))
+}
+
+/// The registry's own words in the body of an error: the distribution spec's `errors`, or what token servers say.
+pub(super) fn reason_in(body: &[u8]) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let text = |value: Option<&serde_json::Value>| {
+        value
+            .and_then(serde_json::Value::as_str)
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    };
+    let error = json.get("errors").and_then(|errors| errors.get(0));
+    let code = text(error.and_then(|error| error.get("code"))).map(|code| match code.as_str() {
+        "TOOMANYREQUESTS" => "too many requests".to_owned(),
+        _ => code.to_lowercase().replace('_', " "),
+    });
+    let message = text(error.and_then(|error| error.get("message")));
+    match (code, message) {
+        (Some(code), Some(message)) if message.to_lowercase().starts_with(&code) => Some(message),
+        (Some(code), Some(message)) => Some(format!("{code}: {message}")),
+        (Some(one), None) | (None, Some(one)) => Some(one),
+        (None, None) => ["error_description", "details", "message", "error"]
+            .into_iter()
+            .find_map(|key| text(json.get(key))),
+    }
+}
+
+pub(super) fn redact(text: String, sent: Option<&Secret>) -> String {
+    let Some(sent) = sent else { return text };
+    // "Basic xyz" or a whole form: every long word of it counts.
+    sent.reveal()
+        .split([' ', '&', '='])
+        .filter(|word| word.len() >= 8 && !text.is_empty())
+        .fold(text.clone(), |text, word| text.replace(word, "…"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let seconds = |text| retry_after(text, now).map(|wait| wait.as_secs());
+        assert_eq!(seconds("40"), Some(40));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:50:07 GMT"), Some(30));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
+        assert_eq!(seconds("99999999999999999999999"), Some(300));
+        for bad in ["", "-1", "soon", "1.5"] {
+            assert_eq!(seconds(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_registrys_own_words_are_found() {
+        let reason = |body: &str| reason_in(body.as_bytes());
+        assert_eq!(
+            reason(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#).as_deref(),
+            Some("manifest unknown")
+        );
+        assert_eq!(
+            reason(r#"{"errors":[{"code":"DENIED","message":"not yours"}]}"#).as_deref(),
+            Some("denied: not yours")
+        );
+        assert_eq!(reason(r#"{"details":"incorrect password"}"#).as_deref(), Some("incorrect password"));
+        assert_eq!(reason("<html>"), None);
+        assert_eq!(reason(r#"{"errors":[]}"#), None);
+    }
+
+    #[test]
+    fn credentials_that_a_server_echoes_are_cut_out() {
+        let sent = Secret::new("Bearer abcdefgh12345678");
+        assert_eq!(redact("bad token abcdefgh12345678!".to_owned(), Some(&sent)), "bad token …!");
+    }
+
+    #[test]
+    fn text_from_outside_is_one_short_line() {
+        assert_eq!(printable("a\u{1b}[31m\r\nb", 100), "a\\u{1b}[31m\\r\\nb");
+        assert_eq!(printable("abcdef", 3), "abc…");
+    }
+
+    proptest! {
+        #[test]
+        fn any_retry_after_is_bounded(text in ".{0,40}") {
+            prop_assert!(retry_after(&text, SystemTime::now()).is_none_or(|wait| wait <= MAX_RETRY_AFTER));
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! One repository of a registry: what a tag means, and documents by digest.
+//!
+//! Documents are kept for the run, so that images which share one fetch it once; threads that want the same one wait
+//! for the first.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use ureq::http::Method;
+
+use super::Lookup;
+use super::documents::{ACCEPT, Document};
+use super::http::Answer;
+use super::remote::{Ask, Remote, Site};
+use super::resolve::{Documents, Role, assemble, verify};
+use super::shared::lock;
+use super::url::Url;
+use crate::digest::{Algorithm, BlobDigest};
+use crate::error::RegistryError;
+use crate::image_ref::ImageRef;
+use crate::state::Platform;
+
+/// Documents kept for the run, in bytes.
+const MAX_CACHE: usize = 32 << 20;
+
+/// Documents by digest; the inner lock makes threads that want the same one wait for the first.
+#[derive(Default)]
+pub(super) struct Cache {
+    slots: HashMap<BlobDigest, Arc<Mutex<Option<Arc<Document>>>>>,
+    bytes: usize,
+}
+
+impl Remote {
+    /// See [`super::Registries::resolve`].
+    pub(super) fn resolve(
+        &self,
+        reference: &ImageRef,
+        platform: &Platform,
+        known: Option<&BlobDigest>,
+    ) -> Result<Lookup, RegistryError> {
+        let repository = Repository { remote: self, name: reference.repository() };
+        let top = if let Some(pinned) = reference.digest() {
+            if known == Some(pinned) {
+                return Ok(Lookup::Same);
+            }
+            repository.document(Role::Manifest, pinned, None)?
+        } else {
+            let tag = reference.tag().unwrap_or("latest");
+            let mirrored = self.sites.len() > 1;
+            // Without a digest to compare with, HEAD would be one request more; with mirrors it saves the
+            // endpoint from serving the bytes.
+            let head = if known.is_some() || mirrored { repository.head(tag)? } else { None };
+            match head {
+                Some(digest) if known == Some(&digest) => return Ok(Lookup::Same),
+                Some(digest) => match repository.document(Role::Manifest, &digest, None) {
+                    // It has moved on since, or is a registry that knows manifests by tag only.
+                    Err(RegistryError::Refused { status: 404, .. }) => repository.tagged(tag)?,
+                    document => document?,
+                },
+                None => {
+                    let document = repository.tagged(tag)?;
+                    if known == Some(&document.digest) {
+                        return Ok(Lookup::Same);
+                    }
+                    document
+                }
+            }
+        };
+        Ok(Lookup::Image(Box::new(assemble(&repository, reference, platform, top)?)))
+    }
+
+    fn slot(&self, digest: &BlobDigest) -> Arc<Mutex<Option<Arc<Document>>>> {
+        let mut cache = lock(&self.cache);
+        if cache.bytes > MAX_CACHE {
+            *cache = Cache::default();
+        }
+        Arc::clone(cache.slots.entry(digest.clone()).or_default())
+    }
+
+    fn remember(&self, document: &Arc<Document>) {
+        let slot = self.slot(&document.digest);
+        let mut slot = lock(&slot);
+        if slot.is_none() {
+            lock(&self.cache).bytes += document.bytes.len();
+            *slot = Some(Arc::clone(document));
+        }
+    }
+
+    fn report_rate_limit(&self, answer: &Answer) {
+        // Docker Hub: `76;w=21600`.
+        let number =
+            |name: &str| answer.header(name).and_then(|text| text.split(';').next()?.parse::<u64>().ok());
+        if let Some(left) = number("ratelimit-remaining") {
+            let of = number("ratelimit-limit").map(|limit| format!(" of {limit}")).unwrap_or_default();
+            self.shared().detail(format!("{}: {left}{of} pulls left", self.client.registry));
+        }
+    }
+}
+
+struct Repository<'a> {
+    remote: &'a Remote,
+    name: &'a str,
+}
+
+impl Repository<'_> {
+    fn manifest_url(&self, site: &Site, tag_or_digest: &str) -> Url {
+        site.base.with_suffix(&format!("/v2/{}/manifests/{tag_or_digest}", self.name))
+    }
+
+    /// The digest of `tag` by HEAD; `None` where the registry does not answer that usefully.
+    fn head(&self, tag: &str) -> Result<Option<BlobDigest>, RegistryError> {
+        let answer = self.remote.anywhere(true, |site| {
+            let ask = Ask {
+                method: Method::HEAD,
+                accept: ACCEPT,
+                unknown: "manifest unknown",
+                ..Ask::get(self.manifest_url(site, tag))
+            };
+            self.remote.ask(site, self.name, &ask)
+        });
+        match answer {
+            Ok(answer) => {
+                self.remote.report_rate_limit(&answer);
+                Ok(answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok()))
+            }
+            // GET may be allowed where HEAD is not, and says why if it is not; a 401 has been dealt with.
+            Err(RegistryError::Refused { status: 400 | 402..=407 | 409..=428 | 501, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The document that `tag` means now.
+    fn tagged(&self, tag: &str) -> Result<Arc<Document>, RegistryError> {
+        let limit = self.remote.shared().limits.manifest_size;
+        let document = self.remote.anywhere(true, |site| {
+            let ask =
+                Ask { accept: ACCEPT, unknown: "manifest unknown", ..Ask::get(self.manifest_url(site, tag)) };
+            let answer = self.remote.ask(site, self.name, &ask)?;
+            self.remote.report_rate_limit(&answer);
+            let media_type = answer.header("content-type").map(str::to_owned);
+            let said = answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
+            let host = answer.url.host_port();
+            let bytes = answer.read(&self.remote.client, "the manifest", limit)?;
+            if let Some(digest) = &said {
+                verify(&bytes, digest, None).map_err(|source| RegistryError::Mismatch {
+                    what: format!("manifest {tag}"),
+                    host: host.clone(),
+                    source,
+                })?;
+            }
+            let digest = said.unwrap_or_else(|| BlobDigest::of(Algorithm::Sha256, &bytes));
+            Ok(Arc::new(Document { digest, bytes, media_type, host }))
+        })?;
+        self.remote.remember(&document);
+        Ok(document)
+    }
+}
+
+impl Documents for Repository<'_> {
+    fn document(
+        &self,
+        role: Role,
+        digest: &BlobDigest,
+        size: Option<u64>,
+    ) -> Result<Arc<Document>, RegistryError> {
+        let limit = self.remote.shared().limits.manifest_size;
+        let what = format!("{} {digest}", role.as_str());
+        if size.is_some_and(|size| size > limit) {
+            let host = self.remote.client.registry.clone();
+            return Err(RegistryError::TooLarge { what, host, limit });
+        }
+        let slot = self.remote.slot(digest);
+        let mut slot = lock(&slot);
+        if let Some(document) = &*slot
+            && size.is_none_or(|size| size == document.bytes.len() as u64)
+        {
+            return Ok(Arc::clone(document));
+        }
+        let document = self.remote.anywhere(false, |site| {
+            let ask = match role {
+                Role::Manifest => Ask {
+                    accept: ACCEPT,
+                    unknown: "manifest unknown",
+                    ..Ask::get(self.manifest_url(site, digest.as_str()))
+                },
+                Role::Config => Ask {
+                    unknown: "blob unknown",
+                    ..Ask::get(site.base.with_suffix(&format!("/v2/{}/blobs/{digest}", self.name)))
+                },
+            };
+            let answer = self.remote.ask(site, self.name, &ask)?;
+            let media_type = answer.header("content-type").map(str::to_owned);
+            let host = answer.url.host_port();
+            let bytes = answer.read(&self.remote.client, &what, limit)?;
+            verify(&bytes, digest, size).map_err(|source| RegistryError::Mismatch {
+                what: what.clone(),
+                host: host.clone(),
+                source,
+            })?;
+            Ok(Arc::new(Document { digest: digest.clone(), bytes, media_type, host }))
+        })?;
+        lock(&self.remote.cache).bytes += document.bytes.len();
+        *slot = Some(Arc::clone(&document));
+        Ok(document)
+    }
+}

@@ -1,0 +1,164 @@
+//! What all registries of a run share: limits, the reporter, the count of requests, and the loop that tries again.
+//!
+//! A thrown [`Cancel`] ends every wait at once and closes all sockets, so that no thread sits in a read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use ureq::Agent;
+use ureq::tls::Certificate;
+
+use super::Options;
+use super::environment::Environment;
+use super::failure::{Failure, MAX_RETRY_AFTER, printable};
+use super::tls::system_roots;
+use crate::cancel::Cancel;
+use crate::error::RegistryError;
+use crate::progress::{Event, Reporter};
+use crate::state::{Limits, RegistrySettings};
+
+/// How often a request is sent before its failure is final (the contract says at least 5).
+pub(super) const TRIES: u32 = 6;
+/// Longest wait between two tries that we choose ourselves.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// First wait between two tries; doubles from there.
+const BACKOFF: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 200 });
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What all registries of a run share.
+pub(super) struct Shared {
+    pub(super) environment: Environment,
+    pub(super) limits: Limits,
+    pub(super) cancel: Cancel,
+    reporter: Arc<dyn Reporter>,
+    requests: AtomicU64,
+    /// How long a connection may be silent.
+    pub(super) stall: Duration,
+    pub(super) max_connections: usize,
+    roots: OnceLock<Result<Vec<Certificate<'static>>, String>>,
+    agents: Mutex<Vec<Agent>>,
+    watcher: Once,
+}
+
+impl Shared {
+    pub(super) fn new(options: Options) -> (Self, Vec<RegistrySettings>) {
+        let Options { registries, limits, max_connections, environment, cancel, reporter } = options;
+        let stall = environment.stall().unwrap_or_else(|text| {
+            let text = printable(&text, 40);
+            reporter.report(Event::Warning(format!(
+                "MSB_SYNC_STALL_TIMEOUT={text} is no positive number of seconds; 30 s it is"
+            )));
+            Duration::from_secs(30)
+        });
+        let shared = Self {
+            environment,
+            limits,
+            cancel,
+            reporter,
+            requests: AtomicU64::new(0),
+            stall,
+            max_connections: max_connections.max(1),
+            roots: OnceLock::new(),
+            agents: Mutex::default(),
+            watcher: Once::new(),
+        };
+        (shared, registries)
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Counts one request.
+    pub(super) fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn warn(&self, text: String) {
+        self.reporter.report(Event::Warning(text));
+    }
+
+    pub(super) fn detail(&self, text: String) {
+        self.reporter.report(Event::Detail(text));
+    }
+
+    pub(super) fn check(&self) -> Result<(), RegistryError> {
+        if self.cancel.is_cancelled() { Err(RegistryError::Stopped) } else { Ok(()) }
+    }
+
+    /// Runs `attempt` until it succeeds, fails for good, or has failed `tries` times.
+    pub(super) fn retry<T>(
+        &self,
+        tries: u32,
+        mut attempt: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<T, RegistryError> {
+        let mut failures = 0;
+        loop {
+            self.check()?;
+            let failure = match attempt() {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            failures += 1;
+            if !failure.transient || failures >= tries {
+                self.check()?;
+                return Err(failure.error);
+            }
+            self.pause(&failure, failures)?;
+        }
+    }
+
+    /// Waits before the next try, after `failures` in a row.
+    pub(super) fn pause(&self, failure: &Failure, failures: u32) -> Result<(), RegistryError> {
+        self.check()?;
+        let doubled = BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(MAX_BACKOFF);
+        // Jitter spreads clients that failed together; it never goes below half the wait.
+        let wait = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let wait = match failure.after {
+            Some(after) => after.min(MAX_RETRY_AFTER).max(wait),
+            None => wait,
+        };
+        let text = format!("{}; trying again in {:.1} s", failure.error, wait.as_secs_f64());
+        if failure.after.is_some() && wait >= MAX_BACKOFF {
+            self.warn(text);
+        } else {
+            self.detail(text);
+        }
+        if self.cancel.sleep(wait) { Ok(()) } else { Err(RegistryError::Stopped) }
+    }
+
+    /// The system's trusted roots, read once and only when asked for.
+    pub(super) fn roots(&self) -> Result<&[Certificate<'static>], String> {
+        self.roots.get_or_init(system_roots).as_deref().map_err(Clone::clone)
+    }
+
+    /// Takes note of `agent`, so that a thrown switch closes its sockets.
+    pub(super) fn register(self: &Arc<Self>, agent: &Agent) {
+        lock(&self.agents).push(agent.clone());
+        self.watcher.call_once(|| {
+            let weak = Arc::downgrade(self);
+            let cancel = self.cancel.clone();
+            // Without the thread a stop only takes effect when the current read ends: bearable.
+            let _ = std::thread::Builder::new()
+                .name("registry-stop".to_owned())
+                .spawn(move || close_on_cancel(&weak, &cancel));
+        });
+    }
+}
+
+fn close_on_cancel(shared: &Weak<Shared>, cancel: &Cancel) {
+    while shared.strong_count() > 0 {
+        if !cancel.sleep(Duration::from_millis(500)) {
+            if let Some(shared) = shared.upgrade() {
+                for agent in lock(&shared.agents).drain(..) {
+                    agent.shutdown();
+                }
+            }
+            return;
+        }
+    }
+}

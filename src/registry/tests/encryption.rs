@@ -1,0 +1,237 @@
+//! https: which certificates are trusted by whom, and the way through a proxy.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+use super::*;
+
+/// A certificate authority.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn write(&self, folder: &Path, name: &str) -> std::path::PathBuf {
+        let path = folder.join(name);
+        std::fs::write(&path, self.0.pem()).unwrap();
+        path
+    }
+
+    /// A certificate for 127.0.0.1 and localhost, good for server and client, with its key.
+    fn issue(&self) -> (rcgen::Certificate, KeyPair) {
+        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let mut parameters = CertificateParams::new(names).unwrap();
+        parameters.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        (parameters.signed_by(&key, &*self.0).unwrap(), key)
+    }
+}
+
+/// A front that speaks TLS and passes everything on to `server`, one request a connection.
+fn tls_front(authority: &Authority, clients: bool, server: &Server) -> u16 {
+    let (certificate, key) = authority.issue();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = if clients {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.0.der().clone()).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+        builder.with_client_cert_verifier(verifier)
+    } else {
+        builder.with_no_client_auth()
+    };
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let config = Arc::new(builder.with_single_cert(vec![certificate.der().clone()], key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let behind = server.name();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (config, behind) = (Arc::clone(&config), behind.clone());
+            std::thread::spawn(move || {
+                let connection = ServerConnection::new(config).unwrap();
+                let mut tls = StreamOwned::new(connection, stream.unwrap());
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") {
+                    if !matches!(tls.read(&mut byte), Ok(1)) {
+                        return;
+                    }
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap().replacen("\r\n", "\r\nConnection: close\r\n", 1);
+                let mut inner = TcpStream::connect(behind).unwrap();
+                inner.write_all(head.as_bytes()).unwrap();
+                inner.shutdown(std::net::Shutdown::Write).unwrap();
+                let _ = std::io::copy(&mut inner, &mut tls);
+                tls.conn.send_close_notify();
+                let _ = tls.flush();
+            });
+        }
+    });
+    port
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    authority: Authority,
+    server: Server,
+    digest: BlobDigest,
+}
+
+impl World {
+    fn new() -> Self {
+        let app = Image::new("layer");
+        let content = serve(&app);
+        let server = Server::start(move |request| content.answer(request).header("Connection", "close"));
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, authority: Authority::new(), server, digest: app.digest() }
+    }
+
+    fn settings(&self, port: u16) -> RegistrySettings {
+        RegistrySettings {
+            name: "registry.corp".to_owned(),
+            endpoint: Some(format!("https://127.0.0.1:{port}")),
+            ca: Some(self.authority.write(self.folder.path(), "ca.pem")),
+            ..RegistrySettings::default()
+        }
+    }
+
+    fn ask(&self, setup: &Setup) -> Result<(), RegistryError> {
+        let reference = ImageRef::in_registry("registry.corp", "team/app:1").unwrap();
+        let found = resolve(&setup.build(), &reference)?;
+        assert_eq!(found.digest, self.digest);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_registrys_ca_is_trusted_and_nobody_elses() {
+    let world = World::new();
+    let port = tls_front(&world.authority, false, &world.server);
+    let settings = world.settings(port);
+    world.ask(&Setup::new().with(settings.clone())).unwrap();
+
+    let stranger = Authority::new().write(world.folder.path(), "stranger.pem");
+    let distrusting = Setup::new().with(RegistrySettings { ca: Some(stranger), ..settings.clone() });
+    let error = world.ask(&distrusting).unwrap_err();
+    assert!(
+        error.to_string().starts_with(&format!("the certificate of 127.0.0.1:{port} is not trusted")),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("ca ="));
+    assert!(!distrusting.ear.all().contains("trying again"));
+
+    let insecure = Setup::new().with(RegistrySettings { ca: None, insecure: true, ..settings });
+    world.ask(&insecure).unwrap();
+    assert_eq!(insecure.ear.all().matches("certificates are not checked").count(), 1);
+}
+
+#[test]
+fn a_ca_counts_where_the_registry_redirects_to() {
+    let world = World::new();
+    let cdn = tls_front(&world.authority, false, &world.server);
+    let front = Server::start(move |request| {
+        Response::redirect(&format!("https://localhost:{cdn}{}", request.target))
+            .header("Connection", "close")
+    });
+    let port = tls_front(&world.authority, false, &front);
+    world.ask(&Setup::new().with(world.settings(port))).unwrap();
+    // `insecure` is about the registry's own host.
+    let insecure = RegistrySettings { ca: None, insecure: true, ..world.settings(port) };
+    assert_eq!(world.ask(&Setup::new().with(insecure)).unwrap_err().kind(), "tls");
+}
+
+#[test]
+fn a_redirect_from_https_to_http_is_refused() {
+    let world = World::new();
+    let plain = world.server.name();
+    let front = Server::start(move |request| {
+        Response::redirect(&format!("http://{plain}{}", request.target)).header("Connection", "close")
+    });
+    let port = tls_front(&world.authority, false, &front);
+    assert_eq!(world.ask(&Setup::new().with(world.settings(port))).unwrap_err().kind(), "redirect");
+    assert_eq!(world.server.lines().len(), 0);
+}
+
+#[test]
+fn a_client_certificate_is_presented() {
+    let world = World::new();
+    let port = tls_front(&world.authority, true, &world.server);
+    let settings = world.settings(port);
+    assert!(world.ask(&Setup::new().with(settings.clone())).is_err());
+    let (certificate, key) = world.authority.issue();
+    let (chain, private) = (world.folder.path().join("cert.pem"), world.folder.path().join("key.pem"));
+    std::fs::write(&chain, certificate.pem()).unwrap();
+    std::fs::write(&private, key.serialize_pem()).unwrap();
+    let own =
+        RegistrySettings { client_cert: Some(chain), client_key: Some(private.clone()), ..settings.clone() };
+    world.ask(&Setup::new().with(own.clone())).unwrap();
+
+    std::fs::write(&private, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    let error = world.ask(&Setup::new().with(own)).unwrap_err();
+    assert!(error.to_string().contains("do not fit"), "{error}");
+}
+
+#[test]
+fn plain_http_on_an_https_port_is_said_plainly() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let error = world.ask(&Setup::new().with(world.settings(port))).unwrap_err();
+    assert!(error.to_string().starts_with("no TLS connection to 127.0.0.1"), "{error}");
+    assert!(error.hint().unwrap().contains("http://"));
+}
+
+#[test]
+fn https_goes_through_a_proxy_by_connect() {
+    let world = World::new();
+    let port = tls_front(&world.authority, false, &world.server);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut lines = Vec::new();
+            while lines.last().is_none_or(|line: &String| line != "\r\n") {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                lines.push(line);
+            }
+            assert_eq!(lines[0], "CONNECT registry.invalid:443 HTTP/1.1\r\n");
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let inner = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (mut from, mut to) = (inner.try_clone().unwrap(), inner);
+            let mut back = stream.try_clone().unwrap();
+            std::thread::spawn(move || std::io::copy(&mut from, &mut back));
+            std::thread::spawn(move || std::io::copy(&mut stream, &mut to));
+        }
+    });
+    let settings =
+        RegistrySettings { endpoint: Some("https://registry.invalid".to_owned()), ..world.settings(port) };
+    let setup = Setup::new().with(settings).variable("HTTPS_PROXY", &format!("http://{proxy}"));
+    // The certificate is for 127.0.0.1: that it is refused for that reason shows that the tunnel works.
+    let error = world.ask(&setup).unwrap_err();
+    assert!(error.to_string().contains("certificate of registry.invalid is not trusted"), "{error}");
+}

@@ -1,0 +1,116 @@
+//! Image layout directories.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::*;
+
+fn put(root: &Path, bytes: &[u8]) {
+    let folder = root.join("blobs/sha256");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(sha256(bytes).hex()), bytes).unwrap();
+}
+
+/// A layout of `images`, each under a `ref.name`.
+fn layout(root: &Path, images: &[(&Image, &str)]) {
+    std::fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let entries: Vec<Value> = images
+        .iter()
+        .map(|(image, name)| {
+            for bytes in [&image.layer, &image.config, &image.manifest] {
+                put(root, bytes);
+            }
+            let mut entry = image.descriptor();
+            entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+            entry
+        })
+        .collect();
+    std::fs::write(root.join("index.json"), index(&entries)).unwrap();
+}
+
+fn registries(root: &Path) -> Registries {
+    let layout = Some(root.to_owned());
+    Setup::new()
+        .with(RegistrySettings { name: "vendored.local".to_owned(), layout, ..RegistrySettings::default() })
+        .build()
+}
+
+fn vendored(name: &str) -> ImageRef {
+    ImageRef::in_registry("vendored.local", name).unwrap()
+}
+
+#[test]
+fn images_are_found_by_tag_short_name_full_name_and_digest() {
+    let (one, two, three) = (Image::new("1"), Image::new("2"), Image::new("3"));
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    layout(root, &[(&one, "1"), (&two, "tools/b:1"), (&three, "vendored.local/tools/c:1")]);
+    let registries = registries(root);
+    for (name, image) in [("tools/a:1", &one), ("tools/b:1", &two), ("tools/c:1", &three)] {
+        assert_eq!(resolve(&registries, &vendored(name)).unwrap().digest, image.digest(), "{name}");
+    }
+    let pinned = vendored(&format!("tools/a@{}", three.digest()));
+    assert_eq!(resolve(&registries, &pinned).unwrap().digest, three.digest());
+    let same = registries.resolve(&vendored("tools/a:1"), &amd64(), Some(&one.digest())).unwrap();
+    assert!(matches!(same, Lookup::Same));
+    assert_eq!(registries.tags(&vendored("tools/b:1")).unwrap(), ["1"]);
+
+    let mut bytes = Vec::new();
+    registries
+        .blob(&vendored("tools/a:1"), &one.layer_descriptor(), 0)
+        .unwrap()
+        .read_to_end(&mut bytes)
+        .unwrap();
+    assert_eq!(bytes, one.layer);
+    assert_eq!(registries.requests(), 0);
+
+    let error = resolve(&registries, &vendored("tools/a:2")).unwrap_err();
+    assert!(error.to_string().contains("names only 1, tools/b:1, vendored.local/tools/c:1"), "{error}");
+}
+
+#[test]
+fn one_name_for_several_platforms_is_chosen_by_platform() {
+    let (amd, arm) = (Image::new("1"), Image::with_platform("2", "arm64", None));
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    layout(root, &[(&amd, "1"), (&arm, "1")]);
+    let error = resolve(&registries(root), &vendored("tools/a:1")).unwrap_err();
+    assert!(error.to_string().contains("2 different images"), "{error}");
+
+    let mut entries = [arm.entry("linux/arm64"), amd.entry("linux/amd64")];
+    for entry in &mut entries {
+        entry["annotations"] = json!({"org.opencontainers.image.ref.name": "1"});
+    }
+    std::fs::write(root.join("index.json"), index(&entries)).unwrap();
+    assert_eq!(resolve(&registries(root), &vendored("tools/a:1")).unwrap().digest, amd.digest());
+}
+
+#[test]
+fn damaged_layouts_are_refused() {
+    let app = Image::new("layer");
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let registries = registries(root);
+    let fails = |words: &str| {
+        let error = resolve(&registries, &vendored("tools/a:1")).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    fails("oci-layout");
+    layout(root, &[(&app, "1")]);
+    assert!(resolve(&registries, &vendored("tools/a:1")).is_ok());
+
+    let config = root.join("blobs/sha256").join(sha256(&app.config).hex());
+    std::fs::write(&config, "changed").unwrap();
+    fails("not what was asked for");
+    std::fs::remove_file(&config).unwrap();
+    fails("No such file");
+    std::fs::create_dir(&config).unwrap();
+    fails("not a regular file");
+
+    let layer = root.join("blobs/sha256").join(sha256(&app.layer).hex());
+    std::fs::write(&layer, "longer than it was").unwrap();
+    assert!(registries.blob(&vendored("tools/a:1"), &app.layer_descriptor(), 0).is_err());
+
+    std::fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();
+    fails("version 2.0.0");
+}

@@ -1,0 +1,270 @@
+//! What becomes of a layer's entries on disk: every kind of entry, whatever the umask, and no way out of the layer
+//! directory for a hostile one.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::support::check::{applied, assert_exact, listed, wanted};
+use crate::support::fake_registry::FakeRegistry;
+use crate::support::image::{BlobSet, Image, Item, Layer, Pack, dir, file, hard, node, noise, symlink, tar};
+use crate::support::sandbox::Sandbox;
+use crate::support::tree::Tree;
+
+fn serve(sandbox: &Sandbox, layer: &Layer) -> FakeRegistry {
+    let registry = FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(std::slice::from_ref(layer))));
+    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+    registry
+}
+
+/// One of everything.
+fn every_kind() -> Vec<Item> {
+    let long = format!("{}/{}", "directory-".repeat(12), "name-".repeat(25));
+    vec![
+        dir("./").mode(0o755),
+        dir("etc/").mode(0o1777).owner(1000, 1000),
+        dir("closed").mode(0o000),
+        file("./etc/plain", "plain\n").mtime(1_234_567_890),
+        file("etc/unreadable", "secret").mode(0o000),
+        file("etc/setuid", "#!").mode(0o6755).owner(0, 42),
+        file("etc/old", "").mtime(0),
+        file("etc/fraction", "").pax("mtime", "1500000000.123456789"),
+        file("etc/owner", "").owner(4_000_000_000, 3_000_000),
+        file("etc/pax-owner", "").pax("uid", "70000").pax("gid", "80000"),
+        file("etc/attributes", "x")
+            .xattr("user.mine", b"\x00\xffvalue")
+            .xattr("user.overlay.opaque", "y")
+            .xattr("user.containers.override_stat", "0:0:0104755")
+            .xattr("user.fuseoverlayfs.opaque", "y")
+            .xattr("user.vm.x", "y")
+            .xattr(
+                "security.capability",
+                b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+            )
+            .xattr("trusted.overlay.opaque", "y"),
+        dir("etc/with-attributes").xattr("user.mine", "d"),
+        file("implied/by/its/name", "x"),
+        file(&long, noise(1, 3000)),
+        file(b"bytes-\xff\xfe", "not UTF-8"),
+        file([b"long-\xff".as_slice(), &[b'x'; 150]].concat(), "not UTF-8 and long"),
+        file("spaces and \t\n in it", "x"),
+        file("big", noise(2, 3_000_000)),
+        file("zeros", vec![0; 2_000_000]),
+        symlink("link", "etc/plain"),
+        symlink("absolute", "/etc/passwd"),
+        symlink("up", "../../../../etc"),
+        symlink("dangling", b"nowhere-\xff"),
+        symlink("long-link", "t/".repeat(100)),
+        hard("before", "after"),
+        file("after", "linked").mode(0o600).owner(7, 8),
+        hard("etc/second", "after"),
+        hard("link-to-link", "link"),
+        hard("through-dot", "./etc/plain"),
+        node(b'3', "null").mode(0o666),
+        node(b'4', "disk").mode(0o660).owner(0, 6),
+        node(b'6', "pipe").mode(0o622),
+        file("etc/.wh.gone", ""),
+        file("etc/.wh..wh..opq", ""),
+        file("replaced", "first").mode(0o777),
+        file("replaced", "second").mode(0o640),
+        file("was-file", "x"),
+        dir("was-file"),
+        file("was-file/inside", "x"),
+        dir("was-dir"),
+        file("was-dir/inside", "x"),
+        symlink("was-dir", "etc"),
+        dir("kept"),
+        file("kept/inside", "x"),
+        dir("kept").mode(0o711).owner(5, 6),
+        hard("breaks", "replaced"),
+        file("breaks", "a file of its own"),
+    ]
+}
+
+#[test]
+fn every_kind_of_entry_is_as_the_tar_says_whatever_the_umask() {
+    let layer = Layer::of(&every_kind());
+    for umask in ["022", "077", "000"] {
+        let sandbox = Sandbox::new();
+        let registry = serve(&sandbox, &layer);
+        let script = format!("umask {umask}; exec \"$@\"");
+        let run = sandbox.program("sh", &["-c", &script, "sh", env!("CARGO_BIN_EXE_msb-sync"), "apply"]);
+        run.run().success();
+        let blobs = registry.edit(|content| content.blobs.clone());
+        assert_exact(&listed(&sandbox)[0], &|digest| blobs[digest].to_vec());
+        let tree = Tree::of(&sandbox.layers().join(layer.directory()));
+        // Spelled out once, so that the rules do not rest on the support's reading of them alone.
+        for (path, fact, value) in [
+            ("etc/setuid", "mode", "0755"),
+            ("etc/setuid", "xattrs", "user.containers.override_stat=0:42:0106755"),
+            ("etc", "mode", "0777"),
+            ("etc", "xattrs", "user.containers.override_stat=1000:1000:041777"),
+            ("closed", "mode", "0700"),
+            ("etc/unreadable", "mode", "0600"),
+            ("etc/owner", "xattrs", "user.containers.override_stat=4000000000:3000000:0100644"),
+            ("null", "type", "file"),
+            ("null", "size", "0"),
+            ("null", "xattrs", "user.containers.override_stat=0:0:020666"),
+            ("disk", "xattrs", "user.containers.override_stat=0:6:060660"),
+            ("pipe", "xattrs", "user.containers.override_stat=0:0:010622"),
+            ("link", "xattrs", ""),
+            ("etc/fraction", "mtime", "1500000000.123456789"),
+            ("after", "links", "after = before = etc/second"),
+            ("link", "links", "link = link-to-link"),
+        ] {
+            assert_eq!(tree.fact(path, fact), Some(value), "{fact} of {path} with umask {umask}");
+        }
+    }
+}
+
+#[test]
+fn without_ownership_no_attribute_is_set() {
+    let sandbox = Sandbox::new();
+    let layer = Layer::of(&[dir("d"), file("d/f", "x").mode(0o4755)]);
+    let registry = serve(&sandbox, &layer);
+    sandbox
+        .images(&format!("[settings]\nownership = \"none\"\n{}", wanted(&registry.name(), &["team/app:1"])));
+    applied(&sandbox);
+    let tree = Tree::of(&sandbox.layers().join(layer.directory()));
+    for path in ["d", "d/f"] {
+        assert_eq!(tree.fact(path, "xattrs"), Some(""), "{path}");
+    }
+    assert_eq!(tree.fact("d/f", "mode"), Some("0755"));
+}
+
+#[test]
+fn layers_go_where_the_settings_say() {
+    let sandbox = Sandbox::new();
+    let layer = Layer::of(&[file("f", "x")]);
+    let registry = serve(&sandbox, &layer);
+    for (setting, place) in
+        [("elsewhere/deep", sandbox.work().join("elsewhere/deep")), ("~/mine", sandbox.user().join("mine"))]
+    {
+        let settings = format!("[settings]\nlayers = {setting:?}\n");
+        sandbox.images(&(settings + &wanted(&registry.name(), &["team/app:1"])));
+        applied(&sandbox);
+        assert_eq!(std::fs::read_to_string(place.join(layer.directory()).join("f")).unwrap(), "x");
+    }
+}
+
+/// Applies a hostile layer beside a victim directory, and fails if the victim changed in any way.
+#[track_caller]
+fn attack(what: &str, tar: &[u8], victim: &dyn Fn(&Sandbox)) -> (Sandbox, crate::support::sandbox::Output) {
+    let sandbox = Sandbox::new();
+    victim(&sandbox);
+    let layer = Layer::packed(tar, Pack::Gzip);
+    let _registry = serve(&sandbox, &layer);
+    let before = Tree::snapshot(&sandbox.root().join("victim"));
+    let output = sandbox.msb("apply").run();
+    before.assert_matches(&Tree::snapshot(&sandbox.root().join("victim")), what);
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{what}\n{output}");
+    (sandbox, output)
+}
+
+#[test]
+fn no_entry_reaches_outside_its_layer() {
+    let make_victim = |sandbox: &Sandbox| {
+        std::fs::create_dir_all(sandbox.root().join("victim/dir")).unwrap();
+        std::fs::write(sandbox.root().join("victim/file"), "untouched").unwrap();
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(sandbox.root().join("victim"), private).unwrap();
+    };
+    // The store is <root>/user/.microsandbox/layers/<layer>, wherever the staging directory lies beside it.
+    let ups = "../".repeat(12);
+    // The victim's absolute path is known only once there is a sandbox, so symlinks go up from the layer; from
+    // any depth between 3 and 6 one of these meets it.
+    let reach: Vec<String> = (3..7).map(|depth| format!("{}victim", "../".repeat(depth))).collect();
+    let mut attacks: Vec<(&str, Vec<Item>, Option<&str>)> = vec![
+        ("dots", vec![file("../evil", "x")], Some("../evil")),
+        ("dots within", vec![file("a/b/../../../evil", "x")], Some("evil")),
+        ("far dots", vec![file(format!("{ups}tmp/evil"), "x")], Some("evil")),
+        ("a directory with dots", vec![dir("../evil").mode(0o777)], Some("evil")),
+        ("a symlink with dots", vec![symlink("../evil", "x")], Some("evil")),
+        ("a hard link with dots", vec![file("f", "x"), hard("../evil", "f")], Some("evil")),
+        ("a NUL in the name", vec![Item::new(b'0', "x").pax("path", b"a\0b")], Some("team/app:1")),
+        ("a missing target", vec![hard("lonely", "missing")], Some("lonely")),
+        ("a target above", vec![hard("thief", "../../../../victim/file")], Some("thief")),
+        ("a link to itself", vec![hard("self", "self")], Some("self")),
+    ];
+    for target in &reach {
+        attacks.extend([
+            ("through a symlink", vec![symlink("s", target), file("s/evil", "x")], None),
+            (
+                "over a symlink",
+                vec![symlink("s", format!("{target}/file")), file("s", "changed").mode(0o777)],
+                None,
+            ),
+            (
+                "a directory over a symlink",
+                vec![symlink("s", target), dir("s").mode(0o777), file("s/evil", "x")],
+                None,
+            ),
+            (
+                "attributes of a symlink",
+                vec![symlink("s", format!("{target}/file")).xattr("user.x", "y").mode(0o4777)],
+                None,
+            ),
+            ("a hard link through a symlink", vec![symlink("s", target), hard("thief", "s/file")], None),
+            (
+                "a hard link to a symlink, then over it",
+                vec![symlink("s", format!("{target}/file")), hard("h", "s"), file("h", "x")],
+                None,
+            ),
+            ("two symlinks", vec![symlink("a", target), symlink("b", "a/dir"), file("b/evil", "x")], None),
+            ("a device over a symlink", vec![symlink("s", format!("{target}/file")), node(b'3', "s")], None),
+        ]);
+    }
+    for (what, items, refused) in attacks {
+        let (sandbox, output) = attack(what, &tar(&items), &make_victim);
+        if let Some(named) = refused {
+            assert_eq!(output.status.code(), Some(1), "{what} was accepted\n{output}");
+            assert!(output.stderr.contains(named), "{what}: the error does not name {named}\n{output}");
+            assert_eq!(sandbox.extracted(), [""; 0], "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_is_no_whole_tar_fails() {
+    let whole = tar(&[file("a", noise(1, 5000)), file("b", "x")]);
+    let mut huge = whole.clone();
+    huge[124..136].copy_from_slice(b"\x80\x7f\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff");
+    let mut checksum = whole.clone();
+    checksum[0] ^= 1;
+    for (what, bytes) in [
+        ("cut in a file", whole[..3000].to_vec()),
+        ("cut in a header", whole[..5632 + 100].to_vec()),
+        ("a size beyond all bounds", huge),
+        ("a wrong checksum", checksum),
+        ("noise", noise(4, 4096)),
+    ] {
+        let sandbox = Sandbox::new();
+        let _registry = serve(&sandbox, &Layer::packed(&bytes, Pack::Gzip));
+        let output = sandbox.msb("apply").run();
+        assert_eq!(output.status.code(), Some(1), "{what} was accepted\n{output}");
+        assert!(output.stderr.contains("error:") && !output.stderr.contains("panicked"), "{what}\n{output}");
+        assert_eq!(sandbox.extracted(), [""; 0], "{what}");
+    }
+    // An image may well have a layer without entries.
+    let sandbox = Sandbox::new();
+    let _registry = serve(&sandbox, &Layer::packed(&tar(&[]), Pack::Gzip));
+    applied(&sandbox);
+    assert_eq!(sandbox.extracted().len(), 1);
+}
+
+#[test]
+fn what_is_larger_than_the_limits_is_refused() {
+    for (limit, fits) in [
+        ("layer-entries = 2", false),
+        ("layer-entries = 3", true),
+        ("layer-size = \"64KiB\"", false),
+        ("layer-size = \"1MiB\"", true),
+        ("manifest-size = \"100B\"", false),
+    ] {
+        let sandbox = Sandbox::new();
+        let layer = Layer::of(&[file("a", vec![0; 200_000]), file("b", "x"), file("c", "x")]);
+        let registry = serve(&sandbox, &layer);
+        sandbox.images(&format!("[settings.limits]\n{limit}\n{}", wanted(&registry.name(), &["team/app:1"])));
+        let output = sandbox.msb("apply").run();
+        assert_eq!(output.status.code(), Some(i32::from(!fits)), "{limit}\n{output}");
+        assert_eq!(sandbox.extracted().len(), usize::from(fits), "{limit}\n{output}");
+    }
+}

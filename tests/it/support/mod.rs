@@ -1,0 +1,82 @@
+//! What the tests stand on: a sandbox for the binary, images of any shape, registries real and faulty, an
+//! independent reader of tars and trees. Nothing here uses the crate under test.
+
+pub(crate) mod check;
+pub(crate) mod docker_registry;
+pub(crate) mod fake_registry;
+pub(crate) mod http;
+pub(crate) mod image;
+pub(crate) mod sandbox;
+mod self_tests;
+pub(crate) mod tls;
+pub(crate) mod tree;
+pub(crate) mod world;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use sha2::Digest as _;
+
+/// `sha256:<hex>` of `bytes`.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&sha2::Sha256::digest(bytes)))
+}
+
+/// Lower-case hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Waits until `condition` holds; panics with `what` if it does not within `limit`.
+#[track_caller]
+pub(crate) fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < limit, "after {limit:?} still not true: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs one of Debian's tools with HOME and all state in `directory`, and returns its stdout.
+///
+/// # Panics
+/// Where the tool is missing (naming the package) or fails (with all that it printed).
+#[track_caller]
+pub(crate) fn tool(directory: &Path, program: &str, arguments: &[&str]) -> Vec<u8> {
+    let output = tool_command(directory, program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("needs Debian's {program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?} failed: {}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    output.stdout
+}
+
+/// A command of one of Debian's tools, with a cleared environment and its state in `directory`.
+pub(crate) fn tool_command(directory: &Path, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", path())
+        .env("HOME", directory)
+        .env("TMPDIR", directory)
+        .env("XDG_RUNTIME_DIR", directory)
+        .current_dir(directory)
+        .stdin(std::process::Stdio::null());
+    command
+}
+
+/// The caller's PATH, with the directories where Debian keeps daemons.
+pub(crate) fn path() -> String {
+    format!("{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
+}
