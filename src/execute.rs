@@ -294,8 +294,11 @@ impl Executor<'_> {
         let needed = self.catalog.layers_needed_outside(&BTreeSet::new())?;
         let unneeded: Vec<&BlobDigest> =
             plan.layers_to_remove.iter().filter(|digest| !needed.contains(digest)).collect();
-        self.store.remove(&unneeded)?;
-        Ok(unneeded.len())
+        let in_use = self.store.remove(&unneeded)?;
+        for (digest, who) in &in_use {
+            self.reporter.report(Event::Warning(format!("layer {digest} is kept: {who}")));
+        }
+        Ok(unneeded.len() - in_use.len())
     }
 
     fn report_image(&self, image: &PlannedImage, error: Option<Arc<Error>>) {

@@ -12,6 +12,7 @@ mod decode;
 mod record;
 mod tar;
 mod tree;
+mod verify;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,6 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use record::{RecordEntry, RecordKind, RecordReader, Totals};
+pub use verify::{Change, Difference, Differences, verify};
 
 use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::error::LayerError;

@@ -30,6 +30,7 @@ use toml::de::DeTable;
 use file::FileReader;
 use problem::{Draft, Notes, Page, Span};
 pub use problem::{Problem, Problems, Severity};
+pub use text::nearest;
 
 use crate::image_ref::ImageRef;
 use crate::state::{Desired, DesiredImage, Owner, Platform, PullPolicy, RegistrySettings, Settings};

@@ -3,8 +3,12 @@
 //! Pure, total and deterministic: no I/O, no clock, no environment, no randomness. `plan`, `apply`, `watch`
 //! and the tests all use this one function, so what `plan` shows is what `apply` does.
 
+mod forget;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+pub use forget::{Refusal, Removal, removals, removals_of};
 
 use crate::digest::{BlobDigest, DiffId};
 use crate::error::Error;
@@ -346,14 +350,11 @@ fn plan_layer_removals(desired: &Desired, images: &[PlannedImage], observed: &Ob
     let mut needed: BTreeSet<&BlobDigest> = observed.needed_elsewhere.iter().collect();
     let mut gone: BTreeSet<&ImageRef> = BTreeSet::new();
     for image in images {
-        let shared = |name: &&ImageRef| {
-            let owners = observed.recorded.get(*name).map(|row| &row.owners);
-            owners.is_some_and(|owners| owners.iter().all(|owner| *owner == desired.owner))
+        let goes = |name: &&ImageRef| {
+            observed.recorded.get(*name).is_some_and(|row| forget::goes(row, Some(&desired.owner)))
         };
-        // What microsandbox had before us stays, with its layers, when we forget it.
-        let ours = |name: &&ImageRef| observed.recorded.get(*name).is_some_and(|row| !row.preexisting);
         match image.action {
-            Action::Remove => gone.extend(image.names.iter().filter(shared).filter(ours)),
+            Action::Remove => gone.extend(image.names.iter().filter(goes)),
             // Their old rows are replaced.
             Action::Update => gone.extend(&image.names),
             _ => {}

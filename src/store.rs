@@ -6,6 +6,7 @@
 //! | `<private>/records/<digest>` | what that directory holds; without one it is not trusted |
 //! | `<private>/staging/<digest>/` | a layer on its way: `tree/`, `record`, and `ready` once both digests fit |
 //! | `<private>/lock` | who works on these layers |
+//! | `<private>/homes/` | a symlink to each home that has recorded images with these layers |
 //! | `<home>/downloads/<digest>.part` | a partial blob ([`Spool`]) |
 //!
 //! `<private>` is `.NAME.msb-sync` beside the layers directory NAME, or `.msb-sync` inside it where beside is
@@ -18,25 +19,34 @@
 //! as [`LayerState::Untrusted`] and is replaced by exchanging names.
 
 mod lock;
+mod look;
 mod spool;
+mod usage;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use lock::Lock;
+pub use look::{Leftover, OpenedLayer};
 pub use spool::{Spool, SpoolReader};
+pub use usage::layers_in_use;
 
-use crate::digest::BlobDigest;
+use crate::digest::{Algorithm, BlobDigest};
 use crate::error::StoreError;
 use crate::state::LayerState;
 use crate::sys;
 
 /// The private directory, where it is inside the layers directory.
 const INSIDE: &str = ".msb-sync";
+const RECORDS: &str = "records";
+const STAGING: &str = "staging";
+const HOMES: &str = "homes";
 const READY: &[u8] = b"ready";
 const TREE: &[u8] = b"tree";
 const RECORD: &[u8] = b"record";
@@ -83,7 +93,7 @@ impl Places {
 
     /// The record of a layer.
     pub fn record(&self, digest: &BlobDigest) -> PathBuf {
-        self.private.join("records").join(digest.as_str())
+        self.private.join(RECORDS).join(digest.as_str())
     }
 
     /// What is known of a layer, from two `stat` calls.
@@ -146,8 +156,8 @@ impl Store {
         };
         Ok(Self {
             layers_directory: open(layers.to_owned())?,
-            records_directory: open(places.private.join("records"))?,
-            staging_directory: open(places.private.join("staging"))?,
+            records_directory: open(places.private.join(RECORDS))?,
+            staging_directory: open(places.private.join(STAGING))?,
             places,
             downloads: downloads.to_owned(),
         })
@@ -160,6 +170,26 @@ impl Store {
     pub fn lock_path(layers: &Path) -> Result<PathBuf, StoreError> {
         make_directories(layers)?;
         Ok(Places::of(layers).make_private()?.private.join("lock"))
+    }
+
+    /// Notes that the catalog of `home` may need layers in here, since several homes may share them.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub fn claim(&self, home: &Path) -> Result<(), StoreError> {
+        let directory = self.places.private.join(HOMES);
+        make_directories(&directory)?;
+        let name = BlobDigest::of(Algorithm::Sha256, home.as_os_str().as_bytes());
+        let path = directory.join(name.hex());
+        match std::os::unix::fs::symlink(home, &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map_err(StoreError::io("create", path)),
+        }
+    }
+
+    /// Where things lie.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// The directory of complete layers.
@@ -293,14 +323,16 @@ impl Store {
         Ok(())
     }
 
-    /// Removes layers: renamed away first, so that no half of one is ever visible under its name.
+    /// Removes layers, but for those that a running process uses, which are returned with who that is. Renamed
+    /// away first, so that no half of one is ever visible under its name.
     ///
     /// # Errors
     /// The first failure; what was renamed away by then is swept by the next run.
-    pub fn remove(&self, digests: &[&BlobDigest]) -> Result<(), StoreError> {
+    pub fn remove(&self, digests: &[&BlobDigest]) -> Result<BTreeMap<BlobDigest, String>, StoreError> {
         let (layers, staging) = (self.layers_directory.as_fd(), self.staging_directory.as_fd());
+        let in_use = layers_in_use(self.layers(), digests);
         let mut removed = Vec::new();
-        for &digest in digests {
+        for &digest in digests.iter().filter(|&&digest| !in_use.contains_key(digest)) {
             let path = layer_path(self.layers(), digest);
             let name = format!("{digest}.extracted");
             let away = format!("removed-{digest}");
@@ -317,7 +349,7 @@ impl Store {
         for away in removed {
             self.remove_staged(away.as_bytes())?;
         }
-        Ok(())
+        Ok(in_use)
     }
 
     fn place(&self, staged: &Staged<'_>) -> Result<(), StoreError> {
@@ -348,7 +380,7 @@ impl Store {
     }
 
     fn staging_path(&self) -> PathBuf {
-        self.places.private.join("staging")
+        self.places.private.join(STAGING)
     }
 
     fn open_staged(&self, digest: &BlobDigest) -> Result<OwnedFd, StoreError> {
@@ -449,7 +481,6 @@ fn make_directories(path: &Path) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Algorithm;
 
     fn digest(of: &str) -> BlobDigest {
         BlobDigest::of(Algorithm::Sha256, of.as_bytes())
@@ -522,7 +553,12 @@ mod tests {
         let (first, second) = (digest("first"), digest("second"));
         let layer = staged(&store, &first, "x");
         store.commit(vec![layer]).unwrap();
-        store.remove(&[&first, &second]).unwrap();
+        let open = File::open(layer_path(store.layers(), &first).join("file")).unwrap();
+        let kept = store.remove(&[&first, &second]).unwrap();
+        assert_eq!(kept.keys().collect::<Vec<_>>(), [&first]);
+        assert_eq!(store.places.state(&first).unwrap(), LayerState::Complete);
+        drop(open);
+        assert!(store.remove(&[&first, &second]).unwrap().is_empty());
         assert_eq!(store.places.state(&first).unwrap(), LayerState::Missing);
         assert!(!store.places.record(&first).exists());
         assert!(nothing_is_staged(&store));

@@ -5,6 +5,8 @@
 //! write nothing.
 
 mod lock;
+mod prune;
+mod verify;
 
 use std::fs;
 use std::io::{self, Read};
@@ -31,6 +33,8 @@ use crate::state::{
 use crate::store::{self, Lock, Places, Store};
 use lock::LockfilePlace;
 pub use lock::{LockRequest, Relocked, Upgrade};
+pub use prune::{KeptLayer, Pruned, RemovedLayer};
+pub use verify::{LayerStatus, Verified, VerifiedLayer};
 
 /// An images file is read up to this many bytes.
 const MAX_IMAGES_FILE: u64 = 8 << 20;
@@ -280,14 +284,16 @@ impl Session {
             return Ok(finished(plan, outcome));
         }
         let layers = &desired.layers_directory;
-        let _locks = self.lock(layers)?;
+        let _locks = self.lock([layers.as_path()])?;
         let mut catalog = Catalog::open(&self.catalog_path())?;
         let store = Store::open(layers, &self.home.join("downloads"))?;
+        store.claim(&self.home)?;
         store.recover()?;
         // Whoever had the lock may have done some of this already.
         let observer = self.observer(registries, Some(&catalog), layers, settings, offline);
         observer.look_again(desired, &mut observed)?;
         observer.resolve_locked(&mut observed)?;
+        self.look_at_other_homes(desired, &mut observed)?;
         let plan = plan::plan(desired, &observed);
         store.sweep_downloads(STALE_DOWNLOAD, &|digest| {
             plan.fetches.iter().any(|fetch| fetch.digest == *digest)
@@ -317,7 +323,8 @@ impl Session {
         offline: bool,
     ) -> Result<(Plan, Observed), Failure> {
         let observer = self.observer(registries, catalog, &desired.layers_directory, settings, offline);
-        let observed = observer.observe(desired)?;
+        let mut observed = observer.observe(desired)?;
+        self.look_at_other_homes(desired, &mut observed)?;
         Ok((plan::plan(desired, &observed), observed))
     }
 
@@ -425,19 +432,29 @@ impl Session {
         })
     }
 
-    /// Locks the home, then the layers, which several homes may share. Always in this order.
-    fn lock(&self, layers: &Path) -> Result<[Lock; 2], Failure> {
+    /// Locks the home, then the layers, which several homes may share. Always in this order, and directories
+    /// in theirs.
+    fn lock<'a>(&self, layers: impl IntoIterator<Item = &'a Path>) -> Result<Vec<Lock>, Failure> {
         fs::create_dir_all(&self.home).map_err(StoreError::io("create the directory", &self.home))?;
         let who = format!("msb-sync {}", self.verb);
         let acquire = |path: &Path| {
             let lock = Lock::acquire(path, &who, &self.cancel, &*self.reporter)?;
             lock.ok_or(Failure::Error(Error::Stopped))
         };
-        Ok([acquire(&self.home.join(".msb-sync.lock"))?, acquire(&Store::lock_path(layers)?)?])
+        let mut locks = vec![acquire(&self.home.join(".msb-sync.lock"))?];
+        for layers in layers {
+            locks.push(acquire(&Store::lock_path(layers)?)?);
+        }
+        Ok(locks)
+    }
+
+    /// Where the layers of a recorded image are.
+    fn layers_of(&self, image: &RecordedImage) -> PathBuf {
+        image.layers_directory.clone().unwrap_or_else(|| self.default_layers())
     }
 
     fn listed(&self, image: RecordedImage) -> Result<ListedImage, Failure> {
-        let layers = image.layers_directory.clone().unwrap_or_else(|| self.default_layers());
+        let layers = self.layers_of(&image);
         let places = Places::of(&layers);
         let mut states = Vec::with_capacity(image.layers.len());
         for layer in &image.layers {

@@ -94,9 +94,16 @@ pub fn create_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Res
 }
 
 /// Opens the regular file `name` in `directory` for reading; a symlink is `ELOOP`, and nothing blocks on a fifo.
+///
+/// Its access time stays as it is, where the system lets us.
 pub fn open_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?))
+    let opened = match rustix::fs::openat(directory, name, flags | OFlags::NOATIME, Mode::empty()) {
+        // Only the owner may ask for that.
+        Err(Errno::PERM) => rustix::fs::openat(directory, name, flags, Mode::empty()),
+        other => other,
+    };
+    Ok(File::from(opened?))
 }
 
 /// Makes the directory `name`.
@@ -126,6 +133,38 @@ pub fn metadata(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Met
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What an open file or directory is.
+pub fn metadata_of(file: BorrowedFd<'_>) -> io::Result<Metadata> {
+    Ok(to_metadata(&rustix::fs::fstat(file)?))
+}
+
+/// The text of the symlink `name`.
+pub fn read_link(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
+    Ok(rustix::fs::readlinkat(directory, name, Vec::new())?.into_bytes())
+}
+
+/// Calls `visit` with each name in `directory`, and whether it is a directory, until it returns `false`.
+pub fn each_entry(directory: BorrowedFd<'_>, mut visit: impl FnMut(&[u8], bool) -> bool) -> io::Result<()> {
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        let is_directory = match entry.file_type() {
+            // Some file systems do not tell.
+            FileType::Unknown => {
+                metadata(directory, name)?.is_some_and(|metadata| metadata.kind == Kind::Directory)
+            }
+            kind => kind == FileType::Directory,
+        };
+        if !visit(name, is_directory) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 #[expect(
@@ -296,6 +335,17 @@ pub fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<
     match rustix::fs::fsetxattr(file, OsStr::from_bytes(name), value, XattrFlags::empty()) {
         Ok(()) => Ok(true),
         Err(Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether an open file or directory has an extended attribute with exactly this value.
+pub fn has_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<bool> {
+    // One byte more than expected: a longer value fills it, or does not fit.
+    let mut found = vec![0; value.len() + 1];
+    match rustix::fs::fgetxattr(file, OsStr::from_bytes(name), &mut found[..]) {
+        Ok(length) => Ok(found.get(..length) == Some(value)),
+        Err(Errno::NODATA | Errno::RANGE | Errno::OPNOTSUPP) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

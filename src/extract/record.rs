@@ -15,6 +15,8 @@ use crate::sys::FileTime;
 const MAGIC: &[u8] = b"msb-sync layer record 1\n";
 /// Longest path, link target or xattr that a record may hold; more is a damaged record.
 const MAX_BYTES: u64 = 1 << 20;
+/// Most xattrs that an entry of a record may have; more is a damaged record.
+const MAX_XATTRS: u64 = 1 << 16;
 /// Records are mostly short deltas: the fastest level loses little.
 const LEVEL: i32 = 1;
 
@@ -198,7 +200,11 @@ impl<R: Read> RecordReader<R> {
             _ => return Err(damaged("a time")),
         };
         let mut xattrs = Vec::new();
-        for _ in 0..self.number()? {
+        let count = self.number()?;
+        if count > MAX_XATTRS {
+            return Err(damaged("too many extended attributes"));
+        }
+        for _ in 0..count {
             xattrs.push((self.bytes()?, self.bytes()?));
         }
         let kind = match kind {

@@ -13,7 +13,7 @@ use crate::sys;
 
 /// One entry for [`build`].
 #[derive(Clone, Debug)]
-enum Make {
+pub(super) enum Make {
     File(&'static str, Vec<u8>),
     Directory(&'static str),
     Symlink(&'static str, &'static str),
@@ -21,7 +21,7 @@ enum Make {
     Device(&'static str, EntryType),
 }
 
-fn build(entries: &[Make]) -> Vec<u8> {
+pub(super) fn build(entries: &[Make]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for entry in entries {
         let mut header = Header::new_gnu();
@@ -65,12 +65,12 @@ fn build(entries: &[Make]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-struct World {
-    temp: tempfile::TempDir,
+pub(super) struct World {
+    pub(super) temp: tempfile::TempDir,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let temp = tempfile::tempdir().unwrap();
         fs::create_dir(temp.path().join("layer")).unwrap();
         fs::create_dir(temp.path().join("outside")).unwrap();
@@ -78,7 +78,7 @@ impl World {
         Self { temp }
     }
 
-    fn layer(&self) -> PathBuf {
+    pub(super) fn layer(&self) -> PathBuf {
         self.temp.path().join("layer")
     }
 
@@ -99,7 +99,7 @@ impl World {
         extract(bytes, root, record, options, &Workers::new(2).unwrap())
     }
 
-    fn entry(&self, bytes: &[Make]) -> Result<Extracted, LayerError> {
+    pub(super) fn entry(&self, bytes: &[Make]) -> Result<Extracted, LayerError> {
         self.extract(&build(bytes))
     }
 
@@ -118,7 +118,7 @@ impl World {
     }
 }
 
-fn file(name: &'static str, content: &str) -> Make {
+pub(super) fn file(name: &'static str, content: &str) -> Make {
     Make::File(name, content.as_bytes().to_vec())
 }
 

@@ -725,7 +725,7 @@ fn set_directory_times(root: BorrowedFd<'_>, record: File) -> Result<(), LayerEr
 }
 
 /// Parent and last component.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
@@ -733,7 +733,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// `a`, `a/b`, `a/b/c` of `a/b/c`.
-fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let ends = path.iter().enumerate().filter(|&(_, &b)| b == b'/').map(|(index, _)| index);
     ends.chain([path.len()]).map(|end| &path[..end])
 }

@@ -52,7 +52,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// The word of `valid` that is nearest to `word`, if it is near enough to be what was meant.
-pub(super) fn nearest<'a>(word: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_COMPARED {
         return None;
     }

@@ -79,6 +79,12 @@ pub(crate) enum Command {
     List,
     /// Show one image: digests, platform, config, layers, paths
     Inspect(Inspect),
+    /// Compare the extracted layers with what was recorded of them
+    Verify(Verify),
+    /// Remove what the images file no longer wants, and layers that nobody needs
+    Prune(Prune),
+    /// Forget recorded images, with the layers that nobody else needs
+    Remove(Remove),
     /// Write a commented starter images.toml (never overwrites)
     Init,
     /// Print the JSON Schema of the images file
@@ -176,4 +182,34 @@ pub(crate) struct Inspect {
     /// The image
     #[arg(value_name = "REF")]
     pub(crate) reference: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Only the layers of these images [default: of all that msb-sync recorded]
+    #[arg(value_name = "REF")]
+    pub(crate) references: Vec<String>,
+    /// Fetch damaged layers again and replace them
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// The images file; `-` is standard input
+    #[arg(default_value = "images.toml", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Show what would be removed; changes nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Images, as in alpine:3.20 or ghcr.io/owner/name:tag
+    #[arg(required = true, value_name = "REF")]
+    pub(crate) references: Vec<String>,
+    /// Show what would be removed; changes nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }

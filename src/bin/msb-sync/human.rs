@@ -1,5 +1,7 @@
 //! The output for people: plan, list, inspect, summary as text; progress as bars on a terminal, plain lines off it.
 
+mod upkeep;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -16,6 +18,8 @@ use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, LayerState, Platform, size_of_layers};
 use msb_sync::store::layer_path;
 use msb_sync::sync::{Applied, InspectedImage, ListedImage, Relocked};
+
+pub(crate) use upkeep::{pruned, verified};
 
 use crate::text::{Style, bytes, duration, plural, printable, short, table};
 
@@ -96,6 +100,11 @@ impl Human {
         let mut chain = error.chain();
         let message = format!("{reference}: {}", chain.remove(0));
         self.error(&message, &chain, error.hint().as_deref());
+    }
+
+    /// Whether to say more.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbose > 0
     }
 
     fn warning(&self, message: &str) {

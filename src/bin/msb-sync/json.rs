@@ -9,7 +9,7 @@ use msb_sync::plan::{Plan, PlannedImage};
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
 use msb_sync::store::layer_path;
-use msb_sync::sync::{Applied, InspectedImage, ListedImage, Relocked};
+use msb_sync::sync::{Applied, InspectedImage, ListedImage, Pruned, Relocked, Verified};
 use serde_json::{Value, json};
 
 use crate::human::Human;
@@ -177,4 +177,56 @@ pub(crate) fn inspect(image: &InspectedImage) -> Value {
         entry.insert("dropped_xattrs".to_owned(), json!(image.totals.dropped_xattrs));
     }
     json!({ "version": VERSION, "image": value })
+}
+
+pub(crate) fn verified(verified: &Verified) -> Value {
+    let layers: Vec<Value> = verified
+        .layers
+        .iter()
+        .map(|layer| {
+            json!({
+                "digest": layer.digest,
+                "status": layer.status.as_str(),
+                "detail": layer.detail,
+                "repaired": layer.repaired,
+                "path": layer_path(&layer.directory, &layer.digest),
+                "images": layer.images.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    json!({ "version": VERSION, "layers": layers })
+}
+
+pub(crate) fn pruned(pruned: &Pruned) -> Value {
+    let images: Vec<Value> = pruned
+        .images
+        .iter()
+        .map(|image| {
+            json!({
+                "reference": image.reference.to_string(),
+                "reason": image.reason,
+                "stays": !image.gone.contains(&image.reference),
+            })
+        })
+        .collect();
+    let layers: Vec<Value> = pruned
+        .layers
+        .iter()
+        .map(|layer| {
+            json!({ "digest": layer.digest, "size": layer.size, "reason": layer.reason, "path": layer.path })
+        })
+        .collect();
+    let kept: Vec<Value> = pruned
+        .kept
+        .iter()
+        .map(|layer| json!({ "digest": layer.digest, "reason": layer.reason, "path": layer.path }))
+        .collect();
+    json!({
+        "version": VERSION,
+        "dry_run": pruned.dry_run,
+        "images": images,
+        "layers": layers,
+        "kept": kept,
+        "freed_bytes": pruned.freed_bytes(),
+    })
 }

@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use clap::{CommandFactory, Parser};
 use msb_sync::cancel::Cancel;
 use msb_sync::error::Error;
+use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::Reporter;
 use msb_sync::registry::Environment;
 use msb_sync::state::Action;
-use msb_sync::sync::{Applied, Failure, ImagesSource, LockRequest, Request, Session, Upgrade};
+use msb_sync::sync::{Applied, Failure, ImagesSource, LockRequest, Pruned, Request, Session, Upgrade};
 
 use args::{Cli, Command, Global, Lock, Plan, Selection, When};
 use text::Style;
@@ -130,8 +131,9 @@ impl Output {
         }
     }
 
-    fn reporter(&self) -> Arc<dyn Reporter> {
-        if self.json {
+    /// Who listens to `verb`: with `--json` those that print events, the others one document at their end.
+    fn reporter(&self, verb: &str) -> Arc<dyn Reporter> {
+        if self.json && matches!(verb, "apply" | "pull") {
             Arc::new(json::Events::new(Arc::clone(&self.human)))
         } else {
             Arc::clone(&self.human) as _
@@ -199,6 +201,9 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         Command::Pull(_) => "pull",
         Command::List => "list",
         Command::Inspect(_) => "inspect",
+        Command::Verify(_) => "verify",
+        Command::Prune(_) => "prune",
+        Command::Remove(_) => "remove",
         Command::Init => "init",
     };
     let session = match session(&cli.global, verb, output, cancel) {
@@ -221,6 +226,12 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         Command::Pull(args) => pull(&session, output, &args.references, &cli.global),
         Command::List => list(&session, output),
         Command::Inspect(args) => inspect(&session, output, &args.reference),
+        Command::Verify(args) => verify(&session, output, args),
+        Command::Prune(args) => {
+            let pruned = session.prune(&images_source(&args.file), args.dry_run);
+            pruned.map(|pruned| show_pruned(&pruned, output))
+        }
+        Command::Remove(args) => remove(&session, output, args),
         Command::Init => init(&session, output),
         Command::Schema | Command::Completions { .. } | Command::Man => Ok(Exit::Done),
     };
@@ -257,18 +268,14 @@ fn session(global: &Global, verb: &str, output: &Output, cancel: Cancel) -> Resu
             .unwrap_or_default(),
         jobs: global.jobs.map(Into::into),
         verb: verb.to_owned(),
-        reporter: output.reporter(),
+        reporter: output.reporter(verb),
         cancel,
     })
 }
 
-fn source(file: &Path) -> ImagesSource {
-    if file == Path::new("-") { ImagesSource::Stdin } else { ImagesSource::Path(file.to_owned()) }
-}
-
 fn request(selection: &Selection) -> Request {
     Request {
-        source: source(&selection.file),
+        source: images_source(&selection.file),
         groups: selection.group.clone(),
         prune: selection.prune,
         offline: selection.offline,
@@ -285,7 +292,7 @@ fn lock(session: &Session, output: &Output, args: &Lock) -> Result<Exit, Failure
             Upgrade::These(references.iter().map(|text| session.reference(text)).collect::<Result<_, _>>()?)
         }
     };
-    let request = LockRequest { source: source(file), upgrade, check: args.check };
+    let request = LockRequest { source: images_source(file), upgrade, check: args.check };
     let relocked = session.lock_images(&request)?;
     output.human.clear();
     if output.json {
@@ -301,6 +308,10 @@ fn lock(session: &Session, output: &Output, args: &Lock) -> Result<Exit, Failure
         (true, true) => Exit::Pending,
         (true, false) => Exit::Done,
     })
+}
+
+fn images_source(file: &Path) -> ImagesSource {
+    if file == Path::new("-") { ImagesSource::Stdin } else { ImagesSource::Path(file.to_owned()) }
 }
 
 fn plan(session: &Session, output: &Output, selection: &Selection, detailed: bool) -> Result<Exit, Failure> {
@@ -338,8 +349,7 @@ fn show_applied(applied: &Applied, started: Instant, output: &Output, global: &G
 
 fn pull(session: &Session, output: &Output, references: &[String], global: &Global) -> Result<Exit, Failure> {
     let started = Instant::now();
-    let references = references.iter().map(|text| session.reference(text)).collect::<Result<Vec<_>, _>>()?;
-    let applied = session.pull(&references)?;
+    let applied = session.pull(&self::references(session, references)?)?;
     Ok(show_applied(&applied, started, output, global))
 }
 
@@ -367,6 +377,35 @@ fn inspect(session: &Session, output: &Output, reference: &str) -> Result<Exit, 
         output.result(&human::inspect(&image, output.style));
     }
     Ok(Exit::Done)
+}
+
+fn verify(session: &Session, output: &Output, args: &args::Verify) -> Result<Exit, Failure> {
+    let verified = session.verify(&references(session, &args.references)?, args.repair)?;
+    output.human.clear();
+    if output.json {
+        output.document(&json::verified(&verified));
+    } else if !output.quiet {
+        output.result(&human::verified(&verified, args.repair, output.human.is_verbose(), output.style));
+    }
+    Ok(if verified.succeeded() { Exit::Done } else { Exit::Failed })
+}
+
+fn remove(session: &Session, output: &Output, args: &args::Remove) -> Result<Exit, Failure> {
+    let pruned = session.remove(&references(session, &args.references)?, args.dry_run)?;
+    Ok(show_pruned(&pruned, output))
+}
+
+fn show_pruned(pruned: &Pruned, output: &Output) -> Exit {
+    if output.json {
+        output.document(&json::pruned(pruned));
+    } else if !output.quiet {
+        output.result(&human::pruned(pruned, output.style));
+    }
+    Exit::Done
+}
+
+fn references(session: &Session, texts: &[String]) -> Result<Vec<ImageRef>, Failure> {
+    texts.iter().map(|text| session.reference(text)).collect()
 }
 
 fn init(session: &Session, output: &Output) -> Result<Exit, Failure> {

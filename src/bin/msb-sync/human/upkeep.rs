@@ -1,0 +1,108 @@
+//! What `verify`, `prune` and `remove` print for people.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use msb_sync::sync::{LayerStatus, Pruned, Verified, VerifiedLayer};
+
+use crate::text::{Style, bytes, plural, printable, short};
+
+/// Names of images that one line shows.
+const MAX_NAMES: usize = 3;
+
+/// What `verify` found: damaged and repaired layers, and with `verbose` the others too.
+pub(crate) fn verified(verified: &Verified, repair: bool, verbose: bool, style: Style) -> String {
+    let mut out = String::new();
+    for layer in &verified.layers {
+        let sign = match layer.status {
+            LayerStatus::Ok if layer.repaired => style.yellow("!"),
+            LayerStatus::Ok if !verbose => continue,
+            LayerStatus::Ok => style.dim("="),
+            _ => style.red("x"),
+        };
+        let status = if layer.repaired { "repaired" } else { layer.status.as_str() };
+        let detail = printable(layer.detail.as_deref().unwrap_or_default(), false);
+        let _ = write!(out, "  {sign} {}  {status:<10}", layer.digest);
+        let _ = writeln!(out, "  {}", images(layer));
+        if !detail.is_empty() {
+            let _ = writeln!(out, "      {detail}");
+        }
+    }
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    if verified.layers.is_empty() {
+        out.push_str("Nothing to verify: msb-sync has recorded no images.\n");
+        return out;
+    }
+    let all: BTreeSet<_> = verified.layers.iter().flat_map(|layer| &layer.images).collect();
+    let checked =
+        format!("{} of {} compared", plural(verified.layers.len(), "layer"), plural(all.len(), "image"));
+    let repaired = verified.layers.iter().filter(|layer| layer.repaired).count();
+    let mut counts: Vec<String> = [LayerStatus::Missing, LayerStatus::Incomplete, LayerStatus::Modified]
+        .into_iter()
+        .filter(|status| verified.count(*status) > 0)
+        .map(|status| format!("{} {}", verified.count(status), status.as_str()))
+        .collect();
+    if repaired > 0 {
+        counts.push(format!("{repaired} repaired"));
+    }
+    if verified.succeeded() {
+        let how = if counts.is_empty() { "all as recorded".to_owned() } else { counts.join(", ") };
+        let _ = writeln!(out, "{}: {checked}, {how}.", style.green("Intact"));
+    } else {
+        let next = if repair { "" } else { " Fetch these again: msb-sync verify --repair" };
+        let _ = writeln!(out, "{}: {checked}, {}.{next}", style.red("Damaged"), counts.join(", "));
+    }
+    out
+}
+
+/// Some of the images that a layer is part of.
+fn images(layer: &VerifiedLayer) -> String {
+    let mut names: Vec<String> = layer.images.iter().take(MAX_NAMES).map(ToString::to_string).collect();
+    if layer.images.len() > MAX_NAMES {
+        names.push(format!("{} more", layer.images.len() - MAX_NAMES));
+    }
+    names.join(", ")
+}
+
+/// What `prune` and `remove` did, or with `--dry-run` would do.
+pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
+    let mut out = String::new();
+    for image in &pruned.images {
+        let sign = if image.gone.contains(&image.reference) { style.red("-") } else { style.dim("=") };
+        let _ = writeln!(out, "  {sign} {}  {}", image.reference, printable(&image.reason, false));
+    }
+    for layer in &pruned.layers {
+        let (size, reason) = (bytes(layer.size), printable(&layer.reason, false));
+        let _ =
+            writeln!(out, "  {} layer {}  {size}, {reason}", style.red("-"), short(layer.digest.as_str()));
+    }
+    for layer in &pruned.kept {
+        let reason = printable(&layer.reason, false);
+        let _ = writeln!(out, "  {} layer {}  kept: {reason}", style.yellow("="), layer.digest);
+    }
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    if pruned.is_empty() {
+        out.push_str(if pruned.kept.is_empty() {
+            "Nothing to remove.\n"
+        } else {
+            "Nothing else to remove. Stop what uses the layers above, then prune again.\n"
+        });
+        return out;
+    }
+    let (images, layers) = (plural(pruned.images.len(), "image"), plural(pruned.layers.len(), "layer"));
+    let freed = bytes(pruned.freed_bytes());
+    let _ = if pruned.dry_run {
+        writeln!(
+            out,
+            "{}: {images} and {layers} to remove, {freed}. Nothing was changed.",
+            style.bold("Dry run")
+        )
+    } else {
+        writeln!(out, "{}: {images} and {layers} removed, {freed} freed.", style.green("Done"))
+    };
+    out
+}

@@ -1,0 +1,410 @@
+//! A tree on disk against its record, entry by entry: the mirror image of writing one.
+//!
+//! Two passes over the record and one over the tree. The first pass finds what describes each path in the end
+//! ([`model`]), the second one compares that with the disk, the walk finds what no item describes. Directories
+//! are opened beneath the root without following a symlink, only regular files are ever opened, content is
+//! hashed piece by piece: neither a tree that somebody has tampered with nor a large one costs more than the
+//! model and one buffer.
+
+mod model;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3Default;
+
+use self::model::Model;
+use super::record::{RecordEntry, RecordKind, RecordReader};
+use super::tar::show;
+use super::tree::split;
+use crate::cancel::Cancel;
+use crate::sys::{self, FileTime, Kind, Metadata};
+
+/// So many differences are told; the others are counted.
+const MAX_TOLD: usize = 5;
+/// Bytes read at once.
+const BUFFER: usize = 128 * 1024;
+/// Directory handles kept for the entries to come.
+const MAX_OPEN_DIRECTORIES: usize = 16;
+/// Where file systems end: what is later or earlier is kept as the nearest of these (ext4 and xfs, old and
+/// new, in seconds since the epoch).
+const CLAMPED_TIMES: [i64; 6] =
+    [i32::MIN as i64, 0, i32::MAX as i64, u32::MAX as i64, 15_032_385_535, 16_299_260_424];
+
+/// What is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Not in the record.
+    Added,
+    /// Not on disk.
+    Removed,
+    /// A file, directory or symlink has become another of these.
+    Kind,
+    /// Other permission bits.
+    Mode,
+    /// Another size.
+    Size,
+    /// The same size, other bytes.
+    Content,
+    /// Another modification time.
+    Modified,
+    /// A symlink with another text.
+    LinkText,
+    /// A hard link that is a file of its own now.
+    HardLink,
+    /// An extended attribute is lost or has another value.
+    Xattr(String),
+    /// It cannot be looked at; the system's words.
+    Unreadable(String),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Kind => "type changed",
+            Self::Mode => "mode changed",
+            Self::Size => "size changed",
+            Self::Content => "content changed",
+            Self::Modified => "mtime changed",
+            Self::LinkText => "link text changed",
+            Self::HardLink => "hard link broken",
+            Self::Xattr(name) => return write!(f, "xattr {name} changed"),
+            Self::Unreadable(error) => return write!(f, "cannot be read: {error}"),
+        })
+    }
+}
+
+/// One entry that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Its path in the layer, lossily as text; `.` is the layer directory itself.
+    pub path: String,
+    /// In what; never empty.
+    pub changes: Vec<Change>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.path)?;
+        for (index, change) in self.changes.iter().enumerate() {
+            write!(f, "{}{change}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// How a tree differs from its record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// The first few.
+    pub told: Vec<Difference>,
+    /// How many entries differ, those above included.
+    pub count: u64,
+}
+
+impl Differences {
+    fn add(&mut self, path: &[u8], changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        self.count += 1;
+        if self.told.len() < MAX_TOLD {
+            let path = if path.is_empty() { ".".to_owned() } else { show(path) };
+            self.told.push(Difference { path, changes });
+        }
+    }
+}
+
+impl fmt::Display for Differences {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, difference) in self.told.iter().enumerate() {
+            write!(f, "{}{difference}", if index == 0 { "" } else { "; " })?;
+        }
+        match self.count.saturating_sub(self.told.len() as u64) {
+            0 => Ok(()),
+            more => write!(f, "; {more} more"),
+        }
+    }
+}
+
+/// Compares the tree at `root` with its `record`. Thrown, `cancel` ends it early with what was found so far.
+///
+/// # Errors
+/// The record cannot be read to its end. What cannot be read of the tree is a difference.
+pub fn verify(root: &OwnedFd, record: &mut File, cancel: &Cancel) -> io::Result<Differences> {
+    record.rewind()?;
+    let model = Model::read(&mut *record)?;
+    let shared = model.shared();
+    let mut checker = Checker {
+        root: root.as_fd(),
+        model: &model,
+        shared: &shared,
+        inodes: HashMap::new(),
+        replaced: HashMap::new(),
+        names: HashMap::new(),
+        open: HashMap::new(),
+        buffer: vec![0; BUFFER],
+        found: Differences::default(),
+        cancel,
+    };
+    record.rewind()?;
+    let mut record = RecordReader::new(record)?;
+    let mut item = 0_u32;
+    while let Some(entry) = record.next_entry()? {
+        if cancel.is_cancelled() {
+            return Ok(checker.found);
+        }
+        checker.item(entry, item);
+        item = item.checked_add(1).ok_or_else(|| io::Error::other("too many entries"))?;
+    }
+    checker.inodes_without_their_first_name();
+    checker.walk();
+    Ok(checker.found)
+}
+
+struct Checker<'a> {
+    root: BorrowedFd<'a>,
+    model: &'a Model,
+    /// Items whose inode has several names.
+    shared: &'a HashSet<u32>,
+    /// The inodes of those items, once one of their names was looked at.
+    inodes: HashMap<u32, u64>,
+    /// Of those items the ones that have lost their own name to a later entry.
+    replaced: HashMap<u32, RecordEntry>,
+    /// A name by which their inode is still to be found.
+    names: HashMap<u32, Vec<u8>>,
+    open: HashMap<Vec<u8>, Arc<OwnedFd>>,
+    buffer: Vec<u8>,
+    found: Differences,
+    cancel: &'a Cancel,
+}
+
+impl Checker<'_> {
+    fn item(&mut self, entry: RecordEntry, item: u32) {
+        if self.model.find(&entry.path).is_none_or(|place| place.item != item) {
+            if self.shared.contains(&item) {
+                self.replaced.insert(item, entry);
+            }
+            return;
+        }
+        let origin = self.model.origin(item);
+        let changes = match &entry.kind {
+            RecordKind::HardLink { .. } => {
+                self.names.entry(origin).or_insert_with(|| entry.path.clone());
+                match self.look(&entry.path) {
+                    Err(change) => vec![change],
+                    Ok((_, found)) => self.same_inode(origin, &found),
+                }
+            }
+            _ => self.compare(&entry.path, &entry, Some(origin)),
+        };
+        self.found.add(&entry.path, changes);
+    }
+
+    /// A hard link may outlive the name it was made from: then its own name shows whether the content is right.
+    fn inodes_without_their_first_name(&mut self) {
+        let names = std::mem::take(&mut self.names);
+        for (item, entry) in std::mem::take(&mut self.replaced) {
+            if let Some(path) = names.get(&item) {
+                let mut changes = self.compare(path, &entry, None);
+                // That it is gone was told.
+                changes.retain(|change| *change != Change::Removed);
+                self.found.add(path, changes);
+            }
+        }
+    }
+
+    /// What is at `path`, with its open parent.
+    fn look(&mut self, path: &[u8]) -> Result<(Arc<OwnedFd>, Metadata), Change> {
+        let unreadable = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Change::Removed,
+            _ if sys::is_symlink_refusal(&error) => Change::Removed,
+            _ => Change::Unreadable(error.to_string()),
+        };
+        let (parent, name) = split(path);
+        let directory = if let Some(directory) = self.open.get(parent) {
+            Arc::clone(directory)
+        } else {
+            let opened = Arc::new(sys::open_directory_beneath(self.root, parent).map_err(unreadable)?);
+            if self.open.len() >= MAX_OPEN_DIRECTORIES {
+                self.open.clear();
+            }
+            self.open.insert(parent.to_vec(), Arc::clone(&opened));
+            opened
+        };
+        let found = if name.is_empty() {
+            sys::metadata_of(directory.as_fd()).map(Some)
+        } else {
+            sys::metadata(directory.as_fd(), name)
+        };
+        match found {
+            Ok(Some(found)) => Ok((directory, found)),
+            Ok(None) => Err(Change::Removed),
+            Err(error) => Err(unreadable(error)),
+        }
+    }
+
+    fn same_inode(&mut self, origin: u32, found: &Metadata) -> Vec<Change> {
+        match self.inodes.get(&origin) {
+            Some(inode) if *inode != found.inode => vec![Change::HardLink],
+            Some(_) => Vec::new(),
+            None => {
+                self.inodes.insert(origin, found.inode);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Compares what is at `path` with an entry that is no hard link.
+    fn compare(&mut self, path: &[u8], entry: &RecordEntry, origin: Option<u32>) -> Vec<Change> {
+        let (directory, found) = match self.look(path) {
+            Ok(looked) => looked,
+            Err(change) => return vec![change],
+        };
+        let (_, name) = split(path);
+        let expected = match &entry.kind {
+            RecordKind::File { .. } => Kind::File,
+            RecordKind::Directory => Kind::Directory,
+            // A hard link is never compared by itself.
+            RecordKind::Symlink { .. } | RecordKind::HardLink { .. } => Kind::Symlink,
+        };
+        if found.kind != expected {
+            return vec![Change::Kind];
+        }
+        let mut changes = Vec::new();
+        if let Some(origin) = origin.filter(|origin| self.shared.contains(origin)) {
+            changes.extend(self.same_inode(origin, &found));
+        }
+        if found.kind != Kind::Symlink && found.mode != entry.mode {
+            changes.push(Change::Mode);
+        }
+        if entry.modified.is_some_and(|modified| !same_time(modified, found.modified)) {
+            changes.push(Change::Modified);
+        }
+        let more = match &entry.kind {
+            RecordKind::File { size, hash } => {
+                self.compare_file(directory.as_fd(), name, entry, (*size, *hash), &found)
+            }
+            RecordKind::Directory if name.is_empty() => compare_xattrs(directory.as_fd(), entry),
+            RecordKind::Directory => sys::open_directory_beneath(directory.as_fd(), name)
+                .and_then(|opened| compare_xattrs(opened.as_fd(), entry)),
+            RecordKind::Symlink { target } => sys::read_link(directory.as_fd(), name)
+                .map(|text| if text == *target { Vec::new() } else { vec![Change::LinkText] }),
+            RecordKind::HardLink { .. } => Ok(Vec::new()),
+        };
+        match more {
+            Ok(more) => changes.extend(more),
+            Err(error) => changes.push(Change::Unreadable(error.to_string())),
+        }
+        changes
+    }
+
+    fn compare_file(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+        entry: &RecordEntry,
+        (size, hash): (u64, u128),
+        found: &Metadata,
+    ) -> io::Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        if found.size != size {
+            changes.push(Change::Size);
+            if entry.xattrs.is_empty() {
+                return Ok(changes);
+            }
+        } else if size == 0 && entry.xattrs.is_empty() {
+            return Ok(changes);
+        }
+        let mut file = sys::open_file(directory, name)?;
+        // It may have been replaced since it was looked at.
+        if sys::metadata_of(file.as_fd())?.kind != Kind::File {
+            return Ok(vec![Change::Kind]);
+        }
+        changes.extend(compare_xattrs(file.as_fd(), entry)?);
+        if found.size == size && self.hash(&mut file, size)? != hash {
+            changes.push(Change::Content);
+        }
+        Ok(changes)
+    }
+
+    /// The hash of at most `size` bytes of `file`.
+    fn hash(&mut self, file: &mut File, size: u64) -> io::Result<u128> {
+        let mut hasher = Xxh3Default::new();
+        let mut rest = size;
+        while rest > 0 && !self.cancel.is_cancelled() {
+            let wanted = usize::try_from(rest).unwrap_or(BUFFER).min(BUFFER);
+            match file.read(&mut self.buffer[..wanted]) {
+                Ok(0) => break,
+                Ok(count) => {
+                    hasher.update(&self.buffer[..count]);
+                    rest -= count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(hasher.digest128())
+    }
+
+    /// Finds what no item describes. Only directories of the record are entered, so the tree's depth is bounded
+    /// by the record's.
+    fn walk(&mut self) {
+        let mut todo = vec![Vec::new()];
+        while let Some(path) = todo.pop() {
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            let (model, found) = (self.model, &mut self.found);
+            let visited = sys::open_directory_beneath(self.root, &path).and_then(|directory| {
+                sys::each_entry(directory.as_fd(), |name, is_directory| {
+                    let mut below = path.clone();
+                    if !below.is_empty() {
+                        below.push(b'/');
+                    }
+                    below.extend_from_slice(name);
+                    match model.find(&below) {
+                        None => found.add(&below, vec![Change::Added]),
+                        // One that should be no directory was told when it was compared.
+                        Some(place) if place.directory && is_directory => todo.push(below),
+                        Some(_) => {}
+                    }
+                    true
+                })
+            });
+            if let Err(error) = visited {
+                self.found.add(&path, vec![Change::Unreadable(error.to_string())]);
+            }
+        }
+    }
+}
+
+fn compare_xattrs(file: BorrowedFd<'_>, entry: &RecordEntry) -> io::Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    let mut later = HashSet::new();
+    // Where a name occurs twice the later value was set over the earlier one.
+    for (name, value) in entry.xattrs.iter().rev().filter(|(name, _)| later.insert(name)) {
+        if !sys::has_xattr(file, name, value)? {
+            changes.push(Change::Xattr(show(name)));
+        }
+    }
+    Ok(changes)
+}
+
+/// Whether `found` is how a file system keeps `written`: some have no nanoseconds, none has all years.
+fn same_time(written: FileTime, found: FileTime) -> bool {
+    let clamped = !(0..=i64::from(i32::MAX)).contains(&written.seconds)
+        && CLAMPED_TIMES.contains(&found.seconds)
+        && found.seconds.unsigned_abs() <= written.seconds.unsigned_abs();
+    let rounded = found.nanoseconds == 0 || found.nanoseconds == written.nanoseconds / 100 * 100;
+    found == written || clamped || (found.seconds == written.seconds && rounded)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! What `prune` and `remove` forget: the decision, from what is recorded alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Plan, plan};
+use crate::image_ref::ImageRef;
+use crate::state::{Action, Desired, Observed, Owner, RecordedImage};
+
+/// An image to be forgotten by one owner, or by all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// Which.
+    pub reference: ImageRef,
+    /// The names under which it is recorded, itself first.
+    pub names: Vec<ImageRef>,
+    /// Why, and why it stays all the same if it does; for people.
+    pub reason: String,
+    /// Those of the names that will not be recorded any more, so that their layers are not needed for them.
+    pub gone: BTreeSet<ImageRef>,
+}
+
+/// Why a named image cannot be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody has recorded it.
+    Unknown(ImageRef),
+    /// Only microsandbox has.
+    Foreign(ImageRef),
+    /// It is the second name of the other one, and goes with it.
+    SecondName(ImageRef, ImageRef),
+}
+
+/// Whether nothing of ours is left of a row when `owner` (`None`: everybody) gives it up. What microsandbox had
+/// before us stays, with its layers.
+pub(super) fn goes(row: &RecordedImage, owner: Option<&Owner>) -> bool {
+    !row.preexisting && owner.is_none_or(|owner| row.owners.iter().all(|other| other == owner))
+}
+
+/// What the owner of `desired` has recorded and does not list any more, sorted by reference. Nothing but
+/// [`Observed::recorded`] is looked at.
+pub fn removals(desired: &Desired, observed: &Observed) -> Vec<Removal> {
+    let Plan { images, .. } = plan(&Desired { prune: true, ..desired.clone() }, observed);
+    let removal = |image: super::PlannedImage| {
+        let row = |name: &ImageRef| observed.recorded.get(name);
+        let gone =
+            image.names.iter().filter(|name| row(name).is_some_and(|row| goes(row, Some(&desired.owner))));
+        let mut reason = image.reason;
+        if row(&image.reference).is_some_and(|row| row.preexisting) {
+            reason.push_str("; stays for microsandbox, which had it first");
+        }
+        Removal { reference: image.reference, reason, gone: gone.cloned().collect(), names: image.names }
+    };
+    images.into_iter().filter(|image| image.action == Action::Remove).map(removal).collect()
+}
+
+/// Plans to forget `references`, whoever owns them. `recorded` is all that is recorded.
+///
+/// # Errors
+/// Each reference that cannot be forgotten; then none is to be.
+pub fn removals_of(
+    references: &BTreeSet<ImageRef>,
+    recorded: &BTreeMap<ImageRef, RecordedImage>,
+) -> Result<Vec<Removal>, Vec<Refusal>> {
+    let (mut removals, mut refusals) = (Vec::new(), Vec::new());
+    for reference in references {
+        match recorded.get(reference) {
+            None => refusals.push(Refusal::Unknown(reference.clone())),
+            Some(row) => match &row.alias_of {
+                Some(first) if references.contains(first) => {}
+                Some(first) => refusals.push(Refusal::SecondName(reference.clone(), first.clone())),
+                None if row.owners.is_empty() && row.digest.is_none() => {
+                    refusals.push(Refusal::Foreign(reference.clone()));
+                }
+                None => removals.push(removal_of(row, references, recorded)),
+            },
+        }
+    }
+    if refusals.is_empty() { Ok(removals) } else { Err(refusals) }
+}
+
+fn removal_of(
+    row: &RecordedImage,
+    references: &BTreeSet<ImageRef>,
+    recorded: &BTreeMap<ImageRef, RecordedImage>,
+) -> Removal {
+    let reference = &row.reference;
+    let seconds = recorded.values().filter(|second| second.alias_of.as_ref() == Some(reference));
+    let rows: Vec<&RecordedImage> = std::iter::once(row).chain(seconds).collect();
+    // docker.io's name of a sandboxes.io image that is recorded too: that one needs it.
+    let first = recorded.values().find(|first| {
+        first.reference != *reference
+            && !first.owners.is_empty()
+            && !references.contains(&first.reference)
+            && first.reference.recorded_names().contains(reference)
+    });
+    let owners: Vec<&str> = row.owners.iter().map(|owner| owner.0.as_str()).collect();
+    let mut reason = match owners[..] {
+        [] => "asked for".to_owned(),
+        _ => format!("asked for; was wanted by {}", owners.join(", ")),
+    };
+    if let Some(first) = first {
+        reason = format!("{reason}; stays as the second name of {}", first.reference);
+    } else if row.preexisting {
+        reason.push_str("; stays for microsandbox, which had it first");
+    }
+    let gone = rows.iter().filter(|row| goes(row, None) && (first.is_none() || row.reference != *reference));
+    Removal {
+        reference: reference.clone(),
+        reason,
+        gone: gone.map(|row| row.reference.clone()).collect(),
+        names: rows.iter().map(|row| row.reference.clone()).collect(),
+    }
+}

@@ -1,0 +1,159 @@
+//! Looking at a store without a lock and without writing: what it holds, who shares it, what was left behind,
+//! and one layer with its record.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::{HOMES, Places, RECORDS, STAGING, layer_path};
+use crate::digest::BlobDigest;
+use crate::error::StoreError;
+use crate::sys;
+
+/// A layer, opened to be compared with its record.
+#[derive(Debug)]
+pub enum OpenedLayer {
+    /// No directory.
+    Missing,
+    /// No directory and record of which both can be opened; the text says why.
+    Incomplete(String),
+    /// Both.
+    Complete {
+        /// The layer's directory.
+        tree: OwnedFd,
+        /// Its record.
+        record: File,
+    },
+}
+
+impl OpenedLayer {
+    /// What tells this directory and record from others that may have taken their names meanwhile.
+    ///
+    /// # Errors
+    /// They cannot be looked at.
+    pub fn identity(&self) -> io::Result<Option<(u64, u64)>> {
+        let Self::Complete { tree, record } = self else { return Ok(None) };
+        Ok(Some((sys::metadata_of(tree.as_fd())?.inode, sys::metadata_of(record.as_fd())?.inode)))
+    }
+}
+
+/// What a run that ended early has left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// The layer that it was about.
+    pub digest: BlobDigest,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Bytes of the files in it.
+    pub size: u64,
+}
+
+impl Places {
+    /// Opens a layer and its record; neither is ever a symlink.
+    pub fn open(&self, digest: &BlobDigest) -> OpenedLayer {
+        let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let tree = sys::open_directory(&self.layers).and_then(|layers| {
+            sys::open_directory_beneath(layers.as_fd(), format!("{digest}.extracted").as_bytes())
+        });
+        let tree = match tree {
+            Ok(tree) => tree,
+            Err(error) if missing(&error) => return OpenedLayer::Missing,
+            Err(error) => return OpenedLayer::Incomplete(format!("its directory cannot be opened: {error}")),
+        };
+        let record = sys::open_directory(&self.private.join(RECORDS))
+            .and_then(|records| sys::open_file(records.as_fd(), digest.as_str().as_bytes()));
+        match record {
+            Ok(record) if record.metadata().is_ok_and(|metadata| metadata.is_file()) => {
+                OpenedLayer::Complete { tree, record }
+            }
+            Ok(_) => OpenedLayer::Incomplete("its record is no file".to_owned()),
+            Err(error) if missing(&error) => OpenedLayer::Incomplete("there is no record of it".to_owned()),
+            Err(error) => OpenedLayer::Incomplete(format!("its record cannot be opened: {error}")),
+        }
+    }
+
+    /// The layers that msb-sync has extracted here: those with a record.
+    ///
+    /// # Errors
+    /// The directories cannot be read; ones that do not exist hold nothing.
+    pub fn recorded(&self) -> Result<BTreeSet<BlobDigest>, StoreError> {
+        let mut found = BTreeSet::new();
+        for name in names_in(&self.private.join(RECORDS))? {
+            let Some(digest) = BlobDigest::parse(&name).ok() else { continue };
+            let path = layer_path(&self.layers, &digest);
+            if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+                found.insert(digest);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The homes whose catalogs may need these layers, as [`Store::claim`](super::Store::claim) noted them.
+    ///
+    /// # Errors
+    /// The directory cannot be read; one that does not exist names none.
+    pub fn homes(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let directory = self.private.join(HOMES);
+        let links = names_in(&directory)?.into_iter().map(|name| directory.join(name));
+        Ok(links.filter_map(|link| fs::read_link(link).ok()).collect())
+    }
+
+    /// Whether no run is at work here.
+    pub fn is_idle(&self) -> bool {
+        match File::open(self.private.join("lock")) {
+            Ok(lock) => sys::try_lock(&lock).unwrap_or(false),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// What is staged: while no run is at work here, that is what one that ended early has left.
+    ///
+    /// # Errors
+    /// The directory cannot be read; one that does not exist holds nothing.
+    pub fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
+        let staging = self.private.join(STAGING);
+        let leftover = |name: String| {
+            let digest = BlobDigest::parse(name.strip_prefix("removed-").unwrap_or(&name)).ok()?;
+            let path = staging.join(name);
+            let size = sys::open_directory(&path).and_then(|root| size_below(&root)).unwrap_or_default();
+            Some(Leftover { digest, path, size })
+        };
+        Ok(names_in(&staging)?.into_iter().filter_map(leftover).collect())
+    }
+}
+
+/// Bytes of all files below `root`. Never follows a symlink.
+fn size_below(root: &OwnedFd) -> io::Result<u64> {
+    let mut size = 0_u64;
+    let mut todo = vec![Vec::new()];
+    while let Some(path) = todo.pop() {
+        let directory = sys::open_directory_beneath(root.as_fd(), &path)?;
+        sys::each_entry(directory.as_fd(), |name, is_directory| {
+            if is_directory {
+                let above = path.split_last().map_or_else(Vec::new, |_| [path.as_slice(), b"/"].concat());
+                todo.push([above.as_slice(), name].concat());
+            } else if let Ok(Some(found)) = sys::metadata(directory.as_fd(), name) {
+                size = size.saturating_add(found.size);
+            }
+            true
+        })?;
+    }
+    Ok(size)
+}
+
+fn names_in(directory: &Path) -> Result<BTreeSet<String>, StoreError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(BTreeSet::new());
+        }
+        other => other.map_err(StoreError::io("read", directory))?,
+    };
+    let mut names = BTreeSet::new();
+    for entry in entries {
+        let entry = entry.map_err(StoreError::io("read", directory))?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}

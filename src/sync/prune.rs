@@ -1,0 +1,369 @@
+//! `prune` and `remove`: forgetting images, then the layers that nobody needs.
+//!
+//! Both look first without a lock. If there is something to do they lock, look again, drop the rows, and then
+//! the directories: a crash in between leaves layers that nobody needs, which the next prune finds, and never
+//! rows without layers. No registry is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::{Failure, ImagesSource, Session, layer_totals};
+use crate::catalog::Catalog;
+use crate::digest::BlobDigest;
+use crate::error::Error;
+use crate::image_ref::ImageRef;
+use crate::images_file::nearest;
+use crate::plan::{self, Refusal, Removal};
+use crate::progress::Event;
+use crate::state::{Desired, LayerState, Observed, Owner, RecordedImage};
+use crate::store::{self, Leftover, Places, Store};
+
+/// What `prune` and `remove` did, or would do.
+#[derive(Clone, Debug, Default)]
+pub struct Pruned {
+    /// The images.
+    pub images: Vec<Removal>,
+    /// The layer directories.
+    pub layers: Vec<RemovedLayer>,
+    /// Layers that nobody needs but a running process uses.
+    pub kept: Vec<KeptLayer>,
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+}
+
+/// A layer that is removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovedLayer {
+    /// Which.
+    pub digest: BlobDigest,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Bytes of the files in it, as far as that is recorded.
+    pub size: u64,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A layer that is not removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptLayer {
+    /// Which.
+    pub digest: BlobDigest,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Who uses it, for people.
+    pub reason: String,
+}
+
+impl Pruned {
+    /// Bytes of the layers that are removed.
+    pub fn freed_bytes(&self) -> u64 {
+        self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size))
+    }
+
+    /// Whether there was nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.layers.is_empty()
+    }
+}
+
+/// On what grounds images are forgotten.
+enum Wish {
+    /// Their owner does not list them any more; layers that nobody needs go too, wherever they come from.
+    Unlisted(Desired),
+    /// They are named.
+    Named(BTreeSet<ImageRef>),
+}
+
+impl Wish {
+    fn owner(&self) -> Option<&Owner> {
+        match self {
+            Self::Unlisted(desired) => Some(&desired.owner),
+            Self::Named(_) => None,
+        }
+    }
+}
+
+/// What is to be done.
+struct Intention {
+    images: Vec<Removal>,
+    /// Directories of layers that may hold something to remove; they exist.
+    directories: BTreeSet<PathBuf>,
+    /// By directory; still needed ones are not among them, ones in use may be.
+    layers: BTreeMap<PathBuf, Vec<RemovedLayer>>,
+    leftovers: Vec<Leftover>,
+}
+
+impl Session {
+    /// Removes the images that the file's owner no longer lists, and layers that nobody needs.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn prune(&self, source: &ImagesSource, dry_run: bool) -> Result<Pruned, Failure> {
+        let loaded = self.load(source)?;
+        let settings = &loaded.file.settings;
+        let mut listed: BTreeSet<ImageRef> =
+            loaded.file.images.iter().map(|image| image.reference.clone()).collect();
+        if let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? {
+            // What a moving selection means only its registry can tell: all that it may have brought stays.
+            let selected = |reference: &ImageRef| {
+                loaded.file.selections.iter().any(|selection| {
+                    selection.registry == reference.registry()
+                        && selection.repository == reference.repository()
+                })
+            };
+            let owned = catalog.owned_by(&loaded.owner)?;
+            listed.extend(owned.into_iter().map(|row| row.reference).filter(selected));
+        }
+        let desired = Desired {
+            owner: loaded.owner,
+            layers_directory: settings.layers.clone().unwrap_or_else(|| self.default_layers()),
+            images: Vec::new(),
+            listed_elsewhere: listed,
+            prune: true,
+        };
+        self.forget(&Wish::Unlisted(desired), dry_run)
+    }
+
+    /// Forgets images, whoever owns them, and removes their layers that nobody else needs.
+    ///
+    /// # Errors
+    /// See [`Failure`]; if one of `references` cannot be forgotten, none is.
+    pub fn remove(&self, references: &[ImageRef], dry_run: bool) -> Result<Pruned, Failure> {
+        self.forget(&Wish::Named(references.iter().cloned().collect()), dry_run)
+    }
+
+    fn forget(&self, wish: &Wish, dry_run: bool) -> Result<Pruned, Failure> {
+        let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? else {
+            return match wish {
+                Wish::Named(references) => Err(unknown(references.iter(), &BTreeMap::new())),
+                // Without a catalog nobody can say which layers are needed.
+                Wish::Unlisted(_) => Ok(Pruned { dry_run, ..Pruned::default() }),
+            };
+        };
+        let intention = self.intend(&catalog, wish, false)?;
+        drop(catalog);
+        if dry_run || intention.is_empty() {
+            return Ok(intention.in_theory(dry_run));
+        }
+        let _locks = self.lock(intention.directories.iter().map(PathBuf::as_path))?;
+        let mut catalog = Catalog::open(&self.catalog_path())?;
+        let mut stores = BTreeMap::new();
+        let mut swept = Vec::new();
+        for directory in &intention.directories {
+            let left = Places::of(directory).leftovers()?;
+            let store = Store::open(directory, &self.home.join("downloads"))?;
+            store.recover()?;
+            // What could be finished is a layer like any other now.
+            let finished = store.places().recorded()?;
+            swept.extend(left.into_iter().filter(|left| !finished.contains(&left.digest)));
+            stores.insert(directory.clone(), store);
+        }
+        // Whoever had the lock may have changed what is recorded.
+        let intention = self.intend(&catalog, wish, true)?;
+        if self.cancel.is_cancelled() {
+            return Err(Error::Stopped.into());
+        }
+        for image in &intention.images {
+            catalog.forget(&image.names, wish.owner())?;
+        }
+        let needed = catalog.layers_needed_outside(&BTreeSet::new())?;
+        let mut pruned = Pruned { images: intention.images, ..Pruned::default() };
+        pruned.layers.extend(swept.into_iter().map(RemovedLayer::from));
+        for (directory, layers) in intention.layers {
+            let Some(store) = stores.get(&directory) else { continue };
+            let unneeded: Vec<RemovedLayer> =
+                layers.into_iter().filter(|layer| !needed.contains(&layer.digest)).collect();
+            let digests: Vec<&BlobDigest> = unneeded.iter().map(|layer| &layer.digest).collect();
+            let in_use = store.remove(&digests)?;
+            pruned.add(unneeded, &in_use);
+        }
+        Ok(pruned)
+    }
+
+    /// Takes note of what other homes with the same directory of layers need of it.
+    pub(super) fn look_at_other_homes(
+        &self,
+        desired: &Desired,
+        observed: &mut Observed,
+    ) -> Result<(), Failure> {
+        if desired.prune {
+            let places = Places::of(&desired.layers_directory);
+            observed.needed_elsewhere.extend(self.needed_by_other_homes(&places)?);
+        }
+        Ok(())
+    }
+
+    /// The layers that the catalogs of other homes need: all, if one of them cannot be read.
+    fn needed_by_other_homes(&self, places: &Places) -> Result<BTreeSet<BlobDigest>, Failure> {
+        let mut needed = BTreeSet::new();
+        for home in places.homes()?.into_iter().filter(|home| *home != self.home) {
+            let layers = Catalog::open_read_only(&home.join("oci.db")).and_then(|catalog| {
+                catalog.map(|catalog| catalog.layers_needed_outside(&BTreeSet::new())).transpose()
+            });
+            match layers {
+                Ok(layers) => needed.extend(layers.unwrap_or_default()),
+                Err(error) => {
+                    self.reporter.report(Event::Warning(format!(
+                        "no layers are removed: the home {} uses them too, and {error}",
+                        home.display()
+                    )));
+                    return Ok(places.recorded()?);
+                }
+            }
+        }
+        Ok(needed)
+    }
+
+    /// Decides; nothing is written.
+    fn intend(&self, catalog: &Catalog, wish: &Wish, locked: bool) -> Result<Intention, Failure> {
+        let recorded = match wish {
+            Wish::Unlisted(desired) => catalog.owned_by(&desired.owner)?,
+            Wish::Named(_) => catalog.all()?,
+        };
+        let recorded: BTreeMap<ImageRef, RecordedImage> =
+            recorded.into_iter().map(|row| (row.reference.clone(), row)).collect();
+        let mut observed = Observed { recorded, ..Observed::default() };
+        let images = match wish {
+            Wish::Unlisted(desired) => plan::removals(desired, &observed),
+            Wish::Named(references) => plan::removals_of(references, &observed.recorded)
+                .map_err(|refusals| refused(&refusals, &observed.recorded))?,
+        };
+        let gone: BTreeSet<ImageRef> = images.iter().flat_map(|image| &image.gone).cloned().collect();
+        let needed = catalog.layers_needed_outside(&gone)?;
+        observed.recorded.retain(|name, _| gone.contains(name));
+
+        let mut candidates: BTreeMap<PathBuf, BTreeMap<BlobDigest, &str>> = BTreeMap::new();
+        for row in observed.recorded.values() {
+            let of_directory = candidates.entry(self.layers_of(row)).or_default();
+            let digests = row.layers.iter().map(|layer| layer.digest.clone());
+            of_directory.extend(digests.map(|digest| (digest, "no image needs it any more")));
+        }
+        if let Wish::Unlisted(desired) = wish {
+            candidates.entry(desired.layers_directory.clone()).or_default();
+            for (directory, of_directory) in &mut candidates {
+                for digest in Places::of(directory).recorded()? {
+                    of_directory.entry(digest).or_insert("no recorded image needs it");
+                }
+            }
+        }
+        candidates.retain(|directory, _| directory.is_dir());
+        let mut intention = Intention {
+            images,
+            directories: candidates.keys().cloned().collect(),
+            layers: BTreeMap::new(),
+            leftovers: Vec::new(),
+        };
+        for (directory, of_directory) in candidates {
+            let places = Places::of(&directory);
+            if !locked && matches!(wish, Wish::Unlisted(_)) && places.is_idle() {
+                intention.leftovers.extend(places.leftovers()?);
+            }
+            let needed_elsewhere = self.needed_by_other_homes(&places)?;
+            let is_needed =
+                |digest: &BlobDigest| needed.contains(digest) || needed_elsewhere.contains(digest);
+            let mut layers = Vec::new();
+            for (digest, reason) in of_directory {
+                if !is_needed(&digest) && places.state(&digest)? != LayerState::Missing {
+                    layers.push(removed_layer(&directory, &places, digest, reason));
+                }
+            }
+            if !layers.is_empty() {
+                intention.layers.insert(directory, layers);
+            }
+        }
+        Ok(intention)
+    }
+}
+
+impl Intention {
+    fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.layers.is_empty() && self.leftovers.is_empty()
+    }
+
+    /// What would be done.
+    fn in_theory(self, dry_run: bool) -> Pruned {
+        let mut pruned = Pruned { images: self.images, dry_run, ..Pruned::default() };
+        pruned.layers.extend(self.leftovers.into_iter().map(RemovedLayer::from));
+        for (directory, layers) in self.layers {
+            let digests: Vec<&BlobDigest> = layers.iter().map(|layer| &layer.digest).collect();
+            let in_use = store::layers_in_use(&directory, &digests);
+            pruned.add(layers, &in_use);
+        }
+        pruned
+    }
+}
+
+impl Pruned {
+    fn add(&mut self, layers: Vec<RemovedLayer>, in_use: &BTreeMap<BlobDigest, String>) {
+        for layer in layers {
+            match in_use.get(&layer.digest) {
+                Some(who) => {
+                    let RemovedLayer { digest, path, .. } = layer;
+                    self.kept.push(KeptLayer { digest, path, reason: who.clone() });
+                }
+                None => self.layers.push(layer),
+            }
+        }
+    }
+}
+
+impl From<Leftover> for RemovedLayer {
+    fn from(leftover: Leftover) -> Self {
+        let Leftover { digest, path, size } = leftover;
+        Self { digest, path, size, reason: "left by a run that did not end".to_owned() }
+    }
+}
+
+fn removed_layer(directory: &Path, places: &Places, digest: BlobDigest, reason: &str) -> RemovedLayer {
+    let totals = layer_totals(&places.record(&digest)).unwrap_or_default();
+    let path = store::layer_path(directory, &digest);
+    RemovedLayer { path, size: totals.content_bytes, reason: reason.to_owned(), digest }
+}
+
+/// The error for references that are not recorded, with the nearest ones that are.
+pub(super) fn unknown<'a>(
+    references: impl Iterator<Item = &'a ImageRef>,
+    recorded: &BTreeMap<ImageRef, RecordedImage>,
+) -> Failure {
+    let names: Vec<String> = recorded.keys().map(ToString::to_string).collect();
+    let references: Vec<String> = references.map(ToString::to_string).collect();
+    let near: BTreeSet<&str> = references
+        .iter()
+        .filter_map(|reference| nearest(reference, names.iter().map(String::as_str)))
+        .collect();
+    let hint = if near.is_empty() {
+        "show what is recorded: msb-sync list".to_owned()
+    } else {
+        format!("did you mean {}?", near.into_iter().collect::<Vec<_>>().join(", "))
+    };
+    let message = format!("not recorded on this machine: {}", references.join(", "));
+    Failure::Error(Error::Usage { message, hint: Some(hint) })
+}
+
+/// The error for what cannot be forgotten; the unknown ones first.
+fn refused(refusals: &[Refusal], recorded: &BTreeMap<ImageRef, RecordedImage>) -> Failure {
+    let mut unknowns = refusals.iter().filter_map(|refusal| match refusal {
+        Refusal::Unknown(reference) => Some(reference),
+        _ => None,
+    });
+    if let Some(first) = unknowns.next() {
+        return unknown(std::iter::once(first).chain(unknowns), recorded);
+    }
+    let (mut messages, mut hints) = (Vec::new(), BTreeSet::new());
+    for refusal in refusals {
+        match refusal {
+            Refusal::Unknown(_) => {}
+            Refusal::Foreign(reference) => {
+                messages.push(format!("{reference} was pulled by microsandbox itself and is left alone"));
+                hints.insert("remove it with microsandbox's own tools".to_owned());
+            }
+            Refusal::SecondName(reference, first) => {
+                messages.push(format!("{reference} is only the second name of {first}"));
+                hints.insert(format!("msb-sync remove {first}"));
+            }
+        }
+    }
+    let hint = hints.into_iter().collect::<Vec<_>>().join("; ");
+    Failure::Error(Error::Usage { message: messages.join("; "), hint: Some(hint) })
+}
