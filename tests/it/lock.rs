@@ -6,10 +6,13 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use serde_json::Value;
-use tempfile::TempDir;
+
+use crate::support::check::wanted;
+use crate::support::fake_registry::FakeRegistry;
+use crate::support::image::{BlobSet, Image, Layer, file, host_platform};
+use crate::support::sandbox::{Output, Sandbox};
 
 const HELLO: &str = "quickstart.local/hello:1";
 const GREETER: &str = "quickstart.local/greeter:1";
@@ -17,61 +20,29 @@ const GREETER: &str = "quickstart.local/greeter:1";
 const UNREACHABLE: &str = "endpoint = \"http://127.0.0.1:1\"";
 
 struct World {
-    root: TempDir,
-}
-
-struct Run {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Run {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
-    }
-
-    /// The last line of `apply --json`.
-    fn summary(&self) -> Value {
-        serde_json::from_str(self.stdout.lines().last().unwrap()).unwrap()
-    }
-
-    #[track_caller]
-    fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
-        self
-    }
+    sandbox: Sandbox,
 }
 
 impl World {
     /// The quickstart's two images, listed and not yet locked.
     fn new() -> Self {
-        let root = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let world = Self { root };
+        let world = Self { sandbox: Sandbox::new() };
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart/oci"), &world.path("oci"));
         world.lists(&["hello:1", "greeter:1"], "layout = \"oci\"");
         world
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
+        self.sandbox.work().join(name)
     }
 
     fn lists(&self, images: &[&str], registry: &str) {
-        let text = format!("[registry.\"quickstart.local\"]\n{registry}\nimages = {images:?}\n");
-        fs::write(self.path("images.toml"), text).unwrap();
+        self.sandbox.images(&format!("[registry.\"quickstart.local\"]\n{registry}\nimages = {images:?}\n"));
     }
 
-    fn run(&self, arguments: &[&str]) -> Run {
-        let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_msb-sync"))
-            .args(arguments)
-            .current_dir(self.root.path())
-            .env_clear()
-            .env("HOME", self.path("user"))
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Run { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+    #[track_caller]
+    fn run(&self, arguments: &str) -> Output {
+        self.sandbox.msb(arguments).run()
     }
 
     fn lockfile(&self) -> String {
@@ -99,9 +70,9 @@ impl World {
         fs::write(index, text).unwrap();
     }
 
-    /// Everything in the root by name and content, the layout and msb-sync's home aside.
+    /// The files beside the images file, by name and content.
     fn files(&self) -> Vec<(String, Vec<u8>)> {
-        let mut files: Vec<_> = fs::read_dir(self.root.path())
+        let mut files: Vec<_> = fs::read_dir(self.sandbox.work())
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .filter(|path| path.is_file())
@@ -138,50 +109,42 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 #[test]
 fn lock_writes_once_and_rewrites_nothing_that_did_not_change() {
     let world = World::new();
-    let first = world.run(&["lock", "--json"]).exits(0).json();
+    let first = world.run("lock --json").code(0).json();
     assert_eq!(first["version"], 1);
     assert_eq!(first["changed"], true);
     assert_eq!(first["path"], world.path("images.lock").to_str().unwrap());
     assert_eq!(actions(&first), pairs(&[(GREETER, "add"), (HELLO, "add")]));
     assert_eq!(first["images"][1]["previous"], Value::Null);
     assert_eq!(first["images"][1]["digest"], world.locked_digest(HELLO));
-    assert_eq!(first["images"][1]["platform"], format!("linux/{}", architecture()));
+    assert_eq!(first["images"][1]["platform"], host_platform());
     let (text, inode) = (world.lockfile(), fs::metadata(world.path("images.lock")).unwrap().ino());
     assert_eq!(text.matches("\n  { digest = \"sha256:").count(), 4, "{text}");
 
-    let second = world.run(&["lock", "--upgrade", "--json"]).exits(0).json();
+    let second = world.run("lock --upgrade --json").code(0).json();
     assert_eq!(second["changed"], false);
     assert_eq!(actions(&second), pairs(&[(GREETER, "keep"), (HELLO, "keep")]));
     assert_eq!(second["images"][0]["previous"], second["images"][0]["digest"]);
     assert_eq!(fs::metadata(world.path("images.lock")).unwrap().ino(), inode);
     assert_eq!(world.lockfile(), text);
     // `lock` is about the file alone, and leaves nothing else behind.
-    assert!(!world.path("user").exists());
+    assert!(!world.sandbox.home().exists());
     assert_eq!(world.files().len(), 2);
-}
-
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 #[test]
 fn a_complete_lockfile_needs_no_registry() {
     let world = World::new();
-    world.run(&["lock"]).exits(0);
+    world.run("lock").code(0);
     world.lists(&["hello:1", "greeter:1"], UNREACHABLE);
-    world.run(&["lock"]).exits(0);
-    world.run(&["lock", "--check"]).exits(0);
-    let planned = world.run(&["plan", "--json", "--locked"]).exits(0).json();
+    world.run("lock").code(0);
+    world.run("lock --check").code(0);
+    let planned = world.run("plan --json --locked").code(0).json();
     assert_eq!(actions(&planned), pairs(&[(GREETER, "add"), (HELLO, "add")]));
     assert_eq!(planned["images"][0]["layers"]["total"], 2);
     assert!(planned["download_bytes"].as_u64().unwrap() > 0);
     // To drop an entry, nobody need be asked either.
     world.lists(&["hello:1"], UNREACHABLE);
-    let dropped = world.run(&["lock", "--json"]).exits(0).json();
+    let dropped = world.run("lock --json").code(0).json();
     assert_eq!(actions(&dropped), pairs(&[(GREETER, "remove"), (HELLO, "keep")]));
     assert_eq!(dropped["images"][0]["digest"], Value::Null);
     assert!(!world.lockfile().contains("greeter"));
@@ -190,72 +153,72 @@ fn a_complete_lockfile_needs_no_registry() {
 #[test]
 fn only_upgrade_moves_a_tag_and_only_the_one_it_names() {
     let world = World::new();
-    world.run(&["lock"]).exits(0);
+    world.run("lock").code(0);
     let (hello, greeter) = (world.locked_digest(HELLO), world.locked_digest(GREETER));
     world.swap_tags();
-    assert_eq!(world.run(&["lock", "--json"]).exits(0).json()["changed"], false);
+    assert_eq!(world.run("lock --json").code(0).json()["changed"], false);
     assert_eq!(world.locked_digest(HELLO), hello);
 
-    let pending = world.run(&["lock", "--upgrade", "--check", "--json"]).exits(2).json();
+    let pending = world.run("lock --upgrade --check --json").code(2).json();
     assert_eq!(actions(&pending), pairs(&[(GREETER, "update"), (HELLO, "update")]));
     assert_eq!(world.locked_digest(HELLO), hello, "--check writes nothing");
 
-    let moved = world.run(&["lock", "--upgrade", HELLO]).exits(0);
+    let moved = world.run(&format!("lock --upgrade {HELLO}")).code(0);
     assert!(moved.stdout.contains("~ quickstart.local/hello:1"), "{}", moved.stdout);
     assert!(moved.stdout.ends_with("Wrote images.lock: 1 updated, 1 unchanged.\n"), "{}", moved.stdout);
     assert_eq!((world.locked_digest(HELLO), world.locked_digest(GREETER)), (greeter.clone(), greeter));
-    world.run(&["lock", "--upgrade", "images.toml"]).exits(0);
+    world.run("lock --upgrade images.toml").code(0);
     assert_eq!(world.locked_digest(GREETER), hello);
 }
 
 #[test]
 fn apply_makes_what_the_lockfile_says_not_what_the_tag_means() {
     let world = World::new();
-    world.run(&["lock"]).exits(0);
+    world.run("lock").code(0);
     let digest = world.locked_digest(HELLO);
     world.swap_tags();
-    world.run(&["apply", "--locked"]).exits(0);
-    let inspected = world.run(&["inspect", HELLO, "--json"]).exits(0).json();
+    world.run("apply --locked").code(0);
+    let inspected = world.run(&format!("inspect {HELLO} --json")).code(0).json();
     assert_eq!(inspected["image"]["digest"], digest);
 
     // What is here as locked needs no request.
     world.lists(&["hello:1", "greeter:1"], UNREACHABLE);
-    for arguments in [&["apply", "--json"][..], &["apply", "--json", "--locked", "--offline"]] {
-        let summary = world.run(arguments).exits(0).summary();
+    for arguments in ["apply --json", "apply --json --locked --offline"] {
+        let summary = world.run(arguments).code(0).summary();
         assert_eq!((&summary["unchanged"], &summary["requests"]), (&2.into(), &0.into()));
     }
 
     // The lockfile moves, and the machine with it.
     world.lists(&["hello:1", "greeter:1"], "layout = \"oci\"");
-    world.run(&["lock", "--upgrade"]).exits(0);
-    let planned = world.run(&["plan", "--json"]).exits(0).json();
+    world.run("lock --upgrade").code(0);
+    let planned = world.run("plan --json").code(0).json();
     assert_eq!(planned["images"][1]["action"], "update");
     assert_eq!(planned["images"][1]["previous"], digest);
     assert_eq!(planned["images"][1]["digest"], world.locked_digest(HELLO));
-    let summary = world.run(&["apply", "--json"]).exits(0).summary();
+    let summary = world.run("apply --json").code(0).summary();
     assert_eq!((&summary["updated"], &summary["extracted_bytes"]), (&2.into(), &0.into()));
-    assert_eq!(world.run(&["plan", "--json"]).exits(0).json()["changes"], 0);
+    assert_eq!(world.run("plan --json").code(0).json()["changes"], 0);
 }
 
 #[test]
 fn an_image_that_the_lockfile_lacks_is_resolved_and_reported() {
     let world = World::new();
     world.lists(&["hello:1"], "layout = \"oci\"");
-    world.run(&["lock"]).exits(0);
+    world.run("lock").code(0);
     world.lists(&["hello:1", "greeter:1"], "layout = \"oci\"");
-    let applied = world.run(&["apply"]).exits(0);
+    let applied = world.run("apply").code(0);
     let warning = "warning: not in images.lock: quickstart.local/greeter:1 (missing); run: msb-sync lock";
     assert!(applied.stderr.contains(warning), "{}", applied.stderr);
-    world.run(&["inspect", GREETER]).exits(0);
+    world.run(&format!("inspect {GREETER}")).code(0);
 }
 
 #[test]
 fn locked_fails_unless_the_lockfile_covers_the_file_exactly() {
     let world = World::new();
-    let without = world.run(&["apply", "--locked"]).exits(1);
+    let without = world.run("apply --locked").code(1);
     assert!(without.stderr.contains("there is no images.lock"), "{}", without.stderr);
-    world.run(&["lock"]).exits(0);
-    let other = if architecture() == "amd64" { "arm64" } else { "amd64" };
+    world.run("lock").code(0);
+    let other = if host_platform() == "linux/amd64" { "arm64" } else { "amd64" };
     let for_other =
         format!("{{ name = \"hello\", tag = \"1\", platform = \"linux/{other}\" }}, \"greeter:1\"");
     for (images, complaint, checked) in [
@@ -265,41 +228,41 @@ fn locked_fails_unless_the_lockfile_covers_the_file_exactly() {
     ] {
         let text = format!("[registry.\"quickstart.local\"]\nlayout = \"oci\"\nimages = [{images}]\n");
         fs::write(world.path("images.toml"), text).unwrap();
-        for arguments in [&["apply", "--locked"][..], &["plan", "--locked", "--detailed-exitcode"]] {
-            let failed = world.run(arguments).exits(1);
+        for arguments in ["apply --locked", "plan --locked --detailed-exitcode"] {
+            let failed = world.run(arguments).code(1);
             assert!(failed.stderr.contains(complaint), "{}", failed.stderr);
             assert!(failed.stderr.contains("hint: run: msb-sync lock images.toml"), "{}", failed.stderr);
         }
-        world.run(&["lock", "--check"]).exits(checked);
+        world.run("lock --check").code(checked);
     }
-    assert!(!world.path("user").exists(), "nothing is touched");
+    assert!(!world.sandbox.home().exists(), "nothing is touched");
 }
 
 #[test]
 fn an_image_that_cannot_be_resolved_leaves_the_lockfile_alone() {
     let world = World::new();
     world.lists(&["hello:1"], "layout = \"oci\"");
-    world.run(&["lock"]).exits(0);
+    world.run("lock").code(0);
     let before = world.files();
     world.lists(&["hello:1", "greeter:1", "nope:1"], "layout = \"oci\"");
-    let failed = world.run(&["lock"]).exits(1);
+    let failed = world.run("lock").code(1);
     assert!(failed.stderr.contains("error: quickstart.local/nope:1: "), "{}", failed.stderr);
     assert!(!failed.stderr.contains("error: quickstart.local/greeter"), "{}", failed.stderr);
     assert_eq!(world.files()[0], before[0]);
     assert_eq!(world.files().len(), before.len(), "no temporary file stays");
-    let document = world.run(&["lock", "--json"]).exits(1).json();
+    let document = world.run("lock --json").code(1).json();
     assert_eq!(document["changed"], false);
 }
 
 #[test]
 fn a_wrong_reference_or_file_is_a_usage_error() {
     let world = World::new();
-    let unknown = world.run(&["lock", "--upgrade", "quickstart.local/helo:1"]).exits(2);
+    let unknown = world.run("lock --upgrade quickstart.local/helo:1").code(2);
     assert!(unknown.stderr.contains("did you mean quickstart.local/hello:1?"), "{}", unknown.stderr);
-    world.run(&["lock", "--upgrade", "UPPER"]).exits(2);
-    world.run(&["lock", "missing.toml"]).exits(2);
-    world.run(&["lock", "missing.toml", "--check"]).exits(1);
-    world.run(&["lock", "-"]).exits(2);
+    world.run("lock --upgrade UPPER").code(2);
+    world.run("lock missing.toml").code(2);
+    world.run("lock missing.toml --check").code(1);
+    world.run("lock -").code(2);
     assert_eq!(world.files().len(), 1);
 
     for (text, complaint) in [
@@ -309,36 +272,36 @@ fn a_wrong_reference_or_file_is_a_usage_error() {
         ("\u{feff}", "images.lock"),
     ] {
         fs::write(world.path("images.lock"), text).unwrap();
-        for arguments in [&["apply"][..], &["plan", "--locked"], &["lock"], &["lock", "--upgrade"]] {
-            let failed = world.run(arguments).exits(2);
+        for arguments in ["apply", "plan --locked", "lock", "lock --upgrade"] {
+            let failed = world.run(arguments).code(2);
             assert!(failed.stderr.contains(complaint), "{}", failed.stderr);
             assert!(failed.stderr.contains("--> images.lock:"), "{}", failed.stderr);
         }
-        world.run(&["lock", "--check"]).exits(1);
+        world.run("lock --check").code(1);
         assert_eq!(world.lockfile(), text);
     }
     fs::write(world.path("images.lock"), [0xff, 0xfe]).unwrap();
-    assert!(world.run(&["plan"]).exits(2).stderr.contains("images.lock: it is not UTF-8"));
+    assert!(world.run("plan").code(2).stderr.contains("images.lock: it is not UTF-8"));
     fs::remove_file(world.path("images.lock")).unwrap();
     fs::create_dir(world.path("images.lock")).unwrap();
-    assert!(world.run(&["plan"]).exits(2).stderr.contains("images.lock: it is not a regular file"));
-    assert!(!world.path("user").exists(), "nothing is touched");
+    assert!(world.run("plan").code(2).stderr.contains("images.lock: it is not a regular file"));
+    assert!(!world.sandbox.home().exists(), "nothing is touched");
 }
 
 #[test]
 fn a_registry_that_contradicts_the_lockfile_fails_that_image_only() {
     let world = World::new();
-    world.run(&["lock"]).exits(0);
+    world.run("lock").code(0);
     let text = world.lockfile();
     let manifest = text.split("hello:1").nth(1).unwrap().split("\nmanifest = \"").nth(1).unwrap();
     let manifest = manifest.split('"').next().unwrap();
     let other = format!("sha256:{}", "0".repeat(64));
     world.change_lockfile(manifest, &other);
-    let failed = world.run(&["apply"]).exits(1);
+    let failed = world.run("apply").code(1);
     let said = format!("the registry serves another manifest than the lockfile says: {manifest} instead of");
     assert!(failed.stderr.contains(&said), "{}", failed.stderr);
-    world.run(&["inspect", GREETER]).exits(0);
-    world.run(&["inspect", HELLO]).exits(1);
+    world.run(&format!("inspect {GREETER}")).code(0);
+    world.run(&format!("inspect {HELLO}")).code(1);
 
     // Layers that are not the manifest's are no better, though the plan shows them.
     fs::write(world.path("images.lock"), &text).unwrap();
@@ -346,40 +309,40 @@ fn a_registry_that_contradicts_the_lockfile_fails_that_image_only() {
     let (layers, rest) = after.split_once("size = ").unwrap();
     let text = format!("{before}hello:1{layers}size = 9{rest}");
     fs::write(world.path("images.lock"), text).unwrap();
-    let failed = world.run(&["apply"]).exits(1);
+    let failed = world.run("apply").code(1);
     assert!(failed.stderr.contains("the registry serves another layer than"), "{}", failed.stderr);
 
     // A digest that the registry does not have.
-    world.run(&["lock"]).exits(0);
+    world.run("lock").code(0);
     world.change_lockfile(&world.locked_digest(HELLO), &other);
-    let failed = world.run(&["apply"]).exits(1);
+    let failed = world.run("apply").code(1);
     assert!(failed.stderr.contains(&format!("cannot get {other}, to which")), "{}", failed.stderr);
 
     // What is recorded already is held against the lockfile, too.
     world.lists(&["greeter:1"], "layout = \"oci\"");
-    world.run(&["lock"]).exits(0);
-    assert_eq!(world.run(&["plan", "--json"]).exits(0).json()["changes"], 0);
+    world.run("lock").code(0);
+    assert_eq!(world.run("plan --json").code(0).json()["changes"], 0);
     let text = world.lockfile();
     let manifest = text.split("\nmanifest = \"").nth(1).unwrap().split('"').next().unwrap();
     world.change_lockfile(manifest, &other);
-    let planned = world.run(&["plan", "--json"]).exits(0).json();
+    let planned = world.run("plan --json").code(0).json();
     assert_eq!(planned["images"][0]["action"], "update");
     assert_eq!(planned["images"][0]["reason"], "the lockfile names another manifest");
-    world.run(&["apply"]).exits(1);
+    world.run("apply").code(1);
 }
 
 #[test]
 fn a_pinned_image_keeps_its_pin() {
     let world = World::new();
-    world.run(&["lock"]).exits(0);
+    world.run("lock").code(0);
     let (hello, greeter) = (world.locked_digest(HELLO), world.locked_digest(GREETER));
     world.lists(&[&format!("hello:1@{hello}")], "layout = \"oci\"");
-    world.run(&["lock"]).exits(0);
-    world.run(&["plan", "--locked"]).exits(0);
+    world.run("lock").code(0);
+    world.run("plan --locked").code(0);
     world.change_lockfile(&format!("\ndigest = \"{hello}"), &format!("\ndigest = \"{greeter}"));
-    let failed = world.run(&["plan", "--locked"]).exits(1);
+    let failed = world.run("plan --locked").code(1);
     assert!(failed.stderr.contains(&format!("(locked to {greeter})")), "{}", failed.stderr);
-    let healed = world.run(&["lock", "--json"]).exits(0).json();
+    let healed = world.run("lock --json").code(0).json();
     assert_eq!(healed["images"][0]["action"], "update");
     assert_eq!(healed["images"][0]["digest"], hello);
 }
@@ -387,13 +350,13 @@ fn a_pinned_image_keeps_its_pin() {
 #[test]
 fn the_lockfile_keeps_its_mode_and_its_symlink() {
     let world = World::new();
-    world.run(&["lock"]).exits(0);
+    world.run("lock").code(0);
     fs::create_dir(world.path("elsewhere")).unwrap();
     fs::rename(world.path("images.lock"), world.path("elsewhere/real.lock")).unwrap();
     symlink("elsewhere/real.lock", world.path("images.lock")).unwrap();
     fs::set_permissions(world.path("images.lock"), fs::Permissions::from_mode(0o640)).unwrap();
     world.lists(&["hello:1"], "layout = \"oci\"");
-    world.run(&["lock"]).exits(0);
+    world.run("lock").code(0);
     assert!(fs::symlink_metadata(world.path("images.lock")).unwrap().is_symlink());
     let metadata = fs::metadata(world.path("elsewhere/real.lock")).unwrap();
     assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
@@ -404,9 +367,9 @@ fn the_lockfile_keeps_its_mode_and_its_symlink() {
 #[test]
 fn offline_repairs_nothing_and_says_so() {
     let world = World::new();
-    world.run(&["lock"]).exits(0);
-    world.run(&["apply"]).exits(0);
-    let layers = world.path("user/.microsandbox/layers");
+    world.run("lock").code(0);
+    world.run("apply").code(0);
+    let layers = world.sandbox.layers();
     let layer = fs::read_dir(&layers)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -414,11 +377,42 @@ fn offline_repairs_nothing_and_says_so() {
         .unwrap();
     fs::remove_dir_all(&layer).unwrap();
     world.lists(&["hello:1", "greeter:1"], UNREACHABLE);
-    let blocked = world.run(&["apply", "--offline", "--json"]).exits(1);
+    let blocked = world.run("apply --offline --json").code(1);
     assert!(blocked.stderr.contains("--offline forbids asking its registry"), "{}", blocked.stderr);
     assert_eq!(blocked.summary()["requests"], 0);
     // From a directory it is repaired without asking anybody.
     world.lists(&["hello:1", "greeter:1"], "layout = \"oci\"");
-    world.run(&["apply", "--offline", "--locked"]).exits(0);
+    world.run("apply --offline --locked").code(0);
     assert!(layer.exists());
+}
+
+#[test]
+fn a_locked_image_is_fetched_by_digest_and_its_tag_is_never_asked_for() {
+    let sandbox = Sandbox::new();
+    let image = |content: &str| Image::new(&[Layer::of(&[file("f", content)])]);
+    let registry = FakeRegistry::start(BlobSet::with("team/app:1", &image("old")));
+    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+    let locked = sandbox.msb("lock --json").run().success().json();
+    registry.edit(|content| {
+        let moved = content.image(&image("new"));
+        content.tag("team/app:1", &moved);
+    });
+    registry.forget();
+    let planned = sandbox.msb("plan --json").run().success().json();
+    assert_eq!(registry.requests(), [""; 0]);
+    assert_eq!(planned["images"][0]["digest"], locked["images"][0]["digest"]);
+
+    let applied = sandbox.msb("apply --json").run().success().summary();
+    assert_eq!(applied["downloaded_bytes"], planned["download_bytes"], "the plan was exact");
+    let requests = registry.requests();
+    assert_eq!(requests.len(), 3, "{requests:?}");
+    assert!(requests.iter().all(|request| request.contains("/sha256:")), "{requests:?}");
+
+    // One HEAD tells that the tag moved; without --upgrade nobody asks.
+    registry.forget();
+    sandbox.msb("lock --check").run().success();
+    sandbox.msb("apply --locked").run().success();
+    assert_eq!(registry.requests(), [""; 0]);
+    sandbox.msb("lock --upgrade --check").run().code(2);
+    assert!(registry.requests()[0].starts_with("HEAD "), "{:?}", registry.requests());
 }
