@@ -37,6 +37,24 @@ pub enum Error {
         /// What is wrong with it.
         error: LayerError,
     },
+    /// The digest that the lockfile names cannot be had.
+    #[error("cannot get {digest}, to which the lockfile locks it")]
+    LockedDigest {
+        /// The locked digest.
+        digest: BlobDigest,
+        /// Why.
+        source: Box<RegistryError>,
+    },
+    /// The lockfile says something else than the registry about a digest.
+    #[error("the registry serves another {what} than the lockfile says: {actual} instead of {expected}")]
+    LockMismatch {
+        /// Manifest or layer.
+        what: &'static str,
+        /// The lockfile's.
+        expected: String,
+        /// The registry's.
+        actual: String,
+    },
     /// Something that only applies to a combination of settings.
     #[error("{message}")]
     Usage {
@@ -67,6 +85,8 @@ impl Error {
             Self::Catalog(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Layer { error, .. } => error.kind(),
+            Self::LockedDigest { source, .. } => source.kind(),
+            Self::LockMismatch { .. } => "lock-mismatch",
             Self::Usage { .. } => "usage",
             Self::Stopped => "stopped",
         }
@@ -79,6 +99,17 @@ impl Error {
             Self::Catalog(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Layer { error, .. } => error.hint(),
+            Self::LockedDigest { source, .. } => match **source {
+                RegistryError::Refused { status: 404, .. } => Some(
+                    "the registry may have dropped it; to take what the tag means now: msb-sync lock --upgrade"
+                        .to_owned(),
+                ),
+                _ => source.hint(),
+            },
+            Self::LockMismatch { .. } => Some(
+                "the lockfile was changed by other hands: remove the image's entry, then run: msb-sync lock"
+                    .to_owned(),
+            ),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Stopped => None,
         }

@@ -19,7 +19,7 @@ use crate::digest::{BlobDigest, ContentMismatch, Verifier};
 use crate::error::{Error, LayerError, RegistryError, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
-use crate::plan::{Claim, Fetch, Plan, PlannedImage};
+use crate::plan::{Claim, Fetch, Plan, PlannedImage, Record};
 use crate::progress::{Event, Reporter};
 use crate::registry::{BlobReader, Registries};
 use crate::state::{Action, LayerDescriptor, Limits, Owner, Ownership};
@@ -263,12 +263,16 @@ impl Executor<'_> {
             return Err(image.error.clone().unwrap_or_else(unknown));
         }
         let layers = self.store.layers();
-        let recorded = if let Some(resolved) = &image.record {
-            self.catalog.record(resolved, &image.names, self.owner, layers)
-        } else if image.adopt {
-            self.catalog.adopt(&image.names, self.owner, layers)
-        } else {
-            Ok(())
+        let recorded = match &image.record {
+            Some(Record::Resolved(resolved)) => {
+                self.catalog.record(resolved, &image.names, self.owner, layers)
+            }
+            Some(Record::Locked(_)) => {
+                let message = "its locked digest was not looked up".to_owned();
+                return Err(Arc::new(Error::Usage { message, hint: None }));
+            }
+            None if image.adopt => self.catalog.adopt(&image.names, self.owner, layers),
+            None => Ok(()),
         };
         recorded.map_err(|error| Arc::new(error.into()))
     }

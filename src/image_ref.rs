@@ -147,6 +147,12 @@ impl ImageRef {
         Ok(Self { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
     }
 
+    /// The same image, pinned to `digest`.
+    #[must_use]
+    pub fn with_digest(&self, digest: &BlobDigest) -> Self {
+        Self { digest: Some(digest.clone()), ..self.clone() }
+    }
+
     /// The names under which the catalog records this image: itself, and for a sandboxes.io image also
     /// the docker.io one, since docker.io serves it (microsandbox looks it up there).
     pub fn recorded_names(&self) -> Vec<Self> {

@@ -176,6 +176,7 @@ impl ImagesFile {
                     platform: entry.platform.clone(),
                     pull: entry.pull,
                     groups: entry.groups.clone(),
+                    locked: None,
                 });
             } else {
                 listed_elsewhere.insert(entry.reference.clone());
@@ -183,6 +184,19 @@ impl ImagesFile {
         }
         images.sort_by(|a, b| a.reference.cmp(&b.reference));
         Ok(Desired { owner, layers_directory, images, listed_elsewhere, prune: self.settings.prune })
+    }
+
+    /// The listed image that is most like `reference`: of the same repository, or of nearly the same name.
+    pub fn nearest(&self, reference: &ImageRef) -> Option<&ImageRef> {
+        let listed = || self.images.iter().map(|entry| &entry.reference);
+        let same_repository = |other: &&ImageRef| {
+            other.registry() == reference.registry() && other.repository() == reference.repository()
+        };
+        listed().find(same_repository).or_else(|| {
+            let names: Vec<String> = listed().map(ToString::to_string).collect();
+            let near = text::nearest(&reference.to_string(), names.iter().map(String::as_str))?;
+            listed().zip(&names).find(|(_, name)| *name == near).map(|(near, _)| near)
+        })
     }
 
     fn check_groups(&self, wanted: &BTreeSet<&str>) -> Result<(), UnknownGroups> {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! images.toml ──┐                    ┌─ registry   what each tag means now
-//!               └─> Desired          ├─ catalog    what was recorded
+//! images.lock ──┴─> Desired          ├─ catalog    what was recorded
 //!                      │   Observed <┴─ store      which layers are complete
 //!                      └──────┬─────────┘
 //!             plan(desired, observed) -> Plan       pure, total, deterministic
@@ -21,6 +21,7 @@
 //!
 //! | path | owner |
 //! |---|---|
+//! | `<stem>.lock` beside the images file | [`sync`], by [`lockfile`]'s words |
 //! | `<home>/oci.db` | [`catalog`], shared with microsandbox |
 //! | `<layers>/<digest>.extracted/` and `.layers.msb-sync/` beside `<layers>` | [`store`] |
 //! | what is inside a layer directory, and its record | [`extract`] |
@@ -30,13 +31,13 @@
 //! # Which room may use which
 //!
 //! 1. Vocabulary ([`cancel`], [`digest`], [`error`], [`image_ref`], [`progress`], [`sys`]) uses only vocabulary.
-//! 2. Pure rooms ([`state`], [`images_file`], [`plan`]) use vocabulary and `state`, and touch nothing: no files,
+//! 2. Pure rooms ([`state`], [`images_file`], [`lockfile`], [`plan`]) use vocabulary and `state`, and touch nothing: no files,
 //!    network, environment, clock or threads.
 //! 3. Adapters ([`registry`], [`store`], [`catalog`], [`extract`]) use vocabulary and `state`, never each other.
 //! 4. Drivers ([`observe`], [`execute`], then [`sync`]) use what is below them.
 //! 5. Each foreign package has one home: rusqlite in `catalog`, ureq in `registry`, tar, flate2 and zstd in
-//!    `extract`, rustix and libc in `sys`, rayon in `extract`, toml in `images_file`, clap and
-//!    indicatif in the binary. Replacing a package touches one room.
+//!    `extract`, rustix and libc in `sys`, rayon in `extract`, toml in `images_file` and `lockfile`,
+//!    clap and indicatif in the binary. Replacing a package touches one room.
 //!
 //! A test keeps these rules (`tests/it/architecture.rs`).
 
@@ -48,6 +49,7 @@ pub mod progress;
 pub mod sys;
 
 pub mod images_file;
+pub mod lockfile;
 pub mod plan;
 pub mod state;
 

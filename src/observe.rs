@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
-use crate::error::Error;
+use crate::error::{Error, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, Reporter};
 use crate::registry::{Lookup, Registries};
-use crate::state::{Desired, DesiredImage, Observed, PullPolicy, RecordedImage, Resolution};
+use crate::state::{
+    Desired, DesiredImage, LayerState, LockedImage, Observed, Platform, PullPolicy, RecordedImage,
+    Resolution, ResolvedImage,
+};
 use crate::store;
 
 /// Where to look, and how.
@@ -48,6 +51,9 @@ impl Observer<'_> {
             return Err(Error::Stopped);
         }
         self.look_at_layers(&mut observed)?;
+        if self.offline {
+            self.block_repairs(desired, &mut observed);
+        }
         Ok(observed)
     }
 
@@ -58,6 +64,44 @@ impl Observer<'_> {
     /// As for [`Observer::observe`].
     pub fn look_again(&self, desired: &Desired, observed: &mut Observed) -> Result<(), Error> {
         self.look_at_catalog(desired, observed)?;
+        for image in &desired.images {
+            let resolution = observed.resolutions.get_mut(&image.reference);
+            if let Some(resolution @ Resolution::Locked(_)) = resolution
+                && is_as_locked(image, &observed.recorded)
+            {
+                *resolution = Resolution::AsRecorded;
+            }
+        }
+        self.look_at_layers(observed)
+    }
+
+    /// Looks up what the lockfile names and the catalog lacks, by digest, so that it can be recorded. The
+    /// registry's word has to be the lockfile's.
+    ///
+    /// # Errors
+    /// As for [`Observer::observe`].
+    pub fn resolve_locked(&self, observed: &mut Observed) -> Result<(), Error> {
+        let (mut locked, mut lookups) = (Vec::new(), Vec::new());
+        for resolution in observed.resolutions.values() {
+            if let Resolution::Locked(image) = resolution {
+                locked.push(Arc::clone(image));
+                lookups.push(Ask {
+                    reference: image.reference.with_digest(&image.digest),
+                    platform: image.platform.clone(),
+                    known: None,
+                });
+            }
+        }
+        for (image, answer) in locked.into_iter().zip(self.look_up(&lookups)) {
+            let resolution = match confirm(&image, answer) {
+                Ok(resolved) => Resolution::Resolved(Arc::new(resolved)),
+                Err(error) => Resolution::Blocked(Arc::new(error)),
+            };
+            observed.resolutions.insert(image.reference.clone(), resolution);
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Error::Stopped);
+        }
         self.look_at_layers(observed)
     }
 
@@ -80,7 +124,8 @@ impl Observer<'_> {
         let recorded = observed.recorded.values().flat_map(|row| &row.layers);
         let resolved = observed.resolutions.values().filter_map(|resolution| match resolution {
             Resolution::Resolved(image) => Some(&image.layers),
-            _ => None,
+            Resolution::Locked(image) => Some(&image.layers),
+            Resolution::AsRecorded | Resolution::Blocked(_) => None,
         });
         let digests: BTreeSet<&BlobDigest> =
             recorded.chain(resolved.flatten()).map(|layer| &layer.digest).collect();
@@ -93,79 +138,183 @@ impl Observer<'_> {
         Ok(())
     }
 
-    /// Resolves in a few threads; each takes the next image that nobody has taken.
+    /// Without its registry an image cannot be repaired.
+    fn block_repairs(&self, desired: &Desired, observed: &mut Observed) {
+        for image in desired.images.iter().filter(|image| !self.registries.is_local(&image.reference)) {
+            let complete = |row: &RecordedImage| {
+                row.layers
+                    .iter()
+                    .all(|layer| observed.layers.get(&layer.digest) == Some(&LayerState::Complete))
+            };
+            let resolution = observed.resolutions.get_mut(&image.reference);
+            if let Some(resolution @ Resolution::AsRecorded) = resolution
+                && !observed.recorded.get(&image.reference).is_some_and(complete)
+            {
+                *resolution = forbidden_offline("not all of its layers are here");
+            }
+        }
+    }
+
     fn resolve_all(
         &self,
         desired: &Desired,
         recorded: &BTreeMap<ImageRef, RecordedImage>,
     ) -> BTreeMap<ImageRef, Resolution> {
         let mut resolutions = BTreeMap::new();
-        let mut to_ask = Vec::new();
+        let mut lookups = Vec::new();
         for image in &desired.images {
-            match self.without_asking(image, recorded.get(&image.reference)) {
+            match self.without_asking(image, recorded) {
                 Some(resolution) => {
                     resolutions.insert(image.reference.clone(), resolution);
                 }
-                None => to_ask.push((image, known_digest(image, recorded))),
+                None => lookups.push(Ask {
+                    reference: image.reference.clone(),
+                    platform: image.platform.clone(),
+                    known: known_digest(image, recorded),
+                }),
             }
         }
-        if to_ask.is_empty() {
-            return resolutions;
+        for (asked, answer) in lookups.iter().zip(self.look_up(&lookups)) {
+            let resolution = match answer {
+                Ok(Lookup::Same) => Resolution::AsRecorded,
+                Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
+                Err(error) => Resolution::Blocked(Arc::new(error.into())),
+            };
+            resolutions.insert(asked.reference.clone(), resolution);
         }
-        self.reporter.report(Event::Resolving { images: to_ask.len() });
-        let (next, resolutions) = (AtomicUsize::new(0), Mutex::new(resolutions));
-        let work = || {
-            while let Some((image, known)) = to_ask.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let resolution =
-                    match self.registries.resolve(&image.reference, &image.platform, known.as_ref()) {
-                        Ok(Lookup::Same) => Resolution::AsRecorded,
-                        Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
-                        Err(error) => Resolution::Blocked(Arc::new(error.into())),
-                    };
-                self.reporter.report(Event::Resolved(image.reference.clone()));
-                resolutions
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(image.reference.clone(), resolution);
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..self.parallel.min(to_ask.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        resolutions.into_inner().unwrap_or_else(PoisonError::into_inner)
+        resolutions
     }
 
-    /// What can be said without a request: by the pull policy, or because a pinned digest cannot move.
-    fn without_asking(&self, image: &DesiredImage, recorded: Option<&RecordedImage>) -> Option<Resolution> {
+    fn look_up(&self, lookups: &[Ask]) -> Vec<Result<Lookup, RegistryError>> {
+        look_up(self.registries, self.parallel, self.reporter, lookups)
+    }
+
+    /// What can be said without a request: by the lockfile, or by the pull policy.
+    fn without_asking(
+        &self,
+        image: &DesiredImage,
+        recorded: &BTreeMap<ImageRef, RecordedImage>,
+    ) -> Option<Resolution> {
+        let may_ask = !self.offline || self.registries.is_local(&image.reference);
+        if let Some(locked) = &image.locked {
+            return Some(if is_as_locked(image, recorded) {
+                Resolution::AsRecorded
+            } else if image.pull == PullPolicy::Never {
+                never_pulled("not here as the lockfile has it")
+            } else if may_ask {
+                Resolution::Locked(Arc::clone(locked))
+            } else {
+                forbidden_offline("not here as the lockfile has it")
+            });
+        }
+        let recorded = recorded.get(&image.reference);
         let usable = recorded.is_some_and(|recorded| recorded.platform.as_ref() == Some(&image.platform));
         let complete = usable && recorded.is_some_and(|recorded| recorded.rows_complete);
-        let blocked = |message: String, hint: &str| {
-            Some(Resolution::Blocked(Arc::new(Error::Usage { message, hint: Some(hint.to_owned()) })))
-        };
         match image.pull {
             PullPolicy::Missing | PullPolicy::Never if complete => return Some(Resolution::AsRecorded),
-            PullPolicy::Never => {
-                return blocked(
-                    "not here, and its pull policy is \"never\"".to_owned(),
-                    "set pull = \"missing\" for this image, or pull it by hand",
-                );
-            }
+            PullPolicy::Never => return Some(never_pulled("not here")),
             _ => {}
         }
-        if self.offline && !self.registries.is_local(&image.reference) {
-            if complete {
-                return Some(Resolution::AsRecorded);
-            }
-            return blocked(
-                "not here, and --offline forbids asking its registry".to_owned(),
-                "run without --offline",
-            );
+        match (may_ask, complete) {
+            (true, _) => None,
+            (false, true) => Some(Resolution::AsRecorded),
+            (false, false) => Some(forbidden_offline("not here")),
         }
-        None
     }
+}
+
+fn blocked(message: String, hint: &str) -> Resolution {
+    Resolution::Blocked(Arc::new(Error::Usage { message, hint: Some(hint.to_owned()) }))
+}
+
+fn never_pulled(why: &str) -> Resolution {
+    let hint = "set pull = \"missing\" for this image, or pull it by hand";
+    blocked(format!("{why}, and its pull policy is \"never\""), hint)
+}
+
+fn forbidden_offline(why: &str) -> Resolution {
+    blocked(format!("{why}, and --offline forbids asking its registry"), "run without --offline")
+}
+
+/// A question to a registry: what `reference` means for `platform`.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Which image.
+    pub reference: ImageRef,
+    /// For which platform.
+    pub platform: Platform,
+    /// The digest that needs no answer.
+    pub known: Option<BlobDigest>,
+}
+
+/// Asks the registries in up to `parallel` threads; each takes the next question that nobody has taken. The
+/// answers are in the order of the questions.
+pub fn look_up(
+    registries: &Registries,
+    parallel: usize,
+    reporter: &dyn Reporter,
+    lookups: &[Ask],
+) -> Vec<Result<Lookup, RegistryError>> {
+    if lookups.is_empty() {
+        return Vec::new();
+    }
+    reporter.report(Event::Resolving { images: lookups.len() });
+    let (next, answers) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(Ask { reference, platform, known }) = lookups.get(index) else { break };
+            let answer = registries.resolve(reference, platform, known.as_ref());
+            reporter.report(Event::Resolved(reference.clone()));
+            answers.lock().unwrap_or_else(PoisonError::into_inner).insert(index, answer);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..parallel.min(lookups.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    answers.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+}
+
+/// What the registry has under the locked digest, if that is what the lockfile says.
+fn confirm(locked: &LockedImage, answer: Result<Lookup, RegistryError>) -> Result<ResolvedImage, Error> {
+    let resolved = match answer {
+        Ok(Lookup::Image(image)) => ResolvedImage { reference: locked.reference.clone(), ..*image },
+        // Nothing was known, so this does not come; without the image there is nothing to record.
+        Ok(Lookup::Same) => {
+            let message = format!("{}: its registry did not say what it is", locked.digest);
+            return Err(Error::Usage { message, hint: None });
+        }
+        Err(source) => {
+            let (digest, source) = (locked.digest.clone(), Box::new(source));
+            return Err(Error::LockedDigest { digest, source });
+        }
+    };
+    let said = LockedImage::of(&resolved);
+    let mismatch = |what, expected: String, actual: String| Error::LockMismatch { what, expected, actual };
+    if said.digest != locked.digest || said.manifest != locked.manifest {
+        return Err(mismatch("manifest", locked.manifest.to_string(), said.manifest.to_string()));
+    }
+    let count = locked.layers.len().max(said.layers.len());
+    let layer = |image: &LockedImage, index: usize| match image.layers.get(index) {
+        Some(layer) => format!("{} of {} bytes, {} unpacked", layer.digest, layer.size, layer.diff_id),
+        None => "none".to_owned(),
+    };
+    match (0..count).find(|&index| locked.layers.get(index) != said.layers.get(index)) {
+        Some(index) => Err(mismatch("layer", layer(locked, index), layer(&said, index))),
+        None => Ok(resolved),
+    }
+}
+
+/// Whether what is recorded, under all names of the image, is what the lockfile says.
+fn is_as_locked(image: &DesiredImage, recorded: &BTreeMap<ImageRef, RecordedImage>) -> bool {
+    image.locked.as_ref().is_some_and(|locked| {
+        let row = recorded.get(&image.reference);
+        known_digest(image, recorded).as_ref() == Some(&locked.digest)
+            && row.is_some_and(|row| row.manifest_digest.as_ref() == Some(&locked.manifest))
+    })
 }
 
 /// The digest to compare with, if what is recorded is good enough to be kept as it is.

@@ -14,8 +14,8 @@ use crate::digest::{BlobDigest, DiffId};
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::state::{
-    Action, Desired, DesiredImage, LayerDescriptor, LayerState, Observed, Platform, RecordedImage,
-    Resolution, ResolvedImage, size_of_layers,
+    Action, Desired, DesiredImage, LayerDescriptor, LayerState, LockedImage, Observed, Platform,
+    RecordedImage, Resolution, ResolvedImage, size_of_layers,
 };
 
 /// What is to be done, and why.
@@ -55,11 +55,20 @@ pub struct PlannedImage {
     /// Bytes of its layers that are to be fetched, each distinct one once, also if another image needs them too.
     pub download_bytes: u64,
     /// What is to be recorded, if rows must be written.
-    pub record: Option<Arc<ResolvedImage>>,
+    pub record: Option<Record>,
     /// Whether the owner or another layers directory is to be noted for an image that is recorded already.
     pub adopt: bool,
     /// Why it is blocked.
     pub error: Option<Arc<Error>>,
+}
+
+/// What is to be recorded of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// This.
+    Resolved(Arc<ResolvedImage>),
+    /// What is to be looked up by the lockfile's digest first. Such a plan can be shown, not executed.
+    Locked(Arc<LockedImage>),
 }
 
 /// One blob to fetch and extract.
@@ -176,7 +185,12 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
         Some(Resolution::Resolved(resolved)) => {
             planned.digest = Some(resolved.digest.clone());
             planned.layers.clone_from(&resolved.layers);
-            planned.record = Some(Arc::clone(resolved));
+            planned.record = Some(Record::Resolved(Arc::clone(resolved)));
+        }
+        Some(Resolution::Locked(locked)) => {
+            planned.digest = Some(locked.digest.clone());
+            planned.layers.clone_from(&locked.layers);
+            planned.record = Some(Record::Locked(Arc::clone(locked)));
         }
         Some(Resolution::Blocked(error)) => {
             planned.action = Action::Blocked;
@@ -219,7 +233,13 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
                 recorded.platform.as_ref().map_or_else(|| "another platform".to_owned(), ToString::to_string);
             (Action::Update, format!("{was} → {}", image.platform))
         }
-        Some(recorded) if recorded.digest != planned.digest => (Action::Update, String::new()),
+        Some(recorded) if recorded.digest != planned.digest => {
+            let locked = matches!(planned.record, Some(Record::Locked(_)));
+            (Action::Update, if locked { "by the lockfile".to_owned() } else { String::new() })
+        }
+        Some(recorded) if another_manifest(recorded, planned.record.as_ref()) => {
+            (Action::Update, "the lockfile names another manifest".to_owned())
+        }
         Some(_) if missing + untrusted > 0 => {
             let part = |count: usize, what: &str| match count {
                 0 => None,
@@ -243,6 +263,14 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
             .any(|name| observed.recorded.get(name).is_some_and(|row| !row.owners.contains(&desired.owner)));
     }
     planned
+}
+
+/// Whether the lockfile has the recorded digest but another manifest: one of the two is wrong.
+fn another_manifest(recorded: &RecordedImage, record: Option<&Record>) -> bool {
+    match record {
+        Some(Record::Locked(locked)) => recorded.manifest_digest.as_ref() != Some(&locked.manifest),
+        _ => false,
+    }
 }
 
 fn plan_removal(

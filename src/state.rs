@@ -336,6 +336,37 @@ impl ResolvedImage {
     }
 }
 
+/// What the lockfile says that a reference means for a platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockedImage {
+    /// Which.
+    pub reference: ImageRef,
+    /// For which platform.
+    pub platform: Platform,
+    /// What the tag meant: the index's digest where there is one, else the manifest's.
+    pub digest: BlobDigest,
+    /// The platform's manifest.
+    pub manifest: BlobDigest,
+    /// Its layers, base first, without their media types, which no lockfile has.
+    pub layers: Vec<LayerDescriptor>,
+}
+
+impl LockedImage {
+    /// What a lockfile keeps of `image`.
+    pub fn of(image: &ResolvedImage) -> Self {
+        let layers = image.layers.iter();
+        Self {
+            reference: image.reference.clone(),
+            platform: image.platform.clone(),
+            digest: image.digest.clone(),
+            manifest: image.manifest.digest.clone(),
+            layers: layers
+                .map(|layer| LayerDescriptor { media_type: String::new(), ..layer.clone() })
+                .collect(),
+        }
+    }
+}
+
 /// Bytes of `layers` as fetched, each distinct one once.
 pub fn size_of_layers(layers: &[LayerDescriptor]) -> u64 {
     let mut seen = BTreeSet::new();
@@ -385,6 +416,8 @@ pub struct DesiredImage {
     pub pull: PullPolicy,
     /// The groups it is in, by its own entry or by `[groups]`.
     pub groups: BTreeSet<String>,
+    /// What it has to mean, if the lockfile says so.
+    pub locked: Option<Arc<LockedImage>>,
 }
 
 /// What is to be true after the run.
@@ -409,6 +442,9 @@ pub enum Resolution {
     AsRecorded,
     /// Something else, or something new.
     Resolved(Arc<ResolvedImage>),
+    /// Something else, or something new, that the lockfile names; nobody was asked. What is to be recorded must
+    /// be looked up before a plan is executed.
+    Locked(Arc<LockedImage>),
     /// It cannot be told.
     Blocked(Arc<Error>),
 }

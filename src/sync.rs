@@ -1,8 +1,10 @@
 //! The pipeline, one function a verb: load what is desired, observe what is, plan, execute.
 //!
 //! Everything that touches the machine beyond registries, catalog and store is here: reading the images
-//! file, choosing paths, taking locks. `plan` and a run with nothing to do take no lock and write nothing.
+//! file and its lockfile, choosing paths, taking locks. `plan` and a run with nothing to do take no lock and
+//! write nothing.
 
+mod lock;
 mod prune;
 mod verify;
 
@@ -19,6 +21,7 @@ use crate::execute::{Executor, Outcome};
 use crate::extract::{RecordReader, Totals};
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
 use crate::images_file::{self, ImagesFile, Problems, Source};
+use crate::lockfile::LockfileProblem;
 use crate::observe::Observer;
 use crate::plan::{self, Plan};
 use crate::progress::{Event, Reporter};
@@ -28,7 +31,8 @@ use crate::state::{
     RecordedImage, Settings,
 };
 use crate::store::{self, Lock, Places, Store};
-
+use lock::LockfilePlace;
+pub use lock::{LockRequest, Relocked, Upgrade};
 pub use prune::{KeptLayer, Pruned, RemovedLayer};
 pub use verify::{LayerStatus, Verified, VerifiedLayer};
 
@@ -78,6 +82,8 @@ pub struct Request {
     pub prune: bool,
     /// Ask no registry.
     pub offline: bool,
+    /// Fail unless the lockfile covers the images file exactly.
+    pub locked: bool,
 }
 
 /// Why a verb could not be carried out.
@@ -86,6 +92,9 @@ pub enum Failure {
     /// The images file, or the command line, is wrong. Nothing was touched.
     #[error("{0}")]
     Problems(Problems),
+    /// The lockfile is broken, or of a newer version. Nothing was touched.
+    #[error("{0}")]
+    Lockfile(Box<LockfileProblem>),
     /// Anything else that stops the whole run.
     #[error(transparent)]
     Error(#[from] Error),
@@ -110,6 +119,9 @@ impl From<StoreError> for Failure {
 struct Loaded {
     file: ImagesFile,
     owner: Owner,
+    /// As shown: the path as it was given.
+    name: String,
+    lockfile: Option<LockfilePlace>,
 }
 
 /// What `apply` did.
@@ -155,7 +167,7 @@ impl Session {
     pub fn plan(&self, request: &Request) -> Result<(Plan, Platform), Failure> {
         let loaded = self.load(&request.source)?;
         let desired = self.desired(&loaded, request)?;
-        let registries = self.open_registries(loaded.file.registries.clone(), &loaded.file.settings);
+        let registries = self.registries_of(&loaded);
         let catalog = Catalog::open_read_only(&self.catalog_path())?;
         let (plan, _) =
             self.look(&desired, &registries, catalog.as_ref(), &loaded.file.settings, request.offline)?;
@@ -169,7 +181,7 @@ impl Session {
     pub fn apply(&self, request: &Request) -> Result<Applied, Failure> {
         let loaded = self.load(&request.source)?;
         let desired = self.desired(&loaded, request)?;
-        let registries = self.open_registries(loaded.file.registries.clone(), &loaded.file.settings);
+        let registries = self.registries_of(&loaded);
         self.reconcile(&desired, &registries, &loaded.file.settings, request.offline)
     }
 
@@ -186,6 +198,7 @@ impl Session {
                 platform: settings.platform.clone(),
                 pull: PullPolicy::Always,
                 groups: std::collections::BTreeSet::new(),
+                locked: None,
             })
             .collect();
         images.sort_by(|a, b| a.reference.cmp(&b.reference));
@@ -279,6 +292,7 @@ impl Session {
         // Whoever had the lock may have done some of this already.
         let observer = self.observer(registries, Some(&catalog), layers, settings, offline);
         observer.look_again(desired, &mut observed)?;
+        observer.resolve_locked(&mut observed)?;
         self.look_at_other_homes(desired, &mut observed)?;
         let plan = plan::plan(desired, &observed);
         store.sweep_downloads(STALE_DOWNLOAD, &|digest| {
@@ -344,13 +358,13 @@ impl Session {
         outcome
     }
 
-    fn load(&self, source: &ImagesSource) -> Result<Loaded, Failure> {
+    fn load(&self, from: &ImagesSource) -> Result<Loaded, Failure> {
         let input = |path: &Path, error: io::Error| {
             let hint = (error.kind() == io::ErrorKind::NotFound)
                 .then(|| "write a commented starter file with: msb-sync init".to_owned());
             Failure::Input(Error::Usage { message: format!("cannot read {}: {error}", path.display()), hint })
         };
-        let (text, name, absolute) = match source {
+        let (text, name, absolute) = match from {
             ImagesSource::Path(path) => {
                 let absolute = std::path::absolute(path).map_err(|error| input(path, error))?;
                 let file = fs::File::open(path).map_err(|error| input(path, error))?;
@@ -379,7 +393,11 @@ impl Session {
             let text = warning.to_string();
             self.reporter.report(Event::Warning(text.strip_prefix("warning: ").unwrap_or(&text).to_owned()));
         }
-        Ok(Loaded { file, owner: Owner(absolute.to_string_lossy().into_owned()) })
+        let lockfile = match from {
+            ImagesSource::Path(path) => LockfilePlace::beside(path, &absolute),
+            ImagesSource::Stdin => None,
+        };
+        Ok(Loaded { file, owner: Owner(absolute.to_string_lossy().into_owned()), name, lockfile })
     }
 
     fn desired(&self, loaded: &Loaded, request: &Request) -> Result<Desired, Failure> {
@@ -391,7 +409,12 @@ impl Session {
                 Failure::Input(Error::Usage { message: error.to_string(), hint })
             })?;
         desired.prune |= request.prune;
+        self.lock_desired(loaded, &mut desired, request.locked)?;
         Ok(desired)
+    }
+
+    fn registries_of(&self, loaded: &Loaded) -> Registries {
+        self.open_registries(loaded.file.registries.clone(), &loaded.file.settings)
     }
 
     fn open_registries(

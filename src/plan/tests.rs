@@ -80,7 +80,13 @@ fn row(image: &ResolvedImage, name: &ImageRef, owners: &[&str]) -> RecordedImage
 }
 
 fn wanted(reference: ImageRef) -> DesiredImage {
-    DesiredImage { reference, platform: platform(), pull: PullPolicy::Always, groups: BTreeSet::new() }
+    DesiredImage {
+        reference,
+        platform: platform(),
+        pull: PullPolicy::Always,
+        groups: BTreeSet::new(),
+        locked: None,
+    }
 }
 
 fn desired(images: Vec<ImageRef>, prune: bool) -> Desired {
@@ -106,7 +112,7 @@ fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
     }
     for image in &plan.images {
         for name in &image.names {
-            if let Some(record) = &image.record {
+            if let Some(Record::Resolved(record)) = &image.record {
                 let mut new = row(record, name, &[&desired.owner.0]);
                 if let Some(old) = after.recorded.get(name) {
                     new.owners.extend(old.owners.clone());
@@ -235,6 +241,26 @@ proptest! {
         prop_assert_eq!(format!("{:?}", plan(&desired, &observed)), format!("{:?}", plan(&reversed, &observed)));
     }
 
+    /// What a lockfile says of an image leads to the same plan as what its registry says.
+    #[test]
+    fn a_locked_image_is_planned_as_a_resolved_one((desired, observed) in world()) {
+        let mut by_lockfile = observed.clone();
+        for resolution in by_lockfile.resolutions.values_mut() {
+            if let Resolution::Resolved(image) = resolution {
+                *resolution = locked(image);
+            }
+        }
+        let (resolved, locked) = (plan(&desired, &observed), plan(&desired, &by_lockfile));
+        prop_assert_eq!(resolved.download_bytes(), locked.download_bytes());
+        prop_assert_eq!(&resolved.layers_to_remove, &locked.layers_to_remove);
+        prop_assert_eq!(resolved.images.len(), locked.images.len());
+        for (one, other) in resolved.images.iter().zip(&locked.images) {
+            prop_assert_eq!((one.action, &one.digest, &one.previous), (other.action, &other.digest, &other.previous));
+            prop_assert_eq!((one.layers_present, one.download_bytes), (other.layers_present, other.download_bytes));
+            prop_assert_eq!(one.record.is_some(), other.record.is_some());
+        }
+    }
+
     #[test]
     fn every_record_has_its_layers_fetched_before((desired, observed) in world()) {
         let plan = plan(&desired, &observed);
@@ -284,6 +310,38 @@ fn each_action_has_its_cause() {
         let facts = (got.action, got.reason.as_str(), got.layers_present, got.download_bytes);
         assert_eq!(facts, (action, reason, present, bytes));
     }
+}
+
+/// What a lockfile says of `image`.
+fn locked(image: &ResolvedImage) -> Resolution {
+    Resolution::Locked(Arc::new(LockedImage::of(image)))
+}
+
+#[test]
+fn a_locked_image_is_planned_from_the_lockfile_alone() {
+    let name = reference(0);
+    let (old, new) = (resolved(&name, 1, &[1, 2]), resolved(&name, 2, &[2, 3, 3]));
+    let recorded = || row(&old, &name, &["/images.toml"]);
+    let damaged = RecordedImage { rows_complete: false, ..recorded() };
+    let mut forged = old.clone();
+    forged.manifest.digest = digest("another manifest");
+    for (image, rows, action, reason, bytes) in [
+        (&new, vec![], Action::Add, "", 13),
+        (&new, vec![recorded()], Action::Update, "by the lockfile", 13),
+        (&old, vec![damaged], Action::Repair, "1 layer missing on disk", 11),
+        (&forged, vec![recorded()], Action::Update, "the lockfile names another manifest", 11),
+    ] {
+        let plan = plan(&desired(vec![name.clone()], false), &observed_with(locked(image), rows, &[2]));
+        let got = &plan.images[0];
+        assert_eq!((got.action, got.reason.as_str(), got.download_bytes), (action, reason, bytes));
+        assert_eq!(plan.download_bytes(), bytes);
+        assert_eq!(got.digest.as_ref(), Some(&image.digest));
+        assert_eq!(got.record, Some(Record::Locked(Arc::new(LockedImage::of(image)))));
+    }
+    // As after another process did the work: nothing is left to be recorded.
+    let done =
+        plan(&desired(vec![name.clone()], false), &observed_with(locked(&old), vec![recorded()], &[1, 2]));
+    assert!(done.is_empty() && done.images[0].record.is_none(), "{done:#?}");
 }
 
 #[test]

@@ -366,6 +366,7 @@ fn wanted_for_repair(
             platform,
             pull: PullPolicy::Never,
             groups: BTreeSet::new(),
+            locked: None,
         });
         observed.resolutions.insert(reference.clone(), Resolution::AsRecorded);
         observed.recorded.insert(reference.clone(), row.clone());

@@ -11,6 +11,7 @@ mod architecture;
 mod docs;
 mod kill;
 mod layers;
+mod lock;
 mod memory;
 mod microsandbox;
 mod output;

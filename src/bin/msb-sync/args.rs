@@ -1,10 +1,13 @@
 //! The command line, as clap sees it.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+/// The images file of commands that are given none.
+const DEFAULT_FILE: &str = "images.toml";
 
 /// Keeps this machine's container images exactly as a file says.
 #[derive(Debug, Parser)]
@@ -17,7 +20,7 @@ use clap_complete::Shell;
 )]
 #[command(
     after_help = "Exit codes: 0 done or in sync · 1 something failed or is blocked · 2 the command line or the images \
-file is wrong, or (plan --detailed-exitcode) changes are pending · 130/143 stopped by SIGINT/SIGTERM"
+file is wrong, or (plan --detailed-exitcode, lock --check) changes are pending · 130/143 stopped by SIGINT/SIGTERM"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -68,6 +71,8 @@ pub(crate) enum Command {
     Apply(Apply),
     /// Show what apply would do; changes nothing
     Plan(Plan),
+    /// Resolve every image and write FILE's lockfile
+    Lock(Lock),
     /// Fetch images that no images file lists
     Pull(Pull),
     /// Show what the catalog holds
@@ -96,7 +101,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Selection {
     /// The images file; `-` is standard input
-    #[arg(default_value = "images.toml", value_name = "FILE")]
+    #[arg(default_value = DEFAULT_FILE, value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Also remove what the file no longer lists
     #[arg(long)]
@@ -104,6 +109,9 @@ pub(crate) struct Selection {
     /// Ask no registry: what is not here is blocked
     #[arg(long)]
     pub(crate) offline: bool,
+    /// Fail unless the lockfile covers the images file exactly
+    #[arg(long)]
+    pub(crate) locked: bool,
     /// Only the images of this group (repeatable)
     #[arg(long, value_name = "NAME")]
     pub(crate) group: Vec<String>,
@@ -125,6 +133,41 @@ pub(crate) struct Plan {
     /// Exit with 2 if changes are pending (a wrong images file exits with 1 then)
     #[arg(long)]
     pub(crate) detailed_exitcode: bool,
+}
+
+/// Resolve every image and write FILE's lockfile
+///
+/// The lockfile lies beside FILE: images.lock for images.toml. While it exists, apply and plan use its digests.
+/// A locked tag moves with --upgrade only.
+#[derive(Debug, Args)]
+pub(crate) struct Lock {
+    /// The images file
+    #[arg(default_value = DEFAULT_FILE, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Look up again what the tags of these images mean; of all, if none is given
+    #[arg(long, value_name = "REF", num_args = 0..)]
+    pub(crate) upgrade: Option<Vec<String>>,
+    /// Write nothing; exit with 2 if the lockfile would change (a wrong images file exits with 1 then)
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+impl Lock {
+    /// FILE, and what --upgrade is given.
+    ///
+    /// `lock --upgrade images.toml` names a file: an option with any number of values takes whatever follows it,
+    /// and no image is called so.
+    pub(crate) fn split(&self) -> (&Path, Option<Vec<&str>>) {
+        let is_file = |text: &&String| *text == "-" || Path::new(text).extension() == Some("toml".as_ref());
+        let Some(values) = &self.upgrade else { return (&self.file, None) };
+        match values.iter().find(is_file) {
+            Some(file) if self.file == Path::new(DEFAULT_FILE) => {
+                let others = values.iter().filter(|value| *value != file);
+                (Path::new(file), Some(others.map(String::as_str).collect()))
+            }
+            _ => (&self.file, Some(values.iter().map(String::as_str).collect())),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -17,7 +17,7 @@ use msb_sync::plan::{Plan, PlannedImage};
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, LayerState, Platform, size_of_layers};
 use msb_sync::store::layer_path;
-use msb_sync::sync::{Applied, InspectedImage, ListedImage};
+use msb_sync::sync::{Applied, InspectedImage, ListedImage, Relocked};
 
 pub(crate) use upkeep::{pruned, verified};
 
@@ -389,6 +389,69 @@ fn plan_row(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<Strin
         facts.push(format!("{} → {}", short(old.as_str()), short(new.as_str())));
     }
     vec![format!("{sign} {}", image.reference), image.action.as_str().to_owned(), facts.join(" · ")]
+}
+
+/// What became of the lockfile, as `lock` prints it: what changes, then one line.
+pub(crate) fn relocked(relocked: &Relocked, check: bool, style: Style) -> String {
+    let mut out = String::new();
+    let changed: Vec<_> = relocked.images.iter().filter(|change| change.action != Action::Keep).collect();
+    let rows: Vec<Vec<String>> = changed
+        .iter()
+        .map(|change| {
+            let sign = if change.previous.is_none() {
+                '+'
+            } else if change.digest.is_none() {
+                '-'
+            } else {
+                '~'
+            };
+            let digests = [&change.previous, &change.digest].into_iter().flatten();
+            let mut digests: Vec<String> = digests.map(|digest| short(digest.as_str())).collect();
+            digests.dedup();
+            let name = format!("{sign} {}", change.reference);
+            vec![name, change.platform.to_string(), digests.join(" → ")]
+        })
+        .collect();
+    for (line, change) in table(&rows, "  ").lines().zip(&changed) {
+        out.push_str(&match change.action {
+            Action::Add => style.green(line),
+            Action::Remove => style.red(line),
+            _ => style.yellow(line),
+        });
+        out.push('\n');
+    }
+    if !changed.is_empty() {
+        out.push('\n');
+    }
+    let name = printable(&relocked.name, false);
+    let count = |action: Action| relocked.images.iter().filter(|change| change.action == action).count();
+    let parts: Vec<String> = [
+        (Action::Add, "added"),
+        (Action::Update, "updated"),
+        (Action::Remove, "removed"),
+        (Action::Keep, "unchanged"),
+    ]
+    .into_iter()
+    .filter(|(action, _)| count(*action) > 0)
+    .map(|(action, what)| format!("{} {what}", count(action)))
+    .collect();
+    let parts = if parts.is_empty() { "no images".to_owned() } else { parts.join(", ") };
+    let head = match (relocked.changed, check) {
+        _ if !relocked.failed.is_empty() => {
+            let failed = plural(relocked.failed.len(), "image");
+            let _ = writeln!(out, "{}: {name} stays as it was, {failed} failed.", style.red("Not done"));
+            return out;
+        }
+        (false, _) => {
+            let images = plural(relocked.images.len(), "image");
+            let _ = writeln!(out, "{}: {name}, {images}.", style.green("Up to date"));
+            return out;
+        }
+        (true, true) => style.yellow("Would change"),
+        (true, false) => style.green("Wrote"),
+    };
+    let _ = writeln!(out, "{head} {name}: {parts}.");
+    out
 }
 
 /// What the summary may suggest next.

@@ -9,7 +9,7 @@ use msb_sync::plan::{Plan, PlannedImage};
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
 use msb_sync::store::layer_path;
-use msb_sync::sync::{Applied, InspectedImage, ListedImage, Pruned, Verified};
+use msb_sync::sync::{Applied, InspectedImage, ListedImage, Pruned, Relocked, Verified};
 use serde_json::{Value, json};
 
 use crate::human::Human;
@@ -101,6 +101,35 @@ fn reason(image: &PlannedImage) -> Option<String> {
         Action::Update => Some("the tag means another digest now".to_owned()),
         _ => None,
     }
+}
+
+/// An image that could not be looked up is `blocked`, as in a plan; then nothing changed.
+pub(crate) fn relocked(relocked: &Relocked) -> Value {
+    let changes = relocked.images.iter().map(|change| {
+        json!({
+            "reference": change.reference.to_string(),
+            "platform": change.platform,
+            "digest": change.digest,
+            "previous": change.previous,
+            "action": change.action,
+        })
+    });
+    let failed = relocked.failed.iter().map(|(reference, platform, error)| {
+        json!({
+            "reference": reference.to_string(),
+            "platform": platform,
+            "digest": null,
+            "previous": null,
+            "action": Action::Blocked,
+            "error": error_value(error),
+        })
+    });
+    json!({
+        "version": VERSION,
+        "changed": relocked.changed,
+        "path": relocked.path,
+        "images": changes.chain(failed).collect::<Vec<_>>(),
+    })
 }
 
 pub(crate) fn list(images: &[ListedImage]) -> Value {

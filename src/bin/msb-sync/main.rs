@@ -21,9 +21,10 @@ use msb_sync::error::Error;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::Reporter;
 use msb_sync::registry::Environment;
-use msb_sync::sync::{Applied, Failure, ImagesSource, Pruned, Request, Session};
+use msb_sync::state::Action;
+use msb_sync::sync::{Applied, Failure, ImagesSource, LockRequest, Pruned, Request, Session, Upgrade};
 
-use args::{Cli, Command, Global, Selection, When};
+use args::{Cli, Command, Global, Lock, Plan, Selection, When};
 use text::Style;
 
 /// How a run ends.
@@ -35,7 +36,7 @@ enum Exit {
     Failed,
     /// The command line or the images file is wrong: nothing was touched.
     Usage,
-    /// `plan --detailed-exitcode`: changes are pending.
+    /// `plan --detailed-exitcode`, `lock --check`: changes are pending.
     Pending,
     /// Stopped by this signal.
     Signal(i32),
@@ -166,6 +167,10 @@ impl Output {
                 self.human.lines(&problems.to_string());
                 Exit::Usage
             }
+            Failure::Lockfile(problem) => {
+                self.human.lines(&problem.to_string());
+                Exit::Usage
+            }
             Failure::Error(Error::Stopped) => Exit::Failed,
             Failure::Error(error) | Failure::Input(error) => {
                 let mut chain = error.chain();
@@ -192,6 +197,7 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         }
         Command::Apply(_) => "apply",
         Command::Plan(_) => "plan",
+        Command::Lock(_) => "lock",
         Command::Pull(_) => "pull",
         Command::List => "list",
         Command::Inspect(_) => "inspect",
@@ -216,6 +222,7 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
                 .map(|applied| show_applied(&applied, started, output, &cli.global))
         }
         Command::Plan(args) => plan(&session, output, &args.selection, args.detailed_exitcode),
+        Command::Lock(args) => lock(&session, output, args),
         Command::Pull(args) => pull(&session, output, &args.references, &cli.global),
         Command::List => list(&session, output),
         Command::Inspect(args) => inspect(&session, output, &args.reference),
@@ -231,8 +238,12 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
     result.unwrap_or_else(|failure| {
         let exit = output.failure(&failure);
         match &cli.command {
-            // With --detailed-exitcode 2 means that changes are pending, so a wrong file must be told apart.
-            Command::Plan(args) if args.detailed_exitcode && exit == Exit::Usage => Exit::Failed,
+            // Where 2 means that changes are pending, a wrong file must be told apart.
+            Command::Plan(Plan { detailed_exitcode: true, .. }) | Command::Lock(Lock { check: true, .. })
+                if exit == Exit::Usage =>
+            {
+                Exit::Failed
+            }
             _ => exit,
         }
     })
@@ -263,8 +274,40 @@ fn session(global: &Global, verb: &str, output: &Output, cancel: Cancel) -> Resu
 }
 
 fn request(selection: &Selection) -> Request {
-    let source = images_source(&selection.file);
-    Request { source, groups: selection.group.clone(), prune: selection.prune, offline: selection.offline }
+    Request {
+        source: images_source(&selection.file),
+        groups: selection.group.clone(),
+        prune: selection.prune,
+        offline: selection.offline,
+        locked: selection.locked,
+    }
+}
+
+fn lock(session: &Session, output: &Output, args: &Lock) -> Result<Exit, Failure> {
+    let (file, upgrade) = args.split();
+    let upgrade = match upgrade {
+        None => Upgrade::Nothing,
+        Some(references) if references.is_empty() => Upgrade::Everything,
+        Some(references) => {
+            Upgrade::These(references.iter().map(|text| session.reference(text)).collect::<Result<_, _>>()?)
+        }
+    };
+    let request = LockRequest { source: images_source(file), upgrade, check: args.check };
+    let relocked = session.lock_images(&request)?;
+    output.human.clear();
+    if output.json {
+        output.document(&json::relocked(&relocked));
+    } else if !output.quiet {
+        output.result(&human::relocked(&relocked, args.check, output.style));
+    }
+    for (reference, _, error) in &relocked.failed {
+        output.human.image_error(reference, Some(error));
+    }
+    Ok(match (relocked.failed.is_empty(), relocked.changed && args.check) {
+        (false, _) => Exit::Failed,
+        (true, true) => Exit::Pending,
+        (true, false) => Exit::Done,
+    })
 }
 
 fn images_source(file: &Path) -> ImagesSource {
@@ -279,7 +322,7 @@ fn plan(session: &Session, output: &Output, selection: &Selection, detailed: boo
         output.human.clear();
         output.result(&human::plan(&plan, &selection.file, &platform, output.style));
     }
-    let blocked = plan.count(msb_sync::state::Action::Blocked) > 0;
+    let blocked = plan.count(Action::Blocked) > 0;
     if !output.json {
         for image in plan.images.iter().filter(|image| image.error.is_some()) {
             output.human.image_error(&image.reference, image.error.as_deref());

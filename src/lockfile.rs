@@ -1,0 +1,189 @@
+//! The lockfile: what each listed image meant when `msb-sync lock` looked, text ↔ values (SPEC, section 3).
+//!
+//! A pure room: no file system, environment or clock. [`Lockfile::parse`] believes nothing and refuses what it
+//! does not know, with the place; [`Lockfile`] prints itself deterministically, one layer a line, so that a
+//! diff of two versions shows what moved. An entry counts only while it [fits](Lockfile::fitting) the images
+//! file: [`Lockfile::gaps`] says where it does not.
+
+mod problem;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+pub use problem::LockfileProblem;
+
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::state::{Action, LockedImage, Platform};
+
+/// The version of the format that this program reads and writes.
+pub const VERSION: u64 = 1;
+/// Largest lockfile, in bytes: some 100,000 layers.
+pub const MAX_TEXT: usize = 32 << 20;
+
+const HEADER: &str = "\
+# Written by `msb-sync lock`; do not edit.
+# `msb-sync lock` adds and drops images, `msb-sync lock --upgrade` also moves tags.
+";
+
+/// A valid lockfile: one entry an image, by the full form of its reference.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lockfile {
+    images: BTreeMap<String, Arc<LockedImage>>,
+}
+
+/// Where a lockfile does not cover an images file exactly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// A listed image has no entry.
+    Missing(ImageRef),
+    /// An entry's image is not listed.
+    Extra(ImageRef),
+    /// An image is locked for another platform.
+    Platform {
+        /// Which.
+        reference: ImageRef,
+        /// The entry's.
+        locked: Platform,
+        /// The images file's.
+        wanted: Platform,
+    },
+    /// An image that is pinned to a digest is locked to another one.
+    Digest {
+        /// Which.
+        reference: ImageRef,
+        /// The entry's.
+        locked: BlobDigest,
+    },
+}
+
+impl Gap {
+    /// Whether a listed image has no entry that fits.
+    pub fn leaves_image_unlocked(&self) -> bool {
+        !matches!(self, Self::Extra(_))
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(reference) => write!(f, "{reference} (missing)"),
+            Self::Extra(reference) => write!(f, "{reference} (not listed any more)"),
+            Self::Platform { reference, locked, wanted } => {
+                write!(f, "{reference} (locked for {locked}, wanted for {wanted})")
+            }
+            Self::Digest { reference, locked } => write!(f, "{reference} (locked to {locked})"),
+        }
+    }
+}
+
+/// What becomes of one image's entry from one lockfile to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryChange {
+    /// Which.
+    pub reference: ImageRef,
+    /// For which platform: the new entry's, or that of the one removed.
+    pub platform: Platform,
+    /// What it means by the new lockfile; `None` if it is removed.
+    pub digest: Option<BlobDigest>,
+    /// What it meant by the old one; `None` if it is added.
+    pub previous: Option<BlobDigest>,
+    /// [`Action::Add`], [`Action::Update`], [`Action::Keep`] or [`Action::Remove`].
+    pub action: Action,
+}
+
+impl Lockfile {
+    /// Reads a lockfile; `name` is how problems call it.
+    ///
+    /// # Errors
+    /// The first problem: broken TOML, another version, an unknown or missing key, a value outside its
+    /// grammar, an image with two entries.
+    pub fn parse(text: &str, name: &str) -> Result<Self, LockfileProblem> {
+        read::lockfile(text).map_err(|fault| fault.at(text, name))
+    }
+
+    /// Of these images; of two with the same reference the last one counts.
+    pub fn new(images: impl IntoIterator<Item = Arc<LockedImage>>) -> Self {
+        Self { images: images.into_iter().map(|image| (image.reference.to_string(), image)).collect() }
+    }
+
+    /// The entry of `reference`, if it is for `platform` and, where the reference is pinned, for its digest.
+    pub fn fitting(&self, reference: &ImageRef, platform: &Platform) -> Option<&Arc<LockedImage>> {
+        let entry = self.images.get(&reference.to_string())?;
+        gap(entry, platform).is_none().then_some(entry)
+    }
+
+    /// Where the entries do not cover `wanted` exactly: sorted, the extra ones last.
+    pub fn gaps<'a>(&self, wanted: impl IntoIterator<Item = (&'a ImageRef, &'a Platform)>) -> Vec<Gap> {
+        let wanted: BTreeMap<String, (&ImageRef, &Platform)> =
+            wanted.into_iter().map(|image| (image.0.to_string(), image)).collect();
+        let unlocked = wanted.iter().filter_map(|(name, (reference, platform))| {
+            self.images
+                .get(name)
+                .map_or_else(|| Some(Gap::Missing((*reference).clone())), |entry| gap(entry, platform))
+        });
+        let extra = self.images.iter().filter(|(name, _)| !wanted.contains_key(*name));
+        unlocked.chain(extra.map(|(_, entry)| Gap::Extra(entry.reference.clone()))).collect()
+    }
+
+    /// What happens to each entry on the way to `next`, sorted by reference.
+    pub fn changes(&self, next: &Self) -> Vec<EntryChange> {
+        let names: BTreeSet<&String> = self.images.keys().chain(next.images.keys()).collect();
+        let change = |name: &String| {
+            let (old, new) = (self.images.get(name), next.images.get(name));
+            let action = match (old, new) {
+                (None, _) => Action::Add,
+                (_, None) => Action::Remove,
+                (Some(old), Some(new)) if old == new => Action::Keep,
+                _ => Action::Update,
+            };
+            let entry = new.or(old)?;
+            Some(EntryChange {
+                reference: entry.reference.clone(),
+                platform: entry.platform.clone(),
+                digest: new.map(|entry| entry.digest.clone()),
+                previous: old.map(|entry| entry.digest.clone()),
+                action,
+            })
+        };
+        names.into_iter().filter_map(change).collect()
+    }
+}
+
+/// How an entry fails the image of the same reference that is wanted for `platform`.
+fn gap(entry: &LockedImage, platform: &Platform) -> Option<Gap> {
+    let reference = || entry.reference.clone();
+    if entry.platform != *platform {
+        let (locked, wanted) = (entry.platform.clone(), platform.clone());
+        return Some(Gap::Platform { reference: reference(), locked, wanted });
+    }
+    let moved = entry.reference.digest().is_some_and(|pinned| *pinned != entry.digest);
+    moved.then(|| Gap::Digest { reference: reference(), locked: entry.digest.clone() })
+}
+
+/// The text of the file. None of the values can hold a quote or a backslash: their grammars forbid it.
+impl fmt::Display for Lockfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{HEADER}version = {VERSION}")?;
+        for (reference, image) in &self.images {
+            let LockedImage { platform, digest, manifest, layers, .. } = &**image;
+            write!(f, "\n[[image]]\nreference = \"{reference}\"\nplatform = \"{platform}\"\n")?;
+            write!(f, "digest = \"{digest}\"\nmanifest = \"{manifest}\"\n")?;
+            if layers.is_empty() {
+                f.write_str("layers = []\n")?;
+                continue;
+            }
+            f.write_str("layers = [\n")?;
+            for layer in layers {
+                let (digest, diff_id, size) = (&layer.digest, &layer.diff_id, layer.size);
+                writeln!(f, "  {{ digest = \"{digest}\", diff_id = \"{diff_id}\", size = {size} }},")?;
+            }
+            f.write_str("]\n")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! TOML text to a lockfile, strictly: every key is known and there, every value is of its grammar.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::Fault;
+use super::{Lockfile, MAX_TEXT, VERSION};
+use crate::digest::{BlobDigest, DiffId};
+use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
+use crate::state::{LayerDescriptor, LockedImage, Platform};
+
+const TOP: &[&str] = &["version", "image"];
+const IMAGE: &[&str] = &["reference", "platform", "digest", "manifest", "layers"];
+const LAYER: &[&str] = &["digest", "diff_id", "size"];
+/// Characters of a foreign key that a message repeats.
+const MAX_QUOTED: usize = 60;
+
+const UPGRADE_HINT: &str = "upgrade msb-sync; or delete the lockfile and run: msb-sync lock";
+const FULL_FORM: &str = "must be an image reference in its full form, as in docker.io/library/alpine:3.20";
+
+type Result<T> = std::result::Result<T, Fault>;
+
+pub(super) fn lockfile(text: &str) -> Result<Lockfile> {
+    if text.len() > MAX_TEXT {
+        return Err(Fault::new(0..0, format!("the lockfile is larger than {} MiB", MAX_TEXT >> 20)));
+    }
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let result = match errors.iter().min_by_key(|error| error.span().unwrap_or_default().start) {
+        Some(error) => {
+            Err(Fault::new(error.span().unwrap_or_default(), format!("invalid TOML: {}", error.message())))
+        }
+        None => images(&Table { entries: root.get_ref(), span: 0..0, what: "the lockfile" }),
+    };
+    dismantle(root.into_inner());
+    result
+}
+
+/// Drops a tree without recursion: dotted keys in nested inline tables make it deep enough to exhaust a
+/// thread's stack.
+fn dismantle(root: DeTable<'_>) {
+    let mut work: Vec<DeValue<'_>> = vec![DeValue::Table(root)];
+    while let Some(value) = work.pop() {
+        match value {
+            DeValue::Table(table) => work.extend(table.into_iter().map(|(_, value)| value.into_inner())),
+            DeValue::Array(array) => work.extend(array.into_iter().map(Spanned::into_inner)),
+            _ => {}
+        }
+    }
+}
+
+fn images(top: &Table<'_>) -> Result<Lockfile> {
+    // First, because a newer version may well have other keys.
+    check_version(top.get("version")?)?;
+    top.only(TOP)?;
+    let mut images: BTreeMap<String, Arc<LockedImage>> = BTreeMap::new();
+    // No images, no tables.
+    let Some(entries) = top.entries.get("image") else { return Ok(Lockfile::default()) };
+    for entry in array("image", entries)? {
+        let (image, span) = image(&Table::of(entry, "an image")?)?;
+        let name = image.reference.to_string();
+        if let Some(first) = images.get(&name) {
+            let conflict = if first.platform == image.platform {
+                String::new()
+            } else {
+                format!(", for {} and for {}", first.platform, image.platform)
+            };
+            return Err(Fault::new(span, format!("{name} has two entries{conflict}")));
+        }
+        images.insert(name, Arc::new(image));
+    }
+    Ok(Lockfile { images })
+}
+
+fn check_version(value: &Spanned<DeValue<'_>>) -> Result<()> {
+    match unsigned(value) {
+        Some(VERSION) => Ok(()),
+        Some(newer) if newer > VERSION => Err(Fault {
+            hint: Some(UPGRADE_HINT),
+            ..Fault::new(
+                value.span(),
+                format!(
+                    "a newer msb-sync wrote this lockfile: its version is {newer}, this one knows {VERSION}"
+                ),
+            )
+        }),
+        _ => Err(Fault::new(value.span(), format!("`version` must be {VERSION}"))),
+    }
+}
+
+fn image(table: &Table<'_>) -> Result<(LockedImage, Range<usize>)> {
+    table.only(IMAGE)?;
+    let (text, span) = table.string("reference")?;
+    let reference = ImageRef::parse(text, DEFAULT_REGISTRY)
+        .ok()
+        .filter(|reference| reference.to_string() == text)
+        .ok_or_else(|| Fault::new(span.clone(), format!("`reference` {FULL_FORM}")))?;
+    let layers = array("layers", table.get("layers")?)?
+        .map(|value| layer(&Table::of(value, "a layer")?))
+        .collect::<Result<Vec<_>>>()?;
+    let image = LockedImage {
+        reference,
+        platform: table.parsed("platform", Platform::parse)?,
+        digest: table.digest("digest", BlobDigest::parse)?,
+        manifest: table.digest("manifest", BlobDigest::parse)?,
+        layers,
+    };
+    Ok((image, span))
+}
+
+fn layer(table: &Table<'_>) -> Result<LayerDescriptor> {
+    table.only(LAYER)?;
+    let size = table.get("size")?;
+    Ok(LayerDescriptor {
+        digest: table.digest("digest", BlobDigest::parse)?,
+        diff_id: table.digest("diff_id", DiffId::parse)?,
+        media_type: String::new(),
+        size: unsigned(size).ok_or_else(|| Fault::new(size.span(), "`size` must be a number of bytes"))?,
+    })
+}
+
+/// A table with its place, and what it is called in messages.
+struct Table<'t> {
+    entries: &'t DeTable<'t>,
+    span: Range<usize>,
+    what: &'static str,
+}
+
+impl<'t> Table<'t> {
+    fn of(value: &'t Spanned<DeValue<'t>>, what: &'static str) -> Result<Self> {
+        match value.get_ref() {
+            DeValue::Table(entries) => Ok(Self { entries, span: value.span(), what }),
+            _ => Err(Fault::new(value.span(), format!("{what} must be a table"))),
+        }
+    }
+
+    /// Refuses keys that are not in `known`.
+    fn only(&self, known: &[&str]) -> Result<()> {
+        let unknown = self.entries.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
+        match unknown.min_by_key(|key| key.span().start) {
+            None => Ok(()),
+            Some(key) => {
+                let shown: String = key.get_ref().chars().take(MAX_QUOTED).collect();
+                Err(Fault::new(key.span(), format!("unknown key {shown:?} in {}", self.what)))
+            }
+        }
+    }
+
+    fn get(&self, key: &str) -> Result<&'t Spanned<DeValue<'t>>> {
+        let missing = || Fault::new(self.span.clone(), format!("{} has no `{key}`", self.what));
+        self.entries.get(key).ok_or_else(missing)
+    }
+
+    fn string(&self, key: &str) -> Result<(&'t str, Range<usize>)> {
+        let value = self.get(key)?;
+        match value.get_ref().as_str() {
+            Some(text) => Ok((text, value.span())),
+            None => Err(Fault::new(value.span(), format!("`{key}` must be a string"))),
+        }
+    }
+
+    fn parsed<T, E: fmt::Display>(
+        &self,
+        key: &str,
+        parse: impl FnOnce(&str) -> std::result::Result<T, E>,
+    ) -> Result<T> {
+        let (text, span) = self.string(key)?;
+        parse(text).map_err(|error| Fault::new(span, format!("`{key}`: {error}")))
+    }
+
+    fn digest<T>(
+        &self,
+        key: &str,
+        parse: fn(&str) -> std::result::Result<T, crate::digest::DigestError>,
+    ) -> Result<T> {
+        self.parsed(key, |text| parse(text).map_err(|error| error.reason()))
+    }
+}
+
+fn array<'t>(
+    key: &str,
+    value: &'t Spanned<DeValue<'t>>,
+) -> Result<impl Iterator<Item = &'t Spanned<DeValue<'t>>>> {
+    match value.get_ref() {
+        DeValue::Array(array) => Ok(array.iter()),
+        _ => Err(Fault::new(value.span(), format!("`{key}` must be an array"))),
+    }
+}
+
+fn unsigned(value: &Spanned<DeValue<'_>>) -> Option<u64> {
+    let integer = value.get_ref().as_integer()?;
+    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}

@@ -1,0 +1,210 @@
+//! What is written is read back; what is not a lockfile is refused, with its place.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::digest::{Algorithm, DiffId};
+use crate::state::LayerDescriptor;
+
+fn digest(of: &str) -> BlobDigest {
+    BlobDigest::of(Algorithm::Sha256, of.as_bytes())
+}
+
+fn reference(text: &str) -> ImageRef {
+    ImageRef::parse(text, "docker.io").unwrap()
+}
+
+fn platform(text: &str) -> Platform {
+    Platform::parse(text).unwrap()
+}
+
+fn layer(of: &str, size: u64) -> LayerDescriptor {
+    let diff_id = DiffId::of(Algorithm::Sha256, of.as_bytes());
+    LayerDescriptor { digest: digest(of), diff_id, media_type: String::new(), size }
+}
+
+fn image(name: &str, version: &str) -> Arc<LockedImage> {
+    Arc::new(LockedImage {
+        reference: reference(name),
+        platform: platform("linux/amd64"),
+        digest: digest(&format!("{name} {version}")),
+        manifest: digest(&format!("manifest of {name} {version}")),
+        layers: vec![layer("base", 10), layer(version, u64::MAX)],
+    })
+}
+
+fn gaps(lockfile: &Lockfile, wanted: &[(&str, &str)]) -> Vec<String> {
+    let wanted: Vec<_> = wanted.iter().map(|(name, on)| (reference(name), platform(on))).collect();
+    let gaps = lockfile.gaps(wanted.iter().map(|(name, on)| (name, on)));
+    gaps.iter().map(ToString::to_string).collect()
+}
+
+fn arbitrary_image() -> impl Strategy<Value = LockedImage> {
+    let layer = (any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(of, size, long)| {
+        let algorithm = if long { Algorithm::Sha512 } else { Algorithm::Sha256 };
+        LayerDescriptor {
+            digest: BlobDigest::of(algorithm, &of.to_le_bytes()),
+            diff_id: DiffId::of(algorithm, &of.to_be_bytes()),
+            media_type: String::new(),
+            size,
+        }
+    });
+    let layers = proptest::collection::vec(layer, 0..4);
+    let tag = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,6}";
+    ("[a-c]{1,2}(/[a-c])?", tag, "linux/(amd64|arm64|arm/v6|riscv64)", any::<bool>(), any::<u8>(), layers)
+        .prop_map(|(name, tag, on, pinned, of, layers)| {
+            let named = reference(&format!("registry.example:5000/{name}:{tag}"));
+            let digest = digest(&of.to_string());
+            LockedImage {
+                reference: if pinned { named.with_digest(&digest) } else { named },
+                platform: platform(&on),
+                manifest: digest.clone(),
+                digest,
+                layers,
+            }
+        })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(images in proptest::collection::vec(arbitrary_image(), 0..6)) {
+        let lockfile = Lockfile::new(images.iter().cloned().map(Arc::new));
+        let text = lockfile.to_string();
+        prop_assert_eq!(Lockfile::parse(&text, "images.lock").unwrap(), lockfile.clone());
+        // The order in which the images were locked does not show.
+        if lockfile.images.len() == images.len() {
+            let reversed = Lockfile::new(images.into_iter().rev().map(Arc::new));
+            prop_assert_eq!(reversed.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn no_text_is_a_panic(text in "\\PC{0,200}") {
+        if let Err(problem) = Lockfile::parse(&text, "images.lock") {
+            prop_assert!(problem.line() >= 1 && problem.column() >= 1);
+            prop_assert!(problem.to_string().contains("images.lock:"));
+        }
+    }
+
+    #[test]
+    fn no_damage_is_a_panic(
+        images in proptest::collection::vec(arbitrary_image(), 1..3),
+        cut in any::<prop::sample::Index>(),
+        junk in "[\\[\\]{}=\",.\n\u{1b}é0-9a-z]{0,8}",
+    ) {
+        let mut text = Lockfile::new(images.into_iter().map(Arc::new)).to_string();
+        text.insert_str(cut.index(text.len()), &junk);
+        if let Err(problem) = Lockfile::parse(&text, "images.lock") {
+            prop_assert!(!problem.to_string().chars().any(|c| c.is_control() && c != '\n'), "control characters");
+        }
+    }
+}
+
+#[test]
+fn the_text_is_sorted_and_has_one_layer_a_line() {
+    let text = Lockfile::new([image("b:1", "x"), image("a-x:1", "x"), image("a:2", "x")]).to_string();
+    let names: Vec<&str> = text.lines().filter(|line| line.starts_with("reference")).collect();
+    assert_eq!(
+        names,
+        ["a-x:1", "a:2", "b:1"].map(|name| format!("reference = \"docker.io/library/{name}\""))
+    );
+    assert!(text.starts_with("# Written by `msb-sync lock`; do not edit.\n"), "{text}");
+    assert!(text.contains("\nversion = 1\n\n[[image]]\n"), "{text}");
+    let layers = text.lines().filter(|line| line.starts_with("  { digest = \"sha256:")).count();
+    assert_eq!(layers, 6);
+}
+
+#[test]
+fn an_entry_counts_only_where_it_fits() {
+    let pinned = format!("c:1@{}", digest("c"));
+    let lockfile = Lockfile::new([image("a:1", "x"), image("b:1", "x"), image(&pinned, "moved")]);
+    let missing = gaps(
+        &lockfile,
+        &[("a:1", "linux/amd64"), ("b:1", "linux/arm64"), (&pinned, "linux/amd64"), ("d:1", "linux/amd64")],
+    );
+    assert_eq!(missing.len(), 3, "{missing:?}");
+    assert_eq!(missing[0], "docker.io/library/b:1 (locked for linux/amd64, wanted for linux/arm64)");
+    assert!(missing[1].contains("(locked to sha256:"), "{missing:?}");
+    assert_eq!(missing[2], "docker.io/library/d:1 (missing)");
+    assert_eq!(
+        gaps(&lockfile, &[("b:1", "linux/amd64"), (&pinned, "linux/arm64")])[1],
+        "docker.io/library/a:1 (not listed any more)"
+    );
+    assert!(lockfile.fitting(&reference("a:1"), &platform("linux/amd64")).is_some());
+    assert!(lockfile.fitting(&reference("a:1"), &platform("linux/arm64")).is_none());
+    assert!(lockfile.fitting(&reference(&pinned), &platform("linux/amd64")).is_none());
+}
+
+#[test]
+fn changes_say_what_became_of_each_entry() {
+    let old = Lockfile::new([image("a:1", "x"), image("b:1", "x"), image("c:1", "x")]);
+    let new = Lockfile::new([image("b:1", "y"), image("c:1", "x"), image("d:1", "x")]);
+    let changes = old.changes(&new);
+    let actions: Vec<Action> = changes.iter().map(|change| change.action).collect();
+    assert_eq!(actions, [Action::Remove, Action::Update, Action::Keep, Action::Add]);
+    let known: Vec<_> =
+        changes.iter().map(|change| (change.previous.is_some(), change.digest.is_some())).collect();
+    assert_eq!(known, [(true, false), (true, true), (true, true), (false, true)]);
+}
+
+#[test]
+fn what_is_no_lockfile_is_refused_at_its_place() {
+    let good = Lockfile::new([image("a:1", "x")]).to_string();
+    let twice = format!("{good}{}", &good[good.find("\n[[image]]").unwrap()..]);
+    let replaced = |from: &str, to: &str| good.replacen(from, to, 1);
+    for (text, line, message) in [
+        (String::new(), 1, "the lockfile has no `version`"),
+        ("version = 1\n<<<<<<< HEAD\n".to_owned(), 2, "invalid TOML"),
+        ("version = 0\n".to_owned(), 1, "`version` must be 1"),
+        ("version = \"1\"\n".to_owned(), 1, "`version` must be 1"),
+        ("version = -1\n".to_owned(), 1, "`version` must be 1"),
+        ("version = 2\nnew = true\n".to_owned(), 1, "a newer msb-sync wrote this lockfile: its version is 2"),
+        ("version = 1\nfoo = 1\n".to_owned(), 2, "unknown key \"foo\" in the lockfile"),
+        ("version = 1\nimage = 3\n".to_owned(), 2, "`image` must be an array"),
+        ("version = 1\nimage = [3]\n".to_owned(), 2, "an image must be a table"),
+        ("version = 1\n[[image]]\n".to_owned(), 2, "an image has no `reference`"),
+        (replaced("library/a:1", "a:1"), 6, "`reference` must be an image reference in its full form"),
+        (replaced("docker.io/library/a:1", "a b"), 6, "`reference` must be an image reference"),
+        (replaced("linux/amd64", "linux"), 7, "`platform`: a platform is os/architecture"),
+        (replaced("digest = \"sha256:", "digest = \"md5:"), 8, "`digest`: the algorithm must be"),
+        (replaced("manifest = \"sha256:", "manifest = \"sha256:../"), 9, "`manifest`: sha256 takes 64"),
+        (replaced("diff_id = \"sha256:", "diff_id = \"sha512:"), 11, "`diff_id`: sha512 takes 128"),
+        (replaced("size = 10", "size = -10"), 11, "`size` must be a number of bytes"),
+        (replaced("size = 10", "size = 10, urls = []"), 11, "unknown key \"urls\" in a layer"),
+        (replaced("platform = ", "plattform = "), 7, "unknown key \"plattform\" in an image"),
+        (twice.clone(), 16, "docker.io/library/a:1 has two entries"),
+        (
+            twice.replacen("linux/amd64", "linux/arm64", 1),
+            16,
+            "docker.io/library/a:1 has two entries, for linux/arm64 and for linux/amd64",
+        ),
+    ] {
+        let problem = Lockfile::parse(&text, "images.lock").unwrap_err();
+        assert!(problem.message().starts_with(message), "{message}: {problem}");
+        assert_eq!(problem.line(), line, "{problem}");
+    }
+}
+
+#[test]
+fn a_problem_shows_its_line() {
+    let problem = Lockfile::parse("version = 1\nimage = \u{1b}[[3]\n", "a.lock").unwrap_err();
+    assert!(problem.to_string().contains("\n --> a.lock:2:"), "{problem}");
+    assert!(problem.to_string().contains("\n2 | image = \\u{1b}[[3]\n"), "{problem}");
+    let newer = Lockfile::parse("version = 7", "a.lock").unwrap_err();
+    assert!(
+        newer.to_string().contains("\n1 | version = 7\n  |           ^\nhint: upgrade msb-sync"),
+        "{newer}"
+    );
+}
+
+#[test]
+fn deep_and_large_texts_are_refused_in_bounded_time_and_stack() {
+    let nested = format!("version = 1\nimage = {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let dotted = format!("version = 1\n{}a = 1", "a.".repeat(100_000));
+    let inline = format!("version = 1\nimage = {}1{}", "{a.a.a.a.a.a = ".repeat(5_000), "}".repeat(5_000));
+    let long_line = format!("version = 1\nimage = \"{}\"", "é".repeat(1_000_000));
+    for text in [nested, dotted, inline, long_line, " ".repeat(MAX_TEXT + 1)] {
+        let problem = Lockfile::parse(&text, "images.lock").unwrap_err();
+        assert!(problem.to_string().len() < 4_000);
+    }
+}
