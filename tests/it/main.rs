@@ -15,9 +15,11 @@ mod lock;
 mod memory;
 mod microsandbox;
 mod output;
+mod prune;
 mod real_names;
 mod stop;
 mod support;
+mod verify;
 
 /// A test file that nobody declares compiles never and fails never.
 #[test]

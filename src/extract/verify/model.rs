@@ -3,7 +3,7 @@
 //! The record is read as extraction wrote it: a later item of a path replaces an earlier one, a non-directory
 //! takes away all that was below a directory, a hard link is another name of whatever had the target's name
 //! then, or at the end if nothing had it yet. Paths are kept as 64-bit hashes with a secret seed: 16 bytes
-//! an entry (24 MiB or so for a million) instead of the paths, and two of a million share a hash once in
+//! an entry (36 MiB in all for a million) instead of the paths, and two of a million share a hash once in
 //! forty million layers.
 
 use std::collections::{HashMap, HashSet};

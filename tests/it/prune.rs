@@ -1,0 +1,214 @@
+//! `prune` and `remove`: what nobody needs goes, what anybody needs stays, and a dry run changes nothing.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::check::{applied, listed, wanted};
+use crate::support::fake_registry::FakeRegistry;
+use crate::support::image::{BlobSet, Image, Layer, file};
+use crate::support::sandbox::Sandbox;
+use crate::support::tree::Tree;
+
+struct Shop {
+    registry: FakeRegistry,
+    sandbox: Sandbox,
+    base: Layer,
+    top: Layer,
+    other: Layer,
+}
+
+/// `a:1` of `base` and `top`, `b:1` of `base` and `other`, both applied.
+fn shop() -> Shop {
+    let [base, top, other] = ["base", "top", "other"].map(|name| Layer::of(&[file(name, name.repeat(100))]));
+    let mut content = BlobSet::with("a:1", &Image::new(&[base.clone(), top.clone()]));
+    let descriptor = content.image(&Image::new(&[base.clone(), other.clone()]));
+    content.tag("b:1", &descriptor);
+    let registry = FakeRegistry::start(content);
+    let sandbox = Sandbox::new();
+    sandbox.images(&wanted(&registry.name(), &["a:1", "b:1"]));
+    applied(&sandbox);
+    let shop = Shop { registry, sandbox, base, top, other };
+    shop.registry.forget();
+    shop
+}
+
+impl Shop {
+    fn want(&self, images: &[&str]) {
+        self.sandbox.images(&wanted(&self.registry.name(), images));
+    }
+
+    fn json(&self, arguments: &str) -> Value {
+        let document = self.sandbox.msb(&format!("{arguments} --json")).run().success().json();
+        assert_eq!(document["version"], 1);
+        document
+    }
+
+    fn has(&self, layer: &Layer) -> bool {
+        self.sandbox.extracted().contains(&layer.directory())
+    }
+
+    fn name(&self, image: &str) -> String {
+        format!("{}/{image}", self.registry.name())
+    }
+}
+
+fn digests(document: &Value, key: &str) -> Vec<String> {
+    let layers = document[key].as_array().unwrap();
+    layers.iter().map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn what_is_unlisted_goes_with_the_layers_that_nobody_needs() {
+    let shop = shop();
+    shop.want(&["b:1"]);
+    let before = Tree::snapshot(&shop.sandbox.user());
+    let dry = shop.json("prune --dry-run");
+    before.assert_matches(&Tree::snapshot(&shop.sandbox.user()), "the home after a dry run");
+    assert_eq!(dry["dry_run"], true);
+    let document = shop.json("prune");
+    assert_eq!(document["dry_run"], false);
+    for key in ["images", "layers", "kept", "freed_bytes"] {
+        assert_eq!(dry[key], document[key], "{key}");
+    }
+    assert_eq!(document["images"][0]["reference"], shop.name("a:1"));
+    assert_eq!(document["images"][0]["reason"], "not listed any more");
+    assert_eq!(digests(&document, "layers"), [shop.top.digest()]);
+    assert_eq!(document["freed_bytes"], 300);
+    assert!(shop.has(&shop.base) && shop.has(&shop.other) && !shop.has(&shop.top));
+    assert_eq!(listed(&shop.sandbox).len(), 1);
+    assert_eq!(shop.sandbox.msb("prune").run().success().stdout, "Nothing to remove.\n");
+    shop.sandbox.msb("verify").run().success();
+    assert!(shop.registry.requests().is_empty(), "{:?}", shop.registry.requests());
+}
+
+#[test]
+fn a_broken_or_missing_file_removes_nothing() {
+    let shop = shop();
+    for text in ["[registry.x]\nimages = [\"BAD\"]\n", "oops", "[registri.x]\n"] {
+        shop.sandbox.images(text);
+        shop.sandbox.msb("prune").run().code(2);
+    }
+    shop.sandbox.msb("prune nothing.toml").run().code(2);
+    assert_eq!(shop.sandbox.extracted().len(), 3);
+    assert_eq!(listed(&shop.sandbox).len(), 2);
+}
+
+#[test]
+fn an_image_stays_until_both_files_drop_it_and_pulled_ones_stay() {
+    let shop = shop();
+    shop.sandbox.write("other.toml", wanted(&shop.registry.name(), &["a:1"]));
+    shop.sandbox.msb("apply other.toml").run().success();
+    shop.sandbox.msb(&format!("pull {}", shop.name("b:1"))).run().success();
+    shop.want(&[]);
+    let document = shop.json("prune");
+    assert!(document["images"].as_array().unwrap().iter().all(|image| image["stays"] == true), "{document}");
+    assert!(digests(&document, "layers").is_empty());
+    assert_eq!(listed(&shop.sandbox).len(), 2);
+    shop.sandbox.write("other.toml", wanted(&shop.registry.name(), &[]));
+    let document = shop.json("prune other.toml");
+    assert_eq!(digests(&document, "layers"), [shop.top.digest()]);
+    assert_eq!(listed(&shop.sandbox)[0]["reference"], shop.name("b:1"));
+    shop.sandbox.msb(&format!("remove {}", shop.name("b:1"))).run().success();
+    assert!(shop.sandbox.extracted().is_empty() && listed(&shop.sandbox).is_empty());
+}
+
+#[test]
+fn orphans_and_leftovers_go_and_directories_of_others_stay() {
+    let shop = shop();
+    let layers = shop.sandbox.layers();
+    let foreign = format!("sha256:{}.extracted", "0".repeat(64));
+    fs::create_dir(layers.join(&foreign)).unwrap();
+    let private = shop.sandbox.home().join(".layers.msb-sync");
+    // An orphan: rows gone, directory and record still there.
+    shop.sandbox
+        .program("sqlite3", &[shop.sandbox.home().join("oci.db").to_str().unwrap(), "DELETE FROM images; DELETE FROM manifest_layers; DELETE FROM layers; DELETE FROM sync_images; DELETE FROM sync_image_layers; DELETE FROM sync_owners;"])
+        .run()
+        .success();
+    let left = format!("sha256:{}", "1".repeat(64));
+    fs::create_dir_all(private.join("staging").join(&left).join("tree")).unwrap();
+    fs::write(private.join("staging").join(&left).join("tree/file"), "12345").unwrap();
+    shop.want(&[]);
+    let dry = shop.json("prune --dry-run");
+    let document = shop.json("prune");
+    assert_eq!(dry["layers"], document["layers"]);
+    assert_eq!(digests(&document, "layers").len(), 4, "{document}");
+    assert!(document["layers"].as_array().unwrap().iter().any(|layer| layer["size"] == 5), "{document}");
+    assert_eq!(shop.sandbox.extracted(), [foreign]);
+    assert!(fs::read_dir(private.join("staging")).unwrap().next().is_none());
+    assert!(fs::read_dir(private.join("records")).unwrap().next().is_none());
+}
+
+#[test]
+fn a_layer_in_use_is_kept_and_named() {
+    let shop = shop();
+    shop.want(&["b:1"]);
+    let held = fs::File::open(shop.sandbox.layers().join(shop.top.directory()).join("top")).unwrap();
+    let me = format!("process {}", std::process::id());
+    for arguments in ["prune --dry-run", "prune"] {
+        let document = shop.json(arguments);
+        assert_eq!(digests(&document, "kept"), [shop.top.digest()], "{document}");
+        assert!(document["kept"][0]["reason"].as_str().unwrap().contains(&me), "{document}");
+        assert!(digests(&document, "layers").is_empty());
+    }
+    assert!(shop.has(&shop.top));
+    drop(held);
+    assert_eq!(digests(&shop.json("prune"), "layers"), [shop.top.digest()]);
+
+    let held = fs::File::open(shop.sandbox.layers().join(shop.other.directory()).join("other")).unwrap();
+    shop.want(&[]);
+    shop.sandbox.msb("apply --prune").run().success().says(&me);
+    assert!(shop.has(&shop.other) && !shop.has(&shop.base));
+    drop(held);
+}
+
+#[test]
+fn remove_takes_all_or_none() {
+    let shop = shop();
+    let (a, b) = (shop.name("a:1"), shop.name("b:1"));
+    shop.sandbox
+        .msb(&format!("remove {a} {} {}", shop.name("a:2"), shop.name("c:1")))
+        .run()
+        .code(1)
+        .says("a:2")
+        .says("c:1")
+        .says("did you mean");
+    assert_eq!(listed(&shop.sandbox).len(), 2);
+    let dry = shop.json(&format!("remove --dry-run {a}"));
+    assert_eq!(listed(&shop.sandbox).len(), 2);
+    let document = shop.json(&format!("remove {a}"));
+    assert_eq!(dry["layers"], document["layers"]);
+    assert_eq!(digests(&document, "layers"), [shop.top.digest()]);
+    assert_eq!(listed(&shop.sandbox)[0]["reference"], b);
+    // The file lists it still, so the next apply brings it back.
+    applied(&shop.sandbox);
+    assert!(shop.has(&shop.top));
+}
+
+#[test]
+fn what_microsandbox_pulled_is_left_alone() {
+    let shop = shop();
+    let database = shop.sandbox.home().join("oci.db");
+    let sql = "DELETE FROM sync_images; DELETE FROM sync_image_layers; DELETE FROM sync_owners;";
+    shop.sandbox.program("sqlite3", &[database.to_str().unwrap(), sql]).run().success();
+    shop.want(&[]);
+    shop.sandbox.msb(&format!("remove {}", shop.name("a:1"))).run().code(1).says("microsandbox");
+    assert!(shop.json("prune")["layers"].as_array().unwrap().is_empty());
+    assert_eq!(shop.sandbox.extracted().len(), 3);
+}
+
+#[test]
+fn layers_that_another_home_needs_stay() {
+    let shop = shop();
+    let shared = shop.sandbox.root().join("shared");
+    let settings = format!("[settings]\nlayers = {:?}\n", shared.to_str().unwrap());
+    let file = |images: &[&str]| format!("{}\n{settings}", wanted(&shop.registry.name(), images));
+    for (name, images) in [("one", &["a:1"][..]), ("two", &["a:1", "b:1"])] {
+        let path = shop.sandbox.write(&format!("{name}.toml"), file(images));
+        shop.sandbox.msb(&format!("--home ../{name} apply {}", path.display())).run().success();
+    }
+    shop.sandbox.write("two.toml", file(&[]));
+    let document = shop.json("--home ../two prune two.toml");
+    assert_eq!(digests(&document, "layers"), [shop.other.digest()], "{document}");
+    shop.sandbox.msb("--home ../one verify").run().success();
+}
