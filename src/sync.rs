@@ -38,6 +38,8 @@ pub use verify::{LayerStatus, Verified, VerifiedLayer};
 
 /// An images file is read up to this many bytes.
 const MAX_IMAGES_FILE: u64 = 8 << 20;
+/// Threads that write files, at most: more would only wait for each other.
+const MAX_JOBS: usize = 64;
 /// Partial downloads that no run has touched for so long, and that are not wanted now, are removed.
 const STALE_DOWNLOAD: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -489,7 +491,8 @@ impl Session {
     }
 
     fn jobs(&self) -> usize {
-        self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into))
+        let jobs = self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into));
+        jobs.min(MAX_JOBS)
     }
 
     fn catalog_path(&self) -> PathBuf {
