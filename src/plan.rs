@@ -3,15 +3,16 @@
 //! Pure, total and deterministic: no I/O, no clock, no environment, no randomness. `plan`, `apply`, `watch`
 //! and the tests all use this one function, so what `plan` shows is what `apply` does.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::digest::{BlobDigest, DiffId};
-use crate::error::Error;
+use crate::digest::{BlobDigest, ContentMismatch, DiffId};
+use crate::error::{Error, LayerError, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::state::{
-    Action, Desired, DesiredImage, LayerDescriptor, LayerState, Observed, Platform, RecordedImage,
-    Resolution, ResolvedImage, size_of_layers,
+    Action, Desired, DesiredImage, LayerDescriptor, LayerFacts, LayerState, Observed, Platform,
+    RecordedImage, Resolution, ResolvedImage, size_of_layers,
 };
 
 /// What is to be done, and why.
@@ -173,6 +174,11 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
             planned.digest = Some(resolved.digest.clone());
             planned.layers.clone_from(&resolved.layers);
             planned.record = Some(Arc::clone(resolved));
+            if let Some(error) = contradicted(&resolved.layers, observed) {
+                planned.action = Action::Blocked;
+                planned.reason = error.to_string();
+                planned.error = Some(Arc::new(error));
+            }
         }
         Some(Resolution::Blocked(error)) => {
             planned.action = Action::Blocked;
@@ -239,6 +245,27 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
             .any(|name| observed.recorded.get(name).is_some_and(|row| !row.owners.contains(&desired.owner)));
     }
     planned
+}
+
+/// What is wrong with an image that says something else of a complete layer than its blob was found to be.
+fn contradicted(layers: &[LayerDescriptor], observed: &Observed) -> Option<Error> {
+    layers.iter().find_map(|layer| contradiction(layer, observed.facts.get(&layer.digest)?))
+}
+
+/// What is wrong with what an image says of a layer whose blob was found to be otherwise; `None`: nothing.
+pub(crate) fn contradiction(claim: &LayerDescriptor, facts: &LayerFacts) -> Option<Error> {
+    if claim.diff_id != facts.diff_id {
+        let error = LayerError::DiffId { expected: claim.diff_id.clone(), actual: facts.diff_id.clone() };
+        return Some(Error::Layer { digest: claim.digest.clone(), error });
+    }
+    let (digest, expected) = (claim.digest.clone(), claim.size);
+    let source = match facts.size.cmp(&expected) {
+        Ordering::Equal => return None,
+        Ordering::Greater => ContentMismatch::TooLong { digest, expected },
+        Ordering::Less => ContentMismatch::TooShort { digest, expected, actual: facts.size },
+    };
+    let (what, host) = (format!("layer {}", claim.digest), "the registry".to_owned());
+    Some(RegistryError::Mismatch { what, host, source }.into())
 }
 
 fn plan_removal(

@@ -8,7 +8,10 @@
 
 mod apply;
 mod architecture;
+mod compression;
 mod docs;
+mod hostile_images;
+mod hostile_layers;
 mod kill;
 mod layers;
 mod memory;
