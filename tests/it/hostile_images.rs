@@ -149,7 +149,7 @@ fn a_manifest_that_does_not_fit_its_blobs_is_refused() {
     for size in
         [json!(-1), json!(1.5), json!(1e30), json!("12"), Value::Null, json!(u64::MAX), json!(1_u64 << 62)]
     {
-        cases.refused("a layer's size is impossible", "size", move |manifest, _| {
+        cases.refused("a layer's size is impossible", "is refused", move |manifest, _| {
             manifest["layers"][0]["size"] = size
         });
     }
@@ -292,7 +292,7 @@ fn documents_that_are_no_image_are_refused() {
         document(set, OCI_INDEX, bytes)
     });
     cases.refused("a mediaType of an index", "", |manifest, _| manifest["mediaType"] = json!(OCI_INDEX));
-    cases.refused("an unknown mediaType", "mediaType", |manifest, _| {
+    cases.refused("an unknown mediaType", "is no image's", |manifest, _| {
         manifest["mediaType"] = json!("text/x-evil\x1b[2J")
     });
     cases.refused("schema 1", "schema 1", |manifest, _| manifest["schemaVersion"] = json!(1));

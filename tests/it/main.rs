@@ -9,10 +9,12 @@
 mod apply;
 mod architecture;
 mod compression;
+mod concurrency;
+mod crash;
+mod disk;
 mod docs;
 mod hostile_images;
 mod hostile_layers;
-mod kill;
 mod layers;
 mod memory;
 mod microsandbox;
