@@ -25,7 +25,7 @@ const MAX_BYTES: u64 = 1 << 20;
 const LEVEL: i32 = 1;
 /// The header of the facts' frame, and the length of what follows it, padded with blanks: enough for a SHA-512 and
 /// any number.
-const FACTS_HEADER: [u8; 8] = [0x5a, 0x2a, 0x4d, 0x18, FACTS_LENGTH as u8, 0, 0, 0];
+const FACTS_HEADER: [u8; 8] = [0x5a, 0x2a, 0x4d, 0x18, 192, 0, 0, 0];
 const FACTS_LENGTH: usize = 192;
 
 /// What an entry is on disk.
@@ -355,6 +355,7 @@ mod tests {
             let facts = LayerFacts { diff_id, size: totals.tar_bytes };
             let bytes = writer.finish(totals, &facts).unwrap();
             prop_assert_eq!(read(&bytes).unwrap(), (entries, Some(totals)));
+            prop_assert_eq!(usize::from(FACTS_HEADER[4]), FACTS_LENGTH);
             prop_assert_eq!(read_facts(&mut io::Cursor::new(&bytes)), Some(facts));
             for cut in [1, FACTS_LENGTH, bytes.len() - 1] {
                 prop_assert_eq!(read_facts(&mut io::Cursor::new(&bytes[..bytes.len() - cut])), None);

@@ -11,6 +11,9 @@ const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 
+/// Name, blob, the tar in it, media type, and what the error says where it is refused.
+type Case = (&'static str, Vec<u8>, Vec<u8>, &'static str, Option<&'static str>);
+
 fn zstd_of(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 3).unwrap()
 }
@@ -62,7 +65,7 @@ fn a_stream_is_whole_or_refused_whatever_its_label_says() {
         number += 1;
         tar(&[file("f", format!("content {number}")), file("noise", noise(number, 20_000))])
     };
-    let mut cases: Vec<(&str, Vec<u8>, Vec<u8>, &str, Option<&str>)> = Vec::new();
+    let mut cases: Vec<Case> = Vec::new();
     let mut add = |name, make: &dyn Fn(&[u8]) -> Vec<u8>, label, refused| {
         let tar = fresh();
         cases.push((name, make(&tar), tar, label, refused));
@@ -108,7 +111,7 @@ fn a_stream_is_whole_or_refused_whatever_its_label_says() {
             [
                 skippable(b"first"),
                 zstd_of(&tar[..900]),
-                skippable(&[9; 70_000]),
+                skippable(&vec![9; 70_000]),
                 zstd_of(&tar[900..]),
                 skippable(b""),
             ]

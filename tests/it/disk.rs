@@ -16,6 +16,9 @@ use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Item, Layer, Pack, file, noise, tar};
 use crate::support::sandbox::{Output, Run, Sandbox};
 
+/// Mounts the tmpfs and holds it until stdin ends.
+const SCRIPT: &str = "mount -t tmpfs -o \"$1\" msb-test \"$0\" && echo ready && exec cat";
+
 /// A tmpfs at some place, seen by the programs that are run in it.
 struct SmallDisk {
     holder: Child,
@@ -27,7 +30,6 @@ impl SmallDisk {
     /// Mounts one with these options of mount(8); `None` (and a word on stderr) where that is not allowed.
     fn at(place: &Path, options: &str) -> Option<Self> {
         std::fs::create_dir_all(place).unwrap();
-        const SCRIPT: &str = "mount -t tmpfs -o \"$1\" msb-test \"$0\" && echo ready && exec cat";
         for user_namespace in [false, true] {
             let mut holder = Command::new("unshare")
                 .args(if user_namespace { &["-r", "-m"][..] } else { &["-m"] })
@@ -170,6 +172,10 @@ fn a_disk_that_fills_up_while_extracting_loses_nothing() {
         let Some(disk) = SmallDisk::at(&sandbox.home(), options) else { return };
         let (small, big) = (Layer::of(&[file("small", "x")]), Layer::of(&big));
         let registry = serve(&sandbox, "", &[small.clone(), big.clone()]);
+        let both = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
+        sandbox.images(&wanted(&registry.name(), &["team/app:0"]));
+        disk.msb(&sandbox, "apply").run().success();
+        sandbox.images(&both);
         let output = disk.msb(&sandbox, "apply --json").run().code(1);
         let errors = errors(&output);
         assert_eq!(errors.len(), 1, "{what}\n{output}");
@@ -258,6 +264,8 @@ fn a_disk_that_is_full_for_the_catalog_is_told_and_nothing_is_fetched_again() {
     assert_eq!(errors.len(), 1, "{output}");
     assert_eq!(errors[0]["kind"], "disk-full", "{output}");
     assert_eq!(disk.listed(&sandbox).len(), 2);
+    // An open file keeps its space.
+    drop(file);
     std::fs::remove_file(filler).unwrap();
     registry.forget();
     let output = disk.msb(&sandbox, "apply --json").run().success();

@@ -131,7 +131,7 @@ impl Cases {
         for name in layers {
             assert!(sandbox.extracted().contains(&name), "{name} is missing");
         }
-        assert!(!output.stderr.contains("\x1b"), "{output}");
+        assert!(!output.stderr.contains('\x1b'), "{output}");
     }
 }
 
@@ -140,17 +140,17 @@ fn a_manifest_that_does_not_fit_its_blobs_is_refused() {
     let mut cases = Cases::default();
     cases.fine("as it should be", |_, _| {});
     cases.refused("a layer's size is too large", "layer", |manifest, _| {
-        manifest["layers"][0]["size"] = json!(99_999)
+        manifest["layers"][0]["size"] = json!(99_999);
     });
     cases.refused("a layer's size is too small", "layer", |manifest, _| {
-        manifest["layers"][0]["size"] = json!(10)
+        manifest["layers"][0]["size"] = json!(10);
     });
     cases.refused("a layer's size is 0", "layer", |manifest, _| manifest["layers"][0]["size"] = json!(0));
     for size in
         [json!(-1), json!(1.5), json!(1e30), json!("12"), Value::Null, json!(u64::MAX), json!(1_u64 << 62)]
     {
         cases.refused("a layer's size is impossible", "is refused", move |manifest, _| {
-            manifest["layers"][0]["size"] = size
+            manifest["layers"][0]["size"] = size;
         });
     }
     cases.refused("a layer that is not there", "404", |manifest, _| {
@@ -159,7 +159,7 @@ fn a_manifest_that_does_not_fit_its_blobs_is_refused() {
     cases
         .refused("the config's size is wrong", "config", |manifest, _| manifest["config"]["size"] = json!(3));
     cases.refused("a wrong diff_id", "diff_id", |_, config| {
-        config["rootfs"]["diff_ids"][0] = json!(sha256(b"x"))
+        config["rootfs"]["diff_ids"][0] = json!(sha256(b"x"));
     });
     cases.refused("swapped diff_ids", "diff_id", |_, config| {
         config["rootfs"]["diff_ids"].as_array_mut().unwrap().reverse();
@@ -196,10 +196,10 @@ fn a_manifest_that_does_not_fit_its_blobs_is_refused() {
     ] {
         let (layers, configs, diffs) = (digest.clone(), digest.clone(), digest.clone());
         cases.refused("a layer's digest", "digest", move |manifest, _| {
-            manifest["layers"][0]["digest"] = json!(layers)
+            manifest["layers"][0]["digest"] = json!(layers);
         });
         cases.refused("a config's digest", "digest", move |manifest, _| {
-            manifest["config"]["digest"] = json!(configs)
+            manifest["config"]["digest"] = json!(configs);
         });
         cases
             .refused("a diff_id", "diff_id", move |_, config| config["rootfs"]["diff_ids"][1] = json!(diffs));
@@ -275,7 +275,7 @@ fn documents_that_are_no_image_are_refused() {
         set.document(OCI_MANIFEST, &json!({"schemaVersion": 2, "config": empty_config(), "layers": layers}))
     });
     cases.refused("both kinds", "both `manifests` and `layers`", |manifest, _| {
-        manifest["manifests"] = json!([])
+        manifest["manifests"] = json!([]);
     });
     cases.refused("an index with a config", "both `manifests` and `config`", |manifest, _| {
         manifest["manifests"] = json!([]);
@@ -293,7 +293,7 @@ fn documents_that_are_no_image_are_refused() {
     });
     cases.refused("a mediaType of an index", "", |manifest, _| manifest["mediaType"] = json!(OCI_INDEX));
     cases.refused("an unknown mediaType", "is no image's", |manifest, _| {
-        manifest["mediaType"] = json!("text/x-evil\x1b[2J")
+        manifest["mediaType"] = json!("text/x-evil\x1b[2J");
     });
     cases.refused("schema 1", "schema 1", |manifest, _| manifest["schemaVersion"] = json!(1));
     cases.refused("schema 3", "schemaVersion", |manifest, _| manifest["schemaVersion"] = json!(3));
