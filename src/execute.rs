@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,10 +20,10 @@ use crate::digest::{BlobDigest, ContentMismatch, Verifier};
 use crate::error::{Error, LayerError, RegistryError, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
-use crate::plan::{Claim, Fetch, Plan, PlannedImage, Record};
+use crate::plan::{Claim, Fetch, Plan, PlannedImage, Record, contradiction};
 use crate::progress::{Event, Reporter};
 use crate::registry::{BlobReader, Registries};
-use crate::state::{Action, LayerDescriptor, Limits, Owner, Ownership};
+use crate::state::{Action, LayerFacts, Limits, Owner, Ownership};
 use crate::store::{Spool, Staged, Store};
 
 /// Bytes read from a socket at once.
@@ -135,16 +136,24 @@ impl Executor<'_> {
         })
     }
 
-    /// A layer is hardly ever smaller than its blob: less space than that cannot be enough.
+    /// A layer is hardly ever smaller than its blob: less space than that cannot be enough. Downloads are gone one
+    /// by one, so for them only the largest counts.
     fn check_space(&self, plan: &Plan) -> Result<(), Error> {
         let needed = plan.download_bytes();
         if needed == 0 {
             return Ok(());
         }
         let free = self.store.free_space()?;
+        let refuse = |path: &Path, needed, free| {
+            Err(Error::from(StoreError::NoSpace { path: path.to_owned(), needed, free }))
+        };
         if free.layers < needed {
-            let path = self.store.layers().to_owned();
-            return Err(StoreError::NoSpace { path, needed, free: free.layers }.into());
+            return refuse(self.store.layers(), needed, free.layers);
+        }
+        let to_come = |fetch: &Fetch| fetch.size().saturating_sub(self.store.spooled(&fetch.digest));
+        let largest = plan.fetches.iter().map(to_come).max().unwrap_or(0);
+        if free.downloads < largest {
+            return refuse(self.store.downloads(), largest, free.downloads);
         }
         Ok(())
     }
@@ -163,6 +172,7 @@ impl Executor<'_> {
                 ownership: self.ownership,
                 limits: self.limits,
                 algorithm: crate::digest::Algorithm::Sha256,
+                blob_size: 0,
             },
             workers,
             reporter: self.reporter,
@@ -429,9 +439,12 @@ impl<'a> Job<'a> {
         for (position, claim) in fetch.claims.iter().enumerate() {
             match self.layer(claim) {
                 Ok(staged) => {
-                    let truth = &claim.layer;
+                    let facts = LayerFacts { diff_id: claim.layer.diff_id.clone(), size: claim.layer.size };
                     for (other, claim) in fetch.claims.iter().enumerate().skip(position + 1) {
-                        wrong_claims.push((other, Arc::new(contradiction(&claim.layer, truth))));
+                        // Claims that say the same are one.
+                        if let Some(error) = contradiction(&claim.layer, &facts) {
+                            wrong_claims.push((other, Arc::new(error)));
+                        }
                     }
                     return Finished { fetch: index, result: Ok(staged), wrong_claims };
                 }
@@ -479,7 +492,8 @@ impl<'a> Job<'a> {
             let (digest, size, resumed) = (layer.digest.clone(), layer.size, spool.length());
             self.reporter.report(Event::LayerStarted { digest, size, resumed, image });
         }
-        let options = extract::Options { algorithm: layer.diff_id.algorithm(), ..self.options };
+        let (algorithm, blob_size) = (layer.diff_id.algorithm(), layer.size);
+        let options = extract::Options { algorithm, blob_size, ..self.options };
         let hopeless = &AtomicBool::new(false);
         let (received, extracted) = std::thread::scope(|scope| {
             let compressed = Watched {
@@ -619,26 +633,6 @@ fn unreadable(claim: &Claim, error: std::io::Error) -> Error {
 fn wrong_blob(claim: &Claim, source: ContentMismatch) -> Error {
     let host = claim.images.first().map_or("the registry", |image| image.registry()).to_owned();
     RegistryError::Mismatch { what: format!("layer {}", claim.layer.digest), host, source }.into()
-}
-
-/// What is wrong with a claim about a blob that turned out to be `truth`.
-fn contradiction(claim: &LayerDescriptor, truth: &LayerDescriptor) -> Error {
-    if claim.diff_id != truth.diff_id {
-        let error = LayerError::DiffId { expected: claim.diff_id.clone(), actual: truth.diff_id.clone() };
-        return Error::Layer { digest: claim.digest.clone(), error };
-    }
-    let (digest, expected) = (claim.digest.clone(), claim.size);
-    let mismatch = if truth.size > expected {
-        ContentMismatch::TooLong { digest, expected }
-    } else {
-        ContentMismatch::TooShort { digest, expected, actual: truth.size }
-    };
-    RegistryError::Mismatch {
-        what: format!("layer {}", claim.digest),
-        host: "the registry".to_owned(),
-        source: mismatch,
-    }
-    .into()
 }
 
 /// Reports compressed bytes as extraction takes them, and ends it when the run is stopped.

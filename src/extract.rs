@@ -21,12 +21,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-pub use record::{RecordEntry, RecordKind, RecordReader, Totals};
+pub use record::{RecordEntry, RecordKind, RecordReader, Totals, read_facts};
 pub use verify::{Change, Difference, Differences, verify};
 
 use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::error::LayerError;
-use crate::state::{Limits, Ownership};
+use crate::state::{LayerFacts, Limits, Ownership};
 
 /// Size of the buffers between inflating and parsing, in bytes, and how many there are a layer.
 const CHUNK: usize = 128 * 1024;
@@ -107,6 +107,8 @@ pub struct Options {
     pub limits: Limits,
     /// The hash of the `diff_id` to compare with.
     pub algorithm: Algorithm,
+    /// Bytes of the compressed blob, for the record.
+    pub blob_size: u64,
 }
 
 /// A layer that was extracted, if its `diff_id` is the right one.
@@ -159,9 +161,14 @@ pub fn extract(
                 return Err(LayerError::Limit { what: "entries", limit: options.limits.layer_entries });
             }
             tree.entry(&entry, &mut reader, &mut source)?;
+            // Names alone can ask for thousands of directories each.
+            if entries + tree.implicit_directories() > options.limits.layer_entries {
+                return Err(LayerError::Limit { what: "entries", limit: options.limits.layer_entries });
+            }
         }
         let (diff_id, bytes) = source.drain()?;
-        let (totals, no_xattrs) = tree.finish(bytes)?;
+        let facts = LayerFacts { diff_id: diff_id.clone(), size: options.blob_size };
+        let (totals, no_xattrs) = tree.finish(bytes, &facts)?;
         Ok(Extracted { diff_id, totals, no_xattrs })
     })
 }

@@ -3,6 +3,7 @@
 //! Looks only; nothing is written. A lookup that fails is data for its one image ([`Resolution::Blocked`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +12,13 @@ use crate::cancel::Cancel;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::error::{Error, RegistryError};
+use crate::extract;
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, Reporter};
 use crate::registry::{Lookup, Registries};
 use crate::state::{
-    Desired, DesiredImage, LayerState, LockedImage, Observed, Platform, PullPolicy, RecordedImage,
-    Resolution, ResolvedImage,
+    Desired, DesiredImage, LayerDescriptor, LayerState, LockedImage, Observed, Platform, PullPolicy,
+    RecordedImage, Resolution, ResolvedImage,
 };
 use crate::store;
 
@@ -122,19 +124,43 @@ impl Observer<'_> {
 
     fn look_at_layers(&self, observed: &mut Observed) -> Result<(), Error> {
         let recorded = observed.recorded.values().flat_map(|row| &row.layers);
-        let resolved = observed.resolutions.values().filter_map(|resolution| match resolution {
-            Resolution::Resolved(image) => Some(&image.layers),
-            Resolution::Locked(image) => Some(&image.layers),
-            Resolution::AsRecorded | Resolution::Blocked(_) => None,
-        });
+        let resolved: Vec<&LayerDescriptor> = observed
+            .resolutions
+            .values()
+            .filter_map(|resolution| match resolution {
+                Resolution::Resolved(image) => Some(&image.layers),
+                Resolution::Locked(image) => Some(&image.layers),
+                Resolution::AsRecorded | Resolution::Blocked(_) => None,
+            })
+            .flatten()
+            .collect();
         let digests: BTreeSet<&BlobDigest> =
-            recorded.chain(resolved.flatten()).map(|layer| &layer.digest).collect();
+            recorded.chain(resolved.iter().copied()).map(|layer| &layer.digest).collect();
         let places = store::Places::of(self.layers);
         let mut states = BTreeMap::new();
         for digest in digests {
             states.insert(digest.clone(), places.state(digest)?);
         }
-        observed.layers = states;
+        let mut facts = BTreeMap::new();
+        for layer in resolved {
+            if states.get(&layer.digest) != Some(&LayerState::Complete) {
+                continue;
+            }
+            let known = File::open(places.record(&layer.digest))
+                .ok()
+                .and_then(|mut record| extract::read_facts(&mut record))
+                .filter(|facts| facts.diff_id.algorithm() == layer.diff_id.algorithm());
+            match known {
+                Some(known) => {
+                    facts.insert(layer.digest.clone(), known);
+                }
+                // What cannot be compared with what the image says is fetched and compared.
+                None => {
+                    states.insert(layer.digest.clone(), LayerState::Untrusted);
+                }
+            }
+        }
+        (observed.layers, observed.facts) = (states, facts);
         Ok(())
     }
 

@@ -5,16 +5,17 @@
 
 mod forget;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use forget::{Refusal, Removal, removals, removals_of};
 
-use crate::digest::{BlobDigest, DiffId};
-use crate::error::Error;
+use crate::digest::{BlobDigest, ContentMismatch, DiffId};
+use crate::error::{Error, LayerError, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::state::{
-    Action, Desired, DesiredImage, LayerDescriptor, LayerState, LockedImage, Observed, Platform,
+    Action, Desired, DesiredImage, LayerDescriptor, LayerFacts, LayerState, LockedImage, Observed, Platform,
     RecordedImage, Resolution, ResolvedImage, size_of_layers,
 };
 
@@ -88,6 +89,17 @@ pub struct Claim {
     pub layer: LayerDescriptor,
     /// The images, sorted.
     pub images: Vec<ImageRef>,
+}
+
+impl PlannedImage {
+    /// Blocks the image if there is an error.
+    fn block_if(&mut self, error: Option<Error>) {
+        if let Some(error) = error {
+            self.action = Action::Blocked;
+            self.reason = error.to_string();
+            self.error = Some(Arc::new(error));
+        }
+    }
 }
 
 impl Fetch {
@@ -186,11 +198,13 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
             planned.digest = Some(resolved.digest.clone());
             planned.layers.clone_from(&resolved.layers);
             planned.record = Some(Record::Resolved(Arc::clone(resolved)));
+            planned.block_if(contradicted(&resolved.layers, observed));
         }
         Some(Resolution::Locked(locked)) => {
             planned.digest = Some(locked.digest.clone());
             planned.layers.clone_from(&locked.layers);
             planned.record = Some(Record::Locked(Arc::clone(locked)));
+            planned.block_if(contradicted(&locked.layers, observed));
         }
         Some(Resolution::Blocked(error)) => {
             planned.action = Action::Blocked;
@@ -271,6 +285,27 @@ fn another_manifest(recorded: &RecordedImage, record: Option<&Record>) -> bool {
         Some(Record::Locked(locked)) => recorded.manifest_digest.as_ref() != Some(&locked.manifest),
         _ => false,
     }
+}
+
+/// What is wrong with an image that says something else of a complete layer than its blob was found to be.
+fn contradicted(layers: &[LayerDescriptor], observed: &Observed) -> Option<Error> {
+    layers.iter().find_map(|layer| contradiction(layer, observed.facts.get(&layer.digest)?))
+}
+
+/// What is wrong with what an image says of a layer whose blob was found to be otherwise; `None`: nothing.
+pub(crate) fn contradiction(claim: &LayerDescriptor, facts: &LayerFacts) -> Option<Error> {
+    if claim.diff_id != facts.diff_id {
+        let error = LayerError::DiffId { expected: claim.diff_id.clone(), actual: facts.diff_id.clone() };
+        return Some(Error::Layer { digest: claim.digest.clone(), error });
+    }
+    let (digest, expected) = (claim.digest.clone(), claim.size);
+    let source = match facts.size.cmp(&expected) {
+        Ordering::Equal => return None,
+        Ordering::Greater => ContentMismatch::TooLong { digest, expected },
+        Ordering::Less => ContentMismatch::TooShort { digest, expected, actual: facts.size },
+    };
+    let (what, host) = (format!("layer {}", claim.digest), "the registry".to_owned());
+    Some(RegistryError::Mismatch { what, host, source }.into())
 }
 
 fn plan_removal(

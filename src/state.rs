@@ -460,6 +460,15 @@ pub enum LayerState {
     Untrusted,
 }
 
+/// What the blob of a complete layer was found to be when it was extracted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerFacts {
+    /// Digest of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// Bytes of the compressed blob.
+    pub size: u64,
+}
+
 /// What is.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
@@ -469,6 +478,8 @@ pub struct Observed {
     pub recorded: BTreeMap<ImageRef, RecordedImage>,
     /// The state of every layer of a resolution or a record above.
     pub layers: BTreeMap<BlobDigest, LayerState>,
+    /// What the complete layers of resolutions are, for comparison with what the images say of them.
+    pub facts: BTreeMap<BlobDigest, LayerFacts>,
     /// Layers that recorded images outside [`Observed::recorded`] need.
     pub needed_elsewhere: BTreeSet<BlobDigest>,
 }

@@ -197,13 +197,16 @@ impl Store {
         &self.places.layers
     }
 
-    /// Free bytes for layers and for downloads, and whether both are on one file system.
+    /// The directory of partial downloads.
+    pub fn downloads(&self) -> &Path {
+        &self.downloads
+    }
+
+    /// Free bytes for layers and for downloads.
     ///
     /// # Errors
     /// The file systems do not tell.
     pub fn free_space(&self) -> Result<FreeSpace, StoreError> {
-        use std::os::unix::fs::MetadataExt;
-        let look = |path: &Path| fs::metadata(path).map_err(StoreError::io("look at", path));
         let downloads =
             sys::open_directory(&self.downloads).map_err(StoreError::io("open", &self.downloads))?;
         let free = |directory: &OwnedFd, path: &Path| {
@@ -212,7 +215,6 @@ impl Store {
         Ok(FreeSpace {
             layers: free(&self.layers_directory, self.layers())?,
             downloads: free(&downloads, &self.downloads)?,
-            shared: look(self.layers())?.dev() == look(&self.downloads)?.dev(),
         })
     }
 
@@ -221,7 +223,7 @@ impl Store {
     /// # Errors
     /// The file cannot be opened.
     pub fn spool(&self, digest: &BlobDigest, size: u64) -> Result<Arc<Spool>, StoreError> {
-        Spool::open(self.downloads.join(format!("{digest}.part")), size).map(Arc::new)
+        Spool::open(self.spool_path(digest), size).map(Arc::new)
     }
 
     /// Finishes or removes what runs that died have left in staging. Returns how many layers were finished.
@@ -252,6 +254,8 @@ impl Store {
         let mut staged = Vec::new();
         for digest in finished {
             let directory = self.open_staged(&digest)?;
+            // The run died between declaring the layer ready and removing its blob.
+            self.remove_spool(&digest)?;
             staged.push(Staged { store: self, digest, directory, armed: true });
         }
         let count = staged.len();
@@ -261,7 +265,8 @@ impl Store {
         Ok(count)
     }
 
-    /// Removes partial downloads that nobody has touched for `age`, except those of `wanted`.
+    /// Removes partial downloads that nobody has touched for `age`, except those of `wanted`, and those of layers
+    /// that are complete.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -278,12 +283,26 @@ impl Store {
                 .metadata()
                 .and_then(|metadata| metadata.modified())
                 .is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age));
-            if old && digest.is_some_and(|digest| !wanted(&digest)) {
-                let path = entry.path();
-                fs::remove_file(&path).map_err(StoreError::io("remove", path))?;
+            if let Some(digest) = digest.filter(|digest| !wanted(digest))
+                && (old || self.places.state(&digest)? == LayerState::Complete)
+            {
+                self.remove_spool(&digest)?;
             }
         }
         Ok(())
+    }
+
+    /// Bytes of a blob that earlier runs have received.
+    pub fn spooled(&self, digest: &BlobDigest) -> u64 {
+        fs::metadata(self.spool_path(digest)).map_or(0, |metadata| metadata.len())
+    }
+
+    fn spool_path(&self, digest: &BlobDigest) -> PathBuf {
+        self.downloads.join(format!("{digest}.part"))
+    }
+
+    fn remove_spool(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+        spool::remove(&self.spool_path(digest))
     }
 
     /// An empty place for a layer to be extracted into.
@@ -401,8 +420,6 @@ pub struct FreeSpace {
     pub layers: u64,
     /// Where downloads go.
     pub downloads: u64,
-    /// Whether that is the same file system.
-    pub shared: bool,
 }
 
 /// A layer on its way. Dropped without [`Store::commit`] it is removed.
@@ -471,11 +488,18 @@ fn boot_id() -> Option<String> {
 
 /// `mkdir -p`, with `EEXIST` for a file told as what it is.
 fn make_directories(path: &Path) -> Result<(), StoreError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(path)
-        .map_err(StoreError::io("create the directory", path))
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|error| {
+        let in_the_way = path.ancestors().find(|path| path.symlink_metadata().is_ok());
+        match in_the_way {
+            Some(there) if error.kind() == io::ErrorKind::AlreadyExists && !there.is_dir() => {
+                StoreError::InTheWay { path: path.to_owned(), there: there.to_owned() }
+            }
+            Some(there) if error.kind() == io::ErrorKind::NotADirectory && !there.is_dir() => {
+                StoreError::InTheWay { path: path.to_owned(), there: there.to_owned() }
+            }
+            _ => StoreError::io("create the directory", path)(error),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use rustix::fs::{
     Timestamps, XattrFlags,
 };
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
 
 /// Seconds and nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -348,6 +349,38 @@ pub fn has_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<
         Err(Errno::NODATA | Errno::RANGE | Errno::OPNOTSUPP) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether setting an extended attribute of `file` failed because of its name or size, on any machine or on this
+/// kind of file system.
+pub fn is_impossible_xattr(error: &io::Error, file: BorrowedFd<'_>) -> bool {
+    match Errno::from_io_error(error) {
+        Some(Errno::TOOBIG | Errno::RANGE | Errno::INVAL | Errno::NAMETOOLONG) => true,
+        // ext4 says so too if the attributes of one file are more than a block.
+        Some(Errno::NOSPC) => free_space(file).is_ok_and(|free| free > 1 << 20),
+        _ => false,
+    }
+}
+
+/// Removes all extended attributes `user.*` of an open file or directory.
+pub fn remove_user_xattrs(file: BorrowedFd<'_>) -> io::Result<()> {
+    // The kernel gives no longer list.
+    let mut list = vec![0; 64 * 1024];
+    let length = match rustix::fs::flistxattr(file, list.as_mut_slice()) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        other => other?,
+    };
+    for name in list[..length].split(|&b| b == 0).filter(|name| name.starts_with(b"user.")) {
+        rustix::fs::fremovexattr(file, name)?;
+    }
+    Ok(())
+}
+
+/// Lets this process open as many files as it may ever open: shells and service managers give less at first.
+pub fn raise_open_files_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // A limit that cannot be raised is still enough for what is usual.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Writes everything of the file system that holds `file` to the disk.

@@ -17,8 +17,19 @@ pub enum StoreError {
         /// The system's words.
         source: io::Error,
     },
+    /// A directory is needed where something else is.
+    #[error("cannot create the directory {}: {} is there and is no directory", path.display(), there.display())]
+    InTheWay {
+        /// Which directory.
+        path: PathBuf,
+        /// It, or the parent that is none.
+        there: PathBuf,
+    },
     /// The plan needs more space than there is.
-    #[error("not enough space in {}: {needed} bytes are needed, {free} are free", path.display())]
+    #[error(
+        "not enough space in {}: {} are needed, {} are free",
+        path.display(), in_units(*needed), in_units(*free)
+    )]
     NoSpace {
         /// Which directory.
         path: PathBuf,
@@ -44,6 +55,7 @@ impl StoreError {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "permission",
                 _ => "io",
             },
+            Self::InTheWay { .. } => "io",
             Self::NoSpace { .. } => "disk-full",
         }
     }
@@ -58,7 +70,25 @@ impl StoreError {
             "permission" => {
                 Some("run as the user that owns the directory, or choose another one with --home".to_owned())
             }
-            _ => None,
+            _ => match self {
+                Self::InTheWay { there, .. } => {
+                    Some(format!("move {} away, or choose another directory", there.display()))
+                }
+                _ => None,
+            },
         }
     }
+}
+
+/// `12.1 MiB (12687770 bytes)`.
+fn in_units(bytes: u64) -> String {
+    let mut unit = 1_u64 << 60;
+    for name in ["EiB", "PiB", "TiB", "GiB", "MiB", "KiB"] {
+        if bytes >= unit {
+            let tenths = u128::from(bytes) * 10 / u128::from(unit);
+            return format!("{}.{} {name} ({bytes} bytes)", tenths / 10, tenths % 10);
+        }
+        unit >>= 10;
+    }
+    format!("{bytes} bytes")
 }

@@ -7,9 +7,15 @@
 //! Content is recorded as XXH3-128. That is no defence against somebody who can write to the store (he could
 //! write the record too), but finds every accident, and costs a tenth of SHA-256. What came from the
 //! registry has passed SHA-256 before it is recorded.
+//!
+//! The end of the file, of fixed length so that it is found without reading the rest, are the layer's
+//! [`LayerFacts`]: an image that comes later and says something else of the same blob is wrong. For zstd they are
+//! a skippable frame (RFC 8878 section 3.1.2).
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
+use crate::digest::DiffId;
+use crate::state::LayerFacts;
 use crate::sys::FileTime;
 
 const MAGIC: &[u8] = b"msb-sync layer record 1\n";
@@ -19,6 +25,10 @@ const MAX_BYTES: u64 = 1 << 20;
 const MAX_XATTRS: u64 = 1 << 16;
 /// Records are mostly short deltas: the fastest level loses little.
 const LEVEL: i32 = 1;
+/// The header of the facts' frame, and the length of what follows it, padded with blanks: enough for a SHA-512 and
+/// any number.
+const FACTS_HEADER: [u8; 8] = [0x5a, 0x2a, 0x4d, 0x18, 192, 0, 0, 0];
+const FACTS_LENGTH: usize = 192;
 
 /// What an entry is on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +141,7 @@ impl<W: Write> RecordWriter<W> {
         self.out.write_all(buffer)
     }
 
-    pub(super) fn finish(mut self, totals: Totals) -> io::Result<W> {
+    pub(super) fn finish(mut self, totals: Totals, facts: &LayerFacts) -> io::Result<W> {
         let buffer = &mut self.buffer;
         buffer.clear();
         buffer.push(END);
@@ -139,8 +149,22 @@ impl<W: Write> RecordWriter<W> {
             put_number(buffer, number);
         }
         self.out.write_all(buffer)?;
-        self.out.finish()
+        let mut file = self.out.finish()?;
+        let text = format!("{} {}\n", facts.diff_id, facts.size);
+        file.write_all(&FACTS_HEADER)?;
+        file.write_all(format!("{text:FACTS_LENGTH$}").as_bytes())?;
+        Ok(file)
     }
+}
+
+/// The facts at the end of a record; `None` if it is damaged, or of another version.
+pub fn read_facts(record: &mut (impl Read + Seek)) -> Option<LayerFacts> {
+    let mut frame = [0; FACTS_HEADER.len() + FACTS_LENGTH];
+    record.seek(SeekFrom::End(-i64::try_from(frame.len()).ok()?)).ok()?;
+    record.read_exact(&mut frame).ok()?;
+    let text = std::str::from_utf8(frame.strip_prefix(&FACTS_HEADER)?).ok()?;
+    let (diff_id, size) = text.trim_end_matches(' ').strip_suffix('\n')?.split_once(' ')?;
+    Some(LayerFacts { diff_id: DiffId::parse(diff_id).ok()?, size: size.parse().ok()? })
 }
 
 /// Reads a record, entry by entry.
@@ -287,6 +311,7 @@ fn unzigzag(value: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Algorithm;
     use proptest::prelude::*;
 
     fn entry() -> impl Strategy<Value = RecordEntry> {
@@ -332,9 +357,17 @@ mod tests {
             for entry in &entries {
                 writer.entry(entry).unwrap();
             }
-            let bytes = writer.finish(totals).unwrap();
+            let diff_id = DiffId::of(Algorithm::Sha512, b"");
+            let facts = LayerFacts { diff_id, size: totals.tar_bytes };
+            let bytes = writer.finish(totals, &facts).unwrap();
             prop_assert_eq!(read(&bytes).unwrap(), (entries, Some(totals)));
-            prop_assert!(read(&bytes[..bytes.len() - 1]).is_err());
+            prop_assert_eq!(usize::from(FACTS_HEADER[4]), FACTS_LENGTH);
+            prop_assert_eq!(read_facts(&mut io::Cursor::new(&bytes)), Some(facts));
+            for cut in [1, FACTS_LENGTH, bytes.len() - 1] {
+                prop_assert_eq!(read_facts(&mut io::Cursor::new(&bytes[..bytes.len() - cut])), None);
+            }
+            let end = bytes.len() - FACTS_HEADER.len() - FACTS_LENGTH;
+            prop_assert!(read(&bytes[..end - 1]).is_err());
         }
 
         #[test]

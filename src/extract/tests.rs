@@ -95,7 +95,12 @@ impl World {
             .truncate(true)
             .open(self.temp.path().join("record"))
             .unwrap();
-        let options = Options { ownership: Ownership::OverrideStat, limits, algorithm: Algorithm::Sha256 };
+        let options = Options {
+            ownership: Ownership::OverrideStat,
+            limits,
+            algorithm: Algorithm::Sha256,
+            blob_size: bytes.len() as u64,
+        };
         extract(bytes, root, record, options, &Workers::new(2).unwrap())
     }
 

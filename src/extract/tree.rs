@@ -7,7 +7,7 @@
 //! Every directory is opened beneath the root without following any symlink, and every last component is
 //! made with `O_EXCL`, `mkdirat`, `symlinkat` or `linkat`; nothing is ever written through an existing name.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -21,7 +21,7 @@ use super::record::{RecordEntry, RecordKind, RecordReader, RecordWriter, Totals}
 use super::tar::{Entry, EntryKind, Source, TarReader, show};
 use super::{Budget, Workers};
 use crate::error::LayerError;
-use crate::state::Ownership;
+use crate::state::{LayerFacts, Ownership};
 use crate::sys::{self, FileTime, Kind};
 
 /// Files up to this many bytes are written by the pool; larger ones stream through the calling thread.
@@ -35,6 +35,12 @@ const MAX_IN_FLIGHT: usize = 16 * 1024;
 const MAX_OPEN_DIRECTORIES: usize = 128;
 /// Memory for hard links whose target has not come yet, in bytes of their paths.
 const MAX_FORWARD_LINK_BYTES: usize = 8 << 20;
+/// Memory for hard links whose target is in flight, in bytes of their paths.
+const MAX_WAITING_LINK_BYTES: usize = 1 << 20;
+/// What one open directory that a batch holds counts in the memory budget: descriptors are scarcer than memory.
+const BYTES_PER_DIRECTORY: usize = 32 * 1024;
+/// Bytes of a link that is remembered, beside its paths.
+const LINK_BYTES: usize = 64;
 /// Mode of directories that no entry describes.
 const IMPLICIT_DIRECTORY_MODE: u32 = 0o755;
 
@@ -102,8 +108,15 @@ impl Shared {
                     .map_err(failed("set the owner xattr of"))?;
             }
             for (key, value) in xattrs {
-                supported &=
-                    sys::set_xattr(file, key, value).map_err(failed("set the extended attributes of"))?;
+                supported &= sys::set_xattr(file, key, value).map_err(|source| {
+                    // Not this machine is short of anything: the layer asks for what cannot be.
+                    if sys::is_impossible_xattr(&source, file) {
+                        let reason =
+                            format!("its extended attribute {:?} cannot be set: {source}", show(key));
+                        return LayerError::Entry { entry: show(name), reason };
+                    }
+                    failed("set the extended attributes of")(source)
+                })?;
             }
             if !supported {
                 self.no_xattrs.store(true, Ordering::Relaxed);
@@ -128,13 +141,15 @@ fn disk_mode(stat: Stat) -> u32 {
 #[derive(Default)]
 struct Batch {
     files: Vec<SmallFile>,
-    /// Names and contents, one after the other.
+    /// Paths and contents, one after the other.
     arena: Vec<u8>,
+    /// What else the files hold: their extended attributes, and directories kept open.
+    more: usize,
 }
 
 struct SmallFile {
     directory: Arc<OwnedFd>,
-    name: Range<usize>,
+    path: Range<usize>,
     data: Range<usize>,
     stat: Stat,
     modified: FileTime,
@@ -144,15 +159,16 @@ struct SmallFile {
 impl Batch {
     fn write(&self, shared: &Shared) -> Result<(), LayerError> {
         for file in &self.files {
-            let name = &self.arena[file.name.clone()];
-            let failed = |doing| move |source| LayerError::Write { doing, entry: show(name), source };
+            let path = &self.arena[file.path.clone()];
+            let (_, name) = split(path);
+            let failed = |doing| move |source| LayerError::Write { doing, entry: show(path), source };
             let mut handle =
                 create(file.directory.as_fd(), name, disk_mode(file.stat)).map_err(failed("create"))?;
             let data = &self.arena[file.data.clone()];
             if !data.is_empty() {
                 handle.write_all(data).map_err(failed("write"))?;
             }
-            shared.finish(handle.as_fd(), name, file.stat, &file.xattrs, true)?;
+            shared.finish(handle.as_fd(), path, file.stat, &file.xattrs, true)?;
             sys::set_times(handle.as_fd(), file.modified).map_err(failed("set the times of"))?;
         }
         Ok(())
@@ -183,13 +199,14 @@ pub(super) struct TreeWriter<'w> {
     in_flight: HashSet<u64>,
     /// Hard links whose target is in flight: (target, path), made at the next wait.
     waiting_links: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Hard links whose target has not come yet: made at the end.
-    forward_links: Vec<(Vec<u8>, Vec<u8>)>,
+    waiting_bytes: usize,
+    /// Targets of hard links whose target has not come yet, by path: made at the end.
+    forward_links: BTreeMap<Vec<u8>, Vec<u8>>,
     forward_bytes: usize,
-    /// Hashes of the paths of those links.
-    forward_paths: HashSet<u64>,
     /// Hashes of the paths of all directories made; a superset is harmless.
     directories: HashSet<u64>,
+    /// Directories made that no entry had described.
+    implicit: u64,
     /// Open handles by path.
     open: HashMap<Vec<u8>, Arc<OwnedFd>>,
     seed: u64,
@@ -224,10 +241,11 @@ impl<'w> TreeWriter<'w> {
             batch: Batch::default(),
             in_flight: HashSet::new(),
             waiting_links: Vec::new(),
-            forward_links: Vec::new(),
+            waiting_bytes: 0,
+            forward_links: BTreeMap::new(),
             forward_bytes: 0,
-            forward_paths: HashSet::new(),
             directories: HashSet::new(),
+            implicit: 0,
             open: HashMap::new(),
             seed,
             _wait: wait,
@@ -264,14 +282,19 @@ impl<'w> TreeWriter<'w> {
         }
     }
 
+    /// Directories made so far because the path of an entry needs them.
+    pub(super) fn implicit_directories(&self) -> u64 {
+        self.implicit
+    }
+
     /// Makes what waited for others, sets the directories' times and closes the record.
     ///
     /// Returns the totals, and whether the file system had no xattrs.
-    pub(super) fn finish(mut self, tar_bytes: u64) -> Result<(Totals, bool), LayerError> {
+    pub(super) fn finish(mut self, tar_bytes: u64, facts: &LayerFacts) -> Result<(Totals, bool), LayerError> {
         self.wait()?;
         self.make_forward_links()?;
         self.totals.tar_bytes = tar_bytes;
-        let record = self.record.finish(self.totals).map_err(record_failed)?;
+        let record = self.record.finish(self.totals, facts).map_err(record_failed)?;
         set_directory_times(self.root.as_fd(), record)?;
         Ok((self.totals, self.shared.no_xattrs.load(Ordering::Relaxed)))
     }
@@ -281,6 +304,8 @@ impl<'w> TreeWriter<'w> {
     fn directory(&mut self, entry: &Entry) -> Result<(), LayerError> {
         let (xattrs, stat) = (self.kept_xattrs(entry), Stat::of(entry, TYPE_DIRECTORY));
         if entry.path.is_empty() {
+            let failed = |source| LayerError::Write { doing: "create", entry: ".".to_owned(), source };
+            sys::remove_user_xattrs(self.root.as_fd()).map_err(failed)?;
             self.shared.finish(self.root.as_fd(), &entry.path, stat, &xattrs, false)?;
         } else {
             let (parent, name) = self.parent_of(&entry.path)?;
@@ -306,6 +331,10 @@ impl<'w> TreeWriter<'w> {
             };
             self.directories.insert(hash);
             let handle = sys::open_directory_beneath(parent.as_fd(), name).map_err(failed)?;
+            if !fresh {
+                // What an earlier entry said of it counts no more.
+                sys::remove_user_xattrs(handle.as_fd()).map_err(failed)?;
+            }
             self.shared.finish(handle.as_fd(), &entry.path, stat, &xattrs, fresh)?;
             self.keep_open(&entry.path, Arc::new(handle));
         }
@@ -322,8 +351,8 @@ impl<'w> TreeWriter<'w> {
     ) -> Result<(), LayerError> {
         let (directory, name) = self.parent_of(&entry.path)?;
         self.make_way(&entry.path, directory.as_fd(), name)?;
-        let name_start = self.batch.arena.len();
-        self.batch.arena.extend_from_slice(name);
+        let path_start = self.batch.arena.len();
+        self.batch.arena.extend_from_slice(&entry.path);
         let data_start = self.batch.arena.len();
         loop {
             let piece = tar.data(source)?;
@@ -337,9 +366,13 @@ impl<'w> TreeWriter<'w> {
         let (xattrs, stat) = (self.kept_xattrs(entry), Stat::of(entry, type_bits));
         self.totals.content_bytes += size;
         self.remember(entry, RecordKind::File { size, hash }, disk_mode(stat), Some(stat), xattrs.clone())?;
+        self.batch.more += xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if self.batch.files.last().is_none_or(|last| !Arc::ptr_eq(&last.directory, &directory)) {
+            self.batch.more += BYTES_PER_DIRECTORY;
+        }
         self.batch.files.push(SmallFile {
             directory,
-            name: name_start..data_start,
+            path: path_start..data_start,
             data: data_start..end,
             stat,
             modified: entry.modified,
@@ -347,7 +380,8 @@ impl<'w> TreeWriter<'w> {
         });
         let hash = self.hash(&entry.path);
         self.in_flight.insert(hash);
-        if self.batch.arena.len() >= BATCH_BYTES || self.batch.files.len() >= BATCH_FILES {
+        let bytes = self.batch.arena.len() + self.batch.more;
+        if bytes >= BATCH_BYTES || self.batch.files.len() >= BATCH_FILES {
             self.dispatch()?;
         }
         if self.in_flight.len() >= MAX_IN_FLIGHT {
@@ -414,19 +448,22 @@ impl<'w> TreeWriter<'w> {
         let (target_hash, hash) = (self.hash(target), self.hash(&entry.path));
         if self.in_flight.contains(&target_hash) {
             self.in_flight.insert(hash);
+            self.waiting_bytes += target.len() + entry.path.len() + LINK_BYTES;
             self.waiting_links.push((target.to_vec(), entry.path.clone()));
+            if self.waiting_bytes > MAX_WAITING_LINK_BYTES {
+                self.wait()?;
+            }
             return Ok(());
         }
         if !self.make_link(target, &entry.path)? {
-            self.forward_bytes += target.len() + entry.path.len() + 64;
+            self.forward_bytes += target.len() + entry.path.len() + LINK_BYTES;
             if self.forward_bytes > MAX_FORWARD_LINK_BYTES {
                 return Err(LayerError::Entry {
                     entry: show(&entry.path),
                     reason: "too many hard links stand before their targets".to_owned(),
                 });
             }
-            self.forward_links.push((target.to_vec(), entry.path.clone()));
-            self.forward_paths.insert(hash);
+            self.forward_links.insert(entry.path.clone(), target.to_vec());
         }
         Ok(())
     }
@@ -450,14 +487,19 @@ impl<'w> TreeWriter<'w> {
             })?;
             self.directories.remove(&hash);
             self.open.clear();
+            // What was to be linked in there is replaced too. `0` is the byte after `/`.
+            let within = [path, b"/"].concat()..[path, b"0"].concat();
+            for link in self.forward_links.range(within).map(|(link, _)| link.clone()).collect::<Vec<_>>() {
+                self.drop_forward_link(&link);
+            }
         }
         Ok(())
     }
 
     /// A later entry replaces a link of that name that is still to be made.
     fn drop_forward_link(&mut self, path: &[u8]) {
-        if self.forward_paths.remove(&self.hash(path)) {
-            self.forward_links.retain(|(_, link)| link != path);
+        if let Some(target) = self.forward_links.remove(path) {
+            self.forward_bytes -= target.len() + path.len() + LINK_BYTES;
         }
     }
 
@@ -468,7 +510,7 @@ impl<'w> TreeWriter<'w> {
         }
         let batch = std::mem::take(&mut self.batch);
         self.batch.arena.reserve(BATCH_BYTES);
-        let bytes = batch.arena.capacity();
+        let bytes = batch.arena.capacity() + batch.more;
         self.shared.budget.acquire(bytes);
         {
             let mut progress = self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -508,6 +550,7 @@ impl<'w> TreeWriter<'w> {
             }
         }
         self.in_flight.clear();
+        self.waiting_bytes = 0;
         for (target, path) in std::mem::take(&mut self.waiting_links) {
             if !self.make_link(&target, &path)? {
                 return Err(missing_target(&path, &target));
@@ -517,16 +560,16 @@ impl<'w> TreeWriter<'w> {
     }
 
     fn make_forward_links(&mut self) -> Result<(), LayerError> {
-        let links = std::mem::take(&mut self.forward_links);
+        let links: Vec<(Vec<u8>, Vec<u8>)> = std::mem::take(&mut self.forward_links).into_iter().collect();
         let by_path: HashMap<&[u8], usize> =
-            links.iter().enumerate().map(|(index, (_, path))| (path.as_slice(), index)).collect();
+            links.iter().enumerate().map(|(index, (path, _))| (path.as_slice(), index)).collect();
         let mut visited = vec![false; links.len()];
         // A target may itself be one of these links: make that one first. Each is visited once, so a long
         // chain costs no more than its length and a circle ends.
         for first in 0..links.len() {
             let mut chain = vec![first];
             while let Some(&index) = chain.last() {
-                let (target, path) = &links[index];
+                let (path, target) = &links[index];
                 if self.make_link(target, path)? {
                     chain.pop();
                     continue;
@@ -616,6 +659,7 @@ impl<'w> TreeWriter<'w> {
             directory = sys::open_directory_beneath(directory.as_fd(), name)
                 .map_err(|error| parent_failed(path, error))?;
             if made {
+                self.implicit += 1;
                 self.drop_forward_link(prefix);
                 self.implicit_directory(directory.as_fd(), prefix)?;
             }

@@ -98,12 +98,7 @@ impl Spool {
     /// # Errors
     /// The file system's; a file that is gone is fine.
     pub fn remove(&self) -> Result<(), StoreError> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("remove", &self.path)(error))
-            }
-            _ => Ok(()),
-        }
+        remove(&self.path)
     }
 
     /// A reader from the first byte on, which waits for bytes to come.
@@ -118,6 +113,14 @@ impl Spool {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes a spool's file; one that is gone is fine.
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 

@@ -8,8 +8,13 @@
 
 mod apply;
 mod architecture;
+mod compression;
+mod concurrency;
+mod crash;
+mod disk;
 mod docs;
-mod kill;
+mod hostile_images;
+mod hostile_layers;
 mod layers;
 mod lock;
 mod memory;

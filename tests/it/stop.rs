@@ -65,21 +65,3 @@ fn a_signal_stops_while_a_registry_does_not_answer() {
     let output = running.wait().code(130);
     assert!(start.elapsed() < Duration::from_secs(1), "{output}");
 }
-
-#[test]
-fn two_runs_on_one_home_wait_for_each_other_and_fetch_once() {
-    let sandbox = Sandbox::new();
-    let slow = Layer::packed(&tar(&[file("slow", noise(1, 300_000))]), Pack::Plain);
-    let registry = FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(std::slice::from_ref(&slow))));
-    registry.fail(1, &slow.digest(), &Fault::slow(150_000));
-    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
-    let first = sandbox.msb("apply --json").spawn();
-    eventually("the first run is under way", Duration::from_secs(20), || {
-        registry.sent(&slow.digest()) > 10_000
-    });
-    let second = sandbox.msb("apply").spawn();
-    let first = first.wait().success();
-    second.wait().success().says("wait");
-    assert_eq!(first.summary()["added"], 1, "{first}");
-    assert_eq!(registry.sent(&slow.digest()), slow.blob.len() as u64, "fetched twice");
-}

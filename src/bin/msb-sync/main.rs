@@ -61,6 +61,7 @@ const GRACE: Duration = Duration::from_millis(700);
 
 fn main() -> ExitCode {
     msb_sync::sys::limit_allocator_arenas();
+    msb_sync::sys::raise_open_files_limit();
     let cli = Cli::parse();
     let output = Output::new(&cli.global);
     let cancel = Cancel::new();

@@ -95,6 +95,13 @@ impl Tree {
             if path.is_empty() {
                 continue;
             }
+            // A link that is still to be made is replaced as any other entry is, and so is what it stands in.
+            let within = |inner: &[u8], outer: &[u8]| {
+                inner.strip_prefix(outer).is_some_and(|rest| rest.first() == Some(&b'/'))
+            };
+            later.retain(|(link, _): &(Vec<u8>, Vec<u8>)| {
+                *link != path && !within(&path, link) && (entry.kind == b'5' || !within(link, &path))
+            });
             tree.make_parents(&path, &mut inodes);
             if entry.kind == b'1' {
                 let target = normal(&entry.link);
@@ -109,12 +116,10 @@ impl Tree {
             }
             tree.entries.insert(path, entry.facts());
         }
-        for (path, target) in later {
-            assert!(
-                tree.link(&path, &target, &mut inodes),
-                "no target {:?}",
-                target.escape_ascii().to_string()
-            );
+        while !later.is_empty() {
+            let open = later.len();
+            later.retain(|(path, target)| !tree.link(path, target, &mut inodes));
+            assert!(later.len() < open, "no targets: {later:?}");
         }
         tree.note_links(&inodes);
         tree

@@ -1,0 +1,364 @@
+//! Disks that are full, read-only or not what they should be: a clear error, nothing half, and a next run that goes on
+//! where this one stopped.
+//!
+//! Small file systems are tmpfs in a mount namespace of their own, which goes with the process that holds it. Where
+//! the test may not make one it says so, and that case is not checked.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::symlink as make_symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::check::{applied, assert_exact, listed, wanted};
+use crate::support::fake_registry::{FakeRegistry, Fault};
+use crate::support::image::{BlobSet, Image, Item, Layer, Pack, file, noise, tar};
+use crate::support::sandbox::{Output, Run, Sandbox};
+
+/// Mounts the tmpfs and holds it until stdin ends.
+const SCRIPT: &str = "mount -t tmpfs -o \"$1\" msb-test \"$0\" && echo ready && exec cat";
+
+/// A tmpfs at some place, seen by the programs that are run in it.
+struct SmallDisk {
+    holder: Child,
+    place: PathBuf,
+    user_namespace: bool,
+}
+
+impl SmallDisk {
+    /// Mounts one with these options of mount(8); `None` (and a word on stderr) where that is not allowed.
+    fn at(place: &Path, options: &str) -> Option<Self> {
+        std::fs::create_dir_all(place).unwrap();
+        for user_namespace in [false, true] {
+            let mut holder = Command::new("unshare")
+                .args(if user_namespace { &["-r", "-m"][..] } else { &["-m"] })
+                .args(["sh", "-c", SCRIPT])
+                .arg(place)
+                .arg(format!("mode=755,{options}"))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            if line == "ready\n" {
+                return Some(Self { holder, place: place.to_owned(), user_namespace });
+            }
+            holder.wait().unwrap();
+        }
+        let _ = writeln!(std::io::stderr(), "may not mount a tmpfs: full disks were NOT checked");
+        None
+    }
+
+    /// A program that sees it.
+    fn program(&self, sandbox: &Sandbox, arguments: &[&str]) -> Run {
+        let pid = self.holder.id().to_string();
+        let work = format!("--wd={}", sandbox.work().display());
+        let mut all = vec!["-t", &pid, "-m", &work];
+        if self.user_namespace {
+            all.extend(["-U", "--preserve-credentials"]);
+        }
+        all.push("--");
+        all.extend(arguments);
+        sandbox.program("nsenter", &all)
+    }
+
+    /// `msb-sync` that sees it.
+    fn msb(&self, sandbox: &Sandbox, arguments: &str) -> Run {
+        let mut all = vec![env!("CARGO_BIN_EXE_msb-sync")];
+        all.extend(arguments.split_whitespace());
+        self.program(sandbox, &all)
+    }
+
+    /// Changes its options.
+    fn remount(&self, sandbox: &Sandbox, options: &str) {
+        let options = format!("remount,{options}");
+        self.program(sandbox, &["mount", "-o", &options, self.place.to_str().unwrap()]).run().success();
+    }
+
+    /// The path under which this process sees what is at `path` there.
+    fn path(&self, path: &Path) -> PathBuf {
+        let mut seen = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
+        seen.push(path.strip_prefix("/").unwrap());
+        seen
+    }
+
+    /// Names in a directory there, sorted; none if there is no such directory.
+    fn names(&self, path: &Path) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.path(path)) else { return Vec::new() };
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn listed(&self, sandbox: &Sandbox) -> Vec<Value> {
+        let output = self.msb(sandbox, "list --json").run().success();
+        output.json()["images"].as_array().unwrap().clone()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Its stdin closes with it; the kill is for a holder that hangs.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn errors(output: &Output) -> Vec<Value> {
+    let lines = output.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|event| event["status"] == "failed").map(|event| event["error"].clone()).collect()
+}
+
+fn serve(sandbox: &Sandbox, settings: &str, layers: &[Layer]) -> FakeRegistry {
+    let mut set = BlobSet::default();
+    let mut names = Vec::new();
+    for (number, layer) in layers.iter().enumerate() {
+        let manifest = set.image(&Image::new(std::slice::from_ref(layer)));
+        names.push(format!("team/app:{number}"));
+        set.tag(&names[number], &manifest);
+    }
+    let registry = FakeRegistry::start(set);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    sandbox.images(&format!("{settings}{}", wanted(&registry.name(), &names)));
+    registry
+}
+
+#[test]
+fn what_cannot_fit_is_refused_before_it_is_fetched() {
+    let sandbox = Sandbox::new();
+    let Some(disk) = SmallDisk::at(&sandbox.home(), "size=4m") else { return };
+    let registry = serve(&sandbox, "", &[Layer::packed(&tar(&[file("f", noise(1, 12 << 20))]), Pack::Plain)]);
+    let output = disk.msb(&sandbox, "apply").run().code(1);
+    for said in ["12.0 MiB (12584448 bytes)", "bytes) are free", "3.", "MiB", "hint: free some space"] {
+        assert!(output.stderr.contains(said), "does not say {said}\n{output}");
+    }
+    assert_eq!(registry.sent("layer"), 0);
+    assert!(
+        registry.requests().iter().filter(|request| request.contains("/blobs/")).count() <= 1,
+        "{output}"
+    );
+    disk.remount(&sandbox, "size=40m");
+    disk.msb(&sandbox, "apply").run().success();
+    assert_eq!(disk.listed(&sandbox).len(), 1);
+}
+
+#[test]
+fn downloads_that_cannot_fit_are_refused_too() {
+    let sandbox = Sandbox::new();
+    let Some(disk) = SmallDisk::at(&sandbox.home(), "size=2m") else { return };
+    let layer = Layer::packed(&tar(&[file("f", noise(1, 3 << 20))]), Pack::Plain);
+    let _registry = serve(&sandbox, "[settings]\nlayers = \"layers\"\n", &[layer]);
+    disk.msb(&sandbox, "apply").run().code(1).says("downloads: 3.0 MiB");
+    disk.remount(&sandbox, "size=4m");
+    disk.msb(&sandbox, "apply").run().success();
+}
+
+#[test]
+fn a_disk_that_fills_up_while_extracting_loses_nothing() {
+    for (what, options, more, big) in [
+        ("bytes", "size=12m", "size=80m", vec![file("zeros", vec![0; 30 << 20]), file("f", "x")]),
+        (
+            "inodes",
+            "size=12m,nr_inodes=200",
+            "size=12m,nr_inodes=2000",
+            (0..500).map(|number| file(format!("f{number}"), "x")).collect::<Vec<Item>>(),
+        ),
+    ] {
+        let sandbox = Sandbox::new();
+        let Some(disk) = SmallDisk::at(&sandbox.home(), options) else { return };
+        let (small, big) = (Layer::of(&[file("small", "x")]), Layer::of(&big));
+        let registry = serve(&sandbox, "", &[small.clone(), big.clone()]);
+        let both = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
+        sandbox.images(&wanted(&registry.name(), &["team/app:0"]));
+        disk.msb(&sandbox, "apply").run().success();
+        sandbox.images(&both);
+        let output = disk.msb(&sandbox, "apply --json").run().code(1);
+        let errors = errors(&output);
+        assert_eq!(errors.len(), 1, "{what}\n{output}");
+        assert_eq!(errors[0]["kind"], "disk-full", "{what}\n{output}");
+        assert!(errors[0]["message"].as_str().unwrap().contains(&big.digest()), "{what}\n{output}");
+        assert!(errors[0]["hint"].as_str().unwrap().contains("free some space"), "{what}\n{output}");
+        assert_eq!(disk.names(&sandbox.layers()), [small.directory()], "{what}");
+        assert_eq!(disk.names(&sandbox.home().join(".layers.msb-sync/staging")), [""; 0], "{what}");
+        assert_eq!(disk.listed(&sandbox).len(), 1, "{what}");
+        registry.forget();
+        disk.remount(&sandbox, more);
+        disk.msb(&sandbox, "apply").run().success();
+        assert_eq!(registry.sent(&big.digest()), 0, "{what}: what had arrived was fetched again");
+        let blobs = registry.edit(|content| content.blobs.clone());
+        for mut image in disk.listed(&sandbox) {
+            for layer in image["layers"].as_array_mut().unwrap() {
+                let seen = disk.path(Path::new(layer["path"].as_str().unwrap()));
+                layer["path"] = seen.to_str().unwrap().into();
+            }
+            assert_exact(&image, &|digest| blobs[digest].to_vec());
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fills_up_while_downloading_keeps_what_arrived() {
+    let sandbox = Sandbox::new();
+    let Some(disk) = SmallDisk::at(&sandbox.home(), "size=3m") else { return };
+    let layers: Vec<Layer> =
+        (0..2).map(|seed| Layer::packed(&tar(&[file("f", noise(seed, 2 << 20))]), Pack::Plain)).collect();
+    let registry = serve(&sandbox, "[settings]\nlayers = \"layers\"\n", &layers);
+    // At the same speed, so that both are half there when the disk is full.
+    for layer in &layers {
+        registry.fail(1, &layer.digest(), &Fault::slow(2 << 20));
+    }
+    let output = disk.msb(&sandbox, "apply --json").run().code(1);
+    let errors = errors(&output);
+    assert!(!errors.is_empty() && errors.iter().all(|error| error["kind"] == "disk-full"), "{output}");
+    assert!(errors[0]["message"].as_str().unwrap().contains("downloads"), "{output}");
+    let kept: u64 = disk
+        .names(&sandbox.home().join("downloads"))
+        .iter()
+        .map(|name| disk.path(&sandbox.home().join("downloads").join(name)).metadata().unwrap().len())
+        .sum();
+    assert!(kept > 500_000, "only {kept} bytes were kept\n{output}");
+    registry.forget();
+    disk.remount(&sandbox, "size=8m");
+    disk.msb(&sandbox, "apply").run().success();
+    let whole: u64 = layers.iter().map(|layer| layer.blob.len() as u64).sum();
+    assert!(registry.sent("/blobs/") < whole, "what had arrived was fetched again");
+    assert_eq!(disk.names(&sandbox.home().join("downloads")), [""; 0]);
+    assert_eq!(disk.listed(&sandbox).len(), 2);
+}
+
+#[test]
+fn a_disk_that_is_full_for_the_catalog_is_told_and_nothing_is_fetched_again() {
+    let sandbox = Sandbox::new();
+    let Some(disk) = SmallDisk::at(&sandbox.home(), "size=64k") else { return };
+    let layers: Vec<Layer> = (0..2).map(|seed| Layer::of(&[file("f", noise(seed, 1000))])).collect();
+    let registry = serve(&sandbox, "[settings]\nlayers = \"layers\"\n", &layers);
+    let output = disk.msb(&sandbox, "apply --json").run().code(1);
+    assert!(output.stdout.contains("disk-full") || output.stderr.contains("no space left"), "{output}");
+    assert!(!output.stderr.contains("panicked"), "{output}");
+    disk.remount(&sandbox, "size=1m");
+    disk.msb(&sandbox, "apply").run().success();
+
+    // Full just before the last step: the layer is there, its row is not.
+    let mut set = registry.edit(|content| content.clone());
+    let labels: Value =
+        (0..300).map(|number| (format!("label-{number}"), Value::from("x".repeat(500)))).collect();
+    let third = Layer::of(&[file("third", "x")]);
+    let image = Image::new(std::slice::from_ref(&third)).config(serde_json::json!({"Labels": labels}));
+    let manifest = set.image(&image);
+    set.tag("team/app:2", &manifest);
+    registry.edit(|content| *content = set);
+    let filler = disk.path(&sandbox.home().join("filler"));
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    // Room for the spool and a journal, not for the labels.
+    let length = file.metadata().unwrap().len();
+    file.set_len(length.saturating_sub(48 * 1024)).unwrap();
+    let text = wanted(&registry.name(), &["team/app:0", "team/app:1", "team/app:2"]);
+    sandbox.images(&format!("[settings]\nlayers = \"layers\"\n{text}"));
+    let output = disk.msb(&sandbox, "apply --json").run().code(1);
+    let errors = errors(&output);
+    assert_eq!(errors.len(), 1, "{output}");
+    assert_eq!(errors[0]["kind"], "disk-full", "{output}");
+    assert_eq!(disk.listed(&sandbox).len(), 2);
+    // An open file keeps its space.
+    drop(file);
+    std::fs::remove_file(filler).unwrap();
+    registry.forget();
+    let output = disk.msb(&sandbox, "apply --json").run().success();
+    assert_eq!(output.summary()["downloaded_bytes"], 0, "{output}");
+    assert_eq!(disk.listed(&sandbox).len(), 3);
+}
+
+#[test]
+fn a_home_that_is_read_only_can_be_read() {
+    let sandbox = Sandbox::new();
+    let Some(disk) = SmallDisk::at(&sandbox.home(), "size=20m") else { return };
+    let layers: Vec<Layer> = (0..2).map(|seed| Layer::of(&[file("f", seed.to_string())])).collect();
+    let registry = serve(&sandbox, "", &layers);
+    sandbox.images(&wanted(&registry.name(), &["team/app:0"]));
+    disk.msb(&sandbox, "apply").run().success();
+    disk.remount(&sandbox, "ro");
+    assert_eq!(disk.listed(&sandbox).len(), 1);
+    // In sync: nothing is to be written.
+    disk.msb(&sandbox, "apply").run().success();
+    sandbox.images(&wanted(&registry.name(), &["team/app:0", "team/app:1"]));
+    assert_eq!(disk.msb(&sandbox, "plan --json").run().success().json()["changes"], 1);
+    let output = disk.msb(&sandbox, "apply").run().code(1);
+    assert!(output.stderr.to_lowercase().contains("read-only"), "{output}");
+    assert!(
+        output.stderr.contains(sandbox.home().to_str().unwrap()) && output.stderr.contains("hint:"),
+        "{output}"
+    );
+    disk.remount(&sandbox, "rw");
+    disk.msb(&sandbox, "apply").run().success();
+}
+
+#[test]
+fn layers_may_lie_on_another_disk_than_downloads() {
+    let sandbox = Sandbox::new();
+    let place = sandbox.root().join("other");
+    let Some(disk) = SmallDisk::at(&place, "size=40m") else { return };
+    let layer = Layer::of(&[file("f", noise(1, 1 << 20)), file("g", "x")]);
+    for setting in ["../other", "../other/below", "link"] {
+        if setting == "link" {
+            make_symlink(&place, sandbox.work().join("link")).unwrap();
+        }
+        let _registry =
+            serve(&sandbox, &format!("[settings]\nlayers = {setting:?}\n"), std::slice::from_ref(&layer));
+        disk.msb(&sandbox, "apply").run().success();
+        let real = if setting == "../other/below" { place.join("below") } else { place.clone() };
+        let content = std::fs::read(disk.path(&real).join(layer.directory()).join("g")).unwrap();
+        assert_eq!(content, b"x", "{setting}");
+    }
+    // The disk holds all that is msb-sync's about its layers: nothing is made where only its mount point is.
+    assert!(std::fs::read_dir(&place).unwrap().next().is_none());
+}
+
+#[test]
+fn what_is_no_directory_is_named() {
+    let layer = Layer::of(&[file("f", "x")]);
+    let prepare = |name: &str, settings: &str| {
+        let sandbox = Sandbox::new();
+        let path = sandbox.user().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        let registry = serve(&sandbox, settings, std::slice::from_ref(&layer));
+        (sandbox, path, registry)
+    };
+    for (name, settings) in [
+        (".microsandbox", ""),
+        (".microsandbox/layers", ""),
+        (".microsandbox/downloads", ""),
+        (".microsandbox/.layers.msb-sync", ""),
+        ("elsewhere", "[settings]\nlayers = \"~/elsewhere\"\n"),
+        ("elsewhere", "[settings]\nlayers = \"~/elsewhere/deep/er\"\n"),
+    ] {
+        let (sandbox, path, registry) = prepare(name, settings);
+        let output = sandbox.msb("apply").run().code(1);
+        assert!(output.stderr.contains(path.to_str().unwrap()), "{name} is not named\n{output}");
+        assert!(output.stderr.contains("director"), "{name}\n{output}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious", "{name}");
+        assert_eq!(registry.sent(&layer.digest()), 0, "{name}");
+        std::fs::remove_file(path).unwrap();
+        applied(&sandbox);
+    }
+    // Symlinks to directories are the user's choice; dangling ones are named.
+    for link in [".microsandbox", ".microsandbox/layers", ".microsandbox/downloads"] {
+        let sandbox = Sandbox::new();
+        let _registry = serve(&sandbox, "", std::slice::from_ref(&layer));
+        let path = sandbox.user().join(link);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        make_symlink("../real", &path).unwrap();
+        let target = path.parent().unwrap().join("../real");
+        let output = sandbox.msb("apply").run().code(1);
+        assert!(output.stderr.contains(link), "{link} is not named\n{output}");
+        std::fs::create_dir(&target).unwrap();
+        applied(&sandbox);
+        assert_eq!(listed(&sandbox).len(), 1);
+        assert_eq!(std::fs::read(sandbox.layers().join(layer.directory()).join("f")).unwrap(), b"x");
+    }
+}
