@@ -18,7 +18,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use self::model::Model;
-use super::record::{RecordEntry, RecordKind, RecordReader};
+use super::record::{RecordEntry, RecordKind, RecordReader, read_facts};
 use super::tar::show;
 use super::tree::split;
 use crate::cancel::Cancel;
@@ -138,6 +138,9 @@ impl fmt::Display for Differences {
 /// # Errors
 /// The record cannot be read to its end. What cannot be read of the tree is a difference.
 pub fn verify(root: &OwnedFd, record: &mut File, cancel: &Cancel) -> io::Result<Differences> {
+    if read_facts(record).is_none() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the layer record is cut off"));
+    }
     record.rewind()?;
     let model = Model::read(&mut *record)?;
     let shared = model.shared();

@@ -82,6 +82,10 @@ impl Model {
         if !directory && self.places.get(&hash).is_some_and(|place| place.directory) {
             self.emptied.insert(hash, item);
             self.places.remove(&hash);
+            // Links that were to be made in there went with it.
+            forward.retain(|link| {
+                link.path.strip_prefix(path.as_slice()).is_none_or(|rest| rest.first() != Some(&b'/'))
+            });
         }
         if let RecordKind::HardLink { target } = kind {
             if !self.link(target, path, item) {
