@@ -22,7 +22,6 @@ mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -32,6 +31,7 @@ use problem::{Draft, Notes, Page, Span};
 pub use problem::{Problem, Problems, Severity};
 
 use crate::image_ref::ImageRef;
+pub use crate::state::TagSelection;
 use crate::state::{Desired, DesiredImage, Owner, Platform, PullPolicy, RegistrySettings, Settings};
 
 /// Largest images file, in bytes.
@@ -76,29 +76,6 @@ pub struct ImageEntry {
     pub groups: BTreeSet<String>,
     /// Its line in the file, from 1.
     pub line: usize,
-}
-
-/// A moving selection of one repository's tags.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TagSelection {
-    /// The registry's name.
-    pub registry: String,
-    /// The repository, with `library/` where it was added.
-    pub repository: String,
-    /// For which platform.
-    pub platform: Platform,
-    /// When to ask the registry.
-    pub pull: PullPolicy,
-    /// Every group it is in, by its own entry or by `[groups]`, directly or through other groups.
-    pub groups: BTreeSet<String>,
-    /// Its line in the file, from 1.
-    pub line: usize,
-    /// A range that `semver::VersionReq` parses.
-    pub semver: Option<String>,
-    /// A pattern that `regex` compiles, already anchored as a whole: `^(?:…)$`.
-    pub matching: Option<String>,
-    /// How many, the newest first; `None`: all that fit.
-    pub newest: Option<NonZeroUsize>,
 }
 
 /// A named set of images, resolved through all groups it refers to.
@@ -181,7 +158,16 @@ impl ImagesFile {
             }
         }
         images.sort_by(|a, b| a.reference.cmp(&b.reference));
-        Ok(Desired { owner, layers_directory, images, listed_elsewhere, prune: self.settings.prune })
+        let mut selections = Vec::new();
+        for selection in &self.selections {
+            if wanted.is_empty() || selection.groups.iter().any(|group| wanted.contains(group.as_str())) {
+                selections.push(selection.clone());
+            } else if let Ok(reference) = ImageRef::in_registry(&selection.registry, &selection.repository) {
+                listed_elsewhere.insert(reference.repository_alone());
+            }
+        }
+        let prune = self.settings.prune;
+        Ok(Desired { owner, layers_directory, images, selections, listed_elsewhere, prune })
     }
 
     fn check_groups(&self, wanted: &BTreeSet<&str>) -> Result<(), UnknownGroups> {

@@ -188,6 +188,7 @@ impl Session {
             owner: Owner::pull(),
             layers_directory: self.default_layers(),
             images,
+            selections: Vec::new(),
             listed_elsewhere: std::collections::BTreeSet::new(),
             prune: false,
         };

@@ -61,7 +61,7 @@ pub(super) const ALL: &[&Keys] = &[&TOP, &SETTINGS, &LIMITS, &REGISTRY, &MIRROR,
 
 /// Keys that are checked like all others but have no effect yet: table and key. The run refuses a file
 /// that uses one. Building a behaviour means removing its line here.
-pub(super) const NOT_YET: &[(&str, &str)] = &[(SETTINGS.table, "hosts-dir"), (IMAGE.table, "tags")];
+pub(super) const NOT_YET: &[(&str, &str)] = &[(SETTINGS.table, "hosts-dir")];
 
 /// Whether some table has this key.
 pub(super) fn is_known(key: &str) -> bool {

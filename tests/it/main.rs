@@ -15,6 +15,7 @@ mod memory;
 mod microsandbox;
 mod output;
 mod real_names;
+mod selections;
 mod stop;
 mod support;
 
