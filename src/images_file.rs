@@ -102,7 +102,6 @@ pub struct ImagesFile {
     pub groups: BTreeMap<String, Group>,
     /// What is doubtful but does not stop the run.
     pub warnings: Vec<Problem>,
-    unsupported: Vec<Problem>,
 }
 
 /// `--group` names that the file does not define.
@@ -185,12 +184,6 @@ impl ImagesFile {
         };
         Err(UnknownGroups { unknown: unknown.into_iter().map(text::quoted).collect(), hint })
     }
-
-    /// Keys in the file that are valid but have no effect yet; a run must refuse rather than ignore them.
-    /// The list of such keys is `NOT_YET` in `keys.rs`.
-    pub fn unsupported(&self) -> Option<Problems> {
-        (!self.unsupported.is_empty()).then(|| Problems::new(self.unsupported.clone()))
-    }
 }
 
 /// Reads an images file.
@@ -220,6 +213,5 @@ pub fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
         return Err(notes.into_errors(&page));
     }
     let warnings = page.set_all(notes.warnings, Severity::Warning);
-    let unsupported = page.set_all(notes.unsupported, Severity::Error);
-    Ok(ImagesFile { warnings, unsupported, ..file })
+    Ok(ImagesFile { warnings, ..file })
 }

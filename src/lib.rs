@@ -35,7 +35,7 @@
 //! 3. Adapters ([`registry`], [`store`], [`catalog`], [`extract`]) use vocabulary and `state`, never each other.
 //! 4. Drivers ([`observe`], [`execute`], then [`sync`]) use what is below them.
 //! 5. Each foreign package has one home: rusqlite in `catalog`, ureq in `registry`, tar, flate2 and zstd in
-//!    `extract`, rustix and libc in `sys`, rayon in `extract`, toml in `images_file`, semver
+//!    `extract`, rustix and libc in `sys`, rayon in `extract`, toml in `images_file` and `registry`, semver
 //!    and regex in `selection` and `images_file`, clap and indicatif in the binary. Replacing a package touches one room.
 //!
 //! A test keeps these rules (`tests/it/architecture.rs`).

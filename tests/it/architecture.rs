@@ -38,7 +38,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["bin"]),
     ("indicatif", &["bin"]),
     ("signal_hook", &["bin"]),
-    ("toml", &["images_file", "lockfile"]),
+    ("toml", &["images_file", "lockfile", "registry"]),
     ("semver", &["selection", "images_file"]),
     ("regex", &["selection", "images_file"]),
 ];

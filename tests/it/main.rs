@@ -13,6 +13,7 @@ mod kill;
 mod layers;
 mod memory;
 mod microsandbox;
+mod mirrors;
 mod output;
 mod real_names;
 mod selections;
