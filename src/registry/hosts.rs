@@ -211,7 +211,7 @@ fn get<'t, 'a>(table: &'t DeTable<'a>, name: &str) -> Option<&'t Node<'a>> {
 
 /// Reads a host's URL; without a scheme it is https.
 fn address(text: &str, whole_path: bool) -> Result<Address, String> {
-    let url = if text.starts_with("http") { text.to_owned() } else { format!("https://{text}") };
+    let url = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let authority =
         url.split("://").nth(1).and_then(|rest| rest.split(['/', '?']).next()).unwrap_or_default();
     if authority.contains('@') {
