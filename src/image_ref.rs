@@ -153,6 +153,13 @@ impl ImageRef {
         Self { digest: Some(digest.clone()), ..self.clone() }
     }
 
+    /// The repository alone, without tag and digest: a name for all its images together, which no lookup
+    /// understands.
+    #[must_use]
+    pub fn repository_alone(&self) -> Self {
+        Self { tag: None, digest: None, ..self.clone() }
+    }
+
     /// The names under which the catalog records this image: itself, and for a sandboxes.io image also
     /// the docker.io one, since docker.io serves it (microsandbox looks it up there).
     pub fn recorded_names(&self) -> Vec<Self> {

@@ -22,7 +22,6 @@ mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -33,6 +32,7 @@ pub use problem::{Problem, Problems, Severity};
 pub use text::nearest;
 
 use crate::image_ref::ImageRef;
+pub use crate::state::TagSelection;
 use crate::state::{Desired, DesiredImage, Owner, Platform, PullPolicy, RegistrySettings, Settings};
 
 /// Largest images file, in bytes.
@@ -79,29 +79,6 @@ pub struct ImageEntry {
     pub line: usize,
 }
 
-/// A moving selection of one repository's tags.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TagSelection {
-    /// The registry's name.
-    pub registry: String,
-    /// The repository, with `library/` where it was added.
-    pub repository: String,
-    /// For which platform.
-    pub platform: Platform,
-    /// When to ask the registry.
-    pub pull: PullPolicy,
-    /// Every group it is in, by its own entry or by `[groups]`, directly or through other groups.
-    pub groups: BTreeSet<String>,
-    /// Its line in the file, from 1.
-    pub line: usize,
-    /// A range that `semver::VersionReq` parses.
-    pub semver: Option<String>,
-    /// A pattern that `regex` compiles, already anchored as a whole: `^(?:…)$`.
-    pub matching: Option<String>,
-    /// How many, the newest first; `None`: all that fit.
-    pub newest: Option<NonZeroUsize>,
-}
-
 /// A named set of images, resolved through all groups it refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Group {
@@ -126,7 +103,6 @@ pub struct ImagesFile {
     pub groups: BTreeMap<String, Group>,
     /// What is doubtful but does not stop the run.
     pub warnings: Vec<Problem>,
-    unsupported: Vec<Problem>,
 }
 
 /// `--group` names that the file does not define.
@@ -183,7 +159,16 @@ impl ImagesFile {
             }
         }
         images.sort_by(|a, b| a.reference.cmp(&b.reference));
-        Ok(Desired { owner, layers_directory, images, listed_elsewhere, prune: self.settings.prune })
+        let mut selections = Vec::new();
+        for selection in &self.selections {
+            if wanted.is_empty() || selection.groups.iter().any(|group| wanted.contains(group.as_str())) {
+                selections.push(selection.clone());
+            } else if let Ok(reference) = ImageRef::in_registry(&selection.registry, &selection.repository) {
+                listed_elsewhere.insert(reference.repository_alone());
+            }
+        }
+        let prune = self.settings.prune;
+        Ok(Desired { owner, layers_directory, images, selections, listed_elsewhere, prune })
     }
 
     /// The listed image that is most like `reference`: of the same repository, or of nearly the same name.
@@ -214,12 +199,6 @@ impl ImagesFile {
         };
         Err(UnknownGroups { unknown: unknown.into_iter().map(text::quoted).collect(), hint })
     }
-
-    /// Keys in the file that are valid but have no effect yet; a run must refuse rather than ignore them.
-    /// The list of such keys is `NOT_YET` in `keys.rs`.
-    pub fn unsupported(&self) -> Option<Problems> {
-        (!self.unsupported.is_empty()).then(|| Problems::new(self.unsupported.clone()))
-    }
 }
 
 /// Reads an images file.
@@ -249,6 +228,5 @@ pub fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
         return Err(notes.into_errors(&page));
     }
     let warnings = page.set_all(notes.warnings, Severity::Warning);
-    let unsupported = page.set_all(notes.unsupported, Severity::Error);
-    Ok(ImagesFile { warnings, unsupported, ..file })
+    Ok(ImagesFile { warnings, ..file })
 }

@@ -31,13 +31,14 @@
 //! # Which room may use which
 //!
 //! 1. Vocabulary ([`cancel`], [`digest`], [`error`], [`image_ref`], [`progress`], [`sys`]) uses only vocabulary.
-//! 2. Pure rooms ([`state`], [`images_file`], [`lockfile`], [`plan`]) use vocabulary and `state`, and touch nothing: no files,
+//! 2. Pure rooms ([`state`], [`images_file`], [`lockfile`], [`selection`], [`plan`]) use vocabulary and `state`, and touch
+//!    nothing: no files,
 //!    network, environment, clock or threads.
 //! 3. Adapters ([`registry`], [`store`], [`catalog`], [`extract`]) use vocabulary and `state`, never each other.
 //! 4. Drivers ([`observe`], [`execute`], then [`sync`]) use what is below them.
 //! 5. Each foreign package has one home: rusqlite in `catalog`, ureq in `registry`, tar, flate2 and zstd in
-//!    `extract`, rustix and libc in `sys`, rayon in `extract`, toml in `images_file` and `lockfile`,
-//!    clap and indicatif in the binary. Replacing a package touches one room.
+//!    `extract`, rustix and libc in `sys`, rayon in `extract`, toml in `images_file`, `lockfile` and `registry`, semver
+//!    and regex in `selection` and `images_file`, clap and indicatif in the binary. Replacing a package touches one room.
 //!
 //! A test keeps these rules (`tests/it/architecture.rs`).
 
@@ -51,6 +52,7 @@ pub mod sys;
 pub mod images_file;
 pub mod lockfile;
 pub mod plan;
+pub mod selection;
 pub mod state;
 
 pub mod catalog;

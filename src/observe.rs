@@ -2,11 +2,17 @@
 //!
 //! Looks only; nothing is written. A lookup that fails is data for its one image ([`Resolution::Blocked`]).
 
+mod queue;
+mod selections;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use self::queue::Queue;
+use self::selections::Repository;
 
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
@@ -40,6 +46,20 @@ pub struct Observer<'a> {
     pub cancel: &'a Cancel,
 }
 
+/// One lookup.
+enum Job<'a> {
+    /// An image, and the digest to compare with.
+    Image(DesiredImage, Option<BlobDigest>),
+    /// The tags of a repository.
+    Tags(Repository<'a>),
+}
+
+/// What the threads of a lookup share.
+struct Asker<'a> {
+    registries: &'a Registries,
+    offline: bool,
+}
+
 impl Observer<'_> {
     /// Looks at everything.
     ///
@@ -48,13 +68,13 @@ impl Observer<'_> {
     pub fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
         let mut observed = Observed::default();
         self.look_at_catalog(desired, &mut observed)?;
-        observed.resolutions = self.resolve_all(desired, &observed.recorded);
+        self.resolve_all(desired, &mut observed);
         if self.cancel.is_cancelled() {
             return Err(Error::Stopped);
         }
         self.look_at_layers(&mut observed)?;
         if self.offline {
-            self.block_repairs(desired, &mut observed);
+            self.block_repairs(&mut observed);
         }
         Ok(observed)
     }
@@ -112,8 +132,18 @@ impl Observer<'_> {
         let Some(catalog) = self.catalog else { return Ok(()) };
         let names: Vec<ImageRef> =
             desired.images.iter().flat_map(|image| image.reference.recorded_names()).collect();
-        let rows = catalog.recorded(&names)?.into_iter().chain(catalog.owned_by(&desired.owner)?);
-        observed.recorded = rows.map(|row| (row.reference.clone(), row)).collect();
+        let mut rows = catalog.recorded(&names)?;
+        rows.extend(catalog.owned_by(&desired.owner)?);
+        if !desired.selections.is_empty() {
+            // Any tag of theirs may be chosen.
+            let repositories: BTreeSet<ImageRef> = Repository::all(desired)
+                .iter()
+                .flat_map(|repository| repository.name.recorded_names())
+                .collect();
+            let among = |row: &RecordedImage| repositories.contains(&row.reference.repository_alone());
+            rows.extend(catalog.all()?.into_iter().filter(among));
+        }
+        observed.recorded = rows.into_iter().map(|row| (row.reference.clone(), row)).collect();
         observed.needed_elsewhere = if desired.prune {
             catalog.layers_needed_outside(&observed.recorded.keys().cloned().collect())?
         } else {
@@ -165,54 +195,107 @@ impl Observer<'_> {
     }
 
     /// Without its registry an image cannot be repaired.
-    fn block_repairs(&self, desired: &Desired, observed: &mut Observed) {
-        for image in desired.images.iter().filter(|image| !self.registries.is_local(&image.reference)) {
+    fn block_repairs(&self, observed: &mut Observed) {
+        for (reference, resolution) in &mut observed.resolutions {
+            if self.registries.is_local(reference) {
+                continue;
+            }
             let complete = |row: &RecordedImage| {
                 row.layers
                     .iter()
                     .all(|layer| observed.layers.get(&layer.digest) == Some(&LayerState::Complete))
             };
-            let resolution = observed.resolutions.get_mut(&image.reference);
-            if let Some(resolution @ Resolution::AsRecorded) = resolution
-                && !observed.recorded.get(&image.reference).is_some_and(complete)
+            if matches!(resolution, Resolution::AsRecorded)
+                && !observed.recorded.get(reference).is_some_and(complete)
             {
                 *resolution = forbidden_offline("not all of its layers are here");
             }
         }
     }
 
-    fn resolve_all(
-        &self,
-        desired: &Desired,
-        recorded: &BTreeMap<ImageRef, RecordedImage>,
-    ) -> BTreeMap<ImageRef, Resolution> {
-        let mut resolutions = BTreeMap::new();
-        let mut lookups = Vec::new();
-        for image in &desired.images {
-            match self.without_asking(image, recorded) {
-                Some(resolution) => {
-                    resolutions.insert(image.reference.clone(), resolution);
-                }
-                None => lookups.push(Ask {
-                    reference: image.reference.clone(),
-                    platform: image.platform.clone(),
-                    known: known_digest(image, recorded),
-                }),
-            }
-        }
-        for (asked, answer) in lookups.iter().zip(self.look_up(&lookups)) {
-            let resolution = match answer {
-                Ok(Lookup::Same) => Resolution::AsRecorded,
-                Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
-                Err(error) => Resolution::Blocked(Arc::new(error.into())),
-            };
-            resolutions.insert(asked.reference.clone(), resolution);
-        }
-        resolutions
-    }
-
     fn look_up(&self, lookups: &[Ask]) -> Vec<Result<Lookup, RegistryError>> {
         look_up(self.registries, self.parallel, self.reporter, lookups)
+    }
+
+    /// Looks up tag lists and images in a few threads. What a list chooses joins the queue, so that no lookup waits
+    /// for a list that it does not need.
+    fn resolve_all(&self, desired: &Desired, observed: &mut Observed) {
+        let ask = Asker { registries: self.registries, offline: self.offline };
+        let recorded = &observed.recorded;
+        let mut resolutions = BTreeMap::new();
+        let mut jobs: Vec<Job<'_>> = Repository::all(desired).into_iter().map(Job::Tags).collect();
+        let image_job = |image: &DesiredImage, resolutions: &mut BTreeMap<ImageRef, Resolution>| {
+            if let Some(resolution) = ask.without_asking(image, recorded) {
+                resolutions.insert(image.reference.clone(), resolution);
+                return None;
+            }
+            Some(Job::Image(image.clone(), known_digest(image, recorded)))
+        };
+        jobs.extend(desired.images.iter().filter_map(|image| image_job(image, &mut resolutions)));
+        if jobs.is_empty() {
+            observed.resolutions = resolutions;
+            return;
+        }
+        let reporter = self.reporter;
+        reporter.report(Event::Resolving { images: jobs.len() });
+        let listing = jobs.iter().any(|job| matches!(job, Job::Tags(_)));
+        let threads = if listing { self.parallel } else { self.parallel.min(jobs.len()) };
+        let queue = Queue::new(jobs);
+        let found = Mutex::new((resolutions, Vec::new()));
+        let found = || found.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = || {
+            while let Some(taken) = queue.next() {
+                match &taken.job {
+                    Job::Image(image, known) => {
+                        let resolution = ask.resolve(image, known.as_ref());
+                        found().0.insert(image.reference.clone(), resolution);
+                        reporter.report(Event::Resolved(image.reference.clone()));
+                    }
+                    Job::Tags(repository) => {
+                        let selected = ask.select(repository, recorded);
+                        let images = selected.images.iter().map(|selected| &selected.image);
+                        let jobs: Vec<Job<'_>> = {
+                            let resolutions = &mut found().0;
+                            images.filter_map(|image| image_job(image, resolutions)).collect()
+                        };
+                        if !jobs.is_empty() {
+                            reporter.report(Event::Resolving { images: jobs.len() });
+                        }
+                        queue.push(jobs);
+                        reporter.report(Event::Resolved(repository.name.clone()));
+                        found().1.push(selected);
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let (resolutions, selections) = std::mem::take(&mut *found());
+        observed.resolutions = resolutions;
+        for selected in selections {
+            if selected.decided {
+                observed.decided.insert(selected.repository);
+            }
+            observed.selected.extend(selected.images);
+            observed.blocked_selections.extend(selected.blocked);
+        }
+        // The threads finish in any order.
+        observed.selected.sort_by(|a, b| a.image.reference.cmp(&b.image.reference));
+        observed.blocked_selections.sort_by(|a, b| a.repository.cmp(&b.repository));
+    }
+}
+
+impl Asker<'_> {
+    fn resolve(&self, image: &DesiredImage, known: Option<&BlobDigest>) -> Resolution {
+        match self.registries.resolve(&image.reference, &image.platform, known) {
+            Ok(Lookup::Same) => Resolution::AsRecorded,
+            Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
+            Err(error) => Resolution::Blocked(Arc::new(error.into())),
+        }
     }
 
     /// What can be said without a request: by the lockfile, or by the pull policy.

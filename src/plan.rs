@@ -15,8 +15,8 @@ use crate::digest::{BlobDigest, ContentMismatch, DiffId};
 use crate::error::{Error, LayerError, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::state::{
-    Action, Desired, DesiredImage, LayerDescriptor, LayerFacts, LayerState, LockedImage, Observed, Platform,
-    RecordedImage, Resolution, ResolvedImage, size_of_layers,
+    Action, BlockedSelection, Desired, DesiredImage, LayerDescriptor, LayerFacts, LayerState, LockedImage,
+    Observed, Platform, RecordedImage, Resolution, ResolvedImage, size_of_layers,
 };
 
 /// What is to be done, and why.
@@ -149,16 +149,33 @@ impl Plan {
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let mut images: Vec<PlannedImage> =
         desired.images.iter().map(|image| plan_image(desired, image, observed)).collect();
+    images.extend(observed.selected.iter().map(|selected| {
+        let mut planned = plan_image(desired, &selected.image, observed);
+        if planned.reason.is_empty() {
+            planned.reason = format!("chosen by {}", selected.rule);
+        }
+        planned
+    }));
+    images.extend(observed.blocked_selections.iter().map(plan_blocked_selection));
     images.sort_by(|a, b| a.reference.cmp(&b.reference));
     let fetches = plan_fetches(&images, observed);
 
-    let listed: BTreeSet<&ImageRef> =
-        desired.images.iter().map(|image| &image.reference).chain(&desired.listed_elsewhere).collect();
+    let listed: BTreeSet<&ImageRef> = wanted_images(desired, observed)
+        .map(|image| &image.reference)
+        .chain(&desired.listed_elsewhere)
+        .collect();
+    let selecting = selecting_repositories(desired);
+    // What a selection would choose that was not, or could not be, carried out is not known to be unwanted.
+    let held = |repository: &ImageRef| {
+        listed.contains(repository)
+            || (selecting.contains(repository) && !observed.decided.contains(repository))
+    };
     let unlisted: Vec<&RecordedImage> = observed
         .recorded
         .values()
         .filter(|recorded| recorded.owners.contains(&desired.owner))
         .filter(|recorded| !listed.contains(&recorded.reference))
+        .filter(|recorded| !held(&recorded.reference.repository_alone()))
         // A second name goes with its first one.
         .filter(|recorded| recorded.alias_of.is_none())
         .collect();
@@ -171,6 +188,41 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     images.extend(removals);
     let layers_to_remove = plan_layer_removals(desired, &images, observed);
     Plan { images, fetches, layers_to_remove, unlisted: Vec::new() }
+}
+
+/// The images that are to be there: those listed, and those chosen by selections.
+fn wanted_images<'a>(
+    desired: &'a Desired,
+    observed: &'a Observed,
+) -> impl Iterator<Item = &'a DesiredImage> + Clone {
+    desired.images.iter().chain(observed.selected.iter().map(|selected| &selected.image))
+}
+
+/// The repositories, alone, of which this run is to select tags.
+fn selecting_repositories(desired: &Desired) -> BTreeSet<ImageRef> {
+    let named = desired
+        .selections
+        .iter()
+        .filter_map(|selection| ImageRef::in_registry(&selection.registry, &selection.repository).ok());
+    named.map(|reference| reference.repository_alone()).collect()
+}
+
+fn plan_blocked_selection(blocked: &BlockedSelection) -> PlannedImage {
+    PlannedImage {
+        reference: blocked.repository.clone(),
+        names: vec![blocked.repository.clone()],
+        platform: Some(blocked.platform.clone()),
+        action: Action::Blocked,
+        digest: None,
+        previous: None,
+        reason: blocked.error.to_string(),
+        layers: Vec::new(),
+        layers_present: 0,
+        download_bytes: 0,
+        record: None,
+        adopt: false,
+        error: Some(Arc::clone(&blocked.error)),
+    }
 }
 
 fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> PlannedImage {
@@ -330,11 +382,13 @@ fn plan_removal(
         .filter(|&owner| *owner != desired.owner)
         .map(|owner| owner.0.as_str())
         .collect();
-    let reason = if others.is_empty() {
-        "not listed any more".to_owned()
-    } else {
-        format!("not listed any more; stays for {}", others.join(", "))
-    };
+    let mut reason = "not listed any more".to_owned();
+    if observed.decided.contains(&recorded.reference.repository_alone()) {
+        reason.push_str(": not among the tags chosen now");
+    }
+    if !others.is_empty() {
+        reason = format!("{reason}; stays for {}", others.join(", "));
+    }
     PlannedImage {
         reference: recorded.reference.clone(),
         names,

@@ -52,12 +52,12 @@ pub enum Event {
     Detail(String),
     /// Another msb-sync works on this home; waiting for it. The text says who.
     Waiting(String),
-    /// What so many references mean is being looked up.
+    /// What so many references mean, or so many more, is being looked up.
     Resolving {
         /// How many.
         images: usize,
     },
-    /// One of them is known, or known to be unknown.
+    /// One of them is known, or known to be unknown. A repository alone is one of which tags are selected.
     Resolved(ImageRef),
     /// Execution starts: so many layers with so many bytes are to be fetched.
     Started {

@@ -1,7 +1,7 @@
 //! Registries: what a reference means now, and the bytes of its layers.
 //!
 //! Two doors matter, [`Registries::resolve`] and [`Registries::blob`]. Behind them: authentication by challenge
-//! (`auth`, `credentials`), HTTP with retries, redirects and proxies (`http`, `proxy`, `tls`; `failure`, `shared`), mirrors (`remote`), resumed
+//! (`auth`, `credentials`), HTTP with retries, redirects and proxies (`http`, `proxy`, `tls`; `failure`, `shared`), mirrors (`remote`, and `hosts` for containerd's), resumed
 //! transfers (`blob`), image layout directories (`layout`), and the reading of hostile documents
 //! (`documents`, `config`, `resolve`). A registry is set up when it is first asked for; unused ones cost nothing.
 //!
@@ -14,6 +14,7 @@ mod credentials;
 mod documents;
 mod environment;
 mod failure;
+mod hosts;
 mod http;
 mod layout;
 mod platforms;
@@ -31,6 +32,7 @@ mod url;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 pub use self::blob::BlobReader;
@@ -50,6 +52,8 @@ use crate::state::{LayerDescriptor, Limits, Platform, RegistrySettings, Resolved
 pub struct Options {
     /// Those of the images file; others get defaults.
     pub registries: Vec<RegistrySettings>,
+    /// A directory of containerd's hosts files, which name more mirrors.
+    pub hosts_dir: Option<PathBuf>,
     /// What is refused because it is larger.
     pub limits: Limits,
     /// Connections kept open per host.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -420,6 +421,29 @@ pub struct DesiredImage {
     pub locked: Option<Arc<LockedImage>>,
 }
 
+/// A moving selection of one repository's tags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagSelection {
+    /// The registry's name.
+    pub registry: String,
+    /// The repository, with `library/` where it was added.
+    pub repository: String,
+    /// For which platform.
+    pub platform: Platform,
+    /// When to ask the registry.
+    pub pull: PullPolicy,
+    /// Every group it is in, by its own entry or by `[groups]`, directly or through other groups.
+    pub groups: BTreeSet<String>,
+    /// Its line in the images file, from 1.
+    pub line: usize,
+    /// A range that `semver::VersionReq` parses.
+    pub semver: Option<String>,
+    /// A pattern that `regex` compiles, already anchored as a whole: `^(?:…)$`.
+    pub matching: Option<String>,
+    /// How many, the newest first; `None`: all that fit.
+    pub newest: Option<NonZeroUsize>,
+}
+
 /// What is to be true after the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
@@ -429,7 +453,10 @@ pub struct Desired {
     pub layers_directory: PathBuf,
     /// The images, sorted by reference.
     pub images: Vec<DesiredImage>,
-    /// References that the file lists but this run leaves alone (`--group`): never removed.
+    /// Selections of tags: which images they mean is observed ([`Observed::selected`]).
+    pub selections: Vec<TagSelection>,
+    /// References that the file lists but this run leaves alone (`--group`): never removed. A selection of tags
+    /// is there as its repository alone, which stands for all its images.
     pub listed_elsewhere: BTreeSet<ImageRef>,
     /// Whether what the owner no longer lists is removed.
     pub prune: bool,
@@ -447,6 +474,26 @@ pub enum Resolution {
     Locked(Arc<LockedImage>),
     /// It cannot be told.
     Blocked(Arc<Error>),
+}
+
+/// An image that a selection of tags chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectedImage {
+    /// The image.
+    pub image: DesiredImage,
+    /// By which rule, for people.
+    pub rule: String,
+}
+
+/// A repository of which the tags could not be chosen.
+#[derive(Clone, Debug)]
+pub struct BlockedSelection {
+    /// The repository alone.
+    pub repository: ImageRef,
+    /// The platform that the images were wanted for.
+    pub platform: Platform,
+    /// Why.
+    pub error: Arc<Error>,
 }
 
 /// What is known of a layer's directory.
@@ -472,9 +519,16 @@ pub struct LayerFacts {
 /// What is.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// What each desired image means now.
+    /// What each desired and each selected image means now.
     pub resolutions: BTreeMap<ImageRef, Resolution>,
-    /// What the catalog records under the desired names and for the owner.
+    /// The images that selections of tags chose and that are not desired by name, sorted by reference.
+    pub selected: Vec<SelectedImage>,
+    /// Repositories with a selection that could not be carried out, sorted; each once.
+    pub blocked_selections: Vec<BlockedSelection>,
+    /// Repositories, alone, of which all selections were made from the list of their tags. Of the others with a
+    /// selection nothing may be removed: nobody knows what they would have chosen.
+    pub decided: BTreeSet<ImageRef>,
+    /// What the catalog records under the desired names, for the owner, and of repositories with a selection.
     pub recorded: BTreeMap<ImageRef, RecordedImage>,
     /// The state of every layer of a resolution or a record above.
     pub layers: BTreeMap<BlobDigest, LayerState>,

@@ -209,6 +209,7 @@ impl Session {
             owner: Owner::pull(),
             layers_directory: self.default_layers(),
             images,
+            selections: Vec::new(),
             listed_elsewhere: std::collections::BTreeSet::new(),
             prune: false,
         };
@@ -388,9 +389,6 @@ impl Session {
             default_platform: Platform::of_this_machine(),
         };
         let file = images_file::parse(&text, &source).map_err(Failure::Problems)?;
-        if let Some(problems) = file.unsupported() {
-            return Err(Failure::Problems(problems));
-        }
         for warning in &file.warnings {
             let text = warning.to_string();
             self.reporter.report(Event::Warning(text.strip_prefix("warning: ").unwrap_or(&text).to_owned()));
@@ -426,6 +424,7 @@ impl Session {
     ) -> Registries {
         Registries::new(Options {
             registries,
+            hosts_dir: settings.hosts_dir.clone(),
             limits: settings.limits,
             max_connections: settings.downloads,
             environment: self.environment.clone(),

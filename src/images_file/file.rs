@@ -247,13 +247,5 @@ fn assemble(
             }
         }
     }
-    ImagesFile {
-        settings,
-        registries,
-        images,
-        selections,
-        groups,
-        warnings: Vec::new(),
-        unsupported: Vec::new(),
-    }
+    ImagesFile { settings, registries, images, selections, groups, warnings: Vec::new() }
 }

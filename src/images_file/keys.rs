@@ -1,5 +1,5 @@
 //! Every key of the images file, table by table: the one list that the parser, the suggestions and the
-//! test against the JSON Schema share. What is listed in [`NOT_YET`] is understood but not built.
+//! test against the JSON Schema share.
 
 /// The keys of one kind of table.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,10 +58,6 @@ pub(super) const TAGS: Keys = Keys { table: "a selection of tags", names: &["sem
 
 /// All tables.
 pub(super) const ALL: &[&Keys] = &[&TOP, &SETTINGS, &LIMITS, &REGISTRY, &MIRROR, &IMAGE, &TAGS];
-
-/// Keys that are checked like all others but have no effect yet: table and key. The run refuses a file
-/// that uses one. Building a behaviour means removing its line here.
-pub(super) const NOT_YET: &[(&str, &str)] = &[(SETTINGS.table, "hosts-dir"), (IMAGE.table, "tags")];
 
 /// Whether some table has this key.
 pub(super) fn is_known(key: &str) -> bool {

@@ -67,7 +67,6 @@ pub(super) struct Notes {
     errors: Vec<Draft>,
     not_kept: usize,
     pub(super) warnings: Vec<Draft>,
-    pub(super) unsupported: Vec<Draft>,
 }
 
 impl Notes {
@@ -82,12 +81,6 @@ impl Notes {
     pub(super) fn warn(&mut self, draft: Draft) {
         if self.warnings.len() < MAX_KEPT {
             self.warnings.push(draft);
-        }
-    }
-
-    pub(super) fn not_yet(&mut self, draft: Draft) {
-        if self.unsupported.len() < MAX_KEPT {
-            self.unsupported.push(draft);
         }
     }
 
@@ -207,10 +200,6 @@ pub struct Problems {
 }
 
 impl Problems {
-    pub(super) fn new(problems: Vec<Problem>) -> Self {
-        Self { problems, not_kept: 0 }
-    }
-
     /// The problems, in the order of the file.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.problems.iter()

@@ -176,8 +176,6 @@ impl Notes {
         for (key, node) in entries(table) {
             if !keys.names.contains(&key) {
                 self.unknown_key(key, node, keys);
-            } else if keys::NOT_YET.contains(&(keys.table, key)) {
-                self.not_yet(Draft::new(node.key_span, format!("`{key}` is not supported yet")));
             }
         }
         Table { keys, entries: table }

@@ -3,6 +3,7 @@
 mod hostile;
 mod problems;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -100,7 +101,6 @@ all-of-corp = ["registry.corp:5000/team/app:v1"]
 fn a_full_file_means_what_it_says() {
     let file = good(FULL);
     assert_eq!(file.warnings, []);
-    assert!(file.unsupported().is_none());
     let settings = &file.settings;
     assert_eq!(settings.layers.as_deref(), Some(Path::new("/var/lib/msb/layers")));
     assert_eq!(settings.platform.to_string(), "linux/arm64");
@@ -249,7 +249,7 @@ fn desired_images_are_sorted_and_chosen_by_group() {
 }
 
 #[test]
-fn selections_are_validated_anchored_and_not_supported_yet() {
+fn selections_are_validated_and_anchored() {
     let file = good(
         r#"
 [settings]
@@ -267,21 +267,13 @@ images = [
     let pattern = regex::Regex::new(file.selections[1].matching.as_deref().unwrap()).unwrap();
     assert!(pattern.is_match("22.1") && pattern.is_match("lts"));
     assert!(!pattern.is_match("22.1-slim") && !pattern.is_match("x-lts"));
-    assert_eq!(
-        brief(&file.unsupported().unwrap()),
-        [
-            "3:1 `hosts-dir` is not supported yet",
-            "6:21 `tags` is not supported yet",
-            "7:20 `tags` is not supported yet"
-        ]
-    );
+    assert_eq!(file.settings.hosts_dir.as_deref(), Some(Path::new("/etc/msb/certs.d")));
 }
 
 #[test]
 fn the_starter_file_is_valid_with_and_without_its_examples() {
     let file = good(STARTER);
     assert_eq!(references(&file), ["docker.io/library/alpine:3.20", "docker.io/library/python:3.12-slim"]);
-    assert!(file.unsupported().is_none());
     assert_eq!(file.warnings, []);
     // Every line that is commented-out TOML is TOML, and valid.
     let is_example = |line: &str| {
@@ -328,9 +320,6 @@ fn the_schema_and_the_parser_know_the_same_keys() {
         }
     }
     assert_eq!(keys::ALL.len(), 7);
-    for (table, key) in keys::NOT_YET {
-        assert!(keys::ALL.iter().any(|keys| keys.table == *table && keys.names.contains(key)));
-    }
     let words = |pointer: &str| -> Vec<String> {
         serde_json::from_value(schema.pointer(pointer).unwrap()["enum"].clone()).unwrap()
     };

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::digest::Algorithm;
 use crate::error::RegistryError;
-use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy};
+use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy, SelectedImage, TagSelection};
 
 fn digest(of: &str) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, of.as_bytes())
@@ -95,6 +95,7 @@ fn desired(images: Vec<ImageRef>, prune: bool) -> Desired {
         owner: Owner("/images.toml".to_owned()),
         layers_directory: "/layers".into(),
         images,
+        selections: Vec::new(),
         listed_elsewhere: BTreeSet::new(),
         prune,
     }
@@ -458,4 +459,93 @@ fn a_named_image_goes_whoever_owns_it_and_all_or_none_go() {
     let found = remove(&[&docker], &recorded).unwrap();
     assert!(found[0].gone.is_empty() && found[0].reason.contains("second name"), "{found:?}");
     assert_eq!(remove(&[&docker, &sandboxes], &recorded).unwrap()[0].gone.len(), 1);
+}
+
+fn redis(tag: &str) -> ImageRef {
+    ImageRef::parse(&format!("redis:{tag}"), "docker.io").unwrap()
+}
+
+/// A file that selects tags of redis, with 7.2 and 7.4 recorded for it and 7.4 and 7.10 chosen now.
+fn selecting(prune: bool) -> (Desired, Observed) {
+    let mut desired = desired(Vec::new(), prune);
+    desired.selections.push(TagSelection {
+        registry: "docker.io".to_owned(),
+        repository: "library/redis".to_owned(),
+        platform: platform(),
+        pull: PullPolicy::Always,
+        groups: BTreeSet::new(),
+        line: 1,
+        semver: Some("7".to_owned()),
+        matching: None,
+        newest: None,
+    });
+    let mut observed = Observed::default();
+    for (index, tag) in ["7.2", "7.4", "7.10"].into_iter().enumerate() {
+        let image = resolved(&redis(tag), 1, &[index]);
+        if tag != "7.10" {
+            let row = row(&image, &image.reference, &["/images.toml"]);
+            observed.recorded.insert(image.reference.clone(), row);
+            observed.layers.insert(layer(index).digest, LayerState::Complete);
+        }
+        if tag != "7.2" {
+            let rule = "semver \"7\"".to_owned();
+            observed.selected.push(SelectedImage { image: wanted(redis(tag)), rule });
+            observed.resolutions.insert(redis(tag), Resolution::Resolved(Arc::new(image)));
+        }
+    }
+    observed.decided.insert(redis("1").repository_alone());
+    (desired, observed)
+}
+
+fn actions(plan: &Plan) -> Vec<(String, Action, &str)> {
+    plan.images
+        .iter()
+        .map(|image| (image.reference.to_string(), image.action, image.reason.as_str()))
+        .collect()
+}
+
+#[test]
+fn chosen_tags_are_planned_and_those_that_fell_out_are_removed_with_prune_only() {
+    let (wanted, observed) = selecting(true);
+    let name = |tag: &str| redis(tag).to_string();
+    assert_eq!(
+        actions(&plan(&wanted, &observed)),
+        [
+            (name("7.10"), Action::Add, "chosen by semver \"7\""),
+            (name("7.4"), Action::Keep, "chosen by semver \"7\""),
+            (name("7.2"), Action::Remove, "not listed any more: not among the tags chosen now"),
+        ]
+    );
+    let (wanted, observed) = selecting(false);
+    let planned = plan(&wanted, &observed);
+    assert_eq!(planned.unlisted, [redis("7.2")]);
+    assert_eq!(planned.count(Action::Remove), 0);
+}
+
+#[test]
+fn a_selection_that_was_not_made_from_the_list_removes_nothing_of_its_repository() {
+    let (wanted, mut observed) = selecting(true);
+    observed.decided.clear();
+    let planned = plan(&wanted, &observed);
+    assert_eq!((planned.count(Action::Remove), planned.unlisted.len()), (0, 0));
+
+    observed.selected.clear();
+    let error = Arc::new(Error::Usage { message: "no list".to_owned(), hint: None });
+    let repository = redis("1").repository_alone();
+    observed.blocked_selections.push(BlockedSelection { repository, platform: platform(), error });
+    let planned = plan(&wanted, &observed);
+    let blocked = ("docker.io/library/redis".to_owned(), Action::Blocked, "no list");
+    assert_eq!(actions(&planned), [blocked]);
+    assert!(planned.unlisted.is_empty() && planned.layers_to_remove.is_empty());
+    assert!(planned.is_empty());
+}
+
+#[test]
+fn a_selection_that_this_run_leaves_alone_keeps_its_repository() {
+    let (mut wanted, mut observed) = selecting(true);
+    wanted.selections.clear();
+    observed = Observed { recorded: observed.recorded, layers: observed.layers, ..Observed::default() };
+    assert_eq!(plan(&wanted, &observed).count(Action::Remove), 2);
+    wanted.listed_elsewhere.insert(redis("1").repository_alone());
+    assert_eq!(plan(&wanted, &observed).count(Action::Remove), 0);
 }

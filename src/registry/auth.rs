@@ -142,6 +142,13 @@ pub(super) struct Pass {
     pub(super) authenticated: bool,
 }
 
+impl Pass {
+    /// A header that is set elsewhere, and stays as it is.
+    pub(super) fn fixed(header: Secret) -> Self {
+        Self { header: Some(header), generation: 0, authenticated: false }
+    }
+}
+
 #[derive(Default)]
 struct Slot {
     generation: u64,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::failure::Failure;
 use super::http::Body;
-use super::remote::{Ask, MIRROR_TRIES, Remote};
+use super::remote::{Ask, MIRROR_TRIES, Remote, Wanted};
 use super::shared::TRIES;
 use super::url::Url;
 use crate::digest::{BlobDigest, ContentMismatch};
@@ -85,7 +85,7 @@ impl HttpBlob {
         layer: &LayerDescriptor,
         offset: u64,
     ) -> Result<Self, RegistryError> {
-        let sites = remote.candidates(false, Some(&layer.digest));
+        let sites = remote.candidates(Wanted::Bytes, Some(&layer.digest));
         let mut blob = Self {
             remote,
             repository: repository.to_owned(),
@@ -119,7 +119,7 @@ impl HttpBlob {
     /// One try to get the body going.
     fn start(&mut self) -> Result<Transfer, Failure> {
         let site = self.remote.site(self.sites[0]);
-        let url = site.base.with_suffix(&format!("/v2/{}/blobs/{}", self.repository, self.digest));
+        let url = site.url(&format!("/{}/blobs/{}", self.repository, self.digest));
         let from = (self.position > 0 && !self.from_the_start).then_some(self.position);
         let ask = Ask { from, unknown: "blob unknown", ..Ask::get(url) };
         let answer = match self.remote.ask(site, &self.repository, &ask) {

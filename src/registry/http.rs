@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::{Instant, SystemTime};
 
@@ -140,6 +141,8 @@ pub(super) struct Client {
     /// As the images file spells it.
     pub(super) registry: String,
     settings: RegistrySettings,
+    /// Roots beside those of the settings.
+    more_ca: Vec<PathBuf>,
     endpoint: Url,
     /// Hosts whose certificates `insecure` leaves unchecked: the endpoint's and the mirrors'.
     insecure_hosts: Vec<String>,
@@ -153,6 +156,7 @@ impl Client {
         shared: Arc<Shared>,
         registry: String,
         settings: RegistrySettings,
+        more_ca: Vec<PathBuf>,
         endpoint: Url,
         mirrors: &[Url],
     ) -> Self {
@@ -165,6 +169,7 @@ impl Client {
             shared,
             registry,
             settings,
+            more_ca,
             endpoint,
             insecure_hosts,
             insecure_warned: Once::new(),
@@ -314,7 +319,9 @@ impl Client {
             .input_buffer_size(128 * 1024)
             .proxy(None);
         if key.secure {
-            let tls = self.tls.get_or_init(|| TlsSettings::load(&self.settings, self.shared.roots()?));
+            let tls = self
+                .tls
+                .get_or_init(|| TlsSettings::load(&self.settings, &self.more_ca, self.shared.roots()?));
             let tls = tls.as_ref().map_err(|reason| settings(reason.clone()))?;
             config = config.tls_config(tls.config(key.identified, key.verified)).proxy(key.proxy.clone());
         }

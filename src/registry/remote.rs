@@ -5,17 +5,20 @@
 //! line and is left alone for a while; the endpoint's failure is the one that counts.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderName, HeaderValue, Method};
 
-use super::auth::{Authorizer, Party};
+use super::auth::{Authorizer, Party, Pass};
 use super::blob::HttpBlob;
 use super::credentials::Credentials;
 use super::failure::{Failure, printable};
+use super::hosts::{self, Access, Address, Hosts};
 use super::http::{Answer, Client, Request};
 use super::repository::Cache;
+use super::secret::Secret;
 use super::shared::{Shared, TRIES, lock};
 use super::url::{Url, is_loopback};
 use crate::digest::BlobDigest;
@@ -43,21 +46,58 @@ const RESERVED_HEADERS: [&str; 9] = [
 ];
 
 /// The endpoint or a mirror.
+#[expect(clippy::struct_excessive_bools, reason = "what a host may do is a set of independent permissions")]
 pub(super) struct Site {
     pub(super) base: Url,
-    /// The endpoint itself, which gets credentials and headers.
+    /// The API's own path: `base` with `/v2`, as a rule.
+    root: Url,
+    /// Asked last; its failure is the one that counts.
     pub(super) own: bool,
+    /// The registry itself, which gets credentials. A `server` of a hosts file may be another.
+    authenticated: bool,
+    /// Whether it may be asked for bytes.
+    serves: bool,
     /// Whether it may say what a tag means.
     resolves: bool,
+    /// Whether it may say which tags there are. A cache that knows only some must not: what it does not list
+    /// would be taken for gone.
+    lists: bool,
+    /// The registry that it stands for, where it is told (`?ns=`).
+    namespace: Option<String>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// An `Authorization` header that a hosts file has for it.
+    authorization: Option<Secret>,
+    client: Arc<Client>,
+}
+
+impl Site {
+    /// The URL of `suffix` below the API's root.
+    pub(super) fn url(&self, suffix: &str) -> Url {
+        let url = self.root.with_suffix(suffix);
+        match &self.namespace {
+            Some(namespace) => url.with_parameter("ns", namespace),
+            None => url,
+        }
+    }
+}
+
+/// What a site is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// What has a digest.
+    Bytes,
+    /// What a tag means.
+    Meaning,
+    /// Which tags there are.
+    List,
 }
 
 pub(super) struct Remote {
-    pub(super) client: Client,
+    pub(super) client: Arc<Client>,
     authorizer: Authorizer,
     credentials: Credentials,
     /// Mirrors in order, the endpoint last.
     pub(super) sites: Vec<Site>,
-    own_headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) cache: Mutex<Cache>,
     /// Blobs that came damaged, and are therefore fetched from the endpoint only.
     distrusted: Mutex<HashSet<BlobDigest>>,
@@ -104,12 +144,10 @@ impl Remote {
                 base("its name", &format!("{scheme}://{name}"))?
             }
         };
-        let mut sites = Vec::with_capacity(settings.mirrors.len() + 1);
+        let mut mirrors = Vec::with_capacity(settings.mirrors.len());
         for mirror in &settings.mirrors {
-            sites.push(Site { base: base("mirrors", &mirror.url)?, own: false, resolves: mirror.resolve });
+            mirrors.push((base("mirrors", &mirror.url)?, mirror.resolve));
         }
-        // Mirrors from containerd's hosts.toml files (`hosts-dir`) belong here, before the endpoint.
-        sites.push(Site { base: endpoint.clone(), own: true, resolves: true });
         let mut own_headers = Vec::with_capacity(settings.headers.len());
         for (header, value) in &settings.headers {
             let shown = printable(header, 60);
@@ -123,14 +161,48 @@ impl Remote {
             value.set_sensitive(true);
             own_headers.push((header, value));
         }
-        let mirrors: Vec<Url> = sites.iter().filter(|site| !site.own).map(|site| site.base.clone()).collect();
+        let hosts = match &shared.hosts_dir {
+            Some(directory) => {
+                hosts::load(directory, account).map_err(|reason| fail(format!("hosts-dir: {reason}")))?
+            }
+            None => Hosts::default(),
+        };
         let credentials = Credentials::new(account, settings, &shared.environment)?;
+        let urls: Vec<Url> = mirrors.iter().map(|(url, _)| url.clone()).collect();
+        let client = |settings: RegistrySettings, more_ca, endpoint: &Url, mirrors: &[Url]| {
+            Arc::new(Client::new(
+                Arc::clone(shared),
+                name.to_owned(),
+                settings,
+                more_ca,
+                endpoint.clone(),
+                mirrors,
+            ))
+        };
+        let main = client(settings.clone(), Vec::new(), &endpoint, &urls);
+        let sites = mirrors
+            .into_iter()
+            .map(|(base, resolves)| Site {
+                root: base.with_suffix("/v2"),
+                base,
+                own: false,
+                authenticated: false,
+                serves: true,
+                resolves,
+                lists: resolves,
+                namespace: None,
+                headers: Vec::new(),
+                authorization: None,
+                client: Arc::clone(&main),
+            })
+            .collect();
+        let mut builder = Builder { shared, settings, account, endpoint, sites, client: &client };
+        builder.hosts(hosts, own_headers, &main);
         Ok(Self {
-            client: Client::new(Arc::clone(shared), name.to_owned(), settings.clone(), endpoint, &mirrors),
+            client: main,
             authorizer: Authorizer::default(),
             credentials,
-            sites,
-            own_headers,
+            sites: builder.sites,
             cache: Mutex::default(),
             distrusted: Mutex::default(),
             resting: Mutex::default(),
@@ -150,25 +222,28 @@ impl Remote {
     /// One try of a request for `repository`, authenticated as need be. Statuses of 300 and more are failures.
     pub(super) fn ask(&self, site: &Site, repository: &str, ask: &Ask<'_>) -> Result<Answer, Failure> {
         let party = Party {
-            client: &self.client,
+            client: &site.client,
             base: &site.base,
             repository,
-            credentials: site.own.then_some(&self.credentials),
+            credentials: site.authenticated.then_some(&self.credentials),
         };
-        let mut pass = self.authorizer.pass(&party)?;
+        let mut pass = match &site.authorization {
+            Some(header) => Pass::fixed(header.clone()),
+            None => self.authorizer.pass(&party)?,
+        };
         let mut renewed = false;
         loop {
             let request = Request {
                 method: ask.method.clone(),
                 from: ask.from,
                 authorization: pass.header.as_ref(),
-                own_headers: if site.own { &self.own_headers } else { &[] },
+                own_headers: &site.headers,
                 ..Request::get(&ask.url, ask.accept)
             };
-            let answer = self.client.send(&request)?;
+            let answer = site.client.send(&request)?;
             match answer.status {
                 200 | 206 => return Ok(answer),
-                401 if answer.own && !renewed => {
+                401 if answer.own && !renewed && site.authorization.is_none() => {
                     if let Some(better) = self.authorizer.challenged(&party, &pass, &answer.headers)? {
                         answer.discard();
                         pass = better;
@@ -183,17 +258,22 @@ impl Remote {
                     return Err(RegistryError::Protocol { url, reason }.into());
                 }
             }
-            return Err(self.client.refusal(answer, ask.unknown, pass.header.as_ref(), pass.authenticated));
+            return Err(site.client.refusal(answer, ask.unknown, pass.header.as_ref(), pass.authenticated));
         }
     }
 
-    /// Sites in the order in which they are tried: for bytes, or for what a tag means.
-    pub(super) fn candidates(&self, for_tag: bool, digest: Option<&BlobDigest>) -> Vec<usize> {
+    /// Sites in the order in which they are tried.
+    pub(super) fn candidates(&self, what: Wanted, digest: Option<&BlobDigest>) -> Vec<usize> {
         let own_only = digest.is_some_and(|digest| lock(&self.distrusted).contains(digest));
         let resting = lock(&self.resting);
         let rests = |index: usize| resting.get(&index).is_some_and(|since| since.elapsed() < MIRROR_REST);
         let wanted = |(index, site): &(usize, &Site)| {
-            site.own || (!own_only && (!for_tag || site.resolves) && !rests(*index))
+            let may = match what {
+                Wanted::Bytes => site.serves,
+                Wanted::Meaning => site.resolves,
+                Wanted::List => site.lists,
+            };
+            site.own || (!own_only && may && !rests(*index))
         };
         self.sites.iter().enumerate().filter(wanted).map(|(index, _)| index).collect()
     }
@@ -215,10 +295,10 @@ impl Remote {
     /// The answer of the first site that has one, each tried again as often as it deserves.
     pub(super) fn anywhere<T>(
         &self,
-        for_tag: bool,
+        what: Wanted,
         mut attempt: impl FnMut(&Site) -> Result<T, Failure>,
     ) -> Result<T, RegistryError> {
-        for index in self.candidates(for_tag, None) {
+        for index in self.candidates(what, None) {
             let site = &self.sites[index];
             let tries = if site.own { TRIES } else { MIRROR_TRIES };
             match self.shared().retry(tries, || attempt(site)) {
@@ -245,6 +325,98 @@ impl Remote {
         offset: u64,
     ) -> Result<HttpBlob, RegistryError> {
         HttpBlob::open(Arc::clone(self), reference.repository(), layer, offset)
+    }
+}
+
+/// Connections by these settings, with more roots, for an endpoint and its mirrors.
+type MakeClient<'a> = dyn Fn(RegistrySettings, Vec<PathBuf>, &Url, &[Url]) -> Arc<Client> + 'a;
+
+/// Puts together the sites of a registry from what a hosts file says, after those of the images file.
+struct Builder<'a> {
+    shared: &'a Shared,
+    settings: &'a RegistrySettings,
+    account: &'a str,
+    /// Where the registry is, by the images file or by its name.
+    endpoint: Url,
+    sites: Vec<Site>,
+    client: &'a MakeClient<'a>,
+}
+
+impl Builder<'_> {
+    fn hosts(&mut self, hosts: Hosts, own_headers: Vec<(HeaderName, HeaderValue)>, main: &Arc<Client>) {
+        let Hosts { mirrors, server, own: mut access, details } = hosts;
+        for detail in details {
+            self.shared.detail(detail);
+        }
+        let itself = Address { base: self.endpoint.clone(), root: self.endpoint.with_suffix("/v2") };
+        let server = match server {
+            // docker.io itself serves no images.
+            Some(server) if self.account == DEFAULT_REGISTRY && server.base.host() == DEFAULT_REGISTRY => {
+                itself.clone()
+            }
+            // What the images file says counts.
+            Some(_) if self.settings.endpoint.is_some() => itself.clone(),
+            Some(server) => server,
+            None => itself.clone(),
+        };
+        for mirror in mirrors {
+            if mirror.address.root == server.root {
+                // Not a mirror, but more about the server.
+                access.join(mirror.access);
+            } else {
+                let site = self.site(mirror.address, mirror.access, mirror.pull, mirror.resolve);
+                self.sites.push(site);
+            }
+        }
+        let authenticated = server.base.same_origin(&self.endpoint);
+        let mut site = if authenticated {
+            let client = if access.has_tls() { self.own_client(&access) } else { Arc::clone(main) };
+            Site { client, ..self.site(server, access, true, true) }
+        } else {
+            self.site(server, access, true, true)
+        };
+        (site.own, site.lists, site.authenticated) = (true, true, authenticated);
+        if authenticated {
+            site.namespace = None;
+            site.headers.extend(own_headers);
+        }
+        self.sites.push(site);
+    }
+
+    fn own_client(&self, access: &Access) -> Arc<Client> {
+        let mut settings = self.settings.clone();
+        settings.insecure |= access.skip_verify;
+        if settings.client_cert.is_none() && settings.client_key.is_none() {
+            (settings.client_cert, settings.client_key) = access.client.clone().unzip();
+        }
+        (self.client)(settings, access.ca.clone(), &self.endpoint, &[])
+    }
+
+    fn site(&self, address: Address, access: Access, serves: bool, resolves: bool) -> Site {
+        let (client_cert, client_key) = access.client.unzip();
+        let settings = RegistrySettings {
+            name: self.settings.name.clone(),
+            ca: self.settings.ca.clone(),
+            client_cert,
+            client_key,
+            insecure: access.skip_verify,
+            ..RegistrySettings::default()
+        };
+        let host = address.base.host_port();
+        let same = host == self.account || host == self.endpoint.host_port();
+        Site {
+            client: (self.client)(settings, access.ca, &address.base, &[]),
+            base: address.base,
+            root: address.root,
+            own: false,
+            authenticated: false,
+            serves,
+            resolves,
+            lists: false,
+            namespace: (!same).then(|| self.account.to_owned()),
+            headers: access.headers,
+            authorization: access.authorization,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use ureq::http::Method;
 use super::Lookup;
 use super::documents::{ACCEPT, Document};
 use super::http::Answer;
-use super::remote::{Ask, Remote, Site};
+use super::remote::{Ask, Remote, Site, Wanted};
 use super::resolve::{Documents, Role, assemble, verify};
 use super::shared::lock;
 use super::url::Url;
@@ -104,12 +104,12 @@ struct Repository<'a> {
 
 impl Repository<'_> {
     fn manifest_url(&self, site: &Site, tag_or_digest: &str) -> Url {
-        site.base.with_suffix(&format!("/v2/{}/manifests/{tag_or_digest}", self.name))
+        site.url(&format!("/{}/manifests/{tag_or_digest}", self.name))
     }
 
     /// The digest of `tag` by HEAD; `None` where the registry does not answer that usefully.
     fn head(&self, tag: &str) -> Result<Option<BlobDigest>, RegistryError> {
-        let answer = self.remote.anywhere(true, |site| {
+        let answer = self.remote.anywhere(Wanted::Meaning, |site| {
             let ask = Ask {
                 method: Method::HEAD,
                 accept: ACCEPT,
@@ -132,7 +132,7 @@ impl Repository<'_> {
     /// The document that `tag` means now.
     fn tagged(&self, tag: &str) -> Result<Arc<Document>, RegistryError> {
         let limit = self.remote.shared().limits.manifest_size;
-        let document = self.remote.anywhere(true, |site| {
+        let document = self.remote.anywhere(Wanted::Meaning, |site| {
             let ask =
                 Ask { accept: ACCEPT, unknown: "manifest unknown", ..Ask::get(self.manifest_url(site, tag)) };
             let answer = self.remote.ask(site, self.name, &ask)?;
@@ -176,7 +176,7 @@ impl Documents for Repository<'_> {
         {
             return Ok(Arc::clone(document));
         }
-        let document = self.remote.anywhere(false, |site| {
+        let document = self.remote.anywhere(Wanted::Bytes, |site| {
             let ask = match role {
                 Role::Manifest => Ask {
                     accept: ACCEPT,
@@ -185,7 +185,7 @@ impl Documents for Repository<'_> {
                 },
                 Role::Config => Ask {
                     unknown: "blob unknown",
-                    ..Ask::get(site.base.with_suffix(&format!("/v2/{}/blobs/{digest}", self.name)))
+                    ..Ask::get(site.url(&format!("/{}/blobs/{digest}", self.name)))
                 },
             };
             let answer = self.remote.ask(site, self.name, &ask)?;

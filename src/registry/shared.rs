@@ -2,6 +2,7 @@
 //!
 //! A thrown [`Cancel`] ends every wait at once and closes all sockets, so that no thread sits in a read.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Shared {
     pub(super) environment: Environment,
     pub(super) limits: Limits,
+    /// Where containerd's hosts files are.
+    pub(super) hosts_dir: Option<PathBuf>,
     pub(super) cancel: Cancel,
     reporter: Arc<dyn Reporter>,
     requests: AtomicU64,
@@ -46,7 +49,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(options: Options) -> (Self, Vec<RegistrySettings>) {
-        let Options { registries, limits, max_connections, environment, cancel, reporter } = options;
+        let Options { registries, hosts_dir, limits, max_connections, environment, cancel, reporter } =
+            options;
         let stall = environment.stall().unwrap_or_else(|text| {
             let text = printable(&text, 40);
             reporter.report(Event::Warning(format!(
@@ -57,6 +61,7 @@ impl Shared {
         let shared = Self {
             environment,
             limits,
+            hosts_dir,
             cancel,
             reporter,
             requests: AtomicU64::new(0),

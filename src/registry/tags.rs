@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use serde::Deserialize;
 
 use super::failure::printable;
-use super::remote::{Ask, MIRROR_TRIES, Remote, Site};
+use super::remote::{Ask, MIRROR_TRIES, Remote, Site, Wanted};
 use super::shared::TRIES;
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
@@ -24,7 +24,7 @@ impl Remote {
     pub(super) fn tags(&self, reference: &ImageRef) -> Result<Vec<String>, RegistryError> {
         let repository = reference.repository();
         let mut found = None;
-        for index in self.candidates(true, None) {
+        for index in self.candidates(Wanted::List, None) {
             let site = &self.sites[index];
             match self.tags_of(site, repository) {
                 Err(error) if !site.own && !matches!(error, RegistryError::Stopped) => {
@@ -43,7 +43,7 @@ impl Remote {
     }
 
     fn tags_of(&self, site: &Site, repository: &str) -> Result<BTreeSet<String>, RegistryError> {
-        let mut url = site.base.with_suffix(&format!("/v2/{repository}/tags/list?n=1000"));
+        let mut url = site.url(&format!("/{repository}/tags/list?n=1000"));
         let mut visited = HashSet::new();
         let mut tags = BTreeSet::new();
         let tries = if site.own { TRIES } else { MIRROR_TRIES };

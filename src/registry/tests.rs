@@ -3,12 +3,14 @@
 
 mod authentication;
 mod encryption;
+mod hosts;
 mod layouts;
 mod lookups;
 mod server;
 mod transfers;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,6 +51,7 @@ impl Ear {
 /// Registries as a test wants them.
 struct Setup {
     registries: Vec<RegistrySettings>,
+    hosts_dir: Option<PathBuf>,
     variables: Vec<(String, String)>,
     limits: Limits,
     cancel: Cancel,
@@ -59,6 +62,7 @@ impl Setup {
     fn new() -> Self {
         Self {
             registries: Vec::new(),
+            hosts_dir: None,
             variables: Vec::new(),
             limits: Limits::default(),
             cancel: Cancel::new(),
@@ -80,6 +84,7 @@ impl Setup {
         let variables = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         Registries::new(Options {
             registries: self.registries.clone(),
+            hosts_dir: self.hosts_dir.clone(),
             limits: self.limits,
             max_connections: 4,
             environment: variables.collect(),

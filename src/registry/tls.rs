@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -37,14 +37,18 @@ pub(super) struct TlsSettings {
 }
 
 impl TlsSettings {
-    /// Reads what `settings` names, on top of `system`.
+    /// Reads what `settings` names, and the roots of `more_ca`, on top of `system`.
     ///
     /// # Errors
     /// A file that cannot be read or holds something else, with its path.
-    pub(super) fn load(settings: &RegistrySettings, system: &[Certificate<'static>]) -> Result<Self, String> {
+    pub(super) fn load(
+        settings: &RegistrySettings,
+        more_ca: &[PathBuf],
+        system: &[Certificate<'static>],
+    ) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = system.to_vec();
-        if let Some(path) = &settings.ca {
+        for path in settings.ca.iter().chain(more_ca) {
             let certificates = certificates("ca", path)?;
             for certificate in &certificates {
                 // rustls ignores roots it cannot parse; for a file the user named that would be a riddle.
@@ -135,10 +139,10 @@ mod tests {
             (folder.path().to_owned(), "not a file"),
         ] {
             let settings = RegistrySettings { ca: Some(path), ..RegistrySettings::default() };
-            let error = TlsSettings::load(&settings, &[]).map(|_| ()).unwrap_err();
+            let error = TlsSettings::load(&settings, &[], &[]).map(|_| ()).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
         let settings = RegistrySettings { client_cert: Some(empty), ..RegistrySettings::default() };
-        assert!(TlsSettings::load(&settings, &[]).is_err());
+        assert!(TlsSettings::load(&settings, &[], &[]).is_err());
     }
 }

@@ -119,6 +119,7 @@ impl Session {
             owner: loaded.owner,
             layers_directory: settings.layers.clone().unwrap_or_else(|| self.default_layers()),
             images: Vec::new(),
+            selections: Vec::new(),
             listed_elsewhere: listed,
             prune: true,
         };

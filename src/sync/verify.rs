@@ -352,6 +352,7 @@ fn wanted_for_repair(
         owner: owner.clone(),
         layers_directory: directory.to_owned(),
         images: Vec::new(),
+        selections: Vec::new(),
         listed_elsewhere: BTreeSet::new(),
         prune: false,
     };

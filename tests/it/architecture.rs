@@ -7,7 +7,7 @@
 use std::path::Path;
 
 const VOCABULARY: &[&str] = &["digest", "image_ref", "error", "progress", "sys", "cancel"];
-const PURE: &[&str] = &["state", "images_file", "lockfile", "plan"];
+const PURE: &[&str] = &["state", "images_file", "lockfile", "selection", "plan"];
 const ADAPTERS: &[&str] = &["registry", "store", "catalog", "extract"];
 const DRIVERS: &[&str] = &["observe", "execute"];
 
@@ -38,7 +38,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["bin"]),
     ("indicatif", &["bin"]),
     ("signal_hook", &["bin"]),
-    ("toml", &["images_file", "lockfile"]),
+    ("toml", &["images_file", "lockfile", "registry"]),
+    ("semver", &["selection", "images_file"]),
+    ("regex", &["selection", "images_file"]),
 ];
 
 const NO_PURPOSE: &str = "does not start with its purpose (//!)";

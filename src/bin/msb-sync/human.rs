@@ -203,6 +203,10 @@ impl Bars {
         let mut state = self.lock();
         match event {
             Event::Resolving { images } => {
+                if let Some(bar) = &state.spinner {
+                    bar.inc_length(*images as u64);
+                    return;
+                }
                 // A bar draws at once what it is told, so it joins the others first.
                 let bar = self.multi.add(ProgressBar::new(*images as u64));
                 bar.set_style(style("{spinner} looking up {pos} of {len} images"));
@@ -214,6 +218,7 @@ impl Bars {
                     bar.inc(1);
                     if bar.length() == Some(bar.position()) {
                         bar.finish_and_clear();
+                        state.spinner = None;
                     }
                 }
             }

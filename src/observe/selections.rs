@@ -1,0 +1,225 @@
+//! From a selection of tags to images: by the repository's tag list, or by what is recorded where no registry may
+//! be asked.
+//!
+//! The list is read once a run and repository, whatever number of selections draws on it. Only a choice from the
+//! list can show that an image is not wanted any more; see [`Selected::decided`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use super::Asker;
+use crate::error::{Error, RegistryError};
+use crate::image_ref::ImageRef;
+use crate::selection::{MAX_CHOSEN, Rule, describe};
+use crate::state::{
+    BlockedSelection, Desired, DesiredImage, Platform, PullPolicy, RecordedImage, SelectedImage, TagSelection,
+};
+
+/// A repository with all the selections that draw on it.
+pub(super) struct Repository<'a> {
+    /// The repository alone.
+    pub(super) name: ImageRef,
+    selections: Vec<&'a TagSelection>,
+    /// The platforms of images that are listed by name.
+    listed: BTreeMap<ImageRef, &'a Platform>,
+}
+
+/// What became of a repository's selections.
+pub(super) struct Selected {
+    pub(super) repository: ImageRef,
+    pub(super) images: Vec<SelectedImage>,
+    pub(super) blocked: Option<BlockedSelection>,
+    /// Whether all choices were made, and from the list.
+    pub(super) decided: bool,
+}
+
+/// The tags of one choice.
+struct Choice {
+    tags: Vec<String>,
+    from_list: bool,
+}
+
+impl<'a> Repository<'a> {
+    /// The repositories with a selection.
+    pub(super) fn all(desired: &'a Desired) -> Vec<Self> {
+        let mut found: BTreeMap<ImageRef, Vec<&TagSelection>> = BTreeMap::new();
+        for selection in &desired.selections {
+            // An images file has no name that would not parse.
+            if let Ok(reference) = ImageRef::in_registry(&selection.registry, &selection.repository) {
+                found.entry(reference.repository_alone()).or_default().push(selection);
+            }
+        }
+        let named = |name: &ImageRef| {
+            let twins = name.recorded_names();
+            let names = desired.images.iter().flat_map(|image| {
+                image.reference.recorded_names().into_iter().map(|name| (name, &image.platform))
+            });
+            names.filter(|(name, _)| twins.contains(&name.repository_alone())).collect()
+        };
+        found.into_iter().map(|(name, selections)| Self { listed: named(&name), name, selections }).collect()
+    }
+}
+
+impl Asker<'_> {
+    /// Chooses the images of all selections of `repository`.
+    pub(super) fn select(
+        &self,
+        repository: &Repository<'_>,
+        recorded: &BTreeMap<ImageRef, RecordedImage>,
+    ) -> Selected {
+        let list = OnceLock::new();
+        let mut images: BTreeMap<ImageRef, SelectedImage> = BTreeMap::new();
+        let mut errors: Vec<Arc<Error>> = Vec::new();
+        let mut decided = true;
+        for selection in &repository.selections {
+            match self.choose(repository, selection, recorded, &list) {
+                Ok(choice) => {
+                    decided &= choice.from_list;
+                    for tag in choice.tags {
+                        if let Err(error) = add(&mut images, repository, selection, &tag) {
+                            errors.push(Arc::new(error));
+                        }
+                    }
+                }
+                Err(error) if errors.iter().any(|other| Arc::ptr_eq(other, &error)) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        let error = if errors.len() > 1 {
+            let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let hint = errors.iter().find_map(|error| error.hint());
+            Some(Arc::new(Error::Usage { message: messages.join("; "), hint }))
+        } else {
+            errors.pop()
+        };
+        Selected {
+            repository: repository.name.clone(),
+            images: images.into_values().collect(),
+            decided: decided && error.is_none(),
+            blocked: error.map(|error| BlockedSelection {
+                repository: repository.name.clone(),
+                platform: repository.selections[0].platform.clone(),
+                error,
+            }),
+        }
+    }
+
+    /// The tags of one selection. `list` is read when it is first needed.
+    fn choose(
+        &self,
+        repository: &Repository<'_>,
+        selection: &TagSelection,
+        recorded: &BTreeMap<ImageRef, RecordedImage>,
+        list: &OnceLock<Result<Vec<String>, Arc<Error>>>,
+    ) -> Result<Choice, Arc<Error>> {
+        let blocked = |message: String, hint: &str| {
+            Err(Arc::new(Error::Usage {
+                message,
+                hint: Some(hint.to_owned()).filter(|hint| !hint.is_empty()),
+            }))
+        };
+        let rule = match Rule::new(selection) {
+            Ok(rule) => rule,
+            Err(reason) => return blocked(format!("cannot select tags: {reason}"), ""),
+        };
+        let described = describe(selection);
+        let here = rule.choose(recorded_tags(repository, selection, recorded));
+        let here = |from_list| Choice { tags: here.iter().map(|tag| (*tag).to_owned()).collect(), from_list };
+        let offline = self.offline && !self.registries.is_local(&repository.name);
+        if selection.pull == PullPolicy::Never || offline {
+            let choice = here(false);
+            return match (choice.tags.is_empty(), offline) {
+                (false, _) => Ok(choice),
+                (true, true) => blocked(
+                    format!("no tag here fits {described}, and --offline forbids asking its registry"),
+                    "run without --offline",
+                ),
+                (true, false) => blocked(
+                    format!("no tag here fits {described}, and its pull policy is \"never\""),
+                    "set pull = \"missing\" for this selection, or pull the images by hand",
+                ),
+            };
+        }
+        // Without a number, only the list can tell whether some are missing.
+        if selection.pull == PullPolicy::Missing {
+            let choice = here(false);
+            if rule.newest().is_some_and(|newest| choice.tags.len() >= newest) {
+                return Ok(choice);
+            }
+        }
+        let tags = list.get_or_init(|| self.registries.tags(&repository.name).map_err(cannot_list));
+        let tags = tags.as_ref().map_err(Arc::clone)?;
+        let chosen = rule.choose(tags.iter().map(String::as_str));
+        if chosen.is_empty() {
+            let count = tags.len();
+            return blocked(
+                format!("none of its {count} tags fits {described}"),
+                "check the range and the pattern; a pattern matches the whole tag, and a range leaves out \
+                 pre-releases such as 7.2-alpine",
+            );
+        }
+        if chosen.len() > MAX_CHOSEN {
+            return blocked(
+                format!("{described} chooses {} tags, more than {MAX_CHOSEN}", chosen.len()),
+                "narrow it, or say how many with newest = N",
+            );
+        }
+        Ok(Choice { tags: chosen.into_iter().map(str::to_owned).collect(), from_list: true })
+    }
+}
+
+fn cannot_list(error: RegistryError) -> Arc<Error> {
+    Arc::new(error.into())
+}
+
+/// The tags of `repository` that are recorded in full for the selection's platform.
+fn recorded_tags<'r>(
+    repository: &'r Repository<'_>,
+    selection: &'r TagSelection,
+    recorded: &'r BTreeMap<ImageRef, RecordedImage>,
+) -> impl Iterator<Item = &'r str> {
+    recorded
+        .values()
+        .filter(|row| {
+            row.reference.digest().is_none()
+                && row.rows_complete
+                && row.platform.as_ref() == Some(&selection.platform)
+                && row.reference.repository_alone() == repository.name
+        })
+        .filter_map(|row| row.reference.tag())
+}
+
+/// Adds the image of `tag`, unless it is listed by name.
+fn add(
+    images: &mut BTreeMap<ImageRef, SelectedImage>,
+    repository: &Repository<'_>,
+    selection: &TagSelection,
+    tag: &str,
+) -> Result<(), Error> {
+    // Lists hold only tags that parse, and so does the catalog.
+    let Ok(reference) = repository.name.with_tag(tag) else { return Ok(()) };
+    let names = reference.recorded_names();
+    let taken = names.iter().find_map(|name| repository.listed.get(name).copied());
+    let taken = taken.or_else(|| images.get(&reference).map(|other| &other.image.platform));
+    if let Some(other) = taken.filter(|other| **other != selection.platform) {
+        return Err(Error::Usage {
+            message: format!("tag {tag} is wanted for two platforms: {other} and {}", selection.platform),
+            hint: Some("a machine can hold a tag for one platform only".to_owned()),
+        });
+    }
+    if repository.listed.contains_key(&reference) {
+        return Ok(());
+    }
+    let chosen = images.entry(reference.clone()).or_insert_with(|| SelectedImage {
+        image: DesiredImage {
+            reference,
+            platform: selection.platform.clone(),
+            pull: selection.pull,
+            groups: selection.groups.clone(),
+            locked: None,
+        },
+        rule: describe(selection),
+    });
+    chosen.image.groups.extend(selection.groups.iter().cloned());
+    Ok(())
+}

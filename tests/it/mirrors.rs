@@ -1,0 +1,83 @@
+//! Mirrors that containerd's hosts files name, behaving as those of a fleet do: Spegel, which has what its peers
+//! have and answers 404 for the rest, and Dragonfly, which fetches through.
+
+use crate::support::check::wanted;
+use crate::support::fake_registry::{FakeRegistry, Fault};
+use crate::support::image::{BlobSet, Image, Layer, file};
+use crate::support::sandbox::Sandbox;
+
+fn content(seed: &str) -> BlobSet {
+    let mut content = BlobSet::default();
+    let image = content.image(&Image::new(&[Layer::of(&[file("name", seed)])]));
+    content.tags.insert("team/app:1".to_owned(), image.digest().to_owned());
+    content
+}
+
+/// An images file that wants `team/app:1` of `registry`, and a hosts file for it.
+fn fleet(sandbox: &Sandbox, registry: &FakeRegistry, hosts: &str) {
+    sandbox.write(&format!("certs.d/{}/hosts.toml", registry.name()), hosts);
+    let images = wanted(&registry.name(), &["team/app:1"]);
+    sandbox.images(&format!("[settings]\nhosts-dir = \"certs.d\"\n{images}"));
+}
+
+/// Answers 404 to whoever does not say for which registry he asks.
+fn needs_namespace(mirror: &FakeRegistry, registry: &FakeRegistry) {
+    let name = registry.name();
+    mirror.on(move |request| {
+        (request.parameter("ns").as_deref() != Some(name.as_str())).then(|| Fault::status(404))
+    });
+}
+
+#[test]
+fn spegel_serves_what_peers_have_and_the_registry_the_rest() {
+    let sandbox = Sandbox::new();
+    let registry = FakeRegistry::start(content("one"));
+    let spegel = FakeRegistry::start(content("one"));
+    needs_namespace(&spegel, &registry);
+    let hosts = format!(
+        "server = '{}'\n[host.'{}']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n",
+        registry.url(),
+        spegel.url()
+    );
+    fleet(&sandbox, &registry, &hosts);
+    sandbox.msb("apply").run().success();
+    assert_eq!(registry.requests(), [] as [&str; 0], "the peers had all of it");
+
+    // No peer has the new image: each of them says so, and the registry serves it.
+    spegel.edit(|content| *content = BlobSet::default());
+    registry.edit(|old| *old = content("two"));
+    sandbox.msb("apply").run().success();
+    assert!(registry.requests().iter().any(|request| request.contains("/blobs/")));
+    let plan = sandbox.msb("plan --json").run().success();
+    assert_eq!(plan.json()["changes"], 0, "{plan}");
+}
+
+#[test]
+fn dragonfly_fetches_through_and_gets_its_header() {
+    let sandbox = Sandbox::new();
+    let registry = FakeRegistry::start(content("one"));
+    let dragonfly = FakeRegistry::start(content("one"));
+    let upstream = registry.url();
+    let expected = upstream.clone();
+    dragonfly.on(move |request| {
+        (request.header("x-dragonfly-registry") != Some(expected.as_str())).then(|| Fault::status(400))
+    });
+    let hosts = format!(
+        "[host.\"{}\"]\ncapabilities = [\"pull\"]\n[host.\"{}\".header]\nX-Dragonfly-Registry = [\"{upstream}\"]\n",
+        dragonfly.url(),
+        dragonfly.url()
+    );
+    fleet(&sandbox, &registry, &hosts);
+    sandbox.msb("apply").run().success();
+    assert_eq!(registry.requests(), ["HEAD /v2/team/app/manifests/1"], "only what the tag means");
+    assert!(dragonfly.requests().iter().any(|request| request.contains("/blobs/")));
+}
+
+#[test]
+fn a_hosts_file_that_is_broken_blocks_its_registry_and_is_named() {
+    let sandbox = Sandbox::new();
+    let registry = FakeRegistry::start(content("one"));
+    fleet(&sandbox, &registry, "server = \"https://a\"\nx");
+    sandbox.msb("apply").run().code(1).says("hosts.toml:2: ");
+    assert_eq!(registry.requests(), [] as [&str; 0]);
+}

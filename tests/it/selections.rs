@@ -1,0 +1,191 @@
+//! Moving selections of tags: which tags are chosen, what that costs, and that nothing is removed on the word of a
+//! registry that did not answer.
+
+use serde_json::Value;
+
+use crate::support::check::{listed, wanted};
+use crate::support::fake_registry::{FakeRegistry, Fault};
+use crate::support::image::{BlobSet, Image, Layer, file};
+use crate::support::sandbox::{Output, Sandbox};
+
+/// A registry with `team/app` under these tags, each another image.
+fn registry(tags: &[&str]) -> FakeRegistry {
+    let registry = FakeRegistry::start(BlobSet::default());
+    for tag in tags {
+        add(&registry, tag);
+    }
+    registry
+}
+
+fn add(registry: &FakeRegistry, tag: &str) {
+    registry.edit(|content| {
+        let image = content.image(&Image::new(&[Layer::of(&[file("tag", tag)])]));
+        content.tags.insert(format!("team/app:{tag}"), image.digest().to_owned());
+    });
+}
+
+fn selecting(registry: &FakeRegistry, tags: &str, more: &str) -> String {
+    wanted(&registry.name(), &[&format!("{{ name = \"team/app\", tags = {tags}{more} }}")])
+}
+
+/// `tag action` of every image of a plan, in its order; the repository alone has no tag.
+fn planned(output: &Output) -> Vec<String> {
+    let plan = output.json();
+    let line = |image: &Value| {
+        let name = image["reference"].as_str().unwrap().rsplit('/').next().unwrap();
+        format!("{name} {}", image["action"].as_str().unwrap())
+    };
+    plan["images"].as_array().unwrap().iter().map(line).collect()
+}
+
+fn recorded(sandbox: &Sandbox) -> Vec<String> {
+    let name = |image: &Value| image["reference"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    listed(sandbox).iter().map(name).collect()
+}
+
+const NEWEST_TWO: &str = "{ semver = \">=7, <8\", newest = 2 }";
+
+#[test]
+fn the_newest_tags_in_a_range_come_and_older_ones_go() {
+    let sandbox = Sandbox::new();
+    let registry = registry(&["6.9.0", "7.2.0", "7.9.0", "7.10.0", "7.11.0-rc1", "8.0.0", "latest"]);
+    sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
+    let plan = sandbox.msb("plan --json").run().success();
+    assert_eq!(planned(&plan), ["app:7.10.0 add", "app:7.9.0 add"]);
+    sandbox.msb("apply").run().success();
+    assert_eq!(recorded(&sandbox), ["app:7.10.0", "app:7.9.0"]);
+
+    registry.forget();
+    let again = sandbox.msb("apply --json").run().success();
+    let mut requests = registry.requests();
+    requests.sort();
+    assert_eq!(
+        requests,
+        [
+            "GET /v2/team/app/tags/list",
+            "HEAD /v2/team/app/manifests/7.10.0",
+            "HEAD /v2/team/app/manifests/7.9.0"
+        ]
+    );
+    assert_eq!(again.summary()["requests"], 3, "{again}");
+
+    add(&registry, "7.12.0");
+    let plan = sandbox.msb("plan").run().success();
+    assert!(plan.stdout.contains("not listed any more, kept (--prune removes)"), "{plan}");
+    let plan = sandbox.msb("plan --json --prune").run().success();
+    assert_eq!(planned(&plan), ["app:7.10.0 keep", "app:7.12.0 add", "app:7.9.0 remove"]);
+    assert!(plan.stdout.contains("chosen by semver"), "{plan}");
+}
+
+#[test]
+fn a_pattern_matches_the_whole_tag_and_lists_are_read_to_their_end() {
+    let sandbox = Sandbox::new();
+    let registry = registry(&["22.9-slim", "22.10-slim", "22.10-slim-arm", "v22.1-slim"]);
+    // Pages of one tag, whatever is asked for.
+    registry.on(|request| {
+        let list = request.path.ends_with("/tags/list") && request.parameter("last").is_none();
+        list.then(|| Fault {
+            body: Some(br#"{"tags":["22.10-slim","22.10-slim-arm"]}"#.to_vec()),
+            ..Fault::default()
+                .header("Link", "</v2/team/app/tags/list?n=9&last=22.10-slim-arm>; rel=\"next\"")
+        })
+    });
+    sandbox.images(&selecting(&registry, "{ match = '22\\.[0-9]+-slim' }", ""));
+    let plan = sandbox.msb("plan --json").run().success();
+    assert_eq!(planned(&plan), ["app:22.10-slim add", "app:22.9-slim add"]);
+}
+
+#[test]
+fn a_list_that_cannot_be_had_or_chooses_nothing_blocks_and_removes_nothing() {
+    let sandbox = Sandbox::new();
+    let registry = registry(&["7.2.0", "7.9.0"]);
+    sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
+    sandbox.msb("apply").run().success();
+
+    registry.on(|request| request.path.ends_with("/tags/list").then(|| Fault::status(403)));
+    let plan = sandbox.msb("plan --json --prune").run().code(1);
+    assert_eq!(planned(&plan), ["app blocked"]);
+    let reference = format!("{}/team/app", registry.name());
+    assert_eq!(plan.json()["images"][0]["reference"], reference.as_str(), "{plan}");
+    sandbox.msb("apply --prune").run().code(1).says(&format!("error: {reference}: "));
+    assert_eq!(recorded(&sandbox).len(), 2);
+    registry.behave();
+
+    sandbox.images(&selecting(&registry, "{ semver = \">=9\" }", ""));
+    let plan = sandbox.msb("plan --json --prune").run().code(1);
+    assert_eq!(planned(&plan), ["app blocked"]);
+    assert!(plan.stdout.contains("none of its 2 tags fits"), "{plan}");
+    sandbox.msb("apply --prune").run().code(1);
+    assert_eq!(recorded(&sandbox).len(), 2);
+}
+
+#[test]
+fn without_the_network_the_recorded_tags_that_fit_are_used() {
+    let sandbox = Sandbox::new();
+    let registry = registry(&["7.2.0", "7.9.0"]);
+    sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
+    let blocked = sandbox.msb("plan --json --offline").run().code(1);
+    assert_eq!(planned(&blocked), ["app blocked"]);
+    sandbox.msb("apply").run().success();
+    add(&registry, "7.10.0");
+    registry.forget();
+
+    let newest_one = "{ semver = \"7\", newest = 1 }";
+    for (tags, more, arguments) in [
+        (NEWEST_TWO, "", "--offline"),
+        (NEWEST_TWO, ", pull = \"never\"", ""),
+        (NEWEST_TWO, ", pull = \"missing\"", ""),
+    ] {
+        sandbox.images(&selecting(&registry, tags, more));
+        let plan = sandbox.msb(&format!("plan --json --prune {arguments}")).run().success();
+        assert_eq!(planned(&plan), ["app:7.2.0 keep", "app:7.9.0 keep"], "{more} {arguments}");
+    }
+    // Which of the others would have been chosen is not known.
+    sandbox.images(&selecting(&registry, newest_one, ""));
+    let plan = sandbox.msb("plan --json --prune --offline").run().success();
+    assert_eq!(planned(&plan), ["app:7.9.0 keep"]);
+    assert_eq!(registry.requests(), [] as [&str; 0]);
+
+    // One more than are here: only the registry knows it.
+    let three = "{ semver = \"7\", newest = 3 }";
+    sandbox.images(&selecting(&registry, three, ", pull = \"missing\""));
+    let plan = sandbox.msb("plan --json").run().success();
+    assert_eq!(planned(&plan), ["app:7.10.0 add", "app:7.2.0 keep", "app:7.9.0 keep"]);
+    sandbox.msb("apply").run().success();
+    registry.forget();
+    sandbox.msb("apply").run().success();
+    assert_eq!(registry.requests(), [] as [&str; 0]);
+}
+
+#[test]
+fn two_selections_and_a_listed_tag_of_one_repository_share_one_list() {
+    let sandbox = Sandbox::new();
+    let registry = registry(&["7.2.0", "7.9.0", "8.1.0", "8.2.0"]);
+    sandbox.images(&wanted(
+        &registry.name(),
+        &[
+            "team/app:7.9.0",
+            "{ name = \"team/app\", tags = { semver = \"7\" }, groups = [\"old\"] }",
+            "{ name = \"team/app\", tags = { match = \"8.*\", newest = 1 } }",
+        ],
+    ));
+    let plan = sandbox.msb("plan --json").run().success();
+    assert_eq!(planned(&plan), ["app:7.2.0 add", "app:7.9.0 add", "app:8.2.0 add"]);
+    let lists = registry.requests().iter().filter(|request| request.contains("/tags/list")).count();
+    assert_eq!(lists, 1);
+
+    sandbox.msb("apply").run().success();
+    let plan = sandbox.msb("plan --json --prune --group old").run().success();
+    assert_eq!(planned(&plan), ["app:7.2.0 keep", "app:7.9.0 keep"]);
+}
+
+#[test]
+fn one_tag_for_two_platforms_is_refused() {
+    let sandbox = Sandbox::new();
+    let registry = registry(&["7.2.0"]);
+    let other = "{ name = \"team/app\", tags = { semver = \"7\" }, platform = \"linux/riscv64\" }";
+    sandbox.images(&wanted(&registry.name(), &["team/app:7.2.0", other]));
+    let plan = sandbox.msb("plan --json").run().code(1);
+    assert_eq!(planned(&plan), ["app blocked", "app:7.2.0 add"]);
+    assert!(plan.stdout.contains("two platforms"), "{plan}");
+}
