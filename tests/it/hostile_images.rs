@@ -508,7 +508,9 @@ fn what_a_registry_serves_is_what_was_asked_for() {
         registry.fail(usize::MAX, path, &fault);
         let output = sandbox.msb("apply").run().code(1);
         assert!(output.stderr.contains("error:") && !output.stderr.contains("panicked"), "{what}\n{output}");
-        assert_eq!((sandbox.extracted(), listed(&sandbox).len()), (Vec::new(), 0), "{what}");
+        // Where only one of the two layers is bad, the other one may well be here.
+        assert!(!sandbox.extracted().contains(&layer(1).directory()), "{what}\n{output}");
+        assert_eq!(listed(&sandbox).len(), 0, "{what}\n{output}");
         registry.behave();
         applied(&sandbox);
         let blobs = registry.edit(|content| content.blobs.clone());
