@@ -589,6 +589,38 @@ mod tests {
     }
 
     #[test]
+    fn downloads_that_are_of_no_use_any_more_are_swept() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = open(temp.path());
+        let names = ["complete", "wanted", "stale", "fresh"];
+        for name in names {
+            fs::write(store.spool_path(&digest(name)), "blob").unwrap();
+        }
+        store.commit(vec![staged(&store, &digest("complete"), "x")]).unwrap();
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        for name in ["wanted", "stale"] {
+            let file = fs::File::options().write(true).open(store.spool_path(&digest(name))).unwrap();
+            file.set_modified(long_ago).unwrap();
+        }
+        let day = std::time::Duration::from_secs(24 * 3600);
+        store.sweep_downloads(day, &|of| *of == digest("wanted")).unwrap();
+        assert_eq!(names.map(|name| store.spooled(&digest(name))), [0, 4, 0, 4]);
+    }
+
+    #[test]
+    fn what_is_no_directory_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("file"), "").unwrap();
+        for path in ["file", "file/below"] {
+            let error = make_directories(&temp.path().join(path)).unwrap_err();
+            assert!(
+                matches!(&error, StoreError::InTheWay { there, .. } if there.ends_with("file")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn a_run_that_died_is_finished_or_swept() {
         let temp = tempfile::tempdir().unwrap();
         let store = open(temp.path());
@@ -609,7 +641,11 @@ mod tests {
             left.armed = false;
         }
         fs::create_dir(store.staging_path().join("garbage")).unwrap();
+        for name in ["ready", "unready"] {
+            fs::write(store.spool_path(&digest(name)), "blob").unwrap();
+        }
         assert_eq!(store.recover().unwrap(), 2);
+        assert_eq!((store.spooled(&digest("ready")), store.spooled(&digest("unready"))), (0, 4));
         assert!(nothing_is_staged(&store));
         let states: Vec<_> = names.iter().map(|name| store.places.state(&digest(name)).unwrap()).collect();
         assert_eq!(

@@ -6,6 +6,9 @@ use super::*;
 use crate::digest::Algorithm;
 use crate::error::RegistryError;
 use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy, SelectedImage, TagSelection};
+}
+
+use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy};
 
 fn digest(of: &str) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, of.as_bytes())
@@ -548,4 +551,32 @@ fn a_selection_that_this_run_leaves_alone_keeps_its_repository() {
     assert_eq!(plan(&wanted, &observed).count(Action::Remove), 2);
     wanted.listed_elsewhere.insert(redis("1").repository_alone());
     assert_eq!(plan(&wanted, &observed).count(Action::Remove), 0);
+}
+
+#[test]
+fn what_is_known_of_a_complete_layer_is_believed_more_than_an_image() {
+    let name = reference(0);
+    let image = resolved(&name, 1, &[1, 2]);
+    let facts = |layer: &LayerDescriptor| LayerFacts { diff_id: layer.diff_id.clone(), size: layer.size };
+    let observe = |facts: LayerFacts| {
+        let mut observed = observed_with(Resolution::Resolved(Arc::new(image.clone())), Vec::new(), &[1, 2]);
+        observed.facts.insert(layer(1).digest, facts);
+        observed
+    };
+    let desired = desired(vec![name.clone()], false);
+    let honest = plan(&desired, &observe(facts(&layer(1))));
+    assert_eq!((honest.images[0].action, honest.images[0].error.is_none()), (Action::Add, true));
+    let other_tar = LayerFacts { diff_id: layer(2).diff_id, ..facts(&layer(1)) };
+    let other_size = LayerFacts { size: layer(1).size + 1, ..facts(&layer(1)) };
+    let smaller = LayerFacts { size: 0, ..facts(&layer(1)) };
+    for (facts, kind) in [(other_tar, "diff-id-mismatch"), (other_size, "mismatch"), (smaller, "mismatch")] {
+        let plan = plan(&desired, &observe(facts));
+        assert_eq!(plan.images[0].action, Action::Blocked);
+        let error = plan.images[0].error.as_ref().unwrap();
+        assert!(
+            error.kind().contains(kind) && error.to_string().contains(layer(1).digest.as_str()),
+            "{error}"
+        );
+        assert!(plan.fetches.is_empty());
+    }
 }

@@ -171,7 +171,7 @@ fn bomb(name: &str, mib: usize) -> Vec<u8> {
 #[test]
 fn a_bomb_stops_at_the_limit() {
     let sandbox = Sandbox::new();
-    // 64 GiB in 64 MB: what is not stopped would never end.
+    // More than the sandbox would like to hold; what is not stopped is 4 GiB.
     let blob = bomb("zeros", 4 << 10);
     let layer = Layer::raw(blob, sha256(b"whatever"), GZIP);
     let good = Layer::packed(&tar(&[file("good", "x")]), Pack::Gzip);

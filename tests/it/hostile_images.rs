@@ -481,6 +481,11 @@ fn what_a_registry_serves_is_what_was_asked_for() {
         (sandbox, registry)
     };
     let other = layer(9).blob.to_vec();
+    // The same tar, and even the same length, but not the bytes that the digest names: gzip's own time differs.
+    let first = layer(1);
+    let mut retimed = first.blob.to_vec();
+    retimed[4] ^= 1;
+    let first = format!("/blobs/{}", first.digest());
     for (what, path, fault) in [
         ("a damaged manifest", "/manifests/", Fault::corrupt()),
         (
@@ -493,6 +498,7 @@ fn what_a_registry_serves_is_what_was_asked_for() {
             "/manifests/",
             Fault { body: Some(b"<html>".to_vec()), ..Fault::default() }.header("Content-Type", "text/html"),
         ),
+        ("the same tar in another blob", first.as_str(), Fault { body: Some(retimed), ..Fault::default() }),
         ("a damaged blob", "/blobs/", Fault::corrupt()),
         ("another blob", "/blobs/", Fault { body: Some(other), ..Fault::default() }),
         ("an empty blob", "/blobs/", Fault { body: Some(Vec::new()), ..Fault::default() }),
@@ -502,7 +508,9 @@ fn what_a_registry_serves_is_what_was_asked_for() {
         registry.fail(usize::MAX, path, &fault);
         let output = sandbox.msb("apply").run().code(1);
         assert!(output.stderr.contains("error:") && !output.stderr.contains("panicked"), "{what}\n{output}");
-        assert_eq!((sandbox.extracted(), listed(&sandbox).len()), (Vec::new(), 0), "{what}");
+        // Where only one of the two layers is bad, the other one may well be here.
+        assert!(!sandbox.extracted().contains(&layer(1).directory()), "{what}\n{output}");
+        assert_eq!(listed(&sandbox).len(), 0, "{what}\n{output}");
         registry.behave();
         applied(&sandbox);
         let blobs = registry.edit(|content| content.blobs.clone());
