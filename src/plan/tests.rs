@@ -6,9 +6,6 @@ use super::*;
 use crate::digest::Algorithm;
 use crate::error::RegistryError;
 use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy, SelectedImage, TagSelection};
-}
-
-use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy};
 
 fn digest(of: &str) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, of.as_bytes())
