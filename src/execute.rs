@@ -111,7 +111,7 @@ impl Executor<'_> {
     /// # Errors
     /// Only what stops everything: the catalog cannot be written, there is not enough space, no threads.
     pub fn execute(&mut self, plan: &Plan) -> Result<Outcome, Error> {
-        self.check_space(plan)?;
+        let too_large = self.check_space(plan)?;
         let workers = Workers::new(self.jobs).map_err(|source| {
             let path = self.store.layers().to_owned();
             Error::from(StoreError::Io { doing: "start the threads that write to", path, source })
@@ -120,10 +120,14 @@ impl Executor<'_> {
             self.reporter.report(Event::Started { layers: plan.fetches.len(), bytes: plan.download_bytes() });
         }
         let mut progress = ImageProgress::new(plan);
+        for (fetch, error) in &too_large {
+            progress.all_claims_failed(plan, *fetch, error);
+        }
         let counters = Counters::default();
         // What needs no layer is done first, so that a run that is stopped has done it.
         self.settle(plan, &mut progress);
-        let layers = self.fetch_all(plan, &workers, &counters, &mut progress);
+        let too_large: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();
+        let layers = self.fetch_all(plan, &too_large, &workers, &counters, &mut progress);
         let stopped = self.cancel.is_cancelled();
         let layers_removed = if stopped { 0 } else { self.remove(plan, &mut progress)? };
         Ok(Outcome {
@@ -136,31 +140,40 @@ impl Executor<'_> {
         })
     }
 
+    /// The fetches for which there cannot be enough space, each with its error: the largest, until the others fit.
+    ///
     /// A layer is hardly ever smaller than its blob: less space than that cannot be enough. Downloads are gone one
     /// by one, so for them only the largest counts.
-    fn check_space(&self, plan: &Plan) -> Result<(), Error> {
-        let needed = plan.download_bytes();
+    fn check_space(&self, plan: &Plan) -> Result<Vec<(usize, Arc<Error>)>, Error> {
+        let mut needed = plan.download_bytes();
+        let mut too_large = Vec::new();
         if needed == 0 {
-            return Ok(());
+            return Ok(too_large);
         }
         let free = self.store.free_space()?;
-        let refuse = |path: &Path, needed, free| {
-            Err(Error::from(StoreError::NoSpace { path: path.to_owned(), needed, free }))
+        let refused = |path: &Path, needed, free| {
+            Arc::new(Error::from(StoreError::NoSpace { path: path.to_owned(), needed, free }))
         };
-        if free.layers < needed {
-            return refuse(self.store.layers(), needed, free.layers);
+        // The plan has the largest first.
+        for (index, fetch) in plan.fetches.iter().enumerate() {
+            let to_come = fetch.size().saturating_sub(self.store.spooled(&fetch.digest));
+            let error = if needed > free.layers {
+                refused(self.store.layers(), needed, free.layers)
+            } else if to_come > free.downloads {
+                refused(self.store.downloads(), to_come, free.downloads)
+            } else {
+                continue;
+            };
+            needed -= fetch.size().min(needed);
+            too_large.push((index, error));
         }
-        let to_come = |fetch: &Fetch| fetch.size().saturating_sub(self.store.spooled(&fetch.digest));
-        let largest = plan.fetches.iter().map(to_come).max().unwrap_or(0);
-        if free.downloads < largest {
-            return refuse(self.store.downloads(), largest, free.downloads);
-        }
-        Ok(())
+        Ok(too_large)
     }
 
     fn fetch_all(
         &mut self,
         plan: &Plan,
+        too_large: &BTreeSet<usize>,
         workers: &Workers,
         counters: &Counters,
         progress: &mut ImageProgress,
@@ -188,6 +201,9 @@ impl Executor<'_> {
                     while !job.cancel.is_cancelled() {
                         let index = next.fetch_add(1, Ordering::Relaxed);
                         let Some(fetch) = plan.fetches.get(index) else { break };
+                        if too_large.contains(&index) {
+                            continue;
+                        }
                         if sender.send(job.run(index, fetch)).is_err() {
                             break;
                         }
@@ -271,6 +287,10 @@ impl Executor<'_> {
         if image.action == Action::Blocked {
             let unknown = || Arc::new(Error::Usage { message: image.reason.clone(), hint: None });
             return Err(image.error.clone().unwrap_or_else(unknown));
+        }
+        if image.layers.is_empty() && image.record.is_some() {
+            let text = format!("{} has no layers: microsandbox takes it for absent", image.reference);
+            self.reporter.report(Event::Warning(text));
         }
         let layers = self.store.layers();
         let recorded = match &image.record {
@@ -570,8 +590,12 @@ impl<'a> Job<'a> {
         let mut buffer = vec![0; RECEIVE_BUFFER];
         while verifier.seen() < spool.length() {
             let count = spool.read_at(&mut buffer, verifier.seen())?;
-            if count == 0 || self.cancel.is_cancelled() {
+            if self.cancel.is_cancelled() {
                 return Err(Attempt::Failed(Error::Stopped));
+            }
+            if count == 0 {
+                let source = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "somebody cut it short");
+                return Err(StoreError::io("read the partial download", spool.path())(source).into());
             }
             // Never too long: a spool beyond the size was emptied when it was opened.
             let _ = verifier.update(&buffer[..count]);

@@ -73,9 +73,7 @@ impl Observer<'_> {
             return Err(Error::Stopped);
         }
         self.look_at_layers(&mut observed)?;
-        if self.offline {
-            self.block_repairs(&mut observed);
-        }
+        self.block_repairs(desired, &mut observed);
         Ok(observed)
     }
 
@@ -195,11 +193,23 @@ impl Observer<'_> {
     }
 
     /// Without its registry an image cannot be repaired.
-    fn block_repairs(&self, observed: &mut Observed) {
+    fn block_repairs(&self, desired: &Desired, observed: &mut Observed) {
+        let selected = observed.selected.iter().map(|selected| &selected.image);
+        let never: BTreeSet<&ImageRef> = desired
+            .images
+            .iter()
+            .chain(selected)
+            .filter(|image| image.pull == PullPolicy::Never)
+            .map(|image| &image.reference)
+            .collect();
         for (reference, resolution) in &mut observed.resolutions {
-            if self.registries.is_local(reference) {
+            let why: fn(&str) -> Resolution = if never.contains(reference) {
+                never_pulled
+            } else if self.offline && !self.registries.is_local(reference) {
+                forbidden_offline
+            } else {
                 continue;
-            }
+            };
             let complete = |row: &RecordedImage| {
                 row.layers
                     .iter()
@@ -208,7 +218,7 @@ impl Observer<'_> {
             if matches!(resolution, Resolution::AsRecorded)
                 && !observed.recorded.get(reference).is_some_and(complete)
             {
-                *resolution = forbidden_offline("not all of its layers are here");
+                *resolution = why("not all of its layers are here");
             }
         }
     }

@@ -122,7 +122,7 @@ impl Plan {
 
     /// Bytes to fetch, each blob once.
     pub fn download_bytes(&self) -> u64 {
-        self.fetches.iter().map(Fetch::size).sum()
+        self.fetches.iter().map(Fetch::size).fold(0, u64::saturating_add)
     }
 
     /// Bytes, as fetched, of the wanted layers that are here already, each once.
@@ -323,10 +323,10 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
     // Rows that are complete and say the same need not be written again.
     if matches!(action, Action::Keep | Action::Repair) && rows_complete {
         planned.record = None;
-        planned.adopt = planned
-            .names
-            .iter()
-            .any(|name| observed.recorded.get(name).is_some_and(|row| !row.owners.contains(&desired.owner)));
+        planned.adopt = planned.names.iter().filter_map(|name| observed.recorded.get(name)).any(|row| {
+            !row.owners.contains(&desired.owner)
+                || row.layers_directory.as_ref() != Some(&desired.layers_directory)
+        });
     }
     planned
 }

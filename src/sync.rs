@@ -187,12 +187,29 @@ impl Session {
         self.reconcile(&desired, &registries, &loaded.file.settings, request.offline)
     }
 
-    /// Fetches images that no images file lists.
+    /// Fetches images without an images file owning them: those of `references`, and those of `groups` of the
+    /// images file `source`, whose settings count as soon as a group is named.
     ///
     /// # Errors
     /// See [`Failure`]; images that fail are in the outcome.
-    pub fn pull(&self, references: &[ImageRef]) -> Result<Applied, Failure> {
-        let settings = Settings::default();
+    pub fn pull(
+        &self,
+        references: &[ImageRef],
+        groups: &[String],
+        source: &ImagesSource,
+    ) -> Result<Applied, Failure> {
+        let loaded = if groups.is_empty() { None } else { Some(self.load(source)?) };
+        let settings = loaded.as_ref().map_or_else(Settings::default, |loaded| loaded.file.settings.clone());
+        let layers = settings.layers.clone().unwrap_or_else(|| self.default_layers());
+        let of_groups = match &loaded {
+            Some(loaded) => {
+                Some(loaded.file.desired(Owner::pull(), layers.clone(), groups).map_err(|error| {
+                    let hint = Some(error.hint().to_owned());
+                    Failure::Input(Error::Usage { message: error.to_string(), hint })
+                })?)
+            }
+            None => None,
+        };
         let mut images: Vec<DesiredImage> = references
             .iter()
             .map(|reference| DesiredImage {
@@ -203,17 +220,21 @@ impl Session {
                 locked: None,
             })
             .collect();
+        let (listed, selections) =
+            of_groups.map(|desired| (desired.images, desired.selections)).unwrap_or_default();
+        images.extend(listed);
         images.sort_by(|a, b| a.reference.cmp(&b.reference));
-        images.dedup();
+        images.dedup_by(|a, b| a.reference == b.reference);
         let desired = Desired {
             owner: Owner::pull(),
-            layers_directory: self.default_layers(),
+            layers_directory: layers,
             images,
-            selections: Vec::new(),
+            selections,
             listed_elsewhere: std::collections::BTreeSet::new(),
             prune: false,
         };
-        let registries = self.open_registries(Vec::new(), &settings);
+        let registries = loaded.map(|loaded| loaded.file.registries).unwrap_or_default();
+        let registries = self.open_registries(registries, &settings);
         self.reconcile(&desired, &registries, &settings, false)
     }
 
@@ -250,7 +271,7 @@ impl Session {
     ///
     /// # Errors
     /// There is a file already (it is never overwritten), or it cannot be written.
-    pub fn init(&self, path: &Path) -> Result<(), Failure> {
+    pub fn init(path: &Path) -> Result<(), Failure> {
         use std::io::Write;
         match fs::OpenOptions::new().write(true).create_new(true).open(path) {
             Ok(mut file) => {
@@ -294,7 +315,12 @@ impl Session {
         store.recover()?;
         // Whoever had the lock may have done some of this already.
         let observer = self.observer(registries, Some(&catalog), layers, settings, offline);
+        let before = std::mem::take(&mut observed.recorded);
         observer.look_again(desired, &mut observed)?;
+        if observed.recorded != before {
+            // And may know newer things: what the registries said before the wait does not hold any more.
+            observed = observer.observe(desired)?;
+        }
         observer.resolve_locked(&mut observed)?;
         self.look_at_other_homes(desired, &mut observed)?;
         let plan = plan::plan(desired, &observed);
@@ -369,7 +395,7 @@ impl Session {
         };
         let (text, name, absolute) = match from {
             ImagesSource::Path(path) => {
-                let absolute = std::path::absolute(path).map_err(|error| input(path, error))?;
+                let absolute = absolute(path).map_err(|error| input(path, error))?;
                 let file = fs::File::open(path).map_err(|error| input(path, error))?;
                 (read_text(file).map_err(|error| input(path, error))?, path.display().to_string(), absolute)
             }
@@ -512,6 +538,20 @@ impl Applied {
     /// How many images were in order before.
     pub fn unchanged(&self) -> usize {
         self.outcome.done(Action::Keep)
+    }
+}
+
+/// `path` made absolute, with its symlinks kept but for those before a `..`: the same file by the same name,
+/// wherever it is named from.
+fn absolute(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let components: Vec<_> = absolute.components().collect();
+    match components.iter().rposition(|component| *component == std::path::Component::ParentDir) {
+        None => Ok(absolute),
+        Some(last) => {
+            let before: PathBuf = components[..=last].iter().collect();
+            Ok(fs::canonicalize(before)?.join(components[last + 1..].iter().collect::<PathBuf>()))
+        }
     }
 }
 

@@ -28,7 +28,14 @@ const SECRET_WORDS: &[&str] = &[
 /// Whether a value under this key is probably a secret.
 pub(super) fn looks_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    !keys::is_known(&key) && SECRET_WORDS.iter().any(|word| key.contains(word))
+    // A mistyped word hides its value too: `pasword`.
+    let near = || {
+        SECRET_WORDS
+            .iter()
+            .chain(&["password"])
+            .any(|word| word.len() > 4 && strsim::osa_distance(&key, word) <= 2)
+    };
+    !keys::is_known(&key) && (SECRET_WORDS.iter().any(|word| key.contains(word)) || near())
 }
 
 /// The ranges to hide; unsorted, perhaps overlapping.

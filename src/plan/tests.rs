@@ -461,6 +461,18 @@ fn a_named_image_goes_whoever_owns_it_and_all_or_none_go() {
     assert_eq!(remove(&[&docker, &sandboxes], &recorded).unwrap()[0].gone.len(), 1);
 }
 
+#[test]
+fn a_moved_layers_directory_is_noted() {
+    let name = reference(0);
+    let row = row(&resolved(&name, 1, &[1]), &name, &["/images.toml"]);
+    let mut desired = desired(vec![name], false);
+    let observed = observed_with(Resolution::AsRecorded, vec![row], &[1]);
+    assert!(plan(&desired, &observed).is_empty());
+    desired.layers_directory = "/elsewhere".into();
+    let planned = plan(&desired, &observed);
+    assert_eq!((planned.images[0].action, planned.images[0].adopt), (Action::Keep, true));
+}
+
 fn redis(tag: &str) -> ImageRef {
     ImageRef::parse(&format!("redis:{tag}"), "docker.io").unwrap()
 }

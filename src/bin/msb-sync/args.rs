@@ -32,8 +32,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Directory of the catalog, the downloads and the layers
-    #[arg(long, global = true, value_name = "DIR", env = "MICROSANDBOX_HOME", hide_env_values = true)]
+    /// Directory of the catalog, the downloads and the layers [default: the variable `MICROSANDBOX_HOME`, else ~/.microsandbox]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
     /// Print JSON: one document, or one event a line
     #[arg(long, global = true)]

@@ -21,7 +21,7 @@ use msb_sync::sync::{Applied, InspectedImage, ListedImage, Relocked};
 
 pub(crate) use upkeep::{pruned, verified};
 
-use crate::text::{Style, bytes, duration, plural, printable, short, table};
+use crate::text::{Style, bytes, duration, plural, printable, shell_word, short, table};
 
 /// Bars redraw at most so often a second.
 const REDRAWS: u8 = 12;
@@ -520,7 +520,7 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration, next: &Next<'_>, sty
         let _ = writeln!(out, "Not listed any more, kept (--prune removes): {}.", names.join(", "));
     }
     if outcome.done(Action::Add) > 0 {
-        let home = next.home.map(|home| format!(" --home {}", home.display())).unwrap_or_default();
+        let home = next.home.map(|home| format!(" --home {}", shell_word(home))).unwrap_or_default();
         let first =
             outcome.images.iter().find(|(_, action, error)| *action == Action::Add && error.is_none());
         if let Some((reference, ..)) = first {

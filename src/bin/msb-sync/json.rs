@@ -1,6 +1,6 @@
 //! The output for machines. Every document and every event carries `"version": 1`; within it keys are only added.
 
-use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +38,7 @@ impl Reporter for Events {
                 "status": if error.is_none() { "done" } else { "failed" },
                 "error": error.as_deref().map(error_value),
             });
-            let mut stdout = io::stdout().lock();
-            let _ = writeln!(stdout, "{value}").and_then(|()| stdout.flush());
+            crate::text::print(&format!("{value}\n"));
         }
         self.human.report(event);
     }
@@ -65,6 +64,11 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration) -> Value {
         "requests": applied.requests,
         "duration_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
     })
+}
+
+/// A path as JSON text; what is not UTF-8 in it cannot be told.
+fn path(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 pub(crate) fn plan(plan: &Plan) -> Value {
@@ -127,7 +131,7 @@ pub(crate) fn relocked(relocked: &Relocked) -> Value {
     json!({
         "version": VERSION,
         "changed": relocked.changed,
-        "path": relocked.path,
+        "path": path(&relocked.path),
         "images": changes.chain(failed).collect::<Vec<_>>(),
     })
 }
@@ -147,7 +151,7 @@ fn listed(listed: &ListedImage) -> Value {
                 "diff_id": layer.diff_id,
                 "media_type": layer.media_type,
                 "size": layer.size,
-                "path": layer_path(&listed.layers, &layer.digest),
+                "path": path(&layer_path(&listed.layers, &layer.digest)),
             })
         })
         .collect();
@@ -189,7 +193,7 @@ pub(crate) fn verified(verified: &Verified) -> Value {
                 "status": layer.status.as_str(),
                 "detail": layer.detail,
                 "repaired": layer.repaired,
-                "path": layer_path(&layer.directory, &layer.digest),
+                "path": path(&layer_path(&layer.directory, &layer.digest)),
                 "images": layer.images.iter().map(ToString::to_string).collect::<Vec<_>>(),
             })
         })
@@ -213,13 +217,13 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
         .layers
         .iter()
         .map(|layer| {
-            json!({ "digest": layer.digest, "size": layer.size, "reason": layer.reason, "path": layer.path })
+            json!({ "digest": layer.digest, "size": layer.size, "reason": layer.reason, "path": path(&layer.path) })
         })
         .collect();
     let kept: Vec<Value> = pruned
         .kept
         .iter()
-        .map(|layer| json!({ "digest": layer.digest, "reason": layer.reason, "path": layer.path }))
+        .map(|layer| json!({ "digest": layer.digest, "reason": layer.reason, "path": path(&layer.path) }))
         .collect();
     json!({
         "version": VERSION,

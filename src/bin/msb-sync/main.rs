@@ -8,7 +8,7 @@ mod human;
 mod json;
 mod text;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -71,6 +71,12 @@ fn main() -> ExitCode {
     }
     let exit = run(&cli, &output, cancel);
     output.end();
+    let exit = if text::output_lost() {
+        output.error("cannot write the whole result to standard output", &[], None);
+        Exit::Failed
+    } else {
+        exit
+    };
     match (SIGNAL.load(Ordering::SeqCst), exit) {
         (0, exit) => exit.into(),
         (signal, _) => {
@@ -141,12 +147,9 @@ impl Output {
         }
     }
 
-    /// Prints a result. A reader that has gone away (`| head`) is no error.
+    /// Prints a result.
     fn result(&self, text: &str) {
-        self.human.suspend(|| {
-            let mut stdout = io::stdout().lock();
-            let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-        });
+        self.human.suspend(|| text::print(text));
     }
 
     fn document(&self, value: &serde_json::Value) {
@@ -205,7 +208,7 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         Command::Verify(_) => "verify",
         Command::Prune(_) => "prune",
         Command::Remove(_) => "remove",
-        Command::Init => "init",
+        Command::Init => return init(output).unwrap_or_else(|failure| output.failure(&failure)),
     };
     let session = match session(&cli.global, verb, output, cancel) {
         Ok(session) => session,
@@ -233,8 +236,7 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
             pruned.map(|pruned| show_pruned(&pruned, output))
         }
         Command::Remove(args) => remove(&session, output, args),
-        Command::Init => init(&session, output),
-        Command::Schema | Command::Completions { .. } | Command::Man => Ok(Exit::Done),
+        Command::Init | Command::Schema | Command::Completions { .. } | Command::Man => Ok(Exit::Done),
     };
     result.unwrap_or_else(|failure| {
         let exit = output.failure(&failure);
@@ -253,10 +255,11 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
 fn session(global: &Global, verb: &str, output: &Output, cancel: Cancel) -> Result<Session, String> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let user_home = variable("HOME").map(PathBuf::from);
-    let home = match (&global.home, &user_home) {
-        (Some(home), _) if !home.as_os_str().is_empty() => home.clone(),
-        (_, Some(home)) => home.join(".microsandbox"),
-        (_, None) => return Err("there is no home directory: HOME is not set".to_owned()),
+    let home = global.home.clone().or_else(|| variable("MICROSANDBOX_HOME").map(PathBuf::from));
+    let home = match (home, &user_home) {
+        (Some(home), _) => home,
+        (None, Some(home)) => home.join(".microsandbox"),
+        (None, None) => return Err("there is no home directory: HOME is not set".to_owned()),
     };
     let home =
         std::path::absolute(&home).map_err(|error| format!("cannot use {}: {error}", home.display()))?;
@@ -350,7 +353,10 @@ fn show_applied(applied: &Applied, started: Instant, output: &Output, global: &G
 
 fn pull(session: &Session, output: &Output, references: &[String], global: &Global) -> Result<Exit, Failure> {
     let started = Instant::now();
-    let applied = session.pull(&self::references(session, references)?)?;
+    let (groups, references): (Vec<String>, Vec<String>) =
+        references.iter().cloned().partition(|text| text.starts_with('@'));
+    let source = ImagesSource::Path("images.toml".into());
+    let applied = session.pull(&self::references(session, &references)?, &groups, &source)?;
     Ok(show_applied(&applied, started, output, global))
 }
 
@@ -409,9 +415,9 @@ fn references(session: &Session, texts: &[String]) -> Result<Vec<ImageRef>, Fail
     texts.iter().map(|text| session.reference(text)).collect()
 }
 
-fn init(session: &Session, output: &Output) -> Result<Exit, Failure> {
+fn init(output: &Output) -> Result<Exit, Failure> {
     let path = Path::new("images.toml");
-    session.init(path)?;
+    Session::init(path)?;
     if !output.quiet {
         output.result("Wrote images.toml. Edit it, then look at what would happen: msb-sync plan\n");
     }

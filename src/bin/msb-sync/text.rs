@@ -1,6 +1,9 @@
 //! Text for terminals: colours, sizes, times, and nothing that could control the terminal.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Colours, or none.
@@ -55,6 +58,35 @@ pub(crate) fn printable(text: &str, lines: bool) -> String {
     out
 }
 
+/// `path` as a word for a shell, with nothing in it that could control a terminal.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let text = printable(&path.display().to_string(), false);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// Whether something of the result was lost on its way out.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Prints to stdout. A reader that has gone away (`| head`) is no error; any other failure is remembered.
+pub(crate) fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        LOST.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether [`print`] failed.
+pub(crate) fn output_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
+}
+
 /// `12.1 MiB`; whole bytes below 1 KiB.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -92,12 +124,15 @@ pub(crate) fn short(digest: &str) -> String {
 
 /// Columns padded to their widest cell; the last one is not padded.
 pub(crate) fn table(rows: &[Vec<String>], indent: &str) -> String {
+    // A cell is one line, whatever an image says.
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell, false)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
     let mut out = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = indent.to_owned();
         for (column, cell) in row.iter().enumerate() {
             if column + 1 == row.len() {
