@@ -140,32 +140,37 @@ impl Executor<'_> {
         })
     }
 
-    /// The fetches for which there cannot be enough space, each with its error: the largest, until the others fit.
+    /// The fetches for which there cannot be enough space, each with its error: those that are larger than all that
+    /// is free (whose registry may be lying), and all if the others together are.
     ///
     /// A layer is hardly ever smaller than its blob: less space than that cannot be enough. Downloads are gone one
-    /// by one, so for them only the largest counts.
+    /// by one, so each counts for itself.
     fn check_space(&self, plan: &Plan) -> Result<Vec<(usize, Arc<Error>)>, Error> {
-        let mut needed = plan.download_bytes();
         let mut too_large = Vec::new();
-        if needed == 0 {
+        if plan.download_bytes() == 0 {
             return Ok(too_large);
         }
         let free = self.store.free_space()?;
         let refused = |path: &Path, needed, free| {
             Arc::new(Error::from(StoreError::NoSpace { path: path.to_owned(), needed, free }))
         };
-        // The plan has the largest first.
+        let mut needed = 0_u64;
         for (index, fetch) in plan.fetches.iter().enumerate() {
-            let to_come = fetch.size().saturating_sub(self.store.spooled(&fetch.digest));
-            let error = if needed > free.layers {
-                refused(self.store.layers(), needed, free.layers)
+            let size = fetch.size();
+            let to_come = size.saturating_sub(self.store.spooled(&fetch.digest));
+            if size > free.layers {
+                too_large.push((index, refused(self.store.layers(), size, free.layers)));
             } else if to_come > free.downloads {
-                refused(self.store.downloads(), to_come, free.downloads)
+                too_large.push((index, refused(self.store.downloads(), to_come, free.downloads)));
             } else {
-                continue;
-            };
-            needed -= fetch.size().min(needed);
-            too_large.push((index, error));
+                needed = needed.saturating_add(size);
+            }
+        }
+        if needed > free.layers {
+            let error = refused(self.store.layers(), needed, free.layers);
+            let known: BTreeSet<usize> = too_large.iter().map(|(index, _)| *index).collect();
+            let others = (0..plan.fetches.len()).filter(|index| !known.contains(index));
+            too_large.extend(others.map(|index| (index, Arc::clone(&error))));
         }
         Ok(too_large)
     }

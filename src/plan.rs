@@ -256,7 +256,6 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
             planned.digest = Some(locked.digest.clone());
             planned.layers.clone_from(&locked.layers);
             planned.record = Some(Record::Locked(Arc::clone(locked)));
-            planned.block_if(contradicted(&locked.layers, observed));
         }
         Some(Resolution::Blocked(error)) => {
             planned.action = Action::Blocked;
