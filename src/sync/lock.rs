@@ -155,6 +155,9 @@ impl Session {
         if let Upgrade::These(references) = &request.upgrade {
             check_listed(&loaded, references)?;
         }
+        if let Some(error) = moving_selection(&loaded) {
+            return Err(Failure::Input(error));
+        }
         let old_text = place.read()?;
         let old = match &old_text {
             Some(text) => place.parse(text)?,
@@ -219,6 +222,9 @@ impl Session {
         let lockfile = place.parse(&text)?;
         let list = |gaps: &[Gap]| gaps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         if strict {
+            if let Some(error) = moving_selection(loaded) {
+                return Err(error.into());
+            }
             let listed = loaded.file.images.iter().map(|image| (&image.reference, &image.platform));
             let gaps = lockfile.gaps(listed);
             if !gaps.is_empty() {
@@ -255,4 +261,16 @@ fn check_listed(loaded: &Loaded, references: &[ImageRef]) -> Result<(), Failure>
     };
     let message = format!("--upgrade: {} does not list {unknown}", loaded.name);
     Err(Failure::Input(Error::Usage { message, hint: Some(hint) }))
+}
+
+/// Why a file with a moving selection of tags cannot be locked.
+fn moving_selection(loaded: &Loaded) -> Option<Error> {
+    let selection = loaded.file.selections.first()?;
+    Some(Error::Usage {
+        message: format!(
+            "{}:{}: a moving selection of tags ({}/{}) cannot be locked: not supported yet",
+            loaded.name, selection.line, selection.registry, selection.repository
+        ),
+        hint: Some("list the tags one by one, or do without the lockfile".to_owned()),
+    })
 }
