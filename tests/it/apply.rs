@@ -447,3 +447,72 @@ fn a_broken_transfer_is_resumed_where_it_stopped() {
         assert_exact(&listed(&sandbox)[0], &|digest| blobs[digest].to_vec());
     }
 }
+
+/// A sandbox whose images file wants one image of a layout directory, applied.
+fn one_applied() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let mut set = BlobSet::default();
+    let image = set.image(&Image::new(&[layer(1)]));
+    set.write_layout(&sandbox.work().join("oci"), &[("1", &image)]);
+    sandbox.images("[registry.\"vendored.local\"]\nlayout = \"oci\"\nimages = [\"app:1\"]\n");
+    sandbox.msb("apply").run().success();
+    sandbox
+}
+
+#[test]
+fn an_images_file_is_one_owner_however_it_is_named() {
+    let sandbox = one_applied();
+    std::fs::create_dir(sandbox.work().join("sub")).unwrap();
+    let again = sandbox.msb("apply sub/../images.toml --json").run().success();
+    assert_counts(&again, &json!({"unchanged": 1}));
+    let inspected = sandbox.msb("inspect vendored.local/app:1 --json").run().success().json();
+    assert_eq!(inspected["image"]["owners"].as_array().unwrap().len(), 1, "{inspected}");
+}
+
+#[test]
+fn layers_that_moved_are_listed_where_they_are() {
+    let sandbox = one_applied();
+    let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
+    sandbox.images(&format!("[settings]\nlayers = \"elsewhere\"\n{text}"));
+    sandbox.msb("apply").run().success();
+    let path = listed(&sandbox)[0]["layers"][0]["path"].as_str().unwrap().to_owned();
+    assert!(path.contains("/elsewhere/") && std::path::Path::new(&path).is_dir(), "{path}");
+}
+
+#[test]
+fn pull_never_asks_no_registry_to_repair() {
+    let registry = FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(&[layer(1)])));
+    let sandbox = Sandbox::new();
+    let images = |pull: &str| {
+        let host = registry.name();
+        format!("[settings]\npull = \"{pull}\"\n[registry.\"{host}\"]\nimages = [\"team/app:1\"]\n")
+    };
+    sandbox.images(&images("always"));
+    sandbox.msb("apply").run().success();
+    std::fs::remove_dir_all(sandbox.layers().join(layer(1).directory())).unwrap();
+    sandbox.images(&images("never"));
+    registry.forget();
+    assert_counts(&sandbox.msb("apply --json").run().code(1), &json!({"failed": 1}));
+    assert!(registry.requests().is_empty(), "{:?}", registry.requests());
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_an_error() {
+    let sandbox = one_applied();
+    let command = format!("{} list > /dev/full", env!("CARGO_BIN_EXE_msb-sync"));
+    sandbox.program("sh", &["-c", &command]).run().code(1);
+    let command = format!("{} list | true", env!("CARGO_BIN_EXE_msb-sync"));
+    sandbox.program("sh", &["-c", &command]).run().success();
+}
+
+#[test]
+fn a_group_can_be_pulled() {
+    let sandbox = one_applied();
+    let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
+    sandbox.images(&format!("{text}[groups]\ndev = [\"vendored.local/app:1\"]\n"));
+    sandbox.msb("pull @dev").run().success();
+    sandbox.msb("pull @nope").run().code(2);
+    let inspected = sandbox.msb("inspect vendored.local/app:1 --json").run().success().json();
+    let owners = inspected["image"]["owners"].as_array().unwrap();
+    assert!(owners.contains(&json!("pull")) && owners.len() == 2, "{inspected}");
+}
