@@ -1,0 +1,121 @@
+//! Which images of a plan wait for which layers, and what became of each.
+//!
+//! A layer that is done, or that failed, settles every image that waited for it. What is settled can be recorded
+//! or reported at once, while the other layers are still on their way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Finished;
+use crate::digest::BlobDigest;
+use crate::error::Error;
+use crate::image_ref::ImageRef;
+use crate::plan::{Claim, Plan, PlannedImage};
+use crate::state::Action;
+
+/// Which layers each image still waits for.
+pub(super) struct ImageProgress {
+    images: Vec<ImageState>,
+    /// The images of each reference, by position in the plan.
+    positions: BTreeMap<ImageRef, usize>,
+}
+
+struct ImageState {
+    waiting: BTreeSet<BlobDigest>,
+    error: Option<Arc<Error>>,
+    finished: bool,
+}
+
+impl ImageProgress {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let positions: BTreeMap<ImageRef, usize> =
+            plan.images.iter().enumerate().map(|(index, image)| (image.reference.clone(), index)).collect();
+        let mut images: Vec<ImageState> = plan
+            .images
+            .iter()
+            .map(|_| ImageState { waiting: BTreeSet::new(), error: None, finished: false })
+            .collect();
+        for fetch in &plan.fetches {
+            for reference in fetch.claims.iter().flat_map(|claim| &claim.images) {
+                if let Some(&index) = positions.get(reference) {
+                    images[index].waiting.insert(fetch.digest.clone());
+                }
+            }
+        }
+        Self { images, positions }
+    }
+
+    /// The images that wait for nothing more, or cannot succeed any more, and are not finished.
+    pub(super) fn settled(&self) -> Vec<usize> {
+        let settled =
+            |image: &ImageState| !image.finished && (image.waiting.is_empty() || image.error.is_some());
+        (0..self.images.len()).filter(|&index| settled(&self.images[index])).collect()
+    }
+
+    pub(super) fn error(&self, index: usize) -> Option<Arc<Error>> {
+        self.images[index].error.clone()
+    }
+
+    pub(super) fn finish(&mut self, index: usize, error: Option<Arc<Error>>) {
+        self.images[index].finished = true;
+        self.images[index].error = error;
+    }
+
+    pub(super) fn layer_done(&mut self, plan: &Plan, fetch: usize, wrong: &[(usize, Arc<Error>)]) {
+        let fetch = &plan.fetches[fetch];
+        for (index, claim) in fetch.claims.iter().enumerate() {
+            match wrong.iter().find(|(claim, _)| *claim == index) {
+                Some((_, error)) => self.claim_failed(claim, error),
+                None => self.each(claim, |image| {
+                    image.waiting.remove(&fetch.digest);
+                }),
+            }
+        }
+    }
+
+    pub(super) fn layer_failed(&mut self, plan: &Plan, finished: &Finished<'_>) {
+        let fetch = &plan.fetches[finished.fetch];
+        for (index, error) in &finished.wrong_claims {
+            self.claim_failed(&fetch.claims[*index], error);
+        }
+        if let Err(error) = &finished.result {
+            self.all_claims_failed(plan, finished.fetch, error);
+        }
+    }
+
+    pub(super) fn all_claims_failed(&mut self, plan: &Plan, fetch: usize, error: &Arc<Error>) {
+        for claim in &plan.fetches[fetch].claims {
+            self.claim_failed(claim, error);
+        }
+    }
+
+    fn claim_failed(&mut self, claim: &Claim, error: &Arc<Error>) {
+        self.each(claim, |image| {
+            image.error.get_or_insert_with(|| Arc::clone(error));
+        });
+    }
+
+    fn each(&mut self, claim: &Claim, mut change: impl FnMut(&mut ImageState)) {
+        for reference in &claim.images {
+            if let Some(&index) = self.positions.get(reference) {
+                change(&mut self.images[index]);
+            }
+        }
+    }
+
+    pub(super) fn into_results(
+        self,
+        plan: &Plan,
+        stopped: bool,
+    ) -> Vec<(ImageRef, Action, Option<Arc<Error>>)> {
+        let result = |(state, image): (ImageState, &PlannedImage)| {
+            let error = match (state.finished, stopped) {
+                (true, _) => state.error,
+                // Nothing ends a run before its images are settled but the stop switch.
+                (false, _) => Some(Arc::new(Error::Stopped)),
+            };
+            (image.reference.clone(), image.action, error)
+        };
+        self.images.into_iter().zip(&plan.images).map(result).collect()
+    }
+}

@@ -1,0 +1,265 @@
+//! One layer on its way: from the socket through the spool and the extractor into staging.
+//!
+//! The calling thread reads the socket, hashes and spools; a second one extracts the spool while it grows. Bytes
+//! that are not the blob's are thrown away and fetched again from the first; anything else that fails is final here
+//! (the registry room has tried again already).
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Counters, Finished};
+use crate::cancel::Cancel;
+use crate::digest::{BlobDigest, ContentMismatch, Verifier};
+use crate::error::{Error, LayerError, RegistryError, StoreError};
+use crate::extract::{self, Workers};
+use crate::plan::{Claim, Fetch, contradiction};
+use crate::progress::{Event, Reporter};
+use crate::registry::{BlobReader, Registries};
+use crate::state::LayerFacts;
+use crate::store::{Spool, Staged, Store};
+
+/// Bytes read from a socket at once.
+const RECEIVE_BUFFER: usize = 128 * 1024;
+/// How often a blob whose bytes are wrong is fetched again from its first byte.
+const CLEAN_RESTARTS: usize = 2;
+
+/// What the threads that fetch share.
+pub(super) struct Job<'a> {
+    pub(super) registries: &'a Registries,
+    pub(super) store: &'a Store,
+    pub(super) options: extract::Options,
+    pub(super) workers: &'a Workers,
+    pub(super) reporter: &'a dyn Reporter,
+    pub(super) cancel: &'a Cancel,
+    pub(super) counters: &'a Counters,
+}
+
+impl<'a> Job<'a> {
+    /// Brings one blob into staging, by the first claim that holds.
+    pub(super) fn run(&self, index: usize, fetch: &Fetch) -> Finished<'a> {
+        let mut wrong_claims = Vec::new();
+        let mut last = None;
+        for (position, claim) in fetch.claims.iter().enumerate() {
+            match self.layer(claim) {
+                Ok(staged) => {
+                    let facts = LayerFacts { diff_id: claim.layer.diff_id.clone(), size: claim.layer.size };
+                    for (other, claim) in fetch.claims.iter().enumerate().skip(position + 1) {
+                        // Claims that say the same are one.
+                        if let Some(error) = contradiction(&claim.layer, &facts) {
+                            wrong_claims.push((other, Arc::new(error)));
+                        }
+                    }
+                    return Finished { fetch: index, result: Ok(staged), wrong_claims };
+                }
+                Err(error) => {
+                    let error = Arc::new(error);
+                    wrong_claims.push((position, Arc::clone(&error)));
+                    last = Some(error);
+                }
+            }
+        }
+        self.reporter.report(Event::LayerFinished { digest: fetch.digest.clone(), ok: false });
+        let error = last.unwrap_or_else(|| Arc::new(Error::Stopped));
+        Finished { fetch: index, result: Err(error), wrong_claims }
+    }
+
+    fn layer(&self, claim: &Claim) -> Result<Staged<'a>, Error> {
+        let mut restarts = 0;
+        loop {
+            match self.attempt(claim) {
+                // The bytes are not the blob's: an old prefix was damaged, or somebody on the way is lying.
+                Err(Attempt::WrongBytes(error))
+                    if restarts < CLEAN_RESTARTS && !self.cancel.is_cancelled() =>
+                {
+                    restarts += 1;
+                    if let Some(image) = claim.images.first() {
+                        self.registries.distrust_mirrors(image, &claim.layer.digest)?;
+                    }
+                    self.reporter
+                        .report(Event::Detail(format!("{}: {error}; fetching it again", claim.layer.digest)));
+                }
+                Err(Attempt::WrongBytes(error)) => return Err(wrong_blob(claim, error)),
+                Err(Attempt::Failed(error)) => return Err(error),
+                Ok(staged) => return Ok(staged),
+            }
+        }
+    }
+
+    fn attempt(&self, claim: &Claim) -> Result<Staged<'a>, Attempt> {
+        let layer = &claim.layer;
+        let spool = self.store.spool(&layer.digest, layer.size)?;
+        let staged = self.store.stage(&layer.digest)?;
+        let (tree, record) = (staged.tree()?, staged.record()?);
+        let image = claim.images.first().cloned();
+        if let Some(image) = image {
+            let (digest, size, resumed) = (layer.digest.clone(), layer.size, spool.length());
+            self.reporter.report(Event::LayerStarted { digest, size, resumed, image });
+        }
+        let (algorithm, blob_size) = (layer.diff_id.algorithm(), layer.size);
+        let options = extract::Options { algorithm, blob_size, ..self.options };
+        let hopeless = &AtomicBool::new(false);
+        let (received, extracted) = std::thread::scope(|scope| {
+            let compressed = Watched {
+                inner: spool.reader(),
+                digest: &layer.digest,
+                reporter: self.reporter,
+                cancel: self.cancel,
+            };
+            let extraction =
+                std::thread::Builder::new().name("extract".to_owned()).spawn_scoped(scope, move || {
+                    let result = extract::extract(compressed, tree, record, options, self.workers);
+                    // More bytes will not help: do not fetch them. (A broken stream is another matter: whether
+                    // the blob or the registry is at fault shows when it is complete.)
+                    if matches!(result, Err(LayerError::Write { .. } | LayerError::Limit { .. })) {
+                        hopeless.store(true, Ordering::Relaxed);
+                    }
+                    result
+                });
+            let received = self.receive(claim, &spool, hopeless);
+            match received {
+                Ok(()) => spool.complete(),
+                Err(_) => spool.give_up(),
+            }
+            let extracted = extraction.map(|thread| match thread.join() {
+                Ok(result) => result,
+                // A panic is a defect of ours; it ends the thread, and must not end the run.
+                Err(_) => {
+                    Err(LayerError::Tar { offset: 0, reason: "the extraction thread failed".to_owned() })
+                }
+            });
+            (received, extracted)
+        });
+        if self.cancel.is_cancelled() {
+            return Err(Attempt::Failed(Error::Stopped));
+        }
+        if !hopeless.load(Ordering::Relaxed) {
+            received?;
+        }
+        let failed = |error| Attempt::Failed(Error::Layer { digest: layer.digest.clone(), error });
+        let extracted =
+            extracted.map_err(StoreError::io("start a thread that writes to", self.store.layers()))?;
+        match extracted {
+            Ok(extracted) if extracted.diff_id == layer.diff_id => {
+                if extracted.no_xattrs && !self.counters.warned_no_xattrs.swap(true, Ordering::Relaxed) {
+                    self.reporter.report(Event::Warning(format!(
+                        "the file system of {} has no extended attributes: owners and special modes of files are not kept",
+                        self.store.layers().display()
+                    )));
+                }
+                self.counters.extracted.fetch_add(extracted.totals.tar_bytes, Ordering::Relaxed);
+                staged.ready()?;
+                spool.remove()?;
+                Ok(staged)
+            }
+            Ok(extracted) => {
+                spool.remove()?;
+                let (expected, actual) = (layer.diff_id.clone(), extracted.diff_id);
+                Err(failed(LayerError::DiffId { expected, actual }))
+            }
+            Err(error) => {
+                // The blob is right, but this machine could not take it: the next run need not fetch it again.
+                if !matches!(error, LayerError::Write { .. }) {
+                    spool.remove()?;
+                }
+                Err(failed(error))
+            }
+        }
+    }
+
+    /// Completes the spool, hashing what an earlier run left and what comes.
+    fn receive(&self, claim: &Claim, spool: &Spool, hopeless: &AtomicBool) -> Result<(), Attempt> {
+        let layer = &claim.layer;
+        let mut verifier = Verifier::new(&layer.digest, layer.size);
+        let mut buffer = vec![0; RECEIVE_BUFFER];
+        while verifier.seen() < spool.length() {
+            let count = spool.read_at(&mut buffer, verifier.seen())?;
+            if self.cancel.is_cancelled() {
+                return Err(Attempt::Failed(Error::Stopped));
+            }
+            if count == 0 {
+                let source = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "somebody cut it short");
+                return Err(StoreError::io("read the partial download", spool.path())(source).into());
+            }
+            // Never too long: a spool beyond the size was emptied when it was opened.
+            let _ = verifier.update(&buffer[..count]);
+        }
+        if verifier.seen() < layer.size {
+            let Some(image) = claim.images.first() else { return Err(Attempt::Failed(Error::Stopped)) };
+            let mut reader = self.registries.blob(image, layer, verifier.seen()).map_err(Error::from)?;
+            loop {
+                if self.cancel.is_cancelled() || hopeless.load(Ordering::Relaxed) {
+                    return Err(Attempt::Failed(Error::Stopped));
+                }
+                let count = reader.read(&mut buffer).map_err(|error| unreadable(claim, error))?;
+                if count == 0 {
+                    break;
+                }
+                verifier.update(&buffer[..count]).map_err(|error| wrong_bytes(spool, error))?;
+                spool.append(&buffer[..count])?;
+                self.counters.downloaded.fetch_add(count as u64, Ordering::Relaxed);
+                self.reporter
+                    .report(Event::LayerReceived { digest: layer.digest.clone(), bytes: count as u64 });
+            }
+        }
+        verifier.finish().map_err(|error| wrong_bytes(spool, error))
+    }
+}
+
+/// Nothing of a blob with wrong bytes may be used again.
+fn wrong_bytes(spool: &Spool, error: ContentMismatch) -> Attempt {
+    match spool.remove() {
+        Ok(()) => Attempt::WrongBytes(error),
+        Err(error) => Attempt::Failed(error.into()),
+    }
+}
+
+/// Why one attempt at a layer failed.
+enum Attempt {
+    /// Other bytes than the digest's came.
+    WrongBytes(ContentMismatch),
+    /// For good.
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Attempt {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Why a blob could not be read to its end.
+fn unreadable(claim: &Claim, error: std::io::Error) -> Error {
+    let cause = BlobReader::cause(error).unwrap_or_else(|error| RegistryError::Protocol {
+        url: format!("layer {}", claim.layer.digest),
+        reason: error.to_string(),
+    });
+    cause.into()
+}
+
+/// Wrong bytes, with who sent them.
+fn wrong_blob(claim: &Claim, source: ContentMismatch) -> Error {
+    let host = claim.images.first().map_or("the registry", |image| image.registry()).to_owned();
+    RegistryError::Mismatch { what: format!("layer {}", claim.layer.digest), host, source }.into()
+}
+
+/// Reports compressed bytes as extraction takes them, and ends it when the run is stopped.
+struct Watched<'a, R> {
+    cancel: &'a Cancel,
+    inner: R,
+    digest: &'a BlobDigest,
+    reporter: &'a dyn Reporter,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(std::io::Error::other("stopped"));
+        }
+        let count = self.inner.read(buffer)?;
+        if count > 0 {
+            self.reporter.report(Event::LayerExtracted { digest: self.digest.clone(), bytes: count as u64 });
+        }
+        Ok(count)
+    }
+}
