@@ -30,9 +30,10 @@ use crate::store::{Staged, Store};
 use images::ImageProgress;
 use layer::Job;
 
-/// A finished layer waits at most this long for others that can be synced with it. Until then a kill loses
-/// nothing (the next run finishes it), only a power loss does.
-const GROUP_COMMIT: Duration = Duration::from_millis(1500);
+/// A finished layer waits at most this long for others that can be synced with it: a sync also writes out the blobs
+/// that are still coming, which otherwise are gone before they ever reach the disk. Until then a kill loses nothing
+/// (the next run finishes the layer), only a power loss does.
+const GROUP_COMMIT: Duration = Duration::from_secs(5);
 /// How often waiting threads look at the stop switch.
 const POLL: Duration = Duration::from_millis(100);
 

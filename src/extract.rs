@@ -1,14 +1,14 @@
 //! A compressed layer in, a directory tree and a record of it out.
 //!
 //! The bytes pass through threads: one inflates (`decode`), the calling one hashes for the `diff_id`, reads
-//! tar headers (`tar`) and makes directories, links and large files (`tree`), a rayon pool writes small
-//! files. Between the first two is a bounded channel of recycled buffers, before the pool a memory budget
+//! tar headers (`tar`) and makes directories and links (`tree`), a rayon pool writes files (`files`). Between the first two is a bounded channel of recycled buffers, before the pool a memory budget
 //! that all layers share: memory depends on neither layer nor file sizes.
 //!
 //! Everything about the input is hostile until the digests fit, and nothing here says that they do: the
 //! caller compares the returned `diff_id` and throws the tree away if it is another one.
 
 mod decode;
+mod files;
 mod record;
 mod tar;
 mod tree;
@@ -32,15 +32,16 @@ use crate::state::{LayerFacts, Limits, Ownership};
 const CHUNK: usize = 128 * 1024;
 const CHUNKS: usize = 6;
 
-/// The pool that writes small files, and the memory it may hold; one for all layers of a run.
+/// The pool that writes files, and the memory it may hold; one for all layers of a run.
 #[derive(Debug)]
 pub struct Workers {
     pool: rayon::ThreadPool,
     budget: Arc<Budget>,
+    pieces: Arc<files::Pieces>,
     umask: u32,
 }
 
-/// Memory for small files on their way to disk, all layers together, in bytes.
+/// Memory for files on their way to disk, all layers together, in bytes.
 const BUDGET: usize = 8 << 20;
 
 impl Workers {
@@ -54,7 +55,7 @@ impl Workers {
             .thread_name(|index| format!("extract-{index}"))
             .build()
             .map_err(io::Error::other)?;
-        Ok(Self { pool, budget: Arc::new(Budget::new(BUDGET)), umask: umask() })
+        Ok(Self { pool, budget: Arc::new(Budget::new(BUDGET)), pieces: Arc::default(), umask: umask() })
     }
 }
 

@@ -94,6 +94,13 @@ pub fn create_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Res
     Ok(File::from(rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(mode))?))
 }
 
+/// Has writes of an open file bypass the page cache, or not any more; `EINVAL` where the file system cannot.
+pub fn set_direct(file: BorrowedFd<'_>, direct: bool) -> io::Result<()> {
+    let mut flags = rustix::fs::fcntl_getfl(file)?;
+    flags.set(OFlags::DIRECT, direct);
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
+}
+
 /// Opens the regular file `name` in `directory` for reading; a symlink is `ELOOP`, and nothing blocks on a fifo.
 ///
 /// Its access time stays as it is, where the system lets us.
@@ -381,6 +388,21 @@ pub fn raise_open_files_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     // A limit that cannot be raised is still enough for what is usual.
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Has the kernel start to write a range of a file to the disk, without waiting. Only a hint: nothing is promised by
+/// it, and a kernel or file system that cannot do it does not.
+pub fn start_writing_out(file: &File, offset: u64, length: u64) {
+    #[cfg(target_os = "linux")]
+    if let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) {
+        use std::os::fd::AsRawFd;
+        #[expect(unsafe_code, reason = "rustix does not have this call")]
+        // SAFETY: the descriptor is open as long as `file` is borrowed, and the call takes nothing but numbers.
+        let _ =
+            unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, length);
 }
 
 /// Writes everything of the file system that holds `file` to the disk.

@@ -1,0 +1,522 @@
+//! Files with their content, attributes and times, written by the pool.
+//!
+//! Small files are collected into batches, one job each. Larger ones are cut into pieces, one job each, so that
+//! neither hashing nor the next entries wait for the disk; whoever is the last to touch such a file sets its
+//! attributes. From [`DIRECT_FROM`] on a file's pieces bypass the page cache: a pull then costs no other
+//! program its cache, copies nothing and touches no fresh memory (which is slow in a virtual machine), and has
+//! less to sync at the end. Of other large files the kernel is asked to start writing them out, for the same end.
+//!
+//! The bytes on their way to disk are bounded by one budget for all layers.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::Workers;
+use super::tar::{Entry, show};
+use super::tree::split;
+use crate::error::LayerError;
+use crate::state::Ownership;
+use crate::sys::{self, FileTime};
+
+/// A batch goes to the pool with this many bytes or files.
+const BATCH_BYTES: usize = 256 * 1024;
+const BATCH_FILES: usize = 64;
+/// What one open directory that a batch holds counts in the memory budget: descriptors are scarcer than memory.
+const BYTES_PER_DIRECTORY: usize = 32 * 1024;
+/// Bytes of a larger file that are written at once; a multiple of [`ALIGNMENT`].
+const PIECE: usize = 1 << 20;
+/// What offsets, lengths and addresses of direct writes have to be multiples of, on any disk of today.
+const ALIGNMENT: usize = 4096;
+/// Files of at least so many bytes bypass the page cache.
+const DIRECT_FROM: u64 = 1 << 20;
+
+/// The xattr by which container tools and libkrun keep owner and mode (containers/storage `override_stat`).
+pub(super) const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
+
+/// File type bits of `st_mode`.
+pub(super) const TYPE_FILE: u32 = 0o100_000;
+pub(super) const TYPE_DIRECTORY: u32 = 0o040_000;
+
+/// Names and values of extended attributes.
+pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Who owns an entry inside the microVM, and its mode there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stat {
+    pub(super) uid: u64,
+    pub(super) gid: u64,
+    pub(super) type_bits: u32,
+    pub(super) mode: u32,
+}
+
+impl Stat {
+    pub(super) fn of(entry: &Entry, type_bits: u32) -> Self {
+        Self { uid: entry.uid, gid: entry.gid, type_bits, mode: entry.mode }
+    }
+
+    pub(super) fn text(self) -> String {
+        format!("{}:{}:0{:o}", self.uid, self.gid, self.type_bits | self.mode)
+    }
+
+    /// The mode on disk: never setuid, setgid or sticky, always usable by the owner.
+    pub(super) fn disk_mode(self) -> u32 {
+        let usable = if self.type_bits == TYPE_DIRECTORY { 0o700 } else { 0o600 };
+        self.mode & 0o777 | usable
+    }
+}
+
+/// What a file has beside its content.
+#[derive(Debug)]
+pub(super) struct Attributes {
+    pub(super) stat: Stat,
+    pub(super) modified: FileTime,
+    pub(super) xattrs: Xattrs,
+}
+
+/// What all writers of one layer share.
+#[derive(Debug)]
+struct Shared {
+    ownership: Ownership,
+    umask: u32,
+    /// Whether the file system turned out to have no xattrs.
+    no_xattrs: AtomicBool,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    jobs: usize,
+    error: Option<LayerError>,
+}
+
+impl Shared {
+    /// Sets xattrs and mode of a file or directory; a `fresh` one was made with its mode, less the umask.
+    fn set_attributes(
+        &self,
+        file: BorrowedFd<'_>,
+        name: &[u8],
+        stat: Stat,
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+        fresh: bool,
+    ) -> Result<(), LayerError> {
+        let failed = |doing| move |source| LayerError::Write { doing, entry: show(name), source };
+        if !self.no_xattrs.load(Ordering::Relaxed) {
+            let mut supported = true;
+            if self.ownership == Ownership::OverrideStat {
+                supported = sys::set_xattr(file, OVERRIDE_STAT, stat.text().as_bytes())
+                    .map_err(failed("set the owner xattr of"))?;
+            }
+            for (key, value) in xattrs {
+                supported &= sys::set_xattr(file, key, value).map_err(|source| {
+                    // Not this machine is short of anything: the layer asks for what cannot be.
+                    if sys::is_impossible_xattr(&source, file) {
+                        let reason =
+                            format!("its extended attribute {:?} cannot be set: {source}", show(key));
+                        return LayerError::Entry { entry: show(name), reason };
+                    }
+                    failed("set the extended attributes of")(source)
+                })?;
+            }
+            if !supported {
+                self.no_xattrs.store(true, Ordering::Relaxed);
+            }
+        }
+        let mode = stat.disk_mode();
+        if !fresh || mode & self.umask != 0 {
+            sys::set_mode(file, mode).map_err(failed("set the mode of"))?;
+        }
+        Ok(())
+    }
+
+    fn finish_file(&self, file: &File, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
+        self.set_attributes(file.as_fd(), path, attributes.stat, &attributes.xattrs, true)?;
+        sys::set_times(file.as_fd(), attributes.modified).map_err(|source| LayerError::Write {
+            doing: "set the times of",
+            entry: show(path),
+            source,
+        })
+    }
+}
+
+/// Creates a file in place of whatever non-directory has its name.
+fn create(directory: BorrowedFd<'_>, path: &[u8], mode: u32) -> Result<File, LayerError> {
+    let (_, name) = split(path);
+    let file = match sys::create_file(directory, name, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            sys::remove_file(directory, name).and_then(|()| sys::create_file(directory, name, mode))
+        }
+        other => other,
+    };
+    file.map_err(|source| LayerError::Write { doing: "create", entry: show(path), source })
+}
+
+/// Writes the files of one layer. Dropping it waits for the pool: a tree that failed is removed next, and no job may
+/// write into it.
+pub(super) struct FileWriter<'w> {
+    workers: &'w Workers,
+    shared: Arc<Shared>,
+    batch: Batch,
+}
+
+impl<'w> FileWriter<'w> {
+    pub(super) fn new(ownership: Ownership, workers: &'w Workers) -> Self {
+        let shared = Shared {
+            ownership,
+            umask: workers.umask,
+            no_xattrs: AtomicBool::new(false),
+            progress: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        Self { workers, shared: Arc::new(shared), batch: Batch::default() }
+    }
+
+    pub(super) fn ownership(&self) -> Ownership {
+        self.shared.ownership
+    }
+
+    /// Whether the file system turned out to have no xattrs.
+    pub(super) fn no_xattrs(&self) -> bool {
+        self.shared.no_xattrs.load(Ordering::Relaxed)
+    }
+
+    /// Sets xattrs and mode of a directory; a `fresh` one was made with its mode, less the umask.
+    pub(super) fn finish_directory(
+        &self,
+        directory: BorrowedFd<'_>,
+        path: &[u8],
+        stat: Stat,
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+        fresh: bool,
+    ) -> Result<(), LayerError> {
+        self.shared.set_attributes(directory, path, stat, xattrs, fresh)
+    }
+
+    /// Takes in the content of a small file, which `read` appends to the buffer that it is given.
+    pub(super) fn collect(
+        &mut self,
+        path: &[u8],
+        read: impl FnOnce(&mut Vec<u8>) -> Result<(), LayerError>,
+    ) -> Result<SmallContent, LayerError> {
+        let arena = &mut self.batch.arena;
+        let path_start = arena.len();
+        arena.extend_from_slice(path);
+        let data_start = arena.len();
+        read(arena)?;
+        Ok(SmallContent { path: path_start..data_start, data: data_start..arena.len() })
+    }
+
+    /// The bytes of a file that was just collected.
+    pub(super) fn content(&self, of: &SmallContent) -> &[u8] {
+        &self.batch.arena[of.data.clone()]
+    }
+
+    /// Has the file that was just collected written.
+    pub(super) fn write_small(
+        &mut self,
+        directory: Arc<OwnedFd>,
+        content: SmallContent,
+        attributes: Attributes,
+    ) -> Result<(), LayerError> {
+        let xattrs = attributes.xattrs.iter();
+        self.batch.more += xattrs.map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if self.batch.files.last().is_none_or(|last| !Arc::ptr_eq(&last.directory, &directory)) {
+            self.batch.more += BYTES_PER_DIRECTORY;
+        }
+        self.batch.files.push(SmallFile { directory, content, attributes });
+        let bytes = self.batch.arena.len() + self.batch.more;
+        if bytes >= BATCH_BYTES || self.batch.files.len() >= BATCH_FILES {
+            self.send_batch()?;
+        }
+        Ok(())
+    }
+
+    /// Creates a file of `size` bytes, whose content is to follow.
+    pub(super) fn create_large(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        path: &[u8],
+        size: u64,
+        attributes: Attributes,
+    ) -> Result<LargeFile, LayerError> {
+        let file = create(directory, path, attributes.stat.disk_mode())?;
+        let direct = size >= DIRECT_FROM && sys::set_direct(file.as_fd(), true).is_ok();
+        let target = Target {
+            file,
+            path: path.to_vec(),
+            attributes,
+            direct: AtomicBool::new(direct),
+            holders: AtomicUsize::new(1),
+            tail: Mutex::default(),
+        };
+        Ok(LargeFile { target: Arc::new(target), piece: self.workers.pieces.take(), filled: 0, offset: 0 })
+    }
+
+    /// Adds content to a large file.
+    pub(super) fn append(&mut self, file: &mut LargeFile, mut bytes: &[u8]) -> Result<(), LayerError> {
+        while !bytes.is_empty() {
+            let count = bytes.len().min(PIECE - file.filled);
+            file.piece.bytes()[file.filled..file.filled + count].copy_from_slice(&bytes[..count]);
+            file.filled += count;
+            bytes = &bytes[count..];
+            if file.filled == PIECE {
+                let piece = std::mem::replace(&mut file.piece, self.workers.pieces.take());
+                self.send_piece(file, piece, PIECE)?;
+                file.filled = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is left of a large file, whose content is complete.
+    pub(super) fn close(&mut self, mut file: LargeFile) -> Result<(), LayerError> {
+        let whole = file.filled - file.filled % ALIGNMENT;
+        let tail = file.piece.bytes()[whole..file.filled].to_vec();
+        *lock(&file.target.tail) = Tail { offset: file.offset + whole as u64, bytes: tail };
+        let piece = std::mem::take(&mut file.piece);
+        if whole > 0 {
+            self.send_piece(&mut file, piece, whole)?;
+        } else {
+            self.workers.pieces.give_back(piece);
+        }
+        file.target.release(&self.shared)
+    }
+
+    /// Waits until everything given so far is written.
+    pub(super) fn wait(&mut self) -> Result<(), LayerError> {
+        self.send_batch()?;
+        match self.idle().error.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn send_batch(&mut self) -> Result<(), LayerError> {
+        if self.batch.files.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.batch.arena.reserve(BATCH_BYTES);
+        let bytes = batch.arena.capacity() + batch.more;
+        self.spawn(bytes, move |shared| batch.write(shared))
+    }
+
+    fn send_piece(&mut self, file: &mut LargeFile, piece: Piece, length: usize) -> Result<(), LayerError> {
+        let (target, offset) = (Arc::clone(&file.target), file.offset);
+        file.offset += length as u64;
+        target.holders.fetch_add(1, Ordering::Relaxed);
+        let pieces = Arc::clone(&self.workers.pieces);
+        self.spawn(PIECE, move |shared| {
+            let mut piece = piece;
+            let written = target.write(&piece.bytes()[..length], offset);
+            if !target.direct.load(Ordering::Relaxed) {
+                sys::start_writing_out(&target.file, offset, length as u64);
+            }
+            pieces.give_back(piece);
+            written?;
+            target.release(shared)
+        })
+    }
+
+    /// Hands a job to the pool, as soon as the memory budget allows.
+    fn spawn(
+        &self,
+        bytes: usize,
+        job: impl FnOnce(&Shared) -> Result<(), LayerError> + Send + 'static,
+    ) -> Result<(), LayerError> {
+        let budget = Arc::clone(&self.workers.budget);
+        budget.acquire(bytes);
+        {
+            let mut progress = lock(&self.shared.progress);
+            if let Some(error) = progress.error.take() {
+                budget.release(bytes);
+                return Err(error);
+            }
+            progress.jobs += 1;
+        }
+        let shared = Arc::clone(&self.shared);
+        self.workers.pool.spawn(move || {
+            let result = job(&shared);
+            budget.release(bytes);
+            let mut progress = lock(&shared.progress);
+            progress.jobs -= 1;
+            if let Err(error) = result {
+                progress.error.get_or_insert(error);
+            }
+            shared.changed.notify_all();
+        });
+        Ok(())
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Progress> {
+        let progress = lock(&self.shared.progress);
+        let waited = self.shared.changed.wait_while(progress, |progress| progress.jobs > 0);
+        waited.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for FileWriter<'_> {
+    fn drop(&mut self) {
+        drop(self.idle());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// ----------------------------------------------------------------------------------------------- small files
+
+/// Small files that one job writes.
+#[derive(Default)]
+struct Batch {
+    files: Vec<SmallFile>,
+    /// Paths and contents, one after the other.
+    arena: Vec<u8>,
+    /// What else the files hold: their extended attributes, and directories kept open.
+    more: usize,
+}
+
+/// Where path and content of a small file are.
+#[derive(Debug)]
+pub(super) struct SmallContent {
+    path: Range<usize>,
+    data: Range<usize>,
+}
+
+struct SmallFile {
+    directory: Arc<OwnedFd>,
+    content: SmallContent,
+    attributes: Attributes,
+}
+
+impl Batch {
+    fn write(&self, shared: &Shared) -> Result<(), LayerError> {
+        for SmallFile { directory, content, attributes } in &self.files {
+            let path = &self.arena[content.path.clone()];
+            let mut file = create(directory.as_fd(), path, attributes.stat.disk_mode())?;
+            let data = &self.arena[content.data.clone()];
+            if !data.is_empty() {
+                file.write_all(data).map_err(|error| write_failed(path, error))?;
+            }
+            shared.finish_file(&file, path, attributes)?;
+        }
+        Ok(())
+    }
+}
+
+// ----------------------------------------------------------------------------------------------- large files
+
+/// A large file while its content comes.
+pub(super) struct LargeFile {
+    target: Arc<Target>,
+    piece: Piece,
+    filled: usize,
+    /// Bytes handed to the pool.
+    offset: u64,
+}
+
+/// What the jobs of a large file share.
+struct Target {
+    file: File,
+    path: Vec<u8>,
+    attributes: Attributes,
+    /// Whether writes bypass the page cache.
+    direct: AtomicBool,
+    /// Jobs that are not done, and one for whoever still adds content.
+    holders: AtomicUsize,
+    tail: Mutex<Tail>,
+}
+
+/// The last bytes of a large file, fewer than a direct write could take.
+#[derive(Default)]
+struct Tail {
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Target {
+    fn write(&self, mut bytes: &[u8], mut offset: u64) -> Result<(), LayerError> {
+        while !bytes.is_empty() {
+            match self.file.write_at(bytes, offset) {
+                Ok(0) => return Err(write_failed(&self.path, io::ErrorKind::WriteZero.into())),
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    offset += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A disk that wants other multiples, or a full one that took a part of the last write.
+                Err(error)
+                    if error.kind() == io::ErrorKind::InvalidInput && self.direct.load(Ordering::Relaxed) =>
+                {
+                    self.end_direct()?;
+                }
+                Err(error) => return Err(write_failed(&self.path, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// One holder fewer; the last one finishes the file.
+    fn release(&self, shared: &Shared) -> Result<(), LayerError> {
+        // Everything that other holders did is seen by the last one.
+        if self.holders.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Ok(());
+        }
+        let tail = std::mem::take(&mut *lock(&self.tail));
+        if !tail.bytes.is_empty() {
+            if self.direct.load(Ordering::Relaxed) {
+                self.end_direct()?;
+            }
+            self.write(&tail.bytes, tail.offset)?;
+        }
+        shared.finish_file(&self.file, &self.path, &self.attributes)
+    }
+
+    fn end_direct(&self) -> Result<(), LayerError> {
+        self.direct.store(false, Ordering::Relaxed);
+        sys::set_direct(self.file.as_fd(), false).map_err(|error| write_failed(&self.path, error))
+    }
+}
+
+fn write_failed(path: &[u8], source: io::Error) -> LayerError {
+    LayerError::Write { doing: "write", entry: show(path), source }
+}
+
+/// A buffer of [`PIECE`] bytes at an address that direct writes can take.
+#[derive(Debug, Default)]
+pub(super) struct Piece {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Piece {
+    fn allocate() -> Self {
+        let memory = vec![0; PIECE + ALIGNMENT];
+        let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Self { memory, start }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + PIECE]
+    }
+}
+
+/// Buffers to use again: fresh memory is slow.
+#[derive(Debug, Default)]
+pub(super) struct Pieces(Mutex<Vec<Piece>>);
+
+impl Pieces {
+    fn take(&self) -> Piece {
+        lock(&self.0).pop().unwrap_or_else(Piece::allocate)
+    }
+
+    fn give_back(&self, piece: Piece) {
+        lock(&self.0).push(piece);
+    }
+}
