@@ -2,18 +2,19 @@
 //!
 //! Small files are collected into batches, one job each. Larger ones are cut into pieces, one job each, so that
 //! neither hashing nor the next entries wait for the disk; whoever is the last to touch such a file sets its
-//! attributes. From [`DIRECT_FROM`] on a file's pieces bypass the page cache: a pull then costs no other
+//! attributes. From a mebibyte on a file's pieces bypass the page cache: a pull then costs no other
 //! program its cache, copies nothing and touches no fresh memory (which is slow in a virtual machine), and has
 //! less to sync at the end. Of other large files the kernel is asked to start writing them out, for the same end.
 //!
 //! The bytes on their way to disk are bounded by one budget for all layers.
 
+mod large;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::Workers;
@@ -22,18 +23,14 @@ use super::tree::split;
 use crate::error::LayerError;
 use crate::state::Ownership;
 use crate::sys::{self, FileTime};
+pub(super) use large::{LargeFile, Pieces};
+use large::{PIECE, PieceJob};
 
 /// A batch goes to the pool with this many bytes or files.
 const BATCH_BYTES: usize = 256 * 1024;
 const BATCH_FILES: usize = 64;
 /// What one open directory that a batch holds counts in the memory budget: descriptors are scarcer than memory.
 const BYTES_PER_DIRECTORY: usize = 32 * 1024;
-/// Bytes of a larger file that are written at once; a multiple of [`ALIGNMENT`].
-const PIECE: usize = 1 << 20;
-/// What offsets, lengths and addresses of direct writes have to be multiples of, on any disk of today.
-const ALIGNMENT: usize = 4096;
-/// Files of at least so many bytes bypass the page cache.
-const DIRECT_FROM: u64 = 1 << 20;
 
 /// The xattr by which container tools and libkrun keep owner and mode (containers/storage `override_stat`).
 pub(super) const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
@@ -245,46 +242,24 @@ impl<'w> FileWriter<'w> {
         attributes: Attributes,
     ) -> Result<LargeFile, LayerError> {
         let file = create(directory, path, attributes.stat.disk_mode())?;
-        let direct = size >= DIRECT_FROM && sys::set_direct(file.as_fd(), true).is_ok();
-        let target = Target {
-            file,
-            path: path.to_vec(),
-            attributes,
-            direct: AtomicBool::new(direct),
-            holders: AtomicUsize::new(1),
-            tail: Mutex::default(),
-        };
-        Ok(LargeFile { target: Arc::new(target), piece: self.workers.pieces.take(), filled: 0, offset: 0 })
+        Ok(LargeFile::new(file, path, size, attributes, self.workers.pieces.take()))
     }
 
     /// Adds content to a large file.
     pub(super) fn append(&mut self, file: &mut LargeFile, mut bytes: &[u8]) -> Result<(), LayerError> {
         while !bytes.is_empty() {
-            let count = bytes.len().min(PIECE - file.filled);
-            file.piece.bytes()[file.filled..file.filled + count].copy_from_slice(&bytes[..count]);
-            file.filled += count;
-            bytes = &bytes[count..];
-            if file.filled == PIECE {
-                let piece = std::mem::replace(&mut file.piece, self.workers.pieces.take());
-                self.send_piece(file, piece, PIECE)?;
-                file.filled = 0;
+            bytes = file.fill(bytes);
+            if file.is_full() {
+                let job = file.cut(self.workers.pieces.take());
+                self.send_piece(job)?;
             }
         }
         Ok(())
     }
 
     /// Writes what is left of a large file, whose content is complete.
-    pub(super) fn close(&mut self, mut file: LargeFile) -> Result<(), LayerError> {
-        let whole = file.filled - file.filled % ALIGNMENT;
-        let tail = file.piece.bytes()[whole..file.filled].to_vec();
-        *lock(&file.target.tail) = Tail { offset: file.offset + whole as u64, bytes: tail };
-        let piece = std::mem::take(&mut file.piece);
-        if whole > 0 {
-            self.send_piece(&mut file, piece, whole)?;
-        } else {
-            self.workers.pieces.give_back(piece);
-        }
-        file.target.release(&self.shared)
+    pub(super) fn close(&mut self, file: LargeFile) -> Result<(), LayerError> {
+        self.send_piece(file.end())
     }
 
     /// Waits until everything given so far is written.
@@ -306,21 +281,9 @@ impl<'w> FileWriter<'w> {
         self.spawn(bytes, move |shared| batch.write(shared))
     }
 
-    fn send_piece(&mut self, file: &mut LargeFile, piece: Piece, length: usize) -> Result<(), LayerError> {
-        let (target, offset) = (Arc::clone(&file.target), file.offset);
-        file.offset += length as u64;
-        target.holders.fetch_add(1, Ordering::Relaxed);
+    fn send_piece(&self, job: PieceJob) -> Result<(), LayerError> {
         let pieces = Arc::clone(&self.workers.pieces);
-        self.spawn(PIECE, move |shared| {
-            let mut piece = piece;
-            let written = target.write(&piece.bytes()[..length], offset);
-            if !target.direct.load(Ordering::Relaxed) {
-                sys::start_writing_out(&target.file, offset, length as u64);
-            }
-            pieces.give_back(piece);
-            written?;
-            target.release(shared)
-        })
+        self.spawn(PIECE, move |shared| job.run(shared, &pieces))
     }
 
     /// Hands a job to the pool, as soon as the memory budget allows.
@@ -410,113 +373,6 @@ impl Batch {
     }
 }
 
-// ----------------------------------------------------------------------------------------------- large files
-
-/// A large file while its content comes.
-pub(super) struct LargeFile {
-    target: Arc<Target>,
-    piece: Piece,
-    filled: usize,
-    /// Bytes handed to the pool.
-    offset: u64,
-}
-
-/// What the jobs of a large file share.
-struct Target {
-    file: File,
-    path: Vec<u8>,
-    attributes: Attributes,
-    /// Whether writes bypass the page cache.
-    direct: AtomicBool,
-    /// Jobs that are not done, and one for whoever still adds content.
-    holders: AtomicUsize,
-    tail: Mutex<Tail>,
-}
-
-/// The last bytes of a large file, fewer than a direct write could take.
-#[derive(Default)]
-struct Tail {
-    offset: u64,
-    bytes: Vec<u8>,
-}
-
-impl Target {
-    fn write(&self, mut bytes: &[u8], mut offset: u64) -> Result<(), LayerError> {
-        while !bytes.is_empty() {
-            match self.file.write_at(bytes, offset) {
-                Ok(0) => return Err(write_failed(&self.path, io::ErrorKind::WriteZero.into())),
-                Ok(count) => {
-                    bytes = &bytes[count..];
-                    offset += count as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A disk that wants other multiples, or a full one that took a part of the last write.
-                Err(error)
-                    if error.kind() == io::ErrorKind::InvalidInput && self.direct.load(Ordering::Relaxed) =>
-                {
-                    self.end_direct()?;
-                }
-                Err(error) => return Err(write_failed(&self.path, error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// One holder fewer; the last one finishes the file.
-    fn release(&self, shared: &Shared) -> Result<(), LayerError> {
-        // Everything that other holders did is seen by the last one.
-        if self.holders.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return Ok(());
-        }
-        let tail = std::mem::take(&mut *lock(&self.tail));
-        if !tail.bytes.is_empty() {
-            if self.direct.load(Ordering::Relaxed) {
-                self.end_direct()?;
-            }
-            self.write(&tail.bytes, tail.offset)?;
-        }
-        shared.finish_file(&self.file, &self.path, &self.attributes)
-    }
-
-    fn end_direct(&self) -> Result<(), LayerError> {
-        self.direct.store(false, Ordering::Relaxed);
-        sys::set_direct(self.file.as_fd(), false).map_err(|error| write_failed(&self.path, error))
-    }
-}
-
 fn write_failed(path: &[u8], source: io::Error) -> LayerError {
     LayerError::Write { doing: "write", entry: show(path), source }
-}
-
-/// A buffer of [`PIECE`] bytes at an address that direct writes can take.
-#[derive(Debug, Default)]
-pub(super) struct Piece {
-    memory: Vec<u8>,
-    start: usize,
-}
-
-impl Piece {
-    fn allocate() -> Self {
-        let memory = vec![0; PIECE + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self { memory, start }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + PIECE]
-    }
-}
-
-/// Buffers to use again: fresh memory is slow.
-#[derive(Debug, Default)]
-pub(super) struct Pieces(Mutex<Vec<Piece>>);
-
-impl Pieces {
-    fn take(&self) -> Piece {
-        lock(&self.0).pop().unwrap_or_else(Piece::allocate)
-    }
-
-    fn give_back(&self, piece: Piece) {
-        lock(&self.0).push(piece);
-    }
 }

@@ -216,6 +216,38 @@ fn a_later_entry_replaces_an_earlier_one_of_any_kind() {
     }
 }
 
+/// Files of every length that is written differently: in a batch, in pieces, past the page cache, with a last part
+/// that direct writes do not take; each one linked, and the first replaced by the second while it is written.
+#[test]
+fn large_files_have_their_content_times_and_owner_whatever_their_length() {
+    let (page, mib) = (4096, 1 << 20);
+    let lengths = [65_536, 65_537, mib - 1, mib, mib + 1, mib + page, mib + page + 7, 2 * mib, 3 * mib - 512];
+    for home in ["/dev/shm", "/var/tmp"].map(Path::new).iter().filter(|path| path.is_dir()) {
+        for length in lengths {
+            let world = World { temp: tempfile::tempdir_in(home).unwrap() };
+            fs::create_dir(world.layer()).unwrap();
+            let content: Vec<u8> = (0..length as u64)
+                .flat_map(|word| xxhash_rust::xxh3::xxh3_64(&word.to_le_bytes()).to_le_bytes())
+                .take(length)
+                .collect();
+            let entries = [
+                Make::File("file", vec![1; length + 3 * page]),
+                Make::File("file", content.clone()),
+                Make::Link("link", "file"),
+            ];
+            world.entry(&entries).unwrap();
+            let path = world.layer().join("file");
+            assert!(fs::read(&path).unwrap() == content, "{length} bytes in {}", home.display());
+            let metadata = fs::metadata(&path).unwrap();
+            assert_eq!(
+                (metadata.mtime(), metadata.mode() & 0o7777, metadata.nlink()),
+                (1_000_000_000, 0o755, 2)
+            );
+            assert_eq!(xattr(&path), "1000:50:0104755");
+        }
+    }
+}
+
 #[test]
 fn a_replaced_name_does_not_change_its_other_names() {
     let world = World::new();

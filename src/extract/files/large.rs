@@ -1,0 +1,199 @@
+//! A large file while its content comes: pieces, whoever writes the last of them, and buffers to use again.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::{Attributes, Shared, lock, write_failed};
+use crate::error::LayerError;
+use crate::sys;
+
+/// Bytes of a large file that are written at once; a multiple of [`ALIGNMENT`].
+pub(super) const PIECE: usize = 1 << 20;
+/// What offsets, lengths and addresses of direct writes have to be multiples of, on any disk of today.
+pub(super) const ALIGNMENT: usize = 4096;
+/// Files of at least so many bytes bypass the page cache.
+const DIRECT_FROM: u64 = 1 << 20;
+
+/// A large file while its content comes.
+pub(in crate::extract) struct LargeFile {
+    target: Arc<Target>,
+    piece: Piece,
+    filled: usize,
+    /// Bytes cut off as pieces.
+    offset: u64,
+}
+
+impl LargeFile {
+    /// Takes a file that was just created for `size` bytes, and a first buffer.
+    pub(super) fn new(file: File, path: &[u8], size: u64, attributes: Attributes, piece: Piece) -> Self {
+        let direct = size >= DIRECT_FROM && sys::set_direct(file.as_fd(), true).is_ok();
+        let target = Target {
+            file,
+            path: path.to_vec(),
+            attributes,
+            direct: AtomicBool::new(direct),
+            holders: AtomicUsize::new(1),
+            tail: Mutex::default(),
+        };
+        Self { target: Arc::new(target), piece, filled: 0, offset: 0 }
+    }
+
+    /// Adds as many of `bytes` as there is room for, and returns the rest.
+    pub(super) fn fill<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.filled));
+        self.piece.bytes()[self.filled..self.filled + now.len()].copy_from_slice(now);
+        self.filled += now.len();
+        later
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.filled == PIECE
+    }
+
+    /// What was added, to be written; `next` takes what follows.
+    pub(super) fn cut(&mut self, next: Piece) -> PieceJob {
+        let (piece, length) = (std::mem::replace(&mut self.piece, next), self.filled);
+        self.filled = 0;
+        self.job(piece, length)
+    }
+
+    /// The last piece, when the content is complete.
+    pub(super) fn end(mut self) -> PieceJob {
+        let whole = self.filled - self.filled % ALIGNMENT;
+        let bytes = self.piece.bytes()[whole..self.filled].to_vec();
+        *lock(&self.target.tail) = Tail { offset: self.offset + whole as u64, bytes };
+        let piece = std::mem::take(&mut self.piece);
+        let job = self.job(piece, whole);
+        // The file itself is held no more, the job still holds it.
+        job.target.holders.fetch_sub(1, Ordering::Relaxed);
+        job
+    }
+
+    fn job(&mut self, piece: Piece, length: usize) -> PieceJob {
+        let (target, offset) = (Arc::clone(&self.target), self.offset);
+        self.offset += length as u64;
+        target.holders.fetch_add(1, Ordering::Relaxed);
+        PieceJob { target, piece, length, offset }
+    }
+}
+
+/// A piece of a large file, to be written. Pieces may be written in any order; the last one finishes the file.
+pub(super) struct PieceJob {
+    target: Arc<Target>,
+    piece: Piece,
+    length: usize,
+    offset: u64,
+}
+
+impl PieceJob {
+    pub(super) fn run(mut self, shared: &Shared, pieces: &Pieces) -> Result<(), LayerError> {
+        let written = self.target.write(&self.piece.bytes()[..self.length], self.offset);
+        if self.length > 0 && !self.target.direct.load(Ordering::Relaxed) {
+            sys::start_writing_out(&self.target.file, self.offset, self.length as u64);
+        }
+        pieces.give_back(self.piece);
+        written?;
+        self.target.release(shared)
+    }
+}
+
+/// What the jobs of a large file share.
+struct Target {
+    file: File,
+    path: Vec<u8>,
+    attributes: Attributes,
+    /// Whether writes bypass the page cache.
+    direct: AtomicBool,
+    /// Jobs that are not done, and one while content is still added.
+    holders: AtomicUsize,
+    tail: Mutex<Tail>,
+}
+
+/// The last bytes of a large file, fewer than a direct write could take.
+#[derive(Default)]
+struct Tail {
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Target {
+    fn write(&self, mut bytes: &[u8], mut offset: u64) -> Result<(), LayerError> {
+        while !bytes.is_empty() {
+            match self.file.write_at(bytes, offset) {
+                Ok(0) => return Err(write_failed(&self.path, io::ErrorKind::WriteZero.into())),
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    offset += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A disk that wants other multiples, or a full one that took a part of the last write.
+                Err(error)
+                    if error.kind() == io::ErrorKind::InvalidInput && self.direct.load(Ordering::Relaxed) =>
+                {
+                    self.end_direct()?;
+                }
+                Err(error) => return Err(write_failed(&self.path, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// One holder fewer; the last one finishes the file.
+    fn release(&self, shared: &Shared) -> Result<(), LayerError> {
+        // Everything that other holders did is seen by the last one.
+        if self.holders.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Ok(());
+        }
+        let tail = std::mem::take(&mut *lock(&self.tail));
+        if !tail.bytes.is_empty() {
+            if self.direct.load(Ordering::Relaxed) {
+                self.end_direct()?;
+            }
+            self.write(&tail.bytes, tail.offset)?;
+        }
+        shared.finish_file(&self.file, &self.path, &self.attributes)
+    }
+
+    fn end_direct(&self) -> Result<(), LayerError> {
+        self.direct.store(false, Ordering::Relaxed);
+        sys::set_direct(self.file.as_fd(), false).map_err(|error| write_failed(&self.path, error))
+    }
+}
+
+/// A buffer of [`PIECE`] bytes at an address that direct writes can take.
+#[derive(Debug, Default)]
+pub(super) struct Piece {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Piece {
+    fn allocate() -> Self {
+        let memory = vec![0; PIECE + ALIGNMENT];
+        let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Self { memory, start }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + PIECE]
+    }
+}
+
+/// Buffers to use again: fresh memory is slow.
+#[derive(Debug, Default)]
+pub(in crate::extract) struct Pieces(Mutex<Vec<Piece>>);
+
+impl Pieces {
+    pub(super) fn take(&self) -> Piece {
+        lock(&self.0).pop().unwrap_or_else(Piece::allocate)
+    }
+
+    fn give_back(&self, piece: Piece) {
+        lock(&self.0).push(piece);
+    }
+}

@@ -1,0 +1,149 @@
+//! The store's promises, each on a directory of its own: names appear at once, whole and durable, or not at all.
+
+use super::*;
+
+fn digest(of: &str) -> BlobDigest {
+    BlobDigest::of(Algorithm::Sha256, of.as_bytes())
+}
+
+fn open(temp: &Path) -> Store {
+    Store::open(&temp.join("layers"), &temp.join("downloads")).unwrap()
+}
+
+/// Stages a layer whose tree has one file with `content`.
+fn staged<'s>(store: &'s Store, digest: &BlobDigest, content: &str) -> Staged<'s> {
+    let staged = store.stage(digest).unwrap();
+    fs::write(staged.path().join("tree/file"), content).unwrap();
+    staged.record().unwrap();
+    staged
+}
+
+fn content(store: &Store, digest: &BlobDigest) -> Option<String> {
+    fs::read_to_string(layer_path(store.layers(), digest).join("file")).ok()
+}
+
+fn nothing_is_staged(store: &Store) -> bool {
+    fs::read_dir(store.staging_path()).unwrap().next().is_none()
+}
+
+#[test]
+fn a_layer_is_visible_after_commit_only_and_a_dropped_one_leaves_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let (kept, dropped) = (digest("kept"), digest("dropped"));
+    let first = staged(&store, &kept, "new");
+    drop(staged(&store, &dropped, "x"));
+    assert_eq!(store.places.state(&kept).unwrap(), LayerState::Missing);
+    first.ready().unwrap();
+    store.commit(vec![first]).unwrap();
+    assert_eq!(store.places.state(&kept).unwrap(), LayerState::Complete);
+    assert_eq!(content(&store, &kept).unwrap(), "new");
+    assert_eq!(store.places.state(&dropped).unwrap(), LayerState::Missing);
+    assert!(nothing_is_staged(&store));
+}
+
+#[test]
+fn what_another_tool_left_is_not_trusted_and_replaced() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let layer = digest("layer");
+    let path = layer_path(store.layers(), &layer);
+    for make in [
+        |path: &Path| fs::create_dir(path).unwrap(),
+        |path: &Path| fs::write(path, "a file").unwrap(),
+        |path: &Path| std::os::unix::fs::symlink("/", path).unwrap(),
+    ] {
+        make(&path);
+        assert_eq!(store.places.state(&layer).unwrap(), LayerState::Untrusted);
+        let new = staged(&store, &layer, "new");
+        new.ready().unwrap();
+        store.commit(vec![new]).unwrap();
+        assert_eq!(store.places.state(&layer).unwrap(), LayerState::Complete);
+        assert_eq!(content(&store, &layer).unwrap(), "new");
+        assert!(nothing_is_staged(&store));
+        fs::remove_dir_all(&path).unwrap();
+        fs::remove_file(store.places.record(&layer)).unwrap();
+    }
+}
+
+#[test]
+fn removed_layers_are_gone_with_their_records() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let (first, second) = (digest("first"), digest("second"));
+    let layer = staged(&store, &first, "x");
+    store.commit(vec![layer]).unwrap();
+    let open = File::open(layer_path(store.layers(), &first).join("file")).unwrap();
+    let kept = store.remove(&[&first, &second]).unwrap();
+    assert_eq!(kept.keys().collect::<Vec<_>>(), [&first]);
+    assert_eq!(store.places.state(&first).unwrap(), LayerState::Complete);
+    drop(open);
+    assert!(store.remove(&[&first, &second]).unwrap().is_empty());
+    assert_eq!(store.places.state(&first).unwrap(), LayerState::Missing);
+    assert!(!store.places.record(&first).exists());
+    assert!(nothing_is_staged(&store));
+}
+
+#[test]
+fn downloads_that_are_of_no_use_any_more_are_swept() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let names = ["complete", "wanted", "stale", "fresh"];
+    for name in names {
+        fs::write(store.spool_path(&digest(name)), "blob").unwrap();
+    }
+    store.commit(vec![staged(&store, &digest("complete"), "x")]).unwrap();
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    for name in ["wanted", "stale"] {
+        let file = fs::File::options().write(true).open(store.spool_path(&digest(name))).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+    let day = std::time::Duration::from_secs(24 * 3600);
+    store.sweep_downloads(day, &|of| *of == digest("wanted")).unwrap();
+    assert_eq!(names.map(|name| store.spooled(&digest(name))), [0, 4, 0, 4]);
+}
+
+#[test]
+fn what_is_no_directory_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::write(temp.path().join("file"), "").unwrap();
+    for path in ["file", "file/below"] {
+        let error = make_directories(&temp.path().join(path)).unwrap_err();
+        assert!(matches!(&error, StoreError::InTheWay { there, .. } if there.ends_with("file")), "{error}");
+    }
+}
+
+#[test]
+fn a_run_that_died_is_finished_or_swept() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let names = ["unready", "ready", "other boot", "renamed"];
+    for name in names {
+        let mut left = staged(&store, &digest(name), name);
+        if name != "unready" {
+            left.ready().unwrap();
+        }
+        if name == "other boot" {
+            fs::write(left.path().join("ready"), "another boot").unwrap();
+        }
+        if name == "renamed" {
+            fs::write(left.path().join("ready"), "another boot").unwrap();
+            fs::rename(left.path().join("tree"), layer_path(store.layers(), &left.digest)).unwrap();
+            assert_eq!(store.places.state(&left.digest).unwrap(), LayerState::Untrusted);
+        }
+        left.armed = false;
+    }
+    fs::create_dir(store.staging_path().join("garbage")).unwrap();
+    for name in ["ready", "unready"] {
+        fs::write(store.spool_path(&digest(name)), "blob").unwrap();
+    }
+    assert_eq!(store.recover().unwrap(), 2);
+    assert_eq!((store.spooled(&digest("ready")), store.spooled(&digest("unready"))), (0, 4));
+    assert!(nothing_is_staged(&store));
+    let states: Vec<_> = names.iter().map(|name| store.places.state(&digest(name)).unwrap()).collect();
+    assert_eq!(
+        states,
+        [LayerState::Missing, LayerState::Complete, LayerState::Missing, LayerState::Complete]
+    );
+    assert_eq!(content(&store, &digest("ready")).unwrap(), "ready");
+}
