@@ -9,6 +9,8 @@
 //! caller compares the returned `diff_id` and throws the tree away if it is another one.
 
 mod decode;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod record;
 mod tar;
 mod tree;

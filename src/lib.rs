@@ -63,3 +63,7 @@ pub mod store;
 pub mod execute;
 pub mod observe;
 pub mod sync;
+
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
