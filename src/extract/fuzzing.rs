@@ -104,7 +104,13 @@ fn workers() -> &'static Workers {
 
 /// A compressed layer, extracted below a guarded directory.
 pub(crate) fn layer(data: &[u8]) {
+    layer_at(|_| data.to_vec());
+}
+
+/// [`layer`] with bytes that depend on where the layer directory and its neighbour `outside` lie.
+pub(super) fn layer_at(make: impl FnOnce(&Path) -> Vec<u8>) {
     let guard = Guard::new();
+    let data = &make(&guard.top)[..];
     let (root, mut record) = (guard.layer(), guard.record());
     let options = Options {
         ownership: Ownership::OverrideStat,

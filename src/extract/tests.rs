@@ -377,3 +377,5 @@ proptest! {
         }
     }
 }
+
+mod properties;
