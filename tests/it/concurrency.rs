@@ -31,10 +31,12 @@ fn any_number_of_runs_wait_for_each_other_and_fetch_once() {
         registry.sent(&slow.digest()) > 10_000
     });
     let reference = format!("{}/team/app:1", registry.name());
-    let others: Vec<_> = (0..7)
-        .map(|number| match number % 2 {
+    let others: Vec<_> = (0..8)
+        .map(|number| match number % 4 {
             0 => sandbox.msb("apply").spawn(),
-            _ => sandbox.msb("pull").arg(&reference).spawn(),
+            1 => sandbox.msb("pull").arg(&reference).spawn(),
+            2 => sandbox.msb("verify").spawn(),
+            _ => sandbox.msb("prune").spawn(),
         })
         .collect();
     let first = first.wait().success();
