@@ -59,15 +59,17 @@ impl Guard {
         opened.expect("the temporary directory can be written")
     }
 
-    /// Everything beside the layer directory. A changed mode, owner, xattr, link count, time or content shows in the
-    /// time of the last change of the inode.
+    /// Everything beside the layer directory, entry by entry. What is not named shows in the time of the inode's last
+    /// change, unless it came in the same tick of the kernel's clock.
     fn outside(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut todo = vec![self.top.join("outside")];
         while let Some(path) = todo.pop() {
             let metadata = fs::symlink_metadata(&path).expect("it was made");
-            let (changed, nanos) = (metadata.ctime(), metadata.ctime_nsec());
-            found.push(format!("{} {} {changed}.{nanos}", path.display(), metadata.ino()));
+            let facts = [metadata.ino(), metadata.mode().into(), metadata.nlink(), metadata.size()];
+            let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+            let content = if metadata.is_file() { fs::read_to_string(&path).ok() } else { None };
+            found.push(format!("{} {facts:?} {times:?} {content:?}", path.display()));
             if metadata.is_dir() {
                 todo.extend(children(&path));
             }

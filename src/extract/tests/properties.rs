@@ -103,7 +103,9 @@ fn block(
 
 fn archive(entries: &[Raw]) -> Vec<u8> {
     let mut out = Vec::new();
-    entries.iter().for_each(|entry| entry.write(&mut out));
+    for entry in entries {
+        entry.write(&mut out);
+    }
     out.resize(out.len() + 1024, 0);
     out
 }
