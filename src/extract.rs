@@ -9,6 +9,8 @@
 
 mod decode;
 mod files;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod record;
 mod tar;
 mod tree;

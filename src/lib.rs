@@ -40,7 +40,7 @@
 //!    `extract`, rustix and libc in `sys`, rayon in `extract`, toml in `images_file`, `lockfile` and `registry`, semver
 //!    and regex in `selection` and `images_file`, clap and indicatif in the binary. Replacing a package touches one room.
 //!
-//! A test keeps these rules (`tests/it/architecture.rs`).
+//! A test keeps these rules (`tests/it/architecture.rs`). `fuzzing`, which is in no program, may use everything.
 
 pub mod cancel;
 pub mod digest;
@@ -63,3 +63,7 @@ pub mod store;
 pub mod execute;
 pub mod observe;
 pub mod sync;
+
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -14,6 +14,8 @@ mod credentials;
 mod documents;
 mod environment;
 mod failure;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod hosts;
 mod http;
 mod layout;

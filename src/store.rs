@@ -261,6 +261,9 @@ impl Store {
         let count = staged.len();
         if count > 0 {
             self.commit(staged)?;
+        } else {
+            // Layers whose run died right after naming them are complete, and will be recorded as they are.
+            self.sync_names()?;
         }
         Ok(count)
     }
@@ -332,13 +335,19 @@ impl Store {
         for staged in &layers {
             self.place(staged)?;
         }
+        self.sync_names()?;
+        // Dropping removes the staging directories, with the trees that were replaced in them.
+        drop(layers);
+        Ok(())
+    }
+
+    /// Makes the names of layers and records durable.
+    fn sync_names(&self) -> Result<(), StoreError> {
         for (directory, path) in
             [(&self.records_directory, &self.places.private), (&self.layers_directory, &self.places.layers)]
         {
             sys::sync(directory.as_fd()).map_err(StoreError::io("sync", path))?;
         }
-        // Dropping removes the staging directories, with the trees that were replaced in them.
-        drop(layers);
         Ok(())
     }
 

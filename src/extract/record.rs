@@ -18,7 +18,7 @@ use crate::digest::DiffId;
 use crate::state::LayerFacts;
 use crate::sys::FileTime;
 
-const MAGIC: &[u8] = b"msb-sync layer record 1\n";
+pub(super) const MAGIC: &[u8] = b"msb-sync layer record 1\n";
 /// Longest path, link target or xattr that a record may hold; more is a damaged record.
 const MAX_BYTES: u64 = 1 << 20;
 /// Most xattrs that an entry of a record may have; more is a damaged record.
@@ -150,11 +150,15 @@ impl<W: Write> RecordWriter<W> {
         }
         self.out.write_all(buffer)?;
         let mut file = self.out.finish()?;
-        let text = format!("{} {}\n", facts.diff_id, facts.size);
-        file.write_all(&FACTS_HEADER)?;
-        file.write_all(format!("{text:FACTS_LENGTH$}").as_bytes())?;
+        file.write_all(&facts_frame(facts))?;
         Ok(file)
     }
+}
+
+/// The end of a record.
+pub(super) fn facts_frame(facts: &LayerFacts) -> Vec<u8> {
+    let text = format!("{} {}\n", facts.diff_id, facts.size);
+    [&FACTS_HEADER, format!("{text:FACTS_LENGTH$}").as_bytes()].concat()
 }
 
 /// The facts at the end of a record; `None` if it is damaged, or of another version.

@@ -160,10 +160,10 @@ fn certificates(folder: &Path) -> Result<Hosts, String> {
 }
 
 /// A byte of the text, and what is wrong there.
-type Problem = (usize, String);
+pub(super) type Problem = (usize, String);
 type Node<'a> = Spanned<DeValue<'a>>;
 
-fn parse(text: &str, folder: &Path) -> Result<Hosts, Problem> {
+pub(super) fn parse(text: &str, folder: &Path) -> Result<Hosts, Problem> {
     let root = DeTable::parse(text)
         .map_err(|error| (error.span().map_or(0, |span| span.start), printable(error.message(), 200)))?;
     let mut hosts = Hosts::default();

@@ -39,15 +39,21 @@ impl Url {
         };
         let authority = uri.authority().ok_or("the URL has no host")?;
         let host = authority.host().to_ascii_lowercase();
-        if host.is_empty() || host == "[]" {
+        if host.is_empty() {
             return Err("the URL has no host");
         }
-        let after_host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        let without_user = authority.as_str().rsplit('@').next().unwrap_or_default();
+        // The parser takes brackets and signs in odd places, and of `[::1].corp` the address alone: what is
+        // compared with other hosts must be what was written.
+        let rest = without_user.get(host.len()..).unwrap_or("?");
+        if !is_host(&host) || !(rest.is_empty() || rest.starts_with(':')) {
+            return Err("the host is neither a name nor an address");
+        }
         let port = match authority.port_u16() {
             Some(0) => return Err("port 0 cannot be used"),
             Some(port) => port,
             // A port that is present but no number must not silently become the default one.
-            None if after_host.len() > authority.host().len() + 1 => return Err("the port is not a number"),
+            None if rest.len() > 1 => return Err("the port is not a number"),
             None => default_port(secure),
         };
         let path =
@@ -153,6 +159,14 @@ impl Url {
 
 fn default_port(secure: bool) -> u16 {
     if secure { 443 } else { 80 }
+}
+
+/// A DNS name (or IPv4 address), or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')),
+    }
 }
 
 /// `localhost` and its subdomains (RFC 6761), 127.0.0.0/8 and `::1`. `host` without port.
@@ -272,6 +286,12 @@ mod tests {
             "https:///x",
             "http://x:port/",
             "file:///etc/passwd",
+            "https://[]/",
+            "http://[::1]r25:5/",
+            "http://user:secret@[:5=:",
+            "http://[::1].corp/",
+            "http://user:secret[::@1]9/",
+            "https://registry.corp%2Fevil/",
         ] {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }

@@ -54,6 +54,8 @@ fn allowed(room: &str) -> Option<Vec<&'static str>> {
         _ if PURE.contains(&room) || ADAPTERS.contains(&room) => &[VOCABULARY, &["state"]],
         _ if DRIVERS.contains(&room) => &[VOCABULARY, PURE, ADAPTERS],
         "sync" => &[VOCABULARY, PURE, ADAPTERS, DRIVERS],
+        // Not in the program: compiled for tests and fuzzing only.
+        "fuzzing" => &[VOCABULARY, PURE, ADAPTERS],
         "watch" => &[VOCABULARY, PURE, ADAPTERS, DRIVERS, &["sync"]],
         _ => &[],
     };

@@ -26,17 +26,39 @@ fn slow_registry(sandbox: &Sandbox) -> (FakeRegistry, [Layer; 2]) {
 fn any_number_of_runs_wait_for_each_other_and_fetch_once() {
     let sandbox = Sandbox::new();
     let (registry, [quick, slow]) = slow_registry(&sandbox);
-    let first = sandbox.msb("apply --json").spawn();
+    // Something for each to do: an image that is not listed any more, and a damaged layer.
+    let (old, pulled) = (Layer::of(&[file("old", "x")]), Layer::of(&[file("pulled", "x")]));
+    let mut set = registry.edit(|content| content.clone());
+    for (name, layer) in [("team/old:1", &old), ("team/pulled:1", &pulled)] {
+        let manifest = set.image(&Image::new(std::slice::from_ref(layer)));
+        set.tag(name, &manifest);
+    }
+    registry.edit(|content| *content = set);
+    sandbox.images(&wanted(&registry.name(), &["team/old:1"]));
+    applied(&sandbox);
+    sandbox.msb("pull").arg(format!("{}/team/pulled:1", registry.name())).run().success();
+    std::fs::write(sandbox.layers().join(pulled.directory()).join("pulled"), "damaged").unwrap();
+    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+    registry.forget();
+    let mut first = sandbox.msb("apply --json").spawn();
     eventually("the first run is under way", Duration::from_secs(20), || {
         registry.sent(&slow.digest()) > 10_000
     });
     let reference = format!("{}/team/app:1", registry.name());
-    let others: Vec<_> = (0..7)
-        .map(|number| match number % 2 {
+    let mut others: Vec<_> = (0..8)
+        .map(|number| match number % 4 {
             0 => sandbox.msb("apply").spawn(),
-            _ => sandbox.msb("pull").arg(&reference).spawn(),
+            1 => sandbox.msb("pull").arg(&reference).spawn(),
+            2 => sandbox.msb("verify --repair").spawn(),
+            _ => sandbox.msb("prune").spawn(),
         })
         .collect();
+    eventually("the first run is nearly done", Duration::from_secs(20), || {
+        registry.sent(&slow.digest()) > 300_000
+    });
+    let early: Vec<_> =
+        (0..).zip(&mut others).filter_map(|(at, other)| other.ended().then_some(at)).collect();
+    assert!(first.ended() || early.is_empty(), "{early:?} of the others did not wait");
     let first = first.wait().success();
     assert_eq!(first.summary()["added"], 1, "{first}");
     let outputs: Vec<_> = others.into_iter().map(|other| other.wait().success()).collect();
@@ -47,12 +69,15 @@ fn any_number_of_runs_wait_for_each_other_and_fetch_once() {
         "nobody said for whom it waits: {:?}",
         outputs.iter().map(|output| &output.stderr).collect::<Vec<_>>()
     );
-    for layer in [&quick, &slow] {
+    for layer in [&quick, &slow, &pulled] {
         assert_eq!(registry.sent(&layer.digest()), layer.blob.len() as u64, "fetched twice");
     }
-    let image = &listed(&sandbox)[0];
+    let images = listed(&sandbox);
+    assert_eq!(images.len(), 2, "the one that is not listed is still there");
     let blobs = registry.edit(|content| content.blobs.clone());
-    assert_exact(image, &|digest| blobs[digest].to_vec());
+    for image in &images {
+        assert_exact(image, &|digest| blobs[digest].to_vec());
+    }
 }
 
 #[test]

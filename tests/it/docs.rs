@@ -23,6 +23,10 @@ const CARGO_COMMANDS: &[&str] = &[
     "test",
     "test --lib plan::",
     "test --test it docs::",
+    "test --lib fuzzing::",
+    "install cargo-fuzz",
+    "+nightly fuzz run --fuzz-dir tests/fuzz layer target/fuzz tests/fuzz/corpus/layer -- \
+     -dict=tests/fuzz/dictionaries/layer -max_total_time=600",
     "fmt --check",
     "clippy --all-targets --locked -- -D warnings",
     "install --path .",

@@ -25,6 +25,7 @@ mod prune;
 mod real_names;
 mod selections;
 mod stop;
+mod supply_chain;
 mod support;
 mod verify;
 

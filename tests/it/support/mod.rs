@@ -76,6 +76,18 @@ pub(crate) fn tool_command(directory: &Path, program: &str) -> Command {
     command
 }
 
+/// Whether programs may be run under strace here. Where not, says so, and what follows from it: seen without
+/// `--nocapture` too, because the test then proves nothing.
+pub(crate) fn may_trace(otherwise: &str) -> bool {
+    use std::io::Write as _;
+    let probe = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
+    let may = probe.is_ok_and(|probe| probe.status.success());
+    if !may {
+        let _ = writeln!(std::io::stderr(), "needs Debian's strace and leave to trace: {otherwise}");
+    }
+    may
+}
+
 /// The caller's PATH, with the directories where Debian keeps daemons.
 pub(crate) fn path() -> String {
     format!("{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
