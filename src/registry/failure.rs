@@ -9,26 +9,18 @@ use std::time::{Duration, SystemTime};
 use super::secret::Secret;
 use super::shared::Shared;
 use super::url::Url;
-use crate::error::{RegistryError, TlsCure, Trouble};
+use crate::error::{self, RegistryError, TlsCure, Trouble};
 
 /// Longest wait that a registry may ask for.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// `text` from outside as one short line: control characters escaped, at most `max` characters.
+/// `text` from outside as one short line, with at most `max` of its characters.
 pub(super) fn printable(text: &str, max: usize) -> String {
-    let mut out = String::new();
-    for (index, character) in text.trim().chars().enumerate() {
-        if index == max {
-            out.push('…');
-            break;
-        }
-        if character.is_control() {
-            out.extend(character.escape_default());
-        } else {
-            out.push(character);
-        }
+    let text = text.trim();
+    match text.char_indices().nth(max) {
+        Some((end, _)) => error::printable(&text[..end]) + "…",
+        None => error::printable(text),
     }
-    out
 }
 
 /// Why one try failed, and whether another may succeed.
