@@ -239,6 +239,11 @@ impl RegistryError {
             Self::TooLarge { .. } => {
                 Some("raise manifest-size under [settings.limits] if you trust this image".to_owned())
             }
+            Self::Credentials { .. } => Some(
+                "set the variable, or write the file, before msb-sync runs; or take password-env or password-file out \
+                 of the images file if the images are public"
+                    .to_owned(),
+            ),
             Self::NoPlatform { .. } => {
                 Some("choose one of these with `platform = …`, or another image".to_owned())
             }

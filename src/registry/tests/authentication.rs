@@ -185,6 +185,7 @@ fn a_password_that_is_promised_but_missing_is_an_error() {
     let unset = RegistrySettings { password_env: Some("NOT_SET".to_owned()), ..own.clone() };
     let error = resolve(&Setup::new().with(unset).build(), &reference(&server)).unwrap_err();
     assert!(error.to_string().contains("NOT_SET"), "{error}");
+    assert!(error.hint().unwrap().contains("set the variable"), "{:?}", error.hint());
     let missing = RegistrySettings { password_file: Some("/no/such/file".into()), ..own };
     let error = resolve(&Setup::new().with(missing).build(), &reference(&server)).unwrap_err();
     assert!(error.to_string().contains("/no/such/file"), "{error}");
