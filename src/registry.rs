@@ -1,7 +1,7 @@
 //! Registries: what a reference means now, and the bytes of its layers.
 //!
 //! Two doors matter, [`Registries::resolve`] and [`Registries::blob`]. Behind them: authentication by challenge
-//! (`auth`, `credentials`), HTTP with retries, redirects and proxies (`http`, `proxy`, `tls`; `failure`, `shared`), mirrors (`remote`, and `hosts` for containerd's), resumed
+//! (`auth`, `credentials`), HTTP with retries, redirects and proxies (`http`, `proxy`, `tls`; `failure`, `shared`, `outage`), limits (`pulls`), mirrors (`remote`, and `hosts` for containerd's), resumed
 //! transfers (`blob`), image layout directories (`layout`), and the reading of hostile documents
 //! (`documents`, `config`, `resolve`). A registry is set up when it is first asked for; unused ones cost nothing.
 //!
@@ -17,8 +17,10 @@ mod failure;
 mod hosts;
 mod http;
 mod layout;
+mod outage;
 mod platforms;
 mod proxy;
+mod pulls;
 mod remote;
 mod repository;
 mod resolve;
@@ -128,6 +130,18 @@ impl Registries {
         match &*self.backend(reference)? {
             Backend::Remote(remote) => remote.resolve(reference, platform, known),
             Backend::Layout(layout) => layout.resolve(reference, platform, known),
+        }
+    }
+
+    /// Takes note that `reference` is going to be resolved, with `known`: where a registry says how many pulls are
+    /// left, it is compared with how many are to come.
+    pub fn announce(&self, reference: &ImageRef, known: Option<&BlobDigest>) {
+        // A registry that cannot be used says so when it is asked.
+        if known.is_none()
+            && let Ok(backend) = self.backend(reference)
+            && let Backend::Remote(remote) = &*backend
+        {
+            remote.pulls.expect();
         }
     }
 

@@ -11,8 +11,10 @@ use super::shared::Shared;
 use super::url::Url;
 use crate::error::{self, RegistryError, TlsCure, Trouble};
 
-/// Longest wait that a registry may ask for.
+/// Longest wait that a registry gets when it asks for one.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+/// Longer ones are not even told.
+const MAX_TOLD: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// `text` from outside as one short line, with at most `max` of its characters.
 pub(super) fn printable(text: &str, max: usize) -> String {
@@ -54,7 +56,7 @@ pub(super) fn transport_failure(shared: &Shared, url: &Url, error: ureq::Error) 
     let origin = url.origin();
     match error {
         ureq::Error::Timeout(ureq::Timeout::Connect) => {
-            unreachable(Trouble::Broken, format!("cannot connect to {origin}: no answer"))
+            unreachable(Trouble::NoAnswer, format!("cannot connect to {origin}: no answer"))
         }
         ureq::Error::Timeout(ureq::Timeout::Resolve) | ureq::Error::HostNotFound => unreachable(
             Trouble::HostNotFound,
@@ -149,10 +151,10 @@ fn tls_failure(url: &Url, error: &rustls::Error) -> RegistryError {
 pub(super) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)).min(MAX_RETRY_AFTER));
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)).min(MAX_TOLD));
     }
     let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(now).unwrap_or_default().min(MAX_RETRY_AFTER))
+    Some(date.duration_since(now).unwrap_or_default().min(MAX_TOLD))
 }
 
 /// The registry's own words in the body of an error: the distribution spec's `errors`, or what token servers say.
@@ -203,7 +205,7 @@ mod tests {
         assert_eq!(seconds("40"), Some(40));
         assert_eq!(seconds("Sun, 06 Nov 1994 08:50:07 GMT"), Some(30));
         assert_eq!(seconds("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
-        assert_eq!(seconds("99999999999999999999999"), Some(300));
+        assert_eq!(seconds("99999999999999999999999"), Some(MAX_TOLD.as_secs()));
         for bad in ["", "-1", "soon", "1.5"] {
             assert_eq!(seconds(bad), None, "{bad}");
         }
@@ -240,7 +242,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_retry_after_is_bounded(text in ".{0,40}") {
-            prop_assert!(retry_after(&text, SystemTime::now()).is_none_or(|wait| wait <= MAX_RETRY_AFTER));
+            prop_assert!(retry_after(&text, SystemTime::now()).is_none_or(|wait| wait <= MAX_TOLD));
         }
     }
 }

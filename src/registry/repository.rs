@@ -3,6 +3,7 @@
 //! Documents are kept for the run, so that images which share one fetch it once; threads that want the same one wait
 //! for the first.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -38,11 +39,28 @@ impl Remote {
         platform: &Platform,
         known: Option<&BlobDigest>,
     ) -> Result<Lookup, RegistryError> {
-        let repository = Repository { remote: self, name: reference.repository() };
+        // Who asks without a known digest has announced it.
+        let awaited = Cell::new(known.is_none());
+        let repository = Repository { remote: self, name: reference.repository(), awaited: &awaited };
+        let found = self.resolve_in(&repository, reference, platform, known);
+        if awaited.take() {
+            self.pulls.settle();
+        }
+        found
+    }
+
+    fn resolve_in(
+        &self,
+        repository: &Repository<'_>,
+        reference: &ImageRef,
+        platform: &Platform,
+        known: Option<&BlobDigest>,
+    ) -> Result<Lookup, RegistryError> {
         let top = if let Some(pinned) = reference.digest() {
             if known == Some(pinned) {
                 return Ok(Lookup::Same);
             }
+            repository.expect();
             repository.document(Role::Manifest, pinned, None)?
         } else {
             let tag = reference.tag().unwrap_or("latest");
@@ -50,23 +68,25 @@ impl Remote {
             // Without a digest to compare with, HEAD would be one request more; with mirrors it saves the
             // endpoint from serving the bytes.
             let head = if known.is_some() || mirrored { repository.head(tag)? } else { None };
-            match head {
-                Some(digest) if known == Some(&digest) => return Ok(Lookup::Same),
-                Some(digest) => match repository.document(Role::Manifest, &digest, None) {
+            if head.is_some() && head.as_ref() == known {
+                return Ok(Lookup::Same);
+            }
+            repository.expect();
+            if let Some(digest) = head {
+                match repository.document(Role::Manifest, &digest, None) {
                     // It has moved on since, or is a registry that knows manifests by tag only.
                     Err(RegistryError::Refused { status: 404, .. }) => repository.tagged(tag)?,
                     document => document?,
-                },
-                None => {
-                    let document = repository.tagged(tag)?;
-                    if known == Some(&document.digest) {
-                        return Ok(Lookup::Same);
-                    }
-                    document
                 }
+            } else {
+                let document = repository.tagged(tag)?;
+                if known == Some(&document.digest) {
+                    return Ok(Lookup::Same);
+                }
+                document
             }
         };
-        Ok(Lookup::Image(Box::new(assemble(&repository, reference, platform, top)?)))
+        Ok(Lookup::Image(Box::new(assemble(repository, reference, platform, top)?)))
     }
 
     fn slot(&self, digest: &BlobDigest) -> Arc<Mutex<Option<Arc<Document>>>> {
@@ -85,24 +105,31 @@ impl Remote {
             *slot = Some(Arc::clone(document));
         }
     }
-
-    fn report_rate_limit(&self, answer: &Answer) {
-        // Docker Hub: `76;w=21600`.
-        let number =
-            |name: &str| answer.header(name).and_then(|text| text.split(';').next()?.parse::<u64>().ok());
-        if let Some(left) = number("ratelimit-remaining") {
-            let of = number("ratelimit-limit").map(|limit| format!(" of {limit}")).unwrap_or_default();
-            self.shared().detail(format!("{}: {left}{of} pulls left", self.client.registry));
-        }
-    }
 }
 
 struct Repository<'a> {
     remote: &'a Remote,
     name: &'a str,
+    /// Whether a GET of a manifest is expected and still to come.
+    awaited: &'a Cell<bool>,
 }
 
 impl Repository<'_> {
+    /// A manifest is going to be fetched.
+    fn expect(&self) {
+        if !self.awaited.replace(true) {
+            self.remote.pulls.expect();
+        }
+    }
+
+    /// Takes note of what `site`'s answer says of pulls; `counted` where it is one.
+    fn hear(&self, site: &Site, answer: &Answer, counted: bool) {
+        if site.own {
+            let counted = counted && self.awaited.take();
+            self.remote.pulls.hear(self.remote.shared(), &self.remote.client.registry, answer, counted);
+        }
+    }
+
     fn manifest_url(&self, site: &Site, tag_or_digest: &str) -> Url {
         site.url(&format!("/{}/manifests/{tag_or_digest}", self.name))
     }
@@ -116,11 +143,12 @@ impl Repository<'_> {
                 unknown: "manifest unknown",
                 ..Ask::get(self.manifest_url(site, tag))
             };
-            self.remote.ask(site, self.name, &ask)
+            let answer = self.remote.ask(site, self.name, &ask)?;
+            self.hear(site, &answer, false);
+            Ok(answer)
         });
         match answer {
             Ok(answer) => {
-                self.remote.report_rate_limit(&answer);
                 Ok(answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok()))
             }
             // GET may be allowed where HEAD is not, and says why if it is not; a 401 has been dealt with.
@@ -136,7 +164,7 @@ impl Repository<'_> {
             let ask =
                 Ask { accept: ACCEPT, unknown: "manifest unknown", ..Ask::get(self.manifest_url(site, tag)) };
             let answer = self.remote.ask(site, self.name, &ask)?;
-            self.remote.report_rate_limit(&answer);
+            self.hear(site, &answer, true);
             let media_type = answer.header("content-type").map(str::to_owned);
             let said = answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
             let host = answer.url.host_port();
@@ -189,6 +217,7 @@ impl Documents for Repository<'_> {
                 },
             };
             let answer = self.remote.ask(site, self.name, &ask)?;
+            self.hear(site, &answer, role == Role::Manifest);
             let media_type = answer.header("content-type").map(str::to_owned);
             let host = answer.url.host_port();
             let bytes = answer.read(&self.remote.client, &what, limit)?;

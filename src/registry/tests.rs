@@ -5,6 +5,7 @@ mod authentication;
 mod encryption;
 mod hosts;
 mod layouts;
+mod limits;
 mod lookups;
 mod server;
 mod transfers;
