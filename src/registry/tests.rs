@@ -2,6 +2,7 @@
 //! looks at what was answered, at the requests that arrived and at the events that were reported.
 
 mod authentication;
+mod destinations;
 mod encryption;
 mod hosts;
 mod layouts;

@@ -130,23 +130,6 @@ fn a_refused_password_is_final_and_never_shown() {
 }
 
 #[test]
-fn credentials_are_withheld_from_a_realm_on_another_host_over_plain_http() {
-    let app = Image::new("layer");
-    let content = serve(&app);
-    let realm = Server::start(|_| Response::new(200, br#"{"token":"t"}"#));
-    let other = realm.other_name();
-    let server = Server::start(move |request| match request.authorization() {
-        Some("Bearer t") => content.answer(request),
-        _ => Response::new(401, b"")
-            .header("WWW-Authenticate", &format!("Bearer realm=\"http://{other}/token\",service=s")),
-    });
-    let setup = with_password(&server);
-    resolve(&setup.build(), &reference(&server)).unwrap();
-    assert_eq!(realm.requests()[0].authorization(), None);
-    assert!(setup.ear.all().contains("warning: "), "{}", setup.ear.all());
-}
-
-#[test]
 fn mirrors_get_no_credentials_but_may_have_tokens_of_their_own() {
     let app = Image::new("layer");
     let content = serve(&app);

@@ -12,16 +12,16 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use super::*;
 
 /// A certificate authority.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn write(&self, folder: &Path, name: &str) -> std::path::PathBuf {
+    pub(super) fn write(&self, folder: &Path, name: &str) -> std::path::PathBuf {
         let path = folder.join(name);
         std::fs::write(&path, self.0.pem()).unwrap();
         path
@@ -39,7 +39,7 @@ impl Authority {
 }
 
 /// A front that speaks TLS and passes everything on to `server`, one request a connection.
-fn tls_front(authority: &Authority, clients: bool, server: &Server) -> u16 {
+pub(super) fn tls_front(authority: &Authority, clients: bool, server: &Server) -> u16 {
     let (certificate, key) = authority.issue();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
