@@ -2,16 +2,13 @@
 //!
 //! Looks only; nothing is written. A lookup that fails is data for its one image ([`Resolution::Blocked`]).
 
-mod queue;
 mod selections;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use self::queue::Queue;
 use self::selections::Repository;
 
 use crate::cancel::Cancel;
@@ -21,6 +18,7 @@ use crate::error::{Error, RegistryError};
 use crate::extract;
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, Reporter};
+use crate::queue::Queue;
 use crate::registry::{Lookup, Registries};
 use crate::state::{
     Desired, DesiredImage, LayerDescriptor, LayerState, LockedImage, Observed, Platform, PullPolicy,
@@ -233,13 +231,18 @@ impl Observer<'_> {
         let ask = Asker { registries: self.registries, offline: self.offline };
         let recorded = &observed.recorded;
         let mut resolutions = BTreeMap::new();
-        let mut jobs: Vec<Job<'_>> = Repository::all(desired).into_iter().map(Job::Tags).collect();
+        let mut jobs: Vec<(String, Job<'_>)> = Repository::all(desired)
+            .into_iter()
+            .map(|repository| (repository.name.registry().to_owned(), Job::Tags(repository)))
+            .collect();
         let image_job = |image: &DesiredImage, resolutions: &mut BTreeMap<ImageRef, Resolution>| {
             if let Some(resolution) = ask.without_asking(image, recorded) {
                 resolutions.insert(image.reference.clone(), resolution);
                 return None;
             }
-            Some(Job::Image(image.clone(), known_digest(image, recorded)))
+            let known = known_digest(image, recorded);
+            ask.registries.announce(&image.reference, known.as_ref());
+            Some((image.reference.registry().to_owned(), Job::Image(image.clone(), known)))
         };
         jobs.extend(desired.images.iter().filter_map(|image| image_job(image, &mut resolutions)));
         if jobs.is_empty() {
@@ -248,7 +251,7 @@ impl Observer<'_> {
         }
         let reporter = self.reporter;
         reporter.report(Event::Resolving { images: jobs.len() });
-        let listing = jobs.iter().any(|job| matches!(job, Job::Tags(_)));
+        let listing = jobs.iter().any(|(_, job)| matches!(job, Job::Tags(_)));
         let threads = if listing { self.parallel } else { self.parallel.min(jobs.len()) };
         let queue = Queue::new(jobs);
         let found = Mutex::new((resolutions, Vec::new()));
@@ -264,7 +267,7 @@ impl Observer<'_> {
                     Job::Tags(repository) => {
                         let selected = ask.select(repository, recorded);
                         let images = selected.images.iter().map(|selected| &selected.image);
-                        let jobs: Vec<Job<'_>> = {
+                        let jobs: Vec<_> = {
                             let resolutions = &mut found().0;
                             images.filter_map(|image| image_job(image, resolutions)).collect()
                         };
@@ -366,8 +369,8 @@ pub struct Ask {
     pub known: Option<BlobDigest>,
 }
 
-/// Asks the registries in up to `parallel` threads; each takes the next question that nobody has taken. The
-/// answers are in the order of the questions.
+/// Asks the registries in up to `parallel` threads, fairly shared between registries. The answers are in the order
+/// of the questions.
 pub fn look_up(
     registries: &Registries,
     parallel: usize,
@@ -378,11 +381,15 @@ pub fn look_up(
         return Vec::new();
     }
     reporter.report(Event::Resolving { images: lookups.len() });
-    let (next, answers) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    for Ask { reference, known, .. } in lookups {
+        registries.announce(reference, known.as_ref());
+    }
+    let lane = |ask: &Ask| ask.reference.registry().to_owned();
+    let queue = Queue::new(lookups.iter().enumerate().map(|(index, ask)| (lane(ask), (index, ask))));
+    let answers = Mutex::new(BTreeMap::new());
     let work = || {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(Ask { reference, platform, known }) = lookups.get(index) else { break };
+        while let Some(taken) = queue.next() {
+            let (index, Ask { reference, platform, known }) = taken.job;
             let answer = registries.resolve(reference, platform, known.as_ref());
             reporter.report(Event::Resolved(reference.clone()));
             answers.lock().unwrap_or_else(PoisonError::into_inner).insert(index, answer);
