@@ -6,6 +6,17 @@ use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file};
 use crate::support::sandbox::Sandbox;
 
+/// A hosts file of the fleet example, whose addresses are replaced by those of this test.
+fn example(name: &str, addresses: &[(&str, String)]) -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/fleet/certs.d/");
+    let mut text = std::fs::read_to_string(format!("{path}{name}/hosts.toml")).unwrap();
+    for (address, own) in addresses {
+        assert!(text.contains(&format!("\"{address}\"")), "the example does not name {address}");
+        text = text.replace(&format!("\"{address}\""), &format!("\"{own}\""));
+    }
+    text
+}
+
 fn content(seed: &str) -> BlobSet {
     let mut content = BlobSet::default();
     let image = content.image(&Image::new(&[Layer::of(&[file("name", seed)])]));
@@ -34,12 +45,11 @@ fn spegel_serves_what_peers_have_and_the_registry_the_rest() {
     let registry = FakeRegistry::start(content("one"));
     let spegel = FakeRegistry::start(content("one"));
     needs_namespace(&spegel, &registry);
-    let hosts = format!(
-        "server = '{}'\n[host.'{}']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n",
-        registry.url(),
-        spegel.url()
-    );
-    fleet(&sandbox, &registry, &hosts);
+    // `_default`, so that no file names the registry.
+    let hosts = example("_default", &[("http://127.0.0.1:30020", spegel.url())]);
+    sandbox.write("certs.d/_default/hosts.toml", hosts);
+    let images = wanted(&registry.name(), &["team/app:1"]);
+    sandbox.images(&format!("[settings]\nhosts-dir = \"certs.d\"\n{images}"));
     sandbox.msb("apply").run().success();
     assert_eq!(registry.requests(), [] as [&str; 0], "the peers had all of it");
 
@@ -62,15 +72,19 @@ fn dragonfly_fetches_through_and_gets_its_header() {
     dragonfly.on(move |request| {
         (request.header("x-dragonfly-registry") != Some(expected.as_str())).then(|| Fault::status(400))
     });
-    let hosts = format!(
-        "[host.\"{}\"]\ncapabilities = [\"pull\"]\n[host.\"{}\".header]\nX-Dragonfly-Registry = [\"{upstream}\"]\n",
-        dragonfly.url(),
-        dragonfly.url()
-    );
+    let hosts =
+        example("ghcr.io", &[("http://127.0.0.1:4001", dragonfly.url()), ("https://ghcr.io", upstream)]);
     fleet(&sandbox, &registry, &hosts);
     sandbox.msb("apply").run().success();
     assert_eq!(registry.requests(), ["HEAD /v2/team/app/manifests/1"], "only what the tag means");
     assert!(dragonfly.requests().iter().any(|request| request.contains("/blobs/")));
+
+    // Its peer is down: the registry itself has all there is.
+    drop(dragonfly);
+    registry.edit(|old| *old = content("two"));
+    let output = sandbox.msb("apply -v").run().success();
+    assert!(registry.requests().iter().any(|request| request.contains("/blobs/")), "{output}");
+    assert!(output.stderr.contains("mirror http://127.0.0.1"), "a line with -v\n{output}");
 }
 
 #[test]
