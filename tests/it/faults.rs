@@ -20,7 +20,7 @@ const DAYS: u64 = 300;
 const THREADS: usize = 10;
 const IMAGES: [&str; 3] = ["team/app:1", "team/app:2", "team/tool:1"];
 
-/// SplitMix64.
+/// The generator `SplitMix64`.
 struct Dice(u64);
 
 impl Dice {
@@ -55,7 +55,6 @@ fn fault(dice: &mut Dice, request: &Request, body: &[u8]) -> (Fault, u64) {
     let range = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
     let from: Option<usize> = range.and_then(|from| from.parse().ok());
     match dice.below(13) {
-        0 | 1 => (Fault::cut(at), 0),
         // What was under way is lost.
         2 | 3 => (Fault::reset(at), 1),
         4 => (Fault::stall(at), 0),

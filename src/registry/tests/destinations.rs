@@ -150,7 +150,7 @@ fn a_redirect_to_another_scheme_loses_them_or_is_refused() {
     });
     let port = tls_front(&authority, false, &front);
     let endpoint = Some(format!("https://127.0.0.1:{port}"));
-    let setup = with_password(RegistrySettings { ca, endpoint, ..settings(&front) });
+    let setup = with_password(RegistrySettings { endpoint, ca, ..settings(&front) });
     assert_eq!(resolve(&setup.build(), &reference(&front)).unwrap_err().kind(), "redirect");
     assert!(plain.requests().is_empty());
 }
@@ -197,7 +197,7 @@ fn a_token_realm_over_http_is_refused_by_a_registry_over_https() {
     let server = token_registry(serve(&Image::new("layer")), "http://realm.invalid/token".to_owned());
     let port = tls_front(&authority, false, &server);
     let endpoint = Some(format!("https://127.0.0.1:{port}"));
-    let setup = with_password(RegistrySettings { ca, endpoint, ..settings(&server) });
+    let setup = with_password(RegistrySettings { endpoint, ca, ..settings(&server) });
     let error = resolve(&setup.build(), &reference(&server)).unwrap_err();
     assert!(error.to_string().contains("from https to plain http"), "{error}");
     assert!(realm.requests().is_empty());
