@@ -33,17 +33,19 @@ pub(super) struct Failure {
     pub(super) transient: bool,
     /// How long the server asks to wait.
     pub(super) after: Option<Duration>,
+    /// Whether it happened where a redirect led: who redirected had answered.
+    pub(super) redirected: bool,
 }
 
 impl Failure {
     pub(super) fn transient(error: RegistryError) -> Self {
-        Self { error, transient: true, after: None }
+        Self { error, transient: true, after: None, redirected: false }
     }
 }
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
-        Self { error, transient: false, after: None }
+        Self { error, transient: false, after: None, redirected: false }
     }
 }
 

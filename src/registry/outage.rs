@@ -40,27 +40,29 @@ impl Outage {
         if lock(&self.0).is_some() { 1 } else { TRIES }
     }
 
-    /// Takes note of how all tries of a request ended.
-    pub(super) fn note<T>(&self, result: &Result<T, RegistryError>) {
+    /// Takes note that it answered.
+    pub(super) fn answered(&self) {
+        *lock(&self.0) = None;
+    }
+
+    /// Takes note of why all tries of a request failed.
+    pub(super) fn failed(&self, error: &RegistryError) {
         let mut known = lock(&self.0);
-        match result {
+        match error {
             // That is what is known already.
-            Err(RegistryError::Unreachable { .. }) if matches!(&*known, Some(Known::Unreachable { since, .. }) if since.elapsed() < REST) =>
+            RegistryError::Unreachable { .. } if matches!(&*known, Some(Known::Unreachable { since, .. }) if since.elapsed() < REST) =>
                 {}
-            Err(RegistryError::Unreachable {
+            RegistryError::Unreachable {
                 reason,
                 trouble:
                     trouble @ (Trouble::Refused | Trouble::HostNotFound | Trouble::NoAnswer | Trouble::Proxy),
-            }) => {
-                *known = Some(Known::Unreachable {
-                    since: Instant::now(),
-                    reason: reason.clone(),
-                    trouble: *trouble,
-                });
+            } => {
+                let (reason, trouble) = (reason.clone(), *trouble);
+                *known = Some(Known::Unreachable { since: Instant::now(), reason, trouble });
             }
-            Err(RegistryError::Stalled { .. }) => *known = Some(Known::Silent),
-            Err(RegistryError::Stopped) => {}
-            // A connection that breaks may be about one repository.
+            RegistryError::Stalled { .. } => *known = Some(Known::Silent),
+            RegistryError::Stopped => {}
+            // A connection that breaks may be about one repository; everything else is an answer.
             _ => *known = None,
         }
     }

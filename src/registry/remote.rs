@@ -316,11 +316,15 @@ impl Remote {
         if !site.own {
             return self.shared().retry(MIRROR_TRIES, attempt);
         }
+        let mut redirected = false;
         let result = self.shared().retry(self.outage.tries(), || match self.outage.error() {
             Some(known) => Err(known.into()),
-            None => attempt(),
+            None => attempt().inspect_err(|failure| redirected = failure.redirected),
         });
-        self.outage.note(&result);
+        match result.as_ref().err().filter(|_| !redirected) {
+            Some(error) => self.outage.failed(error),
+            None => self.outage.answered(),
+        }
         result
     }
 

@@ -1,7 +1,7 @@
 //! Mirrors that containerd's hosts files name, behaving as those of a fleet do: Spegel, which has what its peers
 //! have and answers 404 for the rest, and Dragonfly, which fetches through.
 
-use crate::support::check::wanted;
+use crate::support::check::{assert_exact, image, listed, wanted};
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file};
 use crate::support::sandbox::Sandbox;
@@ -94,4 +94,37 @@ fn a_hosts_file_that_is_broken_blocks_its_registry_and_is_named() {
     fleet(&sandbox, &registry, "server = \"https://a\"\nx");
     sandbox.msb("apply").run().code(1).says("hosts.toml:2: ");
     assert_eq!(registry.requests(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_mirror_that_is_down_stalls_breaks_lacks_or_lies_costs_a_line_and_not_the_image() {
+    let all = [
+        Some(Fault::corrupt()),
+        Some(Fault::stall(10)),
+        Some(Fault::cut(10)),
+        Some(Fault::reset(10)),
+        Some(Fault::status(500)),
+        Some(Fault::status(404)),
+        Some(Fault { body: Some(b"short".to_vec()), ..Fault::default() }),
+        None,
+    ];
+    for fault in all {
+        let sandbox = Sandbox::new();
+        let registry = FakeRegistry::start(content("one"));
+        let mirror = FakeRegistry::start(content("one"));
+        let images = wanted(&registry.name(), &["team/app:1"]);
+        sandbox.images(&format!("{images}mirrors = [\"{}\"]\n", mirror.url()));
+        let shown = format!("{fault:?}");
+        match fault {
+            Some(fault) => mirror.on(move |request| request.path.contains("/blobs/").then(|| fault.clone())),
+            None => drop(mirror),
+        }
+        let output = sandbox.msb("apply -v").env("MSB_SYNC_STALL_TIMEOUT", "0.2").run().success();
+        assert!(output.stderr.contains("mirror http://127.0.0.1"), "{shown}: no line\n{output}");
+        let blobs = registry.edit(|content| content.blobs.clone());
+        let images = listed(&sandbox);
+        let reference = format!("{}/team/app:1", registry.name());
+        assert_exact(image(&images, &reference), &|digest| blobs[digest].to_vec());
+        assert!(!output.stderr.contains("error:"), "{shown}\n{output}");
+    }
 }

@@ -220,6 +220,9 @@ fn https_goes_through_a_proxy_by_connect() {
                 lines.push(line);
             }
             assert_eq!(lines[0], "CONNECT registry.invalid:443 HTTP/1.1\r\n");
+            let authorized =
+                |line: &String| line.trim().eq_ignore_ascii_case("proxy-authorization: Basic dXNlcjpwYXNz");
+            assert!(lines.iter().any(authorized), "{lines:?}");
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
             let inner = TcpStream::connect(("127.0.0.1", port)).unwrap();
             let (mut from, mut to) = (inner.try_clone().unwrap(), inner);
@@ -230,7 +233,7 @@ fn https_goes_through_a_proxy_by_connect() {
     });
     let settings =
         RegistrySettings { endpoint: Some("https://registry.invalid".to_owned()), ..world.settings(port) };
-    let setup = Setup::new().with(settings).variable("HTTPS_PROXY", &format!("http://{proxy}"));
+    let setup = Setup::new().with(settings).variable("HTTPS_PROXY", &format!("http://user:pass@{proxy}"));
     // The certificate is for 127.0.0.1: that it is refused for that reason shows that the tunnel works.
     let error = world.ask(&setup).unwrap_err();
     assert!(error.to_string().contains("certificate of registry.invalid is not trusted"), "{error}");

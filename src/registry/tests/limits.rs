@@ -178,3 +178,23 @@ fn a_registry_that_says_nothing_is_tried_once_more_each_time_until_it_answers() 
     silent.store(true, Ordering::SeqCst);
     assert_eq!(ask(), (Err("stalled"), 6), "an answer gives it all its tries back");
 }
+
+#[test]
+fn where_a_redirect_leads_to_nobody_the_registry_itself_is_not_down() {
+    let app = Image::new("layer");
+    let content = serve(&app);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = listener.local_addr().unwrap();
+    drop(listener);
+    let server = Server::start(move |request| {
+        if request.path().contains("/blobs/") {
+            Response::redirect(&format!("http://{nobody}{}", request.target))
+        } else {
+            content.answer(request)
+        }
+    });
+    let registries = Setup::new().build();
+    assert_eq!(resolve(&registries, &reference(&server)).unwrap_err().kind(), "unreachable");
+    let lookup = registries.resolve(&reference(&server), &amd64(), Some(&app.digest())).unwrap();
+    assert!(matches!(lookup, Lookup::Same));
+}
