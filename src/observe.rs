@@ -19,7 +19,7 @@ use crate::extract;
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
-use crate::registry::{Lookup, Registries};
+use crate::registry::{Lookup, Meaning, Registries};
 use crate::state::{
     Desired, DesiredImage, LayerDescriptor, LayerState, LockedImage, Observed, Platform, PullPolicy,
     RecordedImage, Resolution, ResolvedImage,
@@ -48,6 +48,8 @@ pub struct Observer<'a> {
 enum Job<'a> {
     /// An image, and the digest to compare with.
     Image(DesiredImage, Option<BlobDigest>),
+    /// An image that does not, or may not, mean that digest any more.
+    Moved(DesiredImage, BlobDigest, Meaning),
     /// The tags of a repository.
     Tags(Repository<'a>),
 }
@@ -226,7 +228,8 @@ impl Observer<'_> {
     }
 
     /// Looks up tag lists and images in a few threads. What a list chooses joins the queue, so that no lookup waits
-    /// for a list that it does not need.
+    /// for a list that it does not need; what has moved joins it too, so that a registry's tags are all asked before
+    /// any of them is fetched.
     fn resolve_all(&self, desired: &Desired, observed: &mut Observed) {
         let ask = Asker { registries: self.registries, offline: self.offline };
         let recorded = &observed.recorded;
@@ -256,13 +259,32 @@ impl Observer<'_> {
         let queue = Queue::new(jobs);
         let found = Mutex::new((resolutions, Vec::new()));
         let found = || found.lock().unwrap_or_else(PoisonError::into_inner);
+        let settle = |image: &DesiredImage, answer: Result<Lookup, RegistryError>| {
+            let resolution = match answer {
+                Ok(Lookup::Same) => Resolution::AsRecorded,
+                Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
+                Err(error) => Resolution::Blocked(Arc::new(error.into())),
+            };
+            found().0.insert(image.reference.clone(), resolution);
+            reporter.report(Event::Resolved(image.reference.clone()));
+        };
         let work = || {
             while let Some(taken) = queue.next() {
                 match &taken.job {
-                    Job::Image(image, known) => {
-                        let resolution = ask.resolve(image, known.as_ref());
-                        found().0.insert(image.reference.clone(), resolution);
-                        reporter.report(Event::Resolved(image.reference.clone()));
+                    Job::Image(image, Some(known)) => match ask.registries.check(&image.reference, known) {
+                        Ok(Meaning::Same) => settle(image, Ok(Lookup::Same)),
+                        Ok(meaning) => {
+                            let job = Job::Moved(image.clone(), known.clone(), meaning);
+                            queue.push([(image.reference.registry().to_owned(), job)]);
+                        }
+                        Err(error) => settle(image, Err(error)),
+                    },
+                    Job::Image(image, None) => {
+                        settle(image, ask.registries.resolve(&image.reference, &image.platform, None));
+                    }
+                    Job::Moved(image, known, meaning) => {
+                        let (reference, platform) = (&image.reference, &image.platform);
+                        settle(image, ask.registries.fetch(reference, platform, known, meaning));
                     }
                     Job::Tags(repository) => {
                         let selected = ask.select(repository, recorded);
@@ -303,14 +325,6 @@ impl Observer<'_> {
 }
 
 impl Asker<'_> {
-    fn resolve(&self, image: &DesiredImage, known: Option<&BlobDigest>) -> Resolution {
-        match self.registries.resolve(&image.reference, &image.platform, known) {
-            Ok(Lookup::Same) => Resolution::AsRecorded,
-            Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
-            Err(error) => Resolution::Blocked(Arc::new(error.into())),
-        }
-    }
-
     /// What can be said without a request: by the lockfile, or by the pull policy.
     fn without_asking(
         &self,

@@ -87,6 +87,17 @@ pub enum Lookup {
     Image(Box<ResolvedImage>),
 }
 
+/// What a reference means, as far as that can be told without fetching it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// The digest that is known.
+    Same,
+    /// Another one.
+    Digest(BlobDigest),
+    /// It has to be fetched to be known.
+    Unsaid,
+}
+
 enum Backend {
     Remote(Arc<Remote>),
     Layout(Layout),
@@ -130,6 +141,36 @@ impl Registries {
         match &*self.backend(reference)? {
             Backend::Remote(remote) => remote.resolve(reference, platform, known),
             Backend::Layout(layout) => layout.resolve(reference, platform, known),
+        }
+    }
+
+    /// The first half of [`Registries::resolve`] with a `known` digest: what `reference` means now, by HEAD, which
+    /// registries do not count as a pull. Who asks for many does all of these first, so that it is known how many
+    /// pulls are to come before the first one.
+    ///
+    /// # Errors
+    /// As for [`Registries::resolve`].
+    pub fn check(&self, reference: &ImageRef, known: &BlobDigest) -> Result<Meaning, RegistryError> {
+        match &*self.backend(reference)? {
+            Backend::Remote(remote) => remote.check(reference, Some(known)),
+            Backend::Layout(_) => Ok(Meaning::Unsaid),
+        }
+    }
+
+    /// The second half of it, with what the first one found.
+    ///
+    /// # Errors
+    /// As for [`Registries::resolve`].
+    pub fn fetch(
+        &self,
+        reference: &ImageRef,
+        platform: &Platform,
+        known: &BlobDigest,
+        meaning: &Meaning,
+    ) -> Result<Lookup, RegistryError> {
+        match &*self.backend(reference)? {
+            Backend::Remote(remote) => remote.fetch(reference, platform, Some(known), meaning),
+            Backend::Layout(layout) => layout.resolve(reference, platform, Some(known)),
         }
     }
 

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use ureq::http::Method;
 
-use super::Lookup;
 use super::documents::{ACCEPT, Document};
 use super::http::Answer;
 use super::remote::{Ask, Remote, Site, Wanted};
 use super::resolve::{Documents, Role, assemble, verify};
 use super::shared::lock;
 use super::url::Url;
+use super::{Lookup, Meaning};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
@@ -39,54 +39,50 @@ impl Remote {
         platform: &Platform,
         known: Option<&BlobDigest>,
     ) -> Result<Lookup, RegistryError> {
-        // Who asks without a known digest has announced it.
-        let awaited = Cell::new(known.is_none());
+        // Without a digest to compare with, HEAD would be one request more; with mirrors it saves the endpoint from
+        // serving the bytes.
+        let direct = known.is_none() && self.sites.len() == 1 && reference.digest().is_none();
+        let meaning = if direct { Meaning::Unsaid } else { self.check(reference, known)? };
+        self.fetch(reference, platform, known, &meaning)
+    }
+
+    /// See [`super::Registries::check`]. Unless it fails or nothing moved, the pull that it leads to is expected.
+    pub(super) fn check(
+        &self,
+        reference: &ImageRef,
+        known: Option<&BlobDigest>,
+    ) -> Result<Meaning, RegistryError> {
+        let repository =
+            Repository { remote: self, name: reference.repository(), awaited: &Cell::new(false) };
+        let meaning = match reference.digest() {
+            Some(pinned) => Ok(Meaning::Digest(pinned.clone())),
+            None => repository.head(reference.tag().unwrap_or("latest")),
+        };
+        match (&meaning, known) {
+            (Ok(Meaning::Digest(digest)), Some(known)) if digest == known => return Ok(Meaning::Same),
+            (Ok(_), Some(_)) => self.pulls.expect(),
+            // Who asks without a known digest has announced it.
+            (Err(_), None) => self.pulls.settle(),
+            (Ok(_), None) | (Err(_), Some(_)) => {}
+        }
+        meaning
+    }
+
+    /// See [`super::Registries::fetch`].
+    pub(super) fn fetch(
+        &self,
+        reference: &ImageRef,
+        platform: &Platform,
+        known: Option<&BlobDigest>,
+        meaning: &Meaning,
+    ) -> Result<Lookup, RegistryError> {
+        let awaited = Cell::new(*meaning != Meaning::Same);
         let repository = Repository { remote: self, name: reference.repository(), awaited: &awaited };
-        let found = self.resolve_in(&repository, reference, platform, known);
+        let found = repository.fetch(reference, platform, known, meaning);
         if awaited.take() {
             self.pulls.settle();
         }
         found
-    }
-
-    fn resolve_in(
-        &self,
-        repository: &Repository<'_>,
-        reference: &ImageRef,
-        platform: &Platform,
-        known: Option<&BlobDigest>,
-    ) -> Result<Lookup, RegistryError> {
-        let top = if let Some(pinned) = reference.digest() {
-            if known == Some(pinned) {
-                return Ok(Lookup::Same);
-            }
-            repository.expect();
-            repository.document(Role::Manifest, pinned, None)?
-        } else {
-            let tag = reference.tag().unwrap_or("latest");
-            let mirrored = self.sites.len() > 1;
-            // Without a digest to compare with, HEAD would be one request more; with mirrors it saves the
-            // endpoint from serving the bytes.
-            let head = if known.is_some() || mirrored { repository.head(tag)? } else { None };
-            if head.is_some() && head.as_ref() == known {
-                return Ok(Lookup::Same);
-            }
-            repository.expect();
-            if let Some(digest) = head {
-                match repository.document(Role::Manifest, &digest, None) {
-                    // It has moved on since, or is a registry that knows manifests by tag only.
-                    Err(RegistryError::Refused { status: 404, .. }) => repository.tagged(tag)?,
-                    document => document?,
-                }
-            } else {
-                let document = repository.tagged(tag)?;
-                if known == Some(&document.digest) {
-                    return Ok(Lookup::Same);
-                }
-                document
-            }
-        };
-        Ok(Lookup::Image(Box::new(assemble(repository, reference, platform, top)?)))
     }
 
     fn slot(&self, digest: &BlobDigest) -> Arc<Mutex<Option<Arc<Document>>>> {
@@ -115,11 +111,32 @@ struct Repository<'a> {
 }
 
 impl Repository<'_> {
-    /// A manifest is going to be fetched.
-    fn expect(&self) {
-        if !self.awaited.replace(true) {
-            self.remote.pulls.expect();
-        }
+    fn fetch(
+        &self,
+        reference: &ImageRef,
+        platform: &Platform,
+        known: Option<&BlobDigest>,
+        meaning: &Meaning,
+    ) -> Result<Lookup, RegistryError> {
+        let tag = reference.tag().unwrap_or("latest");
+        let top = match meaning {
+            Meaning::Same => return Ok(Lookup::Same),
+            Meaning::Digest(digest) => match self.document(Role::Manifest, digest, None) {
+                // It has moved on since, or is a registry that knows manifests by tag only.
+                Err(RegistryError::Refused { status: 404, .. }) if reference.digest().is_none() => {
+                    self.tagged(tag)?
+                }
+                document => document?,
+            },
+            Meaning::Unsaid => {
+                let document = self.tagged(tag)?;
+                if known == Some(&document.digest) {
+                    return Ok(Lookup::Same);
+                }
+                document
+            }
+        };
+        Ok(Lookup::Image(Box::new(assemble(self, reference, platform, top)?)))
     }
 
     /// Takes note of what `site`'s answer says of pulls; `counted` where it is one.
@@ -134,8 +151,8 @@ impl Repository<'_> {
         site.url(&format!("/{}/manifests/{tag_or_digest}", self.name))
     }
 
-    /// The digest of `tag` by HEAD; `None` where the registry does not answer that usefully.
-    fn head(&self, tag: &str) -> Result<Option<BlobDigest>, RegistryError> {
+    /// What `tag` means, by HEAD.
+    fn head(&self, tag: &str) -> Result<Meaning, RegistryError> {
         let answer = self.remote.anywhere(Wanted::Meaning, |site| {
             let ask = Ask {
                 method: Method::HEAD,
@@ -149,10 +166,14 @@ impl Repository<'_> {
         });
         match answer {
             Ok(answer) => {
-                Ok(answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok()))
+                let digest =
+                    answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
+                Ok(digest.map_or(Meaning::Unsaid, Meaning::Digest))
             }
             // GET may be allowed where HEAD is not, and says why if it is not; a 401 has been dealt with.
-            Err(RegistryError::Refused { status: 400 | 402..=407 | 409..=428 | 501, .. }) => Ok(None),
+            Err(RegistryError::Refused { status: 400 | 402..=407 | 409..=428 | 501, .. }) => {
+                Ok(Meaning::Unsaid)
+            }
             Err(error) => Err(error),
         }
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::server::{Request, Response, Server};
-use super::{Lookup, Options, Registries};
+use super::{Lookup, Meaning, Options, Registries};
 use crate::cancel::Cancel;
 use crate::digest::{Algorithm, BlobDigest, DiffId};
 use crate::error::RegistryError;

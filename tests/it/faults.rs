@@ -17,7 +17,7 @@ use crate::support::sandbox::{Output, Sandbox};
 use crate::support::tree::{Tree, unpack};
 
 const DAYS: u64 = 300;
-const THREADS: usize = 10;
+const THREADS: usize = 16;
 const IMAGES: [&str; 3] = ["team/app:1", "team/app:2", "team/tool:1"];
 
 /// The generator `SplitMix64`.
@@ -81,16 +81,24 @@ fn fault(dice: &mut Dice, request: &Request, body: &[u8]) -> (Fault, u64) {
     }
 }
 
-/// Lets the registry misbehave as `seed` says; returns what each path may be sent again.
-fn bad_day(registry: &FakeRegistry, content: &BlobSet, seed: u64) -> Arc<Mutex<BTreeMap<String, u64>>> {
+/// What the faults of a day account for.
+#[derive(Default)]
+struct Account {
+    /// How often each blob may be sent again, by digest.
+    again: BTreeMap<String, u64>,
+    stalls: usize,
+}
+
+/// Lets the registry misbehave as `seed` says.
+fn bad_day(registry: &FakeRegistry, content: &BlobSet, seed: u64) -> Arc<Mutex<Account>> {
     let mut dice = Dice(seed);
     let mut left = 1 + dice.below(7);
     // One day in twenty, something never works.
     let hopeless = (dice.below(20) == 0).then(|| dice.below(content.blobs.len() as u64));
     let hopeless =
         hopeless.and_then(|index| content.blobs.keys().nth(usize::try_from(index).unwrap()).cloned());
-    let weights = Arc::new(Mutex::new(BTreeMap::new()));
-    let (noting, blobs, tags) = (Arc::clone(&weights), content.blobs.clone(), content.tags.clone());
+    let account = Arc::new(Mutex::new(Account::default()));
+    let (noting, blobs, tags) = (Arc::clone(&account), content.blobs.clone(), content.tags.clone());
     registry.on(move |request| {
         let name = request.path.rsplit('/').next().unwrap_or_default();
         if hopeless.as_deref() == Some(name) {
@@ -104,10 +112,12 @@ fn bad_day(registry: &FakeRegistry, content: &BlobSet, seed: u64) -> Arc<Mutex<B
         }
         left -= 1;
         let (fault, weight) = fault(&mut dice, request, body);
-        *noting.lock().unwrap().entry(digest.to_owned()).or_default() += weight;
+        let mut account = noting.lock().unwrap();
+        *account.again.entry(digest.to_owned()).or_default() += weight;
+        account.stalls += usize::from(fault.shape.stall_after.is_some());
         Some(fault)
     });
-    weights
+    account
 }
 
 /// Fails unless every layer that is under its final name is what its blob says.
@@ -120,7 +130,7 @@ fn assert_trees(sandbox: &Sandbox, content: &BlobSet, expected: &BTreeMap<String
 }
 
 fn apply(sandbox: &Sandbox) -> Output {
-    sandbox.msb("apply --json").env("MSB_SYNC_STALL_TIMEOUT", "0.15").run()
+    sandbox.msb("apply --json -v").env("MSB_SYNC_STALL_TIMEOUT", "0.3").run()
 }
 
 /// Whether the first run succeeded.
@@ -128,7 +138,7 @@ fn live_through(seed: u64, content: &BlobSet, expected: &BTreeMap<String, Tree>)
     let sandbox = Sandbox::new();
     let registry = FakeRegistry::start(content.clone());
     sandbox.images(&wanted(&registry.name(), &IMAGES));
-    let weights = bad_day(&registry, content, seed);
+    let account = bad_day(&registry, content, seed);
     let output = apply(&sandbox);
     let code = output.status.code();
     assert!(matches!(code, Some(0 | 1)) && !output.stderr.contains("panicked"), "{output}");
@@ -141,9 +151,12 @@ fn live_through(seed: u64, content: &BlobSet, expected: &BTreeMap<String, Tree>)
     }
     let failed = output.summary()["failed"].as_u64().unwrap();
     assert_eq!(failed > 0, code == Some(1), "{output}");
+    let account = account.lock().unwrap();
+    // On a busy machine a server may be late that was to be in time.
+    let late = output.stderr.matches("sent nothing for").count().saturating_sub(account.stalls) as u64;
     for (digest, blob) in &content.blobs {
         let size = blob.len() as u64;
-        let allowed = size * (1 + weights.lock().unwrap().get(digest).copied().unwrap_or(0));
+        let allowed = size * (1 + late + account.again.get(digest).copied().unwrap_or(0));
         let sent = registry.sent(&format!("/blobs/{digest}"));
         // An error's body is short, but a body.
         assert!(
@@ -151,6 +164,7 @@ fn live_through(seed: u64, content: &BlobSet, expected: &BTreeMap<String, Tree>)
             "{digest} of {size} bytes: {sent} sent, {allowed} allowed\n{output}"
         );
     }
+    drop(account);
     registry.behave();
     if failed > 0 {
         apply(&sandbox).success();

@@ -257,3 +257,31 @@ fn a_run_that_needs_more_pulls_than_are_left_is_warned_of() {
     assert_eq!(plan.stderr.matches(said).count(), 1, "{plan}");
     assert_eq!(plan.stderr.matches("3 of 100 pulls left").count(), 1, "told when it changes: {plan}");
 }
+
+#[test]
+fn tags_that_moved_are_all_known_before_the_first_is_fetched() {
+    let sandbox = Sandbox::new();
+    let (hub, names, _) = registry_of(8, 100, 1);
+    let wanted_names: Vec<&str> = names.iter().map(String::as_str).collect();
+    sandbox.images(&format!("[settings]\ndownloads = 1\n{}", wanted(&hub.name(), &wanted_names)));
+    applied(&sandbox);
+    let (next, ..) = registry_of(6, 100, 900);
+    let moved = next.edit(|content| content.clone());
+    hub.edit(|content| {
+        content.blobs.extend(moved.blobs);
+        content.types.extend(moved.types);
+        content.tags.extend(moved.tags);
+    });
+    hub.on(|request| {
+        let limited = request.path.contains("/manifests/");
+        limited.then(|| Fault::default().header("RateLimit-Remaining", "3;w=21600"))
+    });
+    hub.forget();
+    let plan = sandbox.msb("plan --json").run().success();
+    assert_eq!(plan.json()["changes"], 6, "{plan}");
+    assert_eq!(plan.stderr.matches("3 pulls are left, and this run needs at least").count(), 1, "{plan}");
+    let lines = lines(&hub);
+    let manifests: Vec<&String> = lines.iter().filter(|line| line.contains("/manifests/")).collect();
+    assert_eq!(manifests.len(), 8 + 6, "{manifests:#?}");
+    assert!(manifests[..8].iter().all(|line| line.starts_with("HEAD ")), "{manifests:#?}");
+}

@@ -123,19 +123,25 @@ fn a_known_tag_needs_a_pull_only_if_it_moved() {
     let server = counting(&app, 0);
     let setup = Setup::new();
     let registries = setup.build();
-    for (number, known) in [(0, app.digest()), (1, sha256(b"old"))] {
-        assert!(!setup.ear.all().contains("warning"), "{}", setup.ear.all());
-        let reference = in_repository(&server, &format!("team/app{number}"));
-        registries.announce(&reference, Some(&known));
-        registries.resolve(&reference, &amd64(), Some(&known)).unwrap();
+    let check = |number: usize, known: &BlobDigest| {
+        registries.check(&in_repository(&server, &format!("team/app{number}")), known).unwrap()
+    };
+    // Two have moved, and are not fetched yet; at a third answer the first of them is one too many.
+    let old = sha256(b"old");
+    assert_eq!(check(0, &app.digest()), Meaning::Same);
+    for number in 1..3 {
+        assert!(!setup.ear.all().contains("needs at least 2"), "{}", setup.ear.all());
+        assert_eq!(check(number, &old), Meaning::Digest(app.digest()));
     }
-    // The second one moved; with it, the third is still to come.
-    registries.announce(&in_repository(&server, "team/app2"), None);
-    registries.resolve(&in_repository(&server, "team/app0"), &amd64(), Some(&app.digest())).unwrap();
-    assert!(
-        setup.ear.all().contains("0 of 0 pulls are left, and this run needs at least 1 more"),
-        "{}",
-        setup.ear.all()
+    let heard = setup.ear.all();
+    assert!(heard.contains("0 of 0 pulls are left, and this run needs at least 1 more"), "{heard}");
+    let reference = in_repository(&server, "team/app1");
+    let found = registries.fetch(&reference, &amd64(), &old, &Meaning::Digest(app.digest())).unwrap();
+    assert_eq!(image(found).digest, app.digest());
+    assert_eq!(
+        server.lines().iter().filter(|line| line.starts_with("GET")).count(),
+        2,
+        "manifest and config"
     );
 }
 
