@@ -1,9 +1,11 @@
 //! Registries: what a reference means now, and the bytes of its layers.
 //!
-//! Two doors matter, [`Registries::resolve`] and [`Registries::blob`]. Behind them: authentication by challenge
-//! (`auth`, `credentials`), HTTP with retries, redirects and proxies (`http`, `proxy`, `tls`; `failure`, `shared`, `outage`), limits (`pulls`), mirrors (`remote`, and `hosts` for containerd's), resumed
-//! transfers (`blob`), image layout directories (`layout`), and the reading of hostile documents
-//! (`documents`, `config`, `resolve`). A registry is set up when it is first asked for; unused ones cost nothing.
+//! Two doors matter, [`Registries::resolve`] (or its two halves, [`Registries::check`] and [`Registries::fetch`]) and
+//! [`Registries::blob`]. Behind them: authentication by challenge (`auth`, `credentials`), HTTP with retries, redirects
+//! and proxies (`http`, `proxy`, `tls`; `failure`, `shared`, `outage`), counted pulls (`pulls`), mirrors (`remote`, and
+//! `hosts` for containerd's), resumed transfers (`blob`), image layout directories (`layout`), and the reading of
+//! hostile documents (`documents`, `config`, `resolve`). A registry is set up when it is first asked for; unused ones
+//! cost nothing.
 //!
 //! Manifests and configs are verified here; a layer's digest is checked by whoever reads the layer.
 
