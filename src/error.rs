@@ -8,11 +8,13 @@ mod catalog;
 mod layer;
 mod registry;
 mod store;
+mod text;
 
 pub use catalog::CatalogError;
 pub use layer::LayerError;
 pub use registry::{RegistryError, TlsCure, Trouble};
 pub use store::StoreError;
+pub use text::{escape_into, printable};
 
 use crate::digest::BlobDigest;
 

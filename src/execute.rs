@@ -11,7 +11,7 @@ mod layer;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
@@ -22,8 +22,9 @@ use crate::digest::BlobDigest;
 use crate::error::{Error, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
-use crate::plan::{Plan, PlannedImage, Record};
+use crate::plan::{Fetch, Plan, PlannedImage, Record};
 use crate::progress::{Event, Reporter};
+use crate::queue::Queue;
 use crate::registry::Registries;
 use crate::state::{Action, Limits, Owner, Ownership};
 use crate::store::{Staged, Store};
@@ -198,18 +199,18 @@ impl Executor<'_> {
             cancel: self.cancel,
             counters,
         };
-        let (next, (sender, receiver)) = (AtomicUsize::new(0), bounded(plan.fetches.len().max(1)));
+        // The plan has the biggest first; the registries share the threads.
+        let fetches = plan.fetches.iter().enumerate().filter(|(index, _)| !too_large.contains(index));
+        let queue = Queue::new(fetches.map(|fetch| (registry_of(fetch.1), fetch)));
+        let (sender, receiver) = bounded(plan.fetches.len().max(1));
         std::thread::scope(|scope| {
-            let (job, next) = (&job, &next);
+            let (job, queue) = (&job, &queue);
             for _ in 0..self.downloads.clamp(1, plan.fetches.len().max(1)) {
                 let sender: Sender<Finished<'_>> = sender.clone();
                 scope.spawn(move || {
                     while !job.cancel.is_cancelled() {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(fetch) = plan.fetches.get(index) else { break };
-                        if too_large.contains(&index) {
-                            continue;
-                        }
+                        let Some(taken) = queue.next() else { break };
+                        let (index, fetch) = taken.job;
                         if sender.send(job.run(index, fetch)).is_err() {
                             break;
                         }
@@ -341,4 +342,10 @@ impl Executor<'_> {
         let (reference, action) = (image.reference.clone(), image.action);
         self.reporter.report(Event::Image { reference, action, error });
     }
+}
+
+/// The registry that serves a blob: that of the first image that needs it.
+fn registry_of(fetch: &Fetch) -> String {
+    let first = fetch.claims.iter().flat_map(|claim| &claim.images).next();
+    first.map_or_else(String::new, |image| image.registry().to_owned())
 }

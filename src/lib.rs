@@ -30,7 +30,7 @@
 //!
 //! # Which room may use which
 //!
-//! 1. Vocabulary ([`cancel`], [`digest`], [`error`], [`image_ref`], [`progress`], [`sys`]) uses only vocabulary.
+//! 1. Vocabulary ([`cancel`], [`digest`], [`error`], [`image_ref`], [`progress`], [`queue`], [`sys`]) uses only vocabulary.
 //! 2. Pure rooms ([`state`], [`images_file`], [`lockfile`], [`selection`], [`plan`]) use vocabulary and `state`, and touch
 //!    nothing: no files,
 //!    network, environment, clock or threads.
@@ -47,6 +47,7 @@ pub mod digest;
 pub mod error;
 pub mod image_ref;
 pub mod progress;
+pub mod queue;
 pub mod sys;
 
 pub mod images_file;

@@ -2,16 +2,13 @@
 //!
 //! Looks only; nothing is written. A lookup that fails is data for its one image ([`Resolution::Blocked`]).
 
-mod queue;
 mod selections;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use self::queue::Queue;
 use self::selections::Repository;
 
 use crate::cancel::Cancel;
@@ -21,7 +18,8 @@ use crate::error::{Error, RegistryError};
 use crate::extract;
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, Reporter};
-use crate::registry::{Lookup, Registries};
+use crate::queue::Queue;
+use crate::registry::{Lookup, Meaning, Registries};
 use crate::state::{
     Desired, DesiredImage, LayerDescriptor, LayerState, LockedImage, Observed, Platform, PullPolicy,
     RecordedImage, Resolution, ResolvedImage,
@@ -50,6 +48,8 @@ pub struct Observer<'a> {
 enum Job<'a> {
     /// An image, and the digest to compare with.
     Image(DesiredImage, Option<BlobDigest>),
+    /// An image that does not, or may not, mean that digest any more.
+    Moved(DesiredImage, BlobDigest, Meaning),
     /// The tags of a repository.
     Tags(Repository<'a>),
 }
@@ -228,18 +228,24 @@ impl Observer<'_> {
     }
 
     /// Looks up tag lists and images in a few threads. What a list chooses joins the queue, so that no lookup waits
-    /// for a list that it does not need.
+    /// for a list that it does not need; what has moved joins it too, so that a registry's tags are all asked before
+    /// any of them is fetched.
     fn resolve_all(&self, desired: &Desired, observed: &mut Observed) {
         let ask = Asker { registries: self.registries, offline: self.offline };
         let recorded = &observed.recorded;
         let mut resolutions = BTreeMap::new();
-        let mut jobs: Vec<Job<'_>> = Repository::all(desired).into_iter().map(Job::Tags).collect();
+        let mut jobs: Vec<(String, Job<'_>)> = Repository::all(desired)
+            .into_iter()
+            .map(|repository| (repository.name.registry().to_owned(), Job::Tags(repository)))
+            .collect();
         let image_job = |image: &DesiredImage, resolutions: &mut BTreeMap<ImageRef, Resolution>| {
             if let Some(resolution) = ask.without_asking(image, recorded) {
                 resolutions.insert(image.reference.clone(), resolution);
                 return None;
             }
-            Some(Job::Image(image.clone(), known_digest(image, recorded)))
+            let known = known_digest(image, recorded);
+            ask.registries.announce(&image.reference, known.as_ref());
+            Some((image.reference.registry().to_owned(), Job::Image(image.clone(), known)))
         };
         jobs.extend(desired.images.iter().filter_map(|image| image_job(image, &mut resolutions)));
         if jobs.is_empty() {
@@ -248,23 +254,42 @@ impl Observer<'_> {
         }
         let reporter = self.reporter;
         reporter.report(Event::Resolving { images: jobs.len() });
-        let listing = jobs.iter().any(|job| matches!(job, Job::Tags(_)));
+        let listing = jobs.iter().any(|(_, job)| matches!(job, Job::Tags(_)));
         let threads = if listing { self.parallel } else { self.parallel.min(jobs.len()) };
         let queue = Queue::new(jobs);
         let found = Mutex::new((resolutions, Vec::new()));
         let found = || found.lock().unwrap_or_else(PoisonError::into_inner);
+        let settle = |image: &DesiredImage, answer: Result<Lookup, RegistryError>| {
+            let resolution = match answer {
+                Ok(Lookup::Same) => Resolution::AsRecorded,
+                Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
+                Err(error) => Resolution::Blocked(Arc::new(error.into())),
+            };
+            found().0.insert(image.reference.clone(), resolution);
+            reporter.report(Event::Resolved(image.reference.clone()));
+        };
         let work = || {
             while let Some(taken) = queue.next() {
                 match &taken.job {
-                    Job::Image(image, known) => {
-                        let resolution = ask.resolve(image, known.as_ref());
-                        found().0.insert(image.reference.clone(), resolution);
-                        reporter.report(Event::Resolved(image.reference.clone()));
+                    Job::Image(image, Some(known)) => match ask.registries.check(&image.reference, known) {
+                        Ok(Meaning::Same) => settle(image, Ok(Lookup::Same)),
+                        Ok(meaning) => {
+                            let job = Job::Moved(image.clone(), known.clone(), meaning);
+                            queue.push([(image.reference.registry().to_owned(), job)]);
+                        }
+                        Err(error) => settle(image, Err(error)),
+                    },
+                    Job::Image(image, None) => {
+                        settle(image, ask.registries.resolve(&image.reference, &image.platform, None));
+                    }
+                    Job::Moved(image, known, meaning) => {
+                        let (reference, platform) = (&image.reference, &image.platform);
+                        settle(image, ask.registries.fetch(reference, platform, known, meaning));
                     }
                     Job::Tags(repository) => {
                         let selected = ask.select(repository, recorded);
                         let images = selected.images.iter().map(|selected| &selected.image);
-                        let jobs: Vec<Job<'_>> = {
+                        let jobs: Vec<_> = {
                             let resolutions = &mut found().0;
                             images.filter_map(|image| image_job(image, resolutions)).collect()
                         };
@@ -300,14 +325,6 @@ impl Observer<'_> {
 }
 
 impl Asker<'_> {
-    fn resolve(&self, image: &DesiredImage, known: Option<&BlobDigest>) -> Resolution {
-        match self.registries.resolve(&image.reference, &image.platform, known) {
-            Ok(Lookup::Same) => Resolution::AsRecorded,
-            Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
-            Err(error) => Resolution::Blocked(Arc::new(error.into())),
-        }
-    }
-
     /// What can be said without a request: by the lockfile, or by the pull policy.
     fn without_asking(
         &self,
@@ -366,8 +383,8 @@ pub struct Ask {
     pub known: Option<BlobDigest>,
 }
 
-/// Asks the registries in up to `parallel` threads; each takes the next question that nobody has taken. The
-/// answers are in the order of the questions.
+/// Asks the registries in up to `parallel` threads, fairly shared between registries. The answers are in the order
+/// of the questions.
 pub fn look_up(
     registries: &Registries,
     parallel: usize,
@@ -378,11 +395,15 @@ pub fn look_up(
         return Vec::new();
     }
     reporter.report(Event::Resolving { images: lookups.len() });
-    let (next, answers) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    for Ask { reference, known, .. } in lookups {
+        registries.announce(reference, known.as_ref());
+    }
+    let lane = |ask: &Ask| ask.reference.registry().to_owned();
+    let queue = Queue::new(lookups.iter().enumerate().map(|(index, ask)| (lane(ask), (index, ask))));
+    let answers = Mutex::new(BTreeMap::new());
     let work = || {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(Ask { reference, platform, known }) = lookups.get(index) else { break };
+        while let Some(taken) = queue.next() {
+            let (index, Ask { reference, platform, known }) = taken.job;
             let answer = registries.resolve(reference, platform, known.as_ref());
             reporter.report(Event::Resolved(reference.clone()));
             answers.lock().unwrap_or_else(PoisonError::into_inner).insert(index, answer);

@@ -1,9 +1,11 @@
 //! Registries: what a reference means now, and the bytes of its layers.
 //!
-//! Two doors matter, [`Registries::resolve`] and [`Registries::blob`]. Behind them: authentication by challenge
-//! (`auth`, `credentials`), HTTP with retries, redirects and proxies (`http`, `proxy`, `tls`; `failure`, `shared`), mirrors (`remote`, and `hosts` for containerd's), resumed
-//! transfers (`blob`), image layout directories (`layout`), and the reading of hostile documents
-//! (`documents`, `config`, `resolve`). A registry is set up when it is first asked for; unused ones cost nothing.
+//! Two doors matter, [`Registries::resolve`] (or its two halves, [`Registries::check`] and [`Registries::fetch`]) and
+//! [`Registries::blob`]. Behind them: authentication by challenge (`auth`, `credentials`), HTTP with retries, redirects
+//! and proxies (`http`, `proxy`, `tls`; `failure`, `shared`, `outage`), counted pulls (`pulls`), mirrors (`remote`, and
+//! `hosts` for containerd's), resumed transfers (`blob`), image layout directories (`layout`), and the reading of
+//! hostile documents (`documents`, `config`, `resolve`). A registry is set up when it is first asked for; unused ones
+//! cost nothing.
 //!
 //! Manifests and configs are verified here; a layer's digest is checked by whoever reads the layer.
 
@@ -19,8 +21,10 @@ pub(crate) mod fuzzing;
 mod hosts;
 mod http;
 mod layout;
+mod outage;
 mod platforms;
 mod proxy;
+mod pulls;
 mod remote;
 mod repository;
 mod resolve;
@@ -87,6 +91,17 @@ pub enum Lookup {
     Image(Box<ResolvedImage>),
 }
 
+/// What a reference means, as far as that can be told without fetching it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// The digest that is known.
+    Same,
+    /// Another one.
+    Digest(BlobDigest),
+    /// It has to be fetched to be known.
+    Unsaid,
+}
+
 enum Backend {
     Remote(Arc<Remote>),
     Layout(Layout),
@@ -130,6 +145,48 @@ impl Registries {
         match &*self.backend(reference)? {
             Backend::Remote(remote) => remote.resolve(reference, platform, known),
             Backend::Layout(layout) => layout.resolve(reference, platform, known),
+        }
+    }
+
+    /// The first half of [`Registries::resolve`] with a `known` digest: what `reference` means now, by HEAD, which
+    /// registries do not count as a pull. Who asks for many does all of these first, so that it is known how many
+    /// pulls are to come before the first one.
+    ///
+    /// # Errors
+    /// As for [`Registries::resolve`].
+    pub fn check(&self, reference: &ImageRef, known: &BlobDigest) -> Result<Meaning, RegistryError> {
+        match &*self.backend(reference)? {
+            Backend::Remote(remote) => remote.check(reference, Some(known)),
+            Backend::Layout(_) => Ok(Meaning::Unsaid),
+        }
+    }
+
+    /// The second half of it, with what the first one found.
+    ///
+    /// # Errors
+    /// As for [`Registries::resolve`].
+    pub fn fetch(
+        &self,
+        reference: &ImageRef,
+        platform: &Platform,
+        known: &BlobDigest,
+        meaning: &Meaning,
+    ) -> Result<Lookup, RegistryError> {
+        match &*self.backend(reference)? {
+            Backend::Remote(remote) => remote.fetch(reference, platform, Some(known), meaning),
+            Backend::Layout(layout) => layout.resolve(reference, platform, Some(known)),
+        }
+    }
+
+    /// Takes note that `reference` is going to be resolved, with `known`: where a registry says how many pulls are
+    /// left, it is compared with how many are to come.
+    pub fn announce(&self, reference: &ImageRef, known: Option<&BlobDigest>) {
+        // A registry that cannot be used says so when it is asked.
+        if known.is_none()
+            && let Ok(backend) = self.backend(reference)
+            && let Backend::Remote(remote) = &*backend
+        {
+            remote.pulls.expect();
         }
     }
 

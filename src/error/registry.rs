@@ -16,6 +16,8 @@ pub enum Trouble {
     Refused,
     /// The name does not resolve.
     HostNotFound,
+    /// Nobody answered the attempt to connect.
+    NoAnswer,
     /// Any other failure before a whole answer arrived.
     Broken,
     /// The proxy did not let the request through.
@@ -221,7 +223,7 @@ impl RegistryError {
             Self::Unreachable { trouble: Trouble::HostNotFound, .. } => {
                 Some("check the registry's name, the network and the name server".to_owned())
             }
-            Self::Unreachable { trouble: Trouble::Refused, .. } => {
+            Self::Unreachable { trouble: Trouble::Refused | Trouble::NoAnswer, .. } => {
                 Some("check that the registry runs, and its `endpoint`".to_owned())
             }
             Self::Unreachable { trouble: Trouble::Proxy, .. } => {
@@ -239,6 +241,11 @@ impl RegistryError {
             Self::TooLarge { .. } => {
                 Some("raise manifest-size under [settings.limits] if you trust this image".to_owned())
             }
+            Self::Credentials { .. } => Some(
+                "set the variable, or write the file, before msb-sync runs; or take password-env or password-file out \
+                 of the images file if the images are public"
+                    .to_owned(),
+            ),
             Self::NoPlatform { .. } => {
                 Some("choose one of these with `platform = …`, or another image".to_owned())
             }

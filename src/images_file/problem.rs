@@ -8,7 +8,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::text::{ceil_boundary, escape_into, floor_boundary, printable};
+use super::text::{ceil_boundary, floor_boundary};
+use crate::error::{escape_into, printable};
 
 /// Problems beyond this many are counted, not kept.
 const MAX_KEPT: usize = 500;

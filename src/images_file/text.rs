@@ -1,8 +1,9 @@
-//! Small text helpers: what may be printed, and which valid word was probably meant.
+//! Small text helpers: what a message repeats of the file, and which valid word was probably meant.
 
 use std::borrow::Cow;
 
 use super::secrets::has_secret;
+use crate::error::printable;
 
 /// Longest piece of the file that a message repeats, in characters.
 const MAX_QUOTED: usize = 120;
@@ -10,25 +11,6 @@ const MAX_QUOTED: usize = 120;
 const MAX_COMPARED: usize = 300;
 /// Candidates beyond this many are not compared.
 const MAX_CANDIDATES: usize = 2_000;
-
-/// Appends `char`, escaped if it could disturb a terminal (control and bidirectional formatting characters).
-pub(super) fn escape_into(out: &mut String, char: char) {
-    let formatting = matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-    if char.is_control() || formatting {
-        out.extend(char.escape_default());
-    } else {
-        out.push(char);
-    }
-}
-
-/// `text` with whatever could disturb a terminal escaped.
-pub(super) fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        escape_into(&mut out, char);
-    }
-    out
-}
 
 /// A piece of the file for use in a message: escaped, shortened, without user info or query of a URL.
 ///

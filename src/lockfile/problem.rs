@@ -6,6 +6,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::error::printable;
+
 /// Characters of a line that are shown before the place.
 const BEFORE: usize = 60;
 /// Characters of a line that are shown from the place on.
@@ -39,32 +41,20 @@ impl Fault {
         let after = after.split(['\r', '\n']).next().unwrap_or_default();
         let marked = after.get(..self.span.len()).unwrap_or(after);
         let column = in_line.chars().count() + 1;
-        let lead = printable(in_line.chars().skip(column.saturating_sub(1 + BEFORE)));
+        let before_it = in_line.chars().skip(column.saturating_sub(1 + BEFORE));
+        let lead = printable(&before_it.collect::<String>());
+        let short = |text: &str| printable(&text.chars().take(AFTER).collect::<String>());
         LockfileProblem {
-            file: printable(file.chars()),
+            file: printable(file),
             line: before.matches('\n').count() + 1,
             column,
             indent: lead.chars().count(),
-            text: lead + &printable(after.chars().take(AFTER)),
-            width: printable(marked.chars().take(AFTER)).chars().count().max(1),
+            text: lead + &short(after),
+            width: short(marked).chars().count().max(1),
             message: self.message,
             hint: self.hint,
         }
     }
-}
-
-/// `text` with whatever could disturb a terminal escaped.
-fn printable(text: impl Iterator<Item = char>) -> String {
-    let mut out = String::new();
-    for c in text {
-        let formatting = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-        if c.is_control() || formatting {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
 }
 
 /// Something wrong at one place of the lockfile. Printed in the form of an images file's problems.

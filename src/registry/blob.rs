@@ -6,21 +6,26 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use super::failure::Failure;
+use super::failure::{Failure, MAX_RETRY_AFTER};
 use super::http::Body;
 use super::remote::{Ask, MIRROR_TRIES, Remote, Wanted};
-use super::shared::TRIES;
+use super::shared::{TRIES, lock};
 use super::url::Url;
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
 use crate::state::LayerDescriptor;
 
-/// Breaks that a transfer survives however little arrives between them.
+/// Breaks that a blob survives however little arrives between them.
 const BREAKS: u64 = 100;
 /// One more break is forgiven for so many bytes that arrived.
 const BYTES_PER_BREAK: u64 = 1 << 20;
+/// How often a blob is read again from its start, by servers that cannot go on in the middle.
+const RESTARTS: u32 = 6;
+/// How long registries may let a blob wait, all `Retry-After` together.
+const MAX_WAITED: Duration = Duration::from_secs(15 * 60);
 
 /// A layer's bytes; an [`io::Error`] of it is a [`RegistryError`], see [`BlobReader::cause`].
 pub struct BlobReader(pub(super) Source);
@@ -49,6 +54,24 @@ impl Read for BlobReader {
     }
 }
 
+/// What a blob has cost so far in this run. The registry keeps it, so that who begins anew has no fresh patience.
+#[derive(Default)]
+pub(super) struct Budget {
+    breaks: u64,
+    restarts: u32,
+    waited: Duration,
+    /// The furthest byte that arrived: what arrives again earns nothing.
+    furthest: u64,
+}
+
+impl Budget {
+    fn lasts(&self) -> bool {
+        self.breaks <= BREAKS + self.furthest / BYTES_PER_BREAK
+            && self.restarts < RESTARTS
+            && self.waited <= MAX_WAITED
+    }
+}
+
 pub(super) struct HttpBlob {
     remote: Arc<Remote>,
     repository: String,
@@ -63,9 +86,7 @@ pub(super) struct HttpBlob {
     from_the_start: bool,
     /// Failures since the last byte arrived.
     failures: u32,
-    /// All failures, against [`BREAKS`].
-    breaks: u64,
-    received: u64,
+    budget: Arc<Mutex<Budget>>,
     failed: bool,
 }
 
@@ -86,6 +107,7 @@ impl HttpBlob {
         offset: u64,
     ) -> Result<Self, RegistryError> {
         let sites = remote.candidates(Wanted::Bytes, Some(&layer.digest));
+        let budget = remote.budget(&layer.digest);
         let mut blob = Self {
             remote,
             repository: repository.to_owned(),
@@ -96,8 +118,7 @@ impl HttpBlob {
             transfer: None,
             from_the_start: false,
             failures: 0,
-            breaks: 0,
-            received: 0,
+            budget,
             failed: false,
         };
         if blob.position < blob.size {
@@ -150,7 +171,12 @@ impl HttpBlob {
         }
         match answer.content_length() {
             Some(length) if length != self.size => Err(self.wrong_size(&url, length).into()),
-            _ => Ok(Transfer { body: answer.body, url, skip: self.position, measured }),
+            _ => {
+                if self.position > 0 {
+                    lock(&self.budget).restarts += 1;
+                }
+                Ok(Transfer { body: answer.body, url, skip: self.position, measured })
+            }
         }
     }
 
@@ -174,8 +200,12 @@ impl HttpBlob {
             return Err(failure.error);
         }
         self.failures += 1;
-        self.breaks += 1;
-        let patience = self.breaks <= BREAKS + self.received / BYTES_PER_BREAK;
+        let patience = {
+            let mut budget = lock(&self.budget);
+            budget.breaks += 1;
+            budget.waited += failure.after.unwrap_or_default().min(MAX_RETRY_AFTER);
+            budget.lasts()
+        };
         if self.sites.len() > 1 {
             if failure.transient && patience && self.failures < MIRROR_TRIES {
                 return self.remote.client.shared.pause(&failure, self.failures);
@@ -236,8 +266,10 @@ impl HttpBlob {
                 }
                 Ok(count) => {
                     self.position += count as u64;
-                    self.received += count as u64;
                     self.failures = 0;
+                    let mut budget = lock(&self.budget);
+                    budget.furthest = budget.furthest.max(self.position);
+                    drop(budget);
                     if self.position == self.size && transfer.measured {
                         // Seeing the end gives the connection back, even if the caller never asks for more.
                         let _ = transfer.body.read(&mut [0]);

@@ -9,26 +9,20 @@ use std::time::{Duration, SystemTime};
 use super::secret::Secret;
 use super::shared::Shared;
 use super::url::Url;
-use crate::error::{RegistryError, TlsCure, Trouble};
+use crate::error::{self, RegistryError, TlsCure, Trouble};
 
-/// Longest wait that a registry may ask for.
+/// Longest wait that a registry gets when it asks for one.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+/// Longer ones are not even told.
+const MAX_TOLD: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// `text` from outside as one short line: control characters escaped, at most `max` characters.
+/// `text` from outside as one short line, with at most `max` of its characters.
 pub(super) fn printable(text: &str, max: usize) -> String {
-    let mut out = String::new();
-    for (index, character) in text.trim().chars().enumerate() {
-        if index == max {
-            out.push('…');
-            break;
-        }
-        if character.is_control() {
-            out.extend(character.escape_default());
-        } else {
-            out.push(character);
-        }
+    let text = text.trim();
+    match text.char_indices().nth(max) {
+        Some((end, _)) => error::printable(&text[..end]) + "…",
+        None => error::printable(text),
     }
-    out
 }
 
 /// Why one try failed, and whether another may succeed.
@@ -39,17 +33,19 @@ pub(super) struct Failure {
     pub(super) transient: bool,
     /// How long the server asks to wait.
     pub(super) after: Option<Duration>,
+    /// Whether it happened where a redirect led: who redirected had answered.
+    pub(super) redirected: bool,
 }
 
 impl Failure {
     pub(super) fn transient(error: RegistryError) -> Self {
-        Self { error, transient: true, after: None }
+        Self { error, transient: true, after: None, redirected: false }
     }
 }
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
-        Self { error, transient: false, after: None }
+        Self { error, transient: false, after: None, redirected: false }
     }
 }
 
@@ -62,7 +58,7 @@ pub(super) fn transport_failure(shared: &Shared, url: &Url, error: ureq::Error) 
     let origin = url.origin();
     match error {
         ureq::Error::Timeout(ureq::Timeout::Connect) => {
-            unreachable(Trouble::Broken, format!("cannot connect to {origin}: no answer"))
+            unreachable(Trouble::NoAnswer, format!("cannot connect to {origin}: no answer"))
         }
         ureq::Error::Timeout(ureq::Timeout::Resolve) | ureq::Error::HostNotFound => unreachable(
             Trouble::HostNotFound,
@@ -157,10 +153,10 @@ fn tls_failure(url: &Url, error: &rustls::Error) -> RegistryError {
 pub(super) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)).min(MAX_RETRY_AFTER));
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)).min(MAX_TOLD));
     }
     let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(now).unwrap_or_default().min(MAX_RETRY_AFTER))
+    Some(date.duration_since(now).unwrap_or_default().min(MAX_TOLD))
 }
 
 /// The registry's own words in the body of an error: the distribution spec's `errors`, or what token servers say.
@@ -211,7 +207,7 @@ mod tests {
         assert_eq!(seconds("40"), Some(40));
         assert_eq!(seconds("Sun, 06 Nov 1994 08:50:07 GMT"), Some(30));
         assert_eq!(seconds("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
-        assert_eq!(seconds("99999999999999999999999"), Some(300));
+        assert_eq!(seconds("99999999999999999999999"), Some(MAX_TOLD.as_secs()));
         for bad in ["", "-1", "soon", "1.5"] {
             assert_eq!(seconds(bad), None, "{bad}");
         }
@@ -248,7 +244,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_retry_after_is_bounded(text in ".{0,40}") {
-            prop_assert!(retry_after(&text, SystemTime::now()).is_none_or(|wait| wait <= MAX_RETRY_AFTER));
+            prop_assert!(retry_after(&text, SystemTime::now()).is_none_or(|wait| wait <= MAX_TOLD));
         }
     }
 }

@@ -183,7 +183,8 @@ impl Client {
         let mut url = request.url.clone();
         let mut own = true;
         for _ in 0..=MAX_REDIRECTS {
-            let answer = self.exchange(request, &url, own)?;
+            let answer = self.exchange(request, &url, own);
+            let answer = answer.map_err(|failure| Failure { redirected: url != *request.url, ..failure })?;
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
@@ -379,6 +380,7 @@ impl Client {
             // 501 and 505 are about what the server is, not how it is.
             transient: matches!(status, 408 | 429 | 500 | 502..=504 | 506..=599),
             after,
+            redirected: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! An OCI image layout directory instead of a server: no network at all.
 //!
 //! Images are found in `index.json` by `org.opencontainers.image.ref.name` (the full form, `repository:tag` or the
-//! tag, the longest that fits) or by digest. Only regular files are read, and all is verified as if it came from a
+//! tag, the longest that fits; docker.io's `library/` may be left out) or by digest. Only regular files are read, and all is verified as if it came from a
 //! server.
 //!
 //! Source: <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md>
@@ -22,7 +22,7 @@ use super::platforms::rank;
 use super::resolve::{Documents, Role, assemble, verify};
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
-use crate::image_ref::ImageRef;
+use crate::image_ref::{DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
 use crate::state::{LayerDescriptor, Platform};
 
 const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
@@ -74,12 +74,14 @@ impl Layout {
     /// The tags of `reference`'s repository.
     pub(super) fn tags(&self, reference: &ImageRef) -> Result<Vec<String>, RegistryError> {
         let mut tags = BTreeSet::new();
+        let repositories = repositories(reference);
         for entry in &self.index()?.entries {
             for name in [REF_NAME, CONTAINERD_NAME].into_iter().filter_map(|name| entry.annotation(name)) {
                 let tag = match name.rsplit_once(':') {
                     Some((repository, tag)) if !tag.contains('/') => {
-                        let full = format!("{}/{}", reference.registry(), reference.repository());
-                        if repository != full && repository != reference.repository() {
+                        let registry = format!("{}/", reference.registry());
+                        let bare = repository.strip_prefix(registry.as_str()).unwrap_or(repository);
+                        if !repositories.contains(&bare) {
                             continue;
                         }
                         tag
@@ -177,20 +179,23 @@ impl Layout {
         platform: &Platform,
     ) -> Result<&'a Entry, RegistryError> {
         let tag = reference.tag().unwrap_or("latest");
-        let short = format!("{}:{tag}", reference.repository());
-        let full = format!("{}/{short}", reference.registry());
-        let fits = |names: &[&str], annotation: &str| -> Vec<&'a Entry> {
-            let named =
-                |entry: &&Entry| entry.annotation(annotation).is_some_and(|name| names.contains(&name));
+        let repositories = repositories(reference);
+        let short: Vec<String> =
+            repositories.iter().map(|repository| format!("{repository}:{tag}")).collect();
+        let full: Vec<String> = short.iter().map(|name| format!("{}/{name}", reference.registry())).collect();
+        let fits = |names: &[String], annotation: &str| -> Vec<&'a Entry> {
+            let named = |entry: &&Entry| {
+                entry.annotation(annotation).is_some_and(|name| names.iter().any(|other| other == name))
+            };
             index.entries.iter().filter(named).collect()
         };
         let candidates = [
-            fits(&[&full], REF_NAME),
-            fits(&[&full], CONTAINERD_NAME),
-            fits(&[&short], REF_NAME),
-            fits(&[tag], REF_NAME),
+            fits(&full, REF_NAME),
+            fits(&full, CONTAINERD_NAME),
+            fits(&short, REF_NAME),
+            fits(&[tag.to_owned()], REF_NAME),
         ];
-        let doing = format!("find {short}");
+        let doing = format!("find {}:{tag}", reference.repository());
         let Some(entries) = candidates.into_iter().find(|entries| !entries.is_empty()) else {
             let names: BTreeSet<String> = index
                 .entries
@@ -241,6 +246,14 @@ impl Layout {
         })?;
         Ok(Arc::new(Document { digest: digest.clone(), bytes, media_type, host: self.host() }))
     }
+}
+
+/// The names that a layout may have for `reference`'s repository: tools leave the `library/` of docker.io out.
+fn repositories(reference: &ImageRef) -> Vec<&str> {
+    let repository = reference.repository();
+    let has_library = matches!(reference.registry(), DEFAULT_REGISTRY | SANDBOXES_REGISTRY);
+    let bare = repository.strip_prefix("library/").filter(|_| has_library);
+    std::iter::once(repository).chain(bare).collect()
 }
 
 impl Documents for Layout {

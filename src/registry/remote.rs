@@ -12,14 +12,16 @@ use std::time::{Duration, Instant};
 use ureq::http::{HeaderName, HeaderValue, Method};
 
 use super::auth::{Authorizer, Party, Pass};
-use super::blob::HttpBlob;
+use super::blob::{Budget, HttpBlob};
 use super::credentials::Credentials;
 use super::failure::{Failure, printable};
 use super::hosts::{self, Access, Address, Hosts};
 use super::http::{Answer, Client, Request};
+use super::outage::Outage;
+use super::pulls::Pulls;
 use super::repository::Cache;
 use super::secret::Secret;
-use super::shared::{Shared, TRIES, lock};
+use super::shared::{Shared, lock};
 use super::url::{Url, is_loopback};
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;
@@ -103,6 +105,11 @@ pub(super) struct Remote {
     distrusted: Mutex<HashSet<BlobDigest>>,
     /// Mirrors that failed, and when.
     resting: Mutex<HashMap<usize, Instant>>,
+    /// What is known of the endpoint's own failures.
+    outage: Outage,
+    pub(super) pulls: Pulls,
+    /// What each blob has cost so far.
+    budgets: Mutex<HashMap<BlobDigest, Arc<Mutex<Budget>>>>,
 }
 
 impl Remote {
@@ -206,6 +213,9 @@ impl Remote {
             cache: Mutex::default(),
             distrusted: Mutex::default(),
             resting: Mutex::default(),
+            outage: Outage::default(),
+            pulls: Pulls::default(),
+            budgets: Mutex::default(),
         })
     }
 
@@ -292,6 +302,32 @@ impl Remote {
         lock(&self.distrusted).insert(digest.clone());
     }
 
+    /// What `digest` has cost so far in this run.
+    pub(super) fn budget(&self, digest: &BlobDigest) -> Arc<Mutex<Budget>> {
+        Arc::clone(lock(&self.budgets).entry(digest.clone()).or_default())
+    }
+
+    /// The answer of `site` to a lookup, which is tried again as often as it deserves.
+    pub(super) fn persist<T>(
+        &self,
+        site: &Site,
+        mut attempt: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<T, RegistryError> {
+        if !site.own {
+            return self.shared().retry(MIRROR_TRIES, attempt);
+        }
+        let mut redirected = false;
+        let result = self.shared().retry(self.outage.tries(), || match self.outage.error() {
+            Some(known) => Err(known.into()),
+            None => attempt().inspect_err(|failure| redirected = failure.redirected),
+        });
+        match result.as_ref().err().filter(|_| !redirected) {
+            Some(error) => self.outage.failed(error),
+            None => self.outage.answered(),
+        }
+        result
+    }
+
     /// The answer of the first site that has one, each tried again as often as it deserves.
     pub(super) fn anywhere<T>(
         &self,
@@ -300,8 +336,7 @@ impl Remote {
     ) -> Result<T, RegistryError> {
         for index in self.candidates(what, None) {
             let site = &self.sites[index];
-            let tries = if site.own { TRIES } else { MIRROR_TRIES };
-            match self.shared().retry(tries, || attempt(site)) {
+            match self.persist(site, || attempt(site)) {
                 Err(error) if !site.own && !matches!(error, RegistryError::Stopped) => {
                     self.mirror_failed(index, &error);
                 }

@@ -3,18 +3,19 @@
 //! Documents are kept for the run, so that images which share one fetch it once; threads that want the same one wait
 //! for the first.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use ureq::http::Method;
 
-use super::Lookup;
 use super::documents::{ACCEPT, Document};
 use super::http::Answer;
 use super::remote::{Ask, Remote, Site, Wanted};
 use super::resolve::{Documents, Role, assemble, verify};
 use super::shared::lock;
 use super::url::Url;
+use super::{Lookup, Meaning};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
@@ -38,35 +39,50 @@ impl Remote {
         platform: &Platform,
         known: Option<&BlobDigest>,
     ) -> Result<Lookup, RegistryError> {
-        let repository = Repository { remote: self, name: reference.repository() };
-        let top = if let Some(pinned) = reference.digest() {
-            if known == Some(pinned) {
-                return Ok(Lookup::Same);
-            }
-            repository.document(Role::Manifest, pinned, None)?
-        } else {
-            let tag = reference.tag().unwrap_or("latest");
-            let mirrored = self.sites.len() > 1;
-            // Without a digest to compare with, HEAD would be one request more; with mirrors it saves the
-            // endpoint from serving the bytes.
-            let head = if known.is_some() || mirrored { repository.head(tag)? } else { None };
-            match head {
-                Some(digest) if known == Some(&digest) => return Ok(Lookup::Same),
-                Some(digest) => match repository.document(Role::Manifest, &digest, None) {
-                    // It has moved on since, or is a registry that knows manifests by tag only.
-                    Err(RegistryError::Refused { status: 404, .. }) => repository.tagged(tag)?,
-                    document => document?,
-                },
-                None => {
-                    let document = repository.tagged(tag)?;
-                    if known == Some(&document.digest) {
-                        return Ok(Lookup::Same);
-                    }
-                    document
-                }
-            }
+        // Without a digest to compare with, HEAD would be one request more; with mirrors it saves the endpoint from
+        // serving the bytes.
+        let direct = known.is_none() && self.sites.len() == 1 && reference.digest().is_none();
+        let meaning = if direct { Meaning::Unsaid } else { self.check(reference, known)? };
+        self.fetch(reference, platform, known, &meaning)
+    }
+
+    /// See [`super::Registries::check`]. Unless it fails or nothing moved, the pull that it leads to is expected.
+    pub(super) fn check(
+        &self,
+        reference: &ImageRef,
+        known: Option<&BlobDigest>,
+    ) -> Result<Meaning, RegistryError> {
+        let repository =
+            Repository { remote: self, name: reference.repository(), awaited: &Cell::new(false) };
+        let meaning = match reference.digest() {
+            Some(pinned) => Ok(Meaning::Digest(pinned.clone())),
+            None => repository.head(reference.tag().unwrap_or("latest")),
         };
-        Ok(Lookup::Image(Box::new(assemble(&repository, reference, platform, top)?)))
+        match (&meaning, known) {
+            (Ok(Meaning::Digest(digest)), Some(known)) if digest == known => return Ok(Meaning::Same),
+            (Ok(_), Some(_)) => self.pulls.expect(),
+            // Who asks without a known digest has announced it.
+            (Err(_), None) => self.pulls.settle(),
+            (Ok(_), None) | (Err(_), Some(_)) => {}
+        }
+        meaning
+    }
+
+    /// See [`super::Registries::fetch`].
+    pub(super) fn fetch(
+        &self,
+        reference: &ImageRef,
+        platform: &Platform,
+        known: Option<&BlobDigest>,
+        meaning: &Meaning,
+    ) -> Result<Lookup, RegistryError> {
+        let awaited = Cell::new(*meaning != Meaning::Same);
+        let repository = Repository { remote: self, name: reference.repository(), awaited: &awaited };
+        let found = repository.fetch(reference, platform, known, meaning);
+        if awaited.take() {
+            self.pulls.settle();
+        }
+        found
     }
 
     fn slot(&self, digest: &BlobDigest) -> Arc<Mutex<Option<Arc<Document>>>> {
@@ -85,30 +101,58 @@ impl Remote {
             *slot = Some(Arc::clone(document));
         }
     }
-
-    fn report_rate_limit(&self, answer: &Answer) {
-        // Docker Hub: `76;w=21600`.
-        let number =
-            |name: &str| answer.header(name).and_then(|text| text.split(';').next()?.parse::<u64>().ok());
-        if let Some(left) = number("ratelimit-remaining") {
-            let of = number("ratelimit-limit").map(|limit| format!(" of {limit}")).unwrap_or_default();
-            self.shared().detail(format!("{}: {left}{of} pulls left", self.client.registry));
-        }
-    }
 }
 
 struct Repository<'a> {
     remote: &'a Remote,
     name: &'a str,
+    /// Whether a GET of a manifest is expected and still to come.
+    awaited: &'a Cell<bool>,
 }
 
 impl Repository<'_> {
+    fn fetch(
+        &self,
+        reference: &ImageRef,
+        platform: &Platform,
+        known: Option<&BlobDigest>,
+        meaning: &Meaning,
+    ) -> Result<Lookup, RegistryError> {
+        let tag = reference.tag().unwrap_or("latest");
+        let top = match meaning {
+            Meaning::Same => return Ok(Lookup::Same),
+            Meaning::Digest(digest) => match self.document(Role::Manifest, digest, None) {
+                // It has moved on since, or is a registry that knows manifests by tag only.
+                Err(RegistryError::Refused { status: 404, .. }) if reference.digest().is_none() => {
+                    self.tagged(tag)?
+                }
+                document => document?,
+            },
+            Meaning::Unsaid => {
+                let document = self.tagged(tag)?;
+                if known == Some(&document.digest) {
+                    return Ok(Lookup::Same);
+                }
+                document
+            }
+        };
+        Ok(Lookup::Image(Box::new(assemble(self, reference, platform, top)?)))
+    }
+
+    /// Takes note of what `site`'s answer says of pulls; `counted` where it is one.
+    fn hear(&self, site: &Site, answer: &Answer, counted: bool) {
+        if site.own {
+            let counted = counted && self.awaited.take();
+            self.remote.pulls.hear(self.remote.shared(), &self.remote.client.registry, answer, counted);
+        }
+    }
+
     fn manifest_url(&self, site: &Site, tag_or_digest: &str) -> Url {
         site.url(&format!("/{}/manifests/{tag_or_digest}", self.name))
     }
 
-    /// The digest of `tag` by HEAD; `None` where the registry does not answer that usefully.
-    fn head(&self, tag: &str) -> Result<Option<BlobDigest>, RegistryError> {
+    /// What `tag` means, by HEAD.
+    fn head(&self, tag: &str) -> Result<Meaning, RegistryError> {
         let answer = self.remote.anywhere(Wanted::Meaning, |site| {
             let ask = Ask {
                 method: Method::HEAD,
@@ -116,15 +160,20 @@ impl Repository<'_> {
                 unknown: "manifest unknown",
                 ..Ask::get(self.manifest_url(site, tag))
             };
-            self.remote.ask(site, self.name, &ask)
+            let answer = self.remote.ask(site, self.name, &ask)?;
+            self.hear(site, &answer, false);
+            Ok(answer)
         });
         match answer {
             Ok(answer) => {
-                self.remote.report_rate_limit(&answer);
-                Ok(answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok()))
+                let digest =
+                    answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
+                Ok(digest.map_or(Meaning::Unsaid, Meaning::Digest))
             }
             // GET may be allowed where HEAD is not, and says why if it is not; a 401 has been dealt with.
-            Err(RegistryError::Refused { status: 400 | 402..=407 | 409..=428 | 501, .. }) => Ok(None),
+            Err(RegistryError::Refused { status: 400 | 402..=407 | 409..=428 | 501, .. }) => {
+                Ok(Meaning::Unsaid)
+            }
             Err(error) => Err(error),
         }
     }
@@ -136,7 +185,7 @@ impl Repository<'_> {
             let ask =
                 Ask { accept: ACCEPT, unknown: "manifest unknown", ..Ask::get(self.manifest_url(site, tag)) };
             let answer = self.remote.ask(site, self.name, &ask)?;
-            self.remote.report_rate_limit(&answer);
+            self.hear(site, &answer, true);
             let media_type = answer.header("content-type").map(str::to_owned);
             let said = answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
             let host = answer.url.host_port();
@@ -189,6 +238,7 @@ impl Documents for Repository<'_> {
                 },
             };
             let answer = self.remote.ask(site, self.name, &ask)?;
+            self.hear(site, &answer, role == Role::Manifest);
             let media_type = answer.header("content-type").map(str::to_owned);
             let host = answer.url.host_port();
             let bytes = answer.read(&self.remote.client, &what, limit)?;

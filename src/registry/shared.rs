@@ -127,7 +127,14 @@ impl Shared {
             Some(after) => after.min(MAX_RETRY_AFTER).max(wait),
             None => wait,
         };
-        let text = format!("{}; trying again in {:.1} s", failure.error, wait.as_secs_f64());
+        let asked = match failure.after {
+            Some(after) if !after.is_zero() => {
+                let already = if after > MAX_RETRY_AFTER { ", which is too long" } else { "" };
+                format!("the registry asks to wait {} s{already}; ", after.as_secs())
+            }
+            _ => String::new(),
+        };
+        let text = format!("{}; {asked}trying again in {:.1} s", failure.error, wait.as_secs_f64());
         if failure.after.is_some() && wait >= MAX_BACKOFF {
             self.warn(text);
         } else {

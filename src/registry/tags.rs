@@ -7,8 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use serde::Deserialize;
 
 use super::failure::printable;
-use super::remote::{Ask, MIRROR_TRIES, Remote, Site, Wanted};
-use super::shared::TRIES;
+use super::remote::{Ask, Remote, Site, Wanted};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 
@@ -46,7 +45,6 @@ impl Remote {
         let mut url = site.url(&format!("/{repository}/tags/list?n=1000"));
         let mut visited = HashSet::new();
         let mut tags = BTreeSet::new();
-        let tries = if site.own { TRIES } else { MIRROR_TRIES };
         loop {
             let refuse = |reason: String| RegistryError::Document {
                 what: "the tag list".to_owned(),
@@ -61,7 +59,7 @@ impl Remote {
             }
             let ask =
                 Ask { accept: "application/json", unknown: "repository unknown", ..Ask::get(url.clone()) };
-            let (page, link) = self.shared().retry(tries, || {
+            let (page, link) = self.persist(site, || {
                 let answer = self.ask(site, repository, &ask)?;
                 let link = answer.header("link").map(str::to_owned);
                 let body = answer.read(&self.client, "the tag list", MAX_TAG_PAGE)?;

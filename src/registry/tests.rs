@@ -2,9 +2,11 @@
 //! looks at what was answered, at the requests that arrived and at the events that were reported.
 
 mod authentication;
+mod destinations;
 mod encryption;
 mod hosts;
 mod layouts;
+mod limits;
 mod lookups;
 mod server;
 mod transfers;
@@ -17,7 +19,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::server::{Request, Response, Server};
-use super::{Lookup, Options, Registries};
+use super::{Lookup, Meaning, Options, Registries};
 use crate::cancel::Cancel;
 use crate::digest::{Algorithm, BlobDigest, DiffId};
 use crate::error::RegistryError;

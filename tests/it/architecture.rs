@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-const VOCABULARY: &[&str] = &["digest", "image_ref", "error", "progress", "sys", "cancel"];
+const VOCABULARY: &[&str] = &["digest", "image_ref", "error", "progress", "sys", "cancel", "queue"];
 const PURE: &[&str] = &["state", "images_file", "lockfile", "selection", "plan"];
 const ADAPTERS: &[&str] = &["registry", "store", "catalog", "extract"];
 const DRIVERS: &[&str] = &["observe", "execute"];

@@ -520,3 +520,22 @@ fn what_init_schema_completions_and_man_print_is_of_use() {
         assert!(sandbox.msb(&format!("completions {shell}")).run().success().stdout.contains("msb-sync"));
     }
 }
+
+#[test]
+fn a_plan_tells_why_an_image_is_blocked_once() {
+    let sandbox = Sandbox::new();
+    let registry = FakeRegistry::start(BlobSet::default());
+    registry.on(|_| Some(Fault::status(405)));
+    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+    let plan = sandbox.msb("plan").run().code(1);
+    let told = |output: &Output| {
+        [&output.stdout, &output.stderr].map(|text| text.matches("scripted failure").count())
+    };
+    assert_eq!(told(&plan), [1, 0], "{plan}");
+    let quiet = sandbox.msb("plan -q").run().code(1);
+    assert_eq!(told(&quiet), [0, 1], "{quiet}");
+
+    // What has a next step is told with it.
+    sandbox.images(&(wanted(&registry.name(), &["team/app:1"]) + "password-env = \"NOT_SET\"\n"));
+    sandbox.msb("plan").run().code(1).says("NOT_SET is not set").says("hint: set the variable");
+}

@@ -328,8 +328,11 @@ fn plan(session: &Session, output: &Output, selection: &Selection, detailed: boo
     }
     let blocked = plan.count(Action::Blocked) > 0;
     if !output.json {
-        for image in plan.images.iter().filter(|image| image.error.is_some()) {
-            output.human.image_error(&image.reference, image.error.as_deref());
+        // The table has each message; what follows it is what the table has no room for.
+        let says_more = |error: &Error| output.quiet || error.hint().is_some() || error.chain().len() > 1;
+        for image in &plan.images {
+            let error = image.error.as_deref().filter(|error| says_more(error));
+            output.human.image_error(&image.reference, error);
         }
     }
     Ok(match (blocked, plan.changes() > 0 && detailed) {

@@ -12,16 +12,16 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use super::*;
 
 /// A certificate authority.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn write(&self, folder: &Path, name: &str) -> std::path::PathBuf {
+    pub(super) fn write(&self, folder: &Path, name: &str) -> std::path::PathBuf {
         let path = folder.join(name);
         std::fs::write(&path, self.0.pem()).unwrap();
         path
@@ -39,7 +39,7 @@ impl Authority {
 }
 
 /// A front that speaks TLS and passes everything on to `server`, one request a connection.
-fn tls_front(authority: &Authority, clients: bool, server: &Server) -> u16 {
+pub(super) fn tls_front(authority: &Authority, clients: bool, server: &Server) -> u16 {
     let (certificate, key) = authority.issue();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -220,6 +220,9 @@ fn https_goes_through_a_proxy_by_connect() {
                 lines.push(line);
             }
             assert_eq!(lines[0], "CONNECT registry.invalid:443 HTTP/1.1\r\n");
+            let authorized =
+                |line: &String| line.trim().eq_ignore_ascii_case("proxy-authorization: Basic dXNlcjpwYXNz");
+            assert!(lines.iter().any(authorized), "{lines:?}");
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
             let inner = TcpStream::connect(("127.0.0.1", port)).unwrap();
             let (mut from, mut to) = (inner.try_clone().unwrap(), inner);
@@ -230,7 +233,7 @@ fn https_goes_through_a_proxy_by_connect() {
     });
     let settings =
         RegistrySettings { endpoint: Some("https://registry.invalid".to_owned()), ..world.settings(port) };
-    let setup = Setup::new().with(settings).variable("HTTPS_PROXY", &format!("http://{proxy}"));
+    let setup = Setup::new().with(settings).variable("HTTPS_PROXY", &format!("http://user:pass@{proxy}"));
     // The certificate is for 127.0.0.1: that it is refused for that reason shows that the tunnel works.
     let error = world.ask(&setup).unwrap_err();
     assert!(error.to_string().contains("certificate of registry.invalid is not trusted"), "{error}");

@@ -69,6 +69,27 @@ fn images_are_found_by_tag_short_name_full_name_and_digest() {
 }
 
 #[test]
+fn the_library_of_docker_io_may_be_left_out() {
+    let (one, two) = (Image::new("1"), Image::new("2"));
+    let folder = tempfile::tempdir().unwrap();
+    layout(folder.path(), &[(&one, "ok:1"), (&two, "docker.io/ok:2")]);
+    let ask = |registry: &str, name: &str| {
+        let layout = Some(folder.path().to_owned());
+        let settings = RegistrySettings { name: registry.to_owned(), layout, ..RegistrySettings::default() };
+        let registries = Setup::new().with(settings).build();
+        let reference = ImageRef::in_registry(registry, name).unwrap();
+        (resolve(&registries, &reference).map(|image| image.digest), registries.tags(&reference).unwrap())
+    };
+    assert_eq!(ask("docker.io", "ok:1").0.unwrap(), one.digest());
+    assert_eq!(ask("docker.io", "library/ok:2").0.unwrap(), two.digest());
+    assert_eq!(ask("docker.io", "ok:1").1, ["1", "2"]);
+    assert_eq!(ask("sandboxes.io", "ok:1").0.unwrap(), one.digest());
+    // Elsewhere `library/` is a name like others.
+    assert!(ask("vendored.local", "library/ok:1").0.is_err());
+    assert!(ask("docker.io", "other/ok:1").0.is_err());
+}
+
+#[test]
 fn one_name_for_several_platforms_is_chosen_by_platform() {
     let (amd, arm) = (Image::new("1"), Image::with_platform("2", "arm64", None));
     let folder = tempfile::tempdir().unwrap();

@@ -229,3 +229,38 @@ fn a_mirror_that_breaks_in_the_middle_is_replaced() {
     assert_eq!(fetch(&registries, &server, &app, 0).unwrap(), app.layer);
     assert_eq!(mirror.lines().len(), before);
 }
+
+#[test]
+fn a_body_is_taken_as_it_is_however_it_is_sent() {
+    let app = big();
+    let layer = app.layer.clone();
+    let encoded = Server::start(move |_| Response::new(200, &layer).header("Content-Encoding", "gzip"));
+    assert_eq!(fetch(&Setup::new().build(), &encoded, &app, 0).unwrap(), app.layer);
+
+    let (first, rest) = app.layer.split_at(7);
+    let mut chunks = Vec::new();
+    for chunk in [first, rest, b""] {
+        chunks.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+        chunks.extend([chunk, b"\r\n"].concat());
+    }
+    let chunked = Server::start(move |_| {
+        Response::new(200, &chunks).header("Transfer-Encoding", "chunked").unmeasured()
+    });
+    assert_eq!(fetch(&Setup::new().build(), &chunked, &app, 0).unwrap(), app.layer);
+
+    let layer = app.layer.clone();
+    let closing = Server::start(move |_| Response::new(200, &layer).unmeasured());
+    assert_eq!(fetch(&Setup::new().build(), &closing, &app, 0).unwrap(), app.layer);
+}
+
+#[test]
+fn an_ipv6_address_is_a_registry() {
+    let app = big();
+    let content = serve(&app);
+    let server = Server::at(std::net::Ipv6Addr::LOCALHOST.into(), move |request| content.answer(request));
+    assert!(server.name().starts_with("[::1]:"));
+    let registries = Setup::new().build();
+    resolve(&registries, &reference(&server)).unwrap();
+    assert_eq!(fetch(&registries, &server, &app, 0).unwrap(), app.layer);
+    assert_eq!(server.requests()[0].header("host"), Some(server.name().as_str()));
+}

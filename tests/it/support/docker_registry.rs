@@ -12,6 +12,13 @@ use tempfile::TempDir;
 
 use super::{eventually, tool, tool_command};
 
+/// Who may use a registry with a password.
+pub(crate) const USER: &str = "puller";
+/// The password.
+pub(crate) const PASSWORD: &str = "hunter2secret";
+/// `htpasswd -nbBC 5 puller hunter2secret`
+const HASH: &str = "$2y$05$86SDPHzJazvCYxoLcUrXg.TPluEH6yxN.VT226n3X7Q1EHzB79YjG";
+
 /// A real registry on loopback.
 #[derive(Debug)]
 pub(crate) struct DockerRegistry {
@@ -24,15 +31,32 @@ pub(crate) struct DockerRegistry {
 impl DockerRegistry {
     /// Starts one with nothing in it.
     pub(crate) fn start() -> Self {
+        Self::with("")
+    }
+
+    /// Starts one that takes what it has from `upstream`, and keeps it.
+    pub(crate) fn pulling_through(upstream: &str) -> Self {
+        Self::with(&format!("proxy: {{remoteurl: '{upstream}'}}\n"))
+    }
+
+    /// Starts one that only [`USER`] with [`PASSWORD`] may read and write.
+    pub(crate) fn with_password() -> Self {
+        Self::with("auth: {htpasswd: {realm: test, path: htpasswd}}\n")
+    }
+
+    /// Starts one with more configuration.
+    pub(crate) fn with(more: &str) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let config = format!(
             "version: 0.1\n\
              log: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: '{}'}}, delete: {{enabled: true}}}}\n\
-             http: {{addr: '127.0.0.1:0'}}\n",
+             http: {{addr: '127.0.0.1:0'}}\n\
+             {more}",
             directory.path().join("data").display()
         );
         std::fs::write(directory.path().join("config.yml"), config).unwrap();
+        std::fs::write(directory.path().join("htpasswd"), format!("{USER}:{HASH}\n")).unwrap();
         let mut process = tool_command(directory.path(), "docker-registry")
             .args(["serve", "config.yml"])
             .stdout(Stdio::null())
@@ -79,10 +103,19 @@ impl DockerRegistry {
     /// The bytes of a blob or manifest, read from its data directory.
     #[track_caller]
     pub(crate) fn blob(&self, digest: &str) -> Vec<u8> {
+        std::fs::read(self.data_of(digest))
+            .unwrap_or_else(|error| panic!("the registry has no {digest}: {error}"))
+    }
+
+    /// Whether it holds a blob or manifest.
+    pub(crate) fn holds(&self, digest: &str) -> bool {
+        self.data_of(digest).exists()
+    }
+
+    fn data_of(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").unwrap();
         let path: PathBuf = ["data/docker/registry/v2/blobs/sha256", &hex[..2], hex, "data"].iter().collect();
-        std::fs::read(self.directory.path().join(path))
-            .unwrap_or_else(|error| panic!("the registry has no {digest}: {error}"))
+        self.directory.path().join(path)
     }
 
     /// The digest that a tag means.

@@ -36,6 +36,11 @@ impl Fault {
         Self { shape: Shape { cut_after: Some(after), ..Shape::default() }, ..Self::default() }
     }
 
+    /// The connection is reset after so many bytes of the body.
+    pub(crate) fn reset(after: u64) -> Self {
+        Self { shape: Shape { reset_after: Some(after), ..Shape::default() }, ..Self::default() }
+    }
+
     /// Nothing comes after so many bytes of the body.
     pub(crate) fn stall(after: u64) -> Self {
         Self { shape: Shape { stall_after: Some(after), ..Shape::default() }, ..Self::default() }
@@ -178,6 +183,11 @@ impl FakeRegistry {
         self.server.forget();
     }
 
+    /// Connections accepted since the start.
+    pub(crate) fn connections(&self) -> usize {
+        self.server.connections()
+    }
+
     /// `METHOD path` of every request, `/v2/` left out, in order.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.log()
@@ -260,9 +270,14 @@ pub(crate) fn token_for(scope: &str) -> String {
 
 /// The `Authorization` header of Basic.
 pub(crate) fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", base64(format!("{user}:{password}").as_bytes()))
+}
+
+/// Base64 with padding.
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = "Basic ".to_owned();
-    for chunk in format!("{user}:{password}").as_bytes().chunks(3) {
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
         let bits =
             chunk.iter().enumerate().fold(0, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
         for digit in 0..4 {

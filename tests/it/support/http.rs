@@ -78,6 +78,8 @@ pub(crate) struct Shape {
     pub(crate) delay: Duration,
     /// Close the connection after so many bytes of the body.
     pub(crate) cut_after: Option<u64>,
+    /// Reset the connection after so many bytes of the body; what is under way may be lost.
+    pub(crate) reset_after: Option<u64>,
     /// Send nothing more after so many bytes of the body, and keep the connection open.
     pub(crate) stall_after: Option<u64>,
     /// Send no faster than this.
@@ -202,6 +204,11 @@ impl Server {
     /// Forgets the exchanges so far.
     pub(crate) fn forget(&self) {
         self.shared.log.lock().unwrap().clear();
+    }
+
+    /// Connections accepted so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.sockets.lock().unwrap().len()
     }
 
     /// The targets of all CONNECTs so far.
@@ -355,8 +362,9 @@ fn answer(
         return Ok(true);
     }
     let body = &response.body[response.range.clone()];
-    let Shape { cut_after, stall_after, bytes_per_second, .. } = response.shape;
+    let Shape { cut_after, stall_after, reset_after, bytes_per_second, .. } = response.shape;
     let limit = cut_after
+        .or(reset_after)
         .or(stall_after)
         .map_or(body.len(), |limit| usize::try_from(limit).map_or(body.len(), |limit| limit.min(body.len())));
     let step = bytes_per_second.map_or(64 * 1024, |rate| usize::try_from(rate / 50).unwrap().max(1));
@@ -382,6 +390,11 @@ fn answer(
                 Err(error) => return Err(error),
             }
         }
+        return Ok(false);
+    }
+    if reset_after.is_some_and(|limit| limit <= body.len() as u64) {
+        // Unlike a close, this ends it for all who hold the socket, without the rest.
+        rustix::net::connect_unspec(&connection.socket)?;
         return Ok(false);
     }
     if cut_after.is_some_and(|limit| limit <= body.len() as u64) {

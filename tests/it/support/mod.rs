@@ -6,6 +6,7 @@ pub(crate) mod docker_registry;
 pub(crate) mod fake_registry;
 pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod nginx;
 pub(crate) mod sandbox;
 mod self_tests;
 pub(crate) mod tls;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose,
+};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -28,11 +30,21 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// TLS for a server of these names.
-    pub(crate) fn server(&self, names: &[&str]) -> Arc<ServerConfig> {
+    fn issue(&self, names: &[&str]) -> (Certificate, KeyPair) {
         let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        (CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// A certificate for a server of these names, and its key.
+    pub(crate) fn pem_pair(&self, names: &[&str]) -> (String, String) {
+        let (certificate, key) = self.issue(names);
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// TLS for a server of these names.
+    pub(crate) fn server(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let (certificate, key) = self.issue(names);
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)

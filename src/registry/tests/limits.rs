@@ -1,0 +1,207 @@
+//! What a registry allows, and what it is allowed: waits it asks for, pulls it counts, outages, and budgets that
+//! end.
+
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::*;
+
+fn in_repository(server: &Server, repository: &str) -> ImageRef {
+    ImageRef::in_registry(&server.name(), &format!("{repository}:1")).unwrap()
+}
+
+#[test]
+fn a_wait_that_is_too_long_is_told_and_cut_short() {
+    let server = Server::start(|_| Response::new(429, b"").header("Retry-After", "7200"));
+    let setup = Setup::new();
+    let registries = setup.build();
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| resolve(&registries, &reference(&server)));
+        while !setup.ear.all().contains("trying again") {
+            assert!(!asking.is_finished());
+            std::thread::yield_now();
+        }
+        setup.cancel.cancel();
+    });
+    let expected = "warning: too many requests (HTTP 429 from";
+    let heard = setup.ear.all();
+    assert!(heard.contains(expected), "{heard}");
+    let expected = "; the registry asks to wait 7200 s, which is too long; trying again in 300.0 s";
+    assert!(heard.contains(expected), "{heard}");
+}
+
+/// All that a layer's reader gives, or its error.
+fn fetch(registries: &Registries, server: &Server, app: &Image) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let reader = registries.blob(&reference(server), &app.layer_descriptor(), 0);
+    reader.map_err(std::io::Error::other)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[test]
+fn who_begins_anew_has_no_fresh_patience() {
+    let app = Image::new(&"0123456789".repeat(1_000));
+    let content = serve(&app);
+    let server = Server::start(move |request| content.answer(request).cut(1));
+    let registries = Setup::new().build();
+    assert!(fetch(&registries, &server, &app).is_err());
+    let spent = server.lines().len();
+    assert!((100..=102).contains(&spent), "{spent}");
+    assert!(fetch(&registries, &server, &app).is_err());
+    assert_eq!(server.lines().len(), spent + 1);
+}
+
+#[test]
+fn a_server_that_cannot_resume_is_not_read_again_and_again() {
+    let app = Image::new(&"0123456789 ".repeat(10_000));
+    let layer = app.layer.clone();
+    let count = AtomicUsize::new(0);
+    // Each answer gets a little further: there is headway, bought dearly.
+    let server = Server::start(move |_| {
+        let count = count.fetch_add(1, Ordering::SeqCst) + 1;
+        Response::new(200, &layer).cut(5_000 * count)
+    });
+    assert!(fetch(&Setup::new().build(), &server, &app).is_err());
+    assert_eq!(server.lines().len(), 7, "one, and six more from the start");
+}
+
+/// A registry of many repositories that allows `limit` pulls, counts them as Docker Hub does, and says so.
+fn counting(app: &Image, limit: usize) -> Server {
+    let mut content = Content::default();
+    for number in 0..10 {
+        app.serve(&mut content, &format!("team/app{number}"), "1");
+    }
+    let pulls = AtomicUsize::new(0);
+    Server::start(move |request| {
+        let answer = content.answer(request);
+        if !request.path().contains("/manifests/") {
+            return answer;
+        }
+        let pulls = pulls.fetch_add(usize::from(request.method == "GET"), Ordering::SeqCst);
+        let left = limit - (pulls + usize::from(request.method == "GET")).min(limit);
+        answer
+            .header("RateLimit-Limit", &format!("{limit};w=21600"))
+            .header("RateLimit-Remaining", &format!("{left};w=21600"))
+    })
+}
+
+#[test]
+fn a_run_that_needs_more_pulls_than_are_left_says_so_before_they_are_used_up() {
+    let app = Image::new("layer");
+    for (limit, images, warning) in
+        [(3, 6, Some("2 of 3 pulls are left, and this run needs at least 5 more")), (6, 6, None)]
+    {
+        let server = counting(&app, limit);
+        let setup = Setup::new();
+        let registries = setup.build();
+        let references: Vec<ImageRef> =
+            (0..images).map(|number| in_repository(&server, &format!("team/app{number}"))).collect();
+        for reference in &references {
+            registries.announce(reference, None);
+        }
+        for (done, reference) in references.iter().enumerate() {
+            resolve(&registries, reference).unwrap();
+            let heard = setup.ear.all();
+            assert_eq!(
+                heard.matches("warning: ").count(),
+                usize::from(warning.is_some()),
+                "after {done}: {heard}"
+            );
+        }
+        let heard = setup.ear.all();
+        if let Some(warning) = warning {
+            let expected = format!("warning: {}: {warning}", server.name());
+            assert!(heard.contains(&expected) && heard.contains("which it does every 6 h"), "{heard}");
+        }
+        assert!(heard.contains(&format!("{}: 2 of {limit} pulls left", server.name())), "{heard}");
+    }
+}
+
+#[test]
+fn a_known_tag_needs_a_pull_only_if_it_moved() {
+    let app = Image::new("layer");
+    let server = counting(&app, 0);
+    let setup = Setup::new();
+    let registries = setup.build();
+    let check = |number: usize, known: &BlobDigest| {
+        registries.check(&in_repository(&server, &format!("team/app{number}")), known).unwrap()
+    };
+    // Two have moved, and are not fetched yet; at a third answer the first of them is one too many.
+    let old = sha256(b"old");
+    assert_eq!(check(0, &app.digest()), Meaning::Same);
+    for number in 1..3 {
+        assert!(!setup.ear.all().contains("needs at least 2"), "{}", setup.ear.all());
+        assert_eq!(check(number, &old), Meaning::Digest(app.digest()));
+    }
+    let heard = setup.ear.all();
+    assert!(heard.contains("0 of 0 pulls are left, and this run needs at least 1 more"), "{heard}");
+    let reference = in_repository(&server, "team/app1");
+    let found = registries.fetch(&reference, &amd64(), &old, &Meaning::Digest(app.digest())).unwrap();
+    assert_eq!(image(found).digest, app.digest());
+    assert_eq!(
+        server.lines().iter().filter(|line| line.starts_with("GET")).count(),
+        2,
+        "manifest and config"
+    );
+}
+
+#[test]
+fn where_nobody_listens_the_next_lookups_fail_at_once() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let setup = Setup::new();
+    let registries = setup.build();
+    for repository in ["one", "two", "three"] {
+        let reference = ImageRef::in_registry(&name, &format!("team/{repository}:1")).unwrap();
+        let error = resolve(&registries, &reference).unwrap_err();
+        assert_eq!(error.to_string(), format!("connection refused by http://{name}"));
+        assert!(registries.tags(&reference).is_err());
+    }
+    assert_eq!(registries.requests(), 6);
+}
+
+#[test]
+fn a_registry_that_says_nothing_is_tried_once_more_each_time_until_it_answers() {
+    let app = Image::new("layer");
+    let content = serve(&app);
+    let silent = Arc::new(AtomicBool::new(true));
+    let switch = Arc::clone(&silent);
+    let server = Server::start(move |request| {
+        let answer = content.answer(request);
+        if switch.load(Ordering::SeqCst) { answer.stalling(0) } else { answer }
+    });
+    let setup = Setup::new().variable("MSB_SYNC_STALL_TIMEOUT", "0.1");
+    let registries = setup.build();
+    let ask = || {
+        let before = registries.requests();
+        let error = resolve(&registries, &reference(&server)).map(|_| ()).map_err(|error| error.kind());
+        (error, registries.requests() - before)
+    };
+    assert_eq!([ask(), ask(), ask()], [(Err("stalled"), 6), (Err("stalled"), 1), (Err("stalled"), 1)]);
+    silent.store(false, Ordering::SeqCst);
+    // Its one try may be too slow on a busy machine; it gets another one each time.
+    assert!((0..50).any(|_| ask().0.is_ok()));
+    silent.store(true, Ordering::SeqCst);
+    assert_eq!(ask(), (Err("stalled"), 6), "an answer gives it all its tries back");
+}
+
+#[test]
+fn where_a_redirect_leads_to_nobody_the_registry_itself_is_not_down() {
+    let app = Image::new("layer");
+    let content = serve(&app);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = listener.local_addr().unwrap();
+    drop(listener);
+    let server = Server::start(move |request| {
+        if request.path().contains("/blobs/") {
+            Response::redirect(&format!("http://{nobody}{}", request.target))
+        } else {
+            content.answer(request)
+        }
+    });
+    let registries = Setup::new().build();
+    assert_eq!(resolve(&registries, &reference(&server)).unwrap_err().kind(), "unreachable");
+    let lookup = registries.resolve(&reference(&server), &amd64(), Some(&app.digest())).unwrap();
+    assert!(matches!(lookup, Lookup::Same));
+}
