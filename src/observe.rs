@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use self::queue::Queue;
 use self::selections::Repository;
+pub(crate) use self::selections::{choose_from_list, two_platforms};
 
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
@@ -84,7 +85,8 @@ impl Observer<'_> {
     /// As for [`Observer::observe`].
     pub fn look_again(&self, desired: &Desired, observed: &mut Observed) -> Result<(), Error> {
         self.look_at_catalog(desired, observed)?;
-        for image in &desired.images {
+        let selected = observed.selected.iter().map(|selected| &selected.image);
+        for image in desired.images.iter().chain(selected) {
             let resolution = observed.resolutions.get_mut(&image.reference);
             if let Some(resolution @ Resolution::Locked(_)) = resolution
                 && is_as_locked(image, &observed.recorded)
@@ -366,30 +368,56 @@ pub struct Ask {
     pub known: Option<BlobDigest>,
 }
 
-/// Asks the registries in up to `parallel` threads; each takes the next question that nobody has taken. The
-/// answers are in the order of the questions.
+/// Asks the registries what references mean; the answers are in the order of the questions.
 pub fn look_up(
     registries: &Registries,
     parallel: usize,
     reporter: &dyn Reporter,
     lookups: &[Ask],
 ) -> Vec<Result<Lookup, RegistryError>> {
-    if lookups.is_empty() {
+    ask_all(parallel, reporter, lookups, |Ask { reference, platform, known }| {
+        let answer = registries.resolve(reference, platform, known.as_ref());
+        reporter.report(Event::Resolved(reference.clone()));
+        answer
+    })
+}
+
+/// Asks the registries for all tags of repositories; the answers are in the order of the questions.
+pub fn list_tags(
+    registries: &Registries,
+    parallel: usize,
+    reporter: &dyn Reporter,
+    repositories: &[ImageRef],
+) -> Vec<Result<Vec<String>, RegistryError>> {
+    ask_all(parallel, reporter, repositories, |repository| {
+        let answer = registries.tags(repository);
+        reporter.report(Event::Resolved(repository.clone()));
+        answer
+    })
+}
+
+/// Asks in up to `parallel` threads; each takes the next question that nobody has taken.
+fn ask_all<Q: Sync, A: Send>(
+    parallel: usize,
+    reporter: &dyn Reporter,
+    questions: &[Q],
+    ask: impl Fn(&Q) -> A + Sync,
+) -> Vec<A> {
+    if questions.is_empty() {
         return Vec::new();
     }
-    reporter.report(Event::Resolving { images: lookups.len() });
+    reporter.report(Event::Resolving { images: questions.len() });
     let (next, answers) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     let work = || {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(Ask { reference, platform, known }) = lookups.get(index) else { break };
-            let answer = registries.resolve(reference, platform, known.as_ref());
-            reporter.report(Event::Resolved(reference.clone()));
+            let Some(question) = questions.get(index) else { break };
+            let answer = ask(question);
             answers.lock().unwrap_or_else(PoisonError::into_inner).insert(index, answer);
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..parallel.min(lookups.len()) {
+        for _ in 1..parallel.min(questions.len()) {
             scope.spawn(work);
         }
         work();

@@ -375,6 +375,48 @@ pub fn size_of_layers(layers: &[LayerDescriptor]) -> u64 {
     distinct.fold(0, |sum, layer| sum.saturating_add(layer.size))
 }
 
+/// The tags that a moving selection chose when its lockfile was written. It stands for a selection of the same
+/// repository, platform and rule; whoever changes one of these asks for another choice.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LockedSelection {
+    /// The repository alone.
+    pub repository: ImageRef,
+    /// For which platform.
+    pub platform: Platform,
+    /// As in [`TagSelection::semver`].
+    pub semver: Option<String>,
+    /// As in [`TagSelection::matching`].
+    pub matching: Option<String>,
+    /// As in [`TagSelection::newest`].
+    pub newest: Option<NonZeroUsize>,
+    /// The chosen tags, newest first.
+    pub tags: Vec<String>,
+}
+
+impl LockedSelection {
+    /// What a lockfile keeps of `selection`, which chose `tags` of `repository`.
+    pub fn of(selection: &TagSelection, repository: &ImageRef, tags: Vec<String>) -> Self {
+        Self {
+            repository: repository.repository_alone(),
+            platform: selection.platform.clone(),
+            semver: selection.semver.clone(),
+            matching: selection.matching.clone(),
+            newest: selection.newest,
+            tags,
+        }
+    }
+
+    /// Whether it is the choice of `selection`, by the rule that this has now.
+    pub fn is_of(&self, selection: &TagSelection) -> bool {
+        self.repository.registry() == selection.registry
+            && self.repository.repository() == selection.repository
+            && self.platform == selection.platform
+            && self.semver == selection.semver
+            && self.matching == selection.matching
+            && self.newest == selection.newest
+    }
+}
+
 /// What the catalog says of one image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedImage {
@@ -442,6 +484,8 @@ pub struct TagSelection {
     pub matching: Option<String>,
     /// How many, the newest first; `None`: all that fit.
     pub newest: Option<NonZeroUsize>,
+    /// What it has to mean, newest first, if the lockfile says so.
+    pub locked: Option<Vec<Arc<LockedImage>>>,
 }
 
 /// What is to be true after the run.

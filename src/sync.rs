@@ -32,7 +32,7 @@ use crate::state::{
 };
 use crate::store::{self, Lock, Places, Store};
 use lock::LockfilePlace;
-pub use lock::{LockRequest, Relocked, Upgrade};
+pub use lock::{LockRequest, Relocked, Unlocked, Upgrade};
 pub use prune::{KeptLayer, Pruned, RemovedLayer};
 pub use verify::{LayerStatus, Verified, VerifiedLayer};
 
@@ -513,6 +513,19 @@ impl Session {
             let hint = Some("references look like alpine:3.20 or ghcr.io/owner/name:tag".to_owned());
             Failure::Input(Error::Usage { message: error.to_string(), hint })
         })
+    }
+
+    /// Parses a reference from the command line; one without tag and digest stays a repository alone.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn reference_or_repository(&self, text: &str) -> Result<ImageRef, Failure> {
+        let reference = self.reference(text)?;
+        let named = reference.digest().is_some()
+            || reference
+                .tag()
+                .is_some_and(|tag| text.strip_suffix(tag).is_some_and(|before| before.ends_with(':')));
+        Ok(if named { reference } else { reference.repository_alone() })
     }
 
     fn jobs(&self) -> usize {

@@ -144,7 +144,8 @@ pub(crate) struct Lock {
     /// The images file
     #[arg(default_value = DEFAULT_FILE, value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Look up again what the tags of these images mean; of all, if none is given
+    /// Look up again what the tags of these images mean, and choose again from the tags of these repositories; all,
+    /// if none is given
     #[arg(long, value_name = "REF", num_args = 0..)]
     pub(crate) upgrade: Option<Vec<String>>,
     /// Write nothing; exit with 2 if the lockfile would change (a wrong images file exits with 1 then)

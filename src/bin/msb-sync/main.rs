@@ -293,7 +293,8 @@ fn lock(session: &Session, output: &Output, args: &Lock) -> Result<Exit, Failure
         None => Upgrade::Nothing,
         Some(references) if references.is_empty() => Upgrade::Everything,
         Some(references) => {
-            Upgrade::These(references.iter().map(|text| session.reference(text)).collect::<Result<_, _>>()?)
+            let named = references.iter().map(|text| session.reference_or_repository(text));
+            Upgrade::These(named.collect::<Result<_, _>>()?)
         }
     };
     let request = LockRequest { source: images_source(file), upgrade, check: args.check };
