@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::digest::{BlobDigest, DiffId};
+use crate::digest::{Algorithm, BlobDigest, DiffId};
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 pub use crate::progress::Action;
@@ -268,14 +268,14 @@ pub struct ManifestRecord {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// An image's config, as far as it is recorded. Lists are `None` where the config has none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// An image's config, as far as it is recorded; the catalog keeps it in this form. Lists are `None` where the config
+/// has none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigRecord {
-    /// Its digest.
-    #[serde(skip)]
+    /// Its digest: no part of the kept form, whose reader sets it.
+    #[serde(skip, default = "ConfigRecord::no_digest")]
     pub digest: BlobDigest,
     /// Its media type.
-    #[serde(skip)]
     pub media_type: String,
     /// When the image was made, RFC 3339; `None` where the config says nothing usable.
     pub created: Option<String>,
@@ -304,11 +304,16 @@ pub struct ConfigRecord {
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// `layers`.
-    #[serde(skip)]
     pub rootfs_type: String,
     /// The config's `history` array as JSON text, if it has one.
-    #[serde(skip)]
     pub history_json: Option<String>,
+}
+
+impl ConfigRecord {
+    /// That of nothing, where the config's own is not known.
+    pub fn no_digest() -> BlobDigest {
+        BlobDigest::of(Algorithm::Sha256, b"")
+    }
 }
 
 /// All that a reference means for a platform: everything but the layers' bytes, verified.
