@@ -310,17 +310,17 @@ impl Session {
         }
         Ok(())
     }
+}
 
-    /// The file's selections of tags, each with what the lockfile chose for it.
-    pub(super) fn locked_selections(&self, loaded: &Loaded) -> Result<Vec<TagSelection>, Failure> {
-        let mut selections = loaded.file.selections.clone();
-        if let Some(place) = loaded.lockfile.as_ref().filter(|_| !selections.is_empty())
-            && let Some(text) = place.read()?
-        {
-            lock_selections(&place.parse(&text)?, &mut selections);
-        }
-        Ok(selections)
+/// The file's selections of tags, each with what the lockfile chose for it.
+pub(super) fn locked_selections(loaded: &Loaded) -> Result<Vec<TagSelection>, Failure> {
+    let mut selections = loaded.file.selections.clone();
+    if let Some(place) = loaded.lockfile.as_ref().filter(|_| !selections.is_empty())
+        && let Some(text) = place.read()?
+    {
+        lock_selections(&place.parse(&text)?, &mut selections);
     }
+    Ok(selections)
 }
 
 /// What could not be looked up, for which platform, and why.
@@ -343,16 +343,13 @@ fn wanted(
         // Lists and lockfiles hold only tags that parse.
         for reference in selection.tags.iter().filter_map(|tag| selection.repository.with_tag(tag).ok()) {
             let twins = reference.recorded_names();
-            match twins.iter().find_map(|name| names.get(name)).filter(|other| *other != platform) {
-                Some(other) => {
-                    let tag = reference.tag().unwrap_or_default();
-                    let error = observe::two_platforms(tag, other, platform);
-                    failed.push((reference, platform.clone(), Arc::new(error)));
-                }
-                None => {
-                    names.extend(twins.into_iter().map(|name| (name, platform.clone())));
-                    wanted.insert(reference, platform.clone());
-                }
+            let other = twins.iter().find_map(|name| names.get(name)).filter(|other| *other != platform);
+            if let Some(other) = other {
+                let error = observe::two_platforms(reference.tag().unwrap_or_default(), other, platform);
+                failed.push((reference, platform.clone(), Arc::new(error)));
+            } else {
+                names.extend(twins.into_iter().map(|name| (name, platform.clone())));
+                wanted.insert(reference, platform.clone());
             }
         }
     }

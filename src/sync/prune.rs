@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::lock::locked_selections;
 use super::{Failure, ImagesSource, Session, layer_totals};
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
@@ -105,7 +106,7 @@ impl Session {
         let mut listed: BTreeSet<ImageRef> =
             loaded.file.images.iter().map(|image| image.reference.clone()).collect();
         if let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? {
-            let selections = self.locked_selections(&loaded)?;
+            let selections = locked_selections(&loaded)?;
             let chosen = selections.iter().filter_map(|selection| selection.locked.as_ref()).flatten();
             listed.extend(chosen.map(|image| image.reference.clone()));
             // What a selection means that is not locked only its registry can tell: all that it may have brought

@@ -183,6 +183,10 @@ pub(crate) struct Inspect {
     /// The image
     #[arg(value_name = "REF")]
     pub(crate) reference: String,
+    /// Print only the layers' directories, as overlayfs's option `lowerdir` wants them (as a list, base first, with
+    /// --json)
+    #[arg(long)]
+    pub(crate) rootfs: bool,
 }
 
 #[derive(Debug, Args)]
