@@ -21,6 +21,7 @@ mod lock;
 mod memory;
 mod microsandbox;
 mod mirrors;
+mod model;
 mod output;
 mod prune;
 mod real_names;
