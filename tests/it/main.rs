@@ -10,6 +10,7 @@ mod apply;
 mod architecture;
 mod compression;
 mod concurrency;
+mod contract;
 mod crash;
 mod disk;
 mod docs;

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +22,7 @@ use msb_sync::sync::{ImagesSource, LockRequest, Request, Session, Upgrade};
 
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file};
+use crate::support::sandbox::Sandbox;
 
 const SEQUENCES: u64 = 500;
 const LAYERS: usize = 6;
@@ -362,9 +363,7 @@ impl Random {
 impl World {
     fn new(seed: u64) -> Self {
         // A `sync` costs nothing in memory, and is no part of what is compared here.
-        let shared = Path::new("/dev/shm");
-        let root = if shared.is_dir() { shared } else { Path::new(env!("CARGO_TARGET_TMPDIR")) };
-        let directory = tempfile::Builder::new().prefix("msb-model-").tempdir_in(root).unwrap();
+        let directory = tempfile::Builder::new().prefix("msb-model-").tempdir_in(Sandbox::memory()).unwrap();
         let layer = |number: usize| {
             let text = number.to_string();
             Layer::of(&[file(format!("layer-{text}"), &text), file("shared", text)])

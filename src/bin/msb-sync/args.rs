@@ -47,7 +47,7 @@ pub(crate) struct Global {
     /// Colour the output (the variable `NO_COLOR` is respected)
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: When,
-    /// Show progress bars
+    /// Show progress: as bars on a terminal, as lines elsewhere
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) progress: When,
     /// Threads that write files [default: one a core]
