@@ -14,6 +14,7 @@ mod contract;
 mod crash;
 mod disk;
 mod docs;
+mod examples;
 mod hostile_images;
 mod hostile_layers;
 mod inspect;
