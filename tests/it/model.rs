@@ -356,7 +356,7 @@ impl Random {
         let names = TAGS.iter().filter(|_| self.one_in(3)).copied().collect();
         let rule = Rule { below: self.of(&[2, 3]), newest: self.of(&[1, 2, 9]) };
         let policy = self.of(&[Policy::Always, Policy::Always, Policy::Missing, Policy::Never]);
-        File { names, selection: self.one_in(3).then_some(rule), policy }
+        File { names, selection: self.one_in(2).then_some(rule), policy }
     }
 }
 
@@ -673,7 +673,7 @@ fn history(seed: u64) -> Result<(), String> {
     steps.extend([Step::Move; 6]);
     let all = Step::Apply { f: world.random.below(2), prune: false, locked: false, offline: false };
     steps.push(all);
-    let count = 4 + world.random.below(8);
+    let count = 6 + world.random.below(8);
     steps.extend((0..count).map(|_| world.random.step()));
     for step in steps {
         let _ = writeln!(told, "{step:?}");
