@@ -25,6 +25,7 @@ mod microsandbox;
 mod mirrors;
 mod model;
 mod output;
+mod policies;
 mod prune;
 mod real_names;
 mod selections;

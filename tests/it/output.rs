@@ -199,6 +199,11 @@ fn progress_off_a_terminal_is_lines_if_it_is_asked_for() {
     for part in ["looking up 2 images", "1 of 3 layers done, ", "3 of 3 layers done, "] {
         assert!(output.stderr.contains(part), "no {part:?}\n{output}");
     }
+    let output = sandbox.msb("verify --progress always").run().success();
+    assert_plain(&output);
+    for part in ["comparing 3 layers, ", "3 of 3 layers compared"] {
+        assert!(output.stderr.contains(part), "no {part:?}\n{output}");
+    }
     for never in ["--progress never", "--progress auto", "-q --progress always"] {
         std::fs::remove_dir_all(sandbox.home()).unwrap();
         let output = sandbox.msb(&format!("apply {never}")).run().success();

@@ -105,6 +105,18 @@ impl Lines {
                 self.finished += 1;
                 return Some(self.line());
             }
+            Event::Comparing { layers, bytes: size } => {
+                *self = Self { layers: *layers, last: Some(Instant::now()), ..Self::default() };
+                return Some(format!("comparing {}, {} as fetched", plural(*layers, "layer"), bytes(*size)));
+            }
+            Event::Compared(_) => {
+                self.finished += 1;
+                let due = self.last.is_some_and(|last| last.elapsed() >= LINES);
+                if due || self.finished == self.layers {
+                    self.last = Some(Instant::now());
+                    return Some(format!("  {} of {} compared", self.finished, plural(self.layers, "layer")));
+                }
+            }
             _ => {}
         }
         None
@@ -173,6 +185,20 @@ impl Bars {
                 ));
                 bar.set_message(plural(*layers, "layer"));
                 state.total = Some(bar);
+            }
+            Event::Comparing { layers, .. } => {
+                let bar = self.multi.add(ProgressBar::new(*layers as u64));
+                bar.set_style(style("  comparing     {bar:30} {pos:>5} of {len} layers"));
+                state.total = Some(bar);
+            }
+            Event::Compared(_) => {
+                if let Some(bar) = &state.total {
+                    bar.inc(1);
+                    if bar.length() == Some(bar.position()) {
+                        bar.finish_and_clear();
+                        state.total = None;
+                    }
+                }
             }
             Event::LayerStarted { digest, size, resumed, .. } => {
                 // A layer that is tried again has its bar already.
