@@ -231,6 +231,10 @@ impl World {
             self.forgive_extra_layers(model);
         }
         self.compare(model);
+        if matches!(step, Step::Prune(_)) && self.session.home.join("oci.db").exists() {
+            let staged = std::fs::read_dir(self.session.home.join(".layers.msb-sync/staging"));
+            assert_eq!(staged.map_or(0, Iterator::count), 0, "prune left something of a dead run");
+        }
         if let Step::Apply { f, prune, locked, offline } = step
             && expected
         {
