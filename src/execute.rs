@@ -11,7 +11,7 @@ mod layer;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
@@ -77,6 +77,8 @@ pub struct Outcome {
     pub extracted_bytes: u64,
     /// Whether the run was stopped before its end.
     pub stopped: bool,
+    /// Why layers that nobody needs could not be removed at the end. The images are what the list above says.
+    pub failure: Option<Arc<Error>>,
 }
 
 impl Outcome {
@@ -131,7 +133,11 @@ impl Executor<'_> {
         let too_large: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();
         let layers = self.fetch_all(plan, &too_large, &workers, &counters, &mut progress);
         let stopped = self.cancel.is_cancelled();
-        let layers_removed = if stopped { 0 } else { self.remove(plan, &mut progress)? };
+        let removed = if stopped { Ok(0) } else { self.remove(plan, &mut progress) };
+        let (layers_removed, failure) = match removed {
+            Ok(count) => (count, None),
+            Err(error) => (0, Some(Arc::new(error))),
+        };
         Ok(Outcome {
             images: progress.into_results(plan, stopped),
             layers,
@@ -139,6 +145,7 @@ impl Executor<'_> {
             downloaded_bytes: counters.downloaded.into_inner(),
             extracted_bytes: counters.extracted.into_inner(),
             stopped,
+            failure,
         })
     }
 

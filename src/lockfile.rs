@@ -18,7 +18,7 @@ pub use problem::LockfileProblem;
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{Action, LockedImage, Platform};
+use crate::state::{Action, LockedImage, LockedSelection, Platform, TagSelection};
 
 /// The version of the format that this program reads and writes.
 pub const VERSION: u64 = 1;
@@ -30,10 +30,12 @@ const HEADER: &str = "\
 # `msb-sync lock` adds and drops images, `msb-sync lock --upgrade` also moves tags.
 ";
 
-/// A valid lockfile: one entry an image, by the full form of its reference.
+/// A valid lockfile: one entry an image, by the full form of its reference, and one a moving selection of tags, each
+/// of whose tags has an image's entry for the same platform.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lockfile {
     images: BTreeMap<String, Arc<LockedImage>>,
+    selections: BTreeSet<LockedSelection>,
 }
 
 /// Where a lockfile does not cover an images file exactly.
@@ -43,6 +45,10 @@ pub enum Gap {
     Missing(ImageRef),
     /// An entry's image is not listed.
     Extra(ImageRef),
+    /// A listed selection of this repository's tags has no entry that fits its rule.
+    MissingSelection(ImageRef),
+    /// An entry's selection of this repository's tags is not listed, or not by its rule.
+    ExtraSelection(ImageRef),
     /// An image is locked for another platform.
     Platform {
         /// Which.
@@ -62,9 +68,9 @@ pub enum Gap {
 }
 
 impl Gap {
-    /// Whether a listed image has no entry that fits.
+    /// Whether a listed image or selection has no entry that fits.
     pub fn leaves_image_unlocked(&self) -> bool {
-        !matches!(self, Self::Extra(_))
+        !matches!(self, Self::Extra(_) | Self::ExtraSelection(_))
     }
 }
 
@@ -73,6 +79,12 @@ impl fmt::Display for Gap {
         match self {
             Self::Missing(reference) => write!(f, "{reference} (missing)"),
             Self::Extra(reference) => write!(f, "{reference} (not listed any more)"),
+            Self::MissingSelection(repository) => {
+                write!(f, "tags of {repository} (not chosen yet, or by another rule)")
+            }
+            Self::ExtraSelection(repository) => {
+                write!(f, "tags of {repository} (not selected any more, or by another rule)")
+            }
             Self::Platform { reference, locked, wanted } => {
                 write!(f, "{reference} (locked for {locked}, wanted for {wanted})")
             }
@@ -101,14 +113,35 @@ impl Lockfile {
     ///
     /// # Errors
     /// The first problem: broken TOML, another version, an unknown or missing key, a value outside its
-    /// grammar, an image with two entries.
+    /// grammar, an image with two entries, a chosen tag without one.
     pub fn parse(text: &str, name: &str) -> Result<Self, LockfileProblem> {
         read::lockfile(text).map_err(|fault| fault.at(text, name))
     }
 
-    /// Of these images; of two with the same reference the last one counts.
-    pub fn new(images: impl IntoIterator<Item = Arc<LockedImage>>) -> Self {
-        Self { images: images.into_iter().map(|image| (image.reference.to_string(), image)).collect() }
+    /// Of these images, of two with the same reference the last one; and of these selections, whose tags are among
+    /// the images.
+    pub fn new(
+        images: impl IntoIterator<Item = Arc<LockedImage>>,
+        selections: impl IntoIterator<Item = LockedSelection>,
+    ) -> Self {
+        Self {
+            images: images.into_iter().map(|image| (image.reference.to_string(), image)).collect(),
+            selections: selections.into_iter().collect(),
+        }
+    }
+
+    /// The images that `selection` means by the entry for its present rule, newest first; `None` without such an
+    /// entry.
+    pub fn chosen(&self, selection: &TagSelection) -> Option<Vec<Arc<LockedImage>>> {
+        let entry = self.selections.iter().find(|entry| entry.is_of(selection))?;
+        let image = |tag: &String| self.image_of(entry, tag).map(Arc::clone);
+        entry.tags.iter().map(image).collect()
+    }
+
+    /// The entry of a tag that a selection chose.
+    fn image_of(&self, selection: &LockedSelection, tag: &str) -> Option<&Arc<LockedImage>> {
+        let reference = selection.repository.with_tag(tag).ok()?;
+        self.fitting(&reference, &selection.platform)
     }
 
     /// The entry of `reference`, if it is for `platform` and, where the reference is pinned, for its digest.
@@ -117,8 +150,16 @@ impl Lockfile {
         gap(entry, platform).is_none().then_some(entry)
     }
 
-    /// Where the entries do not cover `wanted` exactly: sorted, the extra ones last.
-    pub fn gaps<'a>(&self, wanted: impl IntoIterator<Item = (&'a ImageRef, &'a Platform)>) -> Vec<Gap> {
+    /// Where the entries do not cover `wanted` and `selections` exactly: sorted, the extra ones last. What a selection
+    /// means by its entry ([`TagSelection::locked`]) is wanted too.
+    pub fn gaps<'a>(
+        &self,
+        wanted: impl IntoIterator<Item = (&'a ImageRef, &'a Platform)>,
+        selections: &'a [TagSelection],
+    ) -> Vec<Gap> {
+        let chosen = selections.iter().filter_map(|selection| selection.locked.as_ref()).flatten();
+        let chosen = chosen.map(|image| (&image.reference, &image.platform));
+        let wanted = wanted.into_iter().chain(chosen);
         let wanted: BTreeMap<String, (&ImageRef, &Platform)> =
             wanted.into_iter().map(|image| (image.0.to_string(), image)).collect();
         let unlocked = wanted.iter().filter_map(|(name, (reference, platform))| {
@@ -127,7 +168,16 @@ impl Lockfile {
                 .map_or_else(|| Some(Gap::Missing((*reference).clone())), |entry| gap(entry, platform))
         });
         let extra = self.images.iter().filter(|(name, _)| !wanted.contains_key(*name));
-        unlocked.chain(extra.map(|(_, entry)| Gap::Extra(entry.reference.clone()))).collect()
+        let unchosen = selections.iter().filter(|selection| selection.locked.is_none());
+        // The images file has no name that would not parse.
+        let unchosen = unchosen
+            .filter_map(|selection| ImageRef::in_registry(&selection.registry, &selection.repository).ok());
+        let stale = self.selections.iter().filter(|entry| !selections.iter().any(|of| entry.is_of(of)));
+        unlocked
+            .chain(unchosen.map(|name| Gap::MissingSelection(name.repository_alone())))
+            .chain(extra.map(|(_, entry)| Gap::Extra(entry.reference.clone())))
+            .chain(stale.map(|entry| Gap::ExtraSelection(entry.repository.clone())))
+            .collect()
     }
 
     /// What happens to each entry on the way to `next`, sorted by reference.
@@ -165,10 +215,30 @@ fn gap(entry: &LockedImage, platform: &Platform) -> Option<Gap> {
     moved.then(|| Gap::Digest { reference: reference(), locked: entry.digest.clone() })
 }
 
-/// The text of the file. None of the values can hold a quote or a backslash: their grammars forbid it.
+/// The text of the file. But for ranges and patterns none of the values can hold a quote or a backslash: their
+/// grammars forbid it.
 impl fmt::Display for Lockfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{HEADER}version = {VERSION}")?;
+        for selection in &self.selections {
+            let LockedSelection { repository, platform, semver, matching, newest, tags } = selection;
+            write!(f, "\n[[selection]]\nrepository = \"{repository}\"\nplatform = \"{platform}\"\n")?;
+            let quoted = |text: &str| toml::Value::String(text.to_owned());
+            if let Some(range) = semver {
+                writeln!(f, "semver = {}", quoted(range))?;
+            }
+            if let Some(pattern) = matching {
+                writeln!(f, "match = {}", quoted(pattern))?;
+            }
+            if let Some(newest) = newest {
+                writeln!(f, "newest = {newest}")?;
+            }
+            f.write_str("tags = [\n")?;
+            for tag in tags {
+                writeln!(f, "  \"{tag}\",")?;
+            }
+            f.write_str("]\n")?;
+        }
         for (reference, image) in &self.images {
             let LockedImage { platform, digest, manifest, layers, .. } = &**image;
             write!(f, "\n[[image]]\nreference = \"{reference}\"\nplatform = \"{platform}\"\n")?;

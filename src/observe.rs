@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::selections::Repository;
+pub(crate) use self::selections::{choose_from_list, two_platforms};
 
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
@@ -84,7 +85,8 @@ impl Observer<'_> {
     /// As for [`Observer::observe`].
     pub fn look_again(&self, desired: &Desired, observed: &mut Observed) -> Result<(), Error> {
         self.look_at_catalog(desired, observed)?;
-        for image in &desired.images {
+        let selected = observed.selected.iter().map(|selected| &selected.image);
+        for image in desired.images.iter().chain(selected) {
             let resolution = observed.resolutions.get_mut(&image.reference);
             if let Some(resolution @ Resolution::Locked(_)) = resolution
                 && is_as_locked(image, &observed.recorded)
@@ -383,34 +385,64 @@ pub struct Ask {
     pub known: Option<BlobDigest>,
 }
 
-/// Asks the registries in up to `parallel` threads, fairly shared between registries. The answers are in the order
-/// of the questions.
+/// Asks the registries what references mean, fairly shared between registries. The answers are in the order of the
+/// questions.
 pub fn look_up(
     registries: &Registries,
     parallel: usize,
     reporter: &dyn Reporter,
     lookups: &[Ask],
 ) -> Vec<Result<Lookup, RegistryError>> {
-    if lookups.is_empty() {
-        return Vec::new();
-    }
-    reporter.report(Event::Resolving { images: lookups.len() });
     for Ask { reference, known, .. } in lookups {
         registries.announce(reference, known.as_ref());
     }
     let lane = |ask: &Ask| ask.reference.registry().to_owned();
-    let queue = Queue::new(lookups.iter().enumerate().map(|(index, ask)| (lane(ask), (index, ask))));
+    ask_all(parallel, reporter, lookups, lane, |Ask { reference, platform, known }| {
+        let answer = registries.resolve(reference, platform, known.as_ref());
+        reporter.report(Event::Resolved(reference.clone()));
+        answer
+    })
+}
+
+/// Asks the registries for all tags of repositories; the answers are in the order of the questions.
+pub fn list_tags(
+    registries: &Registries,
+    parallel: usize,
+    reporter: &dyn Reporter,
+    repositories: &[ImageRef],
+) -> Vec<Result<Vec<String>, RegistryError>> {
+    let lane = |repository: &ImageRef| repository.registry().to_owned();
+    ask_all(parallel, reporter, repositories, lane, |repository| {
+        let answer = registries.tags(repository);
+        reporter.report(Event::Resolved(repository.clone()));
+        answer
+    })
+}
+
+/// Asks in up to `parallel` threads, which the questions' lanes share.
+fn ask_all<Q: Sync, A: Send>(
+    parallel: usize,
+    reporter: &dyn Reporter,
+    questions: &[Q],
+    lane: impl Fn(&Q) -> String,
+    ask: impl Fn(&Q) -> A + Sync,
+) -> Vec<A> {
+    if questions.is_empty() {
+        return Vec::new();
+    }
+    reporter.report(Event::Resolving { images: questions.len() });
+    let queue =
+        Queue::new(questions.iter().enumerate().map(|(index, question)| (lane(question), (index, question))));
     let answers = Mutex::new(BTreeMap::new());
     let work = || {
         while let Some(taken) = queue.next() {
-            let (index, Ask { reference, platform, known }) = taken.job;
-            let answer = registries.resolve(reference, platform, known.as_ref());
-            reporter.report(Event::Resolved(reference.clone()));
+            let (index, question) = taken.job;
+            let answer = ask(question);
             answers.lock().unwrap_or_else(PoisonError::into_inner).insert(index, answer);
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..parallel.min(lookups.len()) {
+        for _ in 1..parallel.min(questions.len()) {
             scope.spawn(work);
         }
         work();

@@ -98,6 +98,15 @@ pub enum Event {
         /// Whether it is complete in the store.
         ok: bool,
     },
+    /// So many extracted layers are to be compared with their records.
+    Comparing {
+        /// How many.
+        layers: usize,
+        /// Their compressed bytes.
+        bytes: u64,
+    },
+    /// One of them has been compared.
+    Compared(BlobDigest),
     /// An image is done.
     Image {
         /// Which.

@@ -51,6 +51,13 @@ impl Rule {
             && self.semver.as_ref().is_none_or(in_range)
     }
 
+    /// Whether this rule may have chosen `tags`: they all fit, and are not too many.
+    pub fn allows<'t>(&self, tags: impl IntoIterator<Item = &'t str>) -> bool {
+        let mut count = 0;
+        let fit = tags.into_iter().inspect(|_| count += 1).all(|tag| self.fits(tag));
+        fit && count <= self.newest.unwrap_or(MAX_CHOSEN)
+    }
+
     /// The tags that fit, newest first, each once, and no more of them than `newest` says.
     pub fn choose<'t>(&self, tags: impl IntoIterator<Item = &'t str>) -> Vec<&'t str> {
         let mut chosen: Vec<&str> = tags.into_iter().filter(|tag| self.fits(tag)).collect();
@@ -216,6 +223,7 @@ mod tests {
             semver: semver.map(str::to_owned),
             matching: matching.map(|pattern| format!("^(?:{pattern})$")),
             newest: newest.and_then(NonZeroUsize::new),
+            locked: None,
         }
     }
 

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::digest::{BlobDigest, DiffId};
+use crate::digest::{Algorithm, BlobDigest, DiffId};
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 pub use crate::progress::Action;
@@ -268,14 +268,14 @@ pub struct ManifestRecord {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// An image's config, as far as it is recorded. Lists are `None` where the config has none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// An image's config, as far as it is recorded; the catalog keeps it in this form. Lists are `None` where the config
+/// has none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigRecord {
-    /// Its digest.
-    #[serde(skip)]
+    /// Its digest: no part of the kept form, whose reader sets it.
+    #[serde(skip, default = "ConfigRecord::no_digest")]
     pub digest: BlobDigest,
     /// Its media type.
-    #[serde(skip)]
     pub media_type: String,
     /// When the image was made, RFC 3339; `None` where the config says nothing usable.
     pub created: Option<String>,
@@ -304,11 +304,16 @@ pub struct ConfigRecord {
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// `layers`.
-    #[serde(skip)]
     pub rootfs_type: String,
     /// The config's `history` array as JSON text, if it has one.
-    #[serde(skip)]
     pub history_json: Option<String>,
+}
+
+impl ConfigRecord {
+    /// That of nothing, where the config's own is not known.
+    pub fn no_digest() -> BlobDigest {
+        BlobDigest::of(Algorithm::Sha256, b"")
+    }
 }
 
 /// All that a reference means for a platform: everything but the layers' bytes, verified.
@@ -373,6 +378,48 @@ pub fn size_of_layers(layers: &[LayerDescriptor]) -> u64 {
     let mut seen = BTreeSet::new();
     let distinct = layers.iter().filter(|layer| seen.insert(&layer.digest));
     distinct.fold(0, |sum, layer| sum.saturating_add(layer.size))
+}
+
+/// The tags that a moving selection chose when its lockfile was written. It stands for a selection of the same
+/// repository, platform and rule; whoever changes one of these asks for another choice.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LockedSelection {
+    /// The repository alone.
+    pub repository: ImageRef,
+    /// For which platform.
+    pub platform: Platform,
+    /// As in [`TagSelection::semver`].
+    pub semver: Option<String>,
+    /// As in [`TagSelection::matching`].
+    pub matching: Option<String>,
+    /// As in [`TagSelection::newest`].
+    pub newest: Option<NonZeroUsize>,
+    /// The chosen tags, newest first.
+    pub tags: Vec<String>,
+}
+
+impl LockedSelection {
+    /// What a lockfile keeps of `selection`, which chose `tags` of `repository`.
+    pub fn of(selection: &TagSelection, repository: &ImageRef, tags: Vec<String>) -> Self {
+        Self {
+            repository: repository.repository_alone(),
+            platform: selection.platform.clone(),
+            semver: selection.semver.clone(),
+            matching: selection.matching.clone(),
+            newest: selection.newest,
+            tags,
+        }
+    }
+
+    /// Whether it is the choice of `selection`, by the rule that this has now.
+    pub fn is_of(&self, selection: &TagSelection) -> bool {
+        self.repository.registry() == selection.registry
+            && self.repository.repository() == selection.repository
+            && self.platform == selection.platform
+            && self.semver == selection.semver
+            && self.matching == selection.matching
+            && self.newest == selection.newest
+    }
 }
 
 /// What the catalog says of one image.
@@ -442,6 +489,8 @@ pub struct TagSelection {
     pub matching: Option<String>,
     /// How many, the newest first; `None`: all that fit.
     pub newest: Option<NonZeroUsize>,
+    /// What it has to mean, newest first, if the lockfile says so.
+    pub locked: Option<Vec<Arc<LockedImage>>>,
 }
 
 /// What is to be true after the run.

@@ -4,8 +4,10 @@
 //! file and its lockfile, choosing paths, taking locks. `plan` and a run with nothing to do take no lock and
 //! write nothing.
 
+mod inspect;
 mod lock;
 mod prune;
+mod stacking;
 mod verify;
 
 use std::fs;
@@ -18,7 +20,6 @@ use crate::cancel::Cancel;
 use crate::catalog::Catalog;
 use crate::error::{CatalogError, Error, StoreError};
 use crate::execute::{Executor, Outcome};
-use crate::extract::{RecordReader, Totals};
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
 use crate::images_file::{self, ImagesFile, Problems, Source};
 use crate::lockfile::LockfileProblem;
@@ -27,13 +28,15 @@ use crate::plan::{self, Plan};
 use crate::progress::{Event, Reporter};
 use crate::registry::{Environment, Options, Registries};
 use crate::state::{
-    Action, ConfigRecord, Desired, DesiredImage, LayerState, Observed, Owner, Platform, PullPolicy,
-    RecordedImage, Settings,
+    Action, Desired, DesiredImage, Observed, Owner, Platform, PullPolicy, RecordedImage, Settings,
 };
-use crate::store::{self, Lock, Places, Store};
+use crate::store::{Lock, Store};
+use inspect::layer_totals;
+pub use inspect::{InspectedImage, ListedImage};
 use lock::LockfilePlace;
-pub use lock::{LockRequest, Relocked, Upgrade};
+pub use lock::{LockRequest, Relocked, Unlocked, Upgrade};
 pub use prune::{KeptLayer, Pruned, RemovedLayer};
+pub use stacking::{Restacked, Stacking};
 pub use verify::{LayerStatus, Verified, VerifiedLayer};
 
 /// An images file is read up to this many bytes.
@@ -139,28 +142,6 @@ pub struct Applied {
     pub layers: PathBuf,
 }
 
-/// One image as `list` and `inspect` show it.
-#[derive(Clone, Debug)]
-pub struct ListedImage {
-    /// What the catalog says.
-    pub image: RecordedImage,
-    /// The directory of its layers.
-    pub layers: PathBuf,
-    /// Whether each layer is complete in the store, in order.
-    pub states: Vec<LayerState>,
-}
-
-/// One image in full.
-#[derive(Clone, Debug)]
-pub struct InspectedImage {
-    /// As in `list`.
-    pub listed: ListedImage,
-    /// Its config, if it is recorded.
-    pub config: Option<ConfigRecord>,
-    /// What its layers amount to, as far as there are records.
-    pub totals: Totals,
-}
-
 impl Session {
     /// Shows what [`Session::apply`] would do, and the platform of images that name none.
     ///
@@ -236,35 +217,6 @@ impl Session {
         let registries = loaded.map(|loaded| loaded.file.registries).unwrap_or_default();
         let registries = self.open_registries(registries, &settings);
         self.reconcile(&desired, &registries, &settings, false)
-    }
-
-    /// What the catalog holds, sorted by reference.
-    ///
-    /// # Errors
-    /// The catalog or the store cannot be read.
-    pub fn list(&self) -> Result<Vec<ListedImage>, Failure> {
-        let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? else { return Ok(Vec::new()) };
-        catalog.all()?.into_iter().map(|image| self.listed(image)).collect()
-    }
-
-    /// One recorded image; `None` if it is not recorded.
-    ///
-    /// # Errors
-    /// The catalog or the store cannot be read.
-    pub fn inspect(&self, reference: &ImageRef) -> Result<Option<InspectedImage>, Failure> {
-        let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? else { return Ok(None) };
-        let Some(image) = catalog.recorded(std::slice::from_ref(reference))?.pop() else { return Ok(None) };
-        let listed = self.listed(image)?;
-        let mut totals = Totals::default();
-        for layer in &listed.image.layers {
-            if let Some(of_layer) = layer_totals(&store::record_path(&listed.layers, &layer.digest)) {
-                totals.entries += of_layer.entries;
-                totals.content_bytes += of_layer.content_bytes;
-                totals.tar_bytes += of_layer.tar_bytes;
-                totals.dropped_xattrs += of_layer.dropped_xattrs;
-            }
-        }
-        Ok(Some(InspectedImage { config: catalog.config(reference)?, listed, totals }))
     }
 
     /// Writes the commented starter file to `path`.
@@ -480,16 +432,6 @@ impl Session {
         image.layers_directory.clone().unwrap_or_else(|| self.default_layers())
     }
 
-    fn listed(&self, image: RecordedImage) -> Result<ListedImage, Failure> {
-        let layers = self.layers_of(&image);
-        let places = Places::of(&layers);
-        let mut states = Vec::with_capacity(image.layers.len());
-        for layer in &image.layers {
-            states.push(places.state(&layer.digest)?);
-        }
-        Ok(ListedImage { image, layers, states })
-    }
-
     /// The default registry, checked.
     fn default_registry(&self) -> Result<&str, Failure> {
         if self.default_registry.is_empty() {
@@ -515,6 +457,19 @@ impl Session {
         })
     }
 
+    /// Parses a reference from the command line; one without tag and digest stays a repository alone.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn reference_or_repository(&self, text: &str) -> Result<ImageRef, Failure> {
+        let reference = self.reference(text)?;
+        let named = reference.digest().is_some()
+            || reference
+                .tag()
+                .is_some_and(|tag| text.strip_suffix(tag).is_some_and(|before| before.ends_with(':')));
+        Ok(if named { reference } else { reference.repository_alone() })
+    }
+
     fn jobs(&self) -> usize {
         let jobs = self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into));
         jobs.min(MAX_JOBS)
@@ -532,7 +487,7 @@ impl Session {
 impl Applied {
     /// Whether everything is as the file says now.
     pub fn succeeded(&self) -> bool {
-        self.outcome.failed() == 0 && !self.outcome.stopped
+        self.outcome.failed() == 0 && self.outcome.failure.is_none() && !self.outcome.stopped
     }
 
     /// How many images were in order before.
@@ -561,11 +516,4 @@ fn read_text(reader: impl Read) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an images file has at most 8 MiB"));
     }
     Ok(text)
-}
-
-/// The totals at the end of a record, if there is a readable one.
-fn layer_totals(path: &Path) -> Option<Totals> {
-    let mut reader = RecordReader::new(fs::File::open(path).ok()?).ok()?;
-    while reader.next_entry().ok()?.is_some() {}
-    reader.totals()
 }

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result, Row};
-use serde::{Deserialize, Serialize};
 
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
@@ -419,75 +418,6 @@ fn used_outside(conn: &Connection, digest: &str, inside: &BTreeSet<String>) -> R
     Ok(false)
 }
 
-/// A config as `sync_images.config_json` keeps it: all of it but the digest, which has its own column.
-#[derive(Serialize, Deserialize)]
-pub(super) struct StoredConfig {
-    media_type: String,
-    created: Option<String>,
-    architecture: String,
-    os: String,
-    variant: Option<String>,
-    env: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    working_dir: Option<String>,
-    entrypoint: Option<Vec<String>>,
-    volumes: Option<Vec<String>>,
-    exposed_ports: Option<Vec<String>>,
-    user: Option<String>,
-    stop_signal: Option<String>,
-    labels: BTreeMap<String, String>,
-    rootfs_type: String,
-    history_json: Option<String>,
-}
-
-impl From<&ConfigRecord> for StoredConfig {
-    fn from(config: &ConfigRecord) -> Self {
-        let config = config.clone();
-        Self {
-            media_type: config.media_type,
-            created: config.created,
-            architecture: config.architecture,
-            os: config.os,
-            variant: config.variant,
-            env: config.env,
-            cmd: config.cmd,
-            working_dir: config.working_dir,
-            entrypoint: config.entrypoint,
-            volumes: config.volumes,
-            exposed_ports: config.exposed_ports,
-            user: config.user,
-            stop_signal: config.stop_signal,
-            labels: config.labels,
-            rootfs_type: config.rootfs_type,
-            history_json: config.history_json,
-        }
-    }
-}
-
-impl StoredConfig {
-    fn with_digest(self, digest: BlobDigest) -> ConfigRecord {
-        ConfigRecord {
-            digest,
-            media_type: self.media_type,
-            created: self.created,
-            architecture: self.architecture,
-            os: self.os,
-            variant: self.variant,
-            env: self.env,
-            cmd: self.cmd,
-            working_dir: self.working_dir,
-            entrypoint: self.entrypoint,
-            volumes: self.volumes,
-            exposed_ports: self.exposed_ports,
-            user: self.user,
-            stop_signal: self.stop_signal,
-            labels: self.labels,
-            rootfs_type: self.rootfs_type,
-            history_json: self.history_json,
-        }
-    }
-}
-
 /// The config of an image, from our row, else from microsandbox's.
 pub(super) fn config(conn: &Connection, reference: &ImageRef) -> Result<Option<ConfigRecord>> {
     let name = reference.to_string();
@@ -497,9 +427,9 @@ pub(super) fn config(conn: &Connection, reference: &ImageRef) -> Result<Option<C
         .optional()?;
     if let Some((Some(digest), Some(json))) = ours
         && let Ok(digest) = BlobDigest::parse(&digest)
-        && let Ok(stored) = serde_json::from_str::<StoredConfig>(&json)
+        && let Ok(stored) = serde_json::from_str::<ConfigRecord>(&json)
     {
-        return Ok(Some(stored.with_digest(digest)));
+        return Ok(Some(ConfigRecord { digest, ..stored }));
     }
     conn.prepare_cached(
         "SELECT c.media_type, c.created, c.architecture, c.os, c.os_variant, c.config_env_json,
@@ -518,7 +448,7 @@ pub(super) fn config(conn: &Connection, reference: &ImageRef) -> Result<Option<C
             )
         };
         Ok(ConfigRecord {
-            digest: BlobDigest::of(crate::digest::Algorithm::Sha256, b""),
+            digest: ConfigRecord::no_digest(),
             media_type: text(row, 0)?.unwrap_or_default(),
             created: text(row, 1)?,
             architecture: text(row, 2)?.unwrap_or_default(),

@@ -12,7 +12,7 @@ use rusqlite::{OptionalExtension, Result, Transaction, params};
 
 use super::Forgotten;
 use super::order;
-use super::read::{self, Claim, StoredConfig, texts, well_formed};
+use super::read::{self, Claim, texts, well_formed};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, LayerDescriptor, Owner, ResolvedImage};
@@ -331,7 +331,7 @@ fn put_ours(
         image.digest.as_str(),
         image.manifest.digest.as_str(),
         image.config.digest.as_str(),
-        json(&StoredConfig::from(&image.config)),
+        json(&image.config),
         preexisting,
         layers.as_os_str().as_bytes(),
     ])?;

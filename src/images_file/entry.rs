@@ -266,6 +266,7 @@ impl RegistryReader<'_> {
             semver,
             matching,
             newest,
+            locked: None,
         })
     }
 }

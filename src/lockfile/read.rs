@@ -1,7 +1,8 @@
 //! TOML text to a lockfile, strictly: every key is known and there, every value is of its grammar.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,9 +13,10 @@ use super::problem::Fault;
 use super::{Lockfile, MAX_TEXT, VERSION};
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use crate::state::{LayerDescriptor, LockedImage, Platform};
+use crate::state::{LayerDescriptor, LockedImage, LockedSelection, Platform};
 
-const TOP: &[&str] = &["version", "image"];
+const TOP: &[&str] = &["version", "selection", "image"];
+const SELECTION: &[&str] = &["repository", "platform", "semver", "match", "newest", "tags"];
 const IMAGE: &[&str] = &["reference", "platform", "digest", "manifest", "layers"];
 const LAYER: &[&str] = &["digest", "diff_id", "size"];
 /// Characters of a foreign key that a message repeats.
@@ -34,7 +36,7 @@ pub(super) fn lockfile(text: &str) -> Result<Lockfile> {
         Some(error) => {
             Err(Fault::new(error.span().unwrap_or_default(), format!("invalid TOML: {}", error.message())))
         }
-        None => images(&Table { entries: root.get_ref(), span: 0..0, what: "the lockfile" }),
+        None => whole(&Table { entries: root.get_ref(), span: 0..0, what: "the lockfile" }),
     };
     dismantle(root.into_inner());
     result
@@ -53,13 +55,35 @@ fn dismantle(root: DeTable<'_>) {
     }
 }
 
-fn images(top: &Table<'_>) -> Result<Lockfile> {
+fn whole(top: &Table<'_>) -> Result<Lockfile> {
     // First, because a newer version may well have other keys.
     check_version(top.get("version")?)?;
     top.only(TOP)?;
+    let mut lockfile = Lockfile { images: images(top)?, selections: BTreeSet::new() };
+    let Some(entries) = top.entries.get("selection") else { return Ok(lockfile) };
+    let mut keys = BTreeSet::new();
+    for entry in array("selection", entries)? {
+        let (selection, span) = selection(&Table::of(entry, "a selection")?)?;
+        for tag in &selection.tags {
+            if lockfile.image_of(&selection, tag).is_none() {
+                let (repository, platform) = (&selection.repository, &selection.platform);
+                let what = format!("{repository}:{tag} is chosen for {platform}, and has no entry for that");
+                return Err(Fault::new(span, what));
+            }
+        }
+        let key = LockedSelection { tags: Vec::new(), ..selection.clone() };
+        if !keys.insert(key) {
+            return Err(Fault::new(span, format!("{} has two entries of one rule", selection.repository)));
+        }
+        lockfile.selections.insert(selection);
+    }
+    Ok(lockfile)
+}
+
+fn images(top: &Table<'_>) -> Result<BTreeMap<String, Arc<LockedImage>>> {
     let mut images: BTreeMap<String, Arc<LockedImage>> = BTreeMap::new();
     // No images, no tables.
-    let Some(entries) = top.entries.get("image") else { return Ok(Lockfile::default()) };
+    let Some(entries) = top.entries.get("image") else { return Ok(images) };
     for entry in array("image", entries)? {
         let (image, span) = image(&Table::of(entry, "an image")?)?;
         let name = image.reference.to_string();
@@ -73,7 +97,46 @@ fn images(top: &Table<'_>) -> Result<Lockfile> {
         }
         images.insert(name, Arc::new(image));
     }
-    Ok(Lockfile { images })
+    Ok(images)
+}
+
+fn selection(table: &Table<'_>) -> Result<(LockedSelection, Range<usize>)> {
+    table.only(SELECTION)?;
+    let (text, span) = table.string("repository")?;
+    let repository = ImageRef::parse(text, DEFAULT_REGISTRY)
+        .map(|reference| reference.repository_alone())
+        .ok()
+        .filter(|repository| repository.to_string() == text)
+        .ok_or_else(|| {
+            let what = "`repository` must be in its full form, as in docker.io/library/alpine";
+            Fault::new(span.clone(), what)
+        })?;
+    let optional = |key: &str| -> Result<Option<String>> {
+        table.entries.get(key).map(|_| Ok(table.string(key)?.0.to_owned())).transpose()
+    };
+    let list = table.get("tags")?;
+    let newest = table.entries.get("newest").map(|value| {
+        let newest = unsigned(value).and_then(|newest| NonZeroUsize::new(usize::try_from(newest).ok()?));
+        newest.ok_or_else(|| Fault::new(value.span(), "`newest` must be a number of tags"))
+    });
+    let tags = array("tags", list)?.map(|value| {
+        let tag = value.get_ref().as_str().filter(|tag| repository.with_tag(tag).is_ok());
+        tag.map(str::to_owned).ok_or_else(|| Fault::new(value.span(), "`tags` must be tags"))
+    });
+    let tags = tags.collect::<Result<Vec<_>>>()?;
+    // Nothing chosen would read as: remove all of them.
+    if tags.is_empty() {
+        return Err(Fault::new(list.span(), "`tags` must not be empty"));
+    }
+    let selection = LockedSelection {
+        platform: table.parsed("platform", Platform::parse)?,
+        semver: optional("semver")?,
+        matching: optional("match")?,
+        newest: newest.transpose()?,
+        tags,
+        repository,
+    };
+    Ok((selection, span))
 }
 
 fn check_version(value: &Spanned<DeValue<'_>>) -> Result<()> {

@@ -35,7 +35,7 @@ fn image(name: &str, version: &str) -> Arc<LockedImage> {
 
 fn gaps(lockfile: &Lockfile, wanted: &[(&str, &str)]) -> Vec<String> {
     let wanted: Vec<_> = wanted.iter().map(|(name, on)| (reference(name), platform(on))).collect();
-    let gaps = lockfile.gaps(wanted.iter().map(|(name, on)| (name, on)));
+    let gaps = lockfile.gaps(wanted.iter().map(|(name, on)| (name, on)), &[]);
     gaps.iter().map(ToString::to_string).collect()
 }
 
@@ -68,12 +68,12 @@ fn arbitrary_image() -> impl Strategy<Value = LockedImage> {
 proptest! {
     #[test]
     fn what_is_written_is_read_back(images in proptest::collection::vec(arbitrary_image(), 0..6)) {
-        let lockfile = Lockfile::new(images.iter().cloned().map(Arc::new));
+        let lockfile = Lockfile::new(images.iter().cloned().map(Arc::new), []);
         let text = lockfile.to_string();
         prop_assert_eq!(Lockfile::parse(&text, "images.lock").unwrap(), lockfile.clone());
         // The order in which the images were locked does not show.
         if lockfile.images.len() == images.len() {
-            let reversed = Lockfile::new(images.into_iter().rev().map(Arc::new));
+            let reversed = Lockfile::new(images.into_iter().rev().map(Arc::new), []);
             prop_assert_eq!(reversed.to_string(), text);
         }
     }
@@ -92,7 +92,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
         junk in "[\\[\\]{}=\",.\n\u{1b}é0-9a-z]{0,8}",
     ) {
-        let mut text = Lockfile::new(images.into_iter().map(Arc::new)).to_string();
+        let mut text = Lockfile::new(images.into_iter().map(Arc::new), []).to_string();
         text.insert_str(cut.index(text.len()), &junk);
         if let Err(problem) = Lockfile::parse(&text, "images.lock") {
             prop_assert!(!problem.to_string().chars().any(|c| c.is_control() && c != '\n'), "control characters");
@@ -102,7 +102,7 @@ proptest! {
 
 #[test]
 fn the_text_is_sorted_and_has_one_layer_a_line() {
-    let text = Lockfile::new([image("b:1", "x"), image("a-x:1", "x"), image("a:2", "x")]).to_string();
+    let text = Lockfile::new([image("b:1", "x"), image("a-x:1", "x"), image("a:2", "x")], []).to_string();
     let names: Vec<&str> = text.lines().filter(|line| line.starts_with("reference")).collect();
     assert_eq!(
         names,
@@ -117,7 +117,7 @@ fn the_text_is_sorted_and_has_one_layer_a_line() {
 #[test]
 fn an_entry_counts_only_where_it_fits() {
     let pinned = format!("c:1@{}", digest("c"));
-    let lockfile = Lockfile::new([image("a:1", "x"), image("b:1", "x"), image(&pinned, "moved")]);
+    let lockfile = Lockfile::new([image("a:1", "x"), image("b:1", "x"), image(&pinned, "moved")], []);
     let missing = gaps(
         &lockfile,
         &[("a:1", "linux/amd64"), ("b:1", "linux/arm64"), (&pinned, "linux/amd64"), ("d:1", "linux/amd64")],
@@ -137,8 +137,8 @@ fn an_entry_counts_only_where_it_fits() {
 
 #[test]
 fn changes_say_what_became_of_each_entry() {
-    let old = Lockfile::new([image("a:1", "x"), image("b:1", "x"), image("c:1", "x")]);
-    let new = Lockfile::new([image("b:1", "y"), image("c:1", "x"), image("d:1", "x")]);
+    let old = Lockfile::new([image("a:1", "x"), image("b:1", "x"), image("c:1", "x")], []);
+    let new = Lockfile::new([image("b:1", "y"), image("c:1", "x"), image("d:1", "x")], []);
     let changes = old.changes(&new);
     let actions: Vec<Action> = changes.iter().map(|change| change.action).collect();
     assert_eq!(actions, [Action::Remove, Action::Update, Action::Keep, Action::Add]);
@@ -149,7 +149,7 @@ fn changes_say_what_became_of_each_entry() {
 
 #[test]
 fn what_is_no_lockfile_is_refused_at_its_place() {
-    let good = Lockfile::new([image("a:1", "x")]).to_string();
+    let good = Lockfile::new([image("a:1", "x")], []).to_string();
     let twice = format!("{good}{}", &good[good.find("\n[[image]]").unwrap()..]);
     let replaced = |from: &str, to: &str| good.replacen(from, to, 1);
     for (text, line, message) in [
@@ -206,5 +206,88 @@ fn deep_and_large_texts_are_refused_in_bounded_time_and_stack() {
     for text in [nested, dotted, inline, long_line, " ".repeat(MAX_TEXT + 1)] {
         let problem = Lockfile::parse(&text, "images.lock").unwrap_err();
         assert!(problem.to_string().len() < 4_000);
+    }
+}
+
+fn selection(name: &str, on: &str, semver: Option<&str>, newest: usize) -> TagSelection {
+    let reference = reference(name);
+    TagSelection {
+        registry: reference.registry().to_owned(),
+        repository: reference.repository().to_owned(),
+        platform: platform(on),
+        pull: crate::state::PullPolicy::Always,
+        groups: BTreeSet::new(),
+        line: 1,
+        semver: semver.map(str::to_owned),
+        matching: Some("^(?:a\\.\"'\n|b)$".to_owned()),
+        newest: std::num::NonZeroUsize::new(newest),
+        locked: None,
+    }
+}
+
+#[test]
+fn selections_are_read_back_and_found_by_their_rule() {
+    let amd = "linux/amd64";
+    let redis = selection("redis", amd, Some(">=7"), 2);
+    let tags = vec!["8".to_owned(), "7".to_owned()];
+    let images = [image("redis:7", "x"), image("redis:8", "x"), image("a:1", "x")];
+    let lockfile = Lockfile::new(images, [LockedSelection::of(&redis, &reference("redis"), tags.clone())]);
+    let text = lockfile.to_string();
+    assert_eq!(Lockfile::parse(&text, "images.lock").unwrap(), lockfile, "{text}");
+    assert_eq!(Lockfile::parse(&text, "images.lock").unwrap().to_string(), text);
+
+    let chosen = lockfile.chosen(&redis).unwrap();
+    let chosen: Vec<_> = chosen.iter().filter_map(|image| image.reference.tag()).collect();
+    assert_eq!(chosen, ["8", "7"]);
+    for other in [
+        selection("redis", "linux/arm64", Some(">=7"), 2),
+        selection("redis", amd, Some(">=8"), 2),
+        selection("redis", amd, None, 2),
+        selection("redis", amd, Some(">=7"), 3),
+        selection("nginx", amd, Some(">=7"), 2),
+    ] {
+        assert_eq!(lockfile.chosen(&other), None, "{other:?}");
+    }
+
+    let listed = reference("a:1");
+    let on = platform(amd);
+    let gaps = |selections: &[TagSelection]| -> Vec<String> {
+        lockfile.gaps([(&listed, &on)], selections).iter().map(ToString::to_string).collect()
+    };
+    let covered = TagSelection { locked: lockfile.chosen(&redis), ..redis.clone() };
+    assert_eq!(gaps(&[covered]), [] as [&str; 0]);
+    assert_eq!(
+        gaps(&[selection("redis", amd, Some(">=8"), 2)]),
+        [
+            "tags of docker.io/library/redis (not chosen yet, or by another rule)",
+            "docker.io/library/redis:7 (not listed any more)",
+            "docker.io/library/redis:8 (not listed any more)",
+            "tags of docker.io/library/redis (not selected any more, or by another rule)",
+        ]
+    );
+}
+
+#[test]
+fn a_selection_that_cannot_be_is_refused() {
+    let redis = selection("redis", "linux/amd64", Some(">=7"), 2);
+    let locked = LockedSelection::of(&redis, &reference("redis"), vec!["7".to_owned()]);
+    let good = Lockfile::new([image("redis:7", "x")], [locked]).to_string();
+    Lockfile::parse(&good, "images.lock").unwrap();
+    let twice = good.replacen("\n[[image]]", &format!("{}[[image]]", good.split_once("1\n").unwrap().1), 1);
+    for (bad, complaint) in [
+        (good.replace("  \"7\",", "  \"8\","), "has no entry for that"),
+        (good.replacen("linux/amd64", "linux/arm64", 1), "has no entry for that"),
+        (good.replacen("  \"7\",", "", 1), "must not be empty"),
+        (good.replacen("  \"7\",", "  7,", 1), "must be tags"),
+        (good.replacen("  \"7\",", "  \"a b\",", 1), "must be tags"),
+        (good.replacen("newest = 2", "newest = 0", 1), "must be a number of tags"),
+        (good.replacen("newest", "oldest", 1), "unknown key"),
+        (good.replacen("docker.io/library/redis\"", "redis\"", 1), "full form"),
+        (good.replacen("tags = [", "tag = [", 1), "unknown key"),
+        (twice, "two entries"),
+    ] {
+        assert_ne!(bad, good, "{complaint}");
+        let problem = Lockfile::parse(&bad, "images.lock").unwrap_err();
+        assert!(problem.to_string().contains(complaint), "{problem}\n{bad}");
     }
 }

@@ -1,8 +1,9 @@
 //! From a selection of tags to images: by the repository's tag list, or by what is recorded where no registry may
 //! be asked.
 //!
-//! The list is read once a run and repository, whatever number of selections draws on it. Only a choice from the
-//! list can show that an image is not wanted any more; see [`Selected::decided`].
+//! The list is read once a run and repository, whatever number of selections draws on it, and not at all where the
+//! lockfile has chosen. Only a choice from the list, or the lockfile's, can show that an image is not wanted any more;
+//! see [`Selected::decided`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -29,14 +30,15 @@ pub(super) struct Selected {
     pub(super) repository: ImageRef,
     pub(super) images: Vec<SelectedImage>,
     pub(super) blocked: Option<BlockedSelection>,
-    /// Whether all choices were made, and from the list.
+    /// Whether all choices were made, and from the list or by the lockfile.
     pub(super) decided: bool,
 }
 
 /// The tags of one choice.
 struct Choice {
     tags: Vec<String>,
-    from_list: bool,
+    /// Whether it says what is wanted, and not only what is here.
+    decides: bool,
 }
 
 impl<'a> Repository<'a> {
@@ -74,7 +76,7 @@ impl Asker<'_> {
         for selection in &repository.selections {
             match self.choose(repository, selection, recorded, &list) {
                 Ok(choice) => {
-                    decided &= choice.from_list;
+                    decided &= choice.decides;
                     for tag in choice.tags {
                         if let Err(error) = add(&mut images, repository, selection, &tag) {
                             errors.push(Arc::new(error));
@@ -118,16 +120,17 @@ impl Asker<'_> {
                 hint: Some(hint.to_owned()).filter(|hint| !hint.is_empty()),
             }))
         };
-        let rule = match Rule::new(selection) {
-            Ok(rule) => rule,
-            Err(reason) => return blocked(format!("cannot select tags: {reason}"), ""),
-        };
+        if let Some(locked) = &selection.locked {
+            let tags = locked.iter().filter_map(|image| image.reference.tag()).map(str::to_owned).collect();
+            return Ok(Choice { tags, decides: true });
+        }
+        let rule = rule_of(selection).map_err(Arc::new)?;
         let described = describe(selection);
         let here = rule.choose(recorded_tags(repository, selection, recorded));
-        let here = |from_list| Choice { tags: here.iter().map(|tag| (*tag).to_owned()).collect(), from_list };
+        let here = || Choice { tags: here.iter().map(|tag| (*tag).to_owned()).collect(), decides: false };
         let offline = self.offline && !self.registries.is_local(&repository.name);
         if selection.pull == PullPolicy::Never || offline {
-            let choice = here(false);
+            let choice = here();
             return match (choice.tags.is_empty(), offline) {
                 (false, _) => Ok(choice),
                 (true, true) => blocked(
@@ -142,29 +145,51 @@ impl Asker<'_> {
         }
         // Without a number, only the list can tell whether some are missing.
         if selection.pull == PullPolicy::Missing {
-            let choice = here(false);
+            let choice = here();
             if rule.newest().is_some_and(|newest| choice.tags.len() >= newest) {
                 return Ok(choice);
             }
         }
         let tags = list.get_or_init(|| self.registries.tags(&repository.name).map_err(cannot_list));
         let tags = tags.as_ref().map_err(Arc::clone)?;
-        let chosen = rule.choose(tags.iter().map(String::as_str));
-        if chosen.is_empty() {
-            let count = tags.len();
-            return blocked(
-                format!("none of its {count} tags fits {described}"),
-                "check the range and the pattern; a pattern matches the whole tag, and a range leaves out \
-                 pre-releases such as 7.2-alpine",
-            );
-        }
-        if chosen.len() > MAX_CHOSEN {
-            return blocked(
-                format!("{described} chooses {} tags, more than {MAX_CHOSEN}", chosen.len()),
-                "narrow it, or say how many with newest = N",
-            );
-        }
-        Ok(Choice { tags: chosen.into_iter().map(str::to_owned).collect(), from_list: true })
+        let tags = choose_from_list(selection, tags).map_err(Arc::new)?;
+        Ok(Choice { tags, decides: true })
+    }
+}
+
+fn rule_of(selection: &TagSelection) -> Result<Rule, Error> {
+    Rule::new(selection)
+        .map_err(|reason| Error::Usage { message: format!("cannot select tags: {reason}"), hint: None })
+}
+
+/// The tags that `selection` chooses from all of its repository's, newest first.
+///
+/// # Errors
+/// It chooses none, or too many.
+pub(crate) fn choose_from_list(selection: &TagSelection, tags: &[String]) -> Result<Vec<String>, Error> {
+    let chosen = rule_of(selection)?.choose(tags.iter().map(String::as_str)).into_iter();
+    let chosen: Vec<String> = chosen.map(str::to_owned).collect();
+    let described = describe(selection);
+    let (message, hint) = match chosen.len() {
+        0 => (
+            format!("none of its {} tags fits {described}", tags.len()),
+            "check the range and the pattern; a pattern matches the whole tag, and a range leaves out \
+             pre-releases such as 7.2-alpine",
+        ),
+        1..=MAX_CHOSEN => return Ok(chosen),
+        count => (
+            format!("{described} chooses {count} tags, more than {MAX_CHOSEN}"),
+            "narrow it, or say how many with newest = N",
+        ),
+    };
+    Err(Error::Usage { message, hint: Some(hint.to_owned()) })
+}
+
+/// Why a tag cannot be wanted for both platforms.
+pub(crate) fn two_platforms(tag: &str, one: &Platform, other: &Platform) -> Error {
+    Error::Usage {
+        message: format!("tag {tag} is wanted for two platforms: {one} and {other}"),
+        hint: Some("a machine can hold a tag for one platform only".to_owned()),
     }
 }
 
@@ -202,14 +227,13 @@ fn add(
     let taken = names.iter().find_map(|name| repository.listed.get(name).copied());
     let taken = taken.or_else(|| images.get(&reference).map(|other| &other.image.platform));
     if let Some(other) = taken.filter(|other| **other != selection.platform) {
-        return Err(Error::Usage {
-            message: format!("tag {tag} is wanted for two platforms: {other} and {}", selection.platform),
-            hint: Some("a machine can hold a tag for one platform only".to_owned()),
-        });
+        return Err(two_platforms(tag, other, &selection.platform));
     }
     if repository.listed.contains_key(&reference) {
         return Ok(());
     }
+    let mut locked = selection.locked.iter().flatten();
+    let locked = locked.find(|locked| locked.reference == reference).map(Arc::clone);
     let chosen = images.entry(reference.clone()).or_insert_with(|| SelectedImage {
         image: DesiredImage {
             reference,
@@ -220,6 +244,7 @@ fn add(
         },
         rule: describe(selection),
     });
+    chosen.image.locked = chosen.image.locked.take().or(locked);
     chosen.image.groups.extend(selection.groups.iter().cloned());
     Ok(())
 }

@@ -490,6 +490,7 @@ fn selecting(prune: bool) -> (Desired, Observed) {
         semver: Some("7".to_owned()),
         matching: None,
         newest: None,
+        locked: None,
     });
     let mut observed = Observed::default();
     for (index, tag) in ["7.2", "7.4", "7.10"].into_iter().enumerate() {

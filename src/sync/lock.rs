@@ -3,6 +3,7 @@
 //!
 //! The file is written by `lock` only, and replaced as a whole: a reader sees the old one or the new one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,8 +15,9 @@ use crate::image_ref::ImageRef;
 use crate::lockfile::{EntryChange, Gap, Lockfile, MAX_TEXT};
 use crate::observe::{self, Ask};
 use crate::progress::Event;
-use crate::registry::Lookup;
-use crate::state::{Desired, LockedImage, Platform};
+use crate::registry::{Lookup, Registries};
+use crate::selection::Rule;
+use crate::state::{Desired, LockedImage, LockedSelection, Platform, TagSelection};
 
 /// What `lock` is asked for.
 #[derive(Clone, Debug)]
@@ -33,9 +35,10 @@ pub struct LockRequest {
 pub enum Upgrade {
     /// None: a locked tag never moves by itself.
     Nothing,
-    /// All.
+    /// All, and all selections of tags choose anew.
     Everything,
-    /// These, which the images file has to list.
+    /// These, which the images file has to list. A repository alone is its tag `latest`, and its selections of
+    /// tags, which choose anew.
     These(Vec<ImageRef>),
 }
 
@@ -44,9 +47,25 @@ impl Upgrade {
         match self {
             Self::Nothing => false,
             Self::Everything => true,
-            Self::These(references) => references.contains(reference),
+            Self::These(references) => references.iter().any(|named| names(named, reference)),
         }
     }
+
+    fn rechooses(&self, repository: &ImageRef) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Everything => true,
+            Self::These(references) => references.contains(repository),
+        }
+    }
+}
+
+/// Whether `named` is `reference`, or the repository alone of a tag `latest`.
+fn names(named: &ImageRef, reference: &ImageRef) -> bool {
+    named == reference
+        || (reference.tag() == Some("latest")
+            && reference.digest().is_none()
+            && *named == reference.repository_alone())
 }
 
 /// What `lock` did, or would do.
@@ -60,8 +79,9 @@ pub struct Relocked {
     pub changed: bool,
     /// What became of each entry, by reference; images that failed are not among them.
     pub images: Vec<EntryChange>,
-    /// Images that could not be looked up. If there is one, nothing was written.
-    pub failed: Vec<(ImageRef, Platform, Arc<Error>)>,
+    /// Images, and repositories alone of which tags are selected, that could not be looked up. If there is one,
+    /// nothing was written.
+    pub failed: Vec<Unlocked>,
 }
 
 /// Where an images file's lockfile lies.
@@ -144,37 +164,41 @@ fn write_new(temporary: &Path, target: &Path, text: &str) -> Result<(), StoreErr
 }
 
 impl Session {
-    /// Resolves every image that the lockfile lacks, drops what is not listed any more, moves the tags it is told
-    /// to, and writes the lockfile if that changes it. Touches neither catalog nor store.
+    /// Resolves every image that the lockfile lacks, chooses the tags of selections that are new or have another rule,
+    /// drops what is not listed any more, moves the tags it is told to, and writes the lockfile if that changes it. Touches neither catalog nor store.
     ///
     /// # Errors
     /// See [`Failure`]; images that fail are in the result.
     pub fn lock_images(&self, request: &LockRequest) -> Result<Relocked, Failure> {
         let loaded = self.load(&request.source)?;
         let place = loaded.lockfile.as_ref().ok_or_else(|| Failure::Input(no_place(&loaded)))?;
-        if let Upgrade::These(references) = &request.upgrade {
-            check_listed(&loaded, references)?;
-        }
-        if let Some(error) = moving_selection(&loaded) {
-            return Err(Failure::Input(error));
-        }
         let old_text = place.read()?;
         let old = match &old_text {
             Some(text) => place.parse(text)?,
             None => Lockfile::default(),
         };
-
-        let (mut entries, mut failed, mut lookups) = (Vec::new(), Vec::new(), Vec::new());
-        for image in &loaded.file.images {
-            let (reference, platform) = (image.reference.clone(), image.platform.clone());
+        if let Upgrade::These(references) = &request.upgrade {
+            check_listed(&loaded, &old, references)?;
+        }
+        let registries = self.registries_of(&loaded);
+        let (selections, mut failed) = self.choose(&loaded, &old, &request.upgrade, &registries);
+        let rechosen = |reference: &ImageRef| {
+            let repository = reference.repository_alone();
+            request.upgrade.rechooses(&repository)
+                && selections.iter().any(|selection| {
+                    selection.repository == repository
+                        && selection.tags.iter().any(|tag| reference.tag() == Some(tag))
+                })
+        };
+        let (mut entries, mut lookups) = (Vec::new(), Vec::new());
+        for (reference, platform) in wanted(&loaded, &selections, &mut failed) {
             let locked = old.fitting(&reference, &platform);
-            if locked.is_none() || request.upgrade.includes(&reference) {
+            entries.extend(locked.map(Arc::clone));
+            if locked.is_none() || request.upgrade.includes(&reference) || rechosen(&reference) {
                 let known = locked.map(|locked| locked.digest.clone());
                 lookups.push(Ask { reference, platform, known });
             }
-            entries.extend(locked.map(Arc::clone));
         }
-        let registries = self.registries_of(&loaded);
         let parallel = loaded.file.settings.downloads;
         let answers = observe::look_up(&registries, parallel, &*self.reporter, &lookups);
         if self.cancel.is_cancelled() {
@@ -187,7 +211,7 @@ impl Session {
                 Err(error) => failed.push((asked.reference, asked.platform, Arc::new(error.into()))),
             }
         }
-        let new = Lockfile::new(entries);
+        let new = Lockfile::new(entries, selections);
         let mut images = old.changes(&new);
         images.retain(|change| !failed.iter().any(|(reference, ..)| *reference == change.reference));
         let text = new.to_string();
@@ -197,6 +221,48 @@ impl Session {
         }
         let (path, name) = (place.path.clone(), place.name.clone());
         Ok(Relocked { path, name, changed, images, failed })
+    }
+
+    /// The tags that each selection means: those of the lockfile, or if it has none, or has to move, those chosen from
+    /// the repository's list. With the repositories where that failed.
+    fn choose(
+        &self,
+        loaded: &Loaded,
+        old: &Lockfile,
+        upgrade: &Upgrade,
+        registries: &Registries,
+    ) -> (Vec<LockedSelection>, Vec<Unlocked>) {
+        let (mut chosen, mut failed) = (Vec::new(), Vec::new());
+        let mut open: BTreeMap<ImageRef, Vec<&TagSelection>> = BTreeMap::new();
+        for selection in &loaded.file.selections {
+            // The images file has no name that would not parse.
+            let Some(repository) = repository_of(selection) else { continue };
+            match locked_choice(old, selection).filter(|_| !upgrade.rechooses(&repository)) {
+                Some(images) => {
+                    let tags = images.iter().filter_map(|image| image.reference.tag());
+                    let tags = tags.map(str::to_owned).collect();
+                    chosen.push(LockedSelection::of(selection, &repository, tags));
+                }
+                None => open.entry(repository).or_default().push(selection),
+            }
+        }
+        let repositories: Vec<ImageRef> = open.keys().cloned().collect();
+        let parallel = loaded.file.settings.downloads;
+        let lists = observe::list_tags(registries, parallel, &*self.reporter, &repositories);
+        for ((repository, selections), list) in open.into_iter().zip(lists) {
+            let list = list.map_err(|error| Arc::new(Error::from(error)));
+            for selection in selections {
+                let tags = list
+                    .as_ref()
+                    .map_err(Arc::clone)
+                    .and_then(|list| observe::choose_from_list(selection, list).map_err(Arc::new));
+                match tags {
+                    Ok(tags) => chosen.push(LockedSelection::of(selection, &repository, tags)),
+                    Err(error) => failed.push((repository.clone(), selection.platform.clone(), error)),
+                }
+            }
+        }
+        (chosen, failed)
     }
 
     /// Gives the desired images the lockfile's words, and says which it lacks; with `strict` that is an error, and
@@ -222,18 +288,18 @@ impl Session {
         let lockfile = place.parse(&text)?;
         let list = |gaps: &[Gap]| gaps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         if strict {
-            if let Some(error) = moving_selection(loaded) {
-                return Err(error.into());
-            }
             let listed = loaded.file.images.iter().map(|image| (&image.reference, &image.platform));
-            let gaps = lockfile.gaps(listed);
+            let mut selections = loaded.file.selections.clone();
+            lock_selections(&lockfile, &mut selections);
+            let gaps = lockfile.gaps(listed, &selections);
             if !gaps.is_empty() {
                 let (file, which) = (&loaded.name, list(&gaps));
                 return Err(not_covered(format!("{} does not cover {file} exactly: {which}", place.name)));
             }
         }
+        lock_selections(&lockfile, &mut desired.selections);
         let wanted = desired.images.iter().map(|image| (&image.reference, &image.platform));
-        let mut gaps = lockfile.gaps(wanted);
+        let mut gaps = lockfile.gaps(wanted, &desired.selections);
         gaps.retain(Gap::leaves_image_unlocked);
         if !gaps.is_empty() {
             let which = list(&gaps);
@@ -246,31 +312,90 @@ impl Session {
     }
 }
 
+/// The file's selections of tags, each with what the lockfile chose for it.
+pub(super) fn locked_selections(loaded: &Loaded) -> Result<Vec<TagSelection>, Failure> {
+    let mut selections = loaded.file.selections.clone();
+    if let Some(place) = loaded.lockfile.as_ref().filter(|_| !selections.is_empty())
+        && let Some(text) = place.read()?
+    {
+        lock_selections(&place.parse(&text)?, &mut selections);
+    }
+    Ok(selections)
+}
+
+/// What could not be looked up, for which platform, and why.
+pub type Unlocked = (ImageRef, Platform, Arc<Error>);
+
+/// The images to lock: those listed by name, and the chosen tags. A tag that is wanted for two platforms has failed.
+fn wanted(
+    loaded: &Loaded,
+    selections: &[LockedSelection],
+    failed: &mut Vec<Unlocked>,
+) -> BTreeMap<ImageRef, Platform> {
+    let listed = loaded.file.images.iter().map(|image| (image.reference.clone(), image.platform.clone()));
+    let mut wanted: BTreeMap<ImageRef, Platform> = listed.collect();
+    let mut names: BTreeMap<ImageRef, Platform> = BTreeMap::new();
+    for (reference, platform) in &wanted {
+        names.extend(reference.recorded_names().into_iter().map(|name| (name, platform.clone())));
+    }
+    for selection in selections {
+        let platform = &selection.platform;
+        // Lists and lockfiles hold only tags that parse.
+        for reference in selection.tags.iter().filter_map(|tag| selection.repository.with_tag(tag).ok()) {
+            let twins = reference.recorded_names();
+            let other = twins.iter().find_map(|name| names.get(name)).filter(|other| *other != platform);
+            if let Some(other) = other {
+                let error = observe::two_platforms(reference.tag().unwrap_or_default(), other, platform);
+                failed.push((reference, platform.clone(), Arc::new(error)));
+            } else {
+                names.extend(twins.into_iter().map(|name| (name, platform.clone())));
+                wanted.insert(reference, platform.clone());
+            }
+        }
+    }
+    wanted
+}
+
+fn repository_of(selection: &TagSelection) -> Option<ImageRef> {
+    let reference = ImageRef::in_registry(&selection.registry, &selection.repository).ok()?;
+    Some(reference.repository_alone())
+}
+
+fn lock_selections(lockfile: &Lockfile, selections: &mut [TagSelection]) {
+    for selection in selections {
+        selection.locked = locked_choice(lockfile, selection);
+    }
+}
+
+/// What the lockfile chose for `selection`, if its rule may have done so: a lockfile can be edited.
+fn locked_choice(lockfile: &Lockfile, selection: &TagSelection) -> Option<Vec<Arc<LockedImage>>> {
+    let images = lockfile.chosen(selection)?;
+    let allowed = Rule::new(selection)
+        .is_ok_and(|rule| rule.allows(images.iter().filter_map(|image| image.reference.tag())));
+    allowed.then_some(images)
+}
+
 fn no_place(loaded: &Loaded) -> Error {
     let message = format!("{} can have no lockfile", loaded.name);
     let hint = "the lockfile of images.toml is images.lock beside it: use a file of another name";
     Error::Usage { message, hint: Some(hint.to_owned()) }
 }
 
-fn check_listed(loaded: &Loaded, references: &[ImageRef]) -> Result<(), Failure> {
-    let listed = |reference: &ImageRef| loaded.file.images.iter().any(|image| image.reference == *reference);
+fn check_listed(loaded: &Loaded, old: &Lockfile, references: &[ImageRef]) -> Result<(), Failure> {
+    let file = &loaded.file;
+    let repositories: BTreeSet<ImageRef> = file.selections.iter().filter_map(repository_of).collect();
+    let chosen: Vec<_> =
+        file.selections.iter().filter_map(|selection| locked_choice(old, selection)).flatten().collect();
+    let listed = |named: &ImageRef| {
+        repositories.contains(named)
+            || file.images.iter().any(|image| names(named, &image.reference))
+            || chosen.iter().any(|image| names(named, &image.reference))
+    };
     let Some(unknown) = references.iter().find(|reference| !listed(reference)) else { return Ok(()) };
-    let hint = match loaded.file.nearest(unknown) {
+    let hint = match file.nearest(unknown) {
         Some(near) => format!("did you mean {near}?"),
         None => "give the reference in its full form, as `msb-sync plan` shows it".to_owned(),
     };
     let message = format!("--upgrade: {} does not list {unknown}", loaded.name);
     Err(Failure::Input(Error::Usage { message, hint: Some(hint) }))
-}
-
-/// Why a file with a moving selection of tags cannot be locked.
-fn moving_selection(loaded: &Loaded) -> Option<Error> {
-    let selection = loaded.file.selections.first()?;
-    Some(Error::Usage {
-        message: format!(
-            "{}:{}: a moving selection of tags ({}/{}) cannot be locked: not supported yet",
-            loaded.name, selection.line, selection.registry, selection.repository
-        ),
-        hint: Some("list the tags one by one, or do without the lockfile".to_owned()),
-    })
 }

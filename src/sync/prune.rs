@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::lock::locked_selections;
 use super::{Failure, ImagesSource, Session, layer_totals};
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
@@ -105,10 +106,15 @@ impl Session {
         let mut listed: BTreeSet<ImageRef> =
             loaded.file.images.iter().map(|image| image.reference.clone()).collect();
         if let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? {
-            // What a moving selection means only its registry can tell: all that it may have brought stays.
+            let selections = locked_selections(&loaded)?;
+            let chosen = selections.iter().filter_map(|selection| selection.locked.as_ref()).flatten();
+            listed.extend(chosen.map(|image| image.reference.clone()));
+            // What a selection means that is not locked only its registry can tell: all that it may have brought
+            // stays.
             let selected = |reference: &ImageRef| {
-                loaded.file.selections.iter().any(|selection| {
-                    selection.registry == reference.registry()
+                selections.iter().any(|selection| {
+                    selection.locked.is_none()
+                        && selection.registry == reference.registry()
                         && selection.repository == reference.repository()
                 })
             };

@@ -146,7 +146,12 @@ impl Session {
 
     /// Looks at layers, several at once, the biggest first.
     fn compare(&self, mut layers: Vec<&mut VerifiedLayer>) -> Result<(), Failure> {
+        if layers.is_empty() {
+            return Ok(());
+        }
         layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
+        let bytes = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
+        self.reporter.report(Event::Comparing { layers: layers.len(), bytes });
         let threads = self.jobs().min(layers.len()).min(MAX_THREADS);
         let layers: Vec<Mutex<&mut VerifiedLayer>> = layers.into_iter().map(Mutex::new).collect();
         let next = AtomicUsize::new(0);
@@ -158,6 +163,7 @@ impl Session {
                     break;
                 }
                 (layer.status, layer.detail) = self.compare_layer(&layer.directory, &layer.digest);
+                self.reporter.report(Event::Compared(layer.digest.clone()));
             }
         };
         std::thread::scope(|scope| {

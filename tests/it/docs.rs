@@ -33,8 +33,10 @@ const CARGO_COMMANDS: &[&str] = &[
 ];
 
 /// Programs that only look, or write below the document's own copy.
-const PROGRAMS: &[&str] =
-    &["msb-sync", "cargo", "cd", "mkdir", "ls", "cat", "find", "getfattr", "sqlite3", "python3", ".ci/run"];
+const PROGRAMS: &[&str] = &[
+    "msb-sync", "cargo", "cd", "cp", "mkdir", "ls", "cat", "find", "getfattr", "sqlite3", "python3",
+    ".ci/run",
+];
 
 const NETWORK: &str = "<!-- needs: network -->";
 /// Between the outputs of two commands; ASCII's record separator, which no text output has.

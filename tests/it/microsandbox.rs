@@ -223,3 +223,22 @@ fn a_database_that_microsandbox_made_is_kept() {
         assert!(known.contains(&name) || name.starts_with("sync_") || name.starts_with("sqlite_"), "{name}");
     }
 }
+
+#[test]
+fn what_microsandbox_pulled_is_shown_as_what_it_is() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir_all(sandbox.home()).unwrap();
+    sql(&sandbox, MADE_BY_MICROSANDBOX);
+    let directory = sandbox.layers().join(format!("sha256:{}.extracted", "1".repeat(64)));
+    std::fs::create_dir_all(&directory).unwrap();
+    let shown = |arguments: &str| sandbox.msb(arguments).run().success().stdout;
+    let (list, inspect) = (shown("list"), shown("inspect theirs:1"));
+    assert!(list.contains("linux/amd64") && list.lines().nth(1).unwrap().ends_with("microsandbox"), "{list}");
+    assert!(inspect.contains("Pulled by microsandbox itself"), "{inspect}");
+    assert!(!format!("{list}{inspect}").to_lowercase().contains("missing"), "{list}{inspect}");
+    assert!(shown("inspect --rootfs theirs:1").contains("sha256\\:1111"));
+
+    std::fs::remove_dir(&directory).unwrap();
+    assert!(shown("list").contains("1 (1 missing)"));
+    sandbox.msb("inspect --rootfs theirs:1").run().code(1).says("let microsandbox pull it again");
+}

@@ -179,6 +179,66 @@ fn quiet_is_quiet() {
 }
 
 #[test]
+fn quiet_leaves_warnings_out_and_errors_in() {
+    let sandbox = Sandbox::new();
+    let registry = two_images(&sandbox);
+    sandbox.msb("lock").run().success();
+    sandbox.images(&wanted(&registry.name(), &["team/app:1", "team/app:2", "team/app:3"]));
+    let loud = sandbox.msb("plan").run().code(1).says("warning: not in images.lock");
+    let quiet = sandbox.msb("plan --quiet").run().code(1).says("error: ");
+    assert!(!quiet.stderr.contains("warning") && loud.stderr.contains("error: "), "{quiet}\n{loud}");
+    assert_eq!(quiet.stdout, "", "{quiet}");
+}
+
+#[test]
+fn progress_off_a_terminal_is_lines_if_it_is_asked_for() {
+    let sandbox = Sandbox::new();
+    let _registry = two_images(&sandbox);
+    let output = sandbox.msb("apply --progress always").run().success();
+    assert_plain(&output);
+    for part in ["looking up 2 images", "1 of 3 layers done, ", "3 of 3 layers done, "] {
+        assert!(output.stderr.contains(part), "no {part:?}\n{output}");
+    }
+    let output = sandbox.msb("verify --progress always").run().success();
+    assert_plain(&output);
+    for part in ["comparing 3 layers, ", "3 of 3 layers compared"] {
+        assert!(output.stderr.contains(part), "no {part:?}\n{output}");
+    }
+    for never in ["--progress never", "--progress auto", "-q --progress always"] {
+        std::fs::remove_dir_all(sandbox.home()).unwrap();
+        let output = sandbox.msb(&format!("apply {never}")).run().success();
+        assert!(!output.stderr.contains("layers done"), "{output}");
+    }
+}
+
+#[test]
+fn layers_that_cannot_be_removed_leave_the_summary_and_fail_the_run() {
+    let sandbox = Sandbox::new();
+    let registry = two_images(&sandbox);
+    applied(&sandbox);
+    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+    let directory = sandbox.layers().join(layer("three").directory());
+    let immutable =
+        |flag: &str| sandbox.program("chattr", &[flag, directory.to_str().unwrap()]).run().status.success();
+    // Only root can forbid it to root, and only on a file system that knows how.
+    if !immutable("+i") {
+        return;
+    }
+    let failed = sandbox.msb("apply --prune --json").run();
+    let people = sandbox.msb("prune").run();
+    immutable("-i");
+    let failed = failed.code(1).says("error: cannot remove");
+    let summary = failed.summary();
+    assert_eq!((&summary["removed"], &summary["failed"]), (&json!(1), &json!(0)), "{failed}");
+    assert_eq!(summary["error"]["kind"], "permission", "{failed}");
+    people.code(1);
+    // The row is gone, so that the layer is only what nobody needs.
+    assert_eq!(listed(&sandbox).len(), 1);
+    sandbox.msb("prune").run().success();
+    assert!(!directory.exists());
+}
+
+#[test]
 fn exit_codes_tell_success_failure_and_misuse_apart() {
     let sandbox = Sandbox::new();
     let registry = two_images(&sandbox);

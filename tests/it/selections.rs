@@ -189,3 +189,118 @@ fn one_tag_for_two_platforms_is_refused() {
     assert_eq!(planned(&plan), ["app blocked", "app:7.2.0 add"]);
     assert!(plan.stdout.contains("two platforms"), "{plan}");
 }
+
+#[test]
+fn a_lockfile_fixes_the_choice_until_it_is_upgraded() {
+    let sandbox = Sandbox::new();
+    let registry = registry(&["6.9.0", "7.2.0", "7.9.0"]);
+    sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
+    sandbox.msb("apply --locked").run().code(1).says("there is no images.lock");
+    let first = sandbox.msb("lock --json").run().success();
+    assert_eq!(planned(&first), ["app:7.2.0 add", "app:7.9.0 add"]);
+    let text = std::fs::read_to_string(sandbox.work().join("images.lock")).unwrap();
+    assert!(
+        text.contains("semver = \">=7, <8\"\nnewest = 2\ntags = [\n  \"7.9.0\",\n  \"7.2.0\",\n]\n"),
+        "{text}"
+    );
+
+    // A newer tag comes, and one of the locked ones moves: nobody asks, nothing changes.
+    add(&registry, "7.10.0");
+    registry.edit(|content| {
+        let image = content.image(&Image::new(&[Layer::of(&[file("tag", "moved")])]));
+        content.tags.insert("team/app:7.2.0".to_owned(), image.digest().to_owned());
+    });
+    sandbox.msb("lock").run().success();
+    sandbox.msb("lock --check").run().success();
+    assert_eq!(std::fs::read_to_string(sandbox.work().join("images.lock")).unwrap(), text);
+    registry.forget();
+    let plan = sandbox.msb("plan --json --locked").run().success();
+    assert_eq!(planned(&plan), ["app:7.2.0 add", "app:7.9.0 add"]);
+    assert!(plan.stdout.contains("chosen by semver"), "{plan}");
+    assert!(plan.json()["download_bytes"].as_u64().unwrap() > 0, "{plan}");
+    assert_eq!(registry.requests(), [] as [&str; 0]);
+    sandbox.msb("apply --locked").run().success();
+    assert!(registry.requests().iter().all(|request| !request.contains("tags/list")));
+    assert_eq!(recorded(&sandbox), ["app:7.2.0", "app:7.9.0"]);
+    registry.forget();
+    sandbox.msb("apply --locked --offline").run().success();
+    assert_eq!(registry.requests(), [] as [&str; 0]);
+
+    // One tag by name moves that tag, and chooses nothing.
+    let moved = sandbox.msb("lock --json --upgrade").arg(format!("{}/team/app:7.2.0", registry.name())).run();
+    assert_eq!(planned(&moved.success()), ["app:7.2.0 update", "app:7.9.0 keep"]);
+    // The repository by name chooses anew, and so does everything.
+    let repository = format!("{}/team/app", registry.name());
+    let pending = sandbox.msb("lock --json --check --upgrade").arg(&repository).run().code(2);
+    assert_eq!(planned(&pending), ["app:7.10.0 add", "app:7.2.0 remove", "app:7.9.0 keep"]);
+    sandbox.msb("lock --upgrade").run().success();
+    let plan = sandbox.msb("plan --json --locked --prune").run().success();
+    assert_eq!(planned(&plan), ["app:7.10.0 add", "app:7.9.0 keep", "app:7.2.0 remove"]);
+    assert!(plan.stdout.contains("not among the tags chosen now"), "{plan}");
+    sandbox.msb("apply --locked").run().success();
+    let pruned = sandbox.msb("prune --json").run().success();
+    assert!(pruned.stdout.contains("app:7.2.0"), "{pruned}");
+    assert_eq!(recorded(&sandbox), ["app:7.10.0", "app:7.9.0"]);
+}
+
+#[test]
+fn another_rule_or_none_is_not_covered_by_the_lockfile() {
+    let sandbox = Sandbox::new();
+    let registry = registry(&["7.2.0", "7.9.0", "8.0.0"]);
+    sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
+    sandbox.msb("lock").run().success();
+    let lockfile = sandbox.work().join("images.lock");
+    let before = std::fs::read_to_string(&lockfile).unwrap();
+    registry.edit(|content| {
+        let image = content.image(&Image::new(&[Layer::of(&[file("tag", "moved")])]));
+        content.tags.insert("team/app:7.9.0".to_owned(), image.digest().to_owned());
+    });
+
+    sandbox.images(&selecting(&registry, "{ semver = \">=7\", newest = 2 }", ""));
+    let refused = sandbox.msb("apply --locked").run().code(1);
+    let refused =
+        refused.says("does not cover images.toml exactly").says("not chosen yet, or by another rule");
+    assert!(refused.stderr.contains("hint: run: msb-sync lock images.toml"), "{refused}");
+    // Without --locked the choice is made by the list, and said.
+    let plan = sandbox.msb("plan --json").run().success().says("warning: not in images.lock: tags of ");
+    assert_eq!(planned(&plan), ["app:7.9.0 add", "app:8.0.0 add"]);
+    sandbox.msb("lock --check").run().code(2);
+    // What stays chosen stays what it was.
+    let relocked = sandbox.msb("lock --json").run().success();
+    assert_eq!(planned(&relocked), ["app:7.2.0 remove", "app:7.9.0 keep", "app:8.0.0 add"]);
+    sandbox.msb("plan --locked").run().success();
+
+    sandbox.images(&wanted(&registry.name(), &["team/app:7.9.0"]));
+    sandbox.msb("plan --locked").run().code(1).says("not selected any more");
+    let relocked = sandbox.msb("lock --json").run().success();
+    assert_eq!(planned(&relocked), ["app:7.9.0 keep", "app:8.0.0 remove"]);
+    assert!(!std::fs::read_to_string(&lockfile).unwrap().contains("[[selection]]"));
+
+    // A tag that its rule cannot have chosen is not believed.
+    sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
+    std::fs::write(&lockfile, before.replace("7.2.0", "9.2.0")).unwrap();
+    sandbox.msb("plan --locked").run().code(1).says("not chosen yet");
+    sandbox.msb("lock").run().success();
+    assert_eq!(std::fs::read_to_string(&lockfile).unwrap(), before);
+}
+
+#[test]
+fn a_selection_that_cannot_be_made_leaves_the_lockfile_alone() {
+    let sandbox = Sandbox::new();
+    let registry = registry(&["7.2.0"]);
+    let riscv = "{ name = \"team/app\", tags = { semver = \"7\" }, platform = \"linux/riscv64\" }";
+    for (images, complaint) in [
+        (selecting(&registry, "{ semver = \">=9\" }", ""), "none of its 1 tags fits semver \">=9\""),
+        (wanted(&registry.name(), &["team/app:7.2.0", riscv]), "two platforms"),
+    ] {
+        sandbox.images(&images);
+        sandbox.msb("lock").run().code(1).says(complaint);
+        assert!(!sandbox.work().join("images.lock").exists());
+    }
+    registry.on(|request| request.path.ends_with("/tags/list").then(|| Fault::status(403)));
+    sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
+    let refused = sandbox.msb("lock --json").run().code(1);
+    assert_eq!(planned(&refused), ["app blocked"], "{refused}");
+    assert_eq!(refused.json()["changed"], false);
+    assert!(!sandbox.work().join("images.lock").exists());
+}

@@ -47,7 +47,7 @@ pub(crate) struct Global {
     /// Colour the output (the variable `NO_COLOR` is respected)
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: When,
-    /// Show progress bars
+    /// Show progress: as bars on a terminal, as lines elsewhere
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) progress: When,
     /// Threads that write files [default: one a core]
@@ -144,7 +144,8 @@ pub(crate) struct Lock {
     /// The images file
     #[arg(default_value = DEFAULT_FILE, value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Look up again what the tags of these images mean; of all, if none is given
+    /// Look up again what the tags of these images mean, and choose again from the tags of these repositories; all,
+    /// if none is given
     #[arg(long, value_name = "REF", num_args = 0..)]
     pub(crate) upgrade: Option<Vec<String>>,
     /// Write nothing; exit with 2 if the lockfile would change (a wrong images file exits with 1 then)
@@ -182,6 +183,10 @@ pub(crate) struct Inspect {
     /// The image
     #[arg(value_name = "REF")]
     pub(crate) reference: String,
+    /// Print only the layers' directories, as overlayfs's option `lowerdir` wants them (as a list, base first, with
+    /// --json)
+    #[arg(long)]
+    pub(crate) rootfs: bool,
 }
 
 #[derive(Debug, Args)]

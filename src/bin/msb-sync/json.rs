@@ -1,6 +1,6 @@
 //! The output for machines. Every document and every event carries `"version": 1`; within it keys are only added.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +9,15 @@ use msb_sync::plan::{Plan, PlannedImage};
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
 use msb_sync::store::layer_path;
-use msb_sync::sync::{Applied, InspectedImage, ListedImage, Pruned, Relocked, Verified};
+use msb_sync::sync::{Applied, InspectedImage, ListedImage, Pruned, Relocked, Restacked, Verified};
 use serde_json::{Value, json};
 
 use crate::human::Human;
 
 const VERSION: u32 = 1;
+
+/// Parts of a config that the catalog keeps and nobody asks for.
+const KEPT_ONLY: &[&str] = &["media_type", "rootfs_type", "history_json"];
 
 /// Prints an event a line to stdout as it happens; what is not an event goes to the human reporter's stderr.
 pub(crate) struct Events {
@@ -63,6 +66,7 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration) -> Value {
         "extracted_bytes": outcome.extracted_bytes,
         "requests": applied.requests,
         "duration_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        "error": outcome.failure.as_deref().map(error_value),
     })
 }
 
@@ -162,6 +166,8 @@ fn listed(listed: &ListedImage) -> Value {
         "manifest_digest": image.manifest_digest,
         "config_digest": image.config_digest,
         "size": size_of_layers(&image.layers),
+        "shared_size": listed.shared_bytes,
+        "created": listed.created,
         "managed_by": image.owners.first(),
         "modified_at": image.modified_at,
         "layers": layers,
@@ -172,15 +178,31 @@ pub(crate) fn inspect(image: &InspectedImage) -> Value {
     let mut value = listed(&image.listed);
     let config = image.config.as_ref().map(|config| json!(config));
     if let (Some(entry), Some(Value::Object(config))) = (value.as_object_mut(), config) {
-        for (key, field) in config {
+        for (key, field) in config.into_iter().filter(|(key, _)| !KEPT_ONLY.contains(&key.as_str())) {
             entry.entry(key).or_insert(field);
         }
         entry.insert("owners".to_owned(), json!(image.listed.image.owners));
         entry.insert("entries".to_owned(), json!(image.totals.entries));
         entry.insert("extracted_size".to_owned(), json!(image.totals.content_bytes));
         entry.insert("dropped_xattrs".to_owned(), json!(image.totals.dropped_xattrs));
+        entry.insert("whiteouts".to_owned(), json!(image.stacking.whiteouts));
+        entry
+            .insert("restacked".to_owned(), image.stacking.restacked.as_ref().map_or(Value::Null, restacked));
     }
     json!({ "version": VERSION, "image": value })
+}
+
+/// What microsandbox 0.2 shows otherwise, stacking layers by digest; `paths` is null where that cannot be told.
+fn restacked(restacked: &Restacked) -> Value {
+    match restacked {
+        Restacked::Paths { count, example } => json!({ "paths": count, "example": path(example) }),
+        Restacked::Unknown => json!({ "paths": null, "example": null }),
+    }
+}
+
+/// The directories of an image, base first.
+pub(crate) fn rootfs(directories: &[PathBuf]) -> Value {
+    json!({ "version": VERSION, "rootfs": directories.iter().map(|directory| path(directory)).collect::<Vec<_>>() })
 }
 
 pub(crate) fn verified(verified: &Verified) -> Value {

@@ -6,6 +6,7 @@
 mod args;
 mod human;
 mod json;
+mod look;
 mod text;
 
 use std::io::{self, IsTerminal};
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
         return Exit::Failed.into();
     }
     let exit = run(&cli, &output, cancel);
-    output.end();
+    output.human.clear();
     let exit = if text::output_lost() {
         output.error("cannot write the whole result to standard output", &[], None);
         Exit::Failed
@@ -99,7 +100,7 @@ fn watch_signals(cancel: Cancel, human: Arc<human::Human>) -> io::Result<()> {
             let human = Arc::clone(&human);
             std::thread::spawn(move || {
                 std::thread::sleep(GRACE);
-                human.end();
+                human.clear();
                 human.stopped();
                 std::process::exit(128 + signal);
             });
@@ -125,16 +126,19 @@ impl Output {
             When::Auto => terminal && !no_color,
         };
         let errors = Style::new(colored(io::stderr().is_terminal()));
-        let bars = match global.progress {
-            When::Always => true,
-            When::Never => false,
-            When::Auto => io::stderr().is_terminal() && !global.quiet && !global.json,
+        let terminal = io::stderr().is_terminal();
+        let progress = match global.progress {
+            _ if global.quiet => human::Progress::Off,
+            When::Always if terminal => human::Progress::bars(),
+            When::Always => human::Progress::lines(),
+            When::Auto if terminal && !global.json => human::Progress::bars(),
+            When::Auto | When::Never => human::Progress::Off,
         };
         Self {
             json: global.json,
             quiet: global.quiet,
             style: Style::new(colored(io::stdout().is_terminal())),
-            human: Arc::new(human::Human::new(global.quiet, global.verbose, global.json, bars, errors)),
+            human: Arc::new(human::Human::new(global.quiet, global.verbose, global.json, progress, errors)),
         }
     }
 
@@ -158,10 +162,6 @@ impl Output {
 
     fn error(&self, message: &str, causes: &[String], hint: Option<&str>) {
         self.human.error(message, causes, hint);
-    }
-
-    fn end(&self) {
-        self.human.end();
     }
 
     /// Prints why a verb failed.
@@ -228,8 +228,8 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         Command::Plan(args) => plan(&session, output, &args.selection, args.detailed_exitcode),
         Command::Lock(args) => lock(&session, output, args),
         Command::Pull(args) => pull(&session, output, &args.references, &cli.global),
-        Command::List => list(&session, output),
-        Command::Inspect(args) => inspect(&session, output, &args.reference),
+        Command::List => look::list(&session, output),
+        Command::Inspect(args) => look::inspect(&session, output, args),
         Command::Verify(args) => verify(&session, output, args),
         Command::Prune(args) => {
             let pruned = session.prune(&images_source(&args.file), args.dry_run);
@@ -293,7 +293,8 @@ fn lock(session: &Session, output: &Output, args: &Lock) -> Result<Exit, Failure
         None => Upgrade::Nothing,
         Some(references) if references.is_empty() => Upgrade::Everything,
         Some(references) => {
-            Upgrade::These(references.iter().map(|text| session.reference(text)).collect::<Result<_, _>>()?)
+            let named = references.iter().map(|text| session.reference_or_repository(text));
+            Upgrade::These(named.collect::<Result<_, _>>()?)
         }
     };
     let request = LockRequest { source: images_source(file), upgrade, check: args.check };
@@ -351,6 +352,11 @@ fn show_applied(applied: &Applied, started: Instant, output: &Output, global: &G
         let next = human::Next { home: global.home.as_deref() };
         output.result(&human::summary(applied, elapsed, &next, output.style));
     }
+    if let Some(failure) = &applied.outcome.failure {
+        let mut chain = failure.chain();
+        let message = chain.remove(0);
+        output.error(&message, &chain, failure.hint().as_deref());
+    }
     if applied.succeeded() { Exit::Done } else { Exit::Failed }
 }
 
@@ -361,32 +367,6 @@ fn pull(session: &Session, output: &Output, references: &[String], global: &Glob
     let source = ImagesSource::Path("images.toml".into());
     let applied = session.pull(&self::references(session, &references)?, &groups, &source)?;
     Ok(show_applied(&applied, started, output, global))
-}
-
-fn list(session: &Session, output: &Output) -> Result<Exit, Failure> {
-    let images = session.list()?;
-    if output.json {
-        output.document(&json::list(&images));
-    } else if !output.quiet {
-        output.result(&human::list(&images, output.style));
-    }
-    Ok(Exit::Done)
-}
-
-fn inspect(session: &Session, output: &Output, reference: &str) -> Result<Exit, Failure> {
-    let reference = session.reference(reference)?;
-    let Some(image) = session.inspect(&reference)? else {
-        return Err(Failure::Error(Error::Usage {
-            message: format!("{reference}: not recorded on this machine"),
-            hint: Some("show what is: msb-sync list; or fetch it: msb-sync pull".to_owned()),
-        }));
-    };
-    if output.json {
-        output.document(&json::inspect(&image));
-    } else if !output.quiet {
-        output.result(&human::inspect(&image, output.style));
-    }
-    Ok(Exit::Done)
 }
 
 fn verify(session: &Session, output: &Output, args: &args::Verify) -> Result<Exit, Failure> {

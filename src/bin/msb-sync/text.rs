@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use msb_sync::error;
 
 /// Colours, or none.
@@ -111,6 +112,35 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// `3 days ago`: how long before `now` it is that `then` names, in RFC 3339 or as `YYYY-MM-DD HH:MM:SS` in UTC. `None`
+/// where it is neither; what is still to come is `in the future`.
+pub(crate) fn age(then: &str, now: Timestamp) -> Option<String> {
+    const UNITS: [(i64, &str); 5] = [
+        (365 * 86_400, "year"),
+        (30 * 86_400, "month"),
+        (7 * 86_400, "week"),
+        (86_400, "day"),
+        (3600, "hour"),
+    ];
+    let utc = |text: &str| Timestamp::strptime("%Y-%m-%d %H:%M:%S %z", format!("{text} +0000"));
+    let then = then.parse().or_else(|_| utc(then)).ok()?;
+    let seconds = now.as_second().saturating_sub(then.as_second());
+    // Clocks that differ by a little are no news.
+    if seconds < -60 {
+        return Some("in the future".to_owned());
+    }
+    let large = UNITS.iter().find(|(unit, _)| seconds >= *unit);
+    Some(match large {
+        Some((unit, name)) => {
+            format!("{} ago", plural(usize::try_from(seconds / unit).unwrap_or(usize::MAX), name))
+        }
+        None if seconds >= 60 => {
+            format!("{} ago", plural(usize::try_from(seconds / 60).unwrap_or(usize::MAX), "minute"))
+        }
+        None => "just now".to_owned(),
+    })
+}
+
 /// The first digits of a digest.
 pub(crate) fn short(digest: &str) -> String {
     let (algorithm, hex) = digest.split_once(':').unwrap_or(("", digest));
@@ -152,6 +182,26 @@ mod tests {
         assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "3.5 MiB", "1.0 TiB", "16383.9 PiB"]);
         assert_eq!(duration(Duration::from_millis(1250)), "1.2 s");
         assert_eq!(duration(Duration::from_secs(80)), "1 min 20 s");
+    }
+
+    #[test]
+    fn ages_read_well() {
+        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        for (then, expected) in [
+            ("2026-01-31T11:59:30Z", Some("just now")),
+            ("2026-01-31T12:00:30Z", Some("just now")),
+            ("2026-01-31T13:00:00+02:00", Some("1 hour ago")),
+            ("2026-01-31 11:58:59", Some("1 minute ago")),
+            ("2026-01-28T11:00:00.25Z", Some("3 days ago")),
+            ("2026-01-17T11:00:00Z", Some("2 weeks ago")),
+            ("2025-11-01T00:00:00Z", Some("3 months ago")),
+            ("1970-01-01T00:00:00Z", Some("56 years ago")),
+            ("2027-01-01T00:00:00Z", Some("in the future")),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(age(then, now).as_deref(), expected, "{then}");
+        }
     }
 
     #[test]

@@ -30,7 +30,22 @@ impl Sandbox {
     /// An empty home and an empty working directory, on the file system of the build (extended attributes work
     /// there, which `/tmp` does not promise).
     pub(crate) fn new() -> Self {
-        let root = tempfile::Builder::new().prefix("msb-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Self::below(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// The same in memory, where there is such a place: for tests of many runs, which would mostly wait for the disk.
+    pub(crate) fn in_memory() -> Self {
+        Self::below(Self::memory())
+    }
+
+    /// A directory in memory, else that of the build.
+    pub(crate) fn memory() -> &'static Path {
+        let shared = Path::new("/dev/shm");
+        if shared.is_dir() { shared } else { Path::new(env!("CARGO_TARGET_TMPDIR")) }
+    }
+
+    fn below(directory: &Path) -> Self {
+        let root = tempfile::Builder::new().prefix("msb-").tempdir_in(directory).unwrap();
         for directory in ["user", "work", "tmp"] {
             std::fs::create_dir(root.path().join(directory)).unwrap();
         }

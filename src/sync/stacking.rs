@@ -1,0 +1,330 @@
+//! Whether an image shows other files when its layers are stacked in the order of their digests.
+//!
+//! microsandbox 0.2 asks its database for an image's layers by `SELECT … WHERE digest IN (…)`, which SQLite answers
+//! in digest order, and stacks them so. Often that makes no difference: most paths are in one layer only. What
+//! each layer holds is in its record; of that only hashes are kept, a part of all paths at a time, so that
+//! memory stays bounded whatever the image.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
+
+use crate::extract::{RecordEntry, RecordKind};
+
+/// Paths compared at the same time; some 40 bytes each.
+const PATHS_AT_ONCE: u64 = 1 << 19;
+/// Whiteouts that are compared; with more of them it is not found out what they do.
+const MAX_WHITEOUTS: usize = 1 << 17;
+const OPAQUE: &[u8] = b".wh..wh..opq";
+const WHITEOUT: &[u8] = b".wh.";
+
+/// What stacking an image's layers leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stacking {
+    /// Whiteouts in all layers, opaque ones included.
+    pub whiteouts: u64,
+    /// What microsandbox 0.2 shows otherwise than the image's own order of layers says; `None`: nothing.
+    pub restacked: Option<Restacked>,
+}
+
+/// What another order of layers changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Restacked {
+    /// So many paths are other files, or are there or not.
+    Paths {
+        /// How many.
+        count: u64,
+        /// One of them, relative to the root.
+        example: PathBuf,
+    },
+    /// The order is another one; what that changes could not be found out.
+    Unknown,
+}
+
+/// Calls the visitor with every entry of a layer; `None` if its record cannot be read to its end.
+pub(super) type Read<'a> = dyn FnMut(usize, &mut dyn FnMut(&RecordEntry)) -> Option<()> + 'a;
+
+/// Compares the two orders of `digests`, distinct ones and base first, whose records `read` reads by position.
+pub(super) fn compare(digests: &[String], read: &mut Read<'_>) -> Stacking {
+    let mut sorted: Vec<usize> = (0..digests.len()).collect();
+    sorted.sort_by_key(|&layer| &digests[layer]);
+    let mut ranks = vec![0; digests.len()];
+    for (rank, &layer) in sorted.iter().enumerate() {
+        ranks[layer] = rank;
+    }
+    let in_order = sorted.is_sorted();
+    let unknown = |whiteouts| Stacking { whiteouts, restacked: (!in_order).then_some(Restacked::Unknown) };
+    let mut hides = Hides::default();
+    let (mut whiteouts, mut entries) = (0, 0);
+    for layer in 0..digests.len() {
+        let whole = read(layer, &mut |entry| {
+            entries += 1;
+            whiteouts += u64::from(hides.note(layer, &entry.path));
+        });
+        if whole.is_none() {
+            return unknown(whiteouts);
+        }
+    }
+    if in_order || hides.count > MAX_WHITEOUTS {
+        return unknown(whiteouts);
+    }
+    let parts = entries / PATHS_AT_ONCE + 1;
+    let mut differing = Differing::default();
+    for part in 0..parts {
+        let mut tops: HashMap<u64, Tops> = HashMap::new();
+        for layer in 0..digests.len() {
+            let whole = read(layer, &mut |entry| {
+                let path = hash(&entry.path);
+                if path % parts != part || is_whiteout(&entry.path) {
+                    return;
+                }
+                let tops = tops.entry(path).or_default();
+                tops.see(layer, ranks[layer], looks(entry));
+                hides.of(&entry.path, |hiding| tops.see(hiding, ranks[hiding], HIDDEN));
+            });
+            if whole.is_none() {
+                return unknown(whiteouts);
+            }
+        }
+        for (path, tops) in tops {
+            if tops.by_image.1 != tops.by_digest.1 {
+                differing.note(path);
+            }
+        }
+    }
+    let restacked = differing.least.map(|least| {
+        let mut example = None;
+        for layer in 0..digests.len() {
+            let _ = read(layer, &mut |entry| {
+                if example.is_none() && hash(&entry.path) == least {
+                    example = Some(PathBuf::from(String::from_utf8_lossy(&entry.path).into_owned()));
+                }
+            });
+        }
+        example.map_or(Restacked::Unknown, |example| Restacked::Paths { count: differing.count, example })
+    });
+    Stacking { whiteouts, restacked }
+}
+
+#[derive(Default)]
+struct Differing {
+    count: u64,
+    least: Option<u64>,
+}
+
+impl Differing {
+    fn note(&mut self, path: u64) {
+        self.count += 1;
+        self.least = Some(self.least.map_or(path, |least| least.min(path)));
+    }
+}
+
+/// What a path looks like in the topmost layer that says something of it, by either order. A layer counts from 1.
+#[derive(Default)]
+struct Tops {
+    by_image: (usize, u64),
+    by_digest: (usize, u64),
+}
+
+/// How a path looks that is not there.
+const HIDDEN: u64 = 0;
+const DIRECTORY: u64 = 1;
+
+impl Tops {
+    fn see(&mut self, layer: usize, rank: usize, look: u64) {
+        for (top, position) in [(&mut self.by_image, layer + 1), (&mut self.by_digest, rank + 1)] {
+            // What a layer has itself, it does not hide.
+            if position > top.0 || (position == top.0 && look != HIDDEN) {
+                *top = (position, look);
+            }
+        }
+    }
+}
+
+/// Which layers hide what lies below them at a path.
+#[derive(Default)]
+struct Hides {
+    /// By whiteout, or below an opaque directory.
+    whited: BTreeMap<u64, Vec<usize>>,
+    opaque: BTreeMap<u64, Vec<usize>>,
+    count: usize,
+}
+
+impl Hides {
+    /// Takes note of a whiteout; whether it is one.
+    fn note(&mut self, layer: usize, path: &[u8]) -> bool {
+        if !is_whiteout(path) {
+            return false;
+        }
+        self.count += 1;
+        if self.count > MAX_WHITEOUTS {
+            return true;
+        }
+        let (parent, name) = split(path);
+        if name == OPAQUE {
+            self.opaque.entry(hash(parent)).or_default().push(layer);
+        } else {
+            let mut target = parent.to_vec();
+            if !parent.is_empty() {
+                target.push(b'/');
+            }
+            target.extend_from_slice(&name[WHITEOUT.len()..]);
+            self.whited.entry(hash(&target)).or_default().push(layer);
+        }
+        true
+    }
+
+    /// Calls `hidden` with each layer that hides `path` in those below it.
+    fn of(&self, path: &[u8], mut hidden: impl FnMut(usize)) {
+        if self.count == 0 {
+            return;
+        }
+        let mut call =
+            |layers: Option<&Vec<usize>>| layers.into_iter().flatten().copied().for_each(&mut hidden);
+        let mut rest = path;
+        loop {
+            call(self.whited.get(&hash(rest)));
+            if rest.is_empty() {
+                break;
+            }
+            rest = split(rest).0;
+            call(self.opaque.get(&hash(rest)));
+        }
+    }
+}
+
+/// Parent and name.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn is_whiteout(path: &[u8]) -> bool {
+    let name = split(path).1;
+    name.starts_with(WHITEOUT) && name.len() > WHITEOUT.len()
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What an entry looks like, but for its times; directories of several layers are one.
+fn looks(entry: &RecordEntry) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match &entry.kind {
+        RecordKind::Directory => return DIRECTORY,
+        RecordKind::File { size, hash } => (0, size, hash).hash(&mut hasher),
+        RecordKind::Symlink { target } => (1, target).hash(&mut hasher),
+        RecordKind::HardLink { target } => (2, target).hash(&mut hasher),
+    }
+    (entry.mode, &entry.xattrs).hash(&mut hasher);
+    hasher.finish().max(DIRECTORY + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `path` is a file of that content after `=`, a directory with `/` at its end.
+    fn layer(entries: &[&str]) -> Vec<RecordEntry> {
+        let entry = |text: &&str| {
+            let (path, kind) = match text.split_once('=') {
+                Some((path, content)) => {
+                    (path, RecordKind::File { size: 1, hash: u128::from(hash(content.as_bytes())) })
+                }
+                None => match text.strip_suffix('/') {
+                    Some(path) => (path, RecordKind::Directory),
+                    None => (*text, RecordKind::File { size: 0, hash: 0 }),
+                },
+            };
+            RecordEntry { path: path.into(), kind, mode: 0o644, modified: None, xattrs: Vec::new() }
+        };
+        entries.iter().map(entry).collect()
+    }
+
+    fn stacked(layers: &[(&str, &[&str])]) -> Stacking {
+        let digests: Vec<String> = layers.iter().map(|(digest, _)| (*digest).to_owned()).collect();
+        let contents: Vec<Vec<RecordEntry>> = layers.iter().map(|(_, entries)| layer(entries)).collect();
+        compare(&digests, &mut |index, visit| {
+            contents[index].iter().for_each(visit);
+            Some(())
+        })
+    }
+
+    fn changed(layers: &[(&str, &[&str])]) -> Option<(u64, String)> {
+        match stacked(layers).restacked {
+            None => None,
+            Some(Restacked::Paths { count, example }) => Some((count, example.display().to_string())),
+            Some(Restacked::Unknown) => panic!("not found out"),
+        }
+    }
+
+    #[test]
+    fn only_what_really_looks_otherwise_counts() {
+        let one = |path: &str| Some((1, path.to_owned()));
+        for (layers, expected) in [
+            // The order of the digests is the image's.
+            (&[("a", &["f=1"][..]), ("b", &["f=2"])][..], None),
+            (&[("b", &["f=1"]), ("a", &["f=2"])], one("f")),
+            // Nothing in common, or the same.
+            (&[("b", &["f=1", "d/"]), ("a", &["g=2", "d/"])], None),
+            (&[("b", &["f=1"]), ("a", &["f=1"])], None),
+            // What is on top is on top in both.
+            (&[("b", &["f=1"]), ("a", &["f=2"]), ("c", &["f=3"])], None),
+            (&[("a", &["f=1"]), ("c", &["f=2"]), ("b", &["f=1"])], one("f")),
+            // A file in place of a directory.
+            (&[("b", &["x/"]), ("a", &["x=1"])], one("x")),
+            // Whiteouts: of what is below, of nothing, of what comes back.
+            (&[("b", &["d/", "d/f=1"]), ("a", &["d/", "d/.wh.f"])], one("d/f")),
+            (&[("b", &["d/", "d/f=1"]), ("a", &["d/", "d/.wh.g"])], None),
+            (&[("b", &["f=1"]), ("a", &[".wh.f"]), ("c", &["f=2"])], None),
+            // A directory that is removed and made again, without what was in it.
+            (&[("b", &["d/", "d/f=1"]), ("a", &[".wh.d"]), ("c", &["d/"])], one("d/f")),
+            // An opaque directory hides what is in it below, and itself shows.
+            (&[("b", &["d/", "d/e/", "d/e/f=1"]), ("a", &["d/", "d/.wh..wh..opq", "d/e/"])], one("d/e/f")),
+            (&[("b", &["d/"]), ("a", &["d/", "d/.wh..wh..opq", "d/g=1"])], None),
+            (&[("b", &["f=1"]), ("a", &[".wh..wh..opq"])], one("f")),
+        ] {
+            assert_eq!(changed(layers), expected, "{layers:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_leaves_it_open() {
+        let digests = ["b".to_owned(), "a".to_owned()];
+        assert_eq!(compare(&digests, &mut |_, _| None).restacked, Some(Restacked::Unknown));
+        assert_eq!(compare(&digests[..1], &mut |_, _| None).restacked, None);
+    }
+
+    #[test]
+    fn many_paths_are_compared_in_parts() {
+        let count = PATHS_AT_ONCE * 2 + 1;
+        let mut content = |layer: usize, visit: &mut dyn FnMut(&RecordEntry)| {
+            let mut entry = self::layer(&["f=0"]).remove(0);
+            for number in 0..count / 2 {
+                entry.path = number.to_string().into_bytes();
+                if number % 1000 == 0 {
+                    entry.kind = RecordKind::File { size: layer as u64, hash: 0 };
+                } else {
+                    entry.kind = RecordKind::File { size: 7, hash: 0 };
+                }
+                visit(&entry);
+            }
+            Some(())
+        };
+        let stacking = compare(&["b".to_owned(), "a".to_owned()], &mut content);
+        let Some(Restacked::Paths { count: found, example }) = stacking.restacked else { panic!() };
+        assert_eq!(found, (count / 2).div_ceil(1000));
+        assert!(example.to_str().unwrap().parse::<u64>().unwrap().is_multiple_of(1000));
+    }
+
+    #[test]
+    fn whiteouts_are_counted() {
+        let stacking = stacked(&[("a", &["f=1", ".wh."]), ("b", &[".wh.f", "d/.wh..wh..opq"])]);
+        assert_eq!(stacking, Stacking { whiteouts: 2, restacked: None });
+    }
+}

@@ -1,0 +1,358 @@
+//! The command line, line by line: every command with every option of its own, for people, with `--json` and with
+//! `-q`; the global options; the exit codes; the streams.
+//!
+//! To add a command or an option, add a line to [`LINES`]: a test compares the table with `--help`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::check::{listed, wanted};
+use crate::support::eventually;
+use crate::support::fake_registry::{FakeRegistry, Fault};
+use crate::support::image::{BlobSet, Image, Layer, file};
+use crate::support::sandbox::{Output, Sandbox};
+
+/// What a command prints with `--json`: which keys every value at a path has. A path is there at least once.
+type Shape = &'static [(&'static str, &'static str)];
+
+const NOTHING: Shape = &[];
+const PLAN: Shape = &[
+    ("", "version changes download_bytes images layers_to_remove"),
+    ("images[]", "reference platform action digest previous reason layers download_bytes"),
+    ("images[].layers", "total present"),
+];
+const EVENTS: Shape = &[("", "version event")];
+const SUMMARY: Shape = &[(
+    "",
+    "added updated repaired removed unchanged failed downloaded_bytes extracted_bytes requests duration_ms",
+)];
+const LIST: Shape = &[
+    ("", "version images"),
+    ("images[]", "reference platform digest manifest_digest config_digest size managed_by layers"),
+    ("images[].layers[]", "digest diff_id media_type size path"),
+];
+const INSPECT: Shape = &[
+    ("", "version image"),
+    (
+        "image",
+        "reference platform digest manifest_digest config_digest size managed_by layers env cmd labels",
+    ),
+    ("image.layers[]", "digest diff_id media_type size path"),
+];
+const ROOTFS: Shape = &[("", "version rootfs"), ("rootfs[]", "")];
+const VERIFY: Shape = &[("", "version layers"), ("layers[]", "digest status detail")];
+const LOCK: Shape =
+    &[("", "version changed path images"), ("images[]", "reference platform digest previous action")];
+const PRUNE: Shape = &[
+    ("", "version dry_run images layers kept freed_bytes"),
+    ("images[]", "reference reason"),
+    ("layers[]", "digest path"),
+];
+
+/// One line: what is run before, what is run, its exit code, its document. `REF` stands for the first image.
+struct Line(&'static [&'static str], &'static str, i32, Shape);
+
+#[rustfmt::skip]
+const LINES: &[Line] = &[
+    Line(&[], "apply", 0, EVENTS),
+    Line(&["apply"], "apply", 0, EVENTS),
+    Line(&[], "apply other.toml", 0, EVENTS),
+    Line(&[], "apply missing.toml", 1, EVENTS),
+    Line(&[], "apply --dry-run", 0, PLAN),
+    Line(&["apply"], "apply fewer.toml --prune", 0, EVENTS),
+    Line(&[], "apply --locked", 1, NOTHING),
+    Line(&["lock"], "apply --locked", 0, EVENTS),
+    Line(&["apply"], "apply --offline", 0, EVENTS),
+    Line(&[], "apply --offline", 1, EVENTS),
+    Line(&[], "apply --group one --group two", 0, EVENTS),
+    Line(&[], "apply --group nobody", 2, NOTHING),
+    Line(&[], "plan", 0, PLAN),
+    Line(&[], "plan missing.toml", 1, PLAN),
+    Line(&[], "plan --detailed-exitcode", 2, PLAN),
+    Line(&["apply"], "plan --detailed-exitcode", 0, PLAN),
+    Line(&[], "plan broken.toml", 2, NOTHING),
+    Line(&[], "plan broken.toml --detailed-exitcode", 1, NOTHING),
+    Line(&["lock"], "plan --locked", 0, PLAN),
+    Line(&["apply"], "plan --offline --prune --group one", 0, PLAN),
+    Line(&[], "lock", 0, LOCK),
+    Line(&[], "lock other.toml", 0, LOCK),
+    Line(&["lock"], "lock --upgrade", 0, LOCK),
+    Line(&["lock"], "lock --upgrade REF", 0, LOCK),
+    Line(&["lock"], "lock --check", 0, LOCK),
+    Line(&[], "lock --check", 2, LOCK),
+    Line(&[], "lock --check broken.toml", 1, NOTHING),
+    Line(&[], "lock missing.toml", 1, LOCK),
+    Line(&[], "pull REF", 0, EVENTS),
+    Line(&[], "pull @one", 0, EVENTS),
+    Line(&[], "pull 127.0.0.1:1/UPPER", 2, NOTHING),
+    Line(&["apply"], "list", 0, LIST),
+    Line(&["apply"], "inspect REF", 0, INSPECT),
+    Line(&["apply"], "inspect REF --rootfs", 0, ROOTFS),
+    Line(&[], "inspect REF", 1, NOTHING),
+    Line(&["apply"], "verify", 0, VERIFY),
+    Line(&["apply"], "verify REF", 0, VERIFY),
+    Line(&["apply", "damage"], "verify", 1, VERIFY),
+    Line(&["apply", "damage"], "verify --repair", 0, VERIFY),
+    Line(&["apply", "apply fewer.toml"], "prune --dry-run", 0, &[("", "version dry_run images layers")]),
+    Line(&["apply", "fewer"], "prune", 0, PRUNE),
+    Line(&["apply other.toml", "fewer other.toml"], "prune other.toml --dry-run", 0, PRUNE),
+    Line(&["apply"], "remove REF", 0, PRUNE),
+    Line(&["apply"], "remove REF --dry-run", 0, PRUNE),
+    Line(&[], "remove REF", 1, NOTHING),
+    Line(&["unlist"], "init", 0, NOTHING),
+    Line(&[], "init", 1, NOTHING),
+    Line(&[], "schema", 0, &[("", "$schema properties")]),
+    Line(&[], "completions bash", 0, NOTHING),
+    Line(&[], "completions zsh", 0, NOTHING),
+    Line(&[], "completions fish", 0, NOTHING),
+    Line(&[], "completions tcsh", 2, NOTHING),
+    Line(&[], "man", 0, NOTHING),
+];
+
+/// A sandbox with images files for a registry that has `team/app:1` and `team/app:2`.
+fn world() -> (Sandbox, FakeRegistry) {
+    let layer = |name: &str| Layer::of(&[file(name, name)]);
+    let config = serde_json::json!({"Env": ["A=b"], "Cmd": ["sh"], "Labels": {"k": "v"}});
+    let image = |name: &str| Image::new(&[layer("base"), layer(name)]).config(config.clone());
+    let mut content = BlobSet::with("team/app:1", &image("one"));
+    let second = content.image(&image("two"));
+    content.tag("team/app:2", &second);
+    let (sandbox, registry) = (Sandbox::in_memory(), FakeRegistry::start(content));
+    let grouped = |tag: &str, group: &str| format!("{{ name = \"team/app:{tag}\", groups = [\"{group}\"] }}");
+    let (one, two) = (grouped("1", "one"), grouped("2", "two"));
+    for (name, images) in [
+        ("images.toml", &[&*one, &two][..]),
+        ("other.toml", &[&*one, &two]),
+        ("fewer.toml", &[&*one]),
+        ("missing.toml", &[&*one, "team/app:3"]),
+    ] {
+        sandbox.write(name, wanted(&registry.name(), images));
+    }
+    sandbox.write("broken.toml", "[settings]\nlayerz = 1\n");
+    (sandbox, registry)
+}
+
+/// Runs a command of a table, or does what its word says.
+fn prepare(sandbox: &Sandbox, registry: &FakeRegistry, command: &str) {
+    match command.split(' ').collect::<Vec<_>>()[..] {
+        ["damage"] => {
+            let first = sandbox.layers().join(&sandbox.extracted()[0]);
+            std::fs::write(first.join("stranger"), "").unwrap();
+        }
+        ["unlist"] => std::fs::remove_file(sandbox.work().join("images.toml")).unwrap(),
+        ["fewer"] => sandbox.images(&wanted(&registry.name(), &["team/app:1"])),
+        ["fewer", name] => drop(sandbox.write(name, wanted(&registry.name(), &["team/app:1"]))),
+        _ => drop(sandbox.msb(command).run().success()),
+    }
+}
+
+/// The values at a path such as `images[].layers`.
+fn at<'v>(value: &'v Value, path: &str) -> Vec<&'v Value> {
+    let mut found = vec![value];
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        let (key, each) = part.strip_suffix("[]").map_or((part, false), |key| (key, true));
+        let below = found.into_iter().filter_map(|value| value.get(key));
+        found = if each { below.filter_map(Value::as_array).flatten().collect() } else { below.collect() };
+    }
+    found
+}
+
+#[track_caller]
+fn assert_shape(value: &Value, shape: Shape, output: &Output) {
+    for (path, keys) in shape {
+        let values = at(value, path);
+        assert!(!values.is_empty(), "nothing at {path:?}\n{output}");
+        for value in values {
+            for key in keys.split_whitespace() {
+                assert!(value.get(key).is_some(), "no {key:?} at {path:?}\n{output}");
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn assert_plain(output: &Output) {
+    for text in [&output.stdout, &output.stderr] {
+        let odd = text.chars().find(|c| c.is_control() && *c != '\n');
+        assert_eq!(odd, None, "a control character\n{output}");
+        assert!(!text.contains("panicked"), "{output}");
+    }
+}
+
+/// Whether a command's result is its text, whatever is asked for.
+fn prints_text(arguments: &str) -> bool {
+    ["schema", "completions", "man"].contains(&arguments.split(' ').next().unwrap_or_default())
+        || arguments.ends_with("--rootfs")
+}
+
+#[test]
+fn every_line_does_what_it_says_for_people_scripts_and_in_silence() {
+    for Line(before, arguments, code, shape) in LINES {
+        for mode in ["", "--json", "-q"] {
+            let (sandbox, registry) = world();
+            before.iter().for_each(|command| prepare(&sandbox, &registry, command));
+            let arguments = arguments.replace("REF", &format!("{}/team/app:1", registry.name()));
+            let output = sandbox.msb(&format!("{arguments} {mode}")).run().code(*code);
+            assert_plain(&output);
+            let failed = *code == 1 || (*code == 2 && shape.is_empty());
+            let found_damage = arguments == "verify";
+            // A plan's document has the errors itself.
+            let told_elsewhere = found_damage || (mode == "--json" && *shape == PLAN);
+            if failed && !told_elsewhere {
+                assert!(output.stderr.contains("error: "), "no error\n{output}");
+            }
+            match mode {
+                "--json" if *shape == EVENTS => {
+                    let events = output.json_lines();
+                    assert!(events.iter().rev().skip(1).all(|event| event["event"] == "image"), "{output}");
+                    for event in &events[..events.len() - 1] {
+                        assert_shape(event, &[("", "reference action status error")], &output);
+                    }
+                    assert_shape(&output.summary(), SUMMARY, &output);
+                }
+                "--json" if arguments == "schema" => {
+                    assert_shape(&serde_json::from_str(&output.stdout).unwrap(), shape, &output);
+                }
+                "--json" if !shape.is_empty() => assert_shape(&output.json(), shape, &output),
+                "-q" if !prints_text(&arguments) => {
+                    assert_eq!(output.stdout, "", "{output}");
+                    assert!(failed || output.stderr.is_empty(), "{output}");
+                }
+                "" if !failed => assert!(!output.stdout.is_empty(), "no result on stdout\n{output}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The words of a help text that begin with `--`, and the names of its commands.
+fn named_in(help: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let own = help.split("Global options:").next().unwrap();
+    let options = own.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let options = options.filter_map(|line| line.split([' ', ',']).find(|word| word.starts_with("--")));
+    let commands =
+        help.split("Commands:").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();
+    let commands = commands.lines().filter_map(|line| line.split_whitespace().next());
+    (options.map(str::to_owned).collect(), commands.map(str::to_owned).collect())
+}
+
+#[test]
+fn the_table_has_every_command_and_every_option() {
+    /// What needs a test of its own: it does not end by itself.
+    const ELSEWHERE: &[&str] = &["watch", "apply --watch"];
+    let sandbox = Sandbox::new();
+    let help = |arguments: &str| sandbox.msb(arguments).run().success().stdout;
+    let (_, commands) = named_in(&help("--help"));
+    assert!(commands.contains("apply") && commands.contains("man"), "{commands:?}");
+    for command in commands.iter().filter(|command| *command != "help") {
+        let lines = LINES.iter().map(|line| line.1);
+        let lines: Vec<&str> = lines.filter(|line| line.split(' ').next() == Some(command)).collect();
+        assert!(!lines.is_empty() || ELSEWHERE.contains(&command.as_str()), "no line for {command}");
+        let (options, _) = named_in(&help(&format!("{command} --help")));
+        assert!(options.contains("--help"), "{command}: {options:?}");
+        for option in options.iter().filter(|option| *option != "--help") {
+            let there = lines.iter().any(|line| line.split(' ').any(|word| word == option));
+            let elsewhere = ELSEWHERE.contains(&format!("{command} {option}").as_str())
+                || ELSEWHERE.contains(&command.as_str());
+            assert!(there || elsewhere, "no line for {command} {option}");
+        }
+    }
+}
+
+#[test]
+fn the_images_file_may_be_stdin() {
+    let (sandbox, registry) = world();
+    let text = wanted(&registry.name(), &["team/app:1"]);
+    for (arguments, code) in [
+        ("plan -", 0),
+        ("apply -", 0),
+        ("apply --dry-run -", 0),
+        ("prune -", 0),
+        ("lock -", 2),
+        ("apply --locked -", 1),
+    ] {
+        let output = sandbox.msb(arguments).stdin(text.clone()).run().code(code);
+        assert_plain(&output);
+    }
+    assert_eq!(listed(&sandbox).len(), 1);
+    // Whose it is: the working directory's `-`.
+    assert_eq!(listed(&sandbox)[0]["managed_by"], sandbox.work().join("-").to_str().unwrap());
+    assert!(!sandbox.work().join("-.lock").exists());
+}
+
+#[test]
+fn global_options_count_before_and_after_the_command() {
+    let (sandbox, _registry) = world();
+    sandbox.msb("apply").run().success();
+    assert!(sandbox.home().join("oci.db").exists(), "the default home");
+    for (arguments, variable, home) in [
+        ("--home a apply", "", "a"),
+        ("apply --home b", "", "b"),
+        ("apply", "c", "c"),
+        ("apply --home d", "not-this", "d"),
+    ] {
+        let home = sandbox.work().join(home);
+        let variable = if variable.is_empty() {
+            String::new()
+        } else {
+            sandbox.work().join(variable).display().to_string()
+        };
+        sandbox.msb(arguments).env("MICROSANDBOX_HOME", variable).run().success();
+        assert!(home.join("oci.db").exists() && home.join("layers").is_dir(), "{arguments}");
+    }
+    assert!(!sandbox.work().join("not-this").exists());
+
+    let coloured = |arguments: &str, no_color: &str| {
+        sandbox.msb(arguments).env("NO_COLOR", no_color).run().success().stdout.contains('\u{1b}')
+    };
+    assert!(coloured("--color always list", "") && coloured("list --color always", "1"));
+    assert!(
+        !coloured("--color never list", "") && !coloured("--color auto list", "") && !coloured("list", "1")
+    );
+    for arguments in
+        ["-v plan", "plan -vv", "-j 1 plan", "plan --jobs 3", "--progress never plan", "plan --progress auto"]
+    {
+        assert_plain(&sandbox.msb(arguments).run().success());
+    }
+    for arguments in [
+        "-q -v plan",
+        "-j 0 plan",
+        "--color sometimes plan",
+        "--progress maybe plan",
+        "plan --home",
+        "--jsonn plan",
+    ] {
+        let refused = sandbox.msb(arguments).run().code(2);
+        assert!(refused.stdout.is_empty() && refused.stderr.contains("error: "), "{refused}");
+    }
+    for arguments in ["--version", "-V"] {
+        let version = sandbox.msb(arguments).run().success();
+        assert_eq!(version.stdout, format!("msb-sync {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn signals_end_apply_pull_and_verify_with_their_codes() {
+    for (arguments, signal, code) in
+        [("apply", Signal::INT, 130), ("pull REF", Signal::TERM, 143), ("verify --repair", Signal::INT, 130)]
+    {
+        let (sandbox, registry) = world();
+        if arguments.starts_with("verify") {
+            prepare(&sandbox, &registry, "apply");
+            prepare(&sandbox, &registry, "damage");
+        }
+        registry.fail(usize::MAX, "/blobs/", &Fault::stall(0));
+        registry.forget();
+        let running =
+            sandbox.msb(&arguments.replace("REF", &format!("{}/team/app:1", registry.name()))).spawn();
+        eventually("a blob was asked for", Duration::from_secs(20), || {
+            registry.requests().iter().any(|request| request.contains("/blobs/"))
+        });
+        running.signal(signal);
+        let stopped = running.wait().code(code);
+        assert!(stopped.stderr.contains("stopped by a signal"), "{stopped}");
+    }
+}

@@ -1,0 +1,159 @@
+//! The examples for other programs: their YAML says what it should, and what it makes them run does what it says,
+//! with the quickstart's images.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use yaml_rust2::{Yaml, YamlLoader};
+
+use crate::support::sandbox::{Output, Sandbox};
+
+/// The document of an example's file.
+fn yaml(name: &str) -> Yaml {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    let mut documents = YamlLoader::load_from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(documents.len(), 1, "{name}");
+    documents.remove(0)
+}
+
+/// The quickstart's images and their file, in the working directory.
+fn quickstart() -> Sandbox {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+            if from.is_dir() {
+                copy(&from, &to);
+            } else {
+                std::fs::copy(from, to).unwrap();
+            }
+        }
+    }
+    let sandbox = Sandbox::in_memory();
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart"), &sandbox.work());
+    let shims = sandbox.root().join("shims");
+    std::fs::create_dir(&shims).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_msb-sync"), shims.join("msb-sync")).unwrap();
+    // What installs msb-sync is not run.
+    std::os::unix::fs::symlink("/bin/true", shims.join("cargo")).unwrap();
+    sandbox
+}
+
+/// Runs a script as the program of the example does, with `msb-sync` in the path.
+fn shell(sandbox: &Sandbox, script: &str, variables: &BTreeMap<&str, String>) -> Output {
+    let path = format!("{}:{}", sandbox.root().join("shims").display(), crate::support::path());
+    let run = sandbox.program("bash", &["--noprofile", "--norc", "-eo", "pipefail", "-c", script]);
+    variables.iter().fold(run.env("PATH", path), |run, (name, value)| run.env(name, value)).run()
+}
+
+/// The steps of a job, carried out as a runner does: `if` with the outputs so far, to the first that fails. The
+/// names of those that ran.
+fn run_job(sandbox: &Sandbox, job: &Yaml) -> Result<Vec<String>, Output> {
+    let mut ran = Vec::new();
+    let mut outputs = BTreeMap::new();
+    for step in job["steps"].as_vec().unwrap() {
+        let Some(script) = step["run"].as_str() else {
+            assert!(step["uses"].as_str().unwrap().contains('@'), "{step:?}");
+            continue;
+        };
+        if let Some(condition) = step["if"].as_str() {
+            let (name, value) = condition.split_once(" == ").unwrap();
+            if outputs.get(name).map(String::as_str) != Some(value.trim_matches('\'')) {
+                continue;
+            }
+        }
+        let files = ["GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"];
+        let files = files.map(|name| (name, sandbox.work().join(name).display().to_string()));
+        let output = shell(sandbox, script, &files.into());
+        if !output.status.success() {
+            return Err(output);
+        }
+        let written = sandbox.work().join("GITHUB_OUTPUT");
+        for line in std::fs::read_to_string(&written).unwrap_or_default().lines() {
+            let (name, value) = line.split_once('=').unwrap();
+            outputs
+                .insert(format!("steps.{}.outputs.{name}", step["id"].as_str().unwrap()), value.to_owned());
+        }
+        // Each step has a file of its own.
+        let _ = std::fs::remove_file(written);
+        ran.push(step["name"].as_str().unwrap().to_owned());
+    }
+    Ok(ran)
+}
+
+#[test]
+fn the_github_workflow_gates_on_the_plan() {
+    let workflow = yaml("github-actions/images.yml");
+    // YAML 1.1 would read `on` as a boolean; GitHub and this reader do not.
+    assert!(!workflow["on"]["pull_request"].is_badvalue() && !workflow["on"]["push"].is_badvalue());
+    let (check, apply) = (&workflow["jobs"]["check"], &workflow["jobs"]["apply"]);
+    for job in [check, apply] {
+        assert!(!job["runs-on"].is_badvalue(), "{job:?}");
+    }
+    assert_eq!(apply["needs"].as_str(), Some("check"));
+    assert_eq!(apply["if"].as_str(), Some("github.event_name == 'push'"));
+
+    let sandbox = quickstart();
+    let unlocked = run_job(&sandbox, check).unwrap_err();
+    assert!(unlocked.stdout.contains("Would change images.lock"), "{unlocked}");
+    sandbox.msb("lock").run().success();
+    assert_eq!(
+        run_job(&sandbox, check).unwrap(),
+        ["Install msb-sync", "The lockfile is up to date", "Every image can be had"]
+    );
+    let summary = std::fs::read_to_string(sandbox.work().join("GITHUB_STEP_SUMMARY")).unwrap();
+    assert!(summary.contains("2 to add"), "{summary}");
+    assert!(!sandbox.home().exists(), "checking changes nothing");
+    assert_eq!(run_job(&sandbox, apply).unwrap(), ["Plan", "Apply"]);
+    assert_eq!(sandbox.extracted().len(), 3);
+    assert_eq!(run_job(&sandbox, apply).unwrap(), ["Plan"], "nothing is pending");
+
+    // An image that nobody has locked, and one that there is not.
+    let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
+    sandbox.images(&text.replace("\"greeter:1\"", "\"greeter:2\""));
+    let refused = run_job(&sandbox, check).unwrap_err();
+    assert!(refused.stderr.contains("greeter:2"), "{refused}");
+    let refused = run_job(&sandbox, apply).unwrap_err();
+    assert!(refused.stderr.contains("does not cover"), "{refused}");
+    assert_eq!(sandbox.extracted().len(), 3);
+}
+
+#[test]
+fn the_pre_commit_hook_refuses_what_is_not_locked() {
+    let hooks = yaml("pre-commit/.pre-commit-hooks.yaml");
+    let config = yaml("pre-commit/.pre-commit-config.yaml");
+    let (shared, local) = (&hooks[0], &config["repos"][0]["hooks"][0]);
+    assert_eq!(config["repos"][0]["repo"].as_str(), Some("local"));
+    for key in ["id", "name", "entry", "language", "files", "pass_filenames"] {
+        assert!(!shared[key].is_badvalue(), "no {key}");
+        assert_eq!(shared[key], local[key], "{key}");
+    }
+    assert_eq!(shared["language"].as_str(), Some("system"));
+    assert_eq!(shared["pass_filenames"].as_bool(), Some(false));
+
+    let sandbox = quickstart();
+    let entry = shared["entry"].as_str().unwrap();
+    let hook = || shell(&sandbox, entry, &BTreeMap::new());
+    hook().code(2);
+    assert!(!sandbox.work().join("images.lock").exists(), "a check writes nothing");
+    sandbox.msb("lock").run().success();
+    hook().success();
+    let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
+    sandbox.images(&text.replace("\"greeter:1\",", ""));
+    hook().code(2);
+    sandbox.images("[settings]\nlayerz = 1\n");
+    hook().code(1);
+
+    // What it watches: pre-commit searches with Python's `re`.
+    let pattern = shared["files"].as_str().unwrap();
+    for (file, seen) in [
+        ("images.toml", true),
+        ("hosts/a/images.lock", true),
+        ("my-images.toml", false),
+        ("images.tomlx", false),
+    ] {
+        let script = "import re, sys; sys.exit(0 if re.search(sys.argv[1], sys.argv[2]) else 1)";
+        let found = sandbox.program("python3", &["-c", script, pattern, file]).run();
+        assert_eq!(found.status.success(), seen, "{file}");
+    }
+}

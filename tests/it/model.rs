@@ -1,0 +1,483 @@
+//! Random histories against a model: what images files, tags, damage, kills, locks, prunes and removals lead to is
+//! what [`wanted::Model`] says, which knows nothing of plans, stores or catalogs.
+//!
+//! Most steps are calls of the library; some are runs of the program that are killed, after which the same step has
+//! to lead where it would have led alone. `MSB_SYNC_MODEL_SEQUENCES=N` runs N histories, `MSB_SYNC_MODEL_SEED=S` the
+//! one that a failure names.
+
+mod wanted;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use msb_sync::cancel::Cancel;
+use msb_sync::image_ref::ImageRef;
+use msb_sync::progress::Silent;
+use msb_sync::registry::Environment;
+use msb_sync::sync::{ImagesSource, LockRequest, Request, Session, Upgrade};
+
+use crate::support::fake_registry::{FakeRegistry, Fault};
+use crate::support::image::{BlobSet, Image, Layer, file};
+use crate::support::sandbox::Sandbox;
+
+use self::wanted::{Disk, File, IMAGES, Model, PULL, Policy, Row, Rule, TAGS};
+
+const SEQUENCES: u64 = 500;
+const LAYERS: usize = 6;
+/// What can happen.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Edit(usize),
+    Move,
+    Untag,
+    Down(bool),
+    Lose,
+    Damage,
+    Unrecord,
+    Apply { f: usize, prune: bool, locked: bool, offline: bool },
+    Prune(usize),
+    Remove(&'static str),
+    Pull(&'static str),
+    Lock { f: usize, upgrade: bool },
+    Repair,
+}
+
+struct World {
+    directory: tempfile::TempDir,
+    registry: FakeRegistry,
+    layers: Vec<Layer>,
+    /// Digest of each image's manifest.
+    digests: Vec<String>,
+    session: Session,
+    random: Random,
+}
+
+/// Numbers that look random, the same for the same seed (`SplitMix64`).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % limit as u64).unwrap()
+    }
+
+    fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+
+    fn step(&mut self) -> Step {
+        let f = self.below(2);
+        match self.below(30) {
+            0..=5 => Step::Edit(f),
+            6..=8 => Step::Move,
+            9 => Step::Untag,
+            10 => Step::Down(true),
+            11..=12 => Step::Lose,
+            13 => Step::Damage,
+            14 => Step::Unrecord,
+            15..=20 => {
+                let (prune, locked) = (self.one_in(2), self.one_in(5));
+                Step::Apply { f, prune, locked, offline: self.one_in(6) }
+            }
+            21..=22 => Step::Prune(f),
+            23 => Step::Remove(self.of(TAGS)),
+            24 => Step::Pull(self.of(TAGS)),
+            25..=27 => Step::Lock { f, upgrade: self.one_in(3) },
+            28 => Step::Repair,
+            _ => Step::Down(false),
+        }
+    }
+
+    fn file(&mut self) -> File {
+        let names = TAGS.iter().filter(|_| self.one_in(3)).copied().collect();
+        let rule = Rule { below: self.of(&[2, 3]), newest: self.of(&[1, 2, 9]) };
+        let policy = self.of(&[Policy::Always, Policy::Always, Policy::Missing, Policy::Never]);
+        File { names, selection: self.one_in(2).then_some(rule), policy }
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        // A `sync` costs nothing in memory, and is no part of what is compared here.
+        let directory = tempfile::Builder::new().prefix("msb-model-").tempdir_in(Sandbox::memory()).unwrap();
+        let layer = |number: usize| {
+            let text = number.to_string();
+            Layer::of(&[file(format!("layer-{text}"), &text), file("shared", text)])
+        };
+        let layers: Vec<Layer> = (0..LAYERS).map(layer).collect();
+        let mut content = BlobSet::default();
+        let of = |image: &&[usize]| {
+            let layers: Vec<Layer> = image.iter().map(|layer| layers[*layer].clone()).collect();
+            content.image(&Image::new(&layers)).digest().to_owned()
+        };
+        let digests = IMAGES.iter().map(of).collect();
+        let session = Session {
+            home: directory.path().join("home"),
+            user_home: None,
+            environment: std::iter::empty::<(&str, &str)>().collect::<Environment>(),
+            default_registry: String::new(),
+            jobs: Some(1),
+            verb: "model".to_owned(),
+            reporter: Arc::new(Silent),
+            cancel: Cancel::new(),
+        };
+        let registry = FakeRegistry::start(content);
+        Self { directory, registry, layers, digests, session, random: Random(seed) }
+    }
+
+    fn path(&self, f: usize) -> PathBuf {
+        self.directory.path().join(format!("{f}.toml"))
+    }
+
+    fn reference(&self, name: &str) -> ImageRef {
+        ImageRef::parse(&format!("{}/{name}", self.registry.name()), "docker.io").unwrap()
+    }
+
+    fn layer_directory(&self, layer: usize) -> PathBuf {
+        self.session.home.join("layers").join(self.layers[layer].directory())
+    }
+
+    fn record(&self, layer: usize) -> PathBuf {
+        self.session.home.join(".layers.msb-sync/records").join(self.layers[layer].digest())
+    }
+
+    fn write(&self, f: usize, file: &File) {
+        let mut entries: Vec<String> = file.names.iter().map(|name| format!("{name:?}")).collect();
+        entries.extend(file.selection.map(|Rule { below, newest }| {
+            format!("{{ name = \"web\", tags = {{ semver = \">=1, <{below}\", newest = {newest} }} }}")
+        }));
+        let policy = format!("{:?}", file.policy).to_lowercase();
+        let text = format!(
+            "[settings]\npull = \"{policy}\"\nownership = \"none\"\n[registry.\"{}\"]\nimages = [{}]\n",
+            self.registry.name(),
+            entries.join(", ")
+        );
+        std::fs::write(self.path(f), text).unwrap();
+    }
+
+    /// Does a step here and in the model, which must agree on whether it went well.
+    fn step(&mut self, step: Step, model: &mut Model) {
+        let (expected, killed) = match step {
+            Step::Edit(f) => {
+                model.files[f] = self.random.file();
+                self.write(f, &model.files[f]);
+                return;
+            }
+            Step::Move => {
+                let (name, image) = (self.random.of(TAGS), self.random.below(IMAGES.len()));
+                model.tags.insert(name, image);
+                self.registry
+                    .edit(|content| content.tags.insert(name.to_owned(), self.digests[image].clone()));
+                return;
+            }
+            Step::Untag => {
+                let name = self.random.of(TAGS);
+                model.tags.remove(name);
+                self.registry.edit(|content| content.tags.remove(name));
+                return;
+            }
+            Step::Down(down) => {
+                model.up = !down;
+                self.registry.behave();
+                if down {
+                    self.registry.on(|_| Some(Fault::status(403)));
+                }
+                return;
+            }
+            Step::Lose | Step::Damage | Step::Unrecord => {
+                self.damage(step, model);
+                return;
+            }
+            Step::Apply { f, locked, .. } if locked && !model.is_covered(f) => (false, false),
+            Step::Apply { f, prune, offline, .. } => {
+                // With "missing" the tags that a killed run has brought may be enough for the next one.
+                let settles = model.files[f].policy == Policy::Missing && model.files[f].selection.is_some();
+                let killed = !settles && self.kill_one_in(6, step);
+                (model.apply(f, prune, offline), killed)
+            }
+            Step::Prune(f) => {
+                let killed = self.kill_one_in(4, step);
+                model.prune(f);
+                (true, killed)
+            }
+            Step::Remove(name) => (model.remove(name), false),
+            Step::Pull(name) => {
+                let killed = self.kill_one_in(4, step);
+                (model.bring(PULL, &BTreeMap::from([(name, None)]), Policy::Always, false).0, killed)
+            }
+            Step::Lock { f, upgrade } => {
+                let killed = self.kill_one_in(6, step);
+                (model.lock(f, upgrade), killed)
+            }
+            Step::Repair => {
+                let killed = self.kill_one_in(4, step);
+                (model.repair(), killed)
+            }
+        };
+        let done = self.call(step);
+        assert_eq!(done.is_ok(), expected, "{done:?}");
+        if killed {
+            self.forgive_extra_layers(model);
+        }
+        self.compare(model);
+        if matches!(step, Step::Prune(_)) && self.session.home.join("oci.db").exists() {
+            let staged = std::fs::read_dir(self.session.home.join(".layers.msb-sync/staging"));
+            assert_eq!(staged.map_or(0, Iterator::count), 0, "prune left something of a dead run");
+        }
+        if let Step::Apply { f, prune, locked, offline } = step
+            && expected
+        {
+            let (plan, _) = self.session.plan(&self.request(f, prune, locked, offline)).unwrap();
+            assert!(plan.is_empty(), "a second apply would do something: {plan:#?}");
+        }
+    }
+
+    fn damage(&mut self, step: Step, model: &mut Model) {
+        let there: Vec<usize> = model.disk.keys().copied().collect();
+        if there.is_empty() {
+            return;
+        }
+        let layer = self.random.of(&there);
+        match step {
+            Step::Lose => {
+                std::fs::remove_dir_all(self.layer_directory(layer)).unwrap();
+                model.disk.remove(&layer);
+            }
+            Step::Damage => {
+                let path = self.layer_directory(layer).join("shared");
+                std::fs::write(path, "x").unwrap();
+                let disk = model.disk.get_mut(&layer).unwrap();
+                *disk = if *disk == Disk::Whole { Disk::Edited } else { *disk };
+            }
+            _ if self.record(layer).exists() => {
+                std::fs::remove_file(self.record(layer)).unwrap();
+                model.disk.insert(layer, Disk::Unrecorded);
+            }
+            _ => {}
+        }
+    }
+
+    fn request(&self, f: usize, prune: bool, locked: bool, offline: bool) -> Request {
+        Request { source: ImagesSource::Path(self.path(f)), groups: Vec::new(), prune, offline, locked }
+    }
+
+    /// Does a step by the library.
+    fn call(&self, step: Step) -> Result<(), String> {
+        let session = &self.session;
+        let source = |f| ImagesSource::Path(self.path(f));
+        let (text, done) = match step {
+            Step::Apply { f, prune, locked, offline } => {
+                let applied = session.apply(&self.request(f, prune, locked, offline));
+                let applied = applied.map_err(|error| error.to_string())?;
+                (format!("{:?}", applied.outcome), applied.succeeded())
+            }
+            Step::Prune(f) => {
+                let pruned = session.prune(&source(f), false).map_err(|error| error.to_string())?;
+                (format!("{pruned:?}"), true)
+            }
+            Step::Remove(name) => {
+                let removed =
+                    session.remove(&[self.reference(name)], false).map_err(|error| error.to_string())?;
+                (format!("{removed:?}"), true)
+            }
+            Step::Pull(name) => {
+                let pulled = session.pull(&[self.reference(name)], &[], &source(0));
+                let pulled = pulled.map_err(|error| error.to_string())?;
+                (format!("{:?}", pulled.outcome), pulled.succeeded())
+            }
+            Step::Lock { f, upgrade } => {
+                let upgrade = if upgrade { Upgrade::Everything } else { Upgrade::Nothing };
+                let locked = session.lock_images(&LockRequest { source: source(f), upgrade, check: false });
+                let locked = locked.map_err(|error| error.to_string())?;
+                (format!("{locked:?}"), locked.failed.is_empty())
+            }
+            Step::Repair => {
+                let verified = session.verify(&[], true).map_err(|error| error.to_string())?;
+                (format!("{verified:?}"), verified.succeeded())
+            }
+            _ => (String::new(), true),
+        };
+        if done { Ok(()) } else { Err(text) }
+    }
+
+    /// Now and then runs the program for this step, and kills it at some instant.
+    fn kill_one_in(&mut self, count: usize, step: Step) -> bool {
+        if !self.random.one_in(count) {
+            return false;
+        }
+        let mut arguments = match step {
+            Step::Apply { f, prune, locked, offline } => {
+                let mut arguments = vec!["apply".to_owned(), self.path(f).display().to_string()];
+                for (flag, given) in [("--prune", prune), ("--locked", locked), ("--offline", offline)] {
+                    arguments.extend(given.then(|| flag.to_owned()));
+                }
+                arguments
+            }
+            Step::Prune(f) => vec!["prune".to_owned(), self.path(f).display().to_string()],
+            Step::Pull(name) => vec!["pull".to_owned(), self.reference(name).to_string()],
+            Step::Lock { f, upgrade } => {
+                let mut arguments = vec!["lock".to_owned(), self.path(f).display().to_string()];
+                arguments.extend(upgrade.then(|| "--upgrade".to_owned()));
+                arguments
+            }
+            _ => vec!["verify".to_owned(), "--repair".to_owned()],
+        };
+        arguments.extend(["--home".to_owned(), self.session.home.display().to_string()]);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_msb-sync"))
+            .args(arguments)
+            .env_clear()
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Any instant will do: this is not waiting for anything.
+        std::thread::sleep(Duration::from_micros(self.random.below(40_000) as u64));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        true
+    }
+
+    /// The layers on disk, with whether they have a record.
+    fn found(&self) -> BTreeMap<usize, bool> {
+        let there = (0..LAYERS).filter(|layer| self.layer_directory(*layer).is_dir());
+        there.map(|layer| (layer, self.record(layer).exists())).collect()
+    }
+
+    /// After a kill, layers that a replaced image has left may stay until the next prune.
+    fn forgive_extra_layers(&self, model: &mut Model) {
+        for (layer, recorded) in self.found() {
+            let shared = std::fs::read_to_string(self.layer_directory(layer).join("shared"));
+            let disk = match (recorded, shared.unwrap()) {
+                (false, _) => Disk::Unrecorded,
+                (true, content) if content == layer.to_string() => Disk::Whole,
+                (true, _) => Disk::Edited,
+            };
+            model.disk.entry(layer).or_insert(disk);
+        }
+    }
+
+    fn compare(&self, model: &Model) {
+        let owner = |owner: &msb_sync::state::Owner| {
+            let owners =
+                [self.path(0).display().to_string(), self.path(1).display().to_string(), "pull".to_owned()];
+            owners.iter().position(|other| *other == owner.0).unwrap()
+        };
+        let rows: BTreeMap<String, Row> = self
+            .session
+            .list()
+            .unwrap()
+            .iter()
+            .map(|listed| {
+                let digest = listed.image.digest.as_ref().unwrap().to_string();
+                let image = self.digests.iter().position(|other| *other == digest).unwrap();
+                let layers: Vec<String> =
+                    listed.image.layers.iter().map(|layer| layer.digest.to_string()).collect();
+                let expected: Vec<String> =
+                    IMAGES[image].iter().map(|layer| self.layers[*layer].digest()).collect();
+                assert_eq!(layers, expected);
+                assert!(listed.image.rows_complete);
+                let row = Row { image, owners: listed.image.owners.iter().map(owner).collect() };
+                let name = listed.image.reference.to_string();
+                (name.split_once('/').unwrap().1.to_owned(), row)
+            })
+            .collect();
+        let expected: BTreeMap<String, Row> =
+            model.rows.iter().map(|(name, row)| ((*name).to_owned(), row.clone())).collect();
+        assert_eq!(rows, expected, "the catalog (left) is not what the model says (right)");
+        let recorded = model.disk.iter().map(|(layer, disk)| (*layer, *disk != Disk::Unrecorded)).collect();
+        assert_eq!(self.found(), recorded, "the layers on disk (left) are not what the model says (right)");
+        for layer in model.disk.iter().filter(|(_, disk)| **disk == Disk::Whole).map(|(layer, _)| *layer) {
+            let read = |name: &str| std::fs::read_to_string(self.layer_directory(layer).join(name)).unwrap();
+            assert_eq!(read(&format!("layer-{layer}")), layer.to_string());
+            assert_eq!(read("shared"), layer.to_string(), "layer {layer}");
+        }
+        for f in 0..2 {
+            assert_eq!(
+                self.path(f).with_extension("lock").exists(),
+                model.locks[f].is_some(),
+                "lockfile {f}"
+            );
+        }
+    }
+}
+
+/// Runs one history; what went wrong, with the history.
+fn history(seed: u64) -> Result<(), String> {
+    let mut world = World::new(seed);
+    let empty = File { names: BTreeSet::new(), selection: None, policy: Policy::Always };
+    let mut model = Model {
+        up: true,
+        tags: BTreeMap::new(),
+        files: [empty.clone(), empty],
+        locks: [None, None],
+        rows: BTreeMap::new(),
+        disk: BTreeMap::new(),
+    };
+    let mut told = format!("MSB_SYNC_MODEL_SEED={seed}\n");
+    let mut steps = vec![Step::Edit(0), Step::Edit(1)];
+    steps.extend([Step::Move; 6]);
+    let all = Step::Apply { f: world.random.below(2), prune: false, locked: false, offline: false };
+    steps.push(all);
+    let count = 6 + world.random.below(8);
+    steps.extend((0..count).map(|_| world.random.step()));
+    for step in steps {
+        let _ = writeln!(told, "{step:?}");
+        let outcome = catch_unwind(AssertUnwindSafe(|| world.step(step, &mut model)));
+        if let Err(panic) = outcome {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text =
+                text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
+            return Err(format!("{told}{text}\n{model:#?}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn random_histories_end_where_the_model_says() {
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
+    let seeds = match number("MSB_SYNC_MODEL_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MSB_SYNC_MODEL_SEQUENCES").unwrap_or(SEQUENCES),
+    };
+    let next = AtomicU64::new(seeds.start);
+    let failures = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, Into::into).min(4) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if !seeds.contains(&seed) {
+                        break;
+                    }
+                    if let Err(failure) = history(seed) {
+                        failures.lock().unwrap().push(failure);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(
+        failures.is_empty(),
+        "{} of {} histories differ from the model:\n{}",
+        failures.len(),
+        seeds.end - seeds.start,
+        failures.join("\n")
+    );
+}
