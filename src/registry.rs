@@ -17,6 +17,7 @@ mod failure;
 mod hosts;
 mod http;
 mod layout;
+mod names;
 mod platforms;
 mod proxy;
 mod remote;

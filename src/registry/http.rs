@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, Method, header};
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Proxy, ProxyProtocol};
 
 use super::failure::{Failure, blame_proxy, printable, reason_in, redact, retry_after, transport_failure};
+use super::names::Remembered;
 use super::secret::Secret;
 use super::shared::{Shared, lock};
 use super::tls::TlsSettings;
@@ -327,7 +329,7 @@ impl Client {
         }
         let agent = match &key.proxy {
             Some(proxy) if !key.secure => super::proxy::agent(config.build(), proxy.uri().clone()),
-            _ => Agent::new_with_config(config.build()),
+            _ => Agent::with_parts(config.build(), DefaultConnector::default(), Remembered::default()),
         };
         self.shared.register(&agent);
         agents.insert(key, agent.clone());
