@@ -4,6 +4,7 @@
 //! broken digest or reference) makes the image one that is not recorded by us, or whose rows are incomplete; it is
 //! never an error, so that the next run can put it right.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -420,71 +421,71 @@ fn used_outside(conn: &Connection, digest: &str, inside: &BTreeSet<String>) -> R
     Ok(false)
 }
 
-/// A config as `sync_images.config_json` keeps it: all of it but the digest, which has its own column.
+/// A config as `sync_images.config_json` keeps it: all of it but the digest, which has its own column. Borrowed to be
+/// written: labels may be megabytes.
 #[derive(Serialize, Deserialize)]
-pub(super) struct StoredConfig {
-    media_type: String,
-    created: Option<String>,
-    architecture: String,
-    os: String,
-    variant: Option<String>,
-    env: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    working_dir: Option<String>,
-    entrypoint: Option<Vec<String>>,
-    volumes: Option<Vec<String>>,
-    exposed_ports: Option<Vec<String>>,
-    user: Option<String>,
-    stop_signal: Option<String>,
-    labels: BTreeMap<String, String>,
-    rootfs_type: String,
-    history_json: Option<String>,
+pub(super) struct StoredConfig<'a> {
+    media_type: Cow<'a, str>,
+    created: Cow<'a, Option<String>>,
+    architecture: Cow<'a, str>,
+    os: Cow<'a, str>,
+    variant: Cow<'a, Option<String>>,
+    env: Cow<'a, Option<Vec<String>>>,
+    cmd: Cow<'a, Option<Vec<String>>>,
+    working_dir: Cow<'a, Option<String>>,
+    entrypoint: Cow<'a, Option<Vec<String>>>,
+    volumes: Cow<'a, Option<Vec<String>>>,
+    exposed_ports: Cow<'a, Option<Vec<String>>>,
+    user: Cow<'a, Option<String>>,
+    stop_signal: Cow<'a, Option<String>>,
+    labels: Cow<'a, BTreeMap<String, String>>,
+    rootfs_type: Cow<'a, str>,
+    history_json: Cow<'a, Option<String>>,
 }
 
-impl From<&ConfigRecord> for StoredConfig {
-    fn from(config: &ConfigRecord) -> Self {
-        let config = config.clone();
+impl<'a> From<&'a ConfigRecord> for StoredConfig<'a> {
+    fn from(config: &'a ConfigRecord) -> Self {
         Self {
-            media_type: config.media_type,
-            created: config.created,
-            architecture: config.architecture,
-            os: config.os,
-            variant: config.variant,
-            env: config.env,
-            cmd: config.cmd,
-            working_dir: config.working_dir,
-            entrypoint: config.entrypoint,
-            volumes: config.volumes,
-            exposed_ports: config.exposed_ports,
-            user: config.user,
-            stop_signal: config.stop_signal,
-            labels: config.labels,
-            rootfs_type: config.rootfs_type,
-            history_json: config.history_json,
+            media_type: Cow::Borrowed(&config.media_type),
+            created: Cow::Borrowed(&config.created),
+            architecture: Cow::Borrowed(&config.architecture),
+            os: Cow::Borrowed(&config.os),
+            variant: Cow::Borrowed(&config.variant),
+            env: Cow::Borrowed(&config.env),
+            cmd: Cow::Borrowed(&config.cmd),
+            working_dir: Cow::Borrowed(&config.working_dir),
+            entrypoint: Cow::Borrowed(&config.entrypoint),
+            volumes: Cow::Borrowed(&config.volumes),
+            exposed_ports: Cow::Borrowed(&config.exposed_ports),
+            user: Cow::Borrowed(&config.user),
+            stop_signal: Cow::Borrowed(&config.stop_signal),
+            labels: Cow::Borrowed(&config.labels),
+            rootfs_type: Cow::Borrowed(&config.rootfs_type),
+            history_json: Cow::Borrowed(&config.history_json),
         }
     }
 }
 
-impl StoredConfig {
+impl StoredConfig<'_> {
     fn with_digest(self, digest: BlobDigest) -> ConfigRecord {
         ConfigRecord {
             digest,
-            media_type: self.media_type,
-            created: self.created,
-            architecture: self.architecture,
-            os: self.os,
-            variant: self.variant,
-            env: self.env,
-            cmd: self.cmd,
-            working_dir: self.working_dir,
-            entrypoint: self.entrypoint,
-            volumes: self.volumes,
-            exposed_ports: self.exposed_ports,
-            user: self.user,
-            stop_signal: self.stop_signal,
-            labels: self.labels,
-            rootfs_type: self.rootfs_type,
-            history_json: self.history_json,
+            media_type: self.media_type.into_owned(),
+            created: self.created.into_owned(),
+            architecture: self.architecture.into_owned(),
+            os: self.os.into_owned(),
+            variant: self.variant.into_owned(),
+            env: self.env.into_owned(),
+            cmd: self.cmd.into_owned(),
+            working_dir: self.working_dir.into_owned(),
+            entrypoint: self.entrypoint.into_owned(),
+            volumes: self.volumes.into_owned(),
+            exposed_ports: self.exposed_ports.into_owned(),
+            user: self.user.into_owned(),
+            stop_signal: self.stop_signal.into_owned(),
+            labels: self.labels.into_owned(),
+            rootfs_type: self.rootfs_type.into_owned(),
+            history_json: self.history_json.into_owned(),
         }
     }
 }
@@ -498,7 +499,7 @@ pub(super) fn config(conn: &Connection, reference: &ImageRef) -> Result<Option<C
         .optional()?;
     if let Some((Some(digest), Some(json))) = ours
         && let Ok(digest) = BlobDigest::parse(&digest)
-        && let Ok(stored) = serde_json::from_str::<StoredConfig>(&json)
+        && let Ok(stored) = serde_json::from_str::<StoredConfig<'_>>(&json)
     {
         return Ok(Some(stored.with_digest(digest)));
     }
