@@ -228,7 +228,10 @@ class Disk:
 
     def _clear(self):
         if self.loop:
-            subprocess.run(["umount", self.mount], stderr=subprocess.DEVNULL)
+            for _ in range(100):
+                if not os.path.ismount(self.mount) or subprocess.run(["umount", self.mount], stderr=subprocess.DEVNULL).returncode == 0:
+                    break
+                time.sleep(0.1)
         else:
             shutil.rmtree(self.mount, ignore_errors=True)
             self.mount.mkdir(exist_ok=True)
@@ -236,7 +239,15 @@ class Disk:
     def fresh(self):
         self._clear()
         if self.loop:
-            subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,discard", self.loop], check=True)
+            make = ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,discard", self.loop]
+            # Whoever made a mount namespace in the meantime, as container tools do, still has the old one mounted.
+            for _ in range(300):
+                made = subprocess.run(make, stderr=subprocess.PIPE, text=True)
+                if made.returncode == 0:
+                    break
+                time.sleep(0.1)
+            else:
+                raise SystemExit(f"cannot make a file system: {made.stderr}")
             subprocess.run(["mount", "-o", "noinit_itable", self.loop, self.mount], check=True)
         return self.mount
 
