@@ -15,6 +15,7 @@ mod disk;
 mod docs;
 mod hostile_images;
 mod hostile_layers;
+mod idle;
 mod layers;
 mod lock;
 mod memory;
