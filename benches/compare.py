@@ -38,6 +38,7 @@ import tempfile
 import time
 import urllib.request
 
+sys.dont_write_bytecode = True
 import rig
 import svg
 

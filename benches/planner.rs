@@ -1,4 +1,4 @@
-//! The planner with 10,000 images of ten layers in 100 registries: all new, all as they should be, all replaced,
+//! The planner with 10,000 images and 100,000 layers in 100 registries: all new, all as they should be, all replaced,
 //! half of them to be removed. `cargo bench --bench planner`
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on says where")]

@@ -16,6 +16,7 @@ import shutil
 import statistics
 import sys
 
+sys.dont_write_bytecode = True
 import rig
 
 # What a run with nothing to do must not call: it changes something, makes it durable, or waits for a lock.

@@ -7,10 +7,10 @@ use msb_sync::digest::{Algorithm, BlobDigest, DiffId};
 use msb_sync::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use msb_sync::state::{ConfigRecord, LayerDescriptor, ManifestRecord, Owner, Platform, ResolvedImage};
 
-/// Images, registries and layers an image: 100,000 layers in all.
+/// Images, registries and layers an image: 100,000 layers in all, after what images share.
 pub(crate) const IMAGES: usize = 10_000;
 const REGISTRIES: usize = 100;
-const LAYERS: usize = 10;
+const LAYERS: usize = 11;
 
 /// The directory of layers that everything is recorded with.
 pub(crate) fn layers_directory() -> PathBuf {
@@ -32,7 +32,7 @@ pub(crate) fn reference(number: usize) -> ImageRef {
     ImageRef::parse(&name, DEFAULT_REGISTRY).unwrap()
 }
 
-/// Image `number`. A tenth of the layers are bases that a hundred images share.
+/// Image `number`. Its base it shares with a hundred others.
 pub(crate) fn image(number: usize) -> ResolvedImage {
     let layer = |place: usize| {
         let name = if place == 0 { format!("base {}", number / 100) } else { format!("{number} {place}") };

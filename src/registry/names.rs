@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use ureq::Error;
 use ureq::config::Config;
 use ureq::http::Uri;
+use ureq::http::uri::Authority;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
@@ -20,13 +21,16 @@ use super::shared::lock;
 /// How long an address is good for.
 const REMEMBERED: Duration = Duration::from_secs(3);
 
+/// Since when which addresses are known.
+type Known = (Instant, Vec<SocketAddr>);
+
 /// A resolver that asks another one.
 #[derive(Debug)]
 pub(super) struct Remembered<R = DefaultResolver> {
     inner: R,
     age: Duration,
     /// By scheme (which stands for the port) and authority.
-    known: Mutex<HashMap<(String, String), (Instant, Vec<SocketAddr>)>>,
+    known: Mutex<HashMap<(String, String), Known>>,
 }
 
 impl Default for Remembered {
@@ -43,12 +47,14 @@ impl<R: Resolver> Resolver for Remembered<R> {
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
         let part = |part: Option<&str>| part.unwrap_or_default().to_ascii_lowercase();
-        let key = (part(uri.scheme_str()), part(uri.authority().map(|authority| authority.as_str())));
+        let key = (part(uri.scheme_str()), part(uri.authority().map(Authority::as_str)));
         if let Some((since, addresses)) = lock(&self.known).get(&key)
             && since.elapsed() < self.age
         {
             let mut found = self.empty();
-            addresses.iter().for_each(|address| found.push(*address));
+            for address in addresses {
+                found.push(*address);
+            }
             return Ok(found);
         }
         // Not under the lock: another host need not wait for this one's name server.

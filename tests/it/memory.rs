@@ -27,6 +27,7 @@ fn setting(name: &str, default: usize) -> usize {
 
 /// Runs `msb-sync` with these arguments and fails if it took more memory than promised.
 #[track_caller]
+#[expect(clippy::print_stdout, reason = "the figure is worth a look with --nocapture")]
 fn assert_bounded(sandbox: &Sandbox, arguments: &str) -> Output {
     let output = sandbox.measured(arguments).timeout(Duration::from_secs(180)).run().success();
     let peak = output.peak_kib();
