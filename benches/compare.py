@@ -307,7 +307,7 @@ def picture(figures):
         found = {peer: summary(figures, image, peer) for peer in peers if peer != "nothing to do"}
         facts = figures["facts"].get(image, {})
         note = f"{facts['layers']} layers, {facts['compressed'] / 2**20:.0f} MiB, {facts['files']:,} files" if facts else ""
-        bars = [svg.Bar(peer, one["wall"], one["sync"], one["low"], one["high"], peer == OURS) for peer, one in found.items() if one]
+        bars = [svg.Bar(peer, one["wall"], max(0, one["total"] - one["wall"]), one["low"], one["high"], peer == OURS) for peer, one in found.items() if one]
         groups.append((image, note, sorted(bars, key=lambda bar: bar.wall + bar.sync)))
     subtitle = f"cold pull from a registry on loopback, seconds until everything is on disk; median of {figures['rounds']} with range"
     return svg.chart("msb-sync and its peers", subtitle, f"{figures['machine']} · {figures['disk']} · {figures['date']}", groups)
