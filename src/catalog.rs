@@ -24,6 +24,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, ffi};
 
 use crate::digest::BlobDigest;
@@ -125,12 +126,25 @@ impl Catalog {
     /// # Errors
     /// The database cannot be read.
     pub fn owned_by(&self, owner: &Owner) -> Result<Vec<RecordedImage>, CatalogError> {
-        self.read("look up the images of an owner in", |tx| {
+        self.recorded_or_owned(&[], owner)
+    }
+
+    /// Those of `references` that are recorded, and the images of `owner` with their second names: each once,
+    /// sorted.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn recorded_or_owned(
+        &self,
+        references: &[ImageRef],
+        owner: &Owner,
+    ) -> Result<Vec<RecordedImage>, CatalogError> {
+        self.read("look up images in", |tx| {
             let names = read::texts(tx, read::OWNED_NAMES, &owner.0)?;
-            let mut references: Vec<ImageRef> =
+            let mut wanted: BTreeSet<ImageRef> =
                 names.iter().filter_map(|name| read::parse_name(name)).collect();
-            references.sort();
-            images(tx, &references)
+            wanted.extend(references.iter().cloned());
+            images(tx, &wanted)
         })
     }
 
@@ -229,7 +243,10 @@ impl Catalog {
     }
 }
 
-fn images(conn: &Connection, references: &[ImageRef]) -> rusqlite::Result<Vec<RecordedImage>> {
+fn images<'a>(
+    conn: &Connection,
+    references: impl IntoIterator<Item = &'a ImageRef>,
+) -> rusqlite::Result<Vec<RecordedImage>> {
     let mut found = Vec::new();
     for reference in references {
         found.extend(read::image(conn, reference)?);
@@ -248,6 +265,9 @@ fn connect(path: &Path, target: &Path, flags: OpenFlags) -> rusqlite::Result<Con
     let conn = Connection::open_with_flags(target, flags)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    // Without this the planner may look at bound values, for which a cached statement is compiled anew each time
+    // that it is used: more work than all else that a run with nothing to do asks of SQLite.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
     Ok(conn)
 }

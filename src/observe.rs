@@ -132,8 +132,7 @@ impl Observer<'_> {
         let Some(catalog) = self.catalog else { return Ok(()) };
         let names: Vec<ImageRef> =
             desired.images.iter().flat_map(|image| image.reference.recorded_names()).collect();
-        let mut rows = catalog.recorded(&names)?;
-        rows.extend(catalog.owned_by(&desired.owner)?);
+        let mut rows = catalog.recorded_or_owned(&names, &desired.owner)?;
         if !desired.selections.is_empty() {
             // Any tag of theirs may be chosen.
             let repositories: BTreeSet<ImageRef> = Repository::all(desired)

@@ -183,8 +183,19 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         let unlisted = unlisted.into_iter().map(|recorded| recorded.reference.clone()).collect();
         return Plan { images, fetches, layers_to_remove: Vec::new(), unlisted };
     }
-    let removals: Vec<PlannedImage> =
-        unlisted.into_iter().map(|recorded| plan_removal(desired, recorded, &listed, observed)).collect();
+    let mut second_names: BTreeMap<&ImageRef, Vec<&ImageRef>> = BTreeMap::new();
+    for row in observed.recorded.values().filter(|row| !listed.contains(&row.reference)) {
+        if let Some(first) = &row.alias_of {
+            second_names.entry(first).or_default().push(&row.reference);
+        }
+    }
+    let removals: Vec<PlannedImage> = unlisted
+        .into_iter()
+        .map(|recorded| {
+            let seconds = second_names.get(&recorded.reference).map_or(&[][..], Vec::as_slice);
+            plan_removal(desired, recorded, seconds, observed)
+        })
+        .collect();
     images.extend(removals);
     let layers_to_remove = plan_layer_removals(desired, &images, observed);
     Plan { images, fetches, layers_to_remove, unlisted: Vec::new() }
@@ -362,19 +373,11 @@ pub(crate) fn contradiction(claim: &LayerDescriptor, facts: &LayerFacts) -> Opti
 fn plan_removal(
     desired: &Desired,
     recorded: &RecordedImage,
-    listed: &BTreeSet<&ImageRef>,
+    second_names: &[&ImageRef],
     observed: &Observed,
 ) -> PlannedImage {
     let mut names = vec![recorded.reference.clone()];
-    names.extend(
-        observed
-            .recorded
-            .values()
-            .filter(|row| {
-                row.alias_of.as_ref() == Some(&recorded.reference) && !listed.contains(&row.reference)
-            })
-            .map(|row| row.reference.clone()),
-    );
+    names.extend(second_names.iter().copied().cloned());
     let others: Vec<&str> = recorded
         .owners
         .iter()

@@ -21,6 +21,7 @@ pub(crate) mod fuzzing;
 mod hosts;
 mod http;
 mod layout;
+mod names;
 mod outage;
 mod platforms;
 mod proxy;

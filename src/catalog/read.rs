@@ -27,12 +27,13 @@ macro_rules! well_formed {
 }
 pub(super) use well_formed;
 
-/// The names of an owner's images, and of their second names that nobody owns.
+/// The names of an owner's images, and of their second names that nobody owns. CROSS JOIN is SQLite's word for
+/// "in this order": else the second names of all owners may be gone through.
 pub(super) const OWNED_NAMES: &str = "
     SELECT reference FROM sync_owners WHERE owner = ?1
     UNION
     SELECT second.reference FROM sync_owners AS own
-      JOIN sync_images AS second ON second.alias_of = own.reference
+      CROSS JOIN sync_images AS second ON second.alias_of = own.reference
      WHERE own.owner = ?1
        AND NOT EXISTS (SELECT 1 FROM sync_owners AS direct WHERE direct.reference = second.reference)";
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Instant;
 
 use proptest::prelude::*;
+use rusqlite::StatementStatus;
 use tempfile::TempDir;
 
 use super::*;
@@ -1019,6 +1020,25 @@ fn ten_thousand_images_cost_a_run_little() {
     put(&mut catalog, "crowd:77", &["a", "b"], &file("one"));
     catalog.forget(&[reference("crowd:77")], None).unwrap();
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn statements_are_compiled_once_however_many_images_are_read() {
+    let sandbox = Sandbox::new();
+    let mut catalog = crowd(&sandbox, 50);
+    let names: Vec<ImageRef> = (0..50).map(|number| reference(&format!("crowd:{number}"))).collect();
+    for _ in 0..2 {
+        catalog.recorded(&names).unwrap();
+        catalog.recorded_or_owned(&names, &file("one")).unwrap();
+        put(&mut catalog, "crowd:7", &["a", "b"], &file("one"));
+        catalog.layers_needed_outside(&names.iter().cloned().collect()).unwrap();
+    }
+    let reads = [read::OUR_IMAGE, read::OUR_LAYERS, read::OWNERS, read::THEIR_IMAGE, read::THEIR_LAYERS];
+    for sql in reads.into_iter().chain([read::THEIR_DOCUMENTS, read::OUR_USERS, read::THEIR_USERS]) {
+        let statement = catalog.conn.prepare_cached(sql).unwrap();
+        assert!(statement.get_status(StatementStatus::Run) > 40, "{sql}");
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0, "{sql}");
+    }
 }
 
 #[test]

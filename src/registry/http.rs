@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, Method, header};
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Proxy, ProxyProtocol};
 
 use super::failure::{Failure, blame_proxy, printable, reason_in, redact, retry_after, transport_failure};
+use super::names::Remembered;
 use super::secret::Secret;
 use super::shared::{Shared, lock};
 use super::tls::TlsSettings;
@@ -128,7 +130,7 @@ impl Answer {
 
 /// What tells connections apart that must not be mixed.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct AgentKey {
+pub(super) struct AgentKey {
     secure: bool,
     identified: bool,
     verified: bool,
@@ -286,7 +288,7 @@ impl Client {
         let settings = |reason: String| RegistryError::Settings { registry: self.registry.clone(), reason };
         let key = AgentKey {
             secure: url.is_secure(),
-            identified: url.same_origin(&self.endpoint),
+            identified: !self.is_plain() && url.same_origin(&self.endpoint),
             verified: !self.insecure_hosts.iter().any(|host| host == url.host()),
             proxy: proxy.map(|(_, proxy)| proxy.clone()),
         };
@@ -299,7 +301,7 @@ impl Client {
                 ));
             });
         }
-        let mut agents = lock(&self.agents);
+        let mut agents = lock(if self.is_plain() { &self.shared.plain_agents } else { &self.agents });
         if let Some(agent) = agents.get(&key) {
             return Ok(agent.clone());
         }
@@ -328,11 +330,18 @@ impl Client {
         }
         let agent = match &key.proxy {
             Some(proxy) if !key.secure => super::proxy::agent(config.build(), proxy.uri().clone()),
-            _ => Agent::new_with_config(config.build()),
+            _ => Agent::with_parts(config.build(), DefaultConnector::default(), Remembered::default()),
         };
         self.shared.register(&agent);
         agents.insert(key, agent.clone());
         Ok(agent)
+    }
+
+    /// Whether nothing about its connections is this registry's own. All such registries share their connections,
+    /// their buffers and the system's roots: a run may have hundreds.
+    fn is_plain(&self) -> bool {
+        let RegistrySettings { ca, client_cert, client_key, insecure, .. } = &self.settings;
+        ca.is_none() && client_cert.is_none() && client_key.is_none() && !insecure && self.more_ca.is_empty()
     }
 
     /// What a failed read of a body means.

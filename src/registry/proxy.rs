@@ -8,22 +8,24 @@
 
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
 };
 use ureq::{Agent, Error};
 
+use super::names::Remembered;
+
 /// An agent that sends every request to the proxy at `proxy`.
 pub(super) fn agent(config: Config, proxy: Uri) -> Agent {
     let connector = ().chain(TcpConnector::default()).chain(WholeTarget);
-    Agent::with_parts(config, connector, ToProxy { proxy, resolver: DefaultResolver::default() })
+    Agent::with_parts(config, connector, ToProxy { proxy, resolver: Remembered::default() })
 }
 
 #[derive(Debug)]
 struct ToProxy {
     proxy: Uri,
-    resolver: DefaultResolver,
+    resolver: Remembered,
 }
 
 impl Resolver for ToProxy {

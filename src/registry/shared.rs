@@ -2,6 +2,7 @@
 //!
 //! A thrown [`Cancel`] ends every wait at once and closes all sockets, so that no thread sits in a read.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
@@ -13,6 +14,7 @@ use ureq::tls::Certificate;
 use super::Options;
 use super::environment::Environment;
 use super::failure::{Failure, MAX_RETRY_AFTER, printable};
+use super::http::AgentKey;
 use super::tls::system_roots;
 use crate::cancel::Cancel;
 use crate::error::RegistryError;
@@ -44,6 +46,8 @@ pub(super) struct Shared {
     pub(super) max_connections: usize,
     roots: OnceLock<Result<Vec<Certificate<'static>>, String>>,
     agents: Mutex<Vec<Agent>>,
+    /// The connections of all registries that have no TLS settings of their own.
+    pub(super) plain_agents: Mutex<HashMap<AgentKey, Agent>>,
     watcher: Once,
 }
 
@@ -69,6 +73,7 @@ impl Shared {
             max_connections: max_connections.max(1),
             roots: OnceLock::new(),
             agents: Mutex::default(),
+            plain_agents: Mutex::default(),
             watcher: Once::new(),
         };
         (shared, registries)

@@ -30,6 +30,9 @@ const CARGO_COMMANDS: &[&str] = &[
     "fmt --check",
     "clippy --all-targets --locked -- -D warnings",
     "install --path .",
+    "bench --bench layers",
+    "bench --bench planner",
+    "bench --bench catalog",
 ];
 
 /// Programs that only look, or write below the document's own copy.
@@ -129,6 +132,7 @@ impl World {
         }
         copy_tree(&repository().join("examples"), &world.path("copy/examples"));
         copy_tree(&repository().join("images.toml"), &world.path("copy/images.toml"));
+        copy_tree(&repository().join("benches"), &world.path("copy/benches"));
         let known: String = CARGO_COMMANDS.iter().fold(String::new(), |mut text, command| {
             let _ = write!(text, "'{command}') exit 0 ;;\n  ");
             text

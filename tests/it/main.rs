@@ -18,6 +18,7 @@ mod examples;
 mod faults;
 mod hostile_images;
 mod hostile_layers;
+mod idle;
 mod inspect;
 mod layers;
 mod lock;

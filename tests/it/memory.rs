@@ -1,57 +1,81 @@
-//! Memory is bounded by a budget, not by what is pulled: a layer with one huge file, one with very many small
-//! files, both in one run each, measured by the kernel.
+//! Memory is bounded by a budget, not by what is pulled or recorded: a huge file, very many files, very many layers,
+//! several big layers at once, huge documents, a full catalog, very many registries. Each is one run, measured by
+//! the kernel, in a small address space.
 //!
-//! `MSB_SYNC_TEST_HUGE_MIB` and `MSB_SYNC_TEST_MANY_FILES` change the sizes.
+//! `MSB_SYNC_TEST_HUGE_MIB`, `MSB_SYNC_TEST_MANY_FILES` and `MSB_SYNC_TEST_BIG_MIB` change the sizes.
 
+use std::io::Write as _;
 use std::time::Duration;
 
+use serde_json::json;
 use sha2::Digest as _;
 
 use crate::support::check::wanted;
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::hex;
-use crate::support::image::{BlobSet, Image, Layer, dir, file, file_header, gzip};
-use crate::support::sandbox::Sandbox;
+use crate::support::image::{BlobSet, Image, Layer, OCI_MANIFEST, dir, file, file_header, gzip};
+use crate::support::sandbox::{Output, Sandbox};
 
 /// The promise, in KiB.
 const PEAK: u64 = 64 * 1024;
+/// Bytes that are packed at once.
+const STEP: usize = 16 << 20;
 
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Applies an image of this layer and fails if it took more memory than promised.
+/// Runs `msb-sync` with these arguments and fails if it took more memory than promised.
 #[track_caller]
-fn assert_bounded(layer: &Layer) -> Sandbox {
-    let sandbox = Sandbox::new();
-    let registry = FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(std::slice::from_ref(layer))));
-    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
-    let output = sandbox.measured("apply").timeout(Duration::from_secs(180)).run().success();
+#[expect(clippy::print_stdout, reason = "the figure is worth a look with --nocapture")]
+fn assert_bounded(sandbox: &Sandbox, arguments: &str) -> Output {
+    let output = sandbox.measured(arguments).timeout(Duration::from_secs(180)).run().success();
     let peak = output.peak_kib();
+    println!("{arguments}: {} MiB at peak", peak / 1024);
     assert!(peak <= PEAK, "{} MiB at peak\n{output}", peak / 1024);
+    output
+}
+
+/// Applies this image within bounds.
+#[track_caller]
+fn apply_bounded(image: &Image) -> Sandbox {
+    let sandbox = Sandbox::new();
+    let registry = FakeRegistry::start(BlobSet::with("team/app:1", image));
+    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+    assert_bounded(&sandbox, "apply");
     sandbox
 }
 
-#[test]
-fn a_huge_file_takes_no_more_memory_than_a_small_one() {
-    const STEP: usize = 16 << 20;
-    let count = setting("MSB_SYNC_TEST_HUGE_MIB", 1024).div_ceil(16);
-    let size = count * STEP;
-    // A file of zeros as one gzip member repeated, so that neither it nor its tar is ever whole in memory here.
-    let (header, zeros, end) = (file_header("huge", size as u64), vec![0_u8; STEP], [0; 1024]);
+/// A layer of one file of `count` times [`STEP`] zeros. Each step is one packed piece, so that neither the file nor
+/// its tar is ever whole in memory here.
+fn huge_file(name: &str, count: usize, suffix: &str, pack: impl Fn(&[u8]) -> Vec<u8>) -> Layer {
+    let (header, zeros, end) = (file_header(name, (count * STEP) as u64), vec![0_u8; STEP], [0; 1024]);
     let mut hasher = sha2::Sha256::new();
     hasher.update(&header);
     (0..count).for_each(|_| hasher.update(&zeros));
     hasher.update(end);
-    let (member, mut blob) = (gzip(&zeros), gzip(&header));
+    let (member, mut blob) = (pack(&zeros), pack(&header));
     (0..count).for_each(|_| blob.extend(&member));
-    blob.extend(gzip(&end));
+    blob.extend(pack(&end));
     let diff_id = format!("sha256:{}", hex(&hasher.finalize()));
-    let layer = Layer::raw(blob, diff_id, "application/vnd.oci.image.layer.v1.tar+gzip");
+    Layer::raw(blob, diff_id, &format!("application/vnd.oci.image.layer.v1.tar+{suffix}"))
+}
 
-    let sandbox = assert_bounded(&layer);
+/// A zstd frame that makes its reader keep a window of 8 MiB, as `zstd -19` does.
+fn zstd_of_a_large_window(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.set_parameter(zstd::stream::raw::CParameter::WindowLog(23)).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_huge_file_takes_no_more_memory_than_a_small_one() {
+    let count = setting("MSB_SYNC_TEST_HUGE_MIB", 1024).div_ceil(16);
+    let layer = huge_file("huge", count, "gzip", gzip);
+    let sandbox = apply_bounded(&Image::new(std::slice::from_ref(&layer)));
     let there = sandbox.layers().join(layer.directory()).join("huge").metadata().unwrap();
-    assert_eq!(there.len(), size as u64);
+    assert_eq!(there.len(), (count * STEP) as u64);
 }
 
 #[test]
@@ -67,7 +91,7 @@ fn very_many_files_take_no_more_memory_than_a_few() {
     let layer = Layer::of(&items);
     drop(items);
 
-    let sandbox = assert_bounded(&layer);
+    let sandbox = apply_bounded(&Image::new(std::slice::from_ref(&layer)));
     let root = sandbox.layers().join(layer.directory());
     let mut there = 0;
     for directory in std::fs::read_dir(&root).unwrap() {
@@ -77,4 +101,105 @@ fn very_many_files_take_no_more_memory_than_a_few() {
     let last = count - 1;
     let content = std::fs::read_to_string(root.join(format!("d{}/f{last}", last / 1000))).unwrap();
     assert_eq!(content, last.to_string());
+}
+
+#[test]
+fn several_big_layers_at_once_share_the_budget() {
+    let count = setting("MSB_SYNC_TEST_BIG_MIB", 64).div_ceil(16);
+    // As many as are fetched at once, in both compressions.
+    let layers: Vec<Layer> = (0..6)
+        .map(|number| {
+            let name = format!("big-{number}");
+            if number % 2 == 0 {
+                huge_file(&name, count, "gzip", gzip)
+            } else {
+                huge_file(&name, count, "zstd", zstd_of_a_large_window)
+            }
+        })
+        .collect();
+    let sandbox = apply_bounded(&Image::new(&layers));
+    assert_eq!(sandbox.extracted().len(), 6);
+}
+
+#[test]
+fn very_many_layers_take_no_more_memory_than_a_few() {
+    let layer = |number: usize| {
+        let content = vec![u8::try_from(number).unwrap(); 1 << 20];
+        Layer::of(&[file(format!("f{number}"), content), file("small", number.to_string())])
+    };
+    let sandbox = apply_bounded(&Image::new(&(0..128).map(layer).collect::<Vec<_>>()));
+    assert_eq!(sandbox.extracted().len(), 128);
+}
+
+#[test]
+fn documents_of_the_largest_size_fit() {
+    // A manifest and a config just below the limit of 4 MiB, of many small parts: what a parser likes least.
+    let labels: serde_json::Map<String, serde_json::Value> = (0..90_000)
+        .map(|number| (format!("label-{number}"), json!(format!("value of {number:06}"))))
+        .collect();
+    let mut content = BlobSet::default();
+    let image = Image::new(&[Layer::of(&[file("f", "x")])]).config(json!({"Labels": labels}));
+    let plain = content.image(&image);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&content.blobs[plain.digest()]).unwrap();
+    manifest["annotations"] = serde_json::Value::Object(labels);
+    let descriptor = content.document(OCI_MANIFEST, &manifest);
+    let size = content.blobs[descriptor.digest()].len();
+    assert!((3 << 20..4 << 20).contains(&size), "{size}");
+    content.tag("team/app:1", &descriptor);
+    let sandbox = Sandbox::new();
+    let registry = FakeRegistry::start(content);
+    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+    assert_bounded(&sandbox, "apply");
+    assert_bounded(&sandbox, "apply");
+}
+
+/// 10,000 more images of ten layers each, as if `pull` had brought them.
+const CROWD: &str = "
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+      INSERT INTO images (id, reference, size_bytes, last_used_at)
+      SELECT 1000 + i, 'crowd.example/app:' || i, 10, CURRENT_TIMESTAMP FROM n;
+    INSERT INTO manifests (id, image_id, schema_version, media_type)
+      SELECT id, id, 2, 'application/vnd.oci.image.manifest.v1+json' FROM images WHERE id > 1000;
+    INSERT INTO configs (manifest_id, media_type, architecture, os)
+      SELECT id, 'application/vnd.oci.image.config.v1+json', 'amd64', 'linux' FROM manifests WHERE id > 1000;
+    WITH RECURSIVE n(i) AS (SELECT 10000 UNION ALL SELECT i + 1 FROM n WHERE i < 109999)
+      INSERT INTO layers (id, media_type, digest, diff_id, size_bytes)
+      SELECT i, 'application/vnd.oci.image.layer.v1.tar+gzip', printf('sha256:%064x', i), printf('sha256:%064x', i), 1 FROM n;
+    INSERT INTO manifest_layers (manifest_id, layer_id) SELECT 1001 + (id - 10000) / 10, id FROM layers WHERE id >= 10000;
+    INSERT INTO sync_images (reference, platform, digest, manifest_digest, config_digest, config_json, preexisting, modified_at)
+      SELECT reference, 'linux/amd64', printf('sha256:%064x', id), printf('sha256:%064x', id), printf('sha256:%064x', id), '{}', 0, CURRENT_TIMESTAMP
+        FROM images WHERE id > 1000;
+    INSERT INTO sync_image_layers (reference, position, digest, diff_id, media_type, size_bytes)
+      SELECT 'crowd.example/app:' || (1 + (id - 10000) / 10), id % 10, digest, diff_id, media_type, 1 FROM layers WHERE id >= 10000;
+    INSERT INTO sync_owners (reference, owner, since) SELECT reference, 'pull', CURRENT_TIMESTAMP FROM images WHERE id > 1000;";
+
+#[test]
+fn ten_thousand_recorded_images_take_little_memory() {
+    let image = Image::new(&[Layer::of(&[file("f", "x")])]);
+    let sandbox = apply_bounded(&image);
+    let database = sandbox.home().join("oci.db");
+    sandbox.program("sqlite3", &[database.to_str().unwrap(), CROWD]).run().success();
+    let plan = assert_bounded(&sandbox, "--json plan --offline --prune");
+    assert_eq!(plan.json()["images"][0]["action"], "keep", "{plan}");
+    assert_bounded(&sandbox, "prune");
+    assert_bounded(&sandbox, "apply --offline");
+    let more = sandbox.program("sqlite3", &[database.to_str().unwrap(), "SELECT count(*) FROM layers"]).run();
+    assert_eq!(more.success().stdout.trim(), "100001");
+}
+
+#[test]
+fn very_many_registries_take_no_more_memory_than_one() {
+    let registry =
+        FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(&[Layer::of(&[file("f", "x")])])));
+    let sandbox = Sandbox::new();
+    let named = |number: usize| {
+        format!(
+            "[registry.\"r{number}.example\"]\nendpoint = \"{}\"\nimages = [\"team/app:1\"]\n",
+            registry.url()
+        )
+    };
+    sandbox.images(&(0..300).map(named).collect::<String>());
+    assert_bounded(&sandbox, "apply");
+    assert_eq!(sandbox.extracted().len(), 1);
+    assert_bounded(&sandbox, "apply");
 }
