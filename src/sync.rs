@@ -4,6 +4,7 @@
 //! file and its lockfile, choosing paths, taking locks. `plan` and a run with nothing to do take no lock and
 //! write nothing.
 
+mod inputs;
 mod lock;
 mod prune;
 mod verify;
@@ -31,6 +32,7 @@ use crate::state::{
     RecordedImage, Settings,
 };
 use crate::store::{self, Lock, Places, Store};
+pub use inputs::Inputs;
 use lock::LockfilePlace;
 pub use lock::{LockRequest, Relocked, Upgrade};
 pub use prune::{KeptLayer, Pruned, RemovedLayer};

@@ -24,9 +24,13 @@ mod output;
 mod prune;
 mod real_names;
 mod selections;
+mod services;
 mod stop;
 mod support;
 mod verify;
+mod watch;
+mod watch_files;
+mod watch_storm;
 
 /// A test file that nobody declares compiles never and fails never.
 #[test]

@@ -47,6 +47,8 @@ struct BarState {
     total: Option<ProgressBar>,
     spinner: Option<ProgressBar>,
     layers: HashMap<BlobDigest, LayerBar>,
+    /// The line at the bottom while nothing goes on.
+    status: Option<ProgressBar>,
 }
 
 struct LayerBar {
@@ -107,6 +109,23 @@ impl Human {
         self.verbose > 0
     }
 
+    /// Whether bars and a status line are shown.
+    pub(crate) fn is_live(&self) -> bool {
+        self.bars.is_some()
+    }
+
+    /// Shows `text` at the bottom of the screen, until [`Human::clear`].
+    pub(crate) fn status(&self, text: &str) {
+        let Some(bars) = &self.bars else { return };
+        self.clear();
+        let bar = bars.multi.add(ProgressBar::new_spinner());
+        bar.set_style(style("{wide_msg:.dim}"));
+        // It is drawn when it is told, and never by itself.
+        bar.set_message(printable(text, false));
+        bar.tick();
+        bars.lock().status = Some(bar);
+    }
+
     fn warning(&self, message: &str) {
         self.raw(&format!("{}: {}", self.style.yellow("warning"), printable(message, true)));
     }
@@ -118,7 +137,8 @@ impl Human {
         });
     }
 
-    fn note(&self, text: &str) {
+    /// Prints something that nobody needs to know.
+    pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !self.json {
             self.raw(&printable(text, false));
         }
@@ -127,9 +147,11 @@ impl Human {
     /// Removes the bars: the result comes next.
     pub(crate) fn clear(&self) {
         if let Some(bars) = &self.bars {
-            let mut state = bars.lock();
-            *state = BarState::default();
-            drop(state);
+            let state = std::mem::take(&mut *bars.lock());
+            if let Some(status) = state.status {
+                status.finish_and_clear();
+                bars.multi.remove(&status);
+            }
             let _ = bars.multi.clear();
         }
     }
