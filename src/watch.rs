@@ -66,6 +66,20 @@ pub enum Reason {
     Hangup,
 }
 
+impl Reason {
+    /// A word for machines.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Changed(_) => "file",
+            Self::LayersGone(_) => "layer",
+            Self::CatalogGone(_) => "catalog",
+            Self::Interval => "interval",
+            Self::Retry => "retry",
+            Self::Hangup => "sighup",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -411,7 +425,12 @@ impl Watch<'_> {
         if self.wanted.iter().any(|path| !path.is_dir()) {
             self.changes = Some(Changes::note(self.changes, Instant::now(), false));
         }
-        systemd::ready(&self.metrics.summary());
+        if self.hangup {
+            // The run that SIGHUP asked for is still to come.
+            systemd::status(&self.metrics.summary());
+        } else {
+            systemd::ready(&self.metrics.summary());
+        }
         Ok(())
     }
 }

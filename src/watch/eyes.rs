@@ -214,7 +214,9 @@ fn blind_paths(inputs: &Inputs, blind: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, 
         let of_store = *path == inputs.catalog || *path == inputs.layers;
         let input = (!of_store).then(|| path.clone());
         let (steps, _) = paths::steps(path);
-        if steps.iter().any(|(directory, _)| blind.contains(directory)) {
+        // A directory of layers may be where another file system is mounted.
+        let mounted = *path == inputs.layers && blind.contains(&real(path));
+        if mounted || steps.iter().any(|(directory, _)| blind.contains(directory)) {
             let steps = steps.into_iter().map(|(directory, name)| directory.join(name));
             found.extend(steps.map(|step| (step, input.clone())));
         }

@@ -169,15 +169,7 @@ impl Metrics {
 
     pub(super) fn started(&self, reasons: &[Reason]) {
         for reason in reasons {
-            let reason = match reason {
-                Reason::Changed(_) => "file",
-                Reason::LayersGone(_) => "layer",
-                Reason::CatalogGone(_) => "catalog",
-                Reason::Interval => "interval",
-                Reason::Retry => "retry",
-                Reason::Hangup => "sighup",
-            };
-            self.triggers.get_or_create(&Trigger { reason }).inc();
+            self.triggers.get_or_create(&Trigger { reason: reason.as_str() }).inc();
         }
         let mut health = self.health();
         health.running = Some(Instant::now());

@@ -194,14 +194,48 @@ fn changes_during_a_run_lead_to_one_more() {
     for number in 0..50 {
         sandbox.images(&format!("# {number}\n{}", wanted(&registry.name(), &["team/slow:1"])));
     }
-    // Back to what the run has read, or so it seems: it may have read something else.
-    sandbox.images(&wanted(&registry.name(), &["team/slow:1"]));
     let last = wanted(&registry.name(), &["team/slow:1", "team/app:1"]);
     sandbox.images(&last);
     assert_eq!(watching.runs(), 1, "the slow run was too fast for this test");
     watching.until_done(&format!("{}/team/app:1", registry.name()), "add");
     watching.settle(Duration::from_secs(1));
     assert_eq!(watching.runs(), 3, "{:#?}", watching.events());
+    watching.stop();
+}
+
+#[test]
+fn what_changes_during_a_run_and_back_again_is_not_believed_to_be_unchanged() {
+    let sandbox = Sandbox::new();
+    let slow = Layer::packed(&tar(&[file("slow", noise(1, 400_000))]), Pack::Plain);
+    let registry =
+        FakeRegistry::start(BlobSet::with("team/slow:1", &Image::new(std::slice::from_ref(&slow))));
+    sandbox.images("");
+    let watching = Watching::start(&sandbox, "");
+    registry.fail(1, &slow.digest(), &Fault::slow(100_000));
+    let text = wanted(&registry.name(), &["team/slow:1"]);
+    sandbox.images(&text);
+    eventually("the slow run is under way", LIMIT, || registry.sent(&slow.digest()) > 0);
+    // The run may have read the one or the other.
+    sandbox.images("");
+    sandbox.images(&text);
+    assert_eq!(watching.runs(), 1, "the slow run was too fast for this test");
+    eventually("one more run", LIMIT, || watching.runs() >= 3);
+    watching.settle(Duration::from_secs(1));
+    assert_eq!(watching.runs(), 3, "{:#?}", watching.events());
+    watching.stop();
+}
+
+#[test]
+fn what_may_pass_is_tried_again_long_before_the_interval() {
+    let sandbox = Sandbox::new();
+    let registry = one(&sandbox, "interval = \"1h\"");
+    registry.on(|_| Some(Fault::status(503)));
+    let watching = Watching::start(&sandbox, "");
+    registry.behave();
+    let next = watching.events().iter().find_map(|event| event["next_ms"].as_u64()).unwrap();
+    assert!((5_000..=10_000).contains(&next), "in {next} ms");
+    watching.until_triggered("retry");
+    watching.until_done(&format!("{}/team/app:1", registry.name()), "add");
     watching.stop();
 }
 

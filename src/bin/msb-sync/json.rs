@@ -64,7 +64,8 @@ pub(crate) fn notice(notice: &Notice<'_>) -> Value {
         }),
         Notice::Triggered(reasons) => json!({
             "event": "triggered",
-            "reasons": reasons.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "reasons": reasons.iter().map(|reason| reason.as_str()).collect::<Vec<_>>(),
+            "details": reasons.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }),
         Notice::Applied { applied, elapsed, next } => {
             let mut value = summary(applied, *elapsed);

@@ -92,7 +92,9 @@ impl Watching {
     #[track_caller]
     pub(crate) fn until_triggered(&self, reason: &str) {
         self.until(&format!("triggered by {reason}"), |event| {
-            event["event"] == "triggered" && event["reasons"].to_string().contains(reason)
+            event["event"] == "triggered"
+                && (event["details"].to_string().contains(reason)
+                    || event["reasons"].to_string().contains(reason))
         });
     }
 
