@@ -10,15 +10,15 @@
 
 mod eyes;
 mod metrics;
+mod notice;
 mod paths;
 mod schedule;
 mod server;
 mod systemd;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,117 +26,21 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use self::eyes::{Eyes, files_of};
 use self::metrics::Metrics;
+pub use self::notice::{Listener, Notice, Options, Reason};
 use self::paths::Content;
 use self::schedule::Changes;
 pub use self::server::parse_address;
 use crate::error::Error;
 use crate::state::Action;
 use crate::store::layer_path;
-use crate::sync::{Applied, Failure, Inputs, Request, Session};
+use crate::sync::{Applied, Failure, Inputs, Session};
 
-/// What `watch` is asked for.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// As for `apply`. The images file cannot be standard input.
-    pub request: Request,
-    /// Where metrics and health are served.
-    pub metrics: Option<SocketAddr>,
-    /// Look at the files this often instead of waiting for the kernel to tell.
-    pub poll: Option<Duration>,
-}
-
-/// Why a run was started.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
-    /// A file or directory that the run reads changed.
-    Changed(PathBuf),
-    /// So many layers that are wanted went away.
-    LayersGone(usize),
-    /// The catalog went away.
-    CatalogGone(PathBuf),
-    /// It is time to look up the tags again.
-    Interval,
-    /// It is time to try again what failed.
-    Retry,
-    /// SIGHUP.
-    Hangup,
-}
-
-impl Reason {
-    /// A word for machines.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Changed(_) => "file",
-            Self::LayersGone(_) => "layer",
-            Self::CatalogGone(_) => "catalog",
-            Self::Interval => "interval",
-            Self::Retry => "retry",
-            Self::Hangup => "sighup",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Changed(path) => write!(f, "{} changed", path.display()),
-            Self::LayersGone(1) => f.write_str("a layer is gone"),
-            Self::LayersGone(count) => write!(f, "{count} layers are gone"),
-            Self::CatalogGone(path) => write!(f, "{} is gone", path.display()),
-            Self::Interval => f.write_str("the interval is over"),
-            Self::Retry => f.write_str("something failed"),
-            Self::Hangup => f.write_str("SIGHUP"),
-        }
-    }
-}
-
-/// What `watch` tells beside the events of its runs.
-#[derive(Debug)]
-pub enum Notice<'a> {
-    /// From now on no change is missed. The first run follows.
-    Watching {
-        /// The images file. Absolute.
-        file: &'a Path,
-        /// How often tags are looked up again.
-        interval: Duration,
-        /// Where metrics are served.
-        metrics: Option<SocketAddr>,
-        /// How often files are looked at of which the kernel does not tell, if there are any.
-        poll: Option<Duration>,
-    },
-    /// A run starts, for these reasons.
-    Triggered(&'a [Reason]),
-    /// A run ended.
-    Applied {
-        /// What it did.
-        applied: &'a Applied,
-        /// How long it took.
-        elapsed: Duration,
-        /// When the next one starts if nothing happens before.
-        next: Duration,
-    },
-    /// A run could not be carried out: everything stays as the last good one left it.
-    Failed {
-        /// Why.
-        failure: &'a Failure,
-        /// Whether the one before failed by the same, and nothing that it reads has changed.
-        again: bool,
-        /// When the next one starts if nothing happens before.
-        next: Duration,
-    },
-    /// It ends; a run that is going on is stopped.
-    Stopping,
-}
-
-/// Who hears of [`Notice`]s.
-pub trait Listener: Send + Sync {
-    /// Takes note; must not block for long.
-    fn notice(&self, notice: &Notice<'_>);
-}
+/// A file that looks the same twice, so long after, is not being written.
+const REST: Duration = Duration::from_millis(30);
 
 /// Applies now, and again whenever something changes, until the session's stop switch is thrown.
 ///
@@ -185,6 +89,7 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
             changes: None,
             touched: BTreeSet::new(),
             hangup: false,
+            put_off: false,
             failures: 0,
             failed: None,
             next: Instant::now(),
@@ -201,9 +106,12 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
 /// What the inputs of a run hold.
 type Contents = BTreeMap<PathBuf, Content>;
 
+/// What became of a run; `None` where it was put off.
+type RunResult = Result<Option<Applied>, Failure>;
+
 /// A run that is under way.
 struct Run {
-    task: JoinHandle<Result<Applied, Failure>>,
+    task: JoinHandle<RunResult>,
     started: Instant,
 }
 
@@ -227,6 +135,8 @@ struct Watch<'a> {
     /// something else.
     touched: BTreeSet<PathBuf>,
     hangup: bool,
+    /// The run that was told of has not begun yet.
+    put_off: bool,
     /// Runs in a row with a failure that may pass by itself.
     failures: u32,
     /// The text of the last failure of a whole run, since the last good one.
@@ -272,11 +182,10 @@ impl Watch<'_> {
                 }
                 () = self.eyes.news() => self.see(run.is_some()),
                 () = &mut due, if run.is_none() => {
-                    let (reasons, contents) = self.look();
-                    set(&mut poll, self.poll_due());
-                    if !reasons.is_empty() {
+                    if let Some((reasons, contents)) = self.decide().await {
                         run = Some(self.start(&reasons, contents));
                     }
+                    set(&mut poll, self.poll_due());
                 }
                 () = &mut poll, if self.eyes.poll_every().is_some() => {
                     self.eyes.poll();
@@ -303,8 +212,8 @@ impl Watch<'_> {
     fn due(&self) -> Instant {
         let now = Instant::now();
         match &self.changes {
-            _ if self.hangup => now,
-            Some(changes) => changes.due().min(self.next),
+            Some(changes) => changes.due(),
+            None if self.hangup => now,
             None => self.next,
         }
     }
@@ -326,17 +235,42 @@ impl Watch<'_> {
         self.changes = Some(Changes::note(self.changes, Instant::now(), seen.writing));
     }
 
-    /// Looks at everything: the reasons for a run, if there are any, and what it will read.
+    /// The reasons for a run now, and what it will read; `None` if there are none, or if a file is being written.
+    ///
+    /// A file that is written in place is empty for a moment, and an empty images file is a good one, which wants
+    /// nothing. So it has to look the same twice, with nobody writing to it in between.
+    async fn decide(&mut self) -> Option<(Vec<Reason>, Contents)> {
+        let changes = self.changes.take();
+        let (reasons, contents) = self.look();
+        if !reasons.iter().any(|reason| matches!(reason, Reason::Changed(_))) {
+            return (!reasons.is_empty()).then_some((reasons, contents));
+        }
+        sleep(REST).await;
+        let now = Instant::now();
+        let seen = self.eyes.take();
+        let again = self.contents();
+        let emptied = again.get(&self.inputs.images_file).is_some_and(Content::is_empty_file);
+        let at_rest = !seen.writing && again == contents;
+        let overdue = changes.is_some_and(|changes| changes.overdue(now));
+        if at_rest || overdue && !emptied {
+            if seen.store {
+                self.changes = Some(Changes::note(None, now, false));
+            }
+            return Some((reasons, again));
+        }
+        self.changes = Some(Changes::put_off(changes, now, seen.writing));
+        None
+    }
+
+    /// Looks at everything: the reasons for a run, if there are any, and what it would read.
     fn look(&mut self) -> (Vec<Reason>, Contents) {
-        let mut reasons = BTreeSet::new();
-        if std::mem::take(&mut self.hangup) {
+        let mut reasons: BTreeSet<Reason> = self.touched.iter().cloned().map(Reason::Changed).collect();
+        if self.hangup {
             reasons.insert(Reason::Hangup);
         }
         if Instant::now() >= self.next {
             reasons.insert(self.next_reason.clone());
         }
-        self.changes = None;
-        self.eyes.forget_writers();
         if let Ok(inputs) = self.session.inputs(&self.options.request.source) {
             self.inputs = inputs;
         }
@@ -345,7 +279,6 @@ impl Watch<'_> {
         let changed = |path: &&PathBuf| self.read.get(*path) != now.get(*path);
         let all: BTreeSet<&PathBuf> = self.read.keys().chain(now.keys()).collect();
         reasons.extend(all.into_iter().filter(changed).cloned().map(Reason::Changed));
-        reasons.extend(std::mem::take(&mut self.touched).into_iter().map(Reason::Changed));
         let gone = self.wanted.iter().filter(|path| !path.is_dir()).count();
         if gone > 0 {
             reasons.insert(Reason::LayersGone(gone));
@@ -366,6 +299,10 @@ impl Watch<'_> {
             self.failed = None;
         }
         self.read = contents;
+        self.hangup = false;
+        self.touched.clear();
+        self.eyes.forget_writers();
+        let reasons = if std::mem::take(&mut self.put_off) { &[] } else { reasons };
         if !reasons.is_empty() {
             self.listener.notice(&Notice::Triggered(reasons));
         }
@@ -377,14 +314,27 @@ impl Watch<'_> {
         });
         self.metrics.started(reasons);
         let (session, request) = (self.session.clone(), self.options.request.clone());
-        Run { task: spawn_blocking(move || session.apply(&request)), started: Instant::now() }
+        let expected = self.read.get(&self.inputs.images_file).cloned();
+        let task = spawn_blocking(move || match expected {
+            Some(Content::File(digest)) => session.apply_unchanged(&request, &digest),
+            _ => session.apply(&request).map(Some),
+        });
+        Run { task, started: Instant::now() }
     }
 
     /// Draws the conclusions from a run.
-    fn finish(&mut self, (result, elapsed): (Result<Applied, Failure>, Duration)) -> Result<(), Failure> {
+    fn finish(&mut self, (result, elapsed): (RunResult, Duration)) -> Result<(), Failure> {
         if self.session.cancel.is_cancelled() {
             return Ok(());
         }
+        let Some(result) = result.transpose() else {
+            // The images file was written to just before it was read.
+            self.touched.insert(self.inputs.images_file.clone());
+            self.changes = Some(Changes::note(self.changes, Instant::now(), false));
+            self.metrics.put_off();
+            self.put_off = true;
+            return Ok(());
+        };
         let first = std::mem::take(&mut self.first);
         let passing = match &result {
             Ok(applied) => {
@@ -436,7 +386,7 @@ impl Watch<'_> {
 }
 
 /// Waits for the end of a run, for ever if there is none.
-async fn ended(run: &mut Option<Run>) -> (Result<Applied, Failure>, Duration) {
+async fn ended(run: &mut Option<Run>) -> (RunResult, Duration) {
     let Some(run) = run else { return std::future::pending().await };
     let result = (&mut run.task).await.unwrap_or_else(|_| {
         // A defect of ours ended the run, and must not end the watch.

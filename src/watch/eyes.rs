@@ -165,7 +165,7 @@ impl Eyes {
         Seen { writing, ..std::mem::take(&mut state.seen) }
     }
 
-    /// Takes note that the files were looked at: whoever still has one open has had his time.
+    /// Takes note that a run reads the files: whoever still has one open has had his time.
     pub(super) fn forget_writers(&self) {
         lock(&self.state).open.clear();
     }

@@ -176,6 +176,11 @@ impl Metrics {
         health.waiting = false;
     }
 
+    /// The run that was started found nothing that it could begin with.
+    pub(super) fn put_off(&self) {
+        self.health().running = None;
+    }
+
     pub(super) fn finished(&self, result: &Result<Applied, Failure>, elapsed: Duration) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.durations.observe(elapsed.as_secs_f64());

@@ -87,6 +87,11 @@ pub(super) enum Content {
 }
 
 impl Content {
+    /// Whether it is a file with nothing in it.
+    pub(super) fn is_empty_file(&self) -> bool {
+        matches!(self, Self::File(digest) if *digest == BlobDigest::of(Algorithm::Sha256, b""))
+    }
+
     /// What is at `path`, symlinks followed; of a directory also what is in the directories in it.
     pub(super) fn of(path: &Path) -> Self {
         Self::to_depth(path, 2)

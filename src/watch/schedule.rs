@@ -22,6 +22,8 @@ const BACKOFF: Duration = Duration::from_secs(10);
 pub(super) struct Changes {
     first: Instant,
     last: Instant,
+    /// They were looked at in vain, and are not again before this.
+    not_before: Option<Instant>,
     /// Whether somebody has a changed file open for writing.
     writing: bool,
 }
@@ -29,7 +31,22 @@ pub(super) struct Changes {
 impl Changes {
     /// One more change at `now`.
     pub(super) fn note(earlier: Option<Self>, now: Instant, writing: bool) -> Self {
-        Self { first: earlier.map_or(now, |changes| changes.first), last: now, writing }
+        Self {
+            first: earlier.map_or(now, |changes| changes.first),
+            last: now,
+            not_before: earlier.and_then(|changes| changes.not_before),
+            writing,
+        }
+    }
+
+    /// They were looked at, at `now`, and files were still being written.
+    pub(super) fn put_off(earlier: Option<Self>, now: Instant, writing: bool) -> Self {
+        Self { not_before: Some(now + SETTLE), ..Self::note(earlier, now, writing) }
+    }
+
+    /// Whether they have gone on for so long that a file which never comes to rest is taken as it is.
+    pub(super) fn overdue(self, now: Instant) -> bool {
+        now >= self.first + WRITING
     }
 
     /// The same, as if they had begun at `now`.
@@ -41,7 +58,8 @@ impl Changes {
     pub(super) fn due(&self) -> Instant {
         let (settle, at_most) =
             if self.writing { (WRITING, WRITING_AT_MOST) } else { (SETTLE, SETTLE_AT_MOST) };
-        (self.last + settle).min(self.first + at_most)
+        let due = (self.last + settle).min(self.first + at_most);
+        self.not_before.map_or(due, |not_before| due.max(not_before))
     }
 }
 
@@ -65,6 +83,12 @@ mod tests {
             changes = Changes::note(Some(changes), start + Duration::from_millis(100) * step, false);
         }
         assert_eq!(changes.due(), start + SETTLE_AT_MOST);
+        assert!(changes.overdue(start + WRITING) && !changes.overdue(start + SETTLE));
+        let late = start + Duration::from_secs(3);
+        let put_off = Changes::put_off(Some(changes), late, false);
+        assert_eq!(put_off.due(), late + SETTLE);
+        assert!(put_off.overdue(late));
+        assert_eq!(Changes::note(Some(put_off), late + SETTLE / 2, false).due(), late + SETTLE);
         let open = Changes::note(None, start, true);
         assert_eq!(open.due(), start + WRITING);
         assert_eq!(Changes::note(Some(open), start + SETTLE, false).due(), start + SETTLE * 2, "closed");

@@ -109,7 +109,7 @@ fn a_storm_passes() {
     let events = watching.count("triggered");
     converge(&storm(&sandbox, &registry, 2));
     let ran = watching.runs() - runs;
-    assert!(watching.count("triggered") > events && ran >= 5, "it slept through the storm: {ran} runs");
+    assert!(watching.count("triggered") > events && ran >= 2, "it slept through the storm: {ran} runs");
     assert!(ran < usize::try_from(EDITS).unwrap() / 8, "{ran} runs for {EDITS} edits: not coalesced");
     let (memory_after, open_after) = (resident_kib(pid), descriptors(pid));
     assert!(open_after <= open, "{open} descriptors have become {open_after}");

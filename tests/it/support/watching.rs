@@ -27,7 +27,7 @@ impl Watching {
     /// Starts `run`, and waits for the end of its first run.
     #[track_caller]
     pub(crate) fn started(run: Run) -> Self {
-        let mut running = run.spawn();
+        let mut running = run.timeout(LIMIT * 10).spawn();
         let mut told = false;
         eventually("the first run has ended", LIMIT, || {
             told = running.stdout().contains("\"event\":\"summary\"");
