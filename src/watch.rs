@@ -39,8 +39,8 @@ use crate::state::Action;
 use crate::store::layer_path;
 use crate::sync::{Applied, Failure, Inputs, Session};
 
-/// A file that looks the same twice, so long after, is not being written.
-const REST: Duration = Duration::from_millis(30);
+/// A file that looks the same twice, so long apart, is not being written.
+const REST: Duration = Duration::from_millis(40);
 
 /// Applies now, and again whenever something changes, until the session's stop switch is thrown.
 ///
@@ -238,23 +238,25 @@ impl Watch<'_> {
     /// The reasons for a run now, and what it will read; `None` if there are none, or if a file is being written.
     ///
     /// A file that is written in place is empty for a moment, and an empty images file is a good one, which wants
-    /// nothing. So it has to look the same twice, with nobody writing to it in between.
+    /// nothing. So it has to look the same twice, with nothing happening to it in between.
     async fn decide(&mut self) -> Option<(Vec<Reason>, Contents)> {
         let changes = self.changes.take();
+        let before = self.eyes.take();
         let (reasons, contents) = self.look();
         if !reasons.iter().any(|reason| matches!(reason, Reason::Changed(_))) {
             return (!reasons.is_empty()).then_some((reasons, contents));
         }
         sleep(REST).await;
-        let now = Instant::now();
-        let seen = self.eyes.take();
         let again = self.contents();
+        // Whoever was writing then has been told of by now.
+        sleep(REST).await;
+        let (now, seen) = (Instant::now(), self.eyes.take());
+        let at_rest = !before.writing && !seen.writing && seen.is_empty() && again == contents;
         let emptied = again.get(&self.inputs.images_file).is_some_and(Content::is_empty_file);
-        let at_rest = !seen.writing && again == contents;
         let overdue = changes.is_some_and(|changes| changes.overdue(now));
         if at_rest || overdue && !emptied {
-            if seen.store {
-                self.changes = Some(Changes::note(None, now, false));
+            if !seen.is_empty() {
+                self.changes = Some(Changes::note(None, now, seen.writing));
             }
             return Some((reasons, again));
         }
