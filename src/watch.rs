@@ -85,7 +85,7 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
             inputs,
             read: BTreeMap::new(),
             wanted: BTreeSet::new(),
-            had_catalog: false,
+            catalog: None,
             changes: None,
             touched: BTreeSet::new(),
             hangup: false,
@@ -128,7 +128,8 @@ struct Watch<'a> {
     read: Contents,
     /// The layer directories that have to be there.
     wanted: BTreeSet<PathBuf>,
-    had_catalog: bool,
+    /// The catalog, if there was one after the last run.
+    catalog: Option<PathBuf>,
     /// What was seen and not looked at yet.
     changes: Option<Changes>,
     /// Inputs that something happened to while a run was reading them: whatever they hold now, it may have read
@@ -285,9 +286,8 @@ impl Watch<'_> {
         if gone > 0 {
             reasons.insert(Reason::LayersGone(gone));
         }
-        if self.had_catalog && !self.inputs.catalog.exists() {
-            reasons.insert(Reason::CatalogGone(self.inputs.catalog.clone()));
-        }
+        let gone = self.catalog.iter().filter(|path| !path.exists());
+        reasons.extend(gone.cloned().map(Reason::CatalogGone));
         (reasons.into_iter().collect(), now)
     }
 
@@ -366,7 +366,7 @@ impl Watch<'_> {
                 self.listener.notice(&Notice::Failed { failure, again, next: wait });
             }
         }
-        self.had_catalog = self.inputs.catalog.exists();
+        self.catalog = Some(self.inputs.catalog.clone()).filter(|path| path.exists());
         // The run may have made the directories that were missing.
         self.eyes.arm(&self.inputs);
         if let Some(changes) = &mut self.changes {

@@ -112,7 +112,7 @@ fn a_config_map_that_kubernetes_exchanges_is_applied() {
         symlink(format!("..{version}"), mount.join("..data_tmp")).unwrap();
         fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
         // At times later, so that nothing but the link has changed.
-        if version % 2 == 0 {
+        if version.is_multiple_of(2) {
             fs::remove_dir_all(mount.join(format!("..{}", version - 1))).unwrap();
         }
     };
