@@ -86,7 +86,7 @@ fn the_units_are_what_systemd_knows() {
         return;
     };
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.is_empty(), "{text}");
+    assert!(output.status.success() && !text.contains("msb-sync"), "{text}");
     // 100 is no protection at all; most services of a distribution have more than 90.
     let output = analyze(&["security", "--offline=true", "--threshold=25", "./msb-sync.service"]).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

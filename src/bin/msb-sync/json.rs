@@ -11,7 +11,7 @@ use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
 use msb_sync::store::layer_path;
 use msb_sync::sync::{Applied, Failure, InspectedImage, ListedImage, Pruned, Relocked, Verified};
-use msb_sync::watch::Notice;
+use msb_sync::watch::{Notice, Reason};
 use serde_json::{Value, json};
 
 use crate::human::Human;
@@ -64,7 +64,7 @@ pub(crate) fn notice(notice: &Notice<'_>) -> Value {
         }),
         Notice::Triggered(reasons) => json!({
             "event": "triggered",
-            "reasons": reasons.iter().map(|reason| reason.as_str()).collect::<Vec<_>>(),
+            "reasons": reasons.iter().map(Reason::as_str).collect::<Vec<_>>(),
             "details": reasons.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }),
         Notice::Applied { applied, elapsed, next } => {
