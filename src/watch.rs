@@ -253,13 +253,15 @@ impl Watch<'_> {
         sleep(REST).await;
         let (now, seen) = (Instant::now(), self.eyes.take());
         let at_rest = !before.writing && !seen.writing && seen.is_empty() && again == contents;
-        let emptied = again.get(&self.inputs.images_file).is_some_and(Content::is_empty_file);
+        // Else it is taken as it is after a while, but for an empty one. A run that finds another one does nothing.
+        let contents = if at_rest { contents } else { self.contents() };
+        let emptied = contents.get(&self.inputs.images_file).is_some_and(Content::is_empty_file);
         let overdue = changes.is_some_and(|changes| changes.overdue(now));
         if at_rest || overdue && !emptied {
             if !seen.is_empty() {
                 self.changes = Some(Changes::note(None, now, seen.writing));
             }
-            return Some((reasons, again));
+            return Some((reasons, contents));
         }
         self.changes = Some(Changes::put_off(changes, now, seen.writing));
         None
@@ -332,7 +334,7 @@ impl Watch<'_> {
         let Some(result) = result.transpose() else {
             // The images file was written to just before it was read.
             self.touched.insert(self.inputs.images_file.clone());
-            self.changes = Some(Changes::note(self.changes, Instant::now(), false));
+            self.changes = Some(Changes::missed(Instant::now()));
             self.metrics.put_off();
             self.put_off = true;
             return Ok(());

@@ -44,6 +44,12 @@ impl Changes {
         Self { not_before: Some(now + SETTLE), ..Self::note(earlier, now, writing) }
     }
 
+    /// A run came too late for what it was to read: the next one is overdue.
+    pub(super) fn missed(now: Instant) -> Self {
+        let first = now.checked_sub(WRITING).unwrap_or(now);
+        Self { first, last: now, not_before: Some(now + SETTLE), writing: false }
+    }
+
     /// Whether they have gone on for so long that a file which never comes to rest is taken as it is.
     pub(super) fn overdue(self, now: Instant) -> bool {
         now >= self.first + WRITING
