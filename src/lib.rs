@@ -35,10 +35,11 @@
 //!    nothing: no files,
 //!    network, environment, clock or threads.
 //! 3. Adapters ([`registry`], [`store`], [`catalog`], [`extract`]) use vocabulary and `state`, never each other.
-//! 4. Drivers ([`observe`], [`execute`], then [`sync`]) use what is below them.
+//! 4. Drivers ([`observe`], [`execute`], then [`sync`], then [`watch`]) use what is below them.
 //! 5. Each foreign package has one home: rusqlite in `catalog`, ureq in `registry`, tar, flate2 and zstd in
 //!    `extract`, rustix and libc in `sys`, rayon in `extract`, toml in `images_file`, `lockfile` and `registry`, semver
-//!    and regex in `selection` and `images_file`, clap and indicatif in the binary. Replacing a package touches one room.
+//!    and regex in `selection` and `images_file`, notify, tokio, hyper, sd-notify and prometheus-client in `watch`, clap
+//!    and indicatif in the binary. Replacing a package touches one room.
 //!
 //! A test keeps these rules (`tests/it/architecture.rs`). `fuzzing`, which is in no program, may use everything.
 
@@ -64,6 +65,7 @@ pub mod store;
 pub mod execute;
 pub mod observe;
 pub mod sync;
+pub mod watch;
 
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]

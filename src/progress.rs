@@ -107,6 +107,14 @@ pub enum Event {
     },
     /// One of them has been compared.
     Compared(BlobDigest),
+    /// A request to a registry was answered, or was not: those for tokens, to mirrors and to where redirects
+    /// lead included.
+    Request {
+        /// The registry on whose behalf, as the images file names it.
+        registry: String,
+        /// The HTTP status; `None` where no answer came.
+        status: Option<u16>,
+    },
     /// An image is done.
     Image {
         /// Which.

@@ -4,6 +4,7 @@
 //! file and its lockfile, choosing paths, taking locks. `plan` and a run with nothing to do take no lock and
 //! write nothing.
 
+mod inputs;
 mod inspect;
 mod lock;
 mod prune;
@@ -11,13 +12,14 @@ mod stacking;
 mod verify;
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
+use crate::digest::{Algorithm, BlobDigest};
 use crate::error::{CatalogError, Error, StoreError};
 use crate::execute::{Executor, Outcome};
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
@@ -31,6 +33,8 @@ use crate::state::{
     Action, Desired, DesiredImage, Observed, Owner, Platform, PullPolicy, RecordedImage, Settings,
 };
 use crate::store::{Lock, Store};
+use inputs::ImagesText;
+pub use inputs::Inputs;
 use inspect::layer_totals;
 pub use inspect::{InspectedImage, ListedImage};
 use lock::LockfilePlace;
@@ -39,8 +43,6 @@ pub use prune::{KeptLayer, Pruned, RemovedLayer};
 pub use stacking::{Restacked, Stacking};
 pub use verify::{LayerStatus, Verified, VerifiedLayer};
 
-/// An images file is read up to this many bytes.
-const MAX_IMAGES_FILE: u64 = 8 << 20;
 /// Threads that write files, at most: more would only wait for each other.
 const MAX_JOBS: usize = 64;
 /// Partial downloads that no run has touched for so long, and that are not wanted now, are removed.
@@ -163,8 +165,29 @@ impl Session {
     /// See [`Failure`]; images that fail are in the outcome.
     pub fn apply(&self, request: &Request) -> Result<Applied, Failure> {
         let loaded = self.load(&request.source)?;
-        let desired = self.desired(&loaded, request)?;
-        let registries = self.registries_of(&loaded);
+        self.apply_loaded(&loaded, request)
+    }
+
+    /// As [`Session::apply`], but only if the images file still has the digest `expected`; `None` if it does not, and
+    /// nothing was done.
+    ///
+    /// # Errors
+    /// See [`Failure`]; images that fail are in the outcome.
+    pub fn apply_unchanged(
+        &self,
+        request: &Request,
+        expected: &BlobDigest,
+    ) -> Result<Option<Applied>, Failure> {
+        let text = ImagesText::read(&request.source)?;
+        if BlobDigest::of(Algorithm::Sha256, text.text.as_bytes()) != *expected {
+            return Ok(None);
+        }
+        self.apply_loaded(&self.understand(text)?, request).map(Some)
+    }
+
+    fn apply_loaded(&self, loaded: &Loaded, request: &Request) -> Result<Applied, Failure> {
+        let desired = self.desired(loaded, request)?;
+        let registries = self.registries_of(loaded);
         self.reconcile(&desired, &registries, &loaded.file.settings, request.offline)
     }
 
@@ -340,25 +363,11 @@ impl Session {
     }
 
     fn load(&self, from: &ImagesSource) -> Result<Loaded, Failure> {
-        let input = |path: &Path, error: io::Error| {
-            let hint = (error.kind() == io::ErrorKind::NotFound)
-                .then(|| "write a commented starter file with: msb-sync init".to_owned());
-            Failure::Input(Error::Usage { message: format!("cannot read {}: {error}", path.display()), hint })
-        };
-        let (text, name, absolute) = match from {
-            ImagesSource::Path(path) => {
-                let absolute = absolute(path).map_err(|error| input(path, error))?;
-                let file = fs::File::open(path).map_err(|error| input(path, error))?;
-                (read_text(file).map_err(|error| input(path, error))?, path.display().to_string(), absolute)
-            }
-            ImagesSource::Stdin => {
-                let path = Path::new("-");
-                let absolute = std::path::absolute(path).map_err(|error| input(path, error))?;
-                let text =
-                    read_text(io::stdin().lock()).map_err(|error| input(Path::new("<stdin>"), error))?;
-                (text, "<stdin>".to_owned(), absolute)
-            }
-        };
+        self.understand(ImagesText::read(from)?)
+    }
+
+    fn understand(&self, text: ImagesText) -> Result<Loaded, Failure> {
+        let ImagesText { text, name, absolute, given } = text;
         let source = Source {
             name: &name,
             directory: absolute.parent().unwrap_or(Path::new("/")),
@@ -371,10 +380,7 @@ impl Session {
             let text = warning.to_string();
             self.reporter.report(Event::Warning(text.strip_prefix("warning: ").unwrap_or(&text).to_owned()));
         }
-        let lockfile = match from {
-            ImagesSource::Path(path) => LockfilePlace::beside(path, &absolute),
-            ImagesSource::Stdin => None,
-        };
+        let lockfile = given.and_then(|path| LockfilePlace::beside(&path, &absolute));
         Ok(Loaded { file, owner: Owner(absolute.to_string_lossy().into_owned()), name, lockfile })
     }
 
@@ -494,26 +500,4 @@ impl Applied {
     pub fn unchanged(&self) -> usize {
         self.outcome.done(Action::Keep)
     }
-}
-
-/// `path` made absolute, with its symlinks kept but for those before a `..`: the same file by the same name,
-/// wherever it is named from.
-fn absolute(path: &Path) -> io::Result<PathBuf> {
-    let absolute = std::path::absolute(path)?;
-    let components: Vec<_> = absolute.components().collect();
-    match components.iter().rposition(|component| *component == std::path::Component::ParentDir) {
-        None => Ok(absolute),
-        Some(last) => {
-            let before: PathBuf = components[..=last].iter().collect();
-            Ok(fs::canonicalize(before)?.join(components[last + 1..].iter().collect::<PathBuf>()))
-        }
-    }
-}
-
-fn read_text(reader: impl Read) -> io::Result<String> {
-    let mut text = String::new();
-    if reader.take(MAX_IMAGES_FILE + 1).read_to_string(&mut text)? as u64 > MAX_IMAGES_FILE {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an images file has at most 8 MiB"));
-    }
-    Ok(text)
 }

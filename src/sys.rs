@@ -425,6 +425,36 @@ pub fn free_space(file: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Whether another machine, or a program, may change what is in the directory without this kernel knowing.
+///
+/// By the magic numbers of `statfs(2)`: NFS, SMB, 9p, Ceph, AFS, Coda, FUSE, and the cluster file systems.
+pub fn may_change_unseen(directory: &Path) -> io::Result<bool> {
+    const UNSEEN: [u32; 14] = [
+        0x0000_6969, // NFS
+        0x0000_517b, // SMB
+        0xff53_4d42, // CIFS
+        0xfe53_4d42, // SMB2
+        0x0102_1997, // 9p
+        0x00c3_6400, // Ceph
+        0x5346_414f, // OpenAFS
+        0x6b41_4653, // kAFS
+        0x7375_7245, // Coda
+        0x6573_5546, // FUSE: sshfs, virtiofs, and others
+        0x0116_1970, // GFS2
+        0x7461_636f, // OCFS2
+        0x0bd0_0bd0, // Lustre
+        0x4750_4653, // GPFS
+    ];
+    // The kernel's numbers have 32 bits, whatever the width of the field.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the upper half holds nothing"
+    )]
+    let kind = rustix::fs::statfs(directory)?.f_type as u32;
+    Ok(UNSEEN.contains(&kind))
+}
+
 /// Takes the lock of `file` if nobody has it; `false` if somebody has. It ends with the process at the latest.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {

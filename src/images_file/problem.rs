@@ -152,6 +152,12 @@ impl Problem {
         self.place.column
     }
 
+    /// `file:line:column`.
+    pub fn position(&self) -> String {
+        let Place { file, line, column, .. } = &self.place;
+        format!("{file}:{line}:{column}")
+    }
+
     /// The line's text: control characters escaped, secrets hidden, shortened around the column.
     pub fn text(&self) -> &str {
         &self.place.text

@@ -85,6 +85,12 @@ impl LockfileProblem {
     pub fn column(&self) -> usize {
         self.column
     }
+
+    /// `file:line:column`.
+    pub fn position(&self) -> String {
+        let Self { file, line, column, .. } = self;
+        format!("{file}:{line}:{column}")
+    }
 }
 
 impl fmt::Display for LockfileProblem {

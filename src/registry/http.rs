@@ -252,6 +252,8 @@ impl Client {
                 .and_then(|request| agent.run(request)),
             None => builder.body(()).map_err(ureq::Error::from).and_then(|request| agent.run(request)),
         };
+        let status = sent.as_ref().ok().map(|response| response.status().as_u16());
+        self.shared.answered(&self.registry, status);
         let response = sent.map_err(|error| {
             let failure = transport_failure(&self.shared, url, error);
             match &proxy {

@@ -88,6 +88,11 @@ impl Shared {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Tells what became of one.
+    pub(super) fn answered(&self, registry: &str, status: Option<u16>) {
+        self.reporter.report(Event::Request { registry: registry.to_owned(), status });
+    }
+
     pub(super) fn warn(&self, text: String) {
         self.reporter.report(Event::Warning(text));
     }

@@ -97,6 +97,11 @@ impl LockfilePlace {
         (path != absolute).then(|| Self { path, name: given.with_extension("lock").display().to_string() })
     }
 
+    /// The absolute path.
+    pub(super) fn into_path(self) -> PathBuf {
+        self.path
+    }
+
     /// The text; `None` if there is no file.
     fn read(&self) -> Result<Option<String>, Failure> {
         let unreadable = |error: io::Error| {

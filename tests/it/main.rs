@@ -33,10 +33,14 @@ mod real_names;
 mod registries;
 mod requests;
 mod selections;
+mod services;
 mod stop;
 mod supply_chain;
 mod support;
 mod verify;
+mod watch;
+mod watch_files;
+mod watch_storm;
 
 /// A test file that nobody declares compiles never and fails never.
 #[test]

@@ -130,7 +130,7 @@ fn off_a_terminal_there_are_plain_lines() {
         ("lock", &[]),
         ("prune --dry-run", &[]),
         (&format!("remove --dry-run {reference}"), &[]),
-        ("--help", &["apply", "verify"]),
+        ("--help", &["apply", "watch", "verify"]),
         ("apply --help", &["--locked"]),
         ("--version", &["msb-sync"]),
         ("init", &[]),

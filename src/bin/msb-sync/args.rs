@@ -1,10 +1,12 @@
 //! The command line, as clap sees it.
 
-use std::num::NonZeroUsize;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use msb_sync::watch::parse_address;
 
 /// The images file of commands that are given none.
 const DEFAULT_FILE: &str = "images.toml";
@@ -71,6 +73,8 @@ pub(crate) enum Command {
     Apply(Apply),
     /// Show what apply would do; changes nothing
     Plan(Plan),
+    /// Apply now, and again whenever the file, the lockfile, the store or a tag changes
+    Watch(Watch),
     /// Resolve every image and write FILE's lockfile
     Lock(Lock),
     /// Fetch images that no images file lists
@@ -96,6 +100,13 @@ pub(crate) enum Command {
     },
     /// Print the manual page
     Man,
+}
+
+impl Command {
+    /// Whether it goes on until it is stopped.
+    pub(crate) fn watches(&self) -> bool {
+        matches!(self, Self::Watch(_) | Self::Apply(Apply { watch: true, .. }))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +135,26 @@ pub(crate) struct Apply {
     /// Show what would be done, like `plan`
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Go on and apply whenever something changes, like `watch`
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) watch: bool,
+}
+
+/// Apply now, and again whenever the file, the lockfile, the store or a tag changes
+///
+/// Tags are looked up again at the `interval` of the images file, and so is what failed, at the latest. SIGHUP
+/// applies at once. A file that is broken or gone changes nothing until it is well again.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Serve /metrics (for Prometheus) and /healthz at this IP address and port; a port alone is on loopback
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Look at the files this often instead of waiting for the kernel to tell (network file systems are looked at
+    /// without being asked for)
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) poll: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Args)]

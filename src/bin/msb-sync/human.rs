@@ -73,6 +73,16 @@ impl Human {
         self.verbose > 0
     }
 
+    /// Whether bars and a status line are shown.
+    pub(crate) fn is_live(&self) -> bool {
+        self.progress.is_bars()
+    }
+
+    /// Shows `text` at the bottom of the screen, until [`Human::clear`].
+    pub(crate) fn status(&self, text: &str) {
+        self.progress.status(&printable(text, false));
+    }
+
     /// Prints what the user should know that stops nothing.
     pub(crate) fn warning(&self, message: &str) {
         if self.quiet {
@@ -88,7 +98,8 @@ impl Human {
         });
     }
 
-    fn note(&self, text: &str) {
+    /// Prints something that nobody needs to know.
+    pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !self.json {
             self.raw(&printable(text, false));
         }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use msb_sync::error::Error;
+use msb_sync::images_file::Problem;
 use msb_sync::plan::{Plan, PlannedImage};
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
 use msb_sync::store::layer_path;
-use msb_sync::sync::{Applied, InspectedImage, ListedImage, Pruned, Relocked, Restacked, Verified};
+use msb_sync::sync::{Applied, Failure, InspectedImage, ListedImage, Pruned, Relocked, Restacked, Verified};
+use msb_sync::watch::{Notice, Reason};
 use serde_json::{Value, json};
 
 use crate::human::Human;
@@ -32,18 +34,82 @@ impl Events {
 
 impl Reporter for Events {
     fn report(&self, event: Event) {
-        if let Event::Image { reference, action, error } = &event {
-            let value = json!({
-                "version": VERSION,
-                "event": "image",
-                "reference": reference.to_string(),
-                "action": action,
-                "status": if error.is_none() { "done" } else { "failed" },
-                "error": error.as_deref().map(error_value),
-            });
-            crate::text::print(&format!("{value}\n"));
-        }
+        print_image(&event);
         self.human.report(event);
+    }
+}
+
+/// Prints the event of an image; others are not for machines.
+pub(crate) fn print_image(event: &Event) {
+    if let Event::Image { reference, action, error } = event {
+        let value = json!({
+            "version": VERSION,
+            "event": "image",
+            "reference": reference.to_string(),
+            "action": action,
+            "status": if error.is_none() { "done" } else { "failed" },
+            "error": error.as_deref().map(error_value),
+        });
+        crate::text::print(&format!("{value}\n"));
+    }
+}
+
+/// What `watch` tells beside the events of its runs.
+pub(crate) fn notice(notice: &Notice<'_>) -> Value {
+    let milliseconds = |duration: &Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let mut value = match notice {
+        Notice::Watching { file, interval, metrics, poll } => json!({
+            "event": "watching",
+            "file": path(file),
+            "interval_ms": milliseconds(interval),
+            "metrics": metrics.map(|address| address.to_string()),
+            "poll_ms": poll.as_ref().map(milliseconds),
+        }),
+        Notice::Triggered(reasons) => json!({
+            "event": "triggered",
+            "reasons": reasons.iter().map(Reason::as_str).collect::<Vec<_>>(),
+            "details": reasons.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        }),
+        Notice::Applied { applied, elapsed, next } => {
+            let mut value = summary(applied, *elapsed);
+            value["next_ms"] = json!(milliseconds(next));
+            value
+        }
+        Notice::Failed { failure, again, next } => {
+            let mut value = failure_value(failure);
+            value["event"] = json!("error");
+            value["again"] = json!(again);
+            value["next_ms"] = json!(milliseconds(next));
+            value
+        }
+        Notice::Stopping => json!({ "event": "stopping" }),
+    };
+    value["version"] = json!(VERSION);
+    value
+}
+
+/// Why a whole run failed; `line` and `column` where it is the fault of a file.
+fn failure_value(failure: &Failure) -> Value {
+    match failure {
+        Failure::Problems(problems) => {
+            let first = problems.iter().next();
+            json!({
+                "kind": "images-file",
+                "message": first.map_or("", |problem| problem.message()),
+                "hint": first.and_then(|problem| problem.hint()),
+                "line": first.map(Problem::line),
+                "column": first.map(Problem::column),
+                "problems": problems.len(),
+            })
+        }
+        Failure::Lockfile(problem) => json!({
+            "kind": "lockfile",
+            "message": problem.message(),
+            "hint": null,
+            "line": problem.line(),
+            "column": problem.column(),
+        }),
+        Failure::Error(error) | Failure::Input(error) => error_value(error),
     }
 }
 

@@ -6,6 +6,7 @@
 mod args;
 mod human;
 mod json;
+mod live;
 mod look;
 mod text;
 
@@ -81,7 +82,12 @@ fn main() -> ExitCode {
     match (SIGNAL.load(Ordering::SeqCst), exit) {
         (0, exit) => exit.into(),
         (signal, _) => {
-            output.human.stopped();
+            if cli.command.watches() {
+                // That is how it ends.
+                output.human.note("stopped");
+            } else {
+                output.human.stopped();
+            }
             Exit::Signal(signal).into()
         }
     }
@@ -199,6 +205,8 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
             output.result(msb_sync::images_file::json_schema());
             return Exit::Done;
         }
+        Command::Watch(_) => "watch",
+        Command::Apply(_) if cli.command.watches() => "watch",
         Command::Apply(_) => "apply",
         Command::Plan(_) => "plan",
         Command::Lock(_) => "lock",
@@ -219,6 +227,12 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
     };
     let result = match &cli.command {
         Command::Apply(apply) if apply.dry_run => plan(&session, output, &apply.selection, false),
+        Command::Apply(apply) if apply.watch => {
+            live::watch(session, output, request(&apply.selection), None, None)
+        }
+        Command::Watch(args) => {
+            live::watch(session, output, request(&args.selection), args.metrics, args.poll)
+        }
         Command::Apply(apply) => {
             let started = Instant::now();
             session

@@ -11,6 +11,7 @@ pub(crate) mod sandbox;
 mod self_tests;
 pub(crate) mod tls;
 pub(crate) mod tree;
+pub(crate) mod watching;
 pub(crate) mod world;
 
 use std::path::Path;

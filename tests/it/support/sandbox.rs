@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -198,8 +199,7 @@ impl Run {
         }
         let stdout = drain(child.stdout.take().unwrap());
         let stderr = drain(child.stderr.take().unwrap());
-        let pipes = Some([stdout, stderr]);
-        Running { child, pipes, shown, started: Instant::now(), timeout: self.timeout }
+        Running { child, pipes: [stdout, stderr], shown, started: Instant::now(), timeout: self.timeout }
     }
 
     /// Runs it to its end.
@@ -209,20 +209,44 @@ impl Run {
     }
 }
 
-fn drain(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
+/// What comes out of a pipe, and the thread that reads it.
+#[derive(Debug)]
+struct Drain {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn drain(mut pipe: impl Read + Send + 'static) -> Drain {
+    let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let filled = Arc::clone(&bytes);
+    let thread = std::thread::spawn(move || {
+        let mut buffer = [0; 16 * 1024];
         // What was read until an error is still worth showing.
-        let _ = pipe.read_to_end(&mut bytes);
-        bytes
-    })
+        while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+            filled.lock().unwrap().extend(&buffer[..count]);
+        }
+    });
+    Drain { bytes, thread: Some(thread) }
+}
+
+impl Drain {
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    fn all(&mut self) -> String {
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+        self.so_far()
+    }
 }
 
 /// A run that is under way; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
-    pipes: Option<[JoinHandle<Vec<u8>>; 2]>,
+    pipes: [Drain; 2],
     shown: String,
     started: Instant,
     timeout: Duration,
@@ -234,6 +258,21 @@ impl Running {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         // It may have ended by itself just before.
         let _ = kill_process_group(pid, signal);
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to stdout so far.
+    pub(crate) fn stdout(&self) -> String {
+        self.pipes[0].so_far()
+    }
+
+    /// What it has written to stderr so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.pipes[1].so_far()
     }
 
     /// Whether it has a handler for this signal.
@@ -264,14 +303,9 @@ impl Running {
             std::thread::sleep(Duration::from_millis(2));
         };
         let elapsed = self.started.elapsed();
-        let [stdout, stderr] = self.pipes.take().unwrap();
-        let output = Output {
-            shown: self.shown.clone(),
-            status,
-            stdout: String::from_utf8_lossy(&stdout.join().unwrap()).into_owned(),
-            stderr: String::from_utf8_lossy(&stderr.join().unwrap()).into_owned(),
-            elapsed,
-        };
+        let [stdout, stderr] = &mut self.pipes;
+        let (stdout, stderr) = (stdout.all(), stderr.all());
+        let output = Output { shown: self.shown.clone(), status, stdout, stderr, elapsed };
         assert!(!late, "still running after {:?}, killed\n{output}", self.timeout);
         output
     }

@@ -54,11 +54,25 @@ impl Progress {
     /// Removes the bars.
     pub(super) fn clear(&self) {
         if let Self::Bars(bars) = self {
-            let mut state = bars.lock();
-            *state = BarState::default();
-            drop(state);
+            let state = std::mem::take(&mut *bars.lock());
+            if let Some(status) = state.status {
+                status.finish_and_clear();
+                bars.multi.remove(&status);
+            }
             let _ = bars.multi.clear();
         }
+    }
+
+    /// Shows `text`, which must be printable, at the bottom of the screen until [`Progress::clear`].
+    pub(super) fn status(&self, text: &str) {
+        let Self::Bars(bars) = self else { return };
+        self.clear();
+        let bar = bars.multi.add(ProgressBar::new_spinner());
+        bar.set_style(style("{wide_msg:.dim}"));
+        // It is drawn when it is told, and never by itself.
+        bar.set_message(text.to_owned());
+        bar.tick();
+        bars.lock().status = Some(bar);
     }
 
     /// Shows what happened; a line, if there is one, is for the caller to print.
@@ -141,6 +155,8 @@ struct BarState {
     total: Option<ProgressBar>,
     spinner: Option<ProgressBar>,
     layers: HashMap<BlobDigest, LayerBar>,
+    /// The line at the bottom while nothing goes on.
+    status: Option<ProgressBar>,
 }
 
 struct LayerBar {

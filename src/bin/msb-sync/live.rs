@@ -1,0 +1,197 @@
+//! `watch` on the screen and in a log: what changed, once; nothing where nothing did.
+//!
+//! A run tells everything, as `apply` does. Of that, people are shown only what the run before did not say too: a
+//! registry that is down for a night is one error an image, not one at every interval. Machines get every event.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use msb_sync::image_ref::ImageRef;
+use msb_sync::progress::{Event, Reporter};
+use msb_sync::sync::{Applied, Failure, Request, Session};
+use msb_sync::watch::{self, Listener, Notice, Options};
+
+use crate::human::{self, Human};
+use crate::text::{Style, duration, plural};
+use crate::{Exit, Output, json};
+
+/// Watches until it is stopped.
+pub(crate) fn watch(
+    mut session: Session,
+    output: &Output,
+    request: Request,
+    metrics: Option<SocketAddr>,
+    poll: Option<NonZeroU32>,
+) -> Result<Exit, Failure> {
+    let live = Arc::new(Live {
+        human: Arc::clone(&output.human),
+        json: output.json,
+        quiet: output.quiet,
+        style: output.style,
+        said: Mutex::default(),
+    });
+    session.reporter = Arc::clone(&live) as _;
+    let poll = poll.map(|seconds| Duration::from_secs(seconds.get().into()));
+    watch::watch(&session, &Options { request, metrics, poll }, &*live)?;
+    Ok(Exit::Done)
+}
+
+struct Live {
+    human: Arc<Human>,
+    json: bool,
+    quiet: bool,
+    style: Style,
+    said: Mutex<Said>,
+}
+
+/// What a run said, and the one before it.
+#[derive(Default)]
+struct Said {
+    warnings: BTreeSet<String>,
+    warnings_before: BTreeSet<String>,
+    errors: BTreeMap<ImageRef, String>,
+    errors_before: BTreeMap<ImageRef, String>,
+    /// Whether a summary was shown, and nothing failed since.
+    settled: bool,
+}
+
+impl Live {
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether people are told of `event`.
+    fn is_news(&self, event: &Event) -> bool {
+        match event {
+            Event::Warning(text) => {
+                let mut said = self.said();
+                !said.warnings_before.contains(text) & said.warnings.insert(text.clone())
+            }
+            Event::Image { reference, error: Some(error), .. } => {
+                let text = error.chain().join(": ");
+                let mut said = self.said();
+                let news = said.errors_before.get(reference) != Some(&text);
+                said.errors.insert(reference.clone(), text);
+                news
+            }
+            // Each image that is done says so: one line a change.
+            Event::Started { .. } => self.human.is_live() || self.human.is_verbose(),
+            _ => true,
+        }
+    }
+
+    fn applied(&self, applied: &Applied, elapsed: Duration, next: Duration) {
+        let mut said = self.said();
+        said.warnings_before = std::mem::take(&mut said.warnings);
+        said.errors_before = std::mem::take(&mut said.errors);
+        let settled = std::mem::replace(&mut said.settled, applied.succeeded());
+        drop(said);
+        self.human.clear();
+        if self.json || self.quiet {
+            return;
+        }
+        if !settled && applied.succeeded() || self.human.is_verbose() {
+            let summary = human::summary(applied, elapsed, &human::Next { home: None }, self.style);
+            if let Some(line) = summary.lines().next() {
+                self.human.suspend(|| crate::text::print(&format!("{line}\n")));
+            }
+        }
+        let failed = applied.outcome.failed();
+        let all = applied.outcome.images.len();
+        let state = match failed {
+            0 => format!("{} in sync", plural(applied.outcome.images.len(), "image")),
+            _ => format!("{failed} of {all} images failed"),
+        };
+        self.wait(&state, next);
+    }
+
+    /// The line at the bottom of a screen while nothing goes on.
+    fn wait(&self, state: &str, next: Duration) {
+        let now = jiff::Timestamp::now().strftime("%H:%M:%S");
+        let next = duration(next);
+        self.human.status(&format!("watching · {state} · {now} UTC · again in {next} at the latest"));
+    }
+
+    fn failed(&self, failure: &Failure, again: bool, next: Duration) {
+        self.said().settled = false;
+        self.human.clear();
+        if !again {
+            match failure {
+                // On a screen somebody is editing the file; a log has lines.
+                Failure::Problems(problems) if self.human.is_live() => {
+                    self.human.lines(&problems.to_string());
+                }
+                Failure::Lockfile(problem) if self.human.is_live() => self.human.lines(&problem.to_string()),
+                _ => {
+                    let (message, causes, hint) = in_one_line(failure);
+                    self.human.error(&message, &causes, hint.as_deref());
+                }
+            }
+            self.human.note("everything stays as it is until that is mended");
+        }
+        self.wait("not applied, see above", next);
+    }
+}
+
+/// The message of a failure, with the place of the first problem where it is a file's, its causes, and a hint.
+fn in_one_line(failure: &Failure) -> (String, Vec<String>, Option<String>) {
+    match failure {
+        Failure::Problems(problems) => {
+            let Some(first) = problems.iter().next() else { return (failure.to_string(), Vec::new(), None) };
+            let more = match problems.len() - 1 {
+                0 => String::new(),
+                more => format!(" (and {})", plural(more, "more problem")),
+            };
+            let message = format!("{}: {}{more}", first.position(), first.message());
+            (message, Vec::new(), first.hint().map(ToOwned::to_owned))
+        }
+        Failure::Lockfile(problem) => {
+            (format!("{}: {}", problem.position(), problem.message()), Vec::new(), None)
+        }
+        Failure::Error(error) | Failure::Input(error) => {
+            let mut chain = error.chain();
+            (chain.remove(0), chain, error.hint())
+        }
+    }
+}
+
+impl Reporter for Live {
+    fn report(&self, event: Event) {
+        if self.json {
+            json::print_image(&event);
+        }
+        if self.is_news(&event) {
+            self.human.report(event);
+        }
+    }
+}
+
+impl Listener for Live {
+    fn notice(&self, notice: &Notice<'_>) {
+        if self.json {
+            crate::text::print(&format!("{}\n", json::notice(notice)));
+        }
+        match notice {
+            Notice::Watching { file, interval, metrics, .. } => {
+                let every = duration(*interval);
+                self.human.note(&format!("watching {}, looking up tags every {every}", file.display()));
+                if let Some(address) = metrics {
+                    self.human.note(&format!("metrics at http://{address}/metrics"));
+                }
+            }
+            Notice::Triggered(reasons) => {
+                self.human.clear();
+                if self.human.is_verbose() {
+                    let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+                    self.human.note(&format!("applying: {}", reasons.join(", ")));
+                }
+            }
+            Notice::Applied { applied, elapsed, next } => self.applied(applied, *elapsed, *next),
+            Notice::Failed { failure, again, next } => self.failed(failure, *again, *next),
+            Notice::Stopping => self.human.clear(),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What a run reads beside registries and its own directories: the images file's text, and all that it depends on,
+//! for those who want to know when to run again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Failure, ImagesSource, Session};
+use crate::error::Error;
+use crate::progress::Silent;
+
+/// An images file is read up to this many bytes.
+const MAX_IMAGES_FILE: u64 = 8 << 20;
+/// What [`Session::apply`] would read now. All paths are absolute, with their symlinks kept; there need be nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inputs {
+    /// The images file.
+    pub images_file: PathBuf,
+    /// Its lockfile.
+    pub lockfile: Option<PathBuf>,
+    /// Files that the images file names: roots, certificates and keys, passwords, the indexes of image layouts.
+    pub named: BTreeSet<PathBuf>,
+    /// The directory of containerd's hosts files.
+    pub hosts_dir: Option<PathBuf>,
+    /// The directory of layers.
+    pub layers: PathBuf,
+    /// The catalog.
+    pub catalog: PathBuf,
+    /// How often tags are looked up again.
+    pub interval: Duration,
+}
+
+impl Session {
+    /// What a run for `source` would read. Warnings are left to the run.
+    ///
+    /// # Errors
+    /// The images file cannot be read or is wrong, or is standard input, which is read once.
+    pub fn inputs(&self, source: &ImagesSource) -> Result<Inputs, Failure> {
+        let ImagesSource::Path(path) = source else {
+            return Err(Failure::Input(Error::Usage {
+                message: "standard input cannot be watched: it is read once".to_owned(),
+                hint: Some("write it to a file, and watch that: msb-sync watch images.toml".to_owned()),
+            }));
+        };
+        let quiet = Self { reporter: Arc::new(Silent), ..self.clone() };
+        let loaded = quiet.load(source)?;
+        let images_file = absolute(path).map_err(|error| {
+            let message = format!("cannot read {}: {error}", path.display());
+            Failure::Input(Error::Usage { message, hint: None })
+        })?;
+        let settings = loaded.file.settings;
+        let mut named = BTreeSet::new();
+        for registry in loaded.file.registries {
+            let files = [registry.ca, registry.client_cert, registry.client_key, registry.password_file];
+            named.extend(files.into_iter().flatten());
+            named.extend(registry.layout.map(|layout| layout.join("index.json")));
+        }
+        Ok(Inputs {
+            images_file,
+            lockfile: loaded.lockfile.map(super::LockfilePlace::into_path),
+            named,
+            hosts_dir: settings.hosts_dir,
+            layers: settings.layers.unwrap_or_else(|| self.default_layers()),
+            catalog: self.catalog_path(),
+            interval: settings.interval,
+        })
+    }
+}
+
+/// An images file, read.
+pub(super) struct ImagesText {
+    pub(super) text: String,
+    /// As shown: the path as it was given.
+    pub(super) name: String,
+    pub(super) absolute: PathBuf,
+    /// The path as it was given, if it is a file's.
+    pub(super) given: Option<PathBuf>,
+}
+
+impl ImagesText {
+    pub(super) fn read(from: &ImagesSource) -> Result<Self, Failure> {
+        let input = |path: &Path, error: io::Error| {
+            let hint = (error.kind() == io::ErrorKind::NotFound)
+                .then(|| "write a commented starter file with: msb-sync init".to_owned());
+            Failure::Input(Error::Usage { message: format!("cannot read {}: {error}", path.display()), hint })
+        };
+        match from {
+            ImagesSource::Path(path) => {
+                let absolute = absolute(path).map_err(|error| input(path, error))?;
+                let file = fs::File::open(path).map_err(|error| input(path, error))?;
+                let text = read_text(file).map_err(|error| input(path, error))?;
+                Ok(Self { text, name: path.display().to_string(), absolute, given: Some(path.clone()) })
+            }
+            ImagesSource::Stdin => {
+                let path = Path::new("-");
+                let absolute = std::path::absolute(path).map_err(|error| input(path, error))?;
+                let text =
+                    read_text(io::stdin().lock()).map_err(|error| input(Path::new("<stdin>"), error))?;
+                Ok(Self { text, name: "<stdin>".to_owned(), absolute, given: None })
+            }
+        }
+    }
+}
+
+/// `path` made absolute, with its symlinks kept but for those before a `..`: the same file by the same name,
+/// wherever it is named from.
+fn absolute(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let components: Vec<_> = absolute.components().collect();
+    match components.iter().rposition(|component| *component == std::path::Component::ParentDir) {
+        None => Ok(absolute),
+        Some(last) => {
+            let before: PathBuf = components[..=last].iter().collect();
+            Ok(fs::canonicalize(before)?.join(components[last + 1..].iter().collect::<PathBuf>()))
+        }
+    }
+}
+
+fn read_text(reader: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    if reader.take(MAX_IMAGES_FILE + 1).read_to_string(&mut text)? as u64 > MAX_IMAGES_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an images file has at most 8 MiB"));
+    }
+    Ok(text)
+}

@@ -1,0 +1,438 @@
+//! Runs [`Session::apply`] again whenever something that it depends on changes, until it is stopped.
+//!
+//! One loop on one thread waits for what may happen: a file or directory changes (`eyes`, `paths`), the interval is
+//! over, SIGHUP, the run's end, the stop switch. The run itself is the same blocking code as `apply`'s, on a thread
+//! of its own. Changes are given time to settle (`schedule`) and are compared with what the last run read, so a
+//! touched file, or a write of our own, starts nothing; what changes during a run leads to one more run, however
+//! often it changed. systemd is told how things are (`systemd`), and whoever asks over HTTP (`metrics`, `server`).
+//!
+//! The images file is read by each run anew. One that is broken or gone changes nothing on the machine.
+
+mod eyes;
+mod metrics;
+mod notice;
+mod paths;
+mod schedule;
+mod server;
+mod systemd;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use self::eyes::{Eyes, files_of};
+use self::metrics::Metrics;
+pub use self::notice::{Listener, Notice, Options, Reason};
+use self::paths::Content;
+use self::schedule::Changes;
+pub use self::server::parse_address;
+use crate::error::Error;
+use crate::state::Action;
+use crate::store::layer_path;
+use crate::sync::{Applied, Failure, Inputs, Session};
+
+/// A file that looks the same twice, so long apart, is not being written.
+const REST: Duration = Duration::from_millis(40);
+
+/// Applies now, and again whenever something changes, until the session's stop switch is thrown.
+///
+/// # Errors
+/// The first run could not be carried out (images that fail are no reason), the metrics cannot be served, or the
+/// system has no threads or signals for us.
+pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> Result<(), Failure> {
+    let cannot = |doing: &str| {
+        let doing = doing.to_owned();
+        move |error: std::io::Error| {
+            Failure::Error(Error::Usage { message: format!("cannot {doing}: {error}"), hint: None })
+        }
+    };
+    let inputs = session.inputs(&options.request.source)?;
+    let metrics = Arc::new(Metrics::new());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(cannot("start watching"))?;
+    let result = runtime.block_on(async {
+        let hangups = signal(SignalKind::hangup()).map_err(cannot("wait for SIGHUP"))?;
+        let server = match options.metrics {
+            Some(address) => Some(server::start(address, Arc::clone(&metrics)).await?),
+            None => None,
+        };
+        let stopped = Arc::new(Notify::new());
+        let (cancel, waker) = (session.cancel.clone(), Arc::clone(&stopped));
+        std::thread::Builder::new()
+            .name("watch-stop".to_owned())
+            .spawn(move || {
+                while cancel.sleep(Duration::from_secs(3600)) {}
+                waker.notify_one();
+            })
+            .map_err(cannot("start a thread"))?;
+        let session = Session { reporter: metrics.listen(Arc::clone(&session.reporter)), ..session.clone() };
+        let mut watch = Watch {
+            eyes: Eyes::new(options.poll),
+            session,
+            options,
+            listener,
+            metrics,
+            inputs,
+            read: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            catalog: None,
+            changes: None,
+            touched: BTreeSet::new(),
+            hangup: false,
+            put_off: false,
+            failures: 0,
+            failed: None,
+            next: Instant::now(),
+            next_reason: Reason::Interval,
+            first: true,
+        };
+        watch.run(hangups, &stopped, server).await
+    });
+    // A run that does not notice its end must not hold up ours.
+    runtime.shutdown_background();
+    result
+}
+
+/// What the inputs of a run hold.
+type Contents = BTreeMap<PathBuf, Content>;
+
+/// What became of a run; `None` where it was put off.
+type RunResult = Result<Option<Applied>, Failure>;
+
+/// A run that is under way.
+struct Run {
+    task: JoinHandle<RunResult>,
+    started: Instant,
+}
+
+/// The loop's state.
+struct Watch<'a> {
+    session: Session,
+    options: &'a Options,
+    listener: &'a dyn Listener,
+    metrics: Arc<Metrics>,
+    eyes: Eyes,
+    /// By the last images file that could be read.
+    inputs: Inputs,
+    /// What the last run read, or could have.
+    read: Contents,
+    /// The layer directories that have to be there.
+    wanted: BTreeSet<PathBuf>,
+    /// The catalog, if there was one after the last run.
+    catalog: Option<PathBuf>,
+    /// What was seen and not looked at yet.
+    changes: Option<Changes>,
+    /// Inputs that something happened to while a run was reading them: whatever they hold now, it may have read
+    /// something else.
+    touched: BTreeSet<PathBuf>,
+    hangup: bool,
+    /// The run that was told of has not begun yet.
+    put_off: bool,
+    /// Runs in a row with a failure that may pass by itself.
+    failures: u32,
+    /// The text of the last failure of a whole run, since the last good one.
+    failed: Option<String>,
+    /// When the next run starts if nothing happens, and why.
+    next: Instant,
+    next_reason: Reason,
+    first: bool,
+}
+
+impl Watch<'_> {
+    async fn run(
+        &mut self,
+        mut hangups: Signal,
+        stopped: &Notify,
+        server: Option<SocketAddr>,
+    ) -> Result<(), Failure> {
+        self.eyes.arm(&self.inputs);
+        self.listener.notice(&Notice::Watching {
+            file: &self.inputs.images_file,
+            interval: self.inputs.interval,
+            metrics: server,
+            poll: self.eyes.poll_every(),
+        });
+        let mut run = Some(self.start(&[], self.contents()));
+        let watchdog = systemd::watchdog();
+        let mut ping = std::pin::pin!(sleep_until(Instant::now()));
+        let mut poll = std::pin::pin!(sleep_until(self.poll_due()));
+        let mut due = std::pin::pin!(sleep_until(Instant::now()));
+        loop {
+            set(&mut due, self.due());
+            tokio::select! {
+                biased;
+                () = stopped.notified() => break,
+                result = ended(&mut run) => {
+                    run = None;
+                    self.finish(result)?;
+                    set(&mut poll, self.poll_due());
+                }
+                _ = hangups.recv() => {
+                    self.hangup = true;
+                    systemd::reloading();
+                }
+                () = self.eyes.news() => self.see(run.is_some()),
+                () = &mut due, if run.is_none() => {
+                    if let Some((reasons, contents)) = self.decide().await {
+                        run = Some(self.start(&reasons, contents));
+                    }
+                    set(&mut poll, self.poll_due());
+                }
+                () = &mut poll, if self.eyes.poll_every().is_some() => {
+                    self.eyes.poll();
+                    set(&mut poll, self.poll_due());
+                }
+                () = &mut ping, if watchdog.is_some() => {
+                    if self.metrics.is_alive() {
+                        systemd::alive();
+                    }
+                    set(&mut ping, Instant::now() + watchdog.unwrap_or_default());
+                }
+            }
+        }
+        systemd::stopping();
+        self.listener.notice(&Notice::Stopping);
+        if run.is_some() {
+            // The stop switch ends it; what it has finished stays.
+            drop(ended(&mut run).await);
+        }
+        Ok(())
+    }
+
+    /// When something has to be done if nothing happens, while no run is going on.
+    fn due(&self) -> Instant {
+        let now = Instant::now();
+        match &self.changes {
+            Some(changes) => changes.due(),
+            None if self.hangup => now,
+            None => self.next,
+        }
+    }
+
+    fn poll_due(&self) -> Instant {
+        Instant::now() + self.eyes.poll_every().unwrap_or(Duration::from_secs(3600))
+    }
+
+    /// Takes note of what the eyes saw.
+    fn see(&mut self, running: bool) {
+        let seen = self.eyes.take();
+        if seen.is_empty() {
+            return;
+        }
+        if running {
+            let files = files_of(&self.inputs).into_iter();
+            self.touched.extend(files.filter(|path| seen.all || seen.touched.contains(*path)).cloned());
+        }
+        self.changes = Some(Changes::note(self.changes, Instant::now(), seen.writing));
+    }
+
+    /// The reasons for a run now, and what it will read; `None` if there are none, or if a file is being written.
+    ///
+    /// A file that is written in place is empty for a moment, and an empty images file is a good one, which wants
+    /// nothing. So it has to look the same twice, with nothing happening to it in between.
+    async fn decide(&mut self) -> Option<(Vec<Reason>, Contents)> {
+        let changes = self.changes.take();
+        let before = self.eyes.take();
+        let (reasons, contents) = self.look();
+        if !reasons.iter().any(|reason| matches!(reason, Reason::Changed(_))) {
+            return (!reasons.is_empty()).then_some((reasons, contents));
+        }
+        sleep(REST).await;
+        let again = self.contents();
+        // Whoever was writing then has been told of by now.
+        sleep(REST).await;
+        let (now, seen) = (Instant::now(), self.eyes.take());
+        let at_rest = !before.writing && !seen.writing && seen.is_empty() && again == contents;
+        // Else it is taken as it is after a while, but for an empty one. A run that finds another one does nothing.
+        let contents = if at_rest { contents } else { self.contents() };
+        let emptied = contents.get(&self.inputs.images_file).is_some_and(Content::is_empty_file);
+        let overdue = changes.is_some_and(|changes| changes.overdue(now));
+        if at_rest || overdue && !emptied {
+            if !seen.is_empty() {
+                self.changes = Some(Changes::note(None, now, seen.writing));
+            }
+            return Some((reasons, contents));
+        }
+        self.changes = Some(Changes::put_off(changes, now, seen.writing));
+        None
+    }
+
+    /// Looks at everything: the reasons for a run, if there are any, and what it would read.
+    fn look(&mut self) -> (Vec<Reason>, Contents) {
+        let mut reasons: BTreeSet<Reason> = self.touched.iter().cloned().map(Reason::Changed).collect();
+        if self.hangup {
+            reasons.insert(Reason::Hangup);
+        }
+        if Instant::now() >= self.next {
+            reasons.insert(self.next_reason.clone());
+        }
+        if let Ok(inputs) = self.session.inputs(&self.options.request.source) {
+            self.inputs = inputs;
+        }
+        self.eyes.arm(&self.inputs);
+        let now = self.contents();
+        let changed = |path: &&PathBuf| self.read.get(*path) != now.get(*path);
+        let all: BTreeSet<&PathBuf> = self.read.keys().chain(now.keys()).collect();
+        reasons.extend(all.into_iter().filter(changed).cloned().map(Reason::Changed));
+        let gone = self.wanted.iter().filter(|path| !path.is_dir()).count();
+        if gone > 0 {
+            reasons.insert(Reason::LayersGone(gone));
+        }
+        let gone = self.catalog.iter().filter(|path| !path.exists());
+        reasons.extend(gone.cloned().map(Reason::CatalogGone));
+        (reasons.into_iter().collect(), now)
+    }
+
+    fn contents(&self) -> Contents {
+        files_of(&self.inputs).into_iter().map(|path| (path.clone(), Content::of(path))).collect()
+    }
+
+    /// Starts a run that reads `contents`, or what changes from here on, which is seen as a change.
+    fn start(&mut self, reasons: &[Reason], contents: Contents) -> Run {
+        if self.read != contents || reasons.contains(&Reason::Hangup) {
+            self.failed = None;
+        }
+        self.read = contents;
+        self.hangup = false;
+        self.touched.clear();
+        self.eyes.forget_writers();
+        let reasons = if std::mem::take(&mut self.put_off) { &[] } else { reasons };
+        if !reasons.is_empty() {
+            self.listener.notice(&Notice::Triggered(reasons));
+        }
+        let why: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+        systemd::status(&if why.is_empty() {
+            "applying".to_owned()
+        } else {
+            format!("applying: {}", why.join(", "))
+        });
+        self.metrics.started(reasons);
+        let (session, request) = (self.session.clone(), self.options.request.clone());
+        let expected = self.read.get(&self.inputs.images_file).cloned();
+        let task = spawn_blocking(move || match expected {
+            Some(Content::File(digest)) => session.apply_unchanged(&request, &digest),
+            _ => session.apply(&request).map(Some),
+        });
+        Run { task, started: Instant::now() }
+    }
+
+    /// Draws the conclusions from a run.
+    fn finish(&mut self, (result, elapsed): (RunResult, Duration)) -> Result<(), Failure> {
+        if self.session.cancel.is_cancelled() {
+            return Ok(());
+        }
+        let Some(result) = result.transpose() else {
+            // The images file was written to just before it was read.
+            self.touched.insert(self.inputs.images_file.clone());
+            self.changes = Some(Changes::missed(Instant::now()));
+            self.metrics.put_off();
+            self.put_off = true;
+            return Ok(());
+        };
+        let first = std::mem::take(&mut self.first);
+        let passing = match &result {
+            Ok(applied) => {
+                applied.outcome.images.iter().any(|(_, _, error)| error.as_deref().is_some_and(may_pass))
+            }
+            Err(Failure::Error(error)) => may_pass(error),
+            Err(_) => false,
+        };
+        self.failures = if passing { self.failures.saturating_add(1) } else { 0 };
+        let interval = self.inputs.interval;
+        let wait =
+            if passing { schedule::backoff(self.failures, interval, fastrand::f64()) } else { interval };
+        self.next = Instant::now() + wait;
+        self.next_reason = if passing { Reason::Retry } else { Reason::Interval };
+        self.metrics.finished(&result, elapsed);
+        match &result {
+            Ok(applied) => {
+                self.failed = None;
+                self.wanted = wanted(applied);
+                self.listener.notice(&Notice::Applied { applied, elapsed, next: wait });
+            }
+            Err(_) if first => return result.map(drop),
+            Err(failure) => {
+                let text = failure.to_string();
+                let again = self.failed.as_ref() == Some(&text);
+                self.failed = Some(text);
+                self.listener.notice(&Notice::Failed { failure, again, next: wait });
+            }
+        }
+        self.catalog = Some(self.inputs.catalog.clone()).filter(|path| path.exists());
+        // The run may have made the directories that were missing.
+        self.eyes.arm(&self.inputs);
+        if let Some(changes) = &mut self.changes {
+            // They settle from here on: nobody could look at them before.
+            *changes = changes.again(Instant::now());
+        }
+        // A layer may have gone before its directory was watched.
+        if self.wanted.iter().any(|path| !path.is_dir()) {
+            self.changes = Some(Changes::note(self.changes, Instant::now(), false));
+        }
+        if self.hangup {
+            // The run that SIGHUP asked for is still to come.
+            systemd::status(&self.metrics.summary());
+        } else {
+            systemd::ready(&self.metrics.summary());
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the end of a run, for ever if there is none.
+async fn ended(run: &mut Option<Run>) -> (RunResult, Duration) {
+    let Some(run) = run else { return std::future::pending().await };
+    let result = (&mut run.task).await.unwrap_or_else(|_| {
+        // A defect of ours ended the run, and must not end the watch.
+        let message = "the run ended unexpectedly".to_owned();
+        Err(Failure::Error(Error::Usage { message, hint: Some("please report this".to_owned()) }))
+    });
+    (result, run.started.elapsed())
+}
+
+fn set(sleep: &mut Pin<&mut Sleep>, deadline: Instant) {
+    if sleep.deadline() != deadline {
+        sleep.as_mut().reset(deadline);
+    }
+}
+
+/// Whether trying again soon may help: the registry, or the machine, may be well again.
+fn may_pass(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        "unreachable"
+            | "stalled"
+            | "protocol"
+            | "rate-limited"
+            | "registry-failure"
+            | "catalog-busy"
+            | "disk-full"
+            | "io"
+    )
+}
+
+/// The layer directories that have to be there after this run.
+fn wanted(applied: &Applied) -> BTreeSet<PathBuf> {
+    let failed: BTreeSet<_> = applied
+        .outcome
+        .images
+        .iter()
+        .filter(|(_, _, error)| error.is_some())
+        .map(|(name, ..)| name)
+        .collect();
+    let images = applied.plan.images.iter();
+    images
+        .filter(|image| image.action != Action::Remove && !failed.contains(&image.reference))
+        .flat_map(|image| image.layers.iter().map(|layer| layer_path(&applied.layers, &layer.digest)))
+        .collect()
+}

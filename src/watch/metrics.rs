@@ -1,0 +1,348 @@
+//! What is counted: metrics in the format of Prometheus, and whether all is well.
+//!
+//! Counters go up as things happen, from the events of the run; the state of the images is that of the last run.
+//! Registries are labelled with the names that the images file uses, so that no server can invent labels.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::Reason;
+use crate::error::Error;
+use crate::progress::{Event, Reporter};
+use crate::state::Action;
+use crate::sync::{Applied, Failure};
+
+/// A run that shows no sign of life for so long hangs. Each single wait in it is far shorter.
+const SILENCE: Duration = Duration::from_secs(30 * 60);
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct State {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    registry: String,
+    /// `2xx` and so on; `none` where no answer came.
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ActionLabel {
+    action: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RunResult {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Trigger {
+    reason: &'static str,
+}
+
+/// Counts, and knows whether all is well.
+pub(super) struct Metrics {
+    registry: Registry,
+    images: Family<State, Gauge>,
+    changes: Family<ActionLabel, Counter>,
+    failures: Family<Kind, Counter>,
+    requests: Family<RequestLabels, Counter>,
+    runs: Family<RunResult, Counter>,
+    triggers: Family<Trigger, Counter>,
+    durations: Histogram,
+    downloaded: Counter,
+    extracted: Counter,
+    last_run: Gauge<f64, AtomicU64>,
+    last_success: Gauge<f64, AtomicU64>,
+    healthy: Gauge,
+    health: Mutex<Health>,
+}
+
+struct Health {
+    /// What is wrong; `None`: nothing.
+    trouble: Option<String>,
+    /// In one line, for people.
+    summary: String,
+    /// The last sign of life of the run that is going on.
+    running: Option<Instant>,
+    /// It waits for another process, however long that takes.
+    waiting: bool,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let mut registry = Registry::with_prefix("msb_sync");
+        macro_rules! register {
+            ($name:literal, $help:literal, $metric:expr) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+            ($name:literal, $help:literal, $unit:expr, $metric:expr) => {{
+                let metric = $metric;
+                registry.register_with_unit($name, $help, $unit, metric.clone());
+                metric
+            }};
+        }
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        registry.register("build", "What runs", Info::new(version));
+        let metrics = Self {
+            images: register!("images", "Images by their state after the last run", Family::default()),
+            changes: register!("changes", "Images that were changed, by what was done", Family::default()),
+            failures: register!(
+                "image_failures",
+                "Images that failed, by the kind of error",
+                Family::default()
+            ),
+            requests: register!(
+                "requests",
+                "Requests sent for a registry, by the class of the answer's status",
+                Family::default()
+            ),
+            runs: register!("runs", "Runs that have ended, by their result", Family::default()),
+            triggers: register!("triggers", "Why runs were started", Family::default()),
+            durations: register!(
+                "run_duration",
+                "How long runs take",
+                Unit::Seconds,
+                Histogram::new(exponential_buckets(0.01, 4.0, 10))
+            ),
+            downloaded: register!("downloaded", "Bytes of layers received", Unit::Bytes, Counter::default()),
+            extracted: register!(
+                "extracted",
+                "Bytes of layers unpacked, uncompressed",
+                Unit::Bytes,
+                Counter::default()
+            ),
+            last_run: register!(
+                "last_run_timestamp",
+                "When the last run ended",
+                Unit::Seconds,
+                Gauge::default()
+            ),
+            last_success: register!(
+                "last_success_timestamp",
+                "When the last run ended that left everything as the images file says",
+                Unit::Seconds,
+                Gauge::default()
+            ),
+            healthy: register!(
+                "healthy",
+                "Whether the last run left everything as it should be",
+                Gauge::default()
+            ),
+            health: Mutex::new(Health {
+                trouble: Some("the first run has not ended yet".to_owned()),
+                summary: "starting".to_owned(),
+                running: None,
+                waiting: false,
+            }),
+            registry,
+        };
+        for state in ["in_sync", "failed", "blocked", "unlisted"] {
+            metrics.images.get_or_create(&State { state }).set(0);
+        }
+        metrics
+    }
+
+    /// A reporter that counts, and passes everything on.
+    pub(super) fn listen(self: &Arc<Self>, next: Arc<dyn Reporter>) -> Arc<dyn Reporter> {
+        Arc::new(Counting { metrics: Arc::clone(self), next })
+    }
+
+    pub(super) fn started(&self, reasons: &[Reason]) {
+        for reason in reasons {
+            self.triggers.get_or_create(&Trigger { reason: reason.as_str() }).inc();
+        }
+        let mut health = self.health();
+        health.running = Some(Instant::now());
+        health.waiting = false;
+    }
+
+    /// The run that was started found nothing that it could begin with.
+    pub(super) fn put_off(&self) {
+        self.health().running = None;
+    }
+
+    pub(super) fn finished(&self, result: &Result<Applied, Failure>, elapsed: Duration) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.durations.observe(elapsed.as_secs_f64());
+        self.last_run.set(now);
+        let (result, trouble, summary) = match result {
+            Ok(applied) => self.outcome(applied),
+            Err(failure) => {
+                let text = in_one_line(failure);
+                ("error", Some(text.clone()), text)
+            }
+        };
+        self.runs.get_or_create(&RunResult { result }).inc();
+        self.healthy.set(i64::from(trouble.is_none()));
+        if trouble.is_none() {
+            self.last_success.set(now);
+        }
+        *self.health() = Health { trouble, summary, running: None, waiting: false };
+    }
+
+    fn outcome(&self, applied: &Applied) -> (&'static str, Option<String>, String) {
+        let (mut in_sync, mut blocked, mut failed, mut first) = (0_usize, 0_usize, 0_usize, None);
+        for (reference, action, error) in &applied.outcome.images {
+            if let Some(error) = error {
+                self.failures.get_or_create(&Kind { kind: error.kind() }).inc();
+                first = first.or_else(|| Some(format!("{reference}: {error}")));
+                if *action == Action::Blocked {
+                    blocked += 1;
+                } else {
+                    failed += 1;
+                }
+                continue;
+            }
+            if !matches!(action, Action::Keep | Action::Blocked) {
+                self.changes.get_or_create(&ActionLabel { action: action.as_str() }).inc();
+            }
+            in_sync += usize::from(*action != Action::Remove);
+        }
+        self.extracted.inc_by(applied.outcome.extracted_bytes);
+        let unlisted = applied.plan.unlisted.len();
+        for (state, count) in
+            [("in_sync", in_sync), ("failed", failed), ("blocked", blocked), ("unlisted", unlisted)]
+        {
+            self.images.get_or_create(&State { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let all = in_sync + blocked + failed;
+        match first {
+            None => ("ok", None, format!("{in_sync} images in sync")),
+            Some(first) => {
+                let text = format!("{} of {all} images failed; {first}", blocked + failed);
+                ("failed", Some(text.clone()), text)
+            }
+        }
+    }
+
+    /// How things are, in one line.
+    pub(super) fn summary(&self) -> String {
+        self.health().summary.clone()
+    }
+
+    /// Whether the run that is going on, if there is one, has shown a sign of life lately.
+    pub(super) fn is_alive(&self) -> bool {
+        let health = self.health();
+        health.waiting || health.running.is_none_or(|last| last.elapsed() < SILENCE)
+    }
+
+    /// What is wrong, if anything is.
+    pub(super) fn trouble(&self) -> Option<String> {
+        if !self.is_alive() {
+            return Some("the run that is going on has shown no sign of life for a long time".to_owned());
+        }
+        self.health().trouble.clone()
+    }
+
+    /// All metrics as text.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, event: &Event) {
+        match event {
+            Event::Request { registry, status } => {
+                let status = match status {
+                    None => "none",
+                    Some(200..=299) => "2xx",
+                    Some(300..=399) => "3xx",
+                    Some(400..=499) => "4xx",
+                    Some(500..=599) => "5xx",
+                    Some(_) => "other",
+                };
+                self.requests.get_or_create(&RequestLabels { registry: registry.clone(), status }).inc();
+            }
+            Event::LayerReceived { bytes, .. } => {
+                self.downloaded.inc_by(*bytes);
+            }
+            _ => {}
+        }
+        let mut health = self.health();
+        health.waiting = matches!(event, Event::Waiting(_));
+        if let Some(last) = &mut health.running {
+            *last = Instant::now();
+        }
+    }
+}
+
+/// Why a run could not be carried out, in one line.
+fn in_one_line(failure: &Failure) -> String {
+    match failure {
+        Failure::Problems(problems) => match problems.iter().next() {
+            Some(problem) => {
+                format!("the images file is wrong, line {}: {}", problem.line(), problem.message())
+            }
+            None => "the images file is wrong".to_owned(),
+        },
+        Failure::Lockfile(problem) => {
+            format!("the lockfile is wrong, line {}: {}", problem.line(), problem.message())
+        }
+        Failure::Error(error) | Failure::Input(error) => Error::chain(error).join(": "),
+    }
+}
+
+/// Counts what a run tells.
+struct Counting {
+    metrics: Arc<Metrics>,
+    next: Arc<dyn Reporter>,
+}
+
+impl Reporter for Counting {
+    fn report(&self, event: Event) {
+        self.metrics.note(&event);
+        self.next.report(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    #[test]
+    fn requests_are_counted_by_registry_and_class() {
+        let metrics = Arc::new(Metrics::new());
+        let reporter = metrics.listen(Arc::new(Silent));
+        for status in [Some(200), Some(206), Some(404), Some(503), None] {
+            reporter.report(Event::Request { registry: "r.io".to_owned(), status });
+        }
+        let text = metrics.text();
+        for line in [
+            r#"msb_sync_requests_total{registry="r.io",status="2xx"} 2"#,
+            r#"msb_sync_requests_total{registry="r.io",status="4xx"} 1"#,
+            r#"msb_sync_requests_total{registry="r.io",status="none"} 1"#,
+            r#"msb_sync_images{state="in_sync"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        assert!(metrics.trouble().is_some(), "nothing has been applied yet");
+    }
+}
