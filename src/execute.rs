@@ -212,9 +212,9 @@ impl Executor<'_> {
         let (sender, receiver) = bounded(plan.fetches.len().max(1));
         std::thread::scope(|scope| {
             let (job, queue) = (&job, &queue);
-            for _ in 0..self.downloads.clamp(1, plan.fetches.len().max(1)) {
+            let receiver_thread = || {
                 let sender: Sender<Finished<'_>> = sender.clone();
-                scope.spawn(move || {
+                move || {
                     while !job.cancel.is_cancelled() {
                         let Some(taken) = queue.next() else { break };
                         let (index, fetch) = taken.job;
@@ -222,7 +222,14 @@ impl Executor<'_> {
                             break;
                         }
                     }
-                });
+                }
+            };
+            let threads = self.downloads.clamp(1, plan.fetches.len().max(1));
+            let started = (0..threads)
+                .filter(|_| std::thread::Builder::new().spawn_scoped(scope, receiver_thread()).is_ok());
+            // Where the system refuses threads there are fewer; where it gives none, this one tries.
+            if started.count() == 0 {
+                receiver_thread()();
             }
             drop(sender);
             let mut ready: Vec<Finished<'_>> = Vec::new();

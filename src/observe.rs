@@ -306,7 +306,8 @@ impl Observer<'_> {
         };
         std::thread::scope(|scope| {
             for _ in 1..threads {
-                scope.spawn(work);
+                // Refused by the system: then there are fewer.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
             }
             work();
         });
@@ -442,7 +443,8 @@ fn ask_all<Q: Sync, A: Send>(
     };
     std::thread::scope(|scope| {
         for _ in 1..parallel.min(questions.len()) {
-            scope.spawn(work);
+            // Refused by the system: then there are fewer.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
         }
         work();
     });

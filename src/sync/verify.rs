@@ -168,7 +168,8 @@ impl Session {
         };
         std::thread::scope(|scope| {
             for _ in 1..threads {
-                scope.spawn(work);
+                // Refused by the system: then there are fewer.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
             }
             work();
         });

@@ -226,9 +226,13 @@ impl Metrics {
             self.images.get_or_create(&State { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         let all = in_sync + blocked + failed;
-        match first {
-            None => ("ok", None, format!("{in_sync} images in sync")),
-            Some(first) => {
+        match (first, &applied.outcome.failure) {
+            (None, None) => ("ok", None, format!("{in_sync} images in sync")),
+            (None, Some(failure)) => {
+                let text = format!("layers that nobody needs could not be removed; {failure}");
+                ("failed", Some(text.clone()), text)
+            }
+            (Some(first), _) => {
                 let text = format!("{} of {all} images failed; {first}", blocked + failed);
                 ("failed", Some(text.clone()), text)
             }

@@ -60,6 +60,13 @@ impl Human {
         self.raw(&text);
     }
 
+    /// Prints what went wrong beside the images.
+    pub(crate) fn failure(&self, error: &Error) {
+        let mut chain = error.chain();
+        let message = chain.remove(0);
+        self.error(&message, &chain, error.hint().as_deref());
+    }
+
     /// Prints why an image failed.
     pub(crate) fn image_error(&self, reference: &ImageRef, error: Option<&Error>) {
         let Some(error) = error else { return };

@@ -54,6 +54,8 @@ struct Said {
     warnings_before: BTreeSet<String>,
     errors: BTreeMap<ImageRef, String>,
     errors_before: BTreeMap<ImageRef, String>,
+    /// Why layers that nobody needs could not be removed.
+    failure: Option<String>,
     /// Whether a summary was shown, and nothing failed since.
     settled: bool,
 }
@@ -88,8 +90,15 @@ impl Live {
         said.warnings_before = std::mem::take(&mut said.warnings);
         said.errors_before = std::mem::take(&mut said.errors);
         let settled = std::mem::replace(&mut said.settled, applied.succeeded());
+        let failure = applied.outcome.failure.as_deref();
+        let text = failure.map(|failure| failure.chain().join(": "));
+        let news = said.failure != text;
+        said.failure = text;
         drop(said);
         self.human.clear();
+        if let Some(failure) = failure.filter(|_| news) {
+            self.human.failure(failure);
+        }
         if self.json || self.quiet {
             return;
         }

@@ -367,9 +367,7 @@ fn show_applied(applied: &Applied, started: Instant, output: &Output, global: &G
         output.result(&human::summary(applied, elapsed, &next, output.style));
     }
     if let Some(failure) = &applied.outcome.failure {
-        let mut chain = failure.chain();
-        let message = chain.remove(0);
-        output.error(&message, &chain, failure.hint().as_deref());
+        output.human.failure(failure);
     }
     if applied.succeeded() { Exit::Done } else { Exit::Failed }
 }
