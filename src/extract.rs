@@ -39,12 +39,15 @@ const CHUNKS: usize = 6;
 pub struct Workers {
     pool: rayon::ThreadPool,
     budget: Arc<Budget>,
+    windows: Budget,
     pieces: Arc<files::Pieces>,
     umask: u32,
 }
 
 /// Memory for files on their way to disk, all layers together, in bytes.
-const BUDGET: usize = 8 << 20;
+const BUDGET: usize = 4 << 20;
+/// Memory for the windows of zstd decoders, all layers together, in bytes: a layer that needs more than is left waits.
+const WINDOWS: usize = 16 << 20;
 
 impl Workers {
     /// A pool of `threads` (at least one).
@@ -57,7 +60,13 @@ impl Workers {
             .thread_name(|index| format!("extract-{index}"))
             .build()
             .map_err(io::Error::other)?;
-        Ok(Self { pool, budget: Arc::new(Budget::new(BUDGET)), pieces: Arc::default(), umask: umask() })
+        Ok(Self {
+            pool,
+            budget: Arc::new(Budget::new(BUDGET)),
+            windows: Budget::new(WINDOWS),
+            pieces: Arc::default(),
+            umask: umask(),
+        })
     }
 }
 
@@ -95,9 +104,27 @@ impl Budget {
         *free -= bytes;
     }
 
+    /// As [`Budget::acquire`], until the result is dropped.
+    fn hold(&self, bytes: usize) -> Held<'_> {
+        self.acquire(bytes);
+        Held { budget: self, bytes }
+    }
+
     fn release(&self, bytes: usize) {
         *self.free.lock().unwrap_or_else(PoisonError::into_inner) += bytes.min(self.total);
         self.changed.notify_all();
+    }
+}
+
+/// A part of a budget.
+struct Held<'b> {
+    budget: &'b Budget,
+    bytes: usize,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.budget.release(self.bytes);
     }
 }
 
@@ -148,7 +175,7 @@ pub fn extract(
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("inflate".to_owned())
-            .spawn_scoped(scope, move || inflate(compressed, &empty, &filled))
+            .spawn_scoped(scope, move || inflate(compressed, &workers.windows, &empty, &filled))
             .map_err(|source| LayerError::Write {
                 doing: "start a thread for",
                 entry: "the layer".to_owned(),
@@ -179,12 +206,12 @@ pub fn extract(
 type Chunk = Result<Vec<u8>, LayerError>;
 
 /// Decodes into recycled buffers until the end, an error, or until nobody listens any more.
-fn inflate(compressed: impl Read, empty: &Receiver<Vec<u8>>, filled: &Sender<Chunk>) {
+fn inflate(compressed: impl Read, windows: &Budget, empty: &Receiver<Vec<u8>>, filled: &Sender<Chunk>) {
     let failed = |format: &'static str, source: io::Error| match source.downcast::<LayerError>() {
         Ok(error) => error,
         Err(source) => LayerError::Decompress { format, source },
     };
-    let (format, mut decoder) = match decode::decode(compressed) {
+    let (format, mut decoder) = match decode::decode(compressed, windows) {
         Ok((format, decoder)) => (format.as_str(), decoder),
         Err(error) => {
             let _ = filled.send(Err(failed("anything", error)));

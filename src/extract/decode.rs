@@ -3,6 +3,8 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
+use super::{Budget, Held};
+
 /// Buffer between the spool and the decoder, in bytes.
 const INPUT_BUFFER: usize = 128 * 1024;
 
@@ -38,13 +40,37 @@ impl Format {
     }
 }
 
-/// Decodes what `input` turns out to be.
-pub(super) fn decode(input: impl Read) -> io::Result<(Format, impl Read)> {
-    let mut start = Vec::with_capacity(4);
+/// Longest header of a zstd frame, with its magic number.
+const FRAME_HEADER: usize = 18;
+
+/// Bytes of the window that a zstd frame asks for, which its decoder keeps: RFC 8878 section 3.1.1.1. Of anything else
+/// the smallest there is.
+fn window_of(start: &[u8]) -> usize {
+    let descriptor = start.get(4).copied().unwrap_or_default();
+    let single_segment = descriptor & 0x20 != 0;
+    if !single_segment {
+        let window = start.get(5).copied().unwrap_or_default();
+        let base = 1_usize << (10 + u32::from(window >> 3)).min(MAX_WINDOW_LOG);
+        return base + base / 8 * usize::from(window & 7);
+    }
+    // The whole content is the window; its size follows the dictionary's id.
+    let at = 5 + [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let length = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let field = start.get(at..at + length).unwrap_or_default();
+    let size = field.iter().rev().fold(0_u64, |size, &byte| size << 8 | u64::from(byte));
+    let size = if length == 2 { size + 256 } else { size };
+    usize::try_from(size).unwrap_or(usize::MAX).min(1 << MAX_WINDOW_LOG)
+}
+
+/// Decodes what `input` turns out to be. A zstd decoder waits until `windows` has room for its first frame's window;
+/// the frames that may follow are taken to be like it.
+pub(super) fn decode(input: impl Read, windows: &Budget) -> io::Result<(Format, impl Read)> {
+    let mut start = Vec::with_capacity(FRAME_HEADER);
     let mut input = input;
-    // A Read may give one byte at a time; the magic number needs four.
-    input.by_ref().take(4).read_to_end(&mut start)?;
+    // A Read may give one byte at a time.
+    input.by_ref().take(FRAME_HEADER as u64).read_to_end(&mut start)?;
     let format = Format::of(&start);
+    let window = if format == Format::Zstd { window_of(&start) } else { 0 };
     let input = BufReader::with_capacity(INPUT_BUFFER, io::Cursor::new(start).chain(input));
     let decoder = match format {
         // Not GzDecoder: that one stops after the first member and silently loses the rest of estargz layers.
@@ -52,24 +78,27 @@ pub(super) fn decode(input: impl Read) -> io::Result<(Format, impl Read)> {
         Format::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
             decoder.window_log_max(MAX_WINDOW_LOG)?;
-            Decoder::Zstd(Box::new(decoder))
+            Decoder::Zstd(Box::new(decoder), windows.hold(window))
         }
         Format::Plain => Decoder::Plain(input),
     };
     Ok((format, decoder))
 }
 
-enum Decoder<R: BufRead> {
+enum Decoder<'b, R: BufRead> {
     Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, R>>),
+    Zstd(
+        Box<zstd::stream::read::Decoder<'static, R>>,
+        #[expect(dead_code, reason = "held until the end")] Held<'b>,
+    ),
     Plain(R),
 }
 
-impl<R: BufRead> Read for Decoder<R> {
+impl<R: BufRead> Read for Decoder<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Gzip(reader) => reader.read(buffer),
-            Self::Zstd(reader) => reader.read(buffer),
+            Self::Zstd(reader, _) => reader.read(buffer),
             Self::Plain(reader) => reader.read(buffer),
         }
     }
@@ -102,7 +131,8 @@ mod tests {
     }
 
     fn decoded(bytes: &[u8]) -> io::Result<(Format, Vec<u8>)> {
-        let (format, mut reader) = decode(Dribble(bytes))?;
+        let windows = Budget::new(1 << 20);
+        let (format, mut reader) = decode(Dribble(bytes), &windows)?;
         let mut out = Vec::new();
         reader.read_to_end(&mut out)?;
         Ok((format, out))
@@ -132,6 +162,21 @@ mod tests {
         let crc = wrong_checksum.len() - 8;
         wrong_checksum[crc] ^= 1;
         assert!(decoded(&wrong_checksum).is_err());
+    }
+
+    #[test]
+    fn the_window_of_a_frame_is_told_by_its_header() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.set_parameter(zstd::stream::raw::CParameter::WindowLog(23)).unwrap();
+        encoder.write_all(&[1; 100]).unwrap();
+        encoder.flush().unwrap();
+        assert_eq!(window_of(&encoder.finish().unwrap()), 8 << 20);
+        for size in [0, 100, 255, 256, 70_000, 300_000] {
+            let frame = zstd::bulk::compress(&vec![3; size], 3).unwrap();
+            assert_eq!(window_of(&frame), size, "one segment of {size} bytes");
+        }
+        assert_eq!(window_of(&[0x28, 0xb5, 0x2f, 0xfd, 0xff]), 0, "cut off");
+        assert_eq!(window_of(&[0x28, 0xb5, 0x2f, 0xfd, 0, 0xff]), (1 << 25) / 8 * 15);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::error::LayerError;
 use crate::sys;
 
 /// Bytes of a large file that are written at once; a multiple of [`ALIGNMENT`].
-pub(super) const PIECE: usize = 1 << 20;
+pub(super) const PIECE: usize = 512 * 1024;
 /// What offsets, lengths and addresses of direct writes have to be multiples of, on any disk of today.
 pub(super) const ALIGNMENT: usize = 4096;
 /// Files of at least so many bytes bypass the page cache.
