@@ -10,7 +10,7 @@
 //! | `<home>/downloads/<digest>.part` | a partial blob ([`Spool`]) |
 //!
 //! `<private>` is `.NAME.msb-sync` beside the layers directory NAME, or `.msb-sync` inside it where beside is
-//! another file system (renames must work) or may not be written; see [`Places`].
+//! another file system or mount (renames must work) or may not be written; see [`Places`].
 //!
 //! A layer becomes visible in this order: tree and record written, `ready` written, spool removed, file
 //! system synced, tree renamed to its final name, record renamed, both directories synced. A crash between
@@ -26,7 +26,7 @@ mod usage;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -71,7 +71,6 @@ pub struct Places {
 impl Places {
     /// The places that belong to `layers`. The same directory by another name has the same places.
     pub fn of(layers: &Path) -> Self {
-        use std::os::unix::fs::MetadataExt;
         // A directory that is not there yet will be made where its name says.
         let real = fs::canonicalize(layers).unwrap_or_else(|_| layers.to_owned());
         let inside = real.join(INSIDE);
@@ -81,11 +80,10 @@ impl Places {
             private.push(".msb-sync");
             real.with_file_name(private)
         });
-        let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
-        let parent = real.parent().and_then(device);
-        let one_file_system = device(&real).is_none_or(|device| parent == Some(device));
+        let parent = real.parent().and_then(sys::mount_of);
+        let one_mount = sys::mount_of(&real).is_none_or(|mount| parent == Some(mount));
         let private = match beside {
-            Some(beside) if one_file_system && !inside.is_dir() => beside,
+            Some(beside) if one_mount && !inside.is_dir() => beside,
             _ => inside,
         };
         Self { layers: layers.to_owned(), private }
@@ -391,6 +389,8 @@ impl Store {
         if sys::metadata(staging, TREE).map_err(failed)?.is_some() {
             match sys::rename_new(staging, TREE, layers, name) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    // After the exchange the old tree lies here: a run that finds it must not take it for the new one.
+                    revoke(staging).map_err(failed)?;
                     match sys::rename_exchange(staging, TREE, layers, name) {
                         // File systems that cannot exchange: the name is gone for a moment.
                         Err(error) if sys::is_unsupported(&error) => {
@@ -416,9 +416,25 @@ impl Store {
             .map_err(StoreError::io("open", self.staging_path().join(digest.as_str())))
     }
 
+    /// Removes what is staged under `name`, and its mark first: half a tree is not ready.
     fn remove_staged(&self, name: &[u8]) -> Result<(), StoreError> {
-        sys::remove_tree(self.staging_directory.as_fd(), name)
+        let staging = self.staging_directory.as_fd();
+        let revoked = match sys::open_directory_beneath(staging, name) {
+            Ok(directory) => revoke(directory.as_fd()),
+            // Nothing there, or no directory of ours.
+            Err(_) => Ok(()),
+        };
+        revoked
+            .and_then(|()| sys::remove_tree(staging, name))
             .map_err(StoreError::io("remove what is left in", self.staging_path()))
+    }
+}
+
+/// Takes the mark away by which the layer staged in `directory` is ready.
+fn revoke(directory: BorrowedFd<'_>) -> io::Result<()> {
+    match sys::remove_file(directory, READY) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Timespec,
-    Timestamps, XattrFlags,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags,
+    Timespec, Timestamps, XattrFlags,
 };
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
@@ -132,6 +132,18 @@ pub fn make_hard_link(
     name: &[u8],
 ) -> io::Result<()> {
     Ok(rustix::fs::linkat(from, from_name, directory, name, AtFlags::empty())?)
+}
+
+/// Which mount `path` is on, and which file system; `None` if it cannot be told. Between two of them nothing can be
+/// renamed, even where one file system is mounted twice.
+pub fn mount_of(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let device = std::fs::metadata(path).ok()?.dev();
+    let mask = StatxFlags::MNT_ID;
+    // Kernels before 5.8 do not tell.
+    let known = rustix::fs::statx(CWD, path, AtFlags::empty(), mask).ok();
+    let known = known.filter(|known| known.stx_mask & mask.bits() != 0);
+    Some((device, known.map_or(0, |known| known.stx_mnt_id)))
 }
 
 /// What `name` is, without following it; `None` if there is nothing.
@@ -366,6 +378,14 @@ pub fn is_impossible_xattr(error: &io::Error, file: BorrowedFd<'_>) -> bool {
         // ext4 says so too if the attributes of one file are more than a block.
         Some(Errno::NOSPC) => free_space(file).is_ok_and(|free| free > 1 << 20),
         _ => false,
+    }
+}
+
+/// Takes the default ACL from a directory: what is made in it would get other modes than asked for.
+pub fn remove_default_acl(directory: BorrowedFd<'_>) -> io::Result<()> {
+    match rustix::fs::fremovexattr(directory, "system.posix_acl_default") {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

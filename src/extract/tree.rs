@@ -93,6 +93,11 @@ impl<'w> TreeWriter<'w> {
             seed,
         };
         let root = Arc::clone(&tree.root);
+        sys::remove_default_acl(root.as_fd()).map_err(|source| LayerError::Write {
+            doing: "take the default ACL from",
+            entry: ".".to_owned(),
+            source,
+        })?;
         tree.implicit_directory(root.as_fd(), b"")?;
         Ok(tree)
     }

@@ -24,8 +24,10 @@ const BREAKS: u64 = 100;
 const BYTES_PER_BREAK: u64 = 1 << 20;
 /// How often a blob is read again from its start, by servers that cannot go on in the middle.
 const RESTARTS: u32 = 6;
-/// How long registries may let a blob wait, all `Retry-After` together.
-const MAX_WAITED: Duration = Duration::from_secs(15 * 60);
+/// How long the registry may let a blob wait, all `Retry-After` together: as often as there are tries.
+const MAX_WAITED: Duration = Duration::from_secs(25 * 60);
+/// A mirror that asks to wait longer is left at once.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A layer's bytes; an [`io::Error`] of it is a [`RegistryError`], see [`BlobReader::cause`].
 pub struct BlobReader(pub(super) Source);
@@ -203,11 +205,11 @@ impl HttpBlob {
         let patience = {
             let mut budget = lock(&self.budget);
             budget.breaks += 1;
-            budget.waited += failure.after.unwrap_or_default().min(MAX_RETRY_AFTER);
             budget.lasts()
         };
         if self.sites.len() > 1 {
-            if failure.transient && patience && self.failures < MIRROR_TRIES {
+            let soon = failure.after.is_none_or(|after| after <= MIRROR_PATIENCE);
+            if failure.transient && patience && soon && self.failures < MIRROR_TRIES {
                 return self.remote.client.shared.pause(&failure, self.failures);
             }
             let mirror = self.sites.remove(0);
@@ -217,6 +219,7 @@ impl HttpBlob {
             return Ok(());
         }
         if failure.transient && patience && self.failures < TRIES {
+            lock(&self.budget).waited += failure.after.unwrap_or_default().min(MAX_RETRY_AFTER);
             return self.remote.client.shared.pause(&failure, self.failures);
         }
         Err(failure.error)

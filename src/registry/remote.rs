@@ -21,7 +21,7 @@ use super::outage::Outage;
 use super::pulls::Pulls;
 use super::repository::Cache;
 use super::secret::Secret;
-use super::shared::{Shared, lock};
+use super::shared::{Shared, TRIES, lock};
 use super::url::{Url, is_loopback};
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;
@@ -316,11 +316,25 @@ impl Remote {
         if !site.own {
             return self.shared().retry(MIRROR_TRIES, attempt);
         }
-        let mut redirected = false;
-        let result = self.shared().retry(self.outage.tries(), || match self.outage.error() {
+        let (mut redirected, mut transient) = (false, false);
+        let tries = self.outage.tries();
+        let mut result = self.shared().retry(tries, || match self.outage.error() {
             Some(known) => Err(known.into()),
-            None => attempt().inspect_err(|failure| redirected = failure.redirected),
+            None => attempt().inspect_err(|failure| {
+                (redirected, transient) = (failure.redirected, failure.transient);
+            }),
         });
+        let no_answer = |error: &RegistryError| {
+            matches!(
+                error,
+                RegistryError::Unreachable { .. } | RegistryError::Stalled { .. } | RegistryError::Stopped
+            )
+        };
+        if tries < TRIES && transient && result.as_ref().is_err_and(|error| !no_answer(error)) {
+            // It is back, if not in order yet: that deserves as much patience as ever.
+            self.outage.answered();
+            result = self.shared().retry(TRIES - tries, attempt);
+        }
         match result.as_ref().err().filter(|_| !redirected) {
             Some(error) => self.outage.failed(error),
             None => self.outage.answered(),

@@ -291,6 +291,41 @@ fn names_that_a_dead_run_gave_are_on_disk_before_the_catalog_says_so() {
     assert!(synced < written, "the catalog was written first\n{text}");
 }
 
+/// Kills at the worst of times while a layer takes the place of something else, and while one that could not be
+/// committed is removed: the next run knows what is whole and what is not.
+#[test]
+fn a_kill_while_a_layer_is_replaced_or_removed_does_not_make_it_look_whole() {
+    if !may_trace("kills while layers are replaced and removed were NOT checked") {
+        return;
+    }
+    for (replaced, inject) in [
+        (true, &["inject=renameat:signal=KILL"][..]),
+        (true, &["inject=renameat2:signal=KILL:when=2"]),
+        (false, &["inject=syncfs:error=ENOSPC", "inject=unlinkat:signal=KILL:when=100"]),
+    ] {
+        let sandbox = Sandbox::new();
+        let layer = layer(0, 2, &noise(1, 2 << 20), Pack::Gzip);
+        let image = Image::new(std::slice::from_ref(&layer));
+        let registry = FakeRegistry::start(BlobSet::with("team/app:1", &image));
+        sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+        let place = sandbox.layers().join(layer.directory());
+        if replaced {
+            std::fs::create_dir_all(&place).unwrap();
+            std::fs::write(place.join("junk"), "left by another program").unwrap();
+        }
+        let mut arguments = vec!["-f", "-qq", "-o", "/dev/null"];
+        arguments.extend(inject.iter().flat_map(|inject| ["-e", inject]));
+        arguments.extend([env!("CARGO_BIN_EXE_msb-sync"), "apply"]);
+        let killed = sandbox.program("strace", &arguments).run();
+        assert!(!killed.status.success(), "{inject:?}: {killed}");
+        assert_eq!(listed(&sandbox).len(), 0, "{inject:?}");
+        applied(&sandbox);
+        let blobs = registry.edit(|content| content.blobs.clone());
+        assert_exact(&listed(&sandbox)[0], &|digest| blobs[digest].to_vec());
+        sandbox.msb("verify").run().success();
+    }
+}
+
 fn order_of_a_run(sandbox: &Sandbox) {
     let layers = [layer(0, 1, &noise(1, 1 << 20), Pack::Gzip), layer(1, 1, &noise(2, 1 << 20), Pack::Zstd)];
     let registry = FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(&layers)));

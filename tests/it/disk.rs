@@ -384,6 +384,33 @@ fn layers_may_lie_on_another_disk_than_downloads() {
     assert!(std::fs::read_dir(&place).unwrap().next().is_none());
 }
 
+/// As a container engine mounts a volume: the same file system as its surroundings, but nothing can be renamed across.
+#[test]
+fn layers_may_be_a_bind_mount() {
+    let sandbox = Sandbox::new();
+    let layer = Layer::of(&[file("f", noise(1, 1 << 20)), file("g", "x")]);
+    let _registry = serve(&sandbox, "", std::slice::from_ref(&layer));
+    let (volume, layers) = (sandbox.root().join("volume"), sandbox.layers());
+    for path in [&volume, &layers] {
+        std::fs::create_dir_all(path).unwrap();
+    }
+    let script = "mount --bind \"$0\" \"$1\" || exit 77; exec \"$2\" apply";
+    let (volume, layers) = (volume.to_str().unwrap(), layers.to_str().unwrap());
+    for namespaces in [&["-m"][..], &["-r", "-m"]] {
+        let arguments =
+            [namespaces, &["sh", "-c", script, volume, layers, env!("CARGO_BIN_EXE_msb-sync")]].concat();
+        let output = sandbox.program("unshare", &arguments).run();
+        if output.status.code() == Some(77) || output.stderr.starts_with("unshare: ") {
+            continue;
+        }
+        output.success();
+        let there = Path::new(volume).join(layer.directory()).join("g");
+        assert_eq!(std::fs::read(there).unwrap(), b"x");
+        return;
+    }
+    let _ = writeln!(std::io::stderr(), "may not mount: bind mounts were NOT checked");
+}
+
 #[test]
 fn what_is_no_directory_is_named() {
     let layer = Layer::of(&[file("f", "x")]);

@@ -1,5 +1,7 @@
 //! What becomes of a layer's entries on disk: every kind of entry, whatever the umask, the settings and the limits.
 
+use std::io::Write;
+
 use crate::support::check::{applied, assert_exact, listed, wanted};
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::{BlobSet, Image, Item, Layer, dir, file, hard, node, noise, symlink};
@@ -110,6 +112,27 @@ fn every_kind_of_entry_is_as_the_tar_says_whatever_the_umask() {
             assert_eq!(tree.fact(path, fact), Some(value), "{fact} of {path} with umask {umask}");
         }
     }
+}
+
+/// A default ACL takes the umask's place in everything that is made below it.
+#[test]
+fn every_kind_of_entry_is_as_the_tar_says_whatever_the_default_acl() {
+    let sandbox = Sandbox::new();
+    let layer = Layer::of(&every_kind());
+    let registry = serve(&sandbox, &layer);
+    // acl(5) as an xattr: version 2, then tag, permissions and id of user::rwx, group::r-x and other::---.
+    let acl = "0x0200000001000700ffffffff04000500ffffffff20000000ffffffff";
+    std::fs::create_dir_all(sandbox.home()).unwrap();
+    let home = sandbox.home().to_str().unwrap().to_owned();
+    let set = sandbox.program("setfattr", &["-n", "system.posix_acl_default", "-v", acl, &home]).run();
+    if !set.status.success() {
+        let _ = writeln!(std::io::stderr(), "no ACLs here: default ACLs were NOT checked: {}", set.stderr);
+        return;
+    }
+    applied(&sandbox);
+    let blobs = registry.edit(|content| content.blobs.clone());
+    assert_exact(&listed(&sandbox)[0], &|digest| blobs[digest].to_vec());
+    sandbox.msb("verify").run().success();
 }
 
 #[test]

@@ -93,7 +93,7 @@ pub(super) struct PieceJob {
 impl PieceJob {
     pub(super) fn run(mut self, shared: &Shared, pieces: &Pieces) -> Result<(), LayerError> {
         let written = self.target.write(&self.piece.bytes()[..self.length], self.offset);
-        if self.length > 0 && !self.target.direct.load(Ordering::Relaxed) {
+        if self.length > 0 && !self.target.direct.load(Ordering::Acquire) {
             sys::start_writing_out(&self.target.file, self.offset, self.length as u64);
         }
         pieces.give_back(self.piece);
@@ -124,6 +124,8 @@ struct Tail {
 impl Target {
     fn write(&self, mut bytes: &[u8], mut offset: u64) -> Result<(), LayerError> {
         while !bytes.is_empty() {
+            // Asked before the write: another thread may end it meanwhile, and then this one still has to try again.
+            let direct = self.direct.load(Ordering::Acquire);
             match self.file.write_at(bytes, offset) {
                 Ok(0) => return Err(write_failed(&self.path, io::ErrorKind::WriteZero.into())),
                 Ok(count) => {
@@ -132,9 +134,7 @@ impl Target {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A disk that wants other multiples, or a full one that took a part of the last write.
-                Err(error)
-                    if error.kind() == io::ErrorKind::InvalidInput && self.direct.load(Ordering::Relaxed) =>
-                {
+                Err(error) if direct && error.kind() == io::ErrorKind::InvalidInput => {
                     self.end_direct()?;
                 }
                 Err(error) => return Err(write_failed(&self.path, error)),
@@ -151,7 +151,7 @@ impl Target {
         }
         let tail = std::mem::take(&mut *lock(&self.tail));
         if !tail.bytes.is_empty() {
-            if self.direct.load(Ordering::Relaxed) {
+            if self.direct.load(Ordering::Acquire) {
                 self.end_direct()?;
             }
             self.write(&tail.bytes, tail.offset)?;
@@ -160,8 +160,9 @@ impl Target {
     }
 
     fn end_direct(&self) -> Result<(), LayerError> {
-        self.direct.store(false, Ordering::Relaxed);
-        sys::set_direct(self.file.as_fd(), false).map_err(|error| write_failed(&self.path, error))
+        sys::set_direct(self.file.as_fd(), false).map_err(|error| write_failed(&self.path, error))?;
+        self.direct.store(false, Ordering::Release);
+        Ok(())
     }
 }
 
