@@ -150,7 +150,7 @@ impl Executor<'_> {
     }
 
     /// The fetches for which there cannot be enough space, each with its error: those that are larger than all that
-    /// is free (whose registry may be lying), and all if the others together are.
+    /// is free (whose registry may be lying), and of the others as many images as it takes.
     ///
     /// A layer is hardly ever smaller than its blob: less space than that cannot be enough. Downloads are gone one
     /// by one, so each counts for itself.
@@ -176,10 +176,10 @@ impl Executor<'_> {
             }
         }
         if needed > free.layers {
+            let known = too_large.iter().map(|(index, _)| *index).collect();
             let error = refused(self.store.layers(), needed, free.layers);
-            let known: BTreeSet<usize> = too_large.iter().map(|(index, _)| *index).collect();
-            let others = (0..plan.fetches.len()).filter(|index| !known.contains(index));
-            too_large.extend(others.map(|index| (index, Arc::clone(&error))));
+            let given_up = give_up(plan, known, needed - free.layers);
+            too_large.extend(given_up.into_iter().map(|index| (index, Arc::clone(&error))));
         }
         Ok(too_large)
     }
@@ -356,6 +356,31 @@ impl Executor<'_> {
         let (reference, action) = (image.reference.clone(), image.action);
         self.reporter.report(Event::Image { reference, action, error });
     }
+}
+
+/// The fetches to leave out beside `known`, the biggest first with all that only its images need, so that at least
+/// `excess` bytes less are needed.
+fn give_up(plan: &Plan, known: BTreeSet<usize>, mut excess: u64) -> Vec<usize> {
+    let mut failed: BTreeSet<&ImageRef> = BTreeSet::new();
+    let images = |fetch: usize| plan.fetches[fetch].claims.iter().flat_map(|claim| &claim.images);
+    let (mut left_out, mut given_up) = (known, Vec::new());
+    for biggest in 0..plan.fetches.len() {
+        if excess == 0 {
+            break;
+        }
+        if left_out.contains(&biggest) {
+            continue;
+        }
+        failed.extend(images(biggest));
+        for fetch in biggest..plan.fetches.len() {
+            if !left_out.contains(&fetch) && images(fetch).all(|image| failed.contains(image)) {
+                left_out.insert(fetch);
+                given_up.push(fetch);
+                excess = excess.saturating_sub(plan.fetches[fetch].size());
+            }
+        }
+    }
+    given_up
 }
 
 /// The registry that serves a blob: that of the first image that needs it.

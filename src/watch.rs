@@ -24,8 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use self::eyes::{Eyes, files_of};
@@ -34,7 +33,7 @@ pub use self::notice::{Listener, Notice, Options, Reason};
 use self::paths::Content;
 use self::schedule::Changes;
 pub use self::server::parse_address;
-use crate::error::Error;
+use crate::error::{Error, StoreError};
 use crate::state::Action;
 use crate::store::layer_path;
 use crate::sync::{Applied, Failure, Inputs, Session};
@@ -111,7 +110,9 @@ type RunResult = Result<Option<Applied>, Failure>;
 
 /// A run that is under way.
 struct Run {
-    task: JoinHandle<RunResult>,
+    result: oneshot::Receiver<RunResult>,
+    /// Why the system gave it no thread.
+    refused: Option<std::io::Error>,
     started: Instant,
 }
 
@@ -319,11 +320,16 @@ impl Watch<'_> {
         self.metrics.started(reasons);
         let (session, request) = (self.session.clone(), self.options.request.clone());
         let expected = self.read.get(&self.inputs.images_file).cloned();
-        let task = spawn_blocking(move || match expected {
-            Some(Content::File(digest)) => session.apply_unchanged(&request, &digest),
-            _ => session.apply(&request).map(Some),
+        let (done, result) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("run".to_owned()).spawn(move || {
+            let result = match expected {
+                Some(Content::File(digest)) => session.apply_unchanged(&request, &digest),
+                _ => session.apply(&request).map(Some),
+            };
+            // Nobody waits for it any more once the watch is stopped.
+            let _ = done.send(result);
         });
-        Run { task, started: Instant::now() }
+        Run { result, refused: thread.err(), started: Instant::now() }
     }
 
     /// Draws the conclusions from a run.
@@ -392,10 +398,15 @@ impl Watch<'_> {
 /// Waits for the end of a run, for ever if there is none.
 async fn ended(run: &mut Option<Run>) -> (RunResult, Duration) {
     let Some(run) = run else { return std::future::pending().await };
-    let result = (&mut run.task).await.unwrap_or_else(|_| {
-        // A defect of ours ended the run, and must not end the watch.
-        let message = "the run ended unexpectedly".to_owned();
-        Err(Failure::Error(Error::Usage { message, hint: Some("please report this".to_owned()) }))
+    let result = (&mut run.result).await.unwrap_or_else(|_| {
+        Err(Failure::Error(if let Some(source) = run.refused.take() {
+            StoreError::Io { doing: "start a thread that writes to", path: "the layers".into(), source }
+                .into()
+        } else {
+            // A defect of ours ended the run, and must not end the watch.
+            let message = "the run ended unexpectedly".to_owned();
+            Error::Usage { message, hint: Some("please report this".to_owned()) }
+        }))
     });
     (result, run.started.elapsed())
 }

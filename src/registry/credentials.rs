@@ -324,7 +324,7 @@ fn converse(shared: &Shared, mut child: Child, key: &str) -> Result<(bool, Strin
     let stdout = child.stdout.take();
     let key = key.to_owned();
     // Pipes block, so a thread holds them while this one watches the clock.
-    let pipes = std::thread::spawn(move || {
+    let talk = std::thread::Builder::new().name("helper".to_owned()).spawn(move || {
         if let Some(mut stdin) = stdin {
             // A helper that does not read its input says by its exit code what it thinks of it.
             let _ = stdin.write_all(key.as_bytes());
@@ -335,6 +335,14 @@ fn converse(shared: &Shared, mut child: Child, key: &str) -> Result<(bool, Strin
         }
         Ok(output)
     });
+    let pipes = match talk {
+        Ok(pipes) => pipes,
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(HelperError::Io(error));
+        }
+    };
     let deadline = Instant::now() + HELPER_TIME;
     let mut wait = Duration::from_millis(2);
     let status = loop {

@@ -17,7 +17,7 @@ use crate::observe::{self, Ask};
 use crate::progress::Event;
 use crate::registry::{Lookup, Registries};
 use crate::selection::Rule;
-use crate::state::{Desired, LockedImage, LockedSelection, Platform, TagSelection};
+use crate::state::{Action, Desired, LockedImage, LockedSelection, Platform, TagSelection};
 
 /// What `lock` is asked for.
 #[derive(Clone, Debug)]
@@ -218,7 +218,14 @@ impl Session {
         }
         let new = Lockfile::new(entries, selections);
         let mut images = old.changes(&new);
-        images.retain(|change| !failed.iter().any(|(reference, ..)| *reference == change.reference));
+        // What could not be looked up has not changed; nor has any tag of a repository without its list.
+        images.retain(|change| {
+            let of_repository = change.reference.repository_alone();
+            !failed.iter().any(|(reference, ..)| {
+                *reference == change.reference
+                    || change.action == Action::Remove && *reference == of_repository
+            })
+        });
         let text = new.to_string();
         let changed = failed.is_empty() && old_text.as_deref() != Some(&text);
         if changed && !request.check {

@@ -227,7 +227,10 @@ impl Metrics {
         }
         let all = in_sync + blocked + failed;
         match (first, &applied.outcome.failure) {
-            (None, None) => ("ok", None, format!("{in_sync} images in sync")),
+            (None, None) => {
+                let images = if in_sync == 1 { "image" } else { "images" };
+                ("ok", None, format!("{in_sync} {images} in sync"))
+            }
             (None, Some(failure)) => {
                 let text = format!("layers that nobody needs could not be removed; {failure}");
                 ("failed", Some(text.clone()), text)

@@ -98,7 +98,7 @@ fn the_github_workflow_gates_on_the_plan() {
     sandbox.msb("lock").run().success();
     assert_eq!(
         run_job(&sandbox, check).unwrap(),
-        ["Install msb-sync", "The lockfile is up to date", "Every image can be had"]
+        ["Install msb-sync", "The lockfile is up to date", "What would be done"]
     );
     let summary = std::fs::read_to_string(sandbox.work().join("GITHUB_STEP_SUMMARY")).unwrap();
     assert!(summary.contains("2 to add"), "{summary}");

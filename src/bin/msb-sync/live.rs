@@ -9,8 +9,10 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use msb_sync::cancel::Cancel;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::{Event, Reporter};
+use msb_sync::state::Action;
 use msb_sync::sync::{Applied, Failure, Request, Session};
 use msb_sync::watch::{self, Listener, Notice, Options};
 
@@ -32,6 +34,7 @@ pub(crate) fn watch(
         quiet: output.quiet,
         style: output.style,
         said: Mutex::default(),
+        stop: session.cancel.clone(),
     });
     session.reporter = Arc::clone(&live) as _;
     let poll = poll.map(|seconds| Duration::from_secs(seconds.get().into()));
@@ -45,6 +48,7 @@ struct Live {
     quiet: bool,
     style: Style,
     said: Mutex<Said>,
+    stop: Cancel,
 }
 
 /// What a run said, and the one before it.
@@ -85,6 +89,13 @@ impl Live {
         }
     }
 
+    /// Ends the watch when nobody reads its events any more.
+    fn stop_unheard(&self) {
+        if self.json && crate::text::nobody_reads() {
+            self.stop.cancel();
+        }
+    }
+
     fn applied(&self, applied: &Applied, elapsed: Duration, next: Duration) {
         let mut said = self.said();
         said.warnings_before = std::mem::take(&mut said.warnings);
@@ -109,9 +120,10 @@ impl Live {
             }
         }
         let failed = applied.outcome.failed();
-        let all = applied.outcome.images.len();
+        let images = applied.outcome.images.iter();
+        let all = images.filter(|(_, action, error)| error.is_some() || *action != Action::Remove).count();
         let state = match failed {
-            0 => format!("{} in sync", plural(applied.outcome.images.len(), "image")),
+            0 => format!("{} in sync", plural(all, "image")),
             _ => format!("{failed} of {all} images failed"),
         };
         self.wait(&state, next);
@@ -171,6 +183,7 @@ impl Reporter for Live {
     fn report(&self, event: Event) {
         if self.json {
             json::print_image(&event);
+            self.stop_unheard();
         }
         if self.is_news(&event) {
             self.human.report(event);
@@ -182,6 +195,7 @@ impl Listener for Live {
     fn notice(&self, notice: &Notice<'_>) {
         if self.json {
             crate::text::print(&format!("{}\n", json::notice(notice)));
+            self.stop_unheard();
         }
         match notice {
             Notice::Watching { file, interval, metrics, .. } => {

@@ -67,7 +67,7 @@ fn rootfs(image: &InspectedImage, output: &Output) -> Result<Exit, Failure> {
         match human::lowerdir(&directories) {
             Ok(line) => {
                 output.result(&format!("{line}\n"));
-                if line.len() > MOUNT_LIMIT {
+                if "lowerdir=".len() + line.len() > MOUNT_LIMIT {
                     output.human.warning(&format!(
                         "this is longer than the {MOUNT_LIMIT} bytes that mount takes at once; use the list of --json"
                     ));

@@ -104,7 +104,8 @@ fn watch_signals(cancel: Cancel, human: Arc<human::Human>) -> io::Result<()> {
             }
             cancel.cancel();
             let human = Arc::clone(&human);
-            std::thread::spawn(move || {
+            // Without a thread to spare, a second signal still ends it.
+            let _ = std::thread::Builder::new().spawn(move || {
                 std::thread::sleep(GRACE);
                 human.clear();
                 human.stopped();
@@ -421,7 +422,7 @@ fn init(output: &Output) -> Result<Exit, Failure> {
 
 fn manual(output: &Output) -> Exit {
     let mut page = Vec::new();
-    match clap_mangen::Man::new(Cli::command()).render(&mut page) {
+    match render_manual(&mut page) {
         Ok(()) => {
             output.result(&String::from_utf8_lossy(&page));
             Exit::Done
@@ -431,4 +432,42 @@ fn manual(output: &Output) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// One page: the program, then each command with its options.
+fn render_manual(page: &mut Vec<u8>) -> io::Result<()> {
+    let mut program = Cli::command();
+    program.build();
+    let man = clap_mangen::Man::new(program.clone());
+    man.render_title(page)?;
+    man.render_name_section(page)?;
+    man.render_synopsis_section(page)?;
+    man.render_description_section(page)?;
+    man.render_options_section(page)?;
+    page.extend_from_slice(b".SH COMMANDS\n");
+    for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
+        let own = |argument: &&clap::Arg| !argument.is_global_set() && !argument.is_hide_set();
+        let about = command.get_long_about().or(command.get_about());
+        page.extend_from_slice(
+            format!(".SS {}\n", roff(&format!("msb-sync {}", command.get_name()))).as_bytes(),
+        );
+        page.extend_from_slice(
+            format!("{}\n", roff(&about.map(ToString::to_string).unwrap_or_default())).as_bytes(),
+        );
+        for argument in command.get_arguments().filter(own).filter(|argument| argument.get_id() != "help") {
+            let help = argument.get_long_help().or(argument.get_help());
+            let names = argument.to_string();
+            let help = help.map(ToString::to_string).unwrap_or_default();
+            page.extend_from_slice(format!(".TP\n.B {}\n{}\n", roff(&names), roff(&help)).as_bytes());
+        }
+    }
+    man.render_extra_section(page)
+}
+
+/// Text for roff: no hyphen is a dash, no line is a request.
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    let line =
+        |line: &str| if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_owned() };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -67,15 +67,23 @@ pub(crate) fn shell_word(path: &Path) -> String {
 
 /// Whether something of the result was lost on its way out.
 static LOST: AtomicBool = AtomicBool::new(false);
+/// Whether stdout took something no more.
+static UNREAD: AtomicBool = AtomicBool::new(false);
 
 /// Prints to stdout. A reader that has gone away (`| head`) is no error; any other failure is remembered.
 pub(crate) fn print(text: &str) {
     let mut stdout = io::stdout().lock();
-    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        LOST.store(true, Ordering::Relaxed);
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        UNREAD.store(true, Ordering::Relaxed);
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            LOST.store(true, Ordering::Relaxed);
+        }
     }
+}
+
+/// Whether stdout takes nothing any more, for whatever reason.
+pub(crate) fn nobody_reads() -> bool {
+    UNREAD.load(Ordering::Relaxed)
 }
 
 /// Whether [`print`] failed.

@@ -55,9 +55,11 @@ impl Progress {
     pub(super) fn clear(&self) {
         if let Self::Bars(bars) = self {
             let state = std::mem::take(&mut *bars.lock());
-            if let Some(status) = state.status {
-                status.finish_and_clear();
-                bars.multi.remove(&status);
+            // A bar that is dropped unfinished draws itself once more.
+            let layers = state.layers.into_values().filter_map(|layer| layer.bar);
+            for bar in [state.status, state.spinner, state.total].into_iter().flatten().chain(layers) {
+                bar.finish_and_clear();
+                bars.multi.remove(&bar);
             }
             let _ = bars.multi.clear();
         }
