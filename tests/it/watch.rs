@@ -308,7 +308,7 @@ fn metrics_and_health_are_served() {
     assert!(value("run_duration_seconds_count") >= 1.0);
     assert!(value("changes_total{action=\"add\"}") > 0.5);
     let (status, body) = get(&address, "/healthz");
-    assert_eq!((status, body.as_str()), (200, "ok: 1 images in sync\n"));
+    assert_eq!((status, body.as_str()), (200, "ok: 1 image in sync\n"));
 
     registry.on(|_| Some(Fault::status(404)));
     sandbox
@@ -379,7 +379,7 @@ fn systemd_hears_how_it_is() {
     };
     let before = until("READY=1");
     assert!(before.iter().any(|message| message.contains("STATUS=applying")), "{before:?}");
-    assert!(before.last().unwrap().contains("STATUS=1 images in sync"), "{before:?}");
+    assert!(before.last().unwrap().contains("STATUS=1 image in sync"), "{before:?}");
     assert_eq!(listed(&sandbox).len(), 1, "ready before the first run's end");
     let pings = [until("WATCHDOG=1"), until("WATCHDOG=1"), until("WATCHDOG=1")];
     assert!(pings.len() == 3);
