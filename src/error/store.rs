@@ -68,7 +68,7 @@ impl StoreError {
                     .to_owned(),
             ),
             "permission" => {
-                Some("run as the user that owns the directory, or choose another one with --home".to_owned())
+                Some("run as the user that owns the directory, or use one that is yours (--home, or `layers` in the images file)".to_owned())
             }
             _ => match self {
                 Self::InTheWay { there, .. } => {

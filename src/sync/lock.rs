@@ -130,7 +130,11 @@ impl LockfilePlace {
 
     /// Replaces the file at once and durably, keeping its permissions and following a symlink.
     fn write(&self, text: &str) -> Result<(), StoreError> {
-        let target = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let target = fs::canonicalize(&self.path).unwrap_or_else(|_| match fs::read_link(&self.path) {
+            // A symlink to where no file is yet.
+            Ok(link) => self.path.parent().unwrap_or(Path::new("/")).join(link),
+            Err(_) => self.path.clone(),
+        });
         let directory = target.parent().unwrap_or(Path::new("/"));
         let stem = target.file_name().unwrap_or_default().to_string_lossy();
         let temporary = directory.join(format!(".{stem}.{}.tmp", std::process::id()));
@@ -150,22 +154,14 @@ impl LockfilePlace {
 
 /// Writes `temporary` with the permissions of `target`, if that exists.
 fn write_new(temporary: &Path, target: &Path, text: &str) -> Result<(), StoreError> {
-    // One of a killed run whose process number came again.
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(StoreError::io("remove", temporary)(error));
-        }
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(temporary)
-        .map_err(StoreError::io("create", temporary))?;
+    // One of a killed run whose process number came again. If it cannot go, nothing can be made in its place.
+    let _ = fs::remove_file(temporary);
+    let failed = || StoreError::io("write", target);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(temporary).map_err(failed())?;
     if let Ok(metadata) = target.metadata() {
-        file.set_permissions(metadata.permissions()).map_err(StoreError::io("set the mode of", temporary))?;
+        file.set_permissions(metadata.permissions()).map_err(StoreError::io("set the mode of", target))?;
     }
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(StoreError::io("write", temporary))
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed())
 }
 
 impl Session {

@@ -129,21 +129,28 @@ fn serve(sandbox: &Sandbox, settings: &str, layers: &[Layer]) -> FakeRegistry {
 }
 
 #[test]
-fn what_cannot_fit_is_refused_before_it_is_fetched() {
+fn what_cannot_fit_is_refused_before_it_is_fetched_and_stops_no_other_image() {
     let sandbox = Sandbox::new();
-    let Some(disk) = SmallDisk::at(&sandbox.home(), "size=4m") else { return };
-    // Each fits, all together do not.
-    let layers: Vec<Layer> =
-        (0..4).map(|seed| Layer::packed(&tar(&[file("f", noise(seed, 3 << 20))]), Pack::Plain)).collect();
-    let registry = serve(&sandbox, "", &layers);
+    let Some(disk) = SmallDisk::at(&sandbox.home(), "size=5m") else { return };
+    // Each of the big ones fits alone, both together do not: their image is given up as a whole.
+    let layer = |seed, size| Layer::packed(&tar(&[file("f", noise(seed, size))]), Pack::Plain);
+    let (big, small) = ([layer(0, 3 << 20), layer(1, 3 << 20)], layer(2, 10_000));
+    let mut set = BlobSet::default();
+    for (name, layers) in [("team/app:big", &big[..]), ("team/app:small", std::slice::from_ref(&small))] {
+        let manifest = set.image(&Image::new(layers));
+        set.tag(name, &manifest);
+    }
+    let registry = FakeRegistry::start(set);
+    sandbox.images(&wanted(&registry.name(), &["team/app:big", "team/app:small"]));
     let output = disk.msb(&sandbox, "apply").run().code(1);
-    for said in ["12.0 MiB (12589056 bytes)", "bytes) are free", "3.", "MiB", "hint: free some space"] {
+    for said in ["6.0 MiB (6306304 bytes)", "bytes) are free", "4.", "MiB", "hint: free some space"] {
         assert!(output.stderr.contains(said), "does not say {said}\n{output}");
     }
-    assert!(layers.iter().all(|layer| registry.sent(&layer.digest()) == 0), "{output}");
+    assert!(big.iter().all(|layer| registry.sent(&layer.digest()) == 0), "{output}");
+    assert_eq!(disk.listed(&sandbox).len(), 1);
     disk.remount(&sandbox, "size=40m");
     disk.msb(&sandbox, "apply").run().success();
-    assert_eq!(disk.listed(&sandbox).len(), 4);
+    assert_eq!(disk.listed(&sandbox).len(), 2);
 }
 
 #[test]

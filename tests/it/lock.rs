@@ -362,6 +362,13 @@ fn the_lockfile_keeps_its_mode_and_its_symlink() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
     assert!(!world.lockfile().contains("greeter"));
     assert_eq!(fs::read_dir(world.path("elsewhere")).unwrap().count(), 1);
+
+    // To where no file is yet.
+    fs::remove_file(world.path("images.lock")).unwrap();
+    symlink("elsewhere/new.lock", world.path("images.lock")).unwrap();
+    world.run("lock").code(0);
+    assert!(fs::symlink_metadata(world.path("images.lock")).unwrap().is_symlink());
+    assert!(world.path("elsewhere/new.lock").is_file());
 }
 
 #[test]
