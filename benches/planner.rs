@@ -45,11 +45,11 @@ fn world(wanted: &[Arc<ResolvedImage>], recorded: BTreeMap<ImageRef, RecordedIma
             .is_some_and(|row| row.digest.as_ref() == Some(&image.digest));
         let resolution = if same { Resolution::AsRecorded } else { Resolution::Resolved(Arc::clone(image)) };
         observed.resolutions.insert(image.reference.clone(), resolution);
-        for layer in &image.layers {
+        for layer in &*image.layers {
             observed.layers.insert(layer.digest.clone(), LayerState::Missing);
         }
     }
-    for layer in observed.recorded.values().flat_map(|row| &row.layers) {
+    for layer in observed.recorded.values().flat_map(|row| &*row.layers) {
         observed.layers.insert(layer.digest.clone(), LayerState::Complete);
         let facts = LayerFacts { diff_id: layer.diff_id.clone(), size: layer.size };
         observed.facts.insert(layer.digest.clone(), facts);
@@ -91,7 +91,7 @@ fn main() {
             let mut newer = ResolvedImage::clone(image);
             let top = common::image(number + common::IMAGES);
             newer.digest = top.digest;
-            newer.layers[9] = top.layers[9].clone();
+            Arc::make_mut(&mut newer.layers)[9] = top.layers[9].clone();
             Arc::new(newer)
         })
         .collect();

@@ -36,6 +36,9 @@ use crate::state::{ConfigRecord, Owner, RecordedImage, ResolvedImage};
 /// slow disk may take longer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Images of one transaction at most, so that other writers need not wait long.
+const GROUP: usize = 100;
+
 /// Prepared statements kept; there are about forty.
 const CACHED_STATEMENTS: usize = 64;
 
@@ -44,6 +47,23 @@ const CACHED_STATEMENTS: usize = 64;
 pub struct Catalog {
     conn: Connection,
     path: PathBuf,
+}
+
+/// What [`Catalog::change`] does to one image.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// See [`Catalog::record`].
+    Record {
+        /// What is recorded.
+        image: &'a ResolvedImage,
+        /// Under which names, its own first.
+        names: &'a [ImageRef],
+    },
+    /// See [`Catalog::adopt`].
+    Adopt {
+        /// The names that are recorded.
+        names: &'a [ImageRef],
+    },
 }
 
 /// What [`Catalog::forget`] did.
@@ -191,7 +211,7 @@ impl Catalog {
         owner: &Owner,
         layers: &Path,
     ) -> Result<(), CatalogError> {
-        self.write("record an image in", |tx| write::record(tx, image, names, owner, layers))
+        self.change_all(&[Change::Record { image, names }], owner, layers)
     }
 
     /// Makes `owner` one of the owners of an image that [`Catalog::record`] recorded under `names`, and notes
@@ -200,21 +220,70 @@ impl Catalog {
     /// # Errors
     /// The database cannot be written; it is then as it was.
     pub fn adopt(&mut self, names: &[ImageRef], owner: &Owner, layers: &Path) -> Result<(), CatalogError> {
-        self.write("add an owner in", |tx| write::adopt(tx, names, owner, layers))
+        self.change_all(&[Change::Adopt { names }], owner, layers)
     }
 
-    /// Drops the ownership of `owner` (`None`: of everybody) in `references`, in one transaction. An image that
-    /// nobody owns then goes, with its second names and the rows of layers that no other manifest uses; but never
-    /// what microsandbox had before us.
+    /// Does what [`Catalog::record`] and [`Catalog::adopt`] do for many images at the cost of one wait for the disk a
+    /// hundred: in one transaction, or, where that fails, each image in its own. The results are in the order of
+    /// `changes`.
+    pub fn change(
+        &mut self,
+        changes: &[Change<'_>],
+        owner: &Owner,
+        layers: &Path,
+    ) -> Vec<Result<(), CatalogError>> {
+        let mut results = Vec::with_capacity(changes.len());
+        for group in changes.chunks(GROUP) {
+            if group.len() > 1 && self.change_all(group, owner, layers).is_ok() {
+                results.extend(group.iter().map(|_| Ok(())));
+            } else {
+                results.extend(
+                    group.iter().map(|change| self.change_all(std::slice::from_ref(change), owner, layers)),
+                );
+            }
+        }
+        results
+    }
+
+    fn change_all(
+        &mut self,
+        changes: &[Change<'_>],
+        owner: &Owner,
+        layers: &Path,
+    ) -> Result<(), CatalogError> {
+        let doing = match changes {
+            [Change::Adopt { .. }] => "add an owner in",
+            _ => "record an image in",
+        };
+        self.write(doing, |tx| {
+            changes.iter().try_for_each(|change| match change {
+                Change::Record { image, names } => write::record(tx, image, names, owner, layers),
+                Change::Adopt { names } => write::adopt(tx, names, owner, layers),
+            })
+        })
+    }
+
+    /// Drops the ownership of `owner` (`None`: of everybody) in `references`, a hundred in one transaction. An image
+    /// that nobody owns then goes, with its second names and the rows of layers that no other manifest uses; but
+    /// never what microsandbox had before us.
     ///
     /// # Errors
-    /// The database cannot be written; it is then as it was.
+    /// The database cannot be written; up to a hundred are then as they were.
     pub fn forget(
         &mut self,
         references: &[ImageRef],
         owner: Option<&Owner>,
     ) -> Result<Forgotten, CatalogError> {
-        self.write("forget images in", |tx| write::forget(tx, references, owner))
+        let mut all = Forgotten::default();
+        for group in references.chunks(GROUP) {
+            let forgotten = self.write("forget images in", |tx| write::forget(tx, group, owner))?;
+            all.removed.extend(forgotten.removed);
+            all.kept.extend(forgotten.kept);
+            all.unneeded_layers.extend(forgotten.unneeded_layers);
+        }
+        // A second name may go with an image of a later group.
+        all.kept.retain(|name| !all.removed.contains(name));
+        Ok(all)
     }
 
     /// Runs queries that see one state of the database.

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use oci_spec::image::DigestAlgorithm;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -74,7 +75,8 @@ macro_rules! digest_type {
         $(#[$meta])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name {
-            text: Box<str>,
+            // Shared: a digest is in many places of one plan, and a plan may have a hundred thousand of them.
+            text: Arc<str>,
             algorithm: Algorithm,
         }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use crate::cancel::Cancel;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Change};
 use crate::digest::BlobDigest;
 use crate::error::{Error, StoreError};
 use crate::extract::{self, Workers};
@@ -37,6 +37,8 @@ use layer::Job;
 const GROUP_COMMIT: Duration = Duration::from_secs(5);
 /// How often waiting threads look at the stop switch.
 const POLL: Duration = Duration::from_millis(100);
+/// Finished layers that wait at most: each has a directory open.
+const GROUP_SIZE: usize = 128;
 
 /// What the deeds are done with.
 pub struct Executor<'a> {
@@ -257,7 +259,10 @@ impl Executor<'_> {
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => open = false,
                 }
-                let due = !open || since.elapsed() >= GROUP_COMMIT || self.cancel.is_cancelled();
+                let due = !open
+                    || ready.len() >= GROUP_SIZE
+                    || since.elapsed() >= GROUP_COMMIT
+                    || self.cancel.is_cancelled();
                 if due && !ready.is_empty() {
                     committed += self.commit(plan, std::mem::take(&mut ready), progress);
                     self.settle(plan, progress);
@@ -294,17 +299,33 @@ impl Executor<'_> {
 
     /// Records, reports and forgets about every image that has what it needs.
     fn settle(&mut self, plan: &Plan, progress: &mut ImageProgress) {
-        for index in progress.settled() {
+        let settled = progress.take_settled();
+        let mut changes = Vec::new();
+        // Each with its error, or whether its change is the next one.
+        let mut outcomes: Vec<(usize, Result<bool, Arc<Error>>)> = Vec::with_capacity(settled.len());
+        for index in settled {
             let image = &plan.images[index];
-            if image.action != Action::Remove {
-                let error = progress.error(index).or_else(|| self.record(image).err());
-                progress.finish(index, error.clone());
-                self.report_image(image, error);
+            if image.action == Action::Remove {
+                continue;
             }
+            let change = progress.error(index).map_or_else(|| self.change(image), Err);
+            outcomes.push((index, change.as_ref().map(Option::is_some).map_err(Arc::clone)));
+            changes.extend(change.into_iter().flatten());
+        }
+        let mut changed = self.catalog.change(&changes, self.owner, self.store.layers()).into_iter();
+        for (index, outcome) in outcomes {
+            let error = match outcome {
+                Ok(true) => changed.next().and_then(Result::err).map(|error| Arc::new(error.into())),
+                Ok(false) => None,
+                Err(error) => Some(error),
+            };
+            progress.finish(index, error.clone());
+            self.report_image(&plan.images[index], error);
         }
     }
 
-    fn record(&mut self, image: &PlannedImage) -> Result<(), Arc<Error>> {
+    /// What is to be changed in the catalog for an image that has all its layers; `None`: nothing.
+    fn change<'p>(&self, image: &'p PlannedImage) -> Result<Option<Change<'p>>, Arc<Error>> {
         if image.action == Action::Blocked {
             let unknown = || Arc::new(Error::Usage { message: image.reason.clone(), hint: None });
             return Err(image.error.clone().unwrap_or_else(unknown));
@@ -313,30 +334,26 @@ impl Executor<'_> {
             let text = format!("{} has no layers: microsandbox takes it for absent", image.reference);
             self.reporter.report(Event::Warning(text));
         }
-        let layers = self.store.layers();
-        let recorded = match &image.record {
-            Some(Record::Resolved(resolved)) => {
-                self.catalog.record(resolved, &image.names, self.owner, layers)
-            }
+        let names = &image.names[..];
+        match &image.record {
+            Some(Record::Resolved(resolved)) => Ok(Some(Change::Record { image: resolved, names })),
             Some(Record::Locked(_)) => {
                 let message = "its locked digest was not looked up".to_owned();
-                return Err(Arc::new(Error::Usage { message, hint: None }));
+                Err(Arc::new(Error::Usage { message, hint: None }))
             }
-            None if image.adopt => self.catalog.adopt(&image.names, self.owner, layers),
-            None => Ok(()),
-        };
-        recorded.map_err(|error| Arc::new(error.into()))
+            None => Ok(image.adopt.then_some(Change::Adopt { names })),
+        }
     }
 
     /// Rows first, then directories: a crash in between leaves layers that nobody needs, never rows without.
     fn remove(&mut self, plan: &Plan, progress: &mut ImageProgress) -> Result<usize, Error> {
-        for (index, image) in plan.images.iter().enumerate() {
-            if image.action == Action::Remove {
-                let forgotten = self.catalog.forget(&image.names, Some(self.owner));
-                let error = forgotten.err().map(|error| Arc::new(Error::from(error)));
-                progress.finish(index, error.clone());
-                self.report_image(image, error);
-            }
+        let leaving = || plan.images.iter().enumerate().filter(|(_, image)| image.action == Action::Remove);
+        let names: Vec<ImageRef> = leaving().flat_map(|(_, image)| image.names.clone()).collect();
+        let forgotten = self.catalog.forget(&names, Some(self.owner));
+        let error = forgotten.err().map(|error| Arc::new(Error::from(error)));
+        for (index, image) in leaving() {
+            progress.finish(index, error.clone());
+            self.report_image(image, error.clone());
         }
         if plan.layers_to_remove.is_empty() {
             return Ok(0);

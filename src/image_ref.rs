@@ -10,6 +10,7 @@
 //! [distribution/reference]: https://github.com/distribution/reference/blob/v0.6.0/reference.go
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::digest::BlobDigest;
 
@@ -23,9 +24,12 @@ const MAX_NAME: usize = 255;
 /// Longest tag, in bytes.
 const MAX_TAG: usize = 128;
 
-/// A complete image reference. Ordered by registry, repository, tag, digest.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ImageRef {
+/// A complete image reference. Ordered by registry, repository, tag, digest. A clone shares the text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageRef(Arc<Parts>);
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Parts {
     registry: String,
     repository: String,
     tag: Option<String>,
@@ -109,33 +113,33 @@ impl ImageRef {
             (None, None) => Some("latest".to_owned()),
             (None, Some(_)) => None,
         };
-        Ok(Self { registry: registry.to_owned(), repository, tag, digest })
+        Ok(Self(Arc::new(Parts { registry: registry.to_owned(), repository, tag, digest })))
     }
 
     /// The registry's name as written (`docker.io`, `registry.corp:5000`); not where it is reached.
     pub fn registry(&self) -> &str {
-        &self.registry
+        &self.0.registry
     }
 
     /// The repository, with `library/` where it was added.
     pub fn repository(&self) -> &str {
-        &self.repository
+        &self.0.repository
     }
 
     /// The tag, unless there is only a digest.
     pub fn tag(&self) -> Option<&str> {
-        self.tag.as_deref()
+        self.0.tag.as_deref()
     }
 
     /// The digest the reference is pinned to.
     pub fn digest(&self) -> Option<&BlobDigest> {
-        self.digest.as_ref()
+        self.0.digest.as_ref()
     }
 
     /// The same image under another registry's name.
     #[must_use]
     pub fn with_registry(&self, registry: &str) -> Self {
-        Self { registry: registry.to_owned(), ..self.clone() }
+        self.with(|parts| registry.clone_into(&mut parts.registry))
     }
 
     /// The same repository with another tag and no digest.
@@ -144,40 +148,52 @@ impl ImageRef {
     /// A tag outside the grammar.
     pub fn with_tag(&self, tag: &str) -> Result<Self, RefError> {
         check_tag(tag)?;
-        Ok(Self { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
+        Ok(self.with(|parts| (parts.tag, parts.digest) = (Some(tag.to_owned()), None)))
     }
 
     /// The same image, pinned to `digest`.
     #[must_use]
     pub fn with_digest(&self, digest: &BlobDigest) -> Self {
-        Self { digest: Some(digest.clone()), ..self.clone() }
+        self.with(|parts| parts.digest = Some(digest.clone()))
     }
 
     /// The repository alone, without tag and digest: a name for all its images together, which no lookup
     /// understands.
     #[must_use]
     pub fn repository_alone(&self) -> Self {
-        Self { tag: None, digest: None, ..self.clone() }
+        self.with(|parts| (parts.tag, parts.digest) = (None, None))
     }
 
     /// The names under which the catalog records this image: itself, and for a sandboxes.io image also
     /// the docker.io one, since docker.io serves it (microsandbox looks it up there).
     pub fn recorded_names(&self) -> Vec<Self> {
         let mut names = vec![self.clone()];
-        if self.registry == SANDBOXES_REGISTRY {
+        if self.registry() == SANDBOXES_REGISTRY {
             names.push(self.with_registry(DEFAULT_REGISTRY));
         }
         names
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Parts)) -> Self {
+        let mut parts = Parts::clone(&self.0);
+        change(&mut parts);
+        Self(Arc::new(parts))
+    }
+}
+
+impl fmt::Debug for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
 impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.registry, self.repository)?;
-        if let Some(tag) = &self.tag {
+        write!(f, "{}/{}", self.registry(), self.repository())?;
+        if let Some(tag) = self.tag() {
             write!(f, ":{tag}")?;
         }
-        if let Some(digest) = &self.digest {
+        if let Some(digest) = self.digest() {
             write!(f, "@{digest}")?;
         }
         Ok(())

@@ -248,7 +248,7 @@ impl fmt::Display for Lockfile {
                 continue;
             }
             f.write_str("layers = [\n")?;
-            for layer in layers {
+            for layer in &**layers {
                 let (digest, diff_id, size) = (&layer.digest, &layer.diff_id, layer.size);
                 writeln!(f, "  {{ digest = \"{digest}\", diff_id = \"{diff_id}\", size = {size} }},")?;
             }

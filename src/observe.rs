@@ -152,13 +152,13 @@ impl Observer<'_> {
     }
 
     fn look_at_layers(&self, observed: &mut Observed) -> Result<(), Error> {
-        let recorded = observed.recorded.values().flat_map(|row| &row.layers);
+        let recorded = observed.recorded.values().flat_map(|row| &*row.layers);
         let resolved: Vec<&LayerDescriptor> = observed
             .resolutions
             .values()
             .filter_map(|resolution| match resolution {
-                Resolution::Resolved(image) => Some(&image.layers),
-                Resolution::Locked(image) => Some(&image.layers),
+                Resolution::Resolved(image) => Some(&*image.layers),
+                Resolution::Locked(image) => Some(&*image.layers),
                 Resolution::AsRecorded | Resolution::Blocked(_) => None,
             })
             .flatten()

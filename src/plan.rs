@@ -50,7 +50,7 @@ pub struct PlannedImage {
     /// Why, for people.
     pub reason: String,
     /// Its layers, base first.
-    pub layers: Vec<LayerDescriptor>,
+    pub layers: Arc<[LayerDescriptor]>,
     /// How many of them are complete in the store.
     pub layers_present: usize,
     /// Bytes of its layers that are to be fetched, each distinct one once, also if another image needs them too.
@@ -131,7 +131,7 @@ impl Plan {
         let wanted = self.images.iter().filter(|image| image.action != Action::Remove);
         let mut seen = BTreeSet::new();
         wanted
-            .flat_map(|image| &image.layers)
+            .flat_map(|image| &*image.layers)
             .filter(|layer| !fetched.contains(&layer.digest) && seen.insert(&layer.digest))
             .map(|layer| layer.size)
             .sum()
@@ -227,7 +227,7 @@ fn plan_blocked_selection(blocked: &BlockedSelection) -> PlannedImage {
         digest: None,
         previous: None,
         reason: blocked.error.to_string(),
-        layers: Vec::new(),
+        layers: Arc::default(),
         layers_present: 0,
         download_bytes: 0,
         record: None,
@@ -248,7 +248,7 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
         digest: previous.clone(),
         previous,
         reason: String::new(),
-        layers: recorded.map(|recorded| recorded.layers.clone()).unwrap_or_default(),
+        layers: recorded.map(|recorded| Arc::clone(&recorded.layers)).unwrap_or_default(),
         layers_present: 0,
         download_bytes: 0,
         record: None,
@@ -259,13 +259,13 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
         Some(Resolution::AsRecorded) if recorded.is_some() => {}
         Some(Resolution::Resolved(resolved)) => {
             planned.digest = Some(resolved.digest.clone());
-            planned.layers.clone_from(&resolved.layers);
+            planned.layers = Arc::clone(&resolved.layers);
             planned.record = Some(Record::Resolved(Arc::clone(resolved)));
             planned.block_if(contradicted(&resolved.layers, observed));
         }
         Some(Resolution::Locked(locked)) => {
             planned.digest = Some(locked.digest.clone());
-            planned.layers.clone_from(&locked.layers);
+            planned.layers = Arc::clone(&locked.layers);
             planned.record = Some(Record::Locked(Arc::clone(locked)));
         }
         Some(Resolution::Blocked(error)) => {
@@ -399,7 +399,7 @@ fn plan_removal(
         digest: None,
         previous: recorded.digest.clone(),
         reason,
-        layers: recorded.layers.clone(),
+        layers: Arc::clone(&recorded.layers),
         layers_present: 0,
         download_bytes: 0,
         record: None,
@@ -411,7 +411,7 @@ fn plan_removal(
 fn plan_fetches(images: &[PlannedImage], observed: &Observed) -> Vec<Fetch> {
     let mut claims: BTreeMap<(&BlobDigest, u64, &DiffId), Claim> = BTreeMap::new();
     for image in images.iter().filter(|image| image.action != Action::Blocked) {
-        for layer in &image.layers {
+        for layer in &*image.layers {
             if observed.layers.get(&layer.digest) == Some(&LayerState::Complete) {
                 continue;
             }
@@ -456,9 +456,9 @@ fn plan_layer_removals(desired: &Desired, images: &[PlannedImage], observed: &Ob
     }
     let (leaving, staying): (Vec<_>, Vec<_>) =
         observed.recorded.values().partition(|row| gone.contains(&row.reference));
-    needed.extend(staying.iter().flat_map(|row| &row.layers).map(|layer| &layer.digest));
+    needed.extend(staying.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest));
     let candidates: BTreeSet<&BlobDigest> =
-        leaving.iter().flat_map(|row| &row.layers).map(|layer| &layer.digest).collect();
+        leaving.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest).collect();
     candidates.difference(&needed).map(|&digest| digest.clone()).collect()
 }
 

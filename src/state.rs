@@ -1,5 +1,8 @@
 //! The data that flows through a run: what is desired, what is observed. No behaviour beyond constructors.
 
+mod layer;
+mod platform;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -9,91 +12,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{Algorithm, BlobDigest, DiffId};
+use crate::digest::{Algorithm, BlobDigest};
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 pub use crate::progress::Action;
-
-// ---------------------------------------------------------------------------------------------- platforms
-
-/// An operating system, an architecture and sometimes a variant, as in `linux/arm64/v8`.
-///
-/// Always normalised as containerd's `platforms` package does: `x86_64` is `amd64`, `aarch64` is `arm64`,
-/// `arm64/v8` is `arm64`, `arm` is `arm/v7`, `amd64/v1` is `amd64`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Platform {
-    /// Operating system in Go's spelling, `linux`.
-    pub os: String,
-    /// Architecture in Go's spelling, `amd64`.
-    pub architecture: String,
-    /// `v6`, `v7`, … where the architecture has variants.
-    pub variant: Option<String>,
-}
-
-impl Platform {
-    /// Normalises the three parts.
-    pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
-        let variant = variant.filter(|variant| !variant.is_empty()).map(str::to_ascii_lowercase);
-        let architecture = architecture.to_ascii_lowercase();
-        let (architecture, variant) = match (architecture.as_str(), variant.as_deref()) {
-            ("amd64" | "x86_64" | "x86-64", None | Some("v1")) => ("amd64".to_owned(), None),
-            ("x86_64" | "x86-64", Some(_)) => ("amd64".to_owned(), variant),
-            ("arm64" | "aarch64", None | Some("8" | "v8")) => ("arm64".to_owned(), None),
-            ("aarch64", Some(_)) => ("arm64".to_owned(), variant),
-            ("armhf", _) | ("arm", None | Some("7")) => ("arm".to_owned(), Some("v7".to_owned())),
-            ("armel", _) | ("arm", Some("6")) => ("arm".to_owned(), Some("v6".to_owned())),
-            ("arm", Some("5")) => ("arm".to_owned(), Some("v5".to_owned())),
-            ("i386", _) => ("386".to_owned(), None),
-            _ => (architecture, variant),
-        };
-        let os = match os.to_ascii_lowercase().as_str() {
-            "macos" => "darwin".to_owned(),
-            other => other.to_owned(),
-        };
-        Self { os, architecture, variant }
-    }
-
-    /// Parses `os/architecture[/variant]`.
-    ///
-    /// # Errors
-    /// Fewer than two or more than three parts, or an empty or odd one.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let word = |part: &str| {
-            !part.is_empty()
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
-        };
-        if !parts.iter().all(|part| word(part)) {
-            return Err("a platform is os/architecture or os/architecture/variant, as in linux/arm64");
-        }
-        match parts[..] {
-            [os, architecture] => Ok(Self::new(os, architecture, None)),
-            [os, architecture, variant] => Ok(Self::new(os, architecture, Some(variant))),
-            _ => Err("a platform is os/architecture or os/architecture/variant, as in linux/arm64"),
-        }
-    }
-
-    /// `linux/` and this machine's architecture.
-    pub fn of_this_machine() -> Self {
-        Self::new("linux", std::env::consts::ARCH, None)
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        if let Some(variant) = &self.variant {
-            write!(f, "/{variant}")?;
-        }
-        Ok(())
-    }
-}
-
-impl Serialize for Platform {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+pub use layer::{LayerDescriptor, LayerFacts, LayerState, MediaType, size_of_layers};
+pub use platform::Platform;
 
 // ----------------------------------------------------------------------------------------------- settings
 
@@ -233,19 +157,6 @@ impl fmt::Display for Owner {
     }
 }
 
-/// One layer of an image, in the words of its manifest and config.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct LayerDescriptor {
-    /// Digest of the compressed blob; names the directory.
-    pub digest: BlobDigest,
-    /// Digest of the uncompressed tar.
-    pub diff_id: DiffId,
-    /// As the manifest says; what the bytes are decides.
-    pub media_type: String,
-    /// Bytes of the compressed blob.
-    pub size: u64,
-}
-
 /// The index through which an image was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexRecord {
@@ -332,7 +243,7 @@ pub struct ResolvedImage {
     /// Its config.
     pub config: ConfigRecord,
     /// Its layers, base first; a layer may occur twice.
-    pub layers: Vec<LayerDescriptor>,
+    pub layers: Arc<[LayerDescriptor]>,
 }
 
 impl ResolvedImage {
@@ -354,7 +265,7 @@ pub struct LockedImage {
     /// The platform's manifest.
     pub manifest: BlobDigest,
     /// Its layers, base first, without their media types, which no lockfile has.
-    pub layers: Vec<LayerDescriptor>,
+    pub layers: Arc<[LayerDescriptor]>,
 }
 
 impl LockedImage {
@@ -367,17 +278,10 @@ impl LockedImage {
             digest: image.digest.clone(),
             manifest: image.manifest.digest.clone(),
             layers: layers
-                .map(|layer| LayerDescriptor { media_type: String::new(), ..layer.clone() })
+                .map(|layer| LayerDescriptor { media_type: MediaType::UNKNOWN, ..layer.clone() })
                 .collect(),
         }
     }
-}
-
-/// Bytes of `layers` as fetched, each distinct one once.
-pub fn size_of_layers(layers: &[LayerDescriptor]) -> u64 {
-    let mut seen = BTreeSet::new();
-    let distinct = layers.iter().filter(|layer| seen.insert(&layer.digest));
-    distinct.fold(0, |sum, layer| sum.saturating_add(layer.size))
 }
 
 /// The tags that a moving selection chose when its lockfile was written. It stands for a selection of the same
@@ -436,7 +340,7 @@ pub struct RecordedImage {
     /// Its config; `None` where microsandbox itself pulled it.
     pub config_digest: Option<BlobDigest>,
     /// Its layers, base first.
-    pub layers: Vec<LayerDescriptor>,
+    pub layers: Arc<[LayerDescriptor]>,
     /// Who wants it; empty where only microsandbox does.
     pub owners: BTreeSet<Owner>,
     /// Whether microsandbox's rows are all there and agree with ours.
@@ -545,26 +449,6 @@ pub struct BlockedSelection {
     pub error: Arc<Error>,
 }
 
-/// What is known of a layer's directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LayerState {
-    /// Extracted, verified, under its final name.
-    Complete,
-    /// No directory.
-    Missing,
-    /// A directory that msb-sync did not finish (another tool's, or tampered with): to be replaced.
-    Untrusted,
-}
-
-/// What the blob of a complete layer was found to be when it was extracted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerFacts {
-    /// Digest of the uncompressed tar.
-    pub diff_id: DiffId,
-    /// Bytes of the compressed blob.
-    pub size: u64,
-}
-
 /// What is.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
@@ -585,28 +469,4 @@ pub struct Observed {
     pub facts: BTreeMap<BlobDigest, LayerFacts>,
     /// Layers that recorded images outside [`Observed::recorded`] need.
     pub needed_elsewhere: BTreeSet<BlobDigest>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn platforms_are_normalised_as_containerd_does() {
-        for (text, expected) in [
-            ("linux/amd64", "linux/amd64"),
-            ("Linux/x86_64", "linux/amd64"),
-            ("linux/aarch64", "linux/arm64"),
-            ("linux/arm64/v8", "linux/arm64"),
-            ("linux/arm", "linux/arm/v7"),
-            ("linux/arm/6", "linux/arm/v6"),
-            ("linux/amd64/v3", "linux/amd64/v3"),
-            ("linux/riscv64", "linux/riscv64"),
-        ] {
-            assert_eq!(Platform::parse(text).unwrap().to_string(), expected);
-        }
-        for bad in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/a b"] {
-            assert!(Platform::parse(bad).is_err(), "{bad}");
-        }
-    }
 }

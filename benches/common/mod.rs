@@ -39,7 +39,7 @@ pub(crate) fn image(number: usize) -> ResolvedImage {
         LayerDescriptor {
             digest: digest(&name),
             diff_id: DiffId::of(Algorithm::Sha256, name.as_bytes()),
-            media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+            media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
             size: 1000 + place as u64,
         }
     };

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use crate::state::{ConfigRecord, LayerDescriptor, Owner, Platform, RecordedImage};
+use crate::state::{ConfigRecord, LayerDescriptor, MediaType, Owner, Platform, RecordedImage};
 
 /// What microsandbox can parse as a timestamp without a panic, as an SQL condition on a column.
 macro_rules! well_formed {
@@ -213,7 +213,7 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
                 digest: Some(ours.digest),
                 manifest_digest: Some(ours.manifest_digest),
                 config_digest: Some(ours.config_digest),
-                layers,
+                layers: layers.into(),
                 owners,
                 rows_complete,
                 alias_of,
@@ -230,7 +230,7 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
             config_digest: None,
             // A row of ours that cannot be read is one that has to be written again.
             rows_complete: readable && !their_layers.is_empty() && claim.is_none(),
-            layers: their_layers,
+            layers: their_layers.into(),
             owners,
             alias_of,
             preexisting,
@@ -290,7 +290,7 @@ fn descriptor(row: &Row<'_>) -> Result<Option<LayerDescriptor>> {
         Some(LayerDescriptor {
             digest: BlobDigest::parse(&digest?).ok()?,
             diff_id: DiffId::parse(&diff_id?).ok()?,
-            media_type: media_type?,
+            media_type: MediaType::from(media_type?.as_str()),
             size: u64::try_from(size?).ok()?,
         })
     })())

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use proptest::prelude::*;
@@ -99,7 +100,12 @@ impl Sandbox {
             let layer = layer(name);
             sql.execute(
                 "INSERT INTO layers (media_type, digest, size_bytes, diff_id) VALUES (?, ?, ?, ?)",
-                (&layer.media_type, layer.digest.as_str(), layer.size.cast_signed(), layer.diff_id.as_str()),
+                (
+                    layer.media_type.as_str(),
+                    layer.digest.as_str(),
+                    layer.size.cast_signed(),
+                    layer.diff_id.as_str(),
+                ),
             )
             .unwrap();
             sql.execute(
@@ -181,7 +187,7 @@ fn layer(name: &str) -> LayerDescriptor {
     LayerDescriptor {
         digest: BlobDigest::of(Algorithm::Sha256, name.as_bytes()),
         diff_id: DiffId::of(Algorithm::Sha256, format!("tar of {name}").as_bytes()),
-        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
         size: 100 + name.len() as u64,
     }
 }
@@ -350,7 +356,7 @@ fn a_database_of_microsandbox_is_opened_read_and_kept() {
     let found = one(&reader, theirs).unwrap();
     assert!(found.rows_complete && found.preexisting && found.owners.is_empty());
     assert_eq!((found.digest, found.platform), (None, None));
-    assert_eq!(found.layers, [layer("a"), layer("b")]);
+    assert_eq!(found.layers[..], [layer("a"), layer("b")]);
     let config = reader.config(&reference(theirs)).unwrap().unwrap();
     assert_eq!((config.env, config.cmd), (None, Some(vec!["sh".to_owned()])));
     assert_eq!(reader.layers_needed_outside(&BTreeSet::new()).unwrap(), digests(&["a", "b"]));
@@ -485,7 +491,7 @@ fn a_layer_that_occurs_twice_has_one_row_in_its_upper_place() {
     put(&mut catalog, ALPINE, &["a", "b", "a", "c"], &file("one"));
     assert_eq!(sandbox.stacked(ALPINE), ["b", "a", "c"]);
     let found = one(&catalog, ALPINE).unwrap();
-    assert_eq!(found.layers, [layer("a"), layer("b"), layer("a"), layer("c")]);
+    assert_eq!(found.layers[..], [layer("a"), layer("b"), layer("a"), layer("c")]);
     assert!(found.rows_complete);
     let linked: Vec<String> = sandbox
         .sql()
@@ -740,7 +746,7 @@ fn sizes_beyond_sqlite_are_cut_not_wrapped() {
     let sandbox = Sandbox::new();
     let mut catalog = sandbox.open();
     let mut huge = image(ALPINE, &["a", "b"]);
-    huge.layers[0].size = u64::MAX;
+    Arc::make_mut(&mut huge.layers)[0].size = u64::MAX;
     catalog.record(&huge, &[reference(ALPINE)], &file("one"), Path::new("/layers")).unwrap();
     assert_eq!(one(&catalog, ALPINE).unwrap().layers[0].size, i64::MAX.cast_unsigned());
 }
@@ -892,6 +898,58 @@ fn a_full_disk_is_told_apart_and_leaves_the_old_state() {
     assert_eq!(error.kind(), "disk-full");
     assert_eq!(sandbox.stacked(ALPINE), ["a"]);
     assert!(one(&catalog, ALPINE).unwrap().rows_complete);
+}
+
+/// Committed transactions that changed the file: its change counter.
+/// <https://www.sqlite.org/fileformat2.html#file_change_counter>
+fn transactions(sandbox: &Sandbox) -> u32 {
+    let header = std::fs::read(sandbox.path()).unwrap();
+    u32::from_be_bytes(header[24..28].try_into().unwrap())
+}
+
+#[test]
+fn many_changes_are_few_transactions() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let images: Vec<_> = (0..GROUP + 5).map(|index| image(&format!("crowd:{index}"), &["a", "b"])).collect();
+    let names: Vec<_> = images.iter().map(|image| [image.reference.clone()]).collect();
+    let record = |(image, names)| Change::Record { image, names };
+    let changes: Vec<_> =
+        images.iter().zip(&names).map(|(image, names)| record((image, &names[..]))).collect();
+    let before = transactions(&sandbox);
+    let results = catalog.change(&changes, &file("one"), Path::new("/layers"));
+    assert!(results.len() == changes.len() && results.iter().all(Result::is_ok));
+    assert_eq!(transactions(&sandbox), before + 2);
+    let adopt: Vec<_> = names.iter().map(|names| Change::Adopt { names }).collect();
+    assert!(catalog.change(&adopt, &Owner::pull(), Path::new("/layers")).iter().all(Result::is_ok));
+    assert_eq!(transactions(&sandbox), before + 4);
+    let all: Vec<ImageRef> = names.concat();
+    assert_eq!(catalog.forget(&all, Some(&file("one"))).unwrap().kept.len(), all.len());
+    assert_eq!(catalog.forget(&all, None).unwrap().removed.len(), all.len());
+    assert_eq!(transactions(&sandbox), before + 8);
+    assert!(catalog.all().unwrap().is_empty());
+}
+
+#[test]
+fn one_change_that_fails_leaves_the_others() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a"], &file("one"));
+    let pages: i64 = catalog.conn.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    catalog.conn.query_row(&format!("PRAGMA max_page_count = {}", pages + 20), [], |_| Ok(())).unwrap();
+    let mut large = image("docker.io/library/large:1", &["b"]);
+    large.config.labels.insert("large".to_owned(), "x".repeat(1 << 20));
+    let (first, last) =
+        (image("docker.io/library/first:1", &["a", "c"]), image("docker.io/library/last:1", &["d"]));
+    let names = [&first, &large, &last].map(|image| [image.reference.clone()]);
+    let changes = [(&first, &names[0]), (&large, &names[1]), (&last, &names[2])]
+        .map(|(image, names)| Change::Record { image, names });
+    let results = catalog.change(&changes, &file("one"), Path::new("/layers"));
+    let kinds: Vec<_> = results.iter().map(|result| result.as_ref().err().map(CatalogError::kind)).collect();
+    assert_eq!(kinds, [None, Some("disk-full"), None]);
+    assert_eq!(sandbox.stacked("docker.io/library/first:1"), ["a", "c"]);
+    assert_eq!(sandbox.stacked("docker.io/library/last:1"), ["d"]);
+    assert!(one(&catalog, "docker.io/library/large:1").is_none());
 }
 
 #[test]
@@ -1182,7 +1240,7 @@ proptest! {
                 prop_assert!(image.rows_complete, "{:?}", image);
                 let Some((layers, _)) = model.images.get(image.reference.to_string().as_str()) else { continue };
                 let expected: Vec<_> = layers.iter().map(|name| layer(name)).collect();
-                prop_assert_eq!(image.layers, expected);
+                prop_assert_eq!(&image.layers[..], expected);
             }
             prop_assert_eq!(sandbox.stacked(THEIRS), ["a", "f"]);
         }

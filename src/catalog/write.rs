@@ -179,7 +179,7 @@ fn put_layers<'a>(
         };
         tx.prepare_cached(sql)?.execute(params![
             id,
-            layer.media_type,
+            layer.media_type.as_str(),
             layer.digest.as_str(),
             layer.diff_id.as_str(),
             size(layer.size)
@@ -346,7 +346,7 @@ fn put_ours(
             i64::try_from(position).unwrap_or(i64::MAX),
             layer.digest.as_str(),
             layer.diff_id.as_str(),
-            layer.media_type,
+            layer.media_type.as_str(),
             size(layer.size),
         ])?;
     }

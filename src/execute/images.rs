@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Finished;
-use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::plan::{Claim, Plan, PlannedImage};
@@ -18,10 +17,13 @@ pub(super) struct ImageProgress {
     images: Vec<ImageState>,
     /// The images of each reference, by position in the plan.
     positions: BTreeMap<ImageRef, usize>,
+    /// Those that nobody has taken yet.
+    settled: BTreeSet<usize>,
 }
 
 struct ImageState {
-    waiting: BTreeSet<BlobDigest>,
+    /// Claims about layers that are not done.
+    waiting: usize,
     error: Option<Arc<Error>>,
     finished: bool,
 }
@@ -30,26 +32,22 @@ impl ImageProgress {
     pub(super) fn new(plan: &Plan) -> Self {
         let positions: BTreeMap<ImageRef, usize> =
             plan.images.iter().enumerate().map(|(index, image)| (image.reference.clone(), index)).collect();
-        let mut images: Vec<ImageState> = plan
-            .images
-            .iter()
-            .map(|_| ImageState { waiting: BTreeSet::new(), error: None, finished: false })
-            .collect();
+        let mut images: Vec<ImageState> =
+            plan.images.iter().map(|_| ImageState { waiting: 0, error: None, finished: false }).collect();
         for fetch in &plan.fetches {
             for reference in fetch.claims.iter().flat_map(|claim| &claim.images) {
                 if let Some(&index) = positions.get(reference) {
-                    images[index].waiting.insert(fetch.digest.clone());
+                    images[index].waiting += 1;
                 }
             }
         }
-        Self { images, positions }
+        let settled = (0..images.len()).filter(|&index| images[index].waiting == 0).collect();
+        Self { images, positions, settled }
     }
 
-    /// The images that wait for nothing more, or cannot succeed any more, and are not finished.
-    pub(super) fn settled(&self) -> Vec<usize> {
-        let settled =
-            |image: &ImageState| !image.finished && (image.waiting.is_empty() || image.error.is_some());
-        (0..self.images.len()).filter(|&index| settled(&self.images[index])).collect()
+    /// The images that wait for nothing more, or cannot succeed any more: each once, in the plan's order.
+    pub(super) fn take_settled(&mut self) -> BTreeSet<usize> {
+        std::mem::take(&mut self.settled)
     }
 
     pub(super) fn error(&self, index: usize) -> Option<Arc<Error>> {
@@ -67,7 +65,8 @@ impl ImageProgress {
             match wrong.iter().find(|(claim, _)| *claim == index) {
                 Some((_, error)) => self.claim_failed(claim, error),
                 None => self.each(claim, |image| {
-                    image.waiting.remove(&fetch.digest);
+                    image.waiting = image.waiting.saturating_sub(1);
+                    image.waiting == 0 && image.error.is_none()
                 }),
             }
         }
@@ -91,14 +90,20 @@ impl ImageProgress {
 
     fn claim_failed(&mut self, claim: &Claim, error: &Arc<Error>) {
         self.each(claim, |image| {
+            let first = image.error.is_none();
             image.error.get_or_insert_with(|| Arc::clone(error));
+            first
         });
     }
 
-    fn each(&mut self, claim: &Claim, mut change: impl FnMut(&mut ImageState)) {
+    /// Changes the images of a claim by what also says whether that settles them.
+    fn each(&mut self, claim: &Claim, mut settles: impl FnMut(&mut ImageState) -> bool) {
         for reference in &claim.images {
-            if let Some(&index) = self.positions.get(reference) {
-                change(&mut self.images[index]);
+            if let Some(&index) = self.positions.get(reference)
+                && settles(&mut self.images[index])
+                && !self.images[index].finished
+            {
+                self.settled.insert(index);
             }
         }
     }

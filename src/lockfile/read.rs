@@ -13,7 +13,7 @@ use super::problem::Fault;
 use super::{Lockfile, MAX_TEXT, VERSION};
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use crate::state::{LayerDescriptor, LockedImage, LockedSelection, Platform};
+use crate::state::{LayerDescriptor, LockedImage, LockedSelection, MediaType, Platform};
 
 const TOP: &[&str] = &["version", "selection", "image"];
 const SELECTION: &[&str] = &["repository", "platform", "semver", "match", "newest", "tags"];
@@ -170,7 +170,7 @@ fn image(table: &Table<'_>) -> Result<(LockedImage, Range<usize>)> {
         platform: table.parsed("platform", Platform::parse)?,
         digest: table.digest("digest", BlobDigest::parse)?,
         manifest: table.digest("manifest", BlobDigest::parse)?,
-        layers,
+        layers: layers.into(),
     };
     Ok((image, span))
 }
@@ -181,7 +181,7 @@ fn layer(table: &Table<'_>) -> Result<LayerDescriptor> {
     Ok(LayerDescriptor {
         digest: table.digest("digest", BlobDigest::parse)?,
         diff_id: table.digest("diff_id", DiffId::parse)?,
-        media_type: String::new(),
+        media_type: MediaType::UNKNOWN,
         size: unsigned(size).ok_or_else(|| Fault::new(size.span(), "`size` must be a number of bytes"))?,
     })
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::digest::{Algorithm, DiffId};
-use crate::state::LayerDescriptor;
+use crate::state::{LayerDescriptor, MediaType};
 
 fn digest(of: &str) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, of.as_bytes())
@@ -20,7 +20,7 @@ fn platform(text: &str) -> Platform {
 
 fn layer(of: &str, size: u64) -> LayerDescriptor {
     let diff_id = DiffId::of(Algorithm::Sha256, of.as_bytes());
-    LayerDescriptor { digest: digest(of), diff_id, media_type: String::new(), size }
+    LayerDescriptor { digest: digest(of), diff_id, media_type: MediaType::UNKNOWN, size }
 }
 
 fn image(name: &str, version: &str) -> Arc<LockedImage> {
@@ -29,7 +29,7 @@ fn image(name: &str, version: &str) -> Arc<LockedImage> {
         platform: platform("linux/amd64"),
         digest: digest(&format!("{name} {version}")),
         manifest: digest(&format!("manifest of {name} {version}")),
-        layers: vec![layer("base", 10), layer(version, u64::MAX)],
+        layers: [layer("base", 10), layer(version, u64::MAX)].into(),
     })
 }
 
@@ -45,7 +45,7 @@ fn arbitrary_image() -> impl Strategy<Value = LockedImage> {
         LayerDescriptor {
             digest: BlobDigest::of(algorithm, &of.to_le_bytes()),
             diff_id: DiffId::of(algorithm, &of.to_be_bytes()),
-            media_type: String::new(),
+            media_type: MediaType::UNKNOWN,
             size,
         }
     });
@@ -60,7 +60,7 @@ fn arbitrary_image() -> impl Strategy<Value = LockedImage> {
                 platform: platform(&on),
                 manifest: digest.clone(),
                 digest,
-                layers,
+                layers: layers.into(),
             }
         })
 }

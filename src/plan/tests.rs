@@ -19,7 +19,7 @@ fn layer(index: usize) -> LayerDescriptor {
     LayerDescriptor {
         digest: digest(&format!("layer {index}")),
         diff_id: DiffId::of(Algorithm::Sha256, index.to_string().as_bytes()),
-        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
         size: 10 + index as u64,
     }
 }
@@ -267,7 +267,7 @@ proptest! {
         let plan = plan(&desired, &observed);
         let fetched: BTreeSet<_> = plan.fetches.iter().map(|fetch| &fetch.digest).collect();
         for image in plan.images.iter().filter(|image| !matches!(image.action, Action::Remove | Action::Blocked)) {
-            for layer in &image.layers {
+            for layer in &*image.layers {
                 let complete = observed.layers.get(&layer.digest) == Some(&LayerState::Complete);
                 prop_assert!(complete != fetched.contains(&layer.digest));
             }
@@ -368,7 +368,7 @@ fn a_second_name_is_recorded_and_removed_with_the_first() {
 fn images_that_disagree_about_a_blob_are_separate_claims() {
     let (first, second) = (reference(0), reference(1));
     let mut lying = resolved(&second, 1, &[1]);
-    lying.layers[0].diff_id = layer(9).diff_id;
+    Arc::make_mut(&mut lying.layers)[0].diff_id = layer(9).diff_id;
     let mut observed =
         observed_with(Resolution::Resolved(Arc::new(resolved(&first, 1, &[1, 1]))), vec![], &[]);
     observed.resolutions.insert(second.clone(), Resolution::Resolved(Arc::new(lying)));

@@ -102,7 +102,7 @@ pub(super) fn parse_config(
         layers.push(LayerDescriptor {
             digest: layer.digest.clone(),
             diff_id,
-            media_type: layer.media_type.clone(),
+            media_type: layer.media_type.as_str().into(),
             size: layer.size,
         });
     }

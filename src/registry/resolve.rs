@@ -98,7 +98,7 @@ pub(super) fn assemble(
             annotations: manifest.annotations,
         },
         config,
-        layers,
+        layers: layers.into(),
     })
 }
 

@@ -159,7 +159,7 @@ impl Image {
         LayerDescriptor {
             diff_id: DiffId::parse(digest.as_str()).unwrap(),
             digest,
-            media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+            media_type: "application/vnd.oci.image.layer.v1.tar".into(),
             size: self.layer.len() as u64,
         }
     }

@@ -108,7 +108,7 @@ impl Session {
         let config = catalog.config(reference)?;
         let listed = self.listed(image, config.as_ref(), &users)?;
         let mut totals = Totals::default();
-        for layer in &listed.image.layers {
+        for layer in &*listed.image.layers {
             if let Some(of_layer) = layer_totals(&store::record_path(&listed.layers, &layer.digest)) {
                 totals.entries += of_layer.entries;
                 totals.content_bytes += of_layer.content_bytes;
@@ -138,7 +138,7 @@ impl Session {
         let layers = self.layers_of(&image);
         let places = Places::of(&layers);
         let mut states = Vec::with_capacity(image.layers.len());
-        for layer in &image.layers {
+        for layer in &*image.layers {
             states.push(places.state(&layer.digest)?);
         }
         let of_config = || {
@@ -163,7 +163,7 @@ impl Users {
     fn of(images: &[RecordedImage]) -> Self {
         let mut users: BTreeMap<BlobDigest, BTreeSet<ImageRef>> = BTreeMap::new();
         for image in images {
-            for layer in &image.layers {
+            for layer in &*image.layers {
                 users.entry(layer.digest.clone()).or_default().insert(first_name(image).clone());
             }
         }

@@ -171,9 +171,8 @@ impl Session {
         if self.cancel.is_cancelled() {
             return Err(Error::Stopped.into());
         }
-        for image in &intention.images {
-            catalog.forget(&image.names, wish.owner())?;
-        }
+        let names: Vec<ImageRef> = intention.images.iter().flat_map(|image| image.names.clone()).collect();
+        catalog.forget(&names, wish.owner())?;
         let needed = catalog.layers_needed_outside(&BTreeSet::new())?;
         let mut pruned = Pruned { images: intention.images, ..Pruned::default() };
         pruned.layers.extend(swept.into_iter().map(RemovedLayer::from));

@@ -126,7 +126,7 @@ impl Session {
         let mut layers: BTreeMap<(BlobDigest, PathBuf), VerifiedLayer> = BTreeMap::new();
         for image in images {
             let directory = self.layers_of(image);
-            for layer in &image.layers {
+            for layer in &*image.layers {
                 let verified = layers.entry((layer.digest.clone(), directory.clone())).or_insert_with(|| {
                     VerifiedLayer {
                         digest: layer.digest.clone(),
@@ -378,7 +378,7 @@ fn wanted_for_repair(
         });
         observed.resolutions.insert(reference.clone(), Resolution::AsRecorded);
         observed.recorded.insert(reference.clone(), row.clone());
-        for layer in &row.layers {
+        for layer in &*row.layers {
             let state = damaged.get(&layer.digest).copied().unwrap_or(LayerState::Complete);
             observed.layers.insert(layer.digest.clone(), state);
         }

@@ -13,7 +13,7 @@ fn a_tag_costs_a_get_when_new_and_one_head_when_known() {
     let registries = Setup::new().build();
     let found = resolve(&registries, &reference(&server)).unwrap();
     assert_eq!(found.digest, app.digest());
-    assert_eq!(found.layers, [app.layer_descriptor()]);
+    assert_eq!(found.layers[..], [app.layer_descriptor()]);
     assert_eq!(found.index, None);
     assert_eq!(server.lines()[0], "GET /v2/team/app/manifests/1");
     assert_eq!(server.lines().len(), 2);

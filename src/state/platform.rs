@@ -1,0 +1,108 @@
+//! Platforms: an operating system and an architecture, in the one spelling that is compared.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// An operating system, an architecture and sometimes a variant, as in `linux/arm64/v8`.
+///
+/// Always normalised as containerd's `platforms` package does: `x86_64` is `amd64`, `aarch64` is `arm64`,
+/// `arm64/v8` is `arm64`, `arm` is `arm/v7`, `amd64/v1` is `amd64`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Platform {
+    /// Operating system in Go's spelling, `linux`.
+    pub os: String,
+    /// Architecture in Go's spelling, `amd64`.
+    pub architecture: String,
+    /// `v6`, `v7`, … where the architecture has variants.
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// Normalises the three parts.
+    pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+        let variant = variant.filter(|variant| !variant.is_empty()).map(str::to_ascii_lowercase);
+        let architecture = architecture.to_ascii_lowercase();
+        let (architecture, variant) = match (architecture.as_str(), variant.as_deref()) {
+            ("amd64" | "x86_64" | "x86-64", None | Some("v1")) => ("amd64".to_owned(), None),
+            ("x86_64" | "x86-64", Some(_)) => ("amd64".to_owned(), variant),
+            ("arm64" | "aarch64", None | Some("8" | "v8")) => ("arm64".to_owned(), None),
+            ("aarch64", Some(_)) => ("arm64".to_owned(), variant),
+            ("armhf", _) | ("arm", None | Some("7")) => ("arm".to_owned(), Some("v7".to_owned())),
+            ("armel", _) | ("arm", Some("6")) => ("arm".to_owned(), Some("v6".to_owned())),
+            ("arm", Some("5")) => ("arm".to_owned(), Some("v5".to_owned())),
+            ("i386", _) => ("386".to_owned(), None),
+            _ => (architecture, variant),
+        };
+        let os = match os.to_ascii_lowercase().as_str() {
+            "macos" => "darwin".to_owned(),
+            other => other.to_owned(),
+        };
+        Self { os, architecture, variant }
+    }
+
+    /// Parses `os/architecture[/variant]`.
+    ///
+    /// # Errors
+    /// Fewer than two or more than three parts, or an empty or odd one.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let word = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        };
+        if !parts.iter().all(|part| word(part)) {
+            return Err("a platform is os/architecture or os/architecture/variant, as in linux/arm64");
+        }
+        match parts[..] {
+            [os, architecture] => Ok(Self::new(os, architecture, None)),
+            [os, architecture, variant] => Ok(Self::new(os, architecture, Some(variant))),
+            _ => Err("a platform is os/architecture or os/architecture/variant, as in linux/arm64"),
+        }
+    }
+
+    /// `linux/` and this machine's architecture.
+    pub fn of_this_machine() -> Self {
+        Self::new("linux", std::env::consts::ARCH, None)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if let Some(variant) = &self.variant {
+            write!(f, "/{variant}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Platform {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_are_normalised_as_containerd_does() {
+        for (text, expected) in [
+            ("linux/amd64", "linux/amd64"),
+            ("Linux/x86_64", "linux/amd64"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/arm/6", "linux/arm/v6"),
+            ("linux/amd64/v3", "linux/amd64/v3"),
+            ("linux/riscv64", "linux/riscv64"),
+        ] {
+            assert_eq!(Platform::parse(text).unwrap().to_string(), expected);
+        }
+        for bad in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/a b"] {
+            assert!(Platform::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
