@@ -166,9 +166,10 @@ impl Observer<'_> {
         let digests: BTreeSet<&BlobDigest> =
             recorded.chain(resolved.iter().copied()).map(|layer| &layer.digest).collect();
         let places = store::Places::of(self.layers);
+        let located = places.locate()?;
         let mut states = BTreeMap::new();
         for digest in digests {
-            states.insert(digest.clone(), places.state(digest)?);
+            states.insert(digest.clone(), located.state(digest)?);
         }
         let mut facts = BTreeMap::new();
         for layer in resolved {

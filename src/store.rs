@@ -20,6 +20,7 @@
 
 mod lock;
 mod look;
+mod places;
 mod spool;
 mod usage;
 
@@ -34,6 +35,7 @@ use std::sync::Arc;
 
 pub use lock::Lock;
 pub use look::{Leftover, OpenedLayer};
+pub use places::{LocatedLayers, Places};
 pub use spool::{Spool, SpoolReader};
 pub use usage::layers_in_use;
 
@@ -42,8 +44,6 @@ use crate::error::StoreError;
 use crate::state::LayerState;
 use crate::sys;
 
-/// The private directory, where it is inside the layers directory.
-const INSIDE: &str = ".msb-sync";
 const RECORDS: &str = "records";
 const STAGING: &str = "staging";
 const HOMES: &str = "homes";
@@ -59,74 +59,6 @@ pub fn layer_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
 /// Where the record of a layer is, whether or not it exists.
 pub fn record_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
     Places::of(layers).record(digest)
-}
-
-/// Where things of one directory of layers lie. Looks at directories once; nothing is opened or written.
-#[derive(Clone, Debug)]
-pub struct Places {
-    layers: PathBuf,
-    private: PathBuf,
-}
-
-impl Places {
-    /// The places that belong to `layers`. The same directory by another name has the same places.
-    pub fn of(layers: &Path) -> Self {
-        // A directory that is not there yet will be made where its name says.
-        let real = fs::canonicalize(layers).unwrap_or_else(|_| layers.to_owned());
-        let inside = real.join(INSIDE);
-        let beside = real.file_name().map(|name| {
-            let mut private = std::ffi::OsString::from(".");
-            private.push(name);
-            private.push(".msb-sync");
-            real.with_file_name(private)
-        });
-        let parent = real.parent().and_then(sys::mount_of);
-        let one_mount = sys::mount_of(&real).is_none_or(|mount| parent == Some(mount));
-        let private = match beside {
-            Some(beside) if one_mount && !inside.is_dir() => beside,
-            _ => inside,
-        };
-        Self { layers: layers.to_owned(), private }
-    }
-
-    /// The record of a layer.
-    pub fn record(&self, digest: &BlobDigest) -> PathBuf {
-        self.private.join(RECORDS).join(digest.as_str())
-    }
-
-    /// What is known of a layer, from two `stat` calls.
-    ///
-    /// # Errors
-    /// The directories cannot be looked at.
-    pub fn state(&self, digest: &BlobDigest) -> Result<LayerState, StoreError> {
-        let path = layer_path(&self.layers, digest);
-        let exists = |path: &Path| match fs::symlink_metadata(path) {
-            Ok(metadata) => Ok(Some(metadata)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                Ok(None)
-            }
-            Err(error) => Err(StoreError::io("look at", path)(error)),
-        };
-        let Some(metadata) = exists(&path)? else { return Ok(LayerState::Missing) };
-        let record = exists(&self.record(digest))?;
-        if metadata.is_dir() && record.is_some_and(|record| record.is_file()) {
-            Ok(LayerState::Complete)
-        } else {
-            Ok(LayerState::Untrusted)
-        }
-    }
-
-    /// Makes the private directory, inside the layers directory if it may not lie beside it.
-    fn make_private(mut self) -> Result<Self, StoreError> {
-        match make_directories(&self.private) {
-            Err(error) if error.kind() == "permission" => {
-                self.private = self.layers.join(INSIDE);
-                make_directories(&self.private)?;
-            }
-            other => other?,
-        }
-        Ok(self)
-    }
 }
 
 /// The store, opened for writing. Its holder must have the [`Lock`]s.

@@ -299,6 +299,8 @@ impl Session {
         observer.resolve_locked(&mut observed)?;
         self.look_at_other_homes(desired, &mut observed)?;
         let plan = plan::plan(desired, &observed);
+        // With very many images that is much memory, and a run may take hours.
+        drop(observed);
         store.sweep_downloads(STALE_DOWNLOAD, &|digest| {
             plan.fetches.iter().any(|fetch| fetch.digest == *digest)
         })?;

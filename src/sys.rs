@@ -63,6 +63,11 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Opens the directory `path` only to look names up in it: needs no permission to list it.
+pub fn locate_directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 /// Opens the directory `path` below `root`; no symlink on the way is followed, `..` cannot leave.
 ///
 /// An empty path is `root` itself. `ELOOP` or `ENOTDIR` where a component is not a directory.

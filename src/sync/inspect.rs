@@ -138,8 +138,9 @@ impl Session {
         let layers = self.layers_of(&image);
         let places = Places::of(&layers);
         let mut states = Vec::with_capacity(image.layers.len());
+        let located = places.locate()?;
         for layer in &*image.layers {
-            states.push(places.state(&layer.digest)?);
+            states.push(located.state(&layer.digest)?);
         }
         let of_config = || {
             let config = config.filter(|config| !config.os.is_empty() && !config.architecture.is_empty())?;

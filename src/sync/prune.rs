@@ -269,8 +269,9 @@ impl Session {
             let is_needed =
                 |digest: &BlobDigest| needed.contains(digest) || needed_elsewhere.contains(digest);
             let mut layers = Vec::new();
+            let located = places.locate()?;
             for (digest, reason) in of_directory {
-                if !is_needed(&digest) && places.state(&digest)? != LayerState::Missing {
+                if !is_needed(&digest) && located.state(&digest)? != LayerState::Missing {
                     layers.push(removed_layer(&directory, &places, digest, reason));
                 }
             }

@@ -799,6 +799,18 @@ fn directories_that_names_ask_for_count_as_entries() {
 }
 
 #[test]
+fn many_layers_need_few_open_files() {
+    let layers: Vec<Layer> =
+        (0..500).map(|number| Layer::of(&[file(format!("f{number}"), number.to_string())])).collect();
+    let sandbox = arena();
+    let registry = FakeRegistry::start(BlobSet::with("case/open:1", &Image::new(&layers)));
+    sandbox.images(&wanted(&registry.name(), &["case/open:1"]));
+    let script = "ulimit -n 300; exec \"$@\"";
+    sandbox.program("sh", &["-c", script, "sh", env!("CARGO_BIN_EXE_msb-sync"), "apply"]).run().success();
+    assert_eq!(sandbox.extracted().len(), 500);
+}
+
+#[test]
 fn many_directories_need_few_open_files() {
     let items: Vec<Item> = (0..3000).map(|number| file(format!("d{number}/f"), "x")).collect();
     let sandbox = arena();
