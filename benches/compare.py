@@ -16,6 +16,8 @@ containerd and the shell unpack each layer, skopeo + umoci and crane flatten.
   shell         curl | openssl sha256, igzip or gzip | bsdtar: two layers at once, no spool, no catalog, no promises
   skopeo+umoci  skopeo copy to an OCI layout, umoci raw unpack      podman  podman pull, overlay driver
   crane         crane export | bsdtar                               ctr     containerd of its own, ctr images pull, overlayfs
+  --peer NAME=COMMAND   any other: `--peer 'other=other pull --to {d} {host}/{repository}:{tag}'`, with {d} a path that does
+                        not exist yet on the fresh file system. It has to unpack the image, over plain http.
 """
 
 import argparse
@@ -54,6 +56,10 @@ python3 -c "import json;[print(l['digest'],l['mediaType']) for l in json.load(op
 
 NEEDS = {OURS: [], "shell": ["bash", "curl", "openssl", "bsdtar", "zstd"], "skopeo+umoci": ["skopeo", "umoci"],
          "podman": ["podman"], "crane": ["crane", "bsdtar"], "ctr": ["ctr", "containerd"]}
+
+
+# Peers of the command line, by name.
+OTHERS = {}
 
 
 class Image:
@@ -98,8 +104,8 @@ def command(peer, binary, image, disk):
                   f" {host}/{repository}:{tag}",
         "crane": f"set -o pipefail; mkdir -p {d}; crane export --insecure {host}/{repository}:{tag} - | bsdtar -x -p -f - -C {d}",
         "ctr": f"exec ctr -a {disk}/c.sock images pull --plain-http --snapshotter overlayfs {host}/{repository}:{tag}",
-    }[peer]
-    return ["bash", "-c", script]
+    }.get(peer)
+    return ["bash", "-c", script or OTHERS[peer].format(d=d, host=host, repository=repository, tag=tag)]
 
 
 @contextlib.contextmanager
@@ -339,6 +345,8 @@ def self_test():
         image = argparse.Namespace(host="127.0.0.1:1", repository="r", tag="t")
         for peer in NEEDS:
             assert command(peer, "msb-sync", image, pathlib.Path(directory)), peer
+        OTHERS["other"] = "other {d} {host}/{repository}:{tag}"
+        assert command("other", "msb-sync", image, pathlib.Path("/x")) == ["bash", "-c", "other /x/d 127.0.0.1:1/r:t"]
     cost = rig.run(["python3", "-c", "x = bytearray(64 << 20)"])
     assert cost.status == 0 and 64 < cost.rss < 200 and cost.wall > 0, cost
     print("ok")
@@ -349,6 +357,7 @@ def main():
     parser.add_argument("binary", nargs="?", help="msb-sync")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", default=",".join(peer for peer in NEEDS if peer != OURS), help="default: %(default)s")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="another one; may be repeated")
     parser.add_argument("--registry", help="an open registry with plain http that has the images")
     parser.add_argument("--layout", help="an OCI layout that has the images")
     parser.add_argument("--image", action="append", default=[], metavar="NAME=REPOSITORY:TAG", help="with --layout: NAME=TAG; may be repeated")
@@ -379,11 +388,12 @@ def main():
 
 def measured(asked, parser):
     """Makes or finds the images and runs everything."""
-    peers = [OURS, *filter(None, asked.peers.split(","))]
+    OTHERS.update(text.split("=", 1) if "=" in text else parser.error("--peer is NAME=COMMAND") for text in asked.peer)
+    peers = [OURS, *filter(None, asked.peers.split(",")), *OTHERS]
     for peer in peers[:]:
-        if peer not in NEEDS:
+        if peer not in NEEDS and peer not in OTHERS:
             parser.error(f"no such peer: {peer}")
-        missing = [program for program in NEEDS[peer] if not shutil.which(program)]
+        missing = [program for program in NEEDS.get(peer, []) if not shutil.which(program)]
         if missing:
             print(f"left out: {peer} (not installed: {' '.join(missing)})", file=sys.stderr)
             peers.remove(peer)

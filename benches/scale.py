@@ -6,15 +6,19 @@
 Against a real registry on loopback (Debian's docker-registry), with layers of one small file each. First 200 images of
 ten layers: the requests of a first and a second apply, the times of a second one by tags and by digests, and its system
 calls. Then `--images` images of `--layers` layers in `--registries` registries (names that all lead to the one server):
-first and second apply, plan, prune of nothing, of one image and of half of them; and the 200 images once more, to see
+first and second apply, plan, watch, prune of nothing, of one image and of half of them; and the 200 images once more, to see
 what a full catalog costs them. Seconds are medians.
 """
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import statistics
+import subprocess
 import sys
+import time
 
 sys.dont_write_bytecode = True
 import rig
@@ -24,6 +28,13 @@ CHANGES = {"fsync", "fdatasync", "syncfs", "sync", "sync_file_range", "flock", "
            "unlinkat", "rmdir", "mkdir", "mkdirat", "link", "linkat", "symlink", "symlinkat", "truncate", "ftruncate",
            "fallocate", "pwrite64", "pwritev", "pwritev2", "chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat", "setxattr",
            "fsetxattr", "utimensat"}
+
+
+def cpu_seconds(pid):
+    """Of a running process."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def images_file(path, registries, pull="always", by_digest=False, settings=""):
@@ -63,6 +74,32 @@ class Bench:
         print(f"{what:58s} {row['wall']:8.3f} s [{row['min']:.3f}..{row['max']:.3f}]  cpu {row['cpu']:7.3f} s  "
               f"{row['rss']:5.0f} MiB  requests: {shown}", flush=True)
         return row
+
+    def watch(self, what, command, path):
+        """Starts a watch, changes its file once it has settled, and notes how long each run took, and what it holds."""
+        begin = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        settled = []
+        for _ in range(2):
+            while '"event":"summary"' not in (line := process.stdout.readline()):
+                if not line:
+                    sys.exit(f"{what}: ended")
+            settled.append(time.monotonic() - begin)
+            time.sleep(1)
+            begin = time.monotonic()
+            with open(path, "a") as file:
+                file.write("\n# changed\n")
+        idle = cpu_seconds(process.pid)
+        time.sleep(5)
+        idle = cpu_seconds(process.pid) - idle
+        fields = dict(line.split(":", 1) for line in open(f"/proc/{process.pid}/status"))
+        row = {"what": what, "first": settled[0], "after a change": settled[1], "rss": int(fields["VmHWM"].split()[0]) / 1024,
+               "descriptors": len(os.listdir(f"/proc/{process.pid}/fd")), "idle cpu in 5 s": idle}
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+        self.rows.append(row)
+        print(f"{what:58s} {row['first']:8.3f} s, after a change {row['after a change']:.3f} s, {row['rss']:.0f} MiB, "
+              f"{row['descriptors']} descriptors, {idle:.2f} s CPU in 5 s", flush=True)
 
     def assert_idle(self, what, command):
         """Runs it once more under strace: it must change nothing."""
@@ -119,6 +156,7 @@ def very_much(bench, images, registries, layers):
     bench.measure(size + "nothing to do", apply, 3)
     images_file(path, named, by_digest=False, pull="missing")
     bench.measure(size + "nothing to do, pull = missing", apply, 3)
+    bench.watch(size + "watch, nothing to do, pull = missing", bench.command("small", "--json", "watch", path), path)
     bench.measure(size + "plan --prune, nothing to do", bench.command("small", "-q", "plan", "--prune", path), 3)
     bench.measure(size + "prune, nothing to do", bench.command("small", "-q", "prune", path), 3)
     bench.measure(size + "list", bench.command("small", "list"), 1)

@@ -22,7 +22,7 @@ use crate::digest::BlobDigest;
 use crate::error::{Error, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
-use crate::plan::{Fetch, Plan, PlannedImage, Record};
+use crate::plan::{self, Fetch, Plan, PlannedImage, Record};
 use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::Registries;
@@ -37,8 +37,8 @@ use layer::Job;
 const GROUP_COMMIT: Duration = Duration::from_secs(5);
 /// How often waiting threads look at the stop switch.
 const POLL: Duration = Duration::from_millis(100);
-/// Finished layers that wait at most: each has a directory open.
-const GROUP_SIZE: usize = 128;
+/// Finished layers that wait for their group, and as many for their turn, at most: each has a directory open.
+const GROUP_SIZE: usize = 96;
 
 /// What the deeds are done with.
 pub struct Executor<'a> {
@@ -84,6 +84,18 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Makes one of the outcomes of two plans of one run.
+    pub fn append(&mut self, next: Self) {
+        self.images.extend(next.images);
+        self.images.sort_by(|a, b| plan::in_order((&a.0, a.1), (&b.0, b.1)));
+        self.layers += next.layers;
+        self.layers_removed += next.layers_removed;
+        self.downloaded_bytes += next.downloaded_bytes;
+        self.extracted_bytes += next.extracted_bytes;
+        self.stopped |= next.stopped;
+        self.failure = self.failure.take().or(next.failure);
+    }
+
     /// How many images with `action` are done.
     pub fn done(&self, action: Action) -> usize {
         self.images.iter().filter(|(_, of, error)| *of == action && error.is_none()).count()
@@ -211,7 +223,7 @@ impl Executor<'_> {
         // The plan has the biggest first; the registries share the threads.
         let fetches = plan.fetches.iter().enumerate().filter(|(index, _)| !too_large.contains(index));
         let queue = Queue::new(fetches.map(|fetch| (registry_of(fetch.1), fetch)));
-        let (sender, receiver) = bounded(plan.fetches.len().max(1));
+        let (sender, receiver) = bounded(GROUP_SIZE);
         std::thread::scope(|scope| {
             let (job, queue) = (&job, &queue);
             let receiver_thread = || {

@@ -2,6 +2,7 @@
 //!
 //! Looks only; nothing is written. A lookup that fails is data for its one image ([`Resolution::Blocked`]).
 
+mod lookups;
 mod selections;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use self::lookups::{Known, Lookups, confirm, forbidden_offline, is_as_locked, never_pulled, resolution};
 use self::selections::Repository;
 pub(crate) use self::selections::{choose_from_list, two_platforms};
 
@@ -20,10 +22,9 @@ use crate::extract;
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
-use crate::registry::{Lookup, Meaning, Registries};
+use crate::registry::{Lookup, Registries};
 use crate::state::{
-    Desired, DesiredImage, LayerDescriptor, LayerState, LockedImage, Observed, Platform, PullPolicy,
-    RecordedImage, Resolution, ResolvedImage,
+    Desired, LayerDescriptor, LayerState, Observed, Platform, PullPolicy, RecordedImage, Resolution,
 };
 use crate::store;
 
@@ -45,22 +46,6 @@ pub struct Observer<'a> {
     pub cancel: &'a Cancel,
 }
 
-/// One lookup.
-enum Job<'a> {
-    /// An image, and the digest to compare with.
-    Image(DesiredImage, Option<BlobDigest>),
-    /// An image that does not, or may not, mean that digest any more.
-    Moved(DesiredImage, BlobDigest, Meaning),
-    /// The tags of a repository.
-    Tags(Repository<'a>),
-}
-
-/// What the threads of a lookup share.
-struct Asker<'a> {
-    registries: &'a Registries,
-    offline: bool,
-}
-
 impl Observer<'_> {
     /// Looks at everything.
     ///
@@ -69,7 +54,47 @@ impl Observer<'_> {
     pub fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
         let mut observed = Observed::default();
         self.look_at_catalog(desired, &mut observed)?;
-        self.resolve_all(desired, &mut observed);
+        self.lookups(&observed, false).run(desired, None).into_observed(&mut observed);
+        self.look_at_what_is_known(desired, observed)
+    }
+
+    /// As [`Observer::observe`]. While some lookups do not end, `part` is told in this thread, each time that it has
+    /// become more, what is known by then: the part of what is desired that it is about, and what was observed of it.
+    /// What the lockfile names and the catalog lacks is looked up too.
+    ///
+    /// # Errors
+    /// As for [`Observer::observe`].
+    pub fn observe_in_parts(
+        &self,
+        desired: &Desired,
+        part: &mut dyn FnMut(&Desired, Observed),
+    ) -> Result<Observed, Error> {
+        let mut observed = Observed::default();
+        self.look_at_catalog(desired, &mut observed)?;
+        let mut listener = |known: &Known| {
+            let (desired, observed) = known.part_of(desired, &observed);
+            // What cannot be looked at now ends the run when all is known.
+            if let Ok(observed) = self.look_at_what_is_known(&desired, observed) {
+                part(&desired, observed);
+            }
+        };
+        let known = self.lookups(&observed, true).run(desired, Some(&mut listener));
+        known.into_observed(&mut observed);
+        self.look_at_what_is_known(desired, observed)
+    }
+
+    fn lookups<'l>(&'l self, observed: &'l Observed, locked_too: bool) -> Lookups<'l> {
+        Lookups {
+            registries: self.registries,
+            offline: self.offline,
+            parallel: self.parallel,
+            reporter: self.reporter,
+            recorded: &observed.recorded,
+            locked_too,
+        }
+    }
+
+    fn look_at_what_is_known(&self, desired: &Desired, mut observed: Observed) -> Result<Observed, Error> {
         if self.cancel.is_cancelled() {
             return Err(Error::Stopped);
         }
@@ -115,10 +140,7 @@ impl Observer<'_> {
             }
         }
         for (image, answer) in locked.into_iter().zip(self.look_up(&lookups)) {
-            let resolution = match confirm(&image, answer) {
-                Ok(resolved) => Resolution::Resolved(Arc::new(resolved)),
-                Err(error) => Resolution::Blocked(Arc::new(error)),
-            };
+            let resolution = resolution(confirm(&image, answer));
             observed.resolutions.insert(image.reference.clone(), resolution);
         }
         if self.cancel.is_cancelled() {
@@ -228,151 +250,6 @@ impl Observer<'_> {
     fn look_up(&self, lookups: &[Ask]) -> Vec<Result<Lookup, RegistryError>> {
         look_up(self.registries, self.parallel, self.reporter, lookups)
     }
-
-    /// Looks up tag lists and images in a few threads. What a list chooses joins the queue, so that no lookup waits
-    /// for a list that it does not need; what has moved joins it too, so that a registry's tags are all asked before
-    /// any of them is fetched.
-    fn resolve_all(&self, desired: &Desired, observed: &mut Observed) {
-        let ask = Asker { registries: self.registries, offline: self.offline };
-        let recorded = &observed.recorded;
-        let mut resolutions = BTreeMap::new();
-        let mut jobs: Vec<(String, Job<'_>)> = Repository::all(desired)
-            .into_iter()
-            .map(|repository| (repository.name.registry().to_owned(), Job::Tags(repository)))
-            .collect();
-        let image_job = |image: &DesiredImage, resolutions: &mut BTreeMap<ImageRef, Resolution>| {
-            if let Some(resolution) = ask.without_asking(image, recorded) {
-                resolutions.insert(image.reference.clone(), resolution);
-                return None;
-            }
-            let known = known_digest(image, recorded);
-            ask.registries.announce(&image.reference, known.as_ref());
-            Some((image.reference.registry().to_owned(), Job::Image(image.clone(), known)))
-        };
-        jobs.extend(desired.images.iter().filter_map(|image| image_job(image, &mut resolutions)));
-        if jobs.is_empty() {
-            observed.resolutions = resolutions;
-            return;
-        }
-        let reporter = self.reporter;
-        reporter.report(Event::Resolving { images: jobs.len() });
-        let listing = jobs.iter().any(|(_, job)| matches!(job, Job::Tags(_)));
-        let threads = if listing { self.parallel } else { self.parallel.min(jobs.len()) };
-        let queue = Queue::new(jobs);
-        let found = Mutex::new((resolutions, Vec::new()));
-        let found = || found.lock().unwrap_or_else(PoisonError::into_inner);
-        let settle = |image: &DesiredImage, answer: Result<Lookup, RegistryError>| {
-            let resolution = match answer {
-                Ok(Lookup::Same) => Resolution::AsRecorded,
-                Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
-                Err(error) => Resolution::Blocked(Arc::new(error.into())),
-            };
-            found().0.insert(image.reference.clone(), resolution);
-            reporter.report(Event::Resolved(image.reference.clone()));
-        };
-        let work = || {
-            while let Some(taken) = queue.next() {
-                match &taken.job {
-                    Job::Image(image, Some(known)) => match ask.registries.check(&image.reference, known) {
-                        Ok(Meaning::Same) => settle(image, Ok(Lookup::Same)),
-                        Ok(meaning) => {
-                            let job = Job::Moved(image.clone(), known.clone(), meaning);
-                            queue.push([(image.reference.registry().to_owned(), job)]);
-                        }
-                        Err(error) => settle(image, Err(error)),
-                    },
-                    Job::Image(image, None) => {
-                        settle(image, ask.registries.resolve(&image.reference, &image.platform, None));
-                    }
-                    Job::Moved(image, known, meaning) => {
-                        let (reference, platform) = (&image.reference, &image.platform);
-                        settle(image, ask.registries.fetch(reference, platform, known, meaning));
-                    }
-                    Job::Tags(repository) => {
-                        let selected = ask.select(repository, recorded);
-                        let images = selected.images.iter().map(|selected| &selected.image);
-                        let jobs: Vec<_> = {
-                            let resolutions = &mut found().0;
-                            images.filter_map(|image| image_job(image, resolutions)).collect()
-                        };
-                        if !jobs.is_empty() {
-                            reporter.report(Event::Resolving { images: jobs.len() });
-                        }
-                        queue.push(jobs);
-                        reporter.report(Event::Resolved(repository.name.clone()));
-                        found().1.push(selected);
-                    }
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                // Refused by the system: then there are fewer.
-                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-            }
-            work();
-        });
-        let (resolutions, selections) = std::mem::take(&mut *found());
-        observed.resolutions = resolutions;
-        for selected in selections {
-            if selected.decided {
-                observed.decided.insert(selected.repository);
-            }
-            observed.selected.extend(selected.images);
-            observed.blocked_selections.extend(selected.blocked);
-        }
-        // The threads finish in any order.
-        observed.selected.sort_by(|a, b| a.image.reference.cmp(&b.image.reference));
-        observed.blocked_selections.sort_by(|a, b| a.repository.cmp(&b.repository));
-    }
-}
-
-impl Asker<'_> {
-    /// What can be said without a request: by the lockfile, or by the pull policy.
-    fn without_asking(
-        &self,
-        image: &DesiredImage,
-        recorded: &BTreeMap<ImageRef, RecordedImage>,
-    ) -> Option<Resolution> {
-        let may_ask = !self.offline || self.registries.is_local(&image.reference);
-        if let Some(locked) = &image.locked {
-            return Some(if is_as_locked(image, recorded) {
-                Resolution::AsRecorded
-            } else if image.pull == PullPolicy::Never {
-                never_pulled("not here as the lockfile has it")
-            } else if may_ask {
-                Resolution::Locked(Arc::clone(locked))
-            } else {
-                forbidden_offline("not here as the lockfile has it")
-            });
-        }
-        let recorded = recorded.get(&image.reference);
-        let usable = recorded.is_some_and(|recorded| recorded.platform.as_ref() == Some(&image.platform));
-        let complete = usable && recorded.is_some_and(|recorded| recorded.rows_complete);
-        match image.pull {
-            PullPolicy::Missing | PullPolicy::Never if complete => return Some(Resolution::AsRecorded),
-            PullPolicy::Never => return Some(never_pulled("not here")),
-            _ => {}
-        }
-        match (may_ask, complete) {
-            (true, _) => None,
-            (false, true) => Some(Resolution::AsRecorded),
-            (false, false) => Some(forbidden_offline("not here")),
-        }
-    }
-}
-
-fn blocked(message: String, hint: &str) -> Resolution {
-    Resolution::Blocked(Arc::new(Error::Usage { message, hint: Some(hint.to_owned()) }))
-}
-
-fn never_pulled(why: &str) -> Resolution {
-    let hint = "set pull = \"missing\" for this image, or pull it by hand";
-    blocked(format!("{why}, and its pull policy is \"never\""), hint)
-}
-
-fn forbidden_offline(why: &str) -> Resolution {
-    blocked(format!("{why}, and --offline forbids asking its registry"), "run without --offline")
 }
 
 /// A question to a registry: what `reference` means for `platform`.
@@ -450,54 +327,4 @@ fn ask_all<Q: Sync, A: Send>(
         work();
     });
     answers.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
-}
-
-/// What the registry has under the locked digest, if that is what the lockfile says.
-fn confirm(locked: &LockedImage, answer: Result<Lookup, RegistryError>) -> Result<ResolvedImage, Error> {
-    let resolved = match answer {
-        Ok(Lookup::Image(image)) => ResolvedImage { reference: locked.reference.clone(), ..*image },
-        // Nothing was known, so this does not come; without the image there is nothing to record.
-        Ok(Lookup::Same) => {
-            let message = format!("{}: its registry did not say what it is", locked.digest);
-            return Err(Error::Usage { message, hint: None });
-        }
-        Err(source) => {
-            let (digest, source) = (locked.digest.clone(), Box::new(source));
-            return Err(Error::LockedDigest { digest, source });
-        }
-    };
-    let said = LockedImage::of(&resolved);
-    let mismatch = |what, expected: String, actual: String| Error::LockMismatch { what, expected, actual };
-    if said.digest != locked.digest || said.manifest != locked.manifest {
-        return Err(mismatch("manifest", locked.manifest.to_string(), said.manifest.to_string()));
-    }
-    let count = locked.layers.len().max(said.layers.len());
-    let layer = |image: &LockedImage, index: usize| match image.layers.get(index) {
-        Some(layer) => format!("{} of {} bytes, {} unpacked", layer.digest, layer.size, layer.diff_id),
-        None => "none".to_owned(),
-    };
-    match (0..count).find(|&index| locked.layers.get(index) != said.layers.get(index)) {
-        Some(index) => Err(mismatch("layer", layer(locked, index), layer(&said, index))),
-        None => Ok(resolved),
-    }
-}
-
-/// Whether what is recorded, under all names of the image, is what the lockfile says.
-fn is_as_locked(image: &DesiredImage, recorded: &BTreeMap<ImageRef, RecordedImage>) -> bool {
-    image.locked.as_ref().is_some_and(|locked| {
-        let row = recorded.get(&image.reference);
-        known_digest(image, recorded).as_ref() == Some(&locked.digest)
-            && row.is_some_and(|row| row.manifest_digest.as_ref() == Some(&locked.manifest))
-    })
-}
-
-/// The digest to compare with, if what is recorded is good enough to be kept as it is.
-fn known_digest(image: &DesiredImage, recorded: &BTreeMap<ImageRef, RecordedImage>) -> Option<BlobDigest> {
-    let names = image.reference.recorded_names();
-    let rows: Option<Vec<&RecordedImage>> = names.iter().map(|name| recorded.get(name)).collect();
-    let rows = rows?;
-    let good = rows.iter().all(|row| {
-        row.rows_complete && row.platform.as_ref() == Some(&image.platform) && row.digest == rows[0].digest
-    });
-    if good { rows[0].digest.clone() } else { None }
 }

@@ -137,12 +137,44 @@ impl Plan {
             .sum()
     }
 
+    /// Leaves out what concerns `images` alone, but for their removal: another plan takes care of them.
+    #[must_use]
+    pub fn without(mut self, images: &BTreeSet<ImageRef>) -> Self {
+        self.images.retain(|image| image.action == Action::Remove || !images.contains(&image.reference));
+        for fetch in &mut self.fetches {
+            fetch.claims.iter_mut().for_each(|claim| claim.images.retain(|image| !images.contains(image)));
+            fetch.claims.retain(|claim| !claim.images.is_empty());
+        }
+        self.fetches.retain(|fetch| !fetch.claims.is_empty());
+        self
+    }
+
+    /// Leaves out all removals, and returns the layers that were to be removed.
+    pub fn take_removals(&mut self) -> Vec<BlobDigest> {
+        self.images.retain(|image| image.action != Action::Remove);
+        std::mem::take(&mut self.layers_to_remove)
+    }
+
+    /// Makes one of two plans of one run, of which this one was carried out first.
+    pub fn append(&mut self, next: Self) {
+        self.images.extend(next.images);
+        self.images.sort_by(|a, b| in_order((&a.reference, a.action), (&b.reference, b.action)));
+        self.fetches.extend(next.fetches);
+        self.layers_to_remove.extend(next.layers_to_remove);
+        self.unlisted = next.unlisted;
+    }
+
     /// Whether there is nothing to do, not even to note that another file wants an image.
     pub fn is_empty(&self) -> bool {
         self.changes() == 0
             && self.layers_to_remove.is_empty()
             && !self.images.iter().any(|image| image.adopt)
     }
+}
+
+/// The order of a plan's images: by reference, removals last.
+pub(crate) fn in_order(a: (&ImageRef, Action), b: (&ImageRef, Action)) -> Ordering {
+    (a.1 == Action::Remove, a.0).cmp(&(b.1 == Action::Remove, b.0))
 }
 
 /// Plans the way from `observed` to `desired`.

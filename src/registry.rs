@@ -239,6 +239,11 @@ impl Registries {
         self.settings_of(reference.registry()).2.layout.is_some()
     }
 
+    /// Ends all that is under way, and whatever is asked from now on.
+    pub fn stop(&self) {
+        self.shared.cancel.cancel();
+    }
+
     /// HTTP requests sent so far: those for tokens, to mirrors and to where redirects lead included.
     pub fn requests(&self) -> u64 {
         self.shared.requests()

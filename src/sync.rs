@@ -8,6 +8,7 @@ mod inputs;
 mod inspect;
 mod lock;
 mod prune;
+mod reconcile;
 mod stacking;
 mod verify;
 
@@ -18,20 +19,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::catalog::Catalog;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::{CatalogError, Error, StoreError};
-use crate::execute::{Executor, Outcome};
+use crate::execute::Outcome;
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
 use crate::images_file::{self, ImagesFile, Problems, Source};
 use crate::lockfile::LockfileProblem;
-use crate::observe::Observer;
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use crate::progress::{Event, Reporter};
 use crate::registry::{Environment, Options, Registries};
-use crate::state::{
-    Action, Desired, DesiredImage, Observed, Owner, Platform, PullPolicy, RecordedImage, Settings,
-};
+use crate::state::{Action, Desired, DesiredImage, Owner, Platform, PullPolicy, RecordedImage, Settings};
 use crate::store::{Lock, Store};
 use inputs::ImagesText;
 pub use inputs::Inputs;
@@ -153,9 +150,7 @@ impl Session {
         let loaded = self.load(&request.source)?;
         let desired = self.desired(&loaded, request)?;
         let registries = self.registries_of(&loaded);
-        let catalog = Catalog::open_read_only(&self.catalog_path())?;
-        let (plan, _) =
-            self.look(&desired, &registries, catalog.as_ref(), &loaded.file.settings, request.offline)?;
+        let plan = self.show_plan(&desired, &registries, &loaded.file.settings, request.offline)?;
         Ok((plan, loaded.file.settings.platform))
     }
 
@@ -262,108 +257,6 @@ impl Session {
 
     // ------------------------------------------------------------------------------------------- the steps
 
-    fn reconcile(
-        &self,
-        desired: &Desired,
-        registries: &Registries,
-        settings: &Settings,
-        offline: bool,
-    ) -> Result<Applied, Failure> {
-        let catalog = Catalog::open_read_only(&self.catalog_path())?;
-        let (plan, mut observed) = self.look(desired, registries, catalog.as_ref(), settings, offline)?;
-        drop(catalog);
-        let finished = |plan: Plan, outcome| Applied {
-            plan,
-            outcome,
-            requests: registries.requests(),
-            layers: desired.layers_directory.clone(),
-        };
-        if plan.is_empty() {
-            let outcome = self.report_unchanged(&plan);
-            return Ok(finished(plan, outcome));
-        }
-        let layers = &desired.layers_directory;
-        let _locks = self.lock([layers.as_path()])?;
-        let mut catalog = Catalog::open(&self.catalog_path())?;
-        let store = Store::open(layers, &self.home.join("downloads"))?;
-        store.claim(&self.home)?;
-        store.recover()?;
-        // Whoever had the lock may have done some of this already.
-        let observer = self.observer(registries, Some(&catalog), layers, settings, offline);
-        let before = std::mem::take(&mut observed.recorded);
-        observer.look_again(desired, &mut observed)?;
-        if observed.recorded != before {
-            // And may know newer things: what the registries said before the wait does not hold any more.
-            observed = observer.observe(desired)?;
-        }
-        observer.resolve_locked(&mut observed)?;
-        self.look_at_other_homes(desired, &mut observed)?;
-        let plan = plan::plan(desired, &observed);
-        // With very many images that is much memory, and a run may take hours.
-        drop(observed);
-        store.sweep_downloads(STALE_DOWNLOAD, &|digest| {
-            plan.fetches.iter().any(|fetch| fetch.digest == *digest)
-        })?;
-        let outcome = Executor {
-            registries,
-            store: &store,
-            catalog: &mut catalog,
-            owner: &desired.owner,
-            downloads: settings.downloads,
-            jobs: self.jobs(),
-            ownership: settings.ownership,
-            limits: settings.limits,
-            reporter: &*self.reporter,
-            cancel: &self.cancel,
-        }
-        .execute(&plan)?;
-        Ok(finished(plan, outcome))
-    }
-
-    fn look(
-        &self,
-        desired: &Desired,
-        registries: &Registries,
-        catalog: Option<&Catalog>,
-        settings: &Settings,
-        offline: bool,
-    ) -> Result<(Plan, Observed), Failure> {
-        let observer = self.observer(registries, catalog, &desired.layers_directory, settings, offline);
-        let mut observed = observer.observe(desired)?;
-        self.look_at_other_homes(desired, &mut observed)?;
-        Ok((plan::plan(desired, &observed), observed))
-    }
-
-    fn observer<'a>(
-        &'a self,
-        registries: &'a Registries,
-        catalog: Option<&'a Catalog>,
-        layers: &'a Path,
-        settings: &Settings,
-        offline: bool,
-    ) -> Observer<'a> {
-        Observer {
-            registries,
-            catalog,
-            layers,
-            parallel: settings.downloads,
-            offline,
-            reporter: &*self.reporter,
-            cancel: &self.cancel,
-        }
-    }
-
-    fn report_unchanged(&self, plan: &Plan) -> Outcome {
-        let mut outcome = Outcome::default();
-        for image in &plan.images {
-            let error = image.error.clone();
-            let (reference, action) = (image.reference.clone(), image.action);
-            self.reporter.report(Event::Image { reference: reference.clone(), action, error: error.clone() });
-            outcome.images.push((reference, action, error));
-        }
-        outcome
-    }
-
     fn load(&self, from: &ImagesSource) -> Result<Loaded, Failure> {
         self.understand(ImagesText::read(from)?)
     }
@@ -414,7 +307,7 @@ impl Session {
             limits: settings.limits,
             max_connections: settings.downloads,
             environment: self.environment.clone(),
-            cancel: self.cancel.clone(),
+            cancel: self.cancel.part(),
             reporter: Arc::clone(&self.reporter),
         })
     }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::Asker;
+use super::lookups::Lookups;
 use crate::error::{Error, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::selection::{MAX_CHOSEN, Rule, describe};
@@ -26,6 +26,7 @@ pub(super) struct Repository<'a> {
 }
 
 /// What became of a repository's selections.
+#[derive(Clone)]
 pub(super) struct Selected {
     pub(super) repository: ImageRef,
     pub(super) images: Vec<SelectedImage>,
@@ -62,7 +63,7 @@ impl<'a> Repository<'a> {
     }
 }
 
-impl Asker<'_> {
+impl Lookups<'_> {
     /// Chooses the images of all selections of `repository`.
     pub(super) fn select(
         &self,

@@ -197,6 +197,11 @@ impl Bars {
                 }
             }
             Event::Started { bytes, layers } => {
+                // A run whose registries do not all answer soon starts twice.
+                if let Some(bar) = state.total.take() {
+                    bar.finish_and_clear();
+                    self.multi.remove(&bar);
+                }
                 let bar = self.multi.add(ProgressBar::new(*bytes));
                 bar.set_style(style(
                     "  total         {bar:30} {binary_bytes:>11} of {binary_total_bytes}  {binary_bytes_per_sec}  {msg}",

@@ -1,0 +1,369 @@
+//! What every image of a run means now: all lookups, in a few threads that the registries share.
+//!
+//! What a list of tags chooses joins the queue, so that no lookup waits for a list that it does not need; what has
+//! moved joins it too, so that a registry's tags are all asked before any of them is fetched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use super::selections::{Repository, Selected};
+use crate::digest::BlobDigest;
+use crate::error::{Error, RegistryError};
+use crate::image_ref::ImageRef;
+use crate::progress::{Event, Reporter};
+use crate::queue::Queue;
+use crate::registry::{Lookup, Meaning, Registries};
+use crate::state::{
+    Desired, DesiredImage, LockedImage, Observed, PullPolicy, RecordedImage, Resolution, ResolvedImage,
+};
+
+/// So long no lookup ends before what is known by then is worth a start. A registry that refuses connections is given
+/// up in about five seconds, one that says nothing in minutes.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Who listens to what is known while other lookups do not end.
+pub(super) type Listener<'l> = &'l mut dyn FnMut(&Known);
+
+/// What is looked up, and for whom.
+pub(super) struct Lookups<'a> {
+    pub(super) registries: &'a Registries,
+    pub(super) offline: bool,
+    pub(super) parallel: usize,
+    pub(super) reporter: &'a dyn Reporter,
+    /// What the catalog records.
+    pub(super) recorded: &'a BTreeMap<ImageRef, RecordedImage>,
+    /// Whether what the lockfile names and the catalog lacks is looked up too.
+    pub(super) locked_too: bool,
+}
+
+/// What is known by now.
+#[derive(Clone, Default)]
+pub(super) struct Known {
+    resolutions: BTreeMap<ImageRef, Resolution>,
+    selections: Vec<Selected>,
+}
+
+/// One lookup.
+enum Job<'a> {
+    /// An image, and the digest to compare with.
+    Image(DesiredImage, Option<BlobDigest>),
+    /// An image that does not, or may not, mean that digest any more.
+    Moved(DesiredImage, BlobDigest, Meaning),
+    /// What the lockfile names.
+    Locked(Arc<LockedImage>),
+    /// The tags of a repository.
+    Tags(Repository<'a>),
+}
+
+/// What the threads share.
+struct Work<'w, 'd> {
+    lookups: &'w Lookups<'w>,
+    queue: Queue<Job<'d>>,
+    known: Mutex<Known>,
+}
+
+impl Known {
+    /// Puts it where the planner looks.
+    pub(super) fn into_observed(self, observed: &mut Observed) {
+        observed.resolutions = self.resolutions;
+        for selected in self.selections {
+            if selected.decided {
+                observed.decided.insert(selected.repository);
+            }
+            observed.selected.extend(selected.images);
+            observed.blocked_selections.extend(selected.blocked);
+        }
+        // The threads finish in any order.
+        observed.selected.sort_by(|a, b| a.image.reference.cmp(&b.image.reference));
+        observed.blocked_selections.sort_by(|a, b| a.repository.cmp(&b.repository));
+    }
+
+    /// The part of `desired` that this is about, and the same of `observed`; what is not known yet is left alone.
+    pub(super) fn part_of(&self, desired: &Desired, recorded: &Observed) -> (Desired, Observed) {
+        let mut observed = recorded.clone();
+        self.clone().into_observed(&mut observed);
+        let mut desired = desired.clone();
+        let chosen: BTreeSet<ImageRef> =
+            self.selections.iter().map(|selected| selected.repository.clone()).collect();
+        let mut awaited = BTreeSet::new();
+        let is_known = |reference: &ImageRef| self.resolutions.contains_key(reference);
+        desired.images.retain(|image| {
+            is_known(&image.reference) || {
+                awaited.insert(image.reference.clone());
+                false
+            }
+        });
+        observed.selected.retain(|selected| {
+            is_known(&selected.image.reference) || {
+                awaited.insert(selected.image.reference.clone());
+                false
+            }
+        });
+        desired.selections.retain(|selection| {
+            // An images file has no name that would not parse.
+            let repository = ImageRef::in_registry(&selection.registry, &selection.repository)
+                .map(|reference| reference.repository_alone());
+            repository.is_ok_and(|repository| {
+                chosen.contains(&repository) || {
+                    awaited.insert(repository);
+                    false
+                }
+            })
+        });
+        desired.listed_elsewhere.extend(awaited);
+        (desired, observed)
+    }
+}
+
+impl Lookups<'_> {
+    /// Looks everything up. As long as no lookup ends for some seconds, `listener` is told what is known, each time
+    /// that it has become more.
+    pub(super) fn run(&self, desired: &Desired, listener: Option<Listener<'_>>) -> Known {
+        let mut known = Known::default();
+        let mut jobs: Vec<(String, Job<'_>)> = Repository::all(desired)
+            .into_iter()
+            .map(|repository| (repository.name.registry().to_owned(), Job::Tags(repository)))
+            .collect();
+        jobs.extend(desired.images.iter().filter_map(|image| self.job(image, &mut known)));
+        if jobs.is_empty() {
+            return known;
+        }
+        self.reporter.report(Event::Resolving { images: jobs.len() });
+        let listing = jobs.iter().any(|(_, job)| matches!(job, Job::Tags(_)));
+        let threads = if listing { self.parallel } else { self.parallel.min(jobs.len()) };
+        let work = Work { lookups: self, queue: Queue::new(jobs), known: Mutex::new(known) };
+        let (ended, ends) = unbounded();
+        std::thread::scope(|scope| {
+            // Whoever does not listen works.
+            let more = if listener.is_some() { threads } else { threads - 1 };
+            let spawn = |_: &usize| {
+                let (work, ended) = (&work, ended.clone());
+                // Refused by the system: then there are fewer.
+                std::thread::Builder::new().spawn_scoped(scope, move || work.run(&ended)).is_ok()
+            };
+            let started = (0..more).filter(spawn).count();
+            match listener {
+                Some(listener) if started > 0 => {
+                    drop(ended);
+                    work.listen(&ends, listener);
+                }
+                _ => work.run(&ended),
+            }
+        });
+        work.known.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first lookup of an image, in its registry's lane, unless what it means is known without.
+    fn job(&self, image: &DesiredImage, known: &mut Known) -> Option<(String, Job<'static>)> {
+        let lane = image.reference.registry().to_owned();
+        match self.without_asking(image, self.recorded) {
+            Some(Resolution::Locked(locked)) if self.locked_too => {
+                self.registries.announce(&locked.reference.with_digest(&locked.digest), None);
+                Some((lane, Job::Locked(locked)))
+            }
+            Some(resolution) => {
+                known.resolutions.insert(image.reference.clone(), resolution);
+                None
+            }
+            None => {
+                let digest = known_digest(image, self.recorded);
+                self.registries.announce(&image.reference, digest.as_ref());
+                Some((lane, Job::Image(image.clone(), digest)))
+            }
+        }
+    }
+
+    /// What can be said without a request: by the lockfile, or by the pull policy.
+    fn without_asking(
+        &self,
+        image: &DesiredImage,
+        recorded: &BTreeMap<ImageRef, RecordedImage>,
+    ) -> Option<Resolution> {
+        let may_ask = !self.offline || self.registries.is_local(&image.reference);
+        if let Some(locked) = &image.locked {
+            return Some(if is_as_locked(image, recorded) {
+                Resolution::AsRecorded
+            } else if image.pull == PullPolicy::Never {
+                never_pulled("not here as the lockfile has it")
+            } else if may_ask {
+                Resolution::Locked(Arc::clone(locked))
+            } else {
+                forbidden_offline("not here as the lockfile has it")
+            });
+        }
+        let recorded = recorded.get(&image.reference);
+        let usable = recorded.is_some_and(|recorded| recorded.platform.as_ref() == Some(&image.platform));
+        let complete = usable && recorded.is_some_and(|recorded| recorded.rows_complete);
+        match image.pull {
+            PullPolicy::Missing | PullPolicy::Never if complete => return Some(Resolution::AsRecorded),
+            PullPolicy::Never => return Some(never_pulled("not here")),
+            _ => {}
+        }
+        match (may_ask, complete) {
+            (true, _) => None,
+            (false, true) => Some(Resolution::AsRecorded),
+            (false, false) => Some(forbidden_offline("not here")),
+        }
+    }
+}
+
+impl Work<'_, '_> {
+    fn run(&self, ended: &Sender<()>) {
+        let Lookups { registries, reporter, recorded, .. } = self.lookups;
+        while let Some(taken) = self.queue.next() {
+            match &taken.job {
+                Job::Image(image, Some(known)) => match registries.check(&image.reference, known) {
+                    Ok(Meaning::Same) => self.settle(&image.reference, Ok(Lookup::Same)),
+                    Ok(meaning) => {
+                        let job = Job::Moved(image.clone(), known.clone(), meaning);
+                        self.queue.push([(image.reference.registry().to_owned(), job)]);
+                    }
+                    Err(error) => self.settle(&image.reference, Err(error)),
+                },
+                Job::Image(image, None) => {
+                    let answer = registries.resolve(&image.reference, &image.platform, None);
+                    self.settle(&image.reference, answer);
+                }
+                Job::Moved(image, known, meaning) => {
+                    let answer = registries.fetch(&image.reference, &image.platform, known, meaning);
+                    self.settle(&image.reference, answer);
+                }
+                Job::Locked(locked) => {
+                    let pinned = locked.reference.with_digest(&locked.digest);
+                    let answer = confirm(locked, registries.resolve(&pinned, &locked.platform, None));
+                    self.insert(&locked.reference, resolution(answer));
+                }
+                Job::Tags(repository) => {
+                    let selected = self.lookups.select(repository, recorded);
+                    let images = selected.images.iter().map(|selected| &selected.image);
+                    let jobs: Vec<_> = {
+                        let known = &mut self.known();
+                        images.filter_map(|image| self.lookups.job(image, known)).collect()
+                    };
+                    if !jobs.is_empty() {
+                        reporter.report(Event::Resolving { images: jobs.len() });
+                    }
+                    self.queue.push(jobs);
+                    reporter.report(Event::Resolved(repository.name.clone()));
+                    self.known().selections.push(selected);
+                }
+            }
+            // Nobody may listen.
+            let _ = ended.send(());
+        }
+    }
+
+    /// Until all lookups have ended.
+    fn listen(&self, ends: &Receiver<()>, listener: Listener<'_>) {
+        let mut told = 0;
+        loop {
+            match ends.recv_timeout(PATIENCE) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let known = self.known().clone();
+                    let more = known.resolutions.len() + known.selections.len();
+                    if more > told {
+                        told = more;
+                        listener(&known);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+    }
+
+    fn settle(&self, reference: &ImageRef, answer: Result<Lookup, RegistryError>) {
+        let resolution = match answer {
+            Ok(Lookup::Same) => Resolution::AsRecorded,
+            Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
+            Err(error) => Resolution::Blocked(Arc::new(error.into())),
+        };
+        self.insert(reference, resolution);
+    }
+
+    fn insert(&self, reference: &ImageRef, resolution: Resolution) {
+        self.known().resolutions.insert(reference.clone(), resolution);
+        self.lookups.reporter.report(Event::Resolved(reference.clone()));
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a locked image means, confirmed or not.
+pub(super) fn resolution(answer: Result<ResolvedImage, Error>) -> Resolution {
+    match answer {
+        Ok(resolved) => Resolution::Resolved(Arc::new(resolved)),
+        Err(error) => Resolution::Blocked(Arc::new(error)),
+    }
+}
+
+fn blocked(message: String, hint: &str) -> Resolution {
+    Resolution::Blocked(Arc::new(Error::Usage { message, hint: Some(hint.to_owned()) }))
+}
+
+pub(super) fn never_pulled(why: &str) -> Resolution {
+    let hint = "set pull = \"missing\" for this image, or pull it by hand";
+    blocked(format!("{why}, and its pull policy is \"never\""), hint)
+}
+
+pub(super) fn forbidden_offline(why: &str) -> Resolution {
+    blocked(format!("{why}, and --offline forbids asking its registry"), "run without --offline")
+}
+
+/// What the registry has under the locked digest, if that is what the lockfile says.
+pub(super) fn confirm(
+    locked: &LockedImage,
+    answer: Result<Lookup, RegistryError>,
+) -> Result<ResolvedImage, Error> {
+    let resolved = match answer {
+        Ok(Lookup::Image(image)) => ResolvedImage { reference: locked.reference.clone(), ..*image },
+        // Nothing was known, so this does not come; without the image there is nothing to record.
+        Ok(Lookup::Same) => {
+            let message = format!("{}: its registry did not say what it is", locked.digest);
+            return Err(Error::Usage { message, hint: None });
+        }
+        Err(source) => {
+            let (digest, source) = (locked.digest.clone(), Box::new(source));
+            return Err(Error::LockedDigest { digest, source });
+        }
+    };
+    let said = LockedImage::of(&resolved);
+    let mismatch = |what, expected: String, actual: String| Error::LockMismatch { what, expected, actual };
+    if said.digest != locked.digest || said.manifest != locked.manifest {
+        return Err(mismatch("manifest", locked.manifest.to_string(), said.manifest.to_string()));
+    }
+    let count = locked.layers.len().max(said.layers.len());
+    let layer = |image: &LockedImage, index: usize| match image.layers.get(index) {
+        Some(layer) => format!("{} of {} bytes, {} unpacked", layer.digest, layer.size, layer.diff_id),
+        None => "none".to_owned(),
+    };
+    match (0..count).find(|&index| locked.layers.get(index) != said.layers.get(index)) {
+        Some(index) => Err(mismatch("layer", layer(locked, index), layer(&said, index))),
+        None => Ok(resolved),
+    }
+}
+
+/// Whether what is recorded, under all names of the image, is what the lockfile says.
+pub(super) fn is_as_locked(image: &DesiredImage, recorded: &BTreeMap<ImageRef, RecordedImage>) -> bool {
+    image.locked.as_ref().is_some_and(|locked| {
+        let row = recorded.get(&image.reference);
+        known_digest(image, recorded).as_ref() == Some(&locked.digest)
+            && row.is_some_and(|row| row.manifest_digest.as_ref() == Some(&locked.manifest))
+    })
+}
+
+/// The digest to compare with, if what is recorded is good enough to be kept as it is.
+fn known_digest(image: &DesiredImage, recorded: &BTreeMap<ImageRef, RecordedImage>) -> Option<BlobDigest> {
+    let names = image.reference.recorded_names();
+    let rows: Option<Vec<&RecordedImage>> = names.iter().map(|name| recorded.get(name)).collect();
+    let rows = rows?;
+    let good = rows.iter().all(|row| {
+        row.rows_complete && row.platform.as_ref() == Some(&image.platform) && row.digest == rows[0].digest
+    });
+    if good { rows[0].digest.clone() } else { None }
+}
