@@ -262,6 +262,48 @@ proptest! {
         }
     }
 
+    /// A run in two parts, of which the first knows some lookups only, ends where one that knows all at once does.
+    #[test]
+    fn parts_lead_where_the_whole_leads((desired, observed) in world(), known in proptest::collection::vec(any::<bool>(), 6)) {
+        let is_known = |name: &ImageRef| (0..6).any(|index| known[index] && reference(index) == *name);
+        let whole = plan(&desired, &observed);
+        let goal = applied(&desired, &observed, &whole);
+
+        let (mut part, mut known) = (desired.clone(), observed.clone());
+        part.images.retain(|image| is_known(&image.reference));
+        part.listed_elsewhere.extend(desired.images.iter().map(|image| image.reference.clone()));
+        known.resolutions.retain(|name, _| is_known(name));
+        let mut first = plan(&part, &known);
+        let left = first.take_removals();
+        let handled: BTreeSet<ImageRef> = first.images.iter().map(|image| image.reference.clone()).collect();
+        let after = applied(&part, &known, &first);
+        let between = Observed { recorded: after.recorded, layers: after.layers, ..observed.clone() };
+        let mut rest = plan(&desired, &between).without(&handled);
+        let rows = applied(&desired, &between, &rest).recorded;
+        // As the executor does, who asks the catalog at the end.
+        let needed: BTreeSet<_> = rows.values().flat_map(|row| &*row.layers).map(|layer| layer.digest.clone()).collect();
+        rest.layers_to_remove.extend(left.into_iter().filter(|digest| !needed.contains(digest)));
+        let end = applied(&desired, &between, &rest);
+
+        prop_assert_eq!(&end.recorded, &goal.recorded);
+        let complete = |observed: &Observed| -> Vec<BlobDigest> {
+            let complete = observed.layers.iter().filter(|(_, state)| **state == LayerState::Complete);
+            complete.map(|(digest, _)| digest.clone()).collect()
+        };
+        prop_assert_eq!(complete(&end), complete(&goal));
+        first.append(rest);
+        let actions = |plan: &Plan| -> Vec<_> {
+            // The first part may bring the layer that an image of the rest lacks.
+            let action = |image: &PlannedImage| match image.action {
+                Action::Repair => Action::Keep,
+                other => other,
+            };
+            plan.images.iter().map(|image| (image.reference.clone(), action(image))).collect()
+        };
+        prop_assert_eq!(actions(&first), actions(&whole));
+        prop_assert_eq!(first.download_bytes(), whole.download_bytes());
+    }
+
     #[test]
     fn every_record_has_its_layers_fetched_before((desired, observed) in world()) {
         let plan = plan(&desired, &observed);
