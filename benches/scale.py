@@ -86,9 +86,10 @@ class Bench:
                     sys.exit(f"{what}: ended")
             settled.append(time.monotonic() - begin)
             time.sleep(1)
-            begin = time.monotonic()
-            with open(path, "a") as file:
-                file.write("\n# changed\n")
+            if len(settled) == 1:
+                begin = time.monotonic()
+                with open(path, "a") as file:
+                    file.write("\n# changed\n")
         idle = cpu_seconds(process.pid)
         time.sleep(5)
         idle = cpu_seconds(process.pid) - idle

@@ -382,8 +382,8 @@ impl Executor<'_> {
     }
 
     fn report_image(&self, image: &PlannedImage, error: Option<Arc<Error>>) {
-        let (reference, action) = (image.reference.clone(), image.action);
-        self.reporter.report(Event::Image { reference, action, error });
+        let (reference, action, reason) = (image.reference.clone(), image.action, image.reason.clone());
+        self.reporter.report(Event::Image { reference, action, reason, error });
     }
 }
 

@@ -121,6 +121,8 @@ pub enum Event {
         reference: ImageRef,
         /// What was to be done.
         action: Action,
+        /// Why, for people; may be empty.
+        reason: String,
         /// Why it was not, if it was not.
         error: Option<Arc<Error>>,
     },

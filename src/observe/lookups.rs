@@ -4,10 +4,11 @@
 //! moved joins it too, so that a registry's tags are all asked before any of them is fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::selections::{Repository, Selected};
 use crate::digest::BlobDigest;
@@ -23,6 +24,8 @@ use crate::state::{
 /// So long no lookup ends before what is known by then is worth a start. A registry that refuses connections is given
 /// up in about five seconds, one that says nothing in minutes.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often that is looked at.
+const GLANCE: Duration = Duration::from_millis(250);
 
 /// Who listens to what is known while other lookups do not end.
 pub(super) type Listener<'l> = &'l mut dyn FnMut(&Known);
@@ -63,6 +66,8 @@ struct Work<'w, 'd> {
     lookups: &'w Lookups<'w>,
     queue: Queue<Job<'d>>,
     known: Mutex<Known>,
+    /// How many lookups have ended.
+    ended: AtomicUsize,
 }
 
 impl Known {
@@ -134,23 +139,32 @@ impl Lookups<'_> {
         self.reporter.report(Event::Resolving { images: jobs.len() });
         let listing = jobs.iter().any(|(_, job)| matches!(job, Job::Tags(_)));
         let threads = if listing { self.parallel } else { self.parallel.min(jobs.len()) };
-        let work = Work { lookups: self, queue: Queue::new(jobs), known: Mutex::new(known) };
-        let (ended, ends) = unbounded();
+        let work = Work {
+            lookups: self,
+            queue: Queue::new(jobs),
+            known: Mutex::new(known),
+            ended: AtomicUsize::new(0),
+        };
+        let (at_work, at_rest) = bounded::<()>(0);
         std::thread::scope(|scope| {
             // Whoever does not listen works.
             let more = if listener.is_some() { threads } else { threads - 1 };
             let spawn = |_: &usize| {
-                let (work, ended) = (&work, ended.clone());
+                let (work, at_work) = (&work, at_work.clone());
+                let run = move || {
+                    work.run();
+                    drop(at_work);
+                };
                 // Refused by the system: then there are fewer.
-                std::thread::Builder::new().spawn_scoped(scope, move || work.run(&ended)).is_ok()
+                std::thread::Builder::new().spawn_scoped(scope, run).is_ok()
             };
             let started = (0..more).filter(spawn).count();
             match listener {
                 Some(listener) if started > 0 => {
-                    drop(ended);
-                    work.listen(&ends, listener);
+                    drop(at_work);
+                    work.listen(&at_rest, listener);
                 }
-                _ => work.run(&ended),
+                _ => work.run(),
             }
         });
         work.known.into_inner().unwrap_or_else(PoisonError::into_inner)
@@ -211,7 +225,7 @@ impl Lookups<'_> {
 }
 
 impl Work<'_, '_> {
-    fn run(&self, ended: &Sender<()>) {
+    fn run(&self) {
         let Lookups { registries, reporter, recorded, .. } = self.lookups;
         while let Some(taken) = self.queue.next() {
             match &taken.job {
@@ -251,26 +265,24 @@ impl Work<'_, '_> {
                     self.known().selections.push(selected);
                 }
             }
-            // Nobody may listen.
-            let _ = ended.send(());
+            self.ended.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Until all lookups have ended.
-    fn listen(&self, ends: &Receiver<()>, listener: Listener<'_>) {
-        let mut told = 0;
-        loop {
-            match ends.recv_timeout(PATIENCE) {
-                Ok(()) => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    let known = self.known().clone();
-                    let more = known.resolutions.len() + known.selections.len();
-                    if more > told {
-                        told = more;
-                        listener(&known);
-                    }
+    /// Until nobody is at work any more.
+    fn listen(&self, at_rest: &Receiver<()>, listener: Listener<'_>) {
+        let (mut told, mut ended, mut since) = (0, 0, Instant::now());
+        while at_rest.recv_timeout(GLANCE) == Err(RecvTimeoutError::Timeout) {
+            let by_now = self.ended.load(Ordering::Relaxed);
+            if by_now != ended {
+                (ended, since) = (by_now, Instant::now());
+            } else if since.elapsed() >= PATIENCE {
+                let known = self.known().clone();
+                let size = known.resolutions.len() + known.selections.len();
+                if size > told {
+                    told = size;
+                    listener(&known);
                 }
-                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
     }

@@ -226,9 +226,9 @@ impl Session {
         let mut outcome = Outcome::default();
         for image in &plan.images {
             let error = image.error.clone();
-            let (reference, action) = (image.reference.clone(), image.action);
-            self.reporter.report(Event::Image { reference: reference.clone(), action, error: error.clone() });
-            outcome.images.push((reference, action, error));
+            let (reference, action, reason) = (image.reference.clone(), image.action, image.reason.clone());
+            outcome.images.push((reference.clone(), action, error.clone()));
+            self.reporter.report(Event::Image { reference, action, reason, error });
         }
         outcome
     }

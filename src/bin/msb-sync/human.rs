@@ -126,7 +126,7 @@ impl Human {
         );
     }
 
-    fn image_done(&self, reference: &ImageRef, action: Action) {
+    fn image_done(&self, reference: &ImageRef, action: Action, reason: &str) {
         let (sign, what) = match action {
             Action::Add => (self.style.green("+"), "added"),
             Action::Update => (self.style.yellow("~"), "updated"),
@@ -136,7 +136,9 @@ impl Human {
             Action::Keep | Action::Blocked => return,
         };
         if !self.quiet && !self.json {
-            self.raw(&format!("  {sign} {reference} {what}"));
+            let why =
+                if reason.is_empty() { String::new() } else { format!(": {}", printable(reason, false)) };
+            self.raw(&format!("  {sign} {reference} {what}{}", self.style.dim(&why)));
         }
     }
 }
@@ -153,7 +155,9 @@ impl Reporter for Human {
             Event::Image { reference, error: Some(error), .. } if !matches!(**error, Error::Stopped) => {
                 self.image_error(reference, Some(error));
             }
-            Event::Image { reference, action, error: None } => self.image_done(reference, *action),
+            Event::Image { reference, action, reason, error: None } => {
+                self.image_done(reference, *action, reason);
+            }
             Event::LayerStarted { digest, size, resumed, image }
                 if !self.progress.is_bars() && self.verbose > 0 =>
             {

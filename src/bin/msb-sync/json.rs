@@ -41,7 +41,7 @@ impl Reporter for Events {
 
 /// Prints the event of an image; others are not for machines.
 pub(crate) fn print_image(event: &Event) {
-    if let Event::Image { reference, action, error } = event {
+    if let Event::Image { reference, action, error, .. } = event {
         let value = json!({
             "version": VERSION,
             "event": "image",
