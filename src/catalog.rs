@@ -37,7 +37,7 @@ use crate::state::{ConfigRecord, Owner, RecordedImage, ResolvedImage};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Images of one transaction at most, so that other writers need not wait long.
-const GROUP: usize = 100;
+pub const GROUP: usize = 100;
 
 /// Prepared statements kept; there are about forty.
 const CACHED_STATEMENTS: usize = 64;
@@ -234,12 +234,17 @@ impl Catalog {
     ) -> Vec<Result<(), CatalogError>> {
         let mut results = Vec::with_capacity(changes.len());
         for group in changes.chunks(GROUP) {
-            if group.len() > 1 && self.change_all(group, owner, layers).is_ok() {
-                results.extend(group.iter().map(|_| Ok(())));
-            } else {
-                results.extend(
-                    group.iter().map(|change| self.change_all(std::slice::from_ref(change), owner, layers)),
-                );
+            match self.change_all(group, owner, layers) {
+                Ok(()) => results.extend(group.iter().map(|_| Ok(()))),
+                // Who has waited a minute for another program need not wait a minute for each image.
+                Err(CatalogError::Busy { path }) => {
+                    results.extend(group.iter().map(|_| Err(CatalogError::Busy { path: path.clone() })));
+                }
+                Err(error) if group.len() == 1 => results.push(Err(error)),
+                Err(_) => {
+                    let alone = |change| self.change_all(std::slice::from_ref(change), owner, layers);
+                    results.extend(group.iter().map(alone));
+                }
             }
         }
         results
@@ -263,27 +268,18 @@ impl Catalog {
         })
     }
 
-    /// Drops the ownership of `owner` (`None`: of everybody) in `references`, a hundred in one transaction. An image
-    /// that nobody owns then goes, with its second names and the rows of layers that no other manifest uses; but
-    /// never what microsandbox had before us.
+    /// Drops the ownership of `owner` (`None`: of everybody) in `references`, in one transaction. An image that
+    /// nobody owns then goes, with its second names and the rows of layers that no other manifest uses; but never
+    /// what microsandbox had before us.
     ///
     /// # Errors
-    /// The database cannot be written; up to a hundred are then as they were.
+    /// The database cannot be written; it is then as it was.
     pub fn forget(
         &mut self,
         references: &[ImageRef],
         owner: Option<&Owner>,
     ) -> Result<Forgotten, CatalogError> {
-        let mut all = Forgotten::default();
-        for group in references.chunks(GROUP) {
-            let forgotten = self.write("forget images in", |tx| write::forget(tx, group, owner))?;
-            all.removed.extend(forgotten.removed);
-            all.kept.extend(forgotten.kept);
-            all.unneeded_layers.extend(forgotten.unneeded_layers);
-        }
-        // A second name may go with an image of a later group.
-        all.kept.retain(|name| !all.removed.contains(name));
-        Ok(all)
+        self.write("forget images in", |tx| write::forget(tx, references, owner))
     }
 
     /// Runs queries that see one state of the database.

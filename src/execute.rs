@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use crate::cancel::Cancel;
-use crate::catalog::{Catalog, Change};
+use crate::catalog::{self, Catalog, Change};
 use crate::digest::BlobDigest;
 use crate::error::{Error, StoreError};
 use crate::extract::{self, Workers};
@@ -62,6 +62,9 @@ pub struct Executor<'a> {
     pub reporter: &'a dyn Reporter,
     /// Ends the run early.
     pub cancel: &'a Cancel,
+    /// Whether no more blobs are to be begun: what is under way is finished, and images that need more are left as they
+    /// are, [`Error::Stopped`].
+    pub enough: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// What became of a plan.
@@ -94,6 +97,21 @@ impl Outcome {
         self.extracted_bytes += next.extracted_bytes;
         self.stopped |= next.stopped;
         self.failure = self.failure.take().or(next.failure);
+    }
+
+    /// Leaves out, and returns, the images that wait for blobs that were not begun; none where the run was stopped.
+    pub fn take_unfinished(&mut self) -> BTreeSet<ImageRef> {
+        let mut left = BTreeSet::new();
+        if !self.stopped {
+            self.images.retain(|(image, _, error)| {
+                let unfinished = matches!(error.as_deref(), Some(Error::Stopped));
+                if unfinished {
+                    left.insert(image.clone());
+                }
+                !unfinished
+            });
+        }
+        left
     }
 
     /// How many images with `action` are done.
@@ -220,19 +238,26 @@ impl Executor<'_> {
             cancel: self.cancel,
             counters,
         };
+        let enough = self.enough;
         // The plan has the biggest first; the registries share the threads.
         let fetches = plan.fetches.iter().enumerate().filter(|(index, _)| !too_large.contains(index));
         let queue = Queue::new(fetches.map(|fetch| (registry_of(fetch.1), fetch)));
         let (sender, receiver) = bounded(GROUP_SIZE);
+        let next = || {
+            if job.cancel.is_cancelled() || enough() {
+                return None;
+            }
+            let taken = queue.next()?;
+            let (index, fetch) = taken.job;
+            Some(job.run(index, fetch))
+        };
+        let next = &next;
         std::thread::scope(|scope| {
-            let (job, queue) = (&job, &queue);
             let receiver_thread = || {
                 let sender: Sender<Finished<'_>> = sender.clone();
                 move || {
-                    while !job.cancel.is_cancelled() {
-                        let Some(taken) = queue.next() else { break };
-                        let (index, fetch) = taken.job;
-                        if sender.send(job.run(index, fetch)).is_err() {
+                    while let Some(finished) = next() {
+                        if sender.send(finished).is_err() {
                             break;
                         }
                     }
@@ -241,10 +266,8 @@ impl Executor<'_> {
             let threads = self.downloads.clamp(1, plan.fetches.len().max(1));
             let started = (0..threads)
                 .filter(|_| std::thread::Builder::new().spawn_scoped(scope, receiver_thread()).is_ok());
-            // Where the system refuses threads there are fewer; where it gives none, this one tries.
-            if started.count() == 0 {
-                receiver_thread()();
-            }
+            // Where the system refuses threads there are fewer; where it gives none, this one does their work.
+            let alone = started.count() == 0;
             drop(sender);
             let mut ready: Vec<Finished<'_>> = Vec::new();
             let mut since = Instant::now();
@@ -256,7 +279,12 @@ impl Executor<'_> {
                 } else {
                     GROUP_COMMIT.saturating_sub(since.elapsed()).min(POLL)
                 };
-                match receiver.recv_timeout(wait) {
+                let received = if alone {
+                    next().ok_or(RecvTimeoutError::Disconnected)
+                } else {
+                    receiver.recv_timeout(wait)
+                };
+                match received {
                     Ok(finished) => {
                         if finished.result.is_ok() {
                             if ready.is_empty() {
@@ -359,13 +387,15 @@ impl Executor<'_> {
 
     /// Rows first, then directories: a crash in between leaves layers that nobody needs, never rows without.
     fn remove(&mut self, plan: &Plan, progress: &mut ImageProgress) -> Result<usize, Error> {
-        let leaving = || plan.images.iter().enumerate().filter(|(_, image)| image.action == Action::Remove);
-        let names: Vec<ImageRef> = leaving().flat_map(|(_, image)| image.names.clone()).collect();
-        let forgotten = self.catalog.forget(&names, Some(self.owner));
-        let error = forgotten.err().map(|error| Arc::new(Error::from(error)));
-        for (index, image) in leaving() {
-            progress.finish(index, error.clone());
-            self.report_image(image, error.clone());
+        let leaving = plan.images.iter().enumerate().filter(|(_, image)| image.action == Action::Remove);
+        for group in leaving.collect::<Vec<_>>().chunks(catalog::GROUP) {
+            let names: Vec<ImageRef> = group.iter().flat_map(|(_, image)| image.names.clone()).collect();
+            let forgotten = self.catalog.forget(&names, Some(self.owner));
+            let error = forgotten.err().map(|error| Arc::new(Error::from(error)));
+            for (index, image) in group {
+                progress.finish(*index, error.clone());
+                self.report_image(image, error.clone());
+            }
         }
         if plan.layers_to_remove.is_empty() {
             return Ok(0);

@@ -8,9 +8,9 @@ mod selections;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use self::lookups::{Known, Lookups, confirm, forbidden_offline, is_as_locked, never_pulled, resolution};
+use self::lookups::{Known, Lookups, forbidden_offline, never_pulled};
 use self::selections::Repository;
 pub(crate) use self::selections::{choose_from_list, two_platforms};
 
@@ -28,6 +28,9 @@ use crate::state::{
 };
 use crate::store;
 
+/// Tells whether all lookups have ended.
+pub type Ended<'e> = &'e (dyn Fn() -> bool + Sync);
+
 /// Where to look, and how.
 pub struct Observer<'a> {
     /// The registries.
@@ -40,6 +43,9 @@ pub struct Observer<'a> {
     pub parallel: usize,
     /// Whether no registry may be asked at all.
     pub offline: bool,
+    /// Whether what the lockfile names and the catalog lacks is looked up too, so that it can be recorded. The
+    /// registry's word has to be the lockfile's.
+    pub locked_too: bool,
     /// Who listens.
     pub reporter: &'a dyn Reporter,
     /// Ends the lookups early.
@@ -54,43 +60,43 @@ impl Observer<'_> {
     pub fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
         let mut observed = Observed::default();
         self.look_at_catalog(desired, &mut observed)?;
-        self.lookups(&observed, false).run(desired, None).into_observed(&mut observed);
+        self.lookups(&observed).run(desired, None).into_observed(&mut observed);
         self.look_at_what_is_known(desired, observed)
     }
 
     /// As [`Observer::observe`]. While some lookups do not end, `part` is told in this thread, each time that it has
-    /// become more, what is known by then: the part of what is desired that it is about, and what was observed of it.
-    /// What the lockfile names and the catalog lacks is looked up too.
+    /// become more, what is known by then: the part of what is desired that it is about, what was observed of it, and
+    /// how to find out whether all lookups have ended meanwhile.
     ///
     /// # Errors
     /// As for [`Observer::observe`].
     pub fn observe_in_parts(
         &self,
         desired: &Desired,
-        part: &mut dyn FnMut(&Desired, Observed),
+        part: &mut dyn FnMut(&Desired, Observed, Ended<'_>),
     ) -> Result<Observed, Error> {
         let mut observed = Observed::default();
         self.look_at_catalog(desired, &mut observed)?;
-        let mut listener = |known: &Known| {
+        let mut listener = |known: &Known, ended: Ended<'_>| {
             let (desired, observed) = known.part_of(desired, &observed);
             // What cannot be looked at now ends the run when all is known.
             if let Ok(observed) = self.look_at_what_is_known(&desired, observed) {
-                part(&desired, observed);
+                part(&desired, observed, ended);
             }
         };
-        let known = self.lookups(&observed, true).run(desired, Some(&mut listener));
+        let known = self.lookups(&observed).run(desired, Some(&mut listener));
         known.into_observed(&mut observed);
         self.look_at_what_is_known(desired, observed)
     }
 
-    fn lookups<'l>(&'l self, observed: &'l Observed, locked_too: bool) -> Lookups<'l> {
+    fn lookups<'l>(&'l self, observed: &'l Observed) -> Lookups<'l> {
         Lookups {
             registries: self.registries,
             offline: self.offline,
             parallel: self.parallel,
             reporter: self.reporter,
             recorded: &observed.recorded,
-            locked_too,
+            locked_too: self.locked_too,
         }
     }
 
@@ -104,49 +110,18 @@ impl Observer<'_> {
     }
 
     /// Looks again at what another process may have changed while this one waited for the lock: the catalog
-    /// and the store. What the registries said still holds.
+    /// and the store. Whether what is recorded of the images was changed: then what the registries said before the
+    /// wait may not hold any more.
     ///
     /// # Errors
     /// As for [`Observer::observe`].
-    pub fn look_again(&self, desired: &Desired, observed: &mut Observed) -> Result<(), Error> {
+    pub fn look_again(&self, desired: &Desired, observed: &mut Observed) -> Result<bool, Error> {
+        let before = std::mem::take(&mut observed.recorded);
         self.look_at_catalog(desired, observed)?;
+        self.look_at_layers(observed)?;
         let selected = observed.selected.iter().map(|selected| &selected.image);
-        for image in desired.images.iter().chain(selected) {
-            let resolution = observed.resolutions.get_mut(&image.reference);
-            if let Some(resolution @ Resolution::Locked(_)) = resolution
-                && is_as_locked(image, &observed.recorded)
-            {
-                *resolution = Resolution::AsRecorded;
-            }
-        }
-        self.look_at_layers(observed)
-    }
-
-    /// Looks up what the lockfile names and the catalog lacks, by digest, so that it can be recorded. The
-    /// registry's word has to be the lockfile's.
-    ///
-    /// # Errors
-    /// As for [`Observer::observe`].
-    pub fn resolve_locked(&self, observed: &mut Observed) -> Result<(), Error> {
-        let (mut locked, mut lookups) = (Vec::new(), Vec::new());
-        for resolution in observed.resolutions.values() {
-            if let Resolution::Locked(image) = resolution {
-                locked.push(Arc::clone(image));
-                lookups.push(Ask {
-                    reference: image.reference.with_digest(&image.digest),
-                    platform: image.platform.clone(),
-                    known: None,
-                });
-            }
-        }
-        for (image, answer) in locked.into_iter().zip(self.look_up(&lookups)) {
-            let resolution = resolution(confirm(&image, answer));
-            observed.resolutions.insert(image.reference.clone(), resolution);
-        }
-        if self.cancel.is_cancelled() {
-            return Err(Error::Stopped);
-        }
-        self.look_at_layers(observed)
+        let names = desired.images.iter().chain(selected).flat_map(|image| image.reference.recorded_names());
+        Ok(names.into_iter().any(|name| before.get(&name) != observed.recorded.get(&name)))
     }
 
     fn look_at_catalog(&self, desired: &Desired, observed: &mut Observed) -> Result<(), Error> {
@@ -245,10 +220,6 @@ impl Observer<'_> {
                 *resolution = why("not all of its layers are here");
             }
         }
-    }
-
-    fn look_up(&self, lookups: &[Ask]) -> Vec<Result<Lookup, RegistryError>> {
-        look_up(self.registries, self.parallel, self.reporter, lookups)
     }
 }
 

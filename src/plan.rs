@@ -149,7 +149,7 @@ impl Plan {
         self
     }
 
-    /// Leaves out all removals, and returns the layers that were to be removed.
+    /// Leaves out all removals, and returns the layers that were to be removed: see [`Observed::released`].
     pub fn take_removals(&mut self) -> Vec<BlobDigest> {
         self.images.retain(|image| image.action != Action::Remove);
         std::mem::take(&mut self.layers_to_remove)
@@ -307,8 +307,7 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
         }
         // An observer that forgot an image: nothing may be done about what nobody looked at.
         Some(Resolution::AsRecorded) | None => {
-            planned.action = Action::Blocked;
-            "not looked up".clone_into(&mut planned.reason);
+            planned.block_if(Some(Error::Usage { message: "not looked up".to_owned(), hint: None }));
         }
     }
     let state =
@@ -489,8 +488,8 @@ fn plan_layer_removals(desired: &Desired, images: &[PlannedImage], observed: &Ob
     let (leaving, staying): (Vec<_>, Vec<_>) =
         observed.recorded.values().partition(|row| gone.contains(&row.reference));
     needed.extend(staying.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest));
-    let candidates: BTreeSet<&BlobDigest> =
-        leaving.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest).collect();
+    let leaving = leaving.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest);
+    let candidates: BTreeSet<&BlobDigest> = leaving.chain(&observed.released).collect();
     candidates.difference(&needed).map(|&digest| digest.clone()).collect()
 }
 

@@ -469,4 +469,7 @@ pub struct Observed {
     pub facts: BTreeMap<BlobDigest, LayerFacts>,
     /// Layers that recorded images outside [`Observed::recorded`] need.
     pub needed_elsewhere: BTreeSet<BlobDigest>,
+    /// Layers of images that an earlier part of this run replaced: to be removed, with prune, unless somebody needs
+    /// them.
+    pub released: BTreeSet<BlobDigest>,
 }

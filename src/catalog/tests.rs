@@ -926,7 +926,7 @@ fn many_changes_are_few_transactions() {
     let all: Vec<ImageRef> = names.concat();
     assert_eq!(catalog.forget(&all, Some(&file("one"))).unwrap().kept.len(), all.len());
     assert_eq!(catalog.forget(&all, None).unwrap().removed.len(), all.len());
-    assert_eq!(transactions(&sandbox), before + 8);
+    assert_eq!(transactions(&sandbox), before + 6);
     assert!(catalog.all().unwrap().is_empty());
 }
 

@@ -1,4 +1,4 @@
-//! From values to rows: one transaction an image, so that microsandbox sees the old image or the new one, never
+//! From values to rows: an image whole in one transaction, so that microsandbox sees the old image or the new one, never
 //! something between.
 //!
 //! Each name of an image has its own rows in microsandbox's tables; the layers are shared by all. What replaced rows

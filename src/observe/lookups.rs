@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
+use super::Ended;
 use super::selections::{Repository, Selected};
 use crate::digest::BlobDigest;
 use crate::error::{Error, RegistryError};
@@ -21,14 +22,14 @@ use crate::state::{
     Desired, DesiredImage, LockedImage, Observed, PullPolicy, RecordedImage, Resolution, ResolvedImage,
 };
 
-/// So long no lookup ends before what is known by then is worth a start. A registry that refuses connections is given
-/// up in about five seconds, one that says nothing in minutes.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// So long no lookup ends before what is known by then is worth a start of its own. A registry that refuses connections
+/// is given up in about five seconds, one that says nothing in minutes.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// How often that is looked at.
 const GLANCE: Duration = Duration::from_millis(250);
 
-/// Who listens to what is known while other lookups do not end.
-pub(super) type Listener<'l> = &'l mut dyn FnMut(&Known);
+/// Who listens to what is known while other lookups do not end, and can ask whether they have meanwhile.
+pub(super) type Listener<'l> = &'l mut dyn FnMut(&Known, Ended<'_>);
 
 /// What is looked up, and for whom.
 pub(super) struct Lookups<'a> {
@@ -247,16 +248,20 @@ impl Work<'_, '_> {
                 }
                 Job::Locked(locked) => {
                     let pinned = locked.reference.with_digest(&locked.digest);
-                    let answer = confirm(locked, registries.resolve(&pinned, &locked.platform, None));
-                    self.insert(&locked.reference, resolution(answer));
+                    let answer = registries.resolve(&pinned, &locked.platform, None);
+                    let resolution = match confirm(locked, answer) {
+                        Ok(resolved) => Resolution::Resolved(Arc::new(resolved)),
+                        Err(error) => Resolution::Blocked(Arc::new(error)),
+                    };
+                    self.insert(&locked.reference, resolution);
                 }
                 Job::Tags(repository) => {
                     let selected = self.lookups.select(repository, recorded);
                     let images = selected.images.iter().map(|selected| &selected.image);
-                    let jobs: Vec<_> = {
-                        let known = &mut self.known();
-                        images.filter_map(|image| self.lookups.job(image, known)).collect()
-                    };
+                    let mut without = Known::default();
+                    let jobs: Vec<_> =
+                        images.filter_map(|image| self.lookups.job(image, &mut without)).collect();
+                    self.known().resolutions.extend(without.resolutions);
                     if !jobs.is_empty() {
                         reporter.report(Event::Resolving { images: jobs.len() });
                     }
@@ -281,7 +286,7 @@ impl Work<'_, '_> {
                 let size = known.resolutions.len() + known.selections.len();
                 if size > told {
                     told = size;
-                    listener(&known);
+                    listener(&known, &|| at_rest.try_recv() == Err(TryRecvError::Disconnected));
                 }
             }
         }
@@ -306,14 +311,6 @@ impl Work<'_, '_> {
     }
 }
 
-/// What a locked image means, confirmed or not.
-pub(super) fn resolution(answer: Result<ResolvedImage, Error>) -> Resolution {
-    match answer {
-        Ok(resolved) => Resolution::Resolved(Arc::new(resolved)),
-        Err(error) => Resolution::Blocked(Arc::new(error)),
-    }
-}
-
 fn blocked(message: String, hint: &str) -> Resolution {
     Resolution::Blocked(Arc::new(Error::Usage { message, hint: Some(hint.to_owned()) }))
 }
@@ -328,10 +325,7 @@ pub(super) fn forbidden_offline(why: &str) -> Resolution {
 }
 
 /// What the registry has under the locked digest, if that is what the lockfile says.
-pub(super) fn confirm(
-    locked: &LockedImage,
-    answer: Result<Lookup, RegistryError>,
-) -> Result<ResolvedImage, Error> {
+fn confirm(locked: &LockedImage, answer: Result<Lookup, RegistryError>) -> Result<ResolvedImage, Error> {
     let resolved = match answer {
         Ok(Lookup::Image(image)) => ResolvedImage { reference: locked.reference.clone(), ..*image },
         // Nothing was known, so this does not come; without the image there is nothing to record.
@@ -361,7 +355,7 @@ pub(super) fn confirm(
 }
 
 /// Whether what is recorded, under all names of the image, is what the lockfile says.
-pub(super) fn is_as_locked(image: &DesiredImage, recorded: &BTreeMap<ImageRef, RecordedImage>) -> bool {
+fn is_as_locked(image: &DesiredImage, recorded: &BTreeMap<ImageRef, RecordedImage>) -> bool {
     image.locked.as_ref().is_some_and(|locked| {
         let row = recorded.get(&image.reference);
         known_digest(image, recorded).as_ref() == Some(&locked.digest)

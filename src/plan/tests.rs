@@ -277,12 +277,9 @@ proptest! {
         let left = first.take_removals();
         let handled: BTreeSet<ImageRef> = first.images.iter().map(|image| image.reference.clone()).collect();
         let after = applied(&part, &known, &first);
-        let between = Observed { recorded: after.recorded, layers: after.layers, ..observed.clone() };
-        let mut rest = plan(&desired, &between).without(&handled);
-        let rows = applied(&desired, &between, &rest).recorded;
-        // As the executor does, who asks the catalog at the end.
-        let needed: BTreeSet<_> = rows.values().flat_map(|row| &*row.layers).map(|layer| layer.digest.clone()).collect();
-        rest.layers_to_remove.extend(left.into_iter().filter(|digest| !needed.contains(digest)));
+        let released = left.into_iter().collect();
+        let between = Observed { recorded: after.recorded, layers: after.layers, released, ..observed.clone() };
+        let rest = plan(&desired, &between).without(&handled);
         let end = applied(&desired, &between, &rest);
 
         prop_assert_eq!(&end.recorded, &goal.recorded);

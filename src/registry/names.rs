@@ -57,6 +57,9 @@ impl<R: Resolver> Resolver for Remembered<R> {
             }
             return Ok(found);
         }
+        // The resolver starts a thread and expects that it can.
+        let probe = std::thread::Builder::new().spawn(|| ()).map_err(Error::Io)?;
+        let _ = probe.join();
         // Not under the lock: another host need not wait for this one's name server.
         let found = self.inner.resolve(uri, config, timeout)?;
         lock(&self.known).insert(key, (Instant::now(), found.iter().copied().collect()));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::lock::locked_selections;
 use super::{Failure, ImagesSource, Session, layer_totals};
-use crate::catalog::Catalog;
+use crate::catalog::{self, Catalog};
 use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
@@ -171,8 +171,10 @@ impl Session {
         if self.cancel.is_cancelled() {
             return Err(Error::Stopped.into());
         }
-        let names: Vec<ImageRef> = intention.images.iter().flat_map(|image| image.names.clone()).collect();
-        catalog.forget(&names, wish.owner())?;
+        for group in intention.images.chunks(catalog::GROUP) {
+            let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
+            catalog.forget(&names, wish.owner())?;
+        }
         let needed = catalog.layers_needed_outside(&BTreeSet::new())?;
         let mut pruned = Pruned { images: intention.images, ..Pruned::default() };
         pruned.layers.extend(swept.into_iter().map(RemovedLayer::from));

@@ -4,7 +4,8 @@
 //! carried out as a part of its own, so that a dead registry costs nobody else's images minutes. Removals come last of
 //! all: only who knows everything that is wanted knows what is not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Applied, Failure, STALE_DOWNLOAD, Session};
 use crate::catalog::Catalog;
@@ -12,11 +13,11 @@ use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::execute::{Executor, Outcome};
 use crate::image_ref::ImageRef;
-use crate::observe::Observer;
+use crate::observe::{Ended, Observer};
 use crate::plan::{self, Plan};
 use crate::progress::Event;
 use crate::registry::Registries;
-use crate::state::{Action, Desired, Observed, Settings};
+use crate::state::{Action, Desired, Observed, RecordedImage, Settings};
 use crate::store::Store;
 
 /// What a run works with.
@@ -33,8 +34,10 @@ struct Earlier {
     outcome: Outcome,
     /// Whom they took care of.
     images: BTreeSet<ImageRef>,
-    /// What they would have removed.
-    layers_to_remove: Vec<BlobDigest>,
+    /// What is recorded of those now; `None`: nothing.
+    recorded: BTreeMap<ImageRef, Option<RecordedImage>>,
+    /// Layers that they would have removed.
+    released: BTreeSet<BlobDigest>,
 }
 
 impl Session {
@@ -48,7 +51,10 @@ impl Session {
     ) -> Result<Plan, Failure> {
         let catalog = Catalog::open_read_only(&self.catalog_path())?;
         let means = Means { registries, settings, offline };
-        let mut observed = self.observer(desired, &means, catalog.as_ref()).observe(desired)?;
+        let mut observer = self.observer(desired, &means, catalog.as_ref());
+        // A plan can be shown by the lockfile's word alone.
+        observer.locked_too = false;
+        let mut observed = observer.observe(desired)?;
         self.look_at_other_homes(desired, &mut observed)?;
         Ok(plan::plan(desired, &observed))
     }
@@ -67,9 +73,9 @@ impl Session {
         let mut failure = None;
         let observed = self.observer(desired, &means, catalog.as_ref()).observe_in_parts(
             desired,
-            &mut |desired, observed| {
+            &mut |desired, observed, ended| {
                 if failure.is_none()
-                    && let Err(error) = self.part(desired, observed, &means, &mut earlier)
+                    && let Err(error) = self.part(desired, observed, ended, &means, &mut earlier)
                 {
                     failure = Some(error);
                     // Nobody needs the other lookups any more.
@@ -78,14 +84,20 @@ impl Session {
             },
         );
         drop(catalog);
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        match observed {
-            Ok(observed) => self.rest(desired, observed, &means, &mut earlier)?,
+        let rest = match (failure, observed) {
+            (Some(failure), _) => Err(failure),
+            (None, Err(error)) => Err(error.into()),
+            (None, Ok(observed)) => self.rest(desired, observed, &means, &mut earlier),
+        };
+        match rest {
             // What was done by then is worth telling.
-            Err(Error::Stopped) if !earlier.images.is_empty() => earlier.outcome.stopped = true,
-            Err(error) => return Err(error.into()),
+            Err(Failure::Error(Error::Stopped)) if !earlier.images.is_empty() => {
+                earlier.outcome.stopped = true;
+            }
+            Err(Failure::Error(error)) if !earlier.images.is_empty() => {
+                earlier.outcome.failure.get_or_insert(Arc::new(error));
+            }
+            other => other?,
         }
         Ok(Applied {
             plan: earlier.plan,
@@ -95,23 +107,23 @@ impl Session {
         })
     }
 
-    /// Does what can be done of `desired` while other lookups go on, but for removals.
+    /// Does what can be done of `desired` until the other lookups have `ended`, but for removals.
     fn part(
         &self,
         desired: &Desired,
         mut observed: Observed,
+        ended: Ended<'_>,
         means: &Means<'_>,
         earlier: &mut Earlier,
     ) -> Result<(), Failure> {
         if self.cancel.is_cancelled() {
             return Ok(());
         }
-        self.catch_up(desired, &mut observed, means, earlier)?;
-        self.look_at_other_homes(desired, &mut observed)?;
+        earlier.tell(&mut observed);
         let mut plan = plan::plan(desired, &observed).without(&earlier.images);
         plan.take_removals();
         if !plan.is_empty() {
-            self.carry_out(desired, observed, means, earlier, true)?;
+            self.carry_out(desired, observed, means, earlier, Some(ended))?;
         }
         Ok(())
     }
@@ -124,40 +136,26 @@ impl Session {
         means: &Means<'_>,
         earlier: &mut Earlier,
     ) -> Result<(), Failure> {
-        self.catch_up(desired, &mut observed, means, earlier)?;
+        earlier.tell(&mut observed);
         self.look_at_other_homes(desired, &mut observed)?;
         let plan = plan::plan(desired, &observed).without(&earlier.images);
-        if !plan.is_empty() || !earlier.layers_to_remove.is_empty() {
-            return self.carry_out(desired, observed, means, earlier, false);
+        if !plan.is_empty() {
+            return self.carry_out(desired, observed, means, earlier, None);
         }
         let outcome = self.report_unchanged(&plan);
         earlier.add(plan, outcome);
         Ok(())
     }
 
-    /// Takes note of what earlier parts have recorded since the catalog was looked at.
-    fn catch_up(
-        &self,
-        desired: &Desired,
-        observed: &mut Observed,
-        means: &Means<'_>,
-        earlier: &Earlier,
-    ) -> Result<(), Failure> {
-        if !earlier.images.is_empty() {
-            let catalog = Catalog::open_read_only(&self.catalog_path())?;
-            self.observer(desired, means, catalog.as_ref()).look_again(desired, observed)?;
-        }
-        Ok(())
-    }
-
-    /// Plans again under the lock and executes. With `part` nothing is removed.
+    /// Plans again under the lock and executes. What is only a part of the run removes nothing, and begins nothing
+    /// more once all lookups have ended.
     fn carry_out(
         &self,
         desired: &Desired,
         mut observed: Observed,
         means: &Means<'_>,
         earlier: &mut Earlier,
-        part: bool,
+        part_until: Option<Ended<'_>>,
     ) -> Result<(), Failure> {
         let layers = &desired.layers_directory;
         let _locks = self.lock([layers.as_path()])?;
@@ -165,30 +163,27 @@ impl Session {
         let store = Store::open(layers, &self.home.join("downloads"))?;
         store.claim(&self.home)?;
         store.recover()?;
-        // Whoever had the lock may have done some of this already.
+        // Whoever had the lock may have done some of this already, and may know newer things.
         let observer = self.observer(desired, means, Some(&catalog));
-        let before = std::mem::take(&mut observed.recorded);
-        observer.look_again(desired, &mut observed)?;
-        if observed.recorded != before {
-            // And may know newer things: what the registries said before the wait does not hold any more.
+        if observer.look_again(desired, &mut observed)? {
+            if part_until.is_some() {
+                // Asking again may take long: that is for the rest.
+                return Ok(());
+            }
             observed = observer.observe(desired)?;
         }
-        observer.resolve_locked(&mut observed)?;
+        observed.released.clone_from(&earlier.released);
         self.look_at_other_homes(desired, &mut observed)?;
         let mut plan = plan::plan(desired, &observed).without(&earlier.images);
         // With very many images that is much memory, and a run may take hours.
         drop(observed);
-        if part {
-            earlier.layers_to_remove.extend(plan.take_removals());
-        } else {
-            plan.layers_to_remove.append(&mut earlier.layers_to_remove);
-            plan.layers_to_remove.sort();
-            plan.layers_to_remove.dedup();
+        let released = if part_until.is_some() { plan.take_removals() } else { Vec::new() };
+        if part_until.is_none() {
             store.sweep_downloads(STALE_DOWNLOAD, &|digest| {
                 plan.fetches.iter().any(|fetch| fetch.digest == *digest)
             })?;
         }
-        let outcome = Executor {
+        let mut outcome = Executor {
             registries: means.registries,
             store: &store,
             catalog: &mut catalog,
@@ -199,8 +194,19 @@ impl Session {
             limits: means.settings.limits,
             reporter: &*self.reporter,
             cancel: &self.cancel,
+            enough: part_until.unwrap_or(&|| false),
         }
         .execute(&plan)?;
+        if part_until.is_some() {
+            let left = outcome.take_unfinished();
+            plan = plan.without(&left);
+            let names: Vec<ImageRef> = plan.images.iter().flat_map(|image| image.names.clone()).collect();
+            let mut rows: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), None)).collect();
+            let now = catalog.recorded(&names)?;
+            rows.extend(now.into_iter().map(|row| (row.reference.clone(), Some(row))));
+            earlier.recorded.extend(rows);
+            earlier.released.extend(released);
+        }
         earlier.add(plan, outcome);
         Ok(())
     }
@@ -217,6 +223,7 @@ impl Session {
             layers: &desired.layers_directory,
             parallel: means.settings.downloads,
             offline: means.offline,
+            locked_too: true,
             reporter: &*self.reporter,
             cancel: &self.cancel,
         }
@@ -235,6 +242,18 @@ impl Session {
 }
 
 impl Earlier {
+    /// Takes note, in what was observed at the start, of what was recorded since. What others have changed meanwhile
+    /// has to come out under the lock.
+    fn tell(&self, observed: &mut Observed) {
+        for (name, row) in &self.recorded {
+            match row {
+                Some(row) => observed.recorded.insert(name.clone(), row.clone()),
+                None => observed.recorded.remove(name),
+            };
+        }
+        observed.released.clone_from(&self.released);
+    }
+
     fn add(&mut self, plan: Plan, outcome: Outcome) {
         let taken_care_of = plan.images.iter().filter(|image| image.action != Action::Remove);
         self.images.extend(taken_care_of.map(|image| image.reference.clone()));

@@ -275,6 +275,7 @@ impl Session {
                 limits: settings.limits,
                 reporter: &*self.reporter,
                 cancel: &self.cancel,
+                enough: &|| false,
             }
             .execute(&plan)?;
             if outcome.stopped {

@@ -27,6 +27,7 @@ mod microsandbox;
 mod mirrors;
 mod model;
 mod output;
+mod parts;
 mod policies;
 mod prune;
 mod real_names;

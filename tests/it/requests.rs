@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
 use crate::support::check::{applied, event, wanted};
 use crate::support::fake_registry::{Auth, FakeRegistry, Fault};
 use crate::support::http::{Front, Request};
 use crate::support::image::{BlobSet, Image, Layer, file, noise};
-use crate::support::sandbox::{Running, Sandbox};
+use crate::support::sandbox::Sandbox;
 
 fn layer(seed: u64, size: usize) -> Layer {
     Layer::of(&[file("f", noise(seed, size))])
@@ -286,97 +284,4 @@ fn tags_that_moved_are_all_known_before_the_first_is_fetched() {
     let manifests: Vec<&String> = lines.iter().filter(|line| line.contains("/manifests/")).collect();
     assert_eq!(manifests.len(), 8 + 6, "{manifests:#?}");
     assert!(manifests[..8].iter().all(|line| line.starts_with("HEAD ")), "{manifests:#?}");
-}
-
-/// Says nothing to what `what` asks until `until` is thrown, at most for half a minute.
-fn silent_until(registry: &FakeRegistry, until: &Arc<AtomicBool>) {
-    let until = Arc::clone(until);
-    registry.on(move |request| {
-        let start = Instant::now();
-        while request.path.contains("/manifests/")
-            && !until.load(Ordering::SeqCst)
-            && start.elapsed() < Duration::from_secs(30)
-        {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        None
-    });
-}
-
-/// Waits until all of `names` were reported.
-#[track_caller]
-fn await_images(running: &Running, names: &[String]) {
-    let start = Instant::now();
-    while !names.iter().all(|name| running.stdout().contains(name.as_str())) {
-        assert!(start.elapsed() < Duration::from_secs(25), "nothing came of them:\n{}", running.stdout());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-#[test]
-fn a_silent_registry_does_not_keep_the_images_of_others_waiting() {
-    let sandbox = Sandbox::new();
-    let (silent, silent_names, _) = registry_of(2, 500, 100);
-    let (fast, fast_names, _) = registry_of(3, 500, 200);
-    // Two that the first part must leave alone, one of them because it may not know yet whether it is wanted.
-    sandbox.images(&format!(
-        "{}{}",
-        wanted(&fast.name(), &[&fast_names[0], &fast_names[1]]),
-        wanted(&silent.name(), &[&silent_names[0]])
-    ));
-    applied(&sandbox);
-    // One image more of each, one of each is gone, and one of the fast one's has moved.
-    let (moved, gone) = (&fast_names[0], &fast_names[1]);
-    fast.edit(|content| {
-        let image = content.image(&Image::new(&[layer(999, 700)]));
-        content.tag(moved, &image);
-    });
-    let was = sandbox.extracted();
-    sandbox.images(&format!(
-        "settings.prune = true\n{}{}",
-        wanted(&fast.name(), &[moved, &fast_names[2]]),
-        wanted(&silent.name(), &[&silent_names[1]])
-    ));
-    let speaks = Arc::new(AtomicBool::new(false));
-    silent_until(&silent, &speaks);
-    let running = sandbox.msb("apply --json").spawn();
-    let full = |registry: &FakeRegistry, name: &str| format!("{}/{name}", registry.name());
-    await_images(&running, &[full(&fast, moved), full(&fast, &fast_names[2])]);
-    // Nothing is removed before everything that is wanted is known.
-    assert!(!running.stdout().contains("remove"), "{}", running.stdout());
-    assert!(was.iter().all(|layer| sandbox.extracted().contains(layer)));
-    speaks.store(true, Ordering::SeqCst);
-    let output = running.wait().success();
-    let summary = output.summary();
-    let counts =
-        ["added", "updated", "removed", "failed", "unchanged"].map(|key| summary[key].as_u64().unwrap());
-    assert_eq!(counts, [2, 1, 2, 0, 0], "{output}");
-    assert_eq!(sandbox.extracted().len(), 3, "{output}");
-    assert!(was.iter().all(|layer| !sandbox.extracted().contains(layer)), "{output}");
-    assert_eq!(output.stdout.matches(&full(&fast, gone)).count(), 1, "{output}");
-    sandbox.msb("plan --detailed-exitcode").run().success();
-}
-
-#[test]
-fn a_silent_registry_does_not_keep_locked_images_of_others_waiting() {
-    let sandbox = Sandbox::new();
-    let (silent, silent_names, _) = registry_of(1, 500, 100);
-    let (fast, fast_names, _) = registry_of(1, 500, 200);
-    sandbox.images(&both((&silent, &silent_names), (&fast, &fast_names), 2));
-    sandbox.msb("lock").run().success();
-    let speaks = Arc::new(AtomicBool::new(false));
-    silent_until(&silent, &speaks);
-    let running = sandbox.msb("apply --json --locked").spawn();
-    await_images(&running, &[format!("{}/{}", fast.name(), fast_names[0])]);
-    // Whoever stops it now learns what was done.
-    running.signal(Signal::INT);
-    let output = running.wait().code(130);
-    assert_eq!(output.summary()["added"], 1, "{output}");
-    speaks.store(true, Ordering::SeqCst);
-    let output = applied(&sandbox);
-    assert_eq!(
-        (&output.summary()["added"], &output.summary()["unchanged"]),
-        (&1.into(), &1.into()),
-        "{output}"
-    );
 }
