@@ -332,7 +332,7 @@ fn an_image_that_another_run_removed_after_a_part_is_fetched_again() {
 fn a_part_begins_nothing_more_once_all_have_answered() {
     let sandbox = Sandbox::new();
     let (silent, silent_names, big) = registry_of(1, 9_000, 100);
-    let (fast, fast_names, small) = registry_of(3, 500, 200);
+    let (fast, fast_names, small) = registry_of(6, 500, 200);
     let names: Vec<&str> = fast_names.iter().map(String::as_str).collect();
     sandbox.images(&format!(
         "settings.downloads = 2\n{}{}",
@@ -374,9 +374,13 @@ fn a_part_begins_nothing_more_once_all_have_answered() {
         });
     }
     let output = applied(&sandbox);
-    assert_eq!(output.summary()["added"], 4, "{output}");
-    // The biggest goes first again.
-    assert_eq!(*begun.lock().unwrap(), ["fast", "fast", "silent", "fast"], "{output}");
+    assert_eq!(output.summary()["added"], 7, "{output}");
+    // The biggest goes first again: after two at most that were under way, and one beside it.
+    let order = begun.lock().unwrap().clone();
+    assert!(
+        order.iter().position(|of| *of == "silent").is_some_and(|place| place <= 3),
+        "{order:?}\n{output}"
+    );
     let images = output.json_lines().iter().filter(|event| event["event"] == "image").count();
-    assert_eq!(images, 4, "each is told once: {output}");
+    assert_eq!(images, 7, "each is told once: {output}");
 }
