@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use ureq::Error;
@@ -15,6 +15,7 @@ use ureq::http::Uri;
 use ureq::http::uri::Authority;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
+use ureq::unversioned::transport::time::Duration as TimeLimit;
 
 use super::shared::lock;
 
@@ -26,7 +27,7 @@ type Known = (Instant, Vec<SocketAddr>);
 
 /// A resolver that asks another one.
 #[derive(Debug)]
-pub(super) struct Remembered<R = DefaultResolver> {
+pub(super) struct Remembered<R = InThread> {
     inner: R,
     age: Duration,
     /// By scheme (which stands for the port) and authority.
@@ -35,7 +36,31 @@ pub(super) struct Remembered<R = DefaultResolver> {
 
 impl Default for Remembered {
     fn default() -> Self {
-        Self { inner: DefaultResolver::default(), age: REMEMBERED, known: Mutex::default() }
+        Self { inner: InThread, age: REMEMBERED, known: Mutex::default() }
+    }
+}
+
+/// ureq's resolver in a thread of its own, so that it can be given up. Its own way to do this panics where the system
+/// refuses the thread.
+#[derive(Debug)]
+pub(super) struct InThread;
+
+impl Resolver for InThread {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let (uri, config) = (uri.clone(), config.clone());
+        let ask = move || {
+            let endless = NextTimeout { after: TimeLimit::NotHappening, ..timeout };
+            // Nobody may wait any more.
+            let _ = answer.send(DefaultResolver::default().resolve(&uri, &config, endless));
+        };
+        std::thread::Builder::new().name("resolve".to_owned()).spawn(ask).map_err(Error::Io)?;
+        answered.recv_timeout(*timeout.after).unwrap_or(Err(Error::Timeout(timeout.reason)))
     }
 }
 
@@ -57,9 +82,6 @@ impl<R: Resolver> Resolver for Remembered<R> {
             }
             return Ok(found);
         }
-        // The resolver starts a thread and expects that it can.
-        let probe = std::thread::Builder::new().spawn(|| ()).map_err(Error::Io)?;
-        let _ = probe.join();
         // Not under the lock: another host need not wait for this one's name server.
         let found = self.inner.resolve(uri, config, timeout)?;
         lock(&self.known).insert(key, (Instant::now(), found.iter().copied().collect()));
