@@ -8,30 +8,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::requests::{layer, registry_of};
 use crate::support::check::{applied, wanted};
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::http::Request;
-use crate::support::image::{BlobSet, Image, Layer, file, noise};
+use crate::support::image::{BlobSet, Image};
 use crate::support::sandbox::{Running, Sandbox};
-
-fn layer(seed: u64, size: usize) -> Layer {
-    Layer::of(&[file("f", noise(seed, size))])
-}
-
-/// A registry of `count` images of one layer each, of `size` bytes.
-fn registry_of(count: u64, size: usize, seed: u64) -> (FakeRegistry, Vec<String>, BTreeSet<String>) {
-    let mut content = BlobSet::default();
-    let mut names = Vec::new();
-    let mut layers = BTreeSet::new();
-    for number in 0..count {
-        let layer = layer(seed + number, size);
-        layers.insert(crate::support::sha256(&layer.blob));
-        let image = content.image(&Image::new(&[layer]));
-        names.push(format!("team/app{number}:1"));
-        content.tag(&names[names.len() - 1], &image);
-    }
-    (FakeRegistry::start(content), names, layers)
-}
 
 /// Says nothing of manifests until `until` is thrown, at most for half a minute.
 fn silent_until(registry: &FakeRegistry, until: &Arc<AtomicBool>) {

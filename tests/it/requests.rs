@@ -11,7 +11,8 @@ use crate::support::http::{Front, Request};
 use crate::support::image::{BlobSet, Image, Layer, file, noise};
 use crate::support::sandbox::Sandbox;
 
-fn layer(seed: u64, size: usize) -> Layer {
+/// A layer of one file of `size` bytes that no compression shrinks.
+pub(crate) fn layer(seed: u64, size: usize) -> Layer {
     Layer::of(&[file("f", noise(seed, size))])
 }
 
@@ -130,7 +131,11 @@ fn a_head_that_is_refused_or_says_nothing_costs_one_get() {
 }
 
 /// A registry of `count` images of one layer each, of `size` bytes.
-fn registry_of(count: u64, size: usize, seed: u64) -> (FakeRegistry, Vec<String>, BTreeSet<String>) {
+pub(crate) fn registry_of(
+    count: u64,
+    size: usize,
+    seed: u64,
+) -> (FakeRegistry, Vec<String>, BTreeSet<String>) {
     let mut content = BlobSet::default();
     let mut names = Vec::new();
     let mut layers = BTreeSet::new();
