@@ -149,7 +149,7 @@ impl Lookups<'_> {
         let (at_work, at_rest) = bounded::<()>(0);
         std::thread::scope(|scope| {
             // Whoever does not listen works.
-            let more = if listener.is_some() { threads } else { threads - 1 };
+            let more = if listener.is_some() { threads } else { threads.saturating_sub(1) };
             let spawn = |_: &usize| {
                 let (work, at_work) = (&work, at_work.clone());
                 let run = move || {

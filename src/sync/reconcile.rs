@@ -41,7 +41,7 @@ struct Earlier {
 }
 
 impl Session {
-    /// Shows the way from what is to `desired`.
+    /// Plans the way from what is to `desired`; nothing is changed.
     pub(super) fn show_plan(
         &self,
         desired: &Desired,
@@ -59,7 +59,7 @@ impl Session {
         Ok(plan::plan(desired, &observed))
     }
 
-    /// Goes it.
+    /// Makes what is as `desired`, in parts while a registry keeps the run waiting.
     pub(super) fn reconcile(
         &self,
         desired: &Desired,
