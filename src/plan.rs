@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use forget::{Refusal, Removal, removals, removals_of};
+pub use forget::{Refusal, Removal, removals, removals_of, removals_of_owner};
 
 use crate::digest::{BlobDigest, ContentMismatch, DiffId};
 use crate::error::{Error, LayerError, RegistryError};

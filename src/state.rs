@@ -6,7 +6,7 @@ mod platform;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,6 +148,17 @@ impl Owner {
     /// The owner of what `msb-sync pull` brought.
     pub fn pull() -> Self {
         Self("pull".to_owned())
+    }
+
+    /// The owner of what the images file at this absolute path brought.
+    pub fn images_file(absolute: &Path) -> Self {
+        Self(absolute.to_string_lossy().into_owned())
+    }
+
+    /// The path of the images file; `None` for `pull` and for standard input, whose name is `-`.
+    pub fn file(&self) -> Option<&Path> {
+        let path = Path::new(&self.0);
+        (path.is_absolute() && path.file_name() != Some("-".as_ref())).then_some(path)
     }
 }
 

@@ -276,7 +276,7 @@ impl Session {
             self.reporter.report(Event::Warning(text.strip_prefix("warning: ").unwrap_or(&text).to_owned()));
         }
         let lockfile = given.and_then(|path| LockfilePlace::beside(&path, &absolute));
-        Ok(Loaded { file, owner: Owner(absolute.to_string_lossy().into_owned()), name, lockfile })
+        Ok(Loaded { file, owner: Owner::images_file(&absolute), name, lockfile })
     }
 
     fn desired(&self, loaded: &Loaded, request: &Request) -> Result<Desired, Failure> {

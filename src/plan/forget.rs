@@ -1,4 +1,4 @@
-//! What `prune` and `remove` forget: the decision, from what is recorded alone.
+//! What `prune` and `forget` forget: the decision, from what is recorded alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,17 +71,27 @@ pub fn removals_of(
                 None if row.owners.is_empty() && row.digest.is_none() => {
                     refusals.push(Refusal::Foreign(reference.clone()));
                 }
-                None => removals.push(removal_of(row, references, recorded)),
+                None => removals.push(removal_of(row, references, recorded, None)),
             },
         }
     }
     if refusals.is_empty() { Ok(removals) } else { Err(refusals) }
 }
 
+/// Plans to forget all that `owner` wants, sorted by reference. `recorded` is all that is recorded.
+pub fn removals_of_owner(owner: &Owner, recorded: &BTreeMap<ImageRef, RecordedImage>) -> Vec<Removal> {
+    let owned = |row: &&RecordedImage| row.alias_of.is_none() && row.owners.contains(owner);
+    let rows: Vec<&RecordedImage> = recorded.values().filter(owned).collect();
+    let references: BTreeSet<ImageRef> = rows.iter().map(|row| row.reference.clone()).collect();
+    rows.into_iter().map(|row| removal_of(row, &references, recorded, Some(owner))).collect()
+}
+
+/// The removal of one image for `owner`; for everybody, where that is `None`.
 fn removal_of(
     row: &RecordedImage,
     references: &BTreeSet<ImageRef>,
     recorded: &BTreeMap<ImageRef, RecordedImage>,
+    owner: Option<&Owner>,
 ) -> Removal {
     let reference = &row.reference;
     let seconds = recorded.values().filter(|second| second.alias_of.as_ref() == Some(reference));
@@ -93,17 +103,19 @@ fn removal_of(
             && !references.contains(&first.reference)
             && first.reference.recorded_names().contains(reference)
     });
-    let owners: Vec<&str> = row.owners.iter().map(|owner| owner.0.as_str()).collect();
-    let mut reason = match owners[..] {
-        [] => "asked for".to_owned(),
-        _ => format!("asked for; was wanted by {}", owners.join(", ")),
+    let others = row.owners.iter().filter(|other| Some(*other) != owner);
+    let others: Vec<&str> = others.map(|other| other.0.as_str()).collect();
+    let mut reason = match (owner, &others[..]) {
+        (_, []) => "asked for".to_owned(),
+        (None, _) => format!("asked for; was wanted by {}", others.join(", ")),
+        (Some(_), _) => format!("asked for; stays for {}", others.join(", ")),
     };
     if let Some(first) = first {
         reason = format!("{reason}; stays as the second name of {}", first.reference);
     } else if row.preexisting {
         reason.push_str("; stays for microsandbox, which had it first");
     }
-    let gone = rows.iter().filter(|row| goes(row, None) && (first.is_none() || row.reference != *reference));
+    let gone = rows.iter().filter(|row| goes(row, owner) && (first.is_none() || row.reference != *reference));
     Removal {
         reference: reference.clone(),
         reason,

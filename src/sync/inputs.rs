@@ -119,6 +119,21 @@ fn absolute(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// As [`absolute`], for a file whose directory may be gone too: then `..` is taken away by its name alone.
+pub(super) fn absolute_of_gone(path: &Path) -> io::Result<PathBuf> {
+    absolute(path).or_else(|_| {
+        let mut lexical = PathBuf::new();
+        for component in std::path::absolute(path)?.components() {
+            match component {
+                // The root has no parent, and is its own.
+                std::path::Component::ParentDir => drop(lexical.pop()),
+                other => lexical.push(other),
+            }
+        }
+        Ok(lexical)
+    })
+}
+
 fn read_text(reader: impl Read) -> io::Result<String> {
     let mut text = String::new();
     if reader.take(MAX_IMAGES_FILE + 1).read_to_string(&mut text)? as u64 > MAX_IMAGES_FILE {

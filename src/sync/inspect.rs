@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::stacking::{self, Stacking};
@@ -11,7 +12,9 @@ use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::extract::{RecordReader, Totals};
 use crate::image_ref::ImageRef;
-use crate::state::{ConfigRecord, LayerDescriptor, LayerState, Platform, RecordedImage, size_of_layers};
+use crate::state::{
+    ConfigRecord, LayerDescriptor, LayerState, Owner, Platform, RecordedImage, size_of_layers,
+};
 use crate::store::{self, Places};
 
 /// One image as `list` and `inspect` show it.
@@ -29,6 +32,8 @@ pub struct ListedImage {
     pub states: Vec<LayerState>,
     /// Bytes, as fetched, of those of its layers that other images here need too.
     pub shared_bytes: u64,
+    /// Those of its owners that are images files that are no more.
+    pub gone: BTreeSet<Owner>,
 }
 
 /// One image in full.
@@ -150,6 +155,7 @@ impl Session {
             platform: image.platform.clone().or_else(of_config),
             created: config.and_then(|config| config.created.clone()),
             shared_bytes: users.shared_bytes(&image),
+            gone: image.owners.intersection(&users.gone).cloned().collect(),
             image,
             layers,
             states,
@@ -157,8 +163,11 @@ impl Session {
     }
 }
 
-/// Which images need a layer. Two names of one image are one.
-struct Users(BTreeMap<BlobDigest, BTreeSet<ImageRef>>);
+/// Who needs what: which images a layer (two names of one image are one), and which owners are no more.
+struct Users {
+    images: BTreeMap<BlobDigest, BTreeSet<ImageRef>>,
+    gone: BTreeSet<Owner>,
+}
 
 impl Users {
     fn of(images: &[RecordedImage]) -> Self {
@@ -168,12 +177,14 @@ impl Users {
                 users.entry(layer.digest.clone()).or_default().insert(first_name(image).clone());
             }
         }
-        Self(users)
+        let owners: BTreeSet<&Owner> = images.iter().flat_map(|image| &image.owners).collect();
+        let gone = owners.into_iter().filter(|owner| owner.file().is_some_and(is_gone)).cloned().collect();
+        Self { images: users, gone }
     }
 
     fn shared_bytes(&self, image: &RecordedImage) -> u64 {
         let shared =
-            |layer: &&LayerDescriptor| self.0.get(&layer.digest).is_some_and(|users| users.len() > 1);
+            |layer: &&LayerDescriptor| self.images.get(&layer.digest).is_some_and(|users| users.len() > 1);
         let shared: Vec<LayerDescriptor> = image.layers.iter().filter(shared).cloned().collect();
         size_of_layers(&shared)
     }
@@ -181,6 +192,12 @@ impl Users {
 
 fn first_name(image: &RecordedImage) -> &ImageRef {
     image.alias_of.as_ref().unwrap_or(&image.reference)
+}
+
+/// Whether there is certainly no file. One that may not be looked at may be there.
+fn is_gone(path: &Path) -> bool {
+    fs::metadata(path)
+        .is_err_and(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }
 
 /// The totals at the end of a record, if there is a readable one.

@@ -1,4 +1,4 @@
-//! `prune` and `remove`: forgetting images, then the layers that nobody needs.
+//! `prune` and `forget`: forgetting images, then the layers that nobody needs.
 //!
 //! Both look first without a lock. If there is something to do they lock, look again, drop the rows, and then
 //! the directories: a crash in between leaves layers that nobody needs, which the next prune finds, and never
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::lock::locked_selections;
-use super::{Failure, ImagesSource, Session, layer_totals};
+use super::{Failure, ImagesSource, Session, inputs, layer_totals};
 use crate::catalog::{self, Catalog};
 use crate::digest::BlobDigest;
 use crate::error::Error;
@@ -19,7 +19,10 @@ use crate::progress::Event;
 use crate::state::{Desired, LayerState, Observed, Owner, RecordedImage};
 use crate::store::{self, Leftover, Places, Store};
 
-/// What `prune` and `remove` did, or would do.
+/// Similar owners that a message names, at most.
+const MAX_SIMILAR: usize = 5;
+
+/// What `prune` and `forget` did, or would do.
 #[derive(Clone, Debug, Default)]
 pub struct Pruned {
     /// The images.
@@ -74,6 +77,8 @@ enum Wish {
     Unlisted(Desired),
     /// They are named.
     Named(BTreeSet<ImageRef>),
+    /// They are all that their owner has brought.
+    Owned(Owner),
 }
 
 impl Wish {
@@ -81,6 +86,7 @@ impl Wish {
         match self {
             Self::Unlisted(desired) => Some(&desired.owner),
             Self::Named(_) => None,
+            Self::Owned(owner) => Some(owner),
         }
     }
 }
@@ -129,21 +135,35 @@ impl Session {
             listed_elsewhere: listed,
             prune: true,
         };
-        self.forget(&Wish::Unlisted(desired), dry_run)
+        self.give_up(&Wish::Unlisted(desired), dry_run)
     }
 
     /// Forgets images, whoever owns them, and removes their layers that nobody else needs.
     ///
     /// # Errors
     /// See [`Failure`]; if one of `references` cannot be forgotten, none is.
-    pub fn remove(&self, references: &[ImageRef], dry_run: bool) -> Result<Pruned, Failure> {
-        self.forget(&Wish::Named(references.iter().cloned().collect()), dry_run)
+    pub fn forget(&self, references: &[ImageRef], dry_run: bool) -> Result<Pruned, Failure> {
+        self.give_up(&Wish::Named(references.iter().cloned().collect()), dry_run)
     }
 
-    fn forget(&self, wish: &Wish, dry_run: bool) -> Result<Pruned, Failure> {
+    /// Gives up, for the images file at `path`, all images that it brought, and removes those that nobody else
+    /// wants, with their layers. There need be no file any more.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the file has brought nothing that is still recorded.
+    pub fn forget_owner(&self, path: &Path, dry_run: bool) -> Result<Pruned, Failure> {
+        let absolute = inputs::absolute_of_gone(path).map_err(|error| {
+            let message = format!("cannot tell the absolute path of {}: {error}", path.display());
+            Failure::Input(Error::Usage { message, hint: None })
+        })?;
+        self.give_up(&Wish::Owned(Owner::images_file(&absolute)), dry_run)
+    }
+
+    fn give_up(&self, wish: &Wish, dry_run: bool) -> Result<Pruned, Failure> {
         let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? else {
             return match wish {
                 Wish::Named(references) => Err(unknown(references.iter(), &BTreeMap::new())),
+                Wish::Owned(owner) => Err(unknown_owner(owner, &BTreeMap::new())),
                 // Without a catalog nobody can say which layers are needed.
                 Wish::Unlisted(_) => Ok(Pruned { dry_run, ..Pruned::default() }),
             };
@@ -227,7 +247,7 @@ impl Session {
     fn intend(&self, catalog: &Catalog, wish: &Wish, locked: bool) -> Result<Intention, Failure> {
         let recorded = match wish {
             Wish::Unlisted(desired) => catalog.owned_by(&desired.owner)?,
-            Wish::Named(_) => catalog.all()?,
+            Wish::Named(_) | Wish::Owned(_) => catalog.all()?,
         };
         let recorded: BTreeMap<ImageRef, RecordedImage> =
             recorded.into_iter().map(|row| (row.reference.clone(), row)).collect();
@@ -236,6 +256,11 @@ impl Session {
             Wish::Unlisted(desired) => plan::removals(desired, &observed),
             Wish::Named(references) => plan::removals_of(references, &observed.recorded)
                 .map_err(|refusals| refused(&refusals, &observed.recorded))?,
+            Wish::Owned(owner) => match plan::removals_of_owner(owner, &observed.recorded) {
+                // Under the lock, somebody else may have done all.
+                none if none.is_empty() && !locked => return Err(unknown_owner(owner, &observed.recorded)),
+                images => images,
+            },
         };
         let gone: BTreeSet<ImageRef> = images.iter().flat_map(|image| &image.gone).cloned().collect();
         let needed = catalog.layers_needed_outside(&gone)?;
@@ -350,6 +375,28 @@ pub(super) fn unknown<'a>(
     Failure::Error(Error::Usage { message, hint: Some(hint) })
 }
 
+/// The error for an owner of nothing, with the owners that it may have been meant for: files of the same name, or of
+/// nearly the same path.
+fn unknown_owner(owner: &Owner, recorded: &BTreeMap<ImageRef, RecordedImage>) -> Failure {
+    let owners: BTreeSet<&str> =
+        recorded.values().flat_map(|row| &row.owners).map(|other| other.0.as_str()).collect();
+    let file_name = |owner: &str| owner.rsplit('/').next().map(str::to_owned);
+    let mut near: Vec<&str> = nearest(&owner.0, owners.iter().copied()).into_iter().collect();
+    let namesakes = owners.iter().filter(|other| file_name(other) == file_name(&owner.0));
+    for other in namesakes {
+        if !near.contains(other) {
+            near.push(other);
+        }
+    }
+    near.truncate(MAX_SIMILAR);
+    let hint = match near[..] {
+        [] => "show what is recorded, and who manages it: msb-sync list".to_owned(),
+        _ => format!("did you mean {}?", near.join(", ")),
+    };
+    let message = format!("{} has brought nothing that is recorded on this machine", owner.0);
+    Failure::Error(Error::Usage { message, hint: Some(hint) })
+}
+
 /// The error for what cannot be forgotten; the unknown ones first.
 fn refused(refusals: &[Refusal], recorded: &BTreeMap<ImageRef, RecordedImage>) -> Failure {
     let mut unknowns = refusals.iter().filter_map(|refusal| match refusal {
@@ -369,7 +416,7 @@ fn refused(refusals: &[Refusal], recorded: &BTreeMap<ImageRef, RecordedImage>) -
             }
             Refusal::SecondName(reference, first) => {
                 messages.push(format!("{reference} is only the second name of {first}"));
-                hints.insert(format!("msb-sync remove {first}"));
+                hints.insert(format!("msb-sync forget {first}"));
             }
         }
     }

@@ -31,14 +31,17 @@ const SUMMARY: Shape = &[(
 )];
 const LIST: Shape = &[
     ("", "version images"),
-    ("images[]", "reference platform digest manifest_digest config_digest size managed_by layers"),
+    (
+        "images[]",
+        "reference platform digest manifest_digest config_digest size managed_by owners owner_gone layers",
+    ),
     ("images[].layers[]", "digest diff_id media_type size path"),
 ];
 const INSPECT: Shape = &[
     ("", "version image"),
     (
         "image",
-        "reference platform digest manifest_digest config_digest size managed_by layers env cmd labels",
+        "reference platform digest manifest_digest config_digest size managed_by owners owner_gone layers env cmd labels",
     ),
     ("image.layers[]", "digest diff_id media_type size path"),
 ];
@@ -99,9 +102,14 @@ const LINES: &[Line] = &[
     Line(&["apply", "apply fewer.toml"], "prune --dry-run", 0, &[("", "version dry_run images layers")]),
     Line(&["apply", "fewer"], "prune", 0, PRUNE),
     Line(&["apply other.toml", "fewer other.toml"], "prune other.toml --dry-run", 0, PRUNE),
-    Line(&["apply"], "remove REF", 0, PRUNE),
-    Line(&["apply"], "remove REF --dry-run", 0, PRUNE),
-    Line(&[], "remove REF", 1, NOTHING),
+    Line(&["apply"], "forget REF", 0, PRUNE),
+    Line(&["apply"], "forget REF --dry-run", 0, PRUNE),
+    Line(&[], "forget REF", 1, NOTHING),
+    Line(&["apply", "unlist"], "forget --owner images.toml", 0, PRUNE),
+    Line(&["apply"], "forget --owner other.toml", 1, NOTHING),
+    Line(&["apply"], "forget", 2, NOTHING),
+    Line(&["apply"], "forget REF --owner images.toml", 2, NOTHING),
+    Line(&["apply"], "remove REF", 2, NOTHING),
     Line(&["unlist"], "init", 0, NOTHING),
     Line(&[], "init", 1, NOTHING),
     Line(&[], "schema", 0, &[("", "$schema properties")]),

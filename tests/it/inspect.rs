@@ -67,7 +67,7 @@ fn list_tells_what_is_shared_how_old_it_is_and_whose() {
         "{shown}"
     );
     // Without the other image nothing is shared.
-    sandbox.msb(&format!("remove {}/team/app:2", registry.name())).run().success();
+    sandbox.msb(&format!("forget {}/team/app:2", registry.name())).run().success();
     assert_eq!(listed(&sandbox)[0]["shared_size"], 0);
     let shown = inspect(&sandbox, &registry, "").success();
     assert!(shown.stdout.contains("shared with no other image"), "{shown}");

@@ -290,7 +290,7 @@ impl World {
             }
             Step::Remove(name) => {
                 let removed =
-                    session.remove(&[self.reference(name)], false).map_err(|error| error.to_string())?;
+                    session.forget(&[self.reference(name)], false).map_err(|error| error.to_string())?;
                 (format!("{removed:?}"), true)
             }
             Step::Pull(name) => {

@@ -303,7 +303,7 @@ fn an_image_that_another_run_removed_after_a_part_is_fetched_again() {
     let running = sandbox.msb("apply --json").spawn();
     await_images(&running, &[format!("{}/{}", fast.name(), fast_names[0])]);
     let gone = format!("{}/{}", silent.name(), silent_names[0]);
-    sandbox.msb("remove").arg(&gone).run().success();
+    sandbox.msb("forget").arg(&gone).run().success();
     speaks.store(true, Ordering::SeqCst);
     let output = running.wait().success();
     let list = sandbox.msb("list --json").run();

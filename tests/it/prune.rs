@@ -1,4 +1,4 @@
-//! `prune` and `remove`: what nobody needs goes, what anybody needs stays, and a dry run changes nothing.
+//! `prune` and `forget`: what nobody needs goes, what anybody needs stays, and a dry run changes nothing.
 
 use std::fs;
 
@@ -109,7 +109,7 @@ fn an_image_stays_until_both_files_drop_it_and_pulled_ones_stay() {
     let document = shop.json("prune other.toml");
     assert_eq!(digests(&document, "layers"), [shop.top.digest()]);
     assert_eq!(listed(&shop.sandbox)[0]["reference"], shop.name("b:1"));
-    shop.sandbox.msb(&format!("remove {}", shop.name("b:1"))).run().success();
+    shop.sandbox.msb(&format!("forget {}", shop.name("b:1"))).run().success();
     assert!(shop.sandbox.extracted().is_empty() && listed(&shop.sandbox).is_empty());
 }
 
@@ -163,20 +163,20 @@ fn a_layer_in_use_is_kept_and_named() {
 }
 
 #[test]
-fn remove_takes_all_or_none() {
+fn forget_takes_all_or_none() {
     let shop = shop();
     let (a, b) = (shop.name("a:1"), shop.name("b:1"));
     shop.sandbox
-        .msb(&format!("remove {a} {} {}", shop.name("a:2"), shop.name("c:1")))
+        .msb(&format!("forget {a} {} {}", shop.name("a:2"), shop.name("c:1")))
         .run()
         .code(1)
         .says("a:2")
         .says("c:1")
         .says("did you mean");
     assert_eq!(listed(&shop.sandbox).len(), 2);
-    let dry = shop.json(&format!("remove --dry-run {a}"));
+    let dry = shop.json(&format!("forget --dry-run {a}"));
     assert_eq!(listed(&shop.sandbox).len(), 2);
-    let document = shop.json(&format!("remove {a}"));
+    let document = shop.json(&format!("forget {a}"));
     assert_eq!(dry["layers"], document["layers"]);
     assert_eq!(digests(&document, "layers"), [shop.top.digest()]);
     assert_eq!(listed(&shop.sandbox)[0]["reference"], b);
@@ -186,13 +186,84 @@ fn remove_takes_all_or_none() {
 }
 
 #[test]
+fn what_a_file_brought_that_is_gone_is_forgotten_by_its_owner() {
+    let shop = shop();
+    let other = shop.sandbox.write("deep/other.toml", wanted(&shop.registry.name(), &["a:1"]));
+    shop.sandbox.msb("apply deep/other.toml").run().success();
+    shop.registry.forget();
+    let image = |name: &str| {
+        let image = listed(&shop.sandbox).into_iter().find(|image| image["reference"] == shop.name(name));
+        image.unwrap_or_else(|| panic!("{name} is not listed"))
+    };
+    let mine = shop.sandbox.work().join("images.toml");
+    assert_eq!(image("a:1")["owners"], serde_json::json!([other, mine]));
+    assert_eq!(image("a:1")["owner_gone"], false);
+
+    // There is no file any more, nor its directory.
+    fs::remove_dir_all(other.parent().unwrap()).unwrap();
+    assert_eq!((&image("a:1")["owner_gone"], &image("b:1")["owner_gone"]), (&true.into(), &false.into()));
+    let shown = shop.sandbox.msb("list").run().success();
+    assert!(shown.stdout.contains("deep/other.toml (gone)"), "{shown}");
+    // Named by a path that needs its `..` taken away.
+    let document = shop.json("forget --owner deep/../deep/./other.toml");
+    assert_eq!(document["images"][0]["stays"], true, "{document}");
+    assert!(document["images"][0]["reason"].as_str().unwrap().contains("images.toml"), "{document}");
+    assert!(digests(&document, "layers").is_empty() && shop.has(&shop.top));
+    assert_eq!(image("a:1")["owners"], serde_json::json!([mine]));
+
+    for (unknown, similar) in
+        [("deep/other.toml", "list"), ("imagse.toml", "images.toml"), ("x/images.toml", "images.toml")]
+    {
+        let refused = shop.sandbox.msb(&format!("forget --owner {unknown}")).run().code(1).says(unknown);
+        let hint = refused.stderr.lines().find(|line| line.contains("hint: "));
+        assert!(hint.is_some_and(|hint| hint.contains(similar)), "{refused}");
+    }
+    fs::remove_file(&mine).unwrap();
+    let dry = shop.json("forget --dry-run --owner images.toml");
+    assert_eq!(listed(&shop.sandbox).len(), 2);
+    let document = shop.json("forget --owner images.toml");
+    assert_eq!(dry["layers"], document["layers"]);
+    assert_eq!(digests(&document, "layers").len(), 3, "{document}");
+    assert!(shop.sandbox.extracted().is_empty() && listed(&shop.sandbox).is_empty());
+    assert!(shop.registry.requests().is_empty(), "{:?}", shop.registry.requests());
+}
+
+#[test]
+fn what_pull_and_microsandbox_brought_stays_when_an_owner_is_forgotten() {
+    let shop = shop();
+    shop.sandbox.msb(&format!("pull {}", shop.name("a:1"))).run().success();
+    let warned = shop.sandbox.msb("forget --owner images.toml").run().success();
+    // The file is there: whoever forgets what it brought should know.
+    assert!(warned.stderr.contains("images.toml is still there"), "{warned}");
+    let left = listed(&shop.sandbox);
+    assert_eq!((left.len(), &left[0]["managed_by"]), (1, &"pull".into()), "{left:?}");
+    assert!(shop.has(&shop.base) && shop.has(&shop.top) && !shop.has(&shop.other));
+}
+
+#[test]
+fn remove_says_what_it_is_called_now_and_does_nothing() {
+    let shop = shop();
+    for arguments in
+        [&*format!("remove {}", shop.name("a:1")), "remove --dry-run x", "remove", "remove --file f x"]
+    {
+        let refused = shop.sandbox.msb(arguments).run().code(2).says("`forget`").says("hint: ");
+        assert_eq!(refused.stdout, "", "{refused}");
+    }
+    assert_eq!(listed(&shop.sandbox).len(), 2);
+    for surface in ["--help", "man", "completions bash"] {
+        let shown = shop.sandbox.msb(surface).run().success();
+        assert!(!shown.stdout.contains("msb-sync remove") && !shown.stdout.contains("  remove "), "{shown}");
+    }
+}
+
+#[test]
 fn what_microsandbox_pulled_is_left_alone() {
     let shop = shop();
     let database = shop.sandbox.home().join("oci.db");
     let sql = "DELETE FROM sync_images; DELETE FROM sync_image_layers; DELETE FROM sync_owners;";
     shop.sandbox.program("sqlite3", &[database.to_str().unwrap(), sql]).run().success();
     shop.want(&[]);
-    shop.sandbox.msb(&format!("remove {}", shop.name("a:1"))).run().code(1).says("microsandbox");
+    shop.sandbox.msb(&format!("forget {}", shop.name("a:1"))).run().code(1).says("microsandbox");
     assert!(shop.json("prune")["layers"].as_array().unwrap().is_empty());
     assert_eq!(shop.sandbox.extracted().len(), 3);
 }

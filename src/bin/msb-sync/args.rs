@@ -1,5 +1,6 @@
 //! The command line, as clap sees it.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -88,6 +89,9 @@ pub(crate) enum Command {
     /// Remove what the images file no longer wants, and layers that nobody needs
     Prune(Prune),
     /// Forget recorded images, with the layers that nobody else needs
+    Forget(Forget),
+    /// What `forget` was called.
+    #[command(hide = true)]
     Remove(Remove),
     /// Write a commented starter images.toml (never overwrites)
     Init,
@@ -241,11 +245,21 @@ pub(crate) struct Prune {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Remove {
+pub(crate) struct Forget {
     /// Images, as in alpine:3.20 or ghcr.io/owner/name:tag
-    #[arg(required = true, value_name = "REF")]
+    #[arg(required_unless_present = "owner", conflicts_with = "owner", value_name = "REF")]
     pub(crate) references: Vec<String>,
+    /// All images that this images file has brought; it may be gone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) owner: Option<PathBuf>,
     /// Show what would be removed; changes nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Whatever is given: nothing is done with it
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub(crate) arguments: Vec<OsString>,
 }

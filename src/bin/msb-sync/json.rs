@@ -235,6 +235,8 @@ fn listed(listed: &ListedImage) -> Value {
         "shared_size": listed.shared_bytes,
         "created": listed.created,
         "managed_by": image.owners.first(),
+        "owners": image.owners,
+        "owner_gone": !listed.gone.is_empty(),
         "modified_at": image.modified_at,
         "layers": layers,
     })
@@ -247,7 +249,6 @@ pub(crate) fn inspect(image: &InspectedImage) -> Value {
         for (key, field) in config.into_iter().filter(|(key, _)| !KEPT_ONLY.contains(&key.as_str())) {
             entry.entry(key).or_insert(field);
         }
-        entry.insert("owners".to_owned(), json!(image.listed.image.owners));
         entry.insert("entries".to_owned(), json!(image.totals.entries));
         entry.insert("extracted_size".to_owned(), json!(image.totals.content_bytes));
         entry.insert("dropped_xattrs".to_owned(), json!(image.totals.dropped_xattrs));

@@ -216,7 +216,8 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         Command::Inspect(_) => "inspect",
         Command::Verify(_) => "verify",
         Command::Prune(_) => "prune",
-        Command::Remove(_) => "remove",
+        Command::Forget(_) => "forget",
+        Command::Remove(_) => return removed_command(output),
         Command::Init => return init(output).unwrap_or_else(|failure| output.failure(&failure)),
     };
     let session = match session(&cli.global, verb, output, cancel) {
@@ -250,8 +251,10 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
             let pruned = session.prune(&images_source(&args.file), args.dry_run);
             pruned.map(|pruned| show_pruned(&pruned, output))
         }
-        Command::Remove(args) => remove(&session, output, args),
-        Command::Init | Command::Schema | Command::Completions { .. } | Command::Man => Ok(Exit::Done),
+        Command::Forget(args) => forget(&session, output, args),
+        Command::Init | Command::Schema | Command::Completions { .. } | Command::Man | Command::Remove(_) => {
+            Ok(Exit::Done)
+        }
     };
     result.unwrap_or_else(|failure| {
         let exit = output.failure(&failure);
@@ -393,9 +396,29 @@ fn verify(session: &Session, output: &Output, args: &args::Verify) -> Result<Exi
     Ok(if verified.succeeded() { Exit::Done } else { Exit::Failed })
 }
 
-fn remove(session: &Session, output: &Output, args: &args::Remove) -> Result<Exit, Failure> {
-    let pruned = session.remove(&references(session, &args.references)?, args.dry_run)?;
+fn forget(session: &Session, output: &Output, args: &args::Forget) -> Result<Exit, Failure> {
+    let pruned = match &args.owner {
+        Some(file) => {
+            let pruned = session.forget_owner(file, args.dry_run)?;
+            if file.exists() {
+                let file = file.display();
+                output
+                    .human
+                    .warning(&format!("{file} is still there: its next apply brings back what it lists"));
+            }
+            pruned
+        }
+        None => session.forget(&references(session, &args.references)?, args.dry_run)?,
+    };
     Ok(show_pruned(&pruned, output))
+}
+
+/// A script that still says `remove` must not take anything for done.
+fn removed_command(output: &Output) -> Exit {
+    let hint = "forget recorded images, with their layers: msb-sync forget REF; or take an image out of the images file, \
+and run: msb-sync prune";
+    output.error("what `remove` did is called `forget` now", &["nothing was done".to_owned()], Some(hint));
+    Exit::Usage
 }
 
 fn show_pruned(pruned: &Pruned, output: &Output) -> Exit {
@@ -445,7 +468,8 @@ fn render_manual(page: &mut Vec<u8>) -> io::Result<()> {
     man.render_description_section(page)?;
     man.render_options_section(page)?;
     page.extend_from_slice(b".SH COMMANDS\n");
-    for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
+    let shown = |command: &&clap::Command| command.get_name() != "help" && !command.is_hide_set();
+    for command in program.get_subcommands().filter(shown) {
         let own = |argument: &&clap::Arg| !argument.is_global_set() && !argument.is_hide_set();
         let about = command.get_long_about().or(command.get_about());
         page.extend_from_slice(

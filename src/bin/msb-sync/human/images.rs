@@ -43,7 +43,12 @@ pub(crate) fn list(images: &[ListedImage], now: Timestamp, style: Style) -> Stri
 }
 
 fn managed_by(listed: &ListedImage) -> String {
-    let owners: Vec<&str> = listed.image.owners.iter().map(|owner| owner.0.as_str()).collect();
+    let owners: Vec<String> = listed
+        .image
+        .owners
+        .iter()
+        .map(|owner| if listed.gone.contains(owner) { format!("{owner} (gone)") } else { owner.to_string() })
+        .collect();
     if owners.is_empty() { "microsandbox".to_owned() } else { owners.join(", ") }
 }
 

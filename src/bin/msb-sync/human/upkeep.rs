@@ -1,4 +1,4 @@
-//! What `verify`, `prune` and `remove` print for people.
+//! What `verify`, `prune` and `forget` print for people.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -66,7 +66,7 @@ fn images(layer: &VerifiedLayer) -> String {
     names.join(", ")
 }
 
-/// What `prune` and `remove` did, or with `--dry-run` would do.
+/// What `prune` and `forget` did, or with `--dry-run` would do.
 pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
     let mut out = String::new();
     for image in &pruned.images {
