@@ -13,10 +13,14 @@
 //! another file system or mount (renames must work) or may not be written; see [`Places`].
 //!
 //! A layer becomes visible in this order: tree and record written, `ready` written, spool removed, file
-//! system synced, tree renamed to its final name, record renamed, both directories synced. A crash between
-//! any two steps leaves something that [`Store::recover`] finishes (`ready` of this boot: the page cache still
-//! has every byte) or removes. A directory without a record (another tool's, or half of a rename) counts
+//! system synced, tree renamed to its final name, layers directory synced, record renamed, records directory
+//! synced. So no power loss leaves a record of nothing: a file system may keep two directories in any order. A crash
+//! between any two steps leaves something that [`Store::recover`] finishes (`ready` of this boot: the page cache
+//! still has every byte) or removes. A directory without a record (another tool's, or half of a rename) counts
 //! as [`LayerState::Untrusted`] and is replaced by exchanging names.
+//!
+//! A layer goes in the opposite order: tree renamed into staging, both directories synced, record removed, its
+//! directory synced, tree removed. What is in staging says after a crash whose record is to be removed.
 
 mod lock;
 mod look;
@@ -46,6 +50,8 @@ use crate::sys;
 
 const RECORDS: &str = "records";
 const STAGING: &str = "staging";
+/// What the name of a layer begins with, in staging, that is on its way out.
+const REMOVED: &str = "removed-";
 const HOMES: &str = "homes";
 const READY: &[u8] = b"ready";
 const TREE: &[u8] = b"tree";
@@ -113,7 +119,9 @@ impl Store {
         let path = directory.join(name.hex());
         match std::os::unix::fs::symlink(home, &path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other.map_err(StoreError::io("create", path)),
+            // Before anything is recorded that needs these layers: else a power loss leaves them to other homes.
+            Ok(()) => sync_directory(&directory),
+            Err(error) => Err(StoreError::io("create", path)(error)),
         }
     }
 
@@ -173,12 +181,24 @@ impl Store {
             let has = |part: &str| path.join(part).symlink_metadata().is_ok();
             let placed = !has("tree") && has("record");
             match digest {
-                // The tree has its final name, so it was synced: only the record's rename is missing.
-                Some(digest) if ready.is_some() && placed => finished.push(digest),
+                // The tree has its final name, so it was synced: only the record's rename is missing. Where the tree
+                // has been removed since, the record would be one of nothing.
+                Some(digest) if ready.is_some() && placed && self.has_layer(&digest)? => {
+                    finished.push(digest);
+                }
                 Some(digest) if ready.is_some() && ready == boot && has("tree") && has("record") => {
                     finished.push(digest);
                 }
-                _ => self.remove_staged(name.as_encoded_bytes())?,
+                _ => {
+                    // The run died while it removed this layer.
+                    if let Some(digest) = name.to_str().and_then(removed_layer)
+                        && !self.has_layer(&digest)?
+                    {
+                        self.remove_record(&digest)?;
+                        self.sync_records()?;
+                    }
+                    self.remove_staged(name.as_encoded_bytes())?;
+                }
             }
         }
         let mut staged = Vec::new();
@@ -193,7 +213,8 @@ impl Store {
             self.commit(staged)?;
         } else {
             // Layers whose run died right after naming them are complete, and will be recorded as they are.
-            self.sync_names()?;
+            self.sync_layers()?;
+            self.sync_records()?;
         }
         Ok(count)
     }
@@ -265,20 +286,38 @@ impl Store {
         for staged in &layers {
             self.place(staged)?;
         }
-        self.sync_names()?;
+        self.sync_layers()?;
+        for staged in &layers {
+            self.place_record(staged)?;
+        }
+        self.sync_records()?;
         // Dropping removes the staging directories, with the trees that were replaced in them.
         drop(layers);
         Ok(())
     }
 
-    /// Makes the names of layers and records durable.
-    fn sync_names(&self) -> Result<(), StoreError> {
-        for (directory, path) in
-            [(&self.records_directory, &self.places.private), (&self.layers_directory, &self.places.layers)]
-        {
-            sys::sync(directory.as_fd()).map_err(StoreError::io("sync", path))?;
-        }
-        Ok(())
+    /// Makes the names of layers durable.
+    fn sync_layers(&self) -> Result<(), StoreError> {
+        sys::sync(self.layers_directory.as_fd()).map_err(StoreError::io("sync", self.layers()))
+    }
+
+    /// Makes the names of records durable: after those of the layers, so that no record is one of nothing.
+    fn sync_records(&self) -> Result<(), StoreError> {
+        sys::sync(self.records_directory.as_fd())
+            .map_err(StoreError::io("sync", self.places.private.join(RECORDS)))
+    }
+
+    fn has_layer(&self, digest: &BlobDigest) -> Result<bool, StoreError> {
+        let name = format!("{digest}.extracted");
+        let found = sys::metadata(self.layers_directory.as_fd(), name.as_bytes());
+        found
+            .map(|found| found.is_some())
+            .map_err(|error| StoreError::io("look at", layer_path(self.layers(), digest))(error))
+    }
+
+    fn remove_record(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+        sys::remove_tree(self.records_directory.as_fd(), digest.as_str().as_bytes())
+            .map_err(|error| StoreError::io("remove the record", self.places.record(digest))(error))
     }
 
     /// Removes layers, but for those that a running process uses, which are returned with who that is. Renamed
@@ -289,23 +328,29 @@ impl Store {
     pub fn remove(&self, digests: &[&BlobDigest]) -> Result<BTreeMap<BlobDigest, String>, StoreError> {
         let (layers, staging) = (self.layers_directory.as_fd(), self.staging_directory.as_fd());
         let in_use = layers_in_use(self.layers(), digests);
-        let mut removed = Vec::new();
-        for &digest in digests.iter().filter(|&&digest| !in_use.contains_key(digest)) {
+        let removed: Vec<&BlobDigest> =
+            digests.iter().copied().filter(|digest| !in_use.contains_key(*digest)).collect();
+        if removed.is_empty() {
+            return Ok(in_use);
+        }
+        for &digest in &removed {
             let path = layer_path(self.layers(), digest);
             let name = format!("{digest}.extracted");
-            let away = format!("removed-{digest}");
+            let away = format!("{REMOVED}{digest}");
             self.remove_staged(away.as_bytes())?;
             match sys::rename_new(layers, name.as_bytes(), staging, away.as_bytes()) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => other.map_err(StoreError::io("remove", path))?,
             }
-            sys::remove_tree(self.records_directory.as_fd(), digest.as_str().as_bytes())
-                .map_err(StoreError::io("remove the record", self.places.record(digest)))?;
-            removed.push(away);
         }
-        sys::sync(layers).map_err(StoreError::io("sync", self.layers()))?;
-        for away in removed {
-            self.remove_staged(away.as_bytes())?;
+        self.sync_layers()?;
+        sys::sync(staging).map_err(StoreError::io("sync", self.staging_path()))?;
+        for digest in &removed {
+            self.remove_record(digest)?;
+        }
+        self.sync_records()?;
+        for digest in removed {
+            self.remove_staged(format!("{REMOVED}{digest}").as_bytes())?;
         }
         Ok(in_use)
     }
@@ -335,8 +380,15 @@ impl Store {
                 other => other.map_err(failed)?,
             }
         }
-        let records = self.records_directory.as_fd();
-        sys::rename_over(staging, RECORD, records, staged.digest.as_str().as_bytes()).map_err(failed)
+        Ok(())
+    }
+
+    /// Gives the record of a placed layer its name.
+    fn place_record(&self, staged: &Staged<'_>) -> Result<(), StoreError> {
+        let (staging, records) = (staged.directory.as_fd(), self.records_directory.as_fd());
+        let path = self.places.record(&staged.digest);
+        sys::rename_over(staging, RECORD, records, staged.digest.as_str().as_bytes())
+            .map_err(StoreError::io("rename the finished record to", path))
     }
 
     fn staging_path(&self) -> PathBuf {
@@ -443,8 +495,24 @@ fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }
 
-/// `mkdir -p`, with `EEXIST` for a file told as what it is.
-fn make_directories(path: &Path) -> Result<(), StoreError> {
+/// The layer that what has this name in staging was, before it was renamed away.
+fn removed_layer(name: &str) -> Option<BlobDigest> {
+    BlobDigest::parse(name.strip_prefix(REMOVED)?).ok()
+}
+
+/// Makes the names in a directory durable; those in one that this user may not read are as durable as they get.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    match sys::open_directory(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        opened => opened
+            .and_then(|directory| sys::sync(directory.as_fd()))
+            .map_err(StoreError::io("sync the directory", path)),
+    }
+}
+
+/// `mkdir -p`, with `EEXIST` for a file told as what it is. The names of new directories are durable.
+pub(crate) fn make_directories(path: &Path) -> Result<(), StoreError> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|path| path.symlink_metadata().is_err()).collect();
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|error| {
         let in_the_way = path.ancestors().find(|path| path.symlink_metadata().is_ok());
         match in_the_way {
@@ -456,6 +524,10 @@ fn make_directories(path: &Path) -> Result<(), StoreError> {
             }
             _ => StoreError::io("create the directory", path)(error),
         }
+    })?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(|parent| {
+        // A relative path of one part lies in the working directory.
+        sync_directory(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
     })
 }
 

@@ -29,7 +29,7 @@ use crate::plan::Plan;
 use crate::progress::{Event, Reporter};
 use crate::registry::{Environment, Options, Registries};
 use crate::state::{Action, Desired, DesiredImage, Owner, Platform, PullPolicy, RecordedImage, Settings};
-use crate::store::{Lock, Store};
+use crate::store::{self, Lock, Store};
 use inputs::ImagesText;
 pub use inputs::Inputs;
 use inspect::layer_totals;
@@ -245,7 +245,10 @@ impl Session {
         use std::io::Write;
         match fs::OpenOptions::new().write(true).create_new(true).open(path) {
             Ok(mut file) => {
-                Ok(file.write_all(images_file::STARTER.as_bytes()).map_err(StoreError::io("write", path))?)
+                let written = file.write_all(images_file::STARTER.as_bytes()).and_then(|()| file.sync_all());
+                written.map_err(StoreError::io("write", path))?;
+                let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                Ok(store::sync_directory(directory.unwrap_or(Path::new(".")))?)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::Error(Error::Usage {
                 message: format!("{} exists already and is left alone", path.display()),
@@ -315,7 +318,7 @@ impl Session {
     /// Locks the home, then the layers, which several homes may share. Always in this order, and directories
     /// in theirs.
     fn lock<'a>(&self, layers: impl IntoIterator<Item = &'a Path>) -> Result<Vec<Lock>, Failure> {
-        fs::create_dir_all(&self.home).map_err(StoreError::io("create the directory", &self.home))?;
+        store::make_directories(&self.home)?;
         let who = format!("msb-sync {}", self.verb);
         let acquire = |path: &Path| {
             let lock = Lock::acquire(path, &who, &self.cancel, &*self.reporter)?;

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::{HOMES, Places, RECORDS, STAGING, layer_path};
+use super::{HOMES, Places, RECORDS, REMOVED, STAGING, layer_path};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
@@ -115,7 +115,7 @@ impl Places {
     pub fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
         let staging = self.private.join(STAGING);
         let leftover = |name: String| {
-            let digest = BlobDigest::parse(name.strip_prefix("removed-").unwrap_or(&name)).ok()?;
+            let digest = BlobDigest::parse(name.strip_prefix(REMOVED).unwrap_or(&name)).ok()?;
             let path = staging.join(name);
             let size = sys::open_directory(&path).and_then(|root| size_below(&root)).unwrap_or_default();
             Some(Leftover { digest, path, size })

@@ -377,8 +377,8 @@ fn order_of_a_run(sandbox: &Sandbox) {
     for (name, record) in named.iter().zip(&recorded) {
         let sync = *synced.iter().rfind(|sync| *sync < name).expect("renamed without a sync");
         assert!(into_tree.iter().chain(&ready).all(|write| *write < sync || *write > *record), "{text}");
-        assert!(name < record, "a record without its layer\n{text}");
         let layers = *layers_synced.iter().find(|sync| *sync > name).expect("layers not synced");
+        assert!(layers < *record, "a record that may outlive its layer\n{text}");
         let records = *records_synced.iter().find(|sync| *sync > record).expect("records not synced");
         assert!(last > layers && last > records, "{text}");
         let between = catalog.iter().filter(|write| (sync..layers.max(records)).contains(*write)).count();
@@ -386,4 +386,83 @@ fn order_of_a_run(sandbox: &Sandbox) {
     }
     let durable = all("sync of the catalog", &|line| line.contains("sync(") && line.contains("oci.db"));
     assert!(durable.iter().any(|sync| *sync > last), "the catalog is not synced\n{text}");
+    // What ends a transaction is the removal of its journal, whose name has to go for good.
+    let home = format!("<{}>", sandbox.home().display());
+    let ended =
+        all("removal of a journal", &|line| line.contains("unlink(") && line.contains("oci.db-journal"));
+    let last = *ended.last().unwrap();
+    let gone = lines[last..].iter().any(|line| line.contains("sync(") && line.contains(&home));
+    assert!(gone, "the end of a transaction is not synced\n{text}");
+    // The home of a catalog, the home of a layer, and who needs its layers have names too.
+    for named in [sandbox.user(), sandbox.home().join(".layers.msb-sync/homes")] {
+        let synced = lines.iter().position(|line| line.contains(&format!("<{}>)", named.display())));
+        assert!(synced.is_some_and(|synced| synced < last), "{} is not synced\n{text}", named.display());
+    }
+}
+
+/// A layer goes in the order in which no power loss leaves a record of nothing: tree, then record, each name synced.
+#[test]
+fn a_layer_goes_before_its_record() {
+    if !may_trace("the order of a removal was NOT checked") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let [stays, goes] = [0, 1].map(|seed| Layer::of(&[file("f", noise(seed, 1000))]));
+    let mut set = BlobSet::with("team/app:1", &Image::new(std::slice::from_ref(&stays)));
+    let manifest = set.image(&Image::new(std::slice::from_ref(&goes)));
+    set.tag("team/app:2", &manifest);
+    let registry = FakeRegistry::start(set);
+    sandbox.images(&wanted(&registry.name(), &["team/app:1", "team/app:2"]));
+    applied(&sandbox);
+    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+    let log = sandbox.root().join("calls");
+    let calls = "trace=fsync,renameat,renameat2,unlink,unlinkat";
+    let msb = env!("CARGO_BIN_EXE_msb-sync");
+    let arguments =
+        ["-f", "-y", "-s", "300", "-e", calls, "-o", log.to_str().unwrap(), msb, "apply", "--prune"];
+    sandbox.program("strace", &arguments).run().success();
+    let text = std::fs::read_to_string(&log).unwrap();
+    let mut lines = text.lines();
+    let (store, digest) = (sandbox.layers(), goes.digest());
+    let steps: [&[&str]; 7] = [
+        &["unlink(", "oci.db-journal"],
+        &["fsync(", &format!("<{}>", sandbox.home().display())],
+        &["rename", &format!("{digest}.extracted"), "removed-"],
+        &["fsync(", &format!("<{}>", store.display())],
+        &["unlinkat(", "/records>", &digest],
+        &["fsync(", "/records>"],
+        &["unlinkat(", "removed-"],
+    ];
+    for step in steps {
+        let found = lines.any(|line| step.iter().all(|part| line.contains(part)));
+        assert!(found, "{step:?} is not in its place\n{text}");
+    }
+}
+
+/// A removal that dies between the layer and its record is finished by the next run.
+#[test]
+fn a_removal_that_dies_leaves_no_record_of_nothing() {
+    if !may_trace("removals that die were NOT checked") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let [stays, goes] = [0, 1].map(|seed| Layer::of(&[file("f", noise(seed, 1000))]));
+    let mut set = BlobSet::with("team/app:1", &Image::new(std::slice::from_ref(&stays)));
+    let manifest = set.image(&Image::new(std::slice::from_ref(&goes)));
+    set.tag("team/app:2", &manifest);
+    let registry = FakeRegistry::start(set);
+    sandbox.images(&wanted(&registry.name(), &["team/app:1", "team/app:2"]));
+    applied(&sandbox);
+    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+    let records = sandbox.home().join(".layers.msb-sync/records");
+    let kill = ["-f", "-qq", "-o", "/dev/null", "-P", records.to_str().unwrap()];
+    let mut arguments = kill.to_vec();
+    arguments.extend(["-e", "inject=unlinkat:signal=KILL", env!("CARGO_BIN_EXE_msb-sync"), "prune"]);
+    sandbox.program("strace", &arguments).run();
+    assert_eq!(sandbox.extracted(), [stays.directory()], "it did not die where it should");
+    // The kill comes after the call, or before; and so may a power loss.
+    std::fs::write(records.join(goes.digest()), "").unwrap();
+    sandbox.msb("prune").run().success();
+    let left: Vec<_> = std::fs::read_dir(records).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [stays.digest().as_str()]);
 }
