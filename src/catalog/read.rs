@@ -4,7 +4,7 @@
 //! broken digest or reference) makes the image one that is not recorded by us, or whose rows are incomplete; it is
 //! never an error, so that the next run can put it right.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -83,6 +83,16 @@ pub(super) const THEIR_DOCUMENTS: &str = concat!(
       LEFT JOIN configs AS c ON c.manifest_id = m.id
      WHERE i.reference = ?1"
 );
+
+/// The config's list of layers, as JSON.
+pub(super) const THEIR_DIFF_IDS: &str = "
+    SELECT c.rootfs_diff_ids_json FROM images AS i
+      JOIN manifests AS m ON m.image_id = i.id
+      JOIN configs AS c ON c.manifest_id = m.id
+     WHERE i.reference = ?1 LIMIT 1";
+
+/// A longer list of layers is nobody's.
+const MAX_DIFF_IDS: usize = 10_000;
 
 /// Who uses a layer, by our rows.
 pub(super) const OUR_USERS: &str = "SELECT reference FROM sync_image_layers WHERE digest = ?1";
@@ -230,7 +240,7 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
             config_digest: None,
             // A row of ours that cannot be read is one that has to be written again.
             rows_complete: readable && !their_layers.is_empty() && claim.is_none(),
-            layers: their_layers.into(),
+            layers: in_order_of_config(conn, &name, their_layers)?.into(),
             owners,
             alias_of,
             preexisting,
@@ -308,6 +318,43 @@ fn their_layers(conn: &Connection, name: &str) -> Result<(Vec<LayerDescriptor>, 
     }
     layers.sort_by_key(|(id, _)| *id);
     Ok((layers.into_iter().map(|(_, layer)| layer).collect(), readable))
+}
+
+/// Layers that microsandbox's rows list, put into the order in which the image's config names them, base first. Rows
+/// have the order in which layers were first pulled, by whatever image. Where config and rows do not fit each other,
+/// the order of the rows stays.
+fn in_order_of_config(
+    conn: &Connection,
+    name: &str,
+    layers: Vec<LayerDescriptor>,
+) -> Result<Vec<LayerDescriptor>> {
+    let diff_ids = conn
+        .prepare_cached(THEIR_DIFF_IDS)?
+        .query_row([name], |row| text(row, 0))
+        .optional()?
+        .flatten()
+        .and_then(|json| serde_json::from_str::<Vec<String>>(&json).ok())
+        .unwrap_or_default();
+    if diff_ids.len() > MAX_DIFF_IDS {
+        return Ok(layers);
+    }
+    // Two blobs may unpack to the same tar; then the first place is the first row's.
+    let mut unplaced: BTreeMap<&str, VecDeque<&LayerDescriptor>> = BTreeMap::new();
+    for layer in &layers {
+        unplaced.entry(layer.diff_id.as_str()).or_default().push_back(layer);
+    }
+    let mut ordered = Vec::with_capacity(diff_ids.len());
+    for diff_id in &diff_ids {
+        let Some(rows) = unplaced.get_mut(diff_id.as_str()) else { return Ok(layers) };
+        // The last row stays: a layer that the config names twice has one row.
+        let row = if rows.len() > 1 { rows.pop_front() } else { rows.front().copied() };
+        ordered.extend(row);
+    }
+    let placed: BTreeSet<&BlobDigest> = ordered.iter().map(|layer| &layer.digest).collect();
+    if layers.iter().any(|layer| !placed.contains(&layer.digest)) {
+        return Ok(layers);
+    }
+    Ok(ordered.into_iter().cloned().collect())
 }
 
 /// Whether there is exactly one manifest with exactly one config, as microsandbox needs to read it.

@@ -1115,6 +1115,7 @@ fn no_query_of_a_run_scans_a_table() {
             read::THEIR_IMAGE,
             read::THEIR_LAYERS,
             read::THEIR_DOCUMENTS,
+            read::THEIR_DIFF_IDS,
             read::OUR_USERS,
             read::THEIR_USERS,
             write::LAYERS_ABOVE,

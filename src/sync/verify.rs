@@ -22,7 +22,7 @@ use crate::progress::Event;
 use crate::state::{
     Desired, DesiredImage, LayerState, Observed, Owner, PullPolicy, RecordedImage, Resolution, Settings,
 };
-use crate::store::{OpenedLayer, Places, Store};
+use crate::store::{OpenedLayer, Places, Store, layer_path};
 
 /// Layers compared at once, at most: each keeps some directories open.
 const MAX_THREADS: usize = 32;
@@ -184,7 +184,10 @@ impl Session {
             let opened = places.open(digest);
             let identity = opened.identity().ok().flatten();
             let found = match opened {
-                OpenedLayer::Missing => (LayerStatus::Missing, None),
+                OpenedLayer::Missing => {
+                    let path = layer_path(directory, digest);
+                    (LayerStatus::Missing, Some(format!("there is no directory {}", path.display())))
+                }
                 OpenedLayer::Incomplete(why) => (LayerStatus::Incomplete, Some(why)),
                 OpenedLayer::Complete { tree, mut record } => {
                     match extract::verify(&tree, &mut record, &self.cancel) {

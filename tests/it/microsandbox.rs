@@ -242,3 +242,51 @@ fn what_microsandbox_pulled_is_shown_as_what_it_is() {
     assert!(shown("list").contains("1 (1 missing)"));
     sandbox.msb("inspect --rootfs theirs:1").run().code(1).says("let microsandbox pull it again");
 }
+
+#[test]
+fn layers_of_an_image_that_microsandbox_pulled_are_shown_in_the_order_of_its_config() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir_all(sandbox.home()).unwrap();
+    sandbox
+        .program("sqlite3", &[sandbox.home().join("oci.db").to_str().unwrap(), MADE_BY_MICROSANDBOX])
+        .run()
+        .success();
+    let digest = |digit: char| format!("sha256:{}", digit.to_string().repeat(64));
+    let shown = || {
+        let image = listed(&sandbox).into_iter().find(|image| image["managed_by"].is_null()).unwrap();
+        let layers = image["layers"].as_array().unwrap().iter();
+        layers.map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    // Rows 1, 3 and 8, of which the config says that the last one is the base.
+    for (row, of, diff_id) in [(1, 'a', 'b'), (8, 'c', 'd')] {
+        let (layer, diff_id) = (digest(of), digest(diff_id));
+        sql(
+            &sandbox,
+            &format!(
+                "INSERT INTO layers (id, media_type, digest, diff_id, size_bytes) VALUES ({row}, 'x', '{layer}', '{diff_id}', 5);
+                 INSERT INTO manifest_layers (manifest_id, layer_id) VALUES (5, {row});"
+            ),
+        );
+    }
+    let says = |diff_ids: &[char]| {
+        let diff_ids: Vec<String> = diff_ids.iter().map(|digit| digest(*digit)).collect();
+        sql(&sandbox, &format!("UPDATE configs SET rootfs_diff_ids_json = '{}'", json!(diff_ids)));
+    };
+    says(&['d', '2', 'b']);
+    assert_eq!(shown(), [digest('c'), digest('1'), digest('a')]);
+    let inspected = sandbox.msb("inspect docker.io/library/theirs:1 --json").run().success().json();
+    assert_eq!(inspected["image"]["layers"][0]["digest"], digest('c'));
+    // A layer that occurs twice has one row.
+    says(&['2', 'd', '2', 'b']);
+    assert_eq!(shown(), [digest('1'), digest('c'), digest('1'), digest('a')]);
+    // Where config and rows do not fit each other, the rows' own order is all that there is.
+    let by_row = [digest('a'), digest('1'), digest('c')];
+    for of in [&['d', '2'][..], &['d', '2', 'b', 'e'], &[]] {
+        says(of);
+        assert_eq!(shown(), by_row, "{of:?}");
+    }
+    for text in ["null", "broken", "[1]", "{}"] {
+        sql(&sandbox, &format!("UPDATE configs SET rootfs_diff_ids_json = '{text}'"));
+        assert_eq!(shown(), by_row, "{text}");
+    }
+}

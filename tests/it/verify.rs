@@ -102,16 +102,20 @@ fn damage_is_found_by_its_content_and_repaired_alone() {
     for expected in ["big: content changed", "etc/added: added"] {
         assert!(detail.contains(expected), "{detail}");
     }
-    assert_eq!(found[&shop.top.digest()].0, "missing");
+    // What is missing, and where it should be.
+    let missing = format!("there is no directory {}", shop.path(&shop.top).display());
+    assert_eq!(found[&shop.top.digest()], ("missing".to_owned(), missing.clone()));
     assert_eq!(found[&shop.other.digest()].0, "ok");
     let output = shop.sandbox.msb("verify").run().code(1);
     assert!(output.stdout.contains("big: content changed"), "{output}");
+    assert!(output.stdout.contains(&missing), "{output}");
 
     let untouched = fs::metadata(shop.path(&shop.other)).unwrap();
     let database = fs::read(shop.sandbox.home().join("oci.db")).unwrap();
     let found = shop.verify("--repair", 0);
     assert!(found.values().all(|(status, _)| status == "ok"), "{found:?}");
     assert!(found[&shop.base.digest()].1.contains("big"), "{found:?}");
+    assert_eq!(found[&shop.top.digest()].1, format!("was: {missing}"));
     let gets: Vec<String> =
         shop.registry.requests().into_iter().filter(|request| request.contains("/blobs/")).collect();
     assert_eq!(gets.len(), 2, "{gets:?}");
