@@ -22,6 +22,7 @@
 //! A layer goes in the opposite order: tree renamed into staging, both directories synced, record removed, its
 //! directory synced, tree removed. What is in staging says after a crash whose record is to be removed.
 
+mod downloads;
 mod lock;
 mod look;
 mod places;
@@ -37,6 +38,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use downloads::{PartialDownload, partial_downloads};
 pub use lock::Lock;
 pub use look::{Leftover, OpenedLayer};
 pub use places::{LocatedLayers, Places};
@@ -232,7 +234,7 @@ impl Store {
         for entry in fs::read_dir(&self.downloads).map_err(StoreError::io("read", &self.downloads))? {
             let entry = entry.map_err(StoreError::io("read", &self.downloads))?;
             let name = entry.file_name();
-            let digest = name.to_str().and_then(|name| BlobDigest::parse(name.strip_suffix(".part")?).ok());
+            let digest = PartialDownload::digest_in(&name);
             let old = entry
                 .metadata()
                 .and_then(|metadata| metadata.modified())

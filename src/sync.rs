@@ -324,7 +324,7 @@ impl Session {
             let lock = Lock::acquire(path, &who, &self.cancel, &*self.reporter)?;
             lock.ok_or(Failure::Error(Error::Stopped))
         };
-        let mut locks = vec![acquire(&self.home.join(".msb-sync.lock"))?];
+        let mut locks = vec![acquire(&self.lock_path())?];
         for layers in layers {
             locks.push(acquire(&Store::lock_path(layers)?)?);
         }
@@ -377,6 +377,14 @@ impl Session {
     fn jobs(&self) -> usize {
         let jobs = self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, Into::into));
         jobs.min(MAX_JOBS)
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.home.join(".msb-sync.lock")
+    }
+
+    fn downloads_path(&self) -> PathBuf {
+        self.home.join("downloads")
     }
 
     fn catalog_path(&self) -> PathBuf {

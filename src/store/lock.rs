@@ -4,7 +4,7 @@
 //! blocks nobody. The file says who holds it, for people.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -60,6 +60,14 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(format!("{who} (process {})\n", std::process::id()).as_bytes()));
         Ok(Some(Self { _file: file }))
+    }
+
+    /// Whether nobody holds the lock at `path`, as far as can be told without waiting or writing.
+    pub fn is_free(path: &Path) -> bool {
+        match File::open(path) {
+            Ok(lock) => sys::try_lock(&lock).unwrap_or(false),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::{HOMES, Places, RECORDS, REMOVED, STAGING, layer_path};
+use super::{HOMES, Lock, Places, RECORDS, REMOVED, STAGING, layer_path};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
@@ -102,10 +102,7 @@ impl Places {
 
     /// Whether no run is at work here.
     pub fn is_idle(&self) -> bool {
-        match File::open(self.private.join("lock")) {
-            Ok(lock) => sys::try_lock(&lock).unwrap_or(false),
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        }
+        Lock::is_free(&self.private.join("lock"))
     }
 
     /// What is staged: while no run is at work here, that is what one that ended early has left.

@@ -2,7 +2,7 @@
 //!
 //! Both look first without a lock. If there is something to do they lock, look again, drop the rows, and then
 //! the directories: a crash in between leaves layers that nobody needs, which the next prune finds, and never
-//! rows without layers. No registry is asked.
+//! rows without layers. `prune` then takes partial downloads that no run is writing. No registry is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::images_file::nearest;
 use crate::plan::{self, Refusal, Removal};
 use crate::progress::Event;
 use crate::state::{Desired, LayerState, Observed, Owner, RecordedImage};
-use crate::store::{self, Leftover, Places, Store};
+use crate::store::{self, Leftover, Lock, PartialDownload, Places, Store};
 
 /// Similar owners that a message names, at most.
 const MAX_SIMILAR: usize = 5;
@@ -31,6 +31,8 @@ pub struct Pruned {
     pub layers: Vec<RemovedLayer>,
     /// Layers that nobody needs but a running process uses.
     pub kept: Vec<KeptLayer>,
+    /// Partial downloads of runs that did not end.
+    pub downloads: Vec<PartialDownload>,
     /// Whether nothing was changed.
     pub dry_run: bool,
 }
@@ -60,14 +62,16 @@ pub struct KeptLayer {
 }
 
 impl Pruned {
-    /// Bytes of the layers that are removed.
+    /// Bytes of the layers and downloads that are removed.
     pub fn freed_bytes(&self) -> u64 {
-        self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size))
+        let layers = self.layers.iter().map(|layer| layer.size);
+        let downloads = self.downloads.iter().map(|download| download.size);
+        layers.chain(downloads).fold(0, u64::saturating_add)
     }
 
     /// Whether there was nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.layers.is_empty()
+        self.images.is_empty() && self.layers.is_empty() && self.downloads.is_empty()
     }
 }
 
@@ -135,7 +139,31 @@ impl Session {
             listed_elsewhere: listed,
             prune: true,
         };
-        self.give_up(&Wish::Unlisted(desired), dry_run)
+        let mut pruned = self.give_up(&Wish::Unlisted(desired), dry_run)?;
+        pruned.downloads = self.prune_downloads(dry_run)?;
+        Ok(pruned)
+    }
+
+    /// Removes the partial downloads of runs that are dead. While a run is at work on this home nobody can say which
+    /// of them it writes: then all stay.
+    fn prune_downloads(&self, dry_run: bool) -> Result<Vec<PartialDownload>, Failure> {
+        let directory = self.downloads_path();
+        let mut downloads = store::partial_downloads(&directory)?;
+        if downloads.is_empty() || !Lock::is_free(&self.lock_path()) {
+            return Ok(Vec::new());
+        }
+        if !dry_run {
+            let _locks = self.lock([])?;
+            downloads = store::partial_downloads(&directory)?;
+            downloads.retain(|download| match download.remove() {
+                Ok(()) => true,
+                Err(error) => {
+                    self.reporter.report(Event::Warning(error.to_string()));
+                    false
+                }
+            });
+        }
+        Ok(downloads)
     }
 
     /// Forgets images, whoever owns them, and removes their layers that nobody else needs.
@@ -179,7 +207,7 @@ impl Session {
         let mut swept = Vec::new();
         for directory in &intention.directories {
             let left = Places::of(directory).leftovers()?;
-            let store = Store::open(directory, &self.home.join("downloads"))?;
+            let store = Store::open(directory, &self.downloads_path())?;
             store.recover()?;
             // What could be finished is a layer like any other now.
             let finished = store.places().recorded()?;

@@ -160,7 +160,7 @@ impl Session {
         let layers = &desired.layers_directory;
         let _locks = self.lock([layers.as_path()])?;
         let mut catalog = Catalog::open(&self.catalog_path())?;
-        let store = Store::open(layers, &self.home.join("downloads"))?;
+        let store = Store::open(layers, &self.downloads_path())?;
         store.claim(&self.home)?;
         store.recover()?;
         // Whoever had the lock may have done some of this already, and may know newer things.

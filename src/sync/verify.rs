@@ -239,7 +239,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let _locks = self.lock([directory])?;
         let mut catalog = Catalog::open(&self.catalog_path())?;
-        let store = Store::open(directory, &self.home.join("downloads"))?;
+        let store = Store::open(directory, &self.downloads_path())?;
         store.recover()?;
         let mut causes = vec![None; layers.len()];
         // Whoever had the lock may have repaired some already.

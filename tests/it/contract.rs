@@ -50,7 +50,7 @@ const VERIFY: Shape = &[("", "version layers"), ("layers[]", "digest status deta
 const LOCK: Shape =
     &[("", "version changed path images"), ("images[]", "reference platform digest previous action")];
 const PRUNE: Shape = &[
-    ("", "version dry_run images layers kept freed_bytes"),
+    ("", "version dry_run images layers kept downloads freed_bytes"),
     ("images[]", "reference reason"),
     ("layers[]", "digest path"),
 ];

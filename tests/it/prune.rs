@@ -1,13 +1,16 @@
 //! `prune` and `forget`: what nobody needs goes, what anybody needs stays, and a dry run changes nothing.
 
 use std::fs;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::check::{applied, listed, wanted};
-use crate::support::fake_registry::FakeRegistry;
-use crate::support::image::{BlobSet, Image, Layer, file};
-use crate::support::sandbox::Sandbox;
+use crate::support::eventually;
+use crate::support::fake_registry::{FakeRegistry, Fault};
+use crate::support::image::{BlobSet, Image, Layer, file, noise};
+use crate::support::sandbox::{Running, Sandbox};
 use crate::support::tree::Tree;
 
 struct Shop {
@@ -160,6 +163,69 @@ fn a_layer_in_use_is_kept_and_named() {
     shop.sandbox.msb("apply --prune").run().success().says(&me);
     assert!(shop.has(&shop.other) && !shop.has(&shop.base));
     drop(held);
+}
+
+/// The names in the directory of partial downloads.
+fn downloads(sandbox: &Sandbox) -> Vec<String> {
+    let entries = fs::read_dir(sandbox.home().join("downloads")).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A run that has received a part of `layer`, and gets no more of it.
+fn stuck(sandbox: &Sandbox, registry: &FakeRegistry, layer: &Layer) -> Running {
+    registry.on(|request| request.path.contains("/blobs/").then(|| Fault::stall(100_000)));
+    let running = sandbox.msb("apply").spawn();
+    let part = sandbox.home().join("downloads").join(format!("{}.part", layer.digest()));
+    eventually("a part has arrived", Duration::from_secs(30), || {
+        fs::metadata(&part).is_ok_and(|metadata| metadata.len() == 100_000)
+    });
+    running
+}
+
+#[test]
+fn partial_downloads_of_dead_runs_go_and_those_of_living_ones_stay() {
+    let layer = Layer::of(&[file("large", noise(3, 300_000))]);
+    let registry = FakeRegistry::start(BlobSet::with("a:1", &Image::new(std::slice::from_ref(&layer))));
+    let sandbox = Sandbox::new();
+    sandbox.images(&wanted(&registry.name(), &["a:1"]));
+    let part = format!("{}.part", layer.digest());
+    let running = stuck(&sandbox, &registry, &layer);
+    for arguments in ["prune --dry-run", "prune"] {
+        let document = sandbox.msb(&format!("{arguments} --json")).run().success().json();
+        assert!(digests(&document, "downloads").is_empty(), "{document}");
+    }
+    assert_eq!(downloads(&sandbox), std::slice::from_ref(&part));
+    running.signal(Signal::KILL);
+    running.wait().killed_by(Signal::KILL);
+
+    // What has such a name and is no file of ours, and what has another name, is left alone.
+    let others = ["mine".to_owned(), format!("sha256:{}.part", "0".repeat(64))];
+    let directory = sandbox.home().join("downloads");
+    fs::write(directory.join(&others[0]), "mine").unwrap();
+    std::os::unix::fs::symlink(directory.join("mine"), directory.join(&others[1])).unwrap();
+    let before = Tree::snapshot(&sandbox.user());
+    let dry = sandbox.msb("prune --dry-run --json").run().success().json();
+    before.assert_matches(&Tree::snapshot(&sandbox.user()), "the home after a dry run");
+    assert_eq!(digests(&dry, "downloads"), [layer.digest()]);
+    let document = sandbox.msb("prune --json").run().success().json();
+    assert_eq!((&document["downloads"], &document["freed_bytes"]), (&dry["downloads"], &100_000.into()));
+    assert_eq!(downloads(&sandbox), others);
+    assert_eq!(sandbox.msb("prune").run().success().stdout, "Nothing to remove.\n");
+
+    // A run that is killed before there ever was a catalog is no other.
+    registry.behave();
+    let running = stuck(&sandbox, &registry, &layer);
+    running.signal(Signal::KILL);
+    running.wait().killed_by(Signal::KILL);
+    fs::remove_file(sandbox.home().join("oci.db")).unwrap();
+    let shown = sandbox.msb("prune").run().success();
+    assert!(shown.stdout.contains("partial download of "), "{shown}");
+    assert_eq!(downloads(&sandbox), others);
+    assert!(!sandbox.home().join("oci.db").exists());
+    registry.behave();
+    applied(&sandbox);
 }
 
 #[test]

@@ -314,12 +314,20 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
         .iter()
         .map(|layer| json!({ "digest": layer.digest, "reason": layer.reason, "path": path(&layer.path) }))
         .collect();
+    let downloads: Vec<Value> = pruned
+        .downloads
+        .iter()
+        .map(|download| {
+            json!({ "digest": download.digest, "size": download.size, "path": path(&download.path) })
+        })
+        .collect();
     json!({
         "version": VERSION,
         "dry_run": pruned.dry_run,
         "images": images,
         "layers": layers,
         "kept": kept,
+        "downloads": downloads,
         "freed_bytes": pruned.freed_bytes(),
     })
 }

@@ -82,6 +82,12 @@ pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
         let reason = printable(&layer.reason, false);
         let _ = writeln!(out, "  {} layer {}  kept: {reason}", style.yellow("="), layer.digest);
     }
+    for download in &pruned.downloads {
+        let (digest, size) = (short(download.digest.as_str()), bytes(download.size));
+        let sign = style.red("-");
+        let _ =
+            writeln!(out, "  {sign} partial download of {digest}  {size}, left by a run that did not end");
+    }
     if !out.is_empty() {
         out.push('\n');
     }
@@ -94,15 +100,15 @@ pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
         return out;
     }
     let (images, layers) = (plural(pruned.images.len(), "image"), plural(pruned.layers.len(), "layer"));
+    let what = match pruned.downloads.len() {
+        0 => format!("{images} and {layers}"),
+        count => format!("{images}, {layers} and {}", plural(count, "partial download")),
+    };
     let freed = bytes(pruned.freed_bytes());
     let _ = if pruned.dry_run {
-        writeln!(
-            out,
-            "{}: {images} and {layers} to remove, {freed}. Nothing was changed.",
-            style.bold("Dry run")
-        )
+        writeln!(out, "{}: {what} to remove, {freed}. Nothing was changed.", style.bold("Dry run"))
     } else {
-        writeln!(out, "{}: {images} and {layers} removed, {freed} freed.", style.green("Done"))
+        writeln!(out, "{}: {what} removed, {freed} freed.", style.green("Done"))
     };
     out
 }

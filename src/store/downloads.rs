@@ -1,0 +1,60 @@
+//! Partial downloads, seen from outside: what the runs that wrote them have left behind.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::spool;
+use crate::digest::BlobDigest;
+use crate::error::StoreError;
+
+/// A blob of which a part has arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartialDownload {
+    /// Which.
+    pub digest: BlobDigest,
+    /// Its file.
+    pub path: PathBuf,
+    /// Bytes that have arrived.
+    pub size: u64,
+}
+
+impl PartialDownload {
+    /// The blob that a file of this name is a part of; `None` where the name is no partial download's.
+    pub(super) fn digest_in(name: &std::ffi::OsStr) -> Option<BlobDigest> {
+        BlobDigest::parse(name.to_str()?.strip_suffix(".part")?).ok()
+    }
+
+    /// Removes the file. The caller holds the lock of the home, so that no run writes it.
+    ///
+    /// # Errors
+    /// The file system's; a file that is gone is fine.
+    pub fn remove(&self) -> Result<(), StoreError> {
+        spool::remove(&self.path)
+    }
+}
+
+/// The partial downloads in `directory`, sorted. Only regular files: whatever else has such a name is not ours.
+///
+/// # Errors
+/// The directory cannot be read; one that does not exist holds nothing.
+pub fn partial_downloads(directory: &Path) -> Result<Vec<PartialDownload>, StoreError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        other => other.map_err(StoreError::io("read", directory))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(StoreError::io("read", directory))?;
+        let Some(digest) = PartialDownload::digest_in(&entry.file_name()) else { continue };
+        // Gone meanwhile: then there is nothing to be removed either.
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_file() {
+            found.push(PartialDownload { digest, path: entry.path(), size: metadata.len() });
+        }
+    }
+    found.sort_by(|a, b| a.digest.cmp(&b.digest));
+    Ok(found)
+}
