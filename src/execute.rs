@@ -28,6 +28,7 @@ use crate::queue::Queue;
 use crate::registry::Registries;
 use crate::state::{Action, Limits, Owner, Ownership};
 use crate::store::{Staged, Store};
+use crate::sys;
 use images::ImageProgress;
 use layer::Job;
 
@@ -39,6 +40,12 @@ const GROUP_COMMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
 /// Finished layers that wait for their group, and as many for their turn, at most: each has a directory open.
 const GROUP_SIZE: usize = 96;
+
+/// Files that a run has open beside its downloads, more or less: catalog, locks, the store's directories, names of hosts
+/// being looked up, those being written.
+const FILES_OF_A_RUN: usize = 64;
+/// Files that a download has open, more or less: socket, spool, directories and record of the layer.
+const FILES_OF_A_DOWNLOAD: usize = 16;
 
 /// What the deeds are done with.
 pub struct Executor<'a> {
@@ -148,7 +155,7 @@ impl Executor<'_> {
     /// Only what stops everything: the catalog cannot be written, there is not enough space, no threads.
     pub fn execute(&mut self, plan: &Plan) -> Result<Outcome, Error> {
         let too_large = self.check_space(plan)?;
-        let workers = Workers::new(self.jobs).map_err(|source| {
+        let workers = Workers::new(self.jobs, self.downloads_at_once(plan)).map_err(|source| {
             let path = self.store.layers().to_owned();
             Error::from(StoreError::Io { doing: "start the threads that write to", path, source })
         })?;
@@ -216,6 +223,13 @@ impl Executor<'_> {
         Ok(too_large)
     }
 
+    /// How many blobs are fetched at the same time: fewer than allowed where the plan has fewer, or where this process
+    /// may open too few files for all.
+    fn downloads_at_once(&self, plan: &Plan) -> usize {
+        let affordable = sys::open_files_limit().saturating_sub(FILES_OF_A_RUN) / FILES_OF_A_DOWNLOAD;
+        self.downloads.min(affordable).clamp(1, plan.fetches.len().max(1))
+    }
+
     fn fetch_all(
         &mut self,
         plan: &Plan,
@@ -242,7 +256,8 @@ impl Executor<'_> {
         // The plan has the biggest first; the registries share the threads.
         let fetches = plan.fetches.iter().enumerate().filter(|(index, _)| !too_large.contains(index));
         let queue = Queue::new(fetches.map(|fetch| (registry_of(fetch.1), fetch)));
-        let (sender, receiver) = bounded(GROUP_SIZE);
+        let group_size = GROUP_SIZE.min(sys::open_files_limit() / 16).max(1);
+        let (sender, receiver) = bounded(group_size);
         let next = || {
             if job.cancel.is_cancelled() || enough() {
                 return None;
@@ -263,7 +278,7 @@ impl Executor<'_> {
                     }
                 }
             };
-            let threads = self.downloads.clamp(1, plan.fetches.len().max(1));
+            let threads = self.downloads_at_once(plan);
             let started = (0..threads)
                 .filter(|_| std::thread::Builder::new().spawn_scoped(scope, receiver_thread()).is_ok());
             // Where the system refuses threads there are fewer; where it gives none, this one does their work.
@@ -300,7 +315,7 @@ impl Executor<'_> {
                     Err(RecvTimeoutError::Disconnected) => open = false,
                 }
                 let due = !open
-                    || ready.len() >= GROUP_SIZE
+                    || ready.len() >= group_size
                     || since.elapsed() >= GROUP_COMMIT
                     || self.cancel.is_cancelled();
                 if due && !ready.is_empty() {

@@ -29,6 +29,7 @@ pub use verify::{Change, Difference, Differences, verify};
 use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::error::LayerError;
 use crate::state::{LayerFacts, Limits, Ownership};
+use crate::sys;
 
 /// Size of the buffers between inflating and parsing, in bytes, and how many there are a layer.
 const CHUNK: usize = 128 * 1024;
@@ -42,7 +43,17 @@ pub struct Workers {
     windows: Budget,
     pieces: Arc<files::Pieces>,
     umask: u32,
+    /// Directories that the writer of one layer keeps open for the entries to come.
+    open_directories: usize,
+    /// What an open directory that waits for the pool counts in the memory budget.
+    bytes_per_directory: usize,
 }
+
+/// Directories that the writer of one layer keeps open, at most.
+const MAX_OPEN_DIRECTORIES: usize = 128;
+/// What one open directory that waits for the pool counts in the memory budget, at least: file descriptors are scarcer
+/// than memory.
+const MIN_BYTES_PER_DIRECTORY: usize = 32 * 1024;
 
 /// Memory for files on their way to disk, all layers together, in bytes.
 const BUDGET: usize = 4 << 20;
@@ -50,17 +61,22 @@ const BUDGET: usize = 4 << 20;
 const WINDOWS: usize = 16 << 20;
 
 impl Workers {
-    /// A pool of `threads` (at least one).
+    /// A pool of `threads` (at least one) for `layers` at the same time, at most. With few files that this process may
+    /// open, layers keep fewer directories open.
     ///
     /// # Errors
     /// The system refuses the threads.
-    pub fn new(threads: usize) -> io::Result<Self> {
+    pub fn new(threads: usize, layers: usize) -> io::Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.max(1))
             .thread_name(|index| format!("extract-{index}"))
             .build()
             .map_err(io::Error::other)?;
+        // A quarter of all files for what writers keep open, a sixteenth for what waits for the pool.
+        let open_files = sys::open_files_limit();
         Ok(Self {
+            open_directories: (open_files / 4 / layers.max(1)).clamp(1, MAX_OPEN_DIRECTORIES),
+            bytes_per_directory: (BUDGET / (open_files / 16).max(1)).max(MIN_BYTES_PER_DIRECTORY),
             pool,
             budget: Arc::new(Budget::new(BUDGET)),
             windows: Budget::new(WINDOWS),

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags,
@@ -60,12 +61,14 @@ const DIRECTORY: OFlags =
 
 /// Opens the directory `path` (a trusted path of ours: symlinks on the way are followed).
 pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(patiently(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?)
 }
 
 /// Opens the directory `path` only to look names up in it: needs no permission to list it.
 pub fn locate_directory(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(patiently(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?)
 }
 
 /// Opens the directory `path` below `root`; no symlink on the way is followed, `..` cannot leave.
@@ -74,7 +77,7 @@ pub fn locate_directory(path: &Path) -> io::Result<OwnedFd> {
 pub fn open_directory_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let path = if path.is_empty() { b"." } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(root, path, DIRECTORY, Mode::empty(), resolve) {
+    match patiently(|| rustix::fs::openat2(root, path, DIRECTORY, Mode::empty(), resolve)) {
         // Kernels before 5.6 and some seccomp filters have no openat2: walk by hand.
         Err(Errno::NOSYS | Errno::PERM) => walk_beneath(root, path),
         Err(Errno::AGAIN) => open_directory_beneath(root, path),
@@ -83,12 +86,12 @@ pub fn open_directory_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<O
 }
 
 fn walk_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
-    let mut directory = rustix::fs::openat(root, ".", DIRECTORY, Mode::empty())?;
+    let mut directory = patiently(|| rustix::fs::openat(root, ".", DIRECTORY, Mode::empty()))?;
     for component in path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".") {
         if component == b".." {
             return Err(Errno::XDEV.into());
         }
-        directory = rustix::fs::openat(&directory, component, DIRECTORY, Mode::empty())?;
+        directory = patiently(|| rustix::fs::openat(&directory, component, DIRECTORY, Mode::empty()))?;
     }
     Ok(directory)
 }
@@ -96,7 +99,8 @@ fn walk_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
 /// Creates the file `name` in `directory` for writing; `EEXIST` if anything has that name.
 pub fn create_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(mode))?))
+    let mode = Mode::from_raw_mode(mode);
+    Ok(File::from(patiently(|| rustix::fs::openat(directory, name, flags, mode))?))
 }
 
 /// Has writes of an open file bypass the page cache, or not any more; `EINVAL` where the file system cannot.
@@ -111,9 +115,10 @@ pub fn set_direct(file: BorrowedFd<'_>, direct: bool) -> io::Result<()> {
 /// Its access time stays as it is, where the system lets us.
 pub fn open_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let opened = match rustix::fs::openat(directory, name, flags | OFlags::NOATIME, Mode::empty()) {
+    let open = |flags| patiently(|| rustix::fs::openat(directory, name, flags, Mode::empty()));
+    let opened = match open(flags | OFlags::NOATIME) {
         // Only the owner may ask for that.
-        Err(Errno::PERM) => rustix::fs::openat(directory, name, flags, Mode::empty()),
+        Err(Errno::PERM) => open(flags),
         other => other,
     };
     Ok(File::from(opened?))
@@ -172,7 +177,7 @@ pub fn read_link(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> 
 
 /// Calls `visit` with each name in `directory`, and whether it is a directory, until it returns `false`.
 pub fn each_entry(directory: BorrowedFd<'_>, mut visit: impl FnMut(&[u8], bool) -> bool) -> io::Result<()> {
-    for entry in Dir::read_from(directory)? {
+    for entry in patiently(|| Dir::read_from(directory))? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if matches!(name, b"." | b"..") {
@@ -406,6 +411,34 @@ pub fn remove_user_xattrs(file: BorrowedFd<'_>) -> io::Result<()> {
         rustix::fs::fremovexattr(file, name)?;
     }
     Ok(())
+}
+
+/// How long, and how often, an open waits for a file descriptor that another thread gives back.
+const DESCRIPTOR_PATIENCE: (Duration, u32) = (Duration::from_millis(10), 100);
+
+/// Opens by `open`, and waits a moment where this process or the system has no file descriptor left.
+fn patiently<T>(mut open: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    let (pause, mut tries) = DESCRIPTOR_PATIENCE;
+    loop {
+        match open() {
+            Err(Errno::MFILE | Errno::NFILE) if tries > 0 => {
+                tries -= 1;
+                std::thread::sleep(pause);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Whether an open was refused because this process or the system has no file descriptor left.
+pub fn is_descriptor_shortage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// How many files this process may have open.
+pub fn open_files_limit() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// Lets this process open as many files as it may ever open: shells and service managers give less at first.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::sys;
+
 /// What went wrong on disk.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -71,6 +73,7 @@ impl StoreError {
                 Some("run as the user that owns the directory, or use one that is yours (--home, or `layers` in the images file)".to_owned())
             }
             _ => match self {
+                Self::Io { source, .. } => open_files_hint(source),
                 Self::InTheWay { there, .. } => {
                     Some(format!("move {} away, or choose another directory", there.display()))
                 }
@@ -78,6 +81,13 @@ impl StoreError {
             },
         }
     }
+}
+
+/// What helps where the system refuses an open for lack of file descriptors.
+pub(super) fn open_files_hint(error: &io::Error) -> Option<String> {
+    sys::is_descriptor_shortage(error).then(|| {
+        "raise the limit of open files (ulimit -n), or lower `downloads` under [settings] and -j".to_owned()
+    })
 }
 
 /// `12.1 MiB (12687770 bytes)`.

@@ -29,8 +29,6 @@ use large::{PIECE, PieceJob};
 /// A batch goes to the pool with this many bytes or files.
 const BATCH_BYTES: usize = 256 * 1024;
 const BATCH_FILES: usize = 64;
-/// What one open directory that a batch holds counts in the memory budget: descriptors are scarcer than memory.
-const BYTES_PER_DIRECTORY: usize = 32 * 1024;
 
 /// The xattr by which container tools and libkrun keep owner and mode (containers/storage `override_stat`).
 pub(super) const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
@@ -177,6 +175,11 @@ impl<'w> FileWriter<'w> {
         self.shared.ownership
     }
 
+    /// How many directories one layer's writer may keep open.
+    pub(super) fn open_directories(&self) -> usize {
+        self.workers.open_directories
+    }
+
     /// Whether the file system turned out to have no xattrs.
     pub(super) fn no_xattrs(&self) -> bool {
         self.shared.no_xattrs.load(Ordering::Relaxed)
@@ -223,7 +226,7 @@ impl<'w> FileWriter<'w> {
         let xattrs = attributes.xattrs.iter();
         self.batch.more += xattrs.map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if self.batch.files.last().is_none_or(|last| !Arc::ptr_eq(&last.directory, &directory)) {
-            self.batch.more += BYTES_PER_DIRECTORY;
+            self.batch.more += self.workers.bytes_per_directory;
         }
         self.batch.files.push(SmallFile { directory, content, attributes });
         let bytes = self.batch.arena.len() + self.batch.more;

@@ -101,7 +101,7 @@ fn children(path: &Path) -> Vec<PathBuf> {
 
 fn workers() -> &'static Workers {
     static WORKERS: OnceLock<Workers> = OnceLock::new();
-    WORKERS.get_or_init(|| Workers::new(2).expect("two threads can be had"))
+    WORKERS.get_or_init(|| Workers::new(2, 1).expect("two threads can be had"))
 }
 
 /// A compressed layer, extracted below a guarded directory.

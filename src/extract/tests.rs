@@ -101,7 +101,7 @@ impl World {
             algorithm: Algorithm::Sha256,
             blob_size: bytes.len() as u64,
         };
-        extract(bytes, root, record, options, &Workers::new(2).unwrap())
+        extract(bytes, root, record, options, &Workers::new(2, 1).unwrap())
     }
 
     pub(super) fn entry(&self, bytes: &[Make]) -> Result<Extracted, LayerError> {

@@ -29,8 +29,6 @@ use crate::sys::{self, Kind};
 const SMALL_FILE: u64 = 64 * 1024;
 /// After so many paths in flight the calling thread waits for the pool, which bounds the memory for hashes.
 const MAX_IN_FLIGHT: usize = 16 * 1024;
-/// Directory handles kept open for the entries to come.
-const MAX_OPEN_DIRECTORIES: usize = 128;
 /// Memory for hard links whose target has not come yet, in bytes of their paths.
 const MAX_FORWARD_LINK_BYTES: usize = 8 << 20;
 /// Memory for hard links whose target is in flight, in bytes of their paths.
@@ -328,7 +326,14 @@ impl<'w> TreeWriter<'w> {
         if let Some(directory) = self.open.get(parent) {
             return Ok((Arc::clone(directory), name));
         }
-        let opened = match sys::open_directory_beneath(self.root.as_fd(), parent) {
+        let mut opened = sys::open_directory_beneath(self.root.as_fd(), parent);
+        if opened.as_ref().is_err_and(sys::is_descriptor_shortage) {
+            // What is kept for later, and what waits for the pool, holds some.
+            self.open.clear();
+            self.wait()?;
+            opened = sys::open_directory_beneath(self.root.as_fd(), parent);
+        }
+        let opened = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let in_flight = ancestors(parent).any(|path| self.in_flight.contains(&self.hash(path)));
                 if in_flight {
@@ -382,7 +387,7 @@ impl<'w> TreeWriter<'w> {
     }
 
     fn keep_open(&mut self, path: &[u8], directory: Arc<OwnedFd>) {
-        if self.open.len() >= MAX_OPEN_DIRECTORIES {
+        if self.open.len() >= self.files.open_directories() {
             self.open.clear();
         }
         self.open.insert(path.to_vec(), directory);

@@ -23,9 +23,12 @@ use crate::state::{
     Desired, DesiredImage, LayerState, Observed, Owner, PullPolicy, RecordedImage, Resolution, Settings,
 };
 use crate::store::{OpenedLayer, Places, Store, layer_path};
+use crate::sys;
 
 /// Layers compared at once, at most: each keeps some directories open.
 const MAX_THREADS: usize = 32;
+/// Files that a thread which compares a layer has open, more or less.
+const FILES_OF_A_THREAD: usize = 24;
 /// A layer that somebody replaces while it is compared is looked at again, so often.
 const LOOKS: usize = 3;
 
@@ -152,7 +155,8 @@ impl Session {
         layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
         let bytes = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
         self.reporter.report(Event::Comparing { layers: layers.len(), bytes });
-        let threads = self.jobs().min(layers.len()).min(MAX_THREADS);
+        let affordable = (sys::open_files_limit() / FILES_OF_A_THREAD).saturating_sub(1).max(1);
+        let threads = self.jobs().min(layers.len()).min(MAX_THREADS).min(affordable);
         let layers: Vec<Mutex<&mut VerifiedLayer>> = layers.into_iter().map(Mutex::new).collect();
         let next = AtomicUsize::new(0);
         let work = || {

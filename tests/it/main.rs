@@ -12,6 +12,7 @@ mod compression;
 mod concurrency;
 mod contract;
 mod crash;
+mod descriptors;
 mod disk;
 mod docs;
 mod examples;
