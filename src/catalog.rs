@@ -11,6 +11,7 @@
 //! it right. A layer that an image lists twice has one row, in the place of its upper occurrence.
 
 mod order;
+mod own;
 mod read;
 mod schema;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, Owner, RecordedImage, ResolvedImage};
+use crate::sys;
 
 /// How long to wait for other holders of the database. microsandbox and we hold it for milliseconds; a copy on a
 /// slow disk may take longer.
@@ -88,10 +90,9 @@ impl Catalog {
     pub fn open(path: &Path) -> Result<Self, CatalogError> {
         const DOING: &str = "open";
         let path = absolute(path)?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut conn = connect(&path, &path, flags).map_err(|error| explain_open(&path, true, &error))?;
+        let target = own::writable(&path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut conn = connect(&target, flags).map_err(|error| explain_open(&path, true, &error))?;
         let fail = |error| sql_error(DOING, &path, &error);
         // SQLite quietly opens a file it may not write read-only; better to say so now than at the first record.
         if conn.is_readonly("main").map_err(fail)? {
@@ -117,15 +118,11 @@ impl Catalog {
     /// As for [`Catalog::open`].
     pub fn open_read_only(path: &Path) -> Result<Option<Self>, CatalogError> {
         let path = absolute(path)?;
-        match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io_error(&path, &error)),
-            Ok(_) => {}
-        }
-        let conn = match connect_read_only(&path) {
+        let Some(target) = own::readable(&path)? else { return Ok(None) };
+        let conn = match connect_read_only(&target) {
             Err(error) if extended_code(&error) == Some(ffi::SQLITE_READONLY_ROLLBACK) => {
                 let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                connect(&path, &path, flags)
+                connect(&target, flags)
             }
             other => other,
         }
@@ -326,10 +323,9 @@ fn absolute(path: &Path) -> Result<PathBuf, CatalogError> {
     std::path::absolute(path).map_err(|error| io_error(path, &error))
 }
 
-/// Opens `target` and makes SQLite look at the file, which opening alone does not.
-fn connect(path: &Path, target: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-    debug_assert!(path.is_absolute());
-    let conn = Connection::open_with_flags(target, flags)?;
+/// Opens `target` (an absolute path, or a URI) and makes SQLite look at the file, which opening alone does not.
+fn connect(target: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(target, flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     // Without this the planner may look at bound values, for which a cached statement is compiled anew each time
@@ -344,16 +340,16 @@ fn connect_read_only(path: &Path) -> rusqlite::Result<Connection> {
     if is_wal(path) && !has_log(path) {
         // Everything is in the main file. The usual way would create -wal and -shm, or fail where it may not.
         let uri = immutable_uri(path);
-        return connect(path, &uri, flags | OpenFlags::SQLITE_OPEN_URI);
+        return connect(&uri, flags | OpenFlags::SQLITE_OPEN_URI);
     }
-    connect(path, path, flags)
+    connect(path, flags)
 }
 
 /// Whether the file says that it wants a write-ahead log: byte 19, the read version, is 2.
 /// <https://www.sqlite.org/fileformat2.html#the_database_header>
 fn is_wal(path: &Path) -> bool {
     let mut header = [0; 20];
-    fs::File::open(path).and_then(|mut file| file.read_exact(&mut header)).is_ok() && header[19] == 2
+    sys::open_regular(path).and_then(|mut file| file.read_exact(&mut header)).is_ok() && header[19] == 2
 }
 
 fn has_log(path: &Path) -> bool {
@@ -382,6 +378,9 @@ fn extended_code(error: &rusqlite::Error) -> Option<i32> {
 
 fn io_error(path: &Path, error: &io::Error) -> CatalogError {
     let (path, reason) = (path.to_owned(), error.to_string());
+    if sys::refusal(error).is_some() {
+        return CatalogError::Refused { path, reason };
+    }
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             CatalogError::Permission { doing: "open", path, reason }
@@ -420,10 +419,16 @@ fn why_not_opened(path: &Path, write: bool) -> Option<CatalogError> {
 /// SQLite's failure in our words.
 fn sql_error(doing: &'static str, path: &Path, error: &rusqlite::Error) -> CatalogError {
     let path = path.to_owned();
-    let reason = match error {
+    let mut reason = match error {
         rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
         other => other.to_string(),
     };
+    if let (Some(ErrorCode::SystemIoFailure), Some(limit)) =
+        (error.sqlite_error_code(), sys::file_size_limit())
+    {
+        // SQLite does not tell this failure from others.
+        reason = format!("{reason} (this process may write files of {limit} bytes and no larger: ulimit -f)");
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => CatalogError::Busy { path },
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => CatalogError::Corrupt { path, reason },

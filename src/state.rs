@@ -65,6 +65,8 @@ impl Default for Limits {
 pub struct Settings {
     /// Where extracted layers live; `None`: `<home>/layers`. Absolute.
     pub layers: Option<PathBuf>,
+    /// The permission bits of that directory, where msb-sync makes it.
+    pub layers_mode: u32,
     /// The platform of images that name none.
     pub platform: Platform,
     /// The policy of images that name none.
@@ -87,6 +89,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             layers: None,
+            layers_mode: 0o700,
             platform: Platform::of_this_machine(),
             pull: PullPolicy::default(),
             prune: false,

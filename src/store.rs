@@ -22,6 +22,7 @@
 //! A layer goes in the opposite order: tree renamed into staging, both directories synced, record removed, its
 //! directory synced, tree removed. What is in staging says after a crash whose record is to be removed.
 
+mod directories;
 mod downloads;
 mod lock;
 mod look;
@@ -34,10 +35,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use directories::{PRIVATE_MODE, make_directory};
 pub use downloads::{PartialDownload, partial_downloads};
 pub use lock::Lock;
 pub use look::{Leftover, OpenedLayer};
@@ -55,18 +56,17 @@ const STAGING: &str = "staging";
 /// What the name of a layer begins with, in staging, that is on its way out.
 const REMOVED: &str = "removed-";
 const HOMES: &str = "homes";
+/// The mode of the files beside layers.
+const FILE_MODE: u32 = 0o600;
 const READY: &[u8] = b"ready";
 const TREE: &[u8] = b"tree";
 const RECORD: &[u8] = b"record";
+/// Bytes of the mark that a staged layer is ready: one line.
+const MAX_MARK: u64 = 4096;
 
 /// Where a layer's directory is, whether or not it exists.
 pub fn layer_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
     layers.join(format!("{digest}.extracted"))
-}
-
-/// Where the record of a layer is, whether or not it exists.
-pub fn record_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
-    Places::of(layers).record(digest)
 }
 
 /// The store, opened for writing. Its holder must have the [`Lock`]s.
@@ -74,28 +74,26 @@ pub fn record_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
 pub struct Store {
     places: Places,
     downloads: PathBuf,
+    downloads_directory: Arc<OwnedFd>,
     layers_directory: OwnedFd,
     records_directory: OwnedFd,
     staging_directory: OwnedFd,
 }
 
 impl Store {
-    /// Opens the store, making what directories are missing.
+    /// Opens the store, making what directories are missing, for this user alone.
     ///
     /// # Errors
-    /// A directory cannot be made or opened, for instance because it is a file.
+    /// A directory cannot be made or opened, for instance because it is a file, or another user's.
     pub fn open(layers: &Path, downloads: &Path) -> Result<Self, StoreError> {
-        make_directories(downloads)?;
-        make_directories(layers)?;
-        let places = Places::of(layers).make_private()?;
-        let open = |path: PathBuf| {
-            make_directories(&path)?;
-            sys::open_directory(&path).map_err(StoreError::io("open", path))
-        };
+        let downloads_directory = Arc::new(make_directory(downloads, PRIVATE_MODE)?);
+        let layers_directory = make_directory(layers, PRIVATE_MODE)?;
+        let (places, private) = Places::of(layers).make_private()?;
         Ok(Self {
-            layers_directory: open(layers.to_owned())?,
-            records_directory: open(places.private.join(RECORDS))?,
-            staging_directory: open(places.private.join(STAGING))?,
+            downloads_directory,
+            layers_directory,
+            records_directory: directories::make_private_in(&private, &places.private.join(RECORDS))?,
+            staging_directory: directories::make_private_in(&private, &places.private.join(STAGING))?,
             places,
             downloads: downloads.to_owned(),
         })
@@ -106,8 +104,8 @@ impl Store {
     /// # Errors
     /// They cannot be made.
     pub fn lock_path(layers: &Path) -> Result<PathBuf, StoreError> {
-        make_directories(layers)?;
-        Ok(Places::of(layers).make_private()?.private.join("lock"))
+        make_directory(layers, PRIVATE_MODE)?;
+        Ok(Places::of(layers).make_private()?.0.private.join("lock"))
     }
 
     /// Notes that the catalog of `home` may need layers in here, since several homes may share them.
@@ -116,7 +114,7 @@ impl Store {
     /// The note cannot be written.
     pub fn claim(&self, home: &Path) -> Result<(), StoreError> {
         let directory = self.places.private.join(HOMES);
-        make_directories(&directory)?;
+        directories::make_private(&directory)?;
         let name = BlobDigest::of(Algorithm::Sha256, home.as_os_str().as_bytes());
         let path = directory.join(name.hex());
         match std::os::unix::fs::symlink(home, &path) {
@@ -147,14 +145,12 @@ impl Store {
     /// # Errors
     /// The file systems do not tell.
     pub fn free_space(&self) -> Result<FreeSpace, StoreError> {
-        let downloads =
-            sys::open_directory(&self.downloads).map_err(StoreError::io("open", &self.downloads))?;
         let free = |directory: &OwnedFd, path: &Path| {
             sys::free_space(directory.as_fd()).map_err(StoreError::io("ask for the free space of", path))
         };
         Ok(FreeSpace {
             layers: free(&self.layers_directory, self.layers())?,
-            downloads: free(&downloads, &self.downloads)?,
+            downloads: free(&self.downloads_directory, &self.downloads)?,
         })
     }
 
@@ -163,7 +159,7 @@ impl Store {
     /// # Errors
     /// The file cannot be opened.
     pub fn spool(&self, digest: &BlobDigest, size: u64) -> Result<Arc<Spool>, StoreError> {
-        Spool::open(self.spool_path(digest), size).map(Arc::new)
+        Spool::open(&self.downloads_directory, self.spool_path(digest), size).map(Arc::new)
     }
 
     /// Finishes or removes what runs that died have left in staging. Returns how many layers were finished.
@@ -179,7 +175,7 @@ impl Store {
             let name = entry.file_name();
             let path = entry.path();
             let digest = name.to_str().and_then(|name| BlobDigest::parse(name).ok());
-            let ready = fs::read_to_string(path.join("ready")).ok();
+            let ready = self.mark_of(name.as_encoded_bytes())?;
             let has = |part: &str| path.join(part).symlink_metadata().is_ok();
             let placed = !has("tree") && has("record");
             match digest {
@@ -250,7 +246,8 @@ impl Store {
 
     /// Bytes of a blob that earlier runs have received.
     pub fn spooled(&self, digest: &BlobDigest) -> u64 {
-        fs::metadata(self.spool_path(digest)).map_or(0, |metadata| metadata.len())
+        let metadata = fs::symlink_metadata(self.spool_path(digest));
+        metadata.map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 })
     }
 
     fn spool_path(&self, digest: &BlobDigest) -> PathBuf {
@@ -258,7 +255,7 @@ impl Store {
     }
 
     fn remove_spool(&self, digest: &BlobDigest) -> Result<(), StoreError> {
-        spool::remove(&self.spool_path(digest))
+        spool::remove(self.downloads_directory.as_fd(), &self.spool_path(digest))
     }
 
     /// An empty place for a layer to be extracted into.
@@ -266,13 +263,15 @@ impl Store {
     /// # Errors
     /// It cannot be made.
     pub fn stage(&self, digest: &BlobDigest) -> Result<Staged<'_>, StoreError> {
+        // The record will be replaced in the end; one that may not be is told before anything is fetched.
+        sys::has_own_file(self.records_directory.as_fd(), digest.as_str().as_bytes())
+            .map_err(StoreError::io("replace the record", self.places.record(digest)))?;
         self.remove_staged(digest.as_str().as_bytes())?;
         let path = self.staging_path().join(digest.as_str());
         let name = digest.as_str().as_bytes();
-        sys::make_directory(self.staging_directory.as_fd(), name, 0o700)
+        let directory = sys::make_own_directory_at(self.staging_directory.as_fd(), name, PRIVATE_MODE)
             .map_err(StoreError::io("create", &path))?;
-        let staged =
-            Staged { store: self, digest: digest.clone(), directory: self.open_staged(digest)?, armed: true };
+        let staged = Staged { store: self, digest: digest.clone(), directory, armed: true };
         sys::make_directory(staged.directory.as_fd(), TREE, 0o755)
             .map_err(StoreError::io("create", &path))?;
         Ok(staged)
@@ -398,8 +397,25 @@ impl Store {
     }
 
     fn open_staged(&self, digest: &BlobDigest) -> Result<OwnedFd, StoreError> {
-        sys::open_directory_beneath(self.staging_directory.as_fd(), digest.as_str().as_bytes())
+        sys::open_own_directory_at(self.staging_directory.as_fd(), digest.as_str().as_bytes())
             .map_err(StoreError::io("open", self.staging_path().join(digest.as_str())))
+    }
+
+    /// The boot in which what is staged under `name` was declared ready, if it was.
+    fn mark_of(&self, name: &[u8]) -> Result<Option<String>, StoreError> {
+        let path = || self.staging_path().join(std::ffi::OsStr::from_bytes(name));
+        let refused = |error: io::Error, path: PathBuf| match sys::refusal(&error) {
+            // What is no directory or file was not made by a run, and is swept.
+            Some(sys::Refusal::Owner { .. }) => Err(StoreError::io("finish", path)(error)),
+            _ => Ok(None),
+        };
+        match sys::open_own_directory_at(self.staging_directory.as_fd(), name) {
+            Err(error) => refused(error, path()),
+            Ok(staged) => match sys::read_own_file(staged.as_fd(), READY, MAX_MARK) {
+                Err(error) => refused(error, path().join("ready")),
+                Ok(mark) => Ok(String::from_utf8(mark).ok()),
+            },
+        }
     }
 
     /// Removes what is staged under `name`, and its mark first: half a tree is not ready.
@@ -456,14 +472,8 @@ impl Staged<'_> {
     /// # Errors
     /// It cannot be made.
     pub fn record(&self) -> Result<File, StoreError> {
-        let path = self.path().join("record");
-        fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&path)
-            .map_err(StoreError::io("create", path))
+        sys::make_own_file(self.directory.as_fd(), RECORD, FILE_MODE)
+            .map_err(StoreError::io("create", self.path().join("record")))
     }
 
     /// Declares that tree and record are complete and verified: from now on a run that dies loses nothing.
@@ -473,7 +483,7 @@ impl Staged<'_> {
     pub fn ready(&self) -> Result<(), StoreError> {
         use std::io::Write;
         let path = self.path().join("ready");
-        let mut file = sys::create_file(self.directory.as_fd(), READY, 0o644)
+        let mut file = sys::make_own_file(self.directory.as_fd(), READY, FILE_MODE)
             .map_err(StoreError::io("create", &path))?;
         file.write_all(boot_id().unwrap_or_default().as_bytes()).map_err(StoreError::io("write", path))
     }
@@ -510,27 +520,6 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
             .and_then(|directory| sys::sync(directory.as_fd()))
             .map_err(StoreError::io("sync the directory", path)),
     }
-}
-
-/// `mkdir -p`, with `EEXIST` for a file told as what it is. The names of new directories are durable.
-pub(crate) fn make_directories(path: &Path) -> Result<(), StoreError> {
-    let missing: Vec<&Path> = path.ancestors().take_while(|path| path.symlink_metadata().is_err()).collect();
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|error| {
-        let in_the_way = path.ancestors().find(|path| path.symlink_metadata().is_ok());
-        match in_the_way {
-            Some(there) if error.kind() == io::ErrorKind::AlreadyExists && !there.is_dir() => {
-                StoreError::InTheWay { path: path.to_owned(), there: there.to_owned() }
-            }
-            Some(there) if error.kind() == io::ErrorKind::NotADirectory && !there.is_dir() => {
-                StoreError::InTheWay { path: path.to_owned(), there: there.to_owned() }
-            }
-            _ => StoreError::io("create the directory", path)(error),
-        }
-    })?;
-    missing.into_iter().filter_map(Path::parent).try_for_each(|parent| {
-        // A relative path of one part lies in the working directory.
-        sync_directory(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
-    })
 }
 
 #[cfg(test)]

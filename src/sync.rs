@@ -9,6 +9,7 @@ mod inspect;
 mod lock;
 mod prune;
 mod reconcile;
+mod replace;
 mod stacking;
 mod verify;
 
@@ -318,7 +319,7 @@ impl Session {
     /// Locks the home, then the layers, which several homes may share. Always in this order, and directories
     /// in theirs.
     fn lock<'a>(&self, layers: impl IntoIterator<Item = &'a Path>) -> Result<Vec<Lock>, Failure> {
-        store::make_directories(&self.home)?;
+        store::make_directory(&self.home, store::PRIVATE_MODE)?;
         let who = format!("msb-sync {}", self.verb);
         let acquire = |path: &Path| {
             let lock = Lock::acquire(path, &who, &self.cancel, &*self.reporter)?;

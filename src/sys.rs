@@ -4,6 +4,8 @@
 //! whoever controls the names in a layer cannot reach outside its directory. This is the only file of
 //! the project that may hold `unsafe`.
 
+mod files;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -18,6 +20,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
+
+pub use files::{
+    Refusal, file_size_limit, find_own_regular, has_own_file, make_own_directory_at, make_own_file,
+    make_unnamed_file, name_file, open_or_make_own_file, open_own_directory, open_own_directory_at,
+    open_own_file, open_regular, read_own_file, read_regular, read_regular_text, refusal,
+};
 
 /// Seconds and nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

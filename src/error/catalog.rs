@@ -17,6 +17,14 @@ pub enum CatalogError {
         /// SQLite's or the system's words.
         reason: String,
     },
+    /// The database, or a file that SQLite keeps beside it, is another user's, a symlink, or no file.
+    #[error("cannot use {} as the catalog's file: {reason}", path.display())]
+    Refused {
+        /// Which file.
+        path: PathBuf,
+        /// What it is.
+        reason: String,
+    },
     /// The database, its directory or its file system does not let us read or write.
     #[error("cannot {doing} the catalog {}: {reason}", path.display())]
     Permission {
@@ -87,6 +95,7 @@ impl CatalogError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Open { .. } => "catalog-open",
+            Self::Refused { .. } => "refused",
             Self::Permission { .. } => "permission",
             Self::DiskFull { .. } => "disk-full",
             Self::Corrupt { .. } => "catalog-corrupt",
@@ -113,6 +122,10 @@ impl CatalogError {
             Self::Permission { .. } => {
                 Some("run as the user that owns the home, or choose another one with --home".to_owned())
             }
+            Self::Refused { path, .. } => Some(format!(
+                "it was left as it is: look who put {} there, then move it away, or choose another home with --home",
+                path.display()
+            )),
             Self::Open { .. } | Self::Query { .. } => None,
         }
     }

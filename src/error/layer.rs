@@ -89,7 +89,7 @@ impl LayerError {
                 "free some space, or put the layers on another file system with `layers = …` under [settings]"
                     .to_owned(),
             ),
-            Self::Write { source, .. } => super::store::open_files_hint(source),
+            Self::Write { source, .. } => super::store::limit_hint(source),
             Self::DiffId { .. } | Self::Entry { .. } | Self::Tar { .. } => {
                 Some("the image itself is at fault; nothing of this layer was kept".to_owned())
             }

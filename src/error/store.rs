@@ -52,6 +52,7 @@ impl StoreError {
     /// See [`Error::kind`](super::Error::kind).
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Io { source, .. } if sys::refusal(source).is_some() => "refused",
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "disk-full",
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "permission",
@@ -69,11 +70,15 @@ impl StoreError {
                 "free some space, or put the layers on another file system with `layers = …` under [settings]"
                     .to_owned(),
             ),
+            "refused" => Some(
+                "it was left as it is: look who put it there, then move it away, or use another directory (--home, or `layers` in the images file)"
+                    .to_owned(),
+            ),
             "permission" => {
                 Some("run as the user that owns the directory, or use one that is yours (--home, or `layers` in the images file)".to_owned())
             }
             _ => match self {
-                Self::Io { source, .. } => open_files_hint(source),
+                Self::Io { source, .. } => limit_hint(source),
                 Self::InTheWay { there, .. } => {
                     Some(format!("move {} away, or choose another directory", there.display()))
                 }
@@ -83,11 +88,15 @@ impl StoreError {
     }
 }
 
-/// What helps where the system refuses an open for lack of file descriptors.
-pub(super) fn open_files_hint(error: &io::Error) -> Option<String> {
-    sys::is_descriptor_shortage(error).then(|| {
-        "raise the limit of open files (ulimit -n), or lower `downloads` under [settings] and -j".to_owned()
-    })
+/// What helps where a limit of this process is in the way.
+pub(super) fn limit_hint(error: &io::Error) -> Option<String> {
+    if sys::is_descriptor_shortage(error) {
+        let hint = "raise the limit of open files (ulimit -n), or lower `downloads` under [settings] and -j";
+        return Some(hint.to_owned());
+    }
+    let hint =
+        "this process may not write files so large: raise the limit (ulimit -f, LimitFSIZE= of systemd)";
+    (error.kind() == io::ErrorKind::FileTooLarge).then(|| hint.to_owned())
 }
 
 /// `12.1 MiB (12687770 bytes)`.

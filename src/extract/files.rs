@@ -37,6 +37,9 @@ pub(super) const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
 pub(super) const TYPE_FILE: u32 = 0o100_000;
 pub(super) const TYPE_DIRECTORY: u32 = 0o040_000;
 
+/// The sticky bit.
+const STICKY: u32 = 0o1000;
+
 /// Names and values of extended attributes.
 pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -58,10 +61,13 @@ impl Stat {
         format!("{}:{}:0{:o}", self.uid, self.gid, self.type_bits | self.mode)
     }
 
-    /// The mode on disk: never setuid, setgid or sticky, always usable by the owner.
+    /// The mode on disk: never setuid, setgid or sticky, always usable by the owner. A directory where the sticky bit
+    /// keeps users from each other's files is not writable for others without it.
     pub(super) fn disk_mode(self) -> u32 {
-        let usable = if self.type_bits == TYPE_DIRECTORY { 0o700 } else { 0o600 };
-        self.mode & 0o777 | usable
+        let is_directory = self.type_bits == TYPE_DIRECTORY;
+        let usable = if is_directory { 0o700 } else { 0o600 };
+        let shared = is_directory && self.mode & STICKY != 0;
+        (self.mode & 0o777 | usable) & if shared { !0o002 } else { !0 }
     }
 }
 

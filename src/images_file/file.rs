@@ -72,6 +72,9 @@ impl FileReader<'_> {
             return settings;
         };
         settings.layers = self.text(table, "layers", values::path);
+        if let Some(mode) = self.text(table, "layers-mode", |text, _| values::mode(text)) {
+            settings.layers_mode = mode;
+        }
         settings.hosts_dir = self.text(table, "hosts-dir", values::path);
         if let Some(platform) = self.text(table, "platform", |text, _| values::platform(text)) {
             settings.platform = platform;

@@ -16,6 +16,7 @@ pub(super) const SETTINGS: Keys = Keys {
     table: "[settings]",
     names: &[
         "layers",
+        "layers-mode",
         "platform",
         "pull",
         "prune",

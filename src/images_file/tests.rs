@@ -55,6 +55,7 @@ prune = true
 downloads = 8
 interval = "1h30m"
 ownership = "none"
+layers-mode = "0750"
 [settings.limits]
 layer-size = "1GiB"
 layer-entries = 1000
@@ -109,6 +110,7 @@ fn a_full_file_means_what_it_says() {
     assert_eq!(settings.downloads, 8);
     assert_eq!(settings.interval, Duration::from_secs(5400));
     assert_eq!(settings.ownership, Ownership::None);
+    assert_eq!(settings.layers_mode, 0o750);
     assert_eq!(settings.limits.layer_size, 1 << 30);
     assert_eq!(settings.limits.layer_entries, 1000);
     assert_eq!(settings.limits.manifest_size, 1 << 20);
@@ -131,7 +133,7 @@ fn a_full_file_means_what_it_says() {
     let nginx = &file.images[2];
     assert_eq!(nginx.platform.to_string(), "linux/amd64");
     assert_eq!(nginx.pull, PullPolicy::Never);
-    assert_eq!(nginx.line, 19);
+    assert_eq!(nginx.line, 20);
     assert_eq!(file.images[0].platform.to_string(), "linux/arm64");
     assert_eq!(file.images[0].pull, PullPolicy::Missing);
     assert_eq!(file.images[7].pull, PullPolicy::Always, "the registry's policy");

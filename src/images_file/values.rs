@@ -26,6 +26,24 @@ impl Fault {
     }
 }
 
+/// The permission bits of a directory, from `0755`: all for its owner, and nobody else may write.
+pub(super) fn mode(text: &str) -> Result<u32, Fault> {
+    let digits = text.strip_prefix('0').filter(|rest| rest.len() == 3).unwrap_or(text);
+    let octal = digits.len() == 3 && digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let Some(mode) = octal.then(|| u32::from_str_radix(digits, 8).ok()).flatten() else {
+        let hint = "a mode is octal, as in \"0755\": others may read; or \"0700\": they may not";
+        return Err(Fault::with_hint("is not a mode", hint));
+    };
+    if mode & 0o700 != 0o700 {
+        return Err(Fault::with_hint("keeps msb-sync itself out", "the first digit is 7, as in \"0755\""));
+    }
+    if mode & 0o022 != 0 {
+        let hint = "who may write there decides what is in the images; \"0755\" lets others read";
+        return Err(Fault::with_hint("lets others write", hint));
+    }
+    Ok(mode)
+}
+
 const SIZE_UNITS: &[(&str, u64)] = &[
     ("B", 1),
     ("KiB", 1 << 10),

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::spool;
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
+use crate::sys;
 
 /// A blob of which a part has arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +33,14 @@ impl PartialDownload {
     /// # Errors
     /// The file system's; a file that is gone is fine.
     pub fn remove(&self) -> Result<(), StoreError> {
-        spool::remove(&self.path)
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        let opened = sys::locate_directory(directory).map_err(StoreError::io("open", directory))?;
+        spool::remove(opened.as_fd(), &self.path)
     }
 }
 
-/// The partial downloads in `directory`, sorted. Only regular files: whatever else has such a name is not ours.
+/// The partial downloads in `directory`, sorted. Only regular files of this user's or root's: whatever else has such a
+/// name is not ours.
 ///
 /// # Errors
 /// The directory cannot be read; one that does not exist holds nothing.
@@ -45,13 +51,14 @@ pub fn partial_downloads(directory: &Path) -> Result<Vec<PartialDownload>, Store
         }
         other => other.map_err(StoreError::io("read", directory))?,
     };
+    let opened = sys::locate_directory(directory).map_err(StoreError::io("open", directory))?;
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.map_err(StoreError::io("read", directory))?;
         let Some(digest) = PartialDownload::digest_in(&entry.file_name()) else { continue };
         // Gone meanwhile: then there is nothing to be removed either.
         let Ok(metadata) = entry.metadata() else { continue };
-        if metadata.is_file() {
+        if sys::has_own_file(opened.as_fd(), entry.file_name().as_bytes()).unwrap_or(false) {
             found.push(PartialDownload { digest, path: entry.path(), size: metadata.len() });
         }
     }

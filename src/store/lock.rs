@@ -3,12 +3,14 @@
 //! `flock` on a file that is never removed: the kernel drops the lock with its process, so a dead one
 //! blocks nobody. The file says who holds it, for people.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::FILE_MODE;
 use crate::cancel::Cancel;
 use crate::error::StoreError;
 use crate::progress::{Event, Reporter};
@@ -29,20 +31,16 @@ impl Lock {
     /// `who` is written into the file for those who wait for us: a command, no secrets.
     ///
     /// # Errors
-    /// The file cannot be made or locked.
+    /// The file cannot be made or locked, or is no regular file of this user's or root's: then it is left as it is.
     pub fn acquire(
         path: &Path,
         who: &str,
         cancel: &Cancel,
         reporter: &dyn Reporter,
     ) -> Result<Option<Self>, StoreError> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .open(path)
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        let mut file = sys::open_own_directory(path.parent().unwrap_or(Path::new("/")))
+            .and_then(|directory| sys::open_or_make_own_file(directory.as_fd(), name, FILE_MODE))
             .map_err(StoreError::io("open the lock", path))?;
         let mut told = false;
         while !sys::try_lock(&file).map_err(StoreError::io("lock", path))? {
@@ -64,7 +62,10 @@ impl Lock {
 
     /// Whether nobody holds the lock at `path`, as far as can be told without waiting or writing.
     pub fn is_free(path: &Path) -> bool {
-        match File::open(path) {
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        let lock = sys::locate_directory(path.parent().unwrap_or(Path::new("/")))
+            .and_then(|directory| sys::open_own_file(directory.as_fd(), name));
+        match lock {
             Ok(lock) => sys::try_lock(&lock).unwrap_or(false),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }

@@ -62,15 +62,13 @@ impl Places {
             Err(error) if missing(&error) => return OpenedLayer::Missing,
             Err(error) => return OpenedLayer::Incomplete(format!("its directory cannot be opened: {error}")),
         };
-        let record = sys::open_directory(&self.private.join(RECORDS))
-            .and_then(|records| sys::open_file(records.as_fd(), digest.as_str().as_bytes()));
-        match record {
-            Ok(record) if record.metadata().is_ok_and(|metadata| metadata.is_file()) => {
-                OpenedLayer::Complete { tree, record }
-            }
-            Ok(_) => OpenedLayer::Incomplete("its record is no file".to_owned()),
+        match self.open_record(digest) {
+            Ok(record) => OpenedLayer::Complete { tree, record },
             Err(error) if missing(&error) => OpenedLayer::Incomplete("there is no record of it".to_owned()),
-            Err(error) => OpenedLayer::Incomplete(format!("its record cannot be opened: {error}")),
+            Err(error) => {
+                let path = self.record(digest);
+                OpenedLayer::Incomplete(format!("its record {} cannot be used: {error}", path.display()))
+            }
         }
     }
 
@@ -79,11 +77,19 @@ impl Places {
     /// # Errors
     /// The directories cannot be read; ones that do not exist hold nothing.
     pub fn recorded(&self) -> Result<BTreeSet<BlobDigest>, StoreError> {
+        let path = self.private.join(RECORDS);
         let mut found = BTreeSet::new();
-        for name in names_in(&self.private.join(RECORDS))? {
+        let names = names_in(&path)?;
+        if names.is_empty() {
+            return Ok(found);
+        }
+        let records = sys::locate_directory(&path).map_err(StoreError::io("read", &path))?;
+        for name in names {
             let Some(digest) = BlobDigest::parse(&name).ok() else { continue };
             let path = layer_path(&self.layers, &digest);
-            if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+            // What may not be a record says nothing of the layer, and stays.
+            let is_record = sys::has_own_file(records.as_fd(), name.as_bytes()).unwrap_or(false);
+            if is_record && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
                 found.insert(digest);
             }
         }
@@ -141,16 +147,21 @@ fn size_below(root: &OwnedFd) -> io::Result<u64> {
 }
 
 fn names_in(directory: &Path) -> Result<BTreeSet<String>, StoreError> {
-    let entries = match fs::read_dir(directory) {
+    let open = |path: &Path| {
+        let parent = sys::open_directory(path.parent().unwrap_or(Path::new("/")))?;
+        sys::open_own_directory_at(parent.as_fd(), path.file_name().unwrap_or_default())
+    };
+    let opened = match open(directory) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(BTreeSet::new());
         }
         other => other.map_err(StoreError::io("read", directory))?,
     };
     let mut names = BTreeSet::new();
-    for entry in entries {
-        let entry = entry.map_err(StoreError::io("read", directory))?;
-        names.extend(entry.file_name().into_string());
-    }
+    sys::each_entry(opened.as_fd(), |name, _| {
+        names.extend(String::from_utf8(name.to_vec()));
+        true
+    })
+    .map_err(StoreError::io("read", directory))?;
     Ok(names)
 }

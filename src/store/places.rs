@@ -1,11 +1,12 @@
 //! Where things of one directory of layers lie, and what is there of a layer by its names alone.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::{RECORDS, layer_path, make_directories};
+use super::directories;
+use super::{RECORDS, layer_path};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::state::LayerState;
@@ -36,7 +37,7 @@ impl Places {
         let parent = real.parent().and_then(sys::mount_of);
         let one_mount = sys::mount_of(&real).is_none_or(|mount| parent == Some(mount));
         let private = match beside {
-            Some(beside) if one_mount && !inside.is_dir() => beside,
+            Some(beside) if one_mount && !is_directory(&inside) => beside,
             _ => inside,
         };
         Self { layers: layers.to_owned(), private }
@@ -71,17 +72,31 @@ impl Places {
         Ok(LocatedLayers { places: self, layers, records })
     }
 
-    /// Makes the private directory, inside the layers directory if it may not lie beside it.
-    pub(super) fn make_private(mut self) -> Result<Self, StoreError> {
-        match make_directories(&self.private) {
+    /// Opens the record of a layer.
+    ///
+    /// # Errors
+    /// There is none, or no regular file of this user's or root's.
+    pub fn open_record(&self, digest: &BlobDigest) -> io::Result<File> {
+        let records = sys::open_directory(&self.private.join(RECORDS))?;
+        sys::open_own_file(records.as_fd(), digest.as_str().as_bytes())
+    }
+
+    /// Opens the private directory, made inside the layers directory if it may not lie beside it.
+    pub(super) fn make_private(mut self) -> Result<(Self, OwnedFd), StoreError> {
+        let private = match directories::make_private(&self.private) {
             Err(error) if error.kind() == "permission" => {
                 self.private = self.layers.join(INSIDE);
-                make_directories(&self.private)?;
+                directories::make_private(&self.private)?
             }
             other => other?,
-        }
-        Ok(self)
+        };
+        Ok((self, private))
     }
+}
+
+/// Whether there is a directory at `path`, and no symlink to one.
+fn is_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
 }
 
 /// The directories of [`Places`], as they were when they were found; `None` where there was none.
@@ -98,19 +113,23 @@ impl LocatedLayers<'_> {
     /// # Errors
     /// It cannot be looked at.
     pub fn state(&self, digest: &BlobDigest) -> Result<LayerState, StoreError> {
-        let kind = |directory: &Option<OwnedFd>, name: &str, path: &dyn Fn() -> PathBuf| match directory {
-            Some(directory) => sys::metadata(directory.as_fd(), name.as_bytes())
-                .map(|found| found.map(|found| found.kind))
-                .map_err(|error| StoreError::io("look at", path())(error)),
-            None => Ok(None),
-        };
         let name = format!("{digest}.extracted");
-        let layer = kind(&self.layers, &name, &|| layer_path(&self.places.layers, digest))?;
-        if layer.is_none() {
-            return Ok(LayerState::Missing);
-        }
-        let record = kind(&self.records, digest.as_str(), &|| self.places.record(digest))?;
-        if layer == Some(Kind::Directory) && record == Some(Kind::File) {
+        let failed = |path: PathBuf| StoreError::io("look at", path);
+        let layer = match &self.layers {
+            Some(layers) => sys::metadata(layers.as_fd(), name.as_bytes())
+                .map_err(failed(layer_path(&self.places.layers, digest)))?,
+            None => None,
+        };
+        let Some(layer) = layer else { return Ok(LayerState::Missing) };
+        let recorded = match &self.records {
+            Some(records) => match sys::has_own_file(records.as_fd(), digest.as_str().as_bytes()) {
+                // What may not be a record is none. Who would replace it names it.
+                Err(error) if sys::refusal(&error).is_some() => false,
+                other => other.map_err(failed(self.places.record(digest)))?,
+            },
+            None => false,
+        };
+        if layer.kind == Kind::Directory && recorded {
             Ok(LayerState::Complete)
         } else {
             Ok(LayerState::Untrusted)

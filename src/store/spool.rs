@@ -3,18 +3,23 @@
 //! The spool is a file, so that a broken run can go on where it stopped, and so that a slow decoder holds
 //! up no socket and needs no memory: what was written a moment ago is read back from the page cache.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use super::FILE_MODE;
 use crate::error::StoreError;
+use crate::sys;
 
 /// A partial blob on disk.
 #[derive(Debug)]
 pub struct Spool {
     file: File,
+    directory: Arc<OwnedFd>,
     path: PathBuf,
     progress: Mutex<Progress>,
     grown: Condvar,
@@ -34,15 +39,9 @@ enum End {
 }
 
 impl Spool {
-    /// Opens or makes the spool at `path`; one that is longer than `size` is emptied.
-    pub(super) fn open(path: PathBuf, size: u64) -> Result<Self, StoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
+    /// Opens or makes the spool at `path`, which is in `directory`; one that is longer than `size` is emptied.
+    pub(super) fn open(directory: &Arc<OwnedFd>, path: PathBuf, size: u64) -> Result<Self, StoreError> {
+        let file = sys::open_or_make_own_file(directory.as_fd(), name(&path), FILE_MODE)
             .map_err(StoreError::io("open the partial download", &path))?;
         let mut length = file.metadata().map_err(StoreError::io("look at", &path))?.len();
         if length > size {
@@ -50,7 +49,7 @@ impl Spool {
             length = 0;
         }
         let progress = Mutex::new(Progress { length, end: End::Open });
-        Ok(Self { file, path, progress, grown: Condvar::new() })
+        Ok(Self { file, directory: Arc::clone(directory), path, progress, grown: Condvar::new() })
     }
 
     /// Bytes received so far, in this and earlier runs.
@@ -98,7 +97,7 @@ impl Spool {
     /// # Errors
     /// The file system's; a file that is gone is fine.
     pub fn remove(&self) -> Result<(), StoreError> {
-        remove(&self.path)
+        remove(self.directory.as_fd(), &self.path)
     }
 
     /// A reader from the first byte on, which waits for bytes to come.
@@ -116,12 +115,23 @@ impl Spool {
     }
 }
 
-/// Removes a spool's file; one that is gone is fine.
-pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
+/// Removes the spool at `path`, which is in `directory`; one that is gone is fine, and what is none stays.
+pub(super) fn remove(directory: BorrowedFd<'_>, path: &Path) -> Result<(), StoreError> {
+    let result = match sys::has_own_file(directory, name(path)) {
+        Ok(true) => sys::remove_file(directory, name(path)),
+        Ok(false) => Ok(()),
+        Err(error) if sys::refusal(&error).is_some() => Ok(()),
+        Err(error) => Err(error),
+    };
+    match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// The last component of a spool's path.
+fn name(path: &Path) -> &[u8] {
+    path.file_name().unwrap_or_default().as_bytes()
 }
 
 /// Reads a spool while it grows.
@@ -159,13 +169,19 @@ impl Read for SpoolReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    fn open(path: &Path, size: u64) -> Arc<Spool> {
+        let directory = Arc::new(sys::open_directory(path.parent().unwrap()).unwrap());
+        Arc::new(Spool::open(&directory, path.to_owned(), size).unwrap())
+    }
 
     #[test]
     fn a_reader_follows_the_writer_to_the_end() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("x.part");
         fs::write(&path, "earlier ").unwrap();
-        let spool = Arc::new(Spool::open(path.clone(), 100).unwrap());
+        let spool = open(&path, 100);
         assert_eq!(spool.length(), 8);
         let mut reader = spool.reader();
         let thread = std::thread::spawn(move || {
@@ -187,7 +203,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("x.part");
         fs::write(&path, "longer than the blob").unwrap();
-        let spool = Arc::new(Spool::open(path, 3).unwrap());
+        let spool = open(&path, 3);
         assert_eq!(spool.length(), 0);
         let mut reader = spool.reader();
         let thread = std::thread::spawn(move || reader.read(&mut [0; 8]).is_err());

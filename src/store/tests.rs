@@ -108,7 +108,7 @@ fn what_is_no_directory_is_named() {
     let temp = tempfile::tempdir().unwrap();
     fs::write(temp.path().join("file"), "").unwrap();
     for path in ["file", "file/below"] {
-        let error = make_directories(&temp.path().join(path)).unwrap_err();
+        let error = make_directory(&temp.path().join(path), PRIVATE_MODE).unwrap_err();
         assert!(matches!(&error, StoreError::InTheWay { there, .. } if there.ends_with("file")), "{error}");
     }
 }

@@ -18,7 +18,7 @@ use crate::plan::{self, Plan};
 use crate::progress::Event;
 use crate::registry::Registries;
 use crate::state::{Action, Desired, Observed, RecordedImage, Settings};
-use crate::store::Store;
+use crate::store::{self, Store};
 
 /// What a run works with.
 struct Means<'a> {
@@ -158,6 +158,9 @@ impl Session {
         part_until: Option<Ended<'_>>,
     ) -> Result<(), Failure> {
         let layers = &desired.layers_directory;
+        // The home first: it is nobody else's, whatever the mode of the layers in it.
+        store::make_directory(&self.home, store::PRIVATE_MODE)?;
+        store::make_directory(layers, means.settings.layers_mode)?;
         let _locks = self.lock([layers.as_path()])?;
         let mut catalog = Catalog::open(&self.catalog_path())?;
         let store = Store::open(layers, &self.downloads_path())?;

@@ -94,7 +94,7 @@ fn every_kind_of_entry_is_as_the_tar_says_whatever_the_umask() {
         for (path, fact, value) in [
             ("etc/setuid", "mode", "0755"),
             ("etc/setuid", "xattrs", "user.containers.override_stat=0:42:0106755"),
-            ("etc", "mode", "0777"),
+            ("etc", "mode", "0775"),
             ("etc", "xattrs", "user.containers.override_stat=1000:1000:041777"),
             ("closed", "mode", "0700"),
             ("etc/unreadable", "mode", "0600"),

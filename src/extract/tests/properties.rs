@@ -232,7 +232,9 @@ fn difference(root: &Path, entry: &Raw, origin: &Raw) -> Option<String> {
     } else {
         let least = if origin.kind == b'5' { 0o700 } else { 0o600 };
         let mode = metadata.mode() & 0o7777;
-        check(mode == origin.mode & 0o777 | least, format!("mode {mode:o}"));
+        // Without its sticky bit a directory is not writable for others.
+        let lost = if origin.kind == b'5' && origin.mode & 0o1000 != 0 { 0o002 } else { 0 };
+        check(mode == (origin.mode & 0o777 | least) & !lost, format!("mode {mode:o}"));
         check(metadata.is_dir() == (origin.kind == b'5'), "its type".to_owned());
         check(metadata.is_dir() || metadata.is_file(), "a special file".to_owned());
         let stat = format!("{}:{}:0{:o}", origin.owner.0, origin.owner.1, type_bits | origin.mode);

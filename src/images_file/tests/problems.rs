@@ -114,6 +114,10 @@ fn bad_files_and_their_problems() {
         (settings("downloads = -1"), "2:13 `downloads` must be from 1 to 64"),
         (settings("interval = \"0s\""), "2:12 `interval` must be at least 1s"),
         (settings("pull = \"alwyas\""), "2:8 unknown value `alwyas` for `pull` | did you mean `always`?"),
+        (settings("layers-mode = \"755 \""), "2:15 `layers-mode` is not a mode | a mode is octal, as in \"0755\": others may read; or \"0700\": they may not"),
+        (settings("layers-mode = \"0777\""), "2:15 `layers-mode` lets others write | who may write there decides what is in the images; \"0755\" lets others read"),
+        (settings("layers-mode = \"0644\""), "2:15 `layers-mode` keeps msb-sync itself out | the first digit is 7, as in \"0755\""),
+        (settings("layers-mode = 0o755"), "2:15 `layers-mode` must be a string, found an integer"),
         (settings("ownership = \"override\""), "2:13 unknown value `override` for `ownership` | valid here: `override-stat`, `none`"),
         (settings("platform = \"amd64\""), "2:12 `platform` is not a platform: `amd64` | a platform is os/architecture or os/architecture/variant, as in linux/arm64"),
         (settings("layers = \"\""), "2:10 `layers` is empty"),
@@ -193,7 +197,7 @@ fn what_is_independent_of_broken_toml_is_reported_with_it() {
     assert_eq!(
         brief(&bad(text)),
         [
-            "2:1 unknown key `foo` | the keys of [settings] are `layers`, `platform`, `pull`, `prune`, `downloads`, `interval`, `hosts-dir`, `ownership`, `limits`",
+            "2:1 unknown key `foo` | the keys of [settings] are `layers`, `layers-mode`, `platform`, `pull`, `prune`, `downloads`, `interval`, `hosts-dir`, `ownership`, `limits`",
             "3:13 invalid TOML: a value is missing",
             "5:1 unknown key `imags` | did you mean `images`?",
         ]

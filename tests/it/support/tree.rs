@@ -303,7 +303,9 @@ impl TarEntry<'_> {
             facts.insert("xattrs", String::new());
             return facts;
         }
-        facts.insert("mode", format!("{:04o}", self.mode & 0o777 | writable));
+        // A directory that loses its sticky bit is not writable for others.
+        let lost = if name == "directory" && self.mode & 0o1000 != 0 { 0o002 } else { 0 };
+        facts.insert("mode", format!("{:04o}", (self.mode & 0o777 | writable) & !lost));
         let interpreted: [&[u8]; 4] =
             [b"user.containers.", b"user.overlay.", b"user.fuseoverlayfs.", b"user.vm."];
         let mut xattrs = self.xattrs.clone();

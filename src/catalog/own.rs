@@ -1,0 +1,66 @@
+//! Whose the catalog's files are: SQLite opens them by path and asks nobody, so they are looked at before.
+//!
+//! Neither the database nor the files that SQLite keeps beside it may be a symlink, anything but a file, or another
+//! user's: a journal that a stranger has put there would be rolled back into the database. The directory may be
+//! reached by symlinks, so SQLite gets the real path, and follows none itself.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::io_error;
+use crate::error::CatalogError;
+use crate::sys;
+
+/// The mode of a new catalog; SQLite gives it to the files beside it as well.
+const MODE: u32 = 0o600;
+/// What SQLite appends to the name of a database for the files beside it.
+const BESIDE: [&str; 3] = ["-journal", "-wal", "-shm"];
+
+/// The real path of the catalog `path`, which is made, empty, where there is none.
+pub(super) fn writable(path: &Path) -> Result<PathBuf, CatalogError> {
+    let fail = |error: io::Error| io_error(path, &error);
+    let (directory, real) = place(path).map_err(fail)?;
+    if !check(&directory, path)? {
+        match sys::make_own_file(directory.as_fd(), name(path), MODE) {
+            // Another run has made the same one.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => drop(check(&directory, path)?),
+            other => drop(other.map_err(fail)?),
+        }
+    }
+    Ok(real)
+}
+
+/// The real path of the catalog `path`; `None` where there is none.
+pub(super) fn readable(path: &Path) -> Result<Option<PathBuf>, CatalogError> {
+    match place(path) {
+        Ok((directory, real)) => Ok(check(&directory, path)?.then_some(real)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error(path, &error)),
+    }
+}
+
+fn place(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    let directory = fs::canonicalize(path.parent().unwrap_or(Path::new("/")))?;
+    Ok((sys::locate_directory(&directory)?, directory.join(path.file_name().unwrap_or_default())))
+}
+
+fn name(path: &Path) -> &[u8] {
+    path.file_name().unwrap_or_default().as_bytes()
+}
+
+/// Whether there is a catalog.
+fn check(directory: &OwnedFd, path: &Path) -> Result<bool, CatalogError> {
+    let has = |path: &Path| {
+        sys::has_own_file(directory.as_fd(), name(path)).map_err(|error| io_error(path, &error))
+    };
+    for suffix in BESIDE {
+        let mut beside = OsString::from(path);
+        beside.push(suffix);
+        has(Path::new(&beside))?;
+    }
+    has(path)
+}

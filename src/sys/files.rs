@@ -1,0 +1,418 @@
+//! Opening files and directories that somebody else may have put there.
+//!
+//! A file that a user names is read through symlinks, whoever owns it, but only if it is a regular one: a fifo
+//! would block, opening a device may do anything. What msb-sync keeps for itself (locks, spools, staging,
+//! inventories, the catalog) is never reached through a symlink, and belongs to the user who runs msb-sync, or to
+//! root, who could change it anyway. All else is a [`Refusal`], and is left as it was.
+//!
+//! Types and owners are looked at before opening, so that nothing is touched, and again on the open handle, so that
+//! nobody can exchange the file in between. Modes are set through the handle: no umask has a say in them.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::process::{Resource, geteuid};
+
+use super::DIRECTORY;
+
+/// As many symlinks as the kernel follows.
+const MAX_SYMLINKS: usize = 40;
+
+/// Why something on disk is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A symbolic link where none may be.
+    Symlink,
+    /// Something else, in words, where a regular file is needed.
+    NotAFile(&'static str),
+    /// Something else, in words, where a directory is needed.
+    NotADirectory(&'static str),
+    /// Another user's.
+    Owner {
+        /// Whose.
+        owner: u32,
+        /// Who runs this program.
+        user: u32,
+    },
+    /// A file with several names, one of which may be another program's.
+    HardLink,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Symlink => f.write_str("it is a symbolic link, which is not followed"),
+            Self::NotAFile(kind) => write!(f, "it is not a regular file but {kind}"),
+            Self::NotADirectory(kind) => write!(f, "it is not a directory but {kind}"),
+            Self::Owner { owner, user } => write!(f, "it belongs to user {owner}, not to user {user}"),
+            Self::HardLink => f.write_str("it has a second name somewhere (a hard link)"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::other(refusal)
+    }
+}
+
+/// Why something is not used, if that is what `error` says.
+pub fn refusal(error: &io::Error) -> Option<Refusal> {
+    error.get_ref()?.downcast_ref().copied()
+}
+
+// --------------------------------------------------------------------------------- files that a user names
+
+/// Opens the regular file at `path` to read. Symlinks are followed; nothing else is opened, so nothing blocks.
+///
+/// # Errors
+/// A [`Refusal`] where there is something else; the system's.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    check_regular(&rustix::fs::stat(path)?)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    check_regular(&rustix::fs::fstat(&file)?)?;
+    Ok(file.into())
+}
+
+/// The content of the regular file at `path`, which has at most `limit` bytes.
+///
+/// # Errors
+/// As for [`open_regular`]; [`io::ErrorKind::FileTooLarge`].
+pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read_bounded(open_regular(path)?, limit)
+}
+
+/// As [`read_regular`], for text.
+///
+/// # Errors
+/// As for [`read_regular`]; [`io::ErrorKind::InvalidData`] where it is not UTF-8.
+pub fn read_regular_text(path: &Path, limit: u64) -> io::Result<String> {
+    let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
+    String::from_utf8(read_regular(path, limit)?).map_err(not_text)
+}
+
+fn read_bounded(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let message = format!("it has more than {limit} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(bytes)
+}
+
+// ------------------------------------------------------------------------------------- what is ours alone
+
+/// Opens the directory at `path`. It may be reached by symlinks of this user's or root's, and is this user's or
+/// root's itself.
+///
+/// # Errors
+/// A [`Refusal`]; the system's.
+pub fn open_own_directory(path: &Path) -> io::Result<OwnedFd> {
+    open_own_directory_at(CWD, &follow_own_links(path)?)
+}
+
+/// The path of the regular file to which symlinks lead from `path`: it and they are this user's or root's.
+///
+/// # Errors
+/// A [`Refusal`]; the system's.
+pub fn find_own_regular(path: &Path) -> io::Result<PathBuf> {
+    let path = follow_own_links(path)?;
+    check_own_file(&rustix::fs::lstat(&path)?)?;
+    Ok(path)
+}
+
+/// Where symlinks lead from `path`. Those on the way to its last component are the kernel's to follow.
+fn follow_own_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_SYMLINKS {
+        let found = rustix::fs::lstat(&path)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
+            return Ok(path);
+        }
+        check_owner(&found)?;
+        let target = rustix::fs::readlink(&path, Vec::new())?.into_bytes();
+        path = path.parent().unwrap_or(Path::new("/")).join(OsString::from_vec(target));
+    }
+    Err(Errno::LOOP.into())
+}
+
+/// Opens the directory `name` in `directory`: no symlink, and this user's or root's.
+///
+/// # Errors
+/// A [`Refusal`]; the system's.
+pub fn open_own_directory_at(
+    directory: BorrowedFd<'_>,
+    name: impl rustix::path::Arg + Copy,
+) -> io::Result<OwnedFd> {
+    check_own_directory(&rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)?;
+    let opened = rustix::fs::openat(directory, name, DIRECTORY, Mode::empty())?;
+    check_own_directory(&rustix::fs::fstat(&opened)?)?;
+    Ok(opened)
+}
+
+/// As [`open_own_directory_at`]; where there is nothing, makes the directory with exactly this mode, durably.
+///
+/// # Errors
+/// A [`Refusal`]; the system's.
+pub fn make_own_directory_at(
+    directory: BorrowedFd<'_>,
+    name: impl rustix::path::Arg + Copy,
+    mode: u32,
+) -> io::Result<OwnedFd> {
+    let mode = Mode::from_raw_mode(mode);
+    match rustix::fs::mkdirat(directory, name, mode) {
+        Ok(()) => {
+            let made = open_own_directory_at(directory, name)?;
+            rustix::fs::fchmod(&made, mode)?;
+            match rustix::fs::openat(directory, ".", DIRECTORY, Mode::empty()) {
+                Ok(parent) => super::sync(parent.as_fd())?,
+                // Names in a directory that this user may not read are as durable as they get.
+                Err(Errno::ACCESS) => {}
+                Err(error) => return Err(error.into()),
+            }
+            Ok(made)
+        }
+        Err(Errno::EXIST) => open_own_directory_at(directory, name),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether there is a file `name` in `directory`.
+///
+/// # Errors
+/// A [`Refusal`] where it is not a regular file of this user's or root's; the system's.
+pub fn has_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => check_own_file(&found).map(|()| true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens the file `name` in `directory` to read: no symlink, and this user's or root's.
+///
+/// # Errors
+/// A [`Refusal`]; the system's.
+pub fn open_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+    check_own_file(&rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)?;
+    let file = super::open_file(directory, name)?;
+    check_own_file(&rustix::fs::fstat(&file)?)?;
+    Ok(file)
+}
+
+/// The content of the file `name` in `directory`, which has at most `limit` bytes.
+///
+/// # Errors
+/// As for [`open_own_file`]; [`io::ErrorKind::FileTooLarge`].
+pub fn read_own_file(directory: BorrowedFd<'_>, name: &[u8], limit: u64) -> io::Result<Vec<u8>> {
+    read_bounded(open_own_file(directory, name)?, limit)
+}
+
+/// Opens the file `name` in `directory` to read and write, and makes it with exactly this mode where there is nothing.
+/// One that is there is no symlink, has no other name, and is this user's or root's; its content and mode stay.
+///
+/// # Errors
+/// A [`Refusal`]; the system's.
+pub fn open_or_make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    loop {
+        match make_own_file(directory, name, mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other,
+        }
+        match has_own_file(directory, name) {
+            Ok(true) => {}
+            // Whoever made the file has removed it.
+            Ok(false) => continue,
+            Err(error) => return Err(error),
+        }
+        match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+            Ok(file) => {
+                let found = rustix::fs::fstat(&file)?;
+                check_own_file(&found)?;
+                if found.st_nlink > 1 {
+                    return Err(Refusal::HardLink.into());
+                }
+                return Ok(file.into());
+            }
+            Err(Errno::NOENT) => {}
+            Err(Errno::LOOP) => return Err(Refusal::Symlink.into()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Makes the file `name` in `directory` with exactly this mode, to read and write.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] where there is anything; the system's.
+pub fn make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(mode);
+    let file = rustix::fs::openat(directory, name, flags, mode)?;
+    rustix::fs::fchmod(&file, mode)?;
+    Ok(file.into())
+}
+
+// --------------------------------------------------------------------------------- files that appear at once
+
+/// Makes a file without a name in `directory`, to write, for [`name_file`]; its mode is what the umask leaves. `None`
+/// where the file system has no such files.
+///
+/// # Errors
+/// The system's.
+pub fn make_unnamed_file(directory: BorrowedFd<'_>) -> io::Result<Option<File>> {
+    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    match rustix::fs::openat(directory, ".", flags, Mode::from_raw_mode(0o666)) {
+        Ok(file) => Ok(Some(file.into())),
+        // Old kernels take the flag for that of a directory.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives a file of [`make_unnamed_file`] its name.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] where there is anything; the system's, for instance without `/proc`.
+pub fn name_file(file: &File, directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    // To name it by its descriptor alone is a privilege.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(CWD, path, directory, name, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// How many bytes a file that this process writes may have; `None`: any number.
+pub fn file_size_limit() -> Option<u64> {
+    rustix::process::getrlimit(Resource::Fsize).current
+}
+
+fn check_regular(found: &Stat) -> io::Result<()> {
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::RegularFile => Ok(()),
+        FileType::Symlink => Err(Refusal::Symlink.into()),
+        kind => Err(Refusal::NotAFile(in_words(kind)).into()),
+    }
+}
+
+fn check_own_file(found: &Stat) -> io::Result<()> {
+    check_regular(found)?;
+    check_owner(found)
+}
+
+fn check_own_directory(found: &Stat) -> io::Result<()> {
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::Directory => check_owner(found),
+        FileType::Symlink => Err(Refusal::Symlink.into()),
+        kind => Err(Refusal::NotADirectory(in_words(kind)).into()),
+    }
+}
+
+fn check_owner(found: &Stat) -> io::Result<()> {
+    let (owner, user) = (found.st_uid, geteuid().as_raw());
+    if owner == user || owner == 0 { Ok(()) } else { Err(Refusal::Owner { owner, user }.into()) }
+}
+
+fn in_words(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a fifo",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::Unknown => "something else",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    fn refused<T>(result: io::Result<T>) -> Option<Refusal> {
+        result.err().and_then(|error| refusal(&error))
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn only_regular_files_are_read_and_nothing_blocks() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        fs::write(at("file"), "text").unwrap();
+        symlink("file", at("link")).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        rustix::fs::mkfifoat(CWD, at("fifo"), Mode::RUSR).unwrap();
+        assert_eq!(read_regular_text(&at("file"), 4).unwrap(), "text");
+        assert_eq!(read_regular_text(&at("link"), 4).unwrap(), "text");
+        assert_eq!(read_regular(&at("file"), 3).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(read_regular(&at("dangling"), 9).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(refused(read_regular(&at("fifo"), 9)), Some(Refusal::NotAFile("a fifo")));
+        assert_eq!(refused(read_regular(temp.path(), 9)), Some(Refusal::NotAFile("a directory")));
+        assert_eq!(refused(read_regular(Path::new("/dev/zero"), 9)), Some(Refusal::NotAFile("a device")));
+        let directory = crate::sys::open_directory(temp.path()).unwrap();
+        let own = |name: &str| read_own_file(directory.as_fd(), name.as_bytes(), 9);
+        assert_eq!(own("file").unwrap(), b"text");
+        assert_eq!(refused(own("link")), Some(Refusal::Symlink));
+        assert_eq!(refused(own("fifo")), Some(Refusal::NotAFile("a fifo")));
+    }
+
+    #[test]
+    fn a_file_of_ours_is_made_once_and_never_reached_by_another_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        let directory = crate::sys::open_directory(temp.path()).unwrap();
+        let open = |name: &str| open_or_make_own_file(directory.as_fd(), name.as_bytes(), 0o666);
+        open("file").unwrap();
+        assert_eq!(mode(&at("file")), 0o666, "whatever the umask");
+        fs::write(at("file"), "text").unwrap();
+        fs::set_permissions(at("file"), fs::Permissions::from_mode(0o640)).unwrap();
+        open("file").unwrap();
+        assert_eq!((fs::read_to_string(at("file")).unwrap(), mode(&at("file"))), ("text".to_owned(), 0o640));
+        symlink("file", at("link")).unwrap();
+        assert_eq!(refused(open("link")), Some(Refusal::Symlink));
+        symlink("nowhere", at("dangling")).unwrap();
+        assert_eq!(refused(open("dangling")), Some(Refusal::Symlink));
+        assert!(!at("nowhere").exists());
+        fs::hard_link(at("file"), at("second")).unwrap();
+        assert_eq!(refused(open("second")), Some(Refusal::HardLink));
+        rustix::fs::mkfifoat(CWD, at("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
+        assert_eq!(refused(open("fifo")), Some(Refusal::NotAFile("a fifo")));
+    }
+
+    #[test]
+    fn directories_are_made_with_their_mode_and_links_are_followed_where_they_may_be() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        let directory = crate::sys::open_directory(temp.path()).unwrap();
+        for mode_wanted in [0o700, 0o777] {
+            let name = format!("{mode_wanted:o}");
+            make_own_directory_at(directory.as_fd(), name.as_str(), mode_wanted).unwrap();
+            make_own_directory_at(directory.as_fd(), name.as_str(), 0o711).unwrap();
+            assert_eq!(mode(&at(&name)), mode_wanted);
+        }
+        symlink("700", at("link")).unwrap();
+        symlink(at("link"), at("far")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        assert_eq!(refused(make_own_directory_at(directory.as_fd(), "link", 0o700)), Some(Refusal::Symlink));
+        assert!(open_own_directory(&at("far")).is_ok());
+        assert!(open_own_directory(&at("loop")).is_err());
+        fs::write(at("file"), "").unwrap();
+        let error = open_own_directory(&at("file"));
+        assert_eq!(refused(error), Some(Refusal::NotADirectory("a file")));
+    }
+}
