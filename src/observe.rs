@@ -6,7 +6,6 @@ mod lookups;
 mod selections;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -173,7 +172,8 @@ impl Observer<'_> {
             if states.get(&layer.digest) != Some(&LayerState::Complete) {
                 continue;
             }
-            let known = File::open(places.record(&layer.digest))
+            let known = places
+                .open_record(&layer.digest)
                 .ok()
                 .and_then(|mut record| extract::read_facts(&mut record))
                 .filter(|facts| facts.diff_id.algorithm() == layer.diff_id.algorithm());

@@ -4,7 +4,6 @@
 //! for once, when a registry first asks for them, so that a credential helper runs at most once a run and only
 //! for a registry in use. A helper or file that fails is a warning that names it: the image may be public.
 
-use std::fs::File;
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,6 +22,7 @@ use super::shared::{Shared, lock};
 use crate::error::RegistryError;
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::state::RegistrySettings;
+use crate::sys;
 
 /// How long a credential helper may take; some ask the user.
 const HELPER_TIME: Duration = Duration::from_secs(30);
@@ -250,13 +250,8 @@ fn load(shared: &Shared, path: &Path) -> Value {
 }
 
 fn read_text(path: &Path) -> std::io::Result<String> {
-    // A fifo would block; /dev/stdin and process substitution are not for a file that is read again and again.
-    if !path.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
-    }
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
+    // /dev/stdin and process substitution are not for a file that is read again and again.
+    sys::read_regular_text(path, MAX_FILE)
 }
 
 // ---------------------------------------------------------------------------------------------- the helpers

@@ -8,8 +8,7 @@
 //!
 //! [containerd's `docs/hosts.md`]: https://github.com/containerd/containerd/blob/main/docs/hosts.md
 
-use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -19,6 +18,7 @@ use ureq::http::{HeaderName, HeaderValue};
 use super::failure::printable;
 use super::secret::Secret;
 use super::url::Url;
+use crate::sys;
 
 /// Largest hosts file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -120,18 +120,11 @@ fn names(registry: &str) -> Vec<String> {
 
 fn load_folder(folder: &Path) -> Result<Hosts, String> {
     let path = folder.join("hosts.toml");
-    let fail = |error: std::io::Error| format!("{}: {error}", path.display());
-    match path.metadata() {
-        Ok(metadata) if metadata.is_file() => {}
-        Ok(_) => return Err(format!("{} is not a file", path.display())),
+    let text = match sys::read_regular_text(&path, MAX_FILE) {
+        Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return certificates(folder),
-        Err(error) => return Err(fail(error)),
-    }
-    let mut text = String::new();
-    File::open(&path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text)).map_err(fail)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(format!("{} is larger than 1 MiB", path.display()));
-    }
+        Err(error) => return Err(format!("{}: {error}", path.display())),
+    };
     parse(&text, folder).map_err(|(at, reason)| {
         let before = text.get(..at).unwrap_or_default();
         let line = before.matches('\n').count() + 1;

@@ -24,6 +24,7 @@ use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
 use crate::state::{LayerDescriptor, Platform};
+use crate::sys;
 
 const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
 /// containerd puts the full name here, and only the tag into [`REF_NAME`].
@@ -130,15 +131,14 @@ impl Layout {
         self.path.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
     }
 
-    /// Opens a regular file; a fifo or device could block for ever.
+    /// Opens a regular file, and tells its size.
     fn open(&self, doing: &str, path: &Path) -> Result<(File, u64), RegistryError> {
         let shown = path.strip_prefix(&self.path).unwrap_or(path).display();
-        let fail = |error: std::io::Error| self.error(doing, format!("{shown}: {error}"));
-        let metadata = path.metadata().map_err(fail)?;
-        if !metadata.is_file() {
-            return Err(self.error(doing, format!("{shown} is not a regular file")));
-        }
-        Ok((File::open(path).map_err(fail)?, metadata.len()))
+        let opened = sys::open_regular(path).and_then(|file| {
+            let size = file.metadata()?.len();
+            Ok((file, size))
+        });
+        opened.map_err(|error| self.error(doing, format!("{shown}: {error}")))
     }
 
     fn bytes(&self, doing: &str, path: &Path) -> Result<Vec<u8>, RegistryError> {

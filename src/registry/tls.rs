@@ -3,8 +3,6 @@
 //!
 //! rustls runs on ring. `SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured by rustls-native-certs.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,12 +13,18 @@ use rustls::sign::CertifiedKey;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use crate::state::RegistrySettings;
+use crate::sys;
 
 /// Larger PEM files are no certificates, in bytes.
 const MAX_PEM: u64 = 16 << 20;
 
 /// The system's trusted roots.
 pub(super) fn system_roots() -> Result<Vec<Certificate<'static>>, String> {
+    if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
+        // The crate opens whatever has this name, and would wait for the writer of a fifo.
+        sys::open_regular(Path::new(&file))
+            .map_err(|error| format!("cannot read SSL_CERT_FILE {}: {error}", Path::new(&file).display()))?;
+    }
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
         let reason = found.errors.first().map_or_else(|| "it is empty".to_owned(), ToString::to_string);
@@ -96,13 +100,7 @@ fn identity(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<Clien
 }
 
 fn read(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
-    let fail = |error: std::io::Error| format!("{setting} {}: {error}", path.display());
-    let mut pem = Vec::new();
-    if !path.metadata().map_err(fail)?.is_file() {
-        return Err(format!("{setting} {} is not a file", path.display()));
-    }
-    File::open(path).and_then(|file| file.take(MAX_PEM).read_to_end(&mut pem)).map_err(fail)?;
-    Ok(pem)
+    sys::read_regular(path, MAX_PEM).map_err(|error| format!("{setting} {}: {error}", path.display()))
 }
 
 fn certificates(setting: &str, path: &Path) -> Result<Vec<Certificate<'static>>, String> {
@@ -136,7 +134,7 @@ mod tests {
             (empty.clone(), "no PEM certificate"),
             (broken, "broken.pem"),
             (folder.path().join("missing.pem"), "missing.pem"),
-            (folder.path().to_owned(), "not a file"),
+            (folder.path().to_owned(), "not a regular file but a directory"),
         ] {
             let settings = RegistrySettings { ca: Some(path), ..RegistrySettings::default() };
             let error = TlsSettings::load(&settings, &[], &[]).map(|_| ()).unwrap_err();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::{Failure, ImagesSource, Session};
 use crate::error::Error;
 use crate::progress::Silent;
+use crate::sys;
 
 /// An images file is read up to this many bytes.
 const MAX_IMAGES_FILE: u64 = 8 << 20;
@@ -83,15 +84,20 @@ pub(super) struct ImagesText {
 impl ImagesText {
     pub(super) fn read(from: &ImagesSource) -> Result<Self, Failure> {
         let input = |path: &Path, error: io::Error| {
-            let hint = (error.kind() == io::ErrorKind::NotFound)
-                .then(|| "write a commented starter file with: msb-sync init".to_owned());
+            let hint = match sys::refusal(&error) {
+                Some(sys::Refusal::NotAFile("a fifo" | "a device")) => Some(
+                    "to read an images file from a pipe, give it as standard input: msb-sync apply -"
+                        .to_owned(),
+                ),
+                _ => (error.kind() == io::ErrorKind::NotFound)
+                    .then(|| "write a commented starter file with: msb-sync init".to_owned()),
+            };
             Failure::Input(Error::Usage { message: format!("cannot read {}: {error}", path.display()), hint })
         };
         match from {
             ImagesSource::Path(path) => {
                 let absolute = absolute(path).map_err(|error| input(path, error))?;
-                let file = fs::File::open(path).map_err(|error| input(path, error))?;
-                let text = read_text(file).map_err(|error| input(path, error))?;
+                let text = sys::open_regular(path).and_then(read_text).map_err(|error| input(path, error))?;
                 Ok(Self { text, name: path.display().to_string(), absolute, given: Some(path.clone()) })
             }
             ImagesSource::Stdin => {

@@ -12,10 +12,12 @@ use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::extract::{RecordReader, Totals};
 use crate::image_ref::ImageRef;
+use crate::progress::Event;
 use crate::state::{
     ConfigRecord, LayerDescriptor, LayerState, Owner, Platform, RecordedImage, size_of_layers,
 };
 use crate::store::{self, Places};
+use crate::sys;
 
 /// One image as `list` and `inspect` show it.
 #[derive(Clone, Debug)]
@@ -112,9 +114,14 @@ impl Session {
         };
         let config = catalog.config(reference)?;
         let listed = self.listed(image, config.as_ref(), &users)?;
+        let places = Places::of(&listed.layers);
         let mut totals = Totals::default();
         for layer in &*listed.image.layers {
-            if let Some(of_layer) = layer_totals(&store::record_path(&listed.layers, &layer.digest)) {
+            if let Some(refusal) = places.open_record(&layer.digest).err().as_ref().and_then(sys::refusal) {
+                let path = places.record(&layer.digest);
+                self.reporter.report(Event::Warning(format!("{} is left alone: {refusal}", path.display())));
+            }
+            if let Some(of_layer) = layer_totals(&places, &layer.digest) {
                 totals.entries += of_layer.entries;
                 totals.content_bytes += of_layer.content_bytes;
                 totals.tar_bytes += of_layer.tar_bytes;
@@ -124,8 +131,8 @@ impl Session {
         let digests = distinct(&listed.image.layers);
         let names: Vec<String> = digests.iter().map(ToString::to_string).collect();
         let stacking = stacking::compare(&names, &mut |layer, visit| {
-            let path = store::record_path(&listed.layers, digests[layer]);
-            let mut reader = RecordReader::new(fs::File::open(path).ok()?).ok()?;
+            let record = places.open_record(digests[layer]).ok()?;
+            let mut reader = RecordReader::new(record).ok()?;
             while let Some(entry) = reader.next_entry().ok()? {
                 visit(&entry);
             }
@@ -200,9 +207,9 @@ fn is_gone(path: &Path) -> bool {
         .is_err_and(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }
 
-/// The totals at the end of a record, if there is a readable one.
-pub(super) fn layer_totals(path: &Path) -> Option<Totals> {
-    let mut reader = RecordReader::new(fs::File::open(path).ok()?).ok()?;
+/// The totals at the end of a layer's record, if there is a readable one.
+pub(super) fn layer_totals(places: &Places, digest: &BlobDigest) -> Option<Totals> {
+    let mut reader = RecordReader::new(places.open_record(digest).ok()?).ok()?;
     while reader.next_entry().ok()?.is_some() {}
     reader.totals()
 }

@@ -378,7 +378,7 @@ impl From<Leftover> for RemovedLayer {
 }
 
 fn removed_layer(directory: &Path, places: &Places, digest: BlobDigest, reason: &str) -> RemovedLayer {
-    let totals = layer_totals(&places.record(&digest)).unwrap_or_default();
+    let totals = layer_totals(places, &digest).unwrap_or_default();
     let path = store::layer_path(directory, &digest);
     RemovedLayer { path, size: totals.content_bytes, reason: reason.to_owned(), digest }
 }

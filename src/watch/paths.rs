@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use crate::digest::{Algorithm, BlobDigest};
+use crate::sys;
 
 /// As many symlinks as the kernel follows.
 const MAX_SYMLINKS: usize = 40;
@@ -101,7 +102,7 @@ impl Content {
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_file() => {
                 let mut bytes = Vec::new();
-                match File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)) {
+                match sys::open_regular(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)) {
                     Ok(_) => Self::File(BlobDigest::of(Algorithm::Sha256, &bytes)),
                     Err(_) => Self::Unreadable,
                 }
