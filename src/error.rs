@@ -47,14 +47,16 @@ pub enum Error {
         /// Why.
         source: Box<RegistryError>,
     },
-    /// The lockfile says something else than the registry about a digest.
-    #[error("the registry serves another {what} than the lockfile says: {actual} instead of {expected}")]
+    /// The lockfile says something else about a digest than the registry, or than what was recorded of it.
+    #[error("{who} another {what} than the lockfile says: {actual} instead of {expected}")]
     LockMismatch {
+        /// Who says something else, with a verb.
+        who: &'static str,
         /// Manifest or layer.
         what: &'static str,
         /// The lockfile's.
         expected: String,
-        /// The registry's.
+        /// Theirs.
         actual: String,
     },
     /// Something that only applies to a combination of settings.

@@ -19,7 +19,8 @@ use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::{Lookup, Meaning, Registries};
 use crate::state::{
-    Desired, DesiredImage, LockedImage, Observed, PullPolicy, RecordedImage, Resolution, ResolvedImage,
+    Desired, DesiredImage, LayerDescriptor, LockedImage, Observed, PullPolicy, RecordedImage, Resolution,
+    ResolvedImage,
 };
 
 /// So long no lookup ends before what is known by then is worth a start of its own. A registry that refuses connections
@@ -199,8 +200,13 @@ impl Lookups<'_> {
     ) -> Option<Resolution> {
         let may_ask = !self.offline || self.registries.is_local(&image.reference);
         if let Some(locked) = &image.locked {
-            return Some(if is_as_locked(image, recorded) {
-                Resolution::AsRecorded
+            return Some(if let Some(row) = recorded_as_locked(image, recorded) {
+                match other_layer(locked, &row.layers) {
+                    None => Resolution::AsRecorded,
+                    Some(difference) => {
+                        Resolution::Blocked(Arc::new(mismatch("the catalog records", "layer", difference)))
+                    }
+                }
             } else if image.pull == PullPolicy::Never {
                 never_pulled("not here as the lockfile has it")
             } else if may_ask {
@@ -338,29 +344,44 @@ fn confirm(locked: &LockedImage, answer: Result<Lookup, RegistryError>) -> Resul
             return Err(Error::LockedDigest { digest, source });
         }
     };
-    let said = LockedImage::of(&resolved);
-    let mismatch = |what, expected: String, actual: String| Error::LockMismatch { what, expected, actual };
-    if said.digest != locked.digest || said.manifest != locked.manifest {
-        return Err(mismatch("manifest", locked.manifest.to_string(), said.manifest.to_string()));
+    let registry = "the registry serves";
+    if resolved.digest != locked.digest || resolved.manifest.digest != locked.manifest {
+        let difference = (locked.manifest.to_string(), resolved.manifest.digest.to_string());
+        return Err(mismatch(registry, "manifest", difference));
     }
-    let count = locked.layers.len().max(said.layers.len());
-    let layer = |image: &LockedImage, index: usize| match image.layers.get(index) {
-        Some(layer) => format!("{} of {} bytes, {} unpacked", layer.digest, layer.size, layer.diff_id),
-        None => "none".to_owned(),
-    };
-    match (0..count).find(|&index| locked.layers.get(index) != said.layers.get(index)) {
-        Some(index) => Err(mismatch("layer", layer(locked, index), layer(&said, index))),
+    match other_layer(locked, &resolved.layers) {
+        Some(difference) => Err(mismatch(registry, "layer", difference)),
         None => Ok(resolved),
     }
 }
 
-/// Whether what is recorded, under all names of the image, is what the lockfile says.
-fn is_as_locked(image: &DesiredImage, recorded: &BTreeMap<ImageRef, RecordedImage>) -> bool {
-    image.locked.as_ref().is_some_and(|locked| {
-        let row = recorded.get(&image.reference);
-        known_digest(image, recorded).as_ref() == Some(&locked.digest)
-            && row.is_some_and(|row| row.manifest_digest.as_ref() == Some(&locked.manifest))
+fn mismatch(who: &'static str, what: &'static str, (expected, actual): (String, String)) -> Error {
+    Error::LockMismatch { who, what, expected, actual }
+}
+
+/// The first layer of the lockfile that `layers` have not, and what they have in its place.
+fn other_layer(locked: &LockedImage, layers: &[LayerDescriptor]) -> Option<(String, String)> {
+    let said = |layer: &LayerDescriptor| (layer.digest.clone(), layer.diff_id.clone(), layer.size);
+    let shown = |layer: Option<&LayerDescriptor>| match layer {
+        Some(layer) => format!("{} of {} bytes, {} unpacked", layer.digest, layer.size, layer.diff_id),
+        None => "none".to_owned(),
+    };
+    (0..locked.layers.len().max(layers.len())).find_map(|index| {
+        let (expected, actual) = (locked.layers.get(index), layers.get(index));
+        (expected.map(said) != actual.map(said)).then(|| (shown(expected), shown(actual)))
     })
+}
+
+/// What is recorded, under all names of the image, where that is the lockfile's manifest.
+fn recorded_as_locked<'r>(
+    image: &DesiredImage,
+    recorded: &'r BTreeMap<ImageRef, RecordedImage>,
+) -> Option<&'r RecordedImage> {
+    let locked = image.locked.as_ref()?;
+    let row = recorded.get(&image.reference)?;
+    let same = known_digest(image, recorded).as_ref() == Some(&locked.digest)
+        && row.manifest_digest.as_ref() == Some(&locked.manifest);
+    same.then_some(row)
 }
 
 /// The digest to compare with, if what is recorded is good enough to be kept as it is.

@@ -1,15 +1,14 @@
 //! The lockfile on disk: where it lies, how it is read and replaced; the verb `lock`; and what the other verbs
 //! take from it.
 //!
-//! The file is written by `lock` only, and replaced as a whole: a reader sees the old one or the new one.
+//! The file is written by `lock` only, and replaced as a whole ([`replace`]): a reader sees the old one or the new one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Failure, ImagesSource, Loaded, Session};
+use super::{Failure, ImagesSource, Loaded, Session, replace};
 use crate::error::{Error, StoreError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::{EntryChange, Gap, Lockfile, MAX_TEXT};
@@ -18,6 +17,7 @@ use crate::progress::Event;
 use crate::registry::{Lookup, Registries};
 use crate::selection::Rule;
 use crate::state::{Action, Desired, LockedImage, LockedSelection, Platform, TagSelection};
+use crate::sys;
 
 /// What `lock` is asked for.
 #[derive(Clone, Debug)]
@@ -108,60 +108,29 @@ impl LockfilePlace {
             let message = format!("cannot read the lockfile {}: {error}", self.name);
             Failure::Input(Error::Usage { message, hint: None })
         };
-        let other = |reason: &str| unreadable(io::Error::other(reason.to_owned()));
-        match self.path.metadata() {
-            // Anything else might block for ever.
-            Ok(metadata) if !metadata.is_file() => return Err(other("it is not a regular file")),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(unreadable(error)),
+        match sys::read_regular_text(&self.path, MAX_TEXT as u64) {
+            Ok(text) => Ok(Some(text)),
+            // A symlink to where no file is: whoever made it wants a lockfile, and there is none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.path.is_symlink() => {
+                Err(unreadable(io::Error::new(error.kind(), "it is a symbolic link to where no file is")))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(error)),
         }
-        let mut bytes = Vec::new();
-        let limit = MAX_TEXT as u64 + 1;
-        File::open(&self.path)
-            .and_then(|file| file.take(limit).read_to_end(&mut bytes))
-            .map_err(unreadable)?;
-        String::from_utf8(bytes).map(Some).map_err(|_| other("it is not UTF-8 text"))
     }
 
     fn parse(&self, text: &str) -> Result<Lockfile, Failure> {
         Lockfile::parse(text, &self.name).map_err(|problem| Failure::Lockfile(Box::new(problem)))
     }
 
-    /// Replaces the file at once and durably, keeping its permissions and following a symlink.
-    fn write(&self, text: &str) -> Result<(), StoreError> {
-        let target = fs::canonicalize(&self.path).unwrap_or_else(|_| match fs::read_link(&self.path) {
-            // A symlink to where no file is yet.
-            Ok(link) => self.path.parent().unwrap_or(Path::new("/")).join(link),
-            Err(_) => self.path.clone(),
-        });
-        let directory = target.parent().unwrap_or(Path::new("/"));
-        let stem = target.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = directory.join(format!(".{stem}.{}.tmp", std::process::id()));
-        let result = write_new(&temporary, &target, text).and_then(|()| {
-            fs::rename(&temporary, &target).map_err(StoreError::io("replace", &target))?;
-            File::open(directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(StoreError::io("sync the directory", directory))
-        });
-        if result.is_err() {
-            // Nothing more can be done about it, and the first failure is the one that counts.
-            let _ = fs::remove_file(&temporary);
+    /// The file to replace: where a symlink of this user leads to a file of his, that one.
+    fn target(&self) -> Result<PathBuf, StoreError> {
+        if self.path.is_symlink() {
+            sys::find_own_regular(&self.path).map_err(StoreError::io("write", &self.path))
+        } else {
+            Ok(self.path.clone())
         }
-        result
     }
-}
-
-/// Writes `temporary` with the permissions of `target`, if that exists.
-fn write_new(temporary: &Path, target: &Path, text: &str) -> Result<(), StoreError> {
-    // One of a killed run whose process number came again. If it cannot go, nothing can be made in its place.
-    let _ = fs::remove_file(temporary);
-    let failed = || StoreError::io("write", target);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(temporary).map_err(failed())?;
-    if let Ok(metadata) = target.metadata() {
-        file.set_permissions(metadata.permissions()).map_err(StoreError::io("set the mode of", target))?;
-    }
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed())
 }
 
 impl Session {
@@ -222,10 +191,14 @@ impl Session {
                     || change.action == Action::Remove && *reference == of_repository
             })
         });
-        let text = new.to_string();
-        let changed = failed.is_empty() && old_text.as_deref() != Some(&text);
-        if changed && !request.check {
-            place.write(&text)?;
+        // How a file is written is no change: git gives some users other line ends.
+        let changed = failed.is_empty() && (old_text.is_none() || old != new);
+        if !request.check {
+            let target = place.target()?;
+            replace::sweep(&target);
+            if changed {
+                replace::replace(&target, &new.to_string())?;
+            }
         }
         let (path, name) = (place.path.clone(), place.name.clone());
         Ok(Relocked { path, name, changed, images, failed })

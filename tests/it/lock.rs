@@ -4,7 +4,8 @@
 //! is replaced by a server that does not exist.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -12,6 +13,7 @@ use serde_json::Value;
 use crate::support::check::wanted;
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::{BlobSet, Image, Layer, file, host_platform};
+use crate::support::may_trace;
 use crate::support::sandbox::{Output, Sandbox};
 
 const HELLO: &str = "quickstart.local/hello:1";
@@ -362,13 +364,141 @@ fn the_lockfile_keeps_its_mode_and_its_symlink() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
     assert!(!world.lockfile().contains("greeter"));
     assert_eq!(fs::read_dir(world.path("elsewhere")).unwrap().count(), 1);
+}
 
-    // To where no file is yet.
-    fs::remove_file(world.path("images.lock")).unwrap();
+#[test]
+fn a_symlink_to_where_no_file_is_is_not_followed() {
+    let world = World::new();
+    fs::create_dir(world.path("elsewhere")).unwrap();
     symlink("elsewhere/new.lock", world.path("images.lock")).unwrap();
-    world.run("lock").code(0);
+    for (arguments, code) in [("lock", 2), ("lock --check", 1), ("apply", 2), ("plan", 2), ("prune", 0)] {
+        let output = world.run(arguments);
+        if arguments != "prune" {
+            assert!(output.stderr.contains("images.lock: it is a symbolic link to where"), "{output}");
+        }
+        output.code(code);
+    }
+    assert_eq!(fs::read_dir(world.path("elsewhere")).unwrap().count(), 0);
     assert!(fs::symlink_metadata(world.path("images.lock")).unwrap().is_symlink());
-    assert!(world.path("elsewhere/new.lock").is_file());
+}
+
+#[test]
+fn a_symlink_of_another_user_leads_to_no_lockfile() {
+    if !rustix::process::geteuid().is_root() {
+        let _ = writeln!(std::io::stderr(), "needs root: links of another user were NOT tried");
+        return;
+    }
+    let world = World::new();
+    world.run("lock").code(0);
+    fs::rename(world.path("images.lock"), world.path("real.lock")).unwrap();
+    symlink("real.lock", world.path("images.lock")).unwrap();
+    world.lists(&["hello:1"], "layout = \"oci\"");
+    let before = fs::read(world.path("real.lock")).unwrap();
+    for path in ["images.lock", "real.lock"] {
+        let owner = |id| lchown(world.path(path), Some(id), Some(id)).unwrap();
+        owner(65534);
+        let output = world.run("lock").code(1);
+        assert!(output.stderr.contains("images.lock: it belongs to user 65534"), "{output}");
+        assert_eq!(fs::read(world.path("real.lock")).unwrap(), before);
+        owner(0);
+    }
+    world.run("lock").code(0);
+    assert_ne!(fs::read(world.path("real.lock")).unwrap(), before);
+}
+
+#[test]
+fn other_line_ends_are_no_change() {
+    let world = World::new();
+    world.run("lock").code(0);
+    for change in [|text: &str| text.replace('\n', "\r\n"), |text: &str| format!("# Checked.\n{text}\n\n")] {
+        let text = change(&world.lockfile());
+        fs::write(world.path("images.lock"), &text).unwrap();
+        let checked = world.run("lock --check").code(0);
+        assert!(checked.stdout.contains("Up to date: images.lock, 2 images."), "{checked}");
+        assert_eq!(world.run("lock --json").code(0).json()["changed"], false);
+        assert_eq!(world.lockfile(), text, "what did not change is not rewritten");
+        world.run("apply --locked").code(0);
+    }
+    // What does change is written as ever.
+    world.lists(&["hello:1"], "layout = \"oci\"");
+    world.run("lock").code(0);
+    assert!(!world.lockfile().contains('\r'));
+}
+
+#[test]
+fn a_killed_lock_leaves_no_file() {
+    let world = World::new();
+    let left = [".images.lock.1.tmp", ".images.lock.4000000.tmp"];
+    let kept = [".images.lock.tmp", ".images.lock.x.tmp", ".other.lock.1.tmp"];
+    for name in left.iter().chain(&kept) {
+        fs::write(world.path(name), "half").unwrap();
+    }
+    world.run("lock --check").code(2);
+    assert!(world.path(left[0]).exists(), "--check changes nothing");
+    world.run("lock").code(0);
+    for name in left {
+        assert!(!world.path(name).exists(), "{name}");
+    }
+    for name in kept {
+        assert!(world.path(name).exists(), "{name}");
+    }
+    // Also where nothing is written.
+    fs::write(world.path(left[0]), "half").unwrap();
+    world.run("lock").code(0);
+    assert!(!world.path(left[0]).exists());
+
+    // Killed at each of its calls that could leave something.
+    if !may_trace("a killed lock was NOT tried") {
+        return;
+    }
+    for (call, count) in [("openat", 400), ("write", 40), ("fsync", 2), ("linkat", 1), ("renameat", 1)] {
+        for number in (1..=count).step_by(if count > 20 { 13 } else { 1 }) {
+            let _ = fs::remove_file(world.path("images.lock"));
+            let inject = format!("inject={call}:signal=KILL:when={number}");
+            let trace = format!("trace={call}");
+            let program = env!("CARGO_BIN_EXE_msb-sync");
+            let arguments = ["-f", "-o", "/dev/null", "-e", &trace, "-e", &inject, program, "lock"];
+            world.sandbox.program("strace", &arguments).run();
+            let names: Vec<String> = world.files().into_iter().map(|(name, _)| name).collect();
+            // Between its name and the lockfile's the file is whole, and the next run sweeps it.
+            let half = names
+                .iter()
+                .filter(|name| name.starts_with(".images.lock.") && !kept.contains(&name.as_str()));
+            if call != "renameat" {
+                assert_eq!(half.count(), 0, "killed at {call} {number}: {names:?}");
+            }
+        }
+    }
+    world.run("lock").code(0);
+    assert_eq!(world.files().len(), kept.len() + 2, "{:?}", world.files());
+}
+
+#[test]
+fn what_is_recorded_is_held_against_the_lockfiles_layers() {
+    let world = World::new();
+    world.run("lock").code(0);
+    world.run("apply --locked").code(0);
+    let good = world.lockfile();
+    // The two layers of one image in each other's place, and one that is larger than it is.
+    let rows: Vec<&str> = good.lines().filter(|line| line.trim_start().starts_with("{ digest")).collect();
+    let swapped = good.replacen(rows[0], "\0", 1).replacen(rows[1], rows[0], 1).replacen('\0', rows[1], 1);
+    let larger = good.replacen("size = ", "size = 1", 1);
+    for text in [swapped, larger] {
+        assert_ne!(text, good);
+        fs::write(world.path("images.lock"), &text).unwrap();
+        for arguments in ["apply --locked", "apply", "apply --offline"] {
+            let output = world.run(arguments).code(1);
+            assert!(
+                output.stderr.contains("the catalog records another layer than the lockfile"),
+                "{output}"
+            );
+            assert!(output.stderr.contains("hint: the lockfile was changed by other hands"), "{output}");
+        }
+        let planned = world.run("plan --json --locked").json();
+        assert!(actions(&planned).iter().any(|(_, action)| action == "blocked"), "{planned:#}");
+    }
+    fs::write(world.path("images.lock"), good).unwrap();
+    assert_eq!(world.run("apply --json --locked").code(0).summary()["unchanged"], 2);
 }
 
 #[test]
