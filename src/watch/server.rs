@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE};
@@ -22,6 +22,8 @@ use crate::sync::Failure;
 const CONNECTIONS: usize = 32;
 /// From the first byte of a connection to its last.
 const TIME: Duration = Duration::from_secs(10);
+/// When the year 10000 begins, in seconds since the epoch.
+const YEAR_10000: u64 = 253_402_300_800;
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -84,6 +86,10 @@ async fn accept(listener: TcpListener, metrics: Arc<Metrics>) {
 }
 
 async fn serve(stream: TcpStream, metrics: Arc<Metrics>) {
+    // The crate writes the date, and panics where the clock is set before 1970 or after the year 9999.
+    if !SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|time| time.as_secs() < YEAR_10000) {
+        return;
+    }
     let service = service_fn(|request| {
         let response = answer(&request, &metrics);
         async { Ok::<_, Infallible>(response) }

@@ -346,6 +346,24 @@ fn a_disk_that_fails_in_the_last_steps_is_told_and_the_next_run_goes_on() {
     }
 }
 
+/// What `ulimit -f` forbids would kill the process without a word.
+#[test]
+fn files_that_may_not_grow_so_large_are_told() {
+    let layer = Layer::of(&[file("large", noise(1, 400_000))]);
+    // In blocks of 512 bytes: too small for the partial download, for the catalog, for anything.
+    for (blocks, command) in [(500, "apply"), (60, "apply"), (1, "apply"), (0, "apply"), (0, "lock")] {
+        let sandbox = Sandbox::new();
+        let _registry = serve(&sandbox, "", std::slice::from_ref(&layer));
+        let script = format!("ulimit -f {blocks}; exec {} {command}", env!("CARGO_BIN_EXE_msb-sync"));
+        let output = sandbox.program("dash", &["-c", &script]).run().code(1);
+        assert!(output.stderr.contains("error: "), "{output}");
+        assert!(output.stderr.contains("ulimit -f"), "{blocks} blocks\n{output}");
+        assert!(!sandbox.work().join("images.lock").exists());
+        applied(&sandbox);
+        assert_eq!(listed(&sandbox).len(), 1);
+    }
+}
+
 #[test]
 fn a_home_that_is_read_only_can_be_read() {
     let sandbox = Sandbox::new();

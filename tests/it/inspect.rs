@@ -73,6 +73,57 @@ fn list_tells_what_is_shared_how_old_it_is_and_whose() {
     assert!(shown.stdout.contains("shared with no other image"), "{shown}");
 }
 
+/// A library that sets the clock for the program that is run with it.
+fn clock(sandbox: &Sandbox, seconds: &str) -> std::path::PathBuf {
+    let source = "#include <time.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
+        int clock_gettime(clockid_t id, struct timespec *time) {\n\
+        if (id != CLOCK_REALTIME) return syscall(SYS_clock_gettime, id, time);\n\
+        time->tv_sec = SECONDS; time->tv_nsec = 0; return 0; }\n";
+    sandbox.write("clock.c", source);
+    let define = format!("-DSECONDS={seconds}");
+    let arguments = ["-shared", "-fPIC", &define, "-o", "clock.so", "clock.c"];
+    sandbox.program("cc", &arguments).run().success();
+    sandbox.work().join("clock.so")
+}
+
+#[test]
+fn any_year_can_be_told() {
+    let (sandbox, registry) = with_images(&[&[Layer::of(&[file("f", "x")])]]);
+    // The last hour of the year 9999, the year 10000, one far beyond, and one before all others.
+    for seconds in ["253402298000L", "253402300800L", "9000000000000L", "-100L"] {
+        let library = clock(&sandbox, seconds);
+        let reference = format!("{}/team/app:1", registry.name());
+        for arguments in ["list", "list --json", &format!("inspect {reference}"), "plan", "apply", "verify"] {
+            let output = sandbox.msb(arguments).env("LD_PRELOAD", &library).run().success();
+            assert!(!output.stderr.contains("panicked"), "{seconds}\n{output}");
+        }
+        let listed = sandbox.msb("list").env("LD_PRELOAD", &library).run().success();
+        let age = if seconds.starts_with('-') { "in the future" } else { "years ago" };
+        assert!(listed.stdout.contains(age), "{seconds}\n{listed}");
+        // The times of the log, and of the metrics' server.
+        let watching = sandbox.msb("watch --metrics 0 -v").env("LD_PRELOAD", &library).spawn();
+        crate::support::eventually("it watches", std::time::Duration::from_secs(30), || {
+            watching.stderr().contains("http://") || watching.stderr().contains("metrics")
+        });
+        let text = watching.stderr();
+        let address =
+            text.split("127.0.0.1:").nth(1).map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+        let port: u16 =
+            address.flatten().and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("{text}"));
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        write!(stream, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        let read = std::io::Read::read_to_string(&mut stream, &mut answer);
+        // Its crate has dates of four digits only; the others get no answer.
+        if seconds == "253402298000L" {
+            assert!(read.is_ok() && answer.starts_with("HTTP/1.1 "), "{answer:?}\n{}", watching.stderr());
+        }
+        watching.signal(rustix::process::Signal::TERM);
+        let output = watching.wait().code(143);
+        assert!(!output.stderr.contains("panicked"), "{seconds}\n{output}");
+    }
+}
+
 #[test]
 fn rootfs_mounts_as_the_image_says() {
     let base = Layer::of(&[dir("d"), file("d/f", "base"), file("only", "base")]);

@@ -131,7 +131,7 @@ impl Live {
 
     /// The line at the bottom of a screen while nothing goes on.
     fn wait(&self, state: &str, next: Duration) {
-        let now = jiff::Timestamp::now().strftime("%H:%M:%S");
+        let now = crate::text::now().strftime("%H:%M:%S");
         let next = duration(next);
         self.human.status(&format!("watching · {state} · {now} UTC · again in {next} at the latest"));
     }

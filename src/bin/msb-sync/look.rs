@@ -1,11 +1,10 @@
 //! The verbs that only look at what is recorded: `list` and `inspect`.
 
-use jiff::Timestamp;
 use msb_sync::error::Error;
 use msb_sync::sync::{Failure, InspectedImage, Session};
 
 use crate::args::Inspect;
-use crate::text::plural;
+use crate::text::{now, plural};
 use crate::{Exit, Output, human, json};
 
 /// What a mount option may take, by mount(2): a page, with its final zero.
@@ -16,7 +15,7 @@ pub(crate) fn list(session: &Session, output: &Output) -> Result<Exit, Failure> 
     if output.json {
         output.document(&json::list(&images));
     } else if !output.quiet {
-        output.result(&human::list(&images, Timestamp::now(), output.style));
+        output.result(&human::list(&images, now(), output.style));
     }
     Ok(Exit::Done)
 }
@@ -35,7 +34,7 @@ pub(crate) fn inspect(session: &Session, output: &Output, args: &Inspect) -> Res
     if output.json {
         output.document(&json::inspect(&image));
     } else if !output.quiet {
-        output.result(&human::inspect(&image, Timestamp::now(), output.style));
+        output.result(&human::inspect(&image, now(), output.style));
     }
     Ok(Exit::Done)
 }

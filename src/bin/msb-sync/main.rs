@@ -64,6 +64,9 @@ const GRACE: Duration = Duration::from_millis(700);
 fn main() -> ExitCode {
     msb_sync::sys::limit_allocator_arenas();
     msb_sync::sys::raise_open_files_limit();
+    // Handled, not ignored: the programs that we start do not inherit handlers. Without one a file that outgrows the
+    // limit (ulimit -f) kills the process, with one the write fails, with words. If it cannot be set, so be it.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let cli = Cli::parse();
     let output = Output::new(&cli.global);
     let cancel = Cancel::new();

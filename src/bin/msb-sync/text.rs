@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use msb_sync::error;
@@ -118,6 +118,13 @@ pub(crate) fn duration(duration: Duration) -> String {
     } else {
         format!("{:.1} s", duration.as_secs_f64())
     }
+}
+
+/// The time, as far as it can be told: clocks may be set to years that have no date.
+pub(crate) fn now() -> Timestamp {
+    let now = SystemTime::now();
+    let end = if now < SystemTime::UNIX_EPOCH { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::try_from(now).unwrap_or(end)
 }
 
 /// `3 days ago`: how long before `now` it is that `then` names, in RFC 3339 or as `YYYY-MM-DD HH:MM:SS` in UTC. `None`
