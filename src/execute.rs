@@ -83,6 +83,8 @@ pub struct Outcome {
     pub layers: usize,
     /// Layer directories removed.
     pub layers_removed: usize,
+    /// Images whose removal waits, since a wanted one is blocked or has failed; not among the images above.
+    pub waiting: Vec<ImageRef>,
     /// Bytes of blobs received over the network.
     pub downloaded_bytes: u64,
     /// Bytes of uncompressed layers extracted.
@@ -100,6 +102,7 @@ impl Outcome {
         self.images.sort_by(|a, b| plan::in_order((&a.0, a.1), (&b.0, b.1)));
         self.layers += next.layers;
         self.layers_removed += next.layers_removed;
+        self.waiting.extend(next.waiting);
         self.downloaded_bytes += next.downloaded_bytes;
         self.extracted_bytes += next.extracted_bytes;
         self.stopped |= next.stopped;
@@ -149,7 +152,7 @@ struct Counters {
 }
 
 impl Executor<'_> {
-    /// Does what `plan` says.
+    /// Does what `plan` says, but for removals: those come last, by [`Executor::remove`].
     ///
     /// # Errors
     /// Only what stops everything: the catalog cannot be written, there is not enough space, no threads.
@@ -172,19 +175,15 @@ impl Executor<'_> {
         let too_large: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();
         let layers = self.fetch_all(plan, &too_large, &workers, &counters, &mut progress);
         let stopped = self.cancel.is_cancelled();
-        let removed = if stopped { Ok(0) } else { self.remove(plan, &mut progress) };
-        let (layers_removed, failure) = match removed {
-            Ok(count) => (count, None),
-            Err(error) => (0, Some(Arc::new(error))),
-        };
         Ok(Outcome {
             images: progress.into_results(plan, stopped),
             layers,
-            layers_removed,
+            layers_removed: 0,
+            waiting: Vec::new(),
             downloaded_bytes: counters.downloaded.into_inner(),
             extracted_bytes: counters.extracted.into_inner(),
             stopped,
-            failure,
+            failure: None,
         })
     }
 
@@ -400,25 +399,44 @@ impl Executor<'_> {
         }
     }
 
+    /// Removes what `plan` says and does not let wait, after [`Executor::execute`] has done the rest of it: `outcome` is
+    /// what became of that, and takes what becomes of this. A run that was stopped removes nothing.
+    ///
     /// Rows first, then directories: a crash in between leaves layers that nobody needs, never rows without.
-    fn remove(&mut self, plan: &Plan, progress: &mut ImageProgress) -> Result<usize, Error> {
-        let leaving = plan.images.iter().enumerate().filter(|(_, image)| image.action == Action::Remove);
-        for group in leaving.collect::<Vec<_>>().chunks(catalog::GROUP) {
-            let names: Vec<ImageRef> = group.iter().flat_map(|(_, image)| image.names.clone()).collect();
+    pub fn remove(&mut self, plan: &Plan, outcome: &mut Outcome) {
+        outcome.waiting.extend(plan.waiting().cloned());
+        let leaving = plan.images.iter().filter(|image| image.action == Action::Remove && !image.waits);
+        let leaving: Vec<&PlannedImage> = leaving.collect();
+        if self.cancel.is_cancelled() {
+            outcome.stopped = true;
+            let stopped = Arc::new(Error::Stopped);
+            let unfinished =
+                |image: &&PlannedImage| (image.reference.clone(), image.action, Some(Arc::clone(&stopped)));
+            outcome.images.extend(leaving.iter().map(unfinished));
+            return;
+        }
+        for group in leaving.chunks(catalog::GROUP) {
+            let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
             let forgotten = self.catalog.forget(&names, Some(self.owner));
             let error = forgotten.err().map(|error| Arc::new(Error::from(error)));
-            for (index, image) in group {
-                progress.finish(*index, error.clone());
+            for image in group {
+                outcome.images.push((image.reference.clone(), image.action, error.clone()));
                 self.report_image(image, error.clone());
             }
         }
-        if plan.layers_to_remove.is_empty() {
+        match self.remove_layers(&plan.layers_to_remove) {
+            Ok(count) => outcome.layers_removed += count,
+            Err(error) => outcome.failure = Some(Arc::new(error)),
+        }
+    }
+
+    fn remove_layers(&self, layers: &[BlobDigest]) -> Result<usize, Error> {
+        if layers.is_empty() {
             return Ok(0);
         }
-        // The plan supposed that every update succeeds; what the catalog says now is what counts.
+        // The plan supposed that the catalog changes by its own deeds alone; what the catalog says now is what counts.
         let needed = self.catalog.layers_needed_outside(&BTreeSet::new())?;
-        let unneeded: Vec<&BlobDigest> =
-            plan.layers_to_remove.iter().filter(|digest| !needed.contains(digest)).collect();
+        let unneeded: Vec<&BlobDigest> = layers.iter().filter(|digest| !needed.contains(digest)).collect();
         let in_use = self.store.remove(&unneeded)?;
         for (digest, who) in &in_use {
             self.reporter.report(Event::Warning(format!("layer {digest} is kept: {who}")));

@@ -171,6 +171,11 @@ impl ImagesFile {
         Ok(Desired { owner, layers_directory, images, selections, listed_elsewhere, prune })
     }
 
+    /// Whether it lists neither an image nor a selection of tags.
+    pub fn lists_nothing(&self) -> bool {
+        self.images.is_empty() && self.selections.is_empty()
+    }
+
     /// The listed image that is most like `reference`: of the same repository, or of nearly the same name.
     pub fn nearest(&self, reference: &ImageRef) -> Option<&ImageRef> {
         let listed = || self.images.iter().map(|entry| &entry.reference);

@@ -61,6 +61,9 @@ pub struct PlannedImage {
     pub adopt: bool,
     /// Why it is blocked.
     pub error: Option<Arc<Error>>,
+    /// Whether a removal is put off: a wanted image is blocked or has failed, and what is to take the place of this one
+    /// may be just that.
+    pub waits: bool,
 }
 
 /// What is to be recorded of an image.
@@ -110,7 +113,7 @@ impl Fetch {
 }
 
 impl Plan {
-    /// How many images change: all but those kept and blocked.
+    /// How many images change: all but those kept and blocked. Removals that wait count.
     pub fn changes(&self) -> usize {
         self.images.iter().filter(|image| !matches!(image.action, Action::Keep | Action::Blocked)).count()
     }
@@ -149,6 +152,26 @@ impl Plan {
         self
     }
 
+    /// The images whose removal waits.
+    pub fn waiting(&self) -> impl Iterator<Item = &ImageRef> {
+        self.images.iter().filter(|image| image.waits).map(|image| &image.reference)
+    }
+
+    /// Has all removals wait, those of the layers of replaced images too.
+    pub fn hold_removals(&mut self) {
+        for image in self.images.iter_mut().filter(|image| image.action == Action::Remove) {
+            image.waits = true;
+        }
+        self.layers_to_remove.clear();
+    }
+
+    /// Leaves out the removals of images of `listed`, where a repository alone stands for all its images. Their layers
+    /// stay, since they stay recorded.
+    pub fn spare(&mut self, listed: &BTreeSet<ImageRef>) {
+        let is_listed = |name: &ImageRef| listed.contains(name) || listed.contains(&name.repository_alone());
+        self.images.retain(|image| image.action != Action::Remove || !image.names.iter().any(is_listed));
+    }
+
     /// Leaves out all removals, and returns the layers that were to be removed: see [`Observed::released`].
     pub fn take_removals(&mut self) -> Vec<BlobDigest> {
         self.images.retain(|image| image.action != Action::Remove);
@@ -164,9 +187,9 @@ impl Plan {
         self.unlisted = next.unlisted;
     }
 
-    /// Whether there is nothing to do, not even to note that another file wants an image.
+    /// Whether there is nothing to do now, not even to note that another file wants an image.
     pub fn is_empty(&self) -> bool {
-        self.changes() == 0
+        self.changes() == self.waiting().count()
             && self.layers_to_remove.is_empty()
             && !self.images.iter().any(|image| image.adopt)
     }
@@ -228,9 +251,14 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
             plan_removal(desired, recorded, seconds, observed)
         })
         .collect();
+    let incomplete = observed.failed || images.iter().any(|image| image.action == Action::Blocked);
     images.extend(removals);
     let layers_to_remove = plan_layer_removals(desired, &images, observed);
-    Plan { images, fetches, layers_to_remove, unlisted: Vec::new() }
+    let mut plan = Plan { images, fetches, layers_to_remove, unlisted: Vec::new() };
+    if incomplete {
+        plan.hold_removals();
+    }
+    plan
 }
 
 /// The images that are to be there: those listed, and those chosen by selections.
@@ -265,6 +293,7 @@ fn plan_blocked_selection(blocked: &BlockedSelection) -> PlannedImage {
         record: None,
         adopt: false,
         error: Some(Arc::clone(&blocked.error)),
+        waits: false,
     }
 }
 
@@ -286,6 +315,7 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
         record: None,
         adopt: false,
         error: None,
+        waits: false,
     };
     match observed.resolutions.get(&image.reference) {
         Some(Resolution::AsRecorded) if recorded.is_some() => {}
@@ -436,6 +466,7 @@ fn plan_removal(
         record: None,
         adopt: false,
         error: None,
+        waits: false,
     }
 }
 

@@ -483,6 +483,8 @@ pub struct Observed {
     pub facts: BTreeMap<BlobDigest, LayerFacts>,
     /// Layers that recorded images outside [`Observed::recorded`] need.
     pub needed_elsewhere: BTreeSet<BlobDigest>,
+    /// Whether an image failed in an earlier part of this run. Then nothing is to be removed in the rest.
+    pub failed: bool,
     /// Layers of images that an earlier part of this run replaced: to be removed, with prune, unless somebody needs
     /// them.
     pub released: BTreeSet<BlobDigest>,

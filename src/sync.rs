@@ -20,14 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
-use crate::digest::{Algorithm, BlobDigest};
+use crate::digest::BlobDigest;
 use crate::error::{CatalogError, Error, StoreError};
 use crate::execute::Outcome;
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
 use crate::images_file::{self, ImagesFile, Problems, Source};
 use crate::lockfile::LockfileProblem;
 use crate::plan::Plan;
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Reporter, Silent};
 use crate::registry::{Environment, Options, Registries};
 use crate::state::{Action, Desired, DesiredImage, Owner, Platform, PullPolicy, RecordedImage, Settings};
 use crate::store::{self, Lock, Store};
@@ -37,7 +37,8 @@ use inspect::layer_totals;
 pub use inspect::{InspectedImage, ListedImage};
 use lock::LockfilePlace;
 pub use lock::{LockRequest, Relocked, Unlocked, Upgrade};
-pub use prune::{KeptLayer, Pruned, RemovedLayer};
+pub use prune::{KeptLayer, PruneRequest, Pruned, RemovedLayer};
+use reconcile::Means;
 pub use stacking::{Restacked, Stacking};
 pub use verify::{LayerStatus, Verified, VerifiedLayer};
 
@@ -78,6 +79,7 @@ pub enum ImagesSource {
 
 /// What `plan` and `apply` are asked for.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Request {
     /// The images file.
     pub source: ImagesSource,
@@ -85,6 +87,8 @@ pub struct Request {
     pub groups: Vec<String>,
     /// Remove what is no longer listed, also if the file does not say so.
     pub prune: bool,
+    /// Do that for a file that lists no image at all, too.
+    pub allow_empty: bool,
     /// Ask no registry.
     pub offline: bool,
     /// Fail unless the lockfile covers the images file exactly.
@@ -127,6 +131,10 @@ struct Loaded {
     /// As shown: the path as it was given.
     name: String,
     lockfile: Option<LockfilePlace>,
+    /// The path as it was given, if it is a file's.
+    given: Option<PathBuf>,
+    /// Of the file's text.
+    digest: BlobDigest,
 }
 
 /// What `apply` did.
@@ -151,7 +159,13 @@ impl Session {
         let loaded = self.load(&request.source)?;
         let desired = self.desired(&loaded, request)?;
         let registries = self.registries_of(&loaded);
-        let plan = self.show_plan(&desired, &registries, &loaded.file.settings, request.offline)?;
+        let means = Means {
+            registries: &registries,
+            settings: &loaded.file.settings,
+            offline: request.offline,
+            loaded: Some(&loaded),
+        };
+        let plan = self.show_plan(&desired, &means)?;
         Ok((plan, loaded.file.settings.platform))
     }
 
@@ -175,7 +189,7 @@ impl Session {
         expected: &BlobDigest,
     ) -> Result<Option<Applied>, Failure> {
         let text = ImagesText::read(&request.source)?;
-        if BlobDigest::of(Algorithm::Sha256, text.text.as_bytes()) != *expected {
+        if text.digest() != *expected {
             return Ok(None);
         }
         self.apply_loaded(&self.understand(text)?, request).map(Some)
@@ -184,7 +198,13 @@ impl Session {
     fn apply_loaded(&self, loaded: &Loaded, request: &Request) -> Result<Applied, Failure> {
         let desired = self.desired(loaded, request)?;
         let registries = self.registries_of(loaded);
-        self.reconcile(&desired, &registries, &loaded.file.settings, request.offline)
+        let means = Means {
+            registries: &registries,
+            settings: &loaded.file.settings,
+            offline: request.offline,
+            loaded: Some(loaded),
+        };
+        self.reconcile(&desired, &means)
     }
 
     /// Fetches images without an images file owning them: those of `references`, and those of `groups` of the
@@ -235,7 +255,8 @@ impl Session {
         };
         let registries = loaded.map(|loaded| loaded.file.registries).unwrap_or_default();
         let registries = self.open_registries(registries, &settings);
-        self.reconcile(&desired, &registries, &settings, false)
+        let means = Means { registries: &registries, settings: &settings, offline: false, loaded: None };
+        self.reconcile(&desired, &means)
     }
 
     /// Writes the commented starter file to `path`.
@@ -266,6 +287,7 @@ impl Session {
     }
 
     fn understand(&self, text: ImagesText) -> Result<Loaded, Failure> {
+        let digest = text.digest();
         let ImagesText { text, name, absolute, given } = text;
         let source = Source {
             name: &name,
@@ -279,8 +301,13 @@ impl Session {
             let text = warning.to_string();
             self.reporter.report(Event::Warning(text.strip_prefix("warning: ").unwrap_or(&text).to_owned()));
         }
-        let lockfile = given.and_then(|path| LockfilePlace::beside(&path, &absolute));
-        Ok(Loaded { file, owner: Owner::images_file(&absolute), name, lockfile })
+        let lockfile = given.as_ref().and_then(|path| LockfilePlace::beside(path, &absolute));
+        Ok(Loaded { file, owner: Owner::images_file(&absolute), name, lockfile, given, digest })
+    }
+
+    /// This session, for a file whose warnings have been told.
+    fn quiet(&self) -> Self {
+        Self { reporter: Arc::new(Silent), ..self.clone() }
     }
 
     fn desired(&self, loaded: &Loaded, request: &Request) -> Result<Desired, Failure> {
@@ -292,6 +319,9 @@ impl Session {
                 Failure::Input(Error::Usage { message: error.to_string(), hint })
             })?;
         desired.prune |= request.prune;
+        if desired.prune {
+            loaded.refuse_empty(request.allow_empty)?;
+        }
         self.lock_desired(loaded, &mut desired, request.locked)?;
         Ok(desired)
     }
@@ -394,6 +424,19 @@ impl Session {
 
     fn default_layers(&self) -> PathBuf {
         self.home.join("layers")
+    }
+}
+
+impl Loaded {
+    /// Refuses to take a file that lists no image at all for the wish to have none: a template that failed, or an
+    /// editor that is about to write, leaves such a file.
+    fn refuse_empty(&self, allow_empty: bool) -> Result<(), Failure> {
+        if allow_empty || !self.file.lists_nothing() {
+            return Ok(());
+        }
+        let message = format!("{} lists no image: nothing is removed", self.name);
+        let hint = Some("to remove all that it has brought, say so: --allow-empty".to_owned());
+        Err(Failure::Input(Error::Usage { message, hint }))
     }
 }
 

@@ -113,6 +113,8 @@ impl ImageProgress {
         plan: &Plan,
         stopped: bool,
     ) -> Vec<(ImageRef, Action, Option<Arc<Error>>)> {
+        // Removals have not been begun.
+        let done = |(_, image): &(ImageState, &PlannedImage)| image.action != Action::Remove;
         let result = |(state, image): (ImageState, &PlannedImage)| {
             let error = match (state.finished, stopped) {
                 (true, _) => state.error,
@@ -121,6 +123,6 @@ impl ImageProgress {
             };
             (image.reference.clone(), image.action, error)
         };
-        self.images.into_iter().zip(&plan.images).map(result).collect()
+        self.images.into_iter().zip(&plan.images).filter(done).map(result).collect()
     }
 }

@@ -385,3 +385,40 @@ impl Batch {
 fn write_failed(path: &[u8], source: io::Error) -> LayerError {
     LayerError::Write { doing: "write", entry: show(path), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A tree that failed is removed next: no job may still write into it then.
+    #[test]
+    fn a_writer_that_is_dropped_waits_for_its_jobs() {
+        let workers = Workers::new(1, 1).unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let written = Arc::new(AtomicBool::new(false));
+        let writer = FileWriter::new(Ownership::None, &workers);
+        let job = Arc::clone(&written);
+        let write = move |_: &Shared| {
+            // The other end is dropped when it is time to write.
+            let _ = wait.recv();
+            job.store(true, Ordering::SeqCst);
+            Ok(())
+        };
+        writer.spawn(1, write).unwrap();
+        std::thread::scope(|scope| {
+            let dropping = scope.spawn(move || {
+                drop(writer);
+                written.load(Ordering::SeqCst)
+            });
+            // Enough for a drop that does not wait; one that does ends no sooner than the job.
+            let start = Instant::now();
+            while !dropping.is_finished() && start.elapsed() < Duration::from_millis(300) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            drop(go);
+            assert!(dropping.join().unwrap(), "the job was still writing");
+        });
+    }
+}

@@ -17,6 +17,8 @@ pub struct Removal {
     pub reason: String,
     /// Those of the names that will not be recorded any more, so that their layers are not needed for them.
     pub gone: BTreeSet<ImageRef>,
+    /// Whether it is put off: an image that is to take its place may not be here yet.
+    pub waits: bool,
 }
 
 /// Why a named image cannot be forgotten.
@@ -36,9 +38,9 @@ pub(super) fn goes(row: &RecordedImage, owner: Option<&Owner>) -> bool {
     !row.preexisting && owner.is_none_or(|owner| row.owners.iter().all(|other| other == owner))
 }
 
-/// What the owner of `desired` has recorded and does not list any more, sorted by reference. Nothing but
-/// [`Observed::recorded`] is looked at.
-pub fn removals(desired: &Desired, observed: &Observed) -> Vec<Removal> {
+/// What the owner of `desired` has recorded and does not list any more, sorted by reference; all of that waits if
+/// something that is listed is not here. Nothing but [`Observed::recorded`] is looked at.
+pub fn removals(desired: &Desired, observed: &Observed, waits: bool) -> Vec<Removal> {
     let Plan { images, .. } = plan(&Desired { prune: true, ..desired.clone() }, observed);
     let removal = |image: super::PlannedImage| {
         let row = |name: &ImageRef| observed.recorded.get(name);
@@ -48,7 +50,8 @@ pub fn removals(desired: &Desired, observed: &Observed) -> Vec<Removal> {
         if row(&image.reference).is_some_and(|row| row.preexisting) {
             reason.push_str("; stays for microsandbox, which had it first");
         }
-        Removal { reference: image.reference, reason, gone: gone.cloned().collect(), names: image.names }
+        let gone = gone.cloned().collect();
+        Removal { reference: image.reference, reason, gone, names: image.names, waits }
     };
     images.into_iter().filter(|image| image.action == Action::Remove).map(removal).collect()
 }
@@ -121,5 +124,6 @@ fn removal_of(
         reason,
         gone: gone.map(|row| row.reference.clone()).collect(),
         names: rows.iter().map(|row| row.reference.clone()).collect(),
+        waits: false,
     }
 }

@@ -120,6 +120,9 @@ fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
                 }
                 after.recorded.insert(name.clone(), new);
             } else if image.action == Action::Remove {
+                if image.waits {
+                    continue;
+                }
                 let row = after.recorded.get_mut(name).expect("only recorded images are removed");
                 row.owners.remove(&desired.owner);
                 if row.owners.is_empty() {
@@ -233,6 +236,35 @@ proptest! {
             prop_assert!(row.layers.iter().all(|layer| !plan.layers_to_remove.contains(&layer.digest)));
         }
         prop_assert!(plan.fetches.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_removed_while_a_wanted_image_is_blocked_or_failed((desired, mut observed) in world(), failed: bool) {
+        observed.failed = failed;
+        let held = plan(&desired, &observed);
+        let waits = failed || held.count(Action::Blocked) > 0;
+        for image in &held.images {
+            prop_assert_eq!(image.waits, waits && image.action == Action::Remove);
+        }
+        prop_assert!(!waits || held.layers_to_remove.is_empty());
+        prop_assert_eq!(held.waiting().count(), if waits { held.count(Action::Remove) } else { 0 });
+        // What waits is what goes as soon as nothing is in its way.
+        let free = plan(&Desired { images: Vec::new(), ..desired.clone() }, &Observed { failed: false, ..observed.clone() });
+        let listed: BTreeSet<_> = desired.images.iter().map(|image| &image.reference).collect();
+        let free = free.images.iter().map(|image| &image.reference).filter(|name| !listed.contains(name));
+        let held = held.images.iter().filter(|image| image.action == Action::Remove).map(|image| &image.reference);
+        prop_assert!(held.eq(free));
+    }
+
+    #[test]
+    fn what_is_listed_by_now_is_spared((desired, observed) in world(), spared in proptest::collection::vec(any::<bool>(), 6)) {
+        let mut plan = plan(&desired, &observed);
+        let spared: BTreeSet<ImageRef> = (0..6).filter(|index| spared[*index]).map(reference).collect();
+        let before = plan.images.len();
+        let listed = plan.images.iter().filter(|image| image.action == Action::Remove && spared.contains(&image.reference)).count();
+        plan.spare(&spared);
+        prop_assert_eq!(plan.images.len(), before - listed);
+        prop_assert!(plan.images.iter().all(|image| image.action != Action::Remove || !spared.contains(&image.reference)));
     }
 
     #[test]
@@ -450,7 +482,9 @@ fn what_is_unlisted_goes_unless_somebody_else_needs_it() {
     let observed = Observed { recorded, ..Observed::default() };
     let mut desired = desired(vec![], false);
     desired.listed_elsewhere.insert(reference(5));
-    let found = removals(&desired, &observed);
+    assert!(removals(&desired, &observed, true).iter().all(|found| found.waits));
+    let found = removals(&desired, &observed, false);
+    assert!(found.iter().all(|found| !found.waits));
     let facts: Vec<_> = found.iter().map(|found| (&found.reference, found.gone.len())).collect();
     assert_eq!(facts, [(&reference(0), 1), (&reference(1), 0), (&reference(2), 0)]);
     let reasons: Vec<_> = found.iter().map(|found| found.reason.as_str()).collect();

@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::Loaded;
+use super::lock::locked_selections;
 use super::{Failure, ImagesSource, Session};
+use crate::digest::{Algorithm, BlobDigest};
 use crate::error::Error;
-use crate::progress::Silent;
+use crate::image_ref::ImageRef;
+use crate::state::Desired;
 use crate::sys;
 
 /// An images file is read up to this many bytes.
@@ -46,8 +49,7 @@ impl Session {
                 hint: Some("write it to a file, and watch that: msb-sync watch images.toml".to_owned()),
             }));
         };
-        let quiet = Self { reporter: Arc::new(Silent), ..self.clone() };
-        let loaded = quiet.load(source)?;
+        let loaded = self.quiet().load(source)?;
         let images_file = absolute(path).map_err(|error| {
             let message = format!("cannot read {}: {error}", path.display());
             Failure::Input(Error::Usage { message, hint: None })
@@ -69,6 +71,32 @@ impl Session {
             interval: settings.interval,
         })
     }
+
+    /// What the images file lists now, if it, or the choice of its lockfile, is not what `desired` was made of; a
+    /// selection of tags is there as its repository alone. `None`: the file cannot be used any more, or lists
+    /// nothing, so nobody knows what is wanted.
+    pub(super) fn listed_meanwhile(&self, loaded: &Loaded, desired: &Desired) -> Option<BTreeSet<ImageRef>> {
+        // Standard input is read once.
+        let Some(given) = &loaded.given else { return Some(BTreeSet::new()) };
+        let text = ImagesText::read(&ImagesSource::Path(given.clone())).ok()?;
+        let again = if text.digest() == loaded.digest {
+            None
+        } else {
+            Some(self.quiet().understand(text).ok().filter(|again| !again.file.lists_nothing())?)
+        };
+        let mut listed = BTreeSet::new();
+        if let Some(again) = &again {
+            listed.extend(again.file.images.iter().map(|image| image.reference.clone()));
+        }
+        for selection in locked_selections(again.as_ref().unwrap_or(loaded)).ok()? {
+            if (again.is_some() || !desired.selections.contains(&selection))
+                && let Ok(reference) = ImageRef::in_registry(&selection.registry, &selection.repository)
+            {
+                listed.insert(reference.repository_alone());
+            }
+        }
+        Some(listed)
+    }
 }
 
 /// An images file, read.
@@ -82,6 +110,11 @@ pub(super) struct ImagesText {
 }
 
 impl ImagesText {
+    /// What tells this text from others.
+    pub(super) fn digest(&self) -> BlobDigest {
+        BlobDigest::of(Algorithm::Sha256, self.text.as_bytes())
+    }
+
     pub(super) fn read(from: &ImagesSource) -> Result<Self, Failure> {
         let input = |path: &Path, error: io::Error| {
             let hint = match sys::refusal(&error) {

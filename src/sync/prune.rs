@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::lock::locked_selections;
-use super::{Failure, ImagesSource, Session, inputs, layer_totals};
+use super::{Failure, ImagesSource, Loaded, Session, inputs, layer_totals};
 use crate::catalog::{self, Catalog};
 use crate::digest::BlobDigest;
 use crate::error::Error;
@@ -16,17 +16,32 @@ use crate::image_ref::ImageRef;
 use crate::images_file::nearest;
 use crate::plan::{self, Refusal, Removal};
 use crate::progress::Event;
-use crate::state::{Desired, LayerState, Observed, Owner, RecordedImage};
+use crate::selection::Rule;
+use crate::state::{Desired, LayerState, Observed, Owner, RecordedImage, TagSelection};
 use crate::store::{self, Leftover, Lock, PartialDownload, Places, Store};
 
 /// Similar owners that a message names, at most.
 const MAX_SIMILAR: usize = 5;
 
+/// What `prune` is asked for.
+#[derive(Clone, Debug)]
+pub struct PruneRequest {
+    /// The images file.
+    pub source: ImagesSource,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Remove all images of a file that lists none.
+    pub allow_empty: bool,
+}
+
 /// What `prune` and `forget` did, or would do.
 #[derive(Clone, Debug, Default)]
 pub struct Pruned {
-    /// The images.
+    /// The images, those whose removal waits among them.
     pub images: Vec<Removal>,
+    /// What they wait for: images that the file lists and that are not here; a repository alone stands for a selection
+    /// of its tags.
+    pub waiting_for: Vec<ImageRef>,
     /// The layer directories.
     pub layers: Vec<RemovedLayer>,
     /// Layers that nobody needs but a running process uses.
@@ -69,16 +84,21 @@ impl Pruned {
         layers.chain(downloads).fold(0, u64::saturating_add)
     }
 
+    /// The images whose removal waits.
+    pub fn waiting(&self) -> impl Iterator<Item = &Removal> {
+        self.images.iter().filter(|image| image.waits)
+    }
+
     /// Whether there was nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.layers.is_empty() && self.downloads.is_empty()
+        self.images.len() == self.waiting().count() && self.layers.is_empty() && self.downloads.is_empty()
     }
 }
 
 /// On what grounds images are forgotten.
 enum Wish {
     /// Their owner does not list them any more; layers that nobody needs go too, wherever they come from.
-    Unlisted(Desired),
+    Unlisted(Box<Unlisted>),
     /// They are named.
     Named(BTreeSet<ImageRef>),
     /// They are all that their owner has brought.
@@ -88,16 +108,27 @@ enum Wish {
 impl Wish {
     fn owner(&self) -> Option<&Owner> {
         match self {
-            Self::Unlisted(desired) => Some(&desired.owner),
+            Self::Unlisted(unlisted) => Some(&unlisted.desired.owner),
             Self::Named(_) => None,
             Self::Owned(owner) => Some(owner),
         }
     }
 }
 
+/// What an images file lists, for those who remove everything else.
+struct Unlisted {
+    request: PruneRequest,
+    loaded: Loaded,
+    desired: Desired,
+    /// What it lists and what is not here.
+    absent: Vec<ImageRef>,
+}
+
 /// What is to be done.
 struct Intention {
     images: Vec<Removal>,
+    /// See [`Pruned::waiting_for`].
+    waiting_for: Vec<ImageRef>,
     /// Directories of layers that may hold something to remove; they exist.
     directories: BTreeSet<PathBuf>,
     /// By directory; still needed ones are not among them, ones in use may be.
@@ -106,42 +137,76 @@ struct Intention {
 }
 
 impl Session {
-    /// Removes the images that the file's owner no longer lists, and layers that nobody needs.
+    /// Removes the images that the file's owner no longer lists, and layers that nobody needs. As long as an image that
+    /// the file lists is not here, no image is removed: no registry is asked, and so nobody knows whether it can be had.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub fn prune(&self, source: &ImagesSource, dry_run: bool) -> Result<Pruned, Failure> {
-        let loaded = self.load(source)?;
-        let settings = &loaded.file.settings;
+    pub fn prune(&self, request: &PruneRequest) -> Result<Pruned, Failure> {
+        let loaded = self.load(&request.source)?;
+        loaded.refuse_empty(request.allow_empty)?;
+        let catalog = Catalog::open_read_only(&self.catalog_path())?;
+        let unlisted = self.unlisted(request.clone(), loaded, catalog.as_ref())?;
+        drop(catalog);
+        let mut pruned = self.give_up(Wish::Unlisted(Box::new(unlisted)), request.dry_run)?;
+        pruned.downloads = self.prune_downloads(request.dry_run)?;
+        Ok(pruned)
+    }
+
+    fn unlisted(
+        &self,
+        request: PruneRequest,
+        loaded: Loaded,
+        catalog: Option<&Catalog>,
+    ) -> Result<Unlisted, Failure> {
         let mut listed: BTreeSet<ImageRef> =
             loaded.file.images.iter().map(|image| image.reference.clone()).collect();
-        if let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? {
+        let mut absent = Vec::new();
+        if let Some(catalog) = catalog {
             let selections = locked_selections(&loaded)?;
             let chosen = selections.iter().filter_map(|selection| selection.locked.as_ref()).flatten();
             listed.extend(chosen.map(|image| image.reference.clone()));
-            // What a selection means that is not locked only its registry can tell: all that it may have brought
-            // stays.
-            let selected = |reference: &ImageRef| {
-                selections.iter().any(|selection| {
-                    selection.locked.is_none()
-                        && selection.registry == reference.registry()
-                        && selection.repository == reference.repository()
-                })
-            };
+            let wanted: Vec<ImageRef> = listed.iter().cloned().collect();
+            let here = catalog.recorded(&wanted)?;
+            let here: BTreeSet<&ImageRef> = here.iter().map(|row| &row.reference).collect();
+            absent.extend(wanted.into_iter().filter(|reference| !here.contains(reference)));
             let owned = catalog.owned_by(&loaded.owner)?;
-            listed.extend(owned.into_iter().map(|row| row.reference).filter(selected));
+            for selection in selections.iter().filter(|selection| selection.locked.is_none()) {
+                let of_selection = |row: &&RecordedImage| {
+                    selection.registry == row.reference.registry()
+                        && selection.repository == row.reference.repository()
+                };
+                let rows: Vec<&RecordedImage> = owned.iter().filter(of_selection).collect();
+                if !fits_one(selection, &rows)
+                    && let Ok(reference) = ImageRef::in_registry(&selection.registry, &selection.repository)
+                {
+                    absent.push(reference.repository_alone());
+                }
+                // What it means only its registry can tell: all that it may have brought stays.
+                listed.extend(rows.into_iter().map(|row| row.reference.clone()));
+            }
         }
+        let settings = &loaded.file.settings;
         let desired = Desired {
-            owner: loaded.owner,
+            owner: loaded.owner.clone(),
             layers_directory: settings.layers.clone().unwrap_or_else(|| self.default_layers()),
             images: Vec::new(),
             selections: Vec::new(),
             listed_elsewhere: listed,
             prune: true,
         };
-        let mut pruned = self.give_up(&Wish::Unlisted(desired), dry_run)?;
-        pruned.downloads = self.prune_downloads(dry_run)?;
-        Ok(pruned)
+        Ok(Unlisted { request, loaded, desired, absent })
+    }
+
+    /// Under the lock: what the images file lists now, and what is here now. Standard input is read once.
+    fn look_again_at(&self, wish: Wish, catalog: &Catalog) -> Result<Wish, Failure> {
+        let Wish::Unlisted(unlisted) = wish else { return Ok(wish) };
+        let Unlisted { request, mut loaded, .. } = *unlisted;
+        if let ImagesSource::Path(_) = request.source {
+            loaded = self.quiet().load(&request.source)?;
+            loaded.refuse_empty(request.allow_empty)?;
+        }
+        Ok(Wish::Unlisted(Box::new(self.unlisted(request, loaded, Some(catalog))?)))
     }
 
     /// Removes the partial downloads of runs that are dead. While a run is at work on this home nobody can say which
@@ -171,7 +236,7 @@ impl Session {
     /// # Errors
     /// See [`Failure`]; if one of `references` cannot be forgotten, none is.
     pub fn forget(&self, references: &[ImageRef], dry_run: bool) -> Result<Pruned, Failure> {
-        self.give_up(&Wish::Named(references.iter().cloned().collect()), dry_run)
+        self.give_up(Wish::Named(references.iter().cloned().collect()), dry_run)
     }
 
     /// Gives up, for the images file at `path`, all images that it brought, and removes those that nobody else
@@ -184,19 +249,19 @@ impl Session {
             let message = format!("cannot tell the absolute path of {}: {error}", path.display());
             Failure::Input(Error::Usage { message, hint: None })
         })?;
-        self.give_up(&Wish::Owned(Owner::images_file(&absolute)), dry_run)
+        self.give_up(Wish::Owned(Owner::images_file(&absolute)), dry_run)
     }
 
-    fn give_up(&self, wish: &Wish, dry_run: bool) -> Result<Pruned, Failure> {
+    fn give_up(&self, wish: Wish, dry_run: bool) -> Result<Pruned, Failure> {
         let Some(catalog) = Catalog::open_read_only(&self.catalog_path())? else {
-            return match wish {
+            return match &wish {
                 Wish::Named(references) => Err(unknown(references.iter(), &BTreeMap::new())),
                 Wish::Owned(owner) => Err(unknown_owner(owner, &BTreeMap::new())),
                 // Without a catalog nobody can say which layers are needed.
                 Wish::Unlisted(_) => Ok(Pruned { dry_run, ..Pruned::default() }),
             };
         };
-        let intention = self.intend(&catalog, wish, false)?;
+        let intention = self.intend(&catalog, &wish, false)?;
         drop(catalog);
         if dry_run || intention.is_empty() {
             return Ok(intention.in_theory(dry_run));
@@ -214,17 +279,20 @@ impl Session {
             swept.extend(left.into_iter().filter(|left| !finished.contains(&left.digest)));
             stores.insert(directory.clone(), store);
         }
-        // Whoever had the lock may have changed what is recorded.
-        let intention = self.intend(&catalog, wish, true)?;
+        // Whoever had the lock may have changed what is recorded, and somebody the images file.
+        let wish = self.look_again_at(wish, &catalog)?;
+        let intention = self.intend(&catalog, &wish, true)?;
         if self.cancel.is_cancelled() {
             return Err(Error::Stopped.into());
         }
-        for group in intention.images.chunks(catalog::GROUP) {
+        let leaving: Vec<&Removal> = intention.images.iter().filter(|image| !image.waits).collect();
+        for group in leaving.chunks(catalog::GROUP) {
             let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
             catalog.forget(&names, wish.owner())?;
         }
         let needed = catalog.layers_needed_outside(&BTreeSet::new())?;
-        let mut pruned = Pruned { images: intention.images, ..Pruned::default() };
+        let Intention { images, waiting_for, .. } = intention;
+        let mut pruned = Pruned { images, waiting_for, ..Pruned::default() };
         pruned.layers.extend(swept.into_iter().map(RemovedLayer::from));
         for (directory, layers) in intention.layers {
             let Some(store) = stores.get(&directory) else { continue };
@@ -274,14 +342,16 @@ impl Session {
     /// Decides; nothing is written.
     fn intend(&self, catalog: &Catalog, wish: &Wish, locked: bool) -> Result<Intention, Failure> {
         let recorded = match wish {
-            Wish::Unlisted(desired) => catalog.owned_by(&desired.owner)?,
+            Wish::Unlisted(unlisted) => catalog.owned_by(&unlisted.desired.owner)?,
             Wish::Named(_) | Wish::Owned(_) => catalog.all()?,
         };
         let recorded: BTreeMap<ImageRef, RecordedImage> =
             recorded.into_iter().map(|row| (row.reference.clone(), row)).collect();
         let mut observed = Observed { recorded, ..Observed::default() };
         let images = match wish {
-            Wish::Unlisted(desired) => plan::removals(desired, &observed),
+            Wish::Unlisted(unlisted) => {
+                plan::removals(&unlisted.desired, &observed, !unlisted.absent.is_empty())
+            }
             Wish::Named(references) => plan::removals_of(references, &observed.recorded)
                 .map_err(|refusals| refused(&refusals, &observed.recorded))?,
             Wish::Owned(owner) => match plan::removals_of_owner(owner, &observed.recorded) {
@@ -290,7 +360,8 @@ impl Session {
                 images => images,
             },
         };
-        let gone: BTreeSet<ImageRef> = images.iter().flat_map(|image| &image.gone).cloned().collect();
+        let leaving = images.iter().filter(|image| !image.waits);
+        let gone: BTreeSet<ImageRef> = leaving.flat_map(|image| &image.gone).cloned().collect();
         let needed = catalog.layers_needed_outside(&gone)?;
         observed.recorded.retain(|name, _| gone.contains(name));
 
@@ -300,8 +371,12 @@ impl Session {
             let digests = row.layers.iter().map(|layer| layer.digest.clone());
             of_directory.extend(digests.map(|digest| (digest, "no image needs it any more")));
         }
-        if let Wish::Unlisted(desired) = wish {
-            candidates.entry(desired.layers_directory.clone()).or_default();
+        let mut waiting_for = Vec::new();
+        if let Wish::Unlisted(unlisted) = wish {
+            if images.iter().any(|image| image.waits) {
+                waiting_for.clone_from(&unlisted.absent);
+            }
+            candidates.entry(unlisted.desired.layers_directory.clone()).or_default();
             for (directory, of_directory) in &mut candidates {
                 for digest in Places::of(directory).recorded()? {
                     of_directory.entry(digest).or_insert("no recorded image needs it");
@@ -311,6 +386,7 @@ impl Session {
         candidates.retain(|directory, _| directory.is_dir());
         let mut intention = Intention {
             images,
+            waiting_for,
             directories: candidates.keys().cloned().collect(),
             layers: BTreeMap::new(),
             leftovers: Vec::new(),
@@ -340,12 +416,13 @@ impl Session {
 
 impl Intention {
     fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.layers.is_empty() && self.leftovers.is_empty()
+        self.images.iter().all(|image| image.waits) && self.layers.is_empty() && self.leftovers.is_empty()
     }
 
     /// What would be done.
     fn in_theory(self, dry_run: bool) -> Pruned {
-        let mut pruned = Pruned { images: self.images, dry_run, ..Pruned::default() };
+        let Self { images, waiting_for, .. } = self;
+        let mut pruned = Pruned { images, waiting_for, dry_run, ..Pruned::default() };
         pruned.layers.extend(self.leftovers.into_iter().map(RemovedLayer::from));
         for (directory, layers) in self.layers {
             let digests: Vec<&BlobDigest> = layers.iter().map(|layer| &layer.digest).collect();
@@ -375,6 +452,13 @@ impl From<Leftover> for RemovedLayer {
         let Leftover { digest, path, size } = leftover;
         Self { digest, path, size, reason: "left by a run that did not end".to_owned() }
     }
+}
+
+/// Whether one of these images is one that `selection` may have chosen.
+fn fits_one(selection: &TagSelection, rows: &[&RecordedImage]) -> bool {
+    let of_platform = |row: &&&RecordedImage| row.platform.as_ref() == Some(&selection.platform);
+    let tags = rows.iter().filter(of_platform).filter_map(|row| row.reference.tag());
+    Rule::new(selection).is_ok_and(|rule| !rule.choose(tags).is_empty())
 }
 
 fn removed_layer(directory: &Path, places: &Places, digest: BlobDigest, reason: &str) -> RemovedLayer {

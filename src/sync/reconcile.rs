@@ -2,12 +2,13 @@
 //!
 //! As a rule one plan for all images. While a registry keeps a run waiting, what the others have said is planned and
 //! carried out as a part of its own, so that a dead registry costs nobody else's images minutes. Removals come last of
-//! all: only who knows everything that is wanted knows what is not.
+//! all, and not at all where a wanted image is blocked or has failed: only who has everything that is wanted knows what
+//! is not needed any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Applied, Failure, STALE_DOWNLOAD, Session};
+use super::{Applied, Failure, Loaded, STALE_DOWNLOAD, Session};
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::error::Error;
@@ -21,10 +22,12 @@ use crate::state::{Action, Desired, Observed, RecordedImage, Settings};
 use crate::store::{self, Store};
 
 /// What a run works with.
-struct Means<'a> {
-    registries: &'a Registries,
-    settings: &'a Settings,
-    offline: bool,
+pub(super) struct Means<'a> {
+    pub(super) registries: &'a Registries,
+    pub(super) settings: &'a Settings,
+    pub(super) offline: bool,
+    /// The images file, if there is one.
+    pub(super) loaded: Option<&'a Loaded>,
 }
 
 /// What earlier parts of a run have done.
@@ -42,16 +45,9 @@ struct Earlier {
 
 impl Session {
     /// Plans the way from what is to `desired`; nothing is changed.
-    pub(super) fn show_plan(
-        &self,
-        desired: &Desired,
-        registries: &Registries,
-        settings: &Settings,
-        offline: bool,
-    ) -> Result<Plan, Failure> {
+    pub(super) fn show_plan(&self, desired: &Desired, means: &Means<'_>) -> Result<Plan, Failure> {
         let catalog = Catalog::open_read_only(&self.catalog_path())?;
-        let means = Means { registries, settings, offline };
-        let mut observer = self.observer(desired, &means, catalog.as_ref());
+        let mut observer = self.observer(desired, means, catalog.as_ref());
         // A plan can be shown by the lockfile's word alone.
         observer.locked_too = false;
         let mut observed = observer.observe(desired)?;
@@ -60,26 +56,19 @@ impl Session {
     }
 
     /// Makes what is as `desired`, in parts while a registry keeps the run waiting.
-    pub(super) fn reconcile(
-        &self,
-        desired: &Desired,
-        registries: &Registries,
-        settings: &Settings,
-        offline: bool,
-    ) -> Result<Applied, Failure> {
-        let means = Means { registries, settings, offline };
+    pub(super) fn reconcile(&self, desired: &Desired, means: &Means<'_>) -> Result<Applied, Failure> {
         let catalog = Catalog::open_read_only(&self.catalog_path())?;
         let mut earlier = Earlier::default();
         let mut failure = None;
-        let observed = self.observer(desired, &means, catalog.as_ref()).observe_in_parts(
+        let observed = self.observer(desired, means, catalog.as_ref()).observe_in_parts(
             desired,
             &mut |desired, observed, ended| {
                 if failure.is_none()
-                    && let Err(error) = self.part(desired, observed, ended, &means, &mut earlier)
+                    && let Err(error) = self.part(desired, observed, ended, means, &mut earlier)
                 {
                     failure = Some(error);
                     // Nobody needs the other lookups any more.
-                    registries.stop();
+                    means.registries.stop();
                 }
             },
         );
@@ -87,7 +76,7 @@ impl Session {
         let rest = match (failure, observed) {
             (Some(failure), _) => Err(failure),
             (None, Err(error)) => Err(error.into()),
-            (None, Ok(observed)) => self.rest(desired, observed, &means, &mut earlier),
+            (None, Ok(observed)) => self.rest(desired, observed, means, &mut earlier),
         };
         match rest {
             // What was done by then is worth telling.
@@ -102,7 +91,7 @@ impl Session {
         Ok(Applied {
             plan: earlier.plan,
             outcome: earlier.outcome,
-            requests: registries.requests(),
+            requests: means.registries.requests(),
             layers: desired.layers_directory.clone(),
         })
     }
@@ -175,7 +164,7 @@ impl Session {
             }
             observed = observer.observe(desired)?;
         }
-        observed.released.clone_from(&earlier.released);
+        earlier.tell_deeds(&mut observed);
         self.look_at_other_homes(desired, &mut observed)?;
         let mut plan = plan::plan(desired, &observed).without(&earlier.images);
         // With very many images that is much memory, and a run may take hours.
@@ -186,7 +175,7 @@ impl Session {
                 plan.fetches.iter().any(|fetch| fetch.digest == *digest)
             })?;
         }
-        let mut outcome = Executor {
+        let mut executor = Executor {
             registries: means.registries,
             store: &store,
             catalog: &mut catalog,
@@ -198,9 +187,11 @@ impl Session {
             reporter: &*self.reporter,
             cancel: &self.cancel,
             enough: part_until.unwrap_or(&|| false),
-        }
-        .execute(&plan)?;
-        if part_until.is_some() {
+        };
+        let mut outcome = executor.execute(&plan)?;
+        if part_until.is_none() {
+            self.remove_last(desired, means, &mut executor, &mut plan, &mut outcome);
+        } else {
             let left = outcome.take_unfinished();
             plan = plan.without(&left);
             let names: Vec<ImageRef> = plan.images.iter().flat_map(|image| image.names.clone()).collect();
@@ -212,6 +203,33 @@ impl Session {
         }
         earlier.add(plan, outcome);
         Ok(())
+    }
+
+    /// Removes what is not wanted any more, if everything that is wanted is here, and the images file still says so.
+    fn remove_last(
+        &self,
+        desired: &Desired,
+        means: &Means<'_>,
+        executor: &mut Executor<'_>,
+        plan: &mut Plan,
+        outcome: &mut Outcome,
+    ) {
+        if outcome.failed() > 0 && !outcome.stopped {
+            plan.hold_removals();
+        } else if desired.prune
+            && let Some(loaded) = means.loaded
+        {
+            if let Some(listed) = self.listed_meanwhile(loaded, desired) {
+                plan.spare(&listed);
+            } else {
+                plan.hold_removals();
+                if plan.waiting().next().is_some() {
+                    let text = format!("{} has changed and cannot be used: nothing is removed", loaded.name);
+                    self.reporter.report(Event::Warning(text));
+                }
+            }
+        }
+        executor.remove(plan, outcome);
     }
 
     fn observer<'a>(
@@ -234,7 +252,8 @@ impl Session {
 
     fn report_unchanged(&self, plan: &Plan) -> Outcome {
         let mut outcome = Outcome::default();
-        for image in &plan.images {
+        outcome.waiting.extend(plan.waiting().cloned());
+        for image in plan.images.iter().filter(|image| !image.waits) {
             let error = image.error.clone();
             let (reference, action, reason) = (image.reference.clone(), image.action, image.reason.clone());
             outcome.images.push((reference.clone(), action, error.clone()));
@@ -254,7 +273,13 @@ impl Earlier {
                 None => observed.recorded.remove(name),
             };
         }
+        self.tell_deeds(observed);
+    }
+
+    /// Takes note of what became of the parts.
+    fn tell_deeds(&self, observed: &mut Observed) {
         observed.released.clone_from(&self.released);
+        observed.failed = self.outcome.failed() > 0;
     }
 
     fn add(&mut self, plan: Plan, outcome: Outcome) {

@@ -156,7 +156,7 @@ impl Metrics {
             }),
             registry,
         };
-        for state in ["in_sync", "failed", "blocked", "unlisted"] {
+        for state in ["in_sync", "failed", "blocked", "unlisted", "waiting"] {
             metrics.images.get_or_create(&State { state }).set(0);
         }
         metrics
@@ -219,10 +219,9 @@ impl Metrics {
             in_sync += usize::from(*action != Action::Remove);
         }
         self.extracted.inc_by(applied.outcome.extracted_bytes);
-        let unlisted = applied.plan.unlisted.len();
-        for (state, count) in
-            [("in_sync", in_sync), ("failed", failed), ("blocked", blocked), ("unlisted", unlisted)]
-        {
+        let (unlisted, waiting) = (applied.plan.unlisted.len(), applied.outcome.waiting.len());
+        let states = [("in_sync", in_sync), ("failed", failed), ("blocked", blocked)];
+        for (state, count) in states.into_iter().chain([("unlisted", unlisted), ("waiting", waiting)]) {
             self.images.get_or_create(&State { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         let all = in_sync + blocked + failed;

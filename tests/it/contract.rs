@@ -21,13 +21,13 @@ type Shape = &'static [(&'static str, &'static str)];
 const NOTHING: Shape = &[];
 const PLAN: Shape = &[
     ("", "version changes download_bytes images layers_to_remove"),
-    ("images[]", "reference platform action digest previous reason layers download_bytes"),
+    ("images[]", "reference platform action digest previous reason layers download_bytes waits"),
     ("images[].layers", "total present"),
 ];
 const EVENTS: Shape = &[("", "version event")];
 const SUMMARY: Shape = &[(
     "",
-    "added updated repaired removed unchanged failed downloaded_bytes extracted_bytes requests duration_ms",
+    "added updated repaired removed removals_waiting unchanged failed downloaded_bytes extracted_bytes requests duration_ms",
 )];
 const LIST: Shape = &[
     ("", "version images"),
@@ -50,8 +50,8 @@ const VERIFY: Shape = &[("", "version layers"), ("layers[]", "digest status deta
 const LOCK: Shape =
     &[("", "version changed path images"), ("images[]", "reference platform digest previous action")];
 const PRUNE: Shape = &[
-    ("", "version dry_run images layers kept downloads freed_bytes"),
-    ("images[]", "reference reason"),
+    ("", "version dry_run images layers kept downloads freed_bytes removals_waiting waiting_for"),
+    ("images[]", "reference reason waits"),
     ("layers[]", "digest path"),
 ];
 
@@ -66,6 +66,9 @@ const LINES: &[Line] = &[
     Line(&[], "apply missing.toml", 1, EVENTS),
     Line(&[], "apply --dry-run", 0, PLAN),
     Line(&["apply"], "apply fewer.toml --prune", 0, EVENTS),
+    Line(&["apply"], "apply empty.toml --prune", 2, NOTHING),
+    Line(&["apply", "empty"], "apply --prune --allow-empty", 0, EVENTS),
+    Line(&["apply"], "apply missing.toml --prune", 1, EVENTS),
     Line(&[], "apply --locked", 1, NOTHING),
     Line(&["lock"], "apply --locked", 0, EVENTS),
     Line(&["apply"], "apply --offline", 0, EVENTS),
@@ -80,6 +83,9 @@ const LINES: &[Line] = &[
     Line(&[], "plan broken.toml --detailed-exitcode", 1, NOTHING),
     Line(&["lock"], "plan --locked", 0, PLAN),
     Line(&["apply"], "plan --offline --prune --group one", 0, PLAN),
+    Line(&["apply", "empty"], "plan --prune", 2, NOTHING),
+    Line(&["apply", "empty"], "plan --prune --detailed-exitcode", 1, NOTHING),
+    Line(&["apply", "empty"], "plan --prune --allow-empty", 0, PLAN),
     Line(&[], "lock", 0, LOCK),
     Line(&[], "lock other.toml", 0, LOCK),
     Line(&["lock"], "lock --upgrade", 0, LOCK),
@@ -101,6 +107,8 @@ const LINES: &[Line] = &[
     Line(&["apply", "damage"], "verify --repair", 0, VERIFY),
     Line(&["apply", "apply fewer.toml"], "prune --dry-run", 0, &[("", "version dry_run images layers")]),
     Line(&["apply", "fewer"], "prune", 0, PRUNE),
+    Line(&["apply", "empty"], "prune", 2, NOTHING),
+    Line(&["apply", "empty"], "prune --allow-empty", 0, PRUNE),
     Line(&["apply other.toml", "fewer other.toml"], "prune other.toml --dry-run", 0, PRUNE),
     Line(&["apply"], "forget REF", 0, PRUNE),
     Line(&["apply"], "forget REF --dry-run", 0, PRUNE),
@@ -136,6 +144,7 @@ fn world() -> (Sandbox, FakeRegistry) {
         ("other.toml", &[&*one, &two]),
         ("fewer.toml", &[&*one]),
         ("missing.toml", &[&*one, "team/app:3"]),
+        ("empty.toml", &[]),
     ] {
         sandbox.write(name, wanted(&registry.name(), images));
     }
@@ -151,6 +160,7 @@ fn prepare(sandbox: &Sandbox, registry: &FakeRegistry, command: &str) {
             std::fs::write(first.join("stranger"), "").unwrap();
         }
         ["unlist"] => std::fs::remove_file(sandbox.work().join("images.toml")).unwrap(),
+        ["empty"] => sandbox.images(&wanted(&registry.name(), &[])),
         ["fewer"] => sandbox.images(&wanted(&registry.name(), &["team/app:1"])),
         ["fewer", name] => drop(sandbox.write(name, wanted(&registry.name(), &["team/app:1"]))),
         _ => drop(sandbox.msb(command).run().success()),

@@ -34,6 +34,7 @@ mod policies;
 mod prune;
 mod real_names;
 mod registries;
+mod removals;
 mod requests;
 mod selections;
 mod services;

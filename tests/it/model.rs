@@ -20,7 +20,7 @@ use msb_sync::cancel::Cancel;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::Silent;
 use msb_sync::registry::Environment;
-use msb_sync::sync::{ImagesSource, LockRequest, Request, Session, Upgrade};
+use msb_sync::sync::{ImagesSource, LockRequest, PruneRequest, Request, Session, Upgrade};
 
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file};
@@ -40,8 +40,8 @@ enum Step {
     Lose,
     Damage,
     Unrecord,
-    Apply { f: usize, prune: bool, locked: bool, offline: bool },
-    Prune(usize),
+    Apply { f: usize, prune: bool, allow_empty: bool, locked: bool, offline: bool },
+    Prune { f: usize, allow_empty: bool },
     Remove(&'static str),
     Pull(&'static str),
     Lock { f: usize, upgrade: bool },
@@ -90,9 +90,10 @@ impl Random {
             14 => Step::Unrecord,
             15..=20 => {
                 let (prune, locked) = (self.one_in(2), self.one_in(5));
-                Step::Apply { f, prune, locked, offline: self.one_in(6) }
+                let (offline, allow_empty) = (self.one_in(6), self.one_in(2));
+                Step::Apply { f, prune, allow_empty, locked, offline }
             }
-            21..=22 => Step::Prune(f),
+            21..=22 => Step::Prune { f, allow_empty: self.one_in(2) },
             23 => Step::Remove(self.of(TAGS)),
             24 => Step::Pull(self.of(TAGS)),
             25..=27 => Step::Lock { f, upgrade: self.one_in(3) },
@@ -202,16 +203,15 @@ impl World {
                 return;
             }
             Step::Apply { f, locked, .. } if locked && !model.is_covered(f) => (false, false),
-            Step::Apply { f, prune, offline, .. } => {
+            Step::Apply { f, prune, allow_empty, offline, .. } => {
                 // With "missing" the tags that a killed run has brought may be enough for the next one.
                 let settles = model.files[f].policy == Policy::Missing && model.files[f].selection.is_some();
                 let killed = !settles && self.kill_one_in(6, step);
-                (model.apply(f, prune, offline), killed)
+                (model.apply(f, prune, allow_empty, offline), killed)
             }
-            Step::Prune(f) => {
+            Step::Prune { f, allow_empty } => {
                 let killed = self.kill_one_in(4, step);
-                model.prune(f);
-                (true, killed)
+                (model.prune(f, allow_empty), killed)
             }
             Step::Remove(name) => (model.remove(name), false),
             Step::Pull(name) => {
@@ -233,14 +233,14 @@ impl World {
             self.forgive_extra_layers(model);
         }
         self.compare(model);
-        if matches!(step, Step::Prune(_)) && self.session.home.join("oci.db").exists() {
+        if matches!(step, Step::Prune { .. }) && expected && self.session.home.join("oci.db").exists() {
             let staged = std::fs::read_dir(self.session.home.join(".layers.msb-sync/staging"));
             assert_eq!(staged.map_or(0, Iterator::count), 0, "prune left something of a dead run");
         }
-        if let Step::Apply { f, prune, locked, offline } = step
+        if let Step::Apply { .. } = step
             && expected
         {
-            let (plan, _) = self.session.plan(&self.request(f, prune, locked, offline)).unwrap();
+            let (plan, _) = self.session.plan(&self.request(step)).unwrap();
             assert!(plan.is_empty(), "a second apply would do something: {plan:#?}");
         }
     }
@@ -270,8 +270,10 @@ impl World {
         }
     }
 
-    fn request(&self, f: usize, prune: bool, locked: bool, offline: bool) -> Request {
-        Request { source: ImagesSource::Path(self.path(f)), groups: Vec::new(), prune, offline, locked }
+    fn request(&self, step: Step) -> Request {
+        let Step::Apply { f, prune, allow_empty, locked, offline } = step else { panic!("{step:?}") };
+        let source = ImagesSource::Path(self.path(f));
+        Request { source, groups: Vec::new(), prune, allow_empty, offline, locked }
     }
 
     /// Does a step by the library.
@@ -279,13 +281,14 @@ impl World {
         let session = &self.session;
         let source = |f| ImagesSource::Path(self.path(f));
         let (text, done) = match step {
-            Step::Apply { f, prune, locked, offline } => {
-                let applied = session.apply(&self.request(f, prune, locked, offline));
+            Step::Apply { .. } => {
+                let applied = session.apply(&self.request(step));
                 let applied = applied.map_err(|error| error.to_string())?;
                 (format!("{:?}", applied.outcome), applied.succeeded())
             }
-            Step::Prune(f) => {
-                let pruned = session.prune(&source(f), false).map_err(|error| error.to_string())?;
+            Step::Prune { f, allow_empty } => {
+                let request = PruneRequest { source: source(f), dry_run: false, allow_empty };
+                let pruned = session.prune(&request).map_err(|error| error.to_string())?;
                 (format!("{pruned:?}"), true)
             }
             Step::Remove(name) => {
@@ -319,14 +322,19 @@ impl World {
             return false;
         }
         let mut arguments = match step {
-            Step::Apply { f, prune, locked, offline } => {
+            Step::Apply { f, prune, allow_empty, locked, offline } => {
                 let mut arguments = vec!["apply".to_owned(), self.path(f).display().to_string()];
-                for (flag, given) in [("--prune", prune), ("--locked", locked), ("--offline", offline)] {
+                let flags = [("--prune", prune), ("--allow-empty", allow_empty), ("--locked", locked)];
+                for (flag, given) in flags.into_iter().chain([("--offline", offline)]) {
                     arguments.extend(given.then(|| flag.to_owned()));
                 }
                 arguments
             }
-            Step::Prune(f) => vec!["prune".to_owned(), self.path(f).display().to_string()],
+            Step::Prune { f, allow_empty } => {
+                let mut arguments = vec!["prune".to_owned(), self.path(f).display().to_string()];
+                arguments.extend(allow_empty.then(|| "--allow-empty".to_owned()));
+                arguments
+            }
             Step::Pull(name) => vec!["pull".to_owned(), self.reference(name).to_string()],
             Step::Lock { f, upgrade } => {
                 let mut arguments = vec!["lock".to_owned(), self.path(f).display().to_string()];
@@ -431,7 +439,8 @@ fn history(seed: u64) -> Result<(), String> {
     let mut told = format!("MSB_SYNC_MODEL_SEED={seed}\n");
     let mut steps = vec![Step::Edit(0), Step::Edit(1)];
     steps.extend([Step::Move; 6]);
-    let all = Step::Apply { f: world.random.below(2), prune: false, locked: false, offline: false };
+    let f = world.random.below(2);
+    let all = Step::Apply { f, prune: false, allow_empty: false, locked: false, offline: false };
     steps.push(all);
     let count = 6 + world.random.below(8);
     steps.extend((0..count).map(|_| world.random.step()));

@@ -489,7 +489,7 @@ fn prune_remove_and_pull_keep_to_what_is_theirs() {
     sandbox.images(&wanted(&registry.name(), &[]));
     sandbox.msb("apply").run().success();
     assert_eq!(listed(&sandbox).len(), 3, "apply alone removes nothing");
-    sandbox.msb("prune").run().success();
+    sandbox.msb("prune --allow-empty").run().success();
     let names = |images: &[Value]| -> Vec<String> {
         let mut names: Vec<String> =
             images.iter().map(|image| image["reference"].as_str().unwrap().to_owned()).collect();
@@ -504,7 +504,7 @@ fn prune_remove_and_pull_keep_to_what_is_theirs() {
     sandbox.msb(&format!("remove {}", full("pulled:1"))).run().success();
     assert_eq!(names(&listed(&sandbox)), [full("app:1")]);
     sandbox.write("other.toml", wanted(&registry.name(), &[]));
-    sandbox.msb("apply --prune other.toml").run().success();
+    sandbox.msb("apply --prune --allow-empty other.toml").run().success();
     assert_eq!(listed(&sandbox).len(), 0);
     assert_eq!(sandbox.extracted(), [""; 0]);
 }

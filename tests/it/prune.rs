@@ -104,12 +104,12 @@ fn an_image_stays_until_both_files_drop_it_and_pulled_ones_stay() {
     shop.sandbox.msb("apply other.toml").run().success();
     shop.sandbox.msb(&format!("pull {}", shop.name("b:1"))).run().success();
     shop.want(&[]);
-    let document = shop.json("prune");
+    let document = shop.json("prune --allow-empty");
     assert!(document["images"].as_array().unwrap().iter().all(|image| image["stays"] == true), "{document}");
     assert!(digests(&document, "layers").is_empty());
     assert_eq!(listed(&shop.sandbox).len(), 2);
     shop.sandbox.write("other.toml", wanted(&shop.registry.name(), &[]));
-    let document = shop.json("prune other.toml");
+    let document = shop.json("prune --allow-empty other.toml");
     assert_eq!(digests(&document, "layers"), [shop.top.digest()]);
     assert_eq!(listed(&shop.sandbox)[0]["reference"], shop.name("b:1"));
     shop.sandbox.msb(&format!("forget {}", shop.name("b:1"))).run().success();
@@ -132,8 +132,8 @@ fn orphans_and_leftovers_go_and_directories_of_others_stay() {
     fs::create_dir_all(private.join("staging").join(&left).join("tree")).unwrap();
     fs::write(private.join("staging").join(&left).join("tree/file"), "12345").unwrap();
     shop.want(&[]);
-    let dry = shop.json("prune --dry-run");
-    let document = shop.json("prune");
+    let dry = shop.json("prune --dry-run --allow-empty");
+    let document = shop.json("prune --allow-empty");
     assert_eq!(dry["layers"], document["layers"]);
     assert_eq!(digests(&document, "layers").len(), 4, "{document}");
     assert!(document["layers"].as_array().unwrap().iter().any(|layer| layer["size"] == 5), "{document}");
@@ -160,7 +160,7 @@ fn a_layer_in_use_is_kept_and_named() {
 
     let held = fs::File::open(shop.sandbox.layers().join(shop.other.directory()).join("other")).unwrap();
     shop.want(&[]);
-    shop.sandbox.msb("apply --prune").run().success().says(&me);
+    shop.sandbox.msb("apply --prune --allow-empty").run().success().says(&me);
     assert!(shop.has(&shop.other) && !shop.has(&shop.base));
     drop(held);
 }
@@ -330,7 +330,7 @@ fn what_microsandbox_pulled_is_left_alone() {
     shop.sandbox.program("sqlite3", &[database.to_str().unwrap(), sql]).run().success();
     shop.want(&[]);
     shop.sandbox.msb(&format!("forget {}", shop.name("a:1"))).run().code(1).says("microsandbox");
-    assert!(shop.json("prune")["layers"].as_array().unwrap().is_empty());
+    assert!(shop.json("prune --allow-empty")["layers"].as_array().unwrap().is_empty());
     assert_eq!(shop.sandbox.extracted().len(), 3);
 }
 
@@ -345,7 +345,7 @@ fn layers_that_another_home_needs_stay() {
         shop.sandbox.msb(&format!("--home ../{name} apply {}", path.display())).run().success();
     }
     shop.sandbox.write("two.toml", file(&[]));
-    let document = shop.json("--home ../two prune two.toml");
+    let document = shop.json("--home ../two prune --allow-empty two.toml");
     assert_eq!(digests(&document, "layers"), [shop.other.digest()], "{document}");
     shop.sandbox.msb("--home ../one verify").run().success();
 }

@@ -283,7 +283,7 @@ fn a_file_that_is_written_in_place_again_and_again_is_never_taken_for_empty() {
     let registry = nine();
     let text = |number: usize| format!("# {}\n{}", "x".repeat(number % 50), app(&registry, 1));
     sandbox.images(&text(0));
-    let watching = Watching::start(&sandbox, "--prune");
+    let watching = Watching::start(&sandbox, "--prune --allow-empty");
     let path = sandbox.work().join("images.toml");
     let start = std::time::Instant::now();
     let mut number = 0;

@@ -85,7 +85,7 @@ fn a_storm_passes() {
     let blobs = content.blobs.clone();
     let registry = FakeRegistry::start(content);
     sandbox.images("");
-    let watching = Watching::start(&sandbox, "--prune");
+    let watching = Watching::start(&sandbox, "--prune --allow-empty");
     let pid = watching.pid();
     let converge = |expected: &[String]| {
         eventually("the machine is as the last file says", LIMIT, || {

@@ -114,13 +114,17 @@ impl Command {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(crate) struct Selection {
     /// The images file; `-` is standard input
     #[arg(default_value = DEFAULT_FILE, value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Also remove what the file no longer lists
+    /// Also remove what the file no longer lists, once everything that it lists is here
     #[arg(long)]
     pub(crate) prune: bool,
+    /// With --prune: also if the file lists no image at all, which is refused otherwise
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
     /// Ask no registry: what is not here is blocked
     #[arg(long)]
     pub(crate) offline: bool,
@@ -242,6 +246,9 @@ pub(crate) struct Prune {
     /// Show what would be removed; changes nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Also if the file lists no image at all, which is refused otherwise
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
 }
 
 #[derive(Debug, Args)]

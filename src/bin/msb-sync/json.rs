@@ -126,6 +126,7 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration) -> Value {
         "updated": outcome.done(Action::Update),
         "repaired": outcome.done(Action::Repair),
         "removed": outcome.done(Action::Remove),
+        "removals_waiting": outcome.waiting.len(),
         "unchanged": outcome.done(Action::Keep),
         "failed": outcome.failed(),
         "downloaded_bytes": outcome.downloaded_bytes,
@@ -161,6 +162,7 @@ fn planned(image: &PlannedImage) -> Value {
         "reason": reason(image),
         "layers": { "total": image.layers.len(), "present": image.layers_present },
         "download_bytes": image.download_bytes,
+        "waits": image.waits,
         "error": image.error.as_deref().map(error_value),
     })
 }
@@ -298,7 +300,8 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
             json!({
                 "reference": image.reference.to_string(),
                 "reason": image.reason,
-                "stays": !image.gone.contains(&image.reference),
+                "stays": image.waits || !image.gone.contains(&image.reference),
+                "waits": image.waits,
             })
         })
         .collect();
@@ -329,5 +332,7 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
         "kept": kept,
         "downloads": downloads,
         "freed_bytes": pruned.freed_bytes(),
+        "removals_waiting": pruned.waiting().count(),
+        "waiting_for": pruned.waiting_for.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

@@ -24,7 +24,9 @@ use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::Reporter;
 use msb_sync::registry::Environment;
 use msb_sync::state::Action;
-use msb_sync::sync::{Applied, Failure, ImagesSource, LockRequest, Pruned, Request, Session, Upgrade};
+use msb_sync::sync::{
+    Applied, Failure, ImagesSource, LockRequest, PruneRequest, Pruned, Request, Session, Upgrade,
+};
 
 use args::{Cli, Command, Global, Lock, Plan, Selection, When};
 use text::Style;
@@ -251,8 +253,9 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         Command::Inspect(args) => look::inspect(&session, output, args),
         Command::Verify(args) => verify(&session, output, args),
         Command::Prune(args) => {
-            let pruned = session.prune(&images_source(&args.file), args.dry_run);
-            pruned.map(|pruned| show_pruned(&pruned, output))
+            let (dry_run, allow_empty) = (args.dry_run, args.allow_empty);
+            let request = PruneRequest { source: images_source(&args.file), dry_run, allow_empty };
+            session.prune(&request).map(|pruned| show_pruned(&pruned, output))
         }
         Command::Forget(args) => forget(&session, output, args),
         Command::Init | Command::Schema | Command::Completions { .. } | Command::Man | Command::Remove(_) => {
@@ -303,6 +306,7 @@ fn request(selection: &Selection) -> Request {
         source: images_source(&selection.file),
         groups: selection.group.clone(),
         prune: selection.prune,
+        allow_empty: selection.allow_empty,
         offline: selection.offline,
         locked: selection.locked,
     }

@@ -106,6 +106,11 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{whole}.{} {}", rest * 10 / 1024, UNITS[unit])
 }
 
+/// How many removals wait.
+pub(crate) fn removals_wait(count: usize) -> String {
+    format!("{} {}", plural(count, "removal"), if count == 1 { "waits" } else { "wait" })
+}
+
 /// `1 layer`, `2 layers`.
 pub(crate) fn plural(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }

@@ -112,11 +112,20 @@ impl Model {
         (wanted, chosen.1 || blocked, blocked)
     }
 
+    /// Whether file `f` lists nothing at all.
+    fn is_empty(&self, f: usize) -> bool {
+        self.files[f].names.is_empty() && self.files[f].selection.is_none()
+    }
+
     /// Whether everything went well.
-    pub(super) fn apply(&mut self, f: usize, prune: bool, offline: bool) -> bool {
+    pub(super) fn apply(&mut self, f: usize, prune: bool, allow_empty: bool, offline: bool) -> bool {
+        if prune && !allow_empty && self.is_empty(f) {
+            return false;
+        }
         let (wanted, held, blocked) = self.wanted(f, offline);
         let (done, mut leaving) = self.bring(f, &wanted, self.files[f].policy, offline);
-        if prune {
+        // Removals wait for everything that is wanted.
+        if prune && done && !blocked {
             leaving.extend(
                 self.forget_unlisted(f, |name| {
                     wanted.contains_key(name) || (held && name.starts_with("web:"))
@@ -190,15 +199,25 @@ impl Model {
         self.disk.retain(|layer, _| needed.contains(layer) || !candidates.contains(layer));
     }
 
-    pub(super) fn prune(&mut self, f: usize) {
+    pub(super) fn prune(&mut self, f: usize, allow_empty: bool) -> bool {
+        if !allow_empty && self.is_empty(f) {
+            return false;
+        }
         if self.rows.is_empty() && self.disk.is_empty() {
-            return;
+            return true;
         }
         let file = self.files[f].clone();
         let chosen = self.locks[f].as_ref().and_then(|lock| lock.selection.clone());
         let chosen = chosen.filter(|(rule, _)| Some(*rule) == file.selection).map(|(_, tags)| tags);
+        // What is listed and not here: what would be removed may be all that there is of it.
+        let wanted = file.names.iter().chain(chosen.iter().flatten());
+        let absent = wanted.into_iter().any(|name| !self.rows.contains_key(name));
+        let owned = self.rows.iter().filter(|(_, row)| row.owners.contains(&f)).map(|(name, _)| name);
+        let unknown = chosen.is_none() && file.selection.is_some_and(|rule| rule.choose(owned).is_empty());
+        let waits = absent || unknown;
         let mut leaving = self.forget_unlisted(f, |name| {
-            file.names.contains(name)
+            waits
+                || file.names.contains(name)
                 || match &chosen {
                     Some(tags) => tags.contains(&name),
                     None => file.selection.is_some() && name.starts_with("web:"),
@@ -207,6 +226,7 @@ impl Model {
         leaving
             .extend(self.disk.iter().filter(|(_, disk)| **disk != Disk::Unrecorded).map(|(layer, _)| *layer));
         self.drop_layers(&leaving);
+        true
     }
 
     pub(super) fn remove(&mut self, name: &'static str) -> bool {

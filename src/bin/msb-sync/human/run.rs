@@ -8,7 +8,7 @@ use msb_sync::plan::{Plan, PlannedImage};
 use msb_sync::state::{Action, Platform, size_of_layers};
 use msb_sync::sync::{Applied, Relocked};
 
-use crate::text::{Style, bytes, duration, plural, printable, shell_word, short, table};
+use crate::text::{Style, bytes, duration, plural, printable, removals_wait, shell_word, short, table};
 
 /// The plan, as `plan` prints it.
 pub(crate) fn plan(plan: &Plan, file: &Path, platform: &Platform, style: Style) -> String {
@@ -43,7 +43,10 @@ pub(crate) fn plan(plan: &Plan, file: &Path, platform: &Platform, style: Style) 
     ]
     .into_iter()
     .filter(|(action, _)| plan.count(*action) > 0)
-    .map(|(action, what)| format!("{} {what}", plan.count(action)))
+    .map(|(action, what)| {
+        let waits = if action == Action::Remove && plan.waiting().next().is_some() { " (waits)" } else { "" };
+        format!("{} {what}{waits}", plan.count(action))
+    })
     .collect();
     out.push('\n');
     if counts.is_empty() {
@@ -84,6 +87,7 @@ fn plan_row(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<Strin
             _ if new == total => format!("{}, {}", plural(total, "layer"), bytes(image.download_bytes)),
             _ => format!("{new} of {} new, {}", plural(total, "layer"), bytes(image.download_bytes)),
         }),
+        Action::Remove if image.waits => facts.push("waits until nothing is blocked".to_owned()),
         Action::Repair if image.download_bytes > 0 => facts.push(bytes(image.download_bytes)),
         Action::Remove => {
             let freed: Vec<_> = image
@@ -206,6 +210,9 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration, next: &Next<'_>, sty
         if outcome.failed() > 0 {
             parts.push(style.red(&format!("{} failed", outcome.failed())));
         }
+        if !outcome.waiting.is_empty() {
+            parts.push(removals_wait(outcome.waiting.len()));
+        }
         if outcome.failure.is_some() {
             parts.push(style.red("unneeded layers not removed"));
         }
@@ -226,6 +233,14 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration, next: &Next<'_>, sty
     }
     if outcome.layers_removed > 0 {
         let _ = writeln!(out, "{} removed.", plural(outcome.layers_removed, "layer"));
+    }
+    if !outcome.waiting.is_empty() {
+        let names: Vec<String> = outcome.waiting.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            out,
+            "Not listed any more, kept until every listed image is here: {}.",
+            names.join(", ")
+        );
     }
     if !applied.plan.unlisted.is_empty() {
         let names: Vec<String> = applied.plan.unlisted.iter().map(ToString::to_string).collect();

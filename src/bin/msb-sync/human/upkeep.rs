@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use msb_sync::image_ref::ImageRef;
 use msb_sync::sync::{LayerStatus, Pruned, Verified, VerifiedLayer};
 
-use crate::text::{Style, bytes, plural, printable, short};
+use crate::text::{Style, bytes, plural, printable, removals_wait, short};
 
 /// Names of images that one line shows.
 const MAX_NAMES: usize = 3;
@@ -59,9 +60,16 @@ pub(crate) fn verified(verified: &Verified, repair: bool, verbose: bool, style: 
 
 /// Some of the images that a layer is part of.
 fn images(layer: &VerifiedLayer) -> String {
-    let mut names: Vec<String> = layer.images.iter().take(MAX_NAMES).map(ToString::to_string).collect();
-    if layer.images.len() > MAX_NAMES {
-        names.push(format!("{} more", layer.images.len() - MAX_NAMES));
+    some(&layer.images)
+}
+
+/// Some of many names.
+fn some<'a>(images: impl IntoIterator<Item = &'a ImageRef>) -> String {
+    let mut images = images.into_iter();
+    let mut names: Vec<String> = images.by_ref().take(MAX_NAMES).map(ToString::to_string).collect();
+    match images.count() {
+        0 => {}
+        more => names.push(format!("{more} more")),
     }
     names.join(", ")
 }
@@ -70,8 +78,10 @@ fn images(layer: &VerifiedLayer) -> String {
 pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
     let mut out = String::new();
     for image in &pruned.images {
-        let sign = if image.gone.contains(&image.reference) { style.red("-") } else { style.dim("=") };
-        let _ = writeln!(out, "  {sign} {}  {}", image.reference, printable(&image.reason, false));
+        let goes = image.gone.contains(&image.reference) && !image.waits;
+        let sign = if goes { style.red("-") } else { style.dim("=") };
+        let waits = if image.waits { "; waits" } else { "" };
+        let _ = writeln!(out, "  {sign} {}  {}{waits}", image.reference, printable(&image.reason, false));
     }
     for layer in &pruned.layers {
         let (size, reason) = (bytes(layer.size), printable(&layer.reason, false));
@@ -91,6 +101,14 @@ pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
     if !out.is_empty() {
         out.push('\n');
     }
+    let waiting = pruned.waiting().count();
+    if waiting > 0 {
+        let (head, names) = (style.yellow(&removals_wait(waiting)), some(&pruned.waiting_for));
+        let _ = writeln!(
+            out,
+            "{head}: listed, but not here: {names}. Bring what is listed first: msb-sync apply"
+        );
+    }
     if pruned.is_empty() {
         out.push_str(if pruned.kept.is_empty() {
             "Nothing to remove.\n"
@@ -99,7 +117,8 @@ pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
         });
         return out;
     }
-    let (images, layers) = (plural(pruned.images.len(), "image"), plural(pruned.layers.len(), "layer"));
+    let (images, layers) =
+        (plural(pruned.images.len() - waiting, "image"), plural(pruned.layers.len(), "layer"));
     let what = match pruned.downloads.len() {
         0 => format!("{images} and {layers}"),
         count => format!("{images}, {layers} and {}", plural(count, "partial download")),
