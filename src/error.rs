@@ -16,6 +16,8 @@ pub use registry::{RegistryError, TlsCure, Trouble};
 pub use store::StoreError;
 pub use text::{escape_into, printable};
 
+use std::time::SystemTime;
+
 use crate::digest::BlobDigest;
 
 /// Anything that can fail for one image, one layer or a whole run.
@@ -116,6 +118,15 @@ impl Error {
             ),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Stopped => None,
+        }
+    }
+
+    /// When to try again, where a registry said so and that is not soon.
+    pub fn retry_at(&self) -> Option<SystemTime> {
+        match self {
+            Self::Registry(error) => error.retry_at(),
+            Self::LockedDigest { source, .. } => source.retry_at(),
+            _ => None,
         }
     }
 

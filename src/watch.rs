@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
@@ -346,19 +346,22 @@ impl Watch<'_> {
             return Ok(());
         };
         let first = std::mem::take(&mut self.first);
-        let passing = match &result {
+        let errors: Vec<&Error> = match &result {
             Ok(applied) => {
-                applied.outcome.images.iter().any(|(_, _, error)| error.as_deref().is_some_and(may_pass))
+                applied.outcome.images.iter().filter_map(|(_, _, error)| error.as_deref()).collect()
             }
-            Err(Failure::Error(error)) => may_pass(error),
-            Err(_) => false,
+            Err(Failure::Error(error)) => vec![error],
+            Err(_) => Vec::new(),
         };
-        self.failures = if passing { self.failures.saturating_add(1) } else { 0 };
+        let now = SystemTime::now();
+        let asked = |error: &Error| error.retry_at().map(|at| at.duration_since(now).unwrap_or_default());
+        let passing = errors.into_iter().filter(|error| may_pass(error)).map(asked);
         let interval = self.inputs.interval;
-        let wait =
-            if passing { schedule::backoff(self.failures, interval, fastrand::f64()) } else { interval };
+        let retry = schedule::retry(passing, self.failures.saturating_add(1), interval, fastrand::f64());
+        self.failures = if retry.is_some() { self.failures.saturating_add(1) } else { 0 };
+        let wait = retry.unwrap_or(interval);
         self.next = Instant::now() + wait;
-        self.next_reason = if passing { Reason::Retry } else { Reason::Interval };
+        self.next_reason = if retry.is_some() { Reason::Retry } else { Reason::Interval };
         self.metrics.finished(&result, elapsed);
         match &result {
             Ok(applied) => {

@@ -4,7 +4,7 @@
 //! characters escaped. The image's name is not repeated here: whoever reports the error says it first.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::digest::ContentMismatch;
 
@@ -41,7 +41,7 @@ pub enum TlsCure {
 #[non_exhaustive]
 pub enum RegistryError {
     /// The registry answered, and the answer was no.
-    #[error("{reason} (HTTP {status} from {host})")]
+    #[error("{reason} (HTTP {status} from {host}){}", asks_to_wait(until.as_deref()))]
     Refused {
         /// The registry's own words, or ours for the status.
         reason: String,
@@ -53,6 +53,9 @@ pub enum RegistryError {
         registry: String,
         /// Whether credentials were sent.
         authenticated: bool,
+        /// Until when it asks not to be asked again, where that is longer than a run waits. Boxed, since errors are
+        /// moved often and this is rare.
+        until: Option<Box<SystemTime>>,
     },
     /// There was no answer.
     #[error("{reason}")]
@@ -163,6 +166,14 @@ pub enum RegistryError {
     Stopped,
 }
 
+fn asks_to_wait(until: Option<&SystemTime>) -> String {
+    let shown = until.and_then(|until| {
+        let timestamp = jiff::Timestamp::try_from(*until).ok()?;
+        timestamp.round(jiff::Unit::Second).ok()
+    });
+    shown.map(|until| format!("; it asks to be left alone until {until}")).unwrap_or_default()
+}
+
 fn list(platforms: &[String]) -> String {
     if platforms.is_empty() { "no platform at all".to_owned() } else { platforms.join(", ") }
 }
@@ -192,6 +203,14 @@ impl RegistryError {
             Self::Settings { .. } => "settings",
             Self::Layout { .. } => "layout",
             Self::Stopped => "stopped",
+        }
+    }
+
+    /// See [`Error::retry_at`](super::Error::retry_at).
+    pub fn retry_at(&self) -> Option<SystemTime> {
+        match self {
+            Self::Refused { until, .. } => until.as_deref().copied(),
+            _ => None,
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A registry is asked without credentials first; its 401 says what it wants. What worked is kept per repository and
 //! sent up front from then on: a token is fetched by one thread while the others wait for it, renewed before it
-//! expires, and once after a 401. A 401 to a token just issued is final.
+//! expires, and once after a 401. A 401 to a token just issued is final, unless others have had that token too: some
+//! are good for a few requests only. Then the request gets one of its own, which nobody else can use up.
 //!
 //! Credentials go to the registry's own origin and its token realm only: over plain http only where the registry
 //! itself is asked over plain http, and to a realm on another host only over https. Mirrors get none.
@@ -140,12 +141,23 @@ pub(super) struct Pass {
     generation: u64,
     /// Whether the user's credentials are behind it.
     pub(super) authenticated: bool,
+    turn: Turn,
+}
+
+/// How often its request was refused before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    /// Once; what it has now it may share with other requests.
+    Second,
+    /// Twice; what it has now is its own.
+    Last,
 }
 
 impl Pass {
     /// A header that is set elsewhere, and stays as it is.
     pub(super) fn fixed(header: Secret) -> Self {
-        Self { header: Some(header), generation: 0, authenticated: false }
+        Self { header: Some(header), generation: 0, authenticated: false, turn: Turn::First }
     }
 }
 
@@ -154,6 +166,8 @@ struct Slot {
     generation: u64,
     authenticated: bool,
     state: State,
+    /// How many requests were given what is known now.
+    given: u64,
 }
 
 #[derive(Default)]
@@ -191,7 +205,7 @@ impl Authorizer {
             let bearer = bearer.clone();
             slot.obtain(party, bearer)?;
         }
-        Ok(slot.pass())
+        Ok(slot.pass(Turn::First))
     }
 
     /// What to send after `used` was answered with a 401 that says `headers`; `None`: nothing better is known.
@@ -203,22 +217,22 @@ impl Authorizer {
     ) -> Result<Option<Pass>, Failure> {
         let slot = self.slot(party);
         let mut slot = lock(&slot);
-        if slot.generation != used.generation {
+        match used.turn {
             // Another thread was challenged too and has got what this one needs.
-            return Ok(Some(slot.pass()));
+            Turn::First if slot.generation != used.generation => return Ok(Some(slot.pass(Turn::Second))),
+            Turn::First => {}
+            // Others have had it too, and may have used it up: that proves nothing.
+            Turn::Second if slot.generation != used.generation || slot.given > 1 => {
+                drop(slot);
+                return own_token(party, headers);
+            }
+            Turn::Second | Turn::Last => return Ok(None),
         }
-        let challenges: Vec<Challenge> = headers
-            .get_all(header::WWW_AUTHENTICATE)
-            .iter()
-            .flat_map(|value| parse_challenges(&String::from_utf8_lossy(value.as_bytes())))
-            .collect();
-        let bearer = challenges
-            .iter()
-            .find(|challenge| challenge.scheme == "bearer" && challenge.get("realm").is_some());
-        if let Some(challenge) = bearer {
+        let challenges = challenges_in(headers);
+        if let Some(challenge) = bearer_of(&challenges) {
             let bearer = Bearer::from_challenge(party, challenge)?;
             slot.obtain(party, bearer)?;
-            return Ok(Some(slot.pass()));
+            return Ok(Some(slot.pass(Turn::Second)));
         }
         if !challenges.iter().any(|challenge| challenge.scheme == "basic") || used.header.is_some() {
             return Ok(None);
@@ -229,8 +243,31 @@ impl Authorizer {
             Some(Credential::Identity(_)) | None => return Ok(None),
         };
         slot.set(State::Basic(header), true);
-        Ok(Some(slot.pass()))
+        Ok(Some(slot.pass(Turn::Second)))
     }
+}
+
+/// All challenges of an answer.
+fn challenges_in(headers: &HeaderMap) -> Vec<Challenge> {
+    headers
+        .get_all(header::WWW_AUTHENTICATE)
+        .iter()
+        .flat_map(|value| parse_challenges(&String::from_utf8_lossy(value.as_bytes())))
+        .collect()
+}
+
+fn bearer_of(challenges: &[Challenge]) -> Option<&Challenge> {
+    challenges.iter().find(|challenge| challenge.scheme == "bearer" && challenge.get("realm").is_some())
+}
+
+/// A token for one request alone, as the challenge in `headers` has it; `None` where that asks for none.
+fn own_token(party: &Party<'_>, headers: &HeaderMap) -> Result<Option<Pass>, Failure> {
+    let challenges = challenges_in(headers);
+    let Some(challenge) = bearer_of(&challenges) else { return Ok(None) };
+    let bearer = Bearer::from_challenge(party, challenge)?;
+    let mut slot = Slot::default();
+    slot.obtain(party, bearer)?;
+    Ok(Some(slot.pass(Turn::Last)))
 }
 
 impl Party<'_> {
@@ -277,17 +314,19 @@ impl Bearer {
 }
 
 impl Slot {
-    fn pass(&self) -> Pass {
+    fn pass(&mut self, turn: Turn) -> Pass {
+        self.given += 1;
         let header = match &self.state {
             State::Open => None,
             State::Basic(header) => Some(header.clone()),
             State::Bearer { token, .. } => Some(Secret::new(format!("Bearer {}", token.reveal()))),
         };
-        Pass { header, generation: self.generation, authenticated: self.authenticated }
+        Pass { header, generation: self.generation, authenticated: self.authenticated, turn }
     }
 
     fn set(&mut self, state: State, authenticated: bool) {
         self.generation += 1;
+        self.given = 0;
         self.state = state;
         self.authenticated = authenticated;
     }

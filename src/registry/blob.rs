@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::failure::{Failure, MAX_RETRY_AFTER};
+use super::failure::Failure;
 use super::http::Body;
 use super::remote::{Ask, MIRROR_TRIES, Remote, Wanted};
 use super::shared::{TRIES, lock};
@@ -25,7 +25,7 @@ const BYTES_PER_BREAK: u64 = 1 << 20;
 /// How often a blob is read again from its start, by servers that cannot go on in the middle.
 const RESTARTS: u32 = 6;
 /// How long the registry may let a blob wait, all `Retry-After` together: as often as there are tries.
-const MAX_WAITED: Duration = Duration::from_secs(25 * 60);
+const MAX_WAITED: Duration = Duration::from_secs(5 * 60);
 /// A mirror that asks to wait longer is left at once.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -209,7 +209,7 @@ impl HttpBlob {
         };
         if self.sites.len() > 1 {
             let soon = failure.after.is_none_or(|after| after <= MIRROR_PATIENCE);
-            if failure.transient && patience && soon && self.failures < MIRROR_TRIES {
+            if failure.may_pass() && patience && soon && self.failures < MIRROR_TRIES {
                 return self.remote.client.shared.pause(&failure, self.failures);
             }
             let mirror = self.sites.remove(0);
@@ -218,8 +218,8 @@ impl HttpBlob {
             self.from_the_start = false;
             return Ok(());
         }
-        if failure.transient && patience && self.failures < TRIES {
-            lock(&self.budget).waited += failure.after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        if failure.may_pass() && patience && self.failures < TRIES {
+            lock(&self.budget).waited += failure.after.unwrap_or_default();
             return self.remote.client.shared.pause(&failure, self.failures);
         }
         Err(failure.error)

@@ -11,10 +11,10 @@ use super::shared::Shared;
 use super::url::Url;
 use crate::error::{self, RegistryError, TlsCure, Trouble};
 
-/// Longest wait that a registry gets when it asks for one.
-pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
-/// Longer ones are not even told.
-const MAX_TOLD: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest wait that a registry gets when it asks for one; who asks for more is not asked again in this run.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Longer ones are cut: no calendar has to hold them.
+const MAX_TOLD: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// `text` from outside as one short line, with at most `max` of its characters.
 pub(super) fn printable(text: &str, max: usize) -> String {
@@ -40,6 +40,11 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn transient(error: RegistryError) -> Self {
         Self { error, transient: true, after: None, redirected: false }
+    }
+
+    /// Whether another try in this run may succeed.
+    pub(super) fn may_pass(&self) -> bool {
+        self.transient && !self.after.is_some_and(is_too_long)
     }
 }
 
@@ -147,6 +152,11 @@ fn tls_failure(url: &Url, error: &rustls::Error) -> RegistryError {
         reason: format!("no TLS connection to {host}: {}", printable(&error.to_string(), 200)),
         cure,
     }
+}
+
+/// Whether nobody waits for so long in one run.
+pub(super) fn is_too_long(after: Duration) -> bool {
+    after > MAX_RETRY_AFTER
 }
 
 /// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date.

@@ -14,7 +14,9 @@ use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, Method, header};
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Proxy, ProxyProtocol};
 
-use super::failure::{Failure, blame_proxy, printable, reason_in, redact, retry_after, transport_failure};
+use super::failure::{
+    Failure, blame_proxy, is_too_long, printable, reason_in, redact, retry_after, transport_failure,
+};
 use super::names::Remembered;
 use super::secret::Secret;
 use super::shared::{Shared, lock};
@@ -364,7 +366,9 @@ impl Client {
     ) -> Failure {
         let status = answer.status;
         let host = answer.url.host_port();
-        let after = answer.header("retry-after").and_then(|text| retry_after(text, SystemTime::now()));
+        let now = SystemTime::now();
+        let after = answer.header("retry-after").and_then(|text| retry_after(text, now));
+        let until = after.filter(|after| is_too_long(*after)).and_then(|after| now.checked_add(after));
         let own = answer.own;
         let said = answer
             .read(self, "the error", MAX_ERROR_BODY)
@@ -387,6 +391,7 @@ impl Client {
                 host,
                 registry: self.registry.clone(),
                 authenticated: authenticated && own,
+                until: until.map(Box::new),
             },
             // 501 and 505 are about what the server is, not how it is.
             transient: matches!(status, 408 | 429 | 500 | 502..=504 | 506..=599),

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,8 @@ pub(super) struct Remote {
     pub(super) pulls: Pulls,
     /// What each blob has cost so far.
     budgets: Mutex<HashMap<BlobDigest, Arc<Mutex<Budget>>>>,
+    /// Whether HEAD has failed where GET may work.
+    pub(super) heads_fail: AtomicBool,
 }
 
 impl Remote {
@@ -216,6 +219,7 @@ impl Remote {
             outage: Outage::default(),
             pulls: Pulls::default(),
             budgets: Mutex::default(),
+            heads_fail: AtomicBool::new(false),
         })
     }
 
@@ -241,7 +245,6 @@ impl Remote {
             Some(header) => Pass::fixed(header.clone()),
             None => self.authorizer.pass(&party)?,
         };
-        let mut renewed = false;
         loop {
             let request = Request {
                 method: ask.method.clone(),
@@ -253,11 +256,10 @@ impl Remote {
             let answer = site.client.send(&request)?;
             match answer.status {
                 200 | 206 => return Ok(answer),
-                401 if answer.own && !renewed && site.authorization.is_none() => {
+                401 if answer.own && site.authorization.is_none() => {
                     if let Some(better) = self.authorizer.challenged(&party, &pass, &answer.headers)? {
                         answer.discard();
                         pass = better;
-                        renewed = true;
                         continue;
                     }
                 }
@@ -274,7 +276,7 @@ impl Remote {
 
     /// Sites in the order in which they are tried.
     pub(super) fn candidates(&self, what: Wanted, digest: Option<&BlobDigest>) -> Vec<usize> {
-        let own_only = digest.is_some_and(|digest| lock(&self.distrusted).contains(digest));
+        let own_only = self.is_distrusted(digest);
         let resting = lock(&self.resting);
         let rests = |index: usize| resting.get(&index).is_some_and(|since| since.elapsed() < MIRROR_REST);
         let wanted = |(index, site): &(usize, &Site)| {
@@ -302,6 +304,10 @@ impl Remote {
         lock(&self.distrusted).insert(digest.clone());
     }
 
+    fn is_distrusted(&self, digest: Option<&BlobDigest>) -> bool {
+        digest.is_some_and(|digest| lock(&self.distrusted).contains(digest))
+    }
+
     /// What `digest` has cost so far in this run.
     pub(super) fn budget(&self, digest: &BlobDigest) -> Arc<Mutex<Budget>> {
         Arc::clone(lock(&self.budgets).entry(digest.clone()).or_default())
@@ -321,7 +327,7 @@ impl Remote {
         let mut result = self.shared().retry(tries, || match self.outage.error() {
             Some(known) => Err(known.into()),
             None => attempt().inspect_err(|failure| {
-                (redirected, transient) = (failure.redirected, failure.transient);
+                (redirected, transient) = (failure.redirected, failure.may_pass());
             }),
         });
         let no_answer = |error: &RegistryError| {
@@ -342,14 +348,19 @@ impl Remote {
         result
     }
 
-    /// The answer of the first site that has one, each tried again as often as it deserves.
+    /// The answer of the first site that has one, each tried again as often as it deserves. What has a `digest` is
+    /// not asked of mirrors that serve something else under it.
     pub(super) fn anywhere<T>(
         &self,
         what: Wanted,
+        digest: Option<&BlobDigest>,
         mut attempt: impl FnMut(&Site) -> Result<T, Failure>,
     ) -> Result<T, RegistryError> {
-        for index in self.candidates(what, None) {
+        for index in self.candidates(what, digest) {
             let site = &self.sites[index];
+            if !site.own && self.is_distrusted(digest) {
+                continue;
+            }
             match self.persist(site, || attempt(site)) {
                 Err(error) if !site.own && !matches!(error, RegistryError::Stopped) => {
                     self.mirror_failed(index, &error);

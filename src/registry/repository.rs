@@ -5,11 +5,13 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use ureq::http::Method;
 
-use super::documents::{ACCEPT, Document};
+use super::documents::{ACCEPT, Document, parse};
+use super::failure::Failure;
 use super::http::Answer;
 use super::remote::{Ask, Remote, Site, Wanted};
 use super::resolve::{Documents, Role, assemble, verify};
@@ -23,6 +25,10 @@ use crate::state::Platform;
 
 /// Documents kept for the run, in bytes.
 const MAX_CACHE: usize = 32 << 20;
+/// How often a HEAD that fails inside the registry is sent before GET is tried instead.
+const HEAD_TRIES: u32 = 2;
+/// How often a document whose bytes are wrong is fetched again, as a layer is.
+const CLEAN_RESTARTS: u32 = 2;
 
 /// Documents by digest; the inner lock makes threads that want the same one wait for the first.
 #[derive(Default)]
@@ -153,21 +159,37 @@ impl Repository<'_> {
 
     /// What `tag` means, by HEAD.
     fn head(&self, tag: &str) -> Result<Meaning, RegistryError> {
-        let answer = self.remote.anywhere(Wanted::Meaning, |site| {
+        let mut failures = 0;
+        let answer = self.remote.anywhere(Wanted::Meaning, None, |site| {
             let ask = Ask {
                 method: Method::HEAD,
                 accept: ACCEPT,
                 unknown: "manifest unknown",
                 ..Ask::get(self.manifest_url(site, tag))
             };
-            let answer = self.remote.ask(site, self.name, &ask)?;
-            self.hear(site, &answer, false);
-            Ok(answer)
+            match self.remote.ask(site, self.name, &ask) {
+                Ok(answer) => {
+                    self.hear(site, &answer, false);
+                    Ok(Some(answer))
+                }
+                Err(failure) if site.own && failure.may_pass() && is_of_the_server(&failure.error) => {
+                    failures += 1;
+                    let known = self.remote.heads_fail.load(Ordering::Relaxed);
+                    if !known && failures < HEAD_TRIES {
+                        return Err(failure);
+                    }
+                    // Should all of the registry be out of order, GET says so.
+                    self.remote.heads_fail.store(true, Ordering::Relaxed);
+                    Ok(None)
+                }
+                Err(failure) => Err(failure),
+            }
         });
         match answer {
             Ok(answer) => {
-                let digest =
-                    answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
+                let answer = answer.as_ref();
+                let said = answer.and_then(|answer| answer.header("docker-content-digest"));
+                let digest = said.and_then(|text| BlobDigest::parse(text).ok());
                 Ok(digest.map_or(Meaning::Unsaid, Meaning::Digest))
             }
             // GET may be allowed where HEAD is not, and says why if it is not; a 401 has been dealt with.
@@ -181,7 +203,8 @@ impl Repository<'_> {
     /// The document that `tag` means now.
     fn tagged(&self, tag: &str) -> Result<Arc<Document>, RegistryError> {
         let limit = self.remote.shared().limits.manifest_size;
-        let document = self.remote.anywhere(Wanted::Meaning, |site| {
+        let mut damaged = 0;
+        let document = self.remote.anywhere(Wanted::Meaning, None, |site| {
             let ask =
                 Ask { accept: ACCEPT, unknown: "manifest unknown", ..Ask::get(self.manifest_url(site, tag)) };
             let answer = self.remote.ask(site, self.name, &ask)?;
@@ -190,19 +213,38 @@ impl Repository<'_> {
             let said = answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
             let host = answer.url.host_port();
             let bytes = answer.read(&self.remote.client, "the manifest", limit)?;
-            if let Some(digest) = &said {
-                verify(&bytes, digest, None).map_err(|source| RegistryError::Mismatch {
-                    what: format!("manifest {tag}"),
-                    host: host.clone(),
-                    source,
+            let digest = if let Some(digest) = said {
+                verify(&bytes, &digest, None).map_err(|source| {
+                    let (what, host) = (format!("manifest {tag}"), host.clone());
+                    fetch_again(site, &mut damaged, RegistryError::Mismatch { what, host, source })
                 })?;
-            }
-            let digest = said.unwrap_or_else(|| BlobDigest::of(Algorithm::Sha256, &bytes));
+                digest
+            } else {
+                // Nothing to compare it with: what makes no sense may be damaged all the same.
+                let digest = BlobDigest::of(Algorithm::Sha256, &bytes);
+                parse(&bytes, media_type.as_deref()).map_err(|reason| {
+                    let (what, host) = (format!("manifest {digest}"), host.clone());
+                    fetch_again(site, &mut damaged, RegistryError::Document { what, host, reason })
+                })?;
+                digest
+            };
             Ok(Arc::new(Document { digest, bytes, media_type, host }))
         })?;
         self.remote.remember(&document);
         Ok(document)
     }
+}
+
+/// Whether the server failed, and not the way to it.
+fn is_of_the_server(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Refused { status: 500.., .. } | RegistryError::Protocol { .. })
+}
+
+/// The failure of a try that got other bytes than those it asked for: a bit may have flipped on the way, or in a cache.
+/// A mirror gets no second chance.
+fn fetch_again(site: &Site, damaged: &mut u32, error: RegistryError) -> Failure {
+    *damaged += 1;
+    if site.own && *damaged <= CLEAN_RESTARTS { Failure::transient(error) } else { error.into() }
 }
 
 impl Documents for Repository<'_> {
@@ -225,7 +267,8 @@ impl Documents for Repository<'_> {
         {
             return Ok(Arc::clone(document));
         }
-        let document = self.remote.anywhere(Wanted::Bytes, |site| {
+        let mut damaged = 0;
+        let document = self.remote.anywhere(Wanted::Bytes, Some(digest), |site| {
             let ask = match role {
                 Role::Manifest => Ask {
                     accept: ACCEPT,
@@ -242,10 +285,11 @@ impl Documents for Repository<'_> {
             let media_type = answer.header("content-type").map(str::to_owned);
             let host = answer.url.host_port();
             let bytes = answer.read(&self.remote.client, &what, limit)?;
-            verify(&bytes, digest, size).map_err(|source| RegistryError::Mismatch {
-                what: what.clone(),
-                host: host.clone(),
-                source,
+            verify(&bytes, digest, size).map_err(|source| {
+                // From now on the registry itself is asked.
+                self.remote.distrust(digest);
+                let (what, host) = (what.clone(), host.clone());
+                fetch_again(site, &mut damaged, RegistryError::Mismatch { what, host, source })
             })?;
             Ok(Arc::new(Document { digest: digest.clone(), bytes, media_type, host }))
         })?;

@@ -13,7 +13,7 @@ use ureq::tls::Certificate;
 
 use super::Options;
 use super::environment::Environment;
-use super::failure::{Failure, MAX_RETRY_AFTER, printable};
+use super::failure::{Failure, printable};
 use super::http::AgentKey;
 use super::tls::system_roots;
 use crate::cancel::Cancel;
@@ -119,7 +119,7 @@ impl Shared {
                 Err(failure) => failure,
             };
             failures += 1;
-            if !failure.transient || failures >= tries {
+            if !failure.may_pass() || failures >= tries {
                 self.check()?;
                 return Err(failure.error);
             }
@@ -127,20 +127,19 @@ impl Shared {
         }
     }
 
-    /// Waits before the next try, after `failures` in a row.
+    /// Waits before the next try, after `failures` in a row, of which the last one [may pass](Failure::may_pass).
     pub(super) fn pause(&self, failure: &Failure, failures: u32) -> Result<(), RegistryError> {
         self.check()?;
         let doubled = BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(MAX_BACKOFF);
         // Jitter spreads clients that failed together; it never goes below half the wait.
         let wait = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
         let wait = match failure.after {
-            Some(after) => after.min(MAX_RETRY_AFTER).max(wait),
+            Some(after) => after.max(wait),
             None => wait,
         };
         let asked = match failure.after {
             Some(after) if !after.is_zero() => {
-                let already = if after > MAX_RETRY_AFTER { ", which is too long" } else { "" };
-                format!("the registry asks to wait {} s{already}; ", after.as_secs())
+                format!("the registry asks to wait {} s; ", after.as_secs())
             }
             _ => String::new(),
         };

@@ -16,6 +16,8 @@ const WRITING: Duration = Duration::from_secs(2);
 const WRITING_AT_MOST: Duration = Duration::from_secs(10);
 /// First wait before what failed is tried again; doubles from there.
 const BACKOFF: Duration = Duration::from_secs(10);
+/// Those who were asked to wait for the same time come back within this one.
+const MAX_JITTER: Duration = Duration::from_secs(1);
 
 /// Changes that nobody has looked at yet.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +71,20 @@ impl Changes {
     }
 }
 
+/// How long to wait before what failed is tried again: as long as a registry asks for, else as [`backoff`] says; `None`
+/// where nothing failed that may pass. Each of `failed` is the wait that was asked for, if any.
+pub(super) fn retry(
+    failed: impl IntoIterator<Item = Option<Duration>>,
+    failures: u32,
+    interval: Duration,
+    jitter: f64,
+) -> Option<Duration> {
+    let backoff = backoff(failures, interval, jitter);
+    let jitter = MAX_JITTER.mul_f64(jitter.clamp(0.0, 1.0));
+    let waits = failed.into_iter().map(|asked| asked.map_or(backoff, |asked| asked.saturating_add(jitter)));
+    Some(waits.min()?.min(interval))
+}
+
 /// How long to wait before the try after `failures` failed runs in a row: doubling, at most `interval`, with
 /// `jitter` (0 to 1) so that machines that failed together do not come back together.
 pub(super) fn backoff(failures: u32, interval: Duration, jitter: f64) -> Duration {
@@ -98,6 +114,16 @@ mod tests {
         let open = Changes::note(None, start, true);
         assert_eq!(open.due(), start + WRITING);
         assert_eq!(Changes::note(Some(open), start + SETTLE, false).due(), start + SETTLE * 2, "closed");
+    }
+
+    #[test]
+    fn who_is_asked_to_wait_comes_back_then_and_not_before() {
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        let retry = |failed: &[Option<Duration>], interval| retry(failed.iter().copied(), 1, interval, 0.0);
+        assert_eq!(retry(&[], hour), None);
+        assert_eq!(retry(&[Some(minute * 2), Some(minute * 5)], hour), Some(minute * 2));
+        assert_eq!(retry(&[Some(minute * 2), None], hour), Some(BACKOFF / 2));
+        assert_eq!(retry(&[Some(hour)], minute), Some(minute), "other tags are looked up then");
     }
 
     #[test]

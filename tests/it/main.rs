@@ -8,6 +8,7 @@
 
 mod apply;
 mod architecture;
+mod bad_days;
 mod compression;
 mod concurrency;
 mod contract;

@@ -121,7 +121,7 @@ fn retry_after_is_obeyed_and_reported() {
 
 #[test]
 fn a_thrown_switch_ends_every_wait_and_every_read() {
-    let server = Server::start(|_| Response::new(429, b"").header("Retry-After", "100"));
+    let server = Server::start(|_| Response::new(429, b"").header("Retry-After", "50"));
     let stalling = Server::start(|_| Response::new(200, &[b'x'; 100]).stalling(10));
     for server in [&server, &stalling] {
         let setup = Setup::new();
@@ -324,7 +324,7 @@ fn a_mirror_that_lies_or_lacks_is_passed_over() {
     let liar = Server::start(|_| Response::new(200, b"{}"));
     let empty = Server::start(|_| Response::new(404, b""));
     let mirrors =
-        [&liar, &empty].map(|mirror| Mirror { url: format!("http://{}", mirror.name()), resolve: false });
+        [&empty, &liar].map(|mirror| Mirror { url: format!("http://{}", mirror.name()), resolve: false });
     let setup = Setup::new().with(RegistrySettings { mirrors: mirrors.to_vec(), ..settings(&server) });
     assert_eq!(resolve(&setup.build(), &reference(&server)).unwrap().digest, app.digest());
     assert!(!liar.lines().is_empty() && !empty.lines().is_empty());
