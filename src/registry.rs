@@ -21,6 +21,7 @@ pub(crate) mod fuzzing;
 mod hosts;
 mod http;
 mod layout;
+mod links;
 mod names;
 mod outage;
 mod platforms;

@@ -82,6 +82,16 @@ impl Site {
             None => url,
         }
     }
+
+    /// The page of a list that a link of this site leads to, wherever the link says that the site is: path and query
+    /// are asked for here, below the path of the site's own if the link leaves that out.
+    pub(super) fn page(&self, link: &Url) -> Url {
+        let url = self.root.with_path_of(link);
+        match &self.namespace {
+            Some(namespace) if !url.has_parameter("ns") => url.with_parameter("ns", namespace),
+            _ => url,
+        }
+    }
 }
 
 /// What a site is asked for.

@@ -6,11 +6,15 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde::Deserialize;
 
-use super::failure::printable;
+use super::failure::{Failure, printable};
+use super::links;
 use super::remote::{Ask, Remote, Site, Wanted};
+use super::url::Url;
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 
+/// Tags that a page is asked to have.
+const PAGE: u32 = 1000;
 /// One page of tags, in bytes.
 const MAX_TAG_PAGE: u64 = 32 << 20;
 /// Pages of tags that are read.
@@ -42,86 +46,61 @@ impl Remote {
     }
 
     fn tags_of(&self, site: &Site, repository: &str) -> Result<BTreeSet<String>, RegistryError> {
-        let mut url = site.url(&format!("/{repository}/tags/list?n=1000"));
+        let whole = site.url(&format!("/{repository}/tags/list"));
+        let mut url = site.url(&format!("/{repository}/tags/list?n={PAGE}"));
         let mut visited = HashSet::new();
         let mut tags = BTreeSet::new();
         loop {
-            let refuse = |reason: String| RegistryError::Document {
-                what: "the tag list".to_owned(),
-                host: site.base.host_port(),
-                reason,
-            };
+            let refuse = |reason: String| refused(site, reason);
             if !visited.insert(url.whole()) {
                 return Err(refuse("its pages go round in circles".to_owned()));
             }
             if visited.len() > MAX_TAG_PAGES || tags.len() > MAX_TAGS {
                 return Err(refuse("it does not end".to_owned()));
             }
-            let ask =
-                Ask { accept: "application/json", unknown: "repository unknown", ..Ask::get(url.clone()) };
-            let (page, link) = self.persist(site, || {
-                let answer = self.ask(site, repository, &ask)?;
-                let link = answer.header("link").map(str::to_owned);
-                let body = answer.read(&self.client, "the tag list", MAX_TAG_PAGE)?;
-                let page: TagPage = serde_json::from_slice(&body).map_err(|error| {
-                    refuse(format!("it is not what it should be: {}", printable(&error.to_string(), 200)))
-                })?;
-                Ok((page, link))
-            })?;
+            let (page, next) = match self.persist(site, || self.tag_page(site, repository, &url)) {
+                // A registry may know no pages, or none as large: then its own are good.
+                Err(RegistryError::Refused { status: 400 | 422, .. }) if visited.len() == 1 => {
+                    url = whole.clone();
+                    continue;
+                }
+                page => page?,
+            };
             tags.extend(page.tags.unwrap_or_default());
-            let Some(next) = link.as_deref().and_then(next_link) else { return Ok(tags) };
-            let next = url.join(next).map_err(|reason| refuse(format!("its next page: {reason}")))?;
-            if !next.same_origin(&site.base) {
-                return Err(refuse(format!("its next page is on another host, {}", next.host_port())));
-            }
-            url = next;
+            let Some(next) = next else { return Ok(tags) };
+            let next = url.join(&next).map_err(|reason| refuse(format!("its next page: {reason}")))?;
+            // Whoever stands before the registry is not known to it: only path and query of its links count.
+            url = site.page(&next);
         }
     }
+
+    /// One page, and where its `Link` headers say that the next one is.
+    fn tag_page(
+        &self,
+        site: &Site,
+        repository: &str,
+        url: &Url,
+    ) -> Result<(TagPage, Option<String>), Failure> {
+        let ask = Ask { accept: "application/json", unknown: "repository unknown", ..Ask::get(url.clone()) };
+        let answer = self.ask(site, repository, &ask)?;
+        let lines = answer.headers.get_all("link").iter();
+        let lines: Vec<String> =
+            lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect();
+        let next = links::next(lines.iter().map(String::as_str)).map_err(|reason| refused(site, reason))?;
+        let body = answer.read(&self.client, "the tag list", MAX_TAG_PAGE)?;
+        let page: TagPage = serde_json::from_slice(&body).map_err(|error| {
+            let reason = printable(&error.to_string(), 200);
+            refused(site, format!("it is not what it should be: {reason}"))
+        })?;
+        Ok((page, next))
+    }
+}
+
+fn refused(site: &Site, reason: String) -> RegistryError {
+    RegistryError::Document { what: "the tag list".to_owned(), host: site.base.host_port(), reason }
 }
 
 #[derive(Deserialize)]
 struct TagPage {
     tags: Option<Vec<String>>,
-}
-
-/// The target of `Link: <target>; rel="next"` (RFC 8288).
-fn next_link(text: &str) -> Option<&str> {
-    let mut rest = text;
-    loop {
-        let (_, after) = rest.split_once('<')?;
-        let (target, after) = after.split_once('>')?;
-        let parameters = after.split('<').next().unwrap_or_default();
-        let is_next = parameters.split(';').any(|parameter| {
-            let parameter = parameter.trim().trim_end_matches(',').trim_end();
-            parameter.split_once('=').is_some_and(|(name, value)| {
-                name.trim().eq_ignore_ascii_case("rel")
-                    && value
-                        .trim()
-                        .trim_matches('"')
-                        .split_ascii_whitespace()
-                        .any(|rel| rel.eq_ignore_ascii_case("next"))
-            })
-        });
-        if is_next {
-            return Some(target);
-        }
-        rest = after;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_next_page_is_found_in_a_link_header() {
-        assert_eq!(
-            next_link(r#"</v2/x/tags/list?last=b&n=2>; rel="next""#),
-            Some("/v2/x/tags/list?last=b&n=2")
-        );
-        assert_eq!(next_link(r#"</a>; rel="prev", </b>; title=x; rel=next"#), Some("/b"));
-        assert_eq!(next_link(r#"</a>; rel="prev""#), None);
-        assert_eq!(next_link("<"), None);
-        assert_eq!(next_link(""), None);
-    }
 }

@@ -98,6 +98,25 @@ impl Url {
         Self { path: format!("{}{suffix}", self.path.trim_end_matches('/')), query, ..self.clone() }
     }
 
+    /// Path and query of `other` at the origin of this URL, whose own path ends in the API's `/v2` as a rule. What
+    /// stands before that is put before a path that starts with the API's alone.
+    pub(super) fn with_path_of(&self, other: &Self) -> Self {
+        let prefix = self.path.strip_suffix("/v2").unwrap_or_default();
+        let inside = other.path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+        let path = if !inside && other.path.starts_with("/v2/") {
+            format!("{prefix}{}", other.path)
+        } else {
+            other.path.clone()
+        };
+        Self { path, query: other.query.clone(), ..self.clone() }
+    }
+
+    /// Whether the query has a parameter of this name.
+    pub(super) fn has_parameter(&self, name: &str) -> bool {
+        let mut pairs = self.query.as_deref().unwrap_or_default().split('&');
+        pairs.any(|pair| pair.split('=').next() == Some(name))
+    }
+
     /// This URL with `name=value` added to its query.
     pub(super) fn with_parameter(mut self, name: &str, value: &str) -> Self {
         let pair = form_pair(name, value);
@@ -274,6 +293,21 @@ mod tests {
         ] {
             assert_eq!(join(base, location), expected, "{location}");
         }
+    }
+
+    #[test]
+    fn the_path_of_another_url_is_taken_at_the_own_origin() {
+        let own = |root: &str, other: &str| {
+            Url::parse(root).unwrap().with_path_of(&Url::parse(other).unwrap()).whole()
+        };
+        let inner = "http://inner:5000/v2/a/tags/list?last=b";
+        assert_eq!(own("https://r.corp/v2", inner), "https://r.corp/v2/a/tags/list?last=b");
+        assert_eq!(own("https://r.corp/x/y/v2", inner), "https://r.corp/x/y/v2/a/tags/list?last=b");
+        assert_eq!(own("https://r.corp/x/v2", "https://i/x/v2/a?n=1"), "https://r.corp/x/v2/a?n=1");
+        assert_eq!(own("https://r.corp/v2", "https://i/next/page?c=1"), "https://r.corp/next/page?c=1");
+        assert_eq!(own("https://r.corp/own", "https://i/v2/a"), "https://r.corp/v2/a");
+        let url = Url::parse("https://r/x?a=1&ns=b").unwrap();
+        assert!(url.has_parameter("ns") && !url.has_parameter("n"));
     }
 
     #[test]

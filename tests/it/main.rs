@@ -43,6 +43,7 @@ mod stop;
 mod strangers;
 mod supply_chain;
 mod support;
+mod tag_lists;
 mod verify;
 mod watch;
 mod watch_files;
