@@ -1,10 +1,11 @@
 //! An OCI image layout directory instead of a server: no network at all.
 //!
-//! Images are found in `index.json` by `org.opencontainers.image.ref.name` (the full form, `repository:tag` or the
-//! tag, the longest that fits; docker.io's `library/` may be left out) or by digest. Only regular files are read, and all is verified as if it came from a
-//! server.
+//! Images are found in `index.json` by their names (`names`) or by digest. Only regular files are read, and all is
+//! verified as if it came from a server.
 //!
 //! Source: <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md>
+
+mod names;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use self::names::Directory;
 use super::Lookup;
 use super::blob::{BlobReader, Source};
 use super::documents::{Document, Entry, For, Index, OCI_INDEX, Parsed, parse};
@@ -22,13 +24,10 @@ use super::platforms::rank;
 use super::resolve::{Documents, Role, assemble, verify};
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
-use crate::image_ref::{DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
+use crate::image_ref::ImageRef;
 use crate::state::{LayerDescriptor, Platform};
 use crate::sys;
 
-const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
-/// containerd puts the full name here, and only the tag into [`REF_NAME`].
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// Names that an error lists.
 const MAX_NAMES: usize = 10;
 
@@ -74,27 +73,8 @@ impl Layout {
 
     /// The tags of `reference`'s repository.
     pub(super) fn tags(&self, reference: &ImageRef) -> Result<Vec<String>, RegistryError> {
-        let mut tags = BTreeSet::new();
-        let repositories = repositories(reference);
-        for entry in &self.index()?.entries {
-            for name in [REF_NAME, CONTAINERD_NAME].into_iter().filter_map(|name| entry.annotation(name)) {
-                let tag = match name.rsplit_once(':') {
-                    Some((repository, tag)) if !tag.contains('/') => {
-                        let registry = format!("{}/", reference.registry());
-                        let bare = repository.strip_prefix(registry.as_str()).unwrap_or(repository);
-                        if !repositories.contains(&bare) {
-                            continue;
-                        }
-                        tag
-                    }
-                    _ => name,
-                };
-                if reference.with_tag(tag).is_ok() {
-                    tags.insert(tag.to_owned());
-                }
-            }
-        }
-        Ok(tags.into_iter().collect())
+        let index = self.index()?;
+        Ok(Directory::of(&index.entries).tags(reference).into_iter().map(str::to_owned).collect())
     }
 
     /// See [`super::Registries::blob`].
@@ -179,51 +159,41 @@ impl Layout {
         platform: &Platform,
     ) -> Result<&'a Entry, RegistryError> {
         let tag = reference.tag().unwrap_or("latest");
-        let repositories = repositories(reference);
-        let short: Vec<String> =
-            repositories.iter().map(|repository| format!("{repository}:{tag}")).collect();
-        let full: Vec<String> = short.iter().map(|name| format!("{}/{name}", reference.registry())).collect();
-        let fits = |names: &[String], annotation: &str| -> Vec<&'a Entry> {
-            let named = |entry: &&Entry| {
-                entry.annotation(annotation).is_some_and(|name| names.iter().any(|other| other == name))
-            };
-            index.entries.iter().filter(named).collect()
-        };
-        let candidates = [
-            fits(&full, REF_NAME),
-            fits(&full, CONTAINERD_NAME),
-            fits(&short, REF_NAME),
-            fits(&[tag.to_owned()], REF_NAME),
-        ];
+        let directory = Directory::of(&index.entries);
+        let entries = directory.find(reference, tag);
         let doing = format!("find {}:{tag}", reference.repository());
-        let Some(entries) = candidates.into_iter().find(|entries| !entries.is_empty()) else {
-            let names: BTreeSet<String> = index
-                .entries
-                .iter()
-                .filter_map(|entry| entry.annotation(REF_NAME))
-                .map(|name| printable(name, 100))
-                .take(MAX_NAMES)
-                .collect();
-            let there = if names.is_empty() {
-                format!("index.json names nothing by {REF_NAME}")
+        if entries.is_empty() {
+            let names = directory.shown();
+            let mut shown: Vec<String> =
+                names.iter().take(MAX_NAMES).map(|name| printable(name, 100)).collect();
+            if names.len() > MAX_NAMES {
+                shown.push(format!("and {} more", names.len() - MAX_NAMES));
+            }
+            let there = if shown.is_empty() {
+                "index.json names no image".to_owned()
             } else {
-                format!("index.json names only {}", names.into_iter().collect::<Vec<_>>().join(", "))
+                format!("index.json names only {}", shown.join(", "))
             };
             return Err(self.error(&doing, there));
-        };
+        }
         let distinct: BTreeSet<&str> = entries.iter().map(|entry| entry.digest_text()).collect();
         if distinct.len() == 1 {
             return Ok(entries[0]);
         }
         // One name for several platforms' manifests: `index.json` itself serves as the index.
-        let best = entries
+        let ranked: Vec<(u32, &Entry)> = entries
             .iter()
             .filter_map(|entry| match entry.platform() {
                 For::Platform(own) => Some((rank(platform, &own)?, *entry)),
                 For::Unsaid | For::Nobody => None,
             })
-            .min_by_key(|(rank, _)| *rank);
-        best.map(|(_, entry)| entry)
+            .collect();
+        let best = ranked.iter().map(|(rank, _)| *rank).min();
+        let mut best = ranked.into_iter().filter(|(rank, _)| Some(*rank) == best).map(|(_, entry)| entry);
+        let first = best.next();
+        let alike = first.is_some_and(|first| best.all(|other| other.digest_text() == first.digest_text()));
+        first
+            .filter(|_| alike)
             .ok_or_else(|| self.error(&doing, format!("{} different images have this name", distinct.len())))
     }
 
@@ -246,14 +216,6 @@ impl Layout {
         })?;
         Ok(Arc::new(Document { digest: digest.clone(), bytes, media_type, host: self.host() }))
     }
-}
-
-/// The names that a layout may have for `reference`'s repository: tools leave the `library/` of docker.io out.
-fn repositories(reference: &ImageRef) -> Vec<&str> {
-    let repository = reference.repository();
-    let has_library = matches!(reference.registry(), DEFAULT_REGISTRY | SANDBOXES_REGISTRY);
-    let bare = repository.strip_prefix("library/").filter(|_| has_library);
-    std::iter::once(repository).chain(bare).collect()
 }
 
 impl Documents for Layout {

@@ -23,6 +23,7 @@ mod hostile_layers;
 mod idle;
 mod inspect;
 mod layers;
+mod layouts;
 mod lock;
 mod memory;
 mod microsandbox;
