@@ -42,16 +42,22 @@ struct Parts {
 pub struct RefError {
     text: String,
     reason: String,
+    instead: Option<String>,
 }
 
 impl RefError {
     fn new(text: &str, reason: impl Into<String>) -> Self {
-        Self { text: text.chars().take(300).collect(), reason: reason.into() }
+        Self { text: text.chars().take(300).collect(), reason: reason.into(), instead: None }
     }
 
     /// What is wrong, without the text itself.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// What was probably meant, where that can be told.
+    pub fn instead(&self) -> Option<&str> {
+        self.instead.as_deref()
     }
 }
 
@@ -59,17 +65,19 @@ impl ImageRef {
     /// Parses a reference that may name its registry; one that does not gets `default_registry`.
     ///
     /// `library/` is added for one-component names on docker.io and sandboxes.io only; `:latest` where
-    /// neither tag nor digest is given. `index.docker.io` is docker.io.
+    /// neither tag nor digest is given. `index.docker.io` is docker.io. Capitals in a registry's name do not count.
     ///
     /// # Errors
     /// Anything outside the distribution grammar.
     pub fn parse(text: &str, default_registry: &str) -> Result<Self, RefError> {
-        match text.split_once('/') {
-            Some((first, rest)) if looks_like_registry(first) => {
-                Self::in_registry(first, rest).map_err(|error| RefError::new(text, error.reason))
-            }
-            _ => Self::in_registry(default_registry, text).map_err(|error| RefError::new(text, error.reason)),
+        if let Some((scheme, rest)) = split_scheme(text) {
+            let reason = format!("no image reference starts with {scheme}");
+            let instead = Self::parse(rest, default_registry).is_ok().then(|| rest.to_owned());
+            return Err(RefError { instead, ..RefError::new(text, reason) });
         }
+        let (registry, rest) = split_registry(text);
+        Self::in_registry(registry.unwrap_or(default_registry), rest)
+            .map_err(|error| RefError::new(text, error.reason))
     }
 
     /// Parses `name` (`repository[:tag][@digest]`) as a reference into `registry`.
@@ -78,8 +86,7 @@ impl ImageRef {
     /// Anything outside the distribution grammar, in the registry's name too.
     pub fn in_registry(registry: &str, name: &str) -> Result<Self, RefError> {
         let fail = |reason: String| Err(RefError::new(name, reason));
-        check_registry(registry).map_err(|error| RefError::new(name, error.reason))?;
-        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+        let registry = registry_name(registry).map_err(|error| RefError::new(name, error.reason))?;
         let (name_and_tag, digest) = match name.split_once('@') {
             Some((left, right)) => match BlobDigest::parse(right) {
                 Ok(digest) => (left, Some(digest)),
@@ -100,7 +107,7 @@ impl ImageRef {
             ));
         }
         check_repository(repository).map_err(|error| RefError::new(name, error.reason))?;
-        let repository = if adds_library(registry) && !repository.contains('/') {
+        let repository = if adds_library(&registry) && !repository.contains('/') {
             format!("library/{repository}")
         } else {
             repository.to_owned()
@@ -113,7 +120,7 @@ impl ImageRef {
             (None, None) => Some("latest".to_owned()),
             (None, Some(_)) => None,
         };
-        Ok(Self(Arc::new(Parts { registry: registry.to_owned(), repository, tag, digest })))
+        Ok(Self(Arc::new(Parts { registry, repository, tag, digest })))
     }
 
     /// The registry's name as written (`docker.io`, `registry.corp:5000`); not where it is reached.
@@ -204,16 +211,40 @@ fn adds_library(registry: &str) -> bool {
     matches!(registry, DEFAULT_REGISTRY | SANDBOXES_REGISTRY)
 }
 
-/// distribution's rule: the part before the first slash is a registry if it has a dot or a colon, or is
-/// `localhost`.
-fn looks_like_registry(first: &str) -> bool {
-    first.contains(['.', ':', '[']) || first == "localhost"
+/// The registry that `text` names before its first slash, and what follows; by distribution's rule that part is one
+/// if it has a dot or a colon, or is `localhost`.
+pub(crate) fn split_registry(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':', '[']) || first.eq_ignore_ascii_case("localhost") => {
+            (Some(first), rest)
+        }
+        _ => (None, text),
+    }
+}
+
+/// `docker://` and the like before a reference, and what follows.
+pub(crate) fn split_scheme(text: &str) -> Option<(&str, &str)> {
+    let (scheme, _) = text.split_once("://")?;
+    let plain =
+        !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    plain.then(|| text.split_at(scheme.len() + "://".len()))
+}
+
+/// A registry's name in the form in which names are compared: lower case, docker.io for `index.docker.io`.
+///
+/// # Errors
+/// See [`check_registry`].
+pub fn registry_name(registry: &str) -> Result<String, RefError> {
+    check_registry(registry)?;
+    let name = registry.to_ascii_lowercase();
+    Ok(if name == "index.docker.io" { DEFAULT_REGISTRY.to_owned() } else { name })
 }
 
 /// Checks a registry's name: `host[:port]`, where the host is a DNS name, an IPv4 or a bracketed IPv6 address.
+/// Capitals are allowed; [`registry_name`] folds them.
 ///
 /// # Errors
-/// Anything else (a scheme, a path, upper case, an empty label, a port beyond 65535).
+/// Anything else (a scheme, a path, an empty label, a port beyond 65535).
 pub fn check_registry(registry: &str) -> Result<(), RefError> {
     let fail = |reason: &str| Err(RefError::new(registry, reason));
     if registry.contains("://") {
@@ -243,12 +274,9 @@ pub fn check_registry(registry: &str) -> Result<(), RefError> {
         return fail("the port must be a number from 1 to 65535");
     }
     if let Some(host) = host {
-        if host.bytes().any(|b| b.is_ascii_uppercase()) {
-            return fail("registry names are lower case");
-        }
         let label_ok = |label: &str| {
             !label.is_empty()
-                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
@@ -376,13 +404,43 @@ mod tests {
             "a\n",
             "é",
             "a:é",
-            "EXAMPLE.com/a",
             "a@sha256",
             "a:b:c",
             &long_tag,
             &long_name,
         ] {
             assert!(ImageRef::parse(bad, DEFAULT_REGISTRY).is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn capitals_of_a_registry_do_not_count() {
+        for (text, expected) in [
+            ("GHCR.io/github/super-linter:V7", "ghcr.io/github/super-linter:V7"),
+            ("Docker.IO/alpine", "docker.io/library/alpine:latest"),
+            ("Index.Docker.io/alpine", "docker.io/library/alpine:latest"),
+            ("LocalHost:5000/x", "localhost:5000/x:latest"),
+            ("LOCALHOST/x", "localhost/x:latest"),
+            ("[FE80::1]:5000/x", "[fe80::1]:5000/x:latest"),
+        ] {
+            assert_eq!(full(text), expected, "{text}");
+        }
+        assert_eq!(ImageRef::in_registry("Quay.io", "x").unwrap().registry(), "quay.io");
+        assert_eq!(ImageRef::parse("x", "Quay.io").unwrap().registry(), "quay.io");
+        assert!(ImageRef::parse("quay.io/Team/x", DEFAULT_REGISTRY).is_err());
+    }
+
+    #[test]
+    fn a_scheme_before_a_reference_is_refused_with_the_reference_without_it() {
+        for (text, instead) in [
+            ("docker://alpine:3.20", Some("alpine:3.20")),
+            ("https://ghcr.io/a/b@sha256:x", None),
+            ("https://ghcr.io/a/b", Some("ghcr.io/a/b")),
+            ("containers-storage://x", Some("x")),
+        ] {
+            let error = ImageRef::parse(text, DEFAULT_REGISTRY).unwrap_err();
+            assert_eq!(error.instead(), instead, "{text}");
+            assert!(error.reason().starts_with("no image reference starts with "), "{error}");
         }
     }
 

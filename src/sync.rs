@@ -376,7 +376,7 @@ impl Session {
             Ok(()) => Ok(&self.default_registry),
             Err(error) => Err(Failure::Input(Error::Usage {
                 message: format!("OCI_REGISTRY_DOMAIN is no registry: {error}"),
-                hint: None,
+                hint: Some("name its host, and its port if it has one, as in registry.corp:5000".to_owned()),
             })),
         }
     }
@@ -387,7 +387,11 @@ impl Session {
     /// It is none.
     pub fn reference(&self, text: &str) -> Result<ImageRef, Failure> {
         ImageRef::parse(text, self.default_registry()?).map_err(|error| {
-            let hint = Some("references look like alpine:3.20 or ghcr.io/owner/name:tag".to_owned());
+            let hint = match error.instead() {
+                Some(instead) => format!("write {instead}"),
+                None => "references look like alpine:3.20 or ghcr.io/owner/name:tag".to_owned(),
+            };
+            let hint = Some(hint);
             Failure::Input(Error::Usage { message: error.to_string(), hint })
         })
     }

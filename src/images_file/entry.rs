@@ -68,18 +68,25 @@ impl RegistryReader<'_> {
             let message = format!("invalid image reference {}: {reason}", quoted(name));
             Draft::new(node.span, message).maybe_hint(hint)
         };
-        if let Some((first, rest)) = name.split_once('/')
+        let (scheme, bare) =
+            image_ref::split_scheme(name).map_or((None, name), |(scheme, bare)| (Some(scheme), bare));
+        if let Some((first, rest)) = bare.split_once('/')
             && names_a_registry(registry, first)
         {
-            let hint = if image_ref::check_registry(first).is_err() {
-                None
-            } else if first == registry {
-                Some(format!("write {}", quoted(rest)))
-            } else {
-                Some(format!("list {} under [registry.\"{first}\"]", quoted(rest)))
-            };
+            let hint = image_ref::registry_name(first).ok().map(|first| {
+                if first == registry {
+                    format!("write {}", quoted(rest))
+                } else {
+                    format!("list {} under [registry.\"{first}\"]", quoted(rest))
+                }
+            });
             let reason = "the registry is named by the table, not by the image";
             self.notes.error(invalid(reason, hint));
+            return None;
+        }
+        if let Some(scheme) = scheme {
+            let reason = format!("no image reference starts with {scheme}");
+            self.notes.error(invalid(&reason, Some(format!("write {}", quoted(bare)))));
             return None;
         }
         match ImageRef::in_registry(registry, name) {
@@ -275,7 +282,9 @@ impl RegistryReader<'_> {
 /// repositories cannot look like that. (A pull-through proxy may well have `docker.io/…` repositories.)
 fn names_a_registry(registry: &str, first: &str) -> bool {
     let public = matches!(registry, DEFAULT_REGISTRY | SANDBOXES_REGISTRY);
-    first == registry || first.contains(':') || (public && (first.contains('.') || first == "localhost"))
+    first.eq_ignore_ascii_case(registry)
+        || first.contains(':')
+        || (public && (first.contains('.') || first == "localhost"))
 }
 
 fn semver_range(text: &str) -> Result<String, Fault> {

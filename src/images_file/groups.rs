@@ -152,7 +152,11 @@ fn read_members(
             }
             Err(error) => {
                 let message = format!("invalid image reference {}: {}", quoted(text), error.reason());
-                notes.error(Draft::new(member.span, message).hint("a group is referred to as \"@name\""));
+                let hint = match error.instead() {
+                    Some(instead) => format!("write {}", quoted(instead)),
+                    None => "a group is referred to as \"@name\"".to_owned(),
+                };
+                notes.error(Draft::new(member.span, message).hint(hint));
                 group.broken = true;
             }
         }

@@ -11,7 +11,7 @@ use super::reader::{Node, Table, entries};
 use super::text::quoted;
 use super::values::{self, Fault};
 use super::{PULL_WORDS, Source};
-use crate::image_ref::{self, DEFAULT_REGISTRY};
+use crate::image_ref;
 use crate::state::{Mirror, Platform, PullPolicy, RegistrySettings};
 
 /// Keys that only make sense with a server.
@@ -71,12 +71,17 @@ impl RegistryReader<'_> {
     }
 
     fn name(&mut self, name: &str, node: Node<'_>) -> Option<String> {
-        if let Err(error) = image_ref::check_registry(name) {
-            let message = format!("invalid registry name {}: {}", quoted(name), error.reason());
-            self.notes.error(Draft::new(node.key_span, message));
-            return None;
-        }
-        Some(if name == "index.docker.io" { DEFAULT_REGISTRY } else { name }.to_owned())
+        image_ref::registry_name(name)
+            .map_err(|error| {
+                let message = format!("invalid registry name {}: {}", quoted(name), error.reason());
+                let host = image_ref::split_scheme(name).map_or(name, |(_, rest)| rest);
+                let host = host.split('/').next().unwrap_or_default();
+                let hint = image_ref::registry_name(host)
+                    .is_ok_and(|host| host != name && !host.is_empty())
+                    .then(|| format!("write [registry.\"{host}\"]"));
+                self.notes.error(Draft::new(node.key_span, message).maybe_hint(hint));
+            })
+            .ok()
     }
 
     fn table<'t>(&mut self, node: Node<'t>) -> Option<Table<'t>> {

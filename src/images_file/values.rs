@@ -228,7 +228,13 @@ pub(super) fn base_url(text: &str) -> Result<String, Fault> {
     if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:%".contains(&b)) {
         return Err(Fault::new("has a character that a URL cannot have"));
     }
-    Ok(format!("{scheme}://{}{}", authority.to_ascii_lowercase(), path.trim_end_matches('/')))
+    let (authority, path) = (authority.to_ascii_lowercase(), path.trim_end_matches('/'));
+    if let Some(before) = path.strip_suffix("/v2") {
+        let instead = format!("{scheme}://{authority}{}", before.trim_end_matches('/'));
+        let message = "ends in /v2, which msb-sync adds by itself";
+        return Err(Fault::with_hint(message, format!("write \"{instead}\"")));
+    }
+    Ok(format!("{scheme}://{authority}{path}"))
 }
 
 /// Header fields that would break requests, or that the registry client sets itself.
@@ -435,6 +441,11 @@ mod tests {
         ] {
             assert!(base_url(bad).is_err(), "{bad}");
         }
+        for text in ["https://h:5000/v2", "HTTPS://H:5000/v2//"] {
+            assert_eq!(base_url(text).unwrap_err().hint.unwrap(), "write \"https://h:5000\"");
+        }
+        assert_eq!(base_url("https://h/a/v2/").unwrap_err().hint.unwrap(), "write \"https://h/a\"");
+        assert_eq!(base_url("https://h/v2x").unwrap(), "https://h/v2x");
     }
 
     #[test]

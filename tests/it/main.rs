@@ -35,6 +35,7 @@ mod parts;
 mod policies;
 mod prune;
 mod real_names;
+mod references;
 mod registries;
 mod removals;
 mod requests;
