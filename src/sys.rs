@@ -22,9 +22,10 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
 pub use files::{
-    Refusal, file_size_limit, find_own_regular, has_own_file, make_own_directory_at, make_own_file,
-    make_unnamed_file, name_file, open_or_make_own_file, open_own_directory, open_own_directory_at,
-    open_own_file, open_regular, read_own_file, read_regular, read_regular_text, refusal,
+    Refusal, file_size_limit, find_own_regular, has_own_file, locate_own_directory_at, make_own_directory_at,
+    make_own_file, make_unnamed_file, name_file, open_or_make_own_file, open_own_directory,
+    open_own_directory_at, open_own_file, open_regular, read_own_file, read_regular, read_regular_text,
+    refusal,
 };
 
 /// Seconds and nanoseconds since the epoch.

@@ -42,6 +42,8 @@ impl Lock {
         let mut file = sys::open_own_directory(path.parent().unwrap_or(Path::new("/")))
             .and_then(|directory| sys::open_or_make_own_file(directory.as_fd(), name, FILE_MODE))
             .map_err(StoreError::io("open the lock", path))?;
+        // Whoever may open the file can hold the lock for ever: earlier versions let all users read it.
+        let _ = sys::set_mode(file.as_fd(), FILE_MODE);
         let mut told = false;
         while !sys::try_lock(&file).map_err(StoreError::io("lock", path))? {
             if !told {

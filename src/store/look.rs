@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{HOMES, Lock, Places, RECORDS, REMOVED, STAGING, layer_path};
 use crate::digest::BlobDigest;
@@ -77,13 +77,9 @@ impl Places {
     /// # Errors
     /// The directories cannot be read; ones that do not exist hold nothing.
     pub fn recorded(&self) -> Result<BTreeSet<BlobDigest>, StoreError> {
-        let path = self.private.join(RECORDS);
         let mut found = BTreeSet::new();
-        let names = names_in(&path)?;
-        if names.is_empty() {
-            return Ok(found);
-        }
-        let records = sys::locate_directory(&path).map_err(StoreError::io("read", &path))?;
+        let names = self.private_names(RECORDS)?;
+        let Ok(records) = self.find_private(RECORDS) else { return Ok(found) };
         for name in names {
             let Some(digest) = BlobDigest::parse(&name).ok() else { continue };
             let path = layer_path(&self.layers, &digest);
@@ -102,7 +98,7 @@ impl Places {
     /// The directory cannot be read; one that does not exist names none.
     pub fn homes(&self) -> Result<Vec<PathBuf>, StoreError> {
         let directory = self.private.join(HOMES);
-        let links = names_in(&directory)?.into_iter().map(|name| directory.join(name));
+        let links = self.private_names(HOMES)?.into_iter().map(|name| directory.join(name));
         Ok(links.filter_map(|link| fs::read_link(link).ok()).collect())
     }
 
@@ -123,7 +119,31 @@ impl Places {
             let size = sys::open_directory(&path).and_then(|root| size_below(&root)).unwrap_or_default();
             Some(Leftover { digest, path, size })
         };
-        Ok(names_in(&staging)?.into_iter().filter_map(leftover).collect())
+        Ok(self.private_names(STAGING)?.into_iter().filter_map(leftover).collect())
+    }
+}
+
+impl Places {
+    /// The names in the directory `name` of the private one; one that does not exist holds nothing.
+    fn private_names(&self, name: &str) -> Result<BTreeSet<String>, StoreError> {
+        let missing = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        };
+        let directory = match self.find_private(name) {
+            Ok(directory) => directory,
+            Err((_, error)) if missing(&error) => return Ok(BTreeSet::new()),
+            Err((path, error)) => return Err(StoreError::io("read", path)(error)),
+        };
+        let mut names = BTreeSet::new();
+        sys::open_directory_beneath(directory.as_fd(), b"")
+            .and_then(|directory| {
+                sys::each_entry(directory.as_fd(), |name, _| {
+                    names.extend(String::from_utf8(name.to_vec()));
+                    true
+                })
+            })
+            .map_err(StoreError::io("read", self.private.join(name)))?;
+        Ok(names)
     }
 }
 
@@ -144,24 +164,4 @@ fn size_below(root: &OwnedFd) -> io::Result<u64> {
         })?;
     }
     Ok(size)
-}
-
-fn names_in(directory: &Path) -> Result<BTreeSet<String>, StoreError> {
-    let open = |path: &Path| {
-        let parent = sys::open_directory(path.parent().unwrap_or(Path::new("/")))?;
-        sys::open_own_directory_at(parent.as_fd(), path.file_name().unwrap_or_default())
-    };
-    let opened = match open(directory) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(BTreeSet::new());
-        }
-        other => other.map_err(StoreError::io("read", directory))?,
-    };
-    let mut names = BTreeSet::new();
-    sys::each_entry(opened.as_fd(), |name, _| {
-        names.extend(String::from_utf8(name.to_vec()));
-        true
-    })
-    .map_err(StoreError::io("read", directory))?;
-    Ok(names)
 }

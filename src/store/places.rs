@@ -61,15 +61,28 @@ impl Places {
     /// # Errors
     /// The directories cannot be looked at.
     pub fn locate(&self) -> Result<LocatedLayers<'_>, StoreError> {
-        let locate = |path: &Path| match sys::locate_directory(path) {
-            Ok(directory) => Ok(Some(directory)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                Ok(None)
-            }
-            Err(error) => Err(StoreError::io("look into", path)(error)),
+        let none = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         };
-        let (layers, records) = (locate(&self.layers)?, locate(&self.private.join(RECORDS))?);
+        let layers = match sys::locate_directory(&self.layers) {
+            Err(error) if none(&error) => None,
+            other => Some(other.map_err(StoreError::io("look into", &self.layers))?),
+        };
+        let records = match self.find_private(RECORDS) {
+            Ok(records) => Some(records),
+            Err((_, error)) if none(&error) => None,
+            Err((path, error)) => return Err(StoreError::io("look into", path)(error)),
+        };
         Ok(LocatedLayers { places: self, layers, records })
+    }
+
+    /// The directory `name` in the private one, to which no symlink leads; if there is none, at which path and why.
+    pub(super) fn find_private(&self, name: &str) -> Result<OwnedFd, (PathBuf, io::Error)> {
+        let (parent, own_name) = (self.private.parent(), self.private.file_name().unwrap_or_default());
+        let private = sys::locate_directory(parent.unwrap_or(Path::new("/")))
+            .and_then(|parent| sys::locate_own_directory_at(parent.as_fd(), own_name))
+            .map_err(|error| (self.private.clone(), error))?;
+        sys::locate_own_directory_at(private.as_fd(), name).map_err(|error| (self.private.join(name), error))
     }
 
     /// Opens the record of a layer.
@@ -77,7 +90,7 @@ impl Places {
     /// # Errors
     /// There is none, or no regular file of this user's or root's.
     pub fn open_record(&self, digest: &BlobDigest) -> io::Result<File> {
-        let records = sys::open_directory(&self.private.join(RECORDS))?;
+        let records = self.find_private(RECORDS).map_err(|(_, error)| error)?;
         sys::open_own_file(records.as_fd(), digest.as_str().as_bytes())
     }
 

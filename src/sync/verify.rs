@@ -22,7 +22,7 @@ use crate::progress::Event;
 use crate::state::{
     Desired, DesiredImage, LayerState, Observed, Owner, PullPolicy, RecordedImage, Resolution, Settings,
 };
-use crate::store::{OpenedLayer, Places, Store, layer_path};
+use crate::store::{self, OpenedLayer, Places, Store, layer_path};
 use crate::sys;
 
 /// Layers compared at once, at most: each keeps some directories open.
@@ -241,6 +241,12 @@ impl Session {
         recorded: &BTreeMap<ImageRef, RecordedImage>,
         files: &mut BTreeMap<Owner, Option<Loaded>>,
     ) -> Result<(), Failure> {
+        let by_owner = self.by_owner(&layers, recorded, files);
+        // Should it be gone, it is made as the images file says.
+        let read = by_owner.keys().find_map(|owner| files.get(owner)?.as_ref());
+        let mode = read.map_or(store::PRIVATE_MODE, |loaded| loaded.file.settings.layers_mode);
+        store::make_directory(&self.home, store::PRIVATE_MODE)?;
+        store::make_directory(directory, mode)?;
         let _locks = self.lock([directory])?;
         let mut catalog = Catalog::open(&self.catalog_path())?;
         let store = Store::open(directory, &self.downloads_path())?;
@@ -248,19 +254,6 @@ impl Session {
         let mut causes = vec![None; layers.len()];
         // Whoever had the lock may have repaired some already.
         self.look_after_repair(&mut layers, &mut causes)?;
-
-        let mut by_owner: BTreeMap<Owner, BTreeMap<ImageRef, &RecordedImage>> = BTreeMap::new();
-        for reference in layers.iter().flat_map(|layer| &layer.images) {
-            let Some(row) = recorded.get(reference) else { continue };
-            let row = row.alias_of.as_ref().and_then(|first| recorded.get(first)).unwrap_or(row);
-            for owner in &row.owners {
-                files.entry(owner.clone()).or_insert_with(|| self.load_for_repair(owner));
-            }
-            let read = row.owners.iter().find(|owner| files.get(owner).is_some_and(Option::is_some));
-            if let Some(owner) = read.or(row.owners.first()) {
-                by_owner.entry(owner.clone()).or_default().insert(row.reference.clone(), row);
-            }
-        }
         for (owner, images) in by_owner {
             let (desired, observed) = wanted_for_repair(&owner, directory, &images, &layers);
             let plan = plan::plan(&desired, &observed);
@@ -306,6 +299,28 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// The images of `layers`, each with the owner whose images file can be read, if there is one.
+    fn by_owner<'r>(
+        &self,
+        layers: &[&mut VerifiedLayer],
+        recorded: &'r BTreeMap<ImageRef, RecordedImage>,
+        files: &mut BTreeMap<Owner, Option<Loaded>>,
+    ) -> BTreeMap<Owner, BTreeMap<ImageRef, &'r RecordedImage>> {
+        let mut by_owner: BTreeMap<Owner, BTreeMap<ImageRef, &RecordedImage>> = BTreeMap::new();
+        for reference in layers.iter().flat_map(|layer| &layer.images) {
+            let Some(row) = recorded.get(reference) else { continue };
+            let row = row.alias_of.as_ref().and_then(|first| recorded.get(first)).unwrap_or(row);
+            for owner in &row.owners {
+                files.entry(owner.clone()).or_insert_with(|| self.load_for_repair(owner));
+            }
+            let read = row.owners.iter().find(|owner| files.get(owner).is_some_and(Option::is_some));
+            if let Some(owner) = read.or(row.owners.first()) {
+                by_owner.entry(owner.clone()).or_default().insert(row.reference.clone(), row);
+            }
+        }
+        by_owner
     }
 
     /// Compares the layers that were damaged again.

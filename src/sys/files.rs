@@ -161,6 +161,21 @@ pub fn open_own_directory_at(
     Ok(opened)
 }
 
+/// As [`open_own_directory_at`], only to look names up in it: needs no permission to list it.
+///
+/// # Errors
+/// As for [`open_own_directory_at`].
+pub fn locate_own_directory_at(
+    directory: BorrowedFd<'_>,
+    name: impl rustix::path::Arg + Copy,
+) -> io::Result<OwnedFd> {
+    check_own_directory(&rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let located = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    check_own_directory(&rustix::fs::fstat(&located)?)?;
+    Ok(located)
+}
+
 /// As [`open_own_directory_at`]; where there is nothing, makes the directory with exactly this mode, durably.
 ///
 /// # Errors

@@ -261,8 +261,10 @@ fn what_is_made_is_its_users_alone_whatever_the_umask() {
         if deep {
             assert_eq!(mode(&below("deep/er")), 0o755, "others get there: {what}");
         }
-        // A partial download, and a second catalog file, are no more open.
-        under_umask(&sandbox, umask, "verify").run().success();
+        // A directory that is gone is made again as it was.
+        fs::remove_dir_all(&layers).unwrap();
+        under_umask(&sandbox, umask, "verify --repair").run().success();
+        assert_eq!(mode(&layers), layers_mode, "{what}");
     }
 }
 
@@ -281,7 +283,8 @@ fn what_is_there_keeps_its_mode() {
     applied(&sandbox);
     let modes = ["", "layers", "downloads", ".msb-sync.lock", ".layers.msb-sync"];
     let modes = modes.map(|name| mode(&sandbox.home().join(name)));
-    assert_eq!(modes, [0o755, 0o711, 0o770, 0o644, 0o700]);
+    // Who may open a lock may hold it for ever.
+    assert_eq!(modes, [0o755, 0o711, 0o770, 0o600, 0o700]);
 }
 
 /// A directory that every user gets to, as `/tmp` is, and `msb-sync` in it.
@@ -386,6 +389,25 @@ fn another_user_cannot_change_a_layer_that_others_may_read() {
     assert_eq!(mode(&shared.path(&tree).join("var")), 0o775);
     sandbox.msb("verify").run().success();
     assert_eq!(sandbox.msb("apply --json").run().success().summary()["unchanged"], 1);
+}
+
+#[test]
+fn records_that_a_symlink_leads_to_are_not_read_either() {
+    for name in [".layers.msb-sync", ".layers.msb-sync/records"] {
+        for arguments in ["list", "plan", "apply", "prune --dry-run"] {
+            let sandbox = Sandbox::in_memory();
+            let _registry = serve(&sandbox, "", &[layer()]);
+            applied(&sandbox);
+            let (place, elsewhere) = (sandbox.home().join(name), sandbox.root().join("elsewhere"));
+            fs::rename(&place, &elsewhere).unwrap();
+            symlink(&elsewhere, &place).unwrap();
+            let output = sandbox.msb(arguments).timeout(SOON).run().code(1);
+            assert!(
+                output.stderr.contains(&format!("{}: it is a symbolic link", place.display())),
+                "{output}"
+            );
+        }
+    }
 }
 
 #[test]
