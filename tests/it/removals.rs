@@ -1,6 +1,7 @@
 //! Removals come last and wait: nothing goes before what takes its place is here, an images file without images removes
 //! nothing, and what a file lists by the time of the removal stays.
 
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -242,10 +243,11 @@ fn watch_counts_what_waits() {
     let watching = Watching::start(&sandbox, "--metrics 0");
     watching.until("it waits", |event| event["event"] == "summary" && event["removals_waiting"] == 1);
     let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
-    let metrics = sandbox.program("curl", &["-s", &format!("http://{address}/metrics")]).run();
-    if metrics.status.success() {
-        assert!(metrics.stdout.contains("msb_sync_images{state=\"waiting\"} 1"), "{metrics}");
-    }
+    let mut stream = std::net::TcpStream::connect(&address).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).unwrap();
+    assert!(metrics.contains("msb_sync_images{state=\"waiting\"} 1"), "{metrics}");
     add(&registry, "c:1");
     watching.until_done(&format!("{}/b:1", registry.name()), "remove");
     watching.stop();
@@ -309,8 +311,9 @@ fn what_the_file_lists_when_the_downloads_have_ended_stays() {
     applied(&sandbox);
     sandbox.images(&wanted(&registry.name(), &["c:1"]));
     let (path, text) = (sandbox.work().join("images.toml"), wanted(&registry.name(), &["b:1", "c:1"]));
+    let fetched = layer("c:1").digest();
     registry.on(move |request| {
-        if request.path.contains("/blobs/") {
+        if request.path.ends_with(&fetched) {
             std::fs::write(&path, &text).unwrap();
         }
         None
@@ -396,8 +399,10 @@ fn a_layer_that_microsandbox_has_recorded_meanwhile_stays() {
     let digest = layer("a:1").digest();
     let done = Arc::new(Mutex::new(false));
     let theirs = Arc::clone(&done);
+    // The plan has been made by then.
+    let fetched = layer("c:1").digest();
     registry.on(move |request| {
-        if request.path.contains("/blobs/") && !std::mem::replace(&mut *theirs.lock().unwrap(), true) {
+        if request.path.ends_with(&fetched) && !std::mem::replace(&mut *theirs.lock().unwrap(), true) {
             record_as_microsandbox(&database, &digest);
         }
         None
