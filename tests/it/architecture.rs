@@ -47,6 +47,18 @@ const HOMES: &[(&str, &[&str])] = &[
     ("regex", &["selection", "images_file"]),
 ];
 
+/// The files outside `sys` that open files by path: what they read is the kernel's, or what they say they make. All
+/// else is opened by `sys`, which refuses fifos, devices and directories, and what another user has put there.
+const OPENERS: &[&str] =
+    &["extract.rs", "extract/fuzzing.rs", "store.rs", "store/usage", "catalog.rs", "sync.rs"];
+const OPENS: &[&[&str]] = &[
+    &["File", "open"],
+    &["File", "create"],
+    &["fs", "read"],
+    &["fs", "read_to_string"],
+    &["fs", "OpenOptions"],
+];
+
 const NO_PURPOSE: &str = "does not start with its purpose (//!)";
 
 /// The rooms that `room` may import; `None` where everything goes (the map itself, the binary) and an empty
@@ -75,6 +87,7 @@ fn violations(path: &str, source: &str) -> Vec<String> {
     if !source.starts_with("//!") {
         report(NO_PURPOSE.to_owned());
     }
+    let file = path;
     let text = without_literals(source);
     let tokens = without_tests(&tokens(&text));
     if room != "sys" && tokens.contains(&"unsafe") {
@@ -99,6 +112,13 @@ fn violations(path: &str, source: &str) -> Vec<String> {
             && !homes.contains(&room)
         {
             report(format!("{first} belongs to {homes:?}"));
+        }
+        let opens = OPENS.iter().any(|open| path.ends_with(open));
+        if opens
+            && !matches!(room, "sys" | "fuzzing")
+            && !OPENERS.iter().any(|opener| file.starts_with(opener))
+        {
+            report(format!("opens a file by {}: sys does, whatever it is", path.join("::")));
         }
         let clock = path.len() > 1 && path.last() == Some(&"now");
         // Compiled in, not read from the environment.
@@ -370,6 +390,8 @@ fn the_checker_finds_what_is_against_the_rules() {
         ("store.rs", "use libc;", "libc belongs to"),
         ("bin/msb-sync/main.rs", "use rusqlite as sql;", "rusqlite belongs to"),
         ("bin/msb-sync/main.rs", "#[path = \"../../catalog.rs\"] mod catalog;", "by path"),
+        ("registry/tls.rs", "fn f() { File::open(path); }", "opens a file by File::open"),
+        ("watch/paths.rs", "fn f() { std::fs::read(path); }", "opens a file by std::fs::read"),
         ("bin/msb-sync/human.rs", "use super::super::x;", "reaches out"),
         ("store.rs", "fn f() { unsafe { g() } }", "unsafe outside sys"),
         ("helpers.rs", "fn f() {}", "no known room"),
