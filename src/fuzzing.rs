@@ -50,6 +50,7 @@ fn images_file(data: &[u8]) {
         home_directory: Some(Path::new("/home/user")),
         default_registry: DEFAULT_REGISTRY,
         default_platform: Platform::new("linux", "amd64", None),
+        untrusted: false,
     };
     match images_file::parse(&text, &source) {
         Ok(file) => {

@@ -62,6 +62,9 @@ pub struct Source<'a> {
     pub default_registry: &'a str,
     /// The platform where the file names none.
     pub default_platform: Platform,
+    /// Whether a stranger may have written it: keys that read local files, name credentials or hosts, or say where
+    /// files are written are problems then.
+    pub untrusted: bool,
 }
 
 /// One image that the file lists.
@@ -214,6 +217,7 @@ impl ImagesFile {
 pub fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut notes = Notes::default();
+    notes.untrusted = source.untrusted;
     if text.len() > MAX_TEXT {
         let message = format!("the images file is larger than {} MiB", MAX_TEXT >> 20);
         notes.error(Draft::new(Span { start: 0, end: 0 }, message));

@@ -2,7 +2,8 @@
 //!
 //! Two doors matter, [`Registries::resolve`] (or its two halves, [`Registries::check`] and [`Registries::fetch`]) and
 //! [`Registries::blob`]. Behind them: authentication by challenge (`auth`, `credentials`), HTTP with retries, redirects
-//! and proxies (`http`, `proxy`, `tls`; `failure`, `shared`, `outage`), counted pulls (`pulls`), mirrors (`remote`, and
+//! and proxies (`http`, `clock`, `proxy`, `tls`; `failure`, `handshake`, `veil`, `shared`, `outage`), counted pulls
+//! (`pulls`), mirrors (`remote`, and
 //! `hosts` for containerd's), resumed transfers (`blob`), image layout directories (`layout`), and the reading of
 //! hostile documents (`documents`, `config`, `resolve`). A registry is set up when it is first asked for; unused ones
 //! cost nothing.
@@ -11,6 +12,7 @@
 
 mod auth;
 mod blob;
+mod clock;
 mod config;
 mod credentials;
 mod documents;
@@ -18,6 +20,7 @@ mod environment;
 mod failure;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod handshake;
 mod hosts;
 mod http;
 mod layout;
@@ -37,6 +40,7 @@ mod tags;
 mod tests;
 mod tls;
 mod url;
+mod veil;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -68,6 +72,8 @@ pub struct Options {
     pub max_connections: usize,
     /// Passwords, proxies, where credentials are.
     pub environment: Environment,
+    /// Whether what `docker login` and `podman login` stored is used.
+    pub stored_logins: bool,
     /// Ends every wait and closes every connection.
     pub cancel: Cancel,
     /// Who hears of retries, mirrors and warnings.
@@ -145,7 +151,7 @@ impl Registries {
         known: Option<&BlobDigest>,
     ) -> Result<Lookup, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => remote.resolve(reference, platform, known),
+            Backend::Remote(remote) => self.shared.veiled(remote.resolve(reference, platform, known)),
             Backend::Layout(layout) => layout.resolve(reference, platform, known),
         }
     }
@@ -158,7 +164,7 @@ impl Registries {
     /// As for [`Registries::resolve`].
     pub fn check(&self, reference: &ImageRef, known: &BlobDigest) -> Result<Meaning, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => remote.check(reference, Some(known)),
+            Backend::Remote(remote) => self.shared.veiled(remote.check(reference, Some(known))),
             Backend::Layout(_) => Ok(Meaning::Unsaid),
         }
     }
@@ -175,7 +181,9 @@ impl Registries {
         meaning: &Meaning,
     ) -> Result<Lookup, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => remote.fetch(reference, platform, Some(known), meaning),
+            Backend::Remote(remote) => {
+                self.shared.veiled(remote.fetch(reference, platform, Some(known), meaning))
+            }
             Backend::Layout(layout) => layout.resolve(reference, platform, Some(known)),
         }
     }
@@ -207,7 +215,8 @@ impl Registries {
     ) -> Result<BlobReader, RegistryError> {
         match &*self.backend(reference)? {
             Backend::Remote(remote) => {
-                Ok(BlobReader(Source::Http(Box::new(remote.blob(reference, layer, offset)?))))
+                let blob = self.shared.veiled(remote.blob(reference, layer, offset))?;
+                Ok(BlobReader(Source::Http(Box::new(blob))))
             }
             Backend::Layout(layout) => layout.blob(layer, offset),
         }
@@ -230,7 +239,7 @@ impl Registries {
     /// Any [`RegistryError`]; a list that could not be read to its end is one.
     pub fn tags(&self, reference: &ImageRef) -> Result<Vec<String>, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => remote.tags(reference),
+            Backend::Remote(remote) => self.shared.veiled(remote.tags(reference)),
             Backend::Layout(layout) => layout.tags(reference),
         }
     }

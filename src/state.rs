@@ -102,6 +102,13 @@ impl Default for Settings {
     }
 }
 
+impl RegistrySettings {
+    /// Whether they say how TLS is to be done, so that TLS is wanted.
+    pub fn has_tls(&self) -> bool {
+        self.ca.is_some() || self.client_cert.is_some() || self.client_key.is_some() || self.insecure
+    }
+}
+
 /// One mirror of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {

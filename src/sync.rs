@@ -60,6 +60,9 @@ pub struct Session {
     pub default_registry: String,
     /// Threads that write files; `None`: as many as there are cores.
     pub jobs: Option<usize>,
+    /// Whether the images file may be a stranger's: then it may name no local files, endpoints or credentials, and stored
+    /// logins are left alone.
+    pub untrusted: bool,
     /// The verb, for those who wait for our lock.
     pub verb: String,
     /// Who listens.
@@ -295,6 +298,7 @@ impl Session {
             home_directory: self.user_home.as_deref(),
             default_registry: self.default_registry()?,
             default_platform: Platform::of_this_machine(),
+            untrusted: self.untrusted,
         };
         let file = images_file::parse(&text, &source).map_err(Failure::Problems)?;
         for warning in &file.warnings {
@@ -341,6 +345,7 @@ impl Session {
             limits: settings.limits,
             max_connections: settings.downloads,
             environment: self.environment.clone(),
+            stored_logins: !self.untrusted,
             cancel: self.cancel.part(),
             reporter: Arc::clone(&self.reporter),
         })

@@ -37,6 +37,11 @@ pub struct FileTime {
     pub nanoseconds: u32,
 }
 
+/// The number of the user who runs this process.
+pub fn user_id() -> u32 {
+    rustix::process::getuid().as_raw()
+}
+
 /// What a directory entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -8,6 +8,20 @@ use std::time::{Duration, SystemTime};
 
 use crate::digest::ContentMismatch;
 
+/// What the registry knows of who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Login {
+    /// Nothing, and there is nothing that could be sent.
+    None,
+    /// Credentials were sent.
+    Sent,
+    /// There are credentials, but the registry never asked for any.
+    NotAsked,
+    /// A stored login is not sent over plain http.
+    Withheld,
+}
+
 /// Why a request could not be carried out at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -30,9 +44,23 @@ pub enum Trouble {
 pub enum TlsCure {
     /// Another trusted root.
     Authority,
+    /// A certificate that has not expired.
+    Renewal,
+    /// Another time: the certificate's begins later.
+    Time,
+    /// Another name, or a certificate for this one.
+    Name,
+    /// A certificate of this machine's own.
+    ClientCertificate,
+    /// Another one than the one shown.
+    OtherClientCertificate,
+    /// A version and a cipher that both sides have.
+    Protocol,
     /// No TLS at all.
     PlainHttp,
-    /// Nothing on this side.
+    /// TLS, where none was spoken.
+    Https,
+    /// Nothing known.
     None,
 }
 
@@ -51,8 +79,8 @@ pub enum RegistryError {
         host: String,
         /// The registry's name, as the images file spells it.
         registry: String,
-        /// Whether credentials were sent.
-        authenticated: bool,
+        /// What it knows of who asks.
+        login: Login,
         /// Until when it asks not to be asked again, where that is longer than a run waits. Boxed, since errors are
         /// moved often and this is rare.
         until: Option<Box<SystemTime>>,
@@ -80,6 +108,14 @@ pub enum RegistryError {
         url: String,
         /// For how long.
         stall: Duration,
+    },
+    /// The other side sends, but so slowly that the answer has no end.
+    #[error("{url} did not answer in full within {} s", limit.as_secs_f64())]
+    Slow {
+        /// Which URL.
+        url: String,
+        /// How long the whole answer may take.
+        limit: Duration,
     },
     /// A body that broke off, or an answer that is not HTTP as it should be.
     #[error("broken answer from {url}: {reason}")]
@@ -192,7 +228,7 @@ impl RegistryError {
             },
             Self::Unreachable { .. } => "unreachable",
             Self::Tls { .. } => "tls",
-            Self::Stalled { .. } => "stalled",
+            Self::Stalled { .. } | Self::Slow { .. } => "stalled",
             Self::Protocol { .. } => "protocol",
             Self::Redirect { .. } => "redirect",
             Self::Mismatch { .. } => "content-mismatch",
@@ -221,15 +257,24 @@ impl RegistryError {
             format!("`docker login{name}`, or username and password-env under [registry.\"{registry}\"]")
         };
         match self {
-            Self::Refused { status: 401 | 403, registry, authenticated: false, .. } => {
-                Some(format!("check the name; if the image is private, log in: {}", log_in(registry)))
-            }
-            Self::Refused { status: 401 | 403, registry, .. } => Some(format!(
-                "the credentials were refused, or do not reach this image; check the name, then log in anew: {}",
-                log_in(registry)
-            )),
+            Self::Refused { status: 401 | 403, registry, login, .. } => Some(match login {
+                Login::None => {
+                    format!("check the name; if the image is private, log in: {}", log_in(registry))
+                }
+                Login::Sent => format!(
+                    "the credentials were refused, or do not reach this image; check the name, then log in anew: {}",
+                    log_in(registry)
+                ),
+                Login::NotAsked => "there are credentials, but the registry does not ask for any, at /v2/ either; \
+                                    check the name, and its set-up"
+                    .to_owned(),
+                Login::Withheld => format!(
+                    "a stored login is not sent over plain http; use https, or username and password-env under \
+                     [registry.\"{registry}\"]"
+                ),
+            }),
             Self::Refused { status: 404, .. } => Some("check the name and the tag".to_owned()),
-            Self::Refused { status: 429, registry, authenticated: false, .. } => Some(format!(
+            Self::Refused { status: 429, registry, login: Login::None, .. } => Some(format!(
                 "the registry limits how often it is asked; wait, or log in: {}",
                 log_in(registry)
             )),
@@ -248,15 +293,11 @@ impl RegistryError {
             Self::Unreachable { trouble: Trouble::Proxy, .. } => {
                 Some("check HTTPS_PROXY, HTTP_PROXY and NO_PROXY".to_owned())
             }
-            Self::Tls { cure: TlsCure::Authority, .. } => {
-                Some("name the certificate authority with `ca = \"file.pem\"` for this registry".to_owned())
-            }
-            Self::Tls { .. } => {
-                Some("if the registry speaks plain http, say so with `endpoint = \"http://…\"`".to_owned())
-            }
+            Self::Tls { cure, .. } => Some(cure.hint().to_owned()),
             Self::Stalled { .. } => {
                 Some("check the network; MSB_SYNC_STALL_TIMEOUT=SECONDS changes how long to wait".to_owned())
             }
+            Self::Slow { .. } => Some("check the network, and the registry; run again later".to_owned()),
             Self::TooLarge { .. } => {
                 Some("raise manifest-size under [settings.limits] if you trust this image".to_owned())
             }
@@ -270,5 +311,54 @@ impl RegistryError {
             }
             _ => None,
         }
+    }
+}
+
+impl TlsCure {
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Authority => {
+                "name the certificate authority, or the certificate itself, with `ca = \"file.pem\"` for this registry"
+            }
+            Self::Renewal => "renew the registry's certificate, or set this machine's clock right",
+            Self::Time => "set this machine's clock right, or wait until the certificate is valid",
+            Self::Name => "use a name that the certificate has, in the registry's name or its `endpoint`",
+            Self::ClientCertificate => "name this machine's certificate with `client-cert` and `client-key`",
+            Self::OtherClientCertificate => {
+                "name another certificate with `client-cert` and `client-key`: one that is valid, of an issuer that the \
+                 registry trusts"
+            }
+            Self::Protocol => "let the registry speak TLS 1.2 or 1.3 with ciphers that are not obsolete",
+            Self::PlainHttp => "if the registry speaks plain http, say so with `endpoint = \"http://…\"`",
+            Self::Https => "the registry speaks https: say so with `endpoint = \"https://…\"`",
+            Self::None => "see what the registry says: openssl s_client -connect HOST:PORT",
+        }
+    }
+}
+
+impl RegistryError {
+    /// The same error with `change` applied to all of its text that may come from a registry.
+    pub(crate) fn map_text(mut self, change: &dyn Fn(&str) -> String) -> Self {
+        let each = |texts: &mut [&mut String]| texts.iter_mut().for_each(|text| **text = change(text));
+        match &mut self {
+            Self::Refused { reason, host, .. } => each(&mut [reason, host]),
+            Self::Unreachable { reason, .. }
+            | Self::Tls { reason, .. }
+            | Self::Credentials { reason, .. }
+            | Self::Settings { reason, .. } => each(&mut [reason]),
+            Self::Stalled { url, .. } | Self::Slow { url, .. } => each(&mut [url]),
+            Self::Protocol { url, reason } => each(&mut [url, reason]),
+            Self::Redirect { from, reason } => each(&mut [from, reason]),
+            Self::Mismatch { host, .. } => each(&mut [host]),
+            Self::Document { what, host, reason } => each(&mut [what, host, reason]),
+            Self::TooLarge { what, host, .. } => each(&mut [what, host]),
+            Self::NoPlatform { available, .. } => {
+                for platform in available {
+                    *platform = change(platform);
+                }
+            }
+            Self::Layout { .. } | Self::Stopped => {}
+        }
+        self
     }
 }

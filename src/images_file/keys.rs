@@ -8,9 +8,17 @@ pub(super) struct Keys {
     pub(super) table: &'static str,
     /// Its keys.
     pub(super) names: &'static [&'static str],
+    /// Those of them that a stranger must not set (`--untrusted`), with what they do.
+    pub(super) guarded: &'static [(&'static str, &'static str)],
 }
 
-pub(super) const TOP: Keys = Keys { table: "the top level", names: &["settings", "registry", "groups"] };
+const READS_FILES: &str = "it reads local files";
+const WRITES_FILES: &str = "it says where files are written";
+const NAMES_HOSTS: &str = "it says which hosts are asked";
+const HAS_CREDENTIALS: &str = "it sends credentials";
+
+pub(super) const TOP: Keys =
+    Keys { table: "the top level", names: &["settings", "registry", "groups"], guarded: &[] };
 
 pub(super) const SETTINGS: Keys = Keys {
     table: "[settings]",
@@ -26,10 +34,14 @@ pub(super) const SETTINGS: Keys = Keys {
         "ownership",
         "limits",
     ],
+    guarded: &[("layers", WRITES_FILES), ("hosts-dir", READS_FILES)],
 };
 
-pub(super) const LIMITS: Keys =
-    Keys { table: "[settings.limits]", names: &["layer-size", "layer-entries", "manifest-size"] };
+pub(super) const LIMITS: Keys = Keys {
+    table: "[settings.limits]",
+    names: &["layer-size", "layer-entries", "manifest-size"],
+    guarded: &[("manifest-size", "it says how much memory a registry may take")],
+};
 
 pub(super) const REGISTRY: Keys = Keys {
     table: "[registry.\"NAME\"]",
@@ -48,14 +60,31 @@ pub(super) const REGISTRY: Keys = Keys {
         "password-file",
         "layout",
     ],
+    guarded: &[
+        ("endpoint", NAMES_HOSTS),
+        ("mirrors", NAMES_HOSTS),
+        ("ca", READS_FILES),
+        ("client-cert", READS_FILES),
+        ("client-key", READS_FILES),
+        ("insecure", "it leaves certificates unchecked"),
+        ("headers", HAS_CREDENTIALS),
+        ("username", HAS_CREDENTIALS),
+        ("password-env", HAS_CREDENTIALS),
+        ("password-file", READS_FILES),
+        ("layout", READS_FILES),
+    ],
 };
 
-pub(super) const MIRROR: Keys = Keys { table: "a mirror", names: &["url", "resolve"] };
+pub(super) const MIRROR: Keys = Keys { table: "a mirror", names: &["url", "resolve"], guarded: &[] };
 
-pub(super) const IMAGE: Keys =
-    Keys { table: "an image", names: &["name", "tag", "digest", "platform", "pull", "groups", "tags"] };
+pub(super) const IMAGE: Keys = Keys {
+    table: "an image",
+    names: &["name", "tag", "digest", "platform", "pull", "groups", "tags"],
+    guarded: &[],
+};
 
-pub(super) const TAGS: Keys = Keys { table: "a selection of tags", names: &["semver", "match", "newest"] };
+pub(super) const TAGS: Keys =
+    Keys { table: "a selection of tags", names: &["semver", "match", "newest"], guarded: &[] };
 
 /// All tables.
 pub(super) const ALL: &[&Keys] = &[&TOP, &SETTINGS, &LIMITS, &REGISTRY, &MIRROR, &IMAGE, &TAGS];
@@ -63,4 +92,49 @@ pub(super) const ALL: &[&Keys] = &[&TOP, &SETTINGS, &LIMITS, &REGISTRY, &MIRROR,
 /// Whether some table has this key.
 pub(super) fn is_known(key: &str) -> bool {
     ALL.iter().any(|keys| keys.names.contains(&key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keys that a stranger may set. A new key belongs here or among the guarded ones.
+    const HARMLESS: &[&str] = &[
+        "settings",
+        "registry",
+        "groups",
+        "platform",
+        "pull",
+        "prune",
+        "downloads",
+        "interval",
+        "ownership",
+        "limits",
+        "layer-size",
+        "layer-entries",
+        "images",
+        "name",
+        "tag",
+        "digest",
+        "tags",
+        "semver",
+        "match",
+        "newest",
+        // Of a mirror, and mirrors are guarded as a whole.
+        "url",
+        "resolve",
+    ];
+
+    #[test]
+    fn of_every_key_it_is_said_whether_a_stranger_may_set_it() {
+        for keys in ALL {
+            for name in keys.names {
+                let guarded = keys.guarded.iter().any(|(guarded, _)| guarded == name);
+                assert_ne!(guarded, HARMLESS.contains(name), "{name} of {}", keys.table);
+            }
+            for (guarded, _) in keys.guarded {
+                assert!(keys.names.contains(guarded), "{guarded} is no key of {}", keys.table);
+            }
+        }
+    }
 }

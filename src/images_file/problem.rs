@@ -65,6 +65,8 @@ impl Draft {
 /// What was found so far.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
+    /// Whether the file may be a stranger's: keys that need trust are errors then.
+    pub(super) untrusted: bool,
     errors: Vec<Draft>,
     not_kept: usize,
     pub(super) warnings: Vec<Draft>,

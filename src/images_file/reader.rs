@@ -13,6 +13,9 @@ use super::values::Fault;
 const PASSWORD_HINT: &str =
     "put it into an environment variable named by `password-env`, or into a file named by `password-file`";
 
+/// The next step for whoever wrote what needs trust.
+const UNTRUSTED_HINT: &str = "leave it out; who trusts this file runs without --untrusted";
+
 /// A value with what it is called.
 #[derive(Clone, Copy)]
 pub(super) struct Node<'t> {
@@ -176,6 +179,11 @@ impl Notes {
         for (key, node) in entries(table) {
             if !keys.names.contains(&key) {
                 self.unknown_key(key, node, keys);
+            } else if self.untrusted
+                && let Some((_, deed)) = keys.guarded.iter().find(|(guarded, _)| *guarded == key)
+            {
+                let message = format!("{} is refused under --untrusted: {deed}", node.called());
+                self.error(Draft::new(node.key_span, message).hint(UNTRUSTED_HINT));
             }
         }
         Table { keys, entries: table }

@@ -25,7 +25,7 @@ use super::http::{Client, Request};
 use super::secret::Secret;
 use super::shared::{TRIES, lock};
 use super::url::{Url, form_pair};
-use crate::error::RegistryError;
+use crate::error::{Login, RegistryError};
 
 /// A token without `expires_in` lives this long (token flow, "Requesting a Token").
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
@@ -120,6 +120,8 @@ struct Bearer {
     realm: Url,
     service: Option<String>,
     scopes: Vec<String>,
+    /// Whether its words are shown: those of a host that the registry names, and that proves nothing, are not.
+    heard: bool,
 }
 
 // ------------------------------------------------------------------------------------------------ authorizer
@@ -300,6 +302,10 @@ impl Bearer {
         {
             return Err(refuse(format!("its realm leads from https to plain http, {realm}")).into());
         }
+        if realm.is_local() && !party.base.is_local() {
+            let reason = format!("its realm leads to this machine itself, {}", realm.origin());
+            return Err(refuse(reason).into());
+        }
         let scopes: Vec<String> = challenge
             .get("scope")
             .unwrap_or_default()
@@ -309,7 +315,8 @@ impl Bearer {
             .collect();
         let scopes =
             if scopes.is_empty() { vec![format!("repository:{}:pull", party.repository)] } else { scopes };
-        Ok(Self { realm, service: challenge.get("service").map(str::to_owned), scopes })
+        let heard = realm.is_secure() || realm.host() == party.base.host();
+        Ok(Self { realm, service: challenge.get("service").map(str::to_owned), scopes, heard })
     }
 }
 
@@ -405,8 +412,8 @@ fn request_token(
     };
     let answer = client.send(&request)?;
     if answer.status != 200 {
-        let sent = authorization.as_ref().or(form.as_ref());
-        return Err(client.refusal(answer, "there is no token server", sent, credential.is_some()));
+        let login = if credential.is_some() { Login::Sent } else { Login::None };
+        return Err(client.refusal(answer, "there is no token server", login, bearer.heard));
     }
     let host = answer.url.host_port();
     let refuse = |reason: &str| RegistryError::Document {
@@ -426,6 +433,7 @@ fn request_token(
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(refuse("it cannot be sent in a header").into());
     }
+    client.shared.veil.add(&token);
     let life = match answer.expires_in.and_then(|number| number.as_u64()) {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(MAX_LIFE)),
         _ => DEFAULT_LIFE,

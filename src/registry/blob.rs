@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::clock::Clock;
 use super::failure::Failure;
 use super::http::Body;
 use super::remote::{Ask, MIRROR_TRIES, Remote, Wanted};
@@ -26,6 +27,8 @@ const BYTES_PER_BREAK: u64 = 1 << 20;
 const RESTARTS: u32 = 6;
 /// How long the registry may let a blob wait, all `Retry-After` together: as often as there are tries.
 const MAX_WAITED: Duration = Duration::from_secs(5 * 60);
+/// How long the end of a body is waited for after its last byte: all that hangs on it is the connection.
+const END_TIME: Duration = Duration::from_secs(2);
 /// A mirror that asks to wait longer is left at once.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -237,6 +240,7 @@ impl HttpBlob {
             });
         }
         let result = self.read_on(buffer);
+        let result = self.remote.shared().veiled(result);
         if result.is_err() {
             self.failed = true;
             self.transfer = None;
@@ -257,7 +261,9 @@ impl HttpBlob {
             // What is skipped may use the caller's buffer: it is not told of it.
             let wanted = if transfer.skip > 0 { transfer.skip } else { remaining };
             let count = usize::try_from(wanted).unwrap_or(usize::MAX).min(buffer.len());
-            let result = transfer.body.read(&mut buffer[..count]);
+            // Chunks that are announced and never come do not keep a transfer alive.
+            let clock = Clock::start(self.remote.shared().patience);
+            let result = clock.run(|| transfer.body.read(&mut buffer[..count]));
             match result {
                 Ok(0) => {
                     let short = self.wrong_size(&transfer.url, self.position);
@@ -275,7 +281,7 @@ impl HttpBlob {
                     drop(budget);
                     if self.position == self.size && transfer.measured {
                         // Seeing the end gives the connection back, even if the caller never asks for more.
-                        let _ = transfer.body.read(&mut [0]);
+                        let _ = Clock::start(END_TIME).run(|| transfer.body.read(&mut [0]));
                     } else {
                         self.transfer = Some(transfer);
                     }
@@ -283,7 +289,10 @@ impl HttpBlob {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => self.transfer = Some(transfer),
                 Err(error) => {
-                    let failure = self.remote.client.body_failure(&transfer.url, error);
+                    let mut failure = self.remote.client.body_failure(&transfer.url, error);
+                    if let RegistryError::Slow { url, limit } = failure.error {
+                        failure.error = RegistryError::Stalled { url, stall: limit };
+                    }
                     self.fail(failure)?;
                 }
             }
@@ -294,7 +303,8 @@ impl HttpBlob {
     fn end(&mut self) -> Result<usize, RegistryError> {
         if let Some(mut transfer) = self.transfer.take() {
             // A failure now changes nothing: the digest decides.
-            if transfer.skip == 0 && matches!(transfer.body.read(&mut [0]), Ok(1..)) {
+            let clock = Clock::start(self.remote.shared().stall);
+            if transfer.skip == 0 && matches!(clock.run(|| transfer.body.read(&mut [0])), Ok(1..)) {
                 return Err(self.wrong_size(&transfer.url, u64::MAX));
             }
         }

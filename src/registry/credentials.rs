@@ -19,6 +19,8 @@ use super::environment::Environment;
 use super::failure::printable;
 use super::secret::Secret;
 use super::shared::{Shared, lock};
+use super::url::Url;
+use super::veil::named_secrets;
 use crate::error::RegistryError;
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::state::RegistrySettings;
@@ -51,7 +53,10 @@ pub(super) enum Credential {
 
 /// One registry's credentials.
 pub(super) struct Credentials {
-    registry: String,
+    /// Under which host a login would be stored: the one that is really asked.
+    stored_under: String,
+    /// Whether stored logins stay where they are, because they would be sent in clear text.
+    withheld: bool,
     /// From the images file.
     own: Option<Credential>,
     elsewhere: Mutex<Option<Elsewhere>>,
@@ -59,51 +64,62 @@ pub(super) struct Credentials {
 
 /// What was found outside the images file.
 struct Elsewhere {
-    docker: Option<Credential>,
-    /// `auth.json`, whose keys may name a repository too.
-    auth_json: Value,
+    /// Docker's, or what a credential helper said.
+    helped: Option<Credential>,
+    /// Files `auth.json`, whose keys may name a repository too.
+    auth_json: Vec<Value>,
 }
 
 impl Credentials {
-    /// The credentials of `registry`.
+    /// The credentials of `registry`, which is asked at `endpoint`.
     ///
     /// # Errors
-    /// A password that the images file points to and that is not there.
+    /// A password that the images file points to and that is not there, or is none.
     pub(super) fn new(
+        shared: &Shared,
         registry: &str,
         settings: &RegistrySettings,
-        environment: &Environment,
+        endpoint: &Url,
     ) -> Result<Self, RegistryError> {
         let fail = |reason: String| RegistryError::Credentials { registry: registry.to_owned(), reason };
-        let password = if let Some(variable) = &settings.password_env {
-            let value = environment.get(variable);
-            Some(
-                value
-                    .ok_or_else(|| fail(format!("the environment variable {variable} is not set")))?
-                    .to_owned(),
-            )
-        } else if let Some(path) = &settings.password_file {
-            let name = path.display();
-            let mut text =
-                read_text(path).map_err(|reason| fail(format!("password-file {name}: {reason}")))?;
-            if text.ends_with('\n') {
-                text.pop();
-                if text.ends_with('\r') {
-                    text.pop();
-                }
+        let password = match (&settings.password_env, &settings.password_file) {
+            (Some(variable), _) => {
+                let value = shared.environment.get(variable).map(str::to_owned);
+                let unset = || fail(format!("the environment variable {variable} is not set"));
+                Some((value.ok_or_else(unset)?, format!("the environment variable {variable}")))
             }
-            if text.is_empty() {
-                return Err(fail(format!("password-file {name} is empty")));
+            (None, Some(path)) => {
+                let name = format!("password-file {}", path.display());
+                let text = read_text(path).map_err(|reason| fail(format!("{name}: {reason}")))?;
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                Some((text.strip_suffix('\r').unwrap_or(text).to_owned(), name))
             }
-            Some(text)
-        } else {
-            None
+            (None, None) => None,
         };
-        let own = password.map(|password| Credential::Password {
+        if let Some((password, name)) = &password {
+            if password.is_empty() {
+                return Err(fail(format!("{name} is empty")));
+            }
+            // RFC 7617 allows none; and a key, or a file of settings, is not what a registry should get.
+            if password.chars().any(char::is_control) {
+                return Err(fail(format!(
+                    "{name} holds no password: it has several lines, or control characters"
+                )));
+            }
+            shared.veil.add(password);
+        }
+        let own = password.map(|(password, _)| Credential::Password {
             user: settings.username.clone().unwrap_or_default(),
             password: Secret::new(password),
         });
-        Ok(Self { registry: registry.to_owned(), own, elsewhere: Mutex::default() })
+        let withheld = !endpoint.is_secure() && !endpoint.is_loopback();
+        let stored_under = stored_under(registry, settings, endpoint);
+        Ok(Self { stored_under, withheld, own, elsewhere: Mutex::default() })
+    }
+
+    /// Whether a stored login would not be sent, because the registry is asked over plain http.
+    pub(super) fn are_withheld(&self) -> bool {
+        self.withheld && self.own.is_none()
     }
 
     /// The credentials for `repository`, if there are any.
@@ -115,15 +131,24 @@ impl Credentials {
         if let Some(own) = &self.own {
             return Ok(Some(own.clone()));
         }
+        if self.withheld || !shared.stored_logins {
+            return Ok(None);
+        }
         let mut elsewhere = lock(&self.elsewhere);
         if elsewhere.is_none() {
             *elsewhere = Some(self.look(shared)?);
         }
         let Some(elsewhere) = &*elsewhere else { return Ok(None) };
-        if elsewhere.docker.is_some() {
-            return Ok(elsewhere.docker.clone());
+        let found = elsewhere
+            .helped
+            .clone()
+            .or_else(|| elsewhere.auth_json.iter().find_map(|file| self.in_auth_json(file, repository)));
+        match &found {
+            Some(Credential::Password { password, .. }) => shared.veil.add(password.reveal()),
+            Some(Credential::Identity(token) | Credential::Token(token)) => shared.veil.add(token.reveal()),
+            None => {}
         }
-        Ok(self.in_auth_json(&elsewhere.auth_json, repository))
+        Ok(found)
     }
 
     fn look(&self, shared: &Shared) -> Result<Elsewhere, RegistryError> {
@@ -134,21 +159,21 @@ impl Credentials {
             .map(|folder| folder.join("config.json"));
         let config = docker.as_deref().map_or(Value::Null, |path| load(shared, path));
         let docker = self.in_docker_config(shared, &config)?;
-        let auth_json = environment.path("REGISTRY_AUTH_FILE").or_else(|| {
-            let runtime: PathBuf = environment.path("XDG_RUNTIME_DIR")?;
-            Some(runtime.join("containers").join("auth.json"))
-        });
-        let auth_json = match auth_json {
-            Some(path) if docker.is_none() => load(shared, &path),
-            _ => Value::Null,
-        };
-        if let Some(helper) =
-            auth_json.get("credHelpers").and_then(|helpers| self.entry(helpers)).and_then(Value::as_str)
-            && let Some(credential) = run_helper(shared, helper, &self.registry)?
-        {
-            return Ok(Elsewhere { docker: Some(credential), auth_json: Value::Null });
+        if docker.is_some() {
+            return Ok(Elsewhere { helped: docker, auth_json: Vec::new() });
         }
-        Ok(Elsewhere { docker, auth_json })
+        let mut auth_json = Vec::new();
+        for path in auth_json_paths(environment) {
+            let file = load(shared, &path);
+            let helper = file.get("credHelpers").and_then(|helpers| self.entry(helpers));
+            if let Some(helper) = helper.and_then(Value::as_str)
+                && let Some(credential) = run_helper(shared, helper, &self.stored_under)?
+            {
+                return Ok(Elsewhere { helped: Some(credential), auth_json: Vec::new() });
+            }
+            auth_json.push(file);
+        }
+        Ok(Elsewhere { helped: None, auth_json })
     }
 
     /// As Docker reads it: this registry's helper, else the store, else what the file itself holds.
@@ -156,7 +181,7 @@ impl Credentials {
         let helper =
             config.get("credHelpers").and_then(|helpers| self.entry(helpers)).and_then(Value::as_str);
         let store = config.get("credsStore").and_then(Value::as_str);
-        let key = if self.registry == DEFAULT_REGISTRY { DOCKER_HUB_KEY } else { &self.registry };
+        let key = if self.stored_under == DEFAULT_REGISTRY { DOCKER_HUB_KEY } else { &self.stored_under };
         if let Some(helper) = helper.or(store).filter(|helper| !helper.is_empty())
             && let Some(credential) = run_helper(shared, helper, key)?
         {
@@ -176,7 +201,7 @@ impl Credentials {
     /// `auth.json` may be keyed by `registry/namespace/repository` too; the longest key wins.
     fn in_auth_json(&self, file: &Value, repository: &str) -> Option<Credential> {
         let auths = file.get("auths")?;
-        let mut scope = format!("{}/{repository}", self.registry);
+        let mut scope = format!("{}/{repository}", self.stored_under);
         loop {
             if let Some(credential) = auths.get(&scope).and_then(credential_in) {
                 return Some(credential);
@@ -189,12 +214,41 @@ impl Credentials {
     }
 
     fn names(&self) -> Vec<&str> {
-        if self.registry == DEFAULT_REGISTRY {
+        if self.stored_under == DEFAULT_REGISTRY {
             vec![DOCKER_HUB_KEY, DEFAULT_REGISTRY, "index.docker.io", "registry-1.docker.io"]
         } else {
-            vec![&self.registry]
+            vec![&self.stored_under]
         }
     }
+}
+
+/// Under which host a login for `registry` is stored, where that is asked at `endpoint`: another server than the name
+/// says has logins of its own.
+fn stored_under(registry: &str, settings: &RegistrySettings, endpoint: &Url) -> String {
+    let host = endpoint.host_port();
+    let named = Url::parse(&format!("{}://{registry}", if endpoint.is_secure() { "https" } else { "http" }));
+    if settings.endpoint.is_none() || named.is_ok_and(|named| named.same_origin(endpoint)) {
+        return registry.to_owned();
+    }
+    let is_hub = matches!(&*host, "registry-1.docker.io" | "index.docker.io" | "docker.io");
+    if is_hub && endpoint.is_secure() { DEFAULT_REGISTRY.to_owned() } else { host }
+}
+
+/// Where `podman login` and its kin store logins, in the order in which they look for them (containers-auth.json(5)).
+fn auth_json_paths(environment: &Environment) -> Vec<PathBuf> {
+    if let Some(path) = environment.path("REGISTRY_AUTH_FILE") {
+        return vec![path];
+    }
+    let runtime = environment
+        .path("XDG_RUNTIME_DIR")
+        .unwrap_or_else(|| Path::new("/run/containers").join(crate::sys::user_id().to_string()));
+    let runtime =
+        if environment.path("XDG_RUNTIME_DIR").is_some() { runtime.join("containers") } else { runtime };
+    let config = environment
+        .path("XDG_CONFIG_HOME")
+        .or_else(|| environment.path("HOME").map(|home| home.join(".config")))
+        .map(|config| config.join("containers"));
+    [Some(runtime), config].into_iter().flatten().map(|folder| folder.join("auth.json")).collect()
 }
 
 fn host_of(key: &str) -> &str {
@@ -293,7 +347,12 @@ fn run_helper(shared: &Shared, helper: &str, key: &str) -> Result<Option<Credent
         return if output.contains("credentials not found") {
             Ok(None)
         } else {
-            warn(output.lines().next().unwrap_or("it says nothing"))
+            // What it calls secret is the only thing that is known to be.
+            for secret in named_secrets(&output) {
+                shared.veil.add(&secret);
+            }
+            let words = output.lines().map(str::trim).find(|line| !line.is_empty());
+            warn(&shared.veil.hide(words.unwrap_or("it says nothing")))
         };
     }
     let text =

@@ -42,6 +42,8 @@ pub(super) struct Document {
     pub(super) media_type: Option<String>,
     /// Who served it.
     pub(super) host: String,
+    /// A redirect led to who served it, and no digest vouches for its bytes: what it says is not shown.
+    pub(super) unvouched: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -297,9 +299,13 @@ fn is_layer(media_type: &str) -> bool {
     matches!(rest(oci), Some("" | "+gzip" | "+zstd")) || matches!(rest(docker), Some("" | ".gzip" | ".zstd"))
 }
 
-/// serde's words, which may quote the document.
+/// serde's words, less the text that they quote: who leads us to a document need not learn what it says.
 pub(super) fn json_error(error: &serde_json::Error) -> String {
-    let words = printable(&error.to_string(), 200);
+    let mut words = error.to_string();
+    if let (Some(first), Some(last)) = (words.find('"'), words.rfind('"')) {
+        words.replace_range(first..=last, "…");
+    }
+    let words = printable(&words, 200);
     if error.is_data() {
         format!("it is not what it should be: {words}")
     } else {

@@ -6,7 +6,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use super::secret::Secret;
+use super::handshake::{ClientCertificate, tls_failure};
 use super::shared::Shared;
 use super::url::Url;
 use crate::error::{self, RegistryError, TlsCure, Trouble};
@@ -55,7 +55,12 @@ impl From<RegistryError> for Failure {
 }
 
 /// What a failed exchange with `url`, or a failed read of its body, means.
-pub(super) fn transport_failure(shared: &Shared, url: &Url, error: ureq::Error) -> Failure {
+pub(super) fn transport_failure(
+    shared: &Shared,
+    url: &Url,
+    error: ureq::Error,
+    ours: ClientCertificate,
+) -> Failure {
     if shared.cancel.is_cancelled() {
         return RegistryError::Stopped.into();
     }
@@ -69,6 +74,10 @@ pub(super) fn transport_failure(shared: &Shared, url: &Url, error: ureq::Error) 
             Trouble::HostNotFound,
             format!("cannot find the host {}: the name server does not know it", url.host()),
         ),
+        // The clock of the whole exchange.
+        ureq::Error::Timeout(ureq::Timeout::Global) => {
+            Failure::transient(RegistryError::Slow { url: url.to_string(), limit: shared.patience })
+        }
         ureq::Error::Timeout(_) => {
             Failure::transient(RegistryError::Stalled { url: url.to_string(), stall: shared.stall })
         }
@@ -81,8 +90,8 @@ pub(super) fn transport_failure(shared: &Shared, url: &Url, error: ureq::Error) 
             let reason = "the request cannot be written as HTTP".to_owned();
             RegistryError::Protocol { url: url.to_string(), reason }.into()
         }
-        ureq::Error::Rustls(error) => tls_failure(url, &error).into(),
-        ureq::Error::Io(error) => io_failure(url, &error),
+        ureq::Error::Rustls(error) => tls_failure(url, &error, ours).into(),
+        ureq::Error::Io(error) => io_failure(url, &error, ours),
         other => Failure::transient(RegistryError::Protocol {
             url: url.to_string(),
             reason: printable(&other.to_string(), 200),
@@ -101,13 +110,26 @@ pub(super) fn blame_proxy(mut failure: Failure, variable: &str) -> Failure {
     failure
 }
 
-fn io_failure(url: &Url, error: &io::Error) -> Failure {
+fn io_failure(url: &Url, error: &io::Error, ours: ClientCertificate) -> Failure {
     if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        return tls_failure(url, error).into();
+        return tls_failure(url, error, ours).into();
     }
     let origin = url.origin();
     let unreachable = |trouble, reason| Failure::transient(RegistryError::Unreachable { reason, trouble });
     let words = error.to_string();
+    let broken = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof
+    );
+    if broken && ours == ClientCertificate::Missing {
+        // Some servers say nothing more; but then a connection may have broken by itself, too.
+        let reason =
+            format!("no TLS connection to {}: it asks for a client certificate, and closes", url.host_port());
+        return Failure::transient(RegistryError::Tls { reason, cure: TlsCure::ClientCertificate });
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
             unreachable(Trouble::Refused, format!("connection refused by {origin}"))
@@ -129,31 +151,6 @@ fn io_failure(url: &Url, error: &io::Error) -> Failure {
     }
 }
 
-fn tls_failure(url: &Url, error: &rustls::Error) -> RegistryError {
-    let host = url.host_port();
-    let cure = match error {
-        rustls::Error::InvalidCertificate(reason) => {
-            use rustls::CertificateError::{BadSignature, UnknownIssuer};
-            let unknown = matches!(reason, UnknownIssuer | BadSignature);
-            let cure = if unknown { TlsCure::Authority } else { TlsCure::None };
-            return RegistryError::Tls {
-                reason: format!(
-                    "the certificate of {host} is not trusted: {}",
-                    printable(&reason.to_string(), 300)
-                ),
-                cure,
-            };
-        }
-        // What a server that speaks plain http answers is no TLS record.
-        rustls::Error::InvalidMessage(_) => TlsCure::PlainHttp,
-        _ => TlsCure::None,
-    };
-    RegistryError::Tls {
-        reason: format!("no TLS connection to {host}: {}", printable(&error.to_string(), 200)),
-        cure,
-    }
-}
-
 /// Whether nobody waits for so long in one run.
 pub(super) fn is_too_long(after: Duration) -> bool {
     after > MAX_RETRY_AFTER
@@ -169,15 +166,17 @@ pub(super) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default().min(MAX_TOLD))
 }
 
-/// The registry's own words in the body of an error: the distribution spec's `errors`, or what token servers say.
-pub(super) fn reason_in(body: &[u8]) -> Option<String> {
+/// The registry's own words in the body of an error, after `hide`: the distribution spec's `errors`, or what token
+/// servers say.
+pub(super) fn reason_in(body: &[u8], hide: &dyn Fn(&str) -> String) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(body).ok()?;
     let text = |value: Option<&serde_json::Value>| {
         value
             .and_then(serde_json::Value::as_str)
             .map(str::trim)
             .filter(|text| !text.is_empty())
-            .map(str::to_owned)
+            // Before any change of case, which would make another secret of one in base64.
+            .map(hide)
     };
     let error = json.get("errors").and_then(|errors| errors.get(0));
     let code = text(error.and_then(|error| error.get("code"))).map(|code| match code.as_str() {
@@ -193,15 +192,6 @@ pub(super) fn reason_in(body: &[u8]) -> Option<String> {
             .into_iter()
             .find_map(|key| text(json.get(key))),
     }
-}
-
-pub(super) fn redact(text: String, sent: Option<&Secret>) -> String {
-    let Some(sent) = sent else { return text };
-    // "Basic xyz" or a whole form: every long word of it counts.
-    sent.reveal()
-        .split([' ', '&', '='])
-        .filter(|word| word.len() >= 8 && !text.is_empty())
-        .fold(text.clone(), |text, word| text.replace(word, "…"))
 }
 
 #[cfg(test)]
@@ -225,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_registrys_own_words_are_found() {
-        let reason = |body: &str| reason_in(body.as_bytes());
+        let reason = |body: &str| reason_in(body.as_bytes(), &str::to_owned);
         assert_eq!(
             reason(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#).as_deref(),
             Some("manifest unknown")
@@ -237,12 +227,6 @@ mod tests {
         assert_eq!(reason(r#"{"details":"incorrect password"}"#).as_deref(), Some("incorrect password"));
         assert_eq!(reason("<html>"), None);
         assert_eq!(reason(r#"{"errors":[]}"#), None);
-    }
-
-    #[test]
-    fn credentials_that_a_server_echoes_are_cut_out() {
-        let sent = Secret::new("Bearer abcdefgh12345678");
-        assert_eq!(redact("bad token abcdefgh12345678!".to_owned(), Some(&sent)), "bad token …!");
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl Documents for Scripted<'_> {
             bytes: bytes.to_vec(),
             media_type: self.media_type.clone(),
             host: "fuzzing".to_owned(),
+            unvouched: false,
         }))
     }
 }
@@ -105,6 +106,7 @@ pub(crate) fn documents(data: &[u8]) {
         bytes: top.to_vec(),
         media_type: media_type.clone(),
         host: "fuzzing".to_owned(),
+        unvouched: false,
     });
     let reference = ImageRef::parse("alpine:3.20", DEFAULT_REGISTRY).expect("it is a reference");
     let platform = Platform::new("linux", "arm64", None);

@@ -85,6 +85,15 @@ impl Access {
         self.authorization = self.authorization.take().or(other.authorization);
     }
 
+    /// What must not be shown.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
+        let headers = self.headers.iter().filter_map(|(_, value)| value.to_str().ok());
+        // What follows the scheme is the secret.
+        let word =
+            |secret: &Secret| secret.reveal().split_once(' ').map_or(0, |(scheme, _)| scheme.len() + 1);
+        headers.chain(self.authorization.iter().map(move |secret| &secret.reveal()[word(secret)..]))
+    }
+
     /// Whether it needs connections of its own.
     pub(super) fn has_tls(&self) -> bool {
         !self.ca.is_empty() || self.client.is_some() || self.skip_verify

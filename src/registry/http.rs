@@ -8,29 +8,33 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue, Method, header};
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, TcpConnector};
 use ureq::{Agent, Proxy, ProxyProtocol};
 
+use super::clock::{Clock, Clocked};
 use super::failure::{
-    Failure, blame_proxy, is_too_long, printable, reason_in, redact, retry_after, transport_failure,
+    Failure, blame_proxy, is_too_long, printable, reason_in, retry_after, transport_failure,
 };
+use super::handshake::ClientCertificate;
 use super::names::Remembered;
 use super::secret::Secret;
 use super::shared::{Shared, lock};
-use super::tls::TlsSettings;
+use super::tls::{Tls, TlsSettings};
 use super::url::Url;
-use crate::error::RegistryError;
+use crate::error::{Login, RegistryError, TlsCure};
 use crate::state::RegistrySettings;
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
 /// What is read of an error's body, in bytes.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
-/// A document's body may take this many times the stall time as a whole.
-const DOCUMENT_STALLS: u32 = 20;
+/// How long the words of an error are waited for: its status has said the main thing.
+const ERROR_TIME: Duration = Duration::from_secs(10);
+/// Which part of the patience an unwanted body gets, so that its connection can be used again.
+const DISCARD_PART: u32 = 30;
 
 // ------------------------------------------------------------------------------------------------ requests
 
@@ -72,6 +76,8 @@ pub(super) struct Answer {
     pub(super) url: Url,
     /// Whether it came from the origin that was asked.
     pub(super) own: bool,
+    /// When it has to be here, unless it is a blob.
+    clock: Clock,
 }
 
 pub(super) type Body = ureq::BodyReader<'static>;
@@ -86,7 +92,18 @@ impl Answer {
     }
 
     /// Reads a body of at most `limit` bytes.
-    pub(super) fn read(mut self, client: &Client, what: &str, limit: u64) -> Result<Vec<u8>, Failure> {
+    pub(super) fn read(self, client: &Client, what: &str, limit: u64) -> Result<Vec<u8>, Failure> {
+        self.read_watched(client, what, limit, &mut |_| {})
+    }
+
+    /// As [`Answer::read`]; `watch` is told how much there is so far, before there is more.
+    pub(super) fn read_watched(
+        mut self,
+        client: &Client,
+        what: &str,
+        limit: u64,
+        watch: &mut dyn FnMut(usize),
+    ) -> Result<Vec<u8>, Failure> {
         let too_large = || {
             Failure::from(RegistryError::TooLarge {
                 what: what.to_owned(),
@@ -97,11 +114,10 @@ impl Answer {
         if self.content_length().is_some_and(|length| length > limit) {
             return Err(too_large());
         }
-        let deadline = Instant::now() + client.shared.stall * DOCUMENT_STALLS;
         let mut bytes = Vec::new();
         let mut buffer = vec![0; 16 * 1024];
         loop {
-            match self.body.read(&mut buffer) {
+            match self.clock.run(|| self.body.read(&mut buffer)) {
                 Ok(0) => return Ok(bytes),
                 Ok(count) => bytes.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -110,20 +126,18 @@ impl Answer {
             if bytes.len() as u64 > limit {
                 return Err(too_large());
             }
-            if Instant::now() > deadline {
-                return Err(Failure::transient(RegistryError::Protocol {
-                    url: self.url.to_string(),
-                    reason: format!("{what} arrives too slowly"),
-                }));
-            }
+            watch(bytes.len());
         }
     }
 
     /// Reads and forgets a short body, so that its connection can be used again.
-    pub(super) fn discard(mut self) {
+    pub(super) fn discard(mut self, client: &Client) {
         if self.content_length().is_some_and(|length| length <= MAX_ERROR_BODY) {
             // It is only about the connection.
-            let _ = io::copy(&mut self.body, &mut io::sink());
+            let _ = self
+                .clock
+                .within(client.shared.patience / DISCARD_PART)
+                .run(|| io::copy(&mut self.body, &mut io::sink()));
         }
     }
 }
@@ -152,7 +166,14 @@ pub(super) struct Client {
     insecure_hosts: Vec<String>,
     insecure_warned: Once,
     tls: OnceLock<Result<TlsSettings, String>>,
-    agents: Mutex<HashMap<AgentKey, Agent>>,
+    agents: Mutex<HashMap<AgentKey, Connections>>,
+}
+
+/// Connections of one kind, and how TLS is put on them.
+#[derive(Clone)]
+pub(super) struct Connections {
+    agent: Agent,
+    tls: Option<Tls>,
 }
 
 impl Client {
@@ -184,10 +205,11 @@ impl Client {
 
     /// Sends `request` and follows its redirects. Any status that is not a redirect is an answer.
     pub(super) fn send(&self, request: &Request<'_>) -> Result<Answer, Failure> {
+        let clock = Clock::start(self.shared.patience);
         let mut url = request.url.clone();
         let mut own = true;
         for _ in 0..=MAX_REDIRECTS {
-            let answer = self.exchange(request, &url, own);
+            let answer = clock.run(|| self.exchange(request, &url, own, clock));
             let answer = answer.map_err(|failure| Failure { redirected: url != *request.url, ..failure })?;
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
@@ -204,18 +226,21 @@ impl Client {
             if url.is_secure() && !next.is_secure() {
                 return Err(refuse(format!("it leads from https to plain http, {next}")).into());
             }
+            if next.is_local() && !request.url.is_local() {
+                return Err(refuse(format!("it leads to this machine itself, {}", next.origin())).into());
+            }
             own = own && next.same_origin(&url);
-            answer.discard();
+            answer.discard(self);
             url = next;
         }
         let reason = format!("there are more than {MAX_REDIRECTS} in a row");
         Err(RegistryError::Redirect { from: request.url.to_string(), reason }.into())
     }
 
-    fn exchange(&self, request: &Request<'_>, url: &Url, own: bool) -> Result<Answer, Failure> {
+    fn exchange(&self, request: &Request<'_>, url: &Url, own: bool, clock: Clock) -> Result<Answer, Failure> {
         self.shared.check()?;
         let proxy = self.proxy(url)?;
-        let agent = self.agent(url, proxy.as_ref())?;
+        let Connections { agent, tls } = self.connections(url, proxy.as_ref())?;
         let settings = |reason: String| RegistryError::Settings { registry: self.registry.clone(), reason };
         let uri = url.to_uri().map_err(|reason| settings(format!("{url}: {reason}")))?;
         let mut builder = http::Request::builder()
@@ -257,7 +282,8 @@ impl Client {
         let status = sent.as_ref().ok().map(|response| response.status().as_u16());
         self.shared.answered(&self.registry, status);
         let response = sent.map_err(|error| {
-            let failure = transport_failure(&self.shared, url, error);
+            let ours = tls.as_ref().map_or(ClientCertificate::Unasked, Tls::client_certificate);
+            let failure = transport_failure(&self.shared, url, error, ours);
             match &proxy {
                 Some((variable, _)) => blame_proxy(failure, variable),
                 None => failure,
@@ -270,6 +296,7 @@ impl Client {
             body: body.into_reader(),
             url: url.clone(),
             own,
+            clock,
         })
     }
 
@@ -281,6 +308,7 @@ impl Client {
             Failure::from(RegistryError::Settings { registry: self.registry.clone(), reason })
         };
         let proxy = Proxy::new(text).map_err(|_| fail("it is not a proxy URL"))?;
+        self.shared.veil.add(proxy.password().unwrap_or_default());
         match proxy.protocol() {
             ProxyProtocol::Http => Ok(Some((variable, proxy))),
             ProxyProtocol::Https if url.is_secure() => Ok(Some((variable, proxy))),
@@ -288,7 +316,7 @@ impl Client {
         }
     }
 
-    fn agent(&self, url: &Url, proxy: Option<&(&'static str, Proxy)>) -> Result<Agent, Failure> {
+    fn connections(&self, url: &Url, proxy: Option<&(&'static str, Proxy)>) -> Result<Connections, Failure> {
         let settings = |reason: String| RegistryError::Settings { registry: self.registry.clone(), reason };
         let key = AgentKey {
             secure: url.is_secure(),
@@ -306,11 +334,11 @@ impl Client {
             });
         }
         let mut agents = lock(if self.is_plain() { &self.shared.plain_agents } else { &self.agents });
-        if let Some(agent) = agents.get(&key) {
-            return Ok(agent.clone());
+        if let Some(connections) = agents.get(&key) {
+            return Ok(connections.clone());
         }
         let stall = Some(self.shared.stall);
-        let mut config = Agent::config_builder()
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -319,62 +347,71 @@ impl Client {
             .timeout_connect(stall)
             .timeout_per_read(stall)
             .timeout_per_write(stall)
-            // Headers that drip in byte by byte would pass the stall detector for ever.
-            .timeout_recv_response(Some(self.shared.stall.saturating_mul(4)))
             .max_idle_connections(self.shared.max_connections.saturating_mul(2))
             .max_idle_connections_per_host(self.shared.max_connections)
             .input_buffer_size(128 * 1024)
             .proxy(None);
-        if key.secure {
-            let tls = self
-                .tls
-                .get_or_init(|| TlsSettings::load(&self.settings, &self.more_ca, self.shared.roots()?));
-            let tls = tls.as_ref().map_err(|reason| settings(reason.clone()))?;
-            config = config.tls_config(tls.config(key.identified, key.verified)).proxy(key.proxy.clone());
-        }
-        let agent = match &key.proxy {
-            Some(proxy) if !key.secure => super::proxy::agent(config.build(), proxy.uri().clone()),
-            _ => Agent::with_parts(config.build(), DefaultConnector::default(), Remembered::default()),
+        let tls = key.secure.then(|| self.tls(&key)).transpose().map_err(settings)?;
+        let agent = match (&tls, &key.proxy) {
+            (Some(tls), proxy) => {
+                let config = config.proxy(proxy.clone()).build();
+                // The proxy's own connection comes first: CONNECT is asked on it.
+                let tunnel = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+                Agent::with_parts(config, Clocked(tunnel.chain(tls.clone())), Remembered::default())
+            }
+            (None, Some(proxy)) => super::proxy::agent(config.build(), proxy.uri().clone()),
+            (None, None) => {
+                let connector = Clocked(().chain(TcpConnector::default()));
+                Agent::with_parts(config.build(), connector, Remembered::default())
+            }
         };
         self.shared.register(&agent);
-        agents.insert(key, agent.clone());
-        Ok(agent)
+        let connections = Connections { agent, tls };
+        agents.insert(key, connections.clone());
+        Ok(connections)
+    }
+
+    fn tls(&self, key: &AgentKey) -> Result<Tls, String> {
+        let load = || {
+            let system = self.shared.roots();
+            TlsSettings::load(&self.settings, &self.more_ca, system)
+        };
+        match self.tls.get_or_init(load) {
+            Ok(settings) => settings.connector(key.identified, key.verified),
+            Err(reason) => Err(reason.clone()),
+        }
     }
 
     /// Whether nothing about its connections is this registry's own. All such registries share their connections,
     /// their buffers and the system's roots: a run may have hundreds.
     fn is_plain(&self) -> bool {
-        let RegistrySettings { ca, client_cert, client_key, insecure, .. } = &self.settings;
-        ca.is_none() && client_cert.is_none() && client_key.is_none() && !insecure && self.more_ca.is_empty()
+        !self.settings.has_tls() && self.more_ca.is_empty()
     }
 
     /// What a failed read of a body means.
     pub(super) fn body_failure(&self, url: &Url, error: io::Error) -> Failure {
-        transport_failure(&self.shared, url, ureq::Error::from(error))
+        transport_failure(&self.shared, url, ureq::Error::from(error), ClientCertificate::Unasked)
     }
 
     /// The error that a status of 400 or more means.
     ///
-    /// `unknown` are the words for a 404 without a reason, `sent` the credentials that went along: a server
-    /// that echoes them must not get them into a message; `authenticated` whether they are the user's.
-    pub(super) fn refusal(
-        &self,
-        answer: Answer,
-        unknown: &str,
-        sent: Option<&Secret>,
-        authenticated: bool,
-    ) -> Failure {
+    /// `unknown` are the words for a 404 without a reason. The server's own words are only shown where `heard` says
+    /// so and no redirect led there: who is asked at somebody else's wish may have words for this machine alone.
+    pub(super) fn refusal(&self, answer: Answer, unknown: &str, login: Login, heard: bool) -> Failure {
         let status = answer.status;
-        let host = answer.url.host_port();
+        let url = answer.url.clone();
+        let host = url.host_port();
         let now = SystemTime::now();
         let after = answer.header("retry-after").and_then(|text| retry_after(text, now));
         let until = after.filter(|after| is_too_long(*after)).and_then(|after| now.checked_add(after));
         let own = answer.own;
-        let said = answer
-            .read(self, "the error", MAX_ERROR_BODY)
-            .ok()
-            .and_then(|body| reason_in(&body))
-            .map(|reason| printable(&redact(reason, sent), 300));
+        let answer = Answer { clock: answer.clock.within(ERROR_TIME), ..answer };
+        let body = answer.read(self, "the error", MAX_ERROR_BODY).ok().filter(|_| own && heard);
+        if let Some(misunderstood) = body.as_deref().and_then(|body| misunderstanding(&url, status, body)) {
+            return misunderstood.into();
+        }
+        let hide = |text: &str| self.shared.veil.hide(text);
+        let said = body.and_then(|body| reason_in(&body, &hide)).map(|reason| printable(&reason, 300));
         let reason = said.unwrap_or_else(|| match status {
             401 => "unauthorized".to_owned(),
             403 => "access denied".to_owned(),
@@ -390,7 +427,7 @@ impl Client {
                 status,
                 host,
                 registry: self.registry.clone(),
-                authenticated: authenticated && own,
+                login: if own { login } else { Login::None },
                 until: until.map(Box::new),
             },
             // 501 and 505 are about what the server is, not how it is.
@@ -399,6 +436,28 @@ impl Client {
             redirected: false,
         }
     }
+}
+
+/// What servers say in plain HTTP of TLS that is missing.
+fn misunderstanding(url: &Url, status: u16, body: &[u8]) -> Option<RegistryError> {
+    let body = String::from_utf8_lossy(body).to_ascii_lowercase();
+    let host = url.host_port();
+    let fail = |words: &str, cure| Some(RegistryError::Tls { reason: format!("{host} {words}"), cure });
+    // nginx's, Apache's and Go's words.
+    let plain =
+        ["plain http request was sent to https", "speaking plain http to an ssl", "http request to an https"];
+    if status == 400 && !url.is_secure() && plain.iter().any(|words| body.contains(words)) {
+        return fail("speaks https, and was asked over plain http", TlsCure::Https);
+    }
+    if url.is_secure() && status == 400 {
+        if body.contains("no required ssl certificate was sent") {
+            return fail("wants a client certificate, and there is none", TlsCure::ClientCertificate);
+        }
+        if body.contains("the ssl certificate error") {
+            return fail("does not accept the client certificate", TlsCure::OtherClientCertificate);
+        }
+    }
+    None
 }
 
 fn sensitive(secret: &Secret) -> Result<HeaderValue, String> {

@@ -214,7 +214,8 @@ impl Layout {
             host: self.host(),
             source,
         })?;
-        Ok(Arc::new(Document { digest: digest.clone(), bytes, media_type, host: self.host() }))
+        let (digest, host) = (digest.clone(), self.host());
+        Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: false }))
     }
 }
 

@@ -17,6 +17,7 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::NextTimeout;
 use ureq::unversioned::transport::time::Duration as TimeLimit;
 
+use super::clock::left;
 use super::shared::lock;
 
 /// How long an address is good for.
@@ -83,7 +84,7 @@ impl<R: Resolver> Resolver for Remembered<R> {
             return Ok(found);
         }
         // Not under the lock: another host need not wait for this one's name server.
-        let found = self.inner.resolve(uri, config, timeout)?;
+        let found = self.inner.resolve(uri, config, left(timeout)?)?;
         lock(&self.known).insert(key, (Instant::now(), found.iter().copied().collect()));
         Ok(found)
     }

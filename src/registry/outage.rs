@@ -60,7 +60,7 @@ impl Outage {
                 let (reason, trouble) = (reason.clone(), *trouble);
                 *known = Some(Known::Unreachable { since: Instant::now(), reason, trouble });
             }
-            RegistryError::Stalled { .. } => *known = Some(Known::Silent),
+            RegistryError::Stalled { .. } | RegistryError::Slow { .. } => *known = Some(Known::Silent),
             RegistryError::Stopped => {}
             // A connection that breaks may be about one repository; everything else is an answer.
             _ => *known = None,

@@ -14,11 +14,12 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error};
 
+use super::clock::Clocked;
 use super::names::Remembered;
 
 /// An agent that sends every request to the proxy at `proxy`.
 pub(super) fn agent(config: Config, proxy: Uri) -> Agent {
-    let connector = ().chain(TcpConnector::default()).chain(WholeTarget);
+    let connector = Clocked(().chain(TcpConnector::default()).chain(WholeTarget));
     Agent::with_parts(config, connector, ToProxy { proxy, resolver: Remembered::default() })
 }
 

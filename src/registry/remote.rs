@@ -10,9 +10,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ureq::http::{HeaderName, HeaderValue, Method};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::auth::{Authorizer, Party, Pass};
+use super::auth::{Authorizer, Party, Pass, parse_challenges};
 use super::blob::{Budget, HttpBlob};
 use super::credentials::Credentials;
 use super::failure::{Failure, printable};
@@ -25,7 +25,7 @@ use super::secret::Secret;
 use super::shared::{Shared, TRIES, lock};
 use super::url::{Url, is_loopback};
 use crate::digest::BlobDigest;
-use crate::error::RegistryError;
+use crate::error::{Login, RegistryError};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{LayerDescriptor, RegistrySettings};
 
@@ -119,6 +119,8 @@ pub(super) struct Remote {
     /// What is known of the endpoint's own failures.
     outage: Outage,
     pub(super) pulls: Pulls,
+    /// How the API's root challenges, once that was asked; empty where it does not.
+    root_challenge: Mutex<Option<HeaderMap>>,
     /// What each blob has cost so far.
     budgets: Mutex<HashMap<BlobDigest, Arc<Mutex<Budget>>>>,
     /// Whether HEAD has failed where GET may work.
@@ -152,6 +154,12 @@ impl Remote {
             }
             Ok(url)
         };
+        let hosts = match &shared.hosts_dir {
+            Some(directory) => {
+                hosts::load(directory, account).map_err(|reason| fail(format!("hosts-dir: {reason}")))?
+            }
+            None => Hosts::default(),
+        };
         let endpoint = match &settings.endpoint {
             Some(endpoint) => base("endpoint", endpoint)?,
             None if name == DEFAULT_REGISTRY => base("endpoint", DOCKER_HUB)?,
@@ -160,34 +168,18 @@ impl Remote {
                     Some((host, _)) if !host.is_empty() => host,
                     _ => name,
                 };
-                let scheme = if is_loopback(host) || is_loopback(name) { "http" } else { "https" };
-                base("its name", &format!("{scheme}://{name}"))?
+                // Who says how TLS is to be done wants TLS.
+                let plain =
+                    (is_loopback(host) || is_loopback(name)) && !settings.has_tls() && !hosts.own.has_tls();
+                base("its name", &format!("{}://{name}", if plain { "http" } else { "https" }))?
             }
         };
         let mut mirrors = Vec::with_capacity(settings.mirrors.len());
         for mirror in &settings.mirrors {
             mirrors.push((base("mirrors", &mirror.url)?, mirror.resolve));
         }
-        let mut own_headers = Vec::with_capacity(settings.headers.len());
-        for (header, value) in &settings.headers {
-            let shown = printable(header, 60);
-            let header = HeaderName::from_bytes(header.as_bytes())
-                .map_err(|_| fail(format!("headers: {shown:?} is no header name")))?;
-            if RESERVED_HEADERS.contains(&header.as_str()) {
-                return Err(fail(format!("headers: {shown} cannot be set")));
-            }
-            let mut value = HeaderValue::from_str(value)
-                .map_err(|_| fail(format!("headers: the value of {shown} cannot be sent")))?;
-            value.set_sensitive(true);
-            own_headers.push((header, value));
-        }
-        let hosts = match &shared.hosts_dir {
-            Some(directory) => {
-                hosts::load(directory, account).map_err(|reason| fail(format!("hosts-dir: {reason}")))?
-            }
-            None => Hosts::default(),
-        };
-        let credentials = Credentials::new(account, settings, &shared.environment)?;
+        let own_headers = own_headers(shared, name, settings).map_err(fail)?;
+        let credentials = Credentials::new(shared, account, settings, &endpoint)?;
         let urls: Vec<Url> = mirrors.iter().map(|(url, _)| url.clone()).collect();
         let client = |settings: RegistrySettings, more_ca, endpoint: &Url, mirrors: &[Url]| {
             Arc::new(Client::new(
@@ -228,6 +220,7 @@ impl Remote {
             resting: Mutex::default(),
             outage: Outage::default(),
             pulls: Pulls::default(),
+            root_challenge: Mutex::default(),
             budgets: Mutex::default(),
             heads_fail: AtomicBool::new(false),
         })
@@ -266,9 +259,18 @@ impl Remote {
             let answer = site.client.send(&request)?;
             match answer.status {
                 200 | 206 => return Ok(answer),
-                401 if answer.own && site.authorization.is_none() => {
-                    if let Some(better) = self.authorizer.challenged(&party, &pass, &answer.headers)? {
-                        answer.discard();
+                status @ (401 | 403 | 404) if answer.own && site.authorization.is_none() => {
+                    let headers = if status == 401 && is_challenge(&answer.headers) {
+                        Some(answer.headers.clone())
+                    } else if pass.header.is_none() {
+                        self.challenge_at_root(site, repository)?
+                    } else {
+                        None
+                    };
+                    if let Some(headers) = headers
+                        && let Some(better) = self.authorizer.challenged(&party, &pass, &headers)?
+                    {
+                        answer.discard(&site.client);
                         pass = better;
                         continue;
                     }
@@ -280,8 +282,44 @@ impl Remote {
                     return Err(RegistryError::Protocol { url, reason }.into());
                 }
             }
-            return Err(site.client.refusal(answer, ask.unknown, pass.header.as_ref(), pass.authenticated));
+            let login = self.login(site, repository, &pass)?;
+            return Err(site.client.refusal(answer, ask.unknown, login, true));
         }
+    }
+
+    /// What the registry knows of us where it refuses.
+    fn login(&self, site: &Site, repository: &str, pass: &Pass) -> Result<Login, RegistryError> {
+        Ok(if pass.authenticated {
+            Login::Sent
+        } else if !site.authenticated {
+            Login::None
+        } else if self.credentials.find(self.shared(), repository)?.is_some() {
+            Login::NotAsked
+        } else if self.credentials.are_withheld() {
+            Login::Withheld
+        } else {
+            Login::None
+        })
+    }
+
+    /// How the API's root challenges, for a registry that refuses without asking who we are, where there is an answer
+    /// to that. It is asked once.
+    fn challenge_at_root(&self, site: &Site, repository: &str) -> Result<Option<HeaderMap>, Failure> {
+        if !site.authenticated || self.credentials.find(self.shared(), repository)?.is_none() {
+            return Ok(None);
+        }
+        // Under the lock: others that are refused wait for the same answer.
+        let mut known = lock(&self.root_challenge);
+        if known.is_none() {
+            let url = site.url("/");
+            let request = Request { own_headers: &site.headers, ..Request::get(&url, "application/json") };
+            let answer = site.client.send(&request)?;
+            let challenges = answer.status == 401 && answer.own;
+            let headers = answer.headers.clone();
+            answer.discard(&site.client);
+            *known = Some(if challenges { headers } else { HeaderMap::new() });
+        }
+        Ok(known.clone().filter(is_challenge))
     }
 
     /// Sites in the order in which they are tried.
@@ -343,7 +381,10 @@ impl Remote {
         let no_answer = |error: &RegistryError| {
             matches!(
                 error,
-                RegistryError::Unreachable { .. } | RegistryError::Stalled { .. } | RegistryError::Stopped
+                RegistryError::Unreachable { .. }
+                    | RegistryError::Stalled { .. }
+                    | RegistryError::Slow { .. }
+                    | RegistryError::Stopped
             )
         };
         if tries < TRIES && transient && result.as_ref().is_err_and(|error| !no_answer(error)) {
@@ -396,6 +437,47 @@ impl Remote {
     ) -> Result<HttpBlob, RegistryError> {
         HttpBlob::open(Arc::clone(self), reference.repository(), layer, offset)
     }
+}
+
+/// The images file's own headers for the registry `name`, which are hidden from now on.
+fn own_headers(
+    shared: &Shared,
+    name: &str,
+    settings: &RegistrySettings,
+) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let mut own_headers = Vec::with_capacity(settings.headers.len());
+    for (header, value) in &settings.headers {
+        let shown = printable(header, 60);
+        let header = HeaderName::from_bytes(header.as_bytes())
+            .map_err(|_| format!("headers: {shown:?} is no header name"))?;
+        if RESERVED_HEADERS.contains(&header.as_str()) {
+            return Err(format!("headers: {shown} cannot be set"));
+        }
+        let mut value = HeaderValue::from_str(value)
+            .map_err(|_| format!("headers: the value of {shown} cannot be sent"))?;
+        value.set_sensitive(true);
+        if let Ok(text) = value.to_str()
+            && is_secret(text, name)
+        {
+            shared.veil.add(text);
+        }
+        own_headers.push((header, value));
+    }
+    Ok(own_headers)
+}
+
+/// Whether the value of a header for `registry` is to be hidden: which registry a mirror is to ask is no secret.
+fn is_secret(value: &str, registry: &str) -> bool {
+    let is_address = Url::parse(value).is_ok() && !value.contains(['@', '?']);
+    !is_address && !registry.contains(value)
+}
+
+/// Whether `headers` say how to authenticate.
+fn is_challenge(headers: &HeaderMap) -> bool {
+    headers.get_all(header::WWW_AUTHENTICATE).iter().any(|value| {
+        let challenges = parse_challenges(&String::from_utf8_lossy(value.as_bytes()));
+        challenges.iter().any(|challenge| matches!(&*challenge.scheme, "basic" | "bearer"))
+    })
 }
 
 /// Connections by these settings, with more roots, for an endpoint and its mirrors.
@@ -463,6 +545,8 @@ impl Builder<'_> {
     }
 
     fn site(&self, address: Address, access: Access, serves: bool, resolves: bool) -> Site {
+        let secrets = access.secrets().filter(|secret| is_secret(secret, self.account));
+        secrets.for_each(|secret| self.shared.veil.add(secret));
         let (client_cert, client_key) = access.client.unzip();
         let settings = RegistrySettings {
             name: self.settings.name.clone(),

@@ -14,7 +14,7 @@ use super::documents::{ACCEPT, Document, parse};
 use super::failure::Failure;
 use super::http::Answer;
 use super::remote::{Ask, Remote, Site, Wanted};
-use super::resolve::{Documents, Role, assemble, verify};
+use super::resolve::{Documents, LED_ASTRAY, Role, assemble, verify};
 use super::shared::lock;
 use super::url::Url;
 use super::{Lookup, Meaning};
@@ -211,7 +211,7 @@ impl Repository<'_> {
             self.hear(site, &answer, true);
             let media_type = answer.header("content-type").map(str::to_owned);
             let said = answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
-            let host = answer.url.host_port();
+            let (host, own) = (answer.url.host_port(), answer.own);
             let bytes = answer.read(&self.remote.client, "the manifest", limit)?;
             let digest = if let Some(digest) = said {
                 verify(&bytes, &digest, None).map_err(|source| {
@@ -224,11 +224,13 @@ impl Repository<'_> {
                 let digest = BlobDigest::of(Algorithm::Sha256, &bytes);
                 parse(&bytes, media_type.as_deref()).map_err(|reason| {
                     let (what, host) = (format!("manifest {digest}"), host.clone());
+                    // What a redirect led to is not shown.
+                    let reason = if own { reason } else { LED_ASTRAY.to_owned() };
                     fetch_again(site, &mut damaged, RegistryError::Document { what, host, reason })
                 })?;
                 digest
             };
-            Ok(Arc::new(Document { digest, bytes, media_type, host }))
+            Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: !own }))
         })?;
         self.remote.remember(&document);
         Ok(document)
@@ -291,7 +293,8 @@ impl Documents for Repository<'_> {
                 let (what, host) = (what.clone(), host.clone());
                 fetch_again(site, &mut damaged, RegistryError::Mismatch { what, host, source })
             })?;
-            Ok(Arc::new(Document { digest: digest.clone(), bytes, media_type, host }))
+            let digest = digest.clone();
+            Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: false }))
         })?;
         lock(&self.remote.cache).bytes += document.bytes.len();
         *slot = Some(Arc::clone(&document));

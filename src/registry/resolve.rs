@@ -102,7 +102,11 @@ pub(super) fn assemble(
     })
 }
 
+/// Why a document is refused that nobody vouches for and to which a redirect led: what it says is not shown.
+pub(super) const LED_ASTRAY: &str = "a redirect led to it, and it is not what was asked for";
+
 fn refused(role: &str, document: &Document, reason: String) -> RegistryError {
+    let reason = if document.unvouched { LED_ASTRAY.to_owned() } else { reason };
     RegistryError::Document {
         what: format!("{role} {}", document.digest),
         host: document.host.clone(),

@@ -8,19 +8,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use ureq::Agent;
-use ureq::tls::Certificate;
 
 use super::Options;
 use super::environment::Environment;
 use super::failure::{Failure, printable};
-use super::http::AgentKey;
+use super::http::{AgentKey, Connections};
 use super::tls::system_roots;
+use super::veil::Veil;
 use crate::cancel::Cancel;
 use crate::error::RegistryError;
 use crate::progress::{Event, Reporter};
 use crate::state::{Limits, RegistrySettings};
 
+/// How long an exchange may take that is no blob content, however it is slow.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a request is sent before its failure is final (the contract says at least 5).
 pub(super) const TRIES: u32 = 6;
 /// Longest wait between two tries that we choose ourselves.
@@ -43,18 +46,34 @@ pub(super) struct Shared {
     requests: AtomicU64,
     /// How long a connection may be silent.
     pub(super) stall: Duration,
+    /// How long an exchange may take in all: headers, redirects, documents, errors, and the framing of a blob.
+    pub(super) patience: Duration,
+    /// Whose turn it is to read a large list of tags.
+    pub(super) large_lists: Mutex<()>,
+    /// Hides the run's secrets in what is shown.
+    pub(super) veil: Veil,
+    /// Whether what `docker login` and `podman login` stored is used.
+    pub(super) stored_logins: bool,
     pub(super) max_connections: usize,
-    roots: OnceLock<Result<Vec<Certificate<'static>>, String>>,
+    roots: OnceLock<Result<Vec<CertificateDer<'static>>, String>>,
     agents: Mutex<Vec<Agent>>,
     /// The connections of all registries that have no TLS settings of their own.
-    pub(super) plain_agents: Mutex<HashMap<AgentKey, Agent>>,
+    pub(super) plain_agents: Mutex<HashMap<AgentKey, Connections>>,
     watcher: Once,
 }
 
 impl Shared {
     pub(super) fn new(options: Options) -> (Self, Vec<RegistrySettings>) {
-        let Options { registries, hosts_dir, limits, max_connections, environment, cancel, reporter } =
-            options;
+        let Options {
+            registries,
+            hosts_dir,
+            limits,
+            max_connections,
+            environment,
+            stored_logins,
+            cancel,
+            reporter,
+        } = options;
         let stall = environment.stall().unwrap_or_else(|text| {
             let text = printable(&text, 40);
             reporter.report(Event::Warning(format!(
@@ -70,6 +89,11 @@ impl Shared {
             reporter,
             requests: AtomicU64::new(0),
             stall,
+            // Who is less patient with silence is less patient with everything.
+            patience: stall.saturating_mul(10).min(PATIENCE).max(stall),
+            large_lists: Mutex::default(),
+            veil: Veil::default(),
+            stored_logins,
             max_connections: max_connections.max(1),
             roots: OnceLock::new(),
             agents: Mutex::default(),
@@ -93,12 +117,17 @@ impl Shared {
         self.reporter.report(Event::Request { registry: registry.to_owned(), status });
     }
 
-    pub(super) fn warn(&self, text: String) {
-        self.reporter.report(Event::Warning(text));
+    pub(super) fn warn(&self, text: impl AsRef<str>) {
+        self.reporter.report(Event::Warning(self.veil.hide(text.as_ref())));
     }
 
-    pub(super) fn detail(&self, text: String) {
-        self.reporter.report(Event::Detail(text));
+    pub(super) fn detail(&self, text: impl AsRef<str>) {
+        self.reporter.report(Event::Detail(self.veil.hide(text.as_ref())));
+    }
+
+    /// `result` without secrets in its error.
+    pub(super) fn veiled<T>(&self, result: Result<T, RegistryError>) -> Result<T, RegistryError> {
+        result.map_err(|error| error.map_text(&|text| self.veil.hide(text)))
     }
 
     pub(super) fn check(&self) -> Result<(), RegistryError> {
@@ -153,7 +182,7 @@ impl Shared {
     }
 
     /// The system's trusted roots, read once and only when asked for.
-    pub(super) fn roots(&self) -> Result<&[Certificate<'static>], String> {
+    pub(super) fn roots(&self) -> Result<&[CertificateDer<'static>], String> {
         self.roots.get_or_init(system_roots).as_deref().map_err(Clone::clone)
     }
 

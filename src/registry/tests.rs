@@ -2,12 +2,14 @@
 //! looks at what was answered, at the requests that arrived and at the events that were reported.
 
 mod authentication;
+mod clocks;
 mod destinations;
 mod encryption;
 mod hosts;
 mod layouts;
 mod limits;
 mod lookups;
+mod secrecy;
 mod server;
 mod transfers;
 
@@ -55,6 +57,7 @@ struct Setup {
     registries: Vec<RegistrySettings>,
     hosts_dir: Option<PathBuf>,
     variables: Vec<(String, String)>,
+    untrusted: bool,
     limits: Limits,
     cancel: Cancel,
     ear: Arc<Ear>,
@@ -66,6 +69,7 @@ impl Setup {
             registries: Vec::new(),
             hosts_dir: None,
             variables: Vec::new(),
+            untrusted: false,
             limits: Limits::default(),
             cancel: Cancel::new(),
             ear: Arc::default(),
@@ -90,6 +94,7 @@ impl Setup {
             limits: self.limits,
             max_connections: 4,
             environment: variables.collect(),
+            stored_logins: !self.untrusted,
             cancel: self.cancel.clone(),
             reporter: Arc::<Ear>::clone(&self.ear),
         })

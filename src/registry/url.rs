@@ -158,6 +158,21 @@ impl Url {
         self.secure == other.secure && self.host == other.host && self.port == other.port
     }
 
+    /// Whether it names this machine, or what only this machine's own link reaches: loopback, link-local (where
+    /// clouds keep their secrets) and unspecified addresses.
+    pub(super) fn is_local(&self) -> bool {
+        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
+        let v4 =
+            |address: Ipv4Addr| address.is_loopback() || address.is_link_local() || address.is_unspecified();
+        let v6 = |address: Ipv6Addr| {
+            address.is_loopback()
+                || address.is_unspecified()
+                || address.is_unicast_link_local()
+                || address.to_ipv4_mapped().is_some_and(v4)
+        };
+        self.is_loopback() || bare.parse().is_ok_and(v4) || bare.parse().is_ok_and(v6)
+    }
+
     pub(super) fn is_loopback(&self) -> bool {
         is_loopback(&self.host)
     }

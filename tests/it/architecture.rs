@@ -27,6 +27,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["catalog"]),
     ("ureq", &["registry"]),
     ("rustls", &["registry"]),
+    ("webpki", &["registry"]),
     ("tar", &["extract"]),
     ("flate2", &["extract"]),
     ("zstd", &["extract"]),

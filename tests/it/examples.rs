@@ -1,11 +1,12 @@
-//! The examples for other programs: their YAML says what it should, and what it makes them run does what it says,
-//! with the quickstart's images.
+//! The examples for other programs: their YAML says what it should, and what it makes them run does what it says.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::fake_registry::FakeRegistry;
+use crate::support::image::{BlobSet, Image, Layer, file};
 use crate::support::sandbox::{Output, Sandbox};
 
 /// The document of an example's file.
@@ -14,27 +15,21 @@ fn yaml(name: &str) -> Value {
     serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The quickstart's images and their file, in the working directory.
-fn quickstart() -> Sandbox {
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-            if from.is_dir() {
-                copy(&from, &to);
-            } else {
-                std::fs::copy(from, to).unwrap();
-            }
-        }
-    }
-    let sandbox = Sandbox::in_memory();
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart"), &sandbox.work());
+/// Two images of three layers, with their file in the working directory. They are a registry's, since a stranger's file
+/// may name no directory.
+fn served() -> (Sandbox, FakeRegistry) {
+    let layer = |name: &str| Layer::of(&[file(name, name)]);
+    let mut content = BlobSet::with("hello:1", &Image::new(&[layer("base"), layer("hello")]));
+    let greeter = content.image(&Image::new(&[layer("base"), layer("greeter")]));
+    content.tag("greeter:1", &greeter);
+    let (sandbox, registry) = (Sandbox::in_memory(), FakeRegistry::start(content));
+    sandbox.images(&format!("[registry.{:?}]\nimages = [\"hello:1\",\"greeter:1\",]\n", registry.name()));
     let shims = sandbox.root().join("shims");
     std::fs::create_dir(&shims).unwrap();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_msb-sync"), shims.join("msb-sync")).unwrap();
     // What installs msb-sync is not run.
     std::os::unix::fs::symlink("/bin/true", shims.join("cargo")).unwrap();
-    sandbox
+    (sandbox, registry)
 }
 
 /// Runs a script as the program of the example does, with `msb-sync` in the path.
@@ -92,7 +87,7 @@ fn the_github_workflow_gates_on_the_plan() {
     assert_eq!(apply["needs"].as_str(), Some("check"));
     assert_eq!(apply["if"].as_str(), Some("github.event_name == 'push'"));
 
-    let sandbox = quickstart();
+    let (sandbox, _registry) = served();
     let unlocked = run_job(&sandbox, check).unwrap_err();
     assert!(unlocked.stdout.contains("Would change images.lock"), "{unlocked}");
     sandbox.msb("lock").run().success();
@@ -130,7 +125,7 @@ fn the_pre_commit_hook_refuses_what_is_not_locked() {
     assert_eq!(shared["language"].as_str(), Some("system"));
     assert_eq!(shared["pass_filenames"].as_bool(), Some(false));
 
-    let sandbox = quickstart();
+    let (sandbox, _registry) = served();
     let entry = shared["entry"].as_str().unwrap();
     let hook = || shell(&sandbox, entry, &BTreeMap::new());
     hook().code(2);

@@ -48,6 +48,7 @@ mod strangers;
 mod supply_chain;
 mod support;
 mod tag_lists;
+mod untrusted;
 mod verify;
 mod watch;
 mod watch_files;

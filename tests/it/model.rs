@@ -131,6 +131,7 @@ impl World {
             environment: std::iter::empty::<(&str, &str)>().collect::<Environment>(),
             default_registry: String::new(),
             jobs: Some(1),
+            untrusted: false,
             verb: "model".to_owned(),
             reporter: Arc::new(Silent),
             cancel: Cancel::new(),

@@ -107,6 +107,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether the images file may be a stranger's.
+    pub(crate) fn is_untrusted(&self) -> bool {
+        matches!(self, Self::Plan(Plan { untrusted: true, .. }) | Self::Lock(Lock { untrusted: true, .. }))
+    }
+
     /// Whether it goes on until it is stopped.
     pub(crate) fn watches(&self) -> bool {
         matches!(self, Self::Watch(_) | Self::Apply(Apply { watch: true, .. }))
@@ -172,6 +177,10 @@ pub(crate) struct Plan {
     /// Exit with 2 if changes are pending (a wrong images file exits with 1 then)
     #[arg(long)]
     pub(crate) detailed_exitcode: bool,
+    /// Take FILE for a stranger's, as a pull request's is: refuse what reads local files, names credentials or hosts, or
+    /// says where files are written; leave stored logins alone
+    #[arg(long)]
+    pub(crate) untrusted: bool,
 }
 
 /// Resolve every image and write FILE's lockfile
@@ -190,6 +199,10 @@ pub(crate) struct Lock {
     /// Write nothing; exit with 2 if the lockfile would change (a wrong images file exits with 1 then)
     #[arg(long)]
     pub(crate) check: bool,
+    /// Take FILE for a stranger's, as a pull request's is: refuse what reads local files, names credentials or hosts, or
+    /// says where files are written; leave stored logins alone
+    #[arg(long, requires = "check")]
+    pub(crate) untrusted: bool,
 }
 
 impl Lock {

@@ -226,7 +226,7 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         Command::Init => return init(output).unwrap_or_else(|failure| output.failure(&failure)),
     };
     let session = match session(&cli.global, verb, output, cancel) {
-        Ok(session) => session,
+        Ok(session) => Session { untrusted: cli.command.is_untrusted(), ..session },
         Err(message) => {
             output.error(&message, &[], Some("say where with --home DIR"));
             return Exit::Usage;
@@ -295,6 +295,7 @@ fn session(global: &Global, verb: &str, output: &Output, cancel: Cancel) -> Resu
             .map(|value| value.to_string_lossy().into_owned())
             .unwrap_or_default(),
         jobs: global.jobs.map(Into::into),
+        untrusted: false,
         verb: verb.to_owned(),
         reporter: output.reporter(verb),
         cancel,

@@ -314,3 +314,209 @@ fn a_helper_that_fails_warns_and_one_that_knows_nothing_does_not() {
         assert_eq!(setup.ear.all().contains("docker-credential-test failed"), warns, "{}", setup.ear.all());
     }
 }
+
+/// A registry that asks who is there at `/v2/` only, and says `status` to others everywhere else.
+fn shy(content: Content, status: u16, token: bool) -> Server {
+    Server::start(move |request| {
+        if request.path() == "/token" {
+            return Response::new(200, br#"{"token":"t"}"#);
+        }
+        let known = if token { "Bearer t" } else { BASIC };
+        match (request.authorization(), request.path()) {
+            (Some(header), _) if header == known => content.answer(request),
+            (_, "/v2/") if token => {
+                Response::new(401, b"").header("WWW-Authenticate", "Bearer realm=\"/token\",service=s")
+            }
+            (_, "/v2/") => Response::new(401, b"").header("WWW-Authenticate", "Basic realm=x"),
+            _ => Response::new(status, b""),
+        }
+    })
+}
+
+#[test]
+fn a_registry_that_asks_at_its_root_only_is_asked_there_once() {
+    for (status, token) in [(401, false), (403, false), (404, false), (401, true), (404, true)] {
+        let app = Image::new("layer");
+        let mut content = serve(&app);
+        app.serve(&mut content, "team/other", "1");
+        let server = shy(content, status, token);
+        let registries = with_password(&server).build();
+        resolve(&registries, &reference(&server)).unwrap();
+        let other = ImageRef::in_registry(&server.name(), "team/other:1").unwrap();
+        resolve(&registries, &other).unwrap();
+        let missing = ImageRef::in_registry(&server.name(), "team/missing:1").unwrap();
+        let error = resolve(&registries, &missing).unwrap_err();
+        assert_eq!(error.kind(), "not-found");
+        let asked = server.lines().iter().filter(|line| *line == "GET /v2/").count();
+        assert_eq!(asked, 1, "{:?}", server.lines());
+        if token {
+            let scope = "scope=repository%3Ateam%2Fother%3Apull";
+            assert!(server.lines().iter().any(|line| line.contains(scope)), "{:?}", server.lines());
+        }
+    }
+}
+
+#[test]
+fn the_hint_says_what_the_registry_knows() {
+    let hint = |setup: &Setup, server: &Server| {
+        resolve(&setup.build(), &reference(server)).unwrap_err().hint().unwrap()
+    };
+    // There are no credentials: nothing more is asked, and the hint is to log in.
+    let server = shy(Content::default(), 403, false);
+    assert!(hint(&Setup::new(), &server).contains("docker login"));
+    assert_eq!(server.lines().len(), 1);
+    // It never asks for them.
+    let server = Server::start(|_| Response::new(403, b""));
+    let found = hint(&with_password(&server), &server);
+    assert!(found.contains("does not ask for any"), "{found}");
+    // They were sent, and refused.
+    let server = shy(Content::default(), 403, false);
+    let setup = Setup::new().variable("PASSWORD", "wrong").with(RegistrySettings {
+        username: Some("me".to_owned()),
+        password_env: Some("PASSWORD".to_owned()),
+        ..settings(&server)
+    });
+    assert!(hint(&setup, &server).contains("the credentials were refused"));
+}
+
+/// A home with a login for each of `hosts`, in Docker's file.
+fn logins(hosts: &[&str]) -> (tempfile::TempDir, Setup) {
+    let folder = tempfile::tempdir().unwrap();
+    let auths: serde_json::Map<String, Value> =
+        hosts.iter().map(|host| ((*host).to_owned(), json!({"auth": &BASIC[6..]}))).collect();
+    docker_config(folder.path(), &json!({ "auths": auths }));
+    let setup = Setup::new().variable("DOCKER_CONFIG", folder.path().to_str().unwrap());
+    (folder, setup)
+}
+
+/// What a server that wants Basic is sent by a lookup of `name`'s image, where `endpoint` leads there.
+fn sent_to(setup: &Setup, name: &str, server: &Server) -> Option<String> {
+    let _ = resolve(&setup.build(), &ImageRef::in_registry(name, "team/app:1").unwrap());
+    assert!(!server.requests().is_empty(), "nobody asked it");
+    server.requests().iter().find_map(|request| request.authorization().map(str::to_owned))
+}
+
+#[test]
+fn a_stored_login_goes_to_the_host_that_is_really_asked() {
+    for name in ["ghcr.io", "docker.io", "sandboxes.io"] {
+        let elsewhere = |server: &Server| RegistrySettings {
+            name: name.to_owned(),
+            endpoint: Some(format!("http://{}", server.name())),
+            ..RegistrySettings::default()
+        };
+        let server = basic_registry();
+        let (_folder, setup) = logins(&[name, "https://index.docker.io/v1/"]);
+        assert_eq!(sent_to(&setup.with(elsewhere(&server)), name, &server), None, "{name}");
+        // That host's own login is its own.
+        let server = basic_registry();
+        let (_folder, setup) = logins(&[name, &server.name()]);
+        let sent = sent_to(&setup.with(elsewhere(&server)), name, &server);
+        assert_eq!(sent.as_deref(), Some(BASIC), "{name}");
+        // And the file may have some for it.
+        let server = basic_registry();
+        let own = RegistrySettings {
+            username: Some("me".to_owned()),
+            password_env: Some("PASSWORD".to_owned()),
+            ..elsewhere(&server)
+        };
+        let setup = Setup::new().variable("PASSWORD", "hunter2").with(own);
+        assert_eq!(sent_to(&setup, name, &server).as_deref(), Some(BASIC), "{name}");
+    }
+}
+
+#[test]
+fn a_stored_login_is_never_sent_over_plain_http_off_this_machine() {
+    let host = "registry.invalid:5000";
+    let proxied = |setup: Setup, proxy: &Server| {
+        let variable = ("HTTP_PROXY", format!("http://{}", proxy.name()));
+        setup.variable(variable.0, &variable.1)
+    };
+    let plain = RegistrySettings {
+        name: host.to_owned(),
+        endpoint: Some(format!("http://{host}")),
+        ..RegistrySettings::default()
+    };
+    let proxy = basic_registry();
+    let (_folder, setup) = logins(&[host]);
+    let setup = proxied(setup.with(plain.clone()), &proxy);
+    assert_eq!(sent_to(&setup, host, &proxy), None);
+    let error = resolve(&setup.build(), &ImageRef::in_registry(host, "team/app:1").unwrap()).unwrap_err();
+    assert!(error.hint().unwrap().contains("not sent over plain http"), "{:?}", error.hint());
+    // The file's own credentials go there: it says http itself.
+    let proxy = basic_registry();
+    let own = RegistrySettings {
+        username: Some("me".to_owned()),
+        password_env: Some("PASSWORD".to_owned()),
+        ..plain
+    };
+    let setup = proxied(Setup::new().variable("PASSWORD", "hunter2").with(own), &proxy);
+    assert_eq!(sent_to(&setup, host, &proxy).as_deref(), Some(BASIC));
+}
+
+#[test]
+fn a_strangers_file_gets_no_stored_login() {
+    let server = basic_registry();
+    let (_folder, mut setup) = logins(&[&server.name()]);
+    setup.untrusted = true;
+    assert_eq!(sent_to(&setup, &server.name(), &server), None);
+}
+
+#[test]
+fn a_file_of_several_lines_is_no_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("id_ed25519");
+    std::fs::write(&path, "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n-----END\n").unwrap();
+    let server = basic_registry();
+    let own =
+        RegistrySettings { username: Some("me".to_owned()), password_file: Some(path), ..settings(&server) };
+    let error = resolve(&Setup::new().with(own).build(), &reference(&server)).unwrap_err();
+    assert!(error.to_string().contains("holds no password"), "{error}");
+    assert!(!error.to_string().contains("hunter2") && server.lines().is_empty(), "{error}");
+}
+
+#[test]
+fn podmans_logins_are_found_where_podman_stores_them() {
+    let login = |folder: &Path, host: &str| {
+        std::fs::create_dir_all(folder).unwrap();
+        let file = json!({"auths": {host: {"auth": &BASIC[6..]}}});
+        std::fs::write(folder.join("auth.json"), file.to_string()).unwrap();
+    };
+    for (variable, folder) in
+        [("XDG_RUNTIME_DIR", "containers"), ("XDG_CONFIG_HOME", "containers"), ("HOME", ".config/containers")]
+    {
+        let server = basic_registry();
+        let place = tempfile::tempdir().unwrap();
+        login(&place.path().join(folder), &server.name());
+        let setup = Setup::new().variable(variable, place.path().to_str().unwrap());
+        assert_eq!(sent(&setup, &server).as_deref(), Some(BASIC), "{variable}");
+    }
+    // The first place that knows the registry counts; one that does not leads on to the next.
+    let server = basic_registry();
+    let (runtime, config) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    login(&runtime.path().join("containers"), "elsewhere.corp");
+    login(&config.path().join("containers"), &server.name());
+    let setup = Setup::new()
+        .variable("XDG_RUNTIME_DIR", runtime.path().to_str().unwrap())
+        .variable("XDG_CONFIG_HOME", config.path().to_str().unwrap());
+    assert_eq!(sent(&setup, &server).as_deref(), Some(BASIC));
+    // Who names a file means this one.
+    let named = runtime.path().join("containers/auth.json");
+    assert_eq!(sent(&setup.variable("REGISTRY_AUTH_FILE", named.to_str().unwrap()), &basic_registry()), None);
+}
+
+#[test]
+fn a_failing_helpers_words_are_shown_without_the_secret() {
+    let _one = HELPERS.lock();
+    for (words, shown) in [
+        (r#"{"ServerURL":"x","Username":"me","Secret":"hunter2"}"#, "Username"),
+        ("cannot unlock: password=hunter2", "cannot unlock"),
+        ("no keychain", "no keychain"),
+    ] {
+        let server = basic_registry();
+        let (_folder, setup) = helper(&server, &format!("echo '{words}'; exit 1"));
+        assert_eq!(sent(&setup, &server), None);
+        let heard = setup.ear.all();
+        assert!(heard.contains("docker-credential-test failed") && heard.contains(shown), "{heard}");
+        assert!(!heard.contains("hunter2"), "{heard}");
+    }
+}

@@ -55,6 +55,11 @@ fn open(app: &Image) -> Server {
     Server::start(move |request| content.answer(request))
 }
 
+/// Settings that say plain http, also where they have a `ca` for somebody else.
+fn plain(server: &Server) -> RegistrySettings {
+    RegistrySettings { endpoint: Some(format!("http://{}", server.name())), ..settings(server) }
+}
+
 #[track_caller]
 fn assert_got_nothing(server: &Server) {
     assert!(!server.requests().is_empty(), "nobody asked it at all");
@@ -137,7 +142,7 @@ fn a_redirect_to_another_scheme_loses_them_or_is_refused() {
     let secure = Server::start(move |request| content.answer(request).header("Connection", "close"));
     let port = tls_front(&authority, false, &secure);
     let server = redirecting(format!("https://127.0.0.1:{port}"));
-    let setup = with_password(RegistrySettings { ca: ca.clone(), ..settings(&server) });
+    let setup = with_password(RegistrySettings { ca: ca.clone(), ..plain(&server) });
     resolve(&setup.build(), &reference(&server)).unwrap();
     assert_got_nothing(&secure);
 
@@ -172,7 +177,7 @@ fn a_token_realm_on_another_host_over_https_gets_them() {
     let realm = token_server();
     let port = tls_front(&authority, false, &realm);
     let server = token_registry(serve(&Image::new("layer")), format!("https://localhost:{port}/token"));
-    let setup = with_password(RegistrySettings { ca, ..settings(&server) });
+    let setup = with_password(RegistrySettings { ca, ..plain(&server) });
     resolve(&setup.build(), &reference(&server)).unwrap();
     assert_eq!(realm.requests()[0].authorization(), Some(BASIC));
     assert_eq!(realm.requests()[0].header("x-team"), None);

@@ -54,7 +54,11 @@ pub(super) fn tls_front(authority: &Authority, clients: bool, server: &Server) -
         builder.with_no_client_auth()
     };
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    let config = Arc::new(builder.with_single_cert(vec![certificate.der().clone()], key).unwrap());
+    front(builder.with_single_cert(vec![certificate.der().clone()], key).unwrap(), server)
+}
+
+fn front(config: ServerConfig, server: &Server) -> u16 {
+    let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let behind = server.name();
@@ -237,4 +241,160 @@ fn https_goes_through_a_proxy_by_connect() {
     // The certificate is for 127.0.0.1: that it is refused for that reason shows that the tunnel works.
     let error = world.ask(&setup).unwrap_err();
     assert!(error.to_string().contains("certificate of registry.invalid is not trusted"), "{error}");
+}
+
+/// A program of openssl's in `folder`.
+fn openssl(folder: &Path, arguments: &[&str]) -> bool {
+    let run = std::process::Command::new("openssl").args(arguments).current_dir(folder).output();
+    let Ok(output) = run else {
+        std::io::Write::write_all(&mut std::io::stderr(), b"openssl is not installed: not tried\n").unwrap();
+        return false;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    true
+}
+
+/// A front with the certificate `cert.pem` and `key.pem` of `folder`.
+fn front_with_files(folder: &Path, server: &Server) -> u16 {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    let certificate = CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    front(config, server)
+}
+
+/// `openssl req -x509` for 127.0.0.1 as it is, and with what it is told besides.
+fn self_signed(folder: &Path, more: &[&str]) -> bool {
+    let arguments = [
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj",
+        "/CN=x",
+    ];
+    openssl(folder, &[&arguments[..], more].concat())
+}
+
+#[test]
+fn a_self_signed_certificate_that_is_its_own_ca_is_trusted_for_its_name_and_time() {
+    let name = ["-addext", "subjectAltName=IP:127.0.0.1"];
+    for (more, expected) in [
+        (&name[..], Ok(())),
+        (
+            &["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"],
+            Ok(()),
+        ),
+        (&["-addext", "subjectAltName=DNS:a.corp"], Err("it is for a.corp")),
+        (&[], Err("names no host")),
+        (
+            &[name[0], name[1], "-not_before", "20200101000000Z", "-not_after", "20210101000000Z"],
+            Err("it expired on 2021-01-01"),
+        ),
+        (
+            &[name[0], name[1], "-not_before", "21000101000000Z", "-not_after", "21010101000000Z"],
+            Err("but from 2100-01-01 on"),
+        ),
+    ] {
+        let world = World::new();
+        let folder = world.folder.path();
+        if !self_signed_at(folder, more) {
+            return;
+        }
+        let port = front_with_files(folder, &world.server);
+        let settings = RegistrySettings { ca: Some(folder.join("cert.pem")), ..world.settings(port) };
+        let found = world.ask(&Setup::new().with(settings.clone()));
+        match (&found, expected) {
+            (Ok(()), Ok(())) => {}
+            (Err(error), Err(words)) => {
+                assert!(error.to_string().contains(words), "{more:?}: {error}");
+                assert!(!error.hint().unwrap().contains("http://"), "{:?}", error.hint());
+            }
+            _ => panic!("{more:?}: {found:?}"),
+        }
+        // Without it, nobody here trusts it, whatever it calls itself.
+        if expected.is_ok() {
+            let error = world.ask(&Setup::new().with(world.settings(port))).unwrap_err();
+            let text = format!("{error}");
+            assert!(text.contains("nobody") && !text.contains("CaUsed"), "{text}");
+            assert!(error.hint().unwrap().contains("`ca = "), "{:?}", error.hint());
+        }
+    }
+}
+
+/// [`self_signed`], also where openssl is too old to be told the dates.
+fn self_signed_at(folder: &Path, more: &[&str]) -> bool {
+    let Some(dates) = more.iter().position(|word| *word == "-not_before") else {
+        return self_signed(folder, more);
+    };
+    // openssl x509 and req take dates from 3.4 on; openssl ca always did.
+    let time = |word: &str| word.trim_end_matches('Z').to_owned() + "Z";
+    let (before, after) = (time(more[dates + 1]), time(more[dates + 3]));
+    std::fs::write(folder.join("index.txt"), "").unwrap();
+    std::fs::write(folder.join("serial"), "01\n").unwrap();
+    let config = "[ca]\ndefault_ca=d\n[d]\nnew_certs_dir=.\ndatabase=index.txt\nserial=serial\ndefault_md=sha256\n\
+                  policy=p\nx509_extensions=e\n[p]\ncommonName=supplied\n[e]\nsubjectAltName=IP:127.0.0.1\n\
+                  basicConstraints=critical,CA:TRUE\n";
+    std::fs::write(folder.join("ca.cnf"), config).unwrap();
+    let request = [
+        "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "req.pem", "-subj",
+        "/CN=x",
+    ];
+    openssl(folder, &request)
+        && openssl(
+            folder,
+            &[
+                "ca",
+                "-batch",
+                "-config",
+                "ca.cnf",
+                "-selfsign",
+                "-keyfile",
+                "key.pem",
+                "-in",
+                "req.pem",
+                "-out",
+                "cert.pem",
+                "-startdate",
+                &before,
+                "-enddate",
+                &after,
+                "-notext",
+            ],
+        )
+}
+
+#[test]
+fn tls_settings_mean_https_on_loopback_too() {
+    let world = World::new();
+    let port = tls_front(&world.authority, false, &world.server);
+    let name = format!("127.0.0.1:{port}");
+    let reference = ImageRef::in_registry(&name, "team/app:1").unwrap();
+    let plain = RegistrySettings { name, ..RegistrySettings::default() };
+    let ca = RegistrySettings { ca: world.settings(port).ca, ..plain.clone() };
+    resolve(&Setup::new().with(ca).build(), &reference).unwrap();
+    let insecure = RegistrySettings { insecure: true, ..plain.clone() };
+    resolve(&Setup::new().with(insecure).build(), &reference).unwrap();
+    // Without them it is asked over plain http, and does not understand.
+    assert!(resolve(&Setup::new().with(plain).build(), &reference).is_err());
+}
+
+#[test]
+fn a_client_certificate_that_is_wanted_is_said_so() {
+    let world = World::new();
+    let port = tls_front(&world.authority, true, &world.server);
+    let error = world.ask(&Setup::new().with(world.settings(port))).unwrap_err();
+    assert!(error.hint().unwrap().contains("`client-cert`"), "{error}: {:?}", error.hint());
+
+    let stranger = Authority::new();
+    let (certificate, key) = stranger.issue();
+    let (chain, private) = (world.folder.path().join("cert.pem"), world.folder.path().join("key.pem"));
+    std::fs::write(&chain, certificate.pem()).unwrap();
+    std::fs::write(&private, key.serialize_pem()).unwrap();
+    let own =
+        RegistrySettings { client_cert: Some(chain), client_key: Some(private), ..world.settings(port) };
+    let error = world.ask(&Setup::new().with(own)).unwrap_err();
+    assert!(matches!(error.kind(), "tls" | "unreachable"), "{error}");
 }
