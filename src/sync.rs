@@ -30,7 +30,7 @@ use crate::plan::Plan;
 use crate::progress::{Event, Reporter, Silent};
 use crate::registry::{Environment, Options, Registries};
 use crate::state::{Action, Desired, DesiredImage, Owner, Platform, PullPolicy, RecordedImage, Settings};
-use crate::store::{self, Lock, Store};
+use crate::store::{self, Lock, Places, Store};
 use inputs::ImagesText;
 pub use inputs::Inputs;
 use inspect::layer_totals;
@@ -286,6 +286,11 @@ impl Session {
     // ------------------------------------------------------------------------------------------- the steps
 
     fn load(&self, from: &ImagesSource) -> Result<Loaded, Failure> {
+        if self.untrusted
+            && let ImagesSource::Path(path) = from
+        {
+            inputs::refuse_symlinks(path)?;
+        }
         self.understand(ImagesText::read(from)?)
     }
 
@@ -362,6 +367,14 @@ impl Session {
         };
         let mut locks = vec![acquire(&self.lock_path())?];
         for layers in layers {
+            let strange = Places::of(layers).other_things();
+            if !strange.is_empty() {
+                self.reporter.report(Event::Warning(format!(
+                    "{} is going to hold layers, and holds other things: {}",
+                    layers.display(),
+                    strange.join(", ")
+                )));
+            }
             locks.push(acquire(&Store::lock_path(layers)?)?);
         }
         Ok(locks)

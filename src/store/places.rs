@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::directories;
 use super::{RECORDS, layer_path};
 use crate::digest::BlobDigest;
-use crate::error::StoreError;
+use crate::error::{StoreError, printable};
 use crate::state::LayerState;
 use crate::sys::{self, Kind};
 
@@ -46,6 +46,23 @@ impl Places {
     /// The record of a layer.
     pub fn record(&self, digest: &BlobDigest) -> PathBuf {
         self.private.join(RECORDS).join(digest.as_str())
+    }
+
+    /// A few names of what is no layer in a directory that was never used for layers: somebody may have meant another
+    /// one. Empty where it has been used, or cannot be read.
+    pub fn other_things(&self) -> Vec<String> {
+        let is_layer = |name: &str| {
+            // What makes the root of a file system is nobody's.
+            name.starts_with("sha256:")
+                || name.starts_with("sha512:")
+                || matches!(name, INSIDE | "lost+found")
+        };
+        if self.private.symlink_metadata().is_ok() {
+            return Vec::new();
+        }
+        let entries = fs::read_dir(&self.layers).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| !is_layer(name)).take(3).map(|name| printable(&name)).collect()
     }
 
     /// What is known of a layer.

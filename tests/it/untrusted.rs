@@ -85,3 +85,31 @@ fn a_stored_login_is_not_a_strangers() {
     sandbox.msb("plan --untrusted").run().code(1).says("HTTP 401");
     assert!(registry.log().iter().all(|exchange| exchange.request.header("authorization").is_none()));
 }
+
+#[test]
+fn a_symlink_shows_no_other_files_lines() {
+    let sandbox = Sandbox::in_memory();
+    std::fs::write(sandbox.user().join("private"), "private-words = 1\n").unwrap();
+    std::os::unix::fs::symlink(sandbox.user().join("private"), sandbox.work().join("images.toml")).unwrap();
+    std::os::unix::fs::symlink(sandbox.user(), sandbox.work().join("folder")).unwrap();
+    for file in ["images.toml", "folder/private"] {
+        let output = sandbox.msb("plan --untrusted").arg(file).run().code(2).says("is a symlink");
+        assert!(!output.stderr.contains("private-words"), "{output}");
+    }
+}
+
+#[test]
+fn a_directory_of_other_things_is_told_before_it_holds_layers() {
+    let sandbox = Sandbox::in_memory();
+    let registry = FakeRegistry::start(content());
+    std::fs::create_dir(sandbox.work().join("mine")).unwrap();
+    sandbox.write("mine/notes.txt", "notes");
+    sandbox.images(&format!(
+        "[settings]\nlayers = \"mine\"\n[registry.{:?}]\nimages = [\"team/app:1\"]\n",
+        registry.name()
+    ));
+    let output = sandbox.msb("apply").run().success().says("warning: ").says("holds other things: notes.txt");
+    assert_eq!(output.stderr.matches("notes.txt").count(), 1, "{output}");
+    let again = sandbox.msb("apply").run().success();
+    assert!(!again.stderr.contains("notes.txt"), "only when it is first used: {again}");
+}
