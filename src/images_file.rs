@@ -10,6 +10,7 @@ mod entry;
 mod file;
 mod groups;
 mod keys;
+mod patterns;
 mod problem;
 mod reader;
 mod registry;

@@ -258,7 +258,11 @@ impl RegistryReader<'_> {
             self.notes.error(Draft::new(node.span, "an empty selection of tags").hint(hint));
         }
         let semver = self.text(table, "semver", semver_range);
-        let matching = self.text(table, "match", whole_regex);
+        let patterns = &mut *self.patterns;
+        let matching = matching.and_then(|node| {
+            let text = self.notes.string(node)?;
+            self.notes.checked(node, patterns.whole(text))
+        });
         let newest = newest
             .and_then(|node| self.notes.integer(node, 1, u64::from(u32::MAX)))
             .and_then(|newest| usize::try_from(newest).ok())
@@ -295,23 +299,4 @@ fn semver_range(text: &str) -> Result<String, Fault> {
             hint: Some("a range is written as in \">=7, <8\" or \"~1.25\"".to_owned()),
         }),
     }
-}
-
-/// The pattern, anchored at both ends.
-fn whole_regex(text: &str) -> Result<String, Fault> {
-    let fault = |error: &regex::Error| {
-        let reason = match error {
-            regex::Error::CompiledTooBig(_) => "too large".to_owned(),
-            // The last line of a syntax error says what is wrong; those before draw the pattern.
-            other => {
-                other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
-            }
-        };
-        Fault { message: format!("is not a valid pattern: {reason}"), hint: None }
-    };
-    // First alone: `a)(b` would become valid by the anchoring.
-    regex::Regex::new(text).map_err(|error| fault(&error))?;
-    let anchored = format!("^(?:{text})$");
-    regex::Regex::new(&anchored).map_err(|error| fault(&error))?;
-    Ok(anchored)
 }

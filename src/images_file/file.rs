@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::entry::{Listed, Wanted};
+use super::patterns::Patterns;
 use super::problem::{Draft, Notes, Page, Span};
 use super::reader::{Node, Table, entries};
 use super::registry::{Defaults, RegistryReader};
@@ -45,8 +46,14 @@ impl FileReader<'_> {
         let mut tables: Vec<(&str, Node<'_>)> = tables.into_iter().flat_map(entries).collect();
         tables.sort_by_key(|(_, node)| node.key_span);
         let mut names: BTreeMap<String, Span> = BTreeMap::new();
+        let mut patterns = Patterns::default();
         for (name, node) in tables {
-            let mut reader = RegistryReader { source: self.source, page: self.page, notes: &mut self.notes };
+            let mut reader = RegistryReader {
+                source: self.source,
+                page: self.page,
+                notes: &mut self.notes,
+                patterns: &mut patterns,
+            };
             let (registry, images) = reader.read(name, node, &defaults);
             listed.extend(images);
             let Some(registry) = registry else { continue };

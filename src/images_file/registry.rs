@@ -6,6 +6,7 @@ use toml::de::DeValue;
 
 use super::entry::Listed;
 use super::keys;
+use super::patterns::Patterns;
 use super::problem::{Draft, Notes, Page};
 use super::reader::{Node, Table, entries};
 use super::text::quoted;
@@ -40,6 +41,7 @@ pub(super) struct RegistryReader<'a> {
     pub(super) source: &'a Source<'a>,
     pub(super) page: &'a Page<'a>,
     pub(super) notes: &'a mut Notes,
+    pub(super) patterns: &'a mut Patterns,
 }
 
 impl RegistryReader<'_> {

@@ -1,6 +1,9 @@
 //! Moving selections of tags: which tags are chosen, what that costs, and that nothing is removed on the word of a
 //! registry that did not answer.
 
+use std::fmt::Write as _;
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::support::check::{listed, wanted};
@@ -303,4 +306,29 @@ fn a_selection_that_cannot_be_made_leaves_the_lockfile_alone() {
     assert_eq!(planned(&refused), ["app blocked"], "{refused}");
     assert_eq!(refused.json()["changed"], false);
     assert!(!sandbox.work().join("images.lock").exists());
+}
+
+#[test]
+fn thousands_of_large_patterns_are_refused_at_once_with_their_place() {
+    let sandbox = Sandbox::new();
+    let mut text = "[registry.\"r.example\"]\nimages = [\n".to_owned();
+    for number in 0..5000 {
+        let _ = writeln!(
+            text,
+            "  {{ name = \"app-{number}\", tags = {{ match = \"[0-9a-z]{{500}}-{number}\" }} }},"
+        );
+    }
+    text.push_str("]\n");
+    sandbox.images(&text);
+    let refused = sandbox.msb("plan").timeout(Duration::from_secs(60)).run().code(2);
+    assert_eq!(refused.stderr.matches("error: ").count(), 1, "{refused}");
+    assert!(
+        refused.stderr.contains("one pattern too many") && refused.stderr.contains("images.toml:"),
+        "{refused}"
+    );
+    // Generous: a debug build, on a busy machine.
+    assert!(refused.elapsed < Duration::from_secs(30), "{refused}");
+    // As many small ones are fine.
+    sandbox.images(&text.replace("[0-9a-z]{500}", "[0-9a-z]+"));
+    sandbox.msb("plan --offline").timeout(Duration::from_secs(120)).run().code(1);
 }
