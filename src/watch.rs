@@ -32,7 +32,7 @@ use self::metrics::Metrics;
 pub use self::notice::{Listener, Notice, Options, Reason};
 use self::paths::Content;
 use self::schedule::Changes;
-pub use self::server::parse_address;
+pub use self::server::{Address, parse_address};
 use crate::error::{Error, StoreError};
 use crate::state::Action;
 use crate::store::layer_path;
@@ -61,8 +61,8 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
         .map_err(cannot("start watching"))?;
     let result = runtime.block_on(async {
         let hangups = signal(SignalKind::hangup()).map_err(cannot("wait for SIGHUP"))?;
-        let server = match options.metrics {
-            Some(address) => Some(server::start(address, Arc::clone(&metrics)).await?),
+        let server = match &options.metrics {
+            Some(address) => Some(server::start(address, Arc::clone(&metrics))?),
             None => None,
         };
         let stopped = Arc::new(Notify::new());
@@ -95,7 +95,7 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
             next_reason: Reason::Interval,
             first: true,
         };
-        watch.run(hangups, &stopped, server).await
+        watch.run(hangups, &stopped, server.as_ref().map(|server| server.address)).await
     });
     // A run that does not notice its end must not hold up ours.
     runtime.shutdown_background();
@@ -244,7 +244,10 @@ impl Watch<'_> {
     async fn decide(&mut self) -> Option<(Vec<Reason>, Contents)> {
         let changes = self.changes.take();
         let before = self.eyes.take();
+        // A file system may hang, and the loop with it: whoever asks how things are is told.
+        self.metrics.looking(true);
         let (reasons, contents) = self.look();
+        self.metrics.looking(false);
         if !reasons.iter().any(|reason| matches!(reason, Reason::Changed(_))) {
             return (!reasons.is_empty()).then_some((reasons, contents));
         }

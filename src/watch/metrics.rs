@@ -25,6 +25,9 @@ use crate::sync::{Applied, Failure};
 /// A run that shows no sign of life for so long hangs. Each single wait in it is far shorter.
 const SILENCE: Duration = Duration::from_secs(30 * 60);
 
+/// Looking at files takes milliseconds. What takes so long hangs.
+const LOOK: Duration = Duration::from_secs(10);
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct State {
     state: &'static str,
@@ -84,6 +87,8 @@ struct Health {
     running: Option<Instant>,
     /// It waits for another process, however long that takes.
     waiting: bool,
+    /// Since when the loop has been looking at files, if it is.
+    looking: Option<Instant>,
 }
 
 impl Metrics {
@@ -153,6 +158,7 @@ impl Metrics {
                 summary: "starting".to_owned(),
                 running: None,
                 waiting: false,
+                looking: None,
             }),
             registry,
         };
@@ -197,7 +203,8 @@ impl Metrics {
         if trouble.is_none() {
             self.last_success.set(now);
         }
-        *self.health() = Health { trouble, summary, running: None, waiting: false };
+        let mut health = self.health();
+        *health = Health { trouble, summary, running: None, waiting: false, looking: health.looking };
     }
 
     fn outcome(&self, applied: &Applied) -> (&'static str, Option<String>, String) {
@@ -246,6 +253,11 @@ impl Metrics {
         self.health().summary.clone()
     }
 
+    /// The loop begins, or has ended, to look at the files that a run reads.
+    pub(super) fn looking(&self, begins: bool) {
+        self.health().looking = begins.then(Instant::now);
+    }
+
     /// Whether the run that is going on, if there is one, has shown a sign of life lately.
     pub(super) fn is_alive(&self) -> bool {
         let health = self.health();
@@ -254,6 +266,10 @@ impl Metrics {
 
     /// What is wrong, if anything is.
     pub(super) fn trouble(&self) -> Option<String> {
+        let looking = self.health().looking;
+        if looking.is_some_and(|since| since.elapsed() >= LOOK) {
+            return Some("the files that a run reads do not answer".to_owned());
+        }
         if !self.is_alive() {
             return Some("the run that is going on has shown no sign of life for a long time".to_owned());
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Address;
 use crate::sync::{Applied, Failure, Request};
 
 /// What `watch` is asked for.
@@ -13,7 +14,7 @@ pub struct Options {
     /// As for `apply`. The images file cannot be standard input.
     pub request: Request,
     /// Where metrics and health are served.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<Address>,
     /// Look at the files this often instead of waiting for the kernel to tell.
     pub poll: Option<Duration>,
 }

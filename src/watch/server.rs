@@ -1,54 +1,98 @@
 //! A small HTTP server for `/metrics` and `/healthz`: few connections, short requests, short answers.
+//!
+//! It has a thread of its own, so that it answers whatever the watch is waiting for. Clients that are slow, or say
+//! nothing, hold nobody up: each connection has a few seconds, and when there are too many the oldest one goes.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HOST};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::metrics::Metrics;
 use crate::error::Error;
 use crate::sync::Failure;
 
-/// Connections at the same time; others wait.
-const CONNECTIONS: usize = 32;
+/// Connections at the same time; one more ends the oldest.
+const CONNECTIONS: usize = 64;
+/// From the first byte of a connection to the end of its request's head.
+const HEAD_TIME: Duration = Duration::from_secs(5);
 /// From the first byte of a connection to its last.
 const TIME: Duration = Duration::from_secs(10);
 /// When the year 10000 begins, in seconds since the epoch.
 const YEAR_10000: u64 = 253_402_300_800;
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 16 * 1024;
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where to serve: an IP address or a name, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    host: String,
+    port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
 
 /// Where to serve: `HOST:PORT`; a port alone, with or without a colon, is on loopback.
 ///
 /// # Errors
 /// It is no address; the text says how one looks.
-pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub fn parse_address(text: &str) -> Result<Address, String> {
+    const EXAMPLE: &str = "as in 127.0.0.1:9090";
     let port = |port: &str| port.parse::<u16>().ok();
     if let Some(port) = port(text.strip_prefix(':').unwrap_or(text)) {
-        return Ok((Ipv4Addr::LOCALHOST, port).into());
+        return Ok(Address { host: Ipv4Addr::LOCALHOST.to_string(), port });
     }
-    if let Some(port) = text.strip_prefix("localhost:").and_then(port) {
-        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(Address { host: address.ip().to_string(), port: address.port() });
     }
-    match text.parse::<IpAddr>() {
-        Ok(_) => Err("a port is missing, as in 127.0.0.1:9090".to_owned()),
-        Err(_) => text.parse().map_err(|_| {
-            "an address is a port, or an IP address with a port, as in 127.0.0.1:9090".to_owned()
-        }),
+    if text.parse::<IpAddr>().is_ok() {
+        return Err(format!("a port is missing, {EXAMPLE}"));
+    }
+    match text.rsplit_once(':').map(|(name, number)| (name, port(number))) {
+        Some((name, Some(port))) if is_name(name) => Ok(Address { host: name.to_ascii_lowercase(), port }),
+        None if is_name(text) => Err(format!("a port is missing, {EXAMPLE}")),
+        _ => Err(format!("an address is a port, or an IP address or a name with a port, {EXAMPLE}")),
     }
 }
 
-/// Starts to serve; where, which is news where the port was 0.
-pub(super) async fn start(address: SocketAddr, metrics: Arc<Metrics>) -> Result<SocketAddr, Failure> {
+/// Whether `text` may be a host's name: it has a letter, and nothing that names do not have.
+fn is_name(text: &str) -> bool {
+    text.len() <= 253
+        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && text.split('.').all(|label| {
+            !label.is_empty()
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        })
+}
+
+/// A server that is at work until this is dropped.
+pub(super) struct Server {
+    /// Where, which is news where the port was 0.
+    pub(super) address: SocketAddr,
+    _stop: oneshot::Sender<Infallible>,
+}
+
+/// Starts to serve.
+pub(super) fn start(address: &Address, metrics: Arc<Metrics>) -> Result<Server, Failure> {
     let fail = |error: std::io::Error| {
         let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => "another program listens there: choose another port",
@@ -59,59 +103,120 @@ pub(super) async fn start(address: SocketAddr, metrics: Arc<Metrics>) -> Result<
             hint: Some(hint.to_owned()),
         })
     };
-    let listener = TcpListener::bind(address).await.map_err(fail)?;
-    let address = listener.local_addr().map_err(fail)?;
-    tokio::spawn(accept(listener, metrics));
-    Ok(address)
+    let resolved: Vec<SocketAddr> =
+        (address.host.as_str(), address.port).to_socket_addrs().map_err(fail)?.collect();
+    let listener = TcpListener::bind(&*resolved).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
+    let local = listener.local_addr().map_err(fail)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
+    let (stop, stopped) = oneshot::channel();
+    let site = Arc::new(Site { name: address.host.clone(), metrics });
+    let serve = move || {
+        runtime.block_on(async {
+            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+            tokio::select! {
+                () = accept(listener, &site) => {}
+                // Whoever holds the other end never sends: it is dropped.
+                _ = stopped => {}
+            }
+        });
+    };
+    std::thread::Builder::new().name("metrics".to_owned()).spawn(serve).map_err(fail)?;
+    Ok(Server { address: local, _stop: stop })
 }
 
-async fn accept(listener: TcpListener, metrics: Arc<Metrics>) {
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
+/// What is served, and under which name.
+struct Site {
+    /// The host in the address that was asked for.
+    name: String,
+    metrics: Arc<Metrics>,
+}
+
+async fn accept(listener: tokio::net::TcpListener, site: &Arc<Site>) {
+    let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        // It is never closed.
-        let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let metrics = Arc::clone(&metrics);
-                tokio::spawn(async move {
-                    // A client that is slow or goes away is its own problem.
-                    let _ = tokio::time::timeout(TIME, serve(stream, metrics)).await;
-                    drop(permit);
-                });
+        let accepted = listener.accept().await;
+        open.retain(|connection| !connection.is_finished());
+        if let Ok((stream, _)) = accepted {
+            if open.len() >= CONNECTIONS {
+                end_oldest(&mut open);
             }
-            // No descriptors left, most likely: they come back.
-            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            let site = Arc::clone(site);
+            open.push_back(tokio::spawn(async move {
+                // A client that is slow or goes away is its own problem.
+                let _ = tokio::time::timeout(TIME, serve(stream, site)).await;
+            }));
+            // A request that has come already is answered before the next connection can push this one out.
+            tokio::task::yield_now().await;
+        } else {
+            // No descriptors left, most likely: an old connection gives one back.
+            end_oldest(&mut open);
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }
 
-async fn serve(stream: TcpStream, metrics: Arc<Metrics>) {
-    // The crate writes the date, and panics where the clock is set before 1970 or after the year 9999.
-    if !SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|time| time.as_secs() < YEAR_10000) {
-        return;
+/// Ends the oldest connection. Answers are short, so it is one that has not asked yet, or does not read.
+fn end_oldest(open: &mut VecDeque<JoinHandle<()>>) {
+    if let Some(oldest) = open.pop_front() {
+        oldest.abort();
     }
+}
+
+async fn serve(stream: TcpStream, site: Arc<Site>) {
     let service = service_fn(|request| {
-        let response = answer(&request, &metrics);
+        let response = answer(&request, &site);
         async { Ok::<_, Infallible>(response) }
     });
+    // The crate panics where the clock is set before 1970 or after the year 9999.
+    let dated = SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|time| time.as_secs() < YEAR_10000);
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(TIME)
+        .auto_date_header(dated)
+        .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<String> {
+/// Whether a request is meant for this server. A page in somebody's browser may reach it under a name of its own
+/// (DNS rebinding); then the request says that name.
+fn is_meant_for(request: &Request<Incoming>, name: &str) -> bool {
+    let header = request.headers().get_all(HOST).iter().map(|value| value.to_str().unwrap_or("?"));
+    let target = request.uri().authority().map(hyper::http::uri::Authority::as_str);
+    header.chain(target).all(|host| is_host_of(host, name))
+}
+
+/// Whether `host`, with or without a port, is an IP address, this machine, or `name`.
+fn is_host_of(host: &str, name: &str) -> bool {
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let bare = match host.rsplit_once(':') {
+        Some((bare, port)) if digits(port) && (!bare.contains(':') || bare.ends_with(']')) => bare,
+        _ => host,
+    };
+    if let Some(address) = bare.strip_prefix('[').and_then(|bare| bare.strip_suffix(']')) {
+        return address.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    bare.parse::<IpAddr>().is_ok()
+        || bare.eq_ignore_ascii_case("localhost")
+        || bare.eq_ignore_ascii_case(name)
+}
+
+fn answer(request: &Request<Incoming>, site: &Site) -> Response<String> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     const TEXT: &str = "text/plain; charset=utf-8";
+    let metrics = &site.metrics;
     let respond = |status: StatusCode, kind: &'static str, body: String| {
         let mut response = Response::new(body);
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
         response
     };
+    if !is_meant_for(request, &site.name) {
+        let text = "this server is asked by its IP address, as localhost, or by the name in --metrics\n";
+        return respond(StatusCode::FORBIDDEN, TEXT, text.to_owned());
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
         response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
@@ -137,14 +242,31 @@ mod tests {
         for (text, expected) in [
             ("9090", "127.0.0.1:9090"),
             (":9090", "127.0.0.1:9090"),
-            ("localhost:9090", "127.0.0.1:9090"),
+            ("localhost:9090", "localhost:9090"),
             ("0.0.0.0:1", "0.0.0.0:1"),
             ("[::1]:0", "[::1]:0"),
+            ("Node-7.Corp:80", "node-7.corp:80"),
         ] {
             assert_eq!(parse_address(text).unwrap().to_string(), expected);
         }
-        for bad in ["", ":", "x", "host:1", "127.0.0.1", "70000", ":70000", "1.2.3.4:x"] {
+        for bad in
+            ["", ":", "x", "127.0.0.1", "70000", ":70000", "1.2.3.4:x", "a b:1", "1.2.3:4", "::1:x", "a..b:1"]
+        {
             assert!(parse_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_addresses_and_names_of_ours_are_hosts_of_it() {
+        let own =
+            ["127.0.0.1", "10.0.0.7:9090", "[::1]:9090", "[fe80::1]", "LocalHost", "localhost:1", "Node:80"];
+        for host in own {
+            assert!(is_host_of(host, "node"), "{host}");
+        }
+        for host in
+            ["", "evil.example", "evil.example:9090", "127.0.0.1.evil.example", "[evil]", "node.evil", "::x"]
+        {
+            assert!(!is_host_of(host, "node"), "{host}");
         }
     }
 }

@@ -254,16 +254,17 @@ fn idle_it_uses_no_processor() {
     let sandbox = Sandbox::new();
     let _registry = one(&sandbox, "");
     let watching = Watching::start(&sandbox, "--metrics 0");
-    // Threads of the run end within this time.
-    std::thread::sleep(Duration::from_secs(2));
-    let before = processor_time(watching.pid());
-    let time = Duration::from_secs(5);
-    std::thread::sleep(time);
-    let used = processor_time(watching.pid()) - before;
-    // 0.1 %.
-    let allowed = u64::try_from(time.as_nanos() / 1000).unwrap();
-    assert!(used < allowed, "{used} ns in {time:?}");
-    assert!(before > 0, "nothing was measured");
+    assert!(processor_time(watching.pid()) > 0, "nothing was measured");
+    // Threads of the run may still be ending, for as long as a busy machine lets them. Whoever is idle at last stays so;
+    // whoever polls never is.
+    let window = Duration::from_secs(2);
+    eventually("it is idle", LIMIT, || {
+        let before = processor_time(watching.pid());
+        std::thread::sleep(window);
+        let used = processor_time(watching.pid()).saturating_sub(before);
+        // 0.1 %.
+        u128::from(used) < window.as_nanos() / 1000
+    });
     watching.stop();
 }
 
@@ -342,17 +343,87 @@ fn the_server_is_bounded() {
     assert_eq!(get(&address, "/healthz").0, 200);
     assert_eq!(get(&address, "/other").0, 404);
     assert!(
-        exchange(&address, "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        exchange(&address, "POST /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n")
             .contains(" 405 ")
     );
-    assert!(exchange(&address, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n").ends_with("\r\n\r\n"));
-    let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(100_000));
+    assert!(exchange(&address, "HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").ends_with("\r\n\r\n"));
+    let long = format!("GET /{} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", "x".repeat(100_000));
     assert!(!exchange(&address, &long).contains(" 200 "));
     assert!(!exchange(&address, "\u{0}\u{1}nonsense\r\n\r\n").contains(" 200 "));
     assert_eq!(get(&address, "/healthz").0, 200);
     sandbox.msb("watch --metrics").arg(&address).run().code(1).says(&address).says("hint:");
     drop(silent);
     watching.stop();
+}
+
+#[test]
+fn hundreds_of_idle_clients_keep_nobody_waiting() {
+    let sandbox = Sandbox::new();
+    let _registry = one(&sandbox, "");
+    let watching = Watching::start(&sandbox, "--metrics 0");
+    let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
+    let idle: Vec<TcpStream> = (0..300)
+        .map(|number| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            // Half of them have begun, and go on with nothing.
+            if number % 2 == 0 {
+                stream.write_all(b"GET /healthz HTTP/1.1\r\nX-").unwrap();
+            }
+            stream
+        })
+        .collect();
+    for _ in 0..20 {
+        let begin = std::time::Instant::now();
+        assert_eq!(get(&address, "/healthz").0, 200);
+        // Each connection has five seconds for its request.
+        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    }
+    drop(idle);
+    watching.stop();
+}
+
+#[test]
+fn who_is_called_by_a_name_of_somebody_else_does_not_answer() {
+    let sandbox = Sandbox::new();
+    let _registry = one(&sandbox, "");
+    let watching = Watching::start(&sandbox, "--metrics localhost:0");
+    let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
+    let port = address.rsplit(':').next().unwrap();
+    let status = |target: &str, host: &str| {
+        let text = exchange(&address, &format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        text.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    for host in ["127.0.0.1", "[::1]:80", "localhost", &format!("localhost:{port}"), "192.0.2.7:1"] {
+        assert_eq!(status("/metrics", host), "200", "{host}");
+    }
+    for path in ["/metrics", "/healthz", "/", "/none"] {
+        for host in ["rebound.example", &format!("rebound.example:{port}"), "127.0.0.1.rebound.example"] {
+            assert_eq!(status(path, host), "403", "{path} of {host}");
+        }
+    }
+    assert_eq!(status("http://rebound.example/metrics", "127.0.0.1"), "403");
+    watching.stop();
+}
+
+#[test]
+fn health_is_told_while_the_images_file_does_not_answer() {
+    let sandbox = Sandbox::new();
+    let _registry = one(&sandbox, "interval = \"1s\"");
+    let watching = Watching::start(&sandbox, "--metrics 0");
+    let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
+    let file = sandbox.work().join("images.toml");
+    std::fs::remove_file(&file).unwrap();
+    sandbox.program("mkfifo", &["images.toml"]).run().success();
+    // Long enough for a look at it.
+    std::thread::sleep(Duration::from_secs(3));
+    for path in ["/healthz", "/metrics"] {
+        let (status, text) = get(&address, path);
+        assert!(status == 200 || status == 503, "{status} {text}");
+    }
+    // Ready for whoever waits for a writer.
+    drop(std::fs::File::options().read(true).write(true).open(&file).unwrap());
+    std::fs::remove_file(&file).unwrap();
+    watching.signal(rustix::process::Signal::KILL);
 }
 
 #[test]

@@ -1,13 +1,12 @@
 //! The command line, as clap sees it.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use msb_sync::watch::parse_address;
+use msb_sync::watch::{Address, parse_address};
 
 /// The images file of commands that are given none.
 const DEFAULT_FILE: &str = "images.toml";
@@ -161,9 +160,9 @@ pub(crate) struct Apply {
 pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) selection: Selection,
-    /// Serve /metrics (for Prometheus) and /healthz at this IP address and port; a port alone is on loopback
+    /// Serve /metrics (for Prometheus) and /healthz at this IP address or name, and port; a port alone is on loopback
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
-    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) metrics: Option<Address>,
     /// Look at the files this often instead of waiting for the kernel to tell (network file systems are looked at
     /// without being asked for)
     #[arg(long, value_name = "SECONDS")]

@@ -4,7 +4,6 @@
 //! registry that is down for a night is one error an image, not one at every interval. Machines get every event.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +24,7 @@ pub(crate) fn watch(
     mut session: Session,
     output: &Output,
     request: Request,
-    metrics: Option<SocketAddr>,
+    metrics: Option<watch::Address>,
     poll: Option<NonZeroU32>,
 ) -> Result<Exit, Failure> {
     let live = Arc::new(Live {

@@ -238,7 +238,7 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
             live::watch(session, output, request(&apply.selection), None, None)
         }
         Command::Watch(args) => {
-            live::watch(session, output, request(&args.selection), args.metrics, args.poll)
+            live::watch(session, output, request(&args.selection), args.metrics.clone(), args.poll)
         }
         Command::Apply(apply) => {
             let started = Instant::now();
