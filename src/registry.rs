@@ -46,6 +46,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 pub use self::blob::BlobReader;
 use self::blob::Source;
@@ -257,6 +258,11 @@ impl Registries {
     /// HTTP requests sent so far: those for tokens, to mirrors and to where redirects lead included.
     pub fn requests(&self) -> u64 {
         self.shared.requests()
+    }
+
+    /// How long no lookup may end before what is known by then is begun with.
+    pub fn lookup_patience(&self) -> Duration {
+        self.shared.lookup_patience
     }
 
     fn backend(&self, reference: &ImageRef) -> Result<Arc<Backend>, RegistryError> {

@@ -23,10 +23,7 @@ use crate::state::{
     ResolvedImage,
 };
 
-/// So long no lookup ends before what is known by then is worth a start of its own. A registry that refuses connections
-/// is given up in about five seconds, one that says nothing in minutes.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// How often that is looked at.
+/// How often a run that waits for lookups looks whether one has ended, at least.
 const GLANCE: Duration = Duration::from_millis(250);
 
 /// Who listens to what is known while other lookups do not end, and can ask whether they have meanwhile.
@@ -283,11 +280,13 @@ impl Work<'_, '_> {
     /// Until nobody is at work any more.
     fn listen(&self, at_rest: &Receiver<()>, listener: Listener<'_>) {
         let (mut told, mut ended, mut since) = (0, 0, Instant::now());
-        while at_rest.recv_timeout(GLANCE) == Err(RecvTimeoutError::Timeout) {
+        let patience = self.lookups.registries.lookup_patience();
+        let glance = GLANCE.min(patience / 4);
+        while at_rest.recv_timeout(glance) == Err(RecvTimeoutError::Timeout) {
             let by_now = self.ended.load(Ordering::Relaxed);
             if by_now != ended {
                 (ended, since) = (by_now, Instant::now());
-            } else if since.elapsed() >= PATIENCE {
+            } else if since.elapsed() >= patience {
                 let known = self.known().clone();
                 let size = known.resolutions.len() + known.selections.len();
                 if size > told {

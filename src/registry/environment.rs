@@ -10,10 +10,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::failure::printable;
 use super::url::{Url, is_loopback};
 
 /// How long a silent connection is waited for, unless `MSB_SYNC_STALL_TIMEOUT` says otherwise.
-const STALL: Duration = Duration::from_secs(30);
+pub(super) const STALL: Duration = Duration::from_secs(30);
+/// So long no lookup ends before what is known by then is worth a start of its own, unless `MSB_SYNC_LOOKUP_PATIENCE`
+/// says otherwise. A registry that refuses connections is given up in about five seconds, one that says nothing in
+/// minutes.
+pub(super) const LOOKUP_PATIENCE: Duration = Duration::from_secs(8);
 
 /// A snapshot of environment variables. An empty variable counts as unset.
 #[derive(Clone, Default)]
@@ -45,14 +50,30 @@ impl Environment {
     /// How long a connection may be silent: `MSB_SYNC_STALL_TIMEOUT` in seconds, else 30.
     ///
     /// # Errors
-    /// The text, if it is no positive number.
+    /// A warning, if it is no positive number.
     pub(super) fn stall(&self) -> Result<Duration, String> {
-        let Some(text) = self.get("MSB_SYNC_STALL_TIMEOUT") else { return Ok(STALL) };
+        self.seconds("MSB_SYNC_STALL_TIMEOUT", STALL)
+    }
+
+    /// How long no lookup may end before what is known by then is begun with: `MSB_SYNC_LOOKUP_PATIENCE` in seconds,
+    /// else 8.
+    ///
+    /// # Errors
+    /// A warning, if it is no positive number.
+    pub(super) fn lookup_patience(&self) -> Result<Duration, String> {
+        self.seconds("MSB_SYNC_LOOKUP_PATIENCE", LOOKUP_PATIENCE)
+    }
+
+    fn seconds(&self, name: &str, default: Duration) -> Result<Duration, String> {
+        let Some(text) = self.get(name) else { return Ok(default) };
         match text.trim().parse::<f64>() {
             Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => {
                 Ok(Duration::from_secs_f64(seconds).max(Duration::from_millis(1)))
             }
-            _ => Err(text.to_owned()),
+            _ => {
+                let text = printable(text, 40);
+                Err(format!("{name}={text} is no positive number of seconds; {} s it is", default.as_secs()))
+            }
         }
     }
 

@@ -12,8 +12,8 @@ use rustls::pki_types::CertificateDer;
 use ureq::Agent;
 
 use super::Options;
-use super::environment::Environment;
-use super::failure::{Failure, printable};
+use super::environment::{Environment, LOOKUP_PATIENCE, STALL};
+use super::failure::Failure;
 use super::http::{AgentKey, Connections};
 use super::tls::system_roots;
 use super::veil::Veil;
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     pub(super) stall: Duration,
     /// How long an exchange may take in all: headers, redirects, documents, errors, and the framing of a blob.
     pub(super) patience: Duration,
+    /// How long no lookup may end before what is known is begun with.
+    pub(super) lookup_patience: Duration,
     /// Whose turn it is to read a large list of tags.
     pub(super) large_lists: Mutex<()>,
     /// Hides the run's secrets in what is shown.
@@ -74,13 +76,14 @@ impl Shared {
             cancel,
             reporter,
         } = options;
-        let stall = environment.stall().unwrap_or_else(|text| {
-            let text = printable(&text, 40);
-            reporter.report(Event::Warning(format!(
-                "MSB_SYNC_STALL_TIMEOUT={text} is no positive number of seconds; 30 s it is"
-            )));
-            Duration::from_secs(30)
-        });
+        let or_default = |seconds: Result<Duration, String>, default| {
+            seconds.unwrap_or_else(|warning| {
+                reporter.report(Event::Warning(warning));
+                default
+            })
+        };
+        let stall = or_default(environment.stall(), STALL);
+        let lookup_patience = or_default(environment.lookup_patience(), LOOKUP_PATIENCE);
         let shared = Self {
             environment,
             limits,
@@ -91,6 +94,7 @@ impl Shared {
             stall,
             // Who is less patient with silence is less patient with everything.
             patience: stall.saturating_mul(10).min(PATIENCE).max(stall),
+            lookup_patience,
             large_lists: Mutex::default(),
             veil: Veil::default(),
             stored_logins,

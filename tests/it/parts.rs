@@ -10,10 +10,11 @@ use rustix::process::Signal;
 
 use crate::requests::{layer, registry_of};
 use crate::support::check::{applied, wanted};
+use crate::support::eventually;
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::http::Request;
 use crate::support::image::{BlobSet, Image};
-use crate::support::sandbox::{Running, Sandbox};
+use crate::support::sandbox::{Run, Running, Sandbox};
 
 /// Says nothing of manifests until `until` is thrown, at most for half a minute.
 fn silent_until(registry: &FakeRegistry, until: &Arc<AtomicBool>) {
@@ -28,6 +29,11 @@ fn silent_until(registry: &FakeRegistry, until: &Arc<AtomicBool>) {
         }
         None
     });
+}
+
+/// `msb-sync` that begins with what it knows as soon as no lookup has ended for a moment.
+fn impatient(sandbox: &Sandbox, arguments: &str) -> Run {
+    sandbox.msb(arguments).env("MSB_SYNC_LOOKUP_PATIENCE", "0.3")
 }
 
 /// Waits until all of `names` were reported.
@@ -66,7 +72,7 @@ fn a_silent_registry_does_not_keep_the_images_of_others_waiting() {
     ));
     let speaks = Arc::new(AtomicBool::new(false));
     silent_until(&silent, &speaks);
-    let running = sandbox.msb("apply --json").spawn();
+    let running = impatient(&sandbox, "apply --json").spawn();
     let full = |registry: &FakeRegistry, name: &str| format!("{}/{name}", registry.name());
     await_images(&running, &[full(&fast, moved), full(&fast, &fast_names[2])]);
     // Nothing is removed before everything that is wanted is known.
@@ -97,7 +103,7 @@ fn a_silent_registry_does_not_keep_locked_images_of_others_waiting() {
     sandbox.msb("lock").run().success();
     let speaks = Arc::new(AtomicBool::new(false));
     silent_until(&silent, &speaks);
-    let running = sandbox.msb("apply --json --locked").spawn();
+    let running = impatient(&sandbox, "apply --json --locked").spawn();
     await_images(&running, &[format!("{}/{}", fast.name(), fast_names[0])]);
     // Whoever stops it now learns what was done.
     running.signal(Signal::INT);
@@ -134,13 +140,14 @@ fn what_another_run_recorded_after_a_part_is_not_taken_back() {
                 && request.path.contains("/manifests/")
                 && count.fetch_add(1, Ordering::SeqCst) == 0
             {
-                Some(Fault::slow(50))
+                // So slow that the other run is done before.
+                Some(Fault::slow(100))
             } else {
                 None
             }
         });
     }
-    let running = sandbox.msb("apply --json").spawn();
+    let running = impatient(&sandbox, "apply --json").spawn();
     await_images(&running, &[format!("{}/{}", fast.name(), fast_names[0])]);
     let newest = layer(999, 700);
     let digest = slow.edit(|content| {
@@ -178,7 +185,7 @@ fn a_layer_that_another_home_took_after_a_part_stays() {
     ));
     let speaks = Arc::new(AtomicBool::new(false));
     silent_until(&silent, &speaks);
-    let running = sandbox.msb("apply --json").spawn();
+    let running = impatient(&sandbox, "apply --json").spawn();
     await_images(&running, &[format!("{}/{}", fast.name(), fast_names[0])]);
     sandbox.write("b.toml", format!("{head}{}", wanted(&third.name(), &[&third_names[0]])));
     let other_home = sandbox.root().join("other");
@@ -205,7 +212,7 @@ fn a_part_asks_nobody_twice() {
     fast.forget();
     let speaks = Arc::new(AtomicBool::new(false));
     silent_until(&silent, &speaks);
-    let running = sandbox.msb("apply --json").spawn();
+    let running = impatient(&sandbox, "apply --json").spawn();
     await_images(&running, &[format!("{}/{}", fast.name(), fast_names[0])]);
     speaks.store(true, Ordering::SeqCst);
     let output = running.wait().success();
@@ -225,17 +232,19 @@ fn who_stops_a_run_that_waits_for_another_learns_what_its_part_did() {
     ));
     let speaks = Arc::new(AtomicBool::new(false));
     silent_until(&silent, &speaks);
-    let running = sandbox.msb("apply --json").spawn();
+    let running = impatient(&sandbox, "apply --json").spawn();
     await_images(&running, &[format!("{}/{}", fast.name(), fast_names[0])]);
-    std::thread::sleep(Duration::from_millis(500));
+    // Somebody else takes the lock as soon as the part gives it back.
     let lock = sandbox.home().join(".msb-sync.lock");
-    let holder = sandbox.program("flock", &[lock.to_str().unwrap(), "sleep", "8"]).spawn();
-    std::thread::sleep(Duration::from_millis(300));
+    let script = "echo held; exec sleep 60";
+    let holder = sandbox.program("flock", &[lock.to_str().unwrap(), "sh", "-c", script]).spawn();
+    let limit = Duration::from_secs(30);
+    eventually("the lock is held", limit, || holder.stdout().contains("held"));
     speaks.store(true, Ordering::SeqCst);
-    std::thread::sleep(Duration::from_millis(1500));
+    eventually("the run waits for it", limit, || running.stderr().contains("waiting for "));
     running.signal(Signal::INT);
     let output = running.wait().code(130);
-    holder.wait();
+    drop(holder);
     assert_eq!(output.summary()["added"], 1, "{output}");
 }
 
@@ -275,7 +284,7 @@ fn a_layer_that_a_failing_image_of_the_rest_wants_stays() {
             request.path.contains(&digest).then(|| Fault::status(404))
         });
     }
-    let running = sandbox.msb("apply --json").spawn();
+    let running = impatient(&sandbox, "apply --json").spawn();
     await_images(&running, &[format!("{}/{}", fast.name(), fast_names[0])]);
     speaks.store(true, Ordering::SeqCst);
     let output = running.wait().code(1);
@@ -300,7 +309,7 @@ fn an_image_that_another_run_removed_after_a_part_is_fetched_again() {
     ));
     let speaks = Arc::new(AtomicBool::new(false));
     silent_until(&silent, &speaks);
-    let running = sandbox.msb("apply --json").spawn();
+    let running = impatient(&sandbox, "apply --json").spawn();
     await_images(&running, &[format!("{}/{}", fast.name(), fast_names[0])]);
     let gone = format!("{}/{}", silent.name(), silent_names[0]);
     sandbox.msb("forget").arg(&gone).run().success();
@@ -323,11 +332,12 @@ fn a_part_begins_nothing_more_once_all_have_answered() {
     ));
     let begun = Arc::new(Mutex::new(Vec::new()));
     let speaks = Arc::new(AtomicBool::new(false));
+    let answers = Arc::new(AtomicUsize::new(0));
     let of = |request: &Request, layers: &BTreeSet<String>| {
         request.path.rsplit('/').next().is_some_and(|digest| layers.contains(digest))
     };
     {
-        let (begun, speaks) = (Arc::clone(&begun), Arc::clone(&speaks));
+        let (begun, speaks, answers) = (Arc::clone(&begun), Arc::clone(&speaks), Arc::clone(&answers));
         silent.on(move |request| {
             let start = Instant::now();
             while !speaks.load(Ordering::SeqCst) && start.elapsed() < Duration::from_secs(20) {
@@ -336,6 +346,7 @@ fn a_part_begins_nothing_more_once_all_have_answered() {
             if of(request, &big) {
                 begun.lock().unwrap().push("silent");
             }
+            answers.fetch_add(1, Ordering::SeqCst);
             None
         });
     }
@@ -344,18 +355,22 @@ fn a_part_begins_nothing_more_once_all_have_answered() {
         fast.on(move |request| {
             if of(request, &small) {
                 begun.lock().unwrap().push("fast");
-                // While its first layer is on its way all lookups end.
+                if begun.lock().unwrap().len() > 1 {
+                    return None;
+                }
+                // While its first layer is on its way all lookups end: manifest and config are the last ones.
                 speaks.store(true, Ordering::SeqCst);
-                std::thread::sleep(Duration::from_millis(if begun.lock().unwrap().len() == 1 {
-                    1500
-                } else {
-                    0
-                }));
+                let start = Instant::now();
+                while answers.load(Ordering::SeqCst) < 2 && start.elapsed() < Duration::from_secs(20) {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                // The program still has to read the last answer.
+                std::thread::sleep(Duration::from_millis(500));
             }
             None
         });
     }
-    let output = applied(&sandbox);
+    let output = impatient(&sandbox, "apply --json").run().success();
     assert_eq!(output.summary()["added"], 7, "{output}");
     // The biggest goes first again: after two at most that were under way, and one beside it.
     let order = begun.lock().unwrap().clone();
