@@ -37,8 +37,19 @@ const CARGO_COMMANDS: &[&str] = &[
 
 /// Programs that only look, or write below the document's own copy.
 const PROGRAMS: &[&str] = &[
-    "msb-sync", "cargo", "cd", "cp", "mkdir", "ls", "cat", "find", "getfattr", "sqlite3", "python3",
+    "msb-sync",
+    "cargo",
+    "cd",
+    "cp",
+    "mkdir",
+    "ls",
+    "cat",
+    "find",
+    "getfattr",
+    "sqlite3",
+    "python3",
     ".ci/run",
+    "tests/run",
 ];
 
 const NETWORK: &str = "<!-- needs: network -->";
@@ -127,7 +138,7 @@ impl World {
         let directory =
             TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("cannot make a temporary directory");
         let world = Self { directory };
-        for folder in ["home", "shims", "copy/.ci"] {
+        for folder in ["home", "shims", "copy/.ci", "copy/tests"] {
             fs::create_dir_all(world.path(folder)).expect("cannot make a directory");
         }
         copy_tree(&repository().join("examples"), &world.path("copy/examples"));
@@ -149,9 +160,11 @@ impl World {
                  echo \"not in CARGO_COMMANDS: cargo $*\" >&2; exit 64 ;;\nesac"
             ),
         );
-        let checks = fs::metadata(repository().join(".ci/run")).expect("no .ci/run");
-        assert!(checks.permissions().mode() & 0o111 == 0o111, ".ci/run is not executable");
-        world.program("copy/.ci/run", "exit 0");
+        for script in [".ci/run", "tests/run"] {
+            let checks = fs::metadata(repository().join(script)).expect(script);
+            assert!(checks.permissions().mode() & 0o111 == 0o111, "{script} is not executable");
+            world.program(&format!("copy/{script}"), "exit 0");
+        }
         world
     }
 
@@ -413,6 +426,21 @@ fn the_quickstart_is_planned_on_every_machine() {
         }
         assert!(!world.path("home/msb").exists(), "plan made the home");
     }
+}
+
+/// Whoever comes here has two commands: one shows what the program does, one passes the tests. What the second one
+/// installs is all the set-up there is, so the checks that run elsewhere begin with it.
+#[test]
+fn the_readme_begins_with_two_commands_that_are_all_the_set_up() {
+    let readme = fs::read_to_string(repository().join("README.md")).expect("no README.md");
+    let first = blocks(&readme).into_iter().find(|block| block.language == "console").expect("no commands");
+    let commands: Vec<String> = steps(&first).into_iter().map(|step| step.command).collect();
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    assert!(commands[0].starts_with("cargo run --release -- "), "{commands:?}");
+    assert_eq!(commands[1], "tests/run");
+    let checks = fs::read_to_string(repository().join(".ci/run")).expect("no .ci/run");
+    assert!(checks.lines().any(|line| line == "tests/run"), "{checks}");
+    assert!(!checks.contains("apt-get"), "a second list of packages: {checks}");
 }
 
 mod tests {

@@ -11,6 +11,7 @@ pub(crate) mod recorded_disk;
 pub(crate) mod sandbox;
 mod self_tests;
 pub(crate) mod tls;
+pub(crate) mod tools;
 pub(crate) mod tree;
 pub(crate) mod watching;
 pub(crate) mod world;
@@ -67,6 +68,7 @@ pub(crate) fn tool(directory: &Path, program: &str, arguments: &[&str]) -> Vec<u
 
 /// A command of one of Debian's tools, with a cleared environment and its state in `directory`.
 pub(crate) fn tool_command(directory: &Path, program: &str) -> Command {
+    tools::require();
     let mut command = Command::new(program);
     command
         .env_clear()

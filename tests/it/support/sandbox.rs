@@ -46,6 +46,7 @@ impl Sandbox {
     }
 
     fn below(directory: &Path) -> Self {
+        super::tools::require();
         let root = tempfile::Builder::new().prefix("msb-").tempdir_in(directory).unwrap();
         for directory in ["user", "work", "tmp"] {
             std::fs::create_dir(root.path().join(directory)).unwrap();

@@ -292,3 +292,92 @@ fn peak_memory_is_that_of_the_child() {
     let output = sandbox.measured("--version").run();
     assert!((1000..60_000).contains(&output.peak_kib()), "{output}");
 }
+
+/// What every Debian has, and what `cargo test` itself needs.
+const EVERYWHERE: &[&str] = &[
+    "bash", "cat", "cc", "chattr", "cmp", "cp", "dash", "dd", "env", "flock", "kill", "ln", "losetup", "ls",
+    "mkdir", "mkfifo", "mknod", "mv", "nsenter", "prlimit", "rm", "setpriv", "sh", "sleep", "sync",
+    "timeout", "touch", "true", "umount",
+];
+/// Of which the tests that use them say aloud when they are not there.
+const OPTIONAL: &[&str] = &["systemd-analyze"];
+
+#[test]
+fn every_program_that_tests_run_is_listed_with_its_package() {
+    let listed = super::tools::listed();
+    assert!(listed.len() > 10, "{listed:?}");
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let mut unlisted = std::collections::BTreeSet::new();
+    let mut seen = 0;
+    for directory in [directory.clone(), directory.join("support"), directory.join("model")] {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            for before in ["Command::new(\"", ".program(\""] {
+                for after in text.split(before).skip(1) {
+                    let program = after.split('"').next().unwrap();
+                    seen += 1;
+                    let known = listed.contains_key(program)
+                        || EVERYWHERE.contains(&program)
+                        || OPTIONAL.contains(&program);
+                    if !known && !program.contains(['/', '{', '\\']) {
+                        unlisted.insert(format!("{program} in {}", path.display()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "{seen}");
+    assert!(unlisted.is_empty(), "list them in tests/tools: {unlisted:#?}");
+}
+
+#[test]
+fn without_the_tools_the_tests_end_with_one_message() {
+    let sandbox = Sandbox::new();
+    // All but two of them.
+    let missing = [("skopeo", "skopeo"), ("nginx", "nginx-light")];
+    let bin = sandbox.root().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let places = super::path();
+    for command in super::tools::listed().into_keys().chain(["sh", "cat"]) {
+        if missing.iter().all(|(missing, _)| *missing != command) {
+            let mut found = places.split(':').map(|place| std::path::Path::new(place).join(command));
+            std::os::unix::fs::symlink(found.find(|path| path.exists()).unwrap(), bin.join(command)).unwrap();
+        }
+    }
+    // The real ones lie in sbin, which is looked into as well: there must be nothing of the kind there.
+    let hidden = missing.iter().all(|(command, _)| {
+        ["/usr/local/sbin", "/usr/sbin", "/sbin"]
+            .iter()
+            .all(|sbin| !std::path::Path::new(sbin).join(command).exists())
+    });
+    let expected: Vec<&str> = missing
+        .iter()
+        .filter(|(command, _)| hidden || *command == "skopeo")
+        .map(|(_, package)| *package)
+        .collect();
+    let mut run = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = run.args(["prune::", "verify::"]).env("PATH", &bin).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{text}");
+    assert_eq!(text.matches("error: ").count(), 1, "{text}");
+    assert!(expected.iter().all(|package| text.contains(package)) && text.contains("tests/run"), "{text}");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("FAILED"));
+
+    // The script says the same, before it builds anything, to who is not root.
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/run");
+    for tool in ["bash", "dirname", "id", "mktemp"] {
+        let mut found = places.split(':').map(|place| std::path::Path::new(place).join(tool));
+        std::os::unix::fs::symlink(found.find(|path| path.exists()).unwrap(), bin.join(tool)).unwrap();
+    }
+    std::fs::remove_file(bin.join("id")).unwrap();
+    for (name, text) in [("id", "echo 1000"), ("cargo", "echo built; exit 0")] {
+        std::fs::write(bin.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(bin.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+    }
+    let output = std::process::Command::new("bash").arg(script).env("PATH", &bin).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(expected.iter().all(|package| text.contains(package)), "{text}");
+}
