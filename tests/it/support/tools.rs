@@ -15,6 +15,8 @@ pub(crate) fn listed() -> BTreeMap<&'static str, &'static str> {
 /// Ends all tests with one message where a listed program is missing: dozens of failures say no more than it.
 pub(crate) fn require() {
     static MISSING: OnceLock<Vec<&str>> = OnceLock::new();
+    // Several tests may get here at the same time: one of them says it.
+    static SAID: OnceLock<()> = OnceLock::new();
     let missing = MISSING.get_or_init(|| {
         let directories = super::path();
         let is_there = |command: &str| {
@@ -24,8 +26,7 @@ pub(crate) fn require() {
     });
     if !missing.is_empty() {
         let packages = missing.join(" ");
-        // Past the capture of the test's own output. Other tests may get here at the same time: one of them says it.
-        static SAID: OnceLock<()> = OnceLock::new();
+        // Past the capture of the test's own output.
         SAID.get_or_init(|| {
             let _ = writeln!(
                 std::io::stderr(),
