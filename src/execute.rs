@@ -27,7 +27,7 @@ use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::Registries;
 use crate::state::{Action, Limits, Owner, Ownership};
-use crate::store::{Staged, Store};
+use crate::store::{Left, Staged, Store};
 use crate::sys;
 use images::ImageProgress;
 use layer::Job;
@@ -336,19 +336,22 @@ impl Executor<'_> {
                 finished.push((fetch, wrong_claims));
             }
         }
-        let count = staged.len();
-        let result = self.store.commit(staged).map_err(Error::from);
-        let ok = result.is_ok();
-        let error = result.err().map(Arc::new);
-        for (fetch, wrong_claims) in finished {
+        let committed = self.store.commit(staged);
+        self.report_left(&committed.left);
+        let mut count = 0;
+        for ((fetch, wrong_claims), result) in finished.into_iter().zip(committed.results) {
             let digest = plan.fetches[fetch].digest.clone();
-            match &error {
-                None => progress.layer_done(plan, fetch, &wrong_claims),
-                Some(error) => progress.all_claims_failed(plan, fetch, error),
+            let ok = result.is_ok();
+            match result {
+                Ok(()) => {
+                    count += 1;
+                    progress.layer_done(plan, fetch, &wrong_claims);
+                }
+                Err(error) => progress.all_claims_failed(plan, fetch, &error),
             }
             self.reporter.report(Event::LayerFinished { digest, ok });
         }
-        if ok { count } else { 0 }
+        count
     }
 
     /// Records, reports and forgets about every image that has what it needs.
@@ -437,11 +440,19 @@ impl Executor<'_> {
         // The plan supposed that the catalog changes by its own deeds alone; what the catalog says now is what counts.
         let needed = self.catalog.layers_needed_outside(&BTreeSet::new())?;
         let unneeded: Vec<&BlobDigest> = layers.iter().filter(|digest| !needed.contains(digest)).collect();
-        let in_use = self.store.remove(&unneeded)?;
-        for (digest, who) in &in_use {
-            self.reporter.report(Event::Warning(format!("layer {digest} is kept: {who}")));
+        let removed = self.store.remove(&unneeded)?;
+        for (digest, reason) in &removed.kept {
+            self.reporter.report(Event::Warning(format!("layer {digest} is kept: {reason}")));
         }
-        Ok(unneeded.len() - in_use.len())
+        self.report_left(&removed.left);
+        Ok(removed.removed.len())
+    }
+
+    /// Warns of what could not be removed.
+    fn report_left(&self, left: &[Left]) {
+        for left in left {
+            self.reporter.report(Event::Warning(left.to_string()));
+        }
     }
 
     fn report_image(&self, image: &PlannedImage, error: Option<Arc<Error>>) {

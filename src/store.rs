@@ -20,20 +20,28 @@
 //! as [`LayerState::Untrusted`] and is replaced by exchanging names.
 //!
 //! A layer goes in the opposite order: tree renamed into staging, both directories synced, record removed, its
-//! directory synced, tree removed. What is in staging says after a crash whose record is to be removed.
+//! directory synced, tree removed. What is in staging says after a crash whose record is to be removed. Where a tree
+//! cannot be renamed (overlayfs, of a lower layer) its record goes first, into staging, and says there that the tree
+//! is on its way out.
+//!
+//! What cannot be removed or replaced (a mount is in it, it is immutable, somebody uses it) stays where it is, is told
+//! ([`Left`], or the error of its layer), and is tried again by later runs; it never ends a run. No name in staging is
+//! waited for: beside what stays under one a second one is made (`<digest>.1`).
 
 mod directories;
 mod downloads;
 mod lock;
 mod look;
 mod places;
+mod removal;
 mod spool;
+mod staged;
 mod usage;
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,7 +51,9 @@ pub use downloads::{PartialDownload, partial_downloads};
 pub use lock::Lock;
 pub use look::{Leftover, OpenedLayer};
 pub use places::{LocatedLayers, Places};
+pub use removal::{Left, RemovedLayers};
 pub use spool::{Spool, SpoolReader};
+pub use staged::Staged;
 pub use usage::layers_in_use;
 
 use crate::digest::{Algorithm, BlobDigest};
@@ -55,6 +65,10 @@ const RECORDS: &str = "records";
 const STAGING: &str = "staging";
 /// What the name of a layer begins with, in staging, that is on its way out.
 const REMOVED: &str = "removed-";
+/// What the name of a record begins with, in staging, whose layer is being removed where it is.
+const REMOVING: &str = "removing-";
+/// Names that are tried in staging for one thing, beside others that cannot be removed.
+const MAX_NAMES: usize = 1000;
 const HOMES: &str = "homes";
 /// The mode of the files beside layers.
 const FILE_MODE: u32 = 0o600;
@@ -63,6 +77,8 @@ const TREE: &[u8] = b"tree";
 const RECORD: &[u8] = b"record";
 /// Bytes of the mark that a staged layer is ready: one line.
 const MAX_MARK: u64 = 4096;
+/// A layer that was replaced, in the staging directory of its successor.
+const REPLACED: &[u8] = b"replaced";
 
 /// Where a layer's directory is, whether or not it exists.
 pub fn layer_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
@@ -162,59 +178,46 @@ impl Store {
         Spool::open(&self.downloads_directory, self.spool_path(digest), size).map(Arc::new)
     }
 
-    /// Finishes or removes what runs that died have left in staging. Returns how many layers were finished.
+    /// Finishes or removes what runs that died have left in staging. Layers that are ready but cannot be given their
+    /// names stay there, for [`Store::unplaced`].
     ///
     /// # Errors
-    /// The first failure; a layer that cannot be finished is removed instead.
-    pub fn recover(&self) -> Result<usize, StoreError> {
-        let staging = self.staging_path();
-        let boot = boot_id();
-        let mut finished = Vec::new();
-        for entry in fs::read_dir(&staging).map_err(StoreError::io("read", &staging))? {
-            let entry = entry.map_err(StoreError::io("read", &staging))?;
-            let name = entry.file_name();
-            let path = entry.path();
-            let digest = name.to_str().and_then(|name| BlobDigest::parse(name).ok());
-            let ready = self.mark_of(name.as_encoded_bytes())?;
-            let has = |part: &str| path.join(part).symlink_metadata().is_ok();
-            let placed = !has("tree") && has("record");
-            match digest {
-                // The tree has its final name, so it was synced: only the record's rename is missing. Where the tree
-                // has been removed since, the record would be one of nothing.
-                Some(digest) if ready.is_some() && placed && self.has_layer(&digest)? => {
-                    finished.push(digest);
-                }
-                Some(digest) if ready.is_some() && ready == boot && has("tree") && has("record") => {
-                    finished.push(digest);
-                }
-                _ => {
-                    // The run died while it removed this layer.
-                    if let Some(digest) = name.to_str().and_then(removed_layer)
-                        && !self.has_layer(&digest)?
-                    {
-                        self.remove_record(&digest)?;
-                        self.sync_records()?;
-                    }
-                    self.remove_staged(name.as_encoded_bytes())?;
-                }
+    /// Staging cannot be read, or the directories of names cannot be synced.
+    pub fn recover(&self) -> Result<Recovered, StoreError> {
+        let mut recovered = Recovered::default();
+        let mut staged = Vec::new();
+        for name in self.staged_names()? {
+            match self.staged_of_dead_run(&name)? {
+                Some(found) => staged.push(found),
+                None => recovered.left.extend(self.sweep(&name)?.err()),
             }
         }
-        let mut staged = Vec::new();
-        for digest in finished {
-            let directory = self.open_staged(&digest)?;
+        for staged in &staged {
             // The run died between declaring the layer ready and removing its blob.
-            self.remove_spool(&digest)?;
-            staged.push(Staged { store: self, digest, directory, armed: true });
+            recovered.left.extend(self.remove_spool(staged.digest()).err());
         }
-        let count = staged.len();
-        if count > 0 {
-            self.commit(staged)?;
-        } else {
+        if staged.is_empty() {
             // Layers whose run died right after naming them are complete, and will be recorded as they are.
             self.sync_layers()?;
             self.sync_records()?;
+        } else {
+            let committed = self.commit(staged);
+            recovered.layers = committed.results.iter().filter(|result| result.is_ok()).count();
+            recovered.left.extend(committed.left);
         }
-        Ok(count)
+        Ok(recovered)
+    }
+
+    /// Removes what is left in staging after [`Store::recover`], ready or not.
+    ///
+    /// # Errors
+    /// Staging cannot be read.
+    pub fn clear_staging(&self) -> Result<Vec<Left>, StoreError> {
+        let mut left = Vec::new();
+        for name in self.staged_names()? {
+            left.extend(self.sweep(&name)?.err());
+        }
+        Ok(left)
     }
 
     /// Removes partial downloads that nobody has touched for `age`, except those of `wanted`, and those of layers
@@ -226,7 +229,8 @@ impl Store {
         &self,
         age: std::time::Duration,
         wanted: &dyn Fn(&BlobDigest) -> bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Left>, StoreError> {
+        let mut left = Vec::new();
         for entry in fs::read_dir(&self.downloads).map_err(StoreError::io("read", &self.downloads))? {
             let entry = entry.map_err(StoreError::io("read", &self.downloads))?;
             let name = entry.file_name();
@@ -238,10 +242,10 @@ impl Store {
             if let Some(digest) = digest.filter(|digest| !wanted(digest))
                 && (old || self.places.state(&digest)? == LayerState::Complete)
             {
-                self.remove_spool(&digest)?;
+                left.extend(self.remove_spool(&digest).err());
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Bytes of a blob that earlier runs have received.
@@ -254,47 +258,9 @@ impl Store {
         self.downloads.join(format!("{digest}.part"))
     }
 
-    fn remove_spool(&self, digest: &BlobDigest) -> Result<(), StoreError> {
-        spool::remove(self.downloads_directory.as_fd(), &self.spool_path(digest))
-    }
-
-    /// An empty place for a layer to be extracted into.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn stage(&self, digest: &BlobDigest) -> Result<Staged<'_>, StoreError> {
-        // The record will be replaced in the end; one that may not be is told before anything is fetched.
-        sys::has_own_file(self.records_directory.as_fd(), digest.as_str().as_bytes())
-            .map_err(StoreError::io("replace the record", self.places.record(digest)))?;
-        self.remove_staged(digest.as_str().as_bytes())?;
-        let path = self.staging_path().join(digest.as_str());
-        let name = digest.as_str().as_bytes();
-        let directory = sys::make_own_directory_at(self.staging_directory.as_fd(), name, PRIVATE_MODE)
-            .map_err(StoreError::io("create", &path))?;
-        let staged = Staged { store: self, digest: digest.clone(), directory, armed: true };
-        sys::make_directory(staged.directory.as_fd(), TREE, 0o755)
-            .map_err(StoreError::io("create", &path))?;
-        Ok(staged)
-    }
-
-    /// Gives layers their final names, durably: one sync of the file system for all of them.
-    ///
-    /// # Errors
-    /// None of them can be believed to be there then; those that were not placed are removed.
-    pub fn commit(&self, layers: Vec<Staged<'_>>) -> Result<(), StoreError> {
-        sys::sync_file_system(self.layers_directory.as_fd())
-            .map_err(StoreError::io("sync", self.layers()))?;
-        for staged in &layers {
-            self.place(staged)?;
-        }
-        self.sync_layers()?;
-        for staged in &layers {
-            self.place_record(staged)?;
-        }
-        self.sync_records()?;
-        // Dropping removes the staging directories, with the trees that were replaced in them.
-        drop(layers);
-        Ok(())
+    fn remove_spool(&self, digest: &BlobDigest) -> Result<(), Left> {
+        let path = self.spool_path(digest);
+        spool::remove(self.downloads_directory.as_fd(), &path).map_err(|error| Left::new(path, &error))
     }
 
     /// Makes the names of layers durable.
@@ -308,136 +274,40 @@ impl Store {
             .map_err(StoreError::io("sync", self.places.private.join(RECORDS)))
     }
 
+    fn sync_staging(&self) -> Result<(), StoreError> {
+        sys::sync(self.staging_directory.as_fd()).map_err(StoreError::io("sync", self.staging_path()))
+    }
+
     fn has_layer(&self, digest: &BlobDigest) -> Result<bool, StoreError> {
-        let name = format!("{digest}.extracted");
-        let found = sys::metadata(self.layers_directory.as_fd(), name.as_bytes());
+        let found = sys::metadata(self.layers_directory.as_fd(), &layer_name(digest));
         found
             .map(|found| found.is_some())
             .map_err(|error| StoreError::io("look at", layer_path(self.layers(), digest))(error))
-    }
-
-    fn remove_record(&self, digest: &BlobDigest) -> Result<(), StoreError> {
-        sys::remove_tree(self.records_directory.as_fd(), digest.as_str().as_bytes())
-            .map_err(|error| StoreError::io("remove the record", self.places.record(digest))(error))
-    }
-
-    /// Removes layers, but for those that a running process uses, which are returned with who that is. Renamed
-    /// away first, so that no half of one is ever visible under its name.
-    ///
-    /// # Errors
-    /// The first failure; what was renamed away by then is swept by the next run.
-    pub fn remove(&self, digests: &[&BlobDigest]) -> Result<BTreeMap<BlobDigest, String>, StoreError> {
-        let (layers, staging) = (self.layers_directory.as_fd(), self.staging_directory.as_fd());
-        let in_use = layers_in_use(self.layers(), digests);
-        let removed: Vec<&BlobDigest> =
-            digests.iter().copied().filter(|digest| !in_use.contains_key(*digest)).collect();
-        if removed.is_empty() {
-            return Ok(in_use);
-        }
-        for &digest in &removed {
-            let path = layer_path(self.layers(), digest);
-            let name = format!("{digest}.extracted");
-            let away = format!("{REMOVED}{digest}");
-            self.remove_staged(away.as_bytes())?;
-            match sys::rename_new(layers, name.as_bytes(), staging, away.as_bytes()) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other.map_err(StoreError::io("remove", path))?,
-            }
-        }
-        self.sync_layers()?;
-        sys::sync(staging).map_err(StoreError::io("sync", self.staging_path()))?;
-        for digest in &removed {
-            self.remove_record(digest)?;
-        }
-        self.sync_records()?;
-        for digest in removed {
-            self.remove_staged(format!("{REMOVED}{digest}").as_bytes())?;
-        }
-        Ok(in_use)
-    }
-
-    fn place(&self, staged: &Staged<'_>) -> Result<(), StoreError> {
-        let path = layer_path(self.layers(), &staged.digest);
-        let final_name = format!("{}.extracted", staged.digest);
-        let (staging, layers) = (staged.directory.as_fd(), self.layers_directory.as_fd());
-        let name = final_name.as_bytes();
-        let failed =
-            |source| StoreError::Io { doing: "rename the finished layer to", path: path.clone(), source };
-        // A layer that recovery found without its tree has its final name already.
-        if sys::metadata(staging, TREE).map_err(failed)?.is_some() {
-            match sys::rename_new(staging, TREE, layers, name) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    // After the exchange the old tree lies here: a run that finds it must not take it for the new one.
-                    revoke(staging).map_err(failed)?;
-                    match sys::rename_exchange(staging, TREE, layers, name) {
-                        // File systems that cannot exchange: the name is gone for a moment.
-                        Err(error) if sys::is_unsupported(&error) => {
-                            sys::rename_new(layers, name, staging, b"replaced").map_err(failed)?;
-                            sys::rename_new(staging, TREE, layers, name).map_err(failed)?;
-                        }
-                        other => other.map_err(failed)?,
-                    }
-                }
-                other => other.map_err(failed)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives the record of a placed layer its name.
-    fn place_record(&self, staged: &Staged<'_>) -> Result<(), StoreError> {
-        let (staging, records) = (staged.directory.as_fd(), self.records_directory.as_fd());
-        let path = self.places.record(&staged.digest);
-        sys::rename_over(staging, RECORD, records, staged.digest.as_str().as_bytes())
-            .map_err(StoreError::io("rename the finished record to", path))
     }
 
     fn staging_path(&self) -> PathBuf {
         self.places.private.join(STAGING)
     }
 
-    fn open_staged(&self, digest: &BlobDigest) -> Result<OwnedFd, StoreError> {
-        sys::open_own_directory_at(self.staging_directory.as_fd(), digest.as_str().as_bytes())
-            .map_err(StoreError::io("open", self.staging_path().join(digest.as_str())))
-    }
-
-    /// The boot in which what is staged under `name` was declared ready, if it was.
-    fn mark_of(&self, name: &[u8]) -> Result<Option<String>, StoreError> {
-        let path = || self.staging_path().join(std::ffi::OsStr::from_bytes(name));
-        let refused = |error: io::Error, path: PathBuf| match sys::refusal(&error) {
-            // What is no directory or file was not made by a run, and is swept.
-            Some(sys::Refusal::Owner { .. }) => Err(StoreError::io("finish", path)(error)),
-            _ => Ok(None),
-        };
-        match sys::open_own_directory_at(self.staging_directory.as_fd(), name) {
-            Err(error) => refused(error, path()),
-            Ok(staged) => match sys::read_own_file(staged.as_fd(), READY, MAX_MARK) {
-                Err(error) => refused(error, path().join("ready")),
-                Ok(mark) => Ok(String::from_utf8(mark).ok()),
-            },
-        }
-    }
-
-    /// Removes what is staged under `name`, and its mark first: half a tree is not ready.
-    fn remove_staged(&self, name: &[u8]) -> Result<(), StoreError> {
-        let staging = self.staging_directory.as_fd();
-        let revoked = match sys::open_directory_beneath(staging, name) {
-            Ok(directory) => revoke(directory.as_fd()),
-            // Nothing there, or no directory of ours.
-            Err(_) => Ok(()),
-        };
-        revoked
-            .and_then(|()| sys::remove_tree(staging, name))
-            .map_err(StoreError::io("remove what is left in", self.staging_path()))
+    /// What lies in staging, sorted.
+    fn staged_names(&self) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+        let mut names = BTreeSet::new();
+        sys::each_entry(self.staging_directory.as_fd(), |name, _| {
+            names.insert(name.to_vec());
+            true
+        })
+        .map_err(StoreError::io("read", self.staging_path()))?;
+        Ok(names)
     }
 }
 
-/// Takes the mark away by which the layer staged in `directory` is ready.
-fn revoke(directory: BorrowedFd<'_>) -> io::Result<()> {
-    match sys::remove_file(directory, READY) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+/// What became of what dead runs have left.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// How many layers were finished.
+    pub layers: usize,
+    /// What could not be removed.
+    pub left: Vec<Left>,
 }
 
 /// Free bytes.
@@ -449,67 +319,22 @@ pub struct FreeSpace {
     pub downloads: u64,
 }
 
-/// A layer on its way. Dropped without [`Store::commit`] it is removed.
-#[derive(Debug)]
-pub struct Staged<'s> {
-    store: &'s Store,
-    digest: BlobDigest,
-    directory: OwnedFd,
-    armed: bool,
-}
-
-impl Staged<'_> {
-    /// The empty directory for the layer's entries.
-    ///
-    /// # Errors
-    /// It cannot be opened.
-    pub fn tree(&self) -> Result<OwnedFd, StoreError> {
-        sys::open_directory_beneath(self.directory.as_fd(), TREE).map_err(StoreError::io("open", self.path()))
-    }
-
-    /// An empty file for the record, open for reading and writing.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn record(&self) -> Result<File, StoreError> {
-        sys::make_own_file(self.directory.as_fd(), RECORD, FILE_MODE)
-            .map_err(StoreError::io("create", self.path().join("record")))
-    }
-
-    /// Declares that tree and record are complete and verified: from now on a run that dies loses nothing.
-    ///
-    /// # Errors
-    /// The mark cannot be written.
-    pub fn ready(&self) -> Result<(), StoreError> {
-        use std::io::Write;
-        let path = self.path().join("ready");
-        let mut file = sys::make_own_file(self.directory.as_fd(), READY, FILE_MODE)
-            .map_err(StoreError::io("create", &path))?;
-        file.write_all(boot_id().unwrap_or_default().as_bytes()).map_err(StoreError::io("write", path))
-    }
-
-    fn path(&self) -> PathBuf {
-        self.store.staging_path().join(self.digest.as_str())
-    }
-}
-
-impl Drop for Staged<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            // What cannot be removed now is swept by the next run.
-            let _ = self.store.remove_staged(self.digest.as_str().as_bytes());
-        }
-    }
-}
-
 /// What tells this boot from the one before: data not synced then is lost, data not synced now is not.
 fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }
 
-/// The layer that what has this name in staging was, before it was renamed away.
-fn removed_layer(name: &str) -> Option<BlobDigest> {
-    BlobDigest::parse(name.strip_prefix(REMOVED)?).ok()
+/// The name of a layer in the directory of layers.
+fn layer_name(digest: &BlobDigest) -> Vec<u8> {
+    format!("{digest}.extracted").into_bytes()
+}
+
+/// The layer that has this name in staging, after what says that it is on its way out.
+fn staged_digest(name: &[u8], prefix: &str) -> Option<BlobDigest> {
+    let name = std::str::from_utf8(name.strip_prefix(prefix.as_bytes())?).ok()?;
+    // A digest has no dot, so what follows one tells namesakes apart.
+    let (digest, number) = name.split_once('.').unwrap_or((name, "0"));
+    number.parse::<usize>().ok().and_then(|_| BlobDigest::parse(digest).ok())
 }
 
 /// Makes the names in a directory durable; those in one that this user may not read are as durable as they get.

@@ -30,7 +30,7 @@ use crate::plan::Plan;
 use crate::progress::{Event, Reporter, Silent};
 use crate::registry::{Environment, Options, Registries};
 use crate::state::{Action, Desired, DesiredImage, Owner, Platform, PullPolicy, RecordedImage, Settings};
-use crate::store::{self, Lock, Places, Store};
+use crate::store::{self, Left, Lock, Places, Store};
 use inputs::ImagesText;
 pub use inputs::Inputs;
 use inspect::layer_totals;
@@ -378,6 +378,13 @@ impl Session {
             locks.push(acquire(&Store::lock_path(layers)?)?);
         }
         Ok(locks)
+    }
+
+    /// Warns of what could not be removed.
+    fn tell_left(&self, left: &[Left]) {
+        for left in left {
+            self.reporter.report(Event::Warning(left.to_string()));
+        }
     }
 
     /// Where the layers of a recorded image are.

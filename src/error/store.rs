@@ -27,6 +27,24 @@ pub enum StoreError {
         /// It, or the parent that is none.
         there: PathBuf,
     },
+    /// A layer would have to move that has a mount in it, or on it.
+    #[error("cannot {doing} {}: something is mounted at {}", path.display(), mount.display())]
+    Mounted {
+        /// What was to be done, as an infinitive.
+        doing: &'static str,
+        /// The layer's directory.
+        path: PathBuf,
+        /// What is mounted.
+        mount: PathBuf,
+    },
+    /// A layer would have to move that may not be changed.
+    #[error("cannot {doing} {}: it must not be changed, or the directory that it is in", path.display())]
+    Immutable {
+        /// What was to be done, as an infinitive.
+        doing: &'static str,
+        /// The layer's directory.
+        path: PathBuf,
+    },
     /// The plan needs more space than there is.
     #[error(
         "not enough space in {}: {} are needed, {} are free",
@@ -56,9 +74,12 @@ impl StoreError {
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "disk-full",
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "permission",
+                io::ErrorKind::ResourceBusy => "in-use",
                 _ => "io",
             },
             Self::InTheWay { .. } => "io",
+            Self::Mounted { .. } => "in-use",
+            Self::Immutable { .. } => "permission",
             Self::NoSpace { .. } => "disk-full",
         }
     }
@@ -74,9 +95,13 @@ impl StoreError {
                 "it was left as it is: look who put it there, then move it away, or use another directory (--home, or `layers` in the images file)"
                     .to_owned(),
             ),
+            "permission" if matches!(self, Self::Immutable { .. }) => {
+                Some("lsattr shows which: take the attribute away (chattr -i, chattr -a), and run again".to_owned())
+            }
             "permission" => {
                 Some("run as the user that owns the directory, or use one that is yours (--home, or `layers` in the images file)".to_owned())
             }
+            "in-use" => Some("unmount it, or end what uses it, and run again".to_owned()),
             _ => match self {
                 Self::Io { source, .. } => limit_hint(source),
                 Self::InTheWay { there, .. } => {

@@ -24,6 +24,9 @@ const RECEIVE_BUFFER: usize = 128 * 1024;
 /// How often a blob whose bytes are wrong is fetched again from its first byte.
 const CLEAN_RESTARTS: usize = 2;
 
+/// The claims that a layer contradicts, by position, each with the error.
+type WrongClaims = Vec<(usize, Arc<Error>)>;
+
 /// What the threads that fetch share.
 pub(super) struct Job<'a> {
     pub(super) registries: &'a Registries,
@@ -38,6 +41,9 @@ pub(super) struct Job<'a> {
 impl<'a> Job<'a> {
     /// Brings one blob into staging, by the first claim that holds.
     pub(super) fn run(&self, index: usize, fetch: &Fetch) -> Finished<'a> {
+        if let Some((staged, wrong_claims)) = self.extracted_before(fetch) {
+            return Finished { fetch: index, result: Ok(staged), wrong_claims };
+        }
         let mut wrong_claims = Vec::new();
         let mut last = None;
         for (position, claim) in fetch.claims.iter().enumerate() {
@@ -62,6 +68,18 @@ impl<'a> Job<'a> {
         self.reporter.report(Event::LayerFinished { digest: fetch.digest.clone(), ok: false });
         let error = last.unwrap_or_else(|| Arc::new(Error::Stopped));
         Finished { fetch: index, result: Err(error), wrong_claims }
+    }
+
+    /// The layer, if an earlier run has extracted it and could not give it its name, with the claims that it
+    /// contradicts; not if it contradicts all.
+    fn extracted_before(&self, fetch: &Fetch) -> Option<(Staged<'a>, WrongClaims)> {
+        let (staged, mut record) = self.store.unplaced(&fetch.digest)?;
+        let facts = extract::read_facts(&mut record)?;
+        let wrong = fetch.claims.iter().enumerate();
+        let wrong: WrongClaims = wrong
+            .filter_map(|(position, claim)| Some((position, Arc::new(contradiction(&claim.layer, &facts)?))))
+            .collect();
+        (wrong.len() < fetch.claims.len()).then_some((staged, wrong))
     }
 
     fn layer(&self, claim: &Claim) -> Result<Staged<'a>, Error> {
@@ -149,7 +167,10 @@ impl<'a> Job<'a> {
                 }
                 self.counters.extracted.fetch_add(extracted.totals.tar_bytes, Ordering::Relaxed);
                 staged.ready()?;
-                spool.remove()?;
+                if let Err(error) = spool.remove() {
+                    // The layer is none the worse for it.
+                    self.reporter.report(Event::Warning(error.to_string()));
+                }
                 Ok(staged)
             }
             Ok(extracted) => {

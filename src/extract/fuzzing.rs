@@ -88,7 +88,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let parent = sys::open_directory(&std::env::temp_dir());
-        let removed = parent.and_then(|parent| sys::remove_tree(parent.as_fd(), self.name.as_bytes()));
+        let removed = parent.and_then(|parent| Ok(sys::remove_tree(parent.as_fd(), self.name.as_bytes())?));
         if !std::thread::panicking() {
             removed.expect("whatever a layer is, it can be removed");
         }

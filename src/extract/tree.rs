@@ -269,10 +269,10 @@ impl<'w> TreeWriter<'w> {
         self.drop_forward_link(path);
         if self.directories.contains(&hash) {
             self.wait()?;
-            sys::remove_tree(directory, name).map_err(|source| LayerError::Write {
+            sys::remove_tree(directory, name).map_err(|kept| LayerError::Write {
                 doing: "replace",
                 entry: show(path),
-                source,
+                source: kept.into(),
             })?;
             self.directories.remove(&hash);
             self.open.clear();

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::{HOMES, Lock, Places, RECORDS, REMOVED, STAGING, layer_path};
+use super::{HOMES, Lock, Places, RECORDS, REMOVED, REMOVING, STAGING, layer_path, staged_digest};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
@@ -114,10 +114,11 @@ impl Places {
     pub fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
         let staging = self.private.join(STAGING);
         let leftover = |name: String| {
-            let digest = BlobDigest::parse(name.strip_prefix(REMOVED).unwrap_or(&name)).ok()?;
-            let path = staging.join(name);
-            let size = sys::open_directory(&path).and_then(|root| size_below(&root)).unwrap_or_default();
-            Some(Leftover { digest, path, size })
+            let digest =
+                ["", REMOVED, REMOVING].iter().find_map(|prefix| staged_digest(name.as_bytes(), prefix))?;
+            let size = sys::open_directory(&staging)
+                .and_then(|staging| sys::size_of_tree(staging.as_fd(), name.as_bytes()));
+            Some(Leftover { digest, path: staging.join(name), size: size.unwrap_or_default() })
         };
         Ok(self.private_names(STAGING)?.into_iter().filter_map(leftover).collect())
     }
@@ -145,23 +146,4 @@ impl Places {
             .map_err(StoreError::io("read", self.private.join(name)))?;
         Ok(names)
     }
-}
-
-/// Bytes of all files below `root`. Never follows a symlink.
-fn size_below(root: &OwnedFd) -> io::Result<u64> {
-    let mut size = 0_u64;
-    let mut todo = vec![Vec::new()];
-    while let Some(path) = todo.pop() {
-        let directory = sys::open_directory_beneath(root.as_fd(), &path)?;
-        sys::each_entry(directory.as_fd(), |name, is_directory| {
-            if is_directory {
-                let above = path.split_last().map_or_else(Vec::new, |_| [path.as_slice(), b"/"].concat());
-                todo.push([above.as_slice(), name].concat());
-            } else if let Ok(Some(found)) = sys::metadata(directory.as_fd(), name) {
-                size = size.saturating_add(found.size);
-            }
-            true
-        })?;
-    }
-    Ok(size)
 }

@@ -1,5 +1,7 @@
 //! The store's promises, each on a directory of its own: names appear at once, whole and durable, or not at all.
 
+use std::fs::File;
+
 use super::*;
 
 fn digest(of: &str) -> BlobDigest {
@@ -16,6 +18,11 @@ fn staged<'s>(store: &'s Store, digest: &BlobDigest, content: &str) -> Staged<'s
     fs::write(staged.path().join("tree/file"), content).unwrap();
     staged.record().unwrap();
     staged
+}
+
+fn commit(store: &Store, staged: Staged<'_>) {
+    let committed = store.commit(vec![staged]);
+    assert!(committed.results.iter().all(Result::is_ok) && committed.left.is_empty(), "{committed:?}");
 }
 
 fn content(store: &Store, digest: &BlobDigest) -> Option<String> {
@@ -35,7 +42,7 @@ fn a_layer_is_visible_after_commit_only_and_a_dropped_one_leaves_nothing() {
     drop(staged(&store, &dropped, "x"));
     assert_eq!(store.places.state(&kept).unwrap(), LayerState::Missing);
     first.ready().unwrap();
-    store.commit(vec![first]).unwrap();
+    commit(&store, first);
     assert_eq!(store.places.state(&kept).unwrap(), LayerState::Complete);
     assert_eq!(content(&store, &kept).unwrap(), "new");
     assert_eq!(store.places.state(&dropped).unwrap(), LayerState::Missing);
@@ -57,7 +64,7 @@ fn what_another_tool_left_is_not_trusted_and_replaced() {
         assert_eq!(store.places.state(&layer).unwrap(), LayerState::Untrusted);
         let new = staged(&store, &layer, "new");
         new.ready().unwrap();
-        store.commit(vec![new]).unwrap();
+        commit(&store, new);
         assert_eq!(store.places.state(&layer).unwrap(), LayerState::Complete);
         assert_eq!(content(&store, &layer).unwrap(), "new");
         assert!(nothing_is_staged(&store));
@@ -72,13 +79,16 @@ fn removed_layers_are_gone_with_their_records() {
     let store = open(temp.path());
     let (first, second) = (digest("first"), digest("second"));
     let layer = staged(&store, &first, "x");
-    store.commit(vec![layer]).unwrap();
+    commit(&store, layer);
     let open = File::open(layer_path(store.layers(), &first).join("file")).unwrap();
-    let kept = store.remove(&[&first, &second]).unwrap();
-    assert_eq!(kept.keys().collect::<Vec<_>>(), [&first]);
+    let removed = store.remove(&[&first, &second]).unwrap();
+    assert!(removed.removed.is_empty());
+    assert_eq!(removed.kept.keys().collect::<Vec<_>>(), [&first]);
     assert_eq!(store.places.state(&first).unwrap(), LayerState::Complete);
     drop(open);
-    assert!(store.remove(&[&first, &second]).unwrap().is_empty());
+    let removed = store.remove(&[&first, &second]).unwrap();
+    assert_eq!(removed.removed, [first.clone()].into());
+    assert!(removed.kept.is_empty() && removed.left.is_empty());
     assert_eq!(store.places.state(&first).unwrap(), LayerState::Missing);
     assert!(!store.places.record(&first).exists());
     assert!(nothing_is_staged(&store));
@@ -92,7 +102,7 @@ fn downloads_that_are_of_no_use_any_more_are_swept() {
     for name in names {
         fs::write(store.spool_path(&digest(name)), "blob").unwrap();
     }
-    store.commit(vec![staged(&store, &digest("complete"), "x")]).unwrap();
+    commit(&store, staged(&store, &digest("complete"), "x"));
     let long_ago = std::time::SystemTime::UNIX_EPOCH;
     for name in ["wanted", "stale"] {
         let file = fs::File::options().write(true).open(store.spool_path(&digest(name))).unwrap();
@@ -128,8 +138,8 @@ fn a_run_that_died_is_finished_or_swept() {
         }
         if name == "renamed" {
             fs::write(left.path().join("ready"), "another boot").unwrap();
-            fs::rename(left.path().join("tree"), layer_path(store.layers(), &left.digest)).unwrap();
-            assert_eq!(store.places.state(&left.digest).unwrap(), LayerState::Untrusted);
+            fs::rename(left.path().join("tree"), layer_path(store.layers(), left.digest())).unwrap();
+            assert_eq!(store.places.state(left.digest()).unwrap(), LayerState::Untrusted);
         }
         left.armed = false;
     }
@@ -137,7 +147,7 @@ fn a_run_that_died_is_finished_or_swept() {
     for name in ["ready", "unready"] {
         fs::write(store.spool_path(&digest(name)), "blob").unwrap();
     }
-    assert_eq!(store.recover().unwrap(), 2);
+    assert_eq!(store.recover().unwrap().layers, 2);
     assert_eq!((store.spooled(&digest("ready")), store.spooled(&digest("unready"))), (0, 4));
     assert!(nothing_is_staged(&store));
     let states: Vec<_> = names.iter().map(|name| store.places.state(&digest(name)).unwrap()).collect();

@@ -44,7 +44,7 @@ pub struct Pruned {
     pub waiting_for: Vec<ImageRef>,
     /// The layer directories.
     pub layers: Vec<RemovedLayer>,
-    /// Layers that nobody needs but a running process uses.
+    /// Layers that nobody needs but a running process uses, or that cannot be removed now.
     pub kept: Vec<KeptLayer>,
     /// Partial downloads of runs that did not end.
     pub downloads: Vec<PartialDownload>,
@@ -72,7 +72,7 @@ pub struct KeptLayer {
     pub digest: BlobDigest,
     /// Its directory.
     pub path: PathBuf,
-    /// Who uses it, for people.
+    /// Who uses it, or why else it stays, for people.
     pub reason: String,
 }
 
@@ -269,14 +269,10 @@ impl Session {
         let _locks = self.lock(intention.directories.iter().map(PathBuf::as_path))?;
         let mut catalog = Catalog::open(&self.catalog_path())?;
         let mut stores = BTreeMap::new();
-        let mut swept = Vec::new();
+        let mut pruned = Pruned::default();
         for directory in &intention.directories {
-            let left = Places::of(directory).leftovers()?;
             let store = Store::open(directory, &self.downloads_path())?;
-            store.recover()?;
-            // What could be finished is a layer like any other now.
-            let finished = store.places().recorded()?;
-            swept.extend(left.into_iter().filter(|left| !finished.contains(&left.digest)));
+            self.sweep(&store, &mut pruned)?;
             stores.insert(directory.clone(), store);
         }
         // Whoever had the lock may have changed what is recorded, and somebody the images file.
@@ -292,17 +288,38 @@ impl Session {
         }
         let needed = catalog.layers_needed_outside(&BTreeSet::new())?;
         let Intention { images, waiting_for, .. } = intention;
-        let mut pruned = Pruned { images, waiting_for, ..Pruned::default() };
-        pruned.layers.extend(swept.into_iter().map(RemovedLayer::from));
+        (pruned.images, pruned.waiting_for) = (images, waiting_for);
         for (directory, layers) in intention.layers {
             let Some(store) = stores.get(&directory) else { continue };
             let unneeded: Vec<RemovedLayer> =
                 layers.into_iter().filter(|layer| !needed.contains(&layer.digest)).collect();
             let digests: Vec<&BlobDigest> = unneeded.iter().map(|layer| &layer.digest).collect();
-            let in_use = store.remove(&digests)?;
-            pruned.add(unneeded, &in_use);
+            let removed = store.remove(&digests)?;
+            self.tell_left(&removed.left);
+            pruned.add(unneeded, &removed.kept);
         }
         Ok(pruned)
+    }
+
+    /// Finishes or removes what broken runs have left. What can be neither is kept, and named.
+    fn sweep(&self, store: &Store, pruned: &mut Pruned) -> Result<(), Failure> {
+        let before = store.places().leftovers()?;
+        store.recover()?;
+        let left = store.clear_staging()?;
+        // What could be finished is a layer like any other now.
+        let finished = store.places().recorded()?;
+        let gone = |leftover: &Leftover| {
+            let stays = left.iter().any(|left| left.path == leftover.path);
+            !stays && !finished.contains(&leftover.digest)
+        };
+        pruned.layers.extend(before.into_iter().filter(gone).map(RemovedLayer::from));
+        for left in left {
+            match left.digest {
+                Some(digest) => pruned.kept.push(KeptLayer { digest, path: left.path, reason: left.reason }),
+                None => self.tell_left(&[left]),
+            }
+        }
+        Ok(())
     }
 
     /// Takes note of what other homes with the same directory of layers need of it.

@@ -154,7 +154,7 @@ impl Session {
         let mut catalog = Catalog::open(&self.catalog_path())?;
         let store = Store::open(layers, &self.downloads_path())?;
         store.claim(&self.home)?;
-        store.recover()?;
+        self.tell_left(&store.recover()?.left);
         // Whoever had the lock may have done some of this already, and may know newer things.
         let observer = self.observer(desired, means, Some(&catalog));
         if observer.look_again(desired, &mut observed)? {
@@ -171,9 +171,9 @@ impl Session {
         drop(observed);
         let released = if part_until.is_some() { plan.take_removals() } else { Vec::new() };
         if part_until.is_none() {
-            store.sweep_downloads(STALE_DOWNLOAD, &|digest| {
+            self.tell_left(&store.sweep_downloads(STALE_DOWNLOAD, &|digest| {
                 plan.fetches.iter().any(|fetch| fetch.digest == *digest)
-            })?;
+            })?);
         }
         let mut executor = Executor {
             registries: means.registries,

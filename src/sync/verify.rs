@@ -250,7 +250,7 @@ impl Session {
         let _locks = self.lock([directory])?;
         let mut catalog = Catalog::open(&self.catalog_path())?;
         let store = Store::open(directory, &self.downloads_path())?;
-        store.recover()?;
+        self.tell_left(&store.recover()?.left);
         let mut causes = vec![None; layers.len()];
         // Whoever had the lock may have repaired some already.
         self.look_after_repair(&mut layers, &mut causes)?;

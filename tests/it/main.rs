@@ -30,6 +30,7 @@ mod memory;
 mod microsandbox;
 mod mirrors;
 mod model;
+mod obstacles;
 mod odd_files;
 mod output;
 mod parts;

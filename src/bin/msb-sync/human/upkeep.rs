@@ -113,7 +113,7 @@ pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
         out.push_str(if pruned.kept.is_empty() {
             "Nothing to remove.\n"
         } else {
-            "Nothing else to remove. Stop what uses the layers above, then prune again.\n"
+            "Nothing else to remove. End what keeps the layers above, then prune again.\n"
         });
         return out;
     }
