@@ -34,7 +34,11 @@ pub(super) const SETTINGS: Keys = Keys {
         "ownership",
         "limits",
     ],
-    guarded: &[("layers", WRITES_FILES), ("hosts-dir", READS_FILES)],
+    guarded: &[
+        ("layers", WRITES_FILES),
+        ("layers-mode", "it opens the layers to other users"),
+        ("hosts-dir", READS_FILES),
+    ],
 };
 
 pub(super) const LIMITS: Keys = Keys {

@@ -17,6 +17,7 @@ fn what_reads_files_names_credentials_or_hosts_or_writes_elsewhere_is_refused() 
     sandbox.write("secret", "hunter2");
     for (table, line, key) in [
         ("settings", "layers = \"/etc\"", "layers"),
+        ("settings", "layers-mode = \"0755\"", "layers-mode"),
         ("settings", "hosts-dir = \"/etc\"", "hosts-dir"),
         ("settings.limits", "manifest-size = \"1GiB\"", "manifest-size"),
         ("registry", "endpoint = \"http://127.0.0.1:1\"", "endpoint"),
