@@ -1,8 +1,10 @@
 //! Image configs: from hostile bytes to a record, and to layers that know their `diff_id`.
 //!
-//! What matters for correctness (`rootfs`) is checked strictly; a creation date that is no date is simply none.
-//! Every failure is a text that says what is wrong; the caller adds which config and who served it.
+//! What matters for correctness (`rootfs`, and what a process is started with) is checked strictly. What is only shown
+//! refuses nothing: a creation date that is no date is none, labels and history may have nulls, bytes that are not
+//! UTF-8 and halves of surrogate pairs (both become U+FFFD, as for Go's readers). Every failure is a text that says what is wrong; the caller adds which config and who served it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;
@@ -52,9 +54,9 @@ struct RawProcess {
     #[serde(default)]
     user: Option<String>,
     #[serde(default)]
-    stop_signal: Option<String>,
+    stop_signal: Value,
     #[serde(default)]
-    labels: Option<BTreeMap<String, String>>,
+    labels: Value,
     #[serde(default)]
     volumes: Option<BTreeMap<String, Value>>,
     #[serde(default)]
@@ -83,7 +85,11 @@ pub(super) fn parse_config(
     bytes: &[u8],
     manifest: &Manifest,
 ) -> Result<(ConfigRecord, Vec<LayerDescriptor>), String> {
-    let raw: RawConfig = serde_json::from_slice(bytes).map_err(|error| json_error(&error))?;
+    let text = readable(bytes);
+    let raw: RawConfig = serde_json::from_str(&text).map_err(|error| json_error(&error))?;
+    if matches!(text, Cow::Owned(_)) {
+        raw.check_what_matters()?;
+    }
     let rootfs_type = raw.rootfs.kind.filter(|kind| !kind.is_empty()).unwrap_or_else(|| "layers".to_owned());
     if rootfs_type != "layers" {
         return Err(format!("its rootfs type {:?} is not \"layers\"", printable(&rootfs_type, 60)));
@@ -124,12 +130,98 @@ pub(super) fn parse_config(
         volumes: keys(process.volumes),
         exposed_ports: keys(process.exposed_ports),
         user: filled(process.user),
-        stop_signal: filled(process.stop_signal),
-        labels: process.labels.unwrap_or_default(),
+        stop_signal: filled(process.stop_signal.as_str().map(ToOwned::to_owned)),
+        labels: labels(process.labels),
         rootfs_type,
         history_json: raw.history.is_array().then(|| raw.history.to_string()),
     };
     Ok((record, layers))
+}
+
+impl RawConfig {
+    /// Refuses replaced bytes in what is more than shown.
+    fn check_what_matters(&self) -> Result<(), String> {
+        let process = self.config.as_ref();
+        let words = |words: Option<&Words>| match words {
+            Some(Words::Many(words)) => words.clone(),
+            Some(Words::One(word)) => vec![word.clone()],
+            None => Vec::new(),
+        };
+        let one = |text: Option<&String>| text.cloned().into_iter().collect::<Vec<_>>();
+        let keys = |map: Option<&BTreeMap<String, Value>>| {
+            map.map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default()
+        };
+        let fields = [
+            ("architecture", one(self.architecture.as_ref())),
+            ("os", one(self.os.as_ref())),
+            ("variant", one(self.variant.as_ref())),
+            ("Env", process.and_then(|process| process.env.clone()).unwrap_or_default()),
+            ("Cmd", words(process.and_then(|process| process.cmd.as_ref()))),
+            ("Entrypoint", words(process.and_then(|process| process.entrypoint.as_ref()))),
+            ("WorkingDir", one(process.and_then(|process| process.working_dir.as_ref()))),
+            ("User", one(process.and_then(|process| process.user.as_ref()))),
+            ("Volumes", keys(process.and_then(|process| process.volumes.as_ref()))),
+            ("ExposedPorts", keys(process.and_then(|process| process.exposed_ports.as_ref()))),
+        ];
+        match fields.iter().find(|(_, texts)| texts.iter().any(|text| text.contains(REPLACED))) {
+            Some((name, _)) => Err(format!("its {name} is not UTF-8")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Stands for what is no character.
+const REPLACED: char = '\u{fffd}';
+
+/// The text of a config. Borrowed: nothing had to be replaced.
+fn readable(bytes: &[u8]) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(bytes);
+    match without_half_pairs(&text) {
+        Some(replaced) => Cow::Owned(replaced),
+        None => text,
+    }
+}
+
+/// JSON with `\ufffd` in place of each half of a surrogate pair that is alone; `None` if there is none.
+fn without_half_pairs(text: &str) -> Option<String> {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut replaced, mut kept, mut at) = (String::new(), 0, 0);
+    while let Some(backslash) = text[at..].find('\\').map(|found| at + found) {
+        let length = match (unit(backslash), unit(backslash + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                replaced.push_str(&text[kept..backslash]);
+                replaced.push_str("\\ufffd");
+                kept = backslash + 6;
+                6
+            }
+            // An escape of one character, which may be a backslash itself.
+            _ => 2,
+        };
+        at = backslash + length;
+        if !text.is_char_boundary(at) {
+            // What follows the backslash is no escape; the parser says so.
+            at = backslash + 1;
+        }
+        if at >= text.len() {
+            break;
+        }
+    }
+    (kept > 0).then(|| replaced + &text[kept..])
+}
+
+/// Labels are only shown: what is no text is shown as the JSON that it is, and null as nothing.
+fn labels(value: Value) -> BTreeMap<String, String> {
+    let Value::Object(labels) = value else { return BTreeMap::new() };
+    let text = |value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    labels.into_iter().map(|(key, value)| (key, text(value))).collect()
 }
 
 /// `text` as RFC 3339 in UTC, or `None` if it is no timestamp.
@@ -186,6 +278,56 @@ mod tests {
         assert_eq!((record.entrypoint, record.user), (None, None));
         assert_eq!(record.history_json.as_deref(), Some(r#"[{"created_by":"x"}]"#));
         assert_eq!(layers[1].diff_id.as_str(), digest("d2"));
+    }
+
+    #[test]
+    fn what_is_only_shown_refuses_nothing_and_what_matters_is_strict() {
+        let mut odd = config();
+        odd["config"]["Labels"] = json!({"a": null, "b": 5, "c": "LATIN", "d": "HALF", "e": "\u{1f600}"});
+        odd["history"] = json!([null, {"created_by": "LATIN", "comment": null, "author": "HALF"}]);
+        odd["author"] = json!("LATIN HALF");
+        odd["config"]["StopSignal"] = json!(15);
+        let bytes = |config: &Value| {
+            let text = config.to_string().replace("HALF", "\\ud83d").into_bytes();
+            let mut bytes = Vec::new();
+            for (index, part) in text.split(|&byte| byte == b'L').enumerate() {
+                // `L` of LATIN becomes a byte of Latin-1; all other words here begin with another letter.
+                if index > 0 {
+                    bytes.push(if part.starts_with(b"ATIN") { 0xe9 } else { b'L' });
+                }
+                bytes.extend_from_slice(part);
+            }
+            bytes
+        };
+        let (record, layers) = parse_config(&bytes(&odd), &manifest()).unwrap();
+        let labels: Vec<(&str, &str)> =
+            record.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let shown = [("a", ""), ("b", "5"), ("c", "\u{fffd}ATIN"), ("d", "\u{fffd}"), ("e", "\u{1f600}")];
+        assert_eq!(labels, shown);
+        assert_eq!(layers.len(), 2);
+        assert!(record.history_json.unwrap().contains('\u{fffd}'));
+        for labels in [Value::Null, json!([]), json!("x")] {
+            odd["config"]["Labels"] = labels;
+            assert!(parse_config(&bytes(&odd), &manifest()).unwrap().0.labels.is_empty());
+        }
+        for (pointer, value) in [
+            ("/config/Env", json!(["A=LATIN"])),
+            ("/config/Cmd", json!("HALF")),
+            ("/config/WorkingDir", json!("/LATIN")),
+            ("/config/User", json!("HALF")),
+            ("/config/Volumes", json!({"/LATIN": {}})),
+            ("/os", json!("LATIN")),
+        ] {
+            let mut wrong = config();
+            *wrong.pointer_mut(pointer).unwrap() = value;
+            let error = parse_config(&bytes(&wrong), &manifest()).unwrap_err();
+            assert!(error.contains("is not UTF-8"), "{pointer}: {error}");
+        }
+        assert!(parse_config(b"{\"a\":\"\\", &manifest()).is_err());
+        assert!(parse_config("{\"a\":\"\\\u{e9}\"}".as_bytes(), &manifest()).is_err());
+        let pairs = r"\\ud83d \ud83d\ude00 \ude00 \u00e9 \ud83d";
+        let mended = r"\\ud83d \ud83d\ude00 \ufffd \u00e9 \ufffd";
+        assert_eq!(without_half_pairs(pairs).as_deref(), Some(mended));
     }
 
     #[test]

@@ -264,8 +264,9 @@ fn contents(
     artifact_type: Option<&str>,
 ) -> Result<(Descriptor, Vec<Descriptor>), String> {
     let config = descriptor("the config", &config.digest, &config.size, config.media_type.as_deref())?;
-    if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
-        let what = artifact_type.filter(|text| !text.is_empty()).unwrap_or(&config.media_type);
+    let artifact_type = artifact_type.filter(|text| !text.is_empty());
+    if !is_config(&config.media_type, artifact_type.is_some()) {
+        let what = artifact_type.unwrap_or(&config.media_type);
         return Err(format!("it is no container image but {:?}", printable(what, 120)));
     }
     if layers.len() > MAX_LAYERS {
@@ -285,6 +286,14 @@ fn contents(
         checked.push(layer);
     }
     Ok((config, checked))
+}
+
+/// Whether a config of `media_type` may be an image's. Old builders and careless ones say anything of it, and what it
+/// holds decides; but what calls itself something else is that: an artifact, a chart, a plugin.
+fn is_config(media_type: &str, is_artifact: bool) -> bool {
+    let vendors = media_type.trim_start().to_ascii_lowercase();
+    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
+        || !is_artifact && !vendors.starts_with("application/vnd.")
 }
 
 /// Whether `media_type` is a tar layer of either dialect, foreign ones included.
@@ -386,10 +395,13 @@ mod tests {
             assert!(error.contains(words), "{error}");
         };
         refused(with("/schemaVersion", json!(1)), "schema 1");
-        refused(
-            with("/config/mediaType", json!("application/vnd.cncf.helm.config.v1+json")),
-            "no container image",
-        );
+        for other in ["application/vnd.cncf.helm.config.v1+json", "application/vnd.docker.plugin.v1+json"] {
+            refused(with("/config/mediaType", json!(other)), "no container image");
+        }
+        for odd in ["application/octet-stream", "application/json", "text/html; charset=utf-8", "", "x"] {
+            assert!(parsed(&with("/config/mediaType", json!(odd)), None).is_ok(), "{odd}");
+        }
+        assert!(parsed(&with("/config/mediaType", Value::Null), None).is_ok());
         refused(with("/layers/0/mediaType", json!("application/vnd.in-toto+json")), "no file system layer");
         refused(
             with("/layers/0/mediaType", json!("application/vnd.oci.image.layer.v1.tar+encrypted")),

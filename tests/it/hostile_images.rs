@@ -329,6 +329,40 @@ fn documents_that_are_no_image_are_refused() {
     {
         cases.fine("a creation date that is none", move |_, config| config["created"] = date);
     }
+    for odd in [
+        json!("application/octet-stream"),
+        json!("application/json"),
+        json!("text/html; charset=utf-8"),
+        json!(""),
+        Value::Null,
+    ] {
+        cases.fine("a config of an odd media type", move |manifest, _| manifest["config"]["mediaType"] = odd);
+    }
+    cases.fine("a config without a media type", |manifest, _| {
+        manifest["config"].as_object_mut().unwrap().remove("mediaType");
+    });
+    cases.fine("labels and history with nulls and numbers", |_, config| {
+        config["config"] = json!({"Labels": {"null": null, "number": 5}});
+        config["history"] = json!([null, {"created_by": null, "comment": null}]);
+        config["author"] = Value::Null;
+    });
+    for (what, bytes, fine) in [
+        ("a label in Latin-1", &b"{\"config\":{\"Labels\":{\"a\":\"caf\xe9\"}},"[..], true),
+        ("a comment in Latin-1", b"{\"comment\":\"caf\xe9\",\"author\":null,", true),
+        ("an environment in Latin-1", b"{\"config\":{\"Env\":[\"A=caf\xe9\"]},", false),
+    ] {
+        cases.add(what, (!fine).then_some("not UTF-8"), |set, seed| {
+            let good = bent(set, seed, |_, _| {});
+            let manifest: Value = serde_json::from_slice(&set.blobs[good.digest()]).unwrap();
+            let config = set.blobs[manifest["config"]["digest"].as_str().unwrap()].to_vec();
+            let mut value: Value = serde_json::from_slice(&config).unwrap();
+            value.as_object_mut().unwrap().remove("config");
+            let config = blob(set, OCI_CONFIG, [bytes, &value.to_string().as_bytes()[1..]].concat());
+            let mut manifest = manifest;
+            manifest["config"] = config;
+            document(set, OCI_MANIFEST, manifest.to_string())
+        });
+    }
     cases.fine("a config with little in it", |_, config| {
         config["config"] = Value::Null;
         config["history"] = json!("garbage");
