@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
+use msb_sync::cancel::Cancel;
 use msb_sync::digest::Algorithm;
 use msb_sync::extract::{Options, Totals, Workers, extract};
 use msb_sync::state::{Limits, Ownership};
@@ -92,7 +93,8 @@ fn headers(count: usize) -> Vec<u8> {
 fn main() {
     let mut criterion =
         Criterion::default().sample_size(10).measurement_time(Duration::from_secs(10)).configure_from_args();
-    let workers = Workers::new(std::thread::available_parallelism().map_or(2, Into::into), 1).unwrap();
+    let threads = std::thread::available_parallelism().map_or(2, Into::into);
+    let workers = Workers::new(threads, 1, &Cancel::new()).unwrap();
     let mut bench = |group: &str, name: &str, layer: &[u8], throughput: Throughput, entries: u64| {
         assert_eq!(once(layer, &workers).1.entries, entries, "{group} {name}");
         let mut group = criterion.benchmark_group(group);

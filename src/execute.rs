@@ -158,10 +158,11 @@ impl Executor<'_> {
     /// Only what stops everything: the catalog cannot be written, there is not enough space, no threads.
     pub fn execute(&mut self, plan: &Plan) -> Result<Outcome, Error> {
         let too_large = self.check_space(plan)?;
-        let workers = Workers::new(self.jobs, self.downloads_at_once(plan)).map_err(|source| {
-            let path = self.store.layers().to_owned();
-            Error::from(StoreError::Io { doing: "start the threads that write to", path, source })
-        })?;
+        let workers =
+            Workers::new(self.jobs, self.downloads_at_once(plan), self.cancel).map_err(|source| {
+                let path = self.store.layers().to_owned();
+                Error::from(StoreError::Io { doing: "start the threads that write to", path, source })
+            })?;
         if !plan.fetches.is_empty() {
             self.reporter.report(Event::Started { layers: plan.fetches.len(), bytes: plan.download_bytes() });
         }

@@ -11,7 +11,9 @@ mod decode;
 mod files;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod outcome;
 mod record;
+mod spelling;
 mod tar;
 mod tree;
 mod verify;
@@ -20,12 +22,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use record::{RecordEntry, RecordKind, RecordReader, Totals, read_facts};
 pub use verify::{Change, Difference, Differences, verify};
 
+use crate::cancel::Cancel;
 use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::error::LayerError;
 use crate::state::{LayerFacts, Limits, Ownership};
@@ -40,7 +44,7 @@ const CHUNKS: usize = 6;
 pub struct Workers {
     pool: rayon::ThreadPool,
     budget: Arc<Budget>,
-    windows: Budget,
+    windows: decode::Windows,
     pieces: Arc<files::Pieces>,
     umask: u32,
     /// Directories that the writer of one layer keeps open for the entries to come.
@@ -57,16 +61,16 @@ const MIN_BYTES_PER_DIRECTORY: usize = 32 * 1024;
 
 /// Memory for files on their way to disk, all layers together, in bytes.
 const BUDGET: usize = 4 << 20;
-/// Memory for the windows of zstd decoders, all layers together, in bytes: a layer that needs more than is left waits.
-const WINDOWS: usize = 16 << 20;
+/// How often somebody who waits looks whether the run has ended.
+const LOOK: Duration = Duration::from_millis(100);
 
 impl Workers {
     /// A pool of `threads` (at least one) for `layers` at the same time, at most. With few files that this process may
-    /// open, layers keep fewer directories open.
+    /// open, layers keep fewer directories open. Thrown, `cancel` ends the wait for memory.
     ///
     /// # Errors
     /// The system refuses the threads.
-    pub fn new(threads: usize, layers: usize) -> io::Result<Self> {
+    pub fn new(threads: usize, layers: usize, cancel: &Cancel) -> io::Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.max(1))
             .thread_name(|index| format!("extract-{index}"))
@@ -79,7 +83,7 @@ impl Workers {
             bytes_per_directory: (BUDGET / (open_files / 16).max(1)).max(MIN_BYTES_PER_DIRECTORY),
             pool,
             budget: Arc::new(Budget::new(BUDGET)),
-            windows: Budget::new(WINDOWS),
+            windows: decode::Windows::new(cancel),
             pieces: Arc::default(),
             umask: umask(),
         })
@@ -107,7 +111,7 @@ struct Budget {
 }
 
 impl Budget {
-    fn new(total: usize) -> Self {
+    const fn new(total: usize) -> Self {
         Self { free: Mutex::new(total), total, changed: Condvar::new() }
     }
 
@@ -126,6 +130,20 @@ impl Budget {
         Held { budget: self, bytes }
     }
 
+    /// As [`Budget::hold`]; `None` if `cancel` is thrown before.
+    fn hold_unless(&self, bytes: usize, cancel: &Cancel) -> Option<Held<'_>> {
+        let bytes = bytes.min(self.total);
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free < bytes {
+            if cancel.is_cancelled() {
+                return None;
+            }
+            (free, _) = self.changed.wait_timeout(free, LOOK).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= bytes;
+        Some(Held { budget: self, bytes })
+    }
+
     fn release(&self, bytes: usize) {
         *self.free.lock().unwrap_or_else(PoisonError::into_inner) += bytes.min(self.total);
         self.changed.notify_all();
@@ -133,6 +151,7 @@ impl Budget {
 }
 
 /// A part of a budget.
+#[derive(Debug)]
 struct Held<'b> {
     budget: &'b Budget,
     bytes: usize,
@@ -206,7 +225,8 @@ pub fn extract(
             if entries > options.limits.layer_entries {
                 return Err(LayerError::Limit { what: "entries", limit: options.limits.layer_entries });
             }
-            tree.entry(&entry, &mut reader, &mut source)?;
+            source.count_holes(entry.holes)?;
+            tree.entry(entry, &mut reader, &mut source)?;
             // Names alone can ask for thousands of directories each.
             if entries + tree.implicit_directories() > options.limits.layer_entries {
                 return Err(LayerError::Limit { what: "entries", limit: options.limits.layer_entries });
@@ -222,7 +242,12 @@ pub fn extract(
 type Chunk = Result<Vec<u8>, LayerError>;
 
 /// Decodes into recycled buffers until the end, an error, or until nobody listens any more.
-fn inflate(compressed: impl Read, windows: &Budget, empty: &Receiver<Vec<u8>>, filled: &Sender<Chunk>) {
+fn inflate(
+    compressed: impl Read,
+    windows: &decode::Windows,
+    empty: &Receiver<Vec<u8>>,
+    filled: &Sender<Chunk>,
+) {
     let failed = |format: &'static str, source: io::Error| match source.downcast::<LayerError>() {
         Ok(error) => error,
         Err(source) => LayerError::Decompress { format, source },
@@ -268,6 +293,8 @@ struct Inflated {
     chunk: Vec<u8>,
     used: usize,
     received: u64,
+    /// Bytes of sparse files that did not come.
+    holes: u64,
     hasher: Hasher,
     limit: u64,
 }
@@ -280,6 +307,7 @@ impl Inflated {
             chunk: Vec::new(),
             used: 0,
             received: 0,
+            holes: 0,
             hasher: Hasher::new(options.algorithm),
             limit: options.limits.layer_size,
         }
@@ -293,11 +321,22 @@ impl Inflated {
         let _ = self.recycle.try_send(old);
         self.used = 0;
         self.received += self.chunk.len() as u64;
-        if self.received > self.limit {
-            return Err(LayerError::Limit { what: "bytes", limit: self.limit });
-        }
+        self.check_limit()?;
         self.hasher.update(&self.chunk);
         Ok(true)
+    }
+
+    /// Takes in that a file has holes, which take no less room when somebody copies them.
+    fn count_holes(&mut self, bytes: u64) -> Result<(), LayerError> {
+        self.holes = self.holes.saturating_add(bytes);
+        self.check_limit()
+    }
+
+    fn check_limit(&self) -> Result<(), LayerError> {
+        if self.received.saturating_add(self.holes) > self.limit {
+            return Err(LayerError::Limit { what: "bytes", limit: self.limit });
+        }
+        Ok(())
     }
 
     /// Hashes what follows the archive's end, and returns the digest and size of the whole stream.

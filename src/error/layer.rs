@@ -42,6 +42,23 @@ pub enum LayerError {
         /// The system's words.
         source: io::Error,
     },
+    /// Two entries whose names are one on the file system of the layers.
+    #[error(
+        "entries {entry:?} and {other:?} have one name on the file system of the layers, which does not tell capitals \
+         or forms of letters apart"
+    )]
+    SameName {
+        /// The entry that came later, lossily as text.
+        entry: String,
+        /// The one that is there.
+        other: String,
+    },
+    /// A defect of msb-sync, which ends this layer and nothing else.
+    #[error("a defect in msb-sync: {what} has failed")]
+    Defect {
+        /// The thread.
+        what: &'static str,
+    },
     /// The layer is larger than the settings allow.
     #[error("the layer is larger than the settings allow: more than {limit} {what}")]
     Limit {
@@ -61,12 +78,19 @@ pub enum LayerError {
 }
 
 impl LayerError {
+    /// Whether the blob may be right all the same: this machine could not take it.
+    pub fn is_of_this_machine(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::SameName { .. } | Self::Defect { .. })
+    }
+
     /// See [`Error::kind`](super::Error::kind).
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Decompress { .. } => "layer-compression",
             Self::Tar { .. } => "layer-tar",
             Self::Entry { .. } => "layer-entry",
+            Self::SameName { .. } => "layer-names",
+            Self::Defect { .. } => "defect",
             Self::Write { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "disk-full",
                 _ => "io",
@@ -90,6 +114,10 @@ impl LayerError {
                     .to_owned(),
             ),
             Self::Write { source, .. } => super::store::limit_hint(source),
+            Self::SameName { .. } => Some(
+                "put the layers on a file system that tells capitals apart, with `layers = …` under [settings]"
+                    .to_owned(),
+            ),
             Self::DiffId { .. } | Self::Entry { .. } | Self::Tar { .. } => {
                 Some("the image itself is at fault; nothing of this layer was kept".to_owned())
             }

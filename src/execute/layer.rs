@@ -129,7 +129,9 @@ impl<'a> Job<'a> {
                     let result = extract::extract(compressed, tree, record, options, self.workers);
                     // More bytes will not help: do not fetch them. (A broken stream is another matter: whether
                     // the blob or the registry is at fault shows when it is complete.)
-                    if matches!(result, Err(LayerError::Write { .. } | LayerError::Limit { .. })) {
+                    if result.as_ref().is_err_and(|error| {
+                        error.is_of_this_machine() || matches!(error, LayerError::Limit { .. })
+                    }) {
                         hopeless.store(true, Ordering::Relaxed);
                     }
                     result
@@ -142,9 +144,7 @@ impl<'a> Job<'a> {
             let extracted = extraction.map(|thread| match thread.join() {
                 Ok(result) => result,
                 // A panic is a defect of ours; it ends the thread, and must not end the run.
-                Err(_) => {
-                    Err(LayerError::Tar { offset: 0, reason: "the extraction thread failed".to_owned() })
-                }
+                Err(_) => Err(LayerError::Defect { what: "the thread that extracts a layer" }),
             });
             (received, extracted)
         });
@@ -180,7 +180,7 @@ impl<'a> Job<'a> {
             }
             Err(error) => {
                 // The blob is right, but this machine could not take it: the next run need not fetch it again.
-                if !matches!(error, LayerError::Write { .. }) {
+                if !error.is_of_this_machine() {
                     spool.remove()?;
                 }
                 Err(failed(error))

@@ -14,17 +14,19 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::Workers;
+use super::spelling::Spelling;
 use super::tar::{Entry, show};
 use super::tree::split;
 use crate::error::LayerError;
 use crate::state::Ownership;
 use crate::sys::{self, FileTime};
+use large::{ALIGNMENT, PIECE, PieceJob};
 pub(super) use large::{LargeFile, Pieces};
-use large::{PIECE, PieceJob};
 
 /// A batch goes to the pool with this many bytes or files.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -86,6 +88,7 @@ struct Shared {
     umask: u32,
     /// Whether the file system turned out to have no xattrs.
     no_xattrs: AtomicBool,
+    spelling: Arc<Spelling>,
     progress: Mutex<Progress>,
     changed: Condvar,
 }
@@ -135,6 +138,19 @@ impl Shared {
         Ok(())
     }
 
+    /// Creates a file in place of whatever non-directory has its name.
+    fn create(&self, directory: BorrowedFd<'_>, path: &[u8], mode: u32) -> Result<File, LayerError> {
+        let (_, name) = split(path);
+        let file = match sys::create_file(directory, name, mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.spelling.check(directory, path)?;
+                sys::remove_file(directory, name).and_then(|()| sys::create_file(directory, name, mode))
+            }
+            other => other,
+        };
+        file.map_err(|source| LayerError::Write { doing: "create", entry: show(path), source })
+    }
+
     fn finish_file(&self, file: &File, path: &[u8], attributes: &Attributes) -> Result<(), LayerError> {
         self.set_attributes(file.as_fd(), path, attributes.stat, &attributes.xattrs, true)?;
         sys::set_times(file.as_fd(), attributes.modified).map_err(|source| LayerError::Write {
@@ -143,18 +159,6 @@ impl Shared {
             source,
         })
     }
-}
-
-/// Creates a file in place of whatever non-directory has its name.
-fn create(directory: BorrowedFd<'_>, path: &[u8], mode: u32) -> Result<File, LayerError> {
-    let (_, name) = split(path);
-    let file = match sys::create_file(directory, name, mode) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            sys::remove_file(directory, name).and_then(|()| sys::create_file(directory, name, mode))
-        }
-        other => other,
-    };
-    file.map_err(|source| LayerError::Write { doing: "create", entry: show(path), source })
 }
 
 /// Writes the files of one layer. Dropping it waits for the pool: a tree that failed is removed next, and no job may
@@ -166,11 +170,12 @@ pub(super) struct FileWriter<'w> {
 }
 
 impl<'w> FileWriter<'w> {
-    pub(super) fn new(ownership: Ownership, workers: &'w Workers) -> Self {
+    pub(super) fn new(ownership: Ownership, spelling: Arc<Spelling>, workers: &'w Workers) -> Self {
         let shared = Shared {
             ownership,
             umask: workers.umask,
             no_xattrs: AtomicBool::new(false),
+            spelling,
             progress: Mutex::default(),
             changed: Condvar::new(),
         };
@@ -179,11 +184,6 @@ impl<'w> FileWriter<'w> {
 
     pub(super) fn ownership(&self) -> Ownership {
         self.shared.ownership
-    }
-
-    /// How many directories one layer's writer may keep open.
-    pub(super) fn open_directories(&self) -> usize {
-        self.workers.open_directories
     }
 
     /// Whether the file system turned out to have no xattrs.
@@ -250,7 +250,7 @@ impl<'w> FileWriter<'w> {
         size: u64,
         attributes: Attributes,
     ) -> Result<LargeFile, LayerError> {
-        let file = create(directory, path, attributes.stat.disk_mode())?;
+        let file = self.shared.create(directory, path, attributes.stat.disk_mode())?;
         Ok(LargeFile::new(file, path, size, attributes, self.workers.pieces.take()))
     }
 
@@ -262,6 +262,27 @@ impl<'w> FileWriter<'w> {
                 let job = file.cut(self.workers.pieces.take());
                 self.send_piece(job)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Adds `count` zeros to a large file, as a hole where that saves writing.
+    pub(super) fn skip(&mut self, file: &mut LargeFile, mut count: u64) -> Result<(), LayerError> {
+        const ZEROS: [u8; ALIGNMENT] = [0; ALIGNMENT];
+        while count > 0 {
+            let hole = file.can_skip(count);
+            if hole == 0 {
+                let zeros = usize::try_from(count).unwrap_or(ALIGNMENT).min(file.until_aligned());
+                self.append(file, &ZEROS[..zeros])?;
+                count -= zeros as u64;
+                continue;
+            }
+            if !file.is_empty() {
+                let job = file.cut(self.workers.pieces.take());
+                self.send_piece(job)?;
+            }
+            file.leave_out(hole);
+            count -= hole;
         }
         Ok(())
     }
@@ -313,7 +334,9 @@ impl<'w> FileWriter<'w> {
         }
         let shared = Arc::clone(&self.shared);
         self.workers.pool.spawn(move || {
-            let result = job(&shared);
+            // A panic is a defect of ours: it ends this layer, and neither the process nor the other layers.
+            let result = catch_unwind(AssertUnwindSafe(|| job(&shared)))
+                .unwrap_or(Err(LayerError::Defect { what: "a thread that writes files" }));
             budget.release(bytes);
             let mut progress = lock(&shared.progress);
             progress.jobs -= 1;
@@ -371,7 +394,7 @@ impl Batch {
     fn write(&self, shared: &Shared) -> Result<(), LayerError> {
         for SmallFile { directory, content, attributes } in &self.files {
             let path = &self.arena[content.path.clone()];
-            let mut file = create(directory.as_fd(), path, attributes.stat.disk_mode())?;
+            let mut file = shared.create(directory.as_fd(), path, attributes.stat.disk_mode())?;
             let data = &self.arena[content.data.clone()];
             if !data.is_empty() {
                 file.write_all(data).map_err(|error| write_failed(path, error))?;
@@ -391,14 +414,21 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::cancel::Cancel;
+
+    fn writer<'w>(directory: &tempfile::TempDir, workers: &'w Workers) -> FileWriter<'w> {
+        let root = Arc::new(sys::open_directory(directory.path()).unwrap());
+        FileWriter::new(Ownership::None, Arc::new(Spelling::new(root)), workers)
+    }
 
     /// A tree that failed is removed next: no job may still write into it then.
     #[test]
     fn a_writer_that_is_dropped_waits_for_its_jobs() {
-        let workers = Workers::new(1, 1).unwrap();
+        let workers = Workers::new(1, 1, &Cancel::new()).unwrap();
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let written = Arc::new(AtomicBool::new(false));
-        let writer = FileWriter::new(Ownership::None, &workers);
+        let temp = tempfile::tempdir().unwrap();
+        let writer = writer(&temp, &workers);
         let job = Arc::clone(&written);
         let write = move |_: &Shared| {
             // The other end is dropped when it is time to write.
@@ -420,5 +450,21 @@ mod tests {
             drop(go);
             assert!(dropping.join().unwrap(), "the job was still writing");
         });
+    }
+
+    #[test]
+    fn a_job_that_panics_ends_its_layer_and_nothing_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let workers = Workers::new(1, 1, &Cancel::new()).unwrap();
+        let mut broken = writer(&temp, &workers);
+        for _ in 0..3 {
+            broken
+                .spawn(PIECE, |_| panic!("on purpose"))
+                .unwrap_or_else(|error| assert_eq!(error.kind(), "defect"));
+        }
+        assert_eq!(broken.wait().unwrap_err().kind(), "defect");
+        let mut whole = writer(&temp, &workers);
+        whole.spawn(super::super::BUDGET, |_| Ok(())).unwrap();
+        whole.wait().unwrap();
     }
 }

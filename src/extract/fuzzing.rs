@@ -101,7 +101,7 @@ fn children(path: &Path) -> Vec<PathBuf> {
 
 fn workers() -> &'static Workers {
     static WORKERS: OnceLock<Workers> = OnceLock::new();
-    WORKERS.get_or_init(|| Workers::new(2, 1).expect("two threads can be had"))
+    WORKERS.get_or_init(|| Workers::new(2, 1, &Cancel::new()).expect("two threads can be had"))
 }
 
 /// A compressed layer, extracted below a guarded directory.
@@ -132,7 +132,7 @@ pub(super) fn layer_at(make: impl FnOnce(&Path) -> Vec<u8>) {
         }
     };
     let mut plain = Vec::new();
-    let windows = super::Budget::new(super::WINDOWS);
+    let windows = decode::Windows::new(&Cancel::new());
     let (_, mut decoded) = decode::decode(data, &windows).expect("it was decoded before");
     decoded.read_to_end(&mut plain).expect("it was decoded before");
     assert_eq!(extracted.diff_id, DiffId::of(Algorithm::Sha256, &plain), "the digest of the whole stream");

@@ -1,8 +1,11 @@
 //! The record of a layer: what extraction put on disk, entry by entry, so that it can be checked later.
 //!
-//! A record is one zstd stream: a line that names the format, then one item an entry in tar order (a later
-//! item of the same path replaces an earlier one), then totals. Paths are stored as what differs from the
-//! path before, numbers as LEB128 varints; with that a record is about 2 % of its layer.
+//! A record is one zstd stream: a line that names the format, then one item for each thing that was done, in the
+//! order in which it was done, then totals. An item replaces what its path was before, and one that is no directory
+//! also all that was below. A hard link whose target has not come is two items: the name that it takes at once, and
+//! the link when it is made. So whoever reads a record plays it back and decides nothing. Paths are stored without
+//! symlinks on their way, as what differs from the path before, numbers as LEB128 varints; with that a record is
+//! about 2 % of its layer.
 //!
 //! Content is recorded as XXH3-128. That is no defence against somebody who can write to the store (he could
 //! write the record too), but finds every accident, and costs a tenth of SHA-256. What came from the
@@ -12,7 +15,9 @@
 //! [`LayerFacts`]: an image that comes later and says something else of the same blob is wrong. For zstd they are
 //! a skippable frame (RFC 8878 section 3.1.2).
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt as _;
 
 use crate::digest::DiffId;
 use crate::state::LayerFacts;
@@ -23,6 +28,8 @@ pub(super) const MAGIC: &[u8] = b"msb-sync layer record 1\n";
 const MAX_BYTES: u64 = 1 << 20;
 /// Most xattrs that an entry of a record may have; more is a damaged record.
 const MAX_XATTRS: u64 = 1 << 16;
+/// Most bytes that all xattrs of an entry may have; a tar can hold less than half of that.
+const MAX_XATTR_BYTES: usize = 4 << 20;
 /// Records are mostly short deltas: the fastest level loses little.
 const LEVEL: i32 = 1;
 /// The header of the facts' frame, and the length of what follows it, padded with blanks: enough for a SHA-512 and
@@ -50,6 +57,11 @@ pub enum RecordKind {
     /// Another name of an inode.
     HardLink {
         /// The path of the entry it was made from.
+        target: Vec<u8>,
+    },
+    /// A hard link that waits for its target: the name is taken, and nothing is there yet.
+    WaitingLink {
+        /// The path of the entry that it waits for.
         target: Vec<u8>,
     },
 }
@@ -87,19 +99,26 @@ const FILE: u8 = 1;
 const DIRECTORY: u8 = 2;
 const SYMLINK: u8 = 3;
 const HARD_LINK: u8 = 4;
+const WAITING_LINK: u8 = 5;
 
 /// Writes a record.
 pub(super) struct RecordWriter<W: Write> {
     out: zstd::stream::write::Encoder<'static, W>,
     last_path: Vec<u8>,
     buffer: Vec<u8>,
+    items: u32,
 }
 
 impl<W: Write> RecordWriter<W> {
     pub(super) fn new(file: W) -> io::Result<Self> {
         let mut out = zstd::stream::write::Encoder::new(file, LEVEL)?;
         out.write_all(MAGIC)?;
-        Ok(Self { out, last_path: Vec::new(), buffer: Vec::new() })
+        Ok(Self { out, last_path: Vec::new(), buffer: Vec::new(), items: 0 })
+    }
+
+    /// Items written so far.
+    pub(super) fn items(&self) -> u32 {
+        self.items
     }
 
     pub(super) fn entry(&mut self, entry: &RecordEntry) -> io::Result<()> {
@@ -110,6 +129,7 @@ impl<W: Write> RecordWriter<W> {
             RecordKind::Directory => DIRECTORY,
             RecordKind::Symlink { .. } => SYMLINK,
             RecordKind::HardLink { .. } => HARD_LINK,
+            RecordKind::WaitingLink { .. } => WAITING_LINK,
         });
         let shared = self.last_path.iter().zip(&entry.path).take_while(|(a, b)| a == b).count();
         put_number(buffer, shared as u64);
@@ -134,10 +154,13 @@ impl<W: Write> RecordWriter<W> {
                 buffer.extend_from_slice(&hash.to_le_bytes());
             }
             RecordKind::Directory => {}
-            RecordKind::Symlink { target } | RecordKind::HardLink { target } => put_bytes(buffer, target),
+            RecordKind::Symlink { target }
+            | RecordKind::HardLink { target }
+            | RecordKind::WaitingLink { target } => put_bytes(buffer, target),
         }
         self.last_path.truncate(shared);
         self.last_path.extend_from_slice(&entry.path[shared..]);
+        self.items = self.items.checked_add(1).ok_or_else(|| io::Error::other("too many entries"))?;
         self.out.write_all(buffer)
     }
 
@@ -152,6 +175,30 @@ impl<W: Write> RecordWriter<W> {
         let mut file = self.out.finish()?;
         file.write_all(&facts_frame(facts))?;
         Ok(file)
+    }
+}
+
+impl RecordWriter<File> {
+    /// Reads the items that were written so far; more may be written meanwhile.
+    pub(super) fn so_far(&mut self) -> io::Result<RecordReader<FromStart>> {
+        self.out.flush()?;
+        let mut reader = RecordReader::of(self.out.get_ref())?;
+        reader.left = Some(self.items);
+        Ok(reader)
+    }
+}
+
+/// A file from its first byte on, whatever the position of its handle.
+pub struct FromStart {
+    file: File,
+    at: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 
@@ -176,6 +223,18 @@ pub struct RecordReader<R: Read> {
     input: BufReader<zstd::stream::read::Decoder<'static, BufReader<R>>>,
     path: Vec<u8>,
     totals: Option<Totals>,
+    /// Items to read, where the record has no end yet.
+    left: Option<u32>,
+}
+
+impl RecordReader<FromStart> {
+    /// Starts to read a file's record; the file may be read elsewhere at the same time.
+    ///
+    /// # Errors
+    /// As [`RecordReader::new`]; no descriptor can be had.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        Self::new(FromStart { file: file.try_clone()?, at: 0 })
+    }
 }
 
 impl<R: Read> RecordReader<R> {
@@ -190,7 +249,7 @@ impl<R: Read> RecordReader<R> {
         if magic != MAGIC {
             return Err(damaged("not a layer record of a known version"));
         }
-        Ok(Self { input, path: Vec::new(), totals: None })
+        Ok(Self { input, path: Vec::new(), totals: None, left: None })
     }
 
     /// The next entry; `None` after the last one.
@@ -198,9 +257,10 @@ impl<R: Read> RecordReader<R> {
     /// # Errors
     /// A record that is cut off or damaged.
     pub fn next_entry(&mut self) -> io::Result<Option<RecordEntry>> {
-        if self.totals.is_some() {
+        if self.totals.is_some() || self.left == Some(0) {
             return Ok(None);
         }
+        self.left = self.left.map(|left| left - 1);
         let kind = self.byte()?;
         if kind == END {
             self.totals = Some(Totals {
@@ -232,8 +292,14 @@ impl<R: Read> RecordReader<R> {
         if count > MAX_XATTRS {
             return Err(damaged("too many extended attributes"));
         }
+        let mut bytes = 0;
         for _ in 0..count {
-            xattrs.push((self.bytes()?, self.bytes()?));
+            let (name, value) = (self.bytes()?, self.bytes()?);
+            bytes += name.len() + value.len();
+            if bytes > MAX_XATTR_BYTES {
+                return Err(damaged("too large extended attributes"));
+            }
+            xattrs.push((name, value));
         }
         let kind = match kind {
             FILE => {
@@ -245,6 +311,7 @@ impl<R: Read> RecordReader<R> {
             DIRECTORY => RecordKind::Directory,
             SYMLINK => RecordKind::Symlink { target: self.bytes()? },
             HARD_LINK => RecordKind::HardLink { target: self.bytes()? },
+            WAITING_LINK => RecordKind::WaitingLink { target: self.bytes()? },
             _ => return Err(damaged("an unknown kind of entry")),
         };
         Ok(Some(RecordEntry { path: self.path.clone(), kind, mode, modified, xattrs }))
@@ -325,6 +392,7 @@ mod tests {
             Just(RecordKind::Directory),
             bytes().prop_map(|target| RecordKind::Symlink { target }),
             bytes().prop_map(|target| RecordKind::HardLink { target }),
+            bytes().prop_map(|target| RecordKind::WaitingLink { target }),
         ];
         let time = (any::<i64>(), 0_u32..1_000_000_000)
             .prop_map(|(seconds, nanoseconds)| FileTime { seconds, nanoseconds });

@@ -6,10 +6,16 @@
 //! otherwise), links and devices carry no data, two zero blocks end the archive and nothing after them is
 //! parsed. What Go reads in a surprising way is refused here.
 //!
+//! Sparse files are read whole, their holes as zeros ([`sparse`]).
+//!
 //! Sources: POSIX.1-2017 `pax`, GNU tar manual "Basic Tar Format", Go `archive/tar/reader.go`.
+
+mod numbers;
+mod sparse;
 
 use std::collections::BTreeMap;
 
+use self::numbers::{base256, decimal, numeric, octal, parse_time};
 use crate::error::LayerError;
 use crate::sys::FileTime;
 
@@ -18,7 +24,7 @@ pub(super) const BLOCK: usize = 512;
 /// Longest extension record (PAX header, GNU long name), as Go's `maxSpecialFileSize`.
 const MAX_EXTENSION: u64 = 1 << 20;
 /// Longest entry name or link target: Linux takes no longer path.
-const MAX_PATH: usize = 4095;
+pub(super) const MAX_PATH: usize = 4095;
 /// Longest name of one path component.
 const MAX_COMPONENT: usize = 255;
 
@@ -31,10 +37,21 @@ pub(super) trait Source {
     fn position(&self) -> u64;
 }
 
+/// The next piece of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Data<'a> {
+    /// Bytes of the archive; never none.
+    Bytes(&'a [u8]),
+    /// So many zeros of which the archive has nothing.
+    Zeros(u64),
+    /// It is all taken.
+    End,
+}
+
 /// What an entry becomes on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum EntryKind {
-    /// A regular file with so many bytes of data, which follow in the stream.
+    /// A regular file of so many bytes, which follow in the stream but for its holes.
     File { size: u64 },
     /// A directory.
     Directory,
@@ -52,6 +69,8 @@ pub(super) struct Entry {
     /// `a/b/c`, without empty, `.` or `..` components; empty for the root itself.
     pub(super) path: Vec<u8>,
     pub(super) kind: EntryKind,
+    /// Bytes of a file that are not in the archive.
+    pub(super) holes: u64,
     /// Permission bits with setuid, setgid and sticky.
     pub(super) mode: u32,
     pub(super) uid: u64,
@@ -75,12 +94,13 @@ pub(super) struct TarReader {
     /// Data and padding of the current entry that the caller has not taken.
     data_left: u64,
     padding: u64,
+    sparse: Option<sparse::Content>,
     ended: bool,
 }
 
 impl TarReader {
     pub(super) fn new() -> Self {
-        Self { data_left: 0, padding: 0, ended: false }
+        Self { data_left: 0, padding: 0, sparse: None, ended: false }
     }
 
     /// The next entry, or `None` at the end of the archive (not of the stream). The previous entry's data
@@ -94,7 +114,7 @@ impl TarReader {
             skip(source, self.data_left)?;
             // Some writers leave out the last file's padding. As in Go, that ends the archive.
             let padded = try_skip(source, self.padding)?;
-            (self.data_left, self.padding) = (0, 0);
+            (self.data_left, self.padding, self.sparse) = (0, 0, None);
             if !padded {
                 self.ended = true;
                 return Ok(None);
@@ -149,35 +169,69 @@ impl TarReader {
                     extensions.gnu_link = Some(until_nul(&read_extension(source, &header)?).to_vec());
                     extensions.any = true;
                 }
-                _ => return self.entry(&header, extensions).map(Some),
+                _ => return self.entry(&header, extensions, source).map(Some),
             }
         }
     }
 
-    /// The next piece of the current entry's data; empty when it is all taken.
-    pub(super) fn data<'a>(&mut self, source: &'a mut impl Source) -> Result<&'a [u8], LayerError> {
-        if self.data_left == 0 {
-            return Ok(&[]);
-        }
+    /// The next piece of the current entry's data.
+    pub(super) fn data<'a>(&mut self, source: &'a mut impl Source) -> Result<Data<'a>, LayerError> {
+        let wanted = match self.sparse.as_mut().map(sparse::Content::next) {
+            None if self.data_left == 0 => return Ok(Data::End),
+            None => self.data_left,
+            Some(sparse::Next::Data(count)) => count,
+            Some(sparse::Next::Zeros(count)) => return Ok(Data::Zeros(count)),
+            Some(sparse::Next::End) => return Ok(Data::End),
+        };
         let position = source.position();
-        let piece = source.take(usize::try_from(self.data_left).unwrap_or(usize::MAX))?;
+        let piece = source.take(usize::try_from(wanted).unwrap_or(usize::MAX))?;
         if piece.is_empty() {
             return Err(broken(position, "the archive ends in the middle of a file"));
         }
         self.data_left -= piece.len() as u64;
-        Ok(piece)
+        if let Some(content) = &mut self.sparse {
+            content.taken(piece.len() as u64);
+        }
+        Ok(Data::Bytes(piece))
     }
 
-    fn entry(&mut self, header: &Header<'_>, extensions: Extensions) -> Result<Entry, LayerError> {
-        let Extensions { mut pax, gnu_name, gnu_link, .. } = extensions;
-        let offset = header.offset;
-        if let Some(key) = pax.keys().find(|key| key.starts_with(b"GNU.sparse.")) {
-            return Err(broken(
-                offset,
-                format!("a sparse file ({}), which msb-sync does not extract", String::from_utf8_lossy(key)),
-            ));
+    /// Finds out what a file's data is: all of it, or the parts of a sparse one. Returns its size and that of its
+    /// holes.
+    fn begin_file(
+        &mut self,
+        stored: u64,
+        form: Option<sparse::Form>,
+        source: &mut impl Source,
+        refuse: impl Fn(&str) -> LayerError,
+    ) -> Result<(u64, u64), LayerError> {
+        (self.data_left, self.padding) = (stored, padding_of(stored));
+        let map = match form {
+            None => return Ok((stored, 0)),
+            Some(sparse::Form::Read(map)) => map,
+            Some(sparse::Form::BeforeData { real }) => {
+                let (map, used) = sparse::Map::before_data(real, stored, source, &refuse)?;
+                self.data_left -= used;
+                map
+            }
+        };
+        if map.data != self.data_left {
+            return Err(refuse("a sparse file with more or less data than its parts have"));
         }
-        let raw_name = gnu_name.or_else(|| pax.remove(&b"path"[..])).unwrap_or_else(|| header.name());
+        let size = (map.real, map.holes());
+        self.sparse = Some(sparse::Content::new(map));
+        Ok(size)
+    }
+
+    fn entry(
+        &mut self,
+        header: &Header<'_>,
+        extensions: Extensions,
+        source: &mut impl Source,
+    ) -> Result<Entry, LayerError> {
+        let Extensions { mut pax, gnu_name, gnu_link, .. } = extensions;
+        let sparse_name = sparse::take_name(&mut pax);
+        let raw_name =
+            sparse_name.or(gnu_name).or_else(|| pax.remove(&b"path"[..])).unwrap_or_else(|| header.name());
         let raw_link = gnu_link.or_else(|| pax.remove(&b"linkpath"[..])).unwrap_or_else(|| header.link());
         let shown = show(&raw_name);
         let refuse = |reason: &str| LayerError::Entry { entry: shown.clone(), reason: reason.to_owned() };
@@ -204,7 +258,7 @@ impl TarReader {
 
         let kind = match header.type_flag() {
             0 if raw_name.ends_with(b"/") => EntryKind::Directory,
-            b'0' | b'7' | 0 => EntryKind::File { size },
+            b'0' | b'7' | b'S' | 0 => EntryKind::File { size },
             b'5' => EntryKind::Directory,
             b'2' => {
                 if raw_link.is_empty() {
@@ -229,7 +283,6 @@ impl TarReader {
             b'3' => EntryKind::Special { type_bits: 0o020_000 },
             b'4' => EntryKind::Special { type_bits: 0o060_000 },
             b'6' => EntryKind::Special { type_bits: 0o010_000 },
-            b'S' => return Err(refuse("a sparse file (old GNU form), which msb-sync does not extract")),
             other => {
                 return Err(refuse(&format!(
                     "an unknown entry type {:?}",
@@ -240,14 +293,23 @@ impl TarReader {
         if path.is_empty() && kind != EntryKind::Directory {
             return Err(refuse("it would replace the layer directory itself"));
         }
-        if let EntryKind::File { size } = kind {
-            (self.data_left, self.padding) = (size, padding_of(size));
-        }
+        let mut form = sparse::form(&pax).map_err(&refuse)?;
+        let (kind, holes) = match kind {
+            EntryKind::File { size } => {
+                if header.type_flag() == b'S' {
+                    form = Some(sparse::Form::Read(sparse::Map::old_gnu(header.block, source, refuse)?));
+                }
+                let (size, holes) = self.begin_file(size, form, source, refuse)?;
+                (EntryKind::File { size }, holes)
+            }
+            _ if form.is_some() => return Err(refuse("a sparse file that is no file")),
+            kind => (kind, 0),
+        };
         let xattrs = pax
             .into_iter()
             .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?.to_vec(), value)))
             .collect();
-        Ok(Entry { path, kind, mode, uid, gid, modified, xattrs })
+        Ok(Entry { path, kind, holes, mode, uid, gid, modified, xattrs })
     }
 }
 
@@ -419,82 +481,11 @@ fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|&b| b == 0).next().unwrap_or_default()
 }
 
-/// A number field: octal text, or base-256 if its first bit is set. `None` if negative or beyond `i64`.
-fn numeric(field: &[u8]) -> Option<u64> {
-    if field[0] & 0x80 == 0 {
-        octal(field)
-    } else {
-        base256(field).and_then(|value| u64::try_from(value).ok())
-    }
-}
-
-/// Octal digits between blanks and NULs, as Go's `parseOctal`; an empty field is 0.
-fn octal(field: &[u8]) -> Option<u64> {
-    let digits = field.trim_ascii();
-    let blank = |b: &u8| matches!(b, b' ' | 0);
-    let start = digits.iter().position(|b| !blank(b)).unwrap_or(digits.len());
-    let end = digits.iter().rposition(|b| !blank(b)).map_or(start, |last| last + 1);
-    let mut value = 0_u64;
-    for &digit in until_nul(&digits[start..end]) {
-        if !(b'0'..=b'7').contains(&digit) {
-            return None;
-        }
-        value = value.checked_mul(8)?.checked_add(u64::from(digit - b'0'))?;
-    }
-    (i64::try_from(value).is_ok()).then_some(value)
-}
-
-/// GNU's base-256: big-endian two's complement, the first bit being the mark and the second the sign.
-fn base256(field: &[u8]) -> Option<i64> {
-    let negative = field[0] & 0x40 != 0;
-    let invert = if negative { 0xff } else { 0 };
-    let mut value = 0_i64;
-    for (index, &byte) in field.iter().enumerate() {
-        let mut byte = byte ^ invert;
-        if index == 0 {
-            byte &= 0x7f;
-        }
-        value = value.checked_mul(256)?.checked_add(i64::from(byte))?;
-    }
-    Some(if negative { !value } else { value })
-}
-
-/// A PAX number: decimal digits only.
-fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// A PAX time: `[-]seconds[.fraction]`; the fraction is cut to nanoseconds, downwards.
-fn parse_time(text: &[u8]) -> Option<FileTime> {
-    let text = std::str::from_utf8(text).ok()?;
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let negative = whole.starts_with('-');
-    let digits = whole.strip_prefix('-').unwrap_or(whole);
-    if digits.is_empty() && fraction.is_empty()
-        || !digits.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit())
-    {
-        return None;
-    }
-    let seconds: i64 = if digits.is_empty() { 0 } else { digits.parse().ok()? };
-    let mut nanoseconds = 0_u32;
-    for index in 0..9 {
-        let digit = fraction.as_bytes().get(index).map_or(0, |digit| digit - b'0');
-        nanoseconds = nanoseconds * 10 + u32::from(digit);
-    }
-    Some(match (negative, nanoseconds) {
-        (false, _) => FileTime { seconds, nanoseconds },
-        (true, 0) => FileTime { seconds: -seconds, nanoseconds: 0 },
-        (true, _) => FileTime { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
-    })
-}
-
 /// The records of a PAX header: `LENGTH KEY=VALUE\n`, LENGTH counting itself. An empty value deletes.
 fn parse_pax(mut content: &[u8], offset: u64) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, LayerError> {
     let bad = |reason: &str| broken(offset, format!("malformed PAX header: {reason}"));
     let mut records = BTreeMap::new();
+    let (mut map, mut numbers) = (Vec::new(), 0_u64);
     while !content.is_empty() {
         let space = content.iter().take(20).position(|&b| b == b' ').ok_or_else(|| bad("no length"))?;
         let length = decimal(&content[..space])
@@ -513,12 +504,27 @@ fn parse_pax(mut content: &[u8], offset: u64) -> Result<BTreeMap<Vec<u8>, Vec<u8
         if key.contains(&0) {
             return Err(bad("a NUL in a key"));
         }
-        if value.is_empty() && !key.starts_with(b"SCHILY.xattr.") {
+        // Sparse files of form 0.0 repeat these; put together they are what form 0.1 has.
+        if matches!(key, b"GNU.sparse.offset" | b"GNU.sparse.numbytes") {
+            let wanted: &[u8] =
+                if numbers.is_multiple_of(2) { b"GNU.sparse.offset" } else { b"GNU.sparse.numbytes" };
+            if key != wanted || value.contains(&b',') {
+                return Err(bad("a map of a sparse file that is none"));
+            }
+            if numbers > 0 {
+                map.push(b',');
+            }
+            map.extend_from_slice(value);
+            numbers += 1;
+        } else if value.is_empty() && !key.starts_with(b"SCHILY.xattr.") {
             records.remove(key);
         } else {
             records.insert(key.to_vec(), value.to_vec());
         }
         content = rest;
+    }
+    if numbers > 0 {
+        records.insert(b"GNU.sparse.map".to_vec(), map);
     }
     Ok(records)
 }

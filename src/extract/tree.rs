@@ -4,23 +4,26 @@
 //! by the pool ([`super::files`]). So that order still means what the tar says, the paths of files in flight are
 //! remembered (as hashes) and an entry that touches one of them waits for all.
 //!
-//! Every directory is opened beneath the root without following any symlink, and every last component is
-//! made with `O_EXCL`, `mkdirat`, `symlinkat` or `linkat`; nothing is ever written through an existing name.
+//! A path may lead through symlinks of the layer, which mean what they mean inside ([`directories`]). Every directory
+//! is opened beneath the root without following any symlink, and every last component is made with `O_EXCL`,
+//! `mkdirat`, `symlinkat` or `linkat`; nothing is ever written through an existing name.
 
+mod directories;
 mod links;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_64_with_seed, xxh3_128};
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
+use self::directories::{Directories, Resolved, Unresolved};
 use super::Workers;
 use super::files::{Attributes, FileWriter, OVERRIDE_STAT, Stat, TYPE_DIRECTORY, TYPE_FILE, Xattrs};
 use super::record::{RecordEntry, RecordKind, RecordReader, RecordWriter, Totals};
-use super::tar::{Entry, EntryKind, Source, TarReader, show};
+use super::tar::{Data, Entry, EntryKind, MAX_PATH, Source, TarReader, show};
 use crate::error::LayerError;
 use crate::state::{LayerFacts, Ownership};
 use crate::sys::{self, Kind};
@@ -29,8 +32,6 @@ use crate::sys::{self, Kind};
 const SMALL_FILE: u64 = 64 * 1024;
 /// After so many paths in flight the calling thread waits for the pool, which bounds the memory for hashes.
 const MAX_IN_FLIGHT: usize = 16 * 1024;
-/// Memory for hard links whose target has not come yet, in bytes of their paths.
-const MAX_FORWARD_LINK_BYTES: usize = 8 << 20;
 /// Memory for hard links whose target is in flight, in bytes of their paths.
 const MAX_WAITING_LINK_BYTES: usize = 1 << 20;
 /// Bytes of a link that is remembered, beside its paths.
@@ -43,26 +44,20 @@ const RESERVED_XATTRS: [&[u8]; 4] =
 
 /// Writes one layer's tree.
 pub(super) struct TreeWriter<'w> {
-    root: Arc<OwnedFd>,
     files: FileWriter<'w>,
     record: RecordWriter<File>,
     totals: Totals,
+    directories: Directories,
 
     /// Hashes of paths whose files or links are not made yet.
     in_flight: HashSet<u64>,
     /// Hard links whose target is in flight: (target, path), made at the next wait.
-    waiting_links: Vec<(Vec<u8>, Vec<u8>)>,
-    waiting_bytes: usize,
-    /// Targets of hard links whose target has not come yet, by path: made at the end.
-    forward_links: BTreeMap<Vec<u8>, Vec<u8>>,
-    forward_bytes: usize,
-    /// Hashes of the paths of all directories made; a superset is harmless.
-    directories: HashSet<u64>,
+    links_in_flight: Vec<(Vec<u8>, Vec<u8>)>,
+    links_in_flight_bytes: usize,
+    /// Hard links whose target had not come, made at the end.
+    waiting: u64,
     /// Directories made that no entry had described.
     implicit: u64,
-    /// Open handles by path.
-    open: HashMap<Vec<u8>, Arc<OwnedFd>>,
-    seed: u64,
 }
 
 impl<'w> TreeWriter<'w> {
@@ -73,24 +68,20 @@ impl<'w> TreeWriter<'w> {
         ownership: Ownership,
         workers: &'w Workers,
     ) -> Result<Self, LayerError> {
-        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         let record = RecordWriter::new(record).map_err(record_failed)?;
+        let directories = Directories::new(root, workers.open_directories);
         let mut tree = Self {
-            root: Arc::new(root),
-            files: FileWriter::new(ownership, workers),
+            files: FileWriter::new(ownership, Arc::clone(&directories.spelling), workers),
             record,
             totals: Totals::default(),
+            directories,
             in_flight: HashSet::new(),
-            waiting_links: Vec::new(),
-            waiting_bytes: 0,
-            forward_links: BTreeMap::new(),
-            forward_bytes: 0,
-            directories: HashSet::new(),
+            links_in_flight: Vec::new(),
+            links_in_flight_bytes: 0,
+            waiting: 0,
             implicit: 0,
-            open: HashMap::new(),
-            seed,
         };
-        let root = Arc::clone(&tree.root);
+        let root = tree.directories.root();
         sys::remove_default_acl(root.as_fd()).map_err(|source| LayerError::Write {
             doing: "take the default ACL from",
             entry: ".".to_owned(),
@@ -103,11 +94,15 @@ impl<'w> TreeWriter<'w> {
     /// Writes one entry; a file's data is read from `source`.
     pub(super) fn entry(
         &mut self,
-        entry: &Entry,
+        mut entry: Entry,
         tar: &mut TarReader,
         source: &mut impl Source,
     ) -> Result<(), LayerError> {
         self.totals.entries += 1;
+        if let Some(path) = self.locate(&entry.path)? {
+            entry.path = path;
+        }
+        let entry = &entry;
         match &entry.kind {
             EntryKind::Directory => self.directory(entry),
             EntryKind::File { size } if *size <= SMALL_FILE => {
@@ -137,10 +132,10 @@ impl<'w> TreeWriter<'w> {
     /// Returns the totals, and whether the file system had no xattrs.
     pub(super) fn finish(mut self, tar_bytes: u64, facts: &LayerFacts) -> Result<(Totals, bool), LayerError> {
         self.wait()?;
-        self.make_forward_links()?;
+        self.make_waiting_links()?;
         self.totals.tar_bytes = tar_bytes;
         let record = self.record.finish(self.totals, facts).map_err(record_failed)?;
-        set_directory_times(self.root.as_fd(), record)?;
+        set_directory_times(self.directories.root().as_fd(), record)?;
         Ok((self.totals, self.files.no_xattrs()))
     }
 
@@ -150,19 +145,22 @@ impl<'w> TreeWriter<'w> {
         let (xattrs, stat) = (self.kept_xattrs(entry), Stat::of(entry, TYPE_DIRECTORY));
         if entry.path.is_empty() {
             let failed = |source| LayerError::Write { doing: "create", entry: ".".to_owned(), source };
-            sys::remove_user_xattrs(self.root.as_fd()).map_err(failed)?;
-            self.files.finish_directory(self.root.as_fd(), &entry.path, stat, &xattrs, false)?;
+            let root = self.directories.root();
+            sys::remove_user_xattrs(root.as_fd()).map_err(failed)?;
+            self.files.finish_directory(root.as_fd(), &entry.path, stat, &xattrs, false)?;
         } else {
             let (parent, name) = self.parent_of(&entry.path)?;
-            let hash = self.hash(&entry.path);
+            let hash = self.directories.hash(&entry.path);
             if self.in_flight.contains(&hash) {
                 self.wait()?;
             }
-            self.drop_forward_link(&entry.path);
             let failed = |source| LayerError::Write { doing: "create", entry: show(&entry.path), source };
             let fresh = match sys::make_directory(parent.as_fd(), name, stat.disk_mode()) {
                 Ok(()) => true,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if !self.directories.made.may_have(hash) {
+                        self.directories.spelling.check(parent.as_fd(), &entry.path)?;
+                    }
                     let existing = sys::metadata(parent.as_fd(), name).map_err(failed)?;
                     if existing.is_some_and(|existing| existing.kind == Kind::Directory) {
                         false
@@ -174,14 +172,14 @@ impl<'w> TreeWriter<'w> {
                 }
                 Err(error) => return Err(failed(error)),
             };
-            self.directories.insert(hash);
+            self.directories.made.insert(hash);
             let handle = sys::open_directory_beneath(parent.as_fd(), name).map_err(failed)?;
             if !fresh {
                 // What an earlier entry said of it counts no more.
                 sys::remove_user_xattrs(handle.as_fd()).map_err(failed)?;
             }
             self.files.finish_directory(handle.as_fd(), &entry.path, stat, &xattrs, fresh)?;
-            self.keep_open(&entry.path, Arc::new(handle));
+            self.directories.keep(&entry.path, Arc::new(handle));
         }
         self.remember(entry, RecordKind::Directory, stat.disk_mode(), Some(stat), xattrs)
     }
@@ -198,11 +196,11 @@ impl<'w> TreeWriter<'w> {
         self.make_way(&entry.path, directory.as_fd(), name)?;
         let content = self.files.collect(&entry.path, |arena| {
             loop {
-                let piece = tar.data(source)?;
-                if piece.is_empty() {
-                    return Ok(());
+                match tar.data(source)? {
+                    Data::Bytes(piece) => arena.extend_from_slice(piece),
+                    Data::Zeros(count) => arena.extend(std::iter::repeat_n(0, clamped(count))),
+                    Data::End => return Ok(()),
                 }
-                arena.extend_from_slice(piece);
             }
         })?;
         let hash = xxh3_128(self.files.content(&content));
@@ -227,12 +225,17 @@ impl<'w> TreeWriter<'w> {
         let mut file = self.files.create_large(directory.as_fd(), &entry.path, size, attributes)?;
         let mut hasher = Xxh3Default::new();
         loop {
-            let piece = tar.data(source)?;
-            if piece.is_empty() {
-                break;
+            match tar.data(source)? {
+                Data::Bytes(piece) => {
+                    hasher.update(piece);
+                    self.files.append(&mut file, piece)?;
+                }
+                Data::Zeros(count) => {
+                    hash_zeros(&mut hasher, count);
+                    self.files.skip(&mut file, count)?;
+                }
+                Data::End => break,
             }
-            hasher.update(piece);
-            self.files.append(&mut file, piece)?;
         }
         self.files.close(file)?;
         self.totals.content_bytes += size;
@@ -247,6 +250,7 @@ impl<'w> TreeWriter<'w> {
         let failed = |source| LayerError::Write { doing: "create", entry: show(&entry.path), source };
         match sys::make_symlink(directory.as_fd(), name, target) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.directories.spelling.check(directory.as_fd(), &entry.path)?;
                 sys::remove_file(directory.as_fd(), name).map_err(failed)?;
                 sys::make_symlink(directory.as_fd(), name, target).map_err(failed)?;
             }
@@ -262,40 +266,25 @@ impl<'w> TreeWriter<'w> {
     /// Makes sure that a non-directory can be made at `path`: nothing in flight has the path, no directory is
     /// there. A file, symlink or link that is there is replaced when the entry is made.
     fn make_way(&mut self, path: &[u8], directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), LayerError> {
-        let hash = self.hash(path);
+        let hash = self.directories.hash(path);
         if self.in_flight.contains(&hash) {
             self.wait()?;
         }
-        self.drop_forward_link(path);
-        if self.directories.contains(&hash) {
+        if self.directories.made.may_have(hash) {
             self.wait()?;
             sys::remove_tree(directory, name).map_err(|kept| LayerError::Write {
                 doing: "replace",
                 entry: show(path),
                 source: kept.into(),
             })?;
-            self.directories.remove(&hash);
-            self.open.clear();
-            // What was to be linked in there is replaced too. `0` is the byte after `/`.
-            let within = [path, b"/"].concat()..[path, b"0"].concat();
-            for link in self.forward_links.range(within).map(|(link, _)| link.clone()).collect::<Vec<_>>() {
-                self.drop_forward_link(&link);
-            }
+            self.directories.forget(hash);
         }
         Ok(())
     }
 
-    /// A later entry replaces a link of that name that is still to be made.
-    fn drop_forward_link(&mut self, path: &[u8]) {
-        if let Some(target) = self.forward_links.remove(path) {
-            self.forward_bytes -= target.len() + path.len() + LINK_BYTES;
-        }
-    }
-
     /// Remembers that the file at `path` is being written.
     fn now_in_flight(&mut self, path: &[u8]) -> Result<(), LayerError> {
-        let hash = self.hash(path);
-        self.in_flight.insert(hash);
+        self.in_flight.insert(self.directories.hash(path));
         if self.in_flight.len() >= MAX_IN_FLIGHT {
             self.wait()?;
         }
@@ -306,63 +295,109 @@ impl<'w> TreeWriter<'w> {
     fn wait(&mut self) -> Result<(), LayerError> {
         self.files.wait()?;
         self.in_flight.clear();
-        self.waiting_bytes = 0;
-        for (target, path) in std::mem::take(&mut self.waiting_links) {
-            if !self.make_link(&target, &path)? {
-                return Err(links::missing_target(&path, &target));
-            }
-        }
-        Ok(())
+        self.make_links_in_flight()
     }
 
     // ----------------------------------------------------------------------------------------- directories
 
+    /// The directory at `path`, in which no symlink is followed.
+    fn open_directory(&mut self, path: &[u8]) -> Result<io::Result<Arc<OwnedFd>>, LayerError> {
+        let opened = self.directories.open(path);
+        if !opened.as_ref().is_err_and(sys::is_descriptor_shortage) {
+            return Ok(opened);
+        }
+        // What is kept for later, and what waits for the pool, holds some.
+        self.directories.close();
+        self.wait()?;
+        Ok(self.directories.open(path))
+    }
+
+    /// The path of an entry without symlinks on its way, where it has any.
+    fn locate(&mut self, path: &[u8]) -> Result<Option<Vec<u8>>, LayerError> {
+        let (parent, name) = split(path);
+        if self.directories.is_kept(parent) {
+            return Ok(None);
+        }
+        match self.open_directory(parent)? {
+            Ok(_) => return self.check_parents(parent).map(|()| None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_not_a_directory(&error) => {}
+            Err(error) => return Err(parent_failed(path, error)),
+        }
+        let refuse = |reason: &str| LayerError::Entry { entry: show(path), reason: reason.to_owned() };
+        loop {
+            return match self.directories.resolve(parent, &self.in_flight) {
+                Ok(Resolved::InFlight) => {
+                    self.wait()?;
+                    continue;
+                }
+                Ok(Resolved::Path(parent, _)) if parent.len() + 1 + name.len() <= MAX_PATH => {
+                    Ok(Some(join(&parent, name)))
+                }
+                Ok(Resolved::Path(..)) | Err(Unresolved::TooLong) => {
+                    Err(refuse("its path leads through symlinks to one that is longer than any can be"))
+                }
+                Err(Unresolved::File) => Err(refuse("its parent is a file in the same layer")),
+                Err(Unresolved::Loop) => {
+                    Err(refuse("its path leads through too many symlinks, or in a circle of them"))
+                }
+                Err(Unresolved::Refused(error)) => Err(error),
+                Err(Unresolved::Failed(error)) => Err(parent_failed(path, error)),
+            };
+        }
+    }
+
+    /// Makes sure that the directory at `path` is there by that very name.
+    fn check_parents(&mut self, path: &[u8]) -> Result<(), LayerError> {
+        if self.directories.made.may_have(self.directories.hash(path)) {
+            return Ok(());
+        }
+        for prefix in ancestors(path) {
+            let (parent, _) = split(prefix);
+            let parent = self.directories.open(parent).map_err(|error| parent_failed(prefix, error))?;
+            self.directories.spelling.check(parent.as_fd(), prefix)?;
+        }
+        Ok(())
+    }
+
     /// The open parent directory of `path`, made if it is missing, and the last component.
     fn parent_of<'p>(&mut self, path: &'p [u8]) -> Result<(Arc<OwnedFd>, &'p [u8]), LayerError> {
         let (parent, name) = split(path);
-        if parent.is_empty() {
-            return Ok((Arc::clone(&self.root), name));
-        }
-        if let Some(directory) = self.open.get(parent) {
-            return Ok((Arc::clone(directory), name));
-        }
-        let mut opened = sys::open_directory_beneath(self.root.as_fd(), parent);
-        if opened.as_ref().is_err_and(sys::is_descriptor_shortage) {
-            // What is kept for later, and what waits for the pool, holds some.
-            self.open.clear();
-            self.wait()?;
-            opened = sys::open_directory_beneath(self.root.as_fd(), parent);
-        }
-        let opened = match opened {
+        let opened = match self.open_directory(parent)? {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let in_flight = ancestors(parent).any(|path| self.in_flight.contains(&self.hash(path)));
-                if in_flight {
+                let mut above = ancestors(parent);
+                if above.any(|path| self.in_flight.contains(&self.directories.hash(path))) {
                     self.wait()?;
                 }
-                self.make_parents(parent, path)?
+                let made = Arc::new(self.make_parents(parent, path)?);
+                self.directories.keep(parent, Arc::clone(&made));
+                made
             }
             other => other.map_err(|error| parent_failed(path, error))?,
         };
-        let opened = Arc::new(opened);
-        self.keep_open(parent, Arc::clone(&opened));
         Ok((opened, name))
     }
 
     fn make_parents(&mut self, parent: &[u8], path: &[u8]) -> Result<OwnedFd, LayerError> {
-        let mut directory = sys::open_directory_beneath(self.root.as_fd(), b"")
-            .map_err(|error| parent_failed(path, error))?;
+        let root = self.directories.root();
+        let mut directory =
+            sys::open_directory_beneath(root.as_fd(), b"").map_err(|error| parent_failed(path, error))?;
         for prefix in ancestors(parent) {
             let (_, name) = split(prefix);
             let made = match sys::make_directory(directory.as_fd(), name, IMPLICIT_DIRECTORY_MODE) {
                 Ok(()) => true,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if !self.directories.made.may_have(self.directories.hash(prefix)) {
+                        self.directories.spelling.check(directory.as_fd(), prefix)?;
+                    }
+                    false
+                }
                 Err(error) => return Err(parent_failed(path, error)),
             };
             directory = sys::open_directory_beneath(directory.as_fd(), name)
                 .map_err(|error| parent_failed(path, error))?;
             if made {
                 self.implicit += 1;
-                self.drop_forward_link(prefix);
                 self.implicit_directory(directory.as_fd(), prefix)?;
             }
         }
@@ -373,8 +408,7 @@ impl<'w> TreeWriter<'w> {
     fn implicit_directory(&mut self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<(), LayerError> {
         let stat = Stat { uid: 0, gid: 0, type_bits: TYPE_DIRECTORY, mode: IMPLICIT_DIRECTORY_MODE };
         self.files.finish_directory(directory, path, stat, &[], false)?;
-        let hash = self.hash(path);
-        self.directories.insert(hash);
+        self.directories.made.insert(self.directories.hash(path));
         let mut record = RecordEntry {
             path: path.to_vec(),
             kind: RecordKind::Directory,
@@ -384,13 +418,6 @@ impl<'w> TreeWriter<'w> {
         };
         self.add_owner_xattr(&mut record, stat);
         self.record.entry(&record).map_err(record_failed)
-    }
-
-    fn keep_open(&mut self, path: &[u8], directory: Arc<OwnedFd>) {
-        if self.open.len() >= self.files.open_directories() {
-            self.open.clear();
-        }
-        self.open.insert(path.to_vec(), directory);
     }
 
     // ----------------------------------------------------------------------------------------------- record
@@ -434,9 +461,18 @@ impl<'w> TreeWriter<'w> {
         self.totals.dropped_xattrs += (entry.xattrs.len() - kept.len()) as u64;
         kept
     }
+}
 
-    fn hash(&self, path: &[u8]) -> u64 {
-        xxh3_64_with_seed(path, self.seed)
+fn clamped(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+fn hash_zeros(hasher: &mut Xxh3Default, mut count: u64) {
+    const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
+    while count > 0 {
+        let zeros = clamped(count).min(ZEROS.len());
+        hasher.update(&ZEROS[..zeros]);
+        count -= zeros as u64;
     }
 }
 
@@ -468,6 +504,11 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// The path of `name` in the directory `parent`.
+pub(super) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
+}
+
 /// `a`, `a/b`, `a/b/c` of `a/b/c`.
 pub(super) fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let ends = path.iter().enumerate().filter(|&(_, &b)| b == b'/').map(|(index, _)| index);
@@ -480,10 +521,7 @@ fn is_not_a_directory(error: &io::Error) -> bool {
 
 fn parent_failed(path: &[u8], source: io::Error) -> LayerError {
     if is_not_a_directory(&source) {
-        LayerError::Entry {
-            entry: show(path),
-            reason: "its parent is a symlink or a file in the same layer".to_owned(),
-        }
+        LayerError::Entry { entry: show(path), reason: "its parent is a file in the same layer".to_owned() }
     } else {
         LayerError::Write { doing: "create the parent of", entry: show(path), source }
     }

@@ -1,23 +1,23 @@
 //! A tree on disk against its record, entry by entry: the mirror image of writing one.
 //!
-//! Two passes over the record and one over the tree. The first pass finds what describes each path in the end
-//! ([`model`]), the second one compares that with the disk, the walk finds what no item describes. Directories
-//! are opened beneath the root without following a symlink, only regular files are ever opened, content is
-//! hashed piece by piece: neither a tree that somebody has tampered with nor a large one costs more than the
-//! model and one buffer.
-
-mod model;
+//! The record is read several times: what describes each path in the end ([`Outcome`]), that compared with the disk,
+//! and the recorded directories listed for what no item describes. Directories are opened beneath the root without
+//! following a symlink, only regular files are ever opened, content is hashed piece by piece: neither a tree that
+//! somebody has tampered with nor a large one costs more than some bytes an entry, out of a budget that all layers
+//! which are compared at the same time share, and one buffer.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io::{self, Read as _};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
-use self::model::Model;
+use super::Budget;
+use super::outcome::{Outcome, Part, PathHash, each};
 use super::record::{RecordEntry, RecordKind, RecordReader, read_facts};
 use super::tar::show;
 use super::tree::split;
@@ -30,6 +30,16 @@ const MAX_TOLD: usize = 5;
 const BUFFER: usize = 128 * 1024;
 /// Directory handles kept for the entries to come.
 const MAX_OPEN_DIRECTORIES: usize = 16;
+/// Paths that are looked at together.
+const PATHS_AT_ONCE: u32 = 400_000;
+/// Memory for the outcomes of records, all layers together, in bytes. A layer that needs all of it is compared alone.
+const OUTCOMES: usize = 24 << 20;
+/// Bytes that an item, and a path that is looked at, take at most.
+const BYTES_PER_ITEM: usize = 12;
+const BYTES_PER_PATH: usize = 40;
+/// Bytes of entries kept whose inode has lost its first name.
+const ORPHAN_BYTES: usize = 1 << 20;
+static BUDGET: Budget = Budget::new(OUTCOMES);
 /// Where file systems end: what is later or earlier is kept as the nearest of these (ext4 and xfs, old and
 /// new, in seconds since the epoch).
 const CLAMPED_TIMES: [i64; 6] =
@@ -141,47 +151,51 @@ pub fn verify(root: &OwnedFd, record: &mut File, cancel: &Cancel) -> io::Result<
     if read_facts(record).is_none() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the layer record is cut off"));
     }
-    record.rewind()?;
-    let model = Model::read(&mut *record)?;
-    let shared = model.shared();
+    let record: &File = record;
+    let mut items = 0;
+    each(RecordReader::of(record)?, |item, _| items = item + 1)?;
+    let paths = items.min(PATHS_AT_ONCE) as usize;
+    let _held = BUDGET.hold(items as usize * BYTES_PER_ITEM + paths * BYTES_PER_PATH);
+    let outcome = Outcome::of(items, PATHS_AT_ONCE, || RecordReader::of(record))?;
+    let shared = outcome.shared();
+    let inodes = vec![None; shared.len()];
     let mut checker = Checker {
         root: root.as_fd(),
-        model: &model,
-        shared: &shared,
-        inodes: HashMap::new(),
-        replaced: HashMap::new(),
-        names: HashMap::new(),
+        outcome,
+        shared,
+        inodes,
+        orphans: HashMap::new(),
+        orphan_bytes: 0,
+        orphans_from: None,
         open: HashMap::new(),
         buffer: vec![0; BUFFER],
         found: Differences::default(),
         cancel,
     };
-    record.rewind()?;
-    let mut record = RecordReader::new(record)?;
-    let mut item = 0_u32;
-    while let Some(entry) = record.next_entry()? {
-        if cancel.is_cancelled() {
-            return Ok(checker.found);
-        }
-        checker.item(entry, item);
-        item = item.checked_add(1).ok_or_else(|| io::Error::other("too many entries"))?;
+    each(RecordReader::of(record)?, |item, entry| {
+        checker.item(&entry, item);
+        checker.orphan(entry, item, 0);
+    })?;
+    while let Some(from) = checker.orphans_from.take() {
+        checker.orphans.clear();
+        checker.orphan_bytes = 0;
+        each(RecordReader::of(record)?, |item, entry| checker.orphan(entry, item, from))?;
     }
-    checker.inodes_without_their_first_name();
-    checker.walk();
+    checker.added(record, items)?;
     Ok(checker.found)
 }
 
 struct Checker<'a> {
     root: BorrowedFd<'a>,
-    model: &'a Model,
-    /// Items whose inode has several names.
-    shared: &'a HashSet<u32>,
-    /// The inodes of those items, once one of their names was looked at.
-    inodes: HashMap<u32, u64>,
-    /// Of those items the ones that have lost their own name to a later entry.
-    replaced: HashMap<u32, RecordEntry>,
-    /// A name by which their inode is still to be found.
-    names: HashMap<u32, Vec<u8>>,
+    outcome: Outcome,
+    /// Items whose inode has several names, sorted, and their inodes once one of the names was looked at.
+    shared: Vec<u32>,
+    inodes: Vec<Option<NonZeroU64>>,
+    /// Items that have lost their own name, while their inode has others.
+    orphans: HashMap<u32, RecordEntry>,
+    orphan_bytes: usize,
+    /// The first such item for which there was no room.
+    orphans_from: Option<u32>,
     open: HashMap<Vec<u8>, Arc<OwnedFd>>,
     buffer: Vec<u8>,
     found: Differences,
@@ -189,38 +203,50 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn item(&mut self, entry: RecordEntry, item: u32) {
-        if self.model.find(&entry.path).is_none_or(|place| place.item != item) {
-            if self.shared.contains(&item) {
-                self.replaced.insert(item, entry);
-            }
+    fn item(&mut self, entry: &RecordEntry, item: u32) {
+        if self.cancel.is_cancelled() || !self.outcome.survivors.get(item) {
             return;
         }
-        let origin = self.model.origin(item);
+        let origin = self.outcome.origin(item);
         let changes = match &entry.kind {
-            RecordKind::HardLink { .. } => {
-                self.names.entry(origin).or_insert_with(|| entry.path.clone());
-                match self.look(&entry.path) {
-                    Err(change) => vec![change],
-                    Ok((_, found)) => self.same_inode(origin, &found),
-                }
-            }
-            _ => self.compare(&entry.path, &entry, Some(origin)),
+            // Nothing is there; in the record of a whole layer none is left.
+            RecordKind::WaitingLink { .. } => return,
+            RecordKind::HardLink { .. } => match self.look(&entry.path) {
+                Err(change) => vec![change],
+                Ok((_, found)) => self.same_inode(origin, &found),
+            },
+            _ => self.compare(&entry.path, entry, Some(origin)),
         };
         self.found.add(&entry.path, changes);
     }
 
-    /// A hard link may outlive the name it was made from: then its own name shows whether the content is right.
-    fn inodes_without_their_first_name(&mut self) {
-        let names = std::mem::take(&mut self.names);
-        for (item, entry) in std::mem::take(&mut self.replaced) {
-            if let Some(path) = names.get(&item) {
-                let mut changes = self.compare(path, &entry, None);
+    /// A hard link may outlive the name it was made from: then its own name shows whether the content is right. Items
+    /// before `from` were looked at before.
+    fn orphan(&mut self, entry: RecordEntry, item: u32, from: u32) {
+        if self.cancel.is_cancelled() {
+            return;
+        }
+        if let RecordKind::HardLink { .. } = entry.kind {
+            if self.outcome.survivors.get(item)
+                && let Some(first) = self.orphans.remove(&self.outcome.origin(item))
+            {
+                let mut changes = self.compare(&entry.path, &first, None);
                 // That it is gone was told.
                 changes.retain(|change| *change != Change::Removed);
-                self.found.add(path, changes);
+                self.found.add(&entry.path, changes);
             }
+            return;
         }
+        if item < from || self.outcome.survivors.get(item) || self.shared.binary_search(&item).is_err() {
+            return;
+        }
+        if self.orphan_bytes > ORPHAN_BYTES {
+            self.orphans_from.get_or_insert(item);
+            return;
+        }
+        let xattrs = entry.xattrs.iter().map(|(name, value)| name.len() + value.len() + 64).sum::<usize>();
+        self.orphan_bytes += entry.path.len() + xattrs + size_of::<RecordEntry>();
+        self.orphans.insert(item, entry);
     }
 
     /// What is at `path`, with its open parent.
@@ -254,11 +280,13 @@ impl Checker<'_> {
     }
 
     fn same_inode(&mut self, origin: u32, found: &Metadata) -> Vec<Change> {
-        match self.inodes.get(&origin) {
-            Some(inode) if *inode != found.inode => vec![Change::HardLink],
+        let Ok(position) = self.shared.binary_search(&origin) else { return Vec::new() };
+        let inode = NonZeroU64::new(found.inode);
+        match self.inodes[position] {
+            Some(_) if self.inodes[position] != inode => vec![Change::HardLink],
             Some(_) => Vec::new(),
             None => {
-                self.inodes.insert(origin, found.inode);
+                self.inodes[position] = inode;
                 Vec::new()
             }
         }
@@ -275,13 +303,15 @@ impl Checker<'_> {
             RecordKind::File { .. } => Kind::File,
             RecordKind::Directory => Kind::Directory,
             // A hard link is never compared by itself.
-            RecordKind::Symlink { .. } | RecordKind::HardLink { .. } => Kind::Symlink,
+            RecordKind::Symlink { .. } | RecordKind::HardLink { .. } | RecordKind::WaitingLink { .. } => {
+                Kind::Symlink
+            }
         };
         if found.kind != expected {
             return vec![Change::Kind];
         }
         let mut changes = Vec::new();
-        if let Some(origin) = origin.filter(|origin| self.shared.contains(origin)) {
+        if let Some(origin) = origin {
             changes.extend(self.same_inode(origin, &found));
         }
         if found.kind != Kind::Symlink && found.mode != entry.mode {
@@ -299,7 +329,7 @@ impl Checker<'_> {
                 .and_then(|opened| compare_xattrs(opened.as_fd(), entry)),
             RecordKind::Symlink { target } => sys::read_link(directory.as_fd(), name)
                 .map(|text| if text == *target { Vec::new() } else { vec![Change::LinkText] }),
-            RecordKind::HardLink { .. } => Ok(Vec::new()),
+            RecordKind::HardLink { .. } | RecordKind::WaitingLink { .. } => Ok(Vec::new()),
         };
         match more {
             Ok(more) => changes.extend(more),
@@ -356,34 +386,53 @@ impl Checker<'_> {
         Ok(hasher.digest128())
     }
 
-    /// Finds what no item describes. Only directories of the record are entered, so the tree's depth is bounded
-    /// by the record's.
-    fn walk(&mut self) {
-        let mut todo = vec![Vec::new()];
-        while let Some(path) = todo.pop() {
-            if self.cancel.is_cancelled() {
-                return;
-            }
-            let (model, found) = (self.model, &mut self.found);
-            let visited = sys::open_directory_beneath(self.root, &path).and_then(|directory| {
-                sys::each_entry(directory.as_fd(), |name, is_directory| {
-                    let mut below = path.clone();
-                    if !below.is_empty() {
-                        below.push(b'/');
-                    }
-                    below.extend_from_slice(name);
-                    match model.find(&below) {
-                        None => found.add(&below, vec![Change::Added]),
-                        // One that should be no directory was told when it was compared.
-                        Some(place) if place.directory && is_directory => todo.push(below),
-                        Some(_) => {}
-                    }
-                    true
-                })
-            });
-            if let Err(error) = visited {
-                self.found.add(&path, vec![Change::Unreadable(error.to_string())]);
-            }
+    /// Finds what no item describes. Only directories of the record are listed, so the tree's depth is bounded by the
+    /// record's.
+    fn added(&mut self, record: &File, items: u32) -> io::Result<()> {
+        let hashes = PathHash::new();
+        for part in Part::all(items, PATHS_AT_ONCE) {
+            let mut known = HashSet::new();
+            each(RecordReader::of(record)?, |item, entry| {
+                let hash = hashes.of(&entry.path);
+                if self.outcome.survivors.get(item) && part.has(hash) {
+                    known.insert(hash);
+                }
+            })?;
+            each(RecordReader::of(record)?, |item, entry| {
+                if entry.kind == RecordKind::Directory && self.outcome.survivors.get(item) {
+                    self.list(&entry.path, hashes.of(&entry.path), part, &known);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Tells what is in a directory and in a part of all paths, but not among those that are known.
+    fn list(&mut self, path: &[u8], hash: u64, part: Part, known: &HashSet<u64>) {
+        if self.cancel.is_cancelled() {
+            return;
+        }
+        let found = &mut self.found;
+        let visited = sys::open_directory_beneath(self.root, path).and_then(|directory| {
+            sys::each_entry(directory.as_fd(), |name, _| {
+                let below = PathHash::below(hash, name);
+                if part.has(below) && !known.contains(&below) {
+                    let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+                    found.add(&[path, slash, name].concat(), vec![Change::Added]);
+                }
+                true
+            })
+        });
+        // A directory that is none any more was told when it was compared.
+        let gone = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+                || sys::is_symlink_refusal(error)
+        };
+        if let Err(error) = visited
+            && part.is_first()
+            && !gone(&error)
+        {
+            self.found.add(path, vec![Change::Unreadable(error.to_string())]);
         }
     }
 }

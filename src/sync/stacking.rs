@@ -219,7 +219,9 @@ fn looks(entry: &RecordEntry) -> u64 {
         RecordKind::Directory => return DIRECTORY,
         RecordKind::File { size, hash } => (0, size, hash).hash(&mut hasher),
         RecordKind::Symlink { target } => (1, target).hash(&mut hasher),
-        RecordKind::HardLink { target } => (2, target).hash(&mut hasher),
+        RecordKind::HardLink { target } | RecordKind::WaitingLink { target } => {
+            (2, target).hash(&mut hasher);
+        }
     }
     (entry.mode, &entry.xattrs).hash(&mut hasher);
     hasher.finish().max(DIRECTORY + 1)

@@ -95,6 +95,19 @@ def layers():
     write("layer", "link-in-replaced-directory.tar", tar([
         ("dir", "d"), ("link", "d/l", "later"), ("file", "d", b"now a file"), ("file", "later", b"x")]))
     for name, entries in {
+        "waiting-link-takes-a-name": [
+            ("link", "b", "a"), ("symlink", "a", "x"), ("link", "a", "c"), ("file", "c", b"content")],
+        "waiting-link-takes-a-name-exchanged": [
+            ("link", "a", "b"), ("symlink", "b", "x"), ("link", "b", "c"), ("file", "c", b"content")],
+        "waiting-links-to-symlinks": [
+            ("link", "c/x", "a"), ("symlink", "a", "a"), ("link", "a", "b/x/z"), ("symlink", "b/x/z", "b")],
+        "waiting-link-takes-a-directory": [
+            ("dir", "a"), ("file", "a/x", b"old"), ("link", "a", "c"), ("file", "a/y", b"y"), ("file", "c", b"x")],
+        "through-symlinks": [
+            ("symlink", "lib", "/usr/../usr/lib"), ("file", "lib/x", b"x"), ("link", "lib/y", "lib/x"),
+            ("file", "lib/.wh.z"), ("dir", "lib"), ("file", "lib/x", b"y"), ("symlink", "loop", "loop"),
+            ("file", "usr/w", b"w")],
+        "through-a-loop": [("symlink", "a", "b"), ("symlink", "b", "a"), ("file", "a/x", b"x")],
         "escape-dots": [("file", "../outside/new", b"x")],
         "escape-symlink": [("symlink", "s", "../outside"), ("file", "s/precious", b"gotcha")],
         "escape-symlink-chain": [("symlink", "a", "b"), ("symlink", "b", "../outside"), ("file", "a/precious", b"x")],
@@ -122,14 +135,40 @@ def layers():
     write("layer", "prefix.tar", header(b"name", prefix=b"some/where") + bytes(1024))
     write("layer", "v7.tar", header(b"old", b"\0", magic=bytes(8)) + header(b"dir/", b"\0", magic=bytes(8)) + bytes(1024))
     write("layer", "sparse-gnu.tar", header(b"s", b"S", magic=b"ustar  \0") + bytes(1024))
+    write("layer", "sparse-1.0.tar", sparse({"major": "1", "minor": "0", "name": "s", "realsize": "100000"},
+                                            padded(b"2\n0\n5\n90000\n5\n") + b"firstlast!"))
+    write("layer", "sparse-0.1.tar", sparse({"size": "3000", "numblocks": "2", "map": "0,5,2000,5"}, b"firstlast!"))
+    write("layer", "sparse-0.0.tar", sparse([("size", "3000"), ("numblocks", "2"), ("offset", "0"), ("numbytes", "5"),
+                                             ("offset", "2000"), ("numbytes", "5")], b"firstlast!"))
+    write("layer", "sparse-overlap.tar", sparse({"size": "9", "numblocks": "2", "map": "0,5,3,5"}, b"firstlast!"))
+    old = bytearray(header(b"s", b"S", size=b"%011o\0" % 10, magic=b"ustar  \0"))
+    for place, value in ((386, 0), (398, 5), (410, 2000), (422, 5), (483, 3000)):
+        old[place:place + 12] = b"%011o\0" % value
+    old[148:156] = b" " * 8
+    old[148:156] = b"%06o\0 " % sum(old)
+    write("layer", "sparse-old-gnu.tar", bytes(old) + padded(b"firstlast!") + bytes(1024))
+    # A window of 128 MiB, and one that nobody decodes.
+    write("layer", "window-128-mib.tar.zst", b"".join(zstd_raw(part, 17 << 3) for part in (plain[:512], plain[512:])))
+    write("layer", "window-2-gib.tar.zst", zstd_raw(plain, 21 << 3))
     write("layer", "no-end.tar", header(b"a") + header(b"b", size=b"%011o\0" % 3) + b"abc")
     write("layer", "after-the-end.tar", header(b"a") + bytes(1024) + header(b"b") + b"garbage")
     write("layer", "empty.tar", bytes(1024))
     write("layer", "nothing", b"")
 
 
-def zstd_raw(data):
-    frame = b"\x28\xb5\x2f\xfd\x00\x58"  # magic, no content size, a window of 2 MiB
+def sparse(records, data):
+    items = records.items() if isinstance(records, dict) else records
+    body = b""
+    for key, value in items:
+        rest = f" GNU.sparse.{key}={value}\n".encode()
+        length = len(rest) + 2
+        body += b"%d" % (length if length < 100 else length + 1) + rest
+    return (header(b"p", b"x", b"%011o\0" % len(body)) + padded(body) +
+            header(b"s", size=b"%011o\0" % len(data)) + padded(data) + bytes(1024))
+
+
+def zstd_raw(data, window=0x58):
+    frame = b"\x28\xb5\x2f\xfd\x00" + bytes([window])  # magic, no content size, a window of 2 MiB
     for start in range(0, len(data), 1 << 16):
         block = data[start:start + (1 << 16)]
         last = start + len(block) == len(data)

@@ -58,6 +58,7 @@ fn error_of(output: &Output, reference: &str) -> Option<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_stream_is_whole_or_refused_whatever_its_label_says() {
     let mut number = 0;
     // Each stream is of another tar: one blob is fetched and judged once.
@@ -133,7 +134,35 @@ fn a_stream_is_whole_or_refused_whatever_its_label_says() {
     add("gzip at the end of zstd", &|tar| [zstd_of(tar), gzip(tar)].concat(), ZSTD, Some("zstd"));
     add("zstd magic only", &|tar| zstd_of(tar)[..4].to_vec(), ZSTD, Some("zstd"));
     add("a window of 8 MiB", &|tar| zstd_window(tar, 23), ZSTD, None);
-    add("a window of 128 MiB", &|tar| zstd_window(tar, 27), ZSTD, Some("zstd"));
+    add("a window of 128 MiB", &|tar| zstd_window(tar, 27), ZSTD, None);
+    add("a window of 256 MiB", &|tar| zstd_window(tar, 28), ZSTD, Some("window"));
+    add(
+        "windows of several frames",
+        &|tar| {
+            [zstd_window(&tar[..600], 27), zstd_window(&tar[600..9000], 10), zstd_window(&tar[9000..], 26)]
+                .concat()
+        },
+        ZSTD,
+        None,
+    );
+    add(
+        "a large window in a later frame",
+        &|tar| [zstd_of(&tar[..600]), zstd_window(&tar[600..], 28)].concat(),
+        ZSTD,
+        Some("window"),
+    );
+    add(
+        "a dictionary",
+        &|tar| {
+            let mut frame = zstd_window(tar, 20);
+            // The descriptor says that an ID of one byte follows the window.
+            frame[4] |= 1;
+            frame.insert(6, 9);
+            frame
+        },
+        ZSTD,
+        Some("dictionary"),
+    );
     add("gzip called zstd", &gzip, ZSTD, None);
     add("zstd called gzip", &zstd_of, GZIP, None);
     add("plain called gzip", &<[u8]>::to_vec, GZIP, None);

@@ -244,6 +244,7 @@ fn sha512_is_as_good_as_sha256() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn documents_that_are_no_image_are_refused() {
     let mut cases = Cases::default();
     let deep = |open: &str, close: &str| format!("{}{}", open.repeat(50_000), close.repeat(50_000));

@@ -63,8 +63,12 @@ fn huge_file(name: &str, count: usize, suffix: &str, pack: impl Fn(&[u8]) -> Vec
 
 /// A zstd frame that makes its reader keep a window of 8 MiB, as `zstd -19` does.
 fn zstd_of_a_large_window(bytes: &[u8]) -> Vec<u8> {
+    zstd_of_a_window(bytes, 23)
+}
+
+fn zstd_of_a_window(bytes: &[u8], log: u32) -> Vec<u8> {
     let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
-    encoder.set_parameter(zstd::stream::raw::CParameter::WindowLog(23)).unwrap();
+    encoder.set_parameter(zstd::stream::raw::CParameter::WindowLog(log)).unwrap();
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
@@ -119,6 +123,49 @@ fn several_big_layers_at_once_share_the_budget() {
         .collect();
     let sandbox = apply_bounded(&Image::new(&layers));
     assert_eq!(sandbox.extracted().len(), 6);
+}
+
+/// The first frame says that little memory is wanted, and the later ones want much.
+#[test]
+fn the_windows_of_all_frames_share_the_budget() {
+    for (log, more) in [(24, 0), (26, 64 << 10)] {
+        let pack = |bytes: &[u8]| zstd_of_a_window(bytes, if bytes.len() < STEP { 10 } else { log });
+        // Steps of other lengths, so that windows are filled.
+        let layers: Vec<Layer> =
+            (0..6).map(|number| huge_file(&format!("big-{number}"), 4, "zstd", pack)).collect();
+        let sandbox = Sandbox::new();
+        let registry = FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(&layers)));
+        sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+        let output = sandbox.measured("apply").timeout(Duration::from_secs(180)).run().success();
+        let peak = output.peak_kib();
+        assert!(peak <= PEAK + more, "{} MiB at peak with windows of 2^{log}", peak / 1024);
+    }
+}
+
+/// What a record of so many hard links takes: one that was made by hand, since making the links takes longer than
+/// looking at them.
+#[test]
+fn verifying_very_many_hard_links_takes_no_more_memory_than_a_few() {
+    let count = setting("MSB_SYNC_TEST_MANY_LINKS", 1_200_000);
+    let sandbox = apply_bounded(&Image::new(&[Layer::of(&[file("f", "x")])]));
+    let records = sandbox.layers().join("../.layers.msb-sync/records");
+    let record = std::fs::read_dir(records).unwrap().next().unwrap().unwrap().path();
+    let old = std::fs::read(&record).unwrap();
+    let facts = &old[old.len() - 200..];
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.write_all(b"msb-sync layer record 1\n").unwrap();
+    // A file `f`; then links, whose paths are eight digits and share nothing with the path before.
+    encoder.write_all(&[&[1, 0, 1, b'f', 0xa4, 3, 0, 0, 1][..], &[0; 16]].concat()).unwrap();
+    for number in 0..count {
+        encoder.write_all(&[4, 0, 8]).unwrap();
+        encoder.write_all(format!("{number:08}").as_bytes()).unwrap();
+        encoder.write_all(&[0, 0, 0, 1, b'f']).unwrap();
+    }
+    encoder.write_all(&[0, 1, 1, 1, 0]).unwrap();
+    std::fs::write(&record, [&encoder.finish().unwrap(), facts].concat()).unwrap();
+    let output = sandbox.measured("verify").timeout(Duration::from_secs(600)).run().code(1);
+    assert!(output.stdout.contains("00000000: removed"), "{output}");
+    assert!(output.peak_kib() <= PEAK, "{} MiB at peak\n{output}", output.peak_kib() / 1024);
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub(super) const PIECE: usize = 512 * 1024;
 pub(super) const ALIGNMENT: usize = 4096;
 /// Files of at least so many bytes bypass the page cache.
 const DIRECT_FROM: u64 = 1 << 20;
+/// Zeros that are written rather than left out: a hole has its price too.
+const HOLE_FROM: u64 = 64 * 1024;
 
 /// A large file while its content comes.
 pub(in crate::extract) struct LargeFile {
@@ -26,6 +28,8 @@ pub(in crate::extract) struct LargeFile {
     filled: usize,
     /// Bytes cut off as pieces.
     offset: u64,
+    /// Whether something was left out.
+    has_holes: bool,
 }
 
 impl LargeFile {
@@ -40,7 +44,7 @@ impl LargeFile {
             holders: AtomicUsize::new(1),
             tail: Mutex::default(),
         };
-        Self { target: Arc::new(target), piece, filled: 0, offset: 0 }
+        Self { target: Arc::new(target), piece, filled: 0, offset: 0, has_holes: false }
     }
 
     /// Adds as many of `bytes` as there is room for, and returns the rest.
@@ -49,6 +53,27 @@ impl LargeFile {
         self.piece.bytes()[self.filled..self.filled + now.len()].copy_from_slice(now);
         self.filled += now.len();
         later
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.filled == 0
+    }
+
+    /// Bytes until the next offset from which direct writes can go on; never 0.
+    pub(super) fn until_aligned(&self) -> usize {
+        ALIGNMENT - self.filled % ALIGNMENT
+    }
+
+    /// How many of `count` zeros can be left out here.
+    pub(super) fn can_skip(&self, count: u64) -> u64 {
+        let aligned = self.filled.is_multiple_of(ALIGNMENT);
+        if aligned && count >= HOLE_FROM { count - count % ALIGNMENT as u64 } else { 0 }
+    }
+
+    /// Leaves out `count` zeros; nothing may be in the buffer.
+    pub(super) fn leave_out(&mut self, count: u64) {
+        self.offset += count;
+        self.has_holes = true;
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -66,7 +91,8 @@ impl LargeFile {
     pub(super) fn end(mut self) -> PieceJob {
         let whole = self.filled - self.filled % ALIGNMENT;
         let bytes = self.piece.bytes()[whole..self.filled].to_vec();
-        *lock(&self.target.tail) = Tail { offset: self.offset + whole as u64, bytes };
+        let length = self.has_holes.then_some(self.offset + self.filled as u64);
+        *lock(&self.target.tail) = Tail { offset: self.offset + whole as u64, bytes, length };
         let piece = std::mem::take(&mut self.piece);
         let job = self.job(piece, whole);
         // The file itself is held no more, the job still holds it.
@@ -119,6 +145,8 @@ struct Target {
 struct Tail {
     offset: u64,
     bytes: Vec<u8>,
+    /// Bytes of the whole file, if it may end with a hole.
+    length: Option<u64>,
 }
 
 impl Target {
@@ -155,6 +183,9 @@ impl Target {
                 self.end_direct()?;
             }
             self.write(&tail.bytes, tail.offset)?;
+        }
+        if let Some(length) = tail.length {
+            self.file.set_len(length).map_err(|error| write_failed(&self.path, error))?;
         }
         shared.finish_file(&self.file, &self.path, &self.attributes)
     }

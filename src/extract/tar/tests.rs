@@ -75,11 +75,11 @@ fn read_in(archive: &[u8], piece: usize) -> Result<Vec<(Entry, Vec<u8>)>, LayerE
     while let Some(entry) = reader.next_entry(&mut source)? {
         let mut data = Vec::new();
         loop {
-            let piece = reader.data(&mut source)?;
-            if piece.is_empty() {
-                break;
+            match reader.data(&mut source)? {
+                Data::Bytes(piece) => data.extend_from_slice(piece),
+                Data::Zeros(count) => data.resize(data.len() + usize::try_from(count).unwrap(), 0),
+                Data::End => break,
             }
-            data.extend_from_slice(piece);
         }
         entries.push((entry, data));
     }

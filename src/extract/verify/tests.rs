@@ -104,7 +104,7 @@ fn every_kind_of_change_is_found_and_named() {
                 fs::remove_file(l.join("first")).unwrap();
                 fs::copy(l.join("usr/late"), l.join("first")).unwrap();
             },
-            "usr/late: hard link broken",
+            "first: hard link broken",
         ),
         (
             |l| {

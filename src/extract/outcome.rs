@@ -1,0 +1,299 @@
+//! A record played back: which of its items describe the tree in the end, and which are names of one inode.
+//!
+//! The record says what was done, one thing after the other, so nothing is decided here: the last item of a path
+//! counts, unless an item above it took everything away later. Memory is bounded whatever the record: a bit an
+//! item, four bytes an item where there are hard links, and paths as 64-bit hashes, a part of all paths at a time
+//! and the record read once more for each part. Two of a million paths share a hash once in forty million layers.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::record::{RecordEntry, RecordKind, RecordReader};
+
+/// Marks an item that is no hard link, or one of an unknown inode.
+const NONE: u32 = u32::MAX;
+
+/// Hashes of paths, with a seed that nobody outside knows. A path's hash is made from that of its parent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PathHash {
+    seed: u64,
+}
+
+impl PathHash {
+    pub(super) fn new() -> Self {
+        Self { seed: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) }
+    }
+
+    pub(super) fn of(self, path: &[u8]) -> u64 {
+        self.along(path).last().unwrap_or(self.seed)
+    }
+
+    /// Of `a`, `a/b` and `a/b/c` for `a/b/c`.
+    fn along(self, path: &[u8]) -> impl Iterator<Item = u64> {
+        let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
+        names.scan(self.seed, |hash, name| {
+            *hash = Self::below(*hash, name);
+            Some(*hash)
+        })
+    }
+
+    /// Of the path `name` in the directory whose path has `parent`.
+    pub(super) fn below(parent: u64, name: &[u8]) -> u64 {
+        xxh3_64_with_seed(name, parent)
+    }
+}
+
+/// One of several equal parts of all hashes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    number: u64,
+    of: u64,
+}
+
+impl Part {
+    /// The parts of `count` hashes, so that each has about `at_once` at most.
+    pub(super) fn all(count: u32, at_once: u32) -> impl Iterator<Item = Self> {
+        let of = u64::from(count) / u64::from(at_once) + 1;
+        (0..of).map(move |number| Self { number, of })
+    }
+
+    pub(super) fn has(self, hash: u64) -> bool {
+        (u128::from(hash) * u128::from(self.of)) >> 64 == u128::from(self.number)
+    }
+
+    pub(super) fn is_first(self) -> bool {
+        self.number == 0
+    }
+}
+
+/// A bit an item.
+#[derive(Debug, Default)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    fn new(count: u32) -> Self {
+        Self(vec![0; count as usize / 64 + 1])
+    }
+
+    pub(super) fn get(&self, item: u32) -> bool {
+        self.0.get(item as usize / 64).is_some_and(|word| word >> (item % 64) & 1 == 1)
+    }
+
+    fn set(&mut self, item: u32) {
+        if let Some(word) = self.0.get_mut(item as usize / 64) {
+            *word |= 1 << (item % 64);
+        }
+    }
+
+    pub(super) fn clear(&mut self, item: u32) {
+        if let Some(word) = self.0.get_mut(item as usize / 64) {
+            *word &= !(1 << (item % 64));
+        }
+    }
+}
+
+/// Calls `visit` with each item of a record and its number.
+pub(super) fn each(
+    record: RecordReader<impl Read>,
+    mut visit: impl FnMut(u32, RecordEntry),
+) -> io::Result<()> {
+    let mut record = record;
+    let mut item = 0_u32;
+    while let Some(entry) = record.next_entry()? {
+        visit(item, entry);
+        item = item.checked_add(1).ok_or_else(|| io::Error::other("too many entries"))?;
+    }
+    Ok(())
+}
+
+/// What a record amounts to.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// The items that describe their path in the end.
+    pub(super) survivors: Bits,
+    /// By item: the one that brought the inode of a hard link.
+    origins: Vec<u32>,
+    hashes: PathHash,
+}
+
+/// The last item of a path so far.
+#[derive(Clone, Copy)]
+struct Last {
+    item: u32,
+    directory: bool,
+}
+
+impl Outcome {
+    /// Plays back a record of `items`, which `open` opens as often as it takes; `at_once` paths are looked at together.
+    ///
+    /// # Errors
+    /// The record is damaged, or ends before its end mark.
+    pub(super) fn of<R: Read>(
+        items: u32,
+        at_once: u32,
+        mut open: impl FnMut() -> io::Result<RecordReader<R>>,
+    ) -> io::Result<Self> {
+        let hashes = PathHash::new();
+        let mut outcome = Self { survivors: Bits::new(items), origins: Vec::new(), hashes };
+        let mut emptying = Bits::new(items);
+        let mut emptied = 0;
+        for part in Part::all(items, at_once) {
+            let mut places: HashMap<u64, Last> = HashMap::new();
+            each(open()?, |item, entry| {
+                emptied += u32::from(outcome.put(&mut places, part, item, &entry, &mut emptying));
+            })?;
+            for last in places.values() {
+                outcome.survivors.set(last.item);
+            }
+        }
+        for item in 0..outcome.origins.len() {
+            // The target's item is an earlier one, and knows its own origin already.
+            let target = outcome.origins[item];
+            if let Some(&origin) = outcome.origins.get(target as usize).filter(|&&origin| origin != NONE) {
+                outcome.origins[item] = origin;
+            }
+        }
+        if emptied > 0 {
+            for part in Part::all(emptied, at_once) {
+                outcome.take_away(part, &emptying, &mut open)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Takes in an item; whether it takes away what is below its path.
+    fn put(
+        &mut self,
+        places: &mut HashMap<u64, Last>,
+        part: Part,
+        item: u32,
+        entry: &RecordEntry,
+        emptying: &mut Bits,
+    ) -> bool {
+        let hash = self.hashes.of(&entry.path);
+        if let RecordKind::HardLink { target } = &entry.kind {
+            let target = self.hashes.of(target);
+            if part.has(target) {
+                if self.origins.len() <= item as usize {
+                    self.origins.resize(item as usize + 1, NONE);
+                }
+                // One that nothing had the name of is an inode of its own.
+                self.origins[item as usize] = places.get(&target).map_or(item, |last| last.item);
+            }
+        }
+        if !part.has(hash) {
+            return false;
+        }
+        let old = places.get(&hash).copied();
+        // A link to itself that waits changes nothing where its name is taken.
+        if old.is_some() && matches!(&entry.kind, RecordKind::WaitingLink { target } if *target == entry.path)
+        {
+            return false;
+        }
+        let directory = entry.kind == RecordKind::Directory;
+        places.insert(hash, Last { item, directory });
+        let empties = !directory && old.is_some_and(|old| old.directory);
+        if empties {
+            emptying.set(item);
+        }
+        empties
+    }
+
+    /// Finds out which items went with a directory above them.
+    fn take_away<R: Read>(
+        &mut self,
+        part: Part,
+        emptying: &Bits,
+        open: &mut impl FnMut() -> io::Result<RecordReader<R>>,
+    ) -> io::Result<()> {
+        let mut emptied: HashMap<u64, u32> = HashMap::new();
+        let hashes = self.hashes;
+        each(open()?, |item, entry| {
+            if emptying.get(item) {
+                let hash = hashes.of(&entry.path);
+                if part.has(hash) {
+                    emptied.insert(hash, item);
+                }
+            }
+        })?;
+        each(open()?, |item, entry| {
+            let mut above = hashes.along(&entry.path).filter_map(|hash| emptied.get(&hash));
+            if above.any(|&by| by > item) {
+                self.survivors.clear(item);
+            }
+        })
+    }
+
+    /// The item that brought the inode of `item`: itself, unless it is a hard link.
+    pub(super) fn origin(&self, item: u32) -> u32 {
+        self.origins.get(item as usize).copied().filter(|&origin| origin != NONE).unwrap_or(item)
+    }
+
+    /// The items that brought an inode which has a hard link in the end, sorted.
+    pub(super) fn shared(&self) -> Vec<u32> {
+        let count = u32::try_from(self.origins.len()).unwrap_or(NONE);
+        let mut shared = Bits::new(count);
+        for (&origin, item) in self.origins.iter().zip(0..count) {
+            if origin != NONE && self.survivors.get(item) {
+                shared.set(origin);
+            }
+        }
+        (0..count).filter(|&item| shared.get(item)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::digest::{Algorithm, DiffId};
+    use crate::extract::record::{RecordWriter, Totals};
+    use crate::state::LayerFacts;
+
+    fn entry() -> impl Strategy<Value = RecordEntry> {
+        let path = || proptest::sample::select(vec!["a", "b", "c", "a/x", "a/x/y", "b/x", "c/x"]);
+        let bytes = |path: &str| path.as_bytes().to_vec();
+        let kind = prop_oneof![
+            Just(RecordKind::Directory),
+            Just(RecordKind::File { size: 0, hash: 0 }),
+            path().prop_map(move |path| RecordKind::HardLink { target: bytes(path) }),
+            path().prop_map(move |path| RecordKind::WaitingLink { target: bytes(path) }),
+        ];
+        (path(), kind).prop_map(move |(path, kind)| RecordEntry {
+            path: bytes(path),
+            kind,
+            mode: 0,
+            modified: None,
+            xattrs: Vec::new(),
+        })
+    }
+
+    proptest! {
+        /// A part of all paths at a time leads to the same as all of them together.
+        #[test]
+        fn it_does_not_matter_how_many_paths_are_looked_at_together(
+            entries in proptest::collection::vec(entry(), 0..20),
+        ) {
+            let mut writer = RecordWriter::new(Vec::new()).unwrap();
+            for entry in &entries {
+                writer.entry(entry).unwrap();
+            }
+            let facts = LayerFacts { diff_id: DiffId::of(Algorithm::Sha256, b""), size: 0 };
+            let record = writer.finish(Totals::default(), &facts).unwrap();
+            let items = u32::try_from(entries.len()).unwrap();
+            let of = |at_once| {
+                let outcome = Outcome::of(items, at_once, || RecordReader::new(&record[..])).unwrap();
+                let survivors: Vec<bool> = (0..items).map(|item| outcome.survivors.get(item)).collect();
+                let origins: Vec<u32> = (0..items).map(|item| outcome.origin(item)).collect();
+                (survivors, origins, outcome.shared())
+            };
+            let together = of(100);
+            for at_once in 1..4 {
+                prop_assert_eq!(of(at_once), together.clone());
+            }
+        }
+    }
+}
