@@ -164,15 +164,16 @@ fn end_oldest(open: &mut VecDeque<JoinHandle<()>>) {
 }
 
 async fn serve(stream: TcpStream, site: Arc<Site>) {
+    // The crate writes the date, and panics where the clock is set before 1970 or after the year 9999.
+    if !SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|time| time.as_secs() < YEAR_10000) {
+        return;
+    }
     let service = service_fn(|request| {
         let response = answer(&request, &site);
         async { Ok::<_, Infallible>(response) }
     });
-    // The crate panics where the clock is set before 1970 or after the year 9999.
-    let dated = SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|time| time.as_secs() < YEAR_10000);
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
-        .auto_date_header(dated)
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD)
         .keep_alive(false)
