@@ -439,12 +439,8 @@ fn plan_removal(
 ) -> PlannedImage {
     let mut names = vec![recorded.reference.clone()];
     names.extend(second_names.iter().copied().cloned());
-    let others: Vec<&str> = recorded
-        .owners
-        .iter()
-        .filter(|&owner| *owner != desired.owner)
-        .map(|owner| owner.0.as_str())
-        .collect();
+    let others: Vec<String> =
+        recorded.owners.iter().filter(|&owner| *owner != desired.owner).map(ToString::to_string).collect();
     let mut reason = "not listed any more".to_owned();
     if observed.decided.contains(&recorded.reference.repository_alone()) {
         reason.push_str(": not among the tags chosen now");

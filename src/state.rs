@@ -4,8 +4,10 @@ mod layer;
 mod platform;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,9 +152,14 @@ pub struct RegistrySettings {
 // ----------------------------------------------------------------------------------------------- images
 
 /// Who wants an image: the absolute path of an images file (symlinks kept), or `pull`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
+///
+/// Two paths are two owners, whatever their bytes: one that is UTF-8 is held as it is, any other one with its bytes
+/// escaped. The text that is held is what the catalog stores; [`Owner`]'s display form is for people and documents.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(pub String);
+
+/// What the text of an escaped path begins with. No absolute path begins so.
+const ESCAPED_PATH: &str = "bytes:";
 
 impl Owner {
     /// The owner of what `msb-sync pull` brought.
@@ -160,21 +167,57 @@ impl Owner {
         Self("pull".to_owned())
     }
 
-    /// The owner of what the images file at this absolute path brought.
-    pub fn images_file(absolute: &Path) -> Self {
-        Self(absolute.to_string_lossy().into_owned())
+    /// The images file at the absolute `path`.
+    pub fn images_file(path: &Path) -> Self {
+        if let Some(text) = path.to_str() {
+            return Self(text.to_owned());
+        }
+        let mut text = ESCAPED_PATH.to_owned();
+        for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+            text.push_str(&chunk.valid().replace('\\', "\\\\"));
+            text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+        }
+        Self(text)
     }
 
     /// The path of the images file; `None` for `pull` and for standard input, whose name is `-`.
-    pub fn file(&self) -> Option<&Path> {
-        let path = Path::new(&self.0);
+    pub fn file(&self) -> Option<PathBuf> {
+        let path = match self.0.strip_prefix(ESCAPED_PATH) {
+            Some(escaped) => unescape(escaped.as_bytes())?,
+            None => PathBuf::from(&self.0),
+        };
         (path.is_absolute() && path.file_name() != Some("-".as_ref())).then_some(path)
     }
 }
 
+/// The path of which this is the escaped form.
+fn unescape(escaped: &[u8]) -> Option<PathBuf> {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some((&first, after)) = rest.split_first() {
+        let byte;
+        (byte, rest) = match (first, after) {
+            (b'\\', [b'\\', after @ ..]) => (b'\\', after),
+            (b'\\', [b'x', high, low, after @ ..]) => {
+                let digits = [*high, *low];
+                (u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?, after)
+            }
+            _ => (first, after),
+        };
+        bytes.push(byte);
+    }
+    Some(PathBuf::from(OsString::from_vec(bytes)))
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.0.strip_prefix(ESCAPED_PATH).unwrap_or(&self.0))
+    }
+}
+
+impl Serialize for Owner {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -495,4 +538,33 @@ pub struct Observed {
     /// Layers of images that an earlier part of this run replaced: to be removed, with prune, unless somebody needs
     /// them.
     pub released: BTreeSet<BlobDigest>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn two_paths_are_two_owners(
+            one in proptest::collection::vec(prop_oneof![Just(b'\\'), Just(b'x'), Just(b'f'), Just(0xff), any::<u8>()], 0..8),
+            other in proptest::collection::vec(prop_oneof![Just(b'\\'), Just(b'x'), Just(b'f'), Just(0xff), any::<u8>()], 0..8),
+        ) {
+            let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec([b"/", bytes].concat()));
+            let (one, other) = (path(&one), path(&other));
+            let owners = (Owner::images_file(&one), Owner::images_file(&other));
+            prop_assert_eq!(one.as_os_str() == other.as_os_str(), owners.0 == owners.1);
+            let file = Some(one.clone()).filter(|path| path.file_name() != Some("-".as_ref()));
+            prop_assert_eq!(owners.0.file(), file);
+            prop_assert!(owners.0.to_string().starts_with('/'));
+            prop_assert_eq!(one.to_str().is_none(), owners.0.0.starts_with(ESCAPED_PATH));
+        }
+    }
+
+    #[test]
+    fn an_owner_that_is_no_file_has_no_path() {
+        assert_eq!(Owner::pull().file(), None);
+        assert_eq!(Owner("bytes:/a\\x".to_owned()).file(), Some(PathBuf::from("/a\\x")));
+    }
 }

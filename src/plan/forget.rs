@@ -107,7 +107,7 @@ fn removal_of(
             && first.reference.recorded_names().contains(reference)
     });
     let others = row.owners.iter().filter(|other| Some(*other) != owner);
-    let others: Vec<&str> = others.map(|other| other.0.as_str()).collect();
+    let others: Vec<String> = others.map(ToString::to_string).collect();
     let mut reason = match (owner, &others[..]) {
         (_, []) => "asked for".to_owned(),
         (None, _) => format!("asked for; was wanted by {}", others.join(", ")),

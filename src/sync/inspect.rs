@@ -185,7 +185,11 @@ impl Users {
             }
         }
         let owners: BTreeSet<&Owner> = images.iter().flat_map(|image| &image.owners).collect();
-        let gone = owners.into_iter().filter(|owner| owner.file().is_some_and(is_gone)).cloned().collect();
+        let gone = owners
+            .into_iter()
+            .filter(|owner| owner.file().is_some_and(|path| is_gone(&path)))
+            .cloned()
+            .collect();
         Self { images: users, gone }
     }
 

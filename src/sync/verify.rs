@@ -346,10 +346,7 @@ impl Session {
 
     /// The images file of `owner`, for its registries; `None` if there is none that can be used.
     fn load_for_repair(&self, owner: &Owner) -> Option<Loaded> {
-        if *owner == Owner::pull() {
-            return None;
-        }
-        let loaded = self.load(&ImagesSource::Path(PathBuf::from(&owner.0)));
+        let loaded = self.load(&ImagesSource::Path(owner.file()?));
         if loaded.is_err() {
             self.reporter.report(Event::Warning(format!(
                 "{owner} cannot be used; its images are repaired with default settings"

@@ -349,3 +349,32 @@ fn layers_that_another_home_needs_stay() {
     assert_eq!(digests(&document, "layers"), [shop.other.digest()], "{document}");
     shop.sandbox.msb("--home ../one verify").run().success();
 }
+
+#[test]
+fn files_whose_paths_differ_in_bytes_that_are_no_text_are_two_owners() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let shop = shop();
+    let name = shop.registry.name();
+    shop.want(&[]);
+    shop.sandbox.msb("prune").run().success();
+    let file = |byte: u8| shop.sandbox.work().join(OsStr::from_bytes(&[b'f', byte, b'.', b't']));
+    for (byte, image) in [(0xfe, "a:1"), (0xff, "b:1")] {
+        fs::write(file(byte), wanted(&name, &[image])).unwrap();
+        shop.sandbox.msb("apply").arg(file(byte)).run().success();
+    }
+    let managed: Vec<String> =
+        listed(&shop.sandbox).iter().map(|image| image["managed_by"].as_str().unwrap().to_owned()).collect();
+    assert!(managed[0].starts_with('/') && managed[0].ends_with("f\\xfe.t"), "{managed:?}");
+    assert!(managed[1].ends_with("f\\xff.t"), "{managed:?}");
+    // What one of them drops is not the other's.
+    fs::write(file(0xfe), wanted(&name, &[])).unwrap();
+    shop.sandbox.msb("prune").arg(file(0xfe)).run().success();
+    let left = listed(&shop.sandbox);
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0]["reference"], shop.name("b:1"));
+    // Its file is found again, for its registries.
+    fs::remove_dir_all(shop.sandbox.layers().join(shop.other.directory())).unwrap();
+    let repaired = shop.sandbox.msb("verify --repair").run().success();
+    assert!(!repaired.stderr.contains("cannot be used"), "{repaired}");
+}
