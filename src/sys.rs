@@ -87,6 +87,36 @@ pub fn locate_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(patiently(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?)
 }
 
+/// Finds the directory `path` below `directory`; symlinks are followed.
+pub fn locate_at(directory: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(directory, path, flags, Mode::empty())?)
+}
+
+/// Finds the directory `path` as a process with the root directory `root` does: symlinks are followed, and neither
+/// they nor `..` lead out of `root`. Linux 5.6 and newer; `ENOSYS` before.
+pub fn locate_in_root(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Device and inode number of an open file or directory.
+pub fn identity(file: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// A device number as `major:minor`.
+pub fn device_numbers(device: u64) -> String {
+    format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
+}
+
 /// Opens the directory `path` below `root`; no symlink on the way is followed, `..` cannot leave.
 ///
 /// An empty path is `root` itself. `ELOOP` or `ENOTDIR` where a component is not a directory.
@@ -319,6 +349,19 @@ pub fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<
     }
 }
 
+/// An extended attribute of an open file or directory, if it has it and the value is no longer than `limit` bytes.
+pub fn get_xattr(file: BorrowedFd<'_>, name: &[u8], limit: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0; limit];
+    match rustix::fs::fgetxattr(file, OsStr::from_bytes(name), &mut value[..]) {
+        Ok(length) => {
+            value.truncate(length);
+            Ok(Some(value))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Whether an open file or directory has an extended attribute with exactly this value.
 pub fn has_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<bool> {
     // One byte more than expected: a longer value fills it, or does not fit.
@@ -431,6 +474,64 @@ pub fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
 pub fn free_space(file: BorrowedFd<'_>) -> io::Result<u64> {
     let stat = rustix::fs::fstatvfs(file)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// What tells `name` from others that may have had its name before, with what it is; `None` if there is nothing.
+///
+/// That is when it was made, to the nanosecond, and its inode number if `lasting_inodes`. Where the file system does
+/// not say when it was made, the time of its last modification stands in.
+pub fn mark(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    lasting_inodes: bool,
+) -> io::Result<Option<(Kind, String)>> {
+    let found = match identify(directory, name) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other?,
+    };
+    let kind = match FileType::from_raw_mode(u32::from(found.stx_mode)) {
+        FileType::Directory => Kind::Directory,
+        FileType::RegularFile => Kind::File,
+        FileType::Symlink => Kind::Symlink,
+        _ => Kind::Other,
+    };
+    let time = found.stx_mtime;
+    let modified = || format!("modified {}.{:09}", time.tv_sec, time.tv_nsec);
+    let inode = if lasting_inodes { format!("inode {} ", found.stx_ino) } else { String::new() };
+    Ok(Some((kind, inode + &made(&found).unwrap_or_else(modified))))
+}
+
+/// As [`mark`], of an open directory, by nothing that changes when names in it do. Where the file system tells nothing
+/// that lasts, all directories have the same.
+pub fn lasting_mark(directory: BorrowedFd<'_>) -> io::Result<String> {
+    let found = identify(directory, b".")?;
+    let inode = if has_lasting_inodes(directory) { found.stx_ino.to_string() } else { "-".to_owned() };
+    Ok(format!("inode {inode} {}", made(&found).unwrap_or_else(|| "made -".to_owned())))
+}
+
+fn identify(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<rustix::fs::Statx> {
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, mask)
+}
+
+/// When something was made, if its file system tells.
+fn made(found: &rustix::fs::Statx) -> Option<String> {
+    let known = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    known.then(|| format!("made {}.{:09}", found.stx_btime.tv_sec, found.stx_btime.tv_nsec))
+}
+
+/// Whether what is on the file system of `file` keeps its inode numbers. FUSE, 9p and overlayfs may give new ones each
+/// time that they are mounted.
+pub fn has_lasting_inodes(file: BorrowedFd<'_>) -> bool {
+    const CHANGING: [u32; 3] = [0x6573_5546, 0x0102_1997, 0x794c_7630];
+    // The kernel's numbers have 32 bits, whatever the width of the field.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the upper half holds nothing"
+    )]
+    let kind = rustix::fs::fstatfs(file).map(|found| found.f_type as u32);
+    kind.is_ok_and(|kind| !CHANGING.contains(&kind))
 }
 
 /// Whether another machine, or a program, may change what is in the directory without this kernel knowing.

@@ -1,8 +1,17 @@
-//! Which layers running processes use, so that none is removed under their feet.
+//! Which layers processes and mounts use, so that none is removed or replaced under their feet.
 //!
-//! Asked is `/proc`: open files, working and root directories, programs and mapped files of every process, and
-//! the mounts of every mount namespace (mount points and bind mounts below a layer, `lowerdir=` of overlays).
-//! What the user may not read there is not seen: as root that is nothing, else the processes of others.
+//! Asked is `/proc`: open files, working and root directories, programs and mapped files of every process, the
+//! mounts of every mount namespace (mount points, bind mounts, overlays), and files behind loop devices. Nothing is
+//! compared by its path alone: a path of a process counts by the file system and the directory in it that it leads
+//! to, whatever mounts lead there (`wanted`, `mounts`), and what an overlay is made of by device and inode
+//! (`overlays`).
+//!
+//! What the user may not read there is not seen: as root that is nothing, else the processes of others. Where there
+//! is no `/proc`, every layer may be in use.
+
+mod mounts;
+mod overlays;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -10,70 +19,167 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use self::mounts::Mount;
+use self::overlays::Bases;
+use self::wanted::Wanted;
 use crate::digest::BlobDigest;
 
 /// Of one process's maps, or of one namespace's mounts, so many bytes are read.
 const MAX_TABLE: u64 = 64 << 20;
-const SUFFIX: &[u8] = b".extracted";
 
-/// Those of `digests` whose directory in `layers` a process uses, with who that is.
+/// Those of `digests` whose directory in `layers` a process or a mount uses, with who that is: all, if that cannot
+/// be found out.
+///
+/// Looks at all processes once, so ask about many layers at once, and only if something is to be removed or replaced.
 pub fn layers_in_use(layers: &Path, digests: &[&BlobDigest]) -> BTreeMap<BlobDigest, String> {
+    let Some(mut wanted) = Wanted::new(layers, digests) else { return BTreeMap::new() };
+    let own = read_mounts(Path::new("/proc/self"), b"/");
+    if own.is_empty() {
+        let reason = "it cannot be found out who uses it: /proc is not mounted or cannot be read";
+        return wanted.directories().map(|(digest, _)| (digest.clone(), reason.to_owned())).collect();
+    }
+    wanted.locate(&own);
+    let processes = processes();
+    let namespaces = Namespace::all(&processes);
+    for namespace in &namespaces {
+        wanted.note_view(&namespace.mounts);
+    }
     let mut found = BTreeMap::new();
-    let Ok(layers) = fs::canonicalize(layers) else { return found };
-    if digests.is_empty() {
-        return found;
+    for process in &processes {
+        look_at_process(process, &wanted, &mut found);
     }
-    let wanted =
-        Wanted { layers, digests: digests.iter().map(|digest| digest.as_str().as_bytes()).collect() };
-    let mut namespaces = BTreeSet::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let name = process.file_name();
-        let Some(id) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        look_at_process(&process.path(), id, &wanted, &mut namespaces, &mut found);
-    }
+    look_at_mounts(&namespaces, &processes, &wanted, &mut found);
+    look_at_loop_devices(&wanted, &mut found);
     found
 }
 
-fn look_at_process(
-    process: &Path,
+/// A process, by its directory in `/proc`.
+struct Process {
+    directory: PathBuf,
     id: u32,
-    wanted: &Wanted<'_>,
-    namespaces: &mut BTreeSet<PathBuf>,
-    found: &mut BTreeMap<BlobDigest, String>,
-) {
-    let mut used = Vec::new();
-    let links = ["cwd", "root", "exe"].map(|link| process.join(link));
-    let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
-    for link in links.into_iter().chain(files) {
+}
+
+impl Process {
+    fn describe(&self) -> String {
+        let name = fs::read(self.directory.join("comm")).unwrap_or_default();
+        format!("process {} ({})", self.id, String::from_utf8_lossy(&name).trim_end())
+    }
+}
+
+fn processes() -> Vec<Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let process = |entry: fs::DirEntry| {
+        let id = entry.file_name().to_str()?.parse().ok()?;
+        Some(Process { directory: entry.path(), id })
+    };
+    entries.filter_map(process).collect()
+}
+
+/// The mounts that the processes of a mount namespace with one root see.
+struct Namespace<'p> {
+    process: &'p Process,
+    mounts: Vec<Mount>,
+}
+
+impl<'p> Namespace<'p> {
+    fn all(processes: &'p [Process]) -> Vec<Self> {
+        let mut seen = BTreeSet::new();
+        let mut found = Vec::new();
+        for process in processes {
+            let root = fs::read_link(process.directory.join("root"));
+            let root = root.unwrap_or_else(|_| PathBuf::from("/"));
+            let namespace = fs::read_link(process.directory.join("ns/mnt"));
+            let namespace = namespace.unwrap_or_else(|_| process.directory.clone());
+            if seen.insert((namespace, root.clone())) {
+                let mounts = read_mounts(&process.directory, root.as_os_str().as_bytes());
+                found.push(Self { process, mounts });
+            }
+        }
+        found
+    }
+
+    fn root(&self) -> PathBuf {
+        self.process.directory.join("root")
+    }
+}
+
+fn read_mounts(process: &Path, root: &[u8]) -> Vec<Mount> {
+    let mut mounts = Vec::new();
+    each_line(&process.join("mountinfo"), |line| mounts.extend(Mount::parse(line, root)));
+    mounts
+}
+
+fn look_at_process(process: &Process, wanted: &Wanted, found: &mut BTreeMap<BlobDigest, String>) {
+    let mut used = BTreeSet::new();
+    let links = ["cwd", "root", "exe"].map(|link| process.directory.join(link));
+    let files = fs::read_dir(process.directory.join("fd")).into_iter().flatten().flatten();
+    for link in links.into_iter().chain(files.map(|entry| entry.path())) {
         // Processes and files come and go while they are looked at.
         if let Ok(target) = fs::read_link(link) {
-            used.extend(wanted.at_start(target.as_os_str().as_bytes()));
+            used.extend(wanted.at_text(target.as_os_str().as_bytes()));
         }
     }
-    each_line(&process.join("maps"), |line| {
-        if let Some(start) = line.iter().position(|&b| b == b'/') {
-            used.extend(wanted.at_start(&line[start..]));
+    each_line(&process.directory.join("maps"), |line| {
+        if let Some(start) = line.iter().position(|&byte| byte == b'/') {
+            // Here, unlike in links, line ends are escaped.
+            used.extend(wanted.at_text(&mounts::unescape(&line[start..])));
+            used.extend(wanted.at_text(&line[start..]));
         }
     });
     if !used.is_empty() {
-        let who = who(process, id);
+        let who = process.describe();
         for digest in used {
-            found.entry(digest).or_insert_with(|| format!("in use by {who}"));
-        }
-    }
-    let namespace = fs::read_link(process.join("ns/mnt")).unwrap_or_else(|_| process.to_owned());
-    if namespaces.insert(namespace) {
-        let mut mounted = Vec::new();
-        each_line(&process.join("mountinfo"), |line| mounted.extend(wanted.in_mount(line)));
-        for digest in mounted {
-            found.entry(digest).or_insert_with(|| format!("mounted, as {} sees it", who(process, id)));
+            found.entry(digest.clone()).or_insert_with(|| format!("in use by {who}"));
         }
     }
 }
 
-fn who(process: &Path, id: u32) -> String {
-    let name = fs::read(process.join("comm")).unwrap_or_default();
-    format!("process {id} ({})", String::from_utf8_lossy(&name).trim_end())
+fn look_at_mounts(
+    namespaces: &[Namespace<'_>],
+    processes: &[Process],
+    wanted: &Wanted,
+    found: &mut BTreeMap<BlobDigest, String>,
+) {
+    let mut bases = None;
+    for namespace in namespaces {
+        let by_id: BTreeMap<u64, &Mount> = namespace.mounts.iter().map(|mount| (mount.id, mount)).collect();
+        let mut used = BTreeSet::new();
+        for mount in &namespace.mounts {
+            used.extend(wanted.at_place(&mount.device, &mount.root).cloned());
+            used.extend(wanted.at_text(&mount.point).cloned());
+            let on = by_id.get(&mount.parent).and_then(|on| Some((on, on.place_of(&mount.point)?)));
+            used.extend(on.and_then(|(on, place)| wanted.at_place(&on.device, &place)).cloned());
+            if mount.kind == b"overlay" {
+                let bases = bases.get_or_insert_with(|| bases_of(namespaces, processes));
+                used.extend(overlays::layers_of(mount, &namespace.root(), wanted, bases));
+            }
+        }
+        for digest in used {
+            let who = || format!("mounted, as {} sees it", namespace.process.describe());
+            found.entry(digest).or_insert_with(who);
+        }
+    }
+}
+
+/// Where the paths of overlays may have been written.
+fn bases_of(namespaces: &[Namespace<'_>], processes: &[Process]) -> Bases {
+    let roots = namespaces.iter().map(Namespace::root).collect();
+    let mut seen = BTreeSet::new();
+    let links = processes.iter().map(|process| process.directory.join("cwd"));
+    let working_directories = links.filter(|link| seen.insert(fs::read_link(link).ok())).collect();
+    Bases { roots, working_directories }
+}
+
+/// A file behind a loop device is held by the kernel, not by a process.
+fn look_at_loop_devices(wanted: &Wanted, found: &mut BTreeMap<BlobDigest, String>) {
+    for device in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+        let Ok(mut file) = fs::read(device.path().join("loop/backing_file")) else { continue };
+        file.pop_if(|last| *last == b'\n');
+        if let Some(digest) = wanted.at_text(&file) {
+            let who = || format!("in use by the device {}", device.file_name().display());
+            found.entry(digest.clone()).or_insert_with(who);
+        }
+    }
 }
 
 fn each_line(path: &Path, mut visit: impl FnMut(&[u8])) {
@@ -86,76 +192,6 @@ fn each_line(path: &Path, mut visit: impl FnMut(&[u8])) {
     }
 }
 
-/// What is looked for.
-struct Wanted<'a> {
-    layers: PathBuf,
-    digests: BTreeSet<&'a [u8]>,
-}
-
-impl Wanted<'_> {
-    /// The layer whose directory is, or holds, `path`; something may follow the path.
-    fn at_start(&self, path: &[u8]) -> Option<BlobDigest> {
-        let below = path.strip_prefix(self.layers.as_os_str().as_bytes())?;
-        self.digest(below.strip_prefix(b"/")?)
-    }
-
-    /// The wanted digest that `text` starts with, if it is a directory's whole name.
-    fn digest(&self, text: &[u8]) -> Option<BlobDigest> {
-        let length = text.windows(SUFFIX.len()).take(200).position(|window| window == SUFFIX)?;
-        // After the name: nothing, a path below, or what parts paths in options and from "(deleted)".
-        let ends = matches!(text.get(length + SUFFIX.len()), None | Some(b'/' | b':' | b',' | b' '));
-        let name = text.get(..length).filter(|name| ends && self.digests.contains(name))?;
-        BlobDigest::parse(std::str::from_utf8(name).ok()?).ok()
-    }
-
-    /// The layers in a line of mountinfo (proc(5)): `id parent dev root mountpoint options … - type source
-    /// superoptions`.
-    fn in_mount(&self, line: &[u8]) -> Vec<BlobDigest> {
-        let fields: Vec<Vec<u8>> = line.split(|&b| b == b' ').map(unescape).collect();
-        let mut found = Vec::new();
-        if let [_, _, _, root, mount_point, ..] = &fields[..] {
-            found.extend(self.at_start(mount_point));
-            found.extend(self.at_end_of_root(root));
-        }
-        if let Some(options) = fields.last() {
-            // Overlayfs wants colons in paths escaped, and shows them so.
-            let options: Vec<u8> = options.iter().copied().filter(|&b| b != b'\\').collect();
-            let prefix = self.layers.as_os_str().as_bytes();
-            let starts = options.windows(prefix.len()).enumerate().filter(|(_, window)| *window == prefix);
-            found.extend(starts.filter_map(|(start, _)| self.at_start(&options[start..])));
-        }
-        found
-    }
-
-    /// A bind mount's root is told from the top of its file system, of which we may only see a part.
-    fn at_end_of_root(&self, root: &[u8]) -> Option<BlobDigest> {
-        let mut place = 0;
-        for component in root.split(|&b| b == b'/') {
-            if let Some(digest) = self.digest(component) {
-                let above = root[..place].strip_suffix(b"/").unwrap_or_default();
-                return self.layers.as_os_str().as_bytes().ends_with(above).then_some(digest);
-            }
-            place += component.len() + 1;
-        }
-        None
-    }
-}
-
-/// `\040` is a space: mountinfo escapes white space and backslashes in octal.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|digits| {
-            let text = std::str::from_utf8(digits).ok()?;
-            u8::from_str_radix(text, 8).ok()
-        });
-        out.push(octal.unwrap_or(first));
-        rest = if octal.is_some() { &after[3..] } else { after };
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,15 +200,17 @@ mod tests {
     #[test]
     fn an_open_file_a_mapped_one_and_a_working_directory_are_uses() {
         let temp = tempfile::tempdir().unwrap();
+        // A name that needs escapes wherever paths are written.
+        let layers = temp.path().join("a b\\c:d,e\nf");
         let digests: Vec<BlobDigest> =
             ["open", "cwd", "idle"].map(|name| BlobDigest::of(Algorithm::Sha256, name.as_bytes())).to_vec();
-        let directory = |index: usize| temp.path().join(format!("{}.extracted", digests[index]));
+        let directory = |index: usize| layers.join(format!("{}.extracted", digests[index]));
         for index in 0..3 {
             fs::create_dir_all(directory(index).join("below")).unwrap();
         }
         fs::write(directory(0).join("below/file"), "x").unwrap();
         let wanted: Vec<&BlobDigest> = digests.iter().collect();
-        assert!(layers_in_use(temp.path(), &wanted).is_empty());
+        assert!(layers_in_use(&layers, &wanted).is_empty());
         let _open = File::open(directory(0).join("below/file")).unwrap();
         let mut child = std::process::Command::new("sleep")
             .arg("60")
@@ -180,41 +218,14 @@ mod tests {
             .spawn()
             .unwrap();
         let link = temp.path().join("link");
-        std::os::unix::fs::symlink(temp.path(), &link).unwrap();
+        std::os::unix::fs::symlink(&layers, &link).unwrap();
         let used = layers_in_use(&link, &wanted);
-        let some = layers_in_use(temp.path(), &wanted[2..]);
+        let some = layers_in_use(&layers, &wanted[2..]);
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(used.keys().collect::<BTreeSet<_>>(), digests[..2].iter().collect());
         assert!(used[&digests[0]].contains(&std::process::id().to_string()), "{used:?}");
         assert!(used[&digests[1]].contains(&child.id().to_string()), "{used:?}");
         assert!(some.is_empty());
-    }
-
-    #[test]
-    fn mounts_of_layers_are_uses() {
-        let digest = BlobDigest::of(Algorithm::Sha256, b"x");
-        let other = BlobDigest::of(Algorithm::Sha256, b"y");
-        let wanted =
-            Wanted { layers: "/home/me/my layers".into(), digests: [digest.as_str().as_bytes()].into() };
-        let escaped = digest.as_str().replace(':', "\\134:");
-        let hex = digest.as_str();
-        for (line, is_used) in [
-            (format!("36 35 98:0 / /home/me/my\\040layers/{hex}.extracted/proc rw - proc proc rw"), true),
-            (format!("36 35 98:0 / /home/me/my\\040layers/{hex}.extractedx rw - proc proc rw"), false),
-            (format!("36 35 98:0 / /home/me/my\\040layers/{other}.extracted rw - proc proc rw"), false),
-            (format!("36 35 98:0 /me/my\\040layers/{hex}.extracted/usr /mnt rw - ext4 /dev/x rw"), true),
-            (format!("36 35 98:0 /you/layers/{hex}.extracted /mnt rw - ext4 /dev/x rw"), false),
-            (
-                format!(
-                    "36 35 0:40 / /merged rw - overlay overlay rw,lowerdir=/a:/home/me/my\\040layers/{escaped}.extracted:/b,upperdir=/u"
-                ),
-                true,
-            ),
-            ("36 35 0:40 / / rw - overlay overlay rw,lowerdir=/a:/b".to_owned(), false),
-            (String::new(), false),
-        ] {
-            assert_eq!(!wanted.in_mount(line.as_bytes()).is_empty(), is_used, "{line}");
-        }
     }
 }
