@@ -10,6 +10,7 @@
 //! a higher id. What remains: if two images want the same two layers in opposite orders, the one recorded first has
 //! it right. A layer that an image lists twice has one row, in the place of its upper occurrence.
 
+mod directories;
 mod order;
 mod own;
 mod read;
@@ -137,7 +138,7 @@ impl Catalog {
     /// # Errors
     /// The database cannot be read.
     pub fn recorded(&self, references: &[ImageRef]) -> Result<Vec<RecordedImage>, CatalogError> {
-        self.read("look up images in", |tx| images(tx, references))
+        self.read("look up images in", |tx| images(tx, self.home(), references))
     }
 
     /// The images of `owner`, with their second names.
@@ -163,7 +164,7 @@ impl Catalog {
             let mut wanted: BTreeSet<ImageRef> =
                 names.iter().filter_map(|name| read::parse_name(name)).collect();
             wanted.extend(references.iter().cloned());
-            images(tx, &wanted)
+            images(tx, self.home(), &wanted)
         })
     }
 
@@ -172,7 +173,7 @@ impl Catalog {
     /// # Errors
     /// The database cannot be read.
     pub fn all(&self) -> Result<Vec<RecordedImage>, CatalogError> {
-        self.read("list the images of", |tx| images(tx, &read::all_names(tx)?))
+        self.read("list the images of", |tx| images(tx, self.home(), &read::all_names(tx)?))
     }
 
     /// The config of a recorded image. microsandbox keeps neither digest, labels nor stop signal: for an image
@@ -195,6 +196,38 @@ impl Catalog {
         references: &BTreeSet<ImageRef>,
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
         self.read("look up needed layers in", |tx| read::layers_needed_outside(tx, references))
+    }
+
+    /// Those of [`Catalog::layers_needed_outside`] that are needed in `directory`: what an image has elsewhere is not.
+    /// What microsandbox recorded by itself is in the directory `default`.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn layers_needed_in(
+        &self,
+        directory: &Path,
+        default: &Path,
+        outside: &BTreeSet<ImageRef>,
+    ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
+        self.read("look up needed layers in", |tx| {
+            let mut needed = read::layers_needed_outside(tx, outside)?;
+            let of = (directory, default);
+            directories::retain_needed_in(tx, self.home(), of, outside, &mut needed)?;
+            Ok(needed)
+        })
+    }
+
+    /// Every directory of layers that images of this home have had theirs in.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn layers_directories(&self) -> Result<BTreeSet<PathBuf>, CatalogError> {
+        self.read("look up the directories of layers in", |tx| directories::all(tx, self.home()))
+    }
+
+    /// Where the catalog lies: directories below are stored relative to it.
+    fn home(&self) -> &Path {
+        home_of(&self.path)
     }
 
     /// Records `image` under `names` for `owner`, its layers being in the directory `layers`, in one transaction: what was recorded under these names is
@@ -259,7 +292,10 @@ impl Catalog {
             [Change::Adopt { .. }] => "add an owner in",
             _ => "record an image in",
         };
+        let home = self.home().to_owned();
         self.write(doing, |tx| {
+            directories::note(tx, &home, layers)?;
+            let layers = directories::stored(&home, layers);
             changes.iter().try_for_each(|change| match change {
                 Change::Record { image, names } => write::record(tx, image, names, owner, layers),
                 Change::Adopt { names } => write::adopt(tx, names, owner, layers),
@@ -309,13 +345,23 @@ impl Catalog {
 
 fn images<'a>(
     conn: &Connection,
+    home: &Path,
     references: impl IntoIterator<Item = &'a ImageRef>,
 ) -> rusqlite::Result<Vec<RecordedImage>> {
     let mut found = Vec::new();
     for reference in references {
-        found.extend(read::image(conn, reference)?);
+        let mut image = read::image(conn, reference)?;
+        if let Some(directory) = image.as_mut().and_then(|image| image.layers_directory.as_mut()) {
+            *directory = directories::resolved(home, directory);
+        }
+        found.extend(image);
     }
     Ok(found)
+}
+
+/// The home of the catalog at `path`, which is absolute.
+fn home_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
 }
 
 /// An absolute path is never taken for a `file:` URI or for `:memory:`.

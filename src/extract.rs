@@ -7,6 +7,7 @@
 //! Everything about the input is hostile until the digests fit, and nothing here says that they do: the
 //! caller compares the returned `diff_id` and throws the tree away if it is another one.
 
+mod adopt;
 mod decode;
 mod files;
 #[cfg(any(fuzzing, test))]
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+pub use adopt::compare_foreign;
 pub use record::{RecordEntry, RecordKind, RecordReader, Totals, read_facts};
 pub use verify::{Change, Difference, Differences, verify};
 

@@ -26,6 +26,7 @@
 //! | `<layers>/<digest>.extracted/` and `.layers.msb-sync/` beside `<layers>` | [`store`] |
 //! | what is inside a layer directory, and its record | [`extract`] |
 //! | `<home>/downloads/` | [`store`] (the spools), filled by [`execute`] |
+//! | `<home>/.msb-sync.id` | [`store`] |
 //! | `<home>/.msb-sync.lock` | [`sync`] |
 //!
 //! # Which room may use which

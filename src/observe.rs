@@ -210,9 +210,11 @@ impl Observer<'_> {
                 continue;
             };
             let complete = |row: &RecordedImage| {
-                row.layers
-                    .iter()
-                    .all(|layer| observed.layers.get(&layer.digest) == Some(&LayerState::Complete))
+                // What is to be compared with its record needs no registry for that.
+                let here = |state: Option<&LayerState>| {
+                    matches!(state, Some(LayerState::Complete | LayerState::Unbound))
+                };
+                row.layers.iter().all(|layer| here(observed.layers.get(&layer.digest)))
             };
             if matches!(resolution, Resolution::AsRecorded)
                 && !observed.recorded.get(reference).is_some_and(complete)

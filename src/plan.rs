@@ -347,6 +347,7 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
         planned.layers.iter().filter(|layer| seen.insert(&layer.digest) && state(layer) == wanted).count()
     };
     let (missing, untrusted) = (count(LayerState::Missing), count(LayerState::Untrusted));
+    let unbound = count(LayerState::Unbound);
     planned.layers_present =
         planned.layers.iter().filter(|layer| state(layer) == LayerState::Complete).count();
     if planned.action == Action::Blocked {
@@ -377,14 +378,8 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
         Some(recorded) if another_manifest(recorded, planned.record.as_ref()) => {
             (Action::Update, "the lockfile names another manifest".to_owned())
         }
-        Some(_) if missing + untrusted > 0 => {
-            let part = |count: usize, what: &str| match count {
-                0 => None,
-                1 => Some(format!("1 layer {what}")),
-                _ => Some(format!("{count} layers {what}")),
-            };
-            let parts = [part(missing, "missing on disk"), part(untrusted, "incomplete on disk")];
-            (Action::Repair, parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+        Some(_) if missing + untrusted + unbound > 0 => {
+            (Action::Repair, why_repaired(missing, untrusted, unbound))
         }
         Some(_) if !rows_complete => (Action::Repair, "rows missing in the catalog".to_owned()),
         Some(_) => (Action::Keep, String::new()),
@@ -400,6 +395,21 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
         });
     }
     planned
+}
+
+/// Why layers have to be fetched, or compared, although the image is recorded.
+fn why_repaired(missing: usize, untrusted: usize, unbound: usize) -> String {
+    let part = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 layer {what}")),
+        _ => Some(format!("{count} layers {what}")),
+    };
+    let parts = [
+        part(missing, "missing on disk"),
+        part(untrusted, "incomplete on disk"),
+        part(unbound, "in another directory than was extracted, to be compared"),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// Whether the lockfile has the recorded digest but another manifest: one of the two is wrong.
@@ -517,7 +527,9 @@ fn plan_layer_removals(desired: &Desired, images: &[PlannedImage], observed: &Ob
     needed.extend(staying.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest));
     let leaving = leaving.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest);
     let candidates: BTreeSet<&BlobDigest> = leaving.chain(&observed.released).collect();
-    candidates.difference(&needed).map(|&digest| digest.clone()).collect()
+    // With another directory of layers than when they were recorded, some are not there.
+    let there = |digest: &&&BlobDigest| observed.layers.get(**digest) != Some(&LayerState::Missing);
+    candidates.difference(&needed).filter(there).map(|&digest| digest.clone()).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@
 //! | `<private>/records/<digest>` | what that directory holds; without one it is not trusted |
 //! | `<private>/staging/<digest>/` | a layer on its way: `tree/`, `record`, and `ready` once both digests fit |
 //! | `<private>/lock` | who works on these layers |
-//! | `<private>/homes/` | a symlink to each home that has recorded images with these layers |
+//! | `<private>/bindings/<digest>` | a symlink that says which directory that record is of ([`Store::bind`]) |
+//! | `<private>/homes/<id>` | a symlink to each home that has recorded images with these layers ([`Claim`]) |
+//! | `<home>/.msb-sync.id` | by what a home's claims go |
 //! | `<home>/downloads/<digest>.part` | a partial blob ([`Spool`]) |
 //!
 //! `<private>` is `.NAME.msb-sync` beside the layers directory NAME, or `.msb-sync` inside it where beside is
@@ -28,8 +30,11 @@
 //! ([`Left`], or the error of its layer), and is tried again by later runs; it never ends a run. No name in staging is
 //! waited for: beside what stays under one a second one is made (`<digest>.1`).
 
+mod adoption;
+mod binding;
 mod directories;
 mod downloads;
+mod homes;
 mod lock;
 mod look;
 mod places;
@@ -42,12 +47,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use directories::{PRIVATE_MODE, make_directory};
 pub use downloads::{PartialDownload, partial_downloads};
+pub use homes::Claim;
 pub use lock::Lock;
 pub use look::{Leftover, OpenedLayer};
 pub use places::{LocatedLayers, Places};
@@ -56,7 +61,7 @@ pub use spool::{Spool, SpoolReader};
 pub use staged::Staged;
 pub use usage::layers_in_use;
 
-use crate::digest::{Algorithm, BlobDigest};
+use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::state::LayerState;
 use crate::sys;
@@ -69,6 +74,8 @@ const REMOVED: &str = "removed-";
 const REMOVING: &str = "removing-";
 /// Names that are tried in staging for one thing, beside others that cannot be removed.
 const MAX_NAMES: usize = 1000;
+/// Which directories records are of.
+const BINDINGS: &str = "bindings";
 const HOMES: &str = "homes";
 /// The mode of the files beside layers.
 const FILE_MODE: u32 = 0o600;
@@ -93,6 +100,7 @@ pub struct Store {
     downloads_directory: Arc<OwnedFd>,
     layers_directory: OwnedFd,
     records_directory: OwnedFd,
+    bindings_directory: OwnedFd,
     staging_directory: OwnedFd,
 }
 
@@ -109,6 +117,7 @@ impl Store {
             downloads_directory,
             layers_directory,
             records_directory: directories::make_private_in(&private, &places.private.join(RECORDS))?,
+            bindings_directory: directories::make_private_in(&private, &places.private.join(BINDINGS))?,
             staging_directory: directories::make_private_in(&private, &places.private.join(STAGING))?,
             places,
             downloads: downloads.to_owned(),
@@ -122,23 +131,6 @@ impl Store {
     pub fn lock_path(layers: &Path) -> Result<PathBuf, StoreError> {
         make_directory(layers, PRIVATE_MODE)?;
         Ok(Places::of(layers).make_private()?.0.private.join("lock"))
-    }
-
-    /// Notes that the catalog of `home` may need layers in here, since several homes may share them.
-    ///
-    /// # Errors
-    /// The note cannot be written.
-    pub fn claim(&self, home: &Path) -> Result<(), StoreError> {
-        let directory = self.places.private.join(HOMES);
-        directories::make_private(&directory)?;
-        let name = BlobDigest::of(Algorithm::Sha256, home.as_os_str().as_bytes());
-        let path = directory.join(name.hex());
-        match std::os::unix::fs::symlink(home, &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // Before anything is recorded that needs these layers: else a power loss leaves them to other homes.
-            Ok(()) => sync_directory(&directory),
-            Err(error) => Err(StoreError::io("create", path)(error)),
-        }
     }
 
     /// Where things lie.
@@ -269,7 +261,7 @@ impl Store {
     }
 
     /// Makes the names of records durable: after those of the layers, so that no record is one of nothing.
-    fn sync_records(&self) -> Result<(), StoreError> {
+    pub(crate) fn sync_records(&self) -> Result<(), StoreError> {
         sys::sync(self.records_directory.as_fd())
             .map_err(StoreError::io("sync", self.places.private.join(RECORDS)))
     }

@@ -8,6 +8,7 @@ mod inputs;
 mod inspect;
 mod lock;
 mod prune;
+mod rebind;
 mod reconcile;
 mod replace;
 mod stacking;

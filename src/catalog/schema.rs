@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::sql_error;
+use super::{directories, home_of, sql_error};
 use crate::error::CatalogError;
 
 /// One table: what follows its name in `CREATE TABLE`, and the columns that our queries use.
@@ -146,6 +146,12 @@ const OURS: &[Table] = &[
                WITHOUT ROWID",
         columns: &["reference", "position", "digest", "diff_id", "media_type", "size_bytes"],
     },
+    // Directories of layers that were ever used, those below the home relative to it.
+    Table {
+        name: "sync_directories",
+        body: "(path BLOB PRIMARY KEY NOT NULL) WITHOUT ROWID",
+        columns: &["path"],
+    },
     Table {
         name: "sync_owners",
         body: "(reference TEXT NOT NULL, owner TEXT NOT NULL, since DATETIME NOT NULL, \
@@ -155,18 +161,18 @@ const OURS: &[Table] = &[
 ];
 
 /// One step of our own schema.
-type Migration = fn(&Connection) -> rusqlite::Result<()>;
+type Migration = fn(&Connection, home: &Path) -> rusqlite::Result<()>;
 
 /// The steps, in order. Steps are only ever added: a released one never changes.
-const MIGRATIONS: &[Migration] = &[own_tables, lookup_indexes];
+const MIGRATIONS: &[Migration] = &[own_tables, lookup_indexes, layers_directories];
 
-fn own_tables(conn: &Connection) -> rusqlite::Result<()> {
+fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
     OURS.iter().try_for_each(|table| create(conn, "CREATE TABLE IF NOT EXISTS", table))
 }
 
 /// Indexes for our lookups from layer to image, and for the foreign keys of microsandbox's tables, without which
 /// each deleted row would scan the child table.
-fn lookup_indexes(conn: &Connection) -> rusqlite::Result<()> {
+fn lookup_indexes(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
     conn.execute_batch(
         "CREATE INDEX IF NOT EXISTS sync_idx_owners_owner ON sync_owners(owner, reference);
          CREATE INDEX IF NOT EXISTS sync_idx_images_alias_of ON sync_images(alias_of) WHERE alias_of IS NOT NULL;
@@ -174,6 +180,12 @@ fn lookup_indexes(conn: &Connection) -> rusqlite::Result<()> {
          CREATE INDEX IF NOT EXISTS sync_idx_manifest_layers_layer_id ON manifest_layers(layer_id);
          CREATE INDEX IF NOT EXISTS sync_idx_manifests_index_id ON manifests(index_id);",
     )
+}
+
+/// Directories of layers become relative to the home, and known by themselves.
+fn layers_directories(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
+    own_tables(conn, home)?;
+    directories::take_over(conn, home)
 }
 
 /// microsandbox's own indexes, by its names, so that its migrations find them made.
@@ -217,7 +229,7 @@ fn upgrade_to(tx: &Transaction<'_>, path: &Path, steps: usize) -> Result<(), Cat
     let done = version(tx, path)?;
     let skip = usize::try_from(done).unwrap_or(usize::MAX);
     for migration in MIGRATIONS.iter().take(steps).skip(skip) {
-        migration(tx).map_err(fail)?;
+        migration(tx, home_of(path)).map_err(fail)?;
     }
     if skip < steps {
         let reached = i64::try_from(steps).unwrap_or(i64::MAX);

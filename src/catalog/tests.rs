@@ -1049,8 +1049,7 @@ fn crowd(sandbox: &Sandbox, images: usize) -> Catalog {
         let own: Vec<String> = (0..3).map(|layer| format!("{number} {layer}")).collect();
         let layers = ["a", &own[0], &own[1], &own[2]];
         let owner = if number % 100 == 0 { file("one") } else { Owner::pull() };
-        write::record(&tx, &image(&name, &layers), &[reference(&name)], &owner, Path::new("/layers"))
-            .unwrap();
+        write::record(&tx, &image(&name, &layers), &[reference(&name)], &owner, b"/layers").unwrap();
     }
     tx.commit().unwrap();
     catalog

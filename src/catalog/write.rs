@@ -5,8 +5,6 @@
 //! leave behind (layer rows that no manifest uses) goes in the same transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 
 use rusqlite::{OptionalExtension, Result, Transaction, params};
 
@@ -64,13 +62,13 @@ fn layers_of(tx: &Transaction<'_>, name: &str) -> Result<BTreeSet<String>> {
     Ok(digests)
 }
 
-/// See [`Catalog::record`](super::Catalog::record).
+/// See [`Catalog::record`](super::Catalog::record); `layers` is the directory as it is stored.
 pub(super) fn record(
     tx: &Transaction<'_>,
     image: &ResolvedImage,
     names: &[ImageRef],
     owner: &Owner,
-    layers: &Path,
+    layers: &[u8],
 ) -> Result<()> {
     let Some(primary) = names.first() else { return Ok(()) };
     let primary = primary.to_string();
@@ -313,7 +311,7 @@ fn put_ours(
     name: &str,
     image: &ResolvedImage,
     preexisting: bool,
-    layers: &Path,
+    layers: &[u8],
 ) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO sync_images (reference, platform, digest, manifest_digest, config_digest, config_json,
@@ -333,7 +331,7 @@ fn put_ours(
         image.config.digest.as_str(),
         json(&image.config),
         preexisting,
-        layers.as_os_str().as_bytes(),
+        layers,
     ])?;
     tx.prepare_cached("DELETE FROM sync_image_layers WHERE reference = ?1")?.execute([name])?;
     for (position, layer) in image.layers.iter().enumerate() {
@@ -362,8 +360,8 @@ fn put_owner(tx: &Transaction<'_>, name: &str, owner: &Owner) -> Result<()> {
     Ok(())
 }
 
-/// See [`Catalog::adopt`](super::Catalog::adopt).
-pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], owner: &Owner, layers: &Path) -> Result<()> {
+/// See [`Catalog::adopt`](super::Catalog::adopt); `layers` is the directory as it is stored.
+pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], owner: &Owner, layers: &[u8]) -> Result<()> {
     for (index, name) in names.iter().enumerate() {
         let name = name.to_string();
         if Claim::of(tx, &name)?.is_none() {
@@ -374,7 +372,7 @@ pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], owner: &Owner, lay
             put_owner(tx, &name, owner)?;
         }
         tx.prepare_cached("UPDATE sync_images SET layers_directory = ?2 WHERE reference = ?1")?
-            .execute(params![name, layers.as_os_str().as_bytes()])?;
+            .execute(params![name, layers])?;
     }
     Ok(())
 }

@@ -45,6 +45,14 @@ pub enum StoreError {
         /// The layer's directory.
         path: PathBuf,
     },
+    /// A layer would have to be replaced that somebody uses.
+    #[error("{} is not replaced now: {who}", path.display())]
+    InUse {
+        /// The layer's directory.
+        path: PathBuf,
+        /// Who uses it, or why that cannot be found out; for people.
+        who: String,
+    },
     /// The plan needs more space than there is.
     #[error(
         "not enough space in {}: {} are needed, {} are free",
@@ -78,7 +86,7 @@ impl StoreError {
                 _ => "io",
             },
             Self::InTheWay { .. } => "io",
-            Self::Mounted { .. } => "in-use",
+            Self::Mounted { .. } | Self::InUse { .. } => "in-use",
             Self::Immutable { .. } => "permission",
             Self::NoSpace { .. } => "disk-full",
         }

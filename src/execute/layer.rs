@@ -166,6 +166,7 @@ impl<'a> Job<'a> {
                     )));
                 }
                 self.counters.extracted.fetch_add(extracted.totals.tar_bytes, Ordering::Relaxed);
+                self.adopt(&staged)?;
                 staged.ready()?;
                 if let Err(error) = spool.remove() {
                     // The layer is none the worse for it.
@@ -186,6 +187,27 @@ impl<'a> Job<'a> {
                 Err(failed(error))
             }
         }
+    }
+
+    /// Takes a tree that another program has extracted from the same blob, and that is the same, for the layer, rather
+    /// than to replace it.
+    fn adopt(&self, staged: &Staged<'_>) -> Result<(), Error> {
+        let Some(tree) = staged.foreign() else { return Ok(()) };
+        let (mut record, adapted) = staged.records()?;
+        let kept = adapted.try_clone().map_err(StoreError::io("open", self.store.layers()))?;
+        let digest = staged.digest();
+        let text = match extract::compare_foreign(&tree, &mut record, adapted, self.cancel) {
+            Ok(found) if self.cancel.is_cancelled() || found.count > 0 => {
+                format!("layer {digest}: what is there was not extracted by msb-sync, and differs: {found}")
+            }
+            Ok(_) => {
+                staged.adopt(&kept)?;
+                format!("layer {digest}: what is there is the same, and is kept")
+            }
+            Err(error) => format!("layer {digest}: what is there cannot be compared: {error}"),
+        };
+        self.reporter.report(Event::Detail(text));
+        Ok(())
     }
 
     /// Completes the spool, hashing what an earlier run left and what comes.

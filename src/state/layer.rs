@@ -68,6 +68,9 @@ pub enum LayerState {
     Complete,
     /// No directory.
     Missing,
+    /// A directory with a record that is of another one (copied, put back from a backup, or made anew): complete once
+    /// its content has been compared with the record.
+    Unbound,
     /// A directory that msb-sync did not finish (another tool's, or tampered with): to be replaced.
     Untrusted,
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::{HOMES, Lock, Places, RECORDS, REMOVED, REMOVING, STAGING, layer_path, staged_digest};
+use super::{Lock, Places, RECORDS, REMOVED, REMOVING, STAGING, layer_path, staged_digest};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
@@ -92,16 +92,6 @@ impl Places {
         Ok(found)
     }
 
-    /// The homes whose catalogs may need these layers, as [`Store::claim`](super::Store::claim) noted them.
-    ///
-    /// # Errors
-    /// The directory cannot be read; one that does not exist names none.
-    pub fn homes(&self) -> Result<Vec<PathBuf>, StoreError> {
-        let directory = self.private.join(HOMES);
-        let links = self.private_names(HOMES)?.into_iter().map(|name| directory.join(name));
-        Ok(links.filter_map(|link| fs::read_link(link).ok()).collect())
-    }
-
     /// Whether no run is at work here.
     pub fn is_idle(&self) -> bool {
         Lock::is_free(&self.private.join("lock"))
@@ -126,7 +116,7 @@ impl Places {
 
 impl Places {
     /// The names in the directory `name` of the private one; one that does not exist holds nothing.
-    fn private_names(&self, name: &str) -> Result<BTreeSet<String>, StoreError> {
+    pub(super) fn private_names(&self, name: &str) -> Result<BTreeSet<String>, StoreError> {
         let missing = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         };

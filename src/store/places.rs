@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::binding::is_bound;
 use super::directories;
-use super::{RECORDS, layer_path};
+use super::{BINDINGS, RECORDS, layer_path};
 use crate::digest::BlobDigest;
 use crate::error::{StoreError, printable};
 use crate::state::LayerState;
@@ -85,12 +86,14 @@ impl Places {
             Err(error) if none(&error) => None,
             other => Some(other.map_err(StoreError::io("look into", &self.layers))?),
         };
-        let records = match self.find_private(RECORDS) {
-            Ok(records) => Some(records),
-            Err((_, error)) if none(&error) => None,
-            Err((path, error)) => return Err(StoreError::io("look into", path)(error)),
+        let find = |name: &str| match self.find_private(name) {
+            Ok(directory) => Ok(Some(directory)),
+            Err((_, error)) if none(&error) => Ok(None),
+            Err((path, error)) => Err(StoreError::io("look into", path)(error)),
         };
-        Ok(LocatedLayers { places: self, layers, records })
+        let (records, bindings) = (find(RECORDS)?, find(BINDINGS)?);
+        let lasting_inodes = layers.as_ref().is_some_and(|layers| sys::has_lasting_inodes(layers.as_fd()));
+        Ok(LocatedLayers { places: self, layers, records, bindings, lasting_inodes })
     }
 
     /// The directory `name` in the private one, to which no symlink leads; if there is none, at which path and why.
@@ -135,22 +138,23 @@ pub struct LocatedLayers<'p> {
     places: &'p Places,
     layers: Option<OwnedFd>,
     records: Option<OwnedFd>,
+    bindings: Option<OwnedFd>,
+    lasting_inodes: bool,
 }
 
 impl LocatedLayers<'_> {
-    /// What is known of a layer, from two `stat` calls.
+    /// What is known of a layer, from what three calls say of its directory, its record, and the note of which
+    /// directory the record is.
     ///
     /// # Errors
     /// It cannot be looked at.
     pub fn state(&self, digest: &BlobDigest) -> Result<LayerState, StoreError> {
+        let Some(layers) = &self.layers else { return Ok(LayerState::Missing) };
         let name = format!("{digest}.extracted");
         let failed = |path: PathBuf| StoreError::io("look at", path);
-        let layer = match &self.layers {
-            Some(layers) => sys::metadata(layers.as_fd(), name.as_bytes())
-                .map_err(failed(layer_path(&self.places.layers, digest)))?,
-            None => None,
-        };
-        let Some(layer) = layer else { return Ok(LayerState::Missing) };
+        let layer = sys::mark(layers.as_fd(), name.as_bytes(), self.lasting_inodes)
+            .map_err(failed(layer_path(&self.places.layers, digest)))?;
+        let Some((kind, mark)) = layer else { return Ok(LayerState::Missing) };
         let recorded = match &self.records {
             Some(records) => match sys::has_own_file(records.as_fd(), digest.as_str().as_bytes()) {
                 // What may not be a record is none. Who would replace it names it.
@@ -159,10 +163,12 @@ impl LocatedLayers<'_> {
             },
             None => false,
         };
-        if layer.kind == Kind::Directory && recorded {
-            Ok(LayerState::Complete)
-        } else {
-            Ok(LayerState::Untrusted)
-        }
+        let bound =
+            || self.bindings.as_ref().is_some_and(|bindings| is_bound(bindings.as_fd(), digest, &mark));
+        Ok(match (kind, recorded) {
+            (Kind::Directory, true) if bound() => LayerState::Complete,
+            (Kind::Directory, true) => LayerState::Unbound,
+            _ => LayerState::Untrusted,
+        })
     }
 }

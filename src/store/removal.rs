@@ -161,15 +161,20 @@ impl Store {
         sys::remove_tree(self.layers_directory.as_fd(), &layer_name(digest))
             .map_err(|kept| StoreError::io("remove", path)(kept.under(self.layers()).into()))?;
         self.sync_layers()?;
+        // Of a record that is gone: nobody looks at it.
+        let _ = sys::remove_file(self.bindings_directory.as_fd(), digest.as_str().as_bytes());
         self.remove_staged(marker.as_bytes())
             .map_err(|left| StoreError::io("remove", left.path)(io::Error::other(left.reason)))
     }
 
     fn remove_record(&self, digest: &BlobDigest) -> Result<(), Left> {
-        sys::remove_tree(self.records_directory.as_fd(), digest.as_str().as_bytes()).map_err(|kept| {
-            let path = self.places.record(digest);
-            Left::new(path.clone(), &kept.under(path.parent().unwrap_or(&path)))
-        })
+        for directory in [&self.records_directory, &self.bindings_directory] {
+            sys::remove_tree(directory.as_fd(), digest.as_str().as_bytes()).map_err(|kept| {
+                let path = self.places.record(digest);
+                Left::new(path.clone(), &kept.under(path.parent().unwrap_or(&path)))
+            })?;
+        }
+        Ok(())
     }
 
     /// Removes what lies in staging under `name` and is of no use, and finishes the removal that it may stand for.

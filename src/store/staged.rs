@@ -3,6 +3,7 @@
 //! A layer that cannot have its name (something is mounted there, or what has the name must not be changed) fails
 //! alone, and stays staged if it is ready: a later run of this boot gives it its name without fetching it again.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use super::removal::{Left, revoke};
 use super::{
     FILE_MODE, MAX_MARK, MAX_NAMES, PRIVATE_MODE, READY, RECORD, REPLACED, Store, TREE, boot_id, layer_name,
-    layer_path, staged_digest,
+    layer_path, layers_in_use, staged_digest,
 };
 use crate::digest::BlobDigest;
 use crate::error::{Error, StoreError};
@@ -88,8 +89,12 @@ impl Store {
         if let Err(error) = synced {
             return Committed::all_failed(&layers, StoreError::io("sync", self.layers())(error));
         }
-        let mut results: Vec<Result<(), StoreError>> =
-            layers.iter().map(|staged| self.place(staged)).collect();
+        let in_use = self.replaced_in_use(&layers);
+        let place = |staged: &Staged<'_>| match in_use.get(&staged.digest) {
+            Some(who) => Err(StoreError::InUse { path: staged.final_path(), who: who.clone() }),
+            None => self.place(staged),
+        };
+        let mut results: Vec<Result<(), StoreError>> = layers.iter().map(place).collect();
         if let Err(error) = self.sync_layers() {
             return Committed::all_failed(&layers, error);
         }
@@ -117,6 +122,20 @@ impl Store {
         let results =
             results.into_iter().map(|result| result.map_err(|error| Arc::new(error.into()))).collect();
         Committed { results, left }
+    }
+
+    /// Those of the layers whose present trees would have to make way for them, and are in use, with who uses them.
+    fn replaced_in_use(&self, layers: &[Staged<'_>]) -> BTreeMap<BlobDigest, String> {
+        let there = |directory: &OwnedFd, name: &[u8]| {
+            sys::metadata(directory.as_fd(), name).is_ok_and(|found| found.is_some())
+        };
+        let replaces = |staged: &&Staged<'_>| {
+            there(&staged.directory, TREE) && there(&self.layers_directory, &layer_name(&staged.digest))
+        };
+        let replaced: Vec<&BlobDigest> =
+            layers.iter().filter(replaces).map(|staged| &staged.digest).collect();
+        // Looks at all processes: only where something is to be replaced.
+        if replaced.is_empty() { BTreeMap::new() } else { layers_in_use(self.layers(), &replaced) }
     }
 
     /// Gives a tree its final name.
@@ -173,7 +192,8 @@ impl Store {
         let (staging, records) = (staged.directory.as_fd(), self.records_directory.as_fd());
         let path = self.places.record(&staged.digest);
         sys::rename_over(staging, RECORD, records, staged.digest.as_str().as_bytes())
-            .map_err(StoreError::io("rename the finished record to", path))
+            .map_err(StoreError::io("rename the finished record to", path))?;
+        self.bind(&staged.digest)
     }
 
     fn open_staged(&self, name: &[u8]) -> Result<OwnedFd, StoreError> {
@@ -211,11 +231,11 @@ impl Committed {
 /// A layer on its way. Dropped without [`Store::commit`] it is removed.
 #[derive(Debug)]
 pub struct Staged<'s> {
-    store: &'s Store,
-    digest: BlobDigest,
+    pub(super) store: &'s Store,
+    pub(super) digest: BlobDigest,
     /// In staging.
     name: Vec<u8>,
-    directory: OwnedFd,
+    pub(super) directory: OwnedFd,
     pub(super) armed: bool,
 }
 

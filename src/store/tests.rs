@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use super::*;
+use crate::digest::Algorithm;
 
 fn digest(of: &str) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, of.as_bytes())

@@ -272,6 +272,7 @@ impl Session {
         let mut pruned = Pruned::default();
         for directory in &intention.directories {
             let store = Store::open(directory, &self.downloads_path())?;
+            store.claim(&self.home)?;
             self.sweep(&store, &mut pruned)?;
             stores.insert(directory.clone(), store);
         }
@@ -286,11 +287,11 @@ impl Session {
             let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
             catalog.forget(&names, wish.owner())?;
         }
-        let needed = catalog.layers_needed_outside(&BTreeSet::new())?;
         let Intention { images, waiting_for, .. } = intention;
         (pruned.images, pruned.waiting_for) = (images, waiting_for);
         for (directory, layers) in intention.layers {
             let Some(store) = stores.get(&directory) else { continue };
+            let needed = catalog.layers_needed_in(&directory, &self.default_layers(), &BTreeSet::new())?;
             let unneeded: Vec<RemovedLayer> =
                 layers.into_iter().filter(|layer| !needed.contains(&layer.digest)).collect();
             let digests: Vec<&BlobDigest> = unneeded.iter().map(|layer| &layer.digest).collect();
@@ -327,31 +328,41 @@ impl Session {
         &self,
         desired: &Desired,
         observed: &mut Observed,
+        tell: bool,
     ) -> Result<(), Failure> {
         if desired.prune {
             let places = Places::of(&desired.layers_directory);
-            observed.needed_elsewhere.extend(self.needed_by_other_homes(&places)?);
+            observed.needed_elsewhere.extend(self.needed_by_other_homes(&places, tell)?);
         }
         Ok(())
     }
 
-    /// The layers that the catalogs of other homes need: all, if one of them cannot be read.
-    fn needed_by_other_homes(&self, places: &Places) -> Result<BTreeSet<BlobDigest>, Failure> {
+    /// The layers that the catalogs of other homes need: all, if one of them cannot be found or read, which is said
+    /// if `tell`.
+    fn needed_by_other_homes(&self, places: &Places, tell: bool) -> Result<BTreeSet<BlobDigest>, Failure> {
         let mut needed = BTreeSet::new();
-        for home in places.homes()?.into_iter().filter(|home| *home != self.home) {
-            let layers = Catalog::open_read_only(&home.join("oci.db")).and_then(|catalog| {
-                catalog.map(|catalog| catalog.layers_needed_outside(&BTreeSet::new())).transpose()
+        for claim in places.claims_of_others(&self.home)? {
+            let layers = Catalog::open_read_only(&claim.home.join("oci.db")).and_then(|catalog| {
+                let found = catalog.filter(|_| claim.is_found());
+                found.map(|catalog| catalog.layers_needed_outside(&BTreeSet::new())).transpose()
             });
-            match layers {
-                Ok(layers) => needed.extend(layers.unwrap_or_default()),
-                Err(error) => {
-                    self.reporter.report(Event::Warning(format!(
-                        "no layers are removed: the home {} uses them too, and {error}",
-                        home.display()
-                    )));
-                    return Ok(places.recorded()?);
+            let why = match layers {
+                Ok(Some(layers)) => {
+                    needed.extend(layers);
+                    continue;
                 }
+                Ok(None) => format!(
+                    "is not there (not mounted, moved, or of another machine); if it is gone for good, remove {}",
+                    claim.path.display()
+                ),
+                Err(error) => format!("cannot be asked: {error}"),
+            };
+            if tell {
+                let home = claim.home.display();
+                let text = format!("no layers are removed: the home {home}, which uses them too, {why}");
+                self.reporter.report(Event::Warning(text));
             }
+            return Ok(places.recorded()?);
         }
         Ok(needed)
     }
@@ -379,7 +390,6 @@ impl Session {
         };
         let leaving = images.iter().filter(|image| !image.waits);
         let gone: BTreeSet<ImageRef> = leaving.flat_map(|image| &image.gone).cloned().collect();
-        let needed = catalog.layers_needed_outside(&gone)?;
         observed.recorded.retain(|name, _| gone.contains(name));
 
         let mut candidates: BTreeMap<PathBuf, BTreeMap<BlobDigest, &str>> = BTreeMap::new();
@@ -394,6 +404,7 @@ impl Session {
                 waiting_for.clone_from(&unlisted.absent);
             }
             candidates.entry(unlisted.desired.layers_directory.clone()).or_default();
+            add_former_directories(catalog, &mut candidates)?;
             for (directory, of_directory) in &mut candidates {
                 for digest in Places::of(directory).recorded()? {
                     of_directory.entry(digest).or_insert("no recorded image needs it");
@@ -413,7 +424,8 @@ impl Session {
             if !locked && matches!(wish, Wish::Unlisted(_)) && places.is_idle() {
                 intention.leftovers.extend(places.leftovers()?);
             }
-            let needed_elsewhere = self.needed_by_other_homes(&places)?;
+            let needed_elsewhere = self.needed_by_other_homes(&places, !locked)?;
+            let needed = catalog.layers_needed_in(&directory, &self.default_layers(), &gone)?;
             let is_needed =
                 |digest: &BlobDigest| needed.contains(digest) || needed_elsewhere.contains(digest);
             let mut layers = Vec::new();
@@ -476,6 +488,24 @@ fn fits_one(selection: &TagSelection, rows: &[&RecordedImage]) -> bool {
     let of_platform = |row: &&&RecordedImage| row.platform.as_ref() == Some(&selection.platform);
     let tags = rows.iter().filter(of_platform).filter_map(|row| row.reference.tag());
     Rule::new(selection).is_ok_and(|rule| !rule.choose(tags).is_empty())
+}
+
+/// Directories that images file named once, where there is something of ours left.
+fn add_former_directories(
+    catalog: &Catalog,
+    candidates: &mut BTreeMap<PathBuf, BTreeMap<BlobDigest, &str>>,
+) -> Result<(), Failure> {
+    let real = |directory: &Path| std::fs::canonicalize(directory).ok();
+    let mut known: BTreeSet<PathBuf> = candidates.keys().filter_map(|known| real(known)).collect();
+    for directory in catalog.layers_directories()? {
+        let Some(real) = real(&directory) else { continue };
+        let places = Places::of(&directory);
+        // One directory by two names is one: its lock can be taken once.
+        if known.insert(real) && !(places.recorded()?.is_empty() && places.leftovers()?.is_empty()) {
+            candidates.entry(directory).or_default();
+        }
+    }
+    Ok(())
 }
 
 fn removed_layer(directory: &Path, places: &Places, digest: BlobDigest, reason: &str) -> RemovedLayer {

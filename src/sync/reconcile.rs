@@ -51,7 +51,7 @@ impl Session {
         // A plan can be shown by the lockfile's word alone.
         observer.locked_too = false;
         let mut observed = observer.observe(desired)?;
-        self.look_at_other_homes(desired, &mut observed)?;
+        self.look_at_other_homes(desired, &mut observed, true)?;
         Ok(plan::plan(desired, &observed))
     }
 
@@ -126,7 +126,7 @@ impl Session {
         earlier: &mut Earlier,
     ) -> Result<(), Failure> {
         earlier.tell(&mut observed);
-        self.look_at_other_homes(desired, &mut observed)?;
+        self.look_at_other_homes(desired, &mut observed, true)?;
         let plan = plan::plan(desired, &observed).without(&earlier.images);
         if !plan.is_empty() {
             return self.carry_out(desired, observed, means, earlier, None);
@@ -157,7 +157,8 @@ impl Session {
         self.tell_left(&store.recover()?.left);
         // Whoever had the lock may have done some of this already, and may know newer things.
         let observer = self.observer(desired, means, Some(&catalog));
-        if observer.look_again(desired, &mut observed)? {
+        let differ = self.rebind(&store, &observed)?;
+        if observer.look_again(desired, &mut observed)? || differ {
             if part_until.is_some() {
                 // Asking again may take long: that is for the rest.
                 return Ok(());
@@ -165,7 +166,7 @@ impl Session {
             observed = observer.observe(desired)?;
         }
         earlier.tell_deeds(&mut observed);
-        self.look_at_other_homes(desired, &mut observed)?;
+        self.look_at_other_homes(desired, &mut observed, false)?;
         let mut plan = plan::plan(desired, &observed).without(&earlier.images);
         // With very many images that is much memory, and a run may take hours.
         drop(observed);

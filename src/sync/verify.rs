@@ -148,7 +148,7 @@ impl Session {
     }
 
     /// Looks at layers, several at once, the biggest first.
-    fn compare(&self, mut layers: Vec<&mut VerifiedLayer>) -> Result<(), Failure> {
+    pub(super) fn compare(&self, mut layers: Vec<&mut VerifiedLayer>) -> Result<(), Failure> {
         if layers.is_empty() {
             return Ok(());
         }

@@ -1,0 +1,230 @@
+//! Homes and layers that move, are copied, are taken away, or are shared: what msb-sync knows of them goes by the
+//! directories themselves, not by their paths.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::check::wanted;
+use crate::support::fake_registry::FakeRegistry;
+use crate::support::image::{BlobSet, Image, Layer, dir, file};
+use crate::support::sandbox::{Output, Sandbox};
+
+fn layer(name: &str) -> Layer {
+    Layer::of(&[dir("d"), file(format!("d/{name}"), name), file("same", "same")])
+}
+
+/// `a:1` and `b:1`, of one layer each, and homes that apply them.
+struct Street {
+    sandbox: Sandbox,
+    registry: FakeRegistry,
+    a: Layer,
+    b: Layer,
+}
+
+impl Street {
+    fn new() -> Self {
+        let (a, b) = (layer("a"), layer("b"));
+        let mut content = BlobSet::with("a:1", &Image::new(std::slice::from_ref(&a)));
+        let descriptor = content.image(&Image::new(std::slice::from_ref(&b)));
+        content.tag("b:1", &descriptor);
+        Self { sandbox: Sandbox::new(), registry: FakeRegistry::start(content), a, b }
+    }
+
+    fn home(&self, name: &str) -> PathBuf {
+        self.sandbox.root().join(name)
+    }
+
+    /// Writes an images file with these settings, and returns its path.
+    fn file(&self, name: &str, settings: &str, images: &[&str]) -> PathBuf {
+        let text = format!("{}[settings]\n{settings}\n", wanted(&self.registry.name(), images));
+        self.sandbox.write(name, text)
+    }
+
+    fn run(&self, home: &Path, verb: &str) -> Output {
+        self.sandbox.msb(verb).arg("--home").arg(home).run()
+    }
+
+    fn json(&self, home: &Path, verb: &str) -> Value {
+        self.run(home, &format!("{verb} --json")).success().json()
+    }
+
+    /// Applies without a request.
+    fn apply_silently(&self, home: &Path, verb: &str) -> Value {
+        self.registry.forget();
+        let summary = self.run(home, &format!("{verb} --json")).success().summary();
+        assert!(self.registry.requests().is_empty(), "{:?}", self.registry.requests());
+        summary
+    }
+}
+
+fn in_home(home: &Path, layer: &Layer) -> PathBuf {
+    home.join("layers").join(layer.directory())
+}
+
+fn digests(document: &Value) -> Vec<&str> {
+    document["layers"].as_array().unwrap().iter().map(|layer| layer["digest"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_home_that_was_moved_works_where_it_is_now() {
+    let street = Street::new();
+    let (old, new) = (street.home("old"), street.home("new"));
+    street.file("images.toml", "", &["a:1", "b:1"]);
+    street.run(&old, "apply").success();
+    fs::rename(&old, &new).unwrap();
+
+    let summary = street.apply_silently(&new, "apply --offline");
+    assert_eq!(summary["unchanged"], 2, "{summary}");
+    street.run(&new, "verify").success();
+    let images = street.json(&new, "list")["images"].clone();
+    assert_eq!(images[0]["layers"][0]["path"], in_home(&new, &street.a).to_str().unwrap());
+    fs::write(in_home(&new, &street.a).join("d/a"), "x").unwrap();
+    street.run(&new, "verify --repair").success();
+    assert_eq!(fs::read(in_home(&new, &street.a).join("d/a")).unwrap(), b"a");
+    street.file("images.toml", "", &["a:1"]);
+    let document = street.json(&new, "prune");
+    assert_eq!(digests(&document), [street.b.digest()], "{document:#}");
+    assert!(!in_home(&new, &street.b).exists() && !old.exists());
+}
+
+#[test]
+fn a_copy_is_taken_without_a_request_once_it_is_compared() {
+    let street = Street::new();
+    let (old, new) = (street.home("old"), street.home("new"));
+    street.file("images.toml", "", &["a:1", "b:1"]);
+    street.run(&old, "apply").success();
+    let copied = ["-a", old.to_str().unwrap(), new.to_str().unwrap()];
+    street.sandbox.program("cp", &copied).run().success();
+    street.run(&new, "verify").success();
+    let plan = street.json(&new, "plan --offline");
+    assert_eq!(plan["images"][0]["action"], "repair", "{plan:#}");
+    let summary = street.apply_silently(&new, "apply --offline");
+    assert_eq!(summary["downloaded_bytes"], 0, "{summary}");
+    assert_eq!(street.json(&new, "plan --offline")["changes"], 0);
+    // The original is gone, as after `mv` to another disk: its claim on what was copied is no more.
+    fs::rename(&old, street.home("gone")).unwrap();
+    street.file("images.toml", "", &["a:1"]);
+    let output = street.run(&new, "prune").success();
+    assert!(!output.stderr.contains("no layers are removed"), "{output}");
+    assert!(!in_home(&new, &street.b).exists());
+    fs::rename(street.home("gone"), &old).unwrap();
+    // What is not as it was is fetched, and not where no registry may be asked.
+    fs::remove_dir_all(&new).unwrap();
+    street.sandbox.program("cp", &copied).run().success();
+    fs::write(in_home(&new, &street.a).join("d/a"), "x").unwrap();
+    street.registry.forget();
+    street.run(&new, "apply --offline").code(1);
+    assert!(street.registry.requests().is_empty(), "{:?}", street.registry.requests());
+    street.run(&new, "apply").success();
+    assert_eq!(fs::read(in_home(&new, &street.a).join("d/a")).unwrap(), b"a");
+}
+
+#[test]
+fn a_layer_that_somebody_made_anew_is_not_complete() {
+    let street = Street::new();
+    let home = street.home("home");
+    street.file("images.toml", "", &["a:1"]);
+    street.run(&home, "apply").success();
+    let path = in_home(&home, &street.a);
+    for content in [None, Some("x")] {
+        fs::remove_dir_all(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        if let Some(content) = content {
+            fs::create_dir(path.join("d")).unwrap();
+            fs::write(path.join("d/a"), content).unwrap();
+        }
+        let listed = street.run(&home, "list").success().stdout;
+        assert!(listed.contains("missing"), "{listed}");
+        street.run(&home, "inspect --rootfs").code(2);
+        let plan = street.json(&home, "plan");
+        assert_eq!(plan["images"][0]["action"], "repair", "{plan:#}");
+        let summary = street.run(&home, "apply --json").success().summary();
+        assert_eq!(summary["repaired"], 1, "{summary}");
+        assert_eq!(fs::read(path.join("d/a")).unwrap(), b"a");
+        assert_eq!(street.json(&home, "plan")["changes"], 0);
+    }
+}
+
+#[test]
+fn a_home_that_is_not_there_loses_no_layer() {
+    let street = Street::new();
+    let (one, two, away) = (street.home("one"), street.home("two"), street.home("away"));
+    let settings = format!("layers = {:?}", street.home("shared").to_str().unwrap());
+    street.file("one.toml", &settings, &["a:1"]);
+    street.file("two.toml", &settings, &["b:1"]);
+    street.run(&one, "apply one.toml").success();
+    street.run(&two, "apply two.toml").success();
+    let there = |layer: &Layer| street.home("shared").join(layer.directory()).is_dir();
+
+    // Its disk is not mounted, or it was moved.
+    fs::rename(&two, &away).unwrap();
+    street.file("one.toml", &settings, &[]);
+    for verb in ["prune --allow-empty one.toml", "apply --prune --allow-empty one.toml"] {
+        let output = street.run(&one, verb);
+        assert!(output.stderr.contains("no layers are removed") && there(&street.b), "{output}");
+    }
+    // An empty mount point is not that home either.
+    fs::create_dir(&two).unwrap();
+    street.run(&one, "prune --allow-empty one.toml").says("no layers are removed");
+    assert!(there(&street.a) && there(&street.b));
+    fs::remove_dir(&two).unwrap();
+
+    // Where it is now it says so as soon as it does something.
+    fs::remove_dir_all(street.home("shared").join(street.b.directory())).unwrap();
+    street.run(&away, "apply two.toml").success();
+    let output = street.run(&one, "prune --allow-empty one.toml").success();
+    assert!(!output.stderr.contains("no layers are removed"), "{output}");
+    assert!(there(&street.b) && !there(&street.a));
+    street.run(&away, "verify").success();
+}
+
+#[test]
+fn the_home_of_another_container_under_the_same_path_is_another_one() {
+    let street = Street::new();
+    let settings = format!("layers = {:?}", street.home("shared").to_str().unwrap());
+    let home = street.home("home");
+    fs::create_dir(&home).unwrap();
+    let container = |name: &str, verb: &str, file: &str| {
+        fs::create_dir_all(street.home(name)).unwrap();
+        let script = "mount --bind \"$1\" \"$2\" || exit 77; exec \"$0\" --home \"$2\" $3 $4";
+        let (volume, home) = (street.home(name), home.to_str().unwrap());
+        let program = env!("CARGO_BIN_EXE_msb-sync");
+        let arguments = ["-m", "sh", "-c", script, program, volume.to_str().unwrap(), home, verb, file];
+        street.sandbox.program("unshare", &arguments).run()
+    };
+    street.file("one.toml", &settings, &["a:1"]);
+    street.file("two.toml", &settings, &["b:1"]);
+    let output = container("container-1", "apply", "one.toml");
+    if output.status.code() == Some(77) || output.stderr.starts_with("unshare: ") {
+        let _ = writeln!(std::io::stderr(), "may not mount: homes of two containers were NOT checked");
+        return;
+    }
+    output.success();
+    container("container-2", "apply", "two.toml").success();
+    street.file("one.toml", &settings, &[]);
+    container("container-1", "prune --allow-empty", "one.toml").says("no layers are removed");
+    container("container-2", "verify", "").success();
+}
+
+#[test]
+fn a_directory_of_layers_that_the_file_names_no_more_is_cleaned() {
+    let street = Street::new();
+    let home = street.home("home");
+    let (old, new) = (street.home("old"), street.home("new"));
+    let settings = |path: &Path| format!("layers = {:?}", path.to_str().unwrap());
+    street.file("images.toml", &settings(&old), &["a:1", "b:1"]);
+    street.run(&home, "apply").success();
+    street.file("images.toml", &settings(&new), &["a:1"]);
+    let output = street.run(&home, "apply --prune").success();
+    assert!(!format!("{}{}", output.stdout, output.stderr).contains("removed 1 layer"), "{output}");
+    assert!(!output.stderr.contains("layer removed") && !output.stdout.contains("layer removed"), "{output}");
+    assert!(old.join(street.a.directory()).is_dir() && new.join(street.a.directory()).is_dir());
+    let document = street.json(&home, "prune");
+    assert_eq!(document["layers"].as_array().unwrap().len(), 2, "{document:#}");
+    assert!(!old.join(street.a.directory()).exists() && !old.join(street.b.directory()).exists());
+    street.run(&home, "verify").success();
+    assert_eq!(street.run(&home, "prune").success().stdout, "Nothing to remove.\n");
+}
