@@ -12,6 +12,7 @@ mod groups;
 mod keys;
 mod patterns;
 mod problem;
+mod ranges;
 mod reader;
 mod registry;
 mod secrets;

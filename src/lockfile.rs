@@ -224,8 +224,13 @@ impl fmt::Display for Lockfile {
             let LockedSelection { repository, platform, semver, matching, newest, tags } = selection;
             write!(f, "\n[[selection]]\nrepository = \"{repository}\"\nplatform = \"{platform}\"\n")?;
             let quoted = |text: &str| toml::Value::String(text.to_owned());
-            if let Some(range) = semver {
-                writeln!(f, "semver = {}", quoted(range))?;
+            match &semver[..] {
+                [] => {}
+                [range] => writeln!(f, "semver = {}", quoted(range))?,
+                ranges => {
+                    let ranges: Vec<String> = ranges.iter().map(|range| quoted(range).to_string()).collect();
+                    writeln!(f, "semver = [{}]", ranges.join(", "))?;
+                }
             }
             if let Some(pattern) = matching {
                 writeln!(f, "match = {}", quoted(pattern))?;

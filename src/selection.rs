@@ -2,25 +2,30 @@
 //!
 //! Pure: tags in, tags out. A tag is taken for a version as regsync and Renovate do: with or without a leading
 //! `v`, and with one, two or three numbers, the missing ones being zero (`7.2` is 7.2.0). What follows a hyphen is a
-//! pre-release, so that `7.2-alpine` fits no range that does not name one (the rule of Cargo and npm). Numbers may
-//! have leading zeros, as in `24.04`.
+//! pre-release, so that `7.2-alpine` fits no range that does not name one (the rule of Cargo and npm). What follows an
+//! underscore is a build, which no range looks at: `_` stands for the `+` that no tag can have, as Helm writes it. Numbers
+//! may have leading zeros, as in `24.04`.
 //!
-//! `newest` has an order for all tags, versions or not; see [`newer`].
+//! `newest` has an order for all tags, versions or not; see [`newer`]. A group `order` in `match` says what counts first.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 
 use semver::{BuildMetadata, Prerelease, Version, VersionReq};
 
 use crate::state::TagSelection;
 
+/// The group of a pattern that says what orders.
+const ORDER: &str = "order";
 /// Most tags that one selection may choose.
 pub const MAX_CHOSEN: usize = 1000;
 
 /// A selection's rule, ready for use.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    semver: Option<VersionReq>,
+    semver: Vec<VersionReq>,
     matching: Option<regex::Regex>,
+    /// Whether the pattern says what orders.
+    orders: bool,
     newest: Option<usize>,
 }
 
@@ -30,11 +35,14 @@ impl Rule {
     /// # Errors
     /// A range or a pattern that is none: no images file has one.
     pub fn new(selection: &TagSelection) -> Result<Self, String> {
-        let semver = selection.semver.as_deref().map(VersionReq::parse).transpose();
+        let semver = selection.semver.iter().map(|range| VersionReq::parse(range)).collect::<Result<_, _>>();
         let matching = selection.matching.as_deref().map(regex::Regex::new).transpose();
+        let matching = matching.map_err(|error| error.to_string())?;
+        let named = |pattern: &regex::Regex| pattern.capture_names().flatten().any(|name| name == ORDER);
         Ok(Self {
             semver: semver.map_err(|error| error.to_string())?,
-            matching: matching.map_err(|error| error.to_string())?,
+            orders: matching.as_ref().is_some_and(named),
+            matching,
             newest: selection.newest.map(Into::into),
         })
     }
@@ -44,11 +52,12 @@ impl Rule {
         self.newest
     }
 
-    /// Whether `tag` is in the range and matches the pattern.
+    /// Whether `tag` is in one of the ranges and matches the pattern.
     pub fn fits(&self, tag: &str) -> bool {
-        let in_range = |range: &VersionReq| version(tag).is_some_and(|version| range.matches(&version));
+        let in_range =
+            || version(tag).is_some_and(|version| self.semver.iter().any(|range| range.matches(&version)));
         self.matching.as_ref().is_none_or(|pattern| pattern.is_match(tag))
-            && self.semver.as_ref().is_none_or(in_range)
+            && (self.semver.is_empty() || in_range())
     }
 
     /// Whether this rule may have chosen `tags`: they all fit, and are not too many.
@@ -61,18 +70,25 @@ impl Rule {
     /// The tags that fit, newest first, each once, and no more of them than `newest` says.
     pub fn choose<'t>(&self, tags: impl IntoIterator<Item = &'t str>) -> Vec<&'t str> {
         let mut chosen: Vec<&str> = tags.into_iter().filter(|tag| self.fits(tag)).collect();
-        chosen.sort_by(|a, b| newer(b, a));
+        chosen.sort_by_cached_key(|tag| Reverse((self.order(tag), Key::of(tag))));
         chosen.dedup();
         chosen.truncate(self.newest.unwrap_or(usize::MAX));
         chosen
+    }
+
+    /// What the pattern's group says that `tag` is ordered by; a tag in which the group matches nothing is older than all
+    /// others.
+    fn order<'t>(&self, tag: &'t str) -> Option<Key<'t>> {
+        let pattern = self.matching.as_ref().filter(|_| self.orders)?;
+        Some(Key::of(pattern.captures(tag)?.name(ORDER)?.as_str()))
     }
 }
 
 /// A selection's rule as the images file says it, for people.
 pub fn describe(selection: &TagSelection) -> String {
     let mut parts = Vec::new();
-    if let Some(range) = &selection.semver {
-        parts.push(format!("semver \"{range}\""));
+    if !selection.semver.is_empty() {
+        parts.push(format!("semver \"{}\"", selection.semver.join(" || ")));
     }
     if let Some(pattern) = &selection.matching {
         // The anchors are the images file's own addition.
@@ -90,8 +106,9 @@ pub fn describe(selection: &TagSelection) -> String {
 ///
 /// Tags that begin with a number (after an optional `v`) are newer than all others. Of those the leading dotted
 /// numbers count first, as numbers and with missing ones as zero; then a tag with nothing behind them is newer than
-/// one with a suffix, as with pre-releases; then the suffixes, digits in them as numbers. Of equal versions the one
-/// with more parts is newer, since it moves less: `7.2.0` before `7.2`.
+/// one with a suffix, as with pre-releases; then the suffixes, digits in them as numbers; then what follows an
+/// underscore, which is a build: newer than none. Of equal versions the one with more parts is newer, since it moves
+/// less: `7.2.0` before `7.2`.
 pub fn newer(a: &str, b: &str) -> Ordering {
     Key::of(a).cmp(&Key::of(b))
 }
@@ -105,6 +122,8 @@ struct Key<'t> {
     /// How the text behind the numbers begins: nothing is newer than something.
     bare: bool,
     suffix: Vec<Chunk<'t>>,
+    /// What follows an underscore.
+    build: Option<Vec<Chunk<'t>>>,
     /// So that only equal tags are equal.
     tag: &'t str,
 }
@@ -148,7 +167,10 @@ impl<'t> Key<'t> {
             numbers.pop();
         }
         let is_version = rest.len() < text.len();
-        Self { is_version, numbers, bare: rest.is_empty(), suffix: chunks(rest), tag }
+        let (suffix, build) =
+            rest.split_once('_').map_or((rest, None), |(suffix, build)| (suffix, Some(build)));
+        let (bare, build) = (suffix.is_empty(), build.map(chunks));
+        Self { is_version, numbers, bare, suffix: chunks(suffix), build, tag }
     }
 }
 
@@ -181,6 +203,7 @@ fn chunks(mut text: &str) -> Vec<Chunk<'_>> {
 /// The version that `tag` is, if it is one.
 fn version(tag: &str) -> Option<Version> {
     let text = without_v(tag);
+    let (text, build) = text.split_once('_').map_or((text, None), |(text, build)| (text, Some(build)));
     let (core, pre) = text.split_once('-').map_or((text, None), |(core, pre)| (core, Some(pre)));
     let mut numbers = [0_u64; 3];
     let parts: Vec<&str> = core.split('.').take(4).collect();
@@ -199,7 +222,12 @@ fn version(tag: &str) -> Option<Version> {
         Some(pre) => Prerelease::new(pre).ok()?,
         None => Prerelease::EMPTY,
     };
-    Some(Version { major, minor, patch, pre, build: BuildMetadata::EMPTY })
+    let build = match build {
+        Some("") => return None,
+        Some(build) => BuildMetadata::new(build).ok()?,
+        None => BuildMetadata::EMPTY,
+    };
+    Some(Version { major, minor, patch, pre, build })
 }
 
 #[cfg(test)]
@@ -220,7 +248,7 @@ mod tests {
             pull: PullPolicy::Always,
             groups: BTreeSet::new(),
             line: 1,
-            semver: semver.map(str::to_owned),
+            semver: semver.map(|ranges| ranges.split("||").map(str::to_owned).collect()).unwrap_or_default(),
             matching: matching.map(|pattern| format!("^(?:{pattern})$")),
             newest: newest.and_then(NonZeroUsize::new),
             locked: None,
@@ -288,6 +316,32 @@ mod tests {
     #[test]
     fn a_range_and_a_pattern_must_both_fit() {
         assert_eq!(choose(Some(">=7, <8"), Some("[0-9]+\\.[0-9]+"), None, REDIS), ["7.2", "7.0"]);
+    }
+
+    #[test]
+    fn a_version_may_be_in_any_of_several_ranges() {
+        assert_eq!(choose(Some("~7.2||^8"), None, None, REDIS), ["8.0.0", "7.2.4", "7.2"]);
+    }
+
+    #[test]
+    fn what_follows_an_underscore_is_a_build() {
+        let tags = ["1.2.3_9", "1.2.3_10", "1.2.3", "1.2.3-rc1_5", "1.2.2_99", "1.2.3_a_b", "1.2.3_"];
+        let chosen = ["1.2.3_10", "1.2.3_9", "1.2.3", "1.2.2_99"];
+        assert_eq!(choose(Some(">=1.2"), None, None, &tags), chosen);
+        assert_eq!(choose(Some("=1.2.3"), None, Some(1), &tags), ["1.2.3_10"]);
+    }
+
+    #[test]
+    fn a_group_says_what_orders() {
+        let tags = ["main-fffffff-1700000000", "main-0000000-1800000000", "main-1234567-900000000", "main-x"];
+        let pattern = "main-[0-9a-f]+-(?P<order>[0-9]+)";
+        assert_eq!(choose(None, Some(pattern), Some(1), &tags), ["main-0000000-1800000000"]);
+        let oldest_last = ["main-0000000-1800000000", "main-fffffff-1700000000", "main-1234567-900000000"];
+        assert_eq!(choose(None, Some("main-[0-9a-f]+-(?<order>[0-9]+)"), None, &tags), oldest_last);
+        // Where it matches nothing, it says nothing; of equals the whole tags count.
+        let optional = "main-[0-9a-fx]+(-(?P<order>[0-9]+))?";
+        assert_eq!(choose(None, Some(optional), None, &tags)[3], "main-x");
+        assert_eq!(choose(None, Some("(?P<order>a)[0-9]+"), Some(2), &["a9", "a10", "a8"]), ["a10", "a9"]);
     }
 
     #[test]

@@ -357,7 +357,7 @@ pub struct LockedSelection {
     /// For which platform.
     pub platform: Platform,
     /// As in [`TagSelection::semver`].
-    pub semver: Option<String>,
+    pub semver: Vec<String>,
     /// As in [`TagSelection::matching`].
     pub matching: Option<String>,
     /// As in [`TagSelection::newest`].
@@ -451,9 +451,10 @@ pub struct TagSelection {
     pub groups: BTreeSet<String>,
     /// Its line in the images file, from 1.
     pub line: usize,
-    /// A range that `semver::VersionReq` parses.
-    pub semver: Option<String>,
-    /// A pattern that `regex` compiles, already anchored as a whole: `^(?:…)$`.
+    /// Ranges that `semver::VersionReq` parses, of which a tag's version has to be in one; none: any tag will do.
+    pub semver: Vec<String>,
+    /// A pattern that `regex` compiles, already anchored as a whole: `^(?:…)$`. What its group `order` matches says
+    /// which tag is newer.
     pub matching: Option<String>,
     /// How many, the newest first; `None`: all that fit.
     pub newest: Option<NonZeroUsize>,

@@ -11,7 +11,7 @@ use super::reader::{Node, Table};
 use super::registry::{Defaults, RegistryReader};
 use super::text::quoted;
 use super::values::{self, Fault};
-use super::{ImageEntry, PULL_WORDS, TagSelection};
+use super::{ImageEntry, PULL_WORDS, TagSelection, ranges};
 use crate::digest::BlobDigest;
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
 use crate::state::{Platform, PullPolicy};
@@ -249,6 +249,28 @@ impl RegistryReader<'_> {
         groups
     }
 
+    /// A range of versions, or a list of them, as alternatives.
+    fn ranges(&mut self, node: Node<'_>) -> Vec<String> {
+        let DeValue::Array(array) = node.value else {
+            if node.value.as_str().is_none() {
+                self.notes.wrong_type(node, "a string or an array of strings");
+                return Vec::new();
+            }
+            return self.range(node);
+        };
+        if array.is_empty() {
+            let hint = "leave it out to take any tag";
+            self.notes.error(Draft::new(node.span, "`semver` lists no range").hint(hint));
+        }
+        let nodes: Vec<Node<'_>> = self.notes.array(node).collect();
+        nodes.into_iter().flat_map(|node| self.range(node)).collect()
+    }
+
+    fn range(&mut self, node: Node<'_>) -> Vec<String> {
+        let Some(text) = self.notes.string(node) else { return Vec::new() };
+        self.notes.checked(node, semver_range(text)).unwrap_or_default()
+    }
+
     /// `tags = { … }`; the image's own parts are filled in by the caller.
     fn selection(&mut self, node: Node<'_>) -> Option<TagSelection> {
         let table = self.notes.table(node, &keys::TAGS)?;
@@ -257,7 +279,7 @@ impl RegistryReader<'_> {
             let hint = "say which tags: `semver`, `match` or `newest`";
             self.notes.error(Draft::new(node.span, "an empty selection of tags").hint(hint));
         }
-        let semver = self.text(table, "semver", semver_range);
+        let semver = semver.map(|node| self.ranges(node)).unwrap_or_default();
         let patterns = &mut *self.patterns;
         let matching = matching.and_then(|node| {
             let text = self.notes.string(node)?;
@@ -291,12 +313,9 @@ fn names_a_registry(registry: &str, first: &str) -> bool {
         || (public && (first.contains('.') || first == "localhost"))
 }
 
-fn semver_range(text: &str) -> Result<String, Fault> {
-    match semver::VersionReq::parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(Fault {
-            message: format!("is not a range of versions: {error}"),
-            hint: Some("a range is written as in \">=7, <8\" or \"~1.25\"".to_owned()),
-        }),
-    }
+fn semver_range(text: &str) -> Result<Vec<String>, Fault> {
+    ranges::alternatives(text).map_err(|reason| Fault {
+        message: format!("is not a range of versions: {reason}"),
+        hint: Some("a range is written as in \">=7, <8\" or \"~1.25\"".to_owned()),
+    })
 }

@@ -264,7 +264,7 @@ images = [
 ]
 "#,
     );
-    assert_eq!(file.selections[0].semver.as_deref(), Some(">=7, <8"));
+    assert_eq!(file.selections[0].semver, [">=7, <8"]);
     assert_eq!(file.selections[0].newest.map(NonZeroUsize::get), Some(2));
     assert_eq!(file.selections[1].repository, "library/node");
     let pattern = regex::Regex::new(file.selections[1].matching.as_deref().unwrap()).unwrap();

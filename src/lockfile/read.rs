@@ -130,13 +130,28 @@ fn selection(table: &Table<'_>) -> Result<(LockedSelection, Range<usize>)> {
     }
     let selection = LockedSelection {
         platform: table.parsed("platform", Platform::parse)?,
-        semver: optional("semver")?,
+        semver: ranges(table)?,
         matching: optional("match")?,
         newest: newest.transpose()?,
         tags,
         repository,
     };
     Ok((selection, span))
+}
+
+/// One range, or a list of alternatives.
+fn ranges(table: &Table<'_>) -> Result<Vec<String>> {
+    let Some(value) = table.entries.get("semver") else { return Ok(Vec::new()) };
+    if value.get_ref().as_str().is_some() {
+        return Ok(vec![table.string("semver")?.0.to_owned()]);
+    }
+    let wrong = |span| Fault::new(span, "`semver` must be a range, or an array of ranges");
+    let DeValue::Array(array) = value.get_ref() else { return Err(wrong(value.span())) };
+    let range = |value: &Spanned<DeValue<'_>>| {
+        value.get_ref().as_str().map(str::to_owned).ok_or_else(|| wrong(value.span()))
+    };
+    // None would read as: any tag.
+    if array.is_empty() { Err(wrong(value.span())) } else { array.iter().map(range).collect() }
 }
 
 fn check_version(value: &Spanned<DeValue<'_>>) -> Result<()> {

@@ -218,7 +218,7 @@ fn selection(name: &str, on: &str, semver: Option<&str>, newest: usize) -> TagSe
         pull: crate::state::PullPolicy::Always,
         groups: BTreeSet::new(),
         line: 1,
-        semver: semver.map(str::to_owned),
+        semver: semver.map(str::to_owned).into_iter().collect(),
         matching: Some("^(?:a\\.\"'\n|b)$".to_owned()),
         newest: std::num::NonZeroUsize::new(newest),
         locked: None,
@@ -265,6 +265,27 @@ fn selections_are_read_back_and_found_by_their_rule() {
             "tags of docker.io/library/redis (not selected any more, or by another rule)",
         ]
     );
+}
+
+#[test]
+fn one_range_is_a_text_and_several_are_a_list() {
+    let amd = "linux/amd64";
+    let one = selection("redis", amd, Some(">=7"), 2);
+    let several = TagSelection { semver: vec![">=7, <8".to_owned(), "^9".to_owned()], ..one.clone() };
+    for (selection, line) in [(&one, "semver = \">=7\"\n"), (&several, "semver = [\">=7, <8\", \"^9\"]\n")] {
+        let locked = LockedSelection::of(selection, &reference("redis"), vec!["7".to_owned()]);
+        let lockfile = Lockfile::new([image("redis:7", "x")], [locked]);
+        let text = lockfile.to_string();
+        assert!(text.contains(line), "{text}");
+        let read = Lockfile::parse(&text, "images.lock").unwrap();
+        assert_eq!(read, lockfile);
+        assert!(read.chosen(selection).is_some());
+        for bad in ["semver = []\n", "semver = 7\n", "semver = [7]\n"] {
+            let problem = Lockfile::parse(&text.replace(line, bad), "images.lock").unwrap_err();
+            assert!(problem.to_string().contains("must be a range, or an array of ranges"), "{problem}");
+        }
+    }
+    assert_ne!(LockedSelection::of(&one, &reference("redis"), Vec::new()).semver, several.semver);
 }
 
 #[test]

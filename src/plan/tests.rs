@@ -560,7 +560,7 @@ fn selecting(prune: bool) -> (Desired, Observed) {
         pull: PullPolicy::Always,
         groups: BTreeSet::new(),
         line: 1,
-        semver: Some("7".to_owned()),
+        semver: vec!["7".to_owned()],
         matching: None,
         newest: None,
         locked: None,

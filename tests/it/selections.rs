@@ -332,3 +332,50 @@ fn thousands_of_large_patterns_are_refused_at_once_with_their_place() {
     sandbox.images(&text.replace("[0-9a-z]{500}", "[0-9a-z]+"));
     sandbox.msb("plan --offline").timeout(Duration::from_secs(120)).run().code(1);
 }
+
+#[test]
+fn a_group_of_the_pattern_says_what_is_newest() {
+    let sandbox = Sandbox::new();
+    let registry =
+        registry(&["main-fffffff-1700000000", "main-0000000-1800000000", "main-1234567-900000000", "dev-1"]);
+    let pattern = "'main-[0-9a-f]+-(?P<order>[0-9]+)'";
+    sandbox.images(&selecting(&registry, &format!("{{ match = {pattern}, newest = 1 }}"), ""));
+    let plan = sandbox.msb("plan --json").run().success();
+    assert_eq!(planned(&plan), ["app:main-0000000-1800000000 add"]);
+    // The lockfile keeps the rule as it is.
+    sandbox.msb("lock").run().success();
+    sandbox.msb("apply --locked").run().success();
+    sandbox.msb("lock --check").run().success();
+    add(&registry, "main-aaaaaaa-1900000000");
+    let upgraded = sandbox.msb("lock --upgrade --json").run().success();
+    assert_eq!(planned(&upgraded), ["app:main-0000000-1800000000 remove", "app:main-aaaaaaa-1900000000 add"]);
+}
+
+#[test]
+fn ranges_may_be_written_as_npm_helm_and_people_do() {
+    let sandbox = Sandbox::new();
+    let registry = registry(&["v1.2.0", "1.9.3_2", "1.9.3_10", "2.0.0", "2.5.1", "3.1.0", "24.04"]);
+    for (range, chosen) in [
+        ("\">=1.2 <2 || ^3\"", &["1.9.3_10", "1.9.3_2", "3.1.0", "v1.2.0"][..]),
+        ("[\"~2.5\", \"3.1.0 - 3.2\"]", &["2.5.1", "3.1.0"]),
+        ("\"v1.9 - v2.0\"", &["1.9.3_10", "1.9.3_2", "2.0.0"]),
+        ("\">=v2\"", &["2.0.0", "2.5.1", "24.04", "3.1.0"]),
+        ("\">=24.04\"", &["24.04"]),
+    ] {
+        sandbox.images(&selecting(&registry, &format!("{{ semver = {range} }}"), ""));
+        let plan = sandbox.msb("plan --json").run().success();
+        let expected: Vec<String> = chosen.iter().map(|tag| format!("app:{tag} add")).collect();
+        assert_eq!(planned(&plan), expected, "{range}");
+        // What was locked by the rule is found by it again.
+        sandbox.msb("lock").run().success();
+        sandbox.msb("plan --locked").run().success();
+        std::fs::remove_file(sandbox.work().join("images.lock")).unwrap();
+    }
+    sandbox.images(&selecting(&registry, "{ semver = \"^1\", newest = 1 }", ""));
+    let plan = sandbox.msb("plan --json").run().success();
+    assert_eq!(planned(&plan), ["app:1.9.3_10 add"], "builds are numbers too");
+
+    sandbox.images(&selecting(&registry, "{ semver = [\">=1\",\n\"1 || two\"] }", ""));
+    let wrong = sandbox.msb("plan").run().code(2).says("images.toml:3:1");
+    assert!(wrong.stderr.contains("is not a range of versions: `two`"), "{wrong}");
+}

@@ -160,6 +160,10 @@ fn bad_files_and_their_problems() {
         // selections
         (registry("images = [{ name = \"a\", tags = {} }]"), "2:32 an empty selection of tags | say which tags: `semver`, `match` or `newest`"),
         (registry("images = [{ name = \"a\", tags = { newest = 0 } }]"), "2:43 `newest` must be from 1 to 4294967295"),
+        (registry("images = [{ name = \"a\", tags = { semver = [\"1\", \"2 || seven\"] } }]"), "2:49 an entry of `semver` is not a range of versions: `seven` is none: unexpected character 's' while parsing major version number | a range is written as in \">=7, <8\" or \"~1.25\""),
+        (registry("images = [{ name = \"a\", tags = { semver = [] } }]"), "2:43 `semver` lists no range | leave it out to take any tag"),
+        (registry("images = [{ name = \"a\", tags = { semver = 7 } }]"), "2:43 `semver` must be a string or an array of strings, found an integer"),
+        (registry("images = [{ name = \"a\", tags = { semver = [7] } }]"), "2:44 an entry of `semver` must be a string, found an integer"),
         (registry("images = [{ name = \"a\", tags = { semver = \"seven\" } }]"), "2:43 `semver` is not a range of versions: unexpected character 's' while parsing major version number | a range is written as in \">=7, <8\" or \"~1.25\""),
         (registry("images = [{ name = \"a\", tags = { match = \"a(\" } }]"), "2:42 `match` is not a valid pattern: unclosed group"),
         (registry("images = [{ name = \"a\", tags = { match = \"a)(b\" } }]"), "2:42 `match` is not a valid pattern: unopened group"),
