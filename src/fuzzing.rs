@@ -51,7 +51,11 @@ fn images_file(data: &[u8]) {
         default_registry: DEFAULT_REGISTRY,
         default_platform: Platform::new("linux", "amd64", None),
         untrusted: false,
+        machine: None,
     };
+    if let Err(problems) = images_file::parse_machine(&text, &source) {
+        assert!(!problems.is_empty() && is_printable(&problems.to_string()));
+    }
     match images_file::parse(&text, &source) {
         Ok(file) => {
             assert!(file.warnings.iter().all(|warning| is_printable(&warning.to_string())));

@@ -10,6 +10,7 @@ mod entry;
 mod file;
 mod groups;
 mod keys;
+mod machine;
 mod patterns;
 mod problem;
 mod ranges;
@@ -29,6 +30,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use file::FileReader;
+pub use machine::{MachineSettings, parse_machine};
 use problem::{Draft, Notes, Page, Span};
 pub use problem::{Problem, Problems, Severity};
 pub use text::nearest;
@@ -67,6 +69,8 @@ pub struct Source<'a> {
     /// Whether a stranger may have written it: keys that read local files, name credentials or hosts, or say where
     /// files are written are problems then.
     pub untrusted: bool,
+    /// The machine's settings, which count where the file says nothing else.
+    pub machine: Option<&'a MachineSettings>,
 }
 
 /// One image that the file lists.
@@ -98,7 +102,7 @@ pub struct Group {
 pub struct ImagesFile {
     /// `[settings]`, complete with defaults.
     pub settings: Settings,
-    /// Every registry table, in the order of the file.
+    /// Every registry table, in the order of the file, then the machine's other ones.
     pub registries: Vec<RegistrySettings>,
     /// The images, in the order of the file; no reference occurs twice.
     pub images: Vec<ImageEntry>,
@@ -216,12 +220,24 @@ impl ImagesFile {
 /// # Errors
 /// All problems of the file, in its order. Where the TOML itself is broken: what is wrong with it, and
 /// those other problems that do not follow from it.
+#[expect(clippy::redundant_closure_for_method_calls, reason = "the method is of one lifetime only")]
 pub fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
+    let (file, warnings) = read(text, source, |reader, root, whole| reader.file(root, whole))?;
+    Ok(ImagesFile { warnings, ..file })
+}
+
+/// Reads a TOML file by `tables`, which gets its tree, and whether that has everything that the text says. With the
+/// warnings.
+fn read<T>(
+    text: &str,
+    source: &Source<'_>,
+    tables: impl FnOnce(&mut FileReader<'_>, &DeTable<'_>, bool) -> T,
+) -> Result<(T, Vec<Problem>), Problems> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut notes = Notes::default();
     notes.untrusted = source.untrusted;
     if text.len() > MAX_TEXT {
-        let message = format!("the images file is larger than {} MiB", MAX_TEXT >> 20);
+        let message = format!("the file is larger than {} MiB", MAX_TEXT >> 20);
         notes.error(Draft::new(Span { start: 0, end: 0 }, message));
         return Err(notes.into_errors(&Page::new("", source.name, Vec::new())));
     }
@@ -229,7 +245,7 @@ pub fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
     let hidden = secrets::hidden_ranges(text, root.get_ref(), !errors.is_empty());
     let page = Page::new(text, source.name, hidden);
     let mut reader = FileReader { source, page: &page, notes };
-    let file = reader.file(root.get_ref(), errors.is_empty());
+    let found = tables(&mut reader, root.get_ref(), errors.is_empty());
     let mut notes = reader.notes;
     syntax::dismantle(root.into_inner());
     if !errors.is_empty() {
@@ -238,6 +254,5 @@ pub fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
     if notes.has_errors() {
         return Err(notes.into_errors(&page));
     }
-    let warnings = page.set_all(notes.warnings, Severity::Warning);
-    Ok(ImagesFile { warnings, ..file })
+    Ok((found, page.set_all(notes.warnings, Severity::Warning)))
 }

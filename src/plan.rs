@@ -16,7 +16,7 @@ use crate::error::{Error, LayerError, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::state::{
     Action, BlockedSelection, Desired, DesiredImage, LayerDescriptor, LayerFacts, LayerState, LockedImage,
-    Observed, Platform, RecordedImage, Resolution, ResolvedImage, size_of_layers,
+    Observed, Owner, Platform, RecordedImage, Resolution, ResolvedImage, size_of_layers,
 };
 
 /// What is to be done, and why.
@@ -228,7 +228,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let unlisted: Vec<&RecordedImage> = observed
         .recorded
         .values()
-        .filter(|recorded| recorded.owners.contains(&desired.owner))
+        // What was pulled is on no list from which it could be missing.
+        .filter(|recorded| desired.owner != Owner::pull() && recorded.owners.contains(&desired.owner))
         .filter(|recorded| !listed.contains(&recorded.reference))
         .filter(|recorded| !held(&recorded.reference.repository_alone()))
         // A second name goes with its first one.

@@ -7,6 +7,7 @@
 mod inputs;
 mod inspect;
 mod lock;
+mod machine;
 mod prune;
 mod rebind;
 mod reconcile;
@@ -25,7 +26,7 @@ use crate::digest::BlobDigest;
 use crate::error::{CatalogError, Error, StoreError};
 use crate::execute::Outcome;
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
-use crate::images_file::{self, ImagesFile, Problems, Source};
+use crate::images_file::{self, ImagesFile, Problem, Problems, Source};
 use crate::lockfile::LockfileProblem;
 use crate::plan::Plan;
 use crate::progress::{Event, Reporter, Silent};
@@ -97,6 +98,19 @@ pub struct Request {
     pub offline: bool,
     /// Fail unless the lockfile covers the images file exactly.
     pub locked: bool,
+}
+
+/// What `pull` is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct PullRequest {
+    /// These images.
+    pub references: Vec<ImageRef>,
+    /// And those of these groups of `file`.
+    pub groups: Vec<String>,
+    /// An images file whose settings and registries count; without one, the machine's alone do.
+    pub file: Option<ImagesSource>,
+    /// For this platform, whatever the file says.
+    pub platform: Option<Platform>,
 }
 
 /// Why a verb could not be carried out.
@@ -211,29 +225,20 @@ impl Session {
         self.reconcile(&desired, &means)
     }
 
-    /// Fetches images without an images file owning them: those of `references`, and those of `groups` of the
-    /// images file `source`, whose settings count as soon as a group is named.
+    /// Fetches images without an images file owning them.
     ///
     /// # Errors
     /// See [`Failure`]; images that fail are in the outcome.
-    pub fn pull(
-        &self,
-        references: &[ImageRef],
-        groups: &[String],
-        source: &ImagesSource,
-    ) -> Result<Applied, Failure> {
-        let loaded = if groups.is_empty() { None } else { Some(self.load(source)?) };
-        let settings = loaded.as_ref().map_or_else(Settings::default, |loaded| loaded.file.settings.clone());
-        let layers = settings.layers.clone().unwrap_or_else(|| self.default_layers());
-        let of_groups = match &loaded {
-            Some(loaded) => {
-                Some(loaded.file.desired(Owner::pull(), layers.clone(), groups).map_err(|error| {
-                    let hint = Some(error.hint().to_owned());
-                    Failure::Input(Error::Usage { message: error.to_string(), hint })
-                })?)
-            }
-            None => None,
+    pub fn pull(&self, request: &PullRequest) -> Result<Applied, Failure> {
+        let PullRequest { references, groups, file, platform } = request;
+        let loaded = file.as_ref().map(|file| self.load(file)).transpose()?;
+        let (registries, settings) = if let Some(loaded) = &loaded {
+            (loaded.file.registries.clone(), loaded.file.settings.clone())
+        } else {
+            self.warn(&self.machine()?.warnings);
+            self.without_file()?
         };
+        let layers = settings.layers.clone().unwrap_or_else(|| self.default_layers());
         let mut images: Vec<DesiredImage> = references
             .iter()
             .map(|reference| DesiredImage {
@@ -244,9 +249,23 @@ impl Session {
                 locked: None,
             })
             .collect();
-        let (listed, selections) =
-            of_groups.map(|desired| (desired.images, desired.selections)).unwrap_or_default();
-        images.extend(listed);
+        let mut selections = Vec::new();
+        if let Some(loaded) = loaded.filter(|_| !groups.is_empty()) {
+            let of_groups = loaded.file.desired(Owner::pull(), layers.clone(), groups).map_err(|error| {
+                let hint = Some(error.hint().to_owned());
+                Failure::Input(Error::Usage { message: error.to_string(), hint })
+            })?;
+            images.extend(of_groups.images);
+            selections = of_groups.selections;
+        }
+        if let Some(platform) = platform {
+            for image in &mut images {
+                image.platform.clone_from(platform);
+            }
+            for selection in &mut selections {
+                selection.platform.clone_from(platform);
+            }
+        }
         images.sort_by(|a, b| a.reference.cmp(&b.reference));
         images.dedup_by(|a, b| a.reference == b.reference);
         let desired = Desired {
@@ -257,7 +276,6 @@ impl Session {
             listed_elsewhere: std::collections::BTreeSet::new(),
             prune: false,
         };
-        let registries = loaded.map(|loaded| loaded.file.registries).unwrap_or_default();
         let registries = self.open_registries(registries, &settings);
         let means = Means { registries: &registries, settings: &settings, offline: false, loaded: None };
         self.reconcile(&desired, &means)
@@ -298,6 +316,7 @@ impl Session {
     fn understand(&self, text: ImagesText) -> Result<Loaded, Failure> {
         let digest = text.digest();
         let ImagesText { text, name, absolute, given } = text;
+        let machine = self.machine()?;
         let source = Source {
             name: &name,
             directory: absolute.parent().unwrap_or(Path::new("/")),
@@ -305,12 +324,10 @@ impl Session {
             default_registry: self.default_registry()?,
             default_platform: Platform::of_this_machine(),
             untrusted: self.untrusted,
+            machine: Some(&machine),
         };
         let file = images_file::parse(&text, &source).map_err(Failure::Problems)?;
-        for warning in &file.warnings {
-            let text = warning.to_string();
-            self.reporter.report(Event::Warning(text.strip_prefix("warning: ").unwrap_or(&text).to_owned()));
-        }
+        self.warn(machine.warnings.iter().chain(&file.warnings));
         let lockfile = given.as_ref().and_then(|path| LockfilePlace::beside(path, &absolute));
         Ok(Loaded { file, owner: Owner::images_file(&absolute), name, lockfile, given, digest })
     }
@@ -318,6 +335,13 @@ impl Session {
     /// This session, for a file whose warnings have been told.
     fn quiet(&self) -> Self {
         Self { reporter: Arc::new(Silent), ..self.clone() }
+    }
+
+    fn warn<'p>(&self, problems: impl IntoIterator<Item = &'p Problem>) {
+        for problem in problems {
+            let text = problem.to_string();
+            self.reporter.report(Event::Warning(text.strip_prefix("warning: ").unwrap_or(&text).to_owned()));
+        }
     }
 
     fn desired(&self, loaded: &Loaded, request: &Request) -> Result<Desired, Failure> {

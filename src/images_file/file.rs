@@ -37,7 +37,9 @@ impl FileReader<'_> {
     /// with another.
     pub(super) fn file(&mut self, root: &DeTable<'_>, whole: bool) -> ImagesFile {
         let top = self.notes.known(root, &keys::TOP);
-        let settings = self.settings(top.get("settings"));
+        let mut settings = self.settings(top.get("settings"));
+        let machine = self.source.machine;
+        settings.hosts_dir = settings.hosts_dir.or_else(|| machine?.hosts_dir.clone());
         let defaults = Defaults { platform: settings.platform.clone(), pull: settings.pull };
 
         let mut registries = Vec::new();
@@ -57,12 +59,11 @@ impl FileReader<'_> {
             let (registry, images) = reader.read(name, node, &defaults);
             listed.extend(images);
             let Some(registry) = registry else { continue };
-            if let Some(first) = names.insert(registry.name.clone(), node.key_span) {
-                let message = format!("registry {} has two tables", quoted(&registry.name));
-                self.notes.error(Draft::new(node.key_span, message).related(first, "the first one"));
-            }
+            self.check_two_tables(&mut names, &registry.name, node.key_span);
             registries.push(registry);
         }
+        let others = machine.into_iter().flat_map(|machine| &machine.registries);
+        registries.extend(others.filter(|other| !names.contains_key(&other.name)).cloned());
         listed.sort_by_key(|entry| entry.span);
         let mut groups = BTreeMap::new();
         if whole {
@@ -71,6 +72,14 @@ impl FileReader<'_> {
             groups = groups::resolve(top.get("groups"), &listed, default_registry, &mut self.notes);
         }
         assemble(settings, registries, listed, &groups)
+    }
+
+    /// Notes a registry that has a table already.
+    pub(super) fn check_two_tables(&mut self, names: &mut BTreeMap<String, Span>, name: &str, span: Span) {
+        if let Some(first) = names.insert(name.to_owned(), span) {
+            let message = format!("registry {} has two tables", quoted(name));
+            self.notes.error(Draft::new(span, message).related(first, "the first one"));
+        }
     }
 
     fn settings(&mut self, node: Option<Node<'_>>) -> Settings {
@@ -138,7 +147,7 @@ impl FileReader<'_> {
         }
     }
 
-    fn text<T>(
+    pub(super) fn text<T>(
         &mut self,
         table: Table<'_>,
         key: &str,

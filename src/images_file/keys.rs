@@ -90,7 +90,26 @@ pub(super) const IMAGE: Keys = Keys {
 pub(super) const TAGS: Keys =
     Keys { table: "a selection of tags", names: &["semver", "match", "newest"], guarded: &[] };
 
-/// All tables.
+/// The top level of the machine's `registries.toml`.
+pub(super) const MACHINE: Keys =
+    Keys { table: "the machine's settings", names: &["settings", "registry", "engine"] };
+
+/// `[settings]` there.
+pub(super) const MACHINE_SETTINGS: Keys =
+    Keys { table: "[settings] of the machine's settings", names: &["hosts-dir"] };
+
+/// `[engine.NAME]` there, by its name.
+pub(super) const ENGINES: &[(&str, Keys)] = &[
+    ("microsandbox", Keys { table: "[engine.microsandbox]", names: &["command", "home"] }),
+    (
+        "containerd",
+        Keys { table: "[engine.containerd]", names: &["command", "address", "namespace", "snapshotter"] },
+    ),
+    ("podman", Keys { table: "[engine.podman]", names: &["command"] }),
+    ("docker", Keys { table: "[engine.docker]", names: &["command"] }),
+];
+
+/// All tables of an images file.
 pub(super) const ALL: &[&Keys] = &[&TOP, &SETTINGS, &LIMITS, &REGISTRY, &MIRROR, &IMAGE, &TAGS];
 
 /// Whether some table has this key.

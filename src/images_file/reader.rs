@@ -63,6 +63,11 @@ pub(super) struct Table<'t> {
 }
 
 impl<'t> Table<'t> {
+    /// Whether it has any other key than `key`.
+    pub(super) fn has_more_than(&self, key: &str) -> bool {
+        self.entries.keys().any(|other| other.get_ref() != key)
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<Node<'t>> {
         debug_assert!(self.keys.names.contains(&key), "{key} is not listed in keys.rs");
         let (key, value) = self.entries.get_key_value(key)?;
@@ -197,7 +202,10 @@ impl Notes {
             return;
         }
         let elsewhere = || keys::ALL.iter().find(|other| other.names.contains(&key));
-        let hint = if in_registry && node.value.is_table() {
+        let of_machine = [&keys::MACHINE, &keys::MACHINE_SETTINGS].contains(&keys);
+        let hint = if of_machine && elsewhere().is_some() {
+            format!("`{key}` belongs into an images file")
+        } else if in_registry && node.value.is_table() {
             "quote the registry's name, as in [registry.\"docker.io\"]".to_owned()
         } else if in_registry && looks_secret(key) {
             PASSWORD_HINT.to_owned()

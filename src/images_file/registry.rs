@@ -56,6 +56,14 @@ impl RegistryReader<'_> {
         let Some(table) = self.table(node) else { return (None, Vec::new()) };
         let mut settings = self.settings(table);
         let mut defaults = defaults.clone();
+        // A table that only lists images says nothing of the registry.
+        let machine = self.source.machine.filter(|_| !table.has_more_than("images"));
+        if let Some((of_machine, pull)) =
+            machine.zip(name.as_deref()).and_then(|(machine, name)| machine.registry(name))
+        {
+            settings.clone_from(of_machine);
+            defaults.pull = pull.unwrap_or(defaults.pull);
+        }
         if let Some(pull) = table.get("pull").and_then(|node| self.notes.choice(node, PULL_WORDS)) {
             defaults.pull = pull;
         }
@@ -72,7 +80,7 @@ impl RegistryReader<'_> {
         (settings, listed)
     }
 
-    fn name(&mut self, name: &str, node: Node<'_>) -> Option<String> {
+    pub(super) fn name(&mut self, name: &str, node: Node<'_>) -> Option<String> {
         image_ref::registry_name(name)
             .map_err(|error| {
                 let message = format!("invalid registry name {}: {}", quoted(name), error.reason());
@@ -86,7 +94,7 @@ impl RegistryReader<'_> {
             .ok()
     }
 
-    fn table<'t>(&mut self, node: Node<'t>) -> Option<Table<'t>> {
+    pub(super) fn table<'t>(&mut self, node: Node<'t>) -> Option<Table<'t>> {
         if node.value.is_table() {
             return self.notes.table(node, &keys::REGISTRY);
         }
@@ -96,7 +104,7 @@ impl RegistryReader<'_> {
         None
     }
 
-    fn settings(&mut self, table: Table<'_>) -> RegistrySettings {
+    pub(super) fn settings(&mut self, table: Table<'_>) -> RegistrySettings {
         self.combinations(table);
         RegistrySettings {
             name: String::new(),

@@ -20,6 +20,7 @@ fn source() -> Source<'static> {
         default_registry: "docker.io",
         default_platform: Platform::new("linux", "amd64", None),
         untrusted: false,
+        machine: None,
     }
 }
 

@@ -312,6 +312,7 @@ mod tests {
             default_registry: "docker.io",
             default_platform: Platform::new("linux", "amd64", None),
             untrusted: false,
+            machine: None,
         }
     }
 

@@ -25,7 +25,8 @@ pub struct Inputs {
     pub images_file: PathBuf,
     /// Its lockfile.
     pub lockfile: Option<PathBuf>,
-    /// Files that the images file names: roots, certificates and keys, passwords, the indexes of image layouts.
+    /// The machine's settings, and files that they or the images file name: roots, certificates and keys, passwords, the
+    /// indexes of image layouts.
     pub named: BTreeSet<PathBuf>,
     /// The directory of containerd's hosts files.
     pub hosts_dir: Option<PathBuf>,
@@ -55,7 +56,7 @@ impl Session {
             Failure::Input(Error::Usage { message, hint: None })
         })?;
         let settings = loaded.file.settings;
-        let mut named = BTreeSet::new();
+        let mut named = BTreeSet::from(self.machine_files());
         for registry in loaded.file.registries {
             let files = [registry.ca, registry.client_cert, registry.client_key, registry.password_file];
             named.extend(files.into_iter().flatten());

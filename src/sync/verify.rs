@@ -20,7 +20,7 @@ use crate::image_ref::ImageRef;
 use crate::plan;
 use crate::progress::Event;
 use crate::state::{
-    Desired, DesiredImage, LayerState, Observed, Owner, PullPolicy, RecordedImage, Resolution, Settings,
+    Desired, DesiredImage, LayerState, Observed, Owner, PullPolicy, RecordedImage, Resolution,
 };
 use crate::store::{self, OpenedLayer, Places, Store, layer_path};
 use crate::sys;
@@ -102,6 +102,10 @@ impl Session {
     /// # Errors
     /// See [`Failure`]; damage is in the result.
     pub fn verify(&self, references: &[ImageRef], repair: bool) -> Result<Verified, Failure> {
+        if repair {
+            // What is wrong with it is said before anything is looked at.
+            self.machine()?;
+        }
         let recorded: BTreeMap<ImageRef, RecordedImage> = match Catalog::open_read_only(&self.catalog_path())?
         {
             Some(catalog) => catalog.all()?.into_iter().map(|row| (row.reference.clone(), row)).collect(),
@@ -262,7 +266,7 @@ impl Session {
             }
             let (registries, settings) = match files.get(&owner) {
                 Some(Some(loaded)) => (loaded.file.registries.clone(), loaded.file.settings.clone()),
-                _ => (Vec::new(), Settings::default()),
+                _ => self.without_file()?,
             };
             let outcome = Executor {
                 registries: &self.open_registries(registries, &settings),

@@ -28,6 +28,7 @@ mod kills;
 mod layers;
 mod layouts;
 mod lock;
+mod machine_settings;
 mod memory;
 mod microsandbox;
 mod mirrors;

@@ -20,7 +20,7 @@ use msb_sync::cancel::Cancel;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::Silent;
 use msb_sync::registry::Environment;
-use msb_sync::sync::{ImagesSource, LockRequest, PruneRequest, Request, Session, Upgrade};
+use msb_sync::sync::{ImagesSource, LockRequest, PruneRequest, PullRequest, Request, Session, Upgrade};
 
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file};
@@ -298,7 +298,8 @@ impl World {
                 (format!("{removed:?}"), true)
             }
             Step::Pull(name) => {
-                let pulled = session.pull(&[self.reference(name)], &[], &source(0));
+                let references = vec![self.reference(name)];
+                let pulled = session.pull(&PullRequest { references, ..PullRequest::default() });
                 let pulled = pulled.map_err(|error| error.to_string())?;
                 (format!("{:?}", pulled.outcome), pulled.succeeded())
             }

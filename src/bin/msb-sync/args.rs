@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use msb_sync::state::Platform;
 use msb_sync::watch::{Address, parse_address};
 
 /// The images file of commands that are given none.
-const DEFAULT_FILE: &str = "images.toml";
+pub(crate) const DEFAULT_FILE: &str = "images.toml";
 
 /// Keeps this machine's container images exactly as a file says.
 #[derive(Debug, Parser)]
@@ -227,6 +228,13 @@ pub(crate) struct Pull {
     /// Images, as in alpine:3.20 or ghcr.io/owner/name:tag
     #[arg(required = true, value_name = "REF")]
     pub(crate) references: Vec<String>,
+    /// For this platform, as in linux/arm64 [default: that of this machine, or of FILE]
+    #[arg(long, value_name = "PLATFORM", value_parser = Platform::parse)]
+    pub(crate) platform: Option<Platform>,
+    /// Take settings and registries from this images file, and groups, given as @NAME (`-` is standard input)
+    /// [default: the machine's registries.toml alone, and ./images.toml for groups]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

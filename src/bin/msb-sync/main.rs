@@ -25,7 +25,7 @@ use msb_sync::progress::Reporter;
 use msb_sync::registry::Environment;
 use msb_sync::state::Action;
 use msb_sync::sync::{
-    Applied, Failure, ImagesSource, LockRequest, PruneRequest, Pruned, Request, Session, Upgrade,
+    Applied, Failure, ImagesSource, LockRequest, PruneRequest, Pruned, PullRequest, Request, Session, Upgrade,
 };
 
 use args::{Cli, Command, Global, Lock, Plan, Selection, When};
@@ -248,7 +248,7 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         }
         Command::Plan(args) => plan(&session, output, &args.selection, args.detailed_exitcode),
         Command::Lock(args) => lock(&session, output, args),
-        Command::Pull(args) => pull(&session, output, &args.references, &cli.global),
+        Command::Pull(args) => pull(&session, output, args, &cli.global),
         Command::List => look::list(&session, output),
         Command::Inspect(args) => look::inspect(&session, output, args),
         Command::Verify(args) => verify(&session, output, args),
@@ -384,12 +384,18 @@ fn show_applied(applied: &Applied, started: Instant, output: &Output, global: &G
     if applied.succeeded() { Exit::Done } else { Exit::Failed }
 }
 
-fn pull(session: &Session, output: &Output, references: &[String], global: &Global) -> Result<Exit, Failure> {
+fn pull(session: &Session, output: &Output, args: &args::Pull, global: &Global) -> Result<Exit, Failure> {
     let started = Instant::now();
     let (groups, references): (Vec<String>, Vec<String>) =
-        references.iter().cloned().partition(|text| text.starts_with('@'));
-    let source = ImagesSource::Path("images.toml".into());
-    let applied = session.pull(&self::references(session, &references)?, &groups, &source)?;
+        args.references.iter().cloned().partition(|text| text.starts_with('@'));
+    let default = (!groups.is_empty()).then_some(Path::new(args::DEFAULT_FILE));
+    let request = PullRequest {
+        references: self::references(session, &references)?,
+        groups,
+        file: args.file.as_deref().or(default).map(images_source),
+        platform: args.platform.clone(),
+    };
+    let applied = session.pull(&request)?;
     Ok(show_applied(&applied, started, output, global))
 }
 
