@@ -33,6 +33,7 @@ mod pulls;
 mod remote;
 mod repository;
 mod resolve;
+mod rests;
 mod secret;
 mod shared;
 mod tags;
@@ -53,6 +54,7 @@ use self::blob::Source;
 pub use self::environment::Environment;
 use self::layout::Layout;
 use self::remote::Remote;
+pub use self::rests::Rests;
 use self::shared::{Shared, lock};
 use crate::cancel::Cancel;
 use crate::digest::BlobDigest;
@@ -79,6 +81,8 @@ pub struct Options {
     pub cancel: Cancel,
     /// Who hears of retries, mirrors and warnings.
     pub reporter: Arc<dyn Reporter>,
+    /// Who asked earlier runs to be left alone.
+    pub rests: Rests,
 }
 
 impl fmt::Debug for Options {

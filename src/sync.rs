@@ -30,7 +30,7 @@ use crate::images_file::{self, ImagesFile, Problem, Problems, Source};
 use crate::lockfile::LockfileProblem;
 use crate::plan::Plan;
 use crate::progress::{Event, Reporter, Silent};
-use crate::registry::{Environment, Options, Registries};
+use crate::registry::{Environment, Options, Registries, Rests};
 use crate::state::{Action, Desired, DesiredImage, Owner, Platform, PullPolicy, RecordedImage, Settings};
 use crate::store::{self, Left, Lock, Places, Store};
 use inputs::ImagesText;
@@ -71,6 +71,8 @@ pub struct Session {
     pub reporter: Arc<dyn Reporter>,
     /// Ends the run early.
     pub cancel: Cancel,
+    /// Who asked to be left alone for a time that no run waits.
+    pub rests: Rests,
 }
 
 /// Where the images file comes from.
@@ -378,6 +380,7 @@ impl Session {
             stored_logins: !self.untrusted,
             cancel: self.cancel.part(),
             reporter: Arc::clone(&self.reporter),
+            rests: self.rests.clone(),
         })
     }
 

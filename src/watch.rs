@@ -305,6 +305,8 @@ impl Watch<'_> {
     fn start(&mut self, reasons: &[Reason], contents: Contents) -> Run {
         if self.read != contents || reasons.contains(&Reason::Hangup) {
             self.failed = None;
+            // With other settings, or asked for by hand, a registry may answer.
+            self.session.rests.forget();
         }
         self.read = contents;
         self.hangup = false;

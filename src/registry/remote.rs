@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
@@ -236,8 +236,19 @@ impl Remote {
 
     // ---------------------------------------------------------------------------------------- one request
 
-    /// One try of a request for `repository`, authenticated as need be. Statuses of 300 and more are failures.
+    /// One try of a request for `repository`, authenticated as need be. Statuses of 300 and more are failures. Who asked
+    /// to be left alone is.
     pub(super) fn ask(&self, site: &Site, repository: &str, ask: &Ask<'_>) -> Result<Answer, Failure> {
+        let (rests, url) = (&self.shared().rests, ask.url.whole());
+        match rests.error(&url, SystemTime::now()) {
+            Some(error) => Err(error.into()),
+            None => self
+                .ask_now(site, repository, ask)
+                .inspect_err(|failure| rests.note(&url, &failure.error, SystemTime::now())),
+        }
+    }
+
+    fn ask_now(&self, site: &Site, repository: &str, ask: &Ask<'_>) -> Result<Answer, Failure> {
         let party = Party {
             client: &site.client,
             base: &site.base,

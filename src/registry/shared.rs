@@ -15,6 +15,7 @@ use super::Options;
 use super::environment::{Environment, LOOKUP_PATIENCE, STALL};
 use super::failure::Failure;
 use super::http::{AgentKey, Connections};
+use super::rests::Rests;
 use super::tls::system_roots;
 use super::veil::Veil;
 use crate::cancel::Cancel;
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) hosts_dir: Option<PathBuf>,
     pub(super) cancel: Cancel,
     reporter: Arc<dyn Reporter>,
+    pub(super) rests: Rests,
     requests: AtomicU64,
     /// How long a connection may be silent.
     pub(super) stall: Duration,
@@ -75,6 +77,7 @@ impl Shared {
             stored_logins,
             cancel,
             reporter,
+            rests,
         } = options;
         let or_default = |seconds: Result<Duration, String>, default| {
             seconds.unwrap_or_else(|warning| {
@@ -90,6 +93,7 @@ impl Shared {
             hosts_dir,
             cancel,
             reporter,
+            rests,
             requests: AtomicU64::new(0),
             stall,
             // Who is less patient with silence is less patient with everything.

@@ -21,7 +21,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::server::{Request, Response, Server};
-use super::{Lookup, Meaning, Options, Registries};
+use super::{Lookup, Meaning, Options, Registries, Rests};
 use crate::cancel::Cancel;
 use crate::digest::{Algorithm, BlobDigest, DiffId};
 use crate::error::RegistryError;
@@ -61,6 +61,7 @@ struct Setup {
     limits: Limits,
     cancel: Cancel,
     ear: Arc<Ear>,
+    rests: Rests,
 }
 
 impl Setup {
@@ -73,6 +74,7 @@ impl Setup {
             limits: Limits::default(),
             cancel: Cancel::new(),
             ear: Arc::default(),
+            rests: Rests::default(),
         }
     }
 
@@ -97,6 +99,7 @@ impl Setup {
             stored_logins: !self.untrusted,
             cancel: self.cancel.clone(),
             reporter: Arc::<Ear>::clone(&self.ear),
+            rests: self.rests.clone(),
         })
     }
 }

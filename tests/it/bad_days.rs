@@ -2,8 +2,12 @@
 //! documents with one wrong bit.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::Signal;
 
 use crate::support::check::{applied, event, wanted};
+use crate::support::eventually;
 use crate::support::fake_registry::{FakeRegistry, Fault, error, serve};
 use crate::support::http::{Front, Request, Response, Server};
 use crate::support::image::{BlobSet, Descriptor, Image, Layer, file, noise};
@@ -142,6 +146,31 @@ fn who_asks_for_more_than_a_minute_fails_its_image_at_once() {
     let sandbox = Sandbox::new();
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
     sandbox.msb("apply").run().code(1).says("until ");
+}
+
+#[test]
+fn watch_leaves_alone_who_asks_for_it_and_goes_on_with_the_others() {
+    let registry = FakeRegistry::start(content("one"));
+    registry.edit(|content| drop(add(content, "team/other:1", "0")));
+    registry.on(|request| {
+        let hit = request.path.contains("team/app/manifests/");
+        hit.then(|| Fault::status(429).header("Retry-After", "3600"))
+    });
+    let sandbox = Sandbox::new();
+    let images = wanted(&registry.name(), &["team/app:1", "team/other:1"]);
+    sandbox.images(&format!("[settings]\ninterval = \"1s\"\n{images}"));
+    let watching = sandbox.msb("watch").timeout(Duration::from_secs(240)).spawn();
+    for layers in 1..=3 {
+        eventually("the other image is here", Duration::from_secs(60), || {
+            sandbox.extracted().len() >= layers
+        });
+        registry.edit(|content| drop(add(content, "team/other:1", &layers.to_string())));
+    }
+    let asked = || registry.requests().iter().filter(|line| line.contains("team/app/manifests/")).count();
+    assert_eq!(asked(), 1);
+    // Who asks by hand wants an answer.
+    watching.signal(Signal::HUP);
+    eventually("it is asked again", Duration::from_secs(60), || asked() == 2);
 }
 
 #[test]

@@ -152,7 +152,7 @@ fn a_mistake_stops_every_verb_before_anything_is_touched() {
     sandbox.msb("apply").run().code(2).says("registries.toml: No such file");
     std::fs::remove_file(sandbox.home().join("registries.toml")).unwrap();
     std::fs::create_dir(sandbox.home().join("registries.toml")).unwrap();
-    sandbox.msb("apply").run().code(2).says("registries.toml: it is a directory");
+    sandbox.msb("apply").run().code(2).says("registries.toml: it is not a regular file");
     let left: Vec<_> =
         std::fs::read_dir(sandbox.home()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["registries.toml"]);

@@ -19,7 +19,7 @@ use std::time::Duration;
 use msb_sync::cancel::Cancel;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::Silent;
-use msb_sync::registry::Environment;
+use msb_sync::registry::{Environment, Rests};
 use msb_sync::sync::{ImagesSource, LockRequest, PruneRequest, PullRequest, Request, Session, Upgrade};
 
 use crate::support::fake_registry::{FakeRegistry, Fault};
@@ -135,6 +135,7 @@ impl World {
             verb: "model".to_owned(),
             reporter: Arc::new(Silent),
             cancel: Cancel::new(),
+            rests: Rests::default(),
         };
         let registry = FakeRegistry::start(content);
         Self { directory, registry, layers, digests, session, random: Random(seed) }

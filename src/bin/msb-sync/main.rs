@@ -22,7 +22,7 @@ use msb_sync::cancel::Cancel;
 use msb_sync::error::Error;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::Reporter;
-use msb_sync::registry::Environment;
+use msb_sync::registry::{Environment, Rests};
 use msb_sync::state::Action;
 use msb_sync::sync::{
     Applied, Failure, ImagesSource, LockRequest, PruneRequest, Pruned, PullRequest, Request, Session, Upgrade,
@@ -299,6 +299,7 @@ fn session(global: &Global, verb: &str, output: &Output, cancel: Cancel) -> Resu
         verb: verb.to_owned(),
         reporter: output.reporter(verb),
         cancel,
+        rests: Rests::default(),
     })
 }
 

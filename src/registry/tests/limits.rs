@@ -36,6 +36,26 @@ fn a_wait_that_is_too_long_is_told_and_not_made() {
     assert!(heard.contains("; the registry asks to wait 60 s; trying again in 60.0 s"), "{heard}");
 }
 
+#[test]
+fn who_asks_to_be_left_alone_is_in_the_next_run_too() {
+    let content = serve(&Image::new("layer"));
+    let server = Server::start(move |request| match request.path() {
+        "/v2/team/app/manifests/1" => Response::new(429, b"").header("Retry-After", "3600"),
+        _ => content.answer(request),
+    });
+    let setup = Setup::new();
+    let first = resolve(&setup.build(), &reference(&server)).unwrap_err();
+    let second = resolve(&setup.build(), &reference(&server)).unwrap_err();
+    assert_eq!(first.to_string(), second.to_string());
+    assert_eq!(first.retry_at(), second.retry_at());
+    let other = ImageRef::in_registry(&server.name(), "team/app:2").unwrap();
+    assert_eq!(resolve(&setup.build(), &other).unwrap_err().kind(), "not-found");
+    assert_eq!(server.lines(), ["GET /v2/team/app/manifests/1", "GET /v2/team/app/manifests/2"]);
+    setup.rests.forget();
+    resolve(&setup.build(), &reference(&server)).unwrap_err();
+    assert_eq!(server.lines().len(), 3);
+}
+
 /// All that a layer's reader gives, or its error.
 fn fetch(registries: &Registries, server: &Server, app: &Image) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
