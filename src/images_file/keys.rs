@@ -92,21 +92,25 @@ pub(super) const TAGS: Keys =
 
 /// The top level of the machine's `registries.toml`.
 pub(super) const MACHINE: Keys =
-    Keys { table: "the machine's settings", names: &["settings", "registry", "engine"] };
+    Keys { table: "the machine's settings", names: &["settings", "registry", "engine"], guarded: &[] };
 
 /// `[settings]` there.
 pub(super) const MACHINE_SETTINGS: Keys =
-    Keys { table: "[settings] of the machine's settings", names: &["hosts-dir"] };
+    Keys { table: "[settings] of the machine's settings", names: &["hosts-dir"], guarded: &[] };
 
 /// `[engine.NAME]` there, by its name.
 pub(super) const ENGINES: &[(&str, Keys)] = &[
-    ("microsandbox", Keys { table: "[engine.microsandbox]", names: &["command", "home"] }),
+    ("microsandbox", Keys { table: "[engine.microsandbox]", names: &["command", "home"], guarded: &[] }),
     (
         "containerd",
-        Keys { table: "[engine.containerd]", names: &["command", "address", "namespace", "snapshotter"] },
+        Keys {
+            table: "[engine.containerd]",
+            names: &["command", "address", "namespace", "snapshotter"],
+            guarded: &[],
+        },
     ),
-    ("podman", Keys { table: "[engine.podman]", names: &["command"] }),
-    ("docker", Keys { table: "[engine.docker]", names: &["command"] }),
+    ("podman", Keys { table: "[engine.podman]", names: &["command"], guarded: &[] }),
+    ("docker", Keys { table: "[engine.docker]", names: &["command"], guarded: &[] }),
 ];
 
 /// All tables of an images file.

@@ -122,8 +122,8 @@ mod tests {
             assert_eq!(alternatives(text).unwrap(), expected, "{text}");
         }
         for (text, words) in [
-            ("", "empty string"),
-            ("1 ||", "`` is none: empty string"),
+            ("", "unexpected end of input"),
+            ("1 ||", "`` is none: unexpected end of input"),
             ("1 || seven", "`seven` is none: unexpected character 's'"),
             (">1 - 2", "a version on each side"),
             ("1 -", "unexpected"),

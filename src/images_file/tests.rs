@@ -289,7 +289,7 @@ fn the_starter_file_is_valid_with_and_without_its_examples() {
         .map(|line| if is_example(line) { line.replacen("# ", "", 1) } else { line.to_owned() } + "\n")
         .collect();
     let file = good(&uncommented);
-    assert_eq!((file.images.len(), file.selections.len(), file.registries.len()), (8, 2, 5), "{uncommented}");
+    assert_eq!((file.images.len(), file.selections.len(), file.registries.len()), (8, 4, 5), "{uncommented}");
     let missing: Vec<&&str> = keys::ALL
         .iter()
         .flat_map(|keys| keys.names)

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::shared::lock;
-use crate::error::RegistryError;
+use crate::error::{Login, RegistryError};
 
 /// Addresses that are remembered, at most.
 const MAX_KEPT: usize = 10_000;
@@ -24,7 +24,7 @@ struct Rest {
     status: u16,
     host: String,
     registry: String,
-    authenticated: bool,
+    login: Login,
 }
 
 impl Rests {
@@ -42,15 +42,14 @@ impl Rests {
             status: rest.status,
             host: rest.host.clone(),
             registry: rest.registry.clone(),
-            authenticated: rest.authenticated,
+            login: rest.login,
             until: Some(Box::new(rest.until)),
         })
     }
 
     /// Takes note of `error`, the answer of `url` at `now`, if that asks to be left alone.
     pub(super) fn note(&self, url: &str, error: &RegistryError, now: SystemTime) {
-        let RegistryError::Refused { reason, status, host, registry, authenticated, until: Some(until) } =
-            error
+        let RegistryError::Refused { reason, status, host, registry, login, until: Some(until) } = error
         else {
             return;
         };
@@ -65,7 +64,7 @@ impl Rests {
                 status: *status,
                 host: host.clone(),
                 registry: registry.clone(),
-                authenticated: *authenticated,
+                login: *login,
             };
             rests.insert(url.to_owned(), rest);
         }

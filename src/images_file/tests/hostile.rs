@@ -99,9 +99,7 @@ fn secrets_are_not_shown_where_the_toml_is_broken() {
 
 #[test]
 fn size_depth_and_number_are_bounded() {
-    assert!(
-        bad(&" ".repeat(MAX_TEXT + 1)).to_string().starts_with("error: the images file is larger than 8 MiB")
-    );
+    assert!(bad(&" ".repeat(MAX_TEXT + 1)).to_string().starts_with("error: the file is larger than 8 MiB"));
     good(&" ".repeat(MAX_TEXT));
     for text in [
         format!("x = {}{}", "[".repeat(100_000), "]".repeat(100_000)),
