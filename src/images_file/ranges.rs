@@ -128,7 +128,7 @@ mod tests {
             (">1 - 2", "a version on each side"),
             ("1 -", "unexpected"),
             ("!=1", "unexpected character '!'"),
-            ("1.2.3.4", "unexpected"),
+            ("1.2.3.4", "expected comma after patch version number"),
         ] {
             let error = alternatives(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
