@@ -485,39 +485,40 @@ pub fn mark(
     name: &[u8],
     lasting_inodes: bool,
 ) -> io::Result<Option<(Kind, String)>> {
-    let found = match identify(directory, name) {
+    let found = match Identity::of(directory, name) {
         Err(Errno::NOENT) => return Ok(None),
         other => other?,
     };
-    let kind = match FileType::from_raw_mode(u32::from(found.stx_mode)) {
-        FileType::Directory => Kind::Directory,
-        FileType::RegularFile => Kind::File,
-        FileType::Symlink => Kind::Symlink,
-        _ => Kind::Other,
-    };
-    let time = found.stx_mtime;
-    let modified = || format!("modified {}.{:09}", time.tv_sec, time.tv_nsec);
-    let inode = if lasting_inodes { format!("inode {} ", found.stx_ino) } else { String::new() };
-    Ok(Some((kind, inode + &made(&found).unwrap_or_else(modified))))
+    let FileTime { seconds, nanoseconds } = found.metadata.modified;
+    let modified = || format!("modified {seconds}.{nanoseconds:09}");
+    let inode = if lasting_inodes { format!("inode {} ", found.metadata.inode) } else { String::new() };
+    Ok(Some((found.metadata.kind, inode + &found.made.unwrap_or_else(modified))))
 }
 
 /// As [`mark`], of an open directory, by nothing that changes when names in it do. Where the file system tells nothing
 /// that lasts, all directories have the same.
 pub fn lasting_mark(directory: BorrowedFd<'_>) -> io::Result<String> {
-    let found = identify(directory, b".")?;
-    let inode = if has_lasting_inodes(directory) { found.stx_ino.to_string() } else { "-".to_owned() };
-    Ok(format!("inode {inode} {}", made(&found).unwrap_or_else(|| "made -".to_owned())))
+    let found = Identity::of(directory, b".")?;
+    let inode = if has_lasting_inodes(directory) { found.metadata.inode.to_string() } else { "-".to_owned() };
+    Ok(format!("inode {inode} {}", found.made.unwrap_or_else(|| "made -".to_owned())))
 }
 
-fn identify(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<rustix::fs::Statx> {
-    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, mask)
+/// What is under a name, and when it was made, if its file system tells.
+struct Identity {
+    metadata: Metadata,
+    made: Option<String>,
 }
 
-/// When something was made, if its file system tells.
-fn made(found: &rustix::fs::Statx) -> Option<String> {
-    let known = found.stx_mask & StatxFlags::BTIME.bits() != 0;
-    known.then(|| format!("made {}.{:09}", found.stx_btime.tv_sec, found.stx_btime.tv_nsec))
+impl Identity {
+    fn of(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Self> {
+        let metadata = to_metadata(&rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        // Kernels before 4.11 and some seccomp filters have no statx, many file systems no time of birth.
+        let found = rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME).ok();
+        let found = found.filter(|found| found.stx_mask & StatxFlags::BTIME.bits() != 0);
+        let made =
+            found.map(|found| format!("made {}.{:09}", found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
+        Ok(Self { metadata, made })
+    }
 }
 
 /// Whether what is on the file system of `file` keeps its inode numbers. FUSE, 9p and overlayfs may give new ones each

@@ -6,16 +6,18 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use super::{FILE_MODE, RECORD, Staged, TREE};
 use crate::error::StoreError;
+use crate::state::LayerState;
 use crate::sys;
 
 /// The record of a tree that another program extracted, in staging.
 const ADOPTED: &[u8] = b"adopted";
 
 impl Staged<'_> {
-    /// The tree that has the layer's name and no record: another program extracted it. `None`: there is none.
+    /// The tree that has the layer's name and is not what we recorded: another program extracted it. `None`: there is
+    /// none.
     pub fn foreign(&self) -> Option<OwnedFd> {
-        let recorded = sys::metadata(self.store.records_directory.as_fd(), self.digest.as_str().as_bytes());
-        if !matches!(recorded, Ok(None)) {
+        // Neither ours nor a damaged one of ours, which is to be repaired.
+        if !matches!(self.store.places.state(&self.digest), Ok(LayerState::Untrusted)) {
             return None;
         }
         let name = format!("{}.extracted", self.digest);

@@ -13,9 +13,29 @@ use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
 
-/// Whether the record of a layer is of the directory with this mark.
-pub(super) fn is_bound(bindings: BorrowedFd<'_>, digest: &BlobDigest, mark: &str) -> bool {
-    sys::read_link(bindings, digest.as_str().as_bytes()).is_ok_and(|text| text == mark.as_bytes())
+/// What the note before a mark says: that the directory is another one, and not what the record says either.
+const NOT: &str = "not ";
+
+/// What is known of a record and a directory.
+pub(super) enum Bound {
+    /// The record is of that directory.
+    Same,
+    /// It is not, nor does it say what is in there.
+    Differs,
+    /// It is of another directory; they are to be compared.
+    Unknown,
+}
+
+impl Bound {
+    /// Of the record of a layer, and the directory with this mark.
+    pub(super) fn of(bindings: BorrowedFd<'_>, digest: &BlobDigest, mark: &str) -> Self {
+        let Ok(text) = sys::read_link(bindings, digest.as_str().as_bytes()) else { return Self::Unknown };
+        match text.strip_prefix(NOT.as_bytes()) {
+            None if text == mark.as_bytes() => Self::Same,
+            Some(other) if other == mark.as_bytes() => Self::Differs,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 impl Store {
@@ -25,6 +45,19 @@ impl Store {
     /// # Errors
     /// The note cannot be written.
     pub fn bind(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+        self.note(digest, "")
+    }
+
+    /// Notes that the record of a layer does not say what is in the directory that the layer has now. The layer is not
+    /// trusted then; its record stays, by which others know that we made one.
+    ///
+    /// # Errors
+    /// As for [`Store::bind`].
+    pub fn distrust(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+        self.note(digest, NOT)
+    }
+
+    fn note(&self, digest: &BlobDigest, what: &str) -> Result<(), StoreError> {
         let (layers, bindings) = (self.layers_directory.as_fd(), self.bindings_directory.as_fd());
         let name = format!("{digest}.extracted");
         let lasting = sys::has_lasting_inodes(layers);
@@ -36,23 +69,7 @@ impl Store {
         let fresh = [name, b".new"].concat();
         let failed = || StoreError::io("note the directory of", self.places.record(digest));
         let _ = sys::remove_file(bindings, &fresh);
-        sys::make_symlink(bindings, &fresh, mark.as_bytes()).map_err(failed())?;
+        sys::make_symlink(bindings, &fresh, format!("{what}{mark}").as_bytes()).map_err(failed())?;
         sys::rename_over(bindings, &fresh, bindings, name).map_err(failed())
-    }
-
-    /// Drops the record of a layer, which is of another directory. The layer is not trusted then.
-    ///
-    /// # Errors
-    /// It cannot be removed.
-    pub fn unbind(&self, digest: &BlobDigest) -> Result<(), StoreError> {
-        for directory in [&self.records_directory, &self.bindings_directory] {
-            match sys::remove_file(directory.as_fd(), digest.as_str().as_bytes()) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(StoreError::io("remove the record", self.places.record(digest))(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 }

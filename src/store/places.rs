@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::binding::is_bound;
+use super::binding::Bound;
 use super::directories;
 use super::{BINDINGS, RECORDS, layer_path};
 use crate::digest::BlobDigest;
@@ -143,7 +143,7 @@ pub struct LocatedLayers<'p> {
 }
 
 impl LocatedLayers<'_> {
-    /// What is known of a layer, from what three calls say of its directory, its record, and the note of which
+    /// What is known of a layer, from what four calls say of its directory, its record, and the note of which
     /// directory the record is.
     ///
     /// # Errors
@@ -163,11 +163,16 @@ impl LocatedLayers<'_> {
             },
             None => false,
         };
-        let bound =
-            || self.bindings.as_ref().is_some_and(|bindings| is_bound(bindings.as_fd(), digest, &mark));
+        let bound = || match &self.bindings {
+            Some(bindings) => Bound::of(bindings.as_fd(), digest, &mark),
+            None => Bound::Unknown,
+        };
         Ok(match (kind, recorded) {
-            (Kind::Directory, true) if bound() => LayerState::Complete,
-            (Kind::Directory, true) => LayerState::Unbound,
+            (Kind::Directory, true) => match bound() {
+                Bound::Same => LayerState::Complete,
+                Bound::Differs => LayerState::Untrusted,
+                Bound::Unknown => LayerState::Unbound,
+            },
             _ => LayerState::Untrusted,
         })
     }

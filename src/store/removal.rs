@@ -64,6 +64,12 @@ impl Store {
     pub fn remove(&self, digests: &[&BlobDigest]) -> Result<RemovedLayers, StoreError> {
         let mut result =
             RemovedLayers { kept: layers_in_use(self.layers(), digests), ..RemovedLayers::default() };
+        for (digest, reason) in &mut result.kept {
+            // What is mounted there says more than who sees it, and than that nobody can tell.
+            if let Err(error) = self.refuse_mounts(digest, "remove") {
+                *reason = error.to_string();
+            }
+        }
         let (mut away, mut fixed) = (Vec::new(), Vec::new());
         for &digest in digests {
             if result.kept.contains_key(digest) {

@@ -91,7 +91,10 @@ impl Store {
         }
         let in_use = self.replaced_in_use(&layers);
         let place = |staged: &Staged<'_>| match in_use.get(&staged.digest) {
-            Some(who) => Err(StoreError::InUse { path: staged.final_path(), who: who.clone() }),
+            // What is mounted there says more than who sees it.
+            Some(who) => self
+                .refuse_mounts(&staged.digest, "replace")
+                .and_then(|()| Err(StoreError::InUse { path: staged.final_path(), who: who.clone() })),
             None => self.place(staged),
         };
         let mut results: Vec<Result<(), StoreError>> = layers.iter().map(place).collect();

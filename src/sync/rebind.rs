@@ -41,7 +41,7 @@ impl Session {
                 let found = layer.detail.as_deref().unwrap_or(layer.status.as_str());
                 let text = format!("layer {} is not the one that was extracted: {found}", layer.digest);
                 self.reporter.report(Event::Detail(text));
-                store.unbind(&layer.digest)?;
+                store.distrust(&layer.digest)?;
             }
         }
         store.sync_records()?;
