@@ -39,6 +39,19 @@ impl MachineSettings {
         let settings = self.registries.iter().find(|settings| settings.name == name)?;
         Some((settings, self.pulls.get(name).copied()))
     }
+
+    /// These settings for a stranger's images file: how registries are reached, without all that opens their private
+    /// parts (logins, headers, client certificates, and hosts files, which may have headers too).
+    #[must_use]
+    pub fn without_credentials(mut self) -> Self {
+        self.hosts_dir = None;
+        for registry in &mut self.registries {
+            registry.headers.clear();
+            (registry.username, registry.password_env, registry.password_file) = (None, None, None);
+            (registry.client_cert, registry.client_key) = (None, None);
+        }
+        self
+    }
 }
 
 /// Reads a machine's `registries.toml`.

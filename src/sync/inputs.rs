@@ -103,12 +103,14 @@ impl Session {
 /// Refuses a stranger's images file that is a symlink, or lies behind one that the path names, or whose lockfile is:
 /// mistakes are shown with their lines, and these would be another file's.
 pub(super) fn refuse_symlinks(path: &Path) -> Result<(), Failure> {
-    let folders =
-        path.ancestors().skip(1).filter(|folder| path.is_relative() && !folder.as_os_str().is_empty());
+    let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
     for path in [path.to_owned(), path.with_extension("lock")].iter().map(PathBuf::as_path).chain(folders) {
         if path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
             let message = format!("{} is a symlink, which is refused under --untrusted", path.display());
-            let hint = Some("errors would show the lines of the file that it leads to".to_owned());
+            let hint = Some(
+                "errors would show the lines of the file that it leads to; name the images file by its real path"
+                    .to_owned(),
+            );
             return Err(Failure::Input(Error::Usage { message, hint }));
         }
     }

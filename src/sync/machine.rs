@@ -20,7 +20,7 @@ impl Session {
         [self.home.join(NAME), Path::new(OF_THE_SYSTEM).join(NAME)]
     }
 
-    /// The machine's settings; without a file, none. Its warnings are left to the caller.
+    /// The machine's settings, for a stranger's images file without credentials; without a file, none. Its warnings are left to the caller.
     ///
     /// # Errors
     /// The file cannot be read, or is wrong.
@@ -57,7 +57,8 @@ impl Session {
             // Whoever administers the machine wrote it.
             untrusted: false,
         };
-        images_file::parse_machine(text, &source).map_err(Failure::Problems)
+        let machine = images_file::parse_machine(text, &source).map_err(Failure::Problems)?;
+        Ok(if self.untrusted { machine.without_credentials() } else { machine })
     }
 
     /// Registries and settings for images that no images file speaks for.

@@ -263,7 +263,8 @@ impl Session {
         };
         let intention = self.intend(&catalog, &wish, false)?;
         drop(catalog);
-        if dry_run || intention.is_empty() {
+        // Another run may just be bringing an image that removals wait for: only under the lock is that known.
+        if dry_run || (intention.is_empty() && intention.waiting_for.is_empty()) {
             return Ok(intention.in_theory(dry_run));
         }
         let _locks = self.lock(intention.directories.iter().map(PathBuf::as_path))?;

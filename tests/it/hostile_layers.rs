@@ -187,7 +187,10 @@ fn assert_only_what_belongs(sandbox: &Sandbox) {
         names
     };
     let home = sandbox.home();
-    assert_eq!(names(&home), [".layers.msb-sync", ".msb-sync.lock", "downloads", "layers", "oci.db"]);
+    assert_eq!(
+        names(&home),
+        [".layers.msb-sync", ".msb-sync.id", ".msb-sync.lock", "downloads", "layers", "oci.db"]
+    );
     assert_eq!(names(&sandbox.layers()), sandbox.extracted());
     assert_eq!(names(&home.join("downloads")), [""; 0]);
     assert_eq!(names(&home.join(".layers.msb-sync/staging")), [""; 0]);

@@ -88,12 +88,35 @@ fn a_stored_login_is_not_a_strangers() {
 }
 
 #[test]
+fn the_machines_login_is_not_a_strangers_either() {
+    let sandbox = Sandbox::in_memory();
+    let auth = Auth::Basic { user: "me".to_owned(), password: "hunter2".to_owned() };
+    let registry = FakeRegistry::with(content(), Front::Plain, auth);
+    let name = registry.name();
+    sandbox.write("secret", "hunter2");
+    std::fs::create_dir_all(sandbox.home()).unwrap();
+    let secret = sandbox.work().join("secret");
+    let machine = format!(
+        "[registry.{name:?}]\nusername = \"me\"\npassword-file = {secret:?}\nheaders = {{ \"X-Key\" = \"k\" }}\n"
+    );
+    std::fs::write(sandbox.home().join("registries.toml"), machine).unwrap();
+    sandbox.images(&format!("[registry.{name:?}]\nimages = [\"team/app:1\"]\n"));
+    sandbox.msb("plan").run().success();
+    registry.forget();
+    sandbox.msb("plan --untrusted").run().code(1).says("HTTP 401");
+    for header in ["authorization", "x-key"] {
+        assert!(registry.log().iter().all(|exchange| exchange.request.header(header).is_none()), "{header}");
+    }
+}
+
+#[test]
 fn a_symlink_shows_no_other_files_lines() {
     let sandbox = Sandbox::in_memory();
     std::fs::write(sandbox.user().join("private"), "private-words = 1\n").unwrap();
     std::os::unix::fs::symlink(sandbox.user().join("private"), sandbox.work().join("images.toml")).unwrap();
     std::os::unix::fs::symlink(sandbox.user(), sandbox.work().join("folder")).unwrap();
-    for file in ["images.toml", "folder/private"] {
+    let absolute = sandbox.work().join("folder/private").display().to_string();
+    for file in ["images.toml", "folder/private", &absolute] {
         let output = sandbox.msb("plan --untrusted").arg(file).run().code(2).says("is a symlink");
         assert!(!output.stderr.contains("private-words"), "{output}");
     }
