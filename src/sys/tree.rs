@@ -116,7 +116,7 @@ pub fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Kept> {
 }
 
 /// The first thing at or below `name` in `directory` that is on another mount or file system, as a path relative to
-/// `directory`. What cannot be looked into counts as not mounted.
+/// `directory`. What does not answer counts as mounted; what is in a directory that is closed to us, as not.
 ///
 /// # Errors
 /// The directory cannot be looked at, or changes too fast.
@@ -175,8 +175,14 @@ fn look_through(
             let path = || descent.path(&name);
             let found = Looked::at(descent.innermost(), &name);
             let go_on = match &found {
-                // Gone meanwhile, or closed to us.
-                Err(_) => true,
+                // Gone meanwhile, or in a directory that is closed to us.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+                {
+                    true
+                }
+                // What is there does not answer: that is no file of a layer.
+                Err(_) => visit(&path, Seen::Mount),
                 Ok(found) if !found.is_on(descent.place) => visit(&path, Seen::Mount),
                 Ok(found) if found.is_directory => match descent.enter(&name) {
                     Err(Obstacle::Mount) => visit(&|| descent.path(&name), Seen::Mount),
@@ -225,8 +231,14 @@ impl Looked {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         let mut looked = match statx(directory, name, flags, Self::mask()) {
             Ok(found) => Self::of(&found),
-            Err(Errno::NOSYS) => Self::of_stat(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?),
-            Err(error) => return Err(error.into()),
+            // Some seccomp filters refuse what they do not know.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                Self::of_stat(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)
+            }
+            Err(Errno::NOENT) => return Err(Errno::NOENT.into()),
+            // The root of another user's FUSE mount, or of one whose server is dead, tells where it is, and no more:
+            // that takes asking for nothing.
+            Err(error) => Self::of(&statx(directory, name, flags, StatxFlags::empty()).map_err(|_| error)?),
         };
         // A directory is looked at once more when it is open.
         if looked.place.mount.is_none() && !looked.is_directory {
@@ -240,7 +252,7 @@ impl Looked {
     fn of_open(file: BorrowedFd<'_>) -> io::Result<Self> {
         let mut looked = match statx(file, c"", AtFlags::EMPTY_PATH, Self::mask()) {
             Ok(found) => Self::of(&found),
-            Err(Errno::NOSYS) => Self::of_stat(&fstat(file)?),
+            Err(Errno::NOSYS | Errno::PERM) => Self::of_stat(&fstat(file)?),
             Err(error) => return Err(error.into()),
         };
         if looked.place.mount.is_none() {

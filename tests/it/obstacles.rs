@@ -216,6 +216,21 @@ fn mounts_show_without_the_calls_of_new_kernels() {
     }
 }
 
+/// Not even root may look at another user's FUSE mount.
+#[test]
+fn a_mount_that_only_its_user_may_look_at_is_one() {
+    let shop = Shop::new(&["a:1"]);
+    let place = shop.directory("a");
+    fs::write(place.join("deep/more"), "damaged").unwrap();
+    let script = "( : <>/dev/fuse ) && exec 3<>/dev/fuse && mount -i -t fuse \
+                  -o fd=3,rootmode=40000,user_id=65534,group_id=65534 none \"$1/data\"";
+    let Some(output) = with_mounts(&shop.sandbox, script, &[&place], "verify --repair") else { return };
+    let output = output.code(1);
+    assert!(output.stdout.contains("mounted at"), "{output}");
+    assert_eq!(fs::read_to_string(place.join("deep/more")).unwrap(), "damaged");
+    assert!(place.join("data").is_dir());
+}
+
 /// What is mounted in something that a dead run left stays with it, and ends no run.
 #[test]
 fn what_is_mounted_in_a_leftover_stays() {
