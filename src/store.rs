@@ -5,6 +5,7 @@
 //! | `<layers>/<digest>.extracted/` | a complete layer, for microsandbox |
 //! | `<private>/records/<digest>` | what that directory holds; without one it is not trusted |
 //! | `<private>/staging/<digest>/` | a layer on its way: `tree/`, `record`, and `ready` once both digests fit |
+//! | `<private>/staging/unneeded-<digest>` | nobody needs that layer, which has no record and could not be removed |
 //! | `<private>/lock` | who works on these layers |
 //! | `<private>/bindings/<digest>` | a symlink that says which directory that record is of ([`Store::bind`]) |
 //! | `<private>/homes/<id>` | a symlink to each home that has recorded images with these layers ([`Claim`]) |
@@ -72,6 +73,9 @@ const STAGING: &str = "staging";
 const REMOVED: &str = "removed-";
 /// What the name of a record begins with, in staging, whose layer is being removed where it is.
 const REMOVING: &str = "removing-";
+/// What the name of a file begins with, in staging, that stands for a layer which nobody needs, and which has no record,
+/// but could not be removed.
+const UNNEEDED: &str = "unneeded-";
 /// Names that are tried in staging for one thing, beside others that cannot be removed.
 const MAX_NAMES: usize = 1000;
 /// Which directories records are of.
@@ -268,6 +272,12 @@ impl Store {
 
     fn sync_staging(&self) -> Result<(), StoreError> {
         sys::sync(self.staging_directory.as_fd()).map_err(StoreError::io("sync", self.staging_path()))
+    }
+
+    /// Takes away the mark that nobody needs a layer, if there is one.
+    fn unmark_unneeded(&self, digest: &BlobDigest) {
+        // A mark that stays is of no layer, or of one with a record: the next run takes it away.
+        let _ = sys::remove_file(self.staging_directory.as_fd(), format!("{UNNEEDED}{digest}").as_bytes());
     }
 
     fn has_layer(&self, digest: &BlobDigest) -> Result<bool, StoreError> {

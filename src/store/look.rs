@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::{Lock, Places, RECORDS, REMOVED, REMOVING, STAGING, layer_path, staged_digest};
+use super::{Lock, Places, RECORDS, REMOVED, REMOVING, STAGING, UNNEEDED, layer_path, staged_digest};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
@@ -72,20 +72,25 @@ impl Places {
         }
     }
 
-    /// The layers that msb-sync has extracted here: those with a record.
+    /// The layers here that are msb-sync's to remove: those with a record, and those that it could not remove before.
     ///
     /// # Errors
     /// The directories cannot be read; ones that do not exist hold nothing.
     pub fn recorded(&self) -> Result<BTreeSet<BlobDigest>, StoreError> {
-        let mut found = BTreeSet::new();
+        let is_there = |digest: &BlobDigest| {
+            let found = fs::symlink_metadata(layer_path(&self.layers, digest));
+            found.is_ok_and(|metadata| metadata.is_dir())
+        };
+        let unneeded = self.private_names(STAGING)?;
+        let unneeded = unneeded.iter().filter_map(|name| staged_digest(name.as_bytes(), UNNEEDED));
+        let mut found: BTreeSet<BlobDigest> = unneeded.filter(is_there).collect();
         let names = self.private_names(RECORDS)?;
         let Ok(records) = self.find_private(RECORDS) else { return Ok(found) };
         for name in names {
             let Some(digest) = BlobDigest::parse(&name).ok() else { continue };
-            let path = layer_path(&self.layers, &digest);
             // What may not be a record says nothing of the layer, and stays.
             let is_record = sys::has_own_file(records.as_fd(), name.as_bytes()).unwrap_or(false);
-            if is_record && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+            if is_record && is_there(&digest) {
                 found.insert(digest);
             }
         }

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::{
-    FILE_MODE, MAX_NAMES, READY, REMOVED, REMOVING, Store, layer_name, layer_path, layers_in_use,
+    FILE_MODE, MAX_NAMES, READY, REMOVED, REMOVING, Store, UNNEEDED, layer_name, layer_path, layers_in_use,
     staged_digest,
 };
 use crate::digest::BlobDigest;
@@ -105,7 +105,34 @@ impl Store {
                 Err(error) => result.kept.insert(digest.clone(), error.to_string()).is_some(),
             };
         }
+        for digest in &result.removed {
+            self.unmark_unneeded(digest);
+        }
+        self.mark_unneeded(&mut result)?;
         Ok(result)
+    }
+
+    /// Marks the layers that stay and have no record, by which a later run would find them.
+    fn mark_unneeded(&self, result: &mut RemovedLayers) -> Result<(), StoreError> {
+        let mut marked = false;
+        for digest in result.kept.keys() {
+            let is_half =
+                || sys::metadata(self.staging_directory.as_fd(), format!("{REMOVING}{digest}").as_bytes());
+            if self.has_record(digest)?
+                || !self.has_layer(digest)?
+                || is_half().is_ok_and(|found| found.is_some())
+            {
+                continue;
+            }
+            let name = format!("{UNNEEDED}{digest}");
+            match sys::create_file(self.staging_directory.as_fd(), name.as_bytes(), FILE_MODE) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    result.left.push(Left::new(self.staged_path(name.as_bytes()), &error));
+                }
+                _ => marked = true,
+            }
+        }
+        if marked { self.sync_staging() } else { Ok(()) }
     }
 
     /// Renames a layer into staging, and tells its name there; `None` if there is no such layer.
@@ -188,6 +215,13 @@ impl Store {
     /// # Errors
     /// Names cannot be made durable, or looked at.
     pub(super) fn sweep(&self, name: &[u8]) -> Result<Result<(), Left>, StoreError> {
+        if let Some(digest) = staged_digest(name, UNNEEDED)
+            && !self.has_record(&digest)?
+            && self.has_layer(&digest)?
+        {
+            // Who needs the layer by now only the catalogs tell: whoever removes layers asks them.
+            return Ok(Ok(()));
+        }
         if let Some(digest) = staged_digest(name, REMOVED)
             && !self.has_layer(&digest)?
         {

@@ -196,6 +196,7 @@ impl Store {
         let path = self.places.record(&staged.digest);
         sys::rename_over(staging, RECORD, records, staged.digest.as_str().as_bytes())
             .map_err(StoreError::io("rename the finished record to", path))?;
+        self.unmark_unneeded(&staged.digest);
         self.bind(&staged.digest)
     }
 

@@ -307,3 +307,36 @@ fn a_layer_that_is_in_use_is_not_replaced_but_told_and_tried_again() {
         house.run("verify").success();
     }
 }
+
+#[test]
+fn a_layer_without_a_record_that_is_kept_is_tried_again_unless_somebody_wants_it() {
+    let house = House::new("home", 500, 2);
+    let private = house.home.join(".layers.msb-sync");
+    let marks = || fs::read_dir(private.join("staging")).unwrap().count();
+    for wanted_again in [true, false] {
+        let before = inode(&house.path(0));
+        fs::remove_file(private.join("records").join(house.layers[0].digest())).unwrap();
+        let held = fs::File::open(house.path(0).join("top")).unwrap();
+        house.forget(1);
+        assert!(house.path(0).exists() && !house.path(1).exists());
+        assert_eq!(marks(), 1);
+        if wanted_again {
+            house.run("apply").success();
+            assert_eq!((inode(&house.path(0)), marks()), (before, 0));
+            drop(held);
+            house.run("prune").success();
+            house.run("verify").success();
+            assert!(house.path(0).exists());
+            continue;
+        }
+        house.want_nothing();
+        // Still in use, and by nobody.
+        assert_eq!(kept(&house.run("prune").json()), BTreeSet::from([house.layers[0].digest()]));
+        assert_eq!(marks(), 1);
+        drop(held);
+        let document = house.run("prune").json();
+        assert_eq!(document["layers"].as_array().unwrap().len(), 1, "{document:#}");
+        assert!(!house.path(0).exists());
+        assert_eq!(marks(), 0);
+    }
+}
