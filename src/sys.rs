@@ -23,10 +23,10 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
 pub use files::{
-    Refusal, file_size_limit, find_own_regular, has_own_file, locate_own_directory_at, make_own_directory_at,
-    make_own_file, make_unnamed_file, name_file, open_or_make_own_file, open_own_directory,
-    open_own_directory_at, open_own_file, open_regular, read_own_file, read_regular, read_regular_text,
-    refusal,
+    Refusal, file_size_limit, find_own_regular, has_own_file, is_own, locate_own_directory_at,
+    make_own_directory_at, make_own_file, make_unnamed_file, name_file, open_or_make_own_file,
+    open_own_directory, open_own_directory_at, open_own_file, open_regular, read_own_file, read_regular,
+    read_regular_text, refusal,
 };
 pub use tree::{Kept, Obstacle, find_mount, is_immutable, remove_tree, size_of_tree, with_rights};
 
@@ -70,6 +70,8 @@ pub struct Metadata {
     pub modified: FileTime,
     /// Inode number.
     pub inode: u64,
+    /// The user that it belongs to.
+    pub owner: u32,
 }
 
 const DIRECTORY: OFlags =
@@ -262,6 +264,7 @@ fn to_metadata(stat: &rustix::fs::Stat) -> Metadata {
         size: stat.st_size as u64,
         modified: FileTime { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 },
         inode: stat.st_ino as u64,
+        owner: stat.st_uid,
     }
 }
 
@@ -484,7 +487,7 @@ pub fn mark(
     directory: BorrowedFd<'_>,
     name: &[u8],
     lasting_inodes: bool,
-) -> io::Result<Option<(Kind, String)>> {
+) -> io::Result<Option<(Metadata, String)>> {
     let found = match Identity::of(directory, name) {
         Err(Errno::NOENT) => return Ok(None),
         other => other?,
@@ -492,7 +495,7 @@ pub fn mark(
     let FileTime { seconds, nanoseconds } = found.metadata.modified;
     let modified = || format!("modified {seconds}.{nanoseconds:09}");
     let inode = if lasting_inodes { format!("inode {} ", found.metadata.inode) } else { String::new() };
-    Ok(Some((found.metadata.kind, inode + &found.made.unwrap_or_else(modified))))
+    Ok(Some((found.metadata, inode + &found.made.unwrap_or_else(modified))))
 }
 
 /// As [`mark`], of an open directory, by nothing that changes when names in it do. Where the file system tells nothing

@@ -54,6 +54,8 @@ pub enum Change {
     Removed,
     /// A file, directory or symlink has become another of these.
     Kind,
+    /// It belongs to this other user.
+    Owner(u32),
     /// Other permission bits.
     Mode,
     /// Another size.
@@ -78,6 +80,7 @@ impl fmt::Display for Change {
             Self::Added => "added",
             Self::Removed => "removed",
             Self::Kind => "type changed",
+            Self::Owner(owner) => return write!(f, "belongs to user {owner}"),
             Self::Mode => "mode changed",
             Self::Size => "size changed",
             Self::Content => "content changed",
@@ -148,6 +151,9 @@ impl fmt::Display for Differences {
 /// # Errors
 /// The record cannot be read to its end. What cannot be read of the tree is a difference.
 pub fn verify(root: &OwnedFd, record: &mut File, cancel: &Cancel) -> io::Result<Differences> {
+    if let Some(found) = of_another_user(root)? {
+        return Ok(found);
+    }
     if read_facts(record).is_none() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the layer record is cut off"));
     }
@@ -183,6 +189,20 @@ pub fn verify(root: &OwnedFd, record: &mut File, cancel: &Cancel) -> io::Result<
     }
     checker.added(record, items)?;
     Ok(checker.found)
+}
+
+/// What there is to say of the tree at `root` if it is another user's, who may change it at any time: nothing else is
+/// looked at.
+///
+/// # Errors
+/// It cannot be looked at.
+pub(super) fn of_another_user(root: &OwnedFd) -> io::Result<Option<Differences>> {
+    let owner = sys::metadata_of(root.as_fd())?.owner;
+    let mut found = Differences::default();
+    if !sys::is_own(owner) {
+        found.add(b"", vec![Change::Owner(owner)]);
+    }
+    Ok((found.count > 0).then_some(found))
 }
 
 struct Checker<'a> {
@@ -311,6 +331,9 @@ impl Checker<'_> {
             return vec![Change::Kind];
         }
         let mut changes = Vec::new();
+        if !sys::is_own(found.owner) {
+            changes.push(Change::Owner(found.owner));
+        }
         if let Some(origin) = origin {
             changes.extend(self.same_inode(origin, &found));
         }
@@ -357,8 +380,10 @@ impl Checker<'_> {
         }
         let mut file = sys::open_file(directory, name)?;
         // It may have been replaced since it was looked at.
-        if sys::metadata_of(file.as_fd())?.kind != Kind::File {
-            return Ok(vec![Change::Kind]);
+        match sys::metadata_of(file.as_fd())? {
+            opened if opened.kind != Kind::File => return Ok(vec![Change::Kind]),
+            opened if opened.owner != found.owner => return Ok(vec![Change::Owner(opened.owner)]),
+            _ => {}
         }
         changes.extend(compare_xattrs(file.as_fd(), entry)?);
         if found.size == size && self.hash(&mut file, size)? != hash {

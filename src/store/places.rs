@@ -154,7 +154,7 @@ impl LocatedLayers<'_> {
         let failed = |path: PathBuf| StoreError::io("look at", path);
         let layer = sys::mark(layers.as_fd(), name.as_bytes(), self.lasting_inodes)
             .map_err(failed(layer_path(&self.places.layers, digest)))?;
-        let Some((kind, mark)) = layer else { return Ok(LayerState::Missing) };
+        let Some((found, mark)) = layer else { return Ok(LayerState::Missing) };
         let recorded = match &self.records {
             Some(records) => match sys::has_own_file(records.as_fd(), digest.as_str().as_bytes()) {
                 // What may not be a record is none. Who would replace it names it.
@@ -167,8 +167,10 @@ impl LocatedLayers<'_> {
             Some(bindings) => Bound::of(bindings.as_fd(), digest, &mark),
             None => Bound::Unknown,
         };
-        Ok(match (kind, recorded) {
-            (Kind::Directory, true) => match bound() {
+        // Whoever owns the directory may have changed all that is in it.
+        let is_ours = found.kind == Kind::Directory && sys::is_own(found.owner);
+        Ok(match (is_ours, recorded) {
+            (true, true) => match bound() {
                 Bound::Same => LayerState::Complete,
                 Bound::Differs => LayerState::Untrusted,
                 Bound::Unknown => LayerState::Unbound,

@@ -335,7 +335,12 @@ fn check_own_directory(found: &Stat) -> io::Result<()> {
 
 fn check_owner(found: &Stat) -> io::Result<()> {
     let (owner, user) = (found.st_uid, geteuid().as_raw());
-    if owner == user || owner == 0 { Ok(()) } else { Err(Refusal::Owner { owner, user }.into()) }
+    if is_own(owner) { Ok(()) } else { Err(Refusal::Owner { owner, user }.into()) }
+}
+
+/// Whether what belongs to user `owner` is this user's, or root's, who could change it anyway.
+pub fn is_own(owner: u32) -> bool {
+    owner == geteuid().as_raw() || owner == 0
 }
 
 fn in_words(kind: FileType) -> &'static str {

@@ -426,3 +426,63 @@ fn a_catalog_that_is_a_symlink_is_not_read_either() {
         assert!(output.stderr.contains("it is a symbolic link"), "{output}");
     }
 }
+
+/// Gives a tree away, to the last symlink.
+fn give_away(sandbox: &Sandbox, path: &Path) {
+    sandbox.program("chown", &["-hR", "65534:65534", path.to_str().unwrap()]).run().success();
+}
+
+#[test]
+fn another_users_copy_of_a_layer_is_neither_adopted_nor_bound_but_replaced() {
+    if !is_root("layers of another user were NOT replaced") {
+        return;
+    }
+    let layer = Layer::of(&[dir("d"), file("d/f", "x"), file("g", noise(1, 70_000))]);
+    let sandbox = Sandbox::in_memory();
+    let _registry = serve(&sandbox, "", std::slice::from_ref(&layer));
+    applied(&sandbox);
+    let path = sandbox.layers().join(layer.directory());
+    let copy = sandbox.layers().join("copy");
+    let private = sandbox.home().join(".layers.msb-sync");
+    let owners = || ["", "d", "d/f", "g"].map(|name| fs::symlink_metadata(path.join(name)).unwrap().uid());
+    // All of it, or one thing in a directory of ours, for a record of it or none.
+    for (given_away, has_record) in [("", false), ("", true), ("d/f", false), ("d/f", true)] {
+        let what = format!("{given_away:?}, record: {has_record}");
+        let arguments = ["-a", path.to_str().unwrap(), copy.to_str().unwrap()];
+        sandbox.program("cp", &arguments).run().success();
+        remove(&path);
+        fs::rename(&copy, &path).unwrap();
+        give_away(&sandbox, &path.join(given_away));
+        if !has_record {
+            remove(&private.join("records").join(layer.digest()));
+        }
+        let output = sandbox.msb("apply -v").run().success();
+        if !has_record {
+            assert!(output.stderr.contains("belongs to user 65534"), "{what}\n{output}");
+        }
+        assert_eq!(owners(), [0; 4], "{what}\n{output}");
+        sandbox.msb("verify").run().success();
+        sandbox.msb("plan --detailed-exitcode").run().success();
+    }
+}
+
+#[test]
+fn a_layer_that_has_become_another_users_is_damaged() {
+    if !is_root("layers of another user were NOT found damaged") {
+        return;
+    }
+    let layer = Layer::of(&[dir("d"), file("d/f", "x")]);
+    let sandbox = Sandbox::in_memory();
+    let _registry = serve(&sandbox, "", std::slice::from_ref(&layer));
+    applied(&sandbox);
+    let path = sandbox.layers().join(layer.directory());
+    for (name, repair) in [("d/f", "verify --repair"), ("d", "verify --repair"), ("", "apply")] {
+        chown(path.join(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        let output = sandbox.msb("verify").run().code(1);
+        let told = format!("{}{}", output.stdout, output.stderr);
+        assert!(told.contains("belongs to user 65534"), "{name}\n{output}");
+        sandbox.msb(repair).run().success();
+        assert_eq!(fs::symlink_metadata(path.join(name)).unwrap().uid(), 0, "{name}");
+        sandbox.msb("verify").run().success();
+    }
+}
