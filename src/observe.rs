@@ -123,6 +123,19 @@ impl Observer<'_> {
         Ok(names.into_iter().any(|name| before.get(&name) != observed.recorded.get(&name)))
     }
 
+    /// Takes the layers that are still to be compared for damaged ones, under the lock: whoever put them there did so
+    /// after the others were compared.
+    pub fn distrust_unbound(&self, desired: &Desired, observed: &mut Observed) {
+        let unbound = observed.layers.values_mut().filter(|state| **state == LayerState::Unbound);
+        let mut any = false;
+        for state in unbound {
+            (*state, any) = (LayerState::Untrusted, true);
+        }
+        if any {
+            self.block_repairs(desired, observed);
+        }
+    }
+
     fn look_at_catalog(&self, desired: &Desired, observed: &mut Observed) -> Result<(), Error> {
         observed.recorded.clear();
         let Some(catalog) = self.catalog else { return Ok(()) };
@@ -169,7 +182,7 @@ impl Observer<'_> {
         }
         let mut facts = BTreeMap::new();
         for layer in resolved {
-            if states.get(&layer.digest) != Some(&LayerState::Complete) {
+            if !states.get(&layer.digest).is_some_and(|state| state.is_here()) {
                 continue;
             }
             let known = places
@@ -211,10 +224,8 @@ impl Observer<'_> {
             };
             let complete = |row: &RecordedImage| {
                 // What is to be compared with its record needs no registry for that.
-                let here = |state: Option<&LayerState>| {
-                    matches!(state, Some(LayerState::Complete | LayerState::Unbound))
-                };
-                row.layers.iter().all(|layer| here(observed.layers.get(&layer.digest)))
+                let state = |layer: &LayerDescriptor| observed.layers.get(&layer.digest);
+                row.layers.iter().all(|layer| state(layer).is_some_and(|state| state.is_here()))
             };
             if matches!(resolution, Resolution::AsRecorded)
                 && !observed.recorded.get(reference).is_some_and(complete)

@@ -51,7 +51,7 @@ pub struct PlannedImage {
     pub reason: String,
     /// Its layers, base first.
     pub layers: Arc<[LayerDescriptor]>,
-    /// How many of them are complete in the store.
+    /// How many of them are in the store, those that are to be compared with their records included.
     pub layers_present: usize,
     /// Bytes of its layers that are to be fetched, each distinct one once, also if another image needs them too.
     pub download_bytes: u64,
@@ -349,13 +349,12 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
     };
     let (missing, untrusted) = (count(LayerState::Missing), count(LayerState::Untrusted));
     let unbound = count(LayerState::Unbound);
-    planned.layers_present =
-        planned.layers.iter().filter(|layer| state(layer) == LayerState::Complete).count();
+    planned.layers_present = planned.layers.iter().filter(|layer| state(layer).is_here()).count();
     if planned.action == Action::Blocked {
         return planned;
     }
     let absent: Vec<LayerDescriptor> =
-        planned.layers.iter().filter(|layer| state(layer) != LayerState::Complete).cloned().collect();
+        planned.layers.iter().filter(|layer| !state(layer).is_here()).cloned().collect();
     planned.download_bytes = size_of_layers(&absent);
 
     let rows = |name: &ImageRef| {
@@ -481,7 +480,7 @@ fn plan_fetches(images: &[PlannedImage], observed: &Observed) -> Vec<Fetch> {
     let mut claims: BTreeMap<(&BlobDigest, u64, &DiffId), Claim> = BTreeMap::new();
     for image in images.iter().filter(|image| image.action != Action::Blocked) {
         for layer in &*image.layers {
-            if observed.layers.get(&layer.digest) == Some(&LayerState::Complete) {
+            if observed.layers.get(&layer.digest).is_some_and(|state| state.is_here()) {
                 continue;
             }
             let claim = claims

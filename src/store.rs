@@ -16,8 +16,8 @@
 //! another file system or mount (renames must work) or may not be written; see [`Places`].
 //!
 //! A layer becomes visible in this order: tree and record written, `ready` written, spool removed, file
-//! system synced, tree renamed to its final name, layers directory synced, record renamed, records directory
-//! synced. So no power loss leaves a record of nothing: a file system may keep two directories in any order. A crash
+//! system synced, tree renamed to its final name, layers directory synced, record renamed, its binding made, bindings
+//! and records directories synced. So no power loss leaves a record of nothing: a file system may keep two directories in any order. A crash
 //! between any two steps leaves something that [`Store::recover`] finishes (`ready` of this boot: the page cache
 //! still has every byte) or removes. A directory without a record (another tool's, or half of a rename) counts
 //! as [`LayerState::Untrusted`] and is replaced by exchanging names.
@@ -180,6 +180,7 @@ impl Store {
     /// # Errors
     /// Staging cannot be read, or the directories of names cannot be synced.
     pub fn recover(&self) -> Result<Recovered, StoreError> {
+        self.sweep_bindings();
         let mut recovered = Recovered::default();
         let mut staged = Vec::new();
         for name in self.staged_names()? {
@@ -264,8 +265,11 @@ impl Store {
         sys::sync(self.layers_directory.as_fd()).map_err(StoreError::io("sync", self.layers()))
     }
 
-    /// Makes the names of records durable: after those of the layers, so that no record is one of nothing.
+    /// Makes the names of records durable: after those of the layers, so that no record is one of nothing, and after
+    /// the notes of which directories they are of, so that no power loss makes a finished layer one to be compared.
     pub(crate) fn sync_records(&self) -> Result<(), StoreError> {
+        sys::sync(self.bindings_directory.as_fd())
+            .map_err(StoreError::io("sync", self.places.private.join(BINDINGS)))?;
         sys::sync(self.records_directory.as_fd())
             .map_err(StoreError::io("sync", self.places.private.join(RECORDS)))
     }

@@ -8,6 +8,7 @@ mod inputs;
 mod inspect;
 mod lock;
 mod machine;
+mod neighbours;
 mod prune;
 mod rebind;
 mod reconcile;
@@ -388,24 +389,35 @@ impl Session {
     /// in theirs.
     fn lock<'a>(&self, layers: impl IntoIterator<Item = &'a Path>) -> Result<Vec<Lock>, Failure> {
         store::make_directory(&self.home, store::PRIVATE_MODE)?;
-        let who = format!("msb-sync {}", self.verb);
-        let acquire = |path: &Path| {
-            let lock = Lock::acquire(path, &who, &self.cancel, &*self.reporter)?;
-            lock.ok_or(Failure::Error(Error::Stopped))
-        };
-        let mut locks = vec![acquire(&self.lock_path())?];
+        let mut locks = vec![self.acquire(&self.lock_path())?];
         for layers in layers {
-            let strange = Places::of(layers).other_things();
-            if !strange.is_empty() {
-                self.reporter.report(Event::Warning(format!(
-                    "{} is going to hold layers, and holds other things: {}",
-                    layers.display(),
-                    strange.join(", ")
-                )));
-            }
-            locks.push(acquire(&Store::lock_path(layers)?)?);
+            self.lock_layers(layers, &mut locks)?;
         }
         Ok(locks)
+    }
+
+    /// Locks one more directory of layers, unless one of `locks` is its lock: whoever has a lock would wait for
+    /// himself.
+    fn lock_layers(&self, layers: &Path, locks: &mut Vec<Lock>) -> Result<(), Failure> {
+        let strange = Places::of(layers).other_things();
+        if !strange.is_empty() {
+            self.reporter.report(Event::Warning(format!(
+                "{} is going to hold layers, and holds other things: {}",
+                layers.display(),
+                strange.join(", ")
+            )));
+        }
+        let path = Store::lock_path(layers)?;
+        if !locks.iter().any(|lock| lock.is_at(&path)) {
+            locks.push(self.acquire(&path)?);
+        }
+        Ok(())
+    }
+
+    fn acquire(&self, path: &Path) -> Result<Lock, Failure> {
+        let who = format!("msb-sync {}", self.verb);
+        let lock = Lock::acquire(path, &who, &self.cancel, &*self.reporter)?;
+        lock.ok_or(Failure::Error(Error::Stopped))
     }
 
     /// Warns of what could not be removed.

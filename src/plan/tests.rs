@@ -108,6 +108,10 @@ fn blocked() -> Resolution {
 /// What applying `plan` successfully makes of `observed`.
 fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
     let mut after = observed.clone();
+    for state in after.layers.values_mut().filter(|state| **state == LayerState::Unbound) {
+        // Compared, and found to be what its record says.
+        *state = LayerState::Complete;
+    }
     for fetch in &plan.fetches {
         after.layers.insert(fetch.digest.clone(), LayerState::Complete);
     }
@@ -154,7 +158,7 @@ fn world() -> impl Strategy<Value = (Desired, Observed)> {
         layers(),
         proptest::option::of((0_usize..2, layers(), 0_u8..4, any::<bool>())),
     );
-    let states = proptest::collection::vec(0_u8..3, 8);
+    let states = proptest::collection::vec(0_u8..4, 8);
     (proptest::collection::vec(image, 6), states, proptest::collection::vec(0_usize..8, 0..3), any::<bool>())
         .prop_map(|(images, states, elsewhere, prune)| {
             let mut observed = Observed::default();
@@ -187,8 +191,12 @@ fn world() -> impl Strategy<Value = (Desired, Observed)> {
                 }
             }
             for (index, state) in states.into_iter().enumerate() {
-                let state =
-                    [LayerState::Complete, LayerState::Missing, LayerState::Untrusted][usize::from(state)];
+                let state = match state {
+                    0 => LayerState::Complete,
+                    1 => LayerState::Missing,
+                    2 => LayerState::Unbound,
+                    _ => LayerState::Untrusted,
+                };
                 observed.layers.insert(layer(index).digest, state);
             }
             observed.needed_elsewhere = elsewhere.into_iter().map(|index| layer(index).digest).collect();
@@ -205,6 +213,19 @@ proptest! {
         prop_assert!(second.is_empty(), "{second:#?}");
         prop_assert_eq!(second.download_bytes(), 0);
         prop_assert_eq!(second.count(Action::Blocked), first.count(Action::Blocked));
+    }
+
+    #[test]
+    fn what_is_only_to_be_compared_is_not_fetched((desired, mut observed) in world()) {
+        for state in observed.layers.values_mut() {
+            *state = LayerState::Unbound;
+        }
+        let plan = plan(&desired, &observed);
+        prop_assert!(plan.fetches.is_empty(), "{plan:#?}");
+        for image in plan.images.iter().filter(|image| image.action != Action::Remove) {
+            prop_assert_eq!(image.download_bytes, 0);
+            prop_assert_eq!(image.layers_present, image.layers.len());
+        }
     }
 
     #[test]
@@ -339,8 +360,8 @@ proptest! {
         let fetched: BTreeSet<_> = plan.fetches.iter().map(|fetch| &fetch.digest).collect();
         for image in plan.images.iter().filter(|image| !matches!(image.action, Action::Remove | Action::Blocked)) {
             for layer in &*image.layers {
-                let complete = observed.layers.get(&layer.digest) == Some(&LayerState::Complete);
-                prop_assert!(complete != fetched.contains(&layer.digest));
+                let here = observed.layers.get(&layer.digest).is_some_and(|state| state.is_here());
+                prop_assert!(here != fetched.contains(&layer.digest));
             }
         }
         prop_assert!(plan.fetches.windows(2).all(|pair| pair[0].size() >= pair[1].size()));

@@ -75,6 +75,13 @@ pub enum LayerState {
     Untrusted,
 }
 
+impl LayerState {
+    /// Whether the layer need not be fetched, as far as is known before it is compared with its record.
+    pub fn is_here(self) -> bool {
+        matches!(self, Self::Complete | Self::Unbound)
+    }
+}
+
 /// What the blob of a complete layer was found to be when it was extracted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerFacts {

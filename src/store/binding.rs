@@ -15,6 +15,8 @@ use crate::sys;
 
 /// What the note before a mark says: that the directory is another one, and not what the record says either.
 const NOT: &str = "not ";
+/// A note on its way. No digest has that name, and one run at a time writes notes.
+const FRESH: &[u8] = b"new";
 
 /// What is known of a record and a directory.
 pub(super) enum Bound {
@@ -39,8 +41,8 @@ impl Bound {
 }
 
 impl Store {
-    /// Notes that the record of a layer is of the directory that the layer has now. Where a power loss takes
-    /// the note, the layer is compared with its record again.
+    /// Notes that the record of a layer is of the directory that the layer has now. The note lasts once records are
+    /// synced; where a power loss takes it before, the layer is compared with its record again.
     ///
     /// # Errors
     /// The note cannot be written.
@@ -66,10 +68,14 @@ impl Store {
         // Somebody took it away again: there is nothing to be noted.
         let Some((_, mark)) = found else { return Ok(()) };
         let name = digest.as_str().as_bytes();
-        let fresh = [name, b".new"].concat();
         let failed = || StoreError::io("note the directory of", self.places.record(digest));
-        let _ = sys::remove_file(bindings, &fresh);
-        sys::make_symlink(bindings, &fresh, format!("{what}{mark}").as_bytes()).map_err(failed())?;
-        sys::rename_over(bindings, &fresh, bindings, name).map_err(failed())
+        self.sweep_bindings();
+        sys::make_symlink(bindings, FRESH, format!("{what}{mark}").as_bytes()).map_err(failed())?;
+        sys::rename_over(bindings, FRESH, bindings, name).map_err(failed())
+    }
+
+    /// Removes the note that a run which was killed has not given its name.
+    pub(super) fn sweep_bindings(&self) {
+        let _ = sys::remove_file(self.bindings_directory.as_fd(), FRESH);
     }
 }

@@ -3,10 +3,11 @@
 //! `flock` on a file that is never removed: the kernel drops the lock with its process, so a dead one
 //! blocks nobody. The file says who holds it, for people.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,10 +23,17 @@ const RETRY: Duration = Duration::from_millis(50);
 /// A held lock; dropped, it is free.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
+    /// Whether this is the lock at `path`, by whatever path it was taken.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        let there = std::fs::symlink_metadata(path).map(identity);
+        there.is_ok_and(|there| self.file.metadata().is_ok_and(|own| identity(own) == there))
+    }
+
     /// Waits for the lock at `path` (telling `reporter` once for whom); `None` if cancelled meanwhile.
     ///
     /// `who` is written into the file for those who wait for us: a command, no secrets.
@@ -59,7 +67,7 @@ impl Lock {
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(format!("{who} (process {})\n", std::process::id()).as_bytes()));
-        Ok(Some(Self { _file: file }))
+        Ok(Some(Self { file }))
     }
 
     /// Whether nobody holds the lock at `path`, as far as can be told without waiting or writing.

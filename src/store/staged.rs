@@ -17,7 +17,7 @@ use super::{
 };
 use crate::digest::BlobDigest;
 use crate::error::{Error, StoreError};
-use crate::sys;
+use crate::sys::{self, Kind};
 
 /// What became of a group of layers.
 #[derive(Debug)]
@@ -146,9 +146,16 @@ impl Store {
         let (staging, layers) = (staged.directory.as_fd(), self.layers_directory.as_fd());
         let name = layer_name(&staged.digest);
         let failed = || StoreError::io("rename the finished layer to", staged.final_path());
-        // A layer that recovery found without its tree has its final name already.
+        // A layer whose tree recovery did not find, or that was taken over, has its final name already.
         if sys::metadata(staging, TREE).map_err(failed())?.is_none() {
-            return Ok(());
+            let found = sys::metadata(layers, &name).map_err(failed())?;
+            // Somebody may have removed it since: its record would be one of nothing.
+            return match found {
+                Some(found) if found.kind == Kind::Directory => Ok(()),
+                _ => {
+                    Err(StoreError::io("find the layer", staged.final_path())(io::ErrorKind::NotFound.into()))
+                }
+            };
         }
         match sys::rename_new(staging, TREE, layers, &name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

@@ -158,3 +158,43 @@ fn a_run_that_died_is_finished_or_swept() {
     );
     assert_eq!(content(&store, &digest("ready")).unwrap(), "ready");
 }
+
+#[test]
+fn a_note_that_a_killed_run_has_not_named_is_swept() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let bindings = store.places.private.join(BINDINGS);
+    std::os::unix::fs::symlink("x", bindings.join("new")).unwrap();
+    store.recover().unwrap();
+    assert!(fs::read_dir(&bindings).unwrap().next().is_none());
+    // One that lies there meanwhile is in nobody's way.
+    std::os::unix::fs::symlink("x", bindings.join("new")).unwrap();
+    let layer = digest("layer");
+    let new = staged(&store, &layer, "new");
+    new.ready().unwrap();
+    commit(&store, new);
+    let names: Vec<_> = fs::read_dir(&bindings).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, [layer.as_str()]);
+}
+
+#[test]
+fn a_tree_that_was_taken_over_and_is_gone_gets_no_record() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let layer = digest("layer");
+    let path = layer_path(store.layers(), &layer);
+    for make in [|_: &Path| (), |path: &Path| fs::write(path, "a file").unwrap()] {
+        let new = staged(&store, &layer, "new");
+        // As [`Staged::adopt`] leaves it.
+        fs::remove_dir_all(new.path().join("tree")).unwrap();
+        new.ready().unwrap();
+        make(&path);
+        let committed = store.commit(vec![new]);
+        let error = committed.results[0].as_ref().unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+        assert!(!store.places.record(&layer).exists());
+        let _ = fs::remove_file(&path);
+    }
+    store.recover().unwrap();
+    assert!(nothing_is_staged(&store) && !store.places.record(&layer).exists());
+}

@@ -5,6 +5,7 @@
 //! rows without layers. `prune` then takes partial downloads that no run is writing. No registry is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::lock::locked_selections;
@@ -124,15 +125,43 @@ struct Unlisted {
     absent: Vec<ImageRef>,
 }
 
+/// Device and inode number of a directory of layers, which may have several names. Directories are locked in this
+/// order.
+type DirectoryId = (u64, u64);
+
+/// A directory of layers that may hold something to remove; it exists.
+struct Candidate {
+    /// One of its names.
+    directory: PathBuf,
+    /// Whether the run fails where the directory cannot be used; else it is left out of the run.
+    is_essential: bool,
+    /// What nobody may need, with the reason.
+    layers: BTreeMap<BlobDigest, &'static str>,
+}
+
+#[derive(Default)]
+struct Candidates(BTreeMap<DirectoryId, Candidate>);
+
+impl Candidates {
+    /// The candidate at `directory`, by whatever name it became one; `None` where there is no directory.
+    fn entry(&mut self, directory: &Path) -> Option<&mut Candidate> {
+        let found = std::fs::metadata(directory).ok().filter(std::fs::Metadata::is_dir)?;
+        let new =
+            || Candidate { directory: directory.to_owned(), is_essential: false, layers: BTreeMap::new() };
+        Some(self.0.entry((found.dev(), found.ino())).or_insert_with(new))
+    }
+}
+
 /// What is to be done.
+#[derive(Default)]
 struct Intention {
     images: Vec<Removal>,
     /// See [`Pruned::waiting_for`].
     waiting_for: Vec<ImageRef>,
-    /// Directories of layers that may hold something to remove; they exist.
-    directories: BTreeSet<PathBuf>,
+    /// The directories that were looked into.
+    directories: BTreeMap<DirectoryId, Candidate>,
     /// By directory; still needed ones are not among them, ones in use may be.
-    layers: BTreeMap<PathBuf, Vec<RemovedLayer>>,
+    layers: BTreeMap<DirectoryId, Vec<RemovedLayer>>,
     leftovers: Vec<Leftover>,
 }
 
@@ -261,25 +290,23 @@ impl Session {
                 Wish::Unlisted(_) => Ok(Pruned { dry_run, ..Pruned::default() }),
             };
         };
-        let intention = self.intend(&catalog, &wish, false)?;
+        let intention = self.intend(&catalog, &wish, None)?;
         drop(catalog);
         // Another run may just be bringing an image that removals wait for: only under the lock is that known.
         if dry_run || (intention.is_empty() && intention.waiting_for.is_empty()) {
             return Ok(intention.in_theory(dry_run));
         }
-        let _locks = self.lock(intention.directories.iter().map(PathBuf::as_path))?;
-        let mut catalog = Catalog::open(&self.catalog_path())?;
+        let mut locks = self.lock([])?;
         let mut stores = BTreeMap::new();
         let mut pruned = Pruned::default();
-        for directory in &intention.directories {
-            let store = Store::open(directory, &self.downloads_path())?;
-            store.claim(&self.home)?;
-            self.sweep(&store, &mut pruned)?;
-            stores.insert(directory.clone(), store);
+        for (id, candidate) in &intention.directories {
+            let opened = self.open_locked(&candidate.directory, &mut locks, &mut pruned);
+            stores.extend(self.unless_left_out(candidate, opened)?.map(|store| (*id, store)));
         }
+        let mut catalog = Catalog::open(&self.catalog_path())?;
         // Whoever had the lock may have changed what is recorded, and somebody the images file.
         let wish = self.look_again_at(wish, &catalog)?;
-        let intention = self.intend(&catalog, &wish, true)?;
+        let intention = self.intend(&catalog, &wish, Some(&stores))?;
         if self.cancel.is_cancelled() {
             return Err(Error::Stopped.into());
         }
@@ -288,19 +315,57 @@ impl Session {
             let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
             catalog.forget(&names, wish.owner())?;
         }
-        let Intention { images, waiting_for, .. } = intention;
+        let Intention { images, waiting_for, directories, layers, .. } = intention;
         (pruned.images, pruned.waiting_for) = (images, waiting_for);
-        for (directory, layers) in intention.layers {
-            let Some(store) = stores.get(&directory) else { continue };
-            let needed = catalog.layers_needed_in(&directory, &self.default_layers(), &BTreeSet::new())?;
+        for (id, layers) in layers {
+            let (Some(store), Some(candidate)) = (stores.get(&id), directories.get(&id)) else { continue };
+            let needed =
+                catalog.layers_needed_in(store.layers(), &self.default_layers(), &BTreeSet::new())?;
             let unneeded: Vec<RemovedLayer> =
                 layers.into_iter().filter(|layer| !needed.contains(&layer.digest)).collect();
             let digests: Vec<&BlobDigest> = unneeded.iter().map(|layer| &layer.digest).collect();
-            let removed = store.remove(&digests)?;
-            self.tell_left(&removed.left);
-            pruned.add(unneeded, &removed.kept);
+            let removed = store.remove(&digests).map_err(Failure::from);
+            if let Some(removed) = self.unless_left_out(candidate, removed)? {
+                self.tell_left(&removed.left);
+                pruned.add(unneeded, &removed.kept);
+            }
         }
         Ok(pruned)
+    }
+
+    /// Locks and opens a directory of layers, and sweeps it.
+    fn open_locked(
+        &self,
+        directory: &Path,
+        locks: &mut Vec<Lock>,
+        pruned: &mut Pruned,
+    ) -> Result<Store, Failure> {
+        self.lock_layers(directory, locks)?;
+        let store = Store::open(directory, &self.downloads_path())?;
+        store.claim(&self.home)?;
+        self.sweep(&store, pruned)?;
+        Ok(store)
+    }
+
+    /// What was found in a directory of layers; `None`, and a warning, where the directory cannot be used and the run
+    /// can do without.
+    fn unless_left_out<T>(
+        &self,
+        candidate: &Candidate,
+        found: Result<T, Failure>,
+    ) -> Result<Option<T>, Failure> {
+        match found {
+            Err(Failure::Error(Error::Store(error))) if !candidate.is_essential => {
+                let text = format!(
+                    "the former layers directory {} is left out: {}",
+                    candidate.directory.display(),
+                    Error::Store(error).chain().join(": ")
+                );
+                self.reporter.report(Event::Warning(text));
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
     }
 
     /// Finishes or removes what broken runs have left. What can be neither is kept, and named.
@@ -324,52 +389,13 @@ impl Session {
         Ok(())
     }
 
-    /// Takes note of what other homes with the same directory of layers need of it.
-    pub(super) fn look_at_other_homes(
+    /// Decides; nothing is written. Under the locks, only the directories in `locked` are looked into.
+    fn intend(
         &self,
-        desired: &Desired,
-        observed: &mut Observed,
-        tell: bool,
-    ) -> Result<(), Failure> {
-        if desired.prune {
-            let places = Places::of(&desired.layers_directory);
-            observed.needed_elsewhere.extend(self.needed_by_other_homes(&places, tell)?);
-        }
-        Ok(())
-    }
-
-    /// The layers that the catalogs of other homes need: all, if one of them cannot be found or read, which is said
-    /// if `tell`.
-    fn needed_by_other_homes(&self, places: &Places, tell: bool) -> Result<BTreeSet<BlobDigest>, Failure> {
-        let mut needed = BTreeSet::new();
-        for claim in places.claims_of_others(&self.home)? {
-            let layers = Catalog::open_read_only(&claim.home.join("oci.db")).and_then(|catalog| {
-                let found = catalog.filter(|_| claim.is_found());
-                found.map(|catalog| catalog.layers_needed_outside(&BTreeSet::new())).transpose()
-            });
-            let why = match layers {
-                Ok(Some(layers)) => {
-                    needed.extend(layers);
-                    continue;
-                }
-                Ok(None) => format!(
-                    "is not there (not mounted, moved, or of another machine); if it is gone for good, remove {}",
-                    claim.path.display()
-                ),
-                Err(error) => format!("cannot be asked: {error}"),
-            };
-            if tell {
-                let home = claim.home.display();
-                let text = format!("no layers are removed: the home {home}, which uses them too, {why}");
-                self.reporter.report(Event::Warning(text));
-            }
-            return Ok(places.recorded()?);
-        }
-        Ok(needed)
-    }
-
-    /// Decides; nothing is written.
-    fn intend(&self, catalog: &Catalog, wish: &Wish, locked: bool) -> Result<Intention, Failure> {
+        catalog: &Catalog,
+        wish: &Wish,
+        locked: Option<&BTreeMap<DirectoryId, Store>>,
+    ) -> Result<Intention, Failure> {
         let recorded = match wish {
             Wish::Unlisted(unlisted) => catalog.owned_by(&unlisted.desired.owner)?,
             Wish::Named(_) | Wish::Owned(_) => catalog.all()?,
@@ -385,7 +411,9 @@ impl Session {
                 .map_err(|refusals| refused(&refusals, &observed.recorded))?,
             Wish::Owned(owner) => match plan::removals_of_owner(owner, &observed.recorded) {
                 // Under the lock, somebody else may have done all.
-                none if none.is_empty() && !locked => return Err(unknown_owner(owner, &observed.recorded)),
+                none if none.is_empty() && locked.is_none() => {
+                    return Err(unknown_owner(owner, &observed.recorded));
+                }
                 images => images,
             },
         };
@@ -393,54 +421,73 @@ impl Session {
         let gone: BTreeSet<ImageRef> = leaving.flat_map(|image| &image.gone).cloned().collect();
         observed.recorded.retain(|name, _| gone.contains(name));
 
-        let mut candidates: BTreeMap<PathBuf, BTreeMap<BlobDigest, &str>> = BTreeMap::new();
+        let mut candidates = Candidates::default();
         for row in observed.recorded.values() {
-            let of_directory = candidates.entry(self.layers_of(row)).or_default();
+            let Some(candidate) = candidates.entry(&self.layers_of(row)) else { continue };
+            candidate.is_essential |= !matches!(wish, Wish::Unlisted(_));
             let digests = row.layers.iter().map(|layer| layer.digest.clone());
-            of_directory.extend(digests.map(|digest| (digest, "no image needs it any more")));
+            candidate.layers.extend(digests.map(|digest| (digest, "no image needs it any more")));
         }
         let mut waiting_for = Vec::new();
         if let Wish::Unlisted(unlisted) = wish {
             if images.iter().any(|image| image.waits) {
                 waiting_for.clone_from(&unlisted.absent);
             }
-            candidates.entry(unlisted.desired.layers_directory.clone()).or_default();
-            add_former_directories(catalog, &mut candidates)?;
-            for (directory, of_directory) in &mut candidates {
-                for digest in Places::of(directory).recorded()? {
-                    of_directory.entry(digest).or_insert("no recorded image needs it");
-                }
+            if let Some(own) = candidates.entry(&unlisted.desired.layers_directory) {
+                own.is_essential = true;
+            }
+            for directory in catalog.layers_directories()? {
+                candidates.entry(&directory);
             }
         }
-        candidates.retain(|directory, _| directory.is_dir());
-        let mut intention = Intention {
-            images,
-            waiting_for,
-            directories: candidates.keys().cloned().collect(),
-            layers: BTreeMap::new(),
-            leftovers: Vec::new(),
-        };
-        for (directory, of_directory) in candidates {
-            let places = Places::of(&directory);
-            if !locked && matches!(wish, Wish::Unlisted(_)) && places.is_idle() {
-                intention.leftovers.extend(places.leftovers()?);
+        let mut intention = Intention { images, waiting_for, ..Intention::default() };
+        for (id, mut candidate) in candidates.0 {
+            if locked.is_some_and(|locked| !locked.contains_key(&id)) {
+                continue;
             }
-            let needed_elsewhere = self.needed_by_other_homes(&places, !locked)?;
-            let needed = catalog.layers_needed_in(&directory, &self.default_layers(), &gone)?;
-            let is_needed =
-                |digest: &BlobDigest| needed.contains(digest) || needed_elsewhere.contains(digest);
-            let mut layers = Vec::new();
-            let located = places.locate()?;
-            for (digest, reason) in of_directory {
-                if !is_needed(&digest) && located.state(&digest)? != LayerState::Missing {
-                    layers.push(removed_layer(&directory, &places, digest, reason));
-                }
+            let needed = catalog.layers_needed_in(&candidate.directory, &self.default_layers(), &gone)?;
+            let found = self.look_into(&mut candidate, wish, &needed, locked.is_some());
+            let Some((layers, leftovers)) = self.unless_left_out(&candidate, found)? else { continue };
+            // Where nothing is to be done, nothing is locked or made.
+            if candidate.is_essential || !(layers.is_empty() && leftovers.is_empty()) {
+                intention.directories.insert(id, candidate);
             }
+            intention.leftovers.extend(leftovers);
             if !layers.is_empty() {
-                intention.layers.insert(directory, layers);
+                intention.layers.insert(id, layers);
             }
         }
         Ok(intention)
+    }
+
+    /// What a directory of layers holds that is not `needed`, and what broken runs have left there.
+    fn look_into(
+        &self,
+        candidate: &mut Candidate,
+        wish: &Wish,
+        needed: &BTreeSet<BlobDigest>,
+        locked: bool,
+    ) -> Result<(Vec<RemovedLayer>, Vec<Leftover>), Failure> {
+        let places = Places::of(&candidate.directory);
+        let mut leftovers = Vec::new();
+        if let Wish::Unlisted(_) = wish {
+            for digest in places.recorded()? {
+                candidate.layers.entry(digest).or_insert("no recorded image needs it");
+            }
+            if !locked && places.is_idle() {
+                leftovers = places.leftovers()?;
+            }
+        }
+        let needed_elsewhere = self.needed_by_other_homes(&places, !locked)?;
+        let located = places.locate()?;
+        let mut layers = Vec::new();
+        for (digest, reason) in &candidate.layers {
+            let is_needed = needed.contains(digest) || needed_elsewhere.contains(digest);
+            if !is_needed && located.state(digest)? != LayerState::Missing {
+                layers.push(removed_layer(&candidate.directory, &places, digest.clone(), reason));
+            }
+        }
+        Ok((layers, leftovers))
     }
 }
 
@@ -451,12 +498,13 @@ impl Intention {
 
     /// What would be done.
     fn in_theory(self, dry_run: bool) -> Pruned {
-        let Self { images, waiting_for, .. } = self;
+        let Self { images, waiting_for, directories, layers, leftovers } = self;
         let mut pruned = Pruned { images, waiting_for, dry_run, ..Pruned::default() };
-        pruned.layers.extend(self.leftovers.into_iter().map(RemovedLayer::from));
-        for (directory, layers) in self.layers {
+        pruned.layers.extend(leftovers.into_iter().map(RemovedLayer::from));
+        for (id, layers) in layers {
+            let Some(candidate) = directories.get(&id) else { continue };
             let digests: Vec<&BlobDigest> = layers.iter().map(|layer| &layer.digest).collect();
-            let in_use = store::layers_in_use(&directory, &digests);
+            let in_use = store::layers_in_use(&candidate.directory, &digests);
             pruned.add(layers, &in_use);
         }
         pruned
@@ -489,24 +537,6 @@ fn fits_one(selection: &TagSelection, rows: &[&RecordedImage]) -> bool {
     let of_platform = |row: &&&RecordedImage| row.platform.as_ref() == Some(&selection.platform);
     let tags = rows.iter().filter(of_platform).filter_map(|row| row.reference.tag());
     Rule::new(selection).is_ok_and(|rule| !rule.choose(tags).is_empty())
-}
-
-/// Directories that images file named once, where there is something of ours left.
-fn add_former_directories(
-    catalog: &Catalog,
-    candidates: &mut BTreeMap<PathBuf, BTreeMap<BlobDigest, &str>>,
-) -> Result<(), Failure> {
-    let real = |directory: &Path| std::fs::canonicalize(directory).ok();
-    let mut known: BTreeSet<PathBuf> = candidates.keys().filter_map(|known| real(known)).collect();
-    for directory in catalog.layers_directories()? {
-        let Some(real) = real(&directory) else { continue };
-        let places = Places::of(&directory);
-        // One directory by two names is one: its lock can be taken once.
-        if known.insert(real) && !(places.recorded()?.is_empty() && places.leftovers()?.is_empty()) {
-            candidates.entry(directory).or_default();
-        }
-    }
-    Ok(())
 }
 
 fn removed_layer(directory: &Path, places: &Places, digest: BlobDigest, reason: &str) -> RemovedLayer {

@@ -165,6 +165,7 @@ impl Session {
             }
             observed = observer.observe(desired)?;
         }
+        observer.distrust_unbound(desired, &mut observed);
         earlier.tell_deeds(&mut observed);
         self.look_at_other_homes(desired, &mut observed, false)?;
         let mut plan = plan::plan(desired, &observed).without(&earlier.images);

@@ -101,6 +101,11 @@ fn a_copy_is_taken_without_a_request_once_it_is_compared() {
     street.run(&new, "verify").success();
     let plan = street.json(&new, "plan --offline");
     assert_eq!(plan["images"][0]["action"], "repair", "{plan:#}");
+    assert_eq!(plan["download_bytes"], 0, "{plan:#}");
+    for image in plan["images"].as_array().unwrap() {
+        assert_eq!(image["download_bytes"], 0, "{plan:#}");
+        assert_eq!(image["layers"], serde_json::json!({"total": 1, "present": 1}), "{plan:#}");
+    }
     let summary = street.apply_silently(&new, "apply --offline");
     assert_eq!(summary["downloaded_bytes"], 0, "{summary}");
     assert_eq!(street.json(&new, "plan --offline")["changes"], 0);
@@ -179,6 +184,130 @@ fn a_home_that_is_not_there_loses_no_layer() {
     assert!(!output.stderr.contains("no layers are removed"), "{output}");
     assert!(there(&street.b) && !there(&street.a));
     street.run(&away, "verify").success();
+}
+
+#[test]
+fn a_home_that_is_not_there_loses_no_layer_whose_record_is_lost() {
+    let street = Street::new();
+    let (one, two) = (street.home("one"), street.home("two"));
+    let settings = format!("layers = {:?}", street.home("shared").to_str().unwrap());
+    street.file("images.toml", &settings, &["a:1", "b:1"]);
+    street.file("two.toml", &settings, &["a:1", "b:1"]);
+    street.run(&one, "apply").success();
+    street.run(&two, "apply two.toml").success();
+    fs::rename(&two, street.home("away")).unwrap();
+    let record = street.home(".shared.msb-sync/records").join(street.a.digest());
+    let there = || street.home("shared").join(street.a.directory()).is_dir();
+    street.file("images.toml", &settings, &["b:1"]);
+    for verb in ["apply --prune", "prune"] {
+        fs::remove_file(&record).unwrap();
+        let output = street.run(&one, verb).success();
+        assert!(output.stderr.contains("no layers are removed") && there(), "{output}");
+        street.file("images.toml", &settings, &["a:1", "b:1"]);
+        street.run(&one, "apply").success();
+        street.file("images.toml", &settings, &["b:1"]);
+    }
+    fs::remove_file(&record).unwrap();
+    let name = format!("{}/a:1", street.registry.name());
+    street.run(&one, &format!("forget {name}")).success().says("no layers are removed");
+    assert!(there());
+}
+
+#[test]
+fn a_directory_of_layers_by_two_names_is_one() {
+    let street = Street::new();
+    let home = street.home("home");
+    let (real, link) = (street.home("real"), street.home("link"));
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let settings = |path: &Path| format!("layers = {:?}", path.join("layers").to_str().unwrap());
+    let layers = || fs::read_dir(real.join("layers")).unwrap().count();
+    let both = |one: &str, other: &str| {
+        street.file("one.toml", &settings(&real), &[one]);
+        street.file("other.toml", &settings(&link), &[other]);
+        street.run(&home, "apply one.toml").success();
+        street.run(&home, "apply other.toml").success();
+        assert_eq!(layers(), 2);
+    };
+    let name = |image: &str| format!("{}/{image}", street.registry.name());
+    both("a:1", "b:1");
+    street.file("one.toml", &settings(&link), &[]);
+    let document = street.json(&home, "prune --allow-empty one.toml");
+    assert_eq!(digests(&document), [street.a.digest()], "{document:#}");
+    assert_eq!(layers(), 1);
+    both("a:1", "b:1");
+    let document = street.json(&home, &format!("forget {} {}", name("a:1"), name("b:1")));
+    assert_eq!(document["layers"].as_array().unwrap().len(), 2, "{document:#}");
+    assert_eq!(layers(), 0);
+}
+
+#[test]
+fn a_former_directory_of_layers_that_cannot_be_used_is_left_out() {
+    let street = Street::new();
+    let home = street.home("home");
+    let (old, new) = (street.home("old"), street.home("new"));
+    let private = street.home(".old.msb-sync");
+    let settings = |path: &Path| format!("layers = {:?}", path.to_str().unwrap());
+    let spoil: [&dyn Fn(); 3] = [
+        &|| {
+            fs::rename(&private, street.home("precious")).unwrap();
+            std::os::unix::fs::symlink(street.home("precious"), &private).unwrap();
+        },
+        &|| {
+            fs::remove_file(private.join("lock")).unwrap();
+            fs::create_dir(private.join("lock")).unwrap();
+        },
+        &|| {
+            fs::remove_dir_all(private.join("staging")).unwrap();
+            fs::write(private.join("staging"), "").unwrap();
+        },
+    ];
+    for spoil in spoil {
+        street.file("images.toml", &settings(&old), &["a:1", "b:1"]);
+        street.run(&home, "apply").success();
+        street.file("images.toml", &settings(&new), &["a:1", "b:1"]);
+        street.run(&home, "apply").success();
+        spoil();
+        street.file("images.toml", &settings(&new), &["a:1"]);
+        let output = street.run(&home, "prune").success();
+        let warning = format!("warning: the former layers directory {} is left out: ", old.display());
+        assert_eq!(output.stderr.matches(&warning).count(), 1, "{output}");
+        assert!(new.join(street.a.directory()).is_dir() && !new.join(street.b.directory()).exists());
+        assert!(old.join(street.a.directory()).is_dir(), "{output}");
+        // With what the home has claimed there.
+        for path in ["old", ".old.msb-sync", "precious", "new", ".new.msb-sync", "home"] {
+            let path = street.home(path);
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}
+
+#[test]
+fn a_former_directory_of_layers_on_a_read_only_disk_is_left_out() {
+    let street = Street::new();
+    let home = street.home("home");
+    let (disk, new) = (street.home("disk"), street.home("new"));
+    let settings = |path: &Path| format!("layers = {:?}", path.to_str().unwrap());
+    street.file("images.toml", &settings(&disk.join("layers")), &["a:1", "b:1"]);
+    street.run(&home, "apply").success();
+    street.file("images.toml", &settings(&new), &["a:1", "b:1"]);
+    street.run(&home, "apply").success();
+    street.file("images.toml", &settings(&new), &["a:1"]);
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" || exit 77; exec \"$0\" --home \"$2\" prune";
+    let program = env!("CARGO_BIN_EXE_msb-sync");
+    let places = [disk.to_str().unwrap(), home.to_str().unwrap()];
+    let arguments = [&["-m", "sh", "-c", script, program][..], &places].concat();
+    let output = street.sandbox.program("unshare", &arguments).run();
+    if output.status.code() == Some(77) || output.stderr.starts_with("unshare: ") {
+        let _ = writeln!(std::io::stderr(), "may not mount: read-only layers were NOT checked");
+        return;
+    }
+    let output = output.success().says("is left out: ");
+    assert!(!new.join(street.b.directory()).exists(), "{output}");
+    assert!(disk.join("layers").join(street.b.directory()).is_dir());
+    street.run(&home, "prune").success();
+    assert!(!disk.join("layers").join(street.b.directory()).exists());
 }
 
 #[test]
