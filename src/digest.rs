@@ -260,6 +260,9 @@ pub enum ContentMismatch {
         /// The digest of what came.
         actual: BlobDigest,
     },
+    /// It is not the content that was asked for, and its digest reads as a secret.
+    #[error("content does not match its digest, which is not shown: it may be a secret")]
+    Unshown,
 }
 
 /// Counts and hashes bytes as they pass, and tells at the end whether they are the ones a descriptor names.

@@ -12,7 +12,7 @@ mod text;
 
 pub use catalog::CatalogError;
 pub use layer::LayerError;
-pub use registry::{Login, RegistryError, TlsCure, Trouble};
+pub use registry::{Login, RegistryError, RegistryName, TlsCure, Trouble};
 pub use store::StoreError;
 pub use text::{escape_into, printable};
 

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use self::lookups::{Known, Lookups, forbidden_offline, never_pulled};
 use self::selections::Repository;
-pub(crate) use self::selections::{choose_from_list, two_platforms};
+pub(crate) use self::selections::{Choices, choose_from_registry, two_platforms};
 
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
@@ -24,6 +24,7 @@ use crate::queue::Queue;
 use crate::registry::{Lookup, Registries};
 use crate::state::{
     Desired, LayerDescriptor, LayerState, Observed, Platform, PullPolicy, RecordedImage, Resolution,
+    TagSelection,
 };
 use crate::store;
 
@@ -266,16 +267,17 @@ pub fn look_up(
     })
 }
 
-/// Asks the registries for all tags of repositories; the answers are in the order of the questions.
-pub fn list_tags(
+/// Chooses the tags of repositories' selections, each repository's from the list of its registry; the answers are in
+/// the order of the questions.
+pub(crate) fn choose_tags(
     registries: &Registries,
     parallel: usize,
     reporter: &dyn Reporter,
-    repositories: &[ImageRef],
-) -> Vec<Result<Vec<String>, RegistryError>> {
-    let lane = |repository: &ImageRef| repository.registry().to_owned();
-    ask_all(parallel, reporter, repositories, lane, |repository| {
-        let answer = registries.tags(repository);
+    repositories: &[(ImageRef, Vec<&TagSelection>)],
+) -> Vec<Result<Choices, RegistryError>> {
+    let lane = |(repository, _): &(ImageRef, Vec<&TagSelection>)| repository.registry().to_owned();
+    ask_all(parallel, reporter, repositories, lane, |(repository, selections)| {
+        let answer = choose_from_registry(registries, repository, selections);
         reporter.report(Event::Resolved(repository.clone()));
         answer
     })

@@ -238,14 +238,25 @@ impl Registries {
         Ok(())
     }
 
-    /// All tags of `reference`'s repository, in no useful order.
+    /// Tells `add` all tags of `reference`'s repository one by one, in no useful order: a list may be too large to be
+    /// kept. `begin` makes what they are added to, anew where a mirror fails and another site is asked. A tag may be
+    /// told more than once.
     ///
     /// # Errors
     /// Any [`RegistryError`]; a list that could not be read to its end is one.
-    pub fn tags(&self, reference: &ImageRef) -> Result<Vec<String>, RegistryError> {
+    pub fn fold_tags<T>(
+        &self,
+        reference: &ImageRef,
+        begin: impl Fn() -> T,
+        add: impl Fn(&mut T, &str),
+    ) -> Result<T, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => self.shared.veiled(remote.tags(reference)),
-            Backend::Layout(layout) => layout.tags(reference),
+            Backend::Remote(remote) => self.shared.veiled(remote.fold_tags(reference, begin, add)),
+            Backend::Layout(layout) => {
+                let mut tags = begin();
+                layout.tags(reference, |tag| add(&mut tags, tag))?;
+                Ok(tags)
+            }
         }
     }
 

@@ -76,11 +76,77 @@ impl Rule {
         chosen
     }
 
+    /// Begins a choice from tags that are told one by one.
+    pub fn chooser(self) -> Chooser {
+        let most = self.newest.unwrap_or(usize::MAX).min(MAX_CHOSEN + 1);
+        Chooser { rule: self, most, told: 0, fitting: 0, kept: Vec::new() }
+    }
+
     /// What the pattern's group says that `tag` is ordered by; a tag in which the group matches nothing is older than all
     /// others.
     fn order<'t>(&self, tag: &'t str) -> Option<Key<'t>> {
         let pattern = self.matching.as_ref().filter(|_| self.orders)?;
         Some(Key::of(pattern.captures(tag)?.name(ORDER)?.as_str()))
+    }
+}
+
+/// A choice under way. Of a list of any length it keeps no more tags than may be chosen, and a few.
+#[derive(Debug)]
+pub struct Chooser {
+    rule: Rule,
+    /// Tags that may be chosen, and one more where that would be too many.
+    most: usize,
+    told: usize,
+    fitting: usize,
+    kept: Vec<String>,
+}
+
+/// What was chosen from a list of tags.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The chosen tags, newest first: not all of them where there are more than [`MAX_CHOSEN`].
+    pub tags: Vec<String>,
+    /// How many were chosen.
+    pub count: usize,
+    /// How many tags there were.
+    pub of: usize,
+}
+
+impl Chooser {
+    /// How many tags wait at most until the older ones among them are dropped.
+    const WAITING: usize = 1024;
+
+    /// Considers `tag`.
+    pub fn add(&mut self, tag: &str) {
+        self.told += 1;
+        if !self.rule.fits(tag) {
+            return;
+        }
+        self.fitting += 1;
+        self.kept.push(tag.to_owned());
+        if self.kept.len() >= self.most + Self::WAITING {
+            self.settle();
+        }
+    }
+
+    /// The choice from all tags that were told.
+    pub fn finish(mut self) -> Chosen {
+        self.settle();
+        // A tag that was told twice counts once, as long as all that fit are here to be compared.
+        let count = if self.kept.len() > MAX_CHOSEN {
+            self.fitting.min(self.rule.newest.unwrap_or(usize::MAX))
+        } else {
+            self.kept.len()
+        };
+        Chosen { tags: self.kept, count, of: self.told }
+    }
+
+    fn settle(&mut self) {
+        let rule = &self.rule;
+        // Keys of all of them at once would be larger than the tags.
+        self.kept.sort_by(|a, b| (rule.order(b), Key::of(b)).cmp(&(rule.order(a), Key::of(a))));
+        self.kept.dedup();
+        self.kept.truncate(self.most);
     }
 }
 
@@ -386,6 +452,23 @@ mod tests {
         assert_eq!(describe(&all), "semver \">=7\", match \"a|b\", newest 2");
     }
 
+    #[test]
+    fn a_choice_from_a_long_list_keeps_a_few_tags() {
+        for (newest, kept, count) in
+            [(Some(2), 2, 2), (None, MAX_CHOSEN + 1, 50_000), (Some(3000), 1001, 3000)]
+        {
+            let mut chooser = Rule::new(&selection(Some(">=1"), None, newest)).unwrap().chooser();
+            for number in 0..50_000 {
+                chooser.add(&format!("1.{}", (number * 7919) % 50_000));
+                chooser.add("latest");
+                assert!(chooser.kept.len() <= 2 * MAX_CHOSEN + 50);
+            }
+            let chosen = chooser.finish();
+            assert_eq!((chosen.tags.len(), chosen.count, chosen.of), (kept, count, 100_000));
+            assert_eq!(chosen.tags[..2], ["1.49999", "1.49998"]);
+        }
+    }
+
     fn tag() -> impl Strategy<Value = String> {
         prop_oneof![
             "[vV]?[0-9]{1,3}(\\.[0-9]{1,2}){0,3}([-.][a-z0-9.]{0,4})?",
@@ -425,6 +508,19 @@ mod tests {
             let mut reversed = tags.clone();
             reversed.reverse();
             prop_assert_eq!(choose(Some(">=1"), None, Some(count), &reversed), newest);
+        }
+
+        #[test]
+        fn tags_told_one_by_one_are_chosen_as_from_a_list(tags in prop::collection::vec(tag(), 0..30), count in 1_usize..5) {
+            let rule = Rule::new(&selection(Some(">=1"), None, Some(count))).unwrap();
+            let all = rule.choose(tags.iter().map(String::as_str));
+            let mut chooser = rule.clone().chooser();
+            for tag in &tags {
+                chooser.add(tag);
+            }
+            let chosen = chooser.finish();
+            prop_assert_eq!((chosen.count, chosen.of), (all.len(), tags.len()));
+            prop_assert_eq!(chosen.tags, all);
         }
 
         #[test]

@@ -22,6 +22,15 @@ pub enum Login {
     Withheld,
 }
 
+/// What a registry is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryName {
+    /// As the images file spells it.
+    pub name: String,
+    /// The host under which a login for it is stored, which is another where its endpoint is.
+    pub login: String,
+}
+
 /// Why a request could not be carried out at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -77,8 +86,8 @@ pub enum RegistryError {
         status: u16,
         /// Who said so: host, and port where it is not the scheme's own.
         host: String,
-        /// The registry's name, as the images file spells it.
-        registry: String,
+        /// Which registry it is. Boxed, since errors are moved often.
+        registry: Box<RegistryName>,
         /// What it knows of who asks.
         login: Login,
         /// Until when it asks not to be asked again, where that is longer than a run waits. Boxed, since errors are
@@ -202,12 +211,21 @@ pub enum RegistryError {
     Stopped,
 }
 
+/// The year 8000: what a registry asks for beyond that may have been cut, to fit a calendar.
+const MANY_YEARS: i64 = 190_290_000_000;
+
 fn asks_to_wait(until: Option<&SystemTime>) -> String {
     let shown = until.and_then(|until| {
         let timestamp = jiff::Timestamp::try_from(*until).ok()?;
         timestamp.round(jiff::Unit::Second).ok()
     });
-    shown.map(|until| format!("; it asks to be left alone until {until}")).unwrap_or_default()
+    match shown {
+        Some(until) if until.as_second() > MANY_YEARS => {
+            "; it asks to be left alone for thousands of years".to_owned()
+        }
+        Some(until) => format!("; it asks to be left alone until {until}"),
+        None => String::new(),
+    }
 }
 
 fn list(platforms: &[String]) -> String {
@@ -252,9 +270,10 @@ impl RegistryError {
 
     /// See [`Error::hint`](super::Error::hint).
     pub fn hint(&self) -> Option<String> {
-        let log_in = |registry: &str| {
-            let name = if registry == "docker.io" { String::new() } else { format!(" {registry}") };
-            format!("`docker login{name}`, or username and password-env under [registry.\"{registry}\"]")
+        let log_in = |registry: &RegistryName| {
+            let RegistryName { name, login } = registry;
+            let host = if login == "docker.io" { String::new() } else { format!(" {login}") };
+            format!("`docker login{host}`, or username and password-env under [registry.\"{name}\"]")
         };
         match self {
             Self::Refused { status: 401 | 403, registry, login, .. } => Some(match login {
@@ -270,7 +289,8 @@ impl RegistryError {
                     .to_owned(),
                 Login::Withheld => format!(
                     "a stored login is not sent over plain http; use https, or username and password-env under \
-                     [registry.\"{registry}\"]"
+                     [registry.\"{}\"]",
+                    registry.name
                 ),
             }),
             Self::Refused { status: 404, .. } => Some("check the name and the tag".to_owned()),
@@ -349,7 +369,13 @@ impl RegistryError {
             Self::Stalled { url, .. } | Self::Slow { url, .. } => each(&mut [url]),
             Self::Protocol { url, reason } => each(&mut [url, reason]),
             Self::Redirect { from, reason } => each(&mut [from, reason]),
-            Self::Mismatch { host, .. } => each(&mut [host]),
+            Self::Mismatch { what, host, source } => {
+                let text = source.to_string();
+                if change(&text) != text {
+                    *source = ContentMismatch::Unshown;
+                }
+                each(&mut [what, host]);
+            }
             Self::Document { what, host, reason } => each(&mut [what, host, reason]),
             Self::TooLarge { what, host, .. } => each(&mut [what, host]),
             Self::NoPlatform { available, .. } => {

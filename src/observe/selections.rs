@@ -2,8 +2,8 @@
 //! be asked.
 //!
 //! The list is read once a run and repository, whatever number of selections draws on it, and not at all where the
-//! lockfile has chosen. Only a choice from the list, or the lockfile's, can show that an image is not wanted any more;
-//! see [`Selected::decided`].
+//! lockfile has chosen. All of them choose while it is read, so that no list is ever whole in memory. Only a choice from
+//! the list, or the lockfile's, can show that an image is not wanted any more; see [`Selected::decided`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +11,8 @@ use std::sync::{Arc, OnceLock};
 use super::lookups::Lookups;
 use crate::error::{Error, RegistryError};
 use crate::image_ref::ImageRef;
-use crate::selection::{MAX_CHOSEN, Rule, describe};
+use crate::registry::Registries;
+use crate::selection::{Chooser, Chosen, MAX_CHOSEN, Rule, describe};
 use crate::state::{
     BlockedSelection, Desired, DesiredImage, Platform, PullPolicy, RecordedImage, SelectedImage, TagSelection,
 };
@@ -74,8 +75,9 @@ impl Lookups<'_> {
         let mut images: BTreeMap<ImageRef, SelectedImage> = BTreeMap::new();
         let mut errors: Vec<Arc<Error>> = Vec::new();
         let mut decided = true;
-        for selection in &repository.selections {
-            match self.choose(repository, selection, recorded, &list) {
+        for index in 0..repository.selections.len() {
+            let selection = repository.selections[index];
+            match self.choose(repository, index, recorded, &list) {
                 Ok(choice) => {
                     decided &= choice.decides;
                     for tag in choice.tags {
@@ -107,14 +109,15 @@ impl Lookups<'_> {
         }
     }
 
-    /// The tags of one selection. `list` is read when it is first needed.
+    /// The tags of the selection at `index`. The choices from the list are made when they are first needed.
     fn choose(
         &self,
         repository: &Repository<'_>,
-        selection: &TagSelection,
+        index: usize,
         recorded: &BTreeMap<ImageRef, RecordedImage>,
-        list: &OnceLock<Result<Vec<String>, Arc<Error>>>,
+        list: &OnceLock<Result<Choices, Arc<Error>>>,
     ) -> Result<Choice, Arc<Error>> {
+        let selection = repository.selections[index];
         let blocked = |message: String, hint: &str| {
             Err(Arc::new(Error::Usage {
                 message,
@@ -151,9 +154,11 @@ impl Lookups<'_> {
                 return Ok(choice);
             }
         }
-        let tags = list.get_or_init(|| self.registries.tags(&repository.name).map_err(cannot_list));
-        let tags = tags.as_ref().map_err(Arc::clone)?;
-        let tags = choose_from_list(selection, tags).map_err(Arc::new)?;
+        let choices = list.get_or_init(|| {
+            choose_from_registry(self.registries, &repository.name, &repository.selections)
+                .map_err(|error| Arc::new(error.into()))
+        });
+        let tags = choices.as_ref().map_err(Arc::clone)?[index].clone()?;
         Ok(Choice { tags, decides: true })
     }
 }
@@ -163,21 +168,39 @@ fn rule_of(selection: &TagSelection) -> Result<Rule, Error> {
         .map_err(|reason| Error::Usage { message: format!("cannot select tags: {reason}"), hint: None })
 }
 
-/// The tags that `selection` chooses from all of its repository's, newest first.
+/// What each of several selections chooses, newest first; or why it chooses nothing.
+pub(crate) type Choices = Vec<Result<Vec<String>, Arc<Error>>>;
+
+/// What each of `selections` chooses from the tags of `repository`, in their order.
 ///
 /// # Errors
-/// It chooses none, or too many.
-pub(crate) fn choose_from_list(selection: &TagSelection, tags: &[String]) -> Result<Vec<String>, Error> {
-    let chosen = rule_of(selection)?.choose(tags.iter().map(String::as_str)).into_iter();
-    let chosen: Vec<String> = chosen.map(str::to_owned).collect();
+/// The list cannot be read to its end.
+pub(crate) fn choose_from_registry(
+    registries: &Registries,
+    repository: &ImageRef,
+    selections: &[&TagSelection],
+) -> Result<Choices, RegistryError> {
+    let begin = || -> Vec<Result<Chooser, Arc<Error>>> {
+        let rules = selections.iter().map(|selection| rule_of(selection));
+        rules.map(|rule| rule.map(Rule::chooser).map_err(Arc::new)).collect()
+    };
+    let choosers = registries.fold_tags(repository, begin, |choosers, tag| {
+        choosers.iter_mut().flatten().for_each(|chooser| chooser.add(tag));
+    })?;
+    let choices = selections.iter().zip(choosers);
+    Ok(choices.map(|(selection, chooser)| judge(selection, chooser?.finish()).map_err(Arc::new)).collect())
+}
+
+/// The chosen tags, if they are some and not too many.
+fn judge(selection: &TagSelection, chosen: Chosen) -> Result<Vec<String>, Error> {
     let described = describe(selection);
-    let (message, hint) = match chosen.len() {
+    let (message, hint) = match chosen.count {
         0 => (
-            format!("none of its {} tags fits {described}", tags.len()),
+            format!("none of its {} tags fits {described}", chosen.of),
             "check the range and the pattern; a pattern matches the whole tag, and a range leaves out \
              pre-releases such as 7.2-alpine",
         ),
-        1..=MAX_CHOSEN => return Ok(chosen),
+        1..=MAX_CHOSEN => return Ok(chosen.tags),
         count => (
             format!("{described} chooses {count} tags, more than {MAX_CHOSEN}"),
             "narrow it, or say how many with newest = N",
@@ -192,10 +215,6 @@ pub(crate) fn two_platforms(tag: &str, one: &Platform, other: &Platform) -> Erro
         message: format!("tag {tag} is wanted for two platforms: {one} and {other}"),
         hint: Some("a machine can hold a tag for one platform only".to_owned()),
     }
-}
-
-fn cannot_list(error: RegistryError) -> Arc<Error> {
-    Arc::new(error.into())
 }
 
 /// The tags of `repository` that are recorded in full for the selection's platform.

@@ -368,7 +368,21 @@ impl Slot {
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<serde_json::Number>,
+    /// A number as a rule; some write it as a string.
+    #[serde(default)]
+    expires_in: serde_json::Value,
+}
+
+/// How long a token lives that was issued with this `expires_in`.
+fn life(expires_in: &serde_json::Value) -> Duration {
+    let seconds = match expires_in {
+        serde_json::Value::String(text) => text.trim().parse().ok(),
+        other => other.as_u64(),
+    };
+    match seconds {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(MAX_LIFE)),
+        _ => DEFAULT_LIFE,
+    }
 }
 
 fn request_token(
@@ -421,7 +435,13 @@ fn request_token(
         host: host.clone(),
         reason: reason.to_owned(),
     };
-    let body = answer.read(client, "the token", MAX_TOKEN_ANSWER)?;
+    let body = answer.read(client, "the token", MAX_TOKEN_ANSWER).map_err(|failure| match failure.error {
+        // No setting is about it.
+        RegistryError::TooLarge { limit, .. } => {
+            refuse(&format!("the answer is larger than {} MiB", limit >> 20)).into()
+        }
+        _ => failure,
+    })?;
     // serde's words could quote the token.
     let answer: TokenAnswer =
         serde_json::from_slice(&body).map_err(|_| refuse("the answer is not the JSON it should be"))?;
@@ -434,10 +454,7 @@ fn request_token(
         return Err(refuse("it cannot be sent in a header").into());
     }
     client.shared.veil.add(&token);
-    let life = match answer.expires_in.and_then(|number| number.as_u64()) {
-        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(MAX_LIFE)),
-        _ => DEFAULT_LIFE,
-    };
+    let life = life(&answer.expires_in);
     client.shared.detail(format!("{}: got a token from {}", client.registry, printable(&host, 200)));
     Ok((Secret::new(token), life))
 }
@@ -469,6 +486,24 @@ mod tests {
         assert_eq!(schemes("Negotiate, Basic realm=x"), ["negotiate", "basic"]);
         assert_eq!(schemes(""), Vec::<String>::new());
         assert_eq!(schemes(r#"Bearer realm="unterminated"#), ["bearer"]);
+    }
+
+    #[test]
+    fn the_life_of_a_token_may_be_written_as_a_string() {
+        for (answer, seconds) in [
+            (r#"{"token":"t","expires_in":300}"#, 300),
+            (r#"{"token":"t","expires_in":"300"}"#, 300),
+            (r#"{"token":"t","expires_in":"99999999"}"#, MAX_LIFE),
+            (r#"{"token":"t","expires_in":"soon"}"#, 60),
+            (r#"{"token":"t","expires_in":-1}"#, 60),
+            (r#"{"token":"t","expires_in":1.5}"#, 60),
+            (r#"{"token":"t","expires_in":null}"#, 60),
+            (r#"{"token":"t","expires_in":{}}"#, 60),
+            (r#"{"token":"t"}"#, 60),
+        ] {
+            let answer: TokenAnswer = serde_json::from_str(answer).unwrap();
+            assert_eq!(life(&answer.expires_in).as_secs(), seconds, "{}", answer.expires_in);
+        }
     }
 
     #[test]

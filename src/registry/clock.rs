@@ -24,11 +24,17 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// A clock that ends after `limit`.
+    /// A clock that ends after `limit`, or with the one under which this thread runs where that is sooner.
     pub(super) fn start(limit: Duration) -> Self {
         let now = Instant::now();
         // A limit beyond what the system can count is a day.
-        Self { end: now.checked_add(limit).unwrap_or(now + Duration::from_secs(24 * 60 * 60)) }
+        let end = now.checked_add(limit).unwrap_or(now + Duration::from_secs(24 * 60 * 60));
+        Self { end: END.get().map_or(end, |outer| outer.min(end)) }
+    }
+
+    /// Whether it has ended.
+    pub(super) fn is_over(self) -> bool {
+        Instant::now() >= self.end
     }
 
     /// This clock, or one that ends after `limit` where that is sooner.
@@ -134,6 +140,7 @@ mod tests {
             let ended = Clock::start(Duration::ZERO);
             ended.run(|| assert!(matches!(left(endless), Err(Error::Timeout(Timeout::Global)))));
             assert!(left(endless).is_ok(), "the outer clock counts again");
+            ended.run(|| assert!(Clock::start(Duration::from_secs(60)).is_over(), "it cannot be outrun"));
         });
         assert!(
             std::panic::catch_unwind(|| Clock::start(Duration::ZERO).run(|| panic!("a defect"))).is_err()

@@ -117,6 +117,11 @@ impl Credentials {
         Ok(Self { stored_under, withheld, own, elsewhere: Mutex::default() })
     }
 
+    /// Under which host a login for the registry is stored.
+    pub(super) fn stored_under(&self) -> &str {
+        &self.stored_under
+    }
+
     /// Whether a stored login would not be sent, because the registry is asked over plain http.
     pub(super) fn are_withheld(&self) -> bool {
         self.withheld && self.own.is_none()

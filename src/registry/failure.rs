@@ -13,8 +13,8 @@ use crate::error::{self, RegistryError, TlsCure, Trouble};
 
 /// Longest wait that a registry gets when it asks for one; who asks for more is not asked again in this run.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
-/// Longer ones are cut: no calendar has to hold them.
-const MAX_TOLD: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Longer ones are cut to these 7000 years: calendars end with the year 9999.
+const MAX_TOLD: Duration = Duration::from_secs(7000 * 366 * 24 * 3600);
 
 /// `text` from outside as one short line, with at most `max` of its characters.
 pub(super) fn printable(text: &str, max: usize) -> String {

@@ -150,19 +150,38 @@ fn names(presented: &[String]) -> Vec<String> {
     names
 }
 
-/// A name of the TLS standard in words: `HandshakeFailure` is "handshake failure".
+/// A name of the TLS standard in words: `HandshakeFailure` is "handshake failure", `UnknownCA` is "unknown CA".
 fn spelled(name: &str) -> String {
     let mut words = String::new();
     if !name.chars().all(|char| char.is_ascii_alphanumeric()) {
         return "something that is not known".to_owned();
     }
-    for char in name.chars() {
-        if char.is_ascii_uppercase() && words.ends_with(|last: char| last.is_ascii_lowercase()) {
+    let is_capital = |char: Option<&u8>| char.is_some_and(u8::is_ascii_uppercase);
+    let name = name.as_bytes();
+    for (at, letter) in name.iter().enumerate() {
+        let before = at.checked_sub(1).and_then(|at| name.get(at));
+        let after = name.get(at + 1);
+        // Capitals in a row are an abbreviation; the last one begins a word where small letters follow.
+        let in_abbreviation = is_capital(before) && (after.is_none() || is_capital(after))
+            || is_capital(after) && after.is_some();
+        let begins = is_capital(Some(letter))
+            && before.is_some()
+            && (!is_capital(before) || after.is_some_and(u8::is_ascii_lowercase));
+        if begins {
             words.push(' ');
         }
-        words.push(char.to_ascii_lowercase());
+        words.push(char::from(if in_abbreviation { *letter } else { letter.to_ascii_lowercase() }));
     }
     words
+}
+
+/// Whether a certificate is refused because of who issued it.
+pub(super) fn is_strange(reason: &rustls::CertificateError) -> bool {
+    use rustls::CertificateError as Reason;
+    matches!(
+        reason,
+        Reason::UnknownIssuer | Reason::BadSignature | Reason::UnsupportedSignatureAlgorithmContext { .. }
+    )
 }
 
 /// Whether a certificate is refused because it is an authority's and not a server's.
@@ -221,7 +240,14 @@ mod tests {
         assert_eq!(names(&presented), ["a.corp", "10.0.0.1", "odd"]);
         let many: Vec<String> = (0..9).map(|number| format!("DnsName(\"{number}\")")).collect();
         assert_eq!(names(&many).last().unwrap(), "4 more");
-        assert_eq!(spelled("NoApplicationProtocol"), "no application protocol");
+        for (name, words) in [
+            ("NoApplicationProtocol", "no application protocol"),
+            ("UnknownCA", "unknown CA"),
+            ("UnknownPSKIdentity", "unknown PSK identity"),
+            ("BadRecordMac", "bad record mac"),
+        ] {
+            assert_eq!(spelled(name), words);
+        }
         assert_eq!(spelled("AlertDescription(0x3)"), "something that is not known");
         let unknown =
             failure(&Error::AlertReceived(AlertDescription::Unknown(99)), ClientCertificate::Unasked);

@@ -24,7 +24,7 @@ use super::secret::Secret;
 use super::shared::{Shared, lock};
 use super::tls::{Tls, TlsSettings};
 use super::url::Url;
-use crate::error::{Login, RegistryError, TlsCure};
+use crate::error::{Login, RegistryError, RegistryName, TlsCure};
 use crate::state::RegistrySettings;
 
 /// Redirects followed for one request.
@@ -92,18 +92,7 @@ impl Answer {
     }
 
     /// Reads a body of at most `limit` bytes.
-    pub(super) fn read(self, client: &Client, what: &str, limit: u64) -> Result<Vec<u8>, Failure> {
-        self.read_watched(client, what, limit, &mut |_| {})
-    }
-
-    /// As [`Answer::read`]; `watch` is told how much there is so far, before there is more.
-    pub(super) fn read_watched(
-        mut self,
-        client: &Client,
-        what: &str,
-        limit: u64,
-        watch: &mut dyn FnMut(usize),
-    ) -> Result<Vec<u8>, Failure> {
+    pub(super) fn read(mut self, client: &Client, what: &str, limit: u64) -> Result<Vec<u8>, Failure> {
         let too_large = || {
             Failure::from(RegistryError::TooLarge {
                 what: what.to_owned(),
@@ -126,8 +115,12 @@ impl Answer {
             if bytes.len() as u64 > limit {
                 return Err(too_large());
             }
-            watch(bytes.len());
         }
+    }
+
+    /// Lets `read` have the body as it arrives.
+    pub(super) fn stream<T>(mut self, read: impl FnOnce(&mut dyn Read) -> T) -> T {
+        self.clock.run(|| read(&mut self.body))
     }
 
     /// Reads and forgets a short body, so that its connection can be used again.
@@ -158,6 +151,8 @@ pub(super) struct Client {
     pub(super) shared: Arc<Shared>,
     /// As the images file spells it.
     pub(super) registry: String,
+    /// Under which host a login for it is stored.
+    login: String,
     settings: RegistrySettings,
     /// Roots beside those of the settings.
     more_ca: Vec<PathBuf>,
@@ -179,12 +174,13 @@ pub(super) struct Connections {
 impl Client {
     pub(super) fn new(
         shared: Arc<Shared>,
-        registry: String,
+        name: RegistryName,
         settings: RegistrySettings,
         more_ca: Vec<PathBuf>,
         endpoint: Url,
         mirrors: &[Url],
     ) -> Self {
+        let RegistryName { name: registry, login } = name;
         let insecure_hosts = if settings.insecure {
             std::iter::once(&endpoint).chain(mirrors).map(|url| url.host().to_owned()).collect()
         } else {
@@ -193,6 +189,7 @@ impl Client {
         Self {
             shared,
             registry,
+            login,
             settings,
             more_ca,
             endpoint,
@@ -426,7 +423,7 @@ impl Client {
                 reason,
                 status,
                 host,
-                registry: self.registry.clone(),
+                registry: Box::new(RegistryName { name: self.registry.clone(), login: self.login.clone() }),
                 login: if own { login } else { Login::None },
                 until: until.map(Box::new),
             },

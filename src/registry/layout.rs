@@ -71,10 +71,11 @@ impl Layout {
         Ok(Lookup::Image(Box::new(assemble(self, reference, platform, top)?)))
     }
 
-    /// The tags of `reference`'s repository.
-    pub(super) fn tags(&self, reference: &ImageRef) -> Result<Vec<String>, RegistryError> {
+    /// Tells `add` the tags of `reference`'s repository.
+    pub(super) fn tags(&self, reference: &ImageRef, add: impl FnMut(&str)) -> Result<(), RegistryError> {
         let index = self.index()?;
-        Ok(Directory::of(&index.entries).tags(reference).into_iter().map(str::to_owned).collect())
+        Directory::of(&index.entries).tags(reference).into_iter().for_each(add);
+        Ok(())
     }
 
     /// See [`super::Registries::blob`].

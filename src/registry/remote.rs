@@ -25,7 +25,7 @@ use super::secret::Secret;
 use super::shared::{Shared, TRIES, lock};
 use super::url::{Url, is_loopback};
 use crate::digest::BlobDigest;
-use crate::error::{Login, RegistryError};
+use crate::error::{Login, RegistryError, RegistryName};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{LayerDescriptor, RegistrySettings};
 
@@ -178,13 +178,24 @@ impl Remote {
         for mirror in &settings.mirrors {
             mirrors.push((base("mirrors", &mirror.url)?, mirror.resolve));
         }
+        if settings.has_tls()
+            && settings.endpoint.is_some()
+            && !endpoint.is_secure()
+            && !mirrors.iter().any(|(mirror, _)| mirror.is_secure())
+        {
+            shared.warn(format!(
+                "{name}: its endpoint is plain http, so ca, client-cert, client-key and insecure do not protect it; \
+                 write https:// if it speaks TLS, and leave them out if it does not"
+            ));
+        }
         let own_headers = own_headers(shared, name, settings).map_err(fail)?;
         let credentials = Credentials::new(shared, account, settings, &endpoint)?;
+        let login = credentials.stored_under().to_owned();
         let urls: Vec<Url> = mirrors.iter().map(|(url, _)| url.clone()).collect();
         let client = |settings: RegistrySettings, more_ca, endpoint: &Url, mirrors: &[Url]| {
             Arc::new(Client::new(
                 Arc::clone(shared),
-                name.to_owned(),
+                RegistryName { name: name.to_owned(), login: login.clone() },
                 settings,
                 more_ca,
                 endpoint.clone(),

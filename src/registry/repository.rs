@@ -23,8 +23,6 @@ use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::state::Platform;
 
-/// Documents kept for the run, in bytes.
-const MAX_CACHE: usize = 32 << 20;
 /// How often a HEAD that fails inside the registry is sent before GET is tried instead.
 const HEAD_TRIES: u32 = 2;
 /// How often a document whose bytes are wrong is fetched again, as a layer is.
@@ -33,9 +31,12 @@ const CLEAN_RESTARTS: u32 = 2;
 /// Documents by digest; the inner lock makes threads that want the same one wait for the first.
 #[derive(Default)]
 pub(super) struct Cache {
-    slots: HashMap<BlobDigest, Arc<Mutex<Option<Arc<Document>>>>>,
-    bytes: usize,
+    slots: HashMap<BlobDigest, Slot>,
+    /// What the documents here count in what all registries keep.
+    bytes: u64,
 }
+
+type Slot = Arc<Mutex<Option<Arc<Document>>>>;
 
 impl Remote {
     /// See [`super::Registries::resolve`].
@@ -91,20 +92,33 @@ impl Remote {
         found
     }
 
-    fn slot(&self, digest: &BlobDigest) -> Arc<Mutex<Option<Arc<Document>>>> {
+    fn slot(&self, digest: &BlobDigest) -> Slot {
+        Arc::clone(lock(&self.cache).slots.entry(digest.clone()).or_default())
+    }
+
+    /// Keeps `document` in `place`, the content of its `slot`, as far as there is room for it.
+    fn keep(&self, slot: &Slot, place: &mut Option<Arc<Document>>, document: &Arc<Document>) {
+        let bytes = document.bytes.len() as u64;
         let mut cache = lock(&self.cache);
-        if cache.bytes > MAX_CACHE {
+        let mut fits = self.shared().reserve(bytes);
+        if !fits && cache.bytes > 0 {
+            // What is in use elsewhere lives on there.
+            self.shared().release(cache.bytes);
             *cache = Cache::default();
+            fits = self.shared().reserve(bytes);
         }
-        Arc::clone(cache.slots.entry(digest.clone()).or_default())
+        if fits {
+            cache.bytes += bytes;
+            cache.slots.insert(document.digest.clone(), Arc::clone(slot));
+            *place = Some(Arc::clone(document));
+        }
     }
 
     fn remember(&self, document: &Arc<Document>) {
         let slot = self.slot(&document.digest);
-        let mut slot = lock(&slot);
-        if slot.is_none() {
-            lock(&self.cache).bytes += document.bytes.len();
-            *slot = Some(Arc::clone(document));
+        let mut place = lock(&slot);
+        if place.is_none() {
+            self.keep(&slot, &mut place, document);
         }
     }
 }
@@ -263,8 +277,8 @@ impl Documents for Repository<'_> {
             return Err(RegistryError::TooLarge { what, host, limit });
         }
         let slot = self.remote.slot(digest);
-        let mut slot = lock(&slot);
-        if let Some(document) = &*slot
+        let mut place = lock(&slot);
+        if let Some(document) = &*place
             && size.is_none_or(|size| size == document.bytes.len() as u64)
         {
             return Ok(Arc::clone(document));
@@ -296,8 +310,7 @@ impl Documents for Repository<'_> {
             let digest = digest.clone();
             Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: false }))
         })?;
-        lock(&self.remote.cache).bytes += document.bytes.len();
-        *slot = Some(Arc::clone(&document));
+        self.remote.keep(&slot, &mut place, &document);
         Ok(document)
     }
 }

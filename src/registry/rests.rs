@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::shared::lock;
-use crate::error::{Login, RegistryError};
+use crate::error::{Login, RegistryError, RegistryName};
 
 /// Addresses that are remembered, at most.
 const MAX_KEPT: usize = 10_000;
@@ -23,7 +23,7 @@ struct Rest {
     reason: String,
     status: u16,
     host: String,
-    registry: String,
+    registry: Box<RegistryName>,
     login: Login,
 }
 

@@ -25,6 +25,8 @@ use crate::state::{Limits, RegistrySettings};
 
 /// How long an exchange may take that is no blob content, however it is slow.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Documents that are kept for the run, of all registries, in bytes.
+const MAX_DOCUMENTS: u64 = 8 << 20;
 /// How often a request is sent before its failure is final (the contract says at least 5).
 pub(super) const TRIES: u32 = 6;
 /// Longest wait between two tries that we choose ourselves.
@@ -52,8 +54,8 @@ pub(super) struct Shared {
     pub(super) patience: Duration,
     /// How long no lookup may end before what is known is begun with.
     pub(super) lookup_patience: Duration,
-    /// Whose turn it is to read a large list of tags.
-    pub(super) large_lists: Mutex<()>,
+    /// Bytes of documents that all registries keep.
+    kept_documents: Mutex<u64>,
     /// Hides the run's secrets in what is shown.
     pub(super) veil: Veil,
     /// Whether what `docker login` and `podman login` stored is used.
@@ -99,7 +101,7 @@ impl Shared {
             // Who is less patient with silence is less patient with everything.
             patience: stall.saturating_mul(10).min(PATIENCE).max(stall),
             lookup_patience,
-            large_lists: Mutex::default(),
+            kept_documents: Mutex::default(),
             veil: Veil::default(),
             stored_logins,
             max_connections: max_connections.max(1),
@@ -109,6 +111,22 @@ impl Shared {
             watcher: Once::new(),
         };
         (shared, registries)
+    }
+
+    /// Whether `bytes` more of documents may be kept; then they count until [`Shared::release`].
+    pub(super) fn reserve(&self, bytes: u64) -> bool {
+        let mut kept = lock(&self.kept_documents);
+        let fits = kept.saturating_add(bytes) <= MAX_DOCUMENTS;
+        if fits {
+            *kept += bytes;
+        }
+        fits
+    }
+
+    /// Gives back what [`Shared::reserve`] granted.
+    pub(super) fn release(&self, bytes: u64) {
+        let mut kept = lock(&self.kept_documents);
+        *kept = kept.saturating_sub(bytes);
     }
 
     pub(super) fn requests(&self) -> u64 {

@@ -1,18 +1,21 @@
 //! The tags of a repository, page by page.
 //!
-//! A list that is not read to its end is an error: a selection made from half of it could lead to a removal.
+//! A list that is not read to its end is an error: a selection made from half of it could lead to a removal. No page is
+//! ever whole in memory, and no list: each tag is told as it arrives.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
+use std::io::{self, BufReader, Read};
 
-use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserializer, de};
 
+use super::clock::Clock;
 use super::documents::json_error;
 use super::failure::Failure;
 use super::links;
 use super::remote::{Ask, Remote, Site, Wanted};
-use super::shared::lock;
 use super::url::Url;
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
@@ -23,100 +26,155 @@ const PAGE: u32 = 1000;
 const MAX_TAG_PAGE: u64 = 4 << 20;
 /// Pages of tags that are read.
 const MAX_TAG_PAGES: usize = 1000;
-/// Tags that are kept.
+/// Pages without tags, or with those of an earlier page, that are borne.
+const MAX_IDLE_PAGES: usize = 10;
+/// Tags that are read.
 const MAX_TAGS: usize = 100_000;
-/// Lists of more bytes than this are read one at a time, whatever registry they are from: together they would not fit.
-const LARGE: usize = 256 << 10;
+/// How many times the patience with one exchange a whole list gets.
+const EXCHANGES: u32 = 10;
+
+/// A list under way.
+struct List<'a> {
+    site: &'a Site,
+    reference: &'a ImageRef,
+    /// Tags so far.
+    count: usize,
+    hashes: RandomState,
+}
 
 impl Remote {
-    /// See [`super::Registries::tags`].
-    pub(super) fn tags(&self, reference: &ImageRef) -> Result<Vec<String>, RegistryError> {
-        let repository = reference.repository();
-        let mut found = None;
+    /// See [`super::Registries::fold_tags`].
+    pub(super) fn fold_tags<T>(
+        &self,
+        reference: &ImageRef,
+        begin: impl Fn() -> T,
+        add: impl Fn(&mut T, &str),
+    ) -> Result<T, RegistryError> {
         for index in self.candidates(Wanted::List, None) {
             let site = &self.sites[index];
-            match self.tags_of(site, repository) {
+            let mut tags = begin();
+            match self.tags_of(site, reference, &mut |tag| add(&mut tags, tag)) {
                 Err(error) if !site.own && !matches!(error, RegistryError::Stopped) => {
                     self.mirror_failed(index, &error);
                 }
-                result => {
-                    found = Some(result?);
-                    break;
-                }
+                result => return result.map(|()| tags),
             }
         }
-        let mut tags = found.unwrap_or_default();
-        // What is no tag cannot be asked for.
-        tags.retain(|tag| reference.with_tag(tag).is_ok());
-        Ok(tags.into_iter().collect())
+        // Not reached: the endpoint is always a candidate, and the last one.
+        Ok(begin())
     }
 
-    fn tags_of(&self, site: &Site, repository: &str) -> Result<BTreeSet<String>, RegistryError> {
-        let whole = site.url(&format!("/{repository}/tags/list"));
-        let mut url = site.url(&format!("/{repository}/tags/list?n={PAGE}"));
-        let mut visited = HashSet::new();
-        let mut tags = BTreeSet::new();
-        // Held until the list is whole.
-        let mut turn = None;
-        let mut bytes = 0;
+    fn tags_of(
+        &self,
+        site: &Site,
+        reference: &ImageRef,
+        add: &mut dyn FnMut(&str),
+    ) -> Result<(), RegistryError> {
+        let limit = self.shared().patience.saturating_mul(EXCHANGES);
+        let clock = Clock::start(limit);
+        let mut list = List { site, reference, count: 0, hashes: RandomState::new() };
+        let whole = site.url(&format!("/{}/tags/list", reference.repository()));
+        let mut url = site.url(&format!("/{}/tags/list?n={PAGE}", reference.repository()));
+        // Hashes of URLs and of what they brought: servers may write URLs of any length.
+        let (mut visited, mut contents) = (HashSet::new(), HashSet::new());
+        let mut idle = 0;
         loop {
             let refuse = |reason: String| refused(site, reason);
-            if !visited.insert(url.whole()) {
+            let slow = || RegistryError::Slow { url: whole.to_string(), limit };
+            if !visited.insert(list.hashes.hash_one(url.whole())) {
                 return Err(refuse("its pages go round in circles".to_owned()));
             }
             if visited.len() > MAX_TAG_PAGES {
                 return Err(refuse("it does not end".to_owned()));
             }
-            let (page, next) = match self.persist(site, || {
-                self.tag_page(site, repository, &url, &mut |more| {
-                    if bytes + more > LARGE && turn.is_none() {
-                        turn = Some(lock(&self.shared().large_lists));
-                    }
-                })
-            }) {
-                // A registry may know no pages, or none as large: then its own are good.
-                Err(RegistryError::Refused { status: 400 | 422, .. }) if visited.len() == 1 => {
+            let before = list.count;
+            let page = self.persist(site, || {
+                if clock.is_over() {
+                    return Err(slow().into());
+                }
+                list.count = before;
+                clock.run(|| self.tag_page(&mut list, &url, add))
+            });
+            let Page { next, content } = match page {
+                Err(error) if visited.len() == 1 && is_about_page_size(&error) => {
                     url = whole.clone();
                     continue;
                 }
+                // The last exchange had less time than others.
+                Err(RegistryError::Slow { .. }) if clock.is_over() => return Err(slow()),
                 page => page?,
             };
-            bytes += page.tags.iter().map(String::len).sum::<usize>();
-            tags.extend(page.tags);
-            if tags.len() > MAX_TAGS {
-                return Err(refuse(format!("it has more than {MAX_TAGS} tags")));
+            if list.count == before || !contents.insert(content) {
+                idle += 1;
             }
-            let Some(next) = next else { return Ok(tags) };
+            let Some(next) = next else { return Ok(()) };
+            if idle > MAX_IDLE_PAGES {
+                return Err(refuse("its pages bring nothing new".to_owned()));
+            }
             let next = url.join(&next).map_err(|reason| refuse(format!("its next page: {reason}")))?;
             // Whoever stands before the registry is not known to it: only path and query of its links count.
             url = site.page(&next);
         }
     }
 
-    /// One page, and where its `Link` headers say that the next one is.
-    fn tag_page(
-        &self,
-        site: &Site,
-        repository: &str,
-        url: &Url,
-        read: &mut dyn FnMut(usize),
-    ) -> Result<(TagPage, Option<String>), Failure> {
+    /// Tells the tags of one page. Those of a page that breaks off are told too, and again when it is asked for anew.
+    fn tag_page(&self, list: &mut List<'_>, url: &Url, add: &mut dyn FnMut(&str)) -> Result<Page, Failure> {
+        let site = list.site;
         let ask = Ask { accept: "application/json", unknown: "repository unknown", ..Ask::get(url.clone()) };
-        let answer = self.ask(site, repository, &ask)?;
+        let answer = self.ask(site, list.reference.repository(), &ask)?;
         let lines = answer.headers.get_all("link").iter();
         let lines: Vec<String> =
             lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect();
         let next = links::next(lines.iter().map(String::as_str)).map_err(|reason| refused(site, reason))?;
-        let body = answer.read_watched(&self.client, "the tag list", MAX_TAG_PAGE, read);
-        let body = body.map_err(|failure| match failure.error {
-            RegistryError::TooLarge { limit, .. } => {
-                refused(site, format!("a page of it is larger than {} MiB", limit >> 20)).into()
+        let too_large = || refused(site, format!("a page of it is larger than {} MiB", MAX_TAG_PAGE >> 20));
+        if answer.content_length().is_some_and(|length| length > MAX_TAG_PAGE) {
+            return Err(too_large().into());
+        }
+        let from = answer.url.clone();
+        let mut content = list.hashes.build_hasher();
+        let mut told = |tag: &str| {
+            list.count += 1;
+            tag.hash(&mut content);
+            // What is no tag cannot be asked for.
+            if list.reference.with_tag(tag).is_ok() {
+                add(tag);
             }
-            _ => failure,
-        })?;
-        let page: TagPage =
-            serde_json::from_slice(&body).map_err(|error| refused(site, json_error(&error)))?;
-        Ok((page, next))
+            list.count <= MAX_TAGS
+        };
+        let (parsed, left) = answer.stream(|body| {
+            let mut body = BufReader::new(body.take(MAX_TAG_PAGE + 1));
+            let parsed = read_page(&mut body, &mut told);
+            (parsed, body.get_ref().limit())
+        });
+        if list.count > MAX_TAGS {
+            return Err(refused(site, format!("it has more than {MAX_TAGS} tags")).into());
+        }
+        match parsed {
+            _ if left == 0 => Err(too_large().into()),
+            Ok(()) => Ok(Page { next, content: content.finish() }),
+            Err(error) if error.is_io() => Err(self.client.body_failure(&from, io::Error::from(error))),
+            Err(error) => Err(refused(site, json_error(&error)).into()),
+        }
+    }
+}
+
+/// What is known of one page beside its tags.
+struct Page {
+    /// Where its `Link` headers say that the next one is.
+    next: Option<String>,
+    /// A hash of its tags.
+    content: u64,
+}
+
+/// Whether a registry refuses the size of pages: it may know none, or none as large. Then its own are good.
+fn is_about_page_size(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::Refused { status: 400 | 422, .. } => true,
+        // The distribution specification's code, as it is told.
+        RegistryError::Refused { status: 404 | 405 | 416, reason, .. } => {
+            reason.to_lowercase().replace('_', " ").starts_with("pagination number invalid")
+        }
+        _ => false,
     }
 }
 
@@ -124,38 +182,85 @@ fn refused(site: &Site, reason: String) -> RegistryError {
     RegistryError::Document { what: "the tag list".to_owned(), host: site.base.host_port(), reason }
 }
 
-#[derive(Deserialize)]
-struct TagPage {
-    #[serde(default, deserialize_with = "bounded")]
-    tags: Vec<String>,
+/// Tells `told` the tags of a page as they are read, until it says that they are enough: that is an error.
+fn read_page(body: impl Read, told: &mut dyn FnMut(&str) -> bool) -> Result<(), serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_reader(body);
+    (&mut json).deserialize_map(PageReader(told))?;
+    json.end()
 }
 
-/// A list of at most [`MAX_TAGS`] tags, or null: what is longer ends while it is read.
-fn bounded<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<String>, D::Error> {
-    struct List;
-    impl<'de> Visitor<'de> for List {
-        type Value = Vec<String>;
+struct PageReader<'a>(&'a mut dyn FnMut(&str) -> bool);
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of tags")
-        }
+impl<'de> Visitor<'de> for PageReader<'_> {
+    type Value = ();
 
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(Vec::new())
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut tags: A) -> Result<Self::Value, A::Error> {
-            let mut list = Vec::new();
-            while let Some(tag) = tags.next_element()? {
-                list.push(tag);
-                if list.len() > MAX_TAGS {
-                    return Err(serde::de::Error::custom(format!("there are more than {MAX_TAGS} tags")));
-                }
-            }
-            Ok(list)
-        }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with tags")
     }
-    list.deserialize_any(List)
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = false;
+        while let Some(key) = map.next_key::<String>()? {
+            if key != "tags" {
+                map.next_value::<IgnoredAny>()?;
+            } else if std::mem::replace(&mut seen, true) {
+                return Err(de::Error::custom("there are two lists of tags"));
+            } else {
+                map.next_value_seed(TagsReader(self.0))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A list of tags, or null.
+struct TagsReader<'a>(&'a mut dyn FnMut(&str) -> bool);
+
+impl<'de> DeserializeSeed<'de> for TagsReader<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, list: D) -> Result<(), D::Error> {
+        list.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TagsReader<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of tags")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut tags: A) -> Result<(), A::Error> {
+        while tags.next_element_seed(TagReader(self.0))?.is_some() {}
+        Ok(())
+    }
+}
+
+struct TagReader<'a>(&'a mut dyn FnMut(&str) -> bool);
+
+impl<'de> DeserializeSeed<'de> for TagReader<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, tag: D) -> Result<(), D::Error> {
+        tag.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for TagReader<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a tag")
+    }
+
+    fn visit_str<E: de::Error>(self, tag: &str) -> Result<(), E> {
+        if (self.0)(tag) { Ok(()) } else { Err(E::custom("there are too many tags")) }
+    }
 }
 
 #[cfg(test)]
@@ -164,13 +269,22 @@ mod tests {
 
     #[test]
     fn a_list_that_is_too_long_ends_while_it_is_read() {
-        let page = |tags: &str| serde_json::from_str::<TagPage>(&format!("{{\"tags\":{tags}}}"));
-        assert_eq!(page(r#"["1","2"]"#).unwrap().tags, ["1", "2"]);
-        assert_eq!(page("null").unwrap().tags, Vec::<String>::new());
-        for wrong in ["1", "[1]", "{}"] {
+        let page = |tags: &str| {
+            let mut found = Vec::new();
+            let body = format!("{{\"name\":{{\"a\":[1]}},\"tags\":{tags}}}");
+            let mut told = |tag: &str| {
+                found.push(tag.to_owned());
+                found.len() <= 3
+            };
+            let read = read_page(body.as_bytes(), &mut told);
+            read.map(|()| found.clone()).map_err(|error| (error.to_string(), found.len()))
+        };
+        assert_eq!(page(r#"["1","\u0032"]"#).unwrap(), ["1", "2"]);
+        assert_eq!(page("null").unwrap(), Vec::<String>::new());
+        for wrong in ["1", "[1]", "{}", "[\"1\"", "[\"1\"],\"tags\":[]"] {
             assert!(page(wrong).is_err(), "{wrong}");
         }
-        let long = format!("[{}\"a\"]", "\"a\",".repeat(MAX_TAGS));
-        assert!(page(&long).map(|_| ()).unwrap_err().to_string().contains("more than 100000 tags"));
+        let (error, read) = page(&format!("[{}\"a\"]", "\"a\",".repeat(1000))).unwrap_err();
+        assert!(error.contains("too many tags") && read == 4, "{error}, {read}");
     }
 }

@@ -104,6 +104,16 @@ impl Setup {
     }
 }
 
+impl Registries {
+    /// All tags of `reference`'s repository, sorted.
+    fn tags(&self, reference: &ImageRef) -> Result<Vec<String>, RegistryError> {
+        let tags = self.fold_tags(reference, std::collections::BTreeSet::new, |tags, tag| {
+            tags.insert(tag.to_owned());
+        });
+        Ok(tags?.into_iter().collect())
+    }
+}
+
 /// Settings of the registry that `server` is.
 fn settings(server: &Server) -> RegistrySettings {
     RegistrySettings { name: server.name(), ..RegistrySettings::default() }

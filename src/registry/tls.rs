@@ -1,8 +1,8 @@
 //! TLS: the system's trust store, read once and only when https is first needed, plus a registry's own `ca`, client
 //! certificate and `insecure`; and the connector that puts it on a connection.
 //!
-//! A server certificate that is itself in `ca` is trusted, as `openssl req -x509` makes them: such a certificate calls
-//! itself an authority, which the rules of the web allow no server. Its name and its dates count as ever.
+//! A server certificate that is itself in `ca` is trusted, whoever issued it. Those that `openssl req -x509` makes call
+//! themselves authorities, which the rules of the web allow no server. Name and dates count as ever.
 //!
 //! rustls runs on ring. `SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured by rustls-native-certs.
 
@@ -26,7 +26,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
-use super::handshake::{ClientCertificate, certificate_words, is_authority};
+use super::handshake::{ClientCertificate, certificate_words, is_authority, is_strange};
 use crate::state::RegistrySettings;
 use crate::sys;
 
@@ -154,11 +154,14 @@ impl ServerCertVerifier for Trusting {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verdict =
             self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verdict {
-            // webpki looks at a certificate's dates before it looks at what kind of certificate it is.
+        if verdict.is_ok() || !self.own.iter().any(|own| own.as_ref() == end_entity.as_ref()) {
+            return verdict;
+        }
+        // Alone: what is wrong with the rest of a chain says nothing of it.
+        match self.inner.verify_server_cert(end_entity, &[], server_name, ocsp_response, now) {
+            // webpki looks at a certificate's dates before it looks at its kind, and at its issuer last.
             Err(rustls::Error::InvalidCertificate(reason))
-                if is_authority(&reason)
-                    && self.own.iter().any(|own| own.as_ref() == end_entity.as_ref()) =>
+                if is_authority(&reason) || is_strange(&reason) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())

@@ -227,16 +227,15 @@ impl Session {
                 None => open.entry(repository).or_default().push(selection),
             }
         }
-        let repositories: Vec<ImageRef> = open.keys().cloned().collect();
+        let open: Vec<(ImageRef, Vec<&TagSelection>)> = open.into_iter().collect();
         let parallel = loaded.file.settings.downloads;
-        let lists = observe::list_tags(registries, parallel, &*self.reporter, &repositories);
-        for ((repository, selections), list) in open.into_iter().zip(lists) {
-            let list = list.map_err(|error| Arc::new(Error::from(error)));
-            for selection in selections {
-                let tags = list
-                    .as_ref()
-                    .map_err(Arc::clone)
-                    .and_then(|list| observe::choose_from_list(selection, list).map_err(Arc::new));
+        let answers = observe::choose_tags(registries, parallel, &*self.reporter, &open);
+        for ((repository, selections), choices) in open.into_iter().zip(answers) {
+            let choices = choices.unwrap_or_else(|error| {
+                let error = Arc::new(Error::from(error));
+                vec![Err(error); selections.len()]
+            });
+            for (selection, tags) in selections.into_iter().zip(choices) {
                 match tags {
                     Ok(tags) => chosen.push(LockedSelection::of(selection, &repository, tags)),
                     Err(error) => failed.push((repository.clone(), selection.platform.clone(), error)),

@@ -5,14 +5,16 @@
 //! `MSB_SYNC_TEST_HUGE_MIB`, `MSB_SYNC_TEST_MANY_FILES` and `MSB_SYNC_TEST_BIG_MIB` change the sizes.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use sha2::Digest as _;
 
 use crate::support::check::wanted;
-use crate::support::fake_registry::FakeRegistry;
+use crate::support::fake_registry::{FakeRegistry, serve};
 use crate::support::hex;
+use crate::support::http::{Front, Request, Response, Server};
 use crate::support::image::{BlobSet, Image, Layer, OCI_MANIFEST, dir, file, file_header, gzip};
 use crate::support::sandbox::{Output, Sandbox};
 
@@ -249,4 +251,42 @@ fn very_many_registries_take_no_more_memory_than_one() {
     assert_bounded(&sandbox, "apply");
     assert_eq!(sandbox.extracted().len(), 1);
     assert_bounded(&sandbox, "apply");
+}
+
+/// Tags as long as they may be, in three registries that are asked at once.
+#[test]
+fn very_long_lists_of_tags_take_no_more_memory_than_short_ones() {
+    let image = Image::new(&[Layer::of(&[file("f", "x")])]);
+    let mut images = String::new();
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        let content = BlobSet::with("team/app:3.0.0", &image);
+        let handler = move |request: &Request| {
+            if request.path != "/v2/team/app/tags/list" {
+                return serve(&content, request);
+            }
+            let first: usize = request.parameter("last").map_or(0, |last| last.parse().unwrap());
+            let mut tags: Vec<String> =
+                (first..first + 10_000).map(|number| format!("1.{number:06}-{}", "1a".repeat(50))).collect();
+            tags.push(format!("2.{first}.0"));
+            let next = first + 10_000;
+            if next == 90_000 {
+                tags.push("3.0.0".to_owned());
+            }
+            let body = json!({"name": "team/app", "tags": tags}).to_string();
+            let page = Response::new(200, "application/json", body);
+            if next == 90_000 {
+                return page;
+            }
+            page.header("Link", &format!("</v2/team/app/tags/list?last={next}>; rel=next"))
+        };
+        let server = Server::start(Front::Plain, Arc::new(handler));
+        let all = r#"{ name = "team/app", tags = { match = "[0-9].*", newest = 1 } }"#;
+        images.push_str(&wanted(&server.name(), &[all]));
+        servers.push(server);
+    }
+    let sandbox = Sandbox::new();
+    sandbox.images(&images);
+    let plan = assert_bounded(&sandbox, "plan --json");
+    assert_eq!(plan.json()["images"].as_array().unwrap().len(), 3, "{plan}");
 }

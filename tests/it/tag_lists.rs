@@ -109,18 +109,20 @@ fn a_link_that_cannot_be_read_is_never_the_end() {
 #[test]
 fn a_page_size_that_is_refused_is_left_out() {
     let sandbox = Sandbox::new();
-    let content = content();
-    let handler = move |request: &Request| {
-        if request.path == LIST && request.parameter("n").is_some() {
-            return error(400, "PAGINATION_NUMBER_INVALID", "invalid number of results requested");
-        }
-        serve(&content, request)
-    };
-    let server = Server::start(Front::Plain, Arc::new(handler));
-    sandbox.images(&wanted(&server.name(), &[NEWEST]));
-    let plan = sandbox.msb("plan --json").run().success();
-    assert_eq!(chosen(&plan), [format!("{}/team/app:2.0.0", server.name())]);
-    assert_eq!(server.log().len(), 4, "two for the list, two for the image");
+    for status in [400, 404, 405, 416] {
+        let content = content();
+        let handler = move |request: &Request| {
+            if request.path == LIST && request.parameter("n").is_some() {
+                return error(status, "PAGINATION_NUMBER_INVALID", "invalid number of results requested");
+            }
+            serve(&content, request)
+        };
+        let server = Server::start(Front::Plain, Arc::new(handler));
+        sandbox.images(&wanted(&server.name(), &[NEWEST]));
+        let plan = sandbox.msb("plan --json").run().success();
+        assert_eq!(chosen(&plan), [format!("{}/team/app:2.0.0", server.name())], "{status}");
+        assert_eq!(server.log().len(), 4, "two for the list, two for the image");
+    }
 
     // What is refused without a size too is refused.
     let handler = |request: &Request| match request.path.as_str() {

@@ -112,6 +112,46 @@ fn a_401_to_a_fresh_token_is_final() {
 }
 
 #[test]
+fn a_hint_names_the_host_whose_login_is_looked_up() {
+    let server = token_registry(Content::default(), 300, |_| false);
+    let elsewhere = RegistrySettings {
+        name: "registry.corp".to_owned(),
+        endpoint: Some(format!("http://{}", server.name())),
+        ..RegistrySettings::default()
+    };
+    let reference = ImageRef::in_registry("registry.corp", "team/app:1").unwrap();
+    let hint = resolve(&Setup::new().with(elsewhere).build(), &reference).unwrap_err().hint().unwrap();
+    assert!(hint.contains(&format!("`docker login {}`", server.name())), "{hint}");
+    assert!(hint.contains("[registry.\"registry.corp\"]"), "{hint}");
+}
+
+#[test]
+fn a_token_answer_that_is_too_large_is_said_to_be() {
+    let server = Server::start(|request| {
+        if request.path() == "/token" {
+            return Response::new(200, &vec![b' '; 2 << 20]);
+        }
+        Response::new(401, b"").header("WWW-Authenticate", "Bearer realm=\"/token\"")
+    });
+    let error = resolve(&Setup::new().build(), &reference(&server)).unwrap_err();
+    assert!(error.to_string().contains("larger than 1 MiB") && error.hint().is_none(), "{error}");
+}
+
+#[test]
+fn settings_for_tls_beside_a_plain_endpoint_are_told() {
+    let server = token_registry(Content::default(), 300, |_| false);
+    for (scheme, told) in [("http", true), ("https", false)] {
+        let setup = Setup::new().with(RegistrySettings {
+            endpoint: Some(format!("{scheme}://{}", server.name())),
+            insecure: true,
+            ..settings(&server)
+        });
+        assert!(resolve(&setup.build(), &reference(&server)).is_err());
+        assert_eq!(setup.ear.all().contains("its endpoint is plain http"), told, "{}", setup.ear.all());
+    }
+}
+
+#[test]
 fn a_refused_password_is_final_and_never_shown() {
     let server = Server::start(|request| {
         let echo = format!("bad {}", request.authorization().unwrap_or_default());

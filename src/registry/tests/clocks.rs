@@ -165,3 +165,48 @@ fn a_slow_blob_that_lives_takes_as_long_as_it_needs() {
     };
     assert_eq!(layer(&app, slowly).unwrap(), app.layer);
 }
+
+#[test]
+fn a_list_whose_pages_all_come_in_time_ends_too() {
+    let number = std::sync::atomic::AtomicUsize::new(0);
+    let server = Server::start(move |_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let number = number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Response::new(200, json!({"tags": [number.to_string()]}).to_string().as_bytes())
+            .header("Link", &format!("</v2/team/app/tags/list?last={number}>; rel=next"))
+    });
+    let reference = reference(&server);
+    let setup = Setup::new().variable(IMPATIENT.0, IMPATIENT.1);
+    let error = ends(move || setup.build().tags(&reference).unwrap_err());
+    assert_eq!(error.kind(), "stalled", "{error}");
+}
+
+#[test]
+fn a_list_that_is_slow_holds_up_no_other() {
+    let large = |number: usize| -> Vec<String> {
+        (0..4000).map(|tag| format!("{number}.{tag}-{}", "x".repeat(100))).collect()
+    };
+    let (arrived, arrival) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let gate = Mutex::new((arrived, released));
+    let slow = Server::start(move |request| {
+        if request.target.contains("last=") {
+            let gate = gate.lock().unwrap();
+            gate.0.send(()).unwrap();
+            // The other list has been read, or the test has failed.
+            let _ = gate.1.recv();
+            return Response::new(200, json!({"tags": ["end"]}).to_string().as_bytes());
+        }
+        Response::new(200, json!({"tags": large(1)}).to_string().as_bytes())
+            .header("Link", "</v2/team/app/tags/list?last=x>; rel=next")
+    });
+    let quick = Server::start(move |_| Response::new(200, json!({"tags": large(2)}).to_string().as_bytes()));
+    let registries = Arc::new(Setup::new().build());
+    let (first, second) = (Arc::clone(&registries), registries);
+    let (at_slow, at_quick) = (reference(&slow), reference(&quick));
+    let waiting = std::thread::spawn(move || first.tags(&at_slow).unwrap().len());
+    arrival.recv().unwrap();
+    assert_eq!(ends(move || second.tags(&at_quick).unwrap().len()), 4000);
+    release.send(()).unwrap();
+    assert_eq!(waiting.join().unwrap(), 4001);
+}

@@ -324,6 +324,38 @@ fn a_self_signed_certificate_that_is_its_own_ca_is_trusted_for_its_name_and_time
     }
 }
 
+#[test]
+fn a_certificate_of_somebody_elses_ca_is_trusted_where_it_is_in_ca_itself_for_its_name_and_time() {
+    let valid = (2020, 2100);
+    for (name, (from, until), expected) in [
+        ("127.0.0.1", valid, Ok(())),
+        ("a.corp", valid, Err("it is for a.corp")),
+        ("127.0.0.1", (2020, 2021), Err("it expired on 2021-01-01")),
+        ("127.0.0.1", (2100, 2101), Err("but from 2100-01-01 on")),
+    ] {
+        let world = World::new();
+        let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = parameters.signed_by(&key, &*world.authority.0).unwrap();
+        let folder = world.folder.path();
+        std::fs::write(folder.join("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
+        let port = front_with_files(folder, &world.server);
+        let own = RegistrySettings { ca: Some(folder.join("cert.pem")), ..world.settings(port) };
+        match (world.ask(&Setup::new().with(own.clone())), expected) {
+            (Ok(()), Ok(())) => {}
+            (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{error}"),
+            (found, _) => panic!("{name} {from}: {found:?}"),
+        }
+        // It vouches for nobody else: not for another one of the same issuer.
+        let other = tls_front(&world.authority, false, &world.server);
+        let own = RegistrySettings { endpoint: Some(format!("https://127.0.0.1:{other}")), ..own };
+        assert_eq!(world.ask(&Setup::new().with(own)).unwrap_err().kind(), "tls");
+    }
+}
+
 /// [`self_signed`], also where openssl is too old to be told the dates.
 fn self_signed_at(folder: &Path, more: &[&str]) -> bool {
     let Some(dates) = more.iter().position(|word| *word == "-not_before") else {

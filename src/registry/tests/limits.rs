@@ -18,6 +18,11 @@ fn a_wait_that_is_too_long_is_told_and_not_made() {
     assert_eq!(server.lines().len(), 1);
     assert!(error.retry_at().unwrap() >= before + Duration::from_secs(7200));
     assert!(error.to_string().contains("; it asks to be left alone until 2"), "{error}");
+    for (after, words) in [("9999999999", "until 23"), ("99999999999999999999", "for thousands of years")] {
+        let server = Server::start(move |_| Response::new(429, b"").header("Retry-After", after));
+        let error = resolve(&Setup::new().build(), &reference(&server)).unwrap_err();
+        assert!(error.to_string().contains(&format!("left alone {words}")), "{error}");
+    }
 
     // The longest one that is made.
     let server = Server::start(|_| Response::new(429, b"").header("Retry-After", "60"));

@@ -355,6 +355,41 @@ fn a_tag_list_that_loops_or_leads_away_is_an_error() {
 }
 
 #[test]
+fn pages_that_bring_nothing_new_are_borne_a_few_times() {
+    let listing = |empty: usize| {
+        let number = std::sync::atomic::AtomicUsize::new(0);
+        let server = Server::start(move |_| {
+            let number = number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            if number > empty {
+                return Response::new(200, br#"{"tags":["2"]}"#);
+            }
+            let tags: &[u8] = if number.is_multiple_of(2) { br#"{"tags":["1"]}"# } else { br#"{"tags":[]}"# };
+            Response::new(200, tags)
+                .header("Link", &format!("</v2/team/app/tags/list?last={number}>; rel=next"))
+        });
+        let tags = Setup::new().build().tags(&reference(&server)).map_err(|error| error.to_string());
+        (tags, server.lines().len())
+    };
+    assert_eq!(listing(5).0.unwrap(), ["1", "2"]);
+    let (tags, requests) = listing(900);
+    assert!(tags.unwrap_err().ends_with("its pages bring nothing new") && requests < 20, "{requests}");
+}
+
+#[test]
+fn a_page_that_breaks_off_is_asked_for_again() {
+    let number = std::sync::atomic::AtomicUsize::new(0);
+    let server = Server::start(move |_| {
+        let answer = Response::new(200, br#"{"tags":["1","2","3"]}"#);
+        match number.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => answer.cut(14),
+            _ => answer,
+        }
+    });
+    assert_eq!(Setup::new().build().tags(&reference(&server)).unwrap(), ["1", "2", "3"]);
+    assert_eq!(server.lines().len(), 2);
+}
+
+#[test]
 fn a_plain_http_proxy_is_asked_with_the_whole_url() {
     let app = Image::new("layer");
     let content = serve(&app);

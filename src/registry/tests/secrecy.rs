@@ -98,6 +98,19 @@ fn in_a_redirect_a_challenge_and_headers() {
 }
 
 #[test]
+fn in_a_digest() {
+    let text = told(|_, secret| {
+        if !secret.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Response::new(403, b"");
+        }
+        let digest = format!("sha256:{secret:0<64}");
+        Response::new(200, b"something else").header("Docker-Content-Digest", &digest)
+    });
+    assert_hidden(&text);
+    assert!(text.contains("is not what was asked for"), "{text}");
+}
+
+#[test]
 fn in_a_document() {
     assert_hidden(&told(|_, secret| {
         Response::new(
