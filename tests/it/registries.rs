@@ -281,3 +281,29 @@ fn a_registry_that_believes_a_token_server() {
     let refused = sandbox.msb("apply").env("CORP_PASSWORD", "wrong-one").run().code(1);
     assert!(refused.stderr.contains("HTTP 401") && refused.stderr.contains("hint: "), "{refused}");
 }
+
+#[test]
+fn what_podmans_login_stores_as_root_is_found() {
+    let registry = DockerRegistry::with_password();
+    let sandbox = Sandbox::new();
+    push(&registry, &sandbox, &[9], &["--dest-creds", &format!("{USER}:{PASSWORD}")]);
+    sandbox.images(&wanted(registry.name(), &["team/app0:1"]));
+    // skopeo logs in by podman's library. Without XDG_RUNTIME_DIR that stores below /run, here in a mount of the test's
+    // own, which ends with it.
+    let script = "mount -t tmpfs none /run && \
+                  skopeo login --tls-verify=false --username \"$1\" --password \"$2\" \"$3\" && \
+                  test -s /run/containers/0/auth.json && shift 3 && exec \"$@\"";
+    let all = ["--mount", "sh", "-c", script, "sh", USER, PASSWORD, registry.name()];
+    let program = [env!("CARGO_BIN_EXE_msb-sync"), "plan"];
+    let probe = ["--mount", "mount", "-t", "tmpfs", "none", "/run"];
+    if !sandbox.program("unshare", &probe).run().status.success() {
+        use std::io::Write as _;
+        let why = "needs root and `unshare --mount`: a login in /run/containers was not tried";
+        let _ = writeln!(std::io::stderr(), "{why}");
+        return;
+    }
+    sandbox.msb("plan").run().code(1).says("HTTP 401");
+    let plan = sandbox.program("unshare", &[&all[..], &program].concat()).run().success();
+    assert!(plan.stdout.contains("1 to add"), "{plan}");
+    assert!(!format!("{}{}", plan.stdout, plan.stderr).contains(PASSWORD), "{plan}");
+}
