@@ -2,12 +2,15 @@
 //!
 //! What matters for correctness (`rootfs`, and what a process is started with) is checked strictly. What is only shown
 //! refuses nothing: a creation date that is no date is none, labels and history may have nulls, bytes that are not
-//! UTF-8 and halves of surrogate pairs (both become U+FFFD, as for Go's readers). Every failure is a text that says what is wrong; the caller adds which config and who served it.
+//! UTF-8 and halves of surrogate pairs (both become U+FFFD, as for Go's readers). Every failure is a text that says
+//! what is wrong; the caller adds which config and who served it.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::documents::{Manifest, json_error};
@@ -55,8 +58,8 @@ struct RawProcess {
     user: Option<String>,
     #[serde(default)]
     stop_signal: Value,
-    #[serde(default)]
-    labels: Value,
+    #[serde(default, deserialize_with = "shown_labels")]
+    labels: BTreeMap<String, String>,
     #[serde(default)]
     volumes: Option<BTreeMap<String, Value>>,
     #[serde(default)]
@@ -131,7 +134,7 @@ pub(super) fn parse_config(
         exposed_ports: keys(process.exposed_ports),
         user: filled(process.user),
         stop_signal: filled(process.stop_signal.as_str().map(ToOwned::to_owned)),
-        labels: labels(process.labels),
+        labels: process.labels,
         rootfs_type,
         history_json: raw.history.is_array().then(|| raw.history.to_string()),
     };
@@ -213,15 +216,60 @@ fn without_half_pairs(text: &str) -> Option<String> {
     (kept > 0).then(|| replaced + &text[kept..])
 }
 
-/// Labels are only shown: what is no text is shown as the JSON that it is, and null as nothing.
-fn labels(value: Value) -> BTreeMap<String, String> {
-    let Value::Object(labels) = value else { return BTreeMap::new() };
-    let text = |value| match value {
-        Value::Null => String::new(),
-        Value::String(text) => text,
-        other => other.to_string(),
-    };
-    labels.into_iter().map(|(key, value)| (key, text(value))).collect()
+/// Labels are only shown: what is no text is shown as the JSON that it is, null as nothing, and labels that are no
+/// object are none. Each label is read as it comes, since there may be very many.
+fn shown_labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Labels;
+    impl<'de> Visitor<'de> for Labels {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("labels")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut labels = BTreeMap::new();
+            while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                let text = match value {
+                    Value::Null => String::new(),
+                    Value::String(text) => text,
+                    other => other.to_string(),
+                };
+                labels.insert(key, text);
+            }
+            Ok(labels)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+    }
+    deserializer.deserialize_any(Labels)
 }
 
 /// `text` as RFC 3339 in UTC, or `None` if it is no timestamp.
