@@ -19,7 +19,8 @@ use crate::support::image::{BlobSet, Image, Layer, OCI_MANIFEST, dir, file, file
 use crate::support::sandbox::{Output, Sandbox};
 
 /// The promise, in KiB.
-const PEAK: u64 = 64 * 1024;
+// A program's own code counts too, and that of an unoptimized build is some MiB larger.
+const PEAK: u64 = if cfg!(debug_assertions) { 67 * 1024 } else { 64 * 1024 };
 /// Bytes that are packed at once.
 const STEP: usize = 16 << 20;
 

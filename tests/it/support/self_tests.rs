@@ -295,9 +295,9 @@ fn peak_memory_is_that_of_the_child() {
 
 /// What every Debian has, and what `cargo test` itself needs.
 const EVERYWHERE: &[&str] = &[
-    "bash", "cat", "cc", "chattr", "cmp", "cp", "dash", "dd", "env", "flock", "kill", "ln", "losetup", "ls",
-    "mkdir", "mkfifo", "mknod", "mv", "nsenter", "prlimit", "rm", "setpriv", "sh", "sleep", "sync",
-    "timeout", "touch", "true", "umount",
+    "bash", "cat", "cc", "chattr", "chown", "cmp", "cp", "dash", "dd", "env", "flock", "kill", "ln",
+    "losetup", "ls", "mkdir", "mkfifo", "mknod", "mv", "nsenter", "prlimit", "rm", "setpriv", "sh", "sleep",
+    "sync", "timeout", "touch", "true", "umount",
 ];
 /// Of which the tests that use them say aloud when they are not there.
 const OPTIONAL: &[&str] = &["systemd-analyze"];
