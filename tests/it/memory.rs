@@ -19,8 +19,9 @@ use crate::support::image::{BlobSet, Image, Layer, OCI_MANIFEST, dir, file, file
 use crate::support::sandbox::{Output, Sandbox};
 
 /// The promise, in KiB.
-// A program's own code counts too, and that of an unoptimized build is some MiB larger.
-const PEAK: u64 = if cfg!(debug_assertions) { 67 * 1024 } else { 64 * 1024 };
+const PEAK: u64 = 64 * 1024;
+/// What the largest documents may take beyond the promise where the tests run an unoptimized build, in KiB.
+const UNOPTIMIZED: u64 = if cfg!(debug_assertions) { 3 * 1024 } else { 0 };
 /// Bytes that are packed at once.
 const STEP: usize = 16 << 20;
 
@@ -199,8 +200,14 @@ fn documents_of_the_largest_size_fit() {
     let sandbox = Sandbox::new();
     let registry = FakeRegistry::start(content);
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
-    assert_bounded(&sandbox, "apply");
-    assert_bounded(&sandbox, "apply");
+    for _ in 0..2 {
+        let output = sandbox.measured("apply").timeout(Duration::from_secs(300)).run().success();
+        assert!(
+            output.peak_kib() <= PEAK + UNOPTIMIZED,
+            "{} MiB at peak\n{output}",
+            output.peak_kib() / 1024
+        );
+    }
 }
 
 /// 10,000 more images of ten layers each, as if `pull` had brought them.
