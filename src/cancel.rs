@@ -1,7 +1,9 @@
 //! One flag that ends a run early, shared by every thread that waits or works.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
+
+use crate::threads;
 
 /// A run's stop switch. Cheap to clone; all clones are one switch.
 #[derive(Clone, Debug, Default)]
@@ -52,18 +54,16 @@ impl Cancel {
     /// Sleeps for `duration`, or until the switch is thrown; `false` if it was.
     #[must_use]
     pub fn sleep(&self, duration: Duration) -> bool {
-        let (state, _) = self
-            .shared
-            .thrown
-            .wait_timeout_while(self.shared.lock(), duration, |state| !state.thrown)
-            .unwrap_or_else(PoisonError::into_inner);
+        let waited =
+            self.shared.thrown.wait_timeout_while(self.shared.lock(), duration, |state| !state.thrown);
+        let (state, _) = threads::unpoisoned(waited);
         !state.thrown
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        threads::lock(&self.state)
     }
 
     fn throw(&self) {

@@ -6,7 +6,9 @@
 //! nobody works on a job any more.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use crate::threads;
 
 /// Jobs in lanes. Shared by reference.
 pub struct Queue<J> {
@@ -54,7 +56,7 @@ impl<J> Queue<J> {
             if state.under_way == 0 {
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = threads::unpoisoned(self.changed.wait(state));
         }
     }
 
@@ -73,7 +75,7 @@ impl<J> Queue<J> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        threads::lock(&self.state)
     }
 }
 

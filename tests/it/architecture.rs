@@ -6,7 +6,8 @@
 
 use std::path::Path;
 
-const VOCABULARY: &[&str] = &["digest", "image_ref", "error", "progress", "sys", "cancel", "queue"];
+const VOCABULARY: &[&str] =
+    &["digest", "image_ref", "error", "progress", "sys", "cancel", "queue", "threads", "diagnostic", "url"];
 const PURE: &[&str] = &["state", "images_file", "lockfile", "selection", "plan"];
 const ADAPTERS: &[&str] = &["registry", "store", "catalog", "extract"];
 const DRIVERS: &[&str] = &["observe", "execute"];

@@ -1,0 +1,102 @@
+//! Threads and what they share: the one way to start a thread, and locks that outlive a panic.
+//!
+//! A machine may refuse a thread at any time (a limit of a container, memory). Every starter of threads tells that in
+//! the same words ([`start`], [`start_in`]), or goes on with fewer ([`work_in_parallel`]).
+//!
+//! A panic in one thread must not become a panic in all others: whoever locks here gets the value, poisoned or not.
+//! Values behind such locks are therefore changed in one step, or not at all.
+
+use std::io;
+use std::sync::{LockResult, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
+
+/// Locks `mutex`, also after a panic of a thread that held it.
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    unpoisoned(mutex.lock())
+}
+
+/// The value of a lock, of a wait on a condition, or of a mutex that is taken apart, poisoned or not.
+pub fn unpoisoned<T>(result: LockResult<T>) -> T {
+    result.unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a thread that outlives its starter. `name` shows up in debuggers; Linux keeps 15 bytes of a name.
+///
+/// # Errors
+/// The system refuses the thread; the error names it.
+pub fn start<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    Builder::new().name(name.to_owned()).spawn(work).map_err(|error| refused(name, &error))
+}
+
+/// Starts a thread in `scope`, whose end waits for the thread's end.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_in<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<ScopedJoinHandle<'scope, T>> {
+    Builder::new().name(name.to_owned()).spawn_scoped(scope, work).map_err(|error| refused(name, &error))
+}
+
+/// Runs `work` in this thread and in `threads - 1` others at once, and returns when all have ended. Where the system
+/// refuses threads there are fewer.
+pub fn work_in_parallel(name: &str, threads: usize, work: impl Fn() + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            if start_in(scope, name, &work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+}
+
+fn refused(name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the system refuses a thread ({name}): {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_outlives_a_panic() {
+        let mutex = Mutex::new(1);
+        let panicked = std::thread::scope(|scope| {
+            let thread = start_in(scope, "panics", || {
+                let mut value = lock(&mutex);
+                *value = 2;
+                panic!("while the value is locked");
+            });
+            thread.unwrap().join().is_err()
+        });
+        assert!(panicked && mutex.is_poisoned());
+        assert_eq!(*lock(&mutex), 2);
+        assert_eq!(unpoisoned(mutex.into_inner()), 2);
+    }
+
+    #[test]
+    fn as_many_threads_work_as_were_asked_for() {
+        let (met, ended) = (Barrier::new(3), AtomicUsize::new(0));
+        work_in_parallel("work", 3, || {
+            met.wait();
+            ended.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(ended.into_inner(), 3);
+    }
+
+    #[test]
+    fn a_refused_thread_is_named() {
+        let error = refused("inflate", &io::Error::from(io::ErrorKind::WouldBlock));
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(error.to_string().starts_with("the system refuses a thread (inflate): "), "{error}");
+    }
+}
