@@ -64,8 +64,12 @@ mod watch_storm;
 #[test]
 fn no_test_file_is_forgotten() {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it");
-    for (folder, declarations) in [("", include_str!("main.rs")), ("support", include_str!("support/mod.rs"))]
-    {
+    for (folder, declarations) in [
+        ("", include_str!("main.rs")),
+        ("architecture", include_str!("architecture.rs")),
+        ("model", include_str!("model.rs")),
+        ("support", include_str!("support/mod.rs")),
+    ] {
         for entry in std::fs::read_dir(std::path::Path::new(directory).join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
