@@ -31,7 +31,7 @@
 //!
 //! # Which room may use which
 //!
-//! 1. Vocabulary ([`cancel`], [`digest`], [`error`], [`image_ref`], [`progress`], [`queue`], [`sys`], [`threads`]) uses only vocabulary.
+//! 1. Vocabulary ([`cancel`], [`digest`], [`error`], [`image_ref`], [`progress`], [`queue`], [`sys`], [`threads`], `url`) uses only vocabulary.
 //! 2. Pure rooms ([`state`], [`images_file`], [`lockfile`], [`selection`], [`plan`]) use vocabulary and `state`, and touch
 //!    nothing: no files,
 //!    network, environment, clock or threads.
@@ -52,6 +52,7 @@ pub mod progress;
 pub mod queue;
 pub mod sys;
 pub mod threads;
+mod url;
 
 pub mod images_file;
 pub mod lockfile;

@@ -40,7 +40,6 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod url;
 mod veil;
 
 use std::collections::HashMap;

@@ -24,8 +24,8 @@ use super::failure::{Failure, printable};
 use super::http::{Client, Request};
 use super::secret::Secret;
 use super::shared::{TRIES, lock};
-use super::url::{Url, form_pair};
 use crate::error::{Login, RegistryError};
+use crate::url::{Url, form_pair};
 
 /// A token without `expires_in` lives this long (token flow, "Requesting a Token").
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);

@@ -14,10 +14,10 @@ use super::failure::Failure;
 use super::http::Body;
 use super::remote::{Ask, MIRROR_TRIES, Remote, Wanted};
 use super::shared::{TRIES, lock};
-use super::url::Url;
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
 use crate::state::LayerDescriptor;
+use crate::url::Url;
 
 /// Breaks that a blob survives however little arrives between them.
 const BREAKS: u64 = 100;

@@ -19,12 +19,12 @@ use super::environment::Environment;
 use super::failure::printable;
 use super::secret::Secret;
 use super::shared::{Shared, lock};
-use super::url::Url;
 use super::veil::named_secrets;
 use crate::error::RegistryError;
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::state::RegistrySettings;
 use crate::sys;
+use crate::url::Url;
 
 /// How long a credential helper may take; some ask the user.
 const HELPER_TIME: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::failure::printable;
-use super::url::{Url, is_loopback};
+use crate::url::{Url, is_loopback};
 
 /// How long a silent connection is waited for, unless `MSB_SYNC_STALL_TIMEOUT` says otherwise.
 pub(super) const STALL: Duration = Duration::from_secs(30);

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use super::handshake::{ClientCertificate, tls_failure};
 use super::shared::Shared;
-use super::url::Url;
 use crate::error::{self, RegistryError, TlsCure, Trouble};
+use crate::url::Url;
 
 /// Longest wait that a registry gets when it asks for one; who asks for more is not asked again in this run.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);

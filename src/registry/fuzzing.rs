@@ -11,12 +11,13 @@ use std::sync::Arc;
 use super::auth::parse_challenges;
 use super::documents::Document;
 use super::hosts;
+use super::http::uri;
 use super::resolve::{Documents, Role, assemble};
-use super::url::Url;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{Platform, size_of_layers};
+use crate::url::Url;
 
 /// More documents than an image may ask for, configs included.
 const MANY_REQUESTS: usize = 200;
@@ -51,7 +52,7 @@ pub(crate) fn www_authenticate(data: &[u8]) {
 fn url(url: &Url) {
     let again = Url::parse(&url.whole()).expect("a URL that was read can be read again");
     assert!(again == *url, "{url} is {again} when read again");
-    assert!(url.to_uri().is_ok(), "{url} can be asked for");
+    assert!(uri(url).is_ok(), "{url} can be asked for");
     let shown = url.to_string();
     assert!(!shown.contains('?') && is_printable(&shown), "{shown:?}");
     let authority = url.host_port();

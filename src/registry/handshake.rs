@@ -3,8 +3,8 @@
 //! The words are ours throughout: rustls's own show its inner values, and what a server says of itself is shown only
 //! as far as it is a name or a date.
 
-use super::url::Url;
 use crate::error::{self, RegistryError, TlsCure};
+use crate::url::Url;
 
 /// What is known of client certificates at a server that refuses a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use ureq::http::{HeaderName, HeaderValue};
 
 use super::failure::printable;
 use super::secret::Secret;
-use super::url::Url;
 use crate::sys;
+use crate::url::{Url, has_user};
 
 /// Largest hosts file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -214,14 +214,12 @@ fn get<'t, 'a>(table: &'t DeTable<'a>, name: &str) -> Option<&'t Node<'a>> {
 /// Reads a host's URL; without a scheme it is https.
 fn address(text: &str, whole_path: bool) -> Result<Address, String> {
     let url = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
-    let authority =
-        url.split("://").nth(1).and_then(|rest| rest.split(['/', '?']).next()).unwrap_or_default();
-    if authority.contains('@') {
+    if has_user(&url) {
         return Err("credentials do not belong into a host's URL".to_owned());
     }
     let base = Url::parse(&url).map_err(|reason| format!("the host's URL cannot be used: {reason}"))?;
     let base = base.with_suffix("");
-    let has_version = base.to_string().trim_end_matches('/').ends_with("/v2");
+    let has_version = base.path().trim_end_matches('/').ends_with("/v2");
     let root = if whole_path || has_version { base.clone() } else { base.with_suffix("/v2") };
     Ok(Address { base, root })
 }

@@ -23,9 +23,9 @@ use super::names::Remembered;
 use super::secret::Secret;
 use super::shared::{Shared, lock};
 use super::tls::{Tls, TlsSettings};
-use super::url::Url;
 use crate::error::{Login, RegistryError, RegistryName, TlsCure};
 use crate::state::RegistrySettings;
+use crate::url::Url;
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
@@ -219,7 +219,7 @@ impl Client {
                 return Err(refuse("it does not say where to".to_owned()).into());
             };
             let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
-            let next = url.join(&location).map_err(|reason| refuse(reason.to_owned()))?;
+            let next = url.join(&location).map_err(|reason| refuse(reason.to_string()))?;
             if url.is_secure() && !next.is_secure() {
                 return Err(refuse(format!("it leads from https to plain http, {next}")).into());
             }
@@ -239,7 +239,7 @@ impl Client {
         let proxy = self.proxy(url)?;
         let Connections { agent, tls } = self.connections(url, proxy.as_ref())?;
         let settings = |reason: String| RegistryError::Settings { registry: self.registry.clone(), reason };
-        let uri = url.to_uri().map_err(|reason| settings(format!("{url}: {reason}")))?;
+        let uri = uri(url).map_err(|reason| settings(format!("{url}: {reason}")))?;
         let mut builder = http::Request::builder()
             .method(request.method.clone())
             .uri(uri)
@@ -455,6 +455,11 @@ fn misunderstanding(url: &Url, status: u16, body: &[u8]) -> Option<RegistryError
         }
     }
     None
+}
+
+/// The URL of a request, query and all, as ureq takes it.
+pub(super) fn uri(url: &Url) -> Result<http::Uri, &'static str> {
+    url.whole().parse().map_err(|_| "it is not a URL")
 }
 
 fn sensitive(secret: &Secret) -> Result<HeaderValue, String> {

@@ -23,11 +23,11 @@ use super::pulls::Pulls;
 use super::repository::Cache;
 use super::secret::Secret;
 use super::shared::{Shared, TRIES, lock};
-use super::url::{Url, is_loopback};
 use crate::digest::BlobDigest;
 use crate::error::{Login, RegistryError, RegistryName};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{LayerDescriptor, RegistrySettings};
+use crate::url::{Url, is_loopback};
 
 /// Where docker.io's registry really is.
 pub(super) const DOCKER_HUB: &str = "https://registry-1.docker.io";
@@ -140,19 +140,7 @@ impl Remote {
     ) -> Result<Self, RegistryError> {
         let fail = |reason: String| RegistryError::Settings { registry: name.to_owned(), reason };
         let base = |what: &str, text: &str| {
-            let url = Url::parse(text).map_err(|reason| fail(format!("{what}: {reason}")))?;
-            // The text itself would show what stands before the @.
-            if text
-                .split("://")
-                .nth(1)
-                .is_some_and(|rest| rest.split(['/', '?']).next().unwrap_or("").contains('@'))
-            {
-                return Err(fail(format!(
-                    "{what}: credentials do not belong into the URL of {}",
-                    url.host_port()
-                )));
-            }
-            Ok(url)
+            Url::parse_base(text).map_err(|reason| fail(format!("{what}: {reason}")))
         };
         let hosts = match &shared.hosts_dir {
             Some(directory) => {

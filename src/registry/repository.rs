@@ -16,12 +16,12 @@ use super::http::Answer;
 use super::remote::{Ask, Remote, Site, Wanted};
 use super::resolve::{Documents, LED_ASTRAY, Role, assemble, verify};
 use super::shared::lock;
-use super::url::Url;
 use super::{Lookup, Meaning};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::state::Platform;
+use crate::url::Url;
 
 /// How often a HEAD that fails inside the registry is sent before GET is tried instead.
 const HEAD_TRIES: u32 = 2;

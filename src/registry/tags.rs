@@ -16,9 +16,9 @@ use super::documents::json_error;
 use super::failure::Failure;
 use super::links;
 use super::remote::{Ask, Remote, Site, Wanted};
-use super::url::Url;
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
+use crate::url::Url;
 
 /// Tags that a page is asked to have.
 const PAGE: u32 = 1000;

@@ -284,8 +284,8 @@ mod tests {
     use base64::prelude::BASE64_STANDARD;
     use proptest::prelude::*;
 
-    use super::super::url::form_pair;
     use super::*;
+    use crate::url::form_pair;
 
     fn veil(secrets: &[&str]) -> Veil {
         let veil = Veil::default();

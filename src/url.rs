@@ -1,68 +1,114 @@
-//! The URLs of this room: http and https only, never with user info, shown without their query.
+//! The one grammar of URLs: http and https only, never with user info, shown without their query.
 //!
-//! Just what redirects, token realms and `Link` headers need of [RFC 3986]; a query may carry a signature,
-//! so `Display` leaves it out, and nothing but [`Url::to_uri`] gives it away.
+//! [`Url::parse`] reads what servers send, which may be sloppy; [`Url::parse_base`] reads what somebody
+//! wrote into a file, which has to be right. Beyond that, redirects, token realms and `Link` headers need
+//! a little of [RFC 3986]. A query may carry a signature, so `Display` leaves it out, and nothing but
+//! [`Url::whole`] gives it away.
 //!
 //! [RFC 3986]: https://www.rfc-editor.org/rfc/rfc3986
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ureq::http::Uri;
-
-/// Longest URL that is taken from a server, in bytes.
+/// The longest URL that is read, in bytes.
 const MAX_URL: usize = 16 * 1024;
 
+/// An absolute URL of http or https.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Url {
+pub(crate) struct Url {
     secure: bool,
-    /// Lower case; an IPv6 address keeps its brackets.
+    /// The host in lower case; an IPv6 address keeps its brackets.
     host: String,
     port: u16,
-    /// Starts with a slash.
+    /// The path, which starts with a slash.
     path: String,
     query: Option<String>,
 }
 
+/// The reason why a text is not used as a URL, as a clause that names no part of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UrlError {
+    /// The text has no scheme, and so does not begin as a URL.
+    #[error("it is not a URL")]
+    NotAUrl,
+    /// The scheme is neither http nor https.
+    #[error("only http and https URLs are used")]
+    Scheme,
+    /// The text is longer than any URL that is read.
+    #[error("the URL is too long")]
+    TooLong,
+    /// Nothing stands where the host should.
+    #[error("the URL has no host")]
+    NoHost,
+    /// The host is no name, no IPv4 address, and no IPv6 address in brackets.
+    #[error("the host is neither a name nor an address")]
+    Host,
+    /// The port is 0, which no server has.
+    #[error("port 0 cannot be used")]
+    PortZero,
+    /// The port is no number up to 65535.
+    #[error("the port is not a number")]
+    Port,
+    /// A base URL carries a user name or a password.
+    #[error("credentials do not belong into the URL")]
+    User,
+    /// A base URL carries a query or a fragment.
+    #[error("the URL has a query or a fragment")]
+    Query,
+    /// A base URL has a character that would have to be escaped.
+    #[error("the URL has a character that no URL can have")]
+    Character,
+}
+
 impl Url {
-    /// Reads an absolute URL; user info and fragment are dropped.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    /// Reads an absolute URL of a server's; user info and fragment are dropped, stray characters escaped.
+    pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
         if text.len() > MAX_URL {
-            return Err("the URL is too long");
+            return Err(UrlError::TooLong);
         }
         let text = escape(text.trim());
-        let uri: Uri = text.parse().map_err(|_| "it is not a URL")?;
-        let secure = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err("only http and https URLs are used"),
+        let (secure, rest) = scheme(&text)?;
+        let rest = rest.split('#').next().unwrap_or_default();
+        let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let authority = authority.rsplit('@').next().unwrap_or_default();
+        let (host, port) = host_and_port(authority)?;
+        let port = match port {
+            None | Some("") => default_port(secure),
+            Some(port) => number(port)?,
         };
-        let authority = uri.authority().ok_or("the URL has no host")?;
-        let host = authority.host().to_ascii_lowercase();
-        if host.is_empty() {
-            return Err("the URL has no host");
-        }
-        let without_user = authority.as_str().rsplit('@').next().unwrap_or_default();
-        // The parser takes brackets and signs in odd places, and of `[::1].corp` the address alone: what is
-        // compared with other hosts must be what was written.
-        let rest = without_user.get(host.len()..).unwrap_or("?");
-        if !is_host(&host) || !(rest.is_empty() || rest.starts_with(':')) {
-            return Err("the host is neither a name nor an address");
-        }
-        let port = match authority.port_u16() {
-            Some(0) => return Err("port 0 cannot be used"),
-            Some(port) => port,
-            // A port that is present but no number must not silently become the default one.
-            None if rest.len() > 1 => return Err("the port is not a number"),
-            None => default_port(secure),
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (target, None),
         };
-        let path =
-            if uri.path().starts_with('/') { uri.path().to_owned() } else { format!("/{}", uri.path()) };
-        Ok(Self { secure, host, port, path, query: uri.query().map(str::to_owned) })
+        let path = if path.is_empty() { "/" } else { path };
+        Ok(Self { secure, host: host.to_ascii_lowercase(), port, path: path.to_owned(), query })
+    }
+
+    /// Reads the URL of an API as somebody wrote it into a file: a scheme, a host, perhaps a port and a path,
+    /// and nothing that would be dropped or escaped.
+    pub(crate) fn parse_base(text: &str) -> Result<Self, UrlError> {
+        let (_, rest) = scheme(text)?;
+        if rest.contains('@') {
+            return Err(UrlError::User);
+        }
+        if rest.contains(['?', '#']) {
+            return Err(UrlError::Query);
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (host, port) = host_and_port(authority)?;
+        if !host.starts_with('[') && host.split('.').any(str::is_empty) {
+            return Err(UrlError::Host);
+        }
+        port.map(number).transpose()?;
+        // RFC 3986, section 3.3, less what would have to be escaped.
+        if !path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:%".contains(&byte)) {
+            return Err(UrlError::Character);
+        }
+        Self::parse(text)
     }
 
     /// Resolves the reference `location` against this URL.
-    pub(super) fn join(&self, location: &str) -> Result<Self, &'static str> {
+    pub(crate) fn join(&self, location: &str) -> Result<Self, UrlError> {
         let location = location.trim();
         let location = location.split('#').next().unwrap_or_default();
         let scheme_end = location.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '+' | '-' | '.'));
@@ -90,7 +136,7 @@ impl Url {
     }
 
     /// This URL with `suffix` (which starts with a slash) after its path, and without a query.
-    pub(super) fn with_suffix(&self, suffix: &str) -> Self {
+    pub(crate) fn with_suffix(&self, suffix: &str) -> Self {
         let (suffix, query) = match suffix.split_once('?') {
             Some((suffix, query)) => (suffix, Some(query.to_owned())),
             None => (suffix, None),
@@ -100,7 +146,7 @@ impl Url {
 
     /// Path and query of `other` at the origin of this URL, whose own path ends in the API's `/v2` as a rule. What
     /// stands before that is put before a path that starts with the API's alone.
-    pub(super) fn with_path_of(&self, other: &Self) -> Self {
+    pub(crate) fn with_path_of(&self, other: &Self) -> Self {
         let prefix = self.path.strip_suffix("/v2").unwrap_or_default();
         let inside = other.path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
         let path = if !inside && other.path.starts_with("/v2/") {
@@ -112,13 +158,13 @@ impl Url {
     }
 
     /// Whether the query has a parameter of this name.
-    pub(super) fn has_parameter(&self, name: &str) -> bool {
+    pub(crate) fn has_parameter(&self, name: &str) -> bool {
         let mut pairs = self.query.as_deref().unwrap_or_default().split('&');
         pairs.any(|pair| pair.split('=').next() == Some(name))
     }
 
     /// This URL with `name=value` added to its query.
-    pub(super) fn with_parameter(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with_parameter(mut self, name: &str, value: &str) -> Self {
         let pair = form_pair(name, value);
         self.query = Some(match self.query.take() {
             Some(query) if !query.is_empty() => format!("{query}&{pair}"),
@@ -127,21 +173,21 @@ impl Url {
         self
     }
 
-    pub(super) fn is_secure(&self) -> bool {
+    pub(crate) fn is_secure(&self) -> bool {
         self.secure
     }
 
     /// Host without port; an IPv6 address keeps its brackets.
-    pub(super) fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Host, and port where it is not the scheme's own.
-    pub(super) fn host_port(&self) -> String {
+    pub(crate) fn host_port(&self) -> String {
         if self.port == default_port(self.secure) {
             self.host.clone()
         } else {
@@ -150,17 +196,17 @@ impl Url {
     }
 
     /// Scheme, host and port.
-    pub(super) fn origin(&self) -> String {
+    pub(crate) fn origin(&self) -> String {
         format!("{}://{}", if self.secure { "https" } else { "http" }, self.host_port())
     }
 
-    pub(super) fn same_origin(&self, other: &Self) -> bool {
+    pub(crate) fn same_origin(&self, other: &Self) -> bool {
         self.secure == other.secure && self.host == other.host && self.port == other.port
     }
 
     /// Whether it names this machine, or what only this machine's own link reaches: loopback, link-local (where
     /// clouds keep their secrets) and unspecified addresses.
-    pub(super) fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         let bare = self.host.trim_start_matches('[').trim_end_matches(']');
         let v4 =
             |address: Ipv4Addr| address.is_loopback() || address.is_link_local() || address.is_unspecified();
@@ -173,22 +219,69 @@ impl Url {
         self.is_loopback() || bare.parse().is_ok_and(v4) || bare.parse().is_ok_and(v6)
     }
 
-    pub(super) fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         is_loopback(&self.host)
     }
 
-    /// The whole URL with its query, for the request itself and nothing else.
-    pub(super) fn to_uri(&self) -> Result<Uri, &'static str> {
-        self.whole().parse().map_err(|_| "it is not a URL")
+    /// The path, which starts with a slash.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
     }
 
-    /// See [`Url::to_uri`]; as text.
-    pub(super) fn whole(&self) -> String {
+    /// The whole URL with its query, for the request itself and nothing else.
+    pub(crate) fn whole(&self) -> String {
         match &self.query {
             Some(query) => format!("{}{}?{query}", self.origin(), self.path),
             None => format!("{}{}", self.origin(), self.path),
         }
     }
+}
+
+/// Splits the scheme off; true stands for https.
+fn scheme(text: &str) -> Result<(bool, &str), UrlError> {
+    let (scheme, rest) = text.split_once("://").ok_or(UrlError::NotAUrl)?;
+    match scheme {
+        _ if scheme.eq_ignore_ascii_case("https") => Ok((true, rest)),
+        _ if scheme.eq_ignore_ascii_case("http") => Ok((false, rest)),
+        _ => Err(UrlError::Scheme),
+    }
+}
+
+/// Splits an authority without user info. The host, which is compared with other hosts, is all that stands
+/// before the port: nothing odd may hide between them, as in `[::1].corp`.
+fn host_and_port(authority: &str) -> Result<(&str, Option<&str>), UrlError> {
+    if authority.is_empty() {
+        return Err(UrlError::NoHost);
+    }
+    let end = if authority.starts_with('[') {
+        authority.find(']').ok_or(UrlError::Host)? + 1
+    } else {
+        authority.find(':').unwrap_or(authority.len())
+    };
+    let (host, rest) = authority.split_at(end);
+    match (host, rest.strip_prefix(':')) {
+        ("", _) => Err(UrlError::NoHost),
+        (host, port) if is_host(host) && (port.is_some() || rest.is_empty()) => Ok((host, port)),
+        _ => Err(UrlError::Host),
+    }
+}
+
+/// Reads a port; one that is present but no number never becomes the default one in silence.
+fn number(port: &str) -> Result<u16, UrlError> {
+    if !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(UrlError::Port);
+    }
+    match port.parse() {
+        Ok(0) => Err(UrlError::PortZero),
+        Ok(port) => Ok(port),
+        Err(_) => Err(UrlError::Port),
+    }
+}
+
+/// Tells whether user info stands before the host of `text`, which [`Url::parse`] would drop.
+pub(crate) fn has_user(text: &str) -> bool {
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    rest.split(['/', '?']).next().unwrap_or_default().contains('@')
 }
 
 fn default_port(secure: bool) -> u16 {
@@ -204,7 +297,7 @@ fn is_host(host: &str) -> bool {
 }
 
 /// `localhost` and its subdomains (RFC 6761), 127.0.0.0/8 and `::1`. `host` without port.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare.eq_ignore_ascii_case("localhost")
         || bare.to_ascii_lowercase().ends_with(".localhost")
@@ -249,7 +342,7 @@ fn remove_dots(path: &str) -> String {
 }
 
 /// `name=value` as `application/x-www-form-urlencoded` wants it.
-pub(super) fn form_pair(name: &str, value: &str) -> String {
+pub(crate) fn form_pair(name: &str, value: &str) -> String {
     use fmt::Write as _;
     let mut out = String::with_capacity(name.len() + value.len() + 1);
     for (index, part) in [name, value].into_iter().enumerate() {
@@ -341,9 +434,48 @@ mod tests {
             "http://[::1].corp/",
             "http://user:secret[::@1]9/",
             "https://registry.corp%2Fevil/",
+            "https://x:+80/",
+            "https://x:80:90/",
+            "https://x:65536/",
+            "https://::1/",
         ] {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_base_url_has_nothing_to_drop_or_to_escape() {
+        for (text, expected) in [
+            ("https://registry.corp:5000", "https://registry.corp:5000/"),
+            ("HTTP://my_registry", "http://my_registry/"),
+            ("http://[::1]:5000/v2/Proxy//", "http://[::1]:5000/v2/Proxy//"),
+            ("https://Mirror.Corp:443/", "https://mirror.corp/"),
+        ] {
+            assert_eq!(Url::parse_base(text).unwrap().whole(), expected, "{text}");
+        }
+        for (bad, expected) in [
+            ("registry.corp", UrlError::NotAUrl),
+            ("ftp://x", UrlError::Scheme),
+            (" https://x", UrlError::Scheme),
+            ("https://", UrlError::NoHost),
+            ("https:///x", UrlError::NoHost),
+            ("https://a..b", UrlError::Host),
+            ("https://h\n", UrlError::Host),
+            ("https://\u{e9}", UrlError::Host),
+            ("https://[zz]", UrlError::Host),
+            ("https://h:0", UrlError::PortZero),
+            ("https://h:", UrlError::Port),
+            ("https://h:99999", UrlError::Port),
+            ("https://u:p@h", UrlError::User),
+            ("https://h/@", UrlError::User),
+            ("https://h?x=1", UrlError::Query),
+            ("https://h/#f", UrlError::Query),
+            ("https://h/a b", UrlError::Character),
+            ("https://h/a\n", UrlError::Character),
+        ] {
+            assert_eq!(Url::parse_base(bad).unwrap_err(), expected, "{bad}");
+        }
+        assert!(has_user("https://u@h/") && has_user("https://u:p@h") && !has_user("https://h/@?@"));
     }
 
     #[test]
@@ -375,7 +507,18 @@ mod tests {
         #[test]
         fn any_location_is_resolved_or_refused(location in ".{0,80}") {
             if let Ok(url) = Url::parse("https://r/v2/x").unwrap().join(&location) {
-                prop_assert!(url.to_uri().is_ok(), "{}", url.whole());
+                prop_assert!(url.whole().parse::<ureq::http::Uri>().is_ok(), "{}", url.whole());
+            }
+        }
+
+        #[test]
+        fn any_text_is_the_same_url_when_it_is_read_again(text in "https?://[a-z:@%\\[\\]?#./0-9 +-]{0,40}") {
+            if let Ok(url) = Url::parse(&text) {
+                prop_assert!(url.whole().parse::<ureq::http::Uri>().is_ok(), "{}", url.whole());
+                prop_assert_eq!(Url::parse(&url.whole()), Ok(url));
+            }
+            if let Ok(base) = Url::parse_base(&text) {
+                prop_assert_eq!(Url::parse(&text), Ok(base));
             }
         }
     }
