@@ -26,7 +26,7 @@ fn once(layer: &[u8], workers: &Workers) -> (Duration, Totals) {
     let directory = tempfile::tempdir_in(base).unwrap();
     let tree = directory.path().join("tree");
     fs::create_dir(&tree).unwrap();
-    let record = File::options()
+    let inventory = File::options()
         .read(true)
         .write(true)
         .create_new(true)
@@ -40,7 +40,7 @@ fn once(layer: &[u8], workers: &Workers) -> (Duration, Totals) {
     };
     let root = File::open(&tree).unwrap().into();
     let start = Instant::now();
-    let extracted = extract(layer, root, record, options, workers).unwrap();
+    let extracted = extract(layer, root, inventory, options, workers).unwrap();
     (start.elapsed(), extracted.totals)
 }
 

@@ -44,7 +44,7 @@ const GROUP_SIZE: usize = 96;
 /// Files that a run has open beside its downloads, more or less: catalog, locks, the store's directories, names of hosts
 /// being looked up, those being written.
 const FILES_OF_A_RUN: usize = 64;
-/// Files that a download has open, more or less: socket, spool, directories and record of the layer.
+/// Files that a download has open, more or less: socket, spool, directories and inventory of the layer.
 const FILES_OF_A_DOWNLOAD: usize = 16;
 
 /// What the deeds are done with.

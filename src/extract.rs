@@ -1,4 +1,4 @@
-//! A compressed layer in, a directory tree and a record of it out.
+//! A compressed layer in, a directory tree and an inventory of it out.
 //!
 //! The bytes pass through threads: one inflates (`decode`), the calling one hashes for the `diff_id`, reads
 //! tar headers (`tar`) and makes directories and links (`tree`), a rayon pool writes files (`files`). Between the first two is a bounded channel of recycled buffers, before the pool a memory budget
@@ -12,8 +12,8 @@ mod decode;
 mod files;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod inventory;
 mod outcome;
-mod record;
 mod spelling;
 mod tar;
 mod tree;
@@ -28,7 +28,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use adopt::compare_foreign;
-pub use record::{RecordEntry, RecordKind, RecordReader, Totals, read_facts};
+pub use inventory::{InventoryEntry, InventoryKind, InventoryReader, Totals, read_facts};
 pub use verify::{Change, Difference, Differences, verify};
 
 use crate::cancel::Cancel;
@@ -174,7 +174,7 @@ pub struct Options {
     pub limits: Limits,
     /// The hash of the `diff_id` to compare with.
     pub algorithm: Algorithm,
-    /// Bytes of the compressed blob, for the record.
+    /// Bytes of the compressed blob, for the inventory.
     pub blob_size: u64,
 }
 
@@ -189,7 +189,7 @@ pub struct Extracted {
     pub no_xattrs: bool,
 }
 
-/// Extracts the layer that `compressed` yields into the empty directory `root` and writes its record.
+/// Extracts the layer that `compressed` yields into the empty directory `root` and writes its inventory.
 ///
 /// `record` must be an empty file, open for reading and writing. An error of `compressed` that wraps a
 /// [`LayerError`] is returned as such; any other is a decompression error.
@@ -199,7 +199,7 @@ pub struct Extracted {
 pub fn extract(
     compressed: impl Read + Send,
     root: OwnedFd,
-    record: File,
+    inventory: File,
     options: Options,
     workers: &Workers,
 ) -> Result<Extracted, LayerError> {
@@ -220,7 +220,7 @@ pub fn extract(
             })?;
         let mut source = Inflated::new(incoming, recycle, options);
         let mut reader = tar::TarReader::new();
-        let mut tree = tree::TreeWriter::new(root, record, options.ownership, workers)?;
+        let mut tree = tree::TreeWriter::new(root, inventory, options.ownership, workers)?;
         let mut entries = 0;
         while let Some(entry) = reader.next_entry(&mut source)? {
             entries += 1;

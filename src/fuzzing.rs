@@ -23,7 +23,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("images_file", images_file),
     ("layer", extract::fuzzing::layer),
     ("lockfile", lockfile),
-    ("record", extract::fuzzing::record),
+    ("inventory", extract::fuzzing::inventory),
     ("references", references),
     ("www_authenticate", registry::fuzzing::www_authenticate),
 ];

@@ -24,7 +24,7 @@
 //! | `<stem>.lock` beside the images file | [`sync`], by [`lockfile`]'s words |
 //! | `<home>/oci.db` | [`catalog`], shared with microsandbox |
 //! | `<layers>/<digest>.extracted/` and `.layers.msb-sync/` beside `<layers>` | [`store`] |
-//! | what is inside a layer directory, and its record | [`extract`] |
+//! | what is inside a layer directory, and its inventory | [`extract`] |
 //! | `<home>/downloads/` | [`store`] (the spools), filled by [`execute`] |
 //! | `<home>/.msb-sync.id` | [`store`] |
 //! | `<home>/.msb-sync.lock` | [`sync`] |

@@ -187,9 +187,9 @@ impl Observer<'_> {
                 continue;
             }
             let known = places
-                .open_record(&layer.digest)
+                .open_inventory(&layer.digest)
                 .ok()
-                .and_then(|mut record| extract::read_facts(&mut record))
+                .and_then(|mut inventory| extract::read_facts(&mut inventory))
                 .filter(|facts| facts.diff_id.algorithm() == layer.diff_id.algorithm());
             match known {
                 Some(known) => {
@@ -224,7 +224,7 @@ impl Observer<'_> {
                 continue;
             };
             let complete = |row: &RecordedImage| {
-                // What is to be compared with its record needs no registry for that.
+                // What is to be compared with its inventory needs no registry for that.
                 let state = |layer: &LayerDescriptor| observed.layers.get(&layer.digest);
                 row.layers.iter().all(|layer| state(layer).is_some_and(|state| state.is_here()))
             };

@@ -51,7 +51,7 @@ pub struct PlannedImage {
     pub reason: String,
     /// Its layers, base first.
     pub layers: Arc<[LayerDescriptor]>,
-    /// How many of them are in the store, those that are to be compared with their records included.
+    /// How many of them are in the store, those that are to be compared with their inventories included.
     pub layers_present: usize,
     /// Bytes of its layers that are to be fetched, each distinct one once, also if another image needs them too.
     pub download_bytes: u64,

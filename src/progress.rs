@@ -98,7 +98,7 @@ pub enum Event {
         /// Whether it is complete in the store.
         ok: bool,
     },
-    /// So many extracted layers are to be compared with their records.
+    /// So many extracted layers are to be compared with their inventories.
     Comparing {
         /// How many.
         layers: usize,

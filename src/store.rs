@@ -5,9 +5,9 @@
 //! | `<layers>/<digest>.extracted/` | a complete layer, for microsandbox |
 //! | `<private>/records/<digest>` | what that directory holds; without one it is not trusted |
 //! | `<private>/staging/<digest>/` | a layer on its way: `tree/`, `record`, and `ready` once both digests fit |
-//! | `<private>/staging/unneeded-<digest>` | nobody needs that layer, which has no record and could not be removed |
+//! | `<private>/staging/unneeded-<digest>` | nobody needs that layer, which has no inventory and could not be removed |
 //! | `<private>/lock` | who works on these layers |
-//! | `<private>/bindings/<digest>` | a symlink that says which directory that record is of ([`Store::bind`]) |
+//! | `<private>/bindings/<digest>` | a symlink that says which directory that inventory is of ([`Store::bind`]) |
 //! | `<private>/homes/<id>` | a symlink to each home that has recorded images with these layers ([`Claim`]) |
 //! | `<home>/.msb-sync.id` | by what a home's claims go |
 //! | `<home>/downloads/<digest>.part` | a partial blob ([`Spool`]) |
@@ -15,16 +15,16 @@
 //! `<private>` is `.NAME.msb-sync` beside the layers directory NAME, or `.msb-sync` inside it where beside is
 //! another file system or mount (renames must work) or may not be written; see [`Places`].
 //!
-//! A layer becomes visible in this order: tree and record written, `ready` written, spool removed, file
-//! system synced, tree renamed to its final name, layers directory synced, record renamed, its binding made, bindings
-//! and records directories synced. So no power loss leaves a record of nothing: a file system may keep two directories in any order. A crash
+//! A layer becomes visible in this order: tree and inventory written, `ready` written, spool removed, file
+//! system synced, tree renamed to its final name, layers directory synced, inventory renamed, its binding made, bindings
+//! and inventories directories synced. So no power loss leaves an inventory of nothing: a file system may keep two directories in any order. A crash
 //! between any two steps leaves something that [`Store::recover`] finishes (`ready` of this boot: the page cache
-//! still has every byte) or removes. A directory without a record (another tool's, or half of a rename) counts
+//! still has every byte) or removes. A directory without an inventory (another tool's, or half of a rename) counts
 //! as [`LayerState::Untrusted`] and is replaced by exchanging names.
 //!
-//! A layer goes in the opposite order: tree renamed into staging, both directories synced, record removed, its
-//! directory synced, tree removed. What is in staging says after a crash whose record is to be removed. Where a tree
-//! cannot be renamed (overlayfs, of a lower layer) its record goes first, into staging, and says there that the tree
+//! A layer goes in the opposite order: tree renamed into staging, both directories synced, inventory removed, its
+//! directory synced, tree removed. What is in staging says after a crash whose inventory is to be removed. Where a tree
+//! cannot be renamed (overlayfs, of a lower layer) its inventory goes first, into staging, and says there that the tree
 //! is on its way out.
 //!
 //! What cannot be removed or replaced (a mount is in it, it is immutable, somebody uses it) stays where it is, is told
@@ -67,25 +67,25 @@ use crate::error::StoreError;
 use crate::state::LayerState;
 use crate::sys;
 
-const RECORDS: &str = "records";
+const INVENTORIES: &str = "records";
 const STAGING: &str = "staging";
 /// What the name of a layer begins with, in staging, that is on its way out.
 const REMOVED: &str = "removed-";
-/// What the name of a record begins with, in staging, whose layer is being removed where it is.
+/// What the name of an inventory begins with, in staging, whose layer is being removed where it is.
 const REMOVING: &str = "removing-";
-/// What the name of a file begins with, in staging, that stands for a layer which nobody needs, and which has no record,
+/// What the name of a file begins with, in staging, that stands for a layer which nobody needs, and which has no inventory,
 /// but could not be removed.
 const UNNEEDED: &str = "unneeded-";
 /// Names that are tried in staging for one thing, beside others that cannot be removed.
 const MAX_NAMES: usize = 1000;
-/// Which directories records are of.
+/// Which directories inventories are of.
 const BINDINGS: &str = "bindings";
 const HOMES: &str = "homes";
 /// The mode of the files beside layers.
 const FILE_MODE: u32 = 0o600;
 const READY: &[u8] = b"ready";
 const TREE: &[u8] = b"tree";
-const RECORD: &[u8] = b"record";
+const INVENTORY: &[u8] = b"record";
 /// Bytes of the mark that a staged layer is ready: one line.
 const MAX_MARK: u64 = 4096;
 /// A layer that was replaced, in the staging directory of its successor.
@@ -103,7 +103,7 @@ pub struct Store {
     downloads: PathBuf,
     downloads_directory: Arc<OwnedFd>,
     layers_directory: OwnedFd,
-    records_directory: OwnedFd,
+    inventories_directory: OwnedFd,
     bindings_directory: OwnedFd,
     staging_directory: OwnedFd,
 }
@@ -120,7 +120,7 @@ impl Store {
         Ok(Self {
             downloads_directory,
             layers_directory,
-            records_directory: directories::make_private_in(&private, &places.private.join(RECORDS))?,
+            inventories_directory: directories::make_private_in(&private, &places.private.join(INVENTORIES))?,
             bindings_directory: directories::make_private_in(&private, &places.private.join(BINDINGS))?,
             staging_directory: directories::make_private_in(&private, &places.private.join(STAGING))?,
             places,
@@ -196,7 +196,7 @@ impl Store {
         if staged.is_empty() {
             // Layers whose run died right after naming them are complete, and will be recorded as they are.
             self.sync_layers()?;
-            self.sync_records()?;
+            self.sync_inventories()?;
         } else {
             let committed = self.commit(staged);
             recovered.layers = committed.results.iter().filter(|result| result.is_ok()).count();
@@ -265,13 +265,13 @@ impl Store {
         sys::sync(self.layers_directory.as_fd()).map_err(StoreError::io("sync", self.layers()))
     }
 
-    /// Makes the names of records durable: after those of the layers, so that no record is one of nothing, and after
+    /// Makes the names of inventories durable: after those of the layers, so that no inventory is one of nothing, and after
     /// the notes of which directories they are of, so that no power loss makes a finished layer one to be compared.
-    pub(crate) fn sync_records(&self) -> Result<(), StoreError> {
+    pub(crate) fn sync_inventories(&self) -> Result<(), StoreError> {
         sys::sync(self.bindings_directory.as_fd())
             .map_err(StoreError::io("sync", self.places.private.join(BINDINGS)))?;
-        sys::sync(self.records_directory.as_fd())
-            .map_err(StoreError::io("sync", self.places.private.join(RECORDS)))
+        sys::sync(self.inventories_directory.as_fd())
+            .map_err(StoreError::io("sync", self.places.private.join(INVENTORIES)))
     }
 
     fn sync_staging(&self) -> Result<(), StoreError> {
@@ -280,7 +280,7 @@ impl Store {
 
     /// Takes away the mark that nobody needs a layer, if there is one.
     fn unmark_unneeded(&self, digest: &BlobDigest) {
-        // A mark that stays is of no layer, or of one with a record: the next run takes it away.
+        // A mark that stays is of no layer, or of one with an inventory: the next run takes it away.
         let _ = sys::remove_file(self.staging_directory.as_fd(), format!("{UNNEEDED}{digest}").as_bytes());
     }
 

@@ -73,8 +73,8 @@ impl<'a> Job<'a> {
     /// The layer, if an earlier run has extracted it and could not give it its name, with the claims that it
     /// contradicts; not if it contradicts all.
     fn extracted_before(&self, fetch: &Fetch) -> Option<(Staged<'a>, WrongClaims)> {
-        let (staged, mut record) = self.store.unplaced(&fetch.digest)?;
-        let facts = extract::read_facts(&mut record)?;
+        let (staged, mut inventory) = self.store.unplaced(&fetch.digest)?;
+        let facts = extract::read_facts(&mut inventory)?;
         let wrong = fetch.claims.iter().enumerate();
         let wrong: WrongClaims = wrong
             .filter_map(|(position, claim)| Some((position, Arc::new(contradiction(&claim.layer, &facts)?))))
@@ -108,7 +108,7 @@ impl<'a> Job<'a> {
         let layer = &claim.layer;
         let spool = self.store.spool(&layer.digest, layer.size)?;
         let staged = self.store.stage(&layer.digest)?;
-        let (tree, record) = (staged.tree()?, staged.record()?);
+        let (tree, inventory) = (staged.tree()?, staged.inventory()?);
         let image = claim.images.first().cloned();
         if let Some(image) = image {
             let (digest, size, resumed) = (layer.digest.clone(), layer.size, spool.length());
@@ -126,7 +126,7 @@ impl<'a> Job<'a> {
             };
             let extraction =
                 std::thread::Builder::new().name("extract".to_owned()).spawn_scoped(scope, move || {
-                    let result = extract::extract(compressed, tree, record, options, self.workers);
+                    let result = extract::extract(compressed, tree, inventory, options, self.workers);
                     // More bytes will not help: do not fetch them. (A broken stream is another matter: whether
                     // the blob or the registry is at fault shows when it is complete.)
                     if result.as_ref().is_err_and(|error| {
@@ -193,10 +193,10 @@ impl<'a> Job<'a> {
     /// than to replace it.
     fn adopt(&self, staged: &Staged<'_>) -> Result<(), Error> {
         let Some(tree) = staged.foreign() else { return Ok(()) };
-        let (mut record, adapted) = staged.records()?;
+        let (mut inventory, adapted) = staged.inventories()?;
         let kept = adapted.try_clone().map_err(StoreError::io("open", self.store.layers()))?;
         let digest = staged.digest();
-        let text = match extract::compare_foreign(&tree, &mut record, adapted, self.cancel) {
+        let text = match extract::compare_foreign(&tree, &mut inventory, adapted, self.cancel) {
             Ok(found) if self.cancel.is_cancelled() || found.count > 0 => {
                 format!("layer {digest}: what is there was not extracted by msb-sync, and differs: {found}")
             }

@@ -1,8 +1,8 @@
 //! A tree that another program extracted from the same blob: is it as good as ours?
 //!
-//! The blob has just been extracted by us and its digests fit, so the record of that says what has to be there. What
+//! The blob has just been extracted by us and its digests fit, so the inventory of that says what has to be there. What
 //! microsandbox 0.2 writes differs from it in a few ways that change nothing of what a sandbox sees. Where the tree
-//! has these, the record is made to say so; then tree and record must agree as [`verify`] demands of any layer: types,
+//! has these, the inventory is made to say so; then tree and inventory must agree as [`verify`] demands of any layer: types,
 //! sizes, every byte of content, modes, link texts, hard links, and nothing more or less. A tree with anything of another
 //! user, who could change it later, is not as good as ours.
 //!
@@ -19,7 +19,7 @@ use std::io::{self, Seek as _};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::files::OVERRIDE_STAT;
-use super::record::{RecordEntry, RecordKind, RecordReader, RecordWriter, read_facts};
+use super::inventory::{InventoryEntry, InventoryKind, InventoryReader, InventoryWriter, read_facts};
 use super::tree::split;
 use super::verify::{Differences, of_another_user, verify};
 use crate::cancel::Cancel;
@@ -31,14 +31,14 @@ const MAX_OWNER: usize = 256;
 const TYPE_BITS: u32 = 0o170_000;
 
 /// Compares the tree at `root` with `record`, that of the same layer as we extracted it, as far as microsandbox 0.2
-/// extracts it alike. `adapted`, an empty file open for reading and writing, becomes the record of this tree. Thrown,
+/// extracts it alike. `adapted`, an empty file open for reading and writing, becomes the inventory of this tree. Thrown,
 /// `cancel` ends it early.
 ///
 /// # Errors
-/// A record cannot be read or written. What cannot be read of the tree is a difference.
+/// An inventory cannot be read or written. What cannot be read of the tree is a difference.
 pub fn compare_foreign(
     root: &OwnedFd,
-    record: &mut File,
+    inventory: &mut File,
     adapted: File,
     cancel: &Cancel,
 ) -> io::Result<Differences> {
@@ -46,10 +46,10 @@ pub fn compare_foreign(
         return Ok(found);
     }
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the layer record is cut off");
-    let facts = read_facts(record).ok_or_else(damaged)?;
-    record.rewind()?;
-    let mut reader = RecordReader::new(record)?;
-    let mut writer = RecordWriter::new(adapted)?;
+    let facts = read_facts(inventory).ok_or_else(damaged)?;
+    inventory.rewind()?;
+    let mut reader = InventoryReader::new(inventory)?;
+    let mut writer = InventoryWriter::new(adapted)?;
     while let Some(mut entry) = reader.next_entry()? {
         if cancel.is_cancelled() {
             break;
@@ -63,7 +63,7 @@ pub fn compare_foreign(
 
 /// Makes an entry say what the tree has, where microsandbox may differ. What is not there stays as it was: later
 /// entries may have replaced it, else it is a difference.
-fn adapt(root: &OwnedFd, entry: &mut RecordEntry) {
+fn adapt(root: &OwnedFd, entry: &mut InventoryEntry) {
     let path = entry.path.clone();
     let (parent, name) = split(&path);
     let Ok(parent) = sys::open_directory_beneath(root.as_fd(), parent) else { return };
@@ -74,7 +74,7 @@ fn adapt(root: &OwnedFd, entry: &mut RecordEntry) {
     };
     let Ok(Some(found)) = found else { return };
     match entry.kind {
-        RecordKind::Directory if found.kind == Kind::Directory => {
+        InventoryKind::Directory if found.kind == Kind::Directory => {
             let opened = sys::open_directory_beneath(parent.as_fd(), name);
             // Where the tar says nothing of a directory, nothing is wrong.
             if entry.modified.is_none() && found.mode & 0o7000 == 0 {
@@ -85,7 +85,7 @@ fn adapt(root: &OwnedFd, entry: &mut RecordEntry) {
             }
             entry.modified = entry.modified.filter(|modified| *modified == found.modified);
         }
-        RecordKind::File { .. } if found.kind == Kind::File => {
+        InventoryKind::File { .. } if found.kind == Kind::File => {
             adapt_time(entry, &found);
             if !entry.xattrs.is_empty()
                 && let Ok(file) = sys::open_file(parent.as_fd(), name)
@@ -93,14 +93,14 @@ fn adapt(root: &OwnedFd, entry: &mut RecordEntry) {
                 adapt_xattrs(file.as_fd(), entry);
             }
         }
-        RecordKind::Symlink { .. } if found.kind == Kind::Symlink => {
+        InventoryKind::Symlink { .. } if found.kind == Kind::Symlink => {
             entry.modified = entry.modified.filter(|modified| *modified == found.modified);
         }
         _ => {}
     }
 }
 
-fn adapt_time(entry: &mut RecordEntry, found: &Metadata) {
+fn adapt_time(entry: &mut InventoryEntry, found: &Metadata) {
     let Some(modified) = entry.modified else { return };
     let whole = FileTime { seconds: modified.seconds, nanoseconds: 0 };
     let first = FileTime { seconds: 1, nanoseconds: 0 };
@@ -109,7 +109,7 @@ fn adapt_time(entry: &mut RecordEntry, found: &Metadata) {
     }
 }
 
-fn adapt_xattrs(file: std::os::fd::BorrowedFd<'_>, entry: &mut RecordEntry) {
+fn adapt_xattrs(file: std::os::fd::BorrowedFd<'_>, entry: &mut InventoryEntry) {
     entry.xattrs.retain_mut(|(name, value)| {
         let found = sys::get_xattr(file, name, MAX_OWNER.max(value.len()));
         if name != OVERRIDE_STAT {

@@ -1,8 +1,8 @@
-//! What fuzzing feeds to this room: a layer's bytes, all the way to a tree on disk, and a record's.
+//! What fuzzing feeds to this room: a layer's bytes, all the way to a tree on disk, and an inventory's.
 //!
 //! Compiled for tests and for `cargo fuzz` only. Each function takes any bytes and panics if a promise of the room
 //! is broken: nothing outside the layer directory changes, nothing special lies on disk, the digest is that of the
-//! whole stream, and the record describes the tree.
+//! whole stream, and the inventory describes the tree.
 
 use std::fs::{self, File};
 use std::io::{Cursor, Read as _, Seek as _, Write as _};
@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::record::{MAGIC, RecordWriter, facts_frame};
-use super::{Differences, Options, RecordReader, Totals, Workers, decode, extract, read_facts, verify};
+use super::inventory::{InventoryWriter, MAGIC, facts_frame};
+use super::{Differences, InventoryReader, Options, Totals, Workers, decode, extract, read_facts, verify};
 use crate::cancel::Cancel;
 use crate::digest::{Algorithm, DiffId};
 use crate::state::{LayerFacts, Limits, Ownership};
@@ -53,7 +53,7 @@ impl Guard {
         sys::open_directory(&self.top.join("layer")).expect("it was made")
     }
 
-    fn record(&self) -> File {
+    fn inventory(&self) -> File {
         let path = self.top.join("record");
         let opened = File::options().read(true).write(true).create(true).truncate(true).open(path);
         opened.expect("the temporary directory can be written")
@@ -113,14 +113,14 @@ pub(crate) fn layer(data: &[u8]) {
 pub(super) fn layer_at(make: impl FnOnce(&Path) -> Vec<u8>) {
     let guard = Guard::new();
     let data = &make(&guard.top)[..];
-    let (root, mut record) = (guard.layer(), guard.record());
+    let (root, mut inventory) = (guard.layer(), guard.inventory());
     let options = Options {
         ownership: Ownership::OverrideStat,
         limits: LIMITS,
         algorithm: Algorithm::Sha256,
         blob_size: data.len() as u64,
     };
-    let handle = record.try_clone().expect("a descriptor can be had");
+    let handle = inventory.try_clone().expect("a descriptor can be had");
     let result = extract(data, guard.layer(), handle, options, workers());
     guard.check();
     nothing_special(&root);
@@ -138,8 +138,8 @@ pub(super) fn layer_at(make: impl FnOnce(&Path) -> Vec<u8>) {
     assert_eq!(extracted.diff_id, DiffId::of(Algorithm::Sha256, &plain), "the digest of the whole stream");
     assert_eq!(extracted.totals.tar_bytes, plain.len() as u64);
     let facts = LayerFacts { diff_id: extracted.diff_id, size: data.len() as u64 };
-    assert_eq!(read_facts(&mut record), Some(facts));
-    let differences = verify(&root, &mut record, &Cancel::new()).expect("it was just written");
+    assert_eq!(read_facts(&mut inventory), Some(facts));
+    let differences = verify(&root, &mut inventory, &Cancel::new()).expect("it was just written");
     assert_eq!(differences, Differences::default(), "the record describes the tree: {differences}");
     guard.check();
 }
@@ -167,15 +167,15 @@ fn nothing_special(root: &OwnedFd) {
     }
 }
 
-/// A layer's record, as it is or (most of the time, or compression would hide everything) as what is compressed in
+/// A layer's inventory, as it is or (most of the time, or compression would hide everything) as what is compressed in
 /// it: read, written again, and compared with a tree.
-pub(crate) fn record(data: &[u8]) {
+pub(crate) fn inventory(data: &[u8]) {
     let facts = LayerFacts { diff_id: DiffId::of(Algorithm::Sha256, b""), size: FACTS_SIZE };
     let whole =
         if data.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) { data.to_vec() } else { wrapped(data, &facts) };
     let _ = read_facts(&mut Cursor::new(&whole));
     if let Some((entries, totals)) = read(&whole) {
-        let mut writer = RecordWriter::new(Vec::new()).expect("memory can be written");
+        let mut writer = InventoryWriter::new(Vec::new()).expect("memory can be written");
         for entry in &entries {
             writer.entry(entry).expect("memory can be written");
         }
@@ -192,7 +192,7 @@ pub(crate) fn record(data: &[u8]) {
         symlink("../outside", layer.join("s"))
     };
     make().expect("the temporary directory can be written");
-    let mut file = guard.record();
+    let mut file = guard.inventory();
     file.write_all(&whole).and_then(|()| file.rewind()).expect("the temporary directory can be written");
     if let Ok(differences) = verify(&guard.layer(), &mut file, &Cancel::new()) {
         assert!(differences.told.len() as u64 <= differences.count);
@@ -201,15 +201,15 @@ pub(crate) fn record(data: &[u8]) {
     guard.check();
 }
 
-/// A record whose compressed part holds `data`.
+/// An inventory whose compressed part holds `data`.
 fn wrapped(data: &[u8], facts: &LayerFacts) -> Vec<u8> {
     let body = [MAGIC, data].concat();
     let compressed = zstd::stream::encode_all(&body[..], 1).expect("memory can be written");
     [compressed, facts_frame(facts)].concat()
 }
 
-fn read(whole: &[u8]) -> Option<(Vec<super::RecordEntry>, Totals)> {
-    let mut reader = RecordReader::new(whole).ok()?;
+fn read(whole: &[u8]) -> Option<(Vec<super::InventoryEntry>, Totals)> {
+    let mut reader = InventoryReader::new(whole).ok()?;
     let mut entries = Vec::new();
     while let Some(entry) = reader.next_entry().ok()? {
         entries.push(entry);

@@ -1,16 +1,16 @@
-//! A record played back: which of its items describe the tree in the end, and which are names of one inode.
+//! An inventory played back: which of its items describe the tree in the end, and which are names of one inode.
 //!
-//! The record says what was done, one thing after the other, so nothing is decided here: the last item of a path
-//! counts, unless an item above it took everything away later. Memory is bounded whatever the record: a bit an
+//! The inventory says what was done, one thing after the other, so nothing is decided here: the last item of a path
+//! counts, unless an item above it took everything away later. Memory is bounded whatever the inventory: a bit an
 //! item, four bytes an item where there are hard links, and paths as 64-bit hashes, a part of all paths at a time
-//! and the record read once more for each part. Two of a million paths share a hash once in forty million layers.
+//! and the inventory read once more for each part. Two of a million paths share a hash once in forty million layers.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::record::{RecordEntry, RecordKind, RecordReader};
+use super::inventory::{InventoryEntry, InventoryKind, InventoryReader};
 
 /// Marks an item that is no hard link, or one of an unknown inode.
 const NONE: u32 = u32::MAX;
@@ -94,21 +94,21 @@ impl Bits {
     }
 }
 
-/// Calls `visit` with each item of a record and its number.
+/// Calls `visit` with each item of an inventory and its number.
 pub(super) fn each(
-    record: RecordReader<impl Read>,
-    mut visit: impl FnMut(u32, RecordEntry),
+    inventory: InventoryReader<impl Read>,
+    mut visit: impl FnMut(u32, InventoryEntry),
 ) -> io::Result<()> {
-    let mut record = record;
+    let mut inventory = inventory;
     let mut item = 0_u32;
-    while let Some(entry) = record.next_entry()? {
+    while let Some(entry) = inventory.next_entry()? {
         visit(item, entry);
         item = item.checked_add(1).ok_or_else(|| io::Error::other("too many entries"))?;
     }
     Ok(())
 }
 
-/// What a record amounts to.
+/// What an inventory amounts to.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// The items that describe their path in the end.
@@ -126,14 +126,14 @@ struct Last {
 }
 
 impl Outcome {
-    /// Plays back a record of `items`, which `open` opens as often as it takes; `at_once` paths are looked at together.
+    /// Plays back an inventory of `items`, which `open` opens as often as it takes; `at_once` paths are looked at together.
     ///
     /// # Errors
-    /// The record is damaged, or ends before its end mark.
+    /// The inventory is damaged, or ends before its end mark.
     pub(super) fn of<R: Read>(
         items: u32,
         at_once: u32,
-        mut open: impl FnMut() -> io::Result<RecordReader<R>>,
+        mut open: impl FnMut() -> io::Result<InventoryReader<R>>,
     ) -> io::Result<Self> {
         let hashes = PathHash::new();
         let mut outcome = Self { survivors: Bits::new(items), origins: Vec::new(), hashes };
@@ -169,11 +169,11 @@ impl Outcome {
         places: &mut HashMap<u64, Last>,
         part: Part,
         item: u32,
-        entry: &RecordEntry,
+        entry: &InventoryEntry,
         emptying: &mut Bits,
     ) -> bool {
         let hash = self.hashes.of(&entry.path);
-        if let RecordKind::HardLink { target } = &entry.kind {
+        if let InventoryKind::HardLink { target } = &entry.kind {
             let target = self.hashes.of(target);
             if part.has(target) {
                 if self.origins.len() <= item as usize {
@@ -188,11 +188,12 @@ impl Outcome {
         }
         let old = places.get(&hash).copied();
         // A link to itself that waits changes nothing where its name is taken.
-        if old.is_some() && matches!(&entry.kind, RecordKind::WaitingLink { target } if *target == entry.path)
+        if old.is_some()
+            && matches!(&entry.kind, InventoryKind::WaitingLink { target } if *target == entry.path)
         {
             return false;
         }
-        let directory = entry.kind == RecordKind::Directory;
+        let directory = entry.kind == InventoryKind::Directory;
         places.insert(hash, Last { item, directory });
         let empties = !directory && old.is_some_and(|old| old.directory);
         if empties {
@@ -206,7 +207,7 @@ impl Outcome {
         &mut self,
         part: Part,
         emptying: &Bits,
-        open: &mut impl FnMut() -> io::Result<RecordReader<R>>,
+        open: &mut impl FnMut() -> io::Result<InventoryReader<R>>,
     ) -> io::Result<()> {
         let mut emptied: HashMap<u64, u32> = HashMap::new();
         let hashes = self.hashes;
@@ -250,19 +251,19 @@ mod tests {
 
     use super::*;
     use crate::digest::{Algorithm, DiffId};
-    use crate::extract::record::{RecordWriter, Totals};
+    use crate::extract::inventory::{InventoryWriter, Totals};
     use crate::state::LayerFacts;
 
-    fn entry() -> impl Strategy<Value = RecordEntry> {
+    fn entry() -> impl Strategy<Value = InventoryEntry> {
         let path = || proptest::sample::select(vec!["a", "b", "c", "a/x", "a/x/y", "b/x", "c/x"]);
         let bytes = |path: &str| path.as_bytes().to_vec();
         let kind = prop_oneof![
-            Just(RecordKind::Directory),
-            Just(RecordKind::File { size: 0, hash: 0 }),
-            path().prop_map(move |path| RecordKind::HardLink { target: bytes(path) }),
-            path().prop_map(move |path| RecordKind::WaitingLink { target: bytes(path) }),
+            Just(InventoryKind::Directory),
+            Just(InventoryKind::File { size: 0, hash: 0 }),
+            path().prop_map(move |path| InventoryKind::HardLink { target: bytes(path) }),
+            path().prop_map(move |path| InventoryKind::WaitingLink { target: bytes(path) }),
         ];
-        (path(), kind).prop_map(move |(path, kind)| RecordEntry {
+        (path(), kind).prop_map(move |(path, kind)| InventoryEntry {
             path: bytes(path),
             kind,
             mode: 0,
@@ -277,15 +278,15 @@ mod tests {
         fn it_does_not_matter_how_many_paths_are_looked_at_together(
             entries in proptest::collection::vec(entry(), 0..20),
         ) {
-            let mut writer = RecordWriter::new(Vec::new()).unwrap();
+            let mut writer = InventoryWriter::new(Vec::new()).unwrap();
             for entry in &entries {
                 writer.entry(entry).unwrap();
             }
             let facts = LayerFacts { diff_id: DiffId::of(Algorithm::Sha256, b""), size: 0 };
-            let record = writer.finish(Totals::default(), &facts).unwrap();
+            let inventory = writer.finish(Totals::default(), &facts).unwrap();
             let items = u32::try_from(entries.len()).unwrap();
             let of = |at_once| {
-                let outcome = Outcome::of(items, at_once, || RecordReader::new(&record[..])).unwrap();
+                let outcome = Outcome::of(items, at_once, || InventoryReader::new(&inventory[..])).unwrap();
                 let survivors: Vec<bool> = (0..items).map(|item| outcome.survivors.get(item)).collect();
                 let origins: Vec<u32> = (0..items).map(|item| outcome.origin(item)).collect();
                 (survivors, origins, outcome.shared())

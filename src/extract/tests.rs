@@ -88,7 +88,7 @@ impl World {
 
     fn extract_with(&self, bytes: &[u8], limits: Limits) -> Result<Extracted, LayerError> {
         let root = sys::open_directory(&self.layer()).unwrap();
-        let record = fs::File::options()
+        let inventory = fs::File::options()
             .read(true)
             .write(true)
             .create(true)
@@ -101,7 +101,7 @@ impl World {
             algorithm: Algorithm::Sha256,
             blob_size: bytes.len() as u64,
         };
-        extract(bytes, root, record, options, &Workers::new(2, 1, &Cancel::new()).unwrap())
+        extract(bytes, root, inventory, options, &Workers::new(2, 1, &Cancel::new()).unwrap())
     }
 
     pub(super) fn entry(&self, bytes: &[Make]) -> Result<Extracted, LayerError> {
@@ -353,19 +353,20 @@ fn the_diff_id_covers_the_whole_stream() {
 }
 
 #[test]
-fn the_record_tells_what_is_on_disk() {
+fn the_inventory_tells_what_is_on_disk() {
     let world = World::new();
     world.entry(&[Make::Directory("d"), file("d/f", "content"), Make::Symlink("s", "d/f")]).unwrap();
-    let mut record = RecordReader::new(fs::File::open(world.temp.path().join("record")).unwrap()).unwrap();
+    let mut inventory =
+        InventoryReader::new(fs::File::open(world.temp.path().join("record")).unwrap()).unwrap();
     let mut entries = BTreeMap::new();
-    while let Some(entry) = record.next_entry().unwrap() {
+    while let Some(entry) = inventory.next_entry().unwrap() {
         entries.insert(String::from_utf8(entry.path.clone()).unwrap(), entry);
     }
     assert_eq!(entries.keys().collect::<Vec<_>>(), ["", "d", "d/f", "s"]);
     let hash = xxhash_rust::xxh3::xxh3_128(b"content");
-    assert_eq!(entries["d/f"].kind, RecordKind::File { size: 7, hash });
-    assert_eq!(entries["s"].kind, RecordKind::Symlink { target: b"d/f".to_vec() });
-    assert_eq!(record.totals().unwrap().entries, 3);
+    assert_eq!(entries["d/f"].kind, InventoryKind::File { size: 7, hash });
+    assert_eq!(entries["s"].kind, InventoryKind::Symlink { target: b"d/f".to_vec() });
+    assert_eq!(inventory.totals().unwrap().entries, 3);
 }
 
 const NAMES: [&str; 8] = ["a", "b", "c", "a/x", "a/y", "b/x", "b/x/z", "c/x"];

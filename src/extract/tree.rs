@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 use self::directories::{Directories, Resolved, Unresolved};
 use super::Workers;
 use super::files::{Attributes, FileWriter, OVERRIDE_STAT, Stat, TYPE_DIRECTORY, TYPE_FILE, Xattrs};
-use super::record::{RecordEntry, RecordKind, RecordReader, RecordWriter, Totals};
+use super::inventory::{InventoryEntry, InventoryKind, InventoryReader, InventoryWriter, Totals};
 use super::tar::{Data, Entry, EntryKind, MAX_PATH, Source, TarReader, show};
 use crate::error::LayerError;
 use crate::state::{LayerFacts, Ownership};
@@ -45,7 +45,7 @@ const RESERVED_XATTRS: [&[u8]; 4] =
 /// Writes one layer's tree.
 pub(super) struct TreeWriter<'w> {
     files: FileWriter<'w>,
-    record: RecordWriter<File>,
+    inventory: InventoryWriter<File>,
     totals: Totals,
     directories: Directories,
 
@@ -64,15 +64,15 @@ impl<'w> TreeWriter<'w> {
     /// Starts a tree in the empty directory `root`; `record` is an empty file open for reading and writing.
     pub(super) fn new(
         root: OwnedFd,
-        record: File,
+        inventory: File,
         ownership: Ownership,
         workers: &'w Workers,
     ) -> Result<Self, LayerError> {
-        let record = RecordWriter::new(record).map_err(record_failed)?;
+        let inventory = InventoryWriter::new(inventory).map_err(inventory_failed)?;
         let directories = Directories::new(root, workers.open_directories);
         let mut tree = Self {
             files: FileWriter::new(ownership, Arc::clone(&directories.spelling), workers),
-            record,
+            inventory,
             totals: Totals::default(),
             directories,
             in_flight: HashSet::new(),
@@ -127,15 +127,15 @@ impl<'w> TreeWriter<'w> {
         self.implicit
     }
 
-    /// Makes what waited for others, sets the directories' times and closes the record.
+    /// Makes what waited for others, sets the directories' times and closes the inventory.
     ///
     /// Returns the totals, and whether the file system had no xattrs.
     pub(super) fn finish(mut self, tar_bytes: u64, facts: &LayerFacts) -> Result<(Totals, bool), LayerError> {
         self.wait()?;
         self.make_waiting_links()?;
         self.totals.tar_bytes = tar_bytes;
-        let record = self.record.finish(self.totals, facts).map_err(record_failed)?;
-        set_directory_times(self.directories.root().as_fd(), record)?;
+        let inventory = self.inventory.finish(self.totals, facts).map_err(inventory_failed)?;
+        set_directory_times(self.directories.root().as_fd(), inventory)?;
         Ok((self.totals, self.files.no_xattrs()))
     }
 
@@ -181,7 +181,7 @@ impl<'w> TreeWriter<'w> {
             self.files.finish_directory(handle.as_fd(), &entry.path, stat, &xattrs, fresh)?;
             self.directories.keep(&entry.path, Arc::new(handle));
         }
-        self.remember(entry, RecordKind::Directory, stat.disk_mode(), Some(stat), xattrs)
+        self.remember(entry, InventoryKind::Directory, stat.disk_mode(), Some(stat), xattrs)
     }
 
     fn small_file(
@@ -206,7 +206,13 @@ impl<'w> TreeWriter<'w> {
         let hash = xxh3_128(self.files.content(&content));
         let (xattrs, stat) = (self.kept_xattrs(entry), Stat::of(entry, type_bits));
         self.totals.content_bytes += size;
-        self.remember(entry, RecordKind::File { size, hash }, stat.disk_mode(), Some(stat), xattrs.clone())?;
+        self.remember(
+            entry,
+            InventoryKind::File { size, hash },
+            stat.disk_mode(),
+            Some(stat),
+            xattrs.clone(),
+        )?;
         self.files.write_small(directory, content, Attributes { stat, modified: entry.modified, xattrs })?;
         self.now_in_flight(&entry.path)
     }
@@ -239,7 +245,7 @@ impl<'w> TreeWriter<'w> {
         }
         self.files.close(file)?;
         self.totals.content_bytes += size;
-        let kind = RecordKind::File { size, hash: hasher.digest128() };
+        let kind = InventoryKind::File { size, hash: hasher.digest128() };
         self.remember(entry, kind, stat.disk_mode(), Some(stat), xattrs)?;
         self.now_in_flight(&entry.path)
     }
@@ -258,7 +264,7 @@ impl<'w> TreeWriter<'w> {
         }
         sys::set_times_at(directory.as_fd(), name, entry.modified).map_err(failed)?;
         self.totals.dropped_xattrs += entry.xattrs.len() as u64;
-        self.remember(entry, RecordKind::Symlink { target: target.to_vec() }, 0o777, None, Vec::new())
+        self.remember(entry, InventoryKind::Symlink { target: target.to_vec() }, 0o777, None, Vec::new())
     }
 
     // ----------------------------------------------------------------------------------------------- order
@@ -409,41 +415,41 @@ impl<'w> TreeWriter<'w> {
         let stat = Stat { uid: 0, gid: 0, type_bits: TYPE_DIRECTORY, mode: IMPLICIT_DIRECTORY_MODE };
         self.files.finish_directory(directory, path, stat, &[], false)?;
         self.directories.made.insert(self.directories.hash(path));
-        let mut record = RecordEntry {
+        let mut inventory = InventoryEntry {
             path: path.to_vec(),
-            kind: RecordKind::Directory,
+            kind: InventoryKind::Directory,
             mode: IMPLICIT_DIRECTORY_MODE,
             modified: None,
             xattrs: Vec::new(),
         };
-        self.add_owner_xattr(&mut record, stat);
-        self.record.entry(&record).map_err(record_failed)
+        self.add_owner_xattr(&mut inventory, stat);
+        self.inventory.entry(&inventory).map_err(inventory_failed)
     }
 
-    // ----------------------------------------------------------------------------------------------- record
+    // ----------------------------------------------------------------------------------------------- inventory
 
     fn remember(
         &mut self,
         entry: &Entry,
-        kind: RecordKind,
+        kind: InventoryKind,
         mode: u32,
         stat: Option<Stat>,
         xattrs: Xattrs,
     ) -> Result<(), LayerError> {
         let modified = Some(entry.modified);
-        let mut record = RecordEntry { path: entry.path.clone(), kind, mode, modified, xattrs };
+        let mut inventory = InventoryEntry { path: entry.path.clone(), kind, mode, modified, xattrs };
         if let Some(stat) = stat {
-            self.add_owner_xattr(&mut record, stat);
+            self.add_owner_xattr(&mut inventory, stat);
         }
-        self.record.entry(&record).map_err(record_failed)
+        self.inventory.entry(&inventory).map_err(inventory_failed)
     }
 
-    fn add_owner_xattr(&self, record: &mut RecordEntry, stat: Stat) {
+    fn add_owner_xattr(&self, inventory: &mut InventoryEntry, stat: Stat) {
         if self.files.ownership() == Ownership::OverrideStat {
-            record.xattrs.insert(0, (OVERRIDE_STAT.to_vec(), stat.text().into_bytes()));
+            inventory.xattrs.insert(0, (OVERRIDE_STAT.to_vec(), stat.text().into_bytes()));
         }
         if self.files.no_xattrs() {
-            record.xattrs.clear();
+            inventory.xattrs.clear();
         }
     }
 
@@ -477,13 +483,13 @@ fn hash_zeros(hasher: &mut Xxh3Default, mut count: u64) {
 }
 
 /// Sets the times of all directories, after everything in them is made. Later items win, as in the tar.
-fn set_directory_times(root: BorrowedFd<'_>, record: File) -> Result<(), LayerError> {
+fn set_directory_times(root: BorrowedFd<'_>, inventory: File) -> Result<(), LayerError> {
     use std::io::Seek as _;
-    let mut record = record;
-    record.rewind().map_err(record_failed)?;
-    let mut record = RecordReader::new(record).map_err(record_failed)?;
-    while let Some(entry) = record.next_entry().map_err(record_failed)? {
-        let (RecordKind::Directory, Some(modified)) = (entry.kind, entry.modified) else { continue };
+    let mut inventory = inventory;
+    inventory.rewind().map_err(inventory_failed)?;
+    let mut inventory = InventoryReader::new(inventory).map_err(inventory_failed)?;
+    while let Some(entry) = inventory.next_entry().map_err(inventory_failed)? {
+        let (InventoryKind::Directory, Some(modified)) = (entry.kind, entry.modified) else { continue };
         // A directory that a later entry replaced is gone, or not a directory: nothing to set.
         if let Ok(directory) = sys::open_directory_beneath(root, &entry.path) {
             sys::set_times(directory.as_fd(), modified).map_err(|source| LayerError::Write {
@@ -527,6 +533,6 @@ fn parent_failed(path: &[u8], source: io::Error) -> LayerError {
     }
 }
 
-fn record_failed(source: io::Error) -> LayerError {
+fn inventory_failed(source: io::Error) -> LayerError {
     LayerError::Write { doing: "write the record of", entry: "the layer".to_owned(), source }
 }

@@ -1,6 +1,6 @@
-//! A tree on disk against its record, entry by entry: the mirror image of writing one.
+//! A tree on disk against its inventory, entry by entry: the mirror image of writing one.
 //!
-//! The record is read several times: what describes each path in the end ([`Outcome`]), that compared with the disk,
+//! The inventory is read several times: what describes each path in the end ([`Outcome`]), that compared with the disk,
 //! and the recorded directories listed for what no item describes. Directories are opened beneath the root without
 //! following a symlink, only regular files are ever opened, content is hashed piece by piece: neither a tree that
 //! somebody has tampered with nor a large one costs more than some bytes an entry, out of a budget that all layers
@@ -17,8 +17,8 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::Budget;
+use super::inventory::{InventoryEntry, InventoryKind, InventoryReader, read_facts};
 use super::outcome::{Outcome, Part, PathHash, each};
-use super::record::{RecordEntry, RecordKind, RecordReader, read_facts};
 use super::tar::show;
 use super::tree::split;
 use crate::cancel::Cancel;
@@ -32,7 +32,7 @@ const BUFFER: usize = 128 * 1024;
 const MAX_OPEN_DIRECTORIES: usize = 16;
 /// Paths that are looked at together.
 const PATHS_AT_ONCE: u32 = 400_000;
-/// Memory for the outcomes of records, all layers together, in bytes. A layer that needs all of it is compared alone.
+/// Memory for the outcomes of inventories, all layers together, in bytes. A layer that needs all of it is compared alone.
 const OUTCOMES: usize = 24 << 20;
 /// Bytes that an item, and a path that is looked at, take at most.
 const BYTES_PER_ITEM: usize = 12;
@@ -48,7 +48,7 @@ const CLAMPED_TIMES: [i64; 6] =
 /// What is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Not in the record.
+    /// Not in the inventory.
     Added,
     /// Not on disk.
     Removed,
@@ -112,7 +112,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// How a tree differs from its record.
+/// How a tree differs from its inventory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
     /// The first few.
@@ -149,20 +149,20 @@ impl fmt::Display for Differences {
 /// Compares the tree at `root` with its `record`. Thrown, `cancel` ends it early with what was found so far.
 ///
 /// # Errors
-/// The record cannot be read to its end. What cannot be read of the tree is a difference.
-pub fn verify(root: &OwnedFd, record: &mut File, cancel: &Cancel) -> io::Result<Differences> {
+/// The inventory cannot be read to its end. What cannot be read of the tree is a difference.
+pub fn verify(root: &OwnedFd, inventory: &mut File, cancel: &Cancel) -> io::Result<Differences> {
     if let Some(found) = of_another_user(root)? {
         return Ok(found);
     }
-    if read_facts(record).is_none() {
+    if read_facts(inventory).is_none() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the layer record is cut off"));
     }
-    let record: &File = record;
+    let inventory: &File = inventory;
     let mut items = 0;
-    each(RecordReader::of(record)?, |item, _| items = item + 1)?;
+    each(InventoryReader::of(inventory)?, |item, _| items = item + 1)?;
     let paths = items.min(PATHS_AT_ONCE) as usize;
     let _held = BUDGET.hold(items as usize * BYTES_PER_ITEM + paths * BYTES_PER_PATH);
-    let outcome = Outcome::of(items, PATHS_AT_ONCE, || RecordReader::of(record))?;
+    let outcome = Outcome::of(items, PATHS_AT_ONCE, || InventoryReader::of(inventory))?;
     let shared = outcome.shared();
     let inodes = vec![None; shared.len()];
     let mut checker = Checker {
@@ -178,16 +178,16 @@ pub fn verify(root: &OwnedFd, record: &mut File, cancel: &Cancel) -> io::Result<
         found: Differences::default(),
         cancel,
     };
-    each(RecordReader::of(record)?, |item, entry| {
+    each(InventoryReader::of(inventory)?, |item, entry| {
         checker.item(&entry, item);
         checker.orphan(entry, item, 0);
     })?;
     while let Some(from) = checker.orphans_from.take() {
         checker.orphans.clear();
         checker.orphan_bytes = 0;
-        each(RecordReader::of(record)?, |item, entry| checker.orphan(entry, item, from))?;
+        each(InventoryReader::of(inventory)?, |item, entry| checker.orphan(entry, item, from))?;
     }
-    checker.added(record, items)?;
+    checker.added(inventory, items)?;
     Ok(checker.found)
 }
 
@@ -212,7 +212,7 @@ struct Checker<'a> {
     shared: Vec<u32>,
     inodes: Vec<Option<NonZeroU64>>,
     /// Items that have lost their own name, while their inode has others.
-    orphans: HashMap<u32, RecordEntry>,
+    orphans: HashMap<u32, InventoryEntry>,
     orphan_bytes: usize,
     /// The first such item for which there was no room.
     orphans_from: Option<u32>,
@@ -223,15 +223,15 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn item(&mut self, entry: &RecordEntry, item: u32) {
+    fn item(&mut self, entry: &InventoryEntry, item: u32) {
         if self.cancel.is_cancelled() || !self.outcome.survivors.get(item) {
             return;
         }
         let origin = self.outcome.origin(item);
         let changes = match &entry.kind {
-            // Nothing is there; in the record of a whole layer none is left.
-            RecordKind::WaitingLink { .. } => return,
-            RecordKind::HardLink { .. } => match self.look(&entry.path) {
+            // Nothing is there; in the inventory of a whole layer none is left.
+            InventoryKind::WaitingLink { .. } => return,
+            InventoryKind::HardLink { .. } => match self.look(&entry.path) {
                 Err(change) => vec![change],
                 Ok((_, found)) => self.same_inode(origin, &found),
             },
@@ -242,11 +242,11 @@ impl Checker<'_> {
 
     /// A hard link may outlive the name it was made from: then its own name shows whether the content is right. Items
     /// before `from` were looked at before.
-    fn orphan(&mut self, entry: RecordEntry, item: u32, from: u32) {
+    fn orphan(&mut self, entry: InventoryEntry, item: u32, from: u32) {
         if self.cancel.is_cancelled() {
             return;
         }
-        if let RecordKind::HardLink { .. } = entry.kind {
+        if let InventoryKind::HardLink { .. } = entry.kind {
             if self.outcome.survivors.get(item)
                 && let Some(first) = self.orphans.remove(&self.outcome.origin(item))
             {
@@ -265,7 +265,7 @@ impl Checker<'_> {
             return;
         }
         let xattrs = entry.xattrs.iter().map(|(name, value)| name.len() + value.len() + 64).sum::<usize>();
-        self.orphan_bytes += entry.path.len() + xattrs + size_of::<RecordEntry>();
+        self.orphan_bytes += entry.path.len() + xattrs + size_of::<InventoryEntry>();
         self.orphans.insert(item, entry);
     }
 
@@ -313,19 +313,19 @@ impl Checker<'_> {
     }
 
     /// Compares what is at `path` with an entry that is no hard link.
-    fn compare(&mut self, path: &[u8], entry: &RecordEntry, origin: Option<u32>) -> Vec<Change> {
+    fn compare(&mut self, path: &[u8], entry: &InventoryEntry, origin: Option<u32>) -> Vec<Change> {
         let (directory, found) = match self.look(path) {
             Ok(looked) => looked,
             Err(change) => return vec![change],
         };
         let (_, name) = split(path);
         let expected = match &entry.kind {
-            RecordKind::File { .. } => Kind::File,
-            RecordKind::Directory => Kind::Directory,
+            InventoryKind::File { .. } => Kind::File,
+            InventoryKind::Directory => Kind::Directory,
             // A hard link is never compared by itself.
-            RecordKind::Symlink { .. } | RecordKind::HardLink { .. } | RecordKind::WaitingLink { .. } => {
-                Kind::Symlink
-            }
+            InventoryKind::Symlink { .. }
+            | InventoryKind::HardLink { .. }
+            | InventoryKind::WaitingLink { .. } => Kind::Symlink,
         };
         if found.kind != expected {
             return vec![Change::Kind];
@@ -344,15 +344,15 @@ impl Checker<'_> {
             changes.push(Change::Modified);
         }
         let more = match &entry.kind {
-            RecordKind::File { size, hash } => {
+            InventoryKind::File { size, hash } => {
                 self.compare_file(directory.as_fd(), name, entry, (*size, *hash), &found)
             }
-            RecordKind::Directory if name.is_empty() => compare_xattrs(directory.as_fd(), entry),
-            RecordKind::Directory => sys::open_directory_beneath(directory.as_fd(), name)
+            InventoryKind::Directory if name.is_empty() => compare_xattrs(directory.as_fd(), entry),
+            InventoryKind::Directory => sys::open_directory_beneath(directory.as_fd(), name)
                 .and_then(|opened| compare_xattrs(opened.as_fd(), entry)),
-            RecordKind::Symlink { target } => sys::read_link(directory.as_fd(), name)
+            InventoryKind::Symlink { target } => sys::read_link(directory.as_fd(), name)
                 .map(|text| if text == *target { Vec::new() } else { vec![Change::LinkText] }),
-            RecordKind::HardLink { .. } | RecordKind::WaitingLink { .. } => Ok(Vec::new()),
+            InventoryKind::HardLink { .. } | InventoryKind::WaitingLink { .. } => Ok(Vec::new()),
         };
         match more {
             Ok(more) => changes.extend(more),
@@ -365,7 +365,7 @@ impl Checker<'_> {
         &mut self,
         directory: BorrowedFd<'_>,
         name: &[u8],
-        entry: &RecordEntry,
+        entry: &InventoryEntry,
         (size, hash): (u64, u128),
         found: &Metadata,
     ) -> io::Result<Vec<Change>> {
@@ -411,20 +411,20 @@ impl Checker<'_> {
         Ok(hasher.digest128())
     }
 
-    /// Finds what no item describes. Only directories of the record are listed, so the tree's depth is bounded by the
-    /// record's.
-    fn added(&mut self, record: &File, items: u32) -> io::Result<()> {
+    /// Finds what no item describes. Only directories of the inventory are listed, so the tree's depth is bounded by the
+    /// inventory's.
+    fn added(&mut self, inventory: &File, items: u32) -> io::Result<()> {
         let hashes = PathHash::new();
         for part in Part::all(items, PATHS_AT_ONCE) {
             let mut known = HashSet::new();
-            each(RecordReader::of(record)?, |item, entry| {
+            each(InventoryReader::of(inventory)?, |item, entry| {
                 let hash = hashes.of(&entry.path);
                 if self.outcome.survivors.get(item) && part.has(hash) {
                     known.insert(hash);
                 }
             })?;
-            each(RecordReader::of(record)?, |item, entry| {
-                if entry.kind == RecordKind::Directory && self.outcome.survivors.get(item) {
+            each(InventoryReader::of(inventory)?, |item, entry| {
+                if entry.kind == InventoryKind::Directory && self.outcome.survivors.get(item) {
                     self.list(&entry.path, hashes.of(&entry.path), part, &known);
                 }
             })?;
@@ -462,7 +462,7 @@ impl Checker<'_> {
     }
 }
 
-fn compare_xattrs(file: BorrowedFd<'_>, entry: &RecordEntry) -> io::Result<Vec<Change>> {
+fn compare_xattrs(file: BorrowedFd<'_>, entry: &InventoryEntry) -> io::Result<Vec<Change>> {
     let mut changes = Vec::new();
     let mut later = HashSet::new();
     // Where a name occurs twice the later value was set over the earlier one.

@@ -68,15 +68,15 @@ pub enum LayerState {
     Complete,
     /// No directory.
     Missing,
-    /// A directory with a record that is of another one (copied, put back from a backup, or made anew): complete once
-    /// its content has been compared with the record.
+    /// A directory with an inventory that is of another one (copied, put back from a backup, or made anew): complete once
+    /// its content has been compared with the inventory.
     Unbound,
     /// A directory that msb-sync did not finish (another tool's, or tampered with): to be replaced.
     Untrusted,
 }
 
 impl LayerState {
-    /// Whether the layer need not be fetched, as far as is known before it is compared with its record.
+    /// Whether the layer need not be fetched, as far as is known before it is compared with its inventory.
     pub fn is_here(self) -> bool {
         matches!(self, Self::Complete | Self::Unbound)
     }

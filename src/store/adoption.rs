@@ -4,12 +4,12 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use super::{FILE_MODE, RECORD, Staged, TREE};
+use super::{FILE_MODE, INVENTORY, Staged, TREE};
 use crate::error::StoreError;
 use crate::state::LayerState;
 use crate::sys;
 
-/// The record of a tree that another program extracted, in staging.
+/// The inventory of a tree that another program extracted, in staging.
 const ADOPTED: &[u8] = b"adopted";
 
 impl Staged<'_> {
@@ -24,28 +24,28 @@ impl Staged<'_> {
         sys::open_directory_beneath(self.store.layers_directory.as_fd(), name.as_bytes()).ok()
     }
 
-    /// The record, to be read, and an empty file for one of another tree of the same layer: see [`Staged::adopt`].
+    /// The inventory, to be read, and an empty file for one of another tree of the same layer: see [`Staged::adopt`].
     ///
     /// # Errors
     /// They cannot be opened.
-    pub fn records(&self) -> Result<(File, File), StoreError> {
+    pub fn inventories(&self) -> Result<(File, File), StoreError> {
         let directory = self.directory.as_fd();
         let failed = || StoreError::io("open the records in", self.path());
-        let record = sys::open_own_file(directory, RECORD).map_err(failed())?;
-        Ok((record, sys::make_own_file(directory, ADOPTED, FILE_MODE).map_err(failed())?))
+        let inventory = sys::open_own_file(directory, INVENTORY).map_err(failed())?;
+        Ok((inventory, sys::make_own_file(directory, ADOPTED, FILE_MODE).map_err(failed())?))
     }
 
-    /// Takes the tree that has the layer's name already for the layer, with the second of [`Staged::records`] as its
-    /// record. The staged tree is removed; [`Staged::ready`] is to follow.
+    /// Takes the tree that has the layer's name already for the layer, with the second of [`Staged::inventories`] as its
+    /// inventory. The staged tree is removed; [`Staged::ready`] is to follow.
     ///
     /// # Errors
-    /// The record is not on disk, or the tree cannot be removed.
-    pub fn adopt(&self, record: &File) -> Result<(), StoreError> {
+    /// The inventory is not on disk, or the tree cannot be removed.
+    pub fn adopt(&self, inventory: &File) -> Result<(), StoreError> {
         let failed = || StoreError::io("take over the record in", self.path());
         let directory = self.directory.as_fd();
         // What is ready and has no tree is taken for placed, also after a power loss.
-        sys::sync(record.as_fd()).map_err(failed())?;
-        sys::rename_over(directory, ADOPTED, directory, RECORD).map_err(failed())?;
+        sys::sync(inventory.as_fd()).map_err(failed())?;
+        sys::rename_over(directory, ADOPTED, directory, INVENTORY).map_err(failed())?;
         sys::sync(directory).map_err(failed())?;
         sys::remove_tree(directory, TREE).map_err(|kept| {
             StoreError::io("remove the tree in", self.path())(kept.under(&self.path()).into())

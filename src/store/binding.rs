@@ -1,10 +1,10 @@
-//! Which directory a record is of: a layer that somebody removed and made anew, or put in place of another one, is
+//! Which directory an inventory is of: a layer that somebody removed and made anew, or put in place of another one, is
 //! not the one that we extracted, whatever its name.
 //!
-//! Beside the records lie symlinks, of their names, whose texts say when a layer's directory was made, and its inode number: what no program
+//! Beside the inventories lie symlinks, of their names, whose texts say when a layer's directory was made, and its inode number: what no program
 //! can give to another directory, and what one `stat` call tells. Renaming a home keeps both. A copy (`cp -a`, a
 //! backup that is put back) has neither; such a layer counts as complete again once its content has been compared
-//! with the record, which needs no registry.
+//! with the inventory, which needs no registry.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
@@ -13,14 +13,14 @@ use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
 
-/// What the note before a mark says: that the directory is another one, and not what the record says either.
+/// What the note before a mark says: that the directory is another one, and not what the inventory says either.
 const NOT: &str = "not ";
 /// A note on its way. No digest has that name, and one run at a time writes notes.
 const FRESH: &[u8] = b"new";
 
-/// What is known of a record and a directory.
+/// What is known of an inventory and a directory.
 pub(super) enum Bound {
-    /// The record is of that directory.
+    /// The inventory is of that directory.
     Same,
     /// It is not, nor does it say what is in there.
     Differs,
@@ -29,7 +29,7 @@ pub(super) enum Bound {
 }
 
 impl Bound {
-    /// Of the record of a layer, and the directory with this mark.
+    /// Of the inventory of a layer, and the directory with this mark.
     pub(super) fn of(bindings: BorrowedFd<'_>, digest: &BlobDigest, mark: &str) -> Self {
         let Ok(text) = sys::read_link(bindings, digest.as_str().as_bytes()) else { return Self::Unknown };
         match text.strip_prefix(NOT.as_bytes()) {
@@ -41,8 +41,8 @@ impl Bound {
 }
 
 impl Store {
-    /// Notes that the record of a layer is of the directory that the layer has now. The note lasts once records are
-    /// synced; where a power loss takes it before, the layer is compared with its record again.
+    /// Notes that the inventory of a layer is of the directory that the layer has now. The note lasts once inventories are
+    /// synced; where a power loss takes it before, the layer is compared with its inventory again.
     ///
     /// # Errors
     /// The note cannot be written.
@@ -50,8 +50,8 @@ impl Store {
         self.note(digest, "")
     }
 
-    /// Notes that the record of a layer does not say what is in the directory that the layer has now. The layer is not
-    /// trusted then; its record stays, by which others know that we made one.
+    /// Notes that the inventory of a layer does not say what is in the directory that the layer has now. The layer is not
+    /// trusted then; its inventory stays, by which others know that we made one.
     ///
     /// # Errors
     /// As for [`Store::bind`].
@@ -68,7 +68,7 @@ impl Store {
         // Somebody took it away again: there is nothing to be noted.
         let Some((_, mark)) = found else { return Ok(()) };
         let name = digest.as_str().as_bytes();
-        let failed = || StoreError::io("note the directory of", self.places.record(digest));
+        let failed = || StoreError::io("note the directory of", self.places.inventory(digest));
         self.sweep_bindings();
         sys::make_symlink(bindings, FRESH, format!("{what}{mark}").as_bytes()).map_err(failed())?;
         sys::rename_over(bindings, FRESH, bindings, name).map_err(failed())

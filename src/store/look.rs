@@ -1,5 +1,5 @@
 //! Looking at a store without a lock and without writing: what it holds, who shares it, what was left behind,
-//! and one layer with its record.
+//! and one layer with its inventory.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -7,35 +7,35 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::{Lock, Places, RECORDS, REMOVED, REMOVING, STAGING, UNNEEDED, layer_path, staged_digest};
+use super::{INVENTORIES, Lock, Places, REMOVED, REMOVING, STAGING, UNNEEDED, layer_path, staged_digest};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
 
-/// A layer, opened to be compared with its record.
+/// A layer, opened to be compared with its inventory.
 #[derive(Debug)]
 pub enum OpenedLayer {
     /// No directory.
     Missing,
-    /// No directory and record of which both can be opened; the text says why.
+    /// No directory and inventory of which both can be opened; the text says why.
     Incomplete(String),
     /// Both.
     Complete {
         /// The layer's directory.
         tree: OwnedFd,
-        /// Its record.
-        record: File,
+        /// Its inventory.
+        inventory: File,
     },
 }
 
 impl OpenedLayer {
-    /// What tells this directory and record from others that may have taken their names meanwhile.
+    /// What tells this directory and inventory from others that may have taken their names meanwhile.
     ///
     /// # Errors
     /// They cannot be looked at.
     pub fn identity(&self) -> io::Result<Option<(u64, u64)>> {
-        let Self::Complete { tree, record } = self else { return Ok(None) };
-        Ok(Some((sys::metadata_of(tree.as_fd())?.inode, sys::metadata_of(record.as_fd())?.inode)))
+        let Self::Complete { tree, inventory } = self else { return Ok(None) };
+        Ok(Some((sys::metadata_of(tree.as_fd())?.inode, sys::metadata_of(inventory.as_fd())?.inode)))
     }
 }
 
@@ -51,7 +51,7 @@ pub struct Leftover {
 }
 
 impl Places {
-    /// Opens a layer and its record; neither is ever a symlink.
+    /// Opens a layer and its inventory; neither is ever a symlink.
     pub fn open(&self, digest: &BlobDigest) -> OpenedLayer {
         let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         let tree = sys::open_directory(&self.layers).and_then(|layers| {
@@ -62,21 +62,21 @@ impl Places {
             Err(error) if missing(&error) => return OpenedLayer::Missing,
             Err(error) => return OpenedLayer::Incomplete(format!("its directory cannot be opened: {error}")),
         };
-        match self.open_record(digest) {
-            Ok(record) => OpenedLayer::Complete { tree, record },
+        match self.open_inventory(digest) {
+            Ok(inventory) => OpenedLayer::Complete { tree, inventory },
             Err(error) if missing(&error) => OpenedLayer::Incomplete("there is no record of it".to_owned()),
             Err(error) => {
-                let path = self.record(digest);
+                let path = self.inventory(digest);
                 OpenedLayer::Incomplete(format!("its record {} cannot be used: {error}", path.display()))
             }
         }
     }
 
-    /// The layers here that are msb-sync's to remove: those with a record, and those that it could not remove before.
+    /// The layers here that are msb-sync's to remove: those with an inventory, and those that it could not remove before.
     ///
     /// # Errors
     /// The directories cannot be read; ones that do not exist hold nothing.
-    pub fn recorded(&self) -> Result<BTreeSet<BlobDigest>, StoreError> {
+    pub fn removable(&self) -> Result<BTreeSet<BlobDigest>, StoreError> {
         let is_there = |digest: &BlobDigest| {
             let found = fs::symlink_metadata(layer_path(&self.layers, digest));
             found.is_ok_and(|metadata| metadata.is_dir())
@@ -84,13 +84,13 @@ impl Places {
         let unneeded = self.private_names(STAGING)?;
         let unneeded = unneeded.iter().filter_map(|name| staged_digest(name.as_bytes(), UNNEEDED));
         let mut found: BTreeSet<BlobDigest> = unneeded.filter(is_there).collect();
-        let names = self.private_names(RECORDS)?;
-        let Ok(records) = self.find_private(RECORDS) else { return Ok(found) };
+        let names = self.private_names(INVENTORIES)?;
+        let Ok(inventories) = self.find_private(INVENTORIES) else { return Ok(found) };
         for name in names {
             let Some(digest) = BlobDigest::parse(&name).ok() else { continue };
-            // What may not be a record says nothing of the layer, and stays.
-            let is_record = sys::has_own_file(records.as_fd(), name.as_bytes()).unwrap_or(false);
-            if is_record && is_there(&digest) {
+            // What may not be an inventory says nothing of the layer, and stays.
+            let is_inventory = sys::has_own_file(inventories.as_fd(), name.as_bytes()).unwrap_or(false);
+            if is_inventory && is_there(&digest) {
                 found.insert(digest);
             }
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::binding::Bound;
 use super::directories;
-use super::{BINDINGS, RECORDS, layer_path};
+use super::{BINDINGS, INVENTORIES, layer_path};
 use crate::digest::BlobDigest;
 use crate::error::{StoreError, printable};
 use crate::state::LayerState;
@@ -44,9 +44,9 @@ impl Places {
         Self { layers: layers.to_owned(), private }
     }
 
-    /// The record of a layer.
-    pub fn record(&self, digest: &BlobDigest) -> PathBuf {
-        self.private.join(RECORDS).join(digest.as_str())
+    /// The inventory of a layer.
+    pub fn inventory(&self, digest: &BlobDigest) -> PathBuf {
+        self.private.join(INVENTORIES).join(digest.as_str())
     }
 
     /// A few names of what is no layer in a directory that was never used for layers: somebody may have meant another
@@ -91,9 +91,9 @@ impl Places {
             Err((_, error)) if none(&error) => Ok(None),
             Err((path, error)) => Err(StoreError::io("look into", path)(error)),
         };
-        let (records, bindings) = (find(RECORDS)?, find(BINDINGS)?);
+        let (inventories, bindings) = (find(INVENTORIES)?, find(BINDINGS)?);
         let lasting_inodes = layers.as_ref().is_some_and(|layers| sys::has_lasting_inodes(layers.as_fd()));
-        Ok(LocatedLayers { places: self, layers, records, bindings, lasting_inodes })
+        Ok(LocatedLayers { places: self, layers, inventories, bindings, lasting_inodes })
     }
 
     /// The directory `name` in the private one, to which no symlink leads; if there is none, at which path and why.
@@ -105,13 +105,13 @@ impl Places {
         sys::locate_own_directory_at(private.as_fd(), name).map_err(|error| (self.private.join(name), error))
     }
 
-    /// Opens the record of a layer.
+    /// Opens the inventory of a layer.
     ///
     /// # Errors
     /// There is none, or no regular file of this user's or root's.
-    pub fn open_record(&self, digest: &BlobDigest) -> io::Result<File> {
-        let records = self.find_private(RECORDS).map_err(|(_, error)| error)?;
-        sys::open_own_file(records.as_fd(), digest.as_str().as_bytes())
+    pub fn open_inventory(&self, digest: &BlobDigest) -> io::Result<File> {
+        let inventories = self.find_private(INVENTORIES).map_err(|(_, error)| error)?;
+        sys::open_own_file(inventories.as_fd(), digest.as_str().as_bytes())
     }
 
     /// Opens the private directory, made inside the layers directory if it may not lie beside it.
@@ -137,14 +137,14 @@ fn is_directory(path: &Path) -> bool {
 pub struct LocatedLayers<'p> {
     places: &'p Places,
     layers: Option<OwnedFd>,
-    records: Option<OwnedFd>,
+    inventories: Option<OwnedFd>,
     bindings: Option<OwnedFd>,
     lasting_inodes: bool,
 }
 
 impl LocatedLayers<'_> {
-    /// What is known of a layer, from what four calls say of its directory, its record, and the note of which
-    /// directory the record is.
+    /// What is known of a layer, from what four calls say of its directory, its inventory, and the note of which
+    /// directory the inventory is.
     ///
     /// # Errors
     /// It cannot be looked at.
@@ -155,11 +155,11 @@ impl LocatedLayers<'_> {
         let layer = sys::mark(layers.as_fd(), name.as_bytes(), self.lasting_inodes)
             .map_err(failed(layer_path(&self.places.layers, digest)))?;
         let Some((found, mark)) = layer else { return Ok(LayerState::Missing) };
-        let recorded = match &self.records {
-            Some(records) => match sys::has_own_file(records.as_fd(), digest.as_str().as_bytes()) {
-                // What may not be a record is none. Who would replace it names it.
+        let has_inventory = match &self.inventories {
+            Some(inventories) => match sys::has_own_file(inventories.as_fd(), digest.as_str().as_bytes()) {
+                // What may not be an inventory is none. Who would replace it names it.
                 Err(error) if sys::refusal(&error).is_some() => false,
-                other => other.map_err(failed(self.places.record(digest)))?,
+                other => other.map_err(failed(self.places.inventory(digest)))?,
             },
             None => false,
         };
@@ -169,7 +169,7 @@ impl LocatedLayers<'_> {
         };
         // Whoever owns the directory may have changed all that is in it.
         let is_ours = found.kind == Kind::Directory && sys::is_own(found.owner);
-        Ok(match (is_ours, recorded) {
+        Ok(match (is_ours, has_inventory) {
             (true, true) => match bound() {
                 Bound::Same => LayerState::Complete,
                 Bound::Differs => LayerState::Untrusted,

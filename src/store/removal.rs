@@ -89,9 +89,9 @@ impl Store {
             self.sync_layers()?;
             self.sync_staging()?;
             for (digest, _) in &away {
-                result.left.extend(self.remove_record(digest).err());
+                result.left.extend(self.remove_inventory(digest).err());
             }
-            self.sync_records()?;
+            self.sync_inventories()?;
         }
         for (digest, name) in away {
             if let Some(name) = name {
@@ -112,13 +112,13 @@ impl Store {
         Ok(result)
     }
 
-    /// Marks the layers that stay and have no record, by which a later run would find them.
+    /// Marks the layers that stay and have no inventory, by which a later run would find them.
     fn mark_unneeded(&self, result: &mut RemovedLayers) -> Result<(), StoreError> {
         let mut marked = false;
         for digest in result.kept.keys() {
             let is_half =
                 || sys::metadata(self.staging_directory.as_fd(), format!("{REMOVING}{digest}").as_bytes());
-            if self.has_record(digest)?
+            if self.has_inventory(digest)?
                 || !self.has_layer(digest)?
                 || is_half().is_ok_and(|found| found.is_some())
             {
@@ -172,13 +172,13 @@ impl Store {
     }
 
     /// Removes a layer where it is, for file systems that cannot rename it: overlayfs, whose lower layers hold it. Its
-    /// record goes first, so that no half of it counts as complete, and says in staging until the end that the rest is
+    /// inventory goes first, so that no half of it counts as complete, and says in staging until the end that the rest is
     /// to be removed.
     pub(super) fn remove_in_place(&self, digest: &BlobDigest) -> Result<(), StoreError> {
-        let (records, staging) = (self.records_directory.as_fd(), self.staging_directory.as_fd());
+        let (inventories, staging) = (self.inventories_directory.as_fd(), self.staging_directory.as_fd());
         let marker = format!("{REMOVING}{digest}");
         let path = layer_path(self.layers(), digest);
-        let moved = sys::rename_over(records, digest.as_str().as_bytes(), staging, marker.as_bytes());
+        let moved = sys::rename_over(inventories, digest.as_str().as_bytes(), staging, marker.as_bytes());
         match moved {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match sys::create_file(staging, marker.as_bytes(), FILE_MODE) {
@@ -190,20 +190,20 @@ impl Store {
         }
         .map_err(StoreError::io("revoke the record of", &path))?;
         self.sync_staging()?;
-        self.sync_records()?;
+        self.sync_inventories()?;
         sys::remove_tree(self.layers_directory.as_fd(), &layer_name(digest))
             .map_err(|kept| StoreError::io("remove", path)(kept.under(self.layers()).into()))?;
         self.sync_layers()?;
-        // Of a record that is gone: nobody looks at it.
+        // Of an inventory that is gone: nobody looks at it.
         let _ = sys::remove_file(self.bindings_directory.as_fd(), digest.as_str().as_bytes());
         self.remove_staged(marker.as_bytes())
             .map_err(|left| StoreError::io("remove", left.path)(io::Error::other(left.reason)))
     }
 
-    fn remove_record(&self, digest: &BlobDigest) -> Result<(), Left> {
-        for directory in [&self.records_directory, &self.bindings_directory] {
+    fn remove_inventory(&self, digest: &BlobDigest) -> Result<(), Left> {
+        for directory in [&self.inventories_directory, &self.bindings_directory] {
             sys::remove_tree(directory.as_fd(), digest.as_str().as_bytes()).map_err(|kept| {
-                let path = self.places.record(digest);
+                let path = self.places.inventory(digest);
                 Left::new(path.clone(), &kept.under(path.parent().unwrap_or(&path)))
             })?;
         }
@@ -216,7 +216,7 @@ impl Store {
     /// Names cannot be made durable, or looked at.
     pub(super) fn sweep(&self, name: &[u8]) -> Result<Result<(), Left>, StoreError> {
         if let Some(digest) = staged_digest(name, UNNEEDED)
-            && !self.has_record(&digest)?
+            && !self.has_inventory(&digest)?
             && self.has_layer(&digest)?
         {
             // Who needs the layer by now only the catalogs tell: whoever removes layers asks them.
@@ -226,13 +226,13 @@ impl Store {
             && !self.has_layer(&digest)?
         {
             // The run died while it removed this layer.
-            if let Err(left) = self.remove_record(&digest) {
+            if let Err(left) = self.remove_inventory(&digest) {
                 return Ok(Err(left));
             }
-            self.sync_records()?;
+            self.sync_inventories()?;
         }
         if let Some(digest) = staged_digest(name, REMOVING)
-            && !self.has_record(&digest)?
+            && !self.has_inventory(&digest)?
             && self.has_layer(&digest)?
         {
             // The run died while it removed this layer where it is.
@@ -246,11 +246,11 @@ impl Store {
         Ok(self.remove_staged(name))
     }
 
-    fn has_record(&self, digest: &BlobDigest) -> Result<bool, StoreError> {
-        let found = sys::metadata(self.records_directory.as_fd(), digest.as_str().as_bytes());
+    fn has_inventory(&self, digest: &BlobDigest) -> Result<bool, StoreError> {
+        let found = sys::metadata(self.inventories_directory.as_fd(), digest.as_str().as_bytes());
         found
             .map(|found| found.is_some())
-            .map_err(|error| StoreError::io("look at", self.places.record(digest))(error))
+            .map_err(|error| StoreError::io("look at", self.places.inventory(digest))(error))
     }
 
     /// Removes what is staged under `name`, and its mark first: half a tree is not ready.

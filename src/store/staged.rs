@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use super::removal::{Left, revoke};
 use super::{
-    FILE_MODE, MAX_MARK, MAX_NAMES, PRIVATE_MODE, READY, RECORD, REPLACED, Store, TREE, boot_id, layer_name,
-    layer_path, layers_in_use, staged_digest,
+    FILE_MODE, INVENTORY, MAX_MARK, MAX_NAMES, PRIVATE_MODE, READY, REPLACED, Store, TREE, boot_id,
+    layer_name, layer_path, layers_in_use, staged_digest,
 };
 use crate::digest::BlobDigest;
 use crate::error::{Error, StoreError};
@@ -34,9 +34,9 @@ impl Store {
     /// # Errors
     /// It cannot be made.
     pub fn stage(&self, digest: &BlobDigest) -> Result<Staged<'_>, StoreError> {
-        // The record will be replaced in the end; one that may not be is told before anything is fetched.
-        sys::has_own_file(self.records_directory.as_fd(), digest.as_str().as_bytes())
-            .map_err(StoreError::io("replace the record", self.places.record(digest)))?;
+        // The inventory will be replaced in the end; one that may not be is told before anything is fetched.
+        sys::has_own_file(self.inventories_directory.as_fd(), digest.as_str().as_bytes())
+            .map_err(StoreError::io("replace the record", self.places.inventory(digest)))?;
         let staging = self.staging_directory.as_fd();
         let (name, directory) =
             self.free_name(digest.as_str(), |name| match sys::metadata(staging, name)? {
@@ -49,14 +49,14 @@ impl Store {
         Ok(staged)
     }
 
-    /// A layer that an earlier run of this boot has extracted and could not give its name, with its record.
+    /// A layer that an earlier run of this boot has extracted and could not give its name, with its inventory.
     pub fn unplaced(&self, digest: &BlobDigest) -> Option<(Staged<'_>, File)> {
         for number in 0..MAX_NAMES {
             let name = if number == 0 { digest.to_string() } else { format!("{digest}.{number}") };
             self.open_staged(name.as_bytes()).ok()?;
             if let Ok(Some(mut staged)) = self.staged_of_dead_run(name.as_bytes()) {
-                if let Ok(record) = sys::open_own_file(staged.directory.as_fd(), RECORD) {
-                    return Some((staged, record));
+                if let Ok(inventory) = sys::open_own_file(staged.directory.as_fd(), INVENTORY) {
+                    return Some((staged, inventory));
                 }
                 staged.armed = false;
             }
@@ -64,17 +64,17 @@ impl Store {
         None
     }
 
-    /// The layer staged under `name`, if it only needs its name, or its record's, to be complete.
+    /// The layer staged under `name`, if it only needs its name, or its inventory's, to be complete.
     pub(super) fn staged_of_dead_run(&self, name: &[u8]) -> Result<Option<Staged<'_>>, StoreError> {
         let Some(digest) = staged_digest(name, "") else { return Ok(None) };
         let Some(ready) = self.mark_of(name)? else { return Ok(None) };
         let directory = self.open_staged(name)?;
         let has = |part: &[u8]| sys::metadata(directory.as_fd(), part).is_ok_and(|found| found.is_some());
-        let is_whole = match (has(TREE), has(RECORD)) {
+        let is_whole = match (has(TREE), has(INVENTORY)) {
             // The page cache still has every byte.
             (true, true) => Some(ready) == boot_id(),
-            // The tree has its final name, so it was synced: only the record's rename is missing. Where the tree has
-            // been removed since, the record would be one of nothing.
+            // The tree has its final name, so it was synced: only the inventory's rename is missing. Where the tree has
+            // been removed since, the inventory would be one of nothing.
             (false, true) => self.has_layer(&digest)?,
             _ => false,
         };
@@ -103,10 +103,10 @@ impl Store {
         }
         for (staged, result) in layers.iter().zip(&mut results) {
             if result.is_ok() {
-                *result = self.place_record(staged);
+                *result = self.place_inventory(staged);
             }
         }
-        if let Err(error) = self.sync_records() {
+        if let Err(error) = self.sync_inventories() {
             return Committed::all_failed(&layers, error);
         }
         let mut left = Vec::new();
@@ -149,7 +149,7 @@ impl Store {
         // A layer whose tree recovery did not find, or that was taken over, has its final name already.
         if sys::metadata(staging, TREE).map_err(failed())?.is_none() {
             let found = sys::metadata(layers, &name).map_err(failed())?;
-            // Somebody may have removed it since: its record would be one of nothing.
+            // Somebody may have removed it since: its inventory would be one of nothing.
             return match found {
                 Some(found) if found.kind == Kind::Directory => Ok(()),
                 _ => {
@@ -197,11 +197,11 @@ impl Store {
         }
     }
 
-    /// Gives the record of a placed layer its name.
-    fn place_record(&self, staged: &Staged<'_>) -> Result<(), StoreError> {
-        let (staging, records) = (staged.directory.as_fd(), self.records_directory.as_fd());
-        let path = self.places.record(&staged.digest);
-        sys::rename_over(staging, RECORD, records, staged.digest.as_str().as_bytes())
+    /// Gives the inventory of a placed layer its name.
+    fn place_inventory(&self, staged: &Staged<'_>) -> Result<(), StoreError> {
+        let (staging, inventories) = (staged.directory.as_fd(), self.inventories_directory.as_fd());
+        let path = self.places.inventory(&staged.digest);
+        sys::rename_over(staging, INVENTORY, inventories, staged.digest.as_str().as_bytes())
             .map_err(StoreError::io("rename the finished record to", path))?;
         self.unmark_unneeded(&staged.digest);
         self.bind(&staged.digest)
@@ -264,16 +264,16 @@ impl Staged<'_> {
         sys::open_directory_beneath(self.directory.as_fd(), TREE).map_err(StoreError::io("open", self.path()))
     }
 
-    /// An empty file for the record, open for reading and writing.
+    /// An empty file for the inventory, open for reading and writing.
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn record(&self) -> Result<File, StoreError> {
-        sys::make_own_file(self.directory.as_fd(), RECORD, FILE_MODE)
+    pub fn inventory(&self) -> Result<File, StoreError> {
+        sys::make_own_file(self.directory.as_fd(), INVENTORY, FILE_MODE)
             .map_err(StoreError::io("create", self.path().join("record")))
     }
 
-    /// Declares that tree and record are complete and verified: from now on a run that dies loses nothing.
+    /// Declares that tree and inventory are complete and verified: from now on a run that dies loses nothing.
     ///
     /// # Errors
     /// The mark cannot be written.

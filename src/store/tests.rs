@@ -17,7 +17,7 @@ fn open(temp: &Path) -> Store {
 fn staged<'s>(store: &'s Store, digest: &BlobDigest, content: &str) -> Staged<'s> {
     let staged = store.stage(digest).unwrap();
     fs::write(staged.path().join("tree/file"), content).unwrap();
-    staged.record().unwrap();
+    staged.inventory().unwrap();
     staged
 }
 
@@ -70,12 +70,12 @@ fn what_another_tool_left_is_not_trusted_and_replaced() {
         assert_eq!(content(&store, &layer).unwrap(), "new");
         assert!(nothing_is_staged(&store));
         fs::remove_dir_all(&path).unwrap();
-        fs::remove_file(store.places.record(&layer)).unwrap();
+        fs::remove_file(store.places.inventory(&layer)).unwrap();
     }
 }
 
 #[test]
-fn removed_layers_are_gone_with_their_records() {
+fn removed_layers_are_gone_with_their_inventories() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());
     let (first, second) = (digest("first"), digest("second"));
@@ -91,7 +91,7 @@ fn removed_layers_are_gone_with_their_records() {
     assert_eq!(removed.removed, [first.clone()].into());
     assert!(removed.kept.is_empty() && removed.left.is_empty());
     assert_eq!(store.places.state(&first).unwrap(), LayerState::Missing);
-    assert!(!store.places.record(&first).exists());
+    assert!(!store.places.inventory(&first).exists());
     assert!(nothing_is_staged(&store));
 }
 
@@ -178,7 +178,7 @@ fn a_note_that_a_killed_run_has_not_named_is_swept() {
 }
 
 #[test]
-fn a_tree_that_was_taken_over_and_is_gone_gets_no_record() {
+fn a_tree_that_was_taken_over_and_is_gone_gets_no_inventory() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());
     let layer = digest("layer");
@@ -192,9 +192,9 @@ fn a_tree_that_was_taken_over_and_is_gone_gets_no_record() {
         let committed = store.commit(vec![new]);
         let error = committed.results[0].as_ref().unwrap_err().to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
-        assert!(!store.places.record(&layer).exists());
+        assert!(!store.places.inventory(&layer).exists());
         let _ = fs::remove_file(&path);
     }
     store.recover().unwrap();
-    assert!(nothing_is_staged(&store) && !store.places.record(&layer).exists());
+    assert!(nothing_is_staged(&store) && !store.places.inventory(&layer).exists());
 }

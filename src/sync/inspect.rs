@@ -10,7 +10,7 @@ use super::stacking::{self, Stacking};
 use super::{Failure, Session};
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
-use crate::extract::{RecordReader, Totals};
+use crate::extract::{InventoryReader, Totals};
 use crate::image_ref::ImageRef;
 use crate::progress::Event;
 use crate::state::{
@@ -45,14 +45,14 @@ pub struct InspectedImage {
     pub listed: ListedImage,
     /// Its config, if it is recorded.
     pub config: Option<ConfigRecord>,
-    /// What its layers amount to, as far as there are records.
+    /// What its layers amount to, as far as there are inventories.
     pub totals: Totals,
-    /// What stacking its layers leads to, as far as there are records.
+    /// What stacking its layers leads to, as far as there are inventories.
     pub stacking: Stacking,
 }
 
 impl ListedImage {
-    /// Whether microsandbox pulled it itself, so that there are no records of its layers to be had.
+    /// Whether microsandbox pulled it itself, so that there are no inventories of its layers to be had.
     pub fn is_foreign(&self) -> bool {
         self.image.digest.is_none() && self.image.owners.is_empty()
     }
@@ -117,8 +117,9 @@ impl Session {
         let places = Places::of(&listed.layers);
         let mut totals = Totals::default();
         for layer in &*listed.image.layers {
-            if let Some(refusal) = places.open_record(&layer.digest).err().as_ref().and_then(sys::refusal) {
-                let path = places.record(&layer.digest);
+            if let Some(refusal) = places.open_inventory(&layer.digest).err().as_ref().and_then(sys::refusal)
+            {
+                let path = places.inventory(&layer.digest);
                 self.reporter.report(Event::Warning(format!("{} is left alone: {refusal}", path.display())));
             }
             if let Some(of_layer) = layer_totals(&places, &layer.digest) {
@@ -131,8 +132,8 @@ impl Session {
         let digests = distinct(&listed.image.layers);
         let names: Vec<String> = digests.iter().map(ToString::to_string).collect();
         let stacking = stacking::compare(&names, &mut |layer, visit| {
-            let record = places.open_record(digests[layer]).ok()?;
-            let mut reader = RecordReader::new(record).ok()?;
+            let inventory = places.open_inventory(digests[layer]).ok()?;
+            let mut reader = InventoryReader::new(inventory).ok()?;
             while let Some(entry) = reader.next_entry().ok()? {
                 visit(&entry);
             }
@@ -211,9 +212,9 @@ fn is_gone(path: &Path) -> bool {
         .is_err_and(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }
 
-/// The totals at the end of a layer's record, if there is a readable one.
+/// The totals at the end of a layer's inventory, if there is a readable one.
 pub(super) fn layer_totals(places: &Places, digest: &BlobDigest) -> Option<Totals> {
-    let mut reader = RecordReader::new(places.open_record(digest).ok()?).ok()?;
+    let mut reader = InventoryReader::new(places.open_inventory(digest).ok()?).ok()?;
     while reader.next_entry().ok()?.is_some() {}
     reader.totals()
 }

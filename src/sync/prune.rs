@@ -374,7 +374,7 @@ impl Session {
         store.recover()?;
         let left = store.clear_staging()?;
         // What could be finished is a layer like any other now.
-        let finished = store.places().recorded()?;
+        let finished = store.places().removable()?;
         let gone = |leftover: &Leftover| {
             let stays = left.iter().any(|left| left.path == leftover.path);
             !stays && !finished.contains(&leftover.digest)
@@ -471,7 +471,7 @@ impl Session {
         let places = Places::of(&candidate.directory);
         let mut leftovers = Vec::new();
         if let Wish::Unlisted(_) = wish {
-            for digest in places.recorded()? {
+            for digest in places.removable()? {
                 candidate.layers.entry(digest).or_insert("no recorded image needs it");
             }
             if !locked && places.is_idle() {

@@ -1,5 +1,5 @@
-//! Layers whose records are of other directories: copied, put back from a backup, or made anew by somebody. Those that
-//! are what their records say are taken for complete again, without a registry; the others are not trusted any more.
+//! Layers whose inventories are of other directories: copied, put back from a backup, or made anew by somebody. Those that
+//! are what their inventories say are taken for complete again, without a registry; the others are not trusted any more.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,8 +12,8 @@ use crate::state::{LayerState, Observed};
 use crate::store::Store;
 
 impl Session {
-    /// Compares the layers among `observed` that are of other directories than their records, under the lock of
-    /// `store`. Whether one of them is not what its record says.
+    /// Compares the layers among `observed` that are of other directories than their inventories, under the lock of
+    /// `store`. Whether one of them is not what its inventory says.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -44,7 +44,7 @@ impl Session {
                 store.distrust(&layer.digest)?;
             }
         }
-        store.sync_records()?;
+        store.sync_inventories()?;
         Ok(differ)
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! microsandbox 0.2 asks its database for an image's layers by `SELECT … WHERE digest IN (…)`, which SQLite answers
 //! in digest order, and stacks them so. Often that makes no difference: most paths are in one layer only. What
-//! each layer holds is in its record; of that only hashes are kept, a part of all paths at a time, so that
+//! each layer holds is in its inventory; of that only hashes are kept, a part of all paths at a time, so that
 //! memory stays bounded whatever the image.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 
-use crate::extract::{RecordEntry, RecordKind};
+use crate::extract::{InventoryEntry, InventoryKind};
 
 /// Paths compared at the same time; some 40 bytes each.
 const PATHS_AT_ONCE: u64 = 1 << 19;
@@ -41,10 +41,10 @@ pub enum Restacked {
     Unknown,
 }
 
-/// Calls the visitor with every entry of a layer; `None` if its record cannot be read to its end.
-pub(super) type Read<'a> = dyn FnMut(usize, &mut dyn FnMut(&RecordEntry)) -> Option<()> + 'a;
+/// Calls the visitor with every entry of a layer; `None` if its inventory cannot be read to its end.
+pub(super) type Read<'a> = dyn FnMut(usize, &mut dyn FnMut(&InventoryEntry)) -> Option<()> + 'a;
 
-/// Compares the two orders of `digests`, distinct ones and base first, whose records `read` reads by position.
+/// Compares the two orders of `digests`, distinct ones and base first, whose inventories `read` reads by position.
 pub(super) fn compare(digests: &[String], read: &mut Read<'_>) -> Stacking {
     let mut sorted: Vec<usize> = (0..digests.len()).collect();
     sorted.sort_by_key(|&layer| &digests[layer]);
@@ -213,13 +213,13 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// What an entry looks like, but for its times; directories of several layers are one.
-fn looks(entry: &RecordEntry) -> u64 {
+fn looks(entry: &InventoryEntry) -> u64 {
     let mut hasher = DefaultHasher::new();
     match &entry.kind {
-        RecordKind::Directory => return DIRECTORY,
-        RecordKind::File { size, hash } => (0, size, hash).hash(&mut hasher),
-        RecordKind::Symlink { target } => (1, target).hash(&mut hasher),
-        RecordKind::HardLink { target } | RecordKind::WaitingLink { target } => {
+        InventoryKind::Directory => return DIRECTORY,
+        InventoryKind::File { size, hash } => (0, size, hash).hash(&mut hasher),
+        InventoryKind::Symlink { target } => (1, target).hash(&mut hasher),
+        InventoryKind::HardLink { target } | InventoryKind::WaitingLink { target } => {
             (2, target).hash(&mut hasher);
         }
     }
@@ -232,25 +232,25 @@ mod tests {
     use super::*;
 
     /// `path` is a file of that content after `=`, a directory with `/` at its end.
-    fn layer(entries: &[&str]) -> Vec<RecordEntry> {
+    fn layer(entries: &[&str]) -> Vec<InventoryEntry> {
         let entry = |text: &&str| {
             let (path, kind) = match text.split_once('=') {
                 Some((path, content)) => {
-                    (path, RecordKind::File { size: 1, hash: u128::from(hash(content.as_bytes())) })
+                    (path, InventoryKind::File { size: 1, hash: u128::from(hash(content.as_bytes())) })
                 }
                 None => match text.strip_suffix('/') {
-                    Some(path) => (path, RecordKind::Directory),
-                    None => (*text, RecordKind::File { size: 0, hash: 0 }),
+                    Some(path) => (path, InventoryKind::Directory),
+                    None => (*text, InventoryKind::File { size: 0, hash: 0 }),
                 },
             };
-            RecordEntry { path: path.into(), kind, mode: 0o644, modified: None, xattrs: Vec::new() }
+            InventoryEntry { path: path.into(), kind, mode: 0o644, modified: None, xattrs: Vec::new() }
         };
         entries.iter().map(entry).collect()
     }
 
     fn stacked(layers: &[(&str, &[&str])]) -> Stacking {
         let digests: Vec<String> = layers.iter().map(|(digest, _)| (*digest).to_owned()).collect();
-        let contents: Vec<Vec<RecordEntry>> = layers.iter().map(|(_, entries)| layer(entries)).collect();
+        let contents: Vec<Vec<InventoryEntry>> = layers.iter().map(|(_, entries)| layer(entries)).collect();
         compare(&digests, &mut |index, visit| {
             contents[index].iter().for_each(visit);
             Some(())
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_cannot_be_read_leaves_it_open() {
+    fn an_inventory_that_cannot_be_read_leaves_it_open() {
         let digests = ["b".to_owned(), "a".to_owned()];
         assert_eq!(compare(&digests, &mut |_, _| None).restacked, Some(Restacked::Unknown));
         assert_eq!(compare(&digests[..1], &mut |_, _| None).restacked, None);
@@ -305,14 +305,14 @@ mod tests {
     #[test]
     fn many_paths_are_compared_in_parts() {
         let count = PATHS_AT_ONCE * 2 + 1;
-        let mut content = |layer: usize, visit: &mut dyn FnMut(&RecordEntry)| {
+        let mut content = |layer: usize, visit: &mut dyn FnMut(&InventoryEntry)| {
             let mut entry = self::layer(&["f=0"]).remove(0);
             for number in 0..count / 2 {
                 entry.path = number.to_string().into_bytes();
                 if number % 1000 == 0 {
-                    entry.kind = RecordKind::File { size: layer as u64, hash: 0 };
+                    entry.kind = InventoryKind::File { size: layer as u64, hash: 0 };
                 } else {
-                    entry.kind = RecordKind::File { size: 7, hash: 0 };
+                    entry.kind = InventoryKind::File { size: 7, hash: 0 };
                 }
                 visit(&entry);
             }

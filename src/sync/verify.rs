@@ -1,4 +1,4 @@
-//! `verify`: the recorded images' layers against their records, and `--repair`, which fetches damaged ones
+//! `verify`: the recorded images' layers against their inventories, and `--repair`, which fetches damaged ones
 //! again.
 //!
 //! Verifying takes no lock and writes nothing. Repairing is an ordinary plan whose layers are observed to be
@@ -39,7 +39,7 @@ pub enum LayerStatus {
     Ok,
     /// There is no directory.
     Missing,
-    /// There is a directory, but no readable record of it: msb-sync has not finished it.
+    /// There is a directory, but no readable inventory of it: msb-sync has not finished it.
     Incomplete,
     /// Something in it is not as it was extracted.
     Modified,
@@ -116,7 +116,7 @@ impl Session {
         if !missing.is_empty() {
             return Err(unknown(missing.into_iter(), &recorded));
         }
-        // Of what only microsandbox pulled there are no records to compare with.
+        // Of what only microsandbox pulled there are no inventories to compare with.
         let wanted = |row: &&RecordedImage| match references {
             [] => row.digest.is_some() || !row.owners.is_empty(),
             _ => references.contains(&row.reference),
@@ -197,8 +197,8 @@ impl Session {
                     (LayerStatus::Missing, Some(format!("there is no directory {}", path.display())))
                 }
                 OpenedLayer::Incomplete(why) => (LayerStatus::Incomplete, Some(why)),
-                OpenedLayer::Complete { tree, mut record } => {
-                    match extract::verify(&tree, &mut record, &self.cancel) {
+                OpenedLayer::Complete { tree, mut inventory } => {
+                    match extract::verify(&tree, &mut inventory, &self.cancel) {
                         Ok(found) if found.count == 0 => (LayerStatus::Ok, None),
                         Ok(found) => (LayerStatus::Modified, Some(found.to_string())),
                         Err(error) => {

@@ -176,7 +176,7 @@ def zstd_raw(data, window=0x58):
     return frame
 
 
-# ------------------------------------------------------------------------------------------------------ records
+# -------------------------------------------------------------------------------------------------- inventories
 
 def number(value):
     out = b""
@@ -195,22 +195,22 @@ def entry(kind, shared, rest, mode=0o644, modified=None, xattrs=(), tail=b""):
     return bytes([kind]) + number(shared) + text(rest) + number(mode) + time + attributes + tail
 
 
-def records():
+def inventories():
     # The content's XXH3-128 is not that of the file on disk; to be told is part of the test.
     content = number(7) + bytes(16)
     end = b"\0" + number(4) + number(7) + number(4096) + number(0)
     root = entry(2, 0, b"", 0o755, xattrs=[(b"user.containers.override_stat", b"0:0:040755")])
-    write("record", "tree", root + entry(2, 0, b"d", 0o755, 10**9) + entry(1, 1, b"/f", tail=content) +
+    write("inventory", "tree", root + entry(2, 0, b"d", 0o755, 10**9) + entry(1, 1, b"/f", tail=content) +
           entry(4, 0, b"h", tail=text(b"d/f")) + entry(3, 0, b"s", 0o777, tail=text(b"../outside")) + end)
-    write("record", "empty", end)
-    write("record", "cut", root + entry(2, 0, b"d"))
-    write("record", "replaced", entry(2, 0, b"d") + entry(1, 1, b"/f", tail=content) + entry(1, 1, b"", tail=content) +
+    write("inventory", "empty", end)
+    write("inventory", "cut", root + entry(2, 0, b"d"))
+    write("inventory", "replaced", entry(2, 0, b"d") + entry(1, 1, b"/f", tail=content) + entry(1, 1, b"", tail=content) +
           entry(4, 0, b"h", tail=text(b"d/f")) + entry(1, 0, b"d/f", tail=content) + end)
-    write("record", "forward-links", entry(4, 0, b"a", tail=text(b"b")) + entry(4, 0, b"b", tail=text(b"c")) +
+    write("inventory", "forward-links", entry(4, 0, b"a", tail=text(b"b")) + entry(4, 0, b"b", tail=text(b"c")) +
           entry(1, 0, b"c", tail=content) + entry(4, 0, b"x", tail=text(b"x")) + end)
-    write("record", "outside", entry(2, 0, b"..") + entry(1, 0, b"/etc/passwd", tail=content) +
+    write("inventory", "outside", entry(2, 0, b"..") + entry(1, 0, b"/etc/passwd", tail=content) +
           entry(1, 0, b"s/precious", tail=content) + entry(1, 0, b"../outside/precious", tail=content) + end)
-    write("record", "lengths", entry(1, 200, b"x") + b"\x01\0" + number(1 << 40))
+    write("inventory", "lengths", entry(1, 200, b"x") + b"\x01\0" + number(1 << 40))
 
 
 # ------------------------------------------------------------------------------------------- registry documents
@@ -365,6 +365,6 @@ dev = ["docker.io/library/alpine:3.20", "@web"]
 
 if __name__ == "__main__":
     layers()
-    records()
+    inventories()
     documents()
     texts()

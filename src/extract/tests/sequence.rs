@@ -1,4 +1,4 @@
-//! Entries one after the other against a reference that knows no files in flight, no handles and no record: names
+//! Entries one after the other against a reference that knows no files in flight, no handles and no inventory: names
 //! are drawn from few, so that links, symlinks and directories keep taking each other's place.
 
 use std::collections::{BTreeMap, HashMap};
@@ -231,8 +231,8 @@ fn difference(entries: &[Make]) -> Option<String> {
         return Some("not refused".to_owned());
     }
     let root = sys::open_directory(&world.layer()).unwrap();
-    let mut record = fs::File::open(world.temp.path().join("record")).unwrap();
-    let found = verify(&root, &mut record, &Cancel::new()).unwrap();
+    let mut inventory = fs::File::open(world.temp.path().join("record")).unwrap();
+    let found = verify(&root, &mut inventory, &Cancel::new()).unwrap();
     if found != Differences::default() {
         return Some(format!("the record says otherwise: {found}"));
     }
@@ -261,7 +261,7 @@ fn difference(entries: &[Make]) -> Option<String> {
     distinct.sort_unstable();
     distinct.dedup();
     (distinct.len() != inodes.len()).then(|| "two entries are one inode".to_owned())
-    // What is on disk and not in the reference, the record has not either: that was verified.
+    // What is on disk and not in the reference, the inventory has not either: that was verified.
 }
 
 #[track_caller]

@@ -3,7 +3,7 @@
 //! A symlink means what it means inside the layer: an absolute target starts at the layer's root, and `..` ends
 //! there (`RESOLVE_IN_ROOT` of `openat2(2)`, as containerd and umoci have it). Links are followed here, one name at
 //! a time, and not by the kernel: the path that comes out has no symlink in it, names one place only, and is what
-//! the record says. All directories are opened by such paths, beneath the root and without following anything.
+//! the inventory says. All directories are opened by such paths, beneath the root and without following anything.
 
 use std::collections::{HashMap, HashSet};
 use std::io;

@@ -5,17 +5,17 @@
 //! flight); or a link *waits* under it. A link that waits takes its name at once: what was there is gone, and
 //! nothing is there until the end, or until a later entry takes the name from it. So a link to a name under which
 //! another one waits, waits too, and what comes out in the end is the same in whatever order the waiting links are
-//! made. They are kept in the record only, from which they are read when all else is made: there may be millions.
+//! made. They are kept in the inventory only, from which they are read when all else is made: there may be millions.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 
 use super::directories::{Resolved, Unresolved};
-use super::{LINK_BYTES, MAX_WAITING_LINK_BYTES, TreeWriter, is_not_a_directory, record_failed, split};
+use super::{LINK_BYTES, MAX_WAITING_LINK_BYTES, TreeWriter, inventory_failed, is_not_a_directory, split};
 use crate::error::LayerError;
+use crate::extract::inventory::{InventoryEntry, InventoryKind};
 use crate::extract::outcome::{Bits, Outcome, each};
-use crate::extract::record::{RecordEntry, RecordKind};
 use crate::extract::tar::{Entry, show};
 use crate::sys::{self, Kind};
 
@@ -49,7 +49,7 @@ impl TreeWriter<'_> {
                 return if itself { Ok(()) } else { self.link_later(entry, target) };
             }
             match self.link(target, &entry.path)? {
-                Linked::Made => return self.record_link(entry, target.clone()),
+                Linked::Made => return self.inventory_link(entry, target.clone()),
                 Linked::Already => return Ok(()),
                 Linked::NoTarget => {}
             }
@@ -64,7 +64,7 @@ impl TreeWriter<'_> {
             _ => {}
         }
         self.waiting += 1;
-        let kind = RecordKind::WaitingLink { target: found.unwrap_or_else(|| target.to_vec()) };
+        let kind = InventoryKind::WaitingLink { target: found.unwrap_or_else(|| target.to_vec()) };
         self.remember(entry, kind, 0, None, Vec::new())
     }
 
@@ -73,15 +73,15 @@ impl TreeWriter<'_> {
         self.in_flight.insert(self.directories.hash(&entry.path));
         self.links_in_flight_bytes += target.len() + entry.path.len() + LINK_BYTES;
         self.links_in_flight.push((target.to_vec(), entry.path.clone()));
-        self.record_link(entry, target.to_vec())?;
+        self.inventory_link(entry, target.to_vec())?;
         if self.links_in_flight_bytes > MAX_WAITING_LINK_BYTES {
             self.wait()?;
         }
         Ok(())
     }
 
-    fn record_link(&mut self, entry: &Entry, target: Vec<u8>) -> Result<(), LayerError> {
-        self.remember(entry, RecordKind::HardLink { target }, 0, None, Vec::new())
+    fn inventory_link(&mut self, entry: &Entry, target: Vec<u8>) -> Result<(), LayerError> {
+        self.remember(entry, InventoryKind::HardLink { target }, 0, None, Vec::new())
     }
 
     /// Makes the links to files that were in flight.
@@ -100,19 +100,20 @@ impl TreeWriter<'_> {
         if self.waiting == 0 {
             return Ok(());
         }
-        let items = self.record.items();
-        let outcome = Outcome::of(items, PATHS_AT_ONCE, || self.record.so_far()).map_err(record_failed)?;
+        let items = self.inventory.items();
+        let outcome =
+            Outcome::of(items, PATHS_AT_ONCE, || self.inventory.so_far()).map_err(inventory_failed)?;
         let mut round = Round { waiting: outcome.survivors, ..Round::default() };
         for _ in 0..MAX_ROUNDS {
             (round.made, round.missing) = (0, None);
-            let record = self.record.so_far().map_err(record_failed)?;
+            let inventory = self.inventory.so_far().map_err(inventory_failed)?;
             let mut failed = None;
-            each(record, |item, entry| {
+            each(inventory, |item, entry| {
                 if failed.is_none() && round.take(item, entry) {
                     failed = self.make_window(&mut round).err();
                 }
             })
-            .map_err(record_failed)?;
+            .map_err(inventory_failed)?;
             failed.map_or(Ok(()), Err)?;
             self.make_window(&mut round)?;
             match round.missing.take() {
@@ -145,13 +146,15 @@ impl TreeWriter<'_> {
                     continue;
                 }
                 let (item, entry) = &links[index];
-                let RecordKind::WaitingLink { target } = &entry.kind else { break };
+                let InventoryKind::WaitingLink { target } = &entry.kind else { break };
                 let found = self.find_target(target, &entry.path)?;
                 if let Some(found) = &found
                     && self.link(found, &entry.path)? != Linked::NoTarget
                 {
-                    let kind = RecordKind::HardLink { target: found.clone() };
-                    self.record.entry(&RecordEntry { kind, ..entry.clone() }).map_err(record_failed)?;
+                    let kind = InventoryKind::HardLink { target: found.clone() };
+                    self.inventory
+                        .entry(&InventoryEntry { kind, ..entry.clone() })
+                        .map_err(inventory_failed)?;
                     done[index] = true;
                     round.waiting.clear(*item);
                     round.made += 1;
@@ -240,7 +243,7 @@ struct Round {
     /// Items of links that still wait.
     waiting: Bits,
     /// Links that are looked at together: item and entry.
-    window: Vec<(u32, RecordEntry)>,
+    window: Vec<(u32, InventoryEntry)>,
     bytes: usize,
     made: usize,
     /// The first link that could not be made, and its target.
@@ -250,13 +253,13 @@ struct Round {
 }
 
 impl Round {
-    /// Takes in an item of the record; whether the window is full.
-    fn take(&mut self, item: u32, entry: RecordEntry) -> bool {
-        let RecordKind::WaitingLink { target } = &entry.kind else { return false };
+    /// Takes in an item of the inventory; whether the window is full.
+    fn take(&mut self, item: u32, entry: InventoryEntry) -> bool {
+        let InventoryKind::WaitingLink { target } = &entry.kind else { return false };
         if !self.waiting.get(item) {
             return false;
         }
-        self.bytes += target.len() + entry.path.len() + size_of::<RecordEntry>() + LINK_BYTES;
+        self.bytes += target.len() + entry.path.len() + size_of::<InventoryEntry>() + LINK_BYTES;
         self.window.push((item, entry));
         self.bytes > WINDOW_BYTES
     }

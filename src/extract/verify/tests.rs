@@ -15,8 +15,8 @@ use crate::extract::tests::{Make, World, file};
 
 fn check(world: &World) -> Differences {
     let root = sys::open_directory(&world.layer()).unwrap();
-    let mut record = fs::File::open(world.temp.path().join("record")).unwrap();
-    verify(&root, &mut record, &Cancel::new()).unwrap()
+    let mut inventory = fs::File::open(world.temp.path().join("record")).unwrap();
+    verify(&root, &mut inventory, &Cancel::new()).unwrap()
 }
 
 fn text(world: &World) -> String {
@@ -195,15 +195,15 @@ fn a_hostile_tree_is_told_and_no_more() {
 }
 
 #[test]
-fn a_cut_off_record_is_an_error() {
+fn a_cut_off_inventory_is_an_error() {
     let world = rich();
     let path = world.temp.path().join("record");
     let bytes = fs::read(&path).unwrap();
     let root = sys::open_directory(&world.layer()).unwrap();
     for length in [0, 10, bytes.len() - 1] {
         fs::write(&path, &bytes[..length]).unwrap();
-        let mut record = fs::File::open(&path).unwrap();
-        assert!(verify(&root, &mut record, &Cancel::new()).is_err(), "{length}");
+        let mut inventory = fs::File::open(&path).unwrap();
+        assert!(verify(&root, &mut inventory, &Cancel::new()).is_err(), "{length}");
     }
 }
 

@@ -1,14 +1,14 @@
-//! The record of a layer: what extraction put on disk, entry by entry, so that it can be checked later.
+//! The inventory of a layer: what extraction put on disk, entry by entry, so that it can be checked later.
 //!
-//! A record is one zstd stream: a line that names the format, then one item for each thing that was done, in the
+//! An inventory is one zstd stream: a line that names the format, then one item for each thing that was done, in the
 //! order in which it was done, then totals. An item replaces what its path was before, and one that is no directory
 //! also all that was below. A hard link whose target has not come is two items: the name that it takes at once, and
-//! the link when it is made. So whoever reads a record plays it back and decides nothing. Paths are stored without
-//! symlinks on their way, as what differs from the path before, numbers as LEB128 varints; with that a record is
+//! the link when it is made. So whoever reads an inventory plays it back and decides nothing. Paths are stored without
+//! symlinks on their way, as what differs from the path before, numbers as LEB128 varints; with that an inventory is
 //! about 2 % of its layer.
 //!
 //! Content is recorded as XXH3-128. That is no defence against somebody who can write to the store (he could
-//! write the record too), but finds every accident, and costs a tenth of SHA-256. What came from the
+//! write the inventory too), but finds every accident, and costs a tenth of SHA-256. What came from the
 //! registry has passed SHA-256 before it is recorded.
 //!
 //! The end of the file, of fixed length so that it is found without reading the rest, are the layer's
@@ -24,13 +24,13 @@ use crate::state::LayerFacts;
 use crate::sys::FileTime;
 
 pub(super) const MAGIC: &[u8] = b"msb-sync layer record 1\n";
-/// Longest path, link target or xattr that a record may hold; more is a damaged record.
+/// Longest path, link target or xattr that an inventory may hold; more is a damaged inventory.
 const MAX_BYTES: u64 = 1 << 20;
-/// Most xattrs that an entry of a record may have; more is a damaged record.
+/// Most xattrs that an entry of an inventory may have; more is a damaged inventory.
 const MAX_XATTRS: u64 = 1 << 16;
 /// Most bytes that all xattrs of an entry may have; a tar can hold less than half of that.
 const MAX_XATTR_BYTES: usize = 4 << 20;
-/// Records are mostly short deltas: the fastest level loses little.
+/// Inventories are mostly short deltas: the fastest level loses little.
 const LEVEL: i32 = 1;
 /// The header of the facts' frame, and the length of what follows it, padded with blanks: enough for a SHA-512 and
 /// any number.
@@ -39,7 +39,7 @@ const FACTS_LENGTH: usize = 192;
 
 /// What an entry is on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RecordKind {
+pub enum InventoryKind {
     /// A regular file (also one that stands for a device or fifo).
     File {
         /// Bytes.
@@ -68,11 +68,11 @@ pub enum RecordKind {
 
 /// One entry of a layer as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordEntry {
+pub struct InventoryEntry {
     /// Path relative to the layer directory; empty for the directory itself.
     pub path: Vec<u8>,
     /// Type with what belongs to it.
-    pub kind: RecordKind,
+    pub kind: InventoryKind,
     /// Permission bits on disk.
     pub mode: u32,
     /// Modification time; `None` where the tar said nothing (parents made implicitly).
@@ -101,15 +101,15 @@ const SYMLINK: u8 = 3;
 const HARD_LINK: u8 = 4;
 const WAITING_LINK: u8 = 5;
 
-/// Writes a record.
-pub(super) struct RecordWriter<W: Write> {
+/// Writes an inventory.
+pub(super) struct InventoryWriter<W: Write> {
     out: zstd::stream::write::Encoder<'static, W>,
     last_path: Vec<u8>,
     buffer: Vec<u8>,
     items: u32,
 }
 
-impl<W: Write> RecordWriter<W> {
+impl<W: Write> InventoryWriter<W> {
     pub(super) fn new(file: W) -> io::Result<Self> {
         let mut out = zstd::stream::write::Encoder::new(file, LEVEL)?;
         out.write_all(MAGIC)?;
@@ -121,15 +121,15 @@ impl<W: Write> RecordWriter<W> {
         self.items
     }
 
-    pub(super) fn entry(&mut self, entry: &RecordEntry) -> io::Result<()> {
+    pub(super) fn entry(&mut self, entry: &InventoryEntry) -> io::Result<()> {
         let buffer = &mut self.buffer;
         buffer.clear();
         buffer.push(match entry.kind {
-            RecordKind::File { .. } => FILE,
-            RecordKind::Directory => DIRECTORY,
-            RecordKind::Symlink { .. } => SYMLINK,
-            RecordKind::HardLink { .. } => HARD_LINK,
-            RecordKind::WaitingLink { .. } => WAITING_LINK,
+            InventoryKind::File { .. } => FILE,
+            InventoryKind::Directory => DIRECTORY,
+            InventoryKind::Symlink { .. } => SYMLINK,
+            InventoryKind::HardLink { .. } => HARD_LINK,
+            InventoryKind::WaitingLink { .. } => WAITING_LINK,
         });
         let shared = self.last_path.iter().zip(&entry.path).take_while(|(a, b)| a == b).count();
         put_number(buffer, shared as u64);
@@ -149,14 +149,14 @@ impl<W: Write> RecordWriter<W> {
             put_bytes(buffer, value);
         }
         match &entry.kind {
-            RecordKind::File { size, hash } => {
+            InventoryKind::File { size, hash } => {
                 put_number(buffer, *size);
                 buffer.extend_from_slice(&hash.to_le_bytes());
             }
-            RecordKind::Directory => {}
-            RecordKind::Symlink { target }
-            | RecordKind::HardLink { target }
-            | RecordKind::WaitingLink { target } => put_bytes(buffer, target),
+            InventoryKind::Directory => {}
+            InventoryKind::Symlink { target }
+            | InventoryKind::HardLink { target }
+            | InventoryKind::WaitingLink { target } => put_bytes(buffer, target),
         }
         self.last_path.truncate(shared);
         self.last_path.extend_from_slice(&entry.path[shared..]);
@@ -178,11 +178,11 @@ impl<W: Write> RecordWriter<W> {
     }
 }
 
-impl RecordWriter<File> {
+impl InventoryWriter<File> {
     /// Reads the items that were written so far; more may be written meanwhile.
-    pub(super) fn so_far(&mut self) -> io::Result<RecordReader<FromStart>> {
+    pub(super) fn so_far(&mut self) -> io::Result<InventoryReader<FromStart>> {
         self.out.flush()?;
-        let mut reader = RecordReader::of(self.out.get_ref())?;
+        let mut reader = InventoryReader::of(self.out.get_ref())?;
         reader.left = Some(self.items);
         Ok(reader)
     }
@@ -202,46 +202,46 @@ impl Read for FromStart {
     }
 }
 
-/// The end of a record.
+/// The end of an inventory.
 pub(super) fn facts_frame(facts: &LayerFacts) -> Vec<u8> {
     let text = format!("{} {}\n", facts.diff_id, facts.size);
     [&FACTS_HEADER, format!("{text:FACTS_LENGTH$}").as_bytes()].concat()
 }
 
-/// The facts at the end of a record; `None` if it is damaged, or of another version.
-pub fn read_facts(record: &mut (impl Read + Seek)) -> Option<LayerFacts> {
+/// The facts at the end of an inventory; `None` if it is damaged, or of another version.
+pub fn read_facts(inventory: &mut (impl Read + Seek)) -> Option<LayerFacts> {
     let mut frame = [0; FACTS_HEADER.len() + FACTS_LENGTH];
-    record.seek(SeekFrom::End(-i64::try_from(frame.len()).ok()?)).ok()?;
-    record.read_exact(&mut frame).ok()?;
+    inventory.seek(SeekFrom::End(-i64::try_from(frame.len()).ok()?)).ok()?;
+    inventory.read_exact(&mut frame).ok()?;
     let text = std::str::from_utf8(frame.strip_prefix(&FACTS_HEADER)?).ok()?;
     let (diff_id, size) = text.trim_end_matches(' ').strip_suffix('\n')?.split_once(' ')?;
     Some(LayerFacts { diff_id: DiffId::parse(diff_id).ok()?, size: size.parse().ok()? })
 }
 
-/// Reads a record, entry by entry.
-pub struct RecordReader<R: Read> {
+/// Reads an inventory, entry by entry.
+pub struct InventoryReader<R: Read> {
     input: BufReader<zstd::stream::read::Decoder<'static, BufReader<R>>>,
     path: Vec<u8>,
     totals: Option<Totals>,
-    /// Items to read, where the record has no end yet.
+    /// Items to read, where the inventory has no end yet.
     left: Option<u32>,
 }
 
-impl RecordReader<FromStart> {
-    /// Starts to read a file's record; the file may be read elsewhere at the same time.
+impl InventoryReader<FromStart> {
+    /// Starts to read a file's inventory; the file may be read elsewhere at the same time.
     ///
     /// # Errors
-    /// As [`RecordReader::new`]; no descriptor can be had.
+    /// As [`InventoryReader::new`]; no descriptor can be had.
     pub(super) fn of(file: &File) -> io::Result<Self> {
         Self::new(FromStart { file: file.try_clone()?, at: 0 })
     }
 }
 
-impl<R: Read> RecordReader<R> {
+impl<R: Read> InventoryReader<R> {
     /// Starts to read.
     ///
     /// # Errors
-    /// `InvalidData` if it is not a record of a known version.
+    /// `InvalidData` if it is not an inventory of a known version.
     pub fn new(file: R) -> io::Result<Self> {
         let mut input = BufReader::new(zstd::stream::read::Decoder::new(file)?);
         let mut magic = [0; MAGIC.len()];
@@ -255,8 +255,8 @@ impl<R: Read> RecordReader<R> {
     /// The next entry; `None` after the last one.
     ///
     /// # Errors
-    /// A record that is cut off or damaged.
-    pub fn next_entry(&mut self) -> io::Result<Option<RecordEntry>> {
+    /// An inventory that is cut off or damaged.
+    pub fn next_entry(&mut self) -> io::Result<Option<InventoryEntry>> {
         if self.totals.is_some() || self.left == Some(0) {
             return Ok(None);
         }
@@ -306,18 +306,18 @@ impl<R: Read> RecordReader<R> {
                 let size = self.number()?;
                 let mut hash = [0; 16];
                 self.input.read_exact(&mut hash)?;
-                RecordKind::File { size, hash: u128::from_le_bytes(hash) }
+                InventoryKind::File { size, hash: u128::from_le_bytes(hash) }
             }
-            DIRECTORY => RecordKind::Directory,
-            SYMLINK => RecordKind::Symlink { target: self.bytes()? },
-            HARD_LINK => RecordKind::HardLink { target: self.bytes()? },
-            WAITING_LINK => RecordKind::WaitingLink { target: self.bytes()? },
+            DIRECTORY => InventoryKind::Directory,
+            SYMLINK => InventoryKind::Symlink { target: self.bytes()? },
+            HARD_LINK => InventoryKind::HardLink { target: self.bytes()? },
+            WAITING_LINK => InventoryKind::WaitingLink { target: self.bytes()? },
             _ => return Err(damaged("an unknown kind of entry")),
         };
-        Ok(Some(RecordEntry { path: self.path.clone(), kind, mode, modified, xattrs }))
+        Ok(Some(InventoryEntry { path: self.path.clone(), kind, mode, modified, xattrs }))
     }
 
-    /// The totals, once [`RecordReader::next_entry`] has returned `None`.
+    /// The totals, once [`InventoryReader::next_entry`] has returned `None`.
     pub fn totals(&self) -> Option<Totals> {
         self.totals
     }
@@ -385,14 +385,14 @@ mod tests {
     use crate::digest::Algorithm;
     use proptest::prelude::*;
 
-    fn entry() -> impl Strategy<Value = RecordEntry> {
+    fn entry() -> impl Strategy<Value = InventoryEntry> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..40);
         let kind = prop_oneof![
-            (any::<u64>(), any::<u128>()).prop_map(|(size, hash)| RecordKind::File { size, hash }),
-            Just(RecordKind::Directory),
-            bytes().prop_map(|target| RecordKind::Symlink { target }),
-            bytes().prop_map(|target| RecordKind::HardLink { target }),
-            bytes().prop_map(|target| RecordKind::WaitingLink { target }),
+            (any::<u64>(), any::<u128>()).prop_map(|(size, hash)| InventoryKind::File { size, hash }),
+            Just(InventoryKind::Directory),
+            bytes().prop_map(|target| InventoryKind::Symlink { target }),
+            bytes().prop_map(|target| InventoryKind::HardLink { target }),
+            bytes().prop_map(|target| InventoryKind::WaitingLink { target }),
         ];
         let time = (any::<i64>(), 0_u32..1_000_000_000)
             .prop_map(|(seconds, nanoseconds)| FileTime { seconds, nanoseconds });
@@ -403,7 +403,7 @@ mod tests {
             proptest::option::of(time),
             proptest::collection::vec((bytes(), bytes()), 0..3),
         )
-            .prop_map(|(path, kind, mode, modified, xattrs)| RecordEntry {
+            .prop_map(|(path, kind, mode, modified, xattrs)| InventoryEntry {
                 path,
                 kind,
                 mode,
@@ -412,8 +412,8 @@ mod tests {
             })
     }
 
-    fn read(bytes: &[u8]) -> io::Result<(Vec<RecordEntry>, Option<Totals>)> {
-        let mut reader = RecordReader::new(bytes)?;
+    fn read(bytes: &[u8]) -> io::Result<(Vec<InventoryEntry>, Option<Totals>)> {
+        let mut reader = InventoryReader::new(bytes)?;
         let mut entries = Vec::new();
         while let Some(entry) = reader.next_entry()? {
             entries.push(entry);
@@ -425,7 +425,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(entries in proptest::collection::vec(entry(), 0..20)) {
             let totals = Totals { entries: 1, content_bytes: 300, tar_bytes: u64::MAX, dropped_xattrs: 0 };
-            let mut writer = RecordWriter::new(Vec::new()).unwrap();
+            let mut writer = InventoryWriter::new(Vec::new()).unwrap();
             for entry in &entries {
                 writer.entry(entry).unwrap();
             }

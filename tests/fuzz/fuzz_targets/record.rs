@@ -1,4 +1,0 @@
-//! See `msb_sync::fuzzing`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| msb_sync::fuzzing::run("record", data));
