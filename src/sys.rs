@@ -8,16 +8,16 @@ mod files;
 mod tree;
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags,
-    Timespec, Timestamps, XattrFlags,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags, Timespec, Timestamps,
+    XattrFlags,
 };
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
@@ -570,10 +570,11 @@ pub fn may_change_unseen(directory: &Path) -> io::Result<bool> {
 
 /// Takes the lock of `file` if nobody has it; `false` if somebody has. It ends with the process at the latest.
 pub fn try_lock(file: &File) -> io::Result<bool> {
-    match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+    match file.try_lock() {
         Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
-        Err(error) => Err(error.into()),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -591,6 +592,7 @@ pub fn limit_allocator_arenas() {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::fd::AsFd as _;
 
     #[test]
     fn no_symlink_is_followed_beneath_a_root() {
