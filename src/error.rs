@@ -5,17 +5,28 @@
 //! A message never carries a secret: URLs are shown without user info and query.
 
 mod catalog;
+mod defect;
+mod input;
 mod layer;
+mod recorded;
 mod registry;
+mod selection;
 mod store;
 mod text;
 
 pub use catalog::CatalogError;
+pub use defect::Defect;
+pub use input::{InputError, InputFile};
 pub use layer::LayerError;
+pub use recorded::{RecordedError, Unforgettable};
 pub use registry::{Login, RegistryError, RegistryName, TlsCure, Trouble};
+pub use selection::SelectionError;
 pub use store::StoreError;
 pub use text::{escape_into, printable};
 
+use std::fmt;
+use std::io;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::digest::BlobDigest;
@@ -61,17 +72,74 @@ pub enum Error {
         /// Theirs.
         actual: String,
     },
-    /// Something that only applies to a combination of settings.
-    #[error("{message}")]
-    Usage {
-        /// What is wrong.
-        message: String,
-        /// What to do about it.
-        hint: Option<String>,
+    /// `--offline` forbids asking for what is not here.
+    #[error("{0}, and --offline forbids asking its registry")]
+    Offline(Absent),
+    /// The pull policy `never` forbids asking for what is not here.
+    #[error("{0}, and its pull policy is \"never\"")]
+    NeverPulled(Absent),
+    /// A selection of tags cannot be carried out.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// Several selections of one repository failed, each for a reason of its own.
+    #[error("{}", joined(.0))]
+    Several(Vec<Arc<Error>>),
+    /// A command line, or a file that it names, cannot be used.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The catalog or the store does not have what the user asks for.
+    #[error(transparent)]
+    Recorded(#[from] RecordedError),
+    /// `watch` cannot serve its metrics.
+    #[error("cannot serve metrics on {address}: {source}")]
+    Metrics {
+        /// The address that was asked for.
+        address: String,
+        /// The system's words.
+        source: io::Error,
     },
+    /// The system refuses what a whole run needs: threads, signals.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was being done, as an infinitive.
+        doing: &'static str,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// msb-sync itself is at fault.
+    #[error(transparent)]
+    Defect(#[from] Defect),
     /// The run was stopped by a signal.
     #[error("stopped")]
     Stopped,
+}
+
+/// Something that is not on this machine, and that nobody may fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// An image.
+    Image,
+    /// An image as the lockfile has it.
+    LockedImage,
+    /// Some layers of a recorded image.
+    Layers,
+    /// Any tag that fits this rule.
+    Tag(String),
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image => f.write_str("not here"),
+            Self::LockedImage => f.write_str("not here as the lockfile has it"),
+            Self::Layers => f.write_str("not all of its layers are here"),
+            Self::Tag(rule) => write!(f, "no tag here fits {rule}"),
+        }
+    }
+}
+
+fn joined(errors: &[Arc<Error>]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl From<RegistryError> for Error {
@@ -93,7 +161,15 @@ impl Error {
             Self::Layer { error, .. } => error.kind(),
             Self::LockedDigest { source, .. } => source.kind(),
             Self::LockMismatch { .. } => "lock-mismatch",
-            Self::Usage { .. } => "usage",
+            Self::Offline(_) => "offline",
+            Self::NeverPulled(_) => "pull-never",
+            Self::Selection(error) => error.kind(),
+            Self::Several(_) => "several",
+            Self::Input(error) => error.kind(),
+            Self::Recorded(error) => error.kind(),
+            Self::Metrics { .. } => "metrics",
+            Self::System { .. } => "system",
+            Self::Defect(_) => "defect",
             Self::Stopped => "stopped",
         }
     }
@@ -116,8 +192,23 @@ impl Error {
                 "the lockfile was changed by other hands: remove the image's entry, then run: msb-sync lock"
                     .to_owned(),
             ),
-            Self::Usage { hint, .. } => hint.clone(),
-            Self::Stopped => None,
+            Self::Offline(_) => Some("run without --offline".to_owned()),
+            Self::NeverPulled(Absent::Tag(_)) => {
+                Some("set pull = \"missing\" for this selection, or pull the images by hand".to_owned())
+            }
+            Self::NeverPulled(_) => {
+                Some("set pull = \"missing\" for this image, or pull it by hand".to_owned())
+            }
+            Self::Selection(error) => error.hint(),
+            Self::Several(errors) => errors.iter().find_map(|error| error.hint()),
+            Self::Input(error) => error.hint(),
+            Self::Recorded(error) => error.hint(),
+            Self::Metrics { source, .. } => Some(match source.kind() {
+                io::ErrorKind::AddrInUse => "another program listens there: choose another port".to_owned(),
+                _ => "choose an address of this machine, and a port that this user may listen on".to_owned(),
+            }),
+            Self::Defect(defect) => defect.hint(),
+            Self::System { .. } | Self::Stopped => None,
         }
     }
 
@@ -145,3 +236,6 @@ impl Error {
         messages
     }
 }
+
+#[cfg(test)]
+mod tests;

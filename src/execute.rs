@@ -19,7 +19,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use crate::cancel::Cancel;
 use crate::catalog::{self, Catalog, Change};
 use crate::digest::BlobDigest;
-use crate::error::{Error, StoreError};
+use crate::error::{Defect, Error, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
 use crate::plan::{self, Fetch, Plan, PlannedImage, Record};
@@ -385,7 +385,7 @@ impl Executor<'_> {
     /// What is to be changed in the catalog for an image that has all its layers; `None`: nothing.
     fn change<'p>(&self, image: &'p PlannedImage) -> Result<Option<Change<'p>>, Arc<Error>> {
         if image.action == Action::Blocked {
-            let unknown = || Arc::new(Error::Usage { message: image.reason.clone(), hint: None });
+            let unknown = || Arc::new(Defect::NotLookedUp.into());
             return Err(image.error.clone().unwrap_or_else(unknown));
         }
         if image.layers.is_empty() && image.record.is_some() {
@@ -395,10 +395,7 @@ impl Executor<'_> {
         let names = &image.names[..];
         match &image.record {
             Some(Record::Resolved(resolved)) => Ok(Some(Change::Record { image: resolved, names })),
-            Some(Record::Locked(_)) => {
-                let message = "its locked digest was not looked up".to_owned();
-                Err(Arc::new(Error::Usage { message, hint: None }))
-            }
+            Some(Record::Locked(_)) => Err(Arc::new(Defect::LockNotLookedUp.into())),
             None => Ok(image.adopt.then_some(Change::Adopt { names })),
         }
     }

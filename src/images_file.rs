@@ -24,7 +24,6 @@ mod text;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -35,6 +34,7 @@ use problem::{Draft, Notes, Page, Span};
 pub use problem::{Problem, Problems, Severity};
 pub use text::nearest;
 
+use crate::error::InputError;
 use crate::image_ref::ImageRef;
 pub use crate::state::TagSelection;
 use crate::state::{Desired, DesiredImage, Owner, Platform, PullPolicy, RegistrySettings, Settings};
@@ -114,29 +114,6 @@ pub struct ImagesFile {
     pub warnings: Vec<Problem>,
 }
 
-/// `--group` names that the file does not define.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownGroups {
-    unknown: Vec<String>,
-    hint: String,
-}
-
-impl UnknownGroups {
-    /// The next step: the nearest valid name, or all of them.
-    pub fn hint(&self) -> &str {
-        &self.hint
-    }
-}
-
-impl fmt::Display for UnknownGroups {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.unknown.len() == 1 { "" } else { "s" };
-        write!(f, "unknown group{plural} {}", self.unknown.join(", "))
-    }
-}
-
-impl std::error::Error for UnknownGroups {}
-
 impl ImagesFile {
     /// What is to be true after a run for `owner`: all images, or those in one of `groups`
     /// (each with or without a leading `@`).
@@ -148,7 +125,7 @@ impl ImagesFile {
         owner: Owner,
         layers_directory: PathBuf,
         groups: &[String],
-    ) -> Result<Desired, UnknownGroups> {
+    ) -> Result<Desired, InputError> {
         let wanted: BTreeSet<&str> =
             groups.iter().map(|group| group.strip_prefix('@').unwrap_or(group)).collect();
         self.check_groups(&wanted)?;
@@ -198,20 +175,14 @@ impl ImagesFile {
         })
     }
 
-    fn check_groups(&self, wanted: &BTreeSet<&str>) -> Result<(), UnknownGroups> {
+    fn check_groups(&self, wanted: &BTreeSet<&str>) -> Result<(), InputError> {
         let unknown: Vec<&str> =
             wanted.iter().copied().filter(|group| !self.groups.contains_key(*group)).collect();
         let Some(first) = unknown.first() else { return Ok(()) };
-        let names: Vec<&str> = self.groups.keys().map(String::as_str).take(50).collect();
-        let hint = if self.groups.is_empty() {
-            "the images file defines no groups".to_owned()
-        } else {
-            match text::nearest(first, self.groups.keys().map(String::as_str)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("the images file has {}", text::list(&names)),
-            }
-        };
-        Err(UnknownGroups { unknown: unknown.into_iter().map(text::quoted).collect(), hint })
+        let nearest = text::nearest(first, self.groups.keys().map(String::as_str)).map(str::to_owned);
+        let defined = self.groups.keys().take(50).cloned().collect();
+        let names = unknown.into_iter().map(text::quoted).collect();
+        Err(InputError::UnknownGroups { names, nearest, defined })
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) use self::selections::{Choices, choose_from_registry, two_platforms};
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
-use crate::error::{Error, RegistryError};
+use crate::error::{Absent, Error, RegistryError};
 use crate::extract;
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, Reporter};
@@ -216,7 +216,7 @@ impl Observer<'_> {
             .map(|image| &image.reference)
             .collect();
         for (reference, resolution) in &mut observed.resolutions {
-            let why: fn(&str) -> Resolution = if never.contains(reference) {
+            let blocked: fn(Absent) -> Resolution = if never.contains(reference) {
                 never_pulled
             } else if self.offline && !self.registries.is_local(reference) {
                 forbidden_offline
@@ -231,7 +231,7 @@ impl Observer<'_> {
             if matches!(resolution, Resolution::AsRecorded)
                 && !observed.recorded.get(reference).is_some_and(complete)
             {
-                *resolution = why("not all of its layers are here");
+                *resolution = blocked(Absent::Layers);
             }
         }
     }

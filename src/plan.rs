@@ -9,10 +9,10 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use forget::{Refusal, Removal, removals, removals_of, removals_of_owner};
+pub use forget::{Refusals, Removal, removals, removals_of, removals_of_owner};
 
 use crate::digest::{BlobDigest, ContentMismatch, DiffId};
-use crate::error::{Error, LayerError, RegistryError};
+use crate::error::{Defect, Error, LayerError, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::state::{
     Action, BlockedSelection, Desired, DesiredImage, LayerDescriptor, LayerFacts, LayerState, LockedImage,
@@ -338,7 +338,7 @@ fn plan_image(desired: &Desired, image: &DesiredImage, observed: &Observed) -> P
         }
         // An observer that forgot an image: nothing may be done about what nobody looked at.
         Some(Resolution::AsRecorded) | None => {
-            planned.block_if(Some(Error::Usage { message: "not looked up".to_owned(), hint: None }));
+            planned.block_if(Some(Defect::NotLookedUp.into()));
         }
     }
     let state =

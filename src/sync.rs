@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::digest::BlobDigest;
-use crate::error::{CatalogError, Error, StoreError};
+use crate::error::{CatalogError, Error, InputError, StoreError};
 use crate::execute::Outcome;
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
 use crate::images_file::{self, ImagesFile, Problem, Problems, Source};
@@ -145,6 +145,10 @@ impl From<StoreError> for Failure {
     }
 }
 
+fn input(error: InputError) -> Failure {
+    Failure::Input(error.into())
+}
+
 /// An images file, read and understood.
 struct Loaded {
     file: ImagesFile,
@@ -254,10 +258,7 @@ impl Session {
             .collect();
         let mut selections = Vec::new();
         if let Some(loaded) = loaded.filter(|_| !groups.is_empty()) {
-            let of_groups = loaded.file.desired(Owner::pull(), layers.clone(), groups).map_err(|error| {
-                let hint = Some(error.hint().to_owned());
-                Failure::Input(Error::Usage { message: error.to_string(), hint })
-            })?;
+            let of_groups = loaded.file.desired(Owner::pull(), layers.clone(), groups).map_err(input)?;
             images.extend(of_groups.images);
             selections = of_groups.selections;
         }
@@ -297,10 +298,9 @@ impl Session {
                 let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
                 Ok(store::sync_directory(directory.unwrap_or(Path::new(".")))?)
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::Error(Error::Usage {
-                message: format!("{} exists already and is left alone", path.display()),
-                hint: Some(format!("show what it would do: msb-sync plan {}", path.display())),
-            })),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::from(InputError::Exists { path: path.to_owned() }).into())
+            }
             Err(error) => Err(StoreError::io("create", path)(error).into()),
         }
     }
@@ -351,10 +351,7 @@ impl Session {
         let settings = &loaded.file.settings;
         let layers = settings.layers.clone().unwrap_or_else(|| self.default_layers());
         let mut desired =
-            loaded.file.desired(loaded.owner.clone(), layers, &request.groups).map_err(|error| {
-                let hint = Some(error.hint().to_owned());
-                Failure::Input(Error::Usage { message: error.to_string(), hint })
-            })?;
+            loaded.file.desired(loaded.owner.clone(), layers, &request.groups).map_err(input)?;
         desired.prune |= request.prune;
         if desired.prune {
             loaded.refuse_empty(request.allow_empty)?;
@@ -439,10 +436,7 @@ impl Session {
         }
         match image_ref::check_registry(&self.default_registry) {
             Ok(()) => Ok(&self.default_registry),
-            Err(error) => Err(Failure::Input(Error::Usage {
-                message: format!("OCI_REGISTRY_DOMAIN is no registry: {error}"),
-                hint: Some("name its host, and its port if it has one, as in registry.corp:5000".to_owned()),
-            })),
+            Err(error) => Err(input(InputError::DefaultRegistry(error))),
         }
     }
 
@@ -451,14 +445,7 @@ impl Session {
     /// # Errors
     /// It is none.
     pub fn reference(&self, text: &str) -> Result<ImageRef, Failure> {
-        ImageRef::parse(text, self.default_registry()?).map_err(|error| {
-            let hint = match error.instead() {
-                Some(instead) => format!("write {instead}"),
-                None => "references look like alpine:3.20 or ghcr.io/owner/name:tag".to_owned(),
-            };
-            let hint = Some(hint);
-            Failure::Input(Error::Usage { message: error.to_string(), hint })
-        })
+        ImageRef::parse(text, self.default_registry()?).map_err(|error| input(InputError::Reference(error)))
     }
 
     /// Parses a reference from the command line; one without tag and digest stays a repository alone.
@@ -503,9 +490,7 @@ impl Loaded {
         if allow_empty || !self.file.lists_nothing() {
             return Ok(());
         }
-        let message = format!("{} lists no image: nothing is removed", self.name);
-        let hint = Some("to remove all that it has brought, say so: --allow-empty".to_owned());
-        Err(Failure::Input(Error::Usage { message, hint }))
+        Err(input(InputError::NothingListed { images_file: self.name.clone() }))
     }
 }
 

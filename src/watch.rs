@@ -33,7 +33,7 @@ pub use self::notice::{Listener, Notice, Options, Reason};
 use self::paths::Content;
 use self::schedule::Changes;
 pub use self::server::{Address, parse_address};
-use crate::error::{Error, StoreError};
+use crate::error::{Defect, Error, StoreError};
 use crate::state::Action;
 use crate::store::layer_path;
 use crate::sync::{Applied, Failure, Inputs, Session};
@@ -47,12 +47,8 @@ const REST: Duration = Duration::from_millis(40);
 /// The first run could not be carried out (images that fail are no reason), the metrics cannot be served, or the
 /// system has no threads or signals for us.
 pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> Result<(), Failure> {
-    let cannot = |doing: &str| {
-        let doing = doing.to_owned();
-        move |error: std::io::Error| {
-            Failure::Error(Error::Usage { message: format!("cannot {doing}: {error}"), hint: None })
-        }
-    };
+    let cannot =
+        |doing: &'static str| move |source: std::io::Error| Failure::Error(Error::System { doing, source });
     let inputs = session.inputs(&options.request.source)?;
     let metrics = Arc::new(Metrics::new());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -412,8 +408,7 @@ async fn ended(run: &mut Option<Run>) -> (RunResult, Duration) {
                 .into()
         } else {
             // A defect of ours ended the run, and must not end the watch.
-            let message = "the run ended unexpectedly".to_owned();
-            Error::Usage { message, hint: Some("please report this".to_owned()) }
+            Defect::RunEnded.into()
         }))
     });
     (result, run.started.elapsed())

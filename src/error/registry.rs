@@ -242,7 +242,7 @@ impl RegistryError {
                 404 => "not-found",
                 429 => "rate-limited",
                 500.. => "registry-failure",
-                _ => "refused",
+                _ => "registry-refused",
             },
             Self::Unreachable { .. } => "unreachable",
             Self::Tls { .. } => "tls",

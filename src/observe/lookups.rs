@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 use super::Ended;
 use super::selections::{Repository, Selected};
 use crate::digest::BlobDigest;
-use crate::error::{Error, RegistryError};
+use crate::error::{Absent, Defect, Error, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
@@ -205,11 +205,11 @@ impl Lookups<'_> {
                     }
                 }
             } else if image.pull == PullPolicy::Never {
-                never_pulled("not here as the lockfile has it")
+                never_pulled(Absent::LockedImage)
             } else if may_ask {
                 Resolution::Locked(Arc::clone(locked))
             } else {
-                forbidden_offline("not here as the lockfile has it")
+                forbidden_offline(Absent::LockedImage)
             });
         }
         let recorded = recorded.get(&image.reference);
@@ -217,13 +217,13 @@ impl Lookups<'_> {
         let complete = usable && recorded.is_some_and(|recorded| recorded.rows_complete);
         match image.pull {
             PullPolicy::Missing | PullPolicy::Never if complete => return Some(Resolution::AsRecorded),
-            PullPolicy::Never => return Some(never_pulled("not here")),
+            PullPolicy::Never => return Some(never_pulled(Absent::Image)),
             _ => {}
         }
         match (may_ask, complete) {
             (true, _) => None,
             (false, true) => Some(Resolution::AsRecorded),
-            (false, false) => Some(forbidden_offline("not here")),
+            (false, false) => Some(forbidden_offline(Absent::Image)),
         }
     }
 }
@@ -316,17 +316,12 @@ impl Work<'_, '_> {
     }
 }
 
-fn blocked(message: String, hint: &str) -> Resolution {
-    Resolution::Blocked(Arc::new(Error::Usage { message, hint: Some(hint.to_owned()) }))
+pub(super) fn never_pulled(absent: Absent) -> Resolution {
+    Resolution::Blocked(Arc::new(Error::NeverPulled(absent)))
 }
 
-pub(super) fn never_pulled(why: &str) -> Resolution {
-    let hint = "set pull = \"missing\" for this image, or pull it by hand";
-    blocked(format!("{why}, and its pull policy is \"never\""), hint)
-}
-
-pub(super) fn forbidden_offline(why: &str) -> Resolution {
-    blocked(format!("{why}, and --offline forbids asking its registry"), "run without --offline")
+pub(super) fn forbidden_offline(absent: Absent) -> Resolution {
+    Resolution::Blocked(Arc::new(Error::Offline(absent)))
 }
 
 /// What the registry has under the locked digest, if that is what the lockfile says.
@@ -334,10 +329,7 @@ fn confirm(locked: &LockedImage, answer: Result<Lookup, RegistryError>) -> Resul
     let resolved = match answer {
         Ok(Lookup::Image(image)) => ResolvedImage { reference: locked.reference.clone(), ..*image },
         // Nothing was known, so this does not come; without the image there is nothing to record.
-        Ok(Lookup::Same) => {
-            let message = format!("{}: its registry did not say what it is", locked.digest);
-            return Err(Error::Usage { message, hint: None });
-        }
+        Ok(Lookup::Same) => return Err(Defect::Unanswered(locked.digest.clone()).into()),
         Err(source) => {
             let (digest, source) = (locked.digest.clone(), Box::new(source));
             return Err(Error::LockedDigest { digest, source });

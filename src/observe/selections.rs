@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::lookups::Lookups;
-use crate::error::{Error, RegistryError};
+use crate::error::{Absent, Error, RegistryError, SelectionError};
 use crate::image_ref::ImageRef;
 use crate::registry::Registries;
 use crate::selection::{Chooser, Chosen, MAX_CHOSEN, Rule, describe};
@@ -90,13 +90,7 @@ impl Lookups<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        let error = if errors.len() > 1 {
-            let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            let hint = errors.iter().find_map(|error| error.hint());
-            Some(Arc::new(Error::Usage { message: messages.join("; "), hint }))
-        } else {
-            errors.pop()
-        };
+        let error = if errors.len() > 1 { Some(Arc::new(Error::Several(errors))) } else { errors.pop() };
         Selected {
             repository: repository.name.clone(),
             images: images.into_values().collect(),
@@ -118,12 +112,6 @@ impl Lookups<'_> {
         list: &OnceLock<Result<Choices, Arc<Error>>>,
     ) -> Result<Choice, Arc<Error>> {
         let selection = repository.selections[index];
-        let blocked = |message: String, hint: &str| {
-            Err(Arc::new(Error::Usage {
-                message,
-                hint: Some(hint.to_owned()).filter(|hint| !hint.is_empty()),
-            }))
-        };
         if let Some(locked) = &selection.locked {
             let tags = locked.iter().filter_map(|image| image.reference.tag()).map(str::to_owned).collect();
             return Ok(Choice { tags, decides: true });
@@ -137,14 +125,8 @@ impl Lookups<'_> {
             let choice = here();
             return match (choice.tags.is_empty(), offline) {
                 (false, _) => Ok(choice),
-                (true, true) => blocked(
-                    format!("no tag here fits {described}, and --offline forbids asking its registry"),
-                    "run without --offline",
-                ),
-                (true, false) => blocked(
-                    format!("no tag here fits {described}, and its pull policy is \"never\""),
-                    "set pull = \"missing\" for this selection, or pull the images by hand",
-                ),
+                (true, true) => Err(Arc::new(Error::Offline(Absent::Tag(described)))),
+                (true, false) => Err(Arc::new(Error::NeverPulled(Absent::Tag(described)))),
             };
         }
         // Without a number, only the list can tell whether some are missing.
@@ -164,8 +146,7 @@ impl Lookups<'_> {
 }
 
 fn rule_of(selection: &TagSelection) -> Result<Rule, Error> {
-    Rule::new(selection)
-        .map_err(|reason| Error::Usage { message: format!("cannot select tags: {reason}"), hint: None })
+    Rule::new(selection).map_err(|reason| SelectionError::Rule { reason }.into())
 }
 
 /// What each of several selections chooses, newest first; or why it chooses nothing.
@@ -193,28 +174,18 @@ pub(crate) fn choose_from_registry(
 
 /// The chosen tags, if they are some and not too many.
 fn judge(selection: &TagSelection, chosen: Chosen) -> Result<Vec<String>, Error> {
-    let described = describe(selection);
-    let (message, hint) = match chosen.count {
-        0 => (
-            format!("none of its {} tags fits {described}", chosen.of),
-            "check the range and the pattern; a pattern matches the whole tag, and a range leaves out \
-             pre-releases such as 7.2-alpine",
-        ),
-        1..=MAX_CHOSEN => return Ok(chosen.tags),
-        count => (
-            format!("{described} chooses {count} tags, more than {MAX_CHOSEN}"),
-            "narrow it, or say how many with newest = N",
-        ),
-    };
-    Err(Error::Usage { message, hint: Some(hint.to_owned()) })
+    let rule = describe(selection);
+    match chosen.count {
+        0 => Err(SelectionError::NoTagFits { of: chosen.of, rule }.into()),
+        1..=MAX_CHOSEN => Ok(chosen.tags),
+        count => Err(SelectionError::TooManyTags { rule, count, most: MAX_CHOSEN }.into()),
+    }
 }
 
 /// Why a tag cannot be wanted for both platforms.
 pub(crate) fn two_platforms(tag: &str, one: &Platform, other: &Platform) -> Error {
-    Error::Usage {
-        message: format!("tag {tag} is wanted for two platforms: {one} and {other}"),
-        hint: Some("a machine can hold a tag for one platform only".to_owned()),
-    }
+    let (tag, one, other) = (tag.to_owned(), one.to_string(), other.to_string());
+    SelectionError::TwoPlatforms { tag, one, other }.into()
 }
 
 /// The tags of `repository` that are recorded in full for the selection's platform.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Plan, plan};
+use crate::error::Unforgettable;
 use crate::image_ref::ImageRef;
 use crate::state::{Action, Desired, Observed, Owner, RecordedImage};
 
@@ -21,15 +22,13 @@ pub struct Removal {
     pub waits: bool,
 }
 
-/// Why a named image cannot be forgotten.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Nobody has recorded it.
-    Unknown(ImageRef),
-    /// Only microsandbox has.
-    Foreign(ImageRef),
-    /// It is the second name of the other one, and goes with it.
-    SecondName(ImageRef, ImageRef),
+/// The images that were named to be forgotten and cannot be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// The images that nobody has recorded.
+    pub unknown: Vec<ImageRef>,
+    /// The recorded images, each with its reason.
+    pub refused: Vec<Unforgettable>,
 }
 
 /// Whether nothing of ours is left of a row when `owner` (`None`: everybody) gives it up. What microsandbox had
@@ -63,22 +62,24 @@ pub fn removals(desired: &Desired, observed: &Observed, waits: bool) -> Vec<Remo
 pub fn removals_of(
     references: &BTreeSet<ImageRef>,
     recorded: &BTreeMap<ImageRef, RecordedImage>,
-) -> Result<Vec<Removal>, Vec<Refusal>> {
-    let (mut removals, mut refusals) = (Vec::new(), Vec::new());
+) -> Result<Vec<Removal>, Refusals> {
+    let (mut removals, mut refusals) = (Vec::new(), Refusals::default());
     for reference in references {
         match recorded.get(reference) {
-            None => refusals.push(Refusal::Unknown(reference.clone())),
+            None => refusals.unknown.push(reference.clone()),
             Some(row) => match &row.alias_of {
                 Some(first) if references.contains(first) => {}
-                Some(first) => refusals.push(Refusal::SecondName(reference.clone(), first.clone())),
+                Some(first) => {
+                    refusals.refused.push(Unforgettable::SecondName(reference.clone(), first.clone()));
+                }
                 None if row.owners.is_empty() && row.digest.is_none() => {
-                    refusals.push(Refusal::Foreign(reference.clone()));
+                    refusals.refused.push(Unforgettable::Foreign(reference.clone()));
                 }
                 None => removals.push(removal_of(row, references, recorded, None)),
             },
         }
     }
-    if refusals.is_empty() { Ok(removals) } else { Err(refusals) }
+    if refusals == Refusals::default() { Ok(removals) } else { Err(refusals) }
 }
 
 /// Plans to forget all that `owner` wants, sorted by reference. `recorded` is all that is recorded.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::digest::Algorithm;
-use crate::error::RegistryError;
+use crate::error::{Absent, RegistryError, Unforgettable};
 use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy, SelectedImage, TagSelection};
 
 fn digest(of: &str) -> BlobDigest {
@@ -102,7 +102,7 @@ fn desired(images: Vec<ImageRef>, prune: bool) -> Desired {
 }
 
 fn blocked() -> Resolution {
-    Resolution::Blocked(Arc::new(Error::Usage { message: "no network".to_owned(), hint: None }))
+    Resolution::Blocked(Arc::new(Error::Offline(Absent::Image)))
 }
 
 /// What applying `plan` successfully makes of `observed`.
@@ -396,7 +396,15 @@ fn each_action_has_its_cause() {
         (Resolution::AsRecorded, vec![recorded()], &[1], Action::Repair, "1 layer missing on disk", 1, 12),
         (same(), vec![damaged], &[1, 2], Action::Repair, "rows missing in the catalog", 2, 0),
         (Resolution::AsRecorded, vec![recorded()], &[1, 2], Action::Keep, "", 2, 0),
-        (blocked(), vec![recorded()], &[1, 2], Action::Blocked, "no network", 2, 0),
+        (
+            blocked(),
+            vec![recorded()],
+            &[1, 2],
+            Action::Blocked,
+            "not here, and --offline forbids asking its registry",
+            2,
+            0,
+        ),
     ] {
         let plan = plan(&desired(vec![name.clone()], false), &observed_with(resolution, rows, complete));
         let got = &plan.images[0];
@@ -542,11 +550,13 @@ fn a_named_image_goes_whoever_owns_it_and_all_or_none_go() {
     assert_eq!(found[0].reason, "asked for; was wanted by /images.toml, pull");
     assert_eq!(
         remove(&[&reference(0), &reference(1), &reference(2), &docker], &recorded).unwrap_err(),
-        [
-            Refusal::SecondName(docker.clone(), sandboxes.clone()),
-            Refusal::Foreign(reference(1)),
-            Refusal::Unknown(reference(2)),
-        ]
+        Refusals {
+            unknown: vec![reference(2)],
+            refused: vec![
+                Unforgettable::SecondName(docker.clone(), sandboxes.clone()),
+                Unforgettable::Foreign(reference(1)),
+            ],
+        }
     );
     // A second name that a file lists too: the file gives it up, the first name still needs it.
     recorded.insert(docker.clone(), RecordedImage { alias_of: None, ..recorded[&docker].clone() });
@@ -637,11 +647,15 @@ fn a_selection_that_was_not_made_from_the_list_removes_nothing_of_its_repository
     assert_eq!((planned.count(Action::Remove), planned.unlisted.len()), (0, 0));
 
     observed.selected.clear();
-    let error = Arc::new(Error::Usage { message: "no list".to_owned(), hint: None });
+    let error = Arc::new(Error::Offline(Absent::Tag("newest".to_owned())));
     let repository = redis("1").repository_alone();
     observed.blocked_selections.push(BlockedSelection { repository, platform: platform(), error });
     let planned = plan(&wanted, &observed);
-    let blocked = ("docker.io/library/redis".to_owned(), Action::Blocked, "no list");
+    let blocked = (
+        "docker.io/library/redis".to_owned(),
+        Action::Blocked,
+        "no tag here fits newest, and --offline forbids asking its registry",
+    );
     assert_eq!(actions(&planned), [blocked]);
     assert!(planned.unlisted.is_empty() && planned.layers_to_remove.is_empty());
     assert!(planned.is_empty());

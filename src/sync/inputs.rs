@@ -11,7 +11,7 @@ use super::Loaded;
 use super::lock::locked_selections;
 use super::{Failure, ImagesSource, Session};
 use crate::digest::{Algorithm, BlobDigest};
-use crate::error::Error;
+use crate::error::{InputError, InputFile};
 use crate::image_ref::ImageRef;
 use crate::state::Desired;
 use crate::sys;
@@ -45,16 +45,10 @@ impl Session {
     /// The images file cannot be read or is wrong, or is standard input, which is read once.
     pub fn inputs(&self, source: &ImagesSource) -> Result<Inputs, Failure> {
         let ImagesSource::Path(path) = source else {
-            return Err(Failure::Input(Error::Usage {
-                message: "standard input cannot be watched: it is read once".to_owned(),
-                hint: Some("write it to a file, and watch that: msb-sync watch images.toml".to_owned()),
-            }));
+            return Err(Failure::Input(InputError::WatchedStdin.into()));
         };
         let loaded = self.quiet().load(source)?;
-        let images_file = absolute(path).map_err(|error| {
-            let message = format!("cannot read {}: {error}", path.display());
-            Failure::Input(Error::Usage { message, hint: None })
-        })?;
+        let images_file = absolute(path).map_err(|error| unreadable(path, error))?;
         let settings = loaded.file.settings;
         let mut named = BTreeSet::from(self.machine_files());
         for registry in loaded.file.registries {
@@ -106,15 +100,15 @@ pub(super) fn refuse_symlinks(path: &Path) -> Result<(), Failure> {
     let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
     for path in [path.to_owned(), path.with_extension("lock")].iter().map(PathBuf::as_path).chain(folders) {
         if path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
-            let message = format!("{} is a symlink, which is refused under --untrusted", path.display());
-            let hint = Some(
-                "errors would show the lines of the file that it leads to; name the images file by its real path"
-                    .to_owned(),
-            );
-            return Err(Failure::Input(Error::Usage { message, hint }));
+            return Err(Failure::Input(InputError::Symlink { path: path.to_owned() }.into()));
         }
     }
     Ok(())
+}
+
+fn unreadable(path: &Path, source: io::Error) -> Failure {
+    let (file, path) = (InputFile::Images, path.to_owned());
+    Failure::Input(InputError::Unreadable { file, path, source }.into())
 }
 
 /// An images file, read.
@@ -134,28 +128,18 @@ impl ImagesText {
     }
 
     pub(super) fn read(from: &ImagesSource) -> Result<Self, Failure> {
-        let input = |path: &Path, error: io::Error| {
-            let hint = match sys::refusal(&error) {
-                Some(sys::Refusal::NotAFile("a fifo" | "a device")) => Some(
-                    "to read an images file from a pipe, give it as standard input: msb-sync apply -"
-                        .to_owned(),
-                ),
-                _ => (error.kind() == io::ErrorKind::NotFound)
-                    .then(|| "write a commented starter file with: msb-sync init".to_owned()),
-            };
-            Failure::Input(Error::Usage { message: format!("cannot read {}: {error}", path.display()), hint })
-        };
         match from {
             ImagesSource::Path(path) => {
-                let absolute = absolute(path).map_err(|error| input(path, error))?;
-                let text = sys::open_regular(path).and_then(read_text).map_err(|error| input(path, error))?;
+                let absolute = absolute(path).map_err(|error| unreadable(path, error))?;
+                let text =
+                    sys::open_regular(path).and_then(read_text).map_err(|error| unreadable(path, error))?;
                 Ok(Self { text, name: path.display().to_string(), absolute, given: Some(path.clone()) })
             }
             ImagesSource::Stdin => {
                 let path = Path::new("-");
-                let absolute = std::path::absolute(path).map_err(|error| input(path, error))?;
+                let absolute = std::path::absolute(path).map_err(|error| unreadable(path, error))?;
                 let text =
-                    read_text(io::stdin().lock()).map_err(|error| input(Path::new("<stdin>"), error))?;
+                    read_text(io::stdin().lock()).map_err(|error| unreadable(Path::new("<stdin>"), error))?;
                 Ok(Self { text, name: "<stdin>".to_owned(), absolute, given: None })
             }
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Failure, ImagesSource, Loaded, Session, replace};
-use crate::error::{Error, StoreError};
+use crate::error::{Error, InputError, InputFile, StoreError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::{EntryChange, Gap, Lockfile, MAX_TEXT};
 use crate::observe::{self, Ask};
@@ -104,9 +104,9 @@ impl LockfilePlace {
 
     /// The text; `None` if there is no file.
     fn read(&self) -> Result<Option<String>, Failure> {
-        let unreadable = |error: io::Error| {
-            let message = format!("cannot read the lockfile {}: {error}", self.name);
-            Failure::Input(Error::Usage { message, hint: None })
+        let unreadable = |source: io::Error| {
+            let (file, path) = (InputFile::Lockfile, PathBuf::from(&self.name));
+            Failure::Input(InputError::Unreadable { file, path, source }.into())
         };
         match sys::read_regular_text(&self.path, MAX_TEXT as u64) {
             Ok(text) => Ok(Some(text)),
@@ -257,24 +257,22 @@ impl Session {
             return if strict { Err(no_place(loaded).into()) } else { Ok(()) };
         };
         let next = format!("run: msb-sync lock {}", loaded.name);
-        let not_covered = |message: String| {
-            let message = format!("--locked: {message}");
-            Failure::Error(Error::Usage { message, hint: Some(next.clone()) })
-        };
+        let (name, images_file) = (place.name.clone(), loaded.name.clone());
         let Some(text) = place.read()? else {
-            let missing = || not_covered(format!("there is no {}", place.name));
-            return if strict { Err(missing()) } else { Ok(()) };
+            let missing = InputError::LockfileMissing { lockfile: name, images_file };
+            return if strict { Err(Error::from(missing).into()) } else { Ok(()) };
         };
         let lockfile = place.parse(&text)?;
-        let list = |gaps: &[Gap]| gaps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let words = |gaps: &[Gap]| gaps.iter().map(ToString::to_string).collect::<Vec<_>>();
         if strict {
             let listed = loaded.file.images.iter().map(|image| (&image.reference, &image.platform));
             let mut selections = loaded.file.selections.clone();
             lock_selections(&lockfile, &mut selections);
             let gaps = lockfile.gaps(listed, &selections);
             if !gaps.is_empty() {
-                let (file, which) = (&loaded.name, list(&gaps));
-                return Err(not_covered(format!("{} does not cover {file} exactly: {which}", place.name)));
+                let gaps = words(&gaps);
+                let error = InputError::LockfileGaps { lockfile: name, images_file, gaps };
+                return Err(Error::from(error).into());
             }
         }
         lock_selections(&lockfile, &mut desired.selections);
@@ -282,7 +280,7 @@ impl Session {
         let mut gaps = lockfile.gaps(wanted, &desired.selections);
         gaps.retain(Gap::leaves_image_unlocked);
         if !gaps.is_empty() {
-            let which = list(&gaps);
+            let which = words(&gaps).join(", ");
             self.reporter.report(Event::Warning(format!("not in {}: {which}; {next}", place.name)));
         }
         for image in &mut desired.images {
@@ -356,9 +354,7 @@ fn locked_choice(lockfile: &Lockfile, selection: &TagSelection) -> Option<Vec<Ar
 }
 
 fn no_place(loaded: &Loaded) -> Error {
-    let message = format!("{} can have no lockfile", loaded.name);
-    let hint = "the lockfile of images.toml is images.lock beside it: use a file of another name";
-    Error::Usage { message, hint: Some(hint.to_owned()) }
+    InputError::NoLockfile { images_file: loaded.name.clone() }.into()
 }
 
 fn check_listed(loaded: &Loaded, old: &Lockfile, references: &[ImageRef]) -> Result<(), Failure> {
@@ -372,10 +368,7 @@ fn check_listed(loaded: &Loaded, old: &Lockfile, references: &[ImageRef]) -> Res
             || chosen.iter().any(|image| names(named, &image.reference))
     };
     let Some(unknown) = references.iter().find(|reference| !listed(reference)) else { return Ok(()) };
-    let hint = match file.nearest(unknown) {
-        Some(near) => format!("did you mean {near}?"),
-        None => "give the reference in its full form, as `msb-sync plan` shows it".to_owned(),
-    };
-    let message = format!("--upgrade: {} does not list {unknown}", loaded.name);
-    Err(Failure::Input(Error::Usage { message, hint: Some(hint) }))
+    let nearest = file.nearest(unknown).map(ToString::to_string);
+    let (images_file, reference) = (loaded.name.clone(), unknown.clone());
+    Err(Failure::Input(InputError::NotListed { images_file, reference, nearest }.into()))
 }

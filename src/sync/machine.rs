@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Failure, Session};
-use crate::error::Error;
+use crate::error::{InputError, InputFile};
 use crate::images_file::{self, MAX_TEXT, MachineSettings, Source};
 use crate::state::{Platform, RegistrySettings, Settings};
 use crate::sys;
@@ -26,9 +26,9 @@ impl Session {
     /// The file cannot be read, or is wrong.
     pub(super) fn machine(&self) -> Result<MachineSettings, Failure> {
         for path in self.machine_files() {
-            let unreadable = |error: io::Error| {
-                let message = format!("cannot read the machine's settings, {}: {error}", path.display());
-                Failure::Input(Error::Usage { message, hint: None })
+            let unreadable = |source: io::Error| {
+                let (file, path) = (InputFile::Machine, path.clone());
+                Failure::Input(InputError::Unreadable { file, path, source }.into())
             };
             match fs::symlink_metadata(&path) {
                 Ok(_) => {}

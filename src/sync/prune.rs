@@ -12,10 +12,10 @@ use super::lock::locked_selections;
 use super::{Failure, ImagesSource, Loaded, Session, inputs, layer_totals};
 use crate::catalog::{self, Catalog};
 use crate::digest::BlobDigest;
-use crate::error::Error;
+use crate::error::{Error, InputError, RecordedError};
 use crate::image_ref::ImageRef;
 use crate::images_file::nearest;
-use crate::plan::{self, Refusal, Removal};
+use crate::plan::{self, Refusals, Removal};
 use crate::progress::Event;
 use crate::selection::Rule;
 use crate::state::{Desired, LayerState, Observed, Owner, RecordedImage, TagSelection};
@@ -274,9 +274,8 @@ impl Session {
     /// # Errors
     /// See [`Failure`]; the file has brought nothing that is still recorded.
     pub fn forget_owner(&self, path: &Path, dry_run: bool) -> Result<Pruned, Failure> {
-        let absolute = inputs::absolute_of_gone(path).map_err(|error| {
-            let message = format!("cannot tell the absolute path of {}: {error}", path.display());
-            Failure::Input(Error::Usage { message, hint: None })
+        let absolute = inputs::absolute_of_gone(path).map_err(|source| {
+            Failure::Input(InputError::NoAbsolutePath { path: path.to_owned(), source }.into())
         })?;
         self.give_up(Wish::Owned(Owner::images_file(&absolute)), dry_run)
     }
@@ -408,7 +407,7 @@ impl Session {
                 plan::removals(&unlisted.desired, &observed, !unlisted.absent.is_empty())
             }
             Wish::Named(references) => plan::removals_of(references, &observed.recorded)
-                .map_err(|refusals| refused(&refusals, &observed.recorded))?,
+                .map_err(|refusals| refused(refusals, &observed.recorded))?,
             Wish::Owned(owner) => match plan::removals_of_owner(owner, &observed.recorded) {
                 // Under the lock, somebody else may have done all.
                 none if none.is_empty() && locked.is_none() => {
@@ -551,18 +550,13 @@ pub(super) fn unknown<'a>(
     recorded: &BTreeMap<ImageRef, RecordedImage>,
 ) -> Failure {
     let names: Vec<String> = recorded.keys().map(ToString::to_string).collect();
-    let references: Vec<String> = references.map(ToString::to_string).collect();
-    let near: BTreeSet<&str> = references
+    let references: Vec<ImageRef> = references.cloned().collect();
+    let nearest: BTreeSet<String> = references
         .iter()
-        .filter_map(|reference| nearest(reference, names.iter().map(String::as_str)))
+        .filter_map(|reference| nearest(&reference.to_string(), names.iter().map(String::as_str)))
+        .map(str::to_owned)
         .collect();
-    let hint = if near.is_empty() {
-        "show what is recorded: msb-sync list".to_owned()
-    } else {
-        format!("did you mean {}?", near.into_iter().collect::<Vec<_>>().join(", "))
-    };
-    let message = format!("not recorded on this machine: {}", references.join(", "));
-    Failure::Error(Error::Usage { message, hint: Some(hint) })
+    Failure::Error(RecordedError::Unknown { references, nearest }.into())
 }
 
 /// The error for an owner of nothing, with the owners that it may have been meant for: files of the same name, or of
@@ -578,38 +572,15 @@ fn unknown_owner(owner: &Owner, recorded: &BTreeMap<ImageRef, RecordedImage>) ->
             near.push(other);
         }
     }
-    near.truncate(MAX_SIMILAR);
-    let hint = match near[..] {
-        [] => "show what is recorded, and who manages it: msb-sync list".to_owned(),
-        _ => format!("did you mean {}?", near.join(", ")),
-    };
-    let message = format!("{} has brought nothing that is recorded on this machine", owner.0);
-    Failure::Error(Error::Usage { message, hint: Some(hint) })
+    let nearest = near.into_iter().take(MAX_SIMILAR).map(str::to_owned).collect();
+    Failure::Error(RecordedError::UnknownOwner { owner: owner.0.clone(), nearest }.into())
 }
 
 /// The error for what cannot be forgotten; the unknown ones first.
-fn refused(refusals: &[Refusal], recorded: &BTreeMap<ImageRef, RecordedImage>) -> Failure {
-    let mut unknowns = refusals.iter().filter_map(|refusal| match refusal {
-        Refusal::Unknown(reference) => Some(reference),
-        _ => None,
-    });
-    if let Some(first) = unknowns.next() {
-        return unknown(std::iter::once(first).chain(unknowns), recorded);
+fn refused(refusals: Refusals, recorded: &BTreeMap<ImageRef, RecordedImage>) -> Failure {
+    let Refusals { unknown: unknowns, refused } = refusals;
+    if unknowns.is_empty() {
+        return Failure::Error(RecordedError::NotForgotten { refused }.into());
     }
-    let (mut messages, mut hints) = (Vec::new(), BTreeSet::new());
-    for refusal in refusals {
-        match refusal {
-            Refusal::Unknown(_) => {}
-            Refusal::Foreign(reference) => {
-                messages.push(format!("{reference} was pulled by microsandbox itself and is left alone"));
-                hints.insert("remove it with microsandbox's own tools".to_owned());
-            }
-            Refusal::SecondName(reference, first) => {
-                messages.push(format!("{reference} is only the second name of {first}"));
-                hints.insert(format!("msb-sync forget {first}"));
-            }
-        }
-    }
-    let hint = hints.into_iter().collect::<Vec<_>>().join("; ");
-    Failure::Error(Error::Usage { message: messages.join("; "), hint: Some(hint) })
+    unknown(unknowns.iter(), recorded)
 }

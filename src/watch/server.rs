@@ -93,16 +93,8 @@ pub(super) struct Server {
 
 /// Starts to serve.
 pub(super) fn start(address: &Address, metrics: Arc<Metrics>) -> Result<Server, Failure> {
-    let fail = |error: std::io::Error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another program listens there: choose another port",
-            _ => "choose an address of this machine, and a port that this user may listen on",
-        };
-        Failure::Error(Error::Usage {
-            message: format!("cannot serve metrics on {address}: {error}"),
-            hint: Some(hint.to_owned()),
-        })
-    };
+    let fail =
+        |source: std::io::Error| Failure::Error(Error::Metrics { address: address.to_string(), source });
     let resolved: Vec<SocketAddr> =
         (address.host.as_str(), address.port).to_socket_addrs().map_err(fail)?.collect();
     let listener = TcpListener::bind(&*resolved).map_err(fail)?;

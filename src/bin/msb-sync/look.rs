@@ -1,6 +1,6 @@
 //! The verbs that only look at what is recorded: `list` and `inspect`.
 
-use msb_sync::error::Error;
+use msb_sync::error::{Error, RecordedError};
 use msb_sync::sync::{Failure, InspectedImage, Session};
 
 use crate::args::Inspect;
@@ -23,10 +23,7 @@ pub(crate) fn list(session: &Session, output: &Output) -> Result<Exit, Failure> 
 pub(crate) fn inspect(session: &Session, output: &Output, args: &Inspect) -> Result<Exit, Failure> {
     let reference = session.reference(&args.reference)?;
     let Some(image) = session.inspect(&reference)? else {
-        return Err(Failure::Error(Error::Usage {
-            message: format!("{reference}: not recorded on this machine"),
-            hint: Some("show what is: msb-sync list; or fetch it: msb-sync pull".to_owned()),
-        }));
+        return Err(Error::from(RecordedError::NotHere { reference }).into());
     };
     if args.rootfs {
         return rootfs(&image, output);
@@ -42,23 +39,14 @@ pub(crate) fn inspect(session: &Session, output: &Output, args: &Inspect) -> Res
 /// Prints the directories of an image that is all here.
 fn rootfs(image: &InspectedImage, output: &Output) -> Result<Exit, Failure> {
     let (listed, reference) = (&image.listed, &image.listed.image.reference);
-    let failed = |message: String, hint: &str| {
-        Err(Failure::Error(Error::Usage {
-            message,
-            hint: Some(hint.to_owned()).filter(|hint| !hint.is_empty()),
-        }))
-    };
+    let failed = |error: RecordedError| Err(Error::from(error).into());
     if let Some(layer) = listed.absent().next() {
-        let hint = if listed.is_foreign() {
-            "let microsandbox pull it again"
-        } else {
-            "fetch it again: msb-sync apply, or msb-sync verify --repair"
-        };
-        return failed(format!("{reference}: layer {} is not complete on disk", layer.digest), hint);
+        let (reference, layer) = (reference.clone(), layer.digest.clone());
+        return failed(RecordedError::Incomplete { reference, layer, foreign: listed.is_foreign() });
     }
     let directories = listed.rootfs();
     if directories.is_empty() {
-        return failed(format!("{reference} has no layers"), "");
+        return failed(RecordedError::NoLayers { reference: reference.clone() });
     }
     if output.json {
         output.document(&json::rootfs(&directories));
@@ -73,8 +61,7 @@ fn rootfs(image: &InspectedImage, output: &Output) -> Result<Exit, Failure> {
                 }
             }
             Err(path) => {
-                let message = format!("no mount option can name {}", path.display());
-                return failed(message, "move the layers to a path without quotes and control characters");
+                return failed(RecordedError::NotMountable { path: path.to_owned() });
             }
         }
     }

@@ -1,0 +1,204 @@
+//! Mistakes of the user's: in what the command line asks for, and with the files that it names. (What is wrong
+//! inside an images file or a lockfile has a line and a column, and is a problem of that file's room.)
+//!
+//! Where a message names an images file or a lockfile, that is by the path as it was given.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::image_ref::{ImageRef, RefError};
+use crate::sys;
+
+/// A file that msb-sync reads because the user wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputFile {
+    /// The images file.
+    Images,
+    /// The machine's settings.
+    Machine,
+    /// The lockfile.
+    Lockfile,
+}
+
+impl fmt::Display for InputFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Images => "",
+            Self::Machine => "the machine's settings, ",
+            Self::Lockfile => "the lockfile ",
+        })
+    }
+}
+
+/// A command line, or a file that it names, cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// The system does not let us read a file of the user's.
+    #[error("cannot read {file}{}: {source}", path.display())]
+    Unreadable {
+        /// The kind of file.
+        file: InputFile,
+        /// The path of the file, as the user knows it.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The system cannot say what a relative path is relative to.
+    #[error("cannot tell the absolute path of {}: {source}", path.display())]
+    NoAbsolutePath {
+        /// The relative path.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// `watch` was given standard input.
+    #[error("standard input cannot be watched: it is read once")]
+    WatchedStdin,
+    /// A symlink leads to a stranger's images file, or to its lockfile.
+    #[error("{} is a symlink, which is refused under --untrusted", path.display())]
+    Symlink {
+        /// The path of the symlink.
+        path: PathBuf,
+    },
+    /// The environment names a default registry that can be none.
+    #[error("OCI_REGISTRY_DOMAIN is no registry: {0}")]
+    DefaultRegistry(RefError),
+    /// The command line has a text that is no image reference.
+    #[error("{0}")]
+    Reference(RefError),
+    /// `--group` names groups that the images file does not define.
+    #[error("unknown group{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))]
+    UnknownGroups {
+        /// The unknown names, quoted.
+        names: Vec<String>,
+        /// The defined name that the first one was probably meant for.
+        nearest: Option<String>,
+        /// The names that are defined, or the first of very many.
+        defined: Vec<String>,
+    },
+    /// Pruning by a file without any image would remove everything.
+    #[error("{images_file} lists no image: nothing is removed")]
+    NothingListed {
+        /// The images file.
+        images_file: String,
+    },
+    /// The lockfile would be the images file itself, or that is standard input.
+    #[error("{images_file} can have no lockfile")]
+    NoLockfile {
+        /// The images file.
+        images_file: String,
+    },
+    /// `--locked` wants a lockfile, and there is none.
+    #[error("--locked: there is no {lockfile}")]
+    LockfileMissing {
+        /// The lockfile.
+        lockfile: String,
+        /// The images file.
+        images_file: String,
+    },
+    /// `--locked` wants a lockfile of exactly what the images file lists.
+    #[error("--locked: {lockfile} does not cover {images_file} exactly: {}", gaps.join(", "))]
+    LockfileGaps {
+        /// The lockfile.
+        lockfile: String,
+        /// The images file.
+        images_file: String,
+        /// The differences, in words.
+        gaps: Vec<String>,
+    },
+    /// `lock --upgrade` names an image that the images file does not list.
+    #[error("--upgrade: {images_file} does not list {reference}")]
+    NotListed {
+        /// The images file.
+        images_file: String,
+        /// The image.
+        reference: ImageRef,
+        /// The listed image that was probably meant.
+        nearest: Option<String>,
+    },
+    /// `init` would overwrite a file.
+    #[error("{} exists already and is left alone", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl InputError {
+    /// See [`Error::kind`](super::Error::kind).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } | Self::NoAbsolutePath { .. } => "unreadable",
+            Self::WatchedStdin => "stdin",
+            Self::Symlink { .. } => "untrusted",
+            Self::DefaultRegistry(_) => "default-registry",
+            Self::Reference(_) => "reference",
+            Self::UnknownGroups { .. } => "unknown-group",
+            Self::NothingListed { .. } => "nothing-listed",
+            Self::NoLockfile { .. } => "no-lockfile",
+            Self::LockfileMissing { .. } | Self::LockfileGaps { .. } => "not-locked",
+            Self::NotListed { .. } => "not-listed",
+            Self::Exists { .. } => "exists",
+        }
+    }
+
+    /// See [`Error::hint`](super::Error::hint).
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unreadable { file: InputFile::Images, source, .. } => return images_file_hint(source),
+            Self::Unreadable { .. } | Self::NoAbsolutePath { .. } => return None,
+            Self::WatchedStdin => "write it to a file, and watch that: msb-sync watch images.toml",
+            Self::Symlink { .. } => {
+                "errors would show the lines of the file that it leads to; name the images file by its real path"
+            }
+            Self::DefaultRegistry(_) => "name its host, and its port if it has one, as in registry.corp:5000",
+            Self::Reference(error) => match error.instead() {
+                Some(instead) => return Some(format!("write {instead}")),
+                None => "references look like alpine:3.20 or ghcr.io/owner/name:tag",
+            },
+            Self::UnknownGroups { nearest, defined, .. } => {
+                return Some(groups_hint(nearest.as_deref(), defined));
+            }
+            Self::NothingListed { .. } => "to remove all that it has brought, say so: --allow-empty",
+            Self::NoLockfile { .. } => {
+                "the lockfile of images.toml is images.lock beside it: use a file of another name"
+            }
+            Self::LockfileMissing { images_file, .. } | Self::LockfileGaps { images_file, .. } => {
+                return Some(format!("run: msb-sync lock {images_file}"));
+            }
+            Self::NotListed { nearest: Some(near), .. } => return Some(format!("did you mean {near}?")),
+            Self::NotListed { nearest: None, .. } => {
+                "give the reference in its full form, as `msb-sync plan` shows it"
+            }
+            Self::Exists { path } => {
+                return Some(format!("show what it would do: msb-sync plan {}", path.display()));
+            }
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// The next step for an images file that the system does not let us read.
+fn images_file_hint(error: &io::Error) -> Option<String> {
+    match sys::refusal(error) {
+        Some(sys::Refusal::NotAFile("a fifo" | "a device")) => {
+            Some("to read an images file from a pipe, give it as standard input: msb-sync apply -".to_owned())
+        }
+        _ => (error.kind() == io::ErrorKind::NotFound)
+            .then(|| "write a commented starter file with: msb-sync init".to_owned()),
+    }
+}
+
+/// The name that was probably meant, or all that there are.
+fn groups_hint(nearest: Option<&str>, defined: &[String]) -> String {
+    match nearest {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if defined.is_empty() => "the images file defines no groups".to_owned(),
+        None => {
+            let names: Vec<String> = defined.iter().map(|name| format!("`{name}`")).collect();
+            format!("the images file has {}", names.join(", "))
+        }
+    }
+}

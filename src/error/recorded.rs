@@ -1,0 +1,144 @@
+//! Why something cannot be done with an image that the user names, by what the catalog records and the store holds.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+
+/// A recorded image that `forget` does not forget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unforgettable {
+    /// Only microsandbox has recorded this image.
+    Foreign(ImageRef),
+    /// The first reference is the second name of the other image, and goes with it.
+    SecondName(ImageRef, ImageRef),
+}
+
+impl fmt::Display for Unforgettable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign(reference) => {
+                write!(f, "{reference} was pulled by microsandbox itself and is left alone")
+            }
+            Self::SecondName(reference, first) => {
+                write!(f, "{reference} is only the second name of {first}")
+            }
+        }
+    }
+}
+
+impl Unforgettable {
+    fn hint(&self) -> String {
+        match self {
+            Self::Foreign(_) => "remove it with microsandbox's own tools".to_owned(),
+            Self::SecondName(_, first) => format!("msb-sync forget {first}"),
+        }
+    }
+}
+
+/// The catalog or the store does not have what the user asks for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordedError {
+    /// Nobody has recorded these images.
+    #[error("not recorded on this machine: {}", list(references))]
+    Unknown {
+        /// The images.
+        references: Vec<ImageRef>,
+        /// The recorded images that were probably meant.
+        nearest: BTreeSet<String>,
+    },
+    /// Nobody has recorded the image that is to be shown.
+    #[error("{reference}: not recorded on this machine")]
+    NotHere {
+        /// The image.
+        reference: ImageRef,
+    },
+    /// An images file that the user names owns no recorded image.
+    #[error("{owner} has brought nothing that is recorded on this machine")]
+    UnknownOwner {
+        /// The images file.
+        owner: String,
+        /// The owners that were probably meant, the best guess first.
+        nearest: Vec<String>,
+    },
+    /// The images are recorded, and are not msb-sync's to forget.
+    #[error("{}", list_of(refused, "; "))]
+    NotForgotten {
+        /// Each image with its reason.
+        refused: Vec<Unforgettable>,
+    },
+    /// The image lacks a layer on disk.
+    #[error("{reference}: layer {layer} is not complete on disk")]
+    Incomplete {
+        /// The image.
+        reference: ImageRef,
+        /// The first layer that is not complete.
+        layer: BlobDigest,
+        /// True if only microsandbox has recorded the image.
+        foreign: bool,
+    },
+    /// The image has no layers.
+    #[error("{reference} has no layers")]
+    NoLayers {
+        /// The image.
+        reference: ImageRef,
+    },
+    /// The path of a layer has characters that no mount option can name.
+    #[error("no mount option can name {}", path.display())]
+    NotMountable {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+fn list(references: &[ImageRef]) -> String {
+    list_of(references, ", ")
+}
+
+fn list_of(items: &[impl fmt::Display], separator: &str) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
+}
+
+impl RecordedError {
+    /// See [`Error::kind`](super::Error::kind).
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } | Self::NotHere { .. } => "not-recorded",
+            Self::UnknownOwner { .. } => "unknown-owner",
+            Self::NotForgotten { .. } => "not-forgotten",
+            Self::Incomplete { .. } => "incomplete",
+            Self::NoLayers { .. } => "no-layers",
+            Self::NotMountable { .. } => "not-mountable",
+        }
+    }
+
+    /// See [`Error::hint`](super::Error::hint).
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unknown { nearest, .. } if nearest.is_empty() => "show what is recorded: msb-sync list",
+            Self::Unknown { nearest, .. } => {
+                let near: Vec<&str> = nearest.iter().map(String::as_str).collect();
+                return Some(format!("did you mean {}?", near.join(", ")));
+            }
+            Self::NotHere { .. } => "show what is: msb-sync list; or fetch it: msb-sync pull",
+            Self::UnknownOwner { nearest, .. } if nearest.is_empty() => {
+                "show what is recorded, and who manages it: msb-sync list"
+            }
+            Self::UnknownOwner { nearest, .. } => {
+                return Some(format!("did you mean {}?", nearest.join(", ")));
+            }
+            Self::NotForgotten { refused } => {
+                let hints: BTreeSet<String> = refused.iter().map(Unforgettable::hint).collect();
+                return Some(hints.into_iter().collect::<Vec<_>>().join("; "));
+            }
+            Self::Incomplete { foreign: true, .. } => "let microsandbox pull it again",
+            Self::Incomplete { .. } => "fetch it again: msb-sync apply, or msb-sync verify --repair",
+            Self::NoLayers { .. } => return None,
+            Self::NotMountable { .. } => "move the layers to a path without quotes and control characters",
+        };
+        Some(hint.to_owned())
+    }
+}
