@@ -36,8 +36,9 @@ pub use text::nearest;
 
 use crate::error::InputError;
 use crate::image_ref::ImageRef;
-pub use crate::state::TagSelection;
-use crate::state::{Desired, DesiredImage, Owner, Platform, PullPolicy, RegistrySettings, Settings};
+use crate::state::{
+    Desired, DesiredImage, Owner, Platform, PullPolicy, RegistrySettings, Settings, TagSelection,
+};
 
 /// Largest images file, in bytes.
 pub const MAX_TEXT: usize = 8 << 20;
@@ -73,21 +74,6 @@ pub struct Source<'a> {
     pub machine: Option<&'a MachineSettings>,
 }
 
-/// One image that the file lists.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageEntry {
-    /// Which.
-    pub reference: ImageRef,
-    /// For which platform.
-    pub platform: Platform,
-    /// When to ask the registry.
-    pub pull: PullPolicy,
-    /// Every group it is in, by its own entry or by `[groups]`, directly or through other groups.
-    pub groups: BTreeSet<String>,
-    /// Its line in the file, from 1.
-    pub line: usize,
-}
-
 /// A named set of images, resolved through all groups it refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Group {
@@ -105,7 +91,7 @@ pub struct ImagesFile {
     /// Every registry table, in the order of the file, then the machine's other ones.
     pub registries: Vec<RegistrySettings>,
     /// The images, in the order of the file; no reference occurs twice.
-    pub images: Vec<ImageEntry>,
+    pub images: Vec<DesiredImage>,
     /// Entries with `tags`, in the order of the file.
     pub selections: Vec<TagSelection>,
     /// Groups by name: `[groups]` tables and entries' `groups` together.
@@ -133,13 +119,7 @@ impl ImagesFile {
         let mut listed_elsewhere = BTreeSet::new();
         for entry in &self.images {
             if wanted.is_empty() || entry.groups.iter().any(|group| wanted.contains(group.as_str())) {
-                images.push(DesiredImage {
-                    reference: entry.reference.clone(),
-                    platform: entry.platform.clone(),
-                    pull: entry.pull,
-                    groups: entry.groups.clone(),
-                    locked: None,
-                });
+                images.push(entry.clone());
             } else {
                 listed_elsewhere.insert(entry.reference.clone());
             }
@@ -149,8 +129,8 @@ impl ImagesFile {
         for selection in &self.selections {
             if wanted.is_empty() || selection.groups.iter().any(|group| wanted.contains(group.as_str())) {
                 selections.push(selection.clone());
-            } else if let Ok(reference) = ImageRef::in_registry(&selection.registry, &selection.repository) {
-                listed_elsewhere.insert(reference.repository_alone());
+            } else {
+                listed_elsewhere.insert(selection.repository.clone());
             }
         }
         let prune = self.settings.prune;

@@ -18,7 +18,7 @@ pub use problem::LockfileProblem;
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{Action, LockedImage, LockedSelection, Platform, TagSelection};
+use crate::state::{Action, LockedImage, LockedSelection, Platform, TagRule, TagSelection};
 
 /// The version of the format that this program reads and writes.
 pub const VERSION: u64 = 1;
@@ -169,12 +169,9 @@ impl Lockfile {
         });
         let extra = self.images.iter().filter(|(name, _)| !wanted.contains_key(*name));
         let unchosen = selections.iter().filter(|selection| selection.locked.is_none());
-        // The images file has no name that would not parse.
-        let unchosen = unchosen
-            .filter_map(|selection| ImageRef::in_registry(&selection.registry, &selection.repository).ok());
         let stale = self.selections.iter().filter(|entry| !selections.iter().any(|of| entry.is_of(of)));
         unlocked
-            .chain(unchosen.map(|name| Gap::MissingSelection(name.repository_alone())))
+            .chain(unchosen.map(|selection| Gap::MissingSelection(selection.repository.clone())))
             .chain(extra.map(|(_, entry)| Gap::Extra(entry.reference.clone())))
             .chain(stale.map(|entry| Gap::ExtraSelection(entry.repository.clone())))
             .collect()
@@ -221,7 +218,8 @@ impl fmt::Display for Lockfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{HEADER}version = {VERSION}")?;
         for selection in &self.selections {
-            let LockedSelection { repository, platform, semver, matching, newest, tags } = selection;
+            let LockedSelection { repository, platform, rule, tags } = selection;
+            let TagRule { semver, matching, newest } = rule;
             write!(f, "\n[[selection]]\nrepository = \"{repository}\"\nplatform = \"{platform}\"\n")?;
             let quoted = |text: &str| toml::Value::String(text.to_owned());
             match &semver[..] {

@@ -272,11 +272,7 @@ fn wanted_images<'a>(
 
 /// The repositories, alone, of which this run is to select tags.
 fn selecting_repositories(desired: &Desired) -> BTreeSet<ImageRef> {
-    let named = desired
-        .selections
-        .iter()
-        .filter_map(|selection| ImageRef::in_registry(&selection.registry, &selection.repository).ok());
-    named.map(|reference| reference.repository_alone()).collect()
+    desired.selections.iter().map(|selection| selection.repository.clone()).collect()
 }
 
 fn plan_blocked_selection(blocked: &BlockedSelection) -> PlannedImage {

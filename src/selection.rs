@@ -12,7 +12,7 @@ use std::cmp::{Ordering, Reverse};
 
 use semver::{BuildMetadata, Prerelease, Version, VersionReq};
 
-use crate::state::TagSelection;
+use crate::state::TagRule;
 
 /// The group of a pattern that says what orders.
 const ORDER: &str = "order";
@@ -21,7 +21,7 @@ pub const MAX_CHOSEN: usize = 1000;
 
 /// A selection's rule, ready for use.
 #[derive(Clone, Debug)]
-pub struct Rule {
+pub struct CompiledRule {
     semver: Vec<VersionReq>,
     matching: Option<regex::Regex>,
     /// Whether the pattern says what orders.
@@ -29,21 +29,21 @@ pub struct Rule {
     newest: Option<usize>,
 }
 
-impl Rule {
-    /// The rule of `selection`.
+impl CompiledRule {
+    /// Compiles `rule`.
     ///
     /// # Errors
     /// A range or a pattern that is none: no images file has one.
-    pub fn new(selection: &TagSelection) -> Result<Self, String> {
-        let semver = selection.semver.iter().map(|range| VersionReq::parse(range)).collect::<Result<_, _>>();
-        let matching = selection.matching.as_deref().map(regex::Regex::new).transpose();
+    pub fn new(rule: &TagRule) -> Result<Self, String> {
+        let semver = rule.semver.iter().map(|range| VersionReq::parse(range)).collect::<Result<_, _>>();
+        let matching = rule.matching.as_deref().map(regex::Regex::new).transpose();
         let matching = matching.map_err(|error| error.to_string())?;
         let named = |pattern: &regex::Regex| pattern.capture_names().flatten().any(|name| name == ORDER);
         Ok(Self {
             semver: semver.map_err(|error| error.to_string())?,
             orders: matching.as_ref().is_some_and(named),
             matching,
-            newest: selection.newest.map(Into::into),
+            newest: rule.newest.map(Into::into),
         })
     }
 
@@ -93,7 +93,7 @@ impl Rule {
 /// A choice under way. Of a list of any length it keeps no more tags than may be chosen, and a few.
 #[derive(Debug)]
 pub struct Chooser {
-    rule: Rule,
+    rule: CompiledRule,
     /// Tags that may be chosen, and one more where that would be too many.
     most: usize,
     told: usize,
@@ -151,18 +151,18 @@ impl Chooser {
 }
 
 /// A selection's rule as the images file says it, for people.
-pub fn describe(selection: &TagSelection) -> String {
+pub fn describe(rule: &TagRule) -> String {
     let mut parts = Vec::new();
-    if !selection.semver.is_empty() {
-        parts.push(format!("semver \"{}\"", selection.semver.join(" || ")));
+    if !rule.semver.is_empty() {
+        parts.push(format!("semver \"{}\"", rule.semver.join(" || ")));
     }
-    if let Some(pattern) = &selection.matching {
+    if let Some(pattern) = &rule.matching {
         // The anchors are the images file's own addition.
         let pattern =
             pattern.strip_prefix("^(?:").and_then(|rest| rest.strip_suffix(")$")).unwrap_or(pattern);
         parts.push(format!("match \"{pattern}\""));
     }
-    if let Some(newest) = selection.newest {
+    if let Some(newest) = rule.newest {
         parts.push(format!("newest {newest}"));
     }
     parts.join(", ")
@@ -298,26 +298,17 @@ fn version(tag: &str) -> Option<Version> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::num::NonZeroUsize;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::state::{Platform, PullPolicy};
 
-    fn selection(semver: Option<&str>, matching: Option<&str>, newest: Option<usize>) -> TagSelection {
-        TagSelection {
-            registry: "docker.io".to_owned(),
-            repository: "library/redis".to_owned(),
-            platform: Platform::new("linux", "amd64", None),
-            pull: PullPolicy::Always,
-            groups: BTreeSet::new(),
-            line: 1,
+    fn rule(semver: Option<&str>, matching: Option<&str>, newest: Option<usize>) -> TagRule {
+        TagRule {
             semver: semver.map(|ranges| ranges.split("||").map(str::to_owned).collect()).unwrap_or_default(),
             matching: matching.map(|pattern| format!("^(?:{pattern})$")),
             newest: newest.and_then(NonZeroUsize::new),
-            locked: None,
         }
     }
 
@@ -327,7 +318,7 @@ mod tests {
         newest: Option<usize>,
         tags: &[&'t str],
     ) -> Vec<&'t str> {
-        Rule::new(&selection(semver, matching, newest)).unwrap().choose(tags.iter().copied())
+        CompiledRule::new(&rule(semver, matching, newest)).unwrap().choose(tags.iter().copied())
     }
 
     const REDIS: &[&str] = &[
@@ -448,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_rule_is_described_as_it_was_written() {
-        let all = selection(Some(">=7"), Some("a|b"), Some(2));
+        let all = rule(Some(">=7"), Some("a|b"), Some(2));
         assert_eq!(describe(&all), "semver \">=7\", match \"a|b\", newest 2");
     }
 
@@ -457,7 +448,7 @@ mod tests {
         for (newest, kept, count) in
             [(Some(2), 2, 2), (None, MAX_CHOSEN + 1, 50_000), (Some(3000), 1001, 3000)]
         {
-            let mut chooser = Rule::new(&selection(Some(">=1"), None, newest)).unwrap().chooser();
+            let mut chooser = CompiledRule::new(&rule(Some(">=1"), None, newest)).unwrap().chooser();
             for number in 0..50_000 {
                 chooser.add(&format!("1.{}", (number * 7919) % 50_000));
                 chooser.add("latest");
@@ -512,7 +503,7 @@ mod tests {
 
         #[test]
         fn tags_told_one_by_one_are_chosen_as_from_a_list(tags in prop::collection::vec(tag(), 0..30), count in 1_usize..5) {
-            let rule = Rule::new(&selection(Some(">=1"), None, Some(count))).unwrap();
+            let rule = CompiledRule::new(&rule(Some(">=1"), None, Some(count))).unwrap();
             let all = rule.choose(tags.iter().map(String::as_str));
             let mut chooser = rule.clone().chooser();
             for tag in &tags {

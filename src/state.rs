@@ -356,37 +356,28 @@ pub struct LockedSelection {
     pub repository: ImageRef,
     /// For which platform.
     pub platform: Platform,
-    /// As in [`TagSelection::semver`].
-    pub semver: Vec<String>,
-    /// As in [`TagSelection::matching`].
-    pub matching: Option<String>,
-    /// As in [`TagSelection::newest`].
-    pub newest: Option<NonZeroUsize>,
+    /// The rule that chose.
+    pub rule: TagRule,
     /// The chosen tags, newest first.
     pub tags: Vec<String>,
 }
 
 impl LockedSelection {
-    /// What a lockfile keeps of `selection`, which chose `tags` of `repository`.
-    pub fn of(selection: &TagSelection, repository: &ImageRef, tags: Vec<String>) -> Self {
+    /// What a lockfile keeps of `selection`, which chose `tags`.
+    pub fn of(selection: &TagSelection, tags: Vec<String>) -> Self {
         Self {
-            repository: repository.repository_alone(),
+            repository: selection.repository.clone(),
             platform: selection.platform.clone(),
-            semver: selection.semver.clone(),
-            matching: selection.matching.clone(),
-            newest: selection.newest,
+            rule: selection.rule.clone(),
             tags,
         }
     }
 
     /// Whether it is the choice of `selection`, by the rule that this has now.
     pub fn is_of(&self, selection: &TagSelection) -> bool {
-        self.repository.registry() == selection.registry
-            && self.repository.repository() == selection.repository
+        self.repository == selection.repository
             && self.platform == selection.platform
-            && self.semver == selection.semver
-            && self.matching == selection.matching
-            && self.newest == selection.newest
+            && self.rule == selection.rule
     }
 }
 
@@ -436,21 +427,9 @@ pub struct DesiredImage {
     pub locked: Option<Arc<LockedImage>>,
 }
 
-/// A moving selection of one repository's tags.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TagSelection {
-    /// The registry's name.
-    pub registry: String,
-    /// The repository, with `library/` where it was added.
-    pub repository: String,
-    /// For which platform.
-    pub platform: Platform,
-    /// When to ask the registry.
-    pub pull: PullPolicy,
-    /// Every group it is in, by its own entry or by `[groups]`, directly or through other groups.
-    pub groups: BTreeSet<String>,
-    /// Its line in the images file, from 1.
-    pub line: usize,
+/// The rule by which a moving selection chooses tags, as the images file writes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TagRule {
     /// Ranges that `semver::VersionReq` parses, of which a tag's version has to be in one; none: any tag will do.
     pub semver: Vec<String>,
     /// A pattern that `regex` compiles, already anchored as a whole: `^(?:…)$`. What its group `order` matches says
@@ -458,6 +437,21 @@ pub struct TagSelection {
     pub matching: Option<String>,
     /// How many, the newest first; `None`: all that fit.
     pub newest: Option<NonZeroUsize>,
+}
+
+/// A moving selection of one repository's tags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagSelection {
+    /// The repository alone.
+    pub repository: ImageRef,
+    /// For which platform.
+    pub platform: Platform,
+    /// When to ask the registry.
+    pub pull: PullPolicy,
+    /// Every group it is in, by its own entry or by `[groups]`, directly or through other groups.
+    pub groups: BTreeSet<String>,
+    /// Which of its tags.
+    pub rule: TagRule,
     /// What it has to mean, newest first, if the lockfile says so.
     pub locked: Option<Vec<Arc<LockedImage>>>,
 }

@@ -11,15 +11,15 @@ use super::reader::{Node, Table};
 use super::registry::{Defaults, RegistryReader};
 use super::text::quoted;
 use super::values::{self, Fault};
-use super::{ImageEntry, PULL_WORDS, TagSelection, ranges};
+use super::{PULL_WORDS, ranges};
 use crate::digest::BlobDigest;
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
-use crate::state::{Platform, PullPolicy};
+use crate::state::{DesiredImage, Platform, PullPolicy, TagRule, TagSelection};
 
 /// What an entry of `images` asks for.
 #[derive(Debug)]
 pub(super) enum Wanted {
-    Image(ImageEntry),
+    Image(DesiredImage),
     Selection(TagSelection),
 }
 
@@ -32,12 +32,25 @@ pub(super) struct Listed {
     pub(super) own_groups: Vec<(String, Span)>,
 }
 
+impl Listed {
+    fn image(
+        node: Node<'_>,
+        reference: ImageRef,
+        platform: Platform,
+        pull: PullPolicy,
+        own_groups: Vec<(String, Span)>,
+    ) -> Self {
+        let image = DesiredImage { reference, platform, pull, groups: BTreeSet::new(), locked: None };
+        Self { span: node.span, wanted: Wanted::Image(image), own_groups }
+    }
+}
+
 impl RegistryReader<'_> {
     pub(super) fn entry(&mut self, registry: &str, node: Node<'_>, defaults: &Defaults) -> Option<Listed> {
         match node.value {
             DeValue::String(name) => {
                 let reference = self.reference(registry, name, node)?;
-                Some(self.image(node, reference, defaults.platform.clone(), defaults.pull, Vec::new()))
+                Some(Listed::image(node, reference, defaults.platform.clone(), defaults.pull, Vec::new()))
             }
             DeValue::Table(_) => {
                 let table = self.notes.table(node, &keys::IMAGE)?;
@@ -48,19 +61,6 @@ impl RegistryReader<'_> {
                 None
             }
         }
-    }
-
-    fn image(
-        &mut self,
-        node: Node<'_>,
-        reference: ImageRef,
-        platform: Platform,
-        pull: PullPolicy,
-        own_groups: Vec<(String, Span)>,
-    ) -> Listed {
-        let line = self.page.line_of(node.span.start);
-        let wanted = Wanted::Image(ImageEntry { reference, platform, pull, groups: BTreeSet::new(), line });
-        Listed { span: node.span, wanted, own_groups }
     }
 
     fn reference(&mut self, registry: &str, name: &str, node: Node<'_>) -> Option<ImageRef> {
@@ -127,7 +127,7 @@ impl RegistryReader<'_> {
         let own_groups = self.own_groups(table);
         let tag = table.get("tag").map(|node| self.tag(node));
         let digest = table.get("digest").map(|node| self.digest(node));
-        let selection = table.get("tags").map(|node| self.selection(node));
+        let rule = table.get("tags").map(|node| self.tag_rule(node));
         let Some(name_node) = table.get("name") else {
             let hint = "an image is { name = \"alpine\", tag = \"3.20\" }, or just \"alpine:3.20\"";
             self.notes.error(Draft::new(node.span, "an image without `name`").hint(hint));
@@ -141,15 +141,14 @@ impl RegistryReader<'_> {
 
         let platform = platform.unwrap_or_else(|| defaults.platform.clone());
         let pull = pull.unwrap_or(defaults.pull);
-        if let Some(selection) = selection {
+        if let Some(rule) = rule {
             let wanted = Wanted::Selection(TagSelection {
-                registry: named.registry().to_owned(),
-                repository: named.repository().to_owned(),
+                repository: named.repository_alone(),
                 platform,
                 pull,
                 groups: BTreeSet::new(),
-                line: self.page.line_of(name_node.span.start),
-                ..selection?
+                rule: rule?,
+                locked: None,
             });
             return Some(Listed { span: name_node.span, wanted, own_groups });
         }
@@ -163,7 +162,7 @@ impl RegistryReader<'_> {
             None => text.extend(pinned.map(|digest| format!("@{digest}"))),
         }
         match ImageRef::in_registry(registry, &text) {
-            Ok(reference) => Some(self.image(name_node, reference, platform, pull, own_groups)),
+            Ok(reference) => Some(Listed::image(name_node, reference, platform, pull, own_groups)),
             Err(error) => {
                 let message = format!("invalid image reference {}: {}", quoted(&text), error.reason());
                 self.notes.error(Draft::new(name_node.span, message));
@@ -271,8 +270,8 @@ impl RegistryReader<'_> {
         self.notes.checked(node, semver_range(text)).unwrap_or_default()
     }
 
-    /// `tags = { … }`; the image's own parts are filled in by the caller.
-    fn selection(&mut self, node: Node<'_>) -> Option<TagSelection> {
+    /// Reads `tags = { … }`.
+    fn tag_rule(&mut self, node: Node<'_>) -> Option<TagRule> {
         let table = self.notes.table(node, &keys::TAGS)?;
         let (semver, matching, newest) = (table.get("semver"), table.get("match"), table.get("newest"));
         if semver.is_none() && matching.is_none() && newest.is_none() {
@@ -289,18 +288,7 @@ impl RegistryReader<'_> {
             .and_then(|node| self.notes.integer(node, 1, u64::from(u32::MAX)))
             .and_then(|newest| usize::try_from(newest).ok())
             .and_then(NonZeroUsize::new);
-        Some(TagSelection {
-            registry: String::new(),
-            repository: String::new(),
-            platform: Platform::new("linux", "amd64", None),
-            pull: PullPolicy::Always,
-            groups: BTreeSet::new(),
-            line: 0,
-            semver,
-            matching,
-            newest,
-            locked: None,
-        })
+        Some(TagRule { semver, matching, newest })
     }
 }
 

@@ -13,9 +13,9 @@ use super::reader::{Node, Table, entries};
 use super::registry::{Defaults, RegistryReader};
 use super::text::quoted;
 use super::values::{self, Fault};
-use super::{Group, ImageEntry, ImagesFile, PULL_WORDS, Source, TagSelection, groups, keys};
+use super::{Group, ImagesFile, PULL_WORDS, Source, groups, keys};
 use crate::image_ref::{ImageRef, SANDBOXES_REGISTRY};
-use crate::state::{Limits, Ownership, RegistrySettings, Settings};
+use crate::state::{DesiredImage, Limits, Ownership, RegistrySettings, Settings, TagSelection};
 
 const OWNERSHIP_WORDS: &[(&str, Ownership)] =
     &[("override-stat", Ownership::OverrideStat), ("none", Ownership::None)];
@@ -168,32 +168,11 @@ impl FileReader<'_> {
                 Wanted::Selection(selection) => selections.push((selection, entry.span)),
             }
         }
-        selections.sort_by_key(|(selection, span)| {
-            (
-                &selection.registry,
-                &selection.repository,
-                &selection.semver,
-                &selection.matching,
-                selection.newest,
-                *span,
-            )
-        });
+        selections.sort_by_key(|(selection, span)| (&selection.repository, &selection.rule, *span));
         for pair in selections.windows(2) {
             let ((first, first_span), (second, span)) = (pair[0], pair[1]);
-            let key = |it: &TagSelection| {
-                (
-                    it.registry.clone(),
-                    it.repository.clone(),
-                    it.semver.clone(),
-                    it.matching.clone(),
-                    it.newest,
-                )
-            };
-            if key(first) == key(second) {
-                let message = format!(
-                    "the same selection of {}/{} is listed twice",
-                    second.registry, second.repository
-                );
+            if (&first.repository, &first.rule) == (&second.repository, &second.rule) {
+                let message = format!("the same selection of {} is listed twice", second.repository);
                 self.notes.error(Draft::new(span, message).related(first_span, "first listed here"));
             }
         }
@@ -201,7 +180,7 @@ impl FileReader<'_> {
 
     fn check_image<'l>(
         &mut self,
-        image: &ImageEntry,
+        image: &DesiredImage,
         entry: &'l Listed,
         recorded: &mut BTreeMap<ImageRef, &'l Listed>,
     ) {

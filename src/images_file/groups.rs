@@ -63,7 +63,7 @@ pub(super) fn resolve(
 /// What members can refer to.
 struct Known<'a> {
     images: BTreeMap<&'a ImageRef, usize>,
-    selections: BTreeMap<(&'a str, &'a str), Vec<usize>>,
+    selections: BTreeMap<&'a ImageRef, Vec<usize>>,
 }
 
 impl<'a> Known<'a> {
@@ -75,8 +75,7 @@ impl<'a> Known<'a> {
                     known.images.insert(&image.reference, index);
                 }
                 Wanted::Selection(selection) => {
-                    let key = (selection.registry.as_str(), selection.repository.as_str());
-                    known.selections.entry(key).or_default().push(index);
+                    known.selections.entry(&selection.repository).or_default().push(index);
                 }
             }
         }
@@ -90,8 +89,8 @@ impl<'a> Known<'a> {
         }
         let bare =
             reference.digest().is_none() && !text.ends_with(":latest") && reference.tag() == Some("latest");
-        let key = (reference.registry(), reference.repository());
-        if bare { self.selections.get(&key).cloned().unwrap_or_default() } else { Vec::new() }
+        let of_repository = || self.selections.get(&reference.repository_alone()).cloned();
+        if bare { of_repository().unwrap_or_default() } else { Vec::new() }
     }
 
     /// What was probably meant: the same image of another registry, or with another tag or digest, or one

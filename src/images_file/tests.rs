@@ -135,7 +135,6 @@ fn a_full_file_means_what_it_says() {
     let nginx = &file.images[2];
     assert_eq!(nginx.platform.to_string(), "linux/amd64");
     assert_eq!(nginx.pull, PullPolicy::Never);
-    assert_eq!(nginx.line, 20);
     assert_eq!(file.images[0].platform.to_string(), "linux/arm64");
     assert_eq!(file.images[0].pull, PullPolicy::Missing);
     assert_eq!(file.images[7].pull, PullPolicy::Always, "the registry's policy");
@@ -268,10 +267,10 @@ images = [
 ]
 "#,
     );
-    assert_eq!(file.selections[0].semver, [">=7, <8"]);
-    assert_eq!(file.selections[0].newest.map(NonZeroUsize::get), Some(2));
-    assert_eq!(file.selections[1].repository, "library/node");
-    let pattern = regex::Regex::new(file.selections[1].matching.as_deref().unwrap()).unwrap();
+    assert_eq!(file.selections[0].rule.semver, [">=7, <8"]);
+    assert_eq!(file.selections[0].rule.newest.map(NonZeroUsize::get), Some(2));
+    assert_eq!(file.selections[1].repository.to_string(), "docker.io/library/node");
+    let pattern = regex::Regex::new(file.selections[1].rule.matching.as_deref().unwrap()).unwrap();
     assert!(pattern.is_match("22.1") && pattern.is_match("lts"));
     assert!(!pattern.is_match("22.1-slim") && !pattern.is_match("x-lts"));
     assert_eq!(file.settings.hosts_dir.as_deref(), Some(Path::new("/etc/msb/certs.d")));

@@ -13,7 +13,7 @@ use super::problem::Fault;
 use super::{Lockfile, MAX_TEXT, VERSION};
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use crate::state::{LayerDescriptor, LockedImage, LockedSelection, MediaType, Platform};
+use crate::state::{LayerDescriptor, LockedImage, LockedSelection, MediaType, Platform, TagRule};
 
 const TOP: &[&str] = &["version", "selection", "image"];
 const SELECTION: &[&str] = &["repository", "platform", "semver", "match", "newest", "tags"];
@@ -130,9 +130,7 @@ fn selection(table: &Table<'_>) -> Result<(LockedSelection, Range<usize>)> {
     }
     let selection = LockedSelection {
         platform: table.parsed("platform", Platform::parse)?,
-        semver: ranges(table)?,
-        matching: optional("match")?,
-        newest: newest.transpose()?,
+        rule: TagRule { semver: ranges(table)?, matching: optional("match")?, newest: newest.transpose()? },
         tags,
         repository,
     };

@@ -210,17 +210,16 @@ fn deep_and_large_texts_are_refused_in_bounded_time_and_stack() {
 }
 
 fn selection(name: &str, on: &str, semver: Option<&str>, newest: usize) -> TagSelection {
-    let reference = reference(name);
     TagSelection {
-        registry: reference.registry().to_owned(),
-        repository: reference.repository().to_owned(),
+        repository: reference(name).repository_alone(),
         platform: platform(on),
         pull: crate::state::PullPolicy::Always,
         groups: BTreeSet::new(),
-        line: 1,
-        semver: semver.map(str::to_owned).into_iter().collect(),
-        matching: Some("^(?:a\\.\"'\n|b)$".to_owned()),
-        newest: std::num::NonZeroUsize::new(newest),
+        rule: TagRule {
+            semver: semver.map(str::to_owned).into_iter().collect(),
+            matching: Some("^(?:a\\.\"'\n|b)$".to_owned()),
+            newest: std::num::NonZeroUsize::new(newest),
+        },
         locked: None,
     }
 }
@@ -231,7 +230,7 @@ fn selections_are_read_back_and_found_by_their_rule() {
     let redis = selection("redis", amd, Some(">=7"), 2);
     let tags = vec!["8".to_owned(), "7".to_owned()];
     let images = [image("redis:7", "x"), image("redis:8", "x"), image("a:1", "x")];
-    let lockfile = Lockfile::new(images, [LockedSelection::of(&redis, &reference("redis"), tags.clone())]);
+    let lockfile = Lockfile::new(images, [LockedSelection::of(&redis, tags.clone())]);
     let text = lockfile.to_string();
     assert_eq!(Lockfile::parse(&text, "images.lock").unwrap(), lockfile, "{text}");
     assert_eq!(Lockfile::parse(&text, "images.lock").unwrap().to_string(), text);
@@ -271,9 +270,10 @@ fn selections_are_read_back_and_found_by_their_rule() {
 fn one_range_is_a_text_and_several_are_a_list() {
     let amd = "linux/amd64";
     let one = selection("redis", amd, Some(">=7"), 2);
-    let several = TagSelection { semver: vec![">=7, <8".to_owned(), "^9".to_owned()], ..one.clone() };
+    let mut several = one.clone();
+    several.rule.semver = vec![">=7, <8".to_owned(), "^9".to_owned()];
     for (selection, line) in [(&one, "semver = \">=7\"\n"), (&several, "semver = [\">=7, <8\", \"^9\"]\n")] {
-        let locked = LockedSelection::of(selection, &reference("redis"), vec!["7".to_owned()]);
+        let locked = LockedSelection::of(selection, vec!["7".to_owned()]);
         let lockfile = Lockfile::new([image("redis:7", "x")], [locked]);
         let text = lockfile.to_string();
         assert!(text.contains(line), "{text}");
@@ -285,13 +285,13 @@ fn one_range_is_a_text_and_several_are_a_list() {
             assert!(problem.to_string().contains("must be a range, or an array of ranges"), "{problem}");
         }
     }
-    assert_ne!(LockedSelection::of(&one, &reference("redis"), Vec::new()).semver, several.semver);
+    assert_ne!(LockedSelection::of(&one, Vec::new()).rule, several.rule);
 }
 
 #[test]
 fn a_selection_that_cannot_be_is_refused() {
     let redis = selection("redis", "linux/amd64", Some(">=7"), 2);
-    let locked = LockedSelection::of(&redis, &reference("redis"), vec!["7".to_owned()]);
+    let locked = LockedSelection::of(&redis, vec!["7".to_owned()]);
     let good = Lockfile::new([image("redis:7", "x")], [locked]).to_string();
     Lockfile::parse(&good, "images.lock").unwrap();
     let twice = good.replacen("\n[[image]]", &format!("{}[[image]]", good.split_once("1\n").unwrap().1), 1);

@@ -107,15 +107,10 @@ impl Known {
             }
         });
         desired.selections.retain(|selection| {
-            // An images file has no name that would not parse.
-            let repository = ImageRef::in_registry(&selection.registry, &selection.repository)
-                .map(|reference| reference.repository_alone());
-            repository.is_ok_and(|repository| {
-                chosen.contains(&repository) || {
-                    awaited.insert(repository);
-                    false
-                }
-            })
+            chosen.contains(&selection.repository) || {
+                awaited.insert(selection.repository.clone());
+                false
+            }
         });
         desired.listed_elsewhere.extend(awaited);
         (desired, observed)

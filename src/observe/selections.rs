@@ -12,7 +12,7 @@ use super::lookups::Lookups;
 use crate::error::{Absent, Error, RegistryError, SelectionError};
 use crate::image_ref::ImageRef;
 use crate::registry::Registries;
-use crate::selection::{Chooser, Chosen, MAX_CHOSEN, Rule, describe};
+use crate::selection::{Chooser, Chosen, CompiledRule, MAX_CHOSEN, describe};
 use crate::state::{
     BlockedSelection, Desired, DesiredImage, Platform, PullPolicy, RecordedImage, SelectedImage, TagSelection,
 };
@@ -48,10 +48,7 @@ impl<'a> Repository<'a> {
     pub(super) fn all(desired: &'a Desired) -> Vec<Self> {
         let mut found: BTreeMap<ImageRef, Vec<&TagSelection>> = BTreeMap::new();
         for selection in &desired.selections {
-            // An images file has no name that would not parse.
-            if let Ok(reference) = ImageRef::in_registry(&selection.registry, &selection.repository) {
-                found.entry(reference.repository_alone()).or_default().push(selection);
-            }
+            found.entry(selection.repository.clone()).or_default().push(selection);
         }
         let named = |name: &ImageRef| {
             let twins = name.recorded_names();
@@ -117,7 +114,7 @@ impl Lookups<'_> {
             return Ok(Choice { tags, decides: true });
         }
         let rule = rule_of(selection).map_err(Arc::new)?;
-        let described = describe(selection);
+        let described = describe(&selection.rule);
         let here = rule.choose(recorded_tags(repository, selection, recorded));
         let here = || Choice { tags: here.iter().map(|tag| (*tag).to_owned()).collect(), decides: false };
         let offline = self.offline && !self.registries.is_local(&repository.name);
@@ -145,8 +142,8 @@ impl Lookups<'_> {
     }
 }
 
-fn rule_of(selection: &TagSelection) -> Result<Rule, Error> {
-    Rule::new(selection).map_err(|reason| SelectionError::Rule { reason }.into())
+fn rule_of(selection: &TagSelection) -> Result<CompiledRule, Error> {
+    CompiledRule::new(&selection.rule).map_err(|reason| SelectionError::Rule { reason }.into())
 }
 
 /// What each of several selections chooses, newest first; or why it chooses nothing.
@@ -163,7 +160,7 @@ pub(crate) fn choose_from_registry(
 ) -> Result<Choices, RegistryError> {
     let begin = || -> Vec<Result<Chooser, Arc<Error>>> {
         let rules = selections.iter().map(|selection| rule_of(selection));
-        rules.map(|rule| rule.map(Rule::chooser).map_err(Arc::new)).collect()
+        rules.map(|rule| rule.map(CompiledRule::chooser).map_err(Arc::new)).collect()
     };
     let choosers = registries.fold_tags(repository, begin, |choosers, tag| {
         choosers.iter_mut().flatten().for_each(|chooser| chooser.add(tag));
@@ -174,7 +171,7 @@ pub(crate) fn choose_from_registry(
 
 /// The chosen tags, if they are some and not too many.
 fn judge(selection: &TagSelection, chosen: Chosen) -> Result<Vec<String>, Error> {
-    let rule = describe(selection);
+    let rule = describe(&selection.rule);
     match chosen.count {
         0 => Err(SelectionError::NoTagFits { of: chosen.of, rule }.into()),
         1..=MAX_CHOSEN => Ok(chosen.tags),
@@ -233,7 +230,7 @@ fn add(
             groups: selection.groups.clone(),
             locked: None,
         },
-        rule: describe(selection),
+        rule: describe(&selection.rule),
     });
     chosen.image.locked = chosen.image.locked.take().or(locked);
     chosen.image.groups.extend(selection.groups.iter().cloned());

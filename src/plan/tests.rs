@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::digest::Algorithm;
 use crate::error::{Absent, RegistryError, Unforgettable};
-use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy, SelectedImage, TagSelection};
+use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy, SelectedImage, TagRule, TagSelection};
 
 fn digest(of: &str) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, of.as_bytes())
@@ -585,15 +585,11 @@ fn redis(tag: &str) -> ImageRef {
 fn selecting(prune: bool) -> (Desired, Observed) {
     let mut desired = desired(Vec::new(), prune);
     desired.selections.push(TagSelection {
-        registry: "docker.io".to_owned(),
-        repository: "library/redis".to_owned(),
+        repository: redis("1").repository_alone(),
         platform: platform(),
         pull: PullPolicy::Always,
         groups: BTreeSet::new(),
-        line: 1,
-        semver: vec!["7".to_owned()],
-        matching: None,
-        newest: None,
+        rule: TagRule { semver: vec!["7".to_owned()], ..TagRule::default() },
         locked: None,
     });
     let mut observed = Observed::default();

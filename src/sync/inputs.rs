@@ -84,10 +84,8 @@ impl Session {
             listed.extend(again.file.images.iter().map(|image| image.reference.clone()));
         }
         for selection in locked_selections(again.as_ref().unwrap_or(loaded)).ok()? {
-            if (again.is_some() || !desired.selections.contains(&selection))
-                && let Ok(reference) = ImageRef::in_registry(&selection.registry, &selection.repository)
-            {
-                listed.insert(reference.repository_alone());
+            if again.is_some() || !desired.selections.contains(&selection) {
+                listed.insert(selection.repository);
             }
         }
         Some(listed)

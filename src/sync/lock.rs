@@ -15,7 +15,7 @@ use crate::lockfile::{EntryChange, Gap, Lockfile, MAX_TEXT};
 use crate::observe::{self, Ask};
 use crate::progress::Event;
 use crate::registry::{Lookup, Registries};
-use crate::selection::Rule;
+use crate::selection::CompiledRule;
 use crate::state::{Action, Desired, LockedImage, LockedSelection, Platform, TagSelection};
 use crate::sys;
 
@@ -216,15 +216,13 @@ impl Session {
         let (mut chosen, mut failed) = (Vec::new(), Vec::new());
         let mut open: BTreeMap<ImageRef, Vec<&TagSelection>> = BTreeMap::new();
         for selection in &loaded.file.selections {
-            // The images file has no name that would not parse.
-            let Some(repository) = repository_of(selection) else { continue };
-            match locked_choice(old, selection).filter(|_| !upgrade.rechooses(&repository)) {
+            match locked_choice(old, selection).filter(|_| !upgrade.rechooses(&selection.repository)) {
                 Some(images) => {
                     let tags = images.iter().filter_map(|image| image.reference.tag());
                     let tags = tags.map(str::to_owned).collect();
-                    chosen.push(LockedSelection::of(selection, &repository, tags));
+                    chosen.push(LockedSelection::of(selection, tags));
                 }
-                None => open.entry(repository).or_default().push(selection),
+                None => open.entry(selection.repository.clone()).or_default().push(selection),
             }
         }
         let open: Vec<(ImageRef, Vec<&TagSelection>)> = open.into_iter().collect();
@@ -237,7 +235,7 @@ impl Session {
             });
             for (selection, tags) in selections.into_iter().zip(choices) {
                 match tags {
-                    Ok(tags) => chosen.push(LockedSelection::of(selection, &repository, tags)),
+                    Ok(tags) => chosen.push(LockedSelection::of(selection, tags)),
                     Err(error) => failed.push((repository.clone(), selection.platform.clone(), error)),
                 }
             }
@@ -334,11 +332,6 @@ fn wanted(
     wanted
 }
 
-fn repository_of(selection: &TagSelection) -> Option<ImageRef> {
-    let reference = ImageRef::in_registry(&selection.registry, &selection.repository).ok()?;
-    Some(reference.repository_alone())
-}
-
 fn lock_selections(lockfile: &Lockfile, selections: &mut [TagSelection]) {
     for selection in selections {
         selection.locked = locked_choice(lockfile, selection);
@@ -348,7 +341,7 @@ fn lock_selections(lockfile: &Lockfile, selections: &mut [TagSelection]) {
 /// What the lockfile chose for `selection`, if its rule may have done so: a lockfile can be edited.
 fn locked_choice(lockfile: &Lockfile, selection: &TagSelection) -> Option<Vec<Arc<LockedImage>>> {
     let images = lockfile.chosen(selection)?;
-    let allowed = Rule::new(selection)
+    let allowed = CompiledRule::new(&selection.rule)
         .is_ok_and(|rule| rule.allows(images.iter().filter_map(|image| image.reference.tag())));
     allowed.then_some(images)
 }
@@ -359,7 +352,8 @@ fn no_place(loaded: &Loaded) -> Error {
 
 fn check_listed(loaded: &Loaded, old: &Lockfile, references: &[ImageRef]) -> Result<(), Failure> {
     let file = &loaded.file;
-    let repositories: BTreeSet<ImageRef> = file.selections.iter().filter_map(repository_of).collect();
+    let repositories: BTreeSet<&ImageRef> =
+        file.selections.iter().map(|selection| &selection.repository).collect();
     let chosen: Vec<_> =
         file.selections.iter().filter_map(|selection| locked_choice(old, selection)).flatten().collect();
     let listed = |named: &ImageRef| {

@@ -17,7 +17,7 @@ use crate::image_ref::ImageRef;
 use crate::images_file::nearest;
 use crate::plan::{self, Refusals, Removal};
 use crate::progress::Event;
-use crate::selection::Rule;
+use crate::selection::CompiledRule;
 use crate::state::{Desired, LayerState, Observed, Owner, RecordedImage, TagSelection};
 use crate::store::{self, Leftover, Lock, PartialDownload, Places, Store};
 
@@ -201,15 +201,11 @@ impl Session {
             absent.extend(wanted.into_iter().filter(|reference| !here.contains(reference)));
             let owned = catalog.owned_by(&loaded.owner)?;
             for selection in selections.iter().filter(|selection| selection.locked.is_none()) {
-                let of_selection = |row: &&RecordedImage| {
-                    selection.registry == row.reference.registry()
-                        && selection.repository == row.reference.repository()
-                };
+                let of_selection =
+                    |row: &&RecordedImage| selection.repository == row.reference.repository_alone();
                 let rows: Vec<&RecordedImage> = owned.iter().filter(of_selection).collect();
-                if !fits_one(selection, &rows)
-                    && let Ok(reference) = ImageRef::in_registry(&selection.registry, &selection.repository)
-                {
-                    absent.push(reference.repository_alone());
+                if !fits_one(selection, &rows) {
+                    absent.push(selection.repository.clone());
                 }
                 // What it means only its registry can tell: all that it may have brought stays.
                 listed.extend(rows.into_iter().map(|row| row.reference.clone()));
@@ -535,7 +531,7 @@ impl From<Leftover> for RemovedLayer {
 fn fits_one(selection: &TagSelection, rows: &[&RecordedImage]) -> bool {
     let of_platform = |row: &&&RecordedImage| row.platform.as_ref() == Some(&selection.platform);
     let tags = rows.iter().filter(of_platform).filter_map(|row| row.reference.tag());
-    Rule::new(selection).is_ok_and(|rule| !rule.choose(tags).is_empty())
+    CompiledRule::new(&selection.rule).is_ok_and(|rule| !rule.choose(tags).is_empty())
 }
 
 fn removed_layer(directory: &Path, places: &Places, digest: BlobDigest, reason: &str) -> RemovedLayer {
