@@ -12,11 +12,9 @@ mod groups;
 mod keys;
 mod machine;
 mod patterns;
-mod problem;
 mod ranges;
 mod reader;
 mod registry;
-mod secrets;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -30,10 +28,9 @@ use toml::de::DeTable;
 
 use file::FileReader;
 pub use machine::{MachineSettings, parse_machine};
-use problem::{Draft, Notes, Page, Span};
-pub use problem::{Problem, Problems, Severity};
-pub use text::nearest;
+use reader::Notes;
 
+use crate::diagnostic::{Mistake, Mistakes, Page, Problem, Problems, Severity, Span, Tree, nearest};
 use crate::error::InputError;
 use crate::image_ref::ImageRef;
 use crate::state::{
@@ -46,7 +43,7 @@ pub const MAX_TEXT: usize = 8 << 20;
 /// The commented file that `msb-sync init` writes.
 pub const STARTER: &str = include_str!("images_file/starter.toml");
 
-/// The JSON Schema (draft 2020-12) of the images file.
+/// The JSON Schema (mistake 2020-12) of the images file.
 pub fn json_schema() -> &'static str {
     include_str!("images_file/schema.json")
 }
@@ -150,7 +147,7 @@ impl ImagesFile {
         };
         listed().find(same_repository).or_else(|| {
             let names: Vec<String> = listed().map(ToString::to_string).collect();
-            let near = text::nearest(&reference.to_string(), names.iter().map(String::as_str))?;
+            let near = nearest(&reference.to_string(), names.iter().map(String::as_str))?;
             listed().zip(&names).find(|(_, name)| *name == near).map(|(near, _)| near)
         })
     }
@@ -159,7 +156,7 @@ impl ImagesFile {
         let unknown: Vec<&str> =
             wanted.iter().copied().filter(|group| !self.groups.contains_key(*group)).collect();
         let Some(first) = unknown.first() else { return Ok(()) };
-        let nearest = text::nearest(first, self.groups.keys().map(String::as_str)).map(str::to_owned);
+        let nearest = nearest(first, self.groups.keys().map(String::as_str)).map(str::to_owned);
         let defined = self.groups.keys().take(50).cloned().collect();
         let names = unknown.into_iter().map(text::quoted).collect();
         Err(InputError::UnknownGroups { names, nearest, defined })
@@ -185,25 +182,18 @@ fn read<T>(
     tables: impl FnOnce(&mut FileReader<'_>, &DeTable<'_>, bool) -> T,
 ) -> Result<(T, Vec<Problem>), Problems> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut notes = Notes::default();
-    notes.untrusted = source.untrusted;
     if text.len() > MAX_TEXT {
         let message = format!("the file is larger than {} MiB", MAX_TEXT >> 20);
-        notes.error(Draft::new(Span { start: 0, end: 0 }, message));
-        return Err(notes.into_errors(&Page::new("", source.name, Vec::new())));
+        let problem = Page::new("", source.name, Vec::new())
+            .set(Mistake::new(Span::default(), message), Severity::Error);
+        return Err(problem.into());
     }
-    let (root, errors) = DeTable::parse_recoverable(text);
-    let hidden = secrets::hidden_ranges(text, root.get_ref(), !errors.is_empty());
-    let page = Page::new(text, source.name, hidden);
-    let mut reader = FileReader { source, page: &page, notes };
-    let found = tables(&mut reader, root.get_ref(), errors.is_empty());
-    let mut notes = reader.notes;
-    syntax::dismantle(root.into_inner());
-    if !errors.is_empty() {
-        syntax::note(text, &errors, &page, &mut notes);
-    }
-    if notes.has_errors() {
-        return Err(notes.into_errors(&page));
-    }
-    Ok((found, page.set_all(notes.warnings, Severity::Warning)))
+    let tree = Tree::parse(text);
+    let page = Page::new(text, source.name, keys::SECRETS.hidden(text, &tree));
+    let notes = Notes { untrusted: source.untrusted, mistakes: Mistakes::default() };
+    let mut reader = FileReader { source, notes };
+    let found = tables(&mut reader, tree.root(), tree.errors().is_empty());
+    let mut mistakes = reader.notes.mistakes;
+    syntax::note(text, tree.errors(), &page, &mut mistakes);
+    Ok((found, page.settle(mistakes)?))
 }

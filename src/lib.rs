@@ -31,7 +31,8 @@
 //!
 //! # Which room may use which
 //!
-//! 1. Vocabulary ([`cancel`], [`digest`], [`error`], [`image_ref`], [`progress`], [`queue`], [`sys`], [`threads`], `url`) uses only vocabulary.
+//! 1. Vocabulary ([`cancel`], [`diagnostic`], [`digest`], [`error`], [`image_ref`], [`progress`],
+//!    [`queue`], [`sys`], [`threads`], `url`) uses only vocabulary.
 //! 2. Pure rooms ([`state`], [`images_file`], [`lockfile`], [`selection`], [`plan`]) use vocabulary and `state`, and touch
 //!    nothing: no files,
 //!    network, environment, clock or threads.
@@ -45,6 +46,7 @@
 //! A test keeps these rules (`tests/it/architecture.rs`). `fuzzing`, which is in no program, may use everything.
 
 pub mod cancel;
+pub mod diagnostic;
 pub mod digest;
 pub mod error;
 pub mod image_ref;

@@ -5,7 +5,6 @@
 //! diff of two versions shows what moved. An entry counts only while it [fits](Lockfile::fitting) the images
 //! file: [`Lockfile::gaps`] says where it does not.
 
-mod problem;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -14,8 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-pub use problem::LockfileProblem;
-
+use crate::diagnostic::{Page, Problem, Severity};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{Action, LockedImage, LockedSelection, Platform, TagRule, TagSelection};
@@ -24,6 +22,9 @@ use crate::state::{Action, LockedImage, LockedSelection, Platform, TagRule, TagS
 pub const VERSION: u64 = 1;
 /// Largest lockfile, in bytes: some 100,000 layers.
 pub const MAX_TEXT: usize = 32 << 20;
+
+/// The hint of mistakes that have none of their own: nobody writes lockfiles by hand.
+const LAST_RESORT: &str = "if nothing else helps, delete the file and run: msb-sync lock";
 
 const HEADER: &str = "\
 # Written by `msb-sync lock`; do not edit.
@@ -114,8 +115,11 @@ impl Lockfile {
     /// # Errors
     /// The first problem: broken TOML, another version, an unknown or missing key, a value outside its
     /// grammar, an image with two entries, a chosen tag without one.
-    pub fn parse(text: &str, name: &str) -> Result<Self, LockfileProblem> {
-        read::lockfile(text).map_err(|fault| fault.at(text, name))
+    pub fn parse(text: &str, name: &str) -> Result<Self, Box<Problem>> {
+        read::lockfile(text).map_err(|mistake| {
+            let page = Page::new(text, name, Vec::new());
+            Box::new(page.set(mistake.or_hint(LAST_RESORT), Severity::Error))
+        })
     }
 
     /// Of these images, of two with the same reference the last one; and of these selections, whose tags are among

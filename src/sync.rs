@@ -23,12 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cancel::Cancel;
+use crate::diagnostic::{Problem, Problems};
 use crate::digest::BlobDigest;
 use crate::error::{CatalogError, Error, InputError, StoreError};
 use crate::execute::Outcome;
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
-use crate::images_file::{self, ImagesFile, Problem, Problems, Source};
-use crate::lockfile::LockfileProblem;
+use crate::images_file::{self, ImagesFile, Source};
 use crate::plan::Plan;
 use crate::progress::{Event, Reporter, Silent};
 use crate::registry::{Environment, Options, Registries, Rests};
@@ -124,7 +124,7 @@ pub enum Failure {
     Problems(Problems),
     /// The lockfile is broken, or of a newer version. Nothing was touched.
     #[error("{0}")]
-    Lockfile(Box<LockfileProblem>),
+    Lockfile(Box<Problem>),
     /// Anything else that stops the whole run.
     #[error(transparent)]
     Error(#[from] Error),

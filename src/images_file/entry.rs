@@ -6,12 +6,12 @@ use std::num::NonZeroUsize;
 use toml::de::DeValue;
 
 use super::keys;
-use super::problem::{Draft, Span};
 use super::reader::{Node, Table};
 use super::registry::{Defaults, RegistryReader};
 use super::text::quoted;
 use super::values::{self, Fault};
 use super::{PULL_WORDS, ranges};
+use crate::diagnostic::{Mistake, Span};
 use crate::digest::BlobDigest;
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
 use crate::state::{DesiredImage, Platform, PullPolicy, TagRule, TagSelection};
@@ -66,7 +66,7 @@ impl RegistryReader<'_> {
     fn reference(&mut self, registry: &str, name: &str, node: Node<'_>) -> Option<ImageRef> {
         let invalid = |reason: &str, hint: Option<String>| {
             let message = format!("invalid image reference {}: {reason}", quoted(name));
-            Draft::new(node.span, message).maybe_hint(hint)
+            Mistake::new(node.span, message).maybe_hint(hint)
         };
         let (scheme, bare) =
             image_ref::split_scheme(name).map_or((None, name), |(scheme, bare)| (Some(scheme), bare));
@@ -110,7 +110,7 @@ impl RegistryReader<'_> {
                 "{reference} is outside library/: what docker.io serves under this name is not microsandbox's"
             );
             let hint = "list it under [registry.\"docker.io\"] if that is what you want";
-            self.notes.warn(Draft::new(span, message).hint(hint));
+            self.notes.warn(Mistake::new(span, message).hint(hint));
         }
     }
 
@@ -130,7 +130,7 @@ impl RegistryReader<'_> {
         let rule = table.get("tags").map(|node| self.tag_rule(node));
         let Some(name_node) = table.get("name") else {
             let hint = "an image is { name = \"alpine\", tag = \"3.20\" }, or just \"alpine:3.20\"";
-            self.notes.error(Draft::new(node.span, "an image without `name`").hint(hint));
+            self.notes.error(Mistake::new(node.span, "an image without `name`").hint(hint));
             return None;
         };
         let name = self.notes.string(name_node)?;
@@ -165,7 +165,7 @@ impl RegistryReader<'_> {
             Ok(reference) => Some(Listed::image(name_node, reference, platform, pull, own_groups)),
             Err(error) => {
                 let message = format!("invalid image reference {}: {}", quoted(&text), error.reason());
-                self.notes.error(Draft::new(name_node.span, message));
+                self.notes.error(Mistake::new(name_node.span, message));
                 None
             }
         }
@@ -190,7 +190,7 @@ impl RegistryReader<'_> {
         ] {
             if let (Some(node), true) = (table.get(key), inside) {
                 self.notes.error(
-                    Draft::new(node.key_span, format!("`{key}` beside {what} in `name`"))
+                    Mistake::new(node.key_span, format!("`{key}` beside {what} in `name`"))
                         .hint(format!("leave it out of the name, or drop `{key}`"))
                         .related(name_node.span, "the name"),
                 );
@@ -200,7 +200,7 @@ impl RegistryReader<'_> {
         for key in ["tag", "digest"] {
             if let (Some(node), Some(tags)) = (table.get(key), table.get("tags")) {
                 self.notes.error(
-                    Draft::new(node.key_span, format!("`{key}` and `tags` exclude each other"))
+                    Mistake::new(node.key_span, format!("`{key}` and `tags` exclude each other"))
                         .hint("`tags` selects the tags: keep one of them")
                         .related(tags.key_span, "the selection"),
                 );
@@ -218,7 +218,7 @@ impl RegistryReader<'_> {
             Ok(_) => "it has more than a tag".to_owned(),
             Err(error) => error.reason().to_owned(),
         };
-        self.notes.error(Draft::new(node.span, format!("invalid tag {}: {reason}", quoted(tag))));
+        self.notes.error(Mistake::new(node.span, format!("invalid tag {}: {reason}", quoted(tag))));
         None
     }
 
@@ -227,7 +227,7 @@ impl RegistryReader<'_> {
         BlobDigest::parse(text)
             .map_err(|error| {
                 let message = format!("invalid digest {}: {}", quoted(text), error.reason());
-                self.notes.error(Draft::new(node.span, message));
+                self.notes.error(Mistake::new(node.span, message));
             })
             .ok()
     }
@@ -241,7 +241,7 @@ impl RegistryReader<'_> {
                 Ok(()) => groups.push((name.to_owned(), node.span)),
                 Err(Fault { message, hint }) => {
                     let message = format!("group name {} {message}", quoted(name));
-                    self.notes.error(Draft::new(node.span, message).maybe_hint(hint));
+                    self.notes.error(Mistake::new(node.span, message).maybe_hint(hint));
                 }
             }
         }
@@ -259,7 +259,7 @@ impl RegistryReader<'_> {
         };
         if array.is_empty() {
             let hint = "leave it out to take any tag";
-            self.notes.error(Draft::new(node.span, "`semver` lists no range").hint(hint));
+            self.notes.error(Mistake::new(node.span, "`semver` lists no range").hint(hint));
         }
         let nodes: Vec<Node<'_>> = self.notes.array(node).collect();
         nodes.into_iter().flat_map(|node| self.range(node)).collect()
@@ -276,7 +276,7 @@ impl RegistryReader<'_> {
         let (semver, matching, newest) = (table.get("semver"), table.get("match"), table.get("newest"));
         if semver.is_none() && matching.is_none() && newest.is_none() {
             let hint = "say which tags: `semver`, `match` or `newest`";
-            self.notes.error(Draft::new(node.span, "an empty selection of tags").hint(hint));
+            self.notes.error(Mistake::new(node.span, "an empty selection of tags").hint(hint));
         }
         let semver = semver.map(|node| self.ranges(node)).unwrap_or_default();
         let patterns = &mut *self.patterns;

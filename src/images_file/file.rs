@@ -8,12 +8,12 @@ use toml::de::{DeTable, DeValue};
 
 use super::entry::{Listed, Wanted};
 use super::patterns::Patterns;
-use super::problem::{Draft, Notes, Page, Span};
-use super::reader::{Node, Table, entries};
+use super::reader::{Node, Notes, Table, entries};
 use super::registry::{Defaults, RegistryReader};
 use super::text::quoted;
 use super::values::{self, Fault};
 use super::{Group, ImagesFile, PULL_WORDS, Source, groups, keys};
+use crate::diagnostic::{Mistake, Span};
 use crate::image_ref::{ImageRef, SANDBOXES_REGISTRY};
 use crate::state::{DesiredImage, Limits, Ownership, RegistrySettings, Settings, TagSelection};
 
@@ -28,7 +28,6 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 /// Reads the top level.
 pub(super) struct FileReader<'a> {
     pub(super) source: &'a Source<'a>,
-    pub(super) page: &'a Page<'a>,
     pub(super) notes: Notes,
 }
 
@@ -50,12 +49,8 @@ impl FileReader<'_> {
         let mut names: BTreeMap<String, Span> = BTreeMap::new();
         let mut patterns = Patterns::default();
         for (name, node) in tables {
-            let mut reader = RegistryReader {
-                source: self.source,
-                page: self.page,
-                notes: &mut self.notes,
-                patterns: &mut patterns,
-            };
+            let mut reader =
+                RegistryReader { source: self.source, notes: &mut self.notes, patterns: &mut patterns };
             let (registry, images) = reader.read(name, node, &defaults);
             listed.extend(images);
             let Some(registry) = registry else { continue };
@@ -78,7 +73,7 @@ impl FileReader<'_> {
     pub(super) fn check_two_tables(&mut self, names: &mut BTreeMap<String, Span>, name: &str, span: Span) {
         if let Some(first) = names.insert(name.to_owned(), span) {
             let message = format!("registry {} has two tables", quoted(name));
-            self.notes.error(Draft::new(span, message).related(first, "the first one"));
+            self.notes.error(Mistake::new(span, message).related(first, "the first one"));
         }
     }
 
@@ -173,7 +168,7 @@ impl FileReader<'_> {
             let ((first, first_span), (second, span)) = (pair[0], pair[1]);
             if (&first.repository, &first.rule) == (&second.repository, &second.rule) {
                 let message = format!("the same selection of {} is listed twice", second.repository);
-                self.notes.error(Draft::new(span, message).related(first_span, "first listed here"));
+                self.notes.error(Mistake::new(span, message).related(first_span, "first listed here"));
             }
         }
     }
@@ -190,21 +185,23 @@ impl FileReader<'_> {
                 continue;
             };
             let Wanted::Image(first_image) = &first.wanted else { continue };
-            let draft = if first_image.platform != image.platform {
+            let mistake = if first_image.platform != image.platform {
                 let (one, other) = (&first_image.platform, &image.platform);
-                let draft =
-                    Draft::new(entry.span, format!("{name} is wanted for two platforms: {one} and {other}"));
+                let mistake = Mistake::new(
+                    entry.span,
+                    format!("{name} is wanted for two platforms: {one} and {other}"),
+                );
                 if first_image.reference == image.reference {
-                    draft
+                    mistake
                 } else {
-                    draft.hint(format!("an image of {SANDBOXES_REGISTRY} is recorded under docker.io, too"))
+                    mistake.hint(format!("an image of {SANDBOXES_REGISTRY} is recorded under docker.io, too"))
                 }
             } else if first_image.reference == image.reference {
-                Draft::new(entry.span, format!("{name} is listed twice")).hint("remove one of the two")
+                Mistake::new(entry.span, format!("{name} is listed twice")).hint("remove one of the two")
             } else {
                 continue;
             };
-            self.notes.error(draft.related(first.span, "first listed here"));
+            self.notes.error(mistake.related(first.span, "first listed here"));
             return;
         }
     }

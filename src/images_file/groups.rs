@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::entry::{Listed, Wanted};
-use super::problem::{Draft, Notes, Span};
-use super::reader::{Node, entries};
-use super::text::{nearest, quoted};
+use super::reader::{Node, Notes, entries};
+use super::text::quoted;
 use super::values::{self, Fault};
+use crate::diagnostic::nearest;
+use crate::diagnostic::{Mistake, Span};
 use crate::image_ref::ImageRef;
 
 /// Memberships that all groups together may have, when resolved.
@@ -48,7 +49,7 @@ pub(super) fn resolve(
         for (name, node) in entries(table) {
             if let Err(Fault { message, hint }) = values::group_name(name) {
                 let message = format!("group name {} {message}", quoted(name));
-                notes.error(Draft::new(node.key_span, message).maybe_hint(hint));
+                notes.error(Mistake::new(node.key_span, message).maybe_hint(hint));
                 continue;
             }
             let group = groups.entry(name.to_owned()).or_default();
@@ -144,7 +145,7 @@ fn read_members(
                         |near| format!("did you mean `{near}`?"),
                     );
                     let message = format!("no image {} is listed in this file", quoted(&full));
-                    notes.error(Draft::new(member.span, message).hint(hint));
+                    notes.error(Mistake::new(member.span, message).hint(hint));
                     group.broken = true;
                 }
                 group.members.extend(found);
@@ -155,7 +156,7 @@ fn read_members(
                     Some(instead) => format!("write {}", quoted(instead)),
                     None => "a group is referred to as \"@name\"".to_owned(),
                 };
-                notes.error(Draft::new(member.span, message).hint(hint));
+                notes.error(Mistake::new(member.span, message).hint(hint));
                 group.broken = true;
             }
         }
@@ -173,7 +174,7 @@ fn check_references(groups: &mut BTreeMap<String, Group>, notes: &mut Notes) {
                 let message = format!("unknown group {}", quoted(&format!("@{other}")));
                 let near = nearest(other, names.iter().filter(|other| *other != name).map(String::as_str));
                 let hint = near.map(|near| format!("did you mean `@{near}`?"));
-                notes.error(Draft::new(*span, message).maybe_hint(hint));
+                notes.error(Mistake::new(*span, message).maybe_hint(hint));
             }
             known
         });
@@ -184,7 +185,7 @@ fn check_references(groups: &mut BTreeMap<String, Group>, notes: &mut Notes) {
             && !group.broken
         {
             notes.error(
-                Draft::new(span, format!("group {} names nothing", quoted(name)))
+                Mistake::new(span, format!("group {} names nothing", quoted(name)))
                     .hint("list images or other groups in it, or remove it"),
             );
         }
@@ -215,7 +216,7 @@ fn flatten(groups: &BTreeMap<String, Group>, notes: &mut Notes) -> BTreeMap<Stri
         if memberships > MAX_MEMBERSHIPS {
             let span = group.span.or_else(|| groups.values().find_map(|group| group.span));
             let message = format!("the groups have more than {MAX_MEMBERSHIPS} members in all");
-            notes.error(Draft::new(span.unwrap_or(Span { start: 0, end: 0 }), message));
+            notes.error(Mistake::new(span.unwrap_or(Span { start: 0, end: 0 }), message));
             return BTreeMap::new();
         }
         resolved.insert(name.to_owned(), members);
@@ -261,7 +262,7 @@ fn report_cycles(groups: &BTreeMap<String, Group>, mut left: BTreeSet<&str>, not
             } else {
                 format!("group {} contains itself: {}", quoted(cycle[0].0), path.join(" → "))
             };
-            notes.error(Draft::new(cycle[0].1, message).hint("remove one of these references"));
+            notes.error(Mistake::new(cycle[0].1, message).hint("remove one of these references"));
         }
         left.remove(first);
         for (name, _) in walk {

@@ -1,6 +1,8 @@
 //! Every key of the images file, table by table: the one list that the parser, the suggestions and the
 //! test against the JSON Schema share.
 
+use crate::diagnostic::SecretKeys;
+
 /// The keys of one kind of table.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Keys {
@@ -116,8 +118,12 @@ pub(super) const ENGINES: &[(&str, Keys)] = &[
 /// All tables of an images file.
 pub(super) const ALL: &[&Keys] = &[&TOP, &SETTINGS, &LIMITS, &REGISTRY, &MIRROR, &IMAGE, &TAGS];
 
-/// Whether some table has this key.
-pub(super) fn is_known(key: &str) -> bool {
+/// Under which keys an images file, or the machine's settings, may hold secrets.
+pub(super) const SECRETS: SecretKeys =
+    SecretKeys { is_known, headers: "headers", named: &["registry", "groups"] };
+
+/// True if some table has this key.
+fn is_known(key: &str) -> bool {
     ALL.iter().any(|keys| keys.names.contains(&key))
 }
 

@@ -13,11 +13,12 @@ use toml::de::DeTable;
 use super::file::FileReader;
 use super::keys::{self, Keys};
 use super::patterns::Patterns;
-use super::problem::{Draft, Problem, Problems, Span};
 use super::reader::{Node, entries};
 use super::registry::RegistryReader;
-use super::text::{nearest, quoted};
+use super::text::quoted;
 use super::{PULL_WORDS, Source, read, values};
+use crate::diagnostic::nearest;
+use crate::diagnostic::{Mistake, Problem, Problems, Span};
 use crate::state::{PullPolicy, RegistrySettings};
 
 /// The machine's settings for all images files.
@@ -79,7 +80,6 @@ impl FileReader<'_> {
         for (name, node) in tables {
             let mut reader = RegistryReader {
                 source: self.source,
-                page: self.page,
                 notes: &mut self.notes,
                 patterns: &mut Patterns::default(),
             };
@@ -105,14 +105,14 @@ impl FileReader<'_> {
                 None => format!("the engines are {}", engines().map(quoted).collect::<Vec<_>>().join(", ")),
             };
             self.notes
-                .error(Draft::new(node.key_span, format!("unknown engine {}", quoted(name))).hint(hint));
+                .error(Mistake::new(node.key_span, format!("unknown engine {}", quoted(name))).hint(hint));
             return;
         };
         let keys: &'static Keys = keys;
         let Some(table) = self.notes.table(node, keys) else { return };
         for node in keys.names.iter().filter_map(|key| table.get(key)) {
             if self.notes.string(node).is_some_and(str::is_empty) {
-                self.notes.error(Draft::new(node.span, format!("{} is empty", node.called())));
+                self.notes.error(Mistake::new(node.span, format!("{} is empty", node.called())));
             }
         }
     }
@@ -129,7 +129,7 @@ impl RegistryReader<'_> {
                 "list them in an images file, as in images.toml: [registry.\"{of}\"] with nothing but `images`"
             );
             let message = "`images` in the machine's settings: they belong to no image";
-            self.notes.error(Draft::new(images.key_span, message).hint(hint));
+            self.notes.error(Mistake::new(images.key_span, message).hint(hint));
         }
         let settings = self.settings(table);
         let pull = table.get("pull").and_then(|node| self.notes.choice(node, PULL_WORDS));

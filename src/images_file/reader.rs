@@ -4,10 +4,9 @@
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::keys::{self, Keys};
-use super::problem::{Draft, Notes, Span};
-use super::secrets::looks_secret;
-use super::text::{list, nearest, quoted, suggest};
+use super::text::quoted;
 use super::values::Fault;
+use crate::diagnostic::{Mistake, Mistakes, Span, list, nearest, suggest};
 
 /// The next step for whoever wrote a password into the file.
 const PASSWORD_HINT: &str =
@@ -93,16 +92,32 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
+/// What was found so far.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// True if the file may be a stranger's: keys that need trust are errors then.
+    pub(super) untrusted: bool,
+    pub(super) mistakes: Mistakes,
+}
+
 impl Notes {
+    pub(super) fn error(&mut self, mistake: Mistake) {
+        self.mistakes.error(mistake);
+    }
+
+    pub(super) fn warn(&mut self, mistake: Mistake) {
+        self.mistakes.warn(mistake);
+    }
+
     pub(super) fn wrong_type(&mut self, node: Node<'_>, expected: &str) {
         let message = format!("{} must be {expected}, found {}", node.called(), type_name(node.value));
-        self.error(Draft::new(node.span, message));
+        self.error(Mistake::new(node.span, message));
     }
 
     /// `fault` of `node`'s value.
     pub(super) fn fault(&mut self, node: Node<'_>, fault: Fault) {
         let message = format!("{} {}", node.called(), fault.message);
-        self.error(Draft::new(node.span, message).maybe_hint(fault.hint));
+        self.error(Mistake::new(node.span, message).maybe_hint(fault.hint));
     }
 
     /// The value, or a note of its fault.
@@ -139,7 +154,7 @@ impl Notes {
                 } else {
                     format!("from {least} to {most}")
                 };
-                self.error(Draft::new(node.span, format!("{} must be {range}", node.called())));
+                self.error(Mistake::new(node.span, format!("{} must be {range}", node.called())));
                 None
             }
         }
@@ -163,7 +178,7 @@ impl Notes {
         }
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let message = format!("unknown value {} for {}", quoted(word), node.called());
-        self.error(Draft::new(node.span, message).hint(suggest(word, &names)));
+        self.error(Mistake::new(node.span, message).hint(suggest(word, &names)));
         None
     }
 
@@ -188,7 +203,7 @@ impl Notes {
                 && let Some((_, deed)) = keys.guarded.iter().find(|(guarded, _)| *guarded == key)
             {
                 let message = format!("{} is refused under --untrusted: {deed}", node.called());
-                self.error(Draft::new(node.key_span, message).hint(UNTRUSTED_HINT));
+                self.error(Mistake::new(node.key_span, message).hint(UNTRUSTED_HINT));
             }
         }
         Table { keys, entries: table }
@@ -198,7 +213,7 @@ impl Notes {
         let in_registry = keys == &keys::REGISTRY;
         if in_registry && key.eq_ignore_ascii_case("password") {
             let message = "a password in the images file is refused";
-            self.error(Draft::new(node.key_span, message).hint(PASSWORD_HINT));
+            self.error(Mistake::new(node.key_span, message).hint(PASSWORD_HINT));
             return;
         }
         let elsewhere = || keys::ALL.iter().find(|other| other.names.contains(&key));
@@ -207,7 +222,7 @@ impl Notes {
             format!("`{key}` belongs into an images file")
         } else if in_registry && node.value.is_table() {
             "quote the registry's name, as in [registry.\"docker.io\"]".to_owned()
-        } else if in_registry && looks_secret(key) {
+        } else if in_registry && keys::SECRETS.looks_secret(key) {
             PASSWORD_HINT.to_owned()
         } else if let Some(other) = elsewhere() {
             format!("`{key}` belongs to {}", other.table)
@@ -216,6 +231,6 @@ impl Notes {
         } else {
             format!("the keys of {} are {}", keys.table, list(keys.names))
         };
-        self.error(Draft::new(node.key_span, format!("unknown key {}", quoted(key))).hint(hint));
+        self.error(Mistake::new(node.key_span, format!("unknown key {}", quoted(key))).hint(hint));
     }
 }

@@ -7,11 +7,11 @@ use toml::de::DeValue;
 use super::entry::Listed;
 use super::keys;
 use super::patterns::Patterns;
-use super::problem::{Draft, Notes, Page};
-use super::reader::{Node, Table, entries};
+use super::reader::{Node, Notes, Table, entries};
 use super::text::quoted;
 use super::values::{self, Fault};
 use super::{PULL_WORDS, Source};
+use crate::diagnostic::Mistake;
 use crate::image_ref;
 use crate::state::{Mirror, Platform, PullPolicy, RegistrySettings};
 
@@ -39,7 +39,6 @@ pub(super) struct Defaults {
 /// Reads one registry's table.
 pub(super) struct RegistryReader<'a> {
     pub(super) source: &'a Source<'a>,
-    pub(super) page: &'a Page<'a>,
     pub(super) notes: &'a mut Notes,
     pub(super) patterns: &'a mut Patterns,
 }
@@ -89,7 +88,7 @@ impl RegistryReader<'_> {
                 let hint = image_ref::registry_name(host)
                     .is_ok_and(|host| host != name && !host.is_empty())
                     .then(|| format!("write [registry.\"{host}\"]"));
-                self.notes.error(Draft::new(node.key_span, message).maybe_hint(hint));
+                self.notes.error(Mistake::new(node.key_span, message).maybe_hint(hint));
             })
             .ok()
     }
@@ -100,7 +99,7 @@ impl RegistryReader<'_> {
         }
         let message = format!("{} must be a table of one registry", node.called());
         let hint = "name the registry: [registry.\"docker.io\"]";
-        self.notes.error(Draft::new(node.key_span, message).hint(hint));
+        self.notes.error(Mistake::new(node.key_span, message).hint(hint));
         None
     }
 
@@ -129,14 +128,14 @@ impl RegistryReader<'_> {
                 let message = format!("{} has no meaning beside `layout`", node.called());
                 let hint = "an image layout is a directory: no network is used";
                 self.notes.error(
-                    Draft::new(node.key_span, message).hint(hint).related(layout.key_span, "the layout"),
+                    Mistake::new(node.key_span, message).hint(hint).related(layout.key_span, "the layout"),
                 );
             }
             return;
         }
         if let (Some(env), Some(file)) = (table.get("password-env"), table.get("password-file")) {
             self.notes.error(
-                Draft::new(file.key_span, "`password-env` and `password-file` exclude each other")
+                Mistake::new(file.key_span, "`password-env` and `password-file` exclude each other")
                     .hint("keep one of them")
                     .related(env.key_span, "the other one"),
             );
@@ -145,18 +144,18 @@ impl RegistryReader<'_> {
         match (table.get("username"), password) {
             (Some(username), None) => {
                 let message = "`username` needs `password-env` or `password-file`";
-                self.notes.error(Draft::new(username.key_span, message));
+                self.notes.error(Mistake::new(username.key_span, message));
             }
             (None, Some(password)) => {
                 let message =
                     format!("{} without `username`: the user name will be empty", password.called());
-                self.notes.warn(Draft::new(password.key_span, message));
+                self.notes.warn(Mistake::new(password.key_span, message));
             }
             _ => {}
         }
         for (one, other) in [("client-cert", "client-key"), ("client-key", "client-cert")] {
             if let (Some(node), None) = (table.get(one), table.get(other)) {
-                self.notes.error(Draft::new(node.key_span, format!("`{one}` needs `{other}`")));
+                self.notes.error(Mistake::new(node.key_span, format!("`{one}` needs `{other}`")));
             }
         }
     }
@@ -189,7 +188,7 @@ impl RegistryReader<'_> {
                 DeValue::Table(_) => {
                     let Some(mirror) = self.notes.table(node, &keys::MIRROR) else { continue };
                     if mirror.get("url").is_none() {
-                        self.notes.error(Draft::new(node.span, "a mirror without `url`"));
+                        self.notes.error(Mistake::new(node.span, "a mirror without `url`"));
                     }
                     let url = self.text(mirror, "url", values::base_url);
                     let resolve = mirror.get("resolve").and_then(|node| self.notes.boolean(node));
@@ -209,12 +208,12 @@ impl RegistryReader<'_> {
         for (name, node) in entries(table) {
             if let Err(Fault { message, hint }) = values::header_name(name) {
                 let message = format!("header {} {message}", quoted(name));
-                self.notes.error(Draft::new(node.key_span, message).maybe_hint(hint));
+                self.notes.error(Mistake::new(node.key_span, message).maybe_hint(hint));
                 continue;
             }
             if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
                 let message = format!("header {} is given twice: case does not matter", quoted(name));
-                self.notes.error(Draft::new(node.key_span, message));
+                self.notes.error(Mistake::new(node.key_span, message));
             }
             let Some(value) = self.notes.string(node) else { continue };
             if self.notes.checked(node, values::header_value(value)).is_some() {

@@ -2,29 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use toml::de::{DeTable, DeValue};
-
-use super::problem::{Draft, Notes, Page, Span};
 use super::text::quoted;
-
-/// Drops a tree without recursion: dotted keys in nested inline tables make it deep enough to exhaust a
-/// thread's stack.
-pub(super) fn dismantle(root: DeTable<'_>) {
-    let mut work: Vec<DeValue<'_>> = vec![DeValue::Table(root)];
-    while let Some(value) = work.pop() {
-        match value {
-            DeValue::Table(table) => work.extend(table.into_iter().map(|(_, value)| value.into_inner())),
-            DeValue::Array(array) => work.extend(array.into_iter().map(toml::Spanned::into_inner)),
-            _ => {}
-        }
-    }
-}
+use crate::diagnostic::{Mistake, Mistakes, Page, Span};
 
 /// Adds the syntax errors, and drops what probably only follows from them.
-pub(super) fn note(text: &str, errors: &[toml::de::Error], page: &Page<'_>, notes: &mut Notes) {
+pub(super) fn note(text: &str, errors: &[toml::de::Error], page: &Page<'_>, mistakes: &mut Mistakes) {
     let span = |error: &toml::de::Error| Span::from(error.span().unwrap_or(0..0));
     let mut sorted: Vec<&toml::de::Error> = errors.iter().collect();
-    sorted.sort_by_key(|error| span(error));
     let unclosed = |error: &toml::de::Error| {
         ["unclosed array", "unclosed inline table", "invalid multi-line"]
             .iter()
@@ -34,7 +18,7 @@ pub(super) fn note(text: &str, errors: &[toml::de::Error], page: &Page<'_>, note
     let first_line = sorted.first().map_or(0, |error| page.line_of(span(error).start));
     if sorted.iter().any(|error| unclosed(error)) {
         // What follows was read as part of the unclosed value: none of it can be judged.
-        notes.retain_errors(|at| page.line_of(at.start) < first_line);
+        mistakes.retain_errors(|at| page.line_of(at.start) < first_line);
         let first = sorted.first().copied();
         sorted.retain(|error| unclosed(error) || first.is_some_and(|first| std::ptr::eq(first, *error)));
     } else {
@@ -46,7 +30,7 @@ pub(super) fn note(text: &str, errors: &[toml::de::Error], page: &Page<'_>, note
             .map(|error| span(error).start)
             .map(|start| Span { start, end: end_of_table(text, start) })
             .collect();
-        notes.retain_errors(|at| {
+        mistakes.retain_errors(|at| {
             let before = headless.partition_point(|table| table.start <= at.start);
             let in_headless = before.checked_sub(1).is_some_and(|last| at.start <= headless[last].end);
             !in_headless && !broken.contains(&page.line_of(at.start))
@@ -56,7 +40,7 @@ pub(super) fn note(text: &str, errors: &[toml::de::Error], page: &Page<'_>, note
         let span = span(error);
         // The first error of a line is the cause, the others its echoes.
         if lines.insert(page.line_of(span.start)) {
-            notes.error(draft(error.message(), text.get(span.start..span.end).unwrap_or(""), span));
+            mistakes.error(mistake(error.message(), text.get(span.start..span.end).unwrap_or(""), span));
         }
     }
 }
@@ -65,19 +49,19 @@ fn end_of_table(text: &str, start: usize) -> usize {
     text.get(start..).and_then(|rest| rest.find("\n[")).map_or(text.len(), |found| start + found)
 }
 
-fn draft(message: &str, at: &str, span: Span) -> Draft {
+fn mistake(message: &str, at: &str, span: Span) -> Mistake {
     match message {
-        "duplicate key" => Draft::new(span, format!("duplicate key {}", quoted(at))),
-        "recursion limit" => Draft::new(span, "invalid TOML: keys or values nest too deeply"),
+        "duplicate key" => Mistake::new(span, format!("duplicate key {}", quoted(at))),
+        "recursion limit" => Mistake::new(span, "invalid TOML: keys or values nest too deeply"),
         _ if message.starts_with("string values must be quoted") && at.is_empty() => {
-            Draft::new(span, "invalid TOML: a value is missing")
+            Mistake::new(span, "invalid TOML: a value is missing")
         }
         _ if message.starts_with("string values must be quoted")
             || message.starts_with("invalid float, expected `")
             || message.starts_with("invalid boolean") =>
         {
-            Draft::new(span, "invalid TOML: not a value").hint("text goes in double quotes: \"…\"")
+            Mistake::new(span, "invalid TOML: not a value").hint("text goes in double quotes: \"…\"")
         }
-        _ => Draft::new(span, format!("invalid TOML: {message}")),
+        _ => Mistake::new(span, format!("invalid TOML: {message}")),
     }
 }

@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::Source;
-use super::text::{nearest, quoted};
+use super::text::quoted;
+use crate::diagnostic::nearest;
 use crate::image_ref;
 use crate::state::Platform;
 

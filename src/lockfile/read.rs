@@ -9,8 +9,8 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::Fault;
 use super::{Lockfile, MAX_TEXT, VERSION};
+use crate::diagnostic::{Mistake, Tree};
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{LayerDescriptor, LockedImage, LockedSelection, MediaType, Platform, TagRule};
@@ -25,33 +25,19 @@ const MAX_QUOTED: usize = 60;
 const UPGRADE_HINT: &str = "upgrade msb-sync; or delete the lockfile and run: msb-sync lock";
 const FULL_FORM: &str = "must be an image reference in its full form, as in docker.io/library/alpine:3.20";
 
-type Result<T> = std::result::Result<T, Fault>;
+type Result<T> = std::result::Result<T, Mistake>;
 
 pub(super) fn lockfile(text: &str) -> Result<Lockfile> {
     if text.len() > MAX_TEXT {
-        return Err(Fault::new(0..0, format!("the lockfile is larger than {} MiB", MAX_TEXT >> 20)));
+        return Err(Mistake::new(0..0, format!("the lockfile is larger than {} MiB", MAX_TEXT >> 20)));
     }
-    let (root, errors) = DeTable::parse_recoverable(text);
-    let result = match errors.iter().min_by_key(|error| error.span().unwrap_or_default().start) {
+    let tree = Tree::parse(text);
+    match tree.errors().first() {
         Some(error) => {
-            Err(Fault::new(error.span().unwrap_or_default(), format!("invalid TOML: {}", error.message())))
+            let message = format!("invalid TOML: {}", error.message());
+            Err(Mistake::new(error.span().unwrap_or_default(), message))
         }
-        None => whole(&Table { entries: root.get_ref(), span: 0..0, what: "the lockfile" }),
-    };
-    dismantle(root.into_inner());
-    result
-}
-
-/// Drops a tree without recursion: dotted keys in nested inline tables make it deep enough to exhaust a
-/// thread's stack.
-fn dismantle(root: DeTable<'_>) {
-    let mut work: Vec<DeValue<'_>> = vec![DeValue::Table(root)];
-    while let Some(value) = work.pop() {
-        match value {
-            DeValue::Table(table) => work.extend(table.into_iter().map(|(_, value)| value.into_inner())),
-            DeValue::Array(array) => work.extend(array.into_iter().map(Spanned::into_inner)),
-            _ => {}
-        }
+        None => whole(&Table { entries: tree.root(), span: 0..0, what: "the lockfile" }),
     }
 }
 
@@ -68,12 +54,12 @@ fn whole(top: &Table<'_>) -> Result<Lockfile> {
             if lockfile.image_of(&selection, tag).is_none() {
                 let (repository, platform) = (&selection.repository, &selection.platform);
                 let what = format!("{repository}:{tag} is chosen for {platform}, and has no entry for that");
-                return Err(Fault::new(span, what));
+                return Err(Mistake::new(span, what));
             }
         }
         let key = LockedSelection { tags: Vec::new(), ..selection.clone() };
         if !keys.insert(key) {
-            return Err(Fault::new(span, format!("{} has two entries of one rule", selection.repository)));
+            return Err(Mistake::new(span, format!("{} has two entries of one rule", selection.repository)));
         }
         lockfile.selections.insert(selection);
     }
@@ -93,7 +79,7 @@ fn images(top: &Table<'_>) -> Result<BTreeMap<String, Arc<LockedImage>>> {
             } else {
                 format!(", for {} and for {}", first.platform, image.platform)
             };
-            return Err(Fault::new(span, format!("{name} has two entries{conflict}")));
+            return Err(Mistake::new(span, format!("{name} has two entries{conflict}")));
         }
         images.insert(name, Arc::new(image));
     }
@@ -109,7 +95,7 @@ fn selection(table: &Table<'_>) -> Result<(LockedSelection, Range<usize>)> {
         .filter(|repository| repository.to_string() == text)
         .ok_or_else(|| {
             let what = "`repository` must be in its full form, as in docker.io/library/alpine";
-            Fault::new(span.clone(), what)
+            Mistake::new(span.clone(), what)
         })?;
     let optional = |key: &str| -> Result<Option<String>> {
         table.entries.get(key).map(|_| Ok(table.string(key)?.0.to_owned())).transpose()
@@ -117,16 +103,16 @@ fn selection(table: &Table<'_>) -> Result<(LockedSelection, Range<usize>)> {
     let list = table.get("tags")?;
     let newest = table.entries.get("newest").map(|value| {
         let newest = unsigned(value).and_then(|newest| NonZeroUsize::new(usize::try_from(newest).ok()?));
-        newest.ok_or_else(|| Fault::new(value.span(), "`newest` must be a number of tags"))
+        newest.ok_or_else(|| Mistake::new(value.span(), "`newest` must be a number of tags"))
     });
     let tags = array("tags", list)?.map(|value| {
         let tag = value.get_ref().as_str().filter(|tag| repository.with_tag(tag).is_ok());
-        tag.map(str::to_owned).ok_or_else(|| Fault::new(value.span(), "`tags` must be tags"))
+        tag.map(str::to_owned).ok_or_else(|| Mistake::new(value.span(), "`tags` must be tags"))
     });
     let tags = tags.collect::<Result<Vec<_>>>()?;
     // Nothing chosen would read as: remove all of them.
     if tags.is_empty() {
-        return Err(Fault::new(list.span(), "`tags` must not be empty"));
+        return Err(Mistake::new(list.span(), "`tags` must not be empty"));
     }
     let selection = LockedSelection {
         platform: table.parsed("platform", Platform::parse)?,
@@ -143,7 +129,7 @@ fn ranges(table: &Table<'_>) -> Result<Vec<String>> {
     if value.get_ref().as_str().is_some() {
         return Ok(vec![table.string("semver")?.0.to_owned()]);
     }
-    let wrong = |span| Fault::new(span, "`semver` must be a range, or an array of ranges");
+    let wrong = |span| Mistake::new(span, "`semver` must be a range, or an array of ranges");
     let DeValue::Array(array) = value.get_ref() else { return Err(wrong(value.span())) };
     let range = |value: &Spanned<DeValue<'_>>| {
         value.get_ref().as_str().map(str::to_owned).ok_or_else(|| wrong(value.span()))
@@ -155,16 +141,13 @@ fn ranges(table: &Table<'_>) -> Result<Vec<String>> {
 fn check_version(value: &Spanned<DeValue<'_>>) -> Result<()> {
     match unsigned(value) {
         Some(VERSION) => Ok(()),
-        Some(newer) if newer > VERSION => Err(Fault {
-            hint: Some(UPGRADE_HINT),
-            ..Fault::new(
-                value.span(),
-                format!(
-                    "a newer msb-sync wrote this lockfile: its version is {newer}, this one knows {VERSION}"
-                ),
-            )
-        }),
-        _ => Err(Fault::new(value.span(), format!("`version` must be {VERSION}"))),
+        Some(newer) if newer > VERSION => {
+            let message = format!(
+                "a newer msb-sync wrote this lockfile: its version is {newer}, this one knows {VERSION}"
+            );
+            Err(Mistake::new(value.span(), message).hint(UPGRADE_HINT))
+        }
+        _ => Err(Mistake::new(value.span(), format!("`version` must be {VERSION}"))),
     }
 }
 
@@ -174,7 +157,7 @@ fn image(table: &Table<'_>) -> Result<(LockedImage, Range<usize>)> {
     let reference = ImageRef::parse(text, DEFAULT_REGISTRY)
         .ok()
         .filter(|reference| reference.to_string() == text)
-        .ok_or_else(|| Fault::new(span.clone(), format!("`reference` {FULL_FORM}")))?;
+        .ok_or_else(|| Mistake::new(span.clone(), format!("`reference` {FULL_FORM}")))?;
     let layers = array("layers", table.get("layers")?)?
         .map(|value| layer(&Table::of(value, "a layer")?))
         .collect::<Result<Vec<_>>>()?;
@@ -195,7 +178,7 @@ fn layer(table: &Table<'_>) -> Result<LayerDescriptor> {
         digest: table.digest("digest", BlobDigest::parse)?,
         diff_id: table.digest("diff_id", DiffId::parse)?,
         media_type: MediaType::UNKNOWN,
-        size: unsigned(size).ok_or_else(|| Fault::new(size.span(), "`size` must be a number of bytes"))?,
+        size: unsigned(size).ok_or_else(|| Mistake::new(size.span(), "`size` must be a number of bytes"))?,
     })
 }
 
@@ -210,7 +193,7 @@ impl<'t> Table<'t> {
     fn of(value: &'t Spanned<DeValue<'t>>, what: &'static str) -> Result<Self> {
         match value.get_ref() {
             DeValue::Table(entries) => Ok(Self { entries, span: value.span(), what }),
-            _ => Err(Fault::new(value.span(), format!("{what} must be a table"))),
+            _ => Err(Mistake::new(value.span(), format!("{what} must be a table"))),
         }
     }
 
@@ -221,13 +204,13 @@ impl<'t> Table<'t> {
             None => Ok(()),
             Some(key) => {
                 let shown: String = key.get_ref().chars().take(MAX_QUOTED).collect();
-                Err(Fault::new(key.span(), format!("unknown key {shown:?} in {}", self.what)))
+                Err(Mistake::new(key.span(), format!("unknown key {shown:?} in {}", self.what)))
             }
         }
     }
 
     fn get(&self, key: &str) -> Result<&'t Spanned<DeValue<'t>>> {
-        let missing = || Fault::new(self.span.clone(), format!("{} has no `{key}`", self.what));
+        let missing = || Mistake::new(self.span.clone(), format!("{} has no `{key}`", self.what));
         self.entries.get(key).ok_or_else(missing)
     }
 
@@ -235,7 +218,7 @@ impl<'t> Table<'t> {
         let value = self.get(key)?;
         match value.get_ref().as_str() {
             Some(text) => Ok((text, value.span())),
-            None => Err(Fault::new(value.span(), format!("`{key}` must be a string"))),
+            None => Err(Mistake::new(value.span(), format!("`{key}` must be a string"))),
         }
     }
 
@@ -245,7 +228,7 @@ impl<'t> Table<'t> {
         parse: impl FnOnce(&str) -> std::result::Result<T, E>,
     ) -> Result<T> {
         let (text, span) = self.string(key)?;
-        parse(text).map_err(|error| Fault::new(span, format!("`{key}`: {error}")))
+        parse(text).map_err(|error| Mistake::new(span, format!("`{key}`: {error}")))
     }
 
     fn digest<T>(
@@ -263,7 +246,7 @@ fn array<'t>(
 ) -> Result<impl Iterator<Item = &'t Spanned<DeValue<'t>>>> {
     match value.get_ref() {
         DeValue::Array(array) => Ok(array.iter()),
-        _ => Err(Fault::new(value.span(), format!("`{key}` must be an array"))),
+        _ => Err(Mistake::new(value.span(), format!("`{key}` must be an array"))),
     }
 }
 

@@ -120,7 +120,7 @@ impl LockfilePlace {
     }
 
     fn parse(&self, text: &str) -> Result<Lockfile, Failure> {
-        Lockfile::parse(text, &self.name).map_err(|problem| Failure::Lockfile(Box::new(problem)))
+        Lockfile::parse(text, &self.name).map_err(Failure::Lockfile)
     }
 
     /// The file to replace: where a symlink of this user leads to a file of his, that one.

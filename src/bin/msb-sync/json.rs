@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use msb_sync::diagnostic::Problem;
 use msb_sync::error::Error;
-use msb_sync::images_file::Problem;
 use msb_sync::plan::{Plan, PlannedImage};
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
@@ -105,7 +105,7 @@ fn failure_value(failure: &Failure) -> Value {
         Failure::Lockfile(problem) => json!({
             "kind": "lockfile",
             "message": problem.message(),
-            "hint": null,
+            "hint": problem.hint(),
             "line": problem.line(),
             "column": problem.column(),
         }),

@@ -1,0 +1,25 @@
+//! Mistakes in the files that people write (the images file, `registries.toml`, the lockfile,
+//! containerd's `hosts.toml`), each shown at its place: file, line, column, the line itself, a
+//! caret below, and the next step.
+//!
+//! A reader notes [`Mistake`]s, which know only the bytes that they are about. A [`Page`] knows the
+//! text, and which parts of it are secrets; it turns mistakes into [`Problem`]s, which print
+//! themselves as rustc prints an error, and which programs get field by field. [`Tree`] is the text
+//! as TOML, as far as that can be read; [`SecretKeys`] finds the secrets in it.
+
+mod mistake;
+mod page;
+mod problem;
+mod secrets;
+mod span;
+mod tree;
+mod words;
+
+pub(crate) use mistake::{Mistake, Mistakes};
+pub(crate) use page::Page;
+pub use problem::{Problem, Problems, Severity};
+pub(crate) use secrets::SecretKeys;
+pub(crate) use span::Span;
+pub(crate) use tree::Tree;
+pub use words::nearest;
+pub(crate) use words::{list, suggest};

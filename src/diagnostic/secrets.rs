@@ -1,0 +1,210 @@
+//! Secrets in a TOML text, none of which is ever shown: values under keys that look like passwords,
+//! values of extra request headers, and the user info and query of URLs.
+//!
+//! The tree gives exact ranges. Where the TOML itself is broken, the tree cannot be trusted, and a
+//! plain scan of the text hides rather too much than too little.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::span::Span;
+use super::tree::Tree;
+
+/// Parts of key names that suggest a secret.
+const SECRET_WORDS: &[&str] = &[
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+    "auth",
+    "credential",
+    "api-key",
+    "apikey",
+    "api_key",
+    "bearer",
+    "cookie",
+];
+
+/// The keys under which a kind of file may hold secrets.
+#[derive(Clone, Copy)]
+pub(crate) struct SecretKeys {
+    /// True for keys of that kind of file: none of their values is a secret, whatever the name.
+    pub(crate) is_known: fn(&str) -> bool,
+    /// The table of request headers, of which every value is a secret.
+    pub(crate) headers: &'static str,
+    /// Tables at the top whose keys are names that the user chose: they say nothing.
+    pub(crate) named: &'static [&'static str],
+}
+
+/// How the keys of a table are to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Judge {
+    /// Each key by its name.
+    Keys,
+    /// The keys are names given by the user: they say nothing.
+    Names,
+    /// Everything below is secret.
+    Secret,
+}
+
+impl SecretKeys {
+    /// True if a value under `key` is probably a secret.
+    pub(crate) fn looks_secret(&self, key: &str) -> bool {
+        let key = key.to_ascii_lowercase();
+        // A mistyped word hides its value too: `pasword`.
+        let near = || {
+            SECRET_WORDS
+                .iter()
+                .chain(&["password"])
+                .any(|word| word.len() > 4 && strsim::osa_distance(&key, word) <= 2)
+        };
+        !(self.is_known)(&key) && (SECRET_WORDS.iter().any(|word| key.contains(word)) || near())
+    }
+
+    /// True if `text` assigns something to a key that looks like a secret's.
+    pub(crate) fn assigned_in(&self, text: &str) -> bool {
+        text.match_indices('=').any(|(at, _)| self.looks_secret(key_before(text, at)))
+    }
+
+    /// Finds the ranges of `text` to hide; they are unsorted, and may overlap.
+    pub(crate) fn hidden(&self, text: &str, tree: &Tree<'_>) -> Vec<Span> {
+        let mut hidden = Vec::new();
+        self.in_tree(text, tree.root(), &mut hidden);
+        if !tree.errors().is_empty() {
+            self.in_broken_text(text, &mut hidden);
+        }
+        hidden
+    }
+
+    fn in_tree(&self, text: &str, root: &DeTable<'_>, hidden: &mut Vec<Span>) {
+        let below = |judge: Judge, key: &str, top: bool| match judge {
+            Judge::Secret => Judge::Secret,
+            _ if top && self.named.contains(&key) => Judge::Names,
+            Judge::Keys if key == self.headers || self.looks_secret(key) => Judge::Secret,
+            Judge::Keys | Judge::Names => Judge::Keys,
+        };
+        // A work list, not recursion: hostile nesting must not exhaust the stack.
+        let mut work: Vec<(&Spanned<DeValue<'_>>, Judge)> = Vec::new();
+        for (key, value) in root {
+            in_url(text, key.span().into(), key.get_ref(), hidden);
+            work.push((value, below(Judge::Keys, key.get_ref(), true)));
+        }
+        while let Some((value, judge)) = work.pop() {
+            match value.get_ref() {
+                DeValue::Table(table) => {
+                    for (key, value) in table {
+                        in_url(text, key.span().into(), key.get_ref(), hidden);
+                        work.push((value, below(judge, key.get_ref(), false)));
+                    }
+                }
+                DeValue::Array(array) => work.extend(array.iter().map(|value| (value, judge))),
+                scalar => {
+                    let span = Span::from(value.span());
+                    if judge == Judge::Secret {
+                        hidden.push(inside_quotes(text, span));
+                    } else if let Some(decoded) = scalar.as_str() {
+                        in_url(text, span, decoded, hidden);
+                    }
+                }
+            }
+        }
+    }
+
+    fn in_broken_text(&self, text: &str, hidden: &mut Vec<Span>) {
+        let mut in_headers = false;
+        // The end of a secret value that goes on beyond its line.
+        let mut open: Option<&str> = None;
+        let mut offset = 0;
+        for line in text.split_inclusive('\n') {
+            let trimmed = line.trim_end();
+            let end = offset + trimmed.len();
+            hide_url(trimmed, offset, hidden);
+            if trimmed.trim_start().starts_with('[') {
+                in_headers = trimmed.contains(self.headers);
+            }
+            if open.is_some() {
+                hidden.push(Span { start: offset, end });
+            }
+            if let Some(value) = self.secret_value(trimmed, in_headers) {
+                open = goes_on(&trimmed[value..]);
+                hidden.push(Span { start: offset + skip(trimmed, value, &['"', '\'']), end });
+            } else if open.is_some_and(|closing| trimmed.contains(closing)) {
+                open = None;
+            }
+            offset += line.len();
+        }
+    }
+
+    /// Finds where the first value of the line starts that looks like a secret.
+    fn secret_value(&self, line: &str, in_headers: bool) -> Option<usize> {
+        // `:` and a blank are not TOML, but they are what people write.
+        let indent = line.len() - line.trim_start().len();
+        let first_word = indent + line[indent..].find([' ', '\t']).unwrap_or(0);
+        line.char_indices()
+            .filter(|(at, char)| matches!(char, '=' | ':') || *at == first_word)
+            .find(|(at, _)| {
+                let key = key_before(line, *at);
+                in_headers || key == self.headers || key.contains('\\') || self.looks_secret(key)
+            })
+            .map(|(at, _)| skip(line, at, &['=', ':', ' ', '\t']))
+    }
+}
+
+/// User info and query of the URL that is `decoded` and written in `span`.
+fn in_url(text: &str, span: Span, decoded: &str, hidden: &mut Vec<Span>) {
+    if !(decoded.contains("://") && decoded.contains(['@', '?'])) {
+        return;
+    }
+    let inside = inside_quotes(text, span);
+    match text.get(inside.start..inside.end) {
+        Some(raw) if raw == decoded => hide_url(raw, inside.start, hidden),
+        // Written with escapes: what is where cannot be told cheaply.
+        _ => hidden.push(inside),
+    }
+}
+
+fn hide_url(raw: &str, offset: usize, hidden: &mut Vec<Span>) {
+    let Some(scheme) = raw.find("://") else { return };
+    let start = offset + scheme + 3;
+    if let Some(at) = raw.rfind('@') {
+        hidden.push(Span { start, end: offset + at });
+    }
+    if let Some(query) = raw.find('?') {
+        hidden.push(Span { start: offset + query + 1, end: offset + raw.len() });
+    }
+}
+
+/// The content of a string, so that its quotes stay visible.
+fn inside_quotes(text: &str, span: Span) -> Span {
+    let Some(raw) = text.get(span.start..span.end) else { return span };
+    for quote in ["\"\"\"", "'''", "\"", "'"] {
+        if raw.len() > 2 * quote.len() && raw.starts_with(quote) && raw.ends_with(quote) {
+            return Span { start: span.start + quote.len(), end: span.end - quote.len() };
+        }
+    }
+    span
+}
+
+/// The key that ends at `end`, without quotes.
+fn key_before(line: &str, end: usize) -> &str {
+    let before = line[..end].trim_end().trim_end_matches(['"', '\'']);
+    let in_key = |char: char| char.is_alphanumeric() || matches!(char, '_' | '-' | '\\');
+    &before[before.trim_end_matches(in_key).len()..]
+}
+
+/// Past any of `chars`.
+fn skip(line: &str, start: usize, chars: &[char]) -> usize {
+    line.len() - line[start..].trim_start_matches(chars).len()
+}
+
+/// Names what closes the value, if the value starts with something that this line leaves open.
+fn goes_on(value: &str) -> Option<&'static str> {
+    for (opening, closing) in
+        [("\"\"\"", "\"\"\""), ("'''", "'''"), ("\"", "\""), ("'", "'"), ("[", "]"), ("{", "}")]
+    {
+        if let Some(inner) = value.strip_prefix(opening) {
+            return (!inner.contains(closing)).then_some(closing);
+        }
+    }
+    None
+}
