@@ -1,4 +1,4 @@
-//! Runs [`Session::apply`] again whenever something that it depends on changes, until it is stopped.
+//! Runs [`sync::apply`] again whenever something that it depends on changes, until it is stopped.
 //!
 //! One loop on one thread waits for what may happen: a file or directory changes (`eyes`, `paths`), the interval is
 //! over, SIGHUP, the run's end, the stop switch. The run itself is the same blocking code as `apply`'s, on a thread
@@ -36,7 +36,7 @@ pub use self::server::{Address, parse_address};
 use crate::error::{Defect, Error, StoreError};
 use crate::state::Action;
 use crate::store::layer_path;
-use crate::sync::{Applied, Failure, Inputs, Session};
+use crate::sync::{self, Applied, Inputs, Session, VerbError};
 
 /// A file that looks the same twice, so long apart, is not being written.
 const REST: Duration = Duration::from_millis(40);
@@ -46,10 +46,10 @@ const REST: Duration = Duration::from_millis(40);
 /// # Errors
 /// The first run could not be carried out (images that fail are no reason), the metrics cannot be served, or the
 /// system has no threads or signals for us.
-pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> Result<(), Failure> {
+pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> Result<(), VerbError> {
     let cannot =
-        |doing: &'static str| move |source: std::io::Error| Failure::Error(Error::System { doing, source });
-    let inputs = session.inputs(&options.request.source)?;
+        |doing: &'static str| move |source: std::io::Error| VerbError::Error(Error::System { doing, source });
+    let inputs = sync::inputs(session, &options.request.source)?;
     let metrics = Arc::new(Metrics::new());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -102,7 +102,7 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
 type Contents = BTreeMap<PathBuf, Content>;
 
 /// What became of a run; `None` where it was put off.
-type RunResult = Result<Option<Applied>, Failure>;
+type RunResult = Result<Option<Applied>, VerbError>;
 
 /// A run that is under way.
 struct Run {
@@ -151,7 +151,7 @@ impl Watch<'_> {
         mut hangups: Signal,
         stopped: &Notify,
         server: Option<SocketAddr>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), VerbError> {
         self.eyes.arm(&self.inputs);
         self.listener.notice(&Notice::Watching {
             file: &self.inputs.images_file,
@@ -276,7 +276,7 @@ impl Watch<'_> {
         if Instant::now() >= self.next {
             reasons.insert(self.next_reason.clone());
         }
-        if let Ok(inputs) = self.session.inputs(&self.options.request.source) {
+        if let Ok(inputs) = sync::inputs(&self.session, &self.options.request.source) {
             self.inputs = inputs;
         }
         self.eyes.arm(&self.inputs);
@@ -324,8 +324,8 @@ impl Watch<'_> {
         let (done, result) = oneshot::channel();
         let thread = std::thread::Builder::new().name("run".to_owned()).spawn(move || {
             let result = match expected {
-                Some(Content::File(digest)) => session.apply_unchanged(&request, &digest),
-                _ => session.apply(&request).map(Some),
+                Some(Content::File(digest)) => sync::apply_unchanged(&session, &request, &digest),
+                _ => sync::apply(&session, &request).map(Some),
             };
             // Nobody waits for it any more once the watch is stopped.
             let _ = done.send(result);
@@ -334,7 +334,7 @@ impl Watch<'_> {
     }
 
     /// Draws the conclusions from a run.
-    fn finish(&mut self, (result, elapsed): (RunResult, Duration)) -> Result<(), Failure> {
+    fn finish(&mut self, (result, elapsed): (RunResult, Duration)) -> Result<(), VerbError> {
         if self.session.cancel.is_cancelled() {
             return Ok(());
         }
@@ -351,7 +351,7 @@ impl Watch<'_> {
             Ok(applied) => {
                 applied.outcome.images.iter().filter_map(|(_, _, error)| error.as_deref()).collect()
             }
-            Err(Failure::Error(error)) => vec![error],
+            Err(VerbError::Error(error)) => vec![error],
             Err(_) => Vec::new(),
         };
         let now = SystemTime::now();
@@ -403,7 +403,7 @@ impl Watch<'_> {
 async fn ended(run: &mut Option<Run>) -> (RunResult, Duration) {
     let Some(run) = run else { return std::future::pending().await };
     let result = (&mut run.result).await.unwrap_or_else(|_| {
-        Err(Failure::Error(if let Some(source) = run.refused.take() {
+        Err(VerbError::Error(if let Some(source) = run.refused.take() {
             StoreError::Io { doing: "start a thread that writes to", path: "the layers".into(), source }
                 .into()
         } else {

@@ -20,7 +20,7 @@ use super::Reason;
 use crate::error::Error;
 use crate::progress::{Event, Reporter};
 use crate::state::Action;
-use crate::sync::{Applied, Failure};
+use crate::sync::{Applied, VerbError};
 
 /// A run that shows no sign of life for so long hangs. Each single wait in it is far shorter.
 const SILENCE: Duration = Duration::from_secs(30 * 60);
@@ -187,7 +187,7 @@ impl Metrics {
         self.health().running = None;
     }
 
-    pub(super) fn finished(&self, result: &Result<Applied, Failure>, elapsed: Duration) {
+    pub(super) fn finished(&self, result: &Result<Applied, VerbError>, elapsed: Duration) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.durations.observe(elapsed.as_secs_f64());
         self.last_run.set(now);
@@ -315,18 +315,18 @@ impl Metrics {
 }
 
 /// Why a run could not be carried out, in one line.
-fn in_one_line(failure: &Failure) -> String {
+fn in_one_line(failure: &VerbError) -> String {
     match failure {
-        Failure::Problems(problems) => match problems.iter().next() {
+        VerbError::Problems(problems) => match problems.iter().next() {
             Some(problem) => {
                 format!("the images file is wrong, line {}: {}", problem.line(), problem.message())
             }
             None => "the images file is wrong".to_owned(),
         },
-        Failure::Lockfile(problem) => {
+        VerbError::Lockfile(problem) => {
             format!("the lockfile is wrong, line {}: {}", problem.line(), problem.message())
         }
-        Failure::Error(error) | Failure::Input(error) => Error::chain(error).join(": "),
+        VerbError::Error(error) | VerbError::Input(error) => Error::chain(error).join(": "),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Address;
-use crate::sync::{Applied, Failure, Request};
+use crate::sync::{Applied, Request, VerbError};
 
 /// What `watch` is asked for.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ pub enum Notice<'a> {
     /// A run could not be carried out: everything stays as the last good one left it.
     Failed {
         /// Why.
-        failure: &'a Failure,
+        failure: &'a VerbError,
         /// Whether the one before failed by the same, and nothing that it reads has changed.
         again: bool,
         /// When the next one starts if nothing happens before.

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use super::metrics::Metrics;
 use crate::error::Error;
-use crate::sync::Failure;
+use crate::sync::VerbError;
 
 /// Connections at the same time; one more ends the oldest.
 const CONNECTIONS: usize = 64;
@@ -92,9 +92,9 @@ pub(super) struct Server {
 }
 
 /// Starts to serve.
-pub(super) fn start(address: &Address, metrics: Arc<Metrics>) -> Result<Server, Failure> {
+pub(super) fn start(address: &Address, metrics: Arc<Metrics>) -> Result<Server, VerbError> {
     let fail =
-        |source: std::io::Error| Failure::Error(Error::Metrics { address: address.to_string(), source });
+        |source: std::io::Error| VerbError::Error(Error::Metrics { address: address.to_string(), source });
     let resolved: Vec<SocketAddr> =
         (address.host.as_str(), address.port).to_socket_addrs().map_err(fail)?.collect();
     let listener = TcpListener::bind(&*resolved).map_err(fail)?;

@@ -12,15 +12,11 @@ use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use msb_sync::cancel::Cancel;
 use msb_sync::image_ref::ImageRef;
-use msb_sync::progress::Silent;
-use msb_sync::registry::{Environment, Rests};
-use msb_sync::sync::{ImagesSource, LockRequest, PruneRequest, PullRequest, Request, Session, Upgrade};
+use msb_sync::sync::{self, ImagesSource, LockRequest, PruneRequest, PullRequest, Request, Session, Upgrade};
 
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file};
@@ -126,16 +122,9 @@ impl World {
         };
         let digests = IMAGES.iter().map(of).collect();
         let session = Session {
-            home: directory.path().join("home"),
-            user_home: None,
-            environment: std::iter::empty::<(&str, &str)>().collect::<Environment>(),
-            default_registry: String::new(),
             jobs: Some(1),
-            untrusted: false,
             verb: "model".to_owned(),
-            reporter: Arc::new(Silent),
-            cancel: Cancel::new(),
-            rests: Rests::default(),
+            ..Session::new(directory.path().join("home"))
         };
         let registry = FakeRegistry::start(content);
         Self { directory, registry, layers, digests, session, random: Random(seed) }
@@ -242,7 +231,7 @@ impl World {
         if let Step::Apply { .. } = step
             && expected
         {
-            let (plan, _) = self.session.plan(&self.request(step)).unwrap();
+            let (plan, _) = sync::plan(&self.session, &self.request(step)).unwrap();
             assert!(plan.is_empty(), "a second apply would do something: {plan:#?}");
         }
     }
@@ -284,34 +273,34 @@ impl World {
         let source = |f| ImagesSource::Path(self.path(f));
         let (text, done) = match step {
             Step::Apply { .. } => {
-                let applied = session.apply(&self.request(step));
+                let applied = sync::apply(session, &self.request(step));
                 let applied = applied.map_err(|error| error.to_string())?;
                 (format!("{:?}", applied.outcome), applied.succeeded())
             }
             Step::Prune { f, allow_empty } => {
                 let request = PruneRequest { source: source(f), dry_run: false, allow_empty };
-                let pruned = session.prune(&request).map_err(|error| error.to_string())?;
+                let pruned = sync::prune(session, &request).map_err(|error| error.to_string())?;
                 (format!("{pruned:?}"), true)
             }
             Step::Remove(name) => {
-                let removed =
-                    session.forget(&[self.reference(name)], false).map_err(|error| error.to_string())?;
+                let removed = sync::forget(session, &[self.reference(name)], false)
+                    .map_err(|error| error.to_string())?;
                 (format!("{removed:?}"), true)
             }
             Step::Pull(name) => {
                 let references = vec![self.reference(name)];
-                let pulled = session.pull(&PullRequest { references, ..PullRequest::default() });
+                let pulled = sync::pull(session, &PullRequest { references, ..PullRequest::default() });
                 let pulled = pulled.map_err(|error| error.to_string())?;
                 (format!("{:?}", pulled.outcome), pulled.succeeded())
             }
             Step::Lock { f, upgrade } => {
                 let upgrade = if upgrade { Upgrade::Everything } else { Upgrade::Nothing };
-                let locked = session.lock_images(&LockRequest { source: source(f), upgrade, check: false });
+                let locked = sync::lock(session, &LockRequest { source: source(f), upgrade, check: false });
                 let locked = locked.map_err(|error| error.to_string())?;
                 (format!("{locked:?}"), locked.failed.is_empty())
             }
             Step::Repair => {
-                let verified = session.verify(&[], true).map_err(|error| error.to_string())?;
+                let verified = sync::verify(session, &[], true).map_err(|error| error.to_string())?;
                 (format!("{verified:?}"), verified.succeeded())
             }
             _ => (String::new(), true),
@@ -388,9 +377,7 @@ impl World {
                 [self.path(0).display().to_string(), self.path(1).display().to_string(), "pull".to_owned()];
             owners.iter().position(|other| *other == owner.0).unwrap()
         };
-        let rows: BTreeMap<String, Row> = self
-            .session
-            .list()
+        let rows: BTreeMap<String, Row> = sync::list(&self.session)
             .unwrap()
             .iter()
             .map(|listed| {

@@ -10,7 +10,9 @@ use msb_sync::plan::{Plan, PlannedImage};
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
 use msb_sync::store::layer_path;
-use msb_sync::sync::{Applied, Failure, InspectedImage, ListedImage, Pruned, Relocked, Restacked, Verified};
+use msb_sync::sync::{
+    Applied, InspectedImage, ListedImage, Pruned, Relocked, Restacked, VerbError, Verified,
+};
 use msb_sync::watch::{Notice, Reason};
 use serde_json::{Value, json};
 
@@ -89,9 +91,9 @@ pub(crate) fn notice(notice: &Notice<'_>) -> Value {
 }
 
 /// Why a whole run failed; `line` and `column` where it is the fault of a file.
-fn failure_value(failure: &Failure) -> Value {
+fn failure_value(failure: &VerbError) -> Value {
     match failure {
-        Failure::Problems(problems) => {
+        VerbError::Problems(problems) => {
             let first = problems.iter().next();
             json!({
                 "kind": "images-file",
@@ -102,14 +104,14 @@ fn failure_value(failure: &Failure) -> Value {
                 "problems": problems.len(),
             })
         }
-        Failure::Lockfile(problem) => json!({
+        VerbError::Lockfile(problem) => json!({
             "kind": "lockfile",
             "message": problem.message(),
             "hint": problem.hint(),
             "line": problem.line(),
             "column": problem.column(),
         }),
-        Failure::Error(error) | Failure::Input(error) => error_value(error),
+        VerbError::Error(error) | VerbError::Input(error) => error_value(error),
     }
 }
 

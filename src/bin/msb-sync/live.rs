@@ -12,7 +12,7 @@ use msb_sync::cancel::Cancel;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::Action;
-use msb_sync::sync::{Applied, Failure, Request, Session};
+use msb_sync::sync::{Applied, Request, Session, VerbError};
 use msb_sync::watch::{self, Listener, Notice, Options};
 
 use crate::human::{self, Human};
@@ -26,7 +26,7 @@ pub(crate) fn watch(
     request: Request,
     metrics: Option<watch::Address>,
     poll: Option<NonZeroU32>,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, VerbError> {
     let live = Arc::new(Live {
         human: Arc::clone(&output.human),
         json: output.json,
@@ -135,16 +135,18 @@ impl Live {
         self.human.status(&format!("watching · {state} · {now} UTC · again in {next} at the latest"));
     }
 
-    fn failed(&self, failure: &Failure, again: bool, next: Duration) {
+    fn failed(&self, failure: &VerbError, again: bool, next: Duration) {
         self.said().settled = false;
         self.human.clear();
         if !again {
             match failure {
                 // On a screen somebody is editing the file; a log has lines.
-                Failure::Problems(problems) if self.human.is_live() => {
+                VerbError::Problems(problems) if self.human.is_live() => {
                     self.human.lines(&problems.to_string());
                 }
-                Failure::Lockfile(problem) if self.human.is_live() => self.human.lines(&problem.to_string()),
+                VerbError::Lockfile(problem) if self.human.is_live() => {
+                    self.human.lines(&problem.to_string());
+                }
                 _ => {
                     let (message, causes, hint) = in_one_line(failure);
                     self.human.error(&message, &causes, hint.as_deref());
@@ -157,9 +159,9 @@ impl Live {
 }
 
 /// The message of a failure, with the place of the first problem where it is a file's, its causes, and a hint.
-fn in_one_line(failure: &Failure) -> (String, Vec<String>, Option<String>) {
+fn in_one_line(failure: &VerbError) -> (String, Vec<String>, Option<String>) {
     match failure {
-        Failure::Problems(problems) => {
+        VerbError::Problems(problems) => {
             let Some(first) = problems.iter().next() else { return (failure.to_string(), Vec::new(), None) };
             let more = match problems.len() - 1 {
                 0 => String::new(),
@@ -168,10 +170,10 @@ fn in_one_line(failure: &Failure) -> (String, Vec<String>, Option<String>) {
             let message = format!("{}: {}{more}", first.position(), first.message());
             (message, Vec::new(), first.hint().map(ToOwned::to_owned))
         }
-        Failure::Lockfile(problem) => {
+        VerbError::Lockfile(problem) => {
             (format!("{}: {}", problem.position(), problem.message()), Vec::new(), None)
         }
-        Failure::Error(error) | Failure::Input(error) => {
+        VerbError::Error(error) | VerbError::Input(error) => {
             let mut chain = error.chain();
             (chain.remove(0), chain, error.hint())
         }

@@ -1,7 +1,7 @@
 //! The verbs that only look at what is recorded: `list` and `inspect`.
 
 use msb_sync::error::{Error, RecordedError};
-use msb_sync::sync::{Failure, InspectedImage, Session};
+use msb_sync::sync::{self, InspectedImage, Session, VerbError};
 
 use crate::args::Inspect;
 use crate::text::{now, plural};
@@ -10,8 +10,8 @@ use crate::{Exit, Output, human, json};
 /// What a mount option may take, by mount(2): a page, with its final zero.
 const MOUNT_LIMIT: usize = 4095;
 
-pub(crate) fn list(session: &Session, output: &Output) -> Result<Exit, Failure> {
-    let images = session.list()?;
+pub(crate) fn list(session: &Session, output: &Output) -> Result<Exit, VerbError> {
+    let images = sync::list(session)?;
     if output.json {
         output.document(&json::list(&images));
     } else if !output.quiet {
@@ -20,9 +20,9 @@ pub(crate) fn list(session: &Session, output: &Output) -> Result<Exit, Failure> 
     Ok(Exit::Done)
 }
 
-pub(crate) fn inspect(session: &Session, output: &Output, args: &Inspect) -> Result<Exit, Failure> {
+pub(crate) fn inspect(session: &Session, output: &Output, args: &Inspect) -> Result<Exit, VerbError> {
     let reference = session.reference(&args.reference)?;
-    let Some(image) = session.inspect(&reference)? else {
+    let Some(image) = sync::inspect(session, &reference)? else {
         return Err(Error::from(RecordedError::NotHere { reference }).into());
     };
     if args.rootfs {
@@ -37,7 +37,7 @@ pub(crate) fn inspect(session: &Session, output: &Output, args: &Inspect) -> Res
 }
 
 /// Prints the directories of an image that is all here.
-fn rootfs(image: &InspectedImage, output: &Output) -> Result<Exit, Failure> {
+fn rootfs(image: &InspectedImage, output: &Output) -> Result<Exit, VerbError> {
     let (listed, reference) = (&image.listed, &image.listed.image.reference);
     let failed = |error: RecordedError| Err(Error::from(error).into());
     if let Some(layer) = listed.absent().next() {

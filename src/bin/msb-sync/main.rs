@@ -25,7 +25,8 @@ use msb_sync::progress::Reporter;
 use msb_sync::registry::{Environment, Rests};
 use msb_sync::state::Action;
 use msb_sync::sync::{
-    Applied, Failure, ImagesSource, LockRequest, PruneRequest, Pruned, PullRequest, Request, Session, Upgrade,
+    self, Applied, ImagesSource, LockRequest, PruneRequest, Pruned, PullRequest, Request, Session, Upgrade,
+    VerbError,
 };
 
 use args::{Cli, Command, Global, Lock, Plan, Selection, When};
@@ -177,22 +178,22 @@ impl Output {
     }
 
     /// Prints why a verb failed.
-    fn failure(&self, failure: &Failure) -> Exit {
+    fn failure(&self, failure: &VerbError) -> Exit {
         match failure {
-            Failure::Problems(problems) => {
+            VerbError::Problems(problems) => {
                 self.human.lines(&problems.to_string());
                 Exit::Usage
             }
-            Failure::Lockfile(problem) => {
+            VerbError::Lockfile(problem) => {
                 self.human.lines(&problem.to_string());
                 Exit::Usage
             }
-            Failure::Error(Error::Stopped) => Exit::Failed,
-            Failure::Error(error) | Failure::Input(error) => {
+            VerbError::Error(Error::Stopped) => Exit::Failed,
+            VerbError::Error(error) | VerbError::Input(error) => {
                 let mut chain = error.chain();
                 let message = chain.remove(0);
                 self.error(&message, &chain, error.hint().as_deref());
-                if matches!(failure, Failure::Input(_)) { Exit::Usage } else { Exit::Failed }
+                if matches!(failure, VerbError::Input(_)) { Exit::Usage } else { Exit::Failed }
             }
         }
     }
@@ -242,8 +243,7 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         }
         Command::Apply(apply) => {
             let started = Instant::now();
-            session
-                .apply(&request(&apply.selection))
+            sync::apply(&session, &request(&apply.selection))
                 .map(|applied| show_applied(&applied, started, output, &cli.global))
         }
         Command::Plan(args) => plan(&session, output, &args.selection, args.detailed_exitcode),
@@ -255,7 +255,7 @@ fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
         Command::Prune(args) => {
             let (dry_run, allow_empty) = (args.dry_run, args.allow_empty);
             let request = PruneRequest { source: images_source(&args.file), dry_run, allow_empty };
-            session.prune(&request).map(|pruned| show_pruned(&pruned, output))
+            sync::prune(&session, &request).map(|pruned| show_pruned(&pruned, output))
         }
         Command::Forget(args) => forget(&session, output, args),
         Command::Init | Command::Schema | Command::Completions { .. } | Command::Man | Command::Remove(_) => {
@@ -314,7 +314,7 @@ fn request(selection: &Selection) -> Request {
     }
 }
 
-fn lock(session: &Session, output: &Output, args: &Lock) -> Result<Exit, Failure> {
+fn lock(session: &Session, output: &Output, args: &Lock) -> Result<Exit, VerbError> {
     let (file, upgrade) = args.split();
     let upgrade = match upgrade {
         None => Upgrade::Nothing,
@@ -325,7 +325,7 @@ fn lock(session: &Session, output: &Output, args: &Lock) -> Result<Exit, Failure
         }
     };
     let request = LockRequest { source: images_source(file), upgrade, check: args.check };
-    let relocked = session.lock_images(&request)?;
+    let relocked = sync::lock(session, &request)?;
     output.human.clear();
     if output.json {
         output.document(&json::relocked(&relocked));
@@ -346,8 +346,13 @@ fn images_source(file: &Path) -> ImagesSource {
     if file == Path::new("-") { ImagesSource::Stdin } else { ImagesSource::Path(file.to_owned()) }
 }
 
-fn plan(session: &Session, output: &Output, selection: &Selection, detailed: bool) -> Result<Exit, Failure> {
-    let (plan, platform) = session.plan(&request(selection))?;
+fn plan(
+    session: &Session,
+    output: &Output,
+    selection: &Selection,
+    detailed: bool,
+) -> Result<Exit, VerbError> {
+    let (plan, platform) = sync::plan(session, &request(selection))?;
     if output.json {
         output.document(&json::plan(&plan));
     } else if !output.quiet {
@@ -385,7 +390,7 @@ fn show_applied(applied: &Applied, started: Instant, output: &Output, global: &G
     if applied.succeeded() { Exit::Done } else { Exit::Failed }
 }
 
-fn pull(session: &Session, output: &Output, args: &args::Pull, global: &Global) -> Result<Exit, Failure> {
+fn pull(session: &Session, output: &Output, args: &args::Pull, global: &Global) -> Result<Exit, VerbError> {
     let started = Instant::now();
     let (groups, references): (Vec<String>, Vec<String>) =
         args.references.iter().cloned().partition(|text| text.starts_with('@'));
@@ -396,12 +401,12 @@ fn pull(session: &Session, output: &Output, args: &args::Pull, global: &Global) 
         file: args.file.as_deref().or(default).map(images_source),
         platform: args.platform.clone(),
     };
-    let applied = session.pull(&request)?;
+    let applied = sync::pull(session, &request)?;
     Ok(show_applied(&applied, started, output, global))
 }
 
-fn verify(session: &Session, output: &Output, args: &args::Verify) -> Result<Exit, Failure> {
-    let verified = session.verify(&references(session, &args.references)?, args.repair)?;
+fn verify(session: &Session, output: &Output, args: &args::Verify) -> Result<Exit, VerbError> {
+    let verified = sync::verify(session, &references(session, &args.references)?, args.repair)?;
     output.human.clear();
     if output.json {
         output.document(&json::verified(&verified));
@@ -411,10 +416,10 @@ fn verify(session: &Session, output: &Output, args: &args::Verify) -> Result<Exi
     Ok(if verified.succeeded() { Exit::Done } else { Exit::Failed })
 }
 
-fn forget(session: &Session, output: &Output, args: &args::Forget) -> Result<Exit, Failure> {
+fn forget(session: &Session, output: &Output, args: &args::Forget) -> Result<Exit, VerbError> {
     let pruned = match &args.owner {
         Some(file) => {
-            let pruned = session.forget_owner(file, args.dry_run)?;
+            let pruned = sync::forget_owner(session, file, args.dry_run)?;
             if file.exists() {
                 let file = file.display();
                 output
@@ -423,7 +428,7 @@ fn forget(session: &Session, output: &Output, args: &args::Forget) -> Result<Exi
             }
             pruned
         }
-        None => session.forget(&references(session, &args.references)?, args.dry_run)?,
+        None => sync::forget(session, &references(session, &args.references)?, args.dry_run)?,
     };
     Ok(show_pruned(&pruned, output))
 }
@@ -445,13 +450,13 @@ fn show_pruned(pruned: &Pruned, output: &Output) -> Exit {
     Exit::Done
 }
 
-fn references(session: &Session, texts: &[String]) -> Result<Vec<ImageRef>, Failure> {
+fn references(session: &Session, texts: &[String]) -> Result<Vec<ImageRef>, VerbError> {
     texts.iter().map(|text| session.reference(text)).collect()
 }
 
-fn init(output: &Output) -> Result<Exit, Failure> {
+fn init(output: &Output) -> Result<Exit, VerbError> {
     let path = Path::new("images.toml");
-    Session::init(path)?;
+    sync::init(path)?;
     if !output.quiet {
         output.result("Wrote images.toml. Edit it, then look at what would happen: msb-sync plan\n");
     }

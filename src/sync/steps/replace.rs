@@ -18,7 +18,7 @@ use crate::sys;
 const TRIES: usize = 5;
 
 /// Replaces the file `target`, or makes it; its permissions stay.
-pub(super) fn replace(target: &Path, text: &str) -> Result<(), StoreError> {
+pub(crate) fn replace(target: &Path, text: &str) -> Result<(), StoreError> {
     let failed = || StoreError::io("write", target);
     let parent = parent_of(target);
     let directory = sys::open_directory(parent).map_err(StoreError::io("open", parent))?;
@@ -47,7 +47,7 @@ pub(super) fn replace(target: &Path, text: &str) -> Result<(), StoreError> {
 }
 
 /// Removes what killed runs have left of their attempts to replace `target`. What cannot be removed stays.
-pub(super) fn sweep(target: &Path) {
+pub(crate) fn sweep(target: &Path) {
     let Ok(directory) = sys::open_directory(parent_of(target)) else { return };
     let prefix = prefix(target);
     let mut left = Vec::new();

@@ -1,0 +1,82 @@
+//! `apply`: the machine becomes what the images file says.
+
+use std::path::PathBuf;
+
+use super::request::Request;
+use super::session::Session;
+use super::steps::desire::desire;
+use super::steps::load::{ImagesText, Loaded, load, understand};
+use super::steps::reconcile::reconcile;
+use super::steps::registries;
+use super::steps::run::Run;
+use super::verb_error::VerbError;
+use crate::digest::BlobDigest;
+use crate::execute::Outcome;
+use crate::plan::Plan;
+use crate::state::Action;
+
+/// What `apply` did.
+#[derive(Debug)]
+pub struct Applied {
+    /// What was to be done.
+    pub plan: Plan,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// HTTP requests sent.
+    pub requests: u64,
+    /// The directory of layers.
+    pub layers: PathBuf,
+}
+
+impl Applied {
+    /// Tells whether everything is as the file says now.
+    pub fn succeeded(&self) -> bool {
+        self.outcome.failed() == 0 && self.outcome.failure.is_none() && !self.outcome.stopped
+    }
+
+    /// Counts the images that were in order before.
+    pub fn unchanged(&self) -> usize {
+        self.outcome.done(Action::Keep)
+    }
+}
+
+/// Makes the machine match the images file.
+///
+/// # Errors
+/// See [`VerbError`]; images that fail are in the outcome.
+pub fn apply(session: &Session, request: &Request) -> Result<Applied, VerbError> {
+    let loaded = load(session, &request.source)?;
+    apply_loaded(session, &loaded, request)
+}
+
+/// Does what [`apply`] does, but only if the images file still has the digest `expected`; `None` if it
+/// does not, and nothing was done.
+///
+/// # Errors
+/// See [`VerbError`]; images that fail are in the outcome.
+pub fn apply_unchanged(
+    session: &Session,
+    request: &Request,
+    expected: &BlobDigest,
+) -> Result<Option<Applied>, VerbError> {
+    let text = ImagesText::read(&request.source)?;
+    if text.digest() != *expected {
+        return Ok(None);
+    }
+    apply_loaded(session, &understand(session, text)?, request).map(Some)
+}
+
+fn apply_loaded(session: &Session, loaded: &Loaded, request: &Request) -> Result<Applied, VerbError> {
+    let desired = desire(session, loaded, request)?;
+    let registries = registries::of_file(session, loaded);
+    let run = Run {
+        session,
+        desired: &desired,
+        registries: &registries,
+        settings: &loaded.file.settings,
+        offline: request.offline,
+        loaded: Some(loaded),
+    };
+    let (plan, outcome) = reconcile(run)?;
+    Ok(Applied { plan, outcome, requests: registries.requests(), layers: desired.layers_directory.clone() })
+}

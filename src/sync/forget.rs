@@ -1,0 +1,108 @@
+//! `forget`: named images, or all that an images file brought, whoever else lists them. No registry is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::pruned::Pruned;
+use super::session::Session;
+use super::steps::give_up::{Removals, Wish, by_reference, give_up};
+use super::steps::load::absolute_of_gone;
+use super::steps::not_recorded::not_recorded;
+use super::verb_error::VerbError;
+use crate::catalog::Catalog;
+use crate::diagnostic::nearest;
+use crate::error::{InputError, RecordedError};
+use crate::image_ref::ImageRef;
+use crate::plan::{self, Refusals};
+use crate::state::{Owner, RecordedImage};
+
+/// Similar owners that a message names, at most.
+const MAX_SIMILAR: usize = 5;
+
+/// Forgets images, whoever owns them, and removes their layers that nobody else needs.
+///
+/// # Errors
+/// See [`VerbError`]; if one of `references` cannot be forgotten, none is.
+pub fn forget(session: &Session, references: &[ImageRef], dry_run: bool) -> Result<Pruned, VerbError> {
+    give_up(session, Named(references.iter().cloned().collect()), dry_run)
+}
+
+/// Gives up, for the images file at `path`, all images that it brought, and removes those that nobody
+/// else wants, with their layers. There need be no file any more.
+///
+/// # Errors
+/// See [`VerbError`]; the file has brought nothing that is still recorded.
+pub fn forget_owner(session: &Session, path: &Path, dry_run: bool) -> Result<Pruned, VerbError> {
+    let absolute = absolute_of_gone(path)
+        .map_err(|source| InputError::NoAbsolutePath { path: path.to_owned(), source })?;
+    give_up(session, Owned(Owner::images_file(&absolute)), dry_run)
+}
+
+/// The wish that these images go.
+struct Named(BTreeSet<ImageRef>);
+
+impl Wish for Named {
+    fn owner(&self) -> Option<&Owner> {
+        None
+    }
+
+    fn without_catalog(&self) -> Result<(), VerbError> {
+        Err(not_recorded(self.0.iter(), &BTreeMap::new()))
+    }
+
+    fn removals(&self, catalog: &Catalog, _locked: bool) -> Result<Removals, VerbError> {
+        let recorded = by_reference(catalog.all()?);
+        let images =
+            plan::removals_of(&self.0, &recorded).map_err(|refusals| refused(refusals, &recorded))?;
+        Ok(Removals { images, recorded, waiting_for: Vec::new() })
+    }
+}
+
+/// The wish that all goes that an owner has brought.
+struct Owned(Owner);
+
+impl Wish for Owned {
+    fn owner(&self) -> Option<&Owner> {
+        Some(&self.0)
+    }
+
+    fn without_catalog(&self) -> Result<(), VerbError> {
+        Err(unknown_owner(&self.0, &BTreeMap::new()))
+    }
+
+    fn removals(&self, catalog: &Catalog, locked: bool) -> Result<Removals, VerbError> {
+        let recorded = by_reference(catalog.all()?);
+        let images = plan::removals_of_owner(&self.0, &recorded);
+        // Under the lock, somebody else may have done all.
+        if images.is_empty() && !locked {
+            return Err(unknown_owner(&self.0, &recorded));
+        }
+        Ok(Removals { images, recorded, waiting_for: Vec::new() })
+    }
+}
+
+/// The error for an owner of nothing, with the owners that it may have been meant for: files of the same name, or of
+/// nearly the same path.
+fn unknown_owner(owner: &Owner, recorded: &BTreeMap<ImageRef, RecordedImage>) -> VerbError {
+    let owners: BTreeSet<&str> =
+        recorded.values().flat_map(|row| &row.owners).map(|other| other.0.as_str()).collect();
+    let file_name = |owner: &str| owner.rsplit('/').next().map(str::to_owned);
+    let mut near: Vec<&str> = nearest(&owner.0, owners.iter().copied()).into_iter().collect();
+    let namesakes = owners.iter().filter(|other| file_name(other) == file_name(&owner.0));
+    for other in namesakes {
+        if !near.contains(other) {
+            near.push(other);
+        }
+    }
+    let nearest = near.into_iter().take(MAX_SIMILAR).map(str::to_owned).collect();
+    VerbError::Error(RecordedError::UnknownOwner { owner: owner.0.clone(), nearest }.into())
+}
+
+/// The error for what cannot be forgotten; the unknown ones first.
+fn refused(refusals: Refusals, recorded: &BTreeMap<ImageRef, RecordedImage>) -> VerbError {
+    let Refusals { unknown: unknowns, refused } = refusals;
+    if unknowns.is_empty() {
+        return VerbError::Error(RecordedError::NotForgotten { refused }.into());
+    }
+    not_recorded(unknowns.iter(), recorded)
+}

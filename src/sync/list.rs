@@ -1,0 +1,154 @@
+//! `list`: what the catalog records, set beside what is on disk. Nothing is written, no registry is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::session::Session;
+use super::verb_error::VerbError;
+use crate::catalog::Catalog;
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::state::{
+    ConfigRecord, LayerDescriptor, LayerState, Owner, Platform, RecordedImage, size_of_layers,
+};
+use crate::store::{self, Places};
+
+/// One image as `list` and `inspect` show it.
+#[derive(Clone, Debug)]
+pub struct ListedImage {
+    /// What the catalog says.
+    pub image: RecordedImage,
+    /// The platform it was pulled for, or, where microsandbox pulled it, the one that its config names.
+    pub platform: Option<Platform>,
+    /// When it was made, RFC 3339; `None` where its config does not say so.
+    pub created: Option<String>,
+    /// The directory of its layers.
+    pub layers: PathBuf,
+    /// Whether each layer is complete in the store, in order.
+    pub states: Vec<LayerState>,
+    /// Bytes, as fetched, of those of its layers that other images here need too.
+    pub shared_bytes: u64,
+    /// Those of its owners that are images files that are no more.
+    pub gone: BTreeSet<Owner>,
+}
+
+impl ListedImage {
+    /// Whether microsandbox pulled it itself, so that there are no inventories of its layers to be had.
+    pub fn is_foreign(&self) -> bool {
+        self.image.digest.is_none() && self.image.owners.is_empty()
+    }
+
+    /// Whether a layer in this state is there, as far as can be told.
+    pub fn is_here(&self, state: LayerState) -> bool {
+        state == LayerState::Complete || (self.is_foreign() && state == LayerState::Untrusted)
+    }
+
+    /// Its layers that are not here, base first.
+    pub fn absent(&self) -> impl Iterator<Item = &LayerDescriptor> {
+        let layers = self.image.layers.iter().zip(&self.states);
+        layers.filter(|(_, state)| !self.is_here(**state)).map(|(layer, _)| layer)
+    }
+
+    /// The directories to stack, base first. A layer that occurs twice is there once, where its upper occurrence is:
+    /// what is above it hides the lower one.
+    pub fn rootfs(&self) -> Vec<PathBuf> {
+        let digests = distinct(&self.image.layers);
+        digests.into_iter().map(|digest| store::layer_path(&self.layers, digest)).collect()
+    }
+}
+
+/// The digests of `layers`, each in its topmost place.
+pub(super) fn distinct(layers: &[LayerDescriptor]) -> Vec<&BlobDigest> {
+    let mut seen = BTreeSet::new();
+    let mut digests: Vec<_> =
+        layers.iter().rev().map(|layer| &layer.digest).filter(|digest| seen.insert(*digest)).collect();
+    digests.reverse();
+    digests
+}
+
+/// What the catalog holds, sorted by reference.
+///
+/// # Errors
+/// The catalog or the store cannot be read.
+pub fn list(session: &Session) -> Result<Vec<ListedImage>, VerbError> {
+    let Some(catalog) = Catalog::open_read_only(&session.catalog_path())? else { return Ok(Vec::new()) };
+    let images = catalog.all()?;
+    let users = Users::of(&images);
+    let listed = images.into_iter().map(|image| {
+        let config = catalog.config(&image.reference)?;
+        listed(session, image, config.as_ref(), &users)
+    });
+    listed.collect()
+}
+
+/// Sets what is on disk beside what the catalog says of an image.
+pub(super) fn listed(
+    session: &Session,
+    image: RecordedImage,
+    config: Option<&ConfigRecord>,
+    users: &Users,
+) -> Result<ListedImage, VerbError> {
+    let layers = session.layers_of(&image);
+    let places = Places::of(&layers);
+    let mut states = Vec::with_capacity(image.layers.len());
+    let located = places.locate()?;
+    for layer in &*image.layers {
+        states.push(located.state(&layer.digest)?);
+    }
+    let of_config = || {
+        let config = config.filter(|config| !config.os.is_empty() && !config.architecture.is_empty())?;
+        Some(Platform::new(&config.os, &config.architecture, config.variant.as_deref()))
+    };
+    Ok(ListedImage {
+        platform: image.platform.clone().or_else(of_config),
+        created: config.and_then(|config| config.created.clone()),
+        shared_bytes: users.shared_bytes(&image),
+        gone: image.owners.intersection(&users.gone).cloned().collect(),
+        image,
+        layers,
+        states,
+    })
+}
+
+/// Who needs what: which images a layer (two names of one image are one), and which owners are no more.
+pub(super) struct Users {
+    images: BTreeMap<BlobDigest, BTreeSet<ImageRef>>,
+    gone: BTreeSet<Owner>,
+}
+
+impl Users {
+    pub(super) fn of(images: &[RecordedImage]) -> Self {
+        let mut users: BTreeMap<BlobDigest, BTreeSet<ImageRef>> = BTreeMap::new();
+        for image in images {
+            for layer in &*image.layers {
+                users.entry(layer.digest.clone()).or_default().insert(first_name(image).clone());
+            }
+        }
+        let owners: BTreeSet<&Owner> = images.iter().flat_map(|image| &image.owners).collect();
+        let gone = owners
+            .into_iter()
+            .filter(|owner| owner.file().is_some_and(|path| is_gone(&path)))
+            .cloned()
+            .collect();
+        Self { images: users, gone }
+    }
+
+    fn shared_bytes(&self, image: &RecordedImage) -> u64 {
+        let shared =
+            |layer: &&LayerDescriptor| self.images.get(&layer.digest).is_some_and(|users| users.len() > 1);
+        let shared: Vec<LayerDescriptor> = image.layers.iter().filter(shared).cloned().collect();
+        size_of_layers(&shared)
+    }
+}
+
+fn first_name(image: &RecordedImage) -> &ImageRef {
+    image.alias_of.as_ref().unwrap_or(&image.reference)
+}
+
+/// Whether there is certainly no file. One that may not be looked at may be there.
+fn is_gone(path: &Path) -> bool {
+    fs::metadata(path)
+        .is_err_and(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
+}

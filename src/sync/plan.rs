@@ -1,0 +1,33 @@
+//! `plan`: what `apply` would do.
+
+use super::request::Request;
+use super::session::Session;
+use super::steps::desire::desire;
+use super::steps::load::load;
+use super::steps::reconcile::show;
+use super::steps::registries;
+use super::steps::run::Run;
+use super::verb_error::VerbError;
+use crate::plan::Plan;
+use crate::state::Platform;
+
+/// Shows what [`apply`](super::apply) would do, and the platform of images that name none. Nothing is
+/// changed, and no lock is taken.
+///
+/// # Errors
+/// See [`VerbError`].
+pub fn plan(session: &Session, request: &Request) -> Result<(Plan, Platform), VerbError> {
+    let loaded = load(session, &request.source)?;
+    let desired = desire(session, &loaded, request)?;
+    let registries = registries::of_file(session, &loaded);
+    let run = Run {
+        session,
+        desired: &desired,
+        registries: &registries,
+        settings: &loaded.file.settings,
+        offline: request.offline,
+        loaded: Some(&loaded),
+    };
+    let plan = show(run)?;
+    Ok((plan, loaded.file.settings.platform))
+}

@@ -1,0 +1,90 @@
+//! What `prune` and `forget` report.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::plan::Removal;
+use crate::store::{Leftover, PartialDownload};
+
+/// What `prune` and `forget` did, or would do.
+#[derive(Clone, Debug, Default)]
+pub struct Pruned {
+    /// The images, those whose removal waits among them.
+    pub images: Vec<Removal>,
+    /// The images that removals wait for: the file lists them, and they are not here. A repository alone
+    /// stands for a selection of its tags.
+    pub waiting_for: Vec<ImageRef>,
+    /// The layer directories.
+    pub layers: Vec<RemovedLayer>,
+    /// Layers that nobody needs but a running process uses, or that cannot be removed now.
+    pub kept: Vec<KeptLayer>,
+    /// Partial downloads of runs that did not end.
+    pub downloads: Vec<PartialDownload>,
+    /// The user asked to change nothing.
+    pub dry_run: bool,
+}
+
+/// A layer that is removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovedLayer {
+    /// The digest of its blob.
+    pub digest: BlobDigest,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Bytes of the files in it, as far as that is recorded.
+    pub size: u64,
+    /// The reason, for people.
+    pub reason: String,
+}
+
+/// A layer that is not removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptLayer {
+    /// The digest of its blob.
+    pub digest: BlobDigest,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Who uses it, or why else it stays, for people.
+    pub reason: String,
+}
+
+impl Pruned {
+    /// Counts the bytes of the layers and downloads that are removed.
+    pub fn freed_bytes(&self) -> u64 {
+        let layers = self.layers.iter().map(|layer| layer.size);
+        let downloads = self.downloads.iter().map(|download| download.size);
+        layers.chain(downloads).fold(0, u64::saturating_add)
+    }
+
+    /// Returns the images whose removal waits.
+    pub fn waiting(&self) -> impl Iterator<Item = &Removal> {
+        self.images.iter().filter(|image| image.waits)
+    }
+
+    /// Tells whether there was nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.images.len() == self.waiting().count() && self.layers.is_empty() && self.downloads.is_empty()
+    }
+
+    /// Adds layers that were to be removed, of which those in `kept` stay, with the reason.
+    pub(super) fn add(&mut self, layers: Vec<RemovedLayer>, kept: &BTreeMap<BlobDigest, String>) {
+        for layer in layers {
+            match kept.get(&layer.digest) {
+                Some(why) => {
+                    let RemovedLayer { digest, path, .. } = layer;
+                    self.kept.push(KeptLayer { digest, path, reason: why.clone() });
+                }
+                None => self.layers.push(layer),
+            }
+        }
+    }
+}
+
+impl From<Leftover> for RemovedLayer {
+    fn from(leftover: Leftover) -> Self {
+        let Leftover { digest, path, size } = leftover;
+        Self { digest, path, size, reason: "left by a run that did not end".to_owned() }
+    }
+}

@@ -1,0 +1,82 @@
+//! `pull`: images without an images file that owns them.
+
+use std::collections::BTreeSet;
+
+use super::apply::Applied;
+use super::request::ImagesSource;
+use super::session::Session;
+use super::steps::desire::of_groups;
+use super::steps::load::{load, warn_of_problems};
+use super::steps::machine::{machine, without_file};
+use super::steps::reconcile::reconcile;
+use super::steps::registries;
+use super::steps::run::Run;
+use super::verb_error::VerbError;
+use crate::image_ref::ImageRef;
+use crate::state::{Desired, DesiredImage, Owner, Platform, PullPolicy};
+
+/// What `pull` is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct PullRequest {
+    /// The images that are named.
+    pub references: Vec<ImageRef>,
+    /// The groups of `file` whose images are wanted too.
+    pub groups: Vec<String>,
+    /// An images file whose settings and registries count; without one, the machine's alone do.
+    pub file: Option<ImagesSource>,
+    /// The platform to pull for, whatever the file says.
+    pub platform: Option<Platform>,
+}
+
+/// Fetches images without an images file owning them.
+///
+/// # Errors
+/// See [`VerbError`]; images that fail are in the outcome.
+pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbError> {
+    let PullRequest { references, groups, file, platform } = request;
+    let loaded = file.as_ref().map(|file| load(session, file)).transpose()?;
+    let (registries, settings) = if let Some(loaded) = &loaded {
+        (loaded.file.registries.clone(), loaded.file.settings.clone())
+    } else {
+        warn_of_problems(session, &machine(session)?.warnings);
+        without_file(session)?
+    };
+    let layers = settings.layers.clone().unwrap_or_else(|| session.default_layers());
+    let named = |reference: &ImageRef| DesiredImage {
+        reference: reference.clone(),
+        platform: settings.platform.clone(),
+        pull: PullPolicy::Always,
+        groups: BTreeSet::new(),
+        locked: None,
+    };
+    let mut desired = Desired {
+        owner: Owner::pull(),
+        layers_directory: layers.clone(),
+        images: references.iter().map(named).collect(),
+        selections: Vec::new(),
+        listed_elsewhere: BTreeSet::new(),
+        prune: false,
+    };
+    if let Some(loaded) = loaded.filter(|_| !groups.is_empty()) {
+        let listed = of_groups(&loaded, Owner::pull(), layers, groups)?;
+        desired.images.extend(listed.images);
+        desired.selections = listed.selections;
+    }
+    if let Some(platform) = platform {
+        desired.images.iter_mut().for_each(|image| image.platform.clone_from(platform));
+        desired.selections.iter_mut().for_each(|selection| selection.platform.clone_from(platform));
+    }
+    desired.images.sort_by(|a, b| a.reference.cmp(&b.reference));
+    desired.images.dedup_by(|a, b| a.reference == b.reference);
+    let registries = registries::open(session, registries, &settings);
+    let run = Run {
+        session,
+        desired: &desired,
+        registries: &registries,
+        settings: &settings,
+        offline: false,
+        loaded: None,
+    };
+    let (plan, outcome) = reconcile(run)?;
+    Ok(Applied { plan, outcome, requests: registries.requests(), layers: desired.layers_directory.clone() })
+}

@@ -1,0 +1,37 @@
+//! What a run for an images file is asked for.
+
+use std::path::PathBuf;
+
+/// Where the images file comes from.
+#[derive(Clone, Debug)]
+pub enum ImagesSource {
+    /// A file.
+    Path(PathBuf),
+    /// Standard input.
+    Stdin,
+}
+
+/// What `plan` and `apply` are asked for.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub struct Request {
+    /// The images file.
+    pub source: ImagesSource,
+    /// The groups whose images alone count; empty: all images count.
+    pub groups: Vec<String>,
+    /// The user asked to remove what is no longer listed, also if the file does not say so.
+    pub prune: bool,
+    /// The user asked to do that for a file that lists no image at all, too.
+    pub allow_empty: bool,
+    /// The user forbids asking any registry.
+    pub offline: bool,
+    /// The user demands that the lockfile covers the images file exactly.
+    pub locked: bool,
+}
+
+impl Request {
+    /// Asks for all images of `source`, with no option set.
+    pub fn of(source: ImagesSource) -> Self {
+        Self { source, groups: Vec::new(), prune: false, allow_empty: false, offline: false, locked: false }
+    }
+}

@@ -1,0 +1,24 @@
+//! The steps that verbs share: load what is wanted, look at what is, plan, lock, execute.
+
+pub(crate) mod load;
+pub(crate) mod lockfile;
+pub(crate) mod lockfile_place;
+pub(crate) mod machine;
+pub(crate) mod replace;
+
+pub(crate) mod desire;
+pub(crate) mod registries;
+
+pub(crate) mod locks;
+pub(crate) mod neighbours;
+
+pub(crate) mod compare;
+pub(crate) mod parts;
+pub(crate) mod rebind;
+pub(crate) mod reconcile;
+pub(crate) mod run;
+
+pub(crate) mod candidates;
+pub(crate) mod give_up;
+pub(crate) mod not_recorded;
+pub(crate) mod totals;

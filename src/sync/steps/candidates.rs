@@ -1,0 +1,37 @@
+//! The directories of layers that a run which removes looks into, and what it finds there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::digest::BlobDigest;
+
+/// Device and inode number of a directory of layers, which may have several names. Directories are
+/// locked in this order.
+pub(crate) type DirectoryId = (u64, u64);
+
+/// A directory of layers that may hold something to remove; it exists.
+pub(crate) struct Candidate {
+    /// One of its names.
+    pub(crate) directory: PathBuf,
+    /// True if the run fails where the directory cannot be used; else the run does without it.
+    pub(crate) is_essential: bool,
+    /// The layers that nobody may need, with the reason.
+    pub(crate) layers: BTreeMap<BlobDigest, &'static str>,
+}
+
+/// All candidates of a run, each once, in the order of their locks.
+#[derive(Default)]
+pub(crate) struct Candidates(pub(crate) BTreeMap<DirectoryId, Candidate>);
+
+impl Candidates {
+    /// Returns the candidate at `directory`, by whatever name it became one; `None` where there is no
+    /// directory.
+    pub(crate) fn entry(&mut self, directory: &Path) -> Option<&mut Candidate> {
+        let found = fs::metadata(directory).ok().filter(fs::Metadata::is_dir)?;
+        let new =
+            || Candidate { directory: directory.to_owned(), is_essential: false, layers: BTreeMap::new() };
+        Some(self.0.entry((found.dev(), found.ino())).or_insert_with(new))
+    }
+}

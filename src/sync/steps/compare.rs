@@ -1,0 +1,123 @@
+//! Comparing layers with what was recorded of them. Nothing is locked or written.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::digest::BlobDigest;
+use crate::error::Error;
+use crate::extract;
+use crate::image_ref::ImageRef;
+use crate::progress::Event;
+use crate::store::{OpenedLayer, Places, layer_path};
+use crate::sync::session::Session;
+use crate::sync::verb_error::VerbError;
+use crate::{sys, threads};
+
+/// Layers compared at once, at most: each keeps some directories open.
+const MAX_THREADS: usize = 32;
+/// Files that a thread which compares a layer has open, more or less.
+const FILES_OF_A_THREAD: usize = 24;
+/// A layer that somebody replaces while it is compared is looked at again, so often.
+const LOOKS: usize = 3;
+
+/// What became of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerStatus {
+    /// As it was extracted.
+    Ok,
+    /// There is no directory.
+    Missing,
+    /// There is a directory, but no readable inventory of it: msb-sync has not finished it.
+    Incomplete,
+    /// Something in it is not as it was extracted.
+    Modified,
+}
+
+impl LayerStatus {
+    /// The word in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Missing => "missing",
+            Self::Incomplete => "incomplete",
+            Self::Modified => "modified",
+        }
+    }
+}
+
+/// A layer and how it was found.
+#[derive(Clone, Debug)]
+pub struct VerifiedLayer {
+    /// Which.
+    pub digest: BlobDigest,
+    /// The directory of layers that it is in.
+    pub directory: PathBuf,
+    /// Bytes of its blob.
+    pub size: u64,
+    /// The images that it is part of, sorted.
+    pub images: BTreeSet<ImageRef>,
+    /// How it is now.
+    pub status: LayerStatus,
+    /// What is or was wrong, for people.
+    pub detail: Option<String>,
+    /// Whether it was damaged and is in order now.
+    pub repaired: bool,
+}
+
+/// Looks at layers, several at once, the biggest first.
+pub(crate) fn compare(session: &Session, mut layers: Vec<&mut VerifiedLayer>) -> Result<(), VerbError> {
+    if layers.is_empty() {
+        return Ok(());
+    }
+    layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
+    let bytes = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
+    session.reporter.report(Event::Comparing { layers: layers.len(), bytes });
+    let affordable = (sys::open_files_limit() / FILES_OF_A_THREAD).saturating_sub(1).max(1);
+    let threads = session.jobs().min(layers.len()).min(MAX_THREADS).min(affordable);
+    let layers: Vec<Mutex<&mut VerifiedLayer>> = layers.into_iter().map(Mutex::new).collect();
+    let next = AtomicUsize::new(0);
+    threads::work_in_parallel("compare", threads, || {
+        while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // Nobody else takes this one.
+            let mut layer = threads::lock(layer);
+            if session.cancel.is_cancelled() {
+                break;
+            }
+            (layer.status, layer.detail) = compare_layer(session, &layer.directory, &layer.digest);
+            session.reporter.report(Event::Compared(layer.digest.clone()));
+        }
+    });
+    if session.cancel.is_cancelled() { Err(Error::Stopped.into()) } else { Ok(()) }
+}
+
+fn compare_layer(session: &Session, directory: &Path, digest: &BlobDigest) -> (LayerStatus, Option<String>) {
+    let places = Places::of(directory);
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        let opened = places.open(digest);
+        let identity = opened.identity().ok().flatten();
+        let found = match opened {
+            OpenedLayer::Missing => {
+                let path = layer_path(directory, digest);
+                (LayerStatus::Missing, Some(format!("there is no directory {}", path.display())))
+            }
+            OpenedLayer::Incomplete(why) => (LayerStatus::Incomplete, Some(why)),
+            OpenedLayer::Complete { tree, mut inventory } => {
+                match extract::verify(&tree, &mut inventory, &session.cancel) {
+                    Ok(found) if found.count == 0 => (LayerStatus::Ok, None),
+                    Ok(found) => (LayerStatus::Modified, Some(found.to_string())),
+                    Err(error) => {
+                        (LayerStatus::Incomplete, Some(format!("its record cannot be read: {error}")))
+                    }
+                }
+            }
+        };
+        let replaced = || places.open(digest).identity().ok().flatten() != identity;
+        if found.0 == LayerStatus::Ok || looks == LOOKS || !replaced() {
+            return found;
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What an images file and its lockfile want: before the run locks the home, and again inside it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::load::{ImagesText, Loaded, understand};
+use super::lockfile::{locked_selections, use_lockfile};
+use crate::image_ref::ImageRef;
+use crate::state::{Desired, Owner};
+use crate::sync::request::{ImagesSource, Request};
+use crate::sync::session::Session;
+use crate::sync::verb_error::VerbError;
+
+/// Takes from the images file, and from its lockfile, what `request` wants.
+pub(crate) fn desire(session: &Session, loaded: &Loaded, request: &Request) -> Result<Desired, VerbError> {
+    let settings = &loaded.file.settings;
+    let layers = settings.layers.clone().unwrap_or_else(|| session.default_layers());
+    let mut desired = of_groups(loaded, loaded.owner.clone(), layers, &request.groups)?;
+    desired.prune |= request.prune;
+    if desired.prune {
+        loaded.refuse_empty(request.allow_empty)?;
+    }
+    use_lockfile(session, loaded, &mut desired, request.locked)?;
+    Ok(desired)
+}
+
+/// Takes the images of `groups` from the images file, or all of them where no group is named.
+pub(crate) fn of_groups(
+    loaded: &Loaded,
+    owner: Owner,
+    layers: PathBuf,
+    groups: &[String],
+) -> Result<Desired, VerbError> {
+    Ok(loaded.file.desired(owner, layers, groups)?)
+}
+
+/// Reads the images file again, and returns what it lists now if it, or the choice of its lockfile, is
+/// not what `desired` was made of; a selection of tags is there as its repository alone. `None`: the file
+/// cannot be used any more, or lists nothing, so nobody knows what is wanted.
+pub(crate) fn listed_meanwhile(
+    session: &Session,
+    loaded: &Loaded,
+    desired: &Desired,
+) -> Option<BTreeSet<ImageRef>> {
+    // Standard input is read once.
+    let Some(given) = &loaded.given else { return Some(BTreeSet::new()) };
+    let text = ImagesText::read(&ImagesSource::Path(given.clone())).ok()?;
+    let again = if text.digest() == loaded.digest {
+        None
+    } else {
+        Some(understand(&session.quiet(), text).ok().filter(|again| !again.file.lists_nothing())?)
+    };
+    let mut listed = BTreeSet::new();
+    if let Some(again) = &again {
+        listed.extend(again.file.images.iter().map(|image| image.reference.clone()));
+    }
+    for selection in locked_selections(again.as_ref().unwrap_or(loaded)).ok()? {
+        if again.is_some() || !desired.selections.contains(&selection) {
+            listed.insert(selection.repository);
+        }
+    }
+    Some(listed)
+}

@@ -1,0 +1,283 @@
+//! Giving up images, and then the layers that nobody needs: what `prune` and `forget` share.
+//!
+//! A run looks first without a lock. If there is something to do it locks, looks again, drops the rows, and then the
+//! directories: a crash in between leaves layers that nobody needs, which the next prune finds, and never rows
+//! without layers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::candidates::{Candidate, Candidates, DirectoryId};
+use super::locks::{lock, lock_layers};
+use super::neighbours::needed_by_other_homes;
+use super::totals::layer_totals;
+use crate::catalog::{self, Catalog};
+use crate::digest::BlobDigest;
+use crate::error::Error;
+use crate::image_ref::ImageRef;
+use crate::plan::Removal;
+use crate::state::{LayerState, Owner, RecordedImage};
+use crate::store::{self, Leftover, Lock, Places, Store};
+use crate::sync::pruned::{KeptLayer, Pruned, RemovedLayer};
+use crate::sync::session::Session;
+use crate::sync::verb_error::VerbError;
+
+/// On what grounds images are given up.
+pub(crate) trait Wish: Sized {
+    /// Returns the owner who gives the images up; `None`: all owners do.
+    fn owner(&self) -> Option<&Owner>;
+
+    /// Returns the directory of layers where every layer may go that nobody needs, wherever it comes
+    /// from, as in all former ones; `None`: only layers of the images may go.
+    fn all_layers_in(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Judges a home without a catalog, where nobody can say which layers are needed.
+    fn without_catalog(&self) -> Result<(), VerbError> {
+        Ok(())
+    }
+
+    /// Reads again, inside the lock, what the wish was made of.
+    fn read_again(self, _session: &Session, _catalog: &Catalog) -> Result<Self, VerbError> {
+        Ok(self)
+    }
+
+    /// Decides which images go. Inside the lock, somebody else may have done all.
+    fn removals(&self, catalog: &Catalog, locked: bool) -> Result<Removals, VerbError>;
+}
+
+/// The images that go.
+pub(crate) struct Removals {
+    /// The images, those whose removal waits among them.
+    pub(crate) images: Vec<Removal>,
+    /// The recorded images among which they were found.
+    pub(crate) recorded: BTreeMap<ImageRef, RecordedImage>,
+    /// See [`Pruned::waiting_for`].
+    pub(crate) waiting_for: Vec<ImageRef>,
+}
+
+/// Sorts rows by their names.
+pub(crate) fn by_reference(rows: Vec<RecordedImage>) -> BTreeMap<ImageRef, RecordedImage> {
+    rows.into_iter().map(|row| (row.reference.clone(), row)).collect()
+}
+
+/// What is to be done.
+#[derive(Default)]
+struct Intention {
+    images: Vec<Removal>,
+    /// See [`Pruned::waiting_for`].
+    waiting_for: Vec<ImageRef>,
+    /// The directories that were looked into.
+    directories: BTreeMap<DirectoryId, Candidate>,
+    /// By directory; still needed layers are not among them, layers in use may be.
+    layers: BTreeMap<DirectoryId, Vec<RemovedLayer>>,
+    leftovers: Vec<Leftover>,
+}
+
+/// Gives up what `wish` says, or tells what that would be.
+pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Result<Pruned, VerbError> {
+    let Some(catalog) = Catalog::open_read_only(&session.catalog_path())? else {
+        wish.without_catalog()?;
+        return Ok(Pruned { dry_run, ..Pruned::default() });
+    };
+    let intention = intend(session, &catalog, &wish, None)?;
+    drop(catalog);
+    // Another run may just be bringing an image that removals wait for: only under the lock is that known.
+    if dry_run || (intention.is_empty() && intention.waiting_for.is_empty()) {
+        return Ok(intention.in_theory(dry_run));
+    }
+    let mut locks = lock(session, [])?;
+    let mut stores = BTreeMap::new();
+    let mut pruned = Pruned::default();
+    for (id, candidate) in &intention.directories {
+        let opened = open_locked(session, &candidate.directory, &mut locks, &mut pruned);
+        stores.extend(unless_left_out(session, candidate, opened)?.map(|store| (*id, store)));
+    }
+    let mut catalog = Catalog::open(&session.catalog_path())?;
+    // Whoever had the lock may have changed what is recorded, and somebody the images file.
+    let wish = wish.read_again(session, &catalog)?;
+    let intention = intend(session, &catalog, &wish, Some(&stores))?;
+    if session.cancel.is_cancelled() {
+        return Err(Error::Stopped.into());
+    }
+    let leaving: Vec<&Removal> = intention.images.iter().filter(|image| !image.waits).collect();
+    for group in leaving.chunks(catalog::GROUP) {
+        let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
+        catalog.forget(&names, wish.owner())?;
+    }
+    let Intention { images, waiting_for, directories, layers, .. } = intention;
+    (pruned.images, pruned.waiting_for) = (images, waiting_for);
+    for (id, layers) in layers {
+        let (Some(store), Some(candidate)) = (stores.get(&id), directories.get(&id)) else { continue };
+        let needed = catalog.layers_needed_in(store.layers(), &session.default_layers(), &BTreeSet::new())?;
+        let unneeded: Vec<RemovedLayer> =
+            layers.into_iter().filter(|layer| !needed.contains(&layer.digest)).collect();
+        let digests: Vec<&BlobDigest> = unneeded.iter().map(|layer| &layer.digest).collect();
+        let removed = store.remove(&digests).map_err(VerbError::from);
+        if let Some(removed) = unless_left_out(session, candidate, removed)? {
+            session.warn_of_left(&removed.left);
+            pruned.add(unneeded, &removed.kept);
+        }
+    }
+    Ok(pruned)
+}
+
+/// Locks and opens a directory of layers, and sweeps it.
+fn open_locked(
+    session: &Session,
+    directory: &Path,
+    locks: &mut Vec<Lock>,
+    pruned: &mut Pruned,
+) -> Result<Store, VerbError> {
+    lock_layers(session, directory, locks)?;
+    let store = Store::open(directory, &session.downloads_path())?;
+    store.claim(&session.home)?;
+    sweep(session, &store, pruned)?;
+    Ok(store)
+}
+
+/// What was found in a directory of layers; `None`, and a warning, where the directory cannot be used and the run
+/// can do without.
+fn unless_left_out<T>(
+    session: &Session,
+    candidate: &Candidate,
+    found: Result<T, VerbError>,
+) -> Result<Option<T>, VerbError> {
+    match found {
+        Err(VerbError::Error(Error::Store(error))) if !candidate.is_essential => {
+            let text = format!(
+                "the former layers directory {} is left out: {}",
+                candidate.directory.display(),
+                Error::Store(error).chain().join(": ")
+            );
+            session.warn(text);
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
+}
+
+/// Finishes or removes what broken runs have left. What can be neither is kept, and named.
+fn sweep(session: &Session, store: &Store, pruned: &mut Pruned) -> Result<(), VerbError> {
+    let before = store.places().leftovers()?;
+    store.recover()?;
+    let left = store.clear_staging()?;
+    // What could be finished is a layer like any other now.
+    let finished = store.places().removable()?;
+    let gone = |leftover: &Leftover| {
+        let stays = left.iter().any(|left| left.path == leftover.path);
+        !stays && !finished.contains(&leftover.digest)
+    };
+    pruned.layers.extend(before.into_iter().filter(gone).map(RemovedLayer::from));
+    for left in left {
+        match left.digest {
+            Some(digest) => pruned.kept.push(KeptLayer { digest, path: left.path, reason: left.reason }),
+            None => session.warn_of_left(&[left]),
+        }
+    }
+    Ok(())
+}
+
+/// Decides; nothing is written. Under the locks, only the directories in `locked` are looked into.
+fn intend(
+    session: &Session,
+    catalog: &Catalog,
+    wish: &impl Wish,
+    locked: Option<&BTreeMap<DirectoryId, Store>>,
+) -> Result<Intention, VerbError> {
+    let Removals { images, mut recorded, waiting_for } = wish.removals(catalog, locked.is_some())?;
+    let leaving = images.iter().filter(|image| !image.waits);
+    let gone: BTreeSet<ImageRef> = leaving.flat_map(|image| &image.gone).cloned().collect();
+    recorded.retain(|name, _| gone.contains(name));
+
+    let mut candidates = Candidates::default();
+    for row in recorded.values() {
+        let Some(candidate) = candidates.entry(&session.layers_of(row)) else { continue };
+        candidate.is_essential |= wish.all_layers_in().is_none();
+        let digests = row.layers.iter().map(|layer| layer.digest.clone());
+        candidate.layers.extend(digests.map(|digest| (digest, "no image needs it any more")));
+    }
+    if let Some(directory) = wish.all_layers_in() {
+        if let Some(own) = candidates.entry(directory) {
+            own.is_essential = true;
+        }
+        for directory in catalog.layers_directories()? {
+            candidates.entry(&directory);
+        }
+    }
+    let mut intention = Intention { images, waiting_for, ..Intention::default() };
+    for (id, mut candidate) in candidates.0 {
+        if locked.is_some_and(|locked| !locked.contains_key(&id)) {
+            continue;
+        }
+        let needed = catalog.layers_needed_in(&candidate.directory, &session.default_layers(), &gone)?;
+        let found = look_into(session, &mut candidate, wish, &needed, locked.is_some());
+        let Some((layers, leftovers)) = unless_left_out(session, &candidate, found)? else { continue };
+        // Where nothing is to be done, nothing is locked or made.
+        if candidate.is_essential || !(layers.is_empty() && leftovers.is_empty()) {
+            intention.directories.insert(id, candidate);
+        }
+        intention.leftovers.extend(leftovers);
+        if !layers.is_empty() {
+            intention.layers.insert(id, layers);
+        }
+    }
+    Ok(intention)
+}
+
+/// What a directory of layers holds that is not `needed`, and what broken runs have left there.
+fn look_into(
+    session: &Session,
+    candidate: &mut Candidate,
+    wish: &impl Wish,
+    needed: &BTreeSet<BlobDigest>,
+    locked: bool,
+) -> Result<(Vec<RemovedLayer>, Vec<Leftover>), VerbError> {
+    let places = Places::of(&candidate.directory);
+    let mut leftovers = Vec::new();
+    if wish.all_layers_in().is_some() {
+        for digest in places.removable()? {
+            candidate.layers.entry(digest).or_insert("no recorded image needs it");
+        }
+        if !locked && places.is_idle() {
+            leftovers = places.leftovers()?;
+        }
+    }
+    let needed_elsewhere = needed_by_other_homes(session, &places, !locked)?;
+    let located = places.locate()?;
+    let mut layers = Vec::new();
+    for (digest, reason) in &candidate.layers {
+        let is_needed = needed.contains(digest) || needed_elsewhere.contains(digest);
+        if !is_needed && located.state(digest)? != LayerState::Missing {
+            layers.push(removed_layer(&candidate.directory, &places, digest.clone(), reason));
+        }
+    }
+    Ok((layers, leftovers))
+}
+
+impl Intention {
+    fn is_empty(&self) -> bool {
+        self.images.iter().all(|image| image.waits) && self.layers.is_empty() && self.leftovers.is_empty()
+    }
+
+    /// What would be done.
+    fn in_theory(self, dry_run: bool) -> Pruned {
+        let Self { images, waiting_for, directories, layers, leftovers } = self;
+        let mut pruned = Pruned { images, waiting_for, dry_run, ..Pruned::default() };
+        pruned.layers.extend(leftovers.into_iter().map(RemovedLayer::from));
+        for (id, layers) in layers {
+            let Some(candidate) = directories.get(&id) else { continue };
+            let digests: Vec<&BlobDigest> = layers.iter().map(|layer| &layer.digest).collect();
+            let in_use = store::layers_in_use(&candidate.directory, &digests);
+            pruned.add(layers, &in_use);
+        }
+        pruned
+    }
+}
+
+fn removed_layer(directory: &Path, places: &Places, digest: BlobDigest, reason: &str) -> RemovedLayer {
+    let totals = layer_totals(places, &digest).unwrap_or_default();
+    let path = store::layer_path(directory, &digest);
+    RemovedLayer { path, size: totals.content_bytes, reason: reason.to_owned(), digest }
+}

@@ -1,0 +1,171 @@
+//! Loading: the images file read, and understood with the machine's settings.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::lockfile_place::LockfilePlace;
+use super::machine::machine;
+use crate::diagnostic::Problem;
+use crate::digest::{Algorithm, BlobDigest};
+use crate::error::{InputError, InputFile};
+use crate::images_file::{self, ImagesFile, Source};
+use crate::state::{Owner, Platform};
+use crate::sync::request::ImagesSource;
+use crate::sync::session::Session;
+use crate::sync::verb_error::VerbError;
+use crate::sys;
+
+/// An images file is read up to this many bytes.
+const MAX_IMAGES_FILE: u64 = 8 << 20;
+
+/// An images file, read and understood.
+pub(crate) struct Loaded {
+    pub(crate) file: ImagesFile,
+    pub(crate) owner: Owner,
+    /// As shown: the path as it was given.
+    pub(crate) name: String,
+    pub(crate) lockfile: Option<LockfilePlace>,
+    /// The path as it was given, if it is a file's.
+    pub(crate) given: Option<PathBuf>,
+    /// Of the file's text.
+    pub(crate) digest: BlobDigest,
+}
+
+impl Loaded {
+    /// Refuses to take a file that lists no image at all for the wish to have none: a template that failed, or an
+    /// editor that is about to write, leaves such a file.
+    pub(crate) fn refuse_empty(&self, allow_empty: bool) -> Result<(), VerbError> {
+        if allow_empty || !self.file.lists_nothing() {
+            return Ok(());
+        }
+        Err(InputError::NothingListed { images_file: self.name.clone() }.into())
+    }
+}
+
+/// Loads the images file, for a stranger's only where no symlink leads to it.
+pub(crate) fn load(session: &Session, from: &ImagesSource) -> Result<Loaded, VerbError> {
+    if session.untrusted
+        && let ImagesSource::Path(path) = from
+    {
+        refuse_symlinks(path)?;
+    }
+    understand(session, ImagesText::read(from)?)
+}
+
+/// Understands the text of an images file, and warns of what is odd in it.
+pub(crate) fn understand(session: &Session, text: ImagesText) -> Result<Loaded, VerbError> {
+    let digest = text.digest();
+    let ImagesText { text, name, absolute, given } = text;
+    let machine = machine(session)?;
+    let source = Source {
+        name: &name,
+        directory: absolute.parent().unwrap_or(Path::new("/")),
+        home_directory: session.user_home.as_deref(),
+        default_registry: session.default_registry()?,
+        default_platform: Platform::of_this_machine(),
+        untrusted: session.untrusted,
+        machine: Some(&machine),
+    };
+    let file = images_file::parse(&text, &source).map_err(VerbError::Problems)?;
+    warn_of_problems(session, machine.warnings.iter().chain(&file.warnings));
+    let lockfile = given.as_ref().and_then(|path| LockfilePlace::beside(path, &absolute));
+    Ok(Loaded { file, owner: Owner::images_file(&absolute), name, lockfile, given, digest })
+}
+
+/// Warns of problems that stop no run.
+pub(crate) fn warn_of_problems<'p>(session: &Session, problems: impl IntoIterator<Item = &'p Problem>) {
+    for problem in problems {
+        let text = problem.to_string();
+        session.warn(text.strip_prefix("warning: ").unwrap_or(&text).to_owned());
+    }
+}
+
+/// Refuses a stranger's images file that is a symlink, or lies behind one that the path names, or whose lockfile is:
+/// mistakes are shown with their lines, and these would be another file's.
+fn refuse_symlinks(path: &Path) -> Result<(), VerbError> {
+    let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
+    for path in [path.to_owned(), path.with_extension("lock")].iter().map(PathBuf::as_path).chain(folders) {
+        if path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
+            return Err(InputError::Symlink { path: path.to_owned() }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Makes the error for an images file that the system does not let us read.
+pub(crate) fn unreadable(path: &Path, source: io::Error) -> VerbError {
+    InputError::Unreadable { file: InputFile::Images, path: path.to_owned(), source }.into()
+}
+
+/// An images file, read.
+pub(crate) struct ImagesText {
+    pub(crate) text: String,
+    /// As shown: the path as it was given.
+    pub(crate) name: String,
+    pub(crate) absolute: PathBuf,
+    /// The path as it was given, if it is a file's.
+    pub(crate) given: Option<PathBuf>,
+}
+
+impl ImagesText {
+    /// What tells this text from others.
+    pub(crate) fn digest(&self) -> BlobDigest {
+        BlobDigest::of(Algorithm::Sha256, self.text.as_bytes())
+    }
+
+    pub(crate) fn read(from: &ImagesSource) -> Result<Self, VerbError> {
+        match from {
+            ImagesSource::Path(path) => {
+                let absolute = absolute(path).map_err(|error| unreadable(path, error))?;
+                let text =
+                    sys::open_regular(path).and_then(read_text).map_err(|error| unreadable(path, error))?;
+                Ok(Self { text, name: path.display().to_string(), absolute, given: Some(path.clone()) })
+            }
+            ImagesSource::Stdin => {
+                let path = Path::new("-");
+                let absolute = std::path::absolute(path).map_err(|error| unreadable(path, error))?;
+                let text =
+                    read_text(io::stdin().lock()).map_err(|error| unreadable(Path::new("<stdin>"), error))?;
+                Ok(Self { text, name: "<stdin>".to_owned(), absolute, given: None })
+            }
+        }
+    }
+}
+
+/// `path` made absolute, with its symlinks kept but for those before a `..`: the same file by the same name,
+/// wherever it is named from.
+pub(crate) fn absolute(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let components: Vec<_> = absolute.components().collect();
+    match components.iter().rposition(|component| *component == std::path::Component::ParentDir) {
+        None => Ok(absolute),
+        Some(last) => {
+            let before: PathBuf = components[..=last].iter().collect();
+            Ok(fs::canonicalize(before)?.join(components[last + 1..].iter().collect::<PathBuf>()))
+        }
+    }
+}
+
+/// As [`absolute`], for a file whose directory may be gone too: then `..` is taken away by its name alone.
+pub(crate) fn absolute_of_gone(path: &Path) -> io::Result<PathBuf> {
+    absolute(path).or_else(|_| {
+        let mut lexical = PathBuf::new();
+        for component in std::path::absolute(path)?.components() {
+            match component {
+                // The root has no parent, and is its own.
+                std::path::Component::ParentDir => drop(lexical.pop()),
+                other => lexical.push(other),
+            }
+        }
+        Ok(lexical)
+    })
+}
+
+fn read_text(reader: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    if reader.take(MAX_IMAGES_FILE + 1).read_to_string(&mut text)? as u64 > MAX_IMAGES_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an images file has at most 8 MiB"));
+    }
+    Ok(text)
+}

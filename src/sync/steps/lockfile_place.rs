@@ -1,0 +1,58 @@
+//! The lockfile on disk: where it lies beside its images file, and how it is read.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{InputError, InputFile, StoreError};
+use crate::lockfile::{Lockfile, MAX_TEXT};
+use crate::sync::verb_error::VerbError;
+use crate::sys;
+
+/// Where an images file's lockfile lies.
+pub(crate) struct LockfilePlace {
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+}
+
+impl LockfilePlace {
+    /// `<stem>.lock` beside the images file `given`; none where that would be the images file itself.
+    pub(crate) fn beside(given: &Path, absolute: &Path) -> Option<Self> {
+        let path = absolute.with_extension("lock");
+        (path != absolute).then(|| Self { path, name: given.with_extension("lock").display().to_string() })
+    }
+
+    /// The absolute path.
+    pub(crate) fn into_path(self) -> PathBuf {
+        self.path
+    }
+
+    /// The text; `None` if there is no file.
+    pub(crate) fn read(&self) -> Result<Option<String>, VerbError> {
+        let unreadable = |source: io::Error| {
+            let (file, path) = (InputFile::Lockfile, PathBuf::from(&self.name));
+            VerbError::from(InputError::Unreadable { file, path, source })
+        };
+        match sys::read_regular_text(&self.path, MAX_TEXT as u64) {
+            Ok(text) => Ok(Some(text)),
+            // A symlink to where no file is: whoever made it wants a lockfile, and there is none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.path.is_symlink() => {
+                Err(unreadable(io::Error::new(error.kind(), "it is a symbolic link to where no file is")))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(error)),
+        }
+    }
+
+    pub(crate) fn parse(&self, text: &str) -> Result<Lockfile, VerbError> {
+        Lockfile::parse(text, &self.name).map_err(VerbError::Lockfile)
+    }
+
+    /// The file to replace: where a symlink of this user leads to a file of his, that one.
+    pub(crate) fn target(&self) -> Result<PathBuf, StoreError> {
+        if self.path.is_symlink() {
+            sys::find_own_regular(&self.path).map_err(StoreError::io("write", &self.path))
+        } else {
+            Ok(self.path.clone())
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! One run that makes what is as it is wanted, and what it works with once it has locked the home.
+
+use super::locks::lock;
+use super::rebind::rebind;
+use crate::catalog::Catalog;
+use crate::error::Error;
+use crate::execute::Executor;
+use crate::observe::Observer;
+use crate::registry::Registries;
+use crate::state::{Desired, Observed, Settings};
+use crate::store::{self, Lock, Store};
+use crate::sync::session::Session;
+use crate::sync::steps::load::Loaded;
+use crate::sync::verb_error::VerbError;
+
+/// What a run works with.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) session: &'a Session,
+    /// What is wanted.
+    pub(crate) desired: &'a Desired,
+    pub(crate) registries: &'a Registries,
+    pub(crate) settings: &'a Settings,
+    /// The user forbids asking any registry.
+    pub(crate) offline: bool,
+    /// The images file, if there is one.
+    pub(crate) loaded: Option<&'a Loaded>,
+}
+
+impl<'a> Run<'a> {
+    /// Returns the observer of this run, which reads `catalog`.
+    pub(crate) fn observer(&self, catalog: Option<&'a Catalog>) -> Observer<'a> {
+        Observer {
+            registries: self.registries,
+            catalog,
+            layers: &self.desired.layers_directory,
+            parallel: self.settings.downloads,
+            offline: self.offline,
+            locked_too: true,
+            reporter: &*self.session.reporter,
+            cancel: &self.session.cancel,
+        }
+    }
+}
+
+/// A run inside the lock: the only one that changes catalog and layers.
+pub(crate) struct LockedRun<'a> {
+    run: Run<'a>,
+    pub(crate) catalog: Catalog,
+    pub(crate) store: Store,
+    _locks: Vec<Lock>,
+}
+
+impl<'a> LockedRun<'a> {
+    /// Locks home and layers, and finishes or removes what dead runs have left there.
+    pub(crate) fn lock(run: Run<'a>) -> Result<Self, VerbError> {
+        let (session, layers) = (run.session, &run.desired.layers_directory);
+        // The home first: it is nobody else's, whatever the mode of the layers in it.
+        store::make_directory(&session.home, store::PRIVATE_MODE)?;
+        store::make_directory(layers, run.settings.layers_mode)?;
+        let locks = lock(session, [layers.as_path()])?;
+        let catalog = Catalog::open(&session.catalog_path())?;
+        let store = Store::open(layers, &session.downloads_path())?;
+        store.claim(&session.home)?;
+        session.warn_of_left(&store.recover()?.left);
+        Ok(Self { run, catalog, store, _locks: locks })
+    }
+
+    /// Looks again at what whoever had the lock before may have changed, and tells whether that makes
+    /// the registries' answers doubtful: then they have to be asked again.
+    pub(crate) fn look_again(&self, observed: &mut Observed) -> Result<bool, VerbError> {
+        let differ = rebind(self.run.session, &self.store, observed)?;
+        Ok(self.run.observer(Some(&self.catalog)).look_again(self.run.desired, observed)? || differ)
+    }
+
+    /// Observes everything again, the registries' answers too.
+    pub(crate) fn observe_again(&self) -> Result<Observed, Error> {
+        self.run.observer(Some(&self.catalog)).observe(self.run.desired)
+    }
+
+    /// Takes layers that nobody has compared with their inventories for damaged ones.
+    pub(crate) fn distrust_unbound(&self, observed: &mut Observed) {
+        self.run.observer(Some(&self.catalog)).distrust_unbound(self.run.desired, observed);
+    }
+
+    /// Returns the executor of this run, which begins no more blobs once `enough` says so.
+    pub(crate) fn executor<'e>(&'e mut self, enough: &'e (dyn Fn() -> bool + Sync)) -> Executor<'e> {
+        let Run { session, desired, registries, settings, .. } = self.run;
+        Executor {
+            registries,
+            store: &self.store,
+            catalog: &mut self.catalog,
+            owner: &desired.owner,
+            downloads: settings.downloads,
+            jobs: session.jobs(),
+            ownership: settings.ownership,
+            limits: settings.limits,
+            reporter: &*session.reporter,
+            cancel: &session.cancel,
+            enough,
+        }
+    }
+}
