@@ -1,46 +1,33 @@
 //! Registries: what a reference means now, and the bytes of its layers.
 //!
-//! Two doors matter, [`Registries::resolve`] (or its two halves, [`Registries::check`] and [`Registries::fetch`]) and
-//! [`Registries::blob`]. Behind them: authentication by challenge (`auth`, `credentials`), HTTP with retries, redirects
-//! and proxies (`http`, `clock`, `proxy`, `tls`; `failure`, `handshake`, `veil`, `shared`, `outage`), counted pulls
-//! (`pulls`), mirrors (`remote`, and
-//! `hosts` for containerd's), resumed transfers (`blob`), image layout directories (`layout`), and the reading of
-//! hostile documents (`documents`, `config`, `resolve`). A registry is set up when it is first asked for; unused ones
-//! cost nothing.
+//! Two doors matter, [`Registries::resolve`] (or its two halves, [`Registries::check`] and
+//! [`Registries::fetch`]) and [`Registries::blob`]. The wing behind them reads bottom up, and each room of it
+//! uses only those before it:
 //!
-//! Manifests and configs are verified here; a layer's digest is checked by whoever reads the layer.
+//! | room | what lives there |
+//! |---|---|
+//! | `transport/` | one request and its answer, whatever lies between |
+//! | `auth/` | challenges, credentials, and the tokens that they buy |
+//! | `sites/` | one registry's endpoint and mirrors, and what is remembered of them |
+//! | `documents/` | what a reference means: indexes, manifests, configs, platforms, tags |
+//! | `blob/` | a layer's bytes, resumed where transfers break |
+//! | `layout/` | an image layout directory instead of a server |
+//! | `settings` | the settings by which a registry is reached |
+//!
+//! A registry is set up when it is first asked for; unused ones cost nothing. Manifests and configs are verified
+//! here; a layer's digest is checked by whoever reads the layer.
 
 mod auth;
 mod blob;
-mod clock;
-mod config;
-mod credentials;
 mod documents;
-mod environment;
-mod failure;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
-mod handshake;
-mod hosts;
-mod http;
 mod layout;
-mod links;
-mod names;
-mod outage;
-mod platforms;
-mod proxy;
-mod pulls;
-mod remote;
-mod repository;
-mod resolve;
-mod rests;
-mod secret;
-mod shared;
-mod tags;
+mod settings;
+mod sites;
 #[cfg(test)]
 mod tests;
-mod tls;
-mod veil;
+mod transport;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -49,38 +36,40 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use self::blob::BlobReader;
-use self::blob::Source;
-pub use self::environment::Environment;
+pub use self::documents::{Lookup, Meaning};
 use self::layout::Layout;
-use self::remote::Remote;
-pub use self::rests::Rests;
-use self::shared::{Shared, lock};
+use self::settings::{SettingsByName, Way};
+pub use self::sites::Rests;
+use self::sites::{Remote, Terms};
+pub use self::transport::Environment;
+use self::transport::{LOOKUP_PATIENCE, Network};
 use crate::cancel::Cancel;
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;
-use crate::image_ref::{DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
+use crate::image_ref::ImageRef;
 use crate::progress::Reporter;
-use crate::state::{LayerDescriptor, Limits, Platform, RegistrySettings, ResolvedImage};
+use crate::state::{LayerDescriptor, Limits, Platform, RegistrySettings};
+use crate::threads::lock;
 
-/// What a run's registries need to know.
+/// The things that a run's registries need to know.
 pub struct Options {
-    /// Those of the images file; others get defaults.
+    /// The settings of the images file; other registries get defaults.
     pub registries: Vec<RegistrySettings>,
     /// A directory of containerd's hosts files, which name more mirrors.
     pub hosts_dir: Option<PathBuf>,
-    /// What is refused because it is larger.
+    /// The sizes beyond which documents are refused.
     pub limits: Limits,
-    /// Connections kept open per host.
+    /// The number of connections kept open per host.
     pub max_connections: usize,
-    /// Passwords, proxies, where credentials are.
+    /// The environment: passwords, proxies, places of credentials.
     pub environment: Environment,
-    /// Whether what `docker login` and `podman login` stored is used.
+    /// True if logins that `docker login` and `podman login` stored are used.
     pub stored_logins: bool,
-    /// Ends every wait and closes every connection.
+    /// The switch that ends every wait and closes every connection.
     pub cancel: Cancel,
-    /// Who hears of retries, mirrors and warnings.
+    /// The listener for retries, mirrors and warnings.
     pub reporter: Arc<dyn Reporter>,
-    /// Who asked earlier runs to be left alone.
+    /// The addresses that asked earlier runs to be left alone.
     pub rests: Rests,
 }
 
@@ -94,26 +83,6 @@ impl fmt::Debug for Options {
     }
 }
 
-/// What a lookup found.
-#[derive(Debug)]
-pub enum Lookup {
-    /// The reference still means the digest that is known.
-    Same,
-    /// It means this image.
-    Image(Box<ResolvedImage>),
-}
-
-/// What a reference means, as far as that can be told without fetching it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meaning {
-    /// The digest that is known.
-    Same,
-    /// Another one.
-    Digest(BlobDigest),
-    /// It has to be fetched to be known.
-    Unsaid,
-}
-
 enum Backend {
     Remote(Arc<Remote>),
     Layout(Layout),
@@ -121,8 +90,10 @@ enum Backend {
 
 /// All registries of a run. Shared by threads behind an [`Arc`].
 pub struct Registries {
-    shared: Arc<Shared>,
-    settings: HashMap<String, RegistrySettings>,
+    network: Arc<Network>,
+    terms: Terms,
+    lookup_patience: Duration,
+    settings: SettingsByName,
     backends: Mutex<HashMap<String, Arc<Backend>>>,
 }
 
@@ -133,21 +104,42 @@ impl fmt::Debug for Registries {
 }
 
 impl Registries {
-    /// Registries that have not been asked anything yet.
+    /// Makes registries that have not been asked anything yet.
     pub fn new(options: Options) -> Self {
-        let (shared, registries) = Shared::new(options);
-        let settings = registries.into_iter().map(|settings| (settings.name.clone(), settings)).collect();
-        Self { shared: Arc::new(shared), settings, backends: Mutex::default() }
+        let Options {
+            registries,
+            hosts_dir,
+            limits,
+            max_connections,
+            environment,
+            stored_logins,
+            cancel,
+            reporter,
+            rests,
+        } = options;
+        let network = Network::new(environment, max_connections, cancel, reporter);
+        let lookup_patience = network.environment.lookup_patience().unwrap_or_else(|warning| {
+            network.warn(warning);
+            LOOKUP_PATIENCE
+        });
+        let manifest_size = limits.manifest_size;
+        Self {
+            network: Arc::new(network),
+            terms: Terms { hosts_dir, stored_logins, rests, manifest_size, documents: Arc::default() },
+            lookup_patience,
+            settings: SettingsByName::new(registries),
+            backends: Mutex::default(),
+        }
     }
 
-    /// What `reference` means for `platform`.
+    /// Finds out what `reference` means for `platform`.
     ///
     /// With `known`, the digest that was recorded, an unchanged tag costs one HEAD and a pinned reference
-    /// nothing at all; without it, the tag is fetched at once. Only the digest is compared: whether the record is
-    /// for the same platform is for the caller to know.
+    /// nothing at all; without it, the tag is fetched at once. Only the digest is compared: whether the record
+    /// is for the same platform is for the caller to know.
     ///
     /// # Errors
-    /// Any [`RegistryError`]; those worth it have been tried again before.
+    /// Any [`RegistryError`]; those worth another try have been tried again before.
     pub fn resolve(
         &self,
         reference: &ImageRef,
@@ -155,28 +147,30 @@ impl Registries {
         known: Option<&BlobDigest>,
     ) -> Result<Lookup, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => self.shared.veiled(remote.resolve(reference, platform, known)),
+            Backend::Remote(remote) => {
+                self.network.veiled(documents::resolve(remote, reference, platform, known))
+            }
             Backend::Layout(layout) => layout.resolve(reference, platform, known),
         }
     }
 
-    /// The first half of [`Registries::resolve`] with a `known` digest: what `reference` means now, by HEAD, which
-    /// registries do not count as a pull. Who asks for many does all of these first, so that it is known how many
-    /// pulls are to come before the first one.
+    /// Does the first half of [`Registries::resolve`] with a `known` digest: asks what `reference` means now, by
+    /// HEAD, which registries do not count as a pull. A caller that asks for many does all of these first, so
+    /// that it is known how many pulls are to come before the first one.
     ///
     /// # Errors
-    /// As for [`Registries::resolve`].
+    /// Those of [`Registries::resolve`].
     pub fn check(&self, reference: &ImageRef, known: &BlobDigest) -> Result<Meaning, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => self.shared.veiled(remote.check(reference, Some(known))),
+            Backend::Remote(remote) => self.network.veiled(documents::check(remote, reference, Some(known))),
             Backend::Layout(_) => Ok(Meaning::Unsaid),
         }
     }
 
-    /// The second half of it, with what the first one found.
+    /// Does the second half of [`Registries::resolve`], with the result of the first one.
     ///
     /// # Errors
-    /// As for [`Registries::resolve`].
+    /// Those of [`Registries::resolve`].
     pub fn fetch(
         &self,
         reference: &ImageRef,
@@ -186,14 +180,14 @@ impl Registries {
     ) -> Result<Lookup, RegistryError> {
         match &*self.backend(reference)? {
             Backend::Remote(remote) => {
-                self.shared.veiled(remote.fetch(reference, platform, Some(known), meaning))
+                self.network.veiled(documents::fetch(remote, reference, platform, Some(known), meaning))
             }
             Backend::Layout(layout) => layout.resolve(reference, platform, Some(known)),
         }
     }
 
-    /// Takes note that `reference` is going to be resolved, with `known`: where a registry says how many pulls are
-    /// left, it is compared with how many are to come.
+    /// Takes note that `reference` is going to be resolved, with `known`: where a registry says how many pulls
+    /// are left, that number is compared with how many are to come.
     pub fn announce(&self, reference: &ImageRef, known: Option<&BlobDigest>) {
         // A registry that cannot be used says so when it is asked.
         if known.is_none()
@@ -204,13 +198,14 @@ impl Registries {
         }
     }
 
-    /// The bytes of `layer`, one of `reference`'s, from `offset` on.
+    /// Opens the bytes of `layer`, one of `reference`'s, from `offset` on.
     ///
-    /// The reader yields at most `layer.size - offset` bytes, resumes broken transfers by itself, and fails if it
-    /// cannot get them all. It does not check the digest.
+    /// The reader yields at most `layer.size - offset` bytes, resumes broken transfers by itself, and fails if
+    /// it cannot get them all. It does not check the digest.
     ///
     /// # Errors
-    /// Any [`RegistryError`] before the first byte; later ones come out of the reader, see [`BlobReader::cause`].
+    /// Any [`RegistryError`] before the first byte; later ones come out of the reader, see
+    /// [`BlobReader::cause`].
     pub fn blob(
         &self,
         reference: &ImageRef,
@@ -218,10 +213,7 @@ impl Registries {
         offset: u64,
     ) -> Result<BlobReader, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => {
-                let blob = self.shared.veiled(remote.blob(reference, layer, offset))?;
-                Ok(BlobReader(Source::Http(Box::new(blob))))
-            }
+            Backend::Remote(remote) => BlobReader::open(remote, reference.repository(), layer, offset),
             Backend::Layout(layout) => layout.blob(layer, offset),
         }
     }
@@ -237,9 +229,9 @@ impl Registries {
         Ok(())
     }
 
-    /// Tells `add` all tags of `reference`'s repository one by one, in no useful order: a list may be too large to be
-    /// kept. `begin` makes what they are added to, anew where a mirror fails and another site is asked. A tag may be
-    /// told more than once.
+    /// Tells `add` all tags of `reference`'s repository one by one, in no useful order: a list may be too large
+    /// to be kept. `begin` makes the value they are added to, anew where a mirror fails and another site is
+    /// asked. A tag may be told more than once.
     ///
     /// # Errors
     /// Any [`RegistryError`]; a list that could not be read to its end is one.
@@ -250,7 +242,9 @@ impl Registries {
         add: impl Fn(&mut T, &str),
     ) -> Result<T, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => self.shared.veiled(remote.fold_tags(reference, begin, add)),
+            Backend::Remote(remote) => {
+                self.network.veiled(documents::fold_tags(remote, reference, begin, add))
+            }
             Backend::Layout(layout) => {
                 let mut tags = begin();
                 layout.tags(reference, |tag| add(&mut tags, tag))?;
@@ -259,83 +253,41 @@ impl Registries {
         }
     }
 
-    /// Whether `reference` is in an image layout directory, so that no network is needed for it.
+    /// Tells whether `reference` is in an image layout directory, so that no network is needed for it.
     pub fn is_local(&self, reference: &ImageRef) -> bool {
-        self.settings_of(reference.registry()).2.layout.is_some()
+        self.settings.of(reference.registry()).settings.layout.is_some()
     }
 
     /// Ends all that is under way, and whatever is asked from now on.
     pub fn stop(&self) {
-        self.shared.cancel.cancel();
+        self.network.cancel.cancel();
     }
 
-    /// HTTP requests sent so far: those for tokens, to mirrors and to where redirects lead included.
+    /// Returns the number of HTTP requests sent so far: those for tokens, to mirrors and to where redirects
+    /// lead included.
     pub fn requests(&self) -> u64 {
-        self.shared.requests()
+        self.network.requests()
     }
 
-    /// How long no lookup may end before what is known by then is begun with.
+    /// Returns the time after which what is known is begun with, if no lookup has ended meanwhile.
     pub fn lookup_patience(&self) -> Duration {
-        self.shared.lookup_patience
+        self.lookup_patience
     }
 
     fn backend(&self, reference: &ImageRef) -> Result<Arc<Backend>, RegistryError> {
-        let (name, account, settings) = self.settings_of(reference.registry());
+        let Way { name, account, settings } = self.settings.of(reference.registry());
         let mut backends = lock(&self.backends);
-        if let Some(backend) = backends.get(name) {
+        if let Some(backend) = backends.get(&name) {
             return Ok(Arc::clone(backend));
         }
         let backend = Arc::new(match &settings.layout {
-            Some(path) => Backend::Layout(Layout::new(path.clone(), self.shared.limits.manifest_size)),
-            None => Backend::Remote(Arc::new(Remote::new(&self.shared, name, account, &settings)?)),
+            Some(path) => Backend::Layout(Layout::new(path.clone(), self.terms.manifest_size)),
+            None => {
+                let remote = Remote::new(&self.network, &self.terms, &name, &account, &settings)?;
+                Backend::Remote(Arc::new(remote))
+            }
         });
-        backends.insert(name.to_owned(), Arc::clone(&backend));
+        backends.insert(name, Arc::clone(&backend));
         Ok(backend)
-    }
-
-    /// The name, account and settings by which `registry` is reached.
-    ///
-    /// sandboxes.io is served by docker.io: it shares all of docker.io's settings and tokens, unless the
-    /// images file says anything of its own about it.
-    fn settings_of<'a>(&self, registry: &'a str) -> (&'a str, &'a str, RegistrySettings) {
-        let own = self.settings.get(registry);
-        let unset = RegistrySettings { name: registry.to_owned(), ..RegistrySettings::default() };
-        if registry != SANDBOXES_REGISTRY {
-            return (registry, registry, own.cloned().unwrap_or(unset));
-        }
-        let hub = self.settings.get(DEFAULT_REGISTRY).cloned();
-        let hub =
-            hub.unwrap_or_else(|| RegistrySettings { name: DEFAULT_REGISTRY.to_owned(), ..unset.clone() });
-        let Some(own) = own.filter(|own| **own != unset) else {
-            return (DEFAULT_REGISTRY, DEFAULT_REGISTRY, hub);
-        };
-        if own.endpoint.is_some() || own.layout.is_some() {
-            // Another server: docker.io's credentials are none of its business.
-            return (registry, registry, own.clone());
-        }
-        let mut merged = RegistrySettings { name: own.name.clone(), ..hub };
-        if merged.endpoint.is_none() {
-            merged.endpoint = Some(remote::DOCKER_HUB.to_owned());
-        }
-        if own.password_env.is_some() || own.password_file.is_some() || own.username.is_some() {
-            merged.username.clone_from(&own.username);
-            merged.password_env.clone_from(&own.password_env);
-            merged.password_file.clone_from(&own.password_file);
-        }
-        if !own.mirrors.is_empty() {
-            merged.mirrors.clone_from(&own.mirrors);
-        }
-        if own.ca.is_some() {
-            merged.ca.clone_from(&own.ca);
-        }
-        if own.client_cert.is_some() || own.client_key.is_some() {
-            merged.client_cert.clone_from(&own.client_cert);
-            merged.client_key.clone_from(&own.client_key);
-        }
-        if !own.headers.is_empty() {
-            merged.headers.clone_from(&own.headers);
-        }
-        merged.insecure |= own.insecure;
-        (registry, DEFAULT_REGISTRY, merged)
     }
 }

@@ -9,10 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::auth::parse_challenges;
-use super::documents::Document;
-use super::hosts;
-use super::http::uri;
-use super::resolve::{Documents, Role, assemble};
+use super::documents::{DocumentKind, Documents, assemble};
+use super::sites::{Document, parse_hosts};
+use super::transport::uri;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
@@ -72,14 +71,14 @@ struct Scripted<'a> {
 impl Documents for Scripted<'_> {
     fn document(
         &self,
-        role: Role,
+        kind: DocumentKind,
         digest: &BlobDigest,
         _: Option<u64>,
     ) -> Result<Arc<Document>, RegistryError> {
         *self.requests.borrow_mut() += 1;
         let Some(bytes) = self.rest.borrow_mut().next() else {
             return Err(RegistryError::Document {
-                what: role.as_str().to_owned(),
+                what: kind.as_str().to_owned(),
                 host: "fuzzing".to_owned(),
                 reason: "there are no more".to_owned(),
             });
@@ -129,7 +128,7 @@ pub(crate) fn documents(data: &[u8]) {
 /// One of containerd's hosts files.
 pub(crate) fn hosts(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    match hosts::parse(&text, Path::new("/certs.d/registry.corp")) {
+    match parse_hosts(&text, Path::new("/certs.d/registry.corp")) {
         Ok(hosts) => {
             let own = hosts.server.iter().chain(hosts.mirrors.iter().map(|host| &host.address));
             for address in own {

@@ -16,12 +16,12 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use self::names::Directory;
-use super::Lookup;
-use super::blob::{BlobReader, Source};
-use super::documents::{Document, Entry, For, Index, OCI_INDEX, Parsed, parse};
-use super::failure::printable;
-use super::platforms::rank;
-use super::resolve::{Documents, Role, assemble, verify};
+use super::blob::BlobReader;
+use super::documents::{
+    DocumentKind, Documents, Entry, For, Index, Lookup, OCI_INDEX, Parsed, assemble, parse, rank, verify,
+};
+use super::sites::Document;
+use super::transport::printable;
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
@@ -31,7 +31,7 @@ use crate::sys;
 /// Names that an error lists.
 const MAX_NAMES: usize = 10;
 
-pub(super) struct Layout {
+pub(crate) struct Layout {
     path: PathBuf,
     /// Bytes of one document.
     limit: u64,
@@ -44,12 +44,12 @@ struct Marker {
 }
 
 impl Layout {
-    pub(super) fn new(path: PathBuf, limit: u64) -> Self {
+    pub(crate) fn new(path: PathBuf, limit: u64) -> Self {
         Self { path, limit }
     }
 
     /// See [`super::Registries::resolve`].
-    pub(super) fn resolve(
+    pub(crate) fn resolve(
         &self,
         reference: &ImageRef,
         platform: &Platform,
@@ -67,19 +67,19 @@ impl Layout {
         if known == Some(&digest) {
             return Ok(Lookup::Same);
         }
-        let top = self.read(Role::Manifest, &digest, size, media_type.map(str::to_owned))?;
+        let top = self.read(DocumentKind::Manifest, &digest, size, media_type.map(str::to_owned))?;
         Ok(Lookup::Image(Box::new(assemble(self, reference, platform, top)?)))
     }
 
     /// Tells `add` the tags of `reference`'s repository.
-    pub(super) fn tags(&self, reference: &ImageRef, add: impl FnMut(&str)) -> Result<(), RegistryError> {
+    pub(crate) fn tags(&self, reference: &ImageRef, add: impl FnMut(&str)) -> Result<(), RegistryError> {
         let index = self.index()?;
         Directory::of(&index.entries).tags(reference).into_iter().for_each(add);
         Ok(())
     }
 
     /// See [`super::Registries::blob`].
-    pub(super) fn blob(&self, layer: &LayerDescriptor, offset: u64) -> Result<BlobReader, RegistryError> {
+    pub(crate) fn blob(&self, layer: &LayerDescriptor, offset: u64) -> Result<BlobReader, RegistryError> {
         let path = self.blob_path(&layer.digest);
         let (mut file, size) = self.open("read a layer", &path)?;
         if size != layer.size {
@@ -97,7 +97,7 @@ impl Layout {
         }
         let offset = offset.min(size);
         file.seek(SeekFrom::Start(offset)).map_err(|error| self.error("read a layer", error.to_string()))?;
-        Ok(BlobReader(Source::File(file.take(size - offset))))
+        Ok(BlobReader::of_file(file.take(size - offset)))
     }
 
     fn host(&self) -> String {
@@ -200,12 +200,12 @@ impl Layout {
 
     fn read(
         &self,
-        role: Role,
+        kind: DocumentKind,
         digest: &BlobDigest,
         size: Option<u64>,
         media_type: Option<String>,
     ) -> Result<Arc<Document>, RegistryError> {
-        let what = format!("{} {digest}", role.as_str());
+        let what = format!("{} {digest}", kind.as_str());
         if size.is_some_and(|size| size > self.limit) {
             return Err(RegistryError::TooLarge { what, host: self.host(), limit: self.limit });
         }
@@ -223,10 +223,10 @@ impl Layout {
 impl Documents for Layout {
     fn document(
         &self,
-        role: Role,
+        kind: DocumentKind,
         digest: &BlobDigest,
         size: Option<u64>,
     ) -> Result<Arc<Document>, RegistryError> {
-        self.read(role, digest, size, None)
+        self.read(kind, digest, size, None)
     }
 }

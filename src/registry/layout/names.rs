@@ -8,14 +8,13 @@
 use std::collections::BTreeSet;
 
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY, registry_name, split_registry};
-
-use super::super::documents::Entry;
+use crate::registry::documents::Entry;
 
 const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// What one entry is called.
-pub(super) enum Names<'i> {
+pub(crate) enum Names<'i> {
     /// A repository, perhaps with its registry and a tag; by both annotations there may be two.
     Full(Vec<Full<'i>>),
     /// A tag of whatever repository.
@@ -24,7 +23,7 @@ pub(super) enum Names<'i> {
 }
 
 /// A name that says of which repository an image is.
-pub(super) struct Full<'i> {
+pub(crate) struct Full<'i> {
     registry: Option<String>,
     repository: &'i str,
     /// `None` where there is a digest instead.
@@ -33,7 +32,7 @@ pub(super) struct Full<'i> {
 
 /// How well a name fits, best first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Fit {
+pub(crate) enum Fit {
     /// Registry and repository are those of the reference.
     Registry,
     /// The repository is, and there is no registry.
@@ -45,7 +44,7 @@ pub(super) enum Fit {
 }
 
 impl<'i> Names<'i> {
-    pub(super) fn of(entry: &'i Entry) -> Self {
+    pub(crate) fn of(entry: &'i Entry) -> Self {
         let annotation = |name: &str| entry.annotation(name).filter(|text| !text.is_empty());
         let ref_name = annotation(REF_NAME);
         let says_more = ref_name.filter(|name| name.contains(['/', ':']));
@@ -73,14 +72,14 @@ impl<'i> Full<'i> {
 }
 
 /// All names of a layout, to be compared with references.
-pub(super) struct Directory<'i> {
+pub(crate) struct Directory<'i> {
     entries: Vec<(&'i Entry, Names<'i>)>,
     /// The registries that names are of.
     registries: BTreeSet<String>,
 }
 
 impl<'i> Directory<'i> {
-    pub(super) fn of(entries: &'i [Entry]) -> Self {
+    pub(crate) fn of(entries: &'i [Entry]) -> Self {
         let entries: Vec<_> = entries.iter().map(|entry| (entry, Names::of(entry))).collect();
         let full = entries.iter().filter_map(|(_, names)| match names {
             Names::Full(full) => Some(full),
@@ -91,7 +90,7 @@ impl<'i> Directory<'i> {
     }
 
     /// The entries whose name fits `reference` best; none where no name does.
-    pub(super) fn find(&self, reference: &ImageRef, tag: &str) -> Vec<&'i Entry> {
+    pub(crate) fn find(&self, reference: &ImageRef, tag: &str) -> Vec<&'i Entry> {
         let fitting: Vec<_> = self
             .entries
             .iter()
@@ -106,7 +105,7 @@ impl<'i> Directory<'i> {
     }
 
     /// The tags of `reference`'s repository.
-    pub(super) fn tags(&self, reference: &ImageRef) -> BTreeSet<&'i str> {
+    pub(crate) fn tags(&self, reference: &ImageRef) -> BTreeSet<&'i str> {
         self.entries
             .iter()
             .flat_map(|(_, names)| self.fits(names, reference))
@@ -116,7 +115,7 @@ impl<'i> Directory<'i> {
     }
 
     /// What each entry is called, in full where that is known.
-    pub(super) fn shown(&self) -> BTreeSet<&'i str> {
+    pub(crate) fn shown(&self) -> BTreeSet<&'i str> {
         let name = |(entry, _): &(&'i Entry, Names<'i>)| {
             let entry: &'i Entry = entry;
             entry.annotation(CONTAINERD_NAME).or_else(|| entry.annotation(REF_NAME))

@@ -1,14 +1,15 @@
 //! What goes wrong between us and a server: which failures may pass, and how they are told.
 //!
-//! A [`Failure`] is one try's. Its words come from ureq, rustls, the system or the server; whatever could carry a
+//! A [`FailedTry`] is one try's. Its words come from ureq, rustls, the system or the server; whatever could carry a
 //! URL's query or a credential is left out or cut out here.
 
 use std::io;
 use std::time::{Duration, SystemTime};
 
+use super::clock::Waits;
 use super::handshake::{ClientCertificate, tls_failure};
-use super::shared::Shared;
-use crate::error::{self, RegistryError, TlsCure, Trouble};
+use super::words::printable;
+use crate::error::{RegistryError, TlsCure, Trouble};
 use crate::url::Url;
 
 /// Longest wait that a registry gets when it asks for one; who asks for more is not asked again in this run.
@@ -16,39 +17,30 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Longer ones are cut to these 7000 years: calendars end with the year 9999.
 const MAX_TOLD: Duration = Duration::from_secs(7000 * 366 * 24 * 3600);
 
-/// `text` from outside as one short line, with at most `max` of its characters.
-pub(super) fn printable(text: &str, max: usize) -> String {
-    let text = text.trim();
-    match text.char_indices().nth(max) {
-        Some((end, _)) => error::printable(&text[..end]) + "…",
-        None => error::printable(text),
-    }
-}
-
 /// Why one try failed, and whether another may succeed.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) error: RegistryError,
+pub(crate) struct FailedTry {
+    pub(crate) error: RegistryError,
     /// Whether trying again may help.
-    pub(super) transient: bool,
+    pub(crate) transient: bool,
     /// How long the server asks to wait.
-    pub(super) after: Option<Duration>,
+    pub(crate) after: Option<Duration>,
     /// Whether it happened where a redirect led: who redirected had answered.
-    pub(super) redirected: bool,
+    pub(crate) redirected: bool,
 }
 
-impl Failure {
-    pub(super) fn transient(error: RegistryError) -> Self {
+impl FailedTry {
+    pub(crate) fn transient(error: RegistryError) -> Self {
         Self { error, transient: true, after: None, redirected: false }
     }
 
     /// Whether another try in this run may succeed.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(crate) fn may_pass(&self) -> bool {
         self.transient && !self.after.is_some_and(is_too_long)
     }
 }
 
-impl From<RegistryError> for Failure {
+impl From<RegistryError> for FailedTry {
     fn from(error: RegistryError) -> Self {
         Self { error, transient: false, after: None, redirected: false }
     }
@@ -56,15 +48,12 @@ impl From<RegistryError> for Failure {
 
 /// What a failed exchange with `url`, or a failed read of its body, means.
 pub(super) fn transport_failure(
-    shared: &Shared,
+    waits: Waits,
     url: &Url,
     error: ureq::Error,
     ours: ClientCertificate,
-) -> Failure {
-    if shared.cancel.is_cancelled() {
-        return RegistryError::Stopped.into();
-    }
-    let unreachable = |trouble, reason| Failure::transient(RegistryError::Unreachable { reason, trouble });
+) -> FailedTry {
+    let unreachable = |trouble, reason| FailedTry::transient(RegistryError::Unreachable { reason, trouble });
     let origin = url.origin();
     match error {
         ureq::Error::Timeout(ureq::Timeout::Connect) => {
@@ -76,10 +65,10 @@ pub(super) fn transport_failure(
         ),
         // The clock of the whole exchange.
         ureq::Error::Timeout(ureq::Timeout::Global) => {
-            Failure::transient(RegistryError::Slow { url: url.to_string(), limit: shared.patience })
+            FailedTry::transient(RegistryError::Slow { url: url.to_string(), limit: waits.exchange })
         }
         ureq::Error::Timeout(_) => {
-            Failure::transient(RegistryError::Stalled { url: url.to_string(), stall: shared.stall })
+            FailedTry::transient(RegistryError::Stalled { url: url.to_string(), stall: waits.stall })
         }
         ureq::Error::ConnectProxyFailed(reason) => {
             let reason = printable(&reason, 120);
@@ -92,7 +81,7 @@ pub(super) fn transport_failure(
         }
         ureq::Error::Rustls(error) => tls_failure(url, &error, ours).into(),
         ureq::Error::Io(error) => io_failure(url, &error, ours),
-        other => Failure::transient(RegistryError::Protocol {
+        other => FailedTry::transient(RegistryError::Protocol {
             url: url.to_string(),
             reason: printable(&other.to_string(), 200),
         }),
@@ -100,7 +89,7 @@ pub(super) fn transport_failure(
 }
 
 /// Who did not answer, or was not found, is the proxy.
-pub(super) fn blame_proxy(mut failure: Failure, variable: &str) -> Failure {
+pub(super) fn blame_proxy(mut failure: FailedTry, variable: &str) -> FailedTry {
     if let RegistryError::Unreachable { reason, trouble } = &mut failure.error
         && *trouble != Trouble::Proxy
     {
@@ -110,12 +99,12 @@ pub(super) fn blame_proxy(mut failure: Failure, variable: &str) -> Failure {
     failure
 }
 
-fn io_failure(url: &Url, error: &io::Error, ours: ClientCertificate) -> Failure {
+fn io_failure(url: &Url, error: &io::Error, ours: ClientCertificate) -> FailedTry {
     if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         return tls_failure(url, error, ours).into();
     }
     let origin = url.origin();
-    let unreachable = |trouble, reason| Failure::transient(RegistryError::Unreachable { reason, trouble });
+    let unreachable = |trouble, reason| FailedTry::transient(RegistryError::Unreachable { reason, trouble });
     let words = error.to_string();
     let broken = matches!(
         error.kind(),
@@ -128,14 +117,14 @@ fn io_failure(url: &Url, error: &io::Error, ours: ClientCertificate) -> Failure 
         // Some servers say nothing more; but then a connection may have broken by itself, too.
         let reason =
             format!("no TLS connection to {}: it asks for a client certificate, and closes", url.host_port());
-        return Failure::transient(RegistryError::Tls { reason, cure: TlsCure::ClientCertificate });
+        return FailedTry::transient(RegistryError::Tls { reason, cure: TlsCure::ClientCertificate });
     }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
             unreachable(Trouble::Refused, format!("connection refused by {origin}"))
         }
         io::ErrorKind::TimedOut => unreachable(Trouble::Broken, format!("no answer from {origin}")),
-        io::ErrorKind::UnexpectedEof => Failure::transient(RegistryError::Protocol {
+        io::ErrorKind::UnexpectedEof => FailedTry::transient(RegistryError::Protocol {
             url: url.to_string(),
             reason: "the connection was closed too early".to_owned(),
         }),
@@ -166,34 +155,6 @@ pub(super) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default().min(MAX_TOLD))
 }
 
-/// The registry's own words in the body of an error, after `hide`: the distribution spec's `errors`, or what token
-/// servers say.
-pub(super) fn reason_in(body: &[u8], hide: &dyn Fn(&str) -> String) -> Option<String> {
-    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let text = |value: Option<&serde_json::Value>| {
-        value
-            .and_then(serde_json::Value::as_str)
-            .map(str::trim)
-            .filter(|text| !text.is_empty())
-            // Before any change of case, which would make another secret of one in base64.
-            .map(hide)
-    };
-    let error = json.get("errors").and_then(|errors| errors.get(0));
-    let code = text(error.and_then(|error| error.get("code"))).map(|code| match code.as_str() {
-        "TOOMANYREQUESTS" => "too many requests".to_owned(),
-        _ => code.to_lowercase().replace('_', " "),
-    });
-    let message = text(error.and_then(|error| error.get("message")));
-    match (code, message) {
-        (Some(code), Some(message)) if message.to_lowercase().starts_with(&code) => Some(message),
-        (Some(code), Some(message)) => Some(format!("{code}: {message}")),
-        (Some(one), None) | (None, Some(one)) => Some(one),
-        (None, None) => ["error_description", "details", "message", "error"]
-            .into_iter()
-            .find_map(|key| text(json.get(key))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -211,28 +172,6 @@ mod tests {
         for bad in ["", "-1", "soon", "1.5"] {
             assert_eq!(seconds(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn a_registrys_own_words_are_found() {
-        let reason = |body: &str| reason_in(body.as_bytes(), &str::to_owned);
-        assert_eq!(
-            reason(r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#).as_deref(),
-            Some("manifest unknown")
-        );
-        assert_eq!(
-            reason(r#"{"errors":[{"code":"DENIED","message":"not yours"}]}"#).as_deref(),
-            Some("denied: not yours")
-        );
-        assert_eq!(reason(r#"{"details":"incorrect password"}"#).as_deref(), Some("incorrect password"));
-        assert_eq!(reason("<html>"), None);
-        assert_eq!(reason(r#"{"errors":[]}"#), None);
-    }
-
-    #[test]
-    fn text_from_outside_is_one_short_line() {
-        assert_eq!(printable("a\u{1b}[31m\r\nb", 100), "a\\u{1b}[31m\\r\\nb");
-        assert_eq!(printable("abcdef", 3), "abc…");
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::failure::printable;
+use super::words::printable;
 use crate::url::{Url, is_loopback};
 
 /// How long a silent connection is waited for, unless `MSB_SYNC_STALL_TIMEOUT` says otherwise.
@@ -18,7 +18,7 @@ pub(super) const STALL: Duration = Duration::from_secs(30);
 /// So long no lookup ends before what is known by then is worth a start of its own, unless `MSB_SYNC_LOOKUP_PATIENCE`
 /// says otherwise. A registry that refuses connections is given up in about five seconds, one that says nothing in
 /// minutes.
-pub(super) const LOOKUP_PATIENCE: Duration = Duration::from_secs(8);
+pub(crate) const LOOKUP_PATIENCE: Duration = Duration::from_secs(8);
 
 /// A snapshot of environment variables. An empty variable counts as unset.
 #[derive(Clone, Default)]
@@ -33,17 +33,17 @@ impl Environment {
     }
 
     /// The value of `name`, if it is set, not empty and UTF-8.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
     }
 
     /// All of them, for a program that is started.
-    pub(super) fn variables(&self) -> &BTreeMap<OsString, OsString> {
+    pub(crate) fn variables(&self) -> &BTreeMap<OsString, OsString> {
         &self.variables
     }
 
     /// The value of `name` as a path.
-    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
         self.variables.get(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
@@ -60,7 +60,7 @@ impl Environment {
     ///
     /// # Errors
     /// A warning, if it is no positive number.
-    pub(super) fn lookup_patience(&self) -> Result<Duration, String> {
+    pub(crate) fn lookup_patience(&self) -> Result<Duration, String> {
         self.seconds("MSB_SYNC_LOOKUP_PATIENCE", LOOKUP_PATIENCE)
     }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::failure::printable;
+use crate::registry::transport::printable;
 
 /// Where the next page is, by all `Link` lines of an answer; `None`: this page is the last one.
 ///
@@ -15,7 +15,7 @@ use super::failure::printable;
 ///
 /// # Errors
 /// A line that is no list of links, and links to different next pages.
-pub(super) fn next<'t>(lines: impl IntoIterator<Item = &'t str>) -> Result<Option<String>, String> {
+pub(crate) fn next<'t>(lines: impl IntoIterator<Item = &'t str>) -> Result<Option<String>, String> {
     let (mut named, mut unnamed) = (BTreeSet::new(), BTreeSet::new());
     for line in lines {
         let mut rest = Rest(line);

@@ -8,7 +8,7 @@ use crate::state::Platform;
 ///
 /// As containerd's platform comparers: the exact variant, then lower ones where the architecture has an order
 /// (arm/v7 runs v6 and v5; amd64/v3 runs v2 and v1).
-pub(super) fn rank(want: &Platform, have: &Platform) -> Option<u32> {
+pub(crate) fn rank(want: &Platform, have: &Platform) -> Option<u32> {
     if want.os != have.os || want.architecture != have.architecture {
         return None;
     }

@@ -5,14 +5,16 @@
 //! upper and lower case, and `_` and blank, are the same. What is found goes to the end of its word: rather too much
 //! is hidden than too little.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{PoisonError, RwLock};
+use std::sync::RwLock;
 
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
+
+use crate::threads::unpoisoned;
 
 /// So much of a secret is remembered, in bytes: a part of a token is hidden too.
 const BEGINNING: usize = 16;
@@ -27,7 +29,7 @@ const HIDDEN: &str = "…";
 
 /// The secrets of a run.
 #[derive(Default)]
-pub(super) struct Veil {
+pub(crate) struct Veil {
     known: RwLock<Known>,
 }
 
@@ -36,12 +38,12 @@ type Known = BTreeMap<usize, BTreeMap<Box<[u8]>, usize>>;
 
 impl Veil {
     /// From now on `secret` is hidden.
-    pub(super) fn add(&self, secret: &str) {
+    pub(crate) fn add(&self, secret: &str) {
         let secret = secret.trim();
         if secret.is_empty() {
             return;
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = unpoisoned(self.known.write());
         let mut add = |text: &[u8]| {
             let folded = fold(text);
             let beginning: Box<[u8]> = folded[..folded.len().min(BEGINNING)].into();
@@ -66,8 +68,8 @@ impl Veil {
     }
 
     /// `text` without the secrets.
-    pub(super) fn hide(&self, text: &str) -> String {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn hide(&self, text: &str) -> String {
+        let known = unpoisoned(self.known.read());
         let cut = (0..=text.len().min(MAX_TEXT)).rev().find(|end| text.is_char_boundary(*end));
         let (text, rest) = text.split_at(cut.unwrap_or(0));
         let dots = if rest.is_empty() { "" } else { HIDDEN };
@@ -251,39 +253,12 @@ fn unescaped(bytes: &[u8]) -> Option<Vec<u8>> {
     changed.then_some(plain)
 }
 
-/// The values that a text gives to names of secrets: `"Secret": "…"`, `password=…`. For words of which nobody knows
-/// beforehand what is secret in them.
-pub(super) fn named_secrets(text: &str) -> Vec<String> {
-    const NAMES: [&str; 6] = ["secret", "password", "passwd", "passphrase", "token", "credential"];
-    let lower = text.to_ascii_lowercase();
-    let mut found = HashSet::new();
-    for name in NAMES {
-        for (at, _) in lower.match_indices(name) {
-            let after = text[at + name.len()..].trim_start_matches(['s', 'S']);
-            let after = after.trim_start_matches(['"', '\'', ' ', '\t']);
-            let Some(value) = after.strip_prefix([':', '=']).map(str::trim_start) else { continue };
-            let value = match value.chars().next() {
-                Some('"') => serde_json::Deserializer::from_str(value)
-                    .into_iter::<String>()
-                    .next()
-                    .and_then(Result::ok)
-                    .unwrap_or_else(|| value[1..].split('"').next().unwrap_or_default().to_owned()),
-                Some('\'') => value[1..].split('\'').next().unwrap_or_default().to_owned(),
-                _ => value.split([' ', '\t', '\n', ',', ';', '}']).next().unwrap_or_default().to_owned(),
-            };
-            if !value.is_empty() {
-                found.insert(value);
-            }
-        }
-    }
-    found.into_iter().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use base64::prelude::BASE64_STANDARD;
     use proptest::prelude::*;
 
+    use super::super::words::named_secrets;
     use super::*;
     use crate::url::form_pair;
 

@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::config::parse_config;
-use super::documents::{Descriptor, Document, For, Index, Manifest, Parsed, parse};
-use super::failure::printable;
+use super::manifest::{Descriptor, For, Index, Manifest, Parsed, parse};
 use super::platforms::rank;
 use crate::digest::{BlobDigest, ContentMismatch, Verifier};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
+use crate::registry::sites::Document;
+use crate::registry::transport::printable;
 use crate::state::{ConfigRecord, IndexRecord, LayerDescriptor, ManifestRecord, Platform, ResolvedImage};
 
 /// Nesting of indexes that is followed.
@@ -22,13 +23,13 @@ const MAX_DOCUMENTS: usize = 64;
 
 /// What kind of document is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Role {
+pub(crate) enum DocumentKind {
     Manifest,
     Config,
 }
 
-impl Role {
-    pub(super) fn as_str(self) -> &'static str {
+impl DocumentKind {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Manifest => "manifest",
             Self::Config => "config",
@@ -37,25 +38,25 @@ impl Role {
 }
 
 /// Where documents come from.
-pub(super) trait Documents {
+pub(crate) trait Documents {
     /// The document `digest`, of `size` bytes if that is known, verified.
     fn document(
         &self,
-        role: Role,
+        kind: DocumentKind,
         digest: &BlobDigest,
         size: Option<u64>,
     ) -> Result<Arc<Document>, RegistryError>;
 }
 
 /// Checks that `bytes` are the document `digest`, of `size` bytes if that is known.
-pub(super) fn verify(bytes: &[u8], digest: &BlobDigest, size: Option<u64>) -> Result<(), ContentMismatch> {
+pub(crate) fn verify(bytes: &[u8], digest: &BlobDigest, size: Option<u64>) -> Result<(), ContentMismatch> {
     let mut verifier = Verifier::new(digest, size.unwrap_or(bytes.len() as u64));
     verifier.update(bytes)?;
     verifier.finish()
 }
 
 /// Assembles the image that `top`, to which `reference` leads, means for `platform`.
-pub(super) fn assemble(
+pub(crate) fn assemble(
     documents: &dyn Documents,
     reference: &ImageRef,
     platform: &Platform,
@@ -103,12 +104,12 @@ pub(super) fn assemble(
 }
 
 /// Why a document is refused that nobody vouches for and to which a redirect led: what it says is not shown.
-pub(super) const LED_ASTRAY: &str = "a redirect led to it, and it is not what was asked for";
+pub(crate) const LED_ASTRAY: &str = "a redirect led to it, and it is not what was asked for";
 
-fn refused(role: &str, document: &Document, reason: String) -> RegistryError {
+fn refused(kind: &str, document: &Document, reason: String) -> RegistryError {
     let reason = if document.unvouched { LED_ASTRAY.to_owned() } else { reason };
     RegistryError::Document {
-        what: format!("{role} {}", document.digest),
+        what: format!("{kind} {}", document.digest),
         host: document.host.clone(),
         reason,
     }
@@ -133,7 +134,8 @@ impl Found {
         document: Arc<Document>,
         manifest: Manifest,
     ) -> Result<Self, RegistryError> {
-        let config = documents.document(Role::Config, &manifest.config.digest, Some(manifest.config.size))?;
+        let config =
+            documents.document(DocumentKind::Config, &manifest.config.digest, Some(manifest.config.size))?;
         let (config, layers) =
             parse_config(&config.bytes, &manifest).map_err(|reason| refused("config", &config, reason))?;
         Ok(Self { document, manifest, config, layers })
@@ -231,13 +233,13 @@ impl Search<'_> {
             let reason = format!("it leads to more than {MAX_DOCUMENTS} documents");
             return Err(refused("index", parent, reason));
         }
-        self.documents.document(Role::Manifest, &descriptor.digest, Some(descriptor.size))
+        self.documents.document(DocumentKind::Manifest, &descriptor.digest, Some(descriptor.size))
     }
 
     fn finish(mut self) -> Result<Found, RegistryError> {
         if let Some((_, descriptor)) = self.best.take() {
             let document =
-                self.documents.document(Role::Manifest, &descriptor.digest, Some(descriptor.size))?;
+                self.documents.document(DocumentKind::Manifest, &descriptor.digest, Some(descriptor.size))?;
             return match read(&document)? {
                 Parsed::Manifest(manifest) => Found::read(self.documents, document, manifest),
                 Parsed::Index(_) => {
@@ -253,7 +255,7 @@ impl Search<'_> {
                 break;
             }
             let document =
-                self.documents.document(Role::Manifest, &descriptor.digest, Some(descriptor.size))?;
+                self.documents.document(DocumentKind::Manifest, &descriptor.digest, Some(descriptor.size))?;
             // An index may list artifacts beside images.
             let Ok(Parsed::Manifest(manifest)) = read(&document) else { continue };
             let found = Found::read(self.documents, document, manifest)?;

@@ -13,9 +13,9 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::documents::{Manifest, json_error};
-use super::failure::printable;
+use super::manifest::Manifest;
 use crate::digest::{BlobDigest, DiffId};
+use crate::registry::transport::{json_error, printable};
 use crate::state::{ConfigRecord, LayerDescriptor};
 
 #[derive(Deserialize)]
@@ -84,7 +84,7 @@ impl From<Words> for Vec<String> {
 }
 
 /// Reads the config of `manifest`: its record, and the layers with their `diff_id`s.
-pub(super) fn parse_config(
+pub(crate) fn parse_config(
     bytes: &[u8],
     manifest: &Manifest,
 ) -> Result<(ConfigRecord, Vec<LayerDescriptor>), String> {
@@ -283,7 +283,7 @@ mod tests {
 
     use super::*;
     use crate::digest::Algorithm;
-    use crate::registry::documents::Descriptor;
+    use crate::registry::documents::manifest::Descriptor;
 
     fn digest(text: &str) -> String {
         BlobDigest::of(Algorithm::Sha256, text.as_bytes()).to_string()

@@ -4,23 +4,21 @@
 //! for the first.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 
 use ureq::http::Method;
 
-use super::documents::{ACCEPT, Document, parse};
-use super::failure::Failure;
-use super::http::Answer;
-use super::remote::{Ask, Remote, Site, Wanted};
-use super::resolve::{Documents, LED_ASTRAY, Role, assemble, verify};
-use super::shared::lock;
-use super::{Lookup, Meaning};
+use super::manifest::{ACCEPT, parse};
+use super::meaning::{Lookup, Meaning};
+use super::resolve::{DocumentKind, Documents, LED_ASTRAY, assemble, verify};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
+use crate::registry::sites::{Ask, Capability, Document, Remote, Site};
+use crate::registry::transport::{Answer, FailedTry};
 use crate::state::Platform;
+use crate::threads::lock;
 use crate::url::Url;
 
 /// How often a HEAD that fails inside the registry is sent before GET is tried instead.
@@ -28,101 +26,60 @@ const HEAD_TRIES: u32 = 2;
 /// How often a document whose bytes are wrong is fetched again, as a layer is.
 const CLEAN_RESTARTS: u32 = 2;
 
-/// Documents by digest; the inner lock makes threads that want the same one wait for the first.
-#[derive(Default)]
-pub(super) struct Cache {
-    slots: HashMap<BlobDigest, Slot>,
-    /// What the documents here count in what all registries keep.
-    bytes: u64,
+/// Finds out what `reference` means for `platform`, see [`super::super::Registries::resolve`].
+pub(crate) fn resolve(
+    remote: &Remote,
+    reference: &ImageRef,
+    platform: &Platform,
+    known: Option<&BlobDigest>,
+) -> Result<Lookup, RegistryError> {
+    // Without a digest to compare with, HEAD would be one request more; with mirrors it saves the endpoint from
+    // serving the bytes.
+    let direct = known.is_none() && remote.sites.len() == 1 && reference.digest().is_none();
+    let meaning = if direct { Meaning::Unsaid } else { check(remote, reference, known)? };
+    fetch(remote, reference, platform, known, &meaning)
 }
 
-type Slot = Arc<Mutex<Option<Arc<Document>>>>;
-
-impl Remote {
-    /// See [`super::Registries::resolve`].
-    pub(super) fn resolve(
-        &self,
-        reference: &ImageRef,
-        platform: &Platform,
-        known: Option<&BlobDigest>,
-    ) -> Result<Lookup, RegistryError> {
-        // Without a digest to compare with, HEAD would be one request more; with mirrors it saves the endpoint from
-        // serving the bytes.
-        let direct = known.is_none() && self.sites.len() == 1 && reference.digest().is_none();
-        let meaning = if direct { Meaning::Unsaid } else { self.check(reference, known)? };
-        self.fetch(reference, platform, known, &meaning)
+/// Asks by HEAD what `reference` means, see [`super::super::Registries::check`]. Unless that fails or nothing
+/// moved, the pull that it leads to is expected.
+pub(crate) fn check(
+    remote: &Remote,
+    reference: &ImageRef,
+    known: Option<&BlobDigest>,
+) -> Result<Meaning, RegistryError> {
+    let repository = Repository { remote, name: reference.repository(), awaited: &Cell::new(false) };
+    let meaning = match reference.digest() {
+        Some(pinned) => Ok(Meaning::Digest(pinned.clone())),
+        None => repository.head(reference.tag().unwrap_or("latest")),
+    };
+    match (&meaning, known) {
+        (Ok(Meaning::Digest(digest)), Some(known)) if digest == known => return Ok(Meaning::Same),
+        (Ok(_), Some(_)) => remote.pulls.expect(),
+        // A lookup without a known digest was announced.
+        (Err(_), None) => remote.pulls.settle(),
+        (Ok(_), None) | (Err(_), Some(_)) => {}
     }
-
-    /// See [`super::Registries::check`]. Unless it fails or nothing moved, the pull that it leads to is expected.
-    pub(super) fn check(
-        &self,
-        reference: &ImageRef,
-        known: Option<&BlobDigest>,
-    ) -> Result<Meaning, RegistryError> {
-        let repository =
-            Repository { remote: self, name: reference.repository(), awaited: &Cell::new(false) };
-        let meaning = match reference.digest() {
-            Some(pinned) => Ok(Meaning::Digest(pinned.clone())),
-            None => repository.head(reference.tag().unwrap_or("latest")),
-        };
-        match (&meaning, known) {
-            (Ok(Meaning::Digest(digest)), Some(known)) if digest == known => return Ok(Meaning::Same),
-            (Ok(_), Some(_)) => self.pulls.expect(),
-            // Who asks without a known digest has announced it.
-            (Err(_), None) => self.pulls.settle(),
-            (Ok(_), None) | (Err(_), Some(_)) => {}
-        }
-        meaning
-    }
-
-    /// See [`super::Registries::fetch`].
-    pub(super) fn fetch(
-        &self,
-        reference: &ImageRef,
-        platform: &Platform,
-        known: Option<&BlobDigest>,
-        meaning: &Meaning,
-    ) -> Result<Lookup, RegistryError> {
-        let awaited = Cell::new(*meaning != Meaning::Same);
-        let repository = Repository { remote: self, name: reference.repository(), awaited: &awaited };
-        let found = repository.fetch(reference, platform, known, meaning);
-        if awaited.take() {
-            self.pulls.settle();
-        }
-        found
-    }
-
-    fn slot(&self, digest: &BlobDigest) -> Slot {
-        Arc::clone(lock(&self.cache).slots.entry(digest.clone()).or_default())
-    }
-
-    /// Keeps `document` in `place`, the content of its `slot`, as far as there is room for it.
-    fn keep(&self, slot: &Slot, place: &mut Option<Arc<Document>>, document: &Arc<Document>) {
-        let bytes = document.bytes.len() as u64;
-        let mut cache = lock(&self.cache);
-        let mut fits = self.shared().reserve(bytes);
-        if !fits && cache.bytes > 0 {
-            // What is in use elsewhere lives on there.
-            self.shared().release(cache.bytes);
-            *cache = Cache::default();
-            fits = self.shared().reserve(bytes);
-        }
-        if fits {
-            cache.bytes += bytes;
-            cache.slots.insert(document.digest.clone(), Arc::clone(slot));
-            *place = Some(Arc::clone(document));
-        }
-    }
-
-    fn remember(&self, document: &Arc<Document>) {
-        let slot = self.slot(&document.digest);
-        let mut place = lock(&slot);
-        if place.is_none() {
-            self.keep(&slot, &mut place, document);
-        }
-    }
+    meaning
 }
 
+/// Fetches what `reference` means, see [`super::super::Registries::fetch`].
+pub(crate) fn fetch(
+    remote: &Remote,
+    reference: &ImageRef,
+    platform: &Platform,
+    known: Option<&BlobDigest>,
+    meaning: &Meaning,
+) -> Result<Lookup, RegistryError> {
+    let awaited = Cell::new(*meaning != Meaning::Same);
+    let repository = Repository { remote, name: reference.repository(), awaited: &awaited };
+    let found = repository.fetch(reference, platform, known, meaning);
+    if awaited.take() {
+        remote.pulls.settle();
+    }
+    found
+}
+
+/// One repository while it is asked.
 struct Repository<'a> {
     remote: &'a Remote,
     name: &'a str,
@@ -141,7 +98,7 @@ impl Repository<'_> {
         let tag = reference.tag().unwrap_or("latest");
         let top = match meaning {
             Meaning::Same => return Ok(Lookup::Same),
-            Meaning::Digest(digest) => match self.document(Role::Manifest, digest, None) {
+            Meaning::Digest(digest) => match self.document(DocumentKind::Manifest, digest, None) {
                 // It has moved on since, or is a registry that knows manifests by tag only.
                 Err(RegistryError::Refused { status: 404, .. }) if reference.digest().is_none() => {
                     self.tagged(tag)?
@@ -161,9 +118,9 @@ impl Repository<'_> {
 
     /// Takes note of what `site`'s answer says of pulls; `counted` where it is one.
     fn hear(&self, site: &Site, answer: &Answer, counted: bool) {
-        if site.own {
+        if !site.is_mirror() {
             let counted = counted && self.awaited.take();
-            self.remote.pulls.hear(self.remote.shared(), &self.remote.client.registry, answer, counted);
+            self.remote.pulls.hear(self.remote.network(), &self.remote.client.name.name, answer, counted);
         }
     }
 
@@ -174,7 +131,7 @@ impl Repository<'_> {
     /// What `tag` means, by HEAD.
     fn head(&self, tag: &str) -> Result<Meaning, RegistryError> {
         let mut failures = 0;
-        let answer = self.remote.anywhere(Wanted::Meaning, None, |site| {
+        let answer = self.remote.anywhere(Capability::Resolve, None, |site| {
             let ask = Ask {
                 method: Method::HEAD,
                 accept: ACCEPT,
@@ -186,17 +143,17 @@ impl Repository<'_> {
                     self.hear(site, &answer, false);
                     Ok(Some(answer))
                 }
-                Err(failure) if site.own && failure.may_pass() && is_of_the_server(&failure.error) => {
+                Err(failed) if !site.is_mirror() && failed.may_pass() && is_of_the_server(&failed.error) => {
                     failures += 1;
                     let known = self.remote.heads_fail.load(Ordering::Relaxed);
                     if !known && failures < HEAD_TRIES {
-                        return Err(failure);
+                        return Err(failed);
                     }
                     // Should all of the registry be out of order, GET says so.
                     self.remote.heads_fail.store(true, Ordering::Relaxed);
                     Ok(None)
                 }
-                Err(failure) => Err(failure),
+                Err(failed) => Err(failed),
             }
         });
         match answer {
@@ -216,9 +173,9 @@ impl Repository<'_> {
 
     /// The document that `tag` means now.
     fn tagged(&self, tag: &str) -> Result<Arc<Document>, RegistryError> {
-        let limit = self.remote.shared().limits.manifest_size;
+        let limit = self.remote.manifest_size;
         let mut damaged = 0;
-        let document = self.remote.anywhere(Wanted::Meaning, None, |site| {
+        let document = self.remote.anywhere(Capability::Resolve, None, |site| {
             let ask =
                 Ask { accept: ACCEPT, unknown: "manifest unknown", ..Ask::get(self.manifest_url(site, tag)) };
             let answer = self.remote.ask(site, self.name, &ask)?;
@@ -226,7 +183,7 @@ impl Repository<'_> {
             let media_type = answer.header("content-type").map(str::to_owned);
             let said = answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
             let (host, own) = (answer.url.host_port(), answer.own);
-            let bytes = answer.read(&self.remote.client, "the manifest", limit)?;
+            let bytes = answer.read("the manifest", limit)?;
             let digest = if let Some(digest) = said {
                 verify(&bytes, &digest, None).map_err(|source| {
                     let (what, host) = (format!("manifest {tag}"), host.clone());
@@ -246,7 +203,7 @@ impl Repository<'_> {
             };
             Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: !own }))
         })?;
-        self.remote.remember(&document);
+        self.remote.cache.remember(&document);
         Ok(document)
     }
 }
@@ -258,25 +215,25 @@ fn is_of_the_server(error: &RegistryError) -> bool {
 
 /// The failure of a try that got other bytes than those it asked for: a bit may have flipped on the way, or in a cache.
 /// A mirror gets no second chance.
-fn fetch_again(site: &Site, damaged: &mut u32, error: RegistryError) -> Failure {
+fn fetch_again(site: &Site, damaged: &mut u32, error: RegistryError) -> FailedTry {
     *damaged += 1;
-    if site.own && *damaged <= CLEAN_RESTARTS { Failure::transient(error) } else { error.into() }
+    if !site.is_mirror() && *damaged <= CLEAN_RESTARTS { FailedTry::transient(error) } else { error.into() }
 }
 
 impl Documents for Repository<'_> {
     fn document(
         &self,
-        role: Role,
+        kind: DocumentKind,
         digest: &BlobDigest,
         size: Option<u64>,
     ) -> Result<Arc<Document>, RegistryError> {
-        let limit = self.remote.shared().limits.manifest_size;
-        let what = format!("{} {digest}", role.as_str());
+        let limit = self.remote.manifest_size;
+        let what = format!("{} {digest}", kind.as_str());
         if size.is_some_and(|size| size > limit) {
-            let host = self.remote.client.registry.clone();
+            let host = self.remote.client.name.name.clone();
             return Err(RegistryError::TooLarge { what, host, limit });
         }
-        let slot = self.remote.slot(digest);
+        let slot = self.remote.cache.slot(digest);
         let mut place = lock(&slot);
         if let Some(document) = &*place
             && size.is_none_or(|size| size == document.bytes.len() as u64)
@@ -284,23 +241,23 @@ impl Documents for Repository<'_> {
             return Ok(Arc::clone(document));
         }
         let mut damaged = 0;
-        let document = self.remote.anywhere(Wanted::Bytes, Some(digest), |site| {
-            let ask = match role {
-                Role::Manifest => Ask {
+        let document = self.remote.anywhere(Capability::Pull, Some(digest), |site| {
+            let ask = match kind {
+                DocumentKind::Manifest => Ask {
                     accept: ACCEPT,
                     unknown: "manifest unknown",
                     ..Ask::get(self.manifest_url(site, digest.as_str()))
                 },
-                Role::Config => Ask {
+                DocumentKind::Config => Ask {
                     unknown: "blob unknown",
                     ..Ask::get(site.url(&format!("/{}/blobs/{digest}", self.name)))
                 },
             };
             let answer = self.remote.ask(site, self.name, &ask)?;
-            self.hear(site, &answer, role == Role::Manifest);
+            self.hear(site, &answer, kind == DocumentKind::Manifest);
             let media_type = answer.header("content-type").map(str::to_owned);
             let host = answer.url.host_port();
-            let bytes = answer.read(&self.remote.client, &what, limit)?;
+            let bytes = answer.read(&what, limit)?;
             verify(&bytes, digest, size).map_err(|source| {
                 // From now on the registry itself is asked.
                 self.remote.distrust(digest);
@@ -310,7 +267,7 @@ impl Documents for Repository<'_> {
             let digest = digest.clone();
             Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: false }))
         })?;
-        self.remote.keep(&slot, &mut place, &document);
+        self.remote.cache.keep(&slot, &mut place, &document);
         Ok(document)
     }
 }

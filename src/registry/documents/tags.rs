@@ -11,13 +11,11 @@ use std::io::{self, BufReader, Read};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserializer, de};
 
-use super::clock::Clock;
-use super::documents::json_error;
-use super::failure::Failure;
 use super::links;
-use super::remote::{Ask, Remote, Site, Wanted};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
+use crate::registry::sites::{Ask, Capability, Remote, Site};
+use crate::registry::transport::{Clock, FailedTry, body_failure, json_error};
 use crate::url::Url;
 
 /// Tags that a page is asked to have.
@@ -35,6 +33,7 @@ const EXCHANGES: u32 = 10;
 
 /// A list under way.
 struct List<'a> {
+    remote: &'a Remote,
     site: &'a Site,
     reference: &'a ImageRef,
     /// Tags so far.
@@ -42,86 +41,92 @@ struct List<'a> {
     hashes: RandomState,
 }
 
-impl Remote {
-    /// See [`super::Registries::fold_tags`].
-    pub(super) fn fold_tags<T>(
-        &self,
-        reference: &ImageRef,
-        begin: impl Fn() -> T,
-        add: impl Fn(&mut T, &str),
-    ) -> Result<T, RegistryError> {
-        for index in self.candidates(Wanted::List, None) {
-            let site = &self.sites[index];
-            let mut tags = begin();
-            match self.tags_of(site, reference, &mut |tag| add(&mut tags, tag)) {
-                Err(error) if !site.own && !matches!(error, RegistryError::Stopped) => {
-                    self.mirror_failed(index, &error);
-                }
-                result => return result.map(|()| tags),
+/// Tells `add` all tags of `reference`'s repository one by one. `begin` makes what they are added to, anew where a
+/// mirror fails and another site is asked. A tag may be told more than once.
+///
+/// # Errors
+/// Any [`RegistryError`]; a list that could not be read to its end is one.
+pub(crate) fn fold<T>(
+    remote: &Remote,
+    reference: &ImageRef,
+    begin: impl Fn() -> T,
+    add: impl Fn(&mut T, &str),
+) -> Result<T, RegistryError> {
+    for index in remote.candidates(Capability::List, None) {
+        let site = &remote.sites[index];
+        let mut tags = begin();
+        match list(remote, site, reference, &mut |tag| add(&mut tags, tag)) {
+            Err(error) if site.is_mirror() && !matches!(error, RegistryError::Stopped) => {
+                remote.mirror_failed(index, &error);
             }
-        }
-        // Not reached: the endpoint is always a candidate, and the last one.
-        Ok(begin())
-    }
-
-    fn tags_of(
-        &self,
-        site: &Site,
-        reference: &ImageRef,
-        add: &mut dyn FnMut(&str),
-    ) -> Result<(), RegistryError> {
-        let limit = self.shared().patience.saturating_mul(EXCHANGES);
-        let clock = Clock::start(limit);
-        let mut list = List { site, reference, count: 0, hashes: RandomState::new() };
-        let whole = site.url(&format!("/{}/tags/list", reference.repository()));
-        let mut url = site.url(&format!("/{}/tags/list?n={PAGE}", reference.repository()));
-        // Hashes of URLs and of what they brought: servers may write URLs of any length.
-        let (mut visited, mut contents) = (HashSet::new(), HashSet::new());
-        let mut idle = 0;
-        loop {
-            let refuse = |reason: String| refused(site, reason);
-            let slow = || RegistryError::Slow { url: whole.to_string(), limit };
-            if !visited.insert(list.hashes.hash_one(url.whole())) {
-                return Err(refuse("its pages go round in circles".to_owned()));
-            }
-            if visited.len() > MAX_TAG_PAGES {
-                return Err(refuse("it does not end".to_owned()));
-            }
-            let before = list.count;
-            let page = self.persist(site, || {
-                if clock.is_over() {
-                    return Err(slow().into());
-                }
-                list.count = before;
-                clock.run(|| self.tag_page(&mut list, &url, add))
-            });
-            let Page { next, content } = match page {
-                Err(error) if visited.len() == 1 && is_about_page_size(&error) => {
-                    url = whole.clone();
-                    continue;
-                }
-                // The last exchange had less time than others.
-                Err(RegistryError::Slow { .. }) if clock.is_over() => return Err(slow()),
-                page => page?,
-            };
-            if list.count == before || !contents.insert(content) {
-                idle += 1;
-            }
-            let Some(next) = next else { return Ok(()) };
-            if idle > MAX_IDLE_PAGES {
-                return Err(refuse("its pages bring nothing new".to_owned()));
-            }
-            let next = url.join(&next).map_err(|reason| refuse(format!("its next page: {reason}")))?;
-            // Whoever stands before the registry is not known to it: only path and query of its links count.
-            url = site.page(&next);
+            result => return result.map(|()| tags),
         }
     }
+    // Not reached: the endpoint is always a candidate, and the last one.
+    Ok(begin())
+}
 
-    /// Tells the tags of one page. Those of a page that breaks off are told too, and again when it is asked for anew.
-    fn tag_page(&self, list: &mut List<'_>, url: &Url, add: &mut dyn FnMut(&str)) -> Result<Page, Failure> {
-        let site = list.site;
+/// Reads all pages of `site`'s list.
+fn list(
+    remote: &Remote,
+    site: &Site,
+    reference: &ImageRef,
+    add: &mut dyn FnMut(&str),
+) -> Result<(), RegistryError> {
+    let limit = remote.network().waits.exchange.saturating_mul(EXCHANGES);
+    let clock = Clock::start(limit);
+    let mut list = List { remote, site, reference, count: 0, hashes: RandomState::new() };
+    let whole = site.url(&format!("/{}/tags/list", reference.repository()));
+    let mut url = site.url(&format!("/{}/tags/list?n={PAGE}", reference.repository()));
+    // Hashes of URLs and of what they brought: servers may write URLs of any length.
+    let (mut visited, mut contents) = (HashSet::new(), HashSet::new());
+    let mut idle = 0;
+    loop {
+        let refuse = |reason: String| refused(site, reason);
+        let slow = || RegistryError::Slow { url: whole.to_string(), limit };
+        if !visited.insert(list.hashes.hash_one(url.whole())) {
+            return Err(refuse("its pages go round in circles".to_owned()));
+        }
+        if visited.len() > MAX_TAG_PAGES {
+            return Err(refuse("it does not end".to_owned()));
+        }
+        let before = list.count;
+        let page = remote.persist(site, || {
+            if clock.is_over() {
+                return Err(slow().into());
+            }
+            list.count = before;
+            clock.run(|| list.page(&url, add))
+        });
+        let Page { next, content } = match page {
+            Err(error) if visited.len() == 1 && is_about_page_size(&error) => {
+                url = whole.clone();
+                continue;
+            }
+            // The last exchange had less time than others.
+            Err(RegistryError::Slow { .. }) if clock.is_over() => return Err(slow()),
+            page => page?,
+        };
+        if list.count == before || !contents.insert(content) {
+            idle += 1;
+        }
+        let Some(next) = next else { return Ok(()) };
+        if idle > MAX_IDLE_PAGES {
+            return Err(refuse("its pages bring nothing new".to_owned()));
+        }
+        let next = url.join(&next).map_err(|reason| refuse(format!("its next page: {reason}")))?;
+        // A server that stands before the registry is not known to it: only path and query of its links count.
+        url = site.page(&next);
+    }
+}
+
+impl List<'_> {
+    /// Tells the tags of one page. Those of a page that breaks off are told too, and again when the page is asked
+    /// for anew.
+    fn page(&mut self, url: &Url, add: &mut dyn FnMut(&str)) -> Result<Page, FailedTry> {
+        let site = self.site;
         let ask = Ask { accept: "application/json", unknown: "repository unknown", ..Ask::get(url.clone()) };
-        let answer = self.ask(site, list.reference.repository(), &ask)?;
+        let answer = self.remote.ask(site, self.reference.repository(), &ask)?;
         let lines = answer.headers.get_all("link").iter();
         let lines: Vec<String> =
             lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect();
@@ -131,28 +136,30 @@ impl Remote {
             return Err(too_large().into());
         }
         let from = answer.url.clone();
-        let mut content = list.hashes.build_hasher();
+        let mut content = self.hashes.build_hasher();
         let mut told = |tag: &str| {
-            list.count += 1;
+            self.count += 1;
             tag.hash(&mut content);
-            // What is no tag cannot be asked for.
-            if list.reference.with_tag(tag).is_ok() {
+            // A text that is no tag cannot be asked for.
+            if self.reference.with_tag(tag).is_ok() {
                 add(tag);
             }
-            list.count <= MAX_TAGS
+            self.count <= MAX_TAGS
         };
         let (parsed, left) = answer.stream(|body| {
             let mut body = BufReader::new(body.take(MAX_TAG_PAGE + 1));
             let parsed = read_page(&mut body, &mut told);
             (parsed, body.get_ref().limit())
         });
-        if list.count > MAX_TAGS {
+        if self.count > MAX_TAGS {
             return Err(refused(site, format!("it has more than {MAX_TAGS} tags")).into());
         }
         match parsed {
             _ if left == 0 => Err(too_large().into()),
             Ok(()) => Ok(Page { next, content: content.finish() }),
-            Err(error) if error.is_io() => Err(self.client.body_failure(&from, io::Error::from(error))),
+            Err(error) if error.is_io() => {
+                Err(body_failure(self.remote.network(), &from, io::Error::from(error)))
+            }
             Err(error) => Err(refused(site, json_error(&error)).into()),
         }
     }

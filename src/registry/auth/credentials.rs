@@ -4,58 +4,33 @@
 //! for once, when a registry first asks for them, so that a credential helper runs at most once a run and only
 //! for a registry in use. A helper or file that fails is a warning that names it: the image may be public.
 
-use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
-use super::environment::Environment;
-use super::failure::printable;
-use super::secret::Secret;
-use super::shared::{Shared, lock};
-use super::veil::named_secrets;
+use super::credential::{Credential, credential_in};
+use super::helper::run_helper;
 use crate::error::RegistryError;
 use crate::image_ref::DEFAULT_REGISTRY;
+use crate::registry::transport::{Environment, Network, Secret};
 use crate::state::RegistrySettings;
 use crate::sys;
+use crate::threads::lock;
 use crate::url::Url;
 
-/// How long a credential helper may take; some ask the user.
-const HELPER_TIME: Duration = Duration::from_secs(30);
-/// What a helper may print, in bytes.
-const MAX_HELPER_OUTPUT: u64 = 1 << 20;
 /// What a file with credentials may hold, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 /// What Docker files docker.io's credentials under.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// What proves who asks.
-#[derive(Clone, Debug)]
-pub(super) enum Credential {
-    /// User and password.
-    Password {
-        /// May be empty.
-        user: String,
-        /// The password, or what the registry takes for one.
-        password: Secret,
-    },
-    /// A refresh token, to be exchanged by a POST (`OAuth2`).
-    Identity(Secret),
-    /// A finished bearer token.
-    Token(Secret),
-}
-
 /// One registry's credentials.
-pub(super) struct Credentials {
+pub(crate) struct Credentials {
     /// Under which host a login would be stored: the one that is really asked.
     stored_under: String,
-    /// Whether stored logins stay where they are, because they would be sent in clear text.
+    /// True if stored logins may not be used at all.
+    disregarded: bool,
+    /// True if stored logins stay where they are, because they would be sent in clear text.
     withheld: bool,
     /// From the images file.
     own: Option<Credential>,
@@ -75,16 +50,17 @@ impl Credentials {
     ///
     /// # Errors
     /// A password that the images file points to and that is not there, or is none.
-    pub(super) fn new(
-        shared: &Shared,
+    pub(crate) fn new(
+        network: &Network,
         registry: &str,
         settings: &RegistrySettings,
         endpoint: &Url,
+        stored_logins: bool,
     ) -> Result<Self, RegistryError> {
         let fail = |reason: String| RegistryError::Credentials { registry: registry.to_owned(), reason };
         let password = match (&settings.password_env, &settings.password_file) {
             (Some(variable), _) => {
-                let value = shared.environment.get(variable).map(str::to_owned);
+                let value = network.environment.get(variable).map(str::to_owned);
                 let unset = || fail(format!("the environment variable {variable} is not set"));
                 Some((value.ok_or_else(unset)?, format!("the environment variable {variable}")))
             }
@@ -106,7 +82,7 @@ impl Credentials {
                     "{name} holds no password: it has several lines, or control characters"
                 )));
             }
-            shared.veil.add(password);
+            network.veil.add(password);
         }
         let own = password.map(|(password, _)| Credential::Password {
             user: settings.username.clone().unwrap_or_default(),
@@ -114,34 +90,34 @@ impl Credentials {
         });
         let withheld = !endpoint.is_secure() && !endpoint.is_loopback();
         let stored_under = stored_under(registry, settings, endpoint);
-        Ok(Self { stored_under, withheld, own, elsewhere: Mutex::default() })
+        Ok(Self { stored_under, disregarded: !stored_logins, withheld, own, elsewhere: Mutex::default() })
     }
 
     /// Under which host a login for the registry is stored.
-    pub(super) fn stored_under(&self) -> &str {
+    pub(crate) fn stored_under(&self) -> &str {
         &self.stored_under
     }
 
     /// Whether a stored login would not be sent, because the registry is asked over plain http.
-    pub(super) fn are_withheld(&self) -> bool {
+    pub(crate) fn are_withheld(&self) -> bool {
         self.withheld && self.own.is_none()
     }
 
     /// The credentials for `repository`, if there are any.
-    pub(super) fn find(
+    pub(crate) fn find(
         &self,
-        shared: &Shared,
+        network: &Network,
         repository: &str,
     ) -> Result<Option<Credential>, RegistryError> {
         if let Some(own) = &self.own {
             return Ok(Some(own.clone()));
         }
-        if self.withheld || !shared.stored_logins {
+        if self.withheld || self.disregarded {
             return Ok(None);
         }
         let mut elsewhere = lock(&self.elsewhere);
         if elsewhere.is_none() {
-            *elsewhere = Some(self.look(shared)?);
+            *elsewhere = Some(self.look(network)?);
         }
         let Some(elsewhere) = &*elsewhere else { return Ok(None) };
         let found = elsewhere
@@ -149,30 +125,30 @@ impl Credentials {
             .clone()
             .or_else(|| elsewhere.auth_json.iter().find_map(|file| self.in_auth_json(file, repository)));
         match &found {
-            Some(Credential::Password { password, .. }) => shared.veil.add(password.reveal()),
-            Some(Credential::Identity(token) | Credential::Token(token)) => shared.veil.add(token.reveal()),
+            Some(Credential::Password { password, .. }) => network.veil.add(password.reveal()),
+            Some(Credential::Identity(token) | Credential::Token(token)) => network.veil.add(token.reveal()),
             None => {}
         }
         Ok(found)
     }
 
-    fn look(&self, shared: &Shared) -> Result<Elsewhere, RegistryError> {
-        let environment = &shared.environment;
+    fn look(&self, network: &Network) -> Result<Elsewhere, RegistryError> {
+        let environment = &network.environment;
         let docker = environment
             .path("DOCKER_CONFIG")
             .or_else(|| environment.path("HOME").map(|home| home.join(".docker")))
             .map(|folder| folder.join("config.json"));
-        let config = docker.as_deref().map_or(Value::Null, |path| load(shared, path));
-        let docker = self.in_docker_config(shared, &config)?;
+        let config = docker.as_deref().map_or(Value::Null, |path| load(network, path));
+        let docker = self.in_docker_config(network, &config)?;
         if docker.is_some() {
             return Ok(Elsewhere { helped: docker, auth_json: Vec::new() });
         }
         let mut auth_json = Vec::new();
         for path in auth_json_paths(environment) {
-            let file = load(shared, &path);
+            let file = load(network, &path);
             let helper = file.get("credHelpers").and_then(|helpers| self.entry(helpers));
             if let Some(helper) = helper.and_then(Value::as_str)
-                && let Some(credential) = run_helper(shared, helper, &self.stored_under)?
+                && let Some(credential) = run_helper(network, helper, &self.stored_under)?
             {
                 return Ok(Elsewhere { helped: Some(credential), auth_json: Vec::new() });
             }
@@ -182,13 +158,17 @@ impl Credentials {
     }
 
     /// As Docker reads it: this registry's helper, else the store, else what the file itself holds.
-    fn in_docker_config(&self, shared: &Shared, config: &Value) -> Result<Option<Credential>, RegistryError> {
+    fn in_docker_config(
+        &self,
+        network: &Network,
+        config: &Value,
+    ) -> Result<Option<Credential>, RegistryError> {
         let helper =
             config.get("credHelpers").and_then(|helpers| self.entry(helpers)).and_then(Value::as_str);
         let store = config.get("credsStore").and_then(Value::as_str);
         let key = if self.stored_under == DEFAULT_REGISTRY { DOCKER_HUB_KEY } else { &self.stored_under };
         if let Some(helper) = helper.or(store).filter(|helper| !helper.is_empty())
-            && let Some(credential) = run_helper(shared, helper, key)?
+            && let Some(credential) = run_helper(network, helper, key)?
         {
             return Ok(Some(credential));
         }
@@ -246,7 +226,7 @@ fn auth_json_paths(environment: &Environment) -> Vec<PathBuf> {
     }
     let runtime = environment
         .path("XDG_RUNTIME_DIR")
-        .unwrap_or_else(|| Path::new("/run/containers").join(crate::sys::user_id().to_string()));
+        .unwrap_or_else(|| Path::new("/run/containers").join(sys::user_id().to_string()));
     let runtime =
         if environment.path("XDG_RUNTIME_DIR").is_some() { runtime.join("containers") } else { runtime };
     let config = environment
@@ -265,34 +245,10 @@ fn host_of(key: &str) -> &str {
     }
 }
 
-/// One entry of `auths`; an empty one (Docker leaves them behind for its store) counts for nothing.
-fn credential_in(entry: &Value) -> Option<Credential> {
-    let text = |name: &str| entry.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    if let Some(token) = text("identitytoken") {
-        return Some(Credential::Identity(Secret::new(token)));
-    }
-    if let Some(token) = text("registrytoken") {
-        return Some(Credential::Token(Secret::new(token)));
-    }
-    if let Some(auth) = text("auth") {
-        let lenient = GeneralPurpose::new(
-            &STANDARD,
-            GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-        );
-        let decoded = String::from_utf8(lenient.decode(auth.trim()).ok()?).ok()?;
-        let (user, password) = decoded.split_once(':')?;
-        // Docker's own config writer pads with NUL.
-        let password = Secret::new(password.trim_end_matches('\0'));
-        return Some(Credential::Password { user: user.to_owned(), password });
-    }
-    let password = Secret::new(text("password")?);
-    Some(Credential::Password { user: text("username")?.to_owned(), password })
-}
-
 /// A JSON file that need not exist; one that cannot be used is a warning.
-fn load(shared: &Shared, path: &Path) -> Value {
+fn load(network: &Network, path: &Path) -> Value {
     let warn = |reason: String| {
-        shared.warn(format!("credentials in {} are ignored: {reason}", path.display()));
+        network.warn(format!("credentials in {} are ignored: {reason}", path.display()));
         Value::Null
     };
     match read_text(path) {
@@ -311,126 +267,4 @@ fn load(shared: &Shared, path: &Path) -> Value {
 fn read_text(path: &Path) -> std::io::Result<String> {
     // /dev/stdin and process substitution are not for a file that is read again and again.
     sys::read_regular_text(path, MAX_FILE)
-}
-
-// ---------------------------------------------------------------------------------------------- the helpers
-
-/// Asks `docker-credential-<helper>` for `key`, by [Docker's protocol]; `None` where it has nothing, or fails.
-///
-/// [Docker's protocol]: https://docs.docker.com/reference/cli/docker/login/#credential-helpers
-fn run_helper(shared: &Shared, helper: &str, key: &str) -> Result<Option<Credential>, RegistryError> {
-    let program = format!("docker-credential-{helper}");
-    let warn = |reason: &str| {
-        let reason = printable(reason, 200);
-        shared.warn(format!("credential helper {} failed for {key}: {reason}", printable(&program, 100)));
-        Ok(None)
-    };
-    if helper.contains(['/', '\\', '\0']) {
-        return warn("its name is a path");
-    }
-    let child = Command::new(&program)
-        .arg("get")
-        // Also what decides where the program is looked for.
-        .env_clear()
-        .envs(shared.environment.variables())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
-    let child = match child {
-        Ok(child) => child,
-        Err(error) => return warn(&format!("cannot start it: {error}")),
-    };
-    let (success, output) = match converse(shared, child, key) {
-        Ok(answer) => answer,
-        Err(HelperError::Stopped) => return Err(RegistryError::Stopped),
-        Err(HelperError::Io(error)) => return warn(&error.to_string()),
-        Err(HelperError::Slow) => return warn(&format!("it did not end within {} s", HELPER_TIME.as_secs())),
-    };
-    if !success {
-        // The protocol says "not found" only by this sentence, on stdout.
-        return if output.contains("credentials not found") {
-            Ok(None)
-        } else {
-            // What it calls secret is the only thing that is known to be.
-            for secret in named_secrets(&output) {
-                shared.veil.add(&secret);
-            }
-            let words = output.lines().map(str::trim).find(|line| !line.is_empty());
-            warn(&shared.veil.hide(words.unwrap_or("it says nothing")))
-        };
-    }
-    let text =
-        |json: &Value, name: &str| json.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let Ok(json) = serde_json::from_str::<Value>(&output) else { return warn("its answer is not JSON") };
-    let (user, secret) = (text(&json, "Username"), Secret::new(text(&json, "Secret")));
-    Ok(match (user.as_str(), secret.reveal()) {
-        (_, "") => None,
-        ("<token>", _) => Some(Credential::Identity(secret)),
-        _ => Some(Credential::Password { user, password: secret }),
-    })
-}
-
-enum HelperError {
-    Stopped,
-    Slow,
-    Io(std::io::Error),
-}
-
-/// Whether the helper succeeded, and what it printed.
-fn converse(shared: &Shared, mut child: Child, key: &str) -> Result<(bool, String), HelperError> {
-    let stdin = child.stdin.take();
-    let stdout = child.stdout.take();
-    let key = key.to_owned();
-    // Pipes block, so a thread holds them while this one watches the clock.
-    let talk = std::thread::Builder::new().name("helper".to_owned()).spawn(move || {
-        if let Some(mut stdin) = stdin {
-            // A helper that does not read its input says by its exit code what it thinks of it.
-            let _ = stdin.write_all(key.as_bytes());
-        }
-        let mut output = Vec::new();
-        if let Some(stdout) = stdout {
-            stdout.take(MAX_HELPER_OUTPUT).read_to_end(&mut output)?;
-        }
-        Ok(output)
-    });
-    let pipes = match talk {
-        Ok(pipes) => pipes,
-        Err(error) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(HelperError::Io(error));
-        }
-    };
-    let deadline = Instant::now() + HELPER_TIME;
-    let mut wait = Duration::from_millis(2);
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) => {}
-            Err(error) => return Err(HelperError::Io(error)),
-        }
-        let stopped = !shared.cancel.sleep(wait);
-        if stopped || Instant::now() > deadline {
-            // It may have ended just now; nothing else can go wrong.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(if stopped { HelperError::Stopped } else { HelperError::Slow });
-        }
-        wait = (wait * 2).min(Duration::from_millis(50));
-    };
-    // A grandchild that keeps the pipe open must not hold the run up.
-    while !pipes.is_finished() {
-        if Instant::now() > deadline {
-            return Err(HelperError::Slow);
-        }
-        if !shared.cancel.sleep(Duration::from_millis(2)) {
-            return Err(HelperError::Stopped);
-        }
-    }
-    match pipes.join() {
-        Ok(Ok(output)) => Ok((status.success(), String::from_utf8_lossy(&output).into_owned())),
-        Ok(Err(error)) => Err(HelperError::Io(error)),
-        Err(_) => Err(HelperError::Io(std::io::Error::other("its pipes broke"))),
-    }
 }

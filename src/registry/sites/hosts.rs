@@ -15,8 +15,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use ureq::http::{HeaderName, HeaderValue};
 
-use super::failure::printable;
-use super::secret::Secret;
+use super::role::{Capabilities, Capability};
+use crate::registry::transport::{Secret, printable};
 use crate::sys;
 use crate::url::{Url, has_user};
 
@@ -32,52 +32,49 @@ const KEYS: [&str; 7] =
 
 /// What a host directory says of one registry.
 #[derive(Default)]
-pub(super) struct Hosts {
+pub(crate) struct Hosts {
     /// `[host."…"]`, in the order of the file.
-    pub(super) mirrors: Vec<Host>,
+    pub(crate) mirrors: Vec<Host>,
     /// `server`: asked last, in the registry's place.
-    pub(super) server: Option<Address>,
+    pub(crate) server: Option<Address>,
     /// How the server, or the registry itself, is talked to.
-    pub(super) own: Access,
+    pub(crate) own: Access,
     /// What was passed over, for `-v`.
-    pub(super) details: Vec<String>,
+    pub(crate) details: Vec<String>,
 }
 
 /// One host.
-pub(super) struct Host {
-    pub(super) address: Address,
-    /// Whether it may be asked for bytes.
-    pub(super) pull: bool,
-    /// Whether it is believed what a tag means.
-    pub(super) resolve: bool,
-    pub(super) access: Access,
+pub(crate) struct Host {
+    pub(crate) address: Address,
+    pub(super) capabilities: Capabilities,
+    pub(crate) access: Access,
 }
 
 /// Where an API is.
 #[derive(Clone)]
-pub(super) struct Address {
+pub(crate) struct Address {
     /// As written.
-    pub(super) base: Url,
+    pub(crate) base: Url,
     /// With `/v2`, unless `override_path` says that the path is complete.
-    pub(super) root: Url,
+    pub(crate) root: Url,
 }
 
 /// How a host is talked to.
 #[derive(Clone, Default)]
-pub(super) struct Access {
+pub(crate) struct Access {
     /// PEM files of roots.
-    pub(super) ca: Vec<PathBuf>,
+    pub(crate) ca: Vec<PathBuf>,
     /// PEM files of a certificate chain and its key.
-    pub(super) client: Option<(PathBuf, PathBuf)>,
-    pub(super) skip_verify: bool,
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) client: Option<(PathBuf, PathBuf)>,
+    pub(crate) skip_verify: bool,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// An `Authorization` header of the file's own.
-    pub(super) authorization: Option<Secret>,
+    pub(crate) authorization: Option<Secret>,
 }
 
 impl Access {
     /// Adds what another entry says of the same host.
-    pub(super) fn join(&mut self, other: Self) {
+    pub(crate) fn join(&mut self, other: Self) {
         self.ca.extend(other.ca);
         self.client = self.client.take().or(other.client);
         self.skip_verify |= other.skip_verify;
@@ -86,7 +83,7 @@ impl Access {
     }
 
     /// What must not be shown.
-    pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
         let headers = self.headers.iter().filter_map(|(_, value)| value.to_str().ok());
         // What follows the scheme is the secret.
         let word =
@@ -95,7 +92,7 @@ impl Access {
     }
 
     /// Whether it needs connections of its own.
-    pub(super) fn has_tls(&self) -> bool {
+    pub(crate) fn has_tls(&self) -> bool {
         !self.ca.is_empty() || self.client.is_some() || self.skip_verify
     }
 }
@@ -104,7 +101,7 @@ impl Access {
 ///
 /// # Errors
 /// A file that cannot be read or used, with its path and what is wrong.
-pub(super) fn load(directory: &Path, registry: &str) -> Result<Hosts, String> {
+pub(crate) fn load(directory: &Path, registry: &str) -> Result<Hosts, String> {
     for name in names(registry) {
         let folder = directory.join(name);
         match folder.metadata() {
@@ -162,10 +159,10 @@ fn certificates(folder: &Path) -> Result<Hosts, String> {
 }
 
 /// A byte of the text, and what is wrong there.
-pub(super) type Problem = (usize, String);
+pub(crate) type Problem = (usize, String);
 type Node<'a> = Spanned<DeValue<'a>>;
 
-pub(super) fn parse(text: &str, folder: &Path) -> Result<Hosts, Problem> {
+pub(crate) fn parse(text: &str, folder: &Path) -> Result<Hosts, Problem> {
     let root = DeTable::parse(text)
         .map_err(|error| (error.span().map_or(0, |span| span.start), printable(error.message(), 200)))?;
     let mut hosts = Hosts::default();
@@ -197,8 +194,8 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<Hosts, Problem> {
         };
         let (access, whole_path) = read_access(table, folder, &|_| false, "a host", &mut hosts.details)?;
         let address = address(key.get_ref(), whole_path).map_err(|reason| (key.span().start, reason))?;
-        let (pull, resolve) = capabilities(table)?;
-        hosts.mirrors.push(Host { address, pull, resolve, access });
+        let capabilities = capabilities(table)?;
+        hosts.mirrors.push(Host { address, capabilities, access });
     }
     Ok(hosts)
 }
@@ -224,12 +221,16 @@ fn address(text: &str, whole_path: bool) -> Result<Address, String> {
     Ok(Address { base, root })
 }
 
-/// Pull and resolve; a host that names no capability has all.
-fn capabilities(table: &DeTable<'_>) -> Result<(bool, bool), Problem> {
-    let Some(node) = get(table, "capabilities") else { return Ok((true, true)) };
-    let words = strings(node, "capabilities")?;
-    let has = |wanted: &str| words.is_empty() || words.iter().any(|word| word.eq_ignore_ascii_case(wanted));
-    Ok((has("pull"), has("resolve")))
+/// Reads pull and resolve; a host that names no capability has both. None is believed about lists.
+fn capabilities(table: &DeTable<'_>) -> Result<Capabilities, Problem> {
+    let words = match get(table, "capabilities") {
+        Some(node) => strings(node, "capabilities")?,
+        None => Vec::new(),
+    };
+    let named = |name: &str| words.is_empty() || words.iter().any(|word| word.eq_ignore_ascii_case(name));
+    let both = [("pull", Capability::Pull), ("resolve", Capability::Resolve)];
+    let named = both.into_iter().filter(|(name, _)| named(name));
+    Ok(named.fold(Capabilities::NONE, |all, (_, capability)| all.and(capability)))
 }
 
 /// Reads what says how a host is talked to, and whether its path is complete.
@@ -352,13 +353,13 @@ mod tests {
         assert_eq!(hosts.server.unwrap().root.to_string(), "https://registry-1.docker.io/v2");
         assert_eq!(hosts.own.ca, [Path::new("/etc/own.pem")]);
         let z = &hosts.mirrors[0];
-        assert!(z.pull && !z.resolve && z.access.skip_verify);
+        assert!(z.capabilities == Capabilities::PULL && z.access.skip_verify);
         assert_eq!(z.access.ca, [Path::new("/certs.d/x/a.pem"), Path::new("/b.pem")]);
         let pair = (PathBuf::from("/certs.d/x/c.cert"), PathBuf::from("/certs.d/x/c.key"));
         assert_eq!(z.access.client, Some(pair));
         assert_eq!(z.access.headers.len(), 2);
         assert!(z.access.authorization.is_some());
-        assert!(hosts.mirrors[1].pull && hosts.mirrors[1].resolve);
+        assert_eq!(hosts.mirrors[1].capabilities, Capabilities::PULL.and(Capability::Resolve));
         let details = hosts.details.join("\n");
         assert!(details.contains("only the first `client`") && details.contains("`proxy`"), "{details}");
         assert!(!details.contains("dial_timeout"), "{details}");

@@ -7,15 +7,16 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::shared::{TRIES, lock};
 use crate::error::{RegistryError, Trouble};
+use crate::registry::transport::TRIES;
+use crate::threads::lock;
 
 /// How long nobody tries again.
 const REST: Duration = Duration::from_secs(30);
 
 /// What is known of one endpoint.
 #[derive(Default)]
-pub(super) struct Outage(Mutex<Option<Known>>);
+pub(crate) struct Outage(Mutex<Option<Known>>);
 
 enum Known {
     /// Nobody listens, or nobody knows where.
@@ -26,7 +27,7 @@ enum Known {
 
 impl Outage {
     /// Why a request would fail, if that is known.
-    pub(super) fn error(&self) -> Option<RegistryError> {
+    pub(crate) fn error(&self) -> Option<RegistryError> {
         match &*lock(&self.0) {
             Some(Known::Unreachable { since, reason, trouble }) if since.elapsed() < REST => {
                 Some(RegistryError::Unreachable { reason: reason.clone(), trouble: *trouble })
@@ -36,17 +37,17 @@ impl Outage {
     }
 
     /// How often a request is tried.
-    pub(super) fn tries(&self) -> u32 {
+    pub(crate) fn tries(&self) -> u32 {
         if lock(&self.0).is_some() { 1 } else { TRIES }
     }
 
     /// Takes note that it answered.
-    pub(super) fn answered(&self) {
+    pub(crate) fn answered(&self) {
         *lock(&self.0) = None;
     }
 
     /// Takes note of why all tries of a request failed.
-    pub(super) fn failed(&self, error: &RegistryError) {
+    pub(crate) fn failed(&self, error: &RegistryError) {
         let mut known = lock(&self.0);
         match error {
             // That is what is known already.

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use super::shared::lock;
 use crate::error::{Login, RegistryError, RegistryName};
+use crate::threads::lock;
 
 /// Addresses that are remembered, at most.
 const MAX_KEPT: usize = 10_000;
@@ -34,7 +34,7 @@ impl Rests {
     }
 
     /// Why `url` is not asked at `now`.
-    pub(super) fn error(&self, url: &str, now: SystemTime) -> Option<RegistryError> {
+    pub(crate) fn error(&self, url: &str, now: SystemTime) -> Option<RegistryError> {
         let rests = lock(&self.0);
         let rest = rests.get(url).filter(|rest| rest.until > now)?;
         Some(RegistryError::Refused {
@@ -48,7 +48,7 @@ impl Rests {
     }
 
     /// Takes note of `error`, the answer of `url` at `now`, if that asks to be left alone.
-    pub(super) fn note(&self, url: &str, error: &RegistryError, now: SystemTime) {
+    pub(crate) fn note(&self, url: &str, error: &RegistryError, now: SystemTime) {
         let RegistryError::Refused { reason, status, host, registry, login, until: Some(until) } = error
         else {
             return;

@@ -8,12 +8,12 @@
 
 use std::sync::Mutex;
 
-use super::http::Answer;
-use super::shared::{Shared, lock};
+use crate::registry::transport::{Answer, Network};
+use crate::threads::lock;
 
 /// The pulls of one registry.
 #[derive(Default)]
-pub(super) struct Pulls(Mutex<State>);
+pub(crate) struct Pulls(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -34,18 +34,18 @@ fn read(answer: &Answer, name: &str) -> Option<(u64, Option<u64>)> {
 
 impl Pulls {
     /// One more manifest is going to be fetched.
-    pub(super) fn expect(&self) {
+    pub(crate) fn expect(&self) {
         lock(&self.0).needed += 1;
     }
 
     /// One of those was fetched, or is not to be fetched any more.
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let mut state = lock(&self.0);
         state.needed = state.needed.saturating_sub(1);
     }
 
     /// Takes note of what an answer of `registry` says; `counted` where it is one of those expected.
-    pub(super) fn hear(&self, shared: &Shared, registry: &str, answer: &Answer, counted: bool) {
+    pub(crate) fn hear(&self, network: &Network, registry: &str, answer: &Answer, counted: bool) {
         let mut state = lock(&self.0);
         if counted {
             state.needed = state.needed.saturating_sub(1);
@@ -54,7 +54,7 @@ impl Pulls {
         let of = read(answer, "ratelimit-limit").map(|(limit, _)| format!(" of {limit}")).unwrap_or_default();
         if state.told != Some(left) {
             state.told = Some(left);
-            shared.detail(format!("{registry}: {left}{of} pulls left"));
+            network.detail(format!("{registry}: {left}{of} pulls left"));
         }
         if state.needed > left && !state.warned {
             state.warned = true;
@@ -65,7 +65,7 @@ impl Pulls {
                 Some(seconds) => format!(", which it does every {seconds} s"),
                 None => String::new(),
             };
-            shared.warn(format!(
+            network.warn(format!(
                 "{registry}: {left}{of} pulls are left, and this run needs at least {} more: the rest will be refused \
                  until the registry counts anew{period}",
                 state.needed

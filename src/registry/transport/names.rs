@@ -18,7 +18,7 @@ use ureq::unversioned::transport::NextTimeout;
 use ureq::unversioned::transport::time::Duration as TimeLimit;
 
 use super::clock::left;
-use super::shared::lock;
+use crate::threads::{self, lock};
 
 /// How long an address is good for.
 const REMEMBERED: Duration = Duration::from_secs(3);
@@ -60,7 +60,7 @@ impl Resolver for InThread {
             // Nobody may wait any more.
             let _ = answer.send(DefaultResolver::default().resolve(&uri, &config, endless));
         };
-        std::thread::Builder::new().name("resolve".to_owned()).spawn(ask).map_err(Error::Io)?;
+        threads::start("resolve", ask).map_err(Error::Io)?;
         answered.recv_timeout(*timeout.after).unwrap_or(Err(Error::Timeout(timeout.reason)))
     }
 }

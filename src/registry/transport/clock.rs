@@ -17,15 +17,24 @@ thread_local! {
     static END: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
+/// The times that servers get.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waits {
+    /// The time that a connection may be silent.
+    pub(crate) stall: Duration,
+    /// The time of a whole exchange: headers, redirects, documents, errors, and the framing of a blob.
+    pub(crate) exchange: Duration,
+}
+
 /// An end that does not move, whatever arrives.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     end: Instant,
 }
 
 impl Clock {
     /// A clock that ends after `limit`, or with the one under which this thread runs where that is sooner.
-    pub(super) fn start(limit: Duration) -> Self {
+    pub(crate) fn start(limit: Duration) -> Self {
         let now = Instant::now();
         // A limit beyond what the system can count is a day.
         let end = now.checked_add(limit).unwrap_or(now + Duration::from_secs(24 * 60 * 60));
@@ -33,17 +42,17 @@ impl Clock {
     }
 
     /// Whether it has ended.
-    pub(super) fn is_over(self) -> bool {
+    pub(crate) fn is_over(self) -> bool {
         Instant::now() >= self.end
     }
 
     /// This clock, or one that ends after `limit` where that is sooner.
-    pub(super) fn within(self, limit: Duration) -> Self {
+    pub(crate) fn within(self, limit: Duration) -> Self {
         Self { end: self.end.min(Self::start(limit).end) }
     }
 
     /// Does `work`; waiting for the network fails with [`Timeout::Global`] when the clock has ended.
-    pub(super) fn run<T>(self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn run<T>(self, work: impl FnOnce() -> T) -> T {
         let _before = Restore(END.replace(Some(self.end)));
         work()
     }

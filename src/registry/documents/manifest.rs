@@ -1,0 +1,415 @@
+//! Indexes and manifests: from hostile bytes to checked values.
+//!
+//! The content decides what a document is; its `mediaType` and the Content-Type it was served with must say the
+//! same, because a document that two readers understand differently is an attack ([CVE-2021-41190]). Only what
+//! is an image is accepted: no schema 1, no artifacts, no layers that are not tar.
+//!
+//! Every failure here is a text that says what is wrong; the caller adds which document and who served it.
+//!
+//! [CVE-2021-41190]: https://github.com/opencontainers/distribution-spec/security/advisories/GHSA-mc8v-mgrf-8f4m
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
+use serde_json::Number;
+
+use crate::digest::BlobDigest;
+use crate::registry::transport::{json_error, printable};
+use crate::state::Platform;
+
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// What is asked for: images in both dialects.
+pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, \
+     application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+
+/// More layers than any builder makes (Docker stops at 127) and any kernel mounts.
+const MAX_LAYERS: usize = 1024;
+/// Larger blobs are a mistake; low enough that no sum over [`MAX_LAYERS`] overflows. In bytes.
+const MAX_BLOB: u64 = 1 << 50;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Descriptor {
+    pub(crate) digest: BlobDigest,
+    pub(crate) size: u64,
+    pub(crate) media_type: String,
+}
+
+#[derive(Debug)]
+pub(crate) enum Parsed {
+    Index(Index),
+    Manifest(Manifest),
+}
+
+#[derive(Debug)]
+pub(crate) struct Index {
+    pub(crate) media_type: String,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    pub(crate) media_type: String,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
+}
+
+/// One entry of an index. Its digest is checked only if it is chosen: what another platform's entry says of
+/// itself is nobody's business here.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Entry {
+    #[serde(default)]
+    media_type: Option<String>,
+    digest: String,
+    size: Number,
+    #[serde(default)]
+    platform: Option<RawPlatform>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawPlatform {
+    #[serde(default)]
+    os: Option<String>,
+    #[serde(default)]
+    architecture: Option<String>,
+    #[serde(default)]
+    variant: Option<String>,
+}
+
+/// What an index says of an entry's platform.
+pub(crate) enum For {
+    /// Nothing.
+    Unsaid,
+    /// `unknown`: attestations and the like.
+    Nobody,
+    /// This one.
+    Platform(Platform),
+}
+
+impl Entry {
+    pub(crate) fn is_index(&self) -> bool {
+        matches!(self.media_type.as_deref(), Some(OCI_INDEX | DOCKER_LIST))
+    }
+
+    pub(crate) fn media_type(&self) -> Option<&str> {
+        self.media_type.as_deref()
+    }
+
+    pub(crate) fn annotation(&self, name: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(name).map(String::as_str)
+    }
+
+    pub(crate) fn digest_text(&self) -> &str {
+        &self.digest
+    }
+
+    pub(crate) fn platform(&self) -> For {
+        if self.annotation("vnd.docker.reference.type").is_some() {
+            return For::Nobody;
+        }
+        let Some(raw) = &self.platform else { return For::Unsaid };
+        let (os, architecture) = (raw.os.as_deref().unwrap_or(""), raw.architecture.as_deref().unwrap_or(""));
+        match (os, architecture) {
+            ("", "") => For::Unsaid,
+            ("unknown" | "", _) | (_, "unknown" | "") => For::Nobody,
+            _ => For::Platform(Platform::new(os, architecture, raw.variant.as_deref())),
+        }
+    }
+
+    pub(crate) fn descriptor(&self) -> Result<Descriptor, String> {
+        descriptor("the index's entry", &self.digest, &self.size, self.media_type.as_deref())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDocument {
+    #[serde(default)]
+    schema_version: Option<Number>,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
+    manifests: Option<Vec<Entry>>,
+    #[serde(default)]
+    config: Option<RawDescriptor>,
+    #[serde(default)]
+    layers: Option<Vec<RawDescriptor>>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Everything else in a descriptor, `urls` above all, is ignored: nothing is ever fetched from there.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDescriptor {
+    #[serde(default)]
+    media_type: Option<String>,
+    digest: String,
+    size: Number,
+}
+
+fn descriptor(
+    what: &str,
+    digest: &str,
+    size: &Number,
+    media_type: Option<&str>,
+) -> Result<Descriptor, String> {
+    let digest = BlobDigest::parse(digest).map_err(|error| format!("{what}: {error}"))?;
+    let size = size
+        .as_u64()
+        .filter(|size| *size <= MAX_BLOB)
+        .ok_or_else(|| format!("{what} {digest}: its size {size} is impossible"))?;
+    Ok(Descriptor { digest, size, media_type: media_type.unwrap_or_default().to_owned() })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Index,
+    Manifest,
+}
+
+/// What a media type says a document is; `None`: nothing (`application/json` and the like).
+fn kind_of(media_type: &str) -> Result<Option<Kind>, String> {
+    match media_type {
+        OCI_INDEX | DOCKER_LIST => Ok(Some(Kind::Index)),
+        OCI_MANIFEST | DOCKER_MANIFEST => Ok(Some(Kind::Manifest)),
+        // What file servers and careless registries say of every JSON file.
+        "" | "application/json" | "application/octet-stream" | "binary/octet-stream" | "text/plain" => {
+            Ok(None)
+        }
+        other if other.starts_with("application/vnd.docker.distribution.manifest.v1+") => {
+            Err("it is a Docker schema 1 manifest, which is obsolete and not supported".to_owned())
+        }
+        other => Err(format!("its media type {:?} is no image's", printable(other, 120))),
+    }
+}
+
+/// Reads an index or manifest, served as `content_type`.
+pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed, String> {
+    let content_type =
+        content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let said = kind_of(&content_type)?;
+    let raw: RawDocument = serde_json::from_slice(bytes).map_err(|error| json_error(&error))?;
+    match raw.schema_version.as_ref().map(Number::as_u64) {
+        None | Some(Some(2)) => {}
+        Some(Some(1)) => {
+            return Err("it is a Docker schema 1 manifest, which is obsolete and not supported".to_owned());
+        }
+        Some(_) => return Err("its schemaVersion is not 2".to_owned()),
+    }
+    let media_type = raw.media_type.filter(|text| !text.is_empty());
+    let named = kind_of(media_type.as_deref().unwrap_or_default())?;
+    if let Some(media_type) = &media_type
+        && said.is_some()
+        && !media_type.eq_ignore_ascii_case(&content_type)
+    {
+        return Err(format!("its mediaType is {media_type}, but it was served as {content_type}"));
+    }
+    let kind = match (&raw.manifests, &raw.layers, &raw.config) {
+        (Some(_), Some(_), _) => return Err("it has both `manifests` and `layers`".to_owned()),
+        (Some(_), None, Some(_)) => return Err("it has both `manifests` and `config`".to_owned()),
+        (Some(_), None, None) => Kind::Index,
+        (None, Some(_), Some(_)) => Kind::Manifest,
+        (None, Some(_), None) => return Err("it has no `config`".to_owned()),
+        (None, None, _) => return Err("it has neither `manifests` nor `layers`".to_owned()),
+    };
+    if named.or(said).is_some_and(|other| other != kind) {
+        let other = media_type.unwrap_or(content_type);
+        let holds = if kind == Kind::Index { "manifests" } else { "layers" };
+        return Err(format!("its media type is {other}, but it has `{holds}`"));
+    }
+    let served = Some(content_type).filter(|_| said.is_some());
+    let default = if kind == Kind::Index { OCI_INDEX } else { OCI_MANIFEST };
+    let media_type = media_type.filter(|_| named.is_some()).or(served).unwrap_or_else(|| default.to_owned());
+    let annotations = raw.annotations.unwrap_or_default();
+    match (raw.manifests, raw.config, raw.layers) {
+        (Some(entries), ..) => Ok(Parsed::Index(Index { media_type, annotations, entries })),
+        (None, Some(config), layers) => {
+            let (config, layers) =
+                contents(&config, layers.unwrap_or_default(), raw.artifact_type.as_deref())?;
+            Ok(Parsed::Manifest(Manifest { media_type, annotations, config, layers }))
+        }
+        (None, None, _) => Err("it has no `config`".to_owned()),
+    }
+}
+
+fn contents(
+    config: &RawDescriptor,
+    layers: Vec<RawDescriptor>,
+    artifact_type: Option<&str>,
+) -> Result<(Descriptor, Vec<Descriptor>), String> {
+    let config = descriptor("the config", &config.digest, &config.size, config.media_type.as_deref())?;
+    let artifact_type = artifact_type.filter(|text| !text.is_empty());
+    if !is_config(&config.media_type, artifact_type.is_some()) {
+        let what = artifact_type.unwrap_or(&config.media_type);
+        return Err(format!("it is no container image but {:?}", printable(what, 120)));
+    }
+    if layers.len() > MAX_LAYERS {
+        return Err(format!("it has {} layers, more than {MAX_LAYERS}", layers.len()));
+    }
+    let mut checked = Vec::with_capacity(layers.len());
+    let mut sizes: HashMap<BlobDigest, u64> = HashMap::new();
+    for layer in layers {
+        let layer = descriptor("a layer", &layer.digest, &layer.size, layer.media_type.as_deref())?;
+        if !is_layer(&layer.media_type) {
+            let media_type = printable(&layer.media_type, 120);
+            return Err(format!("layer {} is no file system layer but {media_type:?}", layer.digest));
+        }
+        if *sizes.entry(layer.digest.clone()).or_insert(layer.size) != layer.size {
+            return Err(format!("layer {} is listed with two sizes", layer.digest));
+        }
+        checked.push(layer);
+    }
+    Ok((config, checked))
+}
+
+/// Whether a config of `media_type` may be an image's. Old builders and careless ones say anything of it, and what it
+/// holds decides; but what calls itself something else is that: an artifact, a chart, a plugin.
+fn is_config(media_type: &str, is_artifact: bool) -> bool {
+    let vendors = media_type.trim_start().to_ascii_lowercase();
+    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
+        || !is_artifact && !vendors.starts_with("application/vnd.")
+}
+
+/// Whether `media_type` is a tar layer of either dialect, foreign ones included.
+fn is_layer(media_type: &str) -> bool {
+    let oci =
+        ["application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.nondistributable.v1.tar"];
+    let docker = [
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    ];
+    let rest = |names: [&str; 2]| names.into_iter().find_map(|name| media_type.strip_prefix(name));
+    matches!(rest(oci), Some("" | "+gzip" | "+zstd")) || matches!(rest(docker), Some("" | ".gzip" | ".zstd"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::digest::Algorithm;
+
+    fn digest(text: &str) -> String {
+        BlobDigest::of(Algorithm::Sha256, text.as_bytes()).to_string()
+    }
+
+    fn manifest() -> Value {
+        json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+            "config": {"mediaType": OCI_CONFIG, "digest": digest("c"), "size": 2},
+            "layers": [
+                {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest("1"), "size": 10,
+                 "urls": ["http://evil/"]},
+                {"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "digest": digest("2"), "size": 20},
+            ]
+        })
+    }
+
+    fn parsed(value: &Value, content_type: Option<&str>) -> Result<Manifest, String> {
+        match parse(value.to_string().as_bytes(), content_type)? {
+            Parsed::Manifest(manifest) => Ok(manifest),
+            Parsed::Index(_) => Err("an index".to_owned()),
+        }
+    }
+
+    fn with(pointer: &str, value: Value) -> Value {
+        let mut document = manifest();
+        *document.pointer_mut(pointer).unwrap() = value;
+        document
+    }
+
+    #[test]
+    fn an_image_manifest_is_read_whatever_a_careless_server_calls_it() {
+        for content_type in
+            [None, Some(OCI_MANIFEST), Some("application/json; charset=utf-8"), Some("text/plain")]
+        {
+            assert_eq!(parsed(&manifest(), content_type).unwrap().layers.len(), 2);
+        }
+        let unnamed = with("/mediaType", Value::Null);
+        assert_eq!(parsed(&unnamed, Some(DOCKER_MANIFEST)).unwrap().media_type, DOCKER_MANIFEST);
+        assert_eq!(parsed(&unnamed, None).unwrap().media_type, OCI_MANIFEST);
+    }
+
+    #[test]
+    fn documents_that_could_be_read_in_two_ways_are_refused() {
+        let mut both = manifest();
+        both["manifests"] = json!([]);
+        assert!(parsed(&both, None).unwrap_err().contains("both `manifests` and `layers`"));
+        assert!(parsed(&manifest(), Some(OCI_INDEX)).unwrap_err().contains("served as"));
+        assert!(parsed(&manifest(), Some(DOCKER_MANIFEST)).unwrap_err().contains("served as"));
+        assert!(parsed(&with("/mediaType", json!(OCI_INDEX)), None).unwrap_err().contains("it has `layers`"));
+        assert!(
+            parsed(&with("/mediaType", Value::Null), Some(OCI_INDEX))
+                .unwrap_err()
+                .contains("it has `layers`")
+        );
+        let twice = manifest().to_string().replacen('{', r#"{"layers":[],"#, 1);
+        assert!(parse(twice.as_bytes(), None).unwrap_err().contains("duplicate field"));
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        let refused = |document: Value, words: &str| {
+            let error = parsed(&document, None).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        };
+        refused(with("/schemaVersion", json!(1)), "schema 1");
+        for other in ["application/vnd.cncf.helm.config.v1+json", "application/vnd.docker.plugin.v1+json"] {
+            refused(with("/config/mediaType", json!(other)), "no container image");
+        }
+        for odd in ["application/octet-stream", "application/json", "text/html; charset=utf-8", "", "x"] {
+            assert!(parsed(&with("/config/mediaType", json!(odd)), None).is_ok(), "{odd}");
+        }
+        assert!(parsed(&with("/config/mediaType", Value::Null), None).is_ok());
+        refused(with("/layers/0/mediaType", json!("application/vnd.in-toto+json")), "no file system layer");
+        refused(
+            with("/layers/0/mediaType", json!("application/vnd.oci.image.layer.v1.tar+encrypted")),
+            "no file system layer",
+        );
+        refused(with("/layers/0/size", json!(-1)), "impossible");
+        refused(with("/layers/0/size", json!(u64::MAX)), "impossible");
+        refused(with("/layers/0/size", json!(1.5)), "impossible");
+        refused(with("/layers/0/digest", json!("sha256:../../etc")), "digest");
+        refused(with("/layers/0", Value::Null), "not what it should be");
+        refused(with("/layers", json!({})), "not what it should be");
+        refused(with("/layers", Value::Null), "neither");
+        refused(with("/config", Value::Null), "no `config`");
+        refused(with("/layers/1/digest", json!(digest("1"))), "two sizes");
+        let layer = manifest()["layers"][0].clone();
+        refused(with("/layers", json!(vec![layer; MAX_LAYERS + 1])), "more than");
+        assert!(parse(b"<html>", Some("text/plain")).unwrap_err().contains("not JSON"));
+        assert!(parse(b"{}", Some("text/html")).unwrap_err().contains("media type"));
+        let deep = format!("{{\"x\":{}", "[".repeat(100_000));
+        assert!(parse(deep.as_bytes(), None).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes, None);
+        }
+
+        #[test]
+        fn damaged_documents_are_read_without_panic(at in 0_usize..400, byte in any::<u8>()) {
+            let mut bytes = manifest().to_string().into_bytes();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            let _ = parse(&bytes, Some(OCI_MANIFEST));
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! One registry on servers, and how its sites are asked.
+//!
+//! Mirrors are tried first for bytes (bytes of a digest can be checked, whoever serves them); what a tag means
+//! is believed from the endpoint only, or from a mirror that the user trusts with it. A mirror that fails costs
+//! one line and is left alone for a while; the endpoint's failure is the one that counts.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use ureq::http::{HeaderMap, Method};
+
+use super::building::{Built, Terms, build};
+use super::cache::Cache;
+use super::outage::Outage;
+use super::patience::Patience;
+use super::pulls::Pulls;
+use super::rests::Rests;
+use super::role::Capability;
+use super::site::Site;
+use crate::digest::BlobDigest;
+use crate::error::{Login, RegistryError};
+use crate::registry::auth::{Authorizer, Credentials, Party, Pass, is_challenge};
+use crate::registry::transport::{Answer, Client, FailedTry, Network, Request, TRIES, refusal, retry};
+use crate::state::RegistrySettings;
+use crate::threads::lock;
+use crate::url::Url;
+
+/// The number of tries that a mirror gets before the next site is asked: the endpoint is there to save the day.
+pub(crate) const MIRROR_TRIES: u32 = 2;
+/// The time that a mirror which failed is left alone.
+const MIRROR_REST: Duration = Duration::from_secs(60);
+
+/// One registry: its sites, and all that is known of them in this run.
+pub(crate) struct Remote {
+    /// The endpoint's connections.
+    pub(crate) client: Arc<Client>,
+    /// Mirrors in order, the endpoint last.
+    pub(crate) sites: Vec<Site>,
+    pub(crate) cache: Cache,
+    pub(crate) pulls: Pulls,
+    /// True once HEAD has failed where GET may work.
+    pub(crate) heads_fail: AtomicBool,
+    /// The largest document that is read, in bytes.
+    pub(crate) manifest_size: u64,
+    credentials: Credentials,
+    authorizer: Authorizer,
+    /// The addresses that asked to be left alone, in this run or before.
+    rests: Rests,
+    /// Blobs that came damaged, and are therefore fetched from the endpoint only.
+    distrusted: Mutex<HashSet<BlobDigest>>,
+    /// Mirrors that failed, and when.
+    resting: Mutex<HashMap<usize, Instant>>,
+    /// The endpoint's own failures.
+    outage: Outage,
+    /// The challenge of the API's root, once that was asked; empty where there is none.
+    root_challenge: Mutex<Option<HeaderMap>>,
+    /// The cost of each blob so far.
+    patience: Mutex<HashMap<BlobDigest, Arc<Mutex<Patience>>>>,
+}
+
+impl Remote {
+    /// Makes the registry `name` with `settings`; its credentials are filed under `account`.
+    ///
+    /// # Errors
+    /// Settings that cannot be used, and credentials that the images file promises but that are not there.
+    pub(crate) fn new(
+        network: &Arc<Network>,
+        terms: &Terms,
+        name: &str,
+        account: &str,
+        settings: &RegistrySettings,
+    ) -> Result<Self, RegistryError> {
+        let Built { client, credentials, sites } = build(network, terms, name, account, settings)?;
+        Ok(Self {
+            client,
+            sites,
+            cache: Cache::new(Arc::clone(&terms.documents)),
+            pulls: Pulls::default(),
+            heads_fail: AtomicBool::new(false),
+            manifest_size: terms.manifest_size,
+            credentials,
+            authorizer: Authorizer::default(),
+            rests: terms.rests.clone(),
+            distrusted: Mutex::default(),
+            resting: Mutex::default(),
+            outage: Outage::default(),
+            root_challenge: Mutex::default(),
+            patience: Mutex::default(),
+        })
+    }
+
+    /// Returns the network on which the registry is asked.
+    pub(crate) fn network(&self) -> &Network {
+        &self.client.network
+    }
+
+    /// One try of a request for `repository`, authenticated as need be. Statuses of 300 and more are failures. Who asked
+    /// to be left alone is.
+    pub(crate) fn ask(&self, site: &Site, repository: &str, ask: &Ask<'_>) -> Result<Answer, FailedTry> {
+        let (rests, url) = (&self.rests, ask.url.whole());
+        match rests.error(&url, SystemTime::now()) {
+            Some(error) => Err(error.into()),
+            None => self
+                .ask_now(site, repository, ask)
+                .inspect_err(|failure| rests.note(&url, &failure.error, SystemTime::now())),
+        }
+    }
+
+    fn ask_now(&self, site: &Site, repository: &str, ask: &Ask<'_>) -> Result<Answer, FailedTry> {
+        let party = Party {
+            client: &site.client,
+            base: &site.base,
+            repository,
+            credentials: site.has_credentials().then_some(&self.credentials),
+        };
+        let mut pass = match &site.authorization {
+            Some(header) => Pass::fixed(header.clone()),
+            None => self.authorizer.pass(&party)?,
+        };
+        loop {
+            let request = Request {
+                method: ask.method.clone(),
+                from: ask.from,
+                authorization: pass.header.as_ref(),
+                own_headers: &site.headers,
+                ..Request::get(&ask.url, ask.accept)
+            };
+            let answer = site.client.send(&request)?;
+            match answer.status {
+                200 | 206 => return Ok(answer),
+                status @ (401 | 403 | 404) if answer.own && site.authorization.is_none() => {
+                    let headers = if status == 401 && is_challenge(&answer.headers) {
+                        Some(answer.headers.clone())
+                    } else if pass.header.is_none() {
+                        self.challenge_at_root(site, repository)?
+                    } else {
+                        None
+                    };
+                    if let Some(headers) = headers
+                        && let Some(better) = self.authorizer.challenged(&party, &pass, &headers)?
+                    {
+                        answer.discard();
+                        pass = better;
+                        continue;
+                    }
+                }
+                400.. => {}
+                status => {
+                    let reason = format!("unexpected HTTP status {status}");
+                    let url = answer.url.to_string();
+                    return Err(RegistryError::Protocol { url, reason }.into());
+                }
+            }
+            let login = self.login(site, repository, &pass)?;
+            return Err(refusal(&site.client, answer, ask.unknown, login, true));
+        }
+    }
+
+    /// What the registry knows of us where it refuses.
+    fn login(&self, site: &Site, repository: &str, pass: &Pass) -> Result<Login, RegistryError> {
+        Ok(if pass.authenticated {
+            Login::Sent
+        } else if !site.has_credentials() {
+            Login::None
+        } else if self.credentials.find(self.network(), repository)?.is_some() {
+            Login::NotAsked
+        } else if self.credentials.are_withheld() {
+            Login::Withheld
+        } else {
+            Login::None
+        })
+    }
+
+    /// How the API's root challenges, for a registry that refuses without asking who we are, where there is an answer
+    /// to that. It is asked once.
+    fn challenge_at_root(&self, site: &Site, repository: &str) -> Result<Option<HeaderMap>, FailedTry> {
+        if !site.has_credentials() || self.credentials.find(self.network(), repository)?.is_none() {
+            return Ok(None);
+        }
+        // Under the lock: others that are refused wait for the same answer.
+        let mut known = lock(&self.root_challenge);
+        if known.is_none() {
+            let url = site.url("/");
+            let request = Request { own_headers: &site.headers, ..Request::get(&url, "application/json") };
+            let answer = site.client.send(&request)?;
+            let challenges = answer.status == 401 && answer.own;
+            let headers = answer.headers.clone();
+            answer.discard();
+            *known = Some(if challenges { headers } else { HeaderMap::new() });
+        }
+        Ok(known.clone().filter(is_challenge))
+    }
+
+    /// Sites in the order in which they are tried.
+    pub(crate) fn candidates(&self, wanted: Capability, digest: Option<&BlobDigest>) -> Vec<usize> {
+        let own_only = self.is_distrusted(digest);
+        let resting = lock(&self.resting);
+        let rests = |index: usize| resting.get(&index).is_some_and(|since| since.elapsed() < MIRROR_REST);
+        let is_asked = |(index, site): &(usize, &Site)| {
+            !site.is_mirror() || (!own_only && site.may(wanted) && !rests(*index))
+        };
+        self.sites.iter().enumerate().filter(is_asked).map(|(index, _)| index).collect()
+    }
+
+    /// Takes note that a mirror failed.
+    pub(crate) fn mirror_failed(&self, site: usize, error: &RegistryError) {
+        if !matches!(error, RegistryError::Refused { status: 400..=499, .. } | RegistryError::Mismatch { .. })
+        {
+            lock(&self.resting).insert(site, Instant::now());
+        }
+        self.network().detail(format!("mirror {}: {error}; trying elsewhere", self.sites[site].base));
+    }
+
+    /// From now on `digest` is fetched from the endpoint only.
+    pub(crate) fn distrust(&self, digest: &BlobDigest) {
+        lock(&self.distrusted).insert(digest.clone());
+    }
+
+    fn is_distrusted(&self, digest: Option<&BlobDigest>) -> bool {
+        digest.is_some_and(|digest| lock(&self.distrusted).contains(digest))
+    }
+
+    /// Returns the patience that is left for `digest` in this run.
+    pub(crate) fn patience(&self, digest: &BlobDigest) -> Arc<Mutex<Patience>> {
+        Arc::clone(lock(&self.patience).entry(digest.clone()).or_default())
+    }
+
+    /// The answer of `site` to a lookup, which is tried again as often as it deserves.
+    pub(crate) fn persist<T>(
+        &self,
+        site: &Site,
+        mut attempt: impl FnMut() -> Result<T, FailedTry>,
+    ) -> Result<T, RegistryError> {
+        if site.is_mirror() {
+            return retry(self.network(), MIRROR_TRIES, attempt);
+        }
+        let (mut redirected, mut transient) = (false, false);
+        let tries = self.outage.tries();
+        let mut result = retry(self.network(), tries, || match self.outage.error() {
+            Some(known) => Err(known.into()),
+            None => attempt().inspect_err(|failure| {
+                (redirected, transient) = (failure.redirected, failure.may_pass());
+            }),
+        });
+        let no_answer = |error: &RegistryError| {
+            matches!(
+                error,
+                RegistryError::Unreachable { .. }
+                    | RegistryError::Stalled { .. }
+                    | RegistryError::Slow { .. }
+                    | RegistryError::Stopped
+            )
+        };
+        if tries < TRIES && transient && result.as_ref().is_err_and(|error| !no_answer(error)) {
+            // It is back, if not in order yet: that deserves as much patience as ever.
+            self.outage.answered();
+            result = retry(self.network(), TRIES - tries, attempt);
+        }
+        match result.as_ref().err().filter(|_| !redirected) {
+            Some(error) => self.outage.failed(error),
+            None => self.outage.answered(),
+        }
+        result
+    }
+
+    /// The answer of the first site that has one, each tried again as often as it deserves. What has a `digest` is
+    /// not asked of mirrors that serve something else under it.
+    pub(crate) fn anywhere<T>(
+        &self,
+        wanted: Capability,
+        digest: Option<&BlobDigest>,
+        mut attempt: impl FnMut(&Site) -> Result<T, FailedTry>,
+    ) -> Result<T, RegistryError> {
+        for index in self.candidates(wanted, digest) {
+            let site = &self.sites[index];
+            if site.is_mirror() && self.is_distrusted(digest) {
+                continue;
+            }
+            match self.persist(site, || attempt(site)) {
+                Err(error) if site.is_mirror() && !matches!(error, RegistryError::Stopped) => {
+                    self.mirror_failed(index, &error);
+                }
+                result => return result,
+            }
+        }
+        // Not reached: the endpoint is always a candidate, and the last one.
+        Err(RegistryError::Settings {
+            registry: self.client.name.name.clone(),
+            reason: "no endpoint".to_owned(),
+        })
+    }
+}
+
+/// What is asked, as far as questions differ.
+pub(crate) struct Ask<'a> {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) accept: &'a str,
+    pub(crate) from: Option<u64>,
+    /// The words for a 404 that gives no reason.
+    pub(crate) unknown: &'a str,
+}
+
+impl Ask<'_> {
+    pub(crate) fn get(url: Url) -> Self {
+        Self { method: Method::GET, url, accept: "*/*", from: None, unknown: "not found" }
+    }
+}

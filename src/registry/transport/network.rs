@@ -1,0 +1,104 @@
+//! The network as one run uses it: whom it tells, how long it waits, what it hides, and when it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::clock::Waits;
+use super::connections::Pool;
+use super::environment::{Environment, STALL};
+use super::failure::{FailedTry, transport_failure};
+use super::handshake::ClientCertificate;
+use super::veil::Veil;
+use crate::cancel::Cancel;
+use crate::error::RegistryError;
+use crate::progress::{Event, Reporter};
+use crate::url::Url;
+
+/// The longest time for an exchange that is no blob content, however slow the server is.
+const EXCHANGE: Duration = Duration::from_secs(60);
+
+/// The network as all registries of one run use it.
+pub(crate) struct Network {
+    /// The process environment: proxies, passwords, places of credentials.
+    pub(crate) environment: Environment,
+    /// The switch that ends every wait.
+    pub(crate) cancel: Cancel,
+    /// The times that servers get.
+    pub(crate) waits: Waits,
+    /// The run's secrets, which are hidden in all that is shown.
+    pub(crate) veil: Veil,
+    /// The connections of all registries.
+    pub(super) pool: Arc<Pool>,
+    reporter: Arc<dyn Reporter>,
+    requests: AtomicU64,
+}
+
+impl Network {
+    /// Makes a network on which nothing was asked yet; it keeps at most `max_connections` to a host open.
+    pub(crate) fn new(
+        environment: Environment,
+        max_connections: usize,
+        cancel: Cancel,
+        reporter: Arc<dyn Reporter>,
+    ) -> Self {
+        let stall = environment.stall().unwrap_or_else(|warning| {
+            reporter.report(Event::Warning(warning));
+            STALL
+        });
+        // A user who is less patient with silence is less patient with everything.
+        let exchange = stall.saturating_mul(10).min(EXCHANGE).max(stall);
+        Self {
+            environment,
+            waits: Waits { stall, exchange },
+            veil: Veil::default(),
+            pool: Arc::new(Pool::new(cancel.clone(), stall, max_connections.max(1))),
+            cancel,
+            reporter,
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns the number of requests sent so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Counts one request.
+    pub(super) fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reports the end of a request to `registry`, with the status of its answer if there was one.
+    pub(super) fn answered(&self, registry: &str, status: Option<u16>) {
+        self.reporter.report(Event::Request { registry: registry.to_owned(), status });
+    }
+
+    /// Reports a warning, without secrets.
+    pub(crate) fn warn(&self, text: impl AsRef<str>) {
+        self.reporter.report(Event::Warning(self.veil.hide(text.as_ref())));
+    }
+
+    /// Reports a detail, without secrets.
+    pub(crate) fn detail(&self, text: impl AsRef<str>) {
+        self.reporter.report(Event::Detail(self.veil.hide(text.as_ref())));
+    }
+
+    /// Hides the secrets in the error of `result`.
+    pub(crate) fn veiled<T>(&self, result: Result<T, RegistryError>) -> Result<T, RegistryError> {
+        result.map_err(|error| error.map_text(&|text| self.veil.hide(text)))
+    }
+
+    /// Fails once the run was stopped.
+    pub(crate) fn check(&self) -> Result<(), RegistryError> {
+        if self.cancel.is_cancelled() { Err(RegistryError::Stopped) } else { Ok(()) }
+    }
+
+    /// Tells why an exchange with `url`, or a read of its body, failed; a stopped run is the reason for all.
+    pub(super) fn failure(&self, url: &Url, error: ureq::Error, ours: ClientCertificate) -> FailedTry {
+        match self.check() {
+            Ok(()) => transport_failure(self.waits, url, error, ours),
+            Err(stopped) => stopped.into(),
+        }
+    }
+}

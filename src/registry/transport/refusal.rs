@@ -1,0 +1,91 @@
+//! Refusals: the error that an answer with a status of 400 or more means, in the registry's own words where
+//! those may be shown.
+
+use std::time::{Duration, SystemTime};
+
+use ureq::http;
+
+use super::answer::Answer;
+use super::failure::{FailedTry, is_too_long, retry_after};
+use super::http::Client;
+use super::words::{printable, reason_in};
+use crate::error::{Login, RegistryError, TlsCure};
+use crate::url::Url;
+
+/// The part of an error's body that is read, in bytes.
+const MAX_ERROR_BODY: u64 = 64 * 1024;
+/// The time that the words of an error get: its status has said the main thing.
+const ERROR_TIME: Duration = Duration::from_secs(10);
+
+/// Makes the error that `answer`, with a status of 400 or more, means for `client`.
+///
+/// `unknown` are the words for a 404 without a reason. The server's own words are only shown where `heard` says
+/// so and no redirect led there: a host that is asked at somebody else's wish may have words for this machine
+/// alone.
+pub(crate) fn refusal(
+    client: &Client,
+    answer: Answer,
+    unknown: &str,
+    login: Login,
+    heard: bool,
+) -> FailedTry {
+    let (status, own, url) = (answer.status, answer.own, answer.url.clone());
+    let now = SystemTime::now();
+    let after = answer.header("retry-after").and_then(|text| retry_after(text, now));
+    let until = after.filter(|after| is_too_long(*after)).and_then(|after| now.checked_add(after));
+    let body = answer.within(ERROR_TIME).read("the error", MAX_ERROR_BODY).ok().filter(|_| own && heard);
+    if let Some(misunderstood) = body.as_deref().and_then(|body| misunderstanding(&url, status, body)) {
+        return misunderstood.into();
+    }
+    let hide = |text: &str| client.network.veil.hide(text);
+    let said = body.and_then(|body| reason_in(&body, &hide)).map(|reason| printable(&reason, 300));
+    FailedTry {
+        error: RegistryError::Refused {
+            reason: said.unwrap_or_else(|| words_for(status, unknown)),
+            status,
+            host: url.host_port(),
+            registry: Box::new(client.name.clone()),
+            login: if own { login } else { Login::None },
+            until: until.map(Box::new),
+        },
+        // 501 and 505 are about what the server is, not how it is.
+        transient: matches!(status, 408 | 429 | 500 | 502..=504 | 506..=599),
+        after,
+        redirected: false,
+    }
+}
+
+/// Returns our own words for `status`, where the server has none.
+fn words_for(status: u16, unknown: &str) -> String {
+    match status {
+        401 => "unauthorized".to_owned(),
+        403 => "access denied".to_owned(),
+        404 => unknown.to_owned(),
+        _ => http::StatusCode::from_u16(status)
+            .ok()
+            .and_then(|status| status.canonical_reason())
+            .map_or_else(|| "unexpected answer".to_owned(), str::to_ascii_lowercase),
+    }
+}
+
+/// Recognises the words by which servers say in plain HTTP that TLS is missing.
+fn misunderstanding(url: &Url, status: u16, body: &[u8]) -> Option<RegistryError> {
+    let body = String::from_utf8_lossy(body).to_ascii_lowercase();
+    let host = url.host_port();
+    let fail = |words: &str, cure| Some(RegistryError::Tls { reason: format!("{host} {words}"), cure });
+    // nginx's, Apache's and Go's words.
+    let plain =
+        ["plain http request was sent to https", "speaking plain http to an ssl", "http request to an https"];
+    if status == 400 && !url.is_secure() && plain.iter().any(|words| body.contains(words)) {
+        return fail("speaks https, and was asked over plain http", TlsCure::Https);
+    }
+    if url.is_secure() && status == 400 {
+        if body.contains("no required ssl certificate was sent") {
+            return fail("wants a client certificate, and there is none", TlsCure::ClientCertificate);
+        }
+        if body.contains("the ssl certificate error") {
+            return fail("does not accept the client certificate", TlsCure::OtherClientCertificate);
+        }
+    }
+    None
+}
