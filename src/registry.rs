@@ -280,12 +280,10 @@ impl Registries {
         if let Some(backend) = backends.get(&name) {
             return Ok(Arc::clone(backend));
         }
-        let backend = Arc::new(match &settings.layout {
-            Some(path) => Backend::Layout(Layout::new(path.clone(), self.terms.manifest_size)),
-            None => {
-                let remote = Remote::new(&self.network, &self.terms, &name, &account, &settings)?;
-                Backend::Remote(Arc::new(remote))
-            }
+        let backend = Arc::new(if let Some(path) = settings.layout {
+            Backend::Layout(Layout::new(path, self.terms.manifest_size))
+        } else {
+            Backend::Remote(Arc::new(Remote::new(&self.network, &self.terms, &name, &account, &settings)?))
         });
         backends.insert(name, Arc::clone(&backend));
         Ok(backend)

@@ -299,7 +299,7 @@ fn life(expires_in: &serde_json::Value) -> Duration {
 struct TokenRequest {
     url: Url,
     authorization: Option<Secret>,
-    /// The form of the OAuth2 flow.
+    /// The form of the `OAuth2` flow.
     form: Option<Secret>,
 }
 
