@@ -431,6 +431,14 @@ pub fn is_descriptor_shortage(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
+/// This process's umask, if `/proc` tells it. Asking with `umask(2)` would change it for a moment under
+/// other threads' feet.
+pub fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(umask.trim(), 8).ok()
+}
+
 /// How many files this process may have open.
 pub fn open_files_limit() -> usize {
     let limit = rustix::process::getrlimit(Resource::Nofile).current;

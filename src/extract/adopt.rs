@@ -18,9 +18,9 @@ use std::fs::File;
 use std::io::{self, Seek as _};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::files::OVERRIDE_STAT;
+use super::attributes::OVERRIDE_STAT;
 use super::inventory::{InventoryEntry, InventoryKind, InventoryReader, InventoryWriter, read_facts};
-use super::tree::split;
+use super::paths::split;
 use super::verify::{Differences, of_another_user, verify};
 use crate::cancel::Cancel;
 use crate::sys::{self, FileTime, Kind, Metadata};
@@ -30,7 +30,7 @@ const MAX_OWNER: usize = 256;
 /// The bits of `st_mode` that say what a file is.
 const TYPE_BITS: u32 = 0o170_000;
 
-/// Compares the tree at `root` with `record`, that of the same layer as we extracted it, as far as microsandbox 0.2
+/// Compares the tree at `root` with `inventory`, that of the same layer as we extracted it, as far as microsandbox 0.2
 /// extracts it alike. `adapted`, an empty file open for reading and writing, becomes the inventory of this tree. Thrown,
 /// `cancel` ends it early.
 ///

@@ -20,6 +20,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt as _;
 
 use crate::digest::DiffId;
+use crate::error::LayerError;
 use crate::state::LayerFacts;
 use crate::sys::FileTime;
 
@@ -352,6 +353,11 @@ impl<R: Read> InventoryReader<R> {
             Err(io::ErrorKind::UnexpectedEof.into())
         }
     }
+}
+
+/// Makes the error of an inventory that cannot be written, or read while its layer is extracted.
+pub(super) fn inventory_failed(source: io::Error) -> LayerError {
+    LayerError::Write { doing: "write the record of", entry: "the layer".to_owned(), source }
 }
 
 fn damaged(what: &str) -> io::Error {

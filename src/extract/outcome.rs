@@ -8,42 +8,11 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
 use super::inventory::{InventoryEntry, InventoryKind, InventoryReader};
+use super::paths::PathHash;
 
 /// Marks an item that is no hard link, or one of an unknown inode.
 const NONE: u32 = u32::MAX;
-
-/// Hashes of paths, with a seed that nobody outside knows. A path's hash is made from that of its parent.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PathHash {
-    seed: u64,
-}
-
-impl PathHash {
-    pub(super) fn new() -> Self {
-        Self { seed: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) }
-    }
-
-    pub(super) fn of(self, path: &[u8]) -> u64 {
-        self.along(path).last().unwrap_or(self.seed)
-    }
-
-    /// Of `a`, `a/b` and `a/b/c` for `a/b/c`.
-    fn along(self, path: &[u8]) -> impl Iterator<Item = u64> {
-        let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
-        names.scan(self.seed, |hash, name| {
-            *hash = Self::below(*hash, name);
-            Some(*hash)
-        })
-    }
-
-    /// Of the path `name` in the directory whose path has `parent`.
-    pub(super) fn below(parent: u64, name: &[u8]) -> u64 {
-        xxh3_64_with_seed(name, parent)
-    }
-}
 
 /// One of several equal parts of all hashes.
 #[derive(Clone, Copy, Debug)]

@@ -8,8 +8,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
-use super::tar::show;
-use super::tree::{join, split};
+use super::paths::{failed, join, show, split};
 use crate::error::LayerError;
 use crate::sys;
 
@@ -32,12 +31,7 @@ impl Spelling {
     /// Makes sure that what is at `path`, whose parent is `directory`, is there by that very name.
     pub(super) fn check(&self, directory: BorrowedFd<'_>, path: &[u8]) -> Result<(), LayerError> {
         let (parent, name) = split(path);
-        let other = self.other(directory, name).map_err(|source| LayerError::Write {
-            doing: "look at the names beside",
-            entry: show(path),
-            source,
-        })?;
-        match other {
+        match self.other(directory, name).map_err(failed("look at the names beside", path))? {
             None => Ok(()),
             Some(other) => {
                 Err(LayerError::SameName { entry: show(path), other: show(&join(parent, &other)) })

@@ -16,6 +16,7 @@ mod sparse;
 use std::collections::BTreeMap;
 
 use self::numbers::{base256, decimal, numeric, octal, parse_time};
+use super::paths::{MAX_NAME, MAX_PATH, show};
 use crate::error::LayerError;
 use crate::sys::FileTime;
 
@@ -23,10 +24,6 @@ use crate::sys::FileTime;
 pub(super) const BLOCK: usize = 512;
 /// Longest extension record (PAX header, GNU long name), as Go's `maxSpecialFileSize`.
 const MAX_EXTENSION: u64 = 1 << 20;
-/// Longest entry name or link target: Linux takes no longer path.
-pub(super) const MAX_PATH: usize = 4095;
-/// Longest name of one path component.
-const MAX_COMPONENT: usize = 255;
 
 /// Where uncompressed tar bytes come from.
 pub(super) trait Source {
@@ -401,16 +398,6 @@ fn broken(offset: u64, reason: impl Into<String>) -> LayerError {
     LayerError::Tar { offset, reason: reason.into() }
 }
 
-/// An entry's name as text for people: lossy and bounded.
-pub(super) fn show(name: &[u8]) -> String {
-    let text = String::from_utf8_lossy(name);
-    if text.chars().count() > 200 {
-        text.chars().take(200).chain("…".chars()).collect()
-    } else {
-        text.into_owned()
-    }
-}
-
 fn read_block(source: &mut impl Source) -> Result<Option<[u8; BLOCK]>, LayerError> {
     let mut block = [0; BLOCK];
     let mut filled = 0;
@@ -543,7 +530,7 @@ fn clean_path(raw: &[u8]) -> Result<Vec<u8>, &'static str> {
         match component {
             b"" | b"." => continue,
             b".." => return Err("its path goes up with .."),
-            _ if component.len() > MAX_COMPONENT => {
+            _ if component.len() > MAX_NAME => {
                 return Err("a part of its path is longer than 255 bytes");
             }
             _ if component.contains(&0) => return Err("its path has a NUL"),

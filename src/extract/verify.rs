@@ -6,8 +6,9 @@
 //! somebody has tampered with nor a large one costs more than some bytes an entry, out of a budget that all layers
 //! which are compared at the same time share, and one buffer.
 
+mod differences;
+
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::num::NonZeroU64;
@@ -16,16 +17,14 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::Budget;
+pub use self::differences::{Change, Difference, Differences};
+use super::budget::Budget;
 use super::inventory::{InventoryEntry, InventoryKind, InventoryReader, read_facts};
-use super::outcome::{Outcome, Part, PathHash, each};
-use super::tar::show;
-use super::tree::split;
+use super::outcome::{Outcome, Part, each};
+use super::paths::{PathHash, show, split};
 use crate::cancel::Cancel;
 use crate::sys::{self, FileTime, Kind, Metadata};
 
-/// So many differences are told; the others are counted.
-const MAX_TOLD: usize = 5;
 /// Bytes read at once.
 const BUFFER: usize = 128 * 1024;
 /// Directory handles kept for the entries to come.
@@ -45,108 +44,7 @@ static BUDGET: Budget = Budget::new(OUTCOMES);
 const CLAMPED_TIMES: [i64; 6] =
     [i32::MIN as i64, 0, i32::MAX as i64, u32::MAX as i64, 15_032_385_535, 16_299_260_424];
 
-/// What is not as it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Not in the inventory.
-    Added,
-    /// Not on disk.
-    Removed,
-    /// A file, directory or symlink has become another of these.
-    Kind,
-    /// It belongs to this other user.
-    Owner(u32),
-    /// Other permission bits.
-    Mode,
-    /// Another size.
-    Size,
-    /// The same size, other bytes.
-    Content,
-    /// Another modification time.
-    Modified,
-    /// A symlink with another text.
-    LinkText,
-    /// A hard link that is a file of its own now.
-    HardLink,
-    /// An extended attribute is lost or has another value.
-    Xattr(String),
-    /// It cannot be looked at; the system's words.
-    Unreadable(String),
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Added => "added",
-            Self::Removed => "removed",
-            Self::Kind => "type changed",
-            Self::Owner(owner) => return write!(f, "belongs to user {owner}"),
-            Self::Mode => "mode changed",
-            Self::Size => "size changed",
-            Self::Content => "content changed",
-            Self::Modified => "mtime changed",
-            Self::LinkText => "link text changed",
-            Self::HardLink => "hard link broken",
-            Self::Xattr(name) => return write!(f, "xattr {name} changed"),
-            Self::Unreadable(error) => return write!(f, "cannot be read: {error}"),
-        })
-    }
-}
-
-/// One entry that is not as it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// Its path in the layer, lossily as text; `.` is the layer directory itself.
-    pub path: String,
-    /// In what; never empty.
-    pub changes: Vec<Change>,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.path)?;
-        for (index, change) in self.changes.iter().enumerate() {
-            write!(f, "{}{change}", if index == 0 { "" } else { ", " })?;
-        }
-        Ok(())
-    }
-}
-
-/// How a tree differs from its inventory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Differences {
-    /// The first few.
-    pub told: Vec<Difference>,
-    /// How many entries differ, those above included.
-    pub count: u64,
-}
-
-impl Differences {
-    fn add(&mut self, path: &[u8], changes: Vec<Change>) {
-        if changes.is_empty() {
-            return;
-        }
-        self.count += 1;
-        if self.told.len() < MAX_TOLD {
-            let path = if path.is_empty() { ".".to_owned() } else { show(path) };
-            self.told.push(Difference { path, changes });
-        }
-    }
-}
-
-impl fmt::Display for Differences {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, difference) in self.told.iter().enumerate() {
-            write!(f, "{}{difference}", if index == 0 { "" } else { "; " })?;
-        }
-        match self.count.saturating_sub(self.told.len() as u64) {
-            0 => Ok(()),
-            more => write!(f, "; {more} more"),
-        }
-    }
-}
-
-/// Compares the tree at `root` with its `record`. Thrown, `cancel` ends it early with what was found so far.
+/// Compares the tree at `root` with its `inventory`. Thrown, `cancel` ends it early with what was found so far.
 ///
 /// # Errors
 /// The inventory cannot be read to its end. What cannot be read of the tree is a difference.

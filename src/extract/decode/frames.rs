@@ -10,7 +10,7 @@ use std::io::{self, BufRead, ErrorKind, Read};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 
 use crate::cancel::Cancel;
-use crate::extract::{Budget, Held};
+use crate::extract::budget::{Budget, Held};
 
 /// The largest window that is decoded: 2^27 bytes = 128 MiB, which is what `zstd -d` takes by itself.
 const MAX_WINDOW_LOG: u32 = 27;
@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn free(windows: &Windows) -> (usize, usize) {
-        (*windows.shared.free.lock().unwrap(), *windows.large.free.lock().unwrap())
+        (windows.shared.free(), windows.large.free())
     }
 
     #[test]

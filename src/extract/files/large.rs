@@ -1,4 +1,4 @@
-//! A large file while its content comes: pieces, whoever writes the last of them, and buffers to use again.
+//! A large file while its content comes: the pieces it is cut into, and whoever writes the last of them.
 
 use std::fs::File;
 use std::io;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::{Attributes, Shared, lock, write_failed};
+use super::maker::Maker;
 use crate::error::LayerError;
+use crate::extract::attributes::Attributes;
+use crate::extract::paths::failed;
+use crate::extract::pieces::{ALIGNMENT, PIECE, Piece, Pieces};
 use crate::sys;
+use crate::threads::lock;
 
-/// Bytes of a large file that are written at once; a multiple of [`ALIGNMENT`].
-pub(super) const PIECE: usize = 512 * 1024;
-/// What offsets, lengths and addresses of direct writes have to be multiples of, on any disk of today.
-pub(super) const ALIGNMENT: usize = 4096;
 /// Files of at least so many bytes bypass the page cache.
 const DIRECT_FROM: u64 = 1 << 20;
 /// Zeros that are written rather than left out: a hole has its price too.
@@ -28,12 +28,12 @@ pub(in crate::extract) struct LargeFile {
     filled: usize,
     /// Bytes cut off as pieces.
     offset: u64,
-    /// Whether something was left out.
+    /// True if zeros were left out.
     has_holes: bool,
 }
 
 impl LargeFile {
-    /// Takes a file that was just created for `size` bytes, and a first buffer.
+    /// Starts with a file that was just created for `size` bytes, and a first buffer.
     pub(super) fn new(file: File, path: &[u8], size: u64, attributes: Attributes, piece: Piece) -> Self {
         let direct = size >= DIRECT_FROM && sys::set_direct(file.as_fd(), true).is_ok();
         let target = Target {
@@ -64,7 +64,7 @@ impl LargeFile {
         ALIGNMENT - self.filled % ALIGNMENT
     }
 
-    /// How many of `count` zeros can be left out here.
+    /// Counts how many of `count` zeros can be left out here.
     pub(super) fn can_skip(&self, count: u64) -> u64 {
         let aligned = self.filled.is_multiple_of(ALIGNMENT);
         if aligned && count >= HOLE_FROM { count - count % ALIGNMENT as u64 } else { 0 }
@@ -80,14 +80,14 @@ impl LargeFile {
         self.filled == PIECE
     }
 
-    /// What was added, to be written; `next` takes what follows.
+    /// Cuts off the bytes that were added, to be written; `next` takes those that follow.
     pub(super) fn cut(&mut self, next: Piece) -> PieceJob {
         let (piece, length) = (std::mem::replace(&mut self.piece, next), self.filled);
         self.filled = 0;
         self.job(piece, length)
     }
 
-    /// The last piece, when the content is complete.
+    /// Cuts off the last piece, when the content is complete.
     pub(super) fn end(mut self) -> PieceJob {
         let whole = self.filled - self.filled % ALIGNMENT;
         let bytes = self.piece.bytes()[whole..self.filled].to_vec();
@@ -108,7 +108,8 @@ impl LargeFile {
     }
 }
 
-/// A piece of a large file, to be written. Pieces may be written in any order; the last one finishes the file.
+/// A piece of a large file, to be written. Pieces may be written in any order; the last one finishes
+/// the file.
 pub(super) struct PieceJob {
     target: Arc<Target>,
     piece: Piece,
@@ -117,23 +118,23 @@ pub(super) struct PieceJob {
 }
 
 impl PieceJob {
-    pub(super) fn run(mut self, shared: &Shared, pieces: &Pieces) -> Result<(), LayerError> {
+    pub(super) fn run(mut self, maker: &Maker, pieces: &Pieces) -> Result<(), LayerError> {
         let written = self.target.write(&self.piece.bytes()[..self.length], self.offset);
         if self.length > 0 && !self.target.direct.load(Ordering::Acquire) {
             sys::start_writing_out(&self.target.file, self.offset, self.length as u64);
         }
         pieces.give_back(self.piece);
         written?;
-        self.target.release(shared)
+        self.target.release(maker)
     }
 }
 
-/// What the jobs of a large file share.
+/// The parts of a large file that its jobs share.
 struct Target {
     file: File,
     path: Vec<u8>,
     attributes: Attributes,
-    /// Whether writes bypass the page cache.
+    /// True if writes bypass the page cache.
     direct: AtomicBool,
     /// Jobs that are not done, and one while content is still added.
     holders: AtomicUsize,
@@ -152,10 +153,11 @@ struct Tail {
 impl Target {
     fn write(&self, mut bytes: &[u8], mut offset: u64) -> Result<(), LayerError> {
         while !bytes.is_empty() {
-            // Asked before the write: another thread may end it meanwhile, and then this one still has to try again.
+            // Asked before the write: another thread may end it meanwhile, and then this one still has
+            // to try again.
             let direct = self.direct.load(Ordering::Acquire);
             match self.file.write_at(bytes, offset) {
-                Ok(0) => return Err(write_failed(&self.path, io::ErrorKind::WriteZero.into())),
+                Ok(0) => return Err(failed("write", &self.path)(io::ErrorKind::WriteZero.into())),
                 Ok(count) => {
                     bytes = &bytes[count..];
                     offset += count as u64;
@@ -165,14 +167,14 @@ impl Target {
                 Err(error) if direct && error.kind() == io::ErrorKind::InvalidInput => {
                     self.end_direct()?;
                 }
-                Err(error) => return Err(write_failed(&self.path, error)),
+                Err(error) => return Err(failed("write", &self.path)(error)),
             }
         }
         Ok(())
     }
 
-    /// One holder fewer; the last one finishes the file.
-    fn release(&self, shared: &Shared) -> Result<(), LayerError> {
+    /// Counts one holder less; the last one finishes the file.
+    fn release(&self, maker: &Maker) -> Result<(), LayerError> {
         // Everything that other holders did is seen by the last one.
         if self.holders.fetch_sub(1, Ordering::AcqRel) > 1 {
             return Ok(());
@@ -185,47 +187,14 @@ impl Target {
             self.write(&tail.bytes, tail.offset)?;
         }
         if let Some(length) = tail.length {
-            self.file.set_len(length).map_err(|error| write_failed(&self.path, error))?;
+            self.file.set_len(length).map_err(failed("write", &self.path))?;
         }
-        shared.finish_file(&self.file, &self.path, &self.attributes)
+        maker.finish(&self.file, &self.path, &self.attributes)
     }
 
     fn end_direct(&self) -> Result<(), LayerError> {
-        sys::set_direct(self.file.as_fd(), false).map_err(|error| write_failed(&self.path, error))?;
+        sys::set_direct(self.file.as_fd(), false).map_err(failed("write", &self.path))?;
         self.direct.store(false, Ordering::Release);
         Ok(())
-    }
-}
-
-/// A buffer of [`PIECE`] bytes at an address that direct writes can take.
-#[derive(Debug, Default)]
-pub(super) struct Piece {
-    memory: Vec<u8>,
-    start: usize,
-}
-
-impl Piece {
-    fn allocate() -> Self {
-        let memory = vec![0; PIECE + ALIGNMENT];
-        let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self { memory, start }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + PIECE]
-    }
-}
-
-/// Buffers to use again: fresh memory is slow.
-#[derive(Debug, Default)]
-pub(in crate::extract) struct Pieces(Mutex<Vec<Piece>>);
-
-impl Pieces {
-    pub(super) fn take(&self) -> Piece {
-        lock(&self.0).pop().unwrap_or_else(Piece::allocate)
-    }
-
-    fn give_back(&self, piece: Piece) {
-        lock(&self.0).push(piece);
     }
 }

@@ -10,18 +10,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::{MAX_PATH, split};
+use super::path_set::PathSet;
 use crate::error::LayerError;
-use crate::extract::outcome::PathHash;
+use crate::extract::paths::{MAX_NAME, MAX_PATH, PathHash, split};
 use crate::extract::spelling::Spelling;
 use crate::sys::{self, Kind};
 
-/// Symlinks that a path may lead through, as containerd's `fs.RootPath` has it.
+/// The most symlinks that a path may lead through, as containerd's `fs.RootPath` has it.
 const MAX_LINKS: usize = 255;
-/// Names that are looked up for one path, those in the symlinks on its way included.
+/// The most names that are looked up for one path, those in the symlinks on its way included.
 const MAX_STEPS: usize = 8192;
-/// Longest name of one path component.
-const MAX_NAME: usize = 255;
 
 /// The directories of one tree.
 pub(super) struct Directories {
@@ -30,31 +28,30 @@ pub(super) struct Directories {
     open: HashMap<Vec<u8>, Arc<OwnedFd>>,
     max_open: usize,
     /// All directories made; a superset is harmless.
-    pub(super) made: PathSet,
-    /// How the file system compares names.
-    pub(super) spelling: Arc<Spelling>,
+    made: PathSet,
+    spelling: Arc<Spelling>,
     hashes: PathHash,
 }
 
-/// Where a path leads.
+/// The place to which a path leads.
 pub(super) enum Resolved {
     /// The path without symlinks, and whether all of it is there.
     Path(Vec<u8>, bool),
-    /// Not known before what is in flight is on disk.
+    /// The place is not known before what is in flight is on disk.
     InFlight,
 }
 
-/// Why a path leads nowhere.
+/// The reason why a path leads nowhere.
 pub(super) enum Unresolved {
-    /// Through something that is neither a directory nor a symlink.
+    /// The path leads through something that is neither a directory nor a symlink.
     File,
-    /// In circles, or through more symlinks than anybody follows.
+    /// The path leads in circles, or through more symlinks than anybody follows.
     Loop,
-    /// Beyond what a path can be.
+    /// The path becomes longer than any can be.
     TooLong,
-    /// Under a name that is another one's.
+    /// A name on the way is another one's.
     Refused(LayerError),
-    /// The system's words.
+    /// A system call failed.
     Failed(io::Error),
 }
 
@@ -65,7 +62,7 @@ impl From<io::Error> for Unresolved {
 }
 
 impl Directories {
-    /// Those below `root`, of which `max_open` at most are kept open.
+    /// Starts with the directory `root`, and keeps at most `max_open` of those below it open.
     pub(super) fn new(root: OwnedFd, max_open: usize) -> Self {
         let root = Arc::new(root);
         Self {
@@ -82,11 +79,26 @@ impl Directories {
         Arc::clone(&self.root)
     }
 
+    /// The way in which the file system of the tree compares names.
+    pub(super) fn spelling(&self) -> &Arc<Spelling> {
+        &self.spelling
+    }
+
     pub(super) fn hash(&self, path: &[u8]) -> u64 {
         self.hashes.of(path)
     }
 
-    /// The directory at `path`, in which no symlink is followed.
+    /// True if a directory was made at the path with this hash, and for few others.
+    pub(super) fn may_have_made(&self, hash: u64) -> bool {
+        self.made.may_have(hash)
+    }
+
+    /// Remembers that a directory was made.
+    pub(super) fn note_made(&mut self, hash: u64) {
+        self.made.insert(hash);
+    }
+
+    /// Opens the directory at `path`, in which no symlink is followed.
     pub(super) fn open(&mut self, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
         if path.is_empty() {
             return Ok(self.root());
@@ -99,7 +111,7 @@ impl Directories {
         Ok(opened)
     }
 
-    /// Whether the directory at `path` was found before, and is open.
+    /// True if the directory at `path` was found before, and is open.
     pub(super) fn is_kept(&self, path: &[u8]) -> bool {
         path.is_empty() || self.open.contains_key(path)
     }
@@ -123,39 +135,17 @@ impl Directories {
         self.open.clear();
     }
 
-    /// The path of the directory that `path` leads to; what is not there is taken to become directories.
+    /// Finds the directory to which `path` leads; names that nothing has are taken to become
+    /// directories.
     pub(super) fn resolve(&mut self, path: &[u8], in_flight: &HashSet<u64>) -> Result<Resolved, Unresolved> {
-        let mut at: Vec<u8> = Vec::new();
-        let mut rest = path.to_vec();
-        let mut used = 0;
-        let (mut exists, mut links, mut steps) = (true, 0, 0);
-        while used < rest.len() {
-            let end = rest[used..].iter().position(|&byte| byte == b'/').map_or(rest.len(), |end| used + end);
-            let name = rest[used..end].to_vec();
-            used = rest.len().min(end + 1);
-            steps += 1;
-            if steps > MAX_STEPS {
-                return Err(Unresolved::Loop);
-            }
-            let above = at.len();
-            match &name[..] {
-                b"" | b"." => continue,
-                b".." => {
-                    at.truncate(split(&at).0.len());
-                    continue;
-                }
-                _ if name.len() > MAX_NAME => return Err(Unresolved::TooLong),
-                _ if at.is_empty() => at.extend_from_slice(&name),
-                _ => at.extend([b"/", &name[..]].concat()),
-            }
-            if at.len() > MAX_PATH {
-                return Err(Unresolved::TooLong);
-            }
+        let mut walk = Walk { at: Vec::new(), rest: path.to_vec(), used: 0, links: 0, steps: 0 };
+        let mut exists = true;
+        while let Some((above, name)) = walk.next_name()? {
             // On disk is still what an entry in flight replaces.
-            if in_flight.contains(&self.hash(&at)) {
+            if in_flight.contains(&self.hash(&walk.at)) {
                 return Ok(Resolved::InFlight);
             }
-            let directory = match self.open(&at[..above]) {
+            let directory = match self.open(&walk.at[..above]) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     exists = false;
                     continue;
@@ -164,94 +154,72 @@ impl Directories {
             };
             let found = sys::metadata(directory.as_fd(), &name)?.map(|found| found.kind);
             if found.is_some_and(|kind| kind != Kind::Directory) {
-                self.spelling.check(directory.as_fd(), &at).map_err(Unresolved::Refused)?;
+                self.spelling.check(directory.as_fd(), &walk.at).map_err(Unresolved::Refused)?;
             }
             match found {
                 None => exists = false,
                 Some(Kind::Directory) => {}
-                Some(Kind::Symlink) => {
-                    links += 1;
-                    let target = sys::read_link(directory.as_fd(), &name)?;
-                    at.truncate(if target.starts_with(b"/") { 0 } else { above });
-                    rest = [&target[..], b"/", &rest[used..]].concat();
-                    used = 0;
-                    if links > MAX_LINKS {
-                        return Err(Unresolved::Loop);
-                    }
-                    if rest.len() > 4 * MAX_PATH {
-                        return Err(Unresolved::TooLong);
-                    }
-                }
+                Some(Kind::Symlink) => walk.follow(above, &sys::read_link(directory.as_fd(), &name)?)?,
                 Some(_) => return Err(Unresolved::File),
             }
         }
-        Ok(Resolved::Path(at, exists))
+        Ok(Resolved::Path(walk.at, exists))
     }
 }
 
-/// Hashes of paths: exactly as long as they are few, then a superset of a fixed size.
-#[derive(Default)]
-pub(super) struct PathSet {
-    few: HashSet<u64>,
-    many: Vec<u64>,
+/// A path on its way through symlinks.
+struct Walk {
+    /// The path so far, without symlinks.
+    at: Vec<u8>,
+    /// The rest of the path, of which the first `used` bytes are behind.
+    rest: Vec<u8>,
+    used: usize,
+    links: usize,
+    steps: usize,
 }
 
-/// So many hashes are kept as they are.
-const FEW: usize = 1 << 15;
-/// Bits of the superset: in a layer of 100,000 directories one other path in eighty is taken for one.
-const MANY_BITS: usize = 1 << 23;
-
-impl PathSet {
-    fn bit(hash: u64) -> (usize, u64) {
-        #[expect(clippy::cast_possible_truncation, reason = "a part of a hash")]
-        let bit = hash as usize % MANY_BITS;
-        (bit / 64, 1 << (bit % 64))
-    }
-
-    pub(super) fn insert(&mut self, hash: u64) {
-        if self.many.is_empty() {
-            self.few.insert(hash);
-            if self.few.len() < FEW {
-                return;
+impl Walk {
+    /// Goes on to the next name, and returns it with the length of the path above; `None` at the end.
+    fn next_name(&mut self) -> Result<Option<(usize, Vec<u8>)>, Unresolved> {
+        while self.used < self.rest.len() {
+            let left = &self.rest[self.used..];
+            let name = left.split(|&byte| byte == b'/').next().unwrap_or_default().to_vec();
+            self.used = self.rest.len().min(self.used + name.len() + 1);
+            self.steps += 1;
+            if self.steps > MAX_STEPS {
+                return Err(Unresolved::Loop);
             }
-            self.many = vec![0; MANY_BITS / 64];
+            let above = self.at.len();
+            match &name[..] {
+                b"" | b"." => continue,
+                b".." => {
+                    self.at.truncate(split(&self.at).0.len());
+                    continue;
+                }
+                _ if name.len() > MAX_NAME => return Err(Unresolved::TooLong),
+                _ if self.at.is_empty() => self.at.extend_from_slice(&name),
+                _ => self.at.extend([b"/", &name[..]].concat()),
+            }
+            if self.at.len() > MAX_PATH {
+                return Err(Unresolved::TooLong);
+            }
+            return Ok(Some((above, name)));
         }
-        for hash in std::mem::take(&mut self.few).into_iter().chain([hash]) {
-            let (word, bit) = Self::bit(hash);
-            self.many[word] |= bit;
-        }
+        Ok(None)
     }
 
-    pub(super) fn may_have(&self, hash: u64) -> bool {
-        if self.many.is_empty() {
-            return self.few.contains(&hash);
+    /// Goes on where a symlink leads whose last name came after `above` bytes of the path.
+    fn follow(&mut self, above: usize, target: &[u8]) -> Result<(), Unresolved> {
+        self.links += 1;
+        self.at.truncate(if target.starts_with(b"/") { 0 } else { above });
+        self.rest = [target, b"/", &self.rest[self.used..]].concat();
+        self.used = 0;
+        if self.links > MAX_LINKS {
+            return Err(Unresolved::Loop);
         }
-        let (word, bit) = Self::bit(hash);
-        self.many[word] & bit != 0
-    }
-
-    fn remove(&mut self, hash: u64) {
-        self.few.remove(&hash);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_set_of_paths_forgets_none_however_many() {
-        let mut set = PathSet::default();
-        let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        for number in 0..2 * FEW as u64 {
-            set.insert(hash(number));
+        if self.rest.len() > 4 * MAX_PATH {
+            return Err(Unresolved::TooLong);
         }
-        assert!((0..2 * FEW as u64).all(|number| set.may_have(hash(number))));
-        let wrong = (3 * FEW as u64..4 * FEW as u64).filter(|&number| set.may_have(hash(number))).count();
-        assert!(wrong < FEW / 50, "{wrong} of {FEW} others are taken for one");
-        let mut few = PathSet::default();
-        few.insert(1);
-        few.remove(1);
-        assert!(!few.may_have(1) && !few.may_have(2));
+        Ok(())
     }
 }

@@ -1,34 +1,39 @@
-//! Hard links: at once where the target is there, after the files in flight where it is one of them, at the end
-//! where it has not come yet.
+//! The rule of hard links: made at once where the target is there, at the end where it has not come yet.
 //!
 //! A name is one of three things. *Nothing* has it; an entry that is *made* has it, or is on its way to it (in
 //! flight); or a link *waits* under it. A link that waits takes its name at once: what was there is gone, and
 //! nothing is there until the end, or until a later entry takes the name from it. So a link to a name under which
 //! another one waits, waits too, and what comes out in the end is the same in whatever order the waiting links are
-//! made. They are kept in the inventory only, from which they are read when all else is made: there may be millions.
+//! made.
+//!
+//! The rule knows no disk: it is given [`Names`], which are those on disk while a layer is extracted, and those of a map
+//! in the tests. It notes each decision in the inventory, and keeps nothing else, since millions of links may wait: those
+//! that still wait at the end are what the inventory, played back, leaves under their names ([`Outcome`], by which
+//! `verify` too knows the tree).
 
 use std::collections::HashMap;
-use std::io;
-use std::os::fd::AsFd;
+use std::fs::File;
 
-use super::directories::{Resolved, Unresolved};
-use super::{LINK_BYTES, MAX_WAITING_LINK_BYTES, TreeWriter, inventory_failed, is_not_a_directory, split};
 use crate::error::LayerError;
-use crate::extract::inventory::{InventoryEntry, InventoryKind};
+use crate::extract::inventory::{InventoryEntry, InventoryKind, InventoryWriter, inventory_failed};
 use crate::extract::outcome::{Bits, Outcome, each};
-use crate::extract::tar::{Entry, show};
-use crate::sys::{self, Kind};
+use crate::extract::paths::{refused, show};
+use crate::sys::FileTime;
 
-/// Waiting links that are looked at together, in bytes of their paths.
+/// The waiting links that are looked at together, in bytes of their paths.
 const WINDOW_BYTES: usize = 1 << 20;
-/// Paths that are looked at together to find out which links still wait.
+/// The bytes of a link that is remembered, beside its paths.
+const LINK_BYTES: usize = 64;
+/// The paths that are looked at together to find out which links still wait.
 const PATHS_AT_ONCE: u32 = 50_000;
-/// How often all waiting links are gone through. Each time makes a whole window of links that lead to one another.
+/// The most times that all waiting links are gone through. Each time makes a whole window of links that
+/// lead to one another.
 const MAX_ROUNDS: usize = 64;
 
-/// What became of a hard link.
+/// The result of an attempt to make a hard link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Linked {
+pub(super) enum Linked {
+    /// The link is there, or will be as soon as its target is on disk.
     Made,
     /// Both names are of one inode already.
     Already,
@@ -36,104 +41,129 @@ enum Linked {
     NoTarget,
 }
 
-impl TreeWriter<'_> {
-    pub(super) fn hard_link(&mut self, entry: &Entry, target: &[u8]) -> Result<(), LayerError> {
-        let found = self.find_target(target, &entry.path)?;
-        let (directory, name) = self.parent_of(&entry.path)?;
-        let itself = found.as_deref().unwrap_or(target) == entry.path;
-        if !itself {
-            self.make_way(&entry.path, directory.as_fd(), name)?;
+/// The names of a tree, and its inventory, as the rule sees them.
+pub(super) trait Names {
+    /// Finds the path of a link's target without symlinks on its way; `None` while a directory on the
+    /// way is missing.
+    fn find(&mut self, target: &[u8], link: &[u8]) -> Result<Option<Vec<u8>>, LayerError>;
+
+    /// Takes a directory that has the name `path` away; anything else there may stay.
+    fn make_way(&mut self, path: &[u8]) -> Result<(), LayerError>;
+
+    /// Makes `path` another name of what is at `target`, in place of any file there.
+    fn link(&mut self, target: &[u8], path: &[u8]) -> Result<Linked, LayerError>;
+
+    /// Takes the name `path` from the file that has it: nothing is there then.
+    fn vacate(&mut self, path: &[u8]) -> Result<(), LayerError>;
+
+    /// Notes an item in the inventory.
+    fn note(&mut self, entry: &InventoryEntry) -> Result<(), LayerError>;
+
+    fn inventory(&mut self) -> &mut InventoryWriter<File>;
+}
+
+/// The hard links of one layer.
+#[derive(Debug, Default)]
+pub(super) struct HardLinks {
+    /// The number of links that had to wait, those included whose names were taken since.
+    waiting: u64,
+}
+
+impl HardLinks {
+    /// Takes in the entry of a hard link from `path` to `target`: makes it, or has it wait.
+    pub(super) fn entry(
+        &mut self,
+        names: &mut impl Names,
+        path: &[u8],
+        target: &[u8],
+        modified: FileTime,
+    ) -> Result<(), LayerError> {
+        let found = names.find(target, path)?;
+        if found.as_deref().unwrap_or(target) != path {
+            names.make_way(path)?;
         }
-        if let Some(target) = &found {
-            if self.in_flight.contains(&self.directories.hash(target)) {
-                return if itself { Ok(()) } else { self.link_later(entry, target) };
+        let linked = found.as_deref().map(|found| names.link(found, path)).transpose()?;
+        let target = found.unwrap_or_else(|| target.to_vec());
+        let kind = match linked {
+            Some(Linked::Already) => return Ok(()),
+            Some(Linked::Made) => InventoryKind::HardLink { target },
+            Some(Linked::NoTarget) | None => {
+                names.vacate(path)?;
+                self.waiting += 1;
+                InventoryKind::WaitingLink { target }
             }
-            match self.link(target, &entry.path)? {
-                Linked::Made => return self.inventory_link(entry, target.clone()),
-                Linked::Already => return Ok(()),
-                Linked::NoTarget => {}
-            }
-        }
-        if !itself && sys::metadata(directory.as_fd(), name).is_ok_and(|found| found.is_some()) {
-            self.directories.spelling.check(directory.as_fd(), &entry.path)?;
-        }
-        match sys::remove_file(directory.as_fd(), name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(LayerError::Write { doing: "replace", entry: show(&entry.path), source: error });
-            }
-            _ => {}
-        }
-        self.waiting += 1;
-        let kind = InventoryKind::WaitingLink { target: found.unwrap_or_else(|| target.to_vec()) };
-        self.remember(entry, kind, 0, None, Vec::new())
+        };
+        let (path, modified) = (path.to_vec(), Some(modified));
+        names.note(&InventoryEntry { path, kind, mode: 0, modified, xattrs: Vec::new() })
     }
 
-    /// Links to a file in flight when it is on disk.
-    fn link_later(&mut self, entry: &Entry, target: &[u8]) -> Result<(), LayerError> {
-        self.in_flight.insert(self.directories.hash(&entry.path));
-        self.links_in_flight_bytes += target.len() + entry.path.len() + LINK_BYTES;
-        self.links_in_flight.push((target.to_vec(), entry.path.clone()));
-        self.inventory_link(entry, target.to_vec())?;
-        if self.links_in_flight_bytes > MAX_WAITING_LINK_BYTES {
-            self.wait()?;
-        }
-        Ok(())
-    }
-
-    fn inventory_link(&mut self, entry: &Entry, target: Vec<u8>) -> Result<(), LayerError> {
-        self.remember(entry, InventoryKind::HardLink { target }, 0, None, Vec::new())
-    }
-
-    /// Makes the links to files that were in flight.
-    pub(super) fn make_links_in_flight(&mut self) -> Result<(), LayerError> {
-        self.links_in_flight_bytes = 0;
-        for (target, path) in std::mem::take(&mut self.links_in_flight) {
-            if self.link(&target, &path)? == Linked::NoTarget {
-                return Err(missing_target(&path, &target));
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the links that wait, when all else is made.
-    pub(super) fn make_waiting_links(&mut self) -> Result<(), LayerError> {
+    /// Makes the links that still wait, when all else is made.
+    pub(super) fn finish(self, names: &mut impl Names) -> Result<(), LayerError> {
         if self.waiting == 0 {
             return Ok(());
         }
-        let items = self.inventory.items();
-        let outcome =
-            Outcome::of(items, PATHS_AT_ONCE, || self.inventory.so_far()).map_err(inventory_failed)?;
-        let mut round = Round { waiting: outcome.survivors, ..Round::default() };
+        let inventory = names.inventory();
+        let items = inventory.items();
+        let outcome = Outcome::of(items, PATHS_AT_ONCE, || inventory.so_far()).map_err(inventory_failed)?;
+        let mut waiting = outcome.survivors;
+        let mut still = None;
         for _ in 0..MAX_ROUNDS {
-            (round.made, round.missing) = (0, None);
-            let inventory = self.inventory.so_far().map_err(inventory_failed)?;
-            let mut failed = None;
-            each(inventory, |item, entry| {
-                if failed.is_none() && round.take(item, entry) {
-                    failed = self.make_window(&mut round).err();
-                }
-            })
-            .map_err(inventory_failed)?;
-            failed.map_or(Ok(()), Err)?;
-            self.make_window(&mut round)?;
-            match round.missing.take() {
+            let round = Round::run(names, &mut waiting)?;
+            match round.missing {
                 None => return Ok(()),
                 Some((path, target)) if round.made == 0 => return Err(missing_target(&path, &target)),
-                Some(still) => round.last = Some(still),
+                missing => still = missing,
             }
         }
-        let entry = round.last.map(|(path, _)| show(&path)).unwrap_or_default();
-        Err(LayerError::Entry {
-            entry,
-            reason: "too many hard links lead to one another before the entry that they mean".to_owned(),
+        let (path, _) = still.unwrap_or_default();
+        Err(refused(&path, "too many hard links lead to one another before the entry that they mean"))
+    }
+}
+
+/// One time through all waiting links.
+struct Round<'r> {
+    /// Items of links that still wait.
+    waiting: &'r mut Bits,
+    /// The links that are looked at together: item and entry.
+    window: Vec<(u32, InventoryEntry)>,
+    bytes: usize,
+    made: usize,
+    /// The first link that could not be made, and its target.
+    missing: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl<'r> Round<'r> {
+    fn run(names: &mut impl Names, waiting: &'r mut Bits) -> Result<Self, LayerError> {
+        let mut round = Self { waiting, window: Vec::new(), bytes: 0, made: 0, missing: None };
+        let mut failed = None;
+        let so_far = names.inventory().so_far().map_err(inventory_failed)?;
+        each(so_far, |item, entry| {
+            if failed.is_none() && round.take(item, entry) {
+                failed = round.make_window(names).err();
+            }
         })
+        .map_err(inventory_failed)?;
+        failed.map_or(Ok(()), Err)?;
+        round.make_window(names)?;
+        Ok(round)
     }
 
-    /// Makes the waiting links of a window, each after the one that it is a link to. A long chain costs no more than
-    /// its length, and a circle ends, since each link is gone on to once.
-    fn make_window(&mut self, round: &mut Round) -> Result<(), LayerError> {
-        let links = std::mem::take(&mut round.window);
-        round.bytes = 0;
+    /// Takes in an item of the inventory, and tells whether the window is full.
+    fn take(&mut self, item: u32, entry: InventoryEntry) -> bool {
+        let InventoryKind::WaitingLink { target } = &entry.kind else { return false };
+        if !self.waiting.get(item) {
+            return false;
+        }
+        self.bytes += target.len() + entry.path.len() + size_of::<InventoryEntry>() + LINK_BYTES;
+        self.window.push((item, entry));
+        self.bytes > WINDOW_BYTES
+    }
+
+    /// Makes the waiting links of a window, each after the one that it is a link to. A long chain
+    /// costs no more than its length, and a circle ends, since each link is gone on to once.
+    fn make_window(&mut self, names: &mut impl Names) -> Result<(), LayerError> {
+        let links = std::mem::take(&mut self.window);
+        self.bytes = 0;
         let by_path: HashMap<&[u8], usize> =
             links.iter().enumerate().map(|(index, (_, entry))| (&entry.path[..], index)).collect();
         let mut visited = vec![false; links.len()];
@@ -147,23 +177,21 @@ impl TreeWriter<'_> {
                 }
                 let (item, entry) = &links[index];
                 let InventoryKind::WaitingLink { target } = &entry.kind else { break };
-                let found = self.find_target(target, &entry.path)?;
+                let found = names.find(target, &entry.path)?;
                 if let Some(found) = &found
-                    && self.link(found, &entry.path)? != Linked::NoTarget
+                    && names.link(found, &entry.path)? != Linked::NoTarget
                 {
                     let kind = InventoryKind::HardLink { target: found.clone() };
-                    self.inventory
-                        .entry(&InventoryEntry { kind, ..entry.clone() })
-                        .map_err(inventory_failed)?;
+                    names.note(&InventoryEntry { kind, ..entry.clone() })?;
                     done[index] = true;
-                    round.waiting.clear(*item);
-                    round.made += 1;
+                    self.waiting.clear(*item);
+                    self.made += 1;
                     continue;
                 }
                 match found.and_then(|found| by_path.get(&found[..])) {
                     Some(&next) if !std::mem::replace(&mut visited[next], true) => chain.push(next),
                     _ => {
-                        round.missing.get_or_insert_with(|| (entry.path.clone(), target.clone()));
+                        self.missing.get_or_insert_with(|| (entry.path.clone(), target.clone()));
                         break;
                     }
                 }
@@ -171,103 +199,130 @@ impl TreeWriter<'_> {
         }
         Ok(())
     }
+}
 
-    /// The path of a link's target without symlinks on its way; `None` while a directory on the way is missing.
-    fn find_target(&mut self, target: &[u8], link: &[u8]) -> Result<Option<Vec<u8>>, LayerError> {
-        let (parent, name) = split(target);
-        let failed = |source| LayerError::Write { doing: "link", entry: show(link), source };
-        match self.open_directory(parent)? {
-            Ok(_) => return Ok(Some(target.to_vec())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if is_not_a_directory(&error) => {}
-            Err(error) => return Err(failed(error)),
+/// Makes the error of a link whose target never comes.
+pub(super) fn missing_target(path: &[u8], target: &[u8]) -> LayerError {
+    refused(path, format!("its hard link target {:?} is not in the layer", show(target)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Names in memory, each with the number of its inode. All are files of one directory.
+    struct Map {
+        inodes: BTreeMap<Vec<u8>, usize>,
+        inventory: InventoryWriter<File>,
+    }
+
+    impl Names for Map {
+        fn find(&mut self, target: &[u8], _link: &[u8]) -> Result<Option<Vec<u8>>, LayerError> {
+            Ok(Some(target.to_vec()))
         }
-        let refuse = |why: &str| LayerError::Entry {
-            entry: show(link),
-            reason: format!("its link target {:?} leads {why}", show(target)),
-        };
-        loop {
-            return match self.directories.resolve(parent, &self.in_flight) {
-                Ok(Resolved::InFlight) => {
-                    self.wait()?;
-                    continue;
-                }
-                Ok(Resolved::Path(parent, true)) => Ok(Some(super::join(&parent, name))),
-                Ok(Resolved::Path(_, false)) | Err(Unresolved::File) => Ok(None),
-                Err(Unresolved::Loop) => Err(refuse("through too many symlinks, or in a circle of them")),
-                Err(Unresolved::TooLong) => Err(refuse("to a path that is longer than any can be")),
-                Err(Unresolved::Refused(error)) => Err(error),
-                Err(Unresolved::Failed(error)) => Err(failed(error)),
+
+        fn make_way(&mut self, _path: &[u8]) -> Result<(), LayerError> {
+            Ok(())
+        }
+
+        fn link(&mut self, target: &[u8], path: &[u8]) -> Result<Linked, LayerError> {
+            let Some(&inode) = self.inodes.get(target) else { return Ok(Linked::NoTarget) };
+            let old = self.inodes.insert(path.to_vec(), inode);
+            Ok(if old == Some(inode) { Linked::Already } else { Linked::Made })
+        }
+
+        fn vacate(&mut self, path: &[u8]) -> Result<(), LayerError> {
+            self.inodes.remove(path);
+            Ok(())
+        }
+
+        fn note(&mut self, entry: &InventoryEntry) -> Result<(), LayerError> {
+            self.inventory.entry(entry).map_err(inventory_failed)
+        }
+
+        fn inventory(&mut self) -> &mut InventoryWriter<File> {
+            &mut self.inventory
+        }
+    }
+
+    impl Map {
+        fn file(&mut self, path: &[u8], inode: usize) {
+            self.inodes.insert(path.to_vec(), inode);
+            let kind = InventoryKind::File { size: 0, hash: 0 };
+            let (path, xattrs) = (path.to_vec(), Vec::new());
+            self.note(&InventoryEntry { path, kind, mode: 0, modified: None, xattrs }).unwrap();
+        }
+    }
+
+    /// What the rule says in the header, in the simplest words: `None` is a link that waits.
+    fn reference(entries: &[(u8, Option<u8>)]) -> Option<BTreeMap<Vec<u8>, usize>> {
+        let mut names: BTreeMap<u8, Result<usize, u8>> = BTreeMap::new();
+        for (inode, &(path, target)) in entries.iter().enumerate() {
+            let has = match target {
+                None => Ok(inode),
+                Some(target) => match names.get(&target) {
+                    Some(Ok(inode)) => Ok(*inode),
+                    // A link to itself leaves another one that waits there in peace.
+                    Some(Err(_)) if target == path => continue,
+                    _ => Err(target),
+                },
             };
+            names.insert(path, has);
         }
-    }
-
-    /// Makes `path` another name of what is at `target`, in both of which no symlink is followed.
-    fn link(&mut self, target: &[u8], path: &[u8]) -> Result<Linked, LayerError> {
-        let failed = |source| LayerError::Write { doing: "link", entry: show(path), source };
-        let (target_parent, target_name) = split(target);
-        let target_directory = match self.directories.open(target_parent) {
-            Ok(directory) => directory,
-            Err(error) if error.kind() == io::ErrorKind::NotFound || is_not_a_directory(&error) => {
-                return Ok(Linked::NoTarget);
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        let Some(from) = sys::metadata(target_directory.as_fd(), target_name).map_err(failed)? else {
-            return Ok(Linked::NoTarget);
-        };
-        if from.kind == Kind::Directory {
-            return Err(LayerError::Entry {
-                entry: show(path),
-                reason: format!("a hard link to the directory {:?}", show(target)),
+        loop {
+            let made = names.iter().find_map(|(path, has)| {
+                let target = has.err()?;
+                Some((*path, names.get(&target)?.ok()?))
             });
+            let Some((path, inode)) = made else { break };
+            names.insert(path, Ok(inode));
         }
-        let (directory, name) = self.parent_of(path)?;
-        if let Some(existing) = sys::metadata(directory.as_fd(), name).map_err(failed)? {
-            if existing.inode == from.inode {
-                self.directories.spelling.check(directory.as_fd(), path)?;
-                return Ok(Linked::Already);
+        names.into_iter().map(|(path, has)| Some((vec![path], has.ok()?))).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// The rule, given a map, makes what the reference says, and its inventory, played back,
+        /// says the same of every name: which are there, and which are of one inode.
+        #[test]
+        fn links_in_any_order_lead_to_the_same_names_and_the_inventory_knows_them(
+            entries in proptest::collection::vec(
+                (b'a'..=b'e', proptest::option::weighted(0.7, b'a'..=b'e')), 1..14,
+            ),
+        ) {
+            let inventory = InventoryWriter::new(tempfile::tempfile().unwrap()).unwrap();
+            let mut names = Map { inodes: BTreeMap::new(), inventory };
+            let mut links = HardLinks::default();
+            for (inode, (path, target)) in entries.iter().enumerate() {
+                match target {
+                    None => names.file(&[*path], inode),
+                    Some(target) => {
+                        links.entry(&mut names, &[*path], &[*target], FileTime::default()).unwrap();
+                    }
+                }
             }
-            self.directories.spelling.check(directory.as_fd(), path)?;
-            sys::remove_file(directory.as_fd(), name).map_err(failed)?;
+            let made = links.finish(&mut names).is_ok().then(|| names.inodes.clone());
+            prop_assert_eq!(&made, &reference(&entries));
+            let Some(made) = made else { return Ok(()) };
+            let items = names.inventory.items();
+            let outcome = Outcome::of(items, 3, || names.inventory.so_far()).unwrap();
+            let mut known: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+            each(names.inventory.so_far().unwrap(), |item, entry| {
+                if outcome.survivors.get(item) {
+                    known.insert(entry.path, outcome.origin(item));
+                }
+            }).unwrap();
+            prop_assert!(known.keys().eq(made.keys()), "{known:?} {made:?}");
+            for (one, of_one) in &made {
+                for (other, of_other) in &made {
+                    prop_assert_eq!(known[one] == known[other], of_one == of_other);
+                }
+            }
         }
-        sys::make_hard_link(target_directory.as_fd(), target_name, directory.as_fd(), name)
-            .map_err(failed)?;
-        Ok(Linked::Made)
-    }
-}
-
-/// One time through all waiting links.
-#[derive(Default)]
-struct Round {
-    /// Items of links that still wait.
-    waiting: Bits,
-    /// Links that are looked at together: item and entry.
-    window: Vec<(u32, InventoryEntry)>,
-    bytes: usize,
-    made: usize,
-    /// The first link that could not be made, and its target.
-    missing: Option<(Vec<u8>, Vec<u8>)>,
-    /// The same, of an earlier time.
-    last: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Round {
-    /// Takes in an item of the inventory; whether the window is full.
-    fn take(&mut self, item: u32, entry: InventoryEntry) -> bool {
-        let InventoryKind::WaitingLink { target } = &entry.kind else { return false };
-        if !self.waiting.get(item) {
-            return false;
-        }
-        self.bytes += target.len() + entry.path.len() + size_of::<InventoryEntry>() + LINK_BYTES;
-        self.window.push((item, entry));
-        self.bytes > WINDOW_BYTES
-    }
-}
-
-fn missing_target(path: &[u8], target: &[u8]) -> LayerError {
-    LayerError::Entry {
-        entry: show(path),
-        reason: format!("its hard link target {:?} is not in the layer", show(target)),
     }
 }
