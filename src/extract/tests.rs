@@ -9,6 +9,7 @@ use ::tar::{Builder, EntryType, Header};
 use proptest::prelude::*;
 
 use super::*;
+use crate::cancel::Cancel;
 use crate::sys;
 
 /// One entry for [`build`].

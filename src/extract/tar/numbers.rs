@@ -1,9 +1,14 @@
 //! The numbers of tar headers and PAX records, as Go's `archive/tar` reads them.
 
-use super::until_nul;
 use crate::sys::FileTime;
 
-/// A number field: octal text, or base-256 if its first bit is set. `None` if negative or beyond `i64`.
+/// Cuts a field off at its first NUL.
+pub(super) fn until_nul(field: &[u8]) -> &[u8] {
+    field.split(|&b| b == 0).next().unwrap_or_default()
+}
+
+/// Reads a number field: octal text, or base-256 if its first bit is set. `None` if negative or beyond
+/// `i64`.
 pub(super) fn numeric(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 == 0 {
         octal(field)
@@ -12,7 +17,7 @@ pub(super) fn numeric(field: &[u8]) -> Option<u64> {
     }
 }
 
-/// Octal digits between blanks and NULs, as Go's `parseOctal`; an empty field is 0.
+/// Reads octal digits between blanks and NULs, as Go's `parseOctal`; an empty field is 0.
 pub(super) fn octal(field: &[u8]) -> Option<u64> {
     let digits = field.trim_ascii();
     let blank = |b: &u8| matches!(b, b' ' | 0);
@@ -28,7 +33,8 @@ pub(super) fn octal(field: &[u8]) -> Option<u64> {
     (i64::try_from(value).is_ok()).then_some(value)
 }
 
-/// GNU's base-256: big-endian two's complement, the first bit being the mark and the second the sign.
+/// Reads GNU's base-256: big-endian two's complement, the first bit being the mark and the second the
+/// sign.
 pub(super) fn base256(field: &[u8]) -> Option<i64> {
     let negative = field[0] & 0x40 != 0;
     let invert = if negative { 0xff } else { 0 };
@@ -43,7 +49,7 @@ pub(super) fn base256(field: &[u8]) -> Option<i64> {
     Some(if negative { !value } else { value })
 }
 
-/// A PAX number: decimal digits only.
+/// Reads a PAX number: decimal digits only.
 pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -51,7 +57,7 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// A PAX time: `[-]seconds[.fraction]`; the fraction is cut to nanoseconds, downwards.
+/// Reads a PAX time: `[-]seconds[.fraction]`; the fraction is cut to nanoseconds, downwards.
 pub(super) fn parse_time(text: &[u8]) -> Option<FileTime> {
     let text = std::str::from_utf8(text).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

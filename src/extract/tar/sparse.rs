@@ -7,19 +7,20 @@
 //!
 //! Sources: GNU tar manual "Sparse Formats" and "Storing Sparse Files", Go `archive/tar/reader.go`.
 
-use std::collections::BTreeMap;
+use tar::{GnuExtSparseHeader, GnuHeader, GnuSparseHeader};
 
+use super::extensions::{MAX_EXTENSION, Records};
 use super::numbers::{decimal, numeric};
-use super::{BLOCK, MAX_EXTENSION, Source, read_block};
+use super::source::{BLOCK, Source, read_block};
 use crate::error::LayerError;
 
-/// Where a map is.
+/// The place of a map.
 pub(super) enum Form {
-    /// It was read already.
+    /// The map was read already.
     Read(Map),
-    /// It begins the data.
+    /// The map begins the data.
     BeforeData {
-        /// Bytes of the whole file.
+        /// The bytes of the whole file.
         real: u64,
     },
 }
@@ -28,11 +29,11 @@ pub(super) enum Form {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Map {
     parts: Vec<(u64, u64)>,
-    /// Where the last part ends.
+    /// The end of the last part.
     end: u64,
-    /// Bytes of all parts.
+    /// The bytes of all parts.
     pub(super) data: u64,
-    /// Bytes of the whole file.
+    /// The bytes of the whole file.
     pub(super) real: u64,
 }
 
@@ -56,12 +57,20 @@ impl Map {
         Ok(())
     }
 
-    /// Bytes that are no data.
+    /// Adds the parts of a header of GNU's; the first one that is empty is the end.
+    fn add_all(&mut self, parts: &[GnuSparseHeader]) -> Result<(), &'static str> {
+        for part in parts.iter().take_while(|part| part.offset[0] != 0) {
+            self.add(map_number(&part.offset)?, map_number(&part.numbytes)?)?;
+        }
+        Ok(())
+    }
+
+    /// Counts the bytes that are no data.
     pub(super) fn holes(&self) -> u64 {
         self.real - self.data
     }
 
-    /// Bytes of the whole file, of which the tar has no more than this.
+    /// Starts the map of a file of `real` bytes, of which the tar has no more than this number.
     fn of_size(real: u64) -> Result<Self, &'static str> {
         if real > i64::MAX as u64 {
             Err("a sparse file larger than any file can be")
@@ -72,37 +81,30 @@ impl Map {
 
     /// Reads the map of GNU's old form, from the header and the blocks that follow it.
     pub(super) fn old_gnu(
-        header: &[u8; BLOCK],
+        header: Option<&GnuHeader>,
         source: &mut impl Source,
         refuse: impl Fn(&str) -> LayerError,
     ) -> Result<Self, LayerError> {
-        if &header[257..265] != b"ustar  \0" {
-            return Err(refuse("a sparse file in a header that is not GNU's"));
-        }
-        let number =
-            |field: &[u8]| numeric(field).ok_or_else(|| refuse("a sparse file whose map has no number"));
-        let mut map = Self::of_size(number(&header[483..495])?).map_err(&refuse)?;
-        let mut fields = header[386..482].to_vec();
-        let mut goes_on = header[482] != 0;
+        let header = header.ok_or_else(|| refuse("a sparse file in a header that is not GNU's"))?;
+        let mut map = Self::of_size(map_number(&header.realsize).map_err(&refuse)?).map_err(&refuse)?;
+        map.add_all(&header.sparse).map_err(&refuse)?;
+        let mut goes_on = header.isextended != [0];
         let mut read = 0;
-        loop {
-            for part in fields.chunks_exact(24).take_while(|part| part[0] != 0) {
-                map.add(number(&part[..12])?, number(&part[12..])?).map_err(&refuse)?;
-            }
-            if !goes_on {
-                return Ok(map);
-            }
+        while goes_on {
             read += BLOCK as u64;
             if read > MAX_EXTENSION {
                 return Err(refuse("a sparse file whose map is larger than 1 MiB"));
             }
             let block = read_block(source)?.ok_or_else(|| refuse("a sparse file whose map is cut off"))?;
-            fields = block[..504].to_vec();
-            goes_on = block[504] != 0;
+            let mut more = GnuExtSparseHeader::new();
+            more.as_mut_bytes().copy_from_slice(&block);
+            map.add_all(&more.sparse).map_err(&refuse)?;
+            goes_on = more.isextended != [0];
         }
+        Ok(map)
     }
 
-    /// Reads a map that begins the data of `size` bytes; how many bytes it took.
+    /// Reads a map that begins the data of `size` bytes, and tells how many bytes it took.
     pub(super) fn before_data(
         real: u64,
         size: u64,
@@ -148,13 +150,18 @@ impl Map {
     }
 }
 
-/// Whether the records of an entry speak of a sparse file, and its name there.
-pub(super) fn take_name(pax: &mut BTreeMap<Vec<u8>, Vec<u8>>) -> Option<Vec<u8>> {
+/// Reads a number of a map in a header of GNU's.
+fn map_number(field: &[u8]) -> Result<u64, &'static str> {
+    numeric(field).ok_or("a sparse file whose map has no number")
+}
+
+/// Takes the name that the records of an entry have for a sparse file.
+pub(super) fn take_name(pax: &mut Records) -> Option<Vec<u8>> {
     pax.remove(&b"GNU.sparse.name"[..]).filter(|name| !name.is_empty())
 }
 
-/// What the records of an entry say of a sparse file; `None` if it is none.
-pub(super) fn form(pax: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Form>, &'static str> {
+/// Reads what the records of an entry say of a sparse file; `None` if they say nothing.
+pub(super) fn form(pax: &Records) -> Result<Option<Form>, &'static str> {
     if !pax.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
         return Ok(None);
     }
@@ -188,13 +195,13 @@ pub(super) fn form(pax: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Form>, &'s
 /// A sparse file while its content is read.
 pub(super) struct Content {
     parts: std::vec::IntoIter<(u64, u64)>,
-    /// Where the next part begins, and its bytes that are still to come.
+    /// The start of the next part, and its bytes that are still to come.
     part: Option<(u64, u64)>,
     at: u64,
     real: u64,
 }
 
-/// What comes next of a sparse file.
+/// The bytes of a sparse file that come next.
 pub(super) enum Next {
     Data(u64),
     Zeros(u64),

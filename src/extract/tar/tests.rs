@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::entry::clean_path;
+use super::numbers::parse_time;
 use super::*;
+use crate::sys::FileTime;
 
 struct Bytes<'a> {
     all: &'a [u8],
@@ -132,6 +135,13 @@ fn extensions_name_the_next_entry_only() {
     assert_eq!(entries[0].xattrs[&b"user.a"[..]], b"b");
     assert_eq!(entries[1].path, long.as_bytes());
     assert_eq!((entries[2].path.as_slice(), entries[2].uid, entries[2].xattrs.len()), (&b"plain"[..], 0, 0));
+}
+
+#[test]
+fn a_pax_value_may_have_line_ends() {
+    let value = "a\n11 path=x\nb\n";
+    let entry = only(&[pax(b'x', &[("SCHILY.xattr.user.a", value)]), plain("f", b'0', 0), end()]);
+    assert_eq!((&entry.path[..], &entry.xattrs[&b"user.a"[..]][..]), (&b"f"[..], value.as_bytes()));
 }
 
 #[test]

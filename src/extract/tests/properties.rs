@@ -347,7 +347,7 @@ proptest! {
         for entry in &entries {
             let origin = if entry.kind == b'1' { by_name[&entry.target[..]] } else { entry };
             prop_assert_eq!(difference(&root, entry, origin), None);
-            expected.extend(super::super::tree::ancestors(&entry.name).map(<[u8]>::to_vec));
+            expected.extend(super::super::paths::ancestors(&entry.name).map(<[u8]>::to_vec));
             expected.push(entry.name.clone());
         }
         expected.retain(|path| !path.is_empty());
