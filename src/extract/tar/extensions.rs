@@ -103,7 +103,7 @@ fn parse_records(mut content: &[u8], offset: u64) -> Result<Records, LayerError>
     let mut records = Records::new();
     let mut map = SparseMap::default();
     while !content.is_empty() {
-        let (key, value, rest) = split_record(content).map_err(bad)?;
+        let Record { key, value, rest } = Record::split(content).map_err(bad)?;
         if matches!(key, b"GNU.sparse.offset" | b"GNU.sparse.numbytes") {
             map.add(key, value).map_err(bad)?;
         } else if value.is_empty() && !key.starts_with(b"SCHILY.xattr.") {
@@ -119,26 +119,35 @@ fn parse_records(mut content: &[u8], offset: u64) -> Result<Records, LayerError>
     Ok(records)
 }
 
-/// Splits the first record into key and value; the rest follows.
-fn split_record(content: &[u8]) -> Result<(&[u8], &[u8], &[u8]), &'static str> {
-    let space = content.iter().take(20).position(|&b| b == b' ').ok_or("no length")?;
-    let length = decimal(&content[..space])
-        .and_then(|length| usize::try_from(length).ok())
-        .filter(|&length| length > space + 2 && length <= content.len())
-        .ok_or("a length that does not fit")?;
-    let (record, rest) = content.split_at(length);
-    let Some((b'\n', body)) = record[space + 1..].split_last() else {
-        return Err("a record without its line end");
-    };
-    let equals = body.iter().position(|&b| b == b'=').ok_or("a record without =")?;
-    let (key, value) = (&body[..equals], &body[equals + 1..]);
-    if key.is_empty() {
-        return Err("a record without a key");
+/// A PAX record, and the bytes after it.
+struct Record<'c> {
+    key: &'c [u8],
+    value: &'c [u8],
+    rest: &'c [u8],
+}
+
+impl<'c> Record<'c> {
+    /// Splits the first record off.
+    fn split(content: &'c [u8]) -> Result<Self, &'static str> {
+        let space = content.iter().take(20).position(|&b| b == b' ').ok_or("no length")?;
+        let length = decimal(&content[..space])
+            .and_then(|length| usize::try_from(length).ok())
+            .filter(|&length| length > space + 2 && length <= content.len())
+            .ok_or("a length that does not fit")?;
+        let (record, rest) = content.split_at(length);
+        let Some((b'\n', body)) = record[space + 1..].split_last() else {
+            return Err("a record without its line end");
+        };
+        let equals = body.iter().position(|&b| b == b'=').ok_or("a record without =")?;
+        let (key, value) = (&body[..equals], &body[equals + 1..]);
+        if key.is_empty() {
+            return Err("a record without a key");
+        }
+        if key.contains(&0) {
+            return Err("a NUL in a key");
+        }
+        Ok(Self { key, value, rest })
     }
-    if key.contains(&0) {
-        return Err("a NUL in a key");
-    }
-    Ok((key, value, rest))
 }
 
 /// The map of a sparse file of form 0.0, whose records repeat; put together they are the map of form 0.1.
