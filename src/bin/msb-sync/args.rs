@@ -107,6 +107,27 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// The verb of the library that carries the command out.
+    pub(crate) fn verb(&self) -> &'static str {
+        match self {
+            Self::Apply(_) if self.watches() => "watch",
+            Self::Apply(_) => "apply",
+            Self::Plan(_) => "plan",
+            Self::Watch(_) => "watch",
+            Self::Lock(_) => "lock",
+            Self::Pull(_) => "pull",
+            Self::List => "list",
+            Self::Inspect(_) => "inspect",
+            Self::Verify(_) => "verify",
+            Self::Prune(_) => "prune",
+            Self::Forget(_) | Self::Remove(_) => "forget",
+            Self::Init => "init",
+            Self::Schema => "schema",
+            Self::Completions { .. } => "completions",
+            Self::Man => "man",
+        }
+    }
+
     /// Whether the images file may be a stranger's.
     pub(crate) fn is_untrusted(&self) -> bool {
         matches!(self, Self::Plan(Plan { untrusted: true, .. }) | Self::Lock(Lock { untrusted: true, .. }))
@@ -118,9 +139,10 @@ impl Command {
     }
 }
 
+// The images that a command is about. No doc comment: clap would print it as the command's own.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
-pub(crate) struct Selection {
+pub(crate) struct Target {
     /// The images file; `-` is standard input
     #[arg(default_value = DEFAULT_FILE, value_name = "FILE")]
     pub(crate) file: PathBuf,
@@ -144,7 +166,7 @@ pub(crate) struct Selection {
 #[derive(Debug, Args)]
 pub(crate) struct Apply {
     #[command(flatten)]
-    pub(crate) selection: Selection,
+    pub(crate) target: Target,
     /// Show what would be done, like `plan`
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -160,7 +182,7 @@ pub(crate) struct Apply {
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
     #[command(flatten)]
-    pub(crate) selection: Selection,
+    pub(crate) target: Target,
     /// Serve /metrics (for Prometheus) and /healthz at this IP address or name, and port; a port alone is on loopback
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub(crate) metrics: Option<Address>,
@@ -173,7 +195,7 @@ pub(crate) struct Watch {
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
     #[command(flatten)]
-    pub(crate) selection: Selection,
+    pub(crate) target: Target,
     /// Exit with 2 if changes are pending (a wrong images file exits with 1 then)
     #[arg(long)]
     pub(crate) detailed_exitcode: bool,

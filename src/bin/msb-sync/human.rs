@@ -1,12 +1,13 @@
-//! The output for people: what happens goes to stderr as it happens, results are text for stdout.
+//! The output for people: events go to stderr as they happen, results are text for stdout.
 
 mod images;
-mod progress;
-mod run;
+mod lock;
+mod meter;
+mod plan;
+mod summary;
 mod upkeep;
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 
 use msb_sync::error::Error;
 use msb_sync::image_ref::ImageRef;
@@ -14,53 +15,51 @@ use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::Action;
 
 pub(crate) use images::{inspect, list, lowerdir};
-pub(crate) use progress::Progress;
-pub(crate) use run::{Next, plan, relocked, summary};
+pub(crate) use lock::relocked;
+pub(crate) use meter::Meter;
+pub(crate) use plan::plan;
+pub(crate) use summary::summary;
 pub(crate) use upkeep::{pruned, verified};
 
-use crate::text::{Style, bytes, plural, printable, short};
+use crate::text::{bytes, plural, printable, short};
+use crate::{paint, streams};
 
-/// Prints to stderr what happens.
+/// Tells people on stderr what happens.
 pub(crate) struct Human {
     quiet: bool,
     verbose: u8,
     json: bool,
-    style: Style,
-    progress: Progress,
+    meter: Meter,
 }
 
 impl Human {
-    pub(crate) fn new(quiet: bool, verbose: u8, json: bool, progress: Progress, style: Style) -> Self {
-        Self { quiet, verbose, json, style, progress }
+    pub(crate) fn new(quiet: bool, verbose: u8, json: bool, meter: Meter) -> Self {
+        Self { quiet, verbose, json, meter }
     }
 
     /// Runs `write` while no bar is on the screen.
     pub(crate) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
-        self.progress.suspend(write)
+        self.meter.suspend(write)
     }
 
     /// Prints text to stderr, control characters escaped.
     pub(crate) fn lines(&self, text: &str) {
-        let text = printable(text.trim_end_matches('\n'), true);
-        self.suspend(|| {
-            // Nobody left to read errors is no reason to fail.
-            let _ = writeln!(io::stderr().lock(), "{text}");
-        });
+        self.raw(&printable(text.trim_end_matches('\n'), true));
     }
 
     /// Prints an error, its causes and the next step.
     pub(crate) fn error(&self, message: &str, causes: &[String], hint: Option<&str>) {
-        let mut text = format!("{}: {}", self.style.red("error"), printable(message, false));
+        let mut text = format!("{}: {}", paint::red("error"), printable(message, false));
         for cause in causes {
             let _ = write!(text, "\n  caused by: {}", printable(cause, false));
         }
         if let Some(hint) = hint {
-            let _ = write!(text, "\n{}: {}", self.style.bold("hint"), printable(hint, false));
+            let _ = write!(text, "\n{}: {}", paint::bold("hint"), printable(hint, false));
         }
         self.raw(&text);
     }
 
-    /// Prints what went wrong beside the images.
+    /// Prints an error that concerns no image, or all.
     pub(crate) fn failure(&self, error: &Error) {
         let mut chain = error.chain();
         let message = chain.remove(0);
@@ -75,37 +74,35 @@ impl Human {
         self.error(&message, &chain, error.hint().as_deref());
     }
 
-    /// Whether to say more.
+    /// The user asked for more (`-v`).
     pub(crate) fn is_verbose(&self) -> bool {
         self.verbose > 0
     }
 
-    /// Whether bars and a status line are shown.
+    /// Bars and a status line are on the screen.
     pub(crate) fn is_live(&self) -> bool {
-        self.progress.is_bars()
+        self.meter.is_bars()
     }
 
     /// Shows `text` at the bottom of the screen, until [`Human::clear`].
     pub(crate) fn status(&self, text: &str) {
-        self.progress.status(&printable(text, false));
+        self.meter.status(&printable(text, false));
     }
 
-    /// Prints what the user should know that stops nothing.
+    /// Prints a warning: the user should know, and the run goes on.
     pub(crate) fn warning(&self, message: &str) {
         if self.quiet {
             return;
         }
-        self.raw(&format!("{}: {}", self.style.yellow("warning"), printable(message, true)));
+        self.raw(&format!("{}: {}", paint::yellow("warning"), printable(message, true)));
     }
 
-    /// Prints a line that has been made printable.
+    /// Prints a line whose control characters are escaped, and colours ours.
     fn raw(&self, text: &str) {
-        self.suspend(|| {
-            let _ = writeln!(io::stderr().lock(), "{text}");
-        });
+        self.suspend(|| streams::tell(text));
     }
 
-    /// Prints something that nobody needs to know.
+    /// Prints a line that nobody needs.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !self.json {
             self.raw(&printable(text, false));
@@ -114,7 +111,7 @@ impl Human {
 
     /// Removes the bars: the result comes next, or the end.
     pub(crate) fn clear(&self) {
-        self.progress.clear();
+        self.meter.clear();
     }
 
     /// Says that a signal ended the run.
@@ -128,17 +125,17 @@ impl Human {
 
     fn image_done(&self, reference: &ImageRef, action: Action, reason: &str) {
         let (sign, what) = match action {
-            Action::Add => (self.style.green("+"), "added"),
-            Action::Update => (self.style.yellow("~"), "updated"),
-            Action::Repair => (self.style.yellow("!"), "repaired"),
-            Action::Remove => (self.style.red("-"), "removed"),
-            Action::Keep if self.verbose > 0 => (self.style.dim("="), "unchanged"),
+            Action::Add => (paint::green("+"), "added"),
+            Action::Update => (paint::yellow("~"), "updated"),
+            Action::Repair => (paint::yellow("!"), "repaired"),
+            Action::Remove => (paint::red("-"), "removed"),
+            Action::Keep if self.verbose > 0 => (paint::dim("="), "unchanged"),
             Action::Keep | Action::Blocked => return,
         };
         if !self.quiet && !self.json {
             let why =
                 if reason.is_empty() { String::new() } else { format!(": {}", printable(reason, false)) };
-            self.raw(&format!("  {sign} {reference} {what}{}", self.style.dim(&why)));
+            self.raw(&format!("  {sign} {reference} {what}{}", paint::dim(&why)));
         }
     }
 }
@@ -159,18 +156,18 @@ impl Reporter for Human {
                 self.image_done(reference, *action, reason);
             }
             Event::LayerStarted { digest, size, resumed, image }
-                if !self.progress.is_bars() && self.verbose > 0 =>
+                if !self.meter.is_bars() && self.verbose > 0 =>
             {
                 let rest =
                     if *resumed > 0 { format!(", {} already here", bytes(*resumed)) } else { String::new() };
                 self.note(&format!("    {} {} for {image}{rest}", short(digest.as_str()), bytes(*size)));
             }
-            Event::Started { layers, bytes: count } if !self.progress.is_bars() => {
+            Event::Started { layers, bytes: count } if !self.meter.is_bars() => {
                 self.note(&format!("fetching {}, {}", plural(*layers, "layer"), bytes(*count)));
             }
             _ => {}
         }
-        if let Some(line) = self.progress.update(&event) {
+        if let Some(line) = self.meter.update(&event) {
             self.raw(&line);
         }
     }

@@ -1,4 +1,5 @@
-//! The output for machines. Every document and every event carries `"version": 1`; within it keys are only added.
+//! The output for machines. Every document and every event carries `"version": 1`; within it keys are only
+//! added.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +18,14 @@ use msb_sync::watch::{Notice, Reason};
 use serde_json::{Value, json};
 
 use crate::human::Human;
+use crate::streams;
 
 const VERSION: u32 = 1;
 
 /// Parts of a config that the catalog keeps and nobody asks for.
 const KEPT_ONLY: &[&str] = &["media_type", "rootfs_type", "history_json"];
 
-/// Prints an event a line to stdout as it happens; what is not an event goes to the human reporter's stderr.
+/// Prints an event a line to stdout as it happens; the human reporter tells the rest on stderr.
 pub(crate) struct Events {
     human: Arc<Human>,
 }
@@ -52,11 +54,11 @@ pub(crate) fn print_image(event: &Event) {
             "status": if error.is_none() { "done" } else { "failed" },
             "error": error.as_deref().map(error_value),
         });
-        crate::text::print(&format!("{value}\n"));
+        streams::print(&format!("{value}\n"));
     }
 }
 
-/// What `watch` tells beside the events of its runs.
+/// A notice of `watch` beside the events of its runs.
 pub(crate) fn notice(notice: &Notice<'_>) -> Value {
     let milliseconds = |duration: &Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut value = match notice {
@@ -90,7 +92,7 @@ pub(crate) fn notice(notice: &Notice<'_>) -> Value {
     value
 }
 
-/// Why a whole run failed; `line` and `column` where it is the fault of a file.
+/// The reason why a whole run failed; with `line` and `column` where a file is at fault.
 fn failure_value(failure: &VerbError) -> Value {
     match failure {
         VerbError::Problems(problems) => {
@@ -169,7 +171,7 @@ fn planned(image: &PlannedImage) -> Value {
     })
 }
 
-/// Why, for a machine that shows it to people: never empty but for what is kept.
+/// The reason for an action, for a machine that shows it to people: only a kept image has none.
 fn reason(image: &PlannedImage) -> Option<String> {
     if !image.reason.is_empty() {
         return Some(image.reason.clone());
@@ -263,7 +265,8 @@ pub(crate) fn inspect(image: &InspectedImage) -> Value {
     json!({ "version": VERSION, "image": value })
 }
 
-/// What microsandbox 0.2 shows otherwise, stacking layers by digest; `paths` is null where that cannot be told.
+/// The paths that microsandbox 0.2 shows otherwise, since it stacks layers by digest; null where that
+/// cannot be told.
 fn restacked(restacked: &Restacked) -> Value {
     match restacked {
         Restacked::Paths { count, example } => json!({ "paths": count, "example": path(example) }),

@@ -1,74 +1,65 @@
-//! `watch` on the screen and in a log: what changed, once; nothing where nothing did.
+//! `watch` on the screen and in a log: each change once, and nothing where nothing changed.
 //!
-//! A run tells everything, as `apply` does. Of that, people are shown only what the run before did not say too: a
-//! registry that is down for a night is one error an image, not one at every interval. Machines get every event.
+//! A run tells everything, as `apply` does. People are shown only what the run before did not say too: a
+//! registry that is down for a night is one error an image, not one at every interval. Machines get every
+//! event.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use msb_sync::cancel::Cancel;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::Action;
-use msb_sync::sync::{Applied, Request, Session, VerbError};
-use msb_sync::watch::{self, Listener, Notice, Options};
+use msb_sync::sync::{Applied, VerbError};
+use msb_sync::threads::lock;
+use msb_sync::watch::{Listener, Notice};
 
 use crate::human::{self, Human};
-use crate::text::{Style, duration, plural};
-use crate::{Exit, Output, json};
+use crate::output::Output;
+use crate::text::{duration, now, plural};
+use crate::{json, streams};
 
-/// Watches until it is stopped.
-pub(crate) fn watch(
-    mut session: Session,
-    output: &Output,
-    request: Request,
-    metrics: Option<watch::Address>,
-    poll: Option<NonZeroU32>,
-) -> Result<Exit, VerbError> {
-    let live = Arc::new(Live {
-        human: Arc::clone(&output.human),
-        json: output.json,
-        quiet: output.quiet,
-        style: output.style,
-        said: Mutex::default(),
-        stop: session.cancel.clone(),
-    });
-    session.reporter = Arc::clone(&live) as _;
-    let poll = poll.map(|seconds| Duration::from_secs(seconds.get().into()));
-    watch::watch(&session, &Options { request, metrics, poll }, &*live)?;
-    Ok(Exit::Done)
-}
-
-struct Live {
+/// The voice of one watch.
+pub(crate) struct Live {
     human: Arc<Human>,
     json: bool,
     quiet: bool,
-    style: Style,
     said: Mutex<Said>,
     stop: Cancel,
 }
 
-/// What a run said, and the one before it.
+/// The words of a run, and of the one before it.
 #[derive(Default)]
 struct Said {
     warnings: BTreeSet<String>,
     warnings_before: BTreeSet<String>,
     errors: BTreeMap<ImageRef, String>,
     errors_before: BTreeMap<ImageRef, String>,
-    /// Why layers that nobody needs could not be removed.
+    /// The reason why layers that nobody needs could not be removed.
     failure: Option<String>,
-    /// Whether a summary was shown, and nothing failed since.
+    /// True if a summary was shown and nothing failed since.
     settled: bool,
 }
 
 impl Live {
-    fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Tells on `output`, and throws the switch `stop` when nobody reads the events any more.
+    pub(crate) fn new(output: &Output, stop: Cancel) -> Self {
+        Self {
+            human: Arc::clone(&output.human),
+            json: output.json,
+            quiet: output.quiet,
+            said: Mutex::default(),
+            stop,
+        }
     }
 
-    /// Whether people are told of `event`.
+    fn said(&self) -> MutexGuard<'_, Said> {
+        lock(&self.said)
+    }
+
+    /// People are told of `event`.
     fn is_news(&self, event: &Event) -> bool {
         match event {
             Event::Warning(text) => {
@@ -90,7 +81,7 @@ impl Live {
 
     /// Ends the watch when nobody reads its events any more.
     fn stop_unheard(&self) {
-        if self.json && crate::text::nobody_reads() {
+        if self.json && streams::nobody_reads() {
             self.stop.cancel();
         }
     }
@@ -113,9 +104,9 @@ impl Live {
             return;
         }
         if !settled && applied.succeeded() || self.human.is_verbose() {
-            let summary = human::summary(applied, elapsed, &human::Next { home: None }, self.style);
+            let summary = human::summary(applied, elapsed, None);
             if let Some(line) = summary.lines().next() {
-                self.human.suspend(|| crate::text::print(&format!("{line}\n")));
+                self.human.suspend(|| streams::print(&format!("{line}\n")));
             }
         }
         let failed = applied.outcome.failed();
@@ -130,7 +121,7 @@ impl Live {
 
     /// The line at the bottom of a screen while nothing goes on.
     fn wait(&self, state: &str, next: Duration) {
-        let now = crate::text::now().strftime("%H:%M:%S");
+        let now = now().strftime("%H:%M:%S");
         let next = duration(next);
         self.human.status(&format!("watching · {state} · {now} UTC · again in {next} at the latest"));
     }
@@ -145,7 +136,7 @@ impl Live {
                     self.human.lines(&problems.to_string());
                 }
                 VerbError::Lockfile(problem) if self.human.is_live() => {
-                    self.human.lines(&problem.to_string());
+                    self.human.lines(&problem.to_string())
                 }
                 _ => {
                     let (message, causes, hint) = in_one_line(failure);
@@ -158,7 +149,8 @@ impl Live {
     }
 }
 
-/// The message of a failure, with the place of the first problem where it is a file's, its causes, and a hint.
+/// The message of a failure, its causes, and a hint. The message of a file's names the place of its first
+/// problem.
 fn in_one_line(failure: &VerbError) -> (String, Vec<String>, Option<String>) {
     match failure {
         VerbError::Problems(problems) => {
@@ -195,7 +187,7 @@ impl Reporter for Live {
 impl Listener for Live {
     fn notice(&self, notice: &Notice<'_>) {
         if self.json {
-            crate::text::print(&format!("{}\n", json::notice(notice)));
+            streams::print(&format!("{}\n", json::notice(notice)));
             self.stop_unheard();
         }
         match notice {

@@ -1,49 +1,11 @@
-//! Text for terminals: colours, sizes, times, and nothing that could control the terminal.
+//! Text for terminals: columns, sizes, times, and nothing that could control the terminal.
 
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use msb_sync::error;
-
-/// Colours, or none.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Style {
-    colored: bool,
-}
-
-impl Style {
-    pub(crate) fn new(colored: bool) -> Self {
-        Self { colored }
-    }
-
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.colored { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    pub(crate) fn green(self, text: &str) -> String {
-        self.paint("32", text)
-    }
-
-    pub(crate) fn yellow(self, text: &str) -> String {
-        self.paint("33", text)
-    }
-
-    pub(crate) fn red(self, text: &str) -> String {
-        self.paint("31", text)
-    }
-
-    pub(crate) fn bold(self, text: &str) -> String {
-        self.paint("1", text)
-    }
-
-    pub(crate) fn dim(self, text: &str) -> String {
-        self.paint("2", text)
-    }
-}
+use unicode_width::UnicodeWidthStr;
 
 /// `text` with whatever could disturb a terminal escaped; line ends stay if `lines`.
 pub(crate) fn printable(text: &str, lines: bool) -> String {
@@ -63,32 +25,6 @@ pub(crate) fn shell_word(path: &Path) -> String {
     } else {
         format!("'{}'", text.replace('\'', "'\\''"))
     }
-}
-
-/// Whether something of the result was lost on its way out.
-static LOST: AtomicBool = AtomicBool::new(false);
-/// Whether stdout took something no more.
-static UNREAD: AtomicBool = AtomicBool::new(false);
-
-/// Prints to stdout. A reader that has gone away (`| head`) is no error; any other failure is remembered.
-pub(crate) fn print(text: &str) {
-    let mut stdout = io::stdout().lock();
-    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        UNREAD.store(true, Ordering::Relaxed);
-        if error.kind() != io::ErrorKind::BrokenPipe {
-            LOST.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Whether stdout takes nothing any more, for whatever reason.
-pub(crate) fn nobody_reads() -> bool {
-    UNREAD.load(Ordering::Relaxed)
-}
-
-/// Whether [`print`] failed.
-pub(crate) fn output_lost() -> bool {
-    LOST.load(Ordering::Relaxed)
 }
 
 /// `12.1 MiB`; whole bytes below 1 KiB.
@@ -167,23 +103,21 @@ pub(crate) fn short(digest: &str) -> String {
     format!("{algorithm}:{}…", hex.get(..12).unwrap_or(hex))
 }
 
-/// Columns padded to their widest cell; the last one is not padded.
+/// Sets `rows` in columns as wide as their widest cell; the last cell of a row is not padded.
 pub(crate) fn table(rows: &[Vec<String>], indent: &str) -> String {
     // A cell is one line, whatever an image says.
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| printable(cell, false)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
     let mut out = String::new();
     for row in &rows {
         let mut line = indent.to_owned();
         for (column, cell) in row.iter().enumerate() {
-            if column + 1 == row.len() {
-                line.push_str(cell);
-            } else {
-                let _ = write!(line, "{cell:<width$}  ", width = widths[column]);
+            line.push_str(cell);
+            if column + 1 < row.len() {
+                line.push_str(&" ".repeat(widths[column] - cell.width() + 2));
             }
         }
         out.push_str(line.trim_end());
@@ -234,5 +168,8 @@ mod tests {
     fn tables_are_aligned() {
         let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), "é".to_owned()]];
         assert_eq!(table(&rows, "  "), "  a     b\n  long  é\n");
+        // A wide character takes two columns, a combining one none.
+        let rows = [vec!["漢字".to_owned(), "b".to_owned()], vec!["e\u{301}".to_owned(), "c".to_owned()]];
+        assert_eq!(table(&rows, ""), "漢字  b\ne\u{301}     c\n");
     }
 }

@@ -1,17 +1,18 @@
-//! What `list` and `inspect` print for people.
+//! Recorded images for people: all in a table, or one with everything about it.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use jiff::Timestamp;
-use msb_sync::state::{LayerState, size_of_layers};
+use msb_sync::state::{ConfigRecord, LayerState, size_of_layers};
 use msb_sync::store::layer_path;
 use msb_sync::sync::{InspectedImage, ListedImage, Restacked};
 
-use crate::text::{Style, age, bytes, plural, printable, short, table};
+use crate::paint;
+use crate::text::{age, bytes, plural, printable, short, table};
 
 /// The catalog, as `list` prints it at `now`.
-pub(crate) fn list(images: &[ListedImage], now: Timestamp, style: Style) -> String {
+pub(crate) fn list(images: &[ListedImage], now: Timestamp) -> String {
     if images.is_empty() {
         return "No images are recorded. Fetch some: msb-sync apply, or msb-sync pull REF\n".to_owned();
     }
@@ -37,7 +38,7 @@ pub(crate) fn list(images: &[ListedImage], now: Timestamp, style: Style) -> Stri
     }));
     let text = printable(&table(&rows.collect::<Vec<_>>(), ""), true);
     match text.split_once('\n') {
-        Some((head, rest)) => format!("{}\n{rest}", style.bold(head)),
+        Some((head, rest)) => format!("{}\n{rest}", paint::bold(head)),
         None => text,
     }
 }
@@ -52,7 +53,7 @@ fn managed_by(listed: &ListedImage) -> String {
     if owners.is_empty() { "microsandbox".to_owned() } else { owners.join(", ") }
 }
 
-/// `text`, a point in time, and how long ago that is.
+/// `shown`, followed by the age of the point in time `text`.
 fn with_age(text: &str, shown: &str, now: Timestamp) -> String {
     match age(text, now) {
         Some(age) => format!("{shown} ({age})"),
@@ -61,48 +62,87 @@ fn with_age(text: &str, shown: &str, now: Timestamp) -> String {
 }
 
 /// One image, as `inspect` prints it at `now`.
-pub(crate) fn inspect(inspected: &InspectedImage, now: Timestamp, style: Style) -> String {
-    let listed = &inspected.listed;
-    let image = &listed.image;
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    let mut row = |name: &str, value: Option<String>| {
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
-            rows.push(vec![name.to_owned(), value]);
-        }
-    };
-    row("platform", listed.platform.as_ref().map(ToString::to_string));
-    row("digest", image.digest.as_ref().map(ToString::to_string));
-    row("manifest", image.manifest_digest.as_ref().map(ToString::to_string));
-    row("config", image.config_digest.as_ref().map(ToString::to_string));
-    let recorded = Some(&image.modified_at).filter(|recorded| !recorded.is_empty());
-    row("recorded", recorded.map(|at| with_age(at, &format!("{at} UTC"), now)));
-    row("managed by", Some(managed_by(listed)));
+pub(crate) fn inspect(inspected: &InspectedImage, now: Timestamp) -> String {
+    let reference = &inspected.listed.image.reference;
+    let mut out = format!("{}\n", paint::bold(&reference.to_string()));
+    let mut facts = Facts::default();
+    facts.of_record(&inspected.listed, now);
     if let Some(config) = &inspected.config {
+        facts.of_config(config, now);
+    }
+    facts.of_content(inspected);
+    out.push_str(&printable(&table(&facts.rows, "  "), true));
+    write_layers(&mut out, &inspected.listed);
+    if inspected.listed.is_foreign() {
+        out.push_str(
+            "\n  Pulled by microsandbox itself: msb-sync has not checked it, and leaves it alone.\n",
+        );
+    }
+    if let Some(restacked) = &inspected.stacking.restacked {
+        let (head, note) = (paint::yellow("note"), restacked_note(restacked));
+        let _ = writeln!(out, "\n  {head}: {}", printable(&note, false));
+    }
+    out
+}
+
+/// The facts of an image: a name and a value each.
+#[derive(Default)]
+struct Facts {
+    rows: Vec<Vec<String>>,
+}
+
+impl Facts {
+    /// Adds a fact, unless there is none.
+    fn add(&mut self, name: &str, value: Option<String>) {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            self.rows.push(vec![name.to_owned(), value]);
+        }
+    }
+
+    /// Adds a fact of many values, one a line.
+    fn add_lines(&mut self, name: &str, values: impl IntoIterator<Item = String>) {
+        for (index, value) in values.into_iter().enumerate() {
+            self.add(if index == 0 { name } else { "" }, Some(value));
+        }
+    }
+
+    fn of_record(&mut self, listed: &ListedImage, now: Timestamp) {
+        let image = &listed.image;
+        self.add("platform", listed.platform.as_ref().map(ToString::to_string));
+        self.add("digest", image.digest.as_ref().map(ToString::to_string));
+        self.add("manifest", image.manifest_digest.as_ref().map(ToString::to_string));
+        self.add("config", image.config_digest.as_ref().map(ToString::to_string));
+        let recorded = Some(&image.modified_at).filter(|recorded| !recorded.is_empty());
+        self.add("recorded", recorded.map(|at| with_age(at, &format!("{at} UTC"), now)));
+        self.add("managed by", Some(managed_by(listed)));
+    }
+
+    fn of_config(&mut self, config: &ConfigRecord, now: Timestamp) {
         let words = |list: &Option<Vec<String>>| list.as_ref().map(|list| list.join(" "));
-        row("created", config.created.as_deref().map(|at| with_age(at, at, now)));
-        row("entrypoint", words(&config.entrypoint));
-        row("cmd", words(&config.cmd));
-        row("working dir", config.working_dir.clone());
-        row("user", config.user.clone());
-        row("ports", words(&config.exposed_ports));
-        row("volumes", words(&config.volumes));
-        row("stop signal", config.stop_signal.clone());
-        for (index, pair) in config.env.iter().flatten().enumerate() {
-            row(if index == 0 { "env" } else { "" }, Some(pair.clone()));
-        }
-        for (index, (key, value)) in config.labels.iter().enumerate() {
-            row(if index == 0 { "labels" } else { "" }, Some(format!("{key}={value}")));
-        }
+        self.add("created", config.created.as_deref().map(|at| with_age(at, at, now)));
+        self.add("entrypoint", words(&config.entrypoint));
+        self.add("cmd", words(&config.cmd));
+        self.add("working dir", config.working_dir.clone());
+        self.add("user", config.user.clone());
+        self.add("ports", words(&config.exposed_ports));
+        self.add("volumes", words(&config.volumes));
+        self.add("stop signal", config.stop_signal.clone());
+        self.add_lines("env", config.env.iter().flatten().cloned());
+        self.add_lines("labels", config.labels.iter().map(|(key, value)| format!("{key}={value}")));
     }
-    let totals = inspected.totals;
-    if totals.entries > 0 {
-        row("extracted", Some(format!("{} entries, {}", totals.entries, bytes(totals.content_bytes))));
+
+    fn of_content(&mut self, inspected: &InspectedImage) {
+        let totals = inspected.totals;
+        let extracted = format!("{} entries, {}", totals.entries, bytes(totals.content_bytes));
+        self.add("extracted", Some(extracted).filter(|_| totals.entries > 0));
+        let dropped = format!("{} privileged extended attributes", totals.dropped_xattrs);
+        self.add("not on disk", Some(dropped).filter(|_| totals.dropped_xattrs > 0));
     }
-    if totals.dropped_xattrs > 0 {
-        row("not on disk", Some(format!("{} privileged extended attributes", totals.dropped_xattrs)));
-    }
-    let mut out = format!("{}\n", style.bold(&image.reference.to_string()));
-    out.push_str(&printable(&table(&rows, "  "), true));
+}
+
+/// The layers of an image, base first, each with its directory.
+fn write_layers(out: &mut String, listed: &ListedImage) {
+    let image = &listed.image;
     let (layers, size) = (plural(image.layers.len(), "layer"), bytes(size_of_layers(&image.layers)));
     let shared = match listed.shared_bytes {
         0 => "shared with no other image".to_owned(),
@@ -119,16 +159,6 @@ pub(crate) fn inspect(inspected: &InspectedImage, now: Timestamp, style: Style) 
         let path = printable(&layer_path(&listed.layers, &layer.digest).display().to_string(), false);
         let _ = writeln!(out, "  {:>10}  {path}{note}", bytes(layer.size));
     }
-    if listed.is_foreign() {
-        out.push_str(
-            "\n  Pulled by microsandbox itself: msb-sync has not checked it, and leaves it alone.\n",
-        );
-    }
-    if let Some(restacked) = &inspected.stacking.restacked {
-        let _ =
-            writeln!(out, "\n  {}: {}", style.yellow("note"), printable(&restacked_note(restacked), false));
-    }
-    out
 }
 
 fn restacked_note(restacked: &Restacked) -> String {
@@ -142,8 +172,8 @@ fn restacked_note(restacked: &Restacked) -> String {
     }
 }
 
-/// The value of overlayfs's option `lowerdir` for the directories of an image, which are given base first: the topmost
-/// one is first there, and what separates values is escaped.
+/// The value of overlayfs's option `lowerdir` for the directories of an image, which are given base first:
+/// the topmost one is first there, and the separators of values are escaped.
 ///
 /// # Errors
 /// The directory that cannot be written so.

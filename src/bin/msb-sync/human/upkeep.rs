@@ -1,4 +1,4 @@
-//! What `verify`, `prune` and `forget` print for people.
+//! The results of `verify`, `prune` and `forget` for people.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -6,20 +6,21 @@ use std::fmt::Write as _;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::sync::{LayerStatus, Pruned, Verified, VerifiedLayer};
 
-use crate::text::{Style, bytes, plural, printable, removals_wait, short};
+use crate::paint;
+use crate::text::{bytes, plural, printable, removals_wait, short};
 
 /// Names of images that one line shows.
 const MAX_NAMES: usize = 3;
 
-/// What `verify` found: damaged and repaired layers, and with `verbose` the others too.
-pub(crate) fn verified(verified: &Verified, repair: bool, verbose: bool, style: Style) -> String {
+/// The findings of `verify`: damaged and repaired layers, and with `verbose` the others too.
+pub(crate) fn verified(verified: &Verified, repair: bool, verbose: bool) -> String {
     let mut out = String::new();
     for layer in &verified.layers {
         let sign = match layer.status {
-            LayerStatus::Ok if layer.repaired => style.yellow("!"),
+            LayerStatus::Ok if layer.repaired => paint::yellow("!"),
             LayerStatus::Ok if !verbose => continue,
-            LayerStatus::Ok => style.dim("="),
-            _ => style.red("x"),
+            LayerStatus::Ok => paint::dim("="),
+            _ => paint::red("x"),
         };
         let status = if layer.repaired { "repaired" } else { layer.status.as_str() };
         let detail = printable(layer.detail.as_deref().unwrap_or_default(), false);
@@ -50,10 +51,10 @@ pub(crate) fn verified(verified: &Verified, repair: bool, verbose: bool, style: 
     }
     if verified.succeeded() {
         let how = if counts.is_empty() { "all as recorded".to_owned() } else { counts.join(", ") };
-        let _ = writeln!(out, "{}: {checked}, {how}.", style.green("Intact"));
+        let _ = writeln!(out, "{}: {checked}, {how}.", paint::green("Intact"));
     } else {
         let next = if repair { "" } else { " Fetch these again: msb-sync verify --repair" };
-        let _ = writeln!(out, "{}: {checked}, {}.{next}", style.red("Damaged"), counts.join(", "));
+        let _ = writeln!(out, "{}: {checked}, {}.{next}", paint::red("Damaged"), counts.join(", "));
     }
     out
 }
@@ -74,27 +75,27 @@ fn some<'a>(images: impl IntoIterator<Item = &'a ImageRef>) -> String {
     names.join(", ")
 }
 
-/// What `prune` and `forget` did, or with `--dry-run` would do.
-pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
+/// The removals of `prune` and `forget`, or of a dry run those to come.
+pub(crate) fn pruned(pruned: &Pruned) -> String {
     let mut out = String::new();
     for image in &pruned.images {
         let goes = image.gone.contains(&image.reference) && !image.waits;
-        let sign = if goes { style.red("-") } else { style.dim("=") };
+        let sign = if goes { paint::red("-") } else { paint::dim("=") };
         let waits = if image.waits { "; waits" } else { "" };
         let _ = writeln!(out, "  {sign} {}  {}{waits}", image.reference, printable(&image.reason, false));
     }
     for layer in &pruned.layers {
         let (size, reason) = (bytes(layer.size), printable(&layer.reason, false));
         let _ =
-            writeln!(out, "  {} layer {}  {size}, {reason}", style.red("-"), short(layer.digest.as_str()));
+            writeln!(out, "  {} layer {}  {size}, {reason}", paint::red("-"), short(layer.digest.as_str()));
     }
     for layer in &pruned.kept {
         let reason = printable(&layer.reason, false);
-        let _ = writeln!(out, "  {} layer {}  kept: {reason}", style.yellow("="), layer.digest);
+        let _ = writeln!(out, "  {} layer {}  kept: {reason}", paint::yellow("="), layer.digest);
     }
     for download in &pruned.downloads {
         let (digest, size) = (short(download.digest.as_str()), bytes(download.size));
-        let sign = style.red("-");
+        let sign = paint::red("-");
         let _ =
             writeln!(out, "  {sign} partial download of {digest}  {size}, left by a run that did not end");
     }
@@ -103,7 +104,7 @@ pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
     }
     let waiting = pruned.waiting().count();
     if waiting > 0 {
-        let (head, names) = (style.yellow(&removals_wait(waiting)), some(&pruned.waiting_for));
+        let (head, names) = (paint::yellow(&removals_wait(waiting)), some(&pruned.waiting_for));
         let _ = writeln!(
             out,
             "{head}: listed, but not here: {names}. Bring what is listed first: msb-sync apply"
@@ -125,9 +126,9 @@ pub(crate) fn pruned(pruned: &Pruned, style: Style) -> String {
     };
     let freed = bytes(pruned.freed_bytes());
     let _ = if pruned.dry_run {
-        writeln!(out, "{}: {what} to remove, {freed}. Nothing was changed.", style.bold("Dry run"))
+        writeln!(out, "{}: {what} to remove, {freed}. Nothing was changed.", paint::bold("Dry run"))
     } else {
-        writeln!(out, "{}: {what} removed, {freed} freed.", style.green("Done"))
+        writeln!(out, "{}: {what} removed, {freed} freed.", paint::green("Done"))
     };
     out
 }

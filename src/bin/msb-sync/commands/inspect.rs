@@ -1,26 +1,18 @@
-//! The verbs that only look at what is recorded: `list` and `inspect`.
+//! `inspect`: shows one recorded image, or only the directories of its layers.
 
 use msb_sync::error::{Error, RecordedError};
 use msb_sync::sync::{self, InspectedImage, Session, VerbError};
 
 use crate::args::Inspect;
+use crate::exit::Exit;
+use crate::output::Output;
 use crate::text::{now, plural};
-use crate::{Exit, Output, human, json};
+use crate::{human, json};
 
-/// What a mount option may take, by mount(2): a page, with its final zero.
+/// Bytes of a mount option, by mount(2): a page, without its final zero.
 const MOUNT_LIMIT: usize = 4095;
 
-pub(crate) fn list(session: &Session, output: &Output) -> Result<Exit, VerbError> {
-    let images = sync::list(session)?;
-    if output.json {
-        output.document(&json::list(&images));
-    } else if !output.quiet {
-        output.result(&human::list(&images, now(), output.style));
-    }
-    Ok(Exit::Done)
-}
-
-pub(crate) fn inspect(session: &Session, output: &Output, args: &Inspect) -> Result<Exit, VerbError> {
+pub(super) fn run(args: &Inspect, session: &Session, output: &Output) -> Result<Exit, VerbError> {
     let reference = session.reference(&args.reference)?;
     let Some(image) = sync::inspect(session, &reference)? else {
         return Err(Error::from(RecordedError::NotHere { reference }).into());
@@ -28,11 +20,7 @@ pub(crate) fn inspect(session: &Session, output: &Output, args: &Inspect) -> Res
     if args.rootfs {
         return rootfs(&image, output);
     }
-    if output.json {
-        output.document(&json::inspect(&image));
-    } else if !output.quiet {
-        output.result(&human::inspect(&image, now(), output.style));
-    }
+    output.either(|| json::inspect(&image), || human::inspect(&image, now()));
     Ok(Exit::Done)
 }
 

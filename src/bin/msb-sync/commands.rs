@@ -1,0 +1,125 @@
+//! The commands: each file turns arguments into one call of the library and prints what comes back.
+
+mod apply;
+mod forget;
+mod init;
+mod inspect;
+mod list;
+mod lock;
+mod manual;
+mod plan;
+mod prune;
+mod pull;
+mod verify;
+mod watch;
+
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use msb_sync::cancel::Cancel;
+use msb_sync::error::Error;
+use msb_sync::image_ref::ImageRef;
+use msb_sync::registry::{Environment, Rests};
+use msb_sync::sync::{ImagesSource, Request, Session, VerbError};
+
+use crate::args::{Cli, Command, Lock, Plan, Target};
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// Carries out the command of `cli`, and prints why where that fails.
+pub(crate) fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
+    dispatch(cli, output, cancel).unwrap_or_else(|failure| {
+        let exit = output.failure(&failure);
+        // Where 2 means that changes are pending, a wrong file is told apart.
+        let two_is_taken = matches!(
+            cli.command,
+            Command::Plan(Plan { detailed_exitcode: true, .. }) | Command::Lock(Lock { check: true, .. })
+        );
+        if two_is_taken && exit == Exit::Usage { Exit::Failed } else { exit }
+    })
+}
+
+fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbError> {
+    let session = || session(cli, output, cancel);
+    match &cli.command {
+        Command::Apply(args) if args.dry_run => plan::run(&args.target, false, &session()?, output),
+        Command::Apply(args) if args.watch => watch::run(&args.target, None, None, session()?, output),
+        Command::Apply(args) => apply::run(args, &session()?, output),
+        Command::Plan(args) => plan::run(&args.target, args.detailed_exitcode, &session()?, output),
+        Command::Watch(args) => watch::run(&args.target, args.metrics.clone(), args.poll, session()?, output),
+        Command::Lock(args) => lock::run(args, &session()?, output),
+        Command::Pull(args) => pull::run(args, &session()?, output),
+        Command::List => list::run(&session()?, output),
+        Command::Inspect(args) => inspect::run(args, &session()?, output),
+        Command::Verify(args) => verify::run(args, &session()?, output),
+        Command::Prune(args) => prune::run(args, &session()?, output),
+        Command::Forget(args) => forget::run(args, &session()?, output),
+        Command::Remove(_) => Ok(forget::renamed(output)),
+        Command::Init => init::run(output),
+        Command::Schema => {
+            output.result(msb_sync::images_file::json_schema());
+            Ok(Exit::Done)
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "msb-sync", &mut script);
+            output.result(&String::from_utf8_lossy(&script));
+            Ok(Exit::Done)
+        }
+        Command::Man => Ok(manual::run(output)),
+    }
+}
+
+/// The session that the global options and the environment describe.
+fn session(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Session, VerbError> {
+    let no_home = |message: String| {
+        VerbError::Input(Error::Usage { message, hint: Some("say where with --home DIR".to_owned()) })
+    };
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let user_home = variable("HOME").map(PathBuf::from);
+    let home = cli.global.home.clone().or_else(|| variable("MICROSANDBOX_HOME").map(PathBuf::from));
+    let home = match (home, &user_home) {
+        (Some(home), _) => home,
+        (None, Some(home)) => home.join(".microsandbox"),
+        (None, None) => return Err(no_home("there is no home directory: HOME is not set".to_owned())),
+    };
+    let home = std::path::absolute(&home)
+        .map_err(|error| no_home(format!("cannot use {}: {error}", home.display())))?;
+    let verb = cli.command.verb();
+    Ok(Session {
+        home,
+        user_home,
+        environment: Environment::from_process(),
+        default_registry: variable("OCI_REGISTRY_DOMAIN")
+            .map(|value| value.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        jobs: cli.global.jobs.map(Into::into),
+        untrusted: cli.command.is_untrusted(),
+        verb: verb.to_owned(),
+        reporter: output.reporter(verb),
+        cancel,
+        rests: Rests::default(),
+    })
+}
+
+/// The request for the images that `target` names.
+fn request(target: &Target) -> Request {
+    Request {
+        source: images_source(&target.file),
+        groups: target.group.clone(),
+        prune: target.prune,
+        allow_empty: target.allow_empty,
+        offline: target.offline,
+        locked: target.locked,
+    }
+}
+
+/// The images file that FILE names; `-` is standard input.
+fn images_source(file: &Path) -> ImagesSource {
+    if file == Path::new("-") { ImagesSource::Stdin } else { ImagesSource::Path(file.to_owned()) }
+}
+
+/// The references that a command line gives.
+fn references(session: &Session, texts: &[String]) -> Result<Vec<ImageRef>, VerbError> {
+    texts.iter().map(|text| session.reference(text)).collect()
+}

@@ -1,0 +1,42 @@
+//! `plan`, and `apply --dry-run`: shows what `apply` would do.
+
+use msb_sync::error::Error;
+use msb_sync::plan::Plan;
+use msb_sync::state::Action;
+use msb_sync::sync::{self, Session, VerbError};
+
+use crate::args::Target;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::{human, json};
+
+/// With `detailed`, the exit code says whether changes are pending.
+pub(super) fn run(
+    target: &Target,
+    detailed: bool,
+    session: &Session,
+    output: &Output,
+) -> Result<Exit, VerbError> {
+    let (plan, platform) = sync::plan(session, &super::request(target))?;
+    output.human.clear();
+    output.either(|| json::plan(&plan), || human::plan(&plan, &target.file, &platform));
+    if !output.json {
+        tell_errors(&plan, output);
+    }
+    Ok(if plan.count(Action::Blocked) > 0 {
+        Exit::Failed
+    } else if detailed && plan.changes() > 0 {
+        Exit::Pending
+    } else {
+        Exit::Done
+    })
+}
+
+/// Prints errors for which the plan's table has no room: it has each message alone.
+fn tell_errors(plan: &Plan, output: &Output) {
+    let says_more = |error: &Error| output.quiet || error.hint().is_some() || error.chain().len() > 1;
+    for image in &plan.images {
+        let error = image.error.as_deref().filter(|error| says_more(error));
+        output.human.image_error(&image.reference, error);
+    }
+}

@@ -1,0 +1,20 @@
+//! `prune`: removes what the images file no longer wants, and layers that nobody needs.
+
+use msb_sync::sync::{self, PruneRequest, Pruned, Session, VerbError};
+
+use crate::args::Prune;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::{human, json};
+
+pub(super) fn run(args: &Prune, session: &Session, output: &Output) -> Result<Exit, VerbError> {
+    let (dry_run, allow_empty) = (args.dry_run, args.allow_empty);
+    let request = PruneRequest { source: super::images_source(&args.file), dry_run, allow_empty };
+    Ok(show(&sync::prune(session, &request)?, output))
+}
+
+/// Prints what was removed, or would be.
+pub(super) fn show(pruned: &Pruned, output: &Output) -> Exit {
+    output.either(|| json::pruned(pruned), || human::pruned(pruned));
+    Exit::Done
+}

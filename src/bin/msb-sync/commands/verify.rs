@@ -1,0 +1,16 @@
+//! `verify`: compares the extracted layers with what was recorded of them.
+
+use msb_sync::sync::{self, Session, VerbError};
+
+use crate::args::Verify;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::{human, json};
+
+pub(super) fn run(args: &Verify, session: &Session, output: &Output) -> Result<Exit, VerbError> {
+    let verified = sync::verify(session, &super::references(session, &args.references)?, args.repair)?;
+    output.human.clear();
+    let verbose = output.human.is_verbose();
+    output.either(|| json::verified(&verified), || human::verified(&verified, args.repair, verbose));
+    Ok(if verified.succeeded() { Exit::Done } else { Exit::Failed })
+}

@@ -1,0 +1,68 @@
+//! What became of the lockfile, for people: a row a change, then one line.
+
+use std::fmt::Write as _;
+
+use msb_sync::lockfile::EntryChange;
+use msb_sync::state::Action;
+use msb_sync::sync::Relocked;
+
+use crate::paint;
+use crate::text::{plural, printable, short, table};
+
+/// The result that `lock` prints; with `check` nothing was written.
+pub(crate) fn relocked(relocked: &Relocked, check: bool) -> String {
+    let changed: Vec<_> = relocked.images.iter().filter(|change| change.action != Action::Keep).collect();
+    let rows: Vec<Vec<String>> = changed.iter().map(|change| row(change)).collect();
+    let mut out = String::new();
+    for (line, change) in table(&rows, "  ").lines().zip(&changed) {
+        out.push_str(&match change.action {
+            Action::Add => paint::green(line),
+            Action::Remove => paint::red(line),
+            _ => paint::yellow(line),
+        });
+        out.push('\n');
+    }
+    if !changed.is_empty() {
+        out.push('\n');
+    }
+    let name = printable(&relocked.name, false);
+    let images = plural(relocked.images.len(), "image");
+    let _ = if !relocked.failed.is_empty() {
+        let (head, failed) = (paint::red("Not done"), plural(relocked.failed.len(), "image"));
+        writeln!(out, "{head}: {name} stays as it was, {failed} failed.")
+    } else if !relocked.changed {
+        writeln!(out, "{}: {name}, {images}.", paint::green("Up to date"))
+    } else {
+        let head = if check { paint::yellow("Would change") } else { paint::green("Wrote") };
+        writeln!(out, "{head} {name}: {}.", counts(relocked))
+    };
+    out
+}
+
+fn row(change: &EntryChange) -> Vec<String> {
+    let sign = match (&change.previous, &change.digest) {
+        (None, _) => '+',
+        (_, None) => '-',
+        _ => '~',
+    };
+    let digests = [&change.previous, &change.digest].into_iter().flatten();
+    let mut digests: Vec<String> = digests.map(|digest| short(digest.as_str())).collect();
+    digests.dedup();
+    vec![format!("{sign} {}", change.reference), change.platform.to_string(), digests.join(" → ")]
+}
+
+/// The entries of the lockfile, counted by what became of them.
+fn counts(relocked: &Relocked) -> String {
+    let count = |action: Action| relocked.images.iter().filter(|change| change.action == action).count();
+    let parts: Vec<String> = [
+        (Action::Add, "added"),
+        (Action::Update, "updated"),
+        (Action::Remove, "removed"),
+        (Action::Keep, "unchanged"),
+    ]
+    .into_iter()
+    .filter(|(action, _)| count(*action) > 0)
+    .map(|(action, what)| format!("{} {what}", count(action)))
+    .collect();
+    if parts.is_empty() { "no images".to_owned() } else { parts.join(", ") }
+}

@@ -1,0 +1,109 @@
+//! The end of a run for people: what changed, what was fetched, what stays to do.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use msb_sync::execute::Outcome;
+use msb_sync::image_ref::ImageRef;
+use msb_sync::state::Action;
+use msb_sync::sync::Applied;
+
+use crate::paint;
+use crate::text::{bytes, duration, plural, printable, removals_wait, shell_word};
+
+/// The summary that `apply` and `pull` print at the end. `home` is the value of `--home`, for the commands
+/// that it suggests.
+pub(crate) fn summary(applied: &Applied, elapsed: Duration, home: Option<&Path>) -> String {
+    let outcome = &applied.outcome;
+    let mut out = headline(applied, &duration(elapsed));
+    write_layers(&mut out, applied);
+    if !outcome.waiting.is_empty() {
+        let names = names(&outcome.waiting);
+        let _ = writeln!(out, "Not listed any more, kept until every listed image is here: {names}.");
+    }
+    if !applied.plan.unlisted.is_empty() {
+        let names = names(&applied.plan.unlisted);
+        let _ = writeln!(out, "Not listed any more, kept (--prune removes): {names}.");
+    }
+    if outcome.done(Action::Add) > 0 {
+        write_next(&mut out, applied, home);
+    }
+    out
+}
+
+/// The first line: what became of the images.
+fn headline(applied: &Applied, time: &str) -> String {
+    let outcome = &applied.outcome;
+    let changes = changes(outcome);
+    let failed = outcome.failed() > 0 || outcome.failure.is_some();
+    if outcome.images.is_empty() && outcome.failure.is_none() {
+        return "Nothing to do: no images are listed.\n".to_owned();
+    }
+    if changes.is_empty() && !failed {
+        let (head, images) = (paint::green("In sync"), plural(applied.unchanged(), "image"));
+        return format!("{head}: {images}, nothing to do ({time}).\n");
+    }
+    let mut parts = changes;
+    if applied.unchanged() > 0 {
+        parts.push(format!("{} unchanged", applied.unchanged()));
+    }
+    if outcome.failed() > 0 {
+        parts.push(paint::red(&format!("{} failed", outcome.failed())));
+    }
+    if !outcome.waiting.is_empty() {
+        parts.push(removals_wait(outcome.waiting.len()));
+    }
+    if outcome.failure.is_some() {
+        parts.push(paint::red("unneeded layers not removed"));
+    }
+    let head = if failed { paint::red("Not done") } else { paint::green("Done") };
+    format!("{head}: {} in {time}.\n", parts.join(", "))
+}
+
+fn changes(outcome: &Outcome) -> Vec<String> {
+    [
+        (Action::Add, "added"),
+        (Action::Update, "updated"),
+        (Action::Repair, "repaired"),
+        (Action::Remove, "removed"),
+    ]
+    .into_iter()
+    .filter(|(action, _)| outcome.done(*action) > 0)
+    .map(|(action, what)| format!("{} {what}", outcome.done(action)))
+    .collect()
+}
+
+/// The layers that were fetched, and those that were removed.
+fn write_layers(out: &mut String, applied: &Applied) {
+    let outcome = &applied.outcome;
+    if outcome.layers > 0 {
+        let mut parts = vec![
+            format!("{} fetched in {}", bytes(outcome.downloaded_bytes), plural(outcome.layers, "layer")),
+            format!("{} extracted", bytes(outcome.extracted_bytes)),
+        ];
+        let shared = applied.plan.present_bytes();
+        if shared > 0 {
+            parts.push(format!("{} were here already", bytes(shared)));
+        }
+        let _ = writeln!(out, "{}.", parts.join(", "));
+    }
+    if outcome.layers_removed > 0 {
+        let _ = writeln!(out, "{} removed.", plural(outcome.layers_removed, "layer"));
+    }
+}
+
+/// Commands to look at what came, and where it lies.
+fn write_next(out: &mut String, applied: &Applied, home: Option<&Path>) {
+    let home = home.map(|home| format!(" --home {}", shell_word(home))).unwrap_or_default();
+    let mut images = applied.outcome.images.iter();
+    let first = images.find(|(_, action, error)| *action == Action::Add && error.is_none());
+    if let Some((reference, ..)) = first {
+        let _ = writeln!(out, "Look at them: msb-sync{home} list, msb-sync{home} inspect {reference}");
+    }
+    let _ = writeln!(out, "Their files:  {}", printable(&applied.layers.display().to_string(), false));
+}
+
+fn names(images: &[ImageRef]) -> String {
+    images.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,105 @@
+//! Where a command's result and everything else go, and in which form.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use msb_sync::error::Error;
+use msb_sync::progress::Reporter;
+use msb_sync::sync::VerbError;
+
+use crate::args::{Global, When};
+use crate::exit::Exit;
+use crate::human::{Human, Meter};
+use crate::json;
+use crate::streams;
+
+/// The output of one run, as the global options want it.
+pub(crate) struct Output {
+    /// The result is JSON.
+    pub(crate) json: bool,
+    /// People are told errors only.
+    pub(crate) quiet: bool,
+    /// Everything but the result goes here.
+    pub(crate) human: Arc<Human>,
+    /// The value of `--home`, for commands that the output suggests.
+    pub(crate) home: Option<PathBuf>,
+}
+
+impl Output {
+    /// The output that `global` asks for.
+    pub(crate) fn new(global: &Global) -> Self {
+        streams::color(global.color);
+        let is_terminal = io::stderr().is_terminal();
+        let meter = match global.progress {
+            _ if global.quiet => Meter::Off,
+            When::Always if is_terminal => Meter::bars(),
+            When::Always => Meter::lines(),
+            When::Auto if is_terminal && !global.json => Meter::bars(),
+            When::Auto | When::Never => Meter::Off,
+        };
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            human: Arc::new(Human::new(global.quiet, global.verbose, global.json, meter)),
+            home: global.home.clone(),
+        }
+    }
+
+    /// The reporter of `verb`. With `--json`, `apply` and `pull` print events; the others print one
+    /// document at their end.
+    pub(crate) fn reporter(&self, verb: &str) -> Arc<dyn Reporter> {
+        if self.json && matches!(verb, "apply" | "pull") {
+            Arc::new(json::Events::new(Arc::clone(&self.human)))
+        } else {
+            Arc::clone(&self.human) as _
+        }
+    }
+
+    /// Prints a result.
+    pub(crate) fn result(&self, text: &str) {
+        self.human.suspend(|| streams::print(text));
+    }
+
+    /// Prints a result that is a JSON document.
+    pub(crate) fn document(&self, value: &serde_json::Value) {
+        self.result(&format!("{value:#}\n"));
+    }
+
+    /// Prints the result of a verb as JSON or, unless only errors are wanted, for people.
+    pub(crate) fn either(&self, json: impl FnOnce() -> serde_json::Value, human: impl FnOnce() -> String) {
+        if self.json {
+            self.document(&json());
+        } else if !self.quiet {
+            self.result(&human());
+        }
+    }
+
+    /// Prints an error, its causes and the next step.
+    pub(crate) fn error(&self, message: &str, causes: &[String], hint: Option<&str>) {
+        self.human.error(message, causes, hint);
+    }
+
+    /// Prints why a verb failed.
+    pub(crate) fn failure(&self, failure: &VerbError) -> Exit {
+        match failure {
+            VerbError::Problems(problems) => {
+                self.human.lines(&problems.to_string());
+                Exit::Usage
+            }
+            VerbError::Lockfile(problem) => {
+                self.human.lines(&problem.to_string());
+                Exit::Usage
+            }
+            VerbError::Error(Error::Stopped) => Exit::Failed,
+            VerbError::Error(error) => {
+                self.human.failure(error);
+                Exit::Failed
+            }
+            VerbError::Input(error) => {
+                self.human.failure(error);
+                Exit::Usage
+            }
+        }
+    }
+}

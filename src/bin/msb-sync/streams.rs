@@ -1,0 +1,68 @@
+//! Standard output, which carries results, and standard error, which carries everything else: each with
+//! colours or without, and with what became of the writing.
+
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anstream::{AutoStream, ColorChoice};
+
+use crate::args::When;
+
+/// The colours of standard output and of standard error.
+static COLORS: OnceLock<(ColorChoice, ColorChoice)> = OnceLock::new();
+/// A part of the result could not be written.
+static LOST: AtomicBool = AtomicBool::new(false);
+/// Standard output has refused a write.
+static UNREAD: AtomicBool = AtomicBool::new(false);
+
+/// Decides, once and for all, which streams show colours: `--color` does; in doubt terminals do, unless
+/// `NO_COLOR` or `TERM=dumb` forbids it.
+pub(crate) fn color(when: When) {
+    let set =
+        |name: &str, wrong: fn(&OsStr) -> bool| std::env::var_os(name).is_some_and(|value| wrong(&value));
+    let plain = set("NO_COLOR", |value| !value.is_empty()) || set("TERM", |value| value == "dumb");
+    let choice = |is_terminal: bool| match when {
+        When::Always => ColorChoice::AlwaysAnsi,
+        When::Auto if is_terminal && !plain => ColorChoice::AlwaysAnsi,
+        When::Auto | When::Never => ColorChoice::Never,
+    };
+    let _ = COLORS.set((choice(io::stdout().is_terminal()), choice(io::stderr().is_terminal())));
+}
+
+/// Standard error shows colours.
+pub(crate) fn errors_are_colored() -> bool {
+    colors().1 != ColorChoice::Never
+}
+
+fn colors() -> (ColorChoice, ColorChoice) {
+    *COLORS.get().unwrap_or(&(ColorChoice::Never, ColorChoice::Never))
+}
+
+/// Prints `text` to standard output. A reader that has gone away (`| head`) is no error; any other
+/// failure is remembered.
+pub(crate) fn print(text: &str) {
+    let mut stdout = AutoStream::new(io::stdout().lock(), colors().0);
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        UNREAD.store(true, Ordering::Relaxed);
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            LOST.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Prints a line to standard error. With nobody left to read errors, the run goes on all the same.
+pub(crate) fn tell(line: &str) {
+    let _ = AutoStream::new(io::stderr().lock(), colors().1).write_all(format!("{line}\n").as_bytes());
+}
+
+/// Standard output takes nothing any more, for whatever reason.
+pub(crate) fn nobody_reads() -> bool {
+    UNREAD.load(Ordering::Relaxed)
+}
+
+/// A part of what [`print`] was given was lost.
+pub(crate) fn output_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
+}
