@@ -8,6 +8,7 @@
 //!
 //! The images file is read by each run anew. One that is broken or gone changes nothing on the machine.
 
+mod address;
 mod eyes;
 mod metrics;
 mod notice;
@@ -27,16 +28,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+pub use self::address::{Address, parse_address};
 use self::eyes::{Eyes, files_of};
 use self::metrics::Metrics;
-pub use self::notice::{Listener, Notice, Options, Reason};
+pub use self::notice::{Listener, Notice, Options, Trigger};
 use self::paths::Content;
 use self::schedule::Changes;
-pub use self::server::{Address, parse_address};
 use crate::error::{Defect, Error, StoreError};
 use crate::state::Action;
 use crate::store::layer_path;
 use crate::sync::{self, Applied, Inputs, Session, VerbError};
+use crate::threads;
 
 /// A file that looks the same twice, so long apart, is not being written.
 const REST: Duration = Duration::from_millis(40);
@@ -63,13 +65,11 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
         };
         let stopped = Arc::new(Notify::new());
         let (cancel, waker) = (session.cancel.clone(), Arc::clone(&stopped));
-        std::thread::Builder::new()
-            .name("watch-stop".to_owned())
-            .spawn(move || {
-                while cancel.sleep(Duration::from_secs(3600)) {}
-                waker.notify_one();
-            })
-            .map_err(cannot("start a thread"))?;
+        threads::start("watch-stop", move || {
+            while cancel.sleep(Duration::from_secs(3600)) {}
+            waker.notify_one();
+        })
+        .map_err(cannot("start watching"))?;
         let session = Session { reporter: metrics.listen(Arc::clone(&session.reporter)), ..session.clone() };
         let mut watch = Watch {
             eyes: Eyes::new(options.poll),
@@ -88,7 +88,7 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
             failures: 0,
             failed: None,
             next: Instant::now(),
-            next_reason: Reason::Interval,
+            next_reason: Trigger::Interval,
             first: true,
         };
         watch.run(hangups, &stopped, server.as_ref().map(|server| server.address)).await
@@ -141,7 +141,7 @@ struct Watch<'a> {
     failed: Option<String>,
     /// When the next run starts if nothing happens, and why.
     next: Instant,
-    next_reason: Reason,
+    next_reason: Trigger,
     first: bool,
 }
 
@@ -237,14 +237,14 @@ impl Watch<'_> {
     ///
     /// A file that is written in place is empty for a moment, and an empty images file is a good one, which wants
     /// nothing. So it has to look the same twice, with nothing happening to it in between.
-    async fn decide(&mut self) -> Option<(Vec<Reason>, Contents)> {
+    async fn decide(&mut self) -> Option<(Vec<Trigger>, Contents)> {
         let changes = self.changes.take();
         let before = self.eyes.take();
         // A file system may hang, and the loop with it: whoever asks how things are is told.
         self.metrics.looking(true);
         let (reasons, contents) = self.look();
         self.metrics.looking(false);
-        if !reasons.iter().any(|reason| matches!(reason, Reason::Changed(_))) {
+        if !reasons.iter().any(|reason| matches!(reason, Trigger::Changed(_))) {
             return (!reasons.is_empty()).then_some((reasons, contents));
         }
         sleep(REST).await;
@@ -268,10 +268,10 @@ impl Watch<'_> {
     }
 
     /// Looks at everything: the reasons for a run, if there are any, and what it would read.
-    fn look(&mut self) -> (Vec<Reason>, Contents) {
-        let mut reasons: BTreeSet<Reason> = self.touched.iter().cloned().map(Reason::Changed).collect();
+    fn look(&mut self) -> (Vec<Trigger>, Contents) {
+        let mut reasons: BTreeSet<Trigger> = self.touched.iter().cloned().map(Trigger::Changed).collect();
         if self.hangup {
-            reasons.insert(Reason::Hangup);
+            reasons.insert(Trigger::Hangup);
         }
         if Instant::now() >= self.next {
             reasons.insert(self.next_reason.clone());
@@ -283,13 +283,13 @@ impl Watch<'_> {
         let now = self.contents();
         let changed = |path: &&PathBuf| self.read.get(*path) != now.get(*path);
         let all: BTreeSet<&PathBuf> = self.read.keys().chain(now.keys()).collect();
-        reasons.extend(all.into_iter().filter(changed).cloned().map(Reason::Changed));
+        reasons.extend(all.into_iter().filter(changed).cloned().map(Trigger::Changed));
         let gone = self.wanted.iter().filter(|path| !path.is_dir()).count();
         if gone > 0 {
-            reasons.insert(Reason::LayersGone(gone));
+            reasons.insert(Trigger::LayersGone(gone));
         }
         let gone = self.catalog.iter().filter(|path| !path.exists());
-        reasons.extend(gone.cloned().map(Reason::CatalogGone));
+        reasons.extend(gone.cloned().map(Trigger::CatalogGone));
         (reasons.into_iter().collect(), now)
     }
 
@@ -298,8 +298,8 @@ impl Watch<'_> {
     }
 
     /// Starts a run that reads `contents`, or what changes from here on, which is seen as a change.
-    fn start(&mut self, reasons: &[Reason], contents: Contents) -> Run {
-        if self.read != contents || reasons.contains(&Reason::Hangup) {
+    fn start(&mut self, reasons: &[Trigger], contents: Contents) -> Run {
+        if self.read != contents || reasons.contains(&Trigger::Hangup) {
             self.failed = None;
             // With other settings, or asked for by hand, a registry may answer.
             self.session.rests.forget();
@@ -322,7 +322,7 @@ impl Watch<'_> {
         let (session, request) = (self.session.clone(), self.options.request.clone());
         let expected = self.read.get(&self.inputs.images_file).cloned();
         let (done, result) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("run".to_owned()).spawn(move || {
+        let thread = threads::start("run", move || {
             let result = match expected {
                 Some(Content::File(digest)) => sync::apply_unchanged(&session, &request, &digest),
                 _ => sync::apply(&session, &request).map(Some),
@@ -362,7 +362,7 @@ impl Watch<'_> {
         self.failures = if retry.is_some() { self.failures.saturating_add(1) } else { 0 };
         let wait = retry.unwrap_or(interval);
         self.next = Instant::now() + wait;
-        self.next_reason = if retry.is_some() { Reason::Retry } else { Reason::Interval };
+        self.next_reason = if retry.is_some() { Trigger::Retry } else { Trigger::Interval };
         self.metrics.finished(&result, elapsed);
         match &result {
             Ok(applied) => {

@@ -118,6 +118,17 @@ pub enum InputError {
         /// The listed image that was probably meant.
         nearest: Option<String>,
     },
+    /// Neither the command line nor the environment names a home directory.
+    #[error("there is no home directory: HOME is not set")]
+    NoHome,
+    /// The home directory that was named has no absolute path.
+    #[error("cannot use {}: {source}", path.display())]
+    Home {
+        /// The directory as it was named.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
     /// `init` would overwrite a file.
     #[error("{} exists already and is left alone", path.display())]
     Exists {
@@ -140,6 +151,7 @@ impl InputError {
             Self::NoLockfile { .. } => "no-lockfile",
             Self::LockfileMissing { .. } | Self::LockfileGaps { .. } => "not-locked",
             Self::NotListed { .. } => "not-listed",
+            Self::NoHome | Self::Home { .. } => "no-home",
             Self::Exists { .. } => "exists",
         }
     }
@@ -172,6 +184,7 @@ impl InputError {
             Self::NotListed { nearest: None, .. } => {
                 "give the reference in its full form, as `msb-sync plan` shows it"
             }
+            Self::NoHome | Self::Home { .. } => "say where with --home DIR",
             Self::Exists { path } => {
                 return Some(format!("show what it would do: msb-sync plan {}", path.display()));
             }

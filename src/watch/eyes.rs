@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, DataChange, EventKind, ModifyKind, RenameMode};
@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::paths::{self, is_layer};
 use crate::sync::Inputs;
 use crate::sys;
+use crate::threads::lock;
 
 /// How often those files are looked at of which the kernel does not tell.
 const POLL: Duration = Duration::from_secs(5);
@@ -56,7 +57,7 @@ struct Interest {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Sight {
     interest: Interest,
     seen: Seen,
     /// Entries written to and not closed yet.
@@ -68,7 +69,7 @@ struct State {
 /// Watches the inputs of a run.
 pub(super) struct Eyes {
     watcher: Option<RecommendedWatcher>,
-    state: Arc<Mutex<State>>,
+    sight: Arc<Mutex<Sight>>,
     news: Arc<Notify>,
     /// Poll everything, this often.
     always: Option<Duration>,
@@ -87,16 +88,12 @@ struct Polled {
 /// What `stat` says of a path, symlinks not followed; another stamp is a reason to look closer.
 type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Eyes {
     /// Eyes that see nothing yet. With `always`, everything is polled this often, and the kernel is not asked.
     pub(super) fn new(always: Option<Duration>) -> Self {
-        let state: Arc<Mutex<State>> = Arc::default();
+        let sight: Arc<Mutex<Sight>> = Arc::default();
         let news = Arc::new(Notify::new());
-        let (of_handler, teller) = (Arc::clone(&state), Arc::clone(&news));
+        let (of_handler, teller) = (Arc::clone(&sight), Arc::clone(&news));
         let watcher = match always {
             Some(_) => None,
             None => notify::recommended_watcher(move |event| {
@@ -106,7 +103,7 @@ impl Eyes {
             })
             .ok(),
         };
-        Self { watcher, state, news, always, polled: BTreeMap::new() }
+        Self { watcher, sight, news, always, polled: BTreeMap::new() }
     }
 
     /// Looks out for changes of `inputs` from now on.
@@ -116,7 +113,7 @@ impl Eyes {
         for _ in 0..5 {
             let (interest, ways) = Interest::of(inputs);
             let complete = self.watch(&interest, &mut blind);
-            lock(&self.state).interest = interest;
+            lock(&self.sight).interest = interest;
             if complete && Interest::of(inputs).1 == ways {
                 break;
             }
@@ -142,7 +139,7 @@ impl Eyes {
                 continue;
             }
             polled.stamp = now;
-            let seen = &mut lock(&self.state).seen;
+            let seen = &mut lock(&self.sight).seen;
             match &polled.input {
                 Some(input) => {
                     seen.touched.insert(input.clone());
@@ -160,22 +157,22 @@ impl Eyes {
 
     /// What was seen since the last time.
     pub(super) fn take(&self) -> Seen {
-        let mut state = lock(&self.state);
-        let writing = !state.open.is_empty();
-        Seen { writing, ..std::mem::take(&mut state.seen) }
+        let mut sight = lock(&self.sight);
+        let writing = !sight.open.is_empty();
+        Seen { writing, ..std::mem::take(&mut sight.seen) }
     }
 
     /// Takes note that a run reads the files: whoever still has one open has had his time.
     pub(super) fn forget_writers(&self) {
-        lock(&self.state).open.clear();
+        lock(&self.sight).open.clear();
     }
 
     /// Watches the directories of `interest`, and no others; those that cannot be are added to `blind`. `false` where
     /// one went away meanwhile.
     fn watch(&mut self, interest: &Interest, blind: &mut BTreeSet<PathBuf>) -> bool {
         let (before, lost) = {
-            let mut state = lock(&self.state);
-            (std::mem::take(&mut state.interest.directories), std::mem::take(&mut state.lost))
+            let mut sight = lock(&self.sight);
+            (std::mem::take(&mut sight.interest.directories), std::mem::take(&mut sight.lost))
         };
         let Some(watcher) = &mut self.watcher else {
             blind.extend(interest.directories.iter().cloned());
@@ -283,7 +280,7 @@ fn real(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
-impl State {
+impl Sight {
     /// Takes note of what notify tells; `true` where somebody should look.
     fn note(&mut self, event: notify::Result<notify::Event>) -> bool {
         match event {
@@ -337,18 +334,18 @@ mod tests {
     use super::*;
     use notify::event::{CreateKind, RemoveKind};
 
-    fn state() -> State {
-        let mut state = State::default();
-        state.interest.names.insert("images.toml".into(), [PathBuf::from("/w/images.toml")].into());
-        state.interest.whole.insert("/hosts/r.io".into(), "/hosts".into());
-        state.interest.directories.insert("/w".into());
-        state.interest.layers = "/home/layers".into();
-        state.interest.catalog = "/home/oci.db".into();
-        state
+    fn sight() -> Sight {
+        let mut sight = Sight::default();
+        sight.interest.names.insert("images.toml".into(), [PathBuf::from("/w/images.toml")].into());
+        sight.interest.whole.insert("/hosts/r.io".into(), "/hosts".into());
+        sight.interest.directories.insert("/w".into());
+        sight.interest.layers = "/home/layers".into();
+        sight.interest.catalog = "/home/oci.db".into();
+        sight
     }
 
-    fn note(state: &mut State, kind: EventKind, path: &str) -> bool {
-        state.note(Ok(notify::Event::new(kind).add_path(path.into())))
+    fn note(sight: &mut Sight, kind: EventKind, path: &str) -> bool {
+        sight.note(Ok(notify::Event::new(kind).add_path(path.into())))
     }
 
     #[test]
@@ -368,17 +365,17 @@ mod tests {
             (removed, "/home/oci.db-wal", false),
             (removed, "/w", true),
         ] {
-            assert_eq!(note(&mut state(), kind, path), seen, "{kind:?} {path}");
+            assert_eq!(note(&mut sight(), kind, path), seen, "{kind:?} {path}");
         }
-        assert!(state().note(Err(notify::Error::generic("overflow"))));
+        assert!(sight().note(Err(notify::Error::generic("overflow"))));
     }
 
     #[test]
     fn a_file_is_open_from_its_first_change_until_it_is_closed() {
-        let mut state = state();
-        note(&mut state, EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/w/images.toml");
-        assert_eq!(state.open.len(), 1);
-        note(&mut state, EventKind::Access(AccessKind::Close(AccessMode::Write)), "/w/images.toml");
-        assert!(state.open.is_empty());
+        let mut sight = sight();
+        note(&mut sight, EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/w/images.toml");
+        assert_eq!(sight.open.len(), 1);
+        note(&mut sight, EventKind::Access(AccessKind::Close(AccessMode::Write)), "/w/images.toml");
+        assert!(sight.open.is_empty());
     }
 }

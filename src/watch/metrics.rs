@@ -4,7 +4,7 @@
 //! Registries are labelled with the names that the images file uses, so that no server can invent labels.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,13 +14,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
-use super::Reason;
+use super::notice::Trigger;
 use crate::error::Error;
 use crate::progress::{Event, Reporter};
 use crate::state::Action;
 use crate::sync::{Applied, VerbError};
+use crate::threads::lock;
 
 /// A run that shows no sign of life for so long hangs. Each single wait in it is far shorter.
 const SILENCE: Duration = Duration::from_secs(30 * 60);
@@ -29,7 +30,7 @@ const SILENCE: Duration = Duration::from_secs(30 * 60);
 const LOOK: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct State {
+struct StateLabel {
     state: &'static str,
 }
 
@@ -46,29 +47,29 @@ struct ActionLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Kind {
+struct KindLabel {
     kind: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RunResult {
+struct ResultLabel {
     result: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Trigger {
+struct TriggerLabel {
     reason: &'static str,
 }
 
 /// Counts, and knows whether all is well.
 pub(super) struct Metrics {
     registry: Registry,
-    images: Family<State, Gauge>,
+    images: Family<StateLabel, Gauge>,
     changes: Family<ActionLabel, Counter>,
-    failures: Family<Kind, Counter>,
+    failures: Family<KindLabel, Counter>,
     requests: Family<RequestLabels, Counter>,
-    runs: Family<RunResult, Counter>,
-    triggers: Family<Trigger, Counter>,
+    runs: Family<ResultLabel, Counter>,
+    triggers: Family<TriggerLabel, Counter>,
     durations: Histogram,
     downloaded: Counter,
     extracted: Counter,
@@ -91,81 +92,70 @@ struct Health {
     looking: Option<Instant>,
 }
 
+impl Health {
+    /// The health of a watch whose first run has not ended yet.
+    fn starting() -> Self {
+        Self {
+            trouble: Some("the first run has not ended yet".to_owned()),
+            summary: "starting".to_owned(),
+            running: None,
+            waiting: false,
+            looking: None,
+        }
+    }
+}
+
+/// Adds a metric without a unit.
+fn counted<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// Adds a metric in `unit`, which becomes the end of its name.
+fn measured<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str, unit: Unit) -> M {
+    let metric = M::default();
+    registry.register_with_unit(name, help, unit, metric.clone());
+    metric
+}
+
 impl Metrics {
     pub(super) fn new() -> Self {
         let mut registry = Registry::with_prefix("msb_sync");
-        macro_rules! register {
-            ($name:literal, $help:literal, $metric:expr) => {{
-                let metric = $metric;
-                registry.register($name, $help, metric.clone());
-                metric
-            }};
-            ($name:literal, $help:literal, $unit:expr, $metric:expr) => {{
-                let metric = $metric;
-                registry.register_with_unit($name, $help, $unit, metric.clone());
-                metric
-            }};
+        let r = &mut registry;
+        r.register("build", "What runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        let images: Family<StateLabel, Gauge> =
+            counted(r, "images", "Images by their state after the last run");
+        for state in ["in_sync", "failed", "blocked", "unlisted", "waiting"] {
+            images.get_or_create(&StateLabel { state }).set(0);
         }
-        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
-        registry.register("build", "What runs", Info::new(version));
-        let metrics = Self {
-            images: register!("images", "Images by their state after the last run", Family::default()),
-            changes: register!("changes", "Images that were changed, by what was done", Family::default()),
-            failures: register!(
-                "image_failures",
-                "Images that failed, by the kind of error",
-                Family::default()
-            ),
-            requests: register!(
+        let seconds = Histogram::new(exponential_buckets(0.01, 4.0, 10));
+        r.register_with_unit("run_duration", "How long runs take", Unit::Seconds, seconds.clone());
+        Self {
+            images,
+            changes: counted(r, "changes", "Images that were changed, by what was done"),
+            failures: counted(r, "image_failures", "Images that failed, by the kind of error"),
+            requests: counted(
+                r,
                 "requests",
                 "Requests sent for a registry, by the class of the answer's status",
-                Family::default()
             ),
-            runs: register!("runs", "Runs that have ended, by their result", Family::default()),
-            triggers: register!("triggers", "Why runs were started", Family::default()),
-            durations: register!(
-                "run_duration",
-                "How long runs take",
-                Unit::Seconds,
-                Histogram::new(exponential_buckets(0.01, 4.0, 10))
-            ),
-            downloaded: register!("downloaded", "Bytes of layers received", Unit::Bytes, Counter::default()),
-            extracted: register!(
-                "extracted",
-                "Bytes of layers unpacked, uncompressed",
-                Unit::Bytes,
-                Counter::default()
-            ),
-            last_run: register!(
-                "last_run_timestamp",
-                "When the last run ended",
-                Unit::Seconds,
-                Gauge::default()
-            ),
-            last_success: register!(
+            runs: counted(r, "runs", "Runs that have ended, by their result"),
+            triggers: counted(r, "triggers", "Why runs were started"),
+            durations: seconds,
+            downloaded: measured(r, "downloaded", "Bytes of layers received", Unit::Bytes),
+            extracted: measured(r, "extracted", "Bytes of layers unpacked, uncompressed", Unit::Bytes),
+            last_run: measured(r, "last_run_timestamp", "When the last run ended", Unit::Seconds),
+            last_success: measured(
+                r,
                 "last_success_timestamp",
                 "When the last run ended that left everything as the images file says",
                 Unit::Seconds,
-                Gauge::default()
             ),
-            healthy: register!(
-                "healthy",
-                "Whether the last run left everything as it should be",
-                Gauge::default()
-            ),
-            health: Mutex::new(Health {
-                trouble: Some("the first run has not ended yet".to_owned()),
-                summary: "starting".to_owned(),
-                running: None,
-                waiting: false,
-                looking: None,
-            }),
+            healthy: counted(r, "healthy", "Whether the last run left everything as it should be"),
+            health: Mutex::new(Health::starting()),
             registry,
-        };
-        for state in ["in_sync", "failed", "blocked", "unlisted", "waiting"] {
-            metrics.images.get_or_create(&State { state }).set(0);
         }
-        metrics
     }
 
     /// A reporter that counts, and passes everything on.
@@ -173,9 +163,9 @@ impl Metrics {
         Arc::new(Counting { metrics: Arc::clone(self), next })
     }
 
-    pub(super) fn started(&self, reasons: &[Reason]) {
+    pub(super) fn started(&self, reasons: &[Trigger]) {
         for reason in reasons {
-            self.triggers.get_or_create(&Trigger { reason: reason.as_str() }).inc();
+            self.triggers.get_or_create(&TriggerLabel { reason: reason.as_str() }).inc();
         }
         let mut health = self.health();
         health.running = Some(Instant::now());
@@ -198,7 +188,7 @@ impl Metrics {
                 ("error", Some(text.clone()), text)
             }
         };
-        self.runs.get_or_create(&RunResult { result }).inc();
+        self.runs.get_or_create(&ResultLabel { result }).inc();
         self.healthy.set(i64::from(trouble.is_none()));
         if trouble.is_none() {
             self.last_success.set(now);
@@ -211,7 +201,7 @@ impl Metrics {
         let (mut in_sync, mut blocked, mut failed, mut first) = (0_usize, 0_usize, 0_usize, None);
         for (reference, action, error) in &applied.outcome.images {
             if let Some(error) = error {
-                self.failures.get_or_create(&Kind { kind: error.kind() }).inc();
+                self.failures.get_or_create(&KindLabel { kind: error.kind() }).inc();
                 first = first.or_else(|| Some(format!("{reference}: {error}")));
                 if *action == Action::Blocked {
                     blocked += 1;
@@ -229,7 +219,7 @@ impl Metrics {
         let (unlisted, waiting) = (applied.plan.unlisted.len(), applied.outcome.waiting.len());
         let states = [("in_sync", in_sync), ("failed", failed), ("blocked", blocked)];
         for (state, count) in states.into_iter().chain([("unlisted", unlisted), ("waiting", waiting)]) {
-            self.images.get_or_create(&State { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.images.get_or_create(&StateLabel { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         let all = in_sync + blocked + failed;
         match (first, &applied.outcome.failure) {
@@ -285,7 +275,7 @@ impl Metrics {
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.health)
     }
 
     fn note(&self, event: &Event) {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Address;
+use super::address::Address;
 use crate::sync::{Applied, Request, VerbError};
 
 /// What `watch` is asked for.
@@ -21,7 +21,7 @@ pub struct Options {
 
 /// Why a run was started.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub enum Trigger {
     /// A file or directory that the run reads changed.
     Changed(PathBuf),
     /// So many layers that are wanted went away.
@@ -36,7 +36,7 @@ pub enum Reason {
     Hangup,
 }
 
-impl Reason {
+impl Trigger {
     /// A word for machines.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -50,7 +50,7 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for Trigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Changed(path) => write!(f, "{} changed", path.display()),
@@ -79,7 +79,7 @@ pub enum Notice<'a> {
         poll: Option<Duration>,
     },
     /// A run starts, for these reasons.
-    Triggered(&'a [Reason]),
+    Triggered(&'a [Trigger]),
     /// A run ended.
     Applied {
         /// What it did.

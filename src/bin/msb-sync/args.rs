@@ -35,7 +35,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Directory of the catalog, the downloads and the layers [default: the variable `MICROSANDBOX_HOME`, else ~/.microsandbox]
+    /// Directory of the catalog, the downloads and the layers [default: the variable
+    /// `MICROSANDBOX_HOME`, else ~/.microsandbox]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
     /// Print JSON: one document, or one event a line
@@ -90,7 +91,7 @@ pub(crate) enum Command {
     Prune(Prune),
     /// Forget recorded images, with the layers that nobody else needs
     Forget(Forget),
-    /// What `forget` was called.
+    /// The former name of `forget`
     #[command(hide = true)]
     Remove(Remove),
     /// Write a commented starter images.toml (never overwrites)
@@ -128,12 +129,12 @@ impl Command {
         }
     }
 
-    /// Whether the images file may be a stranger's.
+    /// The images file may be a stranger's.
     pub(crate) fn is_untrusted(&self) -> bool {
         matches!(self, Self::Plan(Plan { untrusted: true, .. }) | Self::Lock(Lock { untrusted: true, .. }))
     }
 
-    /// Whether it goes on until it is stopped.
+    /// The command goes on until it is stopped.
     pub(crate) fn watches(&self) -> bool {
         matches!(self, Self::Watch(_) | Self::Apply(Apply { watch: true, .. }))
     }
@@ -146,10 +147,11 @@ pub(crate) struct Target {
     /// The images file; `-` is standard input
     #[arg(default_value = DEFAULT_FILE, value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Also remove what the file no longer lists, once everything that it lists is here
+    /// Remove what the file no longer lists, too, once everything that it lists is here
     #[arg(long)]
     pub(crate) prune: bool,
-    /// With --prune: also if the file lists no image at all, which is refused otherwise
+    /// Let --prune remove everything where the file lists no image at all, which is refused
+    /// otherwise
     #[arg(long)]
     pub(crate) allow_empty: bool,
     /// Ask no registry: what is not here is blocked
@@ -177,17 +179,19 @@ pub(crate) struct Apply {
 
 /// Apply now, and again whenever the file, the lockfile, the store or a tag changes
 ///
-/// Tags are looked up again at the `interval` of the images file, and so is what failed, at the latest. SIGHUP
-/// applies at once. A file that is broken or gone changes nothing until it is well again.
+/// Tags are looked up again at the `interval` of the images file, and so is what failed, at the
+/// latest. SIGHUP applies at once. A file that is broken or gone changes nothing until it is well
+/// again.
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// Serve /metrics (for Prometheus) and /healthz at this IP address or name, and port; a port alone is on loopback
+    /// Serve /metrics (for Prometheus) and /healthz at this IP address or name, and port; a port
+    /// alone is on loopback
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub(crate) metrics: Option<Address>,
-    /// Look at the files this often instead of waiting for the kernel to tell (network file systems are looked at
-    /// without being asked for)
+    /// Look at the files this often instead of waiting for the kernel to tell (network file systems
+    /// are looked at without being asked for)
     #[arg(long, value_name = "SECONDS")]
     pub(crate) poll: Option<NonZeroU32>,
 }
@@ -199,30 +203,31 @@ pub(crate) struct Plan {
     /// Exit with 2 if changes are pending (a wrong images file exits with 1 then)
     #[arg(long)]
     pub(crate) detailed_exitcode: bool,
-    /// Take FILE for a stranger's, as a pull request's is: refuse what reads local files, names credentials or hosts, or
-    /// says where files are written; leave stored logins alone
+    /// Take FILE for a stranger's, as a pull request's is: refuse what reads local files, names
+    /// credentials or hosts, or says where files are written; leave stored logins alone
     #[arg(long)]
     pub(crate) untrusted: bool,
 }
 
 /// Resolve every image and write FILE's lockfile
 ///
-/// The lockfile lies beside FILE: images.lock for images.toml. While it exists, apply and plan use its digests.
-/// A locked tag moves with --upgrade only.
+/// The lockfile lies beside FILE: images.lock for images.toml. While it exists, apply and plan use
+/// its digests. A locked tag moves with --upgrade only.
 #[derive(Debug, Args)]
 pub(crate) struct Lock {
     /// The images file
     #[arg(default_value = DEFAULT_FILE, value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Look up again what the tags of these images mean, and choose again from the tags of these repositories; all,
-    /// if none is given
+    /// Look up again what the tags of these images mean, and choose again from the tags of these
+    /// repositories; all, if none is given
     #[arg(long, value_name = "REF", num_args = 0..)]
     pub(crate) upgrade: Option<Vec<String>>,
-    /// Write nothing; exit with 2 if the lockfile would change (a wrong images file exits with 1 then)
+    /// Write nothing; exit with 2 if the lockfile would change (a wrong images file exits with 1
+    /// then)
     #[arg(long)]
     pub(crate) check: bool,
-    /// Take FILE for a stranger's, as a pull request's is: refuse what reads local files, names credentials or hosts, or
-    /// says where files are written; leave stored logins alone
+    /// Take FILE for a stranger's, as a pull request's is: refuse what reads local files, names
+    /// credentials or hosts, or says where files are written; leave stored logins alone
     #[arg(long, requires = "check")]
     pub(crate) untrusted: bool,
 }
@@ -230,8 +235,8 @@ pub(crate) struct Lock {
 impl Lock {
     /// FILE, and what --upgrade is given.
     ///
-    /// `lock --upgrade images.toml` names a file: an option with any number of values takes whatever follows it,
-    /// and no image is called so.
+    /// `lock --upgrade images.toml` names a file: an option with any number of values takes
+    /// whatever follows it, and no image is called so.
     pub(crate) fn split(&self) -> (&Path, Option<Vec<&str>>) {
         let is_file = |text: &&String| *text == "-" || Path::new(text).extension() == Some("toml".as_ref());
         let Some(values) = &self.upgrade else { return (&self.file, None) };
@@ -253,7 +258,8 @@ pub(crate) struct Pull {
     /// For this platform, as in linux/arm64 [default: that of this machine, or of FILE]
     #[arg(long, value_name = "PLATFORM", value_parser = Platform::parse)]
     pub(crate) platform: Option<Platform>,
-    /// Take settings and registries from this images file, and groups, given as @NAME (`-` is standard input)
+    /// Take settings and registries from this images file, and groups, given as @NAME (`-` is
+    /// standard input)
     /// [default: the machine's registries.toml alone, and ./images.toml for groups]
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
@@ -264,7 +270,8 @@ pub(crate) struct Inspect {
     /// The image
     #[arg(value_name = "REF")]
     pub(crate) reference: String,
-    /// Print only the layers' directories, as overlayfs's option `lowerdir` wants them (as a list, base first, with
+    /// Print only the layers' directories, as overlayfs's option `lowerdir` wants them (as a list,
+    /// base first, with
     /// --json)
     #[arg(long)]
     pub(crate) rootfs: bool,
@@ -288,7 +295,7 @@ pub(crate) struct Prune {
     /// Show what would be removed; changes nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Also if the file lists no image at all, which is refused otherwise
+    /// Remove everything where the file lists no image at all, which is refused otherwise
     #[arg(long)]
     pub(crate) allow_empty: bool,
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use msb_sync::cancel::Cancel;
-use msb_sync::error::Error;
+use msb_sync::error::InputError;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::registry::{Environment, Rests};
 use msb_sync::sync::{ImagesSource, Request, Session, VerbError};
@@ -72,19 +72,16 @@ fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbErro
 
 /// The session that the global options and the environment describe.
 fn session(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Session, VerbError> {
-    let no_home = |message: String| {
-        VerbError::Input(Error::Usage { message, hint: Some("say where with --home DIR".to_owned()) })
-    };
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let user_home = variable("HOME").map(PathBuf::from);
     let home = cli.global.home.clone().or_else(|| variable("MICROSANDBOX_HOME").map(PathBuf::from));
     let home = match (home, &user_home) {
         (Some(home), _) => home,
         (None, Some(home)) => home.join(".microsandbox"),
-        (None, None) => return Err(no_home("there is no home directory: HOME is not set".to_owned())),
+        (None, None) => return Err(VerbError::Input(InputError::NoHome.into())),
     };
     let home = std::path::absolute(&home)
-        .map_err(|error| no_home(format!("cannot use {}: {error}", home.display())))?;
+        .map_err(|source| VerbError::Input(InputError::Home { path: home, source }.into()))?;
     let verb = cli.command.verb();
     Ok(Session {
         home,

@@ -1,5 +1,5 @@
-//! The output for machines. Every document and every event carries `"version": 1`; within it keys are only
-//! added.
+//! The output for machines. Every document and every event carries `"version": 1`; within it keys
+//! are only added.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use msb_sync::store::layer_path;
 use msb_sync::sync::{
     Applied, InspectedImage, ListedImage, Pruned, Relocked, Restacked, VerbError, Verified,
 };
-use msb_sync::watch::{Notice, Reason};
+use msb_sync::watch::{Notice, Trigger};
 use serde_json::{Value, json};
 
 use crate::human::Human;
@@ -71,7 +71,7 @@ pub(crate) fn notice(notice: &Notice<'_>) -> Value {
         }),
         Notice::Triggered(reasons) => json!({
             "event": "triggered",
-            "reasons": reasons.iter().map(Reason::as_str).collect::<Vec<_>>(),
+            "reasons": reasons.iter().map(Trigger::as_str).collect::<Vec<_>>(),
             "details": reasons.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }),
         Notice::Applied { applied, elapsed, next } => {
@@ -265,8 +265,8 @@ pub(crate) fn inspect(image: &InspectedImage) -> Value {
     json!({ "version": VERSION, "image": value })
 }
 
-/// The paths that microsandbox 0.2 shows otherwise, since it stacks layers by digest; null where that
-/// cannot be told.
+/// The paths that microsandbox 0.2 shows otherwise, since it stacks layers by digest; null where
+/// that cannot be told.
 fn restacked(restacked: &Restacked) -> Value {
     match restacked {
         Restacked::Paths { count, example } => json!({ "paths": count, "example": path(example) }),

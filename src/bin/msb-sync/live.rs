@@ -1,8 +1,8 @@
 //! `watch` on the screen and in a log: each change once, and nothing where nothing changed.
 //!
-//! A run tells everything, as `apply` does. People are shown only what the run before did not say too: a
-//! registry that is down for a night is one error an image, not one at every interval. Machines get every
-//! event.
+//! A run tells everything, as `apply` does. People are shown only what the run before did not say
+//! too: a registry that is down for a night is one error an image, not one at every interval.
+//! Machines get every event.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -149,8 +149,8 @@ impl Live {
     }
 }
 
-/// The message of a failure, its causes, and a hint. The message of a file's names the place of its first
-/// problem.
+/// The message of a failure, its causes, and a hint. The message of a file's names the place of its
+/// first problem.
 fn in_one_line(failure: &VerbError) -> (String, Vec<String>, Option<String>) {
     match failure {
         VerbError::Problems(problems) => {

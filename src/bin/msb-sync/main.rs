@@ -1,7 +1,8 @@
 //! The command line of msb-sync: a thin layer over the library.
 //!
-//! Parses arguments (`args`), hands one verb to [`msb_sync::sync`] (`commands`) and prints what comes back,
-//! for people (`human`) or for machines (`json`). Results go to stdout, everything else to stderr.
+//! Parses arguments (`args`), hands one verb to [`msb_sync::sync`] (`commands`) and prints what
+//! comes back, for people (`human`) or for machines (`json`). Results go to stdout, everything else
+//! to stderr.
 
 mod args;
 mod commands;

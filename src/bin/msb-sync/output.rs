@@ -1,4 +1,4 @@
-//! Where a command's result and everything else go, and in which form.
+//! The places where a command's result and everything else go, and their form.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Colours. Text is painted where it is written down; the streams take the paint off where nobody wants
-//! it (`streams`).
+//! Colours. Text is painted where it is written down; the streams take the paint off where nobody
+//! wants it (`streams`).
 
 use anstyle::{AnsiColor, Style};
 

@@ -1,5 +1,5 @@
-//! SIGINT and SIGTERM end a run, in order where there is time; a file that outgrows `ulimit -f` ends
-//! none.
+//! SIGINT and SIGTERM end a run, in order where there is time; a file that outgrows `ulimit -f`
+//! ends none.
 
 use std::io;
 use std::sync::Arc;
@@ -15,19 +15,20 @@ use crate::human::Human;
 
 /// The signal that stopped this run, or 0.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
-/// After a signal, a run has this long to end by itself; everything is safe to be killed at any time.
+/// After a signal, a run has this long to end by itself; everything is safe to be killed at any
+/// time.
 const GRACE: Duration = Duration::from_millis(700);
 
-/// Makes a write beyond the limit of a file's size (`ulimit -f`) fail with words instead of killing the
-/// process. Where no handler can be set, the kernel's way stays.
+/// Makes a write beyond the limit of a file's size (`ulimit -f`) fail with words instead of killing
+/// the process. Where no handler can be set, the kernel's way stays.
 ///
 /// The signal is handled and not ignored: the programs that we start do not inherit handlers.
 pub(crate) fn survive_file_limits() {
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
-/// Turns SIGINT and SIGTERM into the stop switch; a second one, or no end within [`GRACE`], ends the
-/// process.
+/// Turns SIGINT and SIGTERM into the stop switch; a second one, or no end within [`GRACE`], ends
+/// the process.
 pub(crate) fn watch(cancel: Cancel, human: Arc<Human>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     threads::start("signals", move || {

@@ -1,5 +1,5 @@
-//! Standard output, which carries results, and standard error, which carries everything else: each with
-//! colours or without, and with what became of the writing.
+//! Standard output, which carries results, and standard error, which carries everything else: each
+//! with colours or without, and with what became of the writing.
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Write};
@@ -17,8 +17,8 @@ static LOST: AtomicBool = AtomicBool::new(false);
 /// Standard output has refused a write.
 static UNREAD: AtomicBool = AtomicBool::new(false);
 
-/// Decides, once and for all, which streams show colours: `--color` does; in doubt terminals do, unless
-/// `NO_COLOR` or `TERM=dumb` forbids it.
+/// Decides, once and for all, which streams show colours: `--color` does; in doubt terminals do,
+/// unless `NO_COLOR` or `TERM=dumb` forbids it.
 pub(crate) fn color(when: When) {
     let set =
         |name: &str, wrong: fn(&OsStr) -> bool| std::env::var_os(name).is_some_and(|value| wrong(&value));

@@ -42,7 +42,7 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{whole}.{} {}", rest * 10 / 1024, UNITS[unit])
 }
 
-/// How many removals wait.
+/// `1 removal waits`, `2 removals wait`.
 pub(crate) fn removals_wait(count: usize) -> String {
     format!("{} {}", plural(count, "removal"), if count == 1 { "waits" } else { "wait" })
 }
@@ -68,8 +68,8 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::try_from(now).unwrap_or(end)
 }
 
-/// `3 days ago`: how long before `now` it is that `then` names, in RFC 3339 or as `YYYY-MM-DD HH:MM:SS` in UTC. `None`
-/// where it is neither; what is still to come is `in the future`.
+/// `3 days ago`: how long before `now` it is that `then` names, in RFC 3339 or as `YYYY-MM-DD
+/// HH:MM:SS` in UTC. `None` where it is neither; what is still to come is `in the future`.
 pub(crate) fn age(then: &str, now: Timestamp) -> Option<String> {
     const UNITS: [(i64, &str); 5] = [
         (365 * 86_400, "year"),

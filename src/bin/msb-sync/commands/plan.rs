@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::output::Output;
 use crate::{human, json};
 
-/// With `detailed`, the exit code says whether changes are pending.
+/// Shows the plan; the exit code tells pending changes apart if `detailed`.
 pub(super) fn run(
     target: &Target,
     detailed: bool,

@@ -172,8 +172,8 @@ fn restacked_note(restacked: &Restacked) -> String {
     }
 }
 
-/// The value of overlayfs's option `lowerdir` for the directories of an image, which are given base first:
-/// the topmost one is first there, and the separators of values are escaped.
+/// The value of overlayfs's option `lowerdir` for the directories of an image, which are given base
+/// first: the topmost one is first there, and the separators of values are escaped.
 ///
 /// # Errors
 /// The directory that cannot be written so.

@@ -1,4 +1,4 @@
-//! What became of the lockfile, for people: a row a change, then one line.
+//! The lockfile's changes for people: a row each, then one line.
 
 use std::fmt::Write as _;
 

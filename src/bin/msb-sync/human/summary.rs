@@ -12,8 +12,8 @@ use msb_sync::sync::Applied;
 use crate::paint;
 use crate::text::{bytes, duration, plural, printable, removals_wait, shell_word};
 
-/// The summary that `apply` and `pull` print at the end. `home` is the value of `--home`, for the commands
-/// that it suggests.
+/// The summary that `apply` and `pull` print at the end. `home` is the value of `--home`, for the
+/// commands that it suggests.
 pub(crate) fn summary(applied: &Applied, elapsed: Duration, home: Option<&Path>) -> String {
     let outcome = &applied.outcome;
     let mut out = headline(applied, &duration(elapsed));

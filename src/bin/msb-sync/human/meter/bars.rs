@@ -1,4 +1,5 @@
-//! Progress as bars on a terminal: one a layer, the total below them, and a status line between runs.
+//! Progress as bars on a terminal: one a layer, the total below them, and a status line between
+//! runs.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -154,7 +155,8 @@ impl Bars {
         shown.layers.insert(digest.clone(), layer);
     }
 
-    /// Adds a bar below the others. A bar draws at once what it is told, so it joins the others first.
+    /// Adds a bar below the others. A bar draws at once what it is told, so it joins the others
+    /// first.
     fn add(&self, bar: ProgressBar, template: &str) -> ProgressBar {
         let bar = self.screen.add(bar);
         bar.set_style(style(template));
@@ -199,8 +201,8 @@ impl LayerBar {
     }
 }
 
-/// A bar's look. The templates are fixed, so a wrong one shows in every run; the default look would do
-/// too.
+/// A bar's look. The templates are fixed, so a wrong one shows in every run; the default look would
+/// do too.
 fn style(template: &str) -> ProgressStyle {
     let plain = template.replace(".dim", "");
     ProgressStyle::with_template(if streams::errors_are_colored() { template } else { &plain })
