@@ -136,7 +136,7 @@ impl Live {
                     self.human.lines(&problems.to_string());
                 }
                 VerbError::Lockfile(problem) if self.human.is_live() => {
-                    self.human.lines(&problem.to_string())
+                    self.human.lines(&problem.to_string());
                 }
                 _ => {
                     let (message, causes, hint) = in_one_line(failure);
