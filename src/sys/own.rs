@@ -1,117 +1,28 @@
-//! Opening files and directories that somebody else may have put there.
+//! Files and directories that msb-sync keeps for itself: locks, spools, staging, inventories, the catalog.
 //!
-//! A file that a user names is read through symlinks, whoever owns it, but only if it is a regular one: a fifo
-//! would block, opening a device may do anything. What msb-sync keeps for itself (locks, spools, staging,
-//! inventories, the catalog) is never reached through a symlink, and belongs to the user who runs msb-sync, or to
-//! root, who could change it anyway. All else is a [`Refusal`], and is left as it was.
+//! They are never reached through a symlink, and belong to the user who runs msb-sync, or to root, who could change
+//! them anyway. All else is a [`Refusal`], and is left as it was.
 //!
 //! Types and owners are looked at before opening, so that nothing is touched, and again on the open handle, so that
 //! nobody can exchange the file in between. Modes are set through the handle: no umask has a say in them.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Resource, geteuid};
 
-use super::DIRECTORY;
+use super::disks::sync;
+use super::open::{DIRECTORY, open_file};
+use super::refusal::{Refusal, check_own_directory, check_own_file, check_owner};
+use super::regular::read_bounded;
 
-/// As many symlinks as the kernel follows.
+/// The most symlinks that are followed: as many as the kernel follows.
 const MAX_SYMLINKS: usize = 40;
-
-/// Why something on disk is not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// A symbolic link where none may be.
-    Symlink,
-    /// Something else, in words, where a regular file is needed.
-    NotAFile(&'static str),
-    /// Something else, in words, where a directory is needed.
-    NotADirectory(&'static str),
-    /// Another user's.
-    Owner {
-        /// Whose.
-        owner: u32,
-        /// Who runs this program.
-        user: u32,
-    },
-    /// A file with several names, one of which may be another program's.
-    HardLink,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Symlink => f.write_str("it is a symbolic link, which is not followed"),
-            Self::NotAFile(kind) => write!(f, "it is not a regular file but {kind}"),
-            Self::NotADirectory(kind) => write!(f, "it is not a directory but {kind}"),
-            Self::Owner { owner, user } => write!(f, "it belongs to user {owner}, not to user {user}"),
-            Self::HardLink => f.write_str("it has a second name somewhere (a hard link)"),
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}
-
-impl From<Refusal> for io::Error {
-    fn from(refusal: Refusal) -> Self {
-        Self::other(refusal)
-    }
-}
-
-/// Why something is not used, if that is what `error` says.
-pub fn refusal(error: &io::Error) -> Option<Refusal> {
-    error.get_ref()?.downcast_ref().copied()
-}
-
-// --------------------------------------------------------------------------------- files that a user names
-
-/// Opens the regular file at `path` to read. Symlinks are followed; nothing else is opened, so nothing blocks.
-///
-/// # Errors
-/// A [`Refusal`] where there is something else; the system's.
-pub fn open_regular(path: &Path) -> io::Result<File> {
-    check_regular(&rustix::fs::stat(path)?)?;
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
-    check_regular(&rustix::fs::fstat(&file)?)?;
-    Ok(file.into())
-}
-
-/// The content of the regular file at `path`, which has at most `limit` bytes.
-///
-/// # Errors
-/// As for [`open_regular`]; [`io::ErrorKind::FileTooLarge`].
-pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    read_bounded(open_regular(path)?, limit)
-}
-
-/// As [`read_regular`], for text.
-///
-/// # Errors
-/// As for [`read_regular`]; [`io::ErrorKind::InvalidData`] where it is not UTF-8.
-pub fn read_regular_text(path: &Path, limit: u64) -> io::Result<String> {
-    let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
-    String::from_utf8(read_regular(path, limit)?).map_err(not_text)
-}
-
-fn read_bounded(file: File, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        let message = format!("it has more than {limit} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-    }
-    Ok(bytes)
-}
-
-// ------------------------------------------------------------------------------------- what is ours alone
 
 /// Opens the directory at `path`. It may be reached by symlinks of this user's or root's, and is this user's or
 /// root's itself.
@@ -122,7 +33,8 @@ pub fn open_own_directory(path: &Path) -> io::Result<OwnedFd> {
     open_own_directory_at(CWD, &follow_own_links(path)?)
 }
 
-/// The path of the regular file to which symlinks lead from `path`: it and they are this user's or root's.
+/// Finds the path of the regular file to which symlinks lead from `path`: it and they are this user's or
+/// root's.
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
@@ -132,7 +44,8 @@ pub fn find_own_regular(path: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Where symlinks lead from `path`. Those on the way to its last component are the kernel's to follow.
+/// Follows the symlinks that lead from `path`. Those on the way to its last component are the kernel's to
+/// follow.
 fn follow_own_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_SYMLINKS {
@@ -161,7 +74,8 @@ pub fn open_own_directory_at(
     Ok(opened)
 }
 
-/// As [`open_own_directory_at`], only to look names up in it: needs no permission to list it.
+/// Opens a directory like [`open_own_directory_at`], only to look names up in it: needs no permission to
+/// list it.
 ///
 /// # Errors
 /// As for [`open_own_directory_at`].
@@ -176,7 +90,8 @@ pub fn locate_own_directory_at(
     Ok(located)
 }
 
-/// As [`open_own_directory_at`]; where there is nothing, makes the directory with exactly this mode, durably.
+/// Opens a directory like [`open_own_directory_at`]; where there is nothing, makes it with exactly this
+/// mode, durably.
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
@@ -191,7 +106,7 @@ pub fn make_own_directory_at(
             let made = open_own_directory_at(directory, name)?;
             rustix::fs::fchmod(&made, mode)?;
             match rustix::fs::openat(directory, ".", DIRECTORY, Mode::empty()) {
-                Ok(parent) => super::sync(parent.as_fd())?,
+                Ok(parent) => sync(parent.as_fd())?,
                 // Names in a directory that this user may not read are as durable as they get.
                 Err(Errno::ACCESS) => {}
                 Err(error) => return Err(error.into()),
@@ -203,7 +118,7 @@ pub fn make_own_directory_at(
     }
 }
 
-/// Whether there is a file `name` in `directory`.
+/// True if there is a file `name` in `directory`.
 ///
 /// # Errors
 /// A [`Refusal`] where it is not a regular file of this user's or root's; the system's.
@@ -221,12 +136,12 @@ pub fn has_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> 
 /// A [`Refusal`]; the system's.
 pub fn open_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
     check_own_file(&rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)?;
-    let file = super::open_file(directory, name)?;
+    let file = open_file(directory, name)?;
     check_own_file(&rustix::fs::fstat(&file)?)?;
     Ok(file)
 }
 
-/// The content of the file `name` in `directory`, which has at most `limit` bytes.
+/// Reads the file `name` in `directory`, which has at most `limit` bytes.
 ///
 /// # Errors
 /// As for [`open_own_file`]; [`io::ErrorKind::FileTooLarge`].
@@ -234,8 +149,9 @@ pub fn read_own_file(directory: BorrowedFd<'_>, name: &[u8], limit: u64) -> io::
     read_bounded(open_own_file(directory, name)?, limit)
 }
 
-/// Opens the file `name` in `directory` to read and write, and makes it with exactly this mode where there is nothing.
-/// One that is there is no symlink, has no other name, and is this user's or root's; its content and mode stay.
+/// Opens the file `name` in `directory` to read and write, and makes it with exactly this mode where there
+/// is nothing. A file that is there is no symlink, has no other name, and is this user's or root's; its
+/// content and mode stay.
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
@@ -280,10 +196,11 @@ pub fn make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::R
     Ok(file.into())
 }
 
-// --------------------------------------------------------------------------------- files that appear at once
-
-/// Makes a file without a name in `directory`, to write, for [`name_file`]; its mode is what the umask leaves. `None`
-/// where the file system has no such files.
+/// Makes a file without a name in `directory`, to write, for [`name_file`]; its mode is what the umask
+/// leaves. `None` where the file system has no such files.
+///
+/// `tempfile` would not do: it cannot give such a file its name, and leaves named ones behind when the
+/// process is killed.
 ///
 /// # Errors
 /// The system's.
@@ -307,59 +224,13 @@ pub fn name_file(file: &File, directory: BorrowedFd<'_>, name: &[u8]) -> io::Res
     Ok(rustix::fs::linkat(CWD, path, directory, name, AtFlags::SYMLINK_FOLLOW)?)
 }
 
-/// How many bytes a file that this process writes may have; `None`: any number.
-pub fn file_size_limit() -> Option<u64> {
-    rustix::process::getrlimit(Resource::Fsize).current
-}
-
-fn check_regular(found: &Stat) -> io::Result<()> {
-    match FileType::from_raw_mode(found.st_mode) {
-        FileType::RegularFile => Ok(()),
-        FileType::Symlink => Err(Refusal::Symlink.into()),
-        kind => Err(Refusal::NotAFile(in_words(kind)).into()),
-    }
-}
-
-fn check_own_file(found: &Stat) -> io::Result<()> {
-    check_regular(found)?;
-    check_owner(found)
-}
-
-fn check_own_directory(found: &Stat) -> io::Result<()> {
-    match FileType::from_raw_mode(found.st_mode) {
-        FileType::Directory => check_owner(found),
-        FileType::Symlink => Err(Refusal::Symlink.into()),
-        kind => Err(Refusal::NotADirectory(in_words(kind)).into()),
-    }
-}
-
-fn check_owner(found: &Stat) -> io::Result<()> {
-    let (owner, user) = (found.st_uid, geteuid().as_raw());
-    if is_own(owner) { Ok(()) } else { Err(Refusal::Owner { owner, user }.into()) }
-}
-
-/// Whether what belongs to user `owner` is this user's, or root's, who could change it anyway.
-pub fn is_own(owner: u32) -> bool {
-    owner == geteuid().as_raw() || owner == 0
-}
-
-fn in_words(kind: FileType) -> &'static str {
-    match kind {
-        FileType::RegularFile => "a file",
-        FileType::Directory => "a directory",
-        FileType::Symlink => "a symbolic link",
-        FileType::Fifo => "a fifo",
-        FileType::Socket => "a socket",
-        FileType::CharacterDevice | FileType::BlockDevice => "a device",
-        FileType::Unknown => "something else",
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+    use crate::sys::{read_regular, read_regular_text, refusal};
 
     fn refused<T>(result: io::Result<T>) -> Option<Refusal> {
         result.err().and_then(|error| refusal(&error))

@@ -1,0 +1,84 @@
+//! File systems: what they are, what they hold, and when their content is on disk.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::io::Errno;
+
+/// Tells the file system and the mount that `path` is on; `None` if it cannot be told. Between two of them
+/// nothing can be renamed, even where one file system is mounted twice.
+pub fn mount_of(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let device = std::fs::metadata(path).ok()?.dev();
+    let mask = StatxFlags::MNT_ID;
+    // Kernels before 5.8 do not tell.
+    let known = rustix::fs::statx(CWD, path, AtFlags::empty(), mask).ok();
+    let known = known.filter(|known| known.stx_mask & mask.bits() != 0);
+    Some((device, known.map_or(0, |known| known.stx_mnt_id)))
+}
+
+/// Counts the bytes that an unprivileged user may still write to the file system of `file`.
+pub fn free_space(file: BorrowedFd<'_>) -> io::Result<u64> {
+    let stat = rustix::fs::fstatvfs(file)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Writes everything of the file system that holds `file` to the disk.
+pub fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+/// Writes one file or directory to the disk.
+pub fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
+    match rustix::fs::fsync(file) {
+        // Some file systems have no fsync for directories; their renames are as durable as they get.
+        Err(Errno::INVAL) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// True if the files on the file system of `file` keep their inode numbers. FUSE, 9p and overlayfs may give
+/// new ones each time that they are mounted.
+pub fn has_lasting_inodes(file: BorrowedFd<'_>) -> bool {
+    const CHANGING: [u32; 3] = [0x6573_5546, 0x0102_1997, 0x794c_7630];
+    // The kernel's numbers have 32 bits, whatever the width of the field.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the upper half holds nothing"
+    )]
+    let kind = rustix::fs::fstatfs(file).map(|found| found.f_type as u32);
+    kind.is_ok_and(|kind| !CHANGING.contains(&kind))
+}
+
+/// True if another machine, or a program, may change what is in the directory without this kernel knowing.
+///
+/// By the magic numbers of `statfs(2)`: NFS, SMB, 9p, Ceph, AFS, Coda, FUSE, and the cluster file systems.
+pub fn may_change_unseen(directory: &Path) -> io::Result<bool> {
+    const UNSEEN: [u32; 14] = [
+        0x0000_6969, // NFS
+        0x0000_517b, // SMB
+        0xff53_4d42, // CIFS
+        0xfe53_4d42, // SMB2
+        0x0102_1997, // 9p
+        0x00c3_6400, // Ceph
+        0x5346_414f, // OpenAFS
+        0x6b41_4653, // kAFS
+        0x7375_7245, // Coda
+        0x6573_5546, // FUSE: sshfs, virtiofs, and others
+        0x0116_1970, // GFS2
+        0x7461_636f, // OCFS2
+        0x0bd0_0bd0, // Lustre
+        0x4750_4653, // GPFS
+    ];
+    // The kernel's numbers have 32 bits, whatever the width of the field.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the upper half holds nothing"
+    )]
+    let kind = rustix::fs::statfs(directory)?.f_type as u32;
+    Ok(UNSEEN.contains(&kind))
+}

@@ -1,0 +1,114 @@
+//! Looking at files, and setting their times and modes.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{AtFlags, FileType, Mode, Timespec, Timestamps};
+use rustix::io::Errno;
+
+/// Seconds and nanoseconds since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileTime {
+    /// Seconds, negative before 1970.
+    pub seconds: i64,
+    /// 0 to 999,999,999.
+    pub nanoseconds: u32,
+}
+
+/// The type of a directory entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Symlink,
+    /// Anything else.
+    Other,
+}
+
+/// The part of `stat` that msb-sync looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// The type.
+    pub kind: Kind,
+    /// The permission bits with setuid, setgid and sticky.
+    pub mode: u32,
+    /// The size in bytes.
+    pub size: u64,
+    /// The time of the last modification.
+    pub modified: FileTime,
+    /// The inode number.
+    pub inode: u64,
+    /// The user who owns it.
+    pub owner: u32,
+}
+
+/// Looks at `name`, without following it; `None` if there is nothing.
+pub fn metadata(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Metadata>> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(to_metadata(&stat))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Looks at an open file or directory.
+pub fn metadata_of(file: BorrowedFd<'_>) -> io::Result<Metadata> {
+    Ok(to_metadata(&rustix::fs::fstat(file)?))
+}
+
+#[expect(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    clippy::unnecessary_cast,
+    reason = "stat's field types differ between architectures; sizes and nanoseconds are never negative"
+)]
+pub(super) fn to_metadata(stat: &rustix::fs::Stat) -> Metadata {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Directory,
+        FileType::RegularFile => Kind::File,
+        FileType::Symlink => Kind::Symlink,
+        _ => Kind::Other,
+    };
+    Metadata {
+        kind,
+        mode: (stat.st_mode & 0o7777) as u32,
+        size: stat.st_size as u64,
+        modified: FileTime { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 },
+        inode: stat.st_ino as u64,
+        owner: stat.st_uid,
+    }
+}
+
+/// Tells device and inode number of an open file or directory.
+pub fn identity(file: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// Writes a device number as `major:minor`.
+pub fn device_numbers(device: u64) -> String {
+    format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
+}
+
+/// Sets access and modification time of an open file or directory.
+pub fn set_times(file: BorrowedFd<'_>, time: FileTime) -> io::Result<()> {
+    Ok(rustix::fs::futimens(file, &timestamps(time))?)
+}
+
+/// Sets the times of `name` itself, also if it is a symlink.
+pub fn set_times_at(directory: BorrowedFd<'_>, name: &[u8], time: FileTime) -> io::Result<()> {
+    Ok(rustix::fs::utimensat(directory, name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn timestamps(time: FileTime) -> Timestamps {
+    let time = Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanoseconds) };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Sets the permission bits of an open file or directory.
+pub fn set_mode(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
