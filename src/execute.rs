@@ -27,7 +27,7 @@ use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::Registries;
 use crate::state::{Action, Limits, Owner, Ownership};
-use crate::store::{Left, Staged, Store};
+use crate::store::{self, Left, Staged, Store};
 use crate::sys;
 use images::ImageProgress;
 use layer::Job;
@@ -337,7 +337,7 @@ impl Executor<'_> {
                 finished.push((fetch, wrong_claims));
             }
         }
-        let committed = self.store.commit(staged);
+        let committed = store::commit(self.store, staged);
         self.report_left(&committed.left);
         let mut count = 0;
         for ((fetch, wrong_claims), result) in finished.into_iter().zip(committed.results) {
@@ -438,7 +438,7 @@ impl Executor<'_> {
         // The plan supposed that the catalog changes by its own deeds alone; what the catalog says now is what counts.
         let needed = self.catalog.layers_needed_outside(&BTreeSet::new())?;
         let unneeded: Vec<&BlobDigest> = layers.iter().filter(|digest| !needed.contains(digest)).collect();
-        let removed = self.store.remove(&unneeded)?;
+        let removed = store::remove(self.store, &unneeded)?;
         for (digest, reason) in &removed.kept {
             self.reporter.report(Event::Warning(format!("layer {digest} is kept: {reason}")));
         }

@@ -18,7 +18,7 @@
 //! A layer becomes visible in this order: tree and inventory written, `ready` written, spool removed, file
 //! system synced, tree renamed to its final name, layers directory synced, inventory renamed, its binding made, bindings
 //! and inventories directories synced. So no power loss leaves an inventory of nothing: a file system may keep two directories in any order. A crash
-//! between any two steps leaves something that [`Store::recover`] finishes (`ready` of this boot: the page cache
+//! between any two steps leaves something that [`recover`] finishes (`ready` of this boot: the page cache
 //! still has every byte) or removes. A directory without an inventory (another tool's, or half of a rename) counts
 //! as [`LayerState::Untrusted`] and is replaced by exchanging names.
 //!
@@ -31,20 +31,20 @@
 //! ([`Left`], or the error of its layer), and is tried again by later runs; it never ends a run. No name in staging is
 //! waited for: beside what stays under one a second one is made (`<digest>.1`).
 
-mod adoption;
 mod binding;
 mod directories;
 mod downloads;
 mod homes;
 mod lock;
-mod look;
+mod names;
 mod places;
+mod recovery;
 mod removal;
 mod spool;
 mod staged;
+mod staging;
 mod usage;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -53,48 +53,22 @@ use std::sync::Arc;
 
 pub use directories::{PRIVATE_MODE, make_directory};
 pub use downloads::{PartialDownload, partial_downloads};
-pub use homes::Claim;
+pub use homes::{Claim, claim, claims_of_others};
 pub use lock::Lock;
-pub use look::{Leftover, OpenedLayer};
-pub use places::{LocatedLayers, Places};
-pub use removal::{Left, RemovedLayers};
+pub use names::layer_path;
+pub use places::{Leftover, LocatedLayers, OpenedLayer, Places};
+pub use recovery::{Cleared, Recovered, clear, recover, sweep_downloads};
+pub use removal::{RemovedLayers, remove};
 pub use spool::{Spool, SpoolReader};
-pub use staged::Staged;
+pub use staged::{Committed, Staged, commit, stage, unplaced};
+pub use staging::Left;
 pub use usage::layers_in_use;
 
+use self::binding::Bindings;
+use self::names::{BINDINGS, INVENTORIES, LOCK, STAGING, layer_name};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
-use crate::state::LayerState;
 use crate::sys;
-
-const INVENTORIES: &str = "records";
-const STAGING: &str = "staging";
-/// What the name of a layer begins with, in staging, that is on its way out.
-const REMOVED: &str = "removed-";
-/// What the name of an inventory begins with, in staging, whose layer is being removed where it is.
-const REMOVING: &str = "removing-";
-/// What the name of a file begins with, in staging, that stands for a layer which nobody needs, and which has no inventory,
-/// but could not be removed.
-const UNNEEDED: &str = "unneeded-";
-/// Names that are tried in staging for one thing, beside others that cannot be removed.
-const MAX_NAMES: usize = 1000;
-/// Which directories inventories are of.
-const BINDINGS: &str = "bindings";
-const HOMES: &str = "homes";
-/// The mode of the files beside layers.
-const FILE_MODE: u32 = 0o600;
-const READY: &[u8] = b"ready";
-const TREE: &[u8] = b"tree";
-const INVENTORY: &[u8] = b"record";
-/// Bytes of the mark that a staged layer is ready: one line.
-const MAX_MARK: u64 = 4096;
-/// A layer that was replaced, in the staging directory of its successor.
-const REPLACED: &[u8] = b"replaced";
-
-/// Where a layer's directory is, whether or not it exists.
-pub fn layer_path(layers: &Path, digest: &BlobDigest) -> PathBuf {
-    layers.join(format!("{digest}.extracted"))
-}
 
 /// The store, opened for writing. Its holder must have the [`Lock`]s.
 #[derive(Debug)]
@@ -104,7 +78,7 @@ pub struct Store {
     downloads_directory: Arc<OwnedFd>,
     layers_directory: OwnedFd,
     inventories_directory: OwnedFd,
-    bindings_directory: OwnedFd,
+    bindings: Bindings,
     staging_directory: OwnedFd,
 }
 
@@ -121,23 +95,23 @@ impl Store {
             downloads_directory,
             layers_directory,
             inventories_directory: directories::make_private_in(&private, &places.private.join(INVENTORIES))?,
-            bindings_directory: directories::make_private_in(&private, &places.private.join(BINDINGS))?,
+            bindings: Bindings::new(directories::make_private_in(&private, &places.private.join(BINDINGS))?),
             staging_directory: directories::make_private_in(&private, &places.private.join(STAGING))?,
             places,
             downloads: downloads.to_owned(),
         })
     }
 
-    /// Where the lock for `layers` lies; its directories are made.
+    /// Finds the place of the lock for `layers`, and makes its directories.
     ///
     /// # Errors
     /// They cannot be made.
     pub fn lock_path(layers: &Path) -> Result<PathBuf, StoreError> {
         make_directory(layers, PRIVATE_MODE)?;
-        Ok(Places::of(layers).make_private()?.0.private.join("lock"))
+        Ok(Places::of(layers).make_private()?.0.private.join(LOCK))
     }
 
-    /// Where things lie.
+    /// The places where things lie.
     pub fn places(&self) -> &Places {
         &self.places
     }
@@ -152,7 +126,7 @@ impl Store {
         &self.downloads
     }
 
-    /// Free bytes for layers and for downloads.
+    /// Asks for the free bytes for layers and for downloads.
     ///
     /// # Errors
     /// The file systems do not tell.
@@ -166,7 +140,7 @@ impl Store {
         })
     }
 
-    /// The spool of a blob of `size` bytes, with what an earlier run has received.
+    /// Opens the spool of a blob of `size` bytes, with the bytes that an earlier run has received.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -174,90 +148,43 @@ impl Store {
         Spool::open(&self.downloads_directory, self.spool_path(digest), size).map(Arc::new)
     }
 
-    /// Finishes or removes what runs that died have left in staging. Layers that are ready but cannot be given their
-    /// names stay there, for [`Store::unplaced`].
-    ///
-    /// # Errors
-    /// Staging cannot be read, or the directories of names cannot be synced.
-    pub fn recover(&self) -> Result<Recovered, StoreError> {
-        self.sweep_bindings();
-        let mut recovered = Recovered::default();
-        let mut staged = Vec::new();
-        for name in self.staged_names()? {
-            match self.staged_of_dead_run(&name)? {
-                Some(found) => staged.push(found),
-                None => recovered.left.extend(self.sweep(&name)?.err()),
-            }
-        }
-        for staged in &staged {
-            // The run died between declaring the layer ready and removing its blob.
-            recovered.left.extend(self.remove_spool(staged.digest()).err());
-        }
-        if staged.is_empty() {
-            // Layers whose run died right after naming them are complete, and will be recorded as they are.
-            self.sync_layers()?;
-            self.sync_inventories()?;
-        } else {
-            let committed = self.commit(staged);
-            recovered.layers = committed.results.iter().filter(|result| result.is_ok()).count();
-            recovered.left.extend(committed.left);
-        }
-        Ok(recovered)
-    }
-
-    /// Removes what is left in staging after [`Store::recover`], ready or not.
-    ///
-    /// # Errors
-    /// Staging cannot be read.
-    pub fn clear_staging(&self) -> Result<Vec<Left>, StoreError> {
-        let mut left = Vec::new();
-        for name in self.staged_names()? {
-            left.extend(self.sweep(&name)?.err());
-        }
-        Ok(left)
-    }
-
-    /// Removes partial downloads that nobody has touched for `age`, except those of `wanted`, and those of layers
-    /// that are complete.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub fn sweep_downloads(
-        &self,
-        age: std::time::Duration,
-        wanted: &dyn Fn(&BlobDigest) -> bool,
-    ) -> Result<Vec<Left>, StoreError> {
-        let mut left = Vec::new();
-        for entry in fs::read_dir(&self.downloads).map_err(StoreError::io("read", &self.downloads))? {
-            let entry = entry.map_err(StoreError::io("read", &self.downloads))?;
-            let name = entry.file_name();
-            let digest = PartialDownload::digest_in(&name);
-            let old = entry
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age));
-            if let Some(digest) = digest.filter(|digest| !wanted(digest))
-                && (old || self.places.state(&digest)? == LayerState::Complete)
-            {
-                left.extend(self.remove_spool(&digest).err());
-            }
-        }
-        Ok(left)
-    }
-
-    /// Bytes of a blob that earlier runs have received.
+    /// Counts the bytes of a blob that earlier runs have received.
     pub fn spooled(&self, digest: &BlobDigest) -> u64 {
         let metadata = fs::symlink_metadata(self.spool_path(digest));
         metadata.map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 })
     }
 
-    fn spool_path(&self, digest: &BlobDigest) -> PathBuf {
-        self.downloads.join(format!("{digest}.part"))
+    /// Notes that the inventory of a layer is of the directory that the layer has now. The note lasts
+    /// once inventories are synced; where a power loss takes it before, the layer is compared with its
+    /// inventory again.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub fn bind(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+        self.note(digest, true)
     }
 
-    fn remove_spool(&self, digest: &BlobDigest) -> Result<(), Left> {
-        let path = self.spool_path(digest);
-        spool::remove(self.downloads_directory.as_fd(), &path).map_err(|error| Left::new(path, &error))
+    /// Notes that the inventory of a layer does not say what is in the directory that the layer has now.
+    /// The layer is not trusted then; its inventory stays, by which others know that we made one.
+    ///
+    /// # Errors
+    /// As for [`Store::bind`].
+    pub fn distrust(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+        self.note(digest, false)
+    }
+
+    fn note(&self, digest: &BlobDigest, is_of: bool) -> Result<(), StoreError> {
+        let layers = self.layers_directory.as_fd();
+        let found = sys::mark(layers, &layer_name(digest), sys::has_lasting_inodes(layers))
+            .map_err(StoreError::io("look at", layer_path(self.layers(), digest)))?;
+        // Somebody took it away again: there is nothing to be noted.
+        let Some((_, mark)) = found else { return Ok(()) };
+        let inventory = self.places.inventory(digest);
+        self.bindings.note(digest, is_of, &mark).map_err(StoreError::io("note the directory of", inventory))
+    }
+
+    fn spool_path(&self, digest: &BlobDigest) -> PathBuf {
+        self.downloads.join(format!("{digest}.part"))
     }
 
     /// Makes the names of layers durable.
@@ -265,23 +192,13 @@ impl Store {
         sys::sync(self.layers_directory.as_fd()).map_err(StoreError::io("sync", self.layers()))
     }
 
-    /// Makes the names of inventories durable: after those of the layers, so that no inventory is one of nothing, and after
-    /// the notes of which directories they are of, so that no power loss makes a finished layer one to be compared.
+    /// Makes the names of inventories durable: after those of the layers, so that no inventory is one of
+    /// nothing, and after the notes of which directories they are of, so that no power loss makes a
+    /// finished layer one to be compared.
     pub(crate) fn sync_inventories(&self) -> Result<(), StoreError> {
-        sys::sync(self.bindings_directory.as_fd())
-            .map_err(StoreError::io("sync", self.places.private.join(BINDINGS)))?;
+        self.bindings.sync().map_err(StoreError::io("sync", self.places.private.join(BINDINGS)))?;
         sys::sync(self.inventories_directory.as_fd())
             .map_err(StoreError::io("sync", self.places.private.join(INVENTORIES)))
-    }
-
-    fn sync_staging(&self) -> Result<(), StoreError> {
-        sys::sync(self.staging_directory.as_fd()).map_err(StoreError::io("sync", self.staging_path()))
-    }
-
-    /// Takes away the mark that nobody needs a layer, if there is one.
-    fn unmark_unneeded(&self, digest: &BlobDigest) {
-        // A mark that stays is of no layer, or of one with an inventory: the next run takes it away.
-        let _ = sys::remove_file(self.staging_directory.as_fd(), format!("{UNNEEDED}{digest}").as_bytes());
     }
 
     fn has_layer(&self, digest: &BlobDigest) -> Result<bool, StoreError> {
@@ -290,57 +207,15 @@ impl Store {
             .map(|found| found.is_some())
             .map_err(|error| StoreError::io("look at", layer_path(self.layers(), digest))(error))
     }
-
-    fn staging_path(&self) -> PathBuf {
-        self.places.private.join(STAGING)
-    }
-
-    /// What lies in staging, sorted.
-    fn staged_names(&self) -> Result<BTreeSet<Vec<u8>>, StoreError> {
-        let mut names = BTreeSet::new();
-        sys::each_entry(self.staging_directory.as_fd(), |name, _| {
-            names.insert(name.to_vec());
-            true
-        })
-        .map_err(StoreError::io("read", self.staging_path()))?;
-        Ok(names)
-    }
 }
 
-/// What became of what dead runs have left.
-#[derive(Debug, Default)]
-pub struct Recovered {
-    /// How many layers were finished.
-    pub layers: usize,
-    /// What could not be removed.
-    pub left: Vec<Left>,
-}
-
-/// Free bytes.
+/// The free bytes of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreeSpace {
-    /// Where layers go.
+    /// The free bytes where layers go.
     pub layers: u64,
-    /// Where downloads go.
+    /// The free bytes where downloads go.
     pub downloads: u64,
-}
-
-/// What tells this boot from the one before: data not synced then is lost, data not synced now is not.
-fn boot_id() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
-}
-
-/// The name of a layer in the directory of layers.
-fn layer_name(digest: &BlobDigest) -> Vec<u8> {
-    format!("{digest}.extracted").into_bytes()
-}
-
-/// The layer that has this name in staging, after what says that it is on its way out.
-fn staged_digest(name: &[u8], prefix: &str) -> Option<BlobDigest> {
-    let name = std::str::from_utf8(name.strip_prefix(prefix.as_bytes())?).ok()?;
-    // A digest has no dot, so what follows one tells namesakes apart.
-    let (digest, number) = name.split_once('.').unwrap_or((name, "0"));
-    number.parse::<usize>().ok().and_then(|_| BlobDigest::parse(digest).ok())
 }
 
 /// Makes the names in a directory durable; those in one that this user may not read are as durable as they get.

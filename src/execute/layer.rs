@@ -17,7 +17,7 @@ use crate::plan::{Claim, Fetch, contradiction};
 use crate::progress::{Event, Reporter};
 use crate::registry::{BlobReader, Registries};
 use crate::state::LayerFacts;
-use crate::store::{Spool, Staged, Store};
+use crate::store::{self, Spool, Staged, Store};
 
 /// Bytes read from a socket at once.
 const RECEIVE_BUFFER: usize = 128 * 1024;
@@ -73,7 +73,7 @@ impl<'a> Job<'a> {
     /// The layer, if an earlier run has extracted it and could not give it its name, with the claims that it
     /// contradicts; not if it contradicts all.
     fn extracted_before(&self, fetch: &Fetch) -> Option<(Staged<'a>, WrongClaims)> {
-        let (staged, mut inventory) = self.store.unplaced(&fetch.digest)?;
+        let (staged, mut inventory) = store::unplaced(self.store, &fetch.digest)?;
         let facts = extract::read_facts(&mut inventory)?;
         let wrong = fetch.claims.iter().enumerate();
         let wrong: WrongClaims = wrong
@@ -107,7 +107,7 @@ impl<'a> Job<'a> {
     fn attempt(&self, claim: &Claim) -> Result<Staged<'a>, Attempt> {
         let layer = &claim.layer;
         let spool = self.store.spool(&layer.digest, layer.size)?;
-        let staged = self.store.stage(&layer.digest)?;
+        let staged = store::stage(self.store, &layer.digest)?;
         let (tree, inventory) = (staged.tree()?, staged.inventory()?);
         let image = claim.images.first().cloned();
         if let Some(image) = image {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::names::partial_digest;
 use super::spool;
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
@@ -23,11 +24,6 @@ pub struct PartialDownload {
 }
 
 impl PartialDownload {
-    /// The blob that a file of this name is a part of; `None` where the name is no partial download's.
-    pub(super) fn digest_in(name: &std::ffi::OsStr) -> Option<BlobDigest> {
-        BlobDigest::parse(name.to_str()?.strip_suffix(".part")?).ok()
-    }
-
     /// Removes the file. The caller holds the lock of the home, so that no run writes it.
     ///
     /// # Errors
@@ -55,7 +51,7 @@ pub fn partial_downloads(directory: &Path) -> Result<Vec<PartialDownload>, Store
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.map_err(StoreError::io("read", directory))?;
-        let Some(digest) = PartialDownload::digest_in(&entry.file_name()) else { continue };
+        let Some(digest) = partial_digest(&entry.file_name()) else { continue };
         // Gone meanwhile: then there is nothing to be removed either.
         let Ok(metadata) = entry.metadata() else { continue };
         if sys::has_own_file(opened.as_fd(), entry.file_name().as_bytes()).unwrap_or(false) {

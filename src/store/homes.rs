@@ -12,7 +12,9 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::{HOMES, Places, Store, directories};
+use super::directories;
+use super::names::{FILE_MODE, HOMES};
+use super::places::Places;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::StoreError;
 use crate::sys;
@@ -86,7 +88,7 @@ impl HomeId {
         let text = [vec![first], former].concat().join("\n") + "\n";
         let fresh = [NAME, b".new"].concat();
         let _ = sys::remove_file(directory.as_fd(), &fresh);
-        let mut file = sys::make_own_file(directory.as_fd(), &fresh, 0o600)?;
+        let mut file = sys::make_own_file(directory.as_fd(), &fresh, FILE_MODE)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         sys::rename_over(directory.as_fd(), &fresh, directory.as_fd(), NAME)?;
@@ -100,65 +102,61 @@ fn own_mark(home: &OwnedFd) -> io::Result<String> {
     sys::lasting_mark(home.as_fd())
 }
 
-impl Store {
-    /// Notes that the catalog of `home` may need layers in here, since several homes may share them.
-    ///
-    /// # Errors
-    /// The note cannot be written.
-    pub fn claim(&self, home: &Path) -> Result<(), StoreError> {
-        let directory = self.places.private.join(HOMES);
-        let opened = directories::make_private(&directory)?;
-        let id = HomeId::establish(home).map_err(StoreError::io("write the identifier of", home))?;
-        let path = directory.join(&id);
-        if fs::read_link(&path).is_ok_and(|target| target == home) {
-            return Ok(());
-        }
-        let fresh = format!("{id}.new").into_bytes();
-        let failed = || StoreError::io("create", &path);
-        let _ = sys::remove_file(opened.as_fd(), &fresh);
-        let home_bytes = home.as_os_str().as_encoded_bytes();
-        sys::make_symlink(opened.as_fd(), &fresh, home_bytes).map_err(failed())?;
-        sys::rename_over(opened.as_fd(), &fresh, opened.as_fd(), id.as_bytes()).map_err(failed())?;
-        // By path, as earlier versions claimed: now said better.
-        let by_path = BlobDigest::of(Algorithm::Sha256, home_bytes);
-        let _ = sys::remove_file(opened.as_fd(), by_path.hex().as_bytes());
-        // Before anything is recorded that needs these layers: else a power loss leaves them to other homes.
-        sys::sync(opened.as_fd()).map_err(StoreError::io("sync", &directory))
+/// Notes that the catalog of `home` may need layers in here, since several homes may share them.
+///
+/// # Errors
+/// The note cannot be written.
+pub fn claim(places: &Places, home: &Path) -> Result<(), StoreError> {
+    let directory = places.private.join(HOMES);
+    let opened = directories::make_private(&directory)?;
+    let id = HomeId::establish(home).map_err(StoreError::io("write the identifier of", home))?;
+    let path = directory.join(&id);
+    if fs::read_link(&path).is_ok_and(|target| target == home) {
+        return Ok(());
     }
+    let fresh = format!("{id}.new").into_bytes();
+    let failed = || StoreError::io("create", &path);
+    let _ = sys::remove_file(opened.as_fd(), &fresh);
+    let home_bytes = home.as_os_str().as_encoded_bytes();
+    sys::make_symlink(opened.as_fd(), &fresh, home_bytes).map_err(failed())?;
+    sys::rename_over(opened.as_fd(), &fresh, opened.as_fd(), id.as_bytes()).map_err(failed())?;
+    // By path, as earlier versions claimed: now said better.
+    let by_path = BlobDigest::of(Algorithm::Sha256, home_bytes);
+    let _ = sys::remove_file(opened.as_fd(), by_path.hex().as_bytes());
+    // Before anything is recorded that needs these layers: else a power loss leaves them to other homes.
+    sys::sync(opened.as_fd()).map_err(StoreError::io("sync", &directory))
 }
 
-impl Places {
-    /// The claims of other homes than `home` whose catalogs may need these layers, as [`Store::claim`] noted them. Those
-    /// of the homes that `home` was copied from count no more where the layers were copied with it.
-    ///
-    /// # Errors
-    /// The directory cannot be read; one that does not exist holds none.
-    pub fn claims_of_others(&self, home: &Path) -> Result<Vec<Claim>, StoreError> {
-        let directory = self.private.join(HOMES);
-        let own = HomeId::read(home);
-        let real = |path: &Path| fs::canonicalize(path).ok();
-        let copied_with_home = real(home)
-            .is_some_and(|home| real(&self.private).is_some_and(|private| private.starts_with(home)));
-        let is_own = |claim: &Claim| match (&claim.id, &own) {
-            (Some(id), Some(own)) => {
-                // An identifier that was copied is the original's.
-                let was = copied_with_home && (own.former.contains(id) || own.id == *id);
-                was || (own.is_here && own.id == *id)
-            }
-            (Some(_), None) => false,
-            (None, _) => claim.home == home,
+/// The claims of other homes than `home` whose catalogs may need these layers, as [`claim`] noted them. Those
+/// of the homes that `home` was copied from count no more where the layers were copied with it.
+///
+/// # Errors
+/// The directory cannot be read; one that does not exist holds none.
+pub fn claims_of_others(places: &Places, home: &Path) -> Result<Vec<Claim>, StoreError> {
+    let directory = places.private.join(HOMES);
+    let own = HomeId::read(home);
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    let copied_with_home =
+        real(home).is_some_and(|home| real(&places.private).is_some_and(|private| private.starts_with(home)));
+    let is_own = |claim: &Claim| match (&claim.id, &own) {
+        (Some(id), Some(own)) => {
+            // An identifier that was copied is the original's.
+            let was = copied_with_home && (own.former.contains(id) || own.id == *id);
+            was || (own.is_here && own.id == *id)
+        }
+        (Some(_), None) => false,
+        (None, _) => claim.home == home,
+    };
+    let claim = |name: String| {
+        let path = directory.join(&name);
+        // A name of another form is one on its way.
+        let id = match name.len() {
+            DIGITS => Some(name),
+            64 => None,
+            _ => return None,
         };
-        let claim = |name: String| {
-            let path = directory.join(&name);
-            // A name of another form is one on its way.
-            let id = match name.len() {
-                DIGITS => Some(name),
-                64 => None,
-                _ => return None,
-            };
-            Some(Claim { home: fs::read_link(&path).ok()?, path, id })
-        };
-        let claims = self.private_names(HOMES)?.into_iter().filter_map(claim);
-        Ok(claims.filter(|claim| !is_own(claim)).collect())
-    }
+        Some(Claim { home: fs::read_link(&path).ok()?, path, id })
+    };
+    let claims = places.private_names(HOMES)?.into_iter().filter_map(claim);
+    Ok(claims.filter(|claim| !is_own(claim)).collect())
 }

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::FILE_MODE;
+use super::names::FILE_MODE;
 use crate::cancel::Cancel;
 use crate::error::StoreError;
 use crate::progress::{Event, Reporter};

@@ -9,11 +9,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 
-use super::FILE_MODE;
+use super::names::FILE_MODE;
 use crate::error::StoreError;
 use crate::sys;
+use crate::threads::{lock, unpoisoned};
 
 /// A partial blob on disk.
 #[derive(Debug)]
@@ -111,7 +112,7 @@ impl Spool {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.progress)
     }
 }
 
@@ -144,8 +145,7 @@ pub struct SpoolReader {
 impl Read for SpoolReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let waiting = |progress: &mut Progress| progress.length <= self.offset && progress.end == End::Open;
-        let progress =
-            *self.spool.grown.wait_while(self.spool.lock(), waiting).unwrap_or_else(PoisonError::into_inner);
+        let progress = *unpoisoned(self.spool.grown.wait_while(self.spool.lock(), waiting));
         if progress.end == End::Broken {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the download was given up"));
         }

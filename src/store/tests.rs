@@ -4,6 +4,7 @@ use std::fs::File;
 
 use super::*;
 use crate::digest::Algorithm;
+use crate::state::LayerState;
 
 fn digest(of: &str) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, of.as_bytes())
@@ -15,14 +16,14 @@ fn open(temp: &Path) -> Store {
 
 /// Stages a layer whose tree has one file with `content`.
 fn staged<'s>(store: &'s Store, digest: &BlobDigest, content: &str) -> Staged<'s> {
-    let staged = store.stage(digest).unwrap();
+    let staged = stage(store, digest).unwrap();
     fs::write(staged.path().join("tree/file"), content).unwrap();
     staged.inventory().unwrap();
     staged
 }
 
 fn commit(store: &Store, staged: Staged<'_>) {
-    let committed = store.commit(vec![staged]);
+    let committed = super::commit(store, vec![staged]);
     assert!(committed.results.iter().all(Result::is_ok) && committed.left.is_empty(), "{committed:?}");
 }
 
@@ -31,7 +32,7 @@ fn content(store: &Store, digest: &BlobDigest) -> Option<String> {
 }
 
 fn nothing_is_staged(store: &Store) -> bool {
-    fs::read_dir(store.staging_path()).unwrap().next().is_none()
+    fs::read_dir(staging::staging_path(store)).unwrap().next().is_none()
 }
 
 #[test]
@@ -82,12 +83,12 @@ fn removed_layers_are_gone_with_their_inventories() {
     let layer = staged(&store, &first, "x");
     commit(&store, layer);
     let open = File::open(layer_path(store.layers(), &first).join("file")).unwrap();
-    let removed = store.remove(&[&first, &second]).unwrap();
+    let removed = remove(&store, &[&first, &second]).unwrap();
     assert!(removed.removed.is_empty());
     assert_eq!(removed.kept.keys().collect::<Vec<_>>(), [&first]);
     assert_eq!(store.places.state(&first).unwrap(), LayerState::Complete);
     drop(open);
-    let removed = store.remove(&[&first, &second]).unwrap();
+    let removed = remove(&store, &[&first, &second]).unwrap();
     assert_eq!(removed.removed, [first.clone()].into());
     assert!(removed.kept.is_empty() && removed.left.is_empty());
     assert_eq!(store.places.state(&first).unwrap(), LayerState::Missing);
@@ -110,7 +111,7 @@ fn downloads_that_are_of_no_use_any_more_are_swept() {
         file.set_modified(long_ago).unwrap();
     }
     let day = std::time::Duration::from_secs(24 * 3600);
-    store.sweep_downloads(day, &|of| *of == digest("wanted")).unwrap();
+    sweep_downloads(&store, day, &|of| *of == digest("wanted")).unwrap();
     assert_eq!(names.map(|name| store.spooled(&digest(name))), [0, 4, 0, 4]);
 }
 
@@ -144,11 +145,11 @@ fn a_run_that_died_is_finished_or_swept() {
         }
         left.armed = false;
     }
-    fs::create_dir(store.staging_path().join("garbage")).unwrap();
+    fs::create_dir(staging::staging_path(&store).join("garbage")).unwrap();
     for name in ["ready", "unready"] {
         fs::write(store.spool_path(&digest(name)), "blob").unwrap();
     }
-    assert_eq!(store.recover().unwrap().layers, 2);
+    assert_eq!(recover(&store).unwrap().layers, 2);
     assert_eq!((store.spooled(&digest("ready")), store.spooled(&digest("unready"))), (0, 4));
     assert!(nothing_is_staged(&store));
     let states: Vec<_> = names.iter().map(|name| store.places.state(&digest(name)).unwrap()).collect();
@@ -165,7 +166,7 @@ fn a_note_that_a_killed_run_has_not_named_is_swept() {
     let store = open(temp.path());
     let bindings = store.places.private.join(BINDINGS);
     std::os::unix::fs::symlink("x", bindings.join("new")).unwrap();
-    store.recover().unwrap();
+    recover(&store).unwrap();
     assert!(fs::read_dir(&bindings).unwrap().next().is_none());
     // One that lies there meanwhile is in nobody's way.
     std::os::unix::fs::symlink("x", bindings.join("new")).unwrap();
@@ -189,12 +190,12 @@ fn a_tree_that_was_taken_over_and_is_gone_gets_no_inventory() {
         fs::remove_dir_all(new.path().join("tree")).unwrap();
         new.ready().unwrap();
         make(&path);
-        let committed = store.commit(vec![new]);
+        let committed = super::commit(&store, vec![new]);
         let error = committed.results[0].as_ref().unwrap_err().to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
         assert!(!store.places.inventory(&layer).exists());
         let _ = fs::remove_file(&path);
     }
-    store.recover().unwrap();
+    recover(&store).unwrap();
     assert!(nothing_is_staged(&store) && !store.places.inventory(&layer).exists());
 }

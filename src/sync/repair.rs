@@ -65,7 +65,7 @@ fn repair_in(
     let _locks = lock(session, [directory])?;
     let mut catalog = Catalog::open(&session.catalog_path())?;
     let store = Store::open(directory, &session.downloads_path())?;
-    session.warn_of_left(&store.recover()?.left);
+    session.warn_of_left(&store::recover(&store)?.left);
     let mut causes = vec![None; layers.len()];
     // Whoever had the lock may have repaired some already.
     look_after_repair(session, &mut layers, &mut causes)?;

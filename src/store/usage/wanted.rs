@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::mounts::{Mount, below};
 use crate::digest::BlobDigest;
-use crate::store::layer_path;
+use crate::store::names::layer_path;
 use crate::sys;
 
 /// What is looked for.

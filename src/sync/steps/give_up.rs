@@ -114,7 +114,7 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         let unneeded: Vec<RemovedLayer> =
             layers.into_iter().filter(|layer| !needed.contains(&layer.digest)).collect();
         let digests: Vec<&BlobDigest> = unneeded.iter().map(|layer| &layer.digest).collect();
-        let removed = store.remove(&digests).map_err(VerbError::from);
+        let removed = store::remove(store, &digests).map_err(VerbError::from);
         if let Some(removed) = unless_left_out(session, candidate, removed)? {
             session.warn_of_left(&removed.left);
             pruned.add(unneeded, &removed.kept);
@@ -132,7 +132,7 @@ fn open_locked(
 ) -> Result<Store, VerbError> {
     lock_layers(session, directory, locks)?;
     let store = Store::open(directory, &session.downloads_path())?;
-    store.claim(&session.home)?;
+    store::claim(store.places(), &session.home)?;
     sweep(session, &store, pruned)?;
     Ok(store)
 }
@@ -160,17 +160,9 @@ fn unless_left_out<T>(
 
 /// Finishes or removes what broken runs have left. What can be neither is kept, and named.
 fn sweep(session: &Session, store: &Store, pruned: &mut Pruned) -> Result<(), VerbError> {
-    let before = store.places().leftovers()?;
-    store.recover()?;
-    let left = store.clear_staging()?;
-    // What could be finished is a layer like any other now.
-    let finished = store.places().removable()?;
-    let gone = |leftover: &Leftover| {
-        let stays = left.iter().any(|left| left.path == leftover.path);
-        !stays && !finished.contains(&leftover.digest)
-    };
-    pruned.layers.extend(before.into_iter().filter(gone).map(RemovedLayer::from));
-    for left in left {
+    let cleared = store::clear(store)?;
+    pruned.layers.extend(cleared.gone.into_iter().map(RemovedLayer::from));
+    for left in cleared.left {
         match left.digest {
             Some(digest) => pruned.kept.push(KeptLayer { digest, path: left.path, reason: left.reason }),
             None => session.warn_of_left(&[left]),

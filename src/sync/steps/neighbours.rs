@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::state::{Desired, Observed};
-use crate::store::Places;
+use crate::store::{self, Places};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 
@@ -56,7 +56,7 @@ pub(crate) fn needed_by_other_homes(
     tell: bool,
 ) -> Result<Needed, VerbError> {
     let mut needed = BTreeSet::new();
-    for claim in places.claims_of_others(&session.home)? {
+    for claim in store::claims_of_others(places, &session.home)? {
         let layers = Catalog::open_read_only(&claim.home.join("oci.db")).and_then(|catalog| {
             let found = catalog.filter(|_| claim.is_found());
             found.map(|catalog| catalog.layers_needed_outside(&BTreeSet::new())).transpose()

@@ -14,6 +14,7 @@ use crate::execute::{Executor, Outcome};
 use crate::plan::{self, Plan};
 use crate::progress::Event;
 use crate::state::Observed;
+use crate::store;
 use crate::sync::verb_error::VerbError;
 
 /// Partial downloads that no run has touched for so long, and that are not wanted now, are removed.
@@ -61,7 +62,7 @@ fn carry_out(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Resu
         observed = locked.observe_again()?;
     }
     let mut plan = done.plan_locked(run, &locked, observed)?;
-    let left = locked.store.sweep_downloads(STALE_DOWNLOAD, &|digest| {
+    let left = store::sweep_downloads(&locked.store, STALE_DOWNLOAD, &|digest| {
         plan.fetches.iter().any(|fetch| fetch.digest == *digest)
     })?;
     run.session.warn_of_left(&left);

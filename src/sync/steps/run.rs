@@ -61,8 +61,8 @@ impl<'a> LockedRun<'a> {
         let locks = lock(session, [layers.as_path()])?;
         let catalog = Catalog::open(&session.catalog_path())?;
         let store = Store::open(layers, &session.downloads_path())?;
-        store.claim(&session.home)?;
-        session.warn_of_left(&store.recover()?.left);
+        store::claim(store.places(), &session.home)?;
+        session.warn_of_left(&store::recover(&store)?.left);
         Ok(Self { run, catalog, store, _locks: locks })
     }
 
