@@ -270,40 +270,8 @@ impl RegistryError {
 
     /// See [`Error::hint`](super::Error::hint).
     pub fn hint(&self) -> Option<String> {
-        let log_in = |registry: &RegistryName| {
-            let RegistryName { name, login } = registry;
-            let host = if login == "docker.io" { String::new() } else { format!(" {login}") };
-            format!("`docker login{host}`, or username and password-env under [registry.\"{name}\"]")
-        };
         match self {
-            Self::Refused { status: 401 | 403, registry, login, .. } => Some(match login {
-                Login::None => {
-                    format!("check the name; if the image is private, log in: {}", log_in(registry))
-                }
-                Login::Sent => format!(
-                    "the credentials were refused, or do not reach this image; check the name, then log in anew: {}",
-                    log_in(registry)
-                ),
-                Login::NotAsked => "there are credentials, but the registry does not ask for any, at /v2/ either; \
-                                    check the name, and its set-up"
-                    .to_owned(),
-                Login::Withheld => format!(
-                    "a stored login is not sent over plain http; use https, or username and password-env under \
-                     [registry.\"{}\"]",
-                    registry.name
-                ),
-            }),
-            Self::Refused { status: 404, .. } => Some("check the name and the tag".to_owned()),
-            Self::Refused { status: 429, registry, login: Login::None, .. } => Some(format!(
-                "the registry limits how often it is asked; wait, or log in: {}",
-                log_in(registry)
-            )),
-            Self::Refused { status: 429, .. } => {
-                Some("the registry limits how often it is asked; run again later".to_owned())
-            }
-            Self::Refused { status: 500.., .. } => {
-                Some("the registry itself has a problem; run again later".to_owned())
-            }
+            Self::Refused { status, registry, login, .. } => refused_hint(*status, registry, *login),
             Self::Unreachable { trouble: Trouble::HostNotFound, .. } => {
                 Some("check the registry's name, the network and the name server".to_owned())
             }
@@ -331,6 +299,43 @@ impl RegistryError {
             }
             _ => None,
         }
+    }
+}
+
+/// Tells what may help against a refusal with `status` by `registry`, which knows `login` of who asks.
+fn refused_hint(status: u16, registry: &RegistryName, login: Login) -> Option<String> {
+    let log_in = |registry: &RegistryName| {
+        let RegistryName { name, login } = registry;
+        let host = if login == "docker.io" { String::new() } else { format!(" {login}") };
+        format!("`docker login{host}`, or username and password-env under [registry.\"{name}\"]")
+    };
+    match status {
+        401 | 403 => Some(match login {
+            Login::None => {
+                format!("check the name; if the image is private, log in: {}", log_in(registry))
+            }
+            Login::Sent => format!(
+                "the credentials were refused, or do not reach this image; check the name, then log in anew: {}",
+                log_in(registry)
+            ),
+            Login::NotAsked => {
+                "there are credentials, but the registry does not ask for any, at /v2/ either; \
+                                    check the name, and its set-up"
+                    .to_owned()
+            }
+            Login::Withheld => format!(
+                "a stored login is not sent over plain http; use https, or username and password-env under \
+                     [registry.\"{}\"]",
+                registry.name
+            ),
+        }),
+        404 => Some("check the name and the tag".to_owned()),
+        429 if login == Login::None => {
+            Some(format!("the registry limits how often it is asked; wait, or log in: {}", log_in(registry)))
+        }
+        429 => Some("the registry limits how often it is asked; run again later".to_owned()),
+        500.. => Some("the registry itself has a problem; run again later".to_owned()),
+        _ => None,
     }
 }
 

@@ -14,7 +14,7 @@ mod resolve;
 mod tags;
 
 pub(super) use self::lookup::{check, fetch, resolve};
-pub(super) use self::manifest::{Entry, For, Index, OCI_INDEX, Parsed, parse};
+pub(super) use self::manifest::{Entry, For, Index, Parsed, parse};
 pub use self::meaning::{Lookup, Meaning};
 pub(super) use self::platforms::rank;
 pub(super) use self::resolve::{DocumentKind, Documents, assemble, verify};

@@ -13,12 +13,13 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use oci_spec::image::MediaType;
 use serde::Deserialize;
 
 use self::names::Directory;
 use super::blob::BlobReader;
 use super::documents::{
-    DocumentKind, Documents, Entry, For, Index, Lookup, OCI_INDEX, Parsed, assemble, parse, rank, verify,
+    DocumentKind, Documents, Entry, For, Index, Lookup, Parsed, assemble, parse, rank, verify,
 };
 use super::sites::Document;
 use super::transport::printable;
@@ -145,7 +146,7 @@ impl Layout {
             return Err(self.error("read oci-layout", format!("its version {version} is not 1.0.0")));
         }
         let bytes = self.bytes("read index.json", &self.path.join("index.json"))?;
-        match parse(&bytes, Some(OCI_INDEX)) {
+        match parse(&bytes, Some(MediaType::ImageIndex.as_ref())) {
             Ok(Parsed::Index(index)) => Ok(index),
             Ok(Parsed::Manifest(_)) => Err(self.error("read index.json", "it is no index")),
             Err(reason) => Err(self.error("read index.json", reason)),

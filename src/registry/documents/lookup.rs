@@ -134,7 +134,7 @@ impl Repository<'_> {
         let answer = self.remote.anywhere(Capability::Resolve, None, |site| {
             let ask = Ask {
                 method: Method::HEAD,
-                accept: ACCEPT,
+                accept: &ACCEPT,
                 unknown: "manifest unknown",
                 ..Ask::get(self.manifest_url(site, tag))
             };
@@ -176,8 +176,11 @@ impl Repository<'_> {
         let limit = self.remote.manifest_size;
         let mut damaged = 0;
         let document = self.remote.anywhere(Capability::Resolve, None, |site| {
-            let ask =
-                Ask { accept: ACCEPT, unknown: "manifest unknown", ..Ask::get(self.manifest_url(site, tag)) };
+            let ask = Ask {
+                accept: &ACCEPT,
+                unknown: "manifest unknown",
+                ..Ask::get(self.manifest_url(site, tag))
+            };
             let answer = self.remote.ask(site, self.name, &ask)?;
             self.hear(site, &answer, true);
             let media_type = answer.header("content-type").map(str::to_owned);
@@ -244,7 +247,7 @@ impl Documents for Repository<'_> {
         let document = self.remote.anywhere(Capability::Pull, Some(digest), |site| {
             let ask = match kind {
                 DocumentKind::Manifest => Ask {
-                    accept: ACCEPT,
+                    accept: &ACCEPT,
                     unknown: "manifest unknown",
                     ..Ask::get(self.manifest_url(site, digest.as_str()))
                 },

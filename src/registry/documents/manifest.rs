@@ -9,7 +9,9 @@
 //! [CVE-2021-41190]: https://github.com/opencontainers/distribution-spec/security/advisories/GHSA-mc8v-mgrf-8f4m
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
 
+use oci_spec::image::{MediaType, ToDockerV2S2 as _};
 use serde::Deserialize;
 use serde_json::Number;
 
@@ -17,17 +19,17 @@ use crate::digest::BlobDigest;
 use crate::registry::transport::{json_error, printable};
 use crate::state::Platform;
 
-pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// The media types that are asked for: images in both dialects.
+pub(super) static ACCEPT: LazyLock<String> = LazyLock::new(|| {
+    let kinds = [MediaType::ImageIndex, MediaType::ImageManifest];
+    let both = kinds.iter().flat_map(|kind| [Some(kind.as_ref()), kind.to_docker_v2s2().ok()]);
+    both.flatten().collect::<Vec<_>>().join(", ")
+});
 
-/// What is asked for: images in both dialects.
-pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
-     application/vnd.docker.distribution.manifest.list.v2+json, \
-     application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+/// Tells whether `media_type` is `kind`, in either dialect.
+fn is(media_type: &str, kind: &MediaType) -> bool {
+    media_type == kind.as_ref() || kind.to_docker_v2s2().is_ok_and(|docker| docker == media_type)
+}
 
 /// More layers than any builder makes (Docker stops at 127) and any kernel mounts.
 const MAX_LAYERS: usize = 1024;
@@ -99,7 +101,7 @@ pub(crate) enum For {
 
 impl Entry {
     pub(crate) fn is_index(&self) -> bool {
-        matches!(self.media_type.as_deref(), Some(OCI_INDEX | DOCKER_LIST))
+        self.media_type.as_deref().is_some_and(|media_type| is(media_type, &MediaType::ImageIndex))
     }
 
     pub(crate) fn media_type(&self) -> Option<&str> {
@@ -184,8 +186,8 @@ enum Kind {
 /// What a media type says a document is; `None`: nothing (`application/json` and the like).
 fn kind_of(media_type: &str) -> Result<Option<Kind>, String> {
     match media_type {
-        OCI_INDEX | DOCKER_LIST => Ok(Some(Kind::Index)),
-        OCI_MANIFEST | DOCKER_MANIFEST => Ok(Some(Kind::Manifest)),
+        text if is(text, &MediaType::ImageIndex) => Ok(Some(Kind::Index)),
+        text if is(text, &MediaType::ImageManifest) => Ok(Some(Kind::Manifest)),
         // What file servers and careless registries say of every JSON file.
         "" | "application/json" | "application/octet-stream" | "binary/octet-stream" | "text/plain" => {
             Ok(None)
@@ -232,8 +234,8 @@ pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed, 
         return Err(format!("its media type is {other}, but it has `{holds}`"));
     }
     let served = Some(content_type).filter(|_| said.is_some());
-    let default = if kind == Kind::Index { OCI_INDEX } else { OCI_MANIFEST };
-    let media_type = media_type.filter(|_| named.is_some()).or(served).unwrap_or_else(|| default.to_owned());
+    let default = if kind == Kind::Index { MediaType::ImageIndex } else { MediaType::ImageManifest };
+    let media_type = media_type.filter(|_| named.is_some()).or(served).unwrap_or_else(|| default.to_string());
     let annotations = raw.annotations.unwrap_or_default();
     match (raw.manifests, raw.config, raw.layers) {
         (Some(entries), ..) => Ok(Parsed::Index(Index { media_type, annotations, entries })),
@@ -280,20 +282,28 @@ fn contents(
 /// holds decides; but what calls itself something else is that: an artifact, a chart, a plugin.
 fn is_config(media_type: &str, is_artifact: bool) -> bool {
     let vendors = media_type.trim_start().to_ascii_lowercase();
-    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
-        || !is_artifact && !vendors.starts_with("application/vnd.")
+    is(media_type, &MediaType::ImageConfig) || !is_artifact && !vendors.starts_with("application/vnd.")
 }
 
 /// Whether `media_type` is a tar layer of either dialect, foreign ones included.
 fn is_layer(media_type: &str) -> bool {
-    let oci =
-        ["application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.nondistributable.v1.tar"];
-    let docker = [
+    // oci-spec knows of Docker's names that of the usual layer only.
+    const DOCKER: [&str; 2] = [
         "application/vnd.docker.image.rootfs.diff.tar",
         "application/vnd.docker.image.rootfs.foreign.diff.tar",
     ];
-    let rest = |names: [&str; 2]| names.into_iter().find_map(|name| media_type.strip_prefix(name));
-    matches!(rest(oci), Some("" | "+gzip" | "+zstd")) || matches!(rest(docker), Some("" | ".gzip" | ".zstd"))
+    match MediaType::from(media_type) {
+        MediaType::ImageLayer
+        | MediaType::ImageLayerGzip
+        | MediaType::ImageLayerZstd
+        | MediaType::ImageLayerNonDistributable
+        | MediaType::ImageLayerNonDistributableGzip
+        | MediaType::ImageLayerNonDistributableZstd => true,
+        _ => {
+            let rest = DOCKER.into_iter().find_map(|name| media_type.strip_prefix(name));
+            matches!(rest, Some("" | ".gzip" | ".zstd"))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -303,6 +313,32 @@ mod tests {
 
     use super::*;
     use crate::digest::Algorithm;
+
+    const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+
+    #[test]
+    fn images_are_asked_for_in_both_dialects() {
+        assert_eq!(
+            *ACCEPT,
+            "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, \
+             application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+        );
+        for (media_type, expected) in [
+            ("application/vnd.oci.image.layer.v1.tar", true),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", true),
+            ("application/vnd.docker.image.rootfs.diff.tar", true),
+            ("application/vnd.docker.image.rootfs.diff.tar.zstd", true),
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", true),
+            ("application/vnd.docker.image.rootfs.diff.tar+gzip", false),
+            ("application/vnd.oci.image.layer.v1.tar.gzip", false),
+            ("", false),
+        ] {
+            assert_eq!(is_layer(media_type), expected, "{media_type}");
+        }
+    }
 
     fn digest(text: &str) -> String {
         BlobDigest::of(Algorithm::Sha256, text.as_bytes()).to_string()

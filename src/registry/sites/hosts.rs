@@ -16,6 +16,7 @@ use toml::de::{DeTable, DeValue};
 use ureq::http::{HeaderName, HeaderValue};
 
 use super::role::{Capabilities, Capability};
+use crate::diagnostic::{Mistake, Page, Severity};
 use crate::registry::transport::{Secret, printable};
 use crate::sys;
 use crate::url::{Url, has_user};
@@ -132,9 +133,10 @@ fn load_folder(folder: &Path) -> Result<Hosts, String> {
         Err(error) => return Err(format!("{}: {error}", path.display())),
     };
     parse(&text, folder).map_err(|(at, reason)| {
-        let before = text.get(..at).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        format!("{}:{line}: {reason}", path.display())
+        let page = Page::new(&text, &path.display().to_string(), Vec::new());
+        let problem = page.set(Mistake::new(at..at, reason), Severity::Error);
+        // The line's text stays in the file: it may be a secret.
+        format!("{}:{}: {}", problem.file(), problem.line(), problem.message())
     })
 }
 

@@ -19,7 +19,6 @@ pub(super) enum ClientCertificate {
 
 /// What a TLS failure with `url` means, where `ours` is what is known of client certificates there.
 pub(super) fn tls_failure(url: &Url, error: &rustls::Error, ours: ClientCertificate) -> RegistryError {
-    use rustls::AlertDescription as Alert;
     let host = url.host_port();
     let fail = |reason: String, cure| RegistryError::Tls { reason, cure };
     let refused = |words: &str, cure| fail(format!("no TLS connection to {host}: {words}"), cure);
@@ -33,45 +32,8 @@ pub(super) fn tls_failure(url: &Url, error: &rustls::Error, ours: ClientCertific
             refused("what it answers is not TLS; it may speak plain http", TlsCure::PlainHttp)
         }
         rustls::Error::AlertReceived(alert) => {
-            let said = spelled(&format!("{alert:?}"));
-            // In TLS 1.2 a server says of a missing certificate only that the handshake failed.
-            let of_ours = matches!(
-                alert,
-                Alert::CertificateRequired
-                    | Alert::HandshakeFailure
-                    | Alert::NoCertificate
-                    | Alert::BadCertificate
-                    | Alert::UnsupportedCertificate
-                    | Alert::CertificateRevoked
-                    | Alert::CertificateExpired
-                    | Alert::CertificateUnknown
-                    | Alert::UnknownCA
-                    | Alert::AccessDenied
-                    | Alert::DecryptError
-            );
-            match (alert, ours) {
-                (Alert::CertificateRequired, ClientCertificate::Unasked)
-                | (_, ClientCertificate::Missing)
-                    if of_ours =>
-                {
-                    refused(
-                        &format!("it wants a client certificate, and there is none ({said})"),
-                        TlsCure::ClientCertificate,
-                    )
-                }
-                (_, ClientCertificate::Shown) if of_ours => refused(
-                    &format!("it does not accept the client certificate ({said})"),
-                    TlsCure::OtherClientCertificate,
-                ),
-                (Alert::UnrecognisedName, _) => refused("it serves no host of this name", TlsCure::Name),
-                (Alert::HandshakeFailure | Alert::ProtocolVersion | Alert::InsufficientSecurity, _) => {
-                    refused(
-                        &format!("the two sides have no TLS version and cipher in common ({said})"),
-                        TlsCure::Protocol,
-                    )
-                }
-                _ => refused(&format!("it says: {said}"), TlsCure::None),
-            }
+            let (words, cure) = alert_words(*alert, ours);
+            refused(&words, cure)
         }
         rustls::Error::PeerIncompatible(_) => {
             refused("the two sides have no TLS version and cipher in common", TlsCure::Protocol)
@@ -85,6 +47,42 @@ pub(super) fn tls_failure(url: &Url, error: &rustls::Error, ours: ClientCertific
         }
         rustls::Error::DecryptError => refused("what it sends cannot be decrypted", TlsCure::None),
         _ => refused("the handshake failed", TlsCure::None),
+    }
+}
+
+/// Tells what a server says by `alert`, and what may help.
+fn alert_words(alert: rustls::AlertDescription, ours: ClientCertificate) -> (String, TlsCure) {
+    use rustls::AlertDescription as Alert;
+    let said = spelled(&format!("{alert:?}"));
+    // In TLS 1.2 a server says of a missing certificate only that the handshake failed.
+    let of_ours = matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::HandshakeFailure
+            | Alert::NoCertificate
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::DecryptError
+    );
+    match (alert, ours) {
+        (Alert::CertificateRequired, ClientCertificate::Unasked) | (_, ClientCertificate::Missing)
+            if of_ours =>
+        {
+            (format!("it wants a client certificate, and there is none ({said})"), TlsCure::ClientCertificate)
+        }
+        (_, ClientCertificate::Shown) if of_ours => {
+            (format!("it does not accept the client certificate ({said})"), TlsCure::OtherClientCertificate)
+        }
+        (Alert::UnrecognisedName, _) => ("it serves no host of this name".to_owned(), TlsCure::Name),
+        (Alert::HandshakeFailure | Alert::ProtocolVersion | Alert::InsufficientSecurity, _) => {
+            (format!("the two sides have no TLS version and cipher in common ({said})"), TlsCure::Protocol)
+        }
+        _ => (format!("it says: {said}"), TlsCure::None),
     }
 }
 
