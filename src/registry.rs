@@ -1,8 +1,8 @@
 //! Registries: what a reference means now, and the bytes of its layers.
 //!
 //! Two doors matter, [`Registries::resolve`] (or its two halves, [`Registries::check`] and
-//! [`Registries::fetch`]) and [`Registries::blob`]. The wing behind them reads bottom up, and each room of it
-//! uses only those before it:
+//! [`Registries::fetch`]) and [`Registries::blob`]. The wing behind them reads bottom up, and each
+//! room of it uses only those before it:
 //!
 //! | room | what lives there |
 //! |---|---|
@@ -14,8 +14,8 @@
 //! | `layout/` | an image layout directory instead of a server |
 //! | `settings` | the settings by which a registry is reached |
 //!
-//! A registry is set up when it is first asked for; unused ones cost nothing. Manifests and configs are verified
-//! here; a layer's digest is checked by whoever reads the layer.
+//! A registry is set up when it is first asked for; unused ones cost nothing. Manifests and configs
+//! are verified here; a layer's digest is checked by whoever reads the layer.
 
 mod auth;
 mod blob;
@@ -134,9 +134,9 @@ impl Registries {
 
     /// Finds out what `reference` means for `platform`.
     ///
-    /// With `known`, the digest that was recorded, an unchanged tag costs one HEAD and a pinned reference
-    /// nothing at all; without it, the tag is fetched at once. Only the digest is compared: whether the record
-    /// is for the same platform is for the caller to know.
+    /// With `known`, the digest that was recorded, an unchanged tag costs one HEAD and a pinned
+    /// reference nothing at all; without it, the tag is fetched at once. Only the digest is
+    /// compared: whether the record is for the same platform is for the caller to know.
     ///
     /// # Errors
     /// Any [`RegistryError`]; those worth another try have been tried again before.
@@ -154,9 +154,10 @@ impl Registries {
         }
     }
 
-    /// Does the first half of [`Registries::resolve`] with a `known` digest: asks what `reference` means now, by
-    /// HEAD, which registries do not count as a pull. A caller that asks for many does all of these first, so
-    /// that it is known how many pulls are to come before the first one.
+    /// Does the first half of [`Registries::resolve`] with a `known` digest: asks what `reference`
+    /// means now, by HEAD, which registries do not count as a pull. A caller that asks for many
+    /// does all of these first, so that it is known how many pulls are to come before the first
+    /// one.
     ///
     /// # Errors
     /// Those of [`Registries::resolve`].
@@ -186,8 +187,8 @@ impl Registries {
         }
     }
 
-    /// Takes note that `reference` is going to be resolved, with `known`: where a registry says how many pulls
-    /// are left, that number is compared with how many are to come.
+    /// Takes note that `reference` is going to be resolved, with `known`: where a registry says how
+    /// many pulls are left, that number is compared with how many are to come.
     pub fn announce(&self, reference: &ImageRef, known: Option<&BlobDigest>) {
         // A registry that cannot be used says so when it is asked.
         if known.is_none()
@@ -200,8 +201,8 @@ impl Registries {
 
     /// Opens the bytes of `layer`, one of `reference`'s, from `offset` on.
     ///
-    /// The reader yields at most `layer.size - offset` bytes, resumes broken transfers by itself, and fails if
-    /// it cannot get them all. It does not check the digest.
+    /// The reader yields at most `layer.size - offset` bytes, resumes broken transfers by itself,
+    /// and fails if it cannot get them all. It does not check the digest.
     ///
     /// # Errors
     /// Any [`RegistryError`] before the first byte; later ones come out of the reader, see
@@ -218,7 +219,8 @@ impl Registries {
         }
     }
 
-    /// Takes note that `layer` came with another digest than its own, so that no mirror is asked for it again.
+    /// Takes note that `layer` came with another digest than its own, so that no mirror is asked
+    /// for it again.
     ///
     /// # Errors
     /// Settings of the registry that cannot be used.
@@ -229,9 +231,9 @@ impl Registries {
         Ok(())
     }
 
-    /// Tells `add` all tags of `reference`'s repository one by one, in no useful order: a list may be too large
-    /// to be kept. `begin` makes the value they are added to, anew where a mirror fails and another site is
-    /// asked. A tag may be told more than once.
+    /// Tells `add` all tags of `reference`'s repository one by one, in no useful order: a list may
+    /// be too large to be kept. `begin` makes the value they are added to, anew where a mirror
+    /// fails and another site is asked. A tag may be told more than once.
     ///
     /// # Errors
     /// Any [`RegistryError`]; a list that could not be read to its end is one.
@@ -253,7 +255,8 @@ impl Registries {
         }
     }
 
-    /// Tells whether `reference` is in an image layout directory, so that no network is needed for it.
+    /// Tells whether `reference` is in an image layout directory, so that no network is needed for
+    /// it.
     pub fn is_local(&self, reference: &ImageRef) -> bool {
         self.settings.of(reference.registry()).settings.layout.is_some()
     }
@@ -263,8 +266,8 @@ impl Registries {
         self.network.cancel.cancel();
     }
 
-    /// Returns the number of HTTP requests sent so far: those for tokens, to mirrors and to where redirects
-    /// lead included.
+    /// Returns the number of HTTP requests sent so far: those for tokens, to mirrors and to where
+    /// redirects lead included.
     pub fn requests(&self) -> u64 {
         self.network.requests()
     }

@@ -1,14 +1,15 @@
 //! Failures of registries and of what they serve.
 //!
 //! Hosts and URLs are shown without user info and query, text that a registry sent with its control
-//! characters escaped. The image's name is not repeated here: whoever reports the error says it first.
+//! characters escaped. The image's name is not repeated here: whoever reports the error says it
+//! first.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::digest::ContentMismatch;
 
-/// What the registry knows of who asks.
+/// The identity that the registry knows of the one who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Login {
@@ -22,16 +23,16 @@ pub enum Login {
     Withheld,
 }
 
-/// What a registry is called.
+/// The names of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryName {
-    /// As the images file spells it.
+    /// The name as the images file spells it.
     pub name: String,
     /// The host under which a login for it is stored, which is another where its endpoint is.
     pub login: String,
 }
 
-/// Why a request could not be carried out at all.
+/// The reason why a request could not be carried out at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trouble {
@@ -47,7 +48,7 @@ pub enum Trouble {
     Proxy,
 }
 
-/// What may help against a TLS failure.
+/// The cure for a TLS failure, where one is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TlsCure {
@@ -73,7 +74,7 @@ pub enum TlsCure {
     None,
 }
 
-/// What went wrong with a registry, or with what it served.
+/// The failure of a registry, or of a document or blob that it served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
@@ -84,20 +85,20 @@ pub enum RegistryError {
         reason: String,
         /// The HTTP status.
         status: u16,
-        /// Who said so: host, and port where it is not the scheme's own.
+        /// The one who said so: host,
         host: String,
-        /// Which registry it is. Boxed, since errors are moved often.
+        /// The registry that refused. Boxed
         registry: Box<RegistryName>,
-        /// What it knows of who asks.
+        /// The identity that the registry knows of the one who asks.
         login: Login,
-        /// Until when it asks not to be asked again, where that is longer than a run waits. Boxed, since errors are
-        /// moved often and this is rare.
+        /// The time until which the registry asks not to be asked again, where that is longer than
+        /// a run waits. Boxed, since errors are moved often and this is rare.
         until: Option<Box<SystemTime>>,
     },
     /// There was no answer.
     #[error("{reason}")]
     Unreachable {
-        /// What happened, with the URL.
+        /// The event, with the URL.
         reason: String,
         /// The kind of it.
         trouble: Trouble,
@@ -105,9 +106,9 @@ pub enum RegistryError {
     /// TLS failed: the certificate is not trusted, or there is no TLS at all.
     #[error("{reason}")]
     Tls {
-        /// What happened, with the host.
+        /// The event, with the host.
         reason: String,
-        /// What may help.
+        /// The cure, where one is known.
         cure: TlsCure,
     },
     /// The other side stopped sending.
@@ -123,7 +124,7 @@ pub enum RegistryError {
     Slow {
         /// Which URL.
         url: String,
-        /// How long the whole answer may take.
+        /// The time that the whole answer may take.
         limit: Duration,
     },
     /// A body that broke off, or an answer that is not HTTP as it should be.
@@ -131,7 +132,7 @@ pub enum RegistryError {
     Protocol {
         /// Which URL.
         url: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// A redirect that is not followed.
@@ -139,7 +140,7 @@ pub enum RegistryError {
     Redirect {
         /// Which URL redirected.
         from: String,
-        /// Why it is not followed.
+        /// The reason why the redirect is not followed.
         reason: String,
     },
     /// A document or blob that is not what its descriptor says.
@@ -147,7 +148,7 @@ pub enum RegistryError {
     Mismatch {
         /// Manifest, config or layer, with its digest.
         what: String,
-        /// Who served it.
+        /// The host that served it.
         host: String,
         /// Which of digest and size.
         source: ContentMismatch,
@@ -157,9 +158,9 @@ pub enum RegistryError {
     Document {
         /// Index, manifest, config, token or tag list.
         what: String,
-        /// Who served it.
+        /// The host that served it.
         host: String,
-        /// What is wrong with it.
+        /// The fault of the document.
         reason: String,
     },
     /// A document is larger than the settings allow.
@@ -167,7 +168,7 @@ pub enum RegistryError {
     TooLarge {
         /// Which document.
         what: String,
-        /// Who served it.
+        /// The host that served it.
         host: String,
         /// The limit, in bytes.
         limit: u64,
@@ -185,7 +186,7 @@ pub enum RegistryError {
     Credentials {
         /// The registry's name.
         registry: String,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// A setting of the registry that cannot be used.
@@ -199,11 +200,11 @@ pub enum RegistryError {
     /// An OCI image layout directory that cannot be used, or lacks what was asked for.
     #[error("cannot {doing} in the image layout {}: {reason}", path.display())]
     Layout {
-        /// What was being done, as an infinitive.
+        /// The deed that failed, as an infinitive.
         doing: String,
         /// The directory.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// The run was stopped while the registry was being asked.
@@ -302,7 +303,8 @@ impl RegistryError {
     }
 }
 
-/// Tells what may help against a refusal with `status` by `registry`, which knows `login` of who asks.
+/// Tells what may help against a refusal with `status` by `registry`, which knows `login` of who
+/// asks.
 fn refused_hint(status: u16, registry: &RegistryName, login: Login) -> Option<String> {
     let log_in = |registry: &RegistryName| {
         let RegistryName { name, login } = registry;

@@ -1,7 +1,8 @@
-//! Authentication: what a registry's challenge wants, where credentials for it are, and the tokens they buy.
+//! Authentication: what a registry's challenge wants, where credentials for it are, and the tokens
+//! they buy.
 //!
-//! `challenge` reads what a registry says; `credential`, `helper` and `credentials` find what proves who asks; `token` keeps
-//! what worked, for each repository.
+//! `challenge` reads what a registry says; `credential`, `helper` and `credentials` find what
+//! proves who asks; `token` keeps what worked, for each repository.
 
 mod challenge;
 mod credential;

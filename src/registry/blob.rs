@@ -1,8 +1,8 @@
 //! The bytes of one layer, whatever happens on the way.
 //!
-//! [`BlobReader`] yields the bytes from an offset to the descriptor's size and no more. A transfer that breaks
-//! goes on where it stopped (`resumed`), at the next mirror or the endpoint (`sources`). The reader's user checks
-//! the digest.
+//! [`BlobReader`] yields the bytes from an offset to the descriptor's size and no more. A transfer
+//! that breaks goes on where it stopped (`resumed`), at the next mirror or the endpoint
+//! (`sources`). The reader's user checks the digest.
 
 mod range;
 mod resumed;
@@ -18,7 +18,8 @@ use super::sites::Remote;
 use crate::error::RegistryError;
 use crate::state::LayerDescriptor;
 
-/// A layer's bytes; an [`io::Error`] of the reader is a [`RegistryError`], see [`BlobReader::cause`].
+/// A layer's bytes; an [`io::Error`] of the reader is a [`RegistryError`], see
+/// [`BlobReader::cause`].
 pub struct BlobReader(Source);
 
 enum Source {

@@ -1,8 +1,9 @@
 //! Documents: what a reference means, and which tags there are.
 //!
-//! Reads bottom up: indexes and manifests (`manifest`), configs (`config`), which platform serves which
-//! (`platforms`), the way from a document to an image (`resolve`), the answer to a lookup (`meaning`), lookups at
-//! a registry (`lookup`), and lists of tags (`links`, `tags`). All that servers say is hostile here.
+//! Reads bottom up: indexes and manifests (`manifest`), configs (`config`), which platform serves
+//! which (`platforms`), the way from a document to an image (`resolve`), the answer to a lookup
+//! (`meaning`), lookups at a registry (`lookup`), and lists of tags (`links`, `tags`). All that
+//! servers say is hostile here.
 
 mod config;
 mod links;

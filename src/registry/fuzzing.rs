@@ -1,8 +1,9 @@
-//! What fuzzing feeds to this room: everything that a server or an administrator's file may say.
+//! The inputs of this room for fuzzing: everything that a server or an administrator's file may
+//! say.
 //!
-//! Compiled for tests and for `cargo fuzz` only. Each function takes any bytes and panics if a promise of the room
-//! is broken: what was read means the same when it is written and read again, work is bounded, and no message
-//! carries control characters or a URL's query.
+//! Compiled for tests and for `cargo fuzz` only. Each function takes any bytes and panics if a
+//! promise of the room is broken: what was read means the same when it is written and read again,
+//! work is bounded, and no message carries control characters or a URL's query.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -47,7 +48,7 @@ pub(crate) fn www_authenticate(data: &[u8]) {
     }
 }
 
-/// What holds for every URL.
+/// Checks all that holds for every URL.
 fn url(url: &Url) {
     let again = Url::parse(&url.whole()).expect("a URL that was read can be read again");
     assert!(again == *url, "{url} is {again} when read again");
@@ -58,7 +59,7 @@ fn url(url: &Url) {
     assert!(!authority.is_empty() && !authority.contains(['@', '/', '?', '#', '\\']), "{authority:?}");
 }
 
-/// What is left of an input, split at NULs.
+/// The rest of an input, split at NULs.
 type Parts<'a> = std::slice::Split<'a, u8, fn(&u8) -> bool>;
 
 /// Answers every request with the next of its documents, whatever its digest.
@@ -93,8 +94,9 @@ impl Documents for Scripted<'_> {
     }
 }
 
-/// Indexes, manifests and configs. Parts end with a NUL: the Content-Type (empty: none), the document that the tag
-/// means, then those that it leads to, in the order in which they are asked for.
+/// Indexes, manifests and configs. Parts end with a NUL: the Content-Type (empty: none), the
+/// document that the tag means, then those that it leads to, in the order in which they are asked
+/// for.
 pub(crate) fn documents(data: &[u8]) {
     let is_nul: fn(&u8) -> bool = |byte| *byte == 0;
     let mut parts = data.split(is_nul);

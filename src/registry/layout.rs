@@ -1,7 +1,7 @@
 //! An OCI image layout directory instead of a server: no network at all.
 //!
-//! Images are found in `index.json` by their names (`names`) or by digest. Only regular files are read, and all is
-//! verified as if it came from a server.
+//! Images are found in `index.json` by their names (`names`) or by digest. Only regular files are
+//! read, and all is verified as if it came from a server.
 //!
 //! Source: <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md>
 

@@ -25,8 +25,8 @@ impl SettingsByName {
 
     /// Finds the way to `registry`.
     ///
-    /// sandboxes.io is served by docker.io: it shares all of docker.io's settings and tokens, unless the images
-    /// file says anything of its own about it.
+    /// sandboxes.io is served by docker.io: it shares all of docker.io's settings and tokens,
+    /// unless the images file says anything of its own about it.
     pub(super) fn of(&self, registry: &str) -> Way {
         let way = |name: &str, account: &str, settings| Way {
             name: name.to_owned(),

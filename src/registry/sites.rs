@@ -1,8 +1,8 @@
 //! Sites: one registry on servers, which are its endpoint and its mirrors.
 //!
-//! Reads bottom up: what a site may do (`role`) and is (`site`); where sites come from (`hosts`, `building`);
-//! what is remembered of them (`outage`, `pulls`, `rests`, `patience`, `cache`); and the registry that asks
-//! them (`remote`). Nothing here knows what a document says.
+//! Reads bottom up: what a site may do (`role`) and is (`site`); where sites come from (`hosts`,
+//! `building`); what is remembered of them (`outage`, `pulls`, `rests`, `patience`, `cache`); and
+//! the registry that asks them (`remote`). Nothing here knows what a document says.
 
 mod building;
 mod cache;

@@ -1,5 +1,6 @@
-//! The registry room against scripted servers on loopback: each test says what the server answers, asks, and
-//! looks at what was answered, at the requests that arrived and at the events that were reported.
+//! The registry room against scripted servers on loopback: each test says what the server answers,
+//! asks, and looks at what was answered, at the requests that arrived and at the events that were
+//! reported.
 
 mod authentication;
 mod clocks;
@@ -194,7 +195,7 @@ fn index(entries: &[Value]) -> Vec<u8> {
     json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).to_string().into_bytes()
 }
 
-/// What a well-behaved registry holds, by path.
+/// The content of a well-behaved registry, by path.
 #[derive(Clone, Default)]
 struct Content(BTreeMap<String, (String, Vec<u8>)>);
 

@@ -1,9 +1,10 @@
 //! Transport: one request to a server and its answer, whatever lies between.
 //!
-//! Reads bottom up: words and secrets (`words`, `secret`, `veil`), the time that servers get (`clock`), the
-//! way to them (`environment`, `names`, `proxy`, `handshake`, `tls`, `connections`), what goes wrong there
-//! (`failure`), the network as a run uses it (`network`, `retry`), and one exchange on it (`answer`, `http`,
-//! `refusal`). Nothing here knows of authentication, mirrors or images.
+//! Reads bottom up: words and secrets (`words`, `secret`, `veil`), the time that servers get
+//! (`clock`), the way to them (`environment`, `names`, `proxy`, `handshake`, `tls`, `connections`),
+//! what goes wrong there (`failure`), the network as a run uses it (`network`, `retry`), and one
+//! exchange on it (`answer`, `http`, `refusal`). Nothing here knows of authentication, mirrors or
+//! images.
 
 mod answer;
 mod clock;

@@ -40,7 +40,6 @@ const NOT_YET: &[(Rule, &[&str])] = &[
             "plan",
             "progress",
             "queue",
-            "registry",
             "selection",
             "state",
             "store",

@@ -1,4 +1,5 @@
-//! Challenges: how a registry says, in `WWW-Authenticate`, who it wants to be asked by ([RFC 9110 section 11.6.1]).
+//! Challenges: how a registry says, in `WWW-Authenticate`, who it wants to be asked by ([RFC 9110
+//! section 11.6.1]).
 //!
 //! [RFC 9110 section 11.6.1]: https://www.rfc-editor.org/rfc/rfc9110#section-11.6.1
 
@@ -19,7 +20,8 @@ impl Challenge {
     }
 }
 
-/// Reads all challenges of one header value (RFC 9110 section 11.6.1); what makes no sense is skipped.
+/// Reads all challenges of one header value (RFC 9110 section 11.6.1); what makes no sense is
+/// skipped.
 pub(crate) fn parse_challenges(text: &str) -> Vec<Challenge> {
     let mut challenges: Vec<Challenge> = Vec::new();
     let mut rest = text;
@@ -88,7 +90,7 @@ pub(super) fn bearer_of(challenges: &[Challenge]) -> Option<&Challenge> {
     challenges.iter().find(|challenge| challenge.scheme == "bearer" && challenge.get("realm").is_some())
 }
 
-/// Whether `headers` say how to authenticate.
+/// Tells whether `headers` say how to authenticate.
 pub(crate) fn is_challenge(headers: &HeaderMap) -> bool {
     challenges_in(headers).iter().any(|challenge| matches!(&*challenge.scheme, "basic" | "bearer"))
 }

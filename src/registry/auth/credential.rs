@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::registry::transport::Secret;
 
-/// What proves who asks.
+/// A proof of who asks.
 #[derive(Clone, Debug)]
 pub(crate) enum Credential {
     /// User and password.

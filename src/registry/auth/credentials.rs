@@ -1,8 +1,10 @@
-//! Where a registry's credentials come from: the images file, Docker's config, containers' `auth.json`.
+//! The sources of a registry's credentials: the images file, Docker's config, containers'
+//! `auth.json`.
 //!
-//! The first source that has some wins, and no other is tried when a registry refuses them. They are looked
-//! for once, when a registry first asks for them, so that a credential helper runs at most once a run and only
-//! for a registry in use. A helper or file that fails is a warning that names it: the image may be public.
+//! The first source that has some wins, and no other is tried when a registry refuses them. They
+//! are looked for once, when a registry first asks for them, so that a credential helper runs at
+//! most once a run and only for a registry in use. A helper or file that fails is a warning that
+//! names it: the image may be public.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -19,14 +21,14 @@ use crate::sys;
 use crate::threads::lock;
 use crate::url::Url;
 
-/// What a file with credentials may hold, in bytes.
+/// The largest file with credentials that is read, in bytes.
 const MAX_FILE: u64 = 4 << 20;
-/// What Docker files docker.io's credentials under.
+/// The key under which Docker files docker.io's credentials.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// One registry's credentials.
 pub(crate) struct Credentials {
-    /// Under which host a login would be stored: the one that is really asked.
+    /// The host under which a login would be stored: the one that is really asked.
     stored_under: String,
     /// True if stored logins may not be used at all.
     disregarded: bool,
@@ -37,7 +39,7 @@ pub(crate) struct Credentials {
     elsewhere: Mutex<Option<Elsewhere>>,
 }
 
-/// What was found outside the images file.
+/// The credentials that were found outside the images file.
 struct Elsewhere {
     /// Docker's, or what a credential helper said.
     helped: Option<Credential>,
@@ -76,7 +78,8 @@ impl Credentials {
             if password.is_empty() {
                 return Err(fail(format!("{name} is empty")));
             }
-            // RFC 7617 allows none; and a key, or a file of settings, is not what a registry should get.
+            // RFC 7617 allows none; and a key, or a file of settings, is not what a registry should
+            // get.
             if password.chars().any(char::is_control) {
                 return Err(fail(format!(
                     "{name} holds no password: it has several lines, or control characters"
@@ -98,7 +101,7 @@ impl Credentials {
         &self.stored_under
     }
 
-    /// Whether a stored login would not be sent, because the registry is asked over plain http.
+    /// Tells whether a stored login is not sent because the registry is asked over plain http.
     pub(crate) fn are_withheld(&self) -> bool {
         self.withheld && self.own.is_none()
     }
@@ -157,7 +160,8 @@ impl Credentials {
         Ok(Elsewhere { helped: None, auth_json })
     }
 
-    /// As Docker reads it: this registry's helper, else the store, else what the file itself holds.
+    /// Reads the config as Docker does: this registry's helper, else the store, else the logins in
+    /// the file itself.
     fn in_docker_config(
         &self,
         network: &Network,
@@ -207,8 +211,8 @@ impl Credentials {
     }
 }
 
-/// Under which host a login for `registry` is stored, where that is asked at `endpoint`: another server than the name
-/// says has logins of its own.
+/// Under which host a login for `registry` is stored, where that is asked at `endpoint`: another
+/// server than the name says has logins of its own.
 fn stored_under(registry: &str, settings: &RegistrySettings, endpoint: &Url) -> String {
     let host = endpoint.host_port();
     let named = Url::parse(&format!("{}://{registry}", if endpoint.is_secure() { "https" } else { "http" }));
@@ -219,7 +223,8 @@ fn stored_under(registry: &str, settings: &RegistrySettings, endpoint: &Url) -> 
     if is_hub && endpoint.is_secure() { DEFAULT_REGISTRY.to_owned() } else { host }
 }
 
-/// Where `podman login` and its kin store logins, in the order in which they look for them (containers-auth.json(5)).
+/// Lists the files in which `podman login` and its kin store logins, in the order in which they
+/// look for them (containers-auth.json(5)).
 fn auth_json_paths(environment: &Environment) -> Vec<PathBuf> {
     if let Some(path) = environment.path("REGISTRY_AUTH_FILE") {
         return vec![path];
@@ -238,7 +243,8 @@ fn auth_json_paths(environment: &Environment) -> Vec<PathBuf> {
 
 fn host_of(key: &str) -> &str {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
-    // A key with a path, other than Docker's old /v1/ and /v2/, is about a part of the registry only.
+    // A key with a path, other than Docker's old /v1/ and /v2/, is about a part of the registry
+    // only.
     match key.split_once('/') {
         Some((host, "" | "v1" | "v1/" | "v2" | "v2/")) => host,
         _ => key,

@@ -11,12 +11,13 @@ use crate::error::RegistryError;
 use crate::registry::transport::{Network, Secret, named_secrets, printable};
 use crate::threads;
 
-/// How long a credential helper may take; some ask the user.
+/// The time that a credential helper gets; some ask the user.
 const HELPER_TIME: Duration = Duration::from_secs(30);
-/// What a helper may print, in bytes.
+/// The longest output of a helper that is read, in bytes.
 const MAX_HELPER_OUTPUT: u64 = 1 << 20;
 
-/// Asks `docker-credential-<helper>` for `key`, by [Docker's protocol]; `None` where it has nothing, or fails.
+/// Asks `docker-credential-<helper>` for `key`, by [Docker's protocol]; `None` where it has
+/// nothing, or fails.
 ///
 /// [Docker's protocol]: https://docs.docker.com/reference/cli/docker/login/#credential-helpers
 pub(super) fn run_helper(
@@ -57,7 +58,7 @@ pub(super) fn run_helper(
         return if output.contains("credentials not found") {
             Ok(None)
         } else {
-            // What it calls secret is the only thing that is known to be.
+            // The values that the helper calls secret are the only ones known to be.
             for secret in named_secrets(&output) {
                 network.veil.add(&secret);
             }
@@ -82,7 +83,7 @@ enum HelperError {
     Io(std::io::Error),
 }
 
-/// Whether the helper succeeded, and what it printed.
+/// Tells whether the helper succeeded, and what it printed.
 fn converse(network: &Network, mut child: Child, key: &str) -> Result<(bool, String), HelperError> {
     let stdin = child.stdin.take();
     let stdout = child.stdout.take();

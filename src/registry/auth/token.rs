@@ -1,12 +1,15 @@
-//! Authentication by challenge: none, Basic and Bearer, as the distribution spec's [token flow] has it.
+//! Authentication by challenge: none, Basic and Bearer, as the distribution spec's [token flow] has
+//! it.
 //!
-//! A registry is asked without credentials first; its 401 says what it wants. What worked is kept per repository and
-//! sent up front from then on: a token is fetched by one thread while the others wait for it, renewed before it
-//! expires, and once after a 401. A 401 to a token just issued is final, unless others have had that token too: some
-//! are good for a few requests only. Then the request gets one of its own, which nobody else can use up.
+//! A registry is asked without credentials first; its 401 says what it wants. What worked is kept
+//! per repository and sent up front from then on: a token is fetched by one thread while the others
+//! wait for it, renewed before it expires, and once after a 401. A 401 to a token just issued is
+//! final, unless others have had that token too: some are good for a few requests only. Then the
+//! request gets one of its own, which nobody else can use up.
 //!
-//! Credentials go to the registry's own origin and its token realm only: over plain http only where the registry
-//! itself is asked over plain http, and to a realm on another host only over https. Mirrors get none.
+//! Credentials go to the registry's own origin and its token realm only: over plain http only where
+//! the registry itself is asked over plain http, and to a realm on another host only over https.
+//! Mirrors get none.
 //!
 //! [token flow]: https://distribution.github.io/distribution/spec/auth/token/
 
@@ -36,19 +39,21 @@ const MAX_TOKEN_ANSWER: u64 = 1 << 20;
 /// Scopes of one challenge that are asked for.
 const MAX_SCOPES: usize = 8;
 
-/// What Bearer authentication needs to know.
+/// The parameters of Bearer authentication.
 #[derive(Clone)]
 struct Bearer {
     realm: Url,
     service: Option<String>,
     scopes: Vec<String>,
-    /// Whether its words are shown: those of a host that the registry names, and that proves nothing, are not.
+    /// True if the words of the realm are shown: those of a host that the registry names, and that
+    /// proves nothing, are not.
     heard: bool,
 }
 
-// ------------------------------------------------------------------------------------------------ authorizer
+// ------------------------------------------------------------------------------------------------
+// authorizer
 
-/// Whom a request is for.
+/// The two sides of a request: whose credentials, and to whom.
 #[derive(Clone, Copy)]
 pub(crate) struct Party<'a> {
     pub(crate) client: &'a Client,
@@ -59,16 +64,16 @@ pub(crate) struct Party<'a> {
     pub(crate) credentials: Option<&'a Credentials>,
 }
 
-/// What to send along, and which state of knowledge that is.
+/// The authorization that a request takes along, and the state of knowledge it comes from.
 pub(crate) struct Pass {
     pub(crate) header: Option<Secret>,
     generation: u64,
-    /// Whether the user's credentials are behind it.
+    /// True if the user's credentials are behind the header.
     pub(crate) authenticated: bool,
     turn: Turn,
 }
 
-/// How often its request was refused before.
+/// The number of times that the request was refused before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     First,
@@ -90,7 +95,7 @@ struct Slot {
     generation: u64,
     authenticated: bool,
     state: State,
-    /// How many requests were given what is known now.
+    /// The number of requests that were given what is known now.
     given: u64,
 }
 
@@ -119,7 +124,7 @@ impl Authorizer {
         Arc::clone(lock(&self.slots).entry(key).or_default())
     }
 
-    /// What to send with the next request; renews a token that is about to expire.
+    /// Decides what the next request takes along; renews a token that is about to expire.
     pub(crate) fn pass(&self, party: &Party<'_>) -> Result<Pass, FailedTry> {
         let slot = self.slot(party);
         let mut slot = lock(&slot);
@@ -132,7 +137,8 @@ impl Authorizer {
         Ok(slot.pass(Turn::First))
     }
 
-    /// What to send after `used` was answered with a 401 that says `headers`; `None`: nothing better is known.
+    /// Decides what the request takes along after `used` was answered with a 401 that says
+    /// `headers`; `None`: nothing better is known.
     pub(crate) fn challenged(
         &self,
         party: &Party<'_>,
@@ -171,7 +177,8 @@ impl Authorizer {
     }
 }
 
-/// A token for one request alone, as the challenge in `headers` has it; `None` where that asks for none.
+/// A token for one request alone, as the challenge in `headers` has it; `None` where that asks for
+/// none.
 fn own_token(party: &Party<'_>, headers: &HeaderMap) -> Result<Option<Pass>, FailedTry> {
     let challenges = challenges_in(headers);
     let Some(challenge) = bearer_of(&challenges) else { return Ok(None) };
@@ -189,7 +196,7 @@ impl Party<'_> {
         }
     }
 
-    /// Whether this registry's credentials may be sent to `realm`.
+    /// Tells whether this registry's credentials may be sent to `realm`.
     fn trusts(&self, realm: &Url) -> bool {
         // An endpoint over plain http is loopback, or says so itself in the images file.
         let plain_is_fine = realm.is_loopback() || !self.base.is_secure();
@@ -283,7 +290,7 @@ struct TokenAnswer {
     expires_in: serde_json::Value,
 }
 
-/// How long a token lives that was issued with this `expires_in`.
+/// Reads the life of a token from its `expires_in`.
 fn life(expires_in: &serde_json::Value) -> Duration {
     let seconds = match expires_in {
         serde_json::Value::String(text) => text.trim().parse().ok(),

@@ -1,8 +1,9 @@
 //! A blob's bytes over transfers that may break: position, size, what to skip, and patience.
 //!
-//! [`Resumed`] knows no host, URL or login: those are the business of its sources' `open`. A transfer that
-//! breaks goes on where it stopped, at the next source when one is given up; a server that cannot do that is read
-//! again from the start, and the bytes that the caller already has are skipped.
+//! [`Resumed`] knows no host, URL or login: those are the business of its sources' `open`. A
+//! transfer that breaks goes on where it stopped, at the next source when one is given up; a server
+//! that cannot do that is read again from the start, and the bytes that the caller already has are
+//! skipped.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -101,7 +102,8 @@ impl Resumed {
     /// Reads some bytes into `buffer`; none are the blob's end.
     ///
     /// # Errors
-    /// No source has the rest of the blob, the blob is longer than it should be, or reading has failed before.
+    /// No source has the rest of the blob, the blob is longer than it should be, or reading has
+    /// failed before.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
         if buffer.is_empty() {
             return Ok(0);
@@ -161,8 +163,8 @@ impl Resumed {
         }
     }
 
-    /// All bytes are here, and any byte that comes now is one too many. Reading to the end also gives the
-    /// connection back.
+    /// All bytes are here, and any byte that comes now is one too many. Reading to the end also
+    /// gives the connection back.
     fn end(&mut self) -> Result<usize, RegistryError> {
         if let Some(mut transfer) = self.transfer.take()
             && self.skip == 0
@@ -177,7 +179,8 @@ impl Resumed {
     fn connect(&mut self) -> Result<(), RegistryError> {
         while self.transfer.is_none() {
             let Some(source) = self.sources.front_mut() else {
-                // Not reached: the last source is never given up, and there is one for the endpoint.
+                // Not reached: the last source is never given up, and there is one for the
+                // endpoint.
                 let reason = "there is no source".to_owned();
                 return Err(RegistryError::Protocol { url: String::new(), reason });
             };

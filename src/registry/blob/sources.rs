@@ -1,5 +1,5 @@
-//! The sites of a registry as sources of one blob: the request, what its answer says of the part that was sent,
-//! and the body.
+//! The sites of a registry as sources of one blob: the request, what its answer says of the part
+//! that was sent, and the body.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _};

@@ -1,9 +1,14 @@
 //! Image configs: from hostile bytes to a record, and to layers that know their `diff_id`.
 //!
-//! What matters for correctness (`rootfs`, and what a process is started with) is checked strictly. What is only shown
-//! refuses nothing: a creation date that is no date is none, labels and history may have nulls, bytes that are not
-//! UTF-8 and halves of surrogate pairs (both become U+FFFD, as for Go's readers). Every failure is a text that says
-//! what is wrong; the caller adds which config and who served it.
+//! All that matters for correctness (`rootfs`, and what a process is started with) is checked
+//! strictly. All that is only shown refuses nothing: a creation date that is no date is none,
+//! labels and history may have nulls, bytes that are not UTF-8 and halves of surrogate pairs (both
+//! become U+FFFD, as for Go's readers). Every failure is a text that says what is wrong; the caller
+//! adds which config and who served it.
+//!
+//! The raw forms are ours and not oci-spec's `ImageConfiguration`, which refuses what the contract
+//! tolerates: a config without `os` or `architecture`, a null among the labels or in the history, a
+//! `Cmd` that is one string.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -185,7 +190,8 @@ fn readable(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// JSON with `\ufffd` in place of each half of a surrogate pair that is alone; `None` if there is none.
+/// JSON with `\ufffd` in place of each half of a surrogate pair that is alone; `None` if there is
+/// none.
 fn without_half_pairs(text: &str) -> Option<String> {
     let unit = |at: usize| {
         let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
@@ -206,7 +212,7 @@ fn without_half_pairs(text: &str) -> Option<String> {
         };
         at = backslash + length;
         if !text.is_char_boundary(at) {
-            // What follows the backslash is no escape; the parser says so.
+            // The text after the backslash is no escape; the parser says so.
             at = backslash + 1;
         }
         if at >= text.len() {
@@ -216,8 +222,9 @@ fn without_half_pairs(text: &str) -> Option<String> {
     (kept > 0).then(|| replaced + &text[kept..])
 }
 
-/// Labels are only shown: what is no text is shown as the JSON that it is, null as nothing, and labels that are no
-/// object are none. Each label is read as it comes, since there may be very many.
+/// Labels are only shown: what is no text is shown as the JSON that it is, null as nothing, and
+/// labels that are no object are none. Each label is read as it comes, since there may be very
+/// many.
 fn shown_labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
     struct Labels;
     impl<'de> Visitor<'de> for Labels {
@@ -339,7 +346,8 @@ mod tests {
             let text = config.to_string().replace("HALF", "\\ud83d").into_bytes();
             let mut bytes = Vec::new();
             for (index, part) in text.split(|&byte| byte == b'L').enumerate() {
-                // `L` of LATIN becomes a byte of Latin-1; all other words here begin with another letter.
+                // `L` of LATIN becomes a byte of Latin-1; all other words here begin with another
+                // letter.
                 if index > 0 {
                     bytes.push(if part.starts_with(b"ATIN") { 0xe9 } else { b'L' });
                 }

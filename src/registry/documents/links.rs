@@ -1,7 +1,7 @@
 //! `Link` headers ([RFC 8288]), as far as lists in pages need them: where the next page is.
 //!
-//! Every header line counts, and every link of it. What cannot be read is an error and not the end of the list: half a
-//! list that is taken for the whole leads to the wrong choice.
+//! Every header line counts, and every link of it. What cannot be read is an error and not the end
+//! of the list: half a list that is taken for the whole leads to the wrong choice.
 //!
 //! [RFC 8288]: https://www.rfc-editor.org/rfc/rfc8288#section-3
 
@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 
 use crate::registry::transport::printable;
 
-/// Where the next page is, by all `Link` lines of an answer; `None`: this page is the last one.
+/// Finds the next page by all `Link` lines of an answer; `None`: this page is the last one.
 ///
-/// A link without a relation is taken for the next page where none says that it is: some registries leave it out.
+/// A link without a relation is taken for the next page where none says that it is: some registries
+/// leave it out.
 ///
 /// # Errors
 /// A line that is no list of links, and links to different next pages.
@@ -46,7 +47,7 @@ struct Link<'t> {
     relations: Option<String>,
 }
 
-/// What of a line is still to be read.
+/// The part of a line that is still to be read.
 struct Rest<'t>(&'t str);
 
 impl<'t> Rest<'t> {

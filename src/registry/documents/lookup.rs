@@ -1,7 +1,7 @@
 //! One repository of a registry: what a tag means, and documents by digest.
 //!
-//! Documents are kept for the run, so that images which share one fetch it once; threads that want the same one wait
-//! for the first.
+//! Documents are kept for the run, so that images which share one fetch it once; threads that want
+//! the same one wait for the first.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -21,9 +21,10 @@ use crate::state::Platform;
 use crate::threads::lock;
 use crate::url::Url;
 
-/// How often a HEAD that fails inside the registry is sent before GET is tried instead.
+/// The number of times that a HEAD which fails inside the registry is sent before GET is tried
+/// instead.
 const HEAD_TRIES: u32 = 2;
-/// How often a document whose bytes are wrong is fetched again, as a layer is.
+/// The number of times that a document whose bytes are wrong is fetched again, as a layer is.
 const CLEAN_RESTARTS: u32 = 2;
 
 /// Finds out what `reference` means for `platform`, see [`super::super::Registries::resolve`].
@@ -33,15 +34,15 @@ pub(crate) fn resolve(
     platform: &Platform,
     known: Option<&BlobDigest>,
 ) -> Result<Lookup, RegistryError> {
-    // Without a digest to compare with, HEAD would be one request more; with mirrors it saves the endpoint from
-    // serving the bytes.
+    // Without a digest to compare with, HEAD would be one request more; with mirrors it saves the
+    // endpoint from serving the bytes.
     let direct = known.is_none() && remote.sites.len() == 1 && reference.digest().is_none();
     let meaning = if direct { Meaning::Unsaid } else { check(remote, reference, known)? };
     fetch(remote, reference, platform, known, &meaning)
 }
 
-/// Asks by HEAD what `reference` means, see [`super::super::Registries::check`]. Unless that fails or nothing
-/// moved, the pull that it leads to is expected.
+/// Asks by HEAD what `reference` means, see [`super::super::Registries::check`]. Unless that fails
+/// or nothing moved, the pull that it leads to is expected.
 pub(crate) fn check(
     remote: &Remote,
     reference: &ImageRef,
@@ -83,7 +84,7 @@ pub(crate) fn fetch(
 struct Repository<'a> {
     remote: &'a Remote,
     name: &'a str,
-    /// Whether a GET of a manifest is expected and still to come.
+    /// True while a GET of a manifest is expected and still to come.
     awaited: &'a Cell<bool>,
 }
 
@@ -128,7 +129,7 @@ impl Repository<'_> {
         site.url(&format!("/{}/manifests/{tag_or_digest}", self.name))
     }
 
-    /// What `tag` means, by HEAD.
+    /// Asks by HEAD what `tag` means.
     fn head(&self, tag: &str) -> Result<Meaning, RegistryError> {
         let mut failures = 0;
         let answer = self.remote.anywhere(Capability::Resolve, None, |site| {
@@ -163,7 +164,8 @@ impl Repository<'_> {
                 let digest = said.and_then(|text| BlobDigest::parse(text).ok());
                 Ok(digest.map_or(Meaning::Unsaid, Meaning::Digest))
             }
-            // GET may be allowed where HEAD is not, and says why if it is not; a 401 has been dealt with.
+            // GET may be allowed where HEAD is not, and says why if it is not; a 401 has been dealt
+            // with.
             Err(RegistryError::Refused { status: 400 | 402..=407 | 409..=428 | 501, .. }) => {
                 Ok(Meaning::Unsaid)
             }
@@ -198,7 +200,7 @@ impl Repository<'_> {
                 let digest = BlobDigest::of(Algorithm::Sha256, &bytes);
                 parse(&bytes, media_type.as_deref()).map_err(|reason| {
                     let (what, host) = (format!("manifest {digest}"), host.clone());
-                    // What a redirect led to is not shown.
+                    // A document to which a redirect led is not shown.
                     let reason = if own { reason } else { LED_ASTRAY.to_owned() };
                     fetch_again(site, &mut damaged, RegistryError::Document { what, host, reason })
                 })?;
@@ -211,13 +213,13 @@ impl Repository<'_> {
     }
 }
 
-/// Whether the server failed, and not the way to it.
+/// Tells whether the server failed, and not the way to it.
 fn is_of_the_server(error: &RegistryError) -> bool {
     matches!(error, RegistryError::Refused { status: 500.., .. } | RegistryError::Protocol { .. })
 }
 
-/// The failure of a try that got other bytes than those it asked for: a bit may have flipped on the way, or in a cache.
-/// A mirror gets no second chance.
+/// The failure of a try that got other bytes than those it asked for: a bit may have flipped on the
+/// way, or in a cache. A mirror gets no second chance.
 fn fetch_again(site: &Site, damaged: &mut u32, error: RegistryError) -> FailedTry {
     *damaged += 1;
     if !site.is_mirror() && *damaged <= CLEAN_RESTARTS { FailedTry::transient(error) } else { error.into() }

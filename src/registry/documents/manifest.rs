@@ -1,12 +1,14 @@
 //! Indexes and manifests: from hostile bytes to checked values.
 //!
-//! The content decides what a document is; its `mediaType` and the Content-Type it was served with must say the
-//! same, because a document that two readers understand differently is an attack ([CVE-2021-41190]). Only what
-//! is an image is accepted: no schema 1, no artifacts, no layers that are not tar.
+//! The content decides what a document is; its `mediaType` and the Content-Type it was served with
+//! must say the same, because a document that two readers understand differently is an attack
+//! ([CVE-2021-41190]). Only what is an image is accepted: no schema 1, no artifacts, no layers that
+//! are not tar.
 //!
-//! Every failure here is a text that says what is wrong; the caller adds which document and who served it.
+//! Every failure here is a text that says what is wrong; the caller adds which document and who
+//! served it.
 //!
-//! [CVE-2021-41190]: https://github.com/opencontainers/distribution-spec/security/advisories/GHSA-mc8v-mgrf-8f4m
+//! [CVE-2021-41190]: https://www.cve.org/CVERecord?id=CVE-2021-41190
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
@@ -64,8 +66,9 @@ pub(crate) struct Manifest {
     pub(crate) layers: Vec<Descriptor>,
 }
 
-/// One entry of an index. Its digest is checked only if it is chosen: what another platform's entry says of
-/// itself is nobody's business here.
+/// One entry of an index. Its digest is checked only if the entry is chosen: what another
+/// platform's entry says of itself is nobody's business here. oci-spec's `ImageIndex` would refuse
+/// the whole index for it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Entry {
@@ -89,7 +92,7 @@ struct RawPlatform {
     variant: Option<String>,
 }
 
-/// What an index says of an entry's platform.
+/// The platform of an entry, as its index has it.
 pub(crate) enum For {
     /// Nothing.
     Unsaid,
@@ -153,7 +156,8 @@ struct RawDocument {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// Everything else in a descriptor, `urls` above all, is ignored: nothing is ever fetched from there.
+/// Everything else in a descriptor, `urls` above all, is ignored: nothing is ever fetched from
+/// there.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawDescriptor {
@@ -183,12 +187,12 @@ enum Kind {
     Manifest,
 }
 
-/// What a media type says a document is; `None`: nothing (`application/json` and the like).
+/// Tells what a media type says a document is; `None`: nothing (`application/json` and the like).
 fn kind_of(media_type: &str) -> Result<Option<Kind>, String> {
     match media_type {
         text if is(text, &MediaType::ImageIndex) => Ok(Some(Kind::Index)),
         text if is(text, &MediaType::ImageManifest) => Ok(Some(Kind::Manifest)),
-        // What file servers and careless registries say of every JSON file.
+        // File servers and careless registries say this of every JSON file.
         "" | "application/json" | "application/octet-stream" | "binary/octet-stream" | "text/plain" => {
             Ok(None)
         }
@@ -278,14 +282,15 @@ fn contents(
     Ok((config, checked))
 }
 
-/// Whether a config of `media_type` may be an image's. Old builders and careless ones say anything of it, and what it
-/// holds decides; but what calls itself something else is that: an artifact, a chart, a plugin.
+/// Tells whether a config of `media_type` may be an image's. Old builders and careless ones say
+/// anything of it, and the content decides; but a document that calls itself something else is
+/// that: an artifact, a chart, a plugin.
 fn is_config(media_type: &str, is_artifact: bool) -> bool {
     let vendors = media_type.trim_start().to_ascii_lowercase();
     is(media_type, &MediaType::ImageConfig) || !is_artifact && !vendors.starts_with("application/vnd.")
 }
 
-/// Whether `media_type` is a tar layer of either dialect, foreign ones included.
+/// Tells whether `media_type` is a tar layer of either dialect, foreign ones included.
 fn is_layer(media_type: &str) -> bool {
     // oci-spec knows of Docker's names that of the usual layer only.
     const DOCKER: [&str; 2] = [

@@ -1,13 +1,14 @@
-//! Which platform's image serves which machine.
+//! The platforms whose images serve a machine.
 //!
-//! As containerd's platform comparers: the exact variant, then lower ones where the architecture has an order.
+//! The rules are those of containerd's platform comparers: the exact variant, then lower ones where
+//! the architecture has an order.
 
 use crate::state::Platform;
 
-/// How well `have` serves `want`: 0 is best, `None` is not at all.
+/// Ranks how well `have` serves `want`: 0 is best, `None` is not at all.
 ///
-/// As containerd's platform comparers: the exact variant, then lower ones where the architecture has an order
-/// (arm/v7 runs v6 and v5; amd64/v3 runs v2 and v1).
+/// The exact variant comes first, then lower ones where the architecture has an order (arm/v7 runs
+/// v6 and v5; amd64/v3 runs v2 and v1).
 pub(crate) fn rank(want: &Platform, have: &Platform) -> Option<u32> {
     if want.os != have.os || want.architecture != have.architecture {
         return None;

@@ -1,7 +1,7 @@
 //! From a document to an image: index → the platform's manifest → config.
 //!
-//! Works alike for servers and image layouts, which differ only in where documents come from ([`Documents`]).
-//! Everything it follows is bounded: depth, number of documents, size of each.
+//! Works alike for servers and image layouts, which differ only in where documents come from
+//! ([`Documents`]). Everything it follows is bounded: depth, number of documents, size of each.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 8;
 /// Documents read for one image.
 const MAX_DOCUMENTS: usize = 64;
 
-/// What kind of document is wanted.
+/// A kind of document that an image has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DocumentKind {
     Manifest,
@@ -37,7 +37,7 @@ impl DocumentKind {
     }
 }
 
-/// Where documents come from.
+/// A source of documents.
 pub(crate) trait Documents {
     /// The document `digest`, of `size` bytes if that is known, verified.
     fn document(
@@ -103,7 +103,8 @@ pub(crate) fn assemble(
     })
 }
 
-/// Why a document is refused that nobody vouches for and to which a redirect led: what it says is not shown.
+/// The reason for which a document is refused that nobody vouches for and to which a redirect led:
+/// its content is not shown.
 pub(crate) const LED_ASTRAY: &str = "a redirect led to it, and it is not what was asked for";
 
 fn refused(kind: &str, document: &Document, reason: String) -> RegistryError {
@@ -141,7 +142,7 @@ impl Found {
         Ok(Self { document, manifest, config, layers })
     }
 
-    /// What the config says it runs on; `None` where it does not say.
+    /// Returns the platform that the config names; `None` where it names none.
     fn platform(&self) -> Option<Platform> {
         let ConfigRecord { os, architecture, variant, .. } = &self.config;
         let said = !os.is_empty() && !architecture.is_empty();

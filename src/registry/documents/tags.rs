@@ -1,7 +1,7 @@
 //! The tags of a repository, page by page.
 //!
-//! A list that is not read to its end is an error: a selection made from half of it could lead to a removal. No page is
-//! ever whole in memory, and no list: each tag is told as it arrives.
+//! A list that is not read to its end is an error: a selection made from half of it could lead to a
+//! removal. No page is ever whole in memory, and no list: each tag is told as it arrives.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -28,7 +28,7 @@ const MAX_TAG_PAGES: usize = 1000;
 const MAX_IDLE_PAGES: usize = 10;
 /// Tags that are read.
 const MAX_TAGS: usize = 100_000;
-/// How many times the patience with one exchange a whole list gets.
+/// The number of exchanges whose time a whole list gets.
 const EXCHANGES: u32 = 10;
 
 /// A list under way.
@@ -41,8 +41,8 @@ struct List<'a> {
     hashes: RandomState,
 }
 
-/// Tells `add` all tags of `reference`'s repository one by one. `begin` makes what they are added to, anew where a
-/// mirror fails and another site is asked. A tag may be told more than once.
+/// Tells `add` all tags of `reference`'s repository one by one. `begin` makes what they are added
+/// to, anew where a mirror fails and another site is asked. A tag may be told more than once.
 ///
 /// # Errors
 /// Any [`RegistryError`]; a list that could not be read to its end is one.
@@ -115,14 +115,15 @@ fn list(
             return Err(refuse("its pages bring nothing new".to_owned()));
         }
         let next = url.join(&next).map_err(|reason| refuse(format!("its next page: {reason}")))?;
-        // A server that stands before the registry is not known to it: only path and query of its links count.
+        // A server that stands before the registry is not known to it: only path and query of its
+        // links count.
         url = site.page(&next);
     }
 }
 
 impl List<'_> {
-    /// Tells the tags of one page. Those of a page that breaks off are told too, and again when the page is asked
-    /// for anew.
+    /// Tells the tags of one page. Those of a page that breaks off are told too, and again when the
+    /// page is asked for anew.
     fn page(&mut self, url: &Url, add: &mut dyn FnMut(&str)) -> Result<Page, FailedTry> {
         let site = self.site;
         let ask = Ask { accept: "application/json", unknown: "repository unknown", ..Ask::get(url.clone()) };
@@ -165,15 +166,16 @@ impl List<'_> {
     }
 }
 
-/// What is known of one page beside its tags.
+/// The end of one page, beside its tags.
 struct Page {
-    /// Where its `Link` headers say that the next one is.
+    /// The place of the next page, by the page's `Link` headers.
     next: Option<String>,
     /// A hash of its tags.
     content: u64,
 }
 
-/// Whether a registry refuses the size of pages: it may know none, or none as large. Then its own are good.
+/// Tells whether a registry refuses the size of pages: it may know none, or none as large. Then its
+/// own are good.
 fn is_about_page_size(error: &RegistryError) -> bool {
     match error {
         RegistryError::Refused { status: 400 | 422, .. } => true,
@@ -189,7 +191,8 @@ fn refused(site: &Site, reason: String) -> RegistryError {
     RegistryError::Document { what: "the tag list".to_owned(), host: site.base.host_port(), reason }
 }
 
-/// Tells `told` the tags of a page as they are read, until it says that they are enough: that is an error.
+/// Tells `told` the tags of a page as they are read, until it says that they are enough: that is an
+/// error.
 fn read_page(body: impl Read, told: &mut dyn FnMut(&str) -> bool) -> Result<(), serde_json::Error> {
     let mut json = serde_json::Deserializer::from_reader(body);
     (&mut json).deserialize_map(PageReader(told))?;

@@ -1,9 +1,9 @@
-//! What the entries of an image layout are called, and which of them a reference means.
+//! The names of an image layout's entries, and the entries that a reference means.
 //!
-//! Tools name them in two annotations: `org.opencontainers.image.ref.name` holds whatever its writer was given (a tag,
-//! `repository:tag`, the full form), `io.containerd.image.name` the full form, beside a `ref.name` that is the tag alone
-//! (`docker save`, `ctr images export`). So a tag alone names an entry only where nothing says more: two repositories
-//! may have the same tag.
+//! Tools name entries in two annotations: `org.opencontainers.image.ref.name` holds whatever its
+//! writer was given (a tag, `repository:tag`, the full form), `io.containerd.image.name` the full
+//! form, beside a `ref.name` that is the tag alone (`docker save`, `ctr images export`). So a tag
+//! alone names an entry only where nothing says more: two repositories may have the same tag.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::registry::documents::Entry;
 const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
-/// What one entry is called.
+/// The names of one entry.
 pub(crate) enum Names<'i> {
     /// A repository, perhaps with its registry and a tag; by both annotations there may be two.
     Full(Vec<Full<'i>>),
@@ -30,14 +30,15 @@ pub(crate) struct Full<'i> {
     tag: Option<&'i str>,
 }
 
-/// How well a name fits, best first.
+/// The quality of a name's fit, best first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fit {
     /// Registry and repository are those of the reference.
     Registry,
     /// The repository is, and there is no registry.
     Repository,
-    /// The repository is, and the registry another one: the reference's is a name that the images file gave.
+    /// The repository is, and the registry another one: the reference's is a name that the images
+    /// file gave.
     OtherRegistry,
     /// Only the tag is known.
     Tag,
@@ -114,7 +115,7 @@ impl<'i> Directory<'i> {
             .collect()
     }
 
-    /// What each entry is called, in full where that is known.
+    /// Returns the name of each entry, in full where that is known.
     pub(crate) fn shown(&self) -> BTreeSet<&'i str> {
         let name = |(entry, _): &(&'i Entry, Names<'i>)| {
             let entry: &'i Entry = entry;

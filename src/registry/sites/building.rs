@@ -1,4 +1,5 @@
-//! From settings to sites: what the images file and containerd's hosts files say of one registry, put together.
+//! From settings to sites: what the images file and containerd's hosts files say of one registry,
+//! put together.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,10 +56,12 @@ pub(super) struct Built {
     pub(super) sites: Vec<Site>,
 }
 
-/// Builds the sites of the registry `name` by `settings`; its credentials are filed under `account`.
+/// Builds the sites of the registry `name` by `settings`; its credentials are filed under
+/// `account`.
 ///
 /// # Errors
-/// Settings that cannot be used, and credentials that the images file promises but that are not there.
+/// Settings that cannot be used, and credentials that the images file promises but that are not
+/// there.
 pub(super) fn build(
     network: &Arc<Network>,
     terms: &Terms,
@@ -163,8 +166,8 @@ fn own_headers(
     Ok(own_headers)
 }
 
-/// Tells whether the value of a header for `registry` is to be hidden: which registry a mirror is to ask is no
-/// secret.
+/// Tells whether the value of a header for `registry` is to be hidden: which registry a mirror is
+/// to ask is no secret.
 fn is_secret(value: &str, registry: &str) -> bool {
     let is_address = Url::parse(value).is_ok() && !value.contains(['@', '?']);
     !is_address && !registry.contains(value)
@@ -207,8 +210,8 @@ impl Builder<'_> {
         Arc::new(Client::new(network, name, settings, more_ca, endpoint.clone(), mirrors))
     }
 
-    /// Adds the mirrors of `hosts`, and the endpoint or the server that is asked in its place; `main` are the
-    /// endpoint's connections by the images file alone.
+    /// Adds the mirrors of `hosts`, and the endpoint or the server that is asked in its place;
+    /// `main` are the endpoint's connections by the images file alone.
     fn add(
         &self,
         sites: &mut Vec<Site>,
@@ -239,7 +242,8 @@ impl Builder<'_> {
         sites.push(site);
     }
 
-    /// Decides what is asked in the registry's place: `named`, the `server` of a hosts file, or the endpoint.
+    /// Decides what is asked in the registry's place: `named`, the `server` of a hosts file, or the
+    /// endpoint.
     fn server(&self, named: Option<Address>) -> Address {
         // docker.io itself serves no images, and an endpoint of the images file counts.
         let is_hub =

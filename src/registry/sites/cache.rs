@@ -1,5 +1,5 @@
-//! The documents that a registry keeps for the run, so that images which share one fetch it once; threads that
-//! want the same one wait for the first.
+//! The documents that a registry keeps for the run, so that images which share one fetch it once;
+//! threads that want the same one wait for the first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,7 +18,8 @@ pub(crate) struct Document {
     pub(crate) media_type: Option<String>,
     /// The host that served the document.
     pub(crate) host: String,
-    /// True if a redirect led to the host and no digest vouches for the bytes: what they say is not shown.
+    /// True if a redirect led to the host and no digest vouches for the bytes: what they say is not
+    /// shown.
     pub(crate) unvouched: bool,
 }
 

@@ -1,10 +1,10 @@
-//! Mirrors from containerd's host directories: `<hosts-dir>/<registry>/hosts.toml`, as Spegel, Dragonfly and
-//! administrators write them.
+//! Mirrors from containerd's host directories: `<hosts-dir>/<registry>/hosts.toml`, as Spegel,
+//! Dragonfly and administrators write them.
 //!
-//! The rules are those of [containerd's `docs/hosts.md`]: which directory counts, the order of the hosts, what a key
-//! means. Two things differ, for safety: a file that cannot be used is an error instead of being passed over, and a
-//! plain http host is asked over plain http even if it has TLS settings. Messages name the file and the place, never
-//! its content: headers may be secrets.
+//! The rules are those of [containerd's `docs/hosts.md`]: which directory counts, the order of the
+//! hosts, what a key means. Two things differ, for safety: a file that cannot be used is an error
+//! instead of being passed over, and a plain http host is asked over plain http even if it has TLS
+//! settings. Messages name the file and the place, never its content: headers may be secrets.
 //!
 //! [containerd's `docs/hosts.md`]: https://github.com/containerd/containerd/blob/main/docs/hosts.md
 
@@ -31,16 +31,16 @@ const FIXED_HEADERS: [&str; 8] =
 const KEYS: [&str; 7] =
     ["capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout"];
 
-/// What a host directory says of one registry.
+/// The content of a host directory for one registry.
 #[derive(Default)]
 pub(crate) struct Hosts {
     /// `[host."…"]`, in the order of the file.
     pub(crate) mirrors: Vec<Host>,
     /// `server`: asked last, in the registry's place.
     pub(crate) server: Option<Address>,
-    /// How the server, or the registry itself, is talked to.
+    /// The access to the server, or to the registry itself.
     pub(crate) own: Access,
-    /// What was passed over, for `-v`.
+    /// The keys that were passed over, for `-v`.
     pub(crate) details: Vec<String>,
 }
 
@@ -51,16 +51,16 @@ pub(crate) struct Host {
     pub(crate) access: Access,
 }
 
-/// Where an API is.
+/// The place of an API.
 #[derive(Clone)]
 pub(crate) struct Address {
-    /// As written.
+    /// The URL as written.
     pub(crate) base: Url,
-    /// With `/v2`, unless `override_path` says that the path is complete.
+    /// The URL with `/v2`, unless `override_path` says that the path is complete.
     pub(crate) root: Url,
 }
 
-/// How a host is talked to.
+/// The headers and TLS files that a host wants.
 #[derive(Clone, Default)]
 pub(crate) struct Access {
     /// PEM files of roots.
@@ -83,22 +83,22 @@ impl Access {
         self.authorization = self.authorization.take().or(other.authorization);
     }
 
-    /// What must not be shown.
+    /// Lists the values that must not be shown.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
         let headers = self.headers.iter().filter_map(|(_, value)| value.to_str().ok());
-        // What follows the scheme is the secret.
+        // The word after the scheme is the secret.
         let word =
             |secret: &Secret| secret.reveal().split_once(' ').map_or(0, |(scheme, _)| scheme.len() + 1);
         headers.chain(self.authorization.iter().map(move |secret| &secret.reveal()[word(secret)..]))
     }
 
-    /// Whether it needs connections of its own.
+    /// Tells whether the host needs connections of its own.
     pub(crate) fn has_tls(&self) -> bool {
         !self.ca.is_empty() || self.client.is_some() || self.skip_verify
     }
 }
 
-/// What `directory` says of `registry`; nothing where it has no place for it.
+/// Reads what `directory` says of `registry`; nothing where it has no place for it.
 ///
 /// # Errors
 /// A file that cannot be read or used, with its path and what is wrong.
@@ -140,8 +140,8 @@ fn load_folder(folder: &Path) -> Result<Hosts, String> {
     })
 }
 
-/// Docker's pattern, which counts where there is no hosts file: `*.crt` are roots, `*.cert` with `*.key` a client's
-/// certificate.
+/// Docker's pattern, which counts where there is no hosts file: `*.crt` are roots, `*.cert` with
+/// `*.key` a client's certificate.
 fn certificates(folder: &Path) -> Result<Hosts, String> {
     let mut hosts = Hosts::default();
     let entries = folder.read_dir().map_err(|error| format!("{}: {error}", folder.display()))?;

@@ -1,8 +1,10 @@
-//! What is remembered of an endpoint that could not be reached, so that its next lookups need not find out again.
+//! The memory of an endpoint that could not be reached, so that its next lookups need not find out
+//! again.
 //!
-//! Six tries take seconds where connections are refused, and minutes where nobody answers. Once one lookup has made
-//! them all in vain, the others of that registry fail at once for a while (nobody is there) or have one try (somebody
-//! is there and says nothing). An answer, whatever it says, ends it.
+//! Six tries take seconds where connections are refused, and minutes where nobody answers. Once one
+//! lookup has made them all in vain, the others of that registry fail at once for a while (nobody
+//! is there) or have one try (somebody is there and says nothing). An answer, whatever it says,
+//! ends the outage.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -11,22 +13,22 @@ use crate::error::{RegistryError, Trouble};
 use crate::registry::transport::TRIES;
 use crate::threads::lock;
 
-/// How long nobody tries again.
+/// The time in which nobody tries again.
 const REST: Duration = Duration::from_secs(30);
 
-/// What is known of one endpoint.
+/// The outage of one endpoint, if there is one.
 #[derive(Default)]
 pub(crate) struct Outage(Mutex<Option<Known>>);
 
 enum Known {
     /// Nobody listens, or nobody knows where.
     Unreachable { since: Instant, reason: String, trouble: Trouble },
-    /// It takes requests and answers none.
+    /// The endpoint takes requests and answers none.
     Silent,
 }
 
 impl Outage {
-    /// Why a request would fail, if that is known.
+    /// Returns the error of the next request, if that is known already.
     pub(crate) fn error(&self) -> Option<RegistryError> {
         match &*lock(&self.0) {
             Some(Known::Unreachable { since, reason, trouble }) if since.elapsed() < REST => {
@@ -36,12 +38,12 @@ impl Outage {
         }
     }
 
-    /// How often a request is tried.
+    /// Returns the number of tries that a request gets.
     pub(crate) fn tries(&self) -> u32 {
         if lock(&self.0).is_some() { 1 } else { TRIES }
     }
 
-    /// Takes note that it answered.
+    /// Takes note that the endpoint answered.
     pub(crate) fn answered(&self) {
         *lock(&self.0) = None;
     }

@@ -1,4 +1,5 @@
-//! The patience that a blob gets in one run. The registry keeps it, so that whoever begins anew has no fresh one.
+//! The patience that a blob gets in one run. The registry keeps it, so that whoever begins anew has
+//! no fresh one.
 
 use std::time::Duration;
 
@@ -6,7 +7,8 @@ use std::time::Duration;
 const BREAKS: u64 = 100;
 /// The bytes whose arrival forgives one more break.
 const BYTES_PER_BREAK: u64 = 1 << 20;
-/// The number of times that a blob is read again from its start, by servers that cannot go on in the middle.
+/// The number of times that a blob is read again from its start, by servers that cannot go on in
+/// the middle.
 const RESTARTS: u32 = 6;
 /// The time that the registry may let a blob wait, all `Retry-After` together.
 const MAX_WAITED: Duration = Duration::from_secs(5 * 60);

@@ -1,8 +1,9 @@
-//! How many pulls a registry still allows, against what this run needs.
+//! The pulls that a registry still allows, against those that this run needs.
 //!
-//! Docker Hub counts every GET of a manifest, and no HEAD. Its answers say what is left: `RateLimit-Remaining:
-//! 76;w=21600`, of a `RateLimit-Limit`, in a window of so many seconds. Nothing is asked for this alone: the first
-//! answer of a run tells, and a run that needs more than what is left says so then, once.
+//! Docker Hub counts every GET of a manifest, and no HEAD. Its answers say what is left:
+//! `RateLimit-Remaining: 76;w=21600`, of a `RateLimit-Limit`, in a window of so many seconds.
+//! Nothing is asked for this alone: the first answer of a run tells, and a run that needs more than
+//! what is left says so then, once.
 //!
 //! Source: <https://docs.docker.com/docker-hub/usage/pulls/>
 
@@ -19,7 +20,7 @@ pub(crate) struct Pulls(Mutex<State>);
 struct State {
     /// Images of this run whose manifest is still to be fetched.
     needed: u64,
-    /// What was reported last.
+    /// The number that was reported last.
     told: Option<u64>,
     warned: bool,
 }
@@ -44,7 +45,8 @@ impl Pulls {
         state.needed = state.needed.saturating_sub(1);
     }
 
-    /// Takes note of what an answer of `registry` says; `counted` where it is one of those expected.
+    /// Takes note of what an answer of `registry` says; `counted` where it is one of those
+    /// expected.
     pub(crate) fn hear(&self, network: &Network, registry: &str, answer: &Answer, counted: bool) {
         let mut state = lock(&self.0);
         if counted {

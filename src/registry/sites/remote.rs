@@ -1,8 +1,9 @@
 //! One registry on servers, and how its sites are asked.
 //!
-//! Mirrors are tried first for bytes (bytes of a digest can be checked, whoever serves them); what a tag means
-//! is believed from the endpoint only, or from a mirror that the user trusts with it. A mirror that fails costs
-//! one line and is left alone for a while; the endpoint's failure is the one that counts.
+//! Mirrors are tried first for bytes (bytes of a digest can be checked, whoever serves them); what
+//! a tag means is believed from the endpoint only, or from a mirror that the user trusts with it. A
+//! mirror that fails costs one line and is left alone for a while; the endpoint's failure is the
+//! one that counts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
@@ -27,7 +28,8 @@ use crate::state::RegistrySettings;
 use crate::threads::lock;
 use crate::url::Url;
 
-/// The number of tries that a mirror gets before the next site is asked: the endpoint is there to save the day.
+/// The number of tries that a mirror gets before the next site is asked: the endpoint is there to
+/// save the day.
 pub(crate) const MIRROR_TRIES: u32 = 2;
 /// The time that a mirror which failed is left alone.
 const MIRROR_REST: Duration = Duration::from_secs(60);
@@ -64,7 +66,8 @@ impl Remote {
     /// Makes the registry `name` with `settings`; its credentials are filed under `account`.
     ///
     /// # Errors
-    /// Settings that cannot be used, and credentials that the images file promises but that are not there.
+    /// Settings that cannot be used, and credentials that the images file promises but that are not
+    /// there.
     pub(crate) fn new(
         network: &Arc<Network>,
         terms: &Terms,
@@ -96,8 +99,8 @@ impl Remote {
         &self.client.network
     }
 
-    /// One try of a request for `repository`, authenticated as need be. Statuses of 300 and more are failures. Who asked
-    /// to be left alone is.
+    /// Makes one try of a request for `repository`, authenticated as need be. Statuses of 300 and
+    /// more are failures. An address that asked to be left alone is left alone.
     pub(crate) fn ask(&self, site: &Site, repository: &str, ask: &Ask<'_>) -> Result<Answer, FailedTry> {
         let (rests, url) = (&self.rests, ask.url.whole());
         match rests.error(&url, SystemTime::now()) {
@@ -158,7 +161,7 @@ impl Remote {
         }
     }
 
-    /// What the registry knows of us where it refuses.
+    /// Tells whom a registry that refuses knows in us.
     fn login(&self, site: &Site, repository: &str, pass: &Pass) -> Result<Login, RegistryError> {
         Ok(if pass.authenticated {
             Login::Sent
@@ -173,8 +176,8 @@ impl Remote {
         })
     }
 
-    /// How the API's root challenges, for a registry that refuses without asking who we are, where there is an answer
-    /// to that. It is asked once.
+    /// Returns the challenge of the API's root, for a registry that refuses without asking who we
+    /// are, where there is an answer to that. The root is asked once.
     fn challenge_at_root(&self, site: &Site, repository: &str) -> Result<Option<HeaderMap>, FailedTry> {
         if !site.has_credentials() || self.credentials.find(self.network(), repository)?.is_none() {
             return Ok(None);
@@ -193,7 +196,7 @@ impl Remote {
         Ok(known.clone().filter(is_challenge))
     }
 
-    /// Sites in the order in which they are tried.
+    /// Lists the sites that are asked, in their order.
     pub(crate) fn candidates(&self, wanted: Capability, digest: Option<&BlobDigest>) -> Vec<usize> {
         let own_only = self.is_distrusted(digest);
         let resting = lock(&self.resting);
@@ -213,7 +216,7 @@ impl Remote {
         self.network().detail(format!("mirror {}: {error}; trying elsewhere", self.sites[site].base));
     }
 
-    /// From now on `digest` is fetched from the endpoint only.
+    /// Fetches `digest` from the endpoint only, from now on.
     pub(crate) fn distrust(&self, digest: &BlobDigest) {
         lock(&self.distrusted).insert(digest.clone());
     }
@@ -227,7 +230,7 @@ impl Remote {
         Arc::clone(lock(&self.patience).entry(digest.clone()).or_default())
     }
 
-    /// The answer of `site` to a lookup, which is tried again as often as it deserves.
+    /// Asks `site` for a lookup, as often as the answer deserves.
     pub(crate) fn persist<T>(
         &self,
         site: &Site,
@@ -265,8 +268,8 @@ impl Remote {
         result
     }
 
-    /// The answer of the first site that has one, each tried again as often as it deserves. What has a `digest` is
-    /// not asked of mirrors that serve something else under it.
+    /// Asks one site after the other, each as often as it deserves, for the first answer. A
+    /// `digest` is not asked of mirrors that serve something else under it.
     pub(crate) fn anywhere<T>(
         &self,
         wanted: Capability,
@@ -293,7 +296,7 @@ impl Remote {
     }
 }
 
-/// What is asked, as far as questions differ.
+/// A question to a site, as far as questions differ.
 pub(crate) struct Ask<'a> {
     pub(crate) method: Method,
     pub(crate) url: Url,

@@ -1,7 +1,9 @@
-//! Who asked to be left alone, and until when: what `Retry-After` says beyond the time that a run waits.
+//! The addresses that asked to be left alone, and until when: `Retry-After` beyond the time that a
+//! run waits.
 //!
-//! It outlives the run that heard of it: `watch` runs again at its interval, for the sake of all others, and nobody is
-//! asked before the time. One address says nothing of another one of the same registry.
+//! This memory outlives the run that heard of it: `watch` runs again at its interval, for the sake
+//! of all others, and nobody is asked before the time. One address says nothing of another one of
+//! the same registry.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,7 +15,7 @@ use crate::threads::lock;
 /// Addresses that are remembered, at most.
 const MAX_KEPT: usize = 10_000;
 
-/// What was asked for, by address. A clone shares it.
+/// The wishes to be left alone, by address. A clone shares them.
 #[derive(Clone, Debug, Default)]
 pub struct Rests(Arc<Mutex<BTreeMap<String, Rest>>>);
 
@@ -28,12 +30,12 @@ struct Rest {
 }
 
 impl Rests {
-    /// Forgets all of it: somebody changed something, or wants an answer now.
+    /// Forgets all wishes: somebody changed something, or wants an answer now.
     pub fn forget(&self) {
         lock(&self.0).clear();
     }
 
-    /// Why `url` is not asked at `now`.
+    /// Returns the error of a request to `url` at `now`, if that is not to be asked.
     pub(crate) fn error(&self, url: &str, now: SystemTime) -> Option<RegistryError> {
         let rests = lock(&self.0);
         let rest = rests.get(url).filter(|rest| rest.until > now)?;

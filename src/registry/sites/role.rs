@@ -7,8 +7,8 @@ pub(crate) enum Capability {
     Pull,
     /// The meaning of a tag.
     Resolve,
-    /// The tags that there are. A cache that knows only some must not be asked: a tag that it does not list
-    /// would be taken for gone.
+    /// The tags that there are. A cache that knows only some must not be asked: a tag that it does
+    /// not list would be taken for gone.
     List,
 }
 
@@ -36,9 +36,11 @@ impl Capabilities {
 /// The place of a site among those of a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// The registry itself: asked last, for everything, with credentials. Its failure is the one that counts.
+    /// The registry itself: asked last, for everything, with credentials. Its failure is the one
+    /// that counts.
     Registry,
-    /// A hosts file's `server` on another host, in the registry's place but without its credentials.
+    /// A hosts file's `server` on another host, in the registry's place but without its
+    /// credentials.
     Substitute,
     /// A mirror, which is asked first for what it is capable of, and never gets credentials.
     Mirror(Capabilities),

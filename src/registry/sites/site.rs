@@ -47,8 +47,9 @@ impl Site {
         }
     }
 
-    /// Returns the page of a list that a link of this site leads to, wherever the link says that the site is:
-    /// path and query are asked for here, below the path of the site's own if the link leaves that out.
+    /// Returns the page of a list that a link of this site leads to, wherever the link says that
+    /// the site is: path and query are asked for here, below the path of the site's own if the link
+    /// leaves that out.
     pub(crate) fn page(&self, link: &Url) -> Url {
         let url = self.root.with_path_of(link);
         match &self.namespace {

@@ -219,7 +219,7 @@ fn docker_config(folder: &Path, config: &Value) {
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
 }
 
-/// What a registry that wants Basic is sent.
+/// Returns what a registry that wants Basic is sent.
 fn sent(setup: &Setup, server: &Server) -> Option<String> {
     let _ = resolve(&setup.build(), &reference(server));
     let last = server.requests().into_iter().rfind(|request| request.authorization().is_some());
@@ -288,7 +288,8 @@ fn a_helper_that_cannot_be_started_is_a_warning_that_names_it() {
     assert_eq!(heard.matches("docker-credential-no-such-helper").count(), 1, "{heard}");
 }
 
-/// A program that is written while another test forks may be "busy": one test with a helper at a time.
+/// A program that is written while another test forks may be "busy": one test with a helper at a
+/// time.
 static HELPERS: Mutex<()> = Mutex::new(());
 
 /// A folder with a helper `docker-credential-NAME` that runs `script`, and a config that names it.
@@ -429,7 +430,8 @@ fn logins(hosts: &[&str]) -> (tempfile::TempDir, Setup) {
     (folder, setup)
 }
 
-/// What a server that wants Basic is sent by a lookup of `name`'s image, where `endpoint` leads there.
+/// Returns what a server that wants Basic is sent by a lookup of `name`'s image, where `endpoint`
+/// leads there.
 fn sent_to(setup: &Setup, name: &str, server: &Server) -> Option<String> {
     let _ = resolve(&setup.build(), &ImageRef::in_registry(name, "team/app:1").unwrap());
     assert!(!server.requests().is_empty(), "nobody asked it");

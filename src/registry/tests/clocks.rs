@@ -1,5 +1,5 @@
-//! Servers that are never silent and never done: whatever drips, an exchange ends. Only the content of a blob may
-//! take as long as it needs.
+//! Servers that are never silent and never done: whatever drips, an exchange ends. Only the content
+//! of a blob may take as long as it needs.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -41,7 +41,7 @@ fn drip(stream: &mut TcpStream, start: &str, drop: &str) {
     }
 }
 
-/// What `ask` finds; a run that does not end fails the test instead of holding it up.
+/// Returns what `ask` finds; a run that does not end fails the test instead of holding it up.
 fn ends<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> T {
     let (answer, answered) = mpsc::channel();
     std::thread::spawn(move || answer.send(ask()));

@@ -1,4 +1,5 @@
-//! Where a registry's credentials go, and where they do not: a test for each row of the table in `README.md`.
+//! The places to which a registry's credentials go, and those to which they do not: a test for each
+//! row of the table in `README.md`.
 //!
 //! Each looks at what arrived at every server that took part.
 

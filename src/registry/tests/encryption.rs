@@ -238,7 +238,8 @@ fn https_goes_through_a_proxy_by_connect() {
     let settings =
         RegistrySettings { endpoint: Some("https://registry.invalid".to_owned()), ..world.settings(port) };
     let setup = Setup::new().with(settings).variable("HTTPS_PROXY", &format!("http://user:pass@{proxy}"));
-    // The certificate is for 127.0.0.1: that it is refused for that reason shows that the tunnel works.
+    // The certificate is for 127.0.0.1: that it is refused for that reason shows that the tunnel
+    // works.
     let error = world.ask(&setup).unwrap_err();
     assert!(error.to_string().contains("certificate of registry.invalid is not trusted"), "{error}");
 }

@@ -1,4 +1,5 @@
-//! containerd's hosts files: who is asked for what, with which query and headers, and what is never sent.
+//! containerd's hosts files: who is asked for what, with which query and headers, and what is never
+//! sent.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! What a registry allows, and what it is allowed: waits it asks for, pulls it counts, outages, and budgets that
-//! end.
+//! The limits of a registry, and those that it meets: waits it asks for, pulls it counts, outages,
+//! and patience that ends.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -96,7 +96,8 @@ fn a_server_that_cannot_resume_is_not_read_again_and_again() {
     assert_eq!(server.lines().len(), 7, "one, and six more from the start");
 }
 
-/// A registry of many repositories that allows `limit` pulls, counts them as Docker Hub does, and says so.
+/// A registry of many repositories that allows `limit` pulls, counts them as Docker Hub does, and
+/// says so.
 fn counting(app: &Image, limit: usize) -> Server {
     let mut content = Content::default();
     for number in 0..10 {

@@ -1,4 +1,4 @@
-//! What references mean: tags, digests, indexes, mirrors, tag lists, and what goes wrong.
+//! The meaning of references: tags, digests, indexes, mirrors, tag lists, and what goes wrong.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

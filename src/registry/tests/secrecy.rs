@@ -1,5 +1,5 @@
-//! What a registry sends back is shown, but no secret that it was sent, in whatever form it comes back, and nothing
-//! of a service to which it only leads.
+//! The words that a registry sends back are shown, but no secret that it was sent, in whatever form
+//! it comes back, and nothing of a service to which it only leads.
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};

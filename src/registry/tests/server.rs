@@ -1,4 +1,5 @@
-//! A scripted HTTP server: one closure answers every request, and can break off, stall or send nonsense.
+//! A scripted HTTP server: one closure answers every request, and can break off, stall or send
+//! nonsense.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
@@ -10,7 +11,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) method: String,
-    /// As sent: with the query, or a whole URL.
+    /// The target as sent: with the query, or a whole URL.
     pub(super) target: String,
     headers: Vec<(String, String)>,
     pub(super) body: String,
@@ -42,7 +43,7 @@ pub(super) struct Response {
     body: Vec<u8>,
     /// Send so much of the body only.
     cut: Option<usize>,
-    /// Then say nothing, instead of closing.
+    /// Say nothing then, instead of closing.
     stall: bool,
     /// Leave Content-Length out.
     unmeasured: bool,

@@ -15,7 +15,8 @@ use crate::url::Url;
 
 /// The longest body that is read and forgotten for the sake of its connection, in bytes.
 const MAX_DISCARDED: u64 = 64 * 1024;
-/// The part of an exchange's time that an unwanted body gets, so that its connection can be used again.
+/// The part of an exchange's time that an unwanted body gets, so that its connection can be used
+/// again.
 const DISCARD_PART: u32 = 30;
 
 /// The body of an answer, as it arrives.

@@ -1,10 +1,10 @@
-//! One clock for all of an exchange that is no blob content: looking up addresses, connecting, TLS, a proxy's CONNECT,
-//! headers, redirects, documents, the bodies of errors, the framing of chunks.
+//! One clock for all of an exchange that is no blob content: looking up addresses, connecting, TLS,
+//! a proxy's CONNECT, headers, redirects, documents, the bodies of errors, the framing of chunks.
 //!
-//! A server that sends a byte now and then is never silent, and so passes every limit on silence. A [`Clock`] has an
-//! end: under [`Clock::run`] nobody on this thread waits longer for the network than is left. [`Clocked`] makes a
-//! connector's connections obey; they ask at each read and write, so that one connection may serve exchanges with
-//! clocks of their own.
+//! A server that sends a byte now and then is never silent, and so passes every limit on silence. A
+//! [`Clock`] has an end: under [`Clock::run`] nobody on this thread waits longer for the network
+//! than is left. [`Clocked`] makes a connector's connections obey; they ask at each read and write,
+//! so that one connection may serve exchanges with clocks of their own.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ thread_local! {
 pub(crate) struct Waits {
     /// The time that a connection may be silent.
     pub(crate) stall: Duration,
-    /// The time of a whole exchange: headers, redirects, documents, errors, and the framing of a blob.
+    /// The time of a whole exchange: headers, redirects, documents, errors, and the framing of a
+    /// blob.
     pub(crate) exchange: Duration,
 }
 
@@ -33,7 +34,8 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// A clock that ends after `limit`, or with the one under which this thread runs where that is sooner.
+    /// A clock that ends after `limit`, or with the one under which this thread runs where that is
+    /// sooner.
     pub(crate) fn start(limit: Duration) -> Self {
         let now = Instant::now();
         // A limit beyond what the system can count is a day.
@@ -41,7 +43,7 @@ impl Clock {
         Self { end: END.get().map_or(end, |outer| outer.min(end)) }
     }
 
-    /// Whether it has ended.
+    /// Tells whether the clock has ended.
     pub(crate) fn is_over(self) -> bool {
         Instant::now() >= self.end
     }
@@ -51,7 +53,8 @@ impl Clock {
         Self { end: self.end.min(Self::start(limit).end) }
     }
 
-    /// Does `work`; waiting for the network fails with [`Timeout::Global`] when the clock has ended.
+    /// Does `work`; waiting for the network fails with [`Timeout::Global`] when the clock has
+    /// ended.
     pub(crate) fn run<T>(self, work: impl FnOnce() -> T) -> T {
         let _before = Restore(END.replace(Some(self.end)));
         work()

@@ -1,5 +1,5 @@
-//! The connections of a run: made by kind, kept open, shared where nothing tells them apart, and closed at
-//! once when the run is stopped, so that no thread sits in a read.
+//! The connections of a run: made by kind, kept open, shared where nothing tells them apart, and
+//! closed at once when the run is stopped, so that no thread sits in a read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Once, OnceLock, Weak};
@@ -49,8 +49,8 @@ pub(super) struct Pool {
     max_per_host: usize,
     roots: OnceLock<Result<Vec<CertificateDer<'static>>, String>>,
     agents: Mutex<Vec<Agent>>,
-    /// The connections of all registries that have no TLS settings of their own: a run may have hundreds,
-    /// which share their buffers and the system's roots.
+    /// The connections of all registries that have no TLS settings of their own: a run may have
+    /// hundreds, which share their buffers and the system's roots.
     pub(super) plain: ByKind,
     watcher: Once,
 }

@@ -1,7 +1,7 @@
 //! The process environment as it was when the run began, and what it says of proxies.
 //!
-//! A snapshot, so that a run cannot change its mind halfway, and so that tests need not touch the real one.
-//! Its `Debug` names variables but never their values: passwords live there.
+//! A snapshot, so that a run cannot change its mind halfway, and so that tests need not touch the
+//! real one. Its `Debug` names variables but never their values: passwords live there.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -13,11 +13,11 @@ use std::time::Duration;
 use super::words::printable;
 use crate::url::{Url, is_loopback};
 
-/// How long a silent connection is waited for, unless `MSB_SYNC_STALL_TIMEOUT` says otherwise.
+/// The time that a silent connection gets, unless `MSB_SYNC_STALL_TIMEOUT` says otherwise.
 pub(super) const STALL: Duration = Duration::from_secs(30);
-/// So long no lookup ends before what is known by then is worth a start of its own, unless `MSB_SYNC_LOOKUP_PATIENCE`
-/// says otherwise. A registry that refuses connections is given up in about five seconds, one that says nothing in
-/// minutes.
+/// The time without an ended lookup after which a run begins with what it knows, unless
+/// `MSB_SYNC_LOOKUP_PATIENCE` says otherwise. A registry that refuses connections is given up in
+/// about five seconds, one that says nothing in minutes.
 pub(crate) const LOOKUP_PATIENCE: Duration = Duration::from_secs(8);
 
 /// A snapshot of environment variables. An empty variable counts as unset.
@@ -47,19 +47,20 @@ impl Environment {
         self.variables.get(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
-    /// How long a connection may be silent: `MSB_SYNC_STALL_TIMEOUT` in seconds, else 30.
+    /// Reads the time that a connection may be silent: `MSB_SYNC_STALL_TIMEOUT` in seconds, else
+    /// 30.
     ///
     /// # Errors
-    /// A warning, if it is no positive number.
+    /// A warning, if the value is no positive number.
     pub(super) fn stall(&self) -> Result<Duration, String> {
         self.seconds("MSB_SYNC_STALL_TIMEOUT", STALL)
     }
 
-    /// How long no lookup may end before what is known by then is begun with: `MSB_SYNC_LOOKUP_PATIENCE` in seconds,
-    /// else 8.
+    /// Reads the time without an ended lookup after which a run begins with what it knows:
+    /// `MSB_SYNC_LOOKUP_PATIENCE` in seconds, else 8.
     ///
     /// # Errors
-    /// A warning, if it is no positive number.
+    /// A warning, if the value is no positive number.
     pub(crate) fn lookup_patience(&self) -> Result<Duration, String> {
         self.seconds("MSB_SYNC_LOOKUP_PATIENCE", LOOKUP_PATIENCE)
     }
@@ -77,8 +78,9 @@ impl Environment {
         }
     }
 
-    /// The proxy for `url`, as curl and Go choose it: `HTTPS_PROXY` or `HTTP_PROXY` by the URL's scheme (lower
-    /// case too), unless `NO_PROXY` names the host; loopback is never proxied. With the variable's name.
+    /// The proxy for `url`, as curl and Go choose it: `HTTPS_PROXY` or `HTTP_PROXY` by the URL's
+    /// scheme (lower case too), unless `NO_PROXY` names the host; loopback is never proxied. With
+    /// the variable's name.
     pub(super) fn proxy_for(&self, url: &Url) -> Option<(&'static str, &str)> {
         let names =
             if url.is_secure() { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
@@ -109,7 +111,8 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// Whether the list `no_proxy` names `host`: a domain (with its subdomains), an address, a network, `*`.
+/// Tells whether the list `no_proxy` names `host`: a domain (with its subdomains), an address, a
+/// network, `*`.
 fn is_exempt(no_proxy: &str, host: &str, port: u16) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let address: Option<IpAddr> = host.parse().ok();

@@ -1,7 +1,7 @@
-//! What goes wrong between us and a server: which failures may pass, and how they are told.
+//! The failures between us and a server: which may pass, and how they are told.
 //!
-//! A [`FailedTry`] is one try's. Its words come from ureq, rustls, the system or the server; whatever could carry a
-//! URL's query or a credential is left out or cut out here.
+//! A [`FailedTry`] is one try's. Its words come from ureq, rustls, the system or the server;
+//! whatever could carry a URL's query or a credential is left out or cut out here.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -12,20 +12,21 @@ use super::words::printable;
 use crate::error::{RegistryError, TlsCure, Trouble};
 use crate::url::Url;
 
-/// Longest wait that a registry gets when it asks for one; who asks for more is not asked again in this run.
+/// Longest wait that a registry gets when it asks for one; who asks for more is not asked again in
+/// this run.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Longer ones are cut to these 7000 years: calendars end with the year 9999.
 const MAX_TOLD: Duration = Duration::from_secs(7000 * 366 * 24 * 3600);
 
-/// Why one try failed, and whether another may succeed.
+/// The failure of one try.
 #[derive(Debug)]
 pub(crate) struct FailedTry {
     pub(crate) error: RegistryError,
-    /// Whether trying again may help.
+    /// True if another try may help.
     pub(crate) transient: bool,
-    /// How long the server asks to wait.
+    /// The time that the server asks to wait.
     pub(crate) after: Option<Duration>,
-    /// Whether it happened where a redirect led: who redirected had answered.
+    /// True if the try failed where a redirect led: the one who redirected had answered.
     pub(crate) redirected: bool,
 }
 
@@ -34,7 +35,7 @@ impl FailedTry {
         Self { error, transient: true, after: None, redirected: false }
     }
 
-    /// Whether another try in this run may succeed.
+    /// Tells whether another try in this run may succeed.
     pub(crate) fn may_pass(&self) -> bool {
         self.transient && !self.after.is_some_and(is_too_long)
     }
@@ -46,7 +47,7 @@ impl From<RegistryError> for FailedTry {
     }
 }
 
-/// What a failed exchange with `url`, or a failed read of its body, means.
+/// Tells what a failed exchange with `url`, or a failed read of its body, means.
 pub(super) fn transport_failure(
     waits: Waits,
     url: &Url,
@@ -88,7 +89,7 @@ pub(super) fn transport_failure(
     }
 }
 
-/// Who did not answer, or was not found, is the proxy.
+/// Blames the proxy, which is the one that did not answer or was not found.
 pub(super) fn blame_proxy(mut failure: FailedTry, variable: &str) -> FailedTry {
     if let RegistryError::Unreachable { reason, trouble } = &mut failure.error
         && *trouble != Trouble::Proxy
@@ -140,7 +141,7 @@ fn io_failure(url: &Url, error: &io::Error, ours: ClientCertificate) -> FailedTr
     }
 }
 
-/// Whether nobody waits for so long in one run.
+/// Tells whether nobody waits for so long in one run.
 pub(super) fn is_too_long(after: Duration) -> bool {
     after > MAX_RETRY_AFTER
 }

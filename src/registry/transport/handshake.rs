@@ -1,12 +1,12 @@
-//! What a failed TLS handshake means, and what may help.
+//! The meaning of a failed TLS handshake, and what may help.
 //!
-//! The words are ours throughout: rustls's own show its inner values, and what a server says of itself is shown only
-//! as far as it is a name or a date.
+//! The words are ours throughout: rustls's own show its inner values, and the words of a server are
+//! shown only as far as they are a name or a date.
 
 use crate::error::{self, RegistryError, TlsCure};
 use crate::url::Url;
 
-/// What is known of client certificates at a server that refuses a connection.
+/// The part that client certificates play at a server that refuses a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientCertificate {
     /// None was asked for.
@@ -17,7 +17,8 @@ pub(super) enum ClientCertificate {
     Shown,
 }
 
-/// What a TLS failure with `url` means, where `ours` is what is known of client certificates there.
+/// Tells what a TLS failure with `url` means, where `ours` is what is known of client certificates
+/// there.
 pub(super) fn tls_failure(url: &Url, error: &rustls::Error, ours: ClientCertificate) -> RegistryError {
     let host = url.host_port();
     let fail = |reason: String, cure| RegistryError::Tls { reason, cure };
@@ -27,7 +28,7 @@ pub(super) fn tls_failure(url: &Url, error: &rustls::Error, ours: ClientCertific
             let words = certificate_words(reason);
             fail(format!("the certificate of {host} is not trusted: it {words}"), certificate_cure(reason))
         }
-        // What a server that speaks plain http answers is no TLS record.
+        // The answer of a server that speaks plain http is no TLS record.
         rustls::Error::InvalidMessage(_) => {
             refused("what it answers is not TLS; it may speak plain http", TlsCure::PlainHttp)
         }
@@ -86,7 +87,7 @@ fn alert_words(alert: rustls::AlertDescription, ours: ClientCertificate) -> (Str
     }
 }
 
-/// What is wrong with a certificate, as a predicate.
+/// Tells what is wrong with a certificate, as a predicate.
 pub(super) fn certificate_words(reason: &rustls::CertificateError) -> String {
     use rustls::CertificateError as Reason;
     match reason {
@@ -135,7 +136,8 @@ fn date(seconds: u64) -> String {
     time.map_or_else(|| "a day that cannot be shown".to_owned(), |time| time.strftime("%Y-%m-%d").to_string())
 }
 
-/// The names of a certificate, a few of them: webpki gives them as `DnsName("a.corp")` and `IpAddress(10.0.0.1)`.
+/// The names of a certificate, a few of them: webpki gives them as `DnsName("a.corp")` and
+/// `IpAddress(10.0.0.1)`.
 fn names(presented: &[String]) -> Vec<String> {
     let inside = |text: &String| {
         let inner = text.split_once('(').map_or(&**text, |(_, rest)| rest.strip_suffix(')').unwrap_or(rest));
@@ -148,7 +150,8 @@ fn names(presented: &[String]) -> Vec<String> {
     names
 }
 
-/// A name of the TLS standard in words: `HandshakeFailure` is "handshake failure", `UnknownCA` is "unknown CA".
+/// A name of the TLS standard in words: `HandshakeFailure` is "handshake failure", `UnknownCA` is
+/// "unknown CA".
 fn spelled(name: &str) -> String {
     let mut words = String::new();
     if !name.chars().all(|char| char.is_ascii_alphanumeric()) {
@@ -159,7 +162,8 @@ fn spelled(name: &str) -> String {
     for (at, letter) in name.iter().enumerate() {
         let before = at.checked_sub(1).and_then(|at| name.get(at));
         let after = name.get(at + 1);
-        // Capitals in a row are an abbreviation; the last one begins a word where small letters follow.
+        // Capitals in a row are an abbreviation; the last one begins a word where small letters
+        // follow.
         let in_abbreviation = is_capital(before) && (after.is_none() || is_capital(after))
             || is_capital(after) && after.is_some();
         let begins = is_capital(Some(letter))
@@ -173,7 +177,7 @@ fn spelled(name: &str) -> String {
     words
 }
 
-/// Whether a certificate is refused because of who issued it.
+/// Tells whether a certificate is refused because of the one who issued it.
 pub(super) fn is_strange(reason: &rustls::CertificateError) -> bool {
     use rustls::CertificateError as Reason;
     matches!(
@@ -182,7 +186,7 @@ pub(super) fn is_strange(reason: &rustls::CertificateError) -> bool {
     )
 }
 
-/// Whether a certificate is refused because it is an authority's and not a server's.
+/// Tells whether a certificate is refused because it is an authority's and not a server's.
 pub(super) fn is_authority(reason: &rustls::CertificateError) -> bool {
     let rustls::CertificateError::Other(other) = reason else { return false };
     matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))

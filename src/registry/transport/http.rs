@@ -1,8 +1,8 @@
 //! HTTP as registries need it: one exchange, with its redirects.
 //!
-//! A [`Client`] is one registry's connections. Redirects are followed here and not by ureq, because what may
-//! be sent along depends on where they lead. A blocking read is bounded by the stall time, never by the length
-//! of the transfer.
+//! A [`Client`] is one registry's connections. Redirects are followed here and not by ureq, because
+//! what may be sent along depends on where they lead. A blocking read is bounded by the stall time,
+//! never by the length of the transfer.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, OnceLock};
@@ -73,7 +73,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Makes the connections of the registry `name` at `endpoint` and its `mirrors`; nothing is asked yet.
+    /// Makes the connections of the registry `name` at `endpoint` and its `mirrors`; nothing is
+    /// asked yet.
     pub(crate) fn new(
         network: Arc<Network>,
         name: RegistryName,
@@ -135,7 +136,8 @@ impl Client {
         Err(RegistryError::Redirect { from: request.url.to_string(), reason }.into())
     }
 
-    /// Sends `request` to `url`, which is its own origin's if `own`, and waits for the head of the answer.
+    /// Sends `request` to `url`, which is its own origin's if `own`, and waits for the head of the
+    /// answer.
     fn exchange(
         &self,
         request: &Request<'_>,
@@ -275,8 +277,8 @@ impl Client {
         }
     }
 
-    /// Tells whether nothing about the connections is this registry's own, so that all such registries share
-    /// theirs.
+    /// Tells whether nothing about the connections is this registry's own, so that all such
+    /// registries share theirs.
     fn is_plain(&self) -> bool {
         !self.settings.has_tls() && self.more_ca.is_empty()
     }

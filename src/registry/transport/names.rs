@@ -1,8 +1,9 @@
 //! Addresses of hosts, remembered for a few seconds.
 //!
-//! ureq asks for them before every request, also if a connection is open already, and starts a thread for it: a
-//! run that looks up 200 tags would ask its name server 200 times. Failures are not remembered, and what is
-//! remembered is forgotten before a registry that has moved uses up its tries.
+//! ureq asks for them before every request, also if a connection is open already, and starts a
+//! thread for it: a run that looks up 200 tags would ask its name server 200 times. Failures are
+//! not remembered, and what is remembered is forgotten before a registry that has moved uses up its
+//! tries.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use ureq::unversioned::transport::time::Duration as TimeLimit;
 use super::clock::left;
 use crate::threads::{self, lock};
 
-/// How long an address is good for.
+/// The time for which an address is good.
 const REMEMBERED: Duration = Duration::from_secs(3);
 
 /// Since when which addresses are known.
@@ -41,8 +42,8 @@ impl Default for Remembered {
     }
 }
 
-/// ureq's resolver in a thread of its own, so that it can be given up. Its own way to do this panics where the system
-/// refuses the thread.
+/// ureq's resolver in a thread of its own, so that it can be given up. Its own way to do this
+/// panics where the system refuses the thread.
 #[derive(Debug)]
 pub(super) struct InThread;
 

@@ -1,4 +1,5 @@
-//! The network as one run uses it: whom it tells, how long it waits, what it hides, and when it ends.
+//! The network as one run uses it: whom it tells, how long it waits, what it hides, and when it
+//! ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +36,8 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Makes a network on which nothing was asked yet; it keeps at most `max_connections` to a host open.
+    /// Makes a network on which nothing was asked yet; it keeps at most `max_connections` to a host
+    /// open.
     pub(crate) fn new(
         environment: Environment,
         max_connections: usize,
@@ -94,7 +96,8 @@ impl Network {
         if self.cancel.is_cancelled() { Err(RegistryError::Stopped) } else { Ok(()) }
     }
 
-    /// Tells why an exchange with `url`, or a read of its body, failed; a stopped run is the reason for all.
+    /// Tells why an exchange with `url`, or a read of its body, failed; a stopped run is the reason
+    /// for all.
     pub(super) fn failure(&self, url: &Url, error: ureq::Error, ours: ClientCertificate) -> FailedTry {
         match self.check() {
             Ok(()) => transport_failure(self.waits, url, error, ours),

@@ -1,8 +1,9 @@
-//! Plain http through a proxy: the request goes to the proxy with the whole URL as its target
-//! ([RFC 9112 section 3.2.2]). ureq only knows CONNECT, which proxies rarely allow to other ports than 443.
+//! Plain http through a proxy: the request goes to the proxy with the whole URL as its target ([RFC
+//! 9112 section 3.2.2]). ureq only knows CONNECT, which proxies rarely allow to other ports than
+//! 443.
 //!
-//! A resolver gives out the proxy's address for every host, and a transport puts scheme and host into the request
-//! line as it passes. https goes by CONNECT and needs none of this.
+//! A resolver gives out the proxy's address for every host, and a transport puts scheme and host
+//! into the request line as it passes. https goes by CONNECT and needs none of this.
 //!
 //! [RFC 9112 section 3.2.2]: https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2
 

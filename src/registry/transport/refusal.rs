@@ -1,5 +1,5 @@
-//! Refusals: the error that an answer with a status of 400 or more means, in the registry's own words where
-//! those may be shown.
+//! Refusals: the error that an answer with a status of 400 or more means, in the registry's own
+//! words where those may be shown.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,9 +19,9 @@ const ERROR_TIME: Duration = Duration::from_secs(10);
 
 /// Makes the error that `answer`, with a status of 400 or more, means for `client`.
 ///
-/// `unknown` are the words for a 404 without a reason. The server's own words are only shown where `heard` says
-/// so and no redirect led there: a host that is asked at somebody else's wish may have words for this machine
-/// alone.
+/// `unknown` are the words for a 404 without a reason. The server's own words are only shown where
+/// `heard` says so and no redirect led there: a host that is asked at somebody else's wish may have
+/// words for this machine alone.
 pub(crate) fn refusal(
     client: &Client,
     answer: Answer,

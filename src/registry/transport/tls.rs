@@ -1,8 +1,9 @@
-//! TLS: the system's trust store, read once and only when https is first needed, plus a registry's own `ca`, client
-//! certificate and `insecure`; and the connector that puts it on a connection.
+//! TLS: the system's trust store, read once and only when https is first needed, plus a registry's
+//! own `ca`, client certificate and `insecure`; and the connector that puts it on a connection.
 //!
-//! A server certificate that is itself in `ca` is trusted, whoever issued it. Those that `openssl req -x509` makes call
-//! themselves authorities, which the rules of the web allow no server. Name and dates count as ever.
+//! A server certificate that is itself in `ca` is trusted, whoever issued it. Those that `openssl
+//! req -x509` makes call themselves authorities, which the rules of the web allow no server. Name
+//! and dates count as ever.
 //!
 //! rustls runs on ring. `SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured by rustls-native-certs.
 
@@ -51,15 +52,16 @@ pub(super) fn system_roots() -> Result<Vec<CertificateDer<'static>>, String> {
 /// One registry's TLS settings, read from its files.
 pub(super) struct TlsSettings {
     roots: Arc<RootCertStore>,
-    /// What the registry's own files hold, which is trusted as a server's certificate too.
+    /// The certificates of the registry's own files, which are trusted as a server's certificate
+    /// too.
     own: Arc<Vec<CertificateDer<'static>>>,
     identity: Option<Arc<CertifiedKey>>,
     provider: Arc<CryptoProvider>,
 }
 
 impl TlsSettings {
-    /// Reads what `settings` names, and the roots of `more_ca`, on top of `system`, which may be missing where the
-    /// settings do without it.
+    /// Reads what `settings` names, and the roots of `more_ca`, on top of `system`, which may be
+    /// missing where the settings do without it.
     ///
     /// # Errors
     /// A file that cannot be read or holds something else, with its path.
@@ -94,8 +96,8 @@ impl TlsSettings {
         Ok(Self { roots: Arc::new(roots), own: Arc::new(own), identity, provider })
     }
 
-    /// How connections are made: `identified` ones present the client certificate, `verified` ones check the
-    /// server's.
+    /// Makes the connector: `identified` connections present the client certificate, `verified`
+    /// ones check the server's.
     ///
     /// # Errors
     /// There is nothing to check a certificate with.
@@ -124,7 +126,7 @@ impl TlsSettings {
     }
 }
 
-/// Why a certificate of a file cannot be used.
+/// Tells why a certificate of a file cannot be used.
 fn unusable(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(reason) => {
@@ -134,7 +136,8 @@ fn unusable(error: &rustls::Error) -> String {
     }
 }
 
-// ---------------------------------------------------------------------------------------- whom is trusted
+// ---------------------------------------------------------------------------------------- whom is
+// trusted
 
 /// Trusts what the web's rules allow, and the certificates that the registry's own files hold.
 #[derive(Debug)]
@@ -159,7 +162,8 @@ impl ServerCertVerifier for Trusting {
         }
         // Alone: what is wrong with the rest of a chain says nothing of it.
         match self.inner.verify_server_cert(end_entity, &[], server_name, ocsp_response, now) {
-            // webpki looks at a certificate's dates before it looks at its kind, and at its issuer last.
+            // webpki looks at a certificate's dates before it looks at its kind, and at its issuer
+            // last.
             Err(rustls::Error::InvalidCertificate(reason))
                 if is_authority(&reason) || is_strange(&reason) =>
             {
@@ -264,7 +268,8 @@ impl ResolvesClientCert for Wish {
     }
 }
 
-// ---------------------------------------------------------------------------------------- the connector
+// ---------------------------------------------------------------------------------------- the
+// connector
 
 /// Puts TLS on connections to https URLs.
 #[derive(Clone, Debug)]
@@ -274,7 +279,7 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// What servers wanted of us so far.
+    /// Tells what servers wanted of us so far.
     pub(super) fn client_certificate(&self) -> ClientCertificate {
         match (self.wish.asked.load(Ordering::Relaxed), &self.wish.identity) {
             (false, _) => ClientCertificate::Unasked,
@@ -350,7 +355,8 @@ impl Transport for TlsTransport {
     }
 }
 
-// ---------------------------------------------------------------------------------------- PEM files
+// ---------------------------------------------------------------------------------------- PEM
+// files
 
 fn identity(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
     let certificates = certificates("client-cert", chain)?;

@@ -1,9 +1,9 @@
 //! Hides secrets in what is shown, in whatever form a registry sends them back.
 //!
-//! A [`Veil`] knows each secret of a run by its beginning. A text is searched for these beginnings as it stands and as
-//! it reads when its escapes, percent encoding, base64 or hexadecimal digits are undone, one inside the other too;
-//! upper and lower case, and `_` and blank, are the same. What is found goes to the end of its word: rather too much
-//! is hidden than too little.
+//! A [`Veil`] knows each secret of a run by its beginning. A text is searched for these beginnings
+//! as it stands and as it reads when its escapes, percent encoding, base64 or hexadecimal digits
+//! are undone, one inside the other too; upper and lower case, and `_` and blank, are the same.
+//! A find goes to the end of its word: rather too much is hidden than too little.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 
 use crate::threads::unpoisoned;
 
-/// So much of a secret is remembered, in bytes: a part of a token is hidden too.
+/// The part of a secret that is remembered, in bytes: a part of a token is hidden too.
 const BEGINNING: usize = 16;
 /// A secret shorter than this is hidden only where it stands alone, in bytes.
 const SHORT: usize = 4;
@@ -24,7 +24,7 @@ const SHORT: usize = 4;
 const DEPTH: usize = 3;
 /// Texts are searched so far, in bytes, and no further shown.
 const MAX_TEXT: usize = 16 << 10;
-/// What stands in a secret's place.
+/// The text in a secret's place.
 const HIDDEN: &str = "…";
 
 /// The secrets of a run.
@@ -51,7 +51,8 @@ impl Veil {
             *whole = folded.len().max(*whole);
         };
         add(secret.as_bytes());
-        // Also as base64 that has lost its upper case, as in the name of a host: it cannot be decoded any more.
+        // Also as base64 that has lost its upper case, as in the name of a host: it cannot be
+        // decoded any more.
         for before in 0..3 {
             let text = [&b"\0\0"[..before], secret.as_bytes()].concat();
             // The letters that no neighbour has a part in.
@@ -99,7 +100,7 @@ fn fold(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().map(fold).collect()
 }
 
-/// Where secrets stand in `bytes` as they are.
+/// Finds secrets in `bytes` as they are.
 fn plain(known: &Known, bytes: &[u8]) -> Vec<Range<usize>> {
     let folded = fold(bytes);
     let alone = |range: &Range<usize>| {
@@ -123,12 +124,12 @@ fn plain(known: &Known, bytes: &[u8]) -> Vec<Range<usize>> {
     found
 }
 
-/// Whether a byte goes on with a token or a password.
+/// Tells whether a byte goes on with a token or a password.
 fn is_of_a_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'~' | b'+' | b'/' | b'=')
 }
 
-/// Where something stands in `bytes` that reads as a secret when it is decoded.
+/// Finds words in `bytes` that read as a secret when they are decoded.
 fn encoded(known: &Known, bytes: &[u8], depth: usize) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     if depth == 0 {
@@ -169,7 +170,8 @@ fn runs(bytes: &[u8], belongs: impl Fn(u8) -> bool) -> Vec<Range<usize>> {
     runs
 }
 
-/// What `run` may be in base64, of either alphabet: it may stand right after something else of the same letters.
+/// Decodes `run` as base64 in all ways, of either alphabet: it may stand right after something else
+/// of the same letters.
 fn base64_readings(run: &[u8]) -> Vec<Vec<u8>> {
     let lenient = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)

@@ -1,4 +1,5 @@
-//! Words from outside: shortened, cleaned of control characters, and less of what nobody should read.
+//! Words from outside: shortened, cleaned of control characters, and less of what nobody should
+//! read.
 
 use std::collections::HashSet;
 
@@ -13,7 +14,8 @@ pub(crate) fn printable(text: &str, max: usize) -> String {
     }
 }
 
-/// serde's words, less the text that they quote: who leads us to a document need not learn what it says.
+/// serde's words, less the text that they quote: who leads us to a document need not learn what it
+/// says.
 pub(crate) fn json_error(error: &serde_json::Error) -> String {
     let mut words = error.to_string();
     if let (Some(first), Some(last)) = (words.find('"'), words.rfind('"')) {
@@ -27,8 +29,8 @@ pub(crate) fn json_error(error: &serde_json::Error) -> String {
     }
 }
 
-/// The registry's own words in the body of an error, after `hide`: the distribution spec's `errors`, or what token
-/// servers say.
+/// The registry's own words in the body of an error, after `hide`: the distribution spec's
+/// `errors`, or what token servers say.
 pub(super) fn reason_in(body: &[u8], hide: &dyn Fn(&str) -> String) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(body).ok()?;
     let text = |value: Option<&serde_json::Value>| {
@@ -55,8 +57,8 @@ pub(super) fn reason_in(body: &[u8], hide: &dyn Fn(&str) -> String) -> Option<St
     }
 }
 
-/// The values that a text gives to names of secrets: `"Secret": "…"`, `password=…`. For words of which nobody knows
-/// beforehand what is secret in them.
+/// The values that a text gives to names of secrets: `"Secret": "…"`, `password=…`. For words of
+/// which nobody knows beforehand what is secret in them.
 pub(crate) fn named_secrets(text: &str) -> Vec<String> {
     const NAMES: [&str; 6] = ["secret", "password", "passwd", "passphrase", "token", "credential"];
     let lower = text.to_ascii_lowercase();
