@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use msb_sync::digest::{Algorithm, BlobDigest, DiffId};
 use msb_sync::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use msb_sync::state::{ConfigRecord, LayerDescriptor, ManifestRecord, Owner, Platform, ResolvedImage};
+use msb_sync::state::{ConfigRecord, DocumentRecord, LayerDescriptor, Owner, Platform, ResolvedImage};
 
 /// Images, registries and layers an image: 100,000 layers in all, after what images share.
 pub(crate) const IMAGES: usize = 10_000;
@@ -48,7 +48,7 @@ pub(crate) fn image(number: usize) -> ResolvedImage {
         platform: Platform::new("linux", "amd64", None),
         digest: digest(&format!("image {number}")),
         index: None,
-        manifest: ManifestRecord {
+        manifest: DocumentRecord {
             digest: digest(&format!("image {number}")),
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
             annotations: BTreeMap::new(),

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::digest::{Algorithm, DiffId};
 use crate::image_ref::DEFAULT_REGISTRY;
-use crate::state::{IndexRecord, LayerDescriptor, ManifestRecord, Platform};
+use crate::state::{DocumentRecord, LayerDescriptor, Platform};
 
 /// The join by which microsandbox 0.2 finds an image's layers.
 const MSB_LAYERS: &str =
@@ -209,12 +209,12 @@ fn image(name: &str, layers: &[&str]) -> ResolvedImage {
         reference: reference(name),
         platform: Platform::parse("linux/arm/v7").unwrap(),
         digest: digest("index"),
-        index: Some(IndexRecord {
+        index: Some(DocumentRecord {
             digest: digest("index"),
             media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
             annotations: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
         }),
-        manifest: ManifestRecord {
+        manifest: DocumentRecord {
             digest: digest("manifest"),
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
             annotations: BTreeMap::new(),

@@ -2,20 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::reason::{Reason, Remains};
 use super::{Plan, plan};
 use crate::error::Unforgettable;
 use crate::image_ref::ImageRef;
 use crate::state::{Action, Desired, Observed, Owner, RecordedImage};
 
 /// An image to be forgotten by one owner, or by all.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Removal {
     /// Which.
     pub reference: ImageRef,
     /// The names under which it is recorded, itself first.
     pub names: Vec<ImageRef>,
-    /// Why, and why it stays all the same if it does; for people.
-    pub reason: String,
+    /// The reason, and who keeps the image all the same.
+    pub reason: Reason,
     /// Those of the names that will not be recorded any more, so that their layers are not needed for them.
     pub gone: BTreeSet<ImageRef>,
     /// Whether it is put off: an image that is to take its place may not be here yet.
@@ -46,8 +47,10 @@ pub fn removals(desired: &Desired, observed: &Observed, waits: bool) -> Vec<Remo
         let gone =
             image.names.iter().filter(|name| row(name).is_some_and(|row| goes(row, Some(&desired.owner))));
         let mut reason = image.reason;
-        if row(&image.reference).is_some_and(|row| row.preexisting) {
-            reason.push_str("; stays for microsandbox, which had it first");
+        if let Reason::NotListed { remains, .. } = &mut reason
+            && row(&image.reference).is_some_and(|row| row.preexisting)
+        {
+            remains.push(Remains::ForMicrosandbox);
         }
         let gone = gone.cloned().collect();
         Removal { reference: image.reference, reason, gone, names: image.names, waits }
@@ -107,18 +110,18 @@ fn removal_of(
             && !references.contains(&first.reference)
             && first.reference.recorded_names().contains(reference)
     });
-    let others = row.owners.iter().filter(|other| Some(*other) != owner);
-    let others: Vec<String> = others.map(ToString::to_string).collect();
-    let mut reason = match (owner, &others[..]) {
-        (_, []) => "asked for".to_owned(),
-        (None, _) => format!("asked for; was wanted by {}", others.join(", ")),
-        (Some(_), _) => format!("asked for; stays for {}", others.join(", ")),
+    let others: Vec<Owner> = row.owners.iter().filter(|other| Some(*other) != owner).cloned().collect();
+    let (wanted_by, mut remains) = match owner {
+        None => (others, Vec::new()),
+        Some(_) if others.is_empty() => (Vec::new(), Vec::new()),
+        Some(_) => (Vec::new(), vec![Remains::For(others)]),
     };
     if let Some(first) = first {
-        reason = format!("{reason}; stays as the second name of {}", first.reference);
+        remains.push(Remains::SecondNameOf(first.reference.clone()));
     } else if row.preexisting {
-        reason.push_str("; stays for microsandbox, which had it first");
+        remains.push(Remains::ForMicrosandbox);
     }
+    let reason = Reason::AskedFor { wanted_by, remains };
     let gone = rows.iter().filter(|row| goes(row, owner) && (first.is_none() || row.reference != *reference));
     Removal {
         reference: reference.clone(),

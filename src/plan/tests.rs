@@ -1,11 +1,19 @@
 //! The planner's laws, over random worlds, and the cases with words in them.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
+use super::part::deciding;
 use super::*;
-use crate::digest::Algorithm;
-use crate::error::{Absent, RegistryError, Unforgettable};
-use crate::state::{ConfigRecord, ManifestRecord, Owner, PullPolicy, SelectedImage, TagRule, TagSelection};
+use crate::digest::{Algorithm, DiffId};
+use crate::error::{Absent, Error, RegistryError, Unforgettable};
+use crate::state::{
+    BlockedSelection, ConfigRecord, DesiredImage, DocumentRecord, LayerDescriptor, LayerFacts, LayerState,
+    LayersState, LockedImage, Owner, PartState, Platform, PullPolicy, RecordedImage, Resolution,
+    ResolvedImage, SelectedImage, TagRule, TagSelection,
+};
 
 fn digest(of: &str) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, of.as_bytes())
@@ -34,7 +42,7 @@ fn resolved(reference: &ImageRef, version: usize, layers: &[usize]) -> ResolvedI
         platform: platform(),
         digest: digest(&format!("{reference} {version}")),
         index: None,
-        manifest: ManifestRecord {
+        manifest: DocumentRecord {
             digest: digest(&format!("{reference} {version}")),
             media_type: String::new(),
             annotations: BTreeMap::new(),
@@ -117,7 +125,7 @@ fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
     }
     for image in &plan.images {
         for name in &image.names {
-            if let Some(Record::Resolved(record)) = &image.record {
+            if let Some(ToRecord::Image(record)) = &image.to_record {
                 let mut new = row(record, name, &[&desired.owner.0]);
                 if let Some(old) = after.recorded.get(name) {
                     new.owners.extend(old.owners.clone());
@@ -132,7 +140,7 @@ fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
                 if row.owners.is_empty() {
                     after.recorded.remove(name);
                 }
-            } else if image.adopt {
+            } else if image.to_record == Some(ToRecord::Owner) {
                 let row = after.recorded.get_mut(name).unwrap();
                 row.owners.insert(desired.owner.clone());
                 row.layers_directory = Some(desired.layers_directory.clone());
@@ -204,7 +212,63 @@ fn world() -> impl Strategy<Value = (Desired, Observed)> {
         })
 }
 
+/// A part that has to be treated as `reason` says.
+fn part(reason: Reason) -> PlannedPart {
+    PlannedPart { state: PartState::Layers(LayersState::default()), reason }
+}
+
+fn any_reason() -> impl Strategy<Value = Reason> {
+    prop_oneof![
+        Just(Reason::NotRecorded),
+        Just(Reason::AnotherDigest),
+        Just(Reason::Rows),
+        Just(Reason::InSync),
+        Just(Reason::Blocked(Arc::new(Error::Stopped))),
+    ]
+}
+
+#[test]
+fn the_first_of_add_update_repair_blocked_and_keep_is_the_image_s_action() {
+    let blocked = || Reason::Blocked(Arc::new(Error::Stopped));
+    for (reasons, action) in [
+        (vec![Reason::InSync], Action::Keep),
+        (vec![Reason::InSync, blocked()], Action::Blocked),
+        (vec![blocked(), Reason::Rows], Action::Repair),
+        (vec![Reason::Rows, Reason::AnotherDigest, blocked()], Action::Update),
+        (vec![Reason::InSync, Reason::LockedDigest, Reason::OnlyMicrosandbox], Action::Add),
+    ] {
+        let parts: Vec<PlannedPart> = reasons.into_iter().map(part).collect();
+        assert_eq!(deciding(&parts).map(PlannedPart::action), Some(action), "{parts:?}");
+    }
+    assert!(deciding(&[]).is_none());
+}
+
 proptest! {
+    #[test]
+    fn an_image_is_kept_only_if_all_its_parts_are(reasons in proptest::collection::vec(any_reason(), 1..6)) {
+        let mut parts: Vec<PlannedPart> = reasons.into_iter().map(part).collect();
+        let actions: Vec<Action> = parts.iter().map(PlannedPart::action).collect();
+        let action = deciding(&parts).map(PlannedPart::action).unwrap();
+        prop_assert!(actions.contains(&action));
+        prop_assert_eq!(action == Action::Keep, actions.iter().all(|action| *action == Action::Keep));
+        let changes = |action: &Action| !matches!(action, Action::Keep | Action::Blocked);
+        prop_assert_eq!(changes(&action), actions.iter().any(changes));
+        // Their order says nothing.
+        parts.reverse();
+        prop_assert_eq!(deciding(&parts).map(PlannedPart::action), Some(action));
+    }
+
+    #[test]
+    fn an_image_does_what_its_parts_say((desired, observed) in world()) {
+        for image in &plan(&desired, &observed).images {
+            prop_assert_eq!(image.action, image.reason.action());
+            match deciding(&image.parts) {
+                Some(part) => prop_assert_eq!(part.reason.code(), image.reason.code()),
+                None => prop_assert!(matches!(image.action, Action::Remove | Action::Blocked)),
+            }
+        }
+    }
+
     #[test]
     fn planning_after_applying_is_empty((desired, observed) in world()) {
         let first = plan(&desired, &observed);
@@ -223,8 +287,8 @@ proptest! {
         let plan = plan(&desired, &observed);
         prop_assert!(plan.fetches.is_empty(), "{plan:#?}");
         for image in plan.images.iter().filter(|image| image.action != Action::Remove) {
-            prop_assert_eq!(image.download_bytes, 0);
-            prop_assert_eq!(image.layers_present, image.layers.len());
+            prop_assert_eq!(image.download_bytes(), 0);
+            prop_assert_eq!(image.layers_state().present, image.layers.len());
         }
     }
 
@@ -310,8 +374,8 @@ proptest! {
         prop_assert_eq!(resolved.images.len(), locked.images.len());
         for (one, other) in resolved.images.iter().zip(&locked.images) {
             prop_assert_eq!((one.action, &one.digest, &one.previous), (other.action, &other.digest, &other.previous));
-            prop_assert_eq!((one.layers_present, one.download_bytes), (other.layers_present, other.download_bytes));
-            prop_assert_eq!(one.record.is_some(), other.record.is_some());
+            prop_assert_eq!((one.layers_state(), one.download_bytes()), (other.layers_state(), other.download_bytes()));
+            prop_assert_eq!(one.to_record.is_some(), other.to_record.is_some());
         }
     }
 
@@ -369,6 +433,11 @@ proptest! {
     }
 }
 
+/// The words beside the action.
+fn remark(image: &PlannedImage) -> String {
+    image.remark().unwrap_or_default()
+}
+
 fn observed_with(resolution: Resolution, recorded: Vec<RecordedImage>, complete: &[usize]) -> Observed {
     let mut observed = Observed::default();
     observed.resolutions.insert(reference(0), resolution);
@@ -408,8 +477,8 @@ fn each_action_has_its_cause() {
     ] {
         let plan = plan(&desired(vec![name.clone()], false), &observed_with(resolution, rows, complete));
         let got = &plan.images[0];
-        let facts = (got.action, got.reason.as_str(), got.layers_present, got.download_bytes);
-        assert_eq!(facts, (action, reason, present, bytes));
+        let facts = (got.action, remark(got), got.layers_state().present, got.download_bytes());
+        assert_eq!(facts, (action, reason.to_owned(), present, bytes));
     }
 }
 
@@ -434,15 +503,15 @@ fn a_locked_image_is_planned_from_the_lockfile_alone() {
     ] {
         let plan = plan(&desired(vec![name.clone()], false), &observed_with(locked(image), rows, &[2]));
         let got = &plan.images[0];
-        assert_eq!((got.action, got.reason.as_str(), got.download_bytes), (action, reason, bytes));
+        assert_eq!((got.action, remark(got), got.download_bytes()), (action, reason.to_owned(), bytes));
         assert_eq!(plan.download_bytes(), bytes);
         assert_eq!(got.digest.as_ref(), Some(&image.digest));
-        assert_eq!(got.record, Some(Record::Locked(Arc::new(LockedImage::of(image)))));
+        assert_eq!(got.to_record, Some(ToRecord::Locked(Arc::new(LockedImage::of(image)))));
     }
     // As after another process did the work: nothing is left to be recorded.
     let done =
         plan(&desired(vec![name.clone()], false), &observed_with(locked(&old), vec![recorded()], &[1, 2]));
-    assert!(done.is_empty() && done.images[0].record.is_none(), "{done:#?}");
+    assert!(done.is_empty() && done.images[0].to_record.is_none(), "{done:#?}");
 }
 
 #[test]
@@ -486,7 +555,7 @@ fn an_error_keeps_its_kind_through_the_plan() {
         RegistryError::Mismatch { what: "manifest".to_owned(), host: "h".to_owned(), source: mismatch };
     let resolution = Resolution::Blocked(Arc::new(error.into()));
     let plan = plan(&desired(vec![reference(0)], true), &observed_with(resolution, vec![], &[]));
-    assert_eq!(plan.images[0].error.as_ref().map(|error| error.kind()), Some("content-mismatch"));
+    assert_eq!(plan.images[0].error().map(|error| error.kind()), Some("content-mismatch"));
     assert_eq!(plan.changes(), 0);
 }
 
@@ -516,7 +585,7 @@ fn what_is_unlisted_goes_unless_somebody_else_needs_it() {
     assert!(found.iter().all(|found| !found.waits));
     let facts: Vec<_> = found.iter().map(|found| (&found.reference, found.gone.len())).collect();
     assert_eq!(facts, [(&reference(0), 1), (&reference(1), 0), (&reference(2), 0)]);
-    let reasons: Vec<_> = found.iter().map(|found| found.reason.as_str()).collect();
+    let reasons: Vec<_> = found.iter().map(|found| found.reason.to_string()).collect();
     assert_eq!(
         reasons,
         [
@@ -547,7 +616,7 @@ fn a_named_image_goes_whoever_owns_it_and_all_or_none_go() {
     let found = remove(&[&reference(0), &sandboxes, &docker], &recorded).unwrap();
     assert_eq!(found.iter().flat_map(|found| found.gone.iter()).count(), 3);
     assert_eq!(found[1].names, [sandboxes.clone(), docker.clone()]);
-    assert_eq!(found[0].reason, "asked for; was wanted by /images.toml, pull");
+    assert_eq!(found[0].reason.to_string(), "asked for; was wanted by /images.toml, pull");
     assert_eq!(
         remove(&[&reference(0), &reference(1), &reference(2), &docker], &recorded).unwrap_err(),
         Refusals {
@@ -561,7 +630,7 @@ fn a_named_image_goes_whoever_owns_it_and_all_or_none_go() {
     // A second name that a file lists too: the file gives it up, the first name still needs it.
     recorded.insert(docker.clone(), RecordedImage { alias_of: None, ..recorded[&docker].clone() });
     let found = remove(&[&docker], &recorded).unwrap();
-    assert!(found[0].gone.is_empty() && found[0].reason.contains("second name"), "{found:?}");
+    assert!(found[0].gone.is_empty() && found[0].reason.to_string().contains("second name"), "{found:?}");
     assert_eq!(remove(&[&docker, &sandboxes], &recorded).unwrap()[0].gone.len(), 1);
 }
 
@@ -574,7 +643,10 @@ fn a_moved_layers_directory_is_noted() {
     assert!(plan(&desired, &observed).is_empty());
     desired.layers_directory = "/elsewhere".into();
     let planned = plan(&desired, &observed);
-    assert_eq!((planned.images[0].action, planned.images[0].adopt), (Action::Keep, true));
+    assert_eq!(
+        (planned.images[0].action, &planned.images[0].to_record),
+        (Action::Keep, &Some(ToRecord::Owner))
+    );
 }
 
 fn redis(tag: &str) -> ImageRef {
@@ -610,11 +682,8 @@ fn selecting(prune: bool) -> (Desired, Observed) {
     (desired, observed)
 }
 
-fn actions(plan: &Plan) -> Vec<(String, Action, &str)> {
-    plan.images
-        .iter()
-        .map(|image| (image.reference.to_string(), image.action, image.reason.as_str()))
-        .collect()
+fn actions(plan: &Plan) -> Vec<(String, Action, String)> {
+    plan.images.iter().map(|image| (image.reference.to_string(), image.action, remark(image))).collect()
 }
 
 #[test]
@@ -624,9 +693,9 @@ fn chosen_tags_are_planned_and_those_that_fell_out_are_removed_with_prune_only()
     assert_eq!(
         actions(&plan(&wanted, &observed)),
         [
-            (name("7.10"), Action::Add, "chosen by semver \"7\""),
-            (name("7.4"), Action::Keep, "chosen by semver \"7\""),
-            (name("7.2"), Action::Remove, "not listed any more: not among the tags chosen now"),
+            (name("7.10"), Action::Add, "chosen by semver \"7\"".to_owned()),
+            (name("7.4"), Action::Keep, "chosen by semver \"7\"".to_owned()),
+            (name("7.2"), Action::Remove, "not listed any more: not among the tags chosen now".to_owned()),
         ]
     );
     let (wanted, observed) = selecting(false);
@@ -650,7 +719,7 @@ fn a_selection_that_was_not_made_from_the_list_removes_nothing_of_its_repository
     let blocked = (
         "docker.io/library/redis".to_owned(),
         Action::Blocked,
-        "no tag here fits newest, and --offline forbids asking its registry",
+        "no tag here fits newest, and --offline forbids asking its registry".to_owned(),
     );
     assert_eq!(actions(&planned), [blocked]);
     assert!(planned.unlisted.is_empty() && planned.layers_to_remove.is_empty());
@@ -679,18 +748,74 @@ fn what_is_known_of_a_complete_layer_is_believed_more_than_an_image() {
     };
     let desired = desired(vec![name.clone()], false);
     let honest = plan(&desired, &observe(facts(&layer(1))));
-    assert_eq!((honest.images[0].action, honest.images[0].error.is_none()), (Action::Add, true));
+    assert_eq!((honest.images[0].action, honest.images[0].error().is_none()), (Action::Add, true));
     let other_tar = LayerFacts { diff_id: layer(2).diff_id, ..facts(&layer(1)) };
     let other_size = LayerFacts { size: layer(1).size + 1, ..facts(&layer(1)) };
     let smaller = LayerFacts { size: 0, ..facts(&layer(1)) };
     for (facts, kind) in [(other_tar, "diff-id-mismatch"), (other_size, "mismatch"), (smaller, "mismatch")] {
         let plan = plan(&desired, &observe(facts));
         assert_eq!(plan.images[0].action, Action::Blocked);
-        let error = plan.images[0].error.as_ref().unwrap();
+        let error = plan.images[0].error().unwrap();
         assert!(
             error.kind().contains(kind) && error.to_string().contains(layer(1).digest.as_str()),
             "{error}"
         );
         assert!(plan.fetches.is_empty());
+    }
+}
+
+/// One reason of each kind, with its action, its code and its words.
+#[test]
+fn each_reason_has_its_action_its_code_and_its_words() {
+    let layers = LayersState { missing: 2, untrusted: 1, unbound: 1, ..LayersState::default() };
+    let others = || vec![Owner("/a.toml".to_owned()), Owner::pull()];
+    let (here, arm) = (platform(), Platform::new("linux", "arm64", None));
+    let reasons = [
+        (Reason::NotRecorded, Action::Add, "not-recorded", "not recorded yet"),
+        (Reason::OnlyMicrosandbox, Action::Add, "only-microsandbox", "recorded by microsandbox only"),
+        (Reason::AnotherDigest, Action::Update, "another-digest", "the tag means another digest now"),
+        (Reason::LockedDigest, Action::Update, "locked-digest", "by the lockfile"),
+        (Reason::LockedManifest, Action::Update, "locked-manifest", "the lockfile names another manifest"),
+        (
+            Reason::AnotherPlatform { recorded: Some(arm), wanted: here.clone() },
+            Action::Update,
+            "another-platform",
+            "linux/arm64 → linux/amd64",
+        ),
+        (
+            Reason::AnotherPlatform { recorded: None, wanted: here },
+            Action::Update,
+            "another-platform",
+            "another platform → linux/amd64",
+        ),
+        (
+            Reason::Layers(layers),
+            Action::Repair,
+            "layers",
+            "2 layers missing on disk, 1 layer incomplete on disk, \
+             1 layer in another directory than was extracted, to be compared",
+        ),
+        (Reason::Rows, Action::Repair, "rows", "rows missing in the catalog"),
+        (Reason::InSync, Action::Keep, "in-sync", "in sync"),
+        (Reason::Blocked(Arc::new(Error::Stopped)), Action::Blocked, "blocked", "stopped"),
+        (
+            Reason::NotListed { not_chosen: true, remains: vec![Remains::For(others())] },
+            Action::Remove,
+            "not-listed",
+            "not listed any more: not among the tags chosen now; stays for /a.toml, pull",
+        ),
+        (
+            Reason::AskedFor {
+                wanted_by: others(),
+                remains: vec![Remains::SecondNameOf(reference(1)), Remains::ForMicrosandbox],
+            },
+            Action::Remove,
+            "asked-for",
+            "asked for; was wanted by /a.toml, pull; stays as the second name of registry.example/image-1:1; \
+             stays for microsandbox, which had it first",
+        ),
+    ];
+    for (reason, action, code, words) in reasons {
+        assert_eq!((reason.action(), reason.code(), reason.to_string().as_str()), (action, code, words));
     }
 }

@@ -1,4 +1,4 @@
-//! Layers: what manifests and configs say of them, and what is found in the store.
+//! Layers: the words of manifests and configs about them, and their state in the store.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -25,10 +25,10 @@ const USUAL_MEDIA_TYPES: [&str; 5] = [
 ];
 
 impl MediaType {
-    /// Where none is known.
+    /// The media type of a layer of which none is known.
     pub const UNKNOWN: Self = Self(Cow::Borrowed(""));
 
-    /// As a manifest writes it.
+    /// The media type as a manifest writes it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -44,49 +44,51 @@ impl From<&str> for MediaType {
 /// One layer of an image, in the words of its manifest and config.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct LayerDescriptor {
-    /// Digest of the compressed blob; names the directory.
+    /// The digest of the compressed blob; names the directory.
     pub digest: BlobDigest,
-    /// Digest of the uncompressed tar.
+    /// The digest of the uncompressed tar.
     pub diff_id: DiffId,
-    /// As the manifest says; what the bytes are decides.
+    /// The manifest's word; the bytes themselves decide.
     pub media_type: MediaType,
-    /// Bytes of the compressed blob.
+    /// The bytes of the compressed blob.
     pub size: u64,
 }
 
-/// Bytes of `layers` as fetched, each distinct one once.
+/// Sums up the bytes of `layers` as fetched, each distinct one once.
 pub fn size_of_layers(layers: &[LayerDescriptor]) -> u64 {
     let mut seen = BTreeSet::new();
     let distinct = layers.iter().filter(|layer| seen.insert(&layer.digest));
     distinct.fold(0, |sum, layer| sum.saturating_add(layer.size))
 }
 
-/// What is known of a layer's directory.
+/// The state of a layer's directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerState {
-    /// Extracted, verified, under its final name.
+    /// The layer is extracted, verified, and has its final name.
     Complete,
-    /// No directory.
+    /// There is no directory.
     Missing,
-    /// A directory with an inventory that is of another one (copied, put back from a backup, or made anew): complete once
-    /// its content has been compared with the inventory.
+    /// The directory's inventory is of another one (copied, put back from a backup, or made anew):
+    /// the layer is complete once its content has been compared with the inventory.
     Unbound,
-    /// A directory that msb-sync did not finish (another tool's, or tampered with): to be replaced.
+    /// The directory is none that msb-sync finished (another tool's, or tampered with), and is to be
+    /// replaced.
     Untrusted,
 }
 
 impl LayerState {
-    /// Whether the layer need not be fetched, as far as is known before it is compared with its inventory.
+    /// True if the layer need not be fetched, as far as is known before the comparison with its
+    /// inventory.
     pub fn is_here(self) -> bool {
         matches!(self, Self::Complete | Self::Unbound)
     }
 }
 
-/// What the blob of a complete layer was found to be when it was extracted.
+/// The facts about the blob of a complete layer, found out when it was extracted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerFacts {
-    /// Digest of the uncompressed tar.
+    /// The digest of the uncompressed tar.
     pub diff_id: DiffId,
-    /// Bytes of the compressed blob.
+    /// The bytes of the compressed blob.
     pub size: u64,
 }

@@ -6,20 +6,20 @@ use serde::Serialize;
 
 /// An operating system, an architecture and sometimes a variant, as in `linux/arm64/v8`.
 ///
-/// Always normalised as containerd's `platforms` package does: `x86_64` is `amd64`, `aarch64` is `arm64`,
-/// `arm64/v8` is `arm64`, `arm` is `arm/v7`, `amd64/v1` is `amd64`.
+/// A platform is always normalised as containerd's `platforms` package does: `x86_64` is `amd64`,
+/// `aarch64` is `arm64`, `arm64/v8` is `arm64`, `arm` is `arm/v7`, `amd64/v1` is `amd64`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Platform {
-    /// Operating system in Go's spelling, `linux`.
+    /// The operating system in Go's spelling, `linux`.
     pub os: String,
-    /// Architecture in Go's spelling, `amd64`.
+    /// The architecture in Go's spelling, `amd64`.
     pub architecture: String,
-    /// `v6`, `v7`, … where the architecture has variants.
+    /// The variant, `v6`, `v7`, … where the architecture has variants.
     pub variant: Option<String>,
 }
 
 impl Platform {
-    /// Normalises the three parts.
+    /// Makes a platform of three words, normalised.
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
         let variant = variant.filter(|variant| !variant.is_empty()).map(str::to_ascii_lowercase);
         let architecture = architecture.to_ascii_lowercase();
@@ -44,7 +44,7 @@ impl Platform {
     /// Parses `os/architecture[/variant]`.
     ///
     /// # Errors
-    /// Fewer than two or more than three parts, or an empty or odd one.
+    /// The text has fewer than two or more than three words, or an empty or odd one.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let parts: Vec<&str> = text.split('/').collect();
         let word = |part: &str| {
@@ -61,7 +61,7 @@ impl Platform {
         }
     }
 
-    /// `linux/` and this machine's architecture.
+    /// The platform of this machine: `linux/` and its architecture.
     pub fn of_this_machine() -> Self {
         Self::new("linux", std::env::consts::ARCH, None)
     }

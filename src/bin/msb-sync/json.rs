@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use msb_sync::diagnostic::Problem;
 use msb_sync::error::Error;
-use msb_sync::plan::{Plan, PlannedImage};
+use msb_sync::plan::{self, Plan, PlannedImage};
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
 use msb_sync::store::layer_path;
@@ -163,24 +163,18 @@ fn planned(image: &PlannedImage) -> Value {
         "action": image.action,
         "digest": image.digest,
         "previous": image.previous,
-        "reason": reason(image),
-        "layers": { "total": image.layers.len(), "present": image.layers_present },
-        "download_bytes": image.download_bytes,
+        "reason": image.remark().or_else(|| words_of_evident(&image.reason)),
+        "reason_code": image.reason.code(),
+        "layers": { "total": image.layers.len(), "present": image.layers_state().present },
+        "download_bytes": image.download_bytes(),
         "waits": image.waits,
-        "error": image.error.as_deref().map(error_value),
+        "error": image.error().map(|error| error_value(error)),
     })
 }
 
-/// The reason for an action, for a machine that shows it to people: only a kept image has none.
-fn reason(image: &PlannedImage) -> Option<String> {
-    if !image.reason.is_empty() {
-        return Some(image.reason.clone());
-    }
-    match image.action {
-        Action::Add => Some("not recorded yet".to_owned()),
-        Action::Update => Some("the tag means another digest now".to_owned()),
-        _ => None,
-    }
+/// The words of a reason that the action says too: for what changes, a machine that shows the reason gets some.
+fn words_of_evident(reason: &plan::Reason) -> Option<String> {
+    (reason.action() != Action::Keep).then(|| reason.to_string())
 }
 
 /// An image that could not be looked up is `blocked`, as in a plan; then nothing changed.
@@ -304,7 +298,8 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
         .map(|image| {
             json!({
                 "reference": image.reference.to_string(),
-                "reason": image.reason,
+                "reason": image.reason.to_string(),
+                "reason_code": image.reason.code(),
                 "stays": image.waits || !image.gone.contains(&image.reference),
                 "waits": image.waits,
             })

@@ -14,7 +14,7 @@ use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::registry::sites::Document;
 use crate::registry::transport::printable;
-use crate::state::{ConfigRecord, IndexRecord, LayerDescriptor, ManifestRecord, Platform, ResolvedImage};
+use crate::state::{ConfigRecord, DocumentRecord, LayerDescriptor, Platform, ResolvedImage};
 
 /// Nesting of indexes that is followed.
 const MAX_DEPTH: usize = 8;
@@ -79,7 +79,7 @@ pub(crate) fn assemble(
                 seen: BTreeSet::new(),
             };
             search.visit(&index, &top, 1)?;
-            let record = IndexRecord {
+            let record = DocumentRecord {
                 digest: digest.clone(),
                 media_type: index.media_type,
                 annotations: index.annotations,
@@ -93,7 +93,7 @@ pub(crate) fn assemble(
         platform: platform.clone(),
         digest,
         index,
-        manifest: ManifestRecord {
+        manifest: DocumentRecord {
             digest: document.digest.clone(),
             media_type: manifest.media_type,
             annotations: manifest.annotations,

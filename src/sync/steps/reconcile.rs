@@ -12,7 +12,6 @@ use super::run::{LockedRun, Run};
 use crate::catalog::Catalog;
 use crate::execute::{Executor, Outcome};
 use crate::plan::{self, Plan};
-use crate::progress::Event;
 use crate::state::Observed;
 use crate::store;
 use crate::sync::verb_error::VerbError;
@@ -99,10 +98,9 @@ fn report_unchanged(run: Run<'_>, plan: &Plan) -> Outcome {
     let mut outcome = Outcome::default();
     outcome.waiting.extend(plan.waiting().cloned());
     for image in plan.images.iter().filter(|image| !image.waits) {
-        let error = image.error.clone();
-        let (reference, action, reason) = (image.reference.clone(), image.action, image.reason.clone());
-        outcome.images.push((reference.clone(), action, error.clone()));
-        run.session.reporter.report(Event::Image { reference, action, reason, error });
+        let error = image.error().cloned();
+        outcome.images.push((image.reference.clone(), image.action, error.clone()));
+        run.session.reporter.report(image.event(error));
     }
     outcome
 }

@@ -36,7 +36,7 @@ pub(super) fn run(
 fn tell_errors(plan: &Plan, output: &Output) {
     let says_more = |error: &Error| output.quiet || error.hint().is_some() || error.chain().len() > 1;
     for image in &plan.images {
-        let error = image.error.as_deref().filter(|error| says_more(error));
+        let error = image.error().map(|error| &**error).filter(|error| says_more(error));
         output.human.image_error(&image.reference, error);
     }
 }

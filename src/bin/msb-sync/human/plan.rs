@@ -81,22 +81,20 @@ fn row(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> {
 /// The last column of an image's row.
 fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> {
     let total = image.layers.len();
-    let new = total - image.layers_present;
+    let new = total - image.layers_state().present;
     let mut facts = Vec::new();
     if let Some(other) = image.platform.as_ref().filter(|other| *other != platform) {
         facts.push(other.to_string());
     }
-    if !image.reason.is_empty() {
-        facts.push(image.reason.clone());
-    }
+    facts.extend(image.remark());
     match image.action {
         Action::Add | Action::Update => facts.push(match new {
             0 => format!("{}, all here", plural(total, "layer")),
-            _ if new == total => format!("{}, {}", plural(total, "layer"), bytes(image.download_bytes)),
-            _ => format!("{new} of {} new, {}", plural(total, "layer"), bytes(image.download_bytes)),
+            _ if new == total => format!("{}, {}", plural(total, "layer"), bytes(image.download_bytes())),
+            _ => format!("{new} of {} new, {}", plural(total, "layer"), bytes(image.download_bytes())),
         }),
         Action::Remove if image.waits => facts.push("waits until nothing is blocked".to_owned()),
-        Action::Repair if image.download_bytes > 0 => facts.push(bytes(image.download_bytes)),
+        Action::Repair if image.download_bytes() > 0 => facts.push(bytes(image.download_bytes())),
         Action::Remove => {
             let freed: Vec<_> = image
                 .layers

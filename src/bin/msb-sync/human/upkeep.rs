@@ -82,7 +82,12 @@ pub(crate) fn pruned(pruned: &Pruned) -> String {
         let goes = image.gone.contains(&image.reference) && !image.waits;
         let sign = if goes { paint::red("-") } else { paint::dim("=") };
         let waits = if image.waits { "; waits" } else { "" };
-        let _ = writeln!(out, "  {sign} {}  {}{waits}", image.reference, printable(&image.reason, false));
+        let _ = writeln!(
+            out,
+            "  {sign} {}  {}{waits}",
+            image.reference,
+            printable(&image.reason.to_string(), false)
+        );
     }
     for layer in &pruned.layers {
         let (size, reason) = (bytes(layer.size), printable(&layer.reason, false));

@@ -1,51 +1,53 @@
-//! Which images of a plan wait for which layers, and what became of each.
+//! The images of a plan that wait for layers, and the end of each.
 //!
-//! A layer that is done, or that failed, settles every image that waited for it. What is settled can be recorded
-//! or reported at once, while the other layers are still on their way.
+//! A layer that is done, or that failed, settles every image that waited for it. A settled image can be recorded or
+//! reported at once, while the other layers are still on their way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Finished;
+use super::fetcher::{Finished, WrongClaims};
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::plan::{Claim, Plan, PlannedImage};
 use crate::state::Action;
 
-/// Which layers each image still waits for.
-pub(super) struct ImageProgress {
-    images: Vec<ImageState>,
-    /// The images of each reference, by position in the plan.
+/// The images of a plan, by their positions in it, with what each still waits for.
+pub(super) struct Waitlist {
+    images: Vec<Waiting>,
+    /// The position of each reference.
     positions: BTreeMap<ImageRef, usize>,
-    /// Those that nobody has taken yet.
+    /// The images that wait for nothing any more, and that nobody has taken yet.
     settled: BTreeSet<usize>,
 }
 
-struct ImageState {
-    /// Claims about layers that are not done.
-    waiting: usize,
+/// One image of the plan.
+struct Waiting {
+    /// The number of claims about layers that are not done.
+    claims: usize,
     error: Option<Arc<Error>>,
     finished: bool,
 }
 
-impl ImageProgress {
+impl Waitlist {
     pub(super) fn new(plan: &Plan) -> Self {
         let positions: BTreeMap<ImageRef, usize> =
             plan.images.iter().enumerate().map(|(index, image)| (image.reference.clone(), index)).collect();
-        let mut images: Vec<ImageState> =
-            plan.images.iter().map(|_| ImageState { waiting: 0, error: None, finished: false }).collect();
+        let mut images: Vec<Waiting> =
+            plan.images.iter().map(|_| Waiting { claims: 0, error: None, finished: false }).collect();
         for fetch in &plan.fetches {
             for reference in fetch.claims.iter().flat_map(|claim| &claim.images) {
                 if let Some(&index) = positions.get(reference) {
-                    images[index].waiting += 1;
+                    images[index].claims += 1;
                 }
             }
         }
-        let settled = (0..images.len()).filter(|&index| images[index].waiting == 0).collect();
+        let settled = (0..images.len()).filter(|&index| images[index].claims == 0).collect();
         Self { images, positions, settled }
     }
 
-    /// The images that wait for nothing more, or cannot succeed any more: each once, in the plan's order.
+    /// Takes the images that wait for nothing more, or cannot succeed any more: each once, in the plan's
+    /// order.
     pub(super) fn take_settled(&mut self) -> BTreeSet<usize> {
         std::mem::take(&mut self.settled)
     }
@@ -59,14 +61,14 @@ impl ImageProgress {
         self.images[index].error = error;
     }
 
-    pub(super) fn layer_done(&mut self, plan: &Plan, fetch: usize, wrong: &[(usize, Arc<Error>)]) {
+    pub(super) fn layer_done(&mut self, plan: &Plan, fetch: usize, wrong: &WrongClaims) {
         let fetch = &plan.fetches[fetch];
         for (index, claim) in fetch.claims.iter().enumerate() {
             match wrong.iter().find(|(claim, _)| *claim == index) {
                 Some((_, error)) => self.claim_failed(claim, error),
                 None => self.each(claim, |image| {
-                    image.waiting = image.waiting.saturating_sub(1);
-                    image.waiting == 0 && image.error.is_none()
+                    image.claims = image.claims.saturating_sub(1);
+                    image.claims == 0 && image.error.is_none()
                 }),
             }
         }
@@ -96,8 +98,8 @@ impl ImageProgress {
         });
     }
 
-    /// Changes the images of a claim by what also says whether that settles them.
-    fn each(&mut self, claim: &Claim, mut settles: impl FnMut(&mut ImageState) -> bool) {
+    /// Changes the images of a claim by `settles`, which says of each whether that settles it.
+    fn each(&mut self, claim: &Claim, mut settles: impl FnMut(&mut Waiting) -> bool) {
         for reference in &claim.images {
             if let Some(&index) = self.positions.get(reference)
                 && settles(&mut self.images[index])
@@ -114,8 +116,8 @@ impl ImageProgress {
         stopped: bool,
     ) -> Vec<(ImageRef, Action, Option<Arc<Error>>)> {
         // Removals have not been begun.
-        let done = |(_, image): &(ImageState, &PlannedImage)| image.action != Action::Remove;
-        let result = |(state, image): (ImageState, &PlannedImage)| {
+        let done = |(_, image): &(Waiting, &PlannedImage)| image.action != Action::Remove;
+        let result = |(state, image): (Waiting, &PlannedImage)| {
             let error = match (state.finished, stopped) {
                 (true, _) => state.error,
                 // Nothing ends a run before its images are settled but the stop switch.

@@ -1,0 +1,357 @@
+//! One layer on its way: from the socket through the spool and the extractor into staging.
+//!
+//! The calling thread reads the socket, hashes and spools; a second one extracts the spool while the spool grows. Bytes
+//! that are not the blob's are thrown away and fetched again from the first; any other failure is final here (the
+//! registry room has tried again already).
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::cancel::Cancel;
+use crate::digest::{BlobDigest, ContentMismatch, Verifier};
+use crate::error::{Error, LayerError, RegistryError, StoreError};
+use crate::extract::{self, Extracted, Workers};
+use crate::plan::{Claim, Fetch, contradiction};
+use crate::progress::{Event, Reporter};
+use crate::registry::{BlobReader, Registries};
+use crate::state::LayerFacts;
+use crate::store::{self, Spool, Staged, Store};
+use crate::threads;
+
+/// The number of bytes that are read from a socket at once.
+const RECEIVE_BUFFER: usize = 128 * 1024;
+/// The number of times that a blob whose bytes are wrong is fetched again from its first byte.
+const CLEAN_RESTARTS: usize = 2;
+
+/// The claims that a layer contradicts, by position, each with the error.
+pub(super) type WrongClaims = Vec<(usize, Arc<Error>)>;
+
+/// The end of one blob.
+pub(super) struct Finished<'s> {
+    /// The position of the fetch in the plan.
+    pub(super) fetch: usize,
+    /// The layer, or the reason why there is none.
+    pub(super) result: Result<Staged<'s>, Arc<Error>>,
+    /// The claims that this very layer contradicts.
+    pub(super) wrong_claims: WrongClaims,
+}
+
+/// The sums of a run, over all its threads.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) downloaded: AtomicU64,
+    pub(super) extracted: AtomicU64,
+    warned_no_xattrs: AtomicBool,
+}
+
+/// Everything that the threads which fetch share.
+pub(super) struct Fetcher<'a> {
+    pub(super) registries: &'a Registries,
+    pub(super) store: &'a Store,
+    pub(super) options: extract::Options,
+    pub(super) workers: &'a Workers,
+    pub(super) reporter: &'a dyn Reporter,
+    pub(super) cancel: &'a Cancel,
+    pub(super) counters: &'a Counters,
+}
+
+impl<'a> Fetcher<'a> {
+    /// Brings one blob into staging, by the first claim that holds.
+    pub(super) fn run(&self, index: usize, fetch: &Fetch) -> Finished<'a> {
+        if let Some((staged, wrong_claims)) = self.extracted_before(fetch) {
+            return Finished { fetch: index, result: Ok(staged), wrong_claims };
+        }
+        let mut wrong_claims = Vec::new();
+        for (position, claim) in fetch.claims.iter().enumerate() {
+            match self.layer(claim) {
+                Ok(staged) => {
+                    let facts = LayerFacts { diff_id: claim.layer.diff_id.clone(), size: claim.layer.size };
+                    // Claims that say the same are one: each other one is wrong.
+                    let others = wrong_by(&facts, fetch);
+                    wrong_claims.extend(others.into_iter().filter(|(other, _)| *other > position));
+                    return Finished { fetch: index, result: Ok(staged), wrong_claims };
+                }
+                Err(error) => wrong_claims.push((position, Arc::new(error))),
+            }
+        }
+        self.reporter.report(Event::LayerFinished { digest: fetch.digest.clone(), ok: false });
+        let last = wrong_claims.last().map(|(_, error)| Arc::clone(error));
+        let error = last.unwrap_or_else(|| Arc::new(Error::Stopped));
+        Finished { fetch: index, result: Err(error), wrong_claims }
+    }
+
+    /// Takes the layer that an earlier run has extracted and could not give its name, with the claims
+    /// that the layer contradicts; not if it contradicts all.
+    fn extracted_before(&self, fetch: &Fetch) -> Option<(Staged<'a>, WrongClaims)> {
+        let (staged, mut inventory) = store::unplaced(self.store, &fetch.digest)?;
+        let wrong = wrong_by(&extract::read_facts(&mut inventory)?, fetch);
+        (wrong.len() < fetch.claims.len()).then_some((staged, wrong))
+    }
+
+    /// Brings a blob into staging as `claim` describes it; wrong bytes are fetched again.
+    fn layer(&self, claim: &Claim) -> Result<Staged<'a>, Error> {
+        let mut restarts = 0;
+        loop {
+            match self.attempt(claim) {
+                // The bytes are not the blob's: an old prefix was damaged, or somebody on the way is lying.
+                Err(FailedAttempt::WrongBytes(error))
+                    if restarts < CLEAN_RESTARTS && !self.cancel.is_cancelled() =>
+                {
+                    restarts += 1;
+                    if let Some(image) = claim.images.first() {
+                        self.registries.distrust_mirrors(image, &claim.layer.digest)?;
+                    }
+                    self.reporter
+                        .report(Event::Detail(format!("{}: {error}; fetching it again", claim.layer.digest)));
+                }
+                Err(FailedAttempt::WrongBytes(error)) => return Err(wrong_blob(claim, error)),
+                Err(FailedAttempt::Failed(error)) => return Err(error),
+                Ok(staged) => return Ok(staged),
+            }
+        }
+    }
+
+    /// Tries once to bring a blob into staging: receives and extracts it at the same time, then compares the layer
+    /// with the claim.
+    fn attempt(&self, claim: &Claim) -> Result<Staged<'a>, FailedAttempt> {
+        let layer = &claim.layer;
+        let spool = self.store.spool(&layer.digest, layer.size)?;
+        let staged = store::stage(self.store, &layer.digest)?;
+        self.report_start(claim, &spool);
+        let transfer = self.transfer(claim, &spool, &staged)?;
+        if self.cancel.is_cancelled() {
+            return Err(FailedAttempt::Failed(Error::Stopped));
+        }
+        if !transfer.hopeless {
+            transfer.received?;
+        }
+        let failed = |error| FailedAttempt::Failed(Error::Layer { digest: layer.digest.clone(), error });
+        let extracted = transfer
+            .extracted
+            .map_err(StoreError::io("start a thread that writes to", self.store.layers()))?;
+        match extracted {
+            Ok(extracted) if extracted.diff_id == layer.diff_id => {
+                self.finish(&extracted, &spool, staged).map_err(FailedAttempt::Failed)
+            }
+            Ok(extracted) => {
+                spool.remove()?;
+                let (expected, actual) = (layer.diff_id.clone(), extracted.diff_id);
+                Err(failed(LayerError::DiffId { expected, actual }))
+            }
+            Err(error) => {
+                // The blob is right, but this machine could not take it: the next run need not fetch it again.
+                if !error.is_of_this_machine() {
+                    spool.remove()?;
+                }
+                Err(failed(error))
+            }
+        }
+    }
+
+    fn report_start(&self, claim: &Claim, spool: &Spool) {
+        if let Some(image) = claim.images.first().cloned() {
+            let (digest, size, resumed) = (claim.layer.digest.clone(), claim.layer.size, spool.length());
+            self.reporter.report(Event::LayerStarted { digest, size, resumed, image });
+        }
+    }
+
+    /// Receives a blob into the spool while a second thread extracts the spool into staging.
+    fn transfer(
+        &self,
+        claim: &Claim,
+        spool: &Arc<Spool>,
+        staged: &Staged<'_>,
+    ) -> Result<Transfer, StoreError> {
+        let layer = &claim.layer;
+        let (tree, inventory) = (staged.tree()?, staged.inventory()?);
+        let options =
+            extract::Options { algorithm: layer.diff_id.algorithm(), blob_size: layer.size, ..self.options };
+        let hopeless = AtomicBool::new(false);
+        let (received, extracted) = std::thread::scope(|scope| {
+            let compressed = Watched {
+                inner: spool.reader(),
+                digest: &layer.digest,
+                reporter: self.reporter,
+                cancel: self.cancel,
+            };
+            let hopeless = &hopeless;
+            let extraction = threads::start_in(scope, "extract", move || {
+                let result = extract::extract(compressed, tree, inventory, options, self.workers);
+                // More bytes will not help: do not fetch them. (A broken stream is another matter: whether the blob
+                // or the registry is at fault shows when the blob is complete.)
+                let ends_all = |error: &LayerError| {
+                    error.is_of_this_machine() || matches!(error, LayerError::Limit { .. })
+                };
+                if result.as_ref().is_err_and(ends_all) {
+                    hopeless.store(true, Ordering::Relaxed);
+                }
+                result
+            });
+            let received = self.receive(claim, spool, hopeless);
+            match received {
+                Ok(()) => spool.complete(),
+                Err(_) => spool.give_up(),
+            }
+            let extracted = extraction.map(|thread| match thread.join() {
+                Ok(result) => result,
+                // A panic is a defect of ours; it ends the thread, and must not end the run.
+                Err(_) => Err(LayerError::Defect { what: "the thread that extracts a layer" }),
+            });
+            (received, extracted)
+        });
+        Ok(Transfer { received, extracted, hopeless: hopeless.into_inner() })
+    }
+
+    /// Makes a layer that is as claimed ready to get its name.
+    fn finish(&self, extracted: &Extracted, spool: &Spool, staged: Staged<'a>) -> Result<Staged<'a>, Error> {
+        if extracted.no_xattrs && !self.counters.warned_no_xattrs.swap(true, Ordering::Relaxed) {
+            self.reporter.report(Event::Warning(format!(
+                "the file system of {} has no extended attributes: owners and special modes of files are not kept",
+                self.store.layers().display()
+            )));
+        }
+        self.counters.extracted.fetch_add(extracted.totals.tar_bytes, Ordering::Relaxed);
+        self.adopt(&staged)?;
+        staged.ready()?;
+        if let Err(error) = spool.remove() {
+            // The layer is none the worse for it.
+            self.reporter.report(Event::Warning(error.to_string()));
+        }
+        Ok(staged)
+    }
+
+    /// Takes a tree that another program has extracted from the same blob for the layer, if the two are
+    /// the same, rather than to replace the tree.
+    fn adopt(&self, staged: &Staged<'_>) -> Result<(), Error> {
+        let Some(tree) = staged.foreign() else { return Ok(()) };
+        let (mut inventory, adapted) = staged.inventories()?;
+        let kept = adapted.try_clone().map_err(StoreError::io("open", self.store.layers()))?;
+        let digest = staged.digest();
+        let text = match extract::compare_foreign(&tree, &mut inventory, adapted, self.cancel) {
+            Ok(found) if self.cancel.is_cancelled() || found.count > 0 => {
+                format!("layer {digest}: what is there was not extracted by msb-sync, and differs: {found}")
+            }
+            Ok(_) => {
+                staged.adopt(&kept)?;
+                format!("layer {digest}: what is there is the same, and is kept")
+            }
+            Err(error) => format!("layer {digest}: what is there cannot be compared: {error}"),
+        };
+        self.reporter.report(Event::Detail(text));
+        Ok(())
+    }
+
+    /// Completes the spool, and hashes both what an earlier run left and what comes.
+    fn receive(&self, claim: &Claim, spool: &Spool, hopeless: &AtomicBool) -> Result<(), FailedAttempt> {
+        let layer = &claim.layer;
+        let mut verifier = Verifier::new(&layer.digest, layer.size);
+        let mut buffer = vec![0; RECEIVE_BUFFER];
+        while verifier.seen() < spool.length() {
+            let count = spool.read_at(&mut buffer, verifier.seen())?;
+            if self.cancel.is_cancelled() {
+                return Err(FailedAttempt::Failed(Error::Stopped));
+            }
+            if count == 0 {
+                let source = io::Error::new(io::ErrorKind::UnexpectedEof, "somebody cut it short");
+                return Err(StoreError::io("read the partial download", spool.path())(source).into());
+            }
+            // Never too long: a spool beyond the size was emptied when it was opened.
+            let _ = verifier.update(&buffer[..count]);
+        }
+        if verifier.seen() < layer.size {
+            let Some(image) = claim.images.first() else { return Err(FailedAttempt::Failed(Error::Stopped)) };
+            let mut reader = self.registries.blob(image, layer, verifier.seen()).map_err(Error::from)?;
+            loop {
+                if self.cancel.is_cancelled() || hopeless.load(Ordering::Relaxed) {
+                    return Err(FailedAttempt::Failed(Error::Stopped));
+                }
+                let count = reader.read(&mut buffer).map_err(|error| unreadable(claim, error))?;
+                if count == 0 {
+                    break;
+                }
+                verifier.update(&buffer[..count]).map_err(|error| wrong_bytes(spool, error))?;
+                spool.append(&buffer[..count])?;
+                self.counters.downloaded.fetch_add(count as u64, Ordering::Relaxed);
+                self.reporter
+                    .report(Event::LayerReceived { digest: layer.digest.clone(), bytes: count as u64 });
+            }
+        }
+        verifier.finish().map_err(|error| wrong_bytes(spool, error))
+    }
+}
+
+/// Throws the spool of a blob with wrong bytes away: nothing of it may be used again.
+fn wrong_bytes(spool: &Spool, error: ContentMismatch) -> FailedAttempt {
+    match spool.remove() {
+        Ok(()) => FailedAttempt::WrongBytes(error),
+        Err(error) => FailedAttempt::Failed(error.into()),
+    }
+}
+
+/// The results of receiving and extracting one blob.
+struct Transfer {
+    received: Result<(), FailedAttempt>,
+    /// The outer error: the system gave no thread.
+    extracted: io::Result<Result<Extracted, LayerError>>,
+    /// True if extraction failed so that more bytes do not help.
+    hopeless: bool,
+}
+
+/// The reason why one attempt at a layer failed.
+enum FailedAttempt {
+    /// Other bytes came than those of the digest.
+    WrongBytes(ContentMismatch),
+    /// The failure is final.
+    Failed(Error),
+}
+
+/// The claims of `fetch` that contradict the `facts` about its layer.
+fn wrong_by(facts: &LayerFacts, fetch: &Fetch) -> WrongClaims {
+    let claims = fetch.claims.iter().enumerate();
+    claims
+        .filter_map(|(position, claim)| Some((position, Arc::new(contradiction(&claim.layer, facts)?))))
+        .collect()
+}
+
+impl<E: Into<Error>> From<E> for FailedAttempt {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The error of a blob that could not be read to its end.
+fn unreadable(claim: &Claim, error: io::Error) -> Error {
+    let cause = BlobReader::cause(error).unwrap_or_else(|error| RegistryError::Protocol {
+        url: format!("layer {}", claim.layer.digest),
+        reason: error.to_string(),
+    });
+    cause.into()
+}
+
+/// The error of wrong bytes, with the host that sent them.
+fn wrong_blob(claim: &Claim, source: ContentMismatch) -> Error {
+    let host = claim.images.first().map_or("the registry", |image| image.registry()).to_owned();
+    RegistryError::Mismatch { what: format!("layer {}", claim.layer.digest), host, source }.into()
+}
+
+/// A reader that reports compressed bytes as extraction takes them, and ends when the run is stopped.
+struct Watched<'a, R> {
+    cancel: &'a Cancel,
+    inner: R,
+    digest: &'a BlobDigest,
+    reporter: &'a dyn Reporter,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("stopped"));
+        }
+        let count = self.inner.read(buffer)?;
+        if count > 0 {
+            self.reporter.report(Event::LayerExtracted { digest: self.digest.clone(), bytes: count as u64 });
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,73 @@
+//! The result of a plan that was carried out, in one part or in several.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::image_ref::ImageRef;
+use crate::plan;
+use crate::state::Action;
+
+/// The result of a plan that was carried out.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Each image of the plan, in its order, with the error if it failed.
+    pub images: Vec<(ImageRef, Action, Option<Arc<Error>>)>,
+    /// The number of layers that this run extracted.
+    pub layers: usize,
+    /// The number of layer directories that this run removed.
+    pub layers_removed: usize,
+    /// Images whose removal waits, since a wanted one is blocked or has failed; not among the images
+    /// above.
+    pub waiting: Vec<ImageRef>,
+    /// The bytes of blobs received over the network.
+    pub downloaded_bytes: u64,
+    /// The bytes of uncompressed layers extracted.
+    pub extracted_bytes: u64,
+    /// True if the run was stopped before its end.
+    pub stopped: bool,
+    /// The error that kept layers which nobody needs from being removed at the end. The images are as
+    /// the list above says.
+    pub failure: Option<Arc<Error>>,
+}
+
+impl Outcome {
+    /// Makes one of the outcomes of two plans of one run.
+    pub fn append(&mut self, next: Self) {
+        self.images.extend(next.images);
+        self.images.sort_by(|a, b| plan::in_order((&a.0, a.1), (&b.0, b.1)));
+        self.layers += next.layers;
+        self.layers_removed += next.layers_removed;
+        self.waiting.extend(next.waiting);
+        self.downloaded_bytes += next.downloaded_bytes;
+        self.extracted_bytes += next.extracted_bytes;
+        self.stopped |= next.stopped;
+        self.failure = self.failure.take().or(next.failure);
+    }
+
+    /// Leaves out, and returns, the images that wait for blobs that were not begun; none where the run
+    /// was stopped.
+    pub fn take_unfinished(&mut self) -> BTreeSet<ImageRef> {
+        let mut left = BTreeSet::new();
+        if !self.stopped {
+            self.images.retain(|(image, _, error)| {
+                let unfinished = matches!(error.as_deref(), Some(Error::Stopped));
+                if unfinished {
+                    left.insert(image.clone());
+                }
+                !unfinished
+            });
+        }
+        left
+    }
+
+    /// Counts the images with `action` that are done.
+    pub fn done(&self, action: Action) -> usize {
+        self.images.iter().filter(|(_, of, error)| *of == action && error.is_none()).count()
+    }
+
+    /// Counts the images that failed or were blocked.
+    pub fn failed(&self) -> usize {
+        self.images.iter().filter(|(_, _, error)| error.is_some()).count()
+    }
+}

@@ -1,0 +1,121 @@
+//! The end of a plan: images that their owner does not list any more, and layers that nobody needs then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::forget;
+use super::image::PlannedImage;
+use super::reason::{Reason, Remains};
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::state::{Action, Desired, DesiredImage, LayerState, Observed, Owner, RecordedImage};
+
+/// The images that are to be there: those listed, and those chosen by selections.
+fn wanted_images<'a>(desired: &'a Desired, observed: &'a Observed) -> impl Iterator<Item = &'a DesiredImage> {
+    desired.images.iter().chain(observed.selected.iter().map(|selected| &selected.image))
+}
+
+/// The images that are listed, by this run's part of the file or by another.
+pub(super) fn listed<'a>(desired: &'a Desired, observed: &'a Observed) -> BTreeSet<&'a ImageRef> {
+    wanted_images(desired, observed).map(|image| &image.reference).chain(&desired.listed_elsewhere).collect()
+}
+
+/// The recorded images of the owner that are not `listed`, first names only, sorted by reference.
+pub(super) fn unlisted<'a>(
+    desired: &Desired,
+    listed: &BTreeSet<&ImageRef>,
+    observed: &'a Observed,
+) -> Vec<&'a RecordedImage> {
+    if desired.owner == Owner::pull() {
+        // Pulled images are on no list from which they could be missing.
+        return Vec::new();
+    }
+    let selecting = selecting_repositories(desired);
+    // A selection that was not, or could not be, carried out might choose any tag: none is known to be unwanted.
+    let is_held = |repository: &ImageRef| {
+        listed.contains(repository)
+            || (selecting.contains(repository) && !observed.decided.contains(repository))
+    };
+    let owned = observed.recorded.values().filter(|row| row.owners.contains(&desired.owner));
+    owned
+        .filter(|row| !listed.contains(&row.reference) && !is_held(&row.reference.repository_alone()))
+        // A second name goes with its first one.
+        .filter(|row| row.alias_of.is_none())
+        .collect()
+}
+
+/// The repositories, alone, of which this run is to select tags.
+fn selecting_repositories(desired: &Desired) -> BTreeSet<ImageRef> {
+    desired.selections.iter().map(|selection| selection.repository.clone()).collect()
+}
+
+/// Plans to remove the `unlisted` images, each with its second names that are not `listed` themselves.
+pub(super) fn plan_removals(
+    desired: &Desired,
+    listed: &BTreeSet<&ImageRef>,
+    unlisted: &[&RecordedImage],
+    observed: &Observed,
+) -> Vec<PlannedImage> {
+    let mut second_names: BTreeMap<&ImageRef, Vec<&ImageRef>> = BTreeMap::new();
+    for row in observed.recorded.values().filter(|row| !listed.contains(&row.reference)) {
+        if let Some(first) = &row.alias_of {
+            second_names.entry(first).or_default().push(&row.reference);
+        }
+    }
+    let seconds = |row: &RecordedImage| second_names.get(&row.reference).map_or(&[][..], Vec::as_slice);
+    unlisted.iter().map(|row| plan_removal(desired, row, seconds(row), observed)).collect()
+}
+
+fn plan_removal(
+    desired: &Desired,
+    recorded: &RecordedImage,
+    second_names: &[&ImageRef],
+    observed: &Observed,
+) -> PlannedImage {
+    let mut names = vec![recorded.reference.clone()];
+    names.extend(second_names.iter().copied().cloned());
+    let others: Vec<Owner> =
+        recorded.owners.iter().filter(|&owner| *owner != desired.owner).cloned().collect();
+    let reason = Reason::NotListed {
+        not_chosen: observed.decided.contains(&recorded.reference.repository_alone()),
+        remains: if others.is_empty() { Vec::new() } else { vec![Remains::For(others)] },
+    };
+    PlannedImage {
+        previous: recorded.digest.clone(),
+        layers: Arc::clone(&recorded.layers),
+        ..PlannedImage::without_parts(&recorded.reference, names, recorded.platform.clone(), reason)
+    }
+}
+
+/// The layers of removed and replaced images that nothing will need: neither the images of this plan, blocked ones
+/// included, nor any other record.
+pub(super) fn plan_layer_removals(
+    desired: &Desired,
+    images: &[PlannedImage],
+    observed: &Observed,
+) -> Vec<BlobDigest> {
+    let mut needed: BTreeSet<&BlobDigest> = observed.needed_elsewhere.iter().collect();
+    let mut gone: BTreeSet<&ImageRef> = BTreeSet::new();
+    for image in images {
+        let goes = |name: &&ImageRef| {
+            observed.recorded.get(*name).is_some_and(|row| forget::goes(row, Some(&desired.owner)))
+        };
+        match image.action {
+            Action::Remove => gone.extend(image.names.iter().filter(goes)),
+            // Their old rows are replaced.
+            Action::Update => gone.extend(&image.names),
+            _ => {}
+        }
+        if image.action != Action::Remove {
+            needed.extend(image.layers.iter().map(|layer| &layer.digest));
+        }
+    }
+    let (leaving, staying): (Vec<_>, Vec<_>) =
+        observed.recorded.values().partition(|row| gone.contains(&row.reference));
+    needed.extend(staying.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest));
+    let leaving = leaving.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest);
+    let candidates: BTreeSet<&BlobDigest> = leaving.chain(&observed.released).collect();
+    // With another directory of layers than when they were recorded, some are not there.
+    let there = |digest: &&&BlobDigest| observed.layers.get(**digest) != Some(&LayerState::Missing);
+    candidates.difference(&needed).filter(there).map(|&digest| digest.clone()).collect()
+}

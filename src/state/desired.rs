@@ -1,0 +1,46 @@
+//! The wish: the images that are to be here after a run, and on whose behalf.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::locked::LockedImage;
+use super::owner::Owner;
+use super::platform::Platform;
+use super::selection::TagSelection;
+use super::settings::PullPolicy;
+use crate::image_ref::ImageRef;
+
+/// The state of a machine that a run is to bring about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// The owner on whose behalf the run works.
+    pub owner: Owner,
+    /// The absolute directory where the layers are to be.
+    pub layers_directory: PathBuf,
+    /// The images, sorted by reference.
+    pub images: Vec<DesiredImage>,
+    /// Selections of tags. The observer finds out which images they choose:
+    /// [`Observed::selected`](super::Observed::selected).
+    pub selections: Vec<TagSelection>,
+    /// References that the file lists but this run leaves alone (`--group`): never removed. A
+    /// selection of tags is there as its repository alone, which stands for all its images.
+    pub listed_elsewhere: BTreeSet<ImageRef>,
+    /// True if the run removes images that the owner no longer lists.
+    pub prune: bool,
+}
+
+/// One image that an images file, or `pull`, asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredImage {
+    /// The reference.
+    pub reference: ImageRef,
+    /// The platform.
+    pub platform: Platform,
+    /// The policy that says when to ask the registry.
+    pub pull: PullPolicy,
+    /// The groups that the image is in, by its own entry or by `[groups]`.
+    pub groups: BTreeSet<String>,
+    /// The meaning of the reference, if the lockfile fixes one.
+    pub locked: Option<Arc<LockedImage>>,
+}

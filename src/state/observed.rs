@@ -1,0 +1,107 @@
+//! The facts: what references mean now, what the catalog records, which layers are complete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::desired::DesiredImage;
+use super::layer::{LayerDescriptor, LayerFacts, LayerState};
+use super::locked::LockedImage;
+use super::owner::Owner;
+use super::platform::Platform;
+use super::resolved::ResolvedImage;
+use crate::digest::BlobDigest;
+use crate::error::Error;
+use crate::image_ref::ImageRef;
+
+/// The state of a machine and of its registries, as far as a [`Desired`](super::Desired) is concerned.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// The present meaning of each desired and each selected image.
+    pub resolutions: BTreeMap<ImageRef, Resolution>,
+    /// The images that selections of tags chose and that are not desired by name, sorted by reference.
+    pub selected: Vec<SelectedImage>,
+    /// Repositories with a selection that could not be carried out, sorted; each once.
+    pub blocked_selections: Vec<BlockedSelection>,
+    /// Repositories, alone, of which all selections were made from the list of their tags. Of the
+    /// others with a selection nothing may be removed: nobody knows what they would have chosen.
+    pub decided: BTreeSet<ImageRef>,
+    /// The catalog's word about the desired names, the owner's images, and repositories with a selection.
+    pub recorded: BTreeMap<ImageRef, RecordedImage>,
+    /// The state of every layer of a resolution or a record above.
+    pub layers: BTreeMap<BlobDigest, LayerState>,
+    /// The facts about complete layers of resolutions, for comparison with what the images say.
+    pub facts: BTreeMap<BlobDigest, LayerFacts>,
+    /// Layers that recorded images outside [`Observed::recorded`] need.
+    pub needed_elsewhere: BTreeSet<BlobDigest>,
+    /// True if an image failed in an earlier part of this run. Then nothing is removed in the rest.
+    pub failed: bool,
+    /// Layers of images that an earlier part of this run replaced: with prune, the rest of the run
+    /// removes them unless somebody needs them.
+    pub released: BTreeSet<BlobDigest>,
+}
+
+/// The present meaning of a desired image.
+#[derive(Clone, Debug)]
+pub enum Resolution {
+    /// The reference means what the catalog records.
+    AsRecorded,
+    /// The reference means another image, or its first one.
+    Resolved(Arc<ResolvedImage>),
+    /// The lockfile names another image, or the first one; nobody was asked. The image must be looked
+    /// up before a plan is carried out.
+    Locked(Arc<LockedImage>),
+    /// Nobody can tell.
+    Blocked(Arc<Error>),
+}
+
+/// An image that a selection of tags chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectedImage {
+    /// The image.
+    pub image: DesiredImage,
+    /// The rule that chose the image, for people.
+    pub rule: String,
+}
+
+/// A repository whose tags could not be chosen.
+#[derive(Clone, Debug)]
+pub struct BlockedSelection {
+    /// The repository alone.
+    pub repository: ImageRef,
+    /// The platform that the images were wanted for.
+    pub platform: Platform,
+    /// The reason why no tag could be chosen.
+    pub error: Arc<Error>,
+}
+
+/// The catalog's word about one image. Fields are `None` where microsandbox itself pulled the image,
+/// unless they say otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedImage {
+    /// The name of the record.
+    pub reference: ImageRef,
+    /// The platform that the image was pulled for.
+    pub platform: Option<Platform>,
+    /// The digest that the tag meant then.
+    pub digest: Option<BlobDigest>,
+    /// The digest of the manifest.
+    pub manifest_digest: Option<BlobDigest>,
+    /// The digest of the config.
+    pub config_digest: Option<BlobDigest>,
+    /// The layers, base first.
+    pub layers: Arc<[LayerDescriptor]>,
+    /// Everybody who wants the image; empty where only microsandbox does.
+    pub owners: BTreeSet<Owner>,
+    /// True if microsandbox's rows are all there and agree with ours.
+    pub rows_complete: bool,
+    /// The image of which this is only a second name (docker.io for sandboxes.io); `None` for others.
+    pub alias_of: Option<ImageRef>,
+    /// The directory of the layers when the image was recorded.
+    pub layers_directory: Option<PathBuf>,
+    /// True if microsandbox had the image first: forgetting it then leaves microsandbox's rows, and so
+    /// the layers, alone.
+    pub preexisting: bool,
+    /// The time of the last recording, `YYYY-MM-DD HH:MM:SS` UTC.
+    pub modified_at: String,
+}
