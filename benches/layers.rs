@@ -1,9 +1,9 @@
-//! A layer's way to disk, through the one door that runs use: inflating and hashing alone, tar headers, small files,
-//! large files. `cargo bench --bench layers`
+//! A layer's way to disk, through the one door that runs use: inflating and hashing alone, tar
+//! headers, small files, large files. `cargo bench --bench layers`
 //!
-//! The stages are told apart by what the layer holds. What follows an archive's end is inflated and hashed, and
-//! nothing else; global PAX headers are parsed and make nothing. Trees go to `MSB_SYNC_BENCH_DIR`, else to the
-//! build's directory; each is removed before the next is timed.
+//! The stages are told apart by what the layer holds. What follows an archive's end is inflated and
+//! hashed, and nothing else; global PAX headers are parsed and make nothing. Trees go to
+//! `MSB_SYNC_BENCH_DIR`, else to the build's directory; each is removed before the next is timed.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on says where")]
 

@@ -1,15 +1,16 @@
 //! A compressed layer in, a directory tree and an inventory of it out.
 //!
-//! The bytes pass through threads: one inflates ([`decode`]), the calling one hashes for the `diff_id` ([`stream`]), reads
-//! tar headers ([`tar`]) and makes directories and links ([`tree`]), a rayon pool writes files ([`files`]). Between the
-//! first two is a bounded channel of recycled buffers, before the pool a memory budget that all layers share
-//! ([`workers`]): memory depends on neither layer nor file sizes.
+//! The bytes pass through threads: one inflates (`decode`), the calling one hashes for the
+//! `diff_id` (`stream`), reads tar headers (`tar`) and makes directories and links (`tree`),
+//! a rayon pool writes files (`files`). Between the first two is a bounded channel of recycled
+//! buffers, before the pool a memory budget that all layers share (`workers`): memory depends on
+//! neither layer nor file sizes.
 //!
-//! An [`inventory`] keeps what was done, so that the tree can be checked later: [`verify`] compares the two, [`adopt`]
-//! does so with a tree that microsandbox extracted.
+//! An `inventory` keeps what was done, so that the tree can be checked later: `verify` compares
+//! the two, `adopt` does so with a tree that microsandbox extracted.
 //!
-//! Everything about the input is hostile until the digests fit, and nothing here says that they do: the
-//! caller compares the returned `diff_id` and throws the tree away if it is another one.
+//! Everything about the input is hostile until the digests fit, and nothing here says that they do:
+//! the caller compares the returned `diff_id` and throws the tree away if it is another one.
 
 mod adopt;
 mod attributes;
@@ -67,10 +68,11 @@ pub struct Extracted {
     pub no_xattrs: bool,
 }
 
-/// Extracts the layer that `compressed` yields into the empty directory `root` and writes its inventory.
+/// Extracts the layer that `compressed` yields into the empty directory `root` and writes its
+/// inventory.
 ///
-/// `inventory` must be an empty file, open for reading and writing. An error of `compressed` that wraps a
-/// [`LayerError`] is returned as such; any other is a decompression error.
+/// `inventory` must be an empty file, open for reading and writing. An error of `compressed` that
+/// wraps a [`LayerError`] is returned as such; any other is a decompression error.
 ///
 /// # Errors
 /// See [`LayerError`]. What was written until then remains for the caller to remove.

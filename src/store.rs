@@ -3,33 +3,37 @@
 //! | path | what it is |
 //! |---|---|
 //! | `<layers>/<digest>.extracted/` | a complete layer, for microsandbox |
-//! | `<private>/records/<digest>` | what that directory holds; without one it is not trusted |
-//! | `<private>/staging/<digest>/` | a layer on its way: `tree/`, `record`, and `ready` once both digests fit |
-//! | `<private>/staging/unneeded-<digest>` | nobody needs that layer, which has no inventory and could not be removed |
+//! | `<private>/records/<digest>` | its inventory; a layer without one is not trusted |
+//! | `<private>/staging/<digest>/` | a layer on its way: `tree/`, `record`, `ready` |
+//! | `<private>/staging/unneeded-<digest>` | nobody needs that layer, which has no inventory |
 //! | `<private>/lock` | who works on these layers |
-//! | `<private>/bindings/<digest>` | a symlink that says which directory that inventory is of ([`Store::bind`]) |
-//! | `<private>/homes/<id>` | a symlink to each home that has recorded images with these layers ([`Claim`]) |
+//! | `<private>/bindings/<digest>` | the directory that it is of ([`Store::bind`]) |
+//! | `<private>/homes/<id>` | a symlink to a home that needs these layers ([`Claim`]) |
 //! | `<home>/.msb-sync.id` | by what a home's claims go |
 //! | `<home>/downloads/<digest>.part` | a partial blob ([`Spool`]) |
 //!
-//! `<private>` is `.NAME.msb-sync` beside the layers directory NAME, or `.msb-sync` inside it where beside is
-//! another file system or mount (renames must work) or may not be written; see [`Places`].
+//! `<private>` is `.NAME.msb-sync` beside the layers directory NAME, or `.msb-sync` inside it where
+//! beside is another file system or mount (renames must work) or may not be written; see
+//! [`Places`].
 //!
-//! A layer becomes visible in this order: tree and inventory written, `ready` written, spool removed, file
-//! system synced, tree renamed to its final name, layers directory synced, inventory renamed, its binding made, bindings
-//! and inventories directories synced. So no power loss leaves an inventory of nothing: a file system may keep two directories in any order. A crash
-//! between any two steps leaves something that [`recover`] finishes (`ready` of this boot: the page cache
-//! still has every byte) or removes. A directory without an inventory (another tool's, or half of a rename) counts
-//! as [`LayerState::Untrusted`] and is replaced by exchanging names.
+//! A layer becomes visible in this order: tree and inventory written, `ready` written, spool
+//! removed, file system synced, tree renamed to its final name, layers directory synced, inventory
+//! renamed, its binding made, bindings and inventories directories synced. So no power loss leaves
+//! an inventory of nothing: a file system may keep two directories in any order. A crash between
+//! any two steps leaves something that [`recover`] finishes (`ready` of this boot: the page cache
+//! still has every byte) or removes. A directory without an inventory (another tool's, or half of a
+//! rename) counts as [`LayerState::Untrusted`](crate::state::LayerState::Untrusted) and is replaced
+//! by exchanging names.
 //!
-//! A layer goes in the opposite order: tree renamed into staging, both directories synced, inventory removed, its
-//! directory synced, tree removed. What is in staging says after a crash whose inventory is to be removed. Where a tree
-//! cannot be renamed (overlayfs, of a lower layer) its inventory goes first, into staging, and says there that the tree
-//! is on its way out.
+//! A layer goes in the opposite order: tree renamed into staging, both directories synced,
+//! inventory removed, its directory synced, tree removed. After a crash staging says whose
+//! inventory is to be removed. Where a tree cannot be renamed (overlayfs, of a lower layer)
+//! its inventory goes first, into staging, and says there that the tree is on its way out.
 //!
-//! What cannot be removed or replaced (a mount is in it, it is immutable, somebody uses it) stays where it is, is told
-//! ([`Left`], or the error of its layer), and is tried again by later runs; it never ends a run. No name in staging is
-//! waited for: beside what stays under one a second one is made (`<digest>.1`).
+//! A layer that cannot be removed or replaced (a mount is in it, it is immutable, somebody uses it)
+//! stays where it is, is told ([`Left`], or the error of its layer), and is tried again by later
+//! runs; it never ends a run. No name in staging is waited for: beside what stays under one a
+//! second one is made (`<digest>.1`).
 
 mod binding;
 mod directories;
@@ -154,9 +158,9 @@ impl Store {
         metadata.map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 })
     }
 
-    /// Notes that the inventory of a layer is of the directory that the layer has now. The note lasts
-    /// once inventories are synced; where a power loss takes it before, the layer is compared with its
-    /// inventory again.
+    /// Notes that the inventory of a layer is of the directory that the layer has now. The note
+    /// lasts once inventories are synced; where a power loss takes it before, the layer is compared
+    /// with its inventory again.
     ///
     /// # Errors
     /// The note cannot be written.
@@ -164,8 +168,9 @@ impl Store {
         self.note(digest, true)
     }
 
-    /// Notes that the inventory of a layer does not say what is in the directory that the layer has now.
-    /// The layer is not trusted then; its inventory stays, by which others know that we made one.
+    /// Notes that the inventory of a layer does not say what is in the directory that the layer has
+    /// now. The layer is not trusted then; its inventory stays, by which others know that we made
+    /// one.
     ///
     /// # Errors
     /// As for [`Store::bind`].
@@ -192,9 +197,9 @@ impl Store {
         sys::sync(self.layers_directory.as_fd()).map_err(StoreError::io("sync", self.layers()))
     }
 
-    /// Makes the names of inventories durable: after those of the layers, so that no inventory is one of
-    /// nothing, and after the notes of which directories they are of, so that no power loss makes a
-    /// finished layer one to be compared.
+    /// Makes the names of inventories durable: after those of the layers, so that no inventory is
+    /// one of nothing, and after the notes of which directories they are of, so that no power loss
+    /// makes a finished layer one to be compared.
     pub(crate) fn sync_inventories(&self) -> Result<(), StoreError> {
         self.bindings.sync().map_err(StoreError::io("sync", self.places.private.join(BINDINGS)))?;
         sys::sync(self.inventories_directory.as_fd())
@@ -218,7 +223,8 @@ pub struct FreeSpace {
     pub downloads: u64,
 }
 
-/// Makes the names in a directory durable; those in one that this user may not read are as durable as they get.
+/// Makes the names in a directory durable; those in one that this user may not read are as durable
+/// as they get.
 pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     match sys::open_directory(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),

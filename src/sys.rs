@@ -1,9 +1,9 @@
 //! Every system call that has no wrapper in std: directory handles, `openat2`, xattrs, syncs.
 //!
-//! All path arguments are relative to a directory handle and none of them ever follows a symlink, so
-//! whoever controls the names in a layer cannot reach outside its directory. Files of msb-sync's own, and those that
-//! users name, are opened by [`own`] and [`regular`], which refuse whatever somebody else may have put there. This is
-//! the only file of the project that may hold `unsafe`.
+//! All path arguments are relative to a directory handle and none of them ever follows a symlink,
+//! so whoever controls the names in a layer cannot reach outside its directory. Files of msb-sync's
+//! own, and those that users name, are opened by `own` and `regular`, which refuse whatever
+//! somebody else may have put there. This is the only file of the project that may hold `unsafe`.
 
 mod descriptors;
 mod disks;
@@ -52,12 +52,18 @@ pub fn user_id() -> u32 {
     rustix::process::getuid().as_raw()
 }
 
-/// This process's umask, if `/proc` tells it. Asking with `umask(2)` would change it for a moment under
-/// other threads' feet.
+/// This process's umask, if `/proc` tells it. Asking with `umask(2)` would change it for a moment
+/// under other threads' feet.
 pub fn umask() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
     u32::from_str_radix(umask.trim(), 8).ok()
+}
+
+/// The identifier of this boot: data not synced in an earlier one is lost, data not synced in this
+/// one is not.
+pub fn boot_id() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }
 
 /// Counts the bytes that a file which this process writes may have; `None`: any number.
@@ -65,7 +71,8 @@ pub fn file_size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
-/// Takes the lock of `file` if nobody has it; `false` if somebody has. It ends with the process at the latest.
+/// Takes the lock of `file` if nobody has it; `false` if somebody has. It ends with the process at
+/// the latest.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
@@ -75,14 +82,15 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Has the kernel start to write a range of a file to the disk, without waiting. That is a hint only:
-/// nothing is promised by it, and a kernel or file system that cannot do it does not.
+/// Has the kernel start to write a range of a file to the disk, without waiting. That is a hint
+/// only: nothing is promised by it, and a kernel or file system that cannot do it does not.
 pub fn start_writing_out(file: &File, offset: u64, length: u64) {
     #[cfg(target_os = "linux")]
     if let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) {
         use std::os::fd::AsRawFd;
         #[expect(unsafe_code, reason = "rustix does not have this call")]
-        // SAFETY: the descriptor is open as long as `file` is borrowed, and the call takes nothing but numbers.
+        // SAFETY: the descriptor is open as long as `file` is borrowed, and the call takes nothing
+        // but numbers.
         let _ =
             unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
     }
@@ -90,11 +98,13 @@ pub fn start_writing_out(file: &File, offset: u64, length: u64) {
     let _ = (file, offset, length);
 }
 
-/// Keeps the allocator from holding memory in one arena a thread, which would defeat the memory budget.
+/// Keeps the allocator from holding memory in one arena a thread, which would defeat the memory
+/// budget.
 pub fn limit_allocator_arenas() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "the allocator has no safe interface")]
-    // SAFETY: mallopt only sets integers in the allocator and is called before any thread is started.
+    // SAFETY: mallopt only sets integers in the allocator and is called before any thread is
+    // started.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
     }

@@ -4,45 +4,45 @@ use std::io;
 
 use crate::digest::DiffId;
 
-/// Why a layer was refused or could not be extracted.
+/// The reason why a layer was refused or could not be extracted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayerError {
     /// The compressed stream is broken.
     #[error("cannot decompress the layer as {format}: {source}")]
     Decompress {
-        /// gzip or zstd.
+        /// The compression: gzip or zstd.
         format: &'static str,
-        /// The decoder's words.
+        /// The error of the decoder.
         source: io::Error,
     },
     /// The tar stream is not a tar stream.
     #[error("broken tar at byte {offset}: {reason}")]
     Tar {
-        /// Where, in the uncompressed tar.
+        /// The position in the uncompressed tar.
         offset: u64,
-        /// What is wrong.
+        /// The fault, for people.
         reason: String,
     },
-    /// An entry that is refused.
+    /// An entry is refused.
     #[error("entry {entry:?} is refused: {reason}")]
     Entry {
         /// The entry's name, lossily as text.
         entry: String,
-        /// Why.
+        /// The fault, for people.
         reason: String,
     },
     /// An entry could not be written.
     #[error("cannot {doing} entry {entry:?}: {source}")]
     Write {
-        /// What was being done, as an infinitive.
+        /// The deed that failed, as an infinitive.
         doing: &'static str,
         /// The entry's name, lossily as text.
         entry: String,
-        /// The system's words.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Two entries whose names are one on the file system of the layers.
+    /// Two entries have names that are one on the file system of the layers.
     #[error(
         "entries {entry:?} and {other:?} have one name on the file system of the layers, which does not tell capitals \
          or forms of letters apart"
@@ -50,19 +50,19 @@ pub enum LayerError {
     SameName {
         /// The entry that came later, lossily as text.
         entry: String,
-        /// The one that is there.
+        /// The entry that is there.
         other: String,
     },
-    /// A defect of msb-sync, which ends this layer and nothing else.
+    /// A defect of msb-sync ends this layer and nothing else.
     #[error("a defect in msb-sync: {what} has failed")]
     Defect {
-        /// The thread.
+        /// The part of the program that failed.
         what: &'static str,
     },
     /// The layer is larger than the settings allow.
     #[error("the layer is larger than the settings allow: more than {limit} {what}")]
     Limit {
-        /// Bytes or entries.
+        /// The thing that is limited: bytes or entries.
         what: &'static str,
         /// The limit.
         limit: u64,
@@ -70,15 +70,15 @@ pub enum LayerError {
     /// The uncompressed tar is not the one that the image config names.
     #[error("the uncompressed layer does not match its diff_id: expected {expected}, got {actual}")]
     DiffId {
-        /// From the config.
+        /// The digest that the config names.
         expected: DiffId,
-        /// What came.
+        /// The digest of the bytes that came.
         actual: DiffId,
     },
 }
 
 impl LayerError {
-    /// Whether the blob may be right all the same: this machine could not take it.
+    /// True if the blob may be right all the same: this machine could not take it.
     pub fn is_of_this_machine(&self) -> bool {
         matches!(self, Self::Write { .. } | Self::SameName { .. } | Self::Defect { .. })
     }

@@ -5,42 +5,42 @@ use std::path::PathBuf;
 
 use crate::sys;
 
-/// What went wrong on disk.
+/// A failure on disk.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// A system call failed.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
-        /// What was being done, as an infinitive.
+        /// The deed that failed, as an infinitive.
         doing: &'static str,
-        /// To which path.
+        /// The path that it was done to.
         path: PathBuf,
-        /// The system's words.
+        /// The error of the system call.
         source: io::Error,
     },
     /// A directory is needed where something else is.
     #[error("cannot create the directory {}: {} is there and is no directory", path.display(), there.display())]
     InTheWay {
-        /// Which directory.
+        /// The directory that is needed.
         path: PathBuf,
-        /// It, or the parent that is none.
+        /// The thing in the way: the path itself, or a parent that is no directory.
         there: PathBuf,
     },
     /// A layer would have to move that has a mount in it, or on it.
     #[error("cannot {doing} {}: something is mounted at {}", path.display(), mount.display())]
     Mounted {
-        /// What was to be done, as an infinitive.
+        /// The deed that was to be done, as an infinitive.
         doing: &'static str,
         /// The layer's directory.
         path: PathBuf,
-        /// What is mounted.
+        /// The place where something is mounted.
         mount: PathBuf,
     },
     /// A layer would have to move that may not be changed.
     #[error("cannot {doing} {}: it must not be changed, or the directory that it is in", path.display())]
     Immutable {
-        /// What was to be done, as an infinitive.
+        /// The deed that was to be done, as an infinitive.
         doing: &'static str,
         /// The layer's directory.
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum StoreError {
     InUse {
         /// The layer's directory.
         path: PathBuf,
-        /// Who uses it, or why that cannot be found out; for people.
+        /// The user of the layer, or why that cannot be found out; for people.
         who: String,
     },
     /// The plan needs more space than there is.
@@ -59,11 +59,11 @@ pub enum StoreError {
         path.display(), in_units(*needed), in_units(*free)
     )]
     NoSpace {
-        /// Which directory.
+        /// The directory that has too little space.
         path: PathBuf,
-        /// Bytes the plan needs.
+        /// The bytes that the plan needs.
         needed: u64,
-        /// Bytes the file system has for us.
+        /// The bytes that the file system has for us.
         free: u64,
     },
 }
@@ -121,7 +121,7 @@ impl StoreError {
     }
 }
 
-/// What helps where a limit of this process is in the way.
+/// Tells what helps where a limit of this process is in the way.
 pub(super) fn limit_hint(error: &io::Error) -> Option<String> {
     if sys::is_descriptor_shortage(error) {
         let hint = "raise the limit of open files (ulimit -n), or lower `downloads` under [settings] and -j";

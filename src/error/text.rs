@@ -1,10 +1,11 @@
 //! Text from outside in a message: registries, archives, files and arguments may hold anything.
 //!
-//! What could steer a terminal, or make a line read as another, is escaped by this one rule wherever text from
-//! outside is shown. How much of it is shown, and on how many lines, is for the caller to say.
+//! This one rule escapes characters that could steer a terminal, or make a line read as another,
+//! wherever text from outside is shown. The caller says how much of it is shown, and on how many
+//! lines.
 
-/// Whether a terminal could take `c` for more than a character: control characters, and what formats text
-/// invisibly (directions, joiners, separators of lines).
+/// True if a terminal could take `c` for more than a character: control characters, and those that
+/// format text invisibly (directions, joiners, separators of lines).
 fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
@@ -19,7 +20,7 @@ pub fn escape_into(out: &mut String, c: char) {
     }
 }
 
-/// `text` as one line, with whatever could disturb a terminal escaped.
+/// Makes one line of `text`, with whatever could disturb a terminal escaped.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,10 +1,11 @@
 //! A tree that another program extracted from the same blob: is it as good as ours?
 //!
-//! The blob has just been extracted by us and its digests fit, so the inventory of that says what has to be there. What
-//! microsandbox 0.2 writes differs from it in a few ways that change nothing of what a sandbox sees. Where the tree
-//! has these, the inventory is made to say so; then tree and inventory must agree as [`verify`] demands of any layer: types,
-//! sizes, every byte of content, modes, link texts, hard links, and nothing more or less. A tree with anything of another
-//! user, who could change it later, is not as good as ours.
+//! The blob has just been extracted by us and its digests fit, so the inventory of that says what
+//! has to be there. What microsandbox 0.2 writes differs from it in a few ways that change nothing
+//! of what a sandbox sees. Where the tree has these, the inventory is made to say so; then tree and
+//! inventory must agree as [`verify`] demands of any layer: types, sizes, every byte of content,
+//! modes, link texts, hard links, and nothing more or less. A tree with anything of another user,
+//! who could change it later, is not as good as ours.
 //!
 //! | what | microsandbox 0.2 |
 //! |---|---|
@@ -25,14 +26,14 @@ use super::verify::{Differences, of_another_user, verify};
 use crate::cancel::Cancel;
 use crate::sys::{self, FileTime, Kind, Metadata};
 
-/// The longest value that the owner's xattr can have, in bytes, and more.
+/// A length that no value of the owner's xattr reaches, in bytes.
 const MAX_OWNER: usize = 256;
 /// The bits of `st_mode` that say what a file is.
 const TYPE_BITS: u32 = 0o170_000;
 
-/// Compares the tree at `root` with `inventory`, that of the same layer as we extracted it, as far as microsandbox 0.2
-/// extracts it alike. `adapted`, an empty file open for reading and writing, becomes the inventory of this tree. Thrown,
-/// `cancel` ends it early.
+/// Compares the tree at `root` with `inventory`, that of the same layer as we extracted it, as far
+/// as microsandbox 0.2 extracts it alike. `adapted`, an empty file open for reading and writing,
+/// becomes the inventory of this tree. Thrown, `cancel` ends it early.
 ///
 /// # Errors
 /// An inventory cannot be read or written. What cannot be read of the tree is a difference.
@@ -61,8 +62,8 @@ pub fn compare_foreign(
     verify(root, &mut adapted, cancel)
 }
 
-/// Makes an entry say what the tree has, where microsandbox may differ. What is not there stays as it was: later
-/// entries may have replaced it, else it is a difference.
+/// Makes an entry say what the tree has, where microsandbox may differ. An entry that is not there
+/// stays as it was: later entries may have replaced it, else it is a difference.
 fn adapt(root: &OwnedFd, entry: &mut InventoryEntry) {
     let path = entry.path.clone();
     let (parent, name) = split(&path);
@@ -113,7 +114,7 @@ fn adapt_xattrs(file: std::os::fd::BorrowedFd<'_>, entry: &mut InventoryEntry) {
     entry.xattrs.retain_mut(|(name, value)| {
         let found = sys::get_xattr(file, name, MAX_OWNER.max(value.len()));
         if name != OVERRIDE_STAT {
-            // What microsandbox left out is no xattr with another value.
+            // An xattr that microsandbox left out is none with another value.
             return !matches!(found, Ok(None));
         }
         if let Ok(Some(found)) = found
@@ -125,7 +126,8 @@ fn adapt_xattrs(file: std::os::fd::BorrowedFd<'_>, entry: &mut InventoryEntry) {
     });
 }
 
-/// Whether two texts `uid:gid:mode` say the same of an owner and, type bits that are missing aside, of a mode.
+/// True if two texts `uid:gid:mode` say the same of an owner and, type bits that are missing aside,
+/// of a mode.
 fn says_the_same(found: &[u8], expected: &[u8]) -> bool {
     let parse = |text: &[u8]| -> Option<(u64, u64, u32)> {
         let mut fields = std::str::from_utf8(text).ok()?.split(':');

@@ -1,7 +1,8 @@
 //! Owners, modes, times and extended attributes of what a layer holds.
 //!
-//! The owner and mode that a tar names are for the microVM alone: they go into an xattr, from which libkrun shows
-//! them. On disk everything belongs to the user who runs msb-sync, and no mode of an image takes effect on the host.
+//! The owner and mode that a tar names are for the microVM alone: they go into an xattr, from which
+//! libkrun shows them. On disk everything belongs to the user who runs msb-sync, and no mode of an
+//! image takes effect on the host.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -13,7 +14,8 @@ use crate::error::LayerError;
 use crate::state::Ownership;
 use crate::sys::{self, FileTime};
 
-/// The xattr by which container tools and libkrun keep owner and mode (containers/storage `override_stat`).
+/// The xattr by which container tools and libkrun keep owner and mode (containers/storage
+/// `override_stat`).
 pub(super) const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
 /// The namespaces of `user.*` that container tools interpret; a tar must not speak to them.
 const RESERVED: [&[u8]; 4] = [b"user.containers.", b"user.overlay.", b"user.fuseoverlayfs.", b"user.vm."];
@@ -79,7 +81,8 @@ pub(super) struct AttributeSetter {
 }
 
 impl AttributeSetter {
-    /// Prepares for a layer whose owners are kept as `ownership` says, in a process with this umask.
+    /// Prepares for a layer whose owners are kept as `ownership` says, in a process with this
+    /// umask.
     pub(super) fn new(ownership: Ownership, umask: u32) -> Self {
         Self { ownership, umask, no_xattrs: AtomicBool::new(false) }
     }

@@ -1,4 +1,5 @@
-//! A counting semaphore over bytes: whoever needs memory waits until others have given enough of it back.
+//! A counting semaphore over bytes: whoever needs memory waits until others have given enough of it
+//! back.
 
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Compressed layer bytes in, tar bytes out: gzip with any number of members, zstd with any number of
-//! frames, or nothing. The first bytes decide, not the media type, which is often wrong.
+//! Compressed layer bytes in, tar bytes out: gzip with any number of members, zstd with any number
+//! of frames, or nothing. The first bytes decide, not the media type, which is often wrong.
 
 mod frames;
 
@@ -13,7 +13,7 @@ const INPUT_BUFFER: usize = 128 * 1024;
 /// Bytes that tell a format.
 const MAGIC: usize = 4;
 
-/// What a layer's bytes are.
+/// The format of a layer's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Gzip,
@@ -30,7 +30,8 @@ impl Format {
         }
     }
 
-    /// By magic number: RFC 1952 section 2.3.1, RFC 8878 sections 3.1.1 and 3.1.2 (skippable frames).
+    /// By magic number: RFC 1952 section 2.3.1, RFC 8878 sections 3.1.1 and 3.1.2 (skippable
+    /// frames).
     fn of(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, ..] => Self::Gzip,
@@ -40,7 +41,8 @@ impl Format {
     }
 }
 
-/// Decodes what `input` turns out to be. A zstd decoder waits at each frame until `windows` has room for its window.
+/// Decodes what `input` turns out to be. A zstd decoder waits at each frame until `windows` has
+/// room for its window.
 pub(super) fn decode(input: impl Read, windows: &Windows) -> io::Result<(Format, impl Read)> {
     let mut start = Vec::with_capacity(MAGIC);
     let mut input = input;
@@ -49,7 +51,8 @@ pub(super) fn decode(input: impl Read, windows: &Windows) -> io::Result<(Format,
     let format = Format::of(&start);
     let input = BufReader::with_capacity(INPUT_BUFFER, io::Cursor::new(start).chain(input));
     let decoder = match format {
-        // Not GzDecoder: that one stops after the first member and silently loses the rest of estargz layers.
+        // Not GzDecoder: that one stops after the first member and silently loses the rest of
+        // estargz layers.
         Format::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
         Format::Zstd => Decoder::Zstd(Frames::new(input, windows)),
         Format::Plain => Decoder::Plain(input),

@@ -1,8 +1,9 @@
-//! What fuzzing feeds to this room: a layer's bytes, all the way to a tree on disk, and an inventory's.
+//! Functions that fuzzing feeds: a layer's bytes, all the way to a tree on disk, and an
+//! inventory's.
 //!
-//! Compiled for tests and for `cargo fuzz` only. Each function takes any bytes and panics if a promise of the room
-//! is broken: nothing outside the layer directory changes, nothing special lies on disk, the digest is that of the
-//! whole stream, and the inventory describes the tree.
+//! Compiled for tests and for `cargo fuzz` only. Each function takes any bytes and panics if a
+//! promise of the room is broken: nothing outside the layer directory changes, nothing special lies
+//! on disk, the digest is that of the whole stream, and the inventory describes the tree.
 
 use std::fs::{self, File};
 use std::io::{Cursor, Read as _, Seek as _, Write as _};
@@ -59,8 +60,8 @@ impl Guard {
         opened.expect("the temporary directory can be written")
     }
 
-    /// Everything beside the layer directory, entry by entry. What is not named shows in the time of the inode's last
-    /// change, unless it came in the same tick of the kernel's clock.
+    /// Everything beside the layer directory, entry by entry. What is not named shows in the time
+    /// of the inode's last change, unless it came in the same tick of the kernel's clock.
     fn outside(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut todo = vec![self.top.join("outside")];
@@ -167,8 +168,8 @@ fn nothing_special(root: &OwnedFd) {
     }
 }
 
-/// A layer's inventory, as it is or (most of the time, or compression would hide everything) as what is compressed in
-/// it: read, written again, and compared with a tree.
+/// A layer's inventory, as it is or (most of the time, or compression would hide everything) as
+/// what is compressed in it: read, written again, and compared with a tree.
 pub(crate) fn inventory(data: &[u8]) {
     let facts = LayerFacts { diff_id: DiffId::of(Algorithm::Sha256, b""), size: FACTS_SIZE };
     let whole =

@@ -1,19 +1,21 @@
-//! The inventory of a layer: what extraction put on disk, entry by entry, so that it can be checked later.
+//! The inventory of a layer: what extraction put on disk, entry by entry, so that it can be checked
+//! later.
 //!
-//! An inventory is one zstd stream: a line that names the format, then one item for each thing that was done, in the
-//! order in which it was done, then totals. An item replaces what its path was before, and one that is no directory
-//! also all that was below. A hard link whose target has not come is two items: the name that it takes at once, and
-//! the link when it is made. So whoever reads an inventory plays it back and decides nothing. Paths are stored without
-//! symlinks on their way, as what differs from the path before, numbers as LEB128 varints; with that an inventory is
+//! An inventory is one zstd stream: a line that names the format, then one item for each thing that
+//! was done, in the order in which it was done, then totals. An item replaces what its path was
+//! before, and one that is no directory also all that was below. A hard link whose target has not
+//! come is two items: the name that it takes at once, and the link when it is made. So whoever
+//! reads an inventory plays it back and decides nothing. Paths are stored without symlinks on their
+//! way, as what differs from the path before, numbers as LEB128 varints; with that an inventory is
 //! about 2 % of its layer.
 //!
-//! Content is recorded as XXH3-128. That is no defence against somebody who can write to the store (he could
-//! write the inventory too), but finds every accident, and costs a tenth of SHA-256. What came from the
-//! registry has passed SHA-256 before it is recorded.
+//! Content is recorded as XXH3-128. That is no defence against somebody who can write to the store
+//! (he could write the inventory too), but finds every accident, and costs a tenth of SHA-256. What
+//! came from the registry has passed SHA-256 before it is recorded.
 //!
-//! The end of the file, of fixed length so that it is found without reading the rest, are the layer's
-//! [`LayerFacts`]: an image that comes later and says something else of the same blob is wrong. For zstd they are
-//! a skippable frame (RFC 8878 section 3.1.2).
+//! The end of the file, of fixed length so that it is found without reading the rest, are the
+//! layer's [`LayerFacts`]: an image that comes later and says something else of the same blob is
+//! wrong. For zstd they are a skippable frame (RFC 8878 section 3.1.2).
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -25,37 +27,37 @@ use crate::state::LayerFacts;
 use crate::sys::FileTime;
 
 pub(super) const MAGIC: &[u8] = b"msb-sync layer record 1\n";
-/// Longest path, link target or xattr that an inventory may hold; more is a damaged inventory.
+/// The longest path, link target or xattr that an inventory may hold; more is a damaged inventory.
 const MAX_BYTES: u64 = 1 << 20;
-/// Most xattrs that an entry of an inventory may have; more is a damaged inventory.
+/// The most xattrs that an entry of an inventory may have; more is a damaged inventory.
 const MAX_XATTRS: u64 = 1 << 16;
-/// Most bytes that all xattrs of an entry may have; a tar can hold less than half of that.
+/// The most bytes that all xattrs of an entry may have; a tar can hold less than half of that.
 const MAX_XATTR_BYTES: usize = 4 << 20;
 /// Inventories are mostly short deltas: the fastest level loses little.
 const LEVEL: i32 = 1;
-/// The header of the facts' frame, and the length of what follows it, padded with blanks: enough for a SHA-512 and
-/// any number.
+/// The header of the facts' frame, and the length of what follows it, padded with blanks: enough
+/// for a SHA-512 and any number.
 const FACTS_HEADER: [u8; 8] = [0x5a, 0x2a, 0x4d, 0x18, 192, 0, 0, 0];
 const FACTS_LENGTH: usize = 192;
 
-/// What an entry is on disk.
+/// The type of an entry on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InventoryKind {
     /// A regular file (also one that stands for a device or fifo).
     File {
-        /// Bytes.
+        /// The size in bytes.
         size: u64,
-        /// XXH3-128 of the content.
+        /// The XXH3-128 of the content.
         hash: u128,
     },
     /// A directory.
     Directory,
     /// A symlink.
     Symlink {
-        /// Its text.
+        /// The text of the symlink.
         target: Vec<u8>,
     },
-    /// Another name of an inode.
+    /// A hard link: another name of an inode.
     HardLink {
         /// The path of the entry it was made from.
         target: Vec<u8>,
@@ -70,28 +72,29 @@ pub enum InventoryKind {
 /// One entry of a layer as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InventoryEntry {
-    /// Path relative to the layer directory; empty for the directory itself.
+    /// The path relative to the layer directory; empty for the directory itself.
     pub path: Vec<u8>,
-    /// Type with what belongs to it.
+    /// The type, with what belongs to it.
     pub kind: InventoryKind,
-    /// Permission bits on disk.
+    /// The permission bits on disk.
     pub mode: u32,
-    /// Modification time; `None` where the tar said nothing (parents made implicitly).
+    /// The modification time; `None` where the tar said nothing (parents made implicitly).
     pub modified: Option<FileTime>,
-    /// Extended attributes set on disk, in order.
+    /// The extended attributes set on disk, in order.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What a whole layer amounts to.
+/// The sums over all entries of a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Entries of the tar.
+    /// The number of entries of the tar.
     pub entries: u64,
-    /// Bytes of file content.
+    /// The bytes of file content.
     pub content_bytes: u64,
-    /// Bytes of the uncompressed tar.
+    /// The bytes of the uncompressed tar.
     pub tar_bytes: u64,
-    /// Extended attributes of the tar that are never set on the host (`security.*`, …).
+    /// The number of extended attributes of the tar that are never set on the host (`security.*`,
+    /// …).
     pub dropped_xattrs: u64,
 }
 
@@ -117,7 +120,7 @@ impl<W: Write> InventoryWriter<W> {
         Ok(Self { out, last_path: Vec::new(), buffer: Vec::new(), items: 0 })
     }
 
-    /// Items written so far.
+    /// Counts the items written so far.
     pub(super) fn items(&self) -> u32 {
         self.items
     }
@@ -203,13 +206,13 @@ impl Read for FromStart {
     }
 }
 
-/// The end of an inventory.
+/// Writes the end of an inventory.
 pub(super) fn facts_frame(facts: &LayerFacts) -> Vec<u8> {
     let text = format!("{} {}\n", facts.diff_id, facts.size);
     [&FACTS_HEADER, format!("{text:FACTS_LENGTH$}").as_bytes()].concat()
 }
 
-/// The facts at the end of an inventory; `None` if it is damaged, or of another version.
+/// Reads the facts at the end of an inventory; `None` if it is damaged, or of another version.
 pub fn read_facts(inventory: &mut (impl Read + Seek)) -> Option<LayerFacts> {
     let mut frame = [0; FACTS_HEADER.len() + FACTS_LENGTH];
     inventory.seek(SeekFrom::End(-i64::try_from(frame.len()).ok()?)).ok()?;
@@ -224,7 +227,7 @@ pub struct InventoryReader<R: Read> {
     input: BufReader<zstd::stream::read::Decoder<'static, BufReader<R>>>,
     path: Vec<u8>,
     totals: Option<Totals>,
-    /// Items to read, where the inventory has no end yet.
+    /// The items that are left to read, where the inventory has no end yet.
     left: Option<u32>,
 }
 
@@ -239,7 +242,7 @@ impl InventoryReader<FromStart> {
 }
 
 impl<R: Read> InventoryReader<R> {
-    /// Starts to read.
+    /// Starts to read an inventory.
     ///
     /// # Errors
     /// `InvalidData` if it is not an inventory of a known version.
@@ -253,7 +256,7 @@ impl<R: Read> InventoryReader<R> {
         Ok(Self { input, path: Vec::new(), totals: None, left: None })
     }
 
-    /// The next entry; `None` after the last one.
+    /// Reads the next entry; `None` after the last one.
     ///
     /// # Errors
     /// An inventory that is cut off or damaged.
@@ -318,7 +321,7 @@ impl<R: Read> InventoryReader<R> {
         Ok(Some(InventoryEntry { path: self.path.clone(), kind, mode, modified, xattrs }))
     }
 
-    /// The totals, once [`InventoryReader::next_entry`] has returned `None`.
+    /// Gives the totals, once [`InventoryReader::next_entry`] has returned `None`.
     pub fn totals(&self) -> Option<Totals> {
         self.totals
     }

@@ -1,9 +1,11 @@
-//! An inventory played back: which of its items describe the tree in the end, and which are names of one inode.
+//! An inventory played back: which of its items describe the tree in the end, and which are names
+//! of one inode.
 //!
-//! The inventory says what was done, one thing after the other, so nothing is decided here: the last item of a path
-//! counts, unless an item above it took everything away later. Memory is bounded whatever the inventory: a bit an
-//! item, four bytes an item where there are hard links, and paths as 64-bit hashes, a part of all paths at a time
-//! and the inventory read once more for each part. Two of a million paths share a hash once in forty million layers.
+//! The inventory says what was done, one thing after the other, so nothing is decided here: the
+//! last item of a path counts, unless an item above it took everything away later. Memory is
+//! bounded whatever the inventory: a bit an item, four bytes an item where there are hard links,
+//! and paths as 64-bit hashes, a part of all paths at a time and the inventory read once more for
+//! each part. Two of a million paths share a hash once in forty million layers.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -22,7 +24,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// The parts of `count` hashes, so that each has about `at_once` at most.
+    /// Cuts all hashes into parts, so that each has about `at_once` of `count` at most.
     pub(super) fn all(count: u32, at_once: u32) -> impl Iterator<Item = Self> {
         let of = u64::from(count) / u64::from(at_once) + 1;
         (0..of).map(move |number| Self { number, of })
@@ -37,7 +39,7 @@ impl Part {
     }
 }
 
-/// A bit an item.
+/// One bit for each item of an inventory.
 #[derive(Debug, Default)]
 pub(super) struct Bits(Vec<u64>);
 
@@ -77,17 +79,18 @@ pub(super) fn each(
     Ok(())
 }
 
-/// What an inventory amounts to.
+/// The tree that an inventory leads to: the items that count in the end, and which of them are of
+/// one inode.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// The items that describe their path in the end.
     pub(super) survivors: Bits,
-    /// By item: the one that brought the inode of a hard link.
+    /// For each item that is a hard link: the item that brought its inode.
     origins: Vec<u32>,
     hashes: PathHash,
 }
 
-/// The last item of a path so far.
+/// The last item of a path so far, and whether it is a directory.
 #[derive(Clone, Copy)]
 struct Last {
     item: u32,
@@ -95,7 +98,8 @@ struct Last {
 }
 
 impl Outcome {
-    /// Plays back an inventory of `items`, which `open` opens as often as it takes; `at_once` paths are looked at together.
+    /// Plays back an inventory of `items`, which `open` opens as often as it takes; `at_once` paths
+    /// are looked at together.
     ///
     /// # Errors
     /// The inventory is damaged, or ends before its end mark.
@@ -132,7 +136,7 @@ impl Outcome {
         Ok(outcome)
     }
 
-    /// Takes in an item; whether it takes away what is below its path.
+    /// Takes in an item, and tells whether it takes away what is below its path.
     fn put(
         &mut self,
         places: &mut HashMap<u64, Last>,
@@ -196,12 +200,12 @@ impl Outcome {
         })
     }
 
-    /// The item that brought the inode of `item`: itself, unless it is a hard link.
+    /// Tells which item brought the inode of `item`: itself, unless it is a hard link.
     pub(super) fn origin(&self, item: u32) -> u32 {
         self.origins.get(item as usize).copied().filter(|&origin| origin != NONE).unwrap_or(item)
     }
 
-    /// The items that brought an inode which has a hard link in the end, sorted.
+    /// Lists the items that brought an inode which has a hard link in the end, sorted.
     pub(super) fn shared(&self) -> Vec<u32> {
         let count = u32::try_from(self.origins.len()).unwrap_or(NONE);
         let mut shared = Bits::new(count);

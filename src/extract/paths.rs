@@ -1,5 +1,5 @@
-//! Paths inside a layer: names between slashes, relative to the layer directory, which is the empty path. Names are
-//! bytes; only for people they become text.
+//! Paths inside a layer: names between slashes, relative to the layer directory, which is the empty
+//! path. Names are bytes; only for people they become text.
 
 use std::io;
 
@@ -57,7 +57,8 @@ pub(super) fn refused(path: &[u8], reason: impl Into<String>) -> LayerError {
     LayerError::Entry { entry: show(path), reason: reason.into() }
 }
 
-/// Hashes of paths, with a seed that nobody outside knows. The hash of a path is made from that of its parent.
+/// Hashes of paths, with a seed that nobody outside knows. The hash of a path is made from that of
+/// its parent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PathHash {
     seed: u64,

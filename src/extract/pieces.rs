@@ -1,5 +1,5 @@
-//! Buffers for the pieces of large files, of one size and aligned for direct writes. They are used again and again:
-//! fresh memory is slow.
+//! Buffers for the pieces of large files, of one size and aligned for direct writes. They are used
+//! again and again: fresh memory is slow.
 
 use std::sync::Mutex;
 
@@ -7,7 +7,8 @@ use crate::threads::lock;
 
 /// The bytes of a large file that are written at once; a multiple of [`ALIGNMENT`].
 pub(super) const PIECE: usize = 512 * 1024;
-/// The number of which offsets, lengths and addresses of direct writes are multiples, on any disk of today.
+/// The number of which offsets, lengths and addresses of direct writes are multiples, on any disk
+/// of today.
 pub(super) const ALIGNMENT: usize = 4096;
 
 /// A buffer of [`PIECE`] bytes at an address that direct writes can take.

@@ -1,8 +1,10 @@
-//! Names that are two in a layer and one on disk: `Foo` and `foo` where the file system does not tell capitals apart
-//! (ext4 with casefold, vfat, many network file systems), `é` and `e` with an accent where it composes them.
+//! Names that are two in a layer and one on disk: `Foo` and `foo` where the file system does not
+//! tell capitals apart (ext4 with casefold, vfat, many network file systems), `é` and `e` with an
+//! accent where it composes them.
 //!
-//! The second would silently replace the first. Whether a file system is such a one is asked once a layer, and only
-//! when a name that is to be made is there already; on all others that is the whole cost.
+//! The second would silently replace the first. Whether a file system is such a one is asked once a
+//! layer, and only when a name that is to be made is there already; on all others that is the whole
+//! cost.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -16,7 +18,7 @@ use crate::sys;
 const PROBES: [(&str, &str); 2] =
     [(".msb-sync-names-a", ".MSB-SYNC-NAMES-A"), (".msb-sync-names-\u{e9}", ".msb-sync-names-e\u{301}")];
 
-/// How the file system of one layer's tree compares names.
+/// The way in which the file system of one layer's tree compares names.
 #[derive(Debug)]
 pub(super) struct Spelling {
     root: Arc<OwnedFd>,
@@ -39,7 +41,7 @@ impl Spelling {
         }
     }
 
-    /// The name under which `name` is there, if it is another one.
+    /// Finds the name under which `name` is there, if it is another one.
     fn other(&self, directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
         if !self.folds.get_or_init(|| folds(self.root.as_fd())) {
             return Ok(None);
@@ -69,7 +71,8 @@ impl Spelling {
 fn folds(root: BorrowedFd<'_>) -> bool {
     PROBES.iter().any(|(name, other)| {
         let (name, other) = (name.as_bytes(), other.as_bytes());
-        // What cannot be found out is taken not to be so: nothing is lost on the file systems that are usual.
+        // Where that cannot be found out, names are taken not to be folded: nothing is lost on the
+        // file systems that are usual.
         if sys::create_file(root, name, 0o600).is_err() {
             return false;
         }

@@ -1,4 +1,5 @@
-//! The uncompressed bytes of a layer: inflated in a thread of their own, hashed and counted as they pass.
+//! The uncompressed bytes of a layer: inflated in a thread of their own, hashed and counted as they
+//! pass.
 
 use std::io::{self, Read};
 use std::thread::Scope;
@@ -32,8 +33,8 @@ pub(super) struct Inflated {
 }
 
 impl Inflated {
-    /// Starts to inflate `compressed` in a thread of `scope`. The stream may have `limit` bytes, and is
-    /// hashed by `algorithm`.
+    /// Starts to inflate `compressed` in a thread of `scope`. The stream may have `limit` bytes,
+    /// and is hashed by `algorithm`.
     ///
     /// # Errors
     /// The system refuses the thread.
@@ -90,7 +91,8 @@ impl Inflated {
         Ok(())
     }
 
-    /// Hashes the bytes after the archive's end, and returns the digest and size of the whole stream.
+    /// Hashes the bytes after the archive's end, and returns the digest and size of the whole
+    /// stream.
     pub(super) fn drain(mut self) -> Result<(DiffId, u64), LayerError> {
         while self.refill()? {}
         Ok((DiffId::from_hasher(self.hasher), self.received))

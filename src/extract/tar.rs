@@ -1,16 +1,17 @@
-//! A streaming tar reader for hostile input: header blocks and extension records in, [`Entry`]s out.
+//! A streaming tar reader for hostile input: header blocks and extension records in, [`Entry`]s
+//! out.
 //!
-//! Reads POSIX ustar and PAX, GNU (long names, base-256 numbers), star and v7 headers. Where these disagree,
-//! the rules are those of Go's `archive/tar`, by which Docker, containerd and umoci read layers, so that a
-//! layer means the same here and there: a PAX `size` wins over the header's (CVE-2025-62518 is what happens
-//! otherwise), links and devices carry no data, two zero blocks end the archive and nothing after them is
-//! parsed. An archive that Go reads in a surprising way is refused here. Sparse files are read whole, their holes as
-//! zeros ([`sparse`]).
+//! Reads POSIX ustar and PAX, GNU (long names, base-256 numbers), star and v7 headers. Where these
+//! disagree, the rules are those of Go's `archive/tar`, by which Docker, containerd and umoci read
+//! layers, so that a layer means the same here and there: a PAX `size` wins over the header's
+//! (CVE-2025-62518 is what happens otherwise), links and devices carry no data, two zero blocks end
+//! the archive and nothing after them is parsed. An archive that Go reads in a surprising way is
+//! refused here. Sparse files are read whole, their holes as zeros ([`sparse`]).
 //!
-//! The crate `tar` gives the views of a header and the types of entries. Its reader would not do: `unpack` drops
-//! setuid bits and makes empty files of device nodes, without a word; it follows what a header says before it is
-//! checked, reads PAX records by lines, and a reader of its own owns the stream, which here is hashed to its very end
-//! and shared with the writer of files.
+//! The crate `tar` gives the views of a header and the types of entries. Its reader would not do:
+//! `unpack` drops setuid bits and makes empty files of device nodes, without a word; it follows
+//! what a header says before it is checked, reads PAX records by lines, and a reader of its own
+//! owns the stream, which here is hashed to its very end and shared with the writer of files.
 //!
 //! Sources: POSIX.1-2017 `pax`, GNU tar manual "Basic Tar Format", Go `archive/tar/reader.go`.
 
@@ -35,7 +36,7 @@ use crate::error::LayerError;
 pub(super) enum Data<'a> {
     /// Bytes of the archive; never none.
     Bytes(&'a [u8]),
-    /// So many zeros of which the archive has nothing.
+    /// A number of zeros of which the archive has nothing.
     Zeros(u64),
     /// All of the file is taken.
     End,
@@ -55,8 +56,8 @@ impl TarReader {
         Self { data_left: 0, padding: 0, sparse: None, ended: false }
     }
 
-    /// Reads the next entry; `None` at the end of the archive (not of the stream). The previous entry's
-    /// data must have been taken with [`TarReader::data`].
+    /// Reads the next entry; `None` at the end of the archive (not of the stream). The previous
+    /// entry's data must have been taken with [`TarReader::data`].
     pub(super) fn next_entry(&mut self, source: &mut impl Source) -> Result<Option<Entry>, LayerError> {
         let mut extensions = Extensions::default();
         while let Some((block, offset)) = self.next_block(source, extensions.any)? {
@@ -89,8 +90,8 @@ impl TarReader {
         Ok(Data::Bytes(piece))
     }
 
-    /// Reads the next header block, with its position; `None` at the end of the archive. An archive whose
-    /// last header is an `extended` one has no end there.
+    /// Reads the next header block, with its position; `None` at the end of the archive. An archive
+    /// whose last header is an `extended` one has no end there.
     fn next_block(
         &mut self,
         source: &mut impl Source,
@@ -148,8 +149,8 @@ impl TarReader {
         Ok(entry)
     }
 
-    /// Finds out which bytes a file's data is: all of it, or the parts of a sparse one. Returns the size of
-    /// the file and that of its holes.
+    /// Finds out which bytes a file's data is: all of it, or the parts of a sparse one. Returns the
+    /// size of the file and that of its holes.
     fn begin_file(
         &mut self,
         stored: u64,

@@ -217,8 +217,9 @@ fn a_later_entry_replaces_an_earlier_one_of_any_kind() {
     }
 }
 
-/// Files of every length that is written differently: in a batch, in pieces, past the page cache, with a last part
-/// that direct writes do not take; each one linked, and the first replaced by the second while it is written.
+/// Files of every length that is written differently: in a batch, in pieces, past the page cache,
+/// with a last part that direct writes do not take; each one linked, and the first replaced by the
+/// second while it is written.
 #[test]
 fn large_files_have_their_content_times_and_owner_whatever_their_length() {
     let (page, mib) = (4096, 1 << 20);

@@ -1,11 +1,13 @@
 //! Entries in, a directory tree out, in parallel and without ever leaving the root.
 //!
-//! Directories, symlinks and hard links ([`links`]) are made by the calling thread in tar order; files are written by
-//! the pool. What is there already, and what is on its way, the [`ground`] knows.
+//! Directories, symlinks and hard links ([`links`]) are made by the calling thread in tar order;
+//! files are written by the pool. What is there already, and what is on its way, the [`ground`]
+//! knows.
 //!
-//! A path may lead through symlinks of the layer, which mean what they mean inside ([`directories`]). Every directory
-//! is opened beneath the root without following any symlink, and every last component is made with `O_EXCL`,
-//! `mkdirat`, `symlinkat` or `linkat`; nothing is ever written through an existing name.
+//! A path may lead through symlinks of the layer, which mean what they mean inside
+//! ([`directories`]). Every directory is opened beneath the root without following any symlink, and
+//! every last component is made with `O_EXCL`, `mkdirat`, `symlinkat` or `linkat`; nothing is ever
+//! written through an existing name.
 
 mod directories;
 mod ground;
@@ -40,8 +42,8 @@ pub(super) struct TreeWriter<'w> {
 }
 
 impl<'w> TreeWriter<'w> {
-    /// Starts a tree in the empty directory `root`; `inventory` is an empty file open for reading and
-    /// writing.
+    /// Starts a tree in the empty directory `root`; `inventory` is an empty file open for reading
+    /// and writing.
     pub(super) fn new(
         root: OwnedFd,
         inventory: File,
@@ -83,7 +85,8 @@ impl<'w> TreeWriter<'w> {
         self.ground.implicit_directories()
     }
 
-    /// Makes the entries that waited for others, sets the directories' times and closes the inventory.
+    /// Makes the entries that waited for others, sets the directories' times and closes the
+    /// inventory.
     ///
     /// Returns the totals, and whether the file system had no xattrs.
     pub(super) fn finish(mut self, tar_bytes: u64, facts: &LayerFacts) -> Result<(Totals, bool), LayerError> {
@@ -96,7 +99,7 @@ impl<'w> TreeWriter<'w> {
         Ok((self.totals, no_xattrs))
     }
 
-    // ------------------------------------------------------------------------------------- kinds of entries
+    // ---------------------------------------------------------------------------- kinds of entries
 
     fn directory(&mut self, entry: &Entry) -> Result<(), LayerError> {
         let (xattrs, stat) = (self.kept_xattrs(entry), Stat::of(entry, TYPE_DIRECTORY));
@@ -190,7 +193,7 @@ impl<'w> TreeWriter<'w> {
         self.note_as(entry, InventoryKind::Symlink { target: target.to_vec() }, 0o777, Vec::new())
     }
 
-    // ------------------------------------------------------------------------------------------- inventory
+    // ----------------------------------------------------------------------------------- inventory
 
     /// Notes an entry that has an owner and `xattrs` on disk.
     fn note(
@@ -238,7 +241,8 @@ fn hash_zeros(hasher: &mut Xxh3Default, mut count: u64) {
     }
 }
 
-/// Sets the times of all directories, after everything in them is made. Later items win, as in the tar.
+/// Sets the times of all directories, after everything in them is made. Later items win, as in the
+/// tar.
 fn set_directory_times(root: BorrowedFd<'_>, mut inventory: File) -> Result<(), LayerError> {
     inventory.rewind().map_err(inventory_failed)?;
     let mut inventory = InventoryReader::new(inventory).map_err(inventory_failed)?;

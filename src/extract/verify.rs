@@ -1,10 +1,11 @@
 //! A tree on disk against its inventory, entry by entry: the mirror image of writing one.
 //!
-//! The inventory is read several times: what describes each path in the end ([`Outcome`]), that compared with the disk,
-//! and the recorded directories listed for what no item describes. Directories are opened beneath the root without
-//! following a symlink, only regular files are ever opened, content is hashed piece by piece: neither a tree that
-//! somebody has tampered with nor a large one costs more than some bytes an entry, out of a budget that all layers
-//! which are compared at the same time share, and one buffer.
+//! The inventory is read several times: what describes each path in the end ([`Outcome`]), that
+//! compared with the disk, and the recorded directories listed for what no item describes.
+//! Directories are opened beneath the root without following a symlink, only regular files are ever
+//! opened, content is hashed piece by piece: neither a tree that somebody has tampered with nor a
+//! large one costs more than some bytes an entry, out of a budget that all layers which are
+//! compared at the same time share, and one buffer.
 
 mod differences;
 
@@ -25,26 +26,28 @@ use super::paths::{PathHash, show, split};
 use crate::cancel::Cancel;
 use crate::sys::{self, FileTime, Kind, Metadata};
 
-/// Bytes read at once.
+/// The bytes that are read at once.
 const BUFFER: usize = 128 * 1024;
-/// Directory handles kept for the entries to come.
+/// The directory handles that are kept for the entries to come.
 const MAX_OPEN_DIRECTORIES: usize = 16;
-/// Paths that are looked at together.
+/// The paths that are looked at together.
 const PATHS_AT_ONCE: u32 = 400_000;
-/// Memory for the outcomes of inventories, all layers together, in bytes. A layer that needs all of it is compared alone.
+/// The memory for the outcomes of inventories, all layers together, in bytes. A layer that needs
+/// all of it is compared alone.
 const OUTCOMES: usize = 24 << 20;
-/// Bytes that an item, and a path that is looked at, take at most.
+/// The most bytes that an item, and a path that is looked at, take.
 const BYTES_PER_ITEM: usize = 12;
 const BYTES_PER_PATH: usize = 40;
-/// Bytes of entries kept whose inode has lost its first name.
+/// The bytes of entries that are kept because their inode has lost its first name.
 const ORPHAN_BYTES: usize = 1 << 20;
 static BUDGET: Budget = Budget::new(OUTCOMES);
-/// Where file systems end: what is later or earlier is kept as the nearest of these (ext4 and xfs, old and
-/// new, in seconds since the epoch).
+/// The times at which file systems end: a later or earlier one is kept as the nearest of these
+/// (ext4 and xfs, old and new, in seconds since the epoch).
 const CLAMPED_TIMES: [i64; 6] =
     [i32::MIN as i64, 0, i32::MAX as i64, u32::MAX as i64, 15_032_385_535, 16_299_260_424];
 
-/// Compares the tree at `root` with its `inventory`. Thrown, `cancel` ends it early with what was found so far.
+/// Compares the tree at `root` with its `inventory`. Thrown, `cancel` ends it early with what was
+/// found so far.
 ///
 /// # Errors
 /// The inventory cannot be read to its end. What cannot be read of the tree is a difference.
@@ -89,8 +92,8 @@ pub fn verify(root: &OwnedFd, inventory: &mut File, cancel: &Cancel) -> io::Resu
     Ok(checker.found)
 }
 
-/// What there is to say of the tree at `root` if it is another user's, who may change it at any time: nothing else is
-/// looked at.
+/// Finds that the tree at `root` is another user's, who may change it at any time: then nothing
+/// else is looked at.
 ///
 /// # Errors
 /// It cannot be looked at.
@@ -103,10 +106,12 @@ pub(super) fn of_another_user(root: &OwnedFd) -> io::Result<Option<Differences>>
     Ok((found.count > 0).then_some(found))
 }
 
+/// A comparison on its way.
 struct Checker<'a> {
     root: BorrowedFd<'a>,
     outcome: Outcome,
-    /// Items whose inode has several names, sorted, and their inodes once one of the names was looked at.
+    /// Items whose inode has several names, sorted, and their inodes once one of the names was
+    /// looked at.
     shared: Vec<u32>,
     inodes: Vec<Option<NonZeroU64>>,
     /// Items that have lost their own name, while their inode has others.
@@ -138,8 +143,8 @@ impl Checker<'_> {
         self.found.add(&entry.path, changes);
     }
 
-    /// A hard link may outlive the name it was made from: then its own name shows whether the content is right. Items
-    /// before `from` were looked at before.
+    /// A hard link may outlive the name it was made from: then its own name shows whether the
+    /// content is right. Items before `from` were looked at before.
     fn orphan(&mut self, entry: InventoryEntry, item: u32, from: u32) {
         if self.cancel.is_cancelled() {
             return;
@@ -167,7 +172,7 @@ impl Checker<'_> {
         self.orphans.insert(item, entry);
     }
 
-    /// What is at `path`, with its open parent.
+    /// Looks at `path`, and opens its parent.
     fn look(&mut self, path: &[u8]) -> Result<(Arc<OwnedFd>, Metadata), Change> {
         let unreadable = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Change::Removed,
@@ -290,7 +295,7 @@ impl Checker<'_> {
         Ok(changes)
     }
 
-    /// The hash of at most `size` bytes of `file`.
+    /// Hashes at most `size` bytes of `file`.
     fn hash(&mut self, file: &mut File, size: u64) -> io::Result<u128> {
         let mut hasher = Xxh3Default::new();
         let mut rest = size;
@@ -309,8 +314,8 @@ impl Checker<'_> {
         Ok(hasher.digest128())
     }
 
-    /// Finds what no item describes. Only directories of the inventory are listed, so the tree's depth is bounded by the
-    /// inventory's.
+    /// Finds what no item describes. Only directories of the inventory are listed, so the tree's
+    /// depth is bounded by the inventory's.
     fn added(&mut self, inventory: &File, items: u32) -> io::Result<()> {
         let hashes = PathHash::new();
         for part in Part::all(items, PATHS_AT_ONCE) {
@@ -372,7 +377,8 @@ fn compare_xattrs(file: BorrowedFd<'_>, entry: &InventoryEntry) -> io::Result<Ve
     Ok(changes)
 }
 
-/// Whether `found` is how a file system keeps `written`: some have no nanoseconds, none has all years.
+/// True if a file system may keep `written` as `found`: some have no nanoseconds, none has all
+/// years.
 fn same_time(written: FileTime, found: FileTime) -> bool {
     let clamped = !(0..=i64::from(i32::MAX)).contains(&written.seconds)
         && CLAMPED_TIMES.contains(&found.seconds)

@@ -44,7 +44,8 @@ impl Workers {
             .thread_name(|index| format!("extract-{index}"))
             .build()
             .map_err(io::Error::other)?;
-        // A quarter of all files for what writers keep open, a sixteenth for what waits for the pool.
+        // A quarter of all files for what writers keep open, a sixteenth for what waits for the
+        // pool.
         let open_files = sys::open_files_limit();
         Ok(Self {
             open_directories: (open_files / 4 / layers.max(1)).clamp(1, MAX_OPEN_DIRECTORIES),

@@ -1,10 +1,11 @@
-//! The directory that an inventory is of: a layer that somebody removed and made anew, or put in place of another one,
-//! is not the one that we extracted, whatever its name.
+//! The directory that an inventory is of: a layer that somebody removed and made anew, or put in
+//! place of another one, is not the one that we extracted, whatever its name.
 //!
-//! Beside the inventories lie symlinks, of their names, whose texts say when a layer's directory was made, and its inode
-//! number: what no program can give to another directory, and what one `stat` call tells. Renaming a home keeps both. A
-//! copy (`cp -a`, a backup that is put back) has neither; such a layer counts as complete again once its content has
-//! been compared with the inventory, which needs no registry.
+//! Beside the inventories lie symlinks, of their names, whose texts say when a layer's directory
+//! was made, and its inode number: what no program can give to another directory, and what one
+//! `stat` call tells. Renaming a home keeps both. A copy (`cp -a`, a backup that is put back) has
+//! neither; such a layer counts as complete again once its content has been compared with the
+//! inventory, which needs no registry.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -12,8 +13,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use crate::digest::BlobDigest;
 use crate::sys;
 
-/// The start of a note that says that the inventory is not of the directory with this mark, nor says what is
-/// in it.
+/// The start of a note that says that the inventory is not of the directory with this mark, nor
+/// says what is in it.
 const NOT: &str = "not ";
 /// A note on its way. No digest has that name, and one run at a time writes notes.
 const FRESH: &[u8] = b"new";
@@ -37,7 +38,8 @@ impl Bindings {
         Self(directory)
     }
 
-    /// Compares the note on a layer's inventory with the mark of the directory that the layer has now.
+    /// Compares the note on a layer's inventory with the mark of the directory that the layer has
+    /// now.
     pub(super) fn bound(&self, digest: &BlobDigest, mark: &str) -> Bound {
         let note = sys::read_link(self.0.as_fd(), digest.as_str().as_bytes());
         let Ok(text) = note else { return Bound::Unknown };
@@ -48,8 +50,8 @@ impl Bindings {
         }
     }
 
-    /// Notes that the inventory of a layer is of the directory with this mark, or is not, nor says what
-    /// is in it.
+    /// Notes that the inventory of a layer is of the directory with this mark, or is not, nor says
+    /// what is in it.
     pub(super) fn note(&self, digest: &BlobDigest, is_of: bool, mark: &str) -> io::Result<()> {
         let not = if is_of { "" } else { NOT };
         self.sweep();

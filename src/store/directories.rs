@@ -1,8 +1,9 @@
-//! Making and opening the store's directories, which are this user's alone unless he says otherwise.
+//! Making and opening the store's directories, which are this user's alone unless he says
+//! otherwise.
 //!
-//! What is made here gets its mode whatever the umask; what is there keeps its own. The home and the directories of
-//! layers and downloads may be symlinks of this user's or root's; the private directories may not, and none may be
-//! another user's.
+//! A directory that is made here gets its mode whatever the umask; one that is there keeps its own.
+//! The home and the directories of layers and downloads may be symlinks of this user's or root's;
+//! the private directories may not, and none may be another user's.
 
 use std::fs;
 use std::io;
@@ -15,7 +16,8 @@ use crate::sys;
 /// The mode of a directory that is its user's alone.
 pub const PRIVATE_MODE: u32 = 0o700;
 
-/// Opens the directory `path`, making those on the way to it and itself with `mode` where they are missing.
+/// Opens the directory `path`, making those on the way to it and itself with `mode` where they are
+/// missing.
 ///
 /// # Errors
 /// It cannot be made, is no directory, or is another user's.
@@ -60,7 +62,7 @@ pub(super) fn make_private(path: &Path) -> Result<OwnedFd, StoreError> {
     make().map_err(|error| explain(path, error))
 }
 
-/// As [`make_private`], in an open directory.
+/// Opens a private directory like [`make_private`], in an open directory.
 ///
 /// # Errors
 /// As for [`make_private`].
@@ -69,7 +71,7 @@ pub(super) fn make_private_in(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, 
     sys::make_own_directory_at(parent.as_fd(), name, PRIVATE_MODE).map_err(|error| explain(path, error))
 }
 
-/// A file where a directory is needed is named.
+/// Makes the error of a directory that cannot be made or opened; names a file that is in its place.
 fn explain(path: &Path, error: io::Error) -> StoreError {
     let in_the_way = path.ancestors().find(|path| path.symlink_metadata().is_ok());
     let is_file = matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory)

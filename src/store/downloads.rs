@@ -15,11 +15,11 @@ use crate::sys;
 /// A blob of which a part has arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartialDownload {
-    /// Which.
+    /// The digest of the whole blob.
     pub digest: BlobDigest,
-    /// Its file.
+    /// The file that holds the part.
     pub path: PathBuf,
-    /// Bytes that have arrived.
+    /// The bytes that have arrived.
     pub size: u64,
 }
 
@@ -35,8 +35,8 @@ impl PartialDownload {
     }
 }
 
-/// The partial downloads in `directory`, sorted. Only regular files of this user's or root's: whatever else has such a
-/// name is not ours.
+/// Lists the partial downloads in `directory`, sorted. Only regular files of this user's or root's:
+/// whatever else has such a name is not ours.
 ///
 /// # Errors
 /// The directory cannot be read; one that does not exist holds nothing.

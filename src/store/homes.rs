@@ -1,10 +1,12 @@
-//! Homes that share a directory of layers: each has a claim there, by which the others know whose needs to ask for.
+//! Homes that share a directory of layers: each has a claim there, by which the others know whose
+//! needs to ask for.
 //!
-//! A claim is bound to the home itself, not to its path: it goes by an identifier that lies in the home, in
-//! `.msb-sync.id`, beside what tells that directory from others ([`sys::lasting_mark`]). So a home that was renamed keeps
-//! its claim, a copy of one gets an identifier of its own, and a home that another container has under the same path
-//! is another one. What a claimed home needs that cannot be found (not mounted, moved, of another container) nobody
-//! knows: then every layer may be needed.
+//! A claim is bound to the home itself, not to its path: it goes by an identifier that lies in the
+//! home, in `.msb-sync.id`, beside what tells that directory from others ([`sys::lasting_mark`]).
+//! So a home that was renamed keeps its claim, a copy of one gets an identifier of its own, and a
+//! home that another container has under the same path is another one. What a claimed home needs
+//! that cannot be found (not mounted, moved, of another container) nobody knows: then every layer
+//! may be needed.
 
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
@@ -21,17 +23,17 @@ use crate::sys;
 
 /// The file in a home that holds its identifier.
 const NAME: &[u8] = b".msb-sync.id";
-/// Bytes of it that are read.
+/// The bytes of that file that are read.
 const MAX_LENGTH: u64 = 4096;
-/// Identifiers of former homes that are kept.
+/// The identifiers of former homes that are kept.
 const MAX_FORMER: usize = 32;
-/// Hexadecimal digits of an identifier. A claim by path, as earlier versions made them, has 64.
+/// The hexadecimal digits of an identifier. A claim by path, as earlier versions made them, has 64.
 const DIGITS: usize = 32;
 
 /// The claim of a home on a directory of layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Where the home was when it made the claim last.
+    /// The path of the home when it made the claim last.
     pub home: PathBuf,
     /// The claim itself: a symlink to the home.
     pub path: PathBuf,
@@ -40,7 +42,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whether the home that made it is where it was then.
+    /// True if the home that made the claim is where it was then.
     pub fn is_found(&self) -> bool {
         match &self.id {
             // A copy knows what its original needed as well as anybody.
@@ -53,7 +55,7 @@ impl Claim {
 /// A home's identifier, as its file says.
 struct HomeId {
     id: String,
-    /// Whether the file was written for this very directory, rather than copied into it.
+    /// True if the file was written for this very directory, rather than copied into it.
     is_here: bool,
     /// The identifiers of the homes that this one was copied from, one after the other.
     former: Vec<String>,
@@ -72,7 +74,8 @@ impl HomeId {
         Some(Self { id: id.to_owned(), is_here, former })
     }
 
-    /// The identifier of a home, which gets one if it has none of its own. Its lock must be held.
+    /// Reads the identifier of a home, which gets one if it has none of its own. Its lock must be
+    /// held.
     fn establish(home: &Path) -> io::Result<String> {
         let old = Self::read(home);
         let mut former = match old {
@@ -97,7 +100,7 @@ impl HomeId {
     }
 }
 
-/// What tells a home from others. Its time of modification does not.
+/// Marks a home, so that it can be told from others. Its time of modification would not do.
 fn own_mark(home: &OwnedFd) -> io::Result<String> {
     sys::lasting_mark(home.as_fd())
 }
@@ -123,12 +126,14 @@ pub fn claim(places: &Places, home: &Path) -> Result<(), StoreError> {
     // By path, as earlier versions claimed: now said better.
     let by_path = BlobDigest::of(Algorithm::Sha256, home_bytes);
     let _ = sys::remove_file(opened.as_fd(), by_path.hex().as_bytes());
-    // Before anything is recorded that needs these layers: else a power loss leaves them to other homes.
+    // Before anything is recorded that needs these layers: else a power loss leaves them to other
+    // homes.
     sys::sync(opened.as_fd()).map_err(StoreError::io("sync", &directory))
 }
 
-/// The claims of other homes than `home` whose catalogs may need these layers, as [`claim`] noted them. Those
-/// of the homes that `home` was copied from count no more where the layers were copied with it.
+/// Lists the claims of other homes than `home` whose catalogs may need these layers, as [`claim`]
+/// noted them. Those of the homes that `home` was copied from count no more where the layers were
+/// copied with it.
 ///
 /// # Errors
 /// The directory cannot be read; one that does not exist holds none.

@@ -1,11 +1,12 @@
-//! The names that things of the store have on disk. They are part of what earlier versions wrote, and stay.
+//! The names that things of the store have on disk. They are part of what earlier versions wrote,
+//! and stay.
 
 use std::path::{Path, PathBuf};
 
 use crate::digest::BlobDigest;
 
-/// The directories in the private one: inventories, notes of which directories they are of, claims of homes, layers on
-/// their way.
+/// The directories in the private one: inventories, notes of which directories they are of, claims
+/// of homes, layers on their way.
 pub(super) const INVENTORIES: &str = "records";
 pub(super) const BINDINGS: &str = "bindings";
 pub(super) const HOMES: &str = "homes";
@@ -17,14 +18,14 @@ pub(super) const LOCK: &str = "lock";
 pub(super) const REMOVED: &str = "removed-";
 /// The start of the name, in staging, of an inventory whose layer is being removed where it is.
 pub(super) const REMOVING: &str = "removing-";
-/// The start of the name, in staging, of a file that stands for a layer which nobody needs, and which has no
-/// inventory, but could not be removed.
+/// The start of the name, in staging, of a file that stands for a layer which nobody needs, and
+/// which has no inventory, but could not be removed.
 pub(super) const UNNEEDED: &str = "unneeded-";
 /// The most names that are tried in staging for one thing, beside others that cannot be removed.
 pub(super) const MAX_NAMES: usize = 1000;
 
-/// The parts of a layer in staging: its tree, its inventory, the mark that both are complete, and the tree
-/// that it has replaced.
+/// The parts of a layer in staging: its tree, its inventory, the mark that both are complete, and
+/// the tree that it has replaced.
 pub(super) const TREE: &[u8] = b"tree";
 pub(super) const INVENTORY: &[u8] = b"record";
 pub(super) const READY: &[u8] = b"ready";

@@ -1,4 +1,5 @@
-//! Where things of one directory of layers lie, and what is there of a layer by its names alone.
+//! The places of one directory of layers: where things lie, and what is there, by their names
+//! alone. Nothing is locked or written.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -20,7 +21,7 @@ use crate::sys::{self, Kind};
 /// The private directory, where it is inside the layers directory.
 const INSIDE: &str = ".msb-sync";
 
-/// Where things of one directory of layers lie. Looks at directories once; nothing is opened or written.
+/// The places where things of one directory of layers lie. Looks at directories once.
 #[derive(Clone, Debug)]
 pub struct Places {
     pub(super) layers: PathBuf,
@@ -28,7 +29,8 @@ pub struct Places {
 }
 
 impl Places {
-    /// The places that belong to `layers`. The same directory by another name has the same places.
+    /// Finds the places that belong to `layers`. The same directory by another name has the same
+    /// places.
     pub fn of(layers: &Path) -> Self {
         // A directory that is not there yet will be made where its name says.
         let real = fs::canonicalize(layers).unwrap_or_else(|_| layers.to_owned());
@@ -48,16 +50,16 @@ impl Places {
         Self { layers: layers.to_owned(), private }
     }
 
-    /// The inventory of a layer.
+    /// The path of a layer's inventory.
     pub fn inventory(&self, digest: &BlobDigest) -> PathBuf {
         self.private.join(INVENTORIES).join(digest.as_str())
     }
 
-    /// A few names of what is no layer in a directory that was never used for layers: somebody may have meant another
-    /// one. Empty where it has been used, or cannot be read.
+    /// Lists a few names of what is no layer in a directory that was never used for layers:
+    /// somebody may have meant another one. Empty where it has been used, or cannot be read.
     pub fn other_things(&self) -> Vec<String> {
         let is_layer = |name: &str| {
-            // What makes the root of a file system is nobody's.
+            // The names in the root of a fresh file system are nobody's.
             name.starts_with("sha256:")
                 || name.starts_with("sha512:")
                 || matches!(name, INSIDE | "lost+found")
@@ -70,7 +72,7 @@ impl Places {
         names.filter(|name| !is_layer(name)).take(3).map(|name| printable(&name)).collect()
     }
 
-    /// What is known of a layer.
+    /// Tells what is known of a layer.
     ///
     /// # Errors
     /// The directories cannot be looked at.
@@ -100,7 +102,8 @@ impl Places {
         Ok(LocatedLayers { places: self, layers, inventories, bindings, lasting_inodes })
     }
 
-    /// The directory `name` in the private one, to which no symlink leads; if there is none, at which path and why.
+    /// Finds the directory `name` in the private one, to which no symlink leads; if there is none,
+    /// tells at which path and why.
     pub(super) fn find_private(&self, name: &str) -> Result<OwnedFd, (PathBuf, io::Error)> {
         let (parent, own_name) = (self.private.parent(), self.private.file_name().unwrap_or_default());
         let private = sys::locate_directory(parent.unwrap_or(Path::new("/")))
@@ -138,7 +141,8 @@ impl Places {
         }
     }
 
-    /// The layers here that are msb-sync's to remove: those with an inventory, and those that it could not remove before.
+    /// Lists the layers here that are msb-sync's to remove: those with an inventory, and those that
+    /// it could not remove before.
     ///
     /// # Errors
     /// The directories cannot be read; ones that do not exist hold nothing.
@@ -154,7 +158,7 @@ impl Places {
         let Ok(inventories) = self.find_private(INVENTORIES) else { return Ok(found) };
         for name in names {
             let Some(digest) = BlobDigest::parse(&name).ok() else { continue };
-            // What may not be an inventory says nothing of the layer, and stays.
+            // A thing that may not be an inventory says nothing of the layer, and stays.
             let is_inventory = sys::has_own_file(inventories.as_fd(), name.as_bytes()).unwrap_or(false);
             if is_inventory && is_there(&digest) {
                 found.insert(digest);
@@ -163,12 +167,13 @@ impl Places {
         Ok(found)
     }
 
-    /// Whether no run is at work here.
+    /// True if no run is at work here.
     pub fn is_idle(&self) -> bool {
         Lock::is_free(&self.private.join(LOCK))
     }
 
-    /// What is staged: while no run is at work here, that is what one that ended early has left.
+    /// Lists the things in staging: while no run is at work here, those that one which ended early
+    /// has left.
     ///
     /// # Errors
     /// The directory cannot be read; one that does not exist holds nothing.
@@ -184,7 +189,8 @@ impl Places {
         Ok(self.private_names(STAGING)?.into_iter().filter_map(leftover).collect())
     }
 
-    /// The names in the directory `name` of the private one; one that does not exist holds nothing.
+    /// Lists the names in the directory `name` of the private one; one that does not exist holds
+    /// nothing.
     pub(super) fn private_names(&self, name: &str) -> Result<BTreeSet<String>, StoreError> {
         let missing = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -222,21 +228,22 @@ impl Places {
 /// A layer, opened to be compared with its inventory.
 #[derive(Debug)]
 pub enum OpenedLayer {
-    /// No directory.
+    /// There is no directory.
     Missing,
-    /// No directory and inventory of which both can be opened; the text says why.
+    /// Directory and inventory cannot both be opened; the text says why.
     Incomplete(String),
-    /// Both.
+    /// Both are there.
     Complete {
-        /// The layer's directory.
+        /// The directory of the layer.
         tree: OwnedFd,
-        /// Its inventory.
+        /// The inventory of the layer.
         inventory: File,
     },
 }
 
 impl OpenedLayer {
-    /// What tells this directory and inventory from others that may have taken their names meanwhile.
+    /// Identifies this directory and inventory among others that may have taken their names
+    /// meanwhile.
     ///
     /// # Errors
     /// They cannot be looked at.
@@ -246,18 +253,18 @@ impl OpenedLayer {
     }
 }
 
-/// What a run that ended early has left behind.
+/// A thing that a run which ended early has left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
     /// The layer that it was about.
     pub digest: BlobDigest,
-    /// Where it lies.
+    /// The place where it lies.
     pub path: PathBuf,
-    /// Bytes of the files in it.
+    /// The bytes of the files in it.
     pub size: u64,
 }
 
-/// Whether there is a directory at `path`, and no symlink to one.
+/// True if there is a directory at `path`, and no symlink to one.
 fn is_directory(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
 }
@@ -273,8 +280,8 @@ pub struct LocatedLayers<'p> {
 }
 
 impl LocatedLayers<'_> {
-    /// What is known of a layer, from what four calls say of its directory, its inventory, and the note of which
-    /// directory the inventory is.
+    /// Tells what is known of a layer, from what four calls say of its directory, its inventory,
+    /// and the note of which directory the inventory is.
     ///
     /// # Errors
     /// It cannot be looked at.
@@ -286,7 +293,7 @@ impl LocatedLayers<'_> {
         let Some((found, mark)) = layer else { return Ok(LayerState::Missing) };
         let has_inventory = match &self.inventories {
             Some(inventories) => match sys::has_own_file(inventories.as_fd(), digest.as_str().as_bytes()) {
-                // What may not be an inventory is none. Who would replace it names it.
+                // A thing that may not be an inventory is none. Whoever would replace it names it.
                 Err(error) if sys::refusal(&error).is_some() => false,
                 other => other.map_err(failed(self.places.inventory(digest)))?,
             },

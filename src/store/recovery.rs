@@ -24,8 +24,8 @@ pub struct Recovered {
     pub left: Vec<Left>,
 }
 
-/// Finishes or removes what runs that died have left in staging. Layers that are ready but cannot be given
-/// their names stay there, for [`unplaced`](super::unplaced).
+/// Finishes or removes what runs that died have left in staging. Layers that are ready but cannot
+/// be given their names stay there, for [`unplaced`](super::unplaced).
 ///
 /// # Errors
 /// Staging cannot be read, or the directories of names cannot be synced.
@@ -44,7 +44,8 @@ pub fn recover(store: &Store) -> Result<Recovered, StoreError> {
         recovered.left.extend(remove_spool(store, staged.digest()).err());
     }
     if staged.is_empty() {
-        // Layers whose run died right after naming them are complete, and will be recorded as they are.
+        // Layers whose run died right after naming them are complete, and will be recorded as they
+        // are.
         store.sync_layers()?;
         store.sync_inventories()?;
     } else {
@@ -64,8 +65,8 @@ pub struct Cleared {
     pub left: Vec<Left>,
 }
 
-/// Finishes what runs that died have left in staging, where that is possible, and removes all else, ready or
-/// not.
+/// Finishes what runs that died have left in staging, where that is possible, and removes all else,
+/// ready or not.
 ///
 /// # Errors
 /// As for [`recover`].
@@ -85,8 +86,8 @@ pub fn clear(store: &Store) -> Result<Cleared, StoreError> {
     Ok(Cleared { gone, left })
 }
 
-/// Removes partial downloads that nobody has touched for `age`, except those of `wanted`, and those of layers
-/// that are complete.
+/// Removes partial downloads that nobody has touched for `age`, except those of `wanted`, and those
+/// of layers that are complete.
 ///
 /// # Errors
 /// The directory cannot be read.

@@ -1,10 +1,11 @@
 //! Removing layers: the one way out of the store, for whoever decides that nobody needs a layer.
 //!
-//! [`remove`] takes layers out of the directory of a store, [`sweep`] finishes or removes one thing in staging; both tell
-//! what stays, and why. Nobody else removes anything of a layer.
+//! [`remove`] takes layers out of the directory of a store, [`sweep`] finishes or removes one thing
+//! in staging; both tell what stays, and why. Nobody else removes anything of a layer.
 //!
-//! Nothing is removed or moved across a mount. A layer with one inside stays whole, under its name. What shows only on
-//! the way (somebody mounts something meanwhile) stays where it is by then. All that stays is tried again by later runs.
+//! Nothing is removed or moved across a mount. A layer with one inside stays whole, under its name.
+//! A thing that shows only on the way (somebody mounts something meanwhile) stays where it is by
+//! then. All that stays is tried again by later runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,9 +30,9 @@ pub struct RemovedLayers {
     pub left: Vec<Left>,
 }
 
-/// Removes layers, but for those that a running process uses and those that cannot be removed now. They are
-/// renamed away first, so that no half of one is ever visible under its name, wherever the file system
-/// can.
+/// Removes layers, but for those that a running process uses and those that cannot be removed now.
+/// They are renamed away first, so that no half of one is ever visible under its name, wherever the
+/// file system can.
 ///
 /// # Errors
 /// Names cannot be made durable; what was renamed away by then is swept by the next run.
@@ -154,9 +155,9 @@ pub(super) fn refused(
     }
 }
 
-/// Removes a layer where it is, for file systems that cannot rename it: overlayfs, whose lower layers hold it. Its
-/// inventory goes first, so that no half of it counts as complete, and says in staging until the end that the rest is
-/// to be removed.
+/// Removes a layer where it is, for file systems that cannot rename it: overlayfs, whose lower
+/// layers hold it. Its inventory goes first, so that no half of it counts as complete, and says in
+/// staging until the end that the rest is to be removed.
 pub(super) fn remove_in_place(store: &Store, digest: &BlobDigest) -> Result<(), StoreError> {
     let (inventories, staging) = (store.inventories_directory.as_fd(), store.staging_directory.as_fd());
     let marker = format!("{REMOVING}{digest}");
@@ -191,8 +192,8 @@ fn remove_inventory(store: &Store, digest: &BlobDigest) -> Result<(), Left> {
         })
 }
 
-/// Removes the thing that lies in staging under `name` and is of no use, and finishes the removal that it
-/// may stand for.
+/// Removes the thing that lies in staging under `name` and is of no use, and finishes the removal
+/// that it may stand for.
 ///
 /// # Errors
 /// Names cannot be made durable, or looked at.

@@ -1,7 +1,8 @@
 //! A blob while it arrives: one thread appends what the socket gives, another reads it as it grows.
 //!
-//! The spool is a file, so that a broken run can go on where it stopped, and so that a slow decoder holds
-//! up no socket and needs no memory: what was written a moment ago is read back from the page cache.
+//! The spool is a file, so that a broken run can go on where it stopped, and so that a slow decoder
+//! holds up no socket and needs no memory: what was written a moment ago is read back from the page
+//! cache.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -40,7 +41,8 @@ enum End {
 }
 
 impl Spool {
-    /// Opens or makes the spool at `path`, which is in `directory`; one that is longer than `size` is emptied.
+    /// Opens or makes the spool at `path`, which is in `directory`; one that is longer than `size`
+    /// is emptied.
     pub(super) fn open(directory: &Arc<OwnedFd>, path: PathBuf, size: u64) -> Result<Self, StoreError> {
         let file = sys::open_or_make_own_file(directory.as_fd(), name(&path), FILE_MODE)
             .map_err(StoreError::io("open the partial download", &path))?;
@@ -53,12 +55,12 @@ impl Spool {
         Ok(Self { file, directory: Arc::clone(directory), path, progress, grown: Condvar::new() })
     }
 
-    /// Bytes received so far, in this and earlier runs.
+    /// Counts the bytes received so far, in this and earlier runs.
     pub fn length(&self) -> u64 {
         self.lock().length
     }
 
-    /// Where it lies.
+    /// The path of the spool.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -101,7 +103,7 @@ impl Spool {
         remove(self.directory.as_fd(), &self.path)
     }
 
-    /// A reader from the first byte on, which waits for bytes to come.
+    /// Starts a reader from the first byte on, which waits for bytes to come.
     pub fn reader(self: &Arc<Self>) -> SpoolReader {
         SpoolReader { spool: Arc::clone(self), offset: 0 }
     }
@@ -116,7 +118,8 @@ impl Spool {
     }
 }
 
-/// Removes the spool at `path`, which is in `directory`; one that is gone is fine, and what is none stays.
+/// Removes the spool at `path`, which is in `directory`; one that is gone is fine, and what is none
+/// stays.
 pub(super) fn remove(directory: BorrowedFd<'_>, path: &Path) -> Result<(), StoreError> {
     let result = match sys::has_own_file(directory, name(path)) {
         Ok(true) => sys::remove_file(directory, name(path)),

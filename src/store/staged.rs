@@ -1,10 +1,11 @@
 //! Layers on their way in: staged, ready, given their names in groups.
 //!
-//! A layer that cannot have its name (something is mounted there, or what has the name must not be changed) fails
-//! alone, and stays staged if it is ready: a later run of this boot gives it its name without fetching it again.
+//! A layer that cannot have its name (something is mounted there, or what has the name must not be
+//! changed) fails alone, and stays staged if it is ready: a later run of this boot gives it its
+//! name without fetching it again.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -62,7 +63,8 @@ impl Staged<'_> {
             .map_err(StoreError::io("create", self.path().join("record")))
     }
 
-    /// Declares that tree and inventory are complete and verified: from now on a run that dies loses nothing.
+    /// Declares that tree and inventory are complete and verified: from now on a run that dies
+    /// loses nothing.
     ///
     /// # Errors
     /// The mark cannot be written.
@@ -71,11 +73,11 @@ impl Staged<'_> {
         let path = self.path().join("ready");
         let mut file = sys::make_own_file(self.directory.as_fd(), READY, FILE_MODE)
             .map_err(StoreError::io("create", &path))?;
-        file.write_all(boot_id().unwrap_or_default().as_bytes()).map_err(StoreError::io("write", path))
+        file.write_all(sys::boot_id().unwrap_or_default().as_bytes()).map_err(StoreError::io("write", path))
     }
 
-    /// Opens the tree that has the layer's name and is not ours: another program extracted it. `None` if
-    /// there is none.
+    /// Opens the tree that has the layer's name and is not ours: another program extracted it.
+    /// `None` if there is none.
     pub fn foreign(&self) -> Option<OwnedFd> {
         // Neither ours nor a damaged one of ours, which is to be repaired.
         if !matches!(self.store.places.state(&self.digest), Ok(LayerState::Untrusted)) {
@@ -84,8 +86,8 @@ impl Staged<'_> {
         sys::open_directory_beneath(self.store.layers_directory.as_fd(), &layer_name(&self.digest)).ok()
     }
 
-    /// Opens the inventory, to be read, and an empty file for one of another tree of the same layer: see
-    /// [`Staged::adopt`].
+    /// Opens the inventory, to be read, and an empty file for one of another tree of the same
+    /// layer: see [`Staged::adopt`].
     ///
     /// # Errors
     /// They cannot be opened.
@@ -96,15 +98,17 @@ impl Staged<'_> {
         Ok((inventory, sys::make_own_file(directory, ADOPTED, FILE_MODE).map_err(failed())?))
     }
 
-    /// Takes the tree that has the layer's name already for the layer, with the second of [`Staged::inventories`] as its
-    /// inventory. The staged tree is removed; [`Staged::ready`] is to follow.
+    /// Takes the tree that has the layer's name already for the layer, with the second of
+    /// [`Staged::inventories`] as its inventory. The staged tree is removed; [`Staged::ready`] is
+    /// to follow.
     ///
     /// # Errors
     /// The inventory is not on disk, or the tree cannot be removed.
     pub fn adopt(&self, inventory: &File) -> Result<(), StoreError> {
         let failed = || StoreError::io("take over the record in", self.path());
         let directory = self.directory.as_fd();
-        // What is ready and has no tree is taken for placed, also after a power loss.
+        // A staged layer that is ready and has no tree is taken for placed, also after a power
+        // loss.
         sys::sync(inventory.as_fd()).map_err(failed())?;
         sys::rename_over(directory, ADOPTED, directory, INVENTORY).map_err(failed())?;
         sys::sync(directory).map_err(failed())?;
@@ -136,7 +140,8 @@ impl Drop for Staged<'_> {
 /// # Errors
 /// It cannot be made.
 pub fn stage<'s>(store: &'s Store, digest: &BlobDigest) -> Result<Staged<'s>, StoreError> {
-    // The inventory will be replaced in the end; one that may not be is told before anything is fetched.
+    // The inventory will be replaced in the end; one that may not be is told before anything is
+    // fetched.
     sys::has_own_file(store.inventories_directory.as_fd(), digest.as_str().as_bytes())
         .map_err(StoreError::io("replace the record", store.places.inventory(digest)))?;
     let staging = store.staging_directory.as_fd();
@@ -150,8 +155,8 @@ pub fn stage<'s>(store: &'s Store, digest: &BlobDigest) -> Result<Staged<'s>, St
     Ok(staged)
 }
 
-/// Finds a layer that an earlier run of this boot has extracted and could not give its name, with its
-/// inventory.
+/// Finds a layer that an earlier run of this boot has extracted and could not give its name, with
+/// its inventory.
 pub fn unplaced<'s>(store: &'s Store, digest: &BlobDigest) -> Option<(Staged<'s>, File)> {
     for number in 0..MAX_NAMES {
         let name = if number == 0 { digest.to_string() } else { format!("{digest}.{number}") };
@@ -166,7 +171,8 @@ pub fn unplaced<'s>(store: &'s Store, digest: &BlobDigest) -> Option<(Staged<'s>
     None
 }
 
-/// Opens the layer staged under `name`, if it only needs its name, or its inventory's, to be complete.
+/// Opens the layer staged under `name`, if it only needs its name, or its inventory's, to be
+/// complete.
 pub(super) fn staged_of_dead_run<'s>(
     store: &'s Store,
     name: &[u8],
@@ -177,9 +183,9 @@ pub(super) fn staged_of_dead_run<'s>(
     let has = |part: &[u8]| sys::metadata(directory.as_fd(), part).is_ok_and(|found| found.is_some());
     let is_whole = match (has(TREE), has(INVENTORY)) {
         // The page cache still has every byte.
-        (true, true) => Some(ready) == boot_id(),
-        // The tree has its final name, so it was synced: only the inventory's rename is missing. Where the tree has
-        // been removed since, the inventory would be one of nothing.
+        (true, true) => Some(ready) == sys::boot_id(),
+        // The tree has its final name, so it was synced: only the inventory's rename is missing.
+        // Where the tree has been removed since, the inventory would be one of nothing.
         (false, true) => store.has_layer(&digest)?,
         _ => false,
     };
@@ -197,7 +203,8 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// Fails the whole group, of which nothing can be believed to be on disk: dropped, it is removed.
+    /// Fails the whole group, of which nothing can be believed to be on disk: dropped, it is
+    /// removed.
     fn all_failed(layers: &[Staged<'_>], error: StoreError) -> Self {
         let error = Arc::new(Error::from(error));
         let results = layers.iter().map(|_| Err(Arc::clone(&error))).collect();
@@ -205,8 +212,8 @@ impl Committed {
     }
 }
 
-/// Gives layers their final names, durably: one sync of the file system for all of them. A layer that
-/// cannot have its name fails alone.
+/// Gives layers their final names, durably: one sync of the file system for all of them. A layer
+/// that cannot have its name fails alone.
 pub fn commit(store: &Store, layers: Vec<Staged<'_>>) -> Committed {
     let synced = sys::sync_file_system(store.layers_directory.as_fd());
     if let Err(error) = synced {
@@ -248,8 +255,8 @@ pub fn commit(store: &Store, layers: Vec<Staged<'_>>) -> Committed {
     Committed { results, left }
 }
 
-/// Finds the layers whose present trees would have to make way for them, and are in use, with who uses
-/// them.
+/// Finds the layers whose present trees would have to make way for them, and are in use, with who
+/// uses them.
 fn replaced_in_use(store: &Store, layers: &[Staged<'_>]) -> BTreeMap<BlobDigest, String> {
     let there = |directory: &OwnedFd, name: &[u8]| {
         sys::metadata(directory.as_fd(), name).is_ok_and(|found| found.is_some())
@@ -279,7 +286,8 @@ fn place(store: &Store, staged: &Staged<'_>) -> Result<(), StoreError> {
     match sys::rename_new(staging, TREE, layers, &name) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             refuse_mounts(store, &staged.digest, "replace")?;
-            // After the exchange the old tree lies here: a run that finds it must not take it for the new one.
+            // After the exchange the old tree lies here: a run that finds it must not take it for
+            // the new one.
             revoke(staging).map_err(failed())?;
             replace(store, staged).inspect_err(|_| {
                 // The tree here is still the new one. Without the mark it is fetched again.
@@ -346,10 +354,4 @@ fn mark_of(store: &Store, name: &[u8]) -> Result<Option<String>, StoreError> {
             Ok(mark) => Ok(String::from_utf8(mark).ok()),
         },
     }
-}
-
-/// The identifier of this boot: data not synced in an earlier one is lost, data not synced in this one is
-/// not.
-fn boot_id() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }

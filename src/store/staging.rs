@@ -1,6 +1,7 @@
 //! The staging directory: layers on their way in or out, each under a name that says which.
 //!
-//! No name in staging is waited for: beside what stays under one a second one is made (`<digest>.1`).
+//! No name in staging is waited for: beside what stays under one a second one is made
+//! (`<digest>.1`).
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -64,8 +65,8 @@ pub(super) fn sync_staging(store: &Store) -> Result<(), StoreError> {
     sys::sync(store.staging_directory.as_fd()).map_err(StoreError::io("sync", staging_path(store)))
 }
 
-/// Has `make` use a name in staging that begins with `start`, after the thing that had the name before is
-/// removed, as far as it can be.
+/// Has `make` use a name in staging that begins with `start`, after the thing that had the name
+/// before is removed, as far as it can be.
 pub(super) fn free_name<T>(
     store: &Store,
     start: &str,

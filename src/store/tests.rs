@@ -1,4 +1,5 @@
-//! The store's promises, each on a directory of its own: names appear at once, whole and durable, or not at all.
+//! The store's promises, each on a directory of its own: names appear at once, whole and durable,
+//! or not at all.
 
 use std::fs::File;
 

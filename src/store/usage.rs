@@ -1,13 +1,13 @@
-//! Which layers processes and mounts use, so that none is removed or replaced under their feet.
+//! The layers that processes and mounts use, so that none is removed or replaced under their feet.
 //!
-//! Asked is `/proc`: open files, working and root directories, programs and mapped files of every process, the
-//! mounts of every mount namespace (mount points, bind mounts, overlays), and files behind loop devices. Nothing is
-//! compared by its path alone: a path of a process counts by the file system and the directory in it that it leads
-//! to, whatever mounts lead there (`wanted`, `mounts`), and what an overlay is made of by device and inode
-//! (`overlays`).
+//! Asked is `/proc`: open files, working and root directories, programs and mapped files of every
+//! process, the mounts of every mount namespace (mount points, bind mounts, overlays), and files
+//! behind loop devices. Nothing is compared by its path alone: a path of a process counts by the
+//! file system and the directory in it that it leads to, whatever mounts lead there (`wanted`,
+//! `mounts`), and what an overlay is made of by device and inode (`overlays`).
 //!
-//! What the user may not read there is not seen: as root that is nothing, else the processes of others. Where there
-//! is no `/proc`, every layer may be in use.
+//! Processes that the user may not look at are not seen: as root there are none, else those of
+//! others. Where there is no `/proc`, every layer may be in use.
 
 mod mounts;
 mod overlays;
@@ -24,13 +24,14 @@ use self::overlays::Bases;
 use self::wanted::Wanted;
 use crate::digest::BlobDigest;
 
-/// Of one process's maps, or of one namespace's mounts, so many bytes are read.
+/// The bytes that are read of one process's maps, or of one namespace's mounts.
 const MAX_TABLE: u64 = 64 << 20;
 
-/// Those of `digests` whose directory in `layers` a process or a mount uses, with who that is: all, if that cannot
-/// be found out.
+/// Finds those of `digests` whose directory in `layers` a process or a mount uses, with who that
+/// is: all, if that cannot be found out.
 ///
-/// Looks at all processes once, so ask about many layers at once, and only if something is to be removed or replaced.
+/// Looks at all processes once, so ask about many layers at once, and only if something is to be
+/// removed or replaced.
 pub fn layers_in_use(layers: &Path, digests: &[&BlobDigest]) -> BTreeMap<BlobDigest, String> {
     let Some(mut wanted) = Wanted::new(layers, digests) else { return BTreeMap::new() };
     let own = read_mounts(Path::new("/proc/self"), b"/");
@@ -161,7 +162,7 @@ fn look_at_mounts(
     }
 }
 
-/// Where the paths of overlays may have been written.
+/// Lists the directories from which the paths of overlays may have been written.
 fn bases_of(namespaces: &[Namespace<'_>], processes: &[Process]) -> Bases {
     let roots = namespaces.iter().map(Namespace::root).collect();
     let mut seen = BTreeSet::new();
@@ -170,7 +171,7 @@ fn bases_of(namespaces: &[Namespace<'_>], processes: &[Process]) -> Bases {
     Bases { roots, working_directories }
 }
 
-/// A file behind a loop device is held by the kernel, not by a process.
+/// Looks at the files behind loop devices, which the kernel holds, and no process.
 fn look_at_loop_devices(wanted: &Wanted, found: &mut BTreeMap<BlobDigest, String>) {
     for device in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
         let Ok(mut file) = fs::read(device.path().join("loop/backing_file")) else { continue };

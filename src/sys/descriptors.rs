@@ -9,7 +9,8 @@ use rustix::process::{Resource, Rlimit};
 /// The time that an open waits for a file descriptor that another thread gives back, and how often.
 const DESCRIPTOR_PATIENCE: (Duration, u32) = (Duration::from_millis(10), 100);
 
-/// Opens by `open`, and waits a moment where this process or the system has no file descriptor left.
+/// Opens by `open`, and waits a moment where this process or the system has no file descriptor
+/// left.
 pub(super) fn patiently<T>(mut open: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     let (pause, mut tries) = DESCRIPTOR_PATIENCE;
     loop {
@@ -34,8 +35,8 @@ pub fn open_files_limit() -> usize {
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Lets this process open as many files as it may ever open: shells and service managers give less at
-/// first.
+/// Lets this process open as many files as it may ever open: shells and service managers give less
+/// at first.
 pub fn raise_open_files_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     // A limit that cannot be raised is still enough for what is usual.

@@ -7,8 +7,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 
-/// Tells the file system and the mount that `path` is on; `None` if it cannot be told. Between two of them
-/// nothing can be renamed, even where one file system is mounted twice.
+/// Tells the file system and the mount that `path` is on; `None` if it cannot be told. Between two
+/// of them nothing can be renamed, even where one file system is mounted twice.
 pub fn mount_of(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     let device = std::fs::metadata(path).ok()?.dev();
@@ -33,14 +33,15 @@ pub fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
 /// Writes one file or directory to the disk.
 pub fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
     match rustix::fs::fsync(file) {
-        // Some file systems have no fsync for directories; their renames are as durable as they get.
+        // Some file systems have no fsync for directories; their renames are as durable as they
+        // get.
         Err(Errno::INVAL) => Ok(()),
         other => Ok(other?),
     }
 }
 
-/// True if the files on the file system of `file` keep their inode numbers. FUSE, 9p and overlayfs may give
-/// new ones each time that they are mounted.
+/// True if the files on the file system of `file` keep their inode numbers. FUSE, 9p and overlayfs
+/// may give new ones each time that they are mounted.
 pub fn has_lasting_inodes(file: BorrowedFd<'_>) -> bool {
     const CHANGING: [u32; 3] = [0x6573_5546, 0x0102_1997, 0x794c_7630];
     // The kernel's numbers have 32 bits, whatever the width of the field.
@@ -53,9 +54,11 @@ pub fn has_lasting_inodes(file: BorrowedFd<'_>) -> bool {
     kind.is_ok_and(|kind| !CHANGING.contains(&kind))
 }
 
-/// True if another machine, or a program, may change what is in the directory without this kernel knowing.
+/// True if another machine, or a program, may change what is in the directory without this kernel
+/// knowing.
 ///
-/// By the magic numbers of `statfs(2)`: NFS, SMB, 9p, Ceph, AFS, Coda, FUSE, and the cluster file systems.
+/// By the magic numbers of `statfs(2)`: NFS, SMB, 9p, Ceph, AFS, Coda, FUSE, and the cluster file
+/// systems.
 pub fn may_change_unseen(directory: &Path) -> io::Result<bool> {
     const UNSEEN: [u32; 14] = [
         0x0000_6969, // NFS

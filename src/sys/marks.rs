@@ -9,11 +9,12 @@ use rustix::io::Errno;
 use super::disks::has_lasting_inodes;
 use super::metadata::{FileTime, Metadata, to_metadata};
 
-/// Marks the thing that has a name now, so that it can be told from others that have had the name before;
-/// `None` if there is nothing.
+/// Marks the thing that has a name now, so that it can be told from others that have had the name
+/// before; `None` if there is nothing.
 ///
-/// The mark is the time at which it was made, to the nanosecond, and its inode number if `lasting_inodes`.
-/// Where the file system does not say when it was made, the time of its last modification stands in.
+/// The mark is the time at which it was made, to the nanosecond, and its inode number if
+/// `lasting_inodes`. Where the file system does not say when it was made, the time of its last
+/// modification stands in.
 pub fn mark(
     directory: BorrowedFd<'_>,
     name: &[u8],
@@ -29,8 +30,8 @@ pub fn mark(
     Ok(Some((found.metadata, inode + &found.made.unwrap_or_else(modified))))
 }
 
-/// Marks an open directory like [`mark`], by nothing that changes when names in it do. Where the file
-/// system tells nothing that lasts, all directories have the same mark.
+/// Marks an open directory like [`mark`], by nothing that changes when names in it do. Where the
+/// file system tells nothing that lasts, all directories have the same mark.
 pub fn lasting_mark(directory: BorrowedFd<'_>) -> io::Result<String> {
     let found = Identity::of(directory, b".")?;
     let inode = if has_lasting_inodes(directory) { found.metadata.inode.to_string() } else { "-".to_owned() };
@@ -46,7 +47,8 @@ struct Identity {
 impl Identity {
     fn of(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Self> {
         let metadata = to_metadata(&rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?);
-        // Kernels before 4.11 and some seccomp filters have no statx, many file systems no time of birth.
+        // Kernels before 4.11 and some seccomp filters have no statx, many file systems no time of
+        // birth.
         let found = rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME).ok();
         let found = found.filter(|found| found.stx_mask & StatxFlags::BTIME.bits() != 0);
         let made =

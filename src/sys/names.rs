@@ -1,4 +1,5 @@
-//! Names in a directory: listed, made, renamed and removed, each below a directory handle and never through a symlink.
+//! Names in a directory: listed, made, renamed and removed, each below a directory handle and never
+//! through a symlink.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -9,7 +10,8 @@ use rustix::io::Errno;
 use super::descriptors::patiently;
 use super::metadata::{Kind, metadata};
 
-/// Calls `visit` with each name in `directory`, and whether it is a directory, until it returns `false`.
+/// Calls `visit` with each name in `directory`, and whether it is a directory, until it returns
+/// `false`.
 pub fn each_entry(directory: BorrowedFd<'_>, mut visit: impl FnMut(&[u8], bool) -> bool) -> io::Result<()> {
     for entry in patiently(|| Dir::read_from(directory))? {
         let entry = entry?;
@@ -69,7 +71,8 @@ pub fn rename_new(
     to_name: &[u8],
 ) -> io::Result<()> {
     match rustix::fs::renameat_with(from, from_name, to, to_name, RenameFlags::NOREPLACE) {
-        // File systems without RENAME_NOREPLACE: look first. Only lock holders rename, so nobody races us.
+        // File systems without RENAME_NOREPLACE: look first. Only lock holders rename, so nobody
+        // races us.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
             if metadata(to, to_name)?.is_some() {
                 return Err(Errno::EXIST.into());

@@ -1,5 +1,5 @@
-//! Opening files and directories by a directory handle, beneath it, and without following a symlink; and finding
-//! directories as others do, who do follow.
+//! Opening files and directories by a directory handle, beneath it, and without following a
+//! symlink; and finding directories as others do, who do follow.
 
 use std::fs::File;
 use std::io;
@@ -33,8 +33,8 @@ pub fn locate_at(directory: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> 
     Ok(rustix::fs::openat(directory, path, flags, Mode::empty())?)
 }
 
-/// Finds the directory `path` as a process with the root directory `root` does: symlinks are followed, and
-/// neither they nor `..` lead out of `root`. Linux 5.6 and newer; `ENOSYS` before.
+/// Finds the directory `path` as a process with the root directory `root` does: symlinks are
+/// followed, and neither they nor `..` lead out of `root`. Linux 5.6 and newer; `ENOSYS` before.
 pub fn locate_in_root(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -78,7 +78,8 @@ pub fn create_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Res
     Ok(File::from(patiently(|| rustix::fs::openat(directory, name, flags, mode))?))
 }
 
-/// Opens the regular file `name` in `directory` for reading; a symlink is `ELOOP`, and nothing blocks on a fifo.
+/// Opens the regular file `name` in `directory` for reading; a symlink is `ELOOP`, and nothing
+/// blocks on a fifo.
 ///
 /// The access time stays as it is, where the system lets us.
 pub fn open_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
@@ -92,7 +93,8 @@ pub fn open_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
     Ok(File::from(opened?))
 }
 
-/// Has writes of an open file bypass the page cache, or not any more; `EINVAL` where the file system cannot.
+/// Has writes of an open file bypass the page cache, or not any more; `EINVAL` where the file
+/// system cannot.
 pub fn set_direct(file: BorrowedFd<'_>, direct: bool) -> io::Result<()> {
     let mut flags = rustix::fs::fcntl_getfl(file)?;
     flags.set(OFlags::DIRECT, direct);

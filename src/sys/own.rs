@@ -1,10 +1,12 @@
-//! Files and directories that msb-sync keeps for itself: locks, spools, staging, inventories, the catalog.
+//! Files and directories that msb-sync keeps for itself: locks, spools, staging, inventories, the
+//! catalog.
 //!
-//! They are never reached through a symlink, and belong to the user who runs msb-sync, or to root, who could change
-//! them anyway. All else is a [`Refusal`], and is left as it was.
+//! These things are never reached through a symlink, and belong to the user who runs msb-sync, or
+//! to root, who could change them anyway. All else is a [`Refusal`], and is left as it was.
 //!
-//! Types and owners are looked at before opening, so that nothing is touched, and again on the open handle, so that
-//! nobody can exchange the file in between. Modes are set through the handle: no umask has a say in them.
+//! Types and owners are looked at before opening, so that nothing is touched, and again on the open
+//! handle, so that nobody can exchange the file in between. Modes are set through the handle: no
+//! umask has a say in them.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -24,8 +26,8 @@ use super::regular::read_bounded;
 /// The most symlinks that are followed: as many as the kernel follows.
 const MAX_SYMLINKS: usize = 40;
 
-/// Opens the directory at `path`. It may be reached by symlinks of this user's or root's, and is this user's or
-/// root's itself.
+/// Opens the directory at `path`. It may be reached by symlinks of this user's or root's, and is
+/// this user's or root's itself.
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
@@ -33,8 +35,8 @@ pub fn open_own_directory(path: &Path) -> io::Result<OwnedFd> {
     open_own_directory_at(CWD, &follow_own_links(path)?)
 }
 
-/// Finds the path of the regular file to which symlinks lead from `path`: it and they are this user's or
-/// root's.
+/// Finds the path of the regular file to which symlinks lead from `path`: it and they are this
+/// user's or root's.
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
@@ -44,8 +46,8 @@ pub fn find_own_regular(path: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Follows the symlinks that lead from `path`. Those on the way to its last component are the kernel's to
-/// follow.
+/// Follows the symlinks that lead from `path`. Those on the way to its last component are the
+/// kernel's to follow.
 fn follow_own_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_SYMLINKS {
@@ -74,8 +76,8 @@ pub fn open_own_directory_at(
     Ok(opened)
 }
 
-/// Opens a directory like [`open_own_directory_at`], only to look names up in it: needs no permission to
-/// list it.
+/// Opens a directory like [`open_own_directory_at`], only to look names up in it: needs no
+/// permission to list it.
 ///
 /// # Errors
 /// As for [`open_own_directory_at`].
@@ -90,8 +92,8 @@ pub fn locate_own_directory_at(
     Ok(located)
 }
 
-/// Opens a directory like [`open_own_directory_at`]; where there is nothing, makes it with exactly this
-/// mode, durably.
+/// Opens a directory like [`open_own_directory_at`]; where there is nothing, makes it with exactly
+/// this mode, durably.
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
@@ -149,9 +151,9 @@ pub fn read_own_file(directory: BorrowedFd<'_>, name: &[u8], limit: u64) -> io::
     read_bounded(open_own_file(directory, name)?, limit)
 }
 
-/// Opens the file `name` in `directory` to read and write, and makes it with exactly this mode where there
-/// is nothing. A file that is there is no symlink, has no other name, and is this user's or root's; its
-/// content and mode stay.
+/// Opens the file `name` in `directory` to read and write, and makes it with exactly this mode
+/// where there is nothing. A file that is there is no symlink, has no other name, and is this
+/// user's or root's; its content and mode stay.
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
@@ -196,11 +198,11 @@ pub fn make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::R
     Ok(file.into())
 }
 
-/// Makes a file without a name in `directory`, to write, for [`name_file`]; its mode is what the umask
-/// leaves. `None` where the file system has no such files.
+/// Makes a file without a name in `directory`, to write, for [`name_file`]; its mode is what the
+/// umask leaves. `None` where the file system has no such files.
 ///
-/// `tempfile` would not do: it cannot give such a file its name, and leaves named ones behind when the
-/// process is killed.
+/// `tempfile` would not do: it cannot give such a file its name, and leaves named ones behind when
+/// the process is killed.
 ///
 /// # Errors
 /// The system's.
@@ -217,7 +219,8 @@ pub fn make_unnamed_file(directory: BorrowedFd<'_>) -> io::Result<Option<File>> 
 /// Gives a file of [`make_unnamed_file`] its name.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] where there is anything; the system's, for instance without `/proc`.
+/// [`io::ErrorKind::AlreadyExists`] where there is anything; the system's, for instance without
+/// `/proc`.
 pub fn name_file(file: &File, directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     // To name it by its descriptor alone is a privilege.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());

@@ -1,8 +1,8 @@
-//! Files that a user names: read through symlinks, whoever owns them, but only if they are regular ones. A fifo would
-//! block, and opening a device may do anything.
+//! Files that a user names: read through symlinks, whoever owns them, but only if they are regular
+//! ones. A fifo would block, and opening a device may do anything.
 //!
-//! The type is looked at before opening, so that nothing is touched, and again on the open handle, so that nobody can
-//! exchange the file in between.
+//! The type is looked at before opening, so that nothing is touched, and again on the open handle,
+//! so that nobody can exchange the file in between.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,7 +12,8 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::refusal::check_regular;
 
-/// Opens the regular file at `path` to read. Symlinks are followed; nothing else is opened, so nothing blocks.
+/// Opens the regular file at `path` to read. Symlinks are followed; nothing else is opened, so
+/// nothing blocks.
 ///
 /// # Errors
 /// A [`Refusal`] where there is something else; the system's.

@@ -1,9 +1,10 @@
 //! Trees of any depth and origin, looked through and removed by directory handles.
 //!
-//! No step follows a symlink, and none leaves the file system and the mount of the directory that the tree is in: a
-//! bind mount somewhere in a layer is another's data, whatever the layer's own fate. Directories are told apart by
-//! device and mount ([`place`]), never by name. Other file systems may give the files of one directory several devices
-//! (overlayfs does), so for those the mount alone counts; the kernel itself refuses to unlink a mounted file.
+//! No step follows a symlink, and none leaves the file system and the mount of the directory that
+//! the tree is in: a bind mount somewhere in a layer is another's data, whatever the layer's own
+//! fate. Directories are told apart by device and mount ([`place`]), never by name. Other file
+//! systems may give the files of one directory several devices (overlayfs does), so for those the
+//! mount alone counts; the kernel itself refuses to unlink a mounted file.
 
 mod descent;
 mod obstacle;
@@ -23,9 +24,9 @@ pub use self::rights::with_rights;
 use self::descent::Descent;
 use self::place::{Looked, c_string};
 
-/// Finds the first thing at or below `name` in `directory` that is on another mount or file system, as a
-/// path relative to `directory`. A thing that does not answer counts as mounted; one in a directory that
-/// is closed to us, as not.
+/// Finds the first thing at or below `name` in `directory` that is on another mount or file system,
+/// as a path relative to `directory`. A thing that does not answer counts as mounted; one in a
+/// directory that is closed to us, as not.
 ///
 /// # Errors
 /// The directory cannot be looked at, or changes too fast.
@@ -40,7 +41,8 @@ pub fn find_mount(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<P
     Ok(found)
 }
 
-/// Sums up the bytes of all files at and below `name` in `directory`, without those of other mounts.
+/// Sums up the bytes of all files at and below `name` in `directory`, without those of other
+/// mounts.
 ///
 /// # Errors
 /// The directory cannot be looked at, or changes too fast.

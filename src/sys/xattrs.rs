@@ -19,8 +19,8 @@ pub fn set_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<
     }
 }
 
-/// Reads an extended attribute of an open file or directory, if it has it; a value that is longer than
-/// `limit` bytes is an error.
+/// Reads an extended attribute of an open file or directory, if it has it; a value that is longer
+/// than `limit` bytes is an error.
 pub fn get_xattr(file: BorrowedFd<'_>, name: &[u8], limit: usize) -> io::Result<Option<Vec<u8>>> {
     let mut value = vec![0; limit];
     match rustix::fs::fgetxattr(file, OsStr::from_bytes(name), &mut value[..]) {
@@ -44,8 +44,8 @@ pub fn has_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<
     }
 }
 
-/// True if setting an extended attribute of `file` failed because of its name or size, on any machine or
-/// on this kind of file system.
+/// True if setting an extended attribute of `file` failed because of its name or size, on any
+/// machine or on this kind of file system.
 pub fn is_impossible_xattr(error: &io::Error, file: BorrowedFd<'_>) -> bool {
     match Errno::from_io_error(error) {
         Some(Errno::TOOBIG | Errno::RANGE | Errno::INVAL | Errno::NAMETOOLONG) => true,

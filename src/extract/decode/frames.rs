@@ -1,9 +1,11 @@
-//! zstd, frame by frame (RFC 8878), so that each frame's window counts against the memory of all layers.
+//! zstd, frame by frame (RFC 8878), so that each frame's window counts against the memory of all
+//! layers.
 //!
-//! A frame's header says how large a window its decoder keeps, and every frame may say something else. Windows up to
-//! [`SHARED`] bytes share that much memory. Larger ones, as `zstd --ultra -22` and `--long=27` make them, take turns:
-//! one at a time. A decoder gives back what it has before it waits for more, so that no two of them wait for each
-//! other; what it waits for ends with the frame of another layer, or with the run.
+//! A frame's header says how large a window its decoder keeps, and every frame may say something
+//! else. Windows up to [`SHARED`] bytes share that much memory. Larger ones, as `zstd --ultra -22`
+//! and `--long=27` make them, take turns: one at a time. A decoder gives back what it has before it
+//! waits for more, so that no two of them wait for each other; what it waits for ends with the
+//! frame of another layer, or with the run.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
@@ -12,7 +14,8 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer
 use crate::cancel::Cancel;
 use crate::extract::budget::{Budget, Held};
 
-/// The largest window that is decoded: 2^27 bytes = 128 MiB, which is what `zstd -d` takes by itself.
+/// The largest window that is decoded: 2^27 bytes = 128 MiB, which is what `zstd -d` takes by
+/// itself.
 const MAX_WINDOW_LOG: u32 = 27;
 const MAX_WINDOW: u64 = 1 << MAX_WINDOW_LOG;
 /// Memory for the windows of all layers together, in bytes; one larger window comes on top.
@@ -22,13 +25,13 @@ const SHARED: usize = 16 << 20;
 #[derive(Debug)]
 pub(in crate::extract) struct Windows {
     shared: Budget,
-    /// Whose turn it is to have a larger window.
+    /// The turn to have a larger window, which one decoder at a time has.
     large: Budget,
     cancel: Cancel,
 }
 
 impl Windows {
-    /// Thrown, `cancel` ends all waiting.
+    /// Makes the memory free. Thrown, `cancel` ends all waiting.
     pub(in crate::extract) fn new(cancel: &Cancel) -> Self {
         Self { shared: Budget::new(SHARED), large: Budget::new(1), cancel: cancel.clone() }
     }
@@ -43,7 +46,7 @@ impl Windows {
     }
 }
 
-/// Whether a frame begins so: one of data, or one to skip.
+/// True if a frame begins with these bytes: one of data, or one to skip.
 pub(super) fn is_zstd(start: &[u8]) -> bool {
     is_data(start) || is_skippable(start)
 }
@@ -128,7 +131,8 @@ impl<'w, R: BufRead> Frames<'w, R> {
         Ok(true)
     }
 
-    /// Reads the rest of a frame's header. Bytes of the window that its decoder keeps: RFC 8878 section 3.1.1.1.
+    /// Reads the rest of a frame's header. Bytes of the window that its decoder keeps: RFC 8878
+    /// section 3.1.1.1.
     fn window(&mut self) -> io::Result<usize> {
         self.more(1)?;
         let descriptor = self.header[4];
@@ -250,7 +254,8 @@ mod tests {
         while frames.read(&mut byte).unwrap() > 0 {
             seen.push((byte[0], SHARED - free(&windows).0, free(&windows).1));
         }
-        // A smaller window uses the memory of a larger one before it; a large one is given back at once.
+        // A smaller window uses the memory of a larger one before it; a large one is given back at
+        // once.
         let held: Vec<(u8, usize)> = seen.iter().map(|&(byte, shared, _)| (byte, shared)).collect();
         assert_eq!(held[..3], [(b'a', 1 << 10), (b'b', 1 << 23), (b'c', 1 << 23)]);
         assert_eq!((seen[3].0, seen[3].1), (b'd', 0));

@@ -1,4 +1,5 @@
-//! The jobs of one layer in the pool: as many at a time as the memory budget allows, and the first error of them.
+//! The jobs of one layer in the pool: as many at a time as the memory budget allows, and the first
+//! error of them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -7,8 +8,8 @@ use crate::error::LayerError;
 use crate::extract::workers::Workers;
 use crate::threads::{lock, unpoisoned};
 
-/// The jobs of one layer. Dropped, they are waited for: a tree that failed is removed next, and no job may write into
-/// it.
+/// The jobs of one layer. Dropped, they are waited for: a tree that failed is removed next, and no
+/// job may write into it.
 pub(super) struct Jobs<'w> {
     workers: &'w Workers,
     shared: Arc<Shared>,
@@ -50,7 +51,8 @@ impl<'w> Jobs<'w> {
         }
         let shared = Arc::clone(&self.shared);
         self.workers.pool.spawn(move || {
-            // A panic is a defect of ours: it ends this layer, and neither the process nor the other layers.
+            // A panic is a defect of ours: it ends this layer, and neither the process nor the
+            // other layers.
             let result = catch_unwind(AssertUnwindSafe(job))
                 .unwrap_or(Err(LayerError::Defect { what: "a thread that writes files" }));
             budget.release(bytes);

@@ -1,4 +1,5 @@
-//! A large file while its content comes: the pieces it is cut into, and whoever writes the last of them.
+//! A large file while its content comes: the pieces it is cut into, and whoever writes the last of
+//! them.
 
 use std::fs::File;
 use std::io;
@@ -108,8 +109,8 @@ impl LargeFile {
     }
 }
 
-/// A piece of a large file, to be written. Pieces may be written in any order; the last one finishes
-/// the file.
+/// A piece of a large file, to be written. Pieces may be written in any order; the last one
+/// finishes the file.
 pub(super) struct PieceJob {
     target: Arc<Target>,
     piece: Piece,
@@ -153,8 +154,8 @@ struct Tail {
 impl Target {
     fn write(&self, mut bytes: &[u8], mut offset: u64) -> Result<(), LayerError> {
         while !bytes.is_empty() {
-            // Asked before the write: another thread may end it meanwhile, and then this one still has
-            // to try again.
+            // Asked before the write: another thread may end it meanwhile, and then this one still
+            // has to try again.
             let direct = self.direct.load(Ordering::Acquire);
             match self.file.write_at(bytes, offset) {
                 Ok(0) => return Err(failed("write", &self.path)(io::ErrorKind::WriteZero.into())),
@@ -163,7 +164,8 @@ impl Target {
                     offset += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A disk that wants other multiples, or a full one that took a part of the last write.
+                // A disk that wants other multiples, or a full one that took a part of the last
+                // write.
                 Err(error) if direct && error.kind() == io::ErrorKind::InvalidInput => {
                     self.end_direct()?;
                 }

@@ -57,8 +57,8 @@ impl Batch {
         &self.arena[of.data.clone()]
     }
 
-    /// Adds the file that was just collected. A directory that is not yet open for this batch counts
-    /// as `bytes_per_directory`.
+    /// Adds the file that was just collected. A directory that is not yet open for this batch
+    /// counts as `bytes_per_directory`.
     pub(super) fn add(
         &mut self,
         directory: Arc<OwnedFd>,
@@ -82,7 +82,8 @@ impl Batch {
         self.arena.len() + self.more >= BATCH_BYTES || self.files.len() >= BATCH_FILES
     }
 
-    /// Takes the batch to be written, with the memory that it holds in bytes, and leaves an empty one.
+    /// Takes the batch to be written, with the memory that it holds in bytes, and leaves an empty
+    /// one.
     pub(super) fn take(&mut self) -> (Self, usize) {
         let batch = std::mem::take(self);
         self.arena.reserve(BATCH_BYTES);

@@ -73,7 +73,8 @@ impl<'h> Description<'h> {
         refused(&self.name, reason)
     }
 
-    /// Checks the entry. A file has the size that the archive stores of it, and no xattrs are taken yet.
+    /// Checks the entry. A file has the size that the archive stores of it, and no xattrs are taken
+    /// yet.
     pub(super) fn check(&self) -> Result<Entry, LayerError> {
         let size = self.size()?;
         let uid = self.number(b"uid", self.header.uid())?;

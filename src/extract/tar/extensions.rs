@@ -9,7 +9,8 @@ use super::numbers::{decimal, until_nul};
 use super::source::{Source, broken, padding_of, skip};
 use crate::error::LayerError;
 
-/// The longest extension (PAX header, GNU long name, map of a sparse file), as Go's `maxSpecialFileSize`.
+/// The longest extension (PAX header, GNU long name, map of a sparse file), as Go's
+/// `maxSpecialFileSize`.
 pub(super) const MAX_EXTENSION: u64 = 1 << 20;
 
 /// PAX records by key.
@@ -94,10 +95,11 @@ fn read_extension(source: &mut impl Source, header: &Header<'_>) -> Result<Vec<u
     Ok(content)
 }
 
-/// Reads the records of a PAX header: `LENGTH KEY=VALUE\n`, LENGTH counting itself. An empty value deletes.
+/// Reads the records of a PAX header: `LENGTH KEY=VALUE\n`, LENGTH counting itself. An empty value
+/// deletes.
 ///
-/// `tar::PaxExtensions` would not do: it parts records at line ends, which values may have (xattrs do), and
-/// takes a record that is cut off for the last one.
+/// `tar::PaxExtensions` would not do: it parts records at line ends, which values may have (xattrs
+/// do), and takes a record that is cut off for the last one.
 fn parse_records(mut content: &[u8], offset: u64) -> Result<Records, LayerError> {
     let bad = |reason: &'static str| broken(offset, format!("malformed PAX header: {reason}"));
     let mut records = Records::new();
@@ -150,7 +152,8 @@ impl<'c> Record<'c> {
     }
 }
 
-/// The map of a sparse file of form 0.0, whose records repeat; put together they are the map of form 0.1.
+/// The map of a sparse file of form 0.0, whose records repeat; put together they are the map of
+/// form 0.1.
 #[derive(Default)]
 struct SparseMap {
     text: Vec<u8>,

@@ -1,5 +1,5 @@
-//! One header block, by the views of the crate `tar`. Numbers are read by [`numbers`](super::numbers): those
-//! of the crate take more for a number than Go does.
+//! One header block, by the views of the crate `tar`. Numbers are read by
+//! [`numbers`](super::numbers): those of the crate take more for a number than Go does.
 
 use std::mem::offset_of;
 
@@ -64,7 +64,8 @@ impl<'a> Header<'a> {
         if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
     }
 
-    /// The prefix of the name. Unlike the crate's view of ustar, and like Go, this asks for no version.
+    /// The prefix of the name. Unlike the crate's view of ustar, and like Go, this asks for no
+    /// version.
     fn prefix(&self) -> &'a [u8] {
         let block = self.raw.as_bytes();
         if !block[offset_of!(UstarHeader, magic)..].starts_with(b"ustar\0") {
@@ -90,7 +91,8 @@ impl<'a> Header<'a> {
         self.number(&self.old().gid, "gid")
     }
 
-    /// The permission bits with setuid, setgid and sticky; some tars put the file type into the others.
+    /// The permission bits with setuid, setgid and sticky; some tars put the file type into the
+    /// others.
     pub(super) fn mode(&self) -> Result<u32, LayerError> {
         let mode = self.number(&self.old().mode, "mode")?;
         Ok(u32::try_from(mode & 0o7777).unwrap_or_default())

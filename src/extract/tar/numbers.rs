@@ -7,8 +7,8 @@ pub(super) fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|&b| b == 0).next().unwrap_or_default()
 }
 
-/// Reads a number field: octal text, or base-256 if its first bit is set. `None` if negative or beyond
-/// `i64`.
+/// Reads a number field: octal text, or base-256 if its first bit is set. `None` if negative or
+/// beyond `i64`.
 pub(super) fn numeric(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 == 0 {
         octal(field)
@@ -33,8 +33,8 @@ pub(super) fn octal(field: &[u8]) -> Option<u64> {
     (i64::try_from(value).is_ok()).then_some(value)
 }
 
-/// Reads GNU's base-256: big-endian two's complement, the first bit being the mark and the second the
-/// sign.
+/// Reads GNU's base-256: big-endian two's complement, the first bit being the mark and the second
+/// the sign.
 pub(super) fn base256(field: &[u8]) -> Option<i64> {
     let negative = field[0] & 0x40 != 0;
     let invert = if negative { 0xff } else { 0 };

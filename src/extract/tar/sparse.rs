@@ -1,9 +1,10 @@
 //! Sparse files: which parts of a file its data is, in the four forms that there are.
 //!
-//! GNU tar's old form has a type of its own, `S`, and its map in the header and in blocks that follow it. The PAX
-//! forms 0.0 and 0.1 have the map in their records, 1.0 has it before the data; bsdtar writes 1.0 unasked. The rules
-//! are those of Go's `archive/tar`: parts in order that do not overlap, inside the file, and as many bytes of data as
-//! they say. A map is read as it comes, and what it may be as text bounds the memory for it.
+//! GNU tar's old form has a type of its own, `S`, and its map in the header and in blocks that
+//! follow it. The PAX forms 0.0 and 0.1 have the map in their records, 1.0 has it before the data;
+//! bsdtar writes 1.0 unasked. The rules are those of Go's `archive/tar`: parts in order that do not
+//! overlap, inside the file, and as many bytes of data as they say. A map is read as it comes, and
+//! what it may be as text bounds the memory for it.
 //!
 //! Sources: GNU tar manual "Sparse Formats" and "Storing Sparse Files", Go `archive/tar/reader.go`.
 

@@ -1,4 +1,5 @@
-//! Headers as real tools and as liars write them. What becomes of them on disk is tested in `extract`.
+//! Headers as real tools and as liars write them. What becomes of them on disk is tested in
+//! `extract`.
 
 use proptest::prelude::*;
 
@@ -101,7 +102,8 @@ fn only(parts: &[Vec<u8>]) -> Entry {
 
 #[test]
 fn a_pax_size_wins_over_the_header() {
-    // CVE-2025-62518: a reader that skips by the header's size 0 takes the file's data for an entry.
+    // CVE-2025-62518: a reader that skips by the header's size 0 takes the file's data for an
+    // entry.
     let hidden = [plain("evil", b'0', 0), padded(b"")].concat();
     let archive = [
         pax(b'x', &[("size", &hidden.len().to_string())]),

@@ -1,4 +1,5 @@
-//! Random trees come out as they went in, and random hostile archives change nothing beside their directory.
+//! Random trees come out as they went in, and random hostile archives change nothing beside their
+//! directory.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -12,8 +13,8 @@ use proptest::prelude::*;
 use super::World;
 use crate::extract::fuzzing;
 
-/// One entry of a tar, written as builders write it: what does not fit into the header goes into a PAX record, or
-/// (`gnu`) into an entry of GNU's.
+/// One entry of a tar, written as builders write it: what does not fit into the header goes into a
+/// PAX record, or (`gnu`) into an entry of GNU's.
 #[derive(Clone, Debug)]
 struct Raw {
     kind: u8,
@@ -48,7 +49,8 @@ impl Raw {
         }
         let (seconds, nanoseconds) = self.modified;
         if nanoseconds > 0 || seconds < 0 {
-            // As a decimal number: -0.25 is a quarter before the epoch, that is second -1 and 750,000,000.
+            // As a decimal number: -0.25 is a quarter before the epoch, that is second -1 and
+            // 750,000,000.
             let whole = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
             let sign = if whole < 0 { "-" } else { "" };
             let (seconds, rest) = (whole.abs() / 1_000_000_000, whole.abs() % 1_000_000_000);
@@ -110,7 +112,7 @@ fn archive(entries: &[Raw]) -> Vec<u8> {
     out
 }
 
-// ------------------------------------------------------------------------------------------------ the same tree
+// ----------------------------------------------------------------------------------- the same tree
 
 /// Bytes that a name may have.
 fn name(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
@@ -206,7 +208,7 @@ fn xattr(path: &Path, name: &[u8]) -> Option<Vec<u8>> {
     Some(value[..length].to_vec())
 }
 
-/// What is wrong with an entry on disk; `origin` is the one whose inode it is.
+/// Finds what is wrong with an entry on disk; `origin` is the one whose inode it is.
 fn difference(root: &Path, entry: &Raw, origin: &Raw) -> Option<String> {
     let path = root.join(OsStr::from_bytes(&entry.name));
     let metadata = fs::symlink_metadata(&path).ok()?;
@@ -252,7 +254,7 @@ fn difference(root: &Path, entry: &Raw, origin: &Raw) -> Option<String> {
     (!wrong.is_empty()).then(|| format!("{}: {}", entry.name.escape_ascii(), wrong.join(", ")))
 }
 
-// ------------------------------------------------------------------------------------------- nothing outside
+// --------------------------------------------------------------------------------- nothing outside
 
 /// `@` stands for the directory beside which lies what must not change.
 const HOSTILE_NAMES: [&str; 26] = [
@@ -356,7 +358,7 @@ proptest! {
         prop_assert_eq!(listing(&root), expected);
     }
 
-    /// What is checked is in [`fuzzing::layer_at`].
+    /// The checks are in [`fuzzing::layer_at`].
     #[test]
     fn hostile_entries_in_any_order_change_nothing_outside(entries in proptest::collection::vec(hostile(), 1..14)) {
         fuzzing::layer_at(|top| {

@@ -1,5 +1,6 @@
-//! Entries one after the other against a reference that knows no files in flight, no handles and no inventory: names
-//! are drawn from few, so that links, symlinks and directories keep taking each other's place.
+//! Entries one after the other against a reference that knows no files in flight, no handles and no
+//! inventory: names are drawn from few, so that links, symlinks and directories keep taking each
+//! other's place.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -12,7 +13,7 @@ use crate::cancel::Cancel;
 use crate::extract::{Differences, verify};
 use crate::sys;
 
-/// What a name is.
+/// The thing that has a name.
 #[derive(Clone, Debug, PartialEq)]
 enum Node {
     Directory,
@@ -28,7 +29,7 @@ enum Inode {
     Symlink(String),
 }
 
-/// Why the reference refuses a layer.
+/// The reason why the reference refuses a layer.
 #[derive(Debug, PartialEq)]
 enum Refused {
     /// A path leads through a file.
@@ -99,12 +100,13 @@ impl Reference {
         Ok(join(&self.resolve(parent)?.0, name))
     }
 
-    /// The target of a link without symlinks on its way; `None` while a directory on the way is missing.
+    /// The target of a link without symlinks on its way; `None` while a directory on the way is
+    /// missing.
     fn target(&self, path: &str) -> Result<Option<String>, Refused> {
         let (parent, name) = split(path);
         match self.resolve(parent) {
             Ok((parent, exists)) => Ok(exists.then(|| join(&parent, name))),
-            // What is a file on the way may yet become a directory.
+            // A file on the way may yet become a directory.
             Err(Refused::File) => Ok(None),
             Err(refused) => Err(refused),
         }
@@ -213,7 +215,7 @@ impl Reference {
     }
 }
 
-/// What is wrong with the tree of these entries.
+/// Finds what is wrong with the tree of these entries.
 fn difference(entries: &[Make]) -> Option<String> {
     let mut reference = Reference::default();
     let expected =
@@ -261,7 +263,8 @@ fn difference(entries: &[Make]) -> Option<String> {
     distinct.sort_unstable();
     distinct.dedup();
     (distinct.len() != inodes.len()).then(|| "two entries are one inode".to_owned())
-    // What is on disk and not in the reference, the inventory has not either: that was verified.
+    // A name on disk that is not in the reference is not in the inventory either: that was
+    // verified.
 }
 
 #[track_caller]

@@ -1,9 +1,11 @@
-//! The directories of a layer's tree: opened, and found by paths that lead through symlinks of the same layer.
+//! The directories of a layer's tree: opened, and found by paths that lead through symlinks of the
+//! same layer.
 //!
-//! A symlink means what it means inside the layer: an absolute target starts at the layer's root, and `..` ends
-//! there (`RESOLVE_IN_ROOT` of `openat2(2)`, as containerd and umoci have it). Links are followed here, one name at
-//! a time, and not by the kernel: the path that comes out has no symlink in it, names one place only, and is what
-//! the inventory says. All directories are opened by such paths, beneath the root and without following anything.
+//! A symlink means what it means inside the layer: an absolute target starts at the layer's root,
+//! and `..` ends there (`RESOLVE_IN_ROOT` of `openat2(2)`, as containerd and umoci have it). Links
+//! are followed here, one name at a time, and not by the kernel: the path that comes out has no
+//! symlink in it, names one place only, and is what the inventory says. All directories are opened
+//! by such paths, beneath the root and without following anything.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -179,7 +181,8 @@ struct Walk {
 }
 
 impl Walk {
-    /// Goes on to the next name, and returns it with the length of the path above; `None` at the end.
+    /// Goes on to the next name, and returns it with the length of the path above; `None` at the
+    /// end.
     fn next_name(&mut self) -> Result<Option<(usize, Vec<u8>)>, Unresolved> {
         while self.used < self.rest.len() {
             let left = &self.rest[self.used..];

@@ -1,8 +1,9 @@
-//! The tree on disk while it is made: the names that are there, those that are on their way, and how a path of the tar
-//! leads to them.
+//! The tree on disk while it is made: the names that are there, those that are on their way, and
+//! how a path of the tar leads to them.
 //!
-//! Files are written by the pool ([`FileWriter`]). So that order still means what the tar says, the paths of files in
-//! flight are remembered (as hashes), and whatever touches one of them waits for all.
+//! Files are written by the pool ([`FileWriter`]). So that order still means what the tar says, the
+//! paths of files in flight are remembered (as hashes), and whatever touches one of them waits for
+//! all.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -45,8 +46,8 @@ pub(super) struct Ground<'w> {
 }
 
 impl<'w> Ground<'w> {
-    /// Starts a tree in the empty directory `root`; `inventory` is an empty file open for reading and
-    /// writing.
+    /// Starts a tree in the empty directory `root`; `inventory` is an empty file open for reading
+    /// and writing.
     pub(super) fn new(
         root: OwnedFd,
         inventory: File,
@@ -81,11 +82,11 @@ impl<'w> Ground<'w> {
         self.implicit
     }
 
-    // ------------------------------------------------------------------------------------------- order
+    // --------------------------------------------------------------------------------------- order
 
-    /// Makes sure that a non-directory can be made at `path`, and opens its parent: nothing in flight
-    /// has the path, no directory is there. A file, symlink or link that is there is replaced when
-    /// the entry is made.
+    /// Makes sure that a non-directory can be made at `path`, and opens its parent: nothing in
+    /// flight has the path, no directory is there. A file, symlink or link that is there is
+    /// replaced when the entry is made.
     pub(super) fn make_way<'p>(&mut self, path: &'p [u8]) -> Result<(Arc<OwnedFd>, &'p [u8]), LayerError> {
         let (directory, name) = self.parent_of(path)?;
         let hash = self.directories.hash(path);
@@ -119,10 +120,10 @@ impl<'w> Ground<'w> {
         Ok(())
     }
 
-    // --------------------------------------------------------------------------------------- directories
+    // --------------------------------------------------------------------------------- directories
 
-    /// Makes the directory at `path`, or takes the one that is there, and opens it. Tells whether it
-    /// was made.
+    /// Makes the directory at `path`, or takes the one that is there, and opens it. Tells whether
+    /// it was made.
     pub(super) fn make_directory(
         &mut self,
         path: &[u8],
@@ -284,7 +285,7 @@ impl<'w> Ground<'w> {
         })
     }
 
-    // -------------------------------------------------------------------------------------------- links
+    // --------------------------------------------------------------------------------------- links
 
     /// Makes `path` another name of what is at `target`, in both of which no symlink is followed.
     fn link_now(&mut self, target: &[u8], path: &[u8]) -> Result<Linked, LayerError> {

@@ -1,15 +1,17 @@
-//! The rule of hard links: made at once where the target is there, at the end where it has not come yet.
+//! The rule of hard links: made at once where the target is there, at the end where it has not come
+//! yet.
 //!
-//! A name is one of three things. *Nothing* has it; an entry that is *made* has it, or is on its way to it (in
-//! flight); or a link *waits* under it. A link that waits takes its name at once: what was there is gone, and
-//! nothing is there until the end, or until a later entry takes the name from it. So a link to a name under which
-//! another one waits, waits too, and what comes out in the end is the same in whatever order the waiting links are
-//! made.
+//! A name is one of three things. *Nothing* has it; an entry that is *made* has it, or is on its
+//! way to it (in flight); or a link *waits* under it. A link that waits takes its name at once:
+//! what was there is gone, and nothing is there until the end, or until a later entry takes the
+//! name from it. So a link to a name under which another one waits, waits too, and what comes out
+//! in the end is the same in whatever order the waiting links are made.
 //!
-//! The rule knows no disk: it is given [`Names`], which are those on disk while a layer is extracted, and those of a map
-//! in the tests. It notes each decision in the inventory, and keeps nothing else, since millions of links may wait: those
-//! that still wait at the end are what the inventory, played back, leaves under their names ([`Outcome`], by which
-//! `verify` too knows the tree).
+//! The rule knows no disk: it is given [`Names`], which are those on disk while a layer is
+//! extracted, and those of a map in the tests. It notes each decision in the inventory, and keeps
+//! nothing else, since millions of links may wait: those that still wait at the end are what the
+//! inventory, played back, leaves under their names ([`Outcome`], by which `verify` too knows the
+//! tree).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -26,8 +28,8 @@ const WINDOW_BYTES: usize = 1 << 20;
 const LINK_BYTES: usize = 64;
 /// The paths that are looked at together to find out which links still wait.
 const PATHS_AT_ONCE: u32 = 50_000;
-/// The most times that all waiting links are gone through. Each time makes a whole window of links that
-/// lead to one another.
+/// The most times that all waiting links are gone through. Each time makes a whole window of links
+/// that lead to one another.
 const MAX_ROUNDS: usize = 64;
 
 /// The result of an attempt to make a hard link.
@@ -43,8 +45,8 @@ pub(super) enum Linked {
 
 /// The names of a tree, and its inventory, as the rule sees them.
 pub(super) trait Names {
-    /// Finds the path of a link's target without symlinks on its way; `None` while a directory on the
-    /// way is missing.
+    /// Finds the path of a link's target without symlinks on its way; `None` while a directory on
+    /// the way is missing.
     fn find(&mut self, target: &[u8], link: &[u8]) -> Result<Option<Vec<u8>>, LayerError>;
 
     /// Takes a directory that has the name `path` away; anything else there may stay.

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 /// The number of hashes that are kept as they are.
 const FEW: usize = 1 << 15;
-/// Bits of the superset: in a layer of 100,000 directories one other path in eighty is taken for one.
+/// Bits of the superset: in a layer of 100,000 directories one other path in eighty is taken for
+/// one.
 const MANY_BITS: usize = 1 << 23;
 
 /// Hashes of paths.

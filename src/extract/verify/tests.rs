@@ -1,4 +1,4 @@
-//! What was extracted is found intact, whatever its entries; any single change is found.
+//! A tree that was extracted is found intact, whatever its entries; any single change is found.
 
 use std::fs;
 use std::fs::Permissions;

@@ -3,14 +3,14 @@
 /// One mount of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mount {
-    /// Its number, and that of the mount that it is mounted on.
+    /// The number of the mount, and that of the mount that it is mounted on.
     pub(super) id: u64,
     pub(super) parent: u64,
     /// The file system's `major:minor`.
     pub(super) device: Vec<u8>,
-    /// Which directory of the file system is mounted; empty for its top.
+    /// The directory of the file system that is mounted; empty for its top.
     pub(super) root: Vec<u8>,
-    /// Where, from the top of the namespace; empty for the top.
+    /// The mount point, from the top of the namespace; empty for the top.
     pub(super) point: Vec<u8>,
     /// The file system's type.
     pub(super) kind: Vec<u8>,
@@ -19,8 +19,9 @@ pub(super) struct Mount {
 }
 
 impl Mount {
-    /// Reads a line: `id parent device root mount-point options … - type source own-options`. `above` is where the
-    /// process that the table belongs to has its root, from the top of the namespace.
+    /// Reads a line: `id parent device root mount-point options … - type source own-options`.
+    /// `above` is where the process that the table belongs to has its root, from the top of the
+    /// namespace.
     pub(super) fn parse(line: &[u8], above: &[u8]) -> Option<Self> {
         let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
         let [id, parent, device, root, point, ..] = fields[..] else { return None };
@@ -37,18 +38,19 @@ impl Mount {
         })
     }
 
-    /// Where the path `text` of the namespace is in the mounted file system, if it is at or below the mount point.
+    /// Finds the path `text` of the namespace in the mounted file system, if it is at or below the
+    /// mount point.
     pub(super) fn place_of(&self, text: &[u8]) -> Option<Vec<u8>> {
         Some([&self.root[..], below(text, &self.point)?].concat())
     }
 
-    /// Where the namespace has what is at `place` in the mounted file system.
+    /// Finds the path at which the namespace has `place` of the mounted file system.
     pub(super) fn text_of(&self, place: &[u8]) -> Option<Vec<u8>> {
         Some([&self.point[..], below(place, &self.root)?].concat())
     }
 }
 
-/// What follows `above` in `path`, from its slash; empty where they are the same.
+/// Cuts `above` off `path`, which goes on from its slash; empty where they are the same.
 pub(super) fn below<'p>(path: &'p [u8], above: &[u8]) -> Option<&'p [u8]> {
     path.strip_prefix(above).filter(|rest| matches!(rest.first(), None | Some(b'/')))
 }
@@ -60,7 +62,8 @@ fn without_slash(mut path: Vec<u8>) -> Vec<u8> {
     path
 }
 
-/// `\040` is a space: white space, backslashes and, in options, commas are escaped in octal.
+/// Reads escapes in octal, `\040` for a space: white space, backslashes and, in options, commas
+/// have them.
 pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,11 +1,12 @@
-//! Which layers an overlay is made of.
+//! The layers that an overlay is made of.
 //!
-//! The kernel shows the paths that an overlay was mounted with as its mounter wrote them, and nothing else: they may
-//! be relative to a working directory that nobody has any more, lead through symlinks, or mean what was there before
-//! a rename. Each is resolved wherever it may have been written, and compared by device and inode. A path that leads
-//! nowhere counts as the layer whose name is in it; where there is none, the files that the overlay shows are
-//! compared with those of each layer, since overlayfs shows the inode numbers of what lies below. A layer that is
-//! kept without need does no harm.
+//! The kernel shows the paths that an overlay was mounted with as its mounter wrote them, and
+//! nothing else: they may be relative to a working directory that nobody has any more, lead through
+//! symlinks, or mean what was there before a rename. Each is resolved wherever it may have been
+//! written, and compared by device and inode. A path that leads nowhere counts as the layer whose
+//! name is in it; where there is none, the files that the overlay shows are compared with those of
+//! each layer, since overlayfs shows the inode numbers of what lies below. A layer that is kept
+//! without need does no harm.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -17,16 +18,18 @@ use super::wanted::Wanted;
 use crate::digest::BlobDigest;
 use crate::sys::{self, Kind, Metadata};
 
-/// Directories above a path that are looked at, at most.
+/// The most directories above a path that are looked at.
 const MAX_ASCENT: usize = 256;
-/// Files of a layer that are looked for in an overlay, and directories of a layer that are searched for them.
+/// The files of a layer that are looked for in an overlay, and the directories of a layer that are
+/// searched for them.
 const SAMPLES: usize = 48;
 const SAMPLED_DIRECTORIES: usize = 256;
 
-/// One path that an overlay was mounted with, in every way that its text can be read: the likeliest first.
+/// One path that an overlay was mounted with, in every way that its text can be read: the likeliest
+/// first.
 type Readings = Vec<Vec<u8>>;
 
-/// The paths in an overlay's options.
+/// Reads the paths in an overlay's options.
 fn paths(options: &[u8]) -> Vec<Readings> {
     let mut found = Vec::new();
     for option in options.split(|&byte| byte == b',') {
@@ -52,7 +55,7 @@ fn readings(text: &[u8]) -> Readings {
     vec![without_backslashes(text), text.to_vec()]
 }
 
-/// The parts of `lowerdir=`, between colons that no backslash stands before.
+/// Parts `lowerdir=` at colons that no backslash stands before.
 fn split_unescaped(value: &[u8]) -> Vec<&[u8]> {
     let (mut parts, mut start, mut escaped) = (Vec::new(), 0, false);
     for (index, &byte) in value.iter().enumerate() {
@@ -81,14 +84,15 @@ fn without_backslashes(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Where paths may have been written: the roots and working directories of processes, by their links in `/proc`.
+/// The directories from which paths may have been written: the roots and working directories of
+/// processes, by their links in `/proc`.
 #[derive(Default)]
 pub(super) struct Bases {
     pub(super) roots: Vec<PathBuf>,
     pub(super) working_directories: Vec<PathBuf>,
 }
 
-/// What a path that an overlay was mounted with turned out to be.
+/// The meaning of a path that an overlay was mounted with.
 enum Meaning<'w> {
     Layer(&'w BlobDigest),
     /// Another directory.
@@ -96,7 +100,7 @@ enum Meaning<'w> {
     Unknown,
 }
 
-/// The layers that the overlay `mount` uses, as the process with the root `root` sees it.
+/// Finds the layers that the overlay `mount` uses, as the process with the root `root` sees it.
 pub(super) fn layers_of(mount: &Mount, root: &Path, wanted: &Wanted, bases: &Bases) -> Vec<BlobDigest> {
     let mut found = Vec::new();
     let mut unknown = false;
@@ -151,7 +155,7 @@ fn meaning<'w>(readings: &Readings, root: &Path, wanted: &'w Wanted, bases: &Bas
     if other { Meaning::Other } else { Meaning::Unknown }
 }
 
-/// The layer that `directory` is, or is in.
+/// Finds the layer that `directory` is, or is in.
 fn holder(mut directory: OwnedFd, wanted: &Wanted) -> Option<&BlobDigest> {
     let mut identity = sys::identity(directory.as_fd()).ok()?;
     if !wanted.is_on(identity.0) {
@@ -171,7 +175,7 @@ fn holder(mut directory: OwnedFd, wanted: &Wanted) -> Option<&BlobDigest> {
     None
 }
 
-/// The tree that an overlay shows, if nothing is mounted over it.
+/// Opens the tree that an overlay shows, if nothing is mounted over it.
 fn open_merged(mount: &Mount, root: &Path) -> Option<OwnedFd> {
     let above = fs::read_link(root).ok()?;
     let above = above.as_os_str().as_bytes();
@@ -183,9 +187,10 @@ fn open_merged(mount: &Mount, root: &Path) -> Option<OwnedFd> {
     (sys::device_numbers(device).into_bytes() == mount.device).then_some(merged)
 }
 
-/// Whether an overlay shows files of the layer in `layer`.
+/// True if an overlay shows files of the layer in `layer`.
 fn shows(merged: &OwnedFd, layer: &Path) -> bool {
-    // What was opened only to be found cannot be opened beneath on all kernels: by its link in /proc it can.
+    // A directory that was opened only to be found cannot be opened beneath on all kernels: by its
+    // link in /proc it can.
     let link = PathBuf::from(format!("/proc/self/fd/{}", merged.as_raw_fd()));
     let (Ok(merged), Ok(layer)) = (sys::open_directory(&link), sys::open_directory(layer)) else {
         return false;
@@ -218,7 +223,8 @@ fn shows(merged: &OwnedFd, layer: &Path) -> bool {
     false
 }
 
-/// Whether an overlay shows the one as the other. The upper bits of its inode numbers may say which layer it is.
+/// True if an overlay shows the one as the other. The upper bits of its inode numbers may say which
+/// layer it is.
 fn alike(below: &Metadata, shown: &Metadata) -> bool {
     below.kind != Kind::Directory
         && (below.kind, below.size, below.modified) == (shown.kind, shown.size, shown.modified)

@@ -1,5 +1,5 @@
-//! The layers that are asked about, and every way to recognise one: by device and inode, by its place in its file
-//! system, and by a path of a process that leads there.
+//! The layers that are asked about, and every way to recognise one: by device and inode, by its
+//! place in its file system, and by a path of a process that leads there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +12,7 @@ use crate::digest::BlobDigest;
 use crate::store::names::layer_path;
 use crate::sys;
 
-/// What is looked for.
+/// The layers that are looked for.
 pub(super) struct Wanted {
     /// The directory of layers, without symlinks.
     pub(super) layers: PathBuf,
@@ -20,14 +20,15 @@ pub(super) struct Wanted {
     by_identity: BTreeMap<(u64, u64), BlobDigest>,
     /// The mount that the directory of layers is on, if the kernel tells.
     mount: Option<u64>,
-    /// The file system's `major:minor` and the directory of layers in it, once a table of mounts has told.
+    /// The file system's `major:minor` and the directory of layers in it, once a table of mounts
+    /// has told.
     place: Option<(Vec<u8>, Vec<u8>)>,
     /// The paths by which processes see the directory of layers.
     texts: BTreeSet<Vec<u8>>,
 }
 
 impl Wanted {
-    /// Those of `digests` that have a directory in `layers`; `None` where none has.
+    /// Takes those of `digests` that have a directory in `layers`; `None` where none has.
     pub(super) fn new(layers: &Path, digests: &[&BlobDigest]) -> Option<Self> {
         let layers = fs::canonicalize(layers).ok()?;
         let (mut by_name, mut by_identity) = (BTreeMap::new(), BTreeMap::new());
@@ -62,38 +63,39 @@ impl Wanted {
         self.texts.extend(of_device.filter_map(|mount| mount.text_of(place)));
     }
 
-    /// The layer that a path of a process leads to or into; something may follow the path after a blank.
+    /// Finds the layer that a path of a process leads to or into; something may follow the path
+    /// after a blank.
     pub(super) fn at_text(&self, text: &[u8]) -> Option<&BlobDigest> {
         self.texts.iter().find_map(|layers| self.named(below(text, layers)?))
     }
 
-    /// The layer that a place in a file system is, or is in.
+    /// Finds the layer that a place in a file system is, or is in.
     pub(super) fn at_place(&self, device: &[u8], place: &[u8]) -> Option<&BlobDigest> {
         let (own_device, layers) = self.place.as_ref()?;
         self.named(below(place, layers).filter(|_| device == own_device)?)
     }
 
-    /// The layer that is this directory.
+    /// Finds the layer that is this directory.
     pub(super) fn is(&self, identity: (u64, u64)) -> Option<&BlobDigest> {
         self.by_identity.get(&identity)
     }
 
-    /// Whether a layer lies on this device.
+    /// True if a layer lies on this device.
     pub(super) fn is_on(&self, device: u64) -> bool {
         self.by_identity.keys().any(|(of_layer, _)| *of_layer == device)
     }
 
-    /// The layers, with their directories.
+    /// Lists the layers, with their directories.
     pub(super) fn directories(&self) -> impl Iterator<Item = (&BlobDigest, PathBuf)> {
         self.by_name.values().map(|digest| (digest, layer_path(&self.layers, digest)))
     }
 
-    /// The layer by whose name a component of `path` goes.
+    /// Finds the layer by whose name a component of `path` goes.
     pub(super) fn mentioned(&self, path: &[u8]) -> Option<&BlobDigest> {
         path.split(|&byte| byte == b'/').find_map(|component| self.by_name.get(component))
     }
 
-    /// The layer that `/NAME`, `/NAME/…` or `/NAME (deleted)` names.
+    /// Finds the layer that `/NAME`, `/NAME/…` or `/NAME (deleted)` names.
     fn named(&self, rest: &[u8]) -> Option<&BlobDigest> {
         let name = rest.strip_prefix(b"/")?.split(|byte| matches!(byte, b'/' | b' ')).next()?;
         self.by_name.get(name)

@@ -1,8 +1,8 @@
 //! The way from a directory down into a tree in it.
 //!
-//! Neither the stack nor the number of descriptors grows with the depth of a tree: the directories on the way down are
-//! held open up to [`MAX_OPEN`], those further up are opened again by `..` and have to be the same inode then. Nothing
-//! is renamed, so that every file system will do.
+//! Neither the stack nor the number of descriptors grows with the depth of a tree: the directories
+//! on the way down are held open up to [`MAX_OPEN`], those further up are opened again by `..` and
+//! have to be the same inode then. Nothing is renamed, so that every file system will do.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
@@ -19,7 +19,8 @@ use super::place::{Looked, Place};
 use super::rights::take_rights;
 use crate::sys::open::DIRECTORY;
 
-/// The most directories on the way down that are held open. Fewer where the system has no more descriptors.
+/// The most directories on the way down that are held open. Fewer where the system has no more
+/// descriptors.
 const MAX_OPEN: usize = 16;
 
 /// A directory on the way down.
@@ -113,7 +114,8 @@ impl<'d> Descent<'d> {
         loop {
             match openat2(self.innermost(), name, DIRECTORY, Mode::empty(), resolve) {
                 Err(Errno::AGAIN) => {}
-                // Kernels before 5.6 and some seccomp filters have no openat2. A mount shows in its place then.
+                // Kernels before 5.6 and some seccomp filters have no openat2. A mount shows in its
+                // place then.
                 Err(Errno::NOSYS | Errno::PERM) => {
                     return openat(self.innermost(), name, DIRECTORY, Mode::empty());
                 }
@@ -122,7 +124,8 @@ impl<'d> Descent<'d> {
         }
     }
 
-    /// Closes the outermost directory that is open, but not the innermost; `false` if there is no other.
+    /// Closes the outermost directory that is open, but not the innermost; `false` if there is no
+    /// other.
     fn close_outermost(&mut self) -> bool {
         let may = self.closed + 1 < self.levels.len();
         if may {
@@ -132,7 +135,8 @@ impl<'d> Descent<'d> {
         may
     }
 
-    /// Goes up again, to where the directory above was left, or to its start if the tree is being changed.
+    /// Goes up again, to where the directory above was left, or to its start if the tree is being
+    /// changed.
     pub(super) fn leave(&mut self) -> io::Result<Option<Level>> {
         let Some(left) = self.levels.pop() else { return Ok(None) };
         if let Some(above) = self.levels.last_mut()

@@ -23,7 +23,8 @@ impl From<Errno> for Obstacle {
     }
 }
 
-/// The things that a removal has left: the first one, and how many more. All else of the tree is gone.
+/// The things that a removal has left: the first one, and how many more. All else of the tree is
+/// gone.
 #[derive(Debug)]
 pub struct Kept {
     /// The path of the first one, relative to the directory that the tree is in.

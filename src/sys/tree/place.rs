@@ -1,4 +1,5 @@
-//! Places of files: on which file system and which mount they are, and whether they may be changed at all.
+//! Places of files: on which file system and which mount they are, and whether they may be changed
+//! at all.
 
 use std::ffi::CString;
 use std::io;
@@ -110,8 +111,8 @@ fn mount_by_proc(file: BorrowedFd<'_>) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
-/// True if `name`, or `directory` itself, may not be changed, not even by root (`chattr +i` or `+a`), as far
-/// as the file system tells.
+/// True if `name`, or `directory` itself, may not be changed, not even by root (`chattr +i` or
+/// `+a`), as far as the file system tells.
 pub fn is_immutable(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
     let is_fixed = |found: io::Result<Looked>| found.is_ok_and(|found| found.is_fixed);
     is_fixed(Looked::of_open(directory))

@@ -1,5 +1,6 @@
-//! The removal of a tree, which goes on beside what it cannot remove and tells that in the end ([`Kept`]): somebody may
-//! have mounted or locked (`chattr +i`) something, and that must stop neither the rest nor the run.
+//! The removal of a tree, which goes on beside what it cannot remove and tells that in the end
+//! ([`Kept`]): somebody may have mounted or locked (`chattr +i`) something, and that must stop
+//! neither the rest nor the run.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -21,7 +22,8 @@ const MAX_PASSES: u32 = 8;
 
 /// Removes `name` in `directory` and all below it, whatever it is; nothing there is fine.
 ///
-/// Directories of ours that are closed to us are opened. The directory itself is never changed otherwise.
+/// Directories of ours that are closed to us are opened. The directory itself is never changed
+/// otherwise.
 ///
 /// # Errors
 /// The things that stay, if any do.
@@ -87,7 +89,8 @@ impl Removal<'_> {
     fn enter(&mut self, name: &CString) {
         let is_closed = |entered: &Result<(), Obstacle>| matches!(entered, Err(Obstacle::Error(error)) if error.kind() == io::ErrorKind::PermissionDenied);
         let mut entered = self.descent.enter(name);
-        // The directory that the name is in may be one that its owner cannot pass through, or itself may be closed.
+        // The directory that the name is in may be one that its owner cannot pass through, or
+        // itself may be closed.
         if is_closed(&entered)
             && !self.descent.levels.is_empty()
             && take_rights(self.descent.innermost()).is_ok()

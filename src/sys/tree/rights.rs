@@ -8,8 +8,9 @@ use rustix::fs::{Mode, OFlags, chmod, fchmod, fstat, openat};
 
 use super::place::c_string;
 
-/// Does a `deed` that needs rights on the directory `name` in `directory`, and does it once more with them if
-/// its owner has not given them to himself: a directory that is to be moved has to be writable.
+/// Does a `deed` that needs rights on the directory `name` in `directory`, and does it once more
+/// with them if its owner has not given them to himself: a directory that is to be moved has to be
+/// writable.
 pub fn with_rights<T>(
     directory: BorrowedFd<'_>,
     name: &[u8],
@@ -31,8 +32,8 @@ pub(super) fn take_rights(directory: BorrowedFd<'_>) -> rustix::io::Result<()> {
     fchmod(directory, Mode::from_raw_mode(fstat(directory)?.st_mode) | Mode::RWXU)
 }
 
-/// Lets the owner do the same with a directory that cannot be opened. A symlink is never followed, which
-/// leaves the way through /proc: no other call changes the mode of what is only held.
+/// Lets the owner do the same with a directory that cannot be opened. A symlink is never followed,
+/// which leaves the way through /proc: no other call changes the mode of what is only held.
 pub(super) fn take_rights_by_name(parent: BorrowedFd<'_>, name: &CString) -> rustix::io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let held = openat(parent, name, flags, Mode::empty())?;

@@ -1,5 +1,5 @@
-//! Trees that are deep, closed, mounted on or immutable, removed. Mounts and immutable files need root and a mount
-//! namespace: where a test may not have them it says so.
+//! Trees that are deep, closed, mounted on or immutable, removed. Mounts and immutable files need
+//! root and a mount namespace: where a test may not have them it says so.
 
 use std::fs;
 use std::io::Write as _;
@@ -81,7 +81,7 @@ fn a_wide_tree_is_emptied_whole() {
     assert!(!temp.path().join("t").exists());
 }
 
-/// As root nothing is closed; as another user this is what a layer looks like that other tools have made.
+/// Root finds nothing closed; for another user this is a layer as other tools have made it.
 #[test]
 fn closed_directories_are_opened() {
     let temp = tempfile::tempdir().unwrap();
