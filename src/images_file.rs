@@ -6,19 +6,15 @@
 //! [`ImagesFile::desired`] says what a run is to bring about. The key lists of `keys.rs`, [`json_schema`]
 //! and [`STARTER`] are held together by tests.
 
-mod entry;
-mod file;
-mod groups;
 mod keys;
+mod listed;
 mod machine;
-mod patterns;
-mod ranges;
+mod quoted;
 mod reader;
-mod registry;
 mod syntax;
+mod tables;
 #[cfg(test)]
 mod tests;
-mod text;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,16 +22,13 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use file::FileReader;
-pub use machine::{MachineSettings, parse_machine};
-use reader::Notes;
+pub use machine::MachineSettings;
+use reader::Reader;
 
-use crate::diagnostic::{Mistake, Mistakes, Page, Problem, Problems, Severity, Span, Tree, nearest};
+use crate::diagnostic::{Mistake, Page, Problem, Problems, Severity, Span, Tree, nearest};
 use crate::error::InputError;
 use crate::image_ref::ImageRef;
-use crate::state::{
-    Desired, DesiredImage, Owner, Platform, PullPolicy, RegistrySettings, Settings, TagSelection,
-};
+use crate::state::{Desired, DesiredImage, Owner, Platform, RegistrySettings, Settings, TagSelection};
 
 /// Largest images file, in bytes.
 pub const MAX_TEXT: usize = 8 << 20;
@@ -43,13 +36,10 @@ pub const MAX_TEXT: usize = 8 << 20;
 /// The commented file that `msb-sync init` writes.
 pub const STARTER: &str = include_str!("images_file/starter.toml");
 
-/// The JSON Schema (mistake 2020-12) of the images file.
+/// The JSON Schema (draft 2020-12) of the images file.
 pub fn json_schema() -> &'static str {
     include_str!("images_file/schema.json")
 }
-
-const PULL_WORDS: &[(&str, PullPolicy)] =
-    &[("always", PullPolicy::Always), ("missing", PullPolicy::Missing), ("never", PullPolicy::Never)];
 
 /// Where a text comes from, and what it is read against.
 #[derive(Clone, Debug)]
@@ -158,7 +148,7 @@ impl ImagesFile {
         let Some(first) = unknown.first() else { return Ok(()) };
         let nearest = nearest(first, self.groups.keys().map(String::as_str)).map(str::to_owned);
         let defined = self.groups.keys().take(50).cloned().collect();
-        let names = unknown.into_iter().map(text::quoted).collect();
+        let names = unknown.into_iter().map(quoted::quoted).collect();
         Err(InputError::UnknownGroups { names, nearest, defined })
     }
 }
@@ -168,32 +158,38 @@ impl ImagesFile {
 /// # Errors
 /// All problems of the file, in its order. Where the TOML itself is broken: what is wrong with it, and
 /// those other problems that do not follow from it.
-#[expect(clippy::redundant_closure_for_method_calls, reason = "the method is of one lifetime only")]
 pub fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
-    let (file, warnings) = read(text, source, |reader, root, whole| reader.file(root, whole))?;
-    Ok(ImagesFile { warnings, ..file })
+    let (tables, warnings) = read(text, source, tables::images_file)?;
+    Ok(tables.into_file(warnings))
 }
 
-/// Reads a TOML file by `tables`, which gets its tree, and whether that has everything that the text says. With the
-/// warnings.
+/// Reads a machine's `registries.toml`.
+///
+/// # Errors
+/// All problems of the file, like those of [`parse`].
+pub fn parse_machine(text: &str, source: &Source<'_>) -> Result<MachineSettings, Problems> {
+    let (tables, warnings) = read(text, source, |reader, root, _| tables::machine(reader, root))?;
+    Ok(tables.into_settings(warnings))
+}
+
+/// Reads a TOML file by `tables`, which gets the tree, and true if the tree has everything that the
+/// text says. Returns the warnings, too.
 fn read<T>(
     text: &str,
     source: &Source<'_>,
-    tables: impl FnOnce(&mut FileReader<'_>, &DeTable<'_>, bool) -> T,
+    tables: impl FnOnce(&mut Reader<'_>, &DeTable<'_>, bool) -> T,
 ) -> Result<(T, Vec<Problem>), Problems> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > MAX_TEXT {
         let message = format!("the file is larger than {} MiB", MAX_TEXT >> 20);
-        let problem = Page::new("", source.name, Vec::new())
-            .set(Mistake::new(Span::default(), message), Severity::Error);
-        return Err(problem.into());
+        let mistake = Mistake::new(Span::default(), message);
+        return Err(Page::new("", source.name, Vec::new()).set(mistake, Severity::Error).into());
     }
     let tree = Tree::parse(text);
     let page = Page::new(text, source.name, keys::SECRETS.hidden(text, &tree));
-    let notes = Notes { untrusted: source.untrusted, mistakes: Mistakes::default() };
-    let mut reader = FileReader { source, notes };
+    let mut reader = Reader::new(source);
     let found = tables(&mut reader, tree.root(), tree.errors().is_empty());
-    let mut mistakes = reader.notes.mistakes;
+    let mut mistakes = reader.into_mistakes();
     syntax::note(text, tree.errors(), &page, &mut mistakes);
     Ok((found, page.settle(mistakes)?))
 }

@@ -1,21 +1,25 @@
-//! Typed access to the spanned TOML tree: what has the wrong type, or is not a known key, becomes a note
-//! and the reading goes on, so that one run reports everything.
+//! Typed access to the spanned TOML tree: a value of the wrong type, or a key that is not known,
+//! becomes a mistake, and the reading goes on, so that one run reports everything.
+
+use std::path::PathBuf;
 
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::Source;
 use super::keys::{self, Keys};
-use super::text::quoted;
-use super::values::Fault;
+use super::quoted::quoted;
+use super::values::patterns::Patterns;
+use super::values::{self, Fault};
 use crate::diagnostic::{Mistake, Mistakes, Span, list, nearest, suggest};
 
-/// The next step for whoever wrote a password into the file.
+/// The hint for whoever wrote a password into the file.
 const PASSWORD_HINT: &str =
     "put it into an environment variable named by `password-env`, or into a file named by `password-file`";
 
-/// The next step for whoever wrote what needs trust.
+/// The hint for whoever wrote a key that needs trust.
 const UNTRUSTED_HINT: &str = "leave it out; who trusts this file runs without --untrusted";
 
-/// A value with what it is called.
+/// A value with its name and its places.
 #[derive(Clone, Copy)]
 pub(super) struct Node<'t> {
     name: &'t str,
@@ -26,7 +30,7 @@ pub(super) struct Node<'t> {
 }
 
 impl<'t> Node<'t> {
-    /// `` `pull` ``, or `` an entry of `mirrors` ``.
+    /// The name in messages: `` `pull` ``, or `` an entry of `mirrors` ``.
     pub(super) fn called(&self) -> String {
         if self.is_element { format!("an entry of {}", quoted(self.name)) } else { quoted(self.name) }
     }
@@ -39,7 +43,7 @@ impl<'t> Node<'t> {
     }
 }
 
-/// The entries of a table, whatever their keys.
+/// Lists the entries of a table, whatever their keys.
 pub(super) fn entries<'t>(table: &'t DeTable<'t>) -> impl Iterator<Item = (&'t str, Node<'t>)> {
     table.iter().map(|(key, value)| {
         let name: &str = key.get_ref();
@@ -62,9 +66,14 @@ pub(super) struct Table<'t> {
 }
 
 impl<'t> Table<'t> {
-    /// Whether it has any other key than `key`.
+    /// True if the table has any other key than `key`.
     pub(super) fn has_more_than(&self, key: &str) -> bool {
         self.entries.keys().any(|other| other.get_ref() != key)
+    }
+
+    /// True if the table has none of the keys that it may have.
+    pub(super) fn has_no_key(&self) -> bool {
+        self.keys.names.iter().all(|key| self.get(key).is_none())
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Node<'t>> {
@@ -92,15 +101,25 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// What was found so far.
-#[derive(Debug, Default)]
-pub(super) struct Notes {
-    /// True if the file may be a stranger's: keys that need trust are errors then.
-    pub(super) untrusted: bool,
-    pub(super) mistakes: Mistakes,
+/// Reads one file: the readers of its tables note in here what is wrong, and read on.
+pub(super) struct Reader<'a> {
+    pub(super) source: &'a Source<'a>,
+    /// The patterns of the file, which have one budget.
+    pub(super) patterns: Patterns,
+    mistakes: Mistakes,
 }
 
-impl Notes {
+impl<'a> Reader<'a> {
+    pub(super) fn new(source: &'a Source<'a>) -> Self {
+        Self { source, patterns: Patterns::default(), mistakes: Mistakes::default() }
+    }
+
+    pub(super) fn into_mistakes(self) -> Mistakes {
+        self.mistakes
+    }
+
+    // ------------------------------------------------------------------------------- what is wrong
+
     pub(super) fn error(&mut self, mistake: Mistake) {
         self.mistakes.error(mistake);
     }
@@ -114,16 +133,72 @@ impl Notes {
         self.error(Mistake::new(node.span, message));
     }
 
-    /// `fault` of `node`'s value.
-    pub(super) fn fault(&mut self, node: Node<'_>, fault: Fault) {
-        let message = format!("{} {}", node.called(), fault.message);
-        self.error(Mistake::new(node.span, message).maybe_hint(fault.hint));
+    /// Takes the value of `node`, or notes its fault.
+    pub(super) fn checked<T>(&mut self, node: Node<'_>, result: Result<T, Fault>) -> Option<T> {
+        let note = |Fault { message, hint }| {
+            let message = format!("{} {message}", node.called());
+            self.error(Mistake::new(node.span, message).maybe_hint(hint));
+        };
+        result.map_err(note).ok()
     }
 
-    /// The value, or a note of its fault.
-    pub(super) fn checked<T>(&mut self, node: Node<'_>, result: Result<T, Fault>) -> Option<T> {
-        result.map_err(|fault| self.fault(node, fault)).ok()
+    /// Notes the fault of a name that the user chose, such as a group's; true if it has none.
+    pub(super) fn named(&mut self, span: Span, what: &str, name: &str, result: Result<(), Fault>) -> bool {
+        let note = |Fault { message, hint }| {
+            let message = format!("{what} {} {message}", quoted(name));
+            self.error(Mistake::new(span, message).maybe_hint(hint));
+        };
+        result.map_err(note).is_ok()
     }
+
+    // ---------------------------------------------------------------------------- values under keys
+
+    /// Reads a text by `read`.
+    pub(super) fn text<T>(
+        &mut self,
+        table: Table<'_>,
+        key: &str,
+        read: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let node = table.get(key)?;
+        let text = self.string(node)?;
+        self.checked(node, read(text))
+    }
+
+    /// Reads a path, which is absolute then.
+    pub(super) fn path(&mut self, table: Table<'_>, key: &str) -> Option<PathBuf> {
+        let source = self.source;
+        self.text(table, key, |text| values::path(text, source))
+    }
+
+    /// Reads true or false.
+    pub(super) fn flag(&mut self, table: Table<'_>, key: &str) -> Option<bool> {
+        let node = table.get(key)?;
+        if node.value.as_bool().is_none() {
+            self.wrong_type(node, "true or false");
+        }
+        node.value.as_bool()
+    }
+
+    /// Reads an integer between `least` and `most`.
+    pub(super) fn number(&mut self, table: Table<'_>, key: &str, least: u64, most: u64) -> Option<u64> {
+        self.integer(table.get(key)?, least, most)
+    }
+
+    /// Reads one of a few words.
+    pub(super) fn word<T: Copy>(&mut self, table: Table<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
+        let node = table.get(key)?;
+        let word = self.string(node)?;
+        if let Some((_, value)) = words.iter().find(|(name, _)| *name == word) {
+            return Some(*value);
+        }
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        let message = format!("unknown value {} for {}", quoted(word), node.called());
+        self.error(Mistake::new(node.span, message).hint(suggest(word, &names)));
+        None
+    }
+
+    // ------------------------------------------------------------------------------- single values
 
     pub(super) fn string<'t>(&mut self, node: Node<'t>) -> Option<&'t str> {
         if node.value.as_str().is_none() {
@@ -132,14 +207,7 @@ impl Notes {
         node.value.as_str()
     }
 
-    pub(super) fn boolean(&mut self, node: Node<'_>) -> Option<bool> {
-        if node.value.as_bool().is_none() {
-            self.wrong_type(node, "true or false");
-        }
-        node.value.as_bool()
-    }
-
-    /// An integer between `least` and `most`.
+    /// Reads an integer between `least` and `most`.
     pub(super) fn integer(&mut self, node: Node<'_>, least: u64, most: u64) -> Option<u64> {
         let Some(integer) = node.value.as_integer() else {
             self.wrong_type(node, "an integer");
@@ -170,18 +238,7 @@ impl Notes {
         array.into_iter().flat_map(move |array| node.elements(array))
     }
 
-    /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, node: Node<'_>, words: &[(&str, T)]) -> Option<T> {
-        let word = self.string(node)?;
-        if let Some((_, value)) = words.iter().find(|(name, _)| *name == word) {
-            return Some(*value);
-        }
-        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
-        let message = format!("unknown value {} for {}", quoted(word), node.called());
-        self.error(Mistake::new(node.span, message).hint(suggest(word, &names)));
-        None
-    }
-
+    /// Reads a table whose keys are names that the user chose.
     pub(super) fn any_table<'t>(&mut self, node: Node<'t>) -> Option<&'t DeTable<'t>> {
         if node.value.as_table().is_none() {
             self.wrong_type(node, "a table");
@@ -189,17 +246,18 @@ impl Notes {
         node.value.as_table()
     }
 
-    /// A table that may only have `keys`; others are noted.
+    /// Reads a table that may only have `keys`.
     pub(super) fn table<'t>(&mut self, node: Node<'t>, keys: &'static Keys) -> Option<Table<'t>> {
         let entries = self.any_table(node)?;
         Some(self.known(entries, keys))
     }
 
+    /// Notes the keys of a table that are not among `keys`, or that a stranger may not set.
     pub(super) fn known<'t>(&mut self, table: &'t DeTable<'t>, keys: &'static Keys) -> Table<'t> {
         for (key, node) in entries(table) {
             if !keys.names.contains(&key) {
-                self.unknown_key(key, node, keys);
-            } else if self.untrusted
+                self.error(unknown_key(key, node, keys));
+            } else if self.source.untrusted
                 && let Some((_, deed)) = keys.guarded.iter().find(|(guarded, _)| *guarded == key)
             {
                 let message = format!("{} is refused under --untrusted: {deed}", node.called());
@@ -208,29 +266,28 @@ impl Notes {
         }
         Table { keys, entries: table }
     }
+}
 
-    fn unknown_key(&mut self, key: &str, node: Node<'_>, keys: &Keys) {
-        let in_registry = keys == &keys::REGISTRY;
-        if in_registry && key.eq_ignore_ascii_case("password") {
-            let message = "a password in the images file is refused";
-            self.error(Mistake::new(node.key_span, message).hint(PASSWORD_HINT));
-            return;
-        }
-        let elsewhere = || keys::ALL.iter().find(|other| other.names.contains(&key));
-        let of_machine = [&keys::MACHINE, &keys::MACHINE_SETTINGS].contains(&keys);
-        let hint = if of_machine && elsewhere().is_some() {
-            format!("`{key}` belongs into an images file")
-        } else if in_registry && node.value.is_table() {
-            "quote the registry's name, as in [registry.\"docker.io\"]".to_owned()
-        } else if in_registry && keys::SECRETS.looks_secret(key) {
-            PASSWORD_HINT.to_owned()
-        } else if let Some(other) = elsewhere() {
-            format!("`{key}` belongs to {}", other.table)
-        } else if let Some(near) = nearest(key, keys.names.iter().copied()) {
-            format!("did you mean `{near}`?")
-        } else {
-            format!("the keys of {} are {}", keys.table, list(keys.names))
-        };
-        self.error(Mistake::new(node.key_span, format!("unknown key {}", quoted(key))).hint(hint));
+fn unknown_key(key: &str, node: Node<'_>, keys: &Keys) -> Mistake {
+    let in_registry = keys == &keys::REGISTRY;
+    if in_registry && key.eq_ignore_ascii_case("password") {
+        let message = "a password in the images file is refused";
+        return Mistake::new(node.key_span, message).hint(PASSWORD_HINT);
     }
+    let elsewhere = || keys::ALL.iter().find(|other| other.names.contains(&key));
+    let of_machine = [&keys::MACHINE, &keys::MACHINE_SETTINGS].contains(&keys);
+    let hint = if of_machine && elsewhere().is_some() {
+        format!("`{key}` belongs into an images file")
+    } else if in_registry && node.value.is_table() {
+        "quote the registry's name, as in [registry.\"docker.io\"]".to_owned()
+    } else if in_registry && keys::SECRETS.looks_secret(key) {
+        PASSWORD_HINT.to_owned()
+    } else if let Some(other) = elsewhere() {
+        format!("`{key}` belongs to {}", other.table)
+    } else if let Some(near) = nearest(key, keys.names.iter().copied()) {
+        format!("did you mean `{near}`?")
+    } else {
+        format!("the keys of {} are {}", keys.table, list(keys.names))
+    };
+    Mistake::new(node.key_span, format!("unknown key {}", quoted(key))).hint(hint)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::text::quoted;
+use super::quoted::quoted;
 use crate::diagnostic::{Mistake, Mistakes, Page, Span};
 
 /// Adds the syntax errors, and drops what probably only follows from them.

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::values::PULL_WORDS;
 use super::*;
-use crate::state::{Mirror, Ownership};
+use crate::state::{Mirror, Ownership, PullPolicy};
 
 fn source() -> Source<'static> {
     Source {

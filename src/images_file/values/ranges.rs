@@ -6,7 +6,7 @@
 
 use semver::VersionReq;
 
-use super::text::quoted;
+use crate::images_file::quoted::quoted;
 
 /// Alternatives of one range, at most.
 const MAX_ALTERNATIVES: usize = 100;
@@ -15,7 +15,7 @@ const MAX_ALTERNATIVES: usize = 100;
 ///
 /// # Errors
 /// What is wrong, with the alternative where there are several.
-pub(super) fn alternatives(text: &str) -> Result<Vec<String>, String> {
+pub(in crate::images_file) fn alternatives(text: &str) -> Result<Vec<String>, String> {
     let all: Vec<&str> = text.split("||").collect();
     if all.len() > MAX_ALTERNATIVES {
         return Err(format!("more than {MAX_ALTERNATIVES} alternatives"));

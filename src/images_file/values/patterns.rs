@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::values::Fault;
+use super::Fault;
 
 /// Bytes of one pattern. Tags have 128 at most.
 const MAX_TEXT: usize = 4096;
@@ -19,7 +19,7 @@ const BUDGET: usize = 16 << 20;
 
 /// The patterns of one file.
 #[derive(Debug)]
-pub(super) struct Patterns {
+pub(in crate::images_file) struct Patterns {
     left: usize,
     /// Whether there were too many: then one fault has said so.
     exceeded: bool,
@@ -36,7 +36,7 @@ impl Default for Patterns {
 impl Patterns {
     /// The pattern, anchored at both ends. Of a file with too many, the first one that does not fit is a fault; those
     /// after it are not looked at.
-    pub(super) fn whole(&mut self, text: &str) -> Result<String, Fault> {
+    pub(in crate::images_file) fn whole(&mut self, text: &str) -> Result<String, Fault> {
         let anchored = format!("^(?:{text})$");
         if self.known.contains(text) || self.exceeded {
             return Ok(anchored);

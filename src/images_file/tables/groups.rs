@@ -3,13 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::entry::{Listed, Wanted};
-use super::reader::{Node, Notes, entries};
-use super::text::quoted;
-use super::values::{self, Fault};
-use crate::diagnostic::nearest;
-use crate::diagnostic::{Mistake, Span};
+use crate::diagnostic::{Mistake, Span, nearest};
 use crate::image_ref::ImageRef;
+use crate::images_file::listed::{Listed, Wanted};
+use crate::images_file::quoted::quoted;
+use crate::images_file::reader::{Node, Reader, entries};
+use crate::images_file::values;
 
 /// Memberships that all groups together may have, when resolved.
 const MAX_MEMBERSHIPS: usize = 1_000_000;
@@ -21,7 +20,7 @@ const MAX_COMPARED: usize = 2_000;
 pub(super) type Members = BTreeSet<usize>;
 
 #[derive(Debug, Default)]
-struct Group {
+struct Written {
     /// Where `[groups]` defines it.
     span: Option<Span>,
     members: Members,
@@ -35,30 +34,27 @@ struct Group {
 pub(super) fn resolve(
     table: Option<Node<'_>>,
     listed: &[Listed],
-    default_registry: &str,
-    notes: &mut Notes,
+    reader: &mut Reader<'_>,
 ) -> BTreeMap<String, Members> {
-    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Written> = BTreeMap::new();
     for (index, entry) in listed.iter().enumerate() {
-        for (name, _) in &entry.own_groups {
+        for name in &entry.own_groups {
             groups.entry(name.clone()).or_default().members.insert(index);
         }
     }
-    if let Some(table) = table.and_then(|node| notes.any_table(node)) {
+    if let Some(table) = table.and_then(|node| reader.any_table(node)) {
         let known = Known::new(listed);
         for (name, node) in entries(table) {
-            if let Err(Fault { message, hint }) = values::group_name(name) {
-                let message = format!("group name {} {message}", quoted(name));
-                notes.error(Mistake::new(node.key_span, message).maybe_hint(hint));
+            if !reader.named(node.key_span, "group name", name, values::group_name(name)) {
                 continue;
             }
             let group = groups.entry(name.to_owned()).or_default();
             group.span = Some(node.key_span);
-            read_members(group, node, &known, default_registry, notes);
+            read_members(group, node, &known, reader);
         }
     }
-    check_references(&mut groups, notes);
-    flatten(&groups, notes)
+    check_references(&mut groups, reader);
+    flatten(&groups, reader)
 }
 
 /// What members can refer to.
@@ -72,11 +68,11 @@ impl<'a> Known<'a> {
         let mut known = Self { images: BTreeMap::new(), selections: BTreeMap::new() };
         for (index, entry) in listed.iter().enumerate() {
             match &entry.wanted {
-                Wanted::Image(image) => {
-                    known.images.insert(&image.reference, index);
+                Wanted::Image(reference) => {
+                    known.images.insert(reference, index);
                 }
-                Wanted::Selection(selection) => {
-                    known.selections.entry(&selection.repository).or_default().push(index);
+                Wanted::Selection { repository, .. } => {
+                    known.selections.entry(repository).or_default().push(index);
                 }
             }
         }
@@ -116,18 +112,12 @@ impl<'a> Known<'a> {
     }
 }
 
-fn read_members(
-    group: &mut Group,
-    node: Node<'_>,
-    known: &Known<'_>,
-    default_registry: &str,
-    notes: &mut Notes,
-) {
+fn read_members(group: &mut Written, node: Node<'_>, known: &Known<'_>, reader: &mut Reader<'_>) {
     if !node.value.is_array() {
         group.broken = true;
     }
-    for member in notes.array(node) {
-        let Some(text) = notes.string(member) else {
+    for member in reader.array(node) {
+        let Some(text) = reader.string(member) else {
             group.broken = true;
             continue;
         };
@@ -135,7 +125,7 @@ fn read_members(
             group.others.push((other.to_owned(), member.span));
             continue;
         }
-        match ImageRef::parse(text, default_registry) {
+        match ImageRef::parse(text, reader.source.default_registry) {
             Ok(reference) => {
                 let found = known.find(text, &reference);
                 if found.is_empty() {
@@ -145,7 +135,7 @@ fn read_members(
                         |near| format!("did you mean `{near}`?"),
                     );
                     let message = format!("no image {} is listed in this file", quoted(&full));
-                    notes.error(Mistake::new(member.span, message).hint(hint));
+                    reader.error(Mistake::new(member.span, message).hint(hint));
                     group.broken = true;
                 }
                 group.members.extend(found);
@@ -156,7 +146,7 @@ fn read_members(
                     Some(instead) => format!("write {}", quoted(instead)),
                     None => "a group is referred to as \"@name\"".to_owned(),
                 };
-                notes.error(Mistake::new(member.span, message).hint(hint));
+                reader.error(Mistake::new(member.span, message).hint(hint));
                 group.broken = true;
             }
         }
@@ -164,7 +154,7 @@ fn read_members(
 }
 
 /// Drops references to groups that do not exist, and finds groups that name nothing.
-fn check_references(groups: &mut BTreeMap<String, Group>, notes: &mut Notes) {
+fn check_references(groups: &mut BTreeMap<String, Written>, reader: &mut Reader<'_>) {
     let names: BTreeSet<String> = groups.keys().cloned().collect();
     for (name, group) in groups.iter_mut() {
         let before = group.others.len();
@@ -174,7 +164,7 @@ fn check_references(groups: &mut BTreeMap<String, Group>, notes: &mut Notes) {
                 let message = format!("unknown group {}", quoted(&format!("@{other}")));
                 let near = nearest(other, names.iter().filter(|other| *other != name).map(String::as_str));
                 let hint = near.map(|near| format!("did you mean `@{near}`?"));
-                notes.error(Mistake::new(*span, message).maybe_hint(hint));
+                reader.error(Mistake::new(*span, message).maybe_hint(hint));
             }
             known
         });
@@ -184,7 +174,7 @@ fn check_references(groups: &mut BTreeMap<String, Group>, notes: &mut Notes) {
             && group.others.is_empty()
             && !group.broken
         {
-            notes.error(
+            reader.error(
                 Mistake::new(span, format!("group {} names nothing", quoted(name)))
                     .hint("list images or other groups in it, or remove it"),
             );
@@ -193,7 +183,7 @@ fn check_references(groups: &mut BTreeMap<String, Group>, notes: &mut Notes) {
 }
 
 /// Follows references from the groups that have none upwards; what is left over are cycles.
-fn flatten(groups: &BTreeMap<String, Group>, notes: &mut Notes) -> BTreeMap<String, Members> {
+fn flatten(groups: &BTreeMap<String, Written>, reader: &mut Reader<'_>) -> BTreeMap<String, Members> {
     let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut open: BTreeMap<&str, usize> = BTreeMap::new();
     for (name, group) in groups {
@@ -216,7 +206,7 @@ fn flatten(groups: &BTreeMap<String, Group>, notes: &mut Notes) -> BTreeMap<Stri
         if memberships > MAX_MEMBERSHIPS {
             let span = group.span.or_else(|| groups.values().find_map(|group| group.span));
             let message = format!("the groups have more than {MAX_MEMBERSHIPS} members in all");
-            notes.error(Mistake::new(span.unwrap_or(Span { start: 0, end: 0 }), message));
+            reader.error(Mistake::new(span.unwrap_or_default(), message));
             return BTreeMap::new();
         }
         resolved.insert(name.to_owned(), members);
@@ -229,12 +219,12 @@ fn flatten(groups: &BTreeMap<String, Group>, notes: &mut Notes) -> BTreeMap<Stri
             }
         }
     }
-    report_cycles(groups, open.into_keys().collect(), notes);
+    report_cycles(groups, open.into_keys().collect(), reader);
     resolved
 }
 
 /// Every group in `left` refers to another one in `left`: walking along must come back.
-fn report_cycles(groups: &BTreeMap<String, Group>, mut left: BTreeSet<&str>, notes: &mut Notes) {
+fn report_cycles(groups: &BTreeMap<String, Written>, mut left: BTreeSet<&str>, reader: &mut Reader<'_>) {
     while let Some(first) = left.first().copied() {
         let mut walk: Vec<(&str, Span)> = Vec::new();
         let mut position: BTreeMap<&str, usize> = BTreeMap::new();
@@ -262,7 +252,7 @@ fn report_cycles(groups: &BTreeMap<String, Group>, mut left: BTreeSet<&str>, not
             } else {
                 format!("group {} contains itself: {}", quoted(cycle[0].0), path.join(" → "))
             };
-            notes.error(Mistake::new(cycle[0].1, message).hint("remove one of these references"));
+            reader.error(Mistake::new(cycle[0].1, message).hint("remove one of these references"));
         }
         left.remove(first);
         for (name, _) in walk {

@@ -1,0 +1,27 @@
+//! An entry of a registry's `images`, as its table says it: the groups are not known yet.
+
+use crate::diagnostic::Span;
+use crate::image_ref::ImageRef;
+use crate::state::{Platform, PullPolicy, TagRule};
+
+/// An entry of `images`, and its place.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) span: Span,
+    pub(super) wanted: Wanted,
+    pub(super) platform: Platform,
+    pub(super) pull: PullPolicy,
+    /// The groups that the entry itself names.
+    pub(super) own_groups: Vec<String>,
+}
+
+/// The image, or the images, that an entry asks for.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    Image(ImageRef),
+    Selection {
+        /// The repository alone.
+        repository: ImageRef,
+        rule: TagRule,
+    },
+}

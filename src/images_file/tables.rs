@@ -1,0 +1,160 @@
+//! The tables of the two files, one kind of table in one file of `tables/`, and the two top levels,
+//! which put them together.
+//!
+//! A new key is named in `keys.rs` and read in its table's file. A new table gets its keys in
+//! `keys.rs`, a file of its own here, and its place in [`images_file`] or [`machine`].
+
+mod engines;
+mod entry;
+mod groups;
+mod registry;
+mod settings;
+mod tags;
+mod twice;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use toml::de::DeTable;
+
+use self::entry::Defaults;
+use self::groups::Members;
+use super::listed::{Listed, Wanted};
+use super::quoted::quoted;
+use super::reader::{Node, Reader, Table, entries};
+use super::{Group, ImagesFile, MachineSettings, keys};
+use crate::diagnostic::{Mistake, Problem, Span};
+use crate::state::{DesiredImage, PullPolicy, RegistrySettings, Settings, TagSelection};
+
+/// Everything that the tables of an images file say.
+pub(super) struct ImagesTables {
+    settings: Settings,
+    registries: Vec<RegistrySettings>,
+    /// The entries of all registries, in the order of the file.
+    listed: Vec<Listed>,
+    groups: BTreeMap<String, Members>,
+}
+
+/// Reads the top level of an images file. Only where it is `whole`, as the text is valid TOML, can
+/// one part of it be compared with another.
+pub(super) fn images_file(reader: &mut Reader<'_>, root: &DeTable<'_>, whole: bool) -> ImagesTables {
+    let top = reader.known(root, &keys::TOP);
+    let settings = settings::read(reader, top.get("settings"));
+    let defaults = Defaults { platform: settings.platform.clone(), pull: settings.pull };
+
+    let mut registries = Vec::new();
+    let mut listed: Vec<Listed> = Vec::new();
+    let mut names = Names::default();
+    for (name, node) in registry_tables(reader, top) {
+        let Some((registry, images)) = registry::read(reader, name, node, &defaults) else { continue };
+        listed.extend(images);
+        names.add(reader, &registry.name, node.key_span);
+        registries.push(registry);
+    }
+    let of_machine = reader.source.machine.into_iter().flat_map(|machine| &machine.registries);
+    registries.extend(of_machine.filter(|other| !names.tables.contains_key(&other.name)).cloned());
+    listed.sort_by_key(|entry| entry.span);
+    let mut groups = BTreeMap::new();
+    if whole {
+        twice::check(reader, &listed);
+        groups = groups::resolve(top.get("groups"), &listed, reader);
+    }
+    ImagesTables { settings, registries, listed, groups }
+}
+
+/// Everything that the tables of the machine's settings say.
+pub(super) struct MachineTables {
+    hosts_dir: Option<PathBuf>,
+    registries: Vec<(RegistrySettings, Option<PullPolicy>)>,
+}
+
+/// Reads the top level of the machine's settings.
+pub(super) fn machine(reader: &mut Reader<'_>, root: &DeTable<'_>) -> MachineTables {
+    let top = reader.known(root, &keys::MACHINE);
+    let settings = top.get("settings").and_then(|node| reader.table(node, &keys::MACHINE_SETTINGS));
+    let hosts_dir = settings.and_then(|settings| reader.path(settings, "hosts-dir"));
+    let mut registries = Vec::new();
+    let mut names = Names::default();
+    for (name, node) in registry_tables(reader, top) {
+        let Some((registry, pull)) = registry::read_machine(reader, name, node) else { continue };
+        names.add(reader, &registry.name, node.key_span);
+        registries.push((registry, pull));
+    }
+    if let Some(engines) = top.get("engine").and_then(|node| reader.any_table(node)) {
+        for (name, node) in entries(engines) {
+            engines::check(reader, name, node);
+        }
+    }
+    MachineTables { hosts_dir, registries }
+}
+
+/// Lists the tables of `[registry]` in the order of the file.
+fn registry_tables<'t>(reader: &mut Reader<'_>, top: Table<'t>) -> Vec<(&'t str, Node<'t>)> {
+    let tables = top.get("registry").and_then(|node| reader.any_table(node));
+    let mut tables: Vec<(&str, Node<'_>)> = tables.into_iter().flat_map(entries).collect();
+    tables.sort_by_key(|(_, node)| node.key_span);
+    tables
+}
+
+/// The registries that have a table, and its place.
+#[derive(Default)]
+struct Names {
+    tables: BTreeMap<String, Span>,
+}
+
+impl Names {
+    /// Adds the registry `name`, and notes if it has a table already.
+    fn add(&mut self, reader: &mut Reader<'_>, name: &str, span: Span) {
+        if let Some(first) = self.tables.insert(name.to_owned(), span) {
+            let message = format!("registry {} has two tables", quoted(name));
+            reader.error(Mistake::new(span, message).related(first, "the first one"));
+        }
+    }
+}
+
+impl ImagesTables {
+    /// Makes the file of its tables: each entry gets all its groups.
+    pub(super) fn into_file(self, warnings: Vec<Problem>) -> ImagesFile {
+        let Self { settings, registries, listed, groups: members } = self;
+        let mut groups_of: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        for (name, members) in &members {
+            for index in members {
+                groups_of.entry(*index).or_default().insert(name.clone());
+            }
+        }
+        let mut groups: BTreeMap<String, Group> =
+            members.into_keys().map(|name| (name, Group::default())).collect();
+        let mut images = Vec::new();
+        let mut selections = Vec::new();
+        for (index, entry) in listed.into_iter().enumerate() {
+            let Listed { wanted, platform, pull, .. } = entry;
+            let names = groups_of.remove(&index).unwrap_or_default();
+            match wanted {
+                Wanted::Image(reference) => {
+                    for name in &names {
+                        groups.entry(name.clone()).or_default().images.insert(reference.clone());
+                    }
+                    images.push(DesiredImage { reference, platform, pull, groups: names, locked: None });
+                }
+                Wanted::Selection { repository, rule } => {
+                    for name in &names {
+                        groups.entry(name.clone()).or_default().selections.insert(selections.len());
+                    }
+                    let groups = names;
+                    selections.push(TagSelection { repository, platform, pull, groups, rule, locked: None });
+                }
+            }
+        }
+        ImagesFile { settings, registries, images, selections, groups, warnings }
+    }
+}
+
+impl MachineTables {
+    /// Makes the machine's settings of their tables.
+    pub(super) fn into_settings(self, warnings: Vec<Problem>) -> MachineSettings {
+        let pulls = self.registries.iter();
+        let pulls = pulls.filter_map(|(registry, pull)| Some((registry.name.clone(), (*pull)?))).collect();
+        let registries = self.registries.into_iter().map(|(registry, _)| registry).collect();
+        MachineSettings { registries, hosts_dir: self.hosts_dir, warnings, pulls }
+    }
+}
