@@ -1,14 +1,13 @@
-//! Content digests, and readers that check them.
+//! Content digests, and a verifier that checks them as bytes pass.
 //!
-//! A [`BlobDigest`] names the bytes that a registry serves (a manifest, a config, a compressed layer);
-//! a [`DiffId`] names an uncompressed layer tar. They look alike and must never be mixed up, hence two
-//! types. Both accept only what the OCI image spec's [digest grammar] allows for the registered
-//! algorithms `sha256` and `sha512`, so a digest is always safe to use as a file name.
+//! A [`BlobDigest`] names the bytes that a registry serves (a manifest, a config, a compressed
+//! layer); a [`DiffId`] names an uncompressed layer tar. They look alike and must never be mixed
+//! up, hence two types. Both accept only what the OCI image spec's [digest grammar] allows for the
+//! registered algorithms `sha256` and `sha512`, so a digest is always safe to use as a file name.
 //!
 //! [digest grammar]: https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#digests
 
 use std::fmt;
-use std::io::{self, Read};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -35,7 +34,7 @@ impl Algorithm {
     }
 }
 
-/// Why a text is not a digest.
+/// The reason why a text is no digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid digest {text:?}: {reason}")]
 pub struct DigestError {
@@ -44,7 +43,7 @@ pub struct DigestError {
 }
 
 impl DigestError {
-    /// What is wrong, without the text itself.
+    /// Says what is wrong, without the text itself.
     pub fn reason(&self) -> &'static str {
         self.reason
     }
@@ -82,7 +81,8 @@ macro_rules! digest_type {
         $(#[$meta])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name {
-            // Shared: a digest is in many places of one plan, and a plan may have a hundred thousand of them.
+            // Shared: a digest is in many places of one plan, and a plan may have a hundred
+            // thousand.
             text: Arc<str>,
             algorithm: Algorithm,
         }
@@ -112,14 +112,14 @@ macro_rules! digest_type {
                 &self.text[self.algorithm.as_str().len() + 1..]
             }
 
-            /// The digest of `bytes` by `algorithm`.
+            /// Digests `bytes` by `algorithm`.
             pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
                 let mut hasher = Hasher::new(algorithm);
                 hasher.update(bytes);
                 Self { text: hasher.finish_text().into(), algorithm }
             }
 
-            /// What `hasher` saw.
+            /// Takes the digest of all bytes that `hasher` saw.
             pub fn from_hasher(hasher: Hasher) -> Self {
                 let algorithm = hasher.algorithm();
                 Self { text: hasher.finish_text().into(), algorithm }
@@ -161,7 +161,8 @@ macro_rules! digest_type {
 }
 
 digest_type! {
-    /// The digest of bytes as a registry serves them: an index, a manifest, a config, a compressed layer.
+    /// The digest of bytes as a registry serves them: an index, a manifest, a config, a compressed
+    /// layer.
     BlobDigest
 }
 
@@ -186,7 +187,7 @@ impl fmt::Debug for Hasher {
 }
 
 impl Hasher {
-    /// A hash of nothing yet.
+    /// Begins a hash.
     pub fn new(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
@@ -231,13 +232,13 @@ fn to_text(name: &str, hash: &[u8]) -> String {
     text
 }
 
-/// Why verified content was refused.
+/// The reason why content is not what its descriptor says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContentMismatch {
     /// The content ended before the descriptor's size.
     #[error("{digest}: the content is {actual} bytes, its descriptor says {expected}")]
     TooShort {
-        /// Whose content.
+        /// The digest of the content that was asked for.
         digest: BlobDigest,
         /// Bytes announced.
         expected: u64,
@@ -247,7 +248,7 @@ pub enum ContentMismatch {
     /// The content goes on past the descriptor's size.
     #[error("{digest}: the content is longer than the {expected} bytes that its descriptor says")]
     TooLong {
-        /// Whose content.
+        /// The digest of the content that was asked for.
         digest: BlobDigest,
         /// Bytes announced.
         expected: u64,
@@ -260,12 +261,12 @@ pub enum ContentMismatch {
         /// The digest of what came.
         actual: BlobDigest,
     },
-    /// It is not the content that was asked for, and its digest reads as a secret.
+    /// The content is another one, and its digest reads as a secret.
     #[error("content does not match its digest, which is not shown: it may be a secret")]
     Unshown,
 }
 
-/// Counts and hashes bytes as they pass, and tells at the end whether they are the ones a descriptor names.
+/// Counts and hashes bytes as they pass, and tells at the end if a descriptor names these bytes.
 ///
 /// Nothing read before [`Verifier::finish`] says so may be believed.
 #[derive(Clone, Debug)]
@@ -277,7 +278,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// A check for content of `size` bytes named `digest`.
+    /// Begins to check content of `size` bytes named `digest`.
     pub fn new(digest: &BlobDigest, size: u64) -> Self {
         Self { digest: digest.clone(), size, seen: 0, hasher: Hasher::new(digest.algorithm()) }
     }
@@ -295,12 +296,12 @@ impl Verifier {
         Ok(())
     }
 
-    /// Bytes seen so far.
+    /// The bytes seen so far.
     pub fn seen(&self) -> u64 {
         self.seen
     }
 
-    /// The verdict, at the end of the content.
+    /// Ends the check, at the end of the content.
     ///
     /// # Errors
     /// [`ContentMismatch::TooShort`] or [`ContentMismatch::Digest`].
@@ -318,38 +319,6 @@ impl Verifier {
         } else {
             Err(ContentMismatch::Digest { expected: self.digest, actual })
         }
-    }
-}
-
-/// A reader that checks digest and size as bytes pass, after umoci's `hardening.VerifiedReadCloser`.
-///
-/// The last read (the one that returns 0) fails if the content was not the one named; a size that is
-/// exceeded fails at once. The error is an [`io::Error`] of kind `InvalidData` around a [`ContentMismatch`].
-#[derive(Debug)]
-pub struct VerifiedReader<R> {
-    inner: R,
-    verifier: Option<Verifier>,
-}
-
-impl<R: Read> VerifiedReader<R> {
-    /// Checks that `inner` yields exactly `size` bytes with this digest.
-    pub fn new(inner: R, digest: &BlobDigest, size: u64) -> Self {
-        Self { inner, verifier: Some(Verifier::new(digest, size)) }
-    }
-}
-
-impl<R: Read> Read for VerifiedReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        let invalid = |mismatch| io::Error::new(io::ErrorKind::InvalidData, mismatch);
-        if count == 0 && !buffer.is_empty() {
-            if let Some(verifier) = self.verifier.take() {
-                verifier.finish().map_err(invalid)?;
-            }
-        } else if let Some(verifier) = &mut self.verifier {
-            verifier.update(&buffer[..count]).map_err(invalid)?;
-        }
-        Ok(count)
     }
 }
 
@@ -388,19 +357,21 @@ mod tests {
         assert_eq!(BlobDigest::of(Algorithm::Sha512, b"x").hex().len(), 128);
     }
 
-    fn read_all(content: &[u8], named: &[u8], size: u64) -> io::Result<Vec<u8>> {
-        let digest = BlobDigest::of(Algorithm::Sha256, named);
-        let mut out = Vec::new();
-        VerifiedReader::new(content, &digest, size).read_to_end(&mut out)?;
-        Ok(out)
+    fn verify(content: &[u8], named: &[u8], size: u64) -> Result<(), ContentMismatch> {
+        let mut verifier = Verifier::new(&BlobDigest::of(Algorithm::Sha256, named), size);
+        for byte in content {
+            verifier.update(&[*byte])?;
+        }
+        assert_eq!(verifier.seen(), content.len() as u64);
+        verifier.finish()
     }
 
     #[test]
-    fn a_verified_reader_refuses_other_shorter_and_longer_content() {
-        assert_eq!(read_all(b"abc", b"abc", 3).unwrap(), b"abc");
-        let message = |result: io::Result<Vec<u8>>| result.unwrap_err().to_string();
-        assert!(message(read_all(b"abd", b"abc", 3)).contains("does not match its digest"));
-        assert!(message(read_all(b"ab", b"abc", 3)).contains("is 2 bytes"));
-        assert!(message(read_all(b"abc", b"abc", 2)).contains("longer than the 2 bytes"));
+    fn a_verifier_refuses_other_shorter_and_longer_content() {
+        verify(b"abc", b"abc", 3).unwrap();
+        let message = |result: Result<(), ContentMismatch>| result.unwrap_err().to_string();
+        assert!(message(verify(b"abd", b"abc", 3)).contains("does not match its digest"));
+        assert!(message(verify(b"ab", b"abc", 3)).contains("is 2 bytes"));
+        assert!(message(verify(b"abc", b"abc", 2)).contains("longer than the 2 bytes"));
     }
 }

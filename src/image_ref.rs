@@ -1,30 +1,34 @@
 //! Image references: `registry/repository:tag@digest`.
 //!
-//! [`ImageRef`] follows the grammar of [distribution/reference] (lower-case repositories, tags of at most
-//! 128 characters, `sha256`/`sha512` digests) and always carries its registry. It exists beside
-//! oci-spec's `Reference` because that one accepts `UPPER/x` and reads `sha256:abc` as an image.
+//! [`ImageRef`] follows the grammar of [distribution/reference] (lower-case repositories, tags of
+//! at most 128 characters, `sha256`/`sha512` digests) and always carries its registry. oci-spec's
+//! `Reference` would not do: that one accepts `UPPER/x`, and reads `sha256:abc` as an image.
 //!
-//! The full form, which [`Display`](std::fmt::Display) prints and [`ImageRef::parse`] reads back, is
+//! The full form, which `Display` prints and [`ImageRef::parse`] reads back, is
 //! `registry/repository:tag[@digest]`; a digest alone stays `registry/repository@digest`.
 //!
 //! [distribution/reference]: https://github.com/distribution/reference/blob/v0.6.0/reference.go
 
+mod grammar;
+
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::grammar::{RefError, check_registry, registry_name};
+use self::grammar::{check_repository, check_tag};
+pub(crate) use self::grammar::{split_registry, split_scheme};
 use crate::digest::BlobDigest;
 
 /// The registry of references that name none, unless `OCI_REGISTRY_DOMAIN` says otherwise.
 pub const DEFAULT_REGISTRY: &str = "docker.io";
-/// microsandbox's own registry name; its images are served by docker.io.
+/// The registry name of microsandbox's own; docker.io serves its images.
 pub const SANDBOXES_REGISTRY: &str = "sandboxes.io";
 
-/// Longest repository (with its registry) that distribution allows, in bytes.
+/// The longest repository, with its registry, that distribution allows, in bytes.
 const MAX_NAME: usize = 255;
-/// Longest tag, in bytes.
-const MAX_TAG: usize = 128;
 
-/// A complete image reference. Ordered by registry, repository, tag, digest. A clone shares the text.
+/// A complete image reference. References are ordered by registry, repository, tag, digest. A clone
+/// shares the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageRef(Arc<Parts>);
 
@@ -36,36 +40,12 @@ struct Parts {
     digest: Option<BlobDigest>,
 }
 
-/// Why a text is not an image reference.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid image reference {text:?}: {reason}")]
-pub struct RefError {
-    text: String,
-    reason: String,
-    instead: Option<String>,
-}
-
-impl RefError {
-    fn new(text: &str, reason: impl Into<String>) -> Self {
-        Self { text: text.chars().take(300).collect(), reason: reason.into(), instead: None }
-    }
-
-    /// What is wrong, without the text itself.
-    pub fn reason(&self) -> &str {
-        &self.reason
-    }
-
-    /// What was probably meant, where that can be told.
-    pub fn instead(&self) -> Option<&str> {
-        self.instead.as_deref()
-    }
-}
-
 impl ImageRef {
     /// Parses a reference that may name its registry; one that does not gets `default_registry`.
     ///
-    /// `library/` is added for one-component names on docker.io and sandboxes.io only; `:latest` where
-    /// neither tag nor digest is given. `index.docker.io` is docker.io. Capitals in a registry's name do not count.
+    /// `library/` is added for one-component names on docker.io and sandboxes.io only; `:latest`
+    /// where neither tag nor digest is given. `index.docker.io` is docker.io. Capitals in a
+    /// registry's name do not count.
     ///
     /// # Errors
     /// Anything outside the distribution grammar.
@@ -73,11 +53,11 @@ impl ImageRef {
         if let Some((scheme, rest)) = split_scheme(text) {
             let reason = format!("no image reference starts with {scheme}");
             let instead = Self::parse(rest, default_registry).is_ok().then(|| rest.to_owned());
-            return Err(RefError { instead, ..RefError::new(text, reason) });
+            return Err(RefError::new(text, reason).or_instead(instead));
         }
         let (registry, rest) = split_registry(text);
         Self::in_registry(registry.unwrap_or(default_registry), rest)
-            .map_err(|error| RefError::new(text, error.reason))
+            .map_err(|error| RefError::new(text, error.reason()))
     }
 
     /// Parses `name` (`repository[:tag][@digest]`) as a reference into `registry`.
@@ -86,7 +66,7 @@ impl ImageRef {
     /// Anything outside the distribution grammar, in the registry's name too.
     pub fn in_registry(registry: &str, name: &str) -> Result<Self, RefError> {
         let fail = |reason: String| Err(RefError::new(name, reason));
-        let registry = registry_name(registry).map_err(|error| RefError::new(name, error.reason))?;
+        let registry = registry_name(registry).map_err(|error| RefError::new(name, error.reason()))?;
         let (name_and_tag, digest) = match name.split_once('@') {
             Some((left, right)) => match BlobDigest::parse(right) {
                 Ok(digest) => (left, Some(digest)),
@@ -99,14 +79,14 @@ impl ImageRef {
             _ => (name_and_tag, None),
         };
         if let Some(tag) = tag {
-            check_tag(tag).map_err(|error| RefError::new(name, error.reason))?;
+            check_tag(tag).map_err(|error| RefError::new(name, error.reason()))?;
         }
         if tag.is_some() && digest.is_none() && matches!(repository, "sha256" | "sha512") {
             return fail(format!(
                 "{repository}:… is a digest, not an image; write repository@{repository}:…"
             ));
         }
-        check_repository(repository).map_err(|error| RefError::new(name, error.reason))?;
+        check_repository(repository).map_err(|error| RefError::new(name, error.reason()))?;
         let repository = if adds_library(&registry) && !repository.contains('/') {
             format!("library/{repository}")
         } else {
@@ -123,7 +103,8 @@ impl ImageRef {
         Ok(Self(Arc::new(Parts { registry, repository, tag, digest })))
     }
 
-    /// The registry's name as written (`docker.io`, `registry.corp:5000`); not where it is reached.
+    /// The registry's name (`docker.io`, `registry.corp:5000`), which says nothing of where the
+    /// registry is reached.
     pub fn registry(&self) -> &str {
         &self.0.registry
     }
@@ -138,18 +119,18 @@ impl ImageRef {
         self.0.tag.as_deref()
     }
 
-    /// The digest the reference is pinned to.
+    /// The digest that the reference is pinned to.
     pub fn digest(&self) -> Option<&BlobDigest> {
         self.0.digest.as_ref()
     }
 
-    /// The same image under another registry's name.
+    /// Names the same image in another registry.
     #[must_use]
     pub fn with_registry(&self, registry: &str) -> Self {
         self.with(|parts| registry.clone_into(&mut parts.registry))
     }
 
-    /// The same repository with another tag and no digest.
+    /// Names the same repository with another tag and no digest.
     ///
     /// # Errors
     /// A tag outside the grammar.
@@ -158,21 +139,21 @@ impl ImageRef {
         Ok(self.with(|parts| (parts.tag, parts.digest) = (Some(tag.to_owned()), None)))
     }
 
-    /// The same image, pinned to `digest`.
+    /// Pins the image to `digest`.
     #[must_use]
     pub fn with_digest(&self, digest: &BlobDigest) -> Self {
         self.with(|parts| parts.digest = Some(digest.clone()))
     }
 
-    /// The repository alone, without tag and digest: a name for all its images together, which no lookup
-    /// understands.
+    /// Names the repository alone, without tag and digest: all its images together. No lookup
+    /// understands such a name.
     #[must_use]
     pub fn repository_alone(&self) -> Self {
         self.with(|parts| (parts.tag, parts.digest) = (None, None))
     }
 
-    /// The names under which the catalog records this image: itself, and for a sandboxes.io image also
-    /// the docker.io one, since docker.io serves it (microsandbox looks it up there).
+    /// Lists the names under which the catalog records this image: its own, and for an image of
+    /// sandboxes.io the docker.io one too, since docker.io serves it (microsandbox looks there).
     pub fn recorded_names(&self) -> Vec<Self> {
         let mut names = vec![self.clone()];
         if self.registry() == SANDBOXES_REGISTRY {
@@ -209,128 +190,6 @@ impl fmt::Display for ImageRef {
 
 fn adds_library(registry: &str) -> bool {
     matches!(registry, DEFAULT_REGISTRY | SANDBOXES_REGISTRY)
-}
-
-/// The registry that `text` names before its first slash, and what follows; by distribution's rule that part is one
-/// if it has a dot or a colon, or is `localhost`.
-pub(crate) fn split_registry(text: &str) -> (Option<&str>, &str) {
-    match text.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':', '[']) || first.eq_ignore_ascii_case("localhost") => {
-            (Some(first), rest)
-        }
-        _ => (None, text),
-    }
-}
-
-/// `docker://` and the like before a reference, and what follows.
-pub(crate) fn split_scheme(text: &str) -> Option<(&str, &str)> {
-    let (scheme, _) = text.split_once("://")?;
-    let plain =
-        !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    plain.then(|| text.split_at(scheme.len() + "://".len()))
-}
-
-/// A registry's name in the form in which names are compared: lower case, docker.io for `index.docker.io`.
-///
-/// # Errors
-/// See [`check_registry`].
-pub fn registry_name(registry: &str) -> Result<String, RefError> {
-    check_registry(registry)?;
-    let name = registry.to_ascii_lowercase();
-    Ok(if name == "index.docker.io" { DEFAULT_REGISTRY.to_owned() } else { name })
-}
-
-/// Checks a registry's name: `host[:port]`, where the host is a DNS name, an IPv4 or a bracketed IPv6 address.
-/// Capitals are allowed; [`registry_name`] folds them.
-///
-/// # Errors
-/// Anything else (a scheme, a path, an empty label, a port beyond 65535).
-pub fn check_registry(registry: &str) -> Result<(), RefError> {
-    let fail = |reason: &str| Err(RefError::new(registry, reason));
-    if registry.contains("://") {
-        return fail("a registry is host[:port], without a scheme");
-    }
-    let (host, port) = if let Some(rest) = registry.strip_prefix('[') {
-        let Some((address, after)) = rest.split_once(']') else {
-            return fail("the bracket of an IPv6 address is not closed");
-        };
-        if address.parse::<std::net::Ipv6Addr>().is_err() {
-            return fail("not an IPv6 address between the brackets");
-        }
-        match after.strip_prefix(':') {
-            Some(port) => (None, Some(port)),
-            None if after.is_empty() => (None, None),
-            None => return fail("only :port may follow an IPv6 address"),
-        }
-    } else {
-        match registry.split_once(':') {
-            Some((host, port)) => (Some(host), Some(port)),
-            None => (Some(registry), None),
-        }
-    };
-    if let Some(port) = port
-        && !(port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0))
-    {
-        return fail("the port must be a number from 1 to 65535");
-    }
-    if let Some(host) = host {
-        let label_ok = |label: &str| {
-            !label.is_empty()
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
-        if !host.split('.').all(label_ok) {
-            return fail(
-                "not a host name: labels of letters, digits and inner dashes, parted by single dots",
-            );
-        }
-    }
-    Ok(())
-}
-
-fn check_tag(tag: &str) -> Result<(), RefError> {
-    let fail = |reason: &str| Err(RefError::new(tag, reason));
-    let mut bytes = tag.bytes();
-    match bytes.next() {
-        None => return fail("the tag is empty"),
-        Some(b) if b.is_ascii_alphanumeric() || b == b'_' => {}
-        Some(_) => return fail("a tag starts with a letter, a digit or an underscore"),
-    }
-    if !bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-')) {
-        return fail("a tag has only letters, digits, '_', '.' and '-'");
-    }
-    if tag.len() > MAX_TAG {
-        return fail("a tag has at most 128 characters");
-    }
-    Ok(())
-}
-
-/// `path-component *(/ path-component)`; a component is runs of `[a-z0-9]+` parted by `.`, `_`, `__` or dashes.
-fn check_repository(repository: &str) -> Result<(), RefError> {
-    let fail = |reason: &str| Err(RefError::new(repository, reason));
-    if repository.is_empty() {
-        return fail("the repository is empty");
-    }
-    if repository.bytes().any(|b| b.is_ascii_uppercase()) {
-        return fail("repositories are lower case");
-    }
-    for component in repository.split('/') {
-        let bytes = component.as_bytes();
-        let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        if !bytes.first().is_some_and(alphanumeric) || !bytes.last().is_some_and(alphanumeric) {
-            return fail("each part of a repository starts and ends with a lower-case letter or a digit");
-        }
-        for separator in component.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) {
-            let fits = matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-');
-            if !fits {
-                return fail(
-                    "a repository has lower-case letters and digits, parted by '/', '.', '_', '__' or dashes",
-                );
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

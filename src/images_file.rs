@@ -1,10 +1,15 @@
-//! The images file: TOML text to values, with every problem of the file reported in one run, each at its
-//! line and column (SPEC, section 2).
+//! The images file, and the machine's `registries.toml`: TOML text to values. One run reports every
+//! problem of a file, each at its line and column.
 //!
-//! A pure room: no file system, environment or clock. The caller passes in where relative paths start,
-//! the home directory, the default registry and platform; see [`Source`]. [`parse`] is the one door;
-//! [`ImagesFile::desired`] says what a run is to bring about. The key lists of `keys.rs`, [`json_schema`]
-//! and [`STARTER`] are held together by tests.
+//! A pure room: no file system, environment or clock. The caller passes in the directory where
+//! relative paths start, the home directory, the default registry and platform; see [`Source`].
+//! [`parse`] and [`parse_machine`] are the doors; [`ImagesFile::desired`] says what a run is to
+//! bring about.
+//!
+//! Inside, `keys.rs` names every key, `tables/` has a file for each kind of table, `values/` reads
+//! the texts of single values, and `reader.rs` is what the tables are read with. Tests hold the
+//! keys, [`json_schema`] and [`STARTER`] together. An editor of the file, which keeps its comments
+//! and its order, belongs beside the readers.
 
 mod keys;
 mod listed;
@@ -30,7 +35,7 @@ use crate::error::InputError;
 use crate::image_ref::ImageRef;
 use crate::state::{Desired, DesiredImage, Owner, Platform, RegistrySettings, Settings, TagSelection};
 
-/// Largest images file, in bytes.
+/// The largest images file, in bytes.
 pub const MAX_TEXT: usize = 8 << 20;
 
 /// The commented file that `msb-sync init` writes.
@@ -41,21 +46,21 @@ pub fn json_schema() -> &'static str {
     include_str!("images_file/schema.json")
 }
 
-/// Where a text comes from, and what it is read against.
+/// The origin of a text, and the surroundings that it is read in.
 #[derive(Clone, Debug)]
 pub struct Source<'a> {
-    /// As shown in errors: `images.toml`, `<stdin>`.
+    /// The name in errors: `images.toml`, `<stdin>`.
     pub name: &'a str,
-    /// Where relative paths start; absolute.
+    /// The directory where relative paths start. Absolute.
     pub directory: &'a Path,
-    /// What `~` means; `None` where there is no home directory.
+    /// The directory that `~` means; `None` where there is no home directory.
     pub home_directory: Option<&'a Path>,
     /// The registry of group members given without one.
     pub default_registry: &'a str,
     /// The platform where the file names none.
     pub default_platform: Platform,
-    /// Whether a stranger may have written it: keys that read local files, name credentials or hosts, or say where
-    /// files are written are problems then.
+    /// True if a stranger may have written the file: keys that read local files, name credentials
+    /// or hosts, or say where files are written are problems then.
     pub untrusted: bool,
     /// The machine's settings, which count where the file says nothing else.
     pub machine: Option<&'a MachineSettings>,
@@ -64,9 +69,9 @@ pub struct Source<'a> {
 /// A named set of images, resolved through all groups it refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Group {
-    /// Its images.
+    /// The images of the group.
     pub images: BTreeSet<ImageRef>,
-    /// Its selections, as indices into [`ImagesFile::selections`].
+    /// The selections of the group, as indices into [`ImagesFile::selections`].
     pub selections: BTreeSet<usize>,
 }
 
@@ -83,13 +88,13 @@ pub struct ImagesFile {
     pub selections: Vec<TagSelection>,
     /// Groups by name: `[groups]` tables and entries' `groups` together.
     pub groups: BTreeMap<String, Group>,
-    /// What is doubtful but does not stop the run.
+    /// Problems that are doubtful but do not stop the run.
     pub warnings: Vec<Problem>,
 }
 
 impl ImagesFile {
-    /// What is to be true after a run for `owner`: all images, or those in one of `groups`
-    /// (each with or without a leading `@`).
+    /// Says what is to be true after a run for `owner`: all images are here, or those in one of
+    /// `groups` (each with or without a leading `@`).
     ///
     /// # Errors
     /// A group that the file does not define, with the nearest one that it does.
@@ -124,12 +129,13 @@ impl ImagesFile {
         Ok(Desired { owner, layers_directory, images, selections, listed_elsewhere, prune })
     }
 
-    /// Whether it lists neither an image nor a selection of tags.
+    /// True if the file lists neither an image nor a selection of tags.
     pub fn lists_nothing(&self) -> bool {
         self.images.is_empty() && self.selections.is_empty()
     }
 
-    /// The listed image that is most like `reference`: of the same repository, or of nearly the same name.
+    /// Finds the listed image that is most like `reference`: of the same repository, or of nearly
+    /// the same name.
     pub fn nearest(&self, reference: &ImageRef) -> Option<&ImageRef> {
         let listed = || self.images.iter().map(|entry| &entry.reference);
         let same_repository = |other: &&ImageRef| {
@@ -156,8 +162,8 @@ impl ImagesFile {
 /// Reads an images file.
 ///
 /// # Errors
-/// All problems of the file, in its order. Where the TOML itself is broken: what is wrong with it, and
-/// those other problems that do not follow from it.
+/// All problems of the file, in its order. Where the TOML itself is broken: what is wrong with it,
+/// and those other problems that do not follow from it.
 pub fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
     let (tables, warnings) = read(text, source, tables::images_file)?;
     Ok(tables.into_file(warnings))

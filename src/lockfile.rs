@@ -1,9 +1,9 @@
-//! The lockfile: what each listed image meant when `msb-sync lock` looked, text ↔ values (SPEC, section 3).
+//! The lockfile, text ↔ values: the meaning of each listed image when `msb-sync lock` looked.
 //!
-//! A pure room: no file system, environment or clock. [`Lockfile::parse`] believes nothing and refuses what it
-//! does not know, with the place; [`Lockfile`] prints itself deterministically, one layer a line, so that a
-//! diff of two versions shows what moved. An entry counts only while it [fits](Lockfile::fitting) the images
-//! file: [`Lockfile::gaps`] says where it does not.
+//! A pure room: no file system, environment or clock. [`Lockfile::parse`] believes nothing and
+//! refuses what it does not know, with the place; [`Lockfile`] prints itself deterministically, one
+//! layer a line, so that a diff of two versions shows what moved. An entry counts only while it
+//! [fits](Lockfile::fitting) the images file: [`Lockfile::gaps`] says where it does not.
 
 mod read;
 #[cfg(test)]
@@ -20,7 +20,7 @@ use crate::state::{Action, LockedImage, LockedSelection, Platform, TagRule, TagS
 
 /// The version of the format that this program reads and writes.
 pub const VERSION: u64 = 1;
-/// Largest lockfile, in bytes: some 100,000 layers.
+/// The largest lockfile, in bytes: some 100,000 layers.
 pub const MAX_TEXT: usize = 32 << 20;
 
 /// The hint of mistakes that have none of their own: nobody writes lockfiles by hand.
@@ -31,15 +31,15 @@ const HEADER: &str = "\
 # `msb-sync lock` adds and drops images, `msb-sync lock --upgrade` also moves tags.
 ";
 
-/// A valid lockfile: one entry an image, by the full form of its reference, and one a moving selection of tags, each
-/// of whose tags has an image's entry for the same platform.
+/// A valid lockfile. Each image has one entry, by the full form of its reference, and so has each
+/// moving selection of tags; each of its tags has an image's entry for the same platform.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lockfile {
     images: BTreeMap<String, Arc<LockedImage>>,
     selections: BTreeSet<LockedSelection>,
 }
 
-/// Where a lockfile does not cover an images file exactly.
+/// A gap between a lockfile and the images file that it should cover exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Gap {
     /// A listed image has no entry.
@@ -52,24 +52,24 @@ pub enum Gap {
     ExtraSelection(ImageRef),
     /// An image is locked for another platform.
     Platform {
-        /// Which.
+        /// The image.
         reference: ImageRef,
-        /// The entry's.
+        /// The platform of the entry.
         locked: Platform,
-        /// The images file's.
+        /// The platform that the images file wants.
         wanted: Platform,
     },
     /// An image that is pinned to a digest is locked to another one.
     Digest {
-        /// Which.
+        /// The image.
         reference: ImageRef,
-        /// The entry's.
+        /// The digest of the entry.
         locked: BlobDigest,
     },
 }
 
 impl Gap {
-    /// Whether a listed image or selection has no entry that fits.
+    /// True if a listed image or selection has no entry that fits.
     pub fn leaves_image_unlocked(&self) -> bool {
         !matches!(self, Self::Extra(_) | Self::ExtraSelection(_))
     }
@@ -94,16 +94,16 @@ impl fmt::Display for Gap {
     }
 }
 
-/// What becomes of one image's entry from one lockfile to the next.
+/// A change of one image's entry from one lockfile to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryChange {
-    /// Which.
+    /// The image.
     pub reference: ImageRef,
-    /// For which platform: the new entry's, or that of the one removed.
+    /// The platform of the new entry, or of the one removed.
     pub platform: Platform,
-    /// What it means by the new lockfile; `None` if it is removed.
+    /// The digest that the image means by the new lockfile; `None` if it is removed.
     pub digest: Option<BlobDigest>,
-    /// What it meant by the old one; `None` if it is added.
+    /// The digest that the image meant by the old lockfile; `None` if it is added.
     pub previous: Option<BlobDigest>,
     /// [`Action::Add`], [`Action::Update`], [`Action::Keep`] or [`Action::Remove`].
     pub action: Action,
@@ -113,8 +113,8 @@ impl Lockfile {
     /// Reads a lockfile; `name` is how problems call it.
     ///
     /// # Errors
-    /// The first problem: broken TOML, another version, an unknown or missing key, a value outside its
-    /// grammar, an image with two entries, a chosen tag without one.
+    /// The first problem: broken TOML, another version, an unknown or missing key, a value outside
+    /// its grammar, an image with two entries, a chosen tag without one.
     pub fn parse(text: &str, name: &str) -> Result<Self, Box<Problem>> {
         read::lockfile(text).map_err(|mistake| {
             let page = Page::new(text, name, Vec::new());
@@ -122,8 +122,8 @@ impl Lockfile {
         })
     }
 
-    /// Of these images, of two with the same reference the last one; and of these selections, whose tags are among
-    /// the images.
+    /// Makes a lockfile of images, taking the last one of two with the same reference, and of
+    /// selections, whose tags are among the images.
     pub fn new(
         images: impl IntoIterator<Item = Arc<LockedImage>>,
         selections: impl IntoIterator<Item = LockedSelection>,
@@ -134,28 +134,30 @@ impl Lockfile {
         }
     }
 
-    /// The images that `selection` means by the entry for its present rule, newest first; `None` without such an
-    /// entry.
+    /// Finds the images that `selection` means by the entry for its present rule, newest first;
+    /// `None` without such an entry.
     pub fn chosen(&self, selection: &TagSelection) -> Option<Vec<Arc<LockedImage>>> {
         let entry = self.selections.iter().find(|entry| entry.is_of(selection))?;
         let image = |tag: &String| self.image_of(entry, tag).map(Arc::clone);
         entry.tags.iter().map(image).collect()
     }
 
-    /// The entry of a tag that a selection chose.
+    /// Finds the entry of a tag that a selection chose.
     fn image_of(&self, selection: &LockedSelection, tag: &str) -> Option<&Arc<LockedImage>> {
         let reference = selection.repository.with_tag(tag).ok()?;
         self.fitting(&reference, &selection.platform)
     }
 
-    /// The entry of `reference`, if it is for `platform` and, where the reference is pinned, for its digest.
+    /// Finds the entry of `reference`, if it is for `platform` and, where the reference is pinned,
+    /// for its digest.
     pub fn fitting(&self, reference: &ImageRef, platform: &Platform) -> Option<&Arc<LockedImage>> {
         let entry = self.images.get(&reference.to_string())?;
         gap(entry, platform).is_none().then_some(entry)
     }
 
-    /// Where the entries do not cover `wanted` and `selections` exactly: sorted, the extra ones last. What a selection
-    /// means by its entry ([`TagSelection::locked`]) is wanted too.
+    /// Lists the gaps between the entries and `wanted` with `selections`: sorted, the extra entries
+    /// last. The images that a selection means by its entry ([`TagSelection::locked`]) are wanted
+    /// too.
     pub fn gaps<'a>(
         &self,
         wanted: impl IntoIterator<Item = (&'a ImageRef, &'a Platform)>,
@@ -181,7 +183,7 @@ impl Lockfile {
             .collect()
     }
 
-    /// What happens to each entry on the way to `next`, sorted by reference.
+    /// Compares each entry with that of `next`, sorted by reference.
     pub fn changes(&self, next: &Self) -> Vec<EntryChange> {
         let names: BTreeSet<&String> = self.images.keys().chain(next.images.keys()).collect();
         let change = |name: &String| {
@@ -205,7 +207,7 @@ impl Lockfile {
     }
 }
 
-/// How an entry fails the image of the same reference that is wanted for `platform`.
+/// Says how an entry fails the image of the same reference that is wanted for `platform`.
 fn gap(entry: &LockedImage, platform: &Platform) -> Option<Gap> {
     let reference = || entry.reference.clone();
     if entry.platform != *platform {
@@ -216,8 +218,8 @@ fn gap(entry: &LockedImage, platform: &Platform) -> Option<Gap> {
     moved.then(|| Gap::Digest { reference: reference(), locked: entry.digest.clone() })
 }
 
-/// The text of the file. But for ranges and patterns none of the values can hold a quote or a backslash: their
-/// grammars forbid it.
+/// Prints the text of the file. But for ranges and patterns none of the values can hold a quote or
+/// a backslash: their grammars forbid it.
 impl fmt::Display for Lockfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{HEADER}version = {VERSION}")?;

@@ -1,30 +1,37 @@
-//! Which of a repository's tags a selection means: `semver`, `match` and `newest` of the images file.
+//! Choosing among a repository's tags by a rule of the images file: `semver`, `match`, `newest`.
 //!
-//! Pure: tags in, tags out. A tag is taken for a version as regsync and Renovate do: with or without a leading
-//! `v`, and with one, two or three numbers, the missing ones being zero (`7.2` is 7.2.0). What follows a hyphen is a
-//! pre-release, so that `7.2-alpine` fits no range that does not name one (the rule of Cargo and npm). What follows an
-//! underscore is a build, which no range looks at: `_` stands for the `+` that no tag can have, as Helm writes it. Numbers
-//! may have leading zeros, as in `24.04`.
+//! Pure: tags in, tags out. A [`CompiledRule`] is a [`TagRule`] ready for use; a [`Chooser`]
+//! applies one to a list of any length while the list arrives.
 //!
-//! `newest` has an order for all tags, versions or not; see [`newer`]. A group `order` in `match` says what counts first.
+//! A tag is taken for a version as regsync and Renovate do: with or without a leading `v`, and with
+//! one, two or three numbers, the missing ones being zero (`7.2` is 7.2.0). A text behind a hyphen
+//! is a pre-release, so that `7.2-alpine` fits no range that does not name one (the rule of Cargo
+//! and npm). A text behind an underscore is a build, which no range looks at: `_` stands for the
+//! `+` that no tag can have, as Helm writes it. Numbers may have leading zeros, as in `24.04`.
+//!
+//! `newest` has an order for all tags, versions or not (`order.rs`). A group `order` in `match`
+//! says what counts first.
 
-use std::cmp::{Ordering, Reverse};
+mod order;
+
+use std::cmp::Reverse;
 
 use semver::{BuildMetadata, Prerelease, Version, VersionReq};
 
+use self::order::{Rank, without_v};
 use crate::state::TagRule;
 
-/// The group of a pattern that says what orders.
+/// The group of a pattern that says by what tags are ordered.
 const ORDER: &str = "order";
-/// Most tags that one selection may choose.
+/// The most tags that one selection may choose.
 pub const MAX_CHOSEN: usize = 1000;
 
-/// A selection's rule, ready for use.
+/// A rule, ready for use.
 #[derive(Clone, Debug)]
 pub struct CompiledRule {
     semver: Vec<VersionReq>,
     matching: Option<regex::Regex>,
-    /// Whether the pattern says what orders.
+    /// True if the pattern says by what tags are ordered.
     orders: bool,
     newest: Option<usize>,
 }
@@ -47,12 +54,12 @@ impl CompiledRule {
         })
     }
 
-    /// How many tags are chosen at most.
+    /// The number of tags that are chosen at most.
     pub fn newest(&self) -> Option<usize> {
         self.newest
     }
 
-    /// Whether `tag` is in one of the ranges and matches the pattern.
+    /// True if `tag` is in one of the ranges and matches the pattern.
     pub fn fits(&self, tag: &str) -> bool {
         let in_range =
             || version(tag).is_some_and(|version| self.semver.iter().any(|range| range.matches(&version)));
@@ -60,17 +67,17 @@ impl CompiledRule {
             && (self.semver.is_empty() || in_range())
     }
 
-    /// Whether this rule may have chosen `tags`: they all fit, and are not too many.
+    /// True if this rule may have chosen `tags`: they all fit, and are not too many.
     pub fn allows<'t>(&self, tags: impl IntoIterator<Item = &'t str>) -> bool {
         let mut count = 0;
         let fit = tags.into_iter().inspect(|_| count += 1).all(|tag| self.fits(tag));
         fit && count <= self.newest.unwrap_or(MAX_CHOSEN)
     }
 
-    /// The tags that fit, newest first, each once, and no more of them than `newest` says.
+    /// Chooses the tags that fit, newest first, each once, and no more of them than `newest` says.
     pub fn choose<'t>(&self, tags: impl IntoIterator<Item = &'t str>) -> Vec<&'t str> {
         let mut chosen: Vec<&str> = tags.into_iter().filter(|tag| self.fits(tag)).collect();
-        chosen.sort_by_cached_key(|tag| Reverse((self.order(tag), Key::of(tag))));
+        chosen.sort_by_cached_key(|tag| Reverse((self.order(tag), Rank::of(tag))));
         chosen.dedup();
         chosen.truncate(self.newest.unwrap_or(usize::MAX));
         chosen
@@ -82,38 +89,39 @@ impl CompiledRule {
         Chooser { rule: self, most, told: 0, fitting: 0, kept: Vec::new() }
     }
 
-    /// What the pattern's group says that `tag` is ordered by; a tag in which the group matches nothing is older than all
-    /// others.
-    fn order<'t>(&self, tag: &'t str) -> Option<Key<'t>> {
+    /// Ranks `tag` by what the pattern's group matches in it; a tag in which the group matches
+    /// nothing is older than all others.
+    fn order<'t>(&self, tag: &'t str) -> Option<Rank<'t>> {
         let pattern = self.matching.as_ref().filter(|_| self.orders)?;
-        Some(Key::of(pattern.captures(tag)?.name(ORDER)?.as_str()))
+        Some(Rank::of(pattern.captures(tag)?.name(ORDER)?.as_str()))
     }
 }
 
-/// A choice under way. Of a list of any length it keeps no more tags than may be chosen, and a few.
+/// A choice under way. Of a list of any length the chooser keeps no more tags than may be chosen,
+/// and a few.
 #[derive(Debug)]
 pub struct Chooser {
     rule: CompiledRule,
-    /// Tags that may be chosen, and one more where that would be too many.
+    /// The number of tags that may be chosen, and one more where that would be too many.
     most: usize,
     told: usize,
     fitting: usize,
     kept: Vec<String>,
 }
 
-/// What was chosen from a list of tags.
+/// The outcome of a choice from a list of tags.
 #[derive(Debug)]
 pub struct Chosen {
     /// The chosen tags, newest first: not all of them where there are more than [`MAX_CHOSEN`].
     pub tags: Vec<String>,
-    /// How many were chosen.
+    /// The number of tags that were chosen.
     pub count: usize,
-    /// How many tags there were.
+    /// The number of tags that the list had.
     pub of: usize,
 }
 
 impl Chooser {
-    /// How many tags wait at most until the older ones among them are dropped.
+    /// The number of tags that wait at most until the older ones among them are dropped.
     const WAITING: usize = 1024;
 
     /// Considers `tag`.
@@ -129,7 +137,7 @@ impl Chooser {
         }
     }
 
-    /// The choice from all tags that were told.
+    /// Chooses from all tags that were told.
     pub fn finish(mut self) -> Chosen {
         self.settle();
         // A tag that was told twice counts once, as long as all that fit are here to be compared.
@@ -144,13 +152,13 @@ impl Chooser {
     fn settle(&mut self) {
         let rule = &self.rule;
         // Keys of all of them at once would be larger than the tags.
-        self.kept.sort_by(|a, b| (rule.order(b), Key::of(b)).cmp(&(rule.order(a), Key::of(a))));
+        self.kept.sort_by(|a, b| (rule.order(b), Rank::of(b)).cmp(&(rule.order(a), Rank::of(a))));
         self.kept.dedup();
         self.kept.truncate(self.most);
     }
 }
 
-/// A selection's rule as the images file says it, for people.
+/// Writes a rule as the images file says it, for people.
 pub fn describe(rule: &TagRule) -> String {
     let mut parts = Vec::new();
     if !rule.semver.is_empty() {
@@ -168,105 +176,7 @@ pub fn describe(rule: &TagRule) -> String {
     parts.join(", ")
 }
 
-/// Which of two tags is the newer one: a total order, in which only equal tags are equal.
-///
-/// Tags that begin with a number (after an optional `v`) are newer than all others. Of those the leading dotted
-/// numbers count first, as numbers and with missing ones as zero; then a tag with nothing behind them is newer than
-/// one with a suffix, as with pre-releases; then the suffixes, digits in them as numbers; then what follows an
-/// underscore, which is a build: newer than none. Of equal versions the one with more parts is newer, since it moves
-/// less: `7.2.0` before `7.2`.
-pub fn newer(a: &str, b: &str) -> Ordering {
-    Key::of(a).cmp(&Key::of(b))
-}
-
-/// The order of [`newer`], field by field.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Key<'t> {
-    is_version: bool,
-    /// Without the zeros at the end.
-    numbers: Vec<Number<'t>>,
-    /// How the text behind the numbers begins: nothing is newer than something.
-    bare: bool,
-    suffix: Vec<Chunk<'t>>,
-    /// What follows an underscore.
-    build: Option<Vec<Chunk<'t>>>,
-    /// So that only equal tags are equal.
-    tag: &'t str,
-}
-
-/// A run of digits of any length, in numerical order.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Number<'t> {
-    length: usize,
-    /// Without leading zeros.
-    digits: &'t str,
-}
-
-/// A part of a text that is all digits, or has none.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Chunk<'t> {
-    Number(Number<'t>),
-    Text(&'t str),
-}
-
-impl<'t> Number<'t> {
-    fn of(digits: &'t str) -> Self {
-        let digits = digits.trim_start_matches('0');
-        Self { length: digits.len(), digits }
-    }
-}
-
-impl<'t> Key<'t> {
-    fn of(tag: &'t str) -> Self {
-        let text = without_v(tag);
-        let mut rest = text;
-        let mut numbers = Vec::new();
-        while let Some((digits, after)) = leading_digits(rest) {
-            numbers.push(Number::of(digits));
-            rest = after;
-            match after.strip_prefix('.') {
-                Some(next) if next.starts_with(|first: char| first.is_ascii_digit()) => rest = next,
-                _ => break,
-            }
-        }
-        while numbers.last().is_some_and(|number| number.length == 0) {
-            numbers.pop();
-        }
-        let is_version = rest.len() < text.len();
-        let (suffix, build) =
-            rest.split_once('_').map_or((rest, None), |(suffix, build)| (suffix, Some(build)));
-        let (bare, build) = (suffix.is_empty(), build.map(chunks));
-        Self { is_version, numbers, bare, suffix: chunks(suffix), build, tag }
-    }
-}
-
-/// The tag without a `v` before its first number.
-fn without_v(tag: &str) -> &str {
-    let rest = tag.strip_prefix(['v', 'V']).unwrap_or(tag);
-    if rest.starts_with(|first: char| first.is_ascii_digit()) { rest } else { tag }
-}
-
-fn leading_digits(text: &str) -> Option<(&str, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    (end > 0).then(|| text.split_at(end))
-}
-
-fn chunks(mut text: &str) -> Vec<Chunk<'_>> {
-    let mut chunks = Vec::new();
-    while !text.is_empty() {
-        if let Some((digits, after)) = leading_digits(text) {
-            chunks.push(Chunk::Number(Number::of(digits)));
-            text = after;
-        } else {
-            let (words, after) = text.split_at(text.find(|c: char| c.is_ascii_digit()).unwrap_or(text.len()));
-            chunks.push(Chunk::Text(words));
-            text = after;
-        }
-    }
-    chunks
-}
-
-/// The version that `tag` is, if it is one.
+/// Takes `tag` for a version, if it is one.
 fn version(tag: &str) -> Option<Version> {
     let text = without_v(tag);
     let (text, build) = text.split_once('_').map_or((text, None), |(text, build)| (text, Some(build)));
@@ -302,6 +212,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::order::tests::{newer, tag};
     use super::*;
 
     fn rule(semver: Option<&str>, matching: Option<&str>, newest: Option<usize>) -> TagRule {
@@ -409,35 +320,6 @@ mod tests {
     }
 
     #[test]
-    fn older_comes_before_newer() {
-        let ordered = [
-            "alpha",
-            "build-9",
-            "build-10",
-            "latest",
-            "0.9",
-            "1-alpine",
-            "1",
-            "1.0",
-            "1.0.0",
-            "1.0.1-rc9",
-            "1.0.1-rc10",
-            "1.0.1",
-            "1.9",
-            "1.10",
-            "v9",
-            "v10",
-            "20240101",
-            "20240102",
-            "99999999999999999999999999",
-            "100000000000000000000000000",
-        ];
-        for pair in ordered.windows(2) {
-            assert_eq!(newer(pair[0], pair[1]), Ordering::Less, "{pair:?}");
-        }
-    }
-
-    #[test]
     fn a_rule_is_described_as_it_was_written() {
         let all = rule(Some(">=7"), Some("a|b"), Some(2));
         assert_eq!(describe(&all), "semver \">=7\", match \"a|b\", newest 2");
@@ -460,35 +342,7 @@ mod tests {
         }
     }
 
-    fn tag() -> impl Strategy<Value = String> {
-        prop_oneof![
-            "[vV]?[0-9]{1,3}(\\.[0-9]{1,2}){0,3}([-.][a-z0-9.]{0,4})?",
-            "[A-Za-z0-9_][A-Za-z0-9_.-]{0,6}"
-        ]
-    }
-
     proptest! {
-        #[test]
-        fn the_order_is_total(a in tag(), b in tag(), c in tag()) {
-            prop_assert_eq!(newer(&a, &b), newer(&b, &a).reverse());
-            prop_assert_eq!(newer(&a, &b) == Ordering::Equal, a == b);
-            if newer(&a, &b).is_le() && newer(&b, &c).is_le() {
-                prop_assert!(newer(&a, &c).is_le());
-            }
-        }
-
-        #[test]
-        fn numbers_are_ordered_as_numbers(a in 0_u64.., b in 0_u64.., suffix in "(-[a-z]{1,3})?") {
-            let order = newer(&format!("v1.{a}{suffix}"), &format!("v1.{b}{suffix}"));
-            prop_assert_eq!(order, a.cmp(&b));
-        }
-
-        #[test]
-        fn versions_are_ordered_as_semver_does(a in any::<[u16; 3]>(), b in any::<[u16; 3]>()) {
-            let text = |[x, y, z]: [u16; 3]| format!("{x}.{y}.{z}");
-            prop_assert_eq!(newer(&text(a), &text(b)), a.cmp(&b));
-        }
-
         #[test]
         fn the_newest_are_a_prefix_of_all_that_fit(tags in prop::collection::vec(tag(), 0..30), count in 1_usize..5) {
             let tags: Vec<&str> = tags.iter().map(String::as_str).collect();

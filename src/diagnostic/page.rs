@@ -167,3 +167,47 @@ impl Shown {
         self.put(&piece, span);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str, marked: &str, hidden: &[&str]) -> String {
+        let find = |part: &str| {
+            let start = text.find(part).unwrap();
+            Span { start, end: start + part.len() }
+        };
+        let page = Page::new(text, "a.toml", hidden.iter().map(|part| find(part)).collect());
+        let mistake = Mistake::new(find(marked), "wrong").hint("right");
+        page.set(mistake, Severity::Error).to_string()
+    }
+
+    #[test]
+    fn the_caret_stands_below_its_place_whatever_is_before_it() {
+        for (before, column, indent) in [
+            ("x = ", 5, 4),
+            // Two columns each.
+            ("名前 = ", 6, 7),
+            // A letter with an accent of its own takes one column, and two characters.
+            ("e\u{301} = ", 6, 4),
+            ("\t\u{1b} = ", 6, 13),
+        ] {
+            let shown = shown(&format!("# first\r\n{before}日本\r\n"), "日本", &[]);
+            assert!(shown.starts_with(&format!("error: wrong\n --> a.toml:2:{column}\n")), "{shown}");
+            let caret = format!("\n  | {}^^^^\nhint: right", " ".repeat(indent));
+            assert!(shown.ends_with(&caret), "{shown}");
+        }
+    }
+
+    #[test]
+    fn hidden_parts_and_the_far_ends_of_long_lines_are_not_shown() {
+        let line =
+            format!("a = \"{}\" # hunter2 {} bad {}", "x".repeat(50), "y".repeat(100), "z".repeat(300));
+        let shown = shown(&line, "bad", &["hunter2"]);
+        assert!(shown.contains("1 | …") && shown.contains("z…\n"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert_eq!(shown.matches('^').count(), 3, "{shown}");
+        let near = super::tests::shown("password = \"hunter2\" # bad", "bad", &["hunter2"]);
+        assert!(near.contains("1 | password = \"***\" # bad\n  |                    ^^^\n"), "{near}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// How bad a [`Problem`] is.
+/// The weight of a [`Problem`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// The problem stops the run.
@@ -28,7 +28,8 @@ pub(super) struct Place {
 
 /// Something wrong, or doubtful, at one place of a file.
 ///
-/// A problem prints itself in rustc's form: message, place, the line with the place underlined, hint.
+/// A problem prints itself in rustc's form: message, place, the line with the place underlined,
+/// hint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub(super) severity: Severity,

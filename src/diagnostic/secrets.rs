@@ -36,7 +36,7 @@ pub(crate) struct SecretKeys {
     pub(crate) named: &'static [&'static str],
 }
 
-/// How the keys of a table are to be read.
+/// The way to read the keys of a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Judge {
     /// Each key by its name.
@@ -150,7 +150,7 @@ impl SecretKeys {
     }
 }
 
-/// User info and query of the URL that is `decoded` and written in `span`.
+/// Hides user info and query of the URL that is `decoded` and written in `span`.
 fn in_url(text: &str, span: Span, decoded: &str, hidden: &mut Vec<Span>) {
     if !(decoded.contains("://") && decoded.contains(['@', '?'])) {
         return;
@@ -174,7 +174,7 @@ fn hide_url(raw: &str, offset: usize, hidden: &mut Vec<Span>) {
     }
 }
 
-/// The content of a string, so that its quotes stay visible.
+/// Narrows a string to its content, so that its quotes stay visible.
 fn inside_quotes(text: &str, span: Span) -> Span {
     let Some(raw) = text.get(span.start..span.end) else { return span };
     for quote in ["\"\"\"", "'''", "\"", "'"] {
@@ -185,14 +185,14 @@ fn inside_quotes(text: &str, span: Span) -> Span {
     span
 }
 
-/// The key that ends at `end`, without quotes.
+/// Finds the key that ends at `end`, without quotes.
 fn key_before(line: &str, end: usize) -> &str {
     let before = line[..end].trim_end().trim_end_matches(['"', '\'']);
     let in_key = |char: char| char.is_alphanumeric() || matches!(char, '_' | '-' | '\\');
     &before[before.trim_end_matches(in_key).len()..]
 }
 
-/// Past any of `chars`.
+/// Steps over any of `chars`.
 fn skip(line: &str, start: usize, chars: &[char]) -> usize {
     line.len() - line[start..].trim_start_matches(chars).len()
 }
@@ -207,4 +207,31 @@ fn goes_on(value: &str) -> Option<&'static str> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The secrets of containerd's `hosts.toml`, whose table of headers has another name.
+    const KEYS: SecretKeys =
+        SecretKeys { is_known: |key| key == "skip_verify", headers: "header", named: &["host"] };
+
+    #[test]
+    fn each_kind_of_file_says_where_its_secrets_are() {
+        for text in [
+            "[header]\nAuthorization = \"Basic hunter2\"\n",
+            "[host.\"https://r.corp\".header]\nx-a = [\"1\", \"hunter2\"]\n",
+            "[host.\"https://r.corp\".header]\nx-a = hunter2\n",
+            "[host.\"https://me:hunter2@r.corp\"]\n",
+            "password = \"hunter2\"\n",
+        ] {
+            let hidden = KEYS.hidden(text, &Tree::parse(text));
+            let at = text.find("hunter2").unwrap();
+            assert!(hidden.iter().any(|span| span.start <= at && at + 7 <= span.end), "{text}{hidden:?}");
+        }
+        let text = "skip_verify = \"yes\"\n[host.\"https://token.corp\"]\nca = \"a.pem\"\n";
+        assert_eq!(KEYS.hidden(text, &Tree::parse(text)), []);
+        assert!(KEYS.assigned_in("a, secret = x") && !KEYS.assigned_in("skip_verify = x"));
+    }
 }

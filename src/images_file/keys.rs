@@ -1,16 +1,16 @@
-//! Every key of the images file, table by table: the one list that the parser, the suggestions and the
-//! test against the JSON Schema share.
+//! Every key of the images file, table by table: the one list that the readers of the tables, the
+//! suggestions, and the tests of the JSON Schema and the starter file share.
 
 use crate::diagnostic::SecretKeys;
 
 /// The keys of one kind of table.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Keys {
-    /// How the table is called in messages.
+    /// The name of the table in messages.
     pub(super) table: &'static str,
-    /// Its keys.
+    /// The keys that the table may have.
     pub(super) names: &'static [&'static str],
-    /// Those of them that a stranger must not set (`--untrusted`), with what they do.
+    /// The keys that a stranger must not set (`--untrusted`), each with the reason.
     pub(super) guarded: &'static [(&'static str, &'static str)],
 }
 
@@ -96,11 +96,11 @@ pub(super) const TAGS: Keys =
 pub(super) const MACHINE: Keys =
     Keys { table: "the machine's settings", names: &["settings", "registry", "engine"], guarded: &[] };
 
-/// `[settings]` there.
+/// `[settings]` of that file.
 pub(super) const MACHINE_SETTINGS: Keys =
     Keys { table: "[settings] of the machine's settings", names: &["hosts-dir"], guarded: &[] };
 
-/// `[engine.NAME]` there, by its name.
+/// `[engine.NAME]` of that file, by the name.
 pub(super) const ENGINES: &[(&str, Keys)] = &[
     ("microsandbox", Keys { table: "[engine.microsandbox]", names: &["command", "home"], guarded: &[] }),
     (
@@ -118,7 +118,7 @@ pub(super) const ENGINES: &[(&str, Keys)] = &[
 /// All tables of an images file.
 pub(super) const ALL: &[&Keys] = &[&TOP, &SETTINGS, &LIMITS, &REGISTRY, &MIRROR, &IMAGE, &TAGS];
 
-/// Under which keys an images file, or the machine's settings, may hold secrets.
+/// The keys under which an images file, or the machine's settings, may hold secrets.
 pub(super) const SECRETS: SecretKeys =
     SecretKeys { is_known, headers: "headers", named: &["registry", "groups"] };
 

@@ -1,9 +1,8 @@
 //! The machine's settings for all images files, from its `registries.toml`.
 //!
-//! That file says what all images files of a machine need to know of registries, so that none of
-//! them has to say it, and so that `pull`, which has no images file, knows it too. A table of the
-//! same name in an images file that has more than `images` is taken in place of the machine's, as
-//! a whole.
+//! All images files of a machine need the same knowledge of registries: none of them has to say it,
+//! and `pull`, which has no images file, has it too. A table of the same name in an images file
+//! that has more than `images` is taken in place of the machine's, as a whole.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,8 +30,8 @@ impl MachineSettings {
         Some((settings, self.pulls.get(name).copied()))
     }
 
-    /// Keeps for a stranger's images file how registries are reached, without all that opens their
-    /// private parts (logins, headers, client certificates, and hosts files, which may have headers).
+    /// Drops, for a stranger's images file, all that opens the private parts of registries: logins,
+    /// headers, client certificates, and hosts files, which may have headers.
     #[must_use]
     pub fn without_credentials(mut self) -> Self {
         self.hosts_dir = None;

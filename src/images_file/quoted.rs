@@ -5,12 +5,14 @@ use std::borrow::Cow;
 use super::keys::SECRETS;
 use crate::error::printable;
 
-/// Longest piece of the file that a message repeats, in characters.
+/// The longest piece of the file that a message repeats, in characters.
 const MAX_QUOTED: usize = 120;
 
-/// A piece of the file for use in a message: escaped, shortened, without user info or query of a URL.
+/// Quotes a piece of the file for a message: escaped, shortened, without user info or query of a
+/// URL.
 ///
-/// A string that is not closed swallows lines that may hold secrets: of these, nothing is repeated.
+/// A string that is not closed swallows lines that may hold secrets: no message repeats any of
+/// these.
 pub(super) fn quoted(text: &str) -> String {
     if text.contains('\n') || SECRETS.assigned_in(text) {
         return "`…`".to_owned();

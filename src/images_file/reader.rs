@@ -151,7 +151,8 @@ impl<'a> Reader<'a> {
         result.map_err(note).is_ok()
     }
 
-    // ---------------------------------------------------------------------------- values under keys
+    // ---------------------------------------------------------------------------- values under
+    // keys
 
     /// Reads a text by `read`.
     pub(super) fn text<T>(

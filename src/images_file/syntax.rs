@@ -1,4 +1,4 @@
-//! Broken TOML: which of the parser's complaints are causes, and how to say them.
+//! Broken TOML: the complaints of the parser that are causes, in words for people.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ pub(super) fn note(text: &str, errors: &[toml::de::Error], page: &Page<'_>, mist
     let mut lines = BTreeSet::new();
     let first_line = sorted.first().map_or(0, |error| page.line_of(span(error).start));
     if sorted.iter().any(|error| unclosed(error)) {
-        // What follows was read as part of the unclosed value: none of it can be judged.
+        // The rest was read as part of the unclosed value: none of it can be judged.
         mistakes.retain_errors(|at| page.line_of(at.start) < first_line);
         let first = sorted.first().copied();
         sorted.retain(|error| unclosed(error) || first.is_some_and(|first| std::ptr::eq(first, *error)));

@@ -1,5 +1,5 @@
-//! Texts of single values. Each function takes the text and returns the value or, as a fragment that
-//! follows the key's name, what is wrong with the text.
+//! Texts of single values. Each function takes the text and returns the value or, as a fragment
+//! that follows the key's name, what is wrong with the text.
 
 pub(super) mod patterns;
 pub(super) mod quantities;

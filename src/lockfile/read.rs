@@ -19,7 +19,7 @@ const TOP: &[&str] = &["version", "selection", "image"];
 const SELECTION: &[&str] = &["repository", "platform", "semver", "match", "newest", "tags"];
 const IMAGE: &[&str] = &["reference", "platform", "digest", "manifest", "layers"];
 const LAYER: &[&str] = &["digest", "diff_id", "size"];
-/// Characters of a foreign key that a message repeats.
+/// The characters of a foreign key that a message repeats.
 const MAX_QUOTED: usize = 60;
 
 const UPGRADE_HINT: &str = "upgrade msb-sync; or delete the lockfile and run: msb-sync lock";
@@ -123,7 +123,7 @@ fn selection(table: &Table<'_>) -> Result<(LockedSelection, Range<usize>)> {
     Ok((selection, span))
 }
 
-/// One range, or a list of alternatives.
+/// Reads one range, or a list of alternatives.
 fn ranges(table: &Table<'_>) -> Result<Vec<String>> {
     let Some(value) = table.entries.get("semver") else { return Ok(Vec::new()) };
     if value.get_ref().as_str().is_some() {
@@ -182,7 +182,7 @@ fn layer(table: &Table<'_>) -> Result<LayerDescriptor> {
     })
 }
 
-/// A table with its place, and what it is called in messages.
+/// A table with its place, and its name in messages.
 struct Table<'t> {
     entries: &'t DeTable<'t>,
     span: Range<usize>,

@@ -1,4 +1,4 @@
-//! What is written is read back; what is not a lockfile is refused, with its place.
+//! A lockfile that is written is read back; a text that is none is refused, with its place.
 
 use proptest::prelude::*;
 

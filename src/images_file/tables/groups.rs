@@ -1,5 +1,6 @@
-//! Groups of images: `[groups]` tables and entries' `groups` put together, `@other` followed, cycles and
-//! names of nothing found. Iterative throughout: a file may chain a hundred thousand groups.
+//! Groups of images: `[groups]` tables and entries' `groups` put together, `@other` followed,
+//! cycles and names of nothing found. Iterative throughout: a file may chain a hundred thousand
+//! groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,27 +11,28 @@ use crate::images_file::quoted::quoted;
 use crate::images_file::reader::{Node, Reader, entries};
 use crate::images_file::values;
 
-/// Memberships that all groups together may have, when resolved.
+/// The most memberships that all groups together may have, when resolved.
 const MAX_MEMBERSHIPS: usize = 1_000_000;
 
-/// Listed images among which a similar one is sought.
+/// The listed images among which a similar one is sought.
 const MAX_COMPARED: usize = 2_000;
 
-/// Indices into the listed images.
+/// The members of a group, as indices into the listed entries.
 pub(super) type Members = BTreeSet<usize>;
 
+/// A group as the file writes it, with references to other groups.
 #[derive(Debug, Default)]
 struct Written {
-    /// Where `[groups]` defines it.
+    /// The place where `[groups]` defines the group.
     span: Option<Span>,
     members: Members,
-    /// Groups it refers to, and where.
+    /// The groups that this one refers to, with the places.
     others: Vec<(String, Span)>,
-    /// Whether something in it was refused: it is then not called empty on top.
+    /// True if something in the group was refused: then nobody calls it empty on top.
     broken: bool,
 }
 
-/// All groups, resolved to indices into `listed`.
+/// Resolves all groups to indices into `listed`.
 pub(super) fn resolve(
     table: Option<Node<'_>>,
     listed: &[Listed],
@@ -57,7 +59,7 @@ pub(super) fn resolve(
     flatten(&groups, reader)
 }
 
-/// What members can refer to.
+/// The entries that members of groups can name.
 struct Known<'a> {
     images: BTreeMap<&'a ImageRef, usize>,
     selections: BTreeMap<&'a ImageRef, Vec<usize>>,
@@ -79,7 +81,7 @@ impl<'a> Known<'a> {
         known
     }
 
-    /// An image by its full reference; a selection by its repository without a tag.
+    /// Finds an image by its full reference, a selection by its repository without a tag.
     fn find(&self, text: &str, reference: &ImageRef) -> Vec<usize> {
         if let Some(index) = self.images.get(reference) {
             return vec![*index];
@@ -90,8 +92,8 @@ impl<'a> Known<'a> {
         if bare { of_repository().unwrap_or_default() } else { Vec::new() }
     }
 
-    /// What was probably meant: the same image of another registry, or with another tag or digest, or one
-    /// whose repository looks alike.
+    /// Finds the image that was probably meant: the same one of another registry, or with another
+    /// tag or digest, or one whose repository looks alike.
     fn similar(&self, wanted: &ImageRef) -> Option<String> {
         let images = || self.images.keys().take(MAX_COMPARED);
         let alike = |same: &dyn Fn(&ImageRef) -> bool| images().find(|image| same(image));

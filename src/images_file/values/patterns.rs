@@ -1,29 +1,33 @@
-//! Patterns of `match`: each valid by itself, and none and not all together more work than reading a file may be.
+//! Patterns of `match`: each valid by itself, and none and not all together more work than reading
+//! a file may be.
 //!
-//! What a pattern costs is the size of the program that it is compiled to: a few characters may stand for megabytes.
-//! It is compiled under the smallest of a few limits that it fits, and that limit is taken from a budget of the whole
-//! file. So the work is bounded by the budget, whatever the file says.
+//! A pattern costs the size of the program that it is compiled to: a few characters may stand for
+//! megabytes. Each pattern is compiled under the smallest of a few limits that it fits, and that
+//! limit is taken from a budget of the whole file. So the work is bounded by the budget, whatever
+//! the file says.
 
 use std::collections::BTreeSet;
 
 use super::Fault;
 
-/// Bytes of one pattern. Tags have 128 at most.
+/// The most bytes of one pattern. Tags have 128 at most.
 const MAX_TEXT: usize = 4096;
-/// What compiled patterns are measured by, in bytes; none may be larger than the last one.
+/// The sizes by which compiled patterns are measured, in bytes; none may be larger than the last
+/// one.
 const SIZES: [usize; 3] = [2 << 10, 32 << 10, 256 << 10];
-/// What a byte of a pattern that is not valid is counted as: a class of Unicode's characters is that large.
+/// The cost of a byte of a pattern that is not valid: a class of Unicode's characters is that
+/// large.
 const COST_OF_A_BYTE: usize = 64;
-/// Bytes of all compiled patterns of a file.
+/// The bytes of all compiled patterns of a file.
 const BUDGET: usize = 16 << 20;
 
 /// The patterns of one file.
 #[derive(Debug)]
 pub(in crate::images_file) struct Patterns {
     left: usize,
-    /// Whether there were too many: then one fault has said so.
+    /// True if there were too many: then one fault has said so.
     exceeded: bool,
-    /// Valid ones: the same text again costs nothing.
+    /// The valid patterns: the same text again costs nothing.
     known: BTreeSet<String>,
 }
 
@@ -34,8 +38,8 @@ impl Default for Patterns {
 }
 
 impl Patterns {
-    /// The pattern, anchored at both ends. Of a file with too many, the first one that does not fit is a fault; those
-    /// after it are not looked at.
+    /// Anchors a pattern at both ends. Of a file with too many, the first one that does not fit is
+    /// a fault; those after it are not looked at.
     pub(in crate::images_file) fn whole(&mut self, text: &str) -> Result<String, Fault> {
         let anchored = format!("^(?:{text})$");
         if self.known.contains(text) || self.exceeded {
@@ -45,7 +49,8 @@ impl Patterns {
             let message = format!("is not a valid pattern: too long, more than {MAX_TEXT} bytes");
             return Err(Fault { message, hint: None });
         }
-        // First alone: `a)(b` would become valid by the anchoring. Its syntax is looked at before its size.
+        // First alone: `a)(b` would become valid by the anchoring. Its syntax is looked at before
+        // its size.
         if let Err(error) = compile(text, 1)
             && !matches!(error, regex::Error::CompiledTooBig(_))
         {

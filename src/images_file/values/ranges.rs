@@ -1,20 +1,20 @@
 //! Ranges of versions as people write them, in the form that `semver::VersionReq` parses.
 //!
-//! What `VersionReq` takes as it is stays as it is. Besides: alternatives parted by `||`; `a - b`, both ends included;
-//! comparators parted by blanks, as npm and Helm have them; a `v` before a version; leading zeros, as in `24.04`; `_` for
-//! `+`, which no tag can have.
+//! A range that `VersionReq` takes stays as it is. Besides there are: alternatives parted by `||`;
+//! `a - b`, both ends included; comparators parted by blanks, as npm and Helm have them; a `v`
+//! before a version; leading zeros, as in `24.04`; `_` for `+`, which no tag can have.
 
 use semver::VersionReq;
 
 use crate::images_file::quoted::quoted;
 
-/// Alternatives of one range, at most.
+/// The most alternatives of one range.
 const MAX_ALTERNATIVES: usize = 100;
 
-/// The alternatives of a range; a version has to fit one of them.
+/// Reads the alternatives of a range; a version has to fit one of them.
 ///
 /// # Errors
-/// What is wrong, with the alternative where there are several.
+/// The reason why the text is no range, with the alternative where there are several.
 pub(in crate::images_file) fn alternatives(text: &str) -> Result<Vec<String>, String> {
     let all: Vec<&str> = text.split("||").collect();
     if all.len() > MAX_ALTERNATIVES {
@@ -31,7 +31,7 @@ pub(in crate::images_file) fn alternatives(text: &str) -> Result<Vec<String>, St
         .collect()
 }
 
-/// One range in the form of `VersionReq`.
+/// Brings one range into the form of `VersionReq`.
 fn range(text: &str) -> Result<String, String> {
     if VersionReq::parse(text).is_ok() {
         return Ok(text.to_owned());
@@ -54,13 +54,13 @@ fn range(text: &str) -> Result<String, String> {
     }
 }
 
-/// The ends of `a - b`.
+/// Splits `a - b` into its ends.
 fn ends(text: &str) -> Option<(&str, &str)> {
     let (least, most) = text.split_once(" - ")?;
     Some((least.trim(), most.trim()))
 }
 
-/// The comparators of a range, each without blanks.
+/// Splits a range into its comparators, each without blanks.
 fn comparators(text: &str) -> Vec<String> {
     let parted = |c: char| c.is_whitespace() || c == ',';
     let mut found = Vec::new();
@@ -78,7 +78,8 @@ fn comparators(text: &str) -> Vec<String> {
     found
 }
 
-/// A version, or the beginning of one, without `v`, with `_` as `+`, its numbers without leading zeros.
+/// Rewrites a version, or the beginning of one: without `v`, with `_` as `+`, its numbers without
+/// leading zeros.
 fn version(text: &str) -> String {
     let bare = text.strip_prefix(['v', 'V']).filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
     let text = bare.unwrap_or(text).replacen('_', "+", 1);
