@@ -19,32 +19,13 @@ use self::source::Source;
 
 /// Rooms in which a rule does not hold yet. This list only shrinks.
 const NOT_YET: &[(Rule, &[&str])] = &[
-    (Rule::Circles, &["images_file", "observe"]),
-    (Rule::Types, &["images_file", "observe", "sync"]),
+    (Rule::Circles, &["observe"]),
+    (Rule::Types, &["observe", "sync"]),
     (
         Rule::Lines,
         &[
-            "bin",
-            "cancel",
-            "catalog",
-            "digest",
-            "error",
-            "execute",
-            "fuzzing",
-            "image_ref",
-            "images_file",
-            "lib",
-            "lockfile",
-            "observe",
-            "plan",
-            "progress",
-            "queue",
-            "selection",
-            "state",
-            "store",
-            "sync",
-            "threads",
-            "watch",
+            "bin", "cancel", "catalog", "error", "execute", "fuzzing", "lib", "observe", "plan", "progress",
+            "queue", "state", "store", "sync", "threads", "watch",
         ],
     ),
 ];
