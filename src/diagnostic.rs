@@ -2,10 +2,10 @@
 //! containerd's `hosts.toml`), each shown at its place: file, line, column, the line itself, a
 //! caret below, and the next step.
 //!
-//! A reader notes [`Mistake`]s, which know only the bytes that they are about. A [`Page`] knows the
-//! text, and which parts of it are secrets; it turns mistakes into [`Problem`]s, which print
-//! themselves as rustc prints an error, and which programs get field by field. [`Tree`] is the text
-//! as TOML, as far as that can be read; [`SecretKeys`] finds the secrets in it.
+//! A reader notes `Mistake`s, which know only the bytes that they are about. A `Page` has the text,
+//! and knows which parts of it are secrets; it turns mistakes into [`Problem`]s, which print
+//! themselves as rustc prints an error, and which programs get field by field. A `Tree` is the text
+//! as TOML, as far as that can be read; `SecretKeys` find the secrets in it.
 
 mod mistake;
 mod page;
