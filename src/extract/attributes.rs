@@ -20,12 +20,12 @@ pub(super) const OVERRIDE_STAT: &[u8] = b"user.containers.override_stat";
 /// The namespaces of `user.*` that container tools interpret; a tar must not speak to them.
 const RESERVED: [&[u8]; 4] = [b"user.containers.", b"user.overlay.", b"user.fuseoverlayfs.", b"user.vm."];
 
-/// File type bits of `st_mode`.
+/// The file type bits of `st_mode`.
 pub(super) const TYPE_FILE: u32 = 0o100_000;
 pub(super) const TYPE_DIRECTORY: u32 = 0o040_000;
 const STICKY: u32 = 0o1000;
 
-/// Names and values of extended attributes.
+/// The names and values of extended attributes.
 pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// True if the host may have the tar's own xattr `name`.
@@ -64,7 +64,7 @@ impl Stat {
     }
 }
 
-/// Everything that a file has beside its content.
+/// The things that a file has beside its content.
 #[derive(Debug)]
 pub(super) struct Attributes {
     pub(super) stat: Stat,

@@ -10,7 +10,7 @@ use crate::threads::{lock, unpoisoned};
 /// The time after which somebody who waits looks whether the run has ended.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Bytes that several threads share.
+/// A number of bytes that several threads share.
 #[derive(Debug)]
 pub(super) struct Budget {
     free: Mutex<usize>,

@@ -8,9 +8,9 @@ use std::io::{self, BufRead, BufReader, Read};
 pub(super) use self::frames::Windows;
 use self::frames::{Frames, is_zstd};
 
-/// Buffer between the spool and the decoder, in bytes.
+/// The size of the buffer between the spool and the decoder, in bytes.
 const INPUT_BUFFER: usize = 128 * 1024;
-/// Bytes that tell a format.
+/// The number of bytes that tell a format.
 const MAGIC: usize = 4;
 
 /// The format of a layer's bytes.
@@ -30,8 +30,8 @@ impl Format {
         }
     }
 
-    /// By magic number: RFC 1952 section 2.3.1, RFC 8878 sections 3.1.1 and 3.1.2 (skippable
-    /// frames).
+    /// Tells the format by its magic number: RFC 1952 section 2.3.1, RFC 8878 sections 3.1.1 and
+    /// 3.1.2 (skippable frames).
     fn of(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, ..] => Self::Gzip,

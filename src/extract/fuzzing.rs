@@ -20,7 +20,7 @@ use crate::digest::{Algorithm, DiffId};
 use crate::state::{LayerFacts, Limits, Ownership};
 use crate::sys::{self, Kind};
 
-/// Small enough that no input takes long.
+/// Limits so small that no input takes long.
 const LIMITS: Limits = Limits { layer_size: 8 << 20, layer_entries: 500, manifest_size: 1 << 20 };
 const FACTS_SIZE: u64 = 1;
 
@@ -60,8 +60,9 @@ impl Guard {
         opened.expect("the temporary directory can be written")
     }
 
-    /// Everything beside the layer directory, entry by entry. What is not named shows in the time
-    /// of the inode's last change, unless it came in the same tick of the kernel's clock.
+    /// Lists everything beside the layer directory, entry by entry. A change that is not named
+    /// shows in the time of the inode's last change, unless it came in the same tick of the
+    /// kernel's clock.
     fn outside(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut todo = vec![self.top.join("outside")];
@@ -110,7 +111,8 @@ pub(crate) fn layer(data: &[u8]) {
     layer_at(|_| data.to_vec());
 }
 
-/// [`layer`] with bytes that depend on where the layer directory and its neighbour `outside` lie.
+/// Does as [`layer`] with bytes that depend on where the layer directory and its neighbour
+/// `outside` lie.
 pub(super) fn layer_at(make: impl FnOnce(&Path) -> Vec<u8>) {
     let guard = Guard::new();
     let data = &make(&guard.top)[..];

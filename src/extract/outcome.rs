@@ -16,7 +16,7 @@ use super::paths::PathHash;
 /// Marks an item that is no hard link, or one of an unknown inode.
 const NONE: u32 = u32::MAX;
 
-/// One of several equal parts of all hashes.
+/// A part of all hashes, one of several equal ones.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
     number: u64,

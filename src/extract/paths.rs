@@ -57,8 +57,8 @@ pub(super) fn refused(path: &[u8], reason: impl Into<String>) -> LayerError {
     LayerError::Entry { entry: show(path), reason: reason.into() }
 }
 
-/// Hashes of paths, with a seed that nobody outside knows. The hash of a path is made from that of
-/// its parent.
+/// A way to hash paths, with a seed that nobody outside knows. The hash of a path is made from that
+/// of its parent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PathHash {
     seed: u64,

@@ -14,7 +14,7 @@ use super::paths::{failed, join, show, split};
 use crate::error::LayerError;
 use crate::sys;
 
-/// Names that nobody gives, each with another that is the same where names are folded.
+/// Two names that nobody gives, each with another that is the same where names are folded.
 const PROBES: [(&str, &str); 2] =
     [(".msb-sync-names-a", ".MSB-SYNC-NAMES-A"), (".msb-sync-names-\u{e9}", ".msb-sync-names-e\u{301}")];
 

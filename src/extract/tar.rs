@@ -34,7 +34,7 @@ use crate::error::LayerError;
 /// The next piece of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Data<'a> {
-    /// Bytes of the archive; never none.
+    /// Some bytes of the archive; never none.
     Bytes(&'a [u8]),
     /// A number of zeros of which the archive has nothing.
     Zeros(u64),
@@ -44,7 +44,7 @@ pub(super) enum Data<'a> {
 
 /// Reads entries from a [`Source`], one after the other.
 pub(super) struct TarReader {
-    /// Data and padding of the current entry that the caller has not taken.
+    /// The bytes of data and padding of the current entry that the caller has not taken.
     data_left: u64,
     padding: u64,
     sparse: Option<sparse::Content>,

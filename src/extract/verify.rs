@@ -110,11 +110,11 @@ pub(super) fn of_another_user(root: &OwnedFd) -> io::Result<Option<Differences>>
 struct Checker<'a> {
     root: BorrowedFd<'a>,
     outcome: Outcome,
-    /// Items whose inode has several names, sorted, and their inodes once one of the names was
+    /// The items whose inode has several names, sorted, and their inodes once one of the names was
     /// looked at.
     shared: Vec<u32>,
     inodes: Vec<Option<NonZeroU64>>,
-    /// Items that have lost their own name, while their inode has others.
+    /// The items that have lost their own name, while their inode has others.
     orphans: HashMap<u32, InventoryEntry>,
     orphan_bytes: usize,
     /// The first such item for which there was no room.

@@ -89,6 +89,7 @@ impl HomeId {
         let directory = sys::open_directory(home)?;
         let first = format!("{id} {}", own_mark(&directory)?);
         let text = [vec![first], former].concat().join("\n") + "\n";
+        // By hand: `tempfile` would leave its file behind when the process is killed.
         let fresh = [NAME, b".new"].concat();
         let _ = sys::remove_file(directory.as_fd(), &fresh);
         let mut file = sys::make_own_file(directory.as_fd(), &fresh, FILE_MODE)?;

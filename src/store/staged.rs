@@ -34,7 +34,7 @@ const ADOPTED: &[u8] = b"adopted";
 pub struct Staged<'s> {
     pub(super) store: &'s Store,
     pub(super) digest: BlobDigest,
-    /// In staging.
+    /// The name of the layer in staging.
     name: Vec<u8>,
     pub(super) directory: OwnedFd,
     pub(super) armed: bool,
@@ -196,7 +196,7 @@ pub(super) fn staged_of_dead_run<'s>(
 /// The end of a group of layers.
 #[derive(Debug)]
 pub struct Committed {
-    /// For each layer, in their order, whether it has its name, for good.
+    /// The result for each layer, in their order: it has its name for good, or not.
     pub results: Vec<Result<(), Arc<Error>>>,
     /// The trees that they have replaced and that could not be removed.
     pub left: Vec<Left>,

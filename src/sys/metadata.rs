@@ -9,9 +9,9 @@ use rustix::io::Errno;
 /// Seconds and nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileTime {
-    /// Seconds, negative before 1970.
+    /// The seconds, negative before 1970.
     pub seconds: i64,
-    /// 0 to 999,999,999.
+    /// The nanoseconds, 0 to 999,999,999.
     pub nanoseconds: u32,
 }
 
@@ -24,7 +24,7 @@ pub enum Kind {
     File,
     /// A symbolic link.
     Symlink,
-    /// Anything else.
+    /// A thing of another type.
     Other,
 }
 

@@ -63,7 +63,7 @@ pub fn remove_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
 }
 
-/// Renames, replacing nothing: `EEXIST` if `to_name` exists.
+/// Renames a file or directory, replacing nothing: `EEXIST` if `to_name` exists.
 pub fn rename_new(
     from: BorrowedFd<'_>,
     from_name: &[u8],
@@ -83,7 +83,7 @@ pub fn rename_new(
     }
 }
 
-/// Renames, replacing a file of that name.
+/// Renames a file, replacing one of that name.
 pub fn rename_over(
     from: BorrowedFd<'_>,
     from_name: &[u8],

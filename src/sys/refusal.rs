@@ -11,11 +11,11 @@ use rustix::process::geteuid;
 pub enum Refusal {
     /// A symbolic link where none may be.
     Symlink,
-    /// Something else, in words, where a regular file is needed.
+    /// A thing of another type, in words, where a regular file is needed.
     NotAFile(&'static str),
-    /// Something else, in words, where a directory is needed.
+    /// A thing of another type, in words, where a directory is needed.
     NotADirectory(&'static str),
-    /// Another user's.
+    /// A thing of another user.
     Owner {
         /// The user who owns it.
         owner: u32,

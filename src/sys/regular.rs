@@ -16,7 +16,7 @@ use super::refusal::check_regular;
 /// nothing blocks.
 ///
 /// # Errors
-/// A [`Refusal`] where there is something else; the system's.
+/// A [`Refusal`](super::Refusal) where there is something else; the system's.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     check_regular(&rustix::fs::stat(path)?)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

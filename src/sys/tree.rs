@@ -59,7 +59,7 @@ pub fn size_of_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<u64> {
 
 /// A thing that a look through a tree comes by.
 enum Seen {
-    /// Anything but a directory, of so many bytes.
+    /// A thing that is no directory, of so many bytes.
     File(u64),
     /// The root of another mount or file system, which is not entered.
     Mount,

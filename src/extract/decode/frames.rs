@@ -18,10 +18,10 @@ use crate::extract::budget::{Budget, Held};
 /// itself.
 const MAX_WINDOW_LOG: u32 = 27;
 const MAX_WINDOW: u64 = 1 << MAX_WINDOW_LOG;
-/// Memory for the windows of all layers together, in bytes; one larger window comes on top.
+/// The memory for the windows of all layers together, in bytes; one larger window comes on top.
 const SHARED: usize = 16 << 20;
 
-/// Memory for the windows of zstd decoders, all layers together.
+/// The memory for the windows of zstd decoders, all layers together.
 #[derive(Debug)]
 pub(in crate::extract) struct Windows {
     shared: Budget,
@@ -73,7 +73,7 @@ pub(super) struct Frames<'w, R> {
 struct Current<'w> {
     decoder: Decoder<'static>,
     window: usize,
-    /// Given back after the decoder is gone.
+    /// The part of the memory that the decoder uses; dropped after the decoder.
     #[expect(dead_code, reason = "held as long as the decoder")]
     held: Held<'w>,
 }

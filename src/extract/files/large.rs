@@ -17,9 +17,9 @@ use crate::extract::pieces::{ALIGNMENT, PIECE, Piece, Pieces};
 use crate::sys;
 use crate::threads::lock;
 
-/// Files of at least so many bytes bypass the page cache.
+/// The size from which on files bypass the page cache.
 const DIRECT_FROM: u64 = 1 << 20;
-/// Zeros that are written rather than left out: a hole has its price too.
+/// The number of zeros from which on they are left out: a hole has its price too.
 const HOLE_FROM: u64 = 64 * 1024;
 
 /// A large file while its content comes.
@@ -27,7 +27,7 @@ pub(in crate::extract) struct LargeFile {
     target: Arc<Target>,
     piece: Piece,
     filled: usize,
-    /// Bytes cut off as pieces.
+    /// The number of bytes cut off as pieces.
     offset: u64,
     /// True if zeros were left out.
     has_holes: bool,
@@ -60,7 +60,7 @@ impl LargeFile {
         self.filled == 0
     }
 
-    /// Bytes until the next offset from which direct writes can go on; never 0.
+    /// Counts the bytes until the next offset from which direct writes can go on; never 0.
     pub(super) fn until_aligned(&self) -> usize {
         ALIGNMENT - self.filled % ALIGNMENT
     }
@@ -147,7 +147,7 @@ struct Target {
 struct Tail {
     offset: u64,
     bytes: Vec<u8>,
-    /// Bytes of the whole file, if it may end with a hole.
+    /// The size of the whole file, if it may end with a hole.
     length: Option<u64>,
 }
 

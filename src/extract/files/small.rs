@@ -10,11 +10,11 @@ use crate::error::LayerError;
 use crate::extract::attributes::Attributes;
 use crate::extract::paths::failed;
 
-/// A batch is full with this many bytes, or files.
+/// The bytes, or files, with which a batch is full.
 const BATCH_BYTES: usize = 256 * 1024;
 const BATCH_FILES: usize = 64;
 
-/// Small files that one job writes.
+/// The small files that one job writes.
 #[derive(Default)]
 pub(super) struct Batch {
     files: Vec<SmallFile>,

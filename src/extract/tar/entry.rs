@@ -22,7 +22,7 @@ pub(in crate::extract) enum EntryKind {
     Directory,
     /// A symlink with this text.
     Symlink { target: Vec<u8> },
-    /// Another name of the entry at this path (cleaned like [`Entry::path`]).
+    /// A hard link: another name of the entry at this path (cleaned like [`Entry::path`]).
     HardLink { target: Vec<u8> },
     /// A character device, block device or fifo: the file type bits of its mode.
     Special { type_bits: u32 },

@@ -13,7 +13,7 @@ use crate::error::LayerError;
 /// `maxSpecialFileSize`.
 pub(super) const MAX_EXTENSION: u64 = 1 << 20;
 
-/// PAX records by key.
+/// The PAX records of a header, by key.
 pub(super) type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The extensions of the next entry.

@@ -14,7 +14,7 @@ use crate::sys::FileTime;
 const STAR: &[u8] = b"tar\0";
 const STAR_PREFIX: usize = 131;
 
-/// One header block whose checksum is right.
+/// A header block whose checksum is right.
 pub(super) struct Header<'a> {
     raw: &'a tar::Header,
     /// The position of the block in the archive.

@@ -26,7 +26,7 @@ const MAX_STEPS: usize = 8192;
 /// The directories of one tree.
 pub(super) struct Directories {
     root: Arc<OwnedFd>,
-    /// Open handles by path.
+    /// The open handles by path.
     open: HashMap<Vec<u8>, Arc<OwnedFd>>,
     max_open: usize,
     /// All directories made; a superset is harmless.

@@ -22,7 +22,8 @@ use crate::extract::workers::Workers;
 use crate::state::Ownership;
 use crate::sys::{self, Kind};
 
-/// After so many paths in flight the tar waits for the pool, which bounds the memory for hashes.
+/// The number of paths in flight with which the tar waits for the pool: it bounds the memory for
+/// hashes.
 const MAX_IN_FLIGHT: usize = 16 * 1024;
 /// The memory for hard links whose target is in flight, in bytes of their paths.
 const MAX_LINK_BYTES: usize = 1 << 20;
@@ -37,9 +38,9 @@ pub(super) struct Ground<'w> {
     pub(super) attributes: Arc<AttributeSetter>,
     pub(super) inventory: InventoryWriter<File>,
     directories: Directories,
-    /// Hashes of the paths whose files or links are not on disk yet.
+    /// The hashes of the paths whose files or links are not on disk yet.
     in_flight: HashSet<u64>,
-    /// Hard links whose target is in flight, (target, path), made at the next wait.
+    /// The hard links whose target is in flight, (target, path), made at the next wait.
     links: Vec<(Vec<u8>, Vec<u8>)>,
     link_bytes: usize,
     implicit: u64,

@@ -5,7 +5,8 @@
 //! way to it (in flight); or a link *waits* under it. A link that waits takes its name at once:
 //! what was there is gone, and nothing is there until the end, or until a later entry takes the
 //! name from it. So a link to a name under which another one waits, waits too, and what comes out
-//! in the end is the same in whatever order the waiting links are made.
+//! in the end is the same in whatever order the waiting links are made. A link to itself changes
+//! nothing where its name is taken, be it by a link that waits.
 //!
 //! The rule knows no disk: it is given [`Names`], which are those on disk while a layer is
 //! extracted, and those of a map in the tests. It notes each decision in the inventory, and keeps
@@ -122,9 +123,9 @@ impl HardLinks {
     }
 }
 
-/// One time through all waiting links.
+/// A round: one time through all waiting links.
 struct Round<'r> {
-    /// Items of links that still wait.
+    /// The items of links that still wait.
     waiting: &'r mut Bits,
     /// The links that are looked at together: item and entry.
     window: Vec<(u32, InventoryEntry)>,

@@ -7,7 +7,7 @@ use crate::extract::paths::show;
 /// The number of differences that are told; the others are counted.
 const MAX_TOLD: usize = 5;
 
-/// One way in which an entry is not as it was written.
+/// A way in which an entry is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The inventory does not have the entry.
@@ -55,7 +55,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// One entry that is not as it was written.
+/// An entry that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// The path in the layer, lossily as text; `.` is the layer directory itself.

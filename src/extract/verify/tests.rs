@@ -63,10 +63,12 @@ fn what_was_extracted_is_intact() {
     assert_eq!(check(&rich()), Differences::default());
 }
 
-#[test]
-fn every_kind_of_change_is_found_and_named() {
-    type Deed = fn(&Path);
-    let cases: [(Deed, &str); 22] = [
+/// A change of the tree, and the words that tell of it.
+type Deed = (fn(&Path), &'static str);
+
+/// Changes of what an entry has.
+fn changes_of_entries() -> [Deed; 12] {
+    [
         (|l| flip(&l.join("usr/tool")), "usr/tool: content changed"),
         (|l| flip(&l.join("usr/large")), "usr/large: content changed"),
         (|l| flip(&l.join("first")), "usr/late: content changed"),
@@ -92,6 +94,20 @@ fn every_kind_of_change_is_found_and_named() {
             },
             "usr/.wh.gone: xattr user.containers.override_stat changed",
         ),
+        (
+            |l| fs::File::options().append(true).open(l.join("usr/large")).unwrap().write_all(b"x").unwrap(),
+            "usr/large: mtime changed, size changed",
+        ),
+        (
+            |l| fs::File::create(l.join("usr/tool")).map(drop).unwrap(),
+            "usr/tool: mtime changed, size changed",
+        ),
+    ]
+}
+
+/// Changes of which entries there are, and of what type.
+fn changes_of_names() -> [Deed; 10] {
+    [
         (|l| fs::write(l.join("deep/new"), "").unwrap(), "deep/new: added"),
         (|l| fs::create_dir_all(l.join("new/below")).unwrap(), ": mtime changed; new: added"),
         (|l| fs::remove_file(l.join("deep/er/file")).unwrap(), "deep/er/file: removed"),
@@ -141,17 +157,13 @@ fn every_kind_of_change_is_found_and_named() {
             },
             "usr/tool: type changed",
         ),
-        (
-            |l| fs::File::options().append(true).open(l.join("usr/large")).unwrap().write_all(b"x").unwrap(),
-            "usr/large: mtime changed, size changed",
-        ),
-        (
-            |l| fs::File::create(l.join("usr/tool")).map(drop).unwrap(),
-            "usr/tool: mtime changed, size changed",
-        ),
         (|l| fs::remove_dir_all(l.join("usr")).unwrap(), "3 more"),
-    ];
-    for (deed, expected) in cases {
+    ]
+}
+
+#[test]
+fn every_kind_of_change_is_found_and_named() {
+    for (deed, expected) in changes_of_entries().into_iter().chain(changes_of_names()) {
         let world = rich();
         deed(&world.layer());
         let found = text(&world);

@@ -1,6 +1,6 @@
 //! Tables of mounts as the kernel tells them in `/proc/PID/mountinfo` (proc(5)).
 
-/// One mount of a namespace.
+/// A mount of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mount {
     /// The number of the mount, and that of the mount that it is mounted on.

@@ -25,7 +25,7 @@ const MAX_ASCENT: usize = 256;
 const SAMPLES: usize = 48;
 const SAMPLED_DIRECTORIES: usize = 256;
 
-/// One path that an overlay was mounted with, in every way that its text can be read: the likeliest
+/// A path that an overlay was mounted with, in every way that its text can be read: the likeliest
 /// first.
 type Readings = Vec<Vec<u8>>;
 
@@ -95,7 +95,7 @@ pub(super) struct Bases {
 /// The meaning of a path that an overlay was mounted with.
 enum Meaning<'w> {
     Layer(&'w BlobDigest),
-    /// Another directory.
+    /// The path leads to another directory.
     Other,
     Unknown,
 }
