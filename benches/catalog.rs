@@ -7,18 +7,21 @@ mod common;
 
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion};
-use msb_sync::catalog::Catalog;
+use msb_sync::cancel::Cancel;
+use msb_sync::catalog::{Catalog, WritableCatalog};
 use msb_sync::image_ref::ImageRef;
+use msb_sync::locked_home::LockedHome;
+use msb_sync::progress::Silent;
 use msb_sync::state::Owner;
 
 /// Every fiftieth image belongs to the file that is asked about: 200 of 10,000.
 const OURS: usize = 50;
 
 /// Records `count` images.
-fn fill(path: &Path, count: usize) {
-    let mut catalog = Catalog::open(path).unwrap();
+fn fill(catalog: &mut WritableCatalog, count: usize) {
     for number in 0..count {
         let owner = if number % OURS == 0 { common::owner() } else { Owner::pull() };
         let image = common::image(number);
@@ -33,14 +36,17 @@ fn main() {
     let directory = tempfile::tempdir_in(base).unwrap();
     let mut criterion = Criterion::default().sample_size(20).configure_from_args();
     for count in [200, common::IMAGES] {
-        let path = directory.path().join(format!("{count}.db"));
-        fill(&path, count);
+        let home = directory.path().join(count.to_string());
+        std::fs::create_dir(&home).unwrap();
+        let locked = LockedHome::acquire(&home, "benchmark", &Cancel::new(), Arc::new(Silent)).unwrap();
+        let mut writable = WritableCatalog::open(&locked).unwrap();
+        fill(&mut writable, count);
         let ours: Vec<ImageRef> = (0..count).step_by(OURS).map(common::reference).collect();
         let mut group = criterion.benchmark_group(format!("catalog of {count} images"));
         group.bench_function("open to read", |bencher| {
-            bencher.iter(|| black_box(Catalog::open_read_only(&path).unwrap()));
+            bencher.iter(|| black_box(Catalog::open_read_only(&home).unwrap()));
         });
-        let catalog = Catalog::open_read_only(&path).unwrap().unwrap();
+        let catalog = Catalog::open_read_only(&home).unwrap().unwrap();
         let found = catalog.recorded_or_owned(&ours, &common::owner()).unwrap();
         assert_eq!(found.len(), ours.len());
         group.bench_function(format!("read the {} images of a file", ours.len()), |bencher| {
@@ -53,7 +59,6 @@ fn main() {
         group.bench_function("layers that others need", |bencher| {
             bencher.iter(|| black_box(catalog.layers_needed_outside(&inside).unwrap()));
         });
-        let mut writable = Catalog::open(&path).unwrap();
         let image = common::image(common::IMAGES);
         let names = [image.reference.clone()];
         group.bench_function("record an image (without the disk's sync)", |bencher| {

@@ -8,6 +8,7 @@
 mod fetcher;
 mod group;
 mod outcome;
+mod removal;
 mod space;
 mod waitlist;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use crate::cancel::Cancel;
-use crate::catalog::{self, Catalog, Change};
+use crate::catalog::{self, Change, WritableCatalog};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::{Defect, Error, StoreError};
 use crate::extract::{self, Workers};
@@ -34,6 +35,7 @@ use crate::threads;
 use fetcher::{Counters, Fetcher, Finished};
 use group::Group;
 pub use outcome::Outcome;
+pub(crate) use removal::remove_layers;
 use waitlist::Waitlist;
 
 /// Files that a run has open beside its downloads, more or less: catalog, locks, the store's
@@ -49,7 +51,7 @@ pub struct Executor<'a> {
     /// The store, which takes the layers.
     pub store: &'a Store,
     /// The catalog, which records the images.
-    pub catalog: &'a mut Catalog,
+    pub catalog: &'a mut WritableCatalog,
     /// The owner on whose behalf the run works.
     pub owner: &'a Owner,
     /// The number of blobs in flight.
@@ -315,13 +317,7 @@ impl Executor<'_> {
     }
 
     fn remove_layers(&self, layers: &[BlobDigest]) -> Result<usize, Error> {
-        if layers.is_empty() {
-            return Ok(0);
-        }
-        // The plan supposed that the catalog changes by its own deeds alone; the catalog's present word counts.
-        let needed = self.catalog.layers_needed_outside(&BTreeSet::new())?;
-        let unneeded: Vec<&BlobDigest> = layers.iter().filter(|digest| !needed.contains(digest)).collect();
-        let removed = store::remove(self.store, &unneeded)?;
+        let removed = remove_layers(self.catalog, self.store, layers.iter().cloned().collect())?;
         for (digest, reason) in &removed.kept {
             self.reporter.report(Event::Warning(format!("layer {digest} is kept: {reason}")));
         }

@@ -27,11 +27,11 @@
 //! | what is inside a layer directory, and its inventory | [`extract`] |
 //! | `<home>/downloads/` | [`store`] (the spools), filled by [`execute`] |
 //! | `<home>/.msb-sync.id` | [`store`] |
-//! | `<home>/.msb-sync.lock` | [`sync`] |
+//! | `<home>/.msb-sync.lock` | [`locked_home`] |
 //!
 //! # Which room may use which
 //!
-//! 1. Vocabulary ([`cancel`], [`diagnostic`], [`digest`], [`error`], [`image_ref`], [`progress`],
+//! 1. Vocabulary ([`cancel`], [`diagnostic`], [`digest`], [`error`], [`image_ref`], [`locked_home`], [`progress`],
 //!    [`queue`], [`sys`], [`threads`], `url`) uses only vocabulary.
 //! 2. Pure rooms ([`state`], [`images_file`], [`lockfile`], [`selection`], [`plan`]) use vocabulary and `state`, and touch
 //!    nothing: no files,
@@ -50,6 +50,7 @@ pub mod diagnostic;
 pub mod digest;
 pub mod error;
 pub mod image_ref;
+pub mod locked_home;
 pub mod progress;
 pub mod queue;
 pub mod sys;

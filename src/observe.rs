@@ -39,6 +39,8 @@ pub struct Observer<'a> {
     pub catalog: Option<&'a Catalog>,
     /// The directory of layers.
     pub layers: &'a Path,
+    /// The directory of the layers that microsandbox recorded by itself.
+    pub default_layers: &'a Path,
     /// Lookups at once.
     pub parallel: usize,
     /// Whether no registry may be asked at all.
@@ -154,7 +156,8 @@ impl Observer<'_> {
         }
         observed.recorded = rows.into_iter().map(|row| (row.reference.clone(), row)).collect();
         observed.needed_elsewhere = if desired.prune {
-            catalog.layers_needed_outside(&observed.recorded.keys().cloned().collect())?
+            let inside = observed.recorded.keys().cloned().collect();
+            catalog.layers_needed_in(self.layers, self.default_layers, &inside)?
         } else {
             BTreeSet::new()
         };

@@ -39,7 +39,6 @@ mod binding;
 mod directories;
 mod downloads;
 mod homes;
-mod lock;
 mod names;
 mod places;
 mod recovery;
@@ -58,7 +57,6 @@ use std::sync::Arc;
 pub use directories::{PRIVATE_MODE, make_directory};
 pub use downloads::{PartialDownload, partial_downloads};
 pub use homes::{Claim, claim, claims_of_others};
-pub use lock::Lock;
 pub use names::layer_path;
 pub use places::{Leftover, LocatedLayers, OpenedLayer, Places};
 pub use recovery::{Cleared, Recovered, clear, recover, sweep_downloads};
@@ -71,12 +69,26 @@ pub use usage::layers_in_use;
 use self::binding::Bindings;
 use self::names::{BINDINGS, INVENTORIES, LOCK, STAGING, layer_name};
 use crate::digest::BlobDigest;
-use crate::error::StoreError;
+use crate::error::{Error, StoreError};
+use crate::locked_home::{HeldLock, LockedHome};
 use crate::sys;
 
-/// The store, opened for writing. Its holder must have the [`Lock`]s.
+/// Returns where the layers of `home` are unless somebody says otherwise.
+pub fn default_layers_of(home: &Path) -> PathBuf {
+    home.join("layers")
+}
+
+/// Returns where the partial downloads of `home` are.
+pub fn downloads_of(home: &Path) -> PathBuf {
+    home.join("downloads")
+}
+
+/// The store, opened for writing: as long as there is one, this run alone changes its layers, and the
+/// home that its downloads are in.
 #[derive(Debug)]
 pub struct Store {
+    home: LockedHome,
+    _lock: Arc<HeldLock>,
     places: Places,
     downloads: PathBuf,
     downloads_directory: Arc<OwnedFd>,
@@ -87,14 +99,18 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store, making what directories are missing, for this user alone.
+    /// Locks `layers` too, which several homes may share, and opens the store of `home` there, making
+    /// the directories that are missing, for this user alone.
     ///
     /// # Errors
-    /// A directory cannot be made or opened, for instance because it is a file, or another user's.
-    pub fn open(layers: &Path, downloads: &Path) -> Result<Self, StoreError> {
-        let downloads_directory = Arc::new(make_directory(downloads, PRIVATE_MODE)?);
+    /// The run was cancelled while it waited for the lock. A directory cannot be made or opened, for
+    /// instance because it is a file, or another user's.
+    pub fn open(home: &LockedHome, layers: &Path) -> Result<Self, Error> {
         let layers_directory = make_directory(layers, PRIVATE_MODE)?;
         let (places, private) = Places::of(layers).make_private()?;
+        let lock = home.lock_too(&places.private.join(LOCK))?;
+        let downloads = downloads_of(home.path());
+        let downloads_directory = Arc::new(make_directory(&downloads, PRIVATE_MODE)?);
         Ok(Self {
             downloads_directory,
             layers_directory,
@@ -102,17 +118,15 @@ impl Store {
             bindings: Bindings::new(directories::make_private_in(&private, &places.private.join(BINDINGS))?),
             staging_directory: directories::make_private_in(&private, &places.private.join(STAGING))?,
             places,
-            downloads: downloads.to_owned(),
+            downloads,
+            home: home.clone(),
+            _lock: lock,
         })
     }
 
-    /// Finds the place of the lock for `layers`, and makes its directories.
-    ///
-    /// # Errors
-    /// They cannot be made.
-    pub fn lock_path(layers: &Path) -> Result<PathBuf, StoreError> {
-        make_directory(layers, PRIVATE_MODE)?;
-        Ok(Places::of(layers).make_private()?.0.private.join(LOCK))
+    /// Returns the home that this store belongs to.
+    pub fn home(&self) -> &LockedHome {
+        &self.home
     }
 
     /// The places where things lie.

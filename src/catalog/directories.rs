@@ -9,11 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension as _, Result, params};
-
-use super::read::{OUR_USERS, THEIR_USERS, texts};
-use crate::digest::BlobDigest;
-use crate::image_ref::ImageRef;
+use rusqlite::{Connection, Result, params};
 
 /// As it is stored.
 pub(super) fn stored<'p>(home: &Path, directory: &'p Path) -> &'p [u8] {
@@ -64,53 +60,8 @@ pub(super) fn all(conn: &Connection, home: &Path) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-/// Takes from `needed` what no image outside `inside` needs in `directory`, but only elsewhere. What microsandbox
-/// recorded by itself, and what nobody is known to use, is in `default`.
-pub(super) fn retain_needed_in(
-    conn: &Connection,
-    home: &Path,
-    (directory, default): (&Path, &Path),
-    inside: &BTreeSet<ImageRef>,
-    needed: &mut BTreeSet<BlobDigest>,
-) -> Result<()> {
-    let known = all(conn, home)?;
-    if known.iter().all(|other| is_same(other, directory)) {
-        return Ok(());
-    }
-    let inside: BTreeSet<String> = inside.iter().map(ToString::to_string).collect();
-    let is_default = is_same(directory, default);
-    let mut elsewhere = Vec::new();
-    for digest in &*needed {
-        let mut users: BTreeSet<String> = texts(conn, OUR_USERS, digest.as_str())?.into_iter().collect();
-        users.extend(texts(conn, THEIR_USERS, digest.as_str())?);
-        users.retain(|user| !inside.contains(user));
-        let mut here = users.is_empty() && is_default;
-        for user in &users {
-            let sql = "SELECT layers_directory FROM sync_images WHERE reference = ?1";
-            let mut statement = conn.prepare_cached(sql)?;
-            let of_user: Option<Option<PathBuf>> = statement
-                .query_row([user], |row| {
-                    let stored =
-                        row.get_ref(0)?.as_blob().ok().map(|path| Path::new(OsStr::from_bytes(path)));
-                    Ok(stored.map(|path| resolved(home, path)))
-                })
-                .optional()?;
-            here |= match of_user.flatten() {
-                Some(of_user) => is_same(&of_user, directory),
-                None => is_default,
-            };
-        }
-        if !here {
-            elsewhere.push(digest.clone());
-        }
-    }
-    for digest in elsewhere {
-        needed.remove(&digest);
-    }
-    Ok(())
-}
-
-fn is_same(one: &Path, other: &Path) -> bool {
+/// Tells whether two paths are one directory.
+pub(super) fn is_same(one: &Path, other: &Path) -> bool {
     let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     one == other || identity(one).is_some_and(|one| Some(one) == identity(other))
 }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::io_error;
+use super::connection::io_error;
 use crate::error::CatalogError;
 use crate::sys;
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::{directories, home_of, sql_error};
+use super::connection::{home_of, sql_error};
+use super::directories;
 use crate::error::CatalogError;
 
 /// One table: what follows its name in `CREATE TABLE`, and the columns that our queries use.

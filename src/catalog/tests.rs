@@ -3,18 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use rusqlite::StatementStatus;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cancel::Cancel;
 use crate::digest::{Algorithm, DiffId};
 use crate::image_ref::DEFAULT_REGISTRY;
-use crate::state::{DocumentRecord, LayerDescriptor, Platform};
+use crate::locked_home::LockedHome;
+use crate::progress::Silent;
+use crate::state::{DocumentRecord, LayerDescriptor, Platform, ResolvedImage};
 
 /// The join by which microsandbox 0.2 finds an image's layers.
 const MSB_LAYERS: &str =
@@ -69,11 +73,17 @@ const MSB_DATABASE: &str = "
 
 struct Sandbox {
     dir: TempDir,
+    home: LockedHome,
+}
+
+fn locked(home: &Path) -> LockedHome {
+    LockedHome::acquire(home, "test", &Cancel::new(), Arc::new(Silent)).unwrap()
 }
 
 impl Sandbox {
     fn new() -> Self {
-        Self { dir: TempDir::new().unwrap() }
+        let dir = TempDir::new().unwrap();
+        Self { home: locked(dir.path()), dir }
     }
 
     fn path(&self) -> PathBuf {
@@ -117,12 +127,12 @@ impl Sandbox {
         sandbox
     }
 
-    fn open(&self) -> Catalog {
-        Catalog::open(&self.path()).unwrap()
+    fn open(&self) -> WritableCatalog {
+        WritableCatalog::open(&self.home).unwrap()
     }
 
     fn reader(&self) -> Catalog {
-        Catalog::open_read_only(&self.path()).unwrap().unwrap()
+        Catalog::open_read_only(self.dir.path()).unwrap().unwrap()
     }
 
     fn sql(&self) -> Connection {
@@ -168,6 +178,7 @@ impl Sandbox {
         let mut files: Vec<String> = fs::read_dir(self.dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != ".msb-sync.lock")
             .collect();
         files.sort();
         files
@@ -246,7 +257,7 @@ fn file(name: &str) -> Owner {
     Owner(format!("/etc/{name}.toml"))
 }
 
-fn put(catalog: &mut Catalog, name: &str, layers: &[&str], owner: &Owner) {
+fn put(catalog: &mut WritableCatalog, name: &str, layers: &[&str], owner: &Owner) {
     catalog
         .record(&image(name, layers), &reference(name).recorded_names(), owner, Path::new("/layers"))
         .unwrap();
@@ -756,7 +767,7 @@ fn sizes_beyond_sqlite_are_cut_not_wrapped() {
 #[test]
 fn no_file_is_nothing_to_read_and_none_is_made() {
     let sandbox = Sandbox::new();
-    assert!(Catalog::open_read_only(&sandbox.path()).unwrap().is_none());
+    assert!(Catalog::open_read_only(sandbox.dir.path()).unwrap().is_none());
     assert!(sandbox.files().is_empty());
 }
 
@@ -786,8 +797,8 @@ fn what_is_not_a_database_is_named_and_left_alone() {
     for content in [b"hello".repeat(1000), malformed, good[..good.len() / 2].to_vec()] {
         fs::write(sandbox.path(), &content).unwrap();
         for error in [
-            Catalog::open(&sandbox.path()).map(|_| ()).unwrap_err(),
-            Catalog::open_read_only(&sandbox.path()).map(|_| ()).unwrap_err(),
+            WritableCatalog::open(&sandbox.home).map(|_| ()).unwrap_err(),
+            Catalog::open_read_only(sandbox.dir.path()).map(|_| ()).unwrap_err(),
         ] {
             assert!(matches!(error, CatalogError::Corrupt { .. }), "{error}");
             assert!(error.hint().unwrap().contains("move"));
@@ -803,8 +814,8 @@ fn a_database_of_something_else_is_refused_and_left_alone() {
     sandbox.sql().execute_batch("CREATE TABLE layers (id INTEGER PRIMARY KEY, url TEXT)").unwrap();
     let content = fs::read(sandbox.path()).unwrap();
     for error in [
-        Catalog::open(&sandbox.path()).map(|_| ()).unwrap_err(),
-        Catalog::open_read_only(&sandbox.path()).map(|_| ()).unwrap_err(),
+        WritableCatalog::open(&sandbox.home).map(|_| ()).unwrap_err(),
+        Catalog::open_read_only(sandbox.dir.path()).map(|_| ()).unwrap_err(),
     ] {
         assert_eq!(error.kind(), "catalog-schema");
         assert!(error.to_string().contains("the table layers has no column media_type"), "{error}");
@@ -815,21 +826,24 @@ fn a_database_of_something_else_is_refused_and_left_alone() {
 #[test]
 fn a_directory_and_a_missing_one_are_explained() {
     let sandbox = Sandbox::new();
-    let error = Catalog::open(sandbox.dir.path()).map(|_| ()).unwrap_err().to_string();
+    fs::create_dir(sandbox.path()).unwrap();
+    let error = WritableCatalog::open(&sandbox.home).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("not a regular file"), "{error}");
     let error = Catalog::open_read_only(sandbox.dir.path()).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("not a regular file"), "{error}");
-    let error = Catalog::open(&sandbox.dir.path().join("no/oci.db")).map(|_| ()).unwrap_err().to_string();
+    fs::remove_dir_all(sandbox.dir.path()).unwrap();
+    let error = WritableCatalog::open(&sandbox.home).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("No such file"), "{error}");
 }
 
 #[test]
-fn odd_file_names_are_only_file_names() {
+fn odd_names_of_homes_are_only_names() {
     let sandbox = Sandbox::new();
     for name in ["a?mode=memory", "file:x", "ü %41#b", ":memory:"] {
         let path = sandbox.dir.path().join(name);
-        put(&mut Catalog::open(&path).unwrap(), ALPINE, &["a"], &file("one"));
-        Connection::open(sandbox.dir.path().join(name))
+        fs::create_dir(&path).unwrap();
+        put(&mut WritableCatalog::open(&locked(&path)).unwrap(), ALPINE, &["a"], &file("one"));
+        Connection::open(path.join("oci.db"))
             .and_then(|conn| conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())))
             .unwrap();
         let reader = Catalog::open_read_only(&path).unwrap().unwrap();
@@ -877,7 +891,7 @@ fn a_write_protected_database_is_a_permission_error() {
     fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o444)).unwrap();
     // Root may write anything: nothing to see there.
     if OpenOptions::new().write(true).open(sandbox.path()).is_err() {
-        assert_eq!(Catalog::open(&sandbox.path()).map(|_| ()).unwrap_err().kind(), "permission");
+        assert_eq!(WritableCatalog::open(&sandbox.home).map(|_| ()).unwrap_err().kind(), "permission");
     }
     assert_eq!(sandbox.reader().all().unwrap().len(), 1);
 }
@@ -980,9 +994,9 @@ fn two_writers_and_a_reader_wait_for_each_other() {
         let writers: Vec<_> = ["one", "two"]
             .into_iter()
             .map(|owner| {
-                let path = sandbox.path();
+                let home = sandbox.home.clone();
                 scope.spawn(move || {
-                    let mut catalog = Catalog::open(&path).unwrap();
+                    let mut catalog = WritableCatalog::open(&home).unwrap();
                     for round in 0..20 {
                         let name = format!("{owner}:{round}");
                         put(&mut catalog, &name, &["a", "b"], &file(owner));
@@ -994,7 +1008,7 @@ fn two_writers_and_a_reader_wait_for_each_other() {
             })
             .collect();
         while writers.iter().any(|writer| !writer.is_finished()) {
-            if let Some(reader) = Catalog::open_read_only(&sandbox.path()).unwrap() {
+            if let Some(reader) = Catalog::open_read_only(sandbox.dir.path()).unwrap() {
                 for image in reader.all().unwrap() {
                     assert!(image.rows_complete, "{image:?}");
                 }
@@ -1010,7 +1024,7 @@ fn a_reader_works_while_a_writer_is_inside_a_transaction() {
     let sandbox = Sandbox::new();
     let mut catalog = sandbox.open();
     put(&mut catalog, ALPINE, &["a"], &file("one"));
-    let tx = catalog.conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    let tx = Transaction::new_unchecked(&catalog.conn, TransactionBehavior::Immediate).unwrap();
     tx.execute("DELETE FROM images", []).unwrap();
     assert!(one(&sandbox.reader(), ALPINE).unwrap().rows_complete);
 }
@@ -1023,7 +1037,7 @@ fn the_journal_of_a_killed_writer_is_rolled_back_by_a_reader() {
     // A copy of the files in the middle of a large transaction is what a killed process leaves.
     catalog.conn.execute_batch("PRAGMA cache_size = 5").unwrap();
     let killed = Sandbox::new();
-    let tx = catalog.conn.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    let tx = Transaction::new_unchecked(&catalog.conn, TransactionBehavior::Immediate).unwrap();
     tx.execute_batch(
         "UPDATE images SET reference = 'torn';
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
@@ -1041,9 +1055,9 @@ fn the_journal_of_a_killed_writer_is_rolled_back_by_a_reader() {
 // ------------------------------------------------------------------------------------------ size
 
 /// `images` images of four layers each, one of them shared, in one transaction.
-fn crowd(sandbox: &Sandbox, images: usize) -> Catalog {
-    let mut catalog = sandbox.open();
-    let tx = catalog.conn.transaction().unwrap();
+fn crowd(sandbox: &Sandbox, images: usize) -> WritableCatalog {
+    let catalog = sandbox.open();
+    let tx = catalog.conn.unchecked_transaction().unwrap();
     for number in 0..images {
         let name = format!("crowd:{number}");
         let own: Vec<String> = (0..3).map(|layer| format!("{number} {layer}")).collect();
@@ -1090,8 +1104,8 @@ fn statements_are_compiled_once_however_many_images_are_read() {
         put(&mut catalog, "crowd:7", &["a", "b"], &file("one"));
         catalog.layers_needed_outside(&names.iter().cloned().collect()).unwrap();
     }
-    let reads = [read::OUR_IMAGE, read::OUR_LAYERS, read::OWNERS, read::THEIR_IMAGE, read::THEIR_LAYERS];
-    for sql in reads.into_iter().chain([read::THEIR_DOCUMENTS, read::OUR_USERS, read::THEIR_USERS]) {
+    let reads = [rows::OUR_IMAGE, rows::OUR_LAYERS, rows::OWNERS, rows::THEIR_IMAGE, rows::THEIR_LAYERS];
+    for sql in reads.into_iter().chain([rows::THEIR_DOCUMENTS, rows::OUR_USERS, rows::THEIR_USERS]) {
         let statement = catalog.conn.prepare_cached(sql).unwrap();
         assert!(statement.get_status(StatementStatus::Run) > 40, "{sql}");
         assert_eq!(statement.get_status(StatementStatus::RePrepare), 0, "{sql}");
@@ -1107,16 +1121,16 @@ fn no_query_of_a_run_scans_a_table() {
             catalog.conn.execute_batch("ANALYZE").unwrap();
         }
         let mut hot = vec![
-            read::OWNED_NAMES,
-            read::OUR_IMAGE,
-            read::OUR_LAYERS,
-            read::OWNERS,
-            read::THEIR_IMAGE,
-            read::THEIR_LAYERS,
-            read::THEIR_DOCUMENTS,
-            read::THEIR_DIFF_IDS,
-            read::OUR_USERS,
-            read::THEIR_USERS,
+            rows::OWNED_NAMES,
+            rows::OUR_IMAGE,
+            rows::OUR_LAYERS,
+            rows::OWNERS,
+            rows::THEIR_IMAGE,
+            rows::THEIR_LAYERS,
+            rows::THEIR_DOCUMENTS,
+            rows::THEIR_DIFF_IDS,
+            rows::OUR_USERS,
+            rows::THEIR_USERS,
             write::LAYERS_ABOVE,
             write::DROP_UNUSED_LAYER,
             "SELECT reference FROM sync_images WHERE alias_of = ?1",

@@ -8,12 +8,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{OptionalExtension, Result, Transaction, params};
 
-use super::Forgotten;
 use super::order;
-use super::read::{self, Claim, texts, well_formed};
+use super::rows::{self, NameRow, texts, well_formed};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, LayerDescriptor, Owner, ResolvedImage};
+
+/// What [`WritableCatalog::forget`](super::WritableCatalog::forget) did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Names (second names too) that are not recorded any more.
+    pub removed: BTreeSet<ImageRef>,
+    /// Names asked for that are still recorded: somebody else owns them, another image needs them as its second
+    /// name, or microsandbox had them first.
+    pub kept: BTreeSet<ImageRef>,
+    /// Layers of what was forgotten that no recorded image needs any more, ours or microsandbox's.
+    pub unneeded_layers: BTreeSet<BlobDigest>,
+}
 
 /// A kept row's `created_at`, put right if microsandbox could not read it.
 macro_rules! heal_created_at {
@@ -58,11 +69,11 @@ fn image_id(tx: &Transaction<'_>, name: &str) -> Result<Option<i64>> {
 fn layers_of(tx: &Transaction<'_>, name: &str) -> Result<BTreeSet<String>> {
     let mut digests: BTreeSet<String> =
         texts(tx, "SELECT digest FROM sync_image_layers WHERE reference = ?1", name)?.into_iter().collect();
-    digests.extend(texts(tx, read::THEIR_LAYERS, name)?);
+    digests.extend(texts(tx, rows::THEIR_LAYERS, name)?);
     Ok(digests)
 }
 
-/// See [`Catalog::record`](super::Catalog::record); `layers` is the directory as it is stored.
+/// See [`WritableCatalog::record`](super::WritableCatalog::record); `layers` is the directory as it is stored.
 pub(super) fn record(
     tx: &Transaction<'_>,
     image: &ResolvedImage,
@@ -77,9 +88,9 @@ pub(super) fn record(
     for name in names.iter().collect::<BTreeSet<_>>() {
         let name = name.to_string();
         old_layers.extend(layers_of(tx, &name)?);
-        let claim = Claim::of(tx, &name)?;
+        let row = NameRow::of(tx, &name)?;
         let known = image_id(tx, &name)?;
-        let preexisting = claim.map_or(known.is_some(), |claim| claim.preexisting);
+        let preexisting = row.map_or(known.is_some(), |row| row.preexisting);
         let id = put_image(tx, &name, known, size(image.size()))?;
         for sql in DROP_DOCUMENTS {
             tx.prepare_cached(sql)?.execute([id])?;
@@ -360,11 +371,11 @@ fn put_owner(tx: &Transaction<'_>, name: &str, owner: &Owner) -> Result<()> {
     Ok(())
 }
 
-/// See [`Catalog::adopt`](super::Catalog::adopt); `layers` is the directory as it is stored.
+/// See [`WritableCatalog::adopt`](super::WritableCatalog::adopt); `layers` is the directory as it is stored.
 pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], owner: &Owner, layers: &[u8]) -> Result<()> {
     for (index, name) in names.iter().enumerate() {
         let name = name.to_string();
-        if Claim::of(tx, &name)?.is_none() {
+        if NameRow::of(tx, &name)?.is_none() {
             continue;
         }
         // Second names belong to whoever owns the first.
@@ -377,7 +388,7 @@ pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], owner: &Owner, lay
     Ok(())
 }
 
-/// See [`Catalog::forget`](super::Catalog::forget).
+/// See [`WritableCatalog::forget`](super::WritableCatalog::forget).
 pub(super) fn forget(
     tx: &Transaction<'_>,
     references: &[ImageRef],
@@ -402,9 +413,8 @@ pub(super) fn forget(
     // Images first, then the second names that they leave behind.
     let mut todo: Vec<String> = released.into_iter().collect();
     while let Some(name) = todo.pop() {
-        let Some(claim) = Claim::of(tx, &name)? else { continue };
-        if !read::owners(tx, &name)?.is_empty() || read::primary_of(tx, claim.alias_of.as_deref())?.is_some()
-        {
+        let Some(row) = NameRow::of(tx, &name)? else { continue };
+        if !rows::owners(tx, &name)?.is_empty() || rows::primary_of(tx, row.alias_of.as_deref())?.is_some() {
             continue;
         }
         let mut second_names = texts(tx, "SELECT reference FROM sync_images WHERE alias_of = ?1", &name)?;
@@ -414,28 +424,28 @@ pub(super) fn forget(
         let layers = layers_of(tx, &name)?;
         tx.prepare_cached("DELETE FROM sync_image_layers WHERE reference = ?1")?.execute([&name])?;
         tx.prepare_cached("DELETE FROM sync_images WHERE reference = ?1")?.execute([&name])?;
-        if !claim.preexisting {
+        if !row.preexisting {
             if let Some(id) = image_id(tx, &name)? {
                 for sql in DROP_DOCUMENTS {
                     tx.prepare_cached(sql)?.execute([id])?;
                 }
                 tx.prepare_cached("DELETE FROM images WHERE id = ?1")?.execute([id])?;
             }
-            forgotten.removed.extend(read::parse_name(&name));
+            forgotten.removed.extend(rows::parse_name(&name));
         }
         freed.extend(layers);
     }
     for digest in freed {
         tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])?;
         let still_listed = tx.prepare_cached("SELECT 1 FROM layers WHERE digest = ?1")?.exists([&digest])?;
-        if !still_listed && texts(tx, read::OUR_USERS, &digest)?.is_empty() {
+        if !still_listed && texts(tx, rows::OUR_USERS, &digest)?.is_empty() {
             forgotten.unneeded_layers.extend(BlobDigest::parse(&digest).ok());
         }
     }
     for reference in references {
         let name = reference.to_string();
         if !forgotten.removed.contains(reference)
-            && (Claim::of(tx, &name)?.is_some() || image_id(tx, &name)?.is_some())
+            && (NameRow::of(tx, &name)?.is_some() || image_id(tx, &name)?.is_some())
         {
             forgotten.kept.insert(reference.clone());
         }

@@ -10,6 +10,7 @@ use super::names::partial_digest;
 use super::spool;
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
+use crate::locked_home::LockedHome;
 use crate::sys;
 
 /// A blob of which a part has arrived.
@@ -24,11 +25,11 @@ pub struct PartialDownload {
 }
 
 impl PartialDownload {
-    /// Removes the file. The caller holds the lock of the home, so that no run writes it.
+    /// Removes the file from the locked home, where no other run writes it.
     ///
     /// # Errors
     /// The file system's; a file that is gone is fine.
-    pub fn remove(&self) -> Result<(), StoreError> {
+    pub fn remove(&self, _home: &LockedHome) -> Result<(), StoreError> {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         let opened = sys::locate_directory(directory).map_err(StoreError::io("open", directory))?;
         spool::remove(opened.as_fd(), &self.path)

@@ -19,6 +19,7 @@ use super::names::{FILE_MODE, HOMES};
 use super::places::Places;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::StoreError;
+use crate::locked_home::LockedHome;
 use crate::sys;
 
 /// The file in a home that holds its identifier.
@@ -110,7 +111,8 @@ fn own_mark(home: &OwnedFd) -> io::Result<String> {
 ///
 /// # Errors
 /// The note cannot be written.
-pub fn claim(places: &Places, home: &Path) -> Result<(), StoreError> {
+pub fn claim(places: &Places, home: &LockedHome) -> Result<(), StoreError> {
+    let home = home.path();
     let directory = places.private.join(HOMES);
     let opened = directories::make_private(&directory)?;
     let id = HomeId::establish(home).map_err(StoreError::io("write the identifier of", home))?;

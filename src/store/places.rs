@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use super::binding::{Bindings, Bound};
 use super::directories;
-use super::lock::Lock;
 use super::names::{
     BINDINGS, INVENTORIES, LOCK, REMOVED, REMOVING, STAGING, UNNEEDED, layer_name, layer_path, staged_digest,
 };
 use crate::digest::BlobDigest;
 use crate::error::{StoreError, printable};
+use crate::locked_home;
 use crate::state::LayerState;
 use crate::sys::{self, Kind};
 
@@ -169,7 +169,7 @@ impl Places {
 
     /// True if no run is at work here.
     pub fn is_idle(&self) -> bool {
-        Lock::is_free(&self.private.join(LOCK))
+        locked_home::is_free(&self.private.join(LOCK))
     }
 
     /// Lists the things in staging: while no run is at work here, those that one which ended early

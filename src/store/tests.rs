@@ -4,7 +4,9 @@
 use std::fs::File;
 
 use super::*;
+use crate::cancel::Cancel;
 use crate::digest::Algorithm;
+use crate::progress::Silent;
 use crate::state::LayerState;
 
 fn digest(of: &str) -> BlobDigest {
@@ -12,7 +14,8 @@ fn digest(of: &str) -> BlobDigest {
 }
 
 fn open(temp: &Path) -> Store {
-    Store::open(&temp.join("layers"), &temp.join("downloads")).unwrap()
+    let home = LockedHome::acquire(temp, "test", &Cancel::new(), Arc::new(Silent)).unwrap();
+    Store::open(&home, &temp.join("layers")).unwrap()
 }
 
 /// Stages a layer whose tree has one file with `content`.

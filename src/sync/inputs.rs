@@ -10,6 +10,7 @@ use super::steps::load::{absolute, load, unreadable};
 use super::steps::lockfile_place::LockfilePlace;
 use super::steps::machine::machine_files;
 use super::verb_error::VerbError;
+use crate::catalog::Catalog;
 use crate::error::InputError;
 
 /// What [`apply`](super::apply) would read now. All paths are absolute, with their symlinks kept; there need be nothing.
@@ -55,7 +56,7 @@ pub fn inputs(session: &Session, source: &ImagesSource) -> Result<Inputs, VerbEr
         named,
         hosts_dir: settings.hosts_dir,
         layers: settings.layers.unwrap_or_else(|| session.default_layers()),
-        catalog: session.catalog_path(),
+        catalog: Catalog::path_in(&session.home),
         interval: settings.interval,
     })
 }

@@ -30,7 +30,7 @@ pub struct InspectedImage {
 /// # Errors
 /// The catalog or the store cannot be read.
 pub fn inspect(session: &Session, reference: &ImageRef) -> Result<Option<InspectedImage>, VerbError> {
-    let Some(catalog) = Catalog::open_read_only(&session.catalog_path())? else { return Ok(None) };
+    let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(None) };
     let images = catalog.all()?;
     let users = Users::of(&images);
     let Some(image) = images.into_iter().find(|image| image.reference == *reference) else {

@@ -73,7 +73,7 @@ pub(super) fn distinct(layers: &[LayerDescriptor]) -> Vec<&BlobDigest> {
 /// # Errors
 /// The catalog or the store cannot be read.
 pub fn list(session: &Session) -> Result<Vec<ListedImage>, VerbError> {
-    let Some(catalog) = Catalog::open_read_only(&session.catalog_path())? else { return Ok(Vec::new()) };
+    let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(Vec::new()) };
     let images = catalog.all()?;
     let users = Users::of(&images);
     let listed = images.into_iter().map(|image| {

@@ -10,15 +10,16 @@ use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::give_up::{Removals, Wish, by_reference, give_up};
 use super::steps::load::{Loaded, load};
+use super::steps::lock_home::lock_home;
 use super::steps::lockfile::locked_selections;
-use super::steps::locks::lock;
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
 use crate::image_ref::ImageRef;
+use crate::locked_home::LockedHome;
 use crate::plan;
 use crate::selection::CompiledRule;
 use crate::state::{Desired, Observed, Owner, RecordedImage, TagSelection};
-use crate::store::{self, Lock, PartialDownload};
+use crate::store::{self, PartialDownload};
 
 /// What `prune` is asked for.
 #[derive(Clone, Debug)]
@@ -40,7 +41,7 @@ pub struct PruneRequest {
 pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbError> {
     let loaded = load(session, &request.source)?;
     loaded.refuse_empty(request.allow_empty)?;
-    let catalog = Catalog::open_read_only(&session.catalog_path())?;
+    let catalog = Catalog::open_read_only(&session.home)?;
     let unlisted = Unlisted::of(session, request.clone(), loaded, catalog.as_ref())?;
     drop(catalog);
     let mut pruned = give_up(session, unlisted, request.dry_run)?;
@@ -139,15 +140,15 @@ fn fits_one(selection: &TagSelection, rows: &[&RecordedImage]) -> bool {
 /// Removes the partial downloads of runs that are dead. While a run is at work on this home nobody can
 /// say which of them it writes: then all stay.
 fn prune_downloads(session: &Session, dry_run: bool) -> Result<Vec<PartialDownload>, VerbError> {
-    let directory = session.downloads_path();
+    let directory = store::downloads_of(&session.home);
     let mut downloads = store::partial_downloads(&directory)?;
-    if downloads.is_empty() || !Lock::is_free(&session.lock_path()) {
+    if downloads.is_empty() || !LockedHome::is_free(&session.home) {
         return Ok(Vec::new());
     }
     if !dry_run {
-        let _locks = lock(session, [])?;
+        let home = lock_home(session)?;
         downloads = store::partial_downloads(&directory)?;
-        downloads.retain(|download| match download.remove() {
+        downloads.retain(|download| match download.remove(&home) {
             Ok(()) => true,
             Err(error) => {
                 session.warn(error.to_string());

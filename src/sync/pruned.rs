@@ -1,12 +1,11 @@
 //! What `prune` and `forget` report.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::plan::Removal;
-use crate::store::{Leftover, PartialDownload};
+use crate::store::{Leftover, PartialDownload, RemovedLayers};
 
 /// What `prune` and `forget` did, or would do.
 #[derive(Clone, Debug, Default)]
@@ -68,15 +67,14 @@ impl Pruned {
         self.images.len() == self.waiting().count() && self.layers.is_empty() && self.downloads.is_empty()
     }
 
-    /// Adds layers that were to be removed, of which those in `kept` stay, with the reason.
-    pub(super) fn add(&mut self, layers: Vec<RemovedLayer>, kept: &BTreeMap<BlobDigest, String>) {
+    /// Adds those of `layers` that were removed or had to be kept, as the store reports.
+    pub(super) fn add(&mut self, layers: Vec<RemovedLayer>, report: &RemovedLayers) {
         for layer in layers {
-            match kept.get(&layer.digest) {
-                Some(why) => {
-                    let RemovedLayer { digest, path, .. } = layer;
-                    self.kept.push(KeptLayer { digest, path, reason: why.clone() });
-                }
-                None => self.layers.push(layer),
+            if let Some(why) = report.kept.get(&layer.digest) {
+                let RemovedLayer { digest, path, .. } = layer;
+                self.kept.push(KeptLayer { digest, path, reason: why.clone() });
+            } else if report.removed.contains(&layer.digest) {
+                self.layers.push(layer);
             }
         }
     }

@@ -10,11 +10,11 @@ use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::compare::{LayerStatus, VerifiedLayer, compare};
 use super::steps::load::{Loaded, load};
-use super::steps::locks::lock;
+use super::steps::lock_home::{lock_home, open_store};
 use super::steps::machine::without_file;
 use super::steps::registries;
 use super::verb_error::VerbError;
-use crate::catalog::Catalog;
+use crate::catalog::WritableCatalog;
 use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::execute::Executor;
@@ -23,7 +23,7 @@ use crate::plan;
 use crate::state::{
     Desired, DesiredImage, LayerState, Observed, Owner, PullPolicy, RecordedImage, Resolution,
 };
-use crate::store::{self, Store};
+use crate::store;
 
 /// Replaces the damaged ones of `layers`.
 pub(super) fn repair(
@@ -62,9 +62,9 @@ fn repair_in(
     let mode = read.map_or(store::PRIVATE_MODE, |loaded| loaded.file.settings.layers_mode);
     store::make_directory(&session.home, store::PRIVATE_MODE)?;
     store::make_directory(directory, mode)?;
-    let _locks = lock(session, [directory])?;
-    let mut catalog = Catalog::open(&session.catalog_path())?;
-    let store = Store::open(directory, &session.downloads_path())?;
+    let home = lock_home(session)?;
+    let store = open_store(session, &home, directory)?;
+    let mut catalog = WritableCatalog::open(&home)?;
     session.warn_of_left(&store::recover(&store)?.left);
     let mut causes = vec![None; layers.len()];
     // Whoever had the lock may have repaired some already.

@@ -10,7 +10,7 @@ use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
 use crate::progress::{Event, Reporter, Silent};
 use crate::registry::{Environment, Rests};
 use crate::state::RecordedImage;
-use crate::store::Left;
+use crate::store::{self, Left};
 
 /// Threads that write files, at most: more would only wait for each other.
 const MAX_JOBS: usize = 64;
@@ -123,18 +123,6 @@ impl Session {
 
     /// Returns where layers are unless an images file says otherwise.
     pub(super) fn default_layers(&self) -> PathBuf {
-        self.home.join("layers")
-    }
-
-    pub(super) fn lock_path(&self) -> PathBuf {
-        self.home.join(".msb-sync.lock")
-    }
-
-    pub(super) fn downloads_path(&self) -> PathBuf {
-        self.home.join("downloads")
-    }
-
-    pub(super) fn catalog_path(&self) -> PathBuf {
-        self.home.join("oci.db")
+        store::default_layers_of(&self.home)
     }
 }

@@ -9,7 +9,7 @@ pub(crate) mod replace;
 pub(crate) mod desire;
 pub(crate) mod registries;
 
-pub(crate) mod locks;
+pub(crate) mod lock_home;
 pub(crate) mod neighbours;
 
 pub(crate) mod compare;

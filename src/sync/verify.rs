@@ -45,8 +45,7 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
         // What is wrong with it is said before anything is looked at.
         machine(session)?;
     }
-    let recorded: BTreeMap<ImageRef, RecordedImage> = match Catalog::open_read_only(&session.catalog_path())?
-    {
+    let recorded: BTreeMap<ImageRef, RecordedImage> = match Catalog::open_read_only(&session.home)? {
         Some(catalog) => catalog.all()?.into_iter().map(|row| (row.reference.clone(), row)).collect(),
         None => BTreeMap::new(),
     };

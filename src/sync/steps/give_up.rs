@@ -8,16 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::candidates::{Candidate, Candidates, DirectoryId};
-use super::locks::{lock, lock_layers};
+use super::lock_home::{lock_home, open_store};
 use super::neighbours::needed_by_other_homes;
 use super::totals::layer_totals;
-use crate::catalog::{self, Catalog};
+use crate::catalog::{self, Catalog, WritableCatalog};
 use crate::digest::BlobDigest;
 use crate::error::Error;
+use crate::execute::remove_layers;
 use crate::image_ref::ImageRef;
+use crate::locked_home::LockedHome;
 use crate::plan::Removal;
 use crate::state::{LayerState, Owner, RecordedImage};
-use crate::store::{self, Leftover, Lock, Places, Store};
+use crate::store::{self, Leftover, Places, RemovedLayers, Store};
 use crate::sync::pruned::{KeptLayer, Pruned, RemovedLayer};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -77,7 +79,7 @@ struct Intention {
 
 /// Gives up what `wish` says, or tells what that would be.
 pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Result<Pruned, VerbError> {
-    let Some(catalog) = Catalog::open_read_only(&session.catalog_path())? else {
+    let Some(catalog) = Catalog::open_read_only(&session.home)? else {
         wish.without_catalog()?;
         return Ok(Pruned { dry_run, ..Pruned::default() });
     };
@@ -87,14 +89,14 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     if dry_run || (intention.is_empty() && intention.waiting_for.is_empty()) {
         return Ok(intention.in_theory(dry_run));
     }
-    let mut locks = lock(session, [])?;
+    let home = lock_home(session)?;
     let mut stores = BTreeMap::new();
     let mut pruned = Pruned::default();
     for (id, candidate) in &intention.directories {
-        let opened = open_locked(session, &candidate.directory, &mut locks, &mut pruned);
+        let opened = open_swept(session, &home, &candidate.directory, &mut pruned);
         stores.extend(unless_left_out(session, candidate, opened)?.map(|store| (*id, store)));
     }
-    let mut catalog = Catalog::open(&session.catalog_path())?;
+    let mut catalog = WritableCatalog::open(&home)?;
     // Whoever had the lock may have changed what is recorded, and somebody the images file.
     let wish = wish.read_again(session, &catalog)?;
     let intention = intend(session, &catalog, &wish, Some(&stores))?;
@@ -110,29 +112,25 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
     for (id, layers) in layers {
         let (Some(store), Some(candidate)) = (stores.get(&id), directories.get(&id)) else { continue };
-        let needed = catalog.layers_needed_in(store.layers(), &session.default_layers(), &BTreeSet::new())?;
-        let unneeded: Vec<RemovedLayer> =
-            layers.into_iter().filter(|layer| !needed.contains(&layer.digest)).collect();
-        let digests: Vec<&BlobDigest> = unneeded.iter().map(|layer| &layer.digest).collect();
-        let removed = store::remove(store, &digests).map_err(VerbError::from);
+        let digests = layers.iter().map(|layer| layer.digest.clone()).collect();
+        let removed = remove_layers(&catalog, store, digests).map_err(VerbError::from);
         if let Some(removed) = unless_left_out(session, candidate, removed)? {
             session.warn_of_left(&removed.left);
-            pruned.add(unneeded, &removed.kept);
+            pruned.add(layers, &removed);
         }
     }
     Ok(pruned)
 }
 
 /// Locks and opens a directory of layers, and sweeps it.
-fn open_locked(
+fn open_swept(
     session: &Session,
+    home: &LockedHome,
     directory: &Path,
-    locks: &mut Vec<Lock>,
     pruned: &mut Pruned,
 ) -> Result<Store, VerbError> {
-    lock_layers(session, directory, locks)?;
-    let store = Store::open(directory, &session.downloads_path())?;
-    store::claim(store.places(), &session.home)?;
+    let store = open_store(session, home, directory)?;
+    store::claim(store.places(), home)?;
     sweep(session, &store, pruned)?;
     Ok(store)
 }
@@ -261,8 +259,10 @@ impl Intention {
         for (id, layers) in layers {
             let Some(candidate) = directories.get(&id) else { continue };
             let digests: Vec<&BlobDigest> = layers.iter().map(|layer| &layer.digest).collect();
-            let in_use = store::layers_in_use(&candidate.directory, &digests);
-            pruned.add(layers, &in_use);
+            let kept = store::layers_in_use(&candidate.directory, &digests);
+            let removed =
+                digests.iter().filter(|digest| !kept.contains_key(digest)).copied().cloned().collect();
+            pruned.add(layers, &RemovedLayers { removed, kept, left: Vec::new() });
         }
         pruned
     }

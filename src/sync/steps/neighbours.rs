@@ -57,7 +57,7 @@ pub(crate) fn needed_by_other_homes(
 ) -> Result<Needed, VerbError> {
     let mut needed = BTreeSet::new();
     for claim in store::claims_of_others(places, &session.home)? {
-        let layers = Catalog::open_read_only(&claim.home.join("oci.db")).and_then(|catalog| {
+        let layers = Catalog::open_read_only(&claim.home).and_then(|catalog| {
             let found = catalog.filter(|_| claim.is_found());
             found.map(|catalog| catalog.layers_needed_outside(&BTreeSet::new())).transpose()
         });

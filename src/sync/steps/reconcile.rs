@@ -21,7 +21,7 @@ const STALE_DOWNLOAD: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Plans the way from what is to what is wanted; nothing is changed.
 pub(crate) fn show(run: Run<'_>) -> Result<Plan, VerbError> {
-    let catalog = Catalog::open_read_only(&run.session.catalog_path())?;
+    let catalog = Catalog::open_read_only(&run.session.home)?;
     let mut observer = run.observer(catalog.as_ref());
     // A plan can be shown by the lockfile's word alone.
     observer.locked_too = false;
@@ -32,7 +32,7 @@ pub(crate) fn show(run: Run<'_>) -> Result<Plan, VerbError> {
 
 /// Makes what is as it is wanted, in parts while a registry keeps the run waiting.
 pub(crate) fn reconcile(run: Run<'_>) -> Result<(Plan, Outcome), VerbError> {
-    let catalog = Catalog::open_read_only(&run.session.catalog_path())?;
+    let catalog = Catalog::open_read_only(&run.session.home)?;
     let mut done = DoneSoFar::default();
     let observed = observe_in_parts(run, catalog.as_ref(), &mut done);
     drop(catalog);

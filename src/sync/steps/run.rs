@@ -1,14 +1,16 @@
 //! One run that makes what is as it is wanted, and what it works with once it has locked the home.
 
-use super::locks::lock;
+use std::path::Path;
+
+use super::lock_home::{lock_home, open_store};
 use super::rebind::rebind;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, WritableCatalog};
 use crate::error::Error;
 use crate::execute::Executor;
 use crate::observe::Observer;
 use crate::registry::Registries;
 use crate::state::{Desired, Observed, Settings};
-use crate::store::{self, Lock, Store};
+use crate::store::{self, Store};
 use crate::sync::session::Session;
 use crate::sync::steps::load::Loaded;
 use crate::sync::verb_error::VerbError;
@@ -19,6 +21,8 @@ pub(crate) struct Run<'a> {
     pub(crate) session: &'a Session,
     /// What is wanted.
     pub(crate) desired: &'a Desired,
+    /// See [`Observer::default_layers`].
+    pub(crate) default_layers: &'a Path,
     pub(crate) registries: &'a Registries,
     pub(crate) settings: &'a Settings,
     /// The user forbids asking any registry.
@@ -34,6 +38,7 @@ impl<'a> Run<'a> {
             registries: self.registries,
             catalog,
             layers: &self.desired.layers_directory,
+            default_layers: self.default_layers,
             parallel: self.settings.downloads,
             offline: self.offline,
             locked_too: true,
@@ -46,9 +51,8 @@ impl<'a> Run<'a> {
 /// A run inside the lock: the only one that changes catalog and layers.
 pub(crate) struct LockedRun<'a> {
     run: Run<'a>,
-    pub(crate) catalog: Catalog,
+    pub(crate) catalog: WritableCatalog,
     pub(crate) store: Store,
-    _locks: Vec<Lock>,
 }
 
 impl<'a> LockedRun<'a> {
@@ -58,29 +62,33 @@ impl<'a> LockedRun<'a> {
         // The home first: it is nobody else's, whatever the mode of the layers in it.
         store::make_directory(&session.home, store::PRIVATE_MODE)?;
         store::make_directory(layers, run.settings.layers_mode)?;
-        let locks = lock(session, [layers.as_path()])?;
-        let catalog = Catalog::open(&session.catalog_path())?;
-        let store = Store::open(layers, &session.downloads_path())?;
-        store::claim(store.places(), &session.home)?;
+        let home = lock_home(session)?;
+        let store = open_store(session, &home, layers)?;
+        let catalog = WritableCatalog::open(&home)?;
+        store::claim(store.places(), &home)?;
         session.warn_of_left(&store::recover(&store)?.left);
-        Ok(Self { run, catalog, store, _locks: locks })
+        Ok(Self { run, catalog, store })
+    }
+
+    fn observer(&self) -> Observer<'_> {
+        self.run.observer(Some(&self.catalog))
     }
 
     /// Looks again at what whoever had the lock before may have changed, and tells whether that makes
     /// the registries' answers doubtful: then they have to be asked again.
     pub(crate) fn look_again(&self, observed: &mut Observed) -> Result<bool, VerbError> {
         let differ = rebind(self.run.session, &self.store, observed)?;
-        Ok(self.run.observer(Some(&self.catalog)).look_again(self.run.desired, observed)? || differ)
+        Ok(self.observer().look_again(self.run.desired, observed)? || differ)
     }
 
     /// Observes everything again, the registries' answers too.
     pub(crate) fn observe_again(&self) -> Result<Observed, Error> {
-        self.run.observer(Some(&self.catalog)).observe(self.run.desired)
+        self.observer().observe(self.run.desired)
     }
 
     /// Takes layers that nobody has compared with their inventories for damaged ones.
     pub(crate) fn distrust_unbound(&self, observed: &mut Observed) {
-        self.run.observer(Some(&self.catalog)).distrust_unbound(self.run.desired, observed);
+        self.observer().distrust_unbound(self.run.desired, observed);
     }
 
     /// Returns the executor of this run, which begins no more blobs once `enough` says so.

@@ -3,8 +3,19 @@
 use super::paths::paths;
 use super::source::{Source, stem};
 
-const VOCABULARY: &[&str] =
-    &["digest", "image_ref", "error", "progress", "sys", "cancel", "queue", "threads", "diagnostic", "url"];
+const VOCABULARY: &[&str] = &[
+    "digest",
+    "image_ref",
+    "error",
+    "progress",
+    "sys",
+    "cancel",
+    "queue",
+    "threads",
+    "diagnostic",
+    "url",
+    "locked_home",
+];
 const PURE: &[&str] = &["state", "images_file", "lockfile", "selection", "plan", "trust", "bundle"];
 const ADAPTERS: &[&str] = &["registry", "store", "catalog", "extract", "engine"];
 const DRIVERS: &[&str] = &["observe", "execute"];

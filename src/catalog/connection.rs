@@ -1,0 +1,148 @@
+//! Opening the database, and SQLite's failures in our words.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::error::CatalogError;
+use crate::sys;
+
+/// Other holders of the database are waited for this long. microsandbox and we hold it for milliseconds; a copy on a
+/// slow disk may take longer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Prepared statements kept; there are about forty.
+const CACHED_STATEMENTS: usize = 64;
+
+/// The home of the catalog at `path`, which is absolute.
+pub(super) fn home_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// An absolute path is never taken for a `file:` URI or for `:memory:`.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, CatalogError> {
+    std::path::absolute(path).map_err(|error| io_error(path, &error))
+}
+
+/// Opens `target` (an absolute path, or a URI) and makes SQLite look at the file, which opening alone does not.
+pub(super) fn connect(target: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(target, flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    // Without this the planner may look at bound values, for which a cached statement is compiled anew each time
+    // that it is used: more work than all else that a run with nothing to do asks of SQLite.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
+    Ok(conn)
+}
+
+pub(super) fn connect_read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if is_wal(path) && !has_log(path) {
+        // Everything is in the main file. The usual way would create -wal and -shm, or fail where it may not.
+        let uri = immutable_uri(path);
+        return connect(&uri, flags | OpenFlags::SQLITE_OPEN_URI);
+    }
+    connect(path, flags)
+}
+
+/// Whether the file says that it wants a write-ahead log: byte 19, the read version, is 2.
+/// <https://www.sqlite.org/fileformat2.html#the_database_header>
+fn is_wal(path: &Path) -> bool {
+    let mut header = [0; 20];
+    sys::open_regular(path).and_then(|mut file| file.read_exact(&mut header)).is_ok() && header[19] == 2
+}
+
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    fs::metadata(log).is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// `file:///…?immutable=1`, with every byte that could mean something in a URI percent-encoded.
+fn immutable_uri(path: &Path) -> PathBuf {
+    let mut uri = b"file://".to_vec();
+    for byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~".contains(byte) {
+            uri.push(*byte);
+        } else {
+            uri.extend(format!("%{byte:02X}").into_bytes());
+        }
+    }
+    uri.extend(b"?immutable=1");
+    PathBuf::from(std::ffi::OsString::from_vec(uri))
+}
+
+pub(super) fn extended_code(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().map(|error| error.extended_code)
+}
+
+pub(super) fn io_error(path: &Path, error: &io::Error) -> CatalogError {
+    let (path, reason) = (path.to_owned(), error.to_string());
+    if sys::refusal(error).is_some() {
+        return CatalogError::Refused { path, reason };
+    }
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            CatalogError::Permission { doing: "open", path, reason }
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            CatalogError::DiskFull { doing: "open", path }
+        }
+        _ => CatalogError::Open { path, reason },
+    }
+}
+
+/// The error of an open that failed: SQLite only says that it cannot, the system says why.
+pub(super) fn explain_open(path: &Path, write: bool, error: &rusqlite::Error) -> CatalogError {
+    let vague = matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::SystemIoFailure
+        )
+    );
+    let cause = if vague { why_not_opened(path, write) } else { None };
+    cause.unwrap_or_else(|| sql_error("open", path, error))
+}
+
+/// The system's reason not to open a file, if it has one.
+pub(super) fn why_not_opened(path: &Path, write: bool) -> Option<CatalogError> {
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Some(CatalogError::Open { path: path.to_owned(), reason: "not a regular file".to_owned() });
+    }
+    let error = OpenOptions::new().read(true).write(write).open(path).err()?;
+    Some(io_error(path, &error))
+}
+
+/// SQLite's failure in our words.
+pub(super) fn sql_error(doing: &'static str, path: &Path, error: &rusqlite::Error) -> CatalogError {
+    let path = path.to_owned();
+    let mut reason = match error {
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        other => other.to_string(),
+    };
+    if let (Some(ErrorCode::SystemIoFailure), Some(limit)) =
+        (error.sqlite_error_code(), sys::file_size_limit())
+    {
+        // SQLite does not tell this failure from others.
+        reason = format!("{reason} (this process may write files of {limit} bytes and no larger: ulimit -f)");
+    }
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => CatalogError::Busy { path },
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => CatalogError::Corrupt { path, reason },
+        Some(ErrorCode::DiskFull) => CatalogError::DiskFull { doing, path },
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            CatalogError::Permission { doing, path, reason }
+        }
+        Some(ErrorCode::CannotOpen) => CatalogError::Open { path, reason },
+        _ => CatalogError::Query { doing, path, reason },
+    }
+}

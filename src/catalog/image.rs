@@ -1,0 +1,231 @@
+//! A recorded image from its rows: ours, microsandbox's, and whether they agree.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use rusqlite::{Connection, OptionalExtension, Result, Row};
+
+use super::rows::{
+    NameRow, OUR_IMAGE, OUR_LAYERS, THEIR_DIFF_IDS, THEIR_DOCUMENTS, THEIR_IMAGE, THEIR_LAYERS, integer,
+    is_true, owners, parse_name, primary_of, text,
+};
+use crate::digest::{BlobDigest, DiffId};
+use crate::image_ref::ImageRef;
+use crate::state::{LayerDescriptor, MediaType, Platform, RecordedImage};
+
+/// A longer list of layers is nobody's.
+const MAX_DIFF_IDS: usize = 10_000;
+
+/// Our own row of an image.
+struct OurImage {
+    platform: Platform,
+    digest: BlobDigest,
+    manifest_digest: BlobDigest,
+    config_digest: BlobDigest,
+    modified_at: String,
+    layers_directory: Option<PathBuf>,
+}
+
+/// Everything recorded under one name; `None` if neither we nor microsandbox know it.
+pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<RecordedImage>> {
+    let name = reference.to_string();
+    let (of_name, ours) =
+        our_image(conn, &name)?.map_or((None, None), |(of_name, ours)| (Some(of_name), ours));
+    let theirs: Option<(Option<String>, bool)> = conn
+        .prepare_cached(THEIR_IMAGE)?
+        .query_row([&name], |row| Ok((text(row, 0)?, is_true(row, 1)?)))
+        .optional()?;
+    // A garbled row of ours alone is no record: there is nothing left to be read.
+    if ours.is_none() && theirs.is_none() {
+        return Ok(None);
+    }
+    let ours = match ours {
+        Some(ours) => our_layers(conn, &name)?.map(|layers| (ours, layers)),
+        None => None,
+    };
+    let mut owners = owners(conn, &name)?;
+    let mut alias_of = None;
+    if owners.is_empty()
+        && let Some((primary, its_owners)) =
+            primary_of(conn, of_name.as_ref().and_then(|of_name| of_name.alias_of.as_deref()))?
+    {
+        alias_of = Some(primary);
+        owners = its_owners;
+    }
+    let (their_layers, layers_readable) = their_layers(conn, &name)?;
+    let documents_readable = documents_readable(conn, &name)?;
+    let readable =
+        layers_readable && documents_readable && theirs.as_ref().is_some_and(|(_, readable)| *readable);
+    let their_modified_at = theirs.and_then(|(modified_at, _)| modified_at).unwrap_or_default();
+    let preexisting = of_name.as_ref().is_none_or(|of_name| of_name.preexisting);
+
+    Ok(Some(match ours {
+        Some((ours, layers)) => {
+            let rows_complete = readable && agree(&layers, &their_layers);
+            RecordedImage {
+                reference: reference.clone(),
+                platform: Some(ours.platform),
+                digest: Some(ours.digest),
+                manifest_digest: Some(ours.manifest_digest),
+                config_digest: Some(ours.config_digest),
+                layers: layers.into(),
+                owners,
+                rows_complete,
+                alias_of,
+                preexisting,
+                layers_directory: ours.layers_directory,
+                modified_at: ours.modified_at,
+            }
+        }
+        None => RecordedImage {
+            reference: reference.clone(),
+            platform: None,
+            digest: None,
+            manifest_digest: None,
+            config_digest: None,
+            // A row of ours that cannot be read is one that has to be written again.
+            rows_complete: readable && !their_layers.is_empty() && of_name.is_none(),
+            layers: in_order_of_config(conn, &name, their_layers)?.into(),
+            owners,
+            alias_of,
+            preexisting,
+            layers_directory: None,
+            modified_at: their_modified_at,
+        },
+    }))
+}
+
+/// Our row of an image, as far as it can be read.
+fn our_image(conn: &Connection, name: &str) -> Result<Option<(NameRow, Option<OurImage>)>> {
+    conn.prepare_cached(OUR_IMAGE)?
+        .query_row([name], |row| {
+            let of_name = NameRow::from_row(row)?;
+            let digest = |column| {
+                Ok::<_, rusqlite::Error>(text(row, column)?.and_then(|text| BlobDigest::parse(&text).ok()))
+            };
+            let (digest, manifest_digest, config_digest) = (digest(2)?, digest(3)?, digest(4)?);
+            let platform = text(row, 5)?.and_then(|text| Platform::parse(&text).ok());
+            let modified_at = text(row, 6)?;
+            let layers_directory =
+                row.get_ref(7)?.as_blob().ok().map(|path| PathBuf::from(OsStr::from_bytes(path)));
+            let image = (|| {
+                Some(OurImage {
+                    platform: platform?,
+                    digest: digest?,
+                    manifest_digest: manifest_digest?,
+                    config_digest: config_digest?,
+                    modified_at: modified_at?,
+                    layers_directory,
+                })
+            })();
+            Ok((of_name, image))
+        })
+        .optional()
+}
+
+/// Our layers of an image, base first; `None` where one of them is garbled or out of place.
+fn our_layers(conn: &Connection, name: &str) -> Result<Option<Vec<LayerDescriptor>>> {
+    let mut statement = conn.prepare_cached(OUR_LAYERS)?;
+    let mut rows = statement.query([name])?;
+    let mut layers = Vec::new();
+    while let Some(row) = rows.next()? {
+        let in_place = integer(row, 4)? == i64::try_from(layers.len()).ok();
+        match descriptor(row)? {
+            Some(layer) if in_place => layers.push(layer),
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(layers))
+}
+
+/// Digest, diff id, media type and size, from the first four columns.
+fn descriptor(row: &Row<'_>) -> Result<Option<LayerDescriptor>> {
+    let (digest, diff_id, media_type, size) = (text(row, 0)?, text(row, 1)?, text(row, 2)?, integer(row, 3)?);
+    Ok((|| {
+        Some(LayerDescriptor {
+            digest: BlobDigest::parse(&digest?).ok()?,
+            diff_id: DiffId::parse(&diff_id?).ok()?,
+            media_type: MediaType::from(media_type?.as_str()),
+            size: u64::try_from(size?).ok()?,
+        })
+    })())
+}
+
+/// The layers that microsandbox's join finds, in its order, and whether microsandbox can read them all.
+fn their_layers(conn: &Connection, name: &str) -> Result<(Vec<LayerDescriptor>, bool)> {
+    let mut statement = conn.prepare_cached(THEIR_LAYERS)?;
+    let mut rows = statement.query([name])?;
+    let (mut layers, mut readable) = (Vec::new(), true);
+    while let Some(row) = rows.next()? {
+        let (layer, id) = (descriptor(row)?, integer(row, 5)?);
+        readable &= layer.is_some() && is_true(row, 4)?;
+        layers.extend(layer.map(|layer| (id, layer)));
+    }
+    layers.sort_by_key(|(id, _)| *id);
+    Ok((layers.into_iter().map(|(_, layer)| layer).collect(), readable))
+}
+
+/// Layers that microsandbox's rows list, put into the order in which the image's config names them, base first. Rows
+/// have the order in which layers were first pulled, by whatever image. Where config and rows do not fit each other,
+/// the order of the rows stays.
+fn in_order_of_config(
+    conn: &Connection,
+    name: &str,
+    layers: Vec<LayerDescriptor>,
+) -> Result<Vec<LayerDescriptor>> {
+    let diff_ids = conn
+        .prepare_cached(THEIR_DIFF_IDS)?
+        .query_row([name], |row| text(row, 0))
+        .optional()?
+        .flatten()
+        .and_then(|json| serde_json::from_str::<Vec<String>>(&json).ok())
+        .unwrap_or_default();
+    if diff_ids.len() > MAX_DIFF_IDS {
+        return Ok(layers);
+    }
+    // Two blobs may unpack to the same tar; then the first place is the first row's.
+    let mut unplaced: BTreeMap<&str, VecDeque<&LayerDescriptor>> = BTreeMap::new();
+    for layer in &layers {
+        unplaced.entry(layer.diff_id.as_str()).or_default().push_back(layer);
+    }
+    let mut ordered = Vec::with_capacity(diff_ids.len());
+    for diff_id in &diff_ids {
+        let Some(rows) = unplaced.get_mut(diff_id.as_str()) else { return Ok(layers) };
+        // The last row stays: a layer that the config names twice has one row.
+        let row = if rows.len() > 1 { rows.pop_front() } else { rows.front().copied() };
+        ordered.extend(row);
+    }
+    let placed: BTreeSet<&BlobDigest> = ordered.iter().map(|layer| &layer.digest).collect();
+    if layers.iter().any(|layer| !placed.contains(&layer.digest)) {
+        return Ok(layers);
+    }
+    Ok(ordered.into_iter().cloned().collect())
+}
+
+/// Whether there is exactly one manifest with exactly one config, as microsandbox needs to read it.
+fn documents_readable(conn: &Connection, name: &str) -> Result<bool> {
+    conn.prepare_cached(THEIR_DOCUMENTS)?
+        .query_row([name], |row| Ok((0..3).all(|column| is_true(row, column).unwrap_or(false))))
+}
+
+/// Whether microsandbox's rows are the distinct ones of ours.
+fn agree(ours: &[LayerDescriptor], theirs: &[LayerDescriptor]) -> bool {
+    let key = |layer: &LayerDescriptor| (layer.digest.clone(), (layer.diff_id.clone(), layer.size));
+    let ours: BTreeMap<_, _> = ours.iter().map(key).collect();
+    ours.len() == theirs.len() && ours == theirs.iter().map(key).collect()
+}
+
+/// Every name that we or microsandbox have, sorted.
+pub(super) fn all_names(conn: &Connection) -> Result<Vec<ImageRef>> {
+    let mut statement =
+        conn.prepare_cached("SELECT reference FROM images UNION SELECT reference FROM sync_images")?;
+    let mut rows = statement.query([])?;
+    let mut names = Vec::new();
+    while let Some(row) = rows.next()? {
+        names.extend(text(row, 0)?.as_deref().and_then(parse_name));
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,142 @@
+//! The layers that recorded images need, ours or microsandbox's.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension as _, Result};
+
+use super::directories::{all, is_same, resolved};
+use super::rows::{NameRow, OUR_USERS, THEIR_LAYERS, THEIR_USERS, owners, texts};
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+
+/// The layers that anything but `inside` needs.
+///
+/// A layer that microsandbox lists and that no image uses counts as needed: microsandbox may be in the middle of
+/// pulling it. A second name that nobody owns goes with its image, unless microsandbox had it before.
+pub(super) fn layers_needed_outside(
+    conn: &Connection,
+    inside: &BTreeSet<ImageRef>,
+) -> Result<BTreeSet<BlobDigest>> {
+    let mut inside_names: BTreeSet<String> = inside.iter().map(ToString::to_string).collect();
+    for name in inside.iter().map(ToString::to_string) {
+        for second in texts(conn, "SELECT reference FROM sync_images WHERE alias_of = ?1", &name)? {
+            let claimed = NameRow::of(conn, &second)?.is_none_or(|row| row.preexisting);
+            if !claimed && owners(conn, &second)?.is_empty() {
+                inside_names.insert(second);
+            }
+        }
+    }
+
+    let mut candidates: BTreeSet<String> = BTreeSet::new();
+    for name in &inside_names {
+        candidates.extend(texts(conn, "SELECT digest FROM sync_image_layers WHERE reference = ?1", name)?);
+        candidates.extend(texts(conn, THEIR_LAYERS, name)?);
+    }
+    let mut only_inside: BTreeSet<String> = BTreeSet::new();
+    for digest in candidates {
+        if !used_outside(conn, &digest, &inside_names)? {
+            only_inside.insert(digest);
+        }
+    }
+
+    // Both in digest order and without repeats, so that one pass finds what only our rows list and the set is
+    // built from sorted runs: this is the one query of a run that grows with the catalog.
+    let mut needed: Vec<BlobDigest> = Vec::new();
+    for_each_digest(conn, "SELECT digest FROM layers ORDER BY digest", |digest| {
+        if !only_inside.contains(digest) {
+            needed.extend(BlobDigest::parse(digest).ok());
+        }
+    })?;
+    let listed = needed.len();
+    let mut place = 0;
+    for_each_digest(conn, "SELECT digest FROM sync_image_layers ORDER BY digest", |digest| {
+        while needed.get(place).filter(|_| place < listed).is_some_and(|other| other.as_str() < digest) {
+            place += 1;
+        }
+        let found = place < listed && needed.get(place).is_some_and(|other| other.as_str() == digest);
+        if !found && !only_inside.contains(digest) {
+            needed.extend(BlobDigest::parse(digest).ok());
+        }
+    })?;
+    Ok(needed.into_iter().collect())
+}
+
+/// Calls `visit` with each distinct text of a sorted column.
+fn for_each_digest(conn: &Connection, sql: &str, mut visit: impl FnMut(&str)) -> Result<()> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    let mut last = String::new();
+    while let Some(row) = rows.next()? {
+        if let Ok(digest) = row.get_ref(0)?.as_str()
+            && digest != last
+        {
+            visit(digest);
+            last.clear();
+            last.push_str(digest);
+        }
+    }
+    Ok(())
+}
+
+fn used_outside(conn: &Connection, digest: &str, inside: &BTreeSet<String>) -> Result<bool> {
+    for sql in [OUR_USERS, THEIR_USERS] {
+        let mut statement = conn.prepare_cached(sql)?;
+        let mut rows = statement.query([digest])?;
+        while let Some(row) = rows.next()? {
+            // A name that is not even text is nobody's to give up.
+            if !row.get_ref(0)?.as_str().is_ok_and(|name| inside.contains(name)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Takes from `needed` what no image outside `inside` needs in `directory`, but only elsewhere. What microsandbox
+/// recorded by itself, and what nobody is known to use, is in `default`.
+pub(super) fn retain_needed_in(
+    conn: &Connection,
+    home: &Path,
+    (directory, default): (&Path, &Path),
+    inside: &BTreeSet<ImageRef>,
+    needed: &mut BTreeSet<BlobDigest>,
+) -> Result<()> {
+    let known = all(conn, home)?;
+    if known.iter().all(|other| is_same(other, directory)) {
+        return Ok(());
+    }
+    let inside: BTreeSet<String> = inside.iter().map(ToString::to_string).collect();
+    let is_default = is_same(directory, default);
+    let mut elsewhere = Vec::new();
+    for digest in &*needed {
+        let mut users: BTreeSet<String> = texts(conn, OUR_USERS, digest.as_str())?.into_iter().collect();
+        users.extend(texts(conn, THEIR_USERS, digest.as_str())?);
+        users.retain(|user| !inside.contains(user));
+        let mut here = users.is_empty() && is_default;
+        for user in &users {
+            let sql = "SELECT layers_directory FROM sync_images WHERE reference = ?1";
+            let mut statement = conn.prepare_cached(sql)?;
+            let of_user: Option<Option<PathBuf>> = statement
+                .query_row([user], |row| {
+                    let stored =
+                        row.get_ref(0)?.as_blob().ok().map(|path| Path::new(OsStr::from_bytes(path)));
+                    Ok(stored.map(|path| resolved(home, path)))
+                })
+                .optional()?;
+            here |= match of_user.flatten() {
+                Some(of_user) => is_same(&of_user, directory),
+                None => is_default,
+            };
+        }
+        if !here {
+            elsewhere.push(digest.clone());
+        }
+    }
+    for digest in elsewhere {
+        needed.remove(&digest);
+    }
+    Ok(())
+}

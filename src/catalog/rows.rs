@@ -1,0 +1,167 @@
+//! From rows to values. Every query that a run makes is answered by an index, whatever else the catalog holds.
+//!
+//! Rows are hostile: anybody may have edited them. What cannot be read as what it should be (another type, a
+//! broken digest or reference) makes the image one that is not recorded by us, or whose rows are incomplete; it is
+//! never an error, so that the next run can put it right.
+
+use std::collections::BTreeSet;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Result, Row};
+
+use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
+use crate::state::Owner;
+
+/// What microsandbox can parse as a timestamp without a panic, as an SQL condition on a column.
+macro_rules! well_formed {
+    ($column:literal) => {
+        concat!(
+            $column,
+            " GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9]'"
+        )
+    };
+}
+pub(super) use well_formed;
+
+/// The names of an owner's images, and of their second names that nobody owns. CROSS JOIN is SQLite's word for
+/// "in this order": else the second names of all owners may be gone through.
+pub(super) const OWNED_NAMES: &str = "
+    SELECT reference FROM sync_owners WHERE owner = ?1
+    UNION
+    SELECT second.reference FROM sync_owners AS own
+      CROSS JOIN sync_images AS second ON second.alias_of = own.reference
+     WHERE own.owner = ?1
+       AND NOT EXISTS (SELECT 1 FROM sync_owners AS direct WHERE direct.reference = second.reference)";
+
+pub(super) const OUR_IMAGE: &str = "
+    SELECT alias_of, preexisting, digest, manifest_digest, config_digest, platform, modified_at,
+           layers_directory
+      FROM sync_images WHERE reference = ?1";
+
+pub(super) const OUR_LAYERS: &str = "
+    SELECT digest, diff_id, media_type, size_bytes, position
+      FROM sync_image_layers WHERE reference = ?1 ORDER BY position";
+
+pub(super) const OWNERS: &str = "SELECT owner FROM sync_owners WHERE reference = ?1";
+
+pub(super) const THEIR_IMAGE: &str = concat!(
+    "SELECT modified_at, ",
+    well_formed!("created_at"),
+    " AND ",
+    well_formed!("modified_at"),
+    " FROM images WHERE reference = ?1"
+);
+
+/// What microsandbox's join finds, and whether it can read it. Not sorted: for a handful of rows, making SQLite's
+/// sorter costs more than the query.
+pub(super) const THEIR_LAYERS: &str = concat!(
+    "SELECT l.digest, l.diff_id, l.media_type, l.size_bytes, ",
+    well_formed!("l.created_at"),
+    " AND ",
+    well_formed!("l.modified_at"),
+    ", l.id FROM images AS i
+      JOIN manifests AS m ON m.image_id = i.id
+      JOIN manifest_layers AS ml ON ml.manifest_id = m.id
+      JOIN layers AS l ON l.id = ml.layer_id
+     WHERE i.reference = ?1"
+);
+
+/// Whether there is one manifest, the number of configs, and of those that microsandbox can read.
+pub(super) const THEIR_DOCUMENTS: &str = concat!(
+    "SELECT min(m.id) = max(m.id), count(c.id), coalesce(sum(",
+    well_formed!("c.created_at"),
+    " AND ",
+    well_formed!("c.modified_at"),
+    " AND (c.created IS NULL OR c.created GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:*')",
+    " AND typeof(c.architecture) = 'text' AND typeof(c.os) = 'text'), 0)
+      FROM images AS i
+      JOIN manifests AS m ON m.image_id = i.id
+      LEFT JOIN configs AS c ON c.manifest_id = m.id
+     WHERE i.reference = ?1"
+);
+
+/// The config's list of layers, as JSON.
+pub(super) const THEIR_DIFF_IDS: &str = "
+    SELECT c.rootfs_diff_ids_json FROM images AS i
+      JOIN manifests AS m ON m.image_id = i.id
+      JOIN configs AS c ON c.manifest_id = m.id
+     WHERE i.reference = ?1 LIMIT 1";
+
+/// Who uses a layer, by our rows.
+pub(super) const OUR_USERS: &str = "SELECT reference FROM sync_image_layers WHERE digest = ?1";
+
+/// Who uses a layer, by microsandbox's rows.
+pub(super) const THEIR_USERS: &str = "
+    SELECT i.reference FROM layers AS l
+      JOIN manifest_layers AS ml ON ml.layer_id = l.id
+      JOIN manifests AS m ON m.id = ml.manifest_id
+      JOIN images AS i ON i.id = m.image_id
+     WHERE l.digest = ?1";
+
+/// A column as text, unless it is something else.
+pub(super) fn text(row: &Row<'_>, column: usize) -> Result<Option<String>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
+        _ => None,
+    })
+}
+
+pub(super) fn integer(row: &Row<'_>, column: usize) -> Result<Option<i64>> {
+    Ok(row.get_ref(column)?.as_i64().ok())
+}
+
+pub(super) fn is_true(row: &Row<'_>, column: usize) -> Result<bool> {
+    Ok(integer(row, column)? == Some(1))
+}
+
+/// A recorded name, if it is in the full form; no other name is ever asked for.
+pub(super) fn parse_name(text: &str) -> Option<ImageRef> {
+    ImageRef::parse(text, DEFAULT_REGISTRY).ok().filter(|reference| reference.to_string() == text)
+}
+
+/// The first column of every row, where it is text.
+pub(super) fn texts(conn: &Connection, sql: &str, key: &str) -> Result<Vec<String>> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query([key])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.extend(text(row, 0)?);
+    }
+    Ok(found)
+}
+
+/// The part of our row of a name that says who needs the image.
+pub(super) struct NameRow {
+    pub(super) alias_of: Option<String>,
+    pub(super) preexisting: bool,
+}
+
+impl NameRow {
+    /// Reads the row of `name`.
+    pub(super) fn of(conn: &Connection, name: &str) -> Result<Option<Self>> {
+        conn.prepare_cached("SELECT alias_of, preexisting FROM sync_images WHERE reference = ?1")?
+            .query_row([name], Self::from_row)
+            .optional()
+    }
+
+    pub(super) fn from_row(row: &Row<'_>) -> Result<Self> {
+        // A garbled flag counts as set: then microsandbox's rows are left alone.
+        Ok(Self { alias_of: text(row, 0)?, preexisting: integer(row, 1)? != Some(0) })
+    }
+}
+
+pub(super) fn owners(conn: &Connection, name: &str) -> Result<BTreeSet<Owner>> {
+    Ok(texts(conn, OWNERS, name)?.into_iter().map(Owner).collect())
+}
+
+/// The image of which `name` is only a second name, with that image's owners.
+pub(super) fn primary_of(
+    conn: &Connection,
+    alias_of: Option<&str>,
+) -> Result<Option<(ImageRef, BTreeSet<Owner>)>> {
+    let Some((text, primary)) = alias_of.and_then(|text| Some((text, parse_name(text)?))) else {
+        return Ok(None);
+    };
+    let owners = owners(conn, text)?;
+    Ok((!owners.is_empty()).then_some((primary, owners)))
+}

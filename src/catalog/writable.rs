@@ -1,0 +1,180 @@
+//! The catalog of a locked home: what changes it, each change one transaction.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use rusqlite::{OpenFlags, Transaction, TransactionBehavior};
+
+use super::Catalog;
+use super::connection::{absolute, connect, explain_open, sql_error, why_not_opened};
+use super::write::{self, Forgotten};
+use super::{directories, own, schema};
+use crate::error::CatalogError;
+use crate::image_ref::ImageRef;
+use crate::locked_home::LockedHome;
+use crate::state::{Owner, ResolvedImage};
+
+/// Images of one transaction at most, so that other writers need not wait long.
+pub const GROUP: usize = 100;
+
+/// The catalog of a home that this run alone changes, as long as there is one.
+#[derive(Debug)]
+pub struct WritableCatalog {
+    catalog: Catalog,
+    _home: LockedHome,
+}
+
+impl Deref for WritableCatalog {
+    type Target = Catalog;
+
+    fn deref(&self) -> &Catalog {
+        &self.catalog
+    }
+}
+
+/// What [`WritableCatalog::change`] does to one image.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// See [`WritableCatalog::record`].
+    Record {
+        /// What is recorded.
+        image: &'a ResolvedImage,
+        /// Under which names, its own first.
+        names: &'a [ImageRef],
+    },
+    /// See [`WritableCatalog::adopt`].
+    Adopt {
+        /// The names that are recorded.
+        names: &'a [ImageRef],
+    },
+}
+
+impl WritableCatalog {
+    /// Opens the catalog of a locked home to be written, creating the file (in a directory that exists) and the tables if they are
+    /// missing. Waits up to a minute for other holders. A catalog that is up to date is not written.
+    ///
+    /// # Errors
+    /// Anything but an SQLite database, or one whose tables are not those of microsandbox 0.2; a newer
+    /// msb-sync's; no permission; a full disk. The file is then as it was.
+    pub fn open(home: &LockedHome) -> Result<Self, CatalogError> {
+        const DOING: &str = "open";
+        let path = absolute(&Catalog::path_in(home.path()))?;
+        let target = own::writable(&path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut conn = connect(&target, flags).map_err(|error| explain_open(&path, true, &error))?;
+        let fail = |error| sql_error(DOING, &path, &error);
+        // SQLite quietly opens a file it may not write read-only; better to say so now than at the first record.
+        if conn.is_readonly("main").map_err(fail)? {
+            let reason = "it is write-protected".to_owned();
+            let fallback = CatalogError::Permission { doing: "write", path: path.clone(), reason };
+            return Err(why_not_opened(&path, true).unwrap_or(fallback));
+        }
+        // A transaction ends with the removal of its journal. With less than EXTRA the directory is not synced after
+        // that: a power loss brings the journal back, and the journal takes back what was told as done.
+        conn.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA foreign_keys = ON").map_err(fail)?;
+        schema::upgrade(&mut conn, &path)?;
+        Ok(Self { catalog: Catalog { conn, path }, _home: home.clone() })
+    }
+
+    /// Records `image` under `names` for `owner`, its layers being in the directory `layers`, in one transaction: what was recorded under these names is
+    /// replaced. The first name is the image's own, the others are second names (see
+    /// [`ImageRef::recorded_names`]), which stay as long as the first does. Owners it has stay.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn record(
+        &mut self,
+        image: &ResolvedImage,
+        names: &[ImageRef],
+        owner: &Owner,
+        layers: &Path,
+    ) -> Result<(), CatalogError> {
+        self.change_all(&[Change::Record { image, names }], owner, layers)
+    }
+
+    /// Makes `owner` one of the owners of an image that [`WritableCatalog::record`] recorded under `names`, and notes
+    /// that its layers are in the directory `layers`. Names that are not recorded are skipped.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn adopt(&mut self, names: &[ImageRef], owner: &Owner, layers: &Path) -> Result<(), CatalogError> {
+        self.change_all(&[Change::Adopt { names }], owner, layers)
+    }
+
+    /// Does what [`WritableCatalog::record`] and [`WritableCatalog::adopt`] do for many images at the cost of one wait for the disk a
+    /// hundred: in one transaction, or, where that fails, each image in its own. The results are in the order of
+    /// `changes`.
+    pub fn change(
+        &mut self,
+        changes: &[Change<'_>],
+        owner: &Owner,
+        layers: &Path,
+    ) -> Vec<Result<(), CatalogError>> {
+        let mut results = Vec::with_capacity(changes.len());
+        for group in changes.chunks(GROUP) {
+            match self.change_all(group, owner, layers) {
+                Ok(()) => results.extend(group.iter().map(|_| Ok(()))),
+                // Who has waited a minute for another program need not wait a minute for each image.
+                Err(CatalogError::Busy { path }) => {
+                    results.extend(group.iter().map(|_| Err(CatalogError::Busy { path: path.clone() })));
+                }
+                Err(error) if group.len() == 1 => results.push(Err(error)),
+                Err(_) => {
+                    let alone = |change| self.change_all(std::slice::from_ref(change), owner, layers);
+                    results.extend(group.iter().map(alone));
+                }
+            }
+        }
+        results
+    }
+
+    fn change_all(
+        &mut self,
+        changes: &[Change<'_>],
+        owner: &Owner,
+        layers: &Path,
+    ) -> Result<(), CatalogError> {
+        let doing = match changes {
+            [Change::Adopt { .. }] => "add an owner in",
+            _ => "record an image in",
+        };
+        let home = self.home().to_owned();
+        self.write(doing, |tx| {
+            directories::note(tx, &home, layers)?;
+            let layers = directories::stored(&home, layers);
+            changes.iter().try_for_each(|change| match change {
+                Change::Record { image, names } => write::record(tx, image, names, owner, layers),
+                Change::Adopt { names } => write::adopt(tx, names, owner, layers),
+            })
+        })
+    }
+
+    /// Drops the ownership of `owner` (`None`: of everybody) in `references`, in one transaction. An image that
+    /// nobody owns then goes, with its second names and the rows of layers that no other manifest uses; but never
+    /// what microsandbox had before us.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn forget(
+        &mut self,
+        references: &[ImageRef],
+        owner: Option<&Owner>,
+    ) -> Result<Forgotten, CatalogError> {
+        self.write("forget images in", |tx| write::forget(tx, references, owner))
+    }
+
+    fn write<T>(
+        &mut self,
+        doing: &'static str,
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, CatalogError> {
+        // Immediate: a transaction that first reads and then wants to write could not wait for another writer.
+        let result =
+            self.catalog.conn.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|tx| {
+                let value = change(&tx)?;
+                tx.commit()?;
+                Ok(value)
+            });
+        result.map_err(|error| sql_error(doing, &self.catalog.path, &error))
+    }
+}
