@@ -1,6 +1,6 @@
-//! Errors, by module. Each says what was being done, to which image, URL or path, and what went wrong, in
-//! lower-case fragments; [`Error::hint`] is the next step, where there is one, and [`Error::kind`] a stable
-//! word for machines (the `kind` in `--json` events).
+//! Errors, by room. Each says what was being done, to which image, URL or path, and what went
+//! wrong, in lower-case fragments; [`Error::hint`] is the next step, where there is one, and
+//! [`Error::kind`] a stable word for machines (the `kind` in `--json` events).
 //!
 //! A message never carries a secret: URLs are shown without user info and query.
 
@@ -35,21 +35,21 @@ use crate::digest::BlobDigest;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A registry, or what it served.
+    /// A registry failed, or served something that cannot be used.
     #[error(transparent)]
     Registry(RegistryError),
-    /// The SQLite catalog.
+    /// The SQLite catalog cannot be used.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The directories of the store.
+    /// The store's directories cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The content of a layer.
+    /// The content of a layer is refused, or cannot be written.
     #[error("layer {digest}: {error}")]
     Layer {
-        /// Which layer.
+        /// The digest of the layer.
         digest: BlobDigest,
-        /// What is wrong with it.
+        /// The failure.
         error: LayerError,
     },
     /// The digest that the lockfile names cannot be had.
@@ -57,19 +57,19 @@ pub enum Error {
     LockedDigest {
         /// The locked digest.
         digest: BlobDigest,
-        /// Why.
+        /// The registry's failure.
         source: Box<RegistryError>,
     },
-    /// The lockfile says something else about a digest than the registry, or than what was recorded of it.
+    /// The lockfile and another source, the registry or the catalog, disagree about a digest.
     #[error("{who} another {what} than the lockfile says: {actual} instead of {expected}")]
     LockMismatch {
-        /// Who says something else, with a verb.
+        /// The other source, with a verb.
         who: &'static str,
-        /// Manifest or layer.
+        /// The kind of thing: manifest or layer.
         what: &'static str,
-        /// The lockfile's.
+        /// The lockfile's word.
         expected: String,
-        /// Theirs.
+        /// The other source's word.
         actual: String,
     },
     /// `--offline` forbids asking for what is not here.
@@ -101,7 +101,7 @@ pub enum Error {
     /// The system refuses what a whole run needs: threads, signals.
     #[error("cannot {doing}: {source}")]
     System {
-        /// What was being done, as an infinitive.
+        /// The deed that failed, as an infinitive.
         doing: &'static str,
         /// The system's words.
         source: io::Error,
@@ -212,7 +212,7 @@ impl Error {
         }
     }
 
-    /// When to try again, where a registry said so and that is not soon.
+    /// The time to try again, where a registry said so and that is not soon.
     pub fn retry_at(&self) -> Option<SystemTime> {
         match self {
             Self::Registry(error) => error.retry_at(),

@@ -1,9 +1,9 @@
 //! The deeds of a plan: fetch, verify, extract, commit, record, remove.
 //!
-//! A thread for each blob in flight reads the socket, hashes and spools; a second one extracts the spool while the
-//! spool grows ([`fetcher`]). The calling thread collects finished layers, gives them their names in groups ([`group`])
-//! and records each image when its last layer is there ([`waitlist`]). A failure is data for the images that need the
-//! layer; the others go on.
+//! A thread for each blob in flight reads the socket, hashes and spools; a second one extracts the
+//! spool while the spool grows (`fetcher`). The calling thread collects finished layers, gives
+//! them their names in groups (`group`) and records each image when its last layer is there
+//! (`waitlist`). A failure is data for the images that need the layer; the others go on.
 
 mod fetcher;
 mod group;
@@ -41,7 +41,8 @@ use waitlist::Waitlist;
 /// Files that a run has open beside its downloads, more or less: catalog, locks, the store's
 /// directories, names of hosts being looked up, those being written.
 const FILES_OF_A_RUN: usize = 64;
-/// Files that a download has open, more or less: socket, spool, directories and inventory of the layer.
+/// Files that a download has open, more or less: socket, spool, directories and inventory of the
+/// layer.
 const FILES_OF_A_DOWNLOAD: usize = 16;
 
 /// Everything that a plan is carried out with.
@@ -66,8 +67,8 @@ pub struct Executor<'a> {
     pub reporter: &'a dyn Reporter,
     /// The switch that ends the run early.
     pub cancel: &'a Cancel,
-    /// Says true when no more blobs are to be begun: the executor finishes what is under way, and leaves images that
-    /// need more as they are, [`Error::Stopped`].
+    /// Says true when no more blobs are to be begun: the executor finishes what is under way, and
+    /// leaves images that need more as they are, [`Error::Stopped`].
     pub enough: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -97,7 +98,7 @@ impl Executor<'_> {
         let layers = self.fetch_all(plan, &given_up, &workers, &counters, &mut waitlist);
         let stopped = self.cancel.is_cancelled();
         Ok(Outcome {
-            images: waitlist.into_results(plan, stopped),
+            images: waitlist.into_results(plan),
             layers,
             downloaded_bytes: counters.downloaded.into_inner(),
             extracted_bytes: counters.extracted.into_inner(),
@@ -106,17 +107,17 @@ impl Executor<'_> {
         })
     }
 
-    /// The number of blobs to fetch at the same time: less than allowed where the plan has fewer, or where this process
-    /// may open too few files for all.
+    /// The number of blobs to fetch at the same time: less than allowed where the plan has fewer,
+    /// or where this process may open too few files for all.
     fn downloads_at_once(&self, plan: &Plan) -> usize {
         let affordable = sys::open_files_limit().saturating_sub(FILES_OF_A_RUN) / FILES_OF_A_DOWNLOAD;
         self.downloads.min(affordable).clamp(1, plan.fetches.len().max(1))
     }
 
-    // ------------------------------------------------------------------------------------------------- layers
+    // -------------------------------------------------------------------------------------- layers
 
-    /// Fetches all layers but those `given_up`, in threads that the registries share, and returns how many got their
-    /// names.
+    /// Fetches all layers but those `given_up`, in threads that the registries share, and returns
+    /// how many got their names.
     fn fetch_all(
         &mut self,
         plan: &Plan,
@@ -147,7 +148,8 @@ impl Executor<'_> {
             };
             let threads = self.downloads_at_once(plan);
             let started = (0..threads).filter(|_| threads::start_in(scope, "fetch", fetch_on()).is_ok());
-            // Where the system refuses threads there are fewer; where it gives none, this one does their work.
+            // Where the system refuses threads there are fewer; where it gives none, this one does
+            // their work.
             let alone = started.count() == 0;
             drop(sender);
             self.collect(plan, waitlist, |wait| {
@@ -176,8 +178,9 @@ impl Executor<'_> {
         }
     }
 
-    /// Takes finished layers from `receive` until there are no more, gives them their names in groups, and settles the
-    /// images that waited for them. Returns how many layers got their names.
+    /// Takes finished layers from `receive` until there are no more, gives them their names in
+    /// groups, and settles the images that waited for them. Returns how many layers got their
+    /// names.
     fn collect<'s>(
         &mut self,
         plan: &Plan,
@@ -234,7 +237,7 @@ impl Executor<'_> {
         count
     }
 
-    // ------------------------------------------------------------------------------------------------- images
+    // -------------------------------------------------------------------------------------- images
 
     /// Records and reports every image that waits for no layer any more.
     fn settle(&mut self, plan: &Plan, waitlist: &mut Waitlist) {
@@ -263,7 +266,8 @@ impl Executor<'_> {
         }
     }
 
-    /// The change in the catalog for an image that has all its layers; `None`: nothing is to be written.
+    /// The change in the catalog for an image that has all its layers; `None`: nothing is to be
+    /// written.
     fn change<'p>(&self, image: &'p PlannedImage) -> Result<Option<Change<'p>>, Arc<Error>> {
         if let Some(error) = image.error() {
             return Err(Arc::clone(error));
@@ -283,12 +287,14 @@ impl Executor<'_> {
         })
     }
 
-    // ------------------------------------------------------------------------------------------------ removals
+    // ------------------------------------------------------------------------------------ removals
 
-    /// Removes everything that `plan` says and does not let wait, after [`Executor::execute`] has done the rest:
-    /// `outcome` is the result of that, and takes the result of this. A run that was stopped removes nothing.
+    /// Removes everything that `plan` says and does not let wait, after [`Executor::execute`] has
+    /// done the rest: `outcome` is the result of that, and takes the result of this. A run that was
+    /// stopped removes nothing.
     ///
-    /// Rows first, then directories: a crash in between leaves layers that nobody needs, never rows without.
+    /// Rows first, then directories: a crash in between leaves layers that nobody needs, never rows
+    /// without.
     pub fn remove(&mut self, plan: &Plan, outcome: &mut Outcome) {
         outcome.waiting.extend(plan.waiting().cloned());
         let leaving = plan.images.iter().filter(|image| image.action == Action::Remove && !image.waits);

@@ -1,11 +1,13 @@
 //! The planner: what is desired and what is observed in, the ordered actions between them out.
 //!
-//! Pure, total and deterministic: no I/O, no clock, no environment, no randomness. `plan`, `apply`, `watch` and the
-//! tests all use this one function, so what `plan` shows is what `apply` does.
+//! Pure, total and deterministic: no I/O, no clock, no environment, no randomness. `plan`, `apply`,
+//! `watch` and the tests all use this one function, so what `plan` shows is what `apply` does.
 //!
-//! Read on in [`image`] (one wanted image), [`part`] (its parts, and which of them decides), [`reason`] (the words),
-//! [`fetch`] (the blobs), [`removal`] (the end of a run) and [`forget`] (what `prune` and `forget` ask for).
+//! Read on in `image` (one wanted image), `part` (its parts, and which of them decides), `reason`
+//! (the words), `fetch` (the blobs), `removal` (the end of a run) and `forget` (the images that
+//! `prune` and `forget` give up).
 
+mod contradiction;
 mod fetch;
 mod forget;
 mod image;
@@ -16,7 +18,7 @@ mod removal;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-pub(crate) use fetch::contradiction;
+pub(crate) use contradiction::contradiction;
 pub use fetch::{Claim, Fetch};
 pub use forget::{Refusals, Removal, removals, removals_of, removals_of_owner};
 pub use image::{PlannedImage, ToRecord};
@@ -67,9 +69,11 @@ pub struct Plan {
     pub images: Vec<PlannedImage>,
     /// The layers to fetch, each once, biggest first.
     pub fetches: Vec<Fetch>,
-    /// The layers that nothing needs once the images above are removed or replaced (only with prune), sorted.
+    /// The layers that nothing needs once the images above are removed or replaced (only with
+    /// prune), sorted.
     pub layers_to_remove: Vec<BlobDigest>,
-    /// The images that the owner recorded and no longer lists, when prune is off: kept, but worth a word.
+    /// The images that the owner recorded and no longer lists, when prune is off: kept, but worth a
+    /// word.
     pub unlisted: Vec<ImageRef>,
 }
 
@@ -121,20 +125,22 @@ impl Plan {
         self.layers_to_remove.clear();
     }
 
-    /// Leaves out the removals of images of `listed`, where a repository alone stands for all its images. Their layers
-    /// stay, since the images stay recorded.
+    /// Leaves out the removals of images of `listed`, where a repository alone stands for all its
+    /// images. Their layers stay, since the images stay recorded.
     pub fn spare(&mut self, listed: &BTreeSet<ImageRef>) {
         let is_listed = |name: &ImageRef| listed.contains(name) || listed.contains(&name.repository_alone());
         self.images.retain(|image| image.action != Action::Remove || !image.names.iter().any(is_listed));
     }
 
-    /// Leaves out all removals, and returns the layers that were to be removed: see [`Observed::released`].
+    /// Leaves out all removals, and returns the layers that were to be removed: see
+    /// [`Observed::released`].
     pub fn take_removals(&mut self) -> Vec<BlobDigest> {
         self.images.retain(|image| image.action != Action::Remove);
         std::mem::take(&mut self.layers_to_remove)
     }
 
-    /// Leaves out everything that concerns `images` alone, but for their removal: another plan takes care of them.
+    /// Leaves out everything that concerns `images` alone, but for their removal: another plan
+    /// takes care of them.
     #[must_use]
     pub fn without(mut self, images: &BTreeSet<ImageRef>) -> Self {
         self.images.retain(|image| image.action == Action::Remove || !images.contains(&image.reference));

@@ -1,4 +1,5 @@
-//! What a run tells while it runs: one [`Event`] enum, one [`Reporter`] trait with one method.
+//! Events: everything that a run tells while it runs, in one [`Event`] enum, to one [`Reporter`]
+//! trait with one method.
 //!
 //! The library never prints. The binary has a reporter for people and one for `--json`.
 
@@ -10,26 +11,26 @@ use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 
-/// What is to be done about an image.
+/// The action that a plan takes on an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// Not recorded yet.
+    /// The image is not recorded yet.
     Add,
-    /// Recorded with another digest or for another platform.
+    /// The image is recorded with another digest or for another platform.
     Update,
-    /// Right digest, but a layer or a row is missing or damaged.
+    /// The digest is right, but a layer or a row is missing or damaged.
     Repair,
-    /// Nothing.
+    /// Nothing is to be done.
     Keep,
-    /// Recorded by this owner, no longer listed.
+    /// The owner has recorded the image and no longer lists it.
     Remove,
-    /// Cannot be resolved.
+    /// The image cannot be had.
     Blocked,
 }
 
 impl Action {
-    /// The word in plans and events.
+    /// The word for the action in plans and events.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Add => "add",
@@ -42,73 +43,73 @@ impl Action {
     }
 }
 
-/// Something that happened.
+/// Something that happened in a run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
     /// Something the user should know that does not stop the run.
     Warning(String),
-    /// A detail for `-v`.
+    /// A detail that people ask for with `-v`.
     Detail(String),
-    /// Another msb-sync works on this home; waiting for it. The text says who.
+    /// Another msb-sync works on this home, and the run waits for it. The text names the other one.
     Waiting(String),
-    /// What so many references mean, or so many more, is being looked up.
+    /// The run begins to look up references, or more of them.
     Resolving {
-        /// How many.
+        /// The number of references.
         images: usize,
     },
-    /// One of them is known, or known to be unknown. A repository alone is one of which tags are selected.
+    /// A lookup ended, well or not. A repository alone is one whose tags are selected.
     Resolved(ImageRef),
-    /// Execution starts: so many layers with so many bytes are to be fetched.
+    /// The executor begins to fetch layers.
     Started {
-        /// Distinct layers.
+        /// The number of distinct layers.
         layers: usize,
-        /// Compressed bytes, those already spooled included.
+        /// The compressed bytes of these layers, those already spooled included.
         bytes: u64,
     },
     /// A layer's transfer begins.
     LayerStarted {
-        /// Which.
+        /// The digest of the layer.
         digest: BlobDigest,
-        /// Compressed bytes.
+        /// The compressed bytes of the layer.
         size: u64,
-        /// Bytes already here from an earlier run.
+        /// The bytes that are here already from an earlier run.
         resumed: u64,
         /// An image that needs it.
         image: ImageRef,
     },
-    /// So many more compressed bytes of a layer arrived.
+    /// More compressed bytes of a layer arrived.
     LayerReceived {
-        /// Which.
+        /// The digest of the layer.
         digest: BlobDigest,
-        /// Bytes since the last event.
+        /// The bytes since the last event.
         bytes: u64,
     },
-    /// So many more compressed bytes of a layer went through extraction.
+    /// More compressed bytes of a layer went through extraction.
     LayerExtracted {
-        /// Which.
+        /// The digest of the layer.
         digest: BlobDigest,
-        /// Compressed bytes since the last event.
+        /// The compressed bytes since the last event.
         bytes: u64,
     },
     /// A layer has its final name (`ok`) or failed for good.
     LayerFinished {
-        /// Which.
+        /// The digest of the layer.
         digest: BlobDigest,
-        /// Whether it is complete in the store.
+        /// True if the layer is complete in the store.
         ok: bool,
     },
-    /// So many extracted layers are to be compared with their inventories.
+    /// The run begins to compare extracted layers with their inventories.
     Comparing {
-        /// How many.
+        /// The number of layers.
         layers: usize,
-        /// Their compressed bytes.
+        /// The compressed bytes of these layers.
         bytes: u64,
     },
-    /// One of them has been compared.
+    /// A layer has been compared.
     Compared(BlobDigest),
-    /// A request to a registry was answered, or was not: those for tokens, to mirrors and to where redirects
-    /// lead included.
+    /// A request to a registry was answered, or was not. Requests for tokens, to mirrors and to the
+    /// targets of redirects count too.
     Request {
         /// The registry on whose behalf, as the images file names it.
         registry: String,
@@ -117,18 +118,18 @@ pub enum Event {
     },
     /// An image is done.
     Image {
-        /// Which.
+        /// The image.
         reference: ImageRef,
-        /// What was to be done.
+        /// The action that was planned.
         action: Action,
-        /// Why, for people; may be empty.
+        /// The words beside the action, for people; empty where the action says it all.
         reason: String,
-        /// Why it was not, if it was not.
+        /// The failure, if the image is not done.
         error: Option<Arc<Error>>,
     },
 }
 
-/// Who listens. Called from many threads at once.
+/// A listener to events. Many threads call it at once.
 pub trait Reporter: Send + Sync {
     /// Takes note of `event`; must not block for long.
     fn report(&self, event: Event);

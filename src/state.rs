@@ -1,10 +1,11 @@
-//! The data that flows through a run, without behaviour beyond constructors: what is desired, what is observed, and the
-//! forms of an image on its way between the two.
+//! The data that flows through a run, without behaviour beyond constructors: the wish, the facts,
+//! and the forms of an image on its way between the two.
 //!
-//! An images file and a lockfile become [`Desired`]; registries, catalog and store become [`Observed`]. An image is a
-//! [`DesiredImage`] in the one, and in the other what its reference means ([`Resolution`]: as recorded, a
-//! [`ResolvedImage`], a [`LockedImage`], or blocked) beside what the catalog says ([`RecordedImage`]). What a machine
-//! has of an image is a [`PartState`] for each of its parts.
+//! An images file and a lockfile become [`Desired`]; registries, catalog and store become
+//! [`Observed`]. An image is a [`DesiredImage`] in the one. In the other its reference has a
+//! meaning ([`Resolution`]: as recorded, a [`ResolvedImage`], a [`LockedImage`], or blocked), and
+//! the catalog has its word ([`RecordedImage`]). Each part of an image on this machine has a
+//! [`PartState`].
 
 mod desired;
 mod layer;

@@ -1,11 +1,11 @@
 //! Failures of the SQLite catalog.
 //!
-//! Messages carry SQLite's own words, the database's path and what was being done; rows are never quoted, since
-//! anybody may have written them.
+//! Messages carry SQLite's own words, the database's path and what was being done; rows are never
+//! quoted, since anybody may have written them.
 
 use std::path::PathBuf;
 
-/// What went wrong with `oci.db`.
+/// A failure of `oci.db`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CatalogError {
@@ -17,18 +17,19 @@ pub enum CatalogError {
         /// SQLite's or the system's words.
         reason: String,
     },
-    /// The database, or a file that SQLite keeps beside it, is another user's, a symlink, or no file.
+    /// The database, or a file that SQLite keeps beside it, is another user's, a symlink, or no
+    /// file.
     #[error("cannot use {} as the catalog's file: {reason}", path.display())]
     Refused {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The words for what is there instead.
         reason: String,
     },
     /// The database, its directory or its file system does not let us read or write.
     #[error("cannot {doing} the catalog {}: {reason}", path.display())]
     Permission {
-        /// What was being done, as an infinitive that ends before `the catalog`.
+        /// The deed that failed, as an infinitive that ends before `the catalog`.
         doing: &'static str,
         /// The database file.
         path: PathBuf,
@@ -38,7 +39,7 @@ pub enum CatalogError {
     /// The file system that holds the database is full. Nothing of the change was kept.
     #[error("cannot {doing} the catalog {}: no space left on the file system", path.display())]
     DiskFull {
-        /// What was being done, as an infinitive that ends before `the catalog`.
+        /// The deed that failed, as an infinitive that ends before `the catalog`.
         doing: &'static str,
         /// The database file.
         path: PathBuf,
@@ -56,7 +57,7 @@ pub enum CatalogError {
     Schema {
         /// The database file.
         path: PathBuf,
-        /// Which table or column.
+        /// The table or column.
         reason: String,
     },
     /// A newer msb-sync wrote the database.
@@ -81,7 +82,7 @@ pub enum CatalogError {
     /// A query failed.
     #[error("cannot {doing} the catalog {}: {reason}", path.display())]
     Query {
-        /// What was being done, as an infinitive that ends before `the catalog`.
+        /// The deed that failed, as an infinitive that ends before `the catalog`.
         doing: &'static str,
         /// The database file.
         path: PathBuf,

@@ -1,5 +1,5 @@
-//! Defects of msb-sync itself: what the code promises itself, and what does not come true all the same. A defect fails
-//! one image, or ends one run, with words instead of a panic.
+//! Defects of msb-sync itself: what the code promises itself, and what does not come true all the
+//! same. A defect fails one image, or ends one run, with words instead of a panic.
 
 use crate::digest::BlobDigest;
 

@@ -1,7 +1,8 @@
-//! Mistakes of the user's: in what the command line asks for, and with the files that it names. (What is wrong
-//! inside an images file or a lockfile has a line and a column, and is a problem of that file's room.)
+//! Mistakes of the user's: in what the command line asks for, and with the files that it names.
+//! (What is wrong inside an images file or a lockfile has a line and a column, and is a problem of
+//! that file's room.)
 //!
-//! Where a message names an images file or a lockfile, that is by the path as it was given.
+//! Messages name an images file or a lockfile by its path as it was given.
 
 use std::fmt;
 use std::io;

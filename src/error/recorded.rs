@@ -1,4 +1,5 @@
-//! Why something cannot be done with an image that the user names, by what the catalog records and the store holds.
+//! Failures to do something with an image that the user names, by the catalog's or the store's
+//! word.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Why a moving selection of tags chooses nothing that can be used.
+//! Failures of moving selections of tags.
 
 /// A selection of tags cannot be carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,7 +13,7 @@ pub enum SelectionError {
     /// The registry lists no tag that fits.
     #[error("none of its {of} tags fits {rule}")]
     NoTagFits {
-        /// How many tags the registry lists.
+        /// The number of tags that the registry lists.
         of: usize,
         /// The rule, for people.
         rule: String,
@@ -23,9 +23,9 @@ pub enum SelectionError {
     TooManyTags {
         /// The rule, for people.
         rule: String,
-        /// How many tags the rule chooses.
+        /// The number of tags that the rule chooses.
         count: usize,
-        /// How many tags a selection may choose.
+        /// The number of tags that a selection may choose.
         most: usize,
     },
     /// Two entries of the images file want one tag for different platforms.

@@ -1,8 +1,8 @@
 //! One layer on its way: from the socket through the spool and the extractor into staging.
 //!
-//! The calling thread reads the socket, hashes and spools; a second one extracts the spool while the spool grows. Bytes
-//! that are not the blob's are thrown away and fetched again from the first; any other failure is final here (the
-//! registry room has tried again already).
+//! The calling thread reads the socket, hashes and spools; a second one extracts the spool while
+//! the spool grows. Bytes that are not the blob's are thrown away and fetched again from the first;
+//! any other failure is final here (the registry room has tried again already).
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -81,8 +81,8 @@ impl<'a> Fetcher<'a> {
         Finished { fetch: index, result: Err(error), wrong_claims }
     }
 
-    /// Takes the layer that an earlier run has extracted and could not give its name, with the claims
-    /// that the layer contradicts; not if it contradicts all.
+    /// Takes the layer that an earlier run has extracted and could not give its name, with the
+    /// claims that the layer contradicts; not if it contradicts all.
     fn extracted_before(&self, fetch: &Fetch) -> Option<(Staged<'a>, WrongClaims)> {
         let (staged, mut inventory) = store::unplaced(self.store, &fetch.digest)?;
         let wrong = wrong_by(&extract::read_facts(&mut inventory)?, fetch);
@@ -94,7 +94,8 @@ impl<'a> Fetcher<'a> {
         let mut restarts = 0;
         loop {
             match self.attempt(claim) {
-                // The bytes are not the blob's: an old prefix was damaged, or somebody on the way is lying.
+                // The bytes are not the blob's: an old prefix was damaged, or somebody on the way
+                // is lying.
                 Err(FailedAttempt::WrongBytes(error))
                     if restarts < CLEAN_RESTARTS && !self.cancel.is_cancelled() =>
                 {
@@ -112,8 +113,8 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// Tries once to bring a blob into staging: receives and extracts it at the same time, then compares the layer
-    /// with the claim.
+    /// Tries once to bring a blob into staging: receives and extracts it at the same time, then
+    /// compares the layer with the claim.
     fn attempt(&self, claim: &Claim) -> Result<Staged<'a>, FailedAttempt> {
         let layer = &claim.layer;
         let spool = self.store.spool(&layer.digest, layer.size)?;
@@ -140,7 +141,8 @@ impl<'a> Fetcher<'a> {
                 Err(failed(LayerError::DiffId { expected, actual }))
             }
             Err(error) => {
-                // The blob is right, but this machine could not take it: the next run need not fetch it again.
+                // The blob is right, but this machine could not take it: the next run need not
+                // fetch it again.
                 if !error.is_of_this_machine() {
                     spool.remove()?;
                 }
@@ -178,8 +180,8 @@ impl<'a> Fetcher<'a> {
             let hopeless = &hopeless;
             let extraction = threads::start_in(scope, "extract", move || {
                 let result = extract::extract(compressed, tree, inventory, options, self.workers);
-                // More bytes will not help: do not fetch them. (A broken stream is another matter: whether the blob
-                // or the registry is at fault shows when the blob is complete.)
+                // More bytes will not help: do not fetch them. (A broken stream is another matter:
+                // whether the blob or the registry is at fault shows when the blob is complete.)
                 let ends_all = |error: &LayerError| {
                     error.is_of_this_machine() || matches!(error, LayerError::Limit { .. })
                 };
@@ -221,8 +223,8 @@ impl<'a> Fetcher<'a> {
         Ok(staged)
     }
 
-    /// Takes a tree that another program has extracted from the same blob for the layer, if the two are
-    /// the same, rather than to replace the tree.
+    /// Takes a tree that another program has extracted from the same blob for the layer, if the two
+    /// are the same, rather than to replace the tree.
     fn adopt(&self, staged: &Staged<'_>) -> Result<(), Error> {
         let Some(tree) = staged.foreign() else { return Ok(()) };
         let (mut inventory, adapted) = staged.inventories()?;
@@ -335,7 +337,8 @@ fn wrong_blob(claim: &Claim, source: ContentMismatch) -> Error {
     RegistryError::Mismatch { what: format!("layer {}", claim.layer.digest), host, source }.into()
 }
 
-/// A reader that reports compressed bytes as extraction takes them, and ends when the run is stopped.
+/// A reader that reports compressed bytes as extraction takes them, and ends when the run is
+/// stopped.
 struct Watched<'a, R> {
     cancel: &'a Cancel,
     inner: R,

@@ -1,18 +1,19 @@
-//! Finished layers that wait to be given their names together: one sync of the file system serves many.
+//! Finished layers that wait to be given their names together: one sync of the file system serves
+//! many.
 
 use std::time::{Duration, Instant};
 
 use super::fetcher::Finished;
 use crate::sys;
 
-/// A finished layer waits at most this long for others that can be synced with it: a sync also writes
-/// out the blobs that are still coming, which otherwise are gone before they ever reach the disk. Until
-/// then a kill loses nothing (the next run finishes the layer), only a power loss does.
+/// A finished layer waits at most this long for others that can be synced with it: a sync also
+/// writes out the blobs that are still coming, which otherwise are gone before they ever reach the
+/// disk. Until then a kill loses nothing (the next run finishes the layer), only a power loss does.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The time after which a waiting thread looks at the stop switch.
 const POLL: Duration = Duration::from_millis(100);
-/// The number of finished layers that wait for their group, and as many for their turn, at most: each
-/// has a directory open.
+/// The number of finished layers that wait for their group, and as many for their turn, at most:
+/// each has a directory open.
 const MOST: usize = 96;
 
 /// The finished layers that have no name yet.
@@ -44,7 +45,8 @@ impl<'s> Group<'s> {
         self.layers.is_empty()
     }
 
-    /// The time to wait for another layer before somebody looks at the group, or at the stop switch.
+    /// The time to wait for another layer before somebody looks at the group, or at the stop
+    /// switch.
     pub(super) fn wait(&self) -> Duration {
         if self.is_empty() { POLL } else { PATIENCE.saturating_sub(self.since.elapsed()).min(POLL) }
     }

@@ -17,8 +17,8 @@ pub struct Outcome {
     pub layers: usize,
     /// The number of layer directories that this run removed.
     pub layers_removed: usize,
-    /// Images whose removal waits, since a wanted one is blocked or has failed; not among the images
-    /// above.
+    /// Images whose removal waits, since a wanted one is blocked or has failed; not among the
+    /// images above.
     pub waiting: Vec<ImageRef>,
     /// The bytes of blobs received over the network.
     pub downloaded_bytes: u64,
@@ -26,8 +26,8 @@ pub struct Outcome {
     pub extracted_bytes: u64,
     /// True if the run was stopped before its end.
     pub stopped: bool,
-    /// The error that kept layers which nobody needs from being removed at the end. The images are as
-    /// the list above says.
+    /// The error that kept layers which nobody needs from being removed at the end. The images are
+    /// as the list above says.
     pub failure: Option<Arc<Error>>,
 }
 
@@ -45,8 +45,8 @@ impl Outcome {
         self.failure = self.failure.take().or(next.failure);
     }
 
-    /// Leaves out, and returns, the images that wait for blobs that were not begun; none where the run
-    /// was stopped.
+    /// Leaves out, and returns, the images that wait for blobs that were not begun; none where the
+    /// run was stopped.
     pub fn take_unfinished(&mut self) -> BTreeSet<ImageRef> {
         let mut left = BTreeSet::new();
         if !self.stopped {

@@ -1,7 +1,7 @@
 //! Free space, compared with a plan before anything is fetched.
 //!
-//! A layer is hardly ever smaller than its blob: less space than that cannot be enough. Downloads are gone one by one,
-//! so each counts for itself.
+//! A layer is hardly ever smaller than its blob: less space than that cannot be enough. Downloads
+//! are gone one by one, so each counts for itself.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::store::Store;
 /// The fetches of a plan, by position, for which there cannot be enough space, each with its error.
 pub(super) type TooLarge = Vec<(usize, Arc<Error>)>;
 
-/// Finds the fetches for which there cannot be enough space: those that are larger than all that is free (whose
-/// registry may be lying), and of the others as many images as it takes.
+/// Finds the fetches for which there cannot be enough space: those that are larger than all that is
+/// free (whose registry may be lying), and of the others as many images as it takes.
 pub(super) fn too_large(plan: &Plan, store: &Store) -> Result<TooLarge, StoreError> {
     let mut too_large = Vec::new();
     if plan.download_bytes() == 0 {
@@ -47,8 +47,8 @@ pub(super) fn too_large(plan: &Plan, store: &Store) -> Result<TooLarge, StoreErr
     Ok(too_large)
 }
 
-/// Chooses the fetches to leave out beside `known`, the biggest first with all that only its images need, so that at
-/// least `excess` bytes less are needed.
+/// Chooses the fetches to leave out beside `known`, the biggest first with all that only its images
+/// need, so that at least `excess` bytes less are needed.
 fn give_up(plan: &Plan, known: BTreeSet<usize>, mut excess: u64) -> Vec<usize> {
     let mut failed: BTreeSet<&ImageRef> = BTreeSet::new();
     let images = |fetch: usize| plan.fetches[fetch].claims.iter().flat_map(|claim| &claim.images);

@@ -1,7 +1,7 @@
 //! The images of a plan that wait for layers, and the end of each.
 //!
-//! A layer that is done, or that failed, settles every image that waited for it. A settled image can be recorded or
-//! reported at once, while the other layers are still on their way.
+//! A layer that is done, or that failed, settles every image that waited for it. A settled image
+//! can be recorded or reported at once, while the other layers are still on their way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +30,7 @@ struct Waiting {
 }
 
 impl Waitlist {
+    /// Counts what each image of `plan` waits for.
     pub(super) fn new(plan: &Plan) -> Self {
         let positions: BTreeMap<ImageRef, usize> =
             plan.images.iter().enumerate().map(|(index, image)| (image.reference.clone(), index)).collect();
@@ -46,21 +47,24 @@ impl Waitlist {
         Self { images, positions, settled }
     }
 
-    /// Takes the images that wait for nothing more, or cannot succeed any more: each once, in the plan's
-    /// order.
+    /// Takes the images that wait for nothing more, or cannot succeed any more: each once, in the
+    /// plan's order.
     pub(super) fn take_settled(&mut self) -> BTreeSet<usize> {
         std::mem::take(&mut self.settled)
     }
 
+    /// The error by which an image cannot succeed any more.
     pub(super) fn error(&self, index: usize) -> Option<Arc<Error>> {
         self.images[index].error.clone()
     }
 
+    /// Notes the end of an image, after which nothing settles the image again.
     pub(super) fn finish(&mut self, index: usize, error: Option<Arc<Error>>) {
         self.images[index].finished = true;
         self.images[index].error = error;
     }
 
+    /// Notes that a layer has its name; the claims that it contradicts fail.
     pub(super) fn layer_done(&mut self, plan: &Plan, fetch: usize, wrong: &WrongClaims) {
         let fetch = &plan.fetches[fetch];
         for (index, claim) in fetch.claims.iter().enumerate() {
@@ -74,6 +78,7 @@ impl Waitlist {
         }
     }
 
+    /// Notes that a blob could not be had: each claim with its own error, the rest with the blob's.
     pub(super) fn layer_failed(&mut self, plan: &Plan, finished: &Finished<'_>) {
         let fetch = &plan.fetches[finished.fetch];
         for (index, error) in &finished.wrong_claims {
@@ -84,6 +89,7 @@ impl Waitlist {
         }
     }
 
+    /// Notes that nobody gets a layer.
     pub(super) fn all_claims_failed(&mut self, plan: &Plan, fetch: usize, error: &Arc<Error>) {
         for claim in &plan.fetches[fetch].claims {
             self.claim_failed(claim, error);
@@ -110,19 +116,13 @@ impl Waitlist {
         }
     }
 
-    pub(super) fn into_results(
-        self,
-        plan: &Plan,
-        stopped: bool,
-    ) -> Vec<(ImageRef, Action, Option<Arc<Error>>)> {
+    /// Returns the images of the plan, but for removals, with the error of each that is not done.
+    pub(super) fn into_results(self, plan: &Plan) -> Vec<(ImageRef, Action, Option<Arc<Error>>)> {
         // Removals have not been begun.
         let done = |(_, image): &(Waiting, &PlannedImage)| image.action != Action::Remove;
-        let result = |(state, image): (Waiting, &PlannedImage)| {
-            let error = match (state.finished, stopped) {
-                (true, _) => state.error,
-                // Nothing ends a run before its images are settled but the stop switch.
-                (false, _) => Some(Arc::new(Error::Stopped)),
-            };
+        let result = |(waiting, image): (Waiting, &PlannedImage)| {
+            // Nothing leaves an image unsettled but the stop switch, or the word that it is enough.
+            let error = if waiting.finished { waiting.error } else { Some(Arc::new(Error::Stopped)) };
             (image.reference.clone(), image.action, error)
         };
         self.images.into_iter().zip(&plan.images).filter(done).map(result).collect()

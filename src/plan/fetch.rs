@@ -1,24 +1,23 @@
 //! The blobs that a plan fetches, and what images say of them.
 //!
-//! A blob is fetched once, whatever number of images needs it. What images say of a blob is believed only as far as
-//! the blob itself agrees: where two images contradict each other, each is judged by what was fetched.
+//! A blob is fetched once, whatever number of images needs it. What images say of a blob is
+//! believed only as far as the blob itself agrees: where two images contradict each other, each is
+//! judged by what was fetched.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::image::PlannedImage;
-use crate::digest::{BlobDigest, ContentMismatch, DiffId};
-use crate::error::{Error, LayerError, RegistryError};
+use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::ImageRef;
-use crate::state::{Action, LayerDescriptor, LayerFacts, Observed};
+use crate::state::{Action, LayerDescriptor, Observed};
 
 /// One blob to fetch and extract.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// The digest of the blob.
     pub digest: BlobDigest,
-    /// The claims of the images that need the blob. Honest images agree, so there is one claim; where images do
-    /// not, each claim is judged by itself.
+    /// The claims of the images that need the blob. Honest images agree, so there is one claim;
+    /// where images do not, each claim is judged by itself.
     pub claims: Vec<Claim>,
 }
 
@@ -61,28 +60,8 @@ pub(super) fn plan_fetches(images: &[PlannedImage], observed: &Observed) -> Vec<
             _ => fetches.push(Fetch { digest: digest.clone(), claims: vec![claim] }),
         }
     }
-    // The last big layer decides when a run ends: start it first. (A stable sort: ties stay by digest.)
+    // The last big layer decides when a run ends: start it first. (A stable sort: ties stay by
+    // digest.)
     fetches.sort_by_key(|fetch| std::cmp::Reverse(fetch.size()));
     fetches
-}
-
-/// The error of an image that describes a complete layer otherwise than its blob was found to be.
-pub(super) fn contradicted(layers: &[LayerDescriptor], observed: &Observed) -> Option<Error> {
-    layers.iter().find_map(|layer| contradiction(layer, observed.facts.get(&layer.digest)?))
-}
-
-/// The error of an image whose `claim` about a layer contradicts the `facts`; `None` where the two agree.
-pub(crate) fn contradiction(claim: &LayerDescriptor, facts: &LayerFacts) -> Option<Error> {
-    if claim.diff_id != facts.diff_id {
-        let error = LayerError::DiffId { expected: claim.diff_id.clone(), actual: facts.diff_id.clone() };
-        return Some(Error::Layer { digest: claim.digest.clone(), error });
-    }
-    let (digest, expected) = (claim.digest.clone(), claim.size);
-    let source = match facts.size.cmp(&expected) {
-        Ordering::Equal => return None,
-        Ordering::Greater => ContentMismatch::TooLong { digest, expected },
-        Ordering::Less => ContentMismatch::TooShort { digest, expected, actual: facts.size },
-    };
-    let (what, host) = (format!("layer {}", claim.digest), "the registry".to_owned());
-    Some(RegistryError::Mismatch { what, host, source }.into())
 }

@@ -1,4 +1,4 @@
-//! What `prune` and `forget` forget: the decision, from what is recorded alone.
+//! The images that `prune` and `forget` give up: the decision, from the catalog's word alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,15 +11,15 @@ use crate::state::{Action, Desired, Observed, Owner, RecordedImage};
 /// An image to be forgotten by one owner, or by all.
 #[derive(Clone, Debug)]
 pub struct Removal {
-    /// Which.
+    /// The image.
     pub reference: ImageRef,
-    /// The names under which it is recorded, itself first.
+    /// The names under which the image is recorded, its own first.
     pub names: Vec<ImageRef>,
     /// The reason, and who keeps the image all the same.
     pub reason: Reason,
-    /// Those of the names that will not be recorded any more, so that their layers are not needed for them.
+    /// The names that will not be recorded any more, so that nobody needs their layers for them.
     pub gone: BTreeSet<ImageRef>,
-    /// Whether it is put off: an image that is to take its place may not be here yet.
+    /// True if the removal is put off: an image that is to take its place may not be here yet.
     pub waits: bool,
 }
 
@@ -32,14 +32,16 @@ pub struct Refusals {
     pub refused: Vec<Unforgettable>,
 }
 
-/// Whether nothing of ours is left of a row when `owner` (`None`: everybody) gives it up. What microsandbox had
-/// before us stays, with its layers.
+/// True if nothing of ours is left of a row when `owner` (`None`: everybody) gives it up. A row
+/// that microsandbox had before us stays, with its layers.
 pub(super) fn goes(row: &RecordedImage, owner: Option<&Owner>) -> bool {
     !row.preexisting && owner.is_none_or(|owner| row.owners.iter().all(|other| other == owner))
 }
 
-/// What the owner of `desired` has recorded and does not list any more, sorted by reference; all of that waits if
-/// something that is listed is not here. Nothing but [`Observed::recorded`] is looked at.
+/// Plans to give up all that the owner of `desired` has recorded and does not list any more, sorted
+/// by reference. With `waits`, all of that is put off: something that is listed is not here. Of
+/// `observed`, only
+/// [`Observed::recorded`] counts.
 pub fn removals(desired: &Desired, observed: &Observed, waits: bool) -> Vec<Removal> {
     let Plan { images, .. } = plan(&Desired { prune: true, ..desired.clone() }, observed);
     let removal = |image: super::PlannedImage| {
@@ -58,10 +60,10 @@ pub fn removals(desired: &Desired, observed: &Observed, waits: bool) -> Vec<Remo
     images.into_iter().filter(|image| image.action == Action::Remove).map(removal).collect()
 }
 
-/// Plans to forget `references`, whoever owns them. `recorded` is all that is recorded.
+/// Plans to forget `references`, whoever owns them. `recorded` is the whole catalog.
 ///
 /// # Errors
-/// Each reference that cannot be forgotten; then none is to be.
+/// Some references cannot be forgotten; then none is to be.
 pub fn removals_of(
     references: &BTreeSet<ImageRef>,
     recorded: &BTreeMap<ImageRef, RecordedImage>,
@@ -85,7 +87,7 @@ pub fn removals_of(
     if refusals == Refusals::default() { Ok(removals) } else { Err(refusals) }
 }
 
-/// Plans to forget all that `owner` wants, sorted by reference. `recorded` is all that is recorded.
+/// Plans to forget all that `owner` wants, sorted by reference. `recorded` is the whole catalog.
 pub fn removals_of_owner(owner: &Owner, recorded: &BTreeMap<ImageRef, RecordedImage>) -> Vec<Removal> {
     let owned = |row: &&RecordedImage| row.alias_of.is_none() && row.owners.contains(owner);
     let rows: Vec<&RecordedImage> = recorded.values().filter(owned).collect();
@@ -93,7 +95,7 @@ pub fn removals_of_owner(owner: &Owner, recorded: &BTreeMap<ImageRef, RecordedIm
     rows.into_iter().map(|row| removal_of(row, &references, recorded, Some(owner))).collect()
 }
 
-/// The removal of one image for `owner`; for everybody, where that is `None`.
+/// Plans to forget one image for `owner`; for everybody, where that is `None`.
 fn removal_of(
     row: &RecordedImage,
     references: &BTreeSet<ImageRef>,

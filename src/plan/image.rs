@@ -1,8 +1,9 @@
-//! One wanted image in a plan: what it is to be, the state of its parts, and what is to be recorded of it.
+//! One wanted image in a plan: what it is to be, the state of its parts, and what is to be recorded
+//! of it.
 
 use std::sync::Arc;
 
-use super::fetch::contradicted;
+use super::contradiction::contradicted;
 use super::part::{PlannedPart, deciding};
 use super::reason::Reason;
 use crate::digest::BlobDigest;
@@ -39,8 +40,8 @@ pub struct PlannedImage {
     pub layers: Arc<[LayerDescriptor]>,
     /// The rows that the run has to write; `None` where all of them are right.
     pub to_record: Option<ToRecord>,
-    /// True if a removal is put off: a wanted image is blocked or has failed, and what is to take the place of this
-    /// image may be just that.
+    /// True if a removal is put off: a wanted image is blocked or has failed, and what is to take
+    /// the place of this image may be just that.
     pub waits: bool,
 }
 
@@ -49,8 +50,8 @@ pub struct PlannedImage {
 pub enum ToRecord {
     /// All rows of this image.
     Image(Arc<ResolvedImage>),
-    /// All rows of the image that the lockfile names. The image has to be looked up first: a plan with such an image
-    /// can be shown, not carried out.
+    /// All rows of the image that the lockfile names. The image has to be looked up first: a plan
+    /// with such an image can be shown, not carried out.
     Locked(Arc<LockedImage>),
     /// The owner, and the directory of the layers. All other rows are right.
     Owner,
@@ -59,13 +60,14 @@ pub enum ToRecord {
 impl PlannedImage {
     /// The state of the image's layers; that of nothing where the plan has no such part.
     pub fn layers_state(&self) -> LayersState {
-        self.parts.first().map_or_else(LayersState::default, |part| match part.state {
+        let mut states = self.parts.iter().map(|part| match part.state {
             PartState::Layers(layers) => layers,
-        })
+        });
+        states.next().unwrap_or_default()
     }
 
-    /// The bytes of the image's layers that are to be fetched: each distinct layer counts once, also if another image
-    /// needs it too.
+    /// The bytes of the image's layers that are to be fetched: each distinct layer counts once,
+    /// also if another image needs it too.
     pub fn download_bytes(&self) -> u64 {
         if self.action == Action::Blocked { 0 } else { self.layers_state().absent_bytes }
     }
@@ -75,8 +77,8 @@ impl PlannedImage {
         self.reason.error()
     }
 
-    /// The words that people want beside the action: the reason where it is not evident, else the rule that chose the
-    /// image.
+    /// The words that people want beside the action: the reason where it is not evident, else the
+    /// rule that chose the image.
     pub fn remark(&self) -> Option<String> {
         if self.reason.is_evident() {
             self.chosen_by.as_ref().map(|rule| format!("chosen by {rule}"))
@@ -91,7 +93,7 @@ impl PlannedImage {
         Event::Image { reference, action, reason: self.remark().unwrap_or_default(), error }
     }
 
-    /// An image that is about to go, or cannot be had, for `reason`.
+    /// Makes the plan of an image of which nothing is known but that it goes, or cannot be had.
     pub(super) fn without_parts(
         reference: &ImageRef,
         names: Vec<ImageRef>,
@@ -162,6 +164,7 @@ struct Goal {
 }
 
 impl Goal {
+    /// Finds out what `wanted` is to be: what its reference means now, or else what is recorded.
     fn of(wanted: &DesiredImage, recorded: Option<&RecordedImage>, observed: &Observed) -> Self {
         let as_recorded = Self {
             digest: recorded.and_then(|recorded| recorded.digest.clone()),
@@ -208,6 +211,7 @@ fn plan_layers(
     PlannedPart { state: PartState::Layers(state), reason }
 }
 
+/// Finds the first reason for which the layers, or their rows, are not as they should be.
 fn reason_for_layers(
     wanted: &DesiredImage,
     recorded: Option<&RecordedImage>,
@@ -241,7 +245,8 @@ fn reason_for_layers(
     if state.rows_complete { Reason::InSync } else { Reason::Rows }
 }
 
-/// True if a row under one of `names` does not know yet who wants the image, or where its layers are.
+/// True if a row under one of `names` does not know yet who wants the image, or where its layers
+/// are.
 fn is_new_to(desired: &Desired, names: &[ImageRef], observed: &Observed) -> bool {
     names.iter().filter_map(|name| observed.recorded.get(name)).any(|row| {
         !row.owners.contains(&desired.owner)

@@ -3,8 +3,8 @@
 use super::reason::Reason;
 use crate::state::{Action, PartState};
 
-/// The order in which the actions of an image's parts decide about the image: the first one that a part has is the
-/// image's own.
+/// The order in which the actions of an image's parts decide about the image: the first one that a
+/// part has is the image's own.
 const DECIDING: [Action; 6] =
     [Action::Add, Action::Update, Action::Repair, Action::Blocked, Action::Keep, Action::Remove];
 
@@ -24,7 +24,8 @@ impl PlannedPart {
     }
 }
 
-/// The part that decides about the image; of several with one action, the first. `None` where there are no parts.
+/// The part that decides about the image; of several with one action, the first. `None` where there
+/// are no parts.
 pub(super) fn deciding(parts: &[PlannedPart]) -> Option<&PlannedPart> {
     DECIDING.iter().find_map(|action| parts.iter().find(|part| part.action() == *action))
 }

@@ -1,4 +1,5 @@
-//! The reasons of a plan: each has its words, a code for scripts, and the one action that it leads to.
+//! The reasons of a plan: each has its words, a code for scripts, and the one action that it leads
+//! to.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ pub enum Reason {
     AnotherDigest,
     /// The lockfile names another digest than was recorded.
     LockedDigest,
-    /// The lockfile names another manifest than was recorded under the same digest: one of the two is wrong.
+    /// The lockfile names another manifest than was recorded under the same digest: one of the two
+    /// is wrong.
     LockedManifest,
     /// The image is recorded for another platform.
     AnotherPlatform {

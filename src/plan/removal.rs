@@ -1,4 +1,5 @@
-//! The end of a plan: images that their owner does not list any more, and layers that nobody needs then.
+//! The end of a plan: images that their owner does not list any more, and layers that nobody needs
+//! then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,7 +32,8 @@ pub(super) fn unlisted<'a>(
         return Vec::new();
     }
     let selecting = selecting_repositories(desired);
-    // A selection that was not, or could not be, carried out might choose any tag: none is known to be unwanted.
+    // A selection that was not, or could not be, carried out might choose any tag: none is known to
+    // be unwanted.
     let is_held = |repository: &ImageRef| {
         listed.contains(repository)
             || (selecting.contains(repository) && !observed.decided.contains(repository))
@@ -49,7 +51,8 @@ fn selecting_repositories(desired: &Desired) -> BTreeSet<ImageRef> {
     desired.selections.iter().map(|selection| selection.repository.clone()).collect()
 }
 
-/// Plans to remove the `unlisted` images, each with its second names that are not `listed` themselves.
+/// Plans to remove the `unlisted` images, each with its second names that are not `listed`
+/// themselves.
 pub(super) fn plan_removals(
     desired: &Desired,
     listed: &BTreeSet<&ImageRef>,
@@ -87,8 +90,8 @@ fn plan_removal(
     }
 }
 
-/// The layers of removed and replaced images that nothing will need: neither the images of this plan, blocked ones
-/// included, nor any other record.
+/// The layers of removed and replaced images that nothing will need: neither the images of this
+/// plan, blocked ones included, nor any other record.
 pub(super) fn plan_layer_removals(
     desired: &Desired,
     images: &[PlannedImage],

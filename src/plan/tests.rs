@@ -113,7 +113,7 @@ fn blocked() -> Resolution {
     Resolution::Blocked(Arc::new(Error::Offline(Absent::Image)))
 }
 
-/// What applying `plan` successfully makes of `observed`.
+/// Makes of `observed` what applying `plan` successfully makes of it.
 fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
     let mut after = observed.clone();
     for state in after.layers.values_mut().filter(|state| **state == LayerState::Unbound) {
@@ -156,7 +156,8 @@ fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
     after
 }
 
-/// For each of six images: listed?, what the lookup says, what is recorded (version, layers, owners).
+/// For each of six images: listed?, what the lookup says, what is recorded (version, layers,
+/// owners).
 fn world() -> impl Strategy<Value = (Desired, Observed)> {
     let layers = || proptest::collection::vec(0_usize..8, 1..4);
     let image = (
@@ -333,7 +334,7 @@ proptest! {
         }
         prop_assert!(!waits || held.layers_to_remove.is_empty());
         prop_assert_eq!(held.waiting().count(), if waits { held.count(Action::Remove) } else { 0 });
-        // What waits is what goes as soon as nothing is in its way.
+        // The same images wait that go as soon as nothing is in their way.
         let free = plan(&Desired { images: Vec::new(), ..desired.clone() }, &Observed { failed: false, ..observed.clone() });
         let listed: BTreeSet<_> = desired.images.iter().map(|image| &image.reference).collect();
         let free = free.images.iter().map(|image| &image.reference).filter(|name| !listed.contains(name));
@@ -359,7 +360,7 @@ proptest! {
         prop_assert_eq!(format!("{:?}", plan(&desired, &observed)), format!("{:?}", plan(&reversed, &observed)));
     }
 
-    /// What a lockfile says of an image leads to the same plan as what its registry says.
+    /// A lockfile's word about an image leads to the same plan as its registry's word.
     #[test]
     fn a_locked_image_is_planned_as_a_resolved_one((desired, observed) in world()) {
         let mut by_lockfile = observed.clone();
@@ -379,7 +380,8 @@ proptest! {
         }
     }
 
-    /// A run in two parts, of which the first knows some lookups only, ends where one that knows all at once does.
+    /// A run in two parts, of which the first knows some lookups only, ends where one that knows
+    /// all at once does.
     #[test]
     fn parts_lead_where_the_whole_leads((desired, observed) in world(), known in proptest::collection::vec(any::<bool>(), 6)) {
         let is_known = |name: &ImageRef| (0..6).any(|index| known[index] && reference(index) == *name);
@@ -482,7 +484,7 @@ fn each_action_has_its_cause() {
     }
 }
 
-/// What a lockfile says of `image`.
+/// The meaning of `image` by a lockfile's word.
 fn locked(image: &ResolvedImage) -> Resolution {
     Resolution::Locked(Arc::new(LockedImage::of(image)))
 }

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::digest::{BlobDigest, DiffId};
 
-/// The media type of a layer. Nearly all layers have one of a few, which take no memory of their own.
+/// The media type of a layer. Nearly all layers have one of a few, which take no memory of their
+/// own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct MediaType(Cow<'static, str>);
@@ -71,8 +72,8 @@ pub enum LayerState {
     /// The directory's inventory is of another one (copied, put back from a backup, or made anew):
     /// the layer is complete once its content has been compared with the inventory.
     Unbound,
-    /// The directory is none that msb-sync finished (another tool's, or tampered with), and is to be
-    /// replaced.
+    /// The directory is none that msb-sync finished (another tool's, or tampered with), and is to
+    /// be replaced.
     Untrusted,
 }
 

@@ -14,19 +14,22 @@ use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 
-/// The state of a machine and of its registries, as far as a [`Desired`](super::Desired) is concerned.
+/// The state of a machine and of its registries, as far as a [`Desired`](super::Desired) is
+/// concerned.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// The present meaning of each desired and each selected image.
     pub resolutions: BTreeMap<ImageRef, Resolution>,
-    /// The images that selections of tags chose and that are not desired by name, sorted by reference.
+    /// The images that selections of tags chose and that are not desired by name, sorted by
+    /// reference.
     pub selected: Vec<SelectedImage>,
     /// Repositories with a selection that could not be carried out, sorted; each once.
     pub blocked_selections: Vec<BlockedSelection>,
     /// Repositories, alone, of which all selections were made from the list of their tags. Of the
     /// others with a selection nothing may be removed: nobody knows what they would have chosen.
     pub decided: BTreeSet<ImageRef>,
-    /// The catalog's word about the desired names, the owner's images, and repositories with a selection.
+    /// The catalog's word about the desired names, the owner's images, and repositories with a
+    /// selection.
     pub recorded: BTreeMap<ImageRef, RecordedImage>,
     /// The state of every layer of a resolution or a record above.
     pub layers: BTreeMap<BlobDigest, LayerState>,
@@ -48,8 +51,8 @@ pub enum Resolution {
     AsRecorded,
     /// The reference means another image, or its first one.
     Resolved(Arc<ResolvedImage>),
-    /// The lockfile names another image, or the first one; nobody was asked. The image must be looked
-    /// up before a plan is carried out.
+    /// The lockfile names another image, or the first one; nobody was asked. The image must be
+    /// looked up before a plan is carried out.
     Locked(Arc<LockedImage>),
     /// Nobody can tell.
     Blocked(Arc<Error>),
@@ -75,8 +78,8 @@ pub struct BlockedSelection {
     pub error: Arc<Error>,
 }
 
-/// The catalog's word about one image. Fields are `None` where microsandbox itself pulled the image,
-/// unless they say otherwise.
+/// The catalog's word about one image. Fields are `None` where microsandbox itself pulled the
+/// image, unless they say otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedImage {
     /// The name of the record.
@@ -95,12 +98,13 @@ pub struct RecordedImage {
     pub owners: BTreeSet<Owner>,
     /// True if microsandbox's rows are all there and agree with ours.
     pub rows_complete: bool,
-    /// The image of which this is only a second name (docker.io for sandboxes.io); `None` for others.
+    /// The image of which this is only a second name (docker.io for sandboxes.io); `None` for
+    /// others.
     pub alias_of: Option<ImageRef>,
     /// The directory of the layers when the image was recorded.
     pub layers_directory: Option<PathBuf>,
-    /// True if microsandbox had the image first: forgetting it then leaves microsandbox's rows, and so
-    /// the layers, alone.
+    /// True if microsandbox had the image first: forgetting it then leaves microsandbox's rows, and
+    /// so the layers, alone.
     pub preexisting: bool,
     /// The time of the last recording, `YYYY-MM-DD HH:MM:SS` UTC.
     pub modified_at: String,

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 /// An owner of images: the absolute path of an images file (symlinks kept), or `pull`.
 ///
-/// Two paths are two owners, whatever their bytes: a path that is UTF-8 is held unchanged, any other
-/// path with its bytes escaped. The catalog stores the held text; [`Owner`]'s display form is for
-/// people and documents.
+/// Two paths are two owners, whatever their bytes: a path that is UTF-8 is held unchanged, any
+/// other path with its bytes escaped. The catalog stores the held text; [`Owner`]'s display form is
+/// for people and documents.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(pub String);
 

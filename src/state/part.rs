@@ -1,7 +1,8 @@
-//! The parts of an image on this machine: the places each of which has to have all of the image before the image is in
-//! order. A plan has one state, and one action, for each of them.
+//! The parts of an image on this machine: the places each of which has to have all of the image
+//! before the image is in order. A plan has one state, and one action, for each of them.
 //!
-//! What a part consists of is data of its variant of [`PartState`]; nothing else has to know how many kinds there are.
+//! Each kind of part is a variant of [`PartState`] with its own data; nothing else has to know how
+//! many kinds there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,13 +19,14 @@ pub enum PartState {
 /// The state of the layers of one image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LayersState {
-    /// How many of the image's layers need not be fetched. A layer that the image has twice counts twice.
+    /// The number of the image's layers that need not be fetched. A layer that the image has twice
+    /// counts twice.
     pub present: usize,
-    /// How many distinct layers have no directory.
+    /// The number of distinct layers that have no directory.
     pub missing: usize,
-    /// How many distinct layers have a directory that msb-sync did not finish.
+    /// The number of distinct layers whose directory msb-sync did not finish.
     pub untrusted: usize,
-    /// How many distinct layers have still to be compared with their inventories.
+    /// The number of distinct layers that have still to be compared with their inventories.
     pub unbound: usize,
     /// The bytes of the distinct layers that have to be fetched.
     pub absent_bytes: u64,

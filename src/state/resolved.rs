@@ -1,4 +1,5 @@
-//! An image whose reference was resolved: all that its registry says of it but the layers' bytes, verified.
+//! An image whose reference was resolved: all that its registry says of it but the layers' bytes,
+//! verified.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -12,8 +12,8 @@ use crate::image_ref::ImageRef;
 /// The rule by which a moving selection chooses tags, as the images file writes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TagRule {
-    /// Ranges that `semver::VersionReq` parses, of which a tag's version has to be in one; none: any
-    /// tag will do.
+    /// Ranges that `semver::VersionReq` parses, of which a tag's version has to be in one; none:
+    /// any tag will do.
     pub semver: Vec<String>,
     /// A pattern that `regex` compiles, already anchored as a whole: `^(?:…)$`. The text that its
     /// group `order` matches says which tag is newer.
