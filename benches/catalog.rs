@@ -10,10 +10,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion};
+use msb_sync::benched::{Catalog, LockedHome, WritableCatalog};
 use msb_sync::cancel::Cancel;
-use msb_sync::catalog::{Catalog, WritableCatalog};
 use msb_sync::image_ref::ImageRef;
-use msb_sync::locked_home::LockedHome;
 use msb_sync::progress::Silent;
 use msb_sync::state::Owner;
 

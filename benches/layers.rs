@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
+use msb_sync::benched::{Options, Totals, Workers, extract};
 use msb_sync::cancel::Cancel;
 use msb_sync::digest::Algorithm;
-use msb_sync::extract::{Options, Totals, Workers, extract};
 use msb_sync::state::{Limits, Ownership};
 
 const MIB: usize = 1 << 20;

@@ -36,7 +36,7 @@ use std::os::fd::OwnedFd;
 
 pub use adopt::compare_foreign;
 pub use inventory::{InventoryEntry, InventoryKind, InventoryReader, Totals, read_facts};
-pub use verify::{Change, Difference, Differences, verify};
+pub use verify::verify;
 pub use workers::Workers;
 
 use self::stream::Inflated;

@@ -56,13 +56,13 @@ use std::sync::Arc;
 
 pub use directories::{PRIVATE_MODE, make_directory};
 pub use downloads::{PartialDownload, partial_downloads};
-pub use homes::{Claim, claim, claims_of_others};
+pub use homes::{claim, claims_of_others};
 pub use names::layer_path;
-pub use places::{Leftover, LocatedLayers, OpenedLayer, Places};
-pub use recovery::{Cleared, Recovered, clear, recover, sweep_downloads};
+pub use places::{Leftover, OpenedLayer, Places};
+pub use recovery::{clear, recover, sweep_downloads};
 pub use removal::{RemovedLayers, remove};
-pub use spool::{Spool, SpoolReader};
-pub use staged::{Committed, Staged, commit, stage, unplaced};
+pub use spool::Spool;
+pub use staged::{Staged, commit, stage, unplaced};
 pub use staging::Left;
 pub use usage::layers_in_use;
 

@@ -42,3 +42,10 @@ pub use stacking::{Restacked, Stacking};
 pub use steps::compare::{LayerStatus, VerifiedLayer};
 pub use verb_error::VerbError;
 pub use verify::{Verified, verify};
+
+pub use crate::diagnostic::{Problem, Problems};
+pub use crate::execute::Outcome;
+pub use crate::images_file::json_schema;
+pub use crate::lockfile::EntryChange;
+pub use crate::registry::{Environment, Rests};
+pub use crate::store::layer_path;

@@ -42,7 +42,7 @@ pub use own::{
 };
 pub use refusal::{Refusal, is_own, refusal};
 pub use regular::{open_regular, read_regular, read_regular_text};
-pub use tree::{Kept, Obstacle, find_mount, is_immutable, remove_tree, size_of_tree, with_rights};
+pub use tree::{Kept, find_mount, is_immutable, remove_tree, size_of_tree, with_rights};
 pub use xattrs::{
     get_xattr, has_xattr, is_impossible_xattr, remove_default_acl, remove_user_xattrs, set_xattr,
 };

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use rusqlite::StatementStatus;
 use tempfile::TempDir;
 
+use super::write::Forgotten;
 use super::*;
 use crate::cancel::Cancel;
 use crate::digest::{Algorithm, DiffId};

@@ -14,7 +14,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::inventory::{InventoryWriter, MAGIC, facts_frame};
-use super::{Differences, InventoryReader, Options, Totals, Workers, decode, extract, read_facts, verify};
+use super::verify::Differences;
+use super::{InventoryReader, Options, Totals, Workers, decode, extract, read_facts, verify};
 use crate::cancel::Cancel;
 use crate::digest::{Algorithm, DiffId};
 use crate::state::{LayerFacts, Limits, Ownership};

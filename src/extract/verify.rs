@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
-pub use self::differences::{Change, Difference, Differences};
+pub use self::differences::{Change, Differences};
 use super::budget::Budget;
 use super::inventory::{InventoryEntry, InventoryKind, InventoryReader, read_facts};
 use super::outcome::{Outcome, Part, each};

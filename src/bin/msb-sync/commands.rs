@@ -19,8 +19,7 @@ use clap::CommandFactory;
 use msb_sync::cancel::Cancel;
 use msb_sync::error::InputError;
 use msb_sync::image_ref::ImageRef;
-use msb_sync::registry::{Environment, Rests};
-use msb_sync::sync::{ImagesSource, Request, Session, VerbError};
+use msb_sync::sync::{Environment, ImagesSource, Request, Session, VerbError};
 
 use crate::args::{Cli, Command, Lock, Plan, Target};
 use crate::exit::Exit;
@@ -57,7 +56,7 @@ fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbErro
         Command::Remove(_) => Ok(forget::renamed(output)),
         Command::Init => init::run(output),
         Command::Schema => {
-            output.result(msb_sync::images_file::json_schema());
+            output.result(msb_sync::sync::json_schema());
             Ok(Exit::Done)
         }
         Command::Completions { shell } => {
@@ -84,7 +83,6 @@ fn session(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Session, VerbEr
         .map_err(|source| VerbError::Input(InputError::Home { path: home, source }.into()))?;
     let verb = cli.command.verb();
     Ok(Session {
-        home,
         user_home,
         environment: Environment::from_process(),
         default_registry: variable("OCI_REGISTRY_DOMAIN")
@@ -95,7 +93,7 @@ fn session(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Session, VerbEr
         verb: verb.to_owned(),
         reporter: output.reporter(verb),
         cancel,
-        rests: Rests::default(),
+        ..Session::new(home)
     })
 }
 

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use msb_sync::diagnostic::Problem;
 use msb_sync::error::Error;
 use msb_sync::plan::{self, Plan, PlannedImage};
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
-use msb_sync::store::layer_path;
 use msb_sync::sync::{
-    Applied, InspectedImage, ListedImage, Pruned, Relocked, Restacked, VerbError, Verified,
+    Applied, InspectedImage, ListedImage, Problem, Pruned, Relocked, Restacked, VerbError, Verified,
+    layer_path,
 };
 use msb_sync::watch::{Notice, Trigger};
 use serde_json::{Value, json};

@@ -27,8 +27,8 @@ use exit::Exit;
 use output::Output;
 
 fn main() -> ExitCode {
-    msb_sync::sys::limit_allocator_arenas();
-    msb_sync::sys::raise_open_files_limit();
+    msb_sync::limit_allocator_arenas();
+    msb_sync::raise_open_files_limit();
     signals::survive_file_limits();
     let cli = Cli::parse();
     let output = Output::new(&cli.global);

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 use super::{Make, World, file};
 use crate::cancel::Cancel;
-use crate::extract::{Differences, verify};
+use crate::extract::verify;
+use crate::extract::verify::Differences;
 use crate::sys;
 
 /// The thing that has a name.

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use msb_sync::state::{ConfigRecord, LayerState, size_of_layers};
-use msb_sync::store::layer_path;
-use msb_sync::sync::{InspectedImage, ListedImage, Restacked};
+use msb_sync::sync::{InspectedImage, ListedImage, Restacked, layer_path};
 
 use crate::paint;
 use crate::text::{age, bytes, plural, printable, short, table};

@@ -2,9 +2,8 @@
 
 use std::fmt::Write as _;
 
-use msb_sync::lockfile::EntryChange;
 use msb_sync::state::Action;
-use msb_sync::sync::Relocked;
+use msb_sync::sync::{EntryChange, Relocked};
 
 use crate::paint;
 use crate::text::{plural, printable, short, table};

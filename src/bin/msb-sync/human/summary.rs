@@ -4,10 +4,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use msb_sync::execute::Outcome;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::state::Action;
-use msb_sync::sync::Applied;
+use msb_sync::sync::{Applied, Outcome};
 
 use crate::paint;
 use crate::text::{bytes, duration, plural, printable, removals_wait, shell_word};
