@@ -16,7 +16,7 @@ use toml::de::{DeTable, DeValue};
 use ureq::http::{HeaderName, HeaderValue};
 
 use super::role::{Capabilities, Capability};
-use crate::diagnostic::{Mistake, Page, Severity};
+use crate::diagnostic::{Mistake, Page, Severity, Tree};
 use crate::registry::transport::{Secret, printable};
 use crate::sys;
 use crate::url::{Url, has_user};
@@ -165,12 +165,14 @@ pub(crate) type Problem = (usize, String);
 type Node<'a> = Spanned<DeValue<'a>>;
 
 pub(crate) fn parse(text: &str, folder: &Path) -> Result<Hosts, Problem> {
-    let root = DeTable::parse(text)
-        .map_err(|error| (error.span().map_or(0, |span| span.start), printable(error.message(), 200)))?;
+    let tree = Tree::parse(text);
+    if let Some(error) = tree.errors().first() {
+        return Err((error.span().map_or(0, |span| span.start), printable(error.message(), 200)));
+    }
     let mut hosts = Hosts::default();
     let mut server = None;
     let mut tables: Vec<(&Spanned<_>, &Node<'_>)> = Vec::new();
-    for (key, value) in root.get_ref() {
+    for (key, value) in tree.root() {
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("server", DeValue::String(text)) if text.is_empty() => {}
             ("server", DeValue::String(text)) => server = Some((text, value.span().start)),
@@ -181,7 +183,7 @@ pub(crate) fn parse(text: &str, folder: &Path) -> Result<Hosts, Problem> {
         }
     }
     let known = |key: &str| matches!(key, "server" | "host");
-    let (own, root_path) = read_access(root.get_ref(), folder, &known, "the top level", &mut hosts.details)?;
+    let (own, root_path) = read_access(tree.root(), folder, &known, "the top level", &mut hosts.details)?;
     hosts.own = own;
     hosts.server =
         server.map(|(text, at)| address(text, root_path).map_err(|reason| (at, reason))).transpose()?;
@@ -330,6 +332,13 @@ mod tests {
 
     fn read(text: &str) -> Result<Hosts, Problem> {
         parse(text, Path::new("/certs.d/x"))
+    }
+
+    #[test]
+    fn a_file_that_nests_deeply_ends_no_process() {
+        let table = format!("{{{}a = ", "a.".repeat(78));
+        assert!(read(&format!("x = {}1{}", table.repeat(79), "}".repeat(79))).is_ok());
+        assert!(read(&format!("x = {}1{}", "{a = ".repeat(100_000), "}".repeat(100_000))).is_err());
     }
 
     #[test]
