@@ -83,8 +83,8 @@ pub fn downloads_of(home: &Path) -> PathBuf {
     home.join("downloads")
 }
 
-/// The store, opened for writing: as long as there is one, this run alone changes its layers, and the
-/// home that its downloads are in.
+/// The store, opened for writing: as long as there is one, this run alone changes its layers, and
+/// the home that its downloads are in.
 #[derive(Debug)]
 pub struct Store {
     home: LockedHome,
@@ -99,12 +99,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// Locks `layers` too, which several homes may share, and opens the store of `home` there, making
-    /// the directories that are missing, for this user alone.
+    /// Locks `layers` too, which several homes may share, and opens the store of `home` there,
+    /// making the directories that are missing, for this user alone.
     ///
     /// # Errors
-    /// The run was cancelled while it waited for the lock. A directory cannot be made or opened, for
-    /// instance because it is a file, or another user's.
+    /// The run was cancelled while it waited for the lock. A directory cannot be made or opened,
+    /// for instance because it is a file, or another user's.
     pub fn open(home: &LockedHome, layers: &Path) -> Result<Self, Error> {
         let layers_directory = make_directory(layers, PRIVATE_MODE)?;
         let (places, private) = Places::of(layers).make_private()?;

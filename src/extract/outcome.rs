@@ -90,13 +90,6 @@ pub(super) struct Outcome {
     hashes: PathHash,
 }
 
-/// The last item of a path so far, and whether it is a directory.
-#[derive(Clone, Copy)]
-struct Last {
-    item: u32,
-    directory: bool,
-}
-
 impl Outcome {
     /// Plays back an inventory of `items`, which `open` opens as often as it takes; `at_once` paths
     /// are looked at together.
@@ -110,14 +103,17 @@ impl Outcome {
     ) -> io::Result<Self> {
         let hashes = PathHash::new();
         let mut outcome = Self { survivors: Bits::new(items), origins: Vec::new(), hashes };
-        let mut emptying = Bits::new(items);
-        let mut emptied = 0;
+        let (mut emptying, mut emptied) = (Bits::new(items), 0);
         for part in Part::all(items, at_once) {
-            let mut places: HashMap<u64, Last> = HashMap::new();
-            each(open()?, |item, entry| {
-                emptied += u32::from(outcome.put(&mut places, part, item, &entry, &mut emptying));
-            })?;
-            for last in places.values() {
+            let mut names = Names {
+                outcome: &mut outcome,
+                part,
+                last: HashMap::new(),
+                emptying: &mut emptying,
+                emptied: &mut emptied,
+            };
+            each(open()?, |item, entry| names.item(item, &entry))?;
+            for last in names.last.into_values() {
                 outcome.survivors.set(last.item);
             }
         }
@@ -134,45 +130,6 @@ impl Outcome {
             }
         }
         Ok(outcome)
-    }
-
-    /// Takes in an item, and tells whether it takes away what is below its path.
-    fn put(
-        &mut self,
-        places: &mut HashMap<u64, Last>,
-        part: Part,
-        item: u32,
-        entry: &InventoryEntry,
-        emptying: &mut Bits,
-    ) -> bool {
-        let hash = self.hashes.of(&entry.path);
-        if let InventoryKind::HardLink { target } = &entry.kind {
-            let target = self.hashes.of(target);
-            if part.has(target) {
-                if self.origins.len() <= item as usize {
-                    self.origins.resize(item as usize + 1, NONE);
-                }
-                // One that nothing had the name of is an inode of its own.
-                self.origins[item as usize] = places.get(&target).map_or(item, |last| last.item);
-            }
-        }
-        if !part.has(hash) {
-            return false;
-        }
-        let old = places.get(&hash).copied();
-        // A link to itself that waits changes nothing where its name is taken.
-        if old.is_some()
-            && matches!(&entry.kind, InventoryKind::WaitingLink { target } if *target == entry.path)
-        {
-            return false;
-        }
-        let directory = entry.kind == InventoryKind::Directory;
-        places.insert(hash, Last { item, directory });
-        let empties = !directory && old.is_some_and(|old| old.directory);
-        if empties {
-            emptying.set(item);
-        }
-        empties
     }
 
     /// Finds out which items went with a directory above them.
@@ -215,6 +172,71 @@ impl Outcome {
             }
         }
         (0..count).filter(|&item| shared.get(item)).collect()
+    }
+}
+
+/// The names of a part of all paths while an inventory is played back: the state that extraction
+/// has on disk, in a map.
+///
+/// Nothing has a name that is not in `last`. Else the last item of the name has it: a thing that
+/// was made, a directory or not, or a link that waits. The rule of hard links has decided before
+/// which of these it is; an item says so, and replaces what had its name.
+struct Names<'o> {
+    outcome: &'o mut Outcome,
+    part: Part,
+    last: HashMap<u64, Last>,
+    /// The items that have replaced a directory, and with it all that was below.
+    emptying: &'o mut Bits,
+    /// The number of these items.
+    emptied: &'o mut u32,
+}
+
+/// The last item of a name so far, and whether it is a directory.
+#[derive(Clone, Copy)]
+struct Last {
+    item: u32,
+    directory: bool,
+}
+
+impl Names<'_> {
+    /// Takes in an item of the inventory.
+    fn item(&mut self, item: u32, entry: &InventoryEntry) {
+        let name = self.outcome.hashes.of(&entry.path);
+        match &entry.kind {
+            InventoryKind::HardLink { target } => {
+                self.link(item, self.outcome.hashes.of(target));
+                self.take(item, name, false);
+            }
+            // A link to itself that waits changes nothing where its name is taken.
+            InventoryKind::WaitingLink { target }
+                if *target == entry.path && self.last.contains_key(&name) => {}
+            kind => self.take(item, name, *kind == InventoryKind::Directory),
+        }
+    }
+
+    /// Notes that a hard link is of the inode that has the name `target` now.
+    fn link(&mut self, item: u32, target: u64) {
+        if !self.part.has(target) {
+            return;
+        }
+        let origins = &mut self.outcome.origins;
+        if origins.len() <= item as usize {
+            origins.resize(item as usize + 1, NONE);
+        }
+        // A link to a name that nothing has is an inode of its own.
+        origins[item as usize] = self.last.get(&target).map_or(item, |last| last.item);
+    }
+
+    /// Gives a name to an item, in place of what had it before.
+    fn take(&mut self, item: u32, name: u64, directory: bool) {
+        if !self.part.has(name) {
+            return;
+        }
+        let old = self.last.insert(name, Last { item, directory });
+        if !directory && old.is_some_and(|old| old.directory) {
+            self.emptying.set(item);
+            *self.emptied += 1;
+        }
     }
 }
 

@@ -25,7 +25,7 @@ const NOT_YET: &[(Rule, &[&str])] = &[
         Rule::Lines,
         &[
             "bin", "cancel", "catalog", "error", "execute", "fuzzing", "lib", "observe", "plan", "progress",
-            "queue", "state", "store", "sync", "threads", "watch",
+            "queue", "state", "sync", "threads", "watch",
         ],
     ),
 ];
