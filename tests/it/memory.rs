@@ -15,7 +15,7 @@ use crate::support::check::wanted;
 use crate::support::fake_registry::{FakeRegistry, serve};
 use crate::support::hex;
 use crate::support::http::{Front, Request, Response, Server};
-use crate::support::image::{BlobSet, Image, Layer, OCI_MANIFEST, dir, file, file_header, gzip};
+use crate::support::image::{BlobSet, Image, Layer, OCI_INDEX, OCI_MANIFEST, dir, file, file_header, gzip};
 use crate::support::sandbox::{Output, Sandbox};
 
 /// The promise, in KiB.
@@ -208,6 +208,36 @@ fn documents_of_the_largest_size_fit() {
             output.peak_kib() / 1024
         );
     }
+}
+
+/// Several registries' worth of documents at once: each is small enough, and all together are not.
+#[test]
+fn indexes_of_the_largest_size_fit_beside_each_other() {
+    let mut content = BlobSet::default();
+    let image = content.image(&Image::new(&[Layer::of(&[file("f", "x")])]));
+    let own = json!({"mediaType": OCI_MANIFEST, "digest": image.digest(), "size": content.blobs[image.digest()].len()});
+    let other = |number: u32| {
+        json!({"mediaType": OCI_MANIFEST, "digest": format!("sha256:{number:064x}"), "size": 1,
+               "platform": {"os": "plan9", "architecture": format!("a{number}")}})
+    };
+    let mut names = Vec::new();
+    for number in 0..8 {
+        let mut entries: Vec<serde_json::Value> = (0..15_000).map(other).collect();
+        entries.push(own.clone());
+        let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries,
+                           "annotations": {"number": number.to_string()}});
+        let descriptor = content.document(OCI_INDEX, &index);
+        let size = content.blobs[descriptor.digest()].len();
+        assert!((3 << 20..4 << 20).contains(&size), "{size}");
+        let name = format!("team/app{number}:1");
+        content.tag(&name, &descriptor);
+        names.push(name);
+    }
+    let sandbox = Sandbox::new();
+    let registry = FakeRegistry::start(content);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    sandbox.images(&wanted(&registry.name(), &names));
+    assert_bounded(&sandbox, "apply");
 }
 
 /// 10,000 more images of ten layers each, as if `pull` had brought them.

@@ -89,7 +89,7 @@ impl From<Words> for Vec<String> {
 }
 
 /// Reads the config of `manifest`: its record, and the layers with their `diff_id`s.
-pub(crate) fn parse_config(
+pub(super) fn parse_config(
     bytes: &[u8],
     manifest: &Manifest,
 ) -> Result<(ConfigRecord, Vec<LayerDescriptor>), String> {

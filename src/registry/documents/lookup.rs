@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use ureq::http::Method;
 
-use super::manifest::{ACCEPT, parse};
+use super::manifest::{ACCEPT, parse, turn};
 use super::meaning::{Lookup, Meaning};
 use super::resolve::{DocumentKind, Documents, LED_ASTRAY, assemble, verify};
 use crate::digest::{Algorithm, BlobDigest};
@@ -198,6 +198,7 @@ impl Repository<'_> {
             } else {
                 // Nothing to compare it with: what makes no sense may be damaged all the same.
                 let digest = BlobDigest::of(Algorithm::Sha256, &bytes);
+                let _turn = turn(&bytes);
                 parse(&bytes, media_type.as_deref()).map_err(|reason| {
                     let (what, host) = (format!("manifest {digest}"), host.clone());
                     // A document to which a redirect led is not shown.

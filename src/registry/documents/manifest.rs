@@ -11,7 +11,7 @@
 //! [CVE-2021-41190]: https://www.cve.org/CVERecord?id=CVE-2021-41190
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use oci_spec::image::{MediaType, ToDockerV2S2 as _};
 use serde::Deserialize;
@@ -20,6 +20,7 @@ use serde_json::Number;
 use crate::digest::BlobDigest;
 use crate::registry::transport::{json_error, printable};
 use crate::state::Platform;
+use crate::threads::lock;
 
 /// The media types that are asked for: images in both dialects.
 pub(super) static ACCEPT: LazyLock<String> = LazyLock::new(|| {
@@ -33,6 +34,8 @@ fn is(media_type: &str, kind: &MediaType) -> bool {
     media_type == kind.as_ref() || kind.to_docker_v2s2().is_ok_and(|docker| docker == media_type)
 }
 
+/// The size beyond which documents are taken apart one at a time, in bytes.
+const LARGE: usize = 256 << 10;
 /// More layers than any builder makes (Docker stops at 127) and any kernel mounts.
 const MAX_LAYERS: usize = 1024;
 /// Larger blobs are a mistake; low enough that no sum over [`MAX_LAYERS`] overflows. In bytes.
@@ -103,7 +106,7 @@ pub(crate) enum For {
 }
 
 impl Entry {
-    pub(crate) fn is_index(&self) -> bool {
+    pub(super) fn is_index(&self) -> bool {
         self.media_type.as_deref().is_some_and(|media_type| is(media_type, &MediaType::ImageIndex))
     }
 
@@ -201,6 +204,16 @@ fn kind_of(media_type: &str) -> Result<Option<Kind>, String> {
         }
         other => Err(format!("its media type {:?} is no image's", printable(other, 120))),
     }
+}
+
+/// Waits until no other large document is being taken apart, where `bytes` are one; the turn lasts
+/// as long as the guard.
+///
+/// A document's parsed form is several times as large as its bytes, and a run asks several
+/// registries at once. Under the guard nobody waits for anything but the processor.
+pub(super) fn turn(bytes: &[u8]) -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::new(());
+    (bytes.len() > LARGE).then(|| lock(&TURN))
 }
 
 /// Reads an index or manifest, served as `content_type`.

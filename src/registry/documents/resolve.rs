@@ -3,11 +3,11 @@
 //! Works alike for servers and image layouts, which differ only in where documents come from
 //! ([`Documents`]). Everything it follows is bounded: depth, number of documents, size of each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::config::parse_config;
-use super::manifest::{Descriptor, For, Index, Manifest, Parsed, parse};
+use super::manifest::{Descriptor, For, Index, Manifest, Parsed, parse, turn};
 use super::platforms::rank;
 use crate::digest::{BlobDigest, ContentMismatch, Verifier};
 use crate::error::RegistryError;
@@ -56,6 +56,9 @@ pub(crate) fn verify(bytes: &[u8], digest: &BlobDigest, size: Option<u64>) -> Re
 }
 
 /// Assembles the image that `top`, to which `reference` leads, means for `platform`.
+///
+/// No bytes of a document outlive its reading, and no parsed form outlives its turn: the largest
+/// documents of several lookups at once would not fit into memory.
 pub(crate) fn assemble(
     documents: &dyn Documents,
     reference: &ImageRef,
@@ -63,38 +66,30 @@ pub(crate) fn assemble(
     top: Arc<Document>,
 ) -> Result<ResolvedImage, RegistryError> {
     let digest = top.digest.clone();
-    let (index, found) = match read(&top)? {
-        Parsed::Manifest(manifest) => {
-            let found = Found::read(documents, top, manifest)?;
+    let mut search = Search::new(documents, platform);
+    let origin = Origin::of(&top);
+    let opened = search.open(&top)?;
+    drop(top);
+    let (index, found) = match opened {
+        Opened::Manifest(manifest) => {
+            let found = Found::read(documents, origin, manifest)?;
             found.check(platform)?;
             (None, found)
         }
-        Parsed::Index(index) => {
-            let mut search = Search {
-                documents,
-                platform,
-                read: 1,
-                best: None,
-                unnamed: Vec::new(),
-                seen: BTreeSet::new(),
-            };
-            search.visit(&index, &top, 1)?;
-            let record = DocumentRecord {
-                digest: digest.clone(),
-                media_type: index.media_type,
-                annotations: index.annotations,
-            };
+        Opened::Index { media_type, annotations, nested } => {
+            search.visit(nested, &origin, 1)?;
+            let record = DocumentRecord { digest: digest.clone(), media_type, annotations };
             (Some(record), search.finish()?)
         }
     };
-    let Found { document, manifest, config, layers } = found;
+    let Found { origin, manifest, config, layers } = found;
     Ok(ResolvedImage {
         reference: reference.clone(),
         platform: platform.clone(),
         digest,
         index,
         manifest: DocumentRecord {
-            digest: document.digest.clone(),
+            digest: origin.digest,
             media_type: manifest.media_type,
             annotations: manifest.annotations,
         },
@@ -103,43 +98,51 @@ pub(crate) fn assemble(
     })
 }
 
-/// The reason for which a document is refused that nobody vouches for and to which a redirect led:
-/// its content is not shown.
-pub(crate) const LED_ASTRAY: &str = "a redirect led to it, and it is not what was asked for";
+/// The name of a document whose bytes are gone.
+struct Origin {
+    digest: BlobDigest,
+    host: String,
+    unvouched: bool,
+}
 
-fn refused(kind: &str, document: &Document, reason: String) -> RegistryError {
-    let reason = if document.unvouched { LED_ASTRAY.to_owned() } else { reason };
-    RegistryError::Document {
-        what: format!("{kind} {}", document.digest),
-        host: document.host.clone(),
-        reason,
+impl Origin {
+    fn of(document: &Document) -> Self {
+        let Document { digest, host, unvouched, .. } = document;
+        Self { digest: digest.clone(), host: host.clone(), unvouched: *unvouched }
+    }
+
+    /// Makes the error of a document of this `kind` that cannot be used.
+    fn refused(&self, kind: &str, reason: String) -> RegistryError {
+        let reason = if self.unvouched { LED_ASTRAY.to_owned() } else { reason };
+        RegistryError::Document { what: format!("{kind} {}", self.digest), host: self.host.clone(), reason }
     }
 }
 
+/// The reason for which a document is refused that nobody vouches for and to which a redirect led:
+/// its content is not shown.
+pub(super) const LED_ASTRAY: &str = "a redirect led to it, and it is not what was asked for";
+
 fn read(document: &Document) -> Result<Parsed, RegistryError> {
     parse(&document.bytes, document.media_type.as_deref())
-        .map_err(|reason| refused("manifest", document, reason))
+        .map_err(|reason| Origin::of(document).refused("manifest", reason))
 }
 
 /// A manifest with its config.
 struct Found {
-    document: Arc<Document>,
+    origin: Origin,
     manifest: Manifest,
     config: ConfigRecord,
     layers: Vec<LayerDescriptor>,
 }
 
 impl Found {
-    fn read(
-        documents: &dyn Documents,
-        document: Arc<Document>,
-        manifest: Manifest,
-    ) -> Result<Self, RegistryError> {
+    fn read(documents: &dyn Documents, origin: Origin, manifest: Manifest) -> Result<Self, RegistryError> {
         let config =
             documents.document(DocumentKind::Config, &manifest.config.digest, Some(manifest.config.size))?;
-        let (config, layers) =
-            parse_config(&config.bytes, &manifest).map_err(|reason| refused("config", &config, reason))?;
-        Ok(Self { document, manifest, config, layers })
+        let _turn = turn(&config.bytes);
+        let (config, layers) = parse_config(&config.bytes, &manifest)
+            .map_err(|reason| Origin::of(&config).refused("config", reason))?;
+        Ok(Self { origin, manifest, config, layers })
     }
 
     /// Returns the platform that the config names; `None` where it names none.
@@ -168,84 +171,132 @@ fn no_platform(wanted: &Platform, available: impl IntoIterator<Item = String>) -
     }
 }
 
+/// A document that was read, as far as the search needs it.
+enum Opened {
+    Manifest(Manifest),
+    Index { media_type: String, annotations: BTreeMap<String, String>, nested: Vec<Descriptor> },
+}
+
 /// The search for a platform's manifest in an index and those it leads to.
 struct Search<'a> {
     documents: &'a dyn Documents,
     platform: &'a Platform,
-    /// Documents read so far.
+    /// The documents read so far.
     read: usize,
     best: Option<(u32, Descriptor)>,
-    /// Manifests of which their index does not say for which platform they are.
+    /// Manifests of which their index does not say for which platform they are; no more than are
+    /// read.
     unnamed: Vec<Descriptor>,
-    /// The platforms there are.
+    /// The platforms there are; no more than an error lists.
     seen: BTreeSet<String>,
 }
 
-impl Search<'_> {
-    fn visit(&mut self, index: &Index, document: &Document, depth: usize) -> Result<(), RegistryError> {
+impl<'a> Search<'a> {
+    /// Begins a search of which the first document is read already.
+    fn new(documents: &'a dyn Documents, platform: &'a Platform) -> Self {
+        Self { documents, platform, read: 1, best: None, unnamed: Vec::new(), seen: BTreeSet::new() }
+    }
+
+    /// Reads `document`, and of an index notes what it lists.
+    fn open(&mut self, document: &Document) -> Result<Opened, RegistryError> {
+        let _turn = turn(&document.bytes);
+        match read(document)? {
+            Parsed::Manifest(manifest) => Ok(Opened::Manifest(manifest)),
+            Parsed::Index(index) => {
+                let nested = self.note(&index, document)?;
+                let Index { media_type, annotations, .. } = index;
+                Ok(Opened::Index { media_type, annotations, nested })
+            }
+        }
+    }
+
+    /// Notes the manifests that `index` lists, and returns the indexes, no more than are read.
+    fn note(&mut self, index: &Index, document: &Document) -> Result<Vec<Descriptor>, RegistryError> {
         let mut nested = Vec::new();
+        let keep = |kept: &mut Vec<Descriptor>, descriptor| {
+            if kept.len() < MAX_DOCUMENTS {
+                kept.push(descriptor);
+            }
+        };
         for entry in &index.entries {
             let fits = match entry.platform() {
                 For::Nobody => continue,
                 For::Unsaid => None,
                 For::Platform(platform) => {
                     let rank = rank(self.platform, &platform);
-                    self.seen.insert(shown(&platform));
+                    self.see(&platform);
                     let Some(rank) = rank else { continue };
                     Some(rank)
                 }
             };
-            let descriptor = entry.descriptor().map_err(|reason| refused("index", document, reason))?;
+            let descriptor =
+                entry.descriptor().map_err(|reason| Origin::of(document).refused("index", reason))?;
             match fits {
-                _ if entry.is_index() => nested.push(descriptor),
-                None => self.unnamed.push(descriptor),
+                _ if entry.is_index() => keep(&mut nested, descriptor),
+                None => keep(&mut self.unnamed, descriptor),
                 Some(rank) if self.best.as_ref().is_none_or(|(best, _)| rank < *best) => {
                     self.best = Some((rank, descriptor));
                 }
                 Some(_) => {}
             }
         }
+        Ok(nested)
+    }
+
+    /// Takes note that there is an image for `platform`.
+    fn see(&mut self, platform: &Platform) {
+        self.seen.insert(shown(platform));
+        if self.seen.len() > MAX_DOCUMENTS {
+            self.seen.pop_last();
+        }
+    }
+
+    /// Searches the indexes `nested` in `parent`, until one has the very platform.
+    fn visit(&mut self, nested: Vec<Descriptor>, parent: &Origin, depth: usize) -> Result<(), RegistryError> {
         for descriptor in nested {
             if matches!(self.best, Some((0, _))) {
                 break;
             }
             if depth >= MAX_DEPTH {
                 let reason = format!("indexes are nested deeper than {MAX_DEPTH}");
-                return Err(refused("index", document, reason));
+                return Err(parent.refused("index", reason));
             }
-            let inner = self.fetch(&descriptor, document)?;
-            match read(&inner)? {
-                Parsed::Index(index) => self.visit(&index, &inner, depth + 1)?,
-                Parsed::Manifest(_) => {
-                    return Err(refused(
-                        "index",
-                        &inner,
-                        "it is listed as an index but is a manifest".to_owned(),
-                    ));
+            self.read += 1;
+            if self.read > MAX_DOCUMENTS {
+                let reason = format!("it leads to more than {MAX_DOCUMENTS} documents");
+                return Err(parent.refused("index", reason));
+            }
+            let inner = self.manifest(&descriptor)?;
+            let origin = Origin::of(&inner);
+            let opened = self.open(&inner)?;
+            drop(inner);
+            match opened {
+                Opened::Index { nested, .. } => self.visit(nested, &origin, depth + 1)?,
+                Opened::Manifest(_) => {
+                    let reason = "it is listed as an index but is a manifest".to_owned();
+                    return Err(origin.refused("index", reason));
                 }
             }
         }
         Ok(())
     }
 
-    fn fetch(&mut self, descriptor: &Descriptor, parent: &Document) -> Result<Arc<Document>, RegistryError> {
-        self.read += 1;
-        if self.read > MAX_DOCUMENTS {
-            let reason = format!("it leads to more than {MAX_DOCUMENTS} documents");
-            return Err(refused("index", parent, reason));
-        }
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Arc<Document>, RegistryError> {
         self.documents.document(DocumentKind::Manifest, &descriptor.digest, Some(descriptor.size))
     }
 
+    /// Reads the best manifest, or else looks into those of which nothing is said.
     fn finish(mut self) -> Result<Found, RegistryError> {
         if let Some((_, descriptor)) = self.best.take() {
-            let document =
-                self.documents.document(DocumentKind::Manifest, &descriptor.digest, Some(descriptor.size))?;
-            return match read(&document)? {
-                Parsed::Manifest(manifest) => Found::read(self.documents, document, manifest),
+            let document = self.manifest(&descriptor)?;
+            let origin = Origin::of(&document);
+            let parsed = in_turn(&document)?;
+            drop(document);
+            return match parsed {
+                Parsed::Manifest(manifest) => Found::read(self.documents, origin, manifest),
                 Parsed::Index(_) => {
                     let reason = "it is listed as a manifest but is an index".to_owned();
-                    Err(refused("manifest", &document, reason))
+                    Err(origin.refused("manifest", reason))
                 }
             };
         }
@@ -255,13 +306,14 @@ impl Search<'_> {
             if self.read > MAX_DOCUMENTS {
                 break;
             }
-            let document =
-                self.documents.document(DocumentKind::Manifest, &descriptor.digest, Some(descriptor.size))?;
+            let document = self.manifest(&descriptor)?;
+            let origin = Origin::of(&document);
             // An index may list artifacts beside images.
-            let Ok(Parsed::Manifest(manifest)) = read(&document) else { continue };
-            let found = Found::read(self.documents, document, manifest)?;
+            let Ok(Parsed::Manifest(manifest)) = in_turn(&document) else { continue };
+            drop(document);
+            let found = Found::read(self.documents, origin, manifest)?;
             let Some(own) = found.platform() else { continue };
-            self.seen.insert(shown(&own));
+            self.see(&own);
             if let Some(rank) = rank(self.platform, &own)
                 && best.as_ref().is_none_or(|(other, _)| rank < *other)
             {
@@ -270,4 +322,10 @@ impl Search<'_> {
         }
         best.map(|(_, found)| found).ok_or_else(|| no_platform(self.platform, self.seen))
     }
+}
+
+/// Reads a document that is a manifest, if all is well.
+fn in_turn(document: &Document) -> Result<Parsed, RegistryError> {
+    let _turn = turn(&document.bytes);
+    read(document)
 }

@@ -23,7 +23,7 @@ pub(crate) enum Names<'i> {
 }
 
 /// A name that says of which repository an image is.
-pub(crate) struct Full<'i> {
+pub(super) struct Full<'i> {
     registry: Option<String>,
     repository: &'i str,
     /// `None` where there is a digest instead.
@@ -32,7 +32,7 @@ pub(crate) struct Full<'i> {
 
 /// The quality of a name's fit, best first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fit {
+pub(super) enum Fit {
     /// Registry and repository are those of the reference.
     Registry,
     /// The repository is, and there is no registry.

@@ -67,7 +67,7 @@ pub(crate) struct Access {
     pub(crate) ca: Vec<PathBuf>,
     /// PEM files of a certificate chain and its key.
     pub(crate) client: Option<(PathBuf, PathBuf)>,
-    pub(crate) skip_verify: bool,
+    pub(super) skip_verify: bool,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// An `Authorization` header of the file's own.
     pub(crate) authorization: Option<Secret>,

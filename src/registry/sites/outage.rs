@@ -18,7 +18,7 @@ const REST: Duration = Duration::from_secs(30);
 
 /// The outage of one endpoint, if there is one.
 #[derive(Default)]
-pub(crate) struct Outage(Mutex<Option<Known>>);
+pub(super) struct Outage(Mutex<Option<Known>>);
 
 enum Known {
     /// Nobody listens, or nobody knows where.

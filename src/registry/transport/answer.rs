@@ -56,10 +56,12 @@ impl Answer {
                 limit,
             })
         };
-        if self.content_length().is_some_and(|length| length > limit) {
+        let announced = self.content_length().unwrap_or_default();
+        if announced > limit {
             return Err(too_large());
         }
-        let mut bytes = Vec::new();
+        // Growing step by step would take up to twice the memory for a moment.
+        let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or_default());
         let mut buffer = vec![0; 16 * 1024];
         loop {
             match self.clock.run(|| self.body.read(&mut buffer)) {
