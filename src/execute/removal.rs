@@ -7,9 +7,9 @@ use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::store::{self, RemovedLayers, Store};
 
-/// Removes those of `layers` from the directory of `store` that no recorded image needs there, by what
-/// the catalog says now: whoever decided may have supposed something else. Reports what was removed, what
-/// had to be kept and why, and what is left over. Other homes were asked before.
+/// Removes those of `layers` from the directory of `store` that no recorded image needs there, by
+/// what the catalog says now: whoever decided may have supposed something else. Reports what was
+/// removed, what had to be kept and why, and what is left over. Other homes were asked before.
 pub(crate) fn remove_layers(
     catalog: &Catalog,
     store: &Store,
