@@ -1,8 +1,18 @@
-//! The examples for other programs: their YAML says what it should, and what it makes them run does what it says.
+//! The examples: what their YAML makes other programs run does what it says, and the Rust programs work on the
+//! quickstart's images.
+
+#[expect(dead_code, reason = "the tests call `run`, as its `main` does")]
+#[path = "../../examples/apply.rs"]
+mod apply;
+#[expect(dead_code, reason = "the tests call `run`, as its `main` does")]
+#[path = "../../examples/reporter.rs"]
+mod reporter;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
+use msb_sync::sync::Session;
 use serde_json::Value;
 
 use crate::support::fake_registry::FakeRegistry;
@@ -150,4 +160,28 @@ fn the_pre_commit_hook_refuses_what_is_not_locked() {
         let found = sandbox.program("python3", &["-c", script, pattern, file]).run();
         assert_eq!(found.status.success(), seen, "{file}");
     }
+}
+
+/// The images file of the quickstart, which needs no network.
+fn quickstart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart/images.toml")
+}
+
+#[test]
+fn a_program_plans_and_applies() {
+    let sandbox = Sandbox::in_memory();
+    let session = Session::new(sandbox.home());
+    assert!(apply::run(&session, quickstart()).unwrap());
+    assert_eq!(sandbox.extracted().len(), 3, "two images with a layer in common");
+    assert!(apply::run(&session, quickstart()).unwrap(), "nothing to do is a success");
+    let missing = apply::run(&session, "no-such-file.toml".into()).unwrap_err();
+    assert!(missing.to_string().contains("no-such-file.toml"), "{missing}");
+}
+
+#[test]
+fn a_program_has_a_reporter_of_its_own() {
+    let sandbox = Sandbox::in_memory();
+    let counter = reporter::run(sandbox.home(), quickstart()).unwrap();
+    assert_eq!(counter.images.load(Ordering::Relaxed), 2);
+    assert!(counter.extracted.load(Ordering::Relaxed) > 0);
 }
