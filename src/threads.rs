@@ -1,10 +1,11 @@
 //! Threads and what they share: the one way to start a thread, and locks that outlive a panic.
 //!
-//! A machine may refuse a thread at any time (a limit of a container, memory). Every starter of threads tells that in
-//! the same words ([`start`], [`start_in`]), or goes on with fewer ([`work_in_parallel`]).
+//! A machine may refuse a thread at any time (a limit of a container, memory). Every starter of
+//! threads tells that in the same words ([`start`], [`start_in`]), or goes on with fewer
+//! ([`work_in_parallel`]).
 //!
-//! A panic in one thread must not become a panic in all others: whoever locks here gets the value, poisoned or not.
-//! Values behind such locks are therefore changed in one step, or not at all.
+//! A panic in one thread must not become a panic in all others: whoever locks here gets the value,
+//! poisoned or not. Values behind such locks are therefore changed in one step, or not at all.
 
 use std::io;
 use std::sync::{LockResult, Mutex, MutexGuard, PoisonError};
@@ -15,12 +16,14 @@ pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     unpoisoned(mutex.lock())
 }
 
-/// The value of a lock, of a wait on a condition, or of a mutex that is taken apart, poisoned or not.
+/// The value of a lock, of a wait on a condition, or of a mutex that is taken apart, poisoned or
+/// not.
 pub fn unpoisoned<T>(result: LockResult<T>) -> T {
     result.unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a thread that outlives its starter. `name` shows up in debuggers; Linux keeps 15 bytes of a name.
+/// Starts a thread that outlives its starter. `name` shows up in debuggers; Linux keeps 15 bytes of
+/// a name.
 ///
 /// # Errors
 /// The system refuses the thread; the error names it.
@@ -43,8 +46,8 @@ pub fn start_in<'scope, T: Send + 'scope>(
     Builder::new().name(name.to_owned()).spawn_scoped(scope, work).map_err(|error| refused(name, &error))
 }
 
-/// Runs `work` in this thread and in `threads - 1` others at once, and returns when all have ended. Where the system
-/// refuses threads there are fewer.
+/// Runs `work` in this thread and in `threads - 1` others at once, and returns when all have ended.
+/// Where the system refuses threads there are fewer.
 pub fn work_in_parallel(name: &str, threads: usize, work: impl Fn() + Sync) {
     std::thread::scope(|scope| {
         for _ in 1..threads {

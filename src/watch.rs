@@ -1,12 +1,14 @@
 //! Runs [`sync::apply`] again whenever something that it depends on changes, until it is stopped.
 //!
-//! One loop on one thread waits for what may happen: a file or directory changes (`eyes`, `paths`), the interval is
-//! over, SIGHUP, the run's end, the stop switch. The run itself is the same blocking code as `apply`'s, on a thread
-//! of its own. Changes are given time to settle (`schedule`) and are compared with what the last run read, so a
-//! touched file, or a write of our own, starts nothing; what changes during a run leads to one more run, however
-//! often it changed. systemd is told how things are (`systemd`), and whoever asks over HTTP (`metrics`, `server`).
+//! One loop on one thread waits for what may happen: a file or directory changes (`eyes`, `paths`),
+//! the interval is over, SIGHUP, the run's end, the stop switch. The run itself is the same
+//! blocking code as `apply`'s, on a thread of its own. Changes are given time to settle
+//! (`schedule`) and are compared with what the last run read, so a touched file, or a write of our
+//! own, starts nothing; what changes during a run leads to one more run, however often it changed.
+//! systemd is told how things are (`systemd`), and whoever asks over HTTP (`metrics`, `server`).
 //!
-//! The images file is read by each run anew. One that is broken or gone changes nothing on the machine.
+//! The images file is read by each run anew. One that is broken or gone changes nothing on the
+//! machine.
 
 mod address;
 mod eyes;
@@ -46,8 +48,8 @@ const REST: Duration = Duration::from_millis(40);
 /// Applies now, and again whenever something changes, until the session's stop switch is thrown.
 ///
 /// # Errors
-/// The first run could not be carried out (images that fail are no reason), the metrics cannot be served, or the
-/// system has no threads or signals for us.
+/// The first run could not be carried out (images that fail are no reason), the metrics cannot be
+/// served, or the system has no threads or signals for us.
 pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> Result<(), VerbError> {
     let cannot =
         |doing: &'static str| move |source: std::io::Error| VerbError::Error(Error::System { doing, source });
@@ -98,16 +100,16 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
     result
 }
 
-/// What the inputs of a run hold.
+/// The contents of the files that a run reads.
 type Contents = BTreeMap<PathBuf, Content>;
 
-/// What became of a run; `None` where it was put off.
+/// The end of a run; `None` where the run was put off.
 type RunResult = Result<Option<Applied>, VerbError>;
 
 /// A run that is under way.
 struct Run {
     result: oneshot::Receiver<RunResult>,
-    /// Why the system gave it no thread.
+    /// The system's reason for giving the run no thread.
     refused: Option<std::io::Error>,
     started: Instant,
 }
@@ -119,18 +121,18 @@ struct Watch<'a> {
     listener: &'a dyn Listener,
     metrics: Arc<Metrics>,
     eyes: Eyes,
-    /// By the last images file that could be read.
+    /// The files and directories that the last readable images file leads to.
     inputs: Inputs,
-    /// What the last run read, or could have.
+    /// The contents that the last run read, or could have.
     read: Contents,
-    /// The layer directories that have to be there.
+    /// The layer directories whose disappearance starts a run.
     wanted: BTreeSet<PathBuf>,
     /// The catalog, if there was one after the last run.
     catalog: Option<PathBuf>,
-    /// What was seen and not looked at yet.
+    /// The changes that the eyes saw and nobody has looked at yet.
     changes: Option<Changes>,
-    /// Inputs that something happened to while a run was reading them: whatever they hold now, it may have read
-    /// something else.
+    /// Inputs that something happened to while a run was reading them: the run may have read
+    /// something else than they hold now.
     touched: BTreeSet<PathBuf>,
     hangup: bool,
     /// The run that was told of has not begun yet.
@@ -139,7 +141,7 @@ struct Watch<'a> {
     failures: u32,
     /// The text of the last failure of a whole run, since the last good one.
     failed: Option<String>,
-    /// When the next run starts if nothing happens, and why.
+    /// The start of the next run if nothing happens, and the reason for it.
     next: Instant,
     next_reason: Trigger,
     first: bool,
@@ -206,7 +208,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// When something has to be done if nothing happens, while no run is going on.
+    /// The time at which something is to be done if nothing happens, while no run is going on.
     fn due(&self) -> Instant {
         let now = Instant::now();
         match &self.changes {
@@ -233,10 +235,12 @@ impl Watch<'_> {
         self.changes = Some(Changes::note(self.changes, Instant::now(), seen.writing));
     }
 
-    /// The reasons for a run now, and what it will read; `None` if there are none, or if a file is being written.
+    /// The reasons for a run now, and the contents that the run will read; `None` if there are
+    /// none, or if a file is being written.
     ///
-    /// A file that is written in place is empty for a moment, and an empty images file is a good one, which wants
-    /// nothing. So it has to look the same twice, with nothing happening to it in between.
+    /// A file that is written in place is empty for a moment, and an empty images file is a good
+    /// one, which wants nothing. Each file must look the same twice, with nothing happening to it
+    /// in between.
     async fn decide(&mut self) -> Option<(Vec<Trigger>, Contents)> {
         let changes = self.changes.take();
         let before = self.eyes.take();
@@ -249,11 +253,12 @@ impl Watch<'_> {
         }
         sleep(REST).await;
         let again = self.contents();
-        // Whoever was writing then has been told of by now.
+        // The kernel has told by now of everybody who was writing then.
         sleep(REST).await;
         let (now, seen) = (Instant::now(), self.eyes.take());
         let at_rest = !before.writing && !seen.writing && seen.is_empty() && again == contents;
-        // Else it is taken as it is after a while, but for an empty one. A run that finds another one does nothing.
+        // Else it is taken as it is after a while, but for an empty one. A run that finds another
+        // one does nothing.
         let contents = if at_rest { contents } else { self.contents() };
         let emptied = contents.get(&self.inputs.images_file).is_some_and(Content::is_empty_file);
         let overdue = changes.is_some_and(|changes| changes.overdue(now));
@@ -267,7 +272,8 @@ impl Watch<'_> {
         None
     }
 
-    /// Looks at everything: the reasons for a run, if there are any, and what it would read.
+    /// Looks at everything: the reasons for a run, if there are any, and the contents it would
+    /// read.
     fn look(&mut self) -> (Vec<Trigger>, Contents) {
         let mut reasons: BTreeSet<Trigger> = self.touched.iter().cloned().map(Trigger::Changed).collect();
         if self.hangup {
@@ -297,7 +303,7 @@ impl Watch<'_> {
         files_of(&self.inputs).into_iter().map(|path| (path.clone(), Content::of(path))).collect()
     }
 
-    /// Starts a run that reads `contents`, or what changes from here on, which is seen as a change.
+    /// Starts a run that reads `contents`; the eyes see whatever changes from here on.
     fn start(&mut self, reasons: &[Trigger], contents: Contents) -> Run {
         if self.read != contents || reasons.contains(&Trigger::Hangup) {
             self.failed = None;
@@ -347,22 +353,7 @@ impl Watch<'_> {
             return Ok(());
         };
         let first = std::mem::take(&mut self.first);
-        let errors: Vec<&Error> = match &result {
-            Ok(applied) => {
-                applied.outcome.images.iter().filter_map(|(_, _, error)| error.as_deref()).collect()
-            }
-            Err(VerbError::Error(error)) => vec![error],
-            Err(_) => Vec::new(),
-        };
-        let now = SystemTime::now();
-        let asked = |error: &Error| error.retry_at().map(|at| at.duration_since(now).unwrap_or_default());
-        let passing = errors.into_iter().filter(|error| may_pass(error)).map(asked);
-        let interval = self.inputs.interval;
-        let retry = schedule::retry(passing, self.failures.saturating_add(1), interval, fastrand::f64());
-        self.failures = if retry.is_some() { self.failures.saturating_add(1) } else { 0 };
-        let wait = retry.unwrap_or(interval);
-        self.next = Instant::now() + wait;
-        self.next_reason = if retry.is_some() { Trigger::Retry } else { Trigger::Interval };
+        let wait = self.plan_next(&result);
         self.metrics.finished(&result, elapsed);
         match &result {
             Ok(applied) => {
@@ -397,6 +388,28 @@ impl Watch<'_> {
         }
         Ok(())
     }
+
+    /// Plans the next run, and returns the wait for it: soon where something failed that may pass by
+    /// itself, else at the interval.
+    fn plan_next(&mut self, result: &Result<Applied, VerbError>) -> Duration {
+        let errors: Vec<&Error> = match result {
+            Ok(applied) => {
+                applied.outcome.images.iter().filter_map(|(_, _, error)| error.as_deref()).collect()
+            }
+            Err(VerbError::Error(error)) => vec![error],
+            Err(_) => Vec::new(),
+        };
+        let now = SystemTime::now();
+        let asked = |error: &Error| error.retry_at().map(|at| at.duration_since(now).unwrap_or_default());
+        let passing = errors.into_iter().filter(|error| may_pass(error)).map(asked);
+        let interval = self.inputs.interval;
+        let retry = schedule::retry(passing, self.failures.saturating_add(1), interval, fastrand::f64());
+        self.failures = if retry.is_some() { self.failures.saturating_add(1) } else { 0 };
+        self.next_reason = if retry.is_some() { Trigger::Retry } else { Trigger::Interval };
+        let wait = retry.unwrap_or(interval);
+        self.next = Instant::now() + wait;
+        wait
+    }
 }
 
 /// Waits for the end of a run, for ever if there is none.
@@ -420,7 +433,7 @@ fn set(sleep: &mut Pin<&mut Sleep>, deadline: Instant) {
     }
 }
 
-/// Whether trying again soon may help: the registry, or the machine, may be well again.
+/// Trying again soon may help: the registry, or the machine, may be well again.
 fn may_pass(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -435,7 +448,7 @@ fn may_pass(error: &Error) -> bool {
     )
 }
 
-/// The layer directories that have to be there after this run.
+/// The layer directories that must be there after this run.
 fn wanted(applied: &Applied) -> BTreeSet<PathBuf> {
     let failed: BTreeSet<_> = applied
         .outcome

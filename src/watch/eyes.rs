@@ -1,7 +1,9 @@
-//! Sees that files change: by the kernel's word where it has one, by looking again and again where it has not.
+//! Sees that files change: by the kernel's word where it has one, by looking again and again where
+//! it has not.
 //!
-//! What is seen is gathered in one small place until the loop takes it, however many events there are. An event is
-//! only a reason to look; whether anything changed is for [`Content`](super::paths::Content) to say.
+//! The eyes gather events in one small place until the loop takes them, however many there are. An
+//! event is only a reason to look; [`Content`](super::paths::Content) says whether anything
+//! changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -19,12 +21,12 @@ use crate::sync::Inputs;
 use crate::sys;
 use crate::threads::lock;
 
-/// How often those files are looked at of which the kernel does not tell.
+/// Pause between two looks at the files of which the kernel does not tell.
 const POLL: Duration = Duration::from_secs(5);
 /// Entries of one directory of hosts files that are polled.
 const MAX_POLLED: usize = 1000;
 
-/// What has been seen since it was last taken.
+/// Everything that the eyes have seen since the loop last took it.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Inputs, or everything if `all`, to which something may have happened.
@@ -32,7 +34,7 @@ pub(super) struct Seen {
     pub(super) all: bool,
     /// A layer, or the catalog, went away.
     pub(super) store: bool,
-    /// Whether somebody has an input open for writing.
+    /// True if somebody has an input open for writing.
     pub(super) writing: bool,
 }
 
@@ -42,11 +44,11 @@ impl Seen {
     }
 }
 
-/// What to look out for.
+/// The names and directories that the eyes look out for.
 #[derive(Debug, Default)]
 struct Interest {
-    /// The inputs that the way over an entry of this name leads to. By name and not by path: a directory may have
-    /// two paths.
+    /// The inputs that the way over an entry of this name leads to. By name and not by path: a
+    /// directory may have two paths.
     names: BTreeMap<OsString, BTreeSet<PathBuf>>,
     /// Directories in which every name counts.
     whole: BTreeMap<PathBuf, PathBuf>,
@@ -79,17 +81,18 @@ pub(super) struct Eyes {
 
 /// A path that is looked at again and again.
 struct Polled {
-    /// What it looked like; `None`: there was nothing.
+    /// The path's stamp at the last look; `None`: there was nothing.
     stamp: Option<Stamp>,
     /// The input that it leads to; `None`: the store.
     input: Option<PathBuf>,
 }
 
-/// What `stat` says of a path, symlinks not followed; another stamp is a reason to look closer.
+/// The words of `stat` on a path, symlinks not followed; another stamp is a reason to look closer.
 type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl Eyes {
-    /// Eyes that see nothing yet. With `always`, everything is polled this often, and the kernel is not asked.
+    /// Eyes that see nothing yet. With `always`, everything is polled this often, and the kernel is
+    /// not asked.
     pub(super) fn new(always: Option<Duration>) -> Self {
         let sight: Arc<Mutex<Sight>> = Arc::default();
         let news = Arc::new(Notify::new());
@@ -109,7 +112,8 @@ impl Eyes {
     /// Looks out for changes of `inputs` from now on.
     pub(super) fn arm(&mut self, inputs: &Inputs) {
         let mut blind = BTreeSet::new();
-        // What appears while it is armed may lead elsewhere, for instance a directory that was missing.
+        // Something that appears meanwhile may lead elsewhere, for instance a directory that was
+        // missing.
         for _ in 0..5 {
             let (interest, ways) = Interest::of(inputs);
             let complete = self.watch(&interest, &mut blind);
@@ -120,18 +124,20 @@ impl Eyes {
         }
         let mut before = std::mem::take(&mut self.polled);
         for (path, input) in blind_paths(inputs, &blind) {
-            // What is polled already keeps its stamp: it may have changed since the last look.
+            // A path that is polled already keeps its stamp: it may have changed since the last
+            // look.
             let stamp = before.remove(&path).map_or_else(|| stamp(&path), |polled| polled.stamp);
             self.polled.insert(path, Polled { stamp, input });
         }
     }
 
-    /// How often [`Eyes::poll`] is to be called, if there is anything that the kernel does not tell.
+    /// Pause between two calls of [`Eyes::poll`], if there is anything that the kernel does not
+    /// tell.
     pub(super) fn poll_every(&self) -> Option<Duration> {
         (!self.polled.is_empty()).then(|| self.always.unwrap_or(POLL))
     }
 
-    /// Looks at what the kernel does not tell.
+    /// Looks at the paths of which the kernel does not tell.
     pub(super) fn poll(&mut self) {
         for (path, polled) in &mut self.polled {
             let now = stamp(path);
@@ -155,7 +161,7 @@ impl Eyes {
         self.news.notified().await;
     }
 
-    /// What was seen since the last time.
+    /// Takes everything that was seen since the last time.
     pub(super) fn take(&self) -> Seen {
         let mut sight = lock(&self.sight);
         let writing = !sight.open.is_empty();
@@ -167,8 +173,8 @@ impl Eyes {
         lock(&self.sight).open.clear();
     }
 
-    /// Watches the directories of `interest`, and no others; those that cannot be are added to `blind`. `false` where
-    /// one went away meanwhile.
+    /// Watches the directories of `interest`, and no others; those that cannot be are added to
+    /// `blind`. `false` where one went away meanwhile.
     fn watch(&mut self, interest: &Interest, blind: &mut BTreeSet<PathBuf>) -> bool {
         let (before, lost) = {
             let mut sight = lock(&self.sight);
@@ -204,7 +210,8 @@ impl Eyes {
     }
 }
 
-/// What is to be polled where the kernel does not tell of these directories, each with the input that it leads to.
+/// The paths to poll where the kernel does not tell of the directories `blind`, each with the input
+/// that it leads to.
 fn blind_paths(inputs: &Inputs, blind: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, Option<PathBuf>> {
     let mut found = BTreeMap::new();
     for path in files_of(inputs).into_iter().chain([&inputs.catalog, &inputs.layers]) {
@@ -246,7 +253,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 impl Interest {
-    /// What `inputs` need, and the ways that it was found by.
+    /// The interest in `inputs`, and the ways by which it was found.
     fn of(inputs: &Inputs) -> (Self, Vec<Vec<paths::Step>>) {
         let mut interest =
             Self { layers: real(&inputs.layers), catalog: real(&inputs.catalog), ..Self::default() };
@@ -281,7 +288,7 @@ fn real(path: &Path) -> PathBuf {
 }
 
 impl Sight {
-    /// Takes note of what notify tells; `true` where somebody should look.
+    /// Takes note of an event of notify's; `true` where somebody should look.
     fn note(&mut self, event: notify::Result<notify::Event>) -> bool {
         match event {
             // The queue ran over, or worse: anything may have happened.

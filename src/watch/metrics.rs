@@ -1,7 +1,8 @@
-//! What is counted: metrics in the format of Prometheus, and whether all is well.
+//! Metrics in the format of Prometheus, and the health of the watch.
 //!
-//! Counters go up as things happen, from the events of the run; the state of the images is that of the last run.
-//! Registries are labelled with the names that the images file uses, so that no server can invent labels.
+//! Counters go up as things happen, from the events of the run; the state of the images is that of
+//! the last run. Registries are labelled with the names that the images file uses, so that no
+//! server can invent labels.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -80,13 +81,13 @@ pub(super) struct Metrics {
 }
 
 struct Health {
-    /// What is wrong; `None`: nothing.
+    /// The trouble that the last run left; `None`: all is well.
     trouble: Option<String>,
     /// In one line, for people.
     summary: String,
     /// The last sign of life of the run that is going on.
     running: Option<Instant>,
-    /// It waits for another process, however long that takes.
+    /// The run waits for another process, however long that takes.
     waiting: bool,
     /// Since when the loop has been looking at files, if it is.
     looking: Option<Instant>,
@@ -238,7 +239,7 @@ impl Metrics {
         }
     }
 
-    /// How things are, in one line.
+    /// The state of things, in one line.
     pub(super) fn summary(&self) -> String {
         self.health().summary.clone()
     }
@@ -248,13 +249,13 @@ impl Metrics {
         self.health().looking = begins.then(Instant::now);
     }
 
-    /// Whether the run that is going on, if there is one, has shown a sign of life lately.
+    /// No run is going on, or the one that is has shown a sign of life lately.
     pub(super) fn is_alive(&self) -> bool {
         let health = self.health();
         health.waiting || health.running.is_none_or(|last| last.elapsed() < SILENCE)
     }
 
-    /// What is wrong, if anything is.
+    /// The trouble there is, if any.
     pub(super) fn trouble(&self) -> Option<String> {
         let looking = self.health().looking;
         if looking.is_some_and(|since| since.elapsed() >= LOOK) {
@@ -304,7 +305,7 @@ impl Metrics {
     }
 }
 
-/// Why a run could not be carried out, in one line.
+/// The reason why a run could not be carried out, in one line.
 fn in_one_line(failure: &VerbError) -> String {
     match failure {
         VerbError::Problems(problems) => match problems.iter().next() {
@@ -320,7 +321,7 @@ fn in_one_line(failure: &VerbError) -> String {
     }
 }
 
-/// Counts what a run tells.
+/// Counts the events of a run.
 struct Counting {
     metrics: Arc<Metrics>,
     next: Arc<dyn Reporter>,

@@ -1,4 +1,4 @@
-//! What `watch` is asked for, and what it tells: why runs start, and what became of them.
+//! The options of `watch`, and its notices: why runs start, and what became of them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,29 +8,29 @@ use std::time::Duration;
 use super::address::Address;
 use crate::sync::{Applied, Request, VerbError};
 
-/// What `watch` is asked for.
+/// The options of `watch`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// As for `apply`. The images file cannot be standard input.
+    /// The request of each run. Its images file cannot be standard input.
     pub request: Request,
-    /// Where metrics and health are served.
+    /// The address that metrics and health are served at.
     pub metrics: Option<Address>,
-    /// Look at the files this often instead of waiting for the kernel to tell.
+    /// The pause between two looks at the files, instead of waiting for the kernel to tell.
     pub poll: Option<Duration>,
 }
 
-/// Why a run was started.
+/// The reason why a run starts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trigger {
     /// A file or directory that the run reads changed.
     Changed(PathBuf),
-    /// So many layers that are wanted went away.
+    /// This number of wanted layers went away.
     LayersGone(usize),
     /// The catalog went away.
     CatalogGone(PathBuf),
-    /// It is time to look up the tags again.
+    /// The interval is over: tags are looked up again.
     Interval,
-    /// It is time to try again what failed.
+    /// Something failed, and is tried again.
     Retry,
     /// SIGHUP.
     Hangup,
@@ -64,45 +64,46 @@ impl fmt::Display for Trigger {
     }
 }
 
-/// What `watch` tells beside the events of its runs.
+/// A message of `watch` beside the events of its runs.
 #[derive(Debug)]
 pub enum Notice<'a> {
     /// From now on no change is missed. The first run follows.
     Watching {
         /// The images file. Absolute.
         file: &'a Path,
-        /// How often tags are looked up again.
+        /// The pause between two lookups of all tags.
         interval: Duration,
-        /// Where metrics are served.
+        /// The address that metrics are served at.
         metrics: Option<SocketAddr>,
-        /// How often files are looked at of which the kernel does not tell, if there are any.
+        /// The pause between two looks at the files of which the kernel does not tell, if there are
+        /// any.
         poll: Option<Duration>,
     },
     /// A run starts, for these reasons.
     Triggered(&'a [Trigger]),
     /// A run ended.
     Applied {
-        /// What it did.
+        /// The plan of the run, and its outcome.
         applied: &'a Applied,
-        /// How long it took.
+        /// The duration of the run.
         elapsed: Duration,
-        /// When the next one starts if nothing happens before.
+        /// The wait for the next run if nothing happens before.
         next: Duration,
     },
     /// A run could not be carried out: everything stays as the last good one left it.
     Failed {
-        /// Why.
+        /// The reason.
         failure: &'a VerbError,
-        /// Whether the one before failed by the same, and nothing that it reads has changed.
+        /// True if the run before failed by the same, and nothing that it reads has changed.
         again: bool,
-        /// When the next one starts if nothing happens before.
+        /// The wait for the next run if nothing happens before.
         next: Duration,
     },
-    /// It ends; a run that is going on is stopped.
+    /// The watch ends; a run that is going on is stopped.
     Stopping,
 }
 
-/// Who hears of [`Notice`]s.
+/// A hearer of [`Notice`]s.
 pub trait Listener: Send + Sync {
     /// Takes note; must not block for long.
     fn notice(&self, notice: &Notice<'_>);

@@ -1,8 +1,9 @@
-//! What a path depends on, and what it holds: which directories to watch for it, and a fingerprint of its content.
+//! The directories to watch for a path, and a fingerprint of the path's content.
 //!
-//! A file may be reached through symlinks, each of which may be exchanged (a Kubernetes `ConfigMap` does nothing
-//! else), and may be gone for a while. So directories are watched and not files: every one in which a step of the
-//! way to the file is taken by a symlink, the last one, and where the way ends early, the one where it ends.
+//! A file may be reached through symlinks, each of which may be exchanged (a Kubernetes `ConfigMap`
+//! does nothing else), and may be gone for a while. So directories are watched and not files: every
+//! one in which a step of the way to the file is taken by a symlink, the last one, and where the
+//! way ends early, the one where it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -13,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::sys;
 
-/// As many symlinks as the kernel follows.
+/// Symlinks that are followed, as many as the kernel does.
 const MAX_SYMLINKS: usize = 40;
 /// Bytes of a file that count.
 const MAX_FILE: u64 = 16 << 20;
@@ -74,7 +75,7 @@ fn parts(path: &Path) -> Vec<OsString> {
     names.collect()
 }
 
-/// What a path holds, as far as a run could notice.
+/// The content of a path, as far as a run could notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     /// Nothing.
@@ -88,12 +89,12 @@ pub(super) enum Content {
 }
 
 impl Content {
-    /// Whether it is a file with nothing in it.
+    /// A file with nothing in it is there.
     pub(super) fn is_empty_file(&self) -> bool {
         matches!(self, Self::File(digest) if *digest == BlobDigest::of(Algorithm::Sha256, b""))
     }
 
-    /// What is at `path`, symlinks followed; of a directory also what is in the directories in it.
+    /// The content of `path`, symlinks followed; of a directory with that of the directories in it.
     pub(super) fn of(path: &Path) -> Self {
         Self::to_depth(path, 2)
     }

@@ -1,4 +1,4 @@
-//! When to run next: what came in is waited for to settle, what fails is tried again ever later.
+//! The time of the next run: changes are given time to settle, failures are tried again ever later.
 //!
 //! Pure arithmetic on moments that the caller passes in.
 
@@ -16,7 +16,7 @@ const WRITING: Duration = Duration::from_secs(2);
 const WRITING_AT_MOST: Duration = Duration::from_secs(10);
 /// First wait before what failed is tried again; doubles from there.
 const BACKOFF: Duration = Duration::from_secs(10);
-/// Those who were asked to wait for the same time come back within this one.
+/// Machines that were asked to wait for the same time come back within this one.
 const MAX_JITTER: Duration = Duration::from_secs(1);
 
 /// Changes that nobody has looked at yet.
@@ -24,9 +24,9 @@ const MAX_JITTER: Duration = Duration::from_secs(1);
 pub(super) struct Changes {
     first: Instant,
     last: Instant,
-    /// They were looked at in vain, and are not again before this.
+    /// The loop looked at the changes in vain, and does not again before this.
     not_before: Option<Instant>,
-    /// Whether somebody has a changed file open for writing.
+    /// True if somebody has a changed file open for writing.
     writing: bool,
 }
 
@@ -41,7 +41,7 @@ impl Changes {
         }
     }
 
-    /// They were looked at, at `now`, and files were still being written.
+    /// The loop looked at the changes, at `now`, and files were still being written.
     pub(super) fn put_off(earlier: Option<Self>, now: Instant, writing: bool) -> Self {
         Self { not_before: Some(now + SETTLE), ..Self::note(earlier, now, writing) }
     }
@@ -52,7 +52,8 @@ impl Changes {
         Self { first, last: now, not_before: Some(now + SETTLE), writing: false }
     }
 
-    /// Whether they have gone on for so long that a file which never comes to rest is taken as it is.
+    /// The changes have gone on for so long that a file which never comes to rest is taken as it
+    /// is.
     pub(super) fn overdue(self, now: Instant) -> bool {
         now >= self.first + WRITING
     }
@@ -62,7 +63,7 @@ impl Changes {
         Self { first: now, ..self }
     }
 
-    /// When to look at them.
+    /// The time to look at the changes.
     pub(super) fn due(&self) -> Instant {
         let (settle, at_most) =
             if self.writing { (WRITING, WRITING_AT_MOST) } else { (SETTLE, SETTLE_AT_MOST) };
@@ -71,8 +72,9 @@ impl Changes {
     }
 }
 
-/// How long to wait before what failed is tried again: as long as a registry asks for, else as [`backoff`] says; `None`
-/// where nothing failed that may pass. Each of `failed` is the wait that was asked for, if any.
+/// The wait before failures are tried again: as long as a registry asks for, else as [`backoff`]
+/// says; `None` where nothing failed that may pass. Each of `failed` is the wait that was asked
+/// for, if any.
 pub(super) fn retry(
     failed: impl IntoIterator<Item = Option<Duration>>,
     failures: u32,
@@ -85,8 +87,8 @@ pub(super) fn retry(
     Some(waits.min()?.min(interval))
 }
 
-/// How long to wait before the try after `failures` failed runs in a row: doubling, at most `interval`, with
-/// `jitter` (0 to 1) so that machines that failed together do not come back together.
+/// The wait before the try after `failures` failed runs in a row: doubling, at most `interval`,
+/// with `jitter` (0 to 1) so that machines that failed together do not come back together.
 pub(super) fn backoff(failures: u32, interval: Duration, jitter: f64) -> Duration {
     let doubled = BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(interval);
     doubled.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)

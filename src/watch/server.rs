@@ -1,7 +1,9 @@
-//! A small HTTP server for `/metrics` and `/healthz`: few connections, short requests, short answers.
+//! A small HTTP server for `/metrics` and `/healthz`: few connections, short requests, short
+//! answers.
 //!
-//! It has a thread of its own, so that it answers whatever the watch is waiting for. Clients that are slow, or say
-//! nothing, hold nobody up: each connection has a few seconds, and when there are too many the oldest one goes.
+//! The server has a thread of its own, and answers whatever the watch is waiting for. Clients that
+//! are slow, or say nothing, hold nobody up: each connection has a few seconds, and when there are
+//! too many the oldest one goes.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -40,7 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A server that is at work until this is dropped.
 pub(super) struct Server {
-    /// Where, which is news where the port was 0.
+    /// The address, which is news where the port was 0.
     pub(super) address: SocketAddr,
     _stop: oneshot::Sender<Infallible>,
 }
@@ -71,7 +73,7 @@ pub(super) fn start(address: &Address, metrics: Arc<Metrics>) -> Result<Server, 
     Ok(Server { address: local, _stop: stop })
 }
 
-/// What is served, and under which name.
+/// The metrics that are served, and the name that they are served under.
 struct Site {
     /// The host in the address that was asked for.
     name: String,
@@ -92,7 +94,8 @@ async fn accept(listener: tokio::net::TcpListener, site: &Arc<Site>) {
                 // A client that is slow or goes away is its own problem.
                 let _ = tokio::time::timeout(TIME, serve(stream, site)).await;
             }));
-            // A request that has come already is answered before the next connection can push this one out.
+            // A request that has come already is answered before the next connection can push this
+            // one out.
             tokio::task::yield_now().await;
         } else {
             // No descriptors left, most likely: an old connection gives one back.
@@ -102,7 +105,8 @@ async fn accept(listener: tokio::net::TcpListener, site: &Arc<Site>) {
     }
 }
 
-/// Ends the oldest connection. Answers are short, so it is one that has not asked yet, or does not read.
+/// Ends the oldest connection. Answers are short, so it is one that has not asked yet, or does not
+/// read.
 fn end_oldest(open: &mut VecDeque<JoinHandle<()>>) {
     if let Some(oldest) = open.pop_front() {
         oldest.abort();
@@ -110,7 +114,8 @@ fn end_oldest(open: &mut VecDeque<JoinHandle<()>>) {
 }
 
 async fn serve(stream: TcpStream, site: Arc<Site>) {
-    // The crate writes the date, and panics where the clock is set before 1970 or after the year 9999.
+    // The crate writes the date, and panics where the clock is set before 1970 or after the year
+    // 9999.
     if !SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|time| time.as_secs() < YEAR_10000) {
         return;
     }
@@ -127,15 +132,15 @@ async fn serve(stream: TcpStream, site: Arc<Site>) {
         .await;
 }
 
-/// Whether a request is meant for this server. A page in somebody's browser may reach it under a name of its own
-/// (DNS rebinding); then the request says that name.
+/// A request is meant for this server. A page in somebody's browser may reach it under a name of
+/// its own (DNS rebinding); then the request says that name.
 fn is_meant_for(request: &Request<Incoming>, name: &str) -> bool {
     let header = request.headers().get_all(HOST).iter().map(|value| value.to_str().unwrap_or("?"));
     let target = request.uri().authority().map(hyper::http::uri::Authority::as_str);
     header.chain(target).all(|host| is_host_of(host, name))
 }
 
-/// Whether `host`, with or without a port, is an IP address, this machine, or `name`.
+/// `host`, with or without a port, is an IP address, this machine, or `name`.
 fn is_host_of(host: &str, name: &str) -> bool {
     let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
     let bare = match host.rsplit_once(':') {

@@ -24,8 +24,17 @@ const NOT_YET: &[(Rule, &[&str])] = &[
     (
         Rule::Lines,
         &[
-            "bin", "cancel", "catalog", "error", "execute", "fuzzing", "lib", "observe", "plan", "progress",
-            "queue", "state", "sync", "threads", "watch",
+            "cancel",
+            "catalog",
+            "error",
+            "execute",
+            "locked_home",
+            "observe",
+            "plan",
+            "progress",
+            "queue",
+            "state",
+            "sync",
         ],
     ),
 ];

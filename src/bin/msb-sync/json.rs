@@ -171,7 +171,8 @@ fn planned(image: &PlannedImage) -> Value {
     })
 }
 
-/// The words of a reason that the action says too: for what changes, a machine that shows the reason gets some.
+/// The words of a reason that the action says too: for what changes, a machine that shows the
+/// reason gets some.
 fn words_of_evident(reason: &plan::Reason) -> Option<String> {
     (reason.action() != Action::Keep).then(|| reason.to_string())
 }

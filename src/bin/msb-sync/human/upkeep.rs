@@ -77,33 +77,7 @@ fn some<'a>(images: impl IntoIterator<Item = &'a ImageRef>) -> String {
 
 /// The removals of `prune` and `forget`, or of a dry run those to come.
 pub(crate) fn pruned(pruned: &Pruned) -> String {
-    let mut out = String::new();
-    for image in &pruned.images {
-        let goes = image.gone.contains(&image.reference) && !image.waits;
-        let sign = if goes { paint::red("-") } else { paint::dim("=") };
-        let waits = if image.waits { "; waits" } else { "" };
-        let _ = writeln!(
-            out,
-            "  {sign} {}  {}{waits}",
-            image.reference,
-            printable(&image.reason.to_string(), false)
-        );
-    }
-    for layer in &pruned.layers {
-        let (size, reason) = (bytes(layer.size), printable(&layer.reason, false));
-        let _ =
-            writeln!(out, "  {} layer {}  {size}, {reason}", paint::red("-"), short(layer.digest.as_str()));
-    }
-    for layer in &pruned.kept {
-        let reason = printable(&layer.reason, false);
-        let _ = writeln!(out, "  {} layer {}  kept: {reason}", paint::yellow("="), layer.digest);
-    }
-    for download in &pruned.downloads {
-        let (digest, size) = (short(download.digest.as_str()), bytes(download.size));
-        let sign = paint::red("-");
-        let _ =
-            writeln!(out, "  {sign} partial download of {digest}  {size}, left by a run that did not end");
-    }
+    let mut out = rows(pruned);
     if !out.is_empty() {
         out.push('\n');
     }
@@ -135,5 +109,37 @@ pub(crate) fn pruned(pruned: &Pruned) -> String {
     } else {
         writeln!(out, "{}: {what} removed, {freed} freed.", paint::green("Done"))
     };
+    out
+}
+
+/// A line for each image, layer and partial download.
+fn rows(pruned: &Pruned) -> String {
+    let mut out = String::new();
+    for image in &pruned.images {
+        let goes = image.gone.contains(&image.reference) && !image.waits;
+        let sign = if goes { paint::red("-") } else { paint::dim("=") };
+        let waits = if image.waits { "; waits" } else { "" };
+        let _ = writeln!(
+            out,
+            "  {sign} {}  {}{waits}",
+            image.reference,
+            printable(&image.reason.to_string(), false)
+        );
+    }
+    for layer in &pruned.layers {
+        let (size, reason) = (bytes(layer.size), printable(&layer.reason, false));
+        let _ =
+            writeln!(out, "  {} layer {}  {size}, {reason}", paint::red("-"), short(layer.digest.as_str()));
+    }
+    for layer in &pruned.kept {
+        let reason = printable(&layer.reason, false);
+        let _ = writeln!(out, "  {} layer {}  kept: {reason}", paint::yellow("="), layer.digest);
+    }
+    for download in &pruned.downloads {
+        let (digest, size) = (short(download.digest.as_str()), bytes(download.size));
+        let sign = paint::red("-");
+        let _ =
+            writeln!(out, "  {sign} partial download of {digest}  {size}, left by a run that did not end");
+    }
     out
 }
