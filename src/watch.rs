@@ -389,8 +389,8 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Plans the next run, and returns the wait for it: soon where something failed that may pass by
-    /// itself, else at the interval.
+    /// Plans the next run, and returns the wait for it: soon where something failed that may pass
+    /// by itself, else at the interval.
     fn plan_next(&mut self, result: &Result<Applied, VerbError>) -> Duration {
         let errors: Vec<&Error> = match result {
             Ok(applied) => {
