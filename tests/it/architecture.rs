@@ -21,22 +21,7 @@ use self::source::Source;
 const NOT_YET: &[(Rule, &[&str])] = &[
     (Rule::Circles, &["observe"]),
     (Rule::Types, &["observe", "sync"]),
-    (
-        Rule::Lines,
-        &[
-            "cancel",
-            "catalog",
-            "error",
-            "execute",
-            "locked_home",
-            "observe",
-            "plan",
-            "progress",
-            "queue",
-            "state",
-            "sync",
-        ],
-    ),
+    (Rule::Lines, &["cancel", "catalog", "locked_home", "observe", "queue", "sync"]),
 ];
 
 /// The rules that rooms come to keep one after the other.
