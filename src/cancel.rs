@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::threads;
 
-/// A run's stop switch. Cheap to clone; all clones are one switch.
+/// The stop switch of a run. Cheap to clone; all clones are one switch.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel {
     shared: Arc<Shared>,
@@ -46,7 +46,7 @@ impl Cancel {
         self.shared.throw();
     }
 
-    /// Whether it was thrown.
+    /// Tells whether the switch was thrown.
     pub fn is_cancelled(&self) -> bool {
         self.shared.lock().thrown
     }

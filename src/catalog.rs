@@ -1,14 +1,17 @@
-//! The catalog, `<home>/oci.db`: what is recorded, for microsandbox 0.2 and for us. All SQL lives here.
+//! The catalog, `<home>/oci.db`: what is recorded, for microsandbox 0.2 and for us. All SQL lives
+//! here.
 //!
-//! The file belongs to two programs. microsandbox's six tables get the rows that its queries look for; what they
-//! cannot hold (digests of manifests, platforms, owners, a layer that occurs twice) is in tables that start with
-//! `sync_`. Each change is one transaction, and is on disk when the method returns. The journal mode is left as
-//! it is: in WAL mode a mere reader would have to create files.
+//! The file belongs to two programs. microsandbox's six tables get the rows that its queries look
+//! for; what they cannot hold (digests of manifests, platforms, owners, a layer that occurs twice)
+//! is in tables that start with `sync_`. Each change is one transaction, and is on disk when the
+//! method returns. The journal mode is left as it is: in WAL mode a mere reader would have to
+//! create files.
 //!
-//! microsandbox stacks an image's layers by `layers.id`. Ids are given out so that this is the OCI order of every
-//! image; when a new base goes under a layer that has a row already, that layer (and what images have above it) gets
-//! a higher id. What remains: if two images want the same two layers in opposite orders, the one recorded first has
-//! it right. A layer that an image lists twice has one row, in the place of its upper occurrence.
+//! microsandbox stacks an image's layers by `layers.id`. Ids are given out so that this is the OCI
+//! order of every image; when a new base goes under a layer that has a row already, that layer (and
+//! what images have above it) gets a higher id. What remains: if two images want the same two
+//! layers in opposite orders, the one recorded first has it right. A layer that an image lists
+//! twice has one row, in the place of its upper occurrence.
 
 mod config;
 mod connection;
@@ -49,12 +52,12 @@ impl Catalog {
         home.join("oci.db")
     }
 
-    /// Opens the catalog of `home` to read; `None` if there is no file. Works while others write, on a read-only file
-    /// system, and on a database that only microsandbox has used.
+    /// Opens the catalog of `home` to read; `None` if there is no file. Works while others write,
+    /// on a read-only file system, and on a database that only microsandbox has used.
     ///
-    /// No file is created or changed, with two exceptions that SQLite leaves no way around: a journal that a
-    /// killed writer left is rolled back, and a WAL database (made so by somebody else) that has a log without its
-    /// `-shm` gets one.
+    /// No file is created or changed, with two exceptions that SQLite leaves no way around: a
+    /// journal that a killed writer left is rolled back, and a WAL database (made so by somebody
+    /// else) that has a log without its `-shm` gets one.
     ///
     /// # Errors
     /// As for [`WritableCatalog::open`].
@@ -90,8 +93,8 @@ impl Catalog {
         self.recorded_or_owned(&[], owner)
     }
 
-    /// Those of `references` that are recorded, and the images of `owner` with their second names: each once,
-    /// sorted.
+    /// Those of `references` that are recorded, and the images of `owner` with their second names:
+    /// each once, sorted.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -117,8 +120,9 @@ impl Catalog {
         self.read("list the images of", |tx| images(tx, self.home(), &image::all_names(tx)?))
     }
 
-    /// The config of a recorded image. microsandbox keeps neither digest, labels nor stop signal: for an image
-    /// that only it recorded, the latter are empty and [`ConfigRecord::digest`] is that of no bytes (its
+    /// The config of a recorded image. microsandbox keeps neither digest, labels nor stop signal:
+    /// for an image that only it recorded, the latter are empty and [`ConfigRecord::digest`] is
+    /// that of no bytes (its
     /// [`RecordedImage::config_digest`] is `None`).
     ///
     /// # Errors
@@ -127,8 +131,8 @@ impl Catalog {
         self.read("read an image's config from", |tx| config::config(tx, reference))
     }
 
-    /// The layers that any recorded image outside `references` needs, ours or microsandbox's. The second names of
-    /// `references` count as inside.
+    /// The layers that any recorded image outside `references` needs, ours or microsandbox's. The
+    /// second names of `references` count as inside.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -139,8 +143,8 @@ impl Catalog {
         self.read("look up needed layers in", |tx| needed::layers_needed_outside(tx, references))
     }
 
-    /// Those of [`Catalog::layers_needed_outside`] that are needed in `directory`: what an image has elsewhere is not.
-    /// What microsandbox recorded by itself is in the directory `default`.
+    /// Those of [`Catalog::layers_needed_outside`] that are needed in `directory`: what an image
+    /// has elsewhere is not. What microsandbox recorded by itself is in the directory `default`.
     ///
     /// # Errors
     /// The database cannot be read.

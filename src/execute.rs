@@ -69,7 +69,7 @@ pub struct Executor<'a> {
     pub cancel: &'a Cancel,
     /// Says true when no more blobs are to be begun: the executor finishes what is under way, and
     /// leaves images that need more as they are, [`Error::Stopped`].
-    pub enough: &'a (dyn Fn() -> bool + Sync),
+    pub begin_no_more: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl Executor<'_> {
@@ -127,12 +127,12 @@ impl Executor<'_> {
         waitlist: &mut Waitlist,
     ) -> usize {
         let fetcher = self.fetcher(workers, counters);
-        let (cancel, enough) = (self.cancel, self.enough);
+        let (cancel, begin_no_more) = (self.cancel, self.begin_no_more);
         // The plan has the biggest first; the registries share the threads.
         let fetches = plan.fetches.iter().enumerate().filter(|(index, _)| !given_up.contains(index));
         let queue = Queue::new(fetches.map(|fetch| (registry_of(fetch.1), fetch)));
         let next = || {
-            if cancel.is_cancelled() || enough() {
+            if cancel.is_cancelled() || begin_no_more() {
                 return None;
             }
             let taken = queue.next()?;

@@ -1,11 +1,12 @@
-//! The lock of a home: one run at a time changes what lies there, and in the directories of layers that it uses.
+//! The lock of a home: one run at a time changes what lies there, and in the directories of layers
+//! that it uses.
 //!
-//! A [`LockedHome`] is the proof of it. Only with one can a catalog be opened to be written, and a store at all; both
-//! keep a share of it, so the lock lasts as long as anything that needs it. Whatever a run has decided before it got
-//! the lock it looks at again inside.
+//! A [`LockedHome`] is the proof of it. Only with one can a catalog be opened to be written, and a
+//! store at all; both keep a share of it, so the lock lasts as long as anything that needs it.
+//! Whatever a run has decided before it got the lock it looks at again inside.
 //!
-//! `flock` on files that are never removed: the kernel drops a lock with its process, so a dead one blocks nobody. The
-//! file says who holds it, for people.
+//! `flock` on files that are never removed: the kernel drops a lock with its process, so a dead one
+//! blocks nobody. The file says who holds it, for people.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -36,13 +37,13 @@ pub struct LockedHome(Arc<Inner>);
 struct Inner {
     home: PathBuf,
     _lock: HeldLock,
-    /// What it takes to wait for more locks.
+    /// The one who waits if more locks are wanted.
     waiter: Waiter,
     /// The locks of directories that this run has beside the home's.
     more: Mutex<Vec<Weak<HeldLock>>>,
 }
 
-/// Who waits for a lock, and how long.
+/// The run that waits for a lock, and its stop switch.
 struct Waiter {
     /// For those who wait for us: a command, no secrets.
     who: String,
@@ -55,12 +56,12 @@ struct Waiter {
 pub(crate) struct HeldLock(File);
 
 impl LockedHome {
-    /// Waits for the lock of `home`, which exists, and tells `reporter` once for whom. `who` is written
-    /// into the file for those who wait for us: a command, no secrets.
+    /// Waits for the lock of `home`, which exists, and tells `reporter` once for whom. `who` is
+    /// written into the file for those who wait for us: a command, no secrets.
     ///
     /// # Errors
-    /// `cancel` was thrown; the file cannot be made or locked, or is no regular file of this user's or
-    /// root's: then it is left as it is.
+    /// `cancel` was thrown; the file cannot be made or locked, or is no regular file of this user's
+    /// or root's: then it is left as it is.
     pub fn acquire(
         home: &Path,
         who: &str,
@@ -72,7 +73,8 @@ impl LockedHome {
         Ok(Self(Arc::new(Inner { home: home.to_owned(), _lock: lock, waiter, more: Mutex::default() })))
     }
 
-    /// Tells whether nobody has the lock of `home`, as far as that shows without waiting or writing.
+    /// Tells whether nobody has the lock of `home`, as far as that shows without waiting or
+    /// writing.
     pub fn is_free(home: &Path) -> bool {
         is_free(&home.join(NAME))
     }
@@ -82,9 +84,9 @@ impl LockedHome {
         &self.0.home
     }
 
-    /// Waits for one more lock, at `path`: that of a directory which several homes may share. A lock
-    /// that this run has already is shared, by whatever path it was taken: else the run would wait for
-    /// itself.
+    /// Waits for one more lock, at `path`: that of a directory which several homes may share. A
+    /// lock that this run has already is shared, by whatever path it was taken: else the run would
+    /// wait for itself.
     ///
     /// # Errors
     /// As for [`LockedHome::acquire`].
@@ -122,7 +124,8 @@ impl Waiter {
         let mut file = sys::open_own_directory(path.parent().unwrap_or(Path::new("/")))
             .and_then(|directory| sys::open_or_make_own_file(directory.as_fd(), name, MODE))
             .map_err(StoreError::io("open the lock", path))?;
-        // Whoever may open the file can hold the lock for ever: earlier versions let all users read it.
+        // Whoever may open the file can hold the lock for ever: earlier versions let all users read
+        // it.
         let _ = sys::set_mode(file.as_fd(), MODE);
         let mut told = false;
         while !sys::try_lock(&file).map_err(StoreError::io("lock", path))? {

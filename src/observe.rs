@@ -1,37 +1,35 @@
-//! What is: what each reference means now, what the catalog records, which layers are complete.
+//! Observing what is: the present meaning of each reference, the records of the catalog, the state
+//! of the layers.
 //!
-//! Looks only; nothing is written. A lookup that fails is data for its one image ([`Resolution::Blocked`]).
+//! Looks only; nothing is written. A lookup that fails is data for its one image
+//! ([`Resolution::Blocked`]).
 
+mod asker;
+mod chooser;
 mod lookups;
 mod selections;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
+pub use self::asker::AllAnswered;
+pub(crate) use self::asker::{Answer, Asker, ImageQuestion, Question};
+pub(crate) use self::chooser::two_platforms;
 use self::lookups::{Known, Lookups, forbidden_offline, never_pulled};
 use self::selections::Repository;
-pub(crate) use self::selections::{Choices, choose_from_registry, two_platforms};
 
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
-use crate::error::{Absent, Error, RegistryError};
+use crate::error::{Absent, Error};
 use crate::extract;
 use crate::image_ref::ImageRef;
-use crate::progress::{Event, Reporter};
-use crate::queue::Queue;
-use crate::registry::{Lookup, Registries};
-use crate::state::{
-    Desired, LayerDescriptor, LayerState, Observed, Platform, PullPolicy, RecordedImage, Resolution,
-    TagSelection,
-};
+use crate::progress::Reporter;
+use crate::registry::Registries;
+use crate::state::{Desired, LayerDescriptor, LayerState, Observed, PullPolicy, RecordedImage, Resolution};
 use crate::store;
 
-/// Tells whether all lookups have ended.
-pub type Ended<'e> = &'e (dyn Fn() -> bool + Sync);
-
-/// Where to look, and how.
+/// The observer: where it looks, and how.
 pub struct Observer<'a> {
     /// The registries.
     pub registries: &'a Registries,
@@ -43,14 +41,14 @@ pub struct Observer<'a> {
     pub default_layers: &'a Path,
     /// Lookups at once.
     pub parallel: usize,
-    /// Whether no registry may be asked at all.
+    /// The user forbids asking any registry.
     pub offline: bool,
-    /// Whether what the lockfile names and the catalog lacks is looked up too, so that it can be recorded. The
-    /// registry's word has to be the lockfile's.
+    /// True if images that the lockfile names and the catalog lacks are looked up too, so that they
+    /// can be recorded. The registry's word has to be the lockfile's.
     pub locked_too: bool,
-    /// Who listens.
+    /// The listener.
     pub reporter: &'a dyn Reporter,
-    /// Ends the lookups early.
+    /// The switch that ends the lookups early.
     pub cancel: &'a Cancel,
 }
 
@@ -66,24 +64,25 @@ impl Observer<'_> {
         self.look_at_what_is_known(desired, observed)
     }
 
-    /// As [`Observer::observe`]. While some lookups do not end, `part` is told in this thread, each time that it has
-    /// become more, what is known by then: the part of what is desired that it is about, what was observed of it, and
-    /// how to find out whether all lookups have ended meanwhile.
+    /// Observes like [`Observer::observe`], but while lookups stall, calls `on_part` on this thread
+    /// with everything resolved so far, each time that it has become more: the part of the wishes
+    /// that is resolved, what was observed of it, and a way to find out whether all lookups have
+    /// ended meanwhile.
     ///
     /// # Errors
     /// As for [`Observer::observe`].
     pub fn observe_in_parts(
         &self,
         desired: &Desired,
-        part: &mut dyn FnMut(&Desired, Observed, Ended<'_>),
+        on_part: &mut dyn FnMut(&Desired, Observed, AllAnswered<'_>),
     ) -> Result<Observed, Error> {
         let mut observed = Observed::default();
         self.look_at_catalog(desired, &mut observed)?;
-        let mut listener = |known: &Known, ended: Ended<'_>| {
+        let mut listener = |known: &Known, all_answered: AllAnswered<'_>| {
             let (desired, observed) = known.part_of(desired, &observed);
-            // What cannot be looked at now ends the run when all is known.
+            // Files that cannot be looked at now end the run when all is known.
             if let Ok(observed) = self.look_at_what_is_known(&desired, observed) {
-                part(&desired, observed, ended);
+                on_part(&desired, observed, all_answered);
             }
         };
         let known = self.lookups(&observed).run(desired, Some(&mut listener));
@@ -111,9 +110,9 @@ impl Observer<'_> {
         Ok(observed)
     }
 
-    /// Looks again at what another process may have changed while this one waited for the lock: the catalog
-    /// and the store. Whether what is recorded of the images was changed: then what the registries said before the
-    /// wait may not hold any more.
+    /// Looks again at what another process may have changed while this one waited for the lock: the
+    /// catalog and the store. Whether what is recorded of the images was changed: then what the
+    /// registries said before the wait may not hold any more.
     ///
     /// # Errors
     /// As for [`Observer::observe`].
@@ -126,8 +125,8 @@ impl Observer<'_> {
         Ok(names.into_iter().any(|name| before.get(&name) != observed.recorded.get(&name)))
     }
 
-    /// Takes the layers that are still to be compared for damaged ones, under the lock: whoever put them there did so
-    /// after the others were compared.
+    /// Takes the layers that are still to be compared for damaged ones, under the lock: whoever put
+    /// them there did so after the others were compared.
     pub fn distrust_unbound(&self, desired: &Desired, observed: &mut Observed) {
         let unbound = observed.layers.values_mut().filter(|state| **state == LayerState::Unbound);
         let mut any = false;
@@ -198,7 +197,7 @@ impl Observer<'_> {
                 Some(known) => {
                     facts.insert(layer.digest.clone(), known);
                 }
-                // What cannot be compared with what the image says is fetched and compared.
+                // A layer that cannot be compared with the image's word is fetched and compared.
                 None => {
                     states.insert(layer.digest.clone(), LayerState::Untrusted);
                 }
@@ -208,7 +207,7 @@ impl Observer<'_> {
         Ok(())
     }
 
-    /// Without its registry an image cannot be repaired.
+    /// Blocks images that need a repair which, without their registry, cannot be had.
     fn block_repairs(&self, desired: &Desired, observed: &mut Observed) {
         let selected = observed.selected.iter().map(|selected| &selected.image);
         let never: BTreeSet<&ImageRef> = desired
@@ -227,7 +226,7 @@ impl Observer<'_> {
                 continue;
             };
             let complete = |row: &RecordedImage| {
-                // What is to be compared with its inventory needs no registry for that.
+                // A layer that is to be compared with its inventory needs no registry for that.
                 let state = |layer: &LayerDescriptor| observed.layers.get(&layer.digest);
                 row.layers.iter().all(|layer| state(layer).is_some_and(|state| state.is_here()))
             };
@@ -238,82 +237,4 @@ impl Observer<'_> {
             }
         }
     }
-}
-
-/// A question to a registry: what `reference` means for `platform`.
-#[derive(Clone, Debug)]
-pub struct Ask {
-    /// Which image.
-    pub reference: ImageRef,
-    /// For which platform.
-    pub platform: Platform,
-    /// The digest that needs no answer.
-    pub known: Option<BlobDigest>,
-}
-
-/// Asks the registries what references mean, fairly shared between registries. The answers are in the order of the
-/// questions.
-pub fn look_up(
-    registries: &Registries,
-    parallel: usize,
-    reporter: &dyn Reporter,
-    lookups: &[Ask],
-) -> Vec<Result<Lookup, RegistryError>> {
-    for Ask { reference, known, .. } in lookups {
-        registries.announce(reference, known.as_ref());
-    }
-    let lane = |ask: &Ask| ask.reference.registry().to_owned();
-    ask_all(parallel, reporter, lookups, lane, |Ask { reference, platform, known }| {
-        let answer = registries.resolve(reference, platform, known.as_ref());
-        reporter.report(Event::Resolved(reference.clone()));
-        answer
-    })
-}
-
-/// Chooses the tags of repositories' selections, each repository's from the list of its registry; the answers are in
-/// the order of the questions.
-pub(crate) fn choose_tags(
-    registries: &Registries,
-    parallel: usize,
-    reporter: &dyn Reporter,
-    repositories: &[(ImageRef, Vec<&TagSelection>)],
-) -> Vec<Result<Choices, RegistryError>> {
-    let lane = |(repository, _): &(ImageRef, Vec<&TagSelection>)| repository.registry().to_owned();
-    ask_all(parallel, reporter, repositories, lane, |(repository, selections)| {
-        let answer = choose_from_registry(registries, repository, selections);
-        reporter.report(Event::Resolved(repository.clone()));
-        answer
-    })
-}
-
-/// Asks in up to `parallel` threads, which the questions' lanes share.
-fn ask_all<Q: Sync, A: Send>(
-    parallel: usize,
-    reporter: &dyn Reporter,
-    questions: &[Q],
-    lane: impl Fn(&Q) -> String,
-    ask: impl Fn(&Q) -> A + Sync,
-) -> Vec<A> {
-    if questions.is_empty() {
-        return Vec::new();
-    }
-    reporter.report(Event::Resolving { images: questions.len() });
-    let queue =
-        Queue::new(questions.iter().enumerate().map(|(index, question)| (lane(question), (index, question))));
-    let answers = Mutex::new(BTreeMap::new());
-    let work = || {
-        while let Some(taken) = queue.next() {
-            let (index, question) = taken.job;
-            let answer = ask(question);
-            answers.lock().unwrap_or_else(PoisonError::into_inner).insert(index, answer);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..parallel.min(questions.len()) {
-            // Refused by the system: then there are fewer.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-        }
-        work();
-    });
-    answers.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }

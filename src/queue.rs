@@ -1,9 +1,9 @@
 //! Jobs for a few threads, handed out so that no registry holds the others back.
 //!
-//! Each job belongs to a lane, a registry's. The next job is the oldest of the lane with the fewest jobs under way:
-//! as long as others have work, a lane gets its share of the threads and no more, however slow it is and however
-//! many jobs it has; alone it gets them all. A job may bring forth more jobs, so the queue ends when it is empty and
-//! nobody works on a job any more.
+//! Each job belongs to a lane, a registry's. The next job is the oldest of the lane with the fewest
+//! jobs under way: as long as others have work, a lane gets its share of the threads and no more,
+//! however slow it is and however many jobs it has; alone it gets them all. A job may bring forth
+//! more jobs, so the queue ends when it is empty and nobody works on a job any more.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -24,15 +24,20 @@ struct State<J> {
 }
 
 struct Lane<J> {
-    /// With their ages: who came first goes first where lanes are equally busy.
+    /// The jobs with their ages: the job that came first goes first where lanes are equally busy.
     jobs: VecDeque<(u64, J)>,
     under_way: usize,
 }
 
 /// A job that somebody works on until this is dropped.
 pub struct Taken<'q, J> {
-    /// What is to be done.
+    /// The job, which may be moved out: the rest counts as under way until it is dropped.
     pub job: J,
+    under_way: UnderWay<'q, J>,
+}
+
+/// The place of a job that somebody works on.
+struct UnderWay<'q, J> {
     lane: String,
     queue: &'q Queue<J>,
 }
@@ -51,7 +56,7 @@ impl<J> Queue<J> {
         let mut state = self.lock();
         loop {
             if let Some((lane, job)) = state.take() {
-                return Some(Taken { job, lane, queue: self });
+                return Some(Taken { job, under_way: UnderWay { lane, queue: self } });
             }
             if state.under_way == 0 {
                 return None;
@@ -91,7 +96,7 @@ impl<J> State<J> {
     }
 }
 
-impl<J> Drop for Taken<'_, J> {
+impl<J> Drop for UnderWay<'_, J> {
     fn drop(&mut self) {
         let mut state = self.queue.lock();
         state.under_way -= 1;
@@ -111,7 +116,7 @@ impl<J> std::fmt::Debug for Queue<J> {
 
 impl<J> std::fmt::Debug for Taken<'_, J> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Taken").field("lane", &self.lane).finish_non_exhaustive()
+        f.debug_struct("Taken").field("lane", &self.under_way.lane).finish_non_exhaustive()
     }
 }
 
@@ -152,11 +157,12 @@ mod tests {
             while stuck.len() + fast.len() < 4 {
                 let taken = queue.next().unwrap();
                 order.push(taken.job);
-                if taken.lane == "slow" { stuck.push(taken) } else { fast.push(taken) }
+                if taken.under_way.lane == "slow" { stuck.push(taken) } else { fast.push(taken) }
             }
             drop(fast.pop());
         }
-        // In turns as long as both are equally busy, then only the fast one's, then whatever there is.
+        // In turns as long as both are equally busy, then only the fast one's, then whatever there
+        // is.
         assert_eq!(order, [0, 10, 1, 11, 12, 13, 14, 15, 16, 17, 18, 19, 2, 3]);
     }
 

@@ -1,9 +1,9 @@
 //! The verbs: one module a verb, one function a module, called with the [`Session`].
 //!
-//! A verb loads what is desired, observes what is, plans, locks, looks again, and executes; the steps that verbs
-//! share are files of their own (`steps`). Everything that touches the machine beyond registries, catalog and store is
-//! here: reading the images file and its lockfile, choosing paths, taking locks. `plan` and a run with nothing to do
-//! take no lock and write nothing.
+//! A verb loads what is desired, observes what is, plans, locks, looks again, and executes; the
+//! steps that verbs share are files of their own (`steps`). Everything that touches the machine
+//! beyond registries, catalog and store is here: reading the images file and its lockfile, choosing
+//! paths, taking locks. `plan` and a run with nothing to do take no lock and write nothing.
 
 mod apply;
 mod forget;

@@ -32,7 +32,8 @@ pub(super) fn config(conn: &Connection, reference: &ImageRef) -> Result<Option<C
           WHERE i.reference = ?1 LIMIT 1",
     )?
     .query_row([&name], |row| {
-        // microsandbox writes a list that is not there as the JSON text `null`, which reads as `None` too.
+        // microsandbox writes a list that is not there as the JSON text `null`, which reads as
+        // `None` too.
         let list = |column| {
             Ok::<Option<Vec<String>>, rusqlite::Error>(
                 text(row, column)?.and_then(|json| serde_json::from_str(&json).unwrap_or_default()),

@@ -12,8 +12,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::error::CatalogError;
 use crate::sys;
 
-/// Other holders of the database are waited for this long. microsandbox and we hold it for milliseconds; a copy on a
-/// slow disk may take longer.
+/// Other holders of the database are waited for this long. microsandbox and we hold it for
+/// milliseconds; a copy on a slow disk may take longer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Prepared statements kept; there are about forty.
@@ -29,13 +29,15 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, CatalogError> {
     std::path::absolute(path).map_err(|error| io_error(path, &error))
 }
 
-/// Opens `target` (an absolute path, or a URI) and makes SQLite look at the file, which opening alone does not.
+/// Opens `target` (an absolute path, or a URI) and makes SQLite look at the file, which opening
+/// alone does not.
 pub(super) fn connect(target: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(target, flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
-    // Without this the planner may look at bound values, for which a cached statement is compiled anew each time
-    // that it is used: more work than all else that a run with nothing to do asks of SQLite.
+    // Without this the planner may look at bound values, for which a cached statement is compiled
+    // anew each time that it is used: more work than all else that a run with nothing to do asks of
+    // SQLite.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
     Ok(conn)
@@ -44,14 +46,15 @@ pub(super) fn connect(target: &Path, flags: OpenFlags) -> rusqlite::Result<Conne
 pub(super) fn connect_read_only(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if is_wal(path) && !has_log(path) {
-        // Everything is in the main file. The usual way would create -wal and -shm, or fail where it may not.
+        // Everything is in the main file. The usual way would create -wal and -shm, or fail where
+        // it may not.
         let uri = immutable_uri(path);
         return connect(&uri, flags | OpenFlags::SQLITE_OPEN_URI);
     }
     connect(path, flags)
 }
 
-/// Whether the file says that it wants a write-ahead log: byte 19, the read version, is 2.
+/// Tells whether the file says that it wants a write-ahead log: byte 19, the read version, is 2.
 /// <https://www.sqlite.org/fileformat2.html#the_database_header>
 fn is_wal(path: &Path) -> bool {
     let mut header = [0; 20];

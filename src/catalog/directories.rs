@@ -1,6 +1,7 @@
 //! Directories of layers: where recorded images have theirs, and which ones were ever used.
 //!
-//! One below the home is stored relative to it, so that it is found where the home is now, however that was moved.
+//! One below the home is stored relative to it, so that it is found where the home is now, however
+//! that was moved.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,18 +12,19 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Result, params};
 
-/// As it is stored.
+/// Returns the form in which a directory is stored.
 pub(super) fn stored<'p>(home: &Path, directory: &'p Path) -> &'p [u8] {
     let below = directory.strip_prefix(home).ok().filter(|below| !below.as_os_str().is_empty());
     below.unwrap_or(directory).as_os_str().as_bytes()
 }
 
-/// What a stored directory is now.
+/// Returns where a stored directory is now.
 pub(super) fn resolved(home: &Path, stored: &Path) -> PathBuf {
     home.join(stored)
 }
 
-/// Makes what an earlier version stored relative to the home, and notes the directories in use.
+/// Makes directories that an earlier version stored relative to the home, and notes the directories
+/// in use.
 pub(super) fn take_over(conn: &Connection, home: &Path) -> Result<()> {
     let mut statement = conn.prepare(
         "SELECT DISTINCT layers_directory FROM sync_images WHERE typeof(layers_directory) = 'blob'",
@@ -47,7 +49,7 @@ pub(super) fn note(conn: &Connection, home: &Path, directory: &Path) -> Result<(
     Ok(())
 }
 
-/// All that were ever noted.
+/// Returns all directories that were ever noted.
 pub(super) fn all(conn: &Connection, home: &Path) -> Result<BTreeSet<PathBuf>> {
     let mut statement = conn.prepare_cached("SELECT path FROM sync_directories")?;
     let mut rows = statement.query([])?;

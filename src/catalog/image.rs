@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 
@@ -28,7 +29,7 @@ struct OurImage {
     layers_directory: Option<PathBuf>,
 }
 
-/// Everything recorded under one name; `None` if neither we nor microsandbox know it.
+/// Reads everything recorded under one name; `None` if neither we nor microsandbox know it.
 pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<RecordedImage>> {
     let name = reference.to_string();
     let (of_name, ours) =
@@ -58,46 +59,44 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
     let documents_readable = documents_readable(conn, &name)?;
     let readable =
         layers_readable && documents_readable && theirs.as_ref().is_some_and(|(_, readable)| *readable);
-    let their_modified_at = theirs.and_then(|(modified_at, _)| modified_at).unwrap_or_default();
-    let preexisting = of_name.as_ref().is_none_or(|of_name| of_name.preexisting);
-
-    Ok(Some(match ours {
-        Some((ours, layers)) => {
-            let rows_complete = readable && agree(&layers, &their_layers);
-            RecordedImage {
-                reference: reference.clone(),
-                platform: Some(ours.platform),
-                digest: Some(ours.digest),
-                manifest_digest: Some(ours.manifest_digest),
-                config_digest: Some(ours.config_digest),
-                layers: layers.into(),
-                owners,
-                rows_complete,
-                alias_of,
-                preexisting,
-                layers_directory: ours.layers_directory,
-                modified_at: ours.modified_at,
-            }
-        }
-        None => RecordedImage {
-            reference: reference.clone(),
-            platform: None,
-            digest: None,
-            manifest_digest: None,
-            config_digest: None,
-            // A row of ours that cannot be read is one that has to be written again.
-            rows_complete: readable && !their_layers.is_empty() && of_name.is_none(),
-            layers: in_order_of_config(conn, &name, their_layers)?.into(),
-            owners,
-            alias_of,
-            preexisting,
-            layers_directory: None,
-            modified_at: their_modified_at,
-        },
-    }))
+    let mut image = RecordedImage {
+        reference: reference.clone(),
+        platform: None,
+        digest: None,
+        manifest_digest: None,
+        config_digest: None,
+        layers: Arc::default(),
+        owners,
+        rows_complete: false,
+        alias_of,
+        preexisting: of_name.as_ref().is_none_or(|of_name| of_name.preexisting),
+        layers_directory: None,
+        modified_at: theirs.and_then(|(modified_at, _)| modified_at).unwrap_or_default(),
+    };
+    if let Some((ours, layers)) = ours {
+        image.rows_complete = readable && agree(&layers, &their_layers);
+        image.layers = layers.into();
+        ours.fill(&mut image);
+    } else {
+        // A row of ours that cannot be read is one that has to be written again.
+        image.rows_complete = readable && !their_layers.is_empty() && of_name.is_none();
+        image.layers = in_order_of_config(conn, &name, their_layers)?.into();
+    }
+    Ok(Some(image))
 }
 
-/// Our row of an image, as far as it can be read.
+impl OurImage {
+    fn fill(self, image: &mut RecordedImage) {
+        image.platform = Some(self.platform);
+        image.digest = Some(self.digest);
+        image.manifest_digest = Some(self.manifest_digest);
+        image.config_digest = Some(self.config_digest);
+        image.layers_directory = self.layers_directory;
+        image.modified_at = self.modified_at;
+    }
+}
+
+/// Reads our row of an image, as far as that can be done.
 fn our_image(conn: &Connection, name: &str) -> Result<Option<(NameRow, Option<OurImage>)>> {
     conn.prepare_cached(OUR_IMAGE)?
         .query_row([name], |row| {
@@ -125,7 +124,7 @@ fn our_image(conn: &Connection, name: &str) -> Result<Option<(NameRow, Option<Ou
         .optional()
 }
 
-/// Our layers of an image, base first; `None` where one of them is garbled or out of place.
+/// Reads our layers of an image, base first; `None` where one of them is garbled or out of place.
 fn our_layers(conn: &Connection, name: &str) -> Result<Option<Vec<LayerDescriptor>>> {
     let mut statement = conn.prepare_cached(OUR_LAYERS)?;
     let mut rows = statement.query([name])?;
@@ -140,7 +139,7 @@ fn our_layers(conn: &Connection, name: &str) -> Result<Option<Vec<LayerDescripto
     Ok(Some(layers))
 }
 
-/// Digest, diff id, media type and size, from the first four columns.
+/// Reads digest, diff id, media type and size, from the first four columns.
 fn descriptor(row: &Row<'_>) -> Result<Option<LayerDescriptor>> {
     let (digest, diff_id, media_type, size) = (text(row, 0)?, text(row, 1)?, text(row, 2)?, integer(row, 3)?);
     Ok((|| {
@@ -153,7 +152,8 @@ fn descriptor(row: &Row<'_>) -> Result<Option<LayerDescriptor>> {
     })())
 }
 
-/// The layers that microsandbox's join finds, in its order, and whether microsandbox can read them all.
+/// Reads the layers that microsandbox's join finds, in its order, and whether microsandbox can read
+/// them all.
 fn their_layers(conn: &Connection, name: &str) -> Result<(Vec<LayerDescriptor>, bool)> {
     let mut statement = conn.prepare_cached(THEIR_LAYERS)?;
     let mut rows = statement.query([name])?;
@@ -167,9 +167,9 @@ fn their_layers(conn: &Connection, name: &str) -> Result<(Vec<LayerDescriptor>, 
     Ok((layers.into_iter().map(|(_, layer)| layer).collect(), readable))
 }
 
-/// Layers that microsandbox's rows list, put into the order in which the image's config names them, base first. Rows
-/// have the order in which layers were first pulled, by whatever image. Where config and rows do not fit each other,
-/// the order of the rows stays.
+/// Puts layers that microsandbox's rows list into the order in which the image's config names them,
+/// base first. Rows have the order in which layers were first pulled, by whatever image. Where
+/// config and rows do not fit each other, the order of the rows stays.
 fn in_order_of_config(
     conn: &Connection,
     name: &str,
@@ -204,20 +204,21 @@ fn in_order_of_config(
     Ok(ordered.into_iter().cloned().collect())
 }
 
-/// Whether there is exactly one manifest with exactly one config, as microsandbox needs to read it.
+/// Tells whether there is exactly one manifest with exactly one config, as microsandbox needs to
+/// read it.
 fn documents_readable(conn: &Connection, name: &str) -> Result<bool> {
     conn.prepare_cached(THEIR_DOCUMENTS)?
         .query_row([name], |row| Ok((0..3).all(|column| is_true(row, column).unwrap_or(false))))
 }
 
-/// Whether microsandbox's rows are the distinct ones of ours.
+/// Tells whether microsandbox's rows are the distinct ones of ours.
 fn agree(ours: &[LayerDescriptor], theirs: &[LayerDescriptor]) -> bool {
     let key = |layer: &LayerDescriptor| (layer.digest.clone(), (layer.diff_id.clone(), layer.size));
     let ours: BTreeMap<_, _> = ours.iter().map(key).collect();
     ours.len() == theirs.len() && ours == theirs.iter().map(key).collect()
 }
 
-/// Every name that we or microsandbox have, sorted.
+/// Reads every name that we or microsandbox have, sorted.
 pub(super) fn all_names(conn: &Connection) -> Result<Vec<ImageRef>> {
     let mut statement =
         conn.prepare_cached("SELECT reference FROM images UNION SELECT reference FROM sync_images")?;

@@ -14,8 +14,9 @@ use crate::image_ref::ImageRef;
 
 /// The layers that anything but `inside` needs.
 ///
-/// A layer that microsandbox lists and that no image uses counts as needed: microsandbox may be in the middle of
-/// pulling it. A second name that nobody owns goes with its image, unless microsandbox had it before.
+/// A layer that microsandbox lists and that no image uses counts as needed: microsandbox may be in
+/// the middle of pulling it. A second name that nobody owns goes with its image, unless
+/// microsandbox had it before.
 pub(super) fn layers_needed_outside(
     conn: &Connection,
     inside: &BTreeSet<ImageRef>,
@@ -42,8 +43,9 @@ pub(super) fn layers_needed_outside(
         }
     }
 
-    // Both in digest order and without repeats, so that one pass finds what only our rows list and the set is
-    // built from sorted runs: this is the one query of a run that grows with the catalog.
+    // Both in digest order and without repeats, so that one pass finds what only our rows list and
+    // the set is built from sorted runs: this is the one query of a run that grows with the
+    // catalog.
     let mut needed: Vec<BlobDigest> = Vec::new();
     for_each_digest(conn, "SELECT digest FROM layers ORDER BY digest", |digest| {
         if !only_inside.contains(digest) {
@@ -95,8 +97,8 @@ fn used_outside(conn: &Connection, digest: &str, inside: &BTreeSet<String>) -> R
     Ok(false)
 }
 
-/// Takes from `needed` what no image outside `inside` needs in `directory`, but only elsewhere. What microsandbox
-/// recorded by itself, and what nobody is known to use, is in `default`.
+/// Takes from `needed` what no image outside `inside` needs in `directory`, but only elsewhere.
+/// Images that microsandbox recorded by itself, and layers without a known user, are in `default`.
 pub(super) fn retain_needed_in(
     conn: &Connection,
     home: &Path,

@@ -1,9 +1,10 @@
 //! Row ids for layers, so that `ORDER BY layers.id` is the stacking order of every image.
 //!
-//! microsandbox stacks an image's layers by `layers.id`, but a layer has one id however many images use it. A new
-//! base under a layer that is already recorded (`COPY --link` makes such images) therefore has to lift that layer,
-//! and with it all that lies above it in other images. Only when two images want two layers in opposite orders is
-//! there no numbering; then nothing that exists is renumbered, and the new image's order is the one that is lost.
+//! microsandbox stacks an image's layers by `layers.id`, but a layer has one id however many images
+//! use it. A new base under a layer that is already recorded (`COPY --link` makes such images)
+//! therefore has to lift that layer, and with it all that lies above it in other images. Only when
+//! two images want two layers in opposite orders is there no numbering; then nothing that exists is
+//! renumbered, and the new image's order is the one that is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,15 +20,15 @@ pub(super) struct Numbering {
     pub(super) moves: Vec<(i64, i64)>,
 }
 
-/// What is to be numbered: an existing row, or the layer at an index of the wanted ones.
+/// A layer that gets a number: an existing row, or the layer at an index of the wanted ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Node {
     Existing(i64),
     New(usize),
 }
 
-/// Numbers `wanted` (the id of each layer, base first, where it has a row). `above` tells which layers other images
-/// have above a layer; `first_free` is an id above all in use.
+/// Numbers `wanted` (the id of each layer, base first, where it has a row). `above` tells which
+/// layers other images have above a layer; `first_free` is an id above all in use.
 pub(super) fn number<E>(
     wanted: &[Option<i64>],
     first_free: i64,
@@ -75,8 +76,9 @@ pub(super) fn number<E>(
     Ok(Numbering { ids, moves })
 }
 
-/// All that has to be numbered anew, lowest first: `chain` in its order, and what other images have above its
-/// parts. `None` if there is no such order (one of `below`, which stay, would have to rise too), or too much to lift.
+/// All that has to be numbered anew, lowest first: `chain` in its order, and what other images have
+/// above its parts. `None` if there is no such order (one of `below`, which stay, would have to
+/// rise too), or too much to lift.
 fn lifted<E>(
     chain: &[Node],
     below: &BTreeSet<i64>,

@@ -1,8 +1,10 @@
-//! Whose the catalog's files are: SQLite opens them by path and asks nobody, so they are looked at before.
+//! The owner of the catalog's files: SQLite opens them by path and asks nobody, so they are looked
+//! at before.
 //!
-//! Neither the database nor the files that SQLite keeps beside it may be a symlink, anything but a file, or another
-//! user's: a journal that a stranger has put there would be rolled back into the database. The directory may be
-//! reached by symlinks, so SQLite gets the real path, and follows none itself.
+//! Neither the database nor the files that SQLite keeps beside it may be a symlink, anything but a
+//! file, or another user's: a journal that a stranger has put there would be rolled back into the
+//! database. The directory may be reached by symlinks, so SQLite gets the real path, and follows
+//! none itself.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,10 +19,10 @@ use crate::sys;
 
 /// The mode of a new catalog; SQLite gives it to the files beside it as well.
 const MODE: u32 = 0o600;
-/// What SQLite appends to the name of a database for the files beside it.
+/// The endings that SQLite appends to the name of a database for the files beside it.
 const BESIDE: [&str; 3] = ["-journal", "-wal", "-shm"];
 
-/// The real path of the catalog `path`, which is made, empty, where there is none.
+/// Returns the real path of the catalog `path`, which is made, empty, where there is none.
 pub(super) fn writable(path: &Path) -> Result<PathBuf, CatalogError> {
     let fail = |error: io::Error| io_error(path, &error);
     let (directory, real) = place(path).map_err(fail)?;
@@ -34,7 +36,7 @@ pub(super) fn writable(path: &Path) -> Result<PathBuf, CatalogError> {
     Ok(real)
 }
 
-/// The real path of the catalog `path`; `None` where there is none.
+/// Returns the real path of the catalog `path`; `None` where there is none.
 pub(super) fn readable(path: &Path) -> Result<Option<PathBuf>, CatalogError> {
     match place(path) {
         Ok((directory, real)) => Ok(check(&directory, path)?.then_some(real)),
@@ -52,7 +54,7 @@ fn name(path: &Path) -> &[u8] {
     path.file_name().unwrap_or_default().as_bytes()
 }
 
-/// Whether there is a catalog.
+/// Tells whether there is a catalog, and refuses strangers' files.
 fn check(directory: &OwnedFd, path: &Path) -> Result<bool, CatalogError> {
     let has = |path: &Path| {
         sys::has_own_file(directory.as_fd(), name(path)).map_err(|error| io_error(path, &error))

@@ -1,8 +1,9 @@
-//! From rows to values. Every query that a run makes is answered by an index, whatever else the catalog holds.
+//! From rows to values. Every query that a run makes is answered by an index, whatever else the
+//! catalog holds.
 //!
-//! Rows are hostile: anybody may have edited them. What cannot be read as what it should be (another type, a
-//! broken digest or reference) makes the image one that is not recorded by us, or whose rows are incomplete; it is
-//! never an error, so that the next run can put it right.
+//! Rows are hostile: anybody may have edited them. What cannot be read as what it should be
+//! (another type, a broken digest or reference) makes the image one that is not recorded by us, or
+//! whose rows are incomplete; it is never an error, so that the next run can put it right.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::Owner;
 
-/// What microsandbox can parse as a timestamp without a panic, as an SQL condition on a column.
+/// The timestamps that microsandbox can parse without a panic, as an SQL condition on a column.
 macro_rules! well_formed {
     ($column:literal) => {
         concat!(
@@ -23,8 +24,8 @@ macro_rules! well_formed {
 }
 pub(super) use well_formed;
 
-/// The names of an owner's images, and of their second names that nobody owns. CROSS JOIN is SQLite's word for
-/// "in this order": else the second names of all owners may be gone through.
+/// The names of an owner's images, and of their second names that nobody owns. CROSS JOIN is
+/// SQLite's word for "in this order": else the second names of all owners may be gone through.
 pub(super) const OWNED_NAMES: &str = "
     SELECT reference FROM sync_owners WHERE owner = ?1
     UNION
@@ -52,8 +53,8 @@ pub(super) const THEIR_IMAGE: &str = concat!(
     " FROM images WHERE reference = ?1"
 );
 
-/// What microsandbox's join finds, and whether it can read it. Not sorted: for a handful of rows, making SQLite's
-/// sorter costs more than the query.
+/// The layers that microsandbox's join finds, each with whether microsandbox can read its row. Not
+/// sorted: for a handful of rows, making SQLite's sorter costs more than the query.
 pub(super) const THEIR_LAYERS: &str = concat!(
     "SELECT l.digest, l.diff_id, l.media_type, l.size_bytes, ",
     well_formed!("l.created_at"),
@@ -66,7 +67,8 @@ pub(super) const THEIR_LAYERS: &str = concat!(
      WHERE i.reference = ?1"
 );
 
-/// Whether there is one manifest, the number of configs, and of those that microsandbox can read.
+/// One row: is there one manifest only, the number of configs, and of those that microsandbox can
+/// read.
 pub(super) const THEIR_DOCUMENTS: &str = concat!(
     "SELECT min(m.id) = max(m.id), count(c.id), coalesce(sum(",
     well_formed!("c.created_at"),
@@ -87,10 +89,10 @@ pub(super) const THEIR_DIFF_IDS: &str = "
       JOIN configs AS c ON c.manifest_id = m.id
      WHERE i.reference = ?1 LIMIT 1";
 
-/// Who uses a layer, by our rows.
+/// The users of a layer by our rows.
 pub(super) const OUR_USERS: &str = "SELECT reference FROM sync_image_layers WHERE digest = ?1";
 
-/// Who uses a layer, by microsandbox's rows.
+/// The users of a layer by microsandbox's rows.
 pub(super) const THEIR_USERS: &str = "
     SELECT i.reference FROM layers AS l
       JOIN manifest_layers AS ml ON ml.layer_id = l.id
@@ -98,7 +100,7 @@ pub(super) const THEIR_USERS: &str = "
       JOIN images AS i ON i.id = m.image_id
      WHERE l.digest = ?1";
 
-/// A column as text, unless it is something else.
+/// Reads a column as text, unless it is something else.
 pub(super) fn text(row: &Row<'_>, column: usize) -> Result<Option<String>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Text(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
@@ -114,12 +116,12 @@ pub(super) fn is_true(row: &Row<'_>, column: usize) -> Result<bool> {
     Ok(integer(row, column)? == Some(1))
 }
 
-/// A recorded name, if it is in the full form; no other name is ever asked for.
+/// Parses a recorded name, if it is in the full form; no other name is ever asked for.
 pub(super) fn parse_name(text: &str) -> Option<ImageRef> {
     ImageRef::parse(text, DEFAULT_REGISTRY).ok().filter(|reference| reference.to_string() == text)
 }
 
-/// The first column of every row, where it is text.
+/// Reads the first column of every row, where it is text.
 pub(super) fn texts(conn: &Connection, sql: &str, key: &str) -> Result<Vec<String>> {
     let mut statement = conn.prepare_cached(sql)?;
     let mut rows = statement.query([key])?;
@@ -154,7 +156,7 @@ pub(super) fn owners(conn: &Connection, name: &str) -> Result<BTreeSet<Owner>> {
     Ok(texts(conn, OWNERS, name)?.into_iter().map(Owner).collect())
 }
 
-/// The image of which `name` is only a second name, with that image's owners.
+/// Finds the image of which a name is only a second name, with that image's owners.
 pub(super) fn primary_of(
     conn: &Connection,
     alias_of: Option<&str>,

@@ -1,8 +1,10 @@
-//! The tables: microsandbox 0.2's six, ours, and how a database gets from an older state to this one.
+//! The tables: microsandbox 0.2's six, ours, and how a database gets from an older state to this
+//! one.
 //!
-//! Column names are the contract with microsandbox, which creates the same tables with `IF NOT EXISTS`: whoever
-//! comes first makes them and the other keeps them. Ours start with `sync_` and move through [`MIGRATIONS`], in
-//! order; the number of those applied is in `sync_meta`. sqlx's `_sqlx_migrations` is never read or written.
+//! Column names are the contract with microsandbox, which creates the same tables with `IF NOT
+//! EXISTS`: whoever comes first makes them and the other keeps them. Ours start with `sync_` and
+//! move through [`MIGRATIONS`], in order; the number of those applied is in `sync_meta`. sqlx's
+//! `_sqlx_migrations` is never read or written.
 
 use std::path::Path;
 
@@ -171,8 +173,8 @@ fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
     OURS.iter().try_for_each(|table| create(conn, "CREATE TABLE IF NOT EXISTS", table))
 }
 
-/// Indexes for our lookups from layer to image, and for the foreign keys of microsandbox's tables, without which
-/// each deleted row would scan the child table.
+/// Indexes for our lookups from layer to image, and for the foreign keys of microsandbox's tables,
+/// without which each deleted row would scan the child table.
 fn lookup_indexes(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
     conn.execute_batch(
         "CREATE INDEX IF NOT EXISTS sync_idx_owners_owner ON sync_owners(owner, reference);
@@ -207,7 +209,8 @@ fn create(conn: &Connection, verb: &str, table: &Table) -> rusqlite::Result<()> 
     conn.execute_batch(&format!("{verb} {} {}", table.name, table.body))
 }
 
-/// Brings a writable database to the newest schema, in one transaction; writes nothing if it is there already.
+/// Brings a writable database to the newest schema, in one transaction; writes nothing if it is
+/// there already.
 pub(super) fn upgrade(conn: &mut Connection, path: &Path) -> Result<(), CatalogError> {
     const DOING: &str = "create the tables of";
     let fail = |error| sql_error(DOING, path, &error);
@@ -250,8 +253,8 @@ fn upgrade_to(tx: &Transaction<'_>, path: &Path, steps: usize) -> Result<(), Cat
     check_columns(tx, path)
 }
 
-/// Makes a read-only database answer every query: a table that is not there (an empty file, or a database that
-/// only microsandbox has used) is read as an empty one. The stand-ins live in memory.
+/// Makes a read-only database answer every query: a table that is not there (an empty file, or a
+/// database that only microsandbox has used) is read as an empty one. The stand-ins live in memory.
 pub(super) fn stand_in(conn: &Connection, path: &Path) -> Result<(), CatalogError> {
     let fail = |error| sql_error("read the schema of", path, &error);
     conn.execute_batch("PRAGMA temp_store = MEMORY").map_err(fail)?;
@@ -263,7 +266,7 @@ pub(super) fn stand_in(conn: &Connection, path: &Path) -> Result<(), CatalogErro
     Ok(())
 }
 
-/// How many of our migrations the database has had; 0 for one without our tables.
+/// Reads how many of our migrations the database has had; 0 for one without our tables.
 fn version(conn: &Connection, path: &Path) -> Result<i64, CatalogError> {
     let fail = |error| sql_error("read the schema version of", path, &error);
     if columns_of(conn, "sync_meta").map_err(fail)?.is_empty() {

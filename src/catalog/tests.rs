@@ -1,5 +1,5 @@
-//! The catalog from outside: microsandbox 0.2's own queries and tables against what we write, hostile rows, other
-//! processes, and random histories against a model.
+//! The catalog from outside: microsandbox 0.2's own queries and tables against what we write,
+//! hostile rows, other processes, and random histories against a model.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -186,7 +186,7 @@ impl Sandbox {
     }
 }
 
-/// As microsandbox's `%Y-%m-%d %H:%M:%S`, which panics on anything else.
+/// The form is microsandbox's `%Y-%m-%d %H:%M:%S`, which panics on anything else.
 fn assert_timestamp(text: &str) {
     jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S", text).unwrap();
 }
@@ -278,7 +278,8 @@ fn refs(names: &[&str]) -> BTreeSet<ImageRef> {
 
 const ALPINE: &str = "docker.io/library/alpine:3.20";
 
-// ------------------------------------------------------------------------------------------ microsandbox
+// ------------------------------------------------------------------------------------------
+// microsandbox
 
 #[test]
 fn microsandbox_finds_what_we_record() {
@@ -313,7 +314,7 @@ fn microsandbox_finds_what_we_record() {
         assert_timestamp(&text(column).unwrap());
     }
 
-    // What microsandbox does after a pull of its own.
+    // This is what microsandbox does after a pull of its own.
     let id: i64 = conn
         .query_row(
             "UPDATE images SET size_bytes = ?, last_used_at = CURRENT_TIMESTAMP, modified_at = CURRENT_TIMESTAMP
@@ -403,7 +404,8 @@ fn an_image_that_microsandbox_had_first_stays_when_we_forget_it() {
     assert_eq!(sandbox.count("layers"), 3);
 }
 
-// ------------------------------------------------------------------------------------------ recording
+// ------------------------------------------------------------------------------------------
+// recording
 
 #[test]
 fn what_is_recorded_is_read_back() {
@@ -551,7 +553,8 @@ fn opposite_orders_keep_the_first_image_right_and_the_second_present() {
     sandbox.assert_sound();
 }
 
-// ------------------------------------------------------------------------------------------ owners and names
+// ------------------------------------------------------------------------------------------ owners
+// and names
 
 #[test]
 fn an_image_of_two_owners_stays_until_both_drop_it() {
@@ -666,7 +669,8 @@ fn layers_of_other_images_and_of_unfinished_pulls_are_needed() {
     assert_eq!(outside(&[ALPINE]), digests(&["b", "d"]));
 }
 
-// ------------------------------------------------------------------------------------------ hostile content
+// ------------------------------------------------------------------------------------------
+// hostile content
 
 #[test]
 fn damaged_rows_are_noticed_and_recording_again_heals_them() {
@@ -986,7 +990,8 @@ fn sqlite_failures_have_kinds() {
     }
 }
 
-// ------------------------------------------------------------------------------------------ other processes
+// ------------------------------------------------------------------------------------------ other
+// processes
 
 #[test]
 fn two_writers_and_a_reader_wait_for_each_other() {
@@ -1153,7 +1158,8 @@ fn no_query_of_a_run_scans_a_table() {
     }
 }
 
-// ------------------------------------------------------------------------------------------ histories
+// ------------------------------------------------------------------------------------------
+// histories
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -1176,7 +1182,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the catalog should hold: layers and owners by name; an ownerless name lives through the sandboxes.io one.
+/// The model of the catalog: layers and owners by name; an ownerless name lives through the
+/// sandboxes.io one.
 #[derive(Default)]
 struct Model {
     images: BTreeMap<&'static str, (Vec<&'static str>, BTreeSet<usize>)>,

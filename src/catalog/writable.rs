@@ -32,14 +32,14 @@ impl Deref for WritableCatalog {
     }
 }
 
-/// What [`WritableCatalog::change`] does to one image.
+/// A change of one image, for [`WritableCatalog::change`].
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
     /// See [`WritableCatalog::record`].
     Record {
-        /// What is recorded.
+        /// The image that is recorded.
         image: &'a ResolvedImage,
-        /// Under which names, its own first.
+        /// The names that it is recorded under, its own first.
         names: &'a [ImageRef],
     },
     /// See [`WritableCatalog::adopt`].
@@ -50,12 +50,13 @@ pub enum Change<'a> {
 }
 
 impl WritableCatalog {
-    /// Opens the catalog of a locked home to be written, creating the file (in a directory that exists) and the tables if they are
-    /// missing. Waits up to a minute for other holders. A catalog that is up to date is not written.
+    /// Opens the catalog of a locked home to be written, creating the file (in a directory that
+    /// exists) and the tables if they are missing. Waits up to a minute for other holders. A
+    /// catalog that is up to date is not written.
     ///
     /// # Errors
-    /// Anything but an SQLite database, or one whose tables are not those of microsandbox 0.2; a newer
-    /// msb-sync's; no permission; a full disk. The file is then as it was.
+    /// Anything but an SQLite database, or one whose tables are not those of microsandbox 0.2; a
+    /// newer msb-sync's; no permission; a full disk. The file is then as it was.
     pub fn open(home: &LockedHome) -> Result<Self, CatalogError> {
         const DOING: &str = "open";
         let path = absolute(&Catalog::path_in(home.path()))?;
@@ -63,21 +64,24 @@ impl WritableCatalog {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut conn = connect(&target, flags).map_err(|error| explain_open(&path, true, &error))?;
         let fail = |error| sql_error(DOING, &path, &error);
-        // SQLite quietly opens a file it may not write read-only; better to say so now than at the first record.
+        // SQLite quietly opens a file it may not write read-only; better to say so now than at the
+        // first record.
         if conn.is_readonly("main").map_err(fail)? {
             let reason = "it is write-protected".to_owned();
             let fallback = CatalogError::Permission { doing: "write", path: path.clone(), reason };
             return Err(why_not_opened(&path, true).unwrap_or(fallback));
         }
-        // A transaction ends with the removal of its journal. With less than EXTRA the directory is not synced after
-        // that: a power loss brings the journal back, and the journal takes back what was told as done.
+        // A transaction ends with the removal of its journal. With less than EXTRA the directory is
+        // not synced after that: a power loss brings the journal back, and the journal takes back
+        // what was told as done.
         conn.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA foreign_keys = ON").map_err(fail)?;
         schema::upgrade(&mut conn, &path)?;
         Ok(Self { catalog: Catalog { conn, path }, _home: home.clone() })
     }
 
-    /// Records `image` under `names` for `owner`, its layers being in the directory `layers`, in one transaction: what was recorded under these names is
-    /// replaced. The first name is the image's own, the others are second names (see
+    /// Records `image` under `names` for `owner`, its layers being in the directory `layers`, in
+    /// one transaction: what was recorded under these names is replaced. The first name is the
+    /// image's own, the others are second names (see
     /// [`ImageRef::recorded_names`]), which stay as long as the first does. Owners it has stay.
     ///
     /// # Errors
@@ -92,8 +96,9 @@ impl WritableCatalog {
         self.change_all(&[Change::Record { image, names }], owner, layers)
     }
 
-    /// Makes `owner` one of the owners of an image that [`WritableCatalog::record`] recorded under `names`, and notes
-    /// that its layers are in the directory `layers`. Names that are not recorded are skipped.
+    /// Makes `owner` one of the owners of an image that [`WritableCatalog::record`] recorded under
+    /// `names`, and notes that its layers are in the directory `layers`. Names that are not
+    /// recorded are skipped.
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.
@@ -101,9 +106,9 @@ impl WritableCatalog {
         self.change_all(&[Change::Adopt { names }], owner, layers)
     }
 
-    /// Does what [`WritableCatalog::record`] and [`WritableCatalog::adopt`] do for many images at the cost of one wait for the disk a
-    /// hundred: in one transaction, or, where that fails, each image in its own. The results are in the order of
-    /// `changes`.
+    /// Records and adopts as [`WritableCatalog::record`] and [`WritableCatalog::adopt`] do for many
+    /// images at the cost of one wait for the disk a hundred: in one transaction, or, where that
+    /// fails, each image in its own. The results are in the order of `changes`.
     pub fn change(
         &mut self,
         changes: &[Change<'_>],
@@ -114,7 +119,8 @@ impl WritableCatalog {
         for group in changes.chunks(GROUP) {
             match self.change_all(group, owner, layers) {
                 Ok(()) => results.extend(group.iter().map(|_| Ok(()))),
-                // Who has waited a minute for another program need not wait a minute for each image.
+                // Who has waited a minute for another program need not wait a minute for each
+                // image.
                 Err(CatalogError::Busy { path }) => {
                     results.extend(group.iter().map(|_| Err(CatalogError::Busy { path: path.clone() })));
                 }
@@ -149,9 +155,9 @@ impl WritableCatalog {
         })
     }
 
-    /// Drops the ownership of `owner` (`None`: of everybody) in `references`, in one transaction. An image that
-    /// nobody owns then goes, with its second names and the rows of layers that no other manifest uses; but never
-    /// what microsandbox had before us.
+    /// Drops the ownership of `owner` (`None`: of everybody) in `references`, in one transaction.
+    /// An image that nobody owns then goes, with its second names and the rows of layers that no
+    /// other manifest uses; but never what microsandbox had before us.
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.
@@ -168,7 +174,8 @@ impl WritableCatalog {
         doing: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, CatalogError> {
-        // Immediate: a transaction that first reads and then wants to write could not wait for another writer.
+        // Immediate: a transaction that first reads and then wants to write could not wait for
+        // another writer.
         let result =
             self.catalog.conn.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|tx| {
                 let value = change(&tx)?;

@@ -1,8 +1,8 @@
-//! From values to rows: an image whole in one transaction, so that microsandbox sees the old image or the new one, never
-//! something between.
+//! From values to rows: an image whole in one transaction, so that microsandbox sees the old image
+//! or the new one, never something between.
 //!
-//! Each name of an image has its own rows in microsandbox's tables; the layers are shared by all. What replaced rows
-//! leave behind (layer rows that no manifest uses) goes in the same transaction.
+//! Each name of an image has its own rows in microsandbox's tables; the layers are shared by all.
+//! Layer rows that no manifest uses any more go in the same transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,13 +14,13 @@ use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, LayerDescriptor, Owner, ResolvedImage};
 
-/// What [`WritableCatalog::forget`](super::WritableCatalog::forget) did.
+/// The report of [`WritableCatalog::forget`](super::WritableCatalog::forget).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forgotten {
     /// Names (second names too) that are not recorded any more.
     pub removed: BTreeSet<ImageRef>,
-    /// Names asked for that are still recorded: somebody else owns them, another image needs them as its second
-    /// name, or microsandbox had them first.
+    /// Names asked for that are still recorded: somebody else owns them, another image needs them
+    /// as its second name, or microsandbox had them first.
     pub kept: BTreeSet<ImageRef>,
     /// Layers of what was forgotten that no recorded image needs any more, ours or microsandbox's.
     pub unneeded_layers: BTreeSet<BlobDigest>,
@@ -73,7 +73,8 @@ fn layers_of(tx: &Transaction<'_>, name: &str) -> Result<BTreeSet<String>> {
     Ok(digests)
 }
 
-/// See [`WritableCatalog::record`](super::WritableCatalog::record); `layers` is the directory as it is stored.
+/// See [`WritableCatalog::record`](super::WritableCatalog::record); `layers` is the directory as it
+/// is stored.
 pub(super) fn record(
     tx: &Transaction<'_>,
     image: &ResolvedImage,
@@ -132,8 +133,8 @@ fn put_image(tx: &Transaction<'_>, name: &str, known: Option<i64>, size: i64) ->
     Ok(tx.last_insert_rowid())
 }
 
-/// Layers each once, where they occur for the last time: a layer that covers itself with others between shows
-/// what its upper occurrence holds.
+/// Layers each once, where they occur for the last time: a layer that covers itself with others
+/// between shows what its upper occurrence holds.
 fn stacked(layers: &[LayerDescriptor]) -> Vec<&LayerDescriptor> {
     let mut seen = BTreeSet::new();
     let mut stack: Vec<&LayerDescriptor> =
@@ -166,7 +167,8 @@ fn put_layers<'a>(
     })?;
 
     if !numbering.moves.is_empty() {
-        // A row and those that point to it change one after the other; the check waits for the commit.
+        // A row and those that point to it change one after the other; the check waits for the
+        // commit.
         tx.execute_batch("PRAGMA defer_foreign_keys = ON")?;
     }
     for (old, new) in &numbering.moves {
@@ -301,7 +303,7 @@ fn annotations(annotations: &BTreeMap<String, String>) -> Option<String> {
     (!annotations.is_empty()).then(|| json(annotations))
 }
 
-/// Whether microsandbox, which unwraps, can parse it.
+/// Tells whether microsandbox, which unwraps, can parse a time.
 fn is_rfc3339(text: &str) -> bool {
     let bytes = text.as_bytes();
     let at = |place: usize, expected: u8| bytes.get(place) == Some(&expected);
@@ -371,7 +373,8 @@ fn put_owner(tx: &Transaction<'_>, name: &str, owner: &Owner) -> Result<()> {
     Ok(())
 }
 
-/// See [`WritableCatalog::adopt`](super::WritableCatalog::adopt); `layers` is the directory as it is stored.
+/// See [`WritableCatalog::adopt`](super::WritableCatalog::adopt); `layers` is the directory as it
+/// is stored.
 pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], owner: &Owner, layers: &[u8]) -> Result<()> {
     for (index, name) in names.iter().enumerate() {
         let name = name.to_string();
@@ -394,24 +397,10 @@ pub(super) fn forget(
     references: &[ImageRef],
     owner: Option<&Owner>,
 ) -> Result<Forgotten> {
-    let mut released = BTreeSet::new();
-    for reference in references {
-        let name = reference.to_string();
-        let dropped = match owner {
-            Some(owner) => tx
-                .prepare_cached("DELETE FROM sync_owners WHERE reference = ?1 AND owner = ?2")?
-                .execute([&name, &owner.0])?,
-            None => tx.prepare_cached("DELETE FROM sync_owners WHERE reference = ?1")?.execute([&name])?,
-        };
-        if dropped > 0 || owner.is_none() {
-            released.insert(name);
-        }
-    }
-
     let mut forgotten = Forgotten::default();
     let mut freed = BTreeSet::new();
     // Images first, then the second names that they leave behind.
-    let mut todo: Vec<String> = released.into_iter().collect();
+    let mut todo: Vec<String> = give_up(tx, references, owner)?.into_iter().collect();
     while let Some(name) = todo.pop() {
         let Some(row) = NameRow::of(tx, &name)? else { continue };
         if !rows::owners(tx, &name)?.is_empty() || rows::primary_of(tx, row.alias_of.as_deref())?.is_some() {
@@ -451,4 +440,22 @@ pub(super) fn forget(
         }
     }
     Ok(forgotten)
+}
+
+/// Drops the ownership of `owner` (`None`: of everybody), and returns the names that were given up.
+fn give_up(tx: &Transaction<'_>, references: &[ImageRef], owner: Option<&Owner>) -> Result<BTreeSet<String>> {
+    let mut released = BTreeSet::new();
+    for reference in references {
+        let name = reference.to_string();
+        let dropped = match owner {
+            Some(owner) => tx
+                .prepare_cached("DELETE FROM sync_owners WHERE reference = ?1 AND owner = ?2")?
+                .execute([&name, &owner.0])?,
+            None => tx.prepare_cached("DELETE FROM sync_owners WHERE reference = ?1")?.execute([&name])?,
+        };
+        if dropped > 0 || owner.is_none() {
+            released.insert(name);
+        }
+    }
+    Ok(released)
 }

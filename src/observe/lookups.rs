@@ -1,76 +1,60 @@
-//! What every image of a run means now: all lookups, in a few threads that the registries share.
+//! The present meaning of every image of a run: questions made of what is desired, and answers
+//! gathered.
 //!
-//! What a list of tags chooses joins the queue, so that no lookup waits for a list that it does not need; what has
-//! moved joins it too, so that a registry's tags are all asked before any of them is fetched.
+//! Images that selections choose from a list join the questions, so that no lookup waits for a list
+//! that it does not need.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
-
-use super::Ended;
-use super::selections::{Repository, Selected};
+use super::asker::{AllAnswered, Answer, Asker, ImageQuestion, Question};
+use super::selections::{Deciding, Repository, Selected};
 use crate::digest::BlobDigest;
 use crate::error::{Absent, Defect, Error, RegistryError};
 use crate::image_ref::ImageRef;
-use crate::progress::{Event, Reporter};
-use crate::queue::Queue;
-use crate::registry::{Lookup, Meaning, Registries};
+use crate::progress::Reporter;
+use crate::registry::{Lookup, Registries};
 use crate::state::{
     Desired, DesiredImage, LayerDescriptor, LockedImage, Observed, PullPolicy, RecordedImage, Resolution,
     ResolvedImage,
 };
+use crate::threads;
 
-/// How often a run that waits for lookups looks whether one has ended, at least.
-const GLANCE: Duration = Duration::from_millis(250);
+/// Hears everything resolved so far while lookups stall, and can ask whether all have ended
+/// meanwhile.
+pub(super) type Listener<'l> = &'l mut dyn FnMut(&Known, AllAnswered<'_>);
 
-/// Who listens to what is known while other lookups do not end, and can ask whether they have meanwhile.
-pub(super) type Listener<'l> = &'l mut dyn FnMut(&Known, Ended<'_>);
-
-/// What is looked up, and for whom.
+/// The lookups of a run.
 pub(super) struct Lookups<'a> {
     pub(super) registries: &'a Registries,
     pub(super) offline: bool,
     pub(super) parallel: usize,
     pub(super) reporter: &'a dyn Reporter,
-    /// What the catalog records.
+    /// The rows of the catalog.
     pub(super) recorded: &'a BTreeMap<ImageRef, RecordedImage>,
-    /// Whether what the lockfile names and the catalog lacks is looked up too.
+    /// True if images that the lockfile names and the catalog lacks are looked up too.
     pub(super) locked_too: bool,
 }
 
-/// What is known by now.
+/// Everything resolved so far.
 #[derive(Clone, Default)]
 pub(super) struct Known {
     resolutions: BTreeMap<ImageRef, Resolution>,
     selections: Vec<Selected>,
 }
 
-/// One lookup.
-enum Job<'a> {
-    /// An image, and the digest to compare with.
-    Image(DesiredImage, Option<BlobDigest>),
-    /// An image that does not, or may not, mean that digest any more.
-    Moved(DesiredImage, BlobDigest, Meaning),
-    /// What the lockfile names.
+/// The purpose of a question: what its answer is for.
+enum Purpose<'a> {
+    /// A wanted image.
+    Image(ImageRef),
+    /// An image that the lockfile names.
     Locked(Arc<LockedImage>),
-    /// The tags of a repository.
-    Tags(Repository<'a>),
-}
-
-/// What the threads share.
-struct Work<'w, 'd> {
-    lookups: &'w Lookups<'w>,
-    queue: Queue<Job<'d>>,
-    known: Mutex<Known>,
-    /// How many lookups have ended.
-    ended: AtomicUsize,
+    /// Selections of tags.
+    Tags(Deciding<'a>),
 }
 
 impl Known {
-    /// Puts it where the planner looks.
+    /// Puts the answers where the planner looks for them.
     pub(super) fn into_observed(self, observed: &mut Observed) {
         observed.resolutions = self.resolutions;
         for selected in self.selections {
@@ -85,7 +69,8 @@ impl Known {
         observed.blocked_selections.sort_by(|a, b| a.repository.cmp(&b.repository));
     }
 
-    /// The part of `desired` that this is about, and the same of `observed`; what is not known yet is left alone.
+    /// Returns the part of `desired` that is resolved by now, and what was observed of it; a run
+    /// leaves the others alone.
     pub(super) fn part_of(&self, desired: &Desired, recorded: &Observed) -> (Desired, Observed) {
         let mut observed = recorded.clone();
         self.clone().into_observed(&mut observed);
@@ -118,73 +103,119 @@ impl Known {
 }
 
 impl Lookups<'_> {
-    /// Looks everything up. As long as no lookup ends for some seconds, `listener` is told what is known, each time
-    /// that it has become more.
+    /// Looks everything up. While no lookup ends for a while, calls `listener` with everything
+    /// resolved so far, each time that it has become more.
     pub(super) fn run(&self, desired: &Desired, listener: Option<Listener<'_>>) -> Known {
-        let mut known = Known::default();
-        let mut jobs: Vec<(String, Job<'_>)> = Repository::all(desired)
-            .into_iter()
-            .map(|repository| (repository.name.registry().to_owned(), Job::Tags(repository)))
-            .collect();
-        jobs.extend(desired.images.iter().filter_map(|image| self.job(image, &mut known)));
-        if jobs.is_empty() {
-            return known;
+        let known = Mutex::new(Known::default());
+        let mut questions = Vec::new();
+        for repository in Repository::all(desired) {
+            questions.extend(self.of_repository(repository, &known));
         }
-        self.reporter.report(Event::Resolving { images: jobs.len() });
-        let listing = jobs.iter().any(|(_, job)| matches!(job, Job::Tags(_)));
-        let threads = if listing { self.parallel } else { self.parallel.min(jobs.len()) };
-        let work = Work {
-            lookups: self,
-            queue: Queue::new(jobs),
-            known: Mutex::new(known),
-            ended: AtomicUsize::new(0),
-        };
-        let (at_work, at_rest) = bounded::<()>(0);
-        std::thread::scope(|scope| {
-            // Whoever does not listen works.
-            let more = if listener.is_some() { threads } else { threads.saturating_sub(1) };
-            let spawn = |_: &usize| {
-                let (work, at_work) = (&work, at_work.clone());
-                let run = move || {
-                    work.run();
-                    drop(at_work);
+        questions.extend(desired.images.iter().filter_map(|image| self.of_image(image, &known)));
+        let asker = Asker { registries: self.registries, parallel: self.parallel, reporter: self.reporter };
+        let take = |purpose, answer| self.take(purpose, answer, &known);
+        match listener {
+            None => asker.ask(questions, &take, None),
+            Some(listener) => {
+                let mut told = 0;
+                let mut on_stall = |all_answered: AllAnswered<'_>| {
+                    let by_now = threads::lock(&known).clone();
+                    let size = by_now.resolutions.len() + by_now.selections.len();
+                    if size > told {
+                        told = size;
+                        listener(&by_now, all_answered);
+                    }
                 };
-                // Refused by the system: then there are fewer.
-                std::thread::Builder::new().spawn_scoped(scope, run).is_ok()
-            };
-            let started = (0..more).filter(spawn).count();
-            match listener {
-                Some(listener) if started > 0 => {
-                    drop(at_work);
-                    work.listen(&at_rest, listener);
-                }
-                _ => work.run(),
+                asker.ask(questions, &take, Some(&mut on_stall));
             }
-        });
-        work.known.into_inner().unwrap_or_else(PoisonError::into_inner)
+        }
+        threads::unpoisoned(known.into_inner())
     }
 
-    /// The first lookup of an image, in its registry's lane, unless what it means is known without.
-    fn job(&self, image: &DesiredImage, known: &mut Known) -> Option<(String, Job<'static>)> {
-        let lane = image.reference.registry().to_owned();
+    /// Takes an answer, and returns the questions that it brings forth.
+    fn take<'d>(
+        &self,
+        purpose: Purpose<'d>,
+        answer: Answer,
+        known: &Mutex<Known>,
+    ) -> Vec<(Purpose<'d>, Question<'d>)> {
+        let (reference, resolution) = match (purpose, answer) {
+            (Purpose::Image(reference), Answer::Image(answer)) => (
+                reference,
+                match answer {
+                    Ok(Lookup::Same) => Resolution::AsRecorded,
+                    Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
+                    Err(error) => Resolution::Blocked(Arc::new(error.into())),
+                },
+            ),
+            (Purpose::Locked(locked), Answer::Image(answer)) => (
+                locked.reference.clone(),
+                match confirm(&locked, answer) {
+                    Ok(resolved) => Resolution::Resolved(Arc::new(resolved)),
+                    Err(error) => Resolution::Blocked(Arc::new(error)),
+                },
+            ),
+            (Purpose::Tags(deciding), Answer::Tags(choices)) => {
+                return self.of_selected(deciding.finish(choices), known);
+            }
+            // The asker answers questions in kind.
+            _ => return Vec::new(),
+        };
+        threads::lock(known).resolutions.insert(reference, resolution);
+        Vec::new()
+    }
+
+    /// Returns the question for the list of a repository, if its selections need that, else the
+    /// questions for the images that they choose.
+    fn of_repository<'d>(
+        &self,
+        repository: Repository<'d>,
+        known: &Mutex<Known>,
+    ) -> Vec<(Purpose<'d>, Question<'d>)> {
+        let may_ask = !self.offline || self.registries.is_local(&repository.name);
+        let deciding = repository.decide(self.recorded, may_ask);
+        let (repository, selections) = (deciding.name().clone(), deciding.open());
+        if selections.is_empty() {
+            return self.of_selected(deciding.finish(Ok(Vec::new())), known);
+        }
+        vec![(Purpose::Tags(deciding), Question::Tags { repository, selections })]
+    }
+
+    /// Returns the questions for the images that selections have chosen.
+    fn of_selected<'d>(&self, selected: Selected, known: &Mutex<Known>) -> Vec<(Purpose<'d>, Question<'d>)> {
+        let images = selected.images.iter();
+        let questions = images.filter_map(|selected| self.of_image(&selected.image, known)).collect();
+        threads::lock(known).selections.push(selected);
+        questions
+    }
+
+    /// Returns the question for an image, unless its meaning is known without.
+    fn of_image<'d>(
+        &self,
+        image: &DesiredImage,
+        known: &Mutex<Known>,
+    ) -> Option<(Purpose<'d>, Question<'d>)> {
+        let (reference, platform) = (image.reference.clone(), image.platform.clone());
         match self.without_asking(image, self.recorded) {
             Some(Resolution::Locked(locked)) if self.locked_too => {
-                self.registries.announce(&locked.reference.with_digest(&locked.digest), None);
-                Some((lane, Job::Locked(locked)))
+                let pinned = Some(locked.digest.clone());
+                let question = ImageQuestion { reference, platform, known: None, pinned };
+                Some((Purpose::Locked(locked), Question::Image(question)))
             }
             Some(resolution) => {
-                known.resolutions.insert(image.reference.clone(), resolution);
+                threads::lock(known).resolutions.insert(reference, resolution);
                 None
             }
             None => {
                 let digest = known_digest(image, self.recorded);
-                self.registries.announce(&image.reference, digest.as_ref());
-                Some((lane, Job::Image(image.clone(), digest)))
+                let purpose = Purpose::Image(reference.clone());
+                let question = ImageQuestion { reference, platform, known: digest, pinned: None };
+                Some((purpose, Question::Image(question)))
             }
         }
     }
 
-    /// What can be said without a request: by the lockfile, or by the pull policy.
+    /// Decides an image that needs no request: by the lockfile, or by the pull policy.
     fn without_asking(
         &self,
         image: &DesiredImage,
@@ -223,94 +254,6 @@ impl Lookups<'_> {
     }
 }
 
-impl Work<'_, '_> {
-    fn run(&self) {
-        let Lookups { registries, reporter, recorded, .. } = self.lookups;
-        while let Some(taken) = self.queue.next() {
-            match &taken.job {
-                Job::Image(image, Some(known)) => match registries.check(&image.reference, known) {
-                    Ok(Meaning::Same) => self.settle(&image.reference, Ok(Lookup::Same)),
-                    Ok(meaning) => {
-                        let job = Job::Moved(image.clone(), known.clone(), meaning);
-                        self.queue.push([(image.reference.registry().to_owned(), job)]);
-                    }
-                    Err(error) => self.settle(&image.reference, Err(error)),
-                },
-                Job::Image(image, None) => {
-                    let answer = registries.resolve(&image.reference, &image.platform, None);
-                    self.settle(&image.reference, answer);
-                }
-                Job::Moved(image, known, meaning) => {
-                    let answer = registries.fetch(&image.reference, &image.platform, known, meaning);
-                    self.settle(&image.reference, answer);
-                }
-                Job::Locked(locked) => {
-                    let pinned = locked.reference.with_digest(&locked.digest);
-                    let answer = registries.resolve(&pinned, &locked.platform, None);
-                    let resolution = match confirm(locked, answer) {
-                        Ok(resolved) => Resolution::Resolved(Arc::new(resolved)),
-                        Err(error) => Resolution::Blocked(Arc::new(error)),
-                    };
-                    self.insert(&locked.reference, resolution);
-                }
-                Job::Tags(repository) => {
-                    let selected = self.lookups.select(repository, recorded);
-                    let images = selected.images.iter().map(|selected| &selected.image);
-                    let mut without = Known::default();
-                    let jobs: Vec<_> =
-                        images.filter_map(|image| self.lookups.job(image, &mut without)).collect();
-                    self.known().resolutions.extend(without.resolutions);
-                    if !jobs.is_empty() {
-                        reporter.report(Event::Resolving { images: jobs.len() });
-                    }
-                    self.queue.push(jobs);
-                    reporter.report(Event::Resolved(repository.name.clone()));
-                    self.known().selections.push(selected);
-                }
-            }
-            self.ended.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Until nobody is at work any more.
-    fn listen(&self, at_rest: &Receiver<()>, listener: Listener<'_>) {
-        let (mut told, mut ended, mut since) = (0, 0, Instant::now());
-        let patience = self.lookups.registries.lookup_patience();
-        let glance = GLANCE.min(patience / 4);
-        while at_rest.recv_timeout(glance) == Err(RecvTimeoutError::Timeout) {
-            let by_now = self.ended.load(Ordering::Relaxed);
-            if by_now != ended {
-                (ended, since) = (by_now, Instant::now());
-            } else if since.elapsed() >= patience {
-                let known = self.known().clone();
-                let size = known.resolutions.len() + known.selections.len();
-                if size > told {
-                    told = size;
-                    listener(&known, &|| at_rest.try_recv() == Err(TryRecvError::Disconnected));
-                }
-            }
-        }
-    }
-
-    fn settle(&self, reference: &ImageRef, answer: Result<Lookup, RegistryError>) {
-        let resolution = match answer {
-            Ok(Lookup::Same) => Resolution::AsRecorded,
-            Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
-            Err(error) => Resolution::Blocked(Arc::new(error.into())),
-        };
-        self.insert(reference, resolution);
-    }
-
-    fn insert(&self, reference: &ImageRef, resolution: Resolution) {
-        self.known().resolutions.insert(reference.clone(), resolution);
-        self.lookups.reporter.report(Event::Resolved(reference.clone()));
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 pub(super) fn never_pulled(absent: Absent) -> Resolution {
     Resolution::Blocked(Arc::new(Error::NeverPulled(absent)))
 }
@@ -319,7 +262,7 @@ pub(super) fn forbidden_offline(absent: Absent) -> Resolution {
     Resolution::Blocked(Arc::new(Error::Offline(absent)))
 }
 
-/// What the registry has under the locked digest, if that is what the lockfile says.
+/// Accepts the image that the registry has under the locked digest, if it is the lockfile's.
 fn confirm(locked: &LockedImage, answer: Result<Lookup, RegistryError>) -> Result<ResolvedImage, Error> {
     let resolved = match answer {
         Ok(Lookup::Image(image)) => ResolvedImage { reference: locked.reference.clone(), ..*image },
@@ -345,7 +288,7 @@ fn mismatch(who: &'static str, what: &'static str, (expected, actual): (String, 
     Error::LockMismatch { who, what, expected, actual }
 }
 
-/// The first layer of the lockfile that `layers` have not, and what they have in its place.
+/// Finds the first layer of the lockfile that `layers` have not, and what they have in its place.
 fn other_layer(locked: &LockedImage, layers: &[LayerDescriptor]) -> Option<(String, String)> {
     let said = |layer: &LayerDescriptor| (layer.digest.clone(), layer.diff_id.clone(), layer.size);
     let shown = |layer: Option<&LayerDescriptor>| match layer {
@@ -358,7 +301,7 @@ fn other_layer(locked: &LockedImage, layers: &[LayerDescriptor]) -> Option<(Stri
     })
 }
 
-/// What is recorded, under all names of the image, where that is the lockfile's manifest.
+/// Finds the row of the image, if all its names are recorded with the lockfile's manifest.
 fn recorded_as_locked<'r>(
     image: &DesiredImage,
     recorded: &'r BTreeMap<ImageRef, RecordedImage>,
@@ -370,7 +313,7 @@ fn recorded_as_locked<'r>(
     same.then_some(row)
 }
 
-/// The digest to compare with, if what is recorded is good enough to be kept as it is.
+/// Returns the digest to compare with, if what is recorded is good enough to be kept as it is.
 fn known_digest(image: &DesiredImage, recorded: &BTreeMap<ImageRef, RecordedImage>) -> Option<BlobDigest> {
     let names = image.reference.recorded_names();
     let rows: Option<Vec<&RecordedImage>> = names.iter().map(|name| recorded.get(name)).collect();

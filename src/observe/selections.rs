@@ -1,18 +1,18 @@
-//! From a selection of tags to images: by the repository's tag list, or by what is recorded where no registry may
-//! be asked.
+//! From selections of tags to images: by the lockfile, by what is recorded, or by the list of the
+//! repository's tags.
 //!
-//! The list is read once a run and repository, whatever number of selections draws on it, and not at all where the
-//! lockfile has chosen. All of them choose while it is read, so that no list is ever whole in memory. Only a choice from
-//! the list, or the lockfile's, can show that an image is not wanted any more; see [`Selected::decided`].
+//! The list is read once a run and repository, whatever number of selections draws on it, and not
+//! at all where none needs it. Only a choice from the list, or the lockfile's, can show that an
+//! image is not wanted any more; see
+//! [`Selected::decided`].
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use super::lookups::Lookups;
-use crate::error::{Absent, Error, RegistryError, SelectionError};
+use super::chooser::{Choices, compile, two_platforms};
+use crate::error::{Absent, Error, RegistryError};
 use crate::image_ref::ImageRef;
-use crate::registry::Registries;
-use crate::selection::{Chooser, Chosen, CompiledRule, MAX_CHOSEN, describe};
+use crate::selection::describe;
 use crate::state::{
     BlockedSelection, Desired, DesiredImage, Platform, PullPolicy, RecordedImage, SelectedImage, TagSelection,
 };
@@ -26,25 +26,25 @@ pub(super) struct Repository<'a> {
     listed: BTreeMap<ImageRef, &'a Platform>,
 }
 
-/// What became of a repository's selections.
+/// The result of a repository's selections.
 #[derive(Clone)]
 pub(super) struct Selected {
     pub(super) repository: ImageRef,
     pub(super) images: Vec<SelectedImage>,
     pub(super) blocked: Option<BlockedSelection>,
-    /// Whether all choices were made, and from the list or by the lockfile.
+    /// True if all choices were made, and from the list or by the lockfile.
     pub(super) decided: bool,
 }
 
 /// The tags of one choice.
 struct Choice {
     tags: Vec<String>,
-    /// Whether it says what is wanted, and not only what is here.
+    /// True if the choice says what is wanted, and not only what is here.
     decides: bool,
 }
 
 impl<'a> Repository<'a> {
-    /// The repositories with a selection.
+    /// Gathers the repositories with a selection.
     pub(super) fn all(desired: &'a Desired) -> Vec<Self> {
         let mut found: BTreeMap<ImageRef, Vec<&TagSelection>> = BTreeMap::new();
         for selection in &desired.selections {
@@ -61,24 +61,92 @@ impl<'a> Repository<'a> {
     }
 }
 
-impl Lookups<'_> {
-    /// Chooses the images of all selections of `repository`.
-    pub(super) fn select(
+/// A repository whose selections are decided as far as that needs no list of its tags.
+pub(super) struct Deciding<'a> {
+    repository: Repository<'a>,
+    /// The choices in the order of the selections; `None` where only the list can tell.
+    choices: Vec<Option<Result<Choice, Arc<Error>>>>,
+}
+
+impl<'a> Repository<'a> {
+    /// Decides the selections that need no list: those of the lockfile, and those whose pull policy
+    /// is content with what is `recorded`, or has to be because the registry must not be asked.
+    pub(super) fn decide(self, recorded: &BTreeMap<ImageRef, RecordedImage>, may_ask: bool) -> Deciding<'a> {
+        let choices =
+            self.selections.iter().map(|selection| self.without_list(selection, recorded, may_ask)).collect();
+        Deciding { repository: self, choices }
+    }
+
+    fn without_list(
         &self,
-        repository: &Repository<'_>,
+        selection: &TagSelection,
         recorded: &BTreeMap<ImageRef, RecordedImage>,
-    ) -> Selected {
-        let list = OnceLock::new();
+        may_ask: bool,
+    ) -> Option<Result<Choice, Arc<Error>>> {
+        if let Some(locked) = &selection.locked {
+            let tags = locked.iter().filter_map(|image| image.reference.tag()).map(str::to_owned).collect();
+            return Some(Ok(Choice { tags, decides: true }));
+        }
+        let rule = match compile(selection) {
+            Ok(rule) => rule,
+            Err(error) => return Some(Err(Arc::new(error))),
+        };
+        let here = || {
+            let tags = rule.choose(recorded_tags(self, selection, recorded));
+            Choice { tags: tags.into_iter().map(str::to_owned).collect(), decides: false }
+        };
+        if selection.pull == PullPolicy::Never || !may_ask {
+            let choice = here();
+            let absent = Absent::Tag(describe(&selection.rule));
+            return Some(match (choice.tags.is_empty(), may_ask) {
+                (false, _) => Ok(choice),
+                (true, false) => Err(Arc::new(Error::Offline(absent))),
+                (true, true) => Err(Arc::new(Error::NeverPulled(absent))),
+            });
+        }
+        // Without a number, only the list can tell whether some are missing.
+        let newest = rule.newest().filter(|_| selection.pull == PullPolicy::Missing)?;
+        let choice = here();
+        (choice.tags.len() >= newest).then_some(Ok(choice))
+    }
+}
+
+impl<'a> Deciding<'a> {
+    /// Returns the repository alone.
+    pub(super) fn name(&self) -> &ImageRef {
+        &self.repository.name
+    }
+
+    /// Returns the selections that only the list can decide.
+    pub(super) fn open(&self) -> Vec<&'a TagSelection> {
+        let selections = self.repository.selections.iter().zip(&self.choices);
+        selections.filter(|(_, choice)| choice.is_none()).map(|(selection, _)| *selection).collect()
+    }
+
+    /// Turns the choices into images, with `from_list` in the places of the open selections.
+    pub(super) fn finish(self, from_list: Result<Choices, RegistryError>) -> Selected {
+        let Self { repository, choices } = self;
+        let (mut from_list, unlisted) = match from_list {
+            Ok(choices) => (choices.into_iter(), None),
+            Err(error) => (Vec::new().into_iter(), Some(Arc::new(Error::from(error)))),
+        };
         let mut images: BTreeMap<ImageRef, SelectedImage> = BTreeMap::new();
         let mut errors: Vec<Arc<Error>> = Vec::new();
         let mut decided = true;
-        for index in 0..repository.selections.len() {
-            let selection = repository.selections[index];
-            match self.choose(repository, index, recorded, &list) {
+        for (selection, choice) in repository.selections.iter().zip(choices) {
+            let choice = choice.unwrap_or_else(|| {
+                let tags = match &unlisted {
+                    Some(error) => Err(Arc::clone(error)),
+                    // The asker answers for every open selection.
+                    None => from_list.next().unwrap_or_else(|| Ok(Vec::new())),
+                };
+                tags.map(|tags| Choice { tags, decides: true })
+            });
+            match choice {
                 Ok(choice) => {
                     decided &= choice.decides;
                     for tag in choice.tags {
-                        if let Err(error) = add(&mut images, repository, selection, &tag) {
+                        if let Err(error) = add(&mut images, &repository, selection, &tag) {
                             errors.push(Arc::new(error));
                         }
                     }
@@ -99,93 +167,9 @@ impl Lookups<'_> {
             }),
         }
     }
-
-    /// The tags of the selection at `index`. The choices from the list are made when they are first needed.
-    fn choose(
-        &self,
-        repository: &Repository<'_>,
-        index: usize,
-        recorded: &BTreeMap<ImageRef, RecordedImage>,
-        list: &OnceLock<Result<Choices, Arc<Error>>>,
-    ) -> Result<Choice, Arc<Error>> {
-        let selection = repository.selections[index];
-        if let Some(locked) = &selection.locked {
-            let tags = locked.iter().filter_map(|image| image.reference.tag()).map(str::to_owned).collect();
-            return Ok(Choice { tags, decides: true });
-        }
-        let rule = rule_of(selection).map_err(Arc::new)?;
-        let described = describe(&selection.rule);
-        let here = rule.choose(recorded_tags(repository, selection, recorded));
-        let here = || Choice { tags: here.iter().map(|tag| (*tag).to_owned()).collect(), decides: false };
-        let offline = self.offline && !self.registries.is_local(&repository.name);
-        if selection.pull == PullPolicy::Never || offline {
-            let choice = here();
-            return match (choice.tags.is_empty(), offline) {
-                (false, _) => Ok(choice),
-                (true, true) => Err(Arc::new(Error::Offline(Absent::Tag(described)))),
-                (true, false) => Err(Arc::new(Error::NeverPulled(Absent::Tag(described)))),
-            };
-        }
-        // Without a number, only the list can tell whether some are missing.
-        if selection.pull == PullPolicy::Missing {
-            let choice = here();
-            if rule.newest().is_some_and(|newest| choice.tags.len() >= newest) {
-                return Ok(choice);
-            }
-        }
-        let choices = list.get_or_init(|| {
-            choose_from_registry(self.registries, &repository.name, &repository.selections)
-                .map_err(|error| Arc::new(error.into()))
-        });
-        let tags = choices.as_ref().map_err(Arc::clone)?[index].clone()?;
-        Ok(Choice { tags, decides: true })
-    }
 }
 
-fn rule_of(selection: &TagSelection) -> Result<CompiledRule, Error> {
-    CompiledRule::new(&selection.rule).map_err(|reason| SelectionError::Rule { reason }.into())
-}
-
-/// What each of several selections chooses, newest first; or why it chooses nothing.
-pub(crate) type Choices = Vec<Result<Vec<String>, Arc<Error>>>;
-
-/// What each of `selections` chooses from the tags of `repository`, in their order.
-///
-/// # Errors
-/// The list cannot be read to its end.
-pub(crate) fn choose_from_registry(
-    registries: &Registries,
-    repository: &ImageRef,
-    selections: &[&TagSelection],
-) -> Result<Choices, RegistryError> {
-    let begin = || -> Vec<Result<Chooser, Arc<Error>>> {
-        let rules = selections.iter().map(|selection| rule_of(selection));
-        rules.map(|rule| rule.map(CompiledRule::chooser).map_err(Arc::new)).collect()
-    };
-    let choosers = registries.fold_tags(repository, begin, |choosers, tag| {
-        choosers.iter_mut().flatten().for_each(|chooser| chooser.add(tag));
-    })?;
-    let choices = selections.iter().zip(choosers);
-    Ok(choices.map(|(selection, chooser)| judge(selection, chooser?.finish()).map_err(Arc::new)).collect())
-}
-
-/// The chosen tags, if they are some and not too many.
-fn judge(selection: &TagSelection, chosen: Chosen) -> Result<Vec<String>, Error> {
-    let rule = describe(&selection.rule);
-    match chosen.count {
-        0 => Err(SelectionError::NoTagFits { of: chosen.of, rule }.into()),
-        1..=MAX_CHOSEN => Ok(chosen.tags),
-        count => Err(SelectionError::TooManyTags { rule, count, most: MAX_CHOSEN }.into()),
-    }
-}
-
-/// Why a tag cannot be wanted for both platforms.
-pub(crate) fn two_platforms(tag: &str, one: &Platform, other: &Platform) -> Error {
-    let (tag, one, other) = (tag.to_owned(), one.to_string(), other.to_string());
-    SelectionError::TwoPlatforms { tag, one, other }.into()
-}
-
-/// The tags of `repository` that are recorded in full for the selection's platform.
+/// Returns the tags of `repository` that are recorded in full for the selection's platform.
 fn recorded_tags<'r>(
     repository: &'r Repository<'_>,
     selection: &'r TagSelection,

@@ -15,12 +15,12 @@ use crate::execute::Outcome;
 use crate::plan::Plan;
 use crate::state::Action;
 
-/// What `apply` did.
+/// The report of `apply` and `pull`.
 #[derive(Debug)]
 pub struct Applied {
-    /// What was to be done.
+    /// The plan that was carried out.
     pub plan: Plan,
-    /// What became of it.
+    /// The outcome of each image.
     pub outcome: Outcome,
     /// HTTP requests sent.
     pub requests: u64,
@@ -49,8 +49,8 @@ pub fn apply(session: &Session, request: &Request) -> Result<Applied, VerbError>
     apply_loaded(session, &loaded, request)
 }
 
-/// Does what [`apply`] does, but only if the images file still has the digest `expected`; `None` if it
-/// does not, and nothing was done.
+/// Does what [`apply`] does, but only if the images file still has the digest `expected`; `None` if
+/// it does not, and nothing was done.
 ///
 /// # Errors
 /// See [`VerbError`]; images that fail are in the outcome.

@@ -1,4 +1,5 @@
-//! `forget`: named images, or all that an images file brought, whoever else lists them. No registry is asked.
+//! `forget`: named images, or all that an images file brought, whoever else lists them. No registry
+//! is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -27,8 +28,8 @@ pub fn forget(session: &Session, references: &[ImageRef], dry_run: bool) -> Resu
     give_up(session, Named(references.iter().cloned().collect()), dry_run)
 }
 
-/// Gives up, for the images file at `path`, all images that it brought, and removes those that nobody
-/// else wants, with their layers. There need be no file any more.
+/// Gives up, for the images file at `path`, all images that it brought, and removes those that
+/// nobody else wants, with their layers. There need be no file any more.
 ///
 /// # Errors
 /// See [`VerbError`]; the file has brought nothing that is still recorded.
@@ -81,8 +82,8 @@ impl Wish for Owned {
     }
 }
 
-/// The error for an owner of nothing, with the owners that it may have been meant for: files of the same name, or of
-/// nearly the same path.
+/// The error for an owner of nothing, with the owners that it may have been meant for: files of the
+/// same name, or of nearly the same path.
 fn unknown_owner(owner: &Owner, recorded: &BTreeMap<ImageRef, RecordedImage>) -> VerbError {
     let owners: BTreeSet<&str> =
         recorded.values().flat_map(|row| &row.owners).map(|other| other.0.as_str()).collect();

@@ -1,4 +1,5 @@
-//! What a run for an images file depends on, for those who want to know when to run again.
+//! The files that a run for an images file depends on, for those who want to know when to run
+//! again.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,15 +14,16 @@ use super::verb_error::VerbError;
 use crate::catalog::Catalog;
 use crate::error::InputError;
 
-/// What [`apply`](super::apply) would read now. All paths are absolute, with their symlinks kept; there need be nothing.
+/// The files that [`apply`](super::apply) would read now. All paths are absolute, with their
+/// symlinks kept; there need be nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs {
     /// The images file.
     pub images_file: PathBuf,
-    /// Its lockfile.
+    /// The lockfile of the images file.
     pub lockfile: Option<PathBuf>,
-    /// The machine's settings, and files that they or the images file name: roots, certificates and keys, passwords, the
-    /// indexes of image layouts.
+    /// The machine's settings, and files that they or the images file name: roots, certificates and
+    /// keys, passwords, the indexes of image layouts.
     pub named: BTreeSet<PathBuf>,
     /// The directory of containerd's hosts files.
     pub hosts_dir: Option<PathBuf>,
@@ -29,11 +31,11 @@ pub struct Inputs {
     pub layers: PathBuf,
     /// The catalog.
     pub catalog: PathBuf,
-    /// How often tags are looked up again.
+    /// The time after which tags are looked up again.
     pub interval: Duration,
 }
 
-/// What a run for `source` would read. Warnings are left to the run.
+/// Lists the files that a run for `source` would read. Warnings are left to the run.
 ///
 /// # Errors
 /// The images file cannot be read or is wrong, or is standard input, which is read once.

@@ -15,17 +15,17 @@ use crate::sys;
 /// One image in full.
 #[derive(Clone, Debug)]
 pub struct InspectedImage {
-    /// As in `list`.
+    /// The image as `list` shows it.
     pub listed: ListedImage,
-    /// Its config, if it is recorded.
+    /// The config of the image, if that is recorded.
     pub config: Option<ConfigRecord>,
-    /// What its layers amount to, as far as there are inventories.
+    /// The sum of its layers, as far as there are inventories.
     pub totals: Totals,
-    /// What stacking its layers leads to, as far as there are inventories.
+    /// The effect of stacking its layers, as far as there are inventories.
     pub stacking: Stacking,
 }
 
-/// One recorded image; `None` if it is not recorded.
+/// Shows one recorded image; `None` if it is not recorded.
 ///
 /// # Errors
 /// The catalog or the store cannot be read.

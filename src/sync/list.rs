@@ -1,4 +1,5 @@
-//! `list`: what the catalog records, set beside what is on disk. Nothing is written, no registry is asked.
+//! `list`: what the catalog records, set beside what is on disk. Nothing is written, no registry is
+//! asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,48 +19,50 @@ use crate::store::{self, Places};
 /// One image as `list` and `inspect` show it.
 #[derive(Clone, Debug)]
 pub struct ListedImage {
-    /// What the catalog says.
+    /// The row of the catalog.
     pub image: RecordedImage,
-    /// The platform it was pulled for, or, where microsandbox pulled it, the one that its config names.
+    /// The platform that the image was pulled for, or, where microsandbox pulled it, the one that
+    /// its config names.
     pub platform: Option<Platform>,
-    /// When it was made, RFC 3339; `None` where its config does not say so.
+    /// The time when the image was made, RFC 3339; `None` where its config does not say so.
     pub created: Option<String>,
     /// The directory of its layers.
     pub layers: PathBuf,
-    /// Whether each layer is complete in the store, in order.
+    /// The state of each layer in the store, in order.
     pub states: Vec<LayerState>,
     /// Bytes, as fetched, of those of its layers that other images here need too.
     pub shared_bytes: u64,
-    /// Those of its owners that are images files that are no more.
+    /// The owners whose images files are no more.
     pub gone: BTreeSet<Owner>,
 }
 
 impl ListedImage {
-    /// Whether microsandbox pulled it itself, so that there are no inventories of its layers to be had.
+    /// Tells whether microsandbox pulled the image itself, so that there are no inventories of its
+    /// layers to be had.
     pub fn is_foreign(&self) -> bool {
         self.image.digest.is_none() && self.image.owners.is_empty()
     }
 
-    /// Whether a layer in this state is there, as far as can be told.
+    /// Tells whether a layer in this state is there, as far as can be told.
     pub fn is_here(&self, state: LayerState) -> bool {
         state == LayerState::Complete || (self.is_foreign() && state == LayerState::Untrusted)
     }
 
-    /// Its layers that are not here, base first.
+    /// Returns the layers that are not here, base first.
     pub fn absent(&self) -> impl Iterator<Item = &LayerDescriptor> {
         let layers = self.image.layers.iter().zip(&self.states);
         layers.filter(|(_, state)| !self.is_here(**state)).map(|(layer, _)| layer)
     }
 
-    /// The directories to stack, base first. A layer that occurs twice is there once, where its upper occurrence is:
-    /// what is above it hides the lower one.
+    /// Returns the directories to stack, base first. A layer that occurs twice is there once, where
+    /// its upper occurrence is: what is above it hides the lower one.
     pub fn rootfs(&self) -> Vec<PathBuf> {
         let digests = distinct(&self.image.layers);
         digests.into_iter().map(|digest| store::layer_path(&self.layers, digest)).collect()
     }
 }
 
-/// The digests of `layers`, each in its topmost place.
+/// Returns the digests of `layers`, each in its topmost place.
 pub(super) fn distinct(layers: &[LayerDescriptor]) -> Vec<&BlobDigest> {
     let mut seen = BTreeSet::new();
     let mut digests: Vec<_> =
@@ -68,7 +71,7 @@ pub(super) fn distinct(layers: &[LayerDescriptor]) -> Vec<&BlobDigest> {
     digests
 }
 
-/// What the catalog holds, sorted by reference.
+/// Lists the images of the catalog, sorted by reference.
 ///
 /// # Errors
 /// The catalog or the store cannot be read.
@@ -112,7 +115,7 @@ pub(super) fn listed(
     })
 }
 
-/// Who needs what: which images a layer (two names of one image are one), and which owners are no more.
+/// The users of layers (two names of one image are one user), and the owners that are no more.
 pub(super) struct Users {
     images: BTreeMap<BlobDigest, BTreeSet<ImageRef>>,
     gone: BTreeSet<Owner>,
@@ -147,7 +150,7 @@ fn first_name(image: &RecordedImage) -> &ImageRef {
     image.alias_of.as_ref().unwrap_or(&image.reference)
 }
 
-/// Whether there is certainly no file. One that may not be looked at may be there.
+/// Tells whether there is certainly no file. One that may not be looked at may be there.
 fn is_gone(path: &Path) -> bool {
     fs::metadata(path)
         .is_err_and(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))

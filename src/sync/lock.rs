@@ -1,7 +1,7 @@
 //! `lock`: what every image means now, written down beside the images file.
 //!
-//! The lockfile is written by this verb only, and replaced as a whole ([`replace`]): a reader sees the old one or the
-//! new one.
+//! The lockfile is written by this verb only, and replaced as a whole ([`replace`]): a reader sees
+//! the old one or the new one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -16,30 +16,30 @@ use super::verb_error::VerbError;
 use crate::error::{Error, InputError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::{EntryChange, Lockfile};
-use crate::observe::{self, Ask};
-use crate::registry::{Lookup, Registries};
+use crate::observe::{Answer, Asker, ImageQuestion, Question, two_platforms};
+use crate::registry::Lookup;
 use crate::state::{Action, LockedImage, LockedSelection, Platform, TagSelection};
 
-/// What `lock` is asked for.
+/// The request to `lock`.
 #[derive(Clone, Debug)]
 pub struct LockRequest {
     /// The images file.
     pub source: ImagesSource,
-    /// Which locked tags are looked up again.
+    /// The locked tags that are looked up again.
     pub upgrade: Upgrade,
-    /// Write nothing; only tell whether the lockfile would change.
+    /// The user asked to write nothing, and only to tell whether the lockfile would change.
     pub check: bool,
 }
 
-/// Which locked tags `lock` looks up again.
+/// The locked tags that `lock` looks up again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upgrade {
     /// None: a locked tag never moves by itself.
     Nothing,
     /// All, and all selections of tags choose anew.
     Everything,
-    /// These, which the images file has to list. A repository alone is its tag `latest`, and its selections of
-    /// tags, which choose anew.
+    /// These, which the images file has to list. A repository alone is its tag `latest`, and its
+    /// selections of tags, which choose anew.
     These(Vec<ImageRef>),
 }
 
@@ -61,7 +61,7 @@ impl Upgrade {
     }
 }
 
-/// Whether `named` is `reference`, or the repository alone of a tag `latest`.
+/// Tells whether `named` is `reference`, or the repository alone of a tag `latest`.
 fn names(named: &ImageRef, reference: &ImageRef) -> bool {
     named == reference
         || (reference.tag() == Some("latest")
@@ -69,24 +69,25 @@ fn names(named: &ImageRef, reference: &ImageRef) -> bool {
             && *named == reference.repository_alone())
 }
 
-/// What `lock` did, or would do.
+/// The report of `lock`.
 #[derive(Debug)]
 pub struct Relocked {
     /// The lockfile. Absolute.
     pub path: PathBuf,
     /// The lockfile, as shown.
     pub name: String,
-    /// Whether its text changed, or would. Never so if an image failed.
+    /// True if the lockfile changed, or would. Never so if an image failed.
     pub changed: bool,
-    /// What became of each entry, by reference; images that failed are not among them.
+    /// The change of each entry, by reference; images that failed are not among them.
     pub images: Vec<EntryChange>,
-    /// Images, and repositories alone of which tags are selected, that could not be looked up. If there is one,
-    /// nothing was written.
+    /// Images, and repositories alone of which tags are selected, that could not be looked up. If
+    /// there is one, nothing was written.
     pub failed: Vec<Unlocked>,
 }
 
-/// Resolves every image that the lockfile lacks, chooses the tags of selections that are new or have another rule,
-/// drops what is not listed any more, moves the tags it is told to, and writes the lockfile if that changes it. Touches neither catalog nor store.
+/// Resolves every image that the lockfile lacks, chooses the tags of selections that are new or
+/// have another rule, drops what is not listed any more, moves the tags it is told to, and writes
+/// the lockfile if that changes it. Touches neither catalog nor store.
 ///
 /// # Errors
 /// See [`VerbError`]; images that fail are in the result.
@@ -102,7 +103,9 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
         check_listed(&loaded, &old, references)?;
     }
     let registries = registries::of_file(session, &loaded);
-    let (selections, mut failed) = choose(session, &loaded, &old, &request.upgrade, &registries);
+    let parallel = loaded.file.settings.downloads;
+    let asker = Asker { registries: &registries, parallel, reporter: &*session.reporter };
+    let (selections, mut failed) = choose(&loaded, &old, &request.upgrade, &asker);
     let rechosen = |reference: &ImageRef| {
         let repository = reference.repository_alone();
         request.upgrade.rechooses(&repository)
@@ -117,24 +120,17 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
         entries.extend(locked.map(Arc::clone));
         if locked.is_none() || request.upgrade.includes(&reference) || rechosen(&reference) {
             let known = locked.map(|locked| locked.digest.clone());
-            lookups.push(Ask { reference, platform, known });
+            lookups.push(ImageQuestion { reference, platform, known, pinned: None });
         }
     }
-    let parallel = loaded.file.settings.downloads;
-    let answers = observe::look_up(&registries, parallel, &*session.reporter, &lookups);
+    look_up(&asker, lookups, &mut entries, &mut failed);
     if session.cancel.is_cancelled() {
         return Err(Error::Stopped.into());
     }
-    for (asked, answer) in lookups.into_iter().zip(answers) {
-        match answer {
-            Ok(Lookup::Same) => {}
-            Ok(Lookup::Image(image)) => entries.push(Arc::new(LockedImage::of(&image))),
-            Err(error) => failed.push((asked.reference, asked.platform, Arc::new(error.into()))),
-        }
-    }
     let new = Lockfile::new(entries, selections);
     let mut images = old.changes(&new);
-    // What could not be looked up has not changed; nor has any tag of a repository without its list.
+    // An image that could not be looked up has not changed; nor has any tag of a repository without
+    // its list.
     images.retain(|change| {
         let of_repository = change.reference.repository_alone();
         !failed.iter().any(|(reference, ..)| {
@@ -154,14 +150,33 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     Ok(Relocked { path, name, changed, images, failed })
 }
 
-/// The tags that each selection means: those of the lockfile, or if it has none, or has to move, those chosen from
-/// the repository's list. With the repositories where that failed.
+/// Asks what images mean now, and adds the answers to the entries, or to what failed. An image that
+/// still has its known digest keeps its entry.
+fn look_up(
+    asker: &Asker<'_>,
+    lookups: Vec<ImageQuestion>,
+    entries: &mut Vec<Arc<LockedImage>>,
+    failed: &mut Vec<Unlocked>,
+) {
+    let answers = asker.ask_all(lookups.iter().cloned().map(Question::Image).collect());
+    for (asked, answer) in lookups.into_iter().zip(answers) {
+        // The asker answers questions in kind.
+        let Answer::Image(answer) = answer else { continue };
+        match answer {
+            Ok(Lookup::Same) => {}
+            Ok(Lookup::Image(image)) => entries.push(Arc::new(LockedImage::of(&image))),
+            Err(error) => failed.push((asked.reference, asked.platform, Arc::new(error.into()))),
+        }
+    }
+}
+
+/// Finds the tags that each selection means: those of the lockfile, or if it has none, or has to
+/// move, those chosen from the repository's list. With the repositories where that failed.
 fn choose(
-    session: &Session,
     loaded: &Loaded,
     old: &Lockfile,
     upgrade: &Upgrade,
-    registries: &Registries,
+    asker: &Asker<'_>,
 ) -> (Vec<LockedSelection>, Vec<Unlocked>) {
     let (mut chosen, mut failed) = (Vec::new(), Vec::new());
     let mut open: BTreeMap<ImageRef, Vec<&TagSelection>> = BTreeMap::new();
@@ -176,9 +191,14 @@ fn choose(
         }
     }
     let open: Vec<(ImageRef, Vec<&TagSelection>)> = open.into_iter().collect();
-    let parallel = loaded.file.settings.downloads;
-    let answers = observe::choose_tags(registries, parallel, &*session.reporter, &open);
-    for ((repository, selections), choices) in open.into_iter().zip(answers) {
+    let question = |(repository, selections): &(ImageRef, Vec<_>)| Question::Tags {
+        repository: repository.clone(),
+        selections: selections.clone(),
+    };
+    let answers = asker.ask_all(open.iter().map(question).collect());
+    for ((repository, selections), answer) in open.into_iter().zip(answers) {
+        // The asker answers questions in kind.
+        let Answer::Tags(choices) = answer else { continue };
         let choices = choices.unwrap_or_else(|error| {
             let error = Arc::new(Error::from(error));
             vec![Err(error); selections.len()]
@@ -193,10 +213,11 @@ fn choose(
     (chosen, failed)
 }
 
-/// What could not be looked up, for which platform, and why.
+/// An image that could not be looked up, its platform, and the reason.
 pub type Unlocked = (ImageRef, Platform, Arc<Error>);
 
-/// The images to lock: those listed by name, and the chosen tags. A tag that is wanted for two platforms has failed.
+/// Returns the images to lock: those listed by name, and the chosen tags. A tag that is wanted for
+/// two platforms has failed.
 fn wanted(
     loaded: &Loaded,
     selections: &[LockedSelection],
@@ -215,7 +236,7 @@ fn wanted(
             let twins = reference.recorded_names();
             let other = twins.iter().find_map(|name| names.get(name)).filter(|other| *other != platform);
             if let Some(other) = other {
-                let error = observe::two_platforms(reference.tag().unwrap_or_default(), other, platform);
+                let error = two_platforms(reference.tag().unwrap_or_default(), other, platform);
                 failed.push((reference, platform.clone(), Arc::new(error)));
             } else {
                 names.extend(twins.into_iter().map(|name| (name, platform.clone())));

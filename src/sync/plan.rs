@@ -11,8 +11,8 @@ use super::verb_error::VerbError;
 use crate::plan::Plan;
 use crate::state::Platform;
 
-/// Shows what [`apply`](super::apply) would do, and the platform of images that name none. Nothing is
-/// changed, and no lock is taken.
+/// Shows what [`apply`](super::apply) would do, and the platform of images that name none. Nothing
+/// is changed, and no lock is taken.
 ///
 /// # Errors
 /// See [`VerbError`].

@@ -1,4 +1,5 @@
-//! `prune`: what the images file lists no more goes, and with it whatever nobody needs. No registry is asked.
+//! `prune`: what the images file lists no more goes, and with it whatever nobody needs. No registry
+//! is asked.
 //!
 //! After images and layers, `prune` takes partial downloads that no run is writing.
 
@@ -21,7 +22,7 @@ use crate::selection::CompiledRule;
 use crate::state::{Desired, Observed, Owner, RecordedImage, TagSelection};
 use crate::store::{self, PartialDownload};
 
-/// What `prune` is asked for.
+/// The request to `prune`.
 #[derive(Clone, Debug)]
 pub struct PruneRequest {
     /// The images file.
@@ -32,9 +33,9 @@ pub struct PruneRequest {
     pub allow_empty: bool,
 }
 
-/// Removes the images that the file's owner no longer lists, and layers that nobody needs. As long as an
-/// image that the file lists is not here, no image is removed: no registry is asked, and so nobody knows
-/// whether it can be had.
+/// Removes the images that the file's owner no longer lists, and layers that nobody needs. As long
+/// as an image that the file lists is not here, no image is removed: no registry is asked, and so
+/// nobody knows whether it can be had.
 ///
 /// # Errors
 /// See [`VerbError`].
@@ -84,7 +85,8 @@ impl Unlisted {
                 if !fits_one(selection, &rows) {
                     absent.push(selection.repository.clone());
                 }
-                // What it means only its registry can tell: all that it may have brought stays.
+                // The meaning of this selection only its registry can tell: all that it may have
+                // brought stays.
                 listed.extend(rows.into_iter().map(|row| row.reference.clone()));
             }
         }
@@ -137,8 +139,8 @@ fn fits_one(selection: &TagSelection, rows: &[&RecordedImage]) -> bool {
     CompiledRule::new(&selection.rule).is_ok_and(|rule| !rule.choose(tags).is_empty())
 }
 
-/// Removes the partial downloads of runs that are dead. While a run is at work on this home nobody can
-/// say which of them it writes: then all stay.
+/// Removes the partial downloads of runs that are dead. While a run is at work on this home nobody
+/// can say which of them it writes: then all stay.
 fn prune_downloads(session: &Session, dry_run: bool) -> Result<Vec<PartialDownload>, VerbError> {
     let directory = store::downloads_of(&session.home);
     let mut downloads = store::partial_downloads(&directory)?;

@@ -1,4 +1,4 @@
-//! What `prune` and `forget` report.
+//! The report of `prune` and `forget`.
 
 use std::path::PathBuf;
 
@@ -7,13 +7,13 @@ use crate::image_ref::ImageRef;
 use crate::plan::Removal;
 use crate::store::{Leftover, PartialDownload, RemovedLayers};
 
-/// What `prune` and `forget` did, or would do.
+/// The report of `prune` and `forget`: what they did, or would do.
 #[derive(Clone, Debug, Default)]
 pub struct Pruned {
     /// The images, those whose removal waits among them.
     pub images: Vec<Removal>,
-    /// The images that removals wait for: the file lists them, and they are not here. A repository alone
-    /// stands for a selection of its tags.
+    /// The images that removals wait for: the file lists them, and they are not here. A repository
+    /// alone stands for a selection of its tags.
     pub waiting_for: Vec<ImageRef>,
     /// The layer directories.
     pub layers: Vec<RemovedLayer>,
@@ -30,7 +30,7 @@ pub struct Pruned {
 pub struct RemovedLayer {
     /// The digest of its blob.
     pub digest: BlobDigest,
-    /// Its directory.
+    /// The directory of the layer.
     pub path: PathBuf,
     /// Bytes of the files in it, as far as that is recorded.
     pub size: u64,
@@ -43,9 +43,9 @@ pub struct RemovedLayer {
 pub struct KeptLayer {
     /// The digest of its blob.
     pub digest: BlobDigest,
-    /// Its directory.
+    /// The directory of the layer.
     pub path: PathBuf,
-    /// Who uses it, or why else it stays, for people.
+    /// The process that uses the layer, or why else it stays, for people.
     pub reason: String,
 }
 

@@ -15,7 +15,7 @@ use super::verb_error::VerbError;
 use crate::image_ref::ImageRef;
 use crate::state::{Desired, DesiredImage, Owner, Platform, PullPolicy};
 
-/// What `pull` is asked for.
+/// The request to `pull`.
 #[derive(Clone, Debug, Default)]
 pub struct PullRequest {
     /// The images that are named.

@@ -1,7 +1,7 @@
 //! The half of `verify --repair` that writes: damaged layers fetched again.
 //!
-//! Repairing is an ordinary plan whose layers are observed to be damaged: the same executor fetches, checks, and
-//! exchanges the directories; rows are not touched.
+//! Repairing is an ordinary plan whose layers are observed to be damaged: the same executor
+//! fetches, checks, and exchanges the directories; rows are not touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ fn repair_in(
             limits: settings.limits,
             reporter: &*session.reporter,
             cancel: &session.cancel,
-            enough: &|| false,
+            begin_no_more: &|| false,
         }
         .execute(&plan)?;
         if outcome.stopped {
@@ -106,6 +106,12 @@ fn repair_in(
         }
         look_after_repair(session, &mut layers, &mut causes)?;
     }
+    explain(&mut layers, causes);
+    Ok(())
+}
+
+/// Says of each layer that is still damaged why it was not repaired.
+fn explain(layers: &mut [&mut VerifiedLayer], causes: Vec<Option<String>>) {
     for (layer, cause) in layers.iter_mut().zip(causes) {
         if layer.status != LayerStatus::Ok {
             let cause = cause.unwrap_or_else(|| "msb-sync did not record its image".to_owned());
@@ -113,10 +119,10 @@ fn repair_in(
             layer.detail = Some(format!("{found}not repaired: {cause}"));
         }
     }
-    Ok(())
 }
 
-/// The images of `layers`, each with the owner whose images file can be read, if there is one.
+/// Returns the images of `layers`, each with the owner whose images file can be read, if there is
+/// one.
 fn by_owner<'r>(
     session: &Session,
     layers: &[&mut VerifiedLayer],

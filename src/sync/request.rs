@@ -1,8 +1,8 @@
-//! What a run for an images file is asked for.
+//! The request to a run for an images file.
 
 use std::path::PathBuf;
 
-/// Where the images file comes from.
+/// The place that the images file comes from.
 #[derive(Clone, Debug)]
 pub enum ImagesSource {
     /// A file.
@@ -11,7 +11,7 @@ pub enum ImagesSource {
     Stdin,
 }
 
-/// What `plan` and `apply` are asked for.
+/// The request to `plan` and `apply`.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Request {

@@ -1,4 +1,4 @@
-//! What all verbs need: where things lie, who listens, how to stop.
+//! The session: everything that all verbs need.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::store::{self, Left};
 /// Threads that write files, at most: more would only wait for each other.
 const MAX_JOBS: usize = 64;
 
-/// What all verbs need: where things lie, who listens, how to stop.
+/// Everything that all verbs need: where things lie, the listener, the stop switch.
 #[derive(Clone)]
 pub struct Session {
     /// The directory of the catalog, the downloads and (by default) the layers. Absolute.
@@ -33,7 +33,7 @@ pub struct Session {
     pub untrusted: bool,
     /// The verb, for those who wait for our lock.
     pub verb: String,
-    /// Who listens.
+    /// The listener.
     pub reporter: Arc<dyn Reporter>,
     /// The switch that ends the run early.
     pub cancel: Cancel,
@@ -42,8 +42,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes a session on `home`, an absolute path, that nobody listens to and nothing stops. It knows
-    /// no environment (so no passwords, proxies or stored logins) and no home directory of a user.
+    /// Makes a session on `home`, an absolute path, that nobody listens to and nothing stops. It
+    /// knows no environment (so no passwords, proxies or stored logins) and no home directory of a
+    /// user.
     pub fn new(home: PathBuf) -> Self {
         Self {
             home,
@@ -59,7 +60,8 @@ impl Session {
         }
     }
 
-    /// Parses a reference as the command line takes it: without a registry it is of the default one.
+    /// Parses a reference as the command line takes it: without a registry it is of the default
+    /// one.
     ///
     /// # Errors
     /// The text is no reference.

@@ -1,9 +1,10 @@
-//! Whether an image shows other files when its layers are stacked in the order of their digests.
+//! Finding out whether an image shows other files when its layers are stacked in the order of their
+//! digests.
 //!
-//! microsandbox 0.2 asks its database for an image's layers by `SELECT … WHERE digest IN (…)`, which SQLite answers
-//! in digest order, and stacks them so. Often that makes no difference: most paths are in one layer only. What
-//! each layer holds is in its inventory; of that only hashes are kept, a part of all paths at a time, so that
-//! memory stays bounded whatever the image.
+//! microsandbox 0.2 asks its database for an image's layers by `SELECT … WHERE digest IN (…)`,
+//! which SQLite answers in digest order, and stacks them so. Often that makes no difference: most
+//! paths are in one layer only. What each layer holds is in its inventory; of that only hashes are
+//! kept, a part of all paths at a time, so that memory stays bounded whatever the image.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -18,21 +19,22 @@ const MAX_WHITEOUTS: usize = 1 << 17;
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const WHITEOUT: &[u8] = b".wh.";
 
-/// What stacking an image's layers leads to.
+/// The effect of stacking an image's layers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stacking {
     /// Whiteouts in all layers, opaque ones included.
     pub whiteouts: u64,
-    /// What microsandbox 0.2 shows otherwise than the image's own order of layers says; `None`: nothing.
+    /// The difference that microsandbox 0.2 shows, other than the image's own order of layers says;
+    /// `None`: nothing.
     pub restacked: Option<Restacked>,
 }
 
-/// What another order of layers changes.
+/// The changes by another order of layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Restacked {
-    /// So many paths are other files, or are there or not.
+    /// Some paths are other files, or are there or not.
     Paths {
-        /// How many.
+        /// The number of paths.
         count: u64,
         /// One of them, relative to the root.
         example: PathBuf,
@@ -41,10 +43,12 @@ pub enum Restacked {
     Unknown,
 }
 
-/// Calls the visitor with every entry of a layer; `None` if its inventory cannot be read to its end.
+/// Calls the visitor with every entry of a layer; `None` if its inventory cannot be read to its
+/// end.
 pub(super) type Read<'a> = dyn FnMut(usize, &mut dyn FnMut(&InventoryEntry)) -> Option<()> + 'a;
 
-/// Compares the two orders of `digests`, distinct ones and base first, whose inventories `read` reads by position.
+/// Compares the two orders of `digests`, distinct ones and base first, whose inventories `read`
+/// reads by position.
 pub(super) fn compare(digests: &[String], read: &mut Read<'_>) -> Stacking {
     let mut sorted: Vec<usize> = (0..digests.len()).collect();
     sorted.sort_by_key(|&layer| &digests[layer]);
@@ -119,21 +123,22 @@ impl Differing {
     }
 }
 
-/// What a path looks like in the topmost layer that says something of it, by either order. A layer counts from 1.
+/// The look of a path in the topmost layer that says something of it, by either order. A layer
+/// counts from 1.
 #[derive(Default)]
 struct Tops {
     by_image: (usize, u64),
     by_digest: (usize, u64),
 }
 
-/// How a path looks that is not there.
+/// The look of a path that is not there.
 const HIDDEN: u64 = 0;
 const DIRECTORY: u64 = 1;
 
 impl Tops {
     fn see(&mut self, layer: usize, rank: usize, look: u64) {
         for (top, position) in [(&mut self.by_image, layer + 1), (&mut self.by_digest, rank + 1)] {
-            // What a layer has itself, it does not hide.
+            // A layer does not hide its own entries.
             if position > top.0 || (position == top.0 && look != HIDDEN) {
                 *top = (position, look);
             }
@@ -151,7 +156,7 @@ struct Hides {
 }
 
 impl Hides {
-    /// Takes note of a whiteout; whether it is one.
+    /// Takes note of a whiteout, and tells whether the path is one.
     fn note(&mut self, layer: usize, path: &[u8]) -> bool {
         if !is_whiteout(path) {
             return false;
@@ -193,7 +198,7 @@ impl Hides {
     }
 }
 
-/// Parent and name.
+/// Splits a path into parent and name.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&byte| byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
@@ -212,7 +217,7 @@ fn hash(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// What an entry looks like, but for its times; directories of several layers are one.
+/// Hashes the look of an entry, but for its times; directories of several layers are one.
 fn looks(entry: &InventoryEntry) -> u64 {
     let mut hasher = DefaultHasher::new();
     match &entry.kind {

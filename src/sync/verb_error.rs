@@ -1,9 +1,9 @@
-//! Why a verb could not be carried out.
+//! The error of a verb.
 
 use crate::diagnostic::{Problem, Problems};
 use crate::error::{CatalogError, Error, InputError, StoreError};
 
-/// Why a verb could not be carried out.
+/// The error of a verb that could not be carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum VerbError {
     /// The images file is wrong. Nothing was touched.

@@ -1,4 +1,5 @@
-//! `verify`: the recorded images' layers against what was recorded of them, and damaged ones replaced on request.
+//! `verify`: the recorded images' layers against what was recorded of them, and damaged ones
+//! replaced on request.
 //!
 //! Verifying takes no lock and writes nothing.
 
@@ -16,7 +17,7 @@ use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::RecordedImage;
 
-/// What `verify` found.
+/// The report of `verify`.
 #[derive(Clone, Debug, Default)]
 pub struct Verified {
     /// Each layer once, sorted by digest.
@@ -24,25 +25,25 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// How many layers have `status`.
+    /// Counts the layers that have `status`.
     pub fn count(&self, status: LayerStatus) -> usize {
         self.layers.iter().filter(|layer| layer.status == status).count()
     }
 
-    /// Whether every layer is in order now.
+    /// Tells whether every layer is in order now.
     pub fn succeeded(&self) -> bool {
         self.count(LayerStatus::Ok) == self.layers.len()
     }
 }
 
-/// Compares the layers of recorded images with what was recorded of them; damaged ones are replaced if
-/// `repair`. Without `references`: of all images that msb-sync recorded.
+/// Compares the layers of recorded images with what was recorded of them; damaged ones are replaced
+/// if `repair`. Without `references`: of all images that msb-sync recorded.
 ///
 /// # Errors
 /// See [`VerbError`]; damage is in the result.
 pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Result<Verified, VerbError> {
     if repair {
-        // What is wrong with it is said before anything is looked at.
+        // Mistakes in the settings are told before anything is looked at.
         machine(session)?;
     }
     let recorded: BTreeMap<ImageRef, RecordedImage> = match Catalog::open_read_only(&session.home)? {

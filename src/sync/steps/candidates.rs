@@ -26,8 +26,8 @@ pub(crate) struct Candidate {
 pub(crate) struct Candidates(pub(crate) BTreeMap<DirectoryId, Candidate>);
 
 impl Candidates {
-    /// Returns the candidate at `directory`, by whatever name it became one; `None` where there is no
-    /// directory.
+    /// Returns the candidate at `directory`, by whatever name it became one; `None` where there is
+    /// no directory.
     pub(crate) fn entry(&mut self, directory: &Path) -> Option<&mut Candidate> {
         let found = fs::metadata(directory).ok().filter(fs::Metadata::is_dir)?;
         let new =

@@ -22,10 +22,10 @@ const FILES_OF_A_THREAD: usize = 24;
 /// A layer that somebody replaces while it is compared is looked at again, so often.
 const LOOKS: usize = 3;
 
-/// What became of a layer.
+/// The state of a layer beside its inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerStatus {
-    /// As it was extracted.
+    /// The layer is as it was extracted.
     Ok,
     /// There is no directory.
     Missing,
@@ -36,7 +36,7 @@ pub enum LayerStatus {
 }
 
 impl LayerStatus {
-    /// The word in documents.
+    /// Returns the word in documents.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -50,7 +50,7 @@ impl LayerStatus {
 /// A layer and how it was found.
 #[derive(Clone, Debug)]
 pub struct VerifiedLayer {
-    /// Which.
+    /// The digest of its blob.
     pub digest: BlobDigest,
     /// The directory of layers that it is in.
     pub directory: PathBuf,
@@ -58,11 +58,11 @@ pub struct VerifiedLayer {
     pub size: u64,
     /// The images that it is part of, sorted.
     pub images: BTreeSet<ImageRef>,
-    /// How it is now.
+    /// The state of the layer now.
     pub status: LayerStatus,
-    /// What is or was wrong, for people.
+    /// The damage that is or was found, for people.
     pub detail: Option<String>,
-    /// Whether it was damaged and is in order now.
+    /// True if the layer was damaged and is in order now.
     pub repaired: bool,
 }
 

@@ -1,4 +1,5 @@
-//! What an images file and its lockfile want: before the run locks the home, and again inside it.
+//! The wishes of an images file and its lockfile, read before the run locks the home, and again
+//! inside it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -34,9 +35,9 @@ pub(crate) fn of_groups(
     Ok(loaded.file.desired(owner, layers, groups)?)
 }
 
-/// Reads the images file again, and returns what it lists now if it, or the choice of its lockfile, is
-/// not what `desired` was made of; a selection of tags is there as its repository alone. `None`: the file
-/// cannot be used any more, or lists nothing, so nobody knows what is wanted.
+/// Reads the images file again, and returns what it lists now if it, or the choice of its lockfile,
+/// is not what `desired` was made of; a selection of tags is there as its repository alone. `None`:
+/// the file cannot be used any more, or lists nothing, so nobody knows what is wanted.
 pub(crate) fn listed_meanwhile(
     session: &Session,
     loaded: &Loaded,

@@ -1,8 +1,8 @@
 //! Giving up images, and then the layers that nobody needs: what `prune` and `forget` share.
 //!
-//! A run looks first without a lock. If there is something to do it locks, looks again, drops the rows, and then the
-//! directories: a crash in between leaves layers that nobody needs, which the next prune finds, and never rows
-//! without layers.
+//! A run looks first without a lock. If there is something to do it locks, looks again, drops the
+//! rows, and then the directories: a crash in between leaves layers that nobody needs, which the
+//! next prune finds, and never rows without layers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -29,8 +29,8 @@ pub(crate) trait Wish: Sized {
     /// Returns the owner who gives the images up; `None`: all owners do.
     fn owner(&self) -> Option<&Owner>;
 
-    /// Returns the directory of layers where every layer may go that nobody needs, wherever it comes
-    /// from, as in all former ones; `None`: only layers of the images may go.
+    /// Returns the directory of layers where every layer may go that nobody needs, wherever it
+    /// comes from, as in all former ones; `None`: only layers of the images may go.
     fn all_layers_in(&self) -> Option<&Path> {
         None
     }
@@ -64,7 +64,7 @@ pub(crate) fn by_reference(rows: Vec<RecordedImage>) -> BTreeMap<ImageRef, Recor
     rows.into_iter().map(|row| (row.reference.clone(), row)).collect()
 }
 
-/// What is to be done.
+/// The decision of a run.
 #[derive(Default)]
 struct Intention {
     images: Vec<Removal>,
@@ -85,7 +85,8 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     };
     let intention = intend(session, &catalog, &wish, None)?;
     drop(catalog);
-    // Another run may just be bringing an image that removals wait for: only under the lock is that known.
+    // Another run may just be bringing an image that removals wait for: only under the lock is that
+    // known.
     if dry_run || (intention.is_empty() && intention.waiting_for.is_empty()) {
         return Ok(intention.in_theory(dry_run));
     }
@@ -135,8 +136,8 @@ fn open_swept(
     Ok(store)
 }
 
-/// What was found in a directory of layers; `None`, and a warning, where the directory cannot be used and the run
-/// can do without.
+/// Returns what was found in a directory of layers; `None`, and a warning, where the directory
+/// cannot be used and the run can do without.
 fn unless_left_out<T>(
     session: &Session,
     candidate: &Candidate,
@@ -216,7 +217,7 @@ fn intend(
     Ok(intention)
 }
 
-/// What a directory of layers holds that is not `needed`, and what broken runs have left there.
+/// Finds the layers in a directory that are not `needed`, and what broken runs have left there.
 fn look_into(
     session: &Session,
     candidate: &mut Candidate,
@@ -251,7 +252,7 @@ impl Intention {
         self.images.iter().all(|image| image.waits) && self.layers.is_empty() && self.leftovers.is_empty()
     }
 
-    /// What would be done.
+    /// Reports what would be done.
     fn in_theory(self, dry_run: bool) -> Pruned {
         let Self { images, waiting_for, directories, layers, leftovers } = self;
         let mut pruned = Pruned { images, waiting_for, dry_run, ..Pruned::default() };

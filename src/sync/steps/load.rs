@@ -23,18 +23,18 @@ const MAX_IMAGES_FILE: u64 = 8 << 20;
 pub(crate) struct Loaded {
     pub(crate) file: ImagesFile,
     pub(crate) owner: Owner,
-    /// As shown: the path as it was given.
+    /// The name for people: the path as it was given.
     pub(crate) name: String,
     pub(crate) lockfile: Option<LockfilePlace>,
     /// The path as it was given, if it is a file's.
     pub(crate) given: Option<PathBuf>,
-    /// Of the file's text.
+    /// The digest of the file's text.
     pub(crate) digest: BlobDigest,
 }
 
 impl Loaded {
-    /// Refuses to take a file that lists no image at all for the wish to have none: a template that failed, or an
-    /// editor that is about to write, leaves such a file.
+    /// Refuses to take a file that lists no image at all for the wish to have none: a template that
+    /// failed, or an editor that is about to write, leaves such a file.
     pub(crate) fn refuse_empty(&self, allow_empty: bool) -> Result<(), VerbError> {
         if allow_empty || !self.file.lists_nothing() {
             return Ok(());
@@ -81,8 +81,8 @@ pub(crate) fn warn_of_problems<'p>(session: &Session, problems: impl IntoIterato
     }
 }
 
-/// Refuses a stranger's images file that is a symlink, or lies behind one that the path names, or whose lockfile is:
-/// mistakes are shown with their lines, and these would be another file's.
+/// Refuses a stranger's images file that is a symlink, or lies behind one that the path names, or
+/// whose lockfile is: mistakes are shown with their lines, and these would be another file's.
 fn refuse_symlinks(path: &Path) -> Result<(), VerbError> {
     let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
     for path in [path.to_owned(), path.with_extension("lock")].iter().map(PathBuf::as_path).chain(folders) {
@@ -101,7 +101,7 @@ pub(crate) fn unreadable(path: &Path, source: io::Error) -> VerbError {
 /// An images file, read.
 pub(crate) struct ImagesText {
     pub(crate) text: String,
-    /// As shown: the path as it was given.
+    /// The name for people: the path as it was given.
     pub(crate) name: String,
     pub(crate) absolute: PathBuf,
     /// The path as it was given, if it is a file's.
@@ -109,7 +109,7 @@ pub(crate) struct ImagesText {
 }
 
 impl ImagesText {
-    /// What tells this text from others.
+    /// Returns the digest that tells this text from others.
     pub(crate) fn digest(&self) -> BlobDigest {
         BlobDigest::of(Algorithm::Sha256, self.text.as_bytes())
     }
@@ -133,8 +133,8 @@ impl ImagesText {
     }
 }
 
-/// `path` made absolute, with its symlinks kept but for those before a `..`: the same file by the same name,
-/// wherever it is named from.
+/// Makes `path` absolute, with its symlinks kept but for those before a `..`: the same file by the
+/// same name, wherever it is named from.
 pub(crate) fn absolute(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     let components: Vec<_> = absolute.components().collect();
@@ -147,7 +147,8 @@ pub(crate) fn absolute(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// As [`absolute`], for a file whose directory may be gone too: then `..` is taken away by its name alone.
+/// Makes an absolute path like [`absolute`], for a file whose directory may be gone too: then `..`
+/// is taken away by its name alone.
 pub(crate) fn absolute_of_gone(path: &Path) -> io::Result<PathBuf> {
     absolute(path).or_else(|_| {
         let mut lexical = PathBuf::new();

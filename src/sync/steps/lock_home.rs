@@ -15,8 +15,8 @@ pub(crate) fn lock_home(session: &Session) -> Result<LockedHome, VerbError> {
     Ok(LockedHome::acquire(&session.home, &who, &session.cancel, Arc::clone(&session.reporter))?)
 }
 
-/// Locks `layers` too, and opens the store there. Warns where that is a directory of other things, which
-/// somebody may have named by mistake.
+/// Locks `layers` too, and opens the store there. Warns where that is a directory of other things,
+/// which somebody may have named by mistake.
 pub(crate) fn open_store(session: &Session, home: &LockedHome, layers: &Path) -> Result<Store, VerbError> {
     let strange = Places::of(layers).other_things();
     if !strange.is_empty() {

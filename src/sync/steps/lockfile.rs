@@ -1,4 +1,4 @@
-//! What a run takes from the lockfile beside its images file.
+//! The part of a run's wishes that comes from the lockfile beside its images file.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::state::{Desired, LockedImage, TagSelection};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 
-/// Gives the desired images the lockfile's words, and says which it lacks; with `strict` that is an error, and
-/// so is an entry too many.
+/// Gives the desired images the lockfile's words, and says which it lacks; with `strict` that is an
+/// error, and so is an entry too many.
 pub(crate) fn use_lockfile(
     session: &Session,
     loaded: &Loaded,
@@ -54,7 +54,7 @@ pub(crate) fn use_lockfile(
     Ok(())
 }
 
-/// The file's selections of tags, each with what the lockfile chose for it.
+/// Returns the file's selections of tags, each with what the lockfile chose for it.
 pub(crate) fn locked_selections(loaded: &Loaded) -> Result<Vec<TagSelection>, VerbError> {
     let mut selections = loaded.file.selections.clone();
     if let Some(place) = loaded.lockfile.as_ref().filter(|_| !selections.is_empty())
@@ -71,7 +71,8 @@ fn lock_selections(lockfile: &Lockfile, selections: &mut [TagSelection]) {
     }
 }
 
-/// What the lockfile chose for `selection`, if its rule may have done so: a lockfile can be edited.
+/// Returns the images that the lockfile chose for `selection`, if its rule may have done so: a
+/// lockfile can be edited.
 pub(crate) fn locked_choice(lockfile: &Lockfile, selection: &TagSelection) -> Option<Vec<Arc<LockedImage>>> {
     let images = lockfile.chosen(selection)?;
     let allowed = CompiledRule::new(&selection.rule)

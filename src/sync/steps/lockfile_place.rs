@@ -8,25 +8,26 @@ use crate::lockfile::{Lockfile, MAX_TEXT};
 use crate::sync::verb_error::VerbError;
 use crate::sys;
 
-/// Where an images file's lockfile lies.
+/// The place of an images file's lockfile.
 pub(crate) struct LockfilePlace {
     pub(crate) path: PathBuf,
     pub(crate) name: String,
 }
 
 impl LockfilePlace {
-    /// `<stem>.lock` beside the images file `given`; none where that would be the images file itself.
+    /// `<stem>.lock` beside the images file `given`; none where that would be the images file
+    /// itself.
     pub(crate) fn beside(given: &Path, absolute: &Path) -> Option<Self> {
         let path = absolute.with_extension("lock");
         (path != absolute).then(|| Self { path, name: given.with_extension("lock").display().to_string() })
     }
 
-    /// The absolute path.
+    /// Returns the absolute path.
     pub(crate) fn into_path(self) -> PathBuf {
         self.path
     }
 
-    /// The text; `None` if there is no file.
+    /// Reads the text; `None` if there is no file.
     pub(crate) fn read(&self) -> Result<Option<String>, VerbError> {
         let unreadable = |source: io::Error| {
             let (file, path) = (InputFile::Lockfile, PathBuf::from(&self.name));
@@ -47,7 +48,7 @@ impl LockfilePlace {
         Lockfile::parse(text, &self.name).map_err(VerbError::Lockfile)
     }
 
-    /// The file to replace: where a symlink of this user leads to a file of his, that one.
+    /// Returns the file to replace: where a symlink of this user leads to a file of his, that one.
     pub(crate) fn target(&self) -> Result<PathBuf, StoreError> {
         if self.path.is_symlink() {
             sys::find_own_regular(&self.path).map_err(StoreError::io("write", &self.path))

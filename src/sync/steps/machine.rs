@@ -12,15 +12,16 @@ use crate::sync::verb_error::VerbError;
 use crate::sys;
 
 const NAME: &str = "registries.toml";
-/// Where the settings of all users are.
+/// The directory of the settings of all users.
 const OF_THE_SYSTEM: &str = "/etc/msb-sync";
 
-/// Where the machine's settings are looked for; the first one that is there counts.
+/// Returns where the machine's settings are looked for; the first one that is there counts.
 pub(crate) fn machine_files(session: &Session) -> [PathBuf; 2] {
     [session.home.join(NAME), Path::new(OF_THE_SYSTEM).join(NAME)]
 }
 
-/// The machine's settings, for a stranger's images file without credentials; without a file, none. Its warnings are left to the caller.
+/// Reads the machine's settings, for a stranger's images file without credentials; without a file,
+/// none. Its warnings are left to the caller.
 ///
 /// # Errors
 /// The file cannot be read, or is wrong.
@@ -59,7 +60,7 @@ fn parse_machine(session: &Session, path: &Path, text: &str) -> Result<MachineSe
     Ok(if session.untrusted { machine.without_credentials() } else { machine })
 }
 
-/// Registries and settings for images that no images file speaks for.
+/// Returns registries and settings for images that no images file speaks for.
 pub(crate) fn without_file(session: &Session) -> Result<(Vec<RegistrySettings>, Settings), VerbError> {
     let MachineSettings { registries, hosts_dir, .. } = machine(session)?;
     Ok((registries, Settings { hosts_dir, ..Settings::default() }))

@@ -1,4 +1,4 @@
-//! What other homes need of a directory of layers that they share with this one.
+//! The needs of other homes: of a directory of layers that they share with this one.
 
 use std::collections::BTreeSet;
 
@@ -48,8 +48,8 @@ pub(crate) fn look_at_other_homes(
     Ok(())
 }
 
-/// The layers that the catalogs of other homes need: all, if one of them cannot be found or read, which is said
-/// if `tell`.
+/// Asks the catalogs of other homes for the layers that they need: all, if one of them cannot be
+/// found or read, which is said if `tell`.
 pub(crate) fn needed_by_other_homes(
     session: &Session,
     places: &Places,

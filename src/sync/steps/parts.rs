@@ -1,17 +1,21 @@
 //! Runs in parts while a registry is silent: the whole story is here.
 //!
-//! As a rule a run has one plan for all images. But a registry that is down is given up after minutes, and must not
-//! cost everybody else's images that time. So while no lookup ends for a while ([`Registries::lookup_patience`]), the
-//! observer hands over everything resolved so far, and a part of the run carries that out. What stays is for the rest
-//! of the run ([`reconcile`](super::reconcile)), once everything is known. A part
+//! Usually a run has one plan for all images. But a registry that is down is given up after
+//! minutes, and must not cost everybody else's images that time. So while no lookup ends for a
+//! while ([`Registries::lookup_patience`]), the observer hands over everything resolved so far, and
+//! a part of the run carries that out. What stays is for the rest of the run
+//! ([`reconcile`](super::reconcile)), once everything is known. A part
 //!
-//! - removes nothing: only who has everything that is wanted knows what is not needed any more. The layers that it
-//!   would have removed are remembered ([`Observed::released`]), and so is that an image failed ([`Observed::failed`]);
-//! - asks no registry again, also where another process has changed what is recorded: that may take long;
-//! - begins no more blobs once all lookups have ended, and leaves the images that need them to the rest
-//!   ([`Outcome::take_unfinished`]).
+//! - removes nothing: only who has everything that is wanted knows what is not needed any more. The
+//!   layers that it would have removed are remembered ([`Observed::released`]), and so is that an
+//!   image failed ([`Observed::failed`]);
+//! - asks no registry again, also where another process has changed what is recorded: that may take
+//!   long;
+//! - begins no more blobs once all lookups have ended, and leaves the images that need them to the
+//!   rest ([`Outcome::take_unfinished`]).
 //!
-//! Several parts and the rest are one plan and one outcome in the end ([`Plan::append`], [`Outcome::append`]).
+//! Several parts and the rest are one plan and one outcome in the end ([`Plan::append`],
+//! [`Outcome::append`]).
 //!
 //! [`Registries::lookup_patience`]: crate::registry::Registries::lookup_patience
 
@@ -25,12 +29,12 @@ use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::execute::Outcome;
 use crate::image_ref::ImageRef;
-use crate::observe::Ended;
+use crate::observe::AllAnswered;
 use crate::plan::{self, Plan};
 use crate::state::{Action, Observed, RecordedImage};
 use crate::sync::verb_error::VerbError;
 
-/// What the parts of a run that were carried out so far have done.
+/// The deeds of the parts of a run that were carried out so far.
 #[derive(Default)]
 pub(crate) struct DoneSoFar {
     plan: Plan,
@@ -51,9 +55,9 @@ pub(crate) fn observe_in_parts(
 ) -> Result<Observed, VerbError> {
     let mut failure = None;
     let observed =
-        run.observer(catalog).observe_in_parts(run.desired, &mut |desired, observed, all_ended| {
+        run.observer(catalog).observe_in_parts(run.desired, &mut |desired, observed, all_answered| {
             if failure.is_none()
-                && let Err(error) = carry_out_part(Run { desired, ..run }, observed, all_ended, done)
+                && let Err(error) = carry_out_part(Run { desired, ..run }, observed, all_answered, done)
             {
                 failure = Some(error);
                 // Nobody needs the other lookups any more.
@@ -70,7 +74,7 @@ pub(crate) fn observe_in_parts(
 fn carry_out_part(
     part: Run<'_>,
     mut observed: Observed,
-    all_ended: Ended<'_>,
+    all_answered: AllAnswered<'_>,
     done: &mut DoneSoFar,
 ) -> Result<(), VerbError> {
     if part.session.cancel.is_cancelled() {
@@ -88,7 +92,7 @@ fn carry_out_part(
     }
     let mut plan = done.plan_locked(part, &locked, observed)?;
     let released = plan.take_removals();
-    let mut outcome = locked.executor(all_ended).execute(&plan)?;
+    let mut outcome = locked.executor(all_answered).execute(&plan)?;
     let plan = plan.without(&outcome.take_unfinished());
     let names: Vec<ImageRef> = plan.images.iter().flat_map(|image| image.names.clone()).collect();
     let rows = locked.catalog.recorded(&names)?;
@@ -133,7 +137,8 @@ impl DoneSoFar {
         locked.distrust_unbound(&mut observed);
         self.tell_outcome(&mut observed);
         look_at_other_homes(run.session, run.desired, &mut observed, false)?;
-        // What was observed is much memory with very many images, and a run may take hours: it ends here.
+        // The observations are much memory with very many images, and a run may take hours: it ends
+        // here.
         Ok(self.plan_rest(run, &observed))
     }
 

@@ -1,5 +1,6 @@
-//! Layers whose inventories are of other directories: copied, put back from a backup, or made anew by somebody. Those that
-//! are what their inventories say are taken for complete again, without a registry; the others are not trusted any more.
+//! Layers whose inventories are of other directories: copied, put back from a backup, or made anew
+//! by somebody. Those that are what their inventories say are taken for complete again, without a
+//! registry; the others are not trusted any more.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,8 +13,8 @@ use crate::store::Store;
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 
-/// Compares the layers among `observed` that are of other directories than their inventories, under the lock of
-/// `store`. Whether one of them is not what its inventory says.
+/// Compares the layers among `observed` that are of other directories than their inventories, under
+/// the lock of `store`, and tells whether one of them is not what its inventory says.
 ///
 /// # Errors
 /// See [`VerbError`].

@@ -1,7 +1,7 @@
 //! From what is wanted to what is done: observe, plan, lock, look again, execute.
 //!
-//! Removals come last of all, and not at all where a wanted image is blocked or has failed: only who has everything
-//! that is wanted knows what is not needed any more.
+//! Removals come last of all, and not at all where a wanted image is blocked or has failed: only
+//! who has everything that is wanted knows what is not needed any more.
 
 use std::time::Duration;
 
@@ -72,8 +72,8 @@ fn carry_out(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Resu
     Ok(())
 }
 
-/// Removes what is not wanted any more, if everything that is wanted is here, and the images file still
-/// says so.
+/// Removes what is not wanted any more, if everything that is wanted is here, and the images file
+/// still says so.
 fn remove_last(run: Run<'_>, executor: &mut Executor<'_>, plan: &mut Plan, outcome: &mut Outcome) {
     if outcome.failed() > 0 && !outcome.stopped {
         plan.hold_removals();

@@ -1,8 +1,9 @@
-//! Replacing a file at once and durably: a reader sees the old one or the new one, and a killed run leaves nothing.
+//! Replacing a file at once and durably: a reader sees the old one or the new one, and a killed run
+//! leaves nothing.
 //!
-//! The new file has no name until all of it is on disk. Where the file system has no such files it is a hidden one
-//! beside the old one, `.NAME.PROCESS.tmp`, locked as long as its writer lives: whoever writes next sweeps those that
-//! nobody has locked.
+//! The new file has no name until all of it is on disk. Where the file system has no such files it
+//! is a hidden one beside the old one, `.NAME.PROCESS.tmp`, locked as long as its writer lives:
+//! whoever writes next sweeps those that nobody has locked.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -14,7 +15,7 @@ use std::path::Path;
 use crate::error::StoreError;
 use crate::sys;
 
-/// How often a file is made anew that another run has swept just after it was made.
+/// The number of times that a file is made anew which another run has swept just after it was made.
 const TRIES: usize = 5;
 
 /// Replaces the file `target`, or makes it; its permissions stay.
@@ -46,7 +47,8 @@ pub(crate) fn replace(target: &Path, text: &str) -> Result<(), StoreError> {
     result.map_err(failed())
 }
 
-/// Removes what killed runs have left of their attempts to replace `target`. What cannot be removed stays.
+/// Removes what killed runs have left of their attempts to replace `target`. What cannot be removed
+/// stays.
 pub(crate) fn sweep(target: &Path) {
     let Ok(directory) = sys::open_directory(parent_of(target)) else { return };
     let prefix = prefix(target);
@@ -105,7 +107,7 @@ fn name_of(target: &Path) -> &[u8] {
     target.file_name().unwrap_or_default().as_bytes()
 }
 
-/// How the names of files begin that are to replace `target`.
+/// Returns the beginning of the names of files that are to replace `target`.
 fn prefix(target: &Path) -> Vec<u8> {
     [b".", name_of(target), b"."].concat()
 }

@@ -15,11 +15,11 @@ use crate::sync::session::Session;
 use crate::sync::steps::load::Loaded;
 use crate::sync::verb_error::VerbError;
 
-/// What a run works with.
+/// Everything that a run works with.
 #[derive(Clone, Copy)]
 pub(crate) struct Run<'a> {
     pub(crate) session: &'a Session,
-    /// What is wanted.
+    /// The wishes of the run.
     pub(crate) desired: &'a Desired,
     /// See [`Observer::default_layers`].
     pub(crate) default_layers: &'a Path,
@@ -74,8 +74,8 @@ impl<'a> LockedRun<'a> {
         self.run.observer(Some(&self.catalog))
     }
 
-    /// Looks again at what whoever had the lock before may have changed, and tells whether that makes
-    /// the registries' answers doubtful: then they have to be asked again.
+    /// Looks again at what whoever had the lock before may have changed, and tells whether that
+    /// makes the registries' answers doubtful: then they have to be asked again.
     pub(crate) fn look_again(&self, observed: &mut Observed) -> Result<bool, VerbError> {
         let differ = rebind(self.run.session, &self.store, observed)?;
         Ok(self.observer().look_again(self.run.desired, observed)? || differ)
@@ -91,8 +91,8 @@ impl<'a> LockedRun<'a> {
         self.observer().distrust_unbound(self.run.desired, observed);
     }
 
-    /// Returns the executor of this run, which begins no more blobs once `enough` says so.
-    pub(crate) fn executor<'e>(&'e mut self, enough: &'e (dyn Fn() -> bool + Sync)) -> Executor<'e> {
+    /// Returns the executor of this run, which begins no more blobs once `begin_no_more` says so.
+    pub(crate) fn executor<'e>(&'e mut self, begin_no_more: &'e (dyn Fn() -> bool + Sync)) -> Executor<'e> {
         let Run { session, desired, registries, settings, .. } = self.run;
         Executor {
             registries,
@@ -105,7 +105,7 @@ impl<'a> LockedRun<'a> {
             limits: settings.limits,
             reporter: &*session.reporter,
             cancel: &session.cancel,
-            enough,
+            begin_no_more,
         }
     }
 }

@@ -1,10 +1,10 @@
-//! What a layer amounts to, by its inventory.
+//! The size of a layer, by its inventory.
 
 use crate::digest::BlobDigest;
 use crate::extract::{InventoryReader, Totals};
 use crate::store::Places;
 
-/// The totals at the end of a layer's inventory, if there is a readable one.
+/// Reads the totals at the end of a layer's inventory, if there is a readable one.
 pub(crate) fn layer_totals(places: &Places, digest: &BlobDigest) -> Option<Totals> {
     let mut reader = InventoryReader::new(places.open_inventory(digest).ok()?).ok()?;
     while reader.next_entry().ok()?.is_some() {}

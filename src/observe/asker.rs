@@ -1,0 +1,242 @@
+//! The one way to ask registries, for runs and for `lock`: a few threads, which the registries
+//! share.
+//!
+//! An image whose digest is known is asked for by HEAD first; if it has moved, it joins the queue
+//! again, so that a registry's tags are all asked before any of them is fetched. An answer may
+//! bring forth more questions.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
+
+use super::chooser::{Choices, choose_from_list};
+use crate::digest::BlobDigest;
+use crate::error::RegistryError;
+use crate::image_ref::ImageRef;
+use crate::progress::{Event, Reporter};
+use crate::queue::Queue;
+use crate::registry::{Lookup, Meaning, Registries};
+use crate::state::{Platform, TagSelection};
+use crate::threads;
+
+/// A waiting run looks for answers at least this often.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// Tells whether all questions have been answered meanwhile.
+pub type AllAnswered<'e> = &'e (dyn Fn() -> bool + Sync);
+
+/// Hears that no answer has come for a while, again and again until one comes.
+pub(crate) type OnStall<'s> = &'s mut dyn FnMut(AllAnswered<'_>);
+
+/// Takes an answer to the question that came with a key, and returns more questions.
+pub(crate) type OnAnswer<'f, 'q, K> = &'f (dyn Fn(K, Answer) -> Vec<(K, Question<'q>)> + Sync);
+
+/// Whoever asks registries.
+pub(crate) struct Asker<'a> {
+    pub(crate) registries: &'a Registries,
+    /// The number of questions under way at once, at most.
+    pub(crate) parallel: usize,
+    pub(crate) reporter: &'a dyn Reporter,
+}
+
+/// A question to a registry.
+#[derive(Clone, Debug)]
+pub(crate) enum Question<'q> {
+    /// The meaning of a reference.
+    Image(ImageQuestion),
+    /// The tags that selections choose from the list of a repository.
+    Tags {
+        /// The repository alone.
+        repository: ImageRef,
+        /// The selections.
+        selections: Vec<&'q TagSelection>,
+    },
+}
+
+/// The question for the meaning of `reference` for `platform`.
+#[derive(Clone, Debug)]
+pub(crate) struct ImageQuestion {
+    pub(crate) reference: ImageRef,
+    pub(crate) platform: Platform,
+    /// The digest that needs no fetch.
+    pub(crate) known: Option<BlobDigest>,
+    /// The digest to ask for in place of the tag.
+    pub(crate) pinned: Option<BlobDigest>,
+}
+
+/// The answer to a [`Question`] of the same kind.
+pub(crate) enum Answer {
+    /// The meaning of a reference.
+    Image(Result<Lookup, RegistryError>),
+    /// The choices of the selections, in their order.
+    Tags(Result<Choices, RegistryError>),
+}
+
+/// A step of the way to an answer, as it stands in the queue.
+enum Step<'q> {
+    First(Question<'q>),
+    /// The image does not, or may not, mean its known digest any more.
+    Fetch(ImageQuestion, BlobDigest, Meaning),
+}
+
+impl Question<'_> {
+    fn name(&self) -> &ImageRef {
+        match self {
+            Self::Image(image) => &image.reference,
+            Self::Tags { repository, .. } => repository,
+        }
+    }
+}
+
+impl ImageQuestion {
+    /// Returns the reference that the registry is asked for.
+    fn asked(&self) -> ImageRef {
+        match &self.pinned {
+            Some(digest) => self.reference.with_digest(digest),
+            None => self.reference.clone(),
+        }
+    }
+}
+
+impl Asker<'_> {
+    /// Asks `questions`, and returns the answers in their order.
+    pub(crate) fn ask_all(&self, questions: Vec<Question<'_>>) -> Vec<Answer> {
+        let answers = Mutex::new(BTreeMap::new());
+        let take = |index, answer| {
+            threads::lock(&answers).insert(index, answer);
+            Vec::new()
+        };
+        self.ask(questions.into_iter().enumerate().collect(), &take, None);
+        threads::unpoisoned(answers.into_inner()).into_values().collect()
+    }
+
+    /// Asks `questions`, and the questions that their answers bring forth, and returns when all are
+    /// answered. While no answer comes for a while, calls `on_stall` on this thread.
+    pub(crate) fn ask<'q, K: Send>(
+        &self,
+        questions: Vec<(K, Question<'q>)>,
+        on_answer: OnAnswer<'_, 'q, K>,
+        on_stall: Option<OnStall<'_>>,
+    ) {
+        if questions.is_empty() {
+            return;
+        }
+        let listing = questions.iter().any(|(_, question)| matches!(question, Question::Tags { .. }));
+        let threads = if listing { self.parallel } else { self.parallel.min(questions.len()) };
+        let asking = Asking { asker: self, on_answer, queue: Queue::new([]), answered: AtomicUsize::new(0) };
+        asking.push(questions);
+        let Some(on_stall) = on_stall else {
+            threads::work_in_parallel("lookups", threads, || asking.work());
+            return;
+        };
+        let (at_work, at_rest) = bounded::<()>(0);
+        std::thread::scope(|scope| {
+            let asking = &asking;
+            let start = |_: &usize| {
+                let at_work = at_work.clone();
+                let work = move || {
+                    asking.work();
+                    drop(at_work);
+                };
+                threads::start_in(scope, "lookups", work).is_ok()
+            };
+            // Where the system refuses threads there are fewer.
+            if (0..threads).filter(start).count() == 0 {
+                return asking.work();
+            }
+            drop(at_work);
+            asking.listen(&at_rest, on_stall);
+        });
+    }
+}
+
+/// Questions under way, as the threads share them.
+struct Asking<'w, 'q, K> {
+    asker: &'w Asker<'w>,
+    on_answer: OnAnswer<'w, 'q, K>,
+    queue: Queue<(K, Step<'q>)>,
+    /// The number of questions that were answered.
+    answered: AtomicUsize,
+}
+
+impl<'q, K> Asking<'_, 'q, K> {
+    /// Adds questions to the queue, each in its registry's lane.
+    fn push(&self, questions: Vec<(K, Question<'q>)>) {
+        if questions.is_empty() {
+            return;
+        }
+        for (_, question) in &questions {
+            if let Question::Image(image) = question {
+                self.asker.registries.announce(&image.asked(), image.known.as_ref());
+            }
+        }
+        self.asker.reporter.report(Event::Resolving { images: questions.len() });
+        self.queue.push(
+            questions
+                .into_iter()
+                .map(|(key, question)| (question.name().registry().to_owned(), (key, Step::First(question)))),
+        );
+    }
+
+    /// Works until every question is answered.
+    fn work(&self)
+    where
+        K: Send,
+    {
+        while let Some(taken) = self.queue.next() {
+            let (key, step) = taken.job;
+            let registries = self.asker.registries;
+            let (name, answer) = match step {
+                Step::First(Question::Tags { repository, selections }) => {
+                    let choices = choose_from_list(registries, &repository, &selections);
+                    (repository, Answer::Tags(choices))
+                }
+                Step::First(Question::Image(image)) => {
+                    let asked = image.asked();
+                    let answer = match &image.known {
+                        None => registries.resolve(&asked, &image.platform, None),
+                        Some(known) => match registries.check(&asked, known) {
+                            Ok(Meaning::Same) => Ok(Lookup::Same),
+                            Ok(meaning) => {
+                                let lane = asked.registry().to_owned();
+                                let known = known.clone();
+                                self.queue.push([(lane, (key, Step::Fetch(image, known, meaning)))]);
+                                // That is a step and no answer, but shows that the registry lives.
+                                self.answered.fetch_add(1, Ordering::Relaxed);
+                                continue;
+                            }
+                            Err(error) => Err(error),
+                        },
+                    };
+                    (image.reference, Answer::Image(answer))
+                }
+                Step::Fetch(image, known, meaning) => {
+                    let answer = registries.fetch(&image.asked(), &image.platform, &known, &meaning);
+                    (image.reference, Answer::Image(answer))
+                }
+            };
+            // Before the question counts as answered: the queue ends when nobody is at work.
+            self.push((self.on_answer)(key, answer));
+            self.asker.reporter.report(Event::Resolved(name));
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until nobody is at work any more, and calls `on_stall` while no answer comes.
+    fn listen(&self, at_rest: &Receiver<()>, on_stall: OnStall<'_>) {
+        let (mut answered, mut since) = (0, Instant::now());
+        let patience = self.asker.registries.lookup_patience();
+        let glance = GLANCE.min(patience / 4);
+        while at_rest.recv_timeout(glance) == Err(RecvTimeoutError::Timeout) {
+            let by_now = self.answered.load(Ordering::Relaxed);
+            if by_now != answered {
+                (answered, since) = (by_now, Instant::now());
+            } else if since.elapsed() >= patience {
+                on_stall(&|| at_rest.try_recv() == Err(TryRecvError::Disconnected));
+            }
+        }
+    }
+}
