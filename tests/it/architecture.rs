@@ -17,30 +17,6 @@ use std::sync::LazyLock;
 use self::circles::{Modules, circles, describe};
 use self::source::Source;
 
-/// Rooms in which a rule does not hold yet. This list only shrinks.
-const NOT_YET: &[(Rule, &[&str])] = &[
-    (Rule::Circles, &["observe"]),
-    (Rule::Types, &["observe", "sync"]),
-    (Rule::Lines, &["cancel", "catalog", "locked_home", "observe", "queue", "sync"]),
-];
-
-/// The rules that rooms come to keep one after the other.
-#[derive(Clone, Copy, PartialEq)]
-enum Rule {
-    Circles,
-    Types,
-    Lines,
-}
-
-impl Rule {
-    /// The rule holds for the file at `path`.
-    fn holds_for(self, path: &str) -> bool {
-        let room = source::room_of(path);
-        std::env::var_os("MSB_SYNC_TEST_ALL_ROOMS").is_some()
-            || !NOT_YET.iter().any(|(rule, rooms)| *rule == self && rooms.contains(&room))
-    }
-}
-
 /// Files that are longer than others may be, and why each is one thing.
 const LONG_FILES: &[(&str, &str)] = &[];
 
@@ -81,15 +57,13 @@ fn no_files_use_each_other_in_a_circle() {
     let modules = Modules::new(&SOURCES);
     let uses = modules.uses();
     assert!(uses.len() > 100, "only {} uses of a file by another", uses.len());
-    let mut found = circles(&uses);
-    found.retain(|circle| circle.iter().any(|path| Rule::Circles.holds_for(path)));
+    let found = circles(&uses);
     assert_none(&found.iter().map(|circle| describe(circle, &uses)).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_types_methods_stand_in_one_file() {
-    let mut found = shape::scattered_types(&SOURCES, &Modules::new(&SOURCES));
-    found.retain(|(_, files)| files.iter().any(|path| Rule::Types.holds_for(path)));
+    let found = shape::scattered_types(&SOURCES, &Modules::new(&SOURCES));
     let text = |(name, files): &(_, Vec<_>)| format!("impl {name} in {}", files.join(" and "));
     assert_none(&found.iter().map(text).collect::<Vec<_>>());
 }
@@ -97,7 +71,7 @@ fn a_types_methods_stand_in_one_file() {
 #[test]
 fn files_functions_and_comments_read_once() {
     let mut found = Vec::new();
-    for source in SOURCES.iter().filter(|source| Rule::Lines.holds_for(&source.path)) {
+    for source in SOURCES.iter() {
         if !source.is_test {
             found.extend(of(source, rooms::own_threads(source)));
             found.extend(of(source, shape::long_file(source, LONG_FILES)));
