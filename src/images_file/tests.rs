@@ -102,6 +102,7 @@ all-of-corp = ["registry.corp:5000/team/app:v1"]
 "#;
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn a_full_file_means_what_it_says() {
     let file = good(FULL);
     assert_eq!(file.warnings, []);

@@ -5,6 +5,7 @@
 //! sources, to keep the rules between rooms that `src/lib.rs` states.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, and says where")]
+#![expect(clippy::too_many_lines, reason = "a test tells one story, or is one table of cases")]
 
 mod apply;
 mod architecture;
