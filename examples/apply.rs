@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 /// Plans and applies; true if everything is as the file says now.
-pub fn run(session: &Session, file: PathBuf) -> Result<bool, VerbError> {
+pub(crate) fn run(session: &Session, file: PathBuf) -> Result<bool, VerbError> {
     let request = Request::of(ImagesSource::Path(file));
     let (plan, platform) = sync::plan(session, &request)?;
     println!("{} changes for {platform}, {} bytes to fetch", plan.changes(), plan.download_bytes());

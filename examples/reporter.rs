@@ -14,11 +14,11 @@ use msb_sync::sync::{self, ImagesSource, Request, Session, VerbError};
 
 /// Counts what a run does. Events come from many threads at once.
 #[derive(Default)]
-pub struct Counter {
+pub(crate) struct Counter {
     /// Compressed bytes of layers that went through extraction.
-    pub extracted: AtomicU64,
+    pub(crate) extracted: AtomicU64,
     /// Images that are done.
-    pub images: AtomicU64,
+    pub(crate) images: AtomicU64,
 }
 
 impl Reporter for Counter {
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 }
 
 /// Applies the images file, and returns the counts.
-pub fn run(home: PathBuf, file: PathBuf) -> Result<Arc<Counter>, VerbError> {
+pub(crate) fn run(home: PathBuf, file: PathBuf) -> Result<Arc<Counter>, VerbError> {
     let counter = Arc::new(Counter::default());
     let session = Session { reporter: Arc::clone(&counter) as _, ..Session::new(home) };
     sync::apply(&session, &Request::of(ImagesSource::Path(file)))?;

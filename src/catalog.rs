@@ -37,7 +37,8 @@ use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, Owner, RecordedImage};
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
-pub use writable::{Change, GROUP, WritableCatalog};
+pub use writable::WritableCatalog;
+pub(crate) use writable::{Change, GROUP};
 
 /// An open catalog, to be read; see [`WritableCatalog`] for changes.
 #[derive(Debug)]

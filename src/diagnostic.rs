@@ -17,9 +17,10 @@ mod words;
 
 pub(crate) use mistake::{Mistake, Mistakes};
 pub(crate) use page::Page;
-pub use problem::{Problem, Problems, Severity};
+pub(crate) use problem::Severity;
+pub use problem::{Problem, Problems};
 pub(crate) use secrets::SecretKeys;
 pub(crate) use span::Span;
 pub(crate) use tree::Tree;
-pub use words::nearest;
+pub(crate) use words::nearest;
 pub(crate) use words::{list, suggest};

@@ -46,7 +46,7 @@ const FILES_OF_A_RUN: usize = 64;
 const FILES_OF_A_DOWNLOAD: usize = 16;
 
 /// Everything that a plan is carried out with.
-pub struct Executor<'a> {
+pub(crate) struct Executor<'a> {
     /// The registries, which serve the bytes.
     pub registries: &'a Registries,
     /// The store, which takes the layers.
@@ -77,7 +77,7 @@ impl Executor<'_> {
     ///
     /// # Errors
     /// Only failures that stop everything: the catalog cannot be written, there are no threads.
-    pub fn execute(&mut self, plan: &Plan) -> Result<Outcome, Error> {
+    pub(crate) fn execute(&mut self, plan: &Plan) -> Result<Outcome, Error> {
         let too_large = space::too_large(plan, self.store)?;
         let workers =
             Workers::new(self.jobs, self.downloads_at_once(plan), self.cancel).map_err(|source| {
@@ -295,7 +295,7 @@ impl Executor<'_> {
     ///
     /// Rows first, then directories: a crash in between leaves layers that nobody needs, never rows
     /// without.
-    pub fn remove(&mut self, plan: &Plan, outcome: &mut Outcome) {
+    pub(crate) fn remove(&mut self, plan: &Plan, outcome: &mut Outcome) {
         outcome.waiting.extend(plan.waiting().cloned());
         let leaving = plan.images.iter().filter(|image| image.action == Action::Remove && !image.waits);
         let leaving: Vec<&PlannedImage> = leaving.collect();

@@ -34,9 +34,10 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
-pub use adopt::compare_foreign;
-pub use inventory::{InventoryEntry, InventoryKind, InventoryReader, Totals, read_facts};
-pub use verify::verify;
+pub(crate) use adopt::compare_foreign;
+pub use inventory::Totals;
+pub(crate) use inventory::{InventoryEntry, InventoryKind, InventoryReader, read_facts};
+pub(crate) use verify::verify;
 pub use workers::Workers;
 
 use self::stream::Inflated;

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use machine::MachineSettings;
+pub(crate) use machine::MachineSettings;
 use reader::Reader;
 
 use crate::diagnostic::{Mistake, Page, Problem, Problems, Severity, Span, Tree, nearest};
@@ -36,10 +36,10 @@ use crate::image_ref::ImageRef;
 use crate::state::{Desired, DesiredImage, Owner, Platform, RegistrySettings, Settings, TagSelection};
 
 /// The largest images file, in bytes.
-pub const MAX_TEXT: usize = 8 << 20;
+pub(crate) const MAX_TEXT: usize = 8 << 20;
 
 /// The commented file that `msb-sync init` writes.
-pub const STARTER: &str = include_str!("images_file/starter.toml");
+pub(crate) const STARTER: &str = include_str!("images_file/starter.toml");
 
 /// The JSON Schema (draft 2020-12) of the images file.
 pub fn json_schema() -> &'static str {
@@ -48,7 +48,7 @@ pub fn json_schema() -> &'static str {
 
 /// The origin of a text, and the surroundings that it is read in.
 #[derive(Clone, Debug)]
-pub struct Source<'a> {
+pub(crate) struct Source<'a> {
     /// The name in errors: `images.toml`, `<stdin>`.
     pub name: &'a str,
     /// The directory where relative paths start. Absolute.
@@ -68,7 +68,7 @@ pub struct Source<'a> {
 
 /// A named set of images, resolved through all groups it refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// The images of the group.
     pub images: BTreeSet<ImageRef>,
     /// The selections of the group, as indices into [`ImagesFile::selections`].
@@ -77,7 +77,7 @@ pub struct Group {
 
 /// A valid images file.
 #[derive(Clone, Debug)]
-pub struct ImagesFile {
+pub(crate) struct ImagesFile {
     /// `[settings]`, complete with defaults.
     pub settings: Settings,
     /// Every registry table, in the order of the file, then the machine's other ones.
@@ -98,7 +98,7 @@ impl ImagesFile {
     ///
     /// # Errors
     /// A group that the file does not define, with the nearest one that it does.
-    pub fn desired(
+    pub(crate) fn desired(
         &self,
         owner: Owner,
         layers_directory: PathBuf,
@@ -130,13 +130,13 @@ impl ImagesFile {
     }
 
     /// True if the file lists neither an image nor a selection of tags.
-    pub fn lists_nothing(&self) -> bool {
+    pub(crate) fn lists_nothing(&self) -> bool {
         self.images.is_empty() && self.selections.is_empty()
     }
 
     /// Finds the listed image that is most like `reference`: of the same repository, or of nearly
     /// the same name.
-    pub fn nearest(&self, reference: &ImageRef) -> Option<&ImageRef> {
+    pub(crate) fn nearest(&self, reference: &ImageRef) -> Option<&ImageRef> {
         let listed = || self.images.iter().map(|entry| &entry.reference);
         let same_repository = |other: &&ImageRef| {
             other.registry() == reference.registry() && other.repository() == reference.repository()
@@ -164,7 +164,7 @@ impl ImagesFile {
 /// # Errors
 /// All problems of the file, in its order. Where the TOML itself is broken: what is wrong with it,
 /// and those other problems that do not follow from it.
-pub fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
+pub(crate) fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
     let (tables, warnings) = read(text, source, tables::images_file)?;
     Ok(tables.into_file(warnings))
 }
@@ -173,7 +173,7 @@ pub fn parse(text: &str, source: &Source<'_>) -> Result<ImagesFile, Problems> {
 ///
 /// # Errors
 /// All problems of the file, like those of [`parse`].
-pub fn parse_machine(text: &str, source: &Source<'_>) -> Result<MachineSettings, Problems> {
+pub(crate) fn parse_machine(text: &str, source: &Source<'_>) -> Result<MachineSettings, Problems> {
     let (tables, warnings) = read(text, source, |reader, root, _| tables::machine(reader, root))?;
     Ok(tables.into_settings(warnings))
 }

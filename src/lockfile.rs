@@ -19,9 +19,9 @@ use crate::image_ref::ImageRef;
 use crate::state::{Action, LockedImage, LockedSelection, Platform, TagRule, TagSelection};
 
 /// The version of the format that this program reads and writes.
-pub const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 1;
 /// The largest lockfile, in bytes: some 100,000 layers.
-pub const MAX_TEXT: usize = 32 << 20;
+pub(crate) const MAX_TEXT: usize = 32 << 20;
 
 /// The hint of mistakes that have none of their own: nobody writes lockfiles by hand.
 const LAST_RESORT: &str = "if nothing else helps, delete the file and run: msb-sync lock";
@@ -34,14 +34,14 @@ const HEADER: &str = "\
 /// A valid lockfile. Each image has one entry, by the full form of its reference, and so has each
 /// moving selection of tags; each of its tags has an image's entry for the same platform.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lockfile {
+pub(crate) struct Lockfile {
     images: BTreeMap<String, Arc<LockedImage>>,
     selections: BTreeSet<LockedSelection>,
 }
 
 /// A gap between a lockfile and the images file that it should cover exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Gap {
+pub(crate) enum Gap {
     /// A listed image has no entry.
     Missing(ImageRef),
     /// An entry's image is not listed.
@@ -70,7 +70,7 @@ pub enum Gap {
 
 impl Gap {
     /// True if a listed image or selection has no entry that fits.
-    pub fn leaves_image_unlocked(&self) -> bool {
+    pub(crate) fn leaves_image_unlocked(&self) -> bool {
         !matches!(self, Self::Extra(_) | Self::ExtraSelection(_))
     }
 }
@@ -115,7 +115,7 @@ impl Lockfile {
     /// # Errors
     /// The first problem: broken TOML, another version, an unknown or missing key, a value outside
     /// its grammar, an image with two entries, a chosen tag without one.
-    pub fn parse(text: &str, name: &str) -> Result<Self, Box<Problem>> {
+    pub(crate) fn parse(text: &str, name: &str) -> Result<Self, Box<Problem>> {
         read::lockfile(text).map_err(|mistake| {
             let page = Page::new(text, name, Vec::new());
             Box::new(page.set(mistake.or_hint(LAST_RESORT), Severity::Error))
@@ -124,7 +124,7 @@ impl Lockfile {
 
     /// Makes a lockfile of images, taking the last one of two with the same reference, and of
     /// selections, whose tags are among the images.
-    pub fn new(
+    pub(crate) fn new(
         images: impl IntoIterator<Item = Arc<LockedImage>>,
         selections: impl IntoIterator<Item = LockedSelection>,
     ) -> Self {
@@ -136,7 +136,7 @@ impl Lockfile {
 
     /// Finds the images that `selection` means by the entry for its present rule, newest first;
     /// `None` without such an entry.
-    pub fn chosen(&self, selection: &TagSelection) -> Option<Vec<Arc<LockedImage>>> {
+    pub(crate) fn chosen(&self, selection: &TagSelection) -> Option<Vec<Arc<LockedImage>>> {
         let entry = self.selections.iter().find(|entry| entry.is_of(selection))?;
         let image = |tag: &String| self.image_of(entry, tag).map(Arc::clone);
         entry.tags.iter().map(image).collect()
@@ -150,7 +150,7 @@ impl Lockfile {
 
     /// Finds the entry of `reference`, if it is for `platform` and, where the reference is pinned,
     /// for its digest.
-    pub fn fitting(&self, reference: &ImageRef, platform: &Platform) -> Option<&Arc<LockedImage>> {
+    pub(crate) fn fitting(&self, reference: &ImageRef, platform: &Platform) -> Option<&Arc<LockedImage>> {
         let entry = self.images.get(&reference.to_string())?;
         gap(entry, platform).is_none().then_some(entry)
     }
@@ -158,7 +158,7 @@ impl Lockfile {
     /// Lists the gaps between the entries and `wanted` with `selections`: sorted, the extra entries
     /// last. The images that a selection means by its entry ([`TagSelection::locked`]) are wanted
     /// too.
-    pub fn gaps<'a>(
+    pub(crate) fn gaps<'a>(
         &self,
         wanted: impl IntoIterator<Item = (&'a ImageRef, &'a Platform)>,
         selections: &'a [TagSelection],
@@ -184,7 +184,7 @@ impl Lockfile {
     }
 
     /// Compares each entry with that of `next`, sorted by reference.
-    pub fn changes(&self, next: &Self) -> Vec<EntryChange> {
+    pub(crate) fn changes(&self, next: &Self) -> Vec<EntryChange> {
         let names: BTreeSet<&String> = self.images.keys().chain(next.images.keys()).collect();
         let change = |name: &String| {
             let (old, new) = (self.images.get(name), next.images.get(name));

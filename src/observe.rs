@@ -12,7 +12,7 @@ mod selections;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-pub use self::asker::AllAnswered;
+pub(crate) use self::asker::AllAnswered;
 pub(crate) use self::asker::{Answer, Asker, ImageQuestion, Question};
 pub(crate) use self::chooser::two_platforms;
 use self::lookups::{Known, Lookups, forbidden_offline, never_pulled};
@@ -30,7 +30,7 @@ use crate::state::{Desired, LayerDescriptor, LayerState, Observed, PullPolicy, R
 use crate::store;
 
 /// The observer: where it looks, and how.
-pub struct Observer<'a> {
+pub(crate) struct Observer<'a> {
     /// The registries.
     pub registries: &'a Registries,
     /// The catalog; `None` if there is none yet.
@@ -57,7 +57,7 @@ impl Observer<'_> {
     ///
     /// # Errors
     /// The catalog or the store cannot be read; a registry's failure is no error here.
-    pub fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
+    pub(crate) fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
         let mut observed = Observed::default();
         self.look_at_catalog(desired, &mut observed)?;
         self.lookups(&observed).run(desired, None).into_observed(&mut observed);
@@ -71,7 +71,7 @@ impl Observer<'_> {
     ///
     /// # Errors
     /// As for [`Observer::observe`].
-    pub fn observe_in_parts(
+    pub(crate) fn observe_in_parts(
         &self,
         desired: &Desired,
         on_part: &mut dyn FnMut(&Desired, Observed, AllAnswered<'_>),
@@ -116,7 +116,7 @@ impl Observer<'_> {
     ///
     /// # Errors
     /// As for [`Observer::observe`].
-    pub fn look_again(&self, desired: &Desired, observed: &mut Observed) -> Result<bool, Error> {
+    pub(crate) fn look_again(&self, desired: &Desired, observed: &mut Observed) -> Result<bool, Error> {
         let before = std::mem::take(&mut observed.recorded);
         self.look_at_catalog(desired, observed)?;
         self.look_at_layers(observed)?;
@@ -127,7 +127,7 @@ impl Observer<'_> {
 
     /// Takes the layers that are still to be compared for damaged ones, under the lock: whoever put
     /// them there did so after the others were compared.
-    pub fn distrust_unbound(&self, desired: &Desired, observed: &mut Observed) {
+    pub(crate) fn distrust_unbound(&self, desired: &Desired, observed: &mut Observed) {
         let unbound = observed.layers.values_mut().filter(|state| **state == LayerState::Unbound);
         let mut any = false;
         for state in unbound {

@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use crate::threads;
 
 /// Jobs in lanes. Shared by reference.
-pub struct Queue<J> {
+pub(crate) struct Queue<J> {
     state: Mutex<State<J>>,
     changed: Condvar,
 }
@@ -30,7 +30,7 @@ struct Lane<J> {
 }
 
 /// A job that somebody works on until this is dropped.
-pub struct Taken<'q, J> {
+pub(crate) struct Taken<'q, J> {
     /// The job, which may be moved out: the rest counts as under way until it is dropped.
     pub job: J,
     under_way: UnderWay<'q, J>,
@@ -44,7 +44,7 @@ struct UnderWay<'q, J> {
 
 impl<J> Queue<J> {
     /// A queue of these jobs, each with its lane, the most urgent first.
-    pub fn new(jobs: impl IntoIterator<Item = (String, J)>) -> Self {
+    pub(crate) fn new(jobs: impl IntoIterator<Item = (String, J)>) -> Self {
         let state = State { lanes: BTreeMap::new(), pushed: 0, under_way: 0 };
         let queue = Self { state: Mutex::new(state), changed: Condvar::new() };
         queue.push(jobs);
@@ -52,7 +52,7 @@ impl<J> Queue<J> {
     }
 
     /// The next job, waiting while one under way may still bring forth more; `None` at the end.
-    pub fn next(&self) -> Option<Taken<'_, J>> {
+    pub(crate) fn next(&self) -> Option<Taken<'_, J>> {
         let mut state = self.lock();
         loop {
             if let Some((lane, job)) = state.take() {
@@ -66,7 +66,7 @@ impl<J> Queue<J> {
     }
 
     /// Adds jobs, as a rule those that a job brought forth while it is still under way.
-    pub fn push(&self, jobs: impl IntoIterator<Item = (String, J)>) {
+    pub(crate) fn push(&self, jobs: impl IntoIterator<Item = (String, J)>) {
         let mut state = self.lock();
         for (lane, job) in jobs {
             let age = state.pushed;

@@ -35,8 +35,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub use self::blob::BlobReader;
-pub use self::documents::{Lookup, Meaning};
+pub(crate) use self::blob::BlobReader;
+pub(crate) use self::documents::{Lookup, Meaning};
 use self::layout::Layout;
 use self::settings::{SettingsByName, Way};
 pub use self::sites::Rests;
@@ -52,7 +52,7 @@ use crate::state::{LayerDescriptor, Limits, Platform, RegistrySettings};
 use crate::threads::lock;
 
 /// The things that a run's registries need to know.
-pub struct Options {
+pub(crate) struct Options {
     /// The settings of the images file; other registries get defaults.
     pub registries: Vec<RegistrySettings>,
     /// A directory of containerd's hosts files, which name more mirrors.
@@ -89,7 +89,7 @@ enum Backend {
 }
 
 /// All registries of a run. Shared by threads behind an [`Arc`].
-pub struct Registries {
+pub(crate) struct Registries {
     network: Arc<Network>,
     terms: Terms,
     lookup_patience: Duration,
@@ -105,7 +105,7 @@ impl fmt::Debug for Registries {
 
 impl Registries {
     /// Makes registries that have not been asked anything yet.
-    pub fn new(options: Options) -> Self {
+    pub(crate) fn new(options: Options) -> Self {
         let Options {
             registries,
             hosts_dir,
@@ -140,7 +140,7 @@ impl Registries {
     ///
     /// # Errors
     /// Any [`RegistryError`]; those worth another try have been tried again before.
-    pub fn resolve(
+    pub(crate) fn resolve(
         &self,
         reference: &ImageRef,
         platform: &Platform,
@@ -161,7 +161,7 @@ impl Registries {
     ///
     /// # Errors
     /// Those of [`Registries::resolve`].
-    pub fn check(&self, reference: &ImageRef, known: &BlobDigest) -> Result<Meaning, RegistryError> {
+    pub(crate) fn check(&self, reference: &ImageRef, known: &BlobDigest) -> Result<Meaning, RegistryError> {
         match &*self.backend(reference)? {
             Backend::Remote(remote) => self.network.veiled(documents::check(remote, reference, Some(known))),
             Backend::Layout(_) => Ok(Meaning::Unsaid),
@@ -172,7 +172,7 @@ impl Registries {
     ///
     /// # Errors
     /// Those of [`Registries::resolve`].
-    pub fn fetch(
+    pub(crate) fn fetch(
         &self,
         reference: &ImageRef,
         platform: &Platform,
@@ -189,7 +189,7 @@ impl Registries {
 
     /// Takes note that `reference` is going to be resolved, with `known`: where a registry says how
     /// many pulls are left, that number is compared with how many are to come.
-    pub fn announce(&self, reference: &ImageRef, known: Option<&BlobDigest>) {
+    pub(crate) fn announce(&self, reference: &ImageRef, known: Option<&BlobDigest>) {
         // A registry that cannot be used says so when it is asked.
         if known.is_none()
             && let Ok(backend) = self.backend(reference)
@@ -207,7 +207,7 @@ impl Registries {
     /// # Errors
     /// Any [`RegistryError`] before the first byte; later ones come out of the reader, see
     /// [`BlobReader::cause`].
-    pub fn blob(
+    pub(crate) fn blob(
         &self,
         reference: &ImageRef,
         layer: &LayerDescriptor,
@@ -224,7 +224,11 @@ impl Registries {
     ///
     /// # Errors
     /// Settings of the registry that cannot be used.
-    pub fn distrust_mirrors(&self, reference: &ImageRef, layer: &BlobDigest) -> Result<(), RegistryError> {
+    pub(crate) fn distrust_mirrors(
+        &self,
+        reference: &ImageRef,
+        layer: &BlobDigest,
+    ) -> Result<(), RegistryError> {
         if let Backend::Remote(remote) = &*self.backend(reference)? {
             remote.distrust(layer);
         }
@@ -237,7 +241,7 @@ impl Registries {
     ///
     /// # Errors
     /// Any [`RegistryError`]; a list that could not be read to its end is one.
-    pub fn fold_tags<T>(
+    pub(crate) fn fold_tags<T>(
         &self,
         reference: &ImageRef,
         begin: impl Fn() -> T,
@@ -257,23 +261,23 @@ impl Registries {
 
     /// Tells whether `reference` is in an image layout directory, so that no network is needed for
     /// it.
-    pub fn is_local(&self, reference: &ImageRef) -> bool {
+    pub(crate) fn is_local(&self, reference: &ImageRef) -> bool {
         self.settings.of(reference.registry()).settings.layout.is_some()
     }
 
     /// Ends all that is under way, and whatever is asked from now on.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.network.cancel.cancel();
     }
 
     /// Returns the number of HTTP requests sent so far: those for tokens, to mirrors and to where
     /// redirects lead included.
-    pub fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.network.requests()
     }
 
     /// Returns the time after which what is known is begun with, if no lookup has ended meanwhile.
-    pub fn lookup_patience(&self) -> Duration {
+    pub(crate) fn lookup_patience(&self) -> Duration {
         self.lookup_patience
     }
 

@@ -24,11 +24,11 @@ use crate::state::TagRule;
 /// The group of a pattern that says by what tags are ordered.
 const ORDER: &str = "order";
 /// The most tags that one selection may choose.
-pub const MAX_CHOSEN: usize = 1000;
+pub(crate) const MAX_CHOSEN: usize = 1000;
 
 /// A rule, ready for use.
 #[derive(Clone, Debug)]
-pub struct CompiledRule {
+pub(crate) struct CompiledRule {
     semver: Vec<VersionReq>,
     matching: Option<regex::Regex>,
     /// True if the pattern says by what tags are ordered.
@@ -41,7 +41,7 @@ impl CompiledRule {
     ///
     /// # Errors
     /// A range or a pattern that is none: no images file has one.
-    pub fn new(rule: &TagRule) -> Result<Self, String> {
+    pub(crate) fn new(rule: &TagRule) -> Result<Self, String> {
         let semver = rule.semver.iter().map(|range| VersionReq::parse(range)).collect::<Result<_, _>>();
         let matching = rule.matching.as_deref().map(regex::Regex::new).transpose();
         let matching = matching.map_err(|error| error.to_string())?;
@@ -55,12 +55,12 @@ impl CompiledRule {
     }
 
     /// The number of tags that are chosen at most.
-    pub fn newest(&self) -> Option<usize> {
+    pub(crate) fn newest(&self) -> Option<usize> {
         self.newest
     }
 
     /// True if `tag` is in one of the ranges and matches the pattern.
-    pub fn fits(&self, tag: &str) -> bool {
+    pub(crate) fn fits(&self, tag: &str) -> bool {
         let in_range =
             || version(tag).is_some_and(|version| self.semver.iter().any(|range| range.matches(&version)));
         self.matching.as_ref().is_none_or(|pattern| pattern.is_match(tag))
@@ -68,14 +68,14 @@ impl CompiledRule {
     }
 
     /// True if this rule may have chosen `tags`: they all fit, and are not too many.
-    pub fn allows<'t>(&self, tags: impl IntoIterator<Item = &'t str>) -> bool {
+    pub(crate) fn allows<'t>(&self, tags: impl IntoIterator<Item = &'t str>) -> bool {
         let mut count = 0;
         let fit = tags.into_iter().inspect(|_| count += 1).all(|tag| self.fits(tag));
         fit && count <= self.newest.unwrap_or(MAX_CHOSEN)
     }
 
     /// Chooses the tags that fit, newest first, each once, and no more of them than `newest` says.
-    pub fn choose<'t>(&self, tags: impl IntoIterator<Item = &'t str>) -> Vec<&'t str> {
+    pub(crate) fn choose<'t>(&self, tags: impl IntoIterator<Item = &'t str>) -> Vec<&'t str> {
         let mut chosen: Vec<&str> = tags.into_iter().filter(|tag| self.fits(tag)).collect();
         chosen.sort_by_cached_key(|tag| Reverse((self.order(tag), Rank::of(tag))));
         chosen.dedup();
@@ -84,7 +84,7 @@ impl CompiledRule {
     }
 
     /// Begins a choice from tags that are told one by one.
-    pub fn chooser(self) -> Chooser {
+    pub(crate) fn chooser(self) -> Chooser {
         let most = self.newest.unwrap_or(usize::MAX).min(MAX_CHOSEN + 1);
         Chooser { rule: self, most, told: 0, fitting: 0, kept: Vec::new() }
     }
@@ -100,7 +100,7 @@ impl CompiledRule {
 /// A choice under way. Of a list of any length the chooser keeps no more tags than may be chosen,
 /// and a few.
 #[derive(Debug)]
-pub struct Chooser {
+pub(crate) struct Chooser {
     rule: CompiledRule,
     /// The number of tags that may be chosen, and one more where that would be too many.
     most: usize,
@@ -111,7 +111,7 @@ pub struct Chooser {
 
 /// The outcome of a choice from a list of tags.
 #[derive(Debug)]
-pub struct Chosen {
+pub(crate) struct Chosen {
     /// The chosen tags, newest first: not all of them where there are more than [`MAX_CHOSEN`].
     pub tags: Vec<String>,
     /// The number of tags that were chosen.
@@ -125,7 +125,7 @@ impl Chooser {
     const WAITING: usize = 1024;
 
     /// Considers `tag`.
-    pub fn add(&mut self, tag: &str) {
+    pub(crate) fn add(&mut self, tag: &str) {
         self.told += 1;
         if !self.rule.fits(tag) {
             return;
@@ -138,7 +138,7 @@ impl Chooser {
     }
 
     /// Chooses from all tags that were told.
-    pub fn finish(mut self) -> Chosen {
+    pub(crate) fn finish(mut self) -> Chosen {
         self.settle();
         // A tag that was told twice counts once, as long as all that fit are here to be compared.
         let count = if self.kept.len() > MAX_CHOSEN {
@@ -159,7 +159,7 @@ impl Chooser {
 }
 
 /// Writes a rule as the images file says it, for people.
-pub fn describe(rule: &TagRule) -> String {
+pub(crate) fn describe(rule: &TagRule) -> String {
     let mut parts = Vec::new();
     if !rule.semver.is_empty() {
         parts.push(format!("semver \"{}\"", rule.semver.join(" || ")));

@@ -54,17 +54,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use directories::{PRIVATE_MODE, make_directory};
-pub use downloads::{PartialDownload, partial_downloads};
-pub use homes::{claim, claims_of_others};
+pub(crate) use directories::{PRIVATE_MODE, make_directory};
+pub(crate) use downloads::{PartialDownload, partial_downloads};
+pub(crate) use homes::{claim, claims_of_others};
 pub use names::layer_path;
-pub use places::{Leftover, OpenedLayer, Places};
-pub use recovery::{clear, recover, sweep_downloads};
-pub use removal::{RemovedLayers, remove};
-pub use spool::Spool;
-pub use staged::{Staged, commit, stage, unplaced};
-pub use staging::Left;
-pub use usage::layers_in_use;
+pub(crate) use places::{Leftover, OpenedLayer, Places};
+pub(crate) use recovery::{clear, recover, sweep_downloads};
+pub(crate) use removal::{RemovedLayers, remove};
+pub(crate) use spool::Spool;
+pub(crate) use staged::{Staged, commit, stage, unplaced};
+pub(crate) use staging::Left;
+pub(crate) use usage::layers_in_use;
 
 use self::binding::Bindings;
 use self::names::{BINDINGS, INVENTORIES, LOCK, STAGING, layer_name};
@@ -74,19 +74,19 @@ use crate::locked_home::{HeldLock, LockedHome};
 use crate::sys;
 
 /// Returns where the layers of `home` are unless somebody says otherwise.
-pub fn default_layers_of(home: &Path) -> PathBuf {
+pub(crate) fn default_layers_of(home: &Path) -> PathBuf {
     home.join("layers")
 }
 
 /// Returns where the partial downloads of `home` are.
-pub fn downloads_of(home: &Path) -> PathBuf {
+pub(crate) fn downloads_of(home: &Path) -> PathBuf {
     home.join("downloads")
 }
 
 /// The store, opened for writing: as long as there is one, this run alone changes its layers, and
 /// the home that its downloads are in.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     home: LockedHome,
     _lock: Arc<HeldLock>,
     places: Places,
@@ -105,7 +105,7 @@ impl Store {
     /// # Errors
     /// The run was cancelled while it waited for the lock. A directory cannot be made or opened,
     /// for instance because it is a file, or another user's.
-    pub fn open(home: &LockedHome, layers: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(home: &LockedHome, layers: &Path) -> Result<Self, Error> {
         let layers_directory = make_directory(layers, PRIVATE_MODE)?;
         let (places, private) = Places::of(layers).make_private()?;
         let lock = home.lock_too(&places.private.join(LOCK))?;
@@ -125,22 +125,22 @@ impl Store {
     }
 
     /// Returns the home that this store belongs to.
-    pub fn home(&self) -> &LockedHome {
+    pub(crate) fn home(&self) -> &LockedHome {
         &self.home
     }
 
     /// The places where things lie.
-    pub fn places(&self) -> &Places {
+    pub(crate) fn places(&self) -> &Places {
         &self.places
     }
 
     /// The directory of complete layers.
-    pub fn layers(&self) -> &Path {
+    pub(crate) fn layers(&self) -> &Path {
         &self.places.layers
     }
 
     /// The directory of partial downloads.
-    pub fn downloads(&self) -> &Path {
+    pub(crate) fn downloads(&self) -> &Path {
         &self.downloads
     }
 
@@ -148,7 +148,7 @@ impl Store {
     ///
     /// # Errors
     /// The file systems do not tell.
-    pub fn free_space(&self) -> Result<FreeSpace, StoreError> {
+    pub(crate) fn free_space(&self) -> Result<FreeSpace, StoreError> {
         let free = |directory: &OwnedFd, path: &Path| {
             sys::free_space(directory.as_fd()).map_err(StoreError::io("ask for the free space of", path))
         };
@@ -162,12 +162,12 @@ impl Store {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn spool(&self, digest: &BlobDigest, size: u64) -> Result<Arc<Spool>, StoreError> {
+    pub(crate) fn spool(&self, digest: &BlobDigest, size: u64) -> Result<Arc<Spool>, StoreError> {
         Spool::open(&self.downloads_directory, self.spool_path(digest), size).map(Arc::new)
     }
 
     /// Counts the bytes of a blob that earlier runs have received.
-    pub fn spooled(&self, digest: &BlobDigest) -> u64 {
+    pub(crate) fn spooled(&self, digest: &BlobDigest) -> u64 {
         let metadata = fs::symlink_metadata(self.spool_path(digest));
         metadata.map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 })
     }
@@ -178,7 +178,7 @@ impl Store {
     ///
     /// # Errors
     /// The note cannot be written.
-    pub fn bind(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+    pub(crate) fn bind(&self, digest: &BlobDigest) -> Result<(), StoreError> {
         self.note(digest, true)
     }
 
@@ -188,7 +188,7 @@ impl Store {
     ///
     /// # Errors
     /// As for [`Store::bind`].
-    pub fn distrust(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+    pub(crate) fn distrust(&self, digest: &BlobDigest) -> Result<(), StoreError> {
         self.note(digest, false)
     }
 
@@ -230,7 +230,7 @@ impl Store {
 
 /// The free bytes of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FreeSpace {
+pub(crate) struct FreeSpace {
     /// The free bytes where layers go.
     pub layers: u64,
     /// The free bytes where downloads go.

@@ -20,41 +20,42 @@ mod xattrs;
 use std::fs::{File, TryLockError};
 use std::io;
 
-pub use descriptors::{is_descriptor_shortage, open_files_limit, raise_open_files_limit};
-pub use disks::{free_space, has_lasting_inodes, may_change_unseen, mount_of, sync, sync_file_system};
-pub use marks::{lasting_mark, mark};
-pub use metadata::{
+pub use descriptors::raise_open_files_limit;
+pub(crate) use descriptors::{is_descriptor_shortage, open_files_limit};
+pub(crate) use disks::{free_space, has_lasting_inodes, may_change_unseen, mount_of, sync, sync_file_system};
+pub(crate) use marks::{lasting_mark, mark};
+pub(crate) use metadata::{
     FileTime, Kind, Metadata, device_numbers, identity, metadata, metadata_of, set_mode, set_times,
     set_times_at,
 };
-pub use names::{
+pub(crate) use names::{
     each_entry, is_unsupported, make_directory, make_hard_link, make_symlink, read_link, remove_file,
     rename_exchange, rename_new, rename_over,
 };
-pub use open::{
+pub(crate) use open::{
     create_file, is_symlink_refusal, locate_at, locate_directory, locate_in_root, open_directory,
     open_directory_beneath, open_file, set_direct,
 };
-pub use own::{
+pub(crate) use own::{
     find_own_regular, has_own_file, locate_own_directory_at, make_own_directory_at, make_own_file,
     make_unnamed_file, name_file, open_or_make_own_file, open_own_directory, open_own_directory_at,
     open_own_file, read_own_file,
 };
-pub use refusal::{Refusal, is_own, refusal};
-pub use regular::{open_regular, read_regular, read_regular_text};
-pub use tree::{Kept, find_mount, is_immutable, remove_tree, size_of_tree, with_rights};
-pub use xattrs::{
+pub(crate) use refusal::{Refusal, is_own, refusal};
+pub(crate) use regular::{open_regular, read_regular, read_regular_text};
+pub(crate) use tree::{Kept, find_mount, is_immutable, remove_tree, size_of_tree, with_rights};
+pub(crate) use xattrs::{
     get_xattr, has_xattr, is_impossible_xattr, remove_default_acl, remove_user_xattrs, set_xattr,
 };
 
 /// The number of the user who runs this process.
-pub fn user_id() -> u32 {
+pub(crate) fn user_id() -> u32 {
     rustix::process::getuid().as_raw()
 }
 
 /// This process's umask, if `/proc` tells it. Asking with `umask(2)` would change it for a moment
 /// under other threads' feet.
-pub fn umask() -> Option<u32> {
+pub(crate) fn umask() -> Option<u32> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
     u32::from_str_radix(umask.trim(), 8).ok()
@@ -62,18 +63,18 @@ pub fn umask() -> Option<u32> {
 
 /// The identifier of this boot: data not synced in an earlier one is lost, data not synced in this
 /// one is not.
-pub fn boot_id() -> Option<String> {
+pub(crate) fn boot_id() -> Option<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }
 
 /// Counts the bytes that a file which this process writes may have; `None`: any number.
-pub fn file_size_limit() -> Option<u64> {
+pub(crate) fn file_size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
 /// Takes the lock of `file` if nobody has it; `false` if somebody has. It ends with the process at
 /// the latest.
-pub fn try_lock(file: &File) -> io::Result<bool> {
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
@@ -84,7 +85,7 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
 
 /// Has the kernel start to write a range of a file to the disk, without waiting. That is a hint
 /// only: nothing is promised by it, and a kernel or file system that cannot do it does not.
-pub fn start_writing_out(file: &File, offset: u64, length: u64) {
+pub(crate) fn start_writing_out(file: &File, offset: u64, length: u64) {
     #[cfg(target_os = "linux")]
     if let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) {
         use std::os::fd::AsRawFd;

@@ -15,7 +15,7 @@ use crate::locked_home::LockedHome;
 use crate::state::{Owner, ResolvedImage};
 
 /// Images of one transaction at most, so that other writers need not wait long.
-pub const GROUP: usize = 100;
+pub(crate) const GROUP: usize = 100;
 
 /// The catalog of a home that this run alone changes, as long as there is one.
 #[derive(Debug)]

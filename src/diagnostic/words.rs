@@ -6,7 +6,7 @@ const MAX_COMPARED: usize = 300;
 const MAX_CANDIDATES: usize = 2_000;
 
 /// Finds the word of `valid` that is nearest to `word`, if one is near enough to be what was meant.
-pub fn nearest<'a>(word: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_COMPARED {
         return None;
     }

@@ -37,7 +37,7 @@ const TYPE_BITS: u32 = 0o170_000;
 ///
 /// # Errors
 /// An inventory cannot be read or written. What cannot be read of the tree is a difference.
-pub fn compare_foreign(
+pub(crate) fn compare_foreign(
     root: &OwnedFd,
     inventory: &mut File,
     adapted: File,

@@ -42,7 +42,7 @@ const FACTS_LENGTH: usize = 192;
 
 /// The type of an entry on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum InventoryKind {
+pub(crate) enum InventoryKind {
     /// A regular file (also one that stands for a device or fifo).
     File {
         /// The size in bytes.
@@ -71,7 +71,7 @@ pub enum InventoryKind {
 
 /// One entry of a layer as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InventoryEntry {
+pub(crate) struct InventoryEntry {
     /// The path relative to the layer directory; empty for the directory itself.
     pub path: Vec<u8>,
     /// The type, with what belongs to it.
@@ -193,7 +193,7 @@ impl InventoryWriter<File> {
 }
 
 /// A file from its first byte on, whatever the position of its handle.
-pub struct FromStart {
+pub(crate) struct FromStart {
     file: File,
     at: u64,
 }
@@ -213,7 +213,7 @@ pub(super) fn facts_frame(facts: &LayerFacts) -> Vec<u8> {
 }
 
 /// Reads the facts at the end of an inventory; `None` if it is damaged, or of another version.
-pub fn read_facts(inventory: &mut (impl Read + Seek)) -> Option<LayerFacts> {
+pub(crate) fn read_facts(inventory: &mut (impl Read + Seek)) -> Option<LayerFacts> {
     let mut frame = [0; FACTS_HEADER.len() + FACTS_LENGTH];
     inventory.seek(SeekFrom::End(-i64::try_from(frame.len()).ok()?)).ok()?;
     inventory.read_exact(&mut frame).ok()?;
@@ -223,7 +223,7 @@ pub fn read_facts(inventory: &mut (impl Read + Seek)) -> Option<LayerFacts> {
 }
 
 /// Reads an inventory, entry by entry.
-pub struct InventoryReader<R: Read> {
+pub(crate) struct InventoryReader<R: Read> {
     input: BufReader<zstd::stream::read::Decoder<'static, BufReader<R>>>,
     path: Vec<u8>,
     totals: Option<Totals>,
@@ -246,7 +246,7 @@ impl<R: Read> InventoryReader<R> {
     ///
     /// # Errors
     /// `InvalidData` if it is not an inventory of a known version.
-    pub fn new(file: R) -> io::Result<Self> {
+    pub(crate) fn new(file: R) -> io::Result<Self> {
         let mut input = BufReader::new(zstd::stream::read::Decoder::new(file)?);
         let mut magic = [0; MAGIC.len()];
         input.read_exact(&mut magic)?;
@@ -260,7 +260,7 @@ impl<R: Read> InventoryReader<R> {
     ///
     /// # Errors
     /// An inventory that is cut off or damaged.
-    pub fn next_entry(&mut self) -> io::Result<Option<InventoryEntry>> {
+    pub(crate) fn next_entry(&mut self) -> io::Result<Option<InventoryEntry>> {
         if self.totals.is_some() || self.left == Some(0) {
             return Ok(None);
         }
@@ -322,7 +322,7 @@ impl<R: Read> InventoryReader<R> {
     }
 
     /// Gives the totals, once [`InventoryReader::next_entry`] has returned `None`.
-    pub fn totals(&self) -> Option<Totals> {
+    pub(crate) fn totals(&self) -> Option<Totals> {
         self.totals
     }
 

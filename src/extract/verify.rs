@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
-pub use self::differences::{Change, Differences};
+pub(crate) use self::differences::{Change, Differences};
 use super::budget::Budget;
 use super::inventory::{InventoryEntry, InventoryKind, InventoryReader, read_facts};
 use super::outcome::{Outcome, Part, each};
@@ -51,7 +51,7 @@ const CLAMPED_TIMES: [i64; 6] =
 ///
 /// # Errors
 /// The inventory cannot be read to its end. What cannot be read of the tree is a difference.
-pub fn verify(root: &OwnedFd, inventory: &mut File, cancel: &Cancel) -> io::Result<Differences> {
+pub(crate) fn verify(root: &OwnedFd, inventory: &mut File, cancel: &Cancel) -> io::Result<Differences> {
     if let Some(found) = of_another_user(root)? {
         return Ok(found);
     }

@@ -12,7 +12,7 @@ use crate::state::{PullPolicy, RegistrySettings};
 
 /// The machine's settings for all images files.
 #[derive(Clone, Debug, Default)]
-pub struct MachineSettings {
+pub(crate) struct MachineSettings {
     /// The machine's registries, in the order of the file.
     pub registries: Vec<RegistrySettings>,
     /// A directory of containerd `hosts.toml` files. Absolute.
@@ -33,7 +33,7 @@ impl MachineSettings {
     /// Drops, for a stranger's images file, all that opens the private parts of registries: logins,
     /// headers, client certificates, and hosts files, which may have headers.
     #[must_use]
-    pub fn without_credentials(mut self) -> Self {
+    pub(crate) fn without_credentials(mut self) -> Self {
         self.hosts_dir = None;
         for registry in &mut self.registries {
             registry.headers.clear();

@@ -26,7 +26,7 @@ use crate::threads;
 const GLANCE: Duration = Duration::from_millis(250);
 
 /// Tells whether all questions have been answered meanwhile.
-pub type AllAnswered<'e> = &'e (dyn Fn() -> bool + Sync);
+pub(crate) type AllAnswered<'e> = &'e (dyn Fn() -> bool + Sync);
 
 /// Hears that no answer has come for a while, again and again until one comes.
 pub(crate) type OnStall<'s> = &'s mut dyn FnMut(AllAnswered<'_>);

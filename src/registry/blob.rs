@@ -20,7 +20,7 @@ use crate::state::LayerDescriptor;
 
 /// A layer's bytes; an [`io::Error`] of the reader is a [`RegistryError`], see
 /// [`BlobReader::cause`].
-pub struct BlobReader(Source);
+pub(crate) struct BlobReader(Source);
 
 enum Source {
     Remote(Box<Resumed>),
@@ -51,7 +51,7 @@ impl BlobReader {
     ///
     /// # Errors
     /// The error itself, if it is none of this module.
-    pub fn cause(error: io::Error) -> Result<RegistryError, io::Error> {
+    pub(crate) fn cause(error: io::Error) -> Result<RegistryError, io::Error> {
         error.downcast::<RegistryError>()
     }
 }

@@ -16,7 +16,7 @@ mod tags;
 
 pub(super) use self::lookup::{check, fetch, resolve};
 pub(super) use self::manifest::{Entry, For, Index, Parsed, parse};
-pub use self::meaning::{Lookup, Meaning};
+pub(crate) use self::meaning::{Lookup, Meaning};
 pub(super) use self::platforms::rank;
 pub(super) use self::resolve::{DocumentKind, Documents, assemble, verify};
 pub(super) use self::tags::fold as fold_tags;

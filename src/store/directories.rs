@@ -14,14 +14,14 @@ use crate::error::StoreError;
 use crate::sys;
 
 /// The mode of a directory that is its user's alone.
-pub const PRIVATE_MODE: u32 = 0o700;
+pub(crate) const PRIVATE_MODE: u32 = 0o700;
 
 /// Opens the directory `path`, making those on the way to it and itself with `mode` where they are
 /// missing.
 ///
 /// # Errors
 /// It cannot be made, is no directory, or is another user's.
-pub fn make_directory(path: &Path, mode: u32) -> Result<OwnedFd, StoreError> {
+pub(crate) fn make_directory(path: &Path, mode: u32) -> Result<OwnedFd, StoreError> {
     let make = || -> io::Result<OwnedFd> {
         let mut missing = Vec::new();
         let mut there = path;

@@ -41,7 +41,7 @@ impl PartialDownload {
 ///
 /// # Errors
 /// The directory cannot be read; one that does not exist holds nothing.
-pub fn partial_downloads(directory: &Path) -> Result<Vec<PartialDownload>, StoreError> {
+pub(crate) fn partial_downloads(directory: &Path) -> Result<Vec<PartialDownload>, StoreError> {
     let entries = match fs::read_dir(directory) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(Vec::new());

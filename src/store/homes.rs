@@ -33,7 +33,7 @@ const DIGITS: usize = 32;
 
 /// The claim of a home on a directory of layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub(crate) struct Claim {
     /// The path of the home when it made the claim last.
     pub home: PathBuf,
     /// The claim itself: a symlink to the home.
@@ -44,7 +44,7 @@ pub struct Claim {
 
 impl Claim {
     /// True if the home that made the claim is where it was then.
-    pub fn is_found(&self) -> bool {
+    pub(crate) fn is_found(&self) -> bool {
         match &self.id {
             // A copy knows what its original needed as well as anybody.
             Some(id) => HomeId::read(&self.home).is_some_and(|found| found.id == *id),
@@ -111,7 +111,7 @@ fn own_mark(home: &OwnedFd) -> io::Result<String> {
 ///
 /// # Errors
 /// The note cannot be written.
-pub fn claim(places: &Places, home: &LockedHome) -> Result<(), StoreError> {
+pub(crate) fn claim(places: &Places, home: &LockedHome) -> Result<(), StoreError> {
     let home = home.path();
     let directory = places.private.join(HOMES);
     let opened = directories::make_private(&directory)?;
@@ -140,7 +140,7 @@ pub fn claim(places: &Places, home: &LockedHome) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// The directory cannot be read; one that does not exist holds none.
-pub fn claims_of_others(places: &Places, home: &Path) -> Result<Vec<Claim>, StoreError> {
+pub(crate) fn claims_of_others(places: &Places, home: &Path) -> Result<Vec<Claim>, StoreError> {
     let directory = places.private.join(HOMES);
     let own = HomeId::read(home);
     let real = |path: &Path| fs::canonicalize(path).ok();

@@ -23,7 +23,7 @@ const INSIDE: &str = ".msb-sync";
 
 /// The places where things of one directory of layers lie. Looks at directories once.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub(crate) struct Places {
     pub(super) layers: PathBuf,
     pub(super) private: PathBuf,
 }
@@ -31,7 +31,7 @@ pub struct Places {
 impl Places {
     /// Finds the places that belong to `layers`. The same directory by another name has the same
     /// places.
-    pub fn of(layers: &Path) -> Self {
+    pub(crate) fn of(layers: &Path) -> Self {
         // A directory that is not there yet will be made where its name says.
         let real = fs::canonicalize(layers).unwrap_or_else(|_| layers.to_owned());
         let inside = real.join(INSIDE);
@@ -51,13 +51,13 @@ impl Places {
     }
 
     /// The path of a layer's inventory.
-    pub fn inventory(&self, digest: &BlobDigest) -> PathBuf {
+    pub(crate) fn inventory(&self, digest: &BlobDigest) -> PathBuf {
         self.private.join(INVENTORIES).join(digest.as_str())
     }
 
     /// Lists a few names of what is no layer in a directory that was never used for layers:
     /// somebody may have meant another one. Empty where it has been used, or cannot be read.
-    pub fn other_things(&self) -> Vec<String> {
+    pub(crate) fn other_things(&self) -> Vec<String> {
         let is_layer = |name: &str| {
             // The names in the root of a fresh file system are nobody's.
             name.starts_with("sha256:")
@@ -76,7 +76,7 @@ impl Places {
     ///
     /// # Errors
     /// The directories cannot be looked at.
-    pub fn state(&self, digest: &BlobDigest) -> Result<LayerState, StoreError> {
+    pub(crate) fn state(&self, digest: &BlobDigest) -> Result<LayerState, StoreError> {
         self.locate()?.state(digest)
     }
 
@@ -84,7 +84,7 @@ impl Places {
     ///
     /// # Errors
     /// The directories cannot be looked at.
-    pub fn locate(&self) -> Result<LocatedLayers<'_>, StoreError> {
+    pub(crate) fn locate(&self) -> Result<LocatedLayers<'_>, StoreError> {
         let none = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         };
@@ -116,13 +116,13 @@ impl Places {
     ///
     /// # Errors
     /// There is none, or no regular file of this user's or root's.
-    pub fn open_inventory(&self, digest: &BlobDigest) -> io::Result<File> {
+    pub(crate) fn open_inventory(&self, digest: &BlobDigest) -> io::Result<File> {
         let inventories = self.find_private(INVENTORIES).map_err(|(_, error)| error)?;
         sys::open_own_file(inventories.as_fd(), digest.as_str().as_bytes())
     }
 
     /// Opens a layer and its inventory; neither is ever a symlink.
-    pub fn open(&self, digest: &BlobDigest) -> OpenedLayer {
+    pub(crate) fn open(&self, digest: &BlobDigest) -> OpenedLayer {
         let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         let tree = sys::open_directory(&self.layers)
             .and_then(|layers| sys::open_directory_beneath(layers.as_fd(), &layer_name(digest)));
@@ -146,7 +146,7 @@ impl Places {
     ///
     /// # Errors
     /// The directories cannot be read; ones that do not exist hold nothing.
-    pub fn removable(&self) -> Result<BTreeSet<BlobDigest>, StoreError> {
+    pub(crate) fn removable(&self) -> Result<BTreeSet<BlobDigest>, StoreError> {
         let is_there = |digest: &BlobDigest| {
             let found = fs::symlink_metadata(layer_path(&self.layers, digest));
             found.is_ok_and(|metadata| metadata.is_dir())
@@ -168,7 +168,7 @@ impl Places {
     }
 
     /// True if no run is at work here.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         locked_home::is_free(&self.private.join(LOCK))
     }
 
@@ -177,7 +177,7 @@ impl Places {
     ///
     /// # Errors
     /// The directory cannot be read; one that does not exist holds nothing.
-    pub fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
+    pub(crate) fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
         let staging = self.private.join(STAGING);
         let leftover = |name: String| {
             let digest =
@@ -227,7 +227,7 @@ impl Places {
 
 /// A layer, opened to be compared with its inventory.
 #[derive(Debug)]
-pub enum OpenedLayer {
+pub(crate) enum OpenedLayer {
     /// There is no directory.
     Missing,
     /// Directory and inventory cannot both be opened; the text says why.
@@ -247,7 +247,7 @@ impl OpenedLayer {
     ///
     /// # Errors
     /// They cannot be looked at.
-    pub fn identity(&self) -> io::Result<Option<(u64, u64)>> {
+    pub(crate) fn identity(&self) -> io::Result<Option<(u64, u64)>> {
         let Self::Complete { tree, inventory } = self else { return Ok(None) };
         Ok(Some((sys::metadata_of(tree.as_fd())?.inode, sys::metadata_of(inventory.as_fd())?.inode)))
     }
@@ -271,7 +271,7 @@ fn is_directory(path: &Path) -> bool {
 
 /// The directories of [`Places`], as they were when they were found; `None` where there was none.
 #[derive(Debug)]
-pub struct LocatedLayers<'p> {
+pub(crate) struct LocatedLayers<'p> {
     places: &'p Places,
     layers: Option<OwnedFd>,
     inventories: Option<OwnedFd>,
@@ -285,7 +285,7 @@ impl LocatedLayers<'_> {
     ///
     /// # Errors
     /// It cannot be looked at.
-    pub fn state(&self, digest: &BlobDigest) -> Result<LayerState, StoreError> {
+    pub(crate) fn state(&self, digest: &BlobDigest) -> Result<LayerState, StoreError> {
         let Some(layers) = &self.layers else { return Ok(LayerState::Missing) };
         let failed = |path: PathBuf| StoreError::io("look at", path);
         let layer = sys::mark(layers.as_fd(), &layer_name(digest), self.lasting_inodes)

@@ -17,7 +17,7 @@ use crate::state::LayerState;
 
 /// The end of what dead runs have left.
 #[derive(Debug, Default)]
-pub struct Recovered {
+pub(crate) struct Recovered {
     /// The number of layers that were finished.
     pub layers: usize,
     /// The things that could not be removed.
@@ -29,7 +29,7 @@ pub struct Recovered {
 ///
 /// # Errors
 /// Staging cannot be read, or the directories of names cannot be synced.
-pub fn recover(store: &Store) -> Result<Recovered, StoreError> {
+pub(crate) fn recover(store: &Store) -> Result<Recovered, StoreError> {
     store.bindings.sweep();
     let mut recovered = Recovered::default();
     let mut staged = Vec::new();
@@ -58,7 +58,7 @@ pub fn recover(store: &Store) -> Result<Recovered, StoreError> {
 
 /// The end of all that dead runs have left in staging.
 #[derive(Debug, Default)]
-pub struct Cleared {
+pub(crate) struct Cleared {
     /// The things that were there and are not any more.
     pub gone: Vec<Leftover>,
     /// The things that could not be removed.
@@ -70,7 +70,7 @@ pub struct Cleared {
 ///
 /// # Errors
 /// As for [`recover`].
-pub fn clear(store: &Store) -> Result<Cleared, StoreError> {
+pub(crate) fn clear(store: &Store) -> Result<Cleared, StoreError> {
     let before = store.places.leftovers()?;
     recover(store)?;
     let mut left = Vec::new();
@@ -91,7 +91,7 @@ pub fn clear(store: &Store) -> Result<Cleared, StoreError> {
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn sweep_downloads(
+pub(crate) fn sweep_downloads(
     store: &Store,
     age: Duration,
     wanted: &dyn Fn(&BlobDigest) -> bool,

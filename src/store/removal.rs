@@ -21,7 +21,7 @@ use crate::sys;
 
 /// The end of layers that nobody needs.
 #[derive(Debug, Default)]
-pub struct RemovedLayers {
+pub(crate) struct RemovedLayers {
     /// The layers that were there and are not any more.
     pub removed: BTreeSet<BlobDigest>,
     /// The layers that stay, with the reason.
@@ -36,7 +36,7 @@ pub struct RemovedLayers {
 ///
 /// # Errors
 /// Names cannot be made durable; what was renamed away by then is swept by the next run.
-pub fn remove(store: &Store, digests: &[&BlobDigest]) -> Result<RemovedLayers, StoreError> {
+pub(crate) fn remove(store: &Store, digests: &[&BlobDigest]) -> Result<RemovedLayers, StoreError> {
     let mut result =
         RemovedLayers { kept: layers_in_use(store.layers(), digests), ..RemovedLayers::default() };
     for (digest, reason) in &mut result.kept {

@@ -19,7 +19,7 @@ use crate::threads::{lock, unpoisoned};
 
 /// A partial blob on disk.
 #[derive(Debug)]
-pub struct Spool {
+pub(crate) struct Spool {
     file: File,
     directory: Arc<OwnedFd>,
     path: PathBuf,
@@ -56,12 +56,12 @@ impl Spool {
     }
 
     /// Counts the bytes received so far, in this and earlier runs.
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.lock().length
     }
 
     /// The path of the spool.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -69,7 +69,7 @@ impl Spool {
     ///
     /// # Errors
     /// The disk's.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, StoreError> {
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, StoreError> {
         self.file.read_at(buffer, offset).map_err(StoreError::io("read", &self.path))
     }
 
@@ -77,7 +77,7 @@ impl Spool {
     ///
     /// # Errors
     /// The disk's, a full one above all.
-    pub fn append(&self, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn append(&self, bytes: &[u8]) -> Result<(), StoreError> {
         let length = self.length();
         self.file.write_all_at(bytes, length).map_err(StoreError::io("write", &self.path))?;
         self.lock().length = length + bytes.len() as u64;
@@ -86,12 +86,12 @@ impl Spool {
     }
 
     /// Declares the blob complete: readers come to an end after the last byte.
-    pub fn complete(&self) {
+    pub(crate) fn complete(&self) {
         self.end(End::Complete);
     }
 
     /// Declares that no more will come: readers fail.
-    pub fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         self.end(End::Broken);
     }
 
@@ -99,12 +99,12 @@ impl Spool {
     ///
     /// # Errors
     /// The file system's; a file that is gone is fine.
-    pub fn remove(&self) -> Result<(), StoreError> {
+    pub(crate) fn remove(&self) -> Result<(), StoreError> {
         remove(self.directory.as_fd(), &self.path)
     }
 
     /// Starts a reader from the first byte on, which waits for bytes to come.
-    pub fn reader(self: &Arc<Self>) -> SpoolReader {
+    pub(crate) fn reader(self: &Arc<Self>) -> SpoolReader {
         SpoolReader { spool: Arc::clone(self), offset: 0 }
     }
 
@@ -140,7 +140,7 @@ fn name(path: &Path) -> &[u8] {
 
 /// Reads a spool while it grows.
 #[derive(Debug)]
-pub struct SpoolReader {
+pub(crate) struct SpoolReader {
     spool: Arc<Spool>,
     offset: u64,
 }

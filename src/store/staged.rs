@@ -31,7 +31,7 @@ const ADOPTED: &[u8] = b"adopted";
 
 /// A layer on its way. Dropped without [`commit`] it is removed.
 #[derive(Debug)]
-pub struct Staged<'s> {
+pub(crate) struct Staged<'s> {
     pub(super) store: &'s Store,
     pub(super) digest: BlobDigest,
     /// The name of the layer in staging.
@@ -42,7 +42,7 @@ pub struct Staged<'s> {
 
 impl Staged<'_> {
     /// The layer.
-    pub fn digest(&self) -> &BlobDigest {
+    pub(crate) fn digest(&self) -> &BlobDigest {
         &self.digest
     }
 
@@ -50,7 +50,7 @@ impl Staged<'_> {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn tree(&self) -> Result<OwnedFd, StoreError> {
+    pub(crate) fn tree(&self) -> Result<OwnedFd, StoreError> {
         sys::open_directory_beneath(self.directory.as_fd(), TREE).map_err(StoreError::io("open", self.path()))
     }
 
@@ -58,7 +58,7 @@ impl Staged<'_> {
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn inventory(&self) -> Result<File, StoreError> {
+    pub(crate) fn inventory(&self) -> Result<File, StoreError> {
         sys::make_own_file(self.directory.as_fd(), INVENTORY, FILE_MODE)
             .map_err(StoreError::io("create", self.path().join("record")))
     }
@@ -68,7 +68,7 @@ impl Staged<'_> {
     ///
     /// # Errors
     /// The mark cannot be written.
-    pub fn ready(&self) -> Result<(), StoreError> {
+    pub(crate) fn ready(&self) -> Result<(), StoreError> {
         use std::io::Write;
         let path = self.path().join("ready");
         let mut file = sys::make_own_file(self.directory.as_fd(), READY, FILE_MODE)
@@ -78,7 +78,7 @@ impl Staged<'_> {
 
     /// Opens the tree that has the layer's name and is not ours: another program extracted it.
     /// `None` if there is none.
-    pub fn foreign(&self) -> Option<OwnedFd> {
+    pub(crate) fn foreign(&self) -> Option<OwnedFd> {
         // Neither ours nor a damaged one of ours, which is to be repaired.
         if !matches!(self.store.places.state(&self.digest), Ok(LayerState::Untrusted)) {
             return None;
@@ -91,7 +91,7 @@ impl Staged<'_> {
     ///
     /// # Errors
     /// They cannot be opened.
-    pub fn inventories(&self) -> Result<(File, File), StoreError> {
+    pub(crate) fn inventories(&self) -> Result<(File, File), StoreError> {
         let directory = self.directory.as_fd();
         let failed = || StoreError::io("open the records in", self.path());
         let inventory = sys::open_own_file(directory, INVENTORY).map_err(failed())?;
@@ -104,7 +104,7 @@ impl Staged<'_> {
     ///
     /// # Errors
     /// The inventory is not on disk, or the tree cannot be removed.
-    pub fn adopt(&self, inventory: &File) -> Result<(), StoreError> {
+    pub(crate) fn adopt(&self, inventory: &File) -> Result<(), StoreError> {
         let failed = || StoreError::io("take over the record in", self.path());
         let directory = self.directory.as_fd();
         // A staged layer that is ready and has no tree is taken for placed, also after a power
@@ -139,7 +139,7 @@ impl Drop for Staged<'_> {
 ///
 /// # Errors
 /// It cannot be made.
-pub fn stage<'s>(store: &'s Store, digest: &BlobDigest) -> Result<Staged<'s>, StoreError> {
+pub(crate) fn stage<'s>(store: &'s Store, digest: &BlobDigest) -> Result<Staged<'s>, StoreError> {
     // The inventory will be replaced in the end; one that may not be is told before anything is
     // fetched.
     sys::has_own_file(store.inventories_directory.as_fd(), digest.as_str().as_bytes())
@@ -157,7 +157,7 @@ pub fn stage<'s>(store: &'s Store, digest: &BlobDigest) -> Result<Staged<'s>, St
 
 /// Finds a layer that an earlier run of this boot has extracted and could not give its name, with
 /// its inventory.
-pub fn unplaced<'s>(store: &'s Store, digest: &BlobDigest) -> Option<(Staged<'s>, File)> {
+pub(crate) fn unplaced<'s>(store: &'s Store, digest: &BlobDigest) -> Option<(Staged<'s>, File)> {
     for number in 0..MAX_NAMES {
         let name = if number == 0 { digest.to_string() } else { format!("{digest}.{number}") };
         open_staged(store, name.as_bytes()).ok()?;
@@ -195,7 +195,7 @@ pub(super) fn staged_of_dead_run<'s>(
 
 /// The end of a group of layers.
 #[derive(Debug)]
-pub struct Committed {
+pub(crate) struct Committed {
     /// The result for each layer, in their order: it has its name for good, or not.
     pub results: Vec<Result<(), Arc<Error>>>,
     /// The trees that they have replaced and that could not be removed.
@@ -214,7 +214,7 @@ impl Committed {
 
 /// Gives layers their final names, durably: one sync of the file system for all of them. A layer
 /// that cannot have its name fails alone.
-pub fn commit(store: &Store, layers: Vec<Staged<'_>>) -> Committed {
+pub(crate) fn commit(store: &Store, layers: Vec<Staged<'_>>) -> Committed {
     let synced = sys::sync_file_system(store.layers_directory.as_fd());
     if let Err(error) = synced {
         return Committed::all_failed(&layers, StoreError::io("sync", store.layers())(error));

@@ -19,7 +19,7 @@ use crate::sys;
 
 /// A thing that could not be removed; a later run tries again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
+pub(crate) struct Left {
     /// The layer that it is of, if it is of one.
     pub digest: Option<BlobDigest>,
     /// The place where it lies.

@@ -32,7 +32,7 @@ const MAX_TABLE: u64 = 64 << 20;
 ///
 /// Looks at all processes once, so ask about many layers at once, and only if something is to be
 /// removed or replaced.
-pub fn layers_in_use(layers: &Path, digests: &[&BlobDigest]) -> BTreeMap<BlobDigest, String> {
+pub(crate) fn layers_in_use(layers: &Path, digests: &[&BlobDigest]) -> BTreeMap<BlobDigest, String> {
     let Some(mut wanted) = Wanted::new(layers, digests) else { return BTreeMap::new() };
     let own = read_mounts(Path::new("/proc/self"), b"/");
     if own.is_empty() {

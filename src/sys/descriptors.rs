@@ -25,12 +25,12 @@ pub(super) fn patiently<T>(mut open: impl FnMut() -> rustix::io::Result<T>) -> r
 }
 
 /// True if an open was refused because this process or the system has no file descriptor left.
-pub fn is_descriptor_shortage(error: &io::Error) -> bool {
+pub(crate) fn is_descriptor_shortage(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Counts the files that this process may have open.
-pub fn open_files_limit() -> usize {
+pub(crate) fn open_files_limit() -> usize {
     let limit = rustix::process::getrlimit(Resource::Nofile).current;
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }

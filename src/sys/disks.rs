@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 /// Tells the file system and the mount that `path` is on; `None` if it cannot be told. Between two
 /// of them nothing can be renamed, even where one file system is mounted twice.
-pub fn mount_of(path: &Path) -> Option<(u64, u64)> {
+pub(crate) fn mount_of(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     let device = std::fs::metadata(path).ok()?.dev();
     let mask = StatxFlags::MNT_ID;
@@ -20,18 +20,18 @@ pub fn mount_of(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// Counts the bytes that an unprivileged user may still write to the file system of `file`.
-pub fn free_space(file: BorrowedFd<'_>) -> io::Result<u64> {
+pub(crate) fn free_space(file: BorrowedFd<'_>) -> io::Result<u64> {
     let stat = rustix::fs::fstatvfs(file)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Writes everything of the file system that holds `file` to the disk.
-pub fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn sync_file_system(file: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::syncfs(file)?)
 }
 
 /// Writes one file or directory to the disk.
-pub fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
     match rustix::fs::fsync(file) {
         // Some file systems have no fsync for directories; their renames are as durable as they
         // get.
@@ -42,7 +42,7 @@ pub fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
 
 /// True if the files on the file system of `file` keep their inode numbers. FUSE, 9p and overlayfs
 /// may give new ones each time that they are mounted.
-pub fn has_lasting_inodes(file: BorrowedFd<'_>) -> bool {
+pub(crate) fn has_lasting_inodes(file: BorrowedFd<'_>) -> bool {
     const CHANGING: [u32; 3] = [0x6573_5546, 0x0102_1997, 0x794c_7630];
     // The kernel's numbers have 32 bits, whatever the width of the field.
     #[expect(
@@ -59,7 +59,7 @@ pub fn has_lasting_inodes(file: BorrowedFd<'_>) -> bool {
 ///
 /// By the magic numbers of `statfs(2)`: NFS, SMB, 9p, Ceph, AFS, Coda, FUSE, and the cluster file
 /// systems.
-pub fn may_change_unseen(directory: &Path) -> io::Result<bool> {
+pub(crate) fn may_change_unseen(directory: &Path) -> io::Result<bool> {
     const UNSEEN: [u32; 14] = [
         0x0000_6969, // NFS
         0x0000_517b, // SMB

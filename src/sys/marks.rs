@@ -15,7 +15,7 @@ use super::metadata::{FileTime, Metadata, to_metadata};
 /// The mark is the time at which it was made, to the nanosecond, and its inode number if
 /// `lasting_inodes`. Where the file system does not say when it was made, the time of its last
 /// modification stands in.
-pub fn mark(
+pub(crate) fn mark(
     directory: BorrowedFd<'_>,
     name: &[u8],
     lasting_inodes: bool,
@@ -32,7 +32,7 @@ pub fn mark(
 
 /// Marks an open directory like [`mark`], by nothing that changes when names in it do. Where the
 /// file system tells nothing that lasts, all directories have the same mark.
-pub fn lasting_mark(directory: BorrowedFd<'_>) -> io::Result<String> {
+pub(crate) fn lasting_mark(directory: BorrowedFd<'_>) -> io::Result<String> {
     let found = Identity::of(directory, b".")?;
     let inode = if has_lasting_inodes(directory) { found.metadata.inode.to_string() } else { "-".to_owned() };
     Ok(format!("inode {inode} {}", found.made.unwrap_or_else(|| "made -".to_owned())))

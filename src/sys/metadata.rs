@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 /// Seconds and nanoseconds since the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FileTime {
+pub(crate) struct FileTime {
     /// The seconds, negative before 1970.
     pub seconds: i64,
     /// The nanoseconds, 0 to 999,999,999.
@@ -17,7 +17,7 @@ pub struct FileTime {
 
 /// The type of a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A directory.
     Directory,
     /// A regular file.
@@ -30,7 +30,7 @@ pub enum Kind {
 
 /// The part of `stat` that msb-sync looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metadata {
+pub(crate) struct Metadata {
     /// The type.
     pub kind: Kind,
     /// The permission bits with setuid, setgid and sticky.
@@ -46,7 +46,7 @@ pub struct Metadata {
 }
 
 /// Looks at `name`, without following it; `None` if there is nothing.
-pub fn metadata(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Metadata>> {
+pub(crate) fn metadata(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Metadata>> {
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(to_metadata(&stat))),
         Err(Errno::NOENT) => Ok(None),
@@ -55,7 +55,7 @@ pub fn metadata(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Met
 }
 
 /// Looks at an open file or directory.
-pub fn metadata_of(file: BorrowedFd<'_>) -> io::Result<Metadata> {
+pub(crate) fn metadata_of(file: BorrowedFd<'_>) -> io::Result<Metadata> {
     Ok(to_metadata(&rustix::fs::fstat(file)?))
 }
 
@@ -83,23 +83,23 @@ pub(super) fn to_metadata(stat: &rustix::fs::Stat) -> Metadata {
 }
 
 /// Tells device and inode number of an open file or directory.
-pub fn identity(file: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+pub(crate) fn identity(file: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::fstat(file)?;
     Ok((stat.st_dev, stat.st_ino))
 }
 
 /// Writes a device number as `major:minor`.
-pub fn device_numbers(device: u64) -> String {
+pub(crate) fn device_numbers(device: u64) -> String {
     format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
 }
 
 /// Sets access and modification time of an open file or directory.
-pub fn set_times(file: BorrowedFd<'_>, time: FileTime) -> io::Result<()> {
+pub(crate) fn set_times(file: BorrowedFd<'_>, time: FileTime) -> io::Result<()> {
     Ok(rustix::fs::futimens(file, &timestamps(time))?)
 }
 
 /// Sets the times of `name` itself, also if it is a symlink.
-pub fn set_times_at(directory: BorrowedFd<'_>, name: &[u8], time: FileTime) -> io::Result<()> {
+pub(crate) fn set_times_at(directory: BorrowedFd<'_>, name: &[u8], time: FileTime) -> io::Result<()> {
     Ok(rustix::fs::utimensat(directory, name, &timestamps(time), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
@@ -109,6 +109,6 @@ fn timestamps(time: FileTime) -> Timestamps {
 }
 
 /// Sets the permission bits of an open file or directory.
-pub fn set_mode(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+pub(crate) fn set_mode(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
 }

@@ -12,7 +12,10 @@ use super::metadata::{Kind, metadata};
 
 /// Calls `visit` with each name in `directory`, and whether it is a directory, until it returns
 /// `false`.
-pub fn each_entry(directory: BorrowedFd<'_>, mut visit: impl FnMut(&[u8], bool) -> bool) -> io::Result<()> {
+pub(crate) fn each_entry(
+    directory: BorrowedFd<'_>,
+    mut visit: impl FnMut(&[u8], bool) -> bool,
+) -> io::Result<()> {
     for entry in patiently(|| Dir::read_from(directory))? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
@@ -34,22 +37,22 @@ pub fn each_entry(directory: BorrowedFd<'_>, mut visit: impl FnMut(&[u8], bool) 
 }
 
 /// Reads the text of the symlink `name`.
-pub fn read_link(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) fn read_link(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
     Ok(rustix::fs::readlinkat(directory, name, Vec::new())?.into_bytes())
 }
 
 /// Makes the directory `name`.
-pub fn make_directory(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn make_directory(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
     Ok(rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(mode))?)
 }
 
 /// Makes the symlink `name` with the text `target`, which is not looked at.
-pub fn make_symlink(directory: BorrowedFd<'_>, name: &[u8], target: &[u8]) -> io::Result<()> {
+pub(crate) fn make_symlink(directory: BorrowedFd<'_>, name: &[u8], target: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::symlinkat(target, directory, name)?)
 }
 
 /// Makes `name` another name of the inode `from`/`from_name`; a symlink there is linked itself.
-pub fn make_hard_link(
+pub(crate) fn make_hard_link(
     from: BorrowedFd<'_>,
     from_name: &[u8],
     directory: BorrowedFd<'_>,
@@ -59,12 +62,12 @@ pub fn make_hard_link(
 }
 
 /// Removes the file or symlink `name`.
-pub fn remove_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+pub(crate) fn remove_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
 }
 
 /// Renames a file or directory, replacing nothing: `EEXIST` if `to_name` exists.
-pub fn rename_new(
+pub(crate) fn rename_new(
     from: BorrowedFd<'_>,
     from_name: &[u8],
     to: BorrowedFd<'_>,
@@ -84,7 +87,7 @@ pub fn rename_new(
 }
 
 /// Renames a file, replacing one of that name.
-pub fn rename_over(
+pub(crate) fn rename_over(
     from: BorrowedFd<'_>,
     from_name: &[u8],
     to: BorrowedFd<'_>,
@@ -94,7 +97,7 @@ pub fn rename_over(
 }
 
 /// Swaps two existing names in one step; `EINVAL` where the file system cannot.
-pub fn rename_exchange(
+pub(crate) fn rename_exchange(
     from: BorrowedFd<'_>,
     from_name: &[u8],
     to: BorrowedFd<'_>,
@@ -104,7 +107,7 @@ pub fn rename_exchange(
 }
 
 /// True if an error means that the file system cannot exchange names.
-pub fn is_unsupported(error: &io::Error) -> bool {
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     errno == Some(Errno::INVAL) || errno == Some(Errno::NOSYS) || errno == Some(Errno::OPNOTSUPP)
 }

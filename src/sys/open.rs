@@ -16,26 +16,26 @@ pub(super) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Opens the directory `path` (a trusted path of ours: symlinks on the way are followed).
-pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(patiently(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?)
 }
 
 /// Opens the directory `path` only to look names up in it: needs no permission to list it.
-pub fn locate_directory(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn locate_directory(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(patiently(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?)
 }
 
 /// Finds the directory `path` below `directory`; symlinks are followed.
-pub fn locate_at(directory: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn locate_at(directory: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(directory, path, flags, Mode::empty())?)
 }
 
 /// Finds the directory `path` as a process with the root directory `root` does: symlinks are
 /// followed, and neither they nor `..` lead out of `root`. Linux 5.6 and newer; `ENOSYS` before.
-pub fn locate_in_root(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn locate_in_root(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {
@@ -49,7 +49,7 @@ pub fn locate_in_root(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> 
 /// Opens the directory `path` below `root`; no symlink on the way is followed, `..` cannot leave.
 ///
 /// An empty path is `root` itself. `ELOOP` or `ENOTDIR` where a component is not a directory.
-pub fn open_directory_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn open_directory_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let path = if path.is_empty() { b"." } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match patiently(|| rustix::fs::openat2(root, path, DIRECTORY, Mode::empty(), resolve)) {
@@ -72,7 +72,7 @@ fn walk_beneath(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Creates the file `name` in `directory` for writing; `EEXIST` if anything has that name.
-pub fn create_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<File> {
+pub(crate) fn create_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(mode);
     Ok(File::from(patiently(|| rustix::fs::openat(directory, name, flags, mode))?))
@@ -82,7 +82,7 @@ pub fn create_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Res
 /// blocks on a fifo.
 ///
 /// The access time stays as it is, where the system lets us.
-pub fn open_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let open = |flags| patiently(|| rustix::fs::openat(directory, name, flags, Mode::empty()));
     let opened = match open(flags | OFlags::NOATIME) {
@@ -95,14 +95,14 @@ pub fn open_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
 
 /// Has writes of an open file bypass the page cache, or not any more; `EINVAL` where the file
 /// system cannot.
-pub fn set_direct(file: BorrowedFd<'_>, direct: bool) -> io::Result<()> {
+pub(crate) fn set_direct(file: BorrowedFd<'_>, direct: bool) -> io::Result<()> {
     let mut flags = rustix::fs::fcntl_getfl(file)?;
     flags.set(OFlags::DIRECT, direct);
     Ok(rustix::fs::fcntl_setfl(file, flags)?)
 }
 
 /// True if an open was refused because a component is a symlink.
-pub fn is_symlink_refusal(error: &io::Error) -> bool {
+pub(crate) fn is_symlink_refusal(error: &io::Error) -> bool {
     Errno::from_io_error(error) == Some(Errno::LOOP)
 }
 

@@ -31,7 +31,7 @@ const MAX_SYMLINKS: usize = 40;
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
-pub fn open_own_directory(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open_own_directory(path: &Path) -> io::Result<OwnedFd> {
     open_own_directory_at(CWD, &follow_own_links(path)?)
 }
 
@@ -40,7 +40,7 @@ pub fn open_own_directory(path: &Path) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
-pub fn find_own_regular(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn find_own_regular(path: &Path) -> io::Result<PathBuf> {
     let path = follow_own_links(path)?;
     check_own_file(&rustix::fs::lstat(&path)?)?;
     Ok(path)
@@ -66,7 +66,7 @@ fn follow_own_links(path: &Path) -> io::Result<PathBuf> {
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
-pub fn open_own_directory_at(
+pub(crate) fn open_own_directory_at(
     directory: BorrowedFd<'_>,
     name: impl rustix::path::Arg + Copy,
 ) -> io::Result<OwnedFd> {
@@ -81,7 +81,7 @@ pub fn open_own_directory_at(
 ///
 /// # Errors
 /// As for [`open_own_directory_at`].
-pub fn locate_own_directory_at(
+pub(crate) fn locate_own_directory_at(
     directory: BorrowedFd<'_>,
     name: impl rustix::path::Arg + Copy,
 ) -> io::Result<OwnedFd> {
@@ -97,7 +97,7 @@ pub fn locate_own_directory_at(
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
-pub fn make_own_directory_at(
+pub(crate) fn make_own_directory_at(
     directory: BorrowedFd<'_>,
     name: impl rustix::path::Arg + Copy,
     mode: u32,
@@ -124,7 +124,7 @@ pub fn make_own_directory_at(
 ///
 /// # Errors
 /// A [`Refusal`] where it is not a regular file of this user's or root's; the system's.
-pub fn has_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
+pub(crate) fn has_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => check_own_file(&found).map(|()| true),
         Err(Errno::NOENT) => Ok(false),
@@ -136,7 +136,7 @@ pub fn has_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> 
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
-pub fn open_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
+pub(crate) fn open_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File> {
     check_own_file(&rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)?;
     let file = open_file(directory, name)?;
     check_own_file(&rustix::fs::fstat(&file)?)?;
@@ -147,7 +147,7 @@ pub fn open_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<File>
 ///
 /// # Errors
 /// As for [`open_own_file`]; [`io::ErrorKind::FileTooLarge`].
-pub fn read_own_file(directory: BorrowedFd<'_>, name: &[u8], limit: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_own_file(directory: BorrowedFd<'_>, name: &[u8], limit: u64) -> io::Result<Vec<u8>> {
     read_bounded(open_own_file(directory, name)?, limit)
 }
 
@@ -157,7 +157,7 @@ pub fn read_own_file(directory: BorrowedFd<'_>, name: &[u8], limit: u64) -> io::
 ///
 /// # Errors
 /// A [`Refusal`]; the system's.
-pub fn open_or_make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<File> {
+pub(crate) fn open_or_make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     loop {
         match make_own_file(directory, name, mode) {
@@ -190,7 +190,7 @@ pub fn open_or_make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) 
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] where there is anything; the system's.
-pub fn make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<File> {
+pub(crate) fn make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(mode);
     let file = rustix::fs::openat(directory, name, flags, mode)?;
@@ -206,7 +206,7 @@ pub fn make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::R
 ///
 /// # Errors
 /// The system's.
-pub fn make_unnamed_file(directory: BorrowedFd<'_>) -> io::Result<Option<File>> {
+pub(crate) fn make_unnamed_file(directory: BorrowedFd<'_>) -> io::Result<Option<File>> {
     let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
     match rustix::fs::openat(directory, ".", flags, Mode::from_raw_mode(0o666)) {
         Ok(file) => Ok(Some(file.into())),
@@ -221,7 +221,7 @@ pub fn make_unnamed_file(directory: BorrowedFd<'_>) -> io::Result<Option<File>> 
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] where there is anything; the system's, for instance without
 /// `/proc`.
-pub fn name_file(file: &File, directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+pub(crate) fn name_file(file: &File, directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     // To name it by its descriptor alone is a privilege.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(rustix::fs::linkat(CWD, path, directory, name, AtFlags::SYMLINK_FOLLOW)?)

@@ -47,7 +47,7 @@ impl From<Refusal> for io::Error {
 }
 
 /// Tells why something is not used, if that is what `error` says.
-pub fn refusal(error: &io::Error) -> Option<Refusal> {
+pub(crate) fn refusal(error: &io::Error) -> Option<Refusal> {
     error.get_ref()?.downcast_ref().copied()
 }
 
@@ -78,7 +78,7 @@ pub(super) fn check_owner(found: &Stat) -> io::Result<()> {
 }
 
 /// True if `owner` is this user, or root, who could change everything anyway.
-pub fn is_own(owner: u32) -> bool {
+pub(crate) fn is_own(owner: u32) -> bool {
     owner == geteuid().as_raw() || owner == 0
 }
 

@@ -17,7 +17,7 @@ use super::refusal::check_regular;
 ///
 /// # Errors
 /// A [`Refusal`](super::Refusal) where there is something else; the system's.
-pub fn open_regular(path: &Path) -> io::Result<File> {
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     check_regular(&rustix::fs::stat(path)?)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
@@ -29,7 +29,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As for [`open_regular`]; [`io::ErrorKind::FileTooLarge`].
-pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read_bounded(open_regular(path)?, limit)
 }
 
@@ -37,7 +37,7 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As for [`read_regular`]; [`io::ErrorKind::InvalidData`] where it is not UTF-8.
-pub fn read_regular_text(path: &Path, limit: u64) -> io::Result<String> {
+pub(crate) fn read_regular_text(path: &Path, limit: u64) -> io::Result<String> {
     let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
     String::from_utf8(read_regular(path, limit)?).map_err(not_text)
 }

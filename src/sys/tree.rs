@@ -16,10 +16,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-pub use self::obstacle::{Kept, Obstacle};
-pub use self::place::is_immutable;
-pub use self::removal::remove_tree;
-pub use self::rights::with_rights;
+pub(crate) use self::obstacle::Kept;
+pub(super) use self::obstacle::Obstacle;
+pub(crate) use self::place::is_immutable;
+pub(crate) use self::removal::remove_tree;
+pub(crate) use self::rights::with_rights;
 
 use self::descent::Descent;
 use self::place::{Looked, c_string};
@@ -30,7 +31,7 @@ use self::place::{Looked, c_string};
 ///
 /// # Errors
 /// The directory cannot be looked at, or changes too fast.
-pub fn find_mount(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<PathBuf>> {
+pub(crate) fn find_mount(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<PathBuf>> {
     let mut found = None;
     look_through(directory, name, |path, seen| {
         if matches!(seen, Seen::Mount) {
@@ -46,7 +47,7 @@ pub fn find_mount(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<P
 ///
 /// # Errors
 /// The directory cannot be looked at, or changes too fast.
-pub fn size_of_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<u64> {
+pub(crate) fn size_of_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<u64> {
     let mut size = 0_u64;
     look_through(directory, name, |_, seen| {
         if let Seen::File(bytes) = seen {

@@ -9,7 +9,7 @@ const MAX_TOLD: usize = 5;
 
 /// A way in which an entry is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// The inventory does not have the entry.
     Added,
     /// The disk does not have the entry.
@@ -57,7 +57,7 @@ impl fmt::Display for Change {
 
 /// An entry that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// The path in the layer, lossily as text; `.` is the layer directory itself.
     pub path: String,
     /// The ways in which the entry differs; never empty.
@@ -76,7 +76,7 @@ impl fmt::Display for Difference {
 
 /// The differences between a tree and its inventory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Differences {
+pub(crate) struct Differences {
     /// The first few entries that differ.
     pub told: Vec<Difference>,
     /// The number of entries that differ, those above included.

@@ -5,7 +5,7 @@ use crate::state::ResolvedImage;
 
 /// The result of a whole lookup.
 #[derive(Debug)]
-pub enum Lookup {
+pub(crate) enum Lookup {
     /// The reference still means the digest that is known.
     Same,
     /// The reference means this image.
@@ -14,7 +14,7 @@ pub enum Lookup {
 
 /// The meaning of a reference, as far as that can be told without fetching it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub(crate) enum Meaning {
     /// The digest that is known.
     Same,
     /// Another digest.

@@ -113,7 +113,7 @@ fn mount_by_proc(file: BorrowedFd<'_>) -> Option<u64> {
 
 /// True if `name`, or `directory` itself, may not be changed, not even by root (`chattr +i` or
 /// `+a`), as far as the file system tells.
-pub fn is_immutable(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
+pub(crate) fn is_immutable(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
     let is_fixed = |found: io::Result<Looked>| found.is_ok_and(|found| found.is_fixed);
     is_fixed(Looked::of_open(directory))
         || c_string(name).is_ok_and(|name| is_fixed(Looked::at(directory, &name)))

@@ -27,7 +27,7 @@ const MAX_PASSES: u32 = 8;
 ///
 /// # Errors
 /// The things that stay, if any do.
-pub fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Kept> {
+pub(crate) fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Kept> {
     let started = c_string(name).and_then(|name| Ok((name, Descent::new(directory, true)?)));
     match started {
         Ok((name, descent)) => Removal { descent, kept: None, kept_bytes: 0 }.run(&name),

@@ -11,7 +11,7 @@ use super::place::c_string;
 /// Does a `deed` that needs rights on the directory `name` in `directory`, and does it once more
 /// with them if its owner has not given them to himself: a directory that is to be moved has to be
 /// writable.
-pub fn with_rights<T>(
+pub(crate) fn with_rights<T>(
     directory: BorrowedFd<'_>,
     name: &[u8],
     deed: impl Fn() -> io::Result<T>,
