@@ -42,6 +42,19 @@ impl Applied {
 
 /// Makes the machine match the images file.
 ///
+/// ```
+/// use msb_sync::sync::{self, ImagesSource, Request, Session};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let session = Session::new(directory.path().join("home"));
+/// let request = Request::of(ImagesSource::Path("examples/quickstart/images.toml".into()));
+/// let applied = sync::apply(&session, &request)?;
+/// assert!(applied.succeeded());
+/// // Nothing is left to do for a second run.
+/// assert_eq!(sync::apply(&session, &request)?.unchanged(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// See [`VerbError`]; images that fail are in the outcome.
 pub fn apply(session: &Session, request: &Request) -> Result<Applied, VerbError> {

@@ -22,6 +22,20 @@ const MAX_SIMILAR: usize = 5;
 
 /// Forgets images, whoever owns them, and removes their layers that nobody else needs.
 ///
+/// ```
+/// use msb_sync::sync::{self, ImagesSource, Request, Session};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let session = Session::new(directory.path().join("home"));
+/// # let file = ImagesSource::Path("examples/quickstart/images.toml".into());
+/// # sync::apply(&session, &Request::of(file))?;
+/// let reference = session.reference("quickstart.local/hello:1")?;
+/// let forgotten = sync::forget(&session, &[reference], false)?;
+/// println!("{} bytes freed", forgotten.freed_bytes());
+/// # assert_eq!(sync::list(&session)?.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// See [`VerbError`]; if one of `references` cannot be forgotten, none is.
 pub fn forget(session: &Session, references: &[ImageRef], dry_run: bool) -> Result<Pruned, VerbError> {

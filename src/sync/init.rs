@@ -11,6 +11,14 @@ use crate::store;
 
 /// Writes the commented starter file to `path`.
 ///
+/// ```
+/// # let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("images.toml");
+/// msb_sync::sync::init(&path)?;
+/// assert!(msb_sync::sync::init(&path).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// There is a file already (it is never overwritten), or it cannot be written.
 pub fn init(path: &Path) -> Result<(), VerbError> {

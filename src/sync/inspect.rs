@@ -27,6 +27,21 @@ pub struct InspectedImage {
 
 /// Shows one recorded image; `None` if it is not recorded.
 ///
+/// ```
+/// use msb_sync::sync::{self, ImagesSource, Request, Session};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let session = Session::new(directory.path().join("home"));
+/// # let file = ImagesSource::Path("examples/quickstart/images.toml".into());
+/// # sync::apply(&session, &Request::of(file))?;
+/// let reference = session.reference("quickstart.local/hello:1")?;
+/// let Some(inspected) = sync::inspect(&session, &reference)? else { return Ok(()) };
+/// // Directories of layers, base first.
+/// println!("{:?}", inspected.listed.rootfs());
+/// # assert!(!inspected.listed.rootfs().is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// The catalog or the store cannot be read.
 pub fn inspect(session: &Session, reference: &ImageRef) -> Result<Option<InspectedImage>, VerbError> {

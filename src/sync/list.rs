@@ -73,6 +73,20 @@ pub(super) fn distinct(layers: &[LayerDescriptor]) -> Vec<&BlobDigest> {
 
 /// Lists the images of the catalog, sorted by reference.
 ///
+/// ```
+/// use msb_sync::sync::{self, ImagesSource, Request, Session};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let session = Session::new(directory.path().join("home"));
+/// # let file = ImagesSource::Path("examples/quickstart/images.toml".into());
+/// # sync::apply(&session, &Request::of(file))?;
+/// for listed in sync::list(&session)? {
+///     println!("{}: {} layers", listed.image.reference, listed.image.layers.len());
+/// }
+/// # assert_eq!(sync::list(&session)?.len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// The catalog or the store cannot be read.
 pub fn list(session: &Session) -> Result<Vec<ListedImage>, VerbError> {

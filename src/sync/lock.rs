@@ -89,6 +89,22 @@ pub struct Relocked {
 /// have another rule, drops what is not listed any more, moves the tags it is told to, and writes
 /// the lockfile if that changes it. Touches neither catalog nor store.
 ///
+/// ```
+/// use msb_sync::sync::{self, ImagesSource, LockRequest, Session, Upgrade};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let session = Session::new(directory.path().join("home"));
+/// // Only tells whether the lockfile would change.
+/// let request = LockRequest {
+///     source: ImagesSource::Path("examples/quickstart/images.toml".into()),
+///     upgrade: Upgrade::Nothing,
+///     check: true,
+/// };
+/// let relocked = sync::lock(&session, &request)?;
+/// assert!(relocked.changed && relocked.failed.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// See [`VerbError`]; images that fail are in the result.
 pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbError> {

@@ -14,6 +14,20 @@ use crate::state::Platform;
 /// Shows what [`apply`](super::apply) would do, and the platform of images that name none. Nothing
 /// is changed, and no lock is taken.
 ///
+/// ```
+/// use msb_sync::sync::{self, ImagesSource, Request, Session};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let session = Session::new(directory.path().join("home"));
+/// let request = Request::of(ImagesSource::Path("examples/quickstart/images.toml".into()));
+/// let (plan, _platform) = sync::plan(&session, &request)?;
+/// for image in &plan.images {
+///     println!("{} {}: {}", image.action.as_str(), image.reference, image.reason);
+/// }
+/// # assert_eq!(plan.changes(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// See [`VerbError`].
 pub fn plan(session: &Session, request: &Request) -> Result<(Plan, Platform), VerbError> {

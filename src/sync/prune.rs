@@ -37,6 +37,22 @@ pub struct PruneRequest {
 /// as an image that the file lists is not here, no image is removed: no registry is asked, and so
 /// nobody knows whether it can be had.
 ///
+/// ```
+/// use msb_sync::sync::{self, ImagesSource, PruneRequest, Request, Session};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let session = Session::new(directory.path().join("home"));
+/// # let file = ImagesSource::Path("examples/quickstart/images.toml".into());
+/// # sync::apply(&session, &Request::of(file))?;
+/// let request = PruneRequest {
+///     source: ImagesSource::Path("examples/quickstart/images.toml".into()),
+///     dry_run: true,
+///     allow_empty: false,
+/// };
+/// assert!(sync::prune(&session, &request)?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// See [`VerbError`].
 pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbError> {

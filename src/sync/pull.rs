@@ -30,6 +30,22 @@ pub struct PullRequest {
 
 /// Fetches images without an images file owning them.
 ///
+/// ```
+/// use msb_sync::sync::{self, ImagesSource, PullRequest, Session};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let session = Session::new(directory.path().join("home"));
+/// let request = PullRequest {
+///     references: vec![session.reference("quickstart.local/hello:1")?],
+///     // The file says how the registry is reached; none of its images is wanted.
+///     file: Some(ImagesSource::Path("examples/quickstart/images.toml".into())),
+///     ..PullRequest::default()
+/// };
+/// assert!(sync::pull(&session, &request)?.succeeded());
+/// # assert_eq!(sync::list(&session)?.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// See [`VerbError`]; images that fail are in the outcome.
 pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbError> {

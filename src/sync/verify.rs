@@ -39,6 +39,18 @@ impl Verified {
 /// Compares the layers of recorded images with what was recorded of them; damaged ones are replaced
 /// if `repair`. Without `references`: of all images that msb-sync recorded.
 ///
+/// ```
+/// use msb_sync::sync::{self, ImagesSource, Request, Session};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let session = Session::new(directory.path().join("home"));
+/// # let file = ImagesSource::Path("examples/quickstart/images.toml".into());
+/// # sync::apply(&session, &Request::of(file))?;
+/// let verified = sync::verify(&session, &[], false)?;
+/// assert!(verified.succeeded());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// See [`VerbError`]; damage is in the result.
 pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Result<Verified, VerbError> {
