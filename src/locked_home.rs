@@ -111,7 +111,7 @@ impl fmt::Debug for LockedHome {
 
 impl HeldLock {
     /// Tells whether this is the lock at `path`, by whatever path it was taken.
-    fn is_at(&self, path: &Path) -> bool {
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
         let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
         let there = std::fs::symlink_metadata(path).map(identity);
         there.is_ok_and(|there| self.0.metadata().is_ok_and(|own| identity(own) == there))

@@ -73,6 +73,9 @@ use crate::error::{Error, StoreError};
 use crate::locked_home::{HeldLock, LockedHome};
 use crate::sys;
 
+/// The most locks that are waited for one after the other, of directories that others replace.
+const MAX_LOCKS: usize = 100;
+
 /// Returns where the layers of `home` are unless somebody says otherwise.
 pub(crate) fn default_layers_of(home: &Path) -> PathBuf {
     home.join("layers")
@@ -104,11 +107,9 @@ impl Store {
     ///
     /// # Errors
     /// The run was cancelled while it waited for the lock. A directory cannot be made or opened,
-    /// for instance because it is a file, or another user's.
+    /// for instance because it is a file, or another user's; or somebody replaces one all the time.
     pub(crate) fn open(home: &LockedHome, layers: &Path) -> Result<Self, Error> {
-        let layers_directory = make_directory(layers, PRIVATE_MODE)?;
-        let (places, private) = Places::of(layers).make_private()?;
-        let lock = home.lock_too(&places.private.join(LOCK))?;
+        let LockedPlaces { lock, layers_directory, places, private } = lock_places(home, layers)?;
         let downloads = downloads_of(home.path());
         let downloads_directory = Arc::new(make_directory(&downloads, PRIVATE_MODE)?);
         Ok(Self {
@@ -226,6 +227,31 @@ impl Store {
             .map(|found| found.is_some())
             .map_err(|error| StoreError::io("look at", layer_path(self.layers(), digest))(error))
     }
+}
+
+/// The locked places of layers, with directories that were opened after the lock was had.
+struct LockedPlaces {
+    lock: Arc<HeldLock>,
+    layers_directory: OwnedFd,
+    places: Places,
+    private: OwnedFd,
+}
+
+/// Locks the directory `layers`. A run may wait for that as long as another one works, and somebody
+/// may move or replace directories meanwhile, or mount a disk there: what is there once the lock is
+/// had is what the run works in, and if that has another lock, the run waits for that one.
+fn lock_places(home: &LockedHome, layers: &Path) -> Result<LockedPlaces, Error> {
+    for _ in 0..MAX_LOCKS {
+        make_directory(layers, PRIVATE_MODE)?;
+        let lock = home.lock_too(&Places::of(layers).make_private()?.0.private.join(LOCK))?;
+        let layers_directory = make_directory(layers, PRIVATE_MODE)?;
+        let (places, private) = Places::of(layers).make_private()?;
+        if lock.is_at(&places.private.join(LOCK)) {
+            return Ok(LockedPlaces { lock, layers_directory, places, private });
+        }
+    }
+    let error = io::Error::other("somebody replaces it again and again");
+    Err(StoreError::io("lock the directory", layers)(error).into())
 }
 
 /// The free bytes of the store.

@@ -357,3 +357,62 @@ fn a_directory_of_layers_that_the_file_names_no_more_is_cleaned() {
     street.run(&home, "verify").success();
     assert_eq!(street.run(&home, "prune").success().stdout, "Nothing to remove.\n");
 }
+
+/// Starts `verb`, which has to wait for the lock of the layers, does `change` meanwhile, and then verifies.
+const WAITING: &str = r#"
+exec 9<> "$PRIVATE/lock" && flock 9 || exit 1
+"$MSB" --home "$HOME_OF_RUN" $VERB 9<&- 2> "$LOG" &
+until grep -q "waiting for" "$LOG"; do kill -0 $! || exit 1; sleep 0.02; done
+eval "$CHANGE" || { exec 9<&-; wait $!; exit 77; }
+exec 9<&-
+wait $! || { cat "$LOG" >&2; exit 2; }
+exec "$MSB" --home "$HOME_OF_RUN" verify
+"#;
+
+#[test]
+fn directories_that_change_while_a_run_waits_for_their_lock_are_opened_anew() {
+    let changes = [
+        r#"mv "$LAYERS" "$LAYERS.old""#,
+        r#"mv "$LAYERS" "$LAYERS.old" && mkdir -m 700 "$LAYERS""#,
+        r#"mv "$PRIVATE" "$PRIVATE.old""#,
+        r#"mv "$LAYERS" "$LAYERS.old" && mv "$PRIVATE" "$PRIVATE.old""#,
+        r#"mount -t tmpfs -o mode=700 none "$LAYERS""#,
+    ];
+    for verb in ["apply", "pull", "verify --repair"] {
+        for change in changes {
+            let street = Street::new();
+            let home = street.home("home");
+            street.file("images.toml", "", &["a:1"]);
+            street.run(&home, "apply").success();
+            street.file("images.toml", "", &["a:1", "b:1"]);
+            if verb == "verify --repair" {
+                let damaged = in_home(&home, &street.a).join("same");
+                fs::write(damaged, "damaged").unwrap();
+            }
+            let mounts = change.starts_with("mount");
+            let shell = ["unshare", "-m", "sh", "-c", WAITING];
+            let shell = if mounts { &shell[..] } else { &shell[2..] };
+            let verb = match verb {
+                "pull" => format!("pull {0}/a:1 {0}/b:1", street.registry.name()),
+                verb => verb.to_owned(),
+            };
+            let output = street
+                .sandbox
+                .program(shell[0], &shell[1..])
+                .env("MSB", env!("CARGO_BIN_EXE_msb-sync"))
+                .env("VERB", &verb)
+                .env("CHANGE", change)
+                .env("HOME_OF_RUN", &home)
+                .env("LAYERS", home.join("layers"))
+                .env("PRIVATE", home.join(".layers.msb-sync"))
+                .env("LOG", street.home("log"))
+                .run();
+            if mounts && (output.status.code() == Some(77) || output.stderr.starts_with("unshare: ")) {
+                let _ =
+                    writeln!(std::io::stderr(), "may not mount: a disk mounted meanwhile was NOT checked");
+                continue;
+            }
+            assert!(output.status.success(), "{verb}, {change}: {output}");
+        }
+    }
+}
