@@ -8,7 +8,6 @@
 mod fetcher;
 mod group;
 mod outcome;
-mod removal;
 mod space;
 mod waitlist;
 
@@ -35,7 +34,6 @@ use crate::threads;
 use fetcher::{Counters, Fetcher, Finished};
 use group::Group;
 pub use outcome::Outcome;
-pub(crate) use removal::remove_layers;
 use waitlist::Waitlist;
 
 /// Files that a run has open beside its downloads, more or less: catalog, locks, the store's
@@ -323,7 +321,14 @@ impl Executor<'_> {
     }
 
     fn remove_layers(&self, layers: &[BlobDigest]) -> Result<usize, Error> {
-        let removed = remove_layers(self.catalog, self.store, layers.iter().cloned().collect())?;
+        if layers.is_empty() {
+            return Ok(0);
+        }
+        // The plan supposed that the catalog changes by its own deeds alone. A layer stays that an
+        // image needs anywhere: where an image's layers are, the catalog knows of one owner.
+        let needed = self.catalog.layers_needed_outside(&BTreeSet::new())?;
+        let unneeded: Vec<&BlobDigest> = layers.iter().filter(|digest| !needed.contains(digest)).collect();
+        let removed = store::remove(self.store, &unneeded)?;
         for (digest, reason) in &removed.kept {
             self.reporter.report(Event::Warning(format!("layer {digest} is kept: {reason}")));
         }

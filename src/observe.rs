@@ -37,8 +37,6 @@ pub(crate) struct Observer<'a> {
     pub catalog: Option<&'a Catalog>,
     /// The directory of layers.
     pub layers: &'a Path,
-    /// The directory of the layers that microsandbox recorded by itself.
-    pub default_layers: &'a Path,
     /// Lookups at once.
     pub parallel: usize,
     /// The user forbids asking any registry.
@@ -156,7 +154,7 @@ impl Observer<'_> {
         observed.recorded = rows.into_iter().map(|row| (row.reference.clone(), row)).collect();
         observed.needed_elsewhere = if desired.prune {
             let inside = observed.recorded.keys().cloned().collect();
-            catalog.layers_needed_in(self.layers, self.default_layers, &inside)?
+            catalog.layers_needed_outside(&inside)?
         } else {
             BTreeSet::new()
         };

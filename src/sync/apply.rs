@@ -85,7 +85,6 @@ fn apply_loaded(session: &Session, loaded: &Loaded, request: &Request) -> Result
     let run = Run {
         session,
         desired: &desired,
-        default_layers: &session.default_layers(),
         registries: &registries,
         settings: &loaded.file.settings,
         offline: request.offline,

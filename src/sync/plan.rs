@@ -37,7 +37,6 @@ pub fn plan(session: &Session, request: &Request) -> Result<(Plan, Platform), Ve
     let run = Run {
         session,
         desired: &desired,
-        default_layers: &session.default_layers(),
         registries: &registries,
         settings: &loaded.file.settings,
         offline: request.offline,

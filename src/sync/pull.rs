@@ -88,7 +88,6 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
     let run = Run {
         session,
         desired: &desired,
-        default_layers: &session.default_layers(),
         registries: &registries,
         settings: &settings,
         offline: false,

@@ -20,5 +20,6 @@ pub(crate) mod run;
 
 pub(crate) mod candidates;
 pub(crate) mod give_up;
+pub(crate) mod needed_here;
 pub(crate) mod not_recorded;
 pub(crate) mod totals;

@@ -358,6 +358,53 @@ fn a_directory_of_layers_that_the_file_names_no_more_is_cleaned() {
     assert_eq!(street.run(&home, "prune").success().stdout, "Nothing to remove.\n");
 }
 
+/// The catalog knows one directory of an image's layers, its owners may have two.
+#[test]
+fn a_layer_stays_that_another_file_needs_in_the_same_directory() {
+    let both = |street: &Street| {
+        let mut content = street.registry.edit(|content| content.clone());
+        let descriptor = content.image(&Image::new(&[street.a.clone(), street.b.clone()]));
+        content.tag("both:1", &descriptor);
+        street.registry.edit(|now| *now = content);
+    };
+    for verb in ["apply --prune", "prune", "forget"] {
+        for third in ["there", "gone"] {
+            let street = Street::new();
+            both(&street);
+            let home = street.home("home");
+            let elsewhere = format!("layers = {:?}", street.home("elsewhere").to_str().unwrap());
+            street.file("one.toml", "", &["a:1"]);
+            street.file("two.toml", "", &["both:1"]);
+            let third_file = street.file("three.toml", &elsewhere, &["both:1"]);
+            for file in ["one.toml", "two.toml", "three.toml"] {
+                street.run(&home, &format!("apply {file}")).success();
+            }
+            if third == "gone" {
+                fs::remove_file(third_file).unwrap();
+            }
+            street.file("one.toml", "", &[]);
+            let verb = match verb {
+                "forget" => format!("forget {}/a:1", street.registry.name()),
+                verb => format!("{verb} --allow-empty one.toml"),
+            };
+            let output = street.run(&home, &verb).success();
+            for layer in [&street.a, &street.b] {
+                assert!(in_home(&home, layer).is_dir(), "{verb}: {output}");
+                assert!(street.home("elsewhere").join(layer.directory()).is_dir(), "{verb}: {output}");
+            }
+            let plan = street.run(&home, "plan --detailed-exitcode two.toml");
+            assert_eq!(plan.status.code(), Some(0), "{verb}: {plan}");
+            // Once nobody wants the image any more, all goes.
+            street.run(&home, &format!("forget {}/both:1", street.registry.name())).success();
+            street.run(&home, "prune --allow-empty one.toml").success();
+            for layer in [&street.a, &street.b] {
+                assert!(!in_home(&home, layer).exists(), "{verb}");
+                assert!(!street.home("elsewhere").join(layer.directory()).exists(), "{verb}");
+            }
+        }
+    }
+}
+
 /// Starts `verb`, which has to wait for the lock of the layers, does `change` meanwhile, and then verifies.
 const WAITING: &str = r#"
 exec 9<> "$PRIVATE/lock" && flock 9 || exit 1

@@ -11,6 +11,12 @@ use crate::digest::BlobDigest;
 /// locked in this order.
 pub(crate) type DirectoryId = (u64, u64);
 
+/// Identifies the directory at `path`; `None` where there is none.
+pub(crate) fn directory_id(path: &Path) -> Option<DirectoryId> {
+    let found = fs::metadata(path).ok().filter(fs::Metadata::is_dir)?;
+    Some((found.dev(), found.ino()))
+}
+
 /// A directory of layers that may hold something to remove; it exists.
 pub(crate) struct Candidate {
     /// One of its names.
@@ -29,9 +35,9 @@ impl Candidates {
     /// Returns the candidate at `directory`, by whatever name it became one; `None` where there is
     /// no directory.
     pub(crate) fn entry(&mut self, directory: &Path) -> Option<&mut Candidate> {
-        let found = fs::metadata(directory).ok().filter(fs::Metadata::is_dir)?;
+        let id = directory_id(directory)?;
         let new =
             || Candidate { directory: directory.to_owned(), is_essential: false, layers: BTreeMap::new() };
-        Some(self.0.entry((found.dev(), found.ino())).or_insert_with(new))
+        Some(self.0.entry(id).or_insert_with(new))
     }
 }

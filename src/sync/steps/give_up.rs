@@ -9,12 +9,12 @@ use std::path::Path;
 
 use super::candidates::{Candidate, Candidates, DirectoryId};
 use super::lock_home::{lock_home, open_store};
+use super::needed_here::NeededHere;
 use super::neighbours::needed_by_other_homes;
 use super::totals::layer_totals;
 use crate::catalog::{self, Catalog, WritableCatalog};
 use crate::digest::BlobDigest;
 use crate::error::Error;
-use crate::execute::remove_layers;
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan::Removal;
@@ -110,11 +110,15 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         catalog.forget(&names, wish.owner())?;
     }
     let Intention { images, waiting_for, directories, layers, .. } = intention;
+    let mut needed_here = NeededHere::new(session);
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
     for (id, layers) in layers {
         let (Some(store), Some(candidate)) = (stores.get(&id), directories.get(&id)) else { continue };
-        let digests = layers.iter().map(|layer| layer.digest.clone()).collect();
-        let removed = remove_layers(&catalog, store, digests).map_err(VerbError::from);
+        // By what the catalog says now, without the images.
+        let needed = needed_here.layers(&catalog, &candidate.directory, &BTreeSet::new())?;
+        let digests = layers.iter().map(|layer| &layer.digest);
+        let unneeded: Vec<&BlobDigest> = digests.filter(|digest| !needed.contains(digest)).collect();
+        let removed = store::remove(store, &unneeded).map_err(VerbError::from);
         if let Some(removed) = unless_left_out(session, candidate, removed)? {
             session.warn_of_left(&removed.left);
             pruned.add(layers, &removed);
@@ -198,11 +202,12 @@ fn intend(
         }
     }
     let mut intention = Intention { images, waiting_for, ..Intention::default() };
+    let mut needed_here = NeededHere::new(session);
     for (id, mut candidate) in candidates.0 {
         if locked.is_some_and(|locked| !locked.contains_key(&id)) {
             continue;
         }
-        let needed = catalog.layers_needed_in(&candidate.directory, &session.default_layers(), &gone)?;
+        let needed = needed_here.layers(catalog, &candidate.directory, &gone)?;
         let found = look_into(session, &mut candidate, wish, &needed, locked.is_some());
         let Some((layers, leftovers)) = unless_left_out(session, &candidate, found)? else { continue };
         // Where nothing is to be done, nothing is locked or made.

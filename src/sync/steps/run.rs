@@ -1,7 +1,5 @@
 //! One run that makes what is as it is wanted, and what it works with once it has locked the home.
 
-use std::path::Path;
-
 use super::lock_home::{lock_home, open_store};
 use super::rebind::rebind;
 use crate::catalog::{Catalog, WritableCatalog};
@@ -21,8 +19,6 @@ pub(crate) struct Run<'a> {
     pub(crate) session: &'a Session,
     /// The wishes of the run.
     pub(crate) desired: &'a Desired,
-    /// See [`Observer::default_layers`].
-    pub(crate) default_layers: &'a Path,
     pub(crate) registries: &'a Registries,
     pub(crate) settings: &'a Settings,
     /// The user forbids asking any registry.
@@ -38,7 +34,6 @@ impl<'a> Run<'a> {
             registries: self.registries,
             catalog,
             layers: &self.desired.layers_directory,
-            default_layers: self.default_layers,
             parallel: self.settings.downloads,
             offline: self.offline,
             locked_too: true,
