@@ -55,7 +55,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use directories::{PRIVATE_MODE, make_directory};
-pub(crate) use downloads::{PartialDownload, partial_downloads};
+pub(crate) use downloads::{PartialDownload, partial_downloads, remove_download};
 pub(crate) use homes::{claim, claims_of_others};
 pub use names::layer_path;
 pub(crate) use places::{Leftover, OpenedLayer, Places};
@@ -67,7 +67,7 @@ pub(crate) use staging::Left;
 pub(crate) use usage::layers_in_use;
 
 use self::binding::Bindings;
-use self::names::{BINDINGS, INVENTORIES, LOCK, STAGING, layer_name};
+use self::names::{BINDINGS, INVENTORIES, LOCK, STAGING, layer_name, partial_path};
 use crate::digest::BlobDigest;
 use crate::error::{Error, StoreError};
 use crate::locked_home::{HeldLock, LockedHome};
@@ -204,7 +204,7 @@ impl Store {
     }
 
     fn spool_path(&self, digest: &BlobDigest) -> PathBuf {
-        self.downloads.join(format!("{digest}.part"))
+        partial_path(&self.downloads, digest)
     }
 
     /// Makes the names of layers durable.

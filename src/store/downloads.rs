@@ -6,8 +6,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::names::partial_digest;
-use super::spool;
+use super::names::{partial_digest, partial_path};
+use super::{downloads_of, spool};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::locked_home::LockedHome;
@@ -24,16 +24,14 @@ pub struct PartialDownload {
     pub size: u64,
 }
 
-impl PartialDownload {
-    /// Removes the file from the locked home, where no other run writes it.
-    ///
-    /// # Errors
-    /// The file system's; a file that is gone is fine.
-    pub fn remove(&self, _home: &LockedHome) -> Result<(), StoreError> {
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        let opened = sys::locate_directory(directory).map_err(StoreError::io("open", directory))?;
-        spool::remove(opened.as_fd(), &self.path)
-    }
+/// Removes what has arrived of a blob from the locked home, where no other run writes it.
+///
+/// # Errors
+/// The file system's; a file that is gone is fine.
+pub(crate) fn remove_download(home: &LockedHome, digest: &BlobDigest) -> Result<(), StoreError> {
+    let directory = downloads_of(home.path());
+    let opened = sys::locate_directory(&directory).map_err(StoreError::io("open", &directory))?;
+    spool::remove(opened.as_fd(), &partial_path(&directory, digest))
 }
 
 /// Lists the partial downloads in `directory`, sorted. Only regular files of this user's or root's:

@@ -14,12 +14,12 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::Store;
 use super::directories;
 use super::names::{FILE_MODE, HOMES};
 use super::places::Places;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::StoreError;
-use crate::locked_home::LockedHome;
 use crate::sys;
 
 /// The file in a home that holds its identifier.
@@ -107,13 +107,14 @@ fn own_mark(home: &OwnedFd) -> io::Result<String> {
     sys::lasting_mark(home.as_fd())
 }
 
-/// Notes that the catalog of `home` may need layers in here, since several homes may share them.
+/// Notes that the catalog of the store's home may need layers in here, since several homes may
+/// share them.
 ///
 /// # Errors
 /// The note cannot be written.
-pub(crate) fn claim(places: &Places, home: &LockedHome) -> Result<(), StoreError> {
-    let home = home.path();
-    let directory = places.private.join(HOMES);
+pub(crate) fn claim(store: &Store) -> Result<(), StoreError> {
+    let home = store.home().path();
+    let directory = store.places.private.join(HOMES);
     let opened = directories::make_private(&directory)?;
     let id = HomeId::establish(home).map_err(StoreError::io("write the identifier of", home))?;
     let path = directory.join(&id);

@@ -52,6 +52,11 @@ pub(super) fn staged_digest(name: &[u8], prefix: &str) -> Option<BlobDigest> {
     number.parse::<usize>().ok().and_then(|_| BlobDigest::parse(digest).ok())
 }
 
+/// Tells where the part of a blob that has arrived is, in the directory of downloads.
+pub(super) fn partial_path(downloads: &Path, digest: &BlobDigest) -> PathBuf {
+    downloads.join(format!("{digest}.part"))
+}
+
 /// The blob of which a file of this name in the directory of downloads is a part.
 pub(super) fn partial_digest(name: &std::ffi::OsStr) -> Option<BlobDigest> {
     BlobDigest::parse(name.to_str()?.strip_suffix(".part")?).ok()

@@ -166,7 +166,7 @@ fn prune_downloads(session: &Session, dry_run: bool) -> Result<Vec<PartialDownlo
     if !dry_run {
         let home = lock_home(session)?;
         downloads = store::partial_downloads(&directory)?;
-        downloads.retain(|download| match download.remove(&home) {
+        downloads.retain(|download| match store::remove_download(&home, &download.digest) {
             Ok(()) => true,
             Err(error) => {
                 session.warn(error.to_string());

@@ -135,7 +135,7 @@ fn open_swept(
     pruned: &mut Pruned,
 ) -> Result<Store, VerbError> {
     let store = open_store(session, home, directory)?;
-    store::claim(store.places(), home)?;
+    store::claim(&store)?;
     sweep(session, &store, pruned)?;
     Ok(store)
 }

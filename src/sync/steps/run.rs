@@ -60,7 +60,7 @@ impl<'a> LockedRun<'a> {
         let home = lock_home(session)?;
         let store = open_store(session, &home, layers)?;
         let catalog = WritableCatalog::open(&home)?;
-        store::claim(store.places(), &home)?;
+        store::claim(&store)?;
         session.warn_of_left(&store::recover(&store)?.left);
         Ok(Self { run, catalog, store })
     }
