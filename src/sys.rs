@@ -1,9 +1,11 @@
 //! Every system call that has no wrapper in std: directory handles, `openat2`, xattrs, syncs.
 //!
-//! All path arguments are relative to a directory handle and none of them ever follows a symlink,
-//! so whoever controls the names in a layer cannot reach outside its directory. Files of msb-sync's
-//! own, and those that users name, are opened by `own` and `regular`, which refuse whatever
-//! somebody else may have put there. This is the only file of the project that may hold `unsafe`.
+//! A call that takes a handle and a name, or a path beneath the handle, follows no symlink, so
+//! whoever controls the names in a layer cannot reach outside its directory. Only these follow
+//! symlinks: `open_directory` and `locate_directory`, which take whole paths, and `locate_at` and
+//! `locate_in_root`, which find directories as others do. Files of msb-sync's own, and those that
+//! users name, are opened by `own` and `regular`, which refuse whatever somebody else may have put
+//! there. This is the only file of the project that may hold `unsafe`.
 
 mod descriptors;
 mod disks;

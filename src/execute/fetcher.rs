@@ -27,7 +27,7 @@ const CLEAN_RESTARTS: usize = 2;
 /// The claims that a layer contradicts, by position, each with the error.
 pub(super) type WrongClaims = Vec<(usize, Arc<Error>)>;
 
-/// The end of one blob.
+/// The result of fetching one blob.
 pub(super) struct Finished<'s> {
     /// The position of the fetch in the plan.
     pub(super) fetch: usize,

@@ -105,15 +105,15 @@ impl Outcome {
         let mut outcome = Self { survivors: Bits::new(items), origins: Vec::new(), hashes };
         let (mut emptying, mut emptied) = (Bits::new(items), 0);
         for part in Part::all(items, at_once) {
-            let mut names = Names {
+            let mut replay = Replay {
                 outcome: &mut outcome,
                 part,
                 last: HashMap::new(),
                 emptying: &mut emptying,
                 emptied: &mut emptied,
             };
-            each(open()?, |item, entry| names.item(item, &entry))?;
-            for last in names.last.into_values() {
+            each(open()?, |item, entry| replay.item(item, &entry))?;
+            for last in replay.last.into_values() {
                 outcome.survivors.set(last.item);
             }
         }
@@ -181,7 +181,7 @@ impl Outcome {
 /// Nothing has a name that is not in `last`. Else the last item of the name has it: a thing that
 /// was made, a directory or not, or a link that waits. The rule of hard links has decided before
 /// which of these it is; an item says so, and replaces what had its name.
-struct Names<'o> {
+struct Replay<'o> {
     outcome: &'o mut Outcome,
     part: Part,
     last: HashMap<u64, Last>,
@@ -198,7 +198,7 @@ struct Last {
     directory: bool,
 }
 
-impl Names<'_> {
+impl Replay<'_> {
     /// Takes in an item of the inventory.
     fn item(&mut self, item: u32, entry: &InventoryEntry) {
         let name = self.outcome.hashes.of(&entry.path);

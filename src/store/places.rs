@@ -1,5 +1,6 @@
 //! The places of one directory of layers: where things lie, and what is there, by their names
-//! alone. Nothing is locked or written.
+//! alone. Only the private directory itself is made here, for a store that is being opened; all
+//! else looks.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

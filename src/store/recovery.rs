@@ -15,7 +15,7 @@ use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::state::LayerState;
 
-/// The end of what dead runs have left.
+/// The result of recovering what dead runs have left.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
     /// The number of layers that were finished.
@@ -56,7 +56,7 @@ pub(crate) fn recover(store: &Store) -> Result<Recovered, StoreError> {
     Ok(recovered)
 }
 
-/// The end of all that dead runs have left in staging.
+/// The result of clearing all that dead runs have left in staging.
 #[derive(Debug, Default)]
 pub(crate) struct Cleared {
     /// The things that were there and are not any more.

@@ -1,7 +1,8 @@
 //! Removing layers: the one way out of the store, for whoever decides that nobody needs a layer.
 //!
 //! [`remove`] takes layers out of the directory of a store, [`sweep`] finishes or removes one thing
-//! in staging; both tell what stays, and why. Nobody else removes anything of a layer.
+//! that a dead run has left in staging; both tell what stays, and why. A run that lives removes by
+//! itself what it has staged and does not place, and the trees that its layers replace.
 //!
 //! Nothing is removed or moved across a mount. A layer with one inside stays whole, under its name.
 //! A thing that shows only on the way (somebody mounts something meanwhile) stays where it is by
@@ -19,7 +20,7 @@ use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
 
-/// The end of layers that nobody needs.
+/// The result of removing layers that nobody needs.
 #[derive(Debug, Default)]
 pub(crate) struct RemovedLayers {
     /// The layers that were there and are not any more.

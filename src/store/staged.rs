@@ -193,7 +193,7 @@ pub(super) fn staged_of_dead_run<'s>(
     Ok(is_whole.then_some(Staged { store, digest, name, directory, armed: true }))
 }
 
-/// The end of a group of layers.
+/// The result of committing a group of layers.
 #[derive(Debug)]
 pub(crate) struct Committed {
     /// The result for each layer, in their order: it has its name for good, or not.

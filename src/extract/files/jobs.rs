@@ -94,7 +94,7 @@ mod tests {
 
     /// A tree that failed is removed next: no job may still write into it then.
     #[test]
-    fn a_writer_that_is_dropped_waits_for_its_jobs() {
+    fn jobs_that_are_dropped_are_waited_for() {
         let workers = Workers::new(1, 1, &Cancel::new()).unwrap();
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let written = Arc::new(AtomicBool::new(false));

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::directories::{Directories, Resolved, Unresolved};
-use super::links::{Linked, Names, missing_target};
+use super::links::{LINK_BYTES, Linked, Names, missing_target};
 use crate::error::LayerError;
 use crate::extract::attributes::{AttributeSetter, Stat, TYPE_DIRECTORY};
 use crate::extract::files::FileWriter;
@@ -27,8 +27,6 @@ use crate::sys::{self, Kind};
 const MAX_IN_FLIGHT: usize = 16 * 1024;
 /// The memory for hard links whose target is in flight, in bytes of their paths.
 const MAX_LINK_BYTES: usize = 1 << 20;
-/// The bytes of a link that is remembered, beside its paths.
-const LINK_BYTES: usize = 64;
 /// The mode of directories that no entry describes.
 const IMPLICIT_DIRECTORY_MODE: u32 = 0o755;
 

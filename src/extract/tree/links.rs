@@ -26,7 +26,7 @@ use crate::sys::FileTime;
 /// The waiting links that are looked at together, in bytes of their paths.
 const WINDOW_BYTES: usize = 1 << 20;
 /// The bytes of a link that is remembered, beside its paths.
-const LINK_BYTES: usize = 64;
+pub(super) const LINK_BYTES: usize = 64;
 /// The paths that are looked at together to find out which links still wait.
 const PATHS_AT_ONCE: u32 = 50_000;
 /// The most times that all waiting links are gone through. Each time makes a whole window of links
