@@ -64,7 +64,6 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sigstore_verify", &["trust"]),
     ("strsim", &["diagnostic"]),
     ("tar", &["extract", "bundle"]),
-    ("tempfile", &["sys", "store", "sync"]),
     ("tokio", &["watch"]),
     ("toml", &["diagnostic", "images_file", "lockfile", "registry"]),
     ("toml_edit", &["images_file"]),
