@@ -237,3 +237,13 @@ fn where_a_redirect_leads_to_nobody_the_registry_itself_is_not_down() {
     let lookup = registries.resolve(&reference(&server), &amd64(), Some(&app.digest())).unwrap();
     assert!(matches!(lookup, Lookup::Same));
 }
+
+#[test]
+fn a_length_that_is_a_lie_reserves_no_memory() {
+    let server =
+        Server::start(|_| Response::new(200, b"{}").header("Content-Length", "4000000000000").cut(2));
+    let mut setup = Setup::new();
+    setup.limits.manifest_size = 8 << 40;
+    let error = resolve(&setup.build(), &reference(&server)).unwrap_err();
+    assert_eq!(error.kind(), "network", "{error}");
+}

@@ -15,6 +15,8 @@ use crate::url::Url;
 
 /// The longest body that is read and forgotten for the sake of its connection, in bytes.
 const MAX_DISCARDED: u64 = 64 * 1024;
+/// The memory that is reserved on a server's word alone, in bytes.
+const MAX_RESERVED: u64 = 4 << 20;
 /// The part of an exchange's time that an unwanted body gets, so that its connection can be used
 /// again.
 const DISCARD_PART: u32 = 30;
@@ -61,7 +63,7 @@ impl Answer {
             return Err(too_large());
         }
         // Growing step by step would take up to twice the memory for a moment.
-        let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or_default());
+        let mut bytes = Vec::with_capacity(usize::try_from(announced.min(MAX_RESERVED)).unwrap_or_default());
         let mut buffer = vec![0; 16 * 1024];
         loop {
             match self.clock.run(|| self.body.read(&mut buffer)) {
