@@ -93,13 +93,13 @@ pub(super) fn base_url(text: &str) -> Result<String, Fault> {
         UrlError::Query => Fault::new("must not have a query or a fragment"),
         UrlError::Character => Fault::new("has a character that a URL cannot have"),
     })?;
-    let url = url.to_string();
-    let url = url.trim_end_matches('/');
-    if let Some(before) = url.strip_suffix("/v2") {
+    let path = url.path().trim_end_matches('/');
+    if let Some(before) = path.strip_suffix("/v2") {
         let message = "ends in /v2, which msb-sync adds by itself";
-        return Err(Fault::with_hint(message, format!("write \"{}\"", before.trim_end_matches('/'))));
+        let before = before.trim_end_matches('/');
+        return Err(Fault::with_hint(message, format!("write \"{}{before}\"", url.origin())));
     }
-    Ok(url.to_owned())
+    Ok(format!("{}{path}", url.origin()))
 }
 
 /// The header fields that would break requests, or that the registry client sets itself.
@@ -254,6 +254,9 @@ mod tests {
         }
         assert_eq!(base_url("https://h/a/v2/").unwrap_err().hint.unwrap(), "write \"https://h/a\"");
         assert_eq!(base_url("https://h/v2x").unwrap(), "https://h/v2x");
+        assert_eq!(base_url("https://v2").unwrap(), "https://v2");
+        assert_eq!(base_url("http://v2/").unwrap(), "http://v2");
+        assert_eq!(base_url("http://v2/v2").unwrap_err().hint.unwrap(), "write \"http://v2\"");
     }
 
     #[test]
