@@ -61,9 +61,20 @@ impl SecretKeys {
         !(self.is_known)(&key) && (SECRET_WORDS.iter().any(|word| key.contains(word)) || near())
     }
 
+    /// True if `key` is the table of request headers, or what is left of its name after a mistake:
+    /// `header`, `haeders`, or `hea-Team` where something between was lost.
+    fn may_be_headers(&self, key: &str) -> bool {
+        let key = key.to_ascii_lowercase();
+        let near = || key.starts_with(&self.headers[..3]) || strsim::osa_distance(&key, self.headers) <= 2;
+        key == self.headers || !(self.is_known)(&key) && near()
+    }
+
     /// True if `text` assigns something to a key that looks like a secret's.
     pub(crate) fn assigned_in(&self, text: &str) -> bool {
-        text.match_indices('=').any(|(at, _)| self.looks_secret(key_before(text, at)))
+        text.match_indices('=').any(|(at, _)| {
+            let key = key_before(text, at);
+            self.looks_secret(key) || self.may_be_headers(key)
+        })
     }
 
     /// Finds the ranges of `text` to hide; they are unsorted, and may overlap.
@@ -80,7 +91,7 @@ impl SecretKeys {
         let below = |judge: Judge, key: &str, top: bool| match judge {
             Judge::Secret => Judge::Secret,
             _ if top && self.named.contains(&key) => Judge::Names,
-            Judge::Keys if key == self.headers || self.looks_secret(key) => Judge::Secret,
+            Judge::Keys if self.may_be_headers(key) || self.looks_secret(key) => Judge::Secret,
             Judge::Keys | Judge::Names => Judge::Keys,
         };
         // A work list, not recursion: hostile nesting must not exhaust the stack.
@@ -120,7 +131,7 @@ impl SecretKeys {
             let end = offset + trimmed.len();
             hide_url(trimmed, offset, hidden);
             if trimmed.trim_start().starts_with('[') {
-                in_headers = trimmed.contains(self.headers);
+                in_headers = trimmed.split(|char| !in_key(char)).any(|word| self.may_be_headers(word));
             }
             if open.is_some() {
                 hidden.push(Span { start: offset, end });
@@ -144,7 +155,7 @@ impl SecretKeys {
             .filter(|(at, char)| matches!(char, '=' | ':') || *at == first_word)
             .find(|(at, _)| {
                 let key = key_before(line, *at);
-                in_headers || key == self.headers || key.contains('\\') || self.looks_secret(key)
+                in_headers || self.may_be_headers(key) || key.contains('\\') || self.looks_secret(key)
             })
             .map(|(at, _)| skip(line, at, &['=', ':', ' ', '\t']))
     }
@@ -188,8 +199,12 @@ fn inside_quotes(text: &str, span: Span) -> Span {
 /// Finds the key that ends at `end`, without quotes.
 fn key_before(line: &str, end: usize) -> &str {
     let before = line[..end].trim_end().trim_end_matches(['"', '\'']);
-    let in_key = |char: char| char.is_alphanumeric() || matches!(char, '_' | '-' | '\\');
     &before[before.trim_end_matches(in_key).len()..]
+}
+
+/// True if `char` may be a part of a key without quotes, or of an escape.
+fn in_key(char: char) -> bool {
+    char.is_alphanumeric() || matches!(char, '_' | '-' | '\\')
 }
 
 /// Steps over any of `chars`.

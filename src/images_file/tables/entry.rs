@@ -103,12 +103,15 @@ fn reference(reader: &mut Reader<'_>, registry: &str, name: &str, node: Node<'_>
         let message = format!("invalid image reference {}: {reason}", quoted(name));
         Mistake::new(node.span, message).maybe_hint(hint)
     };
+    // What nothing hides any more once its scheme is gone: `me:password@host`, `host?sig=…`.
+    let harmless =
+        |text: &str| !text.contains(['@', '?']) || ImageRef::in_registry(registry, text).is_ok();
     let (scheme, bare) =
         image_ref::split_scheme(name).map_or((None, name), |(scheme, bare)| (Some(scheme), bare));
     if let Some((first, rest)) = bare.split_once('/')
         && names_a_registry(registry, first)
     {
-        let hint = image_ref::registry_name(first).ok().map(|first| {
+        let hint = image_ref::registry_name(first).ok().filter(|_| harmless(rest)).map(|first| {
             if first == registry {
                 format!("write {}", quoted(rest))
             } else {
@@ -121,7 +124,7 @@ fn reference(reader: &mut Reader<'_>, registry: &str, name: &str, node: Node<'_>
     }
     if let Some(scheme) = scheme {
         let reason = format!("no image reference starts with {scheme}");
-        reader.error(invalid(&reason, Some(format!("write {}", quoted(bare)))));
+        reader.error(invalid(&reason, harmless(bare).then(|| format!("write {}", quoted(bare)))));
         return None;
     }
     match ImageRef::in_registry(registry, name) {

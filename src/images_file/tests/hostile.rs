@@ -35,6 +35,14 @@ fn secrets_are_refused_and_never_shown() {
         ("mirrors = [\"https://me:hunter2@r.io\"]", 12),
         ("mirrors = [{ url = \"https://me:hunter2@r.io\" }]", 20),
         ("images = [\"https://me:hunter2@r.io/x\"]", 11),
+        ("images = [\"https://me:hunter2@h\"]", 11),
+        ("images = [\"https://h?sig=hunter2\"]", 11),
+        ("images = [\"docker://me:hunter2@h\"]", 11),
+        ("images = [\"docker://r.io/app?sig=hunter2\"]", 11),
+        ("images = [{ name = \"https://me:hunter2@h\" }]", 20),
+        ("header = { X-Team = \"hunter2\" }", 1),
+        ("haeders = { X-Team = \"hunter2\" }", 1),
+        ("Headers = { X-Team = [\"hunter2\"] }", 1),
         ("imags = 1 # no secret", 1),
     ] {
         let problems = bad(&format!("[registry.\"r.io\"]\n{text}\n"));
@@ -88,6 +96,10 @@ fn secrets_are_not_shown_where_the_toml_is_broken() {
         "[registry.x.headers]\nX = hunter2\n",
         "password = \"hunter2\"\npassword = \"hunter2\"\n",
         "passwort = \"hunter2\n",
+        "hea-Team\" = \"hunter2\"\n",
+        "header = { X-Team = \"hunter2\"\n",
+        "[registry.x.header]\nX-Team = hunter2\n",
+        "[registry.x.haeders]\nX-Team = hunter2\n",
         "password = \"\"\",\npassword = \"\"\"hunter2\"\"\"\n]\n",
         "images = [\"\"\"\npassword = \"hunter2\"\n",
     ] {
