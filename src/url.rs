@@ -279,12 +279,6 @@ fn number(port: &str) -> Result<u16, UrlError> {
     }
 }
 
-/// Tells whether user info stands before the host of `text`, which [`Url::parse`] would drop.
-pub(crate) fn has_user(text: &str) -> bool {
-    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
-    rest.split(['/', '?']).next().unwrap_or_default().contains('@')
-}
-
 fn default_port(secure: bool) -> u16 {
     if secure { 443 } else { 80 }
 }

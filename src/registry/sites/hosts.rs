@@ -19,7 +19,7 @@ use super::role::{Capabilities, Capability};
 use crate::diagnostic::{Mistake, Page, Severity, Tree};
 use crate::registry::transport::{Secret, printable};
 use crate::sys;
-use crate::url::{Url, has_user};
+use crate::url::{Url, UrlError};
 
 /// Largest hosts file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -212,13 +212,14 @@ fn get<'t, 'a>(table: &'t DeTable<'a>, name: &str) -> Option<&'t Node<'a>> {
     table.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value)
 }
 
-/// Reads a host's URL; without a scheme it is https.
+/// Reads a host's URL; without a scheme it is https. What containerd would drop in silence, a query
+/// or a fragment, is refused.
 fn address(text: &str, whole_path: bool) -> Result<Address, String> {
     let url = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
-    if has_user(&url) {
-        return Err("credentials do not belong into a host's URL".to_owned());
-    }
-    let base = Url::parse(&url).map_err(|reason| format!("the host's URL cannot be used: {reason}"))?;
+    let base = Url::parse_base(&url).map_err(|reason| match reason {
+        UrlError::User => "credentials do not belong into a host's URL".to_owned(),
+        _ => format!("the host's URL cannot be used: {reason}"),
+    })?;
     let base = base.with_suffix("");
     let has_version = base.path().trim_end_matches('/').ends_with("/v2");
     let root = if whole_path || has_version { base.clone() } else { base.with_suffix("/v2") };
@@ -383,6 +384,11 @@ mod tests {
             ("\nhost = 1", "host is not a table"),
             ("[host.\"https://u:hunter2@a\"]", "credentials do not belong"),
             ("[host.\"ftp://a\"]", "URL"),
+            ("[host.\"http://a/?token=hunter2\"]", "query or a fragment"),
+            ("[host.\"http://a/#hunter2\"]", "query or a fragment"),
+            ("[host.\"http://a/a hunter2\"]", "character"),
+            ("server = \"a/hunter2 b\"", "character"),
+            ("server = \"u:hunter2@a\"", "credentials do not belong"),
             ("skip_verify = \"hunter2\"", "neither true nor false"),
             ("ca = [1]", "list of strings"),
             ("client = [[\"a\", \"b\", \"c\"]]", "pair of files"),
