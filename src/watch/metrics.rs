@@ -309,10 +309,11 @@ impl Metrics {
 fn in_one_line(failure: &VerbError) -> String {
     match failure {
         VerbError::Problems(problems) => match problems.iter().next() {
+            // The images file, or the machine's settings.
             Some(problem) => {
-                format!("the images file is wrong, line {}: {}", problem.line(), problem.message())
+                format!("{} is wrong, line {}: {}", problem.file(), problem.line(), problem.message())
             }
-            None => "the images file is wrong".to_owned(),
+            None => failure.to_string(),
         },
         VerbError::Lockfile(problem) => {
             format!("the lockfile is wrong, line {}: {}", problem.line(), problem.message())

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::support::check::{applied, listed, wanted};
 use crate::support::eventually;
 use crate::support::fake_registry::{Auth, FakeRegistry};
@@ -149,6 +151,23 @@ fn the_lockfile_is_watched() {
     watching.until("the lockfile is broken", |event| event["kind"] == "lockfile" && event["line"].is_u64());
     assert_eq!(listed(&sandbox)[0]["digest"], other, "it lost the last good state");
     watching.stop();
+}
+
+/// Off a screen every failure is one line, and its hint another.
+#[test]
+fn a_log_has_the_next_step_of_a_broken_lockfile() {
+    let sandbox = Sandbox::new();
+    let registry = nine();
+    sandbox.images(&app(&registry, 1));
+    fs::write(sandbox.work().join("images.lock"), "version = 1\nnonsense").unwrap();
+    let running = sandbox.msb("watch").timeout(LIMIT * 10).spawn();
+    eventually("the failure is told", LIMIT, || running.stderr().contains("everything stays as it is"));
+    let told = running.stderr();
+    let said = told.find("images.lock:2:").expect(&told);
+    let hint = told.find("hint: ").expect(&told);
+    assert!(said < hint, "{told}");
+    running.signal(Signal::TERM);
+    running.wait();
 }
 
 #[test]

@@ -163,7 +163,8 @@ fn in_one_line(failure: &VerbError) -> (String, Vec<String>, Option<String>) {
             (message, Vec::new(), first.hint().map(ToOwned::to_owned))
         }
         VerbError::Lockfile(problem) => {
-            (format!("{}: {}", problem.position(), problem.message()), Vec::new(), None)
+            let message = format!("{}: {}", problem.position(), problem.message());
+            (message, Vec::new(), problem.hint().map(ToOwned::to_owned))
         }
         VerbError::Error(error) | VerbError::Input(error) => {
             let mut chain = error.chain();
