@@ -26,6 +26,6 @@ pub use observed::{BlockedSelection, Observed, RecordedImage, Resolution, Select
 pub use owner::Owner;
 pub use part::{LayersState, PartState};
 pub use platform::Platform;
-pub use resolved::{ConfigRecord, DocumentRecord, ResolvedImage};
+pub use resolved::{ConfigRecord, DocumentRecord, Labels, ResolvedImage};
 pub use selection::{LockedSelection, TagRule, TagSelection};
 pub use settings::{Limits, Mirror, Ownership, PullPolicy, RegistrySettings, Settings};

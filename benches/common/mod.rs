@@ -1,11 +1,12 @@
 //! Images as a catalog and a planner know them, in any number: what the benchmarks have in common.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use msb_sync::digest::{Algorithm, BlobDigest, DiffId};
 use msb_sync::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use msb_sync::state::{ConfigRecord, DocumentRecord, LayerDescriptor, Owner, Platform, ResolvedImage};
+use msb_sync::state::{
+    ConfigRecord, DocumentRecord, Labels, LayerDescriptor, Owner, Platform, ResolvedImage,
+};
 
 /// Images, registries and layers an image: 100,000 layers in all, after what images share.
 pub(crate) const IMAGES: usize = 10_000;
@@ -51,7 +52,7 @@ pub(crate) fn image(number: usize) -> ResolvedImage {
         manifest: DocumentRecord {
             digest: digest(&format!("image {number}")),
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
-            annotations: BTreeMap::new(),
+            annotations_json: None,
         },
         config: ConfigRecord {
             digest: digest(&format!("config {number}")),
@@ -68,7 +69,7 @@ pub(crate) fn image(number: usize) -> ResolvedImage {
             exposed_ports: None,
             user: None,
             stop_signal: None,
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
             rootfs_type: "layers".to_owned(),
             history_json: None,
         },

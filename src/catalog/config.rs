@@ -1,13 +1,11 @@
 //! The config of a recorded image.
 
-use std::collections::BTreeMap;
-
 use rusqlite::{Connection, OptionalExtension, Result};
 
 use super::rows::text;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::ConfigRecord;
+use crate::state::{ConfigRecord, Labels};
 
 /// The config of an image, from our row, else from microsandbox's.
 pub(super) fn config(conn: &Connection, reference: &ImageRef) -> Result<Option<ConfigRecord>> {
@@ -54,7 +52,7 @@ pub(super) fn config(conn: &Connection, reference: &ImageRef) -> Result<Option<C
             exposed_ports: list(10)?,
             user: text(row, 11)?,
             stop_signal: None,
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
             rootfs_type: text(row, 12)?.unwrap_or_default(),
             history_json: text(row, 13)?.filter(|json| json != "null"),
         })

@@ -19,7 +19,7 @@ use crate::digest::{Algorithm, DiffId};
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::locked_home::LockedHome;
 use crate::progress::Silent;
-use crate::state::{DocumentRecord, LayerDescriptor, Platform, ResolvedImage};
+use crate::state::{DocumentRecord, Labels, LayerDescriptor, Platform, ResolvedImage};
 
 /// The join by which microsandbox 0.2 finds an image's layers.
 const MSB_LAYERS: &str =
@@ -213,6 +213,10 @@ fn name_of(digest: &str) -> String {
         .map_or_else(|| digest.to_owned(), |name| (*name).to_owned())
 }
 
+fn labels(value: &str) -> Labels {
+    Labels::new(&BTreeMap::from([("l".to_owned(), value.to_owned())]))
+}
+
 fn image(name: &str, layers: &[&str]) -> ResolvedImage {
     let content = format!("{name} {layers:?}");
     let digest = |kind: &str| BlobDigest::of(Algorithm::Sha256, format!("{kind} {content}").as_bytes());
@@ -224,12 +228,12 @@ fn image(name: &str, layers: &[&str]) -> ResolvedImage {
         index: Some(DocumentRecord {
             digest: digest("index"),
             media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
-            annotations: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+            annotations_json: Some(r#"{"k":"v"}"#.to_owned()),
         }),
         manifest: DocumentRecord {
             digest: digest("manifest"),
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
-            annotations: BTreeMap::new(),
+            annotations_json: None,
         },
         config: ConfigRecord {
             digest: digest("config"),
@@ -246,7 +250,7 @@ fn image(name: &str, layers: &[&str]) -> ResolvedImage {
             exposed_ports: strings(&["80/tcp"]),
             user: Some("1000:1000".to_owned()),
             stop_signal: Some("SIGINT".to_owned()),
-            labels: BTreeMap::from([("l".to_owned(), "x".to_owned())]),
+            labels: labels("x"),
             rootfs_type: "layers".to_owned(),
             history_json: Some("[{\"created_by\":\"x\"}]".to_owned()),
         },
@@ -912,7 +916,7 @@ fn a_full_disk_is_told_apart_and_leaves_the_old_state() {
         .and_then(|pages| catalog.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())))
         .unwrap();
     let mut large = image(ALPINE, &["b"]);
-    large.config.labels.insert("large".to_owned(), "x".repeat(1 << 20));
+    large.config.labels = labels(&"x".repeat(1 << 20));
     let error = catalog.record(&large, &[reference(ALPINE)], &file("one"), Path::new("/layers")).unwrap_err();
     assert_eq!(error.kind(), "disk-full");
     assert_eq!(sandbox.stacked(ALPINE), ["a"]);
@@ -957,7 +961,7 @@ fn one_change_that_fails_leaves_the_others() {
     let pages: i64 = catalog.conn.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
     catalog.conn.query_row(&format!("PRAGMA max_page_count = {}", pages + 20), [], |_| Ok(())).unwrap();
     let mut large = image("docker.io/library/large:1", &["b"]);
-    large.config.labels.insert("large".to_owned(), "x".repeat(1 << 20));
+    large.config.labels = labels(&"x".repeat(1 << 20));
     let (first, last) =
         (image("docker.io/library/first:1", &["a", "c"]), image("docker.io/library/last:1", &["d"]));
     let names = [&first, &large, &last].map(|image| [image.reference.clone()]);

@@ -221,7 +221,7 @@ fn put_documents(
                 image.platform.os,
                 image.platform.architecture,
                 image.platform.variant,
-                annotations(&index.annotations),
+                index.annotations_json,
             ])?;
             Some(tx.last_insert_rowid())
         }
@@ -231,12 +231,7 @@ fn put_documents(
              created_at, modified_at)
          VALUES (?1, ?2, 2, ?3, ?4, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
     )?
-    .execute(params![
-        index_id,
-        image_id,
-        image.manifest.media_type,
-        annotations(&image.manifest.annotations)
-    ])?;
+    .execute(params![index_id, image_id, image.manifest.media_type, image.manifest.annotations_json])?;
     let manifest_id = tx.last_insert_rowid();
 
     let mut linked = BTreeSet::new();
@@ -297,10 +292,6 @@ fn list(list: Option<&Vec<String>>) -> Option<String> {
 
 fn json_of_list(list: &Vec<String>) -> String {
     json(list)
-}
-
-fn annotations(annotations: &BTreeMap<String, String>) -> Option<String> {
-    (!annotations.is_empty()).then(|| json(annotations))
 }
 
 /// Tells whether microsandbox, which unwraps, can parse a time.

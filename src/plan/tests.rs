@@ -10,8 +10,8 @@ use super::*;
 use crate::digest::{Algorithm, DiffId};
 use crate::error::{Absent, Error, RegistryError, Unforgettable};
 use crate::state::{
-    BlockedSelection, ConfigRecord, DesiredImage, DocumentRecord, LayerDescriptor, LayerFacts, LayerState,
-    LayersState, LockedImage, Owner, PartState, Platform, PullPolicy, RecordedImage, Resolution,
+    BlockedSelection, ConfigRecord, DesiredImage, DocumentRecord, Labels, LayerDescriptor, LayerFacts,
+    LayerState, LayersState, LockedImage, Owner, PartState, Platform, PullPolicy, RecordedImage, Resolution,
     ResolvedImage, SelectedImage, TagRule, TagSelection,
 };
 
@@ -45,7 +45,7 @@ fn resolved(reference: &ImageRef, version: usize, layers: &[usize]) -> ResolvedI
         manifest: DocumentRecord {
             digest: digest(&format!("{reference} {version}")),
             media_type: String::new(),
-            annotations: BTreeMap::new(),
+            annotations_json: None,
         },
         config: ConfigRecord {
             digest: digest("config"),
@@ -62,7 +62,7 @@ fn resolved(reference: &ImageRef, version: usize, layers: &[usize]) -> ResolvedI
             exposed_ports: None,
             user: None,
             stop_signal: None,
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
             rootfs_type: "layers".to_owned(),
             history_json: None,
         },

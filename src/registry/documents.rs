@@ -1,9 +1,9 @@
 //! Documents: what a reference means, and which tags there are.
 //!
-//! Reads bottom up: indexes and manifests (`manifest`), configs (`config`), which platform serves
-//! which (`platforms`), the way from a document to an image (`resolve`), the answer to a lookup
-//! (`meaning`), lookups at a registry (`lookup`), and lists of tags (`links`, `tags`). All that
-//! servers say is hostile here.
+//! Reads bottom up: what is only recorded (`recorded`), indexes and manifests (`manifest`), configs
+//! (`config`), which platform serves which (`platforms`), the way from a document to an image
+//! (`resolve`), the answer to a lookup (`meaning`), lookups at a registry (`lookup`), and lists of
+//! tags (`links`, `tags`). All that servers say is hostile here.
 
 mod config;
 mod links;
@@ -11,6 +11,7 @@ mod lookup;
 mod manifest;
 mod meaning;
 mod platforms;
+mod recorded;
 mod resolve;
 mod tags;
 

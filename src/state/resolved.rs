@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use super::layer::{LayerDescriptor, size_of_layers};
 use super::platform::Platform;
@@ -44,8 +46,9 @@ pub struct DocumentRecord {
     pub digest: BlobDigest,
     /// The media type of the document.
     pub media_type: String,
-    /// The annotations of the document, if any.
-    pub annotations: BTreeMap<String, String>,
+    /// The annotations of the document as a JSON object of strings; `None` if there are none, or
+    /// too many to be recorded.
+    pub annotations_json: Option<String>,
 }
 
 /// An image's config, as far as it is recorded; the catalog keeps it in this form. Lists are `None`
@@ -82,11 +85,51 @@ pub struct ConfigRecord {
     /// The signal that stops the program.
     pub stop_signal: Option<String>,
     /// The labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// The type of the root file system: `layers`.
     pub rootfs_type: String,
     /// The config's `history` array as JSON text, if it has one.
     pub history_json: Option<String>,
+}
+
+/// The labels of a config, as text: a run holds those of all its images, and a map of very many
+/// short ones would be several times as large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    /// A JSON object of strings.
+    json: String,
+}
+
+impl Labels {
+    /// Writes `labels` down.
+    pub fn new(labels: &BTreeMap<String, String>) -> Self {
+        // A map of strings always has a JSON form.
+        Self { json: serde_json::to_string(labels).unwrap_or_default() }
+    }
+
+    /// Returns the labels one by one.
+    pub fn to_map(&self) -> BTreeMap<String, String> {
+        serde_json::from_str(&self.json).unwrap_or_default()
+    }
+}
+
+impl Default for Labels {
+    fn default() -> Self {
+        Self::new(&BTreeMap::new())
+    }
+}
+
+impl Serialize for Labels {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let json: &RawValue = serde_json::from_str(&self.json).map_err(S::Error::custom)?;
+        json.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        BTreeMap::deserialize(deserializer).map(|labels| Self::new(&labels))
+    }
 }
 
 impl ConfigRecord {

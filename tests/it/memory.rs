@@ -240,6 +240,51 @@ fn indexes_of_the_largest_size_fit_beside_each_other() {
     assert_bounded(&sandbox, "apply");
 }
 
+/// Documents of which each part is small and all of them together are not: what is recorded of every image of a run
+/// is held until the image is recorded.
+#[test]
+fn what_is_recorded_of_hostile_images_is_bounded() {
+    let many = |pairs: usize, prefix: &str| {
+        let pairs: Vec<String> = (0..pairs).map(|number| format!("\"{prefix}{number}\":\"\"")).collect();
+        format!("{{{}}}", pairs.join(","))
+    };
+    // JSON of which a parser makes a hundred times as much.
+    let bomb = format!("[{}0]", r#"{"":0},"#.repeat(400_000));
+    let mut content = BlobSet::default();
+    let layer = Layer::of(&[file("f", "x")]);
+    let mut names = Vec::new();
+    let mut add = |number: usize, image: &Image, annotations: &str| {
+        let plain = content.image(image);
+        let mut manifest: serde_json::Value = serde_json::from_slice(&content.blobs[plain.digest()]).unwrap();
+        manifest["annotations"] = serde_json::from_str(annotations).unwrap();
+        let descriptor = content.document(OCI_MANIFEST, &manifest);
+        let name = format!("team/app{number}:1");
+        content.tag(&name, &descriptor);
+        names.push(name);
+    };
+    let plain = Image::new(std::slice::from_ref(&layer));
+    for number in 0..8 {
+        add(number, &plain, &many(310_000, &format!("{number}")));
+    }
+    // As much as is recorded.
+    for number in 8..40 {
+        let labels: serde_json::Value = serde_json::from_str(&many(11_000, &format!("{number}"))).unwrap();
+        let env: Vec<String> = (0..4000).map(|entry| format!("{number}{entry}={}", "x".repeat(48))).collect();
+        let image = plain.clone().config(json!({"Labels": labels, "Env": env}));
+        add(number, &image, &many(5_000, &format!("{number}")));
+    }
+    let bomb: serde_json::Value = serde_json::from_str(&bomb).unwrap();
+    add(40, &plain.clone().config(json!({"Labels": {"x": bomb}})), "{}");
+    add(41, &plain.clone().config(json!({"StopSignal": bomb})), "{}");
+    let sandbox = Sandbox::new();
+    let registry = FakeRegistry::start(content);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    sandbox.images(&wanted(&registry.name(), &names));
+    assert_bounded(&sandbox, "plan");
+    assert_bounded(&sandbox, "lock");
+    assert_bounded(&sandbox, "apply");
+}
+
 /// 10,000 more images of ten layers each, as if `pull` had brought them.
 const CROWD: &str = "
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)

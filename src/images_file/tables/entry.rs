@@ -104,8 +104,7 @@ fn reference(reader: &mut Reader<'_>, registry: &str, name: &str, node: Node<'_>
         Mistake::new(node.span, message).maybe_hint(hint)
     };
     // What nothing hides any more once its scheme is gone: `me:password@host`, `host?sig=…`.
-    let harmless =
-        |text: &str| !text.contains(['@', '?']) || ImageRef::in_registry(registry, text).is_ok();
+    let harmless = |text: &str| !text.contains(['@', '?']) || ImageRef::in_registry(registry, text).is_ok();
     let (scheme, bare) =
         image_ref::split_scheme(name).map_or((None, name), |(scheme, bare)| (Some(scheme), bare));
     if let Some((first, rest)) = bare.split_once('/')

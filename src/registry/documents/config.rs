@@ -3,8 +3,11 @@
 //! All that matters for correctness (`rootfs`, and what a process is started with) is checked
 //! strictly. All that is only shown refuses nothing: a creation date that is no date is none,
 //! labels and history may have nulls, bytes that are not UTF-8 and halves of surrogate pairs (both
-//! become U+FFFD, as for Go's readers). Every failure is a text that says what is wrong; the caller
-//! adds which config and who served it.
+//! become U+FFFD, as for Go's readers), and what is too large of it is not recorded. Every failure is
+//! a text that says what is wrong; the caller adds which config and who served it.
+//!
+//! Nothing large is taken apart before its size is known: a value of a few MiB of JSON can be
+//! hundreds of MiB in memory.
 //!
 //! The raw forms are ours and not oci-spec's `ImageConfiguration`, which refuses what the contract
 //! tolerates: a config without `os` or `architecture`, a null among the labels or in the history, a
@@ -12,63 +15,75 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
 
 use super::manifest::Manifest;
+use super::recorded;
 use crate::digest::{BlobDigest, DiffId};
 use crate::registry::transport::{json_error, printable};
 use crate::state::{ConfigRecord, LayerDescriptor};
 
+/// The most that a config may say of the process it is for, in bytes of JSON: more environment and
+/// arguments than a process can be started with.
+const MAX_PROCESS: usize = 256 << 10;
+/// The most entries that its lists may have together.
+const MAX_PROCESS_ENTRIES: usize = 4096;
+/// The largest list of diff_ids, in bytes of JSON: one of more layers than any image has.
+const MAX_DIFF_IDS: usize = 256 << 10;
+/// The longest media type that is recorded, in bytes.
+const MAX_MEDIA_TYPE: usize = 255;
+
+/// A config, of which nothing large is taken apart yet.
 #[derive(Deserialize)]
-struct RawConfig {
-    #[serde(default)]
-    created: Value,
+struct RawConfig<'a> {
+    #[serde(default, borrow)]
+    created: Option<&'a RawValue>,
     #[serde(default)]
     architecture: Option<String>,
     #[serde(default)]
     os: Option<String>,
     #[serde(default)]
     variant: Option<String>,
-    #[serde(default)]
-    config: Option<RawProcess>,
-    rootfs: RawRootfs,
-    #[serde(default)]
-    history: Value,
+    #[serde(default, borrow)]
+    config: Option<RawProcess<'a>>,
+    #[serde(borrow)]
+    rootfs: RawRootfs<'a>,
+    #[serde(default, borrow)]
+    history: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct RawRootfs {
+struct RawRootfs<'a> {
     #[serde(rename = "type", default)]
     kind: Option<String>,
-    #[serde(default)]
-    diff_ids: Option<Vec<String>>,
+    #[serde(default, borrow)]
+    diff_ids: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct RawProcess {
-    #[serde(default)]
-    env: Option<Vec<String>>,
-    #[serde(default)]
-    cmd: Option<Words>,
-    #[serde(default)]
-    entrypoint: Option<Words>,
+struct RawProcess<'a> {
+    #[serde(default, borrow)]
+    env: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    cmd: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    entrypoint: Option<&'a RawValue>,
     #[serde(default)]
     working_dir: Option<String>,
     #[serde(default)]
     user: Option<String>,
-    #[serde(default)]
-    stop_signal: Value,
-    #[serde(default, deserialize_with = "shown_labels")]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    volumes: Option<BTreeMap<String, Value>>,
-    #[serde(default)]
-    exposed_ports: Option<BTreeMap<String, Value>>,
+    #[serde(default, borrow)]
+    stop_signal: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    labels: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    volumes: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    exposed_ports: Option<&'a RawValue>,
 }
 
 /// Old Docker wrote a single string for a list of one.
@@ -94,15 +109,16 @@ pub(super) fn parse_config(
     manifest: &Manifest,
 ) -> Result<(ConfigRecord, Vec<LayerDescriptor>), String> {
     let text = readable(bytes);
-    let raw: RawConfig = serde_json::from_str(&text).map_err(|error| json_error(&error))?;
-    if matches!(text, Cow::Owned(_)) {
-        raw.check_what_matters()?;
-    }
+    let raw: RawConfig<'_> = serde_json::from_str(&text).map_err(|error| json_error(&error))?;
+    let process = raw.process()?;
     let rootfs_type = raw.rootfs.kind.filter(|kind| !kind.is_empty()).unwrap_or_else(|| "layers".to_owned());
     if rootfs_type != "layers" {
         return Err(format!("its rootfs type {:?} is not \"layers\"", printable(&rootfs_type, 60)));
     }
-    let diff_ids = raw.rootfs.diff_ids.unwrap_or_default();
+    if raw.rootfs.diff_ids.is_some_and(|list| list.get().len() > MAX_DIFF_IDS) {
+        return Err("it has more diff_ids than any image has layers".to_owned());
+    }
+    let diff_ids: Vec<String> = part(raw.rootfs.diff_ids)?.unwrap_or_default();
     if diff_ids.len() != manifest.layers.len() {
         return Err(format!("it has {} diff_ids for {} layers", diff_ids.len(), manifest.layers.len()));
     }
@@ -120,61 +136,111 @@ pub(super) fn parse_config(
             size: layer.size,
         });
     }
-    let process = raw.config.unwrap_or_default();
-    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-    // A BTreeMap's keys are sorted already.
-    let keys = |map: Option<BTreeMap<String, Value>>| map.map(|map| map.into_keys().collect());
+    let (stop_signal, labels) =
+        raw.config.as_ref().map_or((None, None), |process| (process.stop_signal, process.labels));
+    let short = |media_type: &String| media_type.len() <= MAX_MEDIA_TYPE;
     let record = ConfigRecord {
         digest: manifest.config.digest.clone(),
-        media_type: manifest.config.media_type.clone(),
-        created: raw.created.as_str().and_then(rfc3339),
+        media_type: Some(manifest.config.media_type.clone()).filter(short).unwrap_or_default(),
+        created: recorded::word(raw.created).as_deref().and_then(rfc3339),
         architecture: raw.architecture.unwrap_or_default(),
         os: raw.os.unwrap_or_default(),
         variant: filled(raw.variant),
         env: process.env,
-        cmd: process.cmd.map(Into::into),
-        working_dir: filled(process.working_dir),
-        entrypoint: process.entrypoint.map(Into::into),
-        volumes: keys(process.volumes),
-        exposed_ports: keys(process.exposed_ports),
-        user: filled(process.user),
-        stop_signal: filled(process.stop_signal.as_str().map(ToOwned::to_owned)),
-        labels: process.labels,
+        cmd: process.cmd,
+        working_dir: process.working_dir,
+        entrypoint: process.entrypoint,
+        volumes: process.volumes,
+        exposed_ports: process.exposed_ports,
+        user: process.user,
+        stop_signal: filled(recorded::word(stop_signal)),
+        labels: recorded::labels(labels),
         rootfs_type,
-        history_json: raw.history.is_array().then(|| raw.history.to_string()),
+        history_json: recorded::history(raw.history),
     };
+    if matches!(text, Cow::Owned(_)) {
+        check_what_matters(&record)?;
+    }
     Ok((record, layers))
 }
 
-impl RawConfig {
-    /// Refuses replaced bytes in what is more than shown.
-    fn check_what_matters(&self) -> Result<(), String> {
-        let process = self.config.as_ref();
-        let words = |words: Option<&Words>| match words {
-            Some(Words::Many(words)) => words.clone(),
-            Some(Words::One(word)) => vec![word.clone()],
-            None => Vec::new(),
-        };
-        let one = |text: Option<&String>| text.cloned().into_iter().collect::<Vec<_>>();
-        let keys = |map: Option<&BTreeMap<String, Value>>| {
-            map.map(|map| map.keys().cloned().collect::<Vec<_>>()).unwrap_or_default()
-        };
-        let fields = [
-            ("architecture", one(self.architecture.as_ref())),
-            ("os", one(self.os.as_ref())),
-            ("variant", one(self.variant.as_ref())),
-            ("Env", process.and_then(|process| process.env.clone()).unwrap_or_default()),
-            ("Cmd", words(process.and_then(|process| process.cmd.as_ref()))),
-            ("Entrypoint", words(process.and_then(|process| process.entrypoint.as_ref()))),
-            ("WorkingDir", one(process.and_then(|process| process.working_dir.as_ref()))),
-            ("User", one(process.and_then(|process| process.user.as_ref()))),
-            ("Volumes", keys(process.and_then(|process| process.volumes.as_ref()))),
-            ("ExposedPorts", keys(process.and_then(|process| process.exposed_ports.as_ref()))),
-        ];
-        match fields.iter().find(|(_, texts)| texts.iter().any(|text| text.contains(REPLACED))) {
-            Some((name, _)) => Err(format!("its {name} is not UTF-8")),
-            None => Ok(()),
+/// The part of a config that a process is started with.
+struct Process {
+    env: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    entrypoint: Option<Vec<String>>,
+    working_dir: Option<String>,
+    user: Option<String>,
+    volumes: Option<Vec<String>>,
+    exposed_ports: Option<Vec<String>>,
+}
+
+impl RawConfig<'_> {
+    /// Reads what a process is started with, where that is not too much.
+    fn process(&self) -> Result<Process, String> {
+        let nothing = RawProcess::default();
+        let raw = self.config.as_ref().unwrap_or(&nothing);
+        let lists = [raw.env, raw.cmd, raw.entrypoint, raw.volumes, raw.exposed_ports];
+        let words = [&self.architecture, &self.os, &self.variant, &raw.working_dir, &raw.user];
+        let size = lists.into_iter().flatten().map(|list| list.get().len()).sum::<usize>()
+            + words.into_iter().flatten().map(String::len).sum::<usize>();
+        if size > MAX_PROCESS {
+            let limit = MAX_PROCESS >> 10;
+            return Err(format!("what it says of its process is larger than {limit} KiB"));
         }
+        let words = |list| Ok::<_, String>(part::<Words>(list)?.map(Into::into));
+        let process = Process {
+            env: part(raw.env)?,
+            cmd: words(raw.cmd)?,
+            entrypoint: words(raw.entrypoint)?,
+            working_dir: filled(raw.working_dir.clone()),
+            user: filled(raw.user.clone()),
+            volumes: keys(raw.volumes)?,
+            exposed_ports: keys(raw.exposed_ports)?,
+        };
+        let Process { env, cmd, entrypoint, volumes, exposed_ports, .. } = &process;
+        let lists = [env, cmd, entrypoint, volumes, exposed_ports];
+        if lists.into_iter().flatten().map(Vec::len).sum::<usize>() > MAX_PROCESS_ENTRIES {
+            return Err(format!("its lists have more than {MAX_PROCESS_ENTRIES} entries"));
+        }
+        Ok(process)
+    }
+}
+
+/// Reads a part of a config, if it is there.
+fn part<T: DeserializeOwned>(raw: Option<&RawValue>) -> Result<Option<T>, String> {
+    raw.map_or(Ok(None), |raw| serde_json::from_str(raw.get()).map_err(|error| json_error(&error)))
+}
+
+/// Reads the keys of an object, sorted.
+fn keys(raw: Option<&RawValue>) -> Result<Option<Vec<String>>, String> {
+    let map: Option<BTreeMap<String, IgnoredAny>> = part(raw)?;
+    Ok(map.map(|map| map.into_keys().collect()))
+}
+
+fn filled(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+/// Refuses replaced bytes in what is more than shown.
+fn check_what_matters(record: &ConfigRecord) -> Result<(), String> {
+    let word = |word: Option<&String>| word.is_some_and(|word| word.contains(REPLACED));
+    let list = |list: &Option<Vec<String>>| list.iter().flatten().any(|word| word.contains(REPLACED));
+    let fields = [
+        ("architecture", word(Some(&record.architecture))),
+        ("os", word(Some(&record.os))),
+        ("variant", word(record.variant.as_ref())),
+        ("Env", list(&record.env)),
+        ("Cmd", list(&record.cmd)),
+        ("Entrypoint", list(&record.entrypoint)),
+        ("WorkingDir", word(record.working_dir.as_ref())),
+        ("User", word(record.user.as_ref())),
+        ("Volumes", list(&record.volumes)),
+        ("ExposedPorts", list(&record.exposed_ports)),
+    ];
+    match fields.iter().find(|(_, replaced)| *replaced) {
+        Some((name, _)) => Err(format!("its {name} is not UTF-8")),
+        None => Ok(()),
     }
 }
 
@@ -222,63 +288,6 @@ fn without_half_pairs(text: &str) -> Option<String> {
     (kept > 0).then(|| replaced + &text[kept..])
 }
 
-/// Labels are only shown: what is no text is shown as the JSON that it is, null as nothing, and
-/// labels that are no object are none. Each label is read as it comes, since there may be very
-/// many.
-fn shown_labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    struct Labels;
-    impl<'de> Visitor<'de> for Labels {
-        type Value = BTreeMap<String, String>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("labels")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut labels = BTreeMap::new();
-            while let Some((key, value)) = map.next_entry::<String, Value>()? {
-                let text = match value {
-                    Value::Null => String::new(),
-                    Value::String(text) => text,
-                    other => other.to_string(),
-                };
-                labels.insert(key, text);
-            }
-            Ok(labels)
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            while seq.next_element::<IgnoredAny>()?.is_some() {}
-            Ok(BTreeMap::new())
-        }
-
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(BTreeMap::new())
-        }
-
-        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-            Ok(BTreeMap::new())
-        }
-
-        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-            Ok(BTreeMap::new())
-        }
-
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-            Ok(BTreeMap::new())
-        }
-
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-            Ok(BTreeMap::new())
-        }
-
-        fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-            Ok(BTreeMap::new())
-        }
-    }
-    deserializer.deserialize_any(Labels)
-}
-
 /// `text` as RFC 3339 in UTC, or `None` if it is no timestamp.
 fn rfc3339(text: &str) -> Option<String> {
     text.parse::<jiff::Timestamp>().ok().map(|timestamp| timestamp.to_string())
@@ -286,7 +295,7 @@ fn rfc3339(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::digest::Algorithm;
@@ -304,7 +313,7 @@ mod tests {
         };
         Manifest {
             media_type: String::new(),
-            annotations: BTreeMap::new(),
+            annotations: None,
             config: descriptor("c"),
             layers: vec![descriptor("1"), descriptor("2")],
         }
@@ -356,15 +365,16 @@ mod tests {
             bytes
         };
         let (record, layers) = parse_config(&bytes(&odd), &manifest()).unwrap();
+        let labels = record.labels.to_map();
         let labels: Vec<(&str, &str)> =
-            record.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let shown = [("a", ""), ("b", "5"), ("c", "\u{fffd}ATIN"), ("d", "\u{fffd}"), ("e", "\u{1f600}")];
         assert_eq!(labels, shown);
         assert_eq!(layers.len(), 2);
         assert!(record.history_json.unwrap().contains('\u{fffd}'));
         for labels in [Value::Null, json!([]), json!("x")] {
             odd["config"]["Labels"] = labels;
-            assert!(parse_config(&bytes(&odd), &manifest()).unwrap().0.labels.is_empty());
+            assert!(parse_config(&bytes(&odd), &manifest()).unwrap().0.labels.to_map().is_empty());
         }
         for (pointer, value) in [
             ("/config/Env", json!(["A=LATIN"])),
@@ -405,5 +415,11 @@ mod tests {
             assert_eq!(change("/created", garbage).unwrap().0.created, None);
         }
         assert!(parse_config(b"\x1f\x8b", &manifest()).unwrap_err().contains("not JSON"));
+        let env = change("/config/Env", json!(["x".repeat(MAX_PROCESS)])).unwrap_err();
+        assert!(env.contains("larger than 256 KiB"), "{env}");
+        let cmd = change("/config/Cmd", json!(vec![""; MAX_PROCESS_ENTRIES])).unwrap_err();
+        assert!(cmd.contains("more than 4096 entries"), "{cmd}");
+        let layers = change("/rootfs/diff_ids", json!(vec![""; MAX_DIFF_IDS])).unwrap_err();
+        assert!(layers.contains("more diff_ids"), "{layers}");
     }
 }

@@ -10,13 +10,16 @@
 //!
 //! [CVE-2021-41190]: https://www.cve.org/CVERecord?id=CVE-2021-41190
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use oci_spec::image::{MediaType, ToDockerV2S2 as _};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Number;
+use serde_json::value::RawValue;
 
+use super::recorded;
 use crate::digest::BlobDigest;
 use crate::registry::transport::{json_error, printable};
 use crate::state::Platform;
@@ -35,7 +38,7 @@ fn is(media_type: &str, kind: &MediaType) -> bool {
 }
 
 /// The size beyond which documents are taken apart one at a time, in bytes.
-const LARGE: usize = 256 << 10;
+const LARGE: usize = 32 << 10;
 /// More layers than any builder makes (Docker stops at 127) and any kernel mounts.
 const MAX_LAYERS: usize = 1024;
 /// Larger blobs are a mistake; low enough that no sum over [`MAX_LAYERS`] overflows. In bytes.
@@ -57,14 +60,16 @@ pub(crate) enum Parsed {
 #[derive(Debug)]
 pub(crate) struct Index {
     pub(crate) media_type: String,
-    pub(crate) annotations: BTreeMap<String, String>,
+    /// The annotations as they are recorded.
+    pub(crate) annotations: Option<String>,
     pub(crate) entries: Vec<Entry>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Manifest {
     pub(crate) media_type: String,
-    pub(crate) annotations: BTreeMap<String, String>,
+    /// The annotations as they are recorded.
+    pub(crate) annotations: Option<String>,
     pub(crate) config: Descriptor,
     pub(crate) layers: Vec<Descriptor>,
 }
@@ -82,7 +87,18 @@ pub(crate) struct Entry {
     #[serde(default)]
     platform: Option<RawPlatform>,
     #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Box<EntryAnnotations>>,
+}
+
+/// The annotations of an entry that say something here.
+#[derive(Debug, Deserialize)]
+struct EntryAnnotations {
+    #[serde(rename = "org.opencontainers.image.ref.name", default)]
+    ref_name: Option<String>,
+    #[serde(rename = "io.containerd.image.name", default)]
+    containerd_name: Option<String>,
+    #[serde(rename = "vnd.docker.reference.type", default)]
+    reference_type: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,8 +130,14 @@ impl Entry {
         self.media_type.as_deref()
     }
 
-    pub(crate) fn annotation(&self, name: &str) -> Option<&str> {
-        self.annotations.as_ref()?.get(name).map(String::as_str)
+    /// Returns `org.opencontainers.image.ref.name`.
+    pub(crate) fn ref_name(&self) -> Option<&str> {
+        self.annotations.as_ref()?.ref_name.as_deref()
+    }
+
+    /// Returns `io.containerd.image.name`.
+    pub(crate) fn containerd_name(&self) -> Option<&str> {
+        self.annotations.as_ref()?.containerd_name.as_deref()
     }
 
     pub(crate) fn digest_text(&self) -> &str {
@@ -123,7 +145,7 @@ impl Entry {
     }
 
     pub(crate) fn platform(&self) -> For {
-        if self.annotation("vnd.docker.reference.type").is_some() {
+        if self.annotations.as_ref().is_some_and(|annotations| annotations.reference_type.is_some()) {
             return For::Nobody;
         }
         let Some(raw) = &self.platform else { return For::Unsaid };
@@ -142,7 +164,7 @@ impl Entry {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RawDocument {
+struct RawDocument<'a> {
     #[serde(default)]
     schema_version: Option<Number>,
     #[serde(default)]
@@ -155,8 +177,8 @@ struct RawDocument {
     config: Option<RawDescriptor>,
     #[serde(default)]
     layers: Option<Vec<RawDescriptor>>,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    #[serde(default, borrow)]
+    annotations: Option<&'a RawValue>,
 }
 
 /// Everything else in a descriptor, `urls` above all, is ignored: nothing is ever fetched from
@@ -221,7 +243,7 @@ pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed, 
     let content_type =
         content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let said = kind_of(&content_type)?;
-    let raw: RawDocument = serde_json::from_slice(bytes).map_err(|error| json_error(&error))?;
+    let raw: RawDocument<'_> = serde_json::from_slice(bytes).map_err(|error| json_error(&error))?;
     match raw.schema_version.as_ref().map(Number::as_u64) {
         None | Some(Some(2)) => {}
         Some(Some(1)) => {
@@ -253,7 +275,7 @@ pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Parsed, 
     let served = Some(content_type).filter(|_| said.is_some());
     let default = if kind == Kind::Index { MediaType::ImageIndex } else { MediaType::ImageManifest };
     let media_type = media_type.filter(|_| named.is_some()).or(served).unwrap_or_else(|| default.to_string());
-    let annotations = raw.annotations.unwrap_or_default();
+    let annotations = recorded::annotations(raw.annotations).map_err(|error| json_error(&error))?;
     match (raw.manifests, raw.config, raw.layers) {
         (Some(entries), ..) => Ok(Parsed::Index(Index { media_type, annotations, entries })),
         (None, Some(config), layers) => {

@@ -3,7 +3,7 @@
 //! Works alike for servers and image layouts, which differ only in where documents come from
 //! ([`Documents`]). Everything it follows is bounded: depth, number of documents, size of each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::config::parse_config;
@@ -57,8 +57,10 @@ pub(crate) fn verify(bytes: &[u8], digest: &BlobDigest, size: Option<u64>) -> Re
 
 /// Assembles the image that `top`, to which `reference` leads, means for `platform`.
 ///
-/// No bytes of a document outlive its reading, and no parsed form outlives its turn: the largest
-/// documents of several lookups at once would not fit into memory.
+/// The bytes of a document are given up once it is read, and what is kept of it is bounded, since
+/// the largest documents of several lookups at once would not fit into memory: an index leaves a
+/// few of its entries, a manifest and a config what is recorded, which `recorded` and `config`
+/// limit.
 pub(crate) fn assemble(
     documents: &dyn Documents,
     reference: &ImageRef,
@@ -78,7 +80,7 @@ pub(crate) fn assemble(
         }
         Opened::Index { media_type, annotations, nested } => {
             search.visit(nested, &origin, 1)?;
-            let record = DocumentRecord { digest: digest.clone(), media_type, annotations };
+            let record = DocumentRecord { digest: digest.clone(), media_type, annotations_json: annotations };
             (Some(record), search.finish()?)
         }
     };
@@ -91,7 +93,7 @@ pub(crate) fn assemble(
         manifest: DocumentRecord {
             digest: origin.digest,
             media_type: manifest.media_type,
-            annotations: manifest.annotations,
+            annotations_json: manifest.annotations,
         },
         config,
         layers: layers.into(),
@@ -174,7 +176,7 @@ fn no_platform(wanted: &Platform, available: impl IntoIterator<Item = String>) -
 /// A document that was read, as far as the search needs it.
 enum Opened {
     Manifest(Manifest),
-    Index { media_type: String, annotations: BTreeMap<String, String>, nested: Vec<Descriptor> },
+    Index { media_type: String, annotations: Option<String>, nested: Vec<Descriptor> },
 }
 
 /// The search for a platform's manifest in an index and those it leads to.

@@ -10,9 +10,6 @@ use std::collections::BTreeSet;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY, registry_name, split_registry};
 use crate::registry::documents::Entry;
 
-const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
-
 /// The names of one entry.
 pub(crate) enum Names<'i> {
     /// A repository, perhaps with its registry and a tag; by both annotations there may be two.
@@ -46,10 +43,15 @@ pub(super) enum Fit {
 
 impl<'i> Names<'i> {
     pub(crate) fn of(entry: &'i Entry) -> Self {
-        let annotation = |name: &str| entry.annotation(name).filter(|text| !text.is_empty());
-        let ref_name = annotation(REF_NAME);
+        let ref_name = entry.ref_name().filter(|text| !text.is_empty());
         let says_more = ref_name.filter(|name| name.contains(['/', ':']));
-        let full: Vec<_> = annotation(CONTAINERD_NAME).into_iter().chain(says_more).map(Full::of).collect();
+        let full: Vec<_> = entry
+            .containerd_name()
+            .filter(|text| !text.is_empty())
+            .into_iter()
+            .chain(says_more)
+            .map(Full::of)
+            .collect();
         match ref_name {
             _ if !full.is_empty() => Self::Full(full),
             Some(tag) => Self::Tag(tag),
@@ -119,7 +121,7 @@ impl<'i> Directory<'i> {
     pub(crate) fn shown(&self) -> BTreeSet<&'i str> {
         let name = |(entry, _): &(&'i Entry, Names<'i>)| {
             let entry: &'i Entry = entry;
-            entry.annotation(CONTAINERD_NAME).or_else(|| entry.annotation(REF_NAME))
+            entry.containerd_name().or_else(|| entry.ref_name())
         };
         self.entries.iter().filter_map(name).filter(|name| !name.is_empty()).collect()
     }
