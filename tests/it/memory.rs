@@ -264,7 +264,7 @@ fn what_is_recorded_of_hostile_images_is_bounded() {
     };
     let plain = Image::new(std::slice::from_ref(&layer));
     for number in 0..8 {
-        add(number, &plain, &many(310_000, &format!("{number}")));
+        add(number, &plain, &many(280_000, &format!("{number}")));
     }
     // As much as is recorded.
     for number in 8..40 {
