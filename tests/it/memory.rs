@@ -264,14 +264,14 @@ fn what_is_recorded_of_hostile_images_is_bounded() {
     };
     let plain = Image::new(std::slice::from_ref(&layer));
     for number in 0..8 {
-        add(number, &plain, &many(280_000, &format!("{number}")));
+        add(number, &plain, &many(190_000, &format!("{number}")));
     }
     // As much as is recorded.
     for number in 8..40 {
-        let labels: serde_json::Value = serde_json::from_str(&many(11_000, &format!("{number}"))).unwrap();
+        let labels: serde_json::Value = serde_json::from_str(&many(9_500, &format!("{number}"))).unwrap();
         let env: Vec<String> = (0..4000).map(|entry| format!("{number}{entry}={}", "x".repeat(48))).collect();
         let image = plain.clone().config(json!({"Labels": labels, "Env": env}));
-        add(number, &image, &many(5_000, &format!("{number}")));
+        add(number, &image, &many(3_000, &format!("{number}")));
     }
     let bomb: serde_json::Value = serde_json::from_str(&bomb).unwrap();
     add(40, &plain.clone().config(json!({"Labels": {"x": bomb}})), "{}");
