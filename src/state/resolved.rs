@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
 
 use super::layer::{LayerDescriptor, size_of_layers};
 use super::platform::Platform;
@@ -92,37 +90,48 @@ pub struct ConfigRecord {
     pub history_json: Option<String>,
 }
 
-/// The labels of a config, as text: a run holds those of all its images, and a map of very many
-/// short ones would be several times as large.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The labels of a config, in one piece: a run holds those of all its images, and a map of very
+/// many short ones would be several times as large.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
-    /// A JSON object of strings.
-    json: String,
+    /// All names and values, in the order of the names.
+    text: String,
+    /// The end of each name and of each value in the text.
+    ends: Vec<(u32, u32)>,
 }
 
 impl Labels {
-    /// Writes `labels` down.
+    /// Writes `labels` down, as far as 4 GiB of text go.
     pub fn new(labels: &BTreeMap<String, String>) -> Self {
-        // A map of strings always has a JSON form.
-        Self { json: serde_json::to_string(labels).unwrap_or_default() }
+        let mut all = Self::default();
+        for (name, value) in labels {
+            let name_end = all.text.len() + name.len();
+            let ends = (u32::try_from(name_end), u32::try_from(name_end + value.len()));
+            let (Ok(name_end), Ok(value_end)) = ends else { break };
+            all.text.push_str(name);
+            all.text.push_str(value);
+            all.ends.push((name_end, value_end));
+        }
+        all.text.shrink_to_fit();
+        all.ends.shrink_to_fit();
+        all
     }
 
-    /// Returns the labels one by one.
-    pub fn to_map(&self) -> BTreeMap<String, String> {
-        serde_json::from_str(&self.json).unwrap_or_default()
-    }
-}
-
-impl Default for Labels {
-    fn default() -> Self {
-        Self::new(&BTreeMap::new())
+    /// Lists names and values, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut start = 0;
+        self.ends.iter().map(move |(name_end, value_end)| {
+            let (name_end, value_end) = (*name_end as usize, *value_end as usize);
+            let label = (&self.text[start..name_end], &self.text[name_end..value_end]);
+            start = value_end;
+            label
+        })
     }
 }
 
 impl Serialize for Labels {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let json: &RawValue = serde_json::from_str(&self.json).map_err(S::Error::custom)?;
-        json.serialize(serializer)
+        serializer.collect_map(self.iter())
     }
 }
 

@@ -103,7 +103,7 @@ fn reference(reader: &mut Reader<'_>, registry: &str, name: &str, node: Node<'_>
         let message = format!("invalid image reference {}: {reason}", quoted(name));
         Mistake::new(node.span, message).maybe_hint(hint)
     };
-    // What nothing hides any more once its scheme is gone: `me:password@host`, `host?sig=…`.
+    // Nothing hides `me:password@host` or `host?sig=…` any more once the scheme is gone.
     let harmless = |text: &str| !text.contains(['@', '?']) || ImageRef::in_registry(registry, text).is_ok();
     let (scheme, bare) =
         image_ref::split_scheme(name).map_or((None, name), |(scheme, bare)| (Some(scheme), bare));

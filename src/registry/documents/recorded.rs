@@ -1,6 +1,6 @@
 //! Parts of documents that are only recorded or shown: annotations, labels, history, dates.
 //!
-//! They refuse nothing by being too large, and take little memory: they are kept as JSON text, as
+//! None of them refuses an image by being too large, and all take little memory: they are kept as JSON text, as
 //! the catalog has it, since a run holds what is recorded of all its images at once; and a part
 //! that is larger than any builder makes it is not recorded at all.
 

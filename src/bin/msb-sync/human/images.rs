@@ -127,7 +127,7 @@ impl Facts {
         self.add("volumes", words(&config.volumes));
         self.add("stop signal", config.stop_signal.clone());
         self.add_lines("env", config.env.iter().flatten().cloned());
-        self.add_lines("labels", config.labels.to_map().iter().map(|(key, value)| format!("{key}={value}")));
+        self.add_lines("labels", config.labels.iter().map(|(key, value)| format!("{key}={value}")));
     }
 
     fn of_content(&mut self, inspected: &InspectedImage) {
