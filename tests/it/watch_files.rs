@@ -159,8 +159,9 @@ fn a_log_has_the_next_step_of_a_broken_lockfile() {
     let sandbox = Sandbox::new();
     let registry = nine();
     sandbox.images(&app(&registry, 1));
-    fs::write(sandbox.work().join("images.lock"), "version = 1\nnonsense").unwrap();
     let running = sandbox.msb("watch").timeout(LIMIT * 10).spawn();
+    eventually("the first run has ended", LIMIT, || running.stderr().contains("1 added"));
+    fs::write(sandbox.work().join("images.lock"), "version = 1\nnonsense").unwrap();
     eventually("the failure is told", LIMIT, || running.stderr().contains("everything stays as it is"));
     let told = running.stderr();
     let said = told.find("images.lock:2:").expect(&told);
