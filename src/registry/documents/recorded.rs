@@ -1,8 +1,8 @@
 //! Parts of documents that are only recorded or shown: annotations, labels, history, dates.
 //!
-//! None of them refuses an image by being too large, and all take little memory. A run holds what is
-//! recorded of all its images at once, so they are kept in the compact form that the catalog has;
-//! and a part that is larger than any builder makes it is not recorded at all.
+//! None of them refuses an image by being too large, and all take little memory. A run holds what
+//! is recorded of all its images at once, so they are kept in the compact form of the catalog; and
+//! a part that is larger than any builder makes it is not recorded at all.
 
 use std::collections::BTreeMap;
 
