@@ -1,6 +1,6 @@
-//! Mistakes in the files that people write (the images file, `registries.toml`, the lockfile,
-//! containerd's `hosts.toml`), each shown at its place: file, line, column, the line itself, a
-//! caret below, and the next step.
+//! Mistakes in the files that people write (the images file, `registries.toml`, the lockfile), each
+//! shown at its place: file, line, column, the line itself, a caret below, and the next step. Of
+//! containerd's `hosts.toml`, which is not msb-sync's own, file and line are named only.
 //!
 //! A reader notes `Mistake`s, which know only the bytes that they are about. A `Page` has the text,
 //! and knows which parts of it are secrets; it turns mistakes into [`Problem`]s, which print

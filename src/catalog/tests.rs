@@ -282,8 +282,7 @@ fn refs(names: &[&str]) -> BTreeSet<ImageRef> {
 
 const ALPINE: &str = "docker.io/library/alpine:3.20";
 
-// ------------------------------------------------------------------------------------------
-// microsandbox
+// --------------------------------------------------------------------------------- microsandbox
 
 #[test]
 fn microsandbox_finds_what_we_record() {
@@ -408,8 +407,7 @@ fn an_image_that_microsandbox_had_first_stays_when_we_forget_it() {
     assert_eq!(sandbox.count("layers"), 3);
 }
 
-// ------------------------------------------------------------------------------------------
-// recording
+// ------------------------------------------------------------------------------------ recording
 
 #[test]
 fn what_is_recorded_is_read_back() {
@@ -557,8 +555,7 @@ fn opposite_orders_keep_the_first_image_right_and_the_second_present() {
     sandbox.assert_sound();
 }
 
-// ------------------------------------------------------------------------------------------ owners
-// and names
+// ----------------------------------------------------------------------------- owners and names
 
 #[test]
 fn an_image_of_two_owners_stays_until_both_drop_it() {
@@ -673,8 +670,7 @@ fn layers_of_other_images_and_of_unfinished_pulls_are_needed() {
     assert_eq!(outside(&[ALPINE]), digests(&["b", "d"]));
 }
 
-// ------------------------------------------------------------------------------------------
-// hostile content
+// ------------------------------------------------------------------------------ hostile content
 
 #[test]
 fn damaged_rows_are_noticed_and_recording_again_heals_them() {
@@ -994,8 +990,7 @@ fn sqlite_failures_have_kinds() {
     }
 }
 
-// ------------------------------------------------------------------------------------------ other
-// processes
+// ------------------------------------------------------------------------------ other processes
 
 #[test]
 fn two_writers_and_a_reader_wait_for_each_other() {
@@ -1162,8 +1157,7 @@ fn no_query_of_a_run_scans_a_table() {
     }
 }
 
-// ------------------------------------------------------------------------------------------
-// histories
+// ------------------------------------------------------------------------------------ histories
 
 #[derive(Clone, Debug)]
 enum Step {

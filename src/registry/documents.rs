@@ -2,9 +2,10 @@
 //!
 //! Reads bottom up: what is only recorded (`recorded`), indexes and manifests (`manifest`), configs
 //! (`config`), which platform serves which (`platforms`), the way from a document to an image
-//! (`resolve`), the answer to a lookup (`meaning`), lookups at a registry (`lookup`), and lists of
+//! (`assemble`), the answer to a lookup (`meaning`), lookups at a registry (`lookup`), and lists of
 //! tags (`links`, `tags`). All that servers say is hostile here.
 
+mod assemble;
 mod config;
 mod links;
 mod lookup;
@@ -12,12 +13,12 @@ mod manifest;
 mod meaning;
 mod platforms;
 mod recorded;
-mod resolve;
+
 mod tags;
 
+pub(super) use self::assemble::{DocumentKind, Documents, assemble, verify};
 pub(super) use self::lookup::{check, fetch, resolve};
 pub(super) use self::manifest::{Entry, For, Index, Parsed, parse};
 pub(crate) use self::meaning::{Lookup, Meaning};
 pub(super) use self::platforms::rank;
-pub(super) use self::resolve::{DocumentKind, Documents, assemble, verify};
 pub(super) use self::tags::fold as fold_tags;

@@ -50,8 +50,7 @@ struct Bearer {
     heard: bool,
 }
 
-// ------------------------------------------------------------------------------------------------
-// authorizer
+// ----------------------------------------------------------------------------------- authorizer
 
 /// The two sides of a request: whose credentials, and to whom.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! A blob's bytes over transfers that may break: position, size, what to skip, and patience.
 //!
-//! [`Resumed`] knows no host, URL or login: those are the business of its sources' `open`. A
-//! transfer that breaks goes on where it stopped, at the next source when one is given up; a server
+//! [`Resumed`] asks no host and knows no login: that is the business of its sources' `open`; host
+//! and URL are carried along for errors. A transfer that breaks goes on where it stopped, at the next source when one is given up; a server
 //! that cannot do that is read again from the start, and the bytes that the caller already has are
 //! skipped.
 

@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 
 use ureq::http::Method;
 
+use super::assemble::{DocumentKind, Documents, LED_ASTRAY, assemble, verify};
 use super::manifest::{ACCEPT, parse, turn};
 use super::meaning::{Lookup, Meaning};
-use super::resolve::{DocumentKind, Documents, LED_ASTRAY, assemble, verify};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;

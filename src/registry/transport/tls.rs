@@ -136,8 +136,7 @@ fn unusable(error: &rustls::Error) -> String {
     }
 }
 
-// ---------------------------------------------------------------------------------------- whom is
-// trusted
+// ------------------------------------------------------------------------------ whom is trusted
 
 /// Trusts what the web's rules allow, and the certificates that the registry's own files hold.
 #[derive(Debug)]
@@ -268,8 +267,7 @@ impl ResolvesClientCert for Wish {
     }
 }
 
-// ---------------------------------------------------------------------------------------- the
-// connector
+// -------------------------------------------------------------------------------- the connector
 
 /// Puts TLS on connections to https URLs.
 #[derive(Clone, Debug)]
@@ -355,8 +353,7 @@ impl Transport for TlsTransport {
     }
 }
 
-// ---------------------------------------------------------------------------------------- PEM
-// files
+// ------------------------------------------------------------------------------------ PEM files
 
 fn identity(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
     let certificates = certificates("client-cert", chain)?;
