@@ -1,9 +1,9 @@
 //! A blob's bytes over transfers that may break: position, size, what to skip, and patience.
 //!
 //! [`Resumed`] asks no host and knows no login: that is the business of its sources' `open`; host
-//! and URL are carried along for errors. A transfer that breaks goes on where it stopped, at the next source when one is given up; a server
-//! that cannot do that is read again from the start, and the bytes that the caller already has are
-//! skipped.
+//! and URL are carried along for errors. A transfer that breaks goes on where it stopped, at the
+//! next source when one is given up; a server that cannot do that is read again from the start, and
+//! the bytes that the caller already has are skipped.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
