@@ -57,7 +57,8 @@ impl SmallDisk {
     fn program(&self, sandbox: &Sandbox, arguments: &[&str]) -> Run {
         let pid = self.holder.id().to_string();
         let work = format!("--wd={}", sandbox.work().display());
-        let mut all = vec!["-t", &pid, "-m", &work];
+        // A mount namespace is entered at its own root; a chroot of these tests is below that.
+        let mut all = vec!["-t", &pid, "-m", "-r", &work];
         if self.user_namespace {
             all.extend(["-U", "--preserve-credentials"]);
         }
