@@ -14,7 +14,7 @@ use msb_sync::image_ref::ImageRef;
 use msb_sync::plan::plan;
 use msb_sync::state::{
     Action, Desired, DesiredImage, LayerFacts, LayerState, Observed, PullPolicy, RecordedImage, Resolution,
-    ResolvedImage,
+    ResolvedImage, Targets,
 };
 
 /// What the catalog says of an image that was recorded as it is.
@@ -26,7 +26,10 @@ fn recorded(image: &ResolvedImage) -> RecordedImage {
         manifest_digest: Some(image.manifest.digest.clone()),
         config_digest: Some(image.config.digest.clone()),
         layers: image.layers.clone(),
+        documents: Arc::clone(&image.documents),
         owners: [common::owner()].into(),
+        extracted_for: [common::owner()].into(),
+        blobs_kept_for: BTreeSet::new(),
         rows_complete: true,
         alias_of: None,
         layers_directory: Some(common::layers_directory()),
@@ -66,6 +69,7 @@ fn desired(images: &[Arc<ResolvedImage>], prune: bool) -> Desired {
             platform: image.platform.clone(),
             pull: PullPolicy::Always,
             groups: BTreeSet::new(),
+            engines: None,
             locked: None,
         })
         .collect();
@@ -76,6 +80,7 @@ fn desired(images: &[Arc<ResolvedImage>], prune: bool) -> Desired {
         images,
         selections: Vec::new(),
         listed_elsewhere: BTreeSet::new(),
+        targets: Targets::default(),
         prune,
     }
 }

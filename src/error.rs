@@ -6,6 +6,7 @@
 
 mod catalog;
 mod defect;
+mod engine;
 mod input;
 mod layer;
 mod recorded;
@@ -16,6 +17,7 @@ mod text;
 
 pub use catalog::CatalogError;
 pub use defect::Defect;
+pub use engine::EngineError;
 pub use input::{InputError, InputFile};
 pub use layer::LayerError;
 pub use recorded::{RecordedError, Unforgettable};
@@ -106,6 +108,9 @@ pub enum Error {
         /// The system's words.
         source: io::Error,
     },
+    /// An engine failed, or has something else than it was given.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// msb-sync itself is at fault.
     #[error(transparent)]
     Defect(#[from] Defect),
@@ -169,6 +174,7 @@ impl Error {
             Self::Recorded(error) => error.kind(),
             Self::Metrics { .. } => "metrics",
             Self::System { .. } => "system",
+            Self::Engine(error) => error.kind(),
             Self::Defect(_) => "defect",
             Self::Stopped => "stopped",
         }
@@ -207,6 +213,7 @@ impl Error {
                 io::ErrorKind::AddrInUse => "another program listens there: choose another port".to_owned(),
                 _ => "choose an address of this machine, and a port that this user may listen on".to_owned(),
             }),
+            Self::Engine(error) => error.hint(),
             Self::Defect(defect) => defect.hint(),
             Self::System { .. } | Self::Stopped => None,
         }

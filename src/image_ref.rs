@@ -145,6 +145,12 @@ impl ImageRef {
         self.with(|parts| parts.digest = Some(digest.clone()))
     }
 
+    /// Names the same tag without the digest that it is pinned to; a digest alone stays.
+    #[must_use]
+    pub fn without_digest(&self) -> Self {
+        if self.tag().is_none() { self.clone() } else { self.with(|parts| parts.digest = None) }
+    }
+
     /// Names the repository alone, without tag and digest: all its images together. No lookup
     /// understands such a name.
     #[must_use]

@@ -126,7 +126,8 @@ impl ImagesFile {
             }
         }
         let prune = self.settings.prune;
-        Ok(Desired { owner, layers_directory, images, selections, listed_elsewhere, prune })
+        let targets = self.settings.targets.clone();
+        Ok(Desired { owner, layers_directory, images, selections, listed_elsewhere, targets, prune })
     }
 
     /// True if the file lists neither an image nor a selection of tags.

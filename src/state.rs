@@ -8,6 +8,8 @@
 //! [`PartState`].
 
 mod desired;
+mod document;
+mod engine;
 mod layer;
 mod locked;
 mod observed;
@@ -20,6 +22,8 @@ mod settings;
 
 pub use crate::progress::Action;
 pub use desired::{Desired, DesiredImage};
+pub use document::{DocumentDescriptor, DocumentRole};
+pub use engine::{EngineFile, EngineListing, EngineName, EngineSettings, LoadedReference};
 pub use layer::{LayerDescriptor, LayerFacts, LayerState, MediaType, size_of_layers};
 pub use locked::LockedImage;
 pub use observed::{BlockedSelection, Observed, RecordedImage, Resolution, SelectedImage};
@@ -28,4 +32,4 @@ pub use part::{LayersState, PartState};
 pub use platform::Platform;
 pub use resolved::{ConfigRecord, DocumentRecord, Labels, ResolvedImage};
 pub use selection::{LockedSelection, TagRule, TagSelection};
-pub use settings::{Limits, Mirror, Ownership, PullPolicy, RegistrySettings, Settings};
+pub use settings::{Limits, Mirror, Ownership, PullPolicy, RegistrySettings, Settings, Targets};

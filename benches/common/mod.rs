@@ -1,6 +1,7 @@
 //! Images as a catalog and a planner know them, in any number: what the benchmarks have in common.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use msb_sync::digest::{Algorithm, BlobDigest, DiffId};
 use msb_sync::image_ref::{DEFAULT_REGISTRY, ImageRef};
@@ -73,6 +74,7 @@ pub(crate) fn image(number: usize) -> ResolvedImage {
             rootfs_type: "layers".to_owned(),
             history_json: None,
         },
+        documents: Arc::default(),
         layers: (0..LAYERS).map(layer).collect(),
     }
 }

@@ -254,6 +254,7 @@ fn image(name: &str, layers: &[&str]) -> ResolvedImage {
             rootfs_type: "layers".to_owned(),
             history_json: Some("[{\"created_by\":\"x\"}]".to_owned()),
         },
+        documents: Arc::default(),
         layers: layers.iter().map(|name| layer(name)).collect(),
     }
 }
@@ -428,7 +429,10 @@ fn what_is_recorded_is_read_back() {
                 manifest_digest: Some(image.manifest.digest.clone()),
                 config_digest: Some(image.config.digest.clone()),
                 layers: image.layers.clone(),
+                documents: Arc::default(),
                 owners: BTreeSet::from([file("one"), Owner::pull()]),
+                extracted_for: BTreeSet::from([file("one"), Owner::pull()]),
+                blobs_kept_for: BTreeSet::new(),
                 rows_complete: true,
                 alias_of: None,
                 preexisting: false,

@@ -134,14 +134,29 @@ impl ImagesTables {
                     for name in &names {
                         groups.entry(name.clone()).or_default().images.insert(reference.clone());
                     }
-                    images.push(DesiredImage { reference, platform, pull, groups: names, locked: None });
+                    images.push(DesiredImage {
+                        reference,
+                        platform,
+                        pull,
+                        groups: names,
+                        engines: None,
+                        locked: None,
+                    });
                 }
                 Wanted::Selection { repository, rule } => {
                     for name in &names {
                         groups.entry(name.clone()).or_default().selections.insert(selections.len());
                     }
                     let groups = names;
-                    selections.push(TagSelection { repository, platform, pull, groups, rule, locked: None });
+                    selections.push(TagSelection {
+                        repository,
+                        platform,
+                        pull,
+                        groups,
+                        engines: None,
+                        rule,
+                        locked: None,
+                    });
                 }
             }
         }

@@ -215,6 +215,7 @@ fn selection(name: &str, on: &str, semver: Option<&str>, newest: usize) -> TagSe
         platform: platform(on),
         pull: crate::state::PullPolicy::Always,
         groups: BTreeSet::new(),
+        engines: None,
         rule: TagRule {
             semver: semver.map(str::to_owned).into_iter().collect(),
             matching: Some("^(?:a\\.\"'\n|b)$".to_owned()),

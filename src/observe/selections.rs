@@ -212,11 +212,20 @@ fn add(
             platform: selection.platform.clone(),
             pull: selection.pull,
             groups: selection.groups.clone(),
+            engines: selection.engines.clone(),
             locked: None,
         },
         rule: describe(&selection.rule),
     });
     chosen.image.locked = chosen.image.locked.take().or(locked);
     chosen.image.groups.extend(selection.groups.iter().cloned());
+    // Of two selections that chose the image, one without a word means all engines.
+    chosen.image.engines = match (chosen.image.engines.take(), &selection.engines) {
+        (Some(mut engines), Some(others)) => {
+            engines.extend(others);
+            Some(engines)
+        }
+        _ => None,
+    };
     Ok(())
 }

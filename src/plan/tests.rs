@@ -12,7 +12,7 @@ use crate::error::{Absent, Error, RegistryError, Unforgettable};
 use crate::state::{
     BlockedSelection, ConfigRecord, DesiredImage, DocumentRecord, Labels, LayerDescriptor, LayerFacts,
     LayerState, LayersState, LockedImage, Owner, PartState, Platform, PullPolicy, RecordedImage, Resolution,
-    ResolvedImage, SelectedImage, TagRule, TagSelection,
+    ResolvedImage, SelectedImage, TagRule, TagSelection, Targets,
 };
 
 fn digest(of: &str) -> BlobDigest {
@@ -66,6 +66,7 @@ fn resolved(reference: &ImageRef, version: usize, layers: &[usize]) -> ResolvedI
             rootfs_type: "layers".to_owned(),
             history_json: None,
         },
+        documents: Arc::default(),
         layers: layers.iter().map(|&index| layer(index)).collect(),
     }
 }
@@ -78,7 +79,10 @@ fn row(image: &ResolvedImage, name: &ImageRef, owners: &[&str]) -> RecordedImage
         manifest_digest: Some(image.manifest.digest.clone()),
         config_digest: Some(image.config.digest.clone()),
         layers: image.layers.clone(),
+        documents: Arc::default(),
         owners: owners.iter().map(|owner| Owner((*owner).to_owned())).collect(),
+        extracted_for: owners.iter().map(|owner| Owner((*owner).to_owned())).collect(),
+        blobs_kept_for: BTreeSet::new(),
         rows_complete: true,
         alias_of: (image.reference != *name).then(|| image.reference.clone()),
         layers_directory: Some("/layers".into()),
@@ -93,6 +97,7 @@ fn wanted(reference: ImageRef) -> DesiredImage {
         platform: platform(),
         pull: PullPolicy::Always,
         groups: BTreeSet::new(),
+        engines: None,
         locked: None,
     }
 }
@@ -105,6 +110,7 @@ fn desired(images: Vec<ImageRef>, prune: bool) -> Desired {
         images,
         selections: Vec::new(),
         listed_elsewhere: BTreeSet::new(),
+        targets: Targets::default(),
         prune,
     }
 }
@@ -663,6 +669,7 @@ fn selecting(prune: bool) -> (Desired, Observed) {
         platform: platform(),
         pull: PullPolicy::Always,
         groups: BTreeSet::new(),
+        engines: None,
         rule: TagRule { semver: vec!["7".to_owned()], ..TagRule::default() },
         locked: None,
     });

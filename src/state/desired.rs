@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::engine::EngineName;
 use super::locked::LockedImage;
 use super::owner::Owner;
 use super::platform::Platform;
 use super::selection::TagSelection;
-use super::settings::PullPolicy;
+use super::settings::{PullPolicy, Targets};
 use crate::image_ref::ImageRef;
 
 /// The state of a machine that a run is to bring about.
@@ -26,6 +27,8 @@ pub struct Desired {
     /// References that the file lists but this run leaves alone (`--group`): never removed. A
     /// selection of tags is there as its repository alone, which stands for all its images.
     pub listed_elsewhere: BTreeSet<ImageRef>,
+    /// The parts that the images are to have on this machine.
+    pub targets: Targets,
     /// True if the run removes images that the owner no longer lists.
     pub prune: bool,
 }
@@ -41,6 +44,8 @@ pub struct DesiredImage {
     pub pull: PullPolicy,
     /// The groups that the image is in, by its own entry or by `[groups]`.
     pub groups: BTreeSet<String>,
+    /// The engines that are to have the image; `None`: all of the run.
+    pub engines: Option<BTreeSet<EngineName>>,
     /// The meaning of the reference, if the lockfile fixes one.
     pub locked: Option<Arc<LockedImage>>,
 }

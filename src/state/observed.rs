@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::desired::DesiredImage;
+use super::document::DocumentDescriptor;
+use super::engine::{EngineListing, EngineName, LoadedReference};
 use super::layer::{LayerDescriptor, LayerFacts, LayerState};
 use super::locked::LockedImage;
 use super::owner::Owner;
@@ -35,6 +37,12 @@ pub struct Observed {
     pub layers: BTreeMap<BlobDigest, LayerState>,
     /// The facts about complete layers of resolutions, for comparison with what the images say.
     pub facts: BTreeMap<BlobDigest, LayerFacts>,
+    /// The blobs of resolutions and records above, layers and documents, that are kept whole.
+    pub blobs: BTreeSet<BlobDigest>,
+    /// The listings of the run's engines, or the errors of those that cannot be asked.
+    pub engines: BTreeMap<EngineName, Result<Arc<EngineListing>, Arc<Error>>>,
+    /// The references that msb-sync has loaded into engines for the owner.
+    pub loaded: Vec<LoadedReference>,
     /// Layers that recorded images outside [`Observed::recorded`] need.
     pub needed_elsewhere: BTreeSet<BlobDigest>,
     /// True if an image failed in an earlier part of this run. Then nothing is removed in the rest.
@@ -94,8 +102,15 @@ pub struct RecordedImage {
     pub config_digest: Option<BlobDigest>,
     /// The layers, base first.
     pub layers: Arc<[LayerDescriptor]>,
+    /// The documents on the way from the tag to the layers, top first; empty where no owner keeps
+    /// the image's blobs.
+    pub documents: Arc<[DocumentDescriptor]>,
     /// Everybody who wants the image; empty where only microsandbox does.
     pub owners: BTreeSet<Owner>,
+    /// Those of the owners that want the layers extracted.
+    pub extracted_for: BTreeSet<Owner>,
+    /// Those of the owners that want the blobs kept.
+    pub blobs_kept_for: BTreeSet<Owner>,
     /// True if microsandbox's rows are all there and agree with ours.
     pub rows_complete: bool,
     /// The image of which this is only a second name (docker.io for sandboxes.io); `None` for

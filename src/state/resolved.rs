@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::document::DocumentDescriptor;
 use super::layer::{LayerDescriptor, size_of_layers};
 use super::platform::Platform;
 use crate::digest::{Algorithm, BlobDigest};
@@ -26,6 +27,9 @@ pub struct ResolvedImage {
     pub manifest: DocumentRecord,
     /// The image's config.
     pub config: ConfigRecord,
+    /// The documents on the way from the tag to the layers, top first: the index and those nested
+    /// in it that lead to the manifest, the manifest, the config.
+    pub documents: Arc<[DocumentDescriptor]>,
     /// The layers, base first; a layer may occur twice.
     pub layers: Arc<[LayerDescriptor]>,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use super::engine::EngineName;
 use super::locked::LockedImage;
 use super::platform::Platform;
 use super::settings::PullPolicy;
@@ -34,6 +35,8 @@ pub struct TagSelection {
     /// Every group that the selection is in, by its own entry or by `[groups]`, directly or through
     /// other groups.
     pub groups: BTreeSet<String>,
+    /// The engines that are to have the chosen images; `None`: all of the run.
+    pub engines: Option<BTreeSet<EngineName>>,
     /// The rule that chooses among the repository's tags.
     pub rule: TagRule,
     /// The images that the lockfile says were chosen, newest first.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::engine::EngineSettings;
 use super::platform::Platform;
 
 /// The policy that says when a registry is asked what a tag means.
@@ -49,6 +50,8 @@ impl Default for Limits {
 pub struct Settings {
     /// The absolute directory of extracted layers; `None`: `<home>/layers`.
     pub layers: Option<PathBuf>,
+    /// The parts that images are to have on this machine.
+    pub targets: Targets,
     /// The permission bits of that directory, where msb-sync makes it.
     pub layers_mode: u32,
     /// The platform of images that name none.
@@ -73,6 +76,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             layers: None,
+            targets: Targets::default(),
             layers_mode: 0o700,
             platform: Platform::of_this_machine(),
             pull: PullPolicy::default(),
@@ -83,6 +87,26 @@ impl Default for Settings {
             ownership: Ownership::default(),
             limits: Limits::default(),
         }
+    }
+}
+
+/// The parts that images are to have on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Targets {
+    /// True if layers are extracted; false after `layers = false`.
+    pub extracts: bool,
+    /// True if blobs are kept as they were fetched: where the file says so, or lists an engine and
+    /// does not say otherwise.
+    pub keeps_blobs: bool,
+    /// The engines, each once, in the order of [`EngineName::ALL`](super::EngineName::ALL): those
+    /// of the file, and the machine's other ones.
+    pub engines: Vec<EngineSettings>,
+}
+
+impl Default for Targets {
+    /// Extracted layers alone.
+    fn default() -> Self {
+        Self { extracts: true, keeps_blobs: false, engines: Vec::new() }
     }
 }
 

@@ -113,6 +113,7 @@ impl Unlisted {
             images: Vec::new(),
             selections: Vec::new(),
             listed_elsewhere: listed,
+            targets: settings.targets.clone(),
             prune: true,
         };
         Ok(Self { request, loaded, desired, absent })

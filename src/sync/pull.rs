@@ -63,6 +63,7 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
         platform: settings.platform.clone(),
         pull: PullPolicy::Always,
         groups: BTreeSet::new(),
+        engines: None,
         locked: None,
     };
     let mut desired = Desired {
@@ -71,6 +72,7 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
         images: references.iter().map(named).collect(),
         selections: Vec::new(),
         listed_elsewhere: BTreeSet::new(),
+        targets: settings.targets.clone(),
         prune: false,
     };
     if let Some(loaded) = loaded.filter(|_| !groups.is_empty()) {

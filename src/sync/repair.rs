@@ -21,7 +21,7 @@ use crate::execute::Executor;
 use crate::image_ref::ImageRef;
 use crate::plan;
 use crate::state::{
-    Desired, DesiredImage, LayerState, Observed, Owner, PullPolicy, RecordedImage, Resolution,
+    Desired, DesiredImage, LayerState, Observed, Owner, PullPolicy, RecordedImage, Resolution, Targets,
 };
 use crate::store;
 
@@ -199,6 +199,7 @@ fn wanted_for_repair(
         images: Vec::new(),
         selections: Vec::new(),
         listed_elsewhere: BTreeSet::new(),
+        targets: Targets::default(),
         prune: false,
     };
     let mut observed = Observed::default();
@@ -212,6 +213,7 @@ fn wanted_for_repair(
             platform,
             pull: PullPolicy::Never,
             groups: BTreeSet::new(),
+            engines: None,
             locked: None,
         });
         observed.resolutions.insert(reference.clone(), Resolution::AsRecorded);

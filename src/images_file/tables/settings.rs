@@ -30,6 +30,7 @@ pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>) -> Settings 
     let limits = table.get("limits").and_then(|node| reader.table(node, &keys::LIMITS));
     Settings {
         layers: reader.path(table, "layers"),
+        targets: default.targets,
         layers_mode: reader.text(table, "layers-mode", quantities::mode).unwrap_or(default.layers_mode),
         platform: reader.text(table, "platform", values::platform).unwrap_or(default.platform),
         pull: reader.word(table, "pull", PULL_WORDS).unwrap_or(default.pull),

@@ -14,7 +14,9 @@ use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::registry::sites::Document;
 use crate::registry::transport::printable;
-use crate::state::{ConfigRecord, DocumentRecord, LayerDescriptor, Platform, ResolvedImage};
+use crate::state::{
+    ConfigRecord, DocumentDescriptor, DocumentRecord, DocumentRole, LayerDescriptor, Platform, ResolvedImage,
+};
 
 /// Nesting of indexes that is followed.
 const MAX_DEPTH: usize = 8;
@@ -70,21 +72,22 @@ pub(crate) fn assemble(
     let digest = top.digest.clone();
     let mut search = Search::new(documents, platform);
     let origin = Origin::of(&top);
-    let opened = search.open(&top)?;
+    let size = top.bytes.len() as u64;
+    let opened = search.open(&top, &[])?;
     drop(top);
     let (index, found) = match opened {
         Opened::Manifest(manifest) => {
-            let found = Found::read(documents, origin, manifest)?;
+            let found = Found::read(documents, origin, manifest, size, Vec::new())?;
             found.check(platform)?;
             (None, found)
         }
-        Opened::Index { media_type, annotations, nested } => {
-            search.visit(nested, &origin, 1)?;
+        Opened::Index { media_type, annotations, nested, path } => {
+            search.visit(nested, &origin, &path)?;
             let record = DocumentRecord { digest: digest.clone(), media_type, annotations_json: annotations };
             (Some(record), search.finish()?)
         }
     };
-    let Found { origin, manifest, config, layers } = found;
+    let Found { origin, manifest, config, layers, documents } = found;
     Ok(ResolvedImage {
         reference: reference.clone(),
         platform: platform.clone(),
@@ -96,6 +99,7 @@ pub(crate) fn assemble(
             annotations_json: manifest.annotations,
         },
         config,
+        documents: documents.into(),
         layers: layers.into(),
     })
 }
@@ -135,16 +139,28 @@ struct Found {
     manifest: Manifest,
     config: ConfigRecord,
     layers: Vec<LayerDescriptor>,
+    /// The indexes that lead to the manifest, the manifest, the config.
+    documents: Vec<DocumentDescriptor>,
 }
 
 impl Found {
-    fn read(documents: &dyn Documents, origin: Origin, manifest: Manifest) -> Result<Self, RegistryError> {
+    /// Reads the config of a manifest of `size` bytes, to which the indexes `path` lead.
+    fn read(
+        documents: &dyn Documents,
+        origin: Origin,
+        manifest: Manifest,
+        size: u64,
+        mut path: Vec<DocumentDescriptor>,
+    ) -> Result<Self, RegistryError> {
         let config =
             documents.document(DocumentKind::Config, &manifest.config.digest, Some(manifest.config.size))?;
         let _turn = turn(&config.bytes);
         let (config, layers) = parse_config(&config.bytes, &manifest)
             .map_err(|reason| Origin::of(&config).refused("config", reason))?;
-        Ok(Self { origin, manifest, config, layers })
+        path.push(described(DocumentRole::Manifest, &origin.digest, &manifest.media_type, size));
+        let Descriptor { digest, media_type, size } = &manifest.config;
+        path.push(described(DocumentRole::Config, digest, media_type, *size));
+        Ok(Self { origin, manifest, config, layers, documents: path })
     }
 
     /// Returns the platform that the config names; `None` where it names none.
@@ -162,6 +178,10 @@ impl Found {
     }
 }
 
+fn described(role: DocumentRole, digest: &BlobDigest, media_type: &str, size: u64) -> DocumentDescriptor {
+    DocumentDescriptor { role, digest: digest.clone(), media_type: media_type.to_owned(), size }
+}
+
 fn shown(platform: &Platform) -> String {
     printable(&platform.to_string(), 60)
 }
@@ -176,7 +196,19 @@ fn no_platform(wanted: &Platform, available: impl IntoIterator<Item = String>) -
 /// A document that was read, as far as the search needs it.
 enum Opened {
     Manifest(Manifest),
-    Index { media_type: String, annotations: Option<String>, nested: Vec<Descriptor> },
+    Index {
+        media_type: String,
+        annotations: Option<String>,
+        nested: Vec<Descriptor>,
+        /// The indexes that lead to the nested ones, this one last.
+        path: Vec<DocumentDescriptor>,
+    },
+}
+
+/// A manifest that was not read yet, and the indexes that lead to it.
+struct Listed {
+    manifest: Descriptor,
+    path: Vec<DocumentDescriptor>,
 }
 
 /// The search for a platform's manifest in an index and those it leads to.
@@ -185,10 +217,10 @@ struct Search<'a> {
     platform: &'a Platform,
     /// The documents read so far.
     read: usize,
-    best: Option<(u32, Descriptor)>,
+    best: Option<(u32, Listed)>,
     /// Manifests of which their index does not say for which platform they are; no more than are
     /// read.
-    unnamed: Vec<Descriptor>,
+    unnamed: Vec<Listed>,
     /// The platforms there are; no more than an error lists.
     seen: BTreeSet<String>,
 }
@@ -199,27 +231,32 @@ impl<'a> Search<'a> {
         Self { documents, platform, read: 1, best: None, unnamed: Vec::new(), seen: BTreeSet::new() }
     }
 
-    /// Reads `document`, and of an index notes what it lists.
-    fn open(&mut self, document: &Document) -> Result<Opened, RegistryError> {
+    /// Reads `document`, to which the indexes `above` lead, and of an index notes what it lists.
+    fn open(&mut self, document: &Document, above: &[DocumentDescriptor]) -> Result<Opened, RegistryError> {
         let _turn = turn(&document.bytes);
         match read(document)? {
             Parsed::Manifest(manifest) => Ok(Opened::Manifest(manifest)),
             Parsed::Index(index) => {
-                let nested = self.note(&index, document)?;
+                let size = document.bytes.len() as u64;
+                let own = described(DocumentRole::Index, &document.digest, &index.media_type, size);
+                let path = [above, &[own]].concat();
+                let nested = self.note(&index, document, &path)?;
                 let Index { media_type, annotations, .. } = index;
-                Ok(Opened::Index { media_type, annotations, nested })
+                Ok(Opened::Index { media_type, annotations, nested, path })
             }
         }
     }
 
     /// Notes the manifests that `index` lists, and returns the indexes, no more than are read.
-    fn note(&mut self, index: &Index, document: &Document) -> Result<Vec<Descriptor>, RegistryError> {
+    /// `path` leads to them.
+    fn note(
+        &mut self,
+        index: &Index,
+        document: &Document,
+        path: &[DocumentDescriptor],
+    ) -> Result<Vec<Descriptor>, RegistryError> {
         let mut nested = Vec::new();
-        let keep = |kept: &mut Vec<Descriptor>, descriptor| {
-            if kept.len() < MAX_DOCUMENTS {
-                kept.push(descriptor);
-            }
-        };
+        let listed = |manifest| Listed { manifest, path: path.to_vec() };
         for entry in &index.entries {
             let fits = match entry.platform() {
                 For::Nobody => continue,
@@ -235,9 +272,9 @@ impl<'a> Search<'a> {
                 entry.descriptor().map_err(|reason| Origin::of(document).refused("index", reason))?;
             match fits {
                 _ if entry.is_index() => keep(&mut nested, descriptor),
-                None => keep(&mut self.unnamed, descriptor),
+                None => keep(&mut self.unnamed, listed(descriptor)),
                 Some(rank) if self.best.as_ref().is_none_or(|(best, _)| rank < *best) => {
-                    self.best = Some((rank, descriptor));
+                    self.best = Some((rank, listed(descriptor)));
                 }
                 Some(_) => {}
             }
@@ -254,12 +291,17 @@ impl<'a> Search<'a> {
     }
 
     /// Searches the indexes `nested` in `parent`, until one has the very platform.
-    fn visit(&mut self, nested: Vec<Descriptor>, parent: &Origin, depth: usize) -> Result<(), RegistryError> {
+    fn visit(
+        &mut self,
+        nested: Vec<Descriptor>,
+        parent: &Origin,
+        path: &[DocumentDescriptor],
+    ) -> Result<(), RegistryError> {
         for descriptor in nested {
             if matches!(self.best, Some((0, _))) {
                 break;
             }
-            if depth >= MAX_DEPTH {
+            if path.len() >= MAX_DEPTH {
                 let reason = format!("indexes are nested deeper than {MAX_DEPTH}");
                 return Err(parent.refused("index", reason));
             }
@@ -270,10 +312,10 @@ impl<'a> Search<'a> {
             }
             let inner = self.manifest(&descriptor)?;
             let origin = Origin::of(&inner);
-            let opened = self.open(&inner)?;
+            let opened = self.open(&inner, path)?;
             drop(inner);
             match opened {
-                Opened::Index { nested, .. } => self.visit(nested, &origin, depth + 1)?,
+                Opened::Index { nested, path, .. } => self.visit(nested, &origin, &path)?,
                 Opened::Manifest(_) => {
                     let reason = "it is listed as an index but is a manifest".to_owned();
                     return Err(origin.refused("index", reason));
@@ -289,13 +331,13 @@ impl<'a> Search<'a> {
 
     /// Reads the best manifest, or else looks into those of which nothing is said.
     fn finish(mut self) -> Result<Found, RegistryError> {
-        if let Some((_, descriptor)) = self.best.take() {
-            let document = self.manifest(&descriptor)?;
+        if let Some((_, Listed { manifest, path })) = self.best.take() {
+            let document = self.manifest(&manifest)?;
             let origin = Origin::of(&document);
             let parsed = in_turn(&document)?;
             drop(document);
             return match parsed {
-                Parsed::Manifest(manifest) => Found::read(self.documents, origin, manifest),
+                Parsed::Manifest(found) => Found::read(self.documents, origin, found, manifest.size, path),
                 Parsed::Index(_) => {
                     let reason = "it is listed as a manifest but is an index".to_owned();
                     Err(origin.refused("manifest", reason))
@@ -303,17 +345,17 @@ impl<'a> Search<'a> {
             };
         }
         let mut best: Option<(u32, Found)> = None;
-        for descriptor in std::mem::take(&mut self.unnamed) {
+        for Listed { manifest: listed, path } in std::mem::take(&mut self.unnamed) {
             self.read += 2;
             if self.read > MAX_DOCUMENTS {
                 break;
             }
-            let document = self.manifest(&descriptor)?;
+            let document = self.manifest(&listed)?;
             let origin = Origin::of(&document);
             // An index may list artifacts beside images.
             let Ok(Parsed::Manifest(manifest)) = in_turn(&document) else { continue };
             drop(document);
-            let found = Found::read(self.documents, origin, manifest)?;
+            let found = Found::read(self.documents, origin, manifest, listed.size, path)?;
             let Some(own) = found.platform() else { continue };
             self.see(&own);
             if let Some(rank) = rank(self.platform, &own)
@@ -323,6 +365,13 @@ impl<'a> Search<'a> {
             }
         }
         best.map(|(_, found)| found).ok_or_else(|| no_platform(self.platform, self.seen))
+    }
+}
+
+/// Keeps `value`, as far as so many are read.
+fn keep<T>(kept: &mut Vec<T>, value: T) {
+    if kept.len() < MAX_DOCUMENTS {
+        kept.push(value);
     }
 }
 

@@ -1,0 +1,146 @@
+//! Engines: the programs of this machine that images are handed to, and their word about them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::owner::Owner;
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+
+/// An engine, by the name of its table in the images file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineName {
+    /// microsandbox 0.5.4 and newer, by `msb`.
+    Microsandbox,
+    /// containerd, by `ctr`.
+    Containerd,
+    /// podman.
+    Podman,
+    /// docker, by its client.
+    Docker,
+}
+
+impl EngineName {
+    /// Every engine, in the order in which plans and documents list them.
+    pub const ALL: [Self; 4] = [Self::Microsandbox, Self::Containerd, Self::Podman, Self::Docker];
+
+    /// The name of the engine's table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Microsandbox => "microsandbox",
+            Self::Containerd => "containerd",
+            Self::Podman => "podman",
+            Self::Docker => "docker",
+        }
+    }
+
+    /// The texts under which the engine is to list the image `reference`, its own first. A pin
+    /// `name:tag@digest` also goes by `name:tag`, and in podman, which drops the tag of a pin, by
+    /// that alone; an image of sandboxes.io has its second name too.
+    pub fn names_of(self, reference: &ImageRef) -> Vec<String> {
+        let mut names = Vec::new();
+        for name in reference.recorded_names() {
+            let pinned = name.tag().is_some() && name.digest().is_some();
+            if !(pinned && matches!(self, Self::Podman | Self::Docker)) {
+                names.push(name.to_string());
+            }
+            if pinned {
+                names.push(name.without_digest().to_string());
+            }
+        }
+        names
+    }
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One `[engine.NAME]` table, complete but for defaults that the engine itself knows. Two equal
+/// values are one engine: the catalog keeps them as JSON, to find what was loaded where.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EngineSettings {
+    /// The engine.
+    pub name: EngineName,
+    /// The program: a name to be looked up on `PATH`, or an absolute path.
+    pub command: String,
+    /// The absolute home of microsandbox; `None`: its own default.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub home: Option<PathBuf>,
+    /// The socket of containerd; `None`: `ctr`'s own default.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub address: Option<String>,
+    /// The namespace of containerd; `None`: `default`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub namespace: Option<String>,
+    /// The snapshotter of containerd; `None`: containerd's own default.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub snapshotter: Option<String>,
+}
+
+impl EngineSettings {
+    /// The settings of a table that says nothing.
+    pub fn new(name: EngineName) -> Self {
+        let command = match name {
+            EngineName::Microsandbox => "msb",
+            EngineName::Containerd => "ctr",
+            EngineName::Podman => "podman",
+            EngineName::Docker => "docker",
+        };
+        Self {
+            name,
+            command: command.to_owned(),
+            home: None,
+            address: None,
+            namespace: None,
+            snapshotter: None,
+        }
+    }
+}
+
+/// An engine's word about the images that it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineListing {
+    /// The digests that the engine tells for each reference, in the full form of
+    /// [`ImageRef`]: of a manifest, of an index, or, where [`EngineListing::by_config`], of a
+    /// config.
+    pub images: BTreeMap<String, BTreeSet<BlobDigest>>,
+    /// True if the engine knows images by the digests of their configs alone (docker's classic
+    /// image store).
+    pub by_config: bool,
+}
+
+/// A reference that msb-sync has loaded into an engine, as the catalog records it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedReference {
+    /// The owner on whose behalf it was loaded.
+    pub owner: Owner,
+    /// The engine.
+    pub engine: EngineSettings,
+    /// The text by which the engine lists the image: one of [`EngineName::names_of`].
+    pub name: String,
+    /// The image.
+    pub reference: ImageRef,
+    /// The digest of the manifest that was loaded.
+    pub manifest: BlobDigest,
+    /// The digest by which the engine lists the image since; `None` while a load is under way, and
+    /// after one that failed or was killed.
+    pub listed: Option<BlobDigest>,
+    /// The digests of the engine's own files of the image, where they can be verified.
+    pub files: Vec<EngineFile>,
+}
+
+/// A file of an engine, as it was after a load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineFile {
+    /// The absolute path.
+    pub path: PathBuf,
+    /// The `sha256:` digest of the content.
+    pub digest: String,
+}
