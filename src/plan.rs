@@ -8,6 +8,7 @@
 //! `prune` and `forget` give up).
 
 mod contradiction;
+mod engine;
 mod fetch;
 mod forget;
 mod image;
@@ -19,7 +20,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 pub(crate) use contradiction::contradiction;
-pub use fetch::{Claim, Fetch};
+pub use fetch::{Claim, DocumentFetch, Fetch};
 pub use forget::{Refusals, Removal, removals, removals_of, removals_of_owner};
 pub use image::{PlannedImage, ToRecord};
 pub use part::PlannedPart;
@@ -27,10 +28,11 @@ pub use reason::{Reason, Remains};
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{Action, Desired, Observed};
-use fetch::plan_fetches;
+use crate::state::{Action, Desired, LoadedReference, Observed};
+use engine::plan_engine_removals;
+use fetch::{plan_documents, plan_fetches};
 use image::{plan_blocked_selection, plan_image};
-use removal::{listed, plan_layer_removals, plan_removals, unlisted};
+use removal::{held, listed, plan_layer_removals, plan_removals, unlisted};
 
 /// Plans the way from `observed` to `desired`.
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
@@ -44,18 +46,22 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     );
     images.extend(observed.blocked_selections.iter().map(plan_blocked_selection));
     images.sort_by(|a, b| a.reference.cmp(&b.reference));
-    let fetches = plan_fetches(&images, observed);
+    let fetches = plan_fetches(desired, &images, observed);
+    let documents = plan_documents(&images, observed);
 
     let listed = listed(desired, observed);
     let unlisted = unlisted(desired, &listed, observed);
     if !desired.prune {
         let unlisted = unlisted.into_iter().map(|row| row.reference.clone()).collect();
-        return Plan { images, fetches, layers_to_remove: Vec::new(), unlisted };
+        return Plan { images, fetches, documents, unlisted, ..Plan::default() };
     }
-    let incomplete = observed.failed || images.iter().any(|image| image.action == Action::Blocked);
+    let incomplete = observed.failed || images.iter().any(|image| image.part_error().is_some());
     images.extend(plan_removals(desired, &listed, &unlisted, observed));
     let layers_to_remove = plan_layer_removals(desired, &images, observed);
-    let mut plan = Plan { images, fetches, layers_to_remove, unlisted: Vec::new() };
+    let holds = held(desired, &listed, observed);
+    let engine_removals = plan_engine_removals(desired, &listed, holds, &images, observed);
+    let mut plan =
+        Plan { images, fetches, documents, layers_to_remove, engine_removals, unlisted: Vec::new() };
     if incomplete {
         plan.hold_removals();
     }
@@ -69,9 +75,13 @@ pub struct Plan {
     pub images: Vec<PlannedImage>,
     /// The layers to fetch, each once, biggest first.
     pub fetches: Vec<Fetch>,
+    /// The documents to keep, each once, sorted by digest.
+    pub documents: Vec<DocumentFetch>,
     /// The layers that nothing needs once the images above are removed or replaced (only with
     /// prune), sorted.
     pub layers_to_remove: Vec<BlobDigest>,
+    /// The references to take out of engines (only with prune).
+    pub engine_removals: Vec<LoadedReference>,
     /// The images that the owner recorded and no longer lists, when prune is off: kept, but worth a
     /// word.
     pub unlisted: Vec<ImageRef>,
@@ -90,12 +100,13 @@ impl Plan {
 
     /// Sums up the bytes to fetch, each blob once.
     pub fn download_bytes(&self) -> u64 {
-        self.fetches.iter().map(Fetch::size).fold(0, u64::saturating_add)
+        self.fetches.iter().map(Fetch::download_size).fold(0, u64::saturating_add)
     }
 
     /// Sums up the bytes, as fetched, of the wanted layers that are here already, each once.
     pub fn present_bytes(&self) -> u64 {
-        let fetched: BTreeSet<&BlobDigest> = self.fetches.iter().map(|fetch| &fetch.digest).collect();
+        let fetched: BTreeSet<&BlobDigest> =
+            self.fetches.iter().filter(|fetch| !fetch.is_kept).map(|fetch| &fetch.digest).collect();
         let wanted = self.images.iter().filter(|image| image.action != Action::Remove);
         let mut seen = BTreeSet::new();
         wanted
@@ -109,6 +120,7 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.changes() == self.waiting().count()
             && self.layers_to_remove.is_empty()
+            && self.engine_removals.is_empty()
             && !self.images.iter().any(|image| image.to_record == Some(ToRecord::Owner))
     }
 
@@ -123,6 +135,7 @@ impl Plan {
             image.waits = true;
         }
         self.layers_to_remove.clear();
+        self.engine_removals.clear();
     }
 
     /// Leaves out the removals of images of `listed`, where a repository alone stands for all its
@@ -130,12 +143,14 @@ impl Plan {
     pub fn spare(&mut self, listed: &BTreeSet<ImageRef>) {
         let is_listed = |name: &ImageRef| listed.contains(name) || listed.contains(&name.repository_alone());
         self.images.retain(|image| image.action != Action::Remove || !image.names.iter().any(is_listed));
+        self.engine_removals.retain(|row| !is_listed(&row.reference));
     }
 
     /// Leaves out all removals, and returns the layers that were to be removed: see
     /// [`Observed::released`].
     pub fn take_removals(&mut self) -> Vec<BlobDigest> {
         self.images.retain(|image| image.action != Action::Remove);
+        self.engine_removals.clear();
         std::mem::take(&mut self.layers_to_remove)
     }
 
@@ -149,6 +164,10 @@ impl Plan {
             fetch.claims.retain(|claim| !claim.images.is_empty());
         }
         self.fetches.retain(|fetch| !fetch.claims.is_empty());
+        for fetch in &mut self.documents {
+            fetch.images.retain(|image| !images.contains(image));
+        }
+        self.documents.retain(|fetch| !fetch.images.is_empty());
         self
     }
 
@@ -157,7 +176,9 @@ impl Plan {
         self.images.extend(next.images);
         self.images.sort_by(|a, b| in_order((&a.reference, a.action), (&b.reference, b.action)));
         self.fetches.extend(next.fetches);
+        self.documents.extend(next.documents);
         self.layers_to_remove.extend(next.layers_to_remove);
+        self.engine_removals.extend(next.engine_removals);
         self.unlisted = next.unlisted;
     }
 }

@@ -28,7 +28,7 @@ pub use layer::{LayerDescriptor, LayerFacts, LayerState, MediaType, size_of_laye
 pub use locked::LockedImage;
 pub use observed::{BlockedSelection, Observed, RecordedImage, Resolution, SelectedImage};
 pub use owner::Owner;
-pub use part::{LayersState, PartState};
+pub use part::{BlobsState, EngineState, LayersState, PartState, ToLoad};
 pub use platform::Platform;
 pub use resolved::{ConfigRecord, DocumentRecord, Labels, ResolvedImage};
 pub use selection::{LockedSelection, TagRule, TagSelection};

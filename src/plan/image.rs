@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::contradiction::contradicted;
+use super::fetch::Need;
 use super::part::{PlannedPart, deciding};
 use super::reason::Reason;
 use crate::digest::BlobDigest;
@@ -11,8 +12,9 @@ use crate::error::{Defect, Error};
 use crate::image_ref::ImageRef;
 use crate::progress::Event;
 use crate::state::{
-    Action, BlockedSelection, Desired, DesiredImage, LayerDescriptor, LayersState, LockedImage, Observed,
-    PartState, Platform, RecordedImage, Resolution, ResolvedImage,
+    Action, BlobsState, BlockedSelection, Desired, DesiredImage, DocumentDescriptor, EngineListing,
+    EngineSettings, EngineState, LayerDescriptor, LayersState, LockedImage, Observed, PartState, Platform,
+    RecordedImage, Resolution, ResolvedImage, size_of_layers,
 };
 
 /// One image in a [`Plan`](super::Plan).
@@ -36,8 +38,16 @@ pub struct PlannedImage {
     pub digest: Option<BlobDigest>,
     /// The digest that the reference meant when the image was recorded.
     pub previous: Option<BlobDigest>,
+    /// The documents on the way from the reference to the layers, top first; empty where they are
+    /// not known.
+    pub documents: Arc<[DocumentDescriptor]>,
     /// The layers of the image, base first.
     pub layers: Arc<[LayerDescriptor]>,
+    /// True if the run needs the blobs as they were fetched: to keep them, or to load them.
+    pub needs_blobs: bool,
+    /// The bytes of the image's layers that are to be fetched: each distinct layer counts once,
+    /// also if another image needs it too.
+    pub download_bytes: u64,
     /// The rows that the run has to write; `None` where all of them are right.
     pub to_record: Option<ToRecord>,
     /// True if a removal is put off: a wanted image is blocked or has failed, and what is to take
@@ -60,16 +70,36 @@ pub enum ToRecord {
 impl PlannedImage {
     /// The state of the image's layers; that of nothing where the plan has no such part.
     pub fn layers_state(&self) -> LayersState {
-        let mut states = self.parts.iter().map(|part| match part.state {
-            PartState::Layers(layers) => layers,
+        let mut states = self.parts.iter().filter_map(|part| match part.state {
+            PartState::Layers(layers) => Some(layers),
+            PartState::Blobs(_) | PartState::Engine(_) => None,
         });
         states.next().unwrap_or_default()
     }
 
-    /// The bytes of the image's layers that are to be fetched: each distinct layer counts once,
-    /// also if another image needs it too.
-    pub fn download_bytes(&self) -> u64 {
-        if self.action == Action::Blocked { 0 } else { self.layers_state().absent_bytes }
+    /// The parts in engines, with the state of each.
+    pub fn engines(&self) -> impl Iterator<Item = (&EngineState, &PlannedPart)> {
+        self.parts.iter().filter_map(|part| match &part.state {
+            PartState::Engine(state) => Some((state, part)),
+            PartState::Layers(_) | PartState::Blobs(_) => None,
+        })
+    }
+
+    /// The loads that the run has to do.
+    pub fn loads(&self) -> impl Iterator<Item = &EngineState> {
+        let is_due = |part: &PlannedPart| matches!(part.action(), Action::Add | Action::Update);
+        self.engines().filter(move |(_, part)| is_due(part)).map(|(state, _)| state)
+    }
+
+    /// The error that blocks layers and rows, so that nothing at all can be done for the image.
+    pub fn rows_error(&self) -> Option<&Arc<Error>> {
+        let rows = self.parts.iter().find(|part| matches!(part.state, PartState::Layers(_)));
+        rows.map_or(self.reason.error(), |part| part.reason.error())
+    }
+
+    /// The first error that blocks a part of the image.
+    pub fn part_error(&self) -> Option<&Arc<Error>> {
+        self.rows_error().or_else(|| self.parts.iter().find_map(|part| part.reason.error()))
     }
 
     /// The error that blocks the image.
@@ -110,7 +140,10 @@ impl PlannedImage {
             chosen_by: None,
             digest: None,
             previous: None,
+            documents: Arc::default(),
             layers: Arc::default(),
+            needs_blobs: false,
+            download_bytes: 0,
             to_record: None,
             waits: false,
         }
@@ -134,22 +167,41 @@ pub(super) fn plan_image(
     let names = wanted.reference.recorded_names();
     let recorded = observed.recorded.get(&wanted.reference);
     let goal = Goal::of(wanted, recorded, observed);
-    let parts = vec![plan_layers(wanted, recorded, &names, &goal, observed)];
+    let rows = plan_layers(desired, wanted, recorded, &names, &goal, observed);
+    let rows_action = rows.action();
+    let mut parts = vec![rows];
+    if desired.targets.keeps_blobs {
+        parts.push(plan_blobs(&parts[0].reason, &goal, observed));
+    }
+    let engines = desired.targets.engines.iter();
+    let engines =
+        engines.filter(|engine| wanted.engines.as_ref().is_none_or(|wanted| wanted.contains(&engine.name)));
+    parts.extend(engines.map(|engine| plan_engine(engine, wanted, &goal, observed)));
     // A wanted image has parts.
     let reason = deciding(&parts).map_or(Reason::InSync, |part| part.reason.clone());
     let mut planned = PlannedImage {
         parts,
         chosen_by: chosen_by.map(str::to_owned),
-        digest: goal.digest,
         previous: recorded.and_then(|recorded| recorded.digest.clone()),
+        documents: goal.documents,
         layers: goal.layers,
         to_record: goal.to_record,
+        digest: goal.digest,
         ..PlannedImage::without_parts(&wanted.reference, names, Some(wanted.platform.clone()), reason)
     };
-    let keeps_rows = matches!(planned.action, Action::Keep | Action::Repair);
-    if keeps_rows && planned.layers_state().rows_complete {
+    planned.needs_blobs =
+        rows_action != Action::Blocked && (desired.targets.keeps_blobs || planned.loads().next().is_some());
+    if rows_action != Action::Blocked {
+        let downloads = |layer: &&LayerDescriptor| {
+            Need::of(desired, &planned, layer, observed).is_some_and(Need::downloads)
+        };
+        let to_fetch = planned.layers.iter().filter(downloads);
+        planned.download_bytes = size_of_layers(&to_fetch.cloned().collect::<Vec<_>>());
+    }
+    let keeps_rows = matches!(rows_action, Action::Keep | Action::Repair);
+    if keeps_rows && planned.layers_state().rows_complete && !lacks_documents(&planned, observed) {
         // Rows that are complete and say the same need not be written again.
-        planned.to_record = is_new_to(desired, &planned.names, observed).then_some(ToRecord::Owner);
+        planned.to_record = is_new_to(desired, &planned, observed).then_some(ToRecord::Owner);
     }
     planned
 }
@@ -157,6 +209,9 @@ pub(super) fn plan_image(
 /// An image as it is to be after the run.
 struct Goal {
     digest: Option<BlobDigest>,
+    manifest: Option<BlobDigest>,
+    config: Option<BlobDigest>,
+    documents: Arc<[DocumentDescriptor]>,
     layers: Arc<[LayerDescriptor]>,
     to_record: Option<ToRecord>,
     /// The reason why nothing can be done.
@@ -168,6 +223,9 @@ impl Goal {
     fn of(wanted: &DesiredImage, recorded: Option<&RecordedImage>, observed: &Observed) -> Self {
         let as_recorded = Self {
             digest: recorded.and_then(|recorded| recorded.digest.clone()),
+            manifest: recorded.and_then(|recorded| recorded.manifest_digest.clone()),
+            config: recorded.and_then(|recorded| recorded.config_digest.clone()),
+            documents: recorded.map(|recorded| Arc::clone(&recorded.documents)).unwrap_or_default(),
             layers: recorded.map(|recorded| Arc::clone(&recorded.layers)).unwrap_or_default(),
             to_record: None,
             error: None,
@@ -176,12 +234,18 @@ impl Goal {
             Some(Resolution::AsRecorded) if recorded.is_some() => as_recorded,
             Some(Resolution::Resolved(image)) => Self {
                 digest: Some(image.digest.clone()),
+                manifest: Some(image.manifest.digest.clone()),
+                config: Some(image.config.digest.clone()),
+                documents: Arc::clone(&image.documents),
                 layers: Arc::clone(&image.layers),
                 to_record: Some(ToRecord::Image(Arc::clone(image))),
                 error: contradicted(&image.layers, observed).map(Arc::new),
             },
             Some(Resolution::Locked(image)) => Self {
                 digest: Some(image.digest.clone()),
+                manifest: Some(image.manifest.clone()),
+                config: None,
+                documents: Arc::default(),
                 layers: Arc::clone(&image.layers),
                 to_record: Some(ToRecord::Locked(Arc::clone(image))),
                 error: None,
@@ -195,8 +259,10 @@ impl Goal {
     }
 }
 
-/// Plans the part that every image has: its layers, and the rows by which they are found.
+/// Plans the part that every image has: its layers, where they are to be extracted, and the rows
+/// of the image.
 fn plan_layers(
+    desired: &Desired,
     wanted: &DesiredImage,
     recorded: Option<&RecordedImage>,
     names: &[ImageRef],
@@ -206,7 +272,11 @@ fn plan_layers(
     let is_complete =
         |row: Option<&RecordedImage>| row.is_some_and(|row| row.rows_complete && row.digest == goal.digest);
     let rows_complete = names.iter().all(|name| is_complete(observed.recorded.get(name)));
-    let state = LayersState::of(&goal.layers, &observed.layers, rows_complete);
+    let state = if desired.targets.extracts {
+        LayersState::of(&goal.layers, &observed.layers, rows_complete)
+    } else {
+        LayersState::not_extracted(&goal.layers, &observed.blobs, rows_complete)
+    };
     let reason = reason_for_layers(wanted, recorded, goal, state);
     PlannedPart { state: PartState::Layers(state), reason }
 }
@@ -245,11 +315,66 @@ fn reason_for_layers(
     if state.rows_complete { Reason::InSync } else { Reason::Rows }
 }
 
-/// True if a row under one of `names` does not know yet who wants the image, or where its layers
-/// are.
-fn is_new_to(desired: &Desired, names: &[ImageRef], observed: &Observed) -> bool {
-    names.iter().filter_map(|name| observed.recorded.get(name)).any(|row| {
-        !row.owners.contains(&desired.owner)
+/// Plans the part of the kept blobs. An image that is added or updated for another reason, given by
+/// `rows`, brings its blobs with it.
+fn plan_blobs(rows: &Reason, goal: &Goal, observed: &Observed) -> PlannedPart {
+    let state = BlobsState::of(&goal.documents, &goal.layers, &observed.blobs);
+    let reason = match rows.action() {
+        Action::Blocked => rows.clone(),
+        Action::Add | Action::Update if state.missing > 0 => rows.clone(),
+        _ if state.missing > 0 => Reason::Blobs(state),
+        _ => Reason::InSync,
+    };
+    PlannedPart { state: PartState::Blobs(state), reason }
+}
+
+/// Plans the part of one engine.
+fn plan_engine(
+    engine: &EngineSettings,
+    wanted: &DesiredImage,
+    goal: &Goal,
+    observed: &Observed,
+) -> PlannedPart {
+    let names = engine.name.names_of(&wanted.reference);
+    let none = EngineListing::default();
+    let (listing, blocked) = match observed.engines.get(&engine.name) {
+        Some(Ok(listing)) => (&**listing, None),
+        Some(Err(error)) => (&none, Some(Arc::clone(error))),
+        None => (&none, Some(Arc::new(Defect::NotLookedUp.into()))),
+    };
+    // A config's digest means an image where the engine knows images by configs, and there alone.
+    let digests: Vec<&BlobDigest> = if listing.by_config {
+        goal.config.iter().collect()
+    } else {
+        goal.digest.iter().chain(&goal.manifest).collect()
+    };
+    let state = EngineState::of(engine, names, &digests, listing, &observed.loaded);
+    let reason = if let Some(error) = goal.error.clone().or(blocked) {
+        Reason::Blocked(error)
+    } else {
+        match state.to_load {
+            Some(to_load) => Reason::Engine { engine: engine.name, to_load },
+            None => Reason::InSync,
+        }
+    };
+    PlannedPart { state: PartState::Engine(state), reason }
+}
+
+/// True if the run needs the image's documents, and a row of the image does not name them.
+fn lacks_documents(planned: &PlannedImage, observed: &Observed) -> bool {
+    let mut rows = planned.names.iter().filter_map(|name| observed.recorded.get(name));
+    planned.needs_blobs && rows.any(|row| row.documents != planned.documents)
+}
+
+/// True if a row of the image does not know yet who wants the image, in which parts, or where its
+/// layers are.
+fn is_new_to(desired: &Desired, planned: &PlannedImage, observed: &Observed) -> bool {
+    let Desired { owner, targets, .. } = desired;
+    let mut rows = planned.names.iter().filter_map(|name| observed.recorded.get(name));
+    rows.any(|row| {
+        !row.owners.contains(owner)
+            || row.extracted_for.contains(owner) != targets.extracts
+            || row.blobs_kept_for.contains(owner) != targets.keeps_blobs
             || row.layers_directory.as_ref() != Some(&desired.layers_directory)
     })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::image_ref::ImageRef;
-use crate::state::{Action, LayersState, Owner, Platform};
+use crate::state::{Action, BlobsState, EngineName, LayersState, Owner, Platform, ToLoad};
 
 /// The reason why a plan does something, or nothing, about an image.
 #[derive(Clone, Debug)]
@@ -32,6 +32,15 @@ pub enum Reason {
     },
     /// Some layers are not complete on disk.
     Layers(LayersState),
+    /// Some blobs are not kept.
+    Blobs(BlobsState),
+    /// An engine does not have the image, or has another one.
+    Engine {
+        /// The engine.
+        engine: EngineName,
+        /// The reason for a load.
+        to_load: ToLoad,
+    },
     /// The catalog lacks rows of the image.
     Rows,
     /// Everything is as it should be.
@@ -69,12 +78,13 @@ impl Reason {
     /// The action that the reason leads to.
     pub fn action(&self) -> Action {
         match self {
-            Self::NotRecorded | Self::OnlyMicrosandbox => Action::Add,
             Self::AnotherDigest
             | Self::LockedDigest
             | Self::LockedManifest
-            | Self::AnotherPlatform { .. } => Action::Update,
-            Self::Layers(_) | Self::Rows => Action::Repair,
+            | Self::AnotherPlatform { .. }
+            | Self::Engine { to_load: ToLoad::AnotherDigest, .. } => Action::Update,
+            Self::NotRecorded | Self::OnlyMicrosandbox | Self::Engine { .. } => Action::Add,
+            Self::Layers(_) | Self::Blobs(_) | Self::Rows => Action::Repair,
             Self::InSync => Action::Keep,
             Self::Blocked(_) => Action::Blocked,
             Self::NotListed { .. } | Self::AskedFor { .. } => Action::Remove,
@@ -91,6 +101,8 @@ impl Reason {
             Self::LockedManifest => "locked-manifest",
             Self::AnotherPlatform { .. } => "another-platform",
             Self::Layers(_) => "layers",
+            Self::Blobs(_) => "blobs",
+            Self::Engine { .. } => "engine",
             Self::Rows => "rows",
             Self::InSync => "in-sync",
             Self::Blocked(_) => "blocked",
@@ -124,6 +136,14 @@ impl fmt::Display for Reason {
             Self::AnotherPlatform { recorded: Some(recorded), wanted } => write!(f, "{recorded} → {wanted}"),
             Self::AnotherPlatform { recorded: None, wanted } => write!(f, "another platform → {wanted}"),
             Self::Layers(layers) => write_layers(f, layers),
+            Self::Blobs(blobs) => {
+                write!(f, "{} blob{} not kept", blobs.missing, if blobs.missing == 1 { "" } else { "s" })
+            }
+            Self::Engine { engine, to_load } => match to_load {
+                ToLoad::Absent => write!(f, "not in {engine}"),
+                ToLoad::AnotherDigest => write!(f, "another digest in {engine}"),
+                ToLoad::LoadFailed => write!(f, "its last load into {engine} failed"),
+            },
             Self::Rows => f.write_str("rows missing in the catalog"),
             Self::InSync => f.write_str("in sync"),
             Self::Blocked(error) => error.fmt(f),

@@ -31,19 +31,27 @@ pub(super) fn unlisted<'a>(
         // Pulled images are on no list from which they could be missing.
         return Vec::new();
     }
-    let selecting = selecting_repositories(desired);
-    // A selection that was not, or could not be, carried out might choose any tag: none is known to
-    // be unwanted.
-    let is_held = |repository: &ImageRef| {
-        listed.contains(repository)
-            || (selecting.contains(repository) && !observed.decided.contains(repository))
-    };
+    let is_held = held(desired, listed, observed);
     let owned = observed.recorded.values().filter(|row| row.owners.contains(&desired.owner));
     owned
         .filter(|row| !listed.contains(&row.reference) && !is_held(&row.reference.repository_alone()))
         // A second name goes with its first one.
         .filter(|row| row.alias_of.is_none())
         .collect()
+}
+
+/// Returns the question of a repository, alone, whether any of its tags may be wanted: a selection
+/// that was not, or could not be, carried out might choose any.
+pub(super) fn held(
+    desired: &Desired,
+    listed: &BTreeSet<&ImageRef>,
+    observed: &Observed,
+) -> impl Fn(&ImageRef) -> bool {
+    let selecting = selecting_repositories(desired);
+    move |repository| {
+        listed.contains(repository)
+            || (selecting.contains(repository) && !observed.decided.contains(repository))
+    }
 }
 
 /// The repositories, alone, of which this run is to select tags.

@@ -149,6 +149,7 @@ fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
             } else if image.to_record == Some(ToRecord::Owner) {
                 let row = after.recorded.get_mut(name).unwrap();
                 row.owners.insert(desired.owner.clone());
+                row.extracted_for.insert(desired.owner.clone());
                 row.layers_directory = Some(desired.layers_directory.clone());
             }
         }
@@ -294,7 +295,7 @@ proptest! {
         let plan = plan(&desired, &observed);
         prop_assert!(plan.fetches.is_empty(), "{plan:#?}");
         for image in plan.images.iter().filter(|image| image.action != Action::Remove) {
-            prop_assert_eq!(image.download_bytes(), 0);
+            prop_assert_eq!(image.download_bytes, 0);
             prop_assert_eq!(image.layers_state().present, image.layers.len());
         }
     }
@@ -381,7 +382,7 @@ proptest! {
         prop_assert_eq!(resolved.images.len(), locked.images.len());
         for (one, other) in resolved.images.iter().zip(&locked.images) {
             prop_assert_eq!((one.action, &one.digest, &one.previous), (other.action, &other.digest, &other.previous));
-            prop_assert_eq!((one.layers_state(), one.download_bytes()), (other.layers_state(), other.download_bytes()));
+            prop_assert_eq!((one.layers_state(), one.download_bytes), (other.layers_state(), other.download_bytes));
             prop_assert_eq!(one.to_record.is_some(), other.to_record.is_some());
         }
     }
@@ -485,7 +486,7 @@ fn each_action_has_its_cause() {
     ] {
         let plan = plan(&desired(vec![name.clone()], false), &observed_with(resolution, rows, complete));
         let got = &plan.images[0];
-        let facts = (got.action, remark(got), got.layers_state().present, got.download_bytes());
+        let facts = (got.action, remark(got), got.layers_state().present, got.download_bytes);
         assert_eq!(facts, (action, reason.to_owned(), present, bytes));
     }
 }
@@ -511,7 +512,7 @@ fn a_locked_image_is_planned_from_the_lockfile_alone() {
     ] {
         let plan = plan(&desired(vec![name.clone()], false), &observed_with(locked(image), rows, &[2]));
         let got = &plan.images[0];
-        assert_eq!((got.action, remark(got), got.download_bytes()), (action, reason.to_owned(), bytes));
+        assert_eq!((got.action, remark(got), got.download_bytes), (action, reason.to_owned(), bytes));
         assert_eq!(plan.download_bytes(), bytes);
         assert_eq!(got.digest.as_ref(), Some(&image.digest));
         assert_eq!(got.to_record, Some(ToRecord::Locked(Arc::new(LockedImage::of(image)))));

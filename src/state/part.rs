@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::document::DocumentDescriptor;
+use super::engine::{EngineListing, EngineSettings, LoadedReference};
 use super::layer::{LayerDescriptor, LayerState, size_of_layers};
 use crate::digest::BlobDigest;
 
@@ -14,6 +16,10 @@ use crate::digest::BlobDigest;
 pub enum PartState {
     /// The extracted layers, and the rows in the catalog by which they are found.
     Layers(LayersState),
+    /// The blobs as they were fetched.
+    Blobs(BlobsState),
+    /// The image in an engine.
+    Engine(EngineState),
 }
 
 /// The state of the layers of one image.
@@ -28,8 +34,6 @@ pub struct LayersState {
     pub untrusted: usize,
     /// The number of distinct layers that have still to be compared with their inventories.
     pub unbound: usize,
-    /// The bytes of the distinct layers that have to be fetched.
-    pub absent_bytes: u64,
     /// True if the catalog has all rows of the image, under all of its names.
     pub rows_complete: bool,
 }
@@ -43,14 +47,8 @@ impl LayersState {
     ) -> Self {
         let state =
             |layer: &LayerDescriptor| states.get(&layer.digest).copied().unwrap_or(LayerState::Missing);
-        let absent: Vec<LayerDescriptor> =
-            layers.iter().filter(|layer| !state(layer).is_here()).cloned().collect();
-        let mut counted = Self {
-            present: layers.len() - absent.len(),
-            absent_bytes: size_of_layers(&absent),
-            rows_complete,
-            ..Self::default()
-        };
+        let present = layers.iter().filter(|layer| state(layer).is_here()).count();
+        let mut counted = Self { present, rows_complete, ..Self::default() };
         let mut seen = BTreeSet::new();
         for layer in layers.iter().filter(|layer| seen.insert(&layer.digest)) {
             match state(layer) {
@@ -63,8 +61,99 @@ impl LayersState {
         counted
     }
 
+    /// Counts the layers of an image that is not to be extracted: those are present whose blobs are
+    /// `kept`, and none is missing.
+    pub fn not_extracted(
+        layers: &[LayerDescriptor],
+        kept: &BTreeSet<BlobDigest>,
+        rows_complete: bool,
+    ) -> Self {
+        let present = layers.iter().filter(|layer| kept.contains(&layer.digest)).count();
+        Self { present, rows_complete, ..Self::default() }
+    }
+
     /// True if every layer is complete.
     pub fn is_complete(&self) -> bool {
         self.missing + self.untrusted + self.unbound == 0
+    }
+}
+
+/// The state of the kept blobs of one image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlobsState {
+    /// The number of distinct blobs, documents included, that are not kept whole.
+    pub missing: usize,
+    /// The bytes of these.
+    pub bytes: u64,
+}
+
+impl BlobsState {
+    /// Counts those of an image's blobs that are not among the `kept` ones.
+    pub fn of(
+        documents: &[DocumentDescriptor],
+        layers: &[LayerDescriptor],
+        kept: &BTreeSet<BlobDigest>,
+    ) -> Self {
+        let absent: Vec<LayerDescriptor> =
+            layers.iter().filter(|layer| !kept.contains(&layer.digest)).cloned().collect();
+        let distinct: BTreeSet<&BlobDigest> = absent.iter().map(|layer| &layer.digest).collect();
+        let documents: Vec<&DocumentDescriptor> =
+            documents.iter().filter(|document| !kept.contains(&document.digest)).collect();
+        let bytes =
+            documents.iter().fold(size_of_layers(&absent), |sum, document| sum.saturating_add(document.size));
+        Self { missing: distinct.len() + documents.len(), bytes }
+    }
+}
+
+/// The state of an image in an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineState {
+    /// The engine.
+    pub engine: EngineSettings,
+    /// The texts under which the engine is to list the image, its own first.
+    pub names: Vec<String>,
+    /// True if the engine lists one of the names, with whatever digest.
+    pub listed: bool,
+    /// The first name under which the image has still to be loaded.
+    pub to_load: Option<ToLoad>,
+}
+
+/// The reason why a name has to be loaded into an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToLoad {
+    /// The engine does not list the name.
+    Absent,
+    /// The engine lists another digest under the name.
+    AnotherDigest,
+    /// The last load of the name failed or was killed, whatever the engine lists.
+    LoadFailed,
+}
+
+impl EngineState {
+    /// Compares what `engine` lists under `names` with the digests that mean the image, and with
+    /// the rows of loads by us.
+    pub fn of(
+        engine: &EngineSettings,
+        names: Vec<String>,
+        digests: &[&BlobDigest],
+        listing: &EngineListing,
+        loaded: &[LoadedReference],
+    ) -> Self {
+        let failed = |name: &String| {
+            let of_name = |row: &&LoadedReference| row.engine == *engine && row.name == *name;
+            loaded.iter().find(of_name).is_some_and(|row| row.listed.is_none())
+        };
+        let to_load = |name: &String| match listing.images.get(name) {
+            None => Some(ToLoad::Absent),
+            Some(_) if failed(name) => Some(ToLoad::LoadFailed),
+            Some(found) if digests.iter().any(|digest| found.contains(*digest)) => None,
+            Some(_) => Some(ToLoad::AnotherDigest),
+        };
+        Self {
+            listed: names.iter().any(|name| listing.images.contains_key(name)),
+            to_load: names.iter().find_map(to_load),
+            engine: engine.clone(),
+            names,
+        }
     }
 }

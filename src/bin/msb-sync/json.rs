@@ -165,7 +165,7 @@ fn planned(image: &PlannedImage) -> Value {
         "reason": image.remark().or_else(|| words_of_evident(&image.reason)),
         "reason_code": image.reason.code(),
         "layers": { "total": image.layers.len(), "present": image.layers_state().present },
-        "download_bytes": image.download_bytes(),
+        "download_bytes": image.download_bytes,
         "waits": image.waits,
         "error": image.error().map(|error| error_value(error)),
     })

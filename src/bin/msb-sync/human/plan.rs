@@ -90,11 +90,11 @@ fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> 
     match image.action {
         Action::Add | Action::Update => facts.push(match new {
             0 => format!("{}, all here", plural(total, "layer")),
-            _ if new == total => format!("{}, {}", plural(total, "layer"), bytes(image.download_bytes())),
-            _ => format!("{new} of {} new, {}", plural(total, "layer"), bytes(image.download_bytes())),
+            _ if new == total => format!("{}, {}", plural(total, "layer"), bytes(image.download_bytes)),
+            _ => format!("{new} of {} new, {}", plural(total, "layer"), bytes(image.download_bytes)),
         }),
         Action::Remove if image.waits => facts.push("waits until nothing is blocked".to_owned()),
-        Action::Repair if image.download_bytes() > 0 => facts.push(bytes(image.download_bytes())),
+        Action::Repair if image.download_bytes > 0 => facts.push(bytes(image.download_bytes)),
         Action::Remove => {
             let freed: Vec<_> = image
                 .layers
