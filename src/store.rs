@@ -1,4 +1,4 @@
-//! The directories: complete layers, layers being staged, partial downloads.
+//! The directories: complete layers, layers being staged, partial downloads, kept blobs.
 //!
 //! | path | what it is |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | `<private>/homes/<id>` | a symlink to a home that needs these layers ([`Claim`]) |
 //! | `<home>/.msb-sync.id` | by what a home's claims go |
 //! | `<home>/downloads/<digest>.part` | a partial blob ([`Spool`]) |
+//! | `<home>/blobs/` | an OCI image layout of the blobs that are kept ([`Blobs`]) |
 //!
 //! `<private>` is `.NAME.msb-sync` beside the layers directory NAME, or `.msb-sync` inside it where
 //! beside is another file system or mount (renames must work) or may not be written; see
@@ -36,6 +37,8 @@
 //! second one is made (`<digest>.1`).
 
 mod binding;
+#[cfg_attr(not(test), expect(dead_code, reason = "the rooms that keep blobs are being built"))]
+mod blobs;
 mod directories;
 mod downloads;
 mod homes;
@@ -54,6 +57,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[expect(unused_imports, reason = "the rooms that keep blobs are being built")]
+pub(crate) use blobs::{Blobs, KeptBlob, RemovedBlobs, blobs_of, keep, remove_blobs, write_blobs_index};
 pub(crate) use directories::{PRIVATE_MODE, make_directory};
 pub(crate) use downloads::{PartialDownload, partial_downloads, remove_download};
 pub(crate) use homes::{claim, claims_of_others};

@@ -16,6 +16,7 @@ mod open;
 mod own;
 mod refusal;
 mod regular;
+mod replace;
 mod tree;
 mod xattrs;
 
@@ -40,11 +41,11 @@ pub(crate) use open::{
 };
 pub(crate) use own::{
     find_own_regular, has_own_file, locate_own_directory_at, make_own_directory_at, make_own_file,
-    make_unnamed_file, name_file, open_or_make_own_file, open_own_directory, open_own_directory_at,
-    open_own_file, read_own_file,
+    open_or_make_own_file, open_own_directory, open_own_directory_at, open_own_file, read_own_file,
 };
 pub(crate) use refusal::{Refusal, is_own, refusal};
 pub(crate) use regular::{open_regular, read_regular, read_regular_text};
+pub(crate) use replace::{replace_file, sweep_replacements};
 pub(crate) use tree::{Kept, find_mount, is_immutable, remove_tree, size_of_tree, with_rights};
 pub(crate) use xattrs::{
     get_xattr, has_xattr, is_impossible_xattr, remove_default_acl, remove_user_xattrs, set_xattr,

@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use super::Store;
+use super::blobs::{self, blobs_of};
 use super::names::partial_digest;
 use super::places::Leftover;
 use super::removal::sweep;
@@ -31,6 +32,8 @@ pub(crate) struct Recovered {
 /// Staging cannot be read, or the directories of names cannot be synced.
 pub(crate) fn recover(store: &Store) -> Result<Recovered, StoreError> {
     store.bindings.sweep();
+    blobs::sweep(store.home().path());
+    let keeps_blobs = blobs_of(store.home().path()).exists();
     let mut recovered = Recovered::default();
     let mut staged = Vec::new();
     for name in staged_names(store)? {
@@ -40,8 +43,11 @@ pub(crate) fn recover(store: &Store) -> Result<Recovered, StoreError> {
         }
     }
     for staged in &staged {
-        // The run died between declaring the layer ready and removing its blob.
-        recovered.left.extend(remove_spool(store, staged.digest()).err());
+        // The run died between declaring the layer ready and removing its blob, or keeping it:
+        // where blobs are kept, whoever wants this one need not fetch it again.
+        if !keeps_blobs {
+            recovered.left.extend(remove_spool(store, staged.digest()).err());
+        }
     }
     if staged.is_empty() {
         // Layers whose run died right after naming them are complete, and will be recorded as they

@@ -5,7 +5,7 @@
 //! cache.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -71,6 +71,23 @@ impl Spool {
     /// The disk's.
     pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, StoreError> {
         self.file.read_at(buffer, offset).map_err(StoreError::io("read", &self.path))
+    }
+
+    /// Copies all that was received to the end of `file`.
+    pub(super) fn copy_to(&self, file: &mut File) -> io::Result<()> {
+        let mut offset = 0;
+        let mut buffer = vec![0; 128 * 1024];
+        loop {
+            match self.file.read_at(&mut buffer, offset) {
+                Ok(0) => return Ok(()),
+                Ok(count) => {
+                    file.write_all(&buffer[..count])?;
+                    offset += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Adds received bytes.
