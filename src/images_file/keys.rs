@@ -2,6 +2,7 @@
 //! suggestions, and the tests of the JSON Schema and the starter file share.
 
 use crate::diagnostic::SecretKeys;
+use crate::state::EngineName;
 
 /// The keys of one kind of table.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,15 +19,18 @@ const READS_FILES: &str = "it reads local files";
 const WRITES_FILES: &str = "it says where files are written";
 const NAMES_HOSTS: &str = "it says which hosts are asked";
 const HAS_CREDENTIALS: &str = "it sends credentials";
+const NAMES_PROGRAMS: &str = "it says which programs are run";
+const NAMES_ENGINES: &str = "it says where engines keep images";
 
 pub(super) const TOP: Keys =
-    Keys { table: "the top level", names: &["settings", "registry", "groups"], guarded: &[] };
+    Keys { table: "the top level", names: &["settings", "engine", "registry", "groups"], guarded: &[] };
 
 pub(super) const SETTINGS: Keys = Keys {
     table: "[settings]",
     names: &[
         "layers",
         "layers-mode",
+        "blobs",
         "platform",
         "pull",
         "prune",
@@ -85,7 +89,7 @@ pub(super) const MIRROR: Keys = Keys { table: "a mirror", names: &["url", "resol
 
 pub(super) const IMAGE: Keys = Keys {
     table: "an image",
-    names: &["name", "tag", "digest", "platform", "pull", "groups", "tags"],
+    names: &["name", "tag", "digest", "platform", "pull", "groups", "engines", "tags"],
     guarded: &[],
 };
 
@@ -100,23 +104,48 @@ pub(super) const MACHINE: Keys =
 pub(super) const MACHINE_SETTINGS: Keys =
     Keys { table: "[settings] of the machine's settings", names: &["hosts-dir"], guarded: &[] };
 
-/// `[engine.NAME]` of that file, by the name.
-pub(super) const ENGINES: &[(&str, Keys)] = &[
-    ("microsandbox", Keys { table: "[engine.microsandbox]", names: &["command", "home"], guarded: &[] }),
-    (
-        "containerd",
-        Keys {
-            table: "[engine.containerd]",
-            names: &["command", "address", "namespace", "snapshotter"],
-            guarded: &[],
-        },
-    ),
-    ("podman", Keys { table: "[engine.podman]", names: &["command"], guarded: &[] }),
-    ("docker", Keys { table: "[engine.docker]", names: &["command"], guarded: &[] }),
-];
+pub(super) const MICROSANDBOX: Keys = Keys {
+    table: "[engine.microsandbox]",
+    names: &["command", "home"],
+    guarded: &[("command", NAMES_PROGRAMS), ("home", NAMES_ENGINES)],
+};
+
+pub(super) const CONTAINERD: Keys = Keys {
+    table: "[engine.containerd]",
+    names: &["command", "address", "namespace", "snapshotter"],
+    guarded: &[("command", NAMES_PROGRAMS), ("address", NAMES_ENGINES), ("namespace", NAMES_ENGINES)],
+};
+
+pub(super) const PODMAN: Keys =
+    Keys { table: "[engine.podman]", names: &["command"], guarded: &[("command", NAMES_PROGRAMS)] };
+
+pub(super) const DOCKER: Keys =
+    Keys { table: "[engine.docker]", names: &["command"], guarded: &[("command", NAMES_PROGRAMS)] };
+
+/// The keys of `[engine.NAME]`, in an images file and in the machine's settings.
+pub(super) fn of_engine(name: EngineName) -> &'static Keys {
+    match name {
+        EngineName::Microsandbox => &MICROSANDBOX,
+        EngineName::Containerd => &CONTAINERD,
+        EngineName::Podman => &PODMAN,
+        EngineName::Docker => &DOCKER,
+    }
+}
 
 /// All tables of an images file.
-pub(super) const ALL: &[&Keys] = &[&TOP, &SETTINGS, &LIMITS, &REGISTRY, &MIRROR, &IMAGE, &TAGS];
+pub(super) const ALL: &[&Keys] = &[
+    &TOP,
+    &SETTINGS,
+    &LIMITS,
+    &MICROSANDBOX,
+    &CONTAINERD,
+    &PODMAN,
+    &DOCKER,
+    &REGISTRY,
+    &MIRROR,
+    &IMAGE,
+    &TAGS,
+];
 
 /// The keys under which an images file, or the machine's settings, may hold secrets.
 pub(super) const SECRETS: SecretKeys =
@@ -149,6 +178,10 @@ mod tests {
         "name",
         "tag",
         "digest",
+        "engine",
+        "engines",
+        "blobs",
+        "snapshotter",
         "tags",
         "semver",
         "match",

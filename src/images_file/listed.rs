@@ -1,8 +1,10 @@
 //! An entry of a registry's `images`, as its table says it: the groups are not known yet.
 
+use std::collections::BTreeSet;
+
 use crate::diagnostic::Span;
 use crate::image_ref::ImageRef;
-use crate::state::{Platform, PullPolicy, TagRule};
+use crate::state::{EngineName, Platform, PullPolicy, TagRule};
 
 /// An entry of `images`, and its place.
 #[derive(Debug)]
@@ -13,6 +15,8 @@ pub(super) struct Listed {
     pub(super) pull: PullPolicy,
     /// The groups that the entry itself names.
     pub(super) own_groups: Vec<String>,
+    /// The engines that are to have the image; `None`: all of the file.
+    pub(super) engines: Option<BTreeSet<EngineName>>,
 }
 
 /// The image, or the images, that an entry asks for.

@@ -1,20 +1,23 @@
 //! The machine's settings for all images files, from its `registries.toml`.
 //!
-//! All images files of a machine need the same knowledge of registries: none of them has to say it,
-//! and `pull`, which has no images file, has it too. A table of the same name in an images file
-//! that has more than `images` is taken in place of the machine's, as a whole.
+//! All images files of a machine need the same knowledge of registries and engines: none of them
+//! has to say it, and `pull`, which has no images file, has it too. A table of the same name in an
+//! images file is taken in place of the machine's, as a whole; a registry's only if it has more
+//! than `images`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::diagnostic::Problem;
-use crate::state::{PullPolicy, RegistrySettings};
+use crate::state::{EngineSettings, PullPolicy, RegistrySettings};
 
 /// The machine's settings for all images files.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MachineSettings {
     /// The machine's registries, in the order of the file.
     pub registries: Vec<RegistrySettings>,
+    /// The machine's engines, in the order of [`EngineName::ALL`](crate::state::EngineName::ALL).
+    pub engines: Vec<EngineSettings>,
     /// A directory of containerd `hosts.toml` files. Absolute.
     pub hosts_dir: Option<PathBuf>,
     /// Problems that are doubtful but do not stop the run.

@@ -259,6 +259,8 @@ impl<'a> Reader<'a> {
             if !keys.names.contains(&key) {
                 self.error(unknown_key(key, node, keys));
             } else if self.source.untrusted
+                // `layers = false` names no directory.
+                && !(key == "layers" && node.value.is_bool())
                 && let Some((_, deed)) = keys.guarded.iter().find(|(guarded, _)| *guarded == key)
             {
                 let message = format!("{} is refused under --untrusted: {deed}", node.called());
@@ -277,7 +279,8 @@ fn unknown_key(key: &str, node: Node<'_>, keys: &Keys) -> Mistake {
     }
     let elsewhere = || keys::ALL.iter().find(|other| other.names.contains(&key));
     let of_machine = [&keys::MACHINE, &keys::MACHINE_SETTINGS].contains(&keys);
-    let hint = if of_machine && elsewhere().is_some() {
+    let in_images_file = |other: &&Keys| !other.table.starts_with("[engine.");
+    let hint = if of_machine && elsewhere().is_some_and(in_images_file) {
         format!("`{key}` belongs into an images file")
     } else if in_registry && node.value.is_table() {
         "quote the registry's name, as in [registry.\"docker.io\"]".to_owned()

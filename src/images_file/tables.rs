@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use toml::de::DeTable;
 
+use self::engines::Engines;
 use self::entry::Defaults;
 use self::groups::Members;
 use super::listed::{Listed, Wanted};
@@ -39,8 +40,14 @@ pub(super) struct ImagesTables {
 /// one part of it be compared with another.
 pub(super) fn images_file(reader: &mut Reader<'_>, root: &DeTable<'_>, whole: bool) -> ImagesTables {
     let top = reader.known(root, &keys::TOP);
-    let settings = settings::read(reader, top.get("settings"));
-    let defaults = Defaults { platform: settings.platform.clone(), pull: settings.pull };
+    let engines = Engines::read(reader, top.get("engine"), whole);
+    let settings = settings::read(reader, top.get("settings"), &engines);
+    let defaults = Defaults {
+        platform: settings.platform.clone(),
+        pull: settings.pull,
+        engines: &engines,
+        needs_engine: !settings.targets.extracts && !settings.targets.keeps_blobs,
+    };
 
     let mut registries = Vec::new();
     let mut listed: Vec<Listed> = Vec::new();
@@ -65,6 +72,7 @@ pub(super) fn images_file(reader: &mut Reader<'_>, root: &DeTable<'_>, whole: bo
 /// Everything that the tables of the machine's settings say.
 pub(super) struct MachineTables {
     hosts_dir: Option<PathBuf>,
+    engines: Engines,
     registries: Vec<(RegistrySettings, Option<PullPolicy>)>,
 }
 
@@ -80,12 +88,8 @@ pub(super) fn machine(reader: &mut Reader<'_>, root: &DeTable<'_>) -> MachineTab
         names.add(reader, &registry.name, node.key_span);
         registries.push((registry, pull));
     }
-    if let Some(engines) = top.get("engine").and_then(|node| reader.any_table(node)) {
-        for (name, node) in entries(engines) {
-            engines::check(reader, name, node);
-        }
-    }
-    MachineTables { hosts_dir, registries }
+    let engines = Engines::read(reader, top.get("engine"), false);
+    MachineTables { hosts_dir, engines, registries }
 }
 
 /// Lists the tables of `[registry]` in the order of the file.
@@ -127,7 +131,7 @@ impl ImagesTables {
         let mut images = Vec::new();
         let mut selections = Vec::new();
         for (index, entry) in listed.into_iter().enumerate() {
-            let Listed { wanted, platform, pull, .. } = entry;
+            let Listed { wanted, platform, pull, engines, .. } = entry;
             let names = groups_of.remove(&index).unwrap_or_default();
             match wanted {
                 Wanted::Image(reference) => {
@@ -139,7 +143,7 @@ impl ImagesTables {
                         platform,
                         pull,
                         groups: names,
-                        engines: None,
+                        engines,
                         locked: None,
                     });
                 }
@@ -153,7 +157,7 @@ impl ImagesTables {
                         platform,
                         pull,
                         groups,
-                        engines: None,
+                        engines,
                         rule,
                         locked: None,
                     });
@@ -170,6 +174,7 @@ impl MachineTables {
         let pulls = self.registries.iter();
         let pulls = pulls.filter_map(|(registry, pull)| Some((registry.name.clone(), (*pull)?))).collect();
         let registries = self.registries.into_iter().map(|(registry, _)| registry).collect();
-        MachineSettings { registries, hosts_dir: self.hosts_dir, warnings, pulls }
+        let engines = self.engines.settings();
+        MachineSettings { registries, engines, hosts_dir: self.hosts_dir, warnings, pulls }
     }
 }

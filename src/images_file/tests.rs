@@ -1,5 +1,6 @@
 //! The images file from outside: text in, values or printed problems out.
 
+mod engines;
 mod hostile;
 mod problems;
 
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use super::values::PULL_WORDS;
 use super::*;
-use crate::state::{Mirror, Ownership, PullPolicy};
+use crate::state::{EngineName, Mirror, Ownership, PullPolicy};
 
 fn source() -> Source<'static> {
     Source {
@@ -293,7 +294,7 @@ fn the_starter_file_is_valid_with_and_without_its_examples() {
         .map(|line| if is_example(line) { line.replacen("# ", "", 1) } else { line.to_owned() } + "\n")
         .collect();
     let file = good(&uncommented);
-    assert_eq!((file.images.len(), file.selections.len(), file.registries.len()), (8, 4, 5), "{uncommented}");
+    assert_eq!((file.images.len(), file.selections.len(), file.registries.len()), (9, 4, 5), "{uncommented}");
     let missing: Vec<&&str> = keys::ALL
         .iter()
         .flat_map(|keys| keys.names)
@@ -309,6 +310,10 @@ fn the_schema_and_the_parser_know_the_same_keys() {
         (&keys::TOP, ""),
         (&keys::SETTINGS, "/$defs/settings"),
         (&keys::LIMITS, "/$defs/limits"),
+        (&keys::MICROSANDBOX, "/$defs/microsandbox"),
+        (&keys::CONTAINERD, "/$defs/containerd"),
+        (&keys::PODMAN, "/$defs/podman"),
+        (&keys::DOCKER, "/$defs/docker"),
         (&keys::REGISTRY, "/$defs/registry"),
         (&keys::MIRROR, "/$defs/mirror"),
         (&keys::IMAGE, "/$defs/image"),
@@ -327,11 +332,16 @@ fn the_schema_and_the_parser_know_the_same_keys() {
             assert!(described.is_some(), "{key} has no description");
         }
     }
-    assert_eq!(keys::ALL.len(), 7);
+    assert_eq!(keys::ALL.len(), 11);
     let words = |pointer: &str| -> Vec<String> {
         serde_json::from_value(schema.pointer(pointer).unwrap()["enum"].clone()).unwrap()
     };
     let pull: Vec<&str> = PULL_WORDS.iter().map(|(word, _)| *word).collect();
     assert_eq!(words("/$defs/pull"), pull);
     assert_eq!(words("/$defs/settings/properties/ownership"), ["override-stat", "none"]);
+    assert_eq!(words("/$defs/settings/properties/blobs"), ["keep", "discard"]);
+    let engines = EngineName::ALL.map(EngineName::as_str);
+    assert_eq!(words("/$defs/image/properties/engines/items"), engines);
+    let tables = schema.pointer("/properties/engine/properties").unwrap().as_object().unwrap();
+    assert_eq!(tables.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(engines));
 }

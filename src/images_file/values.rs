@@ -144,6 +144,43 @@ pub(super) fn platform(text: &str) -> Result<Platform, Fault> {
     })
 }
 
+/// Reads a program: its name on `PATH`, or a path, which becomes absolute.
+pub(super) fn program(text: &str, source: &Source<'_>) -> Result<String, Fault> {
+    if text.contains('/') {
+        return unicode(path(text, source)?);
+    }
+    not_empty(text)?;
+    if text.starts_with(['~', '-']) || text.contains(|char: char| char.is_whitespace() || char.is_control()) {
+        let hint = "name the program alone, without arguments: \"podman\", \"/usr/bin/podman\"";
+        return Err(Fault::with_hint("is not the name of a program", hint));
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads the path of a socket, which becomes absolute; it may be written as a URL.
+pub(super) fn socket(text: &str, source: &Source<'_>) -> Result<String, Fault> {
+    let bare = text.strip_prefix("unix://").unwrap_or(text);
+    if bare.contains("://") {
+        let hint = "only a socket of this machine is possible: \"/run/containerd/containerd.sock\"";
+        return Err(Fault::with_hint("is not the path of a socket", hint));
+    }
+    unicode(path(bare, source)?)
+}
+
+fn unicode(path: PathBuf) -> Result<String, Fault> {
+    path.into_os_string().into_string().map_err(|_| Fault::new("is below a directory that is not UTF-8"))
+}
+
+/// Checks a name of containerd's, such as a namespace's.
+pub(super) fn identifier(text: &str) -> Result<String, Fault> {
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if text.len() > 76 || !text.split(['.', '_', '-']).all(is_word) {
+        let message = "is not a name: letters and digits, with single '.', '_' or '-' between them";
+        return Err(Fault::new(message));
+    }
+    Ok(text.to_owned())
+}
+
 /// Checks a group's name.
 pub(super) fn group_name(name: &str) -> Result<(), Fault> {
     if name.is_empty() {

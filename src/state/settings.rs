@@ -103,6 +103,13 @@ pub struct Targets {
     pub engines: Vec<EngineSettings>,
 }
 
+impl Targets {
+    /// Makes the parts of images of a machine with these engines, where nobody says otherwise.
+    pub fn with(engines: Vec<EngineSettings>) -> Self {
+        Self { extracts: true, keeps_blobs: !engines.is_empty(), engines }
+    }
+}
+
 impl Default for Targets {
     /// Extracted layers alone.
     fn default() -> Self {

@@ -157,15 +157,6 @@ fn a_mistake_stops_every_verb_before_anything_is_touched() {
         std::fs::read_dir(sandbox.home()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["registries.toml"]);
     assert_eq!(registry.requests(), [] as [&str; 0]);
-
-    // Engines are named here, and not used.
-    std::fs::remove_dir(sandbox.home().join("registries.toml")).unwrap();
-    machine(
-        &sandbox,
-        "[engine.microsandbox]\ncommand = \"msb\"\nhome = \"~/.microsandbox\"\n[engine.containerd]\ncommand = \"ctr\"\n\
-         address = \"/run/c.sock\"\nnamespace = \"default\"\nsnapshotter = \"overlayfs\"\n[engine.podman]\n[engine.docker]\n",
-    );
-    applied(&sandbox);
 }
 
 #[test]

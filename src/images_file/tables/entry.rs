@@ -1,7 +1,10 @@
 //! The entries of a registry's `images`: one image each, or a selection of tags.
 
+use std::collections::BTreeSet;
+
 use toml::de::DeValue;
 
+use super::engines::Engines;
 use super::tags;
 use crate::diagnostic::{Mistake, Span};
 use crate::digest::BlobDigest;
@@ -11,13 +14,17 @@ use crate::images_file::listed::{Listed, Wanted};
 use crate::images_file::quoted::quoted;
 use crate::images_file::reader::{Node, Reader, Table};
 use crate::images_file::values::{self, PULL_WORDS};
-use crate::state::{Platform, PullPolicy};
+use crate::state::{EngineName, Platform, PullPolicy};
 
 /// The values of entries that say nothing else.
 #[derive(Clone)]
-pub(super) struct Defaults {
+pub(super) struct Defaults<'e> {
     pub(super) platform: Platform,
     pub(super) pull: PullPolicy,
+    /// The engines of the file: each has every image that does not choose among them.
+    pub(super) engines: &'e Engines,
+    /// True if an image without an engine would be nowhere.
+    pub(super) needs_engine: bool,
 }
 
 /// Reads an entry of the images of `registry`.
@@ -25,18 +32,19 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     registry: &str,
     node: Node<'_>,
-    defaults: &Defaults,
+    defaults: &Defaults<'_>,
 ) -> Option<Listed> {
     match node.value {
         DeValue::String(name) => {
             let reference = reference(reader, registry, name, node)?;
-            let Defaults { platform, pull } = defaults.clone();
+            let Defaults { platform, pull, .. } = defaults.clone();
             Some(Listed {
                 span: node.span,
                 wanted: Wanted::Image(reference),
                 platform,
                 pull,
                 own_groups: Vec::new(),
+                engines: None,
             })
         }
         DeValue::Table(_) => {
@@ -55,12 +63,13 @@ fn read_table(
     registry: &str,
     node: Node<'_>,
     table: Table<'_>,
-    defaults: &Defaults,
+    defaults: &Defaults<'_>,
 ) -> Option<Listed> {
     // Everything is read before anything is given up, so that one run reports all that is wrong.
     let platform = reader.text(table, "platform", values::platform);
     let pull = reader.word(table, "pull", PULL_WORDS);
     let own_groups = own_groups(reader, table);
+    let engines = table.get("engines").map(|node| engines(reader, node, defaults));
     let tag = table.get("tag").map(|node| tag(reader, node));
     let digest = table.get("digest").map(|node| digest(reader, node));
     let rule = table.get("tags").map(|node| tags::rule(reader, node));
@@ -94,7 +103,18 @@ fn read_table(
         platform: platform.unwrap_or_else(|| defaults.platform.clone()),
         pull: pull.unwrap_or(defaults.pull),
         own_groups,
+        engines,
     })
+}
+
+/// Reads the engines that are to have the image.
+fn engines(reader: &mut Reader<'_>, node: Node<'_>, defaults: &Defaults<'_>) -> BTreeSet<EngineName> {
+    if defaults.needs_engine && node.value.as_array().is_some_and(|names| names.is_empty()) {
+        let message = "the image has no place on this machine: no engine has it, and nothing else is kept";
+        let hint = "name an engine, or leave out `layers = false`";
+        reader.error(Mistake::new(node.span, message).hint(hint));
+    }
+    defaults.engines.chosen(reader, node)
 }
 
 /// Reads the name of an image, which may have a tag and a digest.

@@ -31,7 +31,7 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     name: &str,
     node: Node<'_>,
-    defaults: &Defaults,
+    defaults: &Defaults<'_>,
 ) -> Option<(RegistrySettings, Vec<Listed>)> {
     let name = registry_name(reader, name, node);
     let table = registry_table(reader, node)?;

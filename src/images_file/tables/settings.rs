@@ -1,14 +1,18 @@
 //! `[settings]` and `[settings.limits]`: each key, or its default.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::engines::Engines;
+use crate::diagnostic::Mistake;
 use crate::images_file::keys;
 use crate::images_file::reader::{Node, Reader, Table};
 use crate::images_file::values::{self, PULL_WORDS, quantities};
-use crate::state::{Limits, Ownership, Settings};
+use crate::state::{Limits, Ownership, Settings, Targets};
 
+const BLOBS_WORDS: &[(&str, bool)] = &[("keep", true), ("discard", false)];
 const OWNERSHIP_WORDS: &[(&str, Ownership)] =
     &[("override-stat", Ownership::OverrideStat), ("none", Ownership::None)];
 
@@ -18,19 +22,21 @@ const MAX_DOWNLOADS: u64 = 64;
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads the table, if there is one.
-pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>) -> Settings {
+pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>, engines: &Engines) -> Settings {
     let source = reader.source;
-    let default = Settings { platform: source.default_platform.clone(), ..Settings::default() };
+    let targets = Targets::with(engines.settings());
+    let default = Settings { targets, platform: source.default_platform.clone(), ..Settings::default() };
     let of_machine = || source.machine.and_then(|machine| machine.hosts_dir.clone());
     let Some(table) = node.and_then(|node| reader.table(node, &keys::SETTINGS)) else {
         return Settings { hosts_dir: of_machine(), ..default };
     };
+    let (layers, targets) = layers(reader, table, engines, default.targets);
     let downloads = reader.number(table, "downloads", 1, MAX_DOWNLOADS);
     let interval = |text: &str| quantities::duration(text, MIN_INTERVAL);
     let limits = table.get("limits").and_then(|node| reader.table(node, &keys::LIMITS));
     Settings {
-        layers: reader.path(table, "layers"),
-        targets: default.targets,
+        layers,
+        targets,
         layers_mode: reader.text(table, "layers-mode", quantities::mode).unwrap_or(default.layers_mode),
         platform: reader.text(table, "platform", values::platform).unwrap_or(default.platform),
         pull: reader.word(table, "pull", PULL_WORDS).unwrap_or(default.pull),
@@ -42,6 +48,36 @@ pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>) -> Settings 
         hosts_dir: reader.path(table, "hosts-dir").or_else(of_machine),
         ownership: reader.word(table, "ownership", OWNERSHIP_WORDS).unwrap_or(default.ownership),
         limits: limits.map_or(default.limits, |table| read_limits(reader, table)),
+    }
+}
+
+/// Reads where layers are extracted, and which parts images have: `layers = false` needs another
+/// place for them.
+fn layers(
+    reader: &mut Reader<'_>,
+    table: Table<'_>,
+    engines: &Engines,
+    mut targets: Targets,
+) -> (Option<PathBuf>, Targets) {
+    let kept = reader.word(table, "blobs", BLOBS_WORDS);
+    targets.keeps_blobs = kept.unwrap_or(targets.keeps_blobs);
+    let Some(node) = table.get("layers") else { return (None, targets) };
+    match node.value {
+        DeValue::Boolean(extracts) => {
+            targets.extracts = *extracts;
+            let unclear = table.get("blobs").is_some() && kept.is_none();
+            if !extracts && !targets.keeps_blobs && engines.are_none() && !unclear {
+                let message = "`layers = false` leaves images no place on this machine";
+                let hint = "then at least one engine, such as [engine.podman], or `blobs = \"keep\"`";
+                reader.error(Mistake::new(node.span, message).hint(hint));
+            }
+            (None, targets)
+        }
+        DeValue::String(_) => (reader.path(table, "layers"), targets),
+        _ => {
+            reader.wrong_type(node, "a path, or false where none are extracted");
+            (None, targets)
+        }
     }
 }
 

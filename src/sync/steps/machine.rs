@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{InputError, InputFile};
 use crate::images_file::{self, MAX_TEXT, MachineSettings, Source};
-use crate::state::{Platform, RegistrySettings, Settings};
+use crate::state::{Platform, RegistrySettings, Settings, Targets};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 use crate::sys;
@@ -62,6 +62,6 @@ fn parse_machine(session: &Session, path: &Path, text: &str) -> Result<MachineSe
 
 /// Returns registries and settings for images that no images file speaks for.
 pub(crate) fn without_file(session: &Session) -> Result<(Vec<RegistrySettings>, Settings), VerbError> {
-    let MachineSettings { registries, hosts_dir, .. } = machine(session)?;
-    Ok((registries, Settings { hosts_dir, ..Settings::default() }))
+    let MachineSettings { registries, engines, hosts_dir, .. } = machine(session)?;
+    Ok((registries, Settings { hosts_dir, targets: Targets::with(engines), ..Settings::default() }))
 }
