@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion};
-use msb_sync::benched::{Catalog, LockedHome, WritableCatalog};
+use msb_sync::benched::{Catalog, Holding, LockedHome, WritableCatalog};
 use msb_sync::cancel::Cancel;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::Silent;
@@ -19,13 +19,19 @@ use msb_sync::state::Owner;
 /// Every fiftieth image belongs to the file that is asked about: 200 of 10,000.
 const OURS: usize = 50;
 
+/// The wishes of most owners.
+fn holding(layers: &Path) -> Holding<'_> {
+    Holding { layers, extracts: true, keeps_blobs: false }
+}
+
 /// Records `count` images.
 fn fill(catalog: &mut WritableCatalog, count: usize) {
+    let layers = common::layers_directory();
     for number in 0..count {
         let owner = if number % OURS == 0 { common::owner() } else { Owner::pull() };
         let image = common::image(number);
         let names = [image.reference.clone()];
-        catalog.record(&image, &names, &owner, &common::layers_directory()).unwrap();
+        catalog.record(&image, &names, &owner, holding(&layers)).unwrap();
     }
 }
 
@@ -33,6 +39,7 @@ fn main() {
     // /dev/shm: filling takes 10,000 durable commits.
     let base = if Path::new("/dev/shm").is_dir() { Path::new("/dev/shm") } else { Path::new("/tmp") };
     let directory = tempfile::tempdir_in(base).unwrap();
+    let layers = common::layers_directory();
     let mut criterion = Criterion::default().sample_size(20).configure_from_args();
     for count in [200, common::IMAGES] {
         let home = directory.path().join(count.to_string());
@@ -63,7 +70,7 @@ fn main() {
         group.bench_function("record an image (without the disk's sync)", |bencher| {
             bencher.iter_batched(
                 || (),
-                |()| writable.record(&image, &names, &common::owner(), &common::layers_directory()).unwrap(),
+                |()| writable.record(&image, &names, &common::owner(), holding(&layers)).unwrap(),
                 BatchSize::PerIteration,
             );
         });

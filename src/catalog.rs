@@ -16,7 +16,9 @@
 mod config;
 mod connection;
 mod directories;
+mod holdings;
 mod image;
+mod loads;
 mod needed;
 mod order;
 mod own;
@@ -35,8 +37,9 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, ffi};
 use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
-use crate::state::{ConfigRecord, Owner, RecordedImage};
+use crate::state::{ConfigRecord, LoadedReference, Owner, RecordedImage};
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
+pub use writable::Holding;
 pub use writable::WritableCatalog;
 pub(crate) use writable::{Change, GROUP};
 
@@ -133,7 +136,8 @@ impl Catalog {
     }
 
     /// The layers that any recorded image outside `references` needs, ours or microsandbox's. The
-    /// second names of `references` count as inside.
+    /// second names of `references` count as inside, and so do images of which no owner wants the
+    /// layers, unless microsandbox had them first.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -161,6 +165,27 @@ impl Catalog {
             needed::retain_needed_in(tx, self.home(), of, outside, &mut needed)?;
             Ok(needed)
         })
+    }
+
+    /// The blobs, documents and layers, that are kept for recorded images outside `references`,
+    /// the second names of which count as inside.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn blobs_needed_outside(
+        &self,
+        references: &BTreeSet<ImageRef>,
+    ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
+        self.read("look up needed blobs in", |tx| needed::blobs_needed_outside(tx, references))
+    }
+
+    /// Every reference that was loaded into an engine, for whatever owner, one that is gone too;
+    /// sorted by engine and name.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn loaded(&self) -> Result<Vec<LoadedReference>, CatalogError> {
+        self.read("look up what engines have been given in", loads::all)
     }
 
     /// Every directory of layers that images of this home have had theirs in.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use crate::cancel::Cancel;
-use crate::catalog::{self, Change, WritableCatalog};
+use crate::catalog::{self, Change, Holding, WritableCatalog};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::{Defect, Error, StoreError};
 use crate::extract::{self, Workers};
@@ -252,7 +252,8 @@ impl Executor<'_> {
             outcomes.push((index, change.as_ref().map(Option::is_some).map_err(Arc::clone)));
             changes.extend(change.into_iter().flatten());
         }
-        let mut changed = self.catalog.change(&changes, self.owner, self.store.layers()).into_iter();
+        let holding = Holding { layers: self.store.layers(), extracts: true, keeps_blobs: false };
+        let mut changed = self.catalog.change(&changes, self.owner, holding).into_iter();
         for (index, outcome) in outcomes {
             let error = match outcome {
                 Ok(true) => changed.next().and_then(Result::err).map(|error| Arc::new(error.into())),

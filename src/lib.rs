@@ -111,7 +111,7 @@ pub use crate::sys::{limit_allocator_arenas, raise_open_files_limit};
 /// Passes on the rooms that the benchmarks measure; for nobody else.
 #[doc(hidden)]
 pub mod benched {
-    pub use crate::catalog::{Catalog, WritableCatalog};
+    pub use crate::catalog::{Catalog, Holding, WritableCatalog};
     pub use crate::extract::{Options, Totals, Workers, extract};
     pub use crate::locked_home::LockedHome;
 }

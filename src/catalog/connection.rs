@@ -16,8 +16,8 @@ use crate::sys;
 /// milliseconds; a copy on a slow disk may take longer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Prepared statements kept; there are about forty.
-const CACHED_STATEMENTS: usize = 64;
+/// Prepared statements kept; there are about sixty.
+const CACHED_STATEMENTS: usize = 96;
 
 /// The home of the catalog at `path`, which is absolute.
 pub(super) fn home_of(path: &Path) -> &Path {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 
+use super::holdings::{self, holders, primary_of};
 use super::rows::{
     NameRow, OUR_IMAGE, OUR_LAYERS, THEIR_DIFF_IDS, THEIR_DOCUMENTS, THEIR_IMAGE, THEIR_LAYERS, integer,
-    is_true, owners, parse_name, primary_of, text,
+    is_true, parse_name, text,
 };
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::ImageRef;
@@ -46,14 +47,14 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         Some(ours) => our_layers(conn, &name)?.map(|layers| (ours, layers)),
         None => None,
     };
-    let mut owners = owners(conn, &name)?;
+    let mut holders = holders(conn, &name)?;
     let mut alias_of = None;
-    if owners.is_empty()
-        && let Some((primary, its_owners)) =
+    if holders.owners.is_empty()
+        && let Some((primary, its_holders)) =
             primary_of(conn, of_name.as_ref().and_then(|of_name| of_name.alias_of.as_deref()))?
     {
         alias_of = Some(primary);
-        owners = its_owners;
+        holders = its_holders;
     }
     let (their_layers, layers_readable) = their_layers(conn, &name)?;
     let documents_readable = documents_readable(conn, &name)?;
@@ -67,9 +68,9 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         config_digest: None,
         layers: Arc::default(),
         documents: Arc::default(),
-        extracted_for: owners.clone(),
-        blobs_kept_for: BTreeSet::new(),
-        owners,
+        owners: holders.owners,
+        extracted_for: holders.extracted_for,
+        blobs_kept_for: holders.blobs_kept_for,
         rows_complete: false,
         alias_of,
         preexisting: of_name.as_ref().is_none_or(|of_name| of_name.preexisting),
@@ -80,6 +81,9 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         image.rows_complete = readable && agree(&layers, &their_layers);
         image.layers = layers.into();
         ours.fill(&mut image);
+        if !image.blobs_kept_for.is_empty() {
+            image.documents = holdings::documents(conn, &name)?.into();
+        }
     } else {
         // A row of ours that cannot be read is one that has to be written again.
         image.rows_complete = readable && !their_layers.is_empty() && of_name.is_none();

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension as _, Result};
 
 use super::directories::{all, is_same, resolved};
-use super::rows::{NameRow, OUR_USERS, THEIR_LAYERS, THEIR_USERS, owners, texts};
+use super::holdings::{self, holders};
+use super::rows::{NameRow, OUR_USERS, THEIR_LAYERS, THEIR_USERS, texts};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 
@@ -21,16 +22,7 @@ pub(super) fn layers_needed_outside(
     conn: &Connection,
     inside: &BTreeSet<ImageRef>,
 ) -> Result<BTreeSet<BlobDigest>> {
-    let mut inside_names: BTreeSet<String> = inside.iter().map(ToString::to_string).collect();
-    for name in inside.iter().map(ToString::to_string) {
-        for second in texts(conn, "SELECT reference FROM sync_images WHERE alias_of = ?1", &name)? {
-            let claimed = NameRow::of(conn, &second)?.is_none_or(|row| row.preexisting);
-            if !claimed && owners(conn, &second)?.is_empty() {
-                inside_names.insert(second);
-            }
-        }
-    }
-
+    let inside_names = without_layers(conn, inside)?;
     let mut candidates: BTreeSet<String> = BTreeSet::new();
     for name in &inside_names {
         candidates.extend(texts(conn, "SELECT digest FROM sync_image_layers WHERE reference = ?1", name)?);
@@ -64,6 +56,42 @@ pub(super) fn layers_needed_outside(
         }
     })?;
     Ok(needed.into_iter().collect())
+}
+
+/// The blobs that images outside `inside` keep.
+pub(super) fn blobs_needed_outside(
+    conn: &Connection,
+    inside: &BTreeSet<ImageRef>,
+) -> Result<BTreeSet<BlobDigest>> {
+    let inside = inside.iter().map(ToString::to_string).collect();
+    holdings::kept_blobs_outside(conn, &with_second_names(conn, inside)?)
+}
+
+/// The names that need no layers: those of `inside`, and those of images of which no owner wants
+/// layers and that microsandbox did not have before.
+fn without_layers(conn: &Connection, inside: &BTreeSet<ImageRef>) -> Result<BTreeSet<String>> {
+    let mut names: BTreeSet<String> = inside.iter().map(ToString::to_string).collect();
+    for name in holdings::unextracted(conn)? {
+        if NameRow::of(conn, &name)?.is_some_and(|row| !row.preexisting) {
+            names.insert(name);
+        }
+    }
+    with_second_names(conn, names)
+}
+
+/// Adds the second names that nobody owns, and that microsandbox did not have before.
+fn with_second_names(conn: &Connection, mut names: BTreeSet<String>) -> Result<BTreeSet<String>> {
+    let mut seconds = Vec::new();
+    for name in &names {
+        for second in texts(conn, "SELECT reference FROM sync_images WHERE alias_of = ?1", name)? {
+            let claimed = NameRow::of(conn, &second)?.is_none_or(|row| row.preexisting);
+            if !claimed && holders(conn, &second)?.owners.is_empty() {
+                seconds.push(second);
+            }
+        }
+    }
+    names.extend(seconds);
+    Ok(names)
 }
 
 /// Calls `visit` with each distinct text of a sorted column.
@@ -110,7 +138,7 @@ pub(super) fn retain_needed_in(
     if known.iter().all(|other| is_same(other, directory)) {
         return Ok(());
     }
-    let inside: BTreeSet<String> = inside.iter().map(ToString::to_string).collect();
+    let inside = without_layers(conn, inside)?;
     let is_default = is_same(directory, default);
     let mut elsewhere = Vec::new();
     for digest in &*needed {

@@ -5,13 +5,10 @@
 //! (another type, a broken digest or reference) makes the image one that is not recorded by us, or
 //! whose rows are incomplete; it is never an error, so that the next run can put it right.
 
-use std::collections::BTreeSet;
-
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use crate::state::Owner;
 
 /// The timestamps that microsandbox can parse without a panic, as an SQL condition on a column.
 macro_rules! well_formed {
@@ -42,8 +39,6 @@ pub(super) const OUR_IMAGE: &str = "
 pub(super) const OUR_LAYERS: &str = "
     SELECT digest, diff_id, media_type, size_bytes, position
       FROM sync_image_layers WHERE reference = ?1 ORDER BY position";
-
-pub(super) const OWNERS: &str = "SELECT owner FROM sync_owners WHERE reference = ?1";
 
 pub(super) const THEIR_IMAGE: &str = concat!(
     "SELECT modified_at, ",
@@ -150,20 +145,4 @@ impl NameRow {
         // A garbled flag counts as set: then microsandbox's rows are left alone.
         Ok(Self { alias_of: text(row, 0)?, preexisting: integer(row, 1)? != Some(0) })
     }
-}
-
-pub(super) fn owners(conn: &Connection, name: &str) -> Result<BTreeSet<Owner>> {
-    Ok(texts(conn, OWNERS, name)?.into_iter().map(Owner).collect())
-}
-
-/// Finds the image of which a name is only a second name, with that image's owners.
-pub(super) fn primary_of(
-    conn: &Connection,
-    alias_of: Option<&str>,
-) -> Result<Option<(ImageRef, BTreeSet<Owner>)>> {
-    let Some((text, primary)) = alias_of.and_then(|text| Some((text, parse_name(text)?))) else {
-        return Ok(None);
-    };
-    let owners = owners(conn, text)?;
-    Ok((!owners.is_empty()).then_some((primary, owners)))
 }

@@ -161,13 +161,45 @@ const OURS: &[Table] = &[
                PRIMARY KEY (reference, owner)) WITHOUT ROWID",
         columns: &["reference", "owner", "since"],
     },
+    // What an owner wants of an image, where it is not the usual: layers extracted, no blob kept.
+    Table {
+        name: "sync_holdings",
+        body: "(reference TEXT NOT NULL, owner TEXT NOT NULL, extracts INTEGER NOT NULL, \
+               keeps_blobs INTEGER NOT NULL, PRIMARY KEY (reference, owner)) WITHOUT ROWID",
+        columns: &["reference", "owner", "extracts", "keeps_blobs"],
+    },
+    // The documents of images whose blobs somebody keeps.
+    Table {
+        name: "sync_image_documents",
+        body: "(reference TEXT NOT NULL, position INTEGER NOT NULL, role TEXT NOT NULL, digest TEXT NOT NULL, \
+               media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, PRIMARY KEY (reference, position)) \
+               WITHOUT ROWID",
+        columns: &["reference", "position", "role", "digest", "media_type", "size_bytes"],
+    },
+    // References that were loaded into engines; `engine` is the engine's settings as JSON.
+    Table {
+        name: "sync_loads",
+        body: "(engine TEXT NOT NULL, name TEXT NOT NULL, owner TEXT NOT NULL, reference TEXT NOT NULL, \
+               manifest_digest TEXT NOT NULL, listed_digest TEXT, files_json TEXT NOT NULL, \
+               since DATETIME NOT NULL, PRIMARY KEY (engine, name, owner)) WITHOUT ROWID",
+        columns: &[
+            "engine",
+            "name",
+            "owner",
+            "reference",
+            "manifest_digest",
+            "listed_digest",
+            "files_json",
+            "since",
+        ],
+    },
 ];
 
 /// One step of our own schema.
 type Migration = fn(&Connection, home: &Path) -> rusqlite::Result<()>;
 
 /// The steps, in order. Steps are only ever added: a released one never changes.
-const MIGRATIONS: &[Migration] = &[own_tables, lookup_indexes, layers_directories];
+const MIGRATIONS: &[Migration] = &[own_tables, lookup_indexes, layers_directories, own_tables];
 
 fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
     OURS.iter().try_for_each(|table| create(conn, "CREATE TABLE IF NOT EXISTS", table))

@@ -12,14 +12,17 @@ use proptest::prelude::*;
 use rusqlite::StatementStatus;
 use tempfile::TempDir;
 
-use super::write::Forgotten;
+use super::write::{Forgotten, Held};
 use super::*;
 use crate::cancel::Cancel;
 use crate::digest::{Algorithm, DiffId};
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::locked_home::LockedHome;
 use crate::progress::Silent;
-use crate::state::{DocumentRecord, Labels, LayerDescriptor, Platform, ResolvedImage};
+use crate::state::{
+    DocumentDescriptor, DocumentRecord, DocumentRole, EngineFile, EngineName, EngineSettings, Labels,
+    LayerDescriptor, Platform, ResolvedImage,
+};
 
 /// The join by which microsandbox 0.2 finds an image's layers.
 const MSB_LAYERS: &str =
@@ -259,14 +262,17 @@ fn image(name: &str, layers: &[&str]) -> ResolvedImage {
     }
 }
 
+/// The wishes of most owners.
+fn usual() -> Holding<'static> {
+    Holding { layers: Path::new("/layers"), extracts: true, keeps_blobs: false }
+}
+
 fn file(name: &str) -> Owner {
     Owner(format!("/etc/{name}.toml"))
 }
 
 fn put(catalog: &mut WritableCatalog, name: &str, layers: &[&str], owner: &Owner) {
-    catalog
-        .record(&image(name, layers), &reference(name).recorded_names(), owner, Path::new("/layers"))
-        .unwrap();
+    catalog.record(&image(name, layers), &reference(name).recorded_names(), owner, usual()).unwrap();
 }
 
 fn one(catalog: &Catalog, name: &str) -> Option<RecordedImage> {
@@ -358,7 +364,7 @@ fn a_creation_time_that_microsandbox_could_not_parse_is_not_written() {
     ] {
         let mut image = image(ALPINE, &["a"]);
         image.config.created = Some(text.to_owned());
-        catalog.record(&image, &[reference(ALPINE)], &file("one"), Path::new("/layers")).unwrap();
+        catalog.record(&image, &[reference(ALPINE)], &file("one"), usual()).unwrap();
         let created: Option<String> =
             sandbox.sql().query_row("SELECT created FROM configs", [], |row| row.get(0)).unwrap();
         assert_eq!(created.as_deref(), kept.then_some(text));
@@ -415,8 +421,8 @@ fn what_is_recorded_is_read_back() {
     let sandbox = Sandbox::new();
     let mut catalog = sandbox.open();
     let image = image(ALPINE, &["a", "b"]);
-    catalog.record(&image, &[reference(ALPINE)], &file("one"), Path::new("/layers")).unwrap();
-    catalog.adopt(&[reference(ALPINE), reference("nope")], &Owner::pull(), Path::new("/layers")).unwrap();
+    catalog.record(&image, &[reference(ALPINE)], &file("one"), usual()).unwrap();
+    catalog.adopt(&[reference(ALPINE), reference("nope")], &Owner::pull(), usual()).unwrap();
     for catalog in [&catalog, &sandbox.reader()] {
         let found = one(catalog, ALPINE).unwrap();
         assert_timestamp(&found.modified_at);
@@ -486,7 +492,7 @@ fn an_image_without_index_config_lists_or_layers_is_recorded() {
     bare.index = None;
     bare.config.env = None;
     bare.config.history_json = None;
-    catalog.record(&bare, &[reference("bare:1")], &file("one"), Path::new("/layers")).unwrap();
+    catalog.record(&bare, &[reference("bare:1")], &file("one"), usual()).unwrap();
     let found = one(&catalog, "bare:1").unwrap();
     assert!(found.rows_complete && found.layers.is_empty());
     assert_eq!(sandbox.count("indexes"), 0);
@@ -587,7 +593,7 @@ fn remove_forgets_whoever_owns_it() {
     let sandbox = Sandbox::new();
     let mut catalog = sandbox.open();
     put(&mut catalog, ALPINE, &["a"], &file("one"));
-    catalog.adopt(&[reference(ALPINE)], &Owner::pull(), Path::new("/layers")).unwrap();
+    catalog.adopt(&[reference(ALPINE)], &Owner::pull(), usual()).unwrap();
     let forgotten = catalog.forget(&[reference(ALPINE)], None).unwrap();
     assert_eq!((forgotten.removed, forgotten.unneeded_layers), (refs(&[ALPINE]), digests(&["a"])));
     for table in ["images", "layers", "sync_images", "sync_image_layers", "sync_owners"] {
@@ -755,7 +761,7 @@ fn ids_at_the_end_of_their_range_are_an_error_not_a_panic() {
     sandbox.sql().execute("INSERT INTO layers VALUES (?, '', 'x', 'x', 1, NULL, NULL)", [i64::MAX]).unwrap();
     let mut catalog = sandbox.open();
     let error = catalog
-        .record(&image("other:1", &["b"]), &[reference("other:1")], &file("one"), Path::new("/layers"))
+        .record(&image("other:1", &["b"]), &[reference("other:1")], &file("one"), usual())
         .unwrap_err();
     assert_eq!(error.kind(), "catalog-query");
     assert_eq!(sandbox.count("images"), 1, "nothing of it was kept");
@@ -767,7 +773,7 @@ fn sizes_beyond_sqlite_are_cut_not_wrapped() {
     let mut catalog = sandbox.open();
     let mut huge = image(ALPINE, &["a", "b"]);
     Arc::make_mut(&mut huge.layers)[0].size = u64::MAX;
-    catalog.record(&huge, &[reference(ALPINE)], &file("one"), Path::new("/layers")).unwrap();
+    catalog.record(&huge, &[reference(ALPINE)], &file("one"), usual()).unwrap();
     assert_eq!(one(&catalog, ALPINE).unwrap().layers[0].size, i64::MAX.cast_unsigned());
 }
 
@@ -917,7 +923,7 @@ fn a_full_disk_is_told_apart_and_leaves_the_old_state() {
         .unwrap();
     let mut large = image(ALPINE, &["b"]);
     large.config.labels = labels(&"x".repeat(1 << 20));
-    let error = catalog.record(&large, &[reference(ALPINE)], &file("one"), Path::new("/layers")).unwrap_err();
+    let error = catalog.record(&large, &[reference(ALPINE)], &file("one"), usual()).unwrap_err();
     assert_eq!(error.kind(), "disk-full");
     assert_eq!(sandbox.stacked(ALPINE), ["a"]);
     assert!(one(&catalog, ALPINE).unwrap().rows_complete);
@@ -940,11 +946,11 @@ fn many_changes_are_few_transactions() {
     let changes: Vec<_> =
         images.iter().zip(&names).map(|(image, names)| record((image, &names[..]))).collect();
     let before = transactions(&sandbox);
-    let results = catalog.change(&changes, &file("one"), Path::new("/layers"));
+    let results = catalog.change(&changes, &file("one"), usual());
     assert!(results.len() == changes.len() && results.iter().all(Result::is_ok));
     assert_eq!(transactions(&sandbox), before + 2);
     let adopt: Vec<_> = names.iter().map(|names| Change::Adopt { names }).collect();
-    assert!(catalog.change(&adopt, &Owner::pull(), Path::new("/layers")).iter().all(Result::is_ok));
+    assert!(catalog.change(&adopt, &Owner::pull(), usual()).iter().all(Result::is_ok));
     assert_eq!(transactions(&sandbox), before + 4);
     let all: Vec<ImageRef> = names.concat();
     assert_eq!(catalog.forget(&all, Some(&file("one"))).unwrap().kept.len(), all.len());
@@ -967,7 +973,7 @@ fn one_change_that_fails_leaves_the_others() {
     let names = [&first, &large, &last].map(|image| [image.reference.clone()]);
     let changes = [(&first, &names[0]), (&large, &names[1]), (&last, &names[2])]
         .map(|(image, names)| Change::Record { image, names });
-    let results = catalog.change(&changes, &file("one"), Path::new("/layers"));
+    let results = catalog.change(&changes, &file("one"), usual());
     let kinds: Vec<_> = results.iter().map(|result| result.as_ref().err().map(CatalogError::kind)).collect();
     assert_eq!(kinds, [None, Some("disk-full"), None]);
     assert_eq!(sandbox.stacked("docker.io/library/first:1"), ["a", "c"]);
@@ -1072,7 +1078,8 @@ fn crowd(sandbox: &Sandbox, images: usize) -> WritableCatalog {
         let own: Vec<String> = (0..3).map(|layer| format!("{number} {layer}")).collect();
         let layers = ["a", &own[0], &own[1], &own[2]];
         let owner = if number % 100 == 0 { file("one") } else { Owner::pull() };
-        write::record(&tx, &image(&name, &layers), &[reference(&name)], &owner, b"/layers").unwrap();
+        let held = Held { owner: &owner, layers: b"/layers", extracts: true, keeps_blobs: false };
+        write::record(&tx, &image(&name, &layers), &[reference(&name)], held).unwrap();
     }
     tx.commit().unwrap();
     catalog
@@ -1113,7 +1120,7 @@ fn statements_are_compiled_once_however_many_images_are_read() {
         put(&mut catalog, "crowd:7", &["a", "b"], &file("one"));
         catalog.layers_needed_outside(&names.iter().cloned().collect()).unwrap();
     }
-    let reads = [rows::OUR_IMAGE, rows::OUR_LAYERS, rows::OWNERS, rows::THEIR_IMAGE, rows::THEIR_LAYERS];
+    let reads = [rows::OUR_IMAGE, rows::OUR_LAYERS, holdings::HOLDERS, rows::THEIR_IMAGE, rows::THEIR_LAYERS];
     for sql in reads.into_iter().chain([rows::THEIR_DOCUMENTS, rows::OUR_USERS, rows::THEIR_USERS]) {
         let statement = catalog.conn.prepare_cached(sql).unwrap();
         assert!(statement.get_status(StatementStatus::Run) > 40, "{sql}");
@@ -1133,7 +1140,7 @@ fn no_query_of_a_run_scans_a_table() {
             rows::OWNED_NAMES,
             rows::OUR_IMAGE,
             rows::OUR_LAYERS,
-            rows::OWNERS,
+            holdings::HOLDERS,
             rows::THEIR_IMAGE,
             rows::THEIR_LAYERS,
             rows::THEIR_DOCUMENTS,
@@ -1244,7 +1251,7 @@ proptest! {
                     put(&mut catalog, NAMES[*name], layers, &owners[*owner]);
                 }
                 Step::AddOwner { name, owner } => {
-                    catalog.adopt(&[reference(NAMES[*name])], &owners[*owner], Path::new("/layers")).unwrap();
+                    catalog.adopt(&[reference(NAMES[*name])], &owners[*owner], usual()).unwrap();
                 }
                 Step::Forget { names, owner } => {
                     let names: Vec<_> = names.iter().map(|name| reference(NAMES[*name])).collect();
@@ -1270,4 +1277,134 @@ proptest! {
         }
         sandbox.assert_sound();
     }
+}
+
+// ------------------------------------------------------------------------ kept blobs and engines
+
+fn documents(of: &str) -> Vec<DocumentDescriptor> {
+    let document = |role: DocumentRole| DocumentDescriptor {
+        role,
+        digest: BlobDigest::of(Algorithm::Sha256, format!("{role:?} of {of}").as_bytes()),
+        media_type: format!("application/{}", role.as_str()),
+        size: 7,
+    };
+    [DocumentRole::Index, DocumentRole::Manifest, DocumentRole::Config].map(document).to_vec()
+}
+
+fn with_documents(name: &str, layers: &[&str]) -> ResolvedImage {
+    ResolvedImage { documents: documents(name).into(), ..image(name, layers) }
+}
+
+fn kept() -> Holding<'static> {
+    Holding { extracts: false, keeps_blobs: true, ..usual() }
+}
+
+#[test]
+fn documents_are_recorded_as_long_as_an_owner_keeps_blobs() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let name = "sandboxes.io/library/alpine:3.20";
+    let (image, names) = (with_documents(name, &["a", "b"]), reference(name).recorded_names());
+    catalog.record(&image, &names, &file("one"), usual()).unwrap();
+    let recorded = one(&catalog, name).unwrap();
+    assert!(recorded.documents.is_empty() && recorded.blobs_kept_for.is_empty());
+    assert_eq!(recorded.extracted_for, recorded.owners);
+    assert!(catalog.blobs_needed_outside(&BTreeSet::new()).unwrap().is_empty());
+
+    catalog.record(&image, &names, &file("two"), kept()).unwrap();
+    for name in &names {
+        let recorded = one(&catalog, &name.to_string()).unwrap();
+        assert_eq!(recorded.documents[..], documents("sandboxes.io/library/alpine:3.20"), "{name}");
+        assert_eq!(recorded.extracted_for, BTreeSet::from([file("one")]));
+        assert_eq!(recorded.blobs_kept_for, BTreeSet::from([file("two")]));
+    }
+    let mut needed = digests(&["a", "b"]);
+    needed.extend(image.documents.iter().map(|document| document.digest.clone()));
+    assert_eq!(catalog.blobs_needed_outside(&BTreeSet::new()).unwrap(), needed);
+    assert!(catalog.blobs_needed_outside(&refs(&[name])).unwrap().is_empty());
+
+    // Who records the image for another owner does not drop what the first one keeps.
+    catalog.record(&image, &names, &file("one"), usual()).unwrap();
+    assert_eq!(one(&catalog, name).unwrap().documents.len(), 3);
+    catalog.adopt(&names, &file("two"), usual()).unwrap();
+    assert_eq!(sandbox.count("sync_image_documents"), 0);
+    catalog.record(&image, &names, &file("two"), kept()).unwrap();
+    catalog.forget(&names, Some(&file("two"))).unwrap();
+    assert_eq!((sandbox.count("sync_image_documents"), sandbox.count("sync_holdings")), (0, 0));
+    assert_eq!(one(&catalog, name).unwrap().owners, BTreeSet::from([file("one")]));
+    catalog.record(&image, &names, &file("two"), kept()).unwrap();
+    catalog.forget(&names, None).unwrap();
+    assert_eq!((sandbox.count("sync_image_documents"), sandbox.count("sync_holdings")), (0, 0));
+}
+
+#[test]
+fn layers_that_no_owner_wants_extracted_are_not_needed() {
+    let sandbox = Sandbox::of_microsandbox("docker.io/library/theirs:1", &["c"]);
+    let mut catalog = sandbox.open();
+    let none = BTreeSet::new();
+    let names = |name: &str| reference(name).recorded_names();
+    for (name, layers) in
+        [("sandboxes.io/library/alpine:3.20", ["a", "b"]), ("docker.io/library/theirs:1", ["c", "d"])]
+    {
+        catalog.record(&with_documents(name, &layers), &names(name), &file("one"), kept()).unwrap();
+    }
+    catalog.record(&image("other:1", &["b"]), &names("other:1"), &file("one"), usual()).unwrap();
+    assert_eq!(catalog.layers_needed_outside(&none).unwrap(), digests(&["b", "c", "d"]));
+    let default = Path::new("/layers");
+    assert_eq!(catalog.layers_needed_in(default, default, &none).unwrap(), digests(&["b", "c", "d"]));
+    assert_eq!(catalog.blobs_needed_outside(&refs(&["docker.io/library/theirs:1"])).unwrap().len(), 5);
+    catalog.adopt(&names("sandboxes.io/library/alpine:3.20"), &Owner::pull(), usual()).unwrap();
+    assert_eq!(catalog.layers_needed_outside(&none).unwrap(), digests(&["a", "b", "c", "d"]));
+}
+
+#[test]
+fn loads_are_noted_before_they_start_and_outlive_their_owners() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let engine =
+        EngineSettings { home: Some("/srv/msb".into()), ..EngineSettings::new(EngineName::Microsandbox) };
+    let load = |name: &str, owner: Owner| LoadedReference {
+        owner,
+        engine: engine.clone(),
+        name: name.to_owned(),
+        reference: reference(ALPINE),
+        manifest: layer("a").digest,
+        listed: Some(layer("b").digest),
+        files: vec![EngineFile { path: "/srv/msb/x.erofs".into(), digest: "sha256:00".to_owned() }],
+    };
+    let loads = [load("a:1", file("one")), load("a:1", file("two")), load("b:1", file("one"))];
+    catalog.begin_loads(&loads).unwrap();
+    let begun = |load: &LoadedReference| LoadedReference { listed: None, files: Vec::new(), ..load.clone() };
+    assert_eq!(catalog.loaded().unwrap(), loads.clone().map(|load| begun(&load)));
+    catalog.end_load(&loads[1]).unwrap();
+    assert_eq!(catalog.loaded().unwrap(), [begun(&loads[0]), loads[1].clone(), begun(&loads[2])]);
+    catalog.forget(&[reference(ALPINE)], None).unwrap();
+    catalog.forget_loads(&[loads[0].clone(), loads[2].clone()]).unwrap();
+    assert_eq!(sandbox.reader().loaded().unwrap(), [loads[1].clone()]);
+    // Rows that somebody has edited are no failure.
+    sandbox.sql().execute_batch("UPDATE sync_loads SET listed_digest = 'x', files_json = 'y'").unwrap();
+    assert_eq!(catalog.loaded().unwrap(), [begun(&loads[1])]);
+    sandbox.sql().execute_batch("UPDATE sync_loads SET engine = '{}'").unwrap();
+    assert!(catalog.loaded().unwrap().is_empty());
+}
+
+#[test]
+fn a_catalog_from_before_there_was_a_choice_extracts_and_keeps_nothing() {
+    let sandbox = Sandbox::new();
+    put(&mut sandbox.open(), ALPINE, &["a"], &file("one"));
+    sandbox
+        .sql()
+        .execute_batch(
+            "DROP TABLE sync_holdings; DROP TABLE sync_image_documents; DROP TABLE sync_loads;
+             UPDATE sync_meta SET value = 3;",
+        )
+        .unwrap();
+    for catalog in [sandbox.reader(), sandbox.reader()] {
+        let recorded = one(&catalog, ALPINE).unwrap();
+        assert_eq!((recorded.extracted_for.len(), recorded.blobs_kept_for.len()), (1, 0));
+        assert!(catalog.loaded().unwrap().is_empty());
+    }
+    let catalog = sandbox.open();
+    assert_eq!(one(&catalog, ALPINE).unwrap().extracted_for.len(), 1);
+    assert_eq!(sandbox.count("sync_loads"), 0);
 }

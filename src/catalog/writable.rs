@@ -8,11 +8,11 @@ use rusqlite::{OpenFlags, Transaction, TransactionBehavior};
 use super::Catalog;
 use super::connection::{absolute, connect, explain_open, sql_error, why_not_opened};
 use super::write::{self, Forgotten};
-use super::{directories, own, schema};
+use super::{directories, loads, own, schema};
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
-use crate::state::{Owner, ResolvedImage};
+use crate::state::{LoadedReference, Owner, ResolvedImage};
 
 /// Images of one transaction at most, so that other writers need not wait long.
 pub(crate) const GROUP: usize = 100;
@@ -30,6 +30,17 @@ impl Deref for WritableCatalog {
     fn deref(&self) -> &Catalog {
         &self.catalog
     }
+}
+
+/// The wishes of an owner about his images.
+#[derive(Clone, Copy, Debug)]
+pub struct Holding<'a> {
+    /// The directory where the layers of his images are.
+    pub layers: &'a Path,
+    /// The owner wants layers extracted.
+    pub extracts: bool,
+    /// The owner wants blobs kept.
+    pub keeps_blobs: bool,
 }
 
 /// A change of one image, for [`WritableCatalog::change`].
@@ -79,10 +90,11 @@ impl WritableCatalog {
         Ok(Self { catalog: Catalog { conn, path }, _home: home.clone() })
     }
 
-    /// Records `image` under `names` for `owner`, its layers being in the directory `layers`, in
-    /// one transaction: what was recorded under these names is replaced. The first name is the
+    /// Records `image` under `names` for `owner`, with what he wants of it, in one transaction: what
+    /// was recorded under these names is replaced. The first name is the
     /// image's own, the others are second names (see
-    /// [`ImageRef::recorded_names`]), which stay as long as the first does. Owners it has stay.
+    /// [`ImageRef::recorded_names`]), which stay as long as the first does. Owners it has stay. Its
+    /// documents are recorded where any of them wants blobs kept.
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.
@@ -91,19 +103,24 @@ impl WritableCatalog {
         image: &ResolvedImage,
         names: &[ImageRef],
         owner: &Owner,
-        layers: &Path,
+        holding: Holding<'_>,
     ) -> Result<(), CatalogError> {
-        self.change_all(&[Change::Record { image, names }], owner, layers)
+        self.change_all(&[Change::Record { image, names }], owner, holding)
     }
 
     /// Makes `owner` one of the owners of an image that [`WritableCatalog::record`] recorded under
-    /// `names`, and notes that its layers are in the directory `layers`. Names that are not
-    /// recorded are skipped.
+    /// `names`, and notes what he wants of it. Names that are not recorded are skipped. Documents
+    /// that are not recorded stay so; they go where no owner wants blobs kept any more.
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.
-    pub fn adopt(&mut self, names: &[ImageRef], owner: &Owner, layers: &Path) -> Result<(), CatalogError> {
-        self.change_all(&[Change::Adopt { names }], owner, layers)
+    pub fn adopt(
+        &mut self,
+        names: &[ImageRef],
+        owner: &Owner,
+        holding: Holding<'_>,
+    ) -> Result<(), CatalogError> {
+        self.change_all(&[Change::Adopt { names }], owner, holding)
     }
 
     /// Records and adopts as [`WritableCatalog::record`] and [`WritableCatalog::adopt`] do for many
@@ -113,11 +130,11 @@ impl WritableCatalog {
         &mut self,
         changes: &[Change<'_>],
         owner: &Owner,
-        layers: &Path,
+        holding: Holding<'_>,
     ) -> Vec<Result<(), CatalogError>> {
         let mut results = Vec::with_capacity(changes.len());
         for group in changes.chunks(GROUP) {
-            match self.change_all(group, owner, layers) {
+            match self.change_all(group, owner, holding) {
                 Ok(()) => results.extend(group.iter().map(|_| Ok(()))),
                 // Who has waited a minute for another program need not wait a minute for each
                 // image.
@@ -126,7 +143,7 @@ impl WritableCatalog {
                 }
                 Err(error) if group.len() == 1 => results.push(Err(error)),
                 Err(_) => {
-                    let alone = |change| self.change_all(std::slice::from_ref(change), owner, layers);
+                    let alone = |change| self.change_all(std::slice::from_ref(change), owner, holding);
                     results.extend(group.iter().map(alone));
                 }
             }
@@ -138,7 +155,7 @@ impl WritableCatalog {
         &mut self,
         changes: &[Change<'_>],
         owner: &Owner,
-        layers: &Path,
+        holding: Holding<'_>,
     ) -> Result<(), CatalogError> {
         let doing = match changes {
             [Change::Adopt { .. }] => "add an owner in",
@@ -146,11 +163,18 @@ impl WritableCatalog {
         };
         let home = self.home().to_owned();
         self.write(doing, |tx| {
-            directories::note(tx, &home, layers)?;
-            let layers = directories::stored(&home, layers);
+            if holding.extracts {
+                directories::note(tx, &home, holding.layers)?;
+            }
+            let held = write::Held {
+                owner,
+                layers: directories::stored(&home, holding.layers),
+                extracts: holding.extracts,
+                keeps_blobs: holding.keeps_blobs,
+            };
             changes.iter().try_for_each(|change| match change {
-                Change::Record { image, names } => write::record(tx, image, names, owner, layers),
-                Change::Adopt { names } => write::adopt(tx, names, owner, layers),
+                Change::Record { image, names } => write::record(tx, image, names, held),
+                Change::Adopt { names } => write::adopt(tx, names, held),
             })
         })
     }
@@ -167,6 +191,31 @@ impl WritableCatalog {
         owner: Option<&Owner>,
     ) -> Result<Forgotten, CatalogError> {
         self.write("forget images in", |tx| write::forget(tx, references, owner))
+    }
+
+    /// Notes, in one transaction, loads that are about to start: from then on they are ours, and
+    /// failed until [`WritableCatalog::end_load`] says otherwise.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn begin_loads(&mut self, loads: &[LoadedReference]) -> Result<(), CatalogError> {
+        self.write("note loads in", |tx| loads.iter().try_for_each(|load| loads::put(tx, load, false)))
+    }
+
+    /// Notes the result of a load.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn end_load(&mut self, load: &LoadedReference) -> Result<(), CatalogError> {
+        self.write("note a load in", |tx| loads::put(tx, load, true))
+    }
+
+    /// Forgets loads, whose references the engines have no more, or which are another's by now.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn forget_loads(&mut self, loads: &[LoadedReference]) -> Result<(), CatalogError> {
+        self.write("forget loads in", |tx| loads.iter().try_for_each(|load| loads::forget(tx, load)))
     }
 
     fn write<T>(

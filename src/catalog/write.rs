@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{OptionalExtension, Result, Transaction, params};
 
-use super::order;
 use super::rows::{self, NameRow, texts, well_formed};
+use super::{holdings, order};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, LayerDescriptor, Owner, ResolvedImage};
@@ -73,14 +73,21 @@ fn layers_of(tx: &Transaction<'_>, name: &str) -> Result<BTreeSet<String>> {
     Ok(digests)
 }
 
-/// See [`WritableCatalog::record`](super::WritableCatalog::record); `layers` is the directory as it
-/// is stored.
+/// A [`Holding`](super::Holding) of an owner, its directory as it is stored.
+#[derive(Clone, Copy)]
+pub(super) struct Held<'a> {
+    pub(super) owner: &'a Owner,
+    pub(super) layers: &'a [u8],
+    pub(super) extracts: bool,
+    pub(super) keeps_blobs: bool,
+}
+
+/// See [`WritableCatalog::record`](super::WritableCatalog::record).
 pub(super) fn record(
     tx: &Transaction<'_>,
     image: &ResolvedImage,
     names: &[ImageRef],
-    owner: &Owner,
-    layers: &[u8],
+    held: Held<'_>,
 ) -> Result<()> {
     let Some(primary) = names.first() else { return Ok(()) };
     let primary = primary.to_string();
@@ -102,13 +109,17 @@ pub(super) fn record(
     let layer_ids = put_layers(tx, &image.layers)?;
     for (name, id, preexisting) in &rows {
         put_documents(tx, *id, image, &layer_ids)?;
-        put_ours(tx, name, image, *preexisting, layers)?;
+        put_ours(tx, name, image, *preexisting, held.layers)?;
         if *name != primary {
             tx.prepare_cached("UPDATE sync_images SET alias_of = ?2 WHERE reference = ?1")?
                 .execute([name, &primary])?;
         }
     }
-    put_owner(tx, &primary, owner)?;
+    put_owner(tx, &primary, held)?;
+    let is_kept = !holdings::holders(tx, &primary)?.blobs_kept_for.is_empty();
+    for (name, ..) in &rows {
+        holdings::put_documents(tx, name, if is_kept { &image.documents } else { &[] })?;
+    }
     for digest in old_layers {
         tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([digest])?;
     }
@@ -355,18 +366,17 @@ fn put_ours(
     Ok(())
 }
 
-fn put_owner(tx: &Transaction<'_>, name: &str, owner: &Owner) -> Result<()> {
+fn put_owner(tx: &Transaction<'_>, name: &str, held: Held<'_>) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO sync_owners (reference, owner, since) VALUES (?1, ?2, CURRENT_TIMESTAMP)
          ON CONFLICT DO NOTHING",
     )?
-    .execute([name, owner.0.as_str()])?;
-    Ok(())
+    .execute([name, held.owner.0.as_str()])?;
+    holdings::put(tx, name, held.owner, (held.extracts, held.keeps_blobs))
 }
 
-/// See [`WritableCatalog::adopt`](super::WritableCatalog::adopt); `layers` is the directory as it
-/// is stored.
-pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], owner: &Owner, layers: &[u8]) -> Result<()> {
+/// See [`WritableCatalog::adopt`](super::WritableCatalog::adopt).
+pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], held: Held<'_>) -> Result<()> {
     for (index, name) in names.iter().enumerate() {
         let name = name.to_string();
         if NameRow::of(tx, &name)?.is_none() {
@@ -374,10 +384,24 @@ pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], owner: &Owner, lay
         }
         // Second names belong to whoever owns the first.
         if index == 0 {
-            put_owner(tx, &name, owner)?;
+            put_owner(tx, &name, held)?;
+            drop_unkept_documents(tx, &name)?;
         }
         tx.prepare_cached("UPDATE sync_images SET layers_directory = ?2 WHERE reference = ?1")?
-            .execute(params![name, layers])?;
+            .execute(params![name, held.layers])?;
+    }
+    Ok(())
+}
+
+/// Drops the documents of an image, and of its second names, where no owner wants blobs kept.
+fn drop_unkept_documents(tx: &Transaction<'_>, name: &str) -> Result<()> {
+    if holdings::holders(tx, name)?.blobs_kept_for.is_empty() {
+        holdings::drop_documents(tx, name)?;
+        for second in texts(tx, "SELECT reference FROM sync_images WHERE alias_of = ?1", name)? {
+            if holdings::holders(tx, &second)?.blobs_kept_for.is_empty() {
+                holdings::drop_documents(tx, &second)?;
+            }
+        }
     }
     Ok(())
 }
@@ -394,7 +418,9 @@ pub(super) fn forget(
     let mut todo: Vec<String> = give_up(tx, references, owner)?.into_iter().collect();
     while let Some(name) = todo.pop() {
         let Some(row) = NameRow::of(tx, &name)? else { continue };
-        if !rows::owners(tx, &name)?.is_empty() || rows::primary_of(tx, row.alias_of.as_deref())?.is_some() {
+        if !holdings::holders(tx, &name)?.owners.is_empty()
+            || holdings::primary_of(tx, row.alias_of.as_deref())?.is_some()
+        {
             continue;
         }
         let mut second_names = texts(tx, "SELECT reference FROM sync_images WHERE alias_of = ?1", &name)?;
@@ -403,6 +429,7 @@ pub(super) fn forget(
 
         let layers = layers_of(tx, &name)?;
         tx.prepare_cached("DELETE FROM sync_image_layers WHERE reference = ?1")?.execute([&name])?;
+        holdings::drop_documents(tx, &name)?;
         tx.prepare_cached("DELETE FROM sync_images WHERE reference = ?1")?.execute([&name])?;
         if !row.preexisting {
             if let Some(id) = image_id(tx, &name)? {
@@ -444,6 +471,8 @@ fn give_up(tx: &Transaction<'_>, references: &[ImageRef], owner: Option<&Owner>)
                 .execute([&name, &owner.0])?,
             None => tx.prepare_cached("DELETE FROM sync_owners WHERE reference = ?1")?.execute([&name])?,
         };
+        holdings::drop_of(tx, &name, owner)?;
+        drop_unkept_documents(tx, &name)?;
         if dropped > 0 || owner.is_none() {
             released.insert(name);
         }

@@ -1,0 +1,205 @@
+//! What owners want of their images: layers extracted, blobs kept; and the documents of images
+//! whose blobs somebody keeps.
+//!
+//! Most owners want layers extracted and no blob kept. Those have no row here, as all had none
+//! before there was a choice.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, Result, Row, Transaction, params};
+
+use super::rows::{integer, parse_name, text, texts};
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::state::{DocumentDescriptor, DocumentRole, Owner};
+
+pub(super) const HOLDERS: &str = "
+    SELECT own.owner, holding.extracts, holding.keeps_blobs FROM sync_owners AS own
+      LEFT JOIN sync_holdings AS holding ON holding.reference = own.reference AND holding.owner = own.owner
+     WHERE own.reference = ?1";
+
+/// The owners of an image, by what they want of it.
+#[derive(Default)]
+pub(super) struct Holders {
+    pub(super) owners: BTreeSet<Owner>,
+    pub(super) extracted_for: BTreeSet<Owner>,
+    pub(super) blobs_kept_for: BTreeSet<Owner>,
+}
+
+/// Reads who wants what of the image `name`. What is garbled counts as not said.
+pub(super) fn holders(conn: &Connection, name: &str) -> Result<Holders> {
+    let mut statement = conn.prepare_cached(HOLDERS)?;
+    let mut rows = statement.query([name])?;
+    let mut holders = Holders::default();
+    while let Some(row) = rows.next()? {
+        let Some(owner) = text(row, 0)?.map(Owner) else { continue };
+        if integer(row, 1)? != Some(0) {
+            holders.extracted_for.insert(owner.clone());
+        }
+        if integer(row, 2)? == Some(1) {
+            holders.blobs_kept_for.insert(owner.clone());
+        }
+        holders.owners.insert(owner);
+    }
+    Ok(holders)
+}
+
+/// Finds the image of which a name is only a second name, with those who want that image.
+pub(super) fn primary_of(conn: &Connection, alias_of: Option<&str>) -> Result<Option<(ImageRef, Holders)>> {
+    let Some((text, primary)) = alias_of.and_then(|text| Some((text, parse_name(text)?))) else {
+        return Ok(None);
+    };
+    let holders = holders(conn, text)?;
+    Ok((!holders.owners.is_empty()).then_some((primary, holders)))
+}
+
+/// Notes what an owner wants of the image `name`.
+pub(super) fn put(
+    tx: &Transaction<'_>,
+    name: &str,
+    owner: &Owner,
+    (extracts, keeps_blobs): (bool, bool),
+) -> Result<()> {
+    if extracts && !keeps_blobs {
+        return drop_of(tx, name, Some(owner));
+    }
+    tx.prepare_cached(
+        "INSERT INTO sync_holdings (reference, owner, extracts, keeps_blobs) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (reference, owner) DO UPDATE SET extracts = excluded.extracts,
+             keeps_blobs = excluded.keeps_blobs",
+    )?
+    .execute(params![name, owner.0, extracts, keeps_blobs])?;
+    Ok(())
+}
+
+/// Drops what an owner (`None`: everybody) wants of the image `name`.
+pub(super) fn drop_of(tx: &Transaction<'_>, name: &str, owner: Option<&Owner>) -> Result<()> {
+    match owner {
+        Some(owner) => tx
+            .prepare_cached("DELETE FROM sync_holdings WHERE reference = ?1 AND owner = ?2")?
+            .execute([name, &owner.0])?,
+        None => tx.prepare_cached("DELETE FROM sync_holdings WHERE reference = ?1")?.execute([name])?,
+    };
+    Ok(())
+}
+
+/// Lists the images that have owners of whom none wants the layers.
+pub(super) fn unextracted(conn: &Connection) -> Result<BTreeSet<String>> {
+    let names: BTreeSet<String> = all_texts(
+        conn,
+        "SELECT own.reference FROM sync_holdings AS holding
+           JOIN sync_owners AS own ON own.reference = holding.reference AND own.owner = holding.owner
+          WHERE holding.extracts = 0",
+    )?
+    .into_iter()
+    .collect();
+    let mut found = BTreeSet::new();
+    for name in names {
+        if holders(conn, &name)?.extracted_for.is_empty() {
+            found.insert(name);
+        }
+    }
+    Ok(found)
+}
+
+/// Lists the blobs, documents and layers, of all images outside `inside` that somebody keeps.
+pub(super) fn kept_blobs_outside(
+    conn: &Connection,
+    inside: &BTreeSet<String>,
+) -> Result<BTreeSet<BlobDigest>> {
+    let names: BTreeSet<String> = all_texts(
+        conn,
+        "SELECT own.reference FROM sync_holdings AS holding
+           JOIN sync_owners AS own ON own.reference = holding.reference AND own.owner = holding.owner
+          WHERE holding.keeps_blobs = 1",
+    )?
+    .into_iter()
+    .collect();
+    let mut needed = BTreeSet::new();
+    for name in names.difference(inside) {
+        for sql in [
+            "SELECT digest FROM sync_image_documents WHERE reference = ?1",
+            "SELECT digest FROM sync_image_layers WHERE reference = ?1",
+        ] {
+            let digests = texts(conn, sql, name)?;
+            needed.extend(digests.iter().filter_map(|digest| BlobDigest::parse(digest).ok()));
+        }
+    }
+    Ok(needed)
+}
+
+fn all_texts(conn: &Connection, sql: &str) -> Result<Vec<String>> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.extend(text(row, 0)?);
+    }
+    Ok(found)
+}
+
+/// Reads the documents of the image `name`, top first; none where one of them is garbled or out of
+/// place.
+pub(super) fn documents(conn: &Connection, name: &str) -> Result<Vec<DocumentDescriptor>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT role, digest, media_type, size_bytes, position FROM sync_image_documents
+          WHERE reference = ?1 ORDER BY position",
+    )?;
+    let mut rows = statement.query([name])?;
+    let mut documents = Vec::new();
+    while let Some(row) = rows.next()? {
+        let in_place = integer(row, 4)? == i64::try_from(documents.len()).ok();
+        match document(row)? {
+            Some(document) if in_place => documents.push(document),
+            _ => return Ok(Vec::new()),
+        }
+    }
+    Ok(documents)
+}
+
+fn document(row: &Row<'_>) -> Result<Option<DocumentDescriptor>> {
+    let (role, digest, media_type, size) = (text(row, 0)?, text(row, 1)?, text(row, 2)?, integer(row, 3)?);
+    Ok((|| {
+        Some(DocumentDescriptor {
+            role: role_of(&role?)?,
+            digest: BlobDigest::parse(&digest?).ok()?,
+            media_type: media_type?,
+            size: u64::try_from(size?).ok()?,
+        })
+    })())
+}
+
+fn role_of(text: &str) -> Option<DocumentRole> {
+    let roles = [DocumentRole::Index, DocumentRole::Manifest, DocumentRole::Config];
+    roles.into_iter().find(|role| role.as_str() == text)
+}
+
+/// Has the rows of the image `name` name these documents.
+pub(super) fn put_documents(
+    tx: &Transaction<'_>,
+    name: &str,
+    documents: &[DocumentDescriptor],
+) -> Result<()> {
+    drop_documents(tx, name)?;
+    for (position, document) in documents.iter().enumerate() {
+        tx.prepare_cached(
+            "INSERT INTO sync_image_documents (reference, position, role, digest, media_type, size_bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            name,
+            i64::try_from(position).unwrap_or(i64::MAX),
+            document.role.as_str(),
+            document.digest.as_str(),
+            document.media_type,
+            i64::try_from(document.size).unwrap_or(i64::MAX),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Drops the documents of the image `name`.
+pub(super) fn drop_documents(tx: &Transaction<'_>, name: &str) -> Result<()> {
+    tx.prepare_cached("DELETE FROM sync_image_documents WHERE reference = ?1")?.execute([name])?;
+    Ok(())
+}
