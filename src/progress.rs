@@ -108,6 +108,22 @@ pub enum Event {
     },
     /// A layer has been compared.
     Compared(BlobDigest),
+    /// An engine begins to take images.
+    Loading {
+        /// The name of the engine's table.
+        engine: &'static str,
+        /// The number of images that it is to get.
+        images: usize,
+    },
+    /// An engine has taken images, and was asked which of them it has.
+    Loaded {
+        /// The name of the engine's table.
+        engine: &'static str,
+        /// The number of images that it has now.
+        images: usize,
+        /// The number of images that it was to get and does not have.
+        failed: usize,
+    },
     /// A request to a registry was answered, or was not. Requests for tokens, to mirrors and to the
     /// targets of redirects count too.
     Request {
@@ -124,6 +140,8 @@ pub enum Event {
         action: Action,
         /// The words beside the action, for people; empty where the action says it all.
         reason: String,
+        /// The action that was planned on each of its parts in engines, by the engine's name.
+        engines: Vec<(&'static str, Action)>,
         /// The failure, if the image is not done.
         error: Option<Arc<Error>>,
     },

@@ -358,7 +358,7 @@ impl Watch<'_> {
         match &result {
             Ok(applied) => {
                 self.failed = None;
-                self.wanted = wanted(applied);
+                self.wanted = if self.inputs.extracts { wanted(applied) } else { BTreeSet::new() };
                 self.listener.notice(&Notice::Applied { applied, elapsed, next: wait });
             }
             Err(_) if first => return result.map(drop),
@@ -433,7 +433,7 @@ fn set(sleep: &mut Pin<&mut Sleep>, deadline: Instant) {
     }
 }
 
-/// Trying again soon may help: the registry, or the machine, may be well again.
+/// Trying again soon may help: the registry, the engine, or the machine, may be well again.
 fn may_pass(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -444,6 +444,7 @@ fn may_pass(error: &Error) -> bool {
             | "registry-failure"
             | "catalog-busy"
             | "disk-full"
+            | "engine"
             | "io"
     )
 }

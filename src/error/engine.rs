@@ -98,6 +98,20 @@ fn said(words: &str) -> String {
 }
 
 impl EngineError {
+    /// The name of the engine's table.
+    pub fn engine(&self) -> &'static str {
+        match self {
+            Self::NotRun { engine, .. }
+            | Self::Failed { engine, .. }
+            | Self::Hung { engine, .. }
+            | Self::TooOld { engine, .. }
+            | Self::Unreadable { engine, .. }
+            | Self::NotListed { engine, .. }
+            | Self::Incomplete { engine, .. }
+            | Self::Unfit { engine, .. } => engine,
+        }
+    }
+
     /// See [`Error::kind`](super::Error::kind): one word for all, whatever engine it is.
     pub fn kind(&self) -> &'static str {
         "engine"

@@ -120,7 +120,9 @@ impl PlannedImage {
     /// The event that tells the end of the image: with the error if it failed.
     pub fn event(&self, error: Option<Arc<Error>>) -> Event {
         let (reference, action) = (self.reference.clone(), self.action);
-        Event::Image { reference, action, reason: self.remark().unwrap_or_default(), error }
+        let engines =
+            self.engines().map(|(state, part)| (state.engine.name.as_str(), part.action())).collect();
+        Event::Image { reference, action, reason: self.remark().unwrap_or_default(), engines, error }
     }
 
     /// Makes the plan of an image of which nothing is known but that it goes, or cannot be had.

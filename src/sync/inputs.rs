@@ -29,6 +29,8 @@ pub struct Inputs {
     pub hosts_dir: Option<PathBuf>,
     /// The directory of layers.
     pub layers: PathBuf,
+    /// True if layers are extracted there, so that one which is gone is missed.
+    pub extracts: bool,
     /// The catalog.
     pub catalog: PathBuf,
     /// The time after which tags are looked up again.
@@ -58,6 +60,7 @@ pub fn inputs(session: &Session, source: &ImagesSource) -> Result<Inputs, VerbEr
         named,
         hosts_dir: settings.hosts_dir,
         layers: settings.layers.unwrap_or_else(|| session.default_layers()),
+        extracts: settings.targets.extracts,
         catalog: Catalog::path_in(&session.home),
         interval: settings.interval,
     })

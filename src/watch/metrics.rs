@@ -4,6 +4,7 @@
 //! the last run. Registries are labelled with the names that the images file uses, so that no
 //! server can invent labels.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -33,6 +34,18 @@ const LOOK: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EngineLabels {
+    engine: &'static str,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LoadLabels {
+    engine: &'static str,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -66,6 +79,8 @@ struct TriggerLabel {
 pub(super) struct Metrics {
     registry: Registry,
     images: Family<StateLabel, Gauge>,
+    in_engines: Family<EngineLabels, Gauge>,
+    loads: Family<LoadLabels, Counter>,
     changes: Family<ActionLabel, Counter>,
     failures: Family<KindLabel, Counter>,
     requests: Family<RequestLabels, Counter>,
@@ -134,6 +149,12 @@ impl Metrics {
         r.register_with_unit("run_duration", "How long runs take", Unit::Seconds, seconds.clone());
         Self {
             images,
+            in_engines: counted(
+                r,
+                "engine_images",
+                "Images of each engine by their state after the last run",
+            ),
+            loads: counted(r, "engine_loads", "Images that an engine was to take, by what came of it"),
             changes: counted(r, "changes", "Images that were changed, by what was done"),
             failures: counted(r, "image_failures", "Images that failed, by the kind of error"),
             requests: counted(
@@ -217,6 +238,7 @@ impl Metrics {
             in_sync += usize::from(*action != Action::Remove);
         }
         self.extracted.inc_by(applied.outcome.extracted_bytes);
+        self.note_engines(applied);
         let (unlisted, waiting) = (applied.plan.unlisted.len(), applied.outcome.waiting.len());
         let states = [("in_sync", in_sync), ("failed", failed), ("blocked", blocked)];
         for (state, count) in states.into_iter().chain([("unlisted", unlisted), ("waiting", waiting)]) {
@@ -235,6 +257,35 @@ impl Metrics {
             (Some(first), _) => {
                 let text = format!("{} of {all} images failed; {first}", blocked + failed);
                 ("failed", Some(text.clone()), text)
+            }
+        }
+    }
+
+    /// Counts the images of each engine. Of an image with several engines that failed, those have it
+    /// that had it before, or that the failure is not about.
+    fn note_engines(&self, applied: &Applied) {
+        let errors: BTreeMap<_, _> =
+            applied.outcome.images.iter().map(|(name, _, error)| (name, error.as_deref())).collect();
+        let mut counts: BTreeMap<(&'static str, &'static str), i64> = BTreeMap::new();
+        for image in &applied.plan.images {
+            let error = errors.get(&image.reference).copied().flatten();
+            for (state, part) in image.engines() {
+                let engine = state.engine.name.as_str();
+                let elsewhere = matches!(error, Some(Error::Engine(error)) if error.engine() != engine);
+                let state = match part.action() {
+                    Action::Blocked => "blocked",
+                    Action::Keep => "in_sync",
+                    _ if error.is_none() || elsewhere => "in_sync",
+                    _ => "failed",
+                };
+                *counts.entry((engine, state)).or_default() += 1;
+            }
+        }
+        self.in_engines.clear();
+        for ((engine, _), _) in counts.clone() {
+            for state in ["in_sync", "failed", "blocked"] {
+                let count = counts.get(&(engine, state)).copied().unwrap_or_default();
+                self.in_engines.get_or_create(&EngineLabels { engine, state }).set(count);
             }
         }
     }
@@ -291,6 +342,12 @@ impl Metrics {
                     Some(_) => "other",
                 };
                 self.requests.get_or_create(&RequestLabels { registry: registry.clone(), status }).inc();
+            }
+            Event::Loaded { engine, images, failed } => {
+                for (result, count) in [("done", *images), ("failed", *failed)] {
+                    let labels = LoadLabels { engine, result };
+                    self.loads.get_or_create(&labels).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+                }
             }
             Event::LayerReceived { bytes, .. } => {
                 self.downloaded.inc_by(*bytes);

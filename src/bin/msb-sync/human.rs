@@ -152,7 +152,14 @@ impl Reporter for Human {
             Event::Image { reference, error: Some(error), .. } if !matches!(**error, Error::Stopped) => {
                 self.image_error(reference, Some(error));
             }
-            Event::Image { reference, action, reason, error: None } => {
+            Event::Loading { engine, images } => {
+                self.note(&format!("loading {} into {engine}", plural(*images, "image")));
+            }
+            Event::Loaded { engine, images, failed } if self.verbose > 0 => {
+                let failed = if *failed > 0 { format!(", {failed} failed") } else { String::new() };
+                self.note(&format!("{engine} has {} now{failed}", plural(*images, "image")));
+            }
+            Event::Image { reference, action, reason, error: None, .. } => {
                 self.image_done(reference, *action, reason);
             }
             Event::LayerStarted { digest, size, resumed, image }

@@ -44,8 +44,8 @@ impl Reporter for Events {
 
 /// Prints the event of an image; others are not for machines.
 pub(crate) fn print_image(event: &Event) {
-    if let Event::Image { reference, action, error, .. } = event {
-        let value = json!({
+    if let Event::Image { reference, action, engines, error, .. } = event {
+        let mut value = json!({
             "version": VERSION,
             "event": "image",
             "reference": reference.to_string(),
@@ -53,7 +53,17 @@ pub(crate) fn print_image(event: &Event) {
             "status": if error.is_none() { "done" } else { "failed" },
             "error": error.as_deref().map(error_value),
         });
+        add_engines(&mut value, engines.iter().copied());
         streams::print(&format!("{value}\n"));
+    }
+}
+
+/// Adds the action on each part in an engine, where there are any.
+fn add_engines(value: &mut Value, engines: impl Iterator<Item = (&'static str, Action)>) {
+    let actions: serde_json::Map<String, Value> =
+        engines.map(|(engine, action)| (engine.to_owned(), json!(action))).collect();
+    if !actions.is_empty() {
+        value["engines"] = Value::Object(actions);
     }
 }
 
@@ -156,7 +166,7 @@ pub(crate) fn plan(plan: &Plan) -> Value {
 }
 
 fn planned(image: &PlannedImage) -> Value {
-    json!({
+    let mut value = json!({
         "reference": image.reference.to_string(),
         "platform": image.platform,
         "action": image.action,
@@ -167,8 +177,11 @@ fn planned(image: &PlannedImage) -> Value {
         "layers": { "total": image.layers.len(), "present": image.layers_state().present },
         "download_bytes": image.download_bytes,
         "waits": image.waits,
-        "error": image.error().map(|error| error_value(error)),
-    })
+        "error": image.part_error().map(|error| error_value(error)),
+    });
+    let engines = image.engines();
+    add_engines(&mut value, engines.map(|(state, part)| (state.engine.name.as_str(), part.action())));
+    value
 }
 
 /// The words of a reason that the action says too: for what changes, a machine that shows the

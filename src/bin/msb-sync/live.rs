@@ -74,7 +74,7 @@ impl Live {
                 news
             }
             // Each image that is done says so: one line a change.
-            Event::Started { .. } => self.human.is_live() || self.human.is_verbose(),
+            Event::Started { .. } | Event::Loading { .. } => self.human.is_live() || self.human.is_verbose(),
             _ => true,
         }
     }

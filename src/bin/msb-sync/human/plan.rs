@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use msb_sync::plan::{Plan, PlannedImage};
+use msb_sync::plan::{Plan, PlannedImage, Reason};
 use msb_sync::state::{Action, Platform, size_of_layers};
 
 use crate::paint;
@@ -106,10 +106,28 @@ fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> 
         }
         _ => {}
     }
+    facts.extend(engines(image));
     if let (Action::Update, Some(old), Some(new)) = (image.action, &image.previous, &image.digest)
         && old != new
     {
         facts.push(format!("{} → {}", short(old.as_str()), short(new.as_str())));
+    }
+    facts
+}
+
+/// The engines that get the image, and those that cannot, but for what the reason says already.
+fn engines(image: &PlannedImage) -> Vec<String> {
+    let mut loads: Vec<&str> = image.loads().map(|state| state.engine.name.as_str()).collect();
+    if matches!(image.reason, Reason::Engine { .. }) && loads.len() == 1 {
+        loads.clear();
+    }
+    let mut facts = Vec::new();
+    if !loads.is_empty() {
+        facts.push(format!("into {}", loads.join(", ")));
+    }
+    if image.action != Action::Blocked {
+        let blocked = image.engines().filter(|(_, part)| part.action() == Action::Blocked);
+        facts.extend(blocked.map(|(state, part)| format!("{} blocked: {}", state.engine.name, part.reason)));
     }
     facts
 }

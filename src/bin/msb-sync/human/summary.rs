@@ -100,6 +100,10 @@ fn write_next(out: &mut String, applied: &Applied, home: Option<&Path>) {
     if let Some((reference, ..)) = first {
         let _ = writeln!(out, "Look at them: msb-sync{home} list, msb-sync{home} inspect {reference}");
     }
+    // Where no layer is extracted there is nothing to look at.
+    if !applied.layers.is_dir() {
+        return;
+    }
     let _ = writeln!(out, "Their files:  {}", printable(&applied.layers.display().to_string(), false));
 }
 
