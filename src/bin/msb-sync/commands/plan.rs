@@ -1,8 +1,9 @@
 //! `plan`, and `apply --dry-run`: shows what `apply` would do.
 
+use std::collections::BTreeMap;
+
 use msb_sync::error::Error;
 use msb_sync::plan::Plan;
-use msb_sync::state::Action;
 use msb_sync::sync::{self, Session, VerbError};
 
 use crate::args::Target;
@@ -23,7 +24,7 @@ pub(super) fn run(
     if !output.json {
         tell_errors(&plan, output);
     }
-    Ok(if plan.count(Action::Blocked) > 0 {
+    Ok(if plan.images.iter().any(|image| image.part_error().is_some()) {
         Exit::Failed
     } else if detailed && plan.changes() > 0 {
         Exit::Pending
@@ -35,8 +36,18 @@ pub(super) fn run(
 /// Prints errors for which the plan's table has no room: it has each message alone.
 fn tell_errors(plan: &Plan, output: &Output) {
     let says_more = |error: &Error| output.quiet || error.hint().is_some() || error.chain().len() > 1;
+    // An engine that does not answer blocks a part of every image: one word about it is enough.
+    let mut engines: BTreeMap<String, &Error> = BTreeMap::new();
     for image in &plan.images {
-        let error = image.error().map(|error| &**error).filter(|error| says_more(error));
-        output.human.image_error(&image.reference, error);
+        let error = image.part_error().map(|error| &**error).filter(|error| says_more(error));
+        match error {
+            Some(error @ Error::Engine(_)) => {
+                engines.entry(error.to_string()).or_insert(error);
+            }
+            error => output.human.image_error(&image.reference, error),
+        }
+    }
+    for error in engines.into_values() {
+        output.human.failure(error);
     }
 }
