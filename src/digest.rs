@@ -211,7 +211,8 @@ impl Hasher {
         }
     }
 
-    fn finish_text(self) -> String {
+    /// Ends the hash, and writes the digest as `algorithm:hex`.
+    pub fn finish_text(self) -> String {
         let name = self.algorithm().as_str();
         match self {
             Self::Sha256(hasher) => to_text(name, &hasher.finalize()),

@@ -3,15 +3,22 @@
 //! A thread for each blob in flight reads the socket, hashes and spools; a second one extracts the
 //! spool while the spool grows (`fetcher`). The calling thread collects finished layers, gives
 //! them their names in groups (`group`) and records each image when its last layer is there
-//! (`waitlist`). A failure is data for the images that need the layer; the others go on.
+//! (`waitlist`). A blob that is to be kept becomes a kept one in the same groups. Engines take their
+//! images meanwhile, each in a thread of its own, which streams an archive of the blobs that are
+//! whole into the engine's program (`loads`). A failure is data for the images that need the layer,
+//! and for the one part of an image that it concerns; the others go on.
 
+mod documents;
 mod fetcher;
 mod group;
+mod kept;
+mod loads;
 mod outcome;
+mod removals;
 mod space;
 mod waitlist;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +27,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use crate::cancel::Cancel;
 use crate::catalog::{self, Change, Holding, WritableCatalog};
 use crate::digest::{Algorithm, BlobDigest};
+use crate::engine::Engines;
 use crate::error::{Defect, Error, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
@@ -27,12 +35,13 @@ use crate::plan::{Fetch, Plan, PlannedImage, ToRecord};
 use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::Registries;
-use crate::state::{Action, Limits, Owner, Ownership};
+use crate::state::{Action, Limits, LoadedReference, Owner, Ownership, Targets};
 use crate::store::{self, Left, Store};
 use crate::sys;
 use crate::threads;
 use fetcher::{Counters, Fetcher, Finished};
 use group::Group;
+use loads::{Feed, LoadResult, Loads};
 pub use outcome::Outcome;
 use waitlist::Waitlist;
 
@@ -51,8 +60,12 @@ pub(crate) struct Executor<'a> {
     pub store: &'a Store,
     /// The catalog, which records the images.
     pub catalog: &'a mut WritableCatalog,
+    /// The engines of this machine.
+    pub engines: &'a Engines,
     /// The owner on whose behalf the run works.
     pub owner: &'a Owner,
+    /// The parts that images are to have.
+    pub targets: &'a Targets,
     /// The number of blobs in flight.
     pub downloads: usize,
     /// The number of threads that write small files.
@@ -89,15 +102,27 @@ impl Executor<'_> {
         for (fetch, error) in &too_large {
             waitlist.all_claims_failed(plan, *fetch, error);
         }
-        // Images that need no layer are done first, so that a run that is stopped has done them.
-        self.settle(plan, &mut waitlist);
+        self.keep_documents(plan, &mut waitlist);
+        let loads = Loads::of(plan, self.owner, self.engines);
+        self.catalog.begin_loads(&loads.rows())?;
         let counters = Counters::default();
         let given_up: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();
-        let layers = self.fetch_all(plan, &given_up, &workers, &counters, &mut waitlist);
+        let (store, cancel) = (self.store, self.cancel);
+        let (layers, loaded) = std::thread::scope(|scope| {
+            let feed = loads.start(scope, plan, store, cancel);
+            // Images that need no layer are done first, so that a run that is stopped has done
+            // them.
+            self.settle(plan, &mut waitlist, &feed);
+            let layers = self.fetch_all(plan, &given_up, &workers, &counters, (&mut waitlist, &feed));
+            (layers, feed.finish())
+        });
+        let loads = self.end_loads(plan, loaded, &mut waitlist);
+        self.look_after_kept_blobs(plan)?;
         let stopped = self.cancel.is_cancelled();
         Ok(Outcome {
             images: waitlist.into_results(plan),
             layers,
+            loads,
             downloaded_bytes: counters.downloaded.into_inner(),
             extracted_bytes: counters.extracted.into_inner(),
             stopped,
@@ -122,9 +147,10 @@ impl Executor<'_> {
         given_up: &BTreeSet<usize>,
         workers: &Workers,
         counters: &Counters,
-        waitlist: &mut Waitlist,
+        (waitlist, feed): (&mut Waitlist, &Feed<'_>),
     ) -> usize {
-        let fetcher = self.fetcher(workers, counters);
+        let on_whole = |digest: &BlobDigest, size| feed.blob(digest, size);
+        let fetcher = self.fetcher(workers, counters, &on_whole);
         let (cancel, begin_no_more) = (self.cancel, self.begin_no_more);
         // The plan has the biggest first; the registries share the threads.
         let fetches = plan.fetches.iter().enumerate().filter(|(index, _)| !given_up.contains(index));
@@ -150,13 +176,18 @@ impl Executor<'_> {
             // their work.
             let alone = started.count() == 0;
             drop(sender);
-            self.collect(plan, waitlist, |wait| {
+            self.collect(plan, (waitlist, feed), |wait| {
                 if alone { next().ok_or(RecvTimeoutError::Disconnected) } else { receiver.recv_timeout(wait) }
             })
         })
     }
 
-    fn fetcher<'f>(&self, workers: &'f Workers, counters: &'f Counters) -> Fetcher<'f>
+    fn fetcher<'f>(
+        &self,
+        workers: &'f Workers,
+        counters: &'f Counters,
+        on_whole: &'f (dyn Fn(&BlobDigest, u64) + Sync),
+    ) -> Fetcher<'f>
     where
         Self: 'f,
     {
@@ -173,6 +204,7 @@ impl Executor<'_> {
             reporter: self.reporter,
             cancel: self.cancel,
             counters,
+            on_whole,
         }
     }
 
@@ -182,7 +214,7 @@ impl Executor<'_> {
     fn collect<'s>(
         &mut self,
         plan: &Plan,
-        waitlist: &mut Waitlist,
+        (waitlist, feed): (&mut Waitlist, &Feed<'_>),
         receive: impl Fn(Duration) -> Result<Finished<'s>, RecvTimeoutError>,
     ) -> usize {
         let mut group = Group::new();
@@ -193,7 +225,7 @@ impl Executor<'_> {
                 Ok(finished) if finished.result.is_ok() => group.add(finished),
                 Ok(finished) => {
                     waitlist.layer_failed(plan, &finished);
-                    self.settle(plan, waitlist);
+                    self.settle(plan, waitlist, feed);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => open = false,
@@ -201,44 +233,50 @@ impl Executor<'_> {
             let due = !open || group.is_due() || self.cancel.is_cancelled();
             if due && !group.is_empty() {
                 committed += self.commit(plan, group.take(), waitlist);
-                self.settle(plan, waitlist);
+                self.settle(plan, waitlist, feed);
             }
         }
         committed
     }
 
-    /// Gives a group of layers their names, and returns how many got theirs.
+    /// Gives a group of layers their names and keeps the blobs that are to be kept; returns how many
+    /// layers got their names.
     fn commit(&mut self, plan: &Plan, group: Vec<Finished<'_>>, waitlist: &mut Waitlist) -> usize {
-        let mut staged = Vec::new();
-        let mut finished = Vec::new();
+        let (mut staged, mut spools, mut finished) = (Vec::new(), Vec::new(), Vec::new());
         for Finished { fetch, result, wrong_claims } in group {
-            if let Ok(layer) = result {
-                staged.push(layer);
-                finished.push((fetch, wrong_claims));
-            }
+            let Ok(arrived) = result else { continue };
+            finished.push((fetch, wrong_claims, arrived.staged.is_some(), arrived.spool.is_some()));
+            staged.extend(arrived.staged);
+            spools.extend(arrived.spool);
         }
-        let committed = store::commit(self.store, staged);
-        self.report_left(&committed.left);
+        let mut kept = store::keep(self.store, &spools).into_iter();
+        let committed = if staged.is_empty() { None } else { Some(store::commit(self.store, staged)) };
+        let (mut results, left) =
+            committed.map_or_else(Default::default, |committed| (committed.results, committed.left));
+        self.report_left(&left);
+        let mut results = results.drain(..);
         let mut count = 0;
-        for ((fetch, wrong_claims), result) in finished.into_iter().zip(committed.results) {
-            let digest = plan.fetches[fetch].digest.clone();
-            let ok = result.is_ok();
-            match result {
-                Ok(()) => {
-                    count += 1;
-                    waitlist.layer_done(plan, fetch, &wrong_claims);
-                }
-                Err(error) => waitlist.all_claims_failed(plan, fetch, &error),
+        for (fetch, wrong_claims, has_layer, has_blob) in finished {
+            let layer = if has_layer { results.next() } else { None };
+            let blob = if has_blob { kept.next() } else { None };
+            let failed = layer.and_then(Result::err);
+            let failed = failed.or_else(|| blob?.err().map(|error| Arc::new(error.into())));
+            count += usize::from(has_layer && failed.is_none());
+            match &failed {
+                None => waitlist.layer_done(plan, fetch, &wrong_claims),
+                Some(error) => waitlist.all_claims_failed(plan, fetch, error),
             }
-            self.reporter.report(Event::LayerFinished { digest, ok });
+            let digest = plan.fetches[fetch].digest.clone();
+            self.reporter.report(Event::LayerFinished { digest, ok: failed.is_none() });
         }
         count
     }
 
     // -------------------------------------------------------------------------------------- images
 
-    /// Records and reports every image that waits for no layer any more.
-    fn settle(&mut self, plan: &Plan, waitlist: &mut Waitlist) {
+    /// Records every image that waits for no layer any more, and hands it to the engines that are
+    /// to load it; reports those that no engine loads.
+    fn settle(&mut self, plan: &Plan, waitlist: &mut Waitlist, feed: &Feed<'_>) {
         let settled = waitlist.take_settled();
         let mut changes = Vec::new();
         // Each with its error, or with true if its change is the next one.
@@ -252,7 +290,8 @@ impl Executor<'_> {
             outcomes.push((index, change.as_ref().map(Option::is_some).map_err(Arc::clone)));
             changes.extend(change.into_iter().flatten());
         }
-        let holding = Holding { layers: self.store.layers(), extracts: true, keeps_blobs: false };
+        let Targets { extracts, keeps_blobs, .. } = *self.targets;
+        let holding = Holding { layers: self.store.layers(), extracts, keeps_blobs };
         let mut changed = self.catalog.change(&changes, self.owner, holding).into_iter();
         for (index, outcome) in outcomes {
             let error = match outcome {
@@ -260,15 +299,39 @@ impl Executor<'_> {
                 Ok(false) => None,
                 Err(error) => Some(error),
             };
+            if error.is_none() && feed.image(index) {
+                continue;
+            }
+            let error = error.or_else(|| plan.images[index].part_error().cloned());
             waitlist.finish(index, error.clone());
             self.reporter.report(plan.images[index].event(error));
         }
     }
 
+    /// Records the results of the loads, reports their images, and returns how many references
+    /// engines took.
+    fn end_loads(&mut self, plan: &Plan, loaded: Vec<LoadResult>, waitlist: &mut Waitlist) -> usize {
+        let mut count = 0;
+        let mut errors: BTreeMap<usize, Option<Arc<Error>>> = BTreeMap::new();
+        for LoadResult { image, rows, error } in loaded {
+            count += rows.len();
+            let recorded = rows.iter().try_for_each(|row| self.catalog.end_load(row));
+            let failed = error.or(recorded.err().map(|error| Arc::new(error.into())));
+            let first = errors.entry(image).or_default();
+            *first = first.take().or(failed);
+        }
+        for (index, error) in errors {
+            let error = error.or_else(|| plan.images[index].part_error().cloned());
+            waitlist.finish(index, error.clone());
+            self.reporter.report(plan.images[index].event(error));
+        }
+        count
+    }
+
     /// The change in the catalog for an image that has all its layers; `None`: nothing is to be
     /// written.
     fn change<'p>(&self, image: &'p PlannedImage) -> Result<Option<Change<'p>>, Arc<Error>> {
-        if let Some(error) = image.error() {
+        if let Some(error) = image.rows_error() {
             return Err(Arc::clone(error));
         }
         let names = &image.names[..];
@@ -315,8 +378,31 @@ impl Executor<'_> {
                 self.reporter.report(image.event(error.clone()));
             }
         }
-        match self.remove_layers(&plan.layers_to_remove) {
+        self.remove_from_engines(plan, outcome);
+        let blobs = if plan.removes() { self.prune_blobs() } else { Ok(()) };
+        match self.remove_layers(&plan.layers_to_remove).and_then(|count| blobs.map(|()| count)) {
             Ok(count) => outcome.layers_removed += count,
+            Err(error) => outcome.failure = Some(Arc::new(error)),
+        }
+    }
+
+    /// Takes out of engines what `plan` says. What somebody uses there stays, and stays ours.
+    fn remove_from_engines(&mut self, plan: &Plan, outcome: &mut Outcome) {
+        if plan.engine_removals.is_empty() {
+            return;
+        }
+        let taken_out = self.catalog.loaded().map_err(Error::from).and_then(|all: Vec<LoadedReference>| {
+            let taken_out = removals::take_out(self.engines, &plan.engine_removals, &all, self.reporter);
+            self.catalog.forget_loads(&taken_out.gone)?;
+            Ok(taken_out)
+        });
+        match taken_out {
+            Ok(taken_out) => {
+                outcome.engine_removals += taken_out.gone.len();
+                if let Some(error) = taken_out.error {
+                    outcome.failure.get_or_insert(error);
+                }
+            }
             Err(error) => outcome.failure = Some(Arc::new(error)),
         }
     }

@@ -89,8 +89,10 @@ pub mod state;
 pub mod sync;
 pub mod watch;
 
+mod bundle;
 mod catalog;
 mod diagnostic;
+mod engine;
 mod execute;
 mod extract;
 mod images_file;

@@ -21,13 +21,17 @@ use self::selections::Repository;
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
+use crate::engine::{Engines, Listed};
 use crate::error::{Absent, Error};
 use crate::extract;
 use crate::image_ref::ImageRef;
 use crate::progress::Reporter;
 use crate::registry::Registries;
-use crate::state::{Desired, LayerDescriptor, LayerState, Observed, PullPolicy, RecordedImage, Resolution};
-use crate::store;
+use crate::state::{
+    Desired, DocumentDescriptor, EngineName, EngineState, LayerDescriptor, LayerState, LoadedReference,
+    Observed, PullPolicy, RecordedImage, Resolution,
+};
+use crate::store::{self, Blobs};
 
 /// The observer: where it looks, and how.
 pub(crate) struct Observer<'a> {
@@ -35,6 +39,10 @@ pub(crate) struct Observer<'a> {
     pub registries: &'a Registries,
     /// The catalog; `None` if there is none yet.
     pub catalog: Option<&'a Catalog>,
+    /// The engines of this machine.
+    pub engines: &'a Engines,
+    /// The kept blobs.
+    pub blobs: Blobs,
     /// The directory of layers.
     pub layers: &'a Path,
     /// Lookups at once.
@@ -58,7 +66,9 @@ impl Observer<'_> {
     pub(crate) fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
         let mut observed = Observed::default();
         self.look_at_catalog(desired, &mut observed)?;
-        self.lookups(&observed).run(desired, None).into_observed(&mut observed);
+        observed.engines = self.engines.listings(&desired.targets.engines);
+        let known = self.lookups(desired, &observed).run(desired, None);
+        known.into_observed(&mut observed);
         self.look_at_what_is_known(desired, observed)
     }
 
@@ -76,6 +86,8 @@ impl Observer<'_> {
     ) -> Result<Observed, Error> {
         let mut observed = Observed::default();
         self.look_at_catalog(desired, &mut observed)?;
+        // A part of the run needs the listings too.
+        observed.engines = self.engines.listings(&desired.targets.engines);
         let mut listener = |known: &Known, all_answered: AllAnswered<'_>| {
             let (desired, observed) = known.part_of(desired, &observed);
             // Files that cannot be looked at now end the run when all is known.
@@ -83,12 +95,12 @@ impl Observer<'_> {
                 on_part(&desired, observed, all_answered);
             }
         };
-        let known = self.lookups(&observed).run(desired, Some(&mut listener));
+        let known = self.lookups(desired, &observed).run(desired, Some(&mut listener));
         known.into_observed(&mut observed);
         self.look_at_what_is_known(desired, observed)
     }
 
-    fn lookups<'l>(&'l self, observed: &'l Observed) -> Lookups<'l> {
+    fn lookups<'l>(&'l self, desired: &Desired, observed: &'l Observed) -> Lookups<'l> {
         Lookups {
             registries: self.registries,
             offline: self.offline,
@@ -96,6 +108,7 @@ impl Observer<'_> {
             reporter: self.reporter,
             recorded: &observed.recorded,
             locked_too: self.locked_too,
+            documents_too: desired.targets.uses_blobs(),
         }
     }
 
@@ -103,7 +116,8 @@ impl Observer<'_> {
         if self.cancel.is_cancelled() {
             return Err(Error::Stopped);
         }
-        self.look_at_layers(&mut observed)?;
+        self.look_at_layers(desired, &mut observed)?;
+        self.look_at_blobs(desired, &mut observed);
         self.block_repairs(desired, &mut observed);
         Ok(observed)
     }
@@ -116,8 +130,13 @@ impl Observer<'_> {
     /// As for [`Observer::observe`].
     pub(crate) fn look_again(&self, desired: &Desired, observed: &mut Observed) -> Result<bool, Error> {
         let before = std::mem::take(&mut observed.recorded);
+        let loaded_before = std::mem::take(&mut observed.loaded);
         self.look_at_catalog(desired, observed)?;
-        self.look_at_layers(observed)?;
+        self.look_at_layers(desired, observed)?;
+        self.look_at_blobs(desired, observed);
+        if observed.loaded != loaded_before {
+            observed.engines = self.engines.listings(&desired.targets.engines);
+        }
         let selected = observed.selected.iter().map(|selected| &selected.image);
         let names = desired.images.iter().chain(selected).flat_map(|image| image.reference.recorded_names());
         Ok(names.into_iter().any(|name| before.get(&name) != observed.recorded.get(&name)))
@@ -152,6 +171,8 @@ impl Observer<'_> {
             rows.extend(catalog.all()?.into_iter().filter(among));
         }
         observed.recorded = rows.into_iter().map(|row| (row.reference.clone(), row)).collect();
+        observed.loaded = catalog.loaded()?;
+        observed.loaded.retain(|row| row.owner == desired.owner);
         observed.needed_elsewhere = if desired.prune {
             let inside = observed.recorded.keys().cloned().collect();
             catalog.layers_needed_outside(&inside)?
@@ -161,7 +182,43 @@ impl Observer<'_> {
         Ok(())
     }
 
-    fn look_at_layers(&self, observed: &mut Observed) -> Result<(), Error> {
+    /// Finds out which blobs of the images are kept, where the run has to do with blobs.
+    fn look_at_blobs(&self, desired: &Desired, observed: &mut Observed) {
+        observed.blobs.clear();
+        if !desired.targets.uses_blobs() && desired.targets.extracts && !self.blobs.is_there() {
+            return;
+        }
+        let mut kept = BTreeSet::new();
+        let mut look = |digest: &BlobDigest, size: u64| {
+            if !kept.contains(digest) && self.blobs.has(digest, size) {
+                kept.insert(digest.clone());
+            }
+        };
+        let mut look_at_all = |documents: &[DocumentDescriptor], layers: &[LayerDescriptor]| {
+            for document in documents {
+                look(&document.digest, document.size);
+            }
+            for layer in layers {
+                look(&layer.digest, layer.size);
+            }
+        };
+        for row in observed.recorded.values() {
+            look_at_all(&row.documents, &row.layers);
+        }
+        for resolution in observed.resolutions.values() {
+            match resolution {
+                Resolution::Resolved(image) => look_at_all(&image.documents, &image.layers),
+                Resolution::Locked(image) => look_at_all(&[], &image.layers),
+                Resolution::AsRecorded | Resolution::Blocked(_) => {}
+            }
+        }
+        observed.blobs = kept;
+    }
+
+    fn look_at_layers(&self, desired: &Desired, observed: &mut Observed) -> Result<(), Error> {
+        if !desired.targets.extracts {
+            return Ok(());
+        }
         let recorded = observed.recorded.values().flat_map(|row| &*row.layers);
         let resolved: Vec<&LayerDescriptor> = observed
             .resolutions
@@ -215,6 +272,7 @@ impl Observer<'_> {
             .filter(|image| image.pull == PullPolicy::Never)
             .map(|image| &image.reference)
             .collect();
+        let observed_parts = (&observed.engines, &observed.loaded[..]);
         for (reference, resolution) in &mut observed.resolutions {
             let blocked: fn(Absent) -> Resolution = if never.contains(reference) {
                 never_pulled
@@ -226,7 +284,17 @@ impl Observer<'_> {
             let complete = |row: &RecordedImage| {
                 // A layer that is to be compared with its inventory needs no registry for that.
                 let state = |layer: &LayerDescriptor| observed.layers.get(&layer.digest);
-                row.layers.iter().all(|layer| state(layer).is_some_and(|state| state.is_here()))
+                let is_here = |layer: &LayerDescriptor| {
+                    !desired.targets.extracts || state(layer).is_some_and(|state| state.is_here())
+                };
+                let kept = |digest: &BlobDigest| observed.blobs.contains(digest);
+                let blobs = || {
+                    row.documents.iter().all(|document| kept(&document.digest))
+                        && row.layers.iter().all(|layer| kept(&layer.digest))
+                };
+                let needs_blobs = desired.targets.keeps_blobs || to_load(desired, row, observed_parts);
+                row.layers.iter().all(|layer| is_here(layer) || kept(&layer.digest))
+                    && (!needs_blobs || blobs())
             };
             if matches!(resolution, Resolution::AsRecorded)
                 && !observed.recorded.get(reference).is_some_and(complete)
@@ -235,4 +303,20 @@ impl Observer<'_> {
             }
         }
     }
+}
+
+/// True if an engine of the run has still to load the recorded image `row`.
+fn to_load(
+    desired: &Desired,
+    row: &RecordedImage,
+    (listings, loaded): (&BTreeMap<EngineName, Listed>, &[LoadedReference]),
+) -> bool {
+    let digests: Vec<&BlobDigest> = row.digest.iter().chain(&row.manifest_digest).collect();
+    desired.targets.engines.iter().any(|engine| match listings.get(&engine.name) {
+        Some(Ok(listing)) => {
+            let names = engine.name.names_of(&row.reference);
+            EngineState::of(engine, names, &digests, listing, loaded).to_load.is_some()
+        }
+        _ => false,
+    })
 }

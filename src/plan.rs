@@ -124,6 +124,13 @@ impl Plan {
             && !self.images.iter().any(|image| image.to_record == Some(ToRecord::Owner))
     }
 
+    /// True if the plan removes anything now.
+    pub fn removes(&self) -> bool {
+        !self.layers_to_remove.is_empty()
+            || !self.engine_removals.is_empty()
+            || self.images.iter().any(|image| image.action == Action::Remove && !image.waits)
+    }
+
     /// The images whose removal waits.
     pub fn waiting(&self) -> impl Iterator<Item = &ImageRef> {
         self.images.iter().filter(|image| image.waits).map(|image| &image.reference)

@@ -36,6 +36,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub(crate) use self::blob::BlobReader;
+use self::documents::{DocumentKind, Documents as _};
 pub(crate) use self::documents::{Lookup, Meaning};
 use self::layout::Layout;
 use self::settings::{SettingsByName, Way};
@@ -48,7 +49,7 @@ use crate::digest::BlobDigest;
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::progress::Reporter;
-use crate::state::{LayerDescriptor, Limits, Platform, RegistrySettings};
+use crate::state::{DocumentDescriptor, DocumentRole, LayerDescriptor, Limits, Platform, RegistrySettings};
 use crate::threads::lock;
 
 /// The things that a run's registries need to know.
@@ -217,6 +218,29 @@ impl Registries {
             Backend::Remote(remote) => BlobReader::open(remote, reference.repository(), layer, offset),
             Backend::Layout(layout) => layout.blob(layer, offset),
         }
+    }
+
+    /// Returns one document of `reference` as it was served, verified: a moment after the lookup
+    /// from memory, else by one more request.
+    ///
+    /// # Errors
+    /// Any [`RegistryError`].
+    pub(crate) fn document(
+        &self,
+        reference: &ImageRef,
+        document: &DocumentDescriptor,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let kind = match document.role {
+            DocumentRole::Index | DocumentRole::Manifest => DocumentKind::Manifest,
+            DocumentRole::Config => DocumentKind::Config,
+        };
+        let found = match &*self.backend(reference)? {
+            Backend::Remote(remote) => {
+                self.network.veiled(documents::document(remote, reference, kind, document))?
+            }
+            Backend::Layout(layout) => layout.document(kind, &document.digest, Some(document.size))?,
+        };
+        Ok(found.bytes.clone())
     }
 
     /// Takes note that `layer` came with another digest than its own, so that no mirror is asked

@@ -37,7 +37,6 @@
 //! second one is made (`<digest>.1`).
 
 mod binding;
-#[cfg_attr(not(test), expect(dead_code, reason = "the rooms that keep blobs are being built"))]
 mod blobs;
 mod directories;
 mod downloads;

@@ -7,6 +7,7 @@
 //! users name, are opened by `own` and `regular`, which refuse whatever somebody else may have put
 //! there. This is the only file of the project that may hold `unsafe`.
 
+mod child;
 mod descriptors;
 mod disks;
 mod marks;
@@ -23,6 +24,7 @@ mod xattrs;
 use std::fs::{File, TryLockError};
 use std::io;
 
+pub(crate) use child::{detach, end_group};
 pub use descriptors::raise_open_files_limit;
 pub(crate) use descriptors::{is_descriptor_shortage, open_files_limit};
 pub(crate) use disks::{free_space, has_lasting_inodes, may_change_unseen, mount_of, sync, sync_file_system};

@@ -4,7 +4,9 @@
 //! the spool grows. Bytes that are not the blob's are thrown away and fetched again from the first;
 //! any other failure is final here (the registry room has tried again already).
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,7 +17,7 @@ use crate::extract::{self, Extracted, Workers};
 use crate::plan::{Claim, Fetch, contradiction};
 use crate::progress::{Event, Reporter};
 use crate::registry::{BlobReader, Registries};
-use crate::state::LayerFacts;
+use crate::state::{LayerDescriptor, LayerFacts};
 use crate::store::{self, Spool, Staged, Store};
 use crate::threads;
 
@@ -27,12 +29,21 @@ const CLEAN_RESTARTS: usize = 2;
 /// The claims that a layer contradicts, by position, each with the error.
 pub(super) type WrongClaims = Vec<(usize, Arc<Error>)>;
 
+/// A blob that has arrived, with all that its plan wanted of it.
+#[derive(Default)]
+pub(super) struct Arrived<'s> {
+    /// The layer, where it was to be extracted.
+    pub(super) staged: Option<Staged<'s>>,
+    /// The whole blob, where it is to be kept.
+    pub(super) spool: Option<Arc<Spool>>,
+}
+
 /// The result of fetching one blob.
 pub(super) struct Finished<'s> {
     /// The position of the fetch in the plan.
     pub(super) fetch: usize,
-    /// The layer, or the reason why there is none.
-    pub(super) result: Result<Staged<'s>, Arc<Error>>,
+    /// The blob, or the reason why there is none.
+    pub(super) result: Result<Arrived<'s>, Arc<Error>>,
     /// The claims that this very layer contradicts.
     pub(super) wrong_claims: WrongClaims,
 }
@@ -54,23 +65,48 @@ pub(super) struct Fetcher<'a> {
     pub(super) reporter: &'a dyn Reporter,
     pub(super) cancel: &'a Cancel,
     pub(super) counters: &'a Counters,
+    /// Hears of each blob to be kept that is whole and verified.
+    pub(super) on_whole: &'a (dyn Fn(&BlobDigest, u64) + Sync),
+}
+
+/// The work with one blob.
+#[derive(Clone, Copy)]
+struct Work {
+    extract: bool,
+    keep: bool,
+    /// True if the bytes are those of the kept blob.
+    from_kept: bool,
 }
 
 impl<'a> Fetcher<'a> {
     /// Brings one blob into staging, by the first claim that holds.
     pub(super) fn run(&self, index: usize, fetch: &Fetch) -> Finished<'a> {
-        if let Some((staged, wrong_claims)) = self.extracted_before(fetch) {
-            return Finished { fetch: index, result: Ok(staged), wrong_claims };
-        }
-        let mut wrong_claims = Vec::new();
+        let mut work = Work { extract: fetch.extract, keep: fetch.keep, from_kept: fetch.is_kept };
+        let before = if work.extract { self.extracted_before(fetch) } else { None };
+        let (mut staged_before, mut wrong_claims) = match before {
+            Some((staged, wrong_claims)) if !work.keep => {
+                let arrived = Arrived { staged: Some(staged), spool: None };
+                return Finished { fetch: index, result: Ok(arrived), wrong_claims };
+            }
+            // Only the blob is still wanted.
+            Some((staged, wrong_claims)) => (Some(staged), wrong_claims),
+            None => (None, Vec::new()),
+        };
+        work.extract &= staged_before.is_none();
+        let known_wrong: Vec<usize> = wrong_claims.iter().map(|(position, _)| *position).collect();
         for (position, claim) in fetch.claims.iter().enumerate() {
-            match self.layer(claim) {
-                Ok(staged) => {
+            if known_wrong.contains(&position) {
+                continue;
+            }
+            match self.layer(claim, work) {
+                Ok(mut arrived) => {
                     let facts = LayerFacts { diff_id: claim.layer.diff_id.clone(), size: claim.layer.size };
                     // Claims that say the same are one: each other one is wrong.
                     let others = wrong_by(&facts, fetch);
-                    wrong_claims.extend(others.into_iter().filter(|(other, _)| *other > position));
-                    return Finished { fetch: index, result: Ok(staged), wrong_claims };
+                    let is_new = |other: usize| other > position && !known_wrong.contains(&other);
+                    wrong_claims.extend(others.into_iter().filter(|(other, _)| is_new(*other)));
+                    arrived.staged = arrived.staged.or(staged_before.take());
+                    return Finished { fetch: index, result: Ok(arrived), wrong_claims };
                 }
                 Err(error) => wrong_claims.push((position, Arc::new(error))),
             }
@@ -89,11 +125,17 @@ impl<'a> Fetcher<'a> {
         (wrong.len() < fetch.claims.len()).then_some((staged, wrong))
     }
 
-    /// Brings a blob into staging as `claim` describes it; wrong bytes are fetched again.
-    fn layer(&self, claim: &Claim) -> Result<Staged<'a>, Error> {
+    /// Brings a blob here as `claim` describes it; wrong bytes are fetched again.
+    fn layer(&self, claim: &Claim, mut work: Work) -> Result<Arrived<'a>, Error> {
         let mut restarts = 0;
         loop {
-            match self.attempt(claim) {
+            match self.attempt(claim, work) {
+                // The kept blob is damaged, or gone: the registry's takes its place.
+                Err(FailedAttempt::WrongBytes(error)) if work.from_kept => {
+                    (work.from_kept, work.keep) = (false, true);
+                    let text = format!("the kept blob {}: {error}; fetching it again", claim.layer.digest);
+                    self.reporter.report(Event::Warning(text));
+                }
                 // The bytes are not the blob's: an old prefix was damaged, or somebody on the way
                 // is lying.
                 Err(FailedAttempt::WrongBytes(error))
@@ -108,19 +150,22 @@ impl<'a> Fetcher<'a> {
                 }
                 Err(FailedAttempt::WrongBytes(error)) => return Err(wrong_blob(claim, error)),
                 Err(FailedAttempt::Failed(error)) => return Err(error),
-                Ok(staged) => return Ok(staged),
+                Ok(arrived) => return Ok(arrived),
             }
         }
     }
 
-    /// Tries once to bring a blob into staging: receives and extracts it at the same time, then
-    /// compares the layer with the claim.
-    fn attempt(&self, claim: &Claim) -> Result<Staged<'a>, FailedAttempt> {
+    /// Tries once to bring a blob here, and into staging at the same time where it is to be
+    /// extracted; then compares the layer with the claim.
+    fn attempt(&self, claim: &Claim, work: Work) -> Result<Arrived<'a>, FailedAttempt> {
         let layer = &claim.layer;
-        let spool = self.store.spool(&layer.digest, layer.size)?;
+        let source = self.source(claim, work)?;
+        if !work.extract {
+            self.receive_all(claim, &source)?;
+            return Ok(Arrived { staged: None, spool: self.whole(claim, source, work) });
+        }
         let staged = store::stage(self.store, &layer.digest)?;
-        self.report_start(claim, &spool);
-        let transfer = self.transfer(claim, &spool, &staged)?;
+        let transfer = self.transfer(claim, &source, &staged)?;
         if self.cancel.is_cancelled() {
             return Err(FailedAttempt::Failed(Error::Stopped));
         }
@@ -133,10 +178,11 @@ impl<'a> Fetcher<'a> {
             .map_err(StoreError::io("start a thread that writes to", self.store.layers()))?;
         match extracted {
             Ok(extracted) if extracted.diff_id == layer.diff_id => {
-                self.finish(&extracted, &spool, staged).map_err(FailedAttempt::Failed)
+                let staged = self.finish(&extracted, staged).map_err(FailedAttempt::Failed)?;
+                Ok(Arrived { staged: Some(staged), spool: self.whole(claim, source, work) })
             }
             Ok(extracted) => {
-                spool.remove()?;
+                source.discard()?;
                 let (expected, actual) = (layer.diff_id.clone(), extracted.diff_id);
                 Err(failed(LayerError::DiffId { expected, actual }))
             }
@@ -144,10 +190,51 @@ impl<'a> Fetcher<'a> {
                 // The blob is right, but this machine could not take it: the next run need not
                 // fetch it again.
                 if !error.is_of_this_machine() {
-                    spool.remove()?;
+                    source.discard()?;
                 }
                 Err(failed(error))
             }
+        }
+    }
+
+    /// Opens the source of a blob's bytes: the kept blob, or the spool that a registry fills.
+    fn source(&self, claim: &Claim, work: Work) -> Result<Source, FailedAttempt> {
+        let LayerDescriptor { digest, size, .. } = &claim.layer;
+        if work.from_kept {
+            return match self.store.open_blob(digest, *size)? {
+                Some(file) => Ok(Source::Kept(file)),
+                None => Err(FailedAttempt::WrongBytes(ContentMismatch::TooShort {
+                    digest: digest.clone(),
+                    expected: *size,
+                    actual: 0,
+                })),
+            };
+        }
+        let spool = self.store.spool(digest, *size)?;
+        self.report_start(claim, &spool);
+        Ok(Source::Spool(spool))
+    }
+
+    /// Tells of a whole, verified blob that is to be kept, and returns its spool; removes the spool
+    /// of one that is not.
+    fn whole(&self, claim: &Claim, source: Source, work: Work) -> Option<Arc<Spool>> {
+        let Source::Spool(spool) = source else { return None };
+        if work.keep {
+            (self.on_whole)(&claim.layer.digest, claim.layer.size);
+            return Some(spool);
+        }
+        if let Err(error) = spool.remove() {
+            // The layer is none the worse for it.
+            self.reporter.report(Event::Warning(error.to_string()));
+        }
+        None
+    }
+
+    /// Receives a blob that nobody extracts.
+    fn receive_all(&self, claim: &Claim, source: &Source) -> Result<(), FailedAttempt> {
+        match source {
+            Source::Kept(file) => self.check(claim, file),
+            Source::Spool(spool) => self.receive(claim, spool, &AtomicBool::new(false)),
         }
     }
 
@@ -158,25 +245,22 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// Receives a blob into the spool while a second thread extracts the spool into staging.
+    /// Receives a blob, or reads the kept one, while a second thread extracts it into staging.
     fn transfer(
         &self,
         claim: &Claim,
-        spool: &Arc<Spool>,
+        source: &Source,
         staged: &Staged<'_>,
-    ) -> Result<Transfer, StoreError> {
+    ) -> Result<Transfer, FailedAttempt> {
         let layer = &claim.layer;
         let (tree, inventory) = (staged.tree()?, staged.inventory()?);
         let options =
             extract::Options { algorithm: layer.diff_id.algorithm(), blob_size: layer.size, ..self.options };
+        let bytes = source.reader(self.store)?;
         let hopeless = AtomicBool::new(false);
         let (received, extracted) = std::thread::scope(|scope| {
-            let compressed = Watched {
-                inner: spool.reader(),
-                digest: &layer.digest,
-                reporter: self.reporter,
-                cancel: self.cancel,
-            };
+            let compressed =
+                Watched { inner: bytes, digest: &layer.digest, reporter: self.reporter, cancel: self.cancel };
             let hopeless = &hopeless;
             let extraction = threads::start_in(scope, "extract", move || {
                 let result = extract::extract(compressed, tree, inventory, options, self.workers);
@@ -190,11 +274,17 @@ impl<'a> Fetcher<'a> {
                 }
                 result
             });
-            let received = self.receive(claim, spool, hopeless);
-            match received {
-                Ok(()) => spool.complete(),
-                Err(_) => spool.give_up(),
-            }
+            let received = match source {
+                Source::Kept(file) => self.check(claim, file),
+                Source::Spool(spool) => {
+                    let received = self.receive(claim, spool, hopeless);
+                    match received {
+                        Ok(()) => spool.complete(),
+                        Err(_) => spool.give_up(),
+                    }
+                    received
+                }
+            };
             let extracted = extraction.map(|thread| match thread.join() {
                 Ok(result) => result,
                 // A panic is a defect of ours; it ends the thread, and must not end the run.
@@ -205,8 +295,26 @@ impl<'a> Fetcher<'a> {
         Ok(Transfer { received, extracted, hopeless: hopeless.into_inner() })
     }
 
+    /// Compares a kept blob with its digest.
+    fn check(&self, claim: &Claim, file: &File) -> Result<(), FailedAttempt> {
+        let layer = &claim.layer;
+        let failed = || StoreError::io("read a kept blob in", self.store.home().path());
+        let mut verifier = Verifier::new(&layer.digest, layer.size);
+        let mut buffer = vec![0; RECEIVE_BUFFER];
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(FailedAttempt::Failed(Error::Stopped));
+            }
+            match file.read_at(&mut buffer, verifier.seen()).map_err(failed())? {
+                0 => break,
+                count => verifier.update(&buffer[..count]).map_err(FailedAttempt::WrongBytes)?,
+            }
+        }
+        verifier.finish().map_err(FailedAttempt::WrongBytes)
+    }
+
     /// Makes a layer that is as claimed ready to get its name.
-    fn finish(&self, extracted: &Extracted, spool: &Spool, staged: Staged<'a>) -> Result<Staged<'a>, Error> {
+    fn finish(&self, extracted: &Extracted, staged: Staged<'a>) -> Result<Staged<'a>, Error> {
         if extracted.no_xattrs && !self.counters.warned_no_xattrs.swap(true, Ordering::Relaxed) {
             self.reporter.report(Event::Warning(format!(
                 "the file system of {} has no extended attributes: owners and special modes of files are not kept",
@@ -216,10 +324,6 @@ impl<'a> Fetcher<'a> {
         self.counters.extracted.fetch_add(extracted.totals.tar_bytes, Ordering::Relaxed);
         self.adopt(&staged)?;
         staged.ready()?;
-        if let Err(error) = spool.remove() {
-            // The layer is none the worse for it.
-            self.reporter.report(Event::Warning(error.to_string()));
-        }
         Ok(staged)
     }
 
@@ -280,6 +384,50 @@ impl<'a> Fetcher<'a> {
             }
         }
         verifier.finish().map_err(|error| wrong_bytes(spool, error))
+    }
+}
+
+/// The source of a blob's bytes.
+enum Source {
+    /// The kept blob.
+    Kept(File),
+    /// The spool, which a registry fills.
+    Spool(Arc<Spool>),
+}
+
+impl Source {
+    /// Opens a reader from the first byte on; that of a spool waits for bytes to come.
+    fn reader(&self, store: &Store) -> Result<Box<dyn Read + Send>, StoreError> {
+        match self {
+            Self::Kept(file) => {
+                let copy = file.try_clone();
+                let copy = copy.map_err(StoreError::io("read a kept blob in", store.home().path()))?;
+                Ok(Box::new(FromStart { file: copy, offset: 0 }))
+            }
+            Self::Spool(spool) => Ok(Box::new(spool.reader())),
+        }
+    }
+
+    /// Throws the bytes away, which are no use; a kept blob stays what it is.
+    fn discard(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Kept(_) => Ok(()),
+            Self::Spool(spool) => spool.remove(),
+        }
+    }
+}
+
+/// Reads a file from its first byte, wherever others read it.
+struct FromStart {
+    file: File,
+    offset: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
     }
 }
 

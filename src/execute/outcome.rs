@@ -15,6 +15,10 @@ pub struct Outcome {
     pub images: Vec<(ImageRef, Action, Option<Arc<Error>>)>,
     /// The number of layers that this run extracted.
     pub layers: usize,
+    /// The number of references that this run loaded into engines.
+    pub loads: usize,
+    /// The number of references that this run took out of engines.
+    pub engine_removals: usize,
     /// The number of layer directories that this run removed.
     pub layers_removed: usize,
     /// Images whose removal waits, since a wanted one is blocked or has failed; not among the
@@ -37,6 +41,8 @@ impl Outcome {
         self.images.extend(next.images);
         self.images.sort_by(|a, b| plan::in_order((&a.0, a.1), (&b.0, b.1)));
         self.layers += next.layers;
+        self.loads += next.loads;
+        self.engine_removals += next.engine_removals;
         self.layers_removed += next.layers_removed;
         self.waiting.extend(next.waiting);
         self.downloaded_bytes += next.downloaded_bytes;

@@ -96,6 +96,18 @@ impl Waitlist {
         }
     }
 
+    /// Notes that `images` cannot succeed, whatever becomes of their layers.
+    pub(super) fn images_failed(&mut self, images: &[ImageRef], error: &Arc<Error>) {
+        for reference in images {
+            let Some(&index) = self.positions.get(reference) else { continue };
+            let image = &mut self.images[index];
+            if image.error.is_none() && !image.finished {
+                image.error = Some(Arc::clone(error));
+                self.settled.insert(index);
+            }
+        }
+    }
+
     fn claim_failed(&mut self, claim: &Claim, error: &Arc<Error>) {
         self.each(claim, |image| {
             let first = image.error.is_none();

@@ -34,6 +34,8 @@ pub(super) struct Lookups<'a> {
     pub(super) recorded: &'a BTreeMap<ImageRef, RecordedImage>,
     /// True if images that the lockfile names and the catalog lacks are looked up too.
     pub(super) locked_too: bool,
+    /// True if the documents of images are needed, also of those recorded without them.
+    pub(super) documents_too: bool,
 }
 
 /// Everything resolved so far.
@@ -141,10 +143,13 @@ impl Lookups<'_> {
     ) -> Vec<(Purpose<'d>, Question<'d>)> {
         let (reference, resolution) = match (purpose, answer) {
             (Purpose::Image(reference), Answer::Image(answer)) => (
-                reference,
+                reference.clone(),
                 match answer {
                     Ok(Lookup::Same) => Resolution::AsRecorded,
-                    Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(*image)),
+                    Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(ResolvedImage {
+                        reference: reference.clone(),
+                        ..*image
+                    })),
                     Err(error) => Resolution::Blocked(Arc::new(error.into())),
                 },
             ),
@@ -202,17 +207,34 @@ impl Lookups<'_> {
                 let question = ImageQuestion { reference, platform, known: None, pinned };
                 Some((Purpose::Locked(locked), Question::Image(question)))
             }
+            Some(Resolution::AsRecorded) if self.lacks_documents(image) => {
+                let pinned = known_digest(image, self.recorded);
+                let purpose = Purpose::Image(reference.clone());
+                let question = ImageQuestion { reference, platform, known: None, pinned };
+                Some((purpose, Question::Image(question)))
+            }
             Some(resolution) => {
                 threads::lock(known).resolutions.insert(reference, resolution);
                 None
             }
             None => {
-                let digest = known_digest(image, self.recorded);
+                let digest = known_digest(image, self.recorded).filter(|_| !self.lacks_documents(image));
                 let purpose = Purpose::Image(reference.clone());
                 let question = ImageQuestion { reference, platform, known: digest, pinned: None };
                 Some((purpose, Question::Image(question)))
             }
         }
+    }
+
+    /// True if the image is recorded without the documents that are needed, and its registry may be
+    /// asked for them.
+    fn lacks_documents(&self, image: &DesiredImage) -> bool {
+        let may_ask = !self.offline || self.registries.is_local(&image.reference);
+        let row = self.recorded.get(&image.reference);
+        self.documents_too
+            && may_ask
+            && image.pull != PullPolicy::Never
+            && row.is_some_and(|row| row.documents.is_empty())
     }
 
     /// Decides an image that needs no request: by the lockfile, or by the pull policy.

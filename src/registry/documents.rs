@@ -17,7 +17,7 @@ mod recorded;
 mod tags;
 
 pub(super) use self::assemble::{DocumentKind, Documents, assemble, verify};
-pub(super) use self::lookup::{check, fetch, resolve};
+pub(super) use self::lookup::{check, document, fetch, resolve};
 pub(super) use self::manifest::{Entry, For, Index, Parsed, parse};
 pub(crate) use self::meaning::{Lookup, Meaning};
 pub(super) use self::platforms::rank;

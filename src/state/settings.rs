@@ -104,6 +104,11 @@ pub struct Targets {
 }
 
 impl Targets {
+    /// True if blobs are needed as they were fetched, to be kept or to be loaded.
+    pub fn uses_blobs(&self) -> bool {
+        self.keeps_blobs || !self.engines.is_empty()
+    }
+
     /// Makes the parts of images of a machine with these engines, where nobody says otherwise.
     pub fn with(engines: Vec<EngineSettings>) -> Self {
         Self { extracts: true, keeps_blobs: !engines.is_empty(), engines }

@@ -62,6 +62,11 @@ impl Blobs {
         Self { root: blobs_of(home), directories: Default::default() }
     }
 
+    /// True if there is a directory of kept blobs at all.
+    pub(crate) fn is_there(&self) -> bool {
+        self.root.is_dir()
+    }
+
     /// Tells whether a blob of exactly `size` bytes has this name. Whoever uses the bytes hashes
     /// them.
     pub(crate) fn has(&self, digest: &BlobDigest, size: u64) -> bool {

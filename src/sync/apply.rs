@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::request::Request;
 use super::session::Session;
 use super::steps::desire::desire;
+use super::steps::engines;
 use super::steps::load::{ImagesText, Loaded, load, understand};
 use super::steps::reconcile::reconcile;
 use super::steps::registries;
@@ -86,6 +87,7 @@ fn apply_loaded(session: &Session, loaded: &Loaded, request: &Request) -> Result
         session,
         desired: &desired,
         registries: &registries,
+        engines: &engines::of(session),
         settings: &loaded.file.settings,
         offline: request.offline,
         loaded: Some(loaded),

@@ -3,6 +3,7 @@
 use super::request::Request;
 use super::session::Session;
 use super::steps::desire::desire;
+use super::steps::engines;
 use super::steps::load::load;
 use super::steps::reconcile::show;
 use super::steps::registries;
@@ -38,6 +39,7 @@ pub fn plan(session: &Session, request: &Request) -> Result<(Plan, Platform), Ve
         session,
         desired: &desired,
         registries: &registries,
+        engines: &engines::of(session),
         settings: &loaded.file.settings,
         offline: request.offline,
         loaded: Some(&loaded),

@@ -6,6 +6,7 @@ use super::apply::Applied;
 use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::desire::of_groups;
+use super::steps::engines;
 use super::steps::load::{load, warn_of_problems};
 use super::steps::machine::{machine, without_file};
 use super::steps::reconcile::reconcile;
@@ -91,6 +92,7 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
         session,
         desired: &desired,
         registries: &registries,
+        engines: &engines::of(session),
         settings: &settings,
         offline: false,
         loaded: None,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::compare::{LayerStatus, VerifiedLayer, compare};
+use super::steps::engines;
 use super::steps::load::{Loaded, load};
 use super::steps::lock_home::{lock_home, open_store};
 use super::steps::machine::without_file;
@@ -83,7 +84,9 @@ fn repair_in(
             registries: &registries::open(session, registries, &settings),
             store: &store,
             catalog: &mut catalog,
+            engines: &engines::of(session),
             owner: &owner,
+            targets: &desired.targets,
             downloads: settings.downloads,
             jobs: session.jobs(),
             ownership: settings.ownership,

@@ -7,6 +7,7 @@ pub(crate) mod machine;
 pub(crate) mod replace;
 
 pub(crate) mod desire;
+pub(crate) mod engines;
 pub(crate) mod registries;
 
 pub(crate) mod lock_home;

@@ -17,7 +17,7 @@ use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::registry::sites::{Ask, Capability, Document, Remote, Site};
 use crate::registry::transport::{Answer, FailedTry};
-use crate::state::Platform;
+use crate::state::{DocumentDescriptor, Platform};
 use crate::threads::lock;
 use crate::url::Url;
 
@@ -78,6 +78,17 @@ pub(crate) fn fetch(
         remote.pulls.settle();
     }
     found
+}
+
+/// Reads one document of `reference`'s repository: see [`super::super::Registries::document`].
+pub(crate) fn document(
+    remote: &Remote,
+    reference: &ImageRef,
+    kind: DocumentKind,
+    document: &DocumentDescriptor,
+) -> Result<Arc<Document>, RegistryError> {
+    let repository = Repository { remote, name: reference.repository(), awaited: &Cell::new(false) };
+    repository.document(kind, &document.digest, Some(document.size))
 }
 
 /// One repository while it is asked.

@@ -3,12 +3,13 @@
 use super::lock_home::{lock_home, open_store};
 use super::rebind::rebind;
 use crate::catalog::{Catalog, WritableCatalog};
+use crate::engine::Engines;
 use crate::error::Error;
 use crate::execute::Executor;
 use crate::observe::Observer;
 use crate::registry::Registries;
 use crate::state::{Desired, Observed, Settings};
-use crate::store::{self, Store};
+use crate::store::{self, Blobs, Store};
 use crate::sync::session::Session;
 use crate::sync::steps::load::Loaded;
 use crate::sync::verb_error::VerbError;
@@ -20,6 +21,7 @@ pub(crate) struct Run<'a> {
     /// The wishes of the run.
     pub(crate) desired: &'a Desired,
     pub(crate) registries: &'a Registries,
+    pub(crate) engines: &'a Engines,
     pub(crate) settings: &'a Settings,
     /// The user forbids asking any registry.
     pub(crate) offline: bool,
@@ -33,6 +35,8 @@ impl<'a> Run<'a> {
         Observer {
             registries: self.registries,
             catalog,
+            engines: self.engines,
+            blobs: Blobs::of(&self.session.home),
             layers: &self.desired.layers_directory,
             parallel: self.settings.downloads,
             offline: self.offline,
@@ -88,12 +92,14 @@ impl<'a> LockedRun<'a> {
 
     /// Returns the executor of this run, which begins no more blobs once `begin_no_more` says so.
     pub(crate) fn executor<'e>(&'e mut self, begin_no_more: &'e (dyn Fn() -> bool + Sync)) -> Executor<'e> {
-        let Run { session, desired, registries, settings, .. } = self.run;
+        let Run { session, desired, registries, engines, settings, .. } = self.run;
         Executor {
             registries,
             store: &self.store,
             catalog: &mut self.catalog,
+            engines,
             owner: &desired.owner,
+            targets: &desired.targets,
             downloads: settings.downloads,
             jobs: session.jobs(),
             ownership: settings.ownership,

@@ -1,0 +1,55 @@
+//! Bundles: image layouts and archives of the original bytes, as other engines and machines read
+//! them.
+//!
+//! A pure room: bytes come and go by `Read` and `Write`. [`index_json`] says which images a bundle
+//! has, and [`ArchiveWriter`] writes one as a tar. The same images give the same bytes: the order is
+//! fixed, times and owners are 0.
+//!
+//! Sources: <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md>,
+//! <https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md>,
+//! <https://github.com/moby/docker-image-spec/blob/v1.3.1/v1.2.md> (`manifest.json`)
+
+mod archive;
+mod index;
+
+pub(crate) use archive::ArchiveWriter;
+pub(crate) use index::{docker_json, index_json};
+
+use crate::digest::BlobDigest;
+use crate::state::{DocumentDescriptor, Platform};
+
+/// The marker file of a layout, and its content.
+pub(crate) const MARKER: &str = "oci-layout";
+/// The content of [`MARKER`].
+pub(crate) const MARKER_TEXT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+/// The index of a layout.
+pub(crate) const INDEX: &str = "index.json";
+
+/// One image of a bundle.
+#[derive(Clone, Debug)]
+pub(crate) struct BundleImage {
+    /// The references under which the bundle lists the image, in the full form.
+    pub(crate) names: Vec<String>,
+    /// The platform of the image.
+    pub(crate) platform: Option<Platform>,
+    /// The documents on the way from the reference to the layers, top first.
+    pub(crate) documents: Vec<DocumentDescriptor>,
+    /// The layers, base first.
+    pub(crate) layers: Vec<BlobDigest>,
+}
+
+/// The form of a bundle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// True if descriptors lead to the original index, where there is one, instead of straight to
+    /// the platform's manifest.
+    pub(crate) index: bool,
+    /// True if a `manifest.json` is added, for docker's classic image store.
+    pub(crate) docker: bool,
+}
+
+/// The path of a blob in a layout.
+pub(crate) fn blob_path(digest: &BlobDigest) -> String {
+    let (algorithm, hex) = digest.as_str().split_once(':').unwrap_or(("sha256", digest.as_str()));
+    format!("blobs/{algorithm}/{hex}")
+}

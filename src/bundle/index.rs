@@ -1,0 +1,115 @@
+//! The documents that say which images a bundle has: `index.json`, and docker's `manifest.json`.
+
+use serde::Serialize;
+
+use super::{BundleImage, Form, blob_path};
+use crate::state::{DocumentDescriptor, DocumentRole, Platform};
+
+/// The media type of an index, as the image spec names it.
+const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Index<'a> {
+    schema_version: u32,
+    media_type: &'a str,
+    manifests: Vec<Entry<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry<'a> {
+    media_type: &'a str,
+    digest: &'a str,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<EntryPlatform<'a>>,
+    annotations: Annotations<'a>,
+}
+
+#[derive(Serialize)]
+struct EntryPlatform<'a> {
+    architecture: &'a str,
+    os: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variant: Option<&'a str>,
+}
+
+/// The annotations of an entry, in the order of their keys.
+#[derive(Serialize)]
+struct Annotations<'a> {
+    /// The index which the reference means, where the descriptor leads past the index straight to a
+    /// manifest.
+    #[serde(rename = "dev.msb-sync.index", skip_serializing_if = "Option::is_none")]
+    index: Option<&'a str>,
+    #[serde(rename = "io.containerd.image.name")]
+    containerd_name: &'a str,
+    #[serde(rename = "org.opencontainers.image.ref.name")]
+    ref_name: &'a str,
+}
+
+/// Writes the `index.json` of a bundle of `images`, in their order: one descriptor a name.
+pub(crate) fn index_json(images: &[BundleImage], form: Form) -> Vec<u8> {
+    let manifests = images.iter().flat_map(|image| {
+        let top = top(image, form);
+        image.names.iter().filter_map(move |name| Some(entry(image, top?, name)))
+    });
+    let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests: manifests.collect() };
+    // Strings and numbers: nothing here can fail.
+    serde_json::to_vec(&index).unwrap_or_default()
+}
+
+/// The document that an image's descriptor leads to.
+fn top(image: &BundleImage, form: Form) -> Option<&DocumentDescriptor> {
+    if form.index {
+        return image.documents.first();
+    }
+    image.documents.iter().find(|document| document.role == DocumentRole::Manifest)
+}
+
+fn entry<'a>(image: &'a BundleImage, top: &'a DocumentDescriptor, name: &'a str) -> Entry<'a> {
+    let index = image.documents.first().filter(|first| first.role == DocumentRole::Index);
+    let is_manifest = top.role == DocumentRole::Manifest;
+    let platform = |platform: &'a Platform| EntryPlatform {
+        architecture: &platform.architecture,
+        os: &platform.os,
+        variant: platform.variant.as_deref(),
+    };
+    Entry {
+        media_type: &top.media_type,
+        digest: top.digest.as_str(),
+        size: top.size,
+        platform: image.platform.as_ref().filter(|_| is_manifest).map(platform),
+        annotations: Annotations {
+            index: index.filter(|_| is_manifest).map(|index| index.digest.as_str()),
+            containerd_name: name,
+            ref_name: name,
+        },
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage<'a> {
+    config: String,
+    repo_tags: Vec<&'a str>,
+    layers: Vec<String>,
+}
+
+/// Writes docker's `manifest.json` of a bundle of `images`. Names with a digest are left out:
+/// docker takes none.
+pub(crate) fn docker_json(images: &[BundleImage]) -> Vec<u8> {
+    let image = |image: &'_ BundleImage| {
+        let config = image.documents.iter().find(|document| document.role == DocumentRole::Config)?;
+        Some((blob_path(&config.digest), image.layers.iter().map(blob_path).collect()))
+    };
+    let images: Vec<DockerImage<'_>> = images
+        .iter()
+        .filter_map(|found| {
+            let (config, layers) = image(found)?;
+            let tags = found.names.iter().map(String::as_str).filter(|name| !name.contains('@'));
+            Some(DockerImage { config, repo_tags: tags.collect(), layers })
+        })
+        .collect();
+    serde_json::to_vec(&images).unwrap_or_default()
+}

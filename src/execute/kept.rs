@@ -1,0 +1,78 @@
+//! The kept blobs at the end of a run: their index, and those that nobody needs.
+//!
+//! The index of the layout says which images are whole there, so it is written after the images are
+//! recorded, and before blobs are removed.
+
+use std::collections::BTreeSet;
+
+use super::Executor;
+use super::loads::blobs_of;
+use crate::bundle::{self, BundleImage, Form};
+use crate::catalog::Catalog;
+use crate::digest::BlobDigest;
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::progress::Event;
+use crate::state::RecordedImage;
+use crate::store::{self, Blobs};
+
+impl Executor<'_> {
+    /// Brings the index of the kept blobs up to date, if `plan` had to do with any, and removes the
+    /// blobs that the run needed only to load them.
+    pub(super) fn look_after_kept_blobs(&self, plan: &Plan) -> Result<(), Error> {
+        let with_blobs = || plan.images.iter().filter(|image| image.needs_blobs);
+        if with_blobs().next().is_none() {
+            return Ok(());
+        }
+        if self.targets.keeps_blobs {
+            return self.write_index();
+        }
+        let brought = with_blobs().flat_map(blobs_of).map(|(digest, _)| digest).collect();
+        self.remove_blobs(brought)
+    }
+
+    /// Removes all kept blobs that no image needs any more.
+    pub(super) fn prune_blobs(&self) -> Result<(), Error> {
+        let kept = Blobs::of(self.store.home().path()).list()?;
+        self.remove_blobs(kept.into_iter().map(|blob| blob.digest).collect())
+    }
+
+    /// Removes those of `blobs` that no image needs.
+    fn remove_blobs(&self, mut blobs: BTreeSet<BlobDigest>) -> Result<(), Error> {
+        let needed = self.catalog.blobs_needed_outside(&BTreeSet::new())?;
+        blobs.retain(|digest| !needed.contains(digest));
+        self.write_index()?;
+        for (digest, reason) in store::remove_blobs(self.store.home(), &blobs).kept {
+            self.reporter.report(Event::Warning(format!("the kept blob {digest} stays: {reason}")));
+        }
+        Ok(())
+    }
+
+    fn write_index(&self) -> Result<(), Error> {
+        let index = kept_index(self.catalog, &Blobs::of(self.store.home().path()))?;
+        Ok(store::write_blobs_index(self.store.home(), &index)?)
+    }
+}
+
+/// Makes the index of the kept blobs: the recorded images all of whose blobs are there.
+pub(crate) fn kept_index(catalog: &Catalog, blobs: &Blobs) -> Result<Vec<u8>, Error> {
+    let is_whole = |row: &RecordedImage| {
+        !row.blobs_kept_for.is_empty()
+            && !row.documents.is_empty()
+            && row.documents.iter().all(|document| blobs.has(&document.digest, document.size))
+            && row.layers.iter().all(|layer| blobs.has(&layer.digest, layer.size))
+    };
+    let images: Vec<BundleImage> =
+        catalog.all()?.into_iter().filter(is_whole).map(|row| bundled(&row)).collect();
+    Ok(bundle::index_json(&images, Form { index: false, docker: false }))
+}
+
+fn bundled(row: &RecordedImage) -> BundleImage {
+    let layers = row.layers.iter();
+    BundleImage {
+        names: vec![row.reference.to_string()],
+        platform: row.platform.clone(),
+        documents: row.documents.to_vec(),
+        layers: layers.map(|layer| layer.digest.clone()).collect(),
+    }
+}

@@ -1,0 +1,83 @@
+//! Taking references out of engines: only those that msb-sync has loaded, that are still what was
+//! loaded, and that no other owner has had loaded too. Never by force.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::engine::{Engines, Removed};
+use crate::error::Error;
+use crate::progress::{Event, Reporter};
+use crate::state::{EngineListing, EngineSettings, LoadedReference};
+
+/// The report of references that were to be taken out of engines.
+#[derive(Default)]
+pub(crate) struct TakenOut {
+    /// The rows that are ours no more: the reference is gone, is not what we loaded any more, or is
+    /// another owner's as well.
+    pub(crate) gone: Vec<LoadedReference>,
+    /// The references that somebody uses, with the engine's words; they stay ours.
+    pub(crate) in_use: Vec<(LoadedReference, String)>,
+    /// The first error of an engine.
+    pub(crate) error: Option<Arc<Error>>,
+}
+
+/// Takes `unwanted` out of their engines; `all` are the rows of all owners.
+pub(crate) fn take_out(
+    engines: &Engines,
+    unwanted: &[LoadedReference],
+    all: &[LoadedReference],
+    reporter: &dyn Reporter,
+) -> TakenOut {
+    let mut report = TakenOut::default();
+    let mut by_engine: BTreeMap<&EngineSettings, Vec<&LoadedReference>> = BTreeMap::new();
+    for row in unwanted {
+        by_engine.entry(&row.engine).or_default().push(row);
+    }
+    for (settings, rows) in by_engine {
+        let engine = engines.of(settings);
+        let listing = match engine.list() {
+            Ok(listing) => listing,
+            Err(error) => {
+                report.error.get_or_insert_with(|| Arc::new(error.into()));
+                continue;
+            }
+        };
+        let (ours, others): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| is_ours_alone(row, &listing, all));
+        report.gone.extend(others.into_iter().cloned());
+        let names: Vec<String> = ours.iter().map(|row| row.name.clone()).collect();
+        if names.is_empty() {
+            continue;
+        }
+        for (row, removed) in ours.into_iter().zip(engine.remove(&names)) {
+            match removed {
+                Removed::Gone => report.gone.push(row.clone()),
+                Removed::InUse(words) => {
+                    let text = format!("{} stays in {}: {words}", row.name, settings.name);
+                    reporter.report(Event::Warning(text));
+                    report.in_use.push((row.clone(), words));
+                }
+                Removed::Failed(error) => {
+                    report.error.get_or_insert_with(|| Arc::new(error.into()));
+                }
+            }
+        }
+    }
+    report
+}
+
+/// True if the engine lists the reference of `row` by the digest that we loaded, and no other owner
+/// has had the same loaded.
+fn is_ours_alone(row: &LoadedReference, listing: &EngineListing, all: &[LoadedReference]) -> bool {
+    let found = listing.images.get(&row.name);
+    let is_ours = match (&row.listed, found) {
+        (Some(digest), Some(found)) => found.contains(digest),
+        // A load that failed may have left the reference behind, with our manifest's digest.
+        (None, Some(found)) => found.contains(&row.manifest),
+        (_, None) => false,
+    };
+    let of_another = |other: &&LoadedReference| {
+        other.owner != row.owner && other.engine == row.engine && other.name == row.name
+    };
+    is_ours && !all.iter().any(|other| of_another(&other))
+}
