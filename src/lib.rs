@@ -57,6 +57,8 @@
 //! | `<layers>/<digest>.extracted/` and `.layers.msb-sync/` beside `<layers>` | `store` |
 //! | what is inside a layer directory, and its inventory | `extract` |
 //! | `<home>/downloads/` | `store` (the spools), filled by `execute` |
+//! | `<home>/blobs/` | `store` (kept blobs, an OCI layout), its `index.json` written by `execute` |
+//! | `<home>/tmp/` | the programs of engines, for their temporary files |
 //! | `<home>/.msb-sync.id` | `store` |
 //! | `<home>/.msb-sync.lock` | `locked_home` |
 //!

@@ -50,7 +50,13 @@ const PROGRAMS: &[&str] = &[
     "python3",
     ".ci/run",
     "tests/run",
+    "msb",
+    "ctr",
+    "podman",
 ];
+
+/// The engines, in whose place a script takes what they would take.
+const ENGINES: [&str; 4] = ["msb", "ctr", "podman", "docker"];
 
 const NETWORK: &str = "<!-- needs: network -->";
 /// Between the outputs of two commands; ASCII's record separator, which no text output has.
@@ -160,6 +166,10 @@ impl World {
                  echo \"not in CARGO_COMMANDS: cargo $*\" >&2; exit 64 ;;\nesac"
             ),
         );
+        let engine = repository().join("tests/it/support/engine.py");
+        for name in ENGINES {
+            symlink(&engine, world.path("shims").join(name)).expect("cannot make a link");
+        }
         for script in [".ci/run", "tests/run"] {
             let checks = fs::metadata(repository().join(script)).expect(script);
             assert!(checks.permissions().mode() & 0o111 == 0o111, "{script} is not executable");
@@ -222,7 +232,7 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Every Markdown file at the top and below `examples/`, by its path below the repository, with its text.
+/// Every Markdown file at the top, in `docs/` and below `examples/`, by its path below the repository, with its text.
 fn documents() -> Vec<(String, String)> {
     fn collect(folder: &Path, deep: bool, found: &mut Vec<(String, String)>) {
         for entry in fs::read_dir(folder).expect("cannot list a directory") {
@@ -237,6 +247,7 @@ fn documents() -> Vec<(String, String)> {
     }
     let mut found = Vec::new();
     collect(repository(), false, &mut found);
+    collect(&repository().join("docs"), true, &mut found);
     collect(&repository().join("examples"), true, &mut found);
     found.sort();
     for expected in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/quickstart/README.md"] {

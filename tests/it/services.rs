@@ -257,16 +257,31 @@ fn problems(value: &Value, schema: &Value, at: &str) -> Vec<String> {
     found
 }
 
-/// The objects of the example, by their kind.
-fn objects() -> BTreeMap<String, Value> {
-    let text = example("kubernetes/msb-sync.yaml");
+/// The manifests of the example, each with the directory that msb-sync has on its node.
+const MANIFESTS: [(&str, &str); 2] = [("msb-sync", HOME), ("containerd", "/var/lib/msb-sync")];
+
+/// The objects of one manifest of the example, by their kind.
+fn objects(manifest: &str) -> BTreeMap<String, Value> {
+    let text = example(&format!("kubernetes/{manifest}.yaml"));
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
     documents.into_iter().map(|object| (object["kind"].as_str().unwrap().to_owned(), object)).collect()
 }
 
 #[test]
 fn the_objects_are_what_kubernetes_knows() {
-    let objects = objects();
+    for (manifest, home) in MANIFESTS {
+        check_objects(manifest, home);
+    }
+    // The checks find what is wrong.
+    let mut wrong = objects("msb-sync")["DaemonSet"].clone();
+    wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = json!({});
+    wrong["spec"]["template"]["spec"]["volumes"][0].as_object_mut().unwrap().remove("name");
+    wrong["spec"]["updateStrategy"]["type"] = json!("Recreate");
+    assert_eq!(problems(&wrong, &schema("DaemonSet"), "").len(), 3);
+}
+
+fn check_objects(manifest: &str, home: &str) {
+    let objects = objects(manifest);
     assert_eq!(objects.keys().collect::<Vec<_>>(), ["ConfigMap", "DaemonSet", "Namespace"]);
     for (kind, object) in &objects {
         let found = problems(object, &schema(kind), kind);
@@ -295,35 +310,31 @@ fn the_objects_are_what_kubernetes_knows() {
         .iter()
         .map(|mount| (mount["mountPath"].as_str().unwrap().into(), volume(mount)))
         .collect();
-    assert_eq!(mounts[Path::new(HOME)]["hostPath"]["path"], HOME);
+    assert_eq!(mounts[Path::new(home)]["hostPath"]["path"], home);
+    assert_eq!(container["args"][1], home);
     let of_file = &mounts[Path::new(FILE).parent().unwrap()];
     assert_eq!(of_file["configMap"]["name"], config["metadata"]["name"]);
     assert!(config["data"][Path::new(FILE).file_name().unwrap().to_str().unwrap()].is_string());
-
-    // The checks find what is wrong.
-    let mut wrong = set.clone();
-    wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = json!({});
-    wrong["spec"]["template"]["spec"]["volumes"][0].as_object_mut().unwrap().remove("name");
-    wrong["spec"]["updateStrategy"]["type"] = json!("Recreate");
-    assert_eq!(problems(&wrong, &schema("DaemonSet"), "").len(), 3);
 }
 
 #[test]
-fn the_images_file_of_the_config_map_is_valid() {
-    let sandbox = Sandbox::new();
-    let config = &objects()["ConfigMap"];
-    sandbox.images(config["data"]["images.toml"].as_str().unwrap());
-    // Without the network everything is blocked; a mistake in the file would be exit 2.
-    let output = sandbox.msb("plan --offline --json").run().code(1);
-    let plan = output.json();
-    let images = plan["images"].as_array().unwrap();
-    assert_eq!(images.len(), 2, "{output}");
-    assert!(images.iter().all(|image| image["action"] == "blocked"), "{output}");
+fn the_images_files_of_the_config_maps_are_valid() {
+    for (manifest, _) in MANIFESTS {
+        let sandbox = Sandbox::new();
+        let config = &objects(manifest)["ConfigMap"];
+        sandbox.images(config["data"]["images.toml"].as_str().unwrap());
+        // Without the network everything is blocked; a mistake in the file would be exit 2.
+        let output = sandbox.msb("plan --offline --json").run().code(1);
+        let plan = output.json();
+        let images = plan["images"].as_array().unwrap();
+        assert_eq!(images.len(), 2, "{output}");
+        assert!(images.iter().all(|image| image["action"] == "blocked"), "{output}");
+    }
 }
 
 #[test]
 fn the_container_does_what_its_probes_ask_for() {
-    let container = objects()["DaemonSet"]["spec"]["template"]["spec"]["containers"][0].clone();
+    let container = objects("msb-sync")["DaemonSet"]["spec"]["template"]["spec"]["containers"][0].clone();
     let arguments = container["args"].as_array().unwrap().iter();
     let arguments: Vec<String> = arguments.map(|argument| argument.as_str().unwrap().to_owned()).collect();
     let sandbox = Sandbox::new();
