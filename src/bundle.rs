@@ -53,3 +53,6 @@ pub(crate) fn blob_path(digest: &BlobDigest) -> String {
     let (algorithm, hex) = digest.as_str().split_once(':').unwrap_or(("sha256", digest.as_str()));
     format!("blobs/{algorithm}/{hex}")
 }
+
+#[cfg(test)]
+mod tests;

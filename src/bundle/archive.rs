@@ -1,4 +1,8 @@
 //! A bundle as a tar, written member by member.
+//!
+//! Readers ask for no order. One whose stream breaks off finds no `index.json`, and takes half an
+//! archive for none. Headers are GNU's, which every reader knows: sizes beyond 8 GiB are in base 256,
+//! and a name beyond 100 bytes (a digest by SHA-512) is the content of a member before its own.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -12,6 +16,10 @@ use crate::digest::BlobDigest;
 const BUFFER: usize = 1 << 20;
 /// The unit of a tar.
 const BLOCK: usize = 512;
+/// The longest name that a header has room for.
+const MAX_NAME: usize = 100;
+/// The name of a member that holds the name of the next one.
+const LONG_NAME: &str = "././@LongLink";
 
 /// A bundle on its way into `W`, as a tar.
 pub(crate) struct ArchiveWriter<W: Write> {
@@ -19,6 +27,8 @@ pub(crate) struct ArchiveWriter<W: Write> {
     /// The blobs that are written.
     written: BTreeSet<BlobDigest>,
     buffer: Vec<u8>,
+    /// True while a member is incomplete, and for good if writing it fails: nothing may follow it.
+    broken: bool,
 }
 
 impl<W: Write> ArchiveWriter<W> {
@@ -27,7 +37,7 @@ impl<W: Write> ArchiveWriter<W> {
     /// # Errors
     /// Those of `out`, here and in all methods.
     pub(crate) fn new(out: W) -> io::Result<Self> {
-        let mut archive = Self { out, written: BTreeSet::new(), buffer: Vec::new() };
+        let mut archive = Self { out, written: BTreeSet::new(), buffer: Vec::new(), broken: false };
         archive.file(MARKER, MARKER_TEXT.as_bytes())?;
         Ok(archive)
     }
@@ -41,36 +51,14 @@ impl<W: Write> ArchiveWriter<W> {
         if self.written.contains(digest) {
             return Ok(());
         }
-        self.header(&blob_path(digest), size)?;
-        self.buffer.resize(BUFFER, 0);
-        let mut left = size;
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(BUFFER);
-            let count = match bytes.read(&mut self.buffer[..most]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            };
-            if count == 0 {
-                let text = format!("blob {digest} ends {left} bytes too early");
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
-            }
-            self.out.write_all(&self.buffer[..count])?;
-            left -= count as u64;
-        }
-        if bytes.read(&mut [0])? > 0 {
-            let text = format!("blob {digest} is larger than {size} bytes");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-        }
-        self.pad(size)?;
+        self.member(&blob_path(digest), size, bytes)?;
         self.written.insert(digest.clone());
         Ok(())
     }
 
     /// Writes a file of the bundle's root.
     pub(crate) fn file(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.header(name, bytes.len() as u64)?;
-        self.out.write_all(bytes)?;
-        self.pad(bytes.len() as u64)
+        self.member(name, bytes.len() as u64, &mut &*bytes)
     }
 
     /// Ends the archive with the index of `images`, all of whose blobs are written.
@@ -84,22 +72,73 @@ impl<W: Write> ArchiveWriter<W> {
         Ok(self.out)
     }
 
-    fn header(&mut self, name: &str, size: u64) -> io::Result<()> {
-        let mut header = Header::new_ustar();
-        header.set_path(name)?;
-        header.set_entry_type(EntryType::Regular);
+    fn member(&mut self, name: &str, size: u64, bytes: &mut dyn Read) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::other("an earlier member of the archive is incomplete"));
+        }
+        self.broken = true;
+        if name.len() > MAX_NAME {
+            let name = [name.as_bytes(), b"\0"].concat();
+            self.header(LONG_NAME, EntryType::GNULongName, name.len() as u64)?;
+            self.out.write_all(&name)?;
+            self.pad(name.len() as u64)?;
+        }
+        self.header(name, EntryType::Regular, size)?;
+        self.copy(name, size, bytes)?;
+        self.pad(size)?;
+        self.broken = false;
+        Ok(())
+    }
+
+    fn header(&mut self, name: &str, kind: EntryType, size: u64) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        let field = &mut header.as_old_mut().name;
+        let length = name.len().min(field.len());
+        field[..length].copy_from_slice(&name.as_bytes()[..length]);
+        header.set_entry_type(kind);
         header.set_mode(0o644);
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);
-        // Beyond 8 GiB in base 256, as GNU tar and all readers of archives have it.
         header.set_size(size);
         header.set_cksum();
         self.out.write_all(header.as_bytes())
     }
 
+    /// Copies `size` bytes, and sees to it that no more come.
+    fn copy(&mut self, name: &str, size: u64, bytes: &mut dyn Read) -> io::Result<()> {
+        self.buffer.resize(BUFFER, 0);
+        let mut left = size;
+        loop {
+            // One byte more than is left, to see the end.
+            let most = usize::try_from(left.saturating_add(1)).unwrap_or(usize::MAX).min(BUFFER);
+            let count = match bytes.read(&mut self.buffer[..most]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            if count as u64 > left {
+                let text = format!("{name} is larger than {size} bytes");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            if count == 0 && left > 0 {
+                let text = format!("{name} ends {left} bytes too early");
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            }
+            if count == 0 {
+                return Ok(());
+            }
+            self.out.write_all(&self.buffer[..count])?;
+            left -= count as u64;
+        }
+    }
+
     fn pad(&mut self, size: u64) -> io::Result<()> {
         let over = usize::try_from(size % BLOCK as u64).unwrap_or(0);
         self.out.write_all(&[0; BLOCK][..(BLOCK - over) % BLOCK])
+    }
+
+    #[cfg(test)]
+    pub(super) fn written(&self) -> &W {
+        &self.out
     }
 }

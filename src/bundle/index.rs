@@ -1,5 +1,7 @@
 //! The documents that say which images a bundle has: `index.json`, and docker's `manifest.json`.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use super::{BundleImage, Form, blob_path};
@@ -48,15 +50,33 @@ struct Annotations<'a> {
     ref_name: &'a str,
 }
 
-/// Writes the `index.json` of a bundle of `images`, in their order: one descriptor a name.
+/// Writes the `index.json` of a bundle of `images`, in their order: one descriptor a name, and each
+/// name once. A name that several images claim is that of the one whose own, the first, it is.
 pub(crate) fn index_json(images: &[BundleImage], form: Form) -> Vec<u8> {
-    let manifests = images.iter().flat_map(|image| {
+    let owners = owners(images);
+    let owners = &owners;
+    let manifests = images.iter().enumerate().flat_map(|(position, image)| {
         let top = top(image, form);
-        image.names.iter().filter_map(move |name| Some(entry(image, top?, name)))
+        let names = image.names.iter().filter(move |name| owners.get(name.as_str()) == Some(&position));
+        names.filter_map(move |name| Some(entry(image, top?, name)))
     });
     let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests: manifests.collect() };
     // Strings and numbers: nothing here can fail.
     serde_json::to_vec(&index).unwrap_or_default()
+}
+
+/// Finds the image, by its position, that each name means.
+fn owners(images: &[BundleImage]) -> HashMap<&str, usize> {
+    let mut owners = HashMap::new();
+    for first in [true, false] {
+        for (position, image) in images.iter().enumerate() {
+            let (own, others) = image.names.split_at(image.names.len().min(1));
+            for name in if first { own } else { others } {
+                owners.entry(name.as_str()).or_insert(position);
+            }
+        }
+    }
+    owners
 }
 
 /// The document that an image's descriptor leads to.
@@ -103,11 +123,14 @@ pub(crate) fn docker_json(images: &[BundleImage]) -> Vec<u8> {
         let config = image.documents.iter().find(|document| document.role == DocumentRole::Config)?;
         Some((blob_path(&config.digest), image.layers.iter().map(blob_path).collect()))
     };
+    let owners = owners(images);
     let images: Vec<DockerImage<'_>> = images
         .iter()
-        .filter_map(|found| {
+        .enumerate()
+        .filter_map(|(position, found)| {
             let (config, layers) = image(found)?;
             let tags = found.names.iter().map(String::as_str).filter(|name| !name.contains('@'));
+            let tags = tags.filter(|name| owners.get(name) == Some(&position));
             Some(DockerImage { config, repo_tags: tags.collect(), layers })
         })
         .collect();
