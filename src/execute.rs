@@ -107,9 +107,9 @@ impl Executor<'_> {
         self.catalog.begin_loads(&loads.rows())?;
         let counters = Counters::default();
         let given_up: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();
-        let (store, cancel) = (self.store, self.cancel);
+        let (store, cancel, reporter) = (self.store, self.cancel, self.reporter);
         let (layers, loaded) = std::thread::scope(|scope| {
-            let feed = loads.start(scope, plan, store, cancel);
+            let feed = loads.start(scope, plan, store, cancel, reporter);
             // Images that need no layer are done first, so that a run that is stopped has done
             // them.
             self.settle(plan, &mut waitlist, &feed);

@@ -22,6 +22,7 @@ use crate::digest::BlobDigest;
 use crate::engine::{Engine, Engines};
 use crate::error::{EngineError, Error};
 use crate::plan::{Plan, PlannedImage};
+use crate::progress::{Event, Reporter};
 use crate::state::{DocumentRole, EngineListing, EngineName, LoadedReference, Owner};
 use crate::store::Store;
 use crate::threads::{self, lock};
@@ -110,12 +111,20 @@ impl Loads {
         plan: &'scope Plan,
         store: &'scope Store,
         cancel: &'scope Cancel,
+        reporter: &'scope dyn Reporter,
     ) -> Feed<'scope> {
         let line = |loads: EngineLoads| {
             let (news, receiver) = unbounded();
             let images = loads.images.keys().copied().collect();
-            let run =
-                move || Loading { loads, plan, store, cancel, archive: Mutex::default() }.run(&receiver);
+            let run = move || {
+                let engine = loads.engine.settings().name.as_str();
+                reporter.report(Event::Loading { engine, images: loads.images.len() });
+                let loading = Loading { loads, plan, store, cancel, archive: Mutex::default() };
+                let results = loading.run(&receiver);
+                let failed = results.iter().filter(|result| result.error.is_some()).count();
+                reporter.report(Event::Loaded { engine, images: results.len() - failed, failed });
+                results
+            };
             let thread = threads::start_in(scope, "load", run);
             Line { images, news, thread: thread.ok() }
         };

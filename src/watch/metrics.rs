@@ -21,7 +21,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use super::notice::Trigger;
 use crate::error::Error;
 use crate::progress::{Event, Reporter};
-use crate::state::Action;
+use crate::state::{Action, EngineName};
 use crate::sync::{Applied, VerbError};
 use crate::threads::lock;
 
@@ -261,8 +261,8 @@ impl Metrics {
         }
     }
 
-    /// Counts the images of each engine. Of an image with several engines that failed, those have it
-    /// that had it before, or that the failure is not about.
+    /// Counts the images of each engine. Of an image with several engines that failed, those have
+    /// it that had it before, or that the failure is not about.
     fn note_engines(&self, applied: &Applied) {
         let errors: BTreeMap<_, _> =
             applied.outcome.images.iter().map(|(name, _, error)| (name, error.as_deref())).collect();
@@ -281,11 +281,16 @@ impl Metrics {
                 *counts.entry((engine, state)).or_default() += 1;
             }
         }
-        self.in_engines.clear();
-        for ((engine, _), _) in counts.clone() {
+        for engine in EngineName::ALL.map(EngineName::as_str) {
+            let is_wanted = counts.keys().any(|(other, _)| *other == engine);
             for state in ["in_sync", "failed", "blocked"] {
-                let count = counts.get(&(engine, state)).copied().unwrap_or_default();
-                self.in_engines.get_or_create(&EngineLabels { engine, state }).set(count);
+                let labels = EngineLabels { engine, state };
+                if is_wanted {
+                    let count = counts.get(&(engine, state)).copied().unwrap_or_default();
+                    self.in_engines.get_or_create(&labels).set(count);
+                } else {
+                    self.in_engines.remove(&labels);
+                }
             }
         }
     }

@@ -17,6 +17,7 @@ mod crash;
 mod descriptors;
 mod disk;
 mod docs;
+mod engine_output;
 mod examples;
 mod faults;
 mod folding;

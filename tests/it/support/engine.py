@@ -29,8 +29,9 @@ def known():
 
 
 def keep(images):
-    with open(STATE, "w") as file:
+    with open(STATE + ".new", "w") as file:
         json.dump(images, file)
+    os.rename(STATE + ".new", STATE)
 
 
 def load():
