@@ -62,6 +62,7 @@ fn each_engine_has_its_own_word_in_plans_and_events() {
 
     let output = sandbox.msb("apply --json").run().success();
     assert_eq!(event(&output, &one)["engines"], json!({"microsandbox": "add", "podman": "add"}), "{output}");
+    assert_eq!(output.summary()["engine_loads"], 4, "{output}");
     assert_eq!((has(&sandbox, "msb"), has(&sandbox, "podman")), (2, 2));
     assert!(!sandbox.layers().exists() || sandbox.extracted().is_empty(), "no layer is extracted");
 
@@ -73,7 +74,8 @@ fn each_engine_has_its_own_word_in_plans_and_events() {
     assert_eq!(planned["engines"], json!({"microsandbox": "keep", "podman": "add"}), "{plan}");
     let shown = sandbox.msb("plan").run().success();
     assert!(shown.stdout.contains("not in podman") && !shown.stdout.contains("into podman"), "{shown}");
-    sandbox.msb("apply").run().success().says("loading 2 images into podman");
+    let output = sandbox.msb("apply").run().success().says("loading 2 images into podman");
+    assert!(output.stdout.contains("2 references loaded into engines."), "{output}");
     assert_eq!(has(&sandbox, "podman"), 2);
     // Each of the three runs has asked for the tags, and for nothing else.
     let asked = registry.requests().split_off(before);

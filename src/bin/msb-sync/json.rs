@@ -144,6 +144,8 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration) -> Value {
         "failed": outcome.failed(),
         "downloaded_bytes": outcome.downloaded_bytes,
         "extracted_bytes": outcome.extracted_bytes,
+        "engine_loads": outcome.loads,
+        "engine_removals": outcome.engine_removals,
         "requests": applied.requests,
         "duration_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         "error": outcome.failure.as_deref().map(error_value),

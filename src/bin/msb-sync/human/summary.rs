@@ -87,6 +87,12 @@ fn write_layers(out: &mut String, applied: &Applied) {
         }
         let _ = writeln!(out, "{}.", parts.join(", "));
     }
+    if outcome.loads > 0 {
+        let _ = writeln!(out, "{} loaded into engines.", plural(outcome.loads, "reference"));
+    }
+    if outcome.engine_removals > 0 {
+        let _ = writeln!(out, "{} removed from engines.", plural(outcome.engine_removals, "reference"));
+    }
     if outcome.layers_removed > 0 {
         let _ = writeln!(out, "{} removed.", plural(outcome.layers_removed, "layer"));
     }
