@@ -134,6 +134,11 @@ impl Lockfile {
         }
     }
 
+    /// Lists the digests of all layers, in the order of the images.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &BlobDigest> {
+        self.images.values().flat_map(|image| image.layers.iter()).map(|layer| &layer.digest)
+    }
+
     /// Finds the images that `selection` means by the entry for its present rule, newest first;
     /// `None` without such an entry.
     pub(crate) fn chosen(&self, selection: &TagSelection) -> Option<Vec<Arc<LockedImage>>> {

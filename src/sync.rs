@@ -6,6 +6,7 @@
 //! paths, taking locks. `plan` and a run with nothing to do take no lock and write nothing.
 
 mod apply;
+mod export;
 mod forget;
 mod init;
 mod inputs;
@@ -26,6 +27,7 @@ mod steps;
 mod verb_error;
 
 pub use apply::{Applied, apply, apply_unchanged};
+pub use export::{ExportOutput, ExportRequest, Exported, export};
 pub use forget::{forget, forget_owner};
 pub use init::init;
 pub use inputs::{Inputs, inputs};

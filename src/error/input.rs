@@ -109,9 +109,11 @@ pub enum InputError {
         /// The differences, in words.
         gaps: Vec<String>,
     },
-    /// `lock --upgrade` names an image that the images file does not list.
-    #[error("--upgrade: {images_file} does not list {reference}")]
+    /// An option names an image that the images file does not list.
+    #[error("{option}: {images_file} does not list {reference}")]
     NotListed {
+        /// The option.
+        option: &'static str,
         /// The images file.
         images_file: String,
         /// The image.
@@ -130,6 +132,15 @@ pub enum InputError {
         /// The system's words.
         source: io::Error,
     },
+    /// `export` would write into a directory of other things.
+    #[error("{} holds other things than an image layout", path.display())]
+    NoLayout {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// `export` would write a bundle to a terminal.
+    #[error("a bundle is not written to a terminal")]
+    Terminal,
     /// `init` would overwrite a file.
     #[error("{} exists already and is left alone", path.display())]
     Exists {
@@ -153,6 +164,8 @@ impl InputError {
             Self::LockfileMissing { .. } | Self::LockfileGaps { .. } => "not-locked",
             Self::NotListed { .. } => "not-listed",
             Self::NoHome | Self::Home { .. } => "no-home",
+            Self::NoLayout { .. } => "no-layout",
+            Self::Terminal => "terminal",
             Self::Exists { .. } => "exists",
         }
     }
@@ -184,6 +197,10 @@ impl InputError {
             Self::NotListed { nearest: Some(near), .. } => return Some(format!("did you mean {near}?")),
             Self::NotListed { nearest: None, .. } => {
                 "give the reference in its full form, as `msb-sync plan` shows it"
+            }
+            Self::NoLayout { .. } => "name a new directory, or a file that ends in .tar",
+            Self::Terminal => {
+                "write it to a file, or pipe it, as in: msb-sync export --output - | podman load"
             }
             Self::NoHome | Self::Home { .. } => "say where with --home DIR",
             Self::Exists { path } => {

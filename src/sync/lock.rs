@@ -277,5 +277,5 @@ fn check_listed(loaded: &Loaded, old: &Lockfile, references: &[ImageRef]) -> Res
     let Some(unknown) = references.iter().find(|reference| !listed(reference)) else { return Ok(()) };
     let nearest = file.nearest(unknown).map(ToString::to_string);
     let (images_file, reference) = (loaded.name.clone(), unknown.clone());
-    Err(InputError::NotListed { images_file, reference, nearest }.into())
+    Err(InputError::NotListed { option: "--upgrade", images_file, reference, nearest }.into())
 }

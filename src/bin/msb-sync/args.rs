@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Lock(Lock),
     /// Fetch images that no images file lists
     Pull(Pull),
+    /// Write a bundle for other engines and for machines without a network
+    Export(Export),
     /// Show what the catalog holds
     List,
     /// Show one image: digests, platform, config, layers, paths
@@ -117,6 +119,7 @@ impl Command {
             Self::Watch(_) => "watch",
             Self::Lock(_) => "lock",
             Self::Pull(_) => "pull",
+            Self::Export(_) => "export",
             Self::List => "list",
             Self::Inspect(_) => "inspect",
             Self::Verify(_) => "verify",
@@ -263,6 +266,34 @@ pub(crate) struct Pull {
     /// [default: the machine's registries.toml alone, and ./images.toml for groups]
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The images file (`-` is standard input)
+    #[arg(value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub(crate) file: PathBuf,
+    /// Where the bundle goes: a directory, a tar (OUT ends in .tar), or `-`: a tar to standard output
+    #[arg(long, short, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Leave out the layers that this lockfile names: the receiver has them
+    #[arg(long, value_name = "OLD.lock")]
+    pub(crate) since: Option<PathBuf>,
+    /// Only images of this group (repeatable)
+    #[arg(long = "group", value_name = "NAME")]
+    pub(crate) groups: Vec<String>,
+    /// Only this image, which FILE lists (repeatable)
+    #[arg(long = "image", value_name = "REF")]
+    pub(crate) images: Vec<String>,
+    /// Lead to the original indexes instead of straight to the platform's manifests
+    #[arg(long)]
+    pub(crate) index: bool,
+    /// Add a manifest.json, for docker's classic image store
+    #[arg(long)]
+    pub(crate) docker: bool,
+    /// For this platform, as in linux/arm64 [default: that of FILE]
+    #[arg(long, value_name = "PLATFORM", value_parser = Platform::parse)]
+    pub(crate) platform: Option<Platform>,
 }
 
 #[derive(Debug, Args)]

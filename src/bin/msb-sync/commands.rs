@@ -1,6 +1,7 @@
 //! The commands: each file turns arguments into one call of the library and prints what comes back.
 
 mod apply;
+mod export;
 mod forget;
 mod init;
 mod inspect;
@@ -48,6 +49,7 @@ fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbErro
         Command::Watch(args) => watch::run(&args.target, args.metrics.clone(), args.poll, session()?, output),
         Command::Lock(args) => lock::run(args, &session()?, output),
         Command::Pull(args) => pull::run(args, &session()?, output),
+        Command::Export(args) => export::run(args, &session()?, output),
         Command::List => list::run(&session()?, output),
         Command::Inspect(args) => inspect::run(args, &session()?, output),
         Command::Verify(args) => verify::run(args, &session()?, output),

@@ -1,5 +1,6 @@
 //! The output for people: events go to stderr as they happen, results are text for stdout.
 
+mod bundle;
 mod images;
 mod lock;
 mod meter;
@@ -14,6 +15,7 @@ use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::Action;
 
+pub(crate) use bundle::exported;
 pub(crate) use images::{inspect, list, lowerdir};
 pub(crate) use lock::relocked;
 pub(crate) use meter::Meter;

@@ -10,8 +10,8 @@ use msb_sync::plan::{self, Plan, PlannedImage};
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
 use msb_sync::sync::{
-    Applied, InspectedImage, ListedImage, Problem, Pruned, Relocked, Restacked, VerbError, Verified,
-    layer_path,
+    Applied, Exported, InspectedImage, ListedImage, Problem, Pruned, Relocked, Restacked, VerbError,
+    Verified, layer_path,
 };
 use msb_sync::watch::{Notice, Trigger};
 use serde_json::{Value, json};
@@ -304,6 +304,31 @@ pub(crate) fn verified(verified: &Verified) -> Value {
         })
         .collect();
     json!({ "version": VERSION, "layers": layers })
+}
+
+/// The document of `export`.
+pub(crate) fn exported(exported: &Exported) -> Value {
+    let images: Vec<Value> = exported
+        .images
+        .iter()
+        .map(|(reference, digest)| json!({ "reference": reference.to_string(), "digest": digest }))
+        .collect();
+    let failed: Vec<Value> = exported
+        .failed
+        .iter()
+        .map(|(reference, error)| json!({ "reference": reference.to_string(), "error": error_value(error) }))
+        .collect();
+    json!({
+        "version": VERSION,
+        "images": images,
+        "failed": failed,
+        "blobs": exported.blobs,
+        "bytes": exported.bytes,
+        "downloaded_bytes": exported.downloaded_bytes,
+        "left_out": exported.left_out,
+        "left_out_bytes": exported.left_out_bytes,
+        "requests": exported.requests,
+    })
 }
 
 pub(crate) fn pruned(pruned: &Pruned) -> Value {

@@ -1,0 +1,54 @@
+//! `export`: writes a bundle for other engines and for machines without a network.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use msb_sync::error::{Error, InputError, StoreError};
+use msb_sync::sync::{self, ExportOutput, ExportRequest, Session, VerbError};
+
+use crate::args::Export;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::{human, json};
+
+pub(super) fn run(args: &Export, session: &Session, output: &Output) -> Result<Exit, VerbError> {
+    let request = ExportRequest {
+        source: super::images_source(&args.file),
+        groups: args.groups.clone(),
+        images: super::references(session, &args.images)?,
+        since: args.since.clone(),
+        index: args.index,
+        docker: args.docker,
+        platform: args.platform.clone(),
+    };
+    let to_stream = args.output == Path::new("-");
+    let exported = if to_stream {
+        let mut stream = standard_output()?;
+        sync::export(session, &request, ExportOutput::Stream(&mut stream))?
+    } else {
+        sync::export(session, &request, ExportOutput::Path(args.output.clone()))?
+    };
+    output.human.clear();
+    for (image, error) in &exported.failed {
+        output.human.image_error(image, Some(&**error));
+    }
+    if to_stream {
+        // The result is the bundle: its summary goes where people look.
+        human::exported(&exported, &args.output).lines().for_each(|line| output.human.note(line));
+    } else {
+        output.either(|| json::exported(&exported), || human::exported(&exported, &args.output));
+    }
+    Ok(if exported.failed.is_empty() { Exit::Done } else { Exit::Failed })
+}
+
+/// Standard output without the buffer that looks for line ends.
+fn standard_output() -> Result<File, VerbError> {
+    let stdout = io::stdout();
+    if stdout.is_terminal() {
+        return Err(InputError::Terminal.into());
+    }
+    let copy = stdout.as_fd().try_clone_to_owned().map(File::from);
+    copy.map_err(|error| Error::from(StoreError::io("open", "standard output")(error)).into())
+}

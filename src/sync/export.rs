@@ -1,0 +1,237 @@
+//! `export`: the images of a file as a bundle, for other engines and for machines without a network.
+//!
+//! Nothing is extracted, locked or recorded. A blob comes from the kept ones where it is there, else
+//! from its registry, and is verified as it passes. Another run may remove kept blobs meanwhile: one
+//! that is open stays readable, and one that is gone comes from the registry.
+
+mod contents;
+mod directory;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::contents::Contents;
+use self::directory::Directory;
+use super::request::{ImagesSource, Request};
+use super::session::Session;
+use super::steps::desire::desire;
+use super::steps::engines;
+use super::steps::load::{Loaded, load};
+use super::steps::registries;
+use super::steps::run::Run;
+use super::verb_error::VerbError;
+use crate::bundle::{ArchiveWriter, Form};
+use crate::catalog::Catalog;
+use crate::digest::BlobDigest;
+use crate::error::{Error, InputError, InputFile, StoreError};
+use crate::image_ref::ImageRef;
+use crate::lockfile::Lockfile;
+use crate::state::{Desired, Platform, Targets};
+use crate::sys;
+
+/// The request to `export`.
+#[derive(Clone, Debug)]
+pub struct ExportRequest {
+    /// The images file.
+    pub source: ImagesSource,
+    /// The groups whose images alone are exported; empty: all images.
+    pub groups: Vec<String>,
+    /// The images that alone are exported; empty: all. The file has to list them.
+    pub images: Vec<ImageRef>,
+    /// A lockfile whose layers the receiver has: they are left out.
+    pub since: Option<PathBuf>,
+    /// The user wants descriptors that lead to the original indexes.
+    pub index: bool,
+    /// The user wants a `manifest.json` for docker's classic image store, too.
+    pub docker: bool,
+    /// The platform to export for, whatever the file says.
+    pub platform: Option<Platform>,
+}
+
+/// The place where a bundle goes.
+pub enum ExportOutput<'a> {
+    /// A tar where the path ends in `.tar`, else a directory.
+    Path(PathBuf),
+    /// A tar into a stream.
+    Stream(&'a mut dyn Write),
+}
+
+/// The report of `export`.
+#[derive(Debug, Default)]
+pub struct Exported {
+    /// The exported images, each with the digest that its reference means, sorted.
+    pub images: Vec<(ImageRef, BlobDigest)>,
+    /// The images that cannot be had. If there is one, no bundle was completed.
+    pub failed: Vec<(ImageRef, Arc<Error>)>,
+    /// The number of blobs of the bundle.
+    pub blobs: usize,
+    /// The bytes of these.
+    pub bytes: u64,
+    /// The bytes that came from registries.
+    pub downloaded_bytes: u64,
+    /// The layers that were left out, and that the receiver must have.
+    pub left_out: Vec<BlobDigest>,
+    /// The bytes of these.
+    pub left_out_bytes: u64,
+    /// HTTP requests sent.
+    pub requests: u64,
+}
+
+/// Writes the images of a file as a bundle. The same lockfile gives the same bytes.
+///
+/// ```
+/// use msb_sync::sync::{self, ExportOutput, ExportRequest, ImagesSource, Session};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let session = Session::new(directory.path().join("home"));
+/// let request = ExportRequest::of(ImagesSource::Path("examples/quickstart/images.toml".into()));
+/// let mut bundle = Vec::new();
+/// let exported = sync::export(&session, &request, ExportOutput::Stream(&mut bundle))?;
+/// assert_eq!(exported.images.len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// See [`VerbError`]; images that cannot be had are in the result.
+pub fn export(
+    session: &Session,
+    request: &ExportRequest,
+    output: ExportOutput<'_>,
+) -> Result<Exported, VerbError> {
+    let loaded = load(session, &request.source)?;
+    let since = request.since.as_deref().map(layers_of_lockfile).transpose()?.unwrap_or_default();
+    let desired = wanted(session, &loaded, request)?;
+    let registries = registries::of_file(session, &loaded);
+    let engines = engines::of(session);
+    let run = Run {
+        session,
+        desired: &desired,
+        registries: &registries,
+        engines: &engines,
+        settings: &loaded.file.settings,
+        offline: false,
+        loaded: Some(&loaded),
+    };
+    let catalog = Catalog::open_read_only(&session.home)?;
+    let observed = run.observer(catalog.as_ref()).observe(&desired)?;
+    let form = Form { index: request.index, docker: request.docker };
+    let contents = Contents::of(session, &registries, &desired, &observed, &since);
+    let mut exported = contents.report();
+    if !exported.failed.is_empty() {
+        exported.requests = registries.requests();
+        return Ok(exported);
+    }
+    match output {
+        ExportOutput::Stream(out) => write_archive(&contents, form, out).map_err(to_stream)?,
+        ExportOutput::Path(path) if path.extension().is_some_and(|end| end == "tar") => {
+            write_file(&contents, form, &path)?;
+        }
+        ExportOutput::Path(path) => Directory::open(&path)?.write(&contents, form)?,
+    }
+    exported.downloaded_bytes = contents.downloaded_bytes();
+    exported.requests = registries.requests();
+    Ok(exported)
+}
+
+impl ExportRequest {
+    /// Asks for all images of `source` in the default form.
+    pub fn of(source: ImagesSource) -> Self {
+        Self {
+            source,
+            groups: Vec::new(),
+            images: Vec::new(),
+            since: None,
+            index: false,
+            docker: false,
+            platform: None,
+        }
+    }
+}
+
+/// Takes from the images file what `request` wants; documents are needed of all.
+fn wanted(session: &Session, loaded: &Loaded, request: &ExportRequest) -> Result<Desired, VerbError> {
+    let of_file = Request { groups: request.groups.clone(), ..Request::of(request.source.clone()) };
+    let mut desired = desire(session, loaded, &of_file)?;
+    desired.prune = false;
+    desired.targets = Targets { extracts: false, keeps_blobs: true, engines: Vec::new() };
+    if !request.images.is_empty() {
+        let listed = |reference: &ImageRef| {
+            desired.images.iter().any(|image| image.reference == *reference)
+                || desired.selections.iter().any(|one| one.repository == reference.repository_alone())
+        };
+        if let Some(unlisted) = request.images.iter().find(|reference| !listed(reference)) {
+            return Err(InputError::NotListed {
+                option: "--image",
+                reference: unlisted.clone(),
+                nearest: loaded.file.nearest(unlisted).map(ToString::to_string),
+                images_file: loaded.name.clone(),
+            }
+            .into());
+        }
+        desired.images.retain(|image| request.images.contains(&image.reference));
+        let wanted = |repository: &ImageRef| {
+            request.images.iter().any(|reference| reference.repository_alone() == *repository)
+        };
+        desired.selections.retain(|selection| wanted(&selection.repository));
+    }
+    if let Some(platform) = &request.platform {
+        for image in desired.images.iter_mut().filter(|image| image.platform != *platform) {
+            image.platform.clone_from(platform);
+            // The lockfile's word is for another platform.
+            image.locked = None;
+        }
+        for selection in &mut desired.selections {
+            selection.platform.clone_from(platform);
+        }
+    }
+    Ok(desired)
+}
+
+/// Reads the digests of all layers that a lockfile names.
+fn layers_of_lockfile(path: &Path) -> Result<BTreeSet<BlobDigest>, VerbError> {
+    let unreadable =
+        |source| InputError::Unreadable { file: InputFile::Lockfile, path: path.to_owned(), source };
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let lockfile = Lockfile::parse(&text, &path.display().to_string()).map_err(VerbError::Lockfile)?;
+    Ok(lockfile.layers().cloned().collect())
+}
+
+/// Writes a whole archive to `out`.
+fn write_archive(contents: &Contents<'_>, form: Form, out: &mut dyn Write) -> io::Result<()> {
+    let mut archive = ArchiveWriter::new(BufWriter::with_capacity(1 << 16, out))?;
+    archive.file(contents::LOCKFILE, contents.lockfile().as_bytes())?;
+    for blob in contents.blobs() {
+        archive.blob(&blob.digest, blob.size, &mut contents.open(blob)?)?;
+    }
+    archive.finish(contents.images(), form).map(drop)
+}
+
+/// Writes an archive that has its name `path` when all of it is on disk.
+fn write_file(contents: &Contents<'_>, form: Form, path: &Path) -> Result<(), VerbError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let directory = sys::open_directory(parent).map_err(StoreError::io("open", parent))?;
+    sys::sweep_replacements(directory.as_fd(), &|one| one == name);
+    let mut fill = |file: &mut fs::File| write_archive(contents, form, file);
+    sys::replace_file(directory.as_fd(), name, None, &mut fill).map_err(|error| failed(error, path))
+}
+
+/// Makes the error of a write: the registry's or the kept blob's, if that is the cause.
+fn failed(error: io::Error, path: &Path) -> VerbError {
+    match error.downcast::<Error>() {
+        Ok(cause) => cause.into(),
+        Err(error) => StoreError::io("write", path)(error).into(),
+    }
+}
+
+fn to_stream(error: io::Error) -> VerbError {
+    failed(error, Path::new("standard output"))
+}

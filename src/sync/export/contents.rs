@@ -1,0 +1,279 @@
+//! The contents of a bundle: which blobs, in which order, and where their bytes come from.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Cursor, Read};
+use std::sync::Arc;
+
+use crate::bundle::BundleImage;
+use crate::cancel::Cancel;
+use crate::digest::{BlobDigest, Verifier};
+use crate::error::{Defect, Error, RegistryError};
+use crate::image_ref::ImageRef;
+use crate::lockfile::Lockfile;
+use crate::registry::{BlobReader, Registries};
+use crate::state::{
+    Desired, DesiredImage, DocumentDescriptor, EngineName, LayerDescriptor, LockedImage, Observed, Resolution,
+};
+use crate::store::Blobs;
+use crate::sync::export::Exported;
+use crate::sync::session::Session;
+
+/// The lockfile in the root of a bundle.
+pub(super) const LOCKFILE: &str = "images.lock";
+
+/// The contents of one bundle.
+pub(super) struct Contents<'a> {
+    registries: &'a Registries,
+    cancel: &'a Cancel,
+    kept: Blobs,
+    images: Vec<BundleImage>,
+    locked: Vec<Arc<LockedImage>>,
+    blobs: Vec<Blob>,
+    left_out: Vec<LayerDescriptor>,
+    failed: Vec<(ImageRef, Arc<Error>)>,
+    downloaded: Cell<u64>,
+}
+
+/// One blob of a bundle.
+pub(super) struct Blob {
+    pub(super) digest: BlobDigest,
+    pub(super) size: u64,
+    /// An image that has the blob.
+    image: ImageRef,
+    origin: Origin,
+}
+
+/// The kind of blob that a registry is asked for.
+enum Origin {
+    Document(DocumentDescriptor),
+    Layer(LayerDescriptor),
+}
+
+/// One image as its reference was resolved.
+struct Found {
+    locked: LockedImage,
+    documents: Arc<[DocumentDescriptor]>,
+    layers: Arc<[LayerDescriptor]>,
+}
+
+impl<'a> Contents<'a> {
+    /// Gathers the contents: each blob once, image by image in the order of the references, top
+    /// document first, without the layers of `since`.
+    pub(super) fn of(
+        session: &'a Session,
+        registries: &'a Registries,
+        desired: &Desired,
+        observed: &Observed,
+        since: &BTreeSet<BlobDigest>,
+    ) -> Self {
+        let mut contents = Self {
+            registries,
+            cancel: &session.cancel,
+            kept: Blobs::of(&session.home),
+            images: Vec::new(),
+            locked: Vec::new(),
+            blobs: Vec::new(),
+            left_out: Vec::new(),
+            failed: Vec::new(),
+            downloaded: Cell::new(0),
+        };
+        let chosen = observed.selected.iter().map(|selected| &selected.image);
+        let mut wanted: Vec<&DesiredImage> = desired.images.iter().chain(chosen).collect();
+        wanted.sort_by(|a, b| a.reference.cmp(&b.reference));
+        let mut seen = BTreeSet::new();
+        for image in wanted {
+            match find(image, observed) {
+                Ok(found) => contents.add(image, found, since, &mut seen),
+                Err(error) => contents.failed.push((image.reference.clone(), error)),
+            }
+        }
+        let blocked = observed.blocked_selections.iter();
+        contents.failed.extend(blocked.map(|one| (one.repository.clone(), Arc::clone(&one.error))));
+        contents
+    }
+
+    fn add(
+        &mut self,
+        image: &DesiredImage,
+        found: Found,
+        since: &BTreeSet<BlobDigest>,
+        seen: &mut BTreeSet<BlobDigest>,
+    ) {
+        let reference = &image.reference;
+        for document in &*found.documents {
+            if seen.insert(document.digest.clone()) {
+                let (digest, size) = (document.digest.clone(), document.size);
+                let origin = Origin::Document(document.clone());
+                self.blobs.push(Blob { digest, size, image: reference.clone(), origin });
+            }
+        }
+        for layer in &*found.layers {
+            if !seen.insert(layer.digest.clone()) {
+                continue;
+            }
+            if since.contains(&layer.digest) {
+                self.left_out.push(layer.clone());
+                continue;
+            }
+            let (digest, size) = (layer.digest.clone(), layer.size);
+            let origin = Origin::Layer(layer.clone());
+            self.blobs.push(Blob { digest, size, image: reference.clone(), origin });
+        }
+        self.images.push(BundleImage {
+            // microsandbox knows an image by all of its names.
+            names: EngineName::Microsandbox.names_of(reference),
+            platform: Some(image.platform.clone()),
+            documents: found.documents.to_vec(),
+            layers: found.layers.iter().map(|layer| layer.digest.clone()).collect(),
+        });
+        self.locked.push(Arc::new(found.locked));
+    }
+
+    /// Says what the bundle has, before anything is written.
+    pub(super) fn report(&self) -> Exported {
+        let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0, u64::saturating_add);
+        Exported {
+            images: self.locked.iter().map(|image| (image.reference.clone(), image.digest.clone())).collect(),
+            failed: self.failed.clone(),
+            blobs: self.blobs.len(),
+            bytes: sum(&mut self.blobs.iter().map(|blob| blob.size)),
+            left_out: self.left_out.iter().map(|layer| layer.digest.clone()).collect(),
+            left_out_bytes: sum(&mut self.left_out.iter().map(|layer| layer.size)),
+            ..Exported::default()
+        }
+    }
+
+    /// The images, sorted by reference.
+    pub(super) fn images(&self) -> &[BundleImage] {
+        &self.images
+    }
+
+    /// The blobs, in the order of the bundle.
+    pub(super) fn blobs(&self) -> &[Blob] {
+        &self.blobs
+    }
+
+    /// The text of the lockfile that fixes what is exported.
+    pub(super) fn lockfile(&self) -> String {
+        Lockfile::new(self.locked.iter().map(Arc::clone), []).to_string()
+    }
+
+    /// Counts the bytes that registries have sent.
+    pub(super) fn downloaded_bytes(&self) -> u64 {
+        self.downloaded.get()
+    }
+
+    /// Opens the bytes of `blob`, which are verified when they have been read to their end.
+    pub(super) fn open(&self, blob: &Blob) -> io::Result<Verified<'_>> {
+        let kept = self.kept.open(&blob.digest).map_err(|error| io::Error::other(Error::from(error)))?;
+        let kept = kept.filter(|_| self.kept.has(&blob.digest, blob.size));
+        let bytes = match kept {
+            Some(file) => Bytes::Kept(file),
+            None => self.fetch(blob).map_err(|error| io::Error::other(Error::from(error)))?,
+        };
+        let verifier = Some(Verifier::new(&blob.digest, blob.size));
+        let image = blob.image.to_string();
+        Ok(Verified { bytes, verifier, image, cancel: self.cancel, downloaded: &self.downloaded })
+    }
+
+    fn fetch(&self, blob: &Blob) -> Result<Bytes, RegistryError> {
+        Ok(match &blob.origin {
+            Origin::Document(document) => {
+                Bytes::Document(Cursor::new(self.registries.document(&blob.image, document)?))
+            }
+            Origin::Layer(layer) => Bytes::Layer(Box::new(self.registries.blob(&blob.image, layer, 0)?)),
+        })
+    }
+}
+
+/// Finds out what the reference of `image` means, with its documents.
+fn find(image: &DesiredImage, observed: &Observed) -> Result<Found, Arc<Error>> {
+    match observed.resolutions.get(&image.reference) {
+        Some(Resolution::Resolved(resolved)) => Ok(Found {
+            locked: LockedImage::of(resolved),
+            documents: Arc::clone(&resolved.documents),
+            layers: Arc::clone(&resolved.layers),
+        }),
+        Some(Resolution::AsRecorded) => {
+            let row = observed.recorded.get(&image.reference).filter(|row| !row.documents.is_empty());
+            let locked = row.and_then(|row| {
+                Some(LockedImage {
+                    reference: image.reference.clone(),
+                    platform: image.platform.clone(),
+                    digest: row.digest.clone()?,
+                    manifest: row.manifest_digest.clone()?,
+                    layers: Arc::clone(&row.layers),
+                })
+            });
+            match (row, locked) {
+                (Some(row), Some(locked)) => Ok(Found {
+                    locked,
+                    documents: Arc::clone(&row.documents),
+                    layers: Arc::clone(&row.layers),
+                }),
+                _ => Err(Arc::new(Defect::NotLookedUp.into())),
+            }
+        }
+        Some(Resolution::Blocked(error)) => Err(Arc::clone(error)),
+        Some(Resolution::Locked(_)) => Err(Arc::new(Defect::LockNotLookedUp.into())),
+        None => Err(Arc::new(Defect::NotLookedUp.into())),
+    }
+}
+
+enum Bytes {
+    Kept(File),
+    Document(Cursor<Vec<u8>>),
+    Layer(Box<BlobReader>),
+}
+
+/// The bytes of one blob, compared with its digest at their end.
+pub(super) struct Verified<'a> {
+    bytes: Bytes,
+    /// `None` once the end was reached.
+    verifier: Option<Verifier>,
+    image: String,
+    cancel: &'a Cancel,
+    downloaded: &'a Cell<u64>,
+}
+
+impl Verified<'_> {
+    /// Makes the error of a blob that is not what its digest says.
+    fn wrong(&self, source: crate::digest::ContentMismatch) -> io::Error {
+        let host = match &self.bytes {
+            Bytes::Kept(_) => "the kept blobs".to_owned(),
+            Bytes::Document(_) | Bytes::Layer(_) => "the registry".to_owned(),
+        };
+        let what = format!("a blob of {}", self.image);
+        io::Error::other(Error::from(RegistryError::Mismatch { what, host, source }))
+    }
+}
+
+impl Read for Verified<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other(Error::Stopped));
+        }
+        let count = match &mut self.bytes {
+            Bytes::Kept(file) => file.read(buffer)?,
+            Bytes::Document(bytes) => bytes.read(buffer)?,
+            Bytes::Layer(bytes) => {
+                let count = bytes.read(buffer).map_err(|error| match BlobReader::cause(error) {
+                    Ok(error) => io::Error::other(Error::from(error)),
+                    Err(error) => error,
+                })?;
+                self.downloaded.set(self.downloaded.get() + count as u64);
+                count
+            }
+        };
+        let result = match &mut self.verifier {
+            Some(verifier) if count > 0 => verifier.update(&buffer[..count]),
+            _ => self.verifier.take().map_or(Ok(()), Verifier::finish),
+        };
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        result.map(|()| count).map_err(|error| self.wrong(error))
+    }
+}

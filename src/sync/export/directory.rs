@@ -1,0 +1,106 @@
+//! A bundle as a directory, completed in place: what is there already is compared with its digest,
+//! and the index comes last.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::contents::{self, Blob, Contents};
+use super::failed;
+use crate::bundle::{self, Form};
+use crate::digest::Verifier;
+use crate::error::{InputError, StoreError};
+use crate::sync::verb_error::VerbError;
+use crate::sys;
+
+/// The bytes that are copied at once.
+const BUFFER: usize = 1 << 20;
+
+/// A directory that is, or is to be, a layout.
+pub(super) struct Directory {
+    path: PathBuf,
+    opened: OwnedFd,
+}
+
+impl Directory {
+    /// Opens the directory at `path`, or makes it.
+    ///
+    /// # Errors
+    /// It holds other things than a layout.
+    pub(super) fn open(path: &Path) -> Result<Self, VerbError> {
+        fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
+        let mut entries = fs::read_dir(path).map_err(StoreError::io("read", path))?;
+        if entries.next().is_some() && !path.join(bundle::MARKER).is_file() {
+            return Err(InputError::NoLayout { path: path.to_owned() }.into());
+        }
+        let opened = sys::open_directory(path).map_err(StoreError::io("open", path))?;
+        Ok(Self { path: path.to_owned(), opened })
+    }
+
+    /// Completes the layout with `contents`.
+    pub(super) fn write(&self, contents: &Contents<'_>, form: Form) -> Result<(), VerbError> {
+        self.replace(bundle::MARKER, bundle::MARKER_TEXT.as_bytes())?;
+        for blob in contents.blobs() {
+            self.blob(contents, blob)?;
+        }
+        sys::sync_file_system(self.opened.as_fd()).map_err(StoreError::io("sync", &self.path))?;
+        self.replace(contents::LOCKFILE, contents.lockfile().as_bytes())?;
+        if form.docker {
+            self.replace("manifest.json", &bundle::docker_json(contents.images()))?;
+        }
+        self.replace(bundle::INDEX, &bundle::index_json(contents.images(), form))
+    }
+
+    /// Writes one blob, unless the directory has the very bytes already.
+    fn blob(&self, contents: &Contents<'_>, blob: &Blob) -> Result<(), VerbError> {
+        let path = self.path.join(bundle::blob_path(&blob.digest));
+        if is_whole(&path, blob) {
+            return Ok(());
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        let directory = sys::open_directory(parent).map_err(StoreError::io("open", parent))?;
+        let copy = |file: &mut File| -> io::Result<()> {
+            let (mut bytes, mut buffer) = (contents.open(blob)?, vec![0; BUFFER]);
+            loop {
+                match bytes.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    count => file.write_all(&buffer[..count])?,
+                }
+            }
+        };
+        let name = std::os::unix::ffi::OsStrExt::as_bytes(name);
+        sys::sweep_replacements(directory.as_fd(), &|_| true);
+        sys::replace_file(directory.as_fd(), name, None, &mut { copy }).map_err(|error| failed(error, &path))
+    }
+
+    /// Replaces a file of the root, unless it is the same already.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), VerbError> {
+        let path = self.path.join(name);
+        if fs::read(&path).is_ok_and(|there| there == bytes) {
+            return Ok(());
+        }
+        let mut fill = |file: &mut File| file.write_all(bytes);
+        let written = sys::replace_file(self.opened.as_fd(), name.as_bytes(), None, &mut fill);
+        Ok(written.map_err(StoreError::io("write", path))?)
+    }
+}
+
+/// True if the file at `path` is `blob`, by its digest.
+fn is_whole(path: &Path, blob: &Blob) -> bool {
+    let same = |mut file: File| -> io::Result<bool> {
+        if file.metadata()?.len() != blob.size {
+            return Ok(false);
+        }
+        let (mut verifier, mut buffer) = (Verifier::new(&blob.digest, blob.size), vec![0; BUFFER]);
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(verifier.finish().is_ok()),
+                count if verifier.update(&buffer[..count]).is_err() => return Ok(false),
+                _ => {}
+            }
+        }
+    };
+    sys::open_regular(path).is_ok_and(|file| same(file).unwrap_or(false))
+}
