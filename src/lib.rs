@@ -68,8 +68,8 @@
 //!    [`progress`], `queue`, `sys`, `threads`, `url`) uses only vocabulary.
 //! 2. Pure rooms ([`state`], `images_file`, `lockfile`, `selection`, [`plan`]) use vocabulary and
 //!    `state`, and touch nothing: no files, network, environment, clock or threads.
-//! 3. Adapters (`registry`, `store`, `catalog`, `extract`) use vocabulary and `state`, never each
-//!    other.
+//! 3. Adapters (`registry`, `store`, `catalog`, `extract`, `engine`) use vocabulary and `state`,
+//!    never each other.
 //! 4. Drivers (`observe`, `execute`, then [`sync`], then [`watch`]) use what is below them.
 //! 5. Each foreign package has one home: rusqlite in `catalog`, ureq in `registry`, tar, flate2 and
 //!    zstd in `extract`, rustix and libc in `sys`, notify, tokio and hyper in `watch`, clap,

@@ -24,7 +24,9 @@ mod xattrs;
 use std::fs::{File, TryLockError};
 use std::io;
 
-pub(crate) use child::{detach, end_group};
+pub(crate) use child::{
+    await_output, await_room, detach, end_group, enlarge_pipe, has_ended, set_nonblocking,
+};
 pub use descriptors::raise_open_files_limit;
 pub(crate) use descriptors::{is_descriptor_shortage, open_files_limit};
 pub(crate) use disks::{free_space, has_lasting_inodes, may_change_unseen, mount_of, sync, sync_file_system};

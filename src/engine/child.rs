@@ -1,447 +1,336 @@
-//! The program of an engine as a child process: hostile, fragile, and never waited for in vain.
+//! A child process that is hostile and fragile: it may hang, flood, die halfway, or ask on a
+//! terminal.
 //!
-//! The child gets no terminal, no secrets, a temporary directory of ours, and ends when this process
-//! does. Its output is drained all the time, and bounded. A child that makes no progress is ended,
-//! and so is one whose run is stopped.
+//! The child has no terminal and ends with this process. One thread tends it: drains both of its
+//! outputs, keeps a bounded part of them, and ends the whole process group where the run is
+//! stopped, the child makes no progress, or its output is too long. Who feeds it never waits in
+//! vain: pipes do not block, so nobody who has inherited one can hold the run up.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io::{self, BufRead as _, BufReader, Read, Write};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Archive, Context};
-use crate::error::{EngineError, printable};
-use crate::progress::Event;
-use crate::state::EngineSettings;
-use crate::threads::{self, lock};
-use crate::{sys, threads as our_threads};
+use super::lines::Lines;
+use crate::cancel::Cancel;
+use crate::sys;
+use crate::threads::{lock, start_in};
 
-/// The time that a listing, and every other short command, gets.
-const SHORT: Duration = Duration::from_secs(30);
-/// The time that a load may take no byte and not end.
-const LOAD: Duration = Duration::from_secs(600);
-/// The bytes of output that are kept; a listing of 100,000 images has about 40 MB.
-const MAX_OUTPUT: usize = 64 << 20;
-/// The lines of stderr that an error shows, and the characters of each.
-const LAST_LINES: usize = 5;
-const MAX_LINE: usize = 500;
-/// The time between two looks at a child.
-const POLL: Duration = Duration::from_millis(20);
+/// The longest time between two looks at a child.
+const LOOK: Duration = Duration::from_millis(20);
 /// The time that a child gets to end after it was asked to.
-const GRACE: Duration = Duration::from_millis(500);
-/// The time that pipes may stay open after their child has ended: a grandchild may hold them.
-const PIPES: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_millis(400);
+/// The time that is waited for the kernel to end a child that was killed.
+const KILLING: Duration = Duration::from_millis(400);
+/// The bytes that are read of an output between two looks, and the bytes of one read.
+const READ_AT_ONCE: usize = 4 << 20;
+const READ: usize = 64 << 10;
+/// The bytes of an archive that are handed over at once.
+const WRITE: usize = 128 << 10;
+/// The number of times that a program is started which somebody is writing.
+const TRIES: u32 = 20;
 
-/// The variables that programs get, if they are set; those that end in `*` stand for all that begin
-/// so.
-const ENVIRONMENT: [&str; 22] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "LANG",
-    "LC_*",
-    "TZ",
-    "XDG_*",
-    "DBUS_SESSION_BUS_ADDRESS",
-    "MSB_HOME",
-    "DOCKER_HOST",
-    "DOCKER_CONTEXT",
-    "DOCKER_CONFIG",
-    "DOCKER_CERT_PATH",
-    "DOCKER_TLS_VERIFY",
-    "CONTAINER_HOST",
-    "CONTAINERS_*",
-    "CONTAINERD_*",
-    "STORAGE_*",
-    "_CONTAINERS_*",
-    "SSH_AUTH_SOCK",
-];
+/// Writes an archive into an engine's program.
+pub(crate) type Archive<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
 
-/// The program of one engine.
-pub(super) struct Program {
-    settings: EngineSettings,
-    context: Arc<Context>,
-    /// Variables beside the harmless ones.
-    variables: BTreeMap<OsString, OsString>,
+/// The things that a child must keep to.
+pub(super) struct Rules<'a> {
+    /// The switch that ends it.
+    pub(super) cancel: &'a Cancel,
+    /// The time that it may make no progress; for one that is not fed, the time that it gets.
+    pub(super) patience: Duration,
+    /// The bytes of its output that are kept.
+    pub(super) output: usize,
+    /// True if it is ended where it writes more.
+    pub(super) is_output_whole: bool,
+    /// The listener to each line that it writes to stderr, escaped and cut.
+    pub(super) line: &'a (dyn Fn(String) + Sync),
 }
 
-/// The end of a child that was successful, with its output.
-pub(super) struct Output {
+/// A child that has ended.
+pub(super) struct Ended {
+    pub(super) how: How,
+    /// The output, or the part of it that is kept.
     pub(super) stdout: Vec<u8>,
-    /// The last lines of stderr.
+    /// The last lines of stderr, escaped and cut.
     pub(super) words: String,
 }
 
-/// A child at work, and the threads that drain its output.
-struct Running {
-    child: Child,
-    stdout: Option<JoinHandle<Vec<u8>>>,
-    stderr: Option<JoinHandle<()>>,
-    words: Arc<Mutex<Vec<String>>>,
-}
-
-/// The reason why a child was ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    ByItself(ExitStatus),
+/// The way in which a child ended.
+#[derive(Debug)]
+pub(super) enum How {
+    /// By itself.
+    Exited(ExitStatus),
+    /// The run was stopped.
     Stopped,
+    /// The child made no progress.
     Hung,
+    /// The output is too long.
+    Flooded,
+    /// The child ended by itself, and had not taken all that it was to get.
+    TookPart(ExitStatus),
+    /// There was no more for it to get.
+    Abandoned(io::Error),
 }
 
-impl Program {
-    pub(super) fn new(settings: EngineSettings, context: Arc<Context>) -> Self {
-        Self { settings, context, variables: BTreeMap::new() }
-    }
-
-    /// Adds a variable to the program's environment.
-    pub(super) fn set(&mut self, name: &str, value: impl Into<OsString>) {
-        self.variables.insert(name.into(), value.into());
-    }
-
-    pub(super) fn settings(&self) -> &EngineSettings {
-        &self.settings
-    }
-
-    /// The value of a variable of this process.
-    pub(super) fn variable(&self, name: &str) -> Option<&OsStr> {
-        self.context
-            .environment
-            .get(OsStr::new(name))
-            .map(OsString::as_os_str)
-            .filter(|value| !value.is_empty())
-    }
-
-    /// Runs a short command to its end; `Err` if it fails.
-    pub(super) fn run(&self, arguments: &[&str]) -> Result<Output, EngineError> {
-        let mut running = self.start(arguments, Stdio::null(), None)?;
-        let deadline = Instant::now() + SHORT;
-        let ended = self.wait(&mut running.child, || Instant::now() > deadline);
-        self.end(arguments, running, ended, SHORT)
-    }
-
-    /// Runs a command that reads what `archive` writes.
-    pub(super) fn feed(&self, arguments: &[&str], archive: Archive<'_>) -> Result<Output, EngineError> {
-        let temporary = self.make_temporary()?;
-        let result = self.feed_in(arguments, archive, &temporary);
-        // Whatever a child has left there is nobody's any more.
-        let _ = fs::remove_dir_all(&temporary);
-        let _ = fs::remove_dir(&self.context.temporary);
-        result
-    }
-
-    fn feed_in(
-        &self,
-        arguments: &[&str],
-        archive: Archive<'_>,
-        temporary: &std::path::Path,
-    ) -> Result<Output, EngineError> {
-        let mut running = self.start(arguments, Stdio::piped(), Some(temporary))?;
-        let Some(stdin) = running.child.stdin.take() else {
-            return Err(self.not_run(io::Error::other("it has no standard input")));
-        };
-        let waiting_since = Arc::new(Mutex::new(None));
-        let over = Arc::new(AtomicBool::new(false));
-        let watch = self.watch(running.child.id(), Arc::clone(&waiting_since), Arc::clone(&over));
-        let mut fed = Fed { stdin, waiting_since: Arc::clone(&waiting_since) };
-        let written = archive(&mut fed);
-        let gone = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-        if written.as_ref().is_err_and(|error| !gone(error)) {
-            // A child that gets no more must not take what it has for the whole.
-            sys::end_group(running.child.id(), true);
-        }
-        drop(fed);
-        *lock(&waiting_since) = Some(Instant::now());
-        let since = Arc::clone(&waiting_since);
-        let ended = self.wait(&mut running.child, move || is_hung(&since));
-        over.store(true, Ordering::Relaxed);
-        let ended = match watch.map(JoinHandle::join) {
-            Ok(Ok(Some(reason))) => reason,
-            _ => ended,
-        };
-        let output = self.end(arguments, running, ended, LOAD)?;
-        match written {
-            Ok(()) => Ok(output),
-            Err(error) => Err(EngineError::Failed {
-                engine: self.settings.name.as_str(),
-                doing: self.doing(arguments),
-                status: "it did not take all of the archive".to_owned(),
-                words: if output.words.is_empty() {
-                    shown(&error.to_string(), MAX_LINE)
-                } else {
-                    output.words
-                },
-            }),
-        }
-    }
-
-    /// Watches a child that is fed: the feeding thread cannot, while a write blocks.
-    fn watch(
-        &self,
-        pid: u32,
-        waiting_since: Arc<Mutex<Option<Instant>>>,
-        over: Arc<AtomicBool>,
-    ) -> io::Result<JoinHandle<Option<Ended>>> {
-        let cancel = self.context.cancel.clone();
-        threads::start("engine-watch", move || {
-            while !over.load(Ordering::Relaxed) {
-                let reason = if !cancel.sleep(POLL) {
-                    Ended::Stopped
-                } else if is_hung(&waiting_since) {
-                    Ended::Hung
-                } else {
-                    continue;
-                };
-                sys::end_group(pid, false);
-                std::thread::sleep(GRACE);
-                if !over.load(Ordering::Relaxed) {
-                    sys::end_group(pid, true);
-                }
-                return Some(reason);
-            }
-            None
-        })
-    }
-
-    /// Makes an empty directory for the temporary files of a child.
-    fn make_temporary(&self) -> Result<PathBuf, EngineError> {
-        let path = self.context.temporary.join(self.settings.name.as_str());
-        let mut builder = fs::DirBuilder::new();
-        let made = match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => builder.recursive(true).mode(0o700).create(&path),
-        };
-        made.map(|()| path).map_err(|error| self.not_run(error))
-    }
-
-    fn start(
-        &self,
-        arguments: &[&str],
-        stdin: Stdio,
-        temporary: Option<&std::path::Path>,
-    ) -> Result<Running, EngineError> {
-        let mut command = Command::new(self.program()?);
-        command.args(arguments).env_clear().envs(self.environment());
-        if let Some(temporary) = temporary {
-            command.env("TMPDIR", temporary);
-        }
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        sys::detach(&mut command);
-        let mut child = command.spawn().map_err(|error| self.not_run(error))?;
-        let words: Arc<Mutex<Vec<String>>> = Arc::default();
-        let stdout = child.stdout.take().map(|pipe| threads::start("engine-out", move || drain(pipe)));
-        let lines = Arc::clone(&words);
-        let context = Arc::clone(&self.context);
-        let name = self.settings.name;
-        let stderr = child.stderr.take().map(|pipe| {
-            our_threads::start("engine-err", move || {
-                read_lines(pipe, |line| {
-                    context.reporter.report(Event::Detail(format!("{name}: {line}")));
-                    let mut lines = lock(&lines);
-                    if lines.len() == LAST_LINES {
-                        lines.remove(0);
-                    }
-                    lines.push(line);
-                });
-            })
-        });
-        let (stdout, stderr) = match (stdout.transpose(), stderr.transpose()) {
-            (Ok(stdout), Ok(stderr)) => (stdout, stderr),
-            (Err(error), _) | (_, Err(error)) => {
-                sys::end_group(child.id(), true);
-                let _ = child.wait();
-                return Err(self.not_run(error));
-            }
-        };
-        Ok(Running { child, stdout, stderr, words })
-    }
-
-    /// Finds the program, where its name is no path, on the `PATH` of this session.
-    fn program(&self) -> Result<PathBuf, EngineError> {
-        let command = &self.settings.command;
-        if command.contains('/') {
-            return Ok(PathBuf::from(command));
-        }
-        let path = self.variable("PATH").unwrap_or_else(|| OsStr::new("/usr/local/bin:/usr/bin:/bin"));
-        let found = std::env::split_paths(path).map(|directory| directory.join(command));
-        let mut found = found.filter(|path| path.is_absolute() && path.is_file());
-        found.next().ok_or_else(|| self.not_run(io::ErrorKind::NotFound.into()))
-    }
-
-    /// The harmless part of the environment, and what the adapter adds.
-    fn environment(&self) -> BTreeMap<OsString, OsString> {
-        let is_harmless = |name: &OsStr| {
-            let Some(name) = name.to_str() else { return false };
-            ENVIRONMENT.iter().any(|known| match known.strip_suffix('*') {
-                Some(start) => name.starts_with(start),
-                None => name == *known,
-            })
-        };
-        let harmless = self.context.environment.iter().filter(|(name, _)| is_harmless(name));
-        let mut all: BTreeMap<OsString, OsString> =
-            harmless.map(|(name, value)| (name.clone(), value.clone())).collect();
-        all.extend(self.variables.clone());
-        all
-    }
-
-    /// Waits for the end of `child`, or ends it where the run is stopped or `is_late`.
-    fn wait(&self, child: &mut Child, is_late: impl Fn() -> bool) -> Ended {
-        let mut pause = Duration::from_millis(1);
-        loop {
-            match child.try_wait() {
-                Ok(Some(status)) => return Ended::ByItself(status),
-                Ok(None) => {}
-                Err(_) => return Ended::Hung,
-            }
-            let stopped = !self.context.cancel.sleep(pause);
-            if stopped || is_late() {
-                sys::end_group(child.id(), false);
-                let until = Instant::now() + GRACE;
-                while Instant::now() < until && matches!(child.try_wait(), Ok(None)) {
-                    std::thread::sleep(POLL);
-                }
-                sys::end_group(child.id(), true);
-                let _ = child.wait();
-                return if stopped { Ended::Stopped } else { Ended::Hung };
-            }
-            pause = (pause * 2).min(POLL);
-        }
-    }
-
-    /// Makes the result of a child that has ended.
-    fn end(
-        &self,
-        arguments: &[&str],
-        running: Running,
-        ended: Ended,
-        patience: Duration,
-    ) -> Result<Output, EngineError> {
-        let Running { stdout, stderr, words, .. } = running;
-        let until = Instant::now() + PIPES;
-        let stdout = join_until(stdout, until).unwrap_or_default();
-        join_until(stderr, until);
-        let words = lock(&words).join("; ");
-        let (engine, doing) = (self.settings.name.as_str(), self.doing(arguments));
-        match ended {
-            Ended::ByItself(status) if status.success() => Ok(Output { stdout, words }),
-            Ended::ByItself(status) => {
-                Err(EngineError::Failed { engine, doing, status: status.to_string(), words })
-            }
-            Ended::Stopped => Err(EngineError::Failed { engine, doing, status: "stopped".to_owned(), words }),
-            Ended::Hung => Err(EngineError::Hung { engine, doing, seconds: patience.as_secs() }),
-        }
-    }
-
-    /// The subcommand as people type it, without what follows.
-    fn doing(&self, arguments: &[&str]) -> String {
-        let words = arguments.iter().filter(|word| !word.starts_with('-') && !word.contains(['/', '{']));
-        let name = self.settings.command.rsplit('/').next().unwrap_or_default();
-        let words: Vec<&str> = [name].into_iter().chain(words.copied().take(3)).collect();
-        shown(&words.join(" "), 100)
-    }
-
-    fn not_run(&self, source: io::Error) -> EngineError {
-        let command = shown(&self.settings.command, 200);
-        EngineError::NotRun { engine: self.settings.name.as_str(), command, source }
-    }
+/// Runs `command` without input.
+///
+/// # Errors
+/// The program cannot be started.
+pub(super) fn run(command: Command, rules: &Rules<'_>) -> io::Result<Ended> {
+    let mut tended = Tended::start(command, Stdio::null(), rules)?;
+    let progress = Progress { waits_since: Mutex::new(Some(Instant::now())), ..Progress::default() };
+    let how = tended.tend(&progress);
+    Ok(tended.ended(how))
 }
 
-/// The stdin of a child, with a note of since when a write has been waiting.
-struct Fed {
+/// Runs `command` and lets `archive` write what it reads. Where that fails the child is ended before
+/// its input is: no part of an archive passes for the whole.
+///
+/// # Errors
+/// The program cannot be started.
+pub(super) fn feed(command: Command, rules: &Rules<'_>, archive: Archive<'_>) -> io::Result<Ended> {
+    let mut tended = Tended::start(command, Stdio::piped(), rules)?;
+    let Some(stdin) = tended.child.stdin.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+    if let Err(error) = sys::set_nonblocking(&stdin) {
+        tended.end();
+        return Err(error);
+    }
+    sys::enlarge_pipe(&stdin);
+    let progress = Progress::default();
+    let (how, tended) = std::thread::scope(|scope| {
+        let tending = start_in(scope, "engine", || {
+            let how = tended.tend(&progress);
+            progress.is_over.store(true, Ordering::Release);
+            (how, tended)
+        })?;
+        let mut fed = BufWriter::with_capacity(WRITE, Fed { stdin, progress: &progress, is_refused: false });
+        let written = archive(&mut fed).and_then(|()| fed.flush());
+        let (fed, _) = fed.into_parts();
+        let broken = written.err().filter(|_| !fed.is_refused);
+        let (is_refused, mut open) = (fed.is_refused, Some(fed));
+        if broken.is_some() {
+            progress.is_abandoned.store(true, Ordering::Release);
+        } else {
+            open = None;
+            *lock(&progress.waits_since) = Some(Instant::now());
+        }
+        let Ok((how, tended)) = tending.join() else { return Err(io::Error::other("its tending broke")) };
+        drop(open);
+        let how = match (how, broken) {
+            (How::Exited(status), None) if is_refused => How::TookPart(status),
+            (How::Exited(_) | How::Hung, Some(error)) => How::Abandoned(error),
+            (how, _) => how,
+        };
+        Ok((how, tended))
+    })?;
+    Ok(tended.ended(how))
+}
+
+/// The progress of a child, as its feeder and its tender tell each other.
+#[derive(Default)]
+struct Progress {
+    /// The moment since which the child is waited for.
+    waits_since: Mutex<Option<Instant>>,
+    /// The feeder has nothing more, and the child must not go on with what it has.
+    is_abandoned: AtomicBool,
+    /// The child has ended.
+    is_over: AtomicBool,
+}
+
+/// The stdin of a child.
+struct Fed<'a> {
     stdin: ChildStdin,
-    waiting_since: Arc<Mutex<Option<Instant>>>,
+    progress: &'a Progress,
+    /// The child takes no more.
+    is_refused: bool,
 }
 
-impl Write for Fed {
+impl Write for Fed<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        *lock(&self.waiting_since) = Some(Instant::now());
-        let written = self.stdin.write(bytes);
-        *lock(&self.waiting_since) = None;
-        written
+        loop {
+            if self.progress.is_over.load(Ordering::Acquire) {
+                self.is_refused = true;
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            match self.stdin.write(bytes) {
+                Ok(count) => {
+                    *lock(&self.progress.waits_since) = None;
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    lock(&self.progress.waits_since).get_or_insert_with(Instant::now);
+                    sys::await_room(&self.stdin, LOOK);
+                }
+                Err(error) => {
+                    self.is_refused = error.kind() != io::ErrorKind::Interrupted;
+                    return Err(error);
+                }
+            }
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stdin.flush()
+        Ok(())
     }
 }
 
-fn is_hung(waiting_since: &Mutex<Option<Instant>>) -> bool {
-    lock(waiting_since).is_some_and(|since| since.elapsed() > LOAD)
+/// A child at work, and what is kept of its output.
+struct Tended<'a> {
+    child: Child,
+    rules: &'a Rules<'a>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    kept: Vec<u8>,
+    is_flooded: bool,
+    lines: Lines<'a>,
+    buffer: Vec<u8>,
 }
 
-/// Reads all of a pipe, and keeps a bounded part.
-fn drain(mut pipe: impl Read) -> Vec<u8> {
-    let (mut kept, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+impl<'a> Tended<'a> {
+    fn start(mut command: Command, stdin: Stdio, rules: &'a Rules<'a>) -> io::Result<Self> {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        sys::detach(&mut command);
+        let mut child = spawn(&mut command, rules.cancel)?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let nonblocking = [stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)];
+        let prepared = nonblocking.iter().flatten().try_for_each(sys::set_nonblocking);
+        let mut tended = Self {
+            child,
+            rules,
+            stdout,
+            stderr,
+            kept: Vec::new(),
+            is_flooded: false,
+            lines: Lines::new(rules.line),
+            buffer: vec![0; READ],
+        };
+        match prepared {
+            Ok(()) => Ok(tended),
+            Err(error) => {
+                tended.end();
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the end of the child, or ends it.
+    fn tend(&mut self, progress: &Progress) -> How {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let is_talking = self.drain();
+            match self.child.try_wait() {
+                Ok(Some(status)) => {
+                    // Whatever it wrote is in the pipes; others may go on to write for ever.
+                    self.drain();
+                    return How::Exited(status);
+                }
+                Ok(None) => {}
+                Err(error) => return How::Abandoned(error),
+            }
+            let late = lock(&progress.waits_since).is_some_and(|since| since.elapsed() > self.rules.patience);
+            let why = if self.rules.cancel.is_cancelled() {
+                How::Stopped
+            } else if progress.is_abandoned.load(Ordering::Acquire) || late {
+                // The feeder knows which of the two it is.
+                How::Hung
+            } else if self.is_flooded && self.rules.is_output_whole {
+                How::Flooded
+            } else {
+                pause = if is_talking { Duration::from_millis(1) } else { (pause * 2).min(LOOK) };
+                self.pause(pause);
+                continue;
+            };
+            self.end();
+            return why;
+        }
+    }
+
+    /// Waits until the child writes something, for `pause` at most.
+    fn pause(&self, pause: Duration) {
+        let stdout = self.stdout.as_ref().map(AsFd::as_fd);
+        let pipes: Vec<BorrowedFd<'_>> =
+            stdout.into_iter().chain(self.stderr.as_ref().map(AsFd::as_fd)).collect();
+        if pipes.is_empty() {
+            // The next look tells why it was woken.
+            let _ = self.rules.cancel.sleep(pause);
+        } else {
+            sys::await_output(&pipes, pause);
+        }
+    }
+
+    /// Reads what the child has written; true if there was anything.
+    fn drain(&mut self) -> bool {
+        let (kept, most) = (&mut self.kept, self.rules.output);
+        let is_flooded = &mut self.is_flooded;
+        let out = read_some(&mut self.stdout, &mut self.buffer, &mut |bytes| {
+            let room = most.saturating_sub(kept.len()).min(bytes.len());
+            kept.extend_from_slice(&bytes[..room]);
+            *is_flooded |= room < bytes.len();
+        });
+        let lines = &mut self.lines;
+        let err = read_some(&mut self.stderr, &mut self.buffer, &mut |bytes| lines.take(bytes));
+        out || err
+    }
+
+    /// Ends the child and all that it has started: asks first, and does not wait for long.
+    fn end(&mut self) {
+        let pid = self.child.id();
+        sys::end_group(pid, false);
+        let until = Instant::now() + GRACE;
+        while Instant::now() < until && !sys::has_ended(pid) {
+            self.drain();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // Its children may have stayed. It is not waited for yet, so the number is its own.
+        sys::end_group(pid, true);
+        let until = Instant::now() + KILLING;
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.drain();
+    }
+
+    fn ended(self, how: How) -> Ended {
+        Ended { how, stdout: self.kept, words: self.lines.last_words() }
+    }
+}
+
+/// Starts the program of `command`. One that is just being written cannot be started, be it by an
+/// update or since another thread starts a program while this one's file is open.
+fn spawn(command: &mut Command, cancel: &Cancel) -> io::Result<Child> {
+    let mut tries = 1..TRIES;
     loop {
-        match pipe.read(&mut buffer) {
-            Ok(0) => return kept,
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                if tries.next().is_none() || !cancel.sleep(LOOK) {
+                    return Err(error);
+                }
+            }
+            started => return started,
+        }
+    }
+}
+
+/// Hands a bounded number of bytes that are there to `take`, and closes a pipe that has ended; true
+/// if there was anything.
+fn read_some(pipe: &mut Option<impl Read>, buffer: &mut [u8], take: &mut dyn FnMut(&[u8])) -> bool {
+    let mut sum = 0;
+    while let Some(open) = pipe
+        && sum < READ_AT_ONCE
+    {
+        match open.read(buffer) {
+            Ok(0) => *pipe = None,
             Ok(count) => {
-                let room = MAX_OUTPUT.saturating_sub(kept.len());
-                kept.extend_from_slice(&buffer[..count.min(room)]);
+                take(&buffer[..count]);
+                sum += count;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return kept,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(_) => *pipe = None,
         }
     }
-}
-
-/// Reads a pipe line by line, each escaped and cut.
-fn read_lines(pipe: impl Read, mut take: impl FnMut(String)) {
-    let mut pipe = BufReader::new(pipe);
-    let mut line = Vec::new();
-    loop {
-        let available = match pipe.fill_buf() {
-            Ok([]) => break,
-            Ok(available) => available,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => break,
-        };
-        let end = available.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-        let count = end.unwrap_or(available.len());
-        let room = (4 * MAX_LINE).saturating_sub(line.len());
-        line.extend_from_slice(&available[..count.min(room)]);
-        pipe.consume(end.map_or(count, |end| end + 1));
-        if end.is_some() {
-            tell(&mut line, &mut take);
-        }
-    }
-    tell(&mut line, &mut take);
-}
-
-fn tell(line: &mut Vec<u8>, take: &mut impl FnMut(String)) {
-    let text = String::from_utf8_lossy(line);
-    let text = text.trim();
-    if !text.is_empty() {
-        take(shown(text, MAX_LINE));
-    }
-    line.clear();
-}
-
-/// Waits for a thread that drains a pipe, as long as a grandchild may hold the pipe open.
-fn join_until<T>(thread: Option<JoinHandle<T>>, until: Instant) -> Option<T> {
-    let thread = thread?;
-    while !thread.is_finished() {
-        if Instant::now() > until {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    thread.join().ok()
-}
-
-/// Escapes the first `most` characters of `text`.
-pub(super) fn shown(text: &str, most: usize) -> String {
-    let mut cut: String = text.chars().take(most).collect();
-    if cut.len() < text.len() {
-        cut.push('…');
-    }
-    printable(&cut)
+    sum > 0
 }

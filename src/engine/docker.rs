@@ -7,15 +7,25 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 
-use super::child::Program;
-use super::{Archive, Engine, Removed};
+use super::adapter::{Engine, Removed, remove_one, unreadable};
+use super::child::Archive;
+use super::program::Program;
+use super::version::Version;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{EngineListing, EngineSettings};
 
+/// The drivers of the classic store. Some snapshotters of containerd have the same names, and then
+/// tell their type.
+const CLASSIC: [&str; 8] =
+    ["overlay2", "overlay", "fuse-overlayfs", "btrfs", "zfs", "vfs", "aufs", "devicemapper"];
+/// The type of a driver that belongs to containerd's store.
+const SNAPSHOTTER: &str = "io.containerd.snapshotter";
+
 pub(super) struct Docker {
     program: Program,
+    version: Version,
     is_classic: OnceLock<bool>,
 }
 
@@ -32,7 +42,8 @@ struct Image {
 
 impl Docker {
     pub(super) fn new(program: Program) -> Self {
-        Self { program, is_classic: OnceLock::new() }
+        let version = Version::at_least((20, 10, 0), "20.10.0");
+        Self { program, version, is_classic: OnceLock::new() }
     }
 
     /// Asks the daemon which store it has, once a run.
@@ -40,10 +51,10 @@ impl Docker {
         if let Some(known) = self.is_classic.get() {
             return Ok(*known);
         }
-        let output = self.program.run(&["info", "--format", "{{json .DriverStatus}}"])?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        // containerd's store names its snapshotter plugin; the classic one has no such line.
-        Ok(*self.is_classic.get_or_init(|| !text.contains("io.containerd.snapshotter")))
+        self.version.check(&self.program)?;
+        let output = self.program.run(&["info", "--format", "{{.Driver}} {{json .DriverStatus}}"])?;
+        let is_classic = is_classic(&output.text());
+        Ok(*self.is_classic.get_or_init(|| is_classic))
     }
 }
 
@@ -56,24 +67,8 @@ impl Engine for Docker {
         let by_config = self.is_classic()?;
         let arguments = ["image", "ls", "--digests", "--no-trunc", "--format", "{{json .}}"];
         let output = self.program.run(&arguments)?;
-        let mut listing = EngineListing { by_config, ..EngineListing::default() };
-        for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let image: Image = serde_json::from_slice(line)
-                .map_err(|error| super::unreadable(&self.program, "docker image ls", &error.to_string()))?;
-            let digest = if by_config { &image.id } else { &image.digest };
-            let Ok(digest) = BlobDigest::parse(digest).or_else(|_| BlobDigest::parse(&image.id)) else {
-                continue;
-            };
-            // docker shortens names of docker.io.
-            let name = if image.tag == "<none>" {
-                format!("{}@{digest}", image.repository)
-            } else {
-                format!("{}:{}", image.repository, image.tag)
-            };
-            let Ok(name) = ImageRef::parse(&name, DEFAULT_REGISTRY) else { continue };
-            listing.images.entry(name.to_string()).or_default().insert(digest);
-        }
-        Ok(listing)
+        parse(&output.stdout, by_config)
+            .map_err(|reason| unreadable(&self.program, "docker image ls", &reason))
     }
 
     fn wants_docker_form(&self) -> bool {
@@ -81,10 +76,82 @@ impl Engine for Docker {
     }
 
     fn load(&self, archive: Archive<'_>) -> Result<(), EngineError> {
-        self.program.feed(&["load", "--quiet"], archive).map(drop)
+        self.is_classic()?;
+        self.program.feed(&["load", "--quiet"], archive)
     }
 
     fn remove(&self, names: &[String]) -> Vec<Removed> {
-        super::remove_each(self, names, |name| self.program.run(&["image", "rm", name]))
+        let remove = |name: &String| remove_one(self, name, |name| self.program.run(&["image", "rm", name]));
+        names.iter().map(remove).collect()
+    }
+}
+
+/// Tells from the daemon's driver and its status which store it has.
+fn is_classic(info: &str) -> bool {
+    let driver = info.split_whitespace().next().unwrap_or_default().trim_matches('"');
+    CLASSIC.contains(&driver) && !info.contains(SNAPSHOTTER)
+}
+
+/// Reads the listing, an image a line. docker shortens names of docker.io.
+fn parse(lines: &[u8], by_config: bool) -> Result<EngineListing, String> {
+    let mut listing = EngineListing { by_config, ..EngineListing::default() };
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+        let image: Image = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let (id, digest) = (BlobDigest::parse(&image.id).ok(), BlobDigest::parse(&image.digest).ok());
+        let name = match &digest {
+            Some(digest) if image.tag == "<none>" => format!("{}@{digest}", image.repository),
+            _ => format!("{}:{}", image.repository, image.tag),
+        };
+        // An image without a name has `<none>` in its place.
+        let Ok(name) = ImageRef::parse(&name, DEFAULT_REGISTRY) else { continue };
+        let known = if by_config { [id, None] } else { [digest, id] };
+        listing.images.entry(name.to_string()).or_default().extend(known.into_iter().flatten());
+    }
+    Ok(listing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listings_are_read_and_hostile_ones_refused() {
+        let [id, digest] = ["a", "b"].map(|letter| format!("sha256:{}", letter.repeat(64)));
+        let line = |repository: &str, tag: &str, digest: &str| {
+            format!(r#"{{"Repository":"{repository}","Tag":"{tag}","Digest":"{digest}","ID":"{id}"}}"#) + "\n"
+        };
+        let lines = line("alpine", "3", &digest)
+            + &line("ghcr.io/a/b", "<none>", &digest)
+            + &line("<none>", "<none>", "<none>")
+            + &line("corp:5000/x", "1", "<none>");
+        let [id, digest] = [id.as_str(), digest.as_str()].map(|text| BlobDigest::parse(text).unwrap());
+        let listing = parse(lines.as_bytes(), false).unwrap();
+        assert_eq!(listing.images.len(), 3, "{listing:?}");
+        assert_eq!(listing.images["docker.io/library/alpine:3"], [id.clone(), digest.clone()].into());
+        assert!(listing.images.contains_key(&format!("ghcr.io/a/b@{digest}")));
+        assert_eq!(listing.images["corp:5000/x:1"], [id.clone()].into());
+        let classic = parse(lines.as_bytes(), true).unwrap();
+        assert!(classic.by_config);
+        assert_eq!(classic.images["docker.io/library/alpine:3"], [id].into());
+
+        assert_eq!(parse(b"", false).unwrap(), EngineListing::default());
+        for bad in ["{", "[]", "Cannot connect", "{\"Repository\": 1}"] {
+            parse(bad.as_bytes(), false).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn the_two_stores_are_told_apart() {
+        for (info, classic) in [
+            ("overlay2 [[\"Backing Filesystem\",\"extfs\"]]", true),
+            ("overlay2", true),
+            ("vfs null", true),
+            ("overlayfs [[\"driver-type\",\"io.containerd.snapshotter.v1\"]]", false),
+            ("overlayfs", false),
+            ("btrfs [[\"driver-type\",\"io.containerd.snapshotter.v1\"]]", false),
+            ("", false),
+        ] {
+            assert_eq!(is_classic(info), classic, "{info}");
+        }
     }
 }

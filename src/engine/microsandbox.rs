@@ -1,25 +1,30 @@
 //! microsandbox 0.5.4 and newer: `msb load`, `msb image ls --format json`, `msb image rm`.
 //!
-//! msb keeps each layer as an EROFS file named by its `diff_id`, and one with an image's directory
-//! tree, named by the manifest. It believes whatever lies there: so we note what they hold.
+//! msb keeps each layer as an EROFS file named by its `diff_id`, and one with the directory tree of
+//! an image, named by its manifest. It believes whatever lies there: so we note what they hold. A
+//! killed load leaves copies of blobs behind, which msb never removes: so we do.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::child::{Program, shown};
+use super::adapter::{Engine, Removed, full_name, remove_one, unreadable};
+use super::child::Archive;
+use super::program::Program;
 use super::version::Version;
-use super::{Archive, Engine, Removed};
 use crate::digest::{Algorithm, BlobDigest, DiffId, Hasher};
 use crate::error::EngineError;
-use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{EngineFile, EngineListing, EngineSettings};
+use crate::sys;
 
-/// The start and the end of the names of blobs that a load is reading, around the process's number.
+/// The start and the end of the name of a blob that a load is reading; the number of the process is
+/// between them.
 const LOADING: (&str, &str) = ("load-", ".blob");
+/// The bytes of a file that are hashed at once.
+const CHUNK: usize = 256 << 10;
 
 pub(super) struct Microsandbox {
     program: Program,
@@ -42,26 +47,24 @@ impl Microsandbox {
 
     /// Tells where msb keeps what it has loaded.
     fn cache(&self) -> Option<PathBuf> {
-        let set = self.program.variable("MSB_HOME").map(PathBuf::from);
+        let set = || self.program.variable("MSB_HOME").map(PathBuf::from);
         let of_user = || self.program.variable("HOME").map(|home| Path::new(home).join(".microsandbox"));
-        let home = self.program.settings().home.clone().or(set).or_else(of_user)?;
+        let home = self.program.settings().home.clone().or_else(set).or_else(of_user)?;
         Some(home.join("cache"))
     }
 
-    /// Removes the blobs that killed loads have left: msb itself never does. A load that is at work
-    /// may be anybody's: its process decides.
-    fn sweep(&self) {
-        let Some(directory) = self.cache().map(|cache| cache.join("tmp")) else { return };
-        let Ok(entries) = fs::read_dir(directory) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let of_process = name.to_str().and_then(|name| {
-                let rest = name.strip_prefix(LOADING.0)?.strip_suffix(LOADING.1)?;
-                rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()
-            });
-            if of_process.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                // One that another run has removed is gone as well.
-                let _ = fs::remove_file(entry.path());
+    /// Hashes the regular file at `path`.
+    fn hash(&self, path: &Path) -> io::Result<String> {
+        let mut file = sys::open_regular(path)?;
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            if self.program.cancel().is_cancelled() {
+                return Err(io::Error::other("stopped"));
+            }
+            match file.read(&mut buffer)? {
+                0 => return Ok(hasher.finish_text()),
+                count => hasher.update(&buffer[..count]),
             }
         }
     }
@@ -74,32 +77,24 @@ impl Engine for Microsandbox {
 
     fn list(&self) -> Result<EngineListing, EngineError> {
         self.version.check(&self.program)?;
-        let arguments = ["image", "ls", "--format", "json"];
-        let output = self.program.run(&arguments)?;
-        let images: Vec<Image> = serde_json::from_slice(&output.stdout)
-            .map_err(|error| super::unreadable(&self.program, "msb image ls", &error.to_string()))?;
-        let mut listing = EngineListing::default();
-        for image in images {
-            let Ok(digest) = BlobDigest::parse(&image.digest) else { continue };
-            let name = ImageRef::parse(&image.reference, DEFAULT_REGISTRY)
-                .map_or(image.reference, |name| name.to_string());
-            listing.images.entry(name).or_default().insert(digest);
-        }
-        Ok(listing)
+        let output = self.program.run(&["image", "ls", "--format", "json"])?;
+        parse(&output.stdout).map_err(|reason| unreadable(&self.program, "msb image ls", &reason))
     }
 
     fn load(&self, archive: Archive<'_>) -> Result<(), EngineError> {
+        self.version.check(&self.program)?;
+        // Killed runs could not.
         self.sweep();
         let result = self.program.feed(&["load"], archive);
         if result.is_err() {
             self.sweep();
         }
-        result.map(drop)
+        result
     }
 
     fn remove(&self, names: &[String]) -> Vec<Removed> {
-        let remove = |name: &str| self.program.run(&["image", "rm", name]);
-        super::remove_each(self, names, remove)
+        let remove = |name: &String| remove_one(self, name, |name| self.program.run(&["image", "rm", name]));
+        names.iter().map(remove).collect()
     }
 
     fn files(
@@ -116,32 +111,94 @@ impl Engine for Microsandbox {
         paths.insert(file("fsmeta", manifest.as_str()));
         let mut files = Vec::new();
         for path in paths {
-            match hash(&path) {
+            match self.hash(&path) {
                 Ok(digest) => files.push(EngineFile { path, digest }),
-                // An older msb keeps no such file.
+                // Another version may keep no such file.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    let reason = shown(&format!("{}: {error}", path.display()), 300);
-                    return Err(super::unreadable(&self.program, "msb load", &reason));
+                    let reason = format!("{}: {error}", path.display());
+                    return Err(unreadable(&self.program, "msb load", &reason));
                 }
             }
         }
         Ok(files)
     }
+
+    fn sweep(&self) {
+        let Some(directory) = self.cache().map(|cache| cache.join("tmp")) else { return };
+        let Ok(directory) = sys::open_own_directory(&directory) else { return };
+        let mut left = Vec::new();
+        let _ = sys::each_entry(directory.as_fd(), |name, is_directory| {
+            if !is_directory && loader(name).is_some_and(|process| !is_loading(process)) {
+                left.push(name.to_vec());
+            }
+            true
+        });
+        for name in left {
+            if sys::has_own_file(directory.as_fd(), &name).unwrap_or(false) {
+                // One that another run has removed is gone as well.
+                let _ = sys::remove_file(directory.as_fd(), &name);
+            }
+        }
+    }
 }
 
-/// Hashes the regular file at `path`.
-pub(super) fn hash(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+/// The number of the process that reads the blob called `name`.
+fn loader(name: &[u8]) -> Option<u32> {
+    let name = std::str::from_utf8(name).ok()?.strip_prefix(LOADING.0)?.strip_suffix(LOADING.1)?;
+    name.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// True if `process` may be a load that is at work, be it another's: numbers come round again.
+fn is_loading(process: u32) -> bool {
+    let arguments = sys::read_regular(Path::new(&format!("/proc/{process}/cmdline")), 64 << 10);
+    match arguments {
+        Ok(arguments) => arguments.split(|byte| *byte == 0).any(|argument| argument == b"load"),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish_text()),
-            count => hasher.update(&buffer[..count]),
+}
+
+/// Reads the listing.
+fn parse(json: &[u8]) -> Result<EngineListing, String> {
+    let images: Vec<Image> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let mut listing = EngineListing::default();
+    for image in images {
+        let Ok(digest) = BlobDigest::parse(&image.digest) else { continue };
+        listing.images.entry(full_name(&image.reference)).or_default().insert(digest);
+    }
+    Ok(listing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listings_are_read_and_hostile_ones_refused() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let json = format!(
+            r#"[{{"reference": "127.0.0.1:5000/t/a:v1", "digest": "{digest}", "layer_count": 2}},
+                {{"reference": "alpine", "digest": "{digest}"}}, {{"reference": "x", "digest": "\u001b[2J"}}]"#
+        );
+        let listing = parse(json.as_bytes()).unwrap();
+        let names: Vec<&String> = listing.images.keys().collect();
+        assert_eq!(names, ["127.0.0.1:5000/t/a:v1", "docker.io/library/alpine:latest"]);
+        assert_eq!(parse(b"[]").unwrap(), EngineListing::default());
+        for bad in ["", "{}", "[{}]", "[null]", "[{\"reference\": 1, \"digest\": 2}]", "no such option"] {
+            parse(bad.as_bytes()).unwrap_err();
         }
+    }
+
+    #[test]
+    fn loads_are_known_by_the_names_of_their_blobs() {
+        assert_eq!(loader(b"load-1234-0.blob"), Some(1234));
+        assert_eq!(loader(b"load-1234.blob"), Some(1234));
+        for other in
+            [&b"load-.blob"[..], b"load-1234-0.tmp", b"pull-1234.blob", b"load-99999999999.blob", b"\xff"]
+        {
+            assert_eq!(loader(other), None);
+        }
+        assert!(!is_loading(std::process::id()), "this process loads nothing");
+        assert!(!is_loading(u32::MAX / 2));
     }
 }

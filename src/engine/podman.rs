@@ -1,10 +1,15 @@
 //! podman: `podman load`, `podman images --format json`, `podman rmi`.
+//!
+//! podman takes one image an archive, under one name. A removal unties one name of several, also
+//! where a container was made from it: so containers are looked at first.
 
 use serde::Deserialize;
 
-use super::child::Program;
+use super::adapter::{Engine, Removed, full_name, remove_one, unreadable};
+use super::child::Archive;
+use super::lines::shown;
+use super::program::Program;
 use super::version::Version;
-use super::{Archive, Engine, Removed};
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
 use crate::state::{EngineListing, EngineSettings};
@@ -15,19 +20,29 @@ pub(super) struct Podman {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
 struct Image {
-    #[serde(default)]
+    #[serde(rename = "Names", default)]
     names: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(rename = "Digest", default)]
     digest: Option<String>,
-    #[serde(default)]
+    #[serde(rename = "RepoDigests", default)]
     repo_digests: Option<Vec<String>>,
 }
 
 impl Podman {
     pub(super) fn new(program: Program) -> Self {
         Self { program, version: Version::at_least((4, 0, 0), "4.0.0") }
+    }
+
+    /// Finds a container that was made from the image `name`. Where containers cannot be listed
+    /// podman itself refuses the last name of an image that one uses.
+    fn user_of(&self, name: &str) -> Option<String> {
+        let arguments = ["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Image}}"];
+        let output = self.program.run(&arguments).ok()?;
+        output.text().lines().find_map(|line| {
+            let (id, image) = line.split_once(' ')?;
+            (full_name(image.trim()) == name).then(|| shown(id.get(..12).unwrap_or(id)))
+        })
     }
 }
 
@@ -39,25 +54,7 @@ impl Engine for Podman {
     fn list(&self) -> Result<EngineListing, EngineError> {
         self.version.check(&self.program)?;
         let output = self.program.run(&["images", "--format", "json"])?;
-        let images: Vec<Image> = serde_json::from_slice(&output.stdout)
-            .map_err(|error| super::unreadable(&self.program, "podman images", &error.to_string()))?;
-        let mut listing = EngineListing::default();
-        for image in images {
-            let repo_digests = image.repo_digests.unwrap_or_default();
-            let texts = repo_digests.iter().filter_map(|text| Some(text.split_once('@')?.1));
-            let digests: Vec<BlobDigest> = image
-                .digest
-                .as_deref()
-                .into_iter()
-                .chain(texts)
-                .filter_map(|text| BlobDigest::parse(text).ok())
-                .collect();
-            // A pin is listed among the names, or by its digest alone.
-            for name in image.names.unwrap_or_default().into_iter().chain(repo_digests) {
-                listing.images.entry(name).or_default().extend(digests.iter().cloned());
-            }
-        }
-        Ok(listing)
+        parse(&output.stdout).map_err(|reason| unreadable(&self.program, "podman images", &reason))
     }
 
     fn takes_one_image(&self) -> bool {
@@ -65,10 +62,62 @@ impl Engine for Podman {
     }
 
     fn load(&self, archive: Archive<'_>) -> Result<(), EngineError> {
-        self.program.feed(&["load", "--quiet"], archive).map(drop)
+        self.version.check(&self.program)?;
+        self.program.feed(&["load", "--quiet"], archive)
     }
 
     fn remove(&self, names: &[String]) -> Vec<Removed> {
-        super::remove_each(self, names, |name| self.program.run(&["rmi", name]))
+        let remove = |name: &String| match self.user_of(name) {
+            Some(user) => Removed::InUse(format!("container {user} uses it")),
+            None => remove_one(self, name, |name| self.program.run(&["rmi", name])),
+        };
+        names.iter().map(remove).collect()
+    }
+}
+
+/// Reads the listing; a pin is listed among the names, or by its digest alone.
+fn parse(json: &[u8]) -> Result<EngineListing, String> {
+    let images: Option<Vec<Image>> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let mut listing = EngineListing::default();
+    for image in images.unwrap_or_default() {
+        let repo_digests = image.repo_digests.unwrap_or_default();
+        let of_names = repo_digests.iter().filter_map(|text| Some(text.split_once('@')?.1));
+        let digests: Vec<BlobDigest> = image
+            .digest
+            .as_deref()
+            .into_iter()
+            .chain(of_names)
+            .filter_map(|text| BlobDigest::parse(text).ok())
+            .collect();
+        for name in image.names.unwrap_or_default().iter().chain(&repo_digests) {
+            listing.images.entry(full_name(name)).or_default().extend(digests.iter().cloned());
+        }
+    }
+    Ok(listing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listings_are_read_and_hostile_ones_refused() {
+        let (manifest, index) =
+            ("sha256:".to_owned() + &"a".repeat(64), "sha256:".to_owned() + &"b".repeat(64));
+        let json = format!(
+            r#"[{{"Names": ["docker.io/library/alpine:3"], "Digest": "{manifest}", "RepoTags": null,
+                  "RepoDigests": ["docker.io/library/alpine@{manifest}", "docker.io/library/alpine@{index}"]}},
+                {{"Names": null, "RepoDigests": null}}, {{"Names": ["x\u001b[2J"], "Digest": "none"}}]"#
+        );
+        let listing = parse(json.as_bytes()).unwrap();
+        let digests = [&manifest, &index].map(|text| BlobDigest::parse(text).unwrap()).into();
+        assert_eq!(listing.images["docker.io/library/alpine:3"], digests);
+        assert_eq!(listing.images[&format!("docker.io/library/alpine@{index}")], digests);
+        assert!(!listing.by_config);
+
+        assert_eq!(parse(b"null").unwrap(), EngineListing::default());
+        for bad in [&b""[..], b"[", b"{}", b"[1]", b"\xff", b"[{\"Names\": 1}]"] {
+            parse(bad).unwrap_err();
+        }
     }
 }

@@ -1,40 +1,42 @@
 //! Versions of programs: read once a run, and compared with the oldest that works.
 
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
-use super::child::{Program, shown};
+use super::lines::shown;
+use super::program::Program;
 use crate::error::EngineError;
+use crate::threads::lock;
 
 /// The version of one engine's program, read when it is first needed.
 pub(super) struct Version {
     oldest: (u64, u64, u64),
     /// The same, in words.
     needed: &'static str,
-    /// The version that was found, if it is too old.
-    found: OnceLock<Option<String>>,
+    /// The version that was read, with the program's own words.
+    found: Mutex<Option<(Option<(u64, u64, u64)>, String)>>,
 }
 
 impl Version {
     pub(super) fn at_least(oldest: (u64, u64, u64), needed: &'static str) -> Self {
-        Self { oldest, needed, found: OnceLock::new() }
+        Self { oldest, needed, found: Mutex::new(None) }
     }
 
     /// Checks the version that `program --version` prints.
     pub(super) fn check(&self, program: &Program) -> Result<(), EngineError> {
-        let too_old = if let Some(too_old) = self.found.get() {
-            too_old.clone()
-        } else {
+        // Whoever comes second waits for the answer.
+        let mut known = lock(&self.found);
+        if known.is_none() {
             let output = program.run(&["--version"])?;
-            let text = shown(String::from_utf8_lossy(&output.stdout).trim(), 100);
-            let is_too_old = first_version(&text).is_none_or(|version| version < self.oldest);
-            self.found.get_or_init(|| is_too_old.then_some(text)).clone()
-        };
-        match too_old {
-            None => Ok(()),
-            Some(found) => {
+            let text = shown(output.text().trim());
+            *known = Some((first_version(&text), text));
+        }
+        match &*known {
+            Some((version, text)) if version.is_none_or(|version| version < self.oldest) => {
                 let engine = program.settings().name.as_str();
+                let found = if text.is_empty() { "a version that it does not tell" } else { text }.to_owned();
                 Err(EngineError::TooOld { engine, found, needed: self.needed })
             }
+            _ => Ok(()),
         }
     }
 }
@@ -55,11 +57,13 @@ mod tests {
     use super::first_version;
 
     #[test]
-    fn versions_are_found_in_what_programs_print() {
+    fn versions_are_found_in_the_words_of_programs() {
         for (text, version) in [
             ("msb 0.7.11", Some((0, 7, 11))),
             ("ctr github.com/containerd/containerd 1.6.20~ds1", Some((1, 6, 20))),
+            ("ctr github.com/containerd/containerd/v2 v2.1.3", Some((2, 1, 3))),
             ("podman version 4.3.1", Some((4, 3, 1))),
+            ("podman version 5.0.0-rc1", Some((5, 0, 0))),
             ("Docker version 28.2.2, build e6534b4", Some((28, 2, 2))),
             ("msb 0.5", None),
             ("", None),

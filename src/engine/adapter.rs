@@ -1,0 +1,109 @@
+//! The one trait of all engines, and what their adapters have in common.
+
+use super::child::Archive;
+use super::lines::shown;
+use super::program::{Output, Program};
+use crate::digest::{BlobDigest, DiffId};
+use crate::error::EngineError;
+use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
+use crate::state::{EngineFile, EngineListing, EngineSettings};
+
+/// The words by which engines say that they keep an image because somebody uses it.
+const IN_USE: [&str; 5] =
+    ["in use", "being used", "used by", "is using", "unable to remove repository reference"];
+
+/// The result of taking one reference out of an engine.
+#[derive(Debug)]
+pub(crate) enum Removed {
+    /// The engine lists the reference no more.
+    Gone,
+    /// Somebody uses the image; the engine's words.
+    InUse(String),
+    /// The engine failed.
+    Failed(EngineError),
+}
+
+/// One engine.
+pub(crate) trait Engine: Send + Sync {
+    /// The settings that the engine was opened with.
+    fn settings(&self) -> &EngineSettings;
+
+    /// Lists the images of the engine, by references in the full form.
+    fn list(&self) -> Result<EngineListing, EngineError>;
+
+    /// True if an archive may have one image alone, under one name.
+    fn takes_one_image(&self) -> bool {
+        false
+    }
+
+    /// True if archives need docker's `manifest.json`; known once the engine has been listed.
+    fn wants_docker_form(&self) -> bool {
+        false
+    }
+
+    /// Starts the engine's program for loading, and lets `archive` write into it. Where that fails,
+    /// for whatever reason, the program does not take what it got for the whole archive.
+    fn load(&self, archive: Archive<'_>) -> Result<(), EngineError>;
+
+    /// Tells of each of `names`, which the engine lists, whether the image is whole.
+    fn check(&self, names: &[String]) -> Vec<Result<(), EngineError>> {
+        names.iter().map(|_| Ok(())).collect()
+    }
+
+    /// Takes `names` out of the engine, never by force.
+    fn remove(&self, names: &[String]) -> Vec<Removed>;
+
+    /// Hashes the engine's own files of an image, where they can be verified.
+    fn files(
+        &self,
+        _manifest: &BlobDigest,
+        _layers: &[(BlobDigest, DiffId)],
+    ) -> Result<Vec<EngineFile>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes what killed loads have left in the engine's own directories.
+    fn sweep(&self) {}
+}
+
+/// Takes `name` out of `engine` by `remove`, and believes the listing afterwards: exit codes lie.
+pub(super) fn remove_one(
+    engine: &dyn Engine,
+    name: &str,
+    remove: impl FnOnce(&str) -> Result<Output, EngineError>,
+) -> Removed {
+    let failure = remove(name).err();
+    let listing = engine.list();
+    if listing.as_ref().is_ok_and(|listing| !listing.images.contains_key(name)) {
+        return Removed::Gone;
+    }
+    match (failure, listing) {
+        (Some(EngineError::Failed { words, .. }), _) if is_in_use(&words) => Removed::InUse(words),
+        (Some(error), _) | (None, Err(error)) => Removed::Failed(error),
+        (None, Ok(_)) => Removed::Failed(EngineError::Failed {
+            engine: engine.settings().name.as_str(),
+            doing: format!("the removal of {}", shown(name)),
+            status: "it is listed still".to_owned(),
+            words: String::new(),
+        }),
+    }
+}
+
+fn is_in_use(words: &str) -> bool {
+    let words = words.to_lowercase();
+    IN_USE.iter().any(|known| words.contains(known))
+}
+
+/// Makes the error for output of `program` that cannot be read.
+pub(super) fn unreadable(program: &Program, doing: &str, reason: &str) -> EngineError {
+    EngineError::Unreadable {
+        engine: program.settings().name.as_str(),
+        doing: doing.to_owned(),
+        reason: shown(reason),
+    }
+}
+
+/// The full form of a reference that an engine lists; one that is none stays as it is.
+pub(super) fn full_name(listed: &str) -> String {
+    ImageRef::parse(listed, DEFAULT_REGISTRY).map_or_else(|_| listed.to_owned(), |name| name.to_string())
+}

@@ -1,0 +1,123 @@
+//! The words of a program, escaped and cut; the lines that it writes to stderr are told as they
+//! come, and the last ones kept.
+
+use std::collections::VecDeque;
+
+use crate::error::printable;
+
+/// The lines that are kept for an error.
+const LAST: usize = 5;
+/// The characters of a line that are shown.
+const WIDTH: usize = 500;
+/// The lines that are told; a program may write for ever.
+const TOLD: usize = 500;
+
+/// The characters of other words of a program that are shown.
+const WORDS: usize = 300;
+
+/// Escapes and cuts the words of a program.
+pub(super) fn shown(text: &str) -> String {
+    cut(text, WORDS)
+}
+
+fn cut(text: &str, width: usize) -> String {
+    let mut cut: String = text.chars().take(width).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    printable(&cut)
+}
+
+/// The lines of one program.
+pub(super) struct Lines<'a> {
+    tell: &'a (dyn Fn(String) + Sync),
+    told: usize,
+    /// The line that has not ended.
+    line: Vec<u8>,
+    last: VecDeque<String>,
+}
+
+impl<'a> Lines<'a> {
+    pub(super) fn new(tell: &'a (dyn Fn(String) + Sync)) -> Self {
+        Self { tell, told: 0, line: Vec::new(), last: VecDeque::new() }
+    }
+
+    /// Takes more of what the program writes.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        let mut pieces = bytes.split(|byte| matches!(byte, b'\n' | b'\r'));
+        if let Some(first) = pieces.next() {
+            self.append(first);
+        }
+        for piece in pieces {
+            self.end_line();
+            self.append(piece);
+        }
+    }
+
+    /// The last lines, in one.
+    pub(super) fn last_words(mut self) -> String {
+        self.end_line();
+        Vec::from(self.last).join("; ")
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        // A character has four bytes at most.
+        let room = (4 * WIDTH + 1).saturating_sub(self.line.len()).min(bytes.len());
+        self.line.extend_from_slice(&bytes[..room]);
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim();
+        if text.is_empty() {
+            return;
+        }
+        let line = cut(text, WIDTH);
+        self.told += 1;
+        if self.told <= TOLD {
+            (self.tell)(line.clone());
+        } else if self.told == TOLD + 1 {
+            (self.tell)("(more, which is not shown)".to_owned());
+        }
+        if self.last.len() == LAST {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn lines(pieces: &[&[u8]]) -> (Vec<String>, String) {
+        let told = Mutex::new(Vec::new());
+        let tell = |line| told.lock().unwrap().push(line);
+        let mut lines = Lines::new(&tell);
+        pieces.iter().for_each(|piece| lines.take(piece));
+        let last = lines.last_words();
+        (told.into_inner().unwrap(), last)
+    }
+
+    #[test]
+    fn lines_are_whole_escaped_and_cut() {
+        let (told, last) = lines(&[b"Error: a\x1b[2", b"J\r\n\n  b", b"\xff \nend"]);
+        assert_eq!(told, ["Error: a\\u{1b}[2J", "b\u{fffd}", "end"]);
+        assert_eq!(last, "Error: a\\u{1b}[2J; b\u{fffd}; end");
+
+        let long = "é".repeat(5000);
+        let (told, _) = lines(&[long.as_bytes()]);
+        assert_eq!(told[0].chars().count(), WIDTH + 1);
+    }
+
+    #[test]
+    fn a_flood_is_bounded() {
+        let many: String = (0..10_000).map(|number| format!("line {number}\n")).collect();
+        let (told, last) = lines(&[many.as_bytes()]);
+        assert_eq!(told.len(), TOLD + 1);
+        assert_eq!(last, "line 9995; line 9996; line 9997; line 9998; line 9999");
+    }
+}

@@ -1,0 +1,272 @@
+//! The program of one engine: where it is found, what it gets of the environment, how long it may
+//! take, and what its end means.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::child::{self, Archive, Ended, How, Rules};
+use super::lines::shown;
+use super::temporary::Temporary;
+use crate::cancel::Cancel;
+use crate::error::EngineError;
+use crate::progress::{Event, Reporter};
+use crate::state::EngineSettings;
+
+/// The bytes of output that are read: a listing of 20,000 images has about 20 MB.
+const MAX_LISTING: usize = 32 << 20;
+/// The bytes of the output of a load that are kept.
+const MAX_CHATTER: usize = 64 << 10;
+
+/// The variables that programs get, if they are set; those that end in `*` stand for all that begin
+/// so.
+const HARMLESS: [&str; 20] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_*",
+    "TZ",
+    "TMPDIR",
+    "XDG_*",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "MSB_HOME",
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_CONFIG",
+    "DOCKER_CERT_PATH",
+    "DOCKER_TLS_VERIFY",
+    "CONTAINER*",
+    "_CONTAINERS_*",
+    "STORAGE_*",
+];
+/// The parts of names by which variables show that they are secret all the same.
+const SECRET: [&str; 6] = ["PASS", "TOKEN", "SECRET", "KEY", "AUTH", "CREDENTIAL"];
+
+/// Everything that the engines of a session have in common.
+pub(crate) struct Context {
+    /// The environment of this process; programs get the harmless part of it.
+    pub(crate) environment: BTreeMap<OsString, OsString>,
+    /// The directory for the programs' temporary files, in a home that is there when images are
+    /// loaded, and locked.
+    pub(crate) temporary: PathBuf,
+    /// The switch that ends the programs.
+    pub(crate) cancel: Cancel,
+    /// The listener.
+    pub(crate) reporter: Arc<dyn Reporter>,
+}
+
+/// The time that programs get.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// A listing, and every other short command.
+    pub(super) short: Duration,
+    /// A load that takes no byte and does not end.
+    pub(super) load: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { short: Duration::from_secs(30), load: Duration::from_mins(10) }
+    }
+}
+
+/// The context of all programs, with what they share beside it.
+pub(super) struct Shared {
+    context: Context,
+    temporary: Temporary,
+    patience: Patience,
+}
+
+impl Shared {
+    pub(super) fn new(context: Context, patience: Patience) -> Self {
+        let temporary = Temporary::new(context.temporary.clone());
+        Self { context, temporary, patience }
+    }
+}
+
+/// The program of one engine.
+pub(super) struct Program {
+    settings: EngineSettings,
+    shared: Arc<Shared>,
+    /// Variables beside the harmless ones.
+    variables: BTreeMap<OsString, OsString>,
+}
+
+/// The output of a program that was successful.
+pub(super) struct Output {
+    pub(super) stdout: Vec<u8>,
+}
+
+impl Output {
+    /// The output as text.
+    pub(super) fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.stdout)
+    }
+}
+
+impl Program {
+    pub(super) fn new(settings: EngineSettings, shared: Arc<Shared>) -> Self {
+        Self { settings, shared, variables: BTreeMap::new() }
+    }
+
+    /// Adds a variable to the program's environment.
+    pub(super) fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        self.variables.insert(name.into(), value.into());
+    }
+
+    pub(super) fn settings(&self) -> &EngineSettings {
+        &self.settings
+    }
+
+    pub(super) fn cancel(&self) -> &Cancel {
+        &self.shared.context.cancel
+    }
+
+    /// The value of a variable of this process.
+    pub(super) fn variable(&self, name: &str) -> Option<&OsStr> {
+        let value = self.shared.context.environment.get(OsStr::new(name))?;
+        (!value.is_empty()).then_some(value)
+    }
+
+    /// Runs a short command to its end.
+    ///
+    /// # Errors
+    /// The program fails, or writes more than anybody reads.
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<Output, EngineError> {
+        let patience = self.shared.patience.short;
+        let line = |line| self.tell(line);
+        let cancel = &self.shared.context.cancel;
+        let rules = Rules { cancel, patience, output: MAX_LISTING, is_output_whole: true, line: &line };
+        let ended = child::run(self.command(arguments, None), &rules);
+        self.end(arguments, ended, patience)
+    }
+
+    /// Runs a command that reads what `archive` writes.
+    ///
+    /// # Errors
+    /// The program fails, or the archive does.
+    pub(super) fn feed(&self, arguments: &[&str], archive: Archive<'_>) -> Result<(), EngineError> {
+        let patience = self.shared.patience.load;
+        let line = |line| self.tell(line);
+        let cancel = &self.shared.context.cancel;
+        let rules = Rules { cancel, patience, output: MAX_CHATTER, is_output_whole: false, line: &line };
+        let temporary = self.shared.temporary.enter().map_err(|error| EngineError::Failed {
+            engine: self.settings.name.as_str(),
+            doing: self.doing(arguments),
+            status: "its directory for temporary files cannot be made".to_owned(),
+            words: shown(&format!("{}: {error}", self.shared.context.temporary.display())),
+        })?;
+        let ended = child::feed(self.command(arguments, Some(temporary.path())), &rules, archive);
+        self.end(arguments, ended, patience).map(drop)
+    }
+
+    fn tell(&self, line: String) {
+        let name = self.settings.name;
+        self.shared.context.reporter.report(Event::Detail(format!("{name}: {line}")));
+    }
+
+    /// Prepares the start of the program; the `PATH` that it gets is the one that it is looked up
+    /// on.
+    fn command(&self, arguments: &[&str], temporary: Option<&Path>) -> Command {
+        let mut command = Command::new(&self.settings.command);
+        let harmless = self.shared.context.environment.iter().filter(|(name, _)| is_harmless(name));
+        command.args(arguments).env_clear().envs(harmless).envs(&self.variables);
+        if let Some(temporary) = temporary {
+            command.env("TMPDIR", temporary);
+        }
+        command
+    }
+
+    /// Tells what the end of a child means.
+    fn end(
+        &self,
+        arguments: &[&str],
+        ended: std::io::Result<Ended>,
+        patience: Duration,
+    ) -> Result<Output, EngineError> {
+        let engine = self.settings.name.as_str();
+        let Ended { how, stdout, words } = ended.map_err(|source| EngineError::NotRun {
+            engine,
+            command: shown(&self.settings.command),
+            source,
+        })?;
+        let doing = self.doing(arguments);
+        let failed = |doing, status: String, words| Err(EngineError::Failed { engine, doing, status, words });
+        match how {
+            How::Exited(status) if status.success() => Ok(Output { stdout }),
+            How::TookPart(status) if status.success() => {
+                failed(doing, "it has not read all of the archive".to_owned(), words)
+            }
+            How::Exited(status) | How::TookPart(status) => failed(doing, status.to_string(), words),
+            How::Stopped => failed(doing, "stopped".to_owned(), words),
+            How::Abandoned(error) => {
+                failed(doing, "its archive is not complete".to_owned(), shown(&error.to_string()))
+            }
+            How::Hung => Err(EngineError::Hung { engine, doing, seconds: patience.as_secs() }),
+            How::Flooded => Err(EngineError::Unreadable {
+                engine,
+                doing,
+                reason: format!("more than {} MiB", MAX_LISTING >> 20),
+            }),
+        }
+    }
+
+    /// The subcommand as people type it, without options and what belongs to them.
+    fn doing(&self, arguments: &[&str]) -> String {
+        let program = self.settings.command.rsplit('/').next().unwrap_or_default();
+        let subcommands = ["images", "image", "import", "ls", "rm", "check", "load", "info", "rmi", "ps"];
+        let more = ["containers", "--version"];
+        let words = arguments.iter().filter(|word| subcommands.contains(word) || more.contains(word));
+        shown(&[program].iter().chain(words).copied().collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// True if a program may get the variable `name`.
+fn is_harmless(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let is_known = |known: &&str| match known.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == *known,
+    };
+    HARMLESS.iter().any(|known| is_known(&known)) && !SECRET.iter().any(|secret| name.contains(secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_harmless() {
+        for name in [
+            "PATH",
+            "HOME",
+            "LC_ALL",
+            "XDG_RUNTIME_DIR",
+            "CONTAINER_HOST",
+            "CONTAINERS_CONF",
+            "STORAGE_DRIVER",
+        ] {
+            assert!(is_harmless(OsStr::new(name)), "{name}");
+        }
+        for name in [
+            "GITHUB_TOKEN",
+            "HTTPS_PROXY",
+            "https_proxy",
+            "CONTAINER_PASSPHRASE",
+            "CONTAINERS_REGISTRY_PASSWORD",
+            "MSB_API_KEY",
+            "DOCKER_AUTH_CONFIG",
+            "REGISTRY_AUTH_FILE",
+            "LD_PRELOAD",
+            "PATHS",
+        ] {
+            assert!(!is_harmless(OsStr::new(name)), "{name}");
+        }
+    }
+}
