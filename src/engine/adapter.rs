@@ -66,27 +66,38 @@ pub(crate) trait Engine: Send + Sync {
     fn sweep(&self) {}
 }
 
-/// Takes `name` out of `engine` by `remove`, and believes the listing afterwards: exit codes lie.
-pub(super) fn remove_one(
+/// The result of telling an engine to remove a reference: its word, or the user of the image for
+/// whose sake it was not told.
+pub(super) enum Told {
+    Used(String),
+    Removal(Result<Output, EngineError>),
+}
+
+/// Takes `names` out of `engine` by `tell`, and believes the listing afterwards: exit codes lie.
+pub(super) fn remove_each(
     engine: &dyn Engine,
-    name: &str,
-    remove: impl FnOnce(&str) -> Result<Output, EngineError>,
-) -> Removed {
-    let failure = remove(name).err();
+    names: &[String],
+    tell: impl Fn(&str) -> Told,
+) -> Vec<Removed> {
+    let told: Vec<Told> = names.iter().map(|name| tell(name)).collect();
     let listing = engine.list();
-    if listing.as_ref().is_ok_and(|listing| !listing.images.contains_key(name)) {
-        return Removed::Gone;
-    }
-    match (failure, listing) {
-        (Some(EngineError::Failed { words, .. }), _) if is_in_use(&words) => Removed::InUse(words),
-        (Some(error), _) | (None, Err(error)) => Removed::Failed(error),
-        (None, Ok(_)) => Removed::Failed(EngineError::Failed {
-            engine: engine.settings().name.as_str(),
-            doing: format!("the removal of {}", shown(name)),
-            status: "it is listed still".to_owned(),
-            words: String::new(),
-        }),
-    }
+    let failed = |name: &str, status: &str| EngineError::Failed {
+        engine: engine.settings().name.as_str(),
+        doing: format!("the removal of {}", shown(name)),
+        status: status.to_owned(),
+        words: String::new(),
+    };
+    let result = |(name, told): (&String, Told)| match (&listing, told) {
+        (Ok(listing), _) if !listing.images.contains_key(name) => Removed::Gone,
+        (_, Told::Used(user)) => Removed::InUse(format!("container {user} uses it")),
+        (_, Told::Removal(Err(EngineError::Failed { words, .. }))) if is_in_use(&words) => {
+            Removed::InUse(words)
+        }
+        (_, Told::Removal(Err(error))) => Removed::Failed(error),
+        (Ok(_), Told::Removal(Ok(_))) => Removed::Failed(failed(name, "it is listed still")),
+        (Err(error), Told::Removal(Ok(_))) => Removed::Failed(failed(name, &error.to_string())),
+    };
+    names.iter().zip(told).map(result).collect()
 }
 
 fn is_in_use(words: &str) -> bool {

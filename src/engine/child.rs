@@ -46,7 +46,7 @@ pub(super) struct Rules<'a> {
     /// True if it is ended where it writes more.
     pub(super) is_output_whole: bool,
     /// The listener to each line that it writes to stderr, escaped and cut.
-    pub(super) line: &'a (dyn Fn(String) + Sync),
+    pub(super) line: &'a (dyn Fn(&str) + Sync),
 }
 
 /// A child that has ended.

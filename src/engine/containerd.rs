@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use super::adapter::{Engine, Removed, full_name, remove_one};
+use super::adapter::{Engine, Removed, Told, full_name, remove_each};
 use super::child::Archive;
 use super::lines::shown;
 use super::program::{Output, Program};
 use super::version::Version;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
-use crate::state::{EngineListing, EngineSettings};
+use crate::state::{EngineListing, EngineName, EngineSettings};
 
 pub(super) struct Containerd {
     program: Program,
@@ -100,14 +100,25 @@ impl Engine for Containerd {
     }
 
     fn remove(&self, names: &[String]) -> Vec<Removed> {
-        let remove = |name: &String| match self.users() {
-            Err(error) => Removed::Failed(error),
-            Ok(users) => match users.get(name) {
-                Some(user) => Removed::InUse(format!("container {user} uses it")),
-                None => remove_one(self, name, |name| self.run(&["images", "rm", name])),
-            },
+        let users = match self.users() {
+            Ok(users) => users,
+            // A removal would ask nobody.
+            Err(error) => return names.iter().map(|_| Removed::Failed(unknown_users(&error))).collect(),
         };
-        names.iter().map(remove).collect()
+        remove_each(self, names, |name| match users.get(name) {
+            Some(user) => Told::Used(user.clone()),
+            None => Told::Removal(self.run(&["images", "rm", name])),
+        })
+    }
+}
+
+/// Makes the error for images that may be in use.
+fn unknown_users(error: &EngineError) -> EngineError {
+    EngineError::Failed {
+        engine: EngineName::Containerd.as_str(),
+        doing: "ctr containers ls".to_owned(),
+        status: "nothing is removed".to_owned(),
+        words: error.to_string(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 
-use super::adapter::{Engine, Removed, remove_one, unreadable};
+use super::adapter::{Engine, Removed, Told, remove_each, unreadable};
 use super::child::Archive;
 use super::program::Program;
 use super::version::Version;
@@ -81,8 +81,7 @@ impl Engine for Docker {
     }
 
     fn remove(&self, names: &[String]) -> Vec<Removed> {
-        let remove = |name: &String| remove_one(self, name, |name| self.program.run(&["image", "rm", name]));
-        names.iter().map(remove).collect()
+        remove_each(self, names, |name| Told::Removal(self.program.run(&["image", "rm", name])))
     }
 }
 

@@ -30,7 +30,7 @@ fn cut(text: &str, width: usize) -> String {
 
 /// The lines of one program.
 pub(super) struct Lines<'a> {
-    tell: &'a (dyn Fn(String) + Sync),
+    tell: &'a (dyn Fn(&str) + Sync),
     told: usize,
     /// The line that has not ended.
     line: Vec<u8>,
@@ -38,7 +38,7 @@ pub(super) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn new(tell: &'a (dyn Fn(String) + Sync)) -> Self {
+    pub(super) fn new(tell: &'a (dyn Fn(&str) + Sync)) -> Self {
         Self { tell, told: 0, line: Vec::new(), last: VecDeque::new() }
     }
 
@@ -76,9 +76,9 @@ impl<'a> Lines<'a> {
         let line = cut(text, WIDTH);
         self.told += 1;
         if self.told <= TOLD {
-            (self.tell)(line.clone());
+            (self.tell)(&line);
         } else if self.told == TOLD + 1 {
-            (self.tell)("(more, which is not shown)".to_owned());
+            (self.tell)("(more, which is not shown)");
         }
         if self.last.len() == LAST {
             self.last.pop_front();
@@ -95,9 +95,11 @@ mod tests {
 
     fn lines(pieces: &[&[u8]]) -> (Vec<String>, String) {
         let told = Mutex::new(Vec::new());
-        let tell = |line| told.lock().unwrap().push(line);
+        let tell = |line: &str| told.lock().unwrap().push(line.to_owned());
         let mut lines = Lines::new(&tell);
-        pieces.iter().for_each(|piece| lines.take(piece));
+        for piece in pieces {
+            lines.take(piece);
+        }
         let last = lines.last_words();
         (told.into_inner().unwrap(), last)
     }
@@ -115,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_bounded() {
-        let many: String = (0..10_000).map(|number| format!("line {number}\n")).collect();
+        let many = (0..10_000).map(|number| format!("line {number}\n")).collect::<Vec<_>>().concat();
         let (told, last) = lines(&[many.as_bytes()]);
         assert_eq!(told.len(), TOLD + 1);
         assert_eq!(last, "line 9995; line 9996; line 9997; line 9998; line 9999");

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::adapter::{Engine, Removed, full_name, remove_one, unreadable};
+use super::adapter::{Engine, Removed, Told, full_name, remove_each, unreadable};
 use super::child::Archive;
 use super::program::Program;
 use super::version::Version;
@@ -93,8 +93,7 @@ impl Engine for Microsandbox {
     }
 
     fn remove(&self, names: &[String]) -> Vec<Removed> {
-        let remove = |name: &String| remove_one(self, name, |name| self.program.run(&["image", "rm", name]));
-        names.iter().map(remove).collect()
+        remove_each(self, names, |name| Told::Removal(self.program.run(&["image", "rm", name])))
     }
 
     fn files(

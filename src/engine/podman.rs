@@ -3,9 +3,11 @@
 //! podman takes one image an archive, under one name. A removal unties one name of several, also
 //! where a container was made from it: so containers are looked at first.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
-use super::adapter::{Engine, Removed, full_name, remove_one, unreadable};
+use super::adapter::{Engine, Removed, Told, full_name, remove_each, unreadable};
 use super::child::Archive;
 use super::lines::shown;
 use super::program::Program;
@@ -34,15 +36,16 @@ impl Podman {
         Self { program, version: Version::at_least((4, 0, 0), "4.0.0") }
     }
 
-    /// Finds a container that was made from the image `name`. Where containers cannot be listed
-    /// podman itself refuses the last name of an image that one uses.
-    fn user_of(&self, name: &str) -> Option<String> {
+    /// Lists the images that containers were made from, each with one of these. Where they cannot be
+    /// listed podman itself refuses the last name of an image that one uses.
+    fn users(&self) -> BTreeMap<String, String> {
         let arguments = ["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Image}}"];
-        let output = self.program.run(&arguments).ok()?;
-        output.text().lines().find_map(|line| {
+        let Ok(output) = self.program.run(&arguments) else { return BTreeMap::new() };
+        let user = |line: &str| {
             let (id, image) = line.split_once(' ')?;
-            (full_name(image.trim()) == name).then(|| shown(id.get(..12).unwrap_or(id)))
-        })
+            Some((full_name(image.trim()), shown(id.get(..12).unwrap_or(id))))
+        };
+        output.text().lines().filter_map(user).collect()
     }
 }
 
@@ -67,11 +70,11 @@ impl Engine for Podman {
     }
 
     fn remove(&self, names: &[String]) -> Vec<Removed> {
-        let remove = |name: &String| match self.user_of(name) {
-            Some(user) => Removed::InUse(format!("container {user} uses it")),
-            None => remove_one(self, name, |name| self.program.run(&["rmi", name])),
-        };
-        names.iter().map(remove).collect()
+        let users = self.users();
+        remove_each(self, names, |name| match users.get(name) {
+            Some(user) => Told::Used(user.clone()),
+            None => Told::Removal(self.program.run(&["rmi", name])),
+        })
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { short: Duration::from_secs(30), load: Duration::from_mins(10) }
+        Self { short: Duration::from_secs(30), load: Duration::from_secs(600) }
     }
 }
 
@@ -140,7 +140,7 @@ impl Program {
     /// The program fails, or writes more than anybody reads.
     pub(super) fn run(&self, arguments: &[&str]) -> Result<Output, EngineError> {
         let patience = self.shared.patience.short;
-        let line = |line| self.tell(line);
+        let line = |line: &str| self.tell(line);
         let cancel = &self.shared.context.cancel;
         let rules = Rules { cancel, patience, output: MAX_LISTING, is_output_whole: true, line: &line };
         let ended = child::run(self.command(arguments, None), &rules);
@@ -153,7 +153,7 @@ impl Program {
     /// The program fails, or the archive does.
     pub(super) fn feed(&self, arguments: &[&str], archive: Archive<'_>) -> Result<(), EngineError> {
         let patience = self.shared.patience.load;
-        let line = |line| self.tell(line);
+        let line = |line: &str| self.tell(line);
         let cancel = &self.shared.context.cancel;
         let rules = Rules { cancel, patience, output: MAX_CHATTER, is_output_whole: false, line: &line };
         let temporary = self.shared.temporary.enter().map_err(|error| EngineError::Failed {
@@ -166,7 +166,7 @@ impl Program {
         self.end(arguments, ended, patience).map(drop)
     }
 
-    fn tell(&self, line: String) {
+    fn tell(&self, line: &str) {
         let name = self.settings.name;
         self.shared.context.reporter.report(Event::Detail(format!("{name}: {line}")));
     }
@@ -230,11 +230,11 @@ impl Program {
 /// True if a program may get the variable `name`.
 fn is_harmless(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
-    let is_known = |known: &&str| match known.strip_suffix('*') {
+    let is_known = |known: &str| match known.strip_suffix('*') {
         Some(start) => name.starts_with(start),
-        None => name == *known,
+        None => name == known,
     };
-    HARMLESS.iter().any(|known| is_known(&known)) && !SECRET.iter().any(|secret| name.contains(secret))
+    HARMLESS.iter().any(|known| is_known(known)) && !SECRET.iter().any(|secret| name.contains(secret))
 }
 
 #[cfg(test)]

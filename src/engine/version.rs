@@ -7,17 +7,22 @@ use super::program::Program;
 use crate::error::EngineError;
 use crate::threads::lock;
 
+/// A version, the most important number first.
+type Numbers = (u64, u64, u64);
+
+/// The version that a program tells, if there is one in its words, and the words.
+type Found = (Option<Numbers>, String);
+
 /// The version of one engine's program, read when it is first needed.
 pub(super) struct Version {
-    oldest: (u64, u64, u64),
+    oldest: Numbers,
     /// The same, in words.
     needed: &'static str,
-    /// The version that was read, with the program's own words.
-    found: Mutex<Option<(Option<(u64, u64, u64)>, String)>>,
+    found: Mutex<Option<Found>>,
 }
 
 impl Version {
-    pub(super) fn at_least(oldest: (u64, u64, u64), needed: &'static str) -> Self {
+    pub(super) fn at_least(oldest: Numbers, needed: &'static str) -> Self {
         Self { oldest, needed, found: Mutex::new(None) }
     }
 
@@ -42,7 +47,7 @@ impl Version {
 }
 
 /// Finds the first three numbers with dots between them in `text`.
-fn first_version(text: &str) -> Option<(u64, u64, u64)> {
+fn first_version(text: &str) -> Option<Numbers> {
     text.split(|c: char| !(c.is_ascii_digit() || c == '.')).find_map(|word| {
         let mut numbers = word.split('.').map(str::parse::<u64>);
         match (numbers.next(), numbers.next(), numbers.next()) {

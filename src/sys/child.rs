@@ -118,7 +118,7 @@ mod tests {
         let mut stdin = child.stdin.take().unwrap();
         set_nonblocking(&stdin).unwrap();
         enlarge_pipe(&stdin);
-        let block = [0; 64 << 10];
+        let block = vec![0; 64 << 10];
         let error = (0..1000).find_map(|_| stdin.write(&block).err()).unwrap();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         await_room(&stdin, Duration::from_millis(1));
@@ -127,7 +127,7 @@ mod tests {
         while !has_ended(child.id()) {}
         assert!(has_ended(child.id()), "it was waited for");
         assert!(!child.wait().unwrap().success());
-        await_room(&stdin, Duration::from_mins(10));
+        await_room(&stdin, Duration::from_secs(600));
         assert_eq!(stdin.write(&block).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -11,7 +11,7 @@ const VERSION: &str = "[ \"$1\" = --version ] && { echo podman version 4.3.1; ex
 
 /// Writes so many MiB, more than any pipe holds.
 fn megabytes(count: usize) -> impl FnMut(&mut dyn Write) -> io::Result<()> {
-    move |out| (0..count).try_for_each(|_| out.write_all(&[7; 1 << 20]))
+    move |out| (0..count).try_for_each(|_| out.write_all(&vec![7; 1 << 20]))
 }
 
 #[track_caller]
@@ -137,7 +137,7 @@ fn a_stop_ends_a_program_within_a_second() {
             stopped.get_or_init(Instant::now);
             cancel.cancel();
             loop {
-                out.write_all(&[0; 1 << 16])?;
+                out.write_all(&vec![0; 1 << 16])?;
             }
         };
         let error = text(podman.load(&mut endless));
