@@ -19,6 +19,7 @@ mod disk;
 mod docs;
 mod engine_output;
 mod examples;
+mod export;
 mod faults;
 mod folding;
 mod homes;

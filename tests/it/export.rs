@@ -1,0 +1,217 @@
+//! `export`: bundles as others read them, the same each time, and none where something is wrong.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::check::wanted;
+use crate::support::fake_registry::{FakeRegistry, Fault};
+use crate::support::image::{BlobSet, Descriptor, Image, Layer, file, noise};
+use crate::support::sandbox::Sandbox;
+use crate::support::{sha256, tool};
+
+const NAME: &str = "io.containerd.image.name";
+const INDEX: &str = "dev.msb-sync.index";
+
+/// Two images that share a layer, one behind an index of two platforms.
+fn content() -> (BlobSet, [Descriptor; 2], Descriptor) {
+    let mut content = BlobSet::default();
+    let shared = Layer::of(&[file("shared", noise(1, 300_000))]);
+    let own = |name: &str| Layer::of(&[file("own", name)]);
+    let one = content.image(&Image::new(&[shared.clone(), own("one")]));
+    let foreign = content.image(&Image::new(&[own("foreign")]).platform("linux/s390x"));
+    let two = content.image(&Image::new(&[shared, own("two")]).docker());
+    let index = content.index(false, &[foreign, one.clone()]);
+    content.tag("team/one:1", &index);
+    content.tag("team/two:1", &two);
+    (content, [one, two], index)
+}
+
+/// A registry with them, and a sandbox that lists and locks both.
+fn locked() -> (Sandbox, FakeRegistry, [Descriptor; 2], Descriptor) {
+    let (content, images, index) = content();
+    let registry = FakeRegistry::start(content);
+    let sandbox = Sandbox::new();
+    sandbox.images(&wanted(&registry.name(), &["team/one:1", "team/two:1"]));
+    sandbox.msb("lock").run().success();
+    (sandbox, registry, images, index)
+}
+
+/// The members of a tar, by name.
+fn members(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    use std::io::Read as _;
+    let mut archive = tar::Archive::new(std::fs::File::open(path).unwrap());
+    let member = |entry: std::io::Result<tar::Entry<'_, std::fs::File>>| {
+        let mut entry = entry.unwrap();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (entry.path().unwrap().display().to_string(), bytes)
+    };
+    archive.entries().unwrap().map(member).collect()
+}
+
+fn blob(digest: &str) -> String {
+    format!("blobs/{}", digest.replace(':', "/"))
+}
+
+#[test]
+fn a_bundle_has_the_original_bytes_and_is_the_same_each_time() {
+    let (sandbox, registry, [one, two], index) = locked();
+    sandbox.msb("export --output a.tar").run().success();
+    sandbox.msb("export --output b.tar").run().success();
+    let (first, second) = (sandbox.work().join("a.tar"), sandbox.work().join("b.tar"));
+    assert!(std::fs::read(&first).unwrap() == std::fs::read(&second).unwrap(), "they differ");
+
+    let members = members(&first);
+    for (name, bytes) in members.iter().filter(|(name, _)| name.starts_with("blobs/")) {
+        assert_eq!(blob(&sha256(bytes)), *name);
+    }
+    let listed: Value = serde_json::from_slice(&members["index.json"]).unwrap();
+    let entries = listed["manifests"].as_array().unwrap();
+    assert_eq!(entries.len(), 2, "{listed:#}");
+    assert_eq!(entries[0]["digest"], one.digest());
+    assert_eq!(entries[0]["annotations"][NAME], format!("{}/team/one:1", registry.name()));
+    assert_eq!(entries[0]["annotations"][INDEX], index.digest());
+    assert_eq!(entries[1]["digest"], two.digest());
+    assert_eq!(entries[1]["annotations"][INDEX], Value::Null);
+    assert!(members.contains_key(&blob(index.digest())));
+    let lockfile = std::fs::read(sandbox.work().join("images.lock")).unwrap();
+    assert_eq!(String::from_utf8_lossy(&members["images.lock"]), String::from_utf8_lossy(&lockfile));
+    // Nothing was recorded or extracted.
+    assert_eq!(sandbox.extracted(), [] as [&str; 0]);
+
+    sandbox.msb("export --index --docker --output c.tar").run().success();
+    let members = self::members(&sandbox.work().join("c.tar"));
+    let listed: Value = serde_json::from_slice(&members["index.json"]).unwrap();
+    assert_eq!(listed["manifests"][0]["digest"], index.digest());
+    let docker: Value = serde_json::from_slice(&members["manifest.json"]).unwrap();
+    assert_eq!(docker[1]["RepoTags"][0], format!("{}/team/two:1", registry.name()));
+}
+
+#[test]
+fn skopeo_and_podman_keep_the_digests_of_a_bundle() {
+    let (sandbox, registry, [one, _], _) = locked();
+    sandbox.msb("export --output all.tar").run().success();
+    sandbox.msb("export --output all").run().success();
+    let reference = format!("{}/team/one:1", registry.name());
+    // Of Docker's manifests skopeo finds no names in a layout, whoever wrote it.
+    for place in ["oci-archive:all.tar", "oci:all"] {
+        let from = format!("{place}:{reference}");
+        let raw = tool(&sandbox.work(), "skopeo", &["--insecure-policy", "inspect", "--raw", &from]);
+        assert_eq!(sha256(&raw), one.digest(), "{from}");
+    }
+    if std::process::Command::new("podman").arg("--version").output().is_err() {
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "needs Debian's podman: nothing is loaded into it here");
+        return;
+    }
+    sandbox.msb("export --output one.tar --image").arg(&reference).run().success();
+    let (root, run) = (sandbox.root().join("storage"), sandbox.root().join("run"));
+    let storage =
+        ["--storage-driver", "vfs", "--root", root.to_str().unwrap(), "--runroot", run.to_str().unwrap()];
+    let podman = |arguments: &[&str]| tool(&sandbox.work(), "podman", &[&storage[..], arguments].concat());
+    podman(&["load", "-i", "one.tar"]);
+    let images: Value = serde_json::from_slice(&podman(&["images", "--format", "json"])).unwrap();
+    assert_eq!(images[0]["Names"][0], reference.as_str(), "{images:#}");
+    assert_eq!(images[0]["Digest"], one.digest(), "{images:#}");
+}
+
+#[test]
+fn a_directory_is_completed_and_its_blobs_are_not_believed_by_name() {
+    let (sandbox, registry, [one, _], _) = locked();
+    sandbox.msb("export --output bundle").run().success();
+    let bundle = sandbox.work().join("bundle");
+    let state = || -> BTreeMap<_, _> {
+        let files = ["index.json", "images.lock", "oci-layout"].map(str::to_owned);
+        let blobs = std::fs::read_dir(bundle.join("blobs/sha256")).unwrap();
+        let blobs = blobs.map(|blob| format!("blobs/sha256/{}", blob.unwrap().file_name().display()));
+        files
+            .into_iter()
+            .chain(blobs)
+            .map(|name| {
+                let metadata = bundle.join(&name).metadata().unwrap();
+                (name, (metadata.ino(), metadata.mtime_nsec()))
+            })
+            .collect()
+    };
+    let before = state();
+    registry.forget();
+    sandbox.msb("export --output bundle").run().success();
+    assert_eq!(state(), before, "something was written");
+    let shared = Layer::of(&[file("shared", noise(1, 300_000))]).digest();
+    assert!(registry.requests().iter().all(|request| !request.contains(&shared)), "fetched again");
+
+    let damaged = bundle.join(blob(one.digest()));
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    bytes[3] ^= 1;
+    std::fs::write(&damaged, &bytes).unwrap();
+    std::fs::remove_file(bundle.join("index.json")).unwrap();
+    sandbox.msb("export --output bundle").run().success();
+    assert_eq!(sha256(&std::fs::read(&damaged).unwrap()), one.digest());
+    assert!(bundle.join("index.json").exists());
+
+    let other = sandbox.work().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("file"), "theirs").unwrap();
+    sandbox.msb("export --output other").run().code(2).says("holds other things");
+    assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
+}
+
+#[test]
+fn a_delta_lacks_the_layers_that_the_receiver_has() {
+    let (sandbox, registry, [_, two], _) = locked();
+    std::fs::copy(sandbox.work().join("images.lock"), sandbox.work().join("old.lock")).unwrap();
+    let shared = Layer::of(&[file("shared", noise(1, 300_000))]);
+    let new = Layer::of(&[file("own", "newer")]);
+    let moved = registry.edit(|content| {
+        let moved = content.image(&Image::new(&[shared.clone(), new.clone()]).docker());
+        content.tag("team/two:1", &moved);
+        moved
+    });
+    sandbox.msb("lock --upgrade").run().success();
+    let exported = sandbox.msb("export --json --since old.lock --output delta.tar").run().success().json();
+    let members = members(&sandbox.work().join("delta.tar"));
+    assert!(members.contains_key(&blob(&new.digest())) && members.contains_key(&blob(moved.digest())));
+    assert!(!members.contains_key(&blob(&shared.digest())) && !members.contains_key(&blob(two.digest())));
+    let left_out = exported["left_out"].as_array().unwrap();
+    assert!(left_out.iter().any(|digest| *digest == shared.digest().as_str()), "{exported:#}");
+}
+
+#[test]
+fn what_is_damaged_on_the_way_makes_no_bundle() {
+    let (sandbox, registry, ..) = locked();
+    let old = sandbox.write("old.tar", "as it was");
+    registry.on(|request| request.path.contains("/blobs/").then(Fault::corrupt));
+    sandbox.msb("export --output old.tar").run().code(1);
+    assert_eq!(std::fs::read_to_string(old).unwrap(), "as it was");
+    sandbox.msb("export --output new").run().code(1);
+    assert!(!sandbox.work().join("new/index.json").exists());
+    registry.behave();
+    sandbox.msb("export --output new").run().success();
+    sandbox.msb("export --output old.tar").run().success();
+    assert!(members(&sandbox.work().join("old.tar")).contains_key("index.json"));
+    assert_eq!(std::fs::read_dir(sandbox.work()).unwrap().count(), 4, "something was left behind");
+}
+
+#[test]
+fn kept_blobs_need_no_registry_and_a_reader_that_leaves_is_told() {
+    let (sandbox, registry, ..) = locked();
+    let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
+    sandbox.images(&format!("[settings]\nblobs = \"keep\"\n{text}"));
+    sandbox.msb("export --output before.tar").run().success();
+    sandbox.msb("apply").run().success();
+    registry.forget();
+    let exported = sandbox.msb("export --json --output after.tar").run().success().json();
+    assert_eq!(exported["requests"], 0, "{exported:#}");
+    assert_eq!(registry.requests(), [] as [&str; 0]);
+    let read = |name: &str| std::fs::read(sandbox.work().join(name)).unwrap();
+    assert!(read("before.tar") == read("after.tar"), "kept blobs give other bytes");
+
+    let program = env!("CARGO_BIN_EXE_msb-sync");
+    let script = format!("{program} export --output - | head -c 1000 > /dev/null; echo ${{PIPESTATUS[0]}}");
+    let output = sandbox.program("bash", &["-c", &script]).run().success();
+    assert_eq!(output.stdout.trim(), "1", "{output}");
+    assert!(output.stderr.contains("Broken pipe"), "{output}");
+}
