@@ -41,8 +41,10 @@ use crate::sys;
 use crate::threads;
 use fetcher::{Counters, Fetcher, Finished};
 use group::Group;
+pub(crate) use kept::kept_index;
 use loads::{Feed, LoadResult, Loads};
 pub use outcome::Outcome;
+pub(crate) use removals::take_out;
 use waitlist::Waitlist;
 
 /// Files that a run has open beside its downloads, more or less: catalog, locks, the store's
@@ -392,7 +394,7 @@ impl Executor<'_> {
             return;
         }
         let taken_out = self.catalog.loaded().map_err(Error::from).and_then(|all: Vec<LoadedReference>| {
-            let taken_out = removals::take_out(self.engines, &plan.engine_removals, &all, self.reporter);
+            let taken_out = take_out(self.engines, &plan.engine_removals, &all, self.reporter);
             self.catalog.forget_loads(&taken_out.gone)?;
             Ok(taken_out)
         });

@@ -56,8 +56,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-#[expect(unused_imports, reason = "the rooms that keep blobs are being built")]
-pub(crate) use blobs::{Blobs, KeptBlob, RemovedBlobs, blobs_of, keep, remove_blobs, write_blobs_index};
+pub use blobs::KeptBlob;
+pub(crate) use blobs::{Blobs, keep, remove_blobs, write_blobs_index};
 pub(crate) use directories::{PRIVATE_MODE, make_directory};
 pub(crate) use downloads::{PartialDownload, partial_downloads, remove_download};
 pub(crate) use homes::{claim, claims_of_others};

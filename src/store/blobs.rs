@@ -47,7 +47,7 @@ pub(crate) struct Blobs {
 
 /// A blob that is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct KeptBlob {
+pub struct KeptBlob {
     /// The digest by which it is named.
     pub digest: BlobDigest,
     /// The place where it lies.

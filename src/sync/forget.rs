@@ -15,7 +15,7 @@ use crate::diagnostic::nearest;
 use crate::error::{InputError, RecordedError};
 use crate::image_ref::ImageRef;
 use crate::plan::{self, Refusals};
-use crate::state::{Owner, RecordedImage};
+use crate::state::{LoadedReference, Owner, RecordedImage};
 
 /// Similar owners that a message names, at most.
 const MAX_SIMILAR: usize = 5;
@@ -65,6 +65,16 @@ impl Wish for Named {
         Err(not_recorded(self.0.iter(), &BTreeMap::new()))
     }
 
+    fn unwanted(
+        &self,
+        _catalog: &Catalog,
+        leaving: &BTreeSet<&ImageRef>,
+        mut loaded: Vec<LoadedReference>,
+    ) -> Result<Vec<LoadedReference>, VerbError> {
+        loaded.retain(|row| leaving.contains(&row.reference));
+        Ok(loaded)
+    }
+
     fn removals(&self, catalog: &Catalog, _locked: bool) -> Result<Removals, VerbError> {
         let recorded = by_reference(catalog.all()?);
         let images =
@@ -85,11 +95,22 @@ impl Wish for Owned {
         Err(unknown_owner(&self.0, &BTreeMap::new()))
     }
 
+    fn unwanted(
+        &self,
+        _catalog: &Catalog,
+        _leaving: &BTreeSet<&ImageRef>,
+        mut loaded: Vec<LoadedReference>,
+    ) -> Result<Vec<LoadedReference>, VerbError> {
+        loaded.retain(|row| row.owner == self.0);
+        Ok(loaded)
+    }
+
     fn removals(&self, catalog: &Catalog, locked: bool) -> Result<Removals, VerbError> {
         let recorded = by_reference(catalog.all()?);
         let images = plan::removals_of_owner(&self.0, &recorded);
         // Under the lock, somebody else may have done all.
-        if images.is_empty() && !locked {
+        let has_loaded = || Ok::<_, VerbError>(catalog.loaded()?.iter().any(|row| row.owner == self.0));
+        if images.is_empty() && !locked && !has_loaded()? {
             return Err(unknown_owner(&self.0, &recorded));
         }
         Ok(Removals { images, recorded, waiting_for: Vec::new() })

@@ -1,5 +1,7 @@
 //! `inspect`: one recorded image in full. Nothing is written, no registry is asked.
 
+use std::collections::BTreeSet;
+
 use super::list::{ListedImage, Users, distinct, listed};
 use super::session::Session;
 use super::stacking::{self, Stacking};
@@ -8,8 +10,8 @@ use super::verb_error::VerbError;
 use crate::catalog::Catalog;
 use crate::extract::{InventoryReader, Totals};
 use crate::image_ref::ImageRef;
-use crate::state::ConfigRecord;
-use crate::store::Places;
+use crate::state::{ConfigRecord, RecordedImage};
+use crate::store::{Blobs, KeptBlob, Places};
 use crate::sys;
 
 /// One image in full.
@@ -21,6 +23,8 @@ pub struct InspectedImage {
     pub config: Option<ConfigRecord>,
     /// The sum of its layers, as far as there are inventories.
     pub totals: Totals,
+    /// The blobs of the image that are kept, documents first, each once.
+    pub blobs: Vec<KeptBlob>,
     /// The effect of stacking its layers, as far as there are inventories.
     pub stacking: Stacking,
 }
@@ -77,5 +81,19 @@ pub fn inspect(session: &Session, reference: &ImageRef) -> Result<Option<Inspect
         }
         Some(())
     });
-    Ok(Some(InspectedImage { listed, config, totals, stacking }))
+    let blobs = kept_blobs(session, &listed.image);
+    Ok(Some(InspectedImage { listed, config, totals, blobs, stacking }))
+}
+
+/// Finds those blobs of an image that are kept.
+fn kept_blobs(session: &Session, image: &RecordedImage) -> Vec<KeptBlob> {
+    let kept = Blobs::of(&session.home);
+    let documents = image.documents.iter().map(|document| (&document.digest, document.size));
+    let layers = image.layers.iter().map(|layer| (&layer.digest, layer.size));
+    let mut seen = BTreeSet::new();
+    documents
+        .chain(layers)
+        .filter(|(digest, size)| seen.insert(*digest) && kept.has(digest, *size))
+        .map(|(digest, size)| KeptBlob { digest: digest.clone(), path: kept.path(digest), size })
+        .collect()
 }

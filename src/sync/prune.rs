@@ -3,7 +3,8 @@
 //!
 //! After images and layers, `prune` takes partial downloads that no run is writing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
 
 use super::pruned::Pruned;
@@ -19,7 +20,7 @@ use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan;
 use crate::selection::CompiledRule;
-use crate::state::{Desired, Observed, Owner, RecordedImage, TagSelection};
+use crate::state::{Desired, EngineName, LoadedReference, Observed, Owner, RecordedImage, TagSelection};
 use crate::store::{self, PartialDownload};
 
 /// The request to `prune`.
@@ -120,6 +121,25 @@ impl Unlisted {
     }
 }
 
+impl Unlisted {
+    /// Lists the texts by which `engine` is to list what the file lists.
+    fn names_in(&self, engine: EngineName) -> BTreeSet<String> {
+        let file = &self.loaded.file;
+        let narrowed = |reference: &ImageRef| {
+            let image = file.images.iter().find(|image| image.reference == *reference);
+            let of_selection = || {
+                let repository = reference.repository_alone();
+                let mut selections = file.selections.iter();
+                selections.find(|selection| selection.repository == repository).map(|found| &found.engines)
+            };
+            let engines = image.map(|image| &image.engines).or_else(of_selection);
+            engines.and_then(Option::as_ref).is_some_and(|engines| !engines.contains(&engine))
+        };
+        let listed = self.desired.listed_elsewhere.iter().filter(|reference| !narrowed(reference));
+        listed.flat_map(|reference| engine.names_of(reference)).collect()
+    }
+}
+
 impl Wish for Unlisted {
     fn owner(&self) -> Option<&Owner> {
         Some(&self.desired.owner)
@@ -139,6 +159,33 @@ impl Wish for Unlisted {
         Self::of(session, request, loaded, Some(catalog))
     }
 
+    fn unwanted(
+        &self,
+        catalog: &Catalog,
+        _leaving: &BTreeSet<&ImageRef>,
+        mut loaded: Vec<LoadedReference>,
+    ) -> Result<Vec<LoadedReference>, VerbError> {
+        if !self.absent.is_empty() {
+            return Ok(Vec::new());
+        }
+        let owner = &self.desired.owner;
+        let wanted: BTreeMap<EngineName, BTreeSet<String>> =
+            EngineName::ALL.into_iter().map(|engine| (engine, self.names_in(engine))).collect();
+        let others: BTreeSet<Owner> = loaded.iter().map(|row| row.owner.clone()).collect();
+        let mut dead = BTreeSet::new();
+        for other in others.into_iter().filter(|other| other != owner && is_dead(other)) {
+            if catalog.owned_by(&other)?.is_empty() {
+                dead.insert(other);
+            }
+        }
+        loaded.retain(|row| {
+            let engines = &self.desired.targets.engines;
+            let is_wanted = || engines.contains(&row.engine) && wanted[&row.engine.name].contains(&row.name);
+            if row.owner == *owner { !is_wanted() } else { dead.contains(&row.owner) }
+        });
+        Ok(loaded)
+    }
+
     fn removals(&self, catalog: &Catalog, _locked: bool) -> Result<Removals, VerbError> {
         let recorded = by_reference(catalog.owned_by(&self.desired.owner)?);
         let observed = Observed { recorded, ..Observed::default() };
@@ -147,6 +194,13 @@ impl Wish for Unlisted {
         let waiting_for = if waits { self.absent.clone() } else { Vec::new() };
         Ok(Removals { images, recorded: observed.recorded, waiting_for })
     }
+}
+
+/// Tells whether an owner is an images file that is no more.
+fn is_dead(owner: &Owner) -> bool {
+    owner.file().is_some_and(|path| {
+        path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    })
 }
 
 /// Tells whether one of these images is one that `selection` may have chosen.

@@ -1,11 +1,14 @@
 //! The report of `prune` and `forget`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::digest::BlobDigest;
+use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::plan::Removal;
-use crate::store::{Leftover, PartialDownload, RemovedLayers};
+use crate::state::{EngineName, LoadedReference};
+use crate::store::{KeptBlob, Leftover, PartialDownload, RemovedLayers};
 
 /// The report of `prune` and `forget`: what they did, or would do.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +22,14 @@ pub struct Pruned {
     pub layers: Vec<RemovedLayer>,
     /// Layers that nobody needs but a running process uses, or that cannot be removed now.
     pub kept: Vec<KeptLayer>,
+    /// Kept blobs.
+    pub blobs: Vec<RemovedBlob>,
+    /// References in engines.
+    pub engines: Vec<RemovedReference>,
+    /// References in engines that are ours to remove and that somebody uses.
+    pub engines_kept: Vec<KeptReference>,
+    /// The first error of an engine that could not be asked: what was loaded into it stays.
+    pub engine_error: Option<Arc<Error>>,
     /// Partial downloads of runs that did not end.
     pub downloads: Vec<PartialDownload>,
     /// The user asked to change nothing.
@@ -38,6 +49,37 @@ pub struct RemovedLayer {
     pub reason: String,
 }
 
+/// A kept blob that is removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovedBlob {
+    /// The digest of the blob.
+    pub digest: BlobDigest,
+    /// The place of the blob.
+    pub path: PathBuf,
+    /// The number of its bytes.
+    pub size: u64,
+}
+
+/// A reference that is taken out of an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovedReference {
+    /// The engine.
+    pub engine: EngineName,
+    /// The text by which the engine lists the image.
+    pub name: String,
+}
+
+/// A reference that stays in an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptReference {
+    /// The engine.
+    pub engine: EngineName,
+    /// The text by which the engine lists the image.
+    pub name: String,
+    /// The engine's words, for people.
+    pub reason: String,
+}
+
 /// A layer that is not removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptLayer {
@@ -50,11 +92,12 @@ pub struct KeptLayer {
 }
 
 impl Pruned {
-    /// Counts the bytes of the layers and downloads that are removed.
+    /// Counts the bytes of the layers, blobs and downloads that are removed.
     pub fn freed_bytes(&self) -> u64 {
         let layers = self.layers.iter().map(|layer| layer.size);
         let downloads = self.downloads.iter().map(|download| download.size);
-        layers.chain(downloads).fold(0, u64::saturating_add)
+        let blobs = self.blobs.iter().map(|blob| blob.size);
+        layers.chain(blobs).chain(downloads).fold(0, u64::saturating_add)
     }
 
     /// Returns the images whose removal waits.
@@ -64,7 +107,11 @@ impl Pruned {
 
     /// Tells whether there was nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.images.len() == self.waiting().count() && self.layers.is_empty() && self.downloads.is_empty()
+        self.images.len() == self.waiting().count()
+            && self.layers.is_empty()
+            && self.blobs.is_empty()
+            && self.engines.is_empty()
+            && self.downloads.is_empty()
     }
 
     /// Adds those of `layers` that were removed or had to be kept, as the store reports.
@@ -84,5 +131,18 @@ impl From<Leftover> for RemovedLayer {
     fn from(leftover: Leftover) -> Self {
         let Leftover { digest, path, size } = leftover;
         Self { digest, path, size, reason: "left by a run that did not end".to_owned() }
+    }
+}
+
+impl From<KeptBlob> for RemovedBlob {
+    fn from(blob: KeptBlob) -> Self {
+        let KeptBlob { digest, path, size } = blob;
+        Self { digest, path, size }
+    }
+}
+
+impl From<&LoadedReference> for RemovedReference {
+    fn from(loaded: &LoadedReference) -> Self {
+        Self { engine: loaded.engine.name, name: loaded.name.clone() }
     }
 }

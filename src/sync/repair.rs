@@ -1,7 +1,8 @@
-//! The half of `verify --repair` that writes: damaged layers fetched again.
+//! The half of `verify --repair` that writes: damaged layers and blobs fetched again, images that
+//! engines have lost or damaged loaded again.
 //!
-//! Repairing is an ordinary plan whose layers are observed to be damaged: the same executor
-//! fetches, checks, and exchanges the directories; rows are not touched.
+//! Repairing is an ordinary plan whose parts are observed to be damaged: the same executor fetches,
+//! checks, exchanges the directories, and loads; rows of images are not touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,57 +10,86 @@ use std::path::{Path, PathBuf};
 use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::compare::{LayerStatus, VerifiedLayer, compare};
-use super::steps::engines;
+use super::steps::compare_blobs::{PartStatus, VerifiedBlob, compare_blobs};
+use super::steps::compare_engines::{VerifiedReference, compare_engines, remove_damaged_files};
 use super::steps::load::{Loaded, load};
 use super::steps::lock_home::{lock_home, open_store};
 use super::steps::machine::without_file;
 use super::steps::registries;
 use super::verb_error::VerbError;
-use crate::catalog::WritableCatalog;
+use super::verify::Verified;
+use crate::catalog::{Catalog, WritableCatalog};
 use crate::digest::BlobDigest;
+use crate::engine::Engines;
 use crate::error::Error;
-use crate::execute::Executor;
+use crate::execute::{Executor, kept_index};
 use crate::image_ref::ImageRef;
+use crate::locked_home::LockedHome;
 use crate::plan;
 use crate::state::{
-    Desired, DesiredImage, LayerState, Observed, Owner, PullPolicy, RecordedImage, Resolution, Targets,
+    Desired, DesiredImage, EngineSettings, LayerState, LoadedReference, Observed, Owner, PullPolicy,
+    RecordedImage, Resolution, Targets,
 };
-use crate::store;
+use crate::store::{self, Blobs};
 
-/// Replaces the damaged ones of `layers`.
+/// Everything that was found, and whose repair is under way.
+struct Found<'v> {
+    layers: Vec<&'v mut VerifiedLayer>,
+    blobs: &'v mut [VerifiedBlob],
+    references: &'v mut [VerifiedReference],
+}
+
+/// The owner on whose behalf images are repaired, and whether he wants layers extracted and blobs
+/// kept: what the catalog says of that is not changed.
+type Holder = (Owner, bool, bool);
+
+/// Images by those on whose behalf they are repaired.
+type ByHolder<'r> = BTreeMap<Holder, BTreeMap<ImageRef, &'r RecordedImage>>;
+
+/// Replaces what is damaged.
 pub(super) fn repair(
     session: &Session,
-    layers: &mut [VerifiedLayer],
+    engines: &Engines,
+    verified: &mut Verified,
     recorded: &BTreeMap<ImageRef, RecordedImage>,
 ) -> Result<(), VerbError> {
-    let damaged = |layer: &&mut VerifiedLayer| layer.status != LayerStatus::Ok;
-    let directories: BTreeSet<PathBuf> =
-        layers.iter_mut().filter(damaged).map(|layer| layer.directory.clone()).collect();
+    let Verified { layers, blobs, engines: references } = verified;
+    let damaged = |layer: &&VerifiedLayer| layer.status != LayerStatus::Ok;
+    let mut directories: BTreeSet<PathBuf> =
+        layers.iter().filter(damaged).map(|layer| layer.directory.clone()).collect();
+    let damaged_parts = other_damage(blobs, references);
+    let rows = damaged_parts.iter().filter_map(|reference| recorded.get(reference));
+    directories.extend(rows.map(|row| session.layers_of(row)));
     let mut files = BTreeMap::new();
     for directory in directories {
-        let damaged = layers.iter_mut().filter(damaged);
-        repair_in(
-            session,
-            &directory,
-            damaged.filter(|layer| layer.directory == directory).collect(),
-            recorded,
-            &mut files,
-        )?;
+        let here = layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok);
+        let layers = here.filter(|layer| layer.directory == directory).collect();
+        repair_in(session, engines, &directory, Found { layers, blobs, references }, recorded, &mut files)?;
     }
     Ok(())
 }
 
-/// Repairs the layers of one directory; those of images with the same owner in one go.
+/// The images that have a damaged blob, or are damaged in an engine.
+fn other_damage(blobs: &[VerifiedBlob], references: &[VerifiedReference]) -> BTreeSet<ImageRef> {
+    let blobs = blobs.iter().filter(|blob| blob.status != PartStatus::Ok);
+    let references = references.iter().filter(|reference| reference.status != PartStatus::Ok);
+    let of_blobs = blobs.flat_map(|blob| &blob.images);
+    of_blobs.chain(references.map(|reference| &reference.loaded.reference)).cloned().collect()
+}
+
+/// Repairs what is damaged of the images that have their layers in one directory; images with the
+/// same owner in one go.
 fn repair_in(
     session: &Session,
+    engines: &Engines,
     directory: &Path,
-    mut layers: Vec<&mut VerifiedLayer>,
+    mut found: Found<'_>,
     recorded: &BTreeMap<ImageRef, RecordedImage>,
     files: &mut BTreeMap<Owner, Option<Loaded>>,
 ) -> Result<(), VerbError> {
-    let by_owner = by_owner(session, &layers, recorded, files);
+    let holders = by_holder(session, directory, &found, recorded, files);
     // Should it be gone, it is made as the images file says.
-    let read = by_owner.keys().find_map(|owner| files.get(owner)?.as_ref());
+    let read = holders.keys().find_map(|(owner, ..)| files.get(owner)?.as_ref());
     let mode = read.map_or(store::PRIVATE_MODE, |loaded| loaded.file.settings.layers_mode);
     store::make_directory(&session.home, store::PRIVATE_MODE)?;
     store::make_directory(directory, mode)?;
@@ -67,13 +97,15 @@ fn repair_in(
     let store = open_store(session, &home, directory)?;
     let mut catalog = WritableCatalog::open(&home)?;
     session.warn_of_left(&store::recover(&store)?.left);
-    let mut causes = vec![None; layers.len()];
+    let mut causes = BTreeMap::new();
     // Whoever had the lock may have repaired some already.
-    look_after_repair(session, &mut layers, &mut causes)?;
-    for (owner, images) in by_owner {
-        let (desired, observed) = wanted_for_repair(&owner, directory, &images, &layers);
+    look_after_repair(session, engines, &catalog, &mut found)?;
+    make_way(session, &home, &mut catalog, &found)?;
+    for ((owner, extracts, keeps_blobs), images) in holders {
+        let wants = (extracts, keeps_blobs);
+        let (desired, observed) = wanted_for_repair((&owner, wants), directory, &images, &found, engines);
         let plan = plan::plan(&desired, &observed);
-        if plan.fetches.is_empty() {
+        if plan.is_empty() {
             continue;
         }
         let (registries, settings) = match files.get(&owner) {
@@ -84,7 +116,7 @@ fn repair_in(
             registries: &registries::open(session, registries, &settings),
             store: &store,
             catalog: &mut catalog,
-            engines: &engines::of(session),
+            engines,
             owner: &owner,
             targets: &desired.targets,
             downloads: settings.downloads,
@@ -99,73 +131,181 @@ fn repair_in(
         if outcome.stopped {
             return Err(Error::Stopped.into());
         }
-        for (layer, cause) in layers.iter().zip(&mut causes) {
-            let failed = outcome.images.iter().find(|(image, _, error)| {
-                error.is_some() && images.get(image).is_some_and(|row| has(row, &layer.digest))
-            });
-            if let Some((_, _, Some(error))) = failed {
-                *cause = Some(error.chain().join(": "));
-            }
-        }
-        look_after_repair(session, &mut layers, &mut causes)?;
+        let failed = outcome.images.into_iter().filter_map(|(image, _, error)| Some((image, error?)));
+        causes.extend(failed.map(|(image, error)| (image, error.chain().join(": "))));
+        look_after_repair(session, engines, &catalog, &mut found)?;
     }
-    explain(&mut layers, causes);
+    explain(&mut found, &causes);
     Ok(())
 }
 
-/// Says of each layer that is still damaged why it was not repaired.
-fn explain(layers: &mut [&mut VerifiedLayer], causes: Vec<Option<String>>) {
-    for (layer, cause) in layers.iter_mut().zip(causes) {
-        if layer.status != LayerStatus::Ok {
-            let cause = cause.unwrap_or_else(|| "msb-sync did not record its image".to_owned());
-            let found = layer.detail.take().map(|detail| format!("{detail}; ")).unwrap_or_default();
-            layer.detail = Some(format!("{found}not repaired: {cause}"));
+/// Removes damaged blobs, and the damaged files of engines, which take those that are there for good
+/// ones; and notes that these images are to be loaded, whatever becomes of this run.
+fn make_way(
+    session: &Session,
+    home: &LockedHome,
+    catalog: &mut WritableCatalog,
+    found: &Found<'_>,
+) -> Result<(), VerbError> {
+    let modified = found.blobs.iter().filter(|blob| blob.status == PartStatus::Modified);
+    let modified: BTreeSet<BlobDigest> = modified.map(|blob| blob.digest.clone()).collect();
+    for left in store::remove_blobs(home, &modified).kept.values() {
+        session.warn(left.to_string());
+    }
+    if !modified.is_empty() {
+        let index = kept_index(catalog, &Blobs::of(home.path()))?;
+        store::write_blobs_index(home, &index)?;
+    }
+    let damaged = found.references.iter().filter(|reference| reference.status != PartStatus::Ok);
+    let damaged: Vec<LoadedReference> = damaged.map(|reference| reference.loaded.clone()).collect();
+    for loaded in &damaged {
+        remove_damaged_files(session, loaded);
+    }
+    if !damaged.is_empty() {
+        catalog.begin_loads(&damaged)?;
+    }
+    Ok(())
+}
+
+/// Says of each thing that is still damaged why it was not repaired.
+fn explain(found: &mut Found<'_>, causes: &BTreeMap<ImageRef, String>) {
+    let cause_of = |images: &BTreeSet<ImageRef>| images.iter().find_map(|image| causes.get(image));
+    for layer in found.layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok) {
+        let cause = cause_of(&layer.images).map(String::as_str);
+        not_repaired(&mut layer.detail, cause.unwrap_or("msb-sync did not record its image"));
+    }
+    for blob in found.blobs.iter_mut().filter(|blob| blob.status != PartStatus::Ok) {
+        if let Some(cause) = cause_of(&blob.images) {
+            not_repaired(&mut blob.detail, cause);
         }
+    }
+    for reference in found.references.iter_mut().filter(|reference| reference.status != PartStatus::Ok) {
+        let cause = causes.get(&reference.loaded.reference).map(String::as_str);
+        not_repaired(
+            &mut reference.detail,
+            cause.unwrap_or("its blobs are not kept; the next apply loads it again"),
+        );
     }
 }
 
-/// Returns the images of `layers`, each with the owner whose images file can be read, if there is
-/// one.
-fn by_owner<'r>(
+fn not_repaired(detail: &mut Option<String>, cause: &str) {
+    let found = detail.take().map(|detail| format!("{detail}; ")).unwrap_or_default();
+    *detail = Some(format!("{found}not repaired: {cause}"));
+}
+
+/// Returns the damaged images that have their layers in `directory`, each with an owner who wants
+/// the damaged part, one whose images file can be read, if there is one.
+fn by_holder<'r>(
     session: &Session,
-    layers: &[&mut VerifiedLayer],
+    directory: &Path,
+    found: &Found<'_>,
     recorded: &'r BTreeMap<ImageRef, RecordedImage>,
     files: &mut BTreeMap<Owner, Option<Loaded>>,
-) -> BTreeMap<Owner, BTreeMap<ImageRef, &'r RecordedImage>> {
-    let mut by_owner: BTreeMap<Owner, BTreeMap<ImageRef, &RecordedImage>> = BTreeMap::new();
-    for reference in layers.iter().flat_map(|layer| &layer.images) {
-        let Some(row) = recorded.get(reference) else { continue };
+) -> ByHolder<'r> {
+    let mut holders = ByHolder::new();
+    let mut add = |reference: &ImageRef, owners: &dyn Fn(&RecordedImage) -> BTreeSet<Owner>| {
+        let Some(row) = recorded.get(reference) else { return };
         let row = row.alias_of.as_ref().and_then(|first| recorded.get(first)).unwrap_or(row);
-        for owner in &row.owners {
+        let owners = owners(row);
+        for owner in &owners {
             files.entry(owner.clone()).or_insert_with(|| load_for_repair(session, owner));
         }
-        let read = row.owners.iter().find(|owner| files.get(owner).is_some_and(Option::is_some));
-        if let Some(owner) = read.or(row.owners.first()) {
-            by_owner.entry(owner.clone()).or_default().insert(row.reference.clone(), row);
+        let read = owners.iter().find(|owner| files.get(owner).is_some_and(Option::is_some));
+        if let Some(owner) = read.or(owners.first()) {
+            let holder =
+                (owner.clone(), row.extracted_for.contains(owner), row.blobs_kept_for.contains(owner));
+            holders.entry(holder).or_default().insert(row.reference.clone(), row);
+        }
+    };
+    for reference in found.layers.iter().flat_map(|layer| &layer.images) {
+        add(reference, &|row| row.extracted_for.clone());
+    }
+    let is_here =
+        |reference: &ImageRef| recorded.get(reference).is_some_and(|row| session.layers_of(row) == directory);
+    for blob in found.blobs.iter().filter(|blob| blob.status != PartStatus::Ok) {
+        for reference in blob.images.iter().filter(|reference| is_here(reference)) {
+            add(reference, &|row| row.blobs_kept_for.clone());
         }
     }
-    by_owner
+    for reference in found.references.iter().filter(|reference| reference.status != PartStatus::Ok) {
+        let loaded = &reference.loaded;
+        if is_here(&loaded.reference) {
+            add(&loaded.reference, &|_| BTreeSet::from([loaded.owner.clone()]));
+        }
+    }
+    holders
 }
 
-/// Compares the layers that were damaged again.
+/// Compares what was damaged again.
 fn look_after_repair(
     session: &Session,
-    layers: &mut [&mut VerifiedLayer],
-    causes: &mut [Option<String>],
+    engines: &Engines,
+    catalog: &Catalog,
+    found: &mut Found<'_>,
 ) -> Result<(), VerbError> {
-    let before: Vec<(LayerStatus, Option<String>)> =
-        layers.iter().map(|layer| (layer.status, layer.detail.clone())).collect();
-    let damaged = layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok);
-    compare(session, damaged.map(|layer| &mut **layer).collect())?;
-    for ((layer, (status, detail)), cause) in layers.iter_mut().zip(before).zip(causes) {
-        if status != LayerStatus::Ok && layer.status == LayerStatus::Ok {
-            layer.repaired = true;
-            let was = detail.unwrap_or_else(|| status.as_str().to_owned());
-            layer.detail = Some(format!("was: {was}"));
-            *cause = None;
+    let layers = found.layers.iter_mut().map(|layer| &mut **layer);
+    look_at_layers(session, layers.filter(|layer| layer.status != LayerStatus::Ok).collect())?;
+    let blobs = found.blobs.iter_mut().filter(|blob| blob.status != PartStatus::Ok);
+    look_at_blobs(session, blobs.collect())?;
+    let references = found.references.iter_mut().filter(|found| found.status != PartStatus::Ok);
+    look_at_references(session, engines, catalog, references.collect())
+}
+
+fn look_at_layers(session: &Session, mut layers: Vec<&mut VerifiedLayer>) -> Result<(), VerbError> {
+    let before: Vec<_> = layers.iter().map(|layer| (layer.status.as_str(), layer.detail.clone())).collect();
+    compare(session, layers.iter_mut().map(|layer| &mut **layer).collect())?;
+    for (layer, was) in layers.into_iter().zip(before) {
+        if layer.status == LayerStatus::Ok {
+            (layer.repaired, layer.detail) = (true, Some(was_damaged(was)));
         }
     }
     Ok(())
+}
+
+fn look_at_blobs(session: &Session, mut blobs: Vec<&mut VerifiedBlob>) -> Result<(), VerbError> {
+    let before: Vec<_> = blobs.iter().map(|blob| (blob.status.as_str(), blob.detail.clone())).collect();
+    compare_blobs(session, blobs.iter_mut().map(|blob| &mut **blob).collect())?;
+    for (blob, was) in blobs.into_iter().zip(before) {
+        if blob.status == PartStatus::Ok {
+            (blob.repaired, blob.detail) = (true, Some(was_damaged(was)));
+        }
+    }
+    Ok(())
+}
+
+fn look_at_references(
+    session: &Session,
+    engines: &Engines,
+    catalog: &Catalog,
+    mut references: Vec<&mut VerifiedReference>,
+) -> Result<(), VerbError> {
+    if references.is_empty() {
+        return Ok(());
+    }
+    let before: Vec<_> =
+        references.iter().map(|found| (found.status.as_str(), found.detail.clone())).collect();
+    let rows = catalog.loaded()?;
+    for reference in &mut references {
+        let is_it = |row: &&LoadedReference| {
+            let loaded = &reference.loaded;
+            row.owner == loaded.owner && row.engine == loaded.engine && row.name == loaded.name
+        };
+        // The row of a load that has not ended has no files: those noted before say what is damaged.
+        if let Some(row) = rows.iter().find(is_it).filter(|row| row.listed.is_some()) {
+            reference.loaded = row.clone();
+        }
+    }
+    compare_engines(session, engines, references.iter_mut().map(|found| &mut **found).collect())?;
+    for (reference, was) in references.into_iter().zip(before) {
+        if reference.status == PartStatus::Ok {
+            (reference.repaired, reference.detail) = (true, Some(was_damaged(was)));
+        }
+    }
+    Ok(())
+}
+
+fn was_damaged((status, detail): (&str, Option<String>)) -> String {
+    format!("was: {}", detail.unwrap_or_else(|| status.to_owned()))
 }
 
 /// The images file of `owner`, for its registries; `None` if there is none that can be used.
@@ -177,18 +317,16 @@ fn load_for_repair(session: &Session, owner: &Owner) -> Option<Loaded> {
     loaded.ok()
 }
 
-fn has(image: &RecordedImage, digest: &BlobDigest) -> bool {
-    image.layers.iter().any(|layer| layer.digest == *digest)
-}
-
-/// The images as they are recorded, and their damaged layers as not there.
+/// The images as they are recorded, and what is damaged of them as not there.
 fn wanted_for_repair(
-    owner: &Owner,
+    (owner, (extracts, keeps_blobs)): (&Owner, (bool, bool)),
     directory: &Path,
     images: &BTreeMap<ImageRef, &RecordedImage>,
-    layers: &[&mut VerifiedLayer],
+    found: &Found<'_>,
+    engines: &Engines,
 ) -> (Desired, Observed) {
-    let damaged: BTreeMap<&BlobDigest, LayerState> = layers
+    let damaged: BTreeMap<&BlobDigest, LayerState> = found
+        .layers
         .iter()
         .filter(|layer| layer.status != LayerStatus::Ok)
         .map(|layer| match layer.status {
@@ -196,27 +334,43 @@ fn wanted_for_repair(
             _ => (&layer.digest, LayerState::Untrusted),
         })
         .collect();
+    let to_load: Vec<&LoadedReference> = found
+        .references
+        .iter()
+        .filter(|reference| reference.status != PartStatus::Ok && reference.loaded.owner == *owner)
+        .map(|reference| &reference.loaded)
+        .filter(|loaded| images.contains_key(&loaded.reference))
+        .collect();
+    let settings: BTreeSet<&EngineSettings> = to_load.iter().map(|loaded| &loaded.engine).collect();
+    let settings: Vec<EngineSettings> = settings.into_iter().cloned().collect();
+    let sound = found.blobs.iter().filter(|blob| blob.status == PartStatus::Ok);
+    let begun = |loaded: &&LoadedReference| LoadedReference { listed: None, ..(*loaded).clone() };
+    let mut observed = Observed {
+        blobs: sound.map(|blob| blob.digest.clone()).collect(),
+        engines: engines.listings(&settings),
+        loaded: to_load.iter().map(begun).collect(),
+        ..Observed::default()
+    };
     let mut desired = Desired {
         owner: owner.clone(),
         layers_directory: directory.to_owned(),
         images: Vec::new(),
         selections: Vec::new(),
         listed_elsewhere: BTreeSet::new(),
-        targets: Targets::default(),
+        targets: Targets { extracts, keeps_blobs, engines: settings },
         prune: false,
     };
-    let mut observed = Observed::default();
     for (reference, &row) in images {
         let Some(platform) = row.platform.clone() else { continue };
-        if !row.layers.iter().any(|layer| damaged.contains_key(&layer.digest)) {
-            continue;
-        }
+        let of_image = to_load.iter().filter(|loaded| loaded.reference == *reference);
+        // Without documents there is nothing to be loaded.
+        let of_image = of_image.filter(|_| !row.documents.is_empty());
         desired.images.push(DesiredImage {
             reference: reference.clone(),
             platform,
             pull: PullPolicy::Never,
             groups: BTreeSet::new(),
-            engines: None,
+            engines: Some(of_image.map(|loaded| loaded.engine.name).collect()),
             locked: None,
         });
         observed.resolutions.insert(reference.clone(), Resolution::AsRecorded);

@@ -14,6 +14,8 @@ pub(crate) mod lock_home;
 pub(crate) mod neighbours;
 
 pub(crate) mod compare;
+pub(crate) mod compare_blobs;
+pub(crate) mod compare_engines;
 pub(crate) mod parts;
 pub(crate) mod rebind;
 pub(crate) mod reconcile;
@@ -21,6 +23,7 @@ pub(crate) mod run;
 
 pub(crate) mod candidates;
 pub(crate) mod give_up;
+pub(crate) mod give_up_parts;
 pub(crate) mod needed_here;
 pub(crate) mod not_recorded;
 pub(crate) mod totals;

@@ -1,5 +1,5 @@
-//! `verify`: the recorded images' layers against what was recorded of them, and damaged ones
-//! replaced on request.
+//! `verify`: the recorded images' layers, kept blobs and places in engines against what was recorded
+//! of them, and damaged ones replaced on request.
 //!
 //! Verifying takes no lock and writes nothing.
 
@@ -9,19 +9,28 @@ use std::path::PathBuf;
 use super::repair;
 use super::session::Session;
 use super::steps::compare::{LayerStatus, VerifiedLayer, compare};
+use super::steps::compare_blobs::{PartStatus, VerifiedBlob, compare_blobs};
+use super::steps::compare_engines::{VerifiedReference, compare_engines};
+use super::steps::engines;
+use super::steps::give_up::by_reference;
 use super::steps::machine::machine;
 use super::steps::not_recorded::not_recorded;
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::RecordedImage;
+use crate::state::{LoadedReference, RecordedImage};
+use crate::store::Blobs;
 
 /// The report of `verify`.
 #[derive(Clone, Debug, Default)]
 pub struct Verified {
     /// Each layer once, sorted by digest.
     pub layers: Vec<VerifiedLayer>,
+    /// Each kept blob once, sorted by digest.
+    pub blobs: Vec<VerifiedBlob>,
+    /// The references that engines were given, sorted by engine and name.
+    pub engines: Vec<VerifiedReference>,
 }
 
 impl Verified {
@@ -30,14 +39,16 @@ impl Verified {
         self.layers.iter().filter(|layer| layer.status == status).count()
     }
 
-    /// Tells whether every layer is in order now.
+    /// Tells whether everything is in order now.
     pub fn succeeded(&self) -> bool {
         self.count(LayerStatus::Ok) == self.layers.len()
+            && self.blobs.iter().all(|blob| blob.status == PartStatus::Ok)
+            && self.engines.iter().all(|reference| reference.status == PartStatus::Ok)
     }
 }
 
-/// Compares the layers of recorded images with what was recorded of them; damaged ones are replaced
-/// if `repair`. Without `references`: of all images that msb-sync recorded.
+/// Compares the layers of recorded images, the kept blobs and the places in engines with what was
+/// recorded of them; damaged ones are replaced if `repair`. Without `references`: of all images that msb-sync recorded.
 ///
 /// ```
 /// use msb_sync::sync::{self, ImagesSource, Request, Session};
@@ -58,9 +69,9 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
         // Mistakes in the settings are told before anything is looked at.
         machine(session)?;
     }
-    let recorded: BTreeMap<ImageRef, RecordedImage> = match Catalog::open_read_only(&session.home)? {
-        Some(catalog) => catalog.all()?.into_iter().map(|row| (row.reference.clone(), row)).collect(),
-        None => BTreeMap::new(),
+    let (recorded, loaded) = match Catalog::open_read_only(&session.home)? {
+        Some(catalog) => (by_reference(catalog.all()?), catalog.loaded()?),
+        None => (BTreeMap::new(), Vec::new()),
     };
     let missing: Vec<&ImageRef> =
         references.iter().filter(|reference| !recorded.contains_key(reference)).collect();
@@ -72,10 +83,18 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
         [] => row.digest.is_some() || !row.owners.is_empty(),
         _ => references.contains(&row.reference),
     };
-    let mut verified = Verified { layers: layers_to_verify(session, recorded.values().filter(wanted)) };
+    let images = || recorded.values().filter(wanted);
+    let mut verified = Verified {
+        layers: layers_to_verify(session, images()),
+        blobs: blobs_to_verify(session, images()),
+        engines: references_to_verify(loaded, &images().collect::<Vec<_>>()),
+    };
     compare(session, verified.layers.iter_mut().collect())?;
+    compare_blobs(session, verified.blobs.iter_mut().collect())?;
+    let engines = engines::of(session);
+    compare_engines(session, &engines, verified.engines.iter_mut().collect())?;
     if repair && !verified.succeeded() {
-        repair::repair(session, &mut verified.layers, &recorded)?;
+        repair::repair(session, &engines, &mut verified, &recorded)?;
     }
     Ok(verified)
 }
@@ -85,7 +104,8 @@ fn layers_to_verify<'a>(
     images: impl Iterator<Item = &'a RecordedImage>,
 ) -> Vec<VerifiedLayer> {
     let mut layers: BTreeMap<(BlobDigest, PathBuf), VerifiedLayer> = BTreeMap::new();
-    for image in images {
+    // Layers that no owner wants extracted are not there, and should not be.
+    for image in images.filter(|image| image.owners.is_empty() || !image.extracted_for.is_empty()) {
         let directory = session.layers_of(image);
         for layer in &*image.layers {
             let verified =
@@ -102,4 +122,39 @@ fn layers_to_verify<'a>(
         }
     }
     layers.into_values().collect()
+}
+
+fn blobs_to_verify<'a>(
+    session: &Session,
+    images: impl Iterator<Item = &'a RecordedImage>,
+) -> Vec<VerifiedBlob> {
+    let kept = Blobs::of(&session.home);
+    let mut blobs: BTreeMap<BlobDigest, VerifiedBlob> = BTreeMap::new();
+    for image in images.filter(|image| !image.blobs_kept_for.is_empty()) {
+        let documents = image.documents.iter().map(|document| (&document.digest, document.size));
+        let layers = image.layers.iter().map(|layer| (&layer.digest, layer.size));
+        for (digest, size) in documents.chain(layers) {
+            let verified = blobs.entry(digest.clone()).or_insert_with(|| VerifiedBlob {
+                digest: digest.clone(),
+                path: kept.path(digest),
+                size,
+                images: BTreeSet::new(),
+                status: PartStatus::Missing,
+                detail: None,
+                repaired: false,
+            });
+            verified.images.insert(image.reference.clone());
+        }
+    }
+    blobs.into_values().collect()
+}
+
+/// The references that engines were given for owners who still want the images.
+fn references_to_verify(loaded: Vec<LoadedReference>, images: &[&RecordedImage]) -> Vec<VerifiedReference> {
+    let is_wanted = |loaded: &LoadedReference| {
+        images.iter().any(|row| row.reference == loaded.reference && row.owners.contains(&loaded.owner))
+    };
+    let verified =
+        |loaded| VerifiedReference { loaded, status: PartStatus::Missing, detail: None, repaired: false };
+    loaded.into_iter().filter(is_wanted).map(verified).collect()
 }

@@ -10,6 +10,7 @@
 mod apply;
 mod architecture;
 mod bad_days;
+mod blobs;
 mod compression;
 mod concurrency;
 mod contract;

@@ -267,6 +267,13 @@ pub(crate) fn inspect(image: &InspectedImage) -> Value {
         entry.insert("entries".to_owned(), json!(image.totals.entries));
         entry.insert("extracted_size".to_owned(), json!(image.totals.content_bytes));
         entry.insert("dropped_xattrs".to_owned(), json!(image.totals.dropped_xattrs));
+        let blobs: Vec<Value> = image
+            .blobs
+            .iter()
+            .map(|blob| json!({ "digest": blob.digest, "size": blob.size, "path": path(&blob.path) }))
+            .collect();
+        entry.insert("blobs_size".to_owned(), json!(image.blobs.iter().map(|blob| blob.size).sum::<u64>()));
+        entry.insert("blobs".to_owned(), json!(blobs));
         entry.insert("whiteouts".to_owned(), json!(image.stacking.whiteouts));
         entry
             .insert("restacked".to_owned(), image.stacking.restacked.as_ref().map_or(Value::Null, restacked));
@@ -303,7 +310,49 @@ pub(crate) fn verified(verified: &Verified) -> Value {
             })
         })
         .collect();
-    json!({ "version": VERSION, "layers": layers })
+    let blobs: Vec<Value> = verified
+        .blobs
+        .iter()
+        .map(|blob| {
+            json!({
+                "digest": blob.digest,
+                "status": blob.status.as_str(),
+                "detail": blob.detail,
+                "repaired": blob.repaired,
+                "path": path(&blob.path),
+                "images": blob.images.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let engines: Vec<Value> = verified
+        .engines
+        .iter()
+        .map(|reference| {
+            json!({
+                "engine": reference.loaded.engine.name,
+                "reference": reference.loaded.name,
+                "status": reference.status.as_str(),
+                "detail": reference.detail,
+                "repaired": reference.repaired,
+            })
+        })
+        .collect();
+    json!({ "version": VERSION, "layers": layers, "blobs": blobs, "engines": engines })
+}
+
+/// The references that were taken out of engines, and those that stay.
+fn out_of_engines(pruned: &Pruned) -> (Vec<Value>, Vec<Value>) {
+    let engines: Vec<Value> = pruned
+        .engines
+        .iter()
+        .map(|removed| json!({ "engine": removed.engine, "reference": removed.name }))
+        .collect();
+    let engines_kept: Vec<Value> = pruned
+        .engines_kept
+        .iter()
+        .map(|kept| json!({ "engine": kept.engine, "reference": kept.name, "reason": kept.reason }))
+        .collect();
+    (engines, engines_kept)
 }
 
 /// The document of `export`.
@@ -364,9 +413,19 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
             json!({ "digest": download.digest, "size": download.size, "path": path(&download.path) })
         })
         .collect();
+    let blobs: Vec<Value> = pruned
+        .blobs
+        .iter()
+        .map(|blob| json!({ "digest": blob.digest, "size": blob.size, "path": path(&blob.path) }))
+        .collect();
+    let (engines, engines_kept) = out_of_engines(pruned);
     json!({
         "version": VERSION,
         "dry_run": pruned.dry_run,
+        "blobs": blobs,
+        "engines": engines,
+        "engines_kept": engines_kept,
+        "error": pruned.engine_error.as_deref().map(error_value),
         "images": images,
         "layers": layers,
         "kept": kept,

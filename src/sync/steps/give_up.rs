@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::candidates::{Candidate, Candidates, DirectoryId};
+use super::give_up_parts::{remove_kept_blobs, take_out_of_engines, unneeded_blobs};
 use super::lock_home::{lock_home, open_store};
 use super::needed_here::NeededHere;
 use super::neighbours::needed_by_other_homes;
@@ -18,9 +19,9 @@ use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan::Removal;
-use crate::state::{LayerState, Owner, RecordedImage};
-use crate::store::{self, Leftover, Places, RemovedLayers, Store};
-use crate::sync::pruned::{KeptLayer, Pruned, RemovedLayer};
+use crate::state::{LayerState, LoadedReference, Owner, RecordedImage};
+use crate::store::{self, KeptBlob, Leftover, Places, RemovedLayers, Store};
+use crate::sync::pruned::{KeptLayer, Pruned, RemovedBlob, RemovedLayer, RemovedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 
@@ -44,6 +45,15 @@ pub(crate) trait Wish: Sized {
     fn read_again(self, _session: &Session, _catalog: &Catalog) -> Result<Self, VerbError> {
         Ok(self)
     }
+
+    /// Chooses those of all `loaded` references that nobody wants in their engines any more, the
+    /// images `leaving` being given up.
+    fn unwanted(
+        &self,
+        catalog: &Catalog,
+        leaving: &BTreeSet<&ImageRef>,
+        loaded: Vec<LoadedReference>,
+    ) -> Result<Vec<LoadedReference>, VerbError>;
 
     /// Decides which images go. Inside the lock, somebody else may have done all.
     fn removals(&self, catalog: &Catalog, locked: bool) -> Result<Removals, VerbError>;
@@ -75,6 +85,10 @@ struct Intention {
     /// By directory; still needed layers are not among them, layers in use may be.
     layers: BTreeMap<DirectoryId, Vec<RemovedLayer>>,
     leftovers: Vec<Leftover>,
+    /// Kept blobs that nobody needs.
+    blobs: Vec<KeptBlob>,
+    /// References that nobody wants in their engines.
+    loaded: Vec<LoadedReference>,
 }
 
 /// Gives up what `wish` says, or tells what that would be.
@@ -104,12 +118,14 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     if session.cancel.is_cancelled() {
         return Err(Error::Stopped.into());
     }
-    let leaving: Vec<&Removal> = intention.images.iter().filter(|image| !image.waits).collect();
+    let Intention { images, waiting_for, directories, layers, blobs, loaded, .. } = intention;
+    take_out_of_engines(session, &mut catalog, &loaded, &mut pruned)?;
+    let leaving: Vec<&Removal> = images.iter().filter(|image| !image.waits).collect();
     for group in leaving.chunks(catalog::GROUP) {
         let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
         catalog.forget(&names, wish.owner())?;
     }
-    let Intention { images, waiting_for, directories, layers, .. } = intention;
+    remove_kept_blobs(session, &home, &catalog, blobs, &mut pruned)?;
     let mut needed_here = NeededHere::new(session);
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
     for (id, layers) in layers {
@@ -182,9 +198,13 @@ fn intend(
     locked: Option<&BTreeMap<DirectoryId, Store>>,
 ) -> Result<Intention, VerbError> {
     let Removals { images, mut recorded, waiting_for } = wish.removals(catalog, locked.is_some())?;
-    let leaving = images.iter().filter(|image| !image.waits);
-    let gone: BTreeSet<ImageRef> = leaving.flat_map(|image| &image.gone).cloned().collect();
+    let leaving = || images.iter().filter(|image| !image.waits);
+    let gone: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.gone).cloned().collect();
     recorded.retain(|name, _| gone.contains(name));
+    let names = leaving().flat_map(|image| &image.names).collect();
+    let loaded = wish.unwanted(catalog, &names, catalog.loaded()?)?;
+    let among = wish.all_layers_in().is_none().then_some(&recorded);
+    let blobs = unneeded_blobs(session, catalog, &gone, among)?;
 
     let mut candidates = Candidates::default();
     for row in recorded.values() {
@@ -201,7 +221,7 @@ fn intend(
             candidates.entry(&directory);
         }
     }
-    let mut intention = Intention { images, waiting_for, ..Intention::default() };
+    let mut intention = Intention { images, waiting_for, blobs, loaded, ..Intention::default() };
     let mut needed_here = NeededHere::new(session);
     for (id, mut candidate) in candidates.0 {
         if locked.is_some_and(|locked| !locked.contains_key(&id)) {
@@ -254,13 +274,19 @@ fn look_into(
 
 impl Intention {
     fn is_empty(&self) -> bool {
-        self.images.iter().all(|image| image.waits) && self.layers.is_empty() && self.leftovers.is_empty()
+        self.images.iter().all(|image| image.waits)
+            && self.layers.is_empty()
+            && self.leftovers.is_empty()
+            && self.blobs.is_empty()
+            && self.loaded.is_empty()
     }
 
     /// Reports what would be done.
     fn in_theory(self, dry_run: bool) -> Pruned {
-        let Self { images, waiting_for, directories, layers, leftovers } = self;
+        let Self { images, waiting_for, directories, layers, leftovers, blobs, loaded } = self;
         let mut pruned = Pruned { images, waiting_for, dry_run, ..Pruned::default() };
+        pruned.blobs.extend(blobs.into_iter().map(RemovedBlob::from));
+        pruned.engines.extend(loaded.iter().map(RemovedReference::from));
         pruned.layers.extend(leftovers.into_iter().map(RemovedLayer::from));
         for (id, layers) in layers {
             let Some(candidate) = directories.get(&id) else { continue };

@@ -16,5 +16,11 @@ pub(super) fn run(args: &Prune, session: &Session, output: &Output) -> Result<Ex
 /// Prints what was removed, or would be.
 pub(super) fn show(pruned: &Pruned, output: &Output) -> Exit {
     output.either(|| json::pruned(pruned), || human::pruned(pruned));
-    Exit::Done
+    match &pruned.engine_error {
+        None => Exit::Done,
+        Some(error) => {
+            output.human.failure(error);
+            Exit::Failed
+        }
+    }
 }

@@ -134,6 +134,9 @@ impl Facts {
         let totals = inspected.totals;
         let extracted = format!("{} entries, {}", totals.entries, bytes(totals.content_bytes));
         self.add("extracted", Some(extracted).filter(|_| totals.entries > 0));
+        let kept = inspected.blobs.iter().map(|blob| blob.size).sum();
+        let kept = format!("{}, {}", plural(inspected.blobs.len(), "blob"), bytes(kept));
+        self.add("kept", Some(kept).filter(|_| !inspected.blobs.is_empty()));
         let dropped = format!("{} privileged extended attributes", totals.dropped_xattrs);
         self.add("not on disk", Some(dropped).filter(|_| totals.dropped_xattrs > 0));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use msb_sync::image_ref::ImageRef;
-use msb_sync::sync::{LayerStatus, Pruned, Verified, VerifiedLayer};
+use msb_sync::sync::{LayerStatus, PartStatus, Pruned, Verified, VerifiedLayer};
 
 use crate::paint;
 use crate::text::{bytes, plural, printable, removals_wait, short};
@@ -30,25 +30,24 @@ pub(crate) fn verified(verified: &Verified, repair: bool, verbose: bool) -> Stri
             let _ = writeln!(out, "      {detail}");
         }
     }
+    for blob in &verified.blobs {
+        let found = Line { status: blob.status, repaired: blob.repaired, detail: blob.detail.as_deref() };
+        let _ = write!(out, "{}", found.show(&format!("blob {}", blob.digest), &some(&blob.images), verbose));
+    }
+    for reference in &verified.engines {
+        let (status, repaired) = (reference.status, reference.repaired);
+        let found = Line { status, repaired, detail: reference.detail.as_deref() };
+        let engine = format!("in {}", reference.loaded.engine.name);
+        let _ = write!(out, "{}", found.show(&printable(&reference.loaded.name, false), &engine, verbose));
+    }
     if !out.is_empty() {
         out.push('\n');
     }
-    if verified.layers.is_empty() {
+    if verified.layers.is_empty() && verified.blobs.is_empty() && verified.engines.is_empty() {
         out.push_str("Nothing to verify: msb-sync has recorded no images.\n");
         return out;
     }
-    let all: BTreeSet<_> = verified.layers.iter().flat_map(|layer| &layer.images).collect();
-    let checked =
-        format!("{} of {} compared", plural(verified.layers.len(), "layer"), plural(all.len(), "image"));
-    let repaired = verified.layers.iter().filter(|layer| layer.repaired).count();
-    let mut counts: Vec<String> = [LayerStatus::Missing, LayerStatus::Incomplete, LayerStatus::Modified]
-        .into_iter()
-        .filter(|status| verified.count(*status) > 0)
-        .map(|status| format!("{} {}", verified.count(status), status.as_str()))
-        .collect();
-    if repaired > 0 {
-        counts.push(format!("{repaired} repaired"));
-    }
+    let (checked, counts) = (checked(verified), counts(verified));
     if verified.succeeded() {
         let how = if counts.is_empty() { "all as recorded".to_owned() } else { counts.join(", ") };
         let _ = writeln!(out, "{}: {checked}, {how}.", paint::green("Intact"));
@@ -57,6 +56,66 @@ pub(crate) fn verified(verified: &Verified, repair: bool, verbose: bool) -> Stri
         let _ = writeln!(out, "{}: {checked}, {}.{next}", paint::red("Damaged"), counts.join(", "));
     }
     out
+}
+
+/// Says how much was compared.
+fn checked(verified: &Verified) -> String {
+    let all: BTreeSet<_> = verified.layers.iter().flat_map(|layer| &layer.images).collect();
+    let mut checked =
+        format!("{} of {} compared", plural(verified.layers.len(), "layer"), plural(all.len(), "image"));
+    if !verified.blobs.is_empty() {
+        let _ = write!(checked, ", {} read", plural(verified.blobs.len(), "kept blob"));
+    }
+    if !verified.engines.is_empty() {
+        let _ = write!(checked, ", {} looked up", plural(verified.engines.len(), "engine reference"));
+    }
+    checked
+}
+
+/// Counts what is damaged, and what was repaired.
+fn counts(verified: &Verified) -> Vec<String> {
+    let repaired = verified.layers.iter().filter(|layer| layer.repaired).count()
+        + verified.blobs.iter().filter(|blob| blob.repaired).count()
+        + verified.engines.iter().filter(|reference| reference.repaired).count();
+    let count = |status: LayerStatus| {
+        let parts = verified.blobs.iter().map(|blob| blob.status);
+        let parts = parts.chain(verified.engines.iter().map(|reference| reference.status));
+        verified.count(status) + parts.filter(|part| part.as_str() == status.as_str()).count()
+    };
+    let mut counts: Vec<String> = [LayerStatus::Missing, LayerStatus::Incomplete, LayerStatus::Modified]
+        .into_iter()
+        .filter(|status| count(*status) > 0)
+        .map(|status| format!("{} {}", count(status), status.as_str()))
+        .collect();
+    if repaired > 0 {
+        counts.push(format!("{repaired} repaired"));
+    }
+    counts
+}
+
+/// A blob, or an image in an engine, as it was found.
+struct Line<'a> {
+    status: PartStatus,
+    repaired: bool,
+    detail: Option<&'a str>,
+}
+
+impl Line<'_> {
+    /// Tells of damage and repairs, and with `verbose` of what is in order too.
+    fn show(&self, what: &str, beside: &str, verbose: bool) -> String {
+        let sign = match self.status {
+            PartStatus::Ok if self.repaired => paint::yellow("!"),
+            PartStatus::Ok if !verbose => return String::new(),
+            PartStatus::Ok => paint::dim("="),
+            _ => paint::red("x"),
+        };
+        let status = if self.repaired { "repaired" } else { self.status.as_str() };
+        let mut out = format!("  {sign} {what}  {status:<10}  {beside}\n");
+        if let Some(detail) = self.detail {
+            let _ = writeln!(out, "      {}", printable(detail, false));
+        }
+        out
+    }
 }
 
 /// Some of the images that a layer is part of.
@@ -90,19 +149,27 @@ pub(crate) fn pruned(pruned: &Pruned) -> String {
         );
     }
     if pruned.is_empty() {
-        out.push_str(if pruned.kept.is_empty() {
+        out.push_str(if pruned.kept.is_empty() && pruned.engines_kept.is_empty() {
             "Nothing to remove.\n"
         } else {
-            "Nothing else to remove. End what keeps the layers above, then prune again.\n"
+            "Nothing else to remove. End what keeps the above, then prune again.\n"
         });
         return out;
     }
     let (images, layers) =
         (plural(pruned.images.len() - waiting, "image"), plural(pruned.layers.len(), "layer"));
-    let what = match pruned.downloads.len() {
-        0 => format!("{images} and {layers}"),
-        count => format!("{images}, {layers} and {}", plural(count, "partial download")),
-    };
+    let mut parts = vec![images, layers];
+    for (count, what) in [
+        (pruned.blobs.len(), "kept blob"),
+        (pruned.engines.len(), "engine reference"),
+        (pruned.downloads.len(), "partial download"),
+    ] {
+        if count > 0 {
+            parts.push(plural(count, what));
+        }
+    }
+    let last = parts.pop().unwrap_or_default();
+    let what = format!("{} and {last}", parts.join(", "));
     let freed = bytes(pruned.freed_bytes());
     let _ = if pruned.dry_run {
         writeln!(out, "{}: {what} to remove, {freed}. Nothing was changed.", paint::bold("Dry run"))
@@ -134,6 +201,18 @@ fn rows(pruned: &Pruned) -> String {
     for layer in &pruned.kept {
         let reason = printable(&layer.reason, false);
         let _ = writeln!(out, "  {} layer {}  kept: {reason}", paint::yellow("="), layer.digest);
+    }
+    for blob in &pruned.blobs {
+        let (size, digest) = (bytes(blob.size), short(blob.digest.as_str()));
+        let _ = writeln!(out, "  {} kept blob {digest}  {size}, no image needs it any more", paint::red("-"));
+    }
+    for removed in &pruned.engines {
+        let name = printable(&removed.name, false);
+        let _ = writeln!(out, "  {} {name}  in {}", paint::red("-"), removed.engine);
+    }
+    for kept in &pruned.engines_kept {
+        let (name, reason) = (printable(&kept.name, false), printable(&kept.reason, false));
+        let _ = writeln!(out, "  {} {name}  in {}  kept: {reason}", paint::yellow("="), kept.engine);
     }
     for download in &pruned.downloads {
         let (digest, size) = (short(download.digest.as_str()), bytes(download.size));

@@ -1,0 +1,119 @@
+//! Hashing kept blobs. Nothing is locked or written.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::digest::{BlobDigest, Verifier};
+use crate::error::Error;
+use crate::image_ref::ImageRef;
+use crate::store::Blobs;
+use crate::sync::session::Session;
+use crate::sync::verb_error::VerbError;
+use crate::threads;
+
+/// Blobs read at once, at most: more only make a disk seek.
+const MAX_THREADS: usize = 8;
+/// Bytes read at once.
+const BUFFER: usize = 256 * 1024;
+
+/// The state of a kept blob, or of an image in an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartStatus {
+    /// The thing is as it was fetched, or loaded.
+    Ok,
+    /// There is no such thing.
+    Missing,
+    /// There is another thing in its place.
+    Modified,
+}
+
+impl PartStatus {
+    /// Returns the word in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Missing => "missing",
+            Self::Modified => "modified",
+        }
+    }
+}
+
+/// A kept blob and how it was found.
+#[derive(Clone, Debug)]
+pub struct VerifiedBlob {
+    /// The digest of the blob.
+    pub digest: BlobDigest,
+    /// The place where it lies, or should.
+    pub path: PathBuf,
+    /// The number of its bytes.
+    pub size: u64,
+    /// The images that it is part of, sorted.
+    pub images: BTreeSet<ImageRef>,
+    /// The state of the blob now.
+    pub status: PartStatus,
+    /// The damage that is or was found, for people.
+    pub detail: Option<String>,
+    /// True if the blob was damaged and is in order now.
+    pub repaired: bool,
+}
+
+/// Reads and hashes blobs, several at once, the biggest first.
+pub(crate) fn compare_blobs(session: &Session, mut blobs: Vec<&mut VerifiedBlob>) -> Result<(), VerbError> {
+    if blobs.is_empty() {
+        return Ok(());
+    }
+    blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+    let kept = Blobs::of(&session.home);
+    let threads = session.jobs().min(blobs.len()).min(MAX_THREADS);
+    let blobs: Vec<Mutex<&mut VerifiedBlob>> = blobs.into_iter().map(Mutex::new).collect();
+    let next = AtomicUsize::new(0);
+    threads::work_in_parallel("hash", threads, || {
+        while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // Nobody else takes this one.
+            let mut blob = threads::lock(blob);
+            if session.cancel.is_cancelled() {
+                break;
+            }
+            (blob.status, blob.detail) = compare_blob(session, &kept, &blob.digest, blob.size);
+        }
+    });
+    if session.cancel.is_cancelled() { Err(Error::Stopped.into()) } else { Ok(()) }
+}
+
+fn compare_blob(
+    session: &Session,
+    kept: &Blobs,
+    digest: &BlobDigest,
+    size: u64,
+) -> (PartStatus, Option<String>) {
+    let mut file = match kept.open(digest) {
+        Ok(Some(file)) => file,
+        Ok(None) => {
+            let path = kept.path(digest);
+            return (PartStatus::Missing, Some(format!("there is no file {}", path.display())));
+        }
+        Err(error) => return (PartStatus::Modified, Some(error.to_string())),
+    };
+    let mut verifier = Verifier::new(digest, size);
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let count = match file.read(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return (PartStatus::Modified, Some(format!("it cannot be read: {error}"))),
+            Ok(count) => count,
+        };
+        if count == 0 || session.cancel.is_cancelled() {
+            break;
+        }
+        if let Err(mismatch) = verifier.update(&buffer[..count]) {
+            return (PartStatus::Modified, Some(mismatch.to_string()));
+        }
+    }
+    match verifier.finish() {
+        Ok(()) => (PartStatus::Ok, None),
+        Err(mismatch) => (PartStatus::Modified, Some(mismatch.to_string())),
+    }
+}

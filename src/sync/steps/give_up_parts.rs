@@ -1,0 +1,97 @@
+//! The kept blobs and the references in engines that go with images which are given up.
+//!
+//! References go first, while the catalog still says that they are ours; the index of the kept
+//! blobs goes before the blobs that it named.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::engines;
+use crate::catalog::{Catalog, WritableCatalog};
+use crate::digest::BlobDigest;
+use crate::execute::{kept_index, take_out};
+use crate::image_ref::ImageRef;
+use crate::locked_home::LockedHome;
+use crate::state::{LoadedReference, RecordedImage};
+use crate::store::{self, Blobs, KeptBlob};
+use crate::sync::pruned::{KeptReference, Pruned, RemovedBlob, RemovedReference};
+use crate::sync::session::Session;
+use crate::sync::verb_error::VerbError;
+
+/// Lists the kept blobs that nobody needs without the images `gone`: of all, or of the images
+/// `among` alone.
+pub(crate) fn unneeded_blobs(
+    session: &Session,
+    catalog: &Catalog,
+    gone: &BTreeSet<ImageRef>,
+    among: Option<&BTreeMap<ImageRef, RecordedImage>>,
+) -> Result<Vec<KeptBlob>, VerbError> {
+    let mut blobs = Blobs::of(&session.home).list()?;
+    if blobs.is_empty() {
+        return Ok(blobs);
+    }
+    if let Some(rows) = among {
+        let of_images: BTreeSet<&BlobDigest> = rows
+            .values()
+            .flat_map(|row| {
+                let documents = row.documents.iter().map(|document| &document.digest);
+                documents.chain(row.layers.iter().map(|layer| &layer.digest))
+            })
+            .collect();
+        blobs.retain(|blob| of_images.contains(&blob.digest));
+    }
+    let needed = catalog.blobs_needed_outside(gone)?;
+    blobs.retain(|blob| !needed.contains(&blob.digest));
+    Ok(blobs)
+}
+
+/// Takes references out of engines, and tells what became of them. Those that somebody uses, and
+/// those of engines that cannot be asked, stay ours.
+pub(crate) fn take_out_of_engines(
+    session: &Session,
+    catalog: &mut WritableCatalog,
+    unwanted: &[LoadedReference],
+    pruned: &mut Pruned,
+) -> Result<(), VerbError> {
+    if unwanted.is_empty() {
+        return Ok(());
+    }
+    let mut others = catalog.loaded()?;
+    others.retain(|row| !unwanted.contains(row));
+    let taken = take_out(&engines::of(session), unwanted, &others, &*session.reporter);
+    catalog.forget_loads(&taken.gone)?;
+    pruned.engines.extend(taken.gone.iter().map(RemovedReference::from));
+    let kept = |(row, reason): (LoadedReference, String)| KeptReference {
+        engine: row.engine.name,
+        name: row.name,
+        reason,
+    };
+    pruned.engines_kept.extend(taken.in_use.into_iter().map(kept));
+    pruned.engine_error = taken.error;
+    Ok(())
+}
+
+/// Removes kept blobs that no image needs any more, after the index has ceased to name them.
+pub(crate) fn remove_kept_blobs(
+    session: &Session,
+    home: &LockedHome,
+    catalog: &Catalog,
+    blobs: Vec<KeptBlob>,
+    pruned: &mut Pruned,
+) -> Result<(), VerbError> {
+    let kept = Blobs::of(home.path());
+    if !kept.is_there() {
+        return Ok(());
+    }
+    store::write_blobs_index(home, &kept_index(catalog, &kept)?)?;
+    // By what the catalog says now, without the images.
+    let needed = catalog.blobs_needed_outside(&BTreeSet::new())?;
+    let unneeded: BTreeSet<BlobDigest> =
+        blobs.iter().map(|blob| &blob.digest).filter(|digest| !needed.contains(digest)).cloned().collect();
+    let removed = store::remove_blobs(home, &unneeded);
+    for left in removed.kept.values() {
+        session.warn(left.to_string());
+    }
+    let is_removed = |blob: &KeptBlob| removed.removed.contains_key(&blob.digest);
+    pruned.blobs.extend(blobs.into_iter().filter(is_removed).map(RemovedBlob::from));
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! Kept blobs and engines after `apply`: what `verify` finds, `--repair` mends, `prune` and `forget` take away.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::support::check::applied;
+use crate::support::fake_registry::FakeRegistry;
+use crate::support::image::{BlobSet, Image, Layer, file, noise};
+use crate::support::sandbox::Sandbox;
+use crate::support::{sha256, tool};
+
+struct Shop {
+    registry: FakeRegistry,
+    sandbox: Sandbox,
+    base: Layer,
+    top: Layer,
+}
+
+const KEEP: &str = "[settings]\nblobs = \"keep\"\n";
+
+/// Two images that share their base, behind an index each, applied with these settings.
+fn shop(settings: &str) -> Shop {
+    let base = Layer::of(&[file("base", noise(1, 200_000))]);
+    let top = Layer::of(&[file("top", "top")]);
+    let mut content = BlobSet::default();
+    for (name, layers) in [("a:1", &[base.clone(), top.clone()][..]), ("b:1", &[base.clone()][..])] {
+        let manifest = content.image(&Image::new(layers));
+        let index = content.index(false, &[manifest]);
+        content.tag(name, &index);
+    }
+    let shop = Shop { registry: FakeRegistry::start(content), sandbox: Sandbox::new(), base, top };
+    shop.want(settings, &["a:1", "b:1"]);
+    applied(&shop.sandbox);
+    shop.registry.forget();
+    shop
+}
+
+impl Shop {
+    fn want(&self, settings: &str, images: &[&str]) {
+        let wanted = crate::support::check::wanted(&self.registry.name(), images);
+        self.sandbox.images(&format!("{settings}{wanted}"));
+    }
+
+    fn name(&self, image: &str) -> String {
+        format!("{}/{image}", self.registry.name())
+    }
+
+    fn blob(&self, digest: &str) -> PathBuf {
+        self.sandbox.home().join("blobs/blobs").join(digest.replace(':', "/"))
+    }
+
+    /// The names of all kept blobs.
+    fn kept(&self) -> Vec<String> {
+        let names = fs::read_dir(self.sandbox.home().join("blobs/blobs/sha256")).unwrap();
+        let mut names: Vec<String> =
+            names.map(|name| format!("sha256:{}", name.unwrap().file_name().to_str().unwrap())).collect();
+        names.sort();
+        names
+    }
+
+    /// The names in the index of the kept blobs.
+    fn indexed(&self) -> Vec<String> {
+        let index = fs::read(self.sandbox.home().join("blobs/index.json")).unwrap();
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        let name = |manifest: &Value| {
+            assert!(self.blob(manifest["digest"].as_str().unwrap()).exists(), "{manifest}");
+            manifest["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap().to_owned()
+        };
+        index["manifests"].as_array().unwrap().iter().map(name).collect()
+    }
+
+    fn json(&self, arguments: &str, code: i32) -> Value {
+        self.sandbox.msb(&format!("{arguments} --json")).run().code(code).json()
+    }
+
+    /// Writes a stand-in for msb, and returns the settings that use it.
+    fn engine(sandbox: &Sandbox) -> String {
+        let script = sandbox.write("msb.py", include_str!("support/fake_msb.py"));
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let (script, home) = (script.display(), sandbox.work().join("msb"));
+        format!("[engine.microsandbox]\ncommand = \"{script}\"\nhome = \"{}\"\n", home.display())
+    }
+
+    /// The names that the stand-in lists.
+    fn loaded(&self) -> Vec<String> {
+        let state = fs::read(self.sandbox.work().join("msb/state.json")).unwrap();
+        let state: Value = serde_json::from_slice(&state).unwrap();
+        let mut names: Vec<String> = state.as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        names
+    }
+}
+
+/// Two images in an engine.
+fn with_engine(settings: &str) -> (Shop, String) {
+    let shop = shop("");
+    let settings = format!("{settings}{}", Shop::engine(&shop.sandbox));
+    shop.want(&settings, &["a:1", "b:1"]);
+    applied(&shop.sandbox);
+    shop.registry.forget();
+    (shop, settings)
+}
+
+fn statuses<'a>(document: &'a Value, part: &str, key: &str) -> Vec<(&'a str, &'a str)> {
+    let parts = document[part].as_array().unwrap();
+    let mut found: Vec<_> = parts
+        .iter()
+        .map(|part| (part["status"].as_str().unwrap(), part[key].as_str().unwrap()))
+        .filter(|(status, _)| *status != "ok")
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn flip(path: &std::path::Path) {
+    let mut content = fs::read(path).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::write(path, content).unwrap();
+}
+
+#[test]
+fn kept_blobs_are_a_layout_that_other_programs_read() {
+    let shop = shop(KEEP);
+    // Two layers, and index, manifest and config of each image.
+    assert_eq!(shop.kept().len(), 8);
+    for digest in shop.kept() {
+        assert_eq!(sha256(&fs::read(shop.blob(&digest)).unwrap()), digest);
+    }
+    assert_eq!(shop.indexed(), [shop.name("a:1"), shop.name("b:1")]);
+    let layout = shop.sandbox.home().join("blobs");
+    assert_eq!(layout.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    assert!(fs::read_dir(shop.sandbox.home().join("downloads")).unwrap().next().is_none());
+    let source = format!("oci:{}:{}", layout.display(), shop.name("a:1"));
+    let copy = format!("dir:{}", shop.sandbox.work().join("copy").display());
+    tool(
+        &shop.sandbox.work(),
+        "skopeo",
+        &["--insecure-policy", "copy", "--preserve-digests", &source, &copy],
+    );
+    let inspected = shop.json(&format!("inspect {}", shop.name("a:1")), 0);
+    let blobs = inspected["image"]["blobs"].as_array().unwrap();
+    assert_eq!(blobs.len(), 5, "{inspected}");
+    assert!(blobs.iter().all(|blob| PathBuf::from(blob["path"].as_str().unwrap()).exists()));
+}
+
+#[test]
+fn a_deleted_layer_comes_back_without_a_request() {
+    let shop = shop(KEEP);
+    fs::remove_dir_all(shop.sandbox.layers().join(shop.base.directory())).unwrap();
+    applied(&shop.sandbox);
+    let asked: Vec<String> =
+        shop.registry.requests().into_iter().filter(|request| !request.starts_with("HEAD")).collect();
+    assert!(asked.is_empty(), "{asked:?}");
+    assert!(shop.sandbox.layers().join(shop.base.directory()).join("base").exists());
+}
+
+#[test]
+fn damaged_blobs_are_found_and_repaired() {
+    let shop = shop(KEEP);
+    assert_eq!(statuses(&shop.json("verify", 0), "blobs", "digest"), []);
+    assert!(shop.registry.requests().is_empty());
+    let (base, top) = (shop.base.digest(), shop.top.digest());
+    flip(&shop.blob(&base));
+    fs::remove_file(shop.blob(&top)).unwrap();
+    let found = shop.json("verify", 1);
+    let mut expected = [("missing", top.as_str()), ("modified", base.as_str())];
+    expected.sort_unstable();
+    assert_eq!(statuses(&found, "blobs", "digest"), expected);
+    assert_eq!(statuses(&found, "layers", "digest"), []);
+    let repaired = shop.json("verify --repair", 0);
+    let marked = repaired["blobs"].as_array().unwrap().iter().filter(|blob| blob["repaired"] == true);
+    assert_eq!(marked.count(), 2, "{repaired}");
+    assert_eq!(statuses(&shop.json("verify", 0), "blobs", "digest"), []);
+    assert_eq!(shop.indexed().len(), 2);
+}
+
+#[test]
+fn blobs_go_with_the_last_image_that_needs_them() {
+    let shop = shop(KEEP);
+    shop.want(KEEP, &["b:1"]);
+    let planned = shop.json("prune --dry-run", 0);
+    assert_eq!(planned["blobs"].as_array().unwrap().len(), 4, "{planned}");
+    assert_eq!(shop.kept().len(), 8);
+    let pruned = shop.json("prune", 0);
+    assert_eq!(pruned["blobs"].as_array().unwrap().len(), 4, "{pruned}");
+    assert_eq!(shop.kept().len(), 4);
+    assert_eq!(shop.indexed(), [shop.name("b:1")]);
+    assert!(shop.blob(&shop.base.digest()).exists() && !shop.blob(&shop.top.digest()).exists());
+    shop.json(&format!("forget {}", shop.name("b:1")), 0);
+    assert!(shop.kept().is_empty() && shop.indexed().is_empty());
+    let text = shop.sandbox.msb("prune --allow-empty").run();
+    assert!(text.stdout.contains("Nothing to remove"), "{text}");
+}
+
+#[test]
+fn a_damaged_file_of_an_engine_is_found_and_mended() {
+    let (shop, _) = with_engine("");
+    assert_eq!(shop.loaded(), [shop.name("a:1"), shop.name("b:1")]);
+    let verified = shop.json("verify", 0);
+    assert_eq!(verified["engines"].as_array().unwrap().len(), 2, "{verified}");
+    let files = fs::read_dir(shop.sandbox.work().join("msb/cache/layers")).unwrap();
+    let damaged = files.map(|file| file.unwrap().path()).max_by_key(|path| path.metadata().unwrap().len());
+    let damaged = damaged.unwrap();
+    let before = fs::read(&damaged).unwrap();
+    flip(&damaged);
+    let found = shop.json("verify", 1);
+    let (a, b) = (shop.name("a:1"), shop.name("b:1"));
+    assert_eq!(statuses(&found, "engines", "reference"), [("modified", &*a), ("modified", &*b)]);
+    let repaired = shop.json("verify --repair", 0);
+    assert!(
+        repaired["engines"].as_array().unwrap().iter().all(|found| found["repaired"] == true),
+        "{repaired}"
+    );
+    assert_eq!(fs::read(&damaged).unwrap(), before);
+    assert!(shop.registry.requests().is_empty());
+
+    // What somebody took out of the engine is missing, and comes back.
+    fs::write(shop.sandbox.work().join("msb/state.json"), "{}").unwrap();
+    assert_eq!(
+        statuses(&shop.json("verify", 1), "engines", "reference"),
+        [("missing", &*a), ("missing", &*b)]
+    );
+    shop.json("verify --repair", 0);
+    assert_eq!(shop.loaded(), [a, b]);
+}
+
+#[test]
+fn references_leave_engines_with_their_images_and_what_is_in_use_stays() {
+    let (shop, settings) = with_engine("");
+    let (a, b) = (shop.name("a:1"), shop.name("b:1"));
+    shop.want(&settings, &["b:1"]);
+    let in_use = shop.sandbox.work().join("msb/in-use");
+    let planned = shop.json("prune --dry-run", 0);
+    assert_eq!(planned["engines"][0]["reference"], a.as_str(), "{planned}");
+    assert_eq!(shop.loaded().len(), 2);
+    fs::write(&in_use, "").unwrap();
+    let pruned = shop.json("prune", 0);
+    assert_eq!(pruned["engines_kept"][0]["reference"], a.as_str(), "{pruned}");
+    assert!(pruned["engines_kept"][0]["reason"].as_str().unwrap().contains("build-7"), "{pruned}");
+    assert_eq!(shop.loaded().len(), 2);
+    fs::remove_file(&in_use).unwrap();
+    let pruned = shop.json("prune", 0);
+    assert_eq!(pruned["engines"][0]["reference"], a.as_str(), "{pruned}");
+    assert_eq!(shop.loaded(), [b]);
+
+    // An engine that the file lists no more loses what we loaded, one that cannot be asked keeps it.
+    shop.want(KEEP, &["b:1"]);
+    let script = shop.sandbox.work().join("msb.py");
+    let hidden = script.with_extension("away");
+    fs::rename(&script, &hidden).unwrap();
+    let pruned = shop.json("prune", 1);
+    assert_eq!(pruned["error"]["kind"], "engine", "{pruned}");
+    fs::rename(&hidden, &script).unwrap();
+    shop.json("prune", 0);
+    assert!(shop.loaded().is_empty());
+    assert_eq!(shop.kept().len(), 4, "the image stays, and its blobs");
+}
+
+#[test]
+fn what_somebody_else_loaded_meanwhile_is_not_ours() {
+    let (shop, _) = with_engine("");
+    let state = shop.sandbox.work().join("msb/state.json");
+    let theirs = serde_json::json!({ shop.name("a:1"): sha256(b"theirs"), "other:1": sha256(b"other") });
+    fs::write(&state, theirs.to_string()).unwrap();
+    shop.json(&format!("forget {} {}", shop.name("a:1"), shop.name("b:1")), 0);
+    assert_eq!(shop.loaded(), [shop.name("a:1"), "other:1".to_owned()]);
+}
