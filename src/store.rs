@@ -50,7 +50,7 @@ mod staged;
 mod staging;
 mod usage;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -175,6 +175,26 @@ impl Store {
     pub(crate) fn spooled(&self, digest: &BlobDigest) -> u64 {
         let metadata = fs::symlink_metadata(self.spool_path(digest));
         metadata.map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 })
+    }
+
+    /// Opens the bytes of a blob of `size` bytes that are here: those of the kept one, else what
+    /// earlier runs have received, if that is as much. Whoever uses them hashes them.
+    ///
+    /// # Errors
+    /// The thing of its name is no regular file of this user's or root's, or cannot be opened.
+    pub(crate) fn open_blob(&self, digest: &BlobDigest, size: u64) -> Result<Option<File>, StoreError> {
+        let blobs = Blobs::of(self.home().path());
+        if blobs.has(digest, size) {
+            return blobs.open(digest);
+        }
+        if self.spooled(digest) != size {
+            return Ok(None);
+        }
+        let (path, name) = (self.spool_path(digest), format!("{digest}.part"));
+        match sys::open_own_file(self.downloads_directory.as_fd(), name.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some).map_err(StoreError::io("open the partial download", path)),
+        }
     }
 
     /// Notes that the inventory of a layer is of the directory that the layer has now. The note

@@ -1,5 +1,5 @@
-//! What owners want of their images: layers extracted, blobs kept; and the documents of images
-//! whose blobs somebody keeps.
+//! Owners want different things of their images: layers extracted, blobs kept; and here are the
+//! documents of images whose blobs somebody keeps.
 //!
 //! Most owners want layers extracted and no blob kept. Those have no row here, as all had none
 //! before there was a choice.

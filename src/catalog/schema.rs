@@ -161,7 +161,7 @@ const OURS: &[Table] = &[
                PRIMARY KEY (reference, owner)) WITHOUT ROWID",
         columns: &["reference", "owner", "since"],
     },
-    // What an owner wants of an image, where it is not the usual: layers extracted, no blob kept.
+    // The wishes of owners that are not the usual: layers extracted, no blob kept.
     Table {
         name: "sync_holdings",
         body: "(reference TEXT NOT NULL, owner TEXT NOT NULL, extracts INTEGER NOT NULL, \

@@ -90,9 +90,9 @@ impl WritableCatalog {
         Ok(Self { catalog: Catalog { conn, path }, _home: home.clone() })
     }
 
-    /// Records `image` under `names` for `owner`, with what he wants of it, in one transaction: what
-    /// was recorded under these names is replaced. The first name is the
-    /// image's own, the others are second names (see
+    /// Records `image` under `names` for `owner`, with what he wants of it, in one transaction:
+    /// what was recorded under these names is replaced. The first name is the image's own, the
+    /// others are second names (see
     /// [`ImageRef::recorded_names`]), which stay as long as the first does. Owners it has stay. Its
     /// documents are recorded where any of them wants blobs kept.
     ///

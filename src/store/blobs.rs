@@ -79,7 +79,7 @@ impl Blobs {
     /// Opens a blob; `None` where it is not kept.
     ///
     /// # Errors
-    /// What has its name is no regular file of this user's or root's, or cannot be opened.
+    /// The thing of its name is no regular file of this user's or root's, or cannot be opened.
     pub(crate) fn open(&self, digest: &BlobDigest) -> Result<Option<File>, StoreError> {
         let Some(directory) = self.directory(digest.algorithm())? else { return Ok(None) };
         match sys::open_own_file(directory.as_fd(), digest.hex().as_bytes()) {
@@ -137,28 +137,6 @@ impl Blobs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::io("open", algorithm_place(&self.root, algorithm))(error)),
             Ok(directory) => Ok(Some(place.get_or_init(|| directory))),
-        }
-    }
-}
-
-impl Store {
-    /// Opens the bytes of a blob of `size` bytes that are here: those of the kept one, else what
-    /// earlier runs have received, if that is as much. Whoever uses them hashes them.
-    ///
-    /// # Errors
-    /// What has its name is no regular file of this user's or root's, or cannot be opened.
-    pub(crate) fn open_blob(&self, digest: &BlobDigest, size: u64) -> Result<Option<File>, StoreError> {
-        let blobs = Blobs::of(self.home().path());
-        if blobs.has(digest, size) {
-            return blobs.open(digest);
-        }
-        if self.spooled(digest) != size {
-            return Ok(None);
-        }
-        let (path, name) = (self.spool_path(digest), format!("{digest}.part"));
-        match sys::open_own_file(self.downloads_directory.as_fd(), name.as_bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some).map_err(StoreError::io("open the partial download", path)),
         }
     }
 }

@@ -17,7 +17,6 @@ use super::steps::lock_home::{lock_home, open_store};
 use super::steps::machine::without_file;
 use super::steps::registries;
 use super::verb_error::VerbError;
-use super::verify::Verified;
 use crate::catalog::{Catalog, WritableCatalog};
 use crate::digest::BlobDigest;
 use crate::engine::Engines;
@@ -50,10 +49,9 @@ type ByHolder<'r> = BTreeMap<Holder, BTreeMap<ImageRef, &'r RecordedImage>>;
 pub(super) fn repair(
     session: &Session,
     engines: &Engines,
-    verified: &mut Verified,
+    (layers, blobs, references): (&mut [VerifiedLayer], &mut [VerifiedBlob], &mut [VerifiedReference]),
     recorded: &BTreeMap<ImageRef, RecordedImage>,
 ) -> Result<(), VerbError> {
-    let Verified { layers, blobs, engines: references } = verified;
     let damaged = |layer: &&VerifiedLayer| layer.status != LayerStatus::Ok;
     let mut directories: BTreeSet<PathBuf> =
         layers.iter().filter(damaged).map(|layer| layer.directory.clone()).collect();
@@ -139,8 +137,8 @@ fn repair_in(
     Ok(())
 }
 
-/// Removes damaged blobs, and the damaged files of engines, which take those that are there for good
-/// ones; and notes that these images are to be loaded, whatever becomes of this run.
+/// Removes damaged blobs, and the damaged files of engines, which take those that are there for
+/// good ones; and notes that these images are to be loaded, whatever becomes of this run.
 fn make_way(
     session: &Session,
     home: &LockedHome,

@@ -1,5 +1,5 @@
-//! `verify`: the recorded images' layers, kept blobs and places in engines against what was recorded
-//! of them, and damaged ones replaced on request.
+//! `verify`: the recorded images' layers, kept blobs and places in engines against what was
+//! recorded of them, and damaged ones replaced on request.
 //!
 //! Verifying takes no lock and writes nothing.
 
@@ -48,7 +48,8 @@ impl Verified {
 }
 
 /// Compares the layers of recorded images, the kept blobs and the places in engines with what was
-/// recorded of them; damaged ones are replaced if `repair`. Without `references`: of all images that msb-sync recorded.
+/// recorded of them; damaged ones are replaced if `repair`. Without `references`: of all images that
+/// msb-sync recorded.
 ///
 /// ```
 /// use msb_sync::sync::{self, ImagesSource, Request, Session};
@@ -94,7 +95,8 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
     let engines = engines::of(session);
     compare_engines(session, &engines, verified.engines.iter_mut().collect())?;
     if repair && !verified.succeeded() {
-        repair::repair(session, &engines, &mut verified, &recorded)?;
+        let Verified { layers, blobs, engines: references } = &mut verified;
+        repair::repair(session, &engines, (layers, blobs, references), &recorded)?;
     }
     Ok(verified)
 }
