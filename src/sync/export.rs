@@ -30,7 +30,7 @@ use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::error::{Error, InputError, InputFile, StoreError};
 use crate::image_ref::ImageRef;
-use crate::lockfile::Lockfile;
+use crate::lockfile::{Lockfile, MAX_TEXT};
 use crate::state::{Desired, Platform, Targets};
 use crate::sys;
 
@@ -196,7 +196,7 @@ fn wanted(session: &Session, loaded: &Loaded, request: &ExportRequest) -> Result
 fn layers_of_lockfile(path: &Path) -> Result<BTreeSet<BlobDigest>, VerbError> {
     let unreadable =
         |source| InputError::Unreadable { file: InputFile::Lockfile, path: path.to_owned(), source };
-    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let text = sys::read_regular_text(path, MAX_TEXT as u64).map_err(unreadable)?;
     let lockfile = Lockfile::parse(&text, &path.display().to_string()).map_err(VerbError::Lockfile)?;
     Ok(lockfile.layers().cloned().collect())
 }

@@ -78,7 +78,7 @@ impl Directory {
     /// Replaces a file of the root, unless it is the same already.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), VerbError> {
         let path = self.path.join(name);
-        if fs::read(&path).is_ok_and(|there| there == bytes) {
+        if sys::read_regular(&path, bytes.len() as u64).is_ok_and(|there| there == bytes) {
             return Ok(());
         }
         let mut fill = |file: &mut File| file.write_all(bytes);
