@@ -2,8 +2,8 @@
 //! them.
 //!
 //! A pure room: bytes come and go by `Read` and `Write`. [`index_json`] says which images a bundle
-//! has, and [`ArchiveWriter`] writes one as a tar. The same images give the same bytes: the order is
-//! fixed, times and owners are 0.
+//! has, and [`ArchiveWriter`] writes one as a tar. The same images give the same bytes: the order
+//! is fixed, times and owners are 0.
 //!
 //! Sources: <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md>,
 //! <https://github.com/opencontainers/image-spec/blob/v1.1.1/annotations.md>,

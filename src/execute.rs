@@ -3,9 +3,9 @@
 //! A thread for each blob in flight reads the socket, hashes and spools; a second one extracts the
 //! spool while the spool grows (`fetcher`). The calling thread collects finished layers, gives
 //! them their names in groups (`group`) and records each image when its last layer is there
-//! (`waitlist`). A blob that is to be kept becomes a kept one in the same groups. Engines take their
-//! images meanwhile, each in a thread of its own, which streams an archive of the blobs that are
-//! whole into the engine's program (`loads`). A failure is data for the images that need the layer,
+//! (`waitlist`). A blob that is to be kept becomes a kept one in the same groups. Engines take
+//! their images meanwhile, each in a thread of its own, which streams an archive of the blobs that
+//! are whole into the engine's program (`loads`). A failure is data for the images that need the layer,
 //! and for the one part of an image that it concerns; the others go on.
 
 mod documents;
@@ -15,6 +15,7 @@ mod kept;
 mod loads;
 mod outcome;
 mod removals;
+mod source;
 mod space;
 mod waitlist;
 
@@ -104,7 +105,7 @@ impl Executor<'_> {
         for (fetch, error) in &too_large {
             waitlist.all_claims_failed(plan, *fetch, error);
         }
-        self.keep_documents(plan, &mut waitlist);
+        documents::keep_documents(self, plan, &mut waitlist);
         let loads = Loads::of(plan, self.owner, self.engines);
         self.catalog.begin_loads(&loads.rows())?;
         let counters = Counters::default();
@@ -119,7 +120,7 @@ impl Executor<'_> {
             (layers, feed.finish())
         });
         let loads = self.end_loads(plan, loaded, &mut waitlist);
-        self.look_after_kept_blobs(plan)?;
+        kept::look_after_kept_blobs(self, plan)?;
         let stopped = self.cancel.is_cancelled();
         Ok(Outcome {
             images: waitlist.into_results(plan),
@@ -241,8 +242,8 @@ impl Executor<'_> {
         committed
     }
 
-    /// Gives a group of layers their names and keeps the blobs that are to be kept; returns how many
-    /// layers got their names.
+    /// Gives a group of layers their names and keeps the blobs that are to be kept; returns how
+    /// many layers got their names.
     fn commit(&mut self, plan: &Plan, group: Vec<Finished<'_>>, waitlist: &mut Waitlist) -> usize {
         let (mut staged, mut spools, mut finished) = (Vec::new(), Vec::new(), Vec::new());
         for Finished { fetch, result, wrong_claims } in group {
@@ -381,7 +382,7 @@ impl Executor<'_> {
             }
         }
         self.remove_from_engines(plan, outcome);
-        let blobs = if plan.removes() { self.prune_blobs() } else { Ok(()) };
+        let blobs = if plan.removes() { kept::prune_blobs(self) } else { Ok(()) };
         match self.remove_layers(&plan.layers_to_remove).and_then(|count| blobs.map(|()| count)) {
             Ok(count) => outcome.layers_removed += count,
             Err(error) => outcome.failure = Some(Arc::new(error)),

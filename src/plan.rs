@@ -12,6 +12,7 @@ mod engine;
 mod fetch;
 mod forget;
 mod image;
+mod need;
 mod part;
 mod reason;
 mod removal;

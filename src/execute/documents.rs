@@ -18,60 +18,57 @@ const GROUP: usize = 256;
 /// A document, and its spool.
 type Received<'p> = (&'p DocumentFetch, Result<Arc<Spool>, Error>);
 
-impl Executor<'_> {
-    /// Keeps the documents that `plan` wants kept. Most of them were read a moment ago and are
-    /// remembered by the registries; the others are asked for. An image fails that lacks one.
-    pub(super) fn keep_documents(&self, plan: &Plan, waitlist: &mut Waitlist) {
-        for group in plan.documents.chunks(GROUP) {
-            if self.cancel.is_cancelled() {
-                return;
-            }
-            for (fetch, error) in self.keep_group(group) {
-                waitlist.images_failed(&fetch.images, &error);
-            }
+/// Keeps the documents that `plan` wants kept. Most of them were read a moment ago and are
+/// remembered by the registries; the others are asked for. An image fails that lacks one.
+pub(super) fn keep_documents(executor: &Executor<'_>, plan: &Plan, waitlist: &mut Waitlist) {
+    for group in plan.documents.chunks(GROUP) {
+        if executor.cancel.is_cancelled() {
+            return;
         }
-    }
-
-    /// Keeps some documents, and returns those that failed, each with its error.
-    fn keep_group<'p>(&self, group: &'p [DocumentFetch]) -> Vec<(&'p DocumentFetch, Arc<Error>)> {
-        let registry_of =
-            |fetch: &DocumentFetch| fetch.images.first().map_or("", |image| image.registry()).to_owned();
-        let queue = Queue::new(group.iter().map(|fetch| (registry_of(fetch), fetch)));
-        let received: Mutex<Vec<Received<'_>>> = Mutex::default();
-        let (registries, store) = (self.registries, self.store);
-        threads::work_in_parallel("document", self.downloads.min(group.len()), || {
-            while let Some(taken) = queue.next() {
-                let result = receive(registries, store, taken.job);
-                threads::lock(&received).push((taken.job, result));
-            }
-        });
-        let mut failed = Vec::new();
-        let mut spools = Vec::new();
-        // In the order of the plan, whichever thread was first.
-        let received = threads::unpoisoned(received.into_inner());
-        let mut received: BTreeMap<_, _> =
-            received.into_iter().map(|(fetch, result)| (&fetch.document.digest, (fetch, result))).collect();
-        let mut whole = Vec::new();
-        while let Some((_, (fetch, result))) = received.pop_first() {
-            match result {
-                Ok(spool) => {
-                    spools.push(spool);
-                    whole.push(fetch);
-                }
-                Err(error) => failed.push((fetch, Arc::new(error))),
-            }
+        for (fetch, error) in keep_group(executor, group) {
+            waitlist.images_failed(&fetch.images, &error);
         }
-        let kept = store::keep(self.store, &spools);
-        failed.extend(
-            whole
-                .into_iter()
-                .zip(kept)
-                .filter_map(|(fetch, kept)| Some((fetch, Arc::new(kept.err()?.into())))),
-        );
-        failed
     }
 }
 
+/// Keeps some documents, and returns those that failed, each with its error.
+fn keep_group<'p>(
+    executor: &Executor<'_>,
+    group: &'p [DocumentFetch],
+) -> Vec<(&'p DocumentFetch, Arc<Error>)> {
+    let registry_of =
+        |fetch: &DocumentFetch| fetch.images.first().map_or("", |image| image.registry()).to_owned();
+    let queue = Queue::new(group.iter().map(|fetch| (registry_of(fetch), fetch)));
+    let received: Mutex<Vec<Received<'_>>> = Mutex::default();
+    let (registries, store) = (executor.registries, executor.store);
+    threads::work_in_parallel("document", executor.downloads.min(group.len()), || {
+        while let Some(taken) = queue.next() {
+            let result = receive(registries, store, taken.job);
+            threads::lock(&received).push((taken.job, result));
+        }
+    });
+    let mut failed = Vec::new();
+    let mut spools = Vec::new();
+    // In the order of the plan, whichever thread was first.
+    let received = threads::unpoisoned(received.into_inner());
+    let mut received: BTreeMap<_, _> =
+        received.into_iter().map(|(fetch, result)| (&fetch.document.digest, (fetch, result))).collect();
+    let mut whole = Vec::new();
+    while let Some((_, (fetch, result))) = received.pop_first() {
+        match result {
+            Ok(spool) => {
+                spools.push(spool);
+                whole.push(fetch);
+            }
+            Err(error) => failed.push((fetch, Arc::new(error))),
+        }
+    }
+    let kept = store::keep(executor.store, &spools);
+    failed.extend(
+        whole.into_iter().zip(kept).filter_map(|(fetch, kept)| Some((fetch, Arc::new(kept.err()?.into())))),
+    );
+    failed
+}
 /// Writes one document, verified by the registries, into a spool.
 fn receive(registries: &Registries, store: &Store, fetch: &DocumentFetch) -> Result<Arc<Spool>, Error> {
     let Some(image) = fetch.images.first() else { return Err(Error::Stopped) };

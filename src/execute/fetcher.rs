@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::source::Source;
 use crate::cancel::Cancel;
 use crate::digest::{BlobDigest, ContentMismatch, Verifier};
 use crate::error::{Error, LayerError, RegistryError, StoreError};
@@ -384,50 +385,6 @@ impl<'a> Fetcher<'a> {
             }
         }
         verifier.finish().map_err(|error| wrong_bytes(spool, error))
-    }
-}
-
-/// The source of a blob's bytes.
-enum Source {
-    /// The kept blob.
-    Kept(File),
-    /// The spool, which a registry fills.
-    Spool(Arc<Spool>),
-}
-
-impl Source {
-    /// Opens a reader from the first byte on; that of a spool waits for bytes to come.
-    fn reader(&self, store: &Store) -> Result<Box<dyn Read + Send>, StoreError> {
-        match self {
-            Self::Kept(file) => {
-                let copy = file.try_clone();
-                let copy = copy.map_err(StoreError::io("read a kept blob in", store.home().path()))?;
-                Ok(Box::new(FromStart { file: copy, offset: 0 }))
-            }
-            Self::Spool(spool) => Ok(Box::new(spool.reader())),
-        }
-    }
-
-    /// Throws the bytes away, which are no use; a kept blob stays what it is.
-    fn discard(&self) -> Result<(), StoreError> {
-        match self {
-            Self::Kept(_) => Ok(()),
-            Self::Spool(spool) => spool.remove(),
-        }
-    }
-}
-
-/// Reads a file from its first byte, wherever others read it.
-struct FromStart {
-    file: File,
-    offset: u64,
-}
-
-impl Read for FromStart {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.offset)?;
-        self.offset += count as u64;
-        Ok(count)
     }
 }
 

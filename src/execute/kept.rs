@@ -16,42 +16,40 @@ use crate::progress::Event;
 use crate::state::RecordedImage;
 use crate::store::{self, Blobs};
 
-impl Executor<'_> {
-    /// Brings the index of the kept blobs up to date, if `plan` had to do with any, and removes the
-    /// blobs that the run needed only to load them.
-    pub(super) fn look_after_kept_blobs(&self, plan: &Plan) -> Result<(), Error> {
-        let with_blobs = || plan.images.iter().filter(|image| image.needs_blobs);
-        if with_blobs().next().is_none() {
-            return Ok(());
-        }
-        if self.targets.keeps_blobs {
-            return self.write_index();
-        }
-        let brought = with_blobs().flat_map(blobs_of).map(|(digest, _)| digest).collect();
-        self.remove_blobs(brought)
+/// Brings the index of the kept blobs up to date, if `plan` had to do with any, and removes the
+/// blobs that the run needed only to load them.
+pub(super) fn look_after_kept_blobs(executor: &Executor<'_>, plan: &Plan) -> Result<(), Error> {
+    let with_blobs = || plan.images.iter().filter(|image| image.needs_blobs);
+    if with_blobs().next().is_none() {
+        return Ok(());
     }
+    if executor.targets.keeps_blobs {
+        return write_index(executor);
+    }
+    let brought = with_blobs().flat_map(blobs_of).map(|(digest, _)| digest).collect();
+    remove_blobs(executor, brought)
+}
 
-    /// Removes all kept blobs that no image needs any more.
-    pub(super) fn prune_blobs(&self) -> Result<(), Error> {
-        let kept = Blobs::of(self.store.home().path()).list()?;
-        self.remove_blobs(kept.into_iter().map(|blob| blob.digest).collect())
-    }
+/// Removes all kept blobs that no image needs any more.
+pub(super) fn prune_blobs(executor: &Executor<'_>) -> Result<(), Error> {
+    let kept = Blobs::of(executor.store.home().path()).list()?;
+    remove_blobs(executor, kept.into_iter().map(|blob| blob.digest).collect())
+}
 
-    /// Removes those of `blobs` that no image needs.
-    fn remove_blobs(&self, mut blobs: BTreeSet<BlobDigest>) -> Result<(), Error> {
-        let needed = self.catalog.blobs_needed_outside(&BTreeSet::new())?;
-        blobs.retain(|digest| !needed.contains(digest));
-        self.write_index()?;
-        for (digest, reason) in store::remove_blobs(self.store.home(), &blobs).kept {
-            self.reporter.report(Event::Warning(format!("the kept blob {digest} stays: {reason}")));
-        }
-        Ok(())
+/// Removes those of `blobs` that no image needs.
+fn remove_blobs(executor: &Executor<'_>, mut blobs: BTreeSet<BlobDigest>) -> Result<(), Error> {
+    let needed = executor.catalog.blobs_needed_outside(&BTreeSet::new())?;
+    blobs.retain(|digest| !needed.contains(digest));
+    write_index(executor)?;
+    for (digest, reason) in store::remove_blobs(executor.store.home(), &blobs).kept {
+        executor.reporter.report(Event::Warning(format!("the kept blob {digest} stays: {reason}")));
     }
+    Ok(())
+}
 
-    fn write_index(&self) -> Result<(), Error> {
-        let index = kept_index(self.catalog, &Blobs::of(self.store.home().path()))?;
-        Ok(store::write_blobs_index(self.store.home(), &index)?)
-    }
+fn write_index(executor: &Executor<'_>) -> Result<(), Error> {
+    let index = kept_index(executor.catalog, &Blobs::of(executor.store.home().path()))?;
+    Ok(store::write_blobs_index(executor.store.home(), &index)?)
 }
 
 /// Makes the index of the kept blobs: the recorded images all of whose blobs are there.

@@ -219,8 +219,8 @@ impl Loading<'_> {
         results
     }
 
-    /// Writes the archive of the run to `out`: the blobs that are kept, those that become whole, and
-    /// in the end the index of the images that are whole.
+    /// Writes the archive of the run to `out`: the blobs that are kept, those that become whole,
+    /// and in the end the index of the images that are whole.
     fn stream(&self, news: &Receiver<News>, out: &mut dyn Write) -> io::Result<()> {
         let wanted: BTreeMap<BlobDigest, u64> =
             self.loads.images.keys().flat_map(|position| blobs_of(&self.plan.images[*position])).collect();

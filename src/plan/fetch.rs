@@ -1,12 +1,13 @@
 //! The blobs that a plan fetches, and what images say of them.
 //!
 //! A blob is fetched once, whatever number of images needs it, and not at all where it is kept.
-//! What images say of a blob is believed only as far as the blob itself agrees: where two images
+//! An image is believed only as far as the blob itself agrees: where two images
 //! contradict each other, each is judged by what was fetched.
 
 use std::collections::BTreeMap;
 
 use super::image::PlannedImage;
+use super::need::Need;
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::ImageRef;
 use crate::state::{Desired, DocumentDescriptor, LayerDescriptor, Observed};
@@ -57,44 +58,12 @@ impl Fetch {
     }
 }
 
-/// The work that an image makes with the blob of one of its layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Need {
-    extract: bool,
-    keep: bool,
-    is_kept: bool,
-}
-
-impl Need {
-    /// Finds the work that `image` makes with `layer`; `None` where all is there.
-    pub(super) fn of(
-        desired: &Desired,
-        image: &PlannedImage,
-        layer: &LayerDescriptor,
-        observed: &Observed,
-    ) -> Option<Self> {
-        let is_here = observed.layers.get(&layer.digest).is_some_and(|state| state.is_here());
-        let is_kept = observed.blobs.contains(&layer.digest);
-        let need = Self {
-            extract: desired.targets.extracts && !is_here,
-            keep: image.needs_blobs && !is_kept,
-            is_kept,
-        };
-        (need.extract || need.keep).then_some(need)
-    }
-
-    /// True if the bytes come from a registry.
-    pub(super) fn downloads(self) -> bool {
-        !self.is_kept
-    }
-}
-
 /// Plans the fetches for all `images` of which something can be done, the biggest first.
 pub(super) fn plan_fetches(desired: &Desired, images: &[PlannedImage], observed: &Observed) -> Vec<Fetch> {
     let mut claims: BTreeMap<(&BlobDigest, u64, &DiffId), (Claim, Need)> = BTreeMap::new();
     for image in images.iter().filter(|image| image.rows_error().is_none()) {
         for layer in &*image.layers {
-            let Some(need) = Need::of(desired, image, layer, observed) else { continue };
+            let Some(need) = Need::of(desired, image.needs_blobs, layer, observed) else { continue };
             let (claim, known) = claims
                 .entry((&layer.digest, layer.size, &layer.diff_id))
                 .or_insert_with(|| (Claim { layer: layer.clone(), images: Vec::new() }, need));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::contradiction::contradicted;
-use super::fetch::Need;
+use super::need::Need;
 use super::part::{PlannedPart, deciding};
 use super::reason::Reason;
 use crate::digest::BlobDigest;
@@ -195,7 +195,7 @@ pub(super) fn plan_image(
         rows_action != Action::Blocked && (desired.targets.keeps_blobs || planned.loads().next().is_some());
     if rows_action != Action::Blocked {
         let downloads = |layer: &&LayerDescriptor| {
-            Need::of(desired, &planned, layer, observed).is_some_and(Need::downloads)
+            Need::of(desired, planned.needs_blobs, layer, observed).is_some_and(Need::downloads)
         };
         let to_fetch = planned.layers.iter().filter(downloads);
         planned.download_bytes = size_of_layers(&to_fetch.cloned().collect::<Vec<_>>());

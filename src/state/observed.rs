@@ -107,9 +107,9 @@ pub struct RecordedImage {
     pub documents: Arc<[DocumentDescriptor]>,
     /// Everybody who wants the image; empty where only microsandbox does.
     pub owners: BTreeSet<Owner>,
-    /// Those of the owners that want the layers extracted.
+    /// The owners among them that want the layers extracted.
     pub extracted_for: BTreeSet<Owner>,
-    /// Those of the owners that want the blobs kept.
+    /// The owners among them that want the blobs kept.
     pub blobs_kept_for: BTreeSet<Owner>,
     /// True if microsandbox's rows are all there and agree with ours.
     pub rows_complete: bool,

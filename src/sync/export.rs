@@ -1,7 +1,8 @@
-//! `export`: the images of a file as a bundle, for other engines and for machines without a network.
+//! `export`: the images of a file as a bundle, for other engines and for machines without a
+//! network.
 //!
-//! Nothing is extracted, locked or recorded. A blob comes from the kept ones where it is there, else
-//! from its registry, and is verified as it passes. Another run may remove kept blobs meanwhile: one
+//! Nothing is extracted, locked or recorded. A blob comes from the kept ones where it is there,
+//! else from its registry, and is verified as it passes. Another run may remove kept blobs meanwhile: one
 //! that is open stays readable, and one that is gone comes from the registry.
 
 mod contents;

@@ -273,7 +273,8 @@ pub(crate) struct Export {
     /// The images file (`-` is standard input)
     #[arg(value_name = "FILE", default_value = DEFAULT_FILE)]
     pub(crate) file: PathBuf,
-    /// Where the bundle goes: a directory, a tar (OUT ends in .tar), or `-`: a tar to standard output
+    /// Write to this directory, to this tar (OUT ends in .tar), or, with `-`, a tar to standard
+    /// output
     #[arg(long, short, value_name = "OUT")]
     pub(crate) output: PathBuf,
     /// Leave out the layers that this lockfile names: the receiver has them

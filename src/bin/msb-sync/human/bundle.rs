@@ -8,7 +8,7 @@ use msb_sync::sync::Exported;
 use crate::paint;
 use crate::text::{bytes, plural, printable};
 
-/// What was written, and what the receiver must have.
+/// Tells people about a bundle, and about the layers that its receiver must have.
 pub(crate) fn exported(exported: &Exported, output: &Path) -> String {
     let mut out = String::new();
     let images = plural(exported.images.len(), "image");
