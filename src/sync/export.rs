@@ -121,7 +121,7 @@ pub fn export(
     let catalog = Catalog::open_read_only(&session.home)?;
     let observed = run.observer(catalog.as_ref()).observe(&desired)?;
     let form = Form { index: request.index, docker: request.docker };
-    let contents = Contents::of(session, &registries, &desired, &observed, &since);
+    let contents = Contents::of(session, &registries, (&desired, &request.images), &observed, &since);
     let mut exported = contents.report();
     if !exported.failed.is_empty() {
         exported.requests = registries.requests();
@@ -186,8 +186,9 @@ fn wanted(session: &Session, loaded: &Loaded, request: &ExportRequest) -> Result
             // The lockfile's word is for another platform.
             image.locked = None;
         }
-        for selection in &mut desired.selections {
+        for selection in desired.selections.iter_mut().filter(|one| one.platform != *platform) {
             selection.platform.clone_from(platform);
+            selection.locked = None;
         }
     }
     Ok(desired)

@@ -64,7 +64,7 @@ impl<'a> Contents<'a> {
     pub(super) fn of(
         session: &'a Session,
         registries: &'a Registries,
-        desired: &Desired,
+        (desired, only): (&Desired, &[ImageRef]),
         observed: &Observed,
         since: &BTreeSet<BlobDigest>,
     ) -> Self {
@@ -81,6 +81,8 @@ impl<'a> Contents<'a> {
         };
         let chosen = observed.selected.iter().map(|selected| &selected.image);
         let mut wanted: Vec<&DesiredImage> = desired.images.iter().chain(chosen).collect();
+        // A selection of tags may have chosen more than was named.
+        wanted.retain(|image| only.is_empty() || only.contains(&image.reference));
         wanted.sort_by(|a, b| a.reference.cmp(&b.reference));
         let mut seen = BTreeSet::new();
         for image in wanted {

@@ -14,6 +14,8 @@ use crate::error::{InputError, StoreError};
 use crate::sync::verb_error::VerbError;
 use crate::sys;
 
+/// The index for docker's classic image store.
+const DOCKER_INDEX: &str = "manifest.json";
 /// The bytes that are copied at once.
 const BUFFER: usize = 1 << 20;
 
@@ -47,7 +49,12 @@ impl Directory {
         sys::sync_file_system(self.opened.as_fd()).map_err(StoreError::io("sync", &self.path))?;
         self.replace(contents::LOCKFILE, contents.lockfile().as_bytes())?;
         if form.docker {
-            self.replace("manifest.json", &bundle::docker_json(contents.images()))?;
+            self.replace(DOCKER_INDEX, &bundle::docker_json(contents.images()))?;
+        } else if let Err(error) = sys::remove_file(self.opened.as_fd(), DOCKER_INDEX.as_bytes())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            // An older one would cost some engines the digests.
+            return Err(StoreError::io("remove", self.path.join(DOCKER_INDEX))(error).into());
         }
         self.replace(bundle::INDEX, &bundle::index_json(contents.images(), form))
     }
