@@ -1,5 +1,6 @@
 //! Engines, by scripts in their places and by the real programs.
 
+mod real;
 mod scripts;
 
 use std::collections::BTreeMap;
