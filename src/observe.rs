@@ -4,6 +4,7 @@
 //! Looks only; nothing is written. A lookup that fails is data for its one image
 //! ([`Resolution::Blocked`]).
 
+mod absent;
 mod asker;
 mod chooser;
 mod lookups;
@@ -11,7 +12,9 @@ mod selections;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
+use self::absent::Content;
 pub(crate) use self::asker::AllAnswered;
 pub(crate) use self::asker::{Answer, Asker, ImageQuestion, Question};
 pub(crate) use self::chooser::two_platforms;
@@ -21,15 +24,14 @@ use self::selections::Repository;
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
-use crate::engine::{Engines, Listed};
+use crate::engine::Engines;
 use crate::error::{Absent, Error};
 use crate::extract;
 use crate::image_ref::ImageRef;
 use crate::progress::Reporter;
 use crate::registry::Registries;
 use crate::state::{
-    Desired, DocumentDescriptor, EngineName, EngineState, LayerDescriptor, LayerState, LoadedReference,
-    Observed, PullPolicy, RecordedImage, Resolution,
+    Desired, DocumentDescriptor, LayerDescriptor, LayerState, Observed, PullPolicy, RecordedImage, Resolution,
 };
 use crate::store::{self, Blobs};
 
@@ -118,7 +120,7 @@ impl Observer<'_> {
         }
         self.look_at_layers(desired, &mut observed)?;
         self.look_at_blobs(desired, &mut observed);
-        self.block_repairs(desired, &mut observed);
+        self.block_absent(desired, &mut observed);
         Ok(observed)
     }
 
@@ -151,7 +153,7 @@ impl Observer<'_> {
             (*state, any) = (LayerState::Untrusted, true);
         }
         if any {
-            self.block_repairs(desired, observed);
+            self.block_absent(desired, observed);
         }
     }
 
@@ -262,61 +264,25 @@ impl Observer<'_> {
         Ok(())
     }
 
-    /// Blocks images that need a repair which, without their registry, cannot be had.
-    fn block_repairs(&self, desired: &Desired, observed: &mut Observed) {
-        let selected = observed.selected.iter().map(|selected| &selected.image);
-        let never: BTreeSet<&ImageRef> = desired
-            .images
-            .iter()
-            .chain(selected)
-            .filter(|image| image.pull == PullPolicy::Never)
-            .map(|image| &image.reference)
-            .collect();
-        let observed_parts = (&observed.engines, &observed.loaded[..]);
-        for (reference, resolution) in &mut observed.resolutions {
-            let blocked: fn(Absent) -> Resolution = if never.contains(reference) {
-                never_pulled
-            } else if self.offline && !self.registries.is_local(reference) {
-                forbidden_offline
-            } else {
-                continue;
-            };
-            let complete = |row: &RecordedImage| {
-                // A layer that is to be compared with its inventory needs no registry for that.
-                let state = |layer: &LayerDescriptor| observed.layers.get(&layer.digest);
-                let is_here = |layer: &LayerDescriptor| {
-                    !desired.targets.extracts || state(layer).is_some_and(|state| state.is_here())
-                };
-                let kept = |digest: &BlobDigest| observed.blobs.contains(digest);
-                let blobs = || {
-                    row.documents.iter().all(|document| kept(&document.digest))
-                        && row.layers.iter().all(|layer| kept(&layer.digest))
-                };
-                let needs_blobs = desired.targets.keeps_blobs || to_load(desired, row, observed_parts);
-                row.layers.iter().all(|layer| is_here(layer) || kept(&layer.digest))
-                    && (!needs_blobs || blobs())
-            };
+    /// Blocks images of which something is needed that cannot be had: with their registry not to be
+    /// asked, a repair; with a bundle, what it lacks.
+    fn block_absent(&self, desired: &Desired, observed: &mut Observed) {
+        absent::block(desired, observed, &|wanted, resolution, observed| {
+            let row = observed.recorded.get(&wanted.reference);
+            let content = Content::of(resolution, row);
+            let may_not_ask = self.offline && !self.registries.is_local(&wanted.reference);
             if matches!(resolution, Resolution::AsRecorded)
-                && !observed.recorded.get(reference).is_some_and(complete)
+                && (wanted.pull == PullPolicy::Never || may_not_ask)
             {
-                *resolution = blocked(Absent::Layers);
+                let lacks =
+                    content.is_none_or(|content| content.absent(desired, wanted, observed).next().is_some());
+                let blocked = if wanted.pull == PullPolicy::Never { never_pulled } else { forbidden_offline };
+                return lacks.then(|| blocked(Absent::Layers));
             }
-        }
+            let error = content?
+                .absent(desired, wanted, observed)
+                .find_map(|(what, digest)| self.registries.lacks(what, digest))?;
+            Some(Resolution::Blocked(Arc::new(error.into())))
+        });
     }
-}
-
-/// True if an engine of the run has still to load the recorded image `row`.
-fn to_load(
-    desired: &Desired,
-    row: &RecordedImage,
-    (listings, loaded): (&BTreeMap<EngineName, Listed>, &[LoadedReference]),
-) -> bool {
-    let digests: Vec<&BlobDigest> = row.digest.iter().chain(&row.manifest_digest).collect();
-    desired.targets.engines.iter().any(|engine| match listings.get(&engine.name) {
-        Some(Ok(listing)) => {
-            let names = engine.name.names_of(&row.reference);
-            EngineState::of(engine, names, &digests, listing, loaded).to_load.is_some()
-        }
-        _ => false,
-    })
 }

@@ -11,7 +11,7 @@
 //! | `sites/` | one registry's endpoint and mirrors, and what is remembered of them |
 //! | `documents/` | what a reference means: indexes, manifests, configs, platforms, tags |
 //! | `blob/` | a layer's bytes, resumed where transfers break |
-//! | `layout/` | an image layout directory instead of a server |
+//! | `layout/` | an image layout, a directory or a bundle, instead of a server |
 //! | `settings` | the settings by which a registry is reached |
 //!
 //! A registry is set up when it is first asked for; unused ones cost nothing. Manifests and configs
@@ -72,6 +72,8 @@ pub(crate) struct Options {
     pub reporter: Arc<dyn Reporter>,
     /// The addresses that asked earlier runs to be left alone.
     pub rests: Rests,
+    /// A bundle that stands for all registries.
+    pub bundle: Option<PathBuf>,
 }
 
 impl fmt::Debug for Options {
@@ -96,6 +98,8 @@ pub(crate) struct Registries {
     lookup_patience: Duration,
     settings: SettingsByName,
     backends: Mutex<HashMap<String, Arc<Backend>>>,
+    /// The bundle that is asked in place of any registry.
+    bundle: Option<Arc<Backend>>,
 }
 
 impl fmt::Debug for Registries {
@@ -106,7 +110,10 @@ impl fmt::Debug for Registries {
 
 impl Registries {
     /// Makes registries that have not been asked anything yet.
-    pub(crate) fn new(options: Options) -> Self {
+    ///
+    /// # Errors
+    /// The bundle cannot be used.
+    pub(crate) fn new(options: Options) -> Result<Self, RegistryError> {
         let Options {
             registries,
             hosts_dir,
@@ -117,6 +124,7 @@ impl Registries {
             cancel,
             reporter,
             rests,
+            bundle,
         } = options;
         let network = Network::new(environment, max_connections, cancel, reporter);
         let lookup_patience = network.environment.lookup_patience().unwrap_or_else(|warning| {
@@ -124,13 +132,15 @@ impl Registries {
             LOOKUP_PATIENCE
         });
         let manifest_size = limits.manifest_size;
-        Self {
+        let bundle = bundle.map(|path| Layout::bundle(&path, manifest_size)).transpose()?;
+        Ok(Self {
             network: Arc::new(network),
             terms: Terms { hosts_dir, stored_logins, rests, manifest_size, documents: Arc::default() },
             lookup_patience,
             settings: SettingsByName::new(registries),
             backends: Mutex::default(),
-        }
+            bundle: bundle.map(|bundle| Arc::new(Backend::Layout(bundle))),
+        })
     }
 
     /// Finds out what `reference` means for `platform`.
@@ -283,10 +293,23 @@ impl Registries {
         }
     }
 
-    /// Tells whether `reference` is in an image layout directory, so that no network is needed for
-    /// it.
+    /// Returns the error of the blob `digest`, which is a `what`, if a bundle stands for all
+    /// registries and lacks it.
+    pub(crate) fn lacks(&self, what: &str, digest: &BlobDigest) -> Option<RegistryError> {
+        match self.bundle.as_deref()? {
+            Backend::Layout(bundle) => bundle.lacks(what, digest),
+            Backend::Remote(_) => None,
+        }
+    }
+
+    /// True if a bundle stands for all registries.
+    pub(crate) fn are_a_bundle(&self) -> bool {
+        self.bundle.is_some()
+    }
+
+    /// Tells whether `reference` is in an image layout, so that no network is needed for it.
     pub(crate) fn is_local(&self, reference: &ImageRef) -> bool {
-        self.settings.of(reference.registry()).settings.layout.is_some()
+        self.are_a_bundle() || self.settings.of(reference.registry()).settings.layout.is_some()
     }
 
     /// Ends all that is under way, and whatever is asked from now on.
@@ -306,6 +329,9 @@ impl Registries {
     }
 
     fn backend(&self, reference: &ImageRef) -> Result<Arc<Backend>, RegistryError> {
+        if let Some(bundle) = &self.bundle {
+            return Ok(Arc::clone(bundle));
+        }
         let Way { name, account, settings } = self.settings.of(reference.registry());
         let mut backends = lock(&self.backends);
         if let Some(backend) = backends.get(&name) {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use super::RegistryError;
 use crate::image_ref::{ImageRef, RefError};
 use crate::sys;
 
@@ -141,6 +142,15 @@ pub enum InputError {
     /// `export` would write a bundle to a terminal.
     #[error("a bundle is not written to a terminal")]
     Terminal,
+    /// `--from` names what is no bundle.
+    #[error("--from: {0}")]
+    Bundle(Box<RegistryError>),
+    /// `--from` has a URL.
+    #[error("--from: {url} is a URL, not a directory or a tar of this machine")]
+    BundleUrl {
+        /// The URL.
+        url: String,
+    },
     /// `init` would overwrite a file.
     #[error("{} exists already and is left alone", path.display())]
     Exists {
@@ -166,6 +176,7 @@ impl InputError {
             Self::NoHome | Self::Home { .. } => "no-home",
             Self::NoLayout { .. } => "no-layout",
             Self::Terminal => "terminal",
+            Self::Bundle(_) | Self::BundleUrl { .. } => "bundle",
             Self::Exists { .. } => "exists",
         }
     }
@@ -203,6 +214,8 @@ impl InputError {
                 "write it to a file, or pipe it, as in: msb-sync export --output - | podman load"
             }
             Self::NoHome | Self::Home { .. } => "say where with --home DIR",
+            Self::Bundle(_) => "name what `msb-sync export` has written, or another OCI layout",
+            Self::BundleUrl { .. } => "download it first",
             Self::Exists { path } => {
                 return Some(format!("show what it would do: msb-sync plan {}", path.display()));
             }

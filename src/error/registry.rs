@@ -207,6 +207,14 @@ pub enum RegistryError {
         /// The fault.
         reason: String,
     },
+    /// A bundle, which serves everything, lacks a blob, and this machine has none either.
+    #[error("the bundle {} has no {what}, which is not here either", bundle.display())]
+    NotInBundle {
+        /// The blob, as in `layer sha256:…`.
+        what: String,
+        /// The bundle.
+        bundle: PathBuf,
+    },
     /// The run was stopped while the registry was being asked.
     #[error("stopped")]
     Stopped,
@@ -257,6 +265,7 @@ impl RegistryError {
             Self::Credentials { .. } => "credentials",
             Self::Settings { .. } => "settings",
             Self::Layout { .. } => "layout",
+            Self::NotInBundle { .. } => "not-in-bundle",
             Self::Stopped => "stopped",
         }
     }
@@ -298,6 +307,10 @@ impl RegistryError {
             Self::NoPlatform { .. } => {
                 Some("choose one of these with `platform = …`, or another image".to_owned())
             }
+            Self::NotInBundle { .. } => Some(
+                "a bundle made with --since needs the older images here: apply theirs first, or export without --since"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -390,7 +403,7 @@ impl RegistryError {
                     *platform = change(platform);
                 }
             }
-            Self::Layout { .. } | Self::Stopped => {}
+            Self::Layout { .. } | Self::NotInBundle { .. } | Self::Stopped => {}
         }
         self
     }

@@ -1,21 +1,25 @@
-//! An OCI image layout directory instead of a server: no network at all.
+//! An OCI image layout instead of a server: no network at all.
 //!
-//! Images are found in `index.json` by their names (`names`) or by digest. Only regular files are
-//! read, and all is verified as if it came from a server.
+//! A registry's `layout` is a directory; a bundle, which stands for all registries, may be a tar too
+//! (`files`, `archive`). Images are found in `index.json` by their names (`names`) or by digest. Only
+//! regular files are read, and all is verified as if it came from a server.
 //!
 //! Source: <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md>
 
+mod archive;
+mod files;
 mod names;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Take};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::image::MediaType;
 use serde::Deserialize;
 
+use self::files::Files;
 use self::names::Directory;
 use super::blob::BlobReader;
 use super::documents::{
@@ -27,15 +31,16 @@ use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::state::{LayerDescriptor, Platform};
-use crate::sys;
 
 /// Names that an error lists.
 const MAX_NAMES: usize = 10;
 
 pub(crate) struct Layout {
-    path: PathBuf,
+    files: Files,
     /// Bytes of one document.
     limit: u64,
+    /// True if the layout stands for all registries.
+    is_bundle: bool,
 }
 
 #[derive(Deserialize)]
@@ -45,8 +50,29 @@ struct Marker {
 }
 
 impl Layout {
+    /// A directory that is one registry. Nothing is looked at yet.
     pub(crate) fn new(path: PathBuf, limit: u64) -> Self {
-        Self { path, limit }
+        Self { files: Files::Directory(path), limit, is_bundle: false }
+    }
+
+    /// Opens a bundle: a directory or a tar.
+    ///
+    /// # Errors
+    /// There is no layout.
+    pub(crate) fn bundle(path: &Path, limit: u64) -> Result<Self, RegistryError> {
+        let files = Files::open(path).map_err(|error| RegistryError::Layout {
+            doing: "find images".to_owned(),
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let bundle = Self { files, limit, is_bundle: true };
+        bundle.index()?;
+        Ok(bundle)
+    }
+
+    /// Returns the error of the blob `digest`, if the layout has none.
+    pub(crate) fn lacks(&self, what: &str, digest: &BlobDigest) -> Option<RegistryError> {
+        (!self.files.has(&blob_name(digest))).then(|| self.missing(format!("{what} {digest}")))
     }
 
     /// See [`super::Registries::resolve`].
@@ -63,6 +89,9 @@ impl Layout {
         } else {
             let entry = self.named(&index, reference, platform)?;
             let descriptor = entry.descriptor().map_err(|reason| self.error("read index.json", reason))?;
+            if let Some(index) = entry.index() {
+                return self.by_index(reference, platform, known, (entry, &descriptor.digest, index));
+            }
             (descriptor.digest, Some(descriptor.size), entry.media_type())
         };
         if known == Some(&digest) {
@@ -72,17 +101,44 @@ impl Layout {
         Ok(Lookup::Image(Box::new(assemble(self, reference, platform, top)?)))
     }
 
+    /// Finds the image of an entry that leads straight to `manifest` and says which `index` its tag
+    /// means: that one is what is recorded, if it leads there too.
+    fn by_index(
+        &self,
+        reference: &ImageRef,
+        platform: &Platform,
+        known: Option<&BlobDigest>,
+        (entry, manifest, index): (&Entry, &BlobDigest, &str),
+    ) -> Result<Lookup, RegistryError> {
+        if let For::Platform(own) = entry.platform()
+            && rank(platform, &own).is_none()
+        {
+            let available = vec![printable(&own.to_string(), 60)];
+            return Err(RegistryError::NoPlatform { wanted: platform.to_string(), available });
+        }
+        let digest = BlobDigest::parse(index)
+            .map_err(|error| self.error("read index.json", format!("an entry's index: {error}")))?;
+        let top = self.read(DocumentKind::Manifest, &digest, None, None)?;
+        let image = assemble(self, reference, platform, top)?;
+        let found = &image.manifest.digest;
+        if found != manifest {
+            let reason = format!("index {digest} leads to manifest {found}, and index.json to {manifest}");
+            return Err(self.error(&format!("find {reference}"), reason));
+        }
+        Ok(if known == Some(&digest) { Lookup::Same } else { Lookup::Image(Box::new(image)) })
+    }
+
     /// Tells `add` the tags of `reference`'s repository.
     pub(crate) fn tags(&self, reference: &ImageRef, add: impl FnMut(&str)) -> Result<(), RegistryError> {
         let index = self.index()?;
-        Directory::of(&index.entries).tags(reference).into_iter().for_each(add);
+        self.directory(&index).tags(reference).into_iter().for_each(add);
         Ok(())
     }
 
     /// See [`super::Registries::blob`].
     pub(crate) fn blob(&self, layer: &LayerDescriptor, offset: u64) -> Result<BlobReader, RegistryError> {
-        let path = self.blob_path(&layer.digest);
-        let (mut file, size) = self.open("read a layer", &path)?;
+        let what = format!("layer {}", layer.digest);
+        let (part, size) = self.open(&what, &blob_name(&layer.digest), offset)?;
         if size != layer.size {
             let (digest, expected) = (layer.digest.clone(), layer.size);
             let source = if size < expected {
@@ -90,62 +146,61 @@ impl Layout {
             } else {
                 ContentMismatch::TooLong { digest, expected }
             };
-            return Err(RegistryError::Mismatch {
-                what: format!("layer {}", layer.digest),
-                host: self.host(),
-                source,
-            });
+            return Err(RegistryError::Mismatch { what, host: self.host(), source });
         }
-        let offset = offset.min(size);
-        file.seek(SeekFrom::Start(offset)).map_err(|error| self.error("read a layer", error.to_string()))?;
-        Ok(BlobReader::of_file(file.take(size - offset)))
+        Ok(BlobReader::of_file(part))
     }
 
     fn host(&self) -> String {
-        self.path.display().to_string()
+        self.files.path().display().to_string()
     }
 
     fn error(&self, doing: &str, reason: impl Into<String>) -> RegistryError {
-        RegistryError::Layout { doing: doing.to_owned(), path: self.path.clone(), reason: reason.into() }
+        let path = self.files.path().to_owned();
+        RegistryError::Layout { doing: doing.to_owned(), path, reason: reason.into() }
     }
 
-    fn blob_path(&self, digest: &BlobDigest) -> PathBuf {
-        self.path.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
+    fn missing(&self, what: String) -> RegistryError {
+        RegistryError::NotInBundle { what, bundle: self.files.path().to_owned() }
     }
 
-    /// Opens a regular file, and tells its size.
-    fn open(&self, doing: &str, path: &Path) -> Result<(File, u64), RegistryError> {
-        let shown = path.strip_prefix(&self.path).unwrap_or(path).display();
-        let opened = sys::open_regular(path).and_then(|file| {
-            let size = file.metadata()?.len();
-            Ok((file, size))
-        });
-        opened.map_err(|error| self.error(doing, format!("{shown}: {error}")))
+    fn directory<'i>(&self, index: &'i Index) -> Directory<'i> {
+        Directory::of(&index.entries, self.is_bundle)
     }
 
-    fn bytes(&self, doing: &str, path: &Path) -> Result<Vec<u8>, RegistryError> {
-        let (file, _) = self.open(doing, path)?;
-        let shown = path.strip_prefix(&self.path).unwrap_or(path).display();
+    /// Opens the file `name`, which is `what`, at `offset`, and tells its size.
+    fn open(&self, what: &str, name: &str, offset: u64) -> Result<(Take<File>, u64), RegistryError> {
+        self.files.file(name, offset).map_err(|error| {
+            if self.is_bundle && error.kind() == ErrorKind::NotFound && name != what {
+                self.missing(what.to_owned())
+            } else {
+                self.error(&format!("read {what}"), format!("{name}: {error}"))
+            }
+        })
+    }
+
+    fn bytes(&self, what: &str, name: &str) -> Result<Vec<u8>, RegistryError> {
+        let (file, _) = self.open(what, name, 0)?;
         let mut bytes = Vec::new();
         file.take(self.limit.saturating_add(1))
             .read_to_end(&mut bytes)
-            .map_err(|error| self.error(doing, format!("{shown}: {error}")))?;
+            .map_err(|error| self.error(&format!("read {what}"), format!("{name}: {error}")))?;
         if bytes.len() as u64 > self.limit {
-            let (what, host) = (shown.to_string(), self.host());
+            let (what, host) = (name.to_owned(), self.host());
             return Err(RegistryError::TooLarge { what, host, limit: self.limit });
         }
         Ok(bytes)
     }
 
     fn index(&self) -> Result<Index, RegistryError> {
-        let marker = self.bytes("read oci-layout", &self.path.join("oci-layout"))?;
+        let marker = self.bytes("oci-layout", "oci-layout")?;
         let marker: Marker = serde_json::from_slice(&marker)
             .map_err(|error| self.error("read oci-layout", printable(&error.to_string(), 200)))?;
         if !marker.image_layout_version.starts_with("1.") {
             let version = printable(&marker.image_layout_version, 40);
             return Err(self.error("read oci-layout", format!("its version {version} is not 1.0.0")));
         }
-        let bytes = self.bytes("read index.json", &self.path.join("index.json"))?;
+        let bytes = self.bytes("index.json", "index.json")?;
         match parse(&bytes, Some(MediaType::ImageIndex.as_ref())) {
             Ok(Parsed::Index(index)) => Ok(index),
             Ok(Parsed::Manifest(_)) => Err(self.error("read index.json", "it is no index")),
@@ -161,7 +216,7 @@ impl Layout {
         platform: &Platform,
     ) -> Result<&'a Entry, RegistryError> {
         let tag = reference.tag().unwrap_or("latest");
-        let directory = Directory::of(&index.entries);
+        let directory = self.directory(index);
         let entries = directory.find(reference, tag);
         let doing = format!("find {}:{tag}", reference.repository());
         if entries.is_empty() {
@@ -210,7 +265,7 @@ impl Layout {
         if size.is_some_and(|size| size > self.limit) {
             return Err(RegistryError::TooLarge { what, host: self.host(), limit: self.limit });
         }
-        let bytes = self.bytes(&format!("read {what}"), &self.blob_path(digest))?;
+        let bytes = self.bytes(&what, &blob_name(digest))?;
         verify(&bytes, digest, size).map_err(|source| RegistryError::Mismatch {
             what,
             host: self.host(),
@@ -230,4 +285,8 @@ impl Documents for Layout {
     ) -> Result<Arc<Document>, RegistryError> {
         self.read(kind, digest, size, None)
     }
+}
+
+fn blob_name(digest: &BlobDigest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }

@@ -101,7 +101,9 @@ impl Setup {
             cancel: self.cancel.clone(),
             reporter: Arc::<Ear>::clone(&self.ear),
             rests: self.rests.clone(),
+            bundle: None,
         })
+        .unwrap()
     }
 }
 

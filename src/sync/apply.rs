@@ -82,7 +82,7 @@ pub fn apply_unchanged(
 
 fn apply_loaded(session: &Session, loaded: &Loaded, request: &Request) -> Result<Applied, VerbError> {
     let desired = desire(session, loaded, request)?;
-    let registries = registries::of_file(session, loaded);
+    let registries = registries::of_file(session, loaded, request.from.as_deref())?;
     let run = Run {
         session,
         desired: &desired,

@@ -107,7 +107,7 @@ pub fn export(
     let loaded = load(session, &request.source)?;
     let since = request.since.as_deref().map(layers_of_lockfile).transpose()?.unwrap_or_default();
     let desired = wanted(session, &loaded, request)?;
-    let registries = registries::of_file(session, &loaded);
+    let registries = registries::of_file(session, &loaded, None)?;
     let engines = engines::of(session);
     let run = Run {
         session,

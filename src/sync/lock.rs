@@ -118,7 +118,7 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     if let Upgrade::These(references) = &request.upgrade {
         check_listed(&loaded, &old, references)?;
     }
-    let registries = registries::of_file(session, &loaded);
+    let registries = registries::of_file(session, &loaded, None)?;
     let parallel = loaded.file.settings.downloads;
     let asker = Asker { registries: &registries, parallel, reporter: &*session.reporter };
     let (selections, mut failed) = choose(&loaded, &old, &request.upgrade, &asker);

@@ -34,7 +34,7 @@ use crate::state::Platform;
 pub fn plan(session: &Session, request: &Request) -> Result<(Plan, Platform), VerbError> {
     let loaded = load(session, &request.source)?;
     let desired = desire(session, &loaded, request)?;
-    let registries = registries::of_file(session, &loaded);
+    let registries = registries::of_file(session, &loaded, request.from.as_deref())?;
     let run = Run {
         session,
         desired: &desired,

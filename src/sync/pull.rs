@@ -87,7 +87,7 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
     }
     desired.images.sort_by(|a, b| a.reference.cmp(&b.reference));
     desired.images.dedup_by(|a, b| a.reference == b.reference);
-    let registries = registries::open(session, registries, &settings);
+    let registries = registries::open(session, registries, &settings)?;
     let run = Run {
         session,
         desired: &desired,

@@ -111,7 +111,7 @@ fn repair_in(
             _ => without_file(session)?,
         };
         let outcome = Executor {
-            registries: &registries::open(session, registries, &settings),
+            registries: &registries::open(session, registries, &settings)?,
             store: &store,
             catalog: &mut catalog,
             engines,

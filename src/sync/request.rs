@@ -27,11 +27,21 @@ pub struct Request {
     pub offline: bool,
     /// The user demands that the lockfile covers the images file exactly.
     pub locked: bool,
+    /// A bundle, a directory or a tar, that stands for all registries: nothing else is asked.
+    pub from: Option<PathBuf>,
 }
 
 impl Request {
     /// Asks for all images of `source`, with no option set.
     pub fn of(source: ImagesSource) -> Self {
-        Self { source, groups: Vec::new(), prune: false, allow_empty: false, offline: false, locked: false }
+        Self {
+            source,
+            groups: Vec::new(),
+            prune: false,
+            allow_empty: false,
+            offline: false,
+            locked: false,
+            from: None,
+        }
     }
 }

@@ -23,6 +23,7 @@ mod examples;
 mod export;
 mod faults;
 mod folding;
+mod from;
 mod homes;
 mod hostile_images;
 mod hostile_layers;

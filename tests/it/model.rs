@@ -264,7 +264,7 @@ impl World {
     fn request(&self, step: Step) -> Request {
         let Step::Apply { f, prune, allow_empty, locked, offline } = step else { panic!("{step:?}") };
         let source = ImagesSource::Path(self.path(f));
-        Request { source, groups: Vec::new(), prune, allow_empty, offline, locked }
+        Request { prune, allow_empty, offline, locked, ..Request::of(source) }
     }
 
     /// Does a step by the library.

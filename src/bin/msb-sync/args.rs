@@ -178,6 +178,9 @@ pub(crate) struct Apply {
     /// Go on and apply whenever something changes, like `watch`
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) watch: bool,
+    /// Take everything from this bundle (see `export`; a directory or a tar): no network
+    #[arg(long, value_name = "BUNDLE", conflicts_with = "watch")]
+    pub(crate) from: Option<PathBuf>,
 }
 
 /// Apply now, and again whenever the file, the lockfile, the store or a tag changes
@@ -206,6 +209,9 @@ pub(crate) struct Plan {
     /// Exit with 2 if changes are pending (a wrong images file exits with 1 then)
     #[arg(long)]
     pub(crate) detailed_exitcode: bool,
+    /// Take everything from this bundle (see `export`; a directory or a tar): no network
+    #[arg(long, value_name = "BUNDLE")]
+    pub(crate) from: Option<PathBuf>,
     /// Take FILE for a stranger's, as a pull request's is: refuse what reads local files, names
     /// credentials or hosts, or says where files are written; leave stored logins alone
     #[arg(long)]

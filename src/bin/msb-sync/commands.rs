@@ -42,10 +42,14 @@ pub(crate) fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
 fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbError> {
     let session = || session(cli, output, cancel);
     match &cli.command {
-        Command::Apply(args) if args.dry_run => plan::run(&args.target, false, &session()?, output),
+        Command::Apply(args) if args.dry_run => {
+            plan::run(&args.target, args.from.as_deref(), false, &session()?, output)
+        }
         Command::Apply(args) if args.watch => watch::run(&args.target, None, None, session()?, output),
         Command::Apply(args) => apply::run(args, &session()?, output),
-        Command::Plan(args) => plan::run(&args.target, args.detailed_exitcode, &session()?, output),
+        Command::Plan(args) => {
+            plan::run(&args.target, args.from.as_deref(), args.detailed_exitcode, &session()?, output)
+        }
         Command::Watch(args) => watch::run(&args.target, args.metrics.clone(), args.poll, session()?, output),
         Command::Lock(args) => lock::run(args, &session()?, output),
         Command::Pull(args) => pull::run(args, &session()?, output),
@@ -99,8 +103,8 @@ fn session(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Session, VerbEr
     })
 }
 
-/// The request for the images that `target` names.
-fn request(target: &Target) -> Request {
+/// The request for the images that `target` names, from a bundle if there is one.
+fn request(target: &Target, from: Option<&Path>) -> Request {
     Request {
         source: images_source(&target.file),
         groups: target.group.clone(),
@@ -108,6 +112,7 @@ fn request(target: &Target) -> Request {
         allow_empty: target.allow_empty,
         offline: target.offline,
         locked: target.locked,
+        from: from.map(Path::to_owned),
     }
 }
 

@@ -97,6 +97,8 @@ struct EntryAnnotations {
     ref_name: Option<String>,
     #[serde(rename = "io.containerd.image.name", default)]
     containerd_name: Option<String>,
+    #[serde(rename = "dev.msb-sync.index", default)]
+    index: Option<String>,
     #[serde(rename = "vnd.docker.reference.type", default)]
     reference_type: Option<IgnoredAny>,
 }
@@ -138,6 +140,12 @@ impl Entry {
     /// Returns `io.containerd.image.name`.
     pub(crate) fn containerd_name(&self) -> Option<&str> {
         self.annotations.as_ref()?.containerd_name.as_deref()
+    }
+
+    /// Returns `dev.msb-sync.index`: the digest of the index that the entry's name means, where the
+    /// entry leads past it straight to a manifest.
+    pub(crate) fn index(&self) -> Option<&str> {
+        self.annotations.as_ref()?.index.as_deref()
     }
 
     pub(crate) fn digest_text(&self) -> &str {

@@ -79,17 +79,19 @@ pub(crate) struct Directory<'i> {
     entries: Vec<(&'i Entry, Names<'i>)>,
     /// The registries that names are of.
     registries: BTreeSet<String>,
+    /// True if a name is of the registry that it says, whoever asks.
+    registries_are_real: bool,
 }
 
 impl<'i> Directory<'i> {
-    pub(crate) fn of(entries: &'i [Entry]) -> Self {
+    pub(crate) fn of(entries: &'i [Entry], registries_are_real: bool) -> Self {
         let entries: Vec<_> = entries.iter().map(|entry| (entry, Names::of(entry))).collect();
         let full = entries.iter().filter_map(|(_, names)| match names {
             Names::Full(full) => Some(full),
             Names::Tag(_) | Names::Nothing => None,
         });
         let registries = full.flatten().filter_map(|full| full.registry.clone()).collect();
-        Self { entries, registries }
+        Self { entries, registries, registries_are_real }
     }
 
     /// The entries whose name fits `reference` best; none where no name does.
@@ -149,7 +151,7 @@ impl<'i> Directory<'i> {
             }
             None => (same || shorter).then_some(Fit::Repository),
             // A name that some registry really has is meant, and not another one's image.
-            Some(_) if public(own) || self.registries.contains(own) => None,
+            Some(_) if self.registries_are_real || public(own) || self.registries.contains(own) => None,
             Some(other) => {
                 let longer = public(other) && full.repository.strip_prefix("library/") == Some(repository);
                 (same || longer).then_some(Fit::OtherRegistry)

@@ -1,20 +1,44 @@
 //! The registries of a run, opened with what session and settings say.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::error::InputError;
 use crate::registry::{Options, Registries};
 use crate::state::{RegistrySettings, Settings};
 use crate::sync::session::Session;
 use crate::sync::steps::load::Loaded;
+use crate::sync::verb_error::VerbError;
 
-/// Opens the registries of an images file. None of them is asked anything yet.
-pub(crate) fn of_file(session: &Session, loaded: &Loaded) -> Registries {
-    open(session, loaded.file.registries.clone(), &loaded.file.settings)
+/// Opens the registries of an images file, or the bundle `from` in place of them all. None of them
+/// is asked anything yet.
+pub(crate) fn of_file(
+    session: &Session,
+    loaded: &Loaded,
+    from: Option<&Path>,
+) -> Result<Registries, VerbError> {
+    if let Some(url) = from.and_then(Path::to_str).filter(|text| text.contains("://")) {
+        return Err(InputError::BundleUrl { url: without_secrets(url) }.into());
+    }
+    registries(session, loaded.file.registries.clone(), &loaded.file.settings, from)
 }
 
 /// Opens `registries`. None of them is asked anything yet.
-pub(crate) fn open(session: &Session, registries: Vec<RegistrySettings>, settings: &Settings) -> Registries {
-    Registries::new(Options {
+pub(crate) fn open(
+    session: &Session,
+    settings_of: Vec<RegistrySettings>,
+    settings: &Settings,
+) -> Result<Registries, VerbError> {
+    registries(session, settings_of, settings, None)
+}
+
+fn registries(
+    session: &Session,
+    registries: Vec<RegistrySettings>,
+    settings: &Settings,
+    from: Option<&Path>,
+) -> Result<Registries, VerbError> {
+    let options = Options {
         registries,
         hosts_dir: settings.hosts_dir.clone(),
         limits: settings.limits,
@@ -24,5 +48,15 @@ pub(crate) fn open(session: &Session, registries: Vec<RegistrySettings>, setting
         cancel: session.cancel.part(),
         reporter: Arc::clone(&session.reporter),
         rests: session.rests.clone(),
-    })
+        bundle: from.map(Path::to_owned),
+    };
+    Registries::new(options).map_err(|error| InputError::Bundle(Box::new(error)).into())
+}
+
+/// Cuts a URL where something secret may begin.
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let place = rest.split(['?', '#']).next().unwrap_or_default();
+    let host = place.rsplit_once('@').map_or(place, |(_, host)| host);
+    crate::error::printable(&format!("{scheme}://{host}"))
 }

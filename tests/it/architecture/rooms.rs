@@ -63,7 +63,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("signal_hook", &["bin"]),
     ("sigstore_verify", &["trust"]),
     ("strsim", &["diagnostic"]),
-    ("tar", &["extract", "bundle"]),
+    // Layers, bundles that are written, and bundles that stand for registries.
+    ("tar", &["extract", "bundle", "registry"]),
     ("tokio", &["watch"]),
     ("toml", &["diagnostic", "images_file", "lockfile", "registry"]),
     ("toml_edit", &["images_file"]),

@@ -11,7 +11,7 @@ use crate::{human, json};
 
 pub(super) fn run(args: &Apply, session: &Session, output: &Output) -> Result<Exit, VerbError> {
     let started = Instant::now();
-    let applied = sync::apply(session, &super::request(&args.target))?;
+    let applied = sync::apply(session, &super::request(&args.target, args.from.as_deref()))?;
     Ok(show(&applied, started, output))
 }
 

@@ -1,6 +1,7 @@
 //! `plan`, and `apply --dry-run`: shows what `apply` would do.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use msb_sync::error::Error;
 use msb_sync::plan::Plan;
@@ -14,11 +15,12 @@ use crate::{human, json};
 /// Shows the plan; the exit code tells pending changes apart if `detailed`.
 pub(super) fn run(
     target: &Target,
+    from: Option<&Path>,
     detailed: bool,
     session: &Session,
     output: &Output,
 ) -> Result<Exit, VerbError> {
-    let (plan, platform) = sync::plan(session, &super::request(target))?;
+    let (plan, platform) = sync::plan(session, &super::request(target, from))?;
     output.human.clear();
     output.either(|| json::plan(&plan), || human::plan(&plan, &target.file, &platform));
     if !output.json {

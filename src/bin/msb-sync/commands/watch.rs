@@ -22,6 +22,6 @@ pub(super) fn run(
     let live = Arc::new(Live::new(output, session.cancel.clone()));
     session.reporter = Arc::clone(&live) as _;
     let poll = poll.map(|seconds| Duration::from_secs(seconds.get().into()));
-    watch::watch(&session, &Options { request: super::request(target), metrics, poll }, &*live)?;
+    watch::watch(&session, &Options { request: super::request(target, None), metrics, poll }, &*live)?;
     Ok(Exit::Done)
 }

@@ -1,0 +1,107 @@
+//! The blobs that an image lacks on this machine: those that a run would have to fetch.
+
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::state::{
+    Desired, DesiredImage, DocumentDescriptor, EngineState, LayerDescriptor, Observed, RecordedImage,
+    Resolution,
+};
+
+/// An image as far as its blobs are known.
+pub(super) struct Content<'a> {
+    reference: &'a ImageRef,
+    /// The digests that mean the image.
+    digests: Vec<&'a BlobDigest>,
+    config: Option<&'a BlobDigest>,
+    documents: &'a [DocumentDescriptor],
+    layers: &'a [LayerDescriptor],
+}
+
+impl<'a> Content<'a> {
+    /// The content of a recorded image.
+    pub(super) fn recorded(row: &'a RecordedImage) -> Self {
+        Self {
+            reference: &row.reference,
+            digests: row.digest.iter().chain(&row.manifest_digest).collect(),
+            config: row.config_digest.as_ref(),
+            documents: &row.documents,
+            layers: &row.layers,
+        }
+    }
+
+    /// The content of the image that `resolution` means; `row` is what is recorded of it.
+    pub(super) fn of(resolution: &'a Resolution, row: Option<&'a RecordedImage>) -> Option<Self> {
+        match resolution {
+            Resolution::AsRecorded => row.map(Self::recorded),
+            Resolution::Resolved(image) => Some(Self {
+                reference: &image.reference,
+                digests: vec![&image.digest, &image.manifest.digest],
+                config: Some(&image.config.digest),
+                documents: &image.documents,
+                layers: &image.layers,
+            }),
+            Resolution::Locked(image) => Some(Self {
+                reference: &image.reference,
+                digests: vec![&image.digest, &image.manifest],
+                config: None,
+                documents: &[],
+                layers: &image.layers,
+            }),
+            Resolution::Blocked(_) => None,
+        }
+    }
+
+    /// The blobs that a run for `wanted` would have to fetch, each with a word for it.
+    pub(super) fn absent(
+        &self,
+        desired: &Desired,
+        wanted: &DesiredImage,
+        observed: &Observed,
+    ) -> impl Iterator<Item = (&'static str, &'a BlobDigest)> {
+        let needs_blobs = desired.targets.keeps_blobs || self.is_to_load(desired, wanted, observed);
+        let extracts = desired.targets.extracts;
+        let kept = |digest: &BlobDigest| observed.blobs.contains(digest);
+        // A layer that is to be compared with its inventory needs no registry for that.
+        let is_here = |digest: &BlobDigest| observed.layers.get(digest).is_some_and(|state| state.is_here());
+        let documents = self.documents.iter().filter(move |_| needs_blobs);
+        let documents = documents.map(|document| (document.role.as_str(), &document.digest));
+        let needed = move |digest: &BlobDigest| needs_blobs || extracts && !is_here(digest);
+        let layers = self.layers.iter().map(|layer| ("layer", &layer.digest));
+        documents
+            .chain(layers.filter(move |(_, digest)| needed(digest)))
+            .filter(move |(_, digest)| !kept(digest))
+    }
+
+    /// True if an engine of the run has still to load the image.
+    fn is_to_load(&self, desired: &Desired, wanted: &DesiredImage, observed: &Observed) -> bool {
+        let engines = desired.targets.engines.iter();
+        let mut engines = engines
+            .filter(|engine| wanted.engines.as_ref().is_none_or(|engines| engines.contains(&engine.name)));
+        engines.any(|engine| {
+            let Some(Ok(listing)) = observed.engines.get(&engine.name) else { return false };
+            let digests: Vec<&BlobDigest> =
+                if listing.by_config { self.config.into_iter().collect() } else { self.digests.clone() };
+            let names = engine.name.names_of(self.reference);
+            EngineState::of(engine, names, &digests, listing, &observed.loaded).to_load.is_some()
+        })
+    }
+}
+
+/// Calls `judge` with each image of the run and what it means, and blocks those for which there is
+/// an error.
+pub(super) fn block(
+    desired: &Desired,
+    observed: &mut Observed,
+    judge: &dyn Fn(&DesiredImage, &Resolution, &Observed) -> Option<Resolution>,
+) {
+    let mut resolutions = std::mem::take(&mut observed.resolutions);
+    let selected = observed.selected.iter().map(|selected| &selected.image);
+    for wanted in desired.images.iter().chain(selected) {
+        if let Some(resolution) = resolutions.get_mut(&wanted.reference)
+            && let Some(blocked) = judge(wanted, resolution, observed)
+        {
+            *resolution = blocked;
+        }
+    }
+    observed.resolutions = resolutions;
+}
