@@ -2,7 +2,8 @@
 //!
 //! Readers ask for no order. One whose stream breaks off finds no `index.json`, and takes half an
 //! archive for none. Headers are GNU's, which every reader knows: sizes beyond 8 GiB are in base
-//! 256, and a name beyond 100 bytes (a digest by SHA-512) is the content of a member before its own.
+//! 256, and a name beyond 100 bytes (a digest by SHA-512) is the content of a member before its
+//! own.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};

@@ -86,8 +86,8 @@ pub(super) fn run(command: Command, rules: &Rules<'_>) -> io::Result<Ended> {
     Ok(tended.ended(how))
 }
 
-/// Runs `command` and lets `archive` write what it reads. Where that fails the child is ended before
-/// its input is: no part of an archive passes for the whole.
+/// Runs `command` and lets `archive` write what it reads. Where that fails the child is ended
+/// before its input is: no part of an archive passes for the whole.
 ///
 /// # Errors
 /// The program cannot be started.

@@ -36,8 +36,8 @@ impl Podman {
         Self { program, version: Version::at_least((4, 0, 0), "4.0.0") }
     }
 
-    /// Lists the images that containers were made from, each with one of these. Where they cannot be
-    /// listed podman itself refuses the last name of an image that one uses.
+    /// Lists the images that containers were made from, each with one of these. Where they cannot
+    /// be listed podman itself refuses the last name of an image that one uses.
     fn users(&self) -> BTreeMap<String, String> {
         let arguments = ["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Image}}"];
         let Ok(output) = self.program.run(&arguments) else { return BTreeMap::new() };

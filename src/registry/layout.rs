@@ -1,8 +1,8 @@
 //! An OCI image layout instead of a server: no network at all.
 //!
-//! A registry's `layout` is a directory; a bundle, which stands for all registries, may be a tar too
-//! (`files`, `archive`). Images are found in `index.json` by their names (`names`) or by digest. Only
-//! regular files are read, and all is verified as if it came from a server.
+//! A registry's `layout` is a directory; a bundle, which stands for all registries, may be a tar
+//! too (`files`, `archive`). Images are found in `index.json` by their names (`names`) or by
+//! digest. Only regular files are read, and all is verified as if it came from a server.
 //!
 //! Source: <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md>
 

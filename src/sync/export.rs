@@ -2,8 +2,8 @@
 //! network.
 //!
 //! Nothing is extracted, locked or recorded. A blob comes from the kept ones where it is there,
-//! else from its registry, and is verified as it passes. Another run may remove kept blobs meanwhile: one
-//! that is open stays readable, and one that is gone comes from the registry.
+//! else from its registry, and is verified as it passes. Another run may remove kept blobs
+//! meanwhile: one that is open stays readable, and one that is gone comes from the registry.
 
 mod contents;
 mod directory;

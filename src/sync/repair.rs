@@ -288,7 +288,8 @@ fn look_at_references(
             let loaded = &reference.loaded;
             row.owner == loaded.owner && row.engine == loaded.engine && row.name == loaded.name
         };
-        // The row of a load that has not ended has no files: those noted before say what is damaged.
+        // The row of a load that has not ended has no files: those noted before say what is
+        // damaged.
         if let Some(row) = rows.iter().find(is_it).filter(|row| row.listed.is_some()) {
             reference.loaded = row.clone();
         }
@@ -323,15 +324,7 @@ fn wanted_for_repair(
     found: &Found<'_>,
     engines: &Engines,
 ) -> (Desired, Observed) {
-    let damaged: BTreeMap<&BlobDigest, LayerState> = found
-        .layers
-        .iter()
-        .filter(|layer| layer.status != LayerStatus::Ok)
-        .map(|layer| match layer.status {
-            LayerStatus::Missing => (&layer.digest, LayerState::Missing),
-            _ => (&layer.digest, LayerState::Untrusted),
-        })
-        .collect();
+    let damaged = damaged_layers(found);
     let to_load: Vec<&LoadedReference> = found
         .references
         .iter()
@@ -379,4 +372,17 @@ fn wanted_for_repair(
         }
     }
     (desired, observed)
+}
+
+/// The layers that are not in order, as the planner knows them.
+fn damaged_layers<'f>(found: &'f Found<'_>) -> BTreeMap<&'f BlobDigest, LayerState> {
+    found
+        .layers
+        .iter()
+        .filter(|layer| layer.status != LayerStatus::Ok)
+        .map(|layer| match layer.status {
+            LayerStatus::Missing => (&layer.digest, LayerState::Missing),
+            _ => (&layer.digest, LayerState::Untrusted),
+        })
+        .collect()
 }

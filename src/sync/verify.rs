@@ -48,8 +48,8 @@ impl Verified {
 }
 
 /// Compares the layers of recorded images, the kept blobs and the places in engines with what was
-/// recorded of them; damaged ones are replaced if `repair`. Without `references`: of all images that
-/// msb-sync recorded.
+/// recorded of them; damaged ones are replaced if `repair`. Without `references`: of all images
+/// that msb-sync recorded.
 ///
 /// ```
 /// use msb_sync::sync::{self, ImagesSource, Request, Session};

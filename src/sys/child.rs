@@ -41,8 +41,8 @@ pub(crate) fn end_group(pid: u32, by_force: bool) {
     }
 }
 
-/// Tells whether the child `pid` has ended, and leaves it to be waited for, so that its number stays
-/// its own.
+/// Tells whether the child `pid` has ended, and leaves it to be waited for, so that its number
+/// stays its own.
 pub(crate) fn has_ended(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return true };
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::archive::{Members, Place};
 use crate::sys;
 
-/// Where a layout's files lie.
+/// The place of a layout's files.
 pub(super) enum Files {
     Directory(PathBuf),
     Archive { path: PathBuf, members: Members },

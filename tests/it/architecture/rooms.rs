@@ -58,7 +58,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["registry"]),
     ("sd_notify", &["watch"]),
     ("semver", &["selection", "images_file"]),
-    ("serde_json", &["catalog", "engine", "images_file", "registry", "bin"]),
+    ("serde_json", &["bundle", "catalog", "engine", "images_file", "registry", "bin"]),
     ("sha2", &["digest"]),
     ("signal_hook", &["bin"]),
     ("sigstore_verify", &["trust"]),
