@@ -152,7 +152,10 @@ fn loader(name: &[u8]) -> Option<u32> {
 fn is_loading(process: u32) -> bool {
     let arguments = sys::read_regular(Path::new(&format!("/proc/{process}/cmdline")), 64 << 10);
     match arguments {
-        Ok(arguments) => arguments.split(|byte| *byte == 0).any(|argument| argument == b"load"),
+        // A process that is just being started has no arguments yet.
+        Ok(arguments) => {
+            arguments.is_empty() || arguments.split(|byte| *byte == 0).any(|argument| argument == b"load")
+        }
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
