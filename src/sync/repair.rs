@@ -29,7 +29,7 @@ use crate::state::{
     Desired, DesiredImage, EngineSettings, LayerState, LoadedReference, Observed, Owner, PullPolicy,
     RecordedImage, Resolution, Targets,
 };
-use crate::store::{self, Blobs};
+use crate::store::{self, Blobs, Places};
 
 /// Everything that was found, and whose repair is under way.
 struct Found<'v> {
@@ -58,6 +58,8 @@ pub(super) fn repair(
     let damaged_parts = other_damage(blobs, references);
     let rows = damaged_parts.iter().filter_map(|reference| recorded.get(reference));
     directories.extend(rows.map(|row| session.layers_of(row)));
+    directories
+        .extend(layers.iter().filter(|layer| has_leftovers(layer)).map(|layer| layer.directory.clone()));
     let mut files = BTreeMap::new();
     for directory in directories {
         let here = layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok);
@@ -65,6 +67,13 @@ pub(super) fn repair(
         repair_in(session, engines, &directory, Found { layers, blobs, references }, recorded, &mut files)?;
     }
     Ok(())
+}
+
+/// True if a run that died has left something beside the layers: a repair that was killed may have
+/// done its work but for the end.
+pub(super) fn has_leftovers(layer: &VerifiedLayer) -> bool {
+    // Whoever has to change something in a place that cannot be read tells of it.
+    Places::of(&layer.directory).leftovers().is_ok_and(|left| !left.is_empty())
 }
 
 /// The images that have a damaged blob, or are damaged in an engine.

@@ -94,7 +94,7 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
     compare_blobs(session, verified.blobs.iter_mut().collect())?;
     let engines = engines::of(session);
     compare_engines(session, &engines, verified.engines.iter_mut().collect())?;
-    if repair && !verified.succeeded() {
+    if repair && (!verified.succeeded() || verified.layers.iter().any(repair::has_leftovers)) {
         let Verified { layers, blobs, engines: references } = &mut verified;
         repair::repair(session, &engines, (layers, blobs, references), &recorded)?;
     }

@@ -49,6 +49,11 @@ const ROOTFS: Shape = &[("", "version rootfs"), ("rootfs[]", "")];
 const VERIFY: Shape = &[("", "version layers"), ("layers[]", "digest status detail")];
 const LOCK: Shape =
     &[("", "version changed path images"), ("images[]", "reference platform digest previous action")];
+const EXPORT: Shape = &[
+    ("", "version images failed blobs bytes downloaded_bytes left_out left_out_bytes requests"),
+    ("images[]", "reference digest"),
+];
+const NOTHING_EXPORTED: Shape = &[("", "version images failed"), ("failed[]", "reference error")];
 const PRUNE: Shape = &[
     ("", "version dry_run images layers kept downloads freed_bytes removals_waiting waiting_for"),
     ("images[]", "reference reason waits"),
@@ -97,6 +102,15 @@ const LINES: &[Line] = &[
     Line(&[], "lock --untrusted", 2, NOTHING),
     Line(&[], "lock --check broken.toml", 1, NOTHING),
     Line(&[], "lock missing.toml", 1, LOCK),
+    Line(&[], "export --output out.tar", 0, EXPORT),
+    Line(&[], "export --output bundle --image REF --index --docker", 0, EXPORT),
+    Line(&["lock"], "export --output delta.tar --since images.lock --group one", 0, EXPORT),
+    Line(&[], "export --output out.tar --since nowhere.lock", 2, NOTHING),
+    Line(&[], "export --output out.tar --platform amd64", 2, NOTHING),
+    Line(&[], "export missing.toml --output out.tar", 1, NOTHING_EXPORTED),
+    Line(&[], "export", 2, NOTHING),
+    Line(&[], "plan --from nowhere.tar", 2, NOTHING),
+    Line(&[], "apply --from nowhere.tar", 2, NOTHING),
     Line(&[], "pull REF", 0, EVENTS),
     Line(&[], "pull @one", 0, EVENTS),
     Line(&[], "pull REF --file images.toml", 0, EVENTS),
