@@ -16,7 +16,7 @@ pub(crate) use archive::ArchiveWriter;
 pub(crate) use index::{docker_json, index_json};
 
 use crate::digest::BlobDigest;
-use crate::state::{DocumentDescriptor, Platform};
+use crate::state::{DocumentDescriptor, LayerDescriptor, Platform};
 
 /// The marker file of a layout, and its content.
 pub(crate) const MARKER: &str = "oci-layout";
@@ -36,6 +36,19 @@ pub(crate) struct BundleImage {
     pub(crate) documents: Vec<DocumentDescriptor>,
     /// The layers, base first.
     pub(crate) layers: Vec<BlobDigest>,
+}
+
+impl BundleImage {
+    /// Makes the entry of an image under `names`.
+    pub(crate) fn new(
+        names: Vec<String>,
+        platform: Option<Platform>,
+        documents: &[DocumentDescriptor],
+        layers: &[LayerDescriptor],
+    ) -> Self {
+        let layers = layers.iter().map(|layer| layer.digest.clone()).collect();
+        Self { names, platform, documents: documents.to_vec(), layers }
+    }
 }
 
 /// The form of a bundle.

@@ -8,12 +8,16 @@
 //! [digest grammar]: https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#digests
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use oci_spec::image::DigestAlgorithm;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
+
+/// The bytes that are read at once where content is only compared.
+const READ_BUFFER: usize = 256 << 10;
 
 /// The hash function of a digest; the two that the image spec registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -300,6 +304,34 @@ impl Verifier {
     /// The bytes seen so far.
     pub fn seen(&self) -> u64 {
         self.seen
+    }
+
+    /// Reads `bytes` to their end, or until `is_stopped`, and ends the check.
+    ///
+    /// # Errors
+    /// The outer error is that of `bytes`, [`io::ErrorKind::Interrupted`] where the check was
+    /// stopped; the inner one is that of [`Verifier::update`] and [`Verifier::finish`].
+    pub fn read(
+        mut self,
+        bytes: &mut dyn Read,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> io::Result<Result<(), ContentMismatch>> {
+        let mut buffer = vec![0; READ_BUFFER];
+        loop {
+            if is_stopped() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            match bytes.read(&mut buffer) {
+                Ok(0) => return Ok(self.finish()),
+                Ok(count) => {
+                    if let Err(mismatch) = self.update(&buffer[..count]) {
+                        return Ok(Err(mismatch));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Ends the check, at the end of the content.

@@ -83,16 +83,24 @@ pub(super) fn drop_of(tx: &Transaction<'_>, name: &str, owner: Option<&Owner>) -
     Ok(())
 }
 
+/// A query for the images of which an owner has a wish.
+macro_rules! images_with {
+    ($wish:literal) => {
+        concat!(
+            "SELECT own.reference FROM sync_holdings AS holding
+               JOIN sync_owners AS own ON own.reference = holding.reference AND own.owner = holding.owner
+              WHERE ",
+            $wish
+        )
+    };
+}
+
+const UNEXTRACTED: &str = images_with!("holding.extracts = 0");
+const KEEPING: &str = images_with!("holding.keeps_blobs = 1");
+
 /// Lists the images that have owners of whom none wants the layers.
 pub(super) fn unextracted(conn: &Connection) -> Result<BTreeSet<String>> {
-    let names: BTreeSet<String> = all_texts(
-        conn,
-        "SELECT own.reference FROM sync_holdings AS holding
-           JOIN sync_owners AS own ON own.reference = holding.reference AND own.owner = holding.owner
-          WHERE holding.extracts = 0",
-    )?
-    .into_iter()
-    .collect();
+    let names: BTreeSet<String> = all_texts(conn, UNEXTRACTED)?.into_iter().collect();
     let mut found = BTreeSet::new();
     for name in names {
         if holders(conn, &name)?.extracted_for.is_empty() {
@@ -107,14 +115,7 @@ pub(super) fn kept_blobs_outside(
     conn: &Connection,
     inside: &BTreeSet<String>,
 ) -> Result<BTreeSet<BlobDigest>> {
-    let names: BTreeSet<String> = all_texts(
-        conn,
-        "SELECT own.reference FROM sync_holdings AS holding
-           JOIN sync_owners AS own ON own.reference = holding.reference AND own.owner = holding.owner
-          WHERE holding.keeps_blobs = 1",
-    )?
-    .into_iter()
-    .collect();
+    let names: BTreeSet<String> = all_texts(conn, KEEPING)?.into_iter().collect();
     let mut needed = BTreeSet::new();
     for name in names.difference(inside) {
         for sql in [

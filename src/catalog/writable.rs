@@ -199,6 +199,10 @@ impl WritableCatalog {
     /// # Errors
     /// The database cannot be written; it is then as it was.
     pub fn begin_loads(&mut self, loads: &[LoadedReference]) -> Result<(), CatalogError> {
+        if loads.is_empty() {
+            // No run waits for another program without need.
+            return Ok(());
+        }
         self.write("note loads in", |tx| loads.iter().try_for_each(|load| loads::put(tx, load, false)))
     }
 

@@ -128,7 +128,7 @@ impl Engine for Microsandbox {
         let Ok(directory) = sys::open_own_directory(&directory) else { return };
         let mut left = Vec::new();
         let _ = sys::each_entry(directory.as_fd(), |name, is_directory| {
-            if !is_directory && loader(name).is_some_and(|process| !is_loading(process)) {
+            if !is_directory && numbers(name).is_some_and(|numbers| !numbers.into_iter().any(is_loading)) {
                 left.push(name.to_vec());
             }
             true
@@ -142,20 +142,19 @@ impl Engine for Microsandbox {
     }
 }
 
-/// The number of the process that reads the blob called `name`.
-fn loader(name: &[u8]) -> Option<u32> {
+/// The numbers in the name of a blob that a load reads, one of which is its process's: newer
+/// versions count their blobs before it (`load-2-PID-2.blob`).
+fn numbers(name: &[u8]) -> Option<Vec<u32>> {
     let name = std::str::from_utf8(name).ok()?.strip_prefix(LOADING.0)?.strip_suffix(LOADING.1)?;
-    name.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    let numbers: Result<Vec<u32>, _> = name.split('-').map(str::parse).collect();
+    numbers.ok()
 }
 
 /// True if `process` may be a load that is at work, be it another's: numbers come round again.
 fn is_loading(process: u32) -> bool {
     let arguments = sys::read_regular(Path::new(&format!("/proc/{process}/cmdline")), 64 << 10);
     match arguments {
-        // A process that is just being started has no arguments yet.
-        Ok(arguments) => {
-            arguments.is_empty() || arguments.split(|byte| *byte == 0).any(|argument| argument == b"load")
-        }
+        Ok(arguments) => arguments.split(|byte| *byte == 0).any(|argument| argument == b"load"),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
@@ -193,12 +192,13 @@ mod tests {
 
     #[test]
     fn loads_are_known_by_the_names_of_their_blobs() {
-        assert_eq!(loader(b"load-1234-0.blob"), Some(1234));
-        assert_eq!(loader(b"load-1234.blob"), Some(1234));
+        assert_eq!(numbers(b"load-1234-0.blob"), Some(vec![1234, 0]));
+        assert_eq!(numbers(b"load-2-1234-3.blob"), Some(vec![2, 1234, 3]));
+        assert_eq!(numbers(b"load-1234.blob"), Some(vec![1234]));
         for other in
             [&b"load-.blob"[..], b"load-1234-0.tmp", b"pull-1234.blob", b"load-99999999999.blob", b"\xff"]
         {
-            assert_eq!(loader(other), None);
+            assert_eq!(numbers(other), None);
         }
         assert!(!is_loading(std::process::id()), "this process loads nothing");
         assert!(!is_loading(u32::MAX / 2));

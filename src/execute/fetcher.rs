@@ -6,11 +6,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::source::Source;
+use super::source::{FromStart, Source};
 use crate::cancel::Cancel;
 use crate::digest::{BlobDigest, ContentMismatch, Verifier};
 use crate::error::{Error, LayerError, RegistryError, StoreError};
@@ -299,19 +298,13 @@ impl<'a> Fetcher<'a> {
     /// Compares a kept blob with its digest.
     fn check(&self, claim: &Claim, file: &File) -> Result<(), FailedAttempt> {
         let layer = &claim.layer;
-        let failed = || StoreError::io("read a kept blob in", self.store.home().path());
-        let mut verifier = Verifier::new(&layer.digest, layer.size);
-        let mut buffer = vec![0; RECEIVE_BUFFER];
-        loop {
-            if self.cancel.is_cancelled() {
-                return Err(FailedAttempt::Failed(Error::Stopped));
-            }
-            match file.read_at(&mut buffer, verifier.seen()).map_err(failed())? {
-                0 => break,
-                count => verifier.update(&buffer[..count]).map_err(FailedAttempt::WrongBytes)?,
-            }
+        let compared = Verifier::new(&layer.digest, layer.size)
+            .read(&mut FromStart::of(file), &|| self.cancel.is_cancelled());
+        match compared {
+            _ if self.cancel.is_cancelled() => Err(FailedAttempt::Failed(Error::Stopped)),
+            Ok(result) => result.map_err(FailedAttempt::WrongBytes),
+            Err(error) => Err(StoreError::io("read a kept blob in", self.store.home().path())(error).into()),
         }
-        verifier.finish().map_err(FailedAttempt::WrongBytes)
     }
 
     /// Makes a layer that is as claimed ready to get its name.

@@ -60,17 +60,13 @@ pub(crate) fn kept_index(catalog: &Catalog, blobs: &Blobs) -> Result<Vec<u8>, Er
             && row.documents.iter().all(|document| blobs.has(&document.digest, document.size))
             && row.layers.iter().all(|layer| blobs.has(&layer.digest, layer.size))
     };
-    let images: Vec<BundleImage> =
-        catalog.all()?.into_iter().filter(is_whole).map(|row| bundled(&row)).collect();
+    let images: Vec<BundleImage> = catalog
+        .all()?
+        .into_iter()
+        .filter(is_whole)
+        .map(|row| {
+            BundleImage::new(vec![row.reference.to_string()], row.platform, &row.documents, &row.layers)
+        })
+        .collect();
     Ok(bundle::index_json(&images, Form { index: false, docker: false }))
-}
-
-fn bundled(row: &RecordedImage) -> BundleImage {
-    let layers = row.layers.iter();
-    BundleImage {
-        names: vec![row.reference.to_string()],
-        platform: row.platform.clone(),
-        documents: row.documents.to_vec(),
-        layers: layers.map(|layer| layer.digest.clone()).collect(),
-    }
 }

@@ -10,8 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -306,7 +305,8 @@ impl Loading<'_> {
     fn bundled(&self, position: usize, names: Option<&[&str]>) -> BundleImage {
         let of_rows = || self.loads.images[&position].iter().map(|row| row.name.clone()).collect();
         let names = names.map_or_else(of_rows, |names| names.iter().map(|&name| name.to_owned()).collect());
-        bundled(&self.plan.images[position], names)
+        let image = &self.plan.images[position];
+        BundleImage::new(names, image.platform.clone(), &image.documents, &image.layers)
     }
 
     /// Reads back how the engine lists the images at `positions`, of which some failed with
@@ -407,14 +407,4 @@ fn manifest_of(image: &PlannedImage) -> Option<&BlobDigest> {
 pub(super) fn blobs_of(image: &PlannedImage) -> impl Iterator<Item = (BlobDigest, u64)> + '_ {
     let documents = image.documents.iter().map(|document| (document.digest.clone(), document.size));
     documents.chain(image.layers.iter().map(|layer| (layer.digest.clone(), layer.size)))
-}
-
-/// Makes the entry of a bundle for `image` under `names`.
-fn bundled(image: &PlannedImage, names: Vec<String>) -> BundleImage {
-    BundleImage {
-        names,
-        platform: image.platform.clone(),
-        documents: image.documents.to_vec(),
-        layers: image.layers.iter().map(|layer| layer.digest.clone()).collect(),
-    }
 }

@@ -1,5 +1,6 @@
 //! The bytes of one blob: the kept ones, or those that a registry sends.
 
+use std::borrow::Borrow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
@@ -23,7 +24,7 @@ impl Source {
             Self::Kept(file) => {
                 let copy = file.try_clone();
                 let copy = copy.map_err(StoreError::io("read a kept blob in", store.home().path()))?;
-                Ok(Box::new(FromStart { file: copy, offset: 0 }))
+                Ok(Box::new(FromStart::of(copy)))
             }
             Self::Spool(spool) => Ok(Box::new(spool.reader())),
         }
@@ -39,14 +40,20 @@ impl Source {
 }
 
 /// Reads a file from its first byte, wherever others read it.
-struct FromStart {
-    file: File,
+pub(super) struct FromStart<F> {
+    file: F,
     offset: u64,
 }
 
-impl Read for FromStart {
+impl<F: Borrow<File>> FromStart<F> {
+    pub(super) fn of(file: F) -> Self {
+        Self { file, offset: 0 }
+    }
+}
+
+impl<F: Borrow<File>> Read for FromStart<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.offset)?;
+        let count = self.file.borrow().read_at(buffer, self.offset)?;
         self.offset += count as u64;
         Ok(count)
     }

@@ -297,10 +297,22 @@ fn the_blobs_of_dead_loads_are_swept_and_no_others() {
     let bench = Bench::new();
     let tmp = bench.path("msb/cache/tmp");
     fs::create_dir_all(&tmp).unwrap();
-    let mut living = std::process::Command::new("sh").args(["-c", "sleep 600; :", "load"]).spawn().unwrap();
-    let of_living = format!("load-{}-1.blob", living.id());
+    // Ends with its input, and starts no other program that would outlive it.
+    let mut living = std::process::Command::new("sh")
+        .args(["-c", "read line", "load"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A process that is just being started has no arguments yet.
+    let arguments = format!("/proc/{}/cmdline", living.id());
+    while fs::read(&arguments).unwrap().is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let of_living = format!("load-2-{}-1.blob", living.id());
     let dead = format!("load-{}-1.blob", i32::MAX);
-    for name in [&dead, "load-x.blob", "pull-1.blob", &of_living] {
+    // As msb 0.7 names them: which blob, whose, and again which.
+    let newer = format!("load-2-{}-2.blob", i32::MAX);
+    for name in [&dead, &newer, "load-x.blob", "pull-1.blob", &of_living] {
         fs::write(tmp.join(name), "blob").unwrap();
     }
     std::os::unix::fs::symlink("/etc/passwd", tmp.join(format!("load-{}-2.blob", i32::MAX))).unwrap();

@@ -123,13 +123,10 @@ impl<'a> Contents<'a> {
             let origin = Origin::Layer(layer.clone());
             self.blobs.push(Blob { digest, size, image: reference.clone(), origin });
         }
-        self.images.push(BundleImage {
-            // microsandbox knows an image by all of its names.
-            names: EngineName::Microsandbox.names_of(reference),
-            platform: Some(image.platform.clone()),
-            documents: found.documents.to_vec(),
-            layers: found.layers.iter().map(|layer| layer.digest.clone()).collect(),
-        });
+        // microsandbox knows an image by all of its names.
+        let names = EngineName::Microsandbox.names_of(reference);
+        let platform = Some(image.platform.clone());
+        self.images.push(BundleImage::new(names, platform, &found.documents, &found.layers));
         self.locked.push(Arc::new(found.locked));
     }
 

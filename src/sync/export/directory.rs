@@ -96,18 +96,10 @@ impl Directory {
 
 /// True if the file at `path` is `blob`, by its digest.
 fn is_whole(path: &Path, blob: &Blob) -> bool {
-    let same = |mut file: File| -> io::Result<bool> {
-        if file.metadata()?.len() != blob.size {
-            return Ok(false);
-        }
-        let (mut verifier, mut buffer) = (Verifier::new(&blob.digest, blob.size), vec![0; BUFFER]);
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(verifier.finish().is_ok()),
-                count if verifier.update(&buffer[..count]).is_err() => return Ok(false),
-                _ => {}
-            }
-        }
+    let is_blob = |mut file: File| {
+        let has_size = file.metadata()?.len() == blob.size;
+        let verifier = Verifier::new(&blob.digest, blob.size);
+        Ok::<bool, io::Error>(has_size && verifier.read(&mut file, &|| false)?.is_ok())
     };
-    sys::open_regular(path).is_ok_and(|file| same(file).unwrap_or(false))
+    sys::open_regular(path).and_then(is_blob).unwrap_or(false)
 }

@@ -1,7 +1,6 @@
 //! Hashing kept blobs. Nothing is locked or written.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,8 +15,6 @@ use crate::threads;
 
 /// Blobs read at once, at most: more only make a disk seek.
 const MAX_THREADS: usize = 8;
-/// Bytes read at once.
-const BUFFER: usize = 256 * 1024;
 
 /// The state of a kept blob, or of an image in an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,23 +94,9 @@ fn compare_blob(
         }
         Err(error) => return (PartStatus::Modified, Some(error.to_string())),
     };
-    let mut verifier = Verifier::new(digest, size);
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let count = match file.read(&mut buffer) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return (PartStatus::Modified, Some(format!("it cannot be read: {error}"))),
-            Ok(count) => count,
-        };
-        if count == 0 || session.cancel.is_cancelled() {
-            break;
-        }
-        if let Err(mismatch) = verifier.update(&buffer[..count]) {
-            return (PartStatus::Modified, Some(mismatch.to_string()));
-        }
-    }
-    match verifier.finish() {
-        Ok(()) => (PartStatus::Ok, None),
-        Err(mismatch) => (PartStatus::Modified, Some(mismatch.to_string())),
+    match Verifier::new(digest, size).read(&mut file, &|| session.cancel.is_cancelled()) {
+        Ok(Ok(())) => (PartStatus::Ok, None),
+        Ok(Err(mismatch)) => (PartStatus::Modified, Some(mismatch.to_string())),
+        Err(error) => (PartStatus::Modified, Some(format!("it cannot be read: {error}"))),
     }
 }
