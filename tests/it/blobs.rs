@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::support::check::applied;
-use crate::support::fake_registry::FakeRegistry;
+use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file, noise};
 use crate::support::sandbox::Sandbox;
 use crate::support::{sha256, tool};
@@ -268,4 +268,33 @@ fn what_somebody_else_loaded_meanwhile_is_not_ours() {
     fs::write(&state, theirs.to_string()).unwrap();
     shop.json(&format!("forget {} {}", shop.name("a:1"), shop.name("b:1")), 0);
     assert_eq!(shop.loaded(), [shop.name("a:1"), "other:1".to_owned()]);
+}
+
+#[test]
+fn apply_prunes_the_blobs_that_no_image_needs_and_no_others() {
+    let shop = shop(KEEP);
+    let both = shop.kept();
+    shop.want(KEEP, &["b:1"]);
+    shop.sandbox.msb("apply --prune").run().success();
+    assert_eq!(shop.indexed(), [shop.name("b:1")]);
+    let left = shop.kept();
+    assert!(left.contains(&shop.base.digest()) && !left.contains(&shop.top.digest()), "{left:?}");
+    // The index, manifest and config of the other image went with its layer.
+    assert_eq!(left.len(), both.len() - 4, "{left:?}");
+    let verified = shop.json("verify", 0);
+    assert!(statuses(&verified, "blobs", "digest").is_empty(), "{verified}");
+}
+
+#[test]
+fn the_index_names_whole_images_alone() {
+    let shop = shop(KEEP);
+    assert_eq!(shop.indexed().len(), 2);
+    fs::remove_file(shop.blob(&shop.top.digest())).unwrap();
+    let gone = shop.top.digest();
+    shop.registry.on(move |request| request.path.ends_with(&gone).then(|| Fault::status(404)));
+    shop.sandbox.msb("apply").run().code(1);
+    assert_eq!(shop.indexed(), [shop.name("b:1")], "half an image is named");
+    shop.registry.behave();
+    applied(&shop.sandbox);
+    assert_eq!(shop.indexed().len(), 2);
 }

@@ -195,6 +195,38 @@ fn what_is_damaged_on_the_way_makes_no_bundle() {
     assert_eq!(std::fs::read_dir(sandbox.work()).unwrap().count(), 4, "something was left behind");
 }
 
+/// Documents are compared when they are looked up; layers pass through, and are compared on their way.
+#[test]
+fn layers_are_verified_as_they_pass() {
+    let (sandbox, registry, ..) = locked();
+    let lockfile = std::fs::read_to_string(sandbox.work().join("images.lock")).unwrap();
+    registry.on(move |request| {
+        let digest = request.path.rsplit_once("/blobs/")?.1;
+        // A layer's line has its diff_id too.
+        let is_layer = lockfile.lines().any(|line| line.contains(digest) && line.contains("diff"));
+        is_layer.then(Fault::corrupt)
+    });
+    for output in ["new.tar", "new"] {
+        let failed = sandbox.msb(&format!("export --output {output}")).run().code(1);
+        assert!(failed.stderr.contains("does not match its digest"), "{failed}");
+    }
+    assert!(!sandbox.work().join("new.tar").exists() && !sandbox.work().join("new/index.json").exists());
+    // A kept blob is not believed either.
+    registry.behave();
+    let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
+    sandbox.images(&format!("[settings]\nblobs = \"keep\"\n{text}"));
+    sandbox.msb("apply").run().success();
+    for entry in std::fs::read_dir(sandbox.home().join("blobs/blobs/sha256")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut content = std::fs::read(&path).unwrap();
+        content[0] ^= 1;
+        std::fs::write(&path, content).unwrap();
+    }
+    let failed = sandbox.msb("export --output new.tar").run().code(1);
+    assert!(failed.stderr.contains("does not match its digest"), "{failed}");
+    assert!(!sandbox.work().join("new.tar").exists());
+}
+
 #[test]
 fn kept_blobs_need_no_registry_and_a_reader_that_leaves_is_told() {
     let (sandbox, registry, ..) = locked();
