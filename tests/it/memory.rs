@@ -20,7 +20,8 @@ use crate::support::sandbox::{Output, Sandbox};
 
 /// The promise, in KiB.
 const PEAK: u64 = 64 * 1024;
-/// What the largest documents may take beyond the promise where the tests run an unoptimized build, in KiB.
+/// The memory beyond the promise that the largest documents and windows may take where the tests run an unoptimized
+/// build, whose own code takes much more, in KiB.
 const UNOPTIMIZED: u64 = if cfg!(debug_assertions) { 3 * 1024 } else { 0 };
 /// Bytes that are packed at once.
 const STEP: usize = 16 << 20;
@@ -142,7 +143,7 @@ fn the_windows_of_all_frames_share_the_budget() {
         sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
         let output = sandbox.measured("apply").timeout(Duration::from_secs(180)).run().success();
         let peak = output.peak_kib();
-        assert!(peak <= PEAK + more, "{} MiB at peak with windows of 2^{log}", peak / 1024);
+        assert!(peak <= PEAK + UNOPTIMIZED + more, "{} MiB at peak with windows of 2^{log}", peak / 1024);
     }
 }
 
