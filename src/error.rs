@@ -12,6 +12,7 @@ mod layer;
 mod recorded;
 mod registry;
 mod selection;
+mod signature;
 mod store;
 mod text;
 
@@ -23,6 +24,7 @@ pub use layer::LayerError;
 pub use recorded::{RecordedError, Unforgettable};
 pub use registry::{Login, RegistryError, RegistryName, TlsCure, Trouble};
 pub use selection::SelectionError;
+pub use signature::{Finding, SignatureError, TrustFileError};
 pub use store::StoreError;
 pub use text::{escape_into, printable};
 
@@ -111,6 +113,9 @@ pub enum Error {
     /// An engine failed, or has something else than it was given.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The right signer has not signed the image.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
     /// msb-sync itself is at fault.
     #[error(transparent)]
     Defect(#[from] Defect),
@@ -175,6 +180,7 @@ impl Error {
             Self::Metrics { .. } => "metrics",
             Self::System { .. } => "system",
             Self::Engine(error) => error.kind(),
+            Self::Signature(error) => error.kind(),
             Self::Defect(_) => "defect",
             Self::Stopped => "stopped",
         }
@@ -214,6 +220,7 @@ impl Error {
                 _ => "choose an address of this machine, and a port that this user may listen on".to_owned(),
             }),
             Self::Engine(error) => error.hint(),
+            Self::Signature(error) => error.hint(),
             Self::Defect(defect) => defect.hint(),
             Self::System { .. } | Self::Stopped => None,
         }

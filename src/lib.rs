@@ -66,7 +66,7 @@
 //!
 //! 1. Vocabulary ([`cancel`], `diagnostic`, [`digest`], [`error`], [`image_ref`], `locked_home`,
 //!    [`progress`], `queue`, `sys`, `threads`, `url`) uses only vocabulary.
-//! 2. Pure rooms ([`state`], `images_file`, `lockfile`, `selection`, [`plan`]) use vocabulary and
+//! 2. Pure rooms ([`state`], `images_file`, `lockfile`, `selection`, [`plan`], `trust`) use vocabulary and
 //!    `state`, and touch nothing: no files, network, environment, clock or threads.
 //! 3. Adapters (`registry`, `store`, `catalog`, `extract`, `engine`) use vocabulary and `state`,
 //!    never each other.
@@ -108,6 +108,8 @@ mod store;
 mod sys;
 #[doc(hidden)]
 pub mod threads;
+#[expect(dead_code, reason = "the verbs are about to use it")]
+mod trust;
 mod url;
 
 pub use crate::sys::{limit_allocator_arenas, raise_open_files_limit};

@@ -19,6 +19,7 @@ mod platform;
 mod resolved;
 mod selection;
 mod settings;
+mod trust;
 
 pub use crate::progress::Action;
 pub use desired::{Desired, DesiredImage};
@@ -33,3 +34,6 @@ pub use platform::Platform;
 pub use resolved::{ConfigRecord, DocumentRecord, Labels, ResolvedImage};
 pub use selection::{LockedSelection, TagRule, TagSelection};
 pub use settings::{Limits, Mirror, Ownership, PullPolicy, RegistrySettings, Settings, Targets};
+pub use trust::{
+    Candidate, Evidence, Identity, Keyless, SignaturePlace, Signer, TrustPolicy, TrustRule, Verdict,
+};

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::RegistryError;
+use super::{RegistryError, TrustFileError};
 use crate::image_ref::{ImageRef, RefError};
 use crate::sys;
 
@@ -151,6 +151,9 @@ pub enum InputError {
         /// The URL.
         url: String,
     },
+    /// A file of keys or roots cannot be used.
+    #[error(transparent)]
+    TrustFile(#[from] TrustFileError),
     /// `init` would overwrite a file.
     #[error("{} exists already and is left alone", path.display())]
     Exists {
@@ -177,6 +180,7 @@ impl InputError {
             Self::NoLayout { .. } => "no-layout",
             Self::Terminal => "terminal",
             Self::Bundle(_) | Self::BundleUrl { .. } => "bundle",
+            Self::TrustFile(_) => "trust-file",
             Self::Exists { .. } => "exists",
         }
     }
@@ -216,6 +220,7 @@ impl InputError {
             Self::NoHome | Self::Home { .. } => "say where with --home DIR",
             Self::Bundle(_) => "name what `msb-sync export` has written, or another OCI layout",
             Self::BundleUrl { .. } => "download it first",
+            Self::TrustFile(error) => return error.hint(),
             Self::Exists { path } => {
                 return Some(format!("show what it would do: msb-sync plan {}", path.display()));
             }

@@ -12,6 +12,7 @@ use super::locked::LockedImage;
 use super::owner::Owner;
 use super::platform::Platform;
 use super::resolved::ResolvedImage;
+use super::trust::Verdict;
 use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
@@ -30,6 +31,9 @@ pub struct Observed {
     /// Repositories, alone, of which all selections were made from the list of their tags. Of the
     /// others with a selection nothing may be removed: nobody knows what they would have chosen.
     pub decided: BTreeSet<ImageRef>,
+    /// The verdicts about those desired and selected images that a rule of trust names, or that
+    /// need a signature by default.
+    pub verdicts: BTreeMap<ImageRef, Verdict>,
     /// The catalog's word about the desired names, the owner's images, and repositories with a
     /// selection.
     pub recorded: BTreeMap<ImageRef, RecordedImage>,

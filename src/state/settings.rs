@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::engine::EngineSettings;
 use super::platform::Platform;
+use super::trust::TrustPolicy;
 
 /// The policy that says when a registry is asked what a tag means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -70,6 +71,8 @@ pub struct Settings {
     pub ownership: Ownership,
     /// The sizes beyond which an image is refused.
     pub limits: Limits,
+    /// The rules that say who has to have signed images.
+    pub trust: TrustPolicy,
 }
 
 impl Default for Settings {
@@ -86,6 +89,7 @@ impl Default for Settings {
             hosts_dir: None,
             ownership: Ownership::default(),
             limits: Limits::default(),
+            trust: TrustPolicy::default(),
         }
     }
 }

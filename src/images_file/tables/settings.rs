@@ -48,6 +48,7 @@ pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>, engines: &En
         hosts_dir: reader.path(table, "hosts-dir").or_else(of_machine),
         ownership: reader.word(table, "ownership", OWNERSHIP_WORDS).unwrap_or(default.ownership),
         limits: limits.map_or(default.limits, |table| read_limits(reader, table)),
+        trust: crate::state::TrustPolicy::default(),
     }
 }
 

@@ -1,0 +1,115 @@
+//! Errors about signatures.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::digest::BlobDigest;
+
+/// The refusal of an image that the right signer has not signed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignatureError {
+    /// Nothing that was found is the signature that the rule asks for.
+    #[error("{rule}: {}; expected {expected}{}", found(.findings), reasons(.findings))]
+    Refused {
+        /// The place of the rule, `images.toml:12`.
+        rule: String,
+        /// The signature that the rule asks for, in words.
+        expected: String,
+        /// Everything that was found, and why none of them will do.
+        findings: Vec<Finding>,
+        /// The next step, where the findings suggest one.
+        hint: Option<String>,
+    },
+    /// No rule names the image, and `unsigned = "refuse"`.
+    #[error("{place}: no [[trust]] rule names the image, and unsigned = \"refuse\"")]
+    NoRule {
+        /// The place of `unsigned`, `images.toml:3`.
+        place: String,
+    },
+    /// The stored evidence does not fit, and `--offline` forbids asking for more.
+    #[error("{rule}: no signature of the image is here, and --offline forbids asking its registry")]
+    Offline {
+        /// The place of the rule.
+        rule: String,
+    },
+}
+
+/// One signature that was looked at, and why it will not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The digest of the artifact's manifest.
+    pub digest: BlobDigest,
+    /// The signer, where one could be read: not proven.
+    pub by: Option<String>,
+    /// The reason of the refusal.
+    pub reason: String,
+}
+
+/// A file of keys or roots that cannot be used: a mistake of the user's, not of an image.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {}, which {rule} names: {reason}", path.display())]
+pub struct TrustFileError {
+    /// The file.
+    pub path: PathBuf,
+    /// The place that names the file, `images.toml:12`.
+    pub rule: String,
+    /// The reason.
+    pub reason: String,
+    /// The next step, where there is one.
+    pub hint: Option<String>,
+}
+
+impl TrustFileError {
+    /// The next step, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        self.hint.clone()
+    }
+}
+
+impl SignatureError {
+    /// A stable, machine-readable word for the kind of failure.
+    #[expect(clippy::unused_self, reason = "as the other errors have it")]
+    pub fn kind(&self) -> &'static str {
+        "signature"
+    }
+
+    /// The next step, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Refused { hint, .. } => hint.clone(),
+            Self::NoRule { .. } => Some(
+                "add a [[trust]] rule for the image, or accept = \"unsigned\" in one for those that nobody signs"
+                    .to_owned(),
+            ),
+            Self::Offline { .. } => Some("run without --offline".to_owned()),
+        }
+    }
+}
+
+/// The findings in a few words: `no signature`, `2 signatures, by …`.
+fn found(findings: &[Finding]) -> String {
+    let signers: Vec<&str> = findings.iter().filter_map(|finding| finding.by.as_deref()).collect();
+    let mut text = match findings.len() {
+        0 => "no signature".to_owned(),
+        1 => "1 signature".to_owned(),
+        count => format!("{count} signatures"),
+    };
+    if !signers.is_empty() {
+        text.push_str(", by ");
+        text.push_str(&signers.join(", "));
+    }
+    text
+}
+
+/// The reasons of the refusals, each with the artifact it is about.
+fn reasons(findings: &[Finding]) -> String {
+    findings.iter().map(|finding| format!("; {finding}")).collect()
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = self.digest.hex().get(..12).unwrap_or_default();
+        write!(f, "{}:{start}: {}", self.digest.algorithm().as_str(), self.reason)
+    }
+}
