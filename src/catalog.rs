@@ -26,6 +26,7 @@ mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod writable;
 mod write;
 
@@ -37,7 +38,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, ffi};
 use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
-use crate::state::{ConfigRecord, LoadedReference, Owner, RecordedImage};
+use crate::state::{Candidate, ConfigRecord, Evidence, LoadedReference, Owner, RecordedImage};
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
 pub use writable::Holding;
 pub use writable::WritableCatalog;
@@ -186,6 +187,23 @@ impl Catalog {
     /// The database cannot be read.
     pub fn loaded(&self) -> Result<Vec<LoadedReference>, CatalogError> {
         self.read("look up what engines have been given in", loads::all)
+    }
+
+    /// The proofs that the image of these digests (the tag's, and the platform's manifest's) is
+    /// signed, without the signatures, the newest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn proofs(&self, digest: &BlobDigest, manifest: &BlobDigest) -> Result<Vec<Evidence>, CatalogError> {
+        self.read("look up proofs in", |tx| trust::proofs(tx, digest, manifest))
+    }
+
+    /// The signatures of a proof.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn signatures(&self, proof: &Evidence) -> Result<Vec<Candidate>, CatalogError> {
+        self.read("look up signatures in", |tx| trust::signatures(tx, proof))
     }
 
     /// Every directory of layers that images of this home have had theirs in.

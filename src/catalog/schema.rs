@@ -193,13 +193,53 @@ const OURS: &[Table] = &[
             "since",
         ],
     },
+    // Proofs that images are signed, by what their tags mean and by what judged them.
+    Table {
+        name: "sync_trust",
+        body: "(digest TEXT NOT NULL, manifest_digest TEXT NOT NULL, judged_by TEXT NOT NULL, rule TEXT NOT NULL, \
+               signed_by TEXT NOT NULL, issuer TEXT, signed_at INTEGER, form TEXT NOT NULL, \
+               since DATETIME NOT NULL, PRIMARY KEY (digest, manifest_digest, judged_by)) WITHOUT ROWID",
+        columns: &[
+            "digest",
+            "manifest_digest",
+            "judged_by",
+            "rule",
+            "signed_by",
+            "issuer",
+            "signed_at",
+            "form",
+            "since",
+        ],
+    },
+    // The signatures themselves, as they were served.
+    Table {
+        name: "sync_signatures",
+        body: "(digest TEXT NOT NULL, manifest_digest TEXT NOT NULL, judged_by TEXT NOT NULL, \
+               position INTEGER NOT NULL, subject TEXT NOT NULL, place TEXT NOT NULL, artifact TEXT NOT NULL, \
+               artifact_manifest BLOB NOT NULL, layer INTEGER NOT NULL, layer_blob BLOB NOT NULL, message BLOB, \
+               config_blob BLOB, PRIMARY KEY (digest, manifest_digest, judged_by, position))",
+        columns: &[
+            "digest",
+            "manifest_digest",
+            "judged_by",
+            "position",
+            "subject",
+            "place",
+            "artifact",
+            "artifact_manifest",
+            "layer",
+            "layer_blob",
+            "message",
+            "config_blob",
+        ],
+    },
 ];
 
 /// One step of our own schema.
 type Migration = fn(&Connection, home: &Path) -> rusqlite::Result<()>;
 
 /// The steps, in order. Steps are only ever added: a released one never changes.
-const MIGRATIONS: &[Migration] = &[own_tables, lookup_indexes, layers_directories, own_tables];
+const MIGRATIONS: &[Migration] = &[own_tables, lookup_indexes, layers_directories, own_tables, own_tables];
 
 fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
     OURS.iter().try_for_each(|table| create(conn, "CREATE TABLE IF NOT EXISTS", table))

@@ -2,17 +2,18 @@
 
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::{OpenFlags, Transaction, TransactionBehavior};
 
 use super::Catalog;
 use super::connection::{absolute, connect, explain_open, sql_error, why_not_opened};
 use super::write::{self, Forgotten};
-use super::{directories, loads, own, schema};
+use super::{directories, loads, own, schema, trust};
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
-use crate::state::{LoadedReference, Owner, ResolvedImage};
+use crate::state::{Evidence, LoadedReference, Owner, ResolvedImage};
 
 /// Images of one transaction at most, so that other writers need not wait long.
 pub(crate) const GROUP: usize = 100;
@@ -190,7 +191,11 @@ impl WritableCatalog {
         references: &[ImageRef],
         owner: Option<&Owner>,
     ) -> Result<Forgotten, CatalogError> {
-        self.write("forget images in", |tx| write::forget(tx, references, owner))
+        self.write("forget images in", |tx| {
+            let forgotten = write::forget(tx, references, owner)?;
+            trust::sweep(tx)?;
+            Ok(forgotten)
+        })
     }
 
     /// Notes, in one transaction, loads that are about to start: from then on they are ours, and
@@ -220,6 +225,21 @@ impl WritableCatalog {
     /// The database cannot be written; it is then as it was.
     pub fn forget_loads(&mut self, loads: &[LoadedReference]) -> Result<(), CatalogError> {
         self.write("forget loads in", |tx| loads.iter().try_for_each(|load| loads::forget(tx, load)))
+    }
+
+    /// Notes proofs that images are signed, in one transaction; those of images that are not
+    /// recorded any more go.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn prove(&mut self, proofs: &[Arc<Evidence>]) -> Result<(), CatalogError> {
+        if proofs.is_empty() {
+            return Ok(());
+        }
+        self.write("note proofs in", |tx| {
+            trust::sweep(tx)?;
+            proofs.iter().try_for_each(|proof| trust::put(tx, proof))
+        })
     }
 
     fn write<T>(

@@ -28,8 +28,16 @@ pub enum SignatureError {
         place: String,
     },
     /// The stored evidence does not fit, and `--offline` forbids asking for more.
-    #[error("{rule}: no signature of the image is here, and --offline forbids asking its registry")]
+    #[error(
+        "{rule}: no signature of the image that will do is here, and --offline forbids asking its registry"
+    )]
     Offline {
+        /// The place of the rule.
+        rule: String,
+    },
+    /// The stored evidence does not fit, and the pull policy forbids asking for more.
+    #[error("{rule}: no signature of the image that will do is here, and its pull policy is \"never\"")]
+    NeverPulled {
         /// The place of the rule.
         rule: String,
     },
@@ -83,6 +91,9 @@ impl SignatureError {
                     .to_owned(),
             ),
             Self::Offline { .. } => Some("run without --offline".to_owned()),
+            Self::NeverPulled { .. } => {
+                Some("set pull = \"missing\" for this image, so that its signatures may be asked for".to_owned())
+            }
         }
     }
 }

@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::digest::BlobDigest;
 use crate::error::Error;
 
@@ -100,8 +98,7 @@ pub enum Identity {
 }
 
 /// The place where a registry keeps something that refers to an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SignaturePlace {
     /// The referrers API, or its fallback tag `sha256-<hex>`.
     Referrers,
@@ -109,6 +106,25 @@ pub enum SignaturePlace {
     SignatureTag,
     /// cosign 2's tag `sha256-<hex>.att`.
     AttestationTag,
+}
+
+impl SignaturePlace {
+    /// All places.
+    const ALL: [Self; 3] = [Self::Referrers, Self::SignatureTag, Self::AttestationTag];
+
+    /// The word that the catalog keeps.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Referrers => "referrers",
+            Self::SignatureTag => "signature-tag",
+            Self::AttestationTag => "attestation-tag",
+        }
+    }
+
+    /// Reads such a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|place| place.as_str() == word)
+    }
 }
 
 /// One layer of an artifact that refers to an image: perhaps a signature. The bytes are those that
@@ -146,12 +162,15 @@ pub struct Evidence {
     pub issuer: Option<String>,
     /// The time of the signature, by a log or a timestamp, in seconds since 1970.
     pub at: Option<i64>,
+    /// The place of the rule by which the evidence was judged, `images.toml:12`.
+    pub rule: String,
     /// The form of the signature, for people: `cosign bundle`, `cosign simple signing`,
     /// `notation jws`.
     pub form: String,
     /// The fingerprint of rule, keys and roots by which the evidence was judged.
     pub judged_by: String,
-    /// The signature, and the provenance where the rule asks for one.
+    /// The signature, and the provenance where the rule asks for one; empty where the catalog was
+    /// asked for the words alone.
     pub candidates: Vec<Candidate>,
 }
 
@@ -176,20 +195,45 @@ pub enum Verdict {
     Refused {
         /// The place of the rule.
         rule: String,
-        /// The number of candidates that were looked at; none: the image is unsigned.
-        candidates: usize,
+        /// The state of the image's signatures.
+        status: TrustStatus,
         /// The reason.
         error: Arc<Error>,
     },
 }
 
-impl Verdict {
-    /// The word for scripts: `verified`, `unsigned`, `refused`.
-    pub fn status(&self) -> &'static str {
+/// The state of an image's signatures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TrustStatus {
+    /// The signer of the rule has signed the image.
+    Verified,
+    /// No signature was found, or the image is accepted without.
+    Unsigned,
+    /// None of the signatures that were found will do.
+    Refused,
+    /// No rule names the image, or nobody could be asked.
+    NotAsked,
+}
+
+impl TrustStatus {
+    /// The word for scripts.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Verified { .. } => "verified",
-            Self::Accepted { .. } | Self::Refused { candidates: 0, .. } => "unsigned",
-            Self::Refused { .. } => "refused",
+            Self::Verified => "verified",
+            Self::Unsigned => "unsigned",
+            Self::Refused => "refused",
+            Self::NotAsked => "not-asked",
+        }
+    }
+}
+
+impl Verdict {
+    /// The state of the image's signatures.
+    pub fn status(&self) -> TrustStatus {
+        match self {
+            Self::Verified { .. } => TrustStatus::Verified,
+            Self::Accepted { .. } => TrustStatus::Unsigned,
+            Self::Refused { status, .. } => *status,
         }
     }
 
