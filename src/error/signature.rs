@@ -77,7 +77,6 @@ impl TrustFileError {
 
 impl SignatureError {
     /// A stable, machine-readable word for the kind of failure.
-    #[expect(clippy::unused_self, reason = "as the other errors have it")]
     pub fn kind(&self) -> &'static str {
         "signature"
     }
@@ -115,7 +114,12 @@ fn found(findings: &[Finding]) -> String {
 
 /// The reasons of the refusals, each with the artifact it is about.
 fn reasons(findings: &[Finding]) -> String {
-    findings.iter().map(|finding| format!("; {finding}")).collect()
+    let mut text = String::new();
+    for finding in findings {
+        text.push_str("; ");
+        text.push_str(&finding.to_string());
+    }
+    text
 }
 
 impl fmt::Display for Finding {
