@@ -9,6 +9,11 @@
 //!                                                                     hear(candidate) … finish()
 //! ```
 
+mod artifact;
+mod finding;
+mod notation;
+mod pattern;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
