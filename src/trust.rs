@@ -9,6 +9,13 @@
 //!                                                                     hear(candidate) … finish()
 //! ```
 
+#![expect(
+    clippy::unused_self,
+    clippy::unnecessary_wraps,
+    clippy::unnecessary_literal_bound,
+    reason = "the room is being furnished"
+)]
+
 mod artifact;
 mod finding;
 mod notation;
@@ -87,7 +94,7 @@ impl SignedBy<'_> {
     /// Begins to judge the image that `digest` means (an index's digest where there is one) and
     /// whose platform's manifest is `manifest`; `now` is in seconds since 1970.
     pub(crate) fn trial(&self, _digest: &BlobDigest, _manifest: &BlobDigest, _now: i64) -> Trial<'_> {
-        Trial { _rule: self.rule }
+        Trial { rule: self.rule }
     }
 
     /// Judges evidence that was judged by another rule or root, without a registry: `None` if it
@@ -99,7 +106,7 @@ impl SignedBy<'_> {
 
 /// The search for the signature of one image, candidate by candidate.
 pub(crate) struct Trial<'j> {
-    _rule: &'j str,
+    rule: &'j str,
 }
 
 impl Trial<'_> {
@@ -128,7 +135,7 @@ impl Trial<'_> {
     /// The refusal, with everything that was found.
     pub(crate) fn finish(self) -> Result<Evidence, SignatureError> {
         Err(SignatureError::Refused {
-            rule: self._rule.to_owned(),
+            rule: self.rule.to_owned(),
             expected: String::new(),
             findings: Vec::new(),
             hint: None,
