@@ -194,7 +194,7 @@ fn read<T>(
     }
     let tree = Tree::parse(text);
     let page = Page::new(text, source.name, keys::SECRETS.hidden(text, &tree));
-    let mut reader = Reader::new(source);
+    let mut reader = Reader::new(source, &page);
     let found = tables(&mut reader, tree.root(), tree.errors().is_empty());
     let mut mistakes = reader.into_mistakes();
     syntax::note(text, tree.errors(), &page, &mut mistakes);

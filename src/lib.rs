@@ -65,7 +65,7 @@
 //! # Which room may use which
 //!
 //! 1. Vocabulary ([`cancel`], `diagnostic`, [`digest`], [`error`], [`image_ref`], `locked_home`,
-//!    [`progress`], `queue`, `sys`, `threads`, `url`) uses only vocabulary.
+//!    [`progress`], `queue`, `sys`, `threads`, `url`, `wildcard`) uses only vocabulary.
 //! 2. Pure rooms ([`state`], `images_file`, `lockfile`, `selection`, [`plan`], `trust`) use vocabulary and
 //!    `state`, and touch nothing: no files, network, environment, clock or threads.
 //! 3. Adapters (`registry`, `store`, `catalog`, `extract`, `engine`) use vocabulary and `state`,
@@ -111,6 +111,7 @@ pub mod threads;
 #[allow(dead_code, clippy::pedantic, clippy::used_underscore_binding, reason = "the room is being built")]
 mod trust;
 mod url;
+mod wildcard;
 
 pub use crate::sys::{limit_allocator_arenas, raise_open_files_limit};
 

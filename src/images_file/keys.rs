@@ -22,8 +22,11 @@ const HAS_CREDENTIALS: &str = "it sends credentials";
 const NAMES_PROGRAMS: &str = "it says which programs are run";
 const NAMES_ENGINES: &str = "it says where engines keep images";
 
-pub(super) const TOP: Keys =
-    Keys { table: "the top level", names: &["settings", "engine", "registry", "groups"], guarded: &[] };
+pub(super) const TOP: Keys = Keys {
+    table: "the top level",
+    names: &["settings", "engine", "registry", "groups", "trust"],
+    guarded: &[],
+};
 
 pub(super) const SETTINGS: Keys = Keys {
     table: "[settings]",
@@ -38,12 +41,15 @@ pub(super) const SETTINGS: Keys = Keys {
         "interval",
         "hosts-dir",
         "ownership",
+        "unsigned",
+        "trusted-root",
         "limits",
     ],
     guarded: &[
         ("layers", WRITES_FILES),
         ("layers-mode", "it opens the layers to other users"),
         ("hosts-dir", READS_FILES),
+        ("trusted-root", READS_FILES),
     ],
 };
 
@@ -96,6 +102,24 @@ pub(super) const IMAGE: Keys = Keys {
 pub(super) const TAGS: Keys =
     Keys { table: "a selection of tags", names: &["semver", "match", "newest"], guarded: &[] };
 
+pub(super) const TRUST: Keys = Keys {
+    table: "[[trust]]",
+    names: &["images", "keyless", "key", "keys", "log", "notation", "accept", "provenance"],
+    guarded: &[("key", READS_FILES), ("keys", READS_FILES)],
+};
+
+pub(super) const KEYLESS: Keys = Keys {
+    table: "`keyless` of [[trust]]",
+    names: &["issuer", "identity", "repository", "workflow", "ref"],
+    guarded: &[],
+};
+
+pub(super) const NOTATION: Keys = Keys {
+    table: "`notation` of [[trust]]",
+    names: &["roots", "subject"],
+    guarded: &[("roots", READS_FILES)],
+};
+
 /// The top level of the machine's `registries.toml`.
 pub(super) const MACHINE: Keys =
     Keys { table: "the machine's settings", names: &["settings", "registry", "engine"], guarded: &[] };
@@ -145,6 +169,9 @@ pub(super) const ALL: &[&Keys] = &[
     &MIRROR,
     &IMAGE,
     &TAGS,
+    &TRUST,
+    &KEYLESS,
+    &NOTATION,
 ];
 
 /// The keys under which an images file, or the machine's settings, may hold secrets.
@@ -186,6 +213,19 @@ mod tests {
         "semver",
         "match",
         "newest",
+        "unsigned",
+        "trust",
+        "keyless",
+        "issuer",
+        "identity",
+        "repository",
+        "workflow",
+        "ref",
+        "log",
+        "notation",
+        "subject",
+        "accept",
+        "provenance",
         // Of a mirror, and mirrors are guarded as a whole.
         "url",
         "resolve",

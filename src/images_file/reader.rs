@@ -10,7 +10,8 @@ use super::keys::{self, Keys};
 use super::quoted::quoted;
 use super::values::patterns::Patterns;
 use super::values::{self, Fault};
-use crate::diagnostic::{Mistake, Mistakes, Span, list, nearest, suggest};
+use crate::diagnostic::{Mistake, Mistakes, Page, Span, list, nearest, suggest};
+use crate::error::printable;
 
 /// The hint for whoever wrote a password into the file.
 const PASSWORD_HINT: &str =
@@ -104,14 +105,20 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
 /// Reads one file: the readers of its tables note in here what is wrong, and read on.
 pub(super) struct Reader<'a> {
     pub(super) source: &'a Source<'a>,
+    page: &'a Page<'a>,
     /// The patterns of the file, which have one budget.
     pub(super) patterns: Patterns,
     mistakes: Mistakes,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(source: &'a Source<'a>) -> Self {
-        Self { source, patterns: Patterns::default(), mistakes: Mistakes::default() }
+    pub(super) fn new(source: &'a Source<'a>, page: &'a Page<'a>) -> Self {
+        Self { source, page, patterns: Patterns::default(), mistakes: Mistakes::default() }
+    }
+
+    /// Names a place by file and line, `images.toml:12`.
+    pub(super) fn place(&self, span: Span) -> String {
+        format!("{}:{}", printable(self.source.name), self.page.line_of(span.start))
     }
 
     pub(super) fn into_mistakes(self) -> Mistakes {

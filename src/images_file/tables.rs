@@ -9,7 +9,9 @@ mod entry;
 mod groups;
 mod registry;
 mod settings;
+mod signer;
 mod tags;
+mod trust;
 mod twice;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +22,7 @@ use toml::de::DeTable;
 use self::engines::Engines;
 use self::entry::Defaults;
 use self::groups::Members;
+use self::trust::Rule;
 use super::listed::{Listed, Wanted};
 use super::quoted::quoted;
 use super::reader::{Node, Reader, Table, entries};
@@ -41,7 +44,7 @@ pub(super) struct ImagesTables {
 pub(super) fn images_file(reader: &mut Reader<'_>, root: &DeTable<'_>, whole: bool) -> ImagesTables {
     let top = reader.known(root, &keys::TOP);
     let engines = Engines::read(reader, top.get("engine"), whole);
-    let settings = settings::read(reader, top.get("settings"), &engines);
+    let mut settings = settings::read(reader, top.get("settings"), &engines);
     let defaults = Defaults {
         platform: settings.platform.clone(),
         pull: settings.pull,
@@ -61,11 +64,14 @@ pub(super) fn images_file(reader: &mut Reader<'_>, root: &DeTable<'_>, whole: bo
     let of_machine = reader.source.machine.into_iter().flat_map(|machine| &machine.registries);
     registries.extend(of_machine.filter(|other| !names.tables.contains_key(&other.name)).cloned());
     listed.sort_by_key(|entry| entry.span);
+    let rules = trust::read(reader, top.get("trust"));
     let mut groups = BTreeMap::new();
     if whole {
         twice::check(reader, &listed);
+        trust::check(reader, &rules, &listed);
         groups = groups::resolve(top.get("groups"), &listed, reader);
     }
+    settings.trust.rules = rules.into_iter().map(Rule::into_rule).collect();
     ImagesTables { settings, registries, listed, groups }
 }
 

@@ -3,6 +3,7 @@
 mod engines;
 mod hostile;
 mod problems;
+mod trust;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -318,6 +319,9 @@ fn the_schema_and_the_parser_know_the_same_keys() {
         (&keys::MIRROR, "/$defs/mirror"),
         (&keys::IMAGE, "/$defs/image"),
         (&keys::TAGS, "/$defs/tags"),
+        (&keys::TRUST, "/$defs/trust"),
+        (&keys::KEYLESS, "/$defs/keyless"),
+        (&keys::NOTATION, "/$defs/notation"),
     ] {
         let table = schema.pointer(pointer).unwrap();
         assert_eq!(table["additionalProperties"], Value::Bool(false), "{pointer}");
@@ -332,7 +336,7 @@ fn the_schema_and_the_parser_know_the_same_keys() {
             assert!(described.is_some(), "{key} has no description");
         }
     }
-    assert_eq!(keys::ALL.len(), 11);
+    assert_eq!(keys::ALL.len(), 14);
     let words = |pointer: &str| -> Vec<String> {
         serde_json::from_value(schema.pointer(pointer).unwrap()["enum"].clone()).unwrap()
     };

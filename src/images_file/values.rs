@@ -4,6 +4,7 @@
 pub(super) mod patterns;
 pub(super) mod quantities;
 pub(super) mod ranges;
+pub(super) mod signers;
 
 use std::path::{Component, Path, PathBuf};
 

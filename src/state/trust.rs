@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use crate::digest::BlobDigest;
 use crate::error::Error;
+use crate::image_ref::ImageRef;
+use crate::wildcard;
 
 /// The rules of an images file about signatures. All paths are absolute.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +49,17 @@ pub struct TrustRule {
     pub provenance: bool,
     /// The place of the table, `images.toml:12`.
     pub place: String,
+}
+
+impl TrustRule {
+    /// Tells whether the rule names the image, by any of the names under which it is recorded: what
+    /// comes from `sandboxes.io` is docker.io's image too, and then answers to both.
+    pub fn names(&self, reference: &ImageRef) -> bool {
+        reference.recorded_names().iter().any(|name| {
+            let name = name.repository_alone().to_string();
+            self.images.iter().any(|pattern| wildcard::fits(pattern, &name))
+        })
+    }
 }
 
 /// The signer whom a rule asks for.

@@ -10,11 +10,13 @@ use crate::diagnostic::Mistake;
 use crate::images_file::keys;
 use crate::images_file::reader::{Node, Reader, Table};
 use crate::images_file::values::{self, PULL_WORDS, quantities};
-use crate::state::{Limits, Ownership, Settings, Targets};
+use crate::state::{Limits, Ownership, Settings, Targets, TrustPolicy};
 
 const BLOBS_WORDS: &[(&str, bool)] = &[("keep", true), ("discard", false)];
 const OWNERSHIP_WORDS: &[(&str, Ownership)] =
     &[("override-stat", Ownership::OverrideStat), ("none", Ownership::None)];
+
+const UNSIGNED_WORDS: &[(&str, bool)] = &[("allow", false), ("refuse", true)];
 
 /// The most blobs in flight.
 const MAX_DOWNLOADS: u64 = 64;
@@ -48,8 +50,18 @@ pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>, engines: &En
         hosts_dir: reader.path(table, "hosts-dir").or_else(of_machine),
         ownership: reader.word(table, "ownership", OWNERSHIP_WORDS).unwrap_or(default.ownership),
         limits: limits.map_or(default.limits, |table| read_limits(reader, table)),
-        trust: crate::state::TrustPolicy::default(),
+        trust: TrustPolicy {
+            rules: Vec::new(),
+            refuses_unsigned: refuses_unsigned(reader, table),
+            trusted_root: reader.path(table, "trusted-root"),
+        },
     }
+}
+
+/// Returns the place of `unsigned = "refuse"`, if that is what the table says.
+fn refuses_unsigned(reader: &mut Reader<'_>, table: Table<'_>) -> Option<String> {
+    let refuses = reader.word(table, "unsigned", UNSIGNED_WORDS).unwrap_or(false);
+    table.get("unsigned").filter(|_| refuses).map(|node| reader.place(node.key_span))
 }
 
 /// Reads where layers are extracted, and which parts images have: `layers = false` needs another

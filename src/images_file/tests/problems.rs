@@ -83,7 +83,7 @@ fn bad_files_and_their_problems() {
         ("images = []".into(), "1:1 unknown key `images` | `images` belongs to [registry.\"NAME\"]"),
         ("[settngs]".into(), "1:2 unknown key `settngs` | did you mean `settings`?"),
         ("[registries.\"a.b\"]".into(), "1:2 unknown key `registries` | did you mean `registry`?"),
-        ("zzz = 1".into(), "1:1 unknown key `zzz` | the keys of the top level are `settings`, `engine`, `registry`, `groups`"),
+        ("zzz = 1".into(), "1:1 unknown key `zzz` | the keys of the top level are `settings`, `engine`, `registry`, `groups`, `trust`"),
         (settings("hosts_dir = \"x\""), "2:1 unknown key `hosts_dir` | did you mean `hosts-dir`?"),
         (settings("[settings.limits]\nlayersize = 1"), "3:1 unknown key `layersize` | did you mean `layer-size`?"),
         (settings("images = 1"), "2:1 unknown key `images` | `images` belongs to [registry.\"NAME\"]"),
@@ -224,7 +224,7 @@ fn what_is_independent_of_broken_toml_is_reported_with_it() {
     assert_eq!(
         brief(&bad(text)),
         [
-            "2:1 unknown key `foo` | the keys of [settings] are `layers`, `layers-mode`, `blobs`, `platform`, `pull`, `prune`, `downloads`, `interval`, `hosts-dir`, `ownership`, `limits`",
+            "2:1 unknown key `foo` | the keys of [settings] are `layers`, `layers-mode`, `blobs`, `platform`, `pull`, `prune`, `downloads`, `interval`, `hosts-dir`, `ownership`, `unsigned`, `trusted-root`, `limits`",
             "3:13 invalid TOML: a value is missing",
             "5:1 unknown key `imags` | did you mean `images`?",
         ]

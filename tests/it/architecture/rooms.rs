@@ -14,6 +14,7 @@ const VOCABULARY: &[&str] = &[
     "threads",
     "diagnostic",
     "url",
+    "wildcard",
     "locked_home",
 ];
 const PURE: &[&str] = &["state", "images_file", "lockfile", "selection", "plan", "trust", "bundle"];
