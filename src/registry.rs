@@ -1,8 +1,8 @@
 //! Registries: what a reference means now, and the bytes of its layers.
 //!
-//! Two doors matter, [`Registries::resolve`] (or its two halves, [`Registries::check`] and
-//! [`Registries::fetch`]) and [`Registries::blob`]. The wing behind them reads bottom up, and each
-//! room of it uses only those before it:
+//! Three doors matter, [`Registries::resolve`] (or its two halves, [`Registries::check`] and
+//! [`Registries::fetch`]), [`Registries::referrers`] and [`Registries::blob`]. The wing behind them
+//! reads bottom up, and each room of it uses only those before it:
 //!
 //! | room | what lives there |
 //! |---|---|
@@ -10,6 +10,7 @@
 //! | `auth/` | challenges, credentials, and the tokens that they buy |
 //! | `sites/` | one registry's endpoint and mirrors, and what is remembered of them |
 //! | `documents/` | what a reference means: indexes, manifests, configs, platforms, tags |
+//! | `referrers/` | what refers to an image: candidates for its signature |
 //! | `blob/` | a layer's bytes, resumed where transfers break |
 //! | `layout/` | an image layout, a directory or a bundle, instead of a server |
 //! | `settings` | the settings by which a registry is reached |
@@ -23,6 +24,7 @@ mod documents;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod layout;
+mod referrers;
 mod settings;
 mod sites;
 #[cfg(test)]
@@ -31,6 +33,7 @@ mod transport;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,6 +42,7 @@ pub(crate) use self::blob::BlobReader;
 use self::documents::{DocumentKind, Documents as _};
 pub(crate) use self::documents::{Lookup, Meaning};
 use self::layout::Layout;
+use self::referrers::{Asked, Hearing};
 use self::settings::{SettingsByName, Way};
 pub use self::sites::Rests;
 use self::sites::{Remote, Terms};
@@ -49,7 +53,10 @@ use crate::digest::BlobDigest;
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::progress::Reporter;
-use crate::state::{DocumentDescriptor, DocumentRole, LayerDescriptor, Limits, Platform, RegistrySettings};
+use crate::state::{
+    Candidate, DocumentDescriptor, DocumentRole, LayerDescriptor, Limits, Platform, RegistrySettings,
+    SignaturePlace,
+};
 use crate::threads::lock;
 
 /// The things that a run's registries need to know.
@@ -87,7 +94,8 @@ impl fmt::Debug for Options {
 }
 
 enum Backend {
-    Remote(Arc<Remote>),
+    /// Servers, and what they were asked for.
+    Remote(Arc<Remote>, Asked),
     Layout(Layout),
 }
 
@@ -158,7 +166,7 @@ impl Registries {
         known: Option<&BlobDigest>,
     ) -> Result<Lookup, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => {
+            Backend::Remote(remote, _) => {
                 self.network.veiled(documents::resolve(remote, reference, platform, known))
             }
             Backend::Layout(layout) => layout.resolve(reference, platform, known),
@@ -174,7 +182,9 @@ impl Registries {
     /// Those of [`Registries::resolve`].
     pub(crate) fn check(&self, reference: &ImageRef, known: &BlobDigest) -> Result<Meaning, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => self.network.veiled(documents::check(remote, reference, Some(known))),
+            Backend::Remote(remote, _) => {
+                self.network.veiled(documents::check(remote, reference, Some(known)))
+            }
             Backend::Layout(_) => Ok(Meaning::Unsaid),
         }
     }
@@ -191,7 +201,7 @@ impl Registries {
         meaning: &Meaning,
     ) -> Result<Lookup, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => {
+            Backend::Remote(remote, _) => {
                 self.network.veiled(documents::fetch(remote, reference, platform, Some(known), meaning))
             }
             Backend::Layout(layout) => layout.resolve(reference, platform, Some(known)),
@@ -204,7 +214,7 @@ impl Registries {
         // A registry that cannot be used says so when it is asked.
         if known.is_none()
             && let Ok(backend) = self.backend(reference)
-            && let Backend::Remote(remote) = &*backend
+            && let Backend::Remote(remote, _) = &*backend
         {
             remote.pulls.expect();
         }
@@ -225,7 +235,7 @@ impl Registries {
         offset: u64,
     ) -> Result<BlobReader, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => BlobReader::open(remote, reference.repository(), layer, offset),
+            Backend::Remote(remote, _) => BlobReader::open(remote, reference.repository(), layer, offset),
             Backend::Layout(layout) => layout.blob(layer, offset),
         }
     }
@@ -244,11 +254,91 @@ impl Registries {
             DocumentRole::Index | DocumentRole::Manifest => DocumentKind::Manifest,
             DocumentRole::Config => DocumentKind::Config,
         };
-        let found = match &*self.backend(reference)? {
-            Backend::Remote(remote) => {
-                self.network.veiled(documents::document(remote, reference, kind, document))?
+        self.read(reference, kind, &document.digest, Some(document.size))
+    }
+
+    /// Tells `hear` the candidates for a signature of the index or manifest `subject`, one of
+    /// `reference`'s: layers of the artifacts that refer to it and are kept at `place`, in the order
+    /// in which they are listed. The first 32 count, and none of more than 4 MiB; each candidate's
+    /// bytes have their digests. A break ends the question.
+    ///
+    /// Nothing at all is heard where there is nothing. A mirror may serve what it has; what is
+    /// absent, and what cannot be had, is the endpoint's word alone.
+    ///
+    /// # Errors
+    /// Any [`RegistryError`], unless `hear` has broken off: candidates may be missing.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the verbs are about to ask"))]
+    pub(crate) fn referrers(
+        &self,
+        reference: &ImageRef,
+        subject: &BlobDigest,
+        place: SignaturePlace,
+        hear: &mut dyn FnMut(Candidate) -> ControlFlow<()>,
+    ) -> Result<(), RegistryError> {
+        match &*self.backend(reference)? {
+            Backend::Remote(remote, asked) => {
+                let hearing = Hearing::new(subject, place, hear, &asked.turn);
+                self.network.veiled(referrers::ask(remote, asked, reference.repository(), hearing))
             }
-            Backend::Layout(layout) => layout.document(kind, &document.digest, Some(document.size))?,
+            Backend::Layout(layout) => layout.referrers(reference, subject, place, hear),
+        }
+    }
+
+    /// Fetches the config of an accepted candidate's artifact, so that an export can carry it. The
+    /// empty one is known without a request.
+    ///
+    /// # Errors
+    /// Any [`RegistryError`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "the verbs are about to ask"))]
+    pub(crate) fn complete(
+        &self,
+        reference: &ImageRef,
+        candidate: &mut Candidate,
+    ) -> Result<(), RegistryError> {
+        if candidate.config.is_some() {
+            return Ok(());
+        }
+        let config = referrers::config_of(&candidate.manifest).map_err(|reason| RegistryError::Document {
+            what: format!("manifest {}", candidate.digest),
+            host: reference.registry().to_owned(),
+            reason,
+        })?;
+        candidate.config = match config {
+            None => None,
+            Some((digest, _)) if referrers::is_empty_config(&digest) => {
+                Some(referrers::EMPTY_CONFIG.to_vec())
+            }
+            Some((digest, size)) => Some(self.read(reference, DocumentKind::Config, &digest, Some(size))?),
+        };
+        Ok(())
+    }
+
+    /// Returns the bytes of the index or manifest `digest` of `reference`'s repository, verified:
+    /// a moment after the lookup from memory, else by one more request.
+    ///
+    /// # Errors
+    /// Any [`RegistryError`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "the verbs are about to ask"))]
+    pub(crate) fn message(
+        &self,
+        reference: &ImageRef,
+        digest: &BlobDigest,
+    ) -> Result<Vec<u8>, RegistryError> {
+        self.read(reference, DocumentKind::Manifest, digest, None)
+    }
+
+    fn read(
+        &self,
+        reference: &ImageRef,
+        kind: DocumentKind,
+        digest: &BlobDigest,
+        size: Option<u64>,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let found = match &*self.backend(reference)? {
+            Backend::Remote(remote, _) => {
+                self.network.veiled(documents::read(remote, reference.repository(), kind, digest, size))?
+            }
+            Backend::Layout(layout) => layout.document(kind, digest, size)?,
         };
         Ok(found.bytes.clone())
     }
@@ -263,7 +353,7 @@ impl Registries {
         reference: &ImageRef,
         layer: &BlobDigest,
     ) -> Result<(), RegistryError> {
-        if let Backend::Remote(remote) = &*self.backend(reference)? {
+        if let Backend::Remote(remote, _) = &*self.backend(reference)? {
             remote.distrust(layer);
         }
         Ok(())
@@ -282,7 +372,7 @@ impl Registries {
         add: impl Fn(&mut T, &str),
     ) -> Result<T, RegistryError> {
         match &*self.backend(reference)? {
-            Backend::Remote(remote) => {
+            Backend::Remote(remote, _) => {
                 self.network.veiled(documents::fold_tags(remote, reference, begin, add))
             }
             Backend::Layout(layout) => {
@@ -298,7 +388,7 @@ impl Registries {
     pub(crate) fn lacks(&self, what: &str, digest: &BlobDigest) -> Option<RegistryError> {
         match self.bundle.as_deref()? {
             Backend::Layout(bundle) => bundle.lacks(what, digest),
-            Backend::Remote(_) => None,
+            Backend::Remote(..) => None,
         }
     }
 
@@ -340,7 +430,8 @@ impl Registries {
         let backend = Arc::new(if let Some(path) = settings.layout {
             Backend::Layout(Layout::new(path, self.terms.manifest_size))
         } else {
-            Backend::Remote(Arc::new(Remote::new(&self.network, &self.terms, &name, &account, &settings)?))
+            let remote = Remote::new(&self.network, &self.terms, &name, &account, &settings)?;
+            Backend::Remote(Arc::new(remote), Asked::default())
         });
         backends.insert(name, Arc::clone(&backend));
         Ok(backend)

@@ -16,9 +16,10 @@ mod recorded;
 
 mod tags;
 
-pub(super) use self::assemble::{DocumentKind, Documents, assemble, verify};
-pub(super) use self::lookup::{check, document, fetch, resolve};
-pub(super) use self::manifest::{Entry, For, Index, Parsed, parse};
+pub(super) use self::assemble::{DocumentKind, Documents, LED_ASTRAY, assemble, verify};
+pub(super) use self::links::next as next_page;
+pub(super) use self::lookup::{check, fetch, fetch_again, read, resolve};
+pub(super) use self::manifest::{ACCEPT, Entry, For, Index, Parsed, parse};
 pub(crate) use self::meaning::{Lookup, Meaning};
 pub(super) use self::platforms::rank;
 pub(super) use self::tags::fold as fold_tags;

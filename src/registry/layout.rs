@@ -13,8 +13,9 @@ mod names;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Take};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use oci_spec::image::MediaType;
 use serde::Deserialize;
@@ -25,15 +26,18 @@ use super::blob::BlobReader;
 use super::documents::{
     DocumentKind, Documents, Entry, For, Index, Lookup, Parsed, assemble, parse, rank, verify,
 };
+use super::referrers::{Belongs, Hearing, Listed, list, tag_of};
 use super::sites::Document;
 use super::transport::printable;
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
-use crate::state::{LayerDescriptor, Platform};
+use crate::state::{Candidate, LayerDescriptor, Platform, SignaturePlace};
 
 /// Names that an error lists.
 const MAX_NAMES: usize = 10;
+/// Manifests without a name that are looked at for one that refers to an image.
+const MAX_UNNAMED: usize = 256;
 
 pub(crate) struct Layout {
     files: Files,
@@ -41,6 +45,8 @@ pub(crate) struct Layout {
     limit: u64,
     /// True if the layout stands for all registries.
     is_bundle: bool,
+    /// The turn of large candidates for a signature.
+    turn: Mutex<()>,
 }
 
 #[derive(Deserialize)]
@@ -52,7 +58,7 @@ struct Marker {
 impl Layout {
     /// A directory that is one registry. Nothing is looked at yet.
     pub(crate) fn new(path: PathBuf, limit: u64) -> Self {
-        Self { files: Files::Directory(path), limit, is_bundle: false }
+        Self { files: Files::Directory(path), limit, is_bundle: false, turn: Mutex::default() }
     }
 
     /// Opens a bundle: a directory or a tar.
@@ -65,7 +71,7 @@ impl Layout {
             path: path.to_owned(),
             reason: error.to_string(),
         })?;
-        let bundle = Self { files, limit, is_bundle: true };
+        let bundle = Self { files, limit, is_bundle: true, turn: Mutex::default() };
         bundle.index()?;
         Ok(bundle)
     }
@@ -149,6 +155,71 @@ impl Layout {
             return Err(RegistryError::Mismatch { what, host: self.host(), source });
         }
         Ok(BlobReader::of_file(part))
+    }
+
+    /// See [`super::Registries::referrers`].
+    pub(crate) fn referrers(
+        &self,
+        reference: &ImageRef,
+        subject: &BlobDigest,
+        place: SignaturePlace,
+        hear: &mut dyn FnMut(Candidate) -> ControlFlow<()>,
+    ) -> Result<(), RegistryError> {
+        let mut hearing = Hearing::new(subject, place, hear, &self.turn);
+        for (listed, belongs) in self.artifacts(reference, subject, place)? {
+            if hearing.look(self, &listed, belongs)?.is_break() {
+                return Ok(());
+            }
+        }
+        hearing.end()
+    }
+
+    /// Lists the artifacts that may refer to `subject`: those that a bundle carries along with the
+    /// image, those under the tags that registries have for them, and those without a name.
+    fn artifacts(
+        &self,
+        reference: &ImageRef,
+        subject: &BlobDigest,
+        place: SignaturePlace,
+    ) -> Result<Vec<(Listed, Belongs)>, RegistryError> {
+        let index = self.index()?;
+        let directory = self.directory(&index);
+        let is_subject = |entry: &&Entry| {
+            entry.digest_text() == subject.as_str() || entry.index() == Some(subject.as_str())
+        };
+        let named = reference.tag().map(|tag| directory.find(reference, tag)).unwrap_or_default();
+        let about = named.into_iter().chain(index.entries.iter().filter(is_subject));
+        let carried = about.filter_map(Entry::signatures).flat_map(|digests| digests.split(','));
+        let carried = carried.filter_map(|digest| BlobDigest::parse(digest.trim()).ok());
+        let carried: BTreeSet<BlobDigest> = carried.take(MAX_UNNAMED).collect();
+        let mut found: Vec<_> =
+            carried.into_iter().map(|digest| (Listed { digest, size: None }, Belongs::Carried)).collect();
+        let tag = tag_of(subject, place);
+        for entry in tag.map(|tag| directory.find(reference, &tag)).unwrap_or_default() {
+            let entry = entry.descriptor().map_err(|reason| self.error("read index.json", reason))?;
+            let listed = Listed { digest: entry.digest, size: Some(entry.size) };
+            if place != SignaturePlace::Referrers {
+                found.push((listed, Belongs::Unsaid));
+                continue;
+            }
+            let document = self.document(DocumentKind::Manifest, &listed.digest, listed.size)?;
+            let listed = list(&document.bytes)
+                .map_err(|reason| self.error(&format!("read index {}", listed.digest), reason))?;
+            let listed = listed.unwrap_or_default().into_iter().flatten();
+            found.extend(listed.map(|listed| (listed, Belongs::Unsaid)));
+        }
+        if place == SignaturePlace::Referrers {
+            let is_unnamed = |entry: &&Entry| {
+                let names = entry.ref_name().is_none() && entry.containerd_name().is_none();
+                names && !entry.is_index() && matches!(entry.platform(), For::Unsaid)
+            };
+            let unnamed = index.entries.iter().filter(is_unnamed).take(MAX_UNNAMED);
+            let unnamed = unnamed.filter_map(|entry| entry.descriptor().ok());
+            found.extend(
+                unnamed.map(|entry| (Listed { digest: entry.digest, size: Some(entry.size) }, Belongs::Says)),
+            );
+        }
+        Ok(found)
     }
 
     fn host(&self) -> String {

@@ -10,6 +10,7 @@ mod hosts;
 mod layouts;
 mod limits;
 mod lookups;
+mod referrers;
 mod secrecy;
 mod server;
 mod transfers;

@@ -28,6 +28,8 @@ const MAX_DOCUMENTS: usize = 64;
 pub(crate) enum DocumentKind {
     Manifest,
     Config,
+    /// A layer of an artifact.
+    Signature,
 }
 
 impl DocumentKind {
@@ -35,6 +37,7 @@ impl DocumentKind {
         match self {
             Self::Manifest => "manifest",
             Self::Config => "config",
+            Self::Signature => "signature",
         }
     }
 }
@@ -126,7 +129,7 @@ impl Origin {
 
 /// The reason for which a document is refused that nobody vouches for and to which a redirect led:
 /// its content is not shown.
-pub(super) const LED_ASTRAY: &str = "a redirect led to it, and it is not what was asked for";
+pub(crate) const LED_ASTRAY: &str = "a redirect led to it, and it is not what was asked for";
 
 fn read(document: &Document) -> Result<Parsed, RegistryError> {
     parse(&document.bytes, document.media_type.as_deref())

@@ -17,7 +17,7 @@ use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::registry::sites::{Ask, Capability, Document, Remote, Site};
 use crate::registry::transport::{Answer, FailedTry};
-use crate::state::{DocumentDescriptor, Platform};
+use crate::state::Platform;
 use crate::threads::lock;
 use crate::url::Url;
 
@@ -80,15 +80,17 @@ pub(crate) fn fetch(
     found
 }
 
-/// Reads one document of `reference`'s repository: see [`super::super::Registries::document`].
-pub(crate) fn document(
+/// Reads one document of the `repository`, of `size` bytes if that is known: see
+/// [`super::super::Registries::document`].
+pub(crate) fn read(
     remote: &Remote,
-    reference: &ImageRef,
+    repository: &str,
     kind: DocumentKind,
-    document: &DocumentDescriptor,
+    digest: &BlobDigest,
+    size: Option<u64>,
 ) -> Result<Arc<Document>, RegistryError> {
-    let repository = Repository { remote, name: reference.repository(), awaited: &Cell::new(false) };
-    repository.document(kind, &document.digest, Some(document.size))
+    let repository = Repository { remote, name: repository, awaited: &Cell::new(false) };
+    repository.document(kind, digest, size)
 }
 
 /// One repository while it is asked.
@@ -232,7 +234,7 @@ fn is_of_the_server(error: &RegistryError) -> bool {
 
 /// The failure of a try that got other bytes than those it asked for: a bit may have flipped on the
 /// way, or in a cache. A mirror gets no second chance.
-fn fetch_again(site: &Site, damaged: &mut u32, error: RegistryError) -> FailedTry {
+pub(crate) fn fetch_again(site: &Site, damaged: &mut u32, error: RegistryError) -> FailedTry {
     *damaged += 1;
     if !site.is_mirror() && *damaged <= CLEAN_RESTARTS { FailedTry::transient(error) } else { error.into() }
 }
@@ -265,7 +267,7 @@ impl Documents for Repository<'_> {
                     unknown: "manifest unknown",
                     ..Ask::get(self.manifest_url(site, digest.as_str()))
                 },
-                DocumentKind::Config => Ask {
+                DocumentKind::Config | DocumentKind::Signature => Ask {
                     unknown: "blob unknown",
                     ..Ask::get(site.url(&format!("/{}/blobs/{digest}", self.name)))
                 },
