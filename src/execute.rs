@@ -92,6 +92,7 @@ impl Executor<'_> {
     /// # Errors
     /// Only failures that stop everything: the catalog cannot be written, there are no threads.
     pub(crate) fn execute(&mut self, plan: &Plan) -> Result<Outcome, Error> {
+        self.catalog.prove(&plan.proofs())?;
         let too_large = space::too_large(plan, self.store)?;
         let workers =
             Workers::new(self.jobs, self.downloads_at_once(plan), self.cancel).map_err(|source| {

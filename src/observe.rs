@@ -9,6 +9,7 @@ mod asker;
 mod chooser;
 mod lookups;
 mod selections;
+mod signatures;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -20,6 +21,7 @@ pub(crate) use self::asker::{Answer, Asker, ImageQuestion, Question};
 pub(crate) use self::chooser::two_platforms;
 use self::lookups::{Known, Lookups, forbidden_offline, never_pulled};
 use self::selections::Repository;
+pub(crate) use self::signatures::{Judged, Permission, SignatureQuestion, Signatures};
 
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
@@ -47,6 +49,8 @@ pub(crate) struct Observer<'a> {
     pub blobs: Blobs,
     /// The directory of layers.
     pub layers: &'a Path,
+    /// Whoever gives verdicts about signatures.
+    pub signatures: &'a Signatures<'a>,
     /// Lookups at once.
     pub parallel: usize,
     /// The user forbids asking any registry.
@@ -105,6 +109,7 @@ impl Observer<'_> {
     fn lookups<'l>(&'l self, desired: &Desired, observed: &'l Observed) -> Lookups<'l> {
         Lookups {
             registries: self.registries,
+            signatures: self.signatures,
             offline: self.offline,
             parallel: self.parallel,
             reporter: self.reporter,

@@ -19,6 +19,7 @@ mod removal;
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 pub(crate) use contradiction::contradiction;
 pub use fetch::{Claim, DocumentFetch, Fetch};
@@ -29,7 +30,7 @@ pub use reason::{Reason, Remains};
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{Action, Desired, LoadedReference, Observed};
+use crate::state::{Action, Desired, Evidence, LoadedReference, Observed, Verdict};
 use engine::plan_engine_removals;
 use fetch::{plan_documents, plan_fetches};
 use image::{plan_blocked_selection, plan_image};
@@ -122,7 +123,19 @@ impl Plan {
         self.changes() == self.waiting().count()
             && self.layers_to_remove.is_empty()
             && self.engine_removals.is_empty()
+            && self.proofs().is_empty()
             && !self.images.iter().any(|image| image.to_record == Some(ToRecord::Owner))
+    }
+
+    /// Lists the proofs of signatures that are to be noted, each once.
+    pub fn proofs(&self) -> Vec<Arc<Evidence>> {
+        let mut seen = BTreeSet::new();
+        let verdicts = self.images.iter().filter_map(|image| image.verdict.as_ref());
+        let new = verdicts.filter_map(|verdict| match verdict {
+            Verdict::Verified { evidence, is_new: true, .. } => Some(evidence),
+            _ => None,
+        });
+        new.filter(|proof| seen.insert((&proof.digest, &proof.manifest, &proof.judged_by))).cloned().collect()
     }
 
     /// True if the plan removes anything now.

@@ -343,6 +343,26 @@ impl Registries {
         Ok(found.bytes.clone())
     }
 
+    pub(crate) fn referrers(
+        &self,
+        _r: &ImageRef,
+        _s: &BlobDigest,
+        _p: crate::state::SignaturePlace,
+        _h: &mut dyn FnMut(crate::state::Candidate) -> std::ops::ControlFlow<()>,
+    ) -> Result<(), RegistryError> {
+        Ok(())
+    }
+    pub(crate) fn complete(
+        &self,
+        _r: &ImageRef,
+        _c: &mut crate::state::Candidate,
+    ) -> Result<(), RegistryError> {
+        Ok(())
+    }
+    pub(crate) fn message(&self, _r: &ImageRef, _d: &BlobDigest) -> Result<Vec<u8>, RegistryError> {
+        Ok(Vec::new())
+    }
+
     /// Takes note that `layer` came with another digest than its own, so that no mirror is asked
     /// for it again.
     ///

@@ -44,6 +44,7 @@ pub use stacking::{Restacked, Stacking};
 pub use steps::compare::{LayerStatus, VerifiedLayer};
 pub use steps::compare_blobs::{PartStatus, VerifiedBlob};
 pub use steps::compare_engines::VerifiedReference;
+pub use steps::unproven::UnprovenImage;
 pub use verb_error::VerbError;
 pub use verify::{Verified, verify};
 

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
 use super::chooser::{Choices, choose_from_list};
+use super::signatures::{SignatureQuestion, Signatures};
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::{Lookup, Meaning, Registries};
-use crate::state::{Platform, TagSelection};
+use crate::state::{Platform, TagSelection, Verdict};
 use crate::threads;
 
 /// A waiting run looks for answers at least this often.
@@ -37,6 +38,7 @@ pub(crate) type OnAnswer<'f, 'q, K> = &'f (dyn Fn(K, Answer) -> Vec<(K, Question
 /// Whoever asks registries.
 pub(crate) struct Asker<'a> {
     pub(crate) registries: &'a Registries,
+    pub(crate) signatures: &'a Signatures<'a>,
     /// The number of questions under way at once, at most.
     pub(crate) parallel: usize,
     pub(crate) reporter: &'a dyn Reporter,
@@ -47,6 +49,8 @@ pub(crate) struct Asker<'a> {
 pub(crate) enum Question<'q> {
     /// The meaning of a reference.
     Image(ImageQuestion),
+    /// The verdict about the signatures of an image.
+    Signatures(SignatureQuestion),
     /// The tags that selections choose from the list of a repository.
     Tags {
         /// The repository alone.
@@ -71,6 +75,8 @@ pub(crate) struct ImageQuestion {
 pub(crate) enum Answer {
     /// The meaning of a reference.
     Image(Result<Lookup, RegistryError>),
+    /// The verdict about the signatures of an image.
+    Signatures(Verdict),
     /// The choices of the selections, in their order.
     Tags(Result<Choices, RegistryError>),
 }
@@ -86,6 +92,7 @@ impl Question<'_> {
     fn name(&self) -> &ImageRef {
         match self {
             Self::Image(image) => &image.reference,
+            Self::Signatures(image) => &image.reference,
             Self::Tags { repository, .. } => repository,
         }
     }
@@ -193,6 +200,10 @@ impl<'q, K> Asking<'_, 'q, K> {
                 Step::First(Question::Tags { repository, selections }) => {
                     let choices = choose_from_list(registries, &repository, &selections);
                     (repository, Answer::Tags(choices))
+                }
+                Step::First(Question::Signatures(image)) => {
+                    let verdict = self.asker.signatures.ask(&image);
+                    (image.reference, Answer::Signatures(verdict))
                 }
                 Step::First(Question::Image(image)) => {
                     let asked = image.asked();

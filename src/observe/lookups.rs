@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::asker::{AllAnswered, Answer, Asker, ImageQuestion, Question};
 use super::selections::{Deciding, Repository, Selected};
+use super::signatures::{Judged, Permission, SignatureQuestion, Signatures};
 use crate::digest::BlobDigest;
 use crate::error::{Absent, Defect, Error, RegistryError};
 use crate::image_ref::ImageRef;
@@ -16,7 +17,7 @@ use crate::progress::Reporter;
 use crate::registry::{Lookup, Registries};
 use crate::state::{
     Desired, DesiredImage, LayerDescriptor, LockedImage, Observed, PullPolicy, RecordedImage, Resolution,
-    ResolvedImage,
+    ResolvedImage, Verdict,
 };
 use crate::threads;
 
@@ -27,6 +28,7 @@ pub(super) type Listener<'l> = &'l mut dyn FnMut(&Known, AllAnswered<'_>);
 /// The lookups of a run.
 pub(super) struct Lookups<'a> {
     pub(super) registries: &'a Registries,
+    pub(super) signatures: &'a Signatures<'a>,
     pub(super) offline: bool,
     pub(super) parallel: usize,
     pub(super) reporter: &'a dyn Reporter,
@@ -42,6 +44,8 @@ pub(super) struct Lookups<'a> {
 #[derive(Clone, Default)]
 pub(super) struct Known {
     resolutions: BTreeMap<ImageRef, Resolution>,
+    /// The verdicts about those of them that a rule of trust names.
+    verdicts: BTreeMap<ImageRef, Verdict>,
     selections: Vec<Selected>,
 }
 
@@ -51,6 +55,8 @@ enum Purpose<'a> {
     Image(ImageRef),
     /// An image that the lockfile names.
     Locked(Arc<LockedImage>),
+    /// An image whose meaning is known, and whose signatures are not.
+    Signatures(ImageRef, Resolution),
     /// Selections of tags.
     Tags(Deciding<'a>),
 }
@@ -59,6 +65,7 @@ impl Known {
     /// Puts the answers where the planner looks for them.
     pub(super) fn into_observed(self, observed: &mut Observed) {
         observed.resolutions = self.resolutions;
+        observed.verdicts = self.verdicts;
         for selected in self.selections {
             if selected.decided {
                 observed.decided.insert(selected.repository);
@@ -114,7 +121,8 @@ impl Lookups<'_> {
             questions.extend(self.of_repository(repository, &known));
         }
         questions.extend(desired.images.iter().filter_map(|image| self.of_image(image, &known)));
-        let asker = Asker { registries: self.registries, parallel: self.parallel, reporter: self.reporter };
+        let Self { registries, signatures, parallel, reporter, .. } = *self;
+        let asker = Asker { registries, signatures, parallel, reporter };
         let take = |purpose, answer| self.take(purpose, answer, &known);
         match listener {
             None => asker.ask(questions, &take, None),
@@ -160,14 +168,59 @@ impl Lookups<'_> {
                     Err(error) => Resolution::Blocked(Arc::new(error)),
                 },
             ),
+            (Purpose::Signatures(reference, resolution), Answer::Signatures(verdict)) => {
+                let mut known = threads::lock(known);
+                known.verdicts.insert(reference.clone(), verdict);
+                known.resolutions.insert(reference, resolution);
+                return Vec::new();
+            }
             (Purpose::Tags(deciding), Answer::Tags(choices)) => {
                 return self.of_selected(deciding.finish(choices), known);
             }
             // The asker answers questions in kind.
             _ => return Vec::new(),
         };
-        threads::lock(known).resolutions.insert(reference, resolution);
-        Vec::new()
+        // Whoever was asked for the image may be asked for its signatures.
+        self.settle(reference, resolution, Permission::Granted, known).into_iter().collect()
+    }
+
+    /// Takes note of the meaning of an image, or returns the question for the image's signatures:
+    /// nothing is done about an image before its signatures are judged.
+    fn settle<'d>(
+        &self,
+        reference: ImageRef,
+        resolution: Resolution,
+        permission: Permission,
+        known: &Mutex<Known>,
+    ) -> Option<(Purpose<'d>, Question<'d>)> {
+        let digests = match &resolution {
+            Resolution::Blocked(_) => None,
+            Resolution::Resolved(image) => Some((image.digest.clone(), image.manifest.digest.clone())),
+            Resolution::Locked(image) => Some((image.digest.clone(), image.manifest.clone())),
+            Resolution::AsRecorded => self
+                .recorded
+                .get(&reference)
+                .and_then(|row| Some((row.digest.clone()?, row.manifest_digest.clone()?))),
+        };
+        let judged = match digests {
+            Some((digest, manifest)) => {
+                let asked = SignatureQuestion { reference: reference.clone(), digest, manifest };
+                match self.signatures.without_asking(&asked, permission) {
+                    Judged::Ask { .. } => {
+                        let purpose = Purpose::Signatures(reference, resolution);
+                        return Some((purpose, Question::Signatures(asked)));
+                    }
+                    judged => judged,
+                }
+            }
+            None => Judged::NothingWanted,
+        };
+        let mut known = threads::lock(known);
+        if let Judged::Verdict(verdict) = judged {
+            known.verdicts.insert(reference.clone(), verdict);
+        }
+        known.resolutions.insert(reference, resolution);
+        None
     }
 
     /// Returns the question for the list of a repository, if its selections need that, else the
@@ -213,16 +266,24 @@ impl Lookups<'_> {
                 let question = ImageQuestion { reference, platform, known: None, pinned };
                 Some((purpose, Question::Image(question)))
             }
-            Some(resolution) => {
-                threads::lock(known).resolutions.insert(reference, resolution);
-                None
-            }
+            Some(resolution) => self.settle(reference, resolution, self.permission(image), known),
             None => {
                 let digest = known_digest(image, self.recorded).filter(|_| !self.lacks_documents(image));
                 let purpose = Purpose::Image(reference.clone());
                 let question = ImageQuestion { reference, platform, known: digest, pinned: None };
                 Some((purpose, Question::Image(question)))
             }
+        }
+    }
+
+    /// Finds out who forbids asking for the signatures of an image whose meaning is known.
+    fn permission(&self, image: &DesiredImage) -> Permission {
+        if image.pull == PullPolicy::Never {
+            Permission::NeverPulled
+        } else if self.offline && !self.registries.is_local(&image.reference) {
+            Permission::Offline
+        } else {
+            Permission::Granted
         }
     }
 

@@ -14,7 +14,7 @@ use crate::progress::Event;
 use crate::state::{
     Action, BlobsState, BlockedSelection, Desired, DesiredImage, DocumentDescriptor, EngineListing,
     EngineSettings, EngineState, LayerDescriptor, LayersState, LockedImage, Observed, PartState, Platform,
-    RecordedImage, Resolution, ResolvedImage, size_of_layers,
+    RecordedImage, Resolution, ResolvedImage, Verdict, size_of_layers,
 };
 
 /// One image in a [`Plan`](super::Plan).
@@ -50,6 +50,8 @@ pub struct PlannedImage {
     pub download_bytes: u64,
     /// The rows that the run has to write; `None` where all of them are right.
     pub to_record: Option<ToRecord>,
+    /// The verdict about the image's signatures; `None` where no rule asks for one.
+    pub verdict: Option<Verdict>,
     /// True if a removal is put off: a wanted image is blocked or has failed, and what is to take
     /// the place of this image may be just that.
     pub waits: bool,
@@ -147,6 +149,7 @@ impl PlannedImage {
             needs_blobs: false,
             download_bytes: 0,
             to_record: None,
+            verdict: None,
             waits: false,
         }
     }
@@ -189,6 +192,7 @@ pub(super) fn plan_image(
         layers: goal.layers,
         to_record: goal.to_record,
         digest: goal.digest,
+        verdict: observed.verdicts.get(&wanted.reference).cloned(),
         ..PlannedImage::without_parts(&wanted.reference, names, Some(wanted.platform.clone()), reason)
     };
     planned.needs_blobs =
@@ -221,8 +225,20 @@ struct Goal {
 }
 
 impl Goal {
-    /// Finds out what `wanted` is to be: what its reference means now, or else what is recorded.
+    /// Finds out what `wanted` is to be: what its reference means now, or else what is recorded. An
+    /// image that is refused stays as it is.
     fn of(wanted: &DesiredImage, recorded: Option<&RecordedImage>, observed: &Observed) -> Self {
+        let goal = Self::unjudged(wanted, recorded, observed);
+        match observed.verdicts.get(&wanted.reference).and_then(Verdict::error) {
+            Some(refusal) if goal.error.is_none() => {
+                Self { error: Some(Arc::clone(refusal)), to_record: None, ..goal }
+            }
+            _ => goal,
+        }
+    }
+
+    /// Finds out what `wanted` is to be if nobody minds.
+    fn unjudged(wanted: &DesiredImage, recorded: Option<&RecordedImage>, observed: &Observed) -> Self {
         let as_recorded = Self {
             digest: recorded.and_then(|recorded| recorded.digest.clone()),
             manifest: recorded.and_then(|recorded| recorded.manifest_digest.clone()),

@@ -8,11 +8,11 @@ use proptest::prelude::*;
 use super::part::deciding;
 use super::*;
 use crate::digest::{Algorithm, DiffId};
-use crate::error::{Absent, Error, RegistryError, Unforgettable};
+use crate::error::{Absent, Error, RegistryError, SignatureError, Unforgettable};
 use crate::state::{
-    BlockedSelection, ConfigRecord, DesiredImage, DocumentRecord, Labels, LayerDescriptor, LayerFacts,
-    LayerState, LayersState, LockedImage, Owner, PartState, Platform, PullPolicy, RecordedImage, Resolution,
-    ResolvedImage, SelectedImage, TagRule, TagSelection, Targets,
+    BlockedSelection, ConfigRecord, DesiredImage, DocumentRecord, Evidence, Labels, LayerDescriptor,
+    LayerFacts, LayerState, LayersState, LockedImage, Owner, PartState, Platform, PullPolicy, RecordedImage,
+    Resolution, ResolvedImage, SelectedImage, TagRule, TagSelection, Targets, TrustStatus, Verdict,
 };
 
 fn digest(of: &str) -> BlobDigest {
@@ -117,6 +117,15 @@ fn desired(images: Vec<ImageRef>, prune: bool) -> Desired {
 
 fn blocked() -> Resolution {
     Resolution::Blocked(Arc::new(Error::Offline(Absent::Image)))
+}
+
+fn refusal() -> Verdict {
+    let error = SignatureError::NoRule { place: "images.toml:1".to_owned() };
+    Verdict::Refused {
+        rule: "images.toml:1".to_owned(),
+        status: TrustStatus::NotAsked,
+        error: Arc::new(error.into()),
+    }
 }
 
 /// Makes of `observed` what applying `plan` successfully makes of it.
@@ -332,6 +341,31 @@ proptest! {
     }
 
     #[test]
+    fn a_refused_image_is_left_as_it_is((desired, mut observed) in world(), refused in proptest::collection::vec(any::<bool>(), 6)) {
+        let refused: BTreeSet<ImageRef> =
+            (0..6).filter(|&index| refused[index]).map(reference).collect();
+        for image in &refused {
+            observed.verdicts.insert(image.clone(), refusal());
+        }
+        let plan = plan(&desired, &observed);
+        let mut any = false;
+        for image in plan.images.iter().filter(|image| image.action != Action::Remove) {
+            if refused.contains(&image.reference) {
+                any = true;
+                prop_assert_eq!(image.action, Action::Blocked);
+                prop_assert!(image.to_record.is_none() || image.to_record == Some(ToRecord::Owner));
+                prop_assert_eq!(image.download_bytes, 0);
+            }
+        }
+        for claim in plan.fetches.iter().flat_map(|fetch| &fetch.claims) {
+            prop_assert!(claim.images.iter().all(|image| !refused.contains(image)), "{claim:?}");
+        }
+        // Images that are not listed are no concern of a rule, and go where nothing is blocked.
+        prop_assert!(!any || plan.layers_to_remove.is_empty());
+        prop_assert!(plan.proofs().is_empty());
+    }
+
+    #[test]
     fn nothing_is_removed_while_a_wanted_image_is_blocked_or_failed((desired, mut observed) in world(), failed: bool) {
         observed.failed = failed;
         let held = plan(&desired, &observed);
@@ -453,6 +487,39 @@ fn observed_with(resolution: Resolution, recorded: Vec<RecordedImage>, complete:
     observed.recorded = recorded.into_iter().map(|row| (row.reference.clone(), row)).collect();
     observed.layers = complete.iter().map(|&index| (layer(index).digest, LayerState::Complete)).collect();
     observed
+}
+
+#[test]
+fn a_new_proof_is_noted_once_also_where_nothing_else_is_to_do() {
+    let (first, second) = (reference(0), reference(1));
+    let image = resolved(&first, 1, &[1]);
+    let mut observed =
+        observed_with(Resolution::AsRecorded, vec![row(&image, &first, &["/images.toml"])], &[1]);
+    observed.resolutions.insert(second.clone(), Resolution::AsRecorded);
+    observed.recorded.insert(second.clone(), row(&image, &second, &["/images.toml"]));
+    observed.recorded.get_mut(&second).unwrap().alias_of = None;
+    let proof = Arc::new(Evidence {
+        digest: image.digest.clone(),
+        manifest: image.manifest.digest.clone(),
+        by: "key team.pub".to_owned(),
+        issuer: None,
+        at: None,
+        rule: "images.toml:3".to_owned(),
+        form: "cosign bundle".to_owned(),
+        judged_by: "f".repeat(64),
+        candidates: Vec::new(),
+    });
+    let desired = desired(vec![first.clone(), second.clone()], false);
+    for (is_new, proofs) in [(false, 0), (true, 1)] {
+        for name in [&first, &second] {
+            let (rule, evidence) = ("images.toml:3".to_owned(), Arc::clone(&proof));
+            observed.verdicts.insert(name.clone(), Verdict::Verified { rule, evidence, is_new });
+        }
+        let plan = plan(&desired, &observed);
+        assert_eq!((plan.proofs().len(), plan.changes()), (proofs, 0));
+        assert_eq!(plan.is_empty(), !is_new);
+        assert_eq!(plan.images[0].verdict.as_ref().unwrap().status(), TrustStatus::Verified);
+    }
 }
 
 #[test]

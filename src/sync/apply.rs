@@ -10,9 +10,11 @@ use super::steps::load::{ImagesText, Loaded, load, understand};
 use super::steps::reconcile::reconcile;
 use super::steps::registries;
 use super::steps::run::Run;
+use super::steps::trust::judge;
 use super::verb_error::VerbError;
 use crate::digest::BlobDigest;
 use crate::execute::Outcome;
+use crate::observe::Signatures;
 use crate::plan::Plan;
 use crate::state::Action;
 
@@ -83,11 +85,14 @@ pub fn apply_unchanged(
 fn apply_loaded(session: &Session, loaded: &Loaded, request: &Request) -> Result<Applied, VerbError> {
     let desired = desire(session, loaded, request)?;
     let registries = registries::of_file(session, loaded, request.from.as_deref())?;
+    let judge = judge(&loaded.file.settings.trust)?;
+    let signatures = Signatures::new(&judge, &registries, &session.home);
     let run = Run {
         session,
         desired: &desired,
         registries: &registries,
         engines: &engines::of(session),
+        signatures: &signatures,
         settings: &loaded.file.settings,
         offline: request.offline,
         loaded: Some(loaded),

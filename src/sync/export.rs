@@ -25,6 +25,7 @@ use super::steps::engines;
 use super::steps::load::{Loaded, load};
 use super::steps::registries;
 use super::steps::run::Run;
+use super::steps::trust::judge;
 use super::verb_error::VerbError;
 use crate::bundle::{ArchiveWriter, Form};
 use crate::catalog::Catalog;
@@ -32,6 +33,7 @@ use crate::digest::BlobDigest;
 use crate::error::{Error, InputError, InputFile, StoreError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::{Lockfile, MAX_TEXT};
+use crate::observe::Signatures;
 use crate::state::{Desired, Platform, Targets};
 use crate::sys;
 
@@ -109,11 +111,14 @@ pub fn export(
     let desired = wanted(session, &loaded, request)?;
     let registries = registries::of_file(session, &loaded, None)?;
     let engines = engines::of(session);
+    let judge = judge(&loaded.file.settings.trust)?;
+    let signatures = Signatures::new(&judge, &registries, &session.home);
     let run = Run {
         session,
         desired: &desired,
         registries: &registries,
         engines: &engines,
+        signatures: &signatures,
         settings: &loaded.file.settings,
         offline: false,
         loaded: Some(&loaded),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::list::{ListedImage, Users, distinct, listed};
+use super::list::{ListedImage, Users, distinct, listed, proofs};
 use super::session::Session;
 use super::stacking::{self, Stacking};
 use super::steps::totals::layer_totals;
@@ -56,7 +56,11 @@ pub fn inspect(session: &Session, reference: &ImageRef) -> Result<Option<Inspect
         return Ok(None);
     };
     let config = catalog.config(reference)?;
-    let listed = listed(session, image, config.as_ref(), &users)?;
+    let mut proofs = proofs(&catalog, &image)?;
+    for proof in &mut proofs {
+        proof.candidates = catalog.signatures(proof)?;
+    }
+    let listed = ListedImage { proofs, ..listed(session, image, config.as_ref(), &users)? };
     let places = Places::of(&listed.layers);
     let mut totals = Totals::default();
     for layer in &*listed.image.layers {

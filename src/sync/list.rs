@@ -12,7 +12,7 @@ use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{
-    ConfigRecord, LayerDescriptor, LayerState, Owner, Platform, RecordedImage, size_of_layers,
+    ConfigRecord, Evidence, LayerDescriptor, LayerState, Owner, Platform, RecordedImage, size_of_layers,
 };
 use crate::store::{self, Places};
 
@@ -34,6 +34,9 @@ pub struct ListedImage {
     pub shared_bytes: u64,
     /// The owners whose images files are no more.
     pub gone: BTreeSet<Owner>,
+    /// The proofs that the image is signed, the newest first. Those of `list` lack the signatures
+    /// themselves.
+    pub proofs: Vec<Evidence>,
 }
 
 impl ListedImage {
@@ -95,9 +98,18 @@ pub fn list(session: &Session) -> Result<Vec<ListedImage>, VerbError> {
     let users = Users::of(&images);
     let listed = images.into_iter().map(|image| {
         let config = catalog.config(&image.reference)?;
-        listed(session, image, config.as_ref(), &users)
+        let proofs = proofs(&catalog, &image)?;
+        Ok(ListedImage { proofs, ..listed(session, image, config.as_ref(), &users)? })
     });
     listed.collect()
+}
+
+/// Reads the proofs that an image is signed, without the signatures.
+pub(super) fn proofs(catalog: &Catalog, image: &RecordedImage) -> Result<Vec<Evidence>, VerbError> {
+    match (&image.digest, &image.manifest_digest) {
+        (Some(digest), Some(manifest)) => Ok(catalog.proofs(digest, manifest)?),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// Sets what is on disk beside what the catalog says of an image.
@@ -123,6 +135,7 @@ pub(super) fn listed(
         created: config.and_then(|config| config.created.clone()),
         shared_bytes: users.shared_bytes(&image),
         gone: image.owners.intersection(&users.gone).cloned().collect(),
+        proofs: Vec::new(),
         image,
         layers,
         states,

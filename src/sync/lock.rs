@@ -11,14 +11,17 @@ use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::load::{Loaded, load};
 use super::steps::lockfile::{locked_choice, no_place};
+use super::steps::trust::judge;
 use super::steps::{registries, replace};
 use super::verb_error::VerbError;
 use crate::error::{Error, InputError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::{EntryChange, Lockfile};
-use crate::observe::{Answer, Asker, ImageQuestion, Question, two_platforms};
+use crate::observe::{
+    Answer, Asker, ImageQuestion, Judged, Permission, Question, SignatureQuestion, Signatures, two_platforms,
+};
 use crate::registry::Lookup;
-use crate::state::{Action, LockedImage, LockedSelection, Platform, TagSelection};
+use crate::state::{Action, LockedImage, LockedSelection, Platform, TagSelection, Verdict};
 
 /// The request to `lock`.
 #[derive(Clone, Debug)]
@@ -120,7 +123,10 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     }
     let registries = registries::of_file(session, &loaded, None)?;
     let parallel = loaded.file.settings.downloads;
-    let asker = Asker { registries: &registries, parallel, reporter: &*session.reporter };
+    let judge = judge(&loaded.file.settings.trust)?;
+    let signatures = Signatures::new(&judge, &registries, &session.home);
+    let reporter = &*session.reporter;
+    let asker = Asker { registries: &registries, signatures: &signatures, parallel, reporter };
     let (selections, mut failed) = choose(&loaded, &old, &request.upgrade, &asker);
     let rechosen = |reference: &ImageRef| {
         let repository = reference.repository_alone();
@@ -140,6 +146,7 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
         }
     }
     look_up(&asker, lookups, &mut entries, &mut failed);
+    refuse_unsigned(&asker, &entries, &mut failed);
     if session.cancel.is_cancelled() {
         return Err(Error::Stopped.into());
     }
@@ -182,6 +189,41 @@ fn look_up(
             Ok(Lookup::Same) => {}
             Ok(Lookup::Image(image)) => entries.push(Arc::new(LockedImage::of(&image))),
             Err(error) => failed.push((asked.reference, asked.platform, Arc::new(error.into()))),
+        }
+    }
+}
+
+/// Judges the signatures of everything that is to be locked, and adds what is refused to what
+/// failed.
+fn refuse_unsigned(asker: &Asker<'_>, entries: &[Arc<LockedImage>], failed: &mut Vec<Unlocked>) {
+    // Of an image that was looked up again, the later entry counts.
+    let last: BTreeMap<&ImageRef, &Arc<LockedImage>> =
+        entries.iter().map(|entry| (&entry.reference, entry)).collect();
+    let mut refuse = |image: &LockedImage, verdict: &Verdict| {
+        if let Some(error) = verdict.error() {
+            failed.push((image.reference.clone(), image.platform.clone(), Arc::clone(error)));
+        }
+    };
+    let (mut asked, mut questions) = (Vec::new(), Vec::new());
+    for image in last.into_values() {
+        let question = SignatureQuestion {
+            reference: image.reference.clone(),
+            digest: image.digest.clone(),
+            manifest: image.manifest.clone(),
+        };
+        match asker.signatures.without_asking(&question, Permission::Granted) {
+            Judged::NothingWanted => {}
+            Judged::Verdict(verdict) => refuse(image, &verdict),
+            Judged::Ask { .. } => {
+                asked.push(image);
+                questions.push(Question::Signatures(question));
+            }
+        }
+    }
+    for (image, answer) in asked.into_iter().zip(asker.ask_all(questions)) {
+        // The asker answers questions in kind.
+        if let Answer::Signatures(verdict) = answer {
+            refuse(image, &verdict);
         }
     }
 }

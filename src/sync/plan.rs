@@ -8,7 +8,9 @@ use super::steps::load::load;
 use super::steps::reconcile::show;
 use super::steps::registries;
 use super::steps::run::Run;
+use super::steps::trust::judge;
 use super::verb_error::VerbError;
+use crate::observe::Signatures;
 use crate::plan::Plan;
 use crate::state::Platform;
 
@@ -35,11 +37,14 @@ pub fn plan(session: &Session, request: &Request) -> Result<(Plan, Platform), Ve
     let loaded = load(session, &request.source)?;
     let desired = desire(session, &loaded, request)?;
     let registries = registries::of_file(session, &loaded, request.from.as_deref())?;
+    let judge = judge(&loaded.file.settings.trust)?;
+    let signatures = Signatures::new(&judge, &registries, &session.home);
     let run = Run {
         session,
         desired: &desired,
         registries: &registries,
         engines: &engines::of(session),
+        signatures: &signatures,
         settings: &loaded.file.settings,
         offline: request.offline,
         loaded: Some(&loaded),

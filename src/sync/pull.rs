@@ -12,8 +12,10 @@ use super::steps::machine::{machine, without_file};
 use super::steps::reconcile::reconcile;
 use super::steps::registries;
 use super::steps::run::Run;
+use super::steps::trust::judge;
 use super::verb_error::VerbError;
 use crate::image_ref::ImageRef;
+use crate::observe::Signatures;
 use crate::state::{Desired, DesiredImage, Owner, Platform, PullPolicy};
 
 /// The request to `pull`.
@@ -88,11 +90,14 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
     desired.images.sort_by(|a, b| a.reference.cmp(&b.reference));
     desired.images.dedup_by(|a, b| a.reference == b.reference);
     let registries = registries::open(session, registries, &settings)?;
+    let judge = judge(&settings.trust)?;
+    let signatures = Signatures::new(&judge, &registries, &session.home);
     let run = Run {
         session,
         desired: &desired,
         registries: &registries,
         engines: &engines::of(session),
+        signatures: &signatures,
         settings: &settings,
         offline: false,
         loaded: None,

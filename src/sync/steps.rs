@@ -9,6 +9,7 @@ pub(crate) mod replace;
 pub(crate) mod desire;
 pub(crate) mod engines;
 pub(crate) mod registries;
+pub(crate) mod trust;
 
 pub(crate) mod lock_home;
 pub(crate) mod neighbours;
@@ -27,3 +28,4 @@ pub(crate) mod give_up_parts;
 pub(crate) mod needed_here;
 pub(crate) mod not_recorded;
 pub(crate) mod totals;
+pub(crate) mod unproven;

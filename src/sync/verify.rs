@@ -15,6 +15,7 @@ use super::steps::engines;
 use super::steps::give_up::by_reference;
 use super::steps::machine::machine;
 use super::steps::not_recorded::not_recorded;
+use super::steps::unproven::{UnprovenImage, unproven};
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
@@ -31,6 +32,9 @@ pub struct Verified {
     pub blobs: Vec<VerifiedBlob>,
     /// The references that engines were given, sorted by engine and name.
     pub engines: Vec<VerifiedReference>,
+    /// The images of which nobody has proven that they are signed as a rule asks, sorted: no
+    /// damage, and a matter of the next `apply`.
+    pub unproven: Vec<UnprovenImage>,
 }
 
 impl Verified {
@@ -89,13 +93,14 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
         layers: layers_to_verify(session, images()),
         blobs: blobs_to_verify(session, images()),
         engines: references_to_verify(loaded, &images().collect::<Vec<_>>()),
+        unproven: unproven(session, images()),
     };
     compare(session, verified.layers.iter_mut().collect())?;
     compare_blobs(session, verified.blobs.iter_mut().collect())?;
     let engines = engines::of(session);
     compare_engines(session, &engines, verified.engines.iter_mut().collect())?;
     if repair && (!verified.succeeded() || verified.layers.iter().any(repair::has_leftovers)) {
-        let Verified { layers, blobs, engines: references } = &mut verified;
+        let Verified { layers, blobs, engines: references, .. } = &mut verified;
         repair::repair(session, &engines, (layers, blobs, references), &recorded)?;
     }
     Ok(verified)

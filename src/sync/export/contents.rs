@@ -14,7 +14,8 @@ use crate::image_ref::ImageRef;
 use crate::lockfile::Lockfile;
 use crate::registry::{BlobReader, Registries};
 use crate::state::{
-    Desired, DesiredImage, DocumentDescriptor, EngineName, LayerDescriptor, LockedImage, Observed, Resolution,
+    Desired, DesiredImage, DocumentDescriptor, EngineName, LayerDescriptor, LockedImage, Observed,
+    Resolution, Verdict,
 };
 use crate::store::Blobs;
 use crate::sync::export::Exported;
@@ -187,8 +188,12 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// Finds out what the reference of `image` means, with its documents.
+/// Finds out what the reference of `image` means, with its documents. Nothing that a rule refuses
+/// goes into a bundle.
 fn find(image: &DesiredImage, observed: &Observed) -> Result<Found, Arc<Error>> {
+    if let Some(refusal) = observed.verdicts.get(&image.reference).and_then(Verdict::error) {
+        return Err(Arc::clone(refusal));
+    }
     match observed.resolutions.get(&image.reference) {
         Some(Resolution::Resolved(resolved)) => Ok(Found {
             locked: LockedImage::of(resolved),

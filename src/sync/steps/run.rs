@@ -6,7 +6,7 @@ use crate::catalog::{Catalog, WritableCatalog};
 use crate::engine::Engines;
 use crate::error::Error;
 use crate::execute::Executor;
-use crate::observe::Observer;
+use crate::observe::{Observer, Signatures};
 use crate::registry::Registries;
 use crate::state::{Desired, Observed, Settings};
 use crate::store::{self, Blobs, Store};
@@ -22,6 +22,8 @@ pub(crate) struct Run<'a> {
     pub(crate) desired: &'a Desired,
     pub(crate) registries: &'a Registries,
     pub(crate) engines: &'a Engines,
+    /// Whoever gives verdicts about signatures.
+    pub(crate) signatures: &'a Signatures<'a>,
     pub(crate) settings: &'a Settings,
     /// The user forbids asking any registry.
     pub(crate) offline: bool,
@@ -36,6 +38,7 @@ impl<'a> Run<'a> {
             registries: self.registries,
             catalog,
             engines: self.engines,
+            signatures: self.signatures,
             blobs: Blobs::of(&self.session.home),
             layers: &self.desired.layers_directory,
             parallel: self.settings.downloads,
