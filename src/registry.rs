@@ -267,7 +267,6 @@ impl Registries {
     ///
     /// # Errors
     /// Any [`RegistryError`], unless `hear` has broken off: candidates may be missing.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the verbs are about to ask"))]
     pub(crate) fn referrers(
         &self,
         reference: &ImageRef,
@@ -289,7 +288,6 @@ impl Registries {
     ///
     /// # Errors
     /// Any [`RegistryError`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the verbs are about to ask"))]
     pub(crate) fn complete(
         &self,
         reference: &ImageRef,
@@ -318,7 +316,6 @@ impl Registries {
     ///
     /// # Errors
     /// Any [`RegistryError`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the verbs are about to ask"))]
     pub(crate) fn message(
         &self,
         reference: &ImageRef,
@@ -341,26 +338,6 @@ impl Registries {
             Backend::Layout(layout) => layout.document(kind, digest, size)?,
         };
         Ok(found.bytes.clone())
-    }
-
-    pub(crate) fn referrers(
-        &self,
-        _r: &ImageRef,
-        _s: &BlobDigest,
-        _p: crate::state::SignaturePlace,
-        _h: &mut dyn FnMut(crate::state::Candidate) -> std::ops::ControlFlow<()>,
-    ) -> Result<(), RegistryError> {
-        Ok(())
-    }
-    pub(crate) fn complete(
-        &self,
-        _r: &ImageRef,
-        _c: &mut crate::state::Candidate,
-    ) -> Result<(), RegistryError> {
-        Ok(())
-    }
-    pub(crate) fn message(&self, _r: &ImageRef, _d: &BlobDigest) -> Result<Vec<u8>, RegistryError> {
-        Ok(Vec::new())
     }
 
     /// Takes note that `layer` came with another digest than its own, so that no mirror is asked

@@ -2,7 +2,7 @@
 //! again.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::request::ImagesSource;
@@ -23,7 +23,7 @@ pub struct Inputs {
     /// The lockfile of the images file.
     pub lockfile: Option<PathBuf>,
     /// The machine's settings, and files that they or the images file name: roots, certificates and
-    /// keys, passwords, the indexes of image layouts.
+    /// keys, passwords, keys and roots of signers, the indexes of image layouts.
     pub named: BTreeSet<PathBuf>,
     /// The directory of containerd's hosts files.
     pub hosts_dir: Option<PathBuf>,
@@ -54,6 +54,7 @@ pub fn inputs(session: &Session, source: &ImagesSource) -> Result<Inputs, VerbEr
         named.extend(files.into_iter().flatten());
         named.extend(registry.layout.map(|layout| layout.join("index.json")));
     }
+    named.extend(settings.trust.files().into_iter().map(Path::to_owned));
     Ok(Inputs {
         images_file,
         lockfile: loaded.lockfile.map(LockfilePlace::into_path),
