@@ -24,9 +24,9 @@ pub(crate) struct Signatures<'a> {
     judge: &'a Judge,
     registries: &'a Registries,
     home: &'a Path,
-    /// The catalog, opened once more when a rule first needs it: lookups are not on the thread of
-    /// the run. `None` inside: there is no catalog yet.
-    proofs: Mutex<Option<Option<Catalog>>>,
+    /// The catalog, opened once more when a rule first needs one: lookups are not on the thread of
+    /// the run.
+    proofs: Mutex<Option<Catalog>>,
     /// The time, in seconds since 1970.
     now: i64,
 }
@@ -111,11 +111,10 @@ impl<'a> Signatures<'a> {
         asked: &SignatureQuestion,
     ) -> Result<Option<Verdict>, CatalogError> {
         let mut opened = lock(&self.proofs);
-        let opened = match &mut *opened {
-            Some(opened) => opened,
-            unopened => unopened.insert(Catalog::open_read_only(self.home)?),
-        };
-        let Some(catalog) = opened else { return Ok(None) };
+        if opened.is_none() {
+            *opened = Catalog::open_read_only(self.home)?;
+        }
+        let Some(catalog) = &*opened else { return Ok(None) };
         let mut proofs = catalog.proofs(&asked.digest, &asked.manifest)?;
         let verified = |evidence: Evidence, is_new| {
             let rule = signed.rule().to_owned();

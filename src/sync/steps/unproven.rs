@@ -9,7 +9,7 @@ use super::registries;
 use super::trust::judge;
 use crate::image_ref::ImageRef;
 use crate::observe::{Judged, Permission, SignatureQuestion, Signatures};
-use crate::state::{RecordedImage, Verdict};
+use crate::state::{Owner, RecordedImage, Verdict};
 use crate::sync::request::ImagesSource;
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -31,7 +31,7 @@ pub(crate) fn unproven<'a>(
 ) -> Vec<UnprovenImage> {
     let mut by_file: BTreeMap<PathBuf, Vec<&RecordedImage>> = BTreeMap::new();
     for image in images {
-        for file in image.owners.iter().filter_map(|owner| owner.file()) {
+        for file in image.owners.iter().filter_map(Owner::file) {
             by_file.entry(file).or_default().push(image);
         }
     }
