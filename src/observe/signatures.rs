@@ -7,6 +7,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,9 +16,13 @@ use crate::digest::BlobDigest;
 use crate::error::{CatalogError, Defect, Error, RegistryError, SignatureError};
 use crate::image_ref::ImageRef;
 use crate::registry::Registries;
-use crate::state::{Evidence, TrustStatus, Verdict};
+use crate::state::{Candidate, Evidence, TrustStatus, Verdict};
 use crate::threads::lock;
 use crate::trust::{Demand, Judge, SignedBy};
+
+/// The bytes of new signatures that a run holds until they are noted. Proofs beyond are noted
+/// without theirs: another rule then has to ask for them again.
+const MAX_HELD: usize = 16 << 20;
 
 /// Whoever gives verdicts about images.
 pub(crate) struct Signatures<'a> {
@@ -27,6 +32,8 @@ pub(crate) struct Signatures<'a> {
     /// The catalog, opened once more when a rule first needs one: lookups are not on the thread of
     /// the run.
     proofs: Mutex<Option<Catalog>>,
+    /// The bytes of new signatures that are held by now.
+    held: AtomicUsize,
     /// The time, in seconds since 1970.
     now: i64,
 }
@@ -71,7 +78,7 @@ impl<'a> Signatures<'a> {
     pub(crate) fn new(judge: &'a Judge, registries: &'a Registries, home: &'a Path) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX);
-        Self { judge, registries, home, proofs: Mutex::default(), now }
+        Self { judge, registries, home, proofs: Mutex::default(), held: AtomicUsize::new(0), now }
     }
 
     /// Judges an image without its registry.
@@ -172,6 +179,7 @@ impl<'a> Signatures<'a> {
                     // Only an export needs the config, and can do without the signature.
                     let _ = self.registries.complete(&asked.reference, candidate);
                 }
+                self.hold(&mut evidence);
                 Verdict::Verified { rule, evidence: Arc::new(evidence), is_new: true }
             }
             (Err(_), Some(down)) => {
@@ -181,6 +189,19 @@ impl<'a> Signatures<'a> {
                 let status = if found_any { TrustStatus::Refused } else { TrustStatus::Unsigned };
                 Verdict::Refused { rule, status, error: Arc::new(refusal.into()) }
             }
+        }
+    }
+
+    /// Lets go of the signatures of `evidence` where the run holds many.
+    fn hold(&self, evidence: &mut Evidence) {
+        let size = |candidate: &Candidate| {
+            let optional = [&candidate.message, &candidate.config].into_iter().flatten().map(Vec::len);
+            candidate.manifest.len() + candidate.blob.len() + optional.sum::<usize>()
+        };
+        let bytes = evidence.candidates.iter().map(size).sum();
+        if self.held.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > MAX_HELD {
+            self.held.fetch_sub(bytes, Ordering::Relaxed);
+            evidence.candidates.clear();
         }
     }
 }
