@@ -201,6 +201,7 @@ pub(crate) fn relocked(relocked: &Relocked) -> Value {
             "digest": change.digest,
             "previous": change.previous,
             "action": change.action,
+            "signed_by": change.signed_by,
         })
     });
     let failed = relocked.failed.iter().map(|(reference, platform, error)| {
