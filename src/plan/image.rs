@@ -10,11 +10,11 @@ use super::reason::Reason;
 use crate::digest::BlobDigest;
 use crate::error::{Defect, Error};
 use crate::image_ref::ImageRef;
-use crate::progress::Event;
+use crate::progress::{Event, SignatureReport};
 use crate::state::{
     Action, BlobsState, BlockedSelection, Desired, DesiredImage, DocumentDescriptor, EngineListing,
     EngineSettings, EngineState, LayerDescriptor, LayersState, LockedImage, Observed, PartState, Platform,
-    RecordedImage, Resolution, ResolvedImage, Verdict, size_of_layers,
+    RecordedImage, Resolution, ResolvedImage, TrustStatus, Verdict, size_of_layers,
 };
 
 /// One image in a [`Plan`](super::Plan).
@@ -124,7 +124,13 @@ impl PlannedImage {
         let (reference, action) = (self.reference.clone(), self.action);
         let engines =
             self.engines().map(|(state, part)| (state.engine.name.as_str(), part.action())).collect();
-        Event::Image { reference, action, reason: self.remark().unwrap_or_default(), engines, error }
+        let reason = self.remark().unwrap_or_default();
+        Event::Image { reference, action, reason, engines, signatures: self.signatures(), error }
+    }
+
+    /// The state of the image's signatures.
+    pub fn signatures(&self) -> SignatureReport {
+        self.verdict.as_ref().map_or_else(|| TrustStatus::NotAsked.report(), Verdict::report)
     }
 
     /// Makes the plan of an image of which nothing is known but that it goes, or cannot be had.
