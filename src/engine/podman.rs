@@ -1,6 +1,8 @@
 //! podman: `podman load`, `podman images --format json`, `podman rmi`.
 //!
-//! podman takes one image an archive, under one name. A removal unties one name of several, also
+//! podman takes one image an archive, under one name, copies the archive, and unpacks the copy
+//! twice before it reads any blob (4.3 to 5). So blobs come as symbolic links to the kept ones: a
+//! podman on this machine follows them, and compares the bytes with their digests. A removal unties one name of several, also
 //! where a container was made from it: so containers are looked at first.
 
 use std::collections::BTreeMap;
@@ -61,6 +63,10 @@ impl Engine for Podman {
     }
 
     fn takes_one_image(&self) -> bool {
+        true
+    }
+
+    fn follows_links(&self) -> bool {
         true
     }
 

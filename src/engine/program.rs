@@ -204,7 +204,7 @@ impl Program {
                 failed(doing, "it has not read all of the archive".to_owned(), words)
             }
             How::Exited(status) | How::TookPart(status) => failed(doing, status.to_string(), words),
-            How::Stopped => failed(doing, "stopped".to_owned(), words),
+            How::Stopped => Err(EngineError::Stopped { engine, doing }),
             How::Abandoned(error) => {
                 failed(doing, "its archive is not complete".to_owned(), shown(&error.to_string()))
             }
