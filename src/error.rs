@@ -112,7 +112,7 @@ pub enum Error {
     },
     /// An engine failed, or has something else than it was given.
     #[error(transparent)]
-Engine(EngineError),
+    Engine(EngineError),
     /// The right signer has not signed the image.
     #[error(transparent)]
     Signature(#[from] SignatureError),

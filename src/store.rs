@@ -177,8 +177,8 @@ impl Store {
         metadata.map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 })
     }
 
-    /// Tells where the kept blob of `size` bytes lies, whatever directory one is in; `None` where it
-    /// is not kept.
+    /// Tells where the kept blob of `size` bytes lies, as an absolute path; `None` where it is not
+    /// kept.
     pub(crate) fn kept_path(&self, digest: &BlobDigest, size: u64) -> Option<PathBuf> {
         let blobs = Blobs::of(self.home().path());
         if blobs.has(digest, size) { std::path::absolute(blobs.path(digest)).ok() } else { None }

@@ -57,8 +57,8 @@ impl<W: Write> ArchiveWriter<W> {
         Ok(())
     }
 
-    /// Puts a symbolic link to `path` in the place of a blob, unless the archive has it already. For
-    /// readers on the machine where `path` is.
+    /// Puts a symbolic link to `path` in the place of a blob, unless the archive has the blob
+    /// already: for readers on the machine where `path` is.
     pub(crate) fn link(&mut self, digest: &BlobDigest, path: &[u8]) -> io::Result<()> {
         if self.written.contains(digest) {
             return Ok(());

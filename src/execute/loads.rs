@@ -6,8 +6,8 @@
 //! an archive gets each when the image is whole. Whatever fails that way is tried once more, each
 //! image by itself, and by containerd, whose import races its own collector, twice.
 //!
-//! No archive is ever on disk on our side: its bytes are those of kept blobs. An engine that follows
-//! links gets links to them, and their bytes only if it refuses that.
+//! No archive is ever on disk on our side: its bytes are those of kept blobs. An engine that
+//! follows links gets links to them, and their bytes only if it refuses that.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -283,7 +283,7 @@ impl Loading<'_> {
             let bundled = self.bundled(position, Some(&names));
             let mut result = self.load_archive(image, &bundled);
             if matches!(result, Err(EngineError::Failed { .. })) && self.links.replace(false) {
-                // The engine may not see our files: it may be on another machine, or may not read them.
+                // The engine may not see our files: it may be on another machine.
                 result = self.load_archive(image, &bundled);
                 self.links.set(result.is_err());
             }

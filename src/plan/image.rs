@@ -8,7 +8,7 @@ use super::need::Need;
 use super::part::{PlannedPart, deciding};
 use super::reason::Reason;
 use crate::digest::BlobDigest;
-use crate::error::{Defect, Error};
+use crate::error::{Defect, EngineError, Error};
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, SignatureReport};
 use crate::state::{
@@ -373,7 +373,11 @@ fn plan_engine(
         goal.digest.iter().chain(&goal.manifest).collect()
     };
     let state = EngineState::of(engine, names, &digests, listing, &observed.loaded);
-    let reason = if let Some(error) = goal.error.clone().or(blocked) {
+    let unfit = || {
+        let is_unfit = listing.by_config && wanted.reference.tag().is_none();
+        is_unfit.then(|| Arc::new(unfit(engine.name.as_str(), &wanted.reference)))
+    };
+    let reason = if let Some(error) = goal.error.clone().or(blocked).or_else(unfit) {
         Reason::Blocked(error)
     } else {
         match state.to_load {
@@ -382,6 +386,12 @@ fn plan_engine(
         }
     };
     PlannedPart { state: PartState::Engine(state), reason }
+}
+
+/// Makes the error for a reference without a tag in an engine that knows tags alone.
+fn unfit(engine: &'static str, reference: &ImageRef) -> Error {
+    let reason = "its image store knows no digests; write the tag before the digest, name:tag@digest";
+    EngineError::Unfit { engine, name: reference.to_string(), reason }.into()
 }
 
 /// True if the run needs the image's documents, and a row of the image does not name them.
