@@ -11,9 +11,13 @@
 
 mod archive;
 mod index;
+mod signature;
 
 pub(crate) use archive::ArchiveWriter;
 pub(crate) use index::{docker_json, index_json};
+pub(crate) use signature::signature_blobs;
+
+use std::collections::BTreeSet;
 
 use crate::digest::BlobDigest;
 use crate::state::{DocumentDescriptor, LayerDescriptor, Platform};
@@ -36,6 +40,8 @@ pub(crate) struct BundleImage {
     pub(crate) documents: Vec<DocumentDescriptor>,
     /// The layers, base first.
     pub(crate) layers: Vec<BlobDigest>,
+    /// The manifests of the signatures that travel with the image, sorted.
+    pub(crate) signatures: BTreeSet<BlobDigest>,
 }
 
 impl BundleImage {
@@ -47,7 +53,12 @@ impl BundleImage {
         layers: &[LayerDescriptor],
     ) -> Self {
         let layers = layers.iter().map(|layer| layer.digest.clone()).collect();
-        Self { names, platform, documents: documents.to_vec(), layers }
+        Self { names, platform, documents: documents.to_vec(), layers, signatures: BTreeSet::new() }
+    }
+
+    /// Lets `signatures` travel with the image: the digests of their manifests.
+    pub(crate) fn signed_by(self, signatures: BTreeSet<BlobDigest>) -> Self {
+        Self { signatures, ..self }
     }
 }
 

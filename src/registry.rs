@@ -258,9 +258,9 @@ impl Registries {
     }
 
     /// Tells `hear` the candidates for a signature of the index or manifest `subject`, one of
-    /// `reference`'s: layers of the artifacts that refer to it and are kept at `place`, in the order
-    /// in which they are listed. The first 32 count, and none of more than 4 MiB; each candidate's
-    /// bytes have their digests. A break ends the question.
+    /// `reference`'s: layers of the artifacts that refer to it and are kept at `place`, in the
+    /// order in which they are listed. The first 32 count, and none of more than 4 MiB; each
+    /// candidate's bytes have their digests. A break ends the question.
     ///
     /// Nothing at all is heard where there is nothing. A mirror may serve what it has; what is
     /// absent, and what cannot be had, is the endpoint's word alone.

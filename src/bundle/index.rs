@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{BundleImage, Form, blob_path};
+use crate::digest::BlobDigest;
 use crate::state::{DocumentDescriptor, DocumentRole, Platform};
 
 /// The media type of an index, as the image spec names it.
@@ -44,6 +45,9 @@ struct Annotations<'a> {
     /// manifest.
     #[serde(rename = "dev.msb-sync.index", skip_serializing_if = "Option::is_none")]
     index: Option<&'a str>,
+    /// The manifests of signatures that travel with the image: blobs that nothing else leads to.
+    #[serde(rename = "dev.msb-sync.signatures", skip_serializing_if = "Option::is_none")]
+    signatures: Option<String>,
     #[serde(rename = "io.containerd.image.name")]
     containerd_name: &'a str,
     #[serde(rename = "org.opencontainers.image.ref.name")]
@@ -102,10 +106,17 @@ fn entry<'a>(image: &'a BundleImage, top: &'a DocumentDescriptor, name: &'a str)
         platform: image.platform.as_ref().filter(|_| is_manifest).map(platform),
         annotations: Annotations {
             index: index.filter(|_| is_manifest).map(|index| index.digest.as_str()),
+            signatures: signatures(image),
             containerd_name: name,
             ref_name: name,
         },
     }
+}
+
+/// The digests of an image's signatures, with commas between.
+fn signatures(image: &BundleImage) -> Option<String> {
+    let digests: Vec<&str> = image.signatures.iter().map(BlobDigest::as_str).collect();
+    (!digests.is_empty()).then(|| digests.join(","))
 }
 
 #[derive(Serialize)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::digest::Algorithm;
-use crate::state::DocumentRole;
+use crate::state::{Candidate, DocumentRole, SignaturePlace};
 
 fn digest(text: &str) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, text.as_bytes())
@@ -25,6 +25,7 @@ fn image(names: &[&str], with_index: bool) -> BundleImage {
         platform: Some(Platform::new("linux", "arm", Some("v7"))),
         documents: index.into_iter().chain(others).collect(),
         layers: vec![digest("layer")],
+        signatures: BTreeSet::new(),
     }
 }
 
@@ -176,4 +177,64 @@ fn sizes_beyond_eight_gibibytes_are_written_right() {
     let written = &archive.written().0;
     let header = tar::Header::from_byte_slice(&written[1024..1536]);
     assert_eq!(header.size().unwrap(), size);
+}
+
+fn signature(layers: &[&str], config: Option<&str>) -> Candidate {
+    let described = |text: &&str| json!({"digest": digest(text), "size": text.len()});
+    let layers: Vec<Value> = layers.iter().map(described).collect();
+    let mut manifest = json!({"layers": layers});
+    if let Some(config) = config {
+        manifest["config"] = described(&config);
+    }
+    let manifest = manifest.to_string();
+    Candidate {
+        subject: digest("manifest"),
+        place: SignaturePlace::SignatureTag,
+        digest: digest(&manifest),
+        manifest: manifest.into_bytes().into(),
+        layer: 1,
+        blob: b"second".to_vec(),
+        message: None,
+        config: config.map(|text| text.as_bytes().to_vec()),
+    }
+}
+
+#[test]
+fn signatures_travel_as_blobs_that_the_name_tells_of() {
+    let travelling = signature(&["first", "second"], Some("config"));
+    let blobs = signature_blobs(&travelling);
+    let digests: Vec<BlobDigest> = blobs.iter().map(|(digest, _)| digest.clone()).collect();
+    assert_eq!(digests, [travelling.digest.clone(), digest("config"), digest("second")]);
+    assert!(blobs.iter().all(|(digest, bytes)| *digest == BlobDigest::of(Algorithm::Sha256, bytes)));
+    assert_eq!(signature_blobs(&signature(&["first", "second"], None)).len(), 2);
+
+    let all = BTreeSet::from([digest("b"), digest("a")]);
+    let joined: Vec<&str> = all.iter().map(BlobDigest::as_str).collect();
+    for form in [Form::default(), Form { index: true, docker: true }] {
+        let images = [image(&["r/b:1", "r/a:1"], true).signed_by(all.clone()), image(&["r/c:1"], false)];
+        let index = parsed(&index_json(&images, form));
+        let told: Vec<_> = (0..3)
+            .map(|position| index["manifests"][position]["annotations"]["dev.msb-sync.signatures"].as_str())
+            .collect();
+        assert_eq!(told, [Some(joined.join(",").as_str()), Some(joined.join(",").as_str()), None]);
+        assert_eq!(index["manifests"].as_array().unwrap().len(), 3);
+    }
+}
+
+#[test]
+fn a_signature_that_is_not_whole_stays_behind() {
+    let good = || signature(&["first", "second"], Some("config"));
+    let spoilt: [fn(&mut Candidate); 6] = [
+        |one| one.layer = 2,
+        |one| one.blob = b"other".to_vec(),
+        |one| one.config = None,
+        |one| one.config = Some(b"other".to_vec()),
+        |one| one.digest = digest("other"),
+        |one| one.manifest = b"[".to_vec().into(),
+    ];
+    for spoil in spoilt {
+        let mut one = good();
+        spoil(&mut one);
+        assert!(signature_blobs(&one).is_empty(), "{one:?}");
+    }
 }

@@ -9,8 +9,10 @@
 //! artifact is absent where the endpoint says so with a 404, or with a list that lacks it; any
 //! other failure is one, and never absence.
 //!
-//! Source: <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#listing-referrers>,
-//! <https://github.com/sigstore/cosign/blob/v2.5.0/specs/SIGNATURE_SPEC.md> (the tags)
+//! Source: the distribution specification's [listing of referrers][OCI], and cosign's tags,
+//! <https://github.com/sigstore/cosign/blob/v2.5.0/specs/SIGNATURE_SPEC.md>
+//!
+//! [OCI]: https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md
 
 mod artifact;
 mod asked;

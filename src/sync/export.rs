@@ -126,7 +126,13 @@ pub fn export(
     let catalog = Catalog::open_read_only(&session.home)?;
     let observed = run.observer(catalog.as_ref()).observe(&desired)?;
     let form = Form { index: request.index, docker: request.docker };
-    let contents = Contents::of(session, &registries, (&desired, &request.images), &observed, &since);
+    let contents = Contents::of(
+        session,
+        (&registries, catalog.as_ref()),
+        (&desired, &request.images),
+        &observed,
+        &since,
+    );
     let mut exported = contents.report();
     if !exported.failed.is_empty() {
         exported.requests = registries.requests();

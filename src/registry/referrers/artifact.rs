@@ -255,3 +255,73 @@ impl<'de, K: Fn(usize, RawListed) -> Option<T>, T> Visitor<'de> for First<K, T> 
         Ok(kept)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::digest::Algorithm;
+
+    fn entry(number: usize) -> Value {
+        let digest = BlobDigest::of(Algorithm::Sha256, number.to_string().as_bytes());
+        json!({"mediaType": "application/cose", "digest": digest, "size": number, "annotations": {"a": "b"}})
+    }
+
+    #[test]
+    fn a_list_has_its_first_entries_and_one_that_is_none_takes_its_place() {
+        let mut entries: Vec<Value> = (0..40).map(entry).collect();
+        entries[3]["digest"] = json!("sha256:../../x");
+        entries[4]["size"] = json!(-1);
+        entries[5]["size"] = json!(MAX_SIZE + 1);
+        entries[6]["mediaType"] = json!(MediaType::ImageIndex);
+        let listed = list(json!({"manifests": entries}).to_string().as_bytes()).unwrap().unwrap();
+        assert_eq!(listed.len(), MAX_CANDIDATES);
+        let missing: Vec<usize> = (0..listed.len()).filter(|at| listed[*at].is_none()).collect();
+        assert_eq!(missing, [3, 4, 5, 6]);
+        assert_eq!(list(br#"{"layers": []}"#).unwrap(), None);
+        for wrong in [
+            &br#"{"manifests": [], "layers": []}"#[..],
+            br#"{"manifests": [{"size": 1}]}"#,
+            br#"{"manifests": {}}"#,
+            b"[[]]",
+            b"{}",
+            b"",
+        ] {
+            assert!(list(wrong).is_err(), "{}", String::from_utf8_lossy(wrong));
+        }
+    }
+
+    #[test]
+    fn an_artifact_has_its_first_layers_that_may_be_signatures() {
+        let mut layers: Vec<Value> = (0..80).map(entry).collect();
+        layers.iter_mut().step_by(2).for_each(|layer| layer["mediaType"] = json!("text/plain"));
+        let manifest = json!({"layers": layers, "subject": {"digest": "x"}, "config": entry(7)}).to_string();
+        let artifact = Artifact::read(manifest.as_bytes()).unwrap();
+        let positions: Vec<usize> = artifact.layers.iter().map(|layer| layer.position).collect();
+        assert_eq!(positions, (0..MAX_CANDIDATES).map(|number| 2 * number + 1).collect::<Vec<_>>());
+        assert_eq!(artifact.subject.as_deref(), Some("x"));
+        assert_eq!(config_of(manifest.as_bytes()).unwrap().unwrap().1, 7);
+        assert!(Artifact::read(br#"{"manifests": [], "layers": []}"#).is_err());
+        assert!(Artifact::read(br#"{"manifests": []}"#).unwrap().layers.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (list(&bytes), Artifact::read(&bytes), config_of(&bytes));
+        }
+
+        #[test]
+        fn damaged_documents_are_read_without_panic(at in 0_usize..2000, byte in any::<u8>()) {
+            let entries: Vec<Value> = (0..4).map(entry).collect();
+            for key in ["manifests", "layers"] {
+                let mut bytes = json!({key: entries, "config": entry(1)}).to_string().into_bytes();
+                let at = at % bytes.len();
+                bytes[at] = byte;
+                let _ = (list(&bytes), Artifact::read(&bytes), config_of(&bytes));
+            }
+        }
+    }
+}

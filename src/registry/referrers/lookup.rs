@@ -1,8 +1,8 @@
 //! The question for referrers, as it is put to the sites of a registry.
 //!
-//! Mirrors come first: what they have proves itself by its digest, whoever serves it. Their failures
-//! and what they lack mean nothing; the endpoint decides. A site is asked by the API, and by the tag
-//! that stands in for it where there is none or where it has no candidate.
+//! Mirrors come first: what they have proves itself by its digest, whoever serves it. Their
+//! failures and what they lack mean nothing; the endpoint decides. A site is asked by the API, and
+//! by the tag that stands in for it where there is none or where it has no candidate.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;

@@ -426,7 +426,7 @@ fn a_mirror_serves_what_it_has_and_is_never_believed_that_there_is_nothing() {
         let server = Server::start(|_| Response::new(503, b""));
         heard(&mirrored(&server, mirror).build(), &reference(&server)).unwrap_err();
     }
-    // What both have is heard once.
+    // An artifact that both have is heard once.
     let (server, mirror) = (
         start(by_api(&[Artifact::bundle("one"), Artifact::bundle("two")])),
         start(by_api(&[Artifact::bundle("two")])),
@@ -533,8 +533,8 @@ fn a_layout_has_signatures_as_bundles_carry_them_and_as_other_tools_write_them()
         }
         assert_eq!(registries.requests(), 0);
     };
-    // A bundle of ours: the image's entry names the artifacts, whether it leads to the subject, past
-    // it, or is only named like the image.
+    // A bundle of ours: the image's entry names the artifacts, whether it leads to the subject,
+    // past it, or is only named like the image.
     let digests: Vec<String> = all.iter().map(|one| one.digest().to_string()).collect();
     for (digest, above) in
         [(subject(), None), (sha256(b"manifest"), Some(subject())), (sha256(b"index"), None)]

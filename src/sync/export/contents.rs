@@ -6,16 +6,17 @@ use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 
-use crate::bundle::BundleImage;
+use crate::bundle::{BundleImage, signature_blobs};
 use crate::cancel::Cancel;
+use crate::catalog::Catalog;
 use crate::digest::{BlobDigest, Verifier};
 use crate::error::{Defect, Error, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::Lockfile;
 use crate::registry::{BlobReader, Registries};
 use crate::state::{
-    Desired, DesiredImage, DocumentDescriptor, EngineName, LayerDescriptor, LockedImage, Observed,
-    Resolution, Verdict,
+    Candidate, Desired, DesiredImage, DocumentDescriptor, EngineName, Evidence, LayerDescriptor, LockedImage,
+    Observed, Resolution, Verdict,
 };
 use crate::store::Blobs;
 use crate::sync::export::Exported;
@@ -27,6 +28,7 @@ pub(super) const LOCKFILE: &str = "images.lock";
 /// The contents of one bundle.
 pub(super) struct Contents<'a> {
     registries: &'a Registries,
+    catalog: Option<&'a Catalog>,
     cancel: &'a Cancel,
     kept: Blobs,
     images: Vec<BundleImage>,
@@ -46,10 +48,12 @@ pub(super) struct Blob {
     origin: Origin,
 }
 
-/// The kind of blob that a registry is asked for.
+/// The origin of a blob, where no kept one has its bytes.
 enum Origin {
     Document(DocumentDescriptor),
     Layer(LayerDescriptor),
+    /// A signature's manifest, config or layer, not asked of a registry.
+    Signature(Arc<Evidence>),
 }
 
 /// One image as its reference was resolved.
@@ -64,13 +68,14 @@ impl<'a> Contents<'a> {
     /// document first, without the layers of `since`.
     pub(super) fn of(
         session: &'a Session,
-        registries: &'a Registries,
+        (registries, catalog): (&'a Registries, Option<&'a Catalog>),
         (desired, only): (&Desired, &[ImageRef]),
         observed: &Observed,
         since: &BTreeSet<BlobDigest>,
     ) -> Self {
         let mut contents = Self {
             registries,
+            catalog,
             cancel: &session.cancel,
             kept: Blobs::of(&session.home),
             images: Vec::new(),
@@ -87,9 +92,10 @@ impl<'a> Contents<'a> {
         wanted.sort_by(|a, b| a.reference.cmp(&b.reference));
         let mut seen = BTreeSet::new();
         for image in wanted {
-            match find(image, observed) {
-                Ok(found) => contents.add(image, found, since, &mut seen),
-                Err(error) => contents.failed.push((image.reference.clone(), error)),
+            let found = find(image, observed);
+            let added = found.and_then(|found| contents.add(image, found, observed, since, &mut seen));
+            if let Err(error) = added {
+                contents.failed.push((image.reference.clone(), error));
             }
         }
         let blocked = observed.blocked_selections.iter();
@@ -101,9 +107,10 @@ impl<'a> Contents<'a> {
         &mut self,
         image: &DesiredImage,
         found: Found,
+        observed: &Observed,
         since: &BTreeSet<BlobDigest>,
         seen: &mut BTreeSet<BlobDigest>,
-    ) {
+    ) -> Result<(), Arc<Error>> {
         let reference = &image.reference;
         for document in &*found.documents {
             if seen.insert(document.digest.clone()) {
@@ -112,6 +119,11 @@ impl<'a> Contents<'a> {
                 self.blobs.push(Blob { digest, size, image: reference.clone(), origin });
             }
         }
+        let verdict = observed.verdicts.get(reference);
+        let signatures = match verdict.and_then(Verdict::evidence) {
+            Some(evidence) => self.add_signatures(reference, evidence, seen).map_err(Arc::new)?,
+            None => BTreeSet::new(),
+        };
         for layer in &*found.layers {
             if !seen.insert(layer.digest.clone()) {
                 continue;
@@ -127,8 +139,44 @@ impl<'a> Contents<'a> {
         // microsandbox knows an image by all of its names.
         let names = EngineName::Microsandbox.names_of(reference);
         let platform = Some(image.platform.clone());
-        self.images.push(BundleImage::new(names, platform, &found.documents, &found.layers));
+        let bundled = BundleImage::new(names, platform, &found.documents, &found.layers);
+        self.images.push(bundled.signed_by(signatures));
         self.locked.push(Arc::new(found.locked));
+        Ok(())
+    }
+
+    /// Adds the blobs of the signatures that `evidence` says of `reference`, and returns the
+    /// digests of their manifests.
+    fn add_signatures(
+        &mut self,
+        reference: &ImageRef,
+        evidence: &Arc<Evidence>,
+        seen: &mut BTreeSet<BlobDigest>,
+    ) -> Result<BTreeSet<BlobDigest>, Error> {
+        let mut artifacts = BTreeSet::new();
+        for signature in &self.signatures(reference, evidence)? {
+            for (digest, bytes) in signature_blobs(signature) {
+                artifacts.insert(signature.digest.clone());
+                if seen.insert(digest.clone()) {
+                    let (size, origin) = (bytes.len() as u64, Origin::Signature(Arc::clone(evidence)));
+                    self.blobs.push(Blob { digest, size, image: reference.clone(), origin });
+                }
+            }
+        }
+        Ok(artifacts)
+    }
+
+    /// Reads the signatures that `evidence` says of `reference`, each with its config: from
+    /// memory, or from the catalog, since all of them together may be too many to be kept.
+    fn signatures(&self, reference: &ImageRef, evidence: &Evidence) -> Result<Vec<Candidate>, Error> {
+        let mut signatures = match self.catalog {
+            Some(catalog) if evidence.candidates.is_empty() => catalog.signatures(evidence)?,
+            _ => evidence.candidates.clone(),
+        };
+        for signature in &mut signatures {
+            self.registries.complete(reference, signature)?;
+        }
+        Ok(signatures)
     }
 
     /// Says what the bundle has, before anything is written.
@@ -171,19 +219,26 @@ impl<'a> Contents<'a> {
         let kept = kept.filter(|_| self.kept.has(&blob.digest, blob.size));
         let bytes = match kept {
             Some(file) => Bytes::Kept(file),
-            None => self.fetch(blob).map_err(|error| io::Error::other(Error::from(error)))?,
+            None => self.fetch(blob).map_err(io::Error::other)?,
         };
         let verifier = Some(Verifier::new(&blob.digest, blob.size));
         let image = blob.image.to_string();
         Ok(Verified { bytes, verifier, image, cancel: self.cancel, downloaded: &self.downloaded })
     }
 
-    fn fetch(&self, blob: &Blob) -> Result<Bytes, RegistryError> {
+    fn fetch(&self, blob: &Blob) -> Result<Bytes, Error> {
         Ok(match &blob.origin {
             Origin::Document(document) => {
                 Bytes::Document(Cursor::new(self.registries.document(&blob.image, document)?))
             }
             Origin::Layer(layer) => Bytes::Layer(Box::new(self.registries.blob(&blob.image, layer, 0)?)),
+            Origin::Signature(evidence) => {
+                let signatures = self.signatures(&blob.image, evidence)?;
+                let mut blobs = signatures.iter().flat_map(signature_blobs);
+                // One that is gone meanwhile is empty, and found out to be too short.
+                let found = blobs.find(|(digest, _)| *digest == blob.digest);
+                Bytes::Document(Cursor::new(found.map(|(_, bytes)| bytes.to_vec()).unwrap_or_default()))
+            }
         })
     }
 }
