@@ -1,9 +1,7 @@
 //! podman: `podman load`, `podman images --format json`, `podman rmi`.
 //!
-//! podman takes one image an archive, under one name. It copies the archive, and unpacks the copy
-//! twice before it reads any blob (4.3 to 5): so blobs come as symbolic links to the kept ones. A
-//! podman on this machine follows them, and compares the bytes with their digests. A removal unties
-//! one name of several, also where a container was made from it: so containers are looked at first.
+//! podman takes one image an archive, under one name. A removal unties one name of several, also
+//! where a container was made from it: so containers are looked at first.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +10,7 @@ use serde::Deserialize;
 use super::adapter::{Engine, Removed, Told, full_name, remove_each, unreadable};
 use super::child::Archive;
 use super::lines::shown;
-use super::program::{Program, SSH_AGENT};
+use super::program::Program;
 use super::version::Version;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
@@ -34,8 +32,7 @@ struct Image {
 }
 
 impl Podman {
-    pub(super) fn new(mut program: Program) -> Self {
-        program.hand_over(SSH_AGENT);
+    pub(super) fn new(program: Program) -> Self {
         Self { program, version: Version::at_least((4, 0, 0), "4.0.0") }
     }
 
@@ -64,10 +61,6 @@ impl Engine for Podman {
     }
 
     fn takes_one_image(&self) -> bool {
-        true
-    }
-
-    fn follows_links(&self) -> bool {
         true
     }
 
