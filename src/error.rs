@@ -112,7 +112,7 @@ pub enum Error {
     },
     /// An engine failed, or has something else than it was given.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
     /// The right signer has not signed the image.
     #[error(transparent)]
     Signature(#[from] SignatureError),
@@ -158,6 +158,13 @@ impl From<RegistryError> for Error {
             RegistryError::Stopped => Self::Stopped,
             error => Self::Registry(error),
         }
+    }
+}
+
+impl From<EngineError> for Error {
+    /// An engine that was stopped with the run has not failed.
+    fn from(error: EngineError) -> Self {
+        if let EngineError::Stopped { .. } = error { Self::Stopped } else { Self::Engine(error) }
     }
 }
 

@@ -105,6 +105,8 @@ pub struct EntryChange {
     pub digest: Option<BlobDigest>,
     /// The digest that the image meant by the old lockfile; `None` if it is added.
     pub previous: Option<BlobDigest>,
+    /// The signer by the new lockfile.
+    pub signed_by: Option<String>,
     /// [`Action::Add`], [`Action::Update`], [`Action::Keep`] or [`Action::Remove`].
     pub action: Action,
 }
@@ -205,6 +207,7 @@ impl Lockfile {
                 platform: entry.platform.clone(),
                 digest: new.map(|entry| entry.digest.clone()),
                 previous: old.map(|entry| entry.digest.clone()),
+                signed_by: new.and_then(|entry| entry.signed_by.clone()),
                 action,
             })
         };
@@ -223,8 +226,13 @@ fn gap(entry: &LockedImage, platform: &Platform) -> Option<Gap> {
     moved.then(|| Gap::Digest { reference: reference(), locked: entry.digest.clone() })
 }
 
-/// Prints the text of the file. But for ranges and patterns none of the values can hold a quote or
-/// a backslash: their grammars forbid it.
+/// Quotes a text for TOML.
+fn quoted(text: &str) -> toml::Value {
+    toml::Value::String(text.to_owned())
+}
+
+/// Prints the text of the file. But for ranges, patterns and signers none of the values can hold a
+/// quote or a backslash: their grammars forbid it.
 impl fmt::Display for Lockfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{HEADER}version = {VERSION}")?;
@@ -232,7 +240,6 @@ impl fmt::Display for Lockfile {
             let LockedSelection { repository, platform, rule, tags } = selection;
             let TagRule { semver, matching, newest } = rule;
             write!(f, "\n[[selection]]\nrepository = \"{repository}\"\nplatform = \"{platform}\"\n")?;
-            let quoted = |text: &str| toml::Value::String(text.to_owned());
             match &semver[..] {
                 [] => {}
                 [range] => writeln!(f, "semver = {}", quoted(range))?,
@@ -254,9 +261,12 @@ impl fmt::Display for Lockfile {
             f.write_str("]\n")?;
         }
         for (reference, image) in &self.images {
-            let LockedImage { platform, digest, manifest, layers, .. } = &**image;
+            let LockedImage { platform, digest, manifest, layers, signed_by, .. } = &**image;
             write!(f, "\n[[image]]\nreference = \"{reference}\"\nplatform = \"{platform}\"\n")?;
             write!(f, "digest = \"{digest}\"\nmanifest = \"{manifest}\"\n")?;
+            if let Some(signer) = signed_by {
+                writeln!(f, "signed-by = {}", quoted(signer))?;
+            }
             if layers.is_empty() {
                 f.write_str("layers = []\n")?;
                 continue;

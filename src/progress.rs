@@ -142,9 +142,26 @@ pub enum Event {
         reason: String,
         /// The action that was planned on each of its parts in engines, by the engine's name.
         engines: Vec<(&'static str, Action)>,
+        /// The state of the image's signatures.
+        signatures: SignatureReport,
         /// The failure, if the image is not done.
         error: Option<Arc<Error>>,
     },
+}
+
+/// The state of an image's signatures, as people and scripts are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignatureReport {
+    /// `verified`, `unsigned`, `refused` or `not-asked`.
+    pub status: &'static str,
+    /// The signer, where a signature is verified.
+    pub by: Option<String>,
+    /// The issuer of the signer's identity, where there is one.
+    pub issuer: Option<String>,
+    /// The time of the signature, in seconds since 1970, where it is known.
+    pub at: Option<i64>,
+    /// The place of the rule that decided, `images.toml:12`.
+    pub rule: Option<String>,
 }
 
 /// A listener to events. Many threads call it at once.

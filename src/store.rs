@@ -177,6 +177,13 @@ impl Store {
         metadata.map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 })
     }
 
+    /// Tells where the kept blob of `size` bytes lies, as an absolute path; `None` where it is not
+    /// kept.
+    pub(crate) fn kept_path(&self, digest: &BlobDigest, size: u64) -> Option<PathBuf> {
+        let blobs = Blobs::of(self.home().path());
+        if blobs.has(digest, size) { std::path::absolute(blobs.path(digest)).ok() } else { None }
+    }
+
     /// Opens the bytes of a blob of `size` bytes that are here: those of the kept one, else what
     /// earlier runs have received, if that is as much. Whoever uses them hashes them.
     ///

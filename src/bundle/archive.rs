@@ -19,7 +19,7 @@ const BUFFER: usize = 1 << 20;
 const BLOCK: usize = 512;
 /// The longest name that a header has room for.
 const MAX_NAME: usize = 100;
-/// The name of a member that holds the name of the next one.
+/// The name of a member that holds the name of the next one, or the path that it is a link to.
 const LONG_NAME: &str = "././@LongLink";
 
 /// A bundle on its way into `W`, as a tar.
@@ -57,6 +57,20 @@ impl<W: Write> ArchiveWriter<W> {
         Ok(())
     }
 
+    /// Puts a symbolic link to `path` in the place of a blob, unless the archive has the blob
+    /// already: for readers on the machine where `path` is.
+    pub(crate) fn link(&mut self, digest: &BlobDigest, path: &[u8]) -> io::Result<()> {
+        if self.written.contains(digest) {
+            return Ok(());
+        }
+        let name = blob_path(digest);
+        self.long(EntryType::GNULongLink, path)?;
+        self.long(EntryType::GNULongName, name.as_bytes())?;
+        self.header(name.as_bytes(), path, EntryType::Symlink, 0)?;
+        self.written.insert(digest.clone());
+        Ok(())
+    }
+
     /// Writes a file of the bundle's root.
     pub(crate) fn file(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.member(name, bytes.len() as u64, &mut &*bytes)
@@ -78,24 +92,32 @@ impl<W: Write> ArchiveWriter<W> {
             return Err(io::Error::other("an earlier member of the archive is incomplete"));
         }
         self.broken = true;
-        if name.len() > MAX_NAME {
-            let name = [name.as_bytes(), b"\0"].concat();
-            self.header(LONG_NAME, EntryType::GNULongName, name.len() as u64)?;
-            self.out.write_all(&name)?;
-            self.pad(name.len() as u64)?;
-        }
-        self.header(name, EntryType::Regular, size)?;
+        self.long(EntryType::GNULongName, name.as_bytes())?;
+        self.header(name.as_bytes(), b"", EntryType::Regular, size)?;
         self.copy(name, size, bytes)?;
         self.pad(size)?;
         self.broken = false;
         Ok(())
     }
 
-    fn header(&mut self, name: &str, kind: EntryType, size: u64) -> io::Result<()> {
+    /// Writes a name, or a path, for which the header of its member has no room.
+    fn long(&mut self, kind: EntryType, text: &[u8]) -> io::Result<()> {
+        if text.len() <= MAX_NAME {
+            return Ok(());
+        }
+        let text = [text, b"\0"].concat();
+        self.header(LONG_NAME.as_bytes(), b"", kind, text.len() as u64)?;
+        self.out.write_all(&text)?;
+        self.pad(text.len() as u64)
+    }
+
+    fn header(&mut self, name: &[u8], link: &[u8], kind: EntryType, size: u64) -> io::Result<()> {
         let mut header = Header::new_gnu();
-        let field = &mut header.as_old_mut().name;
-        let length = name.len().min(field.len());
-        field[..length].copy_from_slice(&name.as_bytes()[..length]);
+        let old = header.as_old_mut();
+        for (field, text) in [(&mut old.name, name), (&mut old.linkname, link)] {
+            let length = text.len().min(field.len());
+            field[..length].copy_from_slice(&text[..length]);
+        }
         header.set_entry_type(kind);
         header.set_mode(0o644);
         header.set_uid(0);

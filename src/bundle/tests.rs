@@ -125,6 +125,30 @@ fn an_archive_is_the_same_each_time_and_read_by_others() {
 }
 
 #[test]
+fn a_link_stands_in_the_place_of_a_blob() {
+    let long = BlobDigest::of(Algorithm::Sha512, b"long");
+    let paths = [&b"/home/blobs/layer"[..], &[b"/".as_slice(), &[b'x'; 150], b"/\xff"].concat()];
+    let mut archive = ArchiveWriter::new(Vec::new()).unwrap();
+    archive.link(&digest("layer"), paths[0]).unwrap();
+    archive.link(&digest("layer"), b"never written").unwrap();
+    archive.link(&long, paths[1]).unwrap();
+    let bytes = archive.finish(&[image(&["r/a:1"], true)], Form::default()).unwrap();
+    let mut reader = tar::Archive::new(&bytes[..]);
+    let links: Vec<_> = reader
+        .entries()
+        .unwrap()
+        .filter_map(|entry| {
+            let entry = entry.unwrap();
+            let link = entry.link_name_bytes()?.into_owned();
+            assert_eq!((entry.header().entry_type(), entry.size()), (tar::EntryType::Symlink, 0));
+            Some((entry.path().unwrap().display().to_string(), link))
+        })
+        .collect();
+    let wanted = [&digest("layer"), &long].map(blob_path).into_iter().zip(paths.map(<[u8]>::to_vec));
+    assert_eq!(links, wanted.collect::<Vec<_>>());
+}
+
+#[test]
 fn a_blob_of_another_size_breaks_the_archive() {
     for bytes in [&b"laye"[..], b"layers"] {
         let mut archive = ArchiveWriter::new(Vec::new()).unwrap();

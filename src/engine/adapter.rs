@@ -41,6 +41,12 @@ pub(crate) trait Engine: Send + Sync {
         false
     }
 
+    /// True if archives may have symbolic links to blobs of this machine in the blobs' places. An
+    /// engine that follows none all the same refuses such an archive.
+    fn follows_links(&self) -> bool {
+        false
+    }
+
     /// Starts the engine's program for loading, and lets `archive` write into it. Where that fails,
     /// for whatever reason, the program does not take what it got for the whole archive.
     fn load(&self, archive: Archive<'_>) -> Result<(), EngineError>;

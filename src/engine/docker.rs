@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::adapter::{Engine, Removed, Told, remove_each, unreadable};
 use super::child::Archive;
-use super::program::Program;
+use super::program::{Program, SSH_AGENT};
 use super::version::Version;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
@@ -41,7 +41,8 @@ struct Image {
 }
 
 impl Docker {
-    pub(super) fn new(program: Program) -> Self {
+    pub(super) fn new(mut program: Program) -> Self {
+        program.hand_over(SSH_AGENT);
         let version = Version::at_least((20, 10, 0), "20.10.0");
         Self { program, version, is_classic: OnceLock::new() }
     }

@@ -1,7 +1,9 @@
 //! podman: `podman load`, `podman images --format json`, `podman rmi`.
 //!
-//! podman takes one image an archive, under one name. A removal unties one name of several, also
-//! where a container was made from it: so containers are looked at first.
+//! podman takes one image an archive, under one name. It copies the archive, and unpacks the copy
+//! twice before it reads any blob (4.3 to 5): so blobs come as symbolic links to the kept ones. A
+//! podman on this machine follows them, and compares the bytes with their digests. A removal unties
+//! one name of several, also where a container was made from it: so containers are looked at first.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +12,7 @@ use serde::Deserialize;
 use super::adapter::{Engine, Removed, Told, full_name, remove_each, unreadable};
 use super::child::Archive;
 use super::lines::shown;
-use super::program::Program;
+use super::program::{Program, SSH_AGENT};
 use super::version::Version;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
@@ -32,7 +34,8 @@ struct Image {
 }
 
 impl Podman {
-    pub(super) fn new(program: Program) -> Self {
+    pub(super) fn new(mut program: Program) -> Self {
+        program.hand_over(SSH_AGENT);
         Self { program, version: Version::at_least((4, 0, 0), "4.0.0") }
     }
 
@@ -61,6 +64,10 @@ impl Engine for Podman {
     }
 
     fn takes_one_image(&self) -> bool {
+        true
+    }
+
+    fn follows_links(&self) -> bool {
         true
     }
 

@@ -48,6 +48,10 @@ const HARMLESS: [&str; 20] = [
 /// The parts of names by which variables show that they are secret all the same.
 const SECRET: [&str; 6] = ["PASS", "TOKEN", "SECRET", "KEY", "AUTH", "CREDENTIAL"];
 
+/// The variable that names the socket of the user's ssh agent: engines that are reached by `ssh://`
+/// ask the agent, which gives no key away.
+pub(super) const SSH_AGENT: &str = "SSH_AUTH_SOCK";
+
 /// Everything that the engines of a session have in common.
 pub(crate) struct Context {
     /// The environment of this process; programs get the harmless part of it.
@@ -118,6 +122,13 @@ impl Program {
     /// Adds a variable to the program's environment.
     pub(super) fn set(&mut self, name: &str, value: impl Into<OsString>) {
         self.variables.insert(name.into(), value.into());
+    }
+
+    /// Hands a variable of this process over, if it is set, whatever its name is like.
+    pub(super) fn hand_over(&mut self, name: &str) {
+        if let Some(value) = self.variable(name).map(OsStr::to_owned) {
+            self.set(name, value);
+        }
     }
 
     pub(super) fn settings(&self) -> &EngineSettings {
@@ -204,7 +215,7 @@ impl Program {
                 failed(doing, "it has not read all of the archive".to_owned(), words)
             }
             How::Exited(status) | How::TookPart(status) => failed(doing, status.to_string(), words),
-            How::Stopped => failed(doing, "stopped".to_owned(), words),
+            How::Stopped => Err(EngineError::Stopped { engine, doing }),
             How::Abandoned(error) => {
                 failed(doing, "its archive is not complete".to_owned(), shown(&error.to_string()))
             }

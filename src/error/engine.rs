@@ -39,6 +39,14 @@ pub enum EngineError {
         /// The patience, in seconds.
         seconds: u64,
     },
+    /// The run was stopped while the engine was at work.
+    #[error("engine {engine}: {doing} was stopped")]
+    Stopped {
+        /// The name of the engine's table.
+        engine: &'static str,
+        /// The subcommand.
+        doing: String,
+    },
     /// The engine is too old, or no version that is known.
     #[error("engine {engine}: {found} is too old: {needed} or newer is needed")]
     TooOld {
@@ -104,6 +112,7 @@ impl EngineError {
             Self::NotRun { engine, .. }
             | Self::Failed { engine, .. }
             | Self::Hung { engine, .. }
+            | Self::Stopped { engine, .. }
             | Self::TooOld { engine, .. }
             | Self::Unreadable { engine, .. }
             | Self::NotListed { engine, .. }

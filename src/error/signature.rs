@@ -76,6 +76,24 @@ impl TrustFileError {
 }
 
 impl SignatureError {
+    /// The message without the reasons of the refusals, which those who have room tell line by line.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Refused { rule, expected, findings, .. } => {
+                format!("{rule}: {}; expected {expected}", found(findings))
+            }
+            other => other.to_string(),
+        }
+    }
+
+    /// Everything that was found, and why it will not do.
+    pub fn findings(&self) -> &[Finding] {
+        match self {
+            Self::Refused { findings, .. } => findings,
+            _ => &[],
+        }
+    }
+
     /// A stable, machine-readable word for the kind of failure.
     pub fn kind(&self) -> &'static str {
         "signature"

@@ -6,10 +6,13 @@
 //! an archive gets each when the image is whole. Whatever fails that way is tried once more, each
 //! image by itself, and by containerd, whose import races its own collector, twice.
 //!
-//! No archive is ever on disk on our side: its bytes are those of kept blobs.
+//! No archive is ever on disk on our side: its bytes are those of kept blobs. An engine that
+//! follows links gets links to them, and their bytes only if it refuses that.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::{Arc, Mutex};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -118,7 +121,8 @@ impl Loads {
             let run = move || {
                 let engine = loads.engine.settings().name.as_str();
                 reporter.report(Event::Loading { engine, images: loads.images.len() });
-                let loading = Loading { loads, plan, store, cancel, archive: Mutex::default() };
+                let links = Cell::new(loads.engine.follows_links());
+                let loading = Loading { loads, plan, store, cancel, archive: Mutex::default(), links };
                 let results = loading.run(&receiver);
                 let failed = results.iter().filter(|result| result.error.is_some()).count();
                 reporter.report(Event::Loaded { engine, images: results.len() - failed, failed });
@@ -169,6 +173,8 @@ struct Loading<'a> {
     cancel: &'a Cancel,
     /// The images that the archive of the run holds.
     archive: Mutex<Vec<usize>>,
+    /// True as long as archives may have links in the places of blobs.
+    links: Cell<bool>,
 }
 
 impl Loading<'_> {
@@ -197,6 +203,7 @@ impl Loading<'_> {
             return Vec::new();
         }
         let mut results = self.look(&arrived, &errors);
+        self.links.set(false);
         let tries = if engine.settings().name == EngineName::Containerd { 2 } else { 1 };
         for _ in 0..tries {
             let failed: Vec<usize> =
@@ -273,21 +280,36 @@ impl Loading<'_> {
             vec![rows.iter().map(|row| row.name.as_str()).collect()]
         };
         for names in groups {
-            let bundled = [self.bundled(position, Some(&names))];
-            let result = self.loads.engine.load(&mut |out| {
-                let mut archive = ArchiveWriter::new(out)?;
-                for (digest, size) in blobs_of(image) {
-                    let file = self.store.open_blob(&digest, size).map_err(io::Error::other)?;
-                    let mut file =
-                        file.ok_or_else(|| io::Error::other(format!("the kept blob {digest} is gone")))?;
-                    archive.blob(&digest, size, &mut file)?;
-                }
-                archive.finish(&bundled, self.form(self.by_index(image))).map(drop)
-            });
+            let bundled = self.bundled(position, Some(&names));
+            let mut result = self.load_archive(image, &bundled);
+            if matches!(result, Err(EngineError::Failed { .. })) && self.links.replace(false) {
+                // The engine may not see our files: it may be on another machine.
+                result = self.load_archive(image, &bundled);
+                self.links.set(result.is_err());
+            }
             if let Err(error) = result {
                 errors.entry(position).or_insert_with(|| Arc::new(error.into()));
             }
         }
+    }
+
+    /// Loads an archive of `image` alone.
+    fn load_archive(&self, image: &PlannedImage, bundled: &BundleImage) -> Result<(), EngineError> {
+        self.loads.engine.load(&mut |out| {
+            let mut archive = ArchiveWriter::new(out)?;
+            for (digest, size) in blobs_of(image) {
+                let path = if self.links.get() { self.store.kept_path(&digest, size) } else { None };
+                if let Some(path) = path {
+                    archive.link(&digest, path.as_os_str().as_bytes())?;
+                    continue;
+                }
+                let file = self.store.open_blob(&digest, size).map_err(io::Error::other)?;
+                let mut file =
+                    file.ok_or_else(|| io::Error::other(format!("the kept blob {digest} is gone")))?;
+                archive.blob(&digest, size, &mut file)?;
+            }
+            archive.finish(std::slice::from_ref(bundled), self.form(self.by_index(image))).map(drop)
+        })
     }
 
     /// True if `image` has to be loaded as its index: podman knows an image that has no tag by the

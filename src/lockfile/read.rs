@@ -12,13 +12,16 @@ use toml::de::{DeTable, DeValue};
 use super::{Lockfile, MAX_TEXT, VERSION};
 use crate::diagnostic::{Mistake, Tree};
 use crate::digest::{BlobDigest, DiffId};
+use crate::error::printable;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{LayerDescriptor, LockedImage, LockedSelection, MediaType, Platform, TagRule};
 
 const TOP: &[&str] = &["version", "selection", "image"];
 const SELECTION: &[&str] = &["repository", "platform", "semver", "match", "newest", "tags"];
-const IMAGE: &[&str] = &["reference", "platform", "digest", "manifest", "layers"];
+const IMAGE: &[&str] = &["reference", "platform", "digest", "manifest", "signed-by", "layers"];
 const LAYER: &[&str] = &["digest", "diff_id", "size"];
+/// The longest signer, in bytes.
+const MAX_SIGNER: usize = 4096;
 /// The characters of a foreign key that a message repeats.
 const MAX_QUOTED: usize = 60;
 
@@ -161,12 +164,22 @@ fn image(table: &Table<'_>) -> Result<(LockedImage, Range<usize>)> {
     let layers = array("layers", table.get("layers")?)?
         .map(|value| layer(&Table::of(value, "a layer")?))
         .collect::<Result<Vec<_>>>()?;
+    let plain = |text: &str| printable(text) == text && text.len() <= MAX_SIGNER;
+    let signed_by = match table.entries.get("signed-by") {
+        Some(_) => {
+            let (text, span) = table.string("signed-by")?;
+            let signer = Some(text.to_owned()).filter(|text| plain(text));
+            Some(signer.ok_or_else(|| Mistake::new(span, "`signed-by` must be a short, plain text"))?)
+        }
+        None => None,
+    };
     let image = LockedImage {
         reference,
         platform: table.parsed("platform", Platform::parse)?,
         digest: table.digest("digest", BlobDigest::parse)?,
         manifest: table.digest("manifest", BlobDigest::parse)?,
         layers: layers.into(),
+        signed_by,
     };
     Ok((image, span))
 }

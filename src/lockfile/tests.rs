@@ -30,6 +30,7 @@ fn image(name: &str, version: &str) -> Arc<LockedImage> {
         digest: digest(&format!("{name} {version}")),
         manifest: digest(&format!("manifest of {name} {version}")),
         layers: [layer("base", 10), layer(version, u64::MAX)].into(),
+        signed_by: None,
     })
 }
 
@@ -51,8 +52,10 @@ fn arbitrary_image() -> impl Strategy<Value = LockedImage> {
     });
     let layers = proptest::collection::vec(layer, 0..4);
     let tag = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,6}";
-    ("[a-c]{1,2}(/[a-c])?", tag, "linux/(amd64|arm64|arm/v6|riscv64)", any::<bool>(), any::<u8>(), layers)
-        .prop_map(|(name, tag, on, pinned, of, layers)| {
+    let signer = proptest::option::of("(?s).{0,20}|['\"\\\\#=]{0,9}");
+    let name = "[a-c]{1,2}(/[a-c])?";
+    (name, tag, "linux/(amd64|arm64|arm/v6|riscv64)", any::<bool>(), any::<u8>(), layers, signer).prop_map(
+        |(name, tag, on, pinned, of, layers, signer)| {
             let named = reference(&format!("registry.example:5000/{name}:{tag}"));
             let digest = digest(&of.to_string());
             LockedImage {
@@ -61,8 +64,11 @@ fn arbitrary_image() -> impl Strategy<Value = LockedImage> {
                 manifest: digest.clone(),
                 digest,
                 layers: layers.into(),
+                signed_by: None,
             }
-        })
+            .with_signer(signer.as_deref())
+        },
+    )
 }
 
 proptest! {
@@ -112,6 +118,26 @@ fn the_text_is_sorted_and_has_one_layer_a_line() {
     assert!(text.contains("\nversion = 1\n\n[[image]]\n"), "{text}");
     let layers = text.lines().filter(|line| line.starts_with("  { digest = \"sha256:")).count();
     assert_eq!(layers, 6);
+}
+
+#[test]
+fn the_signer_of_an_image_is_noted_for_review() {
+    let plain = Lockfile::new([image("a:1", "x")], []);
+    let signed = |by: &str| {
+        let image = image("a:1", "x");
+        Lockfile::new([Arc::new(LockedImage::clone(&image).with_signer(Some(by)))], [])
+    };
+    let by = "github.com/acme/app release.yml@refs/tags/v1";
+    let text = signed(by).to_string();
+    assert!(text.contains(&format!("\"\nsigned-by = \"{by}\"\nlayers = [")), "{text}");
+    assert!(!plain.to_string().contains("signed-by"), "as before where nobody signed");
+    assert_eq!(Lockfile::parse(&text, "images.lock").unwrap(), signed(by));
+    let changes = plain.changes(&signed(by));
+    assert_eq!((changes[0].action, changes[0].signed_by.as_deref()), (Action::Update, Some(by)));
+    // A certificate names the signer: whatever that says, the line stays one, and is read back.
+    let hostile = signed(&format!("\"\"\"\u{1b}\n'''\u{202e}{}", "\u{1b}".repeat(400)));
+    assert_eq!(Lockfile::parse(&hostile.to_string(), "images.lock").unwrap(), hostile);
+    assert_eq!(hostile.to_string().lines().count(), text.lines().count());
 }
 
 #[test]
@@ -168,6 +194,12 @@ fn what_is_no_lockfile_is_refused_at_its_place() {
         (replaced("linux/amd64", "linux"), 7, "`platform`: a platform is os/architecture"),
         (replaced("digest = \"sha256:", "digest = \"md5:"), 8, "`digest`: the algorithm must be"),
         (replaced("manifest = \"sha256:", "manifest = \"sha256:../"), 9, "`manifest`: sha256 takes 64"),
+        (replaced("layers = [", "signed-by = 1\nlayers = ["), 10, "`signed-by` must be a string"),
+        (
+            replaced("layers = [", "signed-by = \"a\\nb\"\nlayers = ["),
+            10,
+            "`signed-by` must be a short, plain text",
+        ),
         (replaced("diff_id = \"sha256:", "diff_id = \"sha512:"), 11, "`diff_id`: sha512 takes 128"),
         (replaced("size = 10", "size = -10"), 11, "`size` must be a number of bytes"),
         (replaced("size = 10", "size = 10, urls = []"), 11, "unknown key \"urls\" in a layer"),

@@ -8,13 +8,13 @@ use super::need::Need;
 use super::part::{PlannedPart, deciding};
 use super::reason::Reason;
 use crate::digest::BlobDigest;
-use crate::error::{Defect, Error};
+use crate::error::{Defect, EngineError, Error};
 use crate::image_ref::ImageRef;
-use crate::progress::Event;
+use crate::progress::{Event, SignatureReport};
 use crate::state::{
     Action, BlobsState, BlockedSelection, Desired, DesiredImage, DocumentDescriptor, EngineListing,
     EngineSettings, EngineState, LayerDescriptor, LayersState, LockedImage, Observed, PartState, Platform,
-    RecordedImage, Resolution, ResolvedImage, Verdict, size_of_layers,
+    RecordedImage, Resolution, ResolvedImage, TrustStatus, Verdict, size_of_layers,
 };
 
 /// One image in a [`Plan`](super::Plan).
@@ -124,7 +124,13 @@ impl PlannedImage {
         let (reference, action) = (self.reference.clone(), self.action);
         let engines =
             self.engines().map(|(state, part)| (state.engine.name.as_str(), part.action())).collect();
-        Event::Image { reference, action, reason: self.remark().unwrap_or_default(), engines, error }
+        let reason = self.remark().unwrap_or_default();
+        Event::Image { reference, action, reason, engines, signatures: self.signatures(), error }
+    }
+
+    /// The state of the image's signatures.
+    pub fn signatures(&self) -> SignatureReport {
+        self.verdict.as_ref().map_or_else(|| TrustStatus::NotAsked.report(), Verdict::report)
     }
 
     /// Makes the plan of an image of which nothing is known but that it goes, or cannot be had.
@@ -367,7 +373,11 @@ fn plan_engine(
         goal.digest.iter().chain(&goal.manifest).collect()
     };
     let state = EngineState::of(engine, names, &digests, listing, &observed.loaded);
-    let reason = if let Some(error) = goal.error.clone().or(blocked) {
+    let unfit = || {
+        let is_unfit = listing.by_config && wanted.reference.tag().is_none();
+        is_unfit.then(|| Arc::new(unfit(engine.name.as_str(), &wanted.reference)))
+    };
+    let reason = if let Some(error) = goal.error.clone().or(blocked).or_else(unfit) {
         Reason::Blocked(error)
     } else {
         match state.to_load {
@@ -376,6 +386,12 @@ fn plan_engine(
         }
     };
     PlannedPart { state: PartState::Engine(state), reason }
+}
+
+/// Makes the error for a reference without a tag in an engine that knows tags alone.
+fn unfit(engine: &'static str, reference: &ImageRef) -> Error {
+    let reason = "its image store knows no digests; write the tag before the digest, name:tag@digest";
+    EngineError::Unfit { engine, name: reference.to_string(), reason }.into()
 }
 
 /// True if the run needs the image's documents, and a row of the image does not name them.

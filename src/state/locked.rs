@@ -6,7 +6,11 @@ use super::layer::{LayerDescriptor, MediaType};
 use super::platform::Platform;
 use super::resolved::ResolvedImage;
 use crate::digest::BlobDigest;
+use crate::error::printable;
 use crate::image_ref::ImageRef;
+
+/// The longest signer that is noted, in characters.
+const MAX_SIGNER: usize = 300;
 
 /// The meaning of a reference for a platform, by the lockfile's word.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct LockedImage {
     pub manifest: BlobDigest,
     /// The layers, base first, without their media types, which no lockfile has.
     pub layers: Arc<[LayerDescriptor]>,
+    /// The signer, for those who review the lockfile: nobody goes by it, each machine checks.
+    pub signed_by: Option<String>,
 }
 
 impl LockedImage {
@@ -35,6 +41,14 @@ impl LockedImage {
             layers: layers
                 .map(|layer| LayerDescriptor { media_type: MediaType::UNKNOWN, ..layer.clone() })
                 .collect(),
+            signed_by: None,
         }
+    }
+
+    /// Notes who signed the image, in plain text of one line.
+    #[must_use]
+    pub fn with_signer(self, by: Option<&str>) -> Self {
+        let signed_by = by.map(|by| printable(&by.chars().take(MAX_SIGNER).collect::<String>()));
+        Self { signed_by, ..self }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
+use crate::progress::SignatureReport;
 use crate::wildcard;
 
 /// The rules of an images file about signatures. All paths are absolute.
@@ -240,7 +241,33 @@ impl TrustStatus {
     }
 }
 
+impl Evidence {
+    /// Says who signed, by which rule that will do.
+    pub fn report(&self) -> SignatureReport {
+        SignatureReport {
+            status: TrustStatus::Verified.as_str(),
+            by: Some(self.by.clone()),
+            issuer: self.issuer.clone(),
+            at: self.at,
+            rule: Some(self.rule.clone()),
+        }
+    }
+}
+
+impl TrustStatus {
+    /// Says no more than this.
+    pub fn report(self) -> SignatureReport {
+        SignatureReport { status: self.as_str(), by: None, issuer: None, at: None, rule: None }
+    }
+}
+
 impl Verdict {
+    /// Says what came of the image's signatures.
+    pub fn report(&self) -> SignatureReport {
+        let report = self.evidence().map_or_else(|| self.status().report(), |evidence| evidence.report());
+        SignatureReport { rule: Some(self.rule().to_owned()), ..report }
+    }
+
     /// The state of the image's signatures.
     pub fn status(&self) -> TrustStatus {
         match self {

@@ -146,7 +146,7 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
         }
     }
     look_up(&asker, lookups, &mut entries, &mut failed);
-    refuse_unsigned(&asker, &entries, &mut failed);
+    note_signers(&asker, &mut entries, &mut failed);
     if session.cancel.is_cancelled() {
         return Err(Error::Stopped.into());
     }
@@ -193,15 +193,19 @@ fn look_up(
     }
 }
 
-/// Judges the signatures of everything that is to be locked, and adds what is refused to what
-/// failed.
-fn refuse_unsigned(asker: &Asker<'_>, entries: &[Arc<LockedImage>], failed: &mut Vec<Unlocked>) {
+/// Judges the signatures of everything that is to be locked, notes who signed, and adds what is
+/// refused to what failed.
+fn note_signers(asker: &Asker<'_>, entries: &mut [Arc<LockedImage>], failed: &mut Vec<Unlocked>) {
     // Of an image that was looked up again, the later entry counts.
-    let last: BTreeMap<&ImageRef, &Arc<LockedImage>> =
-        entries.iter().map(|entry| (&entry.reference, entry)).collect();
-    let mut refuse = |image: &LockedImage, verdict: &Verdict| {
+    let last: BTreeMap<ImageRef, Arc<LockedImage>> =
+        entries.iter().map(|entry| (entry.reference.clone(), Arc::clone(entry))).collect();
+    let mut signers: BTreeMap<ImageRef, String> = BTreeMap::new();
+    let mut note = |image: &LockedImage, verdict: &Verdict| {
         if let Some(error) = verdict.error() {
             failed.push((image.reference.clone(), image.platform.clone(), Arc::clone(error)));
+        }
+        if let Some(evidence) = verdict.evidence() {
+            signers.insert(image.reference.clone(), evidence.by.clone());
         }
     };
     let (mut asked, mut questions) = (Vec::new(), Vec::new());
@@ -213,7 +217,7 @@ fn refuse_unsigned(asker: &Asker<'_>, entries: &[Arc<LockedImage>], failed: &mut
         };
         match asker.signatures.without_asking(&question, Permission::Granted) {
             Judged::NothingWanted => {}
-            Judged::Verdict(verdict) => refuse(image, &verdict),
+            Judged::Verdict(verdict) => note(&image, &verdict),
             Judged::Ask { .. } => {
                 asked.push(image);
                 questions.push(Question::Signatures(question));
@@ -223,7 +227,13 @@ fn refuse_unsigned(asker: &Asker<'_>, entries: &[Arc<LockedImage>], failed: &mut
     for (image, answer) in asked.into_iter().zip(asker.ask_all(questions)) {
         // The asker answers questions in kind.
         if let Answer::Signatures(verdict) = answer {
-            refuse(image, &verdict);
+            note(&image, &verdict);
+        }
+    }
+    for entry in entries {
+        let signer = signers.get(&entry.reference).map(String::as_str);
+        if signer.is_some() || entry.signed_by.is_some() {
+            *entry = Arc::new(LockedImage::clone(entry).with_signer(signer));
         }
     }
 }

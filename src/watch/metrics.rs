@@ -21,7 +21,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use super::notice::Trigger;
 use crate::error::Error;
 use crate::progress::{Event, Reporter};
-use crate::state::{Action, EngineName};
+use crate::state::{Action, EngineName, TrustStatus};
 use crate::sync::{Applied, VerbError};
 use crate::threads::lock;
 
@@ -30,6 +30,9 @@ const SILENCE: Duration = Duration::from_secs(30 * 60);
 
 /// Looking at files takes milliseconds. What takes so long hangs.
 const LOOK: Duration = Duration::from_secs(10);
+
+const TRUST_STATES: [TrustStatus; 4] =
+    [TrustStatus::Verified, TrustStatus::Unsigned, TrustStatus::Refused, TrustStatus::NotAsked];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
@@ -79,6 +82,8 @@ struct TriggerLabel {
 pub(super) struct Metrics {
     registry: Registry,
     images: Family<StateLabel, Gauge>,
+    /// By the state of their signatures.
+    signatures: Family<StateLabel, Gauge>,
     in_engines: Family<EngineLabels, Gauge>,
     loads: Family<LoadLabels, Counter>,
     changes: Family<ActionLabel, Counter>,
@@ -149,6 +154,11 @@ impl Metrics {
         r.register_with_unit("run_duration", "How long runs take", Unit::Seconds, seconds.clone());
         Self {
             images,
+            signatures: counted(
+                r,
+                "image_signatures",
+                "Images by the state of their signatures after the last run",
+            ),
             in_engines: counted(
                 r,
                 "engine_images",
@@ -239,6 +249,7 @@ impl Metrics {
         }
         self.extracted.inc_by(applied.outcome.extracted_bytes);
         self.note_engines(applied);
+        self.note_signatures(applied);
         let (unlisted, waiting) = (applied.plan.unlisted.len(), applied.outcome.waiting.len());
         let states = [("in_sync", in_sync), ("failed", failed), ("blocked", blocked)];
         for (state, count) in states.into_iter().chain([("unlisted", unlisted), ("waiting", waiting)]) {
@@ -258,6 +269,20 @@ impl Metrics {
                 let text = format!("{} of {all} images failed; {first}", blocked + failed);
                 ("failed", Some(text.clone()), text)
             }
+        }
+    }
+
+    /// Counts the images by the state of their signatures.
+    fn note_signatures(&self, applied: &Applied) {
+        let mut counts = TRUST_STATES.map(|state| (state.as_str(), 0_i64));
+        for image in applied.plan.images.iter().filter(|image| image.action != Action::Remove) {
+            let status = image.signatures().status;
+            for (_, count) in counts.iter_mut().filter(|(state, _)| *state == status) {
+                *count += 1;
+            }
+        }
+        for (state, count) in counts {
+            self.signatures.get_or_create(&StateLabel { state }).set(count);
         }
     }
 

@@ -78,7 +78,7 @@ impl Shop {
 
     /// Writes a stand-in for msb, and returns the settings that use it.
     fn engine(sandbox: &Sandbox) -> String {
-        let script = sandbox.write("msb.py", include_str!("support/fake_msb.py"));
+        let script = sandbox.write("engines/msb", include_str!("support/engine.py"));
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         let (script, home) = (script.display(), sandbox.work().join("msb"));
         format!("[engine.microsandbox]\ncommand = \"{script}\"\nhome = \"{}\"\n", home.display())
@@ -86,7 +86,7 @@ impl Shop {
 
     /// The names that the stand-in lists.
     fn loaded(&self) -> Vec<String> {
-        let state = fs::read(self.sandbox.work().join("msb/state.json")).unwrap();
+        let state = fs::read(self.sandbox.work().join("msb/msb.images")).unwrap();
         let state: Value = serde_json::from_slice(&state).unwrap();
         let mut names: Vec<String> = state.as_object().unwrap().keys().cloned().collect();
         names.sort();
@@ -219,7 +219,7 @@ fn a_damaged_file_of_an_engine_is_found_and_mended() {
     assert!(shop.registry.requests().is_empty());
 
     // What somebody took out of the engine is missing, and comes back.
-    fs::write(shop.sandbox.work().join("msb/state.json"), "{}").unwrap();
+    fs::write(shop.sandbox.work().join("msb/msb.images"), "{}").unwrap();
     assert_eq!(
         statuses(&shop.json("verify", 1), "engines", "reference"),
         [("missing", &*a), ("missing", &*b)]
@@ -249,7 +249,7 @@ fn references_leave_engines_with_their_images_and_what_is_in_use_stays() {
 
     // An engine that the file lists no more loses what we loaded, one that cannot be asked keeps it.
     shop.want(KEEP, &["b:1"]);
-    let script = shop.sandbox.work().join("msb.py");
+    let script = shop.sandbox.work().join("engines/msb");
     let hidden = script.with_extension("away");
     fs::rename(&script, &hidden).unwrap();
     let pruned = shop.json("prune", 1);
@@ -263,7 +263,7 @@ fn references_leave_engines_with_their_images_and_what_is_in_use_stays() {
 #[test]
 fn what_somebody_else_loaded_meanwhile_is_not_ours() {
     let (shop, _) = with_engine("");
-    let state = shop.sandbox.work().join("msb/state.json");
+    let state = shop.sandbox.work().join("msb/msb.images");
     let theirs = serde_json::json!({ shop.name("a:1"): sha256(b"theirs"), "other:1": sha256(b"other") });
     fs::write(&state, theirs.to_string()).unwrap();
     shop.json(&format!("forget {} {}", shop.name("a:1"), shop.name("b:1")), 0);

@@ -21,7 +21,8 @@ type Shape = &'static [(&'static str, &'static str)];
 const NOTHING: Shape = &[];
 const PLAN: Shape = &[
     ("", "version changes download_bytes images layers_to_remove"),
-    ("images[]", "reference platform action digest previous reason layers download_bytes waits"),
+    ("images[]", "reference platform action digest previous reason layers download_bytes waits trust"),
+    ("images[].trust", "status by issuer at rule"),
     ("images[].layers", "total present"),
 ];
 const EVENTS: Shape = &[("", "version event")];
@@ -33,7 +34,7 @@ const LIST: Shape = &[
     ("", "version images"),
     (
         "images[]",
-        "reference platform digest manifest_digest config_digest size managed_by owners owner_gone layers",
+        "reference platform digest manifest_digest config_digest size managed_by owners owner_gone trust layers",
     ),
     ("images[].layers[]", "digest diff_id media_type size path"),
 ];
@@ -41,14 +42,17 @@ const INSPECT: Shape = &[
     ("", "version image"),
     (
         "image",
-        "reference platform digest manifest_digest config_digest size managed_by owners owner_gone layers env cmd labels",
+        "reference platform digest manifest_digest config_digest size managed_by owners owner_gone trust evidence layers env cmd \
+         labels",
     ),
     ("image.layers[]", "digest diff_id media_type size path"),
 ];
 const ROOTFS: Shape = &[("", "version rootfs"), ("rootfs[]", "")];
-const VERIFY: Shape = &[("", "version layers"), ("layers[]", "digest status detail")];
-const LOCK: Shape =
-    &[("", "version changed path images"), ("images[]", "reference platform digest previous action")];
+const VERIFY: Shape = &[("", "version layers unproven"), ("layers[]", "digest status detail")];
+const LOCK: Shape = &[
+    ("", "version changed path images"),
+    ("images[]", "reference platform digest previous action signed_by"),
+];
 const EXPORT: Shape = &[
     ("", "version images failed blobs bytes downloaded_bytes left_out left_out_bytes requests"),
     ("images[]", "reference digest"),

@@ -85,6 +85,24 @@ fn each_engine_has_its_own_word_in_plans_and_events() {
 }
 
 #[test]
+fn podman_is_led_to_kept_blobs_and_gets_their_bytes_where_it_cannot_follow() {
+    for settings in ["layers = false", "blobs = \"discard\""] {
+        let (sandbox, _registry) = sandbox(settings);
+        let loads = || std::fs::read_to_string(sandbox.user().join("podman.loads")).unwrap();
+        sandbox.msb("apply").run().success();
+        assert_eq!((has(&sandbox, "podman"), loads().as_str()), (2, "links\nlinks\n"), "{settings}");
+        assert!(!std::fs::read_to_string(sandbox.user().join("msb.loads")).unwrap().contains("links"));
+
+        prune(&sandbox, "podman");
+        std::fs::write(sandbox.user().join("podman.images.elsewhere"), "").unwrap();
+        std::fs::remove_file(sandbox.user().join("podman.loads")).unwrap();
+        let output = sandbox.msb("apply").run().success();
+        // One refusal is enough for a run.
+        assert_eq!((has(&sandbox, "podman"), loads().as_str()), (2, "links\nbytes\nbytes\n"), "{output}");
+    }
+}
+
+#[test]
 fn an_engine_that_is_not_there_blocks_its_part_and_no_other() {
     let (sandbox, registry) = sandbox("layers = false");
     std::fs::remove_file(sandbox.root().join("engines/podman")).unwrap();

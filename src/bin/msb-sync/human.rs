@@ -6,6 +6,7 @@ mod lock;
 mod meter;
 mod plan;
 mod summary;
+mod trust;
 mod upkeep;
 
 use std::fmt::Write as _;
@@ -71,6 +72,16 @@ impl Human {
     /// Prints why an image failed.
     pub(crate) fn image_error(&self, reference: &ImageRef, error: Option<&Error>) {
         let Some(error) = error else { return };
+        if let Some(refusal) = trust::refusal(Some(error)) {
+            let message = format!("{reference}: {}", refusal.summary());
+            let mut text = format!("{}: {}\n", paint::red("error"), printable(&message, false));
+            text.push_str(&trust::reasons(refusal, "  "));
+            if let Some(hint) = refusal.hint() {
+                let _ = write!(text, "{}: {}", paint::bold("hint"), printable(&hint, false));
+            }
+            self.raw(text.trim_end());
+            return;
+        }
         let mut chain = error.chain();
         let message = format!("{reference}: {}", chain.remove(0));
         self.error(&message, &chain, error.hint().as_deref());

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use crate::human::Human;
 use crate::streams;
 
+mod trust;
+
 const VERSION: u32 = 1;
 
 /// Parts of a config that the catalog keeps and nobody asks for.
@@ -44,13 +46,14 @@ impl Reporter for Events {
 
 /// Prints the event of an image; others are not for machines.
 pub(crate) fn print_image(event: &Event) {
-    if let Event::Image { reference, action, engines, error, .. } = event {
+    if let Event::Image { reference, action, engines, signatures, error, .. } = event {
         let mut value = json!({
             "version": VERSION,
             "event": "image",
             "reference": reference.to_string(),
             "action": action,
             "status": if error.is_none() { "done" } else { "failed" },
+            "trust": trust::signatures(signatures),
             "error": error.as_deref().map(error_value),
         });
         add_engines(&mut value, engines.iter().copied());
@@ -179,6 +182,7 @@ fn planned(image: &PlannedImage) -> Value {
         "layers": { "total": image.layers.len(), "present": image.layers_state().present },
         "download_bytes": image.download_bytes,
         "waits": image.waits,
+        "trust": trust::signatures(&image.signatures()),
         "error": image.part_error().map(|error| error_value(error)),
     });
     let engines = image.engines();
@@ -201,6 +205,7 @@ pub(crate) fn relocked(relocked: &Relocked) -> Value {
             "digest": change.digest,
             "previous": change.previous,
             "action": change.action,
+            "signed_by": change.signed_by,
         })
     });
     let failed = relocked.failed.iter().map(|(reference, platform, error)| {
@@ -210,6 +215,7 @@ pub(crate) fn relocked(relocked: &Relocked) -> Value {
             "digest": null,
             "previous": null,
             "action": Action::Blocked,
+            "signed_by": null,
             "error": error_value(error),
         })
     });
@@ -252,6 +258,7 @@ fn listed(listed: &ListedImage) -> Value {
         "managed_by": image.owners.first(),
         "owners": image.owners,
         "owner_gone": !listed.gone.is_empty(),
+        "trust": trust::signatures(&trust::of_proofs(&listed.proofs)),
         "modified_at": image.modified_at,
         "layers": layers,
     })
@@ -274,6 +281,8 @@ pub(crate) fn inspect(image: &InspectedImage) -> Value {
             .collect();
         entry.insert("blobs_size".to_owned(), json!(image.blobs.iter().map(|blob| blob.size).sum::<u64>()));
         entry.insert("blobs".to_owned(), json!(blobs));
+        let evidence: Vec<Value> = image.listed.proofs.iter().map(trust::evidence).collect();
+        entry.insert("evidence".to_owned(), json!(evidence));
         entry.insert("whiteouts".to_owned(), json!(image.stacking.whiteouts));
         entry
             .insert("restacked".to_owned(), image.stacking.restacked.as_ref().map_or(Value::Null, restacked));
@@ -337,7 +346,18 @@ pub(crate) fn verified(verified: &Verified) -> Value {
             })
         })
         .collect();
-    json!({ "version": VERSION, "layers": layers, "blobs": blobs, "engines": engines })
+    let unproven: Vec<Value> = verified
+        .unproven
+        .iter()
+        .map(|image| json!({ "reference": image.reference.to_string(), "rule": image.rule }))
+        .collect();
+    json!({
+        "version": VERSION,
+        "layers": layers,
+        "blobs": blobs,
+        "engines": engines,
+        "unproven": unproven,
+    })
 }
 
 /// The references that were taken out of engines, and those that stay.

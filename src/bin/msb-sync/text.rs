@@ -103,6 +103,26 @@ pub(crate) fn short(digest: &str) -> String {
     format!("{algorithm}:{}…", hex.get(..12).unwrap_or(hex))
 }
 
+/// Breaks `text` at blanks into lines of `width` columns: the first one begins with `first`, all
+/// others with `next`. A word that is longer than a line has one of its own.
+pub(crate) fn wrapped(text: &str, first: &str, next: &str, width: usize) -> String {
+    let (mut out, mut line, mut empty) = (String::new(), first.to_owned(), true);
+    for word in printable(text, false).split(' ') {
+        if !empty && line.width() + 1 + word.width() > width {
+            out.push_str(line.trim_end());
+            out.push('\n');
+            next.clone_into(&mut line);
+            empty = true;
+        }
+        line.push_str(if empty { "" } else { " " });
+        line.push_str(word);
+        empty = false;
+    }
+    out.push_str(line.trim_end());
+    out.push('\n');
+    out
+}
+
 /// Sets `rows` in columns as wide as their widest cell; the last cell of a row is not padded.
 pub(crate) fn table(rows: &[Vec<String>], indent: &str) -> String {
     // A cell is one line, whatever an image says.
@@ -162,6 +182,13 @@ mod tests {
     fn line_ends_stay_where_they_may() {
         assert_eq!(printable("a\r\nb", false), "a\\r\\nb");
         assert_eq!(printable("a\r\nb\n", true), "a\\r\nb\n");
+    }
+
+    #[test]
+    fn texts_are_wrapped_at_blanks() {
+        assert_eq!(wrapped("one two three", "- ", "  ", 9), "- one two\n  three\n");
+        assert_eq!(wrapped("https://a.long/name x", "  ", "  ", 8), "  https://a.long/name\n  x\n");
+        assert_eq!(wrapped("a\nb \u{1b}", "", "", 80), "a\\nb \\u{1b}\n");
     }
 
     #[test]

@@ -49,6 +49,21 @@ fn an_archive_arrives_whole_in_a_safe_place() {
 }
 
 #[test]
+fn the_agent_of_ssh_is_named_to_those_that_are_reached_by_ssh() {
+    let bench = Bench::with(Patience::default(), &[("SSH_AUTH_SOCK", "/agent")]);
+    let all = [EngineName::Podman, EngineName::Docker, EngineName::Microsandbox, EngineName::Containerd];
+    for name in all {
+        bench.script(
+            EngineSettings::new(name).command.as_str(),
+            "echo \"${SSH_AUTH_SOCK-none}\" >> $D/agents",
+        );
+        // None of these versions will do.
+        text(bench.engine(name).list());
+    }
+    assert_eq!(bench.read("agents"), "/agent\n/agent\nnone\nnone\n");
+}
+
+#[test]
 fn one_that_takes_nothing_is_ended_with_all_its_children() {
     let bench = Bench::impatient(SHORT);
     bench.script("podman", &format!("{VERSION}\ntrap '' TERM; sleep 600 & echo $! > $D/child; sleep 600"));
@@ -140,8 +155,9 @@ fn a_stop_ends_a_program_within_a_second() {
                 out.write_all(&vec![0; 1 << 16])?;
             }
         };
-        let error = text(podman.load(&mut endless));
-        assert!(error.contains("stopped"), "{error}");
+        let error = podman.load(&mut endless).unwrap_err();
+        assert_eq!(error.to_string(), "engine podman: podman load was stopped");
+        assert_eq!(crate::error::Error::from(error).kind(), "stopped");
         assert!(stopped.get().unwrap().elapsed() < Duration::from_secs(1));
         assert!(!is_alive(&bench.path("pid")));
     }

@@ -264,6 +264,7 @@ fn find(image: &DesiredImage, observed: &Observed) -> Result<Found, Arc<Error>> 
                     digest: row.digest.clone()?,
                     manifest: row.manifest_digest.clone()?,
                     layers: Arc::clone(&row.layers),
+                    signed_by: None,
                 })
             });
             match (row, locked) {

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """An engine that keeps nothing but names: msb, ctr, podman and docker as far as msb-sync, and the docs, talk to them.
 
-It takes an OCI archive, checks every blob against its digest, and lists what it has been given."""
+It takes an OCI archive, checks every blob against its digest, and lists what it has been given. With a home of its own
+msb also keeps an "EROFS" file a layer, which it never writes again, and says that a sandbox uses every image while
+there is a file `in-use`."""
 
 import hashlib
 import io
@@ -11,7 +13,8 @@ import sys
 import tarfile
 
 PROGRAM = os.path.basename(sys.argv[0])
-STATE = os.path.join(os.environ["HOME"], PROGRAM + ".images")
+HOME = os.environ.get("MSB_HOME", os.environ["HOME"])
+STATE = os.path.join(HOME, PROGRAM + ".images")
 VERSIONS = {
     "msb": "msb 0.7.11",
     "ctr": "ctr github.com/containerd/containerd 1.6.20",
@@ -29,17 +32,30 @@ def known():
 
 
 def keep(images):
+    os.makedirs(HOME, exist_ok=True)
     with open(STATE + ".new", "w") as file:
         json.dump(images, file)
     os.rename(STATE + ".new", STATE)
 
 
 def load():
-    files = {}
+    files, links = {}, []
     with tarfile.open(fileobj=io.BytesIO(sys.stdin.buffer.read())) as archive:
         for member in archive:
             if member.isfile():
                 files[member.name] = archive.extractfile(member).read()
+            elif member.issym():
+                links.append(member)
+    os.makedirs(HOME, exist_ok=True)
+    with open(os.path.join(HOME, PROGRAM + ".loads"), "a") as log:
+        print("links" if links else "bytes", file=log)
+    for member in links:
+        # podman follows them where it sees what they lead to.
+        if PROGRAM != "podman" or os.path.exists(STATE + ".elsewhere"):
+            sys.exit("Error: open " + member.name + ": no such file or directory")
+        assert os.path.isabs(member.linkname), member.linkname
+        with open(member.linkname, "rb") as file:
+            files[member.name] = file.read()
     for name, content in files.items():
         if name.startswith("blobs/sha256/"):
             assert hashlib.sha256(content).hexdigest() == name.rsplit("/", 1)[1], name
@@ -53,8 +69,31 @@ def load():
         missing = [blob["digest"] for blob in blobs if "blobs/" + blob["digest"].replace(":", "/") not in files]
         if missing and PROGRAM == "msb":
             sys.exit("missing blobs: " + ", ".join(missing))
+        if "MSB_HOME" in os.environ:
+            keep_layers(manifest, files)
         images[descriptor["annotations"]["io.containerd.image.name"]] = descriptor["digest"]
     keep(images)
+
+
+def keep_layers(manifest, files):
+    config = json.loads(files["blobs/" + manifest["config"]["digest"].replace(":", "/")])
+    directory = os.path.join(HOME, "cache/layers")
+    os.makedirs(directory, exist_ok=True)
+    for layer, diff_id in zip(manifest["layers"], config["rootfs"]["diff_ids"]):
+        path = os.path.join(directory, diff_id.replace(":", "_") + ".erofs")
+        if not os.path.exists(path):
+            with open(path, "wb") as file:
+                file.write(b"EROFS of " + files["blobs/" + layer["digest"].replace(":", "/")])
+
+
+def remove(names):
+    if os.path.exists(os.path.join(HOME, "in-use")):
+        sys.exit("error: image is in use by sandbox build-7")
+    images = known()
+    gone = [images.pop(name, None) for name in names]
+    keep(images)
+    if None in gone:
+        sys.exit("error: no such image")
 
 
 def listing():
@@ -91,7 +130,7 @@ def main():
         for name, digest in sorted(known().items()):
             print(f"{name} application/vnd.oci.image.manifest.v1+json {digest} complete (3/3) 8.2 KiB/8.2 KiB true")
     elif "rm" in words or "rmi" in words:
-        keep({name: digest for name, digest in known().items() if name not in words})
+        remove(words[words.index("rm" if "rm" in words else "rmi") + 1 :])
     else:
         print(listing())
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod check;
 pub(crate) mod docker_registry;
+pub(crate) mod engines;
 pub(crate) mod fake_registry;
 pub(crate) mod http;
 pub(crate) mod image;

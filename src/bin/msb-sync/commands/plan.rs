@@ -46,6 +46,8 @@ fn tell_errors(plan: &Plan, output: &Output) {
             Some(error @ Error::Engine(_)) => {
                 engines.entry(error.to_string()).or_insert(error);
             }
+            // The plan itself tells refusals in full.
+            Some(Error::Signature(_)) if !output.quiet => {}
             error => output.human.image_error(&image.reference, error),
         }
     }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use msb_sync::state::{ConfigRecord, LayerState, size_of_layers};
 use msb_sync::sync::{InspectedImage, ListedImage, Restacked, layer_path};
 
+use super::trust;
 use crate::paint;
 use crate::text::{age, bytes, plural, printable, short, table};
 
@@ -16,7 +17,9 @@ pub(crate) fn list(images: &[ListedImage], now: Timestamp) -> String {
         return "No images are recorded. Fetch some: msb-sync apply, or msb-sync pull REF\n".to_owned();
     }
     let head = ["IMAGE", "PLATFORM", "DIGEST", "LAYERS", "SIZE", "SHARED", "CREATED", "MANAGED BY"];
-    let head = head.map(str::to_owned).to_vec();
+    let mut head = head.map(str::to_owned).to_vec();
+    let is_any_signed = images.iter().any(|listed| !listed.proofs.is_empty());
+    head.extend(is_any_signed.then(|| "SIGNED BY".to_owned()));
     let none = || "-".to_owned();
     let rows = std::iter::once(head).chain(images.iter().map(|listed| {
         let image = &listed.image;
@@ -24,7 +27,8 @@ pub(crate) fn list(images: &[ListedImage], now: Timestamp) -> String {
             0 => image.layers.len().to_string(),
             missing => format!("{} ({missing} missing)", image.layers.len()),
         };
-        vec![
+        let signer = listed.proofs.first().map_or_else(none, |proof| proof.by.clone());
+        let mut row = vec![
             image.reference.to_string(),
             listed.platform.as_ref().map_or_else(none, ToString::to_string),
             image.digest.as_ref().map_or_else(none, |digest| short(digest.as_str())),
@@ -33,7 +37,9 @@ pub(crate) fn list(images: &[ListedImage], now: Timestamp) -> String {
             bytes(listed.shared_bytes),
             listed.created.as_deref().and_then(|created| age(created, now)).unwrap_or_else(none),
             managed_by(listed),
-        ]
+        ];
+        row.extend(is_any_signed.then_some(signer));
+        row
     }));
     let text = printable(&table(&rows.collect::<Vec<_>>(), ""), true);
     match text.split_once('\n') {
@@ -114,6 +120,9 @@ impl Facts {
         let recorded = Some(&image.modified_at).filter(|recorded| !recorded.is_empty());
         self.add("recorded", recorded.map(|at| with_age(at, &format!("{at} UTC"), now)));
         self.add("managed by", Some(managed_by(listed)));
+        for proof in &listed.proofs {
+            self.add_lines("signed by", trust::proof(proof));
+        }
     }
 
     fn of_config(&mut self, config: &ConfigRecord, now: Timestamp) {

@@ -47,7 +47,11 @@ fn row(change: &EntryChange) -> Vec<String> {
     let digests = [&change.previous, &change.digest].into_iter().flatten();
     let mut digests: Vec<String> = digests.map(|digest| short(digest.as_str())).collect();
     digests.dedup();
-    vec![format!("{sign} {}", change.reference), change.platform.to_string(), digests.join(" → ")]
+    let signer = change.signed_by.as_ref().map(|by| format!("signed by {by}"));
+    let mut row =
+        vec![format!("{sign} {}", change.reference), change.platform.to_string(), digests.join(" → ")];
+    row.extend(signer);
+    row
 }
 
 /// The entries of the lockfile, counted by what became of them.

@@ -6,6 +6,7 @@ use std::path::Path;
 use msb_sync::plan::{Plan, PlannedImage, Reason};
 use msb_sync::state::{Action, Platform, size_of_layers};
 
+use super::trust;
 use crate::paint;
 use crate::text::{bytes, plural, printable, short, table};
 
@@ -38,6 +39,9 @@ fn write_rows(out: &mut String, plan: &Plan, platform: &Platform) {
             Action::Keep => line,
         });
         out.push('\n');
+        if let Some(refusal) = trust::refusal(image.part_error().map(|error| &**error)) {
+            out.push_str(&trust::details(refusal, "      "));
+        }
     }
 }
 
@@ -86,7 +90,10 @@ fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> 
     if let Some(other) = image.platform.as_ref().filter(|other| *other != platform) {
         facts.push(other.to_string());
     }
-    facts.extend(image.remark());
+    match trust::refusal(image.part_error().map(|error| &**error)) {
+        Some(_) => facts.extend(image.signatures().rule.map(|rule| format!("refused by {rule}"))),
+        None => facts.extend(image.remark()),
+    }
     match image.action {
         Action::Add | Action::Update => facts.push(match new {
             0 => format!("{}, all here", plural(total, "layer")),
@@ -107,6 +114,7 @@ fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> 
         _ => {}
     }
     facts.extend(engines(image));
+    facts.extend(trust::signatures(&image.signatures()).filter(|_| image.action != Action::Blocked));
     if let (Action::Update, Some(old), Some(new)) = (image.action, &image.previous, &image.digest)
         && old != new
     {

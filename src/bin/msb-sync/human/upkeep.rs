@@ -40,6 +40,14 @@ pub(crate) fn verified(verified: &Verified, repair: bool, verbose: bool) -> Stri
         let engine = format!("in {}", reference.loaded.engine.name);
         let _ = write!(out, "{}", found.show(&printable(&reference.loaded.name, false), &engine, verbose));
     }
+    for image in &verified.unproven {
+        let (sign, rule) = (paint::yellow("?"), printable(&image.rule, false));
+        let _ = writeln!(
+            out,
+            "  {sign} {}  no proof of the signature that {rule} asks for: apply checks it",
+            image.reference
+        );
+    }
     if !out.is_empty() {
         out.push('\n');
     }

@@ -1,0 +1,49 @@
+//! Signatures for machines: who signed an image, and by what proof.
+
+use jiff::Timestamp;
+use msb_sync::progress::SignatureReport;
+use msb_sync::state::{Evidence, TrustStatus};
+use serde_json::{Value, json};
+
+/// The object `trust` of an image.
+pub(super) fn signatures(report: &SignatureReport) -> Value {
+    json!({
+        "status": report.status,
+        "by": report.by,
+        "issuer": report.issuer,
+        "at": report.at.and_then(time),
+        "rule": report.rule,
+    })
+}
+
+/// The state of a recorded image's signatures, by the newest of its proofs.
+pub(super) fn of_proofs(proofs: &[Evidence]) -> SignatureReport {
+    proofs.first().map_or_else(|| TrustStatus::NotAsked.report(), Evidence::report)
+}
+
+/// One proof, with its signatures.
+pub(super) fn evidence(proof: &Evidence) -> Value {
+    let signatures = proof.candidates.iter().map(|candidate| {
+        json!({
+            "digest": candidate.digest,
+            "subject": candidate.subject,
+            "place": candidate.place.as_str(),
+        })
+    });
+    json!({
+        "form": proof.form,
+        "by": proof.by,
+        "issuer": proof.issuer,
+        "at": proof.at.and_then(time),
+        "rule": proof.rule,
+        "fingerprint": proof.judged_by,
+        "digest": proof.digest,
+        "manifest_digest": proof.manifest,
+        "signatures": signatures.collect::<Vec<_>>(),
+    })
+}
+
+/// A time in RFC 3339; `None` where it is beyond all dates.
+fn time(seconds: i64) -> Option<String> {
+    Timestamp::from_second(seconds).ok().map(|time| time.to_string())
+}
