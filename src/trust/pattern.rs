@@ -15,11 +15,6 @@ impl Pattern {
         Self { pieces: text.split('*').map(str::to_owned).collect() }
     }
 
-    /// Makes a pattern of the pieces between its stars, in which a `*` stands for itself.
-    pub(super) fn of_pieces(pieces: Vec<String>) -> Self {
-        Self { pieces }
-    }
-
     /// True if the whole of `text` is as the pattern says.
     pub(super) fn matches(&self, text: &str) -> bool {
         let [first, between @ .., last] = &self.pieces[..] else {

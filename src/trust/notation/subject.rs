@@ -12,7 +12,7 @@ use x509_cert::der::{Tag, Tagged as _};
 use x509_cert::name::Name;
 
 use super::super::finding::shown;
-use super::super::pattern::Pattern;
+use crate::wildcard;
 
 /// Short names of attributes, and what they stand for.
 const NAMES: [(&str, &str); 15] = [
@@ -33,9 +33,13 @@ const NAMES: [(&str, &str); 15] = [
     ("EMAILADDRESS", "1.2.840.113549.1.9.1"),
 ];
 
+/// A character that no name has, instead of a star that stands for itself.
+const STAR: &str = "\0";
+
 /// The attributes that the subject of a signer's certificate has to have: `O=Acme,CN=*`.
 pub(in super::super) struct Subject {
-    wanted: Vec<(ObjectIdentifier, Pattern)>,
+    /// The values are patterns, with [`STAR`] for a star that stands for itself.
+    wanted: Vec<(ObjectIdentifier, String)>,
 }
 
 /// One byte of a text, and whether it stands for itself.
@@ -62,9 +66,12 @@ impl Subject {
 
     /// True if a name has all of the attributes.
     pub(super) fn matches(&self, name: &Name) -> bool {
-        let has = |(kind, pattern): &(ObjectIdentifier, Pattern)| {
+        let fits = |pattern: &str, text: &str| {
+            !text.contains(STAR) && wildcard::fits(pattern, &text.replace('*', STAR))
+        };
+        let has = |(kind, pattern): &(ObjectIdentifier, String)| {
             name.0.iter().flat_map(|part| part.0.iter()).any(|attribute| {
-                attribute.oid == *kind && text_of(attribute).is_some_and(|text| pattern.matches(text))
+                attribute.oid == *kind && text_of(attribute).is_some_and(|text| fits(pattern, text))
             })
         };
         self.wanted.iter().all(has)
@@ -72,7 +79,7 @@ impl Subject {
 }
 
 /// Reads `O=Acme`.
-fn attribute(part: &[Byte]) -> Result<(ObjectIdentifier, Pattern), String> {
+fn attribute(part: &[Byte]) -> Result<(ObjectIdentifier, String), String> {
     let Some(middle) = part.iter().position(|byte| *byte == Byte::Plain(b'=')) else {
         return Err("an attribute is written NAME=VALUE, as in O=Acme".to_owned());
     };
@@ -94,8 +101,12 @@ fn attribute(part: &[Byte]) -> Result<(ObjectIdentifier, Pattern), String> {
     if value.iter().any(|byte| matches!(byte, Byte::Plain(b'"' | b';' | b'<' | b'>'))) {
         return Err(format!("\", ;, < and > in the value of {} want a backslash", shown(&name)));
     }
-    let pieces = value.split(|byte| *byte == Byte::Plain(b'*')).map(plain_text);
-    Ok((kind, Pattern::of_pieces(pieces.collect::<Result<_, _>>()?)))
+    let mut pattern = String::new();
+    for (position, piece) in value.split(|byte| *byte == Byte::Plain(b'*')).enumerate() {
+        pattern.push_str(if position == 0 { "" } else { "*" });
+        pattern.push_str(&plain_text(piece)?.replace('*', STAR));
+    }
+    Ok((kind, pattern))
 }
 
 /// Takes the backslashes away.
