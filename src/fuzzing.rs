@@ -1,7 +1,7 @@
 //! The door for fuzzing: any bytes in, a panic if a promise is broken.
 //!
 //! Compiled for tests and for `cargo fuzz` only (`tests/fuzz`), which is a package of its own and
-//! sees nothing private: the parsers of `registry` and the codecs of `extract` are reached through
+//! sees nothing private: the parsers of `registry` and `trust` and the codecs of `extract` are reached through
 //! this one door instead of being made public. A test replays every input of `tests/fuzz/corpus`
 //! through the same functions.
 
@@ -12,13 +12,13 @@ use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::images_file::{self, Source};
 use crate::lockfile::Lockfile;
 use crate::state::{Owner, Platform};
-use crate::{extract, registry};
+use crate::{extract, registry, trust};
 
 /// One function under fuzzing.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their directories in `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("documents", registry::fuzzing::documents),
     ("hosts", registry::fuzzing::hosts),
     ("images_file", images_file),
@@ -26,6 +26,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("lockfile", lockfile),
     ("inventory", extract::fuzzing::inventory),
     ("references", references),
+    ("trust", trust::fuzzing::candidate),
     ("www_authenticate", registry::fuzzing::www_authenticate),
 ];
 

@@ -35,6 +35,6 @@ pub use resolved::{ConfigRecord, DocumentRecord, Labels, ResolvedImage};
 pub use selection::{LockedSelection, TagRule, TagSelection};
 pub use settings::{Limits, Mirror, Ownership, PullPolicy, RegistrySettings, Settings, Targets};
 pub use trust::{
-    Candidate, Evidence, Identity, Keyless, SignaturePlace, Signer, TrustPolicy, TrustRule, TrustStatus,
-    Verdict,
+    Candidate, Evidence, Identity, Keyless, SignaturePlace, Signer, SigstoreAnchor, SigstoreAnchorKind,
+    SigstoreRoot, TrustPolicy, TrustRule, TrustStatus, Verdict,
 };

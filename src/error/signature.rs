@@ -115,9 +115,17 @@ impl SignatureError {
     }
 }
 
+/// The findings that a message tells of: a registry may have many.
+const TOLD: usize = 8;
+
 /// The findings in a few words: `no signature`, `2 signatures, by …`.
 fn found(findings: &[Finding]) -> String {
-    let signers: Vec<&str> = findings.iter().filter_map(|finding| finding.by.as_deref()).collect();
+    let mut signers: Vec<&str> = Vec::new();
+    for signer in findings.iter().filter_map(|finding| finding.by.as_deref()) {
+        if !signers.contains(&signer) && signers.len() < TOLD {
+            signers.push(signer);
+        }
+    }
     let mut text = match findings.len() {
         0 => "no signature".to_owned(),
         1 => "1 signature".to_owned(),
@@ -133,9 +141,14 @@ fn found(findings: &[Finding]) -> String {
 /// The reasons of the refusals, each with the artifact it is about.
 fn reasons(findings: &[Finding]) -> String {
     let mut text = String::new();
-    for finding in findings {
+    for finding in findings.iter().take(TOLD) {
         text.push_str("; ");
         text.push_str(&finding.to_string());
+    }
+    if let Some(more @ 1..) = findings.len().checked_sub(TOLD) {
+        text.push_str("; and ");
+        text.push_str(&more.to_string());
+        text.push_str(" more");
     }
     text
 }

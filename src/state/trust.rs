@@ -300,3 +300,56 @@ impl Verdict {
         }
     }
 }
+
+/// The keys and certificates of a Sigstore that are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigstoreRoot {
+    /// The day of the root, where it is the one that is built in, `2026-10-23`.
+    pub built_in_date: Option<String>,
+    /// The digest of the root's file.
+    pub digest: BlobDigest,
+    /// Each of them, by kind.
+    pub anchors: Vec<SigstoreAnchor>,
+}
+
+/// One key or certificate of a Sigstore that is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigstoreAnchor {
+    /// The kind of its owner.
+    pub kind: SigstoreAnchorKind,
+    /// The address of its owner.
+    pub url: String,
+    /// The id of a log's key, or the SHA-256 of an authority's first certificate, in hex.
+    pub id: String,
+    /// The subject of an authority, `CN=…,O=…`.
+    pub subject: Option<String>,
+    /// The begin of its validity, in seconds since 1970.
+    pub start: Option<i64>,
+    /// The end of its validity; `None`: not known yet.
+    pub end: Option<i64>,
+}
+
+/// The owners of keys and certificates in a trusted root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SigstoreAnchorKind {
+    /// A CA that certifies identities.
+    CertificateAuthority,
+    /// A log of signatures.
+    Log,
+    /// A log of certificates.
+    CertificateLog,
+    /// An authority that says when.
+    TimestampAuthority,
+}
+
+impl SigstoreAnchorKind {
+    /// The word for scripts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CertificateAuthority => "certificate-authority",
+            Self::Log => "log",
+            Self::CertificateLog => "certificate-log",
+            Self::TimestampAuthority => "timestamp-authority",
+        }
+    }
+}

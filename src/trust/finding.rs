@@ -25,17 +25,24 @@ pub(super) struct Refused {
     pub(super) by: Option<String>,
     /// The reason, in words that go on after `sha256:0123456789ab: `.
     pub(super) reason: String,
+    /// The next step, where the refusal suggests one.
+    pub(super) hint: Option<String>,
 }
 
 impl Refused {
     /// Refuses a candidate of nobody in particular.
     pub(super) fn because(reason: impl Into<String>) -> Self {
-        Self { by: None, reason: reason.into() }
+        Self { by: None, reason: reason.into(), hint: None }
     }
 
     /// Names the signer whom the candidate claims to be of.
     pub(super) fn by(self, by: &str) -> Self {
         Self { by: Some(shown(by)), ..self }
+    }
+
+    /// Says what to do about it.
+    pub(super) fn aged(self, hint: String) -> Self {
+        Self { hint: Some(hint), ..self }
     }
 }
 

@@ -5,6 +5,7 @@ Each is small and does one thing, so that mutations stay close to something that
 found lie beside them; this script leaves those alone.
 """
 
+import base64
 import gzip
 import hashlib
 import io
@@ -269,6 +270,31 @@ def documents():
         write("documents", name, "\0".join(shown))
 
 
+# -------------------------------------------------------------------------------------------------------- trust
+
+SIGNING = pathlib.Path(__file__).parent.parent / "fixtures" / "signing"
+
+
+def trust():
+    """A manifest and its first layer, with a zero byte between; and files of keys, roots and a certificate."""
+    for name in (
+        "cosign2-p256", "cosign2-log", "cosign2-keyless", "cosign2-keyless-late", "cosign2-slsaprovenance-keyless",
+        "cosign3-p256", "cosign3-p256-log", "cosign3-keyless", "cosign3-keyless-mail", "cosign3-slsaprovenance1-keyless",
+        "message-p256", "message-keyless", "message-ed25519",
+        "notation-jws", "notation-jws-stamped", "notation-cose", "notation-cose-stamped",
+    ):
+        artifact = json.loads((SIGNING / f"{name}.json").read_text())
+        manifest = artifact["manifest"]
+        blob = artifact["blobs"][json.loads(manifest)["layers"][0]["digest"]]
+        layer = blob["text"].encode() if "text" in blob else base64.b64decode(blob["base64"])
+        write("trust", name, manifest.encode() + b"\0" + layer)
+        if name == "cosign3-keyless":
+            material = json.loads(layer)["verificationMaterial"]
+            write("trust", "certificate", base64.b64decode(material["certificate"]["rawBytes"]))
+    for name in ("p256.pub", "rsa1024.pub", "trusted_root.json", "notation-roots.pem"):
+        write("trust", name, (SIGNING / name).read_bytes())
+
+
 # -------------------------------------------------------------------------------------------------------- texts
 
 def texts():
@@ -368,3 +394,4 @@ if __name__ == "__main__":
     inventories()
     documents()
     texts()
+    trust()
