@@ -253,6 +253,9 @@ impl Lookups<'_> {
         image: &DesiredImage,
         known: &Mutex<Known>,
     ) -> Option<(Purpose<'d>, Question<'d>)> {
+        if let Some(locked) = image.locked.as_ref().filter(|locked| locked.platform != image.platform) {
+            return self.of_locked_index(image, &locked.digest, known);
+        }
         let (reference, platform) = (image.reference.clone(), image.platform.clone());
         match self.without_asking(image, self.recorded) {
             Some(Resolution::Locked(locked)) if self.locked_too => {
@@ -285,6 +288,33 @@ impl Lookups<'_> {
         } else {
             Permission::Granted
         }
+    }
+
+    /// Returns the question for an image that the lockfile fixes for another platform: the digest
+    /// is an index's, and holds for all of them.
+    fn of_locked_index<'d>(
+        &self,
+        image: &DesiredImage,
+        locked: &BlobDigest,
+        known: &Mutex<Known>,
+    ) -> Option<(Purpose<'d>, Question<'d>)> {
+        let (reference, platform) = (image.reference.clone(), image.platform.clone());
+        let is_recorded = known_digest(image, self.recorded).as_ref() == Some(locked);
+        let resolution = if is_recorded && !self.lacks_documents(image) {
+            Resolution::AsRecorded
+        } else if image.pull == PullPolicy::Never {
+            never_pulled(Absent::LockedImage)
+        } else if self.offline && !self.registries.is_local(&reference) {
+            forbidden_offline(Absent::LockedImage)
+        } else {
+            let purpose = Purpose::Image(reference.clone());
+            let pinned = Some(locked.clone());
+            return Some((
+                purpose,
+                Question::Image(ImageQuestion { reference, platform, known: None, pinned }),
+            ));
+        };
+        self.settle(reference, resolution, self.permission(image), known)
     }
 
     /// True if the image is recorded without the documents that are needed, and its registry may be

@@ -29,12 +29,13 @@ use super::steps::trust::judge;
 use super::verb_error::VerbError;
 use crate::bundle::{ArchiveWriter, Form};
 use crate::catalog::Catalog;
+use crate::diagnostic::nearest;
 use crate::digest::BlobDigest;
 use crate::error::{Error, InputError, InputFile, StoreError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::{Lockfile, MAX_TEXT};
 use crate::observe::Signatures;
-use crate::state::{Desired, Platform, Targets};
+use crate::state::{Desired, Observed, Platform, Targets};
 use crate::sys;
 
 /// The request to `export`.
@@ -125,6 +126,7 @@ pub fn export(
     };
     let catalog = Catalog::open_read_only(&session.home)?;
     let observed = run.observer(catalog.as_ref()).observe(&desired)?;
+    check_chosen(&desired, &observed, request, &loaded)?;
     let form = Form { index: request.index, docker: request.docker };
     let contents = Contents::of(
         session,
@@ -177,13 +179,8 @@ fn wanted(session: &Session, loaded: &Loaded, request: &ExportRequest) -> Result
                 || desired.selections.iter().any(|one| one.repository == reference.repository_alone())
         };
         if let Some(unlisted) = request.images.iter().find(|reference| !listed(reference)) {
-            return Err(InputError::NotListed {
-                option: "--image",
-                reference: unlisted.clone(),
-                nearest: loaded.file.nearest(unlisted).map(ToString::to_string),
-                images_file: loaded.name.clone(),
-            }
-            .into());
+            let nearest = loaded.file.nearest(unlisted).map(ToString::to_string);
+            return Err(not_listed(unlisted, nearest, loaded));
         }
         desired.images.retain(|image| request.images.contains(&image.reference));
         let wanted = |repository: &ImageRef| {
@@ -192,17 +189,36 @@ fn wanted(session: &Session, loaded: &Loaded, request: &ExportRequest) -> Result
         desired.selections.retain(|selection| wanted(&selection.repository));
     }
     if let Some(platform) = &request.platform {
-        for image in desired.images.iter_mut().filter(|image| image.platform != *platform) {
-            image.platform.clone_from(platform);
-            // The lockfile's word is for another platform.
-            image.locked = None;
-        }
-        for selection in desired.selections.iter_mut().filter(|one| one.platform != *platform) {
-            selection.platform.clone_from(platform);
-            selection.locked = None;
-        }
+        // What the lockfile says holds: a locked index is that of all platforms.
+        desired.images.iter_mut().for_each(|image| image.platform.clone_from(platform));
+        desired.selections.iter_mut().for_each(|selection| selection.platform.clone_from(platform));
     }
     Ok(desired)
+}
+
+/// Finds the first image that was named and that a selection of tags did not choose.
+fn check_chosen(
+    desired: &Desired,
+    observed: &Observed,
+    request: &ExportRequest,
+    loaded: &Loaded,
+) -> Result<(), VerbError> {
+    let chosen = || observed.selected.iter().map(|selected| &selected.image.reference);
+    let is_there = |reference: &ImageRef| {
+        desired.images.iter().any(|image| image.reference == *reference)
+            || chosen().any(|image| image == reference)
+            // Nobody knows; the repository has failed.
+            || observed.blocked_selections.iter().any(|one| one.repository == reference.repository_alone())
+    };
+    let Some(missing) = request.images.iter().find(|reference| !is_there(reference)) else { return Ok(()) };
+    let chosen: Vec<String> = chosen().map(ToString::to_string).collect();
+    let nearest = nearest(&missing.to_string(), chosen.iter().map(String::as_str)).map(str::to_owned);
+    Err(not_listed(missing, nearest, loaded))
+}
+
+fn not_listed(reference: &ImageRef, nearest: Option<String>, loaded: &Loaded) -> VerbError {
+    let (option, reference, images_file) = ("--image", reference.clone(), loaded.name.clone());
+    InputError::NotListed { option, reference, nearest, images_file }.into()
 }
 
 /// Reads the digests of all layers that a lockfile names.

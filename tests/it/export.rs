@@ -247,3 +247,41 @@ fn kept_blobs_need_no_registry_and_a_reader_that_leaves_is_told() {
     assert_eq!(output.stdout.trim(), "1", "{output}");
     assert!(output.stderr.contains("Broken pipe"), "{output}");
 }
+
+#[test]
+fn a_locked_index_holds_for_every_platform() {
+    let (sandbox, registry, _, index) = locked();
+    registry.edit(|content| {
+        let own = Layer::of(&[file("own", "moved")]);
+        let moved = content.image(&Image::new(&[own]).platform("linux/s390x"));
+        let index = content.index(false, &[moved]);
+        content.tag("team/one:1", &index);
+    });
+    let image = format!("{}/team/one:1", registry.name());
+    let export = || sandbox.msb("export --json --output out.tar --platform linux/s390x --image").arg(&image);
+    let exported = export().run().success().json();
+    assert_eq!(exported["images"][0]["digest"], index.digest(), "{exported:#}");
+    std::fs::remove_file(sandbox.work().join("images.lock")).unwrap();
+    let exported = export().run().success().json();
+    assert_ne!(exported["images"][0]["digest"], index.digest(), "the tag has moved");
+}
+
+#[test]
+fn a_tag_that_no_selection_chooses_makes_no_bundle() {
+    let mut content = BlobSet::default();
+    for tag in ["1.0.0", "2.0.0"] {
+        let image = content.image(&Image::new(&[Layer::of(&[file("tag", tag)])]));
+        content.tag(&format!("s:{tag}"), &image);
+    }
+    let registry = FakeRegistry::start(content);
+    let sandbox = Sandbox::new();
+    let selection = "images = [{ name = \"s\", tags = { semver = \">=1\", newest = 1 } }]";
+    sandbox.images(&format!("[registry.{:?}]\n{selection}\n", registry.name()));
+    let export = |tag: &str| {
+        sandbox.msb("export --output s.tar --image").arg(format!("{}/s:{tag}", registry.name())).run()
+    };
+    export("2.0.0").success();
+    let before = std::fs::read(sandbox.work().join("s.tar")).unwrap();
+    export("1.0.0").code(2).says("does not list").says("s:2.0.0");
+    assert!(std::fs::read(sandbox.work().join("s.tar")).unwrap() == before);
+}

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::load::{ImagesText, Loaded, understand};
 use super::lockfile::{locked_selections, use_lockfile};
 use crate::image_ref::ImageRef;
-use crate::state::{Desired, Owner};
+use crate::state::{Desired, Owner, PullPolicy};
 use crate::sync::request::{ImagesSource, Request};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -22,6 +22,11 @@ pub(crate) fn desire(session: &Session, loaded: &Loaded, request: &Request) -> R
         loaded.refuse_empty(request.allow_empty)?;
     }
     use_lockfile(session, loaded, &mut desired, request.locked)?;
+    if request.from.is_some() {
+        // Asking a bundle costs nothing, and its word is what was asked for.
+        desired.images.iter_mut().for_each(|image| image.pull = PullPolicy::Always);
+        desired.selections.iter_mut().for_each(|selection| selection.pull = PullPolicy::Always);
+    }
     Ok(desired)
 }
 
