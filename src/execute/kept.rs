@@ -48,17 +48,23 @@ fn remove_blobs(executor: &Executor<'_>, mut blobs: BTreeSet<BlobDigest>) -> Res
 }
 
 fn write_index(executor: &Executor<'_>) -> Result<(), Error> {
-    let index = kept_index(executor.catalog, &Blobs::of(executor.store.home().path()))?;
+    let index = kept_index(executor.catalog, &Blobs::of(executor.store.home().path()), &BTreeSet::new())?;
     Ok(store::write_blobs_index(executor.store.home(), &index)?)
 }
 
-/// Makes the index of the kept blobs: the recorded images all of whose blobs are there.
-pub(crate) fn kept_index(catalog: &Catalog, blobs: &Blobs) -> Result<Vec<u8>, Error> {
+/// Makes the index of the kept blobs: the recorded images all of whose blobs are there, and none of
+/// them among those that are `leaving`.
+pub(crate) fn kept_index(
+    catalog: &Catalog,
+    blobs: &Blobs,
+    leaving: &BTreeSet<BlobDigest>,
+) -> Result<Vec<u8>, Error> {
+    let has = |digest: &BlobDigest, size| !leaving.contains(digest) && blobs.has(digest, size);
     let is_whole = |row: &RecordedImage| {
         !row.blobs_kept_for.is_empty()
             && !row.documents.is_empty()
-            && row.documents.iter().all(|document| blobs.has(&document.digest, document.size))
-            && row.layers.iter().all(|layer| blobs.has(&layer.digest, layer.size))
+            && row.documents.iter().all(|document| has(&document.digest, document.size))
+            && row.layers.iter().all(|layer| has(&layer.digest, layer.size))
     };
     let images: Vec<BundleImage> = catalog
         .all()?

@@ -146,8 +146,9 @@ fn repair_in(
     Ok(())
 }
 
-/// Removes damaged blobs, and the damaged files of engines, which take those that are there for
-/// good ones; and notes that these images are to be loaded, whatever becomes of this run.
+/// Removes damaged blobs, after the index has ceased to name their images; and the damaged files of
+/// engines, which take those that are there for good ones, after it is noted that these images are
+/// to be loaded, whatever becomes of this run.
 fn make_way(
     session: &Session,
     home: &LockedHome,
@@ -156,20 +157,18 @@ fn make_way(
 ) -> Result<(), VerbError> {
     let modified = found.blobs.iter().filter(|blob| blob.status == PartStatus::Modified);
     let modified: BTreeSet<BlobDigest> = modified.map(|blob| blob.digest.clone()).collect();
-    for left in store::remove_blobs(home, &modified).kept.values() {
-        session.warn(left.to_string());
-    }
     if !modified.is_empty() {
-        let index = kept_index(catalog, &Blobs::of(home.path()))?;
+        let index = kept_index(catalog, &Blobs::of(home.path()), &modified)?;
         store::write_blobs_index(home, &index)?;
+        for left in store::remove_blobs(home, &modified).kept.values() {
+            session.warn(left.to_string());
+        }
     }
     let damaged = found.references.iter().filter(|reference| reference.status != PartStatus::Ok);
     let damaged: Vec<LoadedReference> = damaged.map(|reference| reference.loaded.clone()).collect();
+    catalog.begin_loads(&damaged)?;
     for loaded in &damaged {
         remove_damaged_files(session, loaded);
-    }
-    if !damaged.is_empty() {
-        catalog.begin_loads(&damaged)?;
     }
     Ok(())
 }

@@ -82,7 +82,7 @@ pub(crate) fn remove_kept_blobs(
     if !kept.is_there() {
         return Ok(());
     }
-    store::write_blobs_index(home, &kept_index(catalog, &kept)?)?;
+    store::write_blobs_index(home, &kept_index(catalog, &kept, &BTreeSet::new())?)?;
     // By what the catalog says now, without the images.
     let needed = catalog.blobs_needed_outside(&BTreeSet::new())?;
     let unneeded: BTreeSet<BlobDigest> =
