@@ -20,6 +20,7 @@ mod space;
 mod waitlist;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use crate::engine::Engines;
 use crate::error::{Defect, Error, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
-use crate::plan::{Fetch, Plan, PlannedImage, ToRecord};
+use crate::plan::{Fetch, Plan, PlannedImage, RowChange, ToRecord};
 use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::Registries;
@@ -121,6 +122,7 @@ impl Executor<'_> {
             (layers, feed.finish())
         });
         let loads = self.end_loads(plan, loaded, &mut waitlist);
+        self.note_rows(plan)?;
         kept::look_after_kept_blobs(self, plan)?;
         let stopped = self.cancel.is_cancelled();
         Ok(Outcome {
@@ -317,8 +319,12 @@ impl Executor<'_> {
     fn end_loads(&mut self, plan: &Plan, loaded: Vec<LoadResult>, waitlist: &mut Waitlist) -> usize {
         let mut count = 0;
         let mut errors: BTreeMap<usize, Option<Arc<Error>>> = BTreeMap::new();
-        for LoadResult { image, rows, error } in loaded {
+        let noted = if loaded.is_empty() { Vec::new() } else { self.catalog.loaded().unwrap_or_default() };
+        for LoadResult { image, mut rows, error } in loaded {
             count += rows.len();
+            for row in &mut rows {
+                note_files_as_made(row, &noted);
+            }
             let recorded = rows.iter().try_for_each(|row| self.catalog.end_load(row));
             let failed = error.or(recorded.err().map(|error| Arc::new(error.into())));
             let first = errors.entry(image).or_default();
@@ -330,6 +336,28 @@ impl Executor<'_> {
             self.reporter.report(plan.images[index].event(error));
         }
         count
+    }
+
+    /// Brings the rows up to date about references that engines have without a load.
+    fn note_rows(&mut self, plan: &Plan) -> Result<(), Error> {
+        let (mut notes, mut lost) = (Vec::new(), Vec::new());
+        for change in plan.row_changes() {
+            match change {
+                RowChange::Note(row) => notes.push(row),
+                RowChange::Drop(row) => lost.push(row.clone()),
+            }
+        }
+        // No run waits for another program without need.
+        if !notes.is_empty() {
+            self.catalog.end_loads(&notes)?;
+        }
+        if !lost.is_empty() {
+            self.catalog.forget_loads(&lost)?;
+        }
+        if !plan.unwanted.is_empty() {
+            self.catalog.unwant_loads(&plan.unwanted)?;
+        }
+        Ok(())
     }
 
     /// The change in the catalog for an image that has all its layers; `None`: nothing is to be
@@ -431,6 +459,20 @@ impl Executor<'_> {
     fn report_left(&self, left: &[Left]) {
         for left in left {
             self.reporter.report(Event::Warning(left.to_string()));
+        }
+    }
+}
+
+/// Lets `row` say of files that other images brought what was `noted` of them then: an engine takes
+/// a file that is there for a good one, and what it is now may be damage.
+fn note_files_as_made(row: &mut LoadedReference, noted: &[LoadedReference]) {
+    let of_others = noted.iter().filter(|other| other.listed.is_some() && other.name != row.name);
+    let known: BTreeMap<&Path, &str> = of_others
+        .flat_map(|other| other.files.iter().map(|file| (file.path.as_path(), file.digest.as_str())))
+        .collect();
+    for file in &mut row.files {
+        if let Some(digest) = known.get(file.path.as_path()) {
+            file.digest = (*digest).to_owned();
         }
     }
 }

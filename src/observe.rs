@@ -179,7 +179,6 @@ impl Observer<'_> {
         }
         observed.recorded = rows.into_iter().map(|row| (row.reference.clone(), row)).collect();
         observed.loaded = catalog.loaded()?;
-        observed.loaded.retain(|row| row.owner == desired.owner);
         observed.needed_elsewhere = if desired.prune {
             let inside = observed.recorded.keys().cloned().collect();
             catalog.layers_needed_outside(&inside)?

@@ -9,19 +9,22 @@
 
 mod contradiction;
 mod engine;
+mod engine_part;
 mod fetch;
 mod forget;
 mod image;
+mod names;
 mod need;
 mod part;
 mod reason;
 mod removal;
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(crate) use contradiction::contradiction;
+pub use engine_part::RowChange;
 pub use fetch::{Claim, DocumentFetch, Fetch};
 pub use forget::{Refusals, Removal, removals, removals_of, removals_of_owner};
 pub use image::{PlannedImage, ToRecord};
@@ -30,21 +33,23 @@ pub use reason::{Reason, Remains};
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{Action, Desired, Evidence, LoadedReference, Observed, Verdict};
-use engine::plan_engine_removals;
+use crate::state::{Action, Desired, EngineName, Evidence, LoadedReference, Observed, Verdict};
+use engine::{note_leaves, plan_engine_removals};
 use fetch::{plan_documents, plan_fetches};
 use image::{plan_blocked_selection, plan_image};
-use removal::{held, listed, plan_layer_removals, plan_removals, unlisted};
+use names::Names;
+use removal::{held, listed, plan_layer_removals, plan_removals, unlisted, wanted_images};
 
 /// Plans the way from `observed` to `desired`.
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
+    let names = Names::of(desired, &wanted_images(desired, observed).collect::<Vec<_>>(), observed);
     let mut images: Vec<PlannedImage> =
-        desired.images.iter().map(|image| plan_image(desired, image, None, observed)).collect();
+        desired.images.iter().map(|image| plan_image(desired, image, None, &names, observed)).collect();
     images.extend(
         observed
             .selected
             .iter()
-            .map(|selected| plan_image(desired, &selected.image, Some(&selected.rule), observed)),
+            .map(|selected| plan_image(desired, &selected.image, Some(&selected.rule), &names, observed)),
     );
     images.extend(observed.blocked_selections.iter().map(plan_blocked_selection));
     images.sort_by(|a, b| a.reference.cmp(&b.reference));
@@ -53,17 +58,18 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
 
     let listed = listed(desired, observed);
     let unlisted = unlisted(desired, &listed, observed);
+    let holds = held(desired, &listed, observed);
+    let engine_removals = plan_engine_removals(desired, &listed, holds, &names, &images, observed);
     if !desired.prune {
         let unlisted = unlisted.into_iter().map(|row| row.reference.clone()).collect();
-        return Plan { images, fetches, documents, unlisted, ..Plan::default() };
+        let unwanted = engine_removals.into_iter().filter(|row| row.wanted).collect();
+        return Plan { images, fetches, documents, unwanted, unlisted, ..Plan::default() };
     }
     let incomplete = observed.failed || images.iter().any(|image| image.part_error().is_some());
     images.extend(plan_removals(desired, &listed, &unlisted, observed));
     let layers_to_remove = plan_layer_removals(desired, &images, observed);
-    let holds = held(desired, &listed, observed);
-    let engine_removals = plan_engine_removals(desired, &listed, holds, &images, observed);
-    let mut plan =
-        Plan { images, fetches, documents, layers_to_remove, engine_removals, unlisted: Vec::new() };
+    note_leaves(&mut images, &engine_removals);
+    let mut plan = Plan { images, fetches, documents, layers_to_remove, engine_removals, ..Plan::default() };
     if incomplete {
         plan.hold_removals();
     }
@@ -84,15 +90,35 @@ pub struct Plan {
     pub layers_to_remove: Vec<BlobDigest>,
     /// The references to take out of engines (only with prune).
     pub engine_removals: Vec<LoadedReference>,
+    /// The references in engines that the owner wants no more, when prune is off, as far as that is
+    /// still to be noted.
+    pub unwanted: Vec<LoadedReference>,
     /// The images that the owner recorded and no longer lists, when prune is off: kept, but worth a
     /// word.
     pub unlisted: Vec<ImageRef>,
 }
 
 impl Plan {
-    /// Counts the images that change: all but those kept and blocked. Removals that wait count.
+    /// Counts the images that change: all but those that are kept, or blocked, and taken out of no
+    /// engine. Removals that wait count.
     pub fn changes(&self) -> usize {
-        self.images.iter().filter(|image| !matches!(image.action, Action::Keep | Action::Blocked)).count()
+        self.images.iter().filter(|image| image.changes()).count() + self.only_in_engines().len()
+    }
+
+    /// The images that are to be taken out of engines and that are neither listed nor recorded any
+    /// more, each with the engines.
+    pub fn only_in_engines(&self) -> BTreeMap<&ImageRef, BTreeSet<EngineName>> {
+        let known: BTreeSet<&ImageRef> = self.images.iter().map(|image| &image.reference).collect();
+        let mut found: BTreeMap<&ImageRef, BTreeSet<EngineName>> = BTreeMap::new();
+        for row in self.engine_removals.iter().filter(|row| !known.contains(&row.reference)) {
+            found.entry(&row.reference).or_default().insert(row.engine.name);
+        }
+        found
+    }
+
+    /// The changes of what is noted about engines, while they are told nothing.
+    pub fn row_changes(&self) -> impl Iterator<Item = &RowChange> {
+        self.images.iter().flat_map(|image| &image.row_changes)
     }
 
     /// Counts the images that have `action`.
@@ -120,11 +146,17 @@ impl Plan {
 
     /// True if there is nothing to do now, not even to note that another file wants an image.
     pub fn is_empty(&self) -> bool {
-        self.changes() == self.waiting().count()
-            && self.layers_to_remove.is_empty()
+        let is_due = |image: &PlannedImage| match image.action {
+            Action::Keep | Action::Blocked => false,
+            Action::Remove => !image.waits,
+            Action::Add | Action::Update | Action::Repair => true,
+        };
+        self.layers_to_remove.is_empty()
             && self.engine_removals.is_empty()
+            && self.unwanted.is_empty()
             && self.proofs().is_empty()
-            && !self.images.iter().any(|image| image.to_record == Some(ToRecord::Owner))
+            && self.row_changes().next().is_none()
+            && !self.images.iter().any(|image| is_due(image) || image.to_record == Some(ToRecord::Owner))
     }
 
     /// Lists the proofs of signatures that are to be noted, each once.
@@ -145,14 +177,15 @@ impl Plan {
             || self.images.iter().any(|image| image.action == Action::Remove && !image.waits)
     }
 
-    /// The images whose removal waits.
+    /// The images whose removal waits, that from engines too.
     pub fn waiting(&self) -> impl Iterator<Item = &ImageRef> {
         self.images.iter().filter(|image| image.waits).map(|image| &image.reference)
     }
 
     /// Lets all removals wait, those of the layers of replaced images too.
     pub fn hold_removals(&mut self) {
-        for image in self.images.iter_mut().filter(|image| image.action == Action::Remove) {
+        let removed = |image: &&mut PlannedImage| image.action == Action::Remove || !image.leaves.is_empty();
+        for image in self.images.iter_mut().filter(removed) {
             image.waits = true;
         }
         self.layers_to_remove.clear();
@@ -165,6 +198,7 @@ impl Plan {
         let is_listed = |name: &ImageRef| listed.contains(name) || listed.contains(&name.repository_alone());
         self.images.retain(|image| image.action != Action::Remove || !image.names.iter().any(is_listed));
         self.engine_removals.retain(|row| !is_listed(&row.reference));
+        note_leaves(&mut self.images, &self.engine_removals);
     }
 
     /// Leaves out all removals, and returns the layers that were to be removed: see
@@ -172,6 +206,7 @@ impl Plan {
     pub fn take_removals(&mut self) -> Vec<BlobDigest> {
         self.images.retain(|image| image.action != Action::Remove);
         self.engine_removals.clear();
+        note_leaves(&mut self.images, &[]);
         std::mem::take(&mut self.layers_to_remove)
     }
 
@@ -200,6 +235,7 @@ impl Plan {
         self.documents.extend(next.documents);
         self.layers_to_remove.extend(next.layers_to_remove);
         self.engine_removals.extend(next.engine_removals);
+        self.unwanted.extend(next.unwanted);
         self.unlisted = next.unlisted;
     }
 }

@@ -8,13 +8,16 @@ use rusqlite::{Connection, Result, Row, Transaction, params};
 
 use super::rows::{parse_name, text};
 use crate::digest::BlobDigest;
-use crate::state::{LoadedReference, Owner};
+use crate::state::{EngineSettings, LoadedReference, Owner};
 
 /// Reads all loads. A row that is garbled is nobody's.
 pub(super) fn all(conn: &Connection) -> Result<Vec<LoadedReference>> {
     let mut statement = conn.prepare_cached(
-        "SELECT owner, engine, name, reference, manifest_digest, listed_digest, files_json FROM sync_loads
-          ORDER BY engine, name, owner",
+        "SELECT load.owner, load.engine, load.name, load.reference, load.manifest_digest, load.listed_digest,
+                load.files_json, unwanted.name
+           FROM sync_loads AS load LEFT JOIN sync_loads_unwanted AS unwanted
+             ON unwanted.engine = load.engine AND unwanted.name = load.name AND unwanted.owner = load.owner
+          ORDER BY load.engine, load.name, load.owner",
     )?;
     let mut rows = statement.query([])?;
     let mut loads = Vec::new();
@@ -27,7 +30,7 @@ pub(super) fn all(conn: &Connection) -> Result<Vec<LoadedReference>> {
 fn load(row: &Row<'_>) -> Result<Option<LoadedReference>> {
     let (owner, engine, name) = (text(row, 0)?, text(row, 1)?, text(row, 2)?);
     let (reference, manifest) = (text(row, 3)?, text(row, 4)?);
-    let (listed, files) = (text(row, 5)?, text(row, 6)?);
+    let (listed, files, unwanted) = (text(row, 5)?, text(row, 6)?, text(row, 7)?);
     Ok((|| {
         Some(LoadedReference {
             owner: Owner(owner?),
@@ -37,13 +40,29 @@ fn load(row: &Row<'_>) -> Result<Option<LoadedReference>> {
             manifest: BlobDigest::parse(&manifest?).ok()?,
             listed: listed.and_then(|digest| BlobDigest::parse(&digest).ok()),
             files: files.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default(),
+            wanted: unwanted.is_none(),
         })
     })())
 }
 
-/// Notes a load. With `is_done`, it is what the engine lists; else it is under way.
+/// Notes a load. With `is_done`, it is what the engine lists, for all owners who have the name;
+/// else it is under way. A row of the same owner and engine with other settings goes.
 pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -> Result<()> {
     let (listed, files) = if is_done { (load.listed.as_ref(), &load.files[..]) } else { (None, &[][..]) };
+    let listed = listed.map(BlobDigest::as_str);
+    let (engine, files) = (json(&load.engine)?, json(&files)?);
+    for (other, owner) in same_name(tx, load)? {
+        if owner == load.owner.0 && other != engine {
+            drop_row(tx, &other, &load.name, &owner)?;
+        } else if owner != load.owner.0 && is_done {
+            tx.prepare_cached(
+                "UPDATE sync_loads SET manifest_digest = ?4, listed_digest = ?5, files_json = ?6
+                  WHERE engine = ?1 AND name = ?2 AND owner = ?3",
+            )?
+            .execute(params![other, load.name, owner, load.manifest.as_str(), listed, files])?;
+        }
+    }
+    want(tx, &engine, &load.name, &load.owner.0)?;
     tx.prepare_cached(
         "INSERT INTO sync_loads (engine, name, owner, reference, manifest_digest, listed_digest, files_json,
              since)
@@ -53,21 +72,55 @@ pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -
              files_json = excluded.files_json, since = excluded.since",
     )?
     .execute(params![
-        json(&load.engine)?,
+        engine,
         load.name,
         load.owner.0,
         load.reference.to_string(),
         load.manifest.as_str(),
-        listed.map(BlobDigest::as_str),
-        json(&files)?,
+        listed,
+        files,
     ])?;
     Ok(())
 }
 
+/// Lists the rows of the name of `load` in its engine: the text of each one's settings, and its
+/// owner.
+fn same_name(tx: &Transaction<'_>, load: &LoadedReference) -> Result<Vec<(String, String)>> {
+    let mut statement = tx.prepare_cached("SELECT engine, owner FROM sync_loads WHERE name = ?1")?;
+    let mut rows = statement.query([&load.name])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (Some(text), Some(owner)) = (text(row, 0)?, text(row, 1)?) else { continue };
+        let engine: Option<EngineSettings> = serde_json::from_str(&text).ok();
+        if engine.is_some_and(|engine| engine.is_same(&load.engine)) {
+            found.push((text, owner));
+        }
+    }
+    Ok(found)
+}
+
 /// Forgets a load.
 pub(super) fn forget(tx: &Transaction<'_>, load: &LoadedReference) -> Result<()> {
-    tx.prepare_cached("DELETE FROM sync_loads WHERE engine = ?1 AND name = ?2 AND owner = ?3")?
+    drop_row(tx, &json(&load.engine)?, &load.name, &load.owner.0)
+}
+
+/// Notes that the owner of a load does not want it any more.
+pub(super) fn unwant(tx: &Transaction<'_>, load: &LoadedReference) -> Result<()> {
+    tx.prepare_cached("INSERT OR IGNORE INTO sync_loads_unwanted (engine, name, owner) VALUES (?1, ?2, ?3)")?
         .execute(params![json(&load.engine)?, load.name, load.owner.0])?;
+    Ok(())
+}
+
+fn want(tx: &Transaction<'_>, engine: &str, name: &str, owner: &str) -> Result<()> {
+    tx.prepare_cached("DELETE FROM sync_loads_unwanted WHERE engine = ?1 AND name = ?2 AND owner = ?3")?
+        .execute([engine, name, owner])?;
+    Ok(())
+}
+
+fn drop_row(tx: &Transaction<'_>, engine: &str, name: &str, owner: &str) -> Result<()> {
+    want(tx, engine, name, owner)?;
+    tx.prepare_cached("DELETE FROM sync_loads WHERE engine = ?1 AND name = ?2 AND owner = ?3")?
+        .execute([engine, name, owner])?;
     Ok(())
 }
 

@@ -193,6 +193,13 @@ const OURS: &[Table] = &[
             "since",
         ],
     },
+    // Those of them that their owners do not want there any more, and that are still to be removed.
+    Table {
+        name: "sync_loads_unwanted",
+        body: "(engine TEXT NOT NULL, name TEXT NOT NULL, owner TEXT NOT NULL, \
+               PRIMARY KEY (engine, name, owner)) WITHOUT ROWID",
+        columns: &["engine", "name", "owner"],
+    },
     // Proofs that images are signed, by what their tags mean and by what judged them.
     Table {
         name: "sync_trust",
@@ -239,7 +246,8 @@ const OURS: &[Table] = &[
 type Migration = fn(&Connection, home: &Path) -> rusqlite::Result<()>;
 
 /// The steps, in order. Steps are only ever added: a released one never changes.
-const MIGRATIONS: &[Migration] = &[own_tables, lookup_indexes, layers_directories, own_tables, own_tables];
+const MIGRATIONS: &[Migration] =
+    &[own_tables, lookup_indexes, layers_directories, own_tables, own_tables, own_tables];
 
 fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
     OURS.iter().try_for_each(|table| create(conn, "CREATE TABLE IF NOT EXISTS", table))

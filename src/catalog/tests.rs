@@ -1371,13 +1371,25 @@ fn loads_are_noted_before_they_start_and_outlive_their_owners() {
         manifest: layer("a").digest,
         listed: Some(layer("b").digest),
         files: vec![EngineFile { path: "/srv/msb/x.erofs".into(), digest: "sha256:00".to_owned() }],
+        wanted: true,
     };
     let loads = [load("a:1", file("one")), load("a:1", file("two")), load("b:1", file("one"))];
     catalog.begin_loads(&loads).unwrap();
     let begun = |load: &LoadedReference| LoadedReference { listed: None, files: Vec::new(), ..load.clone() };
     assert_eq!(catalog.loaded().unwrap(), loads.clone().map(|load| begun(&load)));
     catalog.end_load(&loads[1]).unwrap();
-    assert_eq!(catalog.loaded().unwrap(), [begun(&loads[0]), loads[1].clone(), begun(&loads[2])]);
+    // The reference is what it is, whoever had it loaded.
+    assert_eq!(catalog.loaded().unwrap(), [loads[0].clone(), loads[1].clone(), begun(&loads[2])]);
+    catalog.unwant_loads(&loads[1..]).unwrap();
+    assert_eq!(
+        catalog.loaded().unwrap().iter().map(|load| load.wanted).collect::<Vec<_>>(),
+        [true, false, false]
+    );
+    catalog.end_load(&loads[1]).unwrap();
+    assert_eq!(
+        catalog.loaded().unwrap().iter().map(|load| load.wanted).collect::<Vec<_>>(),
+        [true, true, false]
+    );
     catalog.forget(&[reference(ALPINE)], None).unwrap();
     catalog.forget_loads(&[loads[0].clone(), loads[2].clone()]).unwrap();
     assert_eq!(sandbox.reader().loaded().unwrap(), [loads[1].clone()]);

@@ -216,7 +216,24 @@ impl WritableCatalog {
     /// # Errors
     /// The database cannot be written; it is then as it was.
     pub fn end_load(&mut self, load: &LoadedReference) -> Result<(), CatalogError> {
-        self.write("note a load in", |tx| loads::put(tx, load, true))
+        self.end_loads(&[load])
+    }
+
+    /// Notes the results of loads in one transaction.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn end_loads(&mut self, loads: &[&LoadedReference]) -> Result<(), CatalogError> {
+        self.write("note a load in", |tx| loads.iter().try_for_each(|load| loads::put(tx, load, true)))
+    }
+
+    /// Notes of loads that their owners do not want them any more: nobody but a removal has to do
+    /// with their references.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn unwant_loads(&mut self, loads: &[LoadedReference]) -> Result<(), CatalogError> {
+        self.write("note loads in", |tx| loads.iter().try_for_each(|load| loads::unwant(tx, load)))
     }
 
     /// Forgets loads, whose references the engines have no more, or which are another's by now.

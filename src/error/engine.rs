@@ -133,6 +133,7 @@ impl EngineError {
                 "install it, name its path with `command = …` under [engine.{engine}], or take the table out"
             )),
             Self::TooOld { engine, needed, .. } => Some(format!("update {engine} to {needed} or newer")),
+            Self::Unfit { .. } => Some("leave the engine out for it, with `engines = […]`".to_owned()),
             Self::Hung { .. } => Some("look what it waits for, then run again".to_owned()),
             _ => None,
         }

@@ -86,6 +86,7 @@ impl Loads {
                     manifest: manifest.clone(),
                     listed: None,
                     files: Vec::new(),
+                    wanted: true,
                 };
                 let rows = state.names.iter().map(row).collect();
                 let known = loads.iter_mut().find(|loads| *loads.engine.settings() == state.engine);

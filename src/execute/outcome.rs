@@ -21,8 +21,8 @@ pub struct Outcome {
     pub engine_removals: usize,
     /// The number of layer directories that this run removed.
     pub layers_removed: usize,
-    /// Images whose removal waits, since a wanted one is blocked or has failed; not among the
-    /// images above.
+    /// Images whose removal waits, since a wanted one is blocked or has failed. Those that are to
+    /// leave engines alone are among the images above.
     pub waiting: Vec<ImageRef>,
     /// The bytes of blobs received over the network.
     pub downloaded_bytes: u64,

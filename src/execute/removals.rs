@@ -1,5 +1,5 @@
 //! Taking references out of engines: only those that msb-sync has loaded, that are still what was
-//! loaded, and that no other owner has had loaded too. Never by force.
+//! loaded, and that nobody else wants there. Never by force.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::state::{EngineListing, EngineSettings, LoadedReference};
 #[derive(Default)]
 pub(crate) struct TakenOut {
     /// The rows that are ours no more: the reference is gone, is not what we loaded any more, or is
-    /// another owner's as well.
+    /// wanted by another owner, or in the same engine with other settings.
     pub(crate) gone: Vec<LoadedReference>,
     /// The references that somebody uses, with the engine's words; they stay ours.
     pub(crate) in_use: Vec<(LoadedReference, String)>,
@@ -43,7 +43,7 @@ pub(crate) fn take_out(
             }
         };
         let (ours, others): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|row| is_ours_alone(row, &listing, all));
+            rows.into_iter().partition(|row| is_ours_alone(row, &listing, unwanted, all));
         report.gone.extend(others.into_iter().cloned());
         let names: Vec<String> = ours.iter().map(|row| row.name.clone()).collect();
         if names.is_empty() {
@@ -66,9 +66,14 @@ pub(crate) fn take_out(
     report
 }
 
-/// True if the engine lists the reference of `row` by the digest that we loaded, and no other owner
-/// has had the same loaded.
-fn is_ours_alone(row: &LoadedReference, listing: &EngineListing, all: &[LoadedReference]) -> bool {
+/// True if the engine lists the reference of `row` by the digest that we loaded, and no row but
+/// those that are `unwanted` has the same name in this engine, or in one that may be the same.
+fn is_ours_alone(
+    row: &LoadedReference,
+    listing: &EngineListing,
+    unwanted: &[LoadedReference],
+    all: &[LoadedReference],
+) -> bool {
     let found = listing.images.get(&row.name);
     let is_ours = match (&row.listed, found) {
         (Some(digest), Some(found)) => found.contains(digest),
@@ -76,8 +81,13 @@ fn is_ours_alone(row: &LoadedReference, listing: &EngineListing, all: &[LoadedRe
         (None, Some(found)) => found.contains(&row.manifest),
         (_, None) => false,
     };
-    let of_another = |other: &&LoadedReference| {
-        other.owner != row.owner && other.engine == row.engine && other.name == row.name
+    let is_same = |one: &LoadedReference, other: &LoadedReference| {
+        one.owner == other.owner && one.engine == other.engine && one.name == other.name
     };
-    is_ours && !all.iter().any(|other| of_another(&other))
+    let is_wanted = |other: &&LoadedReference| {
+        other.name == row.name
+            && other.engine.may_be(&row.engine)
+            && !unwanted.iter().any(|unwanted| is_same(unwanted, other))
+    };
+    is_ours && !all.iter().any(|other| is_wanted(&other))
 }

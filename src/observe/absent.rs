@@ -82,7 +82,8 @@ impl<'a> Content<'a> {
             let digests: Vec<&BlobDigest> =
                 if listing.by_config { self.config.into_iter().collect() } else { self.digests.clone() };
             let names = engine.name.names_of(self.reference);
-            EngineState::of(engine, names, &digests, listing, &observed.loaded).to_load.is_some()
+            let rows = (&desired.owner, &observed.loaded[..]);
+            EngineState::of(engine, names, &digests, listing, rows).to_load.is_some()
         })
     }
 }

@@ -1,20 +1,23 @@
 //! One wanted image in a plan: what it is to be, the state of its parts, and what is to be recorded
 //! of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::contradiction::contradicted;
+use super::engine_part::{Meaning, RowChange, plan_engine};
+use super::names::Names;
 use super::need::Need;
 use super::part::{PlannedPart, deciding};
 use super::reason::Reason;
 use crate::digest::BlobDigest;
-use crate::error::{Defect, EngineError, Error};
+use crate::error::{Defect, Error};
 use crate::image_ref::ImageRef;
 use crate::progress::{Event, SignatureReport};
 use crate::state::{
-    Action, BlobsState, BlockedSelection, Desired, DesiredImage, DocumentDescriptor, EngineListing,
-    EngineSettings, EngineState, LayerDescriptor, LayersState, LockedImage, Observed, PartState, Platform,
-    RecordedImage, Resolution, ResolvedImage, TrustStatus, Verdict, size_of_layers,
+    Action, BlobsState, BlockedSelection, Desired, DesiredImage, DocumentDescriptor, EngineName, EngineState,
+    LayerDescriptor, LayersState, LockedImage, Observed, PartState, Platform, RecordedImage, Resolution,
+    ResolvedImage, TrustStatus, Verdict, size_of_layers,
 };
 
 /// One image in a [`Plan`](super::Plan).
@@ -28,6 +31,10 @@ pub struct PlannedImage {
     pub platform: Option<Platform>,
     /// The parts of the image. An image that goes, or of which nothing is known, has none.
     pub parts: Vec<PlannedPart>,
+    /// The engines that the image is taken out of (only with prune).
+    pub leaves: BTreeSet<EngineName>,
+    /// The rows about what engines were given that are out of date.
+    pub row_changes: Vec<RowChange>,
     /// The action on the image: that of the part which decides.
     pub action: Action,
     /// The reason for the action.
@@ -52,8 +59,8 @@ pub struct PlannedImage {
     pub to_record: Option<ToRecord>,
     /// The verdict about the image's signatures; `None` where no rule asks for one.
     pub verdict: Option<Verdict>,
-    /// True if a removal is put off: a wanted image is blocked or has failed, and what is to take
-    /// the place of this image may be just that.
+    /// True if a removal is put off, that of the image or those from engines: a wanted image is
+    /// blocked or has failed, and what is to take the place of this image may be just that.
     pub waits: bool,
 }
 
@@ -85,6 +92,19 @@ impl PlannedImage {
             PartState::Engine(state) => Some((state, part)),
             PartState::Layers(_) | PartState::Blobs(_) => None,
         })
+    }
+
+    /// The actions on the image in engines, also in those that it is taken out of.
+    pub fn engine_actions(&self) -> impl Iterator<Item = (EngineName, Action)> {
+        let parts = self.engines().map(|(state, part)| (state.engine.name, part.action()));
+        let is_part = |name: &EngineName| self.engines().any(|(state, _)| state.engine.name == *name);
+        let leaves = self.leaves.iter().copied().filter(move |name| !is_part(name));
+        parts.chain(leaves.map(|name| (name, Action::Remove)))
+    }
+
+    /// True if the plan changes something of the image.
+    pub fn changes(&self) -> bool {
+        !matches!(self.action, Action::Keep | Action::Blocked) || !self.leaves.is_empty()
     }
 
     /// The loads that the run has to do.
@@ -122,8 +142,8 @@ impl PlannedImage {
     /// The event that tells the end of the image: with the error if it failed.
     pub fn event(&self, error: Option<Arc<Error>>) -> Event {
         let (reference, action) = (self.reference.clone(), self.action);
-        let engines =
-            self.engines().map(|(state, part)| (state.engine.name.as_str(), part.action())).collect();
+        let engines = self.engine_actions().filter(|(_, action)| !(self.waits && *action == Action::Remove));
+        let engines = engines.map(|(engine, action)| (engine.as_str(), action)).collect();
         let reason = self.remark().unwrap_or_default();
         Event::Image { reference, action, reason, engines, signatures: self.signatures(), error }
     }
@@ -145,6 +165,8 @@ impl PlannedImage {
             names,
             platform,
             parts: Vec::new(),
+            leaves: BTreeSet::new(),
+            row_changes: Vec::new(),
             action: reason.action(),
             reason,
             chosen_by: None,
@@ -173,6 +195,7 @@ pub(super) fn plan_image(
     desired: &Desired,
     wanted: &DesiredImage,
     chosen_by: Option<&str>,
+    engine_names: &Names<'_>,
     observed: &Observed,
 ) -> PlannedImage {
     let names = wanted.reference.recorded_names();
@@ -184,14 +207,13 @@ pub(super) fn plan_image(
     if desired.targets.keeps_blobs {
         parts.push(plan_blobs(&parts[0].reason, &goal, observed));
     }
-    let engines = desired.targets.engines.iter();
-    let engines =
-        engines.filter(|engine| wanted.engines.as_ref().is_none_or(|wanted| wanted.contains(&engine.name)));
-    parts.extend(engines.map(|engine| plan_engine(engine, wanted, &goal, observed)));
+    let (in_engines, row_changes) = plan_engines(desired, wanted, &goal, engine_names, observed);
+    parts.extend(in_engines);
     // A wanted image has parts.
     let reason = deciding(&parts).map_or(Reason::InSync, |part| part.reason.clone());
     let mut planned = PlannedImage {
         parts,
+        row_changes,
         chosen_by: chosen_by.map(str::to_owned),
         previous: recorded.and_then(|recorded| recorded.digest.clone()),
         documents: goal.documents,
@@ -216,6 +238,33 @@ pub(super) fn plan_image(
         planned.to_record = is_new_to(desired, &planned, observed).then_some(ToRecord::Owner);
     }
     planned
+}
+
+/// Plans the parts in those engines of the run that are to have the image, and what is to be noted
+/// of them.
+fn plan_engines(
+    desired: &Desired,
+    wanted: &DesiredImage,
+    goal: &Goal,
+    names: &Names<'_>,
+    observed: &Observed,
+) -> (Vec<PlannedPart>, Vec<RowChange>) {
+    let image = Meaning {
+        owner: &desired.owner,
+        reference: &wanted.reference,
+        digest: goal.digest.as_ref(),
+        manifest: goal.manifest.as_ref(),
+        config: goal.config.as_ref(),
+        error: goal.error.as_ref(),
+    };
+    let (mut parts, mut row_changes) = (Vec::new(), Vec::new());
+    let is_wanted = |name: EngineName| wanted.engines.as_ref().is_none_or(|engines| engines.contains(&name));
+    for engine in desired.targets.engines.iter().filter(|engine| is_wanted(engine.name)) {
+        let (part, changes) = plan_engine(engine, &image, names, observed);
+        parts.push(part);
+        row_changes.extend(changes);
+    }
+    (parts, row_changes)
 }
 
 /// An image as it is to be after the run.
@@ -350,48 +399,6 @@ fn plan_blobs(rows: &Reason, goal: &Goal, observed: &Observed) -> PlannedPart {
         _ => Reason::InSync,
     };
     PlannedPart { state: PartState::Blobs(state), reason }
-}
-
-/// Plans the part of one engine.
-fn plan_engine(
-    engine: &EngineSettings,
-    wanted: &DesiredImage,
-    goal: &Goal,
-    observed: &Observed,
-) -> PlannedPart {
-    let names = engine.name.names_of(&wanted.reference);
-    let none = EngineListing::default();
-    let (listing, blocked) = match observed.engines.get(&engine.name) {
-        Some(Ok(listing)) => (&**listing, None),
-        Some(Err(error)) => (&none, Some(Arc::clone(error))),
-        None => (&none, Some(Arc::new(Defect::NotLookedUp.into()))),
-    };
-    // A config's digest means an image where the engine knows images by configs, and there alone.
-    let digests: Vec<&BlobDigest> = if listing.by_config {
-        goal.config.iter().collect()
-    } else {
-        goal.digest.iter().chain(&goal.manifest).collect()
-    };
-    let state = EngineState::of(engine, names, &digests, listing, &observed.loaded);
-    let unfit = || {
-        let is_unfit = listing.by_config && wanted.reference.tag().is_none();
-        is_unfit.then(|| Arc::new(unfit(engine.name.as_str(), &wanted.reference)))
-    };
-    let reason = if let Some(error) = goal.error.clone().or(blocked).or_else(unfit) {
-        Reason::Blocked(error)
-    } else {
-        match state.to_load {
-            Some(to_load) => Reason::Engine { engine: engine.name, to_load },
-            None => Reason::InSync,
-        }
-    };
-    PlannedPart { state: PartState::Engine(state), reason }
-}
-
-/// Makes the error for a reference without a tag in an engine that knows tags alone.
-fn unfit(engine: &'static str, reference: &ImageRef) -> Error {
-    let reason = "its image store knows no digests; write the tag before the digest, name:tag@digest";
-    EngineError::Unfit { engine, name: reference.to_string(), reason }.into()
 }
 
 /// True if the run needs the image's documents, and a row of the image does not name them.

@@ -12,7 +12,10 @@ use crate::image_ref::ImageRef;
 use crate::state::{Action, Desired, DesiredImage, LayerState, Observed, Owner, RecordedImage};
 
 /// The images that are to be there: those listed, and those chosen by selections.
-fn wanted_images<'a>(desired: &'a Desired, observed: &'a Observed) -> impl Iterator<Item = &'a DesiredImage> {
+pub(super) fn wanted_images<'a>(
+    desired: &'a Desired,
+    observed: &'a Observed,
+) -> impl Iterator<Item = &'a DesiredImage> {
     desired.images.iter().chain(observed.selected.iter().map(|selected| &selected.image))
 }
 

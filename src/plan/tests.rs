@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+mod engines;
+
 use super::part::deciding;
 use super::*;
 use crate::digest::{Algorithm, DiffId};

@@ -62,8 +62,9 @@ impl fmt::Display for EngineName {
     }
 }
 
-/// One `[engine.NAME]` table, complete but for defaults that the engine itself knows. Two equal
-/// values are one engine: the catalog keeps them as JSON, to find what was loaded where.
+/// One `[engine.NAME]` table, complete but for defaults that the engine itself knows. The catalog
+/// keeps it as JSON, to find what was loaded where. Two values that differ may be one engine:
+/// [`EngineSettings::is_same`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EngineSettings {
     /// The engine.
@@ -102,7 +103,34 @@ impl EngineSettings {
             snapshotter: None,
         }
     }
+
+    /// True if `other` is this engine: the same program with the same place for its images. The
+    /// command that runs it and the snapshotter make no difference, nor does a default that is
+    /// spelled out.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.home == other.home
+            && self.address.as_deref().unwrap_or(CONTAINERD) == other.address.as_deref().unwrap_or(CONTAINERD)
+            && self.may_be(other)
+    }
+
+    /// True if `other` is this engine, or may be: where nobody says where an engine has its images,
+    /// its environment may name any place.
+    pub fn may_be(&self, other: &Self) -> bool {
+        fn agree<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
+            one.is_none() || other.is_none() || one == other
+        }
+        self.name == other.name
+            && agree(self.home.as_ref(), other.home.as_ref())
+            && agree(self.address.as_ref(), other.address.as_ref())
+            && self.namespace.as_deref().unwrap_or(NAMESPACE)
+                == other.namespace.as_deref().unwrap_or(NAMESPACE)
+    }
 }
+
+/// The socket of containerd where nobody says otherwise.
+const CONTAINERD: &str = "/run/containerd/containerd.sock";
+/// The namespace of containerd that is used where nobody names one.
+const NAMESPACE: &str = "default";
 
 /// An engine's word about the images that it has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,6 +162,8 @@ pub struct LoadedReference {
     pub listed: Option<BlobDigest>,
     /// The digests of the engine's own files of the image, where they can be verified.
     pub files: Vec<EngineFile>,
+    /// False if the owner wants the reference there no more, and it is still to be removed.
+    pub wanted: bool,
 }
 
 /// A file of an engine, as it was after a load.
@@ -143,4 +173,43 @@ pub struct EngineFile {
     pub path: PathBuf,
     /// The `sha256:` digest of the content.
     pub digest: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn containerd(address: Option<&str>, namespace: Option<&str>) -> EngineSettings {
+        EngineSettings {
+            address: address.map(str::to_owned),
+            namespace: namespace.map(str::to_owned),
+            ..EngineSettings::new(EngineName::Containerd)
+        }
+    }
+
+    #[test]
+    fn an_engine_is_known_by_its_name_and_its_place() {
+        let podman = EngineSettings::new(EngineName::Podman);
+        let elsewhere = EngineSettings { command: "/usr/bin/podman".to_owned(), ..podman.clone() };
+        assert!(podman.is_same(&elsewhere) && podman != elsewhere);
+        assert!(!podman.may_be(&EngineSettings::new(EngineName::Docker)));
+
+        let plain = containerd(None, None);
+        let unpacked = EngineSettings { snapshotter: Some("native".to_owned()), ..plain.clone() };
+        assert!(plain.is_same(&unpacked));
+        assert!(plain.is_same(&containerd(Some("/run/containerd/containerd.sock"), Some("default"))));
+        // What the environment names as the socket nobody knows here.
+        let k3s = containerd(Some("/run/k3s/containerd/containerd.sock"), None);
+        assert!(!plain.is_same(&k3s) && plain.may_be(&k3s) && k3s.may_be(&plain));
+        assert!(!containerd(Some("/a"), None).may_be(&containerd(Some("/b"), None)));
+        let of_kubernetes = containerd(None, Some("k8s.io"));
+        assert!(!plain.is_same(&of_kubernetes) && !plain.may_be(&of_kubernetes));
+
+        let at = |home: Option<&str>| EngineSettings {
+            home: home.map(PathBuf::from),
+            ..EngineSettings::new(EngineName::Microsandbox)
+        };
+        assert!(at(Some("/a")).is_same(&at(Some("/a"))) && !at(Some("/a")).may_be(&at(Some("/b"))));
+        assert!(!at(None).is_same(&at(Some("/a"))) && at(None).may_be(&at(Some("/a"))));
+    }
 }

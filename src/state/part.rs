@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::document::DocumentDescriptor;
 use super::engine::{EngineListing, EngineSettings, LoadedReference};
 use super::layer::{LayerDescriptor, LayerState, size_of_layers};
+use super::owner::Owner;
 use crate::digest::BlobDigest;
 
 /// The state of one part of an image.
@@ -131,17 +132,23 @@ pub enum ToLoad {
 
 impl EngineState {
     /// Compares what `engine` lists under `names` with the digests that mean the image, and with
-    /// the rows of loads by us.
+    /// the rows of loads by us: where `owner` has none, those of others count.
     pub fn of(
         engine: &EngineSettings,
         names: Vec<String>,
         digests: &[&BlobDigest],
         listing: &EngineListing,
-        loaded: &[LoadedReference],
+        (owner, loaded): (&Owner, &[LoadedReference]),
     ) -> Self {
         let failed = |name: &String| {
-            let of_name = |row: &&LoadedReference| row.engine == *engine && row.name == *name;
-            loaded.iter().find(of_name).is_some_and(|row| row.listed.is_none())
+            let rows = loaded.iter().filter(|row| row.name == *name && row.engine.is_same(engine));
+            let (own, others): (Vec<_>, Vec<_>) = rows.partition(|row| row.owner == *owner);
+            let has_failed = |row: &LoadedReference| row.listed.is_none();
+            if own.is_empty() {
+                !others.is_empty() && others.into_iter().all(has_failed)
+            } else {
+                own.into_iter().any(has_failed)
+            }
         };
         let to_load = |name: &String| match listing.images.get(name) {
             None => Some(ToLoad::Absent),

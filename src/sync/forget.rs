@@ -67,20 +67,38 @@ impl Wish for Named {
 
     fn unwanted(
         &self,
-        _catalog: &Catalog,
+        catalog: &Catalog,
         leaving: &BTreeSet<&ImageRef>,
         mut loaded: Vec<LoadedReference>,
     ) -> Result<Vec<LoadedReference>, VerbError> {
-        loaded.retain(|row| leaving.contains(&row.reference));
+        let recorded = by_reference(catalog.all()?);
+        loaded.retain(|row| leaving.contains(&row.reference) || self.is_left_behind(row, &recorded));
         Ok(loaded)
     }
 
     fn removals(&self, catalog: &Catalog, _locked: bool) -> Result<Removals, VerbError> {
         let recorded = by_reference(catalog.all()?);
+        let mut references = self.0.clone();
+        for row in catalog.loaded()?.iter().filter(|row| self.is_left_behind(row, &recorded)) {
+            references.retain(|reference| !is_named(row, reference) || recorded.contains_key(reference));
+        }
         let images =
-            plan::removals_of(&self.0, &recorded).map_err(|refusals| refused(refusals, &recorded))?;
+            plan::removals_of(&references, &recorded).map_err(|refusals| refused(refusals, &recorded))?;
         Ok(Removals { images, recorded, waiting_for: Vec::new() })
     }
+}
+
+impl Named {
+    /// True if `row` is of one of the images, which was forgotten when its engine could not give it
+    /// up.
+    fn is_left_behind(&self, row: &LoadedReference, recorded: &BTreeMap<ImageRef, RecordedImage>) -> bool {
+        !recorded.contains_key(&row.reference) && self.0.iter().any(|reference| is_named(row, reference))
+    }
+}
+
+/// True if `reference` is the image of `row`, or the name by which the engine lists the image.
+fn is_named(row: &LoadedReference, reference: &ImageRef) -> bool {
+    row.reference == *reference || row.name == reference.to_string()
 }
 
 /// The wish that all goes that an owner has brought.

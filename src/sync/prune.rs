@@ -117,11 +117,30 @@ impl Unlisted {
             targets: settings.targets.clone(),
             prune: true,
         };
-        Ok(Self { request, loaded, desired, absent })
+        let mut unlisted = Self { request, loaded, desired, absent };
+        if let Some(catalog) = catalog {
+            let failed = unlisted.not_loaded(catalog.loaded()?);
+            unlisted.absent.extend(failed);
+        }
+        Ok(unlisted)
     }
 }
 
 impl Unlisted {
+    /// Finds the images that the file lists and whose last load into an engine has not ended well.
+    fn not_loaded(&self, mut loaded: Vec<LoadedReference>) -> BTreeSet<ImageRef> {
+        let names: BTreeMap<EngineName, BTreeSet<String>> =
+            EngineName::ALL.into_iter().map(|engine| (engine, self.names_in(engine))).collect();
+        loaded.retain(|row| {
+            row.owner == self.desired.owner
+                && row.listed.is_none()
+                && self.desired.targets.engines.contains(&row.engine)
+                && names[&row.engine.name].contains(&row.name)
+                && !self.absent.contains(&row.reference)
+        });
+        loaded.into_iter().map(|row| row.reference).collect()
+    }
+
     /// Lists the texts by which `engine` is to list what the file lists.
     fn names_in(&self, engine: EngineName) -> BTreeSet<String> {
         let file = &self.loaded.file;
@@ -178,10 +197,21 @@ impl Wish for Unlisted {
                 dead.insert(other);
             }
         }
+        let pull = Owner::pull();
+        let pulled: BTreeSet<ImageRef> =
+            catalog.owned_by(&pull)?.into_iter().map(|row| row.reference).collect();
         loaded.retain(|row| {
-            let engines = &self.desired.targets.engines;
-            let is_wanted = || engines.contains(&row.engine) && wanted[&row.engine.name].contains(&row.name);
-            if row.owner == *owner { !is_wanted() } else { dead.contains(&row.owner) }
+            let mut engines = self.desired.targets.engines.iter();
+            let mut is_wanted = || {
+                wanted[&row.engine.name].contains(&row.name)
+                    && engines.any(|engine| engine.may_be(&row.engine))
+            };
+            if row.owner == *owner {
+                return !is_wanted();
+            }
+            // An image that was forgotten while its engine could not give it up has no owner's file
+            // to see to it.
+            dead.contains(&row.owner) || row.owner == pull && !pulled.contains(&row.reference)
         });
         Ok(loaded)
     }

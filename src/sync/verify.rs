@@ -159,7 +159,10 @@ fn blobs_to_verify<'a>(
 /// The references that engines were given for owners who still want the images.
 fn references_to_verify(loaded: Vec<LoadedReference>, images: &[&RecordedImage]) -> Vec<VerifiedReference> {
     let is_wanted = |loaded: &LoadedReference| {
-        images.iter().any(|row| row.reference == loaded.reference && row.owners.contains(&loaded.owner))
+        loaded.wanted
+            && images
+                .iter()
+                .any(|row| row.reference == loaded.reference && row.owners.contains(&loaded.owner))
     };
     let verified =
         |loaded| VerifiedReference { loaded, status: PartStatus::Missing, detail: None, repaired: false };

@@ -229,6 +229,28 @@ fn a_damaged_file_of_an_engine_is_found_and_mended() {
 }
 
 #[test]
+fn a_file_that_was_damaged_before_a_load_is_noted_as_it_was_made() {
+    let (shop, settings) = with_engine("");
+    let files = fs::read_dir(shop.sandbox.work().join("msb/cache/layers")).unwrap();
+    let damaged = files.map(|file| file.unwrap().path()).max_by_key(|path| path.metadata().unwrap().len());
+    let damaged = damaged.unwrap();
+    let before = fs::read(&damaged).unwrap();
+    flip(&damaged);
+    shop.registry.edit(|content| {
+        let own = Layer::of(&[file("own", "own")]);
+        let image = content.image(&Image::new(&[shop.base.clone(), own]));
+        content.tag("c:1", &image);
+    });
+    shop.want(&settings, &["a:1", "b:1", "c:1"]);
+    applied(&shop.sandbox);
+    let found = shop.json("verify", 1);
+    assert_eq!(statuses(&found, "engines", "reference").len(), 3, "{found}");
+    shop.json("verify --repair", 0);
+    shop.json("verify", 0);
+    assert_eq!(fs::read(&damaged).unwrap(), before);
+}
+
+#[test]
 fn references_leave_engines_with_their_images_and_what_is_in_use_stays() {
     let (shop, settings) = with_engine("");
     let (a, b) = (shop.name("a:1"), shop.name("b:1"));

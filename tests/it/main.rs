@@ -20,6 +20,7 @@ mod disk;
 mod docker;
 mod docs;
 mod engine_output;
+mod engine_wishes;
 mod examples;
 mod export;
 mod faults;

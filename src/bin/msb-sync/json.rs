@@ -167,6 +167,9 @@ pub(crate) fn plan(plan: &Plan) -> Value {
         "download_bytes": plan.download_bytes(),
         "images": plan.images.iter().map(planned).collect::<Vec<_>>(),
         "layers_to_remove": plan.layers_to_remove,
+        "engine_removals": plan.engine_removals.iter().map(|row| {
+            json!({ "engine": row.engine.name, "reference": row.name })
+        }).collect::<Vec<_>>(),
     })
 }
 
@@ -185,8 +188,7 @@ fn planned(image: &PlannedImage) -> Value {
         "trust": trust::signatures(&image.signatures()),
         "error": image.part_error().map(|error| error_value(error)),
     });
-    let engines = image.engines();
-    add_engines(&mut value, engines.map(|(state, part)| (state.engine.name.as_str(), part.action())));
+    add_engines(&mut value, image.engine_actions().map(|(engine, action)| (engine.as_str(), action)));
     value
 }
 

@@ -12,7 +12,7 @@ use super::run::{LockedRun, Run};
 use crate::catalog::Catalog;
 use crate::execute::{Executor, Outcome};
 use crate::plan::{self, Plan};
-use crate::state::Observed;
+use crate::state::{Action, Observed};
 use crate::store;
 use crate::sync::verb_error::VerbError;
 
@@ -97,7 +97,7 @@ fn remove_last(run: Run<'_>, executor: &mut Executor<'_>, plan: &mut Plan, outco
 fn report_unchanged(run: Run<'_>, plan: &Plan) -> Outcome {
     let mut outcome = Outcome::default();
     outcome.waiting.extend(plan.waiting().cloned());
-    for image in plan.images.iter().filter(|image| !image.waits) {
+    for image in plan.images.iter().filter(|image| !(image.waits && image.action == Action::Remove)) {
         let error = image.error().cloned();
         outcome.images.push((image.reference.clone(), image.action, error.clone()));
         run.session.reporter.report(image.event(error));

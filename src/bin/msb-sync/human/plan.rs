@@ -1,10 +1,12 @@
 //! The plan for people: a row an image, and what it comes to.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use msb_sync::image_ref::ImageRef;
 use msb_sync::plan::{Plan, PlannedImage, Reason};
-use msb_sync::state::{Action, Platform, size_of_layers};
+use msb_sync::state::{Action, EngineName, Platform, size_of_layers};
 
 use super::trust;
 use crate::paint;
@@ -30,24 +32,45 @@ pub(crate) fn plan(plan: &Plan, file: &Path, platform: &Platform) -> String {
 
 fn write_rows(out: &mut String, plan: &Plan, platform: &Platform) {
     let rows: Vec<Vec<String>> = plan.images.iter().map(|image| row(image, plan, platform)).collect();
-    for (line, image) in table(&rows, "  ").lines().zip(&plan.images) {
+    let leaving = leaving(plan);
+    let images = plan.images.iter().map(|image| (image.action, Some(image)));
+    let images = images.chain(leaving.iter().map(|_| (Action::Remove, None)));
+    let rows: Vec<Vec<String>> = rows.into_iter().chain(leaving.iter().cloned()).collect();
+    for (line, (action, image)) in table(&rows, "  ").lines().zip(images) {
         let line = printable(line, false);
-        out.push_str(&match image.action {
+        out.push_str(&match action {
             Action::Add => paint::green(&line),
             Action::Update | Action::Repair => paint::yellow(&line),
             Action::Remove | Action::Blocked => paint::red(&line),
             Action::Keep => line,
         });
         out.push('\n');
-        if let Some(refusal) = trust::refusal(image.part_error().map(|error| &**error)) {
+        if let Some(refusal) =
+            trust::refusal(image.and_then(|image| image.part_error()).map(|error| &**error))
+        {
             out.push_str(&trust::details(refusal, "      "));
         }
     }
 }
 
+/// The rows of images that stay here and are taken out of engines, or are in engines alone.
+fn leaving(plan: &Plan) -> Vec<Vec<String>> {
+    let row = |reference: &ImageRef, engines: &BTreeSet<EngineName>, waits: bool| {
+        let engines: Vec<&str> = engines.iter().map(|engine| engine.as_str()).collect();
+        let waits = if waits { " · waits until nothing is blocked" } else { "" };
+        vec![format!("- {reference}"), "remove".to_owned(), format!("from {}{waits}", engines.join(", "))]
+    };
+    let staying = plan.images.iter().filter(|image| image.action != Action::Remove);
+    let staying = staying.filter(|image| !image.leaves.is_empty());
+    let mut rows: Vec<Vec<String>> =
+        staying.map(|image| row(&image.reference, &image.leaves, image.waits)).collect();
+    rows.extend(plan.only_in_engines().into_iter().map(|(image, engines)| row(image, &engines, false)));
+    rows
+}
+
 fn write_total(out: &mut String, plan: &Plan) {
     let here = bytes(plan.present_bytes());
-    let counts: Vec<String> = [
+    let mut counts: Vec<String> = [
         (Action::Add, "to add"),
         (Action::Update, "to update"),
         (Action::Repair, "to repair"),
@@ -61,6 +84,10 @@ fn write_total(out: &mut String, plan: &Plan) {
         format!("{} {what}{waits}", plan.count(action))
     })
     .collect();
+    let leaving = leaving(plan).len();
+    if leaving > 0 {
+        counts.push(format!("{leaving} to remove from engines"));
+    }
     let _ = if counts.is_empty() {
         writeln!(out, "In sync: nothing to do. {here} here.")
     } else {
@@ -110,6 +137,10 @@ fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> 
                 .cloned()
                 .collect();
             facts.push(format!("frees the layers of {}", bytes(size_of_layers(&freed))));
+            let engines: Vec<&str> = image.leaves.iter().map(|engine| engine.as_str()).collect();
+            if !engines.is_empty() {
+                facts.push(format!("from {}", engines.join(", ")));
+            }
         }
         _ => {}
     }

@@ -39,7 +39,7 @@ fn headline(applied: &Applied, time: &str) -> String {
     if outcome.images.is_empty() && outcome.failure.is_none() {
         return "Nothing to do: no images are listed.\n".to_owned();
     }
-    if changes.is_empty() && !failed {
+    if changes.is_empty() && !failed && outcome.engine_removals == 0 {
         let (head, images) = (paint::green("In sync"), plural(applied.unchanged(), "image"));
         return format!("{head}: {images}, nothing to do ({time}).\n");
     }
