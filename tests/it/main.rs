@@ -50,6 +50,7 @@ mod prune;
 mod real_engines;
 mod real_names;
 mod references;
+mod referrers;
 mod registries;
 mod removals;
 mod requests;

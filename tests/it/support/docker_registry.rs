@@ -1,7 +1,7 @@
 //! Debian's `docker-registry`, started for one test on a free port, killed when dropped.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -98,6 +98,31 @@ impl DockerRegistry {
         arguments.extend(more);
         arguments.extend([source, &target]);
         tool(self.directory.path(), "skopeo", &arguments);
+    }
+
+    /// Uploads the file at `path`, whose digest this is.
+    #[track_caller]
+    pub(crate) fn put_blob(&self, repository: &str, digest: &str, path: &Path) {
+        let uploads = format!("http://{}/v2/{repository}/blobs/uploads/", self.address);
+        let arguments = ["--silent", "--fail", "--include", "--request", "POST", &uploads];
+        let answer = String::from_utf8(tool(self.directory.path(), "curl", &arguments)).unwrap();
+        let location = answer.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap().trim();
+        let separator = if location.contains('?') { '&' } else { '?' };
+        self.put(&format!("{location}{separator}digest={digest}"), "application/octet-stream", path);
+    }
+
+    /// Puts the file at `path` under a tag or its digest, a manifest or an index as its type says.
+    #[track_caller]
+    pub(crate) fn put_manifest(&self, repository: &str, name: &str, media_type: &str, path: &Path) {
+        self.put(&format!("http://{}/v2/{repository}/manifests/{name}", self.address), media_type, path);
+    }
+
+    #[track_caller]
+    fn put(&self, url: &str, media_type: &str, path: &Path) {
+        let (kind, data) = (format!("Content-Type: {media_type}"), format!("@{}", path.display()));
+        let arguments =
+            ["--silent", "--fail", "--request", "PUT", "--header", &kind, "--data-binary", &data, url];
+        tool(self.directory.path(), "curl", &arguments);
     }
 
     /// The bytes of a blob or manifest, read from its data directory.

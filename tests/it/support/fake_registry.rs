@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::http::{Exchange, Front, Request, Response, Server, Shape};
-use super::image::{BlobSet, OCI_MANIFEST};
+use super::image::{BlobSet, OCI_INDEX, OCI_MANIFEST};
 
 /// How an answer differs from the right one.
 #[derive(Clone, Debug, Default)]
@@ -290,7 +290,7 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 
 fn repository_of(path: &str) -> Option<&str> {
     let rest = path.strip_prefix("/v2/")?;
-    let end = ["/manifests/", "/blobs/", "/tags/"].iter().find_map(|part| rest.rfind(part))?;
+    let end = ["/manifests/", "/blobs/", "/tags/", "/referrers/"].iter().find_map(|part| rest.rfind(part))?;
     Some(&rest[..end])
 }
 
@@ -322,6 +322,12 @@ pub(crate) fn serve(content: &BlobSet, request: &Request) -> Response {
             return error(404, "BLOB_UNKNOWN", "blob unknown to registry");
         };
         return with_range(Response::shared(200, "application/octet-stream", body), request);
+    }
+    if let Some(subject) = rest.strip_prefix("/referrers/") {
+        let Some(referrers) = &content.referrers else { return error(404, "NOT_FOUND", "no such page") };
+        let none = serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []});
+        let list = referrers.get(subject).unwrap_or(&none);
+        return Response::new(200, OCI_INDEX, list.to_string());
     }
     tags(content, repository, request)
 }

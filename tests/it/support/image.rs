@@ -365,6 +365,8 @@ pub(crate) struct BlobSet {
     pub(crate) types: BTreeMap<String, String>,
     /// Digests by `repository:tag`.
     pub(crate) tags: BTreeMap<String, String>,
+    /// What the API for referrers answers, by subject; `None`: there is no such API.
+    pub(crate) referrers: Option<BTreeMap<String, Value>>,
 }
 
 impl BlobSet {

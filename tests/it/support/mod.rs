@@ -11,6 +11,7 @@ pub(crate) mod nginx;
 pub(crate) mod recorded_disk;
 pub(crate) mod sandbox;
 mod self_tests;
+pub(crate) mod signing;
 pub(crate) mod tls;
 pub(crate) mod tools;
 pub(crate) mod tree;
