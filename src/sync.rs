@@ -16,6 +16,7 @@ mod lock;
 mod plan;
 mod prune;
 mod pull;
+mod trust_root;
 mod verify;
 
 mod pruned;
@@ -45,6 +46,7 @@ pub use steps::compare::{LayerStatus, VerifiedLayer};
 pub use steps::compare_blobs::{PartStatus, VerifiedBlob};
 pub use steps::compare_engines::VerifiedReference;
 pub use steps::unproven::UnprovenImage;
+pub use trust_root::{TrustRoot, built_in_root_date, trust_root};
 pub use verb_error::VerbError;
 pub use verify::{Verified, verify};
 

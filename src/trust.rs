@@ -37,7 +37,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-#[expect(unused_imports, reason = "the binary is about to tell it")]
 pub(crate) use self::root::BUILT_IN_ROOT_DATE;
 use self::root::Root;
 use self::rule::Rule;

@@ -76,7 +76,7 @@ impl TrustFileError {
 }
 
 impl SignatureError {
-    /// The message without the reasons of the refusals, which those who have room tell line by line.
+    /// The message without the reasons of the refusals, which others tell line by line.
     pub fn summary(&self) -> String {
         match self {
             Self::Refused { rule, expected, findings, .. } => {

@@ -11,6 +11,7 @@ use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::load::{Loaded, load};
 use super::steps::lockfile::{locked_choice, no_place};
+use super::steps::lockfile_place::LockfilePlace;
 use super::steps::trust::judge;
 use super::steps::{registries, replace};
 use super::verb_error::VerbError;
@@ -163,14 +164,20 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     // How a file is written is no change: git gives some users other line ends.
     let changed = failed.is_empty() && (old_text.is_none() || old != new);
     if !request.check {
-        let target = place.target()?;
-        replace::sweep(&target);
-        if changed {
-            replace::replace(&target, &new.to_string())?;
-        }
+        store(place, changed.then_some(&new))?;
     }
     let (path, name) = (place.path.clone(), place.name.clone());
     Ok(Relocked { path, name, changed, images, failed })
+}
+
+/// Writes the lockfile, if there is a new one, and sweeps what a killed run left beside it.
+fn store(place: &LockfilePlace, new: Option<&Lockfile>) -> Result<(), VerbError> {
+    let target = place.target()?;
+    replace::sweep(&target);
+    match new {
+        Some(new) => Ok(replace::replace(&target, &new.to_string())?),
+        None => Ok(()),
+    }
 }
 
 /// Asks what images mean now, and adds the answers to the entries, or to what failed. An image that

@@ -49,6 +49,8 @@ const INSPECT: Shape = &[
 ];
 const ROOTFS: Shape = &[("", "version rootfs"), ("rootfs[]", "")];
 const VERIFY: Shape = &[("", "version layers unproven"), ("layers[]", "digest status detail")];
+const ROOT: Shape =
+    &[("", "version source date digest believed"), ("believed[]", "kind url id subject from until")];
 const LOCK: Shape = &[
     ("", "version changed path images"),
     ("images[]", "reference platform digest previous action signed_by"),
@@ -125,6 +127,9 @@ const LINES: &[Line] = &[
     Line(&["apply"], "inspect REF", 0, INSPECT),
     Line(&["apply"], "inspect REF --rootfs", 0, ROOTFS),
     Line(&[], "inspect REF", 1, NOTHING),
+    Line(&[], "trust-root", 0, ROOT),
+    Line(&[], "trust-root images.toml", 0, ROOT),
+    Line(&[], "trust-root broken.toml", 2, NOTHING),
     Line(&["apply"], "verify", 0, VERIFY),
     Line(&["apply"], "verify REF", 0, VERIFY),
     Line(&["apply", "damage"], "verify", 1, VERIFY),

@@ -149,6 +149,10 @@ impl World {
         }
         copy_tree(&repository().join("examples"), &world.path("copy/examples"));
         copy_tree(&repository().join("images.toml"), &world.path("copy/images.toml"));
+        // Keys that the docs name beside their images files.
+        for key in ["cosign.pub", "cosign-next.pub", "ca.pem"] {
+            copy_tree(&repository().join("examples/trust").join(key), &world.path("copy").join(key));
+        }
         copy_tree(&repository().join("benches"), &world.path("copy/benches"));
         let known: String = CARGO_COMMANDS.iter().fold(String::new(), |mut text, command| {
             let _ = write!(text, "'{command}') exit 0 ;;\n  ");

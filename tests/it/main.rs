@@ -62,6 +62,7 @@ mod strangers;
 mod supply_chain;
 mod support;
 mod tag_lists;
+mod trust;
 mod untrusted;
 mod usage;
 mod verify;

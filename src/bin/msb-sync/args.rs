@@ -32,6 +32,20 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Tells whether `arguments` ask for more, where clap has stopped reading at `--version`.
+pub(crate) fn are_verbose(arguments: impl Iterator<Item = OsString>) -> bool {
+    let is_short = |argument: &str| {
+        let letters = argument.strip_prefix('-').unwrap_or_default();
+        !letters.is_empty()
+            && letters.bytes().all(|letter| matches!(letter, b'v' | b'V'))
+            && letters.contains('v')
+    };
+    arguments
+        .skip(1)
+        .filter_map(|argument| argument.into_string().ok())
+        .any(|argument| argument == "--verbose" || is_short(&argument))
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
@@ -96,6 +110,13 @@ pub(crate) enum Command {
     /// The former name of `forget`
     #[command(hide = true)]
     Remove(Remove),
+    /// Show which CAs and logs of Sigstore's are believed
+    TrustRoot {
+        /// The images file, whose `trusted-root` counts [default: images.toml where there is one,
+        /// else the root that is built in]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
     /// Write a commented starter images.toml (never overwrites)
     Init,
     /// Print the JSON Schema of the images file
@@ -125,6 +146,7 @@ impl Command {
             Self::Verify(_) => "verify",
             Self::Prune(_) => "prune",
             Self::Forget(_) | Self::Remove(_) => "forget",
+            Self::TrustRoot { .. } => "trust-root",
             Self::Init => "init",
             Self::Schema => "schema",
             Self::Completions { .. } => "completions",

@@ -11,6 +11,7 @@ mod manual;
 mod plan;
 mod prune;
 mod pull;
+mod trust_root;
 mod verify;
 mod watch;
 
@@ -60,6 +61,7 @@ fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbErro
         Command::Prune(args) => prune::run(args, &session()?, output),
         Command::Forget(args) => forget::run(args, &session()?, output),
         Command::Remove(_) => Ok(forget::renamed(output)),
+        Command::TrustRoot { file } => trust_root::run(file.as_deref(), &session()?, output),
         Command::Init => init::run(output),
         Command::Schema => {
             output.result(msb_sync::sync::json_schema());

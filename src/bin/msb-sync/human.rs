@@ -22,6 +22,7 @@ pub(crate) use lock::relocked;
 pub(crate) use meter::Meter;
 pub(crate) use plan::plan;
 pub(crate) use summary::summary;
+pub(crate) use trust::{trust_root, version};
 pub(crate) use upkeep::{pruned, verified};
 
 use crate::text::{bytes, plural, printable, short};

@@ -21,6 +21,8 @@ use crate::streams;
 
 mod trust;
 
+pub(crate) use trust::root as trust_root;
+
 const VERSION: u32 = 1;
 
 /// Parts of a config that the catalog keeps and nobody asks for.

@@ -16,10 +16,11 @@ mod signals;
 mod streams;
 mod text;
 
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::sync::Arc;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use msb_sync::cancel::Cancel;
 
 use args::Cli;
@@ -30,7 +31,13 @@ fn main() -> ExitCode {
     msb_sync::limit_allocator_arenas();
     msb_sync::raise_open_files_limit();
     signals::survive_file_limits();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        if error.kind() == ErrorKind::DisplayVersion && args::are_verbose(std::env::args_os()) {
+            streams::print(&human::version());
+            process::exit(0);
+        }
+        error.exit()
+    });
     let output = Output::new(&cli.global);
     let cancel = Cancel::new();
     if let Err(error) = signals::watch(cancel.clone(), Arc::clone(&output.human)) {

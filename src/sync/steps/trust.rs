@@ -19,17 +19,25 @@ const MAX_FILE: u64 = 4 << 20;
 pub(crate) fn judge(policy: &TrustPolicy) -> Result<Judge, VerbError> {
     let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
     for path in policy.files() {
-        let bytes = sys::read_regular(path, MAX_FILE).map_err(|error| {
-            InputError::TrustFile(TrustFileError {
-                path: path.to_owned(),
-                rule: rule_of(policy, path),
-                reason: error.to_string(),
-                hint: None,
-            })
-        })?;
+        let bytes = read_file(path, &rule_of(policy, path))?;
         files.insert(path.to_owned(), bytes);
     }
     Ok(Judge::new(policy, &files).map_err(InputError::TrustFile)?)
+}
+
+/// Reads a file of keys or roots, which `rule` names.
+///
+/// # Errors
+/// The file is missing, too large, or not a regular one.
+pub(crate) fn read_file(path: &Path, rule: &str) -> Result<Vec<u8>, InputError> {
+    sys::read_regular(path, MAX_FILE).map_err(|error| {
+        InputError::TrustFile(TrustFileError {
+            path: path.to_owned(),
+            rule: rule.to_owned(),
+            reason: error.to_string(),
+            hint: None,
+        })
+    })
 }
 
 /// The place of the first rule that names the file, for people.

@@ -1,11 +1,16 @@
-//! Signatures for people: who signed an image, and why none of its signatures will do.
+//! Signatures for people: who signed an image, why none of its signatures will do, and who is
+//! believed.
+
+use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use msb_sync::error::{Error, SignatureError};
 use msb_sync::progress::SignatureReport;
-use msb_sync::state::Evidence;
+use msb_sync::state::{Evidence, SigstoreAnchor};
+use msb_sync::sync::TrustRoot;
 
-use crate::text::wrapped;
+use crate::paint;
+use crate::text::{printable, table, wrapped};
 
 /// The columns that every terminal has.
 const WIDTH: usize = 80;
@@ -55,4 +60,42 @@ pub(super) fn proof(proof: &Evidence) -> Vec<String> {
     lines.push(format!("rule {}, fingerprint {}", proof.rule, proof.judged_by));
     lines.extend(proof.candidates.iter().map(|candidate| format!("signature {}", candidate.digest)));
     lines
+}
+
+/// The keys and certificates that are believed, as `trust-root` prints them.
+pub(crate) fn trust_root(root: &TrustRoot) -> String {
+    let source = match (&root.file, &root.root.built_in_date) {
+        (Some(file), _) => file.display().to_string(),
+        (None, Some(date)) => format!("the built-in one of {date}"),
+        (None, None) => "the built-in one".to_owned(),
+    };
+    let mut out = format!("{}: {}\n", paint::bold("Trusted root"), printable(&source, false));
+    let _ = writeln!(out, "{}\n", root.root.digest);
+    let head = ["BELIEVED", "WHO", "FROM", "UNTIL", "ID"].map(str::to_owned).to_vec();
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(root.root.anchors.iter().map(row)).collect();
+    out.push_str(&printable(&table(&rows, "  "), true));
+    let _ = writeln!(out, "\n{} keys and certificates.", root.root.anchors.len());
+    out
+}
+
+fn row(anchor: &SigstoreAnchor) -> Vec<String> {
+    let day = |at: Option<i64>| {
+        let at = at.and_then(|at| Timestamp::from_second(at).ok());
+        at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d").to_string())
+    };
+    let id = anchor.id.get(..16).map_or_else(|| anchor.id.clone(), |start| format!("{start}…"));
+    let who = match (&anchor.subject, anchor.url.is_empty()) {
+        (Some(subject), true) => subject.clone(),
+        _ => anchor.url.clone(),
+    };
+    vec![anchor.kind.as_str().to_owned(), who, day(anchor.start), day(anchor.end), id]
+}
+
+/// The version, and the date of the root that is built in, as `--version -v` prints them.
+pub(crate) fn version() -> String {
+    format!(
+        "msb-sync {}\nSigstore's trusted root, built in: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        msb_sync::sync::built_in_root_date()
+    )
 }

@@ -1,9 +1,12 @@
-//! Signatures for machines: who signed an image, and by what proof.
+//! Signatures for machines: who signed an image, by what proof, and who is believed.
 
 use jiff::Timestamp;
 use msb_sync::progress::SignatureReport;
-use msb_sync::state::{Evidence, TrustStatus};
+use msb_sync::state::{Evidence, SigstoreAnchor, TrustStatus};
+use msb_sync::sync::TrustRoot;
 use serde_json::{Value, json};
+
+use super::{VERSION, path};
 
 /// The object `trust` of an image.
 pub(super) fn signatures(report: &SignatureReport) -> Value {
@@ -40,6 +43,28 @@ pub(super) fn evidence(proof: &Evidence) -> Value {
         "digest": proof.digest,
         "manifest_digest": proof.manifest,
         "signatures": signatures.collect::<Vec<_>>(),
+    })
+}
+
+/// The document of `trust-root`.
+pub(crate) fn root(root: &TrustRoot) -> Value {
+    json!({
+        "version": VERSION,
+        "source": root.file.as_deref().map_or_else(|| "built-in".to_owned(), path),
+        "date": root.root.built_in_date,
+        "digest": root.root.digest,
+        "believed": root.root.anchors.iter().map(anchor).collect::<Vec<_>>(),
+    })
+}
+
+fn anchor(anchor: &SigstoreAnchor) -> Value {
+    json!({
+        "kind": anchor.kind.as_str(),
+        "url": anchor.url,
+        "id": anchor.id,
+        "subject": anchor.subject,
+        "from": anchor.start.and_then(time),
+        "until": anchor.end.and_then(time),
     })
 }
 
