@@ -4,10 +4,13 @@
 //! an image, named by its manifest. It believes whatever lies there: so we note what they hold. A
 //! killed load leaves copies of blobs behind, which msb never removes: so we do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde::Deserialize;
 
@@ -19,6 +22,7 @@ use crate::digest::{Algorithm, BlobDigest, DiffId, Hasher};
 use crate::error::EngineError;
 use crate::state::{EngineFile, EngineListing, EngineSettings};
 use crate::sys;
+use crate::threads::lock;
 
 /// The start and the end of the name of a blob that a load is reading; the number of the process is
 /// between them.
@@ -29,6 +33,20 @@ const CHUNK: usize = 256 << 10;
 pub(super) struct Microsandbox {
     program: Program,
     version: Version,
+    /// The digests of files that this run has hashed: images share most of their layers.
+    hashed: Mutex<HashMap<PathBuf, (Stamp, String)>>,
+}
+
+/// A file as it was when it was hashed: device, inode, size, and the times of its last changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp([i64; 4], [u64; 3]);
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Self> {
+        let found = file.metadata()?;
+        let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+        Ok(Self(times, [found.dev(), found.ino(), found.size()]))
+    }
 }
 
 #[derive(Deserialize)]
@@ -42,7 +60,7 @@ impl Microsandbox {
         if let Some(home) = program.settings().home.clone() {
             program.set("MSB_HOME", home);
         }
-        Self { program, version: Version::at_least((0, 5, 4), "0.5.4") }
+        Self { program, version: Version::at_least((0, 5, 4), "0.5.4"), hashed: Mutex::default() }
     }
 
     /// Tells where msb keeps what it has loaded.
@@ -53,9 +71,15 @@ impl Microsandbox {
         Some(home.join("cache"))
     }
 
-    /// Hashes the regular file at `path`.
+    /// Hashes the regular file at `path`, unless this run has done so since the file last changed.
     fn hash(&self, path: &Path) -> io::Result<String> {
         let mut file = sys::open_regular(path)?;
+        let stamp = Stamp::of(&file)?;
+        if let Some((known, digest)) = lock(&self.hashed).get(path)
+            && *known == stamp
+        {
+            return Ok(digest.clone());
+        }
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let mut buffer = vec![0; CHUNK];
         loop {
@@ -63,10 +87,13 @@ impl Microsandbox {
                 return Err(io::Error::other("stopped"));
             }
             match file.read(&mut buffer)? {
-                0 => return Ok(hasher.finish_text()),
+                0 => break,
                 count => hasher.update(&buffer[..count]),
             }
         }
+        let digest = hasher.finish_text();
+        lock(&self.hashed).insert(path.to_owned(), (stamp, digest.clone()));
+        Ok(digest)
     }
 }
 
@@ -114,6 +141,10 @@ impl Engine for Microsandbox {
                 Ok(digest) => files.push(EngineFile { path, digest }),
                 // Another version may keep no such file.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) if self.program.cancel().is_cancelled() => {
+                    let engine = self.program.settings().name.as_str();
+                    return Err(EngineError::Stopped { engine, doing: "msb load".to_owned() });
+                }
                 Err(error) => {
                     let reason = format!("{}: {error}", path.display());
                     return Err(unreadable(&self.program, "msb load", &reason));

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 use super::*;
+use crate::digest::{Algorithm, BlobDigest, DiffId};
 use crate::error::EngineError;
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -344,4 +345,38 @@ fn the_blobs_of_dead_loads_are_swept_and_no_others() {
     wanted.push(format!("load-{}-2.blob", i32::MAX));
     wanted.sort();
     assert_eq!(left, wanted);
+}
+
+#[test]
+fn files_are_hashed_again_where_they_changed() {
+    let bench = Bench::new();
+    let mut settings = EngineSettings::new(EngineName::Microsandbox);
+    settings.home = Some(bench.path("msb"));
+    let msb = bench.engines.of(&settings);
+    let digest = |text: &str| BlobDigest::of(Algorithm::Sha256, text.as_bytes());
+    let diff_id = DiffId::of(Algorithm::Sha256, b"layer");
+    let path = bench.path("msb/cache/layers").join(format!("{}.erofs", diff_id.as_str().replace(':', "_")));
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let layers = [(digest("blob"), diff_id)];
+    let hashed = |content: &str| {
+        fs::write(&path, content).unwrap();
+        // Twice: the second time from memory.
+        let both = [1, 2].map(|_| msb.files(&digest("manifest"), &layers).unwrap());
+        assert_eq!(both[0], both[1]);
+        assert_eq!(
+            both[0].iter().map(|file| file.digest.as_str()).collect::<Vec<_>>(),
+            [digest(content).as_str()]
+        );
+    };
+    hashed("one");
+    // Clocks of file systems tick a hundred times a second.
+    std::thread::sleep(Duration::from_millis(20));
+    hashed("two");
+    hashed("three");
+    fs::remove_file(&path).unwrap();
+    assert!(msb.files(&digest("manifest"), &layers).unwrap().is_empty());
+    bench.cancel.cancel();
+    fs::write(&path, "four").unwrap();
+    let error = msb.files(&digest("manifest"), &layers).unwrap_err();
+    assert!(matches!(error, EngineError::Stopped { .. }), "{error}");
 }

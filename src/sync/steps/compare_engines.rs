@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::compare_blobs::PartStatus;
 use crate::digest::{Algorithm, BlobDigest, Hasher};
@@ -40,6 +40,8 @@ pub(crate) fn compare_engines(
     references: Vec<&mut VerifiedReference>,
 ) -> Result<(), VerbError> {
     let mut listings: BTreeMap<EngineSettings, Result<EngineListing, EngineError>> = BTreeMap::new();
+    // Images share most of their files: each is read once.
+    let mut compared: BTreeMap<(PathBuf, String), Option<(PartStatus, String)>> = BTreeMap::new();
     for reference in references {
         let settings = &reference.loaded.engine;
         let listing = listings.entry(settings.clone()).or_insert_with(|| engines.of(settings).list());
@@ -51,11 +53,10 @@ pub(crate) fn compare_engines(
             Ok(listing) => compare_reference(&reference.loaded, listing),
         };
         if reference.status == PartStatus::Ok {
-            let found = reference
-                .loaded
-                .files
-                .iter()
-                .find_map(|file| compare_file(session, &file.path, &file.digest));
+            let found = reference.loaded.files.iter().find_map(|file| {
+                let compared = compared.entry((file.path.clone(), file.digest.clone()));
+                compared.or_insert_with(|| compare_file(session, &file.path, &file.digest)).clone()
+            });
             if let Some((status, detail)) = found {
                 (reference.status, reference.detail) = (status, Some(detail));
             }
