@@ -56,6 +56,7 @@ mod removals;
 mod requests;
 mod selections;
 mod services;
+mod signing_live;
 mod sparse;
 mod stop;
 mod strangers;
