@@ -1,9 +1,9 @@
 //! The door for fuzzing: any bytes in, a panic if a promise is broken.
 //!
 //! Compiled for tests and for `cargo fuzz` only (`tests/fuzz`), which is a package of its own and
-//! sees nothing private: the parsers of `registry` and `trust` and the codecs of `extract` are reached through
-//! this one door instead of being made public. A test replays every input of `tests/fuzz/corpus`
-//! through the same functions.
+//! sees nothing private: the parsers of `registry` and `trust` and the codecs of `extract` are
+//! reached through this one door instead of being made public. A test replays every input of
+//! `tests/fuzz/corpus` through the same functions.
 
 use std::path::Path;
 

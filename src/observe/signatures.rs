@@ -73,8 +73,8 @@ pub(crate) enum Judged {
 }
 
 impl<'a> Signatures<'a> {
-    /// Makes whoever judges by `judge` and by the proofs in the catalog of `home`. Nothing is opened
-    /// yet.
+    /// Makes whoever judges by `judge` and by the proofs in the catalog of `home`. Nothing is
+    /// opened yet.
     pub(crate) fn new(judge: &'a Judge, registries: &'a Registries, home: &'a Path) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX);

@@ -189,7 +189,7 @@ fn wanted(session: &Session, loaded: &Loaded, request: &ExportRequest) -> Result
         desired.selections.retain(|selection| wanted(&selection.repository));
     }
     if let Some(platform) = &request.platform {
-        // What the lockfile says holds: a locked index is that of all platforms.
+        // The lockfile's word holds: a locked index is that of all platforms.
         desired.images.iter_mut().for_each(|image| image.platform.clone_from(platform));
         desired.selections.iter_mut().for_each(|selection| selection.platform.clone_from(platform));
     }
