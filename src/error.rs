@@ -133,6 +133,8 @@ pub enum Absent {
     LockedImage,
     /// Some layers of a recorded image.
     Layers,
+    /// The documents of a recorded image.
+    Documents,
     /// Any tag that fits this rule.
     Tag(String),
 }
@@ -143,6 +145,7 @@ impl fmt::Display for Absent {
             Self::Image => f.write_str("not here"),
             Self::LockedImage => f.write_str("not here as the lockfile has it"),
             Self::Layers => f.write_str("not all of its layers are here"),
+            Self::Documents => f.write_str("its manifest is not kept here"),
             Self::Tag(rule) => write!(f, "no tag here fits {rule}"),
         }
     }
@@ -239,6 +242,17 @@ impl Error {
             Self::Registry(error) => error.retry_at(),
             Self::LockedDigest { source, .. } => source.retry_at(),
             _ => None,
+        }
+    }
+
+    /// True if nothing was learnt from the registry: it was not reached, gave no answer, or said
+    /// that it has a problem itself.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_outage(),
+            Self::LockedDigest { source, .. } => source.is_outage(),
+            Self::Several(errors) => errors.iter().all(|error| error.is_outage()),
+            _ => false,
         }
     }
 

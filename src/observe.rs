@@ -278,9 +278,12 @@ impl Observer<'_> {
             if matches!(resolution, Resolution::AsRecorded)
                 && (wanted.pull == PullPolicy::Never || may_not_ask)
             {
-                let lacks =
-                    content.is_none_or(|content| content.absent(desired, wanted, observed).next().is_some());
                 let blocked = if wanted.pull == PullPolicy::Never { never_pulled } else { forbidden_offline };
+                let Some(content) = content else { return Some(blocked(Absent::Layers)) };
+                if content.lacks_documents(desired, wanted, observed) {
+                    return Some(blocked(Absent::Documents));
+                }
+                let lacks = content.absent(desired, wanted, observed).next().is_some();
                 return lacks.then(|| blocked(Absent::Layers));
             }
             let error = content?

@@ -49,7 +49,7 @@ pub(crate) use own::{
 };
 pub(crate) use refusal::{Refusal, is_own, refusal};
 pub(crate) use regular::{open_regular, read_regular, read_regular_text};
-pub(crate) use replace::{replace_file, sweep_replacements};
+pub(crate) use replace::{replace_file, replace_file_unsynced, sweep_replacements};
 pub(crate) use tree::{Kept, find_mount, is_immutable, remove_tree, size_of_tree, with_rights};
 pub(crate) use xattrs::{
     get_xattr, has_xattr, is_impossible_xattr, remove_default_acl, remove_user_xattrs, set_xattr,

@@ -270,6 +270,17 @@ impl RegistryError {
         }
     }
 
+    /// See [`Error::is_outage`](super::Error::is_outage).
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Stalled { .. } | Self::Slow { .. } | Self::Protocol { .. } => {
+                true
+            }
+            Self::Refused { status, .. } => matches!(status, 429 | 500..),
+            _ => false,
+        }
+    }
+
     /// See [`Error::retry_at`](super::Error::retry_at).
     pub fn retry_at(&self) -> Option<SystemTime> {
         match self {

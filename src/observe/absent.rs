@@ -58,7 +58,7 @@ impl<'a> Content<'a> {
         wanted: &DesiredImage,
         observed: &Observed,
     ) -> impl Iterator<Item = (&'static str, &'a BlobDigest)> {
-        let needs_blobs = desired.targets.keeps_blobs || self.is_to_load(desired, wanted, observed);
+        let needs_blobs = self.needs_blobs(desired, wanted, observed);
         let extracts = desired.targets.extracts;
         let kept = |digest: &BlobDigest| observed.blobs.contains(digest);
         // A layer that is to be compared with its inventory needs no registry for that.
@@ -70,6 +70,20 @@ impl<'a> Content<'a> {
         documents
             .chain(layers.filter(move |(_, digest)| needed(digest)))
             .filter(move |(_, digest)| !kept(digest))
+    }
+
+    /// True if the run needs documents of the image, and nobody has noted which it has.
+    pub(super) fn lacks_documents(
+        &self,
+        desired: &Desired,
+        wanted: &DesiredImage,
+        observed: &Observed,
+    ) -> bool {
+        self.documents.is_empty() && self.needs_blobs(desired, wanted, observed)
+    }
+
+    fn needs_blobs(&self, desired: &Desired, wanted: &DesiredImage, observed: &Observed) -> bool {
+        desired.targets.keeps_blobs || self.is_to_load(desired, wanted, observed)
     }
 
     /// True if an engine of the run has still to load the image.

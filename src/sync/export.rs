@@ -1,12 +1,15 @@
 //! `export`: the images of a file as a bundle, for other engines and for machines without a
 //! network.
 //!
-//! Nothing is extracted, locked or recorded. A blob comes from the kept ones where it is there,
-//! else from its registry, and is verified as it passes. Another run may remove kept blobs
-//! meanwhile: one that is open stays readable, and one that is gone comes from the registry.
+//! Nothing is extracted, locked or recorded. A blob comes from the kept ones where it is there and
+//! sound, else from its registry, and is verified as it passes. Another run may remove kept blobs
+//! meanwhile: one that is open stays readable, and one that is gone comes from the registry. With a
+//! registry that is away, what is recorded and kept here stands for it.
 
 mod contents;
 mod directory;
+mod kept;
+mod recorded;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -55,6 +58,8 @@ pub struct ExportRequest {
     pub docker: bool,
     /// The platform to export for, whatever the file says.
     pub platform: Option<Platform>,
+    /// The user forbids asking any registry.
+    pub offline: bool,
 }
 
 /// The place where a bundle goes.
@@ -121,11 +126,12 @@ pub fn export(
         engines: &engines,
         signatures: &signatures,
         settings: &loaded.file.settings,
-        offline: false,
+        offline: request.offline,
         loaded: Some(&loaded),
     };
     let catalog = Catalog::open_read_only(&session.home)?;
-    let observed = run.observer(catalog.as_ref()).observe(&desired)?;
+    let mut observed = run.observer(catalog.as_ref()).observe(&desired)?;
+    recorded::stand_in(run, catalog.as_ref(), &mut observed)?;
     check_chosen(&desired, &observed, request, &loaded)?;
     let form = Form { index: request.index, docker: request.docker };
     let contents = Contents::of(
@@ -163,6 +169,7 @@ impl ExportRequest {
             index: false,
             docker: false,
             platform: None,
+            offline: false,
         }
     }
 }
@@ -234,9 +241,7 @@ fn layers_of_lockfile(path: &Path) -> Result<BTreeSet<BlobDigest>, VerbError> {
 fn write_archive(contents: &Contents<'_>, form: Form, out: &mut dyn Write) -> io::Result<()> {
     let mut archive = ArchiveWriter::new(BufWriter::with_capacity(1 << 16, out))?;
     archive.file(contents::LOCKFILE, contents.lockfile().as_bytes())?;
-    for blob in contents.blobs() {
-        archive.blob(&blob.digest, blob.size, &mut contents.open(blob)?)?;
-    }
+    contents.each(&|_, _| true, &mut |blob, bytes| archive.blob(&blob.digest, blob.size, &mut bytes?))?;
     archive.finish(contents.images(), form).map(drop)
 }
 

@@ -30,22 +30,37 @@ pub(crate) fn replace_file(
     mode: Option<u32>,
     fill: &mut dyn FnMut(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
+    let mut fill = |file: &mut File| {
+        fill(file)?;
+        file.sync_all()
+    };
+    replace_file_unsynced(directory, name, mode, &mut fill)?;
+    sync(directory)
+}
+
+/// Does what [`replace_file`] does, but for the wait for the disk: whoever makes many files syncs
+/// the file system once. After a power loss before that, the file may be there with other bytes.
+///
+/// # Errors
+/// As for [`replace_file`].
+pub(crate) fn replace_file_unsynced(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    mode: Option<u32>,
+    fill: &mut dyn FnMut(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     let mut write = |file: &mut File| {
         if let Some(mode) = mode {
             set_mode(file.as_fd(), mode & 0o7777)?;
         }
-        fill(file)?;
-        file.sync_all()
+        fill(file)
     };
     let temporary = [&prefix(name)[..], format!("{}.tmp", std::process::id()).as_bytes()].concat();
     let written = match write_unnamed(directory, &temporary, &mut write) {
         Ok(false) => write_hidden(directory, &temporary, &mut write),
         other => other.map(drop),
     };
-    let result = written.and_then(|()| {
-        rename_over(directory, &temporary, directory, name)?;
-        sync(directory)
-    });
+    let result = written.and_then(|()| rename_over(directory, &temporary, directory, name));
     if result.is_err() {
         // Nothing more can be done about it, and the first failure is the one that counts.
         let _ = remove_file(directory, &temporary);

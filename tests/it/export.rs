@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -211,20 +211,156 @@ fn layers_are_verified_as_they_pass() {
         assert!(failed.stderr.contains("does not match its digest"), "{failed}");
     }
     assert!(!sandbox.work().join("new.tar").exists() && !sandbox.work().join("new/index.json").exists());
-    // A kept blob is not believed either.
-    registry.behave();
+}
+
+/// The kept blobs of a sandbox whose images file keeps blobs, and has been applied.
+fn keep(sandbox: &Sandbox) -> Vec<PathBuf> {
     let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
     sandbox.images(&format!("[settings]\nblobs = \"keep\"\n{text}"));
     sandbox.msb("apply").run().success();
-    for entry in std::fs::read_dir(sandbox.home().join("blobs/blobs/sha256")).unwrap() {
-        let path = entry.unwrap().path();
-        let mut content = std::fs::read(&path).unwrap();
-        content[0] ^= 1;
-        std::fs::write(&path, content).unwrap();
+    let entries = std::fs::read_dir(sandbox.home().join("blobs/blobs/sha256")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn flip(path: &Path) {
+    let mut content = std::fs::read(path).unwrap();
+    content[0] ^= 1;
+    std::fs::write(path, content).unwrap();
+}
+
+#[test]
+fn a_damaged_kept_blob_is_named_and_fetched_anew() {
+    let (sandbox, registry, ..) = locked();
+    sandbox.msb("export --output before.tar").run().success();
+    let kept = keep(&sandbox);
+    registry.forget();
+    for path in &kept {
+        flip(path);
     }
-    let failed = sandbox.msb("export --output new.tar").run().code(1);
-    assert!(failed.stderr.contains("does not match its digest"), "{failed}");
-    assert!(!sandbox.work().join("new.tar").exists());
+    // One that lost its end, and one that is something else.
+    std::fs::write(&kept[0], "").unwrap();
+    std::fs::remove_file(&kept[1]).unwrap();
+    std::fs::create_dir(&kept[1]).unwrap();
+    let before = std::fs::read(sandbox.work().join("before.tar")).unwrap();
+    for output in ["after.tar", "-"] {
+        let program = env!("CARGO_BIN_EXE_msb-sync");
+        let script = format!("set -o pipefail; {program} export --output {output} | cat > piped.tar");
+        let exported = sandbox.program("bash", &["-c", &script]).run().success();
+        for path in &kept {
+            let digest = format!("sha256:{}", path.file_name().unwrap().to_str().unwrap());
+            assert!(exported.stderr.contains(&digest), "{digest} is not named: {exported}");
+        }
+    }
+    for output in ["after.tar", "piped.tar"] {
+        assert!(std::fs::read(sandbox.work().join(output)).unwrap() == before, "{output} has other bytes");
+    }
+    sandbox.msb("export --output new").run().success().says("is damaged");
+    sandbox.msb("export --output new").run().success();
+    let blobs = std::fs::read_dir(sandbox.work().join("new/blobs/sha256")).unwrap();
+    for blob in blobs.map(|blob| blob.unwrap().path()) {
+        let content = std::fs::read(&blob).unwrap();
+        assert!(
+            sha256(&content).ends_with(blob.file_name().unwrap().to_str().unwrap()),
+            "{}",
+            blob.display()
+        );
+    }
+    // With the registry away there is nothing to take its place.
+    drop(registry);
+    let failed = sandbox.msb("export --output after.tar").run().code(1);
+    assert!(failed.stderr.contains("is damaged"), "{failed}");
+}
+
+#[test]
+fn a_registry_that_is_away_is_not_needed_for_what_is_recorded_and_kept() {
+    let (content, ..) = content();
+    let registry = FakeRegistry::start(content);
+    let sandbox = Sandbox::new();
+    let selection = "{ name = \"team/two\", tags = { semver = \">=1\" } }";
+    sandbox.images(&wanted(&registry.name(), &["team/one:1", selection]));
+    keep(&sandbox);
+    registry.forget();
+    sandbox.msb("export --output before.tar").run().success();
+    assert!(!registry.requests().is_empty(), "the tags are looked up");
+    registry.forget();
+    sandbox.msb("export --offline --output offline.tar").run().success();
+    assert_eq!(registry.requests(), [] as [&str; 0]);
+
+    // No answer is not "no such image".
+    registry.edit(|content| content.tags.remove("team/one:1"));
+    let failed = sandbox.msb("export --output no.tar").run().code(1);
+    assert!(failed.stderr.contains("404"), "{failed}");
+    let name = registry.name();
+    drop(registry);
+    let exported = sandbox.msb("export --output after.tar").run().success();
+    let warnings = exported.stderr.matches("warning:").count();
+    assert!(exported.stderr.contains(&format!("{name}/team/one:1")), "{exported}");
+    assert!(exported.stderr.contains("as recorded") && warnings == 1, "one word for all: {exported}");
+    let read = |name: &str| std::fs::read(sandbox.work().join(name)).unwrap();
+    assert!(read("before.tar") == read("after.tar"), "another bundle");
+    assert!(read("before.tar") == read("offline.tar"), "another bundle");
+
+    // What is not whole here fails, and a bundle without it is not made.
+    let layer = Layer::of(&[file("shared", noise(1, 300_000))]).digest();
+    std::fs::remove_file(sandbox.home().join("blobs/blobs").join(layer.replace(':', "/"))).unwrap();
+    let failed = sandbox.msb("export --output no.tar").run().code(1);
+    assert!(failed.stderr.contains("refused"), "{failed}");
+    sandbox.msb("export --offline --output no.tar").run().code(1).says("--offline");
+    assert!(!sandbox.work().join("no.tar").exists());
+}
+
+#[test]
+fn without_documents_nothing_is_exported_offline() {
+    let (content, ..) = content();
+    let registry = FakeRegistry::start(content);
+    let sandbox = Sandbox::new();
+    sandbox.images(&wanted(&registry.name(), &["team/one:1"]));
+    sandbox.msb("apply").run().success();
+    let failed = sandbox.msb("export --offline --output no.tar").run().code(1);
+    assert!(failed.stderr.contains("--offline") && !failed.stderr.contains("bug"), "{failed}");
+}
+
+#[test]
+fn a_selection_of_tags_is_in_the_lockfile_of_the_bundle() {
+    let (mut content, [_, two], index) = content();
+    for tag in ["2", "3", "4"] {
+        content.tag(&format!("team/one:{tag}"), &index);
+    }
+    content.tag("team/two:nightly", &two);
+    let registry = FakeRegistry::start(content);
+    let sandbox = Sandbox::new();
+    let selection = "{ name = \"team/one\", tags = { semver = \">=1, <4\", newest = 2 } }";
+    sandbox.images(&wanted(&registry.name(), &["team/two:1", selection]));
+    sandbox.msb("export --output bundle.tar").run().success();
+    sandbox
+        .msb("export --output one.tar --image")
+        .arg(format!("{}/team/two:1", registry.name()))
+        .run()
+        .success();
+    sandbox.msb("lock").run().success();
+    sandbox.msb("export --output locked.tar").run().success();
+    let read = |name: &str| std::fs::read(sandbox.work().join(name)).unwrap();
+    assert!(read("bundle.tar") == read("locked.tar"), "another bundle by the same lockfile");
+    let lockfile = members(&sandbox.work().join("bundle.tar")).remove("images.lock").unwrap();
+    let lockfile = String::from_utf8(lockfile).unwrap();
+    assert_eq!(lockfile, String::from_utf8(read("images.lock")).unwrap());
+    let one = members(&sandbox.work().join("one.tar")).remove("images.lock").unwrap();
+    assert!(!String::from_utf8(one).unwrap().contains("selection"), "no choice without its images");
+
+    // Another machine has the images file and the bundle alone; with the bundle's lockfile, too.
+    drop(registry);
+    for strict in ["", "--locked"] {
+        let far = Sandbox::new();
+        far.images(&std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap());
+        if !strict.is_empty() {
+            far.write("images.lock", &lockfile);
+        }
+        let bundle = sandbox.work().join("bundle.tar");
+        let output = far.msb(&format!("apply --json {strict} --from")).arg(&bundle).run().success();
+        assert_eq!((&output.summary()["added"], &output.summary()["requests"]), (&3.into(), &0.into()));
+        let again = far.msb(&format!("apply --json {strict} --from")).arg(&bundle).run().success();
+        assert_eq!(again.summary()["unchanged"], 3, "{again}");
+    }
 }
 
 #[test]

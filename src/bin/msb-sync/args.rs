@@ -323,6 +323,9 @@ pub(crate) struct Export {
     /// For this platform, as in linux/arm64 [default: that of FILE]
     #[arg(long, value_name = "PLATFORM", value_parser = Platform::parse)]
     pub(crate) platform: Option<Platform>,
+    /// Ask no registry: what is recorded and kept here has to do
+    #[arg(long)]
+    pub(crate) offline: bool,
 }
 
 #[derive(Debug, Args)]

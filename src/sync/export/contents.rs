@@ -2,10 +2,12 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 
+use super::kept::{self, Kept, SoundFile};
 use crate::bundle::{BundleImage, signature_blobs};
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
@@ -14,25 +16,28 @@ use crate::error::{Defect, Error, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::Lockfile;
 use crate::registry::{BlobReader, Registries};
+use crate::selection::CompiledRule;
 use crate::state::{
     Candidate, Desired, DesiredImage, DocumentDescriptor, EngineName, Evidence, LayerDescriptor, LockedImage,
-    Observed, Resolution, Verdict,
+    LockedSelection, Observed, Resolution, TagSelection, Verdict,
 };
 use crate::store::Blobs;
 use crate::sync::export::Exported;
 use crate::sync::session::Session;
+use crate::threads;
 
 /// The lockfile in the root of a bundle.
 pub(super) const LOCKFILE: &str = "images.lock";
 
 /// The contents of one bundle.
 pub(super) struct Contents<'a> {
+    session: &'a Session,
     registries: &'a Registries,
     catalog: Option<&'a Catalog>,
-    cancel: &'a Cancel,
     kept: Blobs,
     images: Vec<BundleImage>,
     locked: Vec<Arc<LockedImage>>,
+    selections: Vec<LockedSelection>,
     blobs: Vec<Blob>,
     left_out: Vec<LayerDescriptor>,
     failed: Vec<(ImageRef, Arc<Error>)>,
@@ -56,6 +61,9 @@ enum Origin {
     Signature(Arc<Evidence>),
 }
 
+/// Takes a blob with its bytes.
+type Take<'t, E> = &'t mut dyn FnMut(&Blob, io::Result<Verified<'_>>) -> Result<(), E>;
+
 /// One image as its reference was resolved.
 struct Found {
     locked: LockedImage,
@@ -74,12 +82,13 @@ impl<'a> Contents<'a> {
         since: &BTreeSet<BlobDigest>,
     ) -> Self {
         let mut contents = Self {
+            session,
             registries,
             catalog,
-            cancel: &session.cancel,
             kept: Blobs::of(&session.home),
             images: Vec::new(),
             locked: Vec::new(),
+            selections: Vec::new(),
             blobs: Vec::new(),
             left_out: Vec::new(),
             failed: Vec::new(),
@@ -100,6 +109,8 @@ impl<'a> Contents<'a> {
         }
         let blocked = observed.blocked_selections.iter();
         contents.failed.extend(blocked.map(|one| (one.repository.clone(), Arc::clone(&one.error))));
+        let chosen = desired.selections.iter().filter_map(|selection| contents.chosen_by(selection));
+        contents.selections = chosen.collect();
         contents
     }
 
@@ -198,14 +209,27 @@ impl<'a> Contents<'a> {
         &self.images
     }
 
-    /// The blobs, in the order of the bundle.
-    pub(super) fn blobs(&self) -> &[Blob] {
-        &self.blobs
-    }
-
     /// The text of the lockfile that fixes what is exported.
     pub(super) fn lockfile(&self) -> String {
-        Lockfile::new(self.locked.iter().map(Arc::clone), []).to_string()
+        let selections = self.selections.iter().cloned();
+        Lockfile::new(self.locked.iter().map(Arc::clone), selections).to_string()
+    }
+
+    /// Finds the tags that `selection` has chosen; `None` where the bundle lacks one. A selection
+    /// chooses of some tags, its choice among them, what it chooses of all.
+    fn chosen_by(&self, selection: &TagSelection) -> Option<LockedSelection> {
+        let of_selection = |image: &&Arc<LockedImage>| {
+            image.platform == selection.platform
+                && image.reference.digest().is_none()
+                && image.reference.repository_alone() == selection.repository
+        };
+        let here = || self.locked.iter().filter(of_selection).filter_map(|image| image.reference.tag());
+        let tags: Vec<&str> = match &selection.locked {
+            Some(locked) => locked.iter().filter_map(|image| image.reference.tag()).collect(),
+            None => CompiledRule::new(&selection.rule).ok()?.choose(here()),
+        };
+        let is_whole = !tags.is_empty() && tags.iter().all(|tag| here().any(|other| other == *tag));
+        is_whole.then(|| LockedSelection::of(selection, tags.into_iter().map(str::to_owned).collect()))
     }
 
     /// Counts the bytes that registries have sent.
@@ -213,17 +237,61 @@ impl<'a> Contents<'a> {
         self.downloaded.get()
     }
 
-    /// Opens the bytes of `blob`, which are verified when they have been read to their end.
-    pub(super) fn open(&self, blob: &Blob) -> io::Result<Verified<'_>> {
-        let kept = self.kept.open(&blob.digest).map_err(|error| io::Error::other(Error::from(error)))?;
-        let kept = kept.filter(|_| self.kept.has(&blob.digest, blob.size));
-        let bytes = match kept {
-            Some(file) => Bytes::Kept(file),
-            None => self.fetch(blob).map_err(io::Error::other)?,
+    /// Hands `take` the blobs that are wanted, in the order of the bundle, with their bytes, which
+    /// are verified when they have been read to their end. While those of one blob pass, the next
+    /// ones are looked for, by `is_wanted` and among the kept ones. `is_wanted` gets a way to find
+    /// out whether nobody wants to know any more.
+    pub(super) fn each<E>(
+        &self,
+        is_wanted: &(dyn Fn(&Blob, &dyn Fn() -> bool) -> bool + Sync),
+        take: Take<'_, E>,
+    ) -> Result<(), E> {
+        let (blobs, kept, cancel) = (&self.blobs, &self.kept, &self.session.cancel);
+        let is_over = AtomicBool::new(false);
+        let is_stopped = || is_over.load(Ordering::Relaxed) || cancel.is_cancelled();
+        let look = |blob| {
+            is_wanted(blob, &is_stopped)
+                .then(|| (blob, kept::look(kept, &blob.digest, blob.size, &is_stopped)))
         };
-        let verifier = Some(Verifier::new(&blob.digest, blob.size));
-        let image = blob.image.to_string();
-        Ok(Verified { bytes, verifier, image, cancel: self.cancel, downloaded: &self.downloaded })
+        let mut take = |(blob, found): (&Blob, Result<Kept, Error>)| {
+            take(blob, found.and_then(|found| self.open(blob, found)).map_err(io::Error::other))
+        };
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(1);
+            let ahead = move || {
+                // Nobody takes any more once there is an error.
+                let _ = blobs.iter().filter_map(look).try_for_each(|found| sender.send(found));
+            };
+            let result = match threads::start_in(scope, "compare", ahead) {
+                Ok(_) => receiver.into_iter().try_for_each(&mut take),
+                Err(_) => blobs.iter().filter_map(look).try_for_each(&mut take),
+            };
+            is_over.store(true, Ordering::Relaxed);
+            result
+        })
+    }
+
+    /// Opens the bytes of `blob`: those of the kept one, if it is sound, else the registry's.
+    fn open<'b>(&'b self, blob: &'b Blob, found: Kept) -> Result<Verified<'b>, Error> {
+        let bytes = match found {
+            Kept::Sound(file) => Bytes::Kept(file),
+            Kept::Absent => self.fetch(blob)?,
+            Kept::Damaged(reason) => {
+                let Blob { digest, image, .. } = blob;
+                self.session.warn(format!(
+                    "the kept blob {digest} of {image} is damaged: {reason}; fetching it again (msb-sync verify \
+                     --repair mends what is kept)"
+                ));
+                self.fetch(blob)?
+            }
+        };
+        Ok(Verified {
+            verifier: bytes.need_comparison().then(|| Verifier::new(&blob.digest, blob.size)),
+            bytes,
+            image: &blob.image,
+            cancel: &self.session.cancel,
+            downloaded: &self.downloaded,
+        })
     }
 
     fn fetch(&self, blob: &Blob) -> Result<Bytes, Error> {
@@ -283,17 +351,24 @@ fn find(image: &DesiredImage, observed: &Observed) -> Result<Found, Arc<Error>> 
 }
 
 enum Bytes {
-    Kept(File),
+    Kept(SoundFile),
     Document(Cursor<Vec<u8>>),
     Layer(Box<BlobReader>),
 }
 
-/// The bytes of one blob, compared with its digest at their end.
+impl Bytes {
+    /// True if nobody has compared the bytes with their digest.
+    fn need_comparison(&self) -> bool {
+        !matches!(self, Self::Kept(_))
+    }
+}
+
+/// The bytes of one blob, compared with its digest before, or at their end.
 pub(super) struct Verified<'a> {
     bytes: Bytes,
-    /// `None` once the end was reached.
+    /// `None` where they were compared before, and once the end was reached.
     verifier: Option<Verifier>,
-    image: String,
+    image: &'a ImageRef,
     cancel: &'a Cancel,
     downloaded: &'a Cell<u64>,
 }
@@ -301,11 +376,7 @@ pub(super) struct Verified<'a> {
 impl Verified<'_> {
     /// Makes the error of a blob that is not what its digest says.
     fn wrong(&self, source: crate::digest::ContentMismatch) -> io::Error {
-        let host = match &self.bytes {
-            Bytes::Kept(_) => "the kept blobs".to_owned(),
-            Bytes::Document(_) | Bytes::Layer(_) => "the registry".to_owned(),
-        };
-        let what = format!("a blob of {}", self.image);
+        let (what, host) = (format!("a blob of {}", self.image), "the registry".to_owned());
         io::Error::other(Error::from(RegistryError::Mismatch { what, host, source }))
     }
 }

@@ -1,9 +1,12 @@
 //! A bundle as a directory, completed in place: what is there already is compared with its digest,
 //! and the index comes last.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::contents::{self, Blob, Contents};
@@ -43,9 +46,7 @@ impl Directory {
     /// Completes the layout with `contents`.
     pub(super) fn write(&self, contents: &Contents<'_>, form: Form) -> Result<(), VerbError> {
         self.replace(bundle::MARKER, bundle::MARKER_TEXT.as_bytes())?;
-        for blob in contents.blobs() {
-            self.blob(contents, blob)?;
-        }
+        self.blobs(contents)?;
         sys::sync_file_system(self.opened.as_fd()).map_err(StoreError::io("sync", &self.path))?;
         self.replace(contents::LOCKFILE, contents.lockfile().as_bytes())?;
         if form.docker {
@@ -59,27 +60,29 @@ impl Directory {
         self.replace(bundle::INDEX, &bundle::index_json(contents.images(), form))
     }
 
-    /// Writes one blob, unless the directory has the very bytes already.
-    fn blob(&self, contents: &Contents<'_>, blob: &Blob) -> Result<(), VerbError> {
-        let path = self.path.join(bundle::blob_path(&blob.digest));
-        if is_whole(&path, blob) {
-            return Ok(());
-        }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-        fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
-        let directory = sys::open_directory(parent).map_err(StoreError::io("open", parent))?;
-        let copy = |file: &mut File| -> io::Result<()> {
-            let (mut bytes, mut buffer) = (contents.open(blob)?, vec![0; BUFFER]);
-            loop {
+    /// Writes the blobs that the directory has not, or not as they should be. None waits for the
+    /// disk: one sync serves all, before an index names them.
+    fn blobs(&self, contents: &Contents<'_>) -> Result<(), VerbError> {
+        let mut opened = BTreeMap::new();
+        let mut buffer = vec![0; BUFFER];
+        let path_of = |blob: &Blob| self.path.join(bundle::blob_path(&blob.digest));
+        contents.each(&|blob, is_stopped| !is_whole(&path_of(blob), blob, is_stopped), &mut |blob, bytes| {
+            let path = path_of(blob);
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+            let directory = match opened.entry(blob.digest.algorithm()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(open_swept(parent)?),
+            };
+            let mut bytes = bytes.map_err(|error| failed(error, &path))?;
+            let mut copy = |file: &mut File| loop {
                 match bytes.read(&mut buffer)? {
                     0 => return Ok(()),
                     count => file.write_all(&buffer[..count])?,
                 }
-            }
-        };
-        let name = std::os::unix::ffi::OsStrExt::as_bytes(name);
-        sys::sweep_replacements(directory.as_fd(), &|_| true);
-        sys::replace_file(directory.as_fd(), name, None, &mut { copy }).map_err(|error| failed(error, &path))
+            };
+            sys::replace_file_unsynced(directory.as_fd(), name.as_bytes(), None, &mut copy)
+                .map_err(|error| failed(error, &path))
+        })
     }
 
     /// Replaces a file of the root, unless it is the same already.
@@ -94,12 +97,20 @@ impl Directory {
     }
 }
 
+/// Opens a directory of blobs, made where it is missing, without what killed exports have left.
+fn open_swept(path: &Path) -> Result<OwnedFd, StoreError> {
+    fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
+    let directory = sys::open_directory(path).map_err(StoreError::io("open", path))?;
+    sys::sweep_replacements(directory.as_fd(), &|_| true);
+    Ok(directory)
+}
+
 /// True if the file at `path` is `blob`, by its digest.
-fn is_whole(path: &Path, blob: &Blob) -> bool {
+fn is_whole(path: &Path, blob: &Blob, is_stopped: &dyn Fn() -> bool) -> bool {
     let is_blob = |mut file: File| {
         let has_size = file.metadata()?.len() == blob.size;
         let verifier = Verifier::new(&blob.digest, blob.size);
-        Ok::<bool, io::Error>(has_size && verifier.read(&mut file, &|| false)?.is_ok())
+        Ok::<bool, io::Error>(has_size && verifier.read(&mut file, is_stopped)?.is_ok())
     };
     sys::open_regular(path).and_then(is_blob).unwrap_or(false)
 }

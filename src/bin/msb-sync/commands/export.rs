@@ -22,6 +22,7 @@ pub(super) fn run(args: &Export, session: &Session, output: &Output) -> Result<E
         index: args.index,
         docker: args.docker,
         platform: args.platform.clone(),
+        offline: args.offline,
     };
     let to_stream = args.output == Path::new("-");
     let exported = if to_stream {
