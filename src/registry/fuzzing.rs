@@ -6,17 +6,19 @@
 //! work is bounded, and no message carries control characters or a URL's query.
 
 use std::cell::RefCell;
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::auth::parse_challenges;
 use super::documents::{DocumentKind, Documents, assemble};
+use super::referrers::{Belongs, Hearing, Listed, config_of, list};
 use super::sites::{Document, parse_hosts};
 use super::transport::uri;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use crate::state::{Platform, size_of_layers};
+use crate::state::{Candidate, Platform, SignaturePlace, size_of_layers};
 use crate::url::Url;
 
 /// More documents than an image may ask for, configs included.
@@ -125,6 +127,33 @@ pub(crate) fn documents(data: &[u8]) {
         Err(error) => assert!(is_printable(&error.to_string()), "{error:?}"),
     }
     assert!(*documents.requests.borrow() <= MANY_REQUESTS);
+    artifacts(data.split(is_nul));
+}
+
+/// Lists of artifacts, then the artifacts' manifests and layers, in the order in which they are
+/// asked for.
+fn artifacts(mut parts: Parts<'_>) {
+    let first = parts.next().unwrap_or_default();
+    if let Err(reason) = list(first).and(config_of(first)) {
+        assert!(is_printable(&reason), "{reason:?}");
+    }
+    let listed = list(first).ok().flatten().unwrap_or_default();
+    let documents = Scripted { rest: RefCell::new(parts), media_type: None, requests: RefCell::new(0) };
+    let (subject, turn) = (BlobDigest::of(Algorithm::Sha256, b""), Mutex::default());
+    let mut candidates = 0;
+    let mut hear = |candidate: Candidate| {
+        candidates += 1;
+        assert_eq!(candidate.subject, subject);
+        ControlFlow::Continue(())
+    };
+    let mut hearing = Hearing::new(&subject, SignaturePlace::Referrers, &mut hear, &turn);
+    let rest = Listed { digest: subject.clone(), size: None };
+    for listed in listed.into_iter().flatten().chain([rest]) {
+        for belongs in [Belongs::Says, Belongs::Unsaid, Belongs::Carried] {
+            let _ = hearing.look(&documents, &listed, belongs);
+        }
+    }
+    assert!(candidates <= 32);
 }
 
 /// One of containerd's hosts files.
