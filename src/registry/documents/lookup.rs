@@ -27,6 +27,10 @@ const HEAD_TRIES: u32 = 2;
 /// The number of times that a document whose bytes are wrong is fetched again, as a layer is.
 const CLEAN_RESTARTS: u32 = 2;
 
+/// The largest signature that is kept for the run, in bytes: one that is larger is hardly one, and
+/// would cost the others their place.
+const MAX_KEPT_SIGNATURE: usize = 256 << 10;
+
 /// Finds out what `reference` means for `platform`, see [`super::super::Registries::resolve`].
 pub(crate) fn resolve(
     remote: &Remote,
@@ -286,7 +290,9 @@ impl Documents for Repository<'_> {
             let digest = digest.clone();
             Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: false }))
         })?;
-        self.remote.cache.keep(&slot, &mut place, &document);
+        if kind != DocumentKind::Signature || document.bytes.len() <= MAX_KEPT_SIGNATURE {
+            self.remote.cache.keep(&slot, &mut place, &document);
+        }
         Ok(document)
     }
 }

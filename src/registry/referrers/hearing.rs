@@ -90,6 +90,8 @@ impl<'a> Hearing<'a> {
         if self.left == 0 || self.done.contains(digest) {
             return Ok(ControlFlow::Continue(()));
         }
+        // Before the manifest is fetched, and not only before its layers: threads add up.
+        let mut turn = size.is_none_or(|size| size > LARGE).then(|| lock(self.turn));
         let Some(document) = self.fetch(documents, (DocumentKind::Manifest, belongs), digest, *size)? else {
             return Ok(ControlFlow::Continue(()));
         };
@@ -99,7 +101,9 @@ impl<'a> Hearing<'a> {
         let manifest: Arc<[u8]> = document.bytes.as_slice().into();
         drop(document);
         let is_large = |layer: &Layer| manifest.len() as u64 + layer.size > LARGE;
-        let _turn = artifact.layers.iter().any(is_large).then(|| lock(self.turn));
+        if turn.is_none() && artifact.layers.iter().any(is_large) {
+            turn = Some(lock(self.turn));
+        }
         let mut complete = true;
         for layer in artifact.layers.iter().filter(|layer| layer.size <= MAX_SIZE).take(self.left) {
             self.left -= 1;
@@ -123,6 +127,7 @@ impl<'a> Hearing<'a> {
                 return Ok(ControlFlow::Break(()));
             }
         }
+        drop(turn);
         if complete {
             self.done.insert(digest.clone());
         }
