@@ -125,6 +125,22 @@ impl Catalog {
         self.read("list the images of", |tx| images(tx, self.home(), &image::all_names(tx)?))
     }
 
+    /// Calls `visit` with every recorded image, sorted by reference: as [`Catalog::all`], but never
+    /// with all in memory.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub(crate) fn each(&self, visit: &mut dyn FnMut(RecordedImage)) -> Result<(), CatalogError> {
+        self.read("list the images of", |tx| {
+            for reference in image::all_names(tx)? {
+                for image in images(tx, self.home(), [&reference])? {
+                    visit(image);
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// The config of a recorded image. microsandbox keeps neither digest, labels nor stop signal:
     /// for an image that only it recorded, the latter are empty and [`ConfigRecord::digest`] is
     /// that of no bytes (its

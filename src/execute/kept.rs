@@ -66,13 +66,12 @@ pub(crate) fn kept_index(
             && row.documents.iter().all(|document| has(&document.digest, document.size))
             && row.layers.iter().all(|layer| has(&layer.digest, layer.size))
     };
-    let images: Vec<BundleImage> = catalog
-        .all()?
-        .into_iter()
-        .filter(is_whole)
-        .map(|row| {
-            BundleImage::new(vec![row.reference.to_string()], row.platform, &row.documents, &row.layers)
-        })
-        .collect();
+    let mut images = Vec::new();
+    catalog.each(&mut |row| {
+        if is_whole(&row) {
+            // The index says nothing of layers.
+            images.push(BundleImage::new(vec![row.reference.to_string()], row.platform, &row.documents, &[]));
+        }
+    })?;
     Ok(bundle::index_json(&images, Form { index: false, docker: false }))
 }

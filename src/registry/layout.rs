@@ -33,11 +33,15 @@ use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::state::{Candidate, LayerDescriptor, Platform, SignaturePlace};
+use crate::threads::lock;
 
 /// Names that an error lists.
 const MAX_NAMES: usize = 10;
 /// Manifests without a name that are looked at for one that refers to an image.
 const MAX_UNNAMED: usize = 256;
+/// The bytes of an `index.json`, at least: some 18,000 names in full. It grows with the images of a
+/// layout, and an index in a registry does not.
+const MAX_INDEX: u64 = 8 << 20;
 
 pub(crate) struct Layout {
     files: Files,
@@ -47,6 +51,8 @@ pub(crate) struct Layout {
     is_bundle: bool,
     /// The turn of large candidates for a signature.
     turn: Mutex<()>,
+    /// The entries of `index.json`, once they were read.
+    directory: Mutex<Option<Arc<Directory>>>,
 }
 
 #[derive(Deserialize)]
@@ -58,7 +64,7 @@ struct Marker {
 impl Layout {
     /// A directory that is one registry. Nothing is looked at yet.
     pub(crate) fn new(path: PathBuf, limit: u64) -> Self {
-        Self { files: Files::Directory(path), limit, is_bundle: false, turn: Mutex::default() }
+        Self::of(Files::Directory(path), limit, false)
     }
 
     /// Opens a bundle: a directory or a tar.
@@ -71,9 +77,13 @@ impl Layout {
             path: path.to_owned(),
             reason: error.to_string(),
         })?;
-        let bundle = Self { files, limit, is_bundle: true, turn: Mutex::default() };
-        bundle.index()?;
+        let bundle = Self::of(files, limit, true);
+        bundle.directory()?;
         Ok(bundle)
+    }
+
+    fn of(files: Files, limit: u64, is_bundle: bool) -> Self {
+        Self { files, limit, is_bundle, turn: Mutex::default(), directory: Mutex::default() }
     }
 
     /// Returns the error of the blob `digest`, if the layout has none.
@@ -88,12 +98,12 @@ impl Layout {
         platform: &Platform,
         known: Option<&BlobDigest>,
     ) -> Result<Lookup, RegistryError> {
-        let index = self.index()?;
+        let directory = self.directory()?;
         let (digest, size, media_type) = if let Some(digest) = reference.digest() {
-            let entry = index.entries.iter().find(|entry| entry.digest_text() == digest.as_str());
+            let entry = directory.entries().iter().find(|entry| entry.digest_text() == digest.as_str());
             (digest.clone(), None, entry.and_then(Entry::media_type))
         } else {
-            let entry = self.named(&index, reference, platform)?;
+            let entry = self.named(&directory, reference, platform)?;
             let descriptor = entry.descriptor().map_err(|reason| self.error("read index.json", reason))?;
             if let Some(index) = entry.index() {
                 return self.by_index(reference, platform, known, (entry, &descriptor.digest, index));
@@ -136,8 +146,7 @@ impl Layout {
 
     /// Tells `add` the tags of `reference`'s repository.
     pub(crate) fn tags(&self, reference: &ImageRef, add: impl FnMut(&str)) -> Result<(), RegistryError> {
-        let index = self.index()?;
-        self.directory(&index).tags(reference).into_iter().for_each(add);
+        self.directory()?.tags(reference).into_iter().for_each(add);
         Ok(())
     }
 
@@ -182,13 +191,12 @@ impl Layout {
         subject: &BlobDigest,
         place: SignaturePlace,
     ) -> Result<Vec<(Listed, Belongs)>, RegistryError> {
-        let index = self.index()?;
-        let directory = self.directory(&index);
+        let directory = self.directory()?;
         let is_subject = |entry: &&Entry| {
             entry.digest_text() == subject.as_str() || entry.index() == Some(subject.as_str())
         };
         let named = reference.tag().map(|tag| directory.find(reference, tag)).unwrap_or_default();
-        let about = named.into_iter().chain(index.entries.iter().filter(is_subject));
+        let about = named.into_iter().chain(directory.entries().iter().filter(is_subject));
         let carried = about.filter_map(Entry::signatures).flat_map(|digests| digests.split(','));
         let carried = carried.filter_map(|digest| BlobDigest::parse(digest.trim()).ok());
         let carried: BTreeSet<BlobDigest> = carried.take(MAX_UNNAMED).collect();
@@ -213,7 +221,7 @@ impl Layout {
                 let names = entry.ref_name().is_none() && entry.containerd_name().is_none();
                 names && !entry.is_index() && matches!(entry.platform(), For::Unsaid)
             };
-            let unnamed = index.entries.iter().filter(is_unnamed).take(MAX_UNNAMED);
+            let unnamed = directory.entries().iter().filter(is_unnamed).take(MAX_UNNAMED);
             let unnamed = unnamed.filter_map(|entry| entry.descriptor().ok());
             found.extend(
                 unnamed.map(|entry| (Listed { digest: entry.digest, size: Some(entry.size) }, Belongs::Says)),
@@ -235,10 +243,6 @@ impl Layout {
         RegistryError::NotInBundle { what, bundle: self.files.path().to_owned() }
     }
 
-    fn directory<'i>(&self, index: &'i Index) -> Directory<'i> {
-        Directory::of(&index.entries, self.is_bundle)
-    }
-
     /// Opens the file `name`, which is `what`, at `offset`, and tells its size.
     fn open(&self, what: &str, name: &str, offset: u64) -> Result<(Take<File>, u64), RegistryError> {
         self.files.file(name, offset).map_err(|error| {
@@ -250,28 +254,39 @@ impl Layout {
         })
     }
 
-    fn bytes(&self, what: &str, name: &str) -> Result<Vec<u8>, RegistryError> {
+    fn bytes(&self, what: &str, name: &str, limit: u64) -> Result<Vec<u8>, RegistryError> {
         let (file, _) = self.open(what, name, 0)?;
         let mut bytes = Vec::new();
-        file.take(self.limit.saturating_add(1))
+        file.take(limit.saturating_add(1))
             .read_to_end(&mut bytes)
             .map_err(|error| self.error(&format!("read {what}"), format!("{name}: {error}")))?;
-        if bytes.len() as u64 > self.limit {
+        if bytes.len() as u64 > limit {
             let (what, host) = (name.to_owned(), self.host());
-            return Err(RegistryError::TooLarge { what, host, limit: self.limit });
+            return Err(RegistryError::TooLarge { what, host, limit });
         }
         Ok(bytes)
     }
 
+    /// Reads which images there are, once a run.
+    fn directory(&self) -> Result<Arc<Directory>, RegistryError> {
+        let mut known = lock(&self.directory);
+        if let Some(directory) = &*known {
+            return Ok(Arc::clone(directory));
+        }
+        let directory = Arc::new(Directory::of(self.index()?.entries, self.is_bundle));
+        *known = Some(Arc::clone(&directory));
+        Ok(directory)
+    }
+
     fn index(&self) -> Result<Index, RegistryError> {
-        let marker = self.bytes("oci-layout", "oci-layout")?;
+        let marker = self.bytes("oci-layout", "oci-layout", self.limit)?;
         let marker: Marker = serde_json::from_slice(&marker)
             .map_err(|error| self.error("read oci-layout", printable(&error.to_string(), 200)))?;
         if !marker.image_layout_version.starts_with("1.") {
             let version = printable(&marker.image_layout_version, 40);
             return Err(self.error("read oci-layout", format!("its version {version} is not 1.0.0")));
         }
-        let bytes = self.bytes("index.json", "index.json")?;
+        let bytes = self.bytes("index.json", "index.json", self.limit.max(MAX_INDEX))?;
         match parse(&bytes, Some(MediaType::ImageIndex.as_ref())) {
             Ok(Parsed::Index(index)) => Ok(index),
             Ok(Parsed::Manifest(_)) => Err(self.error("read index.json", "it is no index")),
@@ -282,12 +297,11 @@ impl Layout {
     /// The entry that `reference` names.
     fn named<'a>(
         &self,
-        index: &'a Index,
+        directory: &'a Directory,
         reference: &ImageRef,
         platform: &Platform,
     ) -> Result<&'a Entry, RegistryError> {
         let tag = reference.tag().unwrap_or("latest");
-        let directory = self.directory(index);
         let entries = directory.find(reference, tag);
         let doing = format!("find {}:{tag}", reference.repository());
         if entries.is_empty() {
@@ -336,7 +350,7 @@ impl Layout {
         if size.is_some_and(|size| size > self.limit) {
             return Err(RegistryError::TooLarge { what, host: self.host(), limit: self.limit });
         }
-        let bytes = self.bytes(&what, &blob_name(digest))?;
+        let bytes = self.bytes(&what, &blob_name(digest), self.limit)?;
         verify(&bytes, digest, size).map_err(|source| RegistryError::Mismatch {
             what,
             host: self.host(),

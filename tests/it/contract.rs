@@ -111,6 +111,7 @@ const LINES: &[Line] = &[
     Line(&[], "export --output out.tar", 0, EXPORT),
     Line(&[], "export --output bundle --image REF --index --docker", 0, EXPORT),
     Line(&["lock"], "export --output delta.tar --since images.lock --group one", 0, EXPORT),
+    Line(&[], "export --output out.tar --offline", 1, NOTHING_EXPORTED),
     Line(&[], "export --output out.tar --since nowhere.lock", 2, NOTHING),
     Line(&[], "export --output out.tar --platform amd64", 2, NOTHING),
     Line(&[], "export missing.toml --output out.tar", 1, NOTHING_EXPORTED),

@@ -213,6 +213,37 @@ fn names_of_two_repositories_and_of_two_registries_are_different_images() {
 }
 
 #[test]
+fn a_tag_is_not_the_pin_beside_it() {
+    let mut content = BlobSet::default();
+    let [old, new] = [1, 2].map(|seed| content.image(&Image::new(&[layer(seed, 50)])));
+    content.tag("team/app:1", &new);
+    let registry = FakeRegistry::start(content);
+    let sandbox = Sandbox::new();
+    let pin = format!("team/app:1@{}", old.digest());
+    sandbox.images(&wanted(&registry.name(), &["team/app:1", &pin]));
+    sandbox.msb("export --output bundle.tar").run().success();
+    sandbox.images(&wanted(&registry.name(), &[&pin]));
+    sandbox.msb("export --output pin.tar").run().success();
+    let name = registry.name();
+    drop(registry);
+    for (bundle, wants, meant) in [
+        ("bundle.tar", vec!["team/app:1", &pin], &new),
+        ("bundle.tar", vec!["team/app:1"], &new),
+        // Where nothing else has the tag, the pin has.
+        ("pin.tar", vec!["team/app:1"], &old),
+    ] {
+        let far = Sandbox::new();
+        far.images(&wanted(&name, &wants));
+        from(&far, sandbox.work().join(bundle).to_str().unwrap()).success();
+        let images = listed(&far);
+        assert_eq!(image(&images, &format!("{name}/team/app:1"))["digest"], meant.digest(), "{bundle}");
+        if wants.len() > 1 {
+            assert_eq!(image(&images, &format!("{name}/{pin}"))["digest"], old.digest());
+        }
+    }
+}
+
+#[test]
 fn archives_of_skopeo_are_bundles() {
     let (registry, _, here, _) = served();
     let sandbox = Sandbox::new();

@@ -89,8 +89,10 @@ fn nothing_to_do_changes_nothing_and_waits_for_no_lock() {
     }
     let (content, tags, digests) = crowd(6);
     let (sandbox, registry) = (Sandbox::new(), FakeRegistry::start(content));
-    for images in [&tags, &digests] {
+    for (images, settings) in [(&tags, ""), (&digests, ""), (&tags, "[settings]\nblobs = \"keep\"\n")] {
         list(&sandbox, &registry, images);
+        let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
+        sandbox.images(&format!("{settings}{text}"));
         sandbox.msb("apply").run().success();
         for verb in ["apply", "plan"] {
             let trace = sandbox.root().join("trace");

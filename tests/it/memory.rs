@@ -15,7 +15,9 @@ use crate::support::check::wanted;
 use crate::support::fake_registry::{FakeRegistry, serve};
 use crate::support::hex;
 use crate::support::http::{Front, Request, Response, Server};
-use crate::support::image::{BlobSet, Image, Layer, OCI_INDEX, OCI_MANIFEST, dir, file, file_header, gzip};
+use crate::support::image::{
+    BlobSet, Image, Layer, OCI_INDEX, OCI_MANIFEST, dir, file, file_header, gzip, noise,
+};
 use crate::support::sandbox::{Output, Sandbox};
 
 /// The promise, in KiB.
@@ -318,6 +320,64 @@ fn ten_thousand_recorded_images_take_little_memory() {
     assert_bounded(&sandbox, "apply --offline");
     let more = sandbox.program("sqlite3", &[database.to_str().unwrap(), "SELECT count(*) FROM layers"]).run();
     assert_eq!(more.success().stdout.trim(), "100001");
+}
+
+/// Makes the crowd's images have the blobs of the applied one, which are kept.
+const KEPT: &str = "
+    UPDATE sync_image_layers SET (digest, diff_id, media_type, size_bytes) =
+      (SELECT digest, diff_id, media_type, size_bytes FROM sync_image_layers WHERE reference NOT LIKE 'crowd%')
+     WHERE reference LIKE 'crowd%';
+    INSERT INTO sync_image_documents (reference, position, role, digest, media_type, size_bytes)
+      SELECT crowd.reference, position, role, document.digest, media_type, size_bytes
+        FROM sync_images AS crowd, sync_image_documents AS document WHERE crowd.reference LIKE 'crowd%';
+    INSERT INTO sync_holdings (reference, owner, extracts, keeps_blobs)
+      SELECT reference, owner, 1, 1 FROM sync_owners WHERE reference LIKE 'crowd%';";
+
+#[test]
+fn the_index_of_ten_thousand_kept_images_takes_little_memory() {
+    let sandbox = Sandbox::new();
+    let image = |name: &str| Image::new(&[Layer::of(&[file("f", name)])]);
+    let mut content = BlobSet::with("team/app:1", &image("x"));
+    let other = content.image(&image("y"));
+    content.tag("team/app:2", &other);
+    let registry = FakeRegistry::start(content);
+    let settings = "[settings]\nblobs = \"keep\"\n";
+    sandbox.images(&format!("{settings}{}", wanted(&registry.name(), &["team/app:1"])));
+    assert_bounded(&sandbox, "apply");
+    let database = sandbox.home().join("oci.db");
+    for sql in [CROWD, KEPT] {
+        sandbox.program("sqlite3", &[database.to_str().unwrap(), sql]).run().success();
+    }
+    sandbox.images(&format!("{settings}{}", wanted(&registry.name(), &["team/app:1", "team/app:2"])));
+    assert_bounded(&sandbox, "apply");
+    let index = std::fs::read(sandbox.home().join("blobs/index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 10_002);
+    assert_bounded(&sandbox, "prune");
+}
+
+#[test]
+fn keeping_and_exporting_many_blobs_takes_no_more_memory_than_a_few() {
+    let files = setting("MSB_SYNC_TEST_MANY_FILES", 20_000);
+    let small =
+        |layer: usize| move |number: usize| file(format!("d{layer}/f{number}"), format!("{layer} {number}"));
+    let layers: Vec<Layer> = (0..40)
+        .map(|layer| {
+            let mut items: Vec<_> = (0..files / 40).map(small(layer)).collect();
+            items.push(file("big", noise(layer as u64, 1 << 20)));
+            Layer::of(&items)
+        })
+        .collect();
+    let registry = FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(&layers)));
+    let sandbox = Sandbox::new();
+    sandbox.images(&format!("[settings]\nblobs = \"keep\"\n{}", wanted(&registry.name(), &["team/app:1"])));
+    drop(layers);
+    assert_bounded(&sandbox, "apply");
+    drop(registry);
+    assert_bounded(&sandbox, "verify");
+    for output in ["out.tar", "out"] {
+        assert_bounded(&sandbox, &format!("export --offline --output {output}"));
+    }
 }
 
 #[test]

@@ -18,26 +18,37 @@ use serde_json::Value;
 use crate::support::check::wanted;
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::{BlobSet, Image, Layer, Pack, file, noise, tar};
-use crate::support::path;
 use crate::support::recorded_disk::{Loss, RecordedDisk, Recording};
 use crate::support::sandbox::{Output, Run, Sandbox};
 use crate::support::tree::{Tree, unpack};
+use crate::support::{path, sha256};
 
 /// Set for the process that has the namespace.
 const INSIDE: &str = "MSB_SYNC_TEST_POWER_LOSS_INSIDE";
 const SEED: &str = "MSB_SYNC_TEST_SEED";
-/// Cuts at moments that are drawn from a seed, beside those right after something was told.
+/// Cuts at moments that are drawn from a seed, beside those right after something was told, at least.
 const DRAWN: usize = 10;
+/// Cuts in all, at least: on a slow machine much is told in one moment.
+const CUTS: usize = 30;
 /// Bytes of each disk.
 const SIZES: [usize; 2] = [32 << 20, 48 << 20];
 const NAMES: [&str; 6] = ["app:a", "app:b", "app:c", "app:d", "app:e", "app:f"];
 
 #[test]
 fn what_was_told_as_done_outlives_a_power_loss() {
+    in_a_namespace("power_loss::what_was_told_as_done_outlives_a_power_loss", "");
+}
+
+#[test]
+fn kept_blobs_outlive_a_power_loss() {
+    in_a_namespace("power_loss::kept_blobs_outlive_a_power_loss", "settings.blobs = \"keep\"\n");
+}
+
+/// Runs the test in a mount namespace of its own, its images files with these settings.
+fn in_a_namespace(test: &str, settings: &'static str) {
     if std::env::var_os(INSIDE).is_some() {
-        return inside();
+        return inside(settings);
     }
-    let test = "power_loss::what_was_told_as_done_outlives_a_power_loss";
     let output = Command::new("unshare")
         .args(["-m", "--propagation", "private", "--"])
         .arg(std::env::current_exe().unwrap())
@@ -73,6 +84,7 @@ struct Change {
 
 struct World {
     sandbox: Sandbox,
+    settings: &'static str,
     registry: FakeRegistry,
     recording: Arc<Recording>,
     /// What the disks held at first.
@@ -85,7 +97,7 @@ struct World {
     expected: BTreeMap<String, Tree>,
 }
 
-fn inside() {
+fn inside(settings: &'static str) {
     let sandbox = Sandbox::in_memory();
     if let Err(error) = Command::new("mkfs.ext4").arg("-V").env("PATH", path()).output() {
         say(&format!("power losses were NOT checked: mkfs.ext4: {error}"));
@@ -107,6 +119,7 @@ fn inside() {
     let mut world = World {
         registry: FakeRegistry::start(BlobSet::default()),
         sandbox,
+        settings,
         recording,
         fresh,
         changes: BTreeMap::new(),
@@ -200,7 +213,8 @@ impl World {
     }
 
     fn write_images(&self, names: &[&str]) {
-        let settings = format!("settings.layers = {:?}\n", self.layers().to_str().unwrap());
+        let layers = format!("settings.layers = {:?}\n", self.layers().to_str().unwrap());
+        let settings = format!("{layers}{}", self.settings);
         self.sandbox.images(&format!("{settings}{}", wanted(&self.registry.name(), names)));
     }
 
@@ -298,12 +312,12 @@ impl World {
         let seed = std::env::var(SEED).map_or(1, |seed| seed.parse().unwrap());
         let mut cuts: Vec<(usize, Loss)> = moments.iter().map(|moment| (*moment, Loss::All)).collect();
         cuts.extend((0..).zip(&moments).map(|(number, moment)| (*moment, Loss::Some(seed + number))));
-        let drawn = noise(seed, DRAWN * 4);
+        let drawn = noise(seed, DRAWN.max(CUTS.saturating_sub(cuts.len())) * 4);
         cuts.extend((0..).zip(drawn.chunks(4)).map(|(number, bytes)| {
             let at = u32::from_le_bytes(bytes.try_into().unwrap());
             (usize::try_from(at).unwrap() % end, Loss::Some(seed + 1000 + number))
         }));
-        assert!(cuts.len() >= 30, "only {} cuts", cuts.len());
+        assert!(cuts.len() >= CUTS, "only {} cuts", cuts.len());
         say(&format!("{} cuts of {end} writes and flushes, {SEED}={seed}", cuts.len()));
         let mut wrong = Vec::new();
         for (moment, loss) in &cuts {
@@ -351,7 +365,51 @@ impl World {
                 return Err(format!("a recorded image lacks a layer: {verified}"));
             }
         }
+        for blob in verified.json()["blobs"].as_array().unwrap() {
+            if blob["status"] != "ok" {
+                return Err(format!("a recorded image lacks a kept blob: {verified}"));
+            }
+        }
+        self.check_blobs()?;
         self.check_convergence(moment)
+    }
+
+    /// The kept blobs are a layout whose index names whole images alone, and each blob that has its name is whole.
+    /// Returns all of them, and the names in the index.
+    fn check_blobs(&self) -> Result<(BTreeSet<String>, BTreeSet<String>), String> {
+        let root = self.home().join("blobs");
+        if !root.exists() {
+            return Ok((BTreeSet::new(), BTreeSet::new()));
+        }
+        let read = |name: &str| std::fs::read(root.join(name)).map_err(|error| format!("{name}: {error}"));
+        if read("oci-layout")? != br#"{"imageLayoutVersion":"1.0.0"}"# {
+            return Err("oci-layout is not whole".to_owned());
+        }
+        let parse =
+            |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string());
+        let index = parse(read("index.json")?)?;
+        let kept: BTreeSet<String> = names_in(&root.join("blobs/sha256"))
+            .into_iter()
+            .filter(|name| !name.starts_with('.'))
+            .map(|name| format!("sha256:{name}"))
+            .collect();
+        let blob = |digest: &Value| read(&format!("blobs/{}", digest.as_str().unwrap().replace(':', "/")));
+        for digest in &kept {
+            if sha256(&blob(&Value::from(digest.as_str()))?) != *digest {
+                return Err(format!("the kept blob {digest} has other bytes"));
+            }
+        }
+        let mut named = BTreeSet::new();
+        for entry in index["manifests"].as_array().unwrap() {
+            let manifest = parse(blob(&entry["digest"])?)?;
+            let layers = manifest["layers"].as_array().unwrap();
+            for part in layers.iter().chain([&manifest["config"]]) {
+                blob(&part["digest"])?;
+            }
+            let name = entry["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap();
+            named.insert(name.rsplit('/').next().unwrap().to_owned());
+        }
+        Ok((kept, named))
     }
 
     fn recorded(&self) -> BTreeMap<String, String> {
@@ -393,6 +451,16 @@ impl World {
             return Err(format!("it ends with {recorded:?}, and not with {expected:?}"));
         }
         self.check_layers(None)?;
+        if !self.settings.is_empty() {
+            let (kept, named) = self.check_blobs()?;
+            let expected = self.blobs_of(expected.values());
+            if kept != expected {
+                return Err(format!("it keeps {kept:?}, and not {expected:?}"));
+            }
+            if named.iter().ne(recorded.keys()) {
+                return Err(format!("its index names {named:?}, and not {:?}", recorded.keys()));
+            }
+        }
         let private = self.place(1).join(".layers.msb-sync");
         let layers = names_in(&self.layers());
         for record in names_in(&private.join("records")) {
@@ -404,6 +472,22 @@ impl World {
             Some(left) => Err(format!("{left} is left in staging")),
             None => Ok(()),
         }
+    }
+}
+
+impl World {
+    /// The blobs of images with these manifests.
+    fn blobs_of<'a>(&self, manifests: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+        let mut blobs = BTreeSet::new();
+        for digest in manifests {
+            let manifest: Value =
+                self.registry.edit(|content| serde_json::from_slice(&content.blobs[digest]).unwrap());
+            let layers = manifest["layers"].as_array().unwrap();
+            let parts = layers.iter().chain([&manifest["config"]]);
+            blobs.extend(parts.map(|part| part["digest"].as_str().unwrap().to_owned()));
+            blobs.insert(digest.clone());
+        }
+        blobs
     }
 }
 

@@ -84,8 +84,9 @@ pub(crate) struct Entry {
     media_type: Option<String>,
     digest: String,
     size: Number,
+    // Boxed, like the annotations: a hostile index has very many entries, and nothing in them.
     #[serde(default)]
-    platform: Option<RawPlatform>,
+    platform: Option<Box<RawPlatform>>,
     #[serde(default)]
     annotations: Option<Box<EntryAnnotations>>,
 }

@@ -111,14 +111,14 @@ fn damaged_layouts_are_refused() {
     let app = Image::new("layer");
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    let registries = registries(root);
+    let registries = || registries(root);
     let fails = |words: &str| {
-        let error = resolve(&registries, &vendored("tools/a:1")).unwrap_err();
+        let error = resolve(&registries(), &vendored("tools/a:1")).unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     };
     fails("oci-layout");
     layout(root, &[(&app, "1")]);
-    assert!(resolve(&registries, &vendored("tools/a:1")).is_ok());
+    assert!(resolve(&registries(), &vendored("tools/a:1")).is_ok());
 
     let config = root.join("blobs/sha256").join(sha256(&app.config).hex());
     std::fs::write(&config, "changed").unwrap();
@@ -130,8 +130,36 @@ fn damaged_layouts_are_refused() {
 
     let layer = root.join("blobs/sha256").join(sha256(&app.layer).hex());
     std::fs::write(&layer, "longer than it was").unwrap();
-    assert!(registries.blob(&vendored("tools/a:1"), &app.layer_descriptor(), 0).is_err());
+    assert!(registries().blob(&vendored("tools/a:1"), &app.layer_descriptor(), 0).is_err());
 
     std::fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();
     fails("version 2.0.0");
+}
+
+#[test]
+fn the_names_of_a_layout_are_read_once_and_have_a_bound_of_their_own() {
+    let (one, two) = (Image::new("1"), Image::new("2"));
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    layout(root, &[(&one, "1"), (&two, "tools/b:1")]);
+    let entry = |number: usize| {
+        let name = format!("vendored.local/tools/of-{number}:1");
+        let mut entry = one.descriptor();
+        entry["annotations"] = json!({"org.opencontainers.image.ref.name": name, "more": "x".repeat(900)});
+        entry
+    };
+    let mut entries: Vec<Value> = (0..5_000).map(entry).collect();
+    entries.push(two.descriptor());
+    entries[5_000]["annotations"] = json!({"org.opencontainers.image.ref.name": "tools/b:1"});
+    std::fs::write(root.join("index.json"), index(&entries)).unwrap();
+    assert!(std::fs::metadata(root.join("index.json")).unwrap().len() > 4 << 20);
+    let registries = registries(root);
+    assert_eq!(resolve(&registries, &vendored("tools/b:1")).unwrap().digest, two.digest());
+    let index = std::fs::read(root.join("index.json")).unwrap();
+    std::fs::remove_file(root.join("index.json")).unwrap();
+    assert_eq!(resolve(&registries, &vendored("tools/of-4999:1")).unwrap().digest, one.digest());
+
+    std::fs::write(root.join("index.json"), [index, vec![b' '; 8 << 20]].concat()).unwrap();
+    let error = resolve(&self::registries(root), &vendored("tools/b:1")).unwrap_err();
+    assert!(matches!(error, RegistryError::TooLarge { .. }), "{error}");
 }
