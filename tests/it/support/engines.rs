@@ -224,7 +224,20 @@ impl Drop for RealEngines<'_> {
             let _ = containerd.kill();
             let _ = containerd.wait();
         }
+        // podman tidies up behind a container by a process of its own, which would make the storage anew.
+        let storage = self.place("pod").into_os_string().into_encoded_bytes();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(10) && is_named_by_a_process(&storage) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
+}
+
+/// True if a process has `path` in its arguments.
+fn is_named_by_a_process(path: &[u8]) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut arguments = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    arguments.any(|arguments| arguments.windows(path.len()).any(|window| window == path))
 }
 
 /// Says, past the capture of the test's own output, that something was not tried.
