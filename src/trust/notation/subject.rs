@@ -78,6 +78,13 @@ impl Subject {
     }
 }
 
+/// Reads `2.5.4.10`. The package's own reader calls itself for every digit, and lets large numbers
+/// overflow.
+fn object_identifier(dotted: &str) -> Option<ObjectIdentifier> {
+    let is_sensible = dotted.len() <= 128 && dotted.split('.').all(|number| number.len() <= 9);
+    is_sensible.then(|| ObjectIdentifier::new(dotted).ok()).flatten()
+}
+
 /// Reads `O=Acme`.
 fn attribute(part: &[Byte]) -> Result<(ObjectIdentifier, String), String> {
     let Some(middle) = part.iter().position(|byte| *byte == Byte::Plain(b'=')) else {
@@ -88,7 +95,7 @@ fn attribute(part: &[Byte]) -> Result<(ObjectIdentifier, String), String> {
         .iter()
         .find(|(short, _)| short.eq_ignore_ascii_case(&name))
         .map_or(name.as_str(), |(_, dotted)| dotted);
-    let kind = ObjectIdentifier::new(dotted).map_err(|_| {
+    let kind = object_identifier(dotted).ok_or_else(|| {
         format!("the attribute {} is unknown; known are CN, O, OU, C, ST, L and others", shown(&name))
     })?;
     let value = trim(&part[middle + 1..]);
