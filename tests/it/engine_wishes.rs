@@ -43,7 +43,8 @@ fn program(sandbox: &Sandbox, directory: &str, name: &str) -> PathBuf {
 impl Shop {
     /// The table of podman, and images.
     fn text(&self, images: &[&str]) -> String {
-        format!("[engine.podman]\ncommand = {:?}\n{}", self.podman, wanted(&self.registry.name(), images))
+        let images = wanted(&self.registry.name(), images);
+        format!("[engine.podman]\ncommand = \"{}\"\n{images}", self.podman.display())
     }
 
     fn name(&self, image: &str) -> String {

@@ -20,7 +20,7 @@ use crate::support::sha256;
 const ALL: [&str; 3] = ["containerd", "microsandbox", "podman"];
 const NAMES: [&str; 3] = ["team/gzip:1", "team/odd:1", "team/zstd:1"];
 /// Kills of an `apply` that loads.
-const KILLS: usize = 20;
+const KILLS: u32 = 20;
 
 fn items(seed: u64) -> Vec<crate::support::image::Item> {
     vec![dir("d"), file(format!("d/{seed}"), noise(seed, 150_000)), file("greeting", format!("hello {seed}"))]
@@ -201,7 +201,7 @@ fn runs_that_are_killed_at_any_moment_are_made_good_by_the_next() {
         registry.edit(|content| push(content, version));
         let mut running = sandbox.msb("apply --json").spawn();
         // Golden ratio: any number of moments is spread evenly.
-        let part = (attempt as f64 * 0.618_034).fract();
+        let part = (f64::from(attempt) * 0.618_034).fract();
         std::thread::sleep(longest.mul_f64(part));
         if running.ended() {
             early += 1;

@@ -24,8 +24,9 @@ fn images(registry: &str, more: &str, settings: &str) -> String {
     let key = fixtures().join("p256.pub");
     format!(
         "[settings]\nplatform = \"linux/amd64\"\n\
-         [[trust]]\nimages = [\"{registry}/*\"]\nkey = {key:?}\n{more}\n\
+         [[trust]]\nimages = [\"{registry}/*\"]\nkey = \"{}\"\n{more}\n\
          {}{settings}\n",
+        key.display(),
         wanted(registry, &["team/app:1"])
     )
 }
@@ -39,7 +40,9 @@ fn sandbox(registry: &FakeRegistry) -> Sandbox {
 /// Signatures by the API for referrers, in this order.
 fn by_api(image: &SignedImage, signatures: &[Signature]) -> BlobSet {
     let mut content = image.content.clone();
-    signatures.iter().for_each(|signature| signature.add_to(&mut content));
+    for signature in signatures {
+        signature.add_to(&mut content);
+    }
     content.referrers = Some(BTreeMap::from([(image.index.clone(), list(signatures))]));
     content
 }
@@ -82,14 +85,14 @@ fn signatures_are_found_at_each_place_before_a_layer_is_asked_for() {
     let bundle = Signature::new("cosign3-p256");
     let simple = Signature::new("cosign2-p256");
     let mut by_fallback = image.content.clone();
-    list_in(&mut by_fallback, &image.index, &[bundle.clone()]);
+    list_in(&mut by_fallback, &image.index, std::slice::from_ref(&bundle));
     let mut beside_an_empty_api = by_fallback.clone();
     beside_an_empty_api.referrers = Some(BTreeMap::new());
     let mut by_tag = image.content.clone();
     simple.tag_in(&mut by_tag, ".sig");
     let mut on_the_manifest = image.content.clone();
     Signature::new("cosign2-manifest").tag_in(&mut on_the_manifest, ".sig");
-    let api = by_api(&image, &[bundle.clone()]);
+    let api = by_api(&image, std::slice::from_ref(&bundle));
     for (name, content, artifact) in [
         ("API", api, &bundle.digest),
         ("fallback tag", by_fallback, &bundle.digest),

@@ -34,7 +34,7 @@ fn signed(image: &SignedImage, names: &[&str]) -> BlobSet {
 
 /// The path of a fixture, in quotes for TOML.
 fn quoted(name: &str) -> String {
-    format!("{:?}", fixtures().join(name))
+    format!("\"{}\"", fixtures().join(name).display())
 }
 
 /// A rule for the images of `registry`; the table begins at line 4.
@@ -354,9 +354,8 @@ fn a_lockfile_names_signers_and_none_of_a_refused_image_is_written() {
 
     // Lockfiles without it stay readable.
     write(&sandbox, &registry, "", &rule(&registry, &key("p256.pub")));
-    let older: String =
-        text.lines().filter(|line| !line.starts_with("signed-by")).map(|line| format!("{line}\n")).collect();
-    sandbox.write("images.lock", &older);
+    let older: Vec<&str> = text.lines().filter(|line| !line.starts_with("signed-by")).collect();
+    sandbox.write("images.lock", &(older.join("\n") + "\n"));
     sandbox.msb("apply --locked").run().success();
 }
 
@@ -453,10 +452,10 @@ fn watch_takes_an_image_when_it_is_signed_and_counts_images_by_trust() {
 #[test]
 fn an_image_of_sandboxes_answers_to_the_rules_of_its_other_name() {
     let sandbox = Sandbox::in_memory();
-    sandbox.images(&format!(
+    sandbox.images(
         "[settings]\nunsigned = \"refuse\"\npull = \"never\"\n[[trust]]\nimages = [\"docker.io/library/*\"]\n\
-         accept = \"unsigned\"\n[registry.\"sandboxes.io\"]\nimages = [\"alpine:1\"]\n"
-    ));
+         accept = \"unsigned\"\n[registry.\"sandboxes.io\"]\nimages = [\"alpine:1\"]\n",
+    );
     let plan = planned(&sandbox.msb("plan --json").run().code(1));
     assert_ne!(plan["error"]["kind"], "signature", "{plan:#}");
 }

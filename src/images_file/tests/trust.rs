@@ -115,7 +115,6 @@ fn rules_name_images_by_their_full_names_without_tag() {
 
 /// Each body of a table, and what is said of it: the only problem.
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn bad_tables_and_their_problems() {
     let trust = |body: &str| format!("[[trust]]\nimages = [\"a.io/*\"]\n{body}\n");
     let images = |list: &str| format!("[[trust]]\nimages = {list}\nkey = \"a\"\n");

@@ -80,7 +80,9 @@ fn by_api(artifacts: &[Artifact]) -> Content {
     let mut content = Content::default();
     let entries: Vec<Value> = artifacts.iter().map(Artifact::entry).collect();
     content.0.insert(api(), (OCI_INDEX.to_owned(), index(&entries)));
-    artifacts.iter().for_each(|artifact| artifact.serve(&mut content, None));
+    for artifact in artifacts {
+        artifact.serve(&mut content, None);
+    }
     content
 }
 
@@ -89,7 +91,9 @@ fn by_fallback(artifacts: &[Artifact]) -> Content {
     let mut content = Content::default();
     let entries: Vec<Value> = artifacts.iter().map(Artifact::entry).collect();
     content.manifest("team/app", &fallback(), OCI_INDEX, &index(&entries));
-    artifacts.iter().for_each(|artifact| artifact.serve(&mut content, None));
+    for artifact in artifacts {
+        artifact.serve(&mut content, None);
+    }
     content
 }
 

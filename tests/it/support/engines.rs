@@ -76,14 +76,14 @@ impl<'s> RealEngines<'s> {
     pub(crate) fn tables(&self) -> String {
         let table = |name: &&str| {
             let more = match *name {
-                "microsandbox" => format!("home = {:?}\n", self.place("msb")),
+                "microsandbox" => format!("home = \"{}\"\n", self.place("msb").display()),
                 "containerd" => format!(
-                    "address = {:?}\nnamespace = \"test\"\nsnapshotter = \"native\"\n",
-                    self.place("containerd.d").join(SOCKET)
+                    "address = \"{}\"\nnamespace = \"test\"\nsnapshotter = \"native\"\n",
+                    self.place("containerd.d").join(SOCKET).display()
                 ),
                 _ => String::new(),
             };
-            format!("[engine.{name}]\ncommand = {:?}\n{more}", self.place(name))
+            format!("[engine.{name}]\ncommand = \"{}\"\n{more}", self.place(name).display())
         };
         self.names().iter().map(table).collect()
     }

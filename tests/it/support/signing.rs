@@ -155,7 +155,9 @@ pub(crate) fn list(signatures: &[Signature]) -> Value {
 
 /// Adds `signatures` of `subject` to `content`, with the fallback tag that lists them.
 pub(crate) fn list_in(content: &mut BlobSet, subject: &str, signatures: &[Signature]) {
-    signatures.iter().for_each(|signature| signature.add_to(content));
+    for signature in signatures {
+        signature.add_to(content);
+    }
     let index = content.document(OCI_INDEX, &list(signatures));
     content.tag(&format!("team/app:{}", fallback(subject)), &index);
 }
