@@ -198,8 +198,12 @@ impl Wish for Unlisted {
             }
         }
         let pull = Owner::pull();
-        let pulled: BTreeSet<ImageRef> =
-            catalog.owned_by(&pull)?.into_iter().map(|row| row.reference).collect();
+        // Those in engines alone: very many may have been pulled.
+        let of_pull = loaded.iter().filter(|row| row.owner == pull);
+        let of_pull: Vec<ImageRef> = of_pull.map(|row| row.reference.clone()).collect();
+        let mut pulled = catalog.recorded(&of_pull)?;
+        pulled.retain(|row| row.owners.contains(&pull));
+        let pulled: BTreeSet<ImageRef> = pulled.into_iter().map(|row| row.reference).collect();
         loaded.retain(|row| {
             let mut engines = self.desired.targets.engines.iter();
             let mut is_wanted = || {
