@@ -20,7 +20,7 @@ use crate::support::sha256;
 const ALL: [&str; 3] = ["containerd", "microsandbox", "podman"];
 const NAMES: [&str; 3] = ["team/gzip:1", "team/odd:1", "team/zstd:1"];
 /// Kills of an `apply` that loads.
-const KILLS: u32 = 20;
+const KILLS: u32 = 10;
 
 fn items(seed: u64) -> Vec<crate::support::image::Item> {
     vec![dir("d"), file(format!("d/{seed}"), noise(seed, 150_000)), file("greeting", format!("hello {seed}"))]
