@@ -20,7 +20,7 @@ use crate::support::sha256;
 const ALL: [&str; 3] = ["containerd", "microsandbox", "podman"];
 const NAMES: [&str; 3] = ["team/gzip:1", "team/odd:1", "team/zstd:1"];
 /// Kills of an `apply` that loads.
-const KILLS: u32 = 10;
+const KILLS: u32 = 12;
 
 fn items(seed: u64) -> Vec<crate::support::image::Item> {
     vec![dir("d"), file(format!("d/{seed}"), noise(seed, 150_000)), file("greeting", format!("hello {seed}"))]
@@ -212,7 +212,7 @@ fn runs_that_are_killed_at_any_moment_are_made_good_by_the_next() {
         drop(running);
         kills += 1;
         // The next run may be killed as well.
-        if kills % 4 == 0 || kills == 1 {
+        if kills % 4 == 0 || kills == 1 || kills == KILLS {
             let output = applied(&sandbox);
             let what = format!("after kill {kills} at {part} of {longest:?}\n{output}");
             let mut wanted = manifests(&registry);
