@@ -16,6 +16,7 @@
 mod config;
 mod connection;
 mod directories;
+mod header;
 mod holdings;
 mod image;
 mod loads;
@@ -40,6 +41,7 @@ use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::state::{Candidate, ConfigRecord, Evidence, LoadedReference, Owner, RecordedImage};
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
+use header::OpenCatalog;
 pub use writable::Holding;
 pub use writable::WritableCatalog;
 pub(crate) use writable::{Change, GROUP};
@@ -49,6 +51,10 @@ pub(crate) use writable::{Change, GROUP};
 pub struct Catalog {
     conn: Connection,
     path: PathBuf,
+    /// Whether tables were missing when the file was opened.
+    lacks_tables: bool,
+    // The last, so that the connection is closed before.
+    _open: OpenCatalog,
 }
 
 impl Catalog {
@@ -69,7 +75,8 @@ impl Catalog {
     pub fn open_read_only(home: &Path) -> Result<Option<Self>, CatalogError> {
         let path = absolute(&Self::path_in(home))?;
         let Some(target) = own::readable(&path)? else { return Ok(None) };
-        let conn = match connect_read_only(&target) {
+        let open = OpenCatalog::new();
+        let conn = match connect_read_only(&target, &open) {
             Err(error) if extended_code(&error) == Some(ffi::SQLITE_READONLY_ROLLBACK) => {
                 let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
                 connect(&target, flags)
@@ -77,9 +84,9 @@ impl Catalog {
             other => other,
         }
         .map_err(|error| explain_open(&path, false, &error))?;
-        schema::stand_in(&conn, &path)?;
+        let lacks_tables = schema::lacks_tables(&conn, &path)?;
         conn.execute_batch("PRAGMA query_only = ON").map_err(|error| sql_error("open", &path, &error))?;
-        Ok(Some(Self { conn, path }))
+        Ok(Some(Self { conn, path, lacks_tables, _open: open }))
     }
 
     /// Those of `references` that are recorded, by us or by microsandbox.
@@ -242,7 +249,12 @@ impl Catalog {
         queries: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, CatalogError> {
         Transaction::new_unchecked(&self.conn, TransactionBehavior::Deferred)
-            .and_then(|tx| queries(&tx))
+            .and_then(|tx| {
+                if self.lacks_tables {
+                    schema::stand_in(&tx)?;
+                }
+                queries(&tx)
+            })
             .map_err(|error| sql_error(doing, &self.path, &error))
     }
 }

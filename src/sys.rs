@@ -48,7 +48,7 @@ pub(crate) use own::{
     open_or_make_own_file, open_own_directory, open_own_directory_at, open_own_file, read_own_file,
 };
 pub(crate) use refusal::{Refusal, is_own, refusal};
-pub(crate) use regular::{open_regular, read_regular, read_regular_text};
+pub(crate) use regular::{may_open, open_regular, read_regular, read_regular_text};
 pub(crate) use replace::{replace_file, replace_file_unsynced, sweep_replacements};
 pub(crate) use tree::{Kept, find_mount, is_immutable, remove_tree, size_of_tree, with_rights};
 pub(crate) use xattrs::{

@@ -1,7 +1,7 @@
 //! Opening the database, and SQLite's failures in our words.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::header::OpenCatalog;
 use crate::error::CatalogError;
 use crate::sys;
 
@@ -43,22 +44,16 @@ pub(super) fn connect(target: &Path, flags: OpenFlags) -> rusqlite::Result<Conne
     Ok(conn)
 }
 
-pub(super) fn connect_read_only(path: &Path) -> rusqlite::Result<Connection> {
+/// Opens the database at `path` to read, as part of `catalog`.
+pub(super) fn connect_read_only(path: &Path, catalog: &OpenCatalog) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    if is_wal(path) && !has_log(path) {
+    if catalog.is_wal(path) && !has_log(path) {
         // Everything is in the main file. The usual way would create -wal and -shm, or fail where
         // it may not.
         let uri = immutable_uri(path);
         return connect(&uri, flags | OpenFlags::SQLITE_OPEN_URI);
     }
     connect(path, flags)
-}
-
-/// Tells whether the file says that it wants a write-ahead log: byte 19, the read version, is 2.
-/// <https://www.sqlite.org/fileformat2.html#the_database_header>
-fn is_wal(path: &Path) -> bool {
-    let mut header = [0; 20];
-    sys::open_regular(path).and_then(|mut file| file.read_exact(&mut header)).is_ok() && header[19] == 2
 }
 
 fn has_log(path: &Path) -> bool {
@@ -121,8 +116,7 @@ pub(super) fn why_not_opened(path: &Path, write: bool) -> Option<CatalogError> {
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         return Some(CatalogError::Open { path: path.to_owned(), reason: "not a regular file".to_owned() });
     }
-    let error = OpenOptions::new().read(true).write(write).open(path).err()?;
-    Some(io_error(path, &error))
+    Some(io_error(path, &sys::may_open(path, write).err()?))
 }
 
 /// SQLite's failure in our words.

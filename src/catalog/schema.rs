@@ -333,17 +333,26 @@ fn upgrade_to(tx: &Transaction<'_>, path: &Path, steps: usize) -> Result<(), Cat
     check_columns(tx, path)
 }
 
-/// Makes a read-only database answer every query: a table that is not there (an empty file, or a
-/// database that only microsandbox has used) is read as an empty one. The stand-ins live in memory.
-pub(super) fn stand_in(conn: &Connection, path: &Path) -> Result<(), CatalogError> {
+/// Checks a database that is only read, and tells whether any table is not there: it then needs
+/// [`stand_in`].
+pub(super) fn lacks_tables(conn: &Connection, path: &Path) -> Result<bool, CatalogError> {
     let fail = |error| sql_error("read the schema of", path, &error);
     conn.execute_batch("PRAGMA temp_store = MEMORY").map_err(fail)?;
     check_columns(conn, path)?;
     version(conn, path)?;
-    for table in missing_tables(conn).map_err(fail)? {
-        create(conn, "CREATE TEMP TABLE", table).map_err(fail)?;
+    Ok(!missing_tables(conn).map_err(fail)?.is_empty())
+}
+
+/// Makes a read-only database answer every query of the transaction `tx`: a table that is not there
+/// (an empty file, or a database that only microsandbox has used) is read as an empty one. The
+/// stand-ins live in memory, and no longer than the transaction: the first run may make the true
+/// tables right after.
+pub(super) fn stand_in(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.execute_batch("PRAGMA query_only = OFF")?;
+    for table in missing_tables(tx)? {
+        create(tx, "CREATE TEMP TABLE", table)?;
     }
-    Ok(())
+    tx.execute_batch("PRAGMA query_only = ON")
 }
 
 /// Reads how many of our migrations the database has had; 0 for one without our tables.

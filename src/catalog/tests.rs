@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -1032,6 +1032,34 @@ fn two_writers_and_a_reader_wait_for_each_other() {
     });
     assert_eq!(sandbox.open().all().unwrap().len(), 26);
     sandbox.assert_sound();
+}
+
+#[test]
+fn a_reader_of_a_new_catalog_sees_what_the_first_run_records() {
+    let sandbox = Sandbox::new();
+    sandbox.sql().execute_batch("VACUUM").unwrap();
+    let reader = sandbox.reader();
+    assert!(reader.all().unwrap().is_empty());
+    put(&mut sandbox.open(), ALPINE, &["a"], &file("one"));
+    let found = one(&reader, ALPINE).unwrap();
+    assert!(found.rows_complete && found.owners == BTreeSet::from([file("one")]), "{found:?}");
+    assert!(reader.conn.execute("DELETE FROM images", []).is_err(), "a reader cannot write");
+}
+
+/// Two connections of one process share the locks of one file; a handle that is opened beside them
+/// and closed takes the locks of both away. A second process then sees that the file is free.
+#[test]
+fn opening_a_reader_leaves_a_writer_its_lock() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a"], &file("one"));
+    let tx = Transaction::new_unchecked(&catalog.conn, TransactionBehavior::Immediate).unwrap();
+    tx.execute("DELETE FROM images", []).unwrap();
+    drop(sandbox.reader());
+    // The lock of a writer is on the byte after the pending byte, at 1 GiB.
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let inode = format!(":{} {} ", fs::metadata(sandbox.path()).unwrap().ino(), 0x4000_0001);
+    assert!(locks.lines().any(|line| line.contains("WRITE") && line.contains(&inode)), "{locks}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use rusqlite::{OpenFlags, Transaction, TransactionBehavior};
 
 use super::Catalog;
 use super::connection::{absolute, connect, explain_open, sql_error, why_not_opened};
+use super::header::OpenCatalog;
 use super::write::{self, Forgotten};
 use super::{directories, loads, own, schema, trust};
 use crate::error::CatalogError;
@@ -74,6 +75,7 @@ impl WritableCatalog {
         let path = absolute(&Catalog::path_in(home.path()))?;
         let target = own::writable(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let open = OpenCatalog::new();
         let mut conn = connect(&target, flags).map_err(|error| explain_open(&path, true, &error))?;
         let fail = |error| sql_error(DOING, &path, &error);
         // SQLite quietly opens a file it may not write read-only; better to say so now than at the
@@ -88,7 +90,7 @@ impl WritableCatalog {
         // what was told as done.
         conn.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA foreign_keys = ON").map_err(fail)?;
         schema::upgrade(&mut conn, &path)?;
-        Ok(Self { catalog: Catalog { conn, path }, _home: home.clone() })
+        Ok(Self { catalog: Catalog { conn, path, lacks_tables: false, _open: open }, _home: home.clone() })
     }
 
     /// Records `image` under `names` for `owner`, with what he wants of it, in one transaction:

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 
 use super::refusal::check_regular;
 
@@ -23,6 +23,17 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
     check_regular(&rustix::fs::fstat(&file)?)?;
     Ok(file.into())
+}
+
+/// Tells whether the system lets this process read the file at `path`, and write to the file if
+/// `write` says so. The file is not opened: closing a database takes away the locks that this
+/// process has on it.
+///
+/// # Errors
+/// The system's reason not to.
+pub(crate) fn may_open(path: &Path, write: bool) -> io::Result<()> {
+    let access = if write { Access::READ_OK | Access::WRITE_OK } else { Access::READ_OK };
+    Ok(rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)?)
 }
 
 /// Reads the regular file at `path`, which has at most `limit` bytes.
