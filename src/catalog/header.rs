@@ -9,9 +9,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use crate::sys;
+use crate::threads::lock;
 
 static OPEN: Mutex<OpenCatalogs> = Mutex::new(OpenCatalogs { count: 0, handles: Vec::new() });
 
@@ -27,7 +28,7 @@ pub(super) struct OpenCatalog(());
 
 impl OpenCatalog {
     pub(super) fn new() -> Self {
-        lock().count += 1;
+        lock(&OPEN).count += 1;
         Self(())
     }
 
@@ -37,7 +38,7 @@ impl OpenCatalog {
     #[expect(clippy::unused_self, reason = "the open catalog is what makes the call safe")]
     pub(super) fn is_wal(&self, path: &Path) -> bool {
         let read = || -> io::Result<u8> {
-            let mut open = lock();
+            let mut open = lock(&OPEN);
             let place = fs::metadata(path)?;
             let same = |file: &File| {
                 file.metadata().is_ok_and(|its| (its.dev(), its.ino()) == (place.dev(), place.ino()))
@@ -58,15 +59,10 @@ impl OpenCatalog {
 
 impl Drop for OpenCatalog {
     fn drop(&mut self) {
-        let mut open = lock();
+        let mut open = lock(&OPEN);
         open.count -= 1;
         if open.count == 0 {
             open.handles.clear();
         }
     }
-}
-
-/// A panic elsewhere leaves the count right: each change is one step.
-fn lock() -> MutexGuard<'static, OpenCatalogs> {
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -333,8 +333,7 @@ fn upgrade_to(tx: &Transaction<'_>, path: &Path, steps: usize) -> Result<(), Cat
     check_columns(tx, path)
 }
 
-/// Checks a database that is only read, and tells whether any table is not there: it then needs
-/// [`stand_in`].
+/// Checks a database that is only read, and tells whether a table is missing: see [`stand_in`].
 pub(super) fn lacks_tables(conn: &Connection, path: &Path) -> Result<bool, CatalogError> {
     let fail = |error| sql_error("read the schema of", path, &error);
     conn.execute_batch("PRAGMA temp_store = MEMORY").map_err(fail)?;
