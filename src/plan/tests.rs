@@ -894,11 +894,11 @@ fn each_reason_has_its_action_its_code_and_its_words() {
              stays for microsandbox, which had it first",
         ),
     ];
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md")).unwrap();
     let listed =
-        readme.split("stable `reason_code`:").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+        page.split("stable `reason_code`:").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
     for (reason, action, code, words) in reasons {
-        assert!(listed.contains(&format!("`{code}`")), "the README does not list {code}");
+        assert!(listed.contains(&format!("`{code}`")), "docs/errors.md does not list {code}");
         assert_eq!((reason.action(), reason.code(), reason.to_string().as_str()), (action, code, words));
     }
 }

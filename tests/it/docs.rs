@@ -6,6 +6,7 @@
 //! `<!-- needs: network -->` are only parsed: the binary gets `--help` after their arguments, which fails
 //! where a command or a flag does not exist. Other cargo commands are checked against a list.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -262,6 +263,15 @@ fn documents() -> Vec<(String, String)> {
 
 // --------------------------------------------------------------------------------------------------- running
 
+/// This machine's platform, in whose place the docs show `linux/amd64`.
+fn this_platform() -> String {
+    match std::env::consts::ARCH {
+        "x86_64" => "linux/amd64".to_owned(),
+        "aarch64" => "linux/arm64".to_owned(),
+        other => format!("linux/{other}"),
+    }
+}
+
 /// Runs the console blocks of one document; the problems found, one text each.
 fn run_document(name: &str, text: &str) -> Vec<String> {
     let mut problems = Vec::new();
@@ -296,6 +306,7 @@ fn run_document(name: &str, text: &str) -> Vec<String> {
     let output = world.run("sh", &["-c", &script]);
     let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
+    let platform = this_platform();
     // Printed and status in turns; what comes after the last separator is nothing.
     let mut parts = stdout.split(SEPARATOR);
     for (step, needs_network) in &all {
@@ -309,8 +320,10 @@ fn run_document(name: &str, text: &str) -> Vec<String> {
             break;
         }
         let printed: Vec<&str> = printed.lines().collect();
-        if !step.shown.is_empty() && !needs_network && !agrees(&step.shown, &printed) {
-            problems.push(format!("{place}\nshown:   {:#?}\nprinted: {printed:#?}", step.shown));
+        let shown: Vec<String> =
+            step.shown.iter().map(|line| line.replace("linux/amd64", &platform)).collect();
+        if !shown.is_empty() && !needs_network && !agrees(&shown, &printed) {
+            problems.push(format!("{place}\nshown:   {shown:#?}\nprinted: {printed:#?}"));
         }
     }
     problems
@@ -323,21 +336,74 @@ fn commands_in_the_docs_work() {
     assert!(problems.is_empty(), "{}", problems.join("\n\n"));
 }
 
+/// The anchors of a document's headings, as GitHub makes them: lower case, hyphens for blanks, no punctuation.
+fn anchors(markdown: &str) -> BTreeSet<String> {
+    prose(markdown)
+        .filter_map(|line| line.strip_prefix('#'))
+        .map(|heading| {
+            let heading = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+            heading.chars().filter(|letter| letter.is_alphanumeric() || "-_".contains(*letter)).collect()
+        })
+        .collect()
+}
+
+/// The lines of a document outside its fenced blocks.
+fn prose(markdown: &str) -> impl Iterator<Item = &str> {
+    let mut fenced = false;
+    markdown.lines().filter(move |line| {
+        let fence = line.starts_with("```");
+        fenced ^= fence;
+        !fence && !fenced
+    })
+}
+
 #[test]
 fn links_in_the_docs_lead_somewhere() {
     let mut links = 0;
     for (name, text) in documents() {
         let folder = repository().join(&name).parent().expect("a file has a parent").to_owned();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if target.contains("://") || target.starts_with('#') {
+            if target.contains("://") {
                 continue;
             }
             links += 1;
-            let file = target.split('#').next().unwrap_or_default();
-            assert!(folder.join(file).exists(), "{name}: {target} does not exist");
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { repository().join(&name) } else { folder.join(file) };
+            assert!(file.exists(), "{name}: {target} does not exist");
+            if !anchor.is_empty() {
+                let page = fs::read_to_string(&file).expect("not a text");
+                assert!(anchors(&page).contains(anchor), "{name}: {target} names no heading there");
+            }
         }
     }
     assert!(links > 3, "the links were not found");
+}
+
+/// Each thing is said in one place, so that it changes in one place.
+#[test]
+fn no_sentence_stands_twice_in_the_docs() {
+    let mut places: BTreeMap<String, String> = BTreeMap::new();
+    let mut twice = String::new();
+    for (name, text) in documents().iter().filter(|(name, _)| name != "CHANGELOG.md") {
+        let lines: Vec<&str> = prose(text).collect();
+        for paragraph in lines.join("\n").split("\n\n").flat_map(|paragraph| paragraph.split("\n- ")) {
+            let paragraph = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+            for sentence in paragraph.split(". ").filter(|sentence| sentence.split(' ').count() > 6) {
+                if let Some(other) = places.insert(sentence.to_owned(), name.clone()) {
+                    let _ = writeln!(twice, "{other} and {name}: {sentence}");
+                }
+            }
+        }
+    }
+    assert!(places.len() > 300, "the sentences were not found");
+    assert!(twice.is_empty(), "{twice}");
+}
+
+#[test]
+fn the_readme_is_short() {
+    let readme = fs::read_to_string(repository().join("README.md")).expect("no README.md");
+    let lines = readme.lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines; the rest belongs into docs/");
 }
 
 /// Plans `text` without a network: with `pull = "never"` each image is blocked, while a mistake in the file
@@ -389,7 +455,7 @@ fn images_files_in_the_docs_are_valid() {
             assert_valid_images_file(&world, &format!("{name}:{}", block.start), &block.lines.join("\n"));
         }
     }
-    assert!(files > 0, "README.md shows no images file");
+    assert!(files > 0, "the docs show no images file");
 }
 
 #[test]
@@ -404,7 +470,7 @@ fn json_in_the_docs_is_json() {
             }
         }
     }
-    assert!(lines > 0, "README.md shows no event");
+    assert!(lines > 0, "the docs show no event");
 }
 
 #[test]
@@ -475,6 +541,12 @@ mod tests {
             shown: shown.iter().map(ToString::to_string).collect(),
         };
         assert_eq!(steps(&found[0]), [step(3, "a b", &["one", "two"]), step(6, "c", &[])]);
+    }
+
+    #[test]
+    fn headings_have_anchors_and_fenced_lines_do_not() {
+        let found = anchors("# A\n```sh\n# b\n```\n## Lines that don't: `break`\n");
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["a", "lines-that-dont-break"]);
     }
 
     #[test]

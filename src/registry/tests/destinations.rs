@@ -1,5 +1,5 @@
 //! The places to which a registry's credentials go, and those to which they do not: a test for each
-//! row of the table in `README.md`.
+//! row of the table in `docs/registries.md`.
 //!
 //! Each looks at what arrived at every server that took part.
 
