@@ -243,4 +243,45 @@ mod tests {
             }
         }
     }
+
+    /// A page of the docs.
+    fn page(name: &str) -> String {
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        std::fs::read_to_string(docs.join(name)).unwrap()
+    }
+
+    #[test]
+    fn the_docs_describe_every_key() {
+        let pages =
+            ["images-file.md", "registries.md", "engines.md", "microsandbox.md", "trust.md"].map(page);
+        for keys in ALL {
+            for name in keys.names {
+                let forms =
+                    [format!("`{name}`"), format!("`{name} = "), format!("`[{name}"), format!("`[[{name}")];
+                let inside = format!("{{ {name} = ");
+                let described = pages
+                    .iter()
+                    .any(|page| forms.iter().any(|form| page.contains(form)) || page.contains(&inside));
+                assert!(described, "{name} of {} is in none of the pages", keys.table);
+            }
+        }
+    }
+
+    #[test]
+    fn the_security_page_lists_what_strangers_may_not_set() {
+        let page = page("security.md");
+        let table = page.split("| key | since |").nth(1).expect("a table of the keys");
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let mut listed = std::collections::BTreeSet::new();
+        for row in rows {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            for key in cells[0].split('`').skip(1).step_by(2).filter(|key| *key != "false") {
+                listed.insert((key.to_owned(), cells[1].trim_end_matches(" |").to_owned()));
+            }
+        }
+        let guarded = ALL.iter().flat_map(|keys| keys.guarded);
+        let expected: std::collections::BTreeSet<_> =
+            guarded.map(|(key, since)| ((*key).to_owned(), (*since).to_owned())).collect();
+        assert_eq!(listed, expected);
+    }
 }

@@ -285,6 +285,7 @@ fn the_starter_file_is_valid_with_and_without_its_examples() {
     let file = good(STARTER);
     assert_eq!(references(&file), ["docker.io/library/alpine:3.20", "docker.io/library/python:3.12-slim"]);
     assert_eq!(file.warnings, []);
+    assert!(STARTER.starts_with("#:schema images.schema.json\n"), "editors read the first line only");
     // Every line that is commented-out TOML is TOML, and valid.
     let is_example = |line: &str| {
         let line = line.trim_start().trim_start_matches("# ");

@@ -155,6 +155,7 @@ impl World {
             copy_tree(&repository().join("examples/trust").join(key), &world.path("copy").join(key));
         }
         copy_tree(&repository().join("benches"), &world.path("copy/benches"));
+        copy_tree(&repository().join("docs"), &world.path("copy/docs"));
         let known: String = CARGO_COMMANDS.iter().fold(String::new(), |mut text, command| {
             let _ = write!(text, "'{command}') exit 0 ;;\n  ");
             text
@@ -331,8 +332,13 @@ fn run_document(name: &str, text: &str) -> Vec<String> {
 
 #[test]
 fn commands_in_the_docs_work() {
-    let problems: Vec<String> =
-        documents().iter().flat_map(|(name, text)| run_document(name, text)).collect();
+    let documents = documents();
+    // Each has a shell and a copy of its own.
+    let problems: Vec<String> = std::thread::scope(|scope| {
+        let running: Vec<_> =
+            documents.iter().map(|(name, text)| scope.spawn(move || run_document(name, text))).collect();
+        running.into_iter().flat_map(|document| document.join().expect("a document's run")).collect()
+    });
     assert!(problems.is_empty(), "{}", problems.join("\n\n"));
 }
 
@@ -400,10 +406,36 @@ fn no_sentence_stands_twice_in_the_docs() {
 }
 
 #[test]
-fn the_readme_is_short() {
+fn the_readme_is_short_and_leads_to_every_page() {
     let readme = fs::read_to_string(repository().join("README.md")).expect("no README.md");
     let lines = readme.lines().count();
     assert!(lines <= 150, "README.md has {lines} lines; the rest belongs into docs/");
+    for (page, _) in documents().iter().filter(|(name, _)| name.starts_with("docs/")) {
+        assert!(readme.contains(&format!("]({page})")), "README.md does not lead to {page}");
+    }
+}
+
+/// A picture of a page may be shown anywhere, also where nothing may be loaded and no script runs.
+#[test]
+fn pictures_of_the_docs_need_nothing_else() {
+    let mut pictures = 0;
+    for entry in fs::read_dir(repository().join("docs")).expect("no docs") {
+        let path = entry.expect("cannot list a directory").path();
+        if path.extension().is_none_or(|extension| extension != "svg") {
+            continue;
+        }
+        pictures += 1;
+        let picture = fs::read_to_string(&path).expect("not a text");
+        let name = path.display();
+        assert!(picture.len() < 60 * 1024, "{name} has {} bytes", picture.len());
+        assert!(picture.contains("prefers-color-scheme:dark"), "{name} is for light pages only");
+        for foreign in ["<script", "<image", "<foreignObject", "url(", "@import", "src="] {
+            assert!(!picture.contains(foreign), "{name} has {foreign:?}");
+        }
+        let mut links = picture.split("href=\"").skip(1);
+        assert!(links.all(|link| link.starts_with('#')), "{name} links to something else");
+    }
+    assert!(pictures > 0, "the pictures were not found");
 }
 
 /// Plans `text` without a network: with `pull = "never"` each image is blocked, while a mistake in the file
