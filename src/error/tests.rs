@@ -1,5 +1,5 @@
-//! The words for machines are stable: `docs/errors.md` lists each of them, and two failures share one
-//! only where they mean the same to a script.
+//! The words for machines are stable: `docs/errors.md` lists each of them, and two failures share
+//! one only where they mean the same to a script.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
