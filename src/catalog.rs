@@ -132,6 +132,25 @@ impl Catalog {
         self.read("list the images of", |tx| images(tx, self.home(), &image::all_names(tx)?))
     }
 
+    /// The names of all recorded images, sorted; those that only microsandbox recorded too.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn names(&self) -> Result<Vec<ImageRef>, CatalogError> {
+        self.read("list the names of images in", image::all_names)
+    }
+
+    /// Everybody who wants a recorded image.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn owners(&self) -> Result<Vec<Owner>, CatalogError> {
+        self.read("list owners in", |tx| {
+            let names = rows::texts(tx, rows::OWNERS, "")?;
+            Ok(names.into_iter().map(Owner).collect())
+        })
+    }
+
     /// Calls `visit` with every recorded image, sorted by reference: as [`Catalog::all`], but never
     /// with all in memory.
     ///

@@ -136,8 +136,14 @@ pub enum Event {
     Image {
         /// The image.
         reference: ImageRef,
+        /// The platform that it is wanted for, or is recorded for where it goes, as `os/arch`.
+        platform: Option<String>,
         /// The action that was planned.
         action: Action,
+        /// The digest that the reference means now.
+        digest: Option<BlobDigest>,
+        /// The digest that the reference meant when the image was recorded.
+        previous: Option<BlobDigest>,
         /// The words beside the action, for people; empty where the action says it all.
         reason: String,
         /// The action that was planned on each of its parts in engines, by the engine's name.

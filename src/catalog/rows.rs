@@ -21,6 +21,9 @@ macro_rules! well_formed {
 }
 pub(super) use well_formed;
 
+/// Everybody who wants an image, but for one.
+pub(super) const OWNERS: &str = "SELECT DISTINCT owner FROM sync_owners WHERE owner <> ?1";
+
 /// The names of an owner's images, and of their second names that nobody owns. CROSS JOIN is
 /// SQLite's word for "in this order": else the second names of all owners may be gone through.
 pub(super) const OWNED_NAMES: &str = "

@@ -1,5 +1,5 @@
-//! The words for machines are stable: `docs/errors.md` lists each of them, and two failures share
-//! one only where they mean the same to a script.
+//! The words for machines are stable: `docs/json.md` and the schema of the output list each of
+//! them, and two failures share one only where they mean the same to a script.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,8 +19,8 @@ const SHARED: &[(&str, &str)] = &[
     ("stopped", "a signal ended the run, while a registry was asked or elsewhere"),
 ];
 
-/// The kinds that the binary gives to mistakes inside the user's files.
-const OF_FILES: [&str; 2] = ["images-file", "lockfile"];
+/// The kinds that the binary gives to mistakes inside the user's files, and on the command line.
+const OF_THE_BINARY: [&str; 3] = ["images-file", "lockfile", "usage"];
 
 /// The kinds that the sources of this room give, each with the number of places that do.
 fn given() -> BTreeMap<String, usize> {
@@ -41,15 +41,21 @@ fn given() -> BTreeMap<String, usize> {
 
 #[test]
 fn the_docs_list_every_kind() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/json.md");
     let page = fs::read_to_string(page).unwrap();
     let table = page.split("| `error.kind` |").nth(1).expect("a table of the kinds");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     let kinds = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
     let listed: Vec<String> = kinds.map(str::to_owned).collect();
-    let expected: BTreeSet<String> = given().into_keys().chain(OF_FILES.map(str::to_owned)).collect();
+    let expected: BTreeSet<String> = given().into_keys().chain(OF_THE_BINARY.map(str::to_owned)).collect();
     assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), expected);
     assert_eq!(listed.len(), expected.len(), "a kind is listed twice");
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/msb-sync/json/schema.json");
+    let schema = fs::read_to_string(schema).unwrap();
+    let words =
+        schema.split("\"errorKind\": {").nth(1).and_then(|rest| rest.split(['[', ']']).nth(1)).unwrap();
+    let known: BTreeSet<String> = words.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    assert_eq!(known, expected, "the schema of the output");
 }
 
 #[test]

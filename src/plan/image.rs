@@ -141,11 +141,19 @@ impl PlannedImage {
 
     /// The event that tells the end of the image: with the error if it failed.
     pub fn event(&self, error: Option<Arc<Error>>) -> Event {
-        let (reference, action) = (self.reference.clone(), self.action);
         let engines = self.engine_actions().filter(|(_, action)| !(self.waits && *action == Action::Remove));
         let engines = engines.map(|(engine, action)| (engine.as_str(), action)).collect();
-        let reason = self.remark().unwrap_or_default();
-        Event::Image { reference, action, reason, engines, signatures: self.signatures(), error }
+        Event::Image {
+            reference: self.reference.clone(),
+            platform: self.platform.as_ref().map(ToString::to_string),
+            action: self.action,
+            digest: self.digest.clone(),
+            previous: self.previous.clone(),
+            reason: self.remark().unwrap_or_default(),
+            engines,
+            signatures: self.signatures(),
+            error,
+        }
     }
 
     /// The state of the image's signatures.

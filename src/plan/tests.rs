@@ -894,11 +894,15 @@ fn each_reason_has_its_action_its_code_and_its_words() {
              stays for microsandbox, which had it first",
         ),
     ];
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md")).unwrap();
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.md")).unwrap();
     let listed =
-        page.split("stable `reason_code`:").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+        page.split("\n`reason_code` says why").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bin/msb-sync/json/schema.json");
+    let schema = std::fs::read_to_string(schema).unwrap();
+    let known = schema.split("\"reasonCode\": {").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
     for (reason, action, code, words) in reasons {
-        assert!(listed.contains(&format!("`{code}`")), "docs/errors.md does not list {code}");
+        assert!(known.contains(&format!("\"{code}\"")), "the schema of the output does not know {code}");
+        assert!(listed.contains(&format!("`{code}`")), "docs/json.md does not list {code}");
         assert_eq!((reason.action(), reason.code(), reason.to_string().as_str()), (action, code, words));
     }
 }

@@ -148,9 +148,10 @@ const LINES: &[Line] = &[
     Line(&["apply"], "forget", 2, NOTHING),
     Line(&["apply"], "forget REF --owner images.toml", 2, NOTHING),
     Line(&["apply"], "remove REF", 2, NOTHING),
-    Line(&["unlist"], "init", 0, NOTHING),
+    Line(&["unlist"], "init", 0, &[("", "version path")]),
     Line(&[], "init", 1, NOTHING),
-    Line(&[], "schema", 0, &[("", "$schema properties")]),
+    Line(&[], "schema", 0, &[("", "$schema $id properties")]),
+    Line(&[], "schema output", 0, &[("", "$schema $id anyOf $defs")]),
     Line(&[], "completions bash", 0, NOTHING),
     Line(&[], "completions zsh", 0, NOTHING),
     Line(&[], "completions fish", 0, NOTHING),
@@ -261,7 +262,7 @@ fn every_line_does_what_it_says_for_people_scripts_and_in_silence() {
                     }
                     assert_shape(&output.summary(), SUMMARY, &output);
                 }
-                "--json" if arguments == "schema" => {
+                "--json" if arguments.starts_with("schema") => {
                     assert_shape(&serde_json::from_str(&output.stdout).unwrap(), shape, &output);
                 }
                 "--json" if !shape.is_empty() => assert_shape(&output.json(), shape, &output),

@@ -101,9 +101,9 @@ fn a_broken_file_keeps_the_last_good_state_and_is_said_once() {
     sandbox.images("[settings]\ninterval = \"1s\"\nprune = true\nnonsense = 1\n");
     watching.until("where it is wrong", |event| {
         event["event"] == "error"
-            && event["line"] == 4
-            && event["column"] == 1
-            && event["kind"] == "images-file"
+            && event["error"]["kind"] == "images-file"
+            && event["problems"][0]["line"] == 4
+            && event["problems"][0]["column"] == 1
     });
     // At the interval it is tried again, and nothing more is said.
     eventually("it was tried again twice", LIMIT, || watching.count("error") >= 3);

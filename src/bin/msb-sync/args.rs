@@ -33,7 +33,7 @@ pub(crate) struct Cli {
 }
 
 /// Tells whether `arguments` ask for more, where clap has stopped reading at `--version`.
-pub(crate) fn are_verbose(arguments: impl Iterator<Item = OsString>) -> bool {
+pub(crate) fn are_verbose(arguments: &[OsString]) -> bool {
     let is_short = |argument: &str| {
         let letters = argument.strip_prefix('-').unwrap_or_default();
         !letters.is_empty()
@@ -41,9 +41,10 @@ pub(crate) fn are_verbose(arguments: impl Iterator<Item = OsString>) -> bool {
             && letters.contains('v')
     };
     arguments
+        .iter()
         .skip(1)
-        .filter_map(|argument| argument.into_string().ok())
-        .any(|argument| argument == "--verbose" || is_short(&argument))
+        .filter_map(|argument| argument.to_str())
+        .any(|argument| argument == "--verbose" || is_short(argument))
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +84,21 @@ pub(crate) enum When {
     Never,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Described {
+    /// Every document and every event that commands print
+    Output,
+}
+
+/// The form of a result on standard output, with `--json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Printed {
+    Document,
+    Events,
+    /// A tar, which nothing else may be mixed with.
+    Bundle,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make the machine match the images file
@@ -119,8 +135,12 @@ pub(crate) enum Command {
     },
     /// Write a commented starter images.toml (never overwrites)
     Init,
-    /// Print the JSON Schema of the images file
-    Schema,
+    /// Print the JSON Schema of the images file, or of what --json prints
+    Schema {
+        /// The thing that the schema describes [default: the images file]
+        #[arg(value_name = "WHAT")]
+        what: Option<Described>,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -148,7 +168,7 @@ impl Command {
             Self::Forget(_) | Self::Remove(_) => "forget",
             Self::TrustRoot { .. } => "trust-root",
             Self::Init => "init",
-            Self::Schema => "schema",
+            Self::Schema { .. } => "schema",
             Self::Completions { .. } => "completions",
             Self::Man => "man",
         }
@@ -157,6 +177,16 @@ impl Command {
     /// The images file may be a stranger's.
     pub(crate) fn is_untrusted(&self) -> bool {
         matches!(self, Self::Plan(Plan { untrusted: true, .. }) | Self::Lock(Lock { untrusted: true, .. }))
+    }
+
+    /// The way in which `--json` prints the command's result.
+    pub(crate) fn result(&self) -> Printed {
+        match self {
+            Self::Apply(Apply { dry_run: true, .. }) => Printed::Document,
+            Self::Apply(_) | Self::Watch(_) | Self::Pull(_) => Printed::Events,
+            Self::Export(Export { output, .. }) if output == Path::new("-") => Printed::Bundle,
+            _ => Printed::Document,
+        }
     }
 
     /// The command goes on until it is stopped.

@@ -15,17 +15,16 @@ mod trust_root;
 mod verify;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::CommandFactory;
 use msb_sync::cancel::Cancel;
-use msb_sync::error::InputError;
 use msb_sync::image_ref::ImageRef;
-use msb_sync::sync::{Environment, ImagesSource, Request, Session, VerbError};
+use msb_sync::sync::{ImagesSource, Request, Session, VerbError};
 
-use crate::args::{Cli, Command, Lock, Plan, Target};
+use crate::args::{Cli, Command, Described, Lock, Plan, Target};
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::{completions, environment, json};
 
 /// Carries out the command of `cli`, and prints why where that fails.
 pub(crate) fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
@@ -63,14 +62,15 @@ fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbErro
         Command::Remove(_) => Ok(forget::renamed(output)),
         Command::TrustRoot { file } => trust_root::run(file.as_deref(), &session()?, output),
         Command::Init => init::run(output),
-        Command::Schema => {
-            output.result(msb_sync::sync::json_schema());
+        Command::Schema { what } => {
+            output.result(match what {
+                None => msb_sync::sync::json_schema(),
+                Some(Described::Output) => json::SCHEMA,
+            });
             Ok(Exit::Done)
         }
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "msb-sync", &mut script);
-            output.result(&String::from_utf8_lossy(&script));
+            output.result(&completions::script(*shell));
             Ok(Exit::Done)
         }
         Command::Man => Ok(manual::run(output)),
@@ -79,29 +79,14 @@ fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbErro
 
 /// The session that the global options and the environment describe.
 fn session(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Session, VerbError> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let user_home = variable("HOME").map(PathBuf::from);
-    let home = cli.global.home.clone().or_else(|| variable("MICROSANDBOX_HOME").map(PathBuf::from));
-    let home = match (home, &user_home) {
-        (Some(home), _) => home,
-        (None, Some(home)) => home.join(".microsandbox"),
-        (None, None) => return Err(VerbError::Input(InputError::NoHome.into())),
-    };
-    let home = std::path::absolute(&home)
-        .map_err(|source| VerbError::Input(InputError::Home { path: home, source }.into()))?;
     let verb = cli.command.verb();
     Ok(Session {
-        user_home,
-        environment: Environment::from_process(),
-        default_registry: variable("OCI_REGISTRY_DOMAIN")
-            .map(|value| value.to_string_lossy().into_owned())
-            .unwrap_or_default(),
         jobs: cli.global.jobs.map(Into::into),
         untrusted: cli.command.is_untrusted(),
         verb: verb.to_owned(),
         reporter: output.reporter(verb),
         cancel,
-        ..Session::new(home)
+        ..environment::session(cli.global.home.clone())?
     })
 }
 

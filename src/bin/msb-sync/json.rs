@@ -1,67 +1,31 @@
 //! The output for machines. Every document and every event carries `"version": 1`; within it keys
 //! are only added.
 
+mod events;
+mod failure;
+mod trust;
+
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use msb_sync::error::Error;
 use msb_sync::plan::{self, Plan, PlannedImage};
-use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::{Action, size_of_layers};
 use msb_sync::sync::{
-    Applied, Exported, InspectedImage, ListedImage, Problem, Pruned, Relocked, Restacked, VerbError,
-    Verified, layer_path,
+    Exported, InspectedImage, ListedImage, Pruned, Relocked, Restacked, Verified, layer_path,
 };
-use msb_sync::watch::{Notice, Trigger};
 use serde_json::{Value, json};
 
-use crate::human::Human;
-use crate::streams;
-
-mod trust;
-
+pub(crate) use events::{Events, Received, notice, print_failure, print_image, summary};
+pub(crate) use failure::{failure, misuse};
 pub(crate) use trust::root as trust_root;
+
+/// The JSON Schema of every document and every event: whoever changes one changes it there too.
+pub(crate) const SCHEMA: &str = include_str!("json/schema.json");
 
 const VERSION: u32 = 1;
 
 /// Parts of a config that the catalog keeps and nobody asks for.
 const KEPT_ONLY: &[&str] = &["media_type", "rootfs_type", "history_json"];
-
-/// Prints an event a line to stdout as it happens; the human reporter tells the rest on stderr.
-pub(crate) struct Events {
-    human: Arc<Human>,
-}
-
-impl Events {
-    pub(crate) fn new(human: Arc<Human>) -> Self {
-        Self { human }
-    }
-}
-
-impl Reporter for Events {
-    fn report(&self, event: Event) {
-        print_image(&event);
-        self.human.report(event);
-    }
-}
-
-/// Prints the event of an image; others are not for machines.
-pub(crate) fn print_image(event: &Event) {
-    if let Event::Image { reference, action, engines, signatures, error, .. } = event {
-        let mut value = json!({
-            "version": VERSION,
-            "event": "image",
-            "reference": reference.to_string(),
-            "action": action,
-            "status": if error.is_none() { "done" } else { "failed" },
-            "trust": trust::signatures(signatures),
-            "error": error.as_deref().map(error_value),
-        });
-        add_engines(&mut value, engines.iter().copied());
-        streams::print(&format!("{value}\n"));
-    }
-}
 
 /// Adds the action on each part in an engine, where there are any.
 fn add_engines(value: &mut Value, engines: impl Iterator<Item = (&'static str, Action)>) {
@@ -72,89 +36,13 @@ fn add_engines(value: &mut Value, engines: impl Iterator<Item = (&'static str, A
     }
 }
 
-/// A notice of `watch` beside the events of its runs.
-pub(crate) fn notice(notice: &Notice<'_>) -> Value {
-    let milliseconds = |duration: &Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let mut value = match notice {
-        Notice::Watching { file, interval, metrics, poll } => json!({
-            "event": "watching",
-            "file": path(file),
-            "interval_ms": milliseconds(interval),
-            "metrics": metrics.map(|address| address.to_string()),
-            "poll_ms": poll.as_ref().map(milliseconds),
-        }),
-        Notice::Triggered(reasons) => json!({
-            "event": "triggered",
-            "reasons": reasons.iter().map(Trigger::as_str).collect::<Vec<_>>(),
-            "details": reasons.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        }),
-        Notice::Applied { applied, elapsed, next } => {
-            let mut value = summary(applied, *elapsed);
-            value["next_ms"] = json!(milliseconds(next));
-            value
-        }
-        Notice::Failed { failure, again, next } => {
-            let mut value = failure_value(failure);
-            value["event"] = json!("error");
-            value["again"] = json!(again);
-            value["next_ms"] = json!(milliseconds(next));
-            value
-        }
-        Notice::Stopping => json!({ "event": "stopping" }),
-    };
-    value["version"] = json!(VERSION);
-    value
-}
-
-/// The reason why a whole run failed; with `line` and `column` where a file is at fault.
-fn failure_value(failure: &VerbError) -> Value {
-    match failure {
-        VerbError::Problems(problems) => {
-            let first = problems.iter().next();
-            json!({
-                "kind": "images-file",
-                "message": first.map_or("", |problem| problem.message()),
-                "hint": first.and_then(|problem| problem.hint()),
-                "line": first.map(Problem::line),
-                "column": first.map(Problem::column),
-                "problems": problems.len(),
-            })
-        }
-        VerbError::Lockfile(problem) => json!({
-            "kind": "lockfile",
-            "message": problem.message(),
-            "hint": problem.hint(),
-            "line": problem.line(),
-            "column": problem.column(),
-        }),
-        VerbError::Error(error) | VerbError::Input(error) => error_value(error),
-    }
-}
-
 fn error_value(error: &Error) -> Value {
     json!({ "kind": error.kind(), "message": error.chain().join(": "), "hint": error.hint() })
 }
 
-pub(crate) fn summary(applied: &Applied, elapsed: Duration) -> Value {
-    let outcome = &applied.outcome;
-    json!({
-        "version": VERSION,
-        "event": "summary",
-        "added": outcome.done(Action::Add),
-        "updated": outcome.done(Action::Update),
-        "repaired": outcome.done(Action::Repair),
-        "removed": outcome.done(Action::Remove),
-        "removals_waiting": outcome.waiting.len(),
-        "unchanged": outcome.done(Action::Keep),
-        "failed": outcome.failed(),
-        "downloaded_bytes": outcome.downloaded_bytes,
-        "extracted_bytes": outcome.extracted_bytes,
-        "engine_loads": outcome.loads,
-        "engine_removals": outcome.engine_removals,
-        "requests": applied.requests,
-        "duration_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-        "error": outcome.failure.as_deref().map(error_value),
-    })
+/// The document of `init`.
+pub(crate) fn started(file: &Path) -> Value {
+    json!({ "version": VERSION, "path": path(file) })
 }
 
 /// A path as JSON text; what is not UTF-8 in it cannot be told.

@@ -17,6 +17,7 @@ use msb_sync::threads::lock;
 use msb_sync::watch::{Listener, Notice};
 
 use crate::human::{self, Human};
+use crate::json::Received;
 use crate::output::Output;
 use crate::text::{duration, now, plural};
 use crate::{json, streams};
@@ -25,6 +26,7 @@ use crate::{json, streams};
 pub(crate) struct Live {
     human: Arc<Human>,
     json: bool,
+    received: Received,
     quiet: bool,
     said: Mutex<Said>,
     stop: Cancel,
@@ -49,6 +51,7 @@ impl Live {
         Self {
             human: Arc::clone(&output.human),
             json: output.json,
+            received: Received::default(),
             quiet: output.quiet,
             said: Mutex::default(),
             stop,
@@ -176,7 +179,7 @@ fn in_one_line(failure: &VerbError) -> (String, Vec<String>, Option<String>) {
 impl Reporter for Live {
     fn report(&self, event: Event) {
         if self.json {
-            json::print_image(&event);
+            json::print_image(&event, &self.received);
             self.stop_unheard();
         }
         if self.is_news(&event) {

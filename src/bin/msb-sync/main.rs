@@ -6,22 +6,27 @@
 
 mod args;
 mod commands;
+mod completions;
+mod environment;
 mod exit;
 mod human;
 mod json;
 mod live;
+mod misuse;
 mod output;
 mod paint;
 mod signals;
 mod streams;
 mod text;
 
-use std::process::{self, ExitCode};
+use std::ffi::OsString;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use msb_sync::cancel::Cancel;
+use msb_sync::error::Error;
 
 use args::Cli;
 use exit::Exit;
@@ -31,18 +36,22 @@ fn main() -> ExitCode {
     msb_sync::limit_allocator_arenas();
     msb_sync::raise_open_files_limit();
     signals::survive_file_limits();
-    let cli = Cli::try_parse().unwrap_or_else(|error| {
-        if error.kind() == ErrorKind::DisplayVersion && args::are_verbose(std::env::args_os()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if completions::answered(&arguments) {
+        return Exit::Done.into();
+    }
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::DisplayVersion && args::are_verbose(&arguments) => {
             streams::print(&human::version());
-            process::exit(0);
+            return Exit::Done.into();
         }
-        error.exit()
-    });
-    let output = Output::new(&cli.global);
+        Err(error) => return misuse::explain(&error, &arguments).into(),
+    };
+    let output = Output::new(&cli);
     let cancel = Cancel::new();
     if let Err(error) = signals::watch(cancel.clone(), Arc::clone(&output.human)) {
-        output.error("cannot watch for signals", &[error.to_string()], None);
-        return Exit::Failed.into();
+        return output.failure(&Error::System { doing: "watch for signals", source: error }.into()).into();
     }
     let mut exit = commands::run(&cli, &output, cancel);
     output.human.clear();

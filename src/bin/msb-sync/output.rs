@@ -8,7 +8,7 @@ use msb_sync::error::Error;
 use msb_sync::progress::Reporter;
 use msb_sync::sync::VerbError;
 
-use crate::args::{Global, When};
+use crate::args::{Cli, Printed, When};
 use crate::exit::Exit;
 use crate::human::{Human, Meter};
 use crate::json;
@@ -18,6 +18,8 @@ use crate::streams;
 pub(crate) struct Output {
     /// The result is JSON.
     pub(crate) json: bool,
+    /// The form of the result with `--json`.
+    printed: Printed,
     /// People are told errors only.
     pub(crate) quiet: bool,
     /// Everything but the result goes here.
@@ -27,8 +29,9 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// The output that `global` asks for.
-    pub(crate) fn new(global: &Global) -> Self {
+    /// The output that the global options and the command ask for.
+    pub(crate) fn new(cli: &Cli) -> Self {
+        let global = &cli.global;
         streams::color(global.color);
         let is_terminal = io::stderr().is_terminal();
         let meter = match global.progress {
@@ -40,6 +43,7 @@ impl Output {
         };
         Self {
             json: global.json,
+            printed: cli.command.result(),
             quiet: global.quiet,
             human: Arc::new(Human::new(global.quiet, global.verbose, global.json, meter)),
             home: global.home.clone(),
@@ -80,8 +84,16 @@ impl Output {
         self.human.error(message, causes, hint);
     }
 
-    /// Prints why a verb failed.
+    /// Prints why a verb failed, with `--json` in the place of its result too.
     pub(crate) fn failure(&self, failure: &VerbError) -> Exit {
+        self.human.clear();
+        if self.json {
+            match self.printed {
+                Printed::Document => self.document(&json::failure(failure)),
+                Printed::Events => json::print_failure(json::failure(failure)),
+                Printed::Bundle => {}
+            }
+        }
         match failure {
             VerbError::Problems(problems) => {
                 self.human.lines(&problems.to_string());

@@ -10,6 +10,7 @@ pub(crate) mod image;
 pub(crate) mod nginx;
 pub(crate) mod recorded_disk;
 pub(crate) mod sandbox;
+pub(crate) mod schema;
 mod self_tests;
 pub(crate) mod signing;
 pub(crate) mod tls;

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::path;
+use super::{path, schema};
 
 /// How long a run may take unless it says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -364,22 +364,22 @@ impl Output {
         self
     }
 
-    /// Stdout as one JSON document, which must carry `"version": 1`.
+    /// Stdout as one JSON document, which must be one that the schema of the output knows.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         let value: Value = serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("stdout is not one JSON document: {error}\n{self}"));
-        assert_eq!(value["version"], 1, "\n{self}");
+        schema::output().assert(&value);
         value
     }
 
-    /// Stdout as one JSON event a line, each with `"version": 1`.
+    /// Stdout as one JSON event a line, each as the schema of the output says.
     #[track_caller]
     pub(crate) fn json_lines(&self) -> Vec<Value> {
         let parse = |line: &str| -> Value {
             let value: Value = serde_json::from_str(line)
                 .unwrap_or_else(|error| panic!("{line:?} is not JSON: {error}\n{self}"));
-            assert_eq!(value["version"], 1, "\n{self}");
+            schema::output().assert(&value);
             value
         };
         self.stdout.lines().map(parse).collect()

@@ -115,6 +115,9 @@ impl Watching {
     #[track_caller]
     pub(crate) fn stop(self) -> Output {
         self.running.signal(Signal::TERM);
-        self.running.wait().code(143)
+        let output = self.running.wait().code(143);
+        // Each event is what the schema says.
+        output.json_lines();
+        output
     }
 }

@@ -1,0 +1,169 @@
+//! Events, one a line, each with the time at which it is told.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use msb_sync::digest::BlobDigest;
+use msb_sync::image_ref::ImageRef;
+use msb_sync::progress::{Event, Reporter};
+use msb_sync::state::Action;
+use msb_sync::sync::Applied;
+use msb_sync::threads::lock;
+use msb_sync::watch::{Notice, Trigger};
+use serde_json::{Value, json};
+
+use super::{VERSION, add_engines, error_value, failure, path, trust};
+use crate::human::Human;
+use crate::streams;
+use crate::text::now;
+
+/// Prints an event a line to stdout as it happens; the human reporter tells the rest on stderr.
+pub(crate) struct Events {
+    human: Arc<Human>,
+    received: Received,
+}
+
+impl Events {
+    pub(crate) fn new(human: Arc<Human>) -> Self {
+        Self { human, received: Received::default() }
+    }
+}
+
+impl Reporter for Events {
+    fn report(&self, event: Event) {
+        print_image(&event, &self.received);
+        self.human.report(event);
+    }
+}
+
+/// The bytes received of each layer, on behalf of the first image that needs the layer: so those
+/// of all images are those of the run.
+#[derive(Default)]
+pub(crate) struct Received(Mutex<BTreeMap<BlobDigest, (ImageRef, u64)>>);
+
+impl Received {
+    fn note(&self, event: &Event) {
+        match event {
+            Event::LayerStarted { digest, image, .. } => {
+                lock(&self.0).entry(digest.clone()).or_insert_with(|| (image.clone(), 0));
+            }
+            Event::LayerReceived { digest, bytes } => {
+                if let Some((_, sum)) = lock(&self.0).get_mut(digest) {
+                    *sum += bytes;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes out the sum of an image.
+    fn take(&self, image: &ImageRef) -> u64 {
+        let mut received = lock(&self.0);
+        let mut sum = 0;
+        received.retain(|_, (of, bytes)| {
+            let other = of != image;
+            sum += if other { 0 } else { *bytes };
+            other
+        });
+        sum
+    }
+}
+
+/// Prints the event of an image; others only add to `received`.
+pub(crate) fn print_image(event: &Event, received: &Received) {
+    let Event::Image { reference, platform, action, digest, previous, engines, signatures, error, .. } =
+        event
+    else {
+        received.note(event);
+        return;
+    };
+    let mut value = json!({
+        "event": "image",
+        "reference": reference.to_string(),
+        "platform": platform,
+        "action": action,
+        "status": if error.is_none() { "done" } else { "failed" },
+        "digest": digest,
+        "previous": previous,
+        "downloaded_bytes": received.take(reference),
+        "trust": trust::signatures(signatures),
+        "error": error.as_deref().map(error_value),
+    });
+    add_engines(&mut value, engines.iter().copied());
+    print(value);
+}
+
+/// Prints an event with its version and its time.
+fn print(event: Value) {
+    streams::print(&format!("{}\n", stamped(event)));
+}
+
+/// Prints the document of a failure as the last event.
+pub(crate) fn print_failure(mut document: Value) {
+    document["event"] = json!("error");
+    print(document);
+}
+
+fn stamped(mut event: Value) -> Value {
+    event["version"] = json!(VERSION);
+    event["time"] = json!(format!("{:.3}", now()));
+    event
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A notice of `watch` beside the events of its runs.
+pub(crate) fn notice(notice: &Notice<'_>) -> Value {
+    stamped(match notice {
+        Notice::Watching { file, interval, metrics, poll } => json!({
+            "event": "watching",
+            "file": path(file),
+            "interval_ms": milliseconds(*interval),
+            "metrics": metrics.map(|address| address.to_string()),
+            "poll_ms": poll.map(milliseconds),
+        }),
+        Notice::Triggered(reasons) => json!({
+            "event": "triggered",
+            "reasons": reasons.iter().map(Trigger::as_str).collect::<Vec<_>>(),
+            "details": reasons.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        }),
+        Notice::Applied { applied, elapsed, next } => {
+            let mut value = summary(applied, *elapsed);
+            value["next_ms"] = json!(milliseconds(*next));
+            value
+        }
+        Notice::Failed { failure: reason, again, next } => {
+            let mut value = failure(reason);
+            value["event"] = json!("error");
+            value["again"] = json!(again);
+            value["next_ms"] = json!(milliseconds(*next));
+            value
+        }
+        Notice::Stopping => json!({ "event": "stopping" }),
+    })
+}
+
+/// The last event of a run.
+pub(crate) fn summary(applied: &Applied, elapsed: Duration) -> Value {
+    let outcome = &applied.outcome;
+    stamped(json!({
+        "event": "summary",
+        "added": outcome.done(Action::Add),
+        "updated": outcome.done(Action::Update),
+        "repaired": outcome.done(Action::Repair),
+        "removed": outcome.done(Action::Remove),
+        "removals_waiting": outcome.waiting.len(),
+        "unchanged": outcome.done(Action::Keep),
+        "failed": outcome.failed(),
+        "downloaded_bytes": outcome.downloaded_bytes,
+        "extracted_bytes": outcome.extracted_bytes,
+        "engine_loads": outcome.loads,
+        "engine_removals": outcome.engine_removals,
+        "requests": applied.requests,
+        "duration_ms": milliseconds(elapsed),
+        "error": outcome.failure.as_deref().map(error_value),
+    }))
+}
