@@ -20,6 +20,7 @@ mod crypto;
 mod finding;
 mod holder;
 mod key;
+mod modest;
 mod notation;
 mod pem;
 mod root;

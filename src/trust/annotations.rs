@@ -1,8 +1,6 @@
 //! cosign 2's annotations of a layer: signature, certificate, chain, log entry and timestamp, of
 //! which a bundle is made as the newer forms bring one.
 
-use std::collections::BTreeMap;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -14,6 +12,7 @@ use sigstore_types::{
     X509Certificate,
 };
 
+use super::artifact::Annotations;
 use super::crypto;
 use super::finding::Refused;
 use super::pem;
@@ -25,11 +24,9 @@ const LOG_ENTRY: &str = "dev.sigstore.cosign/bundle";
 const TIMESTAMP: &str = "dev.sigstore.cosign/rfc3161timestamp";
 
 /// Makes the content of a bundle of the signature of `message`.
-pub(super) fn signature(
-    annotations: &BTreeMap<String, String>,
-    message: &[u8],
-) -> Result<SignatureContent, Refused> {
-    let text = annotations.get(SIGNATURE).ok_or_else(|| Refused::because("has no signature beside it"))?;
+pub(super) fn signature(annotations: &Annotations, message: &[u8]) -> Result<SignatureContent, Refused> {
+    let text =
+        annotations.signature.as_ref().ok_or_else(|| Refused::because("has no signature beside it"))?;
     let signature = STANDARD.decode(text).map_err(|_| unreadable(SIGNATURE))?;
     let hash = crypto::hash(HashAlgorithm::Sha2256, message).unwrap_or_default();
     let digest = MessageDigest::new(HashAlgorithm::Sha2256, DigestBytes::from(hash));
@@ -38,13 +35,10 @@ pub(super) fn signature(
 }
 
 /// Makes a bundle of `content` and of the proofs beside it.
-pub(super) fn bundle(
-    annotations: &BTreeMap<String, String>,
-    content: SignatureContent,
-) -> Result<Bundle, Refused> {
+pub(super) fn bundle(annotations: &Annotations, content: SignatureContent) -> Result<Bundle, Refused> {
     let mut certificates = Vec::new();
-    for name in [CERTIFICATE, CHAIN] {
-        let text = annotations.get(name).map_or("", String::as_str);
+    for (name, text) in [(CERTIFICATE, &annotations.certificate), (CHAIN, &annotations.chain)] {
+        let text = text.as_deref().unwrap_or_default();
         let blocks = pem::blocks(text).map_err(|_| unreadable(name))?;
         if name == CHAIN && certificates.is_empty() && !blocks.is_empty() {
             return Err(Refused::because("has a chain of certificates, but none of its signer"));
@@ -58,11 +52,11 @@ pub(super) fn bundle(
         VerificationMaterialContent::X509CertificateChain { certificates }
     };
     let mut material = VerificationMaterial::new(signer);
-    if let Some(text) = annotations.get(LOG_ENTRY).filter(|text| !text.is_empty()) {
+    if let Some(text) = annotations.log_entry.as_ref().filter(|text| !text.is_empty()) {
         let entry = log_entry(text).ok_or_else(|| unreadable(LOG_ENTRY))?;
         material = material.with_tlog_entries(vec![entry]);
     }
-    if let Some(text) = annotations.get(TIMESTAMP).filter(|text| !text.is_empty()) {
+    if let Some(text) = annotations.timestamp.as_ref().filter(|text| !text.is_empty()) {
         let timestamp: Timestamp = serde_json::from_str(text).map_err(|_| unreadable(TIMESTAMP))?;
         let token = TimestampToken::from_base64(&timestamp.token).map_err(|_| unreadable(TIMESTAMP))?;
         let timestamps = TimestampVerificationData::new(vec![Rfc3161Timestamp::new(token)]);

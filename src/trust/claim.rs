@@ -18,6 +18,7 @@ use super::artifact::Layer;
 use super::crypto;
 use super::finding::{Refused, shown};
 use super::holder::claimed_by;
+use super::modest::is_modest;
 use super::root::Root;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::state::Candidate;
@@ -34,8 +35,8 @@ const PROVENANCE: [&str; 2] = ["https://slsa.dev/provenance/v0.2", "https://slsa
 const SIMPLE_TYPES: [&str; 2] = ["cosign container image signature", SIGN];
 /// Each of a bundle's lists has at most so many entries: each of them costs a verification.
 const MAX_ENTRIES: usize = 8;
-/// The largest certificate of a signer, in bytes.
-const MAX_CERTIFICATE: usize = 64 << 10;
+/// The largest certificate, and the largest timestamp, in bytes: the packages make trees of them.
+const MAX_DER: usize = 64 << 10;
 /// The hashes of a log's proof: more than a tree of 2^63 leaves has.
 const MAX_HASHES: usize = 128;
 /// The signatures of a log's checkpoint: the log's own, and its witnesses'.
@@ -85,13 +86,19 @@ impl Claim {
         match layer.media_type.as_str() {
             SIMPLE_SIGNING => Self::simple_signing(candidate, layer, subjects),
             ENVELOPE => {
-                let envelope = serde_json::from_slice(&candidate.blob)
-                    .map_err(|_| Refused::because("cannot be read as an attestation of cosign"))?;
+                let envelope = is_modest(&candidate.blob).then(|| serde_json::from_slice(&candidate.blob));
+                let Some(Ok(envelope)) = envelope else {
+                    return Err(Refused::because("cannot be read as an attestation of cosign"));
+                };
                 let content = SignatureContent::DsseEnvelope(envelope);
                 let bundle = annotations::bundle(&layer.annotations, content)?;
+                check_sizes(&bundle)?;
                 Self::statement(bundle, subjects, "cosign attestation")
             }
             other if other.parse::<MediaType>().is_ok() => {
+                if !is_modest(&candidate.blob) {
+                    return Err(Refused::because("has more values than a Sigstore bundle has"));
+                }
                 let bundle = str::from_utf8(&candidate.blob).ok().map(Bundle::from_json);
                 let Some(Ok(bundle)) = bundle else { return Err(unreadable_bundle(&candidate.blob)) };
                 check_sizes(&bundle)?;
@@ -143,6 +150,10 @@ impl Claim {
         if envelope.payload_type != "application/vnd.in-toto+json" {
             let kind = shown(&envelope.payload_type);
             return Err(Refused::because(format!("is no statement, but {kind}")));
+        }
+        // The packages make a tree of all of it, before they verify anything.
+        if !is_modest(envelope.payload.as_bytes()) {
+            return Err(Refused::because("its statement has more values than can be looked at"));
         }
         let statement: Statement = serde_json::from_slice(envelope.payload.as_bytes())
             .map_err(|_| Refused::because("its statement cannot be read"))?;
@@ -287,20 +298,26 @@ fn about_another(bundle: &Bundle, digest: &str) -> Refused {
 /// Refuses what would cost too much to verify.
 fn check_sizes(bundle: &Bundle) -> Result<(), Refused> {
     let material = &bundle.verification_material;
-    let chain = match &material.content {
-        VerificationMaterialContent::X509CertificateChain { certificates } => certificates.len(),
-        _ => 1,
+    let (chain, is_large_chain) = match &material.content {
+        VerificationMaterialContent::X509CertificateChain { certificates } => {
+            let is_large = certificates.iter().any(|one| one.raw_bytes.as_bytes().len() > MAX_DER);
+            (certificates.len(), is_large)
+        }
+        _ => (1, false),
     };
+    let stamps = &material.timestamp_verification_data.rfc3161_timestamps;
+    let is_large_stamp = stamps.iter().any(|stamp| stamp.signed_timestamp.as_bytes().len() > MAX_DER);
+    let has_large_body =
+        material.tlog_entries.iter().any(|entry| !is_modest(entry.canonicalized_body.as_bytes()));
     let proofs = material.tlog_entries.iter().filter_map(|entry| entry.inclusion_proof.as_ref());
     let has_long_proof = proofs.into_iter().any(|proof| {
         let notes = proof.checkpoint.checkpoint().map_or(0, |checkpoint| checkpoint.signatures().len());
         proof.hashes.len() > MAX_HASHES || notes > MAX_NOTES
     });
-    let is_large = bundle
-        .signing_certificate()
-        .is_some_and(|certificate| certificate.as_bytes().len() > MAX_CERTIFICATE);
-    let lists =
-        [chain, material.tlog_entries.len(), material.timestamp_verification_data.rfc3161_timestamps.len()];
+    let is_large =
+        bundle.signing_certificate().is_some_and(|certificate| certificate.as_bytes().len() > MAX_DER);
+    let is_large = is_large || is_large_chain || is_large_stamp || has_large_body;
+    let lists = [chain, material.tlog_entries.len(), stamps.len()];
     if has_long_proof || is_large || lists.iter().any(|length| *length > MAX_ENTRIES) {
         return Err(Refused::because(
             "has more or larger certificates, log entries or timestamps than is sensible",

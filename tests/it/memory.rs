@@ -4,6 +4,8 @@
 //!
 //! `MSB_SYNC_TEST_HUGE_MIB`, `MSB_SYNC_TEST_MANY_FILES` and `MSB_SYNC_TEST_BIG_MIB` change the sizes.
 
+mod signatures;
+
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;

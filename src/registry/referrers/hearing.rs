@@ -14,8 +14,8 @@ use crate::state::{Candidate, SignaturePlace};
 use crate::threads::lock;
 
 /// The size beyond which candidates are fetched and heard one at a time, in bytes: signatures have
-/// a few KiB.
-const LARGE: u64 = 256 << 10;
+/// a few KiB, and who reads them may take a hundred times as much.
+const LARGE: u64 = 64 << 10;
 
 /// The way in which a listed artifact belongs to the image that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,12 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::super::finding::{Refused, shown};
+use super::super::modest::has_few_values;
 use super::envelope::{Algorithm, Attributes, Envelope};
+
+/// The values of an envelope, and of its header, at most: one with two dozen attributes has a
+/// hundred.
+const MAX_VALUES: usize = 1_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,9 +49,13 @@ struct Protected {
 
 /// Reads an envelope.
 pub(super) fn read(bytes: &[u8]) -> Result<Envelope, Refused> {
+    let modest = |json: &[u8]| has_few_values(json, MAX_VALUES).then_some(()).ok_or_else(unreadable);
+    modest(bytes)?;
     let jws: Flattened = serde_json::from_slice(bytes).map_err(|_| unreadable())?;
     let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| unreadable());
-    let protected: Protected = serde_json::from_slice(&decoded(&jws.protected)?).map_err(|_| unreadable())?;
+    let header = decoded(&jws.protected)?;
+    modest(&header)?;
+    let protected: Protected = serde_json::from_slice(&header).map_err(|_| unreadable())?;
     let algorithm = Algorithm::of_name(&protected.alg)
         .ok_or_else(|| Refused::because(format!("its algorithm {} is unknown", shown(&protected.alg))))?;
     let certificates = jws.header.x5c.iter().map(|text| STANDARD.decode(text));

@@ -4,13 +4,14 @@
 //! attributes that name both by their digests. Only DER is read, and only what such tokens have.
 
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
-use sha2::Digest as _;
+use sigstore_types::HashAlgorithm;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, ring};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::der::{DateTime, Decode as _, Encode as _, Tag, TagNumber};
 use x509_cert::ext::pkix::SubjectKeyIdentifier;
 
+use super::super::crypto;
 use super::chain::{CA_ALGORITHMS, unix_time};
 use super::der::{Item, context};
 use super::requirements::{self, Use};
@@ -293,12 +294,13 @@ fn accuracy_of(item: &Item<'_>) -> Option<i64> {
 }
 
 fn digest(hash: ObjectIdentifier, bytes: &[u8]) -> Option<Vec<u8>> {
-    match hash {
-        SHA256 => Some(sha2::Sha256::digest(bytes).to_vec()),
-        SHA384 => Some(sha2::Sha384::digest(bytes).to_vec()),
-        SHA512 => Some(sha2::Sha512::digest(bytes).to_vec()),
-        _ => None,
-    }
+    let algorithm = match hash {
+        SHA256 => HashAlgorithm::Sha2256,
+        SHA384 => HashAlgorithm::Sha2384,
+        SHA512 => HashAlgorithm::Sha2512,
+        _ => return None,
+    };
+    crypto::hash(algorithm, bytes)
 }
 
 #[cfg(test)]

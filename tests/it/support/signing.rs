@@ -120,6 +120,11 @@ impl Signature {
         }
     }
 
+    /// The same layers in another manifest.
+    pub(crate) fn with_manifest(&self, manifest: Vec<u8>) -> Self {
+        Self { digest: sha256(&manifest), manifest, ..self.clone() }
+    }
+
     /// The descriptor in a list, which says nothing true of the artifact's type.
     pub(crate) fn entry(&self) -> Value {
         json!({"mediaType": OCI_MANIFEST, "digest": self.digest, "size": self.manifest.len(),
