@@ -1,7 +1,9 @@
 //! Typed access to the spanned TOML tree: a value of the wrong type, or a key that is not known,
 //! becomes a mistake, and the reading goes on, so that one run reports everything.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -116,9 +118,12 @@ impl<'a> Reader<'a> {
         Self { source, page, patterns: Patterns::default(), mistakes: Mistakes::default() }
     }
 
-    /// Names a place by file and line, `images.toml:12`.
+    /// Names a place by the file's own name and the line, `images.toml:12`, whatever directory the
+    /// file was found in.
     pub(super) fn place(&self, span: Span) -> String {
-        format!("{}:{}", printable(self.source.name), self.page.line_of(span.start))
+        let name = Path::new(self.source.name).file_name().map(OsStr::to_string_lossy);
+        let name = name.unwrap_or(Cow::Borrowed(self.source.name));
+        format!("{}:{}", printable(&name), self.page.line_of(span.start))
     }
 
     pub(super) fn into_mistakes(self) -> Mistakes {
