@@ -218,6 +218,13 @@ const OURS: &[Table] = &[
             "since",
         ],
     },
+    // The proofs that end, and when: a table of its own, since older catalogs have the other one.
+    Table {
+        name: "sync_trust_ends",
+        body: "(digest TEXT NOT NULL, manifest_digest TEXT NOT NULL, judged_by TEXT NOT NULL, \
+               until INTEGER NOT NULL, PRIMARY KEY (digest, manifest_digest, judged_by)) WITHOUT ROWID",
+        columns: &["digest", "manifest_digest", "judged_by", "until"],
+    },
     // The signatures themselves, as they were served.
     Table {
         name: "sync_signatures",
@@ -247,7 +254,7 @@ type Migration = fn(&Connection, home: &Path) -> rusqlite::Result<()>;
 
 /// The steps, in order. Steps are only ever added: a released one never changes.
 const MIGRATIONS: &[Migration] =
-    &[own_tables, lookup_indexes, layers_directories, own_tables, own_tables, own_tables];
+    &[own_tables, lookup_indexes, layers_directories, own_tables, own_tables, own_tables, own_tables];
 
 fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
     OURS.iter().try_for_each(|table| create(conn, "CREATE TABLE IF NOT EXISTS", table))

@@ -1466,6 +1466,7 @@ fn proof(image: &ResolvedImage, judged_by: &str) -> Evidence {
         by: "key team.pub".to_owned(),
         issuer: Some("https://issuer".to_owned()),
         at: Some(1_700_000_000),
+        until: Some(1_800_000_000),
         rule: "images.toml:3".to_owned(),
         form: "cosign bundle".to_owned(),
         judged_by: judged_by.to_owned(),

@@ -12,13 +12,16 @@ use crate::state::{Candidate, Evidence, SignaturePlace};
 /// The proofs of one image that are kept: as many rules may differ about the image.
 const MAX_PROOFS: i64 = 8;
 
-/// The tables, and the condition that finds one proof in each of them.
+/// The tables of proofs.
+const TABLES: [&str; 3] = ["sync_trust", "sync_trust_ends", "sync_signatures"];
+/// The condition that finds one proof in each of them.
 const ONE_PROOF: &str = "digest = ?1 AND manifest_digest = ?2 AND judged_by = ?3";
 
 /// Reads the proofs of an image without the signatures, the newest first.
 pub(super) fn proofs(conn: &Connection, digest: &BlobDigest, manifest: &BlobDigest) -> Result<Vec<Evidence>> {
     let mut statement = conn.prepare_cached(
-        "SELECT judged_by, rule, signed_by, issuer, signed_at, form FROM sync_trust
+        "SELECT judged_by, rule, signed_by, issuer, signed_at, form, until
+           FROM sync_trust LEFT JOIN sync_trust_ends USING (digest, manifest_digest, judged_by)
           WHERE digest = ?1 AND manifest_digest = ?2 ORDER BY since DESC, judged_by",
     )?;
     let mut rows = statement.query([digest.as_str(), manifest.as_str()])?;
@@ -32,6 +35,7 @@ pub(super) fn proofs(conn: &Connection, digest: &BlobDigest, manifest: &BlobDige
 fn proof(row: &Row<'_>, digest: &BlobDigest, manifest: &BlobDigest) -> Result<Option<Evidence>> {
     let (judged_by, rule, by) = (text(row, 0)?, text(row, 1)?, text(row, 2)?);
     let (issuer, at, form) = (text(row, 3)?, row.get_ref(4)?.as_i64().ok(), text(row, 5)?);
+    let until = row.get_ref(6)?.as_i64().ok();
     Ok((|| {
         Some(Evidence {
             digest: digest.clone(),
@@ -39,6 +43,7 @@ fn proof(row: &Row<'_>, digest: &BlobDigest, manifest: &BlobDigest) -> Result<Op
             by: by?,
             issuer,
             at,
+            until,
             rule: rule?,
             form: form?,
             judged_by: judged_by?,
@@ -83,7 +88,7 @@ fn signature(row: &Row<'_>) -> Result<Option<Candidate>> {
 /// Notes a proof in place of an older one by the same rule. The oldest ones of the image go.
 pub(super) fn put(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
     let key = params![proof.digest.as_str(), proof.manifest.as_str(), proof.judged_by];
-    for table in ["sync_trust", "sync_signatures"] {
+    for table in TABLES {
         tx.prepare_cached(&format!("DELETE FROM {table} WHERE {ONE_PROOF}"))?.execute(key)?;
     }
     drop_oldest(tx, proof)?;
@@ -101,6 +106,12 @@ pub(super) fn put(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
         proof.at,
         proof.form,
     ])?;
+    if let Some(until) = proof.until {
+        tx.prepare_cached(
+            "INSERT INTO sync_trust_ends (digest, manifest_digest, judged_by, until) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![proof.digest.as_str(), proof.manifest.as_str(), proof.judged_by, until])?;
+    }
     let mut insert = tx.prepare_cached(
         "INSERT INTO sync_signatures (digest, manifest_digest, judged_by, position, subject, place, artifact,
              artifact_manifest, layer, layer_blob, message, config_blob)
@@ -143,7 +154,7 @@ fn drop_oldest(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
             .query_row([digest, manifest], |row| row.get(0))
             .optional()?;
         let Some(oldest) = oldest else { return Ok(()) };
-        for table in ["sync_trust", "sync_signatures"] {
+        for table in TABLES {
             tx.prepare_cached(&format!("DELETE FROM {table} WHERE {ONE_PROOF}"))?
                 .execute([digest, manifest, &oldest])?;
         }
@@ -152,7 +163,7 @@ fn drop_oldest(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
 
 /// Drops the proofs of images that are not recorded.
 pub(super) fn sweep(tx: &Transaction<'_>) -> Result<()> {
-    for table in ["sync_trust", "sync_signatures"] {
+    for table in TABLES {
         tx.prepare_cached(&format!(
             "DELETE FROM {table} WHERE (digest, manifest_digest) NOT IN
                (SELECT digest, manifest_digest FROM sync_images)"

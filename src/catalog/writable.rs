@@ -261,6 +261,14 @@ impl WritableCatalog {
         })
     }
 
+    /// Notes a proof of an image that may not be recorded yet; no other goes.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn prove_one(&mut self, proof: &Evidence) -> Result<(), CatalogError> {
+        self.write("note a proof in", |tx| trust::put(tx, proof))
+    }
+
     fn write<T>(
         &mut self,
         doing: &'static str,

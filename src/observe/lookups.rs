@@ -87,7 +87,11 @@ impl Known {
         let chosen: BTreeSet<ImageRef> =
             self.selections.iter().map(|selected| selected.repository.clone()).collect();
         let mut awaited = BTreeSet::new();
-        let is_known = |reference: &ImageRef| self.resolutions.contains_key(reference);
+        // A refused image waits for all others: the proof of one of them may be its own.
+        let is_refused =
+            |reference: &ImageRef| self.verdicts.get(reference).and_then(Verdict::error).is_some();
+        let is_known =
+            |reference: &ImageRef| self.resolutions.contains_key(reference) && !is_refused(reference);
         desired.images.retain(|image| {
             is_known(&image.reference) || {
                 awaited.insert(image.reference.clone());
@@ -139,7 +143,37 @@ impl Lookups<'_> {
                 asker.ask(questions, &take, Some(&mut on_stall));
             }
         }
-        threads::unpoisoned(known.into_inner())
+        let mut known = threads::unpoisoned(known.into_inner());
+        self.share_proofs(&mut known);
+        known
+    }
+
+    /// Lets proofs that were found beside one image hold for all images of the same digests,
+    /// whichever of them was asked about first: so says the next run, by the proofs that are noted.
+    fn share_proofs(&self, known: &mut Known) {
+        for (reference, verdict) in &mut known.verdicts {
+            if verdict.error().is_some()
+                && let Some(resolution) = known.resolutions.get(reference)
+                && let Some(asked) = self.question(reference, resolution)
+                && let Some(proven) = self.signatures.by_found(&asked)
+            {
+                *verdict = proven;
+            }
+        }
+    }
+
+    /// Makes the question for the signatures of an image that has this meaning.
+    fn question(&self, reference: &ImageRef, resolution: &Resolution) -> Option<SignatureQuestion> {
+        let (digest, manifest) = match resolution {
+            Resolution::Blocked(_) => return None,
+            Resolution::Resolved(image) => (image.digest.clone(), image.manifest.digest.clone()),
+            Resolution::Locked(image) => (image.digest.clone(), image.manifest.clone()),
+            Resolution::AsRecorded => {
+                let row = self.recorded.get(reference)?;
+                (row.digest.clone()?, row.manifest_digest.clone()?)
+            }
+        };
+        Some(SignatureQuestion { reference: reference.clone(), digest, manifest })
     }
 
     /// Takes an answer, and returns the questions that it brings forth.
@@ -193,26 +227,14 @@ impl Lookups<'_> {
         permission: Permission,
         known: &Mutex<Known>,
     ) -> Option<(Purpose<'d>, Question<'d>)> {
-        let digests = match &resolution {
-            Resolution::Blocked(_) => None,
-            Resolution::Resolved(image) => Some((image.digest.clone(), image.manifest.digest.clone())),
-            Resolution::Locked(image) => Some((image.digest.clone(), image.manifest.clone())),
-            Resolution::AsRecorded => self
-                .recorded
-                .get(&reference)
-                .and_then(|row| Some((row.digest.clone()?, row.manifest_digest.clone()?))),
-        };
-        let judged = match digests {
-            Some((digest, manifest)) => {
-                let asked = SignatureQuestion { reference: reference.clone(), digest, manifest };
-                match self.signatures.without_asking(&asked, permission) {
-                    Judged::Ask { .. } => {
-                        let purpose = Purpose::Signatures(reference, resolution);
-                        return Some((purpose, Question::Signatures(asked)));
-                    }
-                    judged => judged,
+        let judged = match self.question(&reference, &resolution) {
+            Some(asked) => match self.signatures.without_asking(&asked, permission) {
+                Judged::Ask { .. } => {
+                    let purpose = Purpose::Signatures(reference, resolution);
+                    return Some((purpose, Question::Signatures(asked)));
                 }
-            }
+                judged => judged,
+            },
             None => Judged::NothingWanted,
         };
         let mut known = threads::lock(known);
@@ -352,7 +374,12 @@ impl Lookups<'_> {
             });
         }
         let recorded = recorded.get(&image.reference);
-        let usable = recorded.is_some_and(|recorded| recorded.platform.as_ref() == Some(&image.platform));
+        // Without its digests nobody could say whether it is signed.
+        let usable = recorded.is_some_and(|recorded| {
+            recorded.platform.as_ref() == Some(&image.platform)
+                && recorded.digest.is_some()
+                && recorded.manifest_digest.is_some()
+        });
         let complete = usable && recorded.is_some_and(|recorded| recorded.rows_complete);
         match image.pull {
             PullPolicy::Missing | PullPolicy::Never if complete => return Some(Resolution::AsRecorded),

@@ -5,6 +5,7 @@
 //! has judged before. A place that cannot be asked is remembered: who does not find the signature
 //! then cannot say that there is none.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,9 +21,12 @@ use crate::state::{Candidate, Evidence, TrustStatus, Verdict};
 use crate::threads::lock;
 use crate::trust::{Demand, Judge, SignedBy};
 
-/// The bytes of new signatures that a run holds until they are noted. Proofs beyond are noted
-/// without theirs: another rule then has to ask for them again.
+/// The bytes of new signatures that a run holds until they are noted. Those of proofs beyond are
+/// let go, and looked for once more when they are needed ([`Signatures::whole`]).
 const MAX_HELD: usize = 16 << 20;
+
+/// The digests of an image: of its index where there is one, and of its platform's manifest.
+type Digests = (BlobDigest, BlobDigest);
 
 /// Whoever gives verdicts about images.
 pub(crate) struct Signatures<'a> {
@@ -32,6 +36,8 @@ pub(crate) struct Signatures<'a> {
     /// The catalog, opened once more when a rule first needs one: lookups are not on the thread of
     /// the run.
     proofs: Mutex<Option<Catalog>>,
+    /// The proofs that registries have given this run.
+    found: Mutex<BTreeMap<Digests, Vec<Arc<Evidence>>>>,
     /// The bytes of new signatures that are held by now.
     held: AtomicUsize,
     /// The time, in seconds since 1970.
@@ -46,6 +52,12 @@ pub(crate) struct SignatureQuestion {
     pub(crate) digest: BlobDigest,
     /// The digest of the platform's manifest.
     pub(crate) manifest: BlobDigest,
+}
+
+impl SignatureQuestion {
+    fn digests(&self) -> Digests {
+        (self.digest.clone(), self.manifest.clone())
+    }
 }
 
 /// The permission to ask the registry for signatures.
@@ -78,7 +90,8 @@ impl<'a> Signatures<'a> {
     pub(crate) fn new(judge: &'a Judge, registries: &'a Registries, home: &'a Path) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX);
-        Self { judge, registries, home, proofs: Mutex::default(), held: AtomicUsize::new(0), now }
+        let held = AtomicUsize::new(0);
+        Self { judge, registries, home, proofs: Mutex::default(), found: Mutex::default(), held, now }
     }
 
     /// Judges an image without its registry.
@@ -98,9 +111,14 @@ impl<'a> Signatures<'a> {
             Demand::Signed(signed) => signed,
         };
         let rule = signed.rule();
-        match (self.by_proofs(&signed, asked), permission) {
+        match (self.by_proofs(&signed, asked, false), permission) {
             (Err(error), _) => refused(rule, error.into()),
-            (Ok(Some(verdict)), _) => Judged::Verdict(verdict),
+            (Ok(Some((mut evidence, is_new))), _) => {
+                if is_new {
+                    self.hold(&mut evidence);
+                }
+                Judged::Verdict(verified(evidence, &signed, is_new))
+            }
             (Ok(None), Permission::Granted) => Judged::Ask { rule: rule.to_owned() },
             (Ok(None), Permission::Offline) => {
                 refused(rule, SignatureError::Offline { rule: rule.to_owned() }.into())
@@ -111,36 +129,56 @@ impl<'a> Signatures<'a> {
         }
     }
 
-    /// Looks for a proof that the rule has judged already, or else for one that will do.
+    /// Looks for a proof that the rule has judged already and that still holds, or else for one
+    /// that will do, with its signatures: then it is new. `whole` where only the latter is wanted.
     fn by_proofs(
         &self,
         signed: &SignedBy<'_>,
         asked: &SignatureQuestion,
-    ) -> Result<Option<Verdict>, CatalogError> {
+        whole: bool,
+    ) -> Result<Option<(Evidence, bool)>, CatalogError> {
         let mut opened = lock(&self.proofs);
         if opened.is_none() {
             *opened = Catalog::open_read_only(self.home)?;
         }
         let Some(catalog) = &*opened else { return Ok(None) };
         let mut proofs = catalog.proofs(&asked.digest, &asked.manifest)?;
-        let verified = |evidence: Evidence, is_new| {
-            let rule = signed.rule().to_owned();
-            Some(Verdict::Verified {
-                evidence: Arc::new(Evidence { rule: rule.clone(), ..evidence }),
-                rule,
-                is_new,
-            })
-        };
-        if let Some(known) = proofs.iter().position(|proof| proof.judged_by == signed.fingerprint()) {
-            return Ok(verified(proofs.swap_remove(known), false));
+        let is_known =
+            |proof: &Evidence| proof.judged_by == signed.fingerprint() && proof.holds(self.now) && !whole;
+        if let Some(known) = proofs.iter().position(is_known) {
+            return Ok(Some((proofs.swap_remove(known), false)));
         }
         for mut proof in proofs {
             proof.candidates = catalog.signatures(&proof)?;
             if let Some(evidence) = signed.judge_again(&proof, self.now) {
-                return Ok(verified(evidence, true));
+                return Ok(Some((evidence, true)));
             }
         }
         Ok(None)
+    }
+
+    /// Judges an image that was refused once more, when the run has asked all registries: a proof is
+    /// of digests, so one that was found beside another image counts for this one too, as it would
+    /// once it is noted. `None` if there is none.
+    pub(crate) fn by_found(&self, asked: &SignatureQuestion) -> Option<Verdict> {
+        let Demand::Signed(signed) = self.judge.demand(&asked.reference) else { return None };
+        let found = lock(&self.found).get(&asked.digests())?.clone();
+        let is_known = |proof: &&Arc<Evidence>| proof.judged_by == signed.fingerprint();
+        let evidence = match found.iter().find(is_known) {
+            Some(known) => Evidence::clone(known),
+            None => found.iter().find_map(|proof| signed.judge_again(proof, self.now))?,
+        };
+        Some(verified(evidence, &signed, true))
+    }
+
+    /// Returns a proof of `asked` that was accepted, with the signatures that this run has let go:
+    /// from the catalog, else once more from the registry. `None` if there is no such proof now.
+    pub(crate) fn whole(&self, asked: &SignatureQuestion) -> Option<Evidence> {
+        let Demand::Signed(signed) = self.judge.demand(&asked.reference) else { return None };
+        if let Ok(Some((evidence, _))) = self.by_proofs(&signed, asked, true) {
+            return Some(evidence);
+        }
+        self.ask_registry(&signed, asked).ok()
     }
 
     /// Asks the registry, and judges what it has; where [`Judged::Ask`] was the answer.
@@ -149,7 +187,25 @@ impl<'a> Signatures<'a> {
             let error = Arc::new(Defect::NotLookedUp.into());
             return Verdict::Refused { rule: String::new(), status: TrustStatus::NotAsked, error };
         };
-        let rule = signed.rule().to_owned();
+        match self.ask_registry(&signed, asked) {
+            Ok(mut evidence) => {
+                self.hold(&mut evidence);
+                let verdict = verified(evidence, &signed, true);
+                let evidence = verdict.evidence().map(Arc::clone);
+                lock(&self.found).entry(asked.digests()).or_default().extend(evidence);
+                verdict
+            }
+            Err((status, error)) => {
+                Verdict::Refused { rule: signed.rule().to_owned(), status, error: Arc::new(error) }
+            }
+        }
+    }
+
+    fn ask_registry(
+        &self,
+        signed: &SignedBy<'_>,
+        asked: &SignatureQuestion,
+    ) -> Result<Evidence, (TrustStatus, Error)> {
         let mut trial = signed.trial(&asked.digest, &asked.manifest, self.now);
         // A signature of the index counts for the platform's manifest, and so does its own.
         let own = (asked.manifest != asked.digest).then_some(&asked.manifest);
@@ -179,15 +235,12 @@ impl<'a> Signatures<'a> {
                     // Only an export needs the config, and can do without the signature.
                     let _ = self.registries.complete(&asked.reference, candidate);
                 }
-                self.hold(&mut evidence);
-                Verdict::Verified { rule, evidence: Arc::new(evidence), is_new: true }
+                Ok(evidence)
             }
-            (Err(_), Some(down)) => {
-                Verdict::Refused { rule, status: TrustStatus::NotAsked, error: Arc::new(down.into()) }
-            }
+            (Err(_), Some(down)) => Err((TrustStatus::NotAsked, down.into())),
             (Err(refusal), None) => {
                 let status = if found_any { TrustStatus::Refused } else { TrustStatus::Unsigned };
-                Verdict::Refused { rule, status, error: Arc::new(refusal.into()) }
+                Err((status, refusal.into()))
             }
         }
     }
@@ -204,4 +257,10 @@ impl<'a> Signatures<'a> {
             evidence.candidates.clear();
         }
     }
+}
+
+/// The verdict about an image that the signer of a rule has signed.
+fn verified(evidence: Evidence, signed: &SignedBy<'_>, is_new: bool) -> Verdict {
+    let rule = signed.rule().to_owned();
+    Verdict::Verified { evidence: Arc::new(Evidence { rule: rule.clone(), ..evidence }), rule, is_new }
 }

@@ -506,6 +506,7 @@ fn a_new_proof_is_noted_once_also_where_nothing_else_is_to_do() {
         by: "key team.pub".to_owned(),
         issuer: None,
         at: None,
+        until: None,
         rule: "images.toml:3".to_owned(),
         form: "cosign bundle".to_owned(),
         judged_by: "f".repeat(64),

@@ -176,6 +176,9 @@ pub struct Evidence {
     pub issuer: Option<String>,
     /// The time of the signature, by a log or a timestamp, in seconds since 1970.
     pub at: Option<i64>,
+    /// The first second in which the signature does not hold any more, in seconds since 1970: its
+    /// own expiry, or the end of certificates without a timestamp. `None`: there is no end.
+    pub until: Option<i64>,
     /// The place of the rule by which the evidence was judged, `images.toml:12`.
     pub rule: String,
     /// The form of the signature, for people: `cosign bundle`, `cosign simple signing`,
@@ -242,6 +245,11 @@ impl TrustStatus {
 }
 
 impl Evidence {
+    /// True if the signature still holds at `now`, in seconds since 1970.
+    pub fn holds(&self, now: i64) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+
     /// Says who signed, by which rule that will do.
     pub fn report(&self) -> SignatureReport {
         SignatureReport {

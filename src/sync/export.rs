@@ -136,7 +136,7 @@ pub fn export(
     let form = Form { index: request.index, docker: request.docker };
     let contents = Contents::of(
         session,
-        (&registries, catalog.as_ref()),
+        (&registries, &signatures, catalog.as_ref()),
         (&desired, &request.images),
         &observed,
         &since,

@@ -203,16 +203,17 @@ fn look_up(
 /// Judges the signatures of everything that is to be locked, notes who signed, and adds what is
 /// refused to what failed.
 fn note_signers(asker: &Asker<'_>, entries: &mut [Arc<LockedImage>], failed: &mut Vec<Unlocked>) {
+    let key = |entry: &LockedImage| (entry.reference.clone(), entry.platform.clone());
     // Of an image that was looked up again, the later entry counts.
-    let last: BTreeMap<ImageRef, Arc<LockedImage>> =
-        entries.iter().map(|entry| (entry.reference.clone(), Arc::clone(entry))).collect();
-    let mut signers: BTreeMap<ImageRef, String> = BTreeMap::new();
+    let last: BTreeMap<(ImageRef, Platform), Arc<LockedImage>> =
+        entries.iter().map(|entry| (key(entry), Arc::clone(entry))).collect();
+    let mut signers: BTreeMap<(ImageRef, Platform), String> = BTreeMap::new();
     let mut note = |image: &LockedImage, verdict: &Verdict| {
         if let Some(error) = verdict.error() {
             failed.push((image.reference.clone(), image.platform.clone(), Arc::clone(error)));
         }
         if let Some(evidence) = verdict.evidence() {
-            signers.insert(image.reference.clone(), evidence.by.clone());
+            signers.insert(key(image), evidence.by.clone());
         }
     };
     let (mut asked, mut questions) = (Vec::new(), Vec::new());
@@ -227,18 +228,19 @@ fn note_signers(asker: &Asker<'_>, entries: &mut [Arc<LockedImage>], failed: &mu
             Judged::Verdict(verdict) => note(&image, &verdict),
             Judged::Ask { .. } => {
                 asked.push(image);
-                questions.push(Question::Signatures(question));
+                questions.push(question);
             }
         }
     }
-    for (image, answer) in asked.into_iter().zip(asker.ask_all(questions)) {
+    let answers = asker.ask_all(questions.iter().cloned().map(Question::Signatures).collect());
+    for ((image, question), answer) in asked.into_iter().zip(questions).zip(answers) {
         // The asker answers questions in kind.
-        if let Answer::Signatures(verdict) = answer {
-            note(&image, &verdict);
-        }
+        let Answer::Signatures(verdict) = answer else { continue };
+        let found = verdict.error().and_then(|_| asker.signatures.by_found(&question));
+        note(&image, &found.unwrap_or(verdict));
     }
     for entry in entries {
-        let signer = signers.get(&entry.reference).map(String::as_str);
+        let signer = signers.get(&key(entry)).map(String::as_str);
         if signer.is_some() || entry.signed_by.is_some() {
             *entry = Arc::new(LockedImage::clone(entry).with_signer(signer));
         }

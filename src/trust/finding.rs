@@ -14,6 +14,10 @@ pub(super) struct Signed {
     pub(super) issuer: Option<String>,
     /// The time of the signature, by a log or a timestamp, in seconds since 1970.
     pub(super) at: Option<i64>,
+    /// The first second in which the signature does not hold any more, where there is an end.
+    pub(super) until: Option<i64>,
+    /// The signer, for comparison: two signatures of one signer have the same.
+    pub(super) signer: String,
     /// The form of the signature, for people: `cosign bundle`, `notation jws`.
     pub(super) form: &'static str,
 }

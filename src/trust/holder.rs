@@ -91,6 +91,16 @@ impl Wanted {
         &self.words
     }
 
+    /// The holder for comparison, by what the rule goes by: a rule of claims means whoever works
+    /// for a repository and ref, by any of its workflows.
+    pub(super) fn signer(&self, holder: &Holder) -> String {
+        let who = match &self.keyless.identity {
+            Identity::Name(_) => vec![Some(&holder.name)],
+            Identity::Claims { .. } => vec![holder.repository.as_ref(), holder.git_ref.as_ref()],
+        };
+        format!("{:?} {who:?}", holder.issuer)
+    }
+
     /// Accepts a holder, or says why not.
     pub(super) fn accepts(&self, holder: &Holder) -> Result<(), String> {
         let by = holder.by();
@@ -227,6 +237,24 @@ mod tests {
         ] {
             assert_eq!(Workflow::parse(name).map(|workflow| workflow.file), file, "{name}");
         }
+    }
+
+    #[test]
+    fn one_signer_is_one_identity_or_one_repository_and_ref() {
+        let by_claims = claims("*", None, None);
+        let by_name =
+            Wanted::new(&Keyless { issuer: "*".to_owned(), identity: Identity::Name("*".to_owned()) });
+        let release = holder(RELEASE);
+        let reused = holder("https://github.com/shared/ci/.github/workflows/build.yml@refs/heads/main");
+        let other =
+            Holder { repository: Some("https://github.com/acme/other".to_owned()), ..holder(RELEASE) };
+        let elsewhere = Holder { issuer: Some("https://gitlab.com".to_owned()), ..holder(RELEASE) };
+        assert_eq!(by_claims.signer(&release), by_claims.signer(&reused));
+        assert_ne!(by_claims.signer(&release), by_claims.signer(&other));
+        assert_ne!(by_claims.signer(&release), by_claims.signer(&elsewhere));
+        assert_ne!(by_name.signer(&release), by_name.signer(&reused));
+        assert_eq!(by_name.signer(&release), by_name.signer(&other));
+        assert_ne!(by_name.signer(&release), by_name.signer(&elsewhere));
     }
 
     #[test]

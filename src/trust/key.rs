@@ -69,8 +69,12 @@ impl Key {
 
     /// Names the key for people: its file, and enough of its fingerprint to tell two apart.
     pub(super) fn by(&self) -> String {
-        let digest = BlobDigest::of(Algorithm::Sha256, self.public.as_bytes());
-        format!("key {} sha256:{}", self.name, digest.hex().get(..SHORT).unwrap_or_default())
+        format!("key {} sha256:{}", self.name, self.fingerprint().get(..SHORT).unwrap_or_default())
+    }
+
+    /// The fingerprint of the key, in hex.
+    pub(super) fn fingerprint(&self) -> String {
+        BlobDigest::of(Algorithm::Sha256, self.public.as_bytes()).hex().to_owned()
     }
 
     /// The name of its file.

@@ -62,12 +62,15 @@ pub(super) fn judge(
     let chain = Chain::read(&envelope.chain).map_err(Refused::because)?;
     let by = chain.signer();
     match weigh(&envelope, &chain, subjects, roots, subject, now) {
-        Ok(at) => Ok(Signed { by: shown(&by), issuer: Some(shown(&chain.issuer())), at, form }),
+        Ok((at, until)) => {
+            Ok(Signed { by: shown(&by), issuer: Some(shown(&chain.issuer())), at, until, signer: by, form })
+        }
         Err(refused) => Err(refused.by(&by)),
     }
 }
 
-/// Weighs everything that an envelope says; returns the time of its timestamp.
+/// Weighs everything that an envelope says; returns the time of its timestamp, and when it ends to
+/// hold.
 fn weigh(
     envelope: &Envelope,
     chain: &Chain,
@@ -75,7 +78,7 @@ fn weigh(
     roots: &Roots,
     subject: &Subject,
     now: i64,
-) -> Result<Option<i64>, Refused> {
+) -> Result<(Option<i64>, Option<i64>), Refused> {
     envelope.attributes.check().map_err(Refused::because)?;
     chain.verify(envelope.algorithm, &envelope.signed, &envelope.signature).map_err(Refused::because)?;
     check_payload(&envelope.payload, subjects)?;
@@ -105,7 +108,9 @@ fn weigh(
         }
     };
     trusted.verify(at.unwrap_or(now)).map_err(Refused::because)?;
-    Ok(at)
+    // Without a timestamp the certificates have to be good now, and so at each later time.
+    let end = if at.is_none() { trusted.end() } else { None };
+    Ok((at, envelope.attributes.expiry.into_iter().chain(end).min()))
 }
 
 #[derive(Deserialize)]

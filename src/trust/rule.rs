@@ -19,7 +19,7 @@ use crate::image_ref::ImageRef;
 use crate::state::{Candidate, SignaturePlace, Signer, TrustRule};
 
 /// The way in which this program judges: evidence of another way is judged again.
-const JUDGED_BY: u32 = 1;
+const JUDGED_BY: u32 = 2;
 /// The largest manifest or layer of a candidate, in bytes.
 const MAX_CANDIDATE: usize = 4 << 20;
 

@@ -27,7 +27,14 @@ pub(super) fn of_keys(
     let is_signer =
         |key: &&Key| claim.signature().is_some_and(|signature| key.verifies(&signed_bytes, signature));
     let Some(key) = keys.iter().find(is_signer) else { return Err(by_another_key(claim, keys, wanted)) };
-    let signed = |at| Signed { by: key.by(), issuer: None, at, form: claim.form };
+    let signed = |at| Signed {
+        by: key.by(),
+        issuer: None,
+        at,
+        until: None,
+        signer: key.fingerprint(),
+        form: claim.form,
+    };
     let entries = &claim.bundle.verification_material.tlog_entries;
     if !log_required && !entries.iter().any(|entry| root.knows_log(&entry.log_id.key_id)) {
         return Ok(signed(None));
@@ -88,7 +95,14 @@ pub(super) fn of_holder(claim: &Claim, wanted: &Wanted, root: &Root) -> Result<S
         claim.verify(root, &VerificationPolicy::any_identity()).map_err(|error| refusal(&error, root))
     });
     let result = judged.map_err(|refused| refused.by(&holder.by()))?;
-    Ok(Signed { by: holder.by(), issuer: holder.issuer(), at: time(&result), form: claim.form })
+    Ok(Signed {
+        by: holder.by(),
+        issuer: holder.issuer(),
+        at: time(&result),
+        until: None,
+        signer: wanted.signer(&holder),
+        form: claim.form,
+    })
 }
 
 /// Refuses entries of logs that `root` does not know.

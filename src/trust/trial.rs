@@ -9,14 +9,19 @@ use crate::digest::BlobDigest;
 use crate::error::{Finding, SignatureError};
 use crate::state::{Candidate, Evidence};
 
+/// The signers of whom a trial keeps signatures and provenance, at most.
+const MAX_SIGNERS: usize = 4;
+
 /// The trial of one image.
 pub(crate) struct Trial<'j> {
     rule: &'j Rule,
     digest: BlobDigest,
     manifest: BlobDigest,
     now: i64,
-    signature: Option<(Candidate, Signed, Option<String>)>,
-    provenance: Option<Candidate>,
+    /// The first signature of each signer, with the image that cosign 2 was told to sign.
+    signatures: Vec<(Candidate, Signed, Option<String>)>,
+    /// The first provenance of each signer.
+    provenance: Vec<(Candidate, Signed)>,
     findings: Vec<Finding>,
     hint: Option<String>,
     seen: BTreeSet<(BlobDigest, usize)>,
@@ -31,8 +36,8 @@ impl<'j> Trial<'j> {
             digest: digest.clone(),
             manifest: manifest.clone(),
             now,
-            signature: None,
-            provenance: None,
+            signatures: Vec::new(),
+            provenance: Vec::new(),
             findings: Vec::new(),
             hint: None,
             seen: BTreeSet::new(),
@@ -53,12 +58,16 @@ impl<'j> Trial<'j> {
         match self.rule.judge(&candidate, &[&self.digest, &self.manifest], message, self.now) {
             Ok(Accepted { role, signed, named, document }) => {
                 candidate.message = document;
+                let known: Vec<&Signed> = match role {
+                    Role::Signature => self.signatures.iter().map(|(_, known, _)| known).collect(),
+                    Role::Provenance => self.provenance.iter().map(|(_, known)| known).collect(),
+                };
+                if known.len() >= MAX_SIGNERS || known.iter().any(|known| known.signer == signed.signer) {
+                    return;
+                }
                 match role {
-                    Role::Signature if self.signature.is_none() => {
-                        self.signature = Some((candidate, signed, named));
-                    }
-                    Role::Provenance if self.provenance.is_none() => self.provenance = Some(candidate),
-                    Role::Signature | Role::Provenance => {}
+                    Role::Signature => self.signatures.push((candidate, signed, named)),
+                    Role::Provenance => self.provenance.push((candidate, signed)),
                 }
             }
             Err(refused) => {
@@ -71,7 +80,18 @@ impl<'j> Trial<'j> {
 
     /// True if everything that the rule asks for was found.
     pub(crate) fn is_over(&self) -> bool {
-        self.signature.is_some() && (self.provenance.is_some() || !self.rule.wants_provenance())
+        self.found().is_some()
+    }
+
+    /// The places of the signature and of its signer's provenance, where that is wanted.
+    fn found(&self) -> Option<(usize, Option<usize>)> {
+        self.signatures.iter().enumerate().find_map(|(index, (_, signature, _))| {
+            if !self.rule.wants_provenance() {
+                return Some((index, None));
+            }
+            let same = |(_, provenance): &(_, Signed)| provenance.signer == signature.signer;
+            self.provenance.iter().position(same).map(|provenance| (index, Some(provenance)))
+        })
     }
 
     /// The number of candidates so far.
@@ -84,9 +104,9 @@ impl<'j> Trial<'j> {
     /// # Errors
     /// The refusal, with everything that was found.
     pub(crate) fn finish(mut self) -> Result<Evidence, SignatureError> {
-        if self.is_over()
-            && let Some((signature, signed, named)) = self.signature
-        {
+        if let Some((signature, provenance)) = self.found() {
+            let (signature, signed, named) = self.signatures.swap_remove(signature);
+            let provenance = provenance.map(|provenance| self.provenance.swap_remove(provenance).0);
             let form = match named {
                 Some(named) => format!("{} of {named}", signed.form),
                 None => signed.form.to_owned(),
@@ -97,18 +117,25 @@ impl<'j> Trial<'j> {
                 by: signed.by,
                 issuer: signed.issuer,
                 at: signed.at,
+                until: signed.until,
                 form,
                 rule: self.rule.place().to_owned(),
                 judged_by: self.rule.fingerprint().to_owned(),
-                candidates: std::iter::once(signature).chain(self.provenance).collect(),
+                candidates: std::iter::once(signature).chain(provenance).collect(),
             });
         }
-        if let Some((signature, signed, _)) = self.signature {
+        let has_signature = !self.signatures.is_empty();
+        for (signature, signed, _) in self.signatures {
             let reason = "the signature that is wanted, but its provenance is missing".to_owned();
             self.findings.push(Finding { digest: signature.digest, by: Some(signed.by), reason });
-        } else if let Some(provenance) = self.provenance {
-            let reason = "the provenance that is wanted, but the signature is missing".to_owned();
-            self.findings.push(Finding { digest: provenance.digest, by: None, reason });
+        }
+        for (provenance, signed) in self.provenance {
+            let reason = if has_signature {
+                format!("provenance by {}, who has not signed the image", signed.by)
+            } else {
+                "the provenance that is wanted, but the signature is missing".to_owned()
+            };
+            self.findings.push(Finding { digest: provenance.digest, by: Some(signed.by), reason });
         }
         Err(SignatureError::Refused {
             rule: self.rule.place().to_owned(),

@@ -1,6 +1,8 @@
 //! Rules of trust from outside: what each verb does about an image that is signed, unsigned or refused, what it
 //! asks for, what it says, and what stays.
 
+mod proofs;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -268,12 +270,9 @@ fn what_was_recorded_before_its_rule_is_named_blocked_and_kept() {
     write(&sandbox, &registry, "", &rule(&registry, &key("p256.pub")));
     let verified = sandbox.msb("verify --json").run().success().json();
     assert_eq!(verified["unproven"][0]["reference"], reference(&registry).as_str(), "{verified:#}");
-    assert!(
-        verified["unproven"][0]["rule"].as_str().unwrap().ends_with("/work/images.toml:4"),
-        "{verified:#}"
-    );
+    assert_eq!(verified["unproven"][0]["rule"], "images.toml:4", "{verified:#}");
     let verified = sandbox.msb("verify").run().success();
-    assert!(verified.stdout.contains("/work/images.toml:4 asks for"), "{verified}");
+    assert!(verified.stdout.contains("that images.toml:4 asks for"), "{verified}");
 
     registry.forget();
     sandbox.msb("apply").run().code(1).says("images.toml:4: 1 signature");

@@ -1,6 +1,6 @@
 //! The contents of a bundle: which blobs, in which order, and where their bytes come from.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::digest::{BlobDigest, Verifier};
 use crate::error::{Defect, Error, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::Lockfile;
+use crate::observe::{SignatureQuestion, Signatures};
 use crate::registry::{BlobReader, Registries};
 use crate::selection::CompiledRule;
 use crate::state::{
@@ -33,6 +34,10 @@ pub(super) const LOCKFILE: &str = "images.lock";
 pub(super) struct Contents<'a> {
     session: &'a Session,
     registries: &'a Registries,
+    /// Whoever has judged the signatures, and can find them again.
+    verifier: &'a Signatures<'a>,
+    /// The signatures that were read last: their blobs follow each other.
+    last: RefCell<Option<(Arc<Evidence>, Arc<[Candidate]>)>>,
     catalog: Option<&'a Catalog>,
     kept: Blobs,
     images: Vec<BundleImage>,
@@ -76,7 +81,7 @@ impl<'a> Contents<'a> {
     /// document first, without the layers of `since`.
     pub(super) fn of(
         session: &'a Session,
-        (registries, catalog): (&'a Registries, Option<&'a Catalog>),
+        (registries, signatures, catalog): (&'a Registries, &'a Signatures<'a>, Option<&'a Catalog>),
         (desired, only): (&Desired, &[ImageRef]),
         observed: &Observed,
         since: &BTreeSet<BlobDigest>,
@@ -84,6 +89,8 @@ impl<'a> Contents<'a> {
         let mut contents = Self {
             session,
             registries,
+            verifier: signatures,
+            last: RefCell::default(),
             catalog,
             kept: Blobs::of(&session.home),
             images: Vec::new(),
@@ -165,7 +172,7 @@ impl<'a> Contents<'a> {
         seen: &mut BTreeSet<BlobDigest>,
     ) -> Result<BTreeSet<BlobDigest>, Error> {
         let mut artifacts = BTreeSet::new();
-        for signature in &self.signatures(reference, evidence)? {
+        for signature in &*self.signatures(reference, evidence)? {
             for (digest, bytes) in signature_blobs(signature) {
                 artifacts.insert(signature.digest.clone());
                 if seen.insert(digest.clone()) {
@@ -178,15 +185,37 @@ impl<'a> Contents<'a> {
     }
 
     /// Reads the signatures that `evidence` says of `reference`, each with its config: from
-    /// memory, or from the catalog, since all of them together may be too many to be kept.
-    fn signatures(&self, reference: &ImageRef, evidence: &Evidence) -> Result<Vec<Candidate>, Error> {
+    /// memory, from the catalog, or once more from the registry, since all of them together may be
+    /// too many to be kept.
+    fn signatures(&self, reference: &ImageRef, evidence: &Arc<Evidence>) -> Result<Arc<[Candidate]>, Error> {
+        if let Some((of, signatures)) = &*self.last.borrow()
+            && Arc::ptr_eq(of, evidence)
+        {
+            return Ok(Arc::clone(signatures));
+        }
         let mut signatures = match self.catalog {
             Some(catalog) if evidence.candidates.is_empty() => catalog.signatures(evidence)?,
             _ => evidence.candidates.clone(),
         };
+        if signatures.is_empty() {
+            let asked = SignatureQuestion {
+                reference: reference.clone(),
+                digest: evidence.digest.clone(),
+                manifest: evidence.manifest.clone(),
+            };
+            signatures = self.verifier.whole(&asked).map(|proof| proof.candidates).unwrap_or_default();
+        }
+        if signatures.is_empty() {
+            self.session.warn(format!(
+                "{reference} goes without its signatures, which cannot be had again: who has a rule for it \
+                 will refuse it"
+            ));
+        }
         for signature in &mut signatures {
             self.registries.complete(reference, signature)?;
         }
+        let signatures: Arc<[Candidate]> = signatures.into();
+        *self.last.borrow_mut() = Some((Arc::clone(evidence), Arc::clone(&signatures)));
         Ok(signatures)
     }
 

@@ -93,6 +93,7 @@ fn carry_out_part(
     let mut plan = done.plan_locked(part, &locked, observed)?;
     let released = plan.take_removals();
     let mut outcome = locked.executor(all_answered).execute(&plan)?;
+    locked.keep_signatures(&plan);
     let plan = plan.without(&outcome.take_unfinished());
     let names: Vec<ImageRef> = plan.images.iter().flat_map(|image| image.names.clone()).collect();
     let rows = locked.catalog.recorded(&names)?;

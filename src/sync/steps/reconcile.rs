@@ -68,6 +68,7 @@ fn carry_out(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Resu
     let mut executor = locked.executor(&|| false);
     let mut outcome = executor.execute(&plan)?;
     remove_last(run, &mut executor, &mut plan, &mut outcome);
+    locked.keep_signatures(&plan);
     done.add(plan, outcome);
     Ok(())
 }

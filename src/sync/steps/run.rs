@@ -1,14 +1,17 @@
 //! One run that makes what is as it is wanted, and what it works with once it has locked the home.
 
+use std::collections::BTreeSet;
+
 use super::lock_home::{lock_home, open_store};
 use super::rebind::rebind;
 use crate::catalog::{Catalog, WritableCatalog};
 use crate::engine::Engines;
 use crate::error::Error;
 use crate::execute::Executor;
-use crate::observe::{Observer, Signatures};
+use crate::observe::{Observer, SignatureQuestion, Signatures};
+use crate::plan::Plan;
 use crate::registry::Registries;
-use crate::state::{Desired, Observed, Settings};
+use crate::state::{Desired, Observed, Settings, Verdict};
 use crate::store::{self, Blobs, Store};
 use crate::sync::session::Session;
 use crate::sync::steps::load::Loaded;
@@ -91,6 +94,35 @@ impl<'a> LockedRun<'a> {
     /// Takes layers that nobody has compared with their inventories for damaged ones.
     pub(crate) fn distrust_unbound(&self, observed: &mut Observed) {
         self.observer().distrust_unbound(self.run.desired, observed);
+    }
+
+    /// Notes the signatures of new proofs that this run has let go since they were many: one image
+    /// at a time. Without theirs a proof still counts, but no bundle carries them.
+    pub(crate) fn keep_signatures(&mut self, plan: &Plan) {
+        let session = self.run.session;
+        let mut seen = BTreeSet::new();
+        for image in &plan.images {
+            let Some(Verdict::Verified { evidence, is_new: true, .. }) = &image.verdict else { continue };
+            let key = (&evidence.digest, &evidence.manifest, &evidence.judged_by);
+            if !evidence.candidates.is_empty() || !seen.insert(key) || session.cancel.is_cancelled() {
+                continue;
+            }
+            let asked = SignatureQuestion {
+                reference: image.reference.clone(),
+                digest: evidence.digest.clone(),
+                manifest: evidence.manifest.clone(),
+            };
+            let reason = match self.run.signatures.whole(&asked) {
+                Some(proof) => self.catalog.prove_one(&proof).err().map(|error| error.to_string()),
+                None => Some("they cannot be had again".to_owned()),
+            };
+            if let Some(reason) = reason {
+                session.warn(format!(
+                    "the signatures of {} are not kept: {reason}; an export will ask for them again",
+                    image.reference
+                ));
+            }
+        }
     }
 
     /// Returns the executor of this run, which begins no more blobs once `begin_no_more` says so.

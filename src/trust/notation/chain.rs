@@ -185,6 +185,12 @@ impl Trusted<'_> {
         Ok(())
     }
 
+    /// The first second in which not all certificates are good any more, in seconds since 1970.
+    pub(super) fn end(&self) -> Option<i64> {
+        let ends = self.certificates.iter().map(|(_, certificate)| requirements::validity(certificate)[1]);
+        ends.min().map(|end| end.saturating_add(1))
+    }
+
     /// Verifies the chain at a time.
     pub(super) fn verify(&self, time: i64) -> Result<(), String> {
         let [(leaf, _), between @ .., (root, _)] = self.certificates else {

@@ -135,6 +135,8 @@ fn signatures_of_all_kinds_are_good() {
             by: "CN=images,OU=Team A,O=Example,C=CH".to_owned(),
             issuer: Some("CN=root,O=Example".to_owned()),
             at: None,
+            until: signed.as_ref().ok().and_then(|signed| signed.until),
+            signer: "CN=images,OU=Team A,O=Example,C=CH".to_owned(),
             form: if name == "jws" { "notation jws" } else { "notation cose" },
         };
         assert_eq!(signed, Ok(expected), "{}", &text[..200]);
@@ -197,6 +199,27 @@ fn everything_else_is_refused_by_name() {
     assert!(judged(text!("notation-jws-other-root.json"), &other, "*", made()).is_ok());
     assert!(judged(text!("notation-jws-other-subject.json"), ROOT, r"O=Example\, Inc.", made()).is_ok());
     assert!(judged(text!("notation-jws-expiring.json"), ROOT, "*", made() + 3400).is_ok());
+}
+
+#[test]
+fn a_signature_holds_until_its_expiry_or_the_end_of_its_certificates() {
+    let stamped_at = judged(text!("notation-jws-stamped.json"), ROOTS, "*", made()).unwrap().at.unwrap();
+    for (text, roots, now, ends_within) in [
+        (text!("notation-jws-expiring.json"), ROOT, made(), Some(3600)),
+        (text!("notation-cose-expiring.json"), ROOT, made(), Some(3600)),
+        (text!("notation-jws.json"), ROOT, made(), Some(101 * 31_557_600)),
+        // Its certificate ends after twenty seconds; the timestamp counts where its root is known.
+        (text!("notation-jws-stamped.json"), ROOT, stamped_at, Some(30)),
+        (text!("notation-jws-stamped.json"), ROOTS, stamped_at, None),
+        (text!("notation-cose-stamped.json"), ROOTS, made(), None),
+    ] {
+        let signed = judged(text, roots, "*", now).unwrap();
+        assert_eq!(signed.until.is_some(), ends_within.is_some(), "{signed:?}");
+        let (Some(until), Some(within)) = (signed.until, ends_within) else { continue };
+        assert!((now..=now + within).contains(&until), "{until}");
+        assert!(judged(text, roots, "*", until - 1).is_ok());
+        assert!(judged(text, roots, "*", until).is_err());
+    }
 }
 
 #[test]

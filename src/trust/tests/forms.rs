@@ -1,10 +1,15 @@
 //! Each form of signature: good, and wrong in one thing.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::fixtures::{
-    GITHUB, PUBLISH, candidate, claims, file, image, judge_by, keyless, keys, now, refusal, try_all, try_by,
+    GITHUB, PUBLISH, candidate, claims, file, image, judge, judge_by, keyless, keys, now, refusal, try_all,
+    try_by,
 };
 use crate::digest::BlobDigest;
 use crate::error::SignatureError;
+use crate::state::{Candidate, TrustRule};
 
 const PUBLISHED_BY: &str = "github.com/example-org/tool publish.yml@refs/heads/main";
 
@@ -222,7 +227,7 @@ fn certificates_of_others_and_out_of_their_time_are_refused_in_words() {
 
 #[test]
 fn provenance_is_wanted_of_the_same_signer() {
-    let with_provenance = |mut rule: crate::state::TrustRule| {
+    let with_provenance = |mut rule: TrustRule| {
         rule.provenance = true;
         rule
     };
@@ -258,6 +263,56 @@ fn provenance_is_wanted_of_the_same_signer() {
     ] {
         let reason = refusal(rule, &[signature, provenance]);
         assert!(reason.contains("its provenance is missing"), "{reason}");
+    }
+}
+
+#[test]
+fn a_rule_of_several_signers_wants_signature_and_provenance_of_one() {
+    let keys = TrustRule { provenance: true, ..keys(&["p256.pub", "other.pub"], false) };
+    let holders = TrustRule { provenance: true, ..claims("example-org/*", None, None) };
+    for (rule, one, other) in [
+        (
+            &keys,
+            ["cosign3-p256", "cosign3-slsaprovenance1"],
+            ["cosign3-other", "cosign3-slsaprovenance1-other"],
+        ),
+        (
+            &holders,
+            ["cosign3-keyless", "cosign3-slsaprovenance1-keyless"],
+            ["cosign3-keyless-other-repository", "cosign3-slsaprovenance1-keyless-other"],
+        ),
+    ] {
+        assert!(try_by(rule, &one).is_ok() && try_by(rule, &other).is_ok());
+        for mixed in [[one[0], other[1]], [other[1], one[0]], [other[0], one[1]]] {
+            let reason = refusal(rule, &mixed);
+            assert!(reason.contains("its provenance is missing"), "{reason}");
+            assert!(reason.contains("who has not signed the image"), "{reason}");
+        }
+        // Both are found among those of others, in whatever order.
+        let evidence = try_by(rule, &[other[0], one[1], one[0]]).unwrap();
+        let alone = try_by(rule, &one).unwrap();
+        assert_eq!((evidence.by, evidence.candidates), (alone.by, alone.candidates));
+    }
+}
+
+#[test]
+fn what_would_take_much_memory_is_refused_before_it_is_read() {
+    let key = keys(&["p256.pub"], false);
+    let many =
+        |start: &str, item: &str, end: &str| format!("{start}{}1{end}", format!("{item},").repeat(60_000));
+    let good = candidate("cosign3-p256");
+    let media_type = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let mut bundle: serde_json::Value = serde_json::from_slice(&good.blob).unwrap();
+    let statement =
+        many(r#"{"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":["#, "{}", "]}");
+    bundle["dsseEnvelope"]["payload"] = STANDARD.encode(statement).into();
+    for (blob, words) in [
+        (many(&format!(r#"{{"mediaType":"{media_type}","x":["#), "1", "]}"), "has more values than"),
+        (bundle.to_string(), "its statement has more values than"),
+    ] {
+        let heard = Candidate { blob: blob.into_bytes(), ..good.clone() };
+        let reason = try_all(&judge(&key), &[heard]).unwrap_err().to_string();
+        assert!(reason.contains(words), "{reason}");
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) fn evidence(proof: &Evidence) -> Value {
         "by": proof.by,
         "issuer": proof.issuer,
         "at": proof.at.and_then(time),
+        "until": proof.until.and_then(time),
         "rule": proof.rule,
         "fingerprint": proof.judged_by,
         "digest": proof.digest,
