@@ -52,6 +52,7 @@ fn images_file(data: &[u8]) {
         home_directory: Some(Path::new("/home/user")),
         default_registry: DEFAULT_REGISTRY,
         default_platform: Platform::new("linux", "amd64", None),
+        for_platform: None,
         untrusted: false,
         machine: None,
     };

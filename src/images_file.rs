@@ -8,14 +8,16 @@
 //!
 //! Inside, `keys.rs` names every key, `tables/` has a file for each kind of table, `values/` reads
 //! the texts of single values, and `reader.rs` is what the tables are read with. Tests hold the
-//! keys, [`json_schema`] and [`STARTER`] together. An editor of the file, which keeps its comments
-//! and its order, belongs beside the readers.
+//! keys, [`json_schema`] and [`STARTER`] together. `edit.rs` adds and removes images, and keeps
+//! every other byte; `sources.rs` reads the images that other files name, such as compose files.
 
+mod edit;
 mod keys;
 mod listed;
 mod machine;
 mod quoted;
 mod reader;
+mod sources;
 mod syntax;
 mod tables;
 #[cfg(test)]
@@ -27,8 +29,12 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+pub(crate) use edit::{Addition, EditError, Edited, add, empty, remove};
+pub use edit::{EditStatus, EditedGroup};
 pub(crate) use machine::MachineSettings;
 use reader::Reader;
+pub use sources::UnreadLine;
+pub(crate) use sources::{Found, MAX_SOURCE, read as read_source};
 
 use crate::diagnostic::{Mistake, Page, Problem, Problems, Severity, Span, Tree, nearest};
 use crate::error::InputError;
@@ -59,6 +65,8 @@ pub(crate) struct Source<'a> {
     pub default_registry: &'a str,
     /// The platform where the file names none.
     pub default_platform: Platform,
+    /// The platform that counts in place of the file's own, and of the default one.
+    pub for_platform: Option<Platform>,
     /// True if a stranger may have written the file: keys that read local files, name credentials
     /// or hosts, or say where files are written are problems then.
     pub untrusted: bool,

@@ -31,11 +31,15 @@ const HEADER: &str = "\
 # `msb-sync lock` adds and drops images, `msb-sync lock --upgrade` also moves tags.
 ";
 
-/// A valid lockfile. Each image has one entry, by the full form of its reference, and so has each
-/// moving selection of tags; each of its tags has an image's entry for the same platform.
+/// The full form of a reference, and a platform: what an entry is for.
+type Key = (String, Platform);
+
+/// A valid lockfile. Each image has one entry for a platform, by the full form of its reference,
+/// and so has each moving selection of tags; each of its tags has an image's entry for the same
+/// platform.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lockfile {
-    images: BTreeMap<String, Arc<LockedImage>>,
+    images: BTreeMap<Key, Arc<LockedImage>>,
     selections: BTreeSet<LockedSelection>,
 }
 
@@ -46,15 +50,22 @@ pub(crate) enum Gap {
     Missing(ImageRef),
     /// An entry's image is not listed.
     Extra(ImageRef),
+    /// An image is locked for a platform that it is not wanted for, beside others.
+    ExtraPlatform {
+        /// The image.
+        reference: ImageRef,
+        /// The platform of the entry.
+        locked: Platform,
+    },
     /// A listed selection of this repository's tags has no entry that fits its rule.
     MissingSelection(ImageRef),
     /// An entry's selection of this repository's tags is not listed, or not by its rule.
     ExtraSelection(ImageRef),
-    /// An image is locked for another platform.
+    /// An image is locked for other platforms only.
     Platform {
         /// The image.
         reference: ImageRef,
-        /// The platform of the entry.
+        /// The platform of one of its entries.
         locked: Platform,
         /// The platform that the images file wants.
         wanted: Platform,
@@ -71,7 +82,7 @@ pub(crate) enum Gap {
 impl Gap {
     /// True if a listed image or selection has no entry that fits.
     pub(crate) fn leaves_image_unlocked(&self) -> bool {
-        !matches!(self, Self::Extra(_) | Self::ExtraSelection(_))
+        !matches!(self, Self::Extra(_) | Self::ExtraPlatform { .. } | Self::ExtraSelection(_))
     }
 }
 
@@ -80,6 +91,9 @@ impl fmt::Display for Gap {
         match self {
             Self::Missing(reference) => write!(f, "{reference} (missing)"),
             Self::Extra(reference) => write!(f, "{reference} (not listed any more)"),
+            Self::ExtraPlatform { reference, locked } => {
+                write!(f, "{reference} (locked for {locked}, too)")
+            }
             Self::MissingSelection(repository) => {
                 write!(f, "tags of {repository} (not chosen yet, or by another rule)")
             }
@@ -105,6 +119,8 @@ pub struct EntryChange {
     pub digest: Option<BlobDigest>,
     /// The digest that the image meant by the old lockfile; `None` if it is added.
     pub previous: Option<BlobDigest>,
+    /// The bytes of those of its layers that no entry of the old lockfile has, each counted once.
+    pub new_bytes: u64,
     /// The signer by the new lockfile.
     pub signed_by: Option<String>,
     /// [`Action::Add`], [`Action::Update`], [`Action::Keep`] or [`Action::Remove`].
@@ -124,14 +140,14 @@ impl Lockfile {
         })
     }
 
-    /// Makes a lockfile of images, taking the last one of two with the same reference, and of
-    /// selections, whose tags are among the images.
+    /// Makes a lockfile of images, taking the last one of two with the same reference and platform,
+    /// and of selections, whose tags are among the images.
     pub(crate) fn new(
         images: impl IntoIterator<Item = Arc<LockedImage>>,
         selections: impl IntoIterator<Item = LockedSelection>,
     ) -> Self {
         Self {
-            images: images.into_iter().map(|image| (image.reference.to_string(), image)).collect(),
+            images: images.into_iter().map(|image| (key(&image.reference, &image.platform), image)).collect(),
             selections: selections.into_iter().collect(),
         }
     }
@@ -139,6 +155,15 @@ impl Lockfile {
     /// Lists the digests of all layers, in the order of the images.
     pub(crate) fn layers(&self) -> impl Iterator<Item = &BlobDigest> {
         self.images.values().flat_map(|image| image.layers.iter()).map(|layer| &layer.digest)
+    }
+
+    /// Counts the bytes of the layers that `other` lacks, each once.
+    pub(crate) fn bytes_beside(&self, other: &Self) -> u64 {
+        let there: BTreeSet<&BlobDigest> = other.layers().collect();
+        let layers = self.images.values().flat_map(|image| image.layers.iter());
+        let layers = layers.filter(|layer| !there.contains(&layer.digest));
+        let sizes: BTreeMap<&BlobDigest, u64> = layers.map(|layer| (&layer.digest, layer.size)).collect();
+        sizes.into_values().fold(0, u64::saturating_add)
     }
 
     /// Finds the images that `selection` means by the entry for its present rule, newest first;
@@ -155,11 +180,25 @@ impl Lockfile {
         self.fitting(&reference, &selection.platform)
     }
 
-    /// Finds the entry of `reference`, if it is for `platform` and, where the reference is pinned,
-    /// for its digest.
+    /// Finds the entry of `reference` for `platform`, if it is, where the reference is pinned, for
+    /// its digest.
     pub(crate) fn fitting(&self, reference: &ImageRef, platform: &Platform) -> Option<&Arc<LockedImage>> {
-        let entry = self.images.get(&reference.to_string())?;
-        gap(entry, platform).is_none().then_some(entry)
+        self.images.get(&key(reference, platform)).filter(|entry| gap(entry).is_none())
+    }
+
+    /// Lists the platforms for which selections chose among the tags of `repository`.
+    pub(crate) fn platforms_of(&self, repository: &ImageRef) -> BTreeSet<Platform> {
+        let entries = self.selections.iter().filter(|entry| entry.repository == *repository);
+        entries.map(|entry| entry.platform.clone()).collect()
+    }
+
+    /// Lists the entries of `reference`, one a platform.
+    pub(crate) fn entries_of(&self, reference: &ImageRef) -> impl Iterator<Item = &Arc<LockedImage>> {
+        let name = reference.to_string();
+        // No platform is before one of empty words.
+        let first =
+            (name.clone(), Platform { os: String::new(), architecture: String::new(), variant: None });
+        self.images.range(first..).take_while(move |((of, _), _)| *of == name).map(|(_, entry)| entry)
     }
 
     /// Lists the gaps between the entries and `wanted` with `selections`: sorted, the extra entries
@@ -173,28 +212,48 @@ impl Lockfile {
         let chosen = selections.iter().filter_map(|selection| selection.locked.as_ref()).flatten();
         let chosen = chosen.map(|image| (&image.reference, &image.platform));
         let wanted = wanted.into_iter().chain(chosen);
-        let wanted: BTreeMap<String, (&ImageRef, &Platform)> =
-            wanted.into_iter().map(|image| (image.0.to_string(), image)).collect();
-        let unlocked = wanted.iter().filter_map(|(name, (reference, platform))| {
-            self.images
-                .get(name)
-                .map_or_else(|| Some(Gap::Missing((*reference).clone())), |entry| gap(entry, platform))
+        let wanted: BTreeMap<Key, &ImageRef> =
+            wanted.into_iter().map(|(reference, platform)| (key(reference, platform), reference)).collect();
+        let names: BTreeSet<&str> = wanted.keys().map(|(name, _)| name.as_str()).collect();
+        let mut named = BTreeSet::new();
+        let mut unlocked = Vec::new();
+        for (key, reference) in &wanted {
+            let others = || self.entries_of(reference).find(|entry| !wanted.contains_key(&key_of(entry)));
+            unlocked.extend(match (self.images.get(key), others()) {
+                (Some(entry), _) => gap(entry),
+                (None, None) => Some(Gap::Missing((*reference).clone())),
+                (None, Some(other)) => {
+                    named.insert(key_of(other));
+                    let (locked, wanted) = (other.platform.clone(), key.1.clone());
+                    Some(Gap::Platform { reference: (*reference).clone(), locked, wanted })
+                }
+            });
+        }
+        let extra = self.images.iter().filter(|(key, _)| !wanted.contains_key(*key) && !named.contains(*key));
+        let extra = extra.map(|((name, _), entry)| {
+            let (reference, locked) = (entry.reference.clone(), entry.platform.clone());
+            if names.contains(name.as_str()) {
+                Gap::ExtraPlatform { reference, locked }
+            } else {
+                Gap::Extra(reference)
+            }
         });
-        let extra = self.images.iter().filter(|(name, _)| !wanted.contains_key(*name));
         let unchosen = selections.iter().filter(|selection| selection.locked.is_none());
         let stale = self.selections.iter().filter(|entry| !selections.iter().any(|of| entry.is_of(of)));
         unlocked
+            .into_iter()
             .chain(unchosen.map(|selection| Gap::MissingSelection(selection.repository.clone())))
-            .chain(extra.map(|(_, entry)| Gap::Extra(entry.reference.clone())))
+            .chain(extra)
             .chain(stale.map(|entry| Gap::ExtraSelection(entry.repository.clone())))
             .collect()
     }
 
-    /// Compares each entry with that of `next`, sorted by reference.
+    /// Compares each entry with that of `next` for the same platform, sorted by reference.
     pub(crate) fn changes(&self, next: &Self) -> Vec<EntryChange> {
-        let names: BTreeSet<&String> = self.images.keys().chain(next.images.keys()).collect();
-        let change = |name: &String| {
-            let (old, new) = (self.images.get(name), next.images.get(name));
+        let here: BTreeSet<&BlobDigest> = self.layers().collect();
+        let keys: BTreeSet<&Key> = self.images.keys().chain(next.images.keys()).collect();
+        let change = |key: &Key| {
+            let (old, new) = (self.images.get(key), next.images.get(key));
             let action = match (old, new) {
                 (None, _) => Action::Add,
                 (_, None) => Action::Remove,
@@ -202,28 +261,35 @@ impl Lockfile {
                 _ => Action::Update,
             };
             let entry = new.or(old)?;
+            let layers = new.into_iter().flat_map(|entry| &*entry.layers);
+            let layers = layers.filter(|layer| !here.contains(&layer.digest));
+            let sizes: BTreeMap<&BlobDigest, u64> = layers.map(|layer| (&layer.digest, layer.size)).collect();
             Some(EntryChange {
                 reference: entry.reference.clone(),
                 platform: entry.platform.clone(),
                 digest: new.map(|entry| entry.digest.clone()),
                 previous: old.map(|entry| entry.digest.clone()),
+                new_bytes: sizes.into_values().fold(0, u64::saturating_add),
                 signed_by: new.and_then(|entry| entry.signed_by.clone()),
                 action,
             })
         };
-        names.into_iter().filter_map(change).collect()
+        keys.into_iter().filter_map(change).collect()
     }
 }
 
-/// Says how an entry fails the image of the same reference that is wanted for `platform`.
-fn gap(entry: &LockedImage, platform: &Platform) -> Option<Gap> {
-    let reference = || entry.reference.clone();
-    if entry.platform != *platform {
-        let (locked, wanted) = (entry.platform.clone(), platform.clone());
-        return Some(Gap::Platform { reference: reference(), locked, wanted });
-    }
+fn key(reference: &ImageRef, platform: &Platform) -> Key {
+    (reference.to_string(), platform.clone())
+}
+
+fn key_of(image: &LockedImage) -> Key {
+    key(&image.reference, &image.platform)
+}
+
+/// Says how an entry fails the image that it is for.
+fn gap(entry: &LockedImage) -> Option<Gap> {
     let moved = entry.reference.digest().is_some_and(|pinned| *pinned != entry.digest);
-    moved.then(|| Gap::Digest { reference: reference(), locked: entry.digest.clone() })
+    moved.then(|| Gap::Digest { reference: entry.reference.clone(), locked: entry.digest.clone() })
 }
 
 /// Quotes a text for TOML.
@@ -260,8 +326,8 @@ impl fmt::Display for Lockfile {
             }
             f.write_str("]\n")?;
         }
-        for (reference, image) in &self.images {
-            let LockedImage { platform, digest, manifest, layers, signed_by, .. } = &**image;
+        for ((reference, platform), image) in &self.images {
+            let LockedImage { digest, manifest, layers, signed_by, .. } = &**image;
             write!(f, "\n[[image]]\nreference = \"{reference}\"\nplatform = \"{platform}\"\n")?;
             write!(f, "digest = \"{digest}\"\nmanifest = \"{manifest}\"\n")?;
             if let Some(signer) = signed_by {

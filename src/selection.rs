@@ -12,12 +12,14 @@
 //! `newest` has an order for all tags, versions or not (`order.rs`). A group `order` in `match`
 //! says what counts first.
 
+mod newer;
 mod order;
 
 use std::cmp::Reverse;
 
 use semver::{BuildMetadata, Prerelease, Version, VersionReq};
 
+pub(crate) use self::newer::{NewerTags, most_alike};
 use self::order::{Rank, without_v};
 use crate::state::TagRule;
 
@@ -174,6 +176,11 @@ pub(crate) fn describe(rule: &TagRule) -> String {
         parts.push(format!("newest {newest}"));
     }
     parts.join(", ")
+}
+
+/// Tells whether `tag` is a version.
+pub(crate) fn is_version(tag: &str) -> bool {
+    version(tag).is_some()
 }
 
 /// Takes `tag` for a version, if it is one.

@@ -6,6 +6,9 @@
 //! paths, taking locks. `plan` and a run with nothing to do take no lock and write nothing.
 
 mod apply;
+mod df;
+mod diff;
+mod edit;
 mod export;
 mod forget;
 mod init;
@@ -14,6 +17,7 @@ mod inspect;
 mod list;
 mod lock;
 mod names;
+mod outdated;
 mod plan;
 mod prune;
 mod pull;
@@ -29,6 +33,9 @@ mod steps;
 mod verb_error;
 
 pub use apply::{Applied, apply, apply_unchanged};
+pub use df::{DiskUse, ImageOnDisk, df};
+pub use diff::{LockfileDiff, diff};
+pub use edit::{AddRequest, FileEdit, add, remove};
 pub use export::{ExportOutput, ExportRequest, Exported, export};
 pub use forget::{forget, forget_owner};
 pub use init::init;
@@ -37,6 +44,7 @@ pub use inspect::{InspectedImage, inspect};
 pub use list::{ListedImage, list};
 pub use lock::{LockRequest, Relocked, Unlocked, Upgrade, lock};
 pub use names::{Names, names};
+pub use outdated::{Outdated, OutdatedImage, outdated};
 pub use plan::plan;
 pub use prune::{PruneRequest, prune};
 pub use pruned::{KeptLayer, KeptReference, Pruned, RemovedBlob, RemovedLayer, RemovedReference};
@@ -54,7 +62,7 @@ pub use verify::{Verified, verify};
 
 pub use crate::diagnostic::{Problem, Problems};
 pub use crate::execute::Outcome;
-pub use crate::images_file::json_schema;
+pub use crate::images_file::{EditStatus, EditedGroup, UnreadLine, json_schema};
 pub use crate::lockfile::EntryChange;
 pub use crate::registry::{Environment, Rests};
 pub use crate::store::{KeptBlob, layer_path};

@@ -21,6 +21,8 @@ pub enum InputFile {
     Machine,
     /// The lockfile.
     Lockfile,
+    /// Another file that names images.
+    Source,
 }
 
 impl fmt::Display for InputFile {
@@ -29,6 +31,7 @@ impl fmt::Display for InputFile {
             Self::Images => "",
             Self::Machine => "the machine's settings, ",
             Self::Lockfile => "the lockfile ",
+            Self::Source => "the source ",
         })
     }
 }
@@ -110,6 +113,17 @@ pub enum InputError {
         /// The differences, in words.
         gaps: Vec<String>,
     },
+    /// `add` or `remove` was given standard input.
+    #[error("standard input cannot be edited")]
+    EditedStdin,
+    /// `add` or `remove` leaves the images file as it is.
+    #[error("{images_file} is left as it is: {reason}")]
+    NotEdited {
+        /// The images file.
+        images_file: String,
+        /// The reason, in words.
+        reason: String,
+    },
     /// An option names an image that the images file does not list.
     #[error("{option}: {images_file} does not list {reference}")]
     NotListed {
@@ -167,7 +181,8 @@ impl InputError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } | Self::NoAbsolutePath { .. } => "unreadable",
-            Self::WatchedStdin => "stdin",
+            Self::WatchedStdin | Self::EditedStdin => "stdin",
+            Self::NotEdited { .. } => "not-edited",
             Self::Symlink { .. } => "untrusted",
             Self::DefaultRegistry(_) => "default-registry",
             Self::Reference(_) => "reference",
@@ -190,6 +205,8 @@ impl InputError {
         let hint = match self {
             Self::Unreadable { file: InputFile::Images, source, .. } => return images_file_hint(source),
             Self::Unreadable { .. } | Self::NoAbsolutePath { .. } => return None,
+            Self::EditedStdin => "name a file: --file images.toml",
+            Self::NotEdited { .. } => "edit it by hand; `msb-sync plan` says what is wrong with it",
             Self::WatchedStdin => "write it to a file, and watch that: msb-sync watch images.toml",
             Self::Symlink { .. } => {
                 "errors would show the lines of the file that it leads to; name the images file by its real path"

@@ -123,6 +123,11 @@ impl Names {
 }
 
 impl ImagesTables {
+    /// Returns the entries of all registries, in the order of the file.
+    pub(super) fn listed(&self) -> &[Listed] {
+        &self.listed
+    }
+
     /// Makes the file of its tables: each entry gets all its groups.
     pub(super) fn into_file(self, warnings: Vec<Problem>) -> ImagesFile {
         let Self { settings, registries, listed, groups: members } = self;

@@ -22,6 +22,7 @@ fn source() -> Source<'static> {
         home_directory: Some(Path::new("/home/ann")),
         default_registry: "docker.io",
         default_platform: Platform::new("linux", "amd64", None),
+        for_platform: None,
         untrusted: false,
         machine: None,
     }

@@ -228,6 +228,7 @@ mod tests {
             home_directory: Some(Path::new("/home/ann")),
             default_registry: "docker.io",
             default_platform: Platform::new("linux", "amd64", None),
+            for_platform: None,
             untrusted: false,
             machine: None,
         }

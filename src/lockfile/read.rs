@@ -9,7 +9,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Lockfile, MAX_TEXT, VERSION};
+use super::{Key, Lockfile, MAX_TEXT, VERSION};
 use crate::diagnostic::{Mistake, Tree};
 use crate::digest::{BlobDigest, DiffId};
 use crate::error::printable;
@@ -69,22 +69,17 @@ fn whole(top: &Table<'_>) -> Result<Lockfile> {
     Ok(lockfile)
 }
 
-fn images(top: &Table<'_>) -> Result<BTreeMap<String, Arc<LockedImage>>> {
-    let mut images: BTreeMap<String, Arc<LockedImage>> = BTreeMap::new();
+fn images(top: &Table<'_>) -> Result<BTreeMap<Key, Arc<LockedImage>>> {
+    let mut images: BTreeMap<Key, Arc<LockedImage>> = BTreeMap::new();
     // No images, no tables.
     let Some(entries) = top.entries.get("image") else { return Ok(images) };
     for entry in array("image", entries)? {
         let (image, span) = image(&Table::of(entry, "an image")?)?;
-        let name = image.reference.to_string();
-        if let Some(first) = images.get(&name) {
-            let conflict = if first.platform == image.platform {
-                String::new()
-            } else {
-                format!(", for {} and for {}", first.platform, image.platform)
-            };
-            return Err(Mistake::new(span, format!("{name} has two entries{conflict}")));
+        let key = (image.reference.to_string(), image.platform.clone());
+        if images.contains_key(&key) {
+            return Err(Mistake::new(span, format!("{} has two entries for {}", key.0, key.1)));
         }
-        images.insert(name, Arc::new(image));
+        images.insert(key, Arc::new(image));
     }
     Ok(images)
 }

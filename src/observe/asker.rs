@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
-use super::chooser::{Choices, choose_from_list};
+use super::chooser::{Choices, choose_from_list, newer_in_list};
 use super::signatures::{SignatureQuestion, Signatures};
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;
@@ -58,6 +58,13 @@ pub(crate) enum Question<'q> {
         /// The selections.
         selections: Vec<&'q TagSelection>,
     },
+    /// The tags of a repository that are newer than others.
+    Newer {
+        /// The repository alone.
+        repository: ImageRef,
+        /// The other tags.
+        than: Vec<String>,
+    },
 }
 
 /// The question for the meaning of `reference` for `platform`.
@@ -79,6 +86,8 @@ pub(crate) enum Answer {
     Signatures(Verdict),
     /// The choices of the selections, in their order.
     Tags(Result<Choices, RegistryError>),
+    /// The newer tags, newest first, for each of the others in their order.
+    Newer(Result<Vec<Vec<String>>, RegistryError>),
 }
 
 /// A step of the way to an answer, as it stands in the queue.
@@ -93,7 +102,7 @@ impl Question<'_> {
         match self {
             Self::Image(image) => &image.reference,
             Self::Signatures(image) => &image.reference,
-            Self::Tags { repository, .. } => repository,
+            Self::Tags { repository, .. } | Self::Newer { repository, .. } => repository,
         }
     }
 }
@@ -200,6 +209,10 @@ impl<'q, K> Asking<'_, 'q, K> {
                 Step::First(Question::Tags { repository, selections }) => {
                     let choices = choose_from_list(registries, &repository, &selections);
                     (repository, Answer::Tags(choices))
+                }
+                Step::First(Question::Newer { repository, than }) => {
+                    let newer = newer_in_list(registries, &repository, &than);
+                    (repository, Answer::Newer(newer))
                 }
                 Step::First(Question::Signatures(image)) => {
                     let verdict = self.asker.signatures.ask(&image);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, RegistryError, SelectionError};
 use crate::image_ref::ImageRef;
 use crate::registry::Registries;
-use crate::selection::{Chooser, Chosen, CompiledRule, MAX_CHOSEN, describe};
+use crate::selection::{Chooser, Chosen, CompiledRule, MAX_CHOSEN, NewerTags, describe};
 use crate::state::{Platform, TagSelection};
 
 /// The tags that each of several selections chooses, newest first; or why it chooses nothing.
@@ -31,6 +31,22 @@ pub(super) fn choose_from_list(
     })?;
     let choices = selections.iter().zip(choosers);
     Ok(choices.map(|(selection, chooser)| judge(selection, chooser?.finish()).map_err(Arc::new)).collect())
+}
+
+/// Returns the tags of `repository` that are newer than each of the tags `than`, newest first.
+///
+/// # Errors
+/// The list cannot be read to its end.
+pub(super) fn newer_in_list(
+    registries: &Registries,
+    repository: &ImageRef,
+    than: &[String],
+) -> Result<Vec<Vec<String>>, RegistryError> {
+    let begin = || -> Vec<Option<NewerTags>> { than.iter().map(|tag| NewerTags::than(tag)).collect() };
+    let newer = registries.fold_tags(repository, begin, |newer, tag| {
+        newer.iter_mut().flatten().for_each(|newer| newer.add(tag));
+    })?;
+    Ok(newer.into_iter().map(|newer| newer.map(NewerTags::finish).unwrap_or_default()).collect())
 }
 
 /// Compiles the rule of a selection.

@@ -57,6 +57,9 @@ pub struct Settings {
     pub layers_mode: u32,
     /// The platform of images that name none.
     pub platform: Platform,
+    /// The platforms that the lockfile has entries for, of images that name none; empty: the one
+    /// above.
+    pub platforms: Vec<Platform>,
     /// The policy of images that name none.
     pub pull: PullPolicy,
     /// The user asked `apply` to remove images that are not listed any more.
@@ -82,6 +85,7 @@ impl Default for Settings {
             targets: Targets::default(),
             layers_mode: 0o700,
             platform: Platform::of_this_machine(),
+            platforms: Vec::new(),
             pull: PullPolicy::default(),
             prune: false,
             downloads: 6,

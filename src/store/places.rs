@@ -190,6 +190,18 @@ impl Places {
         Ok(self.private_names(STAGING)?.into_iter().filter_map(leftover).collect())
     }
 
+    /// Measures the files of a layer that has no inventory; 0 where they cannot be looked at.
+    pub(crate) fn size_of(&self, digest: &BlobDigest) -> u64 {
+        let size = |layers: OwnedFd| sys::size_of_tree(layers.as_fd(), &layer_name(digest));
+        sys::open_directory(&self.layers).and_then(size).unwrap_or_default()
+    }
+
+    /// Measures all that is in staging; 0 where it cannot be looked at.
+    pub(crate) fn size_of_staging(&self) -> u64 {
+        let size = |private: OwnedFd| sys::size_of_tree(private.as_fd(), STAGING.as_bytes());
+        sys::open_directory(&self.private).and_then(size).unwrap_or_default()
+    }
+
     /// Lists the names in the directory `name` of the private one; one that does not exist holds
     /// nothing.
     pub(super) fn private_names(&self, name: &str) -> Result<BTreeSet<String>, StoreError> {

@@ -10,11 +10,12 @@ use super::session::Session;
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
-use crate::image_ref::ImageRef;
+use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{
     ConfigRecord, Evidence, LayerDescriptor, LayerState, Owner, Platform, RecordedImage, size_of_layers,
 };
 use crate::store::{self, Places};
+use crate::wildcard;
 
 /// One image as `list` and `inspect` show it.
 #[derive(Clone, Debug)]
@@ -55,6 +56,22 @@ impl ListedImage {
     pub fn absent(&self) -> impl Iterator<Item = &LayerDescriptor> {
         let layers = self.image.layers.iter().zip(&self.states);
         layers.filter(|(_, state)| !self.is_here(**state)).map(|(layer, _)| layer)
+    }
+
+    /// Tells whether the image is one that `pattern` means, in which each `*` stands for any text.
+    /// The reference is held against it in full and as people write it, with and without its tag.
+    pub fn fits(&self, pattern: &str) -> bool {
+        let reference = &self.image.reference;
+        let pinned = reference.without_digest();
+        let names = [reference.clone(), pinned, reference.repository_alone()].map(|name| name.to_string());
+        names.iter().any(|name| {
+            let hub = name.strip_prefix(DEFAULT_REGISTRY).and_then(|rest| rest.strip_prefix('/'));
+            let official = hub.and_then(|rest| rest.strip_prefix("library/"));
+            [Some(name.as_str()), hub, official]
+                .into_iter()
+                .flatten()
+                .any(|name| wildcard::fits(pattern, name))
+        })
     }
 
     /// Returns the directories to stack, base first. A layer that occurs twice is there once, where
@@ -173,7 +190,8 @@ impl Users {
     }
 }
 
-fn first_name(image: &RecordedImage) -> &ImageRef {
+/// Returns the name by which the image was asked for.
+pub(super) fn first_name(image: &RecordedImage) -> &ImageRef {
     image.alias_of.as_ref().unwrap_or(&image.reference)
 }
 

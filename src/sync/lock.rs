@@ -15,6 +15,7 @@ use super::steps::lockfile_place::LockfilePlace;
 use super::steps::trust::judge;
 use super::steps::{registries, replace};
 use super::verb_error::VerbError;
+use crate::digest::BlobDigest;
 use crate::error::{Error, InputError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::{EntryChange, Lockfile};
@@ -129,24 +130,8 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     let reporter = &*session.reporter;
     let asker = Asker { registries: &registries, signatures: &signatures, parallel, reporter };
     let (selections, mut failed) = choose(&loaded, &old, &request.upgrade, &asker);
-    let rechosen = |reference: &ImageRef| {
-        let repository = reference.repository_alone();
-        request.upgrade.rechooses(&repository)
-            && selections.iter().any(|selection| {
-                selection.repository == repository
-                    && selection.tags.iter().any(|tag| reference.tag() == Some(tag))
-            })
-    };
-    let (mut entries, mut lookups) = (Vec::new(), Vec::new());
-    for (reference, platform) in wanted(&loaded, &selections, &mut failed) {
-        let locked = old.fitting(&reference, &platform);
-        entries.extend(locked.map(Arc::clone));
-        if locked.is_none() || request.upgrade.includes(&reference) || rechosen(&reference) {
-            let known = locked.map(|locked| locked.digest.clone());
-            lookups.push(ImageQuestion { reference, platform, known, pinned: None });
-        }
-    }
-    look_up(&asker, lookups, &mut entries, &mut failed);
+    let (mut entries, open) = split(&loaded, &old, &request.upgrade, &selections, &mut failed);
+    open.look_up(&asker, &mut entries, &mut failed);
     note_signers(&asker, &mut entries, &mut failed);
     if session.cancel.is_cancelled() {
         return Err(Error::Stopped.into());
@@ -157,8 +142,9 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     // its list.
     images.retain(|change| {
         let of_repository = change.reference.repository_alone();
-        !failed.iter().any(|(reference, ..)| {
-            *reference == change.reference || change.action == Action::Remove && *reference == of_repository
+        !failed.iter().any(|(reference, platform, _)| {
+            *reference == change.reference && *platform == change.platform
+                || change.action == Action::Remove && *reference == of_repository
         })
     });
     // How a file is written is no change: git gives some users other line ends.
@@ -168,6 +154,41 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     }
     let (path, name) = (place.path.clone(), place.name.clone());
     Ok(Relocked { path, name, changed, images, failed })
+}
+
+/// Splits what is wanted into the entries that are there already, and what is looked up.
+fn split(
+    loaded: &Loaded,
+    old: &Lockfile,
+    upgrade: &Upgrade,
+    selections: &[LockedSelection],
+    failed: &mut Vec<Unlocked>,
+) -> (Vec<Arc<LockedImage>>, Open) {
+    let rechosen = |reference: &ImageRef| {
+        let repository = reference.repository_alone();
+        let chooses = |selection: &&LockedSelection| {
+            selection.repository == repository
+                && selection.tags.iter().any(|tag| reference.tag() == Some(tag))
+        };
+        upgrade.rechooses(&repository) && selections.iter().any(|selection| chooses(&selection))
+    };
+    let (mut entries, mut open) = (Vec::new(), Open::default());
+    for (reference, platform) in wanted(loaded, selections, failed) {
+        let locked = old.fitting(&reference, &platform);
+        entries.extend(locked.map(Arc::clone));
+        let moves = upgrade.includes(&reference) || rechosen(&reference);
+        if !moves && locked.is_none() && reference.digest().is_none() {
+            // The image means for this platform what it is locked to for another one.
+            let is_other = |other: &&Arc<LockedImage>| other.platform != platform && has_index(other);
+            let other = old.entries_of(&reference).find(is_other);
+            open.meanings.extend(other.map(|other| (reference.clone(), other.digest.clone())));
+        }
+        if moves || locked.is_none() {
+            let known = locked.map(|locked| locked.digest.clone());
+            open.images.entry(reference).or_default().push((platform, known));
+        }
+    }
+    (entries, open)
 }
 
 /// Writes the lockfile, if there is a new one, and sweeps what a killed run left beside it.
@@ -180,24 +201,59 @@ fn store(place: &LockfilePlace, new: Option<&Lockfile>) -> Result<(), VerbError>
     }
 }
 
-/// Asks what images mean now, and adds the answers to the entries, or to what failed. An image that
-/// still has its known digest keeps its entry.
-fn look_up(
-    asker: &Asker<'_>,
-    lookups: Vec<ImageQuestion>,
-    entries: &mut Vec<Arc<LockedImage>>,
-    failed: &mut Vec<Unlocked>,
-) {
-    let answers = asker.ask_all(lookups.iter().cloned().map(Question::Image).collect());
-    for (asked, answer) in lookups.into_iter().zip(answers) {
-        // The asker answers questions in kind.
-        let Answer::Image(answer) = answer else { continue };
-        match answer {
-            Ok(Lookup::Same) => {}
-            Ok(Lookup::Image(image)) => entries.push(Arc::new(LockedImage::of(&image))),
-            Err(error) => failed.push((asked.reference, asked.platform, Arc::new(error.into()))),
+/// The images that are looked up.
+#[derive(Default)]
+struct Open {
+    /// The platforms that each is looked up for, with the digest that the lockfile has for it.
+    images: BTreeMap<ImageRef, Vec<(Platform, Option<BlobDigest>)>>,
+    /// The digests that images are known to mean. All platforms of an image get the same one,
+    /// though its tag may move while they are looked up.
+    meanings: BTreeMap<ImageRef, BlobDigest>,
+}
+
+impl Open {
+    /// Asks what the images mean now, a platform of each at a time, and adds the answers to the
+    /// entries, or to what failed. An image that still has its known digest keeps its entry.
+    fn look_up(mut self, asker: &Asker<'_>, entries: &mut Vec<Arc<LockedImage>>, failed: &mut Vec<Unlocked>) {
+        while !self.images.is_empty() {
+            let mut lookups = Vec::new();
+            self.images.retain(|reference, platforms| {
+                let next = platforms.pop();
+                lookups.extend(next.map(|(platform, known)| ImageQuestion {
+                    pinned: self.meanings.get(reference).cloned(),
+                    reference: reference.clone(),
+                    platform,
+                    known,
+                }));
+                !platforms.is_empty()
+            });
+            let answers = asker.ask_all(lookups.iter().cloned().map(Question::Image).collect());
+            for (asked, answer) in lookups.into_iter().zip(answers) {
+                // The asker answers questions in kind.
+                let Answer::Image(answer) = answer else { continue };
+                let ImageQuestion { reference, platform, known, .. } = asked;
+                let digest = match answer {
+                    Ok(Lookup::Same) => known,
+                    Ok(Lookup::Image(image)) => {
+                        let image = LockedImage { reference: reference.clone(), ..LockedImage::of(&image) };
+                        let digest = has_index(&image).then(|| image.digest.clone());
+                        entries.push(Arc::new(image));
+                        digest
+                    }
+                    Err(error) => {
+                        failed.push((reference, platform, Arc::new(error.into())));
+                        continue;
+                    }
+                };
+                self.meanings.extend(digest.map(|digest| (reference, digest)));
+            }
         }
     }
+}
+
+/// Tells whether an image comes from an index, which may have other platforms, too.
+fn has_index(image: &LockedImage) -> bool {
+    image.digest != image.manifest
 }
 
 /// Judges the signatures of everything that is to be locked, notes who signed, and adds what is
@@ -257,14 +313,19 @@ fn choose(
 ) -> (Vec<LockedSelection>, Vec<Unlocked>) {
     let (mut chosen, mut failed) = (Vec::new(), Vec::new());
     let mut open: BTreeMap<ImageRef, Vec<&TagSelection>> = BTreeMap::new();
-    for selection in &loaded.file.selections {
-        match locked_choice(old, selection).filter(|_| !upgrade.rechooses(&selection.repository)) {
-            Some(images) => {
-                let tags = images.iter().filter_map(|image| image.reference.tag());
-                let tags = tags.map(str::to_owned).collect();
-                chosen.push(LockedSelection::of(selection, tags));
+    for selection in loaded.for_each_platform().iter().flat_map(|file| &file.selections) {
+        let locked = || locked_tags(old, selection);
+        match (!upgrade.rechooses(&selection.repository)).then(locked).flatten() {
+            Some(tags) => chosen.push(LockedSelection::of(selection, tags)),
+            None => {
+                let open = open.entry(selection.repository.clone()).or_default();
+                let is_same = |other: &&TagSelection| {
+                    (&other.rule, &other.platform) == (&selection.rule, &selection.platform)
+                };
+                if !open.iter().any(is_same) {
+                    open.push(selection);
+                }
             }
-            None => open.entry(selection.repository.clone()).or_default().push(selection),
         }
     }
     let open: Vec<(ImageRef, Vec<&TagSelection>)> = open.into_iter().collect();
@@ -290,34 +351,53 @@ fn choose(
     (chosen, failed)
 }
 
+/// Returns the tags that the lockfile has for `selection`, or for the same one of another platform.
+fn locked_tags(old: &Lockfile, selection: &TagSelection) -> Option<Vec<String>> {
+    let tags = |images: Vec<Arc<LockedImage>>| -> Vec<String> {
+        images.iter().filter_map(|image| image.reference.tag()).map(str::to_owned).collect()
+    };
+    let of_platform = |platform: Platform| {
+        let selection = TagSelection { platform, ..selection.clone() };
+        locked_choice(old, &selection).map(tags)
+    };
+    of_platform(selection.platform.clone())
+        .or_else(|| old.platforms_of(&selection.repository).into_iter().find_map(of_platform))
+}
+
 /// An image that could not be looked up, its platform, and the reason.
 pub type Unlocked = (ImageRef, Platform, Arc<Error>);
 
-/// Returns the images to lock: those listed by name, and the chosen tags. A tag that is wanted for
-/// two platforms has failed.
+/// Returns the images to lock, each for all its platforms: those listed by name, and the chosen
+/// tags. A tag that one machine would want for two platforms has failed.
 fn wanted(
     loaded: &Loaded,
     selections: &[LockedSelection],
     failed: &mut Vec<Unlocked>,
-) -> BTreeMap<ImageRef, Platform> {
-    let listed = loaded.file.images.iter().map(|image| (image.reference.clone(), image.platform.clone()));
-    let mut wanted: BTreeMap<ImageRef, Platform> = listed.collect();
-    let mut names: BTreeMap<ImageRef, Platform> = BTreeMap::new();
-    for (reference, platform) in &wanted {
-        names.extend(reference.recorded_names().into_iter().map(|name| (name, platform.clone())));
-    }
-    for selection in selections {
-        let platform = &selection.platform;
-        // Lists and lockfiles hold only tags that parse.
-        for reference in selection.tags.iter().filter_map(|tag| selection.repository.with_tag(tag).ok()) {
-            let twins = reference.recorded_names();
-            let other = twins.iter().find_map(|name| names.get(name)).filter(|other| *other != platform);
-            if let Some(other) = other {
-                let error = two_platforms(reference.tag().unwrap_or_default(), other, platform);
-                failed.push((reference, platform.clone(), Arc::new(error)));
-            } else {
-                names.extend(twins.into_iter().map(|name| (name, platform.clone())));
-                wanted.insert(reference, platform.clone());
+) -> BTreeSet<(ImageRef, Platform)> {
+    let mut wanted = BTreeSet::new();
+    for file in loaded.for_each_platform() {
+        let mut names: BTreeMap<ImageRef, Platform> = BTreeMap::new();
+        for image in &file.images {
+            let twins = image.reference.recorded_names();
+            names.extend(twins.into_iter().map(|name| (name, image.platform.clone())));
+            wanted.insert((image.reference.clone(), image.platform.clone()));
+        }
+        for selection in selections.iter().filter(|chosen| file.selections.iter().any(|of| chosen.is_of(of)))
+        {
+            let platform = &selection.platform;
+            // Lists and lockfiles hold only tags that parse.
+            for reference in selection.tags.iter().filter_map(|tag| selection.repository.with_tag(tag).ok()) {
+                let twins = reference.recorded_names();
+                let other = twins.iter().find_map(|name| names.get(name)).filter(|other| *other != platform);
+                if let Some(other) = other {
+                    if !failed.iter().any(|(name, on, _)| *name == reference && on == platform) {
+                        let error = two_platforms(reference.tag().unwrap_or_default(), other, platform);
+                        failed.push((reference, platform.clone(), Arc::new(error)));
+                    }
+                } else {
+                    names.extend(twins.into_iter().map(|name| (name, platform.clone())));
+                    wanted.insert((reference, platform.clone()));
+                }
             }
         }
     }

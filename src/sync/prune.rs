@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::pruned::Pruned;
 use super::request::ImagesSource;
@@ -65,6 +65,41 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
     let mut pruned = give_up(session, unlisted, request.dry_run)?;
     pruned.downloads = prune_downloads(session, request.dry_run)?;
     Ok(pruned)
+}
+
+/// Tells what any prune would remove, whatever its images file lists: layers, blobs and downloads
+/// that nobody needs. Nothing is changed.
+pub(super) fn prune_unneeded(session: &Session) -> Result<Pruned, VerbError> {
+    let mut pruned = give_up(session, Unneeded(session.default_layers()), true)?;
+    pruned.downloads = prune_downloads(session, true)?;
+    Ok(pruned)
+}
+
+/// The wish that no image goes, and that everything else does which nobody needs. The path is that
+/// of the home's layers.
+struct Unneeded(PathBuf);
+
+impl Wish for Unneeded {
+    fn owner(&self) -> Option<&Owner> {
+        None
+    }
+
+    fn all_layers_in(&self) -> Option<&Path> {
+        Some(&self.0)
+    }
+
+    fn unwanted(
+        &self,
+        _catalog: &Catalog,
+        _leaving: &BTreeSet<&ImageRef>,
+        _loaded: Vec<LoadedReference>,
+    ) -> Result<Vec<LoadedReference>, VerbError> {
+        Ok(Vec::new())
+    }
+
+    fn removals(&self, _catalog: &Catalog, _locked: bool) -> Result<Removals, VerbError> {
+        Ok(Removals { images: Vec::new(), recorded: BTreeMap::new(), waiting_for: Vec::new() })
+    }
 }
 
 /// The wish that everything goes that an images file does not list.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// The place that the images file comes from.
+/// The place that a file which the user names comes from.
 #[derive(Clone, Debug)]
 pub enum ImagesSource {
     /// A file.

@@ -55,6 +55,14 @@ const LOCK: Shape = &[
     ("", "version changed path images"),
     ("images[]", "reference platform digest previous action signed_by"),
 ];
+const DIFF: Shape = &[("", "version added removed changed download_bytes")];
+const ADDED: Shape = &[DIFF[0], ("added[]", "reference platform digest download_bytes")];
+const REMOVED: Shape = &[DIFF[0], ("removed[]", "reference platform digest download_bytes")];
+const EDIT: Shape = &[("", "version file created changed images groups"), ("images[]", "reference status")];
+const DF: Shape = &[
+    ("", "version layers_bytes blobs_bytes downloads_bytes staging_bytes reclaimable_bytes images"),
+    ("images[]", "reference bytes shared_bytes"),
+];
 const EXPORT: Shape = &[
     ("", "version images failed blobs bytes downloaded_bytes left_out left_out_bytes requests"),
     ("images[]", "reference digest"),
@@ -108,6 +116,12 @@ const LINES: &[Line] = &[
     Line(&[], "lock --untrusted", 2, NOTHING),
     Line(&[], "lock --check broken.toml", 1, NOTHING),
     Line(&[], "lock missing.toml", 1, LOCK),
+    Line(&["lock", "lock fewer.toml"], "diff fewer.lock", 0, ADDED),
+    Line(&["lock", "lock fewer.toml"], "diff images.lock fewer.lock --markdown", 0, REMOVED),
+    Line(&["lock", "lock other.toml"], "diff images.lock other.lock --untrusted", 0, DIFF),
+    Line(&["lock"], "diff nowhere.lock", 2, NOTHING),
+    Line(&["lock"], "diff images.toml", 2, NOTHING),
+    Line(&[], "diff", 2, NOTHING),
     Line(&[], "export --output out.tar", 0, EXPORT),
     Line(&[], "export --output bundle --image REF --index --docker", 0, EXPORT),
     Line(&["lock"], "export --output delta.tar --since images.lock --group one", 0, EXPORT),
@@ -125,6 +139,8 @@ const LINES: &[Line] = &[
     Line(&[], "pull REF --platform amd64", 2, NOTHING),
     Line(&[], "pull 127.0.0.1:1/UPPER", 2, NOTHING),
     Line(&["apply"], "list", 0, LIST),
+    Line(&["apply"], "list *team/app:1", 0, LIST),
+    Line(&["apply"], "list nothing/*", 0, &[("", "version images")]),
     Line(&["apply"], "inspect REF", 0, INSPECT),
     Line(&["apply"], "inspect REF --rootfs", 0, ROOTFS),
     Line(&[], "inspect REF", 1, NOTHING),
@@ -147,7 +163,24 @@ const LINES: &[Line] = &[
     Line(&["apply"], "forget --owner other.toml", 1, NOTHING),
     Line(&["apply"], "forget", 2, NOTHING),
     Line(&["apply"], "forget REF --owner images.toml", 2, NOTHING),
-    Line(&["apply"], "remove REF", 2, NOTHING),
+    Line(&[], "add alpine:3.20", 0, EDIT),
+    Line(&[], "add REF --file images.toml --group two", 0, EDIT),
+    Line(&["unlist"], "add REF", 0, EDIT),
+    Line(&[], "add REF --file broken.toml", 2, NOTHING),
+    Line(&[], "add REF --file -", 2, NOTHING),
+    Line(&[], "add", 2, NOTHING),
+    Line(&[], "add --from list.txt", 0, EDIT),
+    Line(&[], "add REF --from Dockerfile", 1, EDIT),
+    Line(&[], "add --from nowhere.yml", 2, NOTHING),
+    Line(&["apply"], "df", 0, DF),
+    Line(&[], "df", 0, &[("", "version layers_bytes blobs_bytes downloads_bytes staging_bytes reclaimable_bytes images")]),
+    Line(&[], "outdated", 0, &[("", "version images failed")]),
+    Line(&[], "outdated other.toml", 0, &[("", "version images failed"), ("images[]", "reference newer latest")]),
+    Line(&[], "outdated broken.toml", 2, NOTHING),
+    Line(&[], "remove REF", 0, EDIT),
+    Line(&[], "remove REF --file fewer.toml", 0, EDIT),
+    Line(&[], "remove alpine:3.20", 2, NOTHING),
+    Line(&["unlist"], "remove REF", 2, NOTHING),
     Line(&["unlist"], "init", 0, &[("", "version path")]),
     Line(&[], "init", 1, NOTHING),
     Line(&[], "schema", 0, &[("", "$schema $id properties")]),
@@ -179,6 +212,8 @@ fn world() -> (Sandbox, FakeRegistry) {
     ] {
         sandbox.write(name, wanted(&registry.name(), images));
     }
+    sandbox.write("list.txt", "alpine:3.20\n");
+    sandbox.write("Dockerfile", "FROM alpine:3.20\nFROM $UNSET\n");
     sandbox.write("broken.toml", "[settings]\nlayerz = 1\n");
     (sandbox, registry)
 }

@@ -42,6 +42,7 @@ const PROGRAMS: &[&str] = &[
     "cargo",
     "cd",
     "cp",
+    "echo",
     "mkdir",
     "ls",
     "cat",

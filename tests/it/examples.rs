@@ -9,6 +9,7 @@ mod apply;
 mod reporter;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -37,6 +38,9 @@ fn served() -> (Sandbox, FakeRegistry) {
     let shims = sandbox.root().join("shims");
     std::fs::create_dir(&shims).unwrap();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_msb-sync"), shims.join("msb-sync")).unwrap();
+    // The base of the pull request has no lockfile.
+    std::fs::write(shims.join("git"), "#!/bin/sh\ntest \"$1\" = fetch\n").unwrap();
+    std::fs::set_permissions(shims.join("git"), std::fs::Permissions::from_mode(0o755)).unwrap();
     // What installs msb-sync is not run.
     std::os::unix::fs::symlink("/bin/true", shims.join("cargo")).unwrap();
     (sandbox, registry)
@@ -61,7 +65,8 @@ fn run_job(sandbox: &Sandbox, job: &Value) -> Result<Vec<String>, Output> {
         };
         if let Some(condition) = step["if"].as_str() {
             let (name, value) = condition.split_once(" == ").unwrap();
-            if outputs.get(name).map(String::as_str) != Some(value.trim_matches('\'')) {
+            let is_event = name == "github.event_name" && value == "'pull_request'";
+            if !is_event && outputs.get(name).map(String::as_str) != Some(value.trim_matches('\'')) {
                 continue;
             }
         }
@@ -103,9 +108,10 @@ fn the_github_workflow_gates_on_the_plan() {
     sandbox.msb("lock").run().success();
     assert_eq!(
         run_job(&sandbox, check).unwrap(),
-        ["Install msb-sync", "The lockfile is up to date", "What would be done"]
+        ["Install msb-sync", "The lockfile is up to date", "What changes", "What would be done"]
     );
     let summary = std::fs::read_to_string(sandbox.work().join("GITHUB_STEP_SUMMARY")).unwrap();
+    assert!(summary.contains("### Container images: 2 added; "), "{summary}");
     assert!(summary.contains("2 to add"), "{summary}");
     assert!(!sandbox.home().exists(), "checking changes nothing");
     assert_eq!(run_job(&sandbox, apply).unwrap(), ["Plan", "Apply"]);

@@ -241,6 +241,42 @@ fn locked_fails_unless_the_lockfile_covers_the_file_exactly() {
 }
 
 #[test]
+fn diff_says_what_moved_for_people_reviewers_and_scripts() {
+    let world = World::new();
+    world.run("lock").code(0);
+    fs::copy(world.path("images.lock"), world.path("old.lock")).unwrap();
+    let same = world.run("diff old.lock").code(0).stdout;
+    assert_eq!(same, "No difference: images.lock means the same images.\n");
+    world.swap_tags();
+    let digest = world.locked_digest(HELLO);
+    world.lists(&["hello:1", &format!("greeter@{digest}")], "layout = \"oci\"");
+    world.run("lock --upgrade").code(0);
+
+    let told = world.run("diff old.lock images.lock").code(0).stdout;
+    assert!(told.ends_with("images.lock: 1 added, 1 changed, 1 removed.\n"), "{told}");
+    let moved = told.lines().find(|line| line.contains(HELLO)).unwrap();
+    assert!(moved.starts_with("  ~ ") && moved.contains(" → sha256:"), "{told}");
+    let table = world.run("diff old.lock --markdown").code(0).stdout;
+    assert!(table.starts_with("### Container images: 1 added, 1 changed, 1 removed\n\n| |"), "{table}");
+    assert!(table.contains(&format!("| changed | `{HELLO}` | {} | `sha256:", host_platform())), "{table}");
+
+    let old = fs::read(world.path("old.lock")).unwrap();
+    let document = world.sandbox.msb("diff - images.lock --json").stdin(old).run().code(0).json();
+    let changed = &document["changed"][0];
+    assert_eq!((&changed["reference"], &changed["from"]), (&HELLO.into(), &digest.as_str().into()));
+    assert_eq!((&changed["to"], &changed["download_bytes"]), (&world.locked_digest(HELLO).into(), &0.into()));
+    assert_eq!(document["removed"][0]["reference"], GREETER);
+    assert_eq!(document["added"][0]["digest"], digest.as_str());
+
+    // An error would show lines of the file that the symlink leads to.
+    symlink("old.lock", world.path("link.lock")).unwrap();
+    world.run("diff link.lock").code(0);
+    let refused = world.run("diff link.lock --untrusted").code(2);
+    assert!(refused.stderr.contains("is a symlink"), "{refused}");
+    assert!(!world.sandbox.home().exists(), "nothing is touched");
+}
+
+#[test]
 fn an_image_that_cannot_be_resolved_leaves_the_lockfile_alone() {
     let world = World::new();
     world.lists(&["hello:1"], "layout = \"oci\"");

@@ -24,6 +24,7 @@ mod engine_wishes;
 mod examples;
 mod export;
 mod faults;
+mod file_verbs;
 mod folding;
 mod from;
 mod homes;

@@ -109,12 +109,26 @@ pub(crate) enum Command {
     Watch(Watch),
     /// Resolve every image and write FILE's lockfile
     Lock(Lock),
+    /// Show what changed from one lockfile to another
+    Diff(Diff),
+    /// Show newer tags than those that the images file lists
+    Outdated {
+        /// The images file; `-` is standard input
+        #[arg(default_value = DEFAULT_FILE, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Write images into the images file; its comments and its order stay
+    Add(Add),
+    /// Take images out of the images file; its comments and its order stay
+    Remove(Remove),
     /// Fetch images that no images file lists
     Pull(Pull),
     /// Write a bundle for other engines and for machines without a network
     Export(Export),
     /// Show what the catalog holds
-    List,
+    List(List),
+    /// Show the bytes on disk, by kind and by image, and what could be freed
+    Df,
     /// Show one image: digests, platform, config, layers, paths
     Inspect(Inspect),
     /// Compare the extracted layers with what was recorded of them
@@ -123,9 +137,6 @@ pub(crate) enum Command {
     Prune(Prune),
     /// Forget recorded images, with the layers that nobody else needs
     Forget(Forget),
-    /// The former name of `forget`
-    #[command(hide = true)]
-    Remove(Remove),
     /// Show which CAs and logs of Sigstore's are believed
     TrustRoot {
         /// The images file, whose `trusted-root` counts [default: images.toml where there is one,
@@ -159,13 +170,18 @@ impl Command {
             Self::Plan(_) => "plan",
             Self::Watch(_) => "watch",
             Self::Lock(_) => "lock",
+            Self::Diff(_) => "diff",
             Self::Pull(_) => "pull",
             Self::Export(_) => "export",
-            Self::List => "list",
+            Self::List(_) => "list",
+            Self::Df => "df",
+            Self::Outdated { .. } => "outdated",
             Self::Inspect(_) => "inspect",
             Self::Verify(_) => "verify",
             Self::Prune(_) => "prune",
-            Self::Forget(_) | Self::Remove(_) => "forget",
+            Self::Add(_) => "add",
+            Self::Remove(_) => "remove",
+            Self::Forget(_) => "forget",
             Self::TrustRoot { .. } => "trust-root",
             Self::Init => "init",
             Self::Schema { .. } => "schema",
@@ -176,7 +192,12 @@ impl Command {
 
     /// The images file may be a stranger's.
     pub(crate) fn is_untrusted(&self) -> bool {
-        matches!(self, Self::Plan(Plan { untrusted: true, .. }) | Self::Lock(Lock { untrusted: true, .. }))
+        matches!(
+            self,
+            Self::Plan(Plan { untrusted: true, .. })
+                | Self::Lock(Lock { untrusted: true, .. })
+                | Self::Diff(Diff { untrusted: true, .. })
+        )
     }
 
     /// The way in which `--json` prints the command's result.
@@ -312,6 +333,23 @@ impl Lock {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The older lockfile; `-` is standard input
+    #[arg(value_name = "OLD.lock")]
+    pub(crate) old: PathBuf,
+    /// The newer lockfile
+    #[arg(default_value = "images.lock", value_name = "NEW.lock")]
+    pub(crate) new: PathBuf,
+    /// Write a table in Markdown, for the text of a pull request
+    #[arg(long)]
+    pub(crate) markdown: bool,
+    /// Take the files for a stranger's, as a pull request's are: refuse symlinks, since an error
+    /// would show lines of the file that one leads to
+    #[arg(long)]
+    pub(crate) untrusted: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Pull {
     /// Images, as in alpine:3.20 or ghcr.io/owner/name:tag
     #[arg(required = true, value_name = "REF")]
@@ -356,6 +394,13 @@ pub(crate) struct Export {
     /// Ask no registry: what is recorded and kept here has to do
     #[arg(long)]
     pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Only images that fit; `*` stands for anything, as in 'ghcr.io/acme/*' or 'redis*'
+    #[arg(value_name = "PATTERN")]
+    pub(crate) pattern: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -406,9 +451,37 @@ pub(crate) struct Forget {
     pub(crate) dry_run: bool,
 }
 
+/// Write images into the images file; its comments and its order stay
+///
+/// If there is no file, one is made. An image that the file lists already is said to be there.
+/// Nothing is fetched: `plan` shows what `apply` would do then.
+#[derive(Debug, Args)]
+pub(crate) struct Add {
+    /// Images, as in alpine:3.20 or ghcr.io/owner/name:tag
+    #[arg(required_unless_present = "from", value_name = "REF")]
+    pub(crate) references: Vec<String>,
+    /// The images file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub(crate) file: PathBuf,
+    /// Add the images that this file names: a compose file, Kubernetes objects, a regsync.yml, a
+    /// Dockerfile or Containerfile, or one reference a line; `-` is standard input
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) from: Option<PathBuf>,
+    /// Put them into this group
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Option<String>,
+}
+
+/// Take images out of the images file; its comments and its order stay
+///
+/// An image goes out of its groups, too. A repository without a tag means the selections of its
+/// tags, and its tag latest. What is here of the images stays until `apply --prune` or `prune`.
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
-    /// Whatever is given: nothing is done with it
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub(crate) arguments: Vec<OsString>,
+    /// Images as FILE lists them, as in alpine:3.20 or ghcr.io/owner/name:tag
+    #[arg(required = true, value_name = "REF")]
+    pub(crate) references: Vec<String>,
+    /// The images file
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub(crate) file: PathBuf,
 }

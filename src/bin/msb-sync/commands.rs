@@ -1,6 +1,9 @@
 //! The commands: each file turns arguments into one call of the library and prints what comes back.
 
 mod apply;
+mod df;
+mod diff;
+mod edit;
 mod export;
 mod forget;
 mod init;
@@ -8,6 +11,7 @@ mod inspect;
 mod list;
 mod lock;
 mod manual;
+mod outdated;
 mod plan;
 mod prune;
 mod pull;
@@ -52,14 +56,18 @@ fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbErro
         }
         Command::Watch(args) => watch::run(&args.target, args.metrics.clone(), args.poll, session()?, output),
         Command::Lock(args) => lock::run(args, &session()?, output),
+        Command::Diff(args) => diff::run(args, &session()?, output),
         Command::Pull(args) => pull::run(args, &session()?, output),
         Command::Export(args) => export::run(args, &session()?, output),
-        Command::List => list::run(&session()?, output),
+        Command::List(args) => list::run(args, &session()?, output),
+        Command::Df => df::run(&session()?, output),
+        Command::Outdated { file } => outdated::run(file, &session()?, output),
         Command::Inspect(args) => inspect::run(args, &session()?, output),
         Command::Verify(args) => verify::run(args, &session()?, output),
         Command::Prune(args) => prune::run(args, &session()?, output),
         Command::Forget(args) => forget::run(args, &session()?, output),
-        Command::Remove(_) => Ok(forget::renamed(output)),
+        Command::Add(args) => edit::add(args, &session()?, output),
+        Command::Remove(args) => edit::remove(args, &session()?, output),
         Command::TrustRoot { file } => trust_root::run(file.as_deref(), &session()?, output),
         Command::Init => init::run(output),
         Command::Schema { what } => {

@@ -1,9 +1,13 @@
 //! The output for people: events go to stderr as they happen, results are text for stdout.
 
 mod bundle;
+mod df;
+mod diff;
+mod edit;
 mod images;
 mod lock;
 mod meter;
+mod outdated;
 mod plan;
 mod summary;
 mod trust;
@@ -17,9 +21,13 @@ use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::Action;
 
 pub(crate) use bundle::exported;
+pub(crate) use df::df;
+pub(crate) use diff::{diff, diff_markdown};
+pub(crate) use edit::edited;
 pub(crate) use images::{inspect, list, lowerdir};
 pub(crate) use lock::relocked;
 pub(crate) use meter::Meter;
+pub(crate) use outdated::outdated;
 pub(crate) use plan::plan;
 pub(crate) use summary::summary;
 pub(crate) use trust::{trust_root, version};

@@ -1,8 +1,12 @@
 //! The output for machines. Every document and every event carries `"version": 1`; within it keys
 //! are only added.
 
+mod df;
+mod diff;
+mod edit;
 mod events;
 mod failure;
+mod outdated;
 mod trust;
 
 use std::path::{Path, PathBuf};
@@ -15,8 +19,12 @@ use msb_sync::sync::{
 };
 use serde_json::{Value, json};
 
+pub(crate) use df::df;
+pub(crate) use diff::diff;
+pub(crate) use edit::edited;
 pub(crate) use events::{Events, Received, notice, print_failure, print_image, summary};
 pub(crate) use failure::{failure, misuse};
+pub(crate) use outdated::outdated;
 pub(crate) use trust::root as trust_root;
 
 /// The JSON Schema of every document and every event: whoever changes one changes it there too.

@@ -10,7 +10,7 @@ use crate::diagnostic::Mistake;
 use crate::images_file::keys;
 use crate::images_file::reader::{Node, Reader, Table};
 use crate::images_file::values::{self, PULL_WORDS, quantities};
-use crate::state::{Limits, Ownership, Settings, Targets, TrustPolicy};
+use crate::state::{Limits, Ownership, Platform, Settings, Targets, TrustPolicy};
 
 const BLOBS_WORDS: &[(&str, bool)] = &[("keep", true), ("discard", false)];
 const OWNERSHIP_WORDS: &[(&str, Ownership)] =
@@ -18,6 +18,8 @@ const OWNERSHIP_WORDS: &[(&str, Ownership)] =
 
 const UNSIGNED_WORDS: &[(&str, bool)] = &[("allow", false), ("refuse", true)];
 
+/// The most platforms of one lockfile.
+const MAX_PLATFORMS: usize = 16;
 /// The most blobs in flight.
 const MAX_DOWNLOADS: u64 = 64;
 /// The shortest time between two looks at the tags.
@@ -35,12 +37,15 @@ pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>, engines: &En
     let (layers, targets) = layers(reader, table, engines, default.targets);
     let downloads = reader.number(table, "downloads", 1, MAX_DOWNLOADS);
     let interval = |text: &str| quantities::duration(text, MIN_INTERVAL);
+    let platform = reader.text(table, "platform", values::platform);
+    let platforms = platforms(reader, table, platform.as_ref());
     let limits = table.get("limits").and_then(|node| reader.table(node, &keys::LIMITS));
     Settings {
         layers,
         targets,
         layers_mode: reader.text(table, "layers-mode", quantities::mode).unwrap_or(default.layers_mode),
-        platform: reader.text(table, "platform", values::platform).unwrap_or(default.platform),
+        platform: source.for_platform.clone().or(platform).unwrap_or(default.platform),
+        platforms,
         pull: reader.word(table, "pull", PULL_WORDS).unwrap_or(default.pull),
         prune: reader.flag(table, "prune").unwrap_or(default.prune),
         downloads: downloads
@@ -56,6 +61,38 @@ pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>, engines: &En
             trusted_root: reader.path(table, "trusted-root"),
         },
     }
+}
+
+/// Reads the platforms that a lockfile serves. The file's own one has to be among them: else no
+/// machine would find what it wants.
+fn platforms(reader: &mut Reader<'_>, table: Table<'_>, own: Option<&Platform>) -> Vec<Platform> {
+    let Some(node) = table.get("platforms") else { return Vec::new() };
+    let mut platforms: Vec<Platform> = Vec::new();
+    let mut all_read = node.value.is_array();
+    for element in reader.array(node) {
+        let text = reader.string(element);
+        let platform = text.and_then(|text| reader.checked(element, values::platform(text)));
+        all_read &= platform.is_some();
+        let Some(platform) = platform else { continue };
+        if platforms.contains(&platform) {
+            reader.error(Mistake::new(element.span, format!("{platform} is named twice")));
+        }
+        platforms.push(platform);
+    }
+    if all_read && platforms.is_empty() {
+        let hint = "leave it out: then the lockfile is for the one platform that images are wanted for";
+        reader.error(Mistake::new(node.span, "`platforms` names none").hint(hint));
+    } else if platforms.len() > MAX_PLATFORMS {
+        reader.error(Mistake::new(node.span, format!("`platforms` has more than {MAX_PLATFORMS}")));
+    } else if let (Some(own), Some(at)) = (own, table.get("platform"))
+        && all_read
+        && !platforms.contains(own)
+    {
+        let message = format!("`platform` is {own}, which is not among `platforms`");
+        let hint = "leave `platform` out: each machine takes its own";
+        reader.error(Mistake::new(at.span, message).hint(hint).related(node.span, "the platforms"));
+    }
+    platforms
 }
 
 /// Returns the place of `unsigned = "refuse"`, if that is what the table says.

@@ -22,6 +22,8 @@ const MAX_IMAGES_FILE: u64 = 8 << 20;
 /// An images file, read and understood.
 pub(crate) struct Loaded {
     pub(crate) file: ImagesFile,
+    /// The same file for each of its `platforms`; empty where it names none.
+    for_platforms: Vec<ImagesFile>,
     pub(crate) owner: Owner,
     /// The name for people: the path as it was given.
     pub(crate) name: String,
@@ -33,6 +35,11 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
+    /// Returns the file for each platform that its lockfile serves.
+    pub(crate) fn for_each_platform(&self) -> &[ImagesFile] {
+        if self.for_platforms.is_empty() { std::slice::from_ref(&self.file) } else { &self.for_platforms }
+    }
+
     /// Refuses to take a file that lists no image at all for the wish to have none: a template that
     /// failed, or an editor that is about to write, leaves such a file.
     pub(crate) fn refuse_empty(&self, allow_empty: bool) -> Result<(), VerbError> {
@@ -56,21 +63,41 @@ pub(crate) fn load(session: &Session, from: &ImagesSource) -> Result<Loaded, Ver
 /// Understands the text of an images file, and warns of what is odd in it.
 pub(crate) fn understand(session: &Session, text: ImagesText) -> Result<Loaded, VerbError> {
     let digest = text.digest();
-    let ImagesText { text, name, absolute, given } = text;
+    let (file, for_platforms) = with_surroundings(session, &text, |source| {
+        let file = images_file::parse(&text.text, source).map_err(VerbError::Problems)?;
+        let for_platform = |platform: &Platform| {
+            let source = Source { for_platform: Some(platform.clone()), ..source.clone() };
+            images_file::parse(&text.text, &source).map_err(VerbError::Problems)
+        };
+        let for_platforms =
+            file.settings.platforms.iter().map(for_platform).collect::<Result<Vec<_>, _>>()?;
+        let of_machine = source.machine.into_iter().flat_map(|machine| &machine.warnings);
+        warn_of_problems(session, of_machine.chain(&file.warnings));
+        Ok::<_, VerbError>((file, for_platforms))
+    })??;
+    let ImagesText { name, absolute, given, .. } = text;
+    let lockfile = given.as_ref().and_then(|path| LockfilePlace::beside(path, &absolute));
+    let owner = Owner::images_file(&absolute);
+    Ok(Loaded { file, for_platforms, owner, name, lockfile, given, digest })
+}
+
+/// Calls `read` with the surroundings that the text of an images file is read in.
+pub(crate) fn with_surroundings<T>(
+    session: &Session,
+    text: &ImagesText,
+    read: impl FnOnce(&Source<'_>) -> T,
+) -> Result<T, VerbError> {
     let machine = machine(session)?;
-    let source = Source {
-        name: &name,
-        directory: absolute.parent().unwrap_or(Path::new("/")),
+    Ok(read(&Source {
+        name: &text.name,
+        directory: text.absolute.parent().unwrap_or(Path::new("/")),
         home_directory: session.user_home.as_deref(),
         default_registry: session.default_registry()?,
         default_platform: Platform::of_this_machine(),
+        for_platform: None,
         untrusted: session.untrusted,
         machine: Some(&machine),
-    };
-    let file = images_file::parse(&text, &source).map_err(VerbError::Problems)?;
-    warn_of_problems(session, machine.warnings.iter().chain(&file.warnings));
-    let lockfile = given.as_ref().and_then(|path| LockfilePlace::beside(path, &absolute));
-    Ok(Loaded { file, owner: Owner::images_file(&absolute), name, lockfile, given, digest })
+    }))
 }
 
 /// Warns of problems that stop no run.
@@ -81,9 +108,9 @@ pub(crate) fn warn_of_problems<'p>(session: &Session, problems: impl IntoIterato
     }
 }
 
-/// Refuses a stranger's images file that is a symlink, or lies behind one that the path names, or
-/// whose lockfile is: mistakes are shown with their lines, and these would be another file's.
-fn refuse_symlinks(path: &Path) -> Result<(), VerbError> {
+/// Refuses a stranger's file that is a symlink, or lies behind one that the path names, or whose
+/// lockfile is: mistakes are shown with their lines, and these would be another file's.
+pub(crate) fn refuse_symlinks(path: &Path) -> Result<(), VerbError> {
     let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
     for path in [path.to_owned(), path.with_extension("lock")].iter().map(PathBuf::as_path).chain(folders) {
         if path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
@@ -114,13 +141,18 @@ impl ImagesText {
         BlobDigest::of(Algorithm::Sha256, self.text.as_bytes())
     }
 
+    /// Makes `text` that of the file at `path`, which may be none yet.
+    pub(crate) fn of(path: &Path, text: String) -> Result<Self, VerbError> {
+        let absolute = absolute(path).map_err(|error| unreadable(path, error))?;
+        Ok(Self { text, name: path.display().to_string(), absolute, given: Some(path.to_owned()) })
+    }
+
     pub(crate) fn read(from: &ImagesSource) -> Result<Self, VerbError> {
         match from {
             ImagesSource::Path(path) => {
-                let absolute = absolute(path).map_err(|error| unreadable(path, error))?;
                 let text =
                     sys::open_regular(path).and_then(read_text).map_err(|error| unreadable(path, error))?;
-                Ok(Self { text, name: path.display().to_string(), absolute, given: Some(path.clone()) })
+                Self::of(path, text)
             }
             ImagesSource::Stdin => {
                 let path = Path::new("-");

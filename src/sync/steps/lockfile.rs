@@ -30,10 +30,15 @@ pub(crate) fn use_lockfile(
     let lockfile = place.parse(&text)?;
     let words = |gaps: &[Gap]| gaps.iter().map(ToString::to_string).collect::<Vec<_>>();
     if strict {
-        let listed = loaded.file.images.iter().map(|image| (&image.reference, &image.platform));
-        let mut selections = loaded.file.selections.clone();
+        let files = loaded.for_each_platform();
+        let listed = files.iter().flat_map(|file| &file.images);
+        let listed = listed.map(|image| (&image.reference, &image.platform));
+        let mut selections: Vec<TagSelection> =
+            files.iter().flat_map(|file| &file.selections).cloned().collect();
         lock_selections(&lockfile, &mut selections);
-        let gaps = lockfile.gaps(listed, &selections);
+        let mut gaps = lockfile.gaps(listed, &selections);
+        // A selection with a platform of its own is in the file for each of the others.
+        gaps.dedup();
         if !gaps.is_empty() {
             let gaps = words(&gaps);
             let error = InputError::LockfileGaps { lockfile: name, images_file, gaps };

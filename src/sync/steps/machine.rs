@@ -52,6 +52,7 @@ fn parse_machine(session: &Session, path: &Path, text: &str) -> Result<MachineSe
         home_directory: session.user_home.as_deref(),
         default_registry: session.default_registry()?,
         default_platform: Platform::of_this_machine(),
+        for_platform: None,
         machine: None,
         // Whoever administers the machine wrote it.
         untrusted: false,

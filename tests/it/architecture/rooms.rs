@@ -44,6 +44,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("crossbeam_channel", &["extract", "execute", "observe"]),
     ("fastrand", &["registry", "watch"]),
     ("flate2", &["extract"]),
+    ("granit_parser", &["images_file"]),
     ("httpdate", &["registry"]),
     ("hyper", &["watch"]),
     ("hyper_util", &["watch"]),

@@ -21,12 +21,3 @@ pub(super) fn run(args: &Forget, session: &Session, output: &Output) -> Result<E
     };
     Ok(super::prune::show(&pruned, output))
 }
-
-/// Refuses the former name of this command: a script that still says `remove` must not take
-/// anything for done.
-pub(super) fn renamed(output: &Output) -> Exit {
-    let hint = "forget recorded images, with their layers: msb-sync forget REF; or take an image out of the images file, \
-and run: msb-sync prune";
-    output.error("what `remove` did is called `forget` now", &["nothing was done".to_owned()], Some(hint));
-    Exit::Usage
-}

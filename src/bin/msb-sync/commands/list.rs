@@ -2,13 +2,24 @@
 
 use msb_sync::sync::{self, Session, VerbError};
 
+use crate::args::List;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::text::now;
+use crate::text::{now, printable};
 use crate::{human, json};
 
-pub(super) fn run(session: &Session, output: &Output) -> Result<Exit, VerbError> {
-    let images = sync::list(session)?;
-    output.either(|| json::list(&images), || human::list(&images, now()));
+pub(super) fn run(args: &List, session: &Session, output: &Output) -> Result<Exit, VerbError> {
+    let mut images = sync::list(session)?;
+    let are_some = !images.is_empty();
+    if let Some(pattern) = &args.pattern {
+        images.retain(|image| image.fits(pattern));
+    }
+    let people = || match &args.pattern {
+        Some(pattern) if images.is_empty() && are_some => {
+            format!("No recorded image fits {}.\n", printable(pattern, false))
+        }
+        _ => human::list(&images, now()),
+    };
+    output.either(|| json::list(&images), people);
     Ok(Exit::Done)
 }

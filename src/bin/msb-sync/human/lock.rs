@@ -14,11 +14,7 @@ pub(crate) fn relocked(relocked: &Relocked, check: bool) -> String {
     let rows: Vec<Vec<String>> = changed.iter().map(|change| row(change)).collect();
     let mut out = String::new();
     for (line, change) in table(&rows, "  ").lines().zip(&changed) {
-        out.push_str(&match change.action {
-            Action::Add => paint::green(line),
-            Action::Remove => paint::red(line),
-            _ => paint::yellow(line),
-        });
+        out.push_str(&painted(line, change.action));
         out.push('\n');
     }
     if !changed.is_empty() {
@@ -38,7 +34,17 @@ pub(crate) fn relocked(relocked: &Relocked, check: bool) -> String {
     out
 }
 
-fn row(change: &EntryChange) -> Vec<String> {
+/// The line of an entry, in the colour of what became of it.
+pub(super) fn painted(line: &str, action: Action) -> String {
+    match action {
+        Action::Add => paint::green(line),
+        Action::Remove => paint::red(line),
+        _ => paint::yellow(line),
+    }
+}
+
+/// The cells of an entry.
+pub(super) fn row(change: &EntryChange) -> Vec<String> {
     let sign = match (&change.previous, &change.digest) {
         (None, _) => '+',
         (_, None) => '-',

@@ -1,0 +1,19 @@
+//! `outdated`: shows newer tags than those that the images file lists.
+
+use std::path::Path;
+
+use msb_sync::sync::{self, Session, VerbError};
+
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::{human, json};
+
+pub(super) fn run(file: &Path, session: &Session, output: &Output) -> Result<Exit, VerbError> {
+    let outdated = sync::outdated(session, &super::images_source(file))?;
+    output.human.clear();
+    output.either(|| json::outdated(&outdated), || human::outdated(&outdated));
+    for (repository, error) in &outdated.failed {
+        output.human.image_error(repository, Some(error));
+    }
+    Ok(if outdated.failed.is_empty() { Exit::Done } else { Exit::Failed })
+}

@@ -1,0 +1,30 @@
+//! The document of `df`.
+
+use msb_sync::sync::DiskUse;
+use serde_json::{Value, json};
+
+use super::VERSION;
+
+/// The document of `df`.
+pub(crate) fn df(disk: &DiskUse) -> Value {
+    let images: Vec<Value> = disk
+        .images
+        .iter()
+        .map(|image| {
+            json!({
+                "reference": image.reference.to_string(),
+                "bytes": image.bytes,
+                "shared_bytes": image.shared_bytes,
+            })
+        })
+        .collect();
+    json!({
+        "version": VERSION,
+        "layers_bytes": disk.layers_bytes,
+        "blobs_bytes": disk.blobs_bytes,
+        "downloads_bytes": disk.downloads_bytes,
+        "staging_bytes": disk.staging_bytes,
+        "reclaimable_bytes": disk.reclaimable_bytes,
+        "images": images,
+    })
+}
