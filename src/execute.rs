@@ -34,7 +34,7 @@ use crate::error::{Defect, Error, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
 use crate::plan::{Fetch, Plan, PlannedImage, RowChange, ToRecord};
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Reporter, Task};
 use crate::queue::Queue;
 use crate::registry::Registries;
 use crate::state::{Action, Limits, LoadedReference, Owner, Ownership, Targets};
@@ -101,7 +101,8 @@ impl Executor<'_> {
                 Error::from(StoreError::Io { doing: "start the threads that write to", path, source })
             })?;
         if !plan.fetches.is_empty() {
-            self.reporter.report(Event::Started { layers: plan.fetches.len(), bytes: plan.download_bytes() });
+            let (images, layers) = (plan.awaited(), plan.fetches.len());
+            self.reporter.report(Event::Started { images, layers, bytes: plan.download_bytes() });
         }
         let mut waitlist = Waitlist::new(plan);
         for (fetch, error) in &too_large {
@@ -447,7 +448,10 @@ impl Executor<'_> {
         // image needs anywhere: where an image's layers are, the catalog knows of one owner.
         let needed = self.catalog.layers_needed_outside(&BTreeSet::new())?;
         let unneeded: Vec<&BlobDigest> = layers.iter().filter(|digest| !needed.contains(digest)).collect();
-        let removed = store::remove(self.store, &unneeded)?;
+        let task = Task::RemoveLayers;
+        self.reporter.report(Event::Begun { task, things: unneeded.len(), bytes: 0 });
+        let on_removed = |_: &BlobDigest| self.reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
+        let removed = store::remove(self.store, &unneeded, &on_removed)?;
         for (digest, reason) in &removed.kept {
             self.reporter.report(Event::Warning(format!("layer {digest} is kept: {reason}")));
         }

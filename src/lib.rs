@@ -66,15 +66,14 @@
 //!
 //! 1. Vocabulary ([`cancel`], `diagnostic`, [`digest`], [`error`], [`image_ref`], `locked_home`,
 //!    [`progress`], `queue`, `sys`, `threads`, `url`, `wildcard`) uses only vocabulary.
-//! 2. Pure rooms ([`state`], `images_file`, `lockfile`, `selection`, [`plan`], `trust`, `bundle`)
-//!    use vocabulary and `state`, and touch nothing: no files, network, environment, clock or
-//!    threads.
+//! 2. Pure rooms ([`state`], `images_file`, `lockfile`, `selection`, [`plan`], `trust`) use
+//!    vocabulary and `state`, and touch nothing: no files, network, environment, clock or threads.
 //! 3. Adapters (`registry`, `store`, `catalog`, `extract`, `engine`) use vocabulary and `state`,
 //!    never each other.
 //! 4. Drivers (`observe`, `execute`, then [`sync`], then [`watch`]) use what is below them.
 //! 5. Each foreign package has one home: rusqlite in `catalog`, ureq in `registry`, tar, flate2 and
 //!    zstd in `extract`, rustix and libc in `sys`, notify, tokio and hyper in `watch`, clap,
-//!    indicatif and anstream in the binary; `tests/it/architecture/rooms.rs` lists them all.
+//!    anstream and terminal_size in the binary; `tests/it/architecture/rooms.rs` lists them all.
 //!    Replacing a package touches one room.
 //! 6. No files use each other in a circle, inside a room either. A type's methods stand in one
 //!    file. Public is what a program needs, `pub(crate)` the rest.

@@ -33,6 +33,7 @@ pub use reason::{Reason, Remains};
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
+use crate::progress::AwaitedImage;
 use crate::state::{Action, Desired, EngineName, Evidence, LoadedReference, Observed, Verdict};
 use engine::{note_leaves, plan_engine_removals};
 use fetch::{plan_documents, plan_fetches};
@@ -129,6 +130,20 @@ impl Plan {
     /// Sums up the bytes to fetch, each blob once.
     pub fn download_bytes(&self) -> u64 {
         self.fetches.iter().map(Fetch::download_size).fold(0, u64::saturating_add)
+    }
+
+    /// Lists the images that wait for layers, sorted by reference.
+    pub fn awaited(&self) -> Vec<AwaitedImage> {
+        let mut awaited: BTreeMap<&ImageRef, Vec<(BlobDigest, u64)>> = BTreeMap::new();
+        for fetch in &self.fetches {
+            let images: BTreeSet<&ImageRef> = fetch.claims.iter().flat_map(|claim| &claim.images).collect();
+            for image in images {
+                awaited.entry(image).or_default().push((fetch.digest.clone(), fetch.download_size()));
+            }
+        }
+        let image =
+            |(reference, layers): (&ImageRef, _)| AwaitedImage { reference: reference.clone(), layers };
+        awaited.into_iter().map(image).collect()
     }
 
     /// Sums up the bytes, as fetched, of the wanted layers that are here already, each once.

@@ -3,6 +3,7 @@
 //!
 //! The library never prints. The binary has a reporter for people and one for `--json`.
 
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -43,6 +44,34 @@ impl Action {
     }
 }
 
+/// An image that waits for layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwaitedImage {
+    /// The image.
+    pub reference: ImageRef,
+    /// The layers, each with the compressed bytes to fetch: none where the blob is kept.
+    pub layers: Vec<(BlobDigest, u64)>,
+}
+
+/// Work on many things, beside the fetching of layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Task {
+    /// Extracted layers are compared with their inventories.
+    CompareLayers,
+    /// Kept blobs are compared with their digests.
+    CompareBlobs,
+    /// References in engines are compared with what was loaded.
+    CompareEngines,
+    /// Layers that nobody needs are removed.
+    RemoveLayers,
+    /// The blobs of a bundle are written.
+    WriteBundle,
+    /// The engine of this name takes images; its bytes may be fewer than counted, since engines
+    /// have blobs already.
+    Load(&'static str),
+}
+
 /// Something that happened in a run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -55,13 +84,15 @@ pub enum Event {
     Waiting(String),
     /// The run begins to look up references, or more of them.
     Resolving {
-        /// The number of references.
-        images: usize,
+        /// The references; one that is asked about twice is named twice.
+        references: Vec<ImageRef>,
     },
     /// A lookup ended, well or not. A repository alone is one whose tags are selected.
     Resolved(ImageRef),
-    /// The executor begins to fetch layers.
+    /// The executor begins to fetch layers, or more of them.
     Started {
+        /// The images that wait for layers.
+        images: Vec<AwaitedImage>,
         /// The number of distinct layers.
         layers: usize,
         /// The compressed bytes of these layers, those already spooled included.
@@ -92,6 +123,13 @@ pub enum Event {
         /// The compressed bytes since the last event.
         bytes: u64,
     },
+    /// A layer is whole, and waits to be given its name together with others.
+    LayerArrived {
+        /// The digest of the layer.
+        digest: BlobDigest,
+        /// The bytes of the uncompressed layer, where this run has extracted it.
+        extracted: u64,
+    },
     /// A layer has its final name (`ok`) or failed for good.
     LayerFinished {
         /// The digest of the layer.
@@ -99,15 +137,24 @@ pub enum Event {
         /// True if the layer is complete in the store.
         ok: bool,
     },
-    /// The run begins to compare extracted layers with their inventories.
-    Comparing {
-        /// The number of layers.
-        layers: usize,
-        /// The compressed bytes of these layers.
+    /// The run begins a task, or more of it.
+    Begun {
+        /// The task.
+        task: Task,
+        /// The number of things that the task does something with.
+        things: usize,
+        /// The bytes of these things, as far as the task is counted in bytes.
         bytes: u64,
     },
-    /// A layer has been compared.
-    Compared(BlobDigest),
+    /// A task has come further.
+    Advanced {
+        /// The task.
+        task: Task,
+        /// The number of things that are done since the last event.
+        things: usize,
+        /// The bytes that are done since the last event.
+        bytes: u64,
+    },
     /// An engine begins to take images.
     Loading {
         /// The name of the engine's table.
@@ -174,6 +221,39 @@ pub struct SignatureReport {
 pub trait Reporter: Send + Sync {
     /// Takes note of `event`; must not block for long.
     fn report(&self, event: Event);
+}
+
+/// A reader that reports the bytes of a task as they pass.
+pub(crate) struct Counted<'r, R> {
+    inner: R,
+    task: Task,
+    reporter: &'r dyn Reporter,
+    passed: u64,
+}
+
+impl<'r, R> Counted<'r, R> {
+    /// Reads `inner`, whose bytes belong to `task`.
+    pub(crate) fn new(inner: R, task: Task, reporter: &'r dyn Reporter) -> Self {
+        Self { inner, task, reporter, passed: 0 }
+    }
+
+    /// Reports that the thing is done, and those of its `size` bytes that did not pass with it.
+    pub(crate) fn finish(self, size: u64) {
+        let (task, bytes) = (self.task, size.saturating_sub(self.passed));
+        self.reporter.report(Event::Advanced { task, things: 1, bytes });
+    }
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        if count > 0 {
+            let (task, bytes) = (self.task, count as u64);
+            self.passed += bytes;
+            self.reporter.report(Event::Advanced { task, things: 0, bytes });
+        }
+        Ok(count)
+    }
 }
 
 /// A reporter that listens to nothing.

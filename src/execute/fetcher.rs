@@ -36,6 +36,8 @@ pub(super) struct Arrived<'s> {
     pub(super) staged: Option<Staged<'s>>,
     /// The whole blob, where it is to be kept.
     pub(super) spool: Option<Arc<Spool>>,
+    /// The bytes of the uncompressed layer, where it was extracted just now.
+    extracted: u64,
 }
 
 /// The result of fetching one blob.
@@ -79,13 +81,23 @@ struct Work {
 }
 
 impl<'a> Fetcher<'a> {
-    /// Brings one blob into staging, by the first claim that holds.
+    /// Brings one blob into staging, by the first claim that holds, and reports the end of that.
     pub(super) fn run(&self, index: usize, fetch: &Fetch) -> Finished<'a> {
+        let finished = self.bring(index, fetch);
+        let digest = fetch.digest.clone();
+        self.reporter.report(match &finished.result {
+            Ok(arrived) => Event::LayerArrived { digest, extracted: arrived.extracted },
+            Err(_) => Event::LayerFinished { digest, ok: false },
+        });
+        finished
+    }
+
+    fn bring(&self, index: usize, fetch: &Fetch) -> Finished<'a> {
         let mut work = Work { extract: fetch.extract, keep: fetch.keep, from_kept: fetch.is_kept };
         let before = if work.extract { self.extracted_before(fetch) } else { None };
         let (mut staged_before, mut wrong_claims) = match before {
             Some((staged, wrong_claims)) if !work.keep => {
-                let arrived = Arrived { staged: Some(staged), spool: None };
+                let arrived = Arrived { staged: Some(staged), ..Arrived::default() };
                 return Finished { fetch: index, result: Ok(arrived), wrong_claims };
             }
             // Only the blob is still wanted.
@@ -111,7 +123,6 @@ impl<'a> Fetcher<'a> {
                 Err(error) => wrong_claims.push((position, Arc::new(error))),
             }
         }
-        self.reporter.report(Event::LayerFinished { digest: fetch.digest.clone(), ok: false });
         let last = wrong_claims.last().map(|(_, error)| Arc::clone(error));
         let error = last.unwrap_or_else(|| Arc::new(Error::Stopped));
         Finished { fetch: index, result: Err(error), wrong_claims }
@@ -162,7 +173,8 @@ impl<'a> Fetcher<'a> {
         let source = self.source(claim, work)?;
         if !work.extract {
             self.receive_all(claim, &source)?;
-            return Ok(Arrived { staged: None, spool: self.whole(claim, source, work) });
+            let spool = self.whole(claim, source, work);
+            return Ok(Arrived { spool, ..Arrived::default() });
         }
         let staged = store::stage(self.store, &layer.digest)?;
         let transfer = self.transfer(claim, &source, &staged)?;
@@ -178,8 +190,9 @@ impl<'a> Fetcher<'a> {
             .map_err(StoreError::io("start a thread that writes to", self.store.layers()))?;
         match extracted {
             Ok(extracted) if extracted.diff_id == layer.diff_id => {
-                let staged = self.finish(&extracted, staged).map_err(FailedAttempt::Failed)?;
-                Ok(Arrived { staged: Some(staged), spool: self.whole(claim, source, work) })
+                let staged = Some(self.finish(&extracted, staged).map_err(FailedAttempt::Failed)?);
+                let spool = self.whole(claim, source, work);
+                Ok(Arrived { staged, spool, extracted: extracted.totals.tar_bytes })
             }
             Ok(extracted) => {
                 source.discard()?;

@@ -11,6 +11,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::{Arc, Mutex};
@@ -24,7 +25,7 @@ use crate::digest::BlobDigest;
 use crate::engine::{Engine, Engines};
 use crate::error::{EngineError, Error};
 use crate::plan::{Plan, PlannedImage};
-use crate::progress::{Event, Reporter};
+use crate::progress::{Counted, Event, Reporter, Task};
 use crate::state::{DocumentRole, EngineListing, EngineName, LoadedReference, Owner};
 use crate::store::Store;
 use crate::threads::{self, lock};
@@ -122,8 +123,10 @@ impl Loads {
             let run = move || {
                 let engine = loads.engine.settings().name.as_str();
                 reporter.report(Event::Loading { engine, images: loads.images.len() });
+                reporter.report(loads.task(plan));
                 let links = Cell::new(loads.engine.follows_links());
-                let loading = Loading { loads, plan, store, cancel, archive: Mutex::default(), links };
+                let loading =
+                    Loading { loads, plan, store, cancel, reporter, archive: Mutex::default(), links };
                 let results = loading.run(&receiver);
                 let failed = results.iter().filter(|result| result.error.is_some()).count();
                 reporter.report(Event::Loaded { engine, images: results.len() - failed, failed });
@@ -166,12 +169,29 @@ impl Feed<'_> {
     }
 }
 
+impl EngineLoads {
+    /// The task of the engine.
+    fn load(&self) -> Task {
+        Task::Load(self.engine.settings().name.as_str())
+    }
+
+    /// The event with which the task begins: so many images, and each of their blobs once.
+    fn task(&self, plan: &Plan) -> Event {
+        let images = self.images.keys();
+        let blobs: BTreeMap<BlobDigest, u64> =
+            images.flat_map(|position| blobs_of(&plan.images[*position])).collect();
+        let bytes = blobs.into_values().fold(0, u64::saturating_add);
+        Event::Begun { task: self.load(), things: self.images.len(), bytes }
+    }
+}
+
 /// One engine that takes its images.
 struct Loading<'a> {
     loads: EngineLoads,
     plan: &'a Plan,
     store: &'a Store,
     cancel: &'a Cancel,
+    reporter: &'a dyn Reporter,
     /// The images that the archive of the run holds.
     archive: Mutex<Vec<usize>>,
     /// True as long as archives may have links in the places of blobs.
@@ -188,6 +208,7 @@ impl Loading<'_> {
             for position in news.iter().filter_map(News::image) {
                 arrived.push(position);
                 self.load_alone(position, &mut errors);
+                self.reporter.report(Event::Advanced { task: self.loads.load(), things: 1, bytes: 0 });
             }
             arrived
         } else {
@@ -237,7 +258,7 @@ impl Loading<'_> {
             .open_blob(digest, size)
             .map_err(io::Error::other)?
         {
-            Some(mut file) => archive.blob(digest, size, &mut file).map(|()| true),
+            Some(file) => archive.blob(digest, size, &mut self.counted(file)).map(|()| true),
             None => Ok(false),
         };
         let mut missing = BTreeSet::new();
@@ -268,6 +289,11 @@ impl Loading<'_> {
             return Err(io::Error::other("no image arrived"));
         }
         archive.finish(&images, self.form(false)).map(drop)
+    }
+
+    /// Reads the file of a kept blob on its way into the engine.
+    fn counted(&self, file: File) -> Counted<'_, File> {
+        Counted::new(file, self.loads.load(), self.reporter)
     }
 
     /// Loads the image at `position` by itself.
@@ -305,9 +331,8 @@ impl Loading<'_> {
                     continue;
                 }
                 let file = self.store.open_blob(&digest, size).map_err(io::Error::other)?;
-                let mut file =
-                    file.ok_or_else(|| io::Error::other(format!("the kept blob {digest} is gone")))?;
-                archive.blob(&digest, size, &mut file)?;
+                let file = file.ok_or_else(|| io::Error::other(format!("the kept blob {digest} is gone")))?;
+                archive.blob(&digest, size, &mut self.counted(file))?;
             }
             archive.finish(std::slice::from_ref(bundled), self.form(self.by_index(image))).map(drop)
         })

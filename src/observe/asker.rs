@@ -189,7 +189,8 @@ impl<'q, K> Asking<'_, 'q, K> {
                 self.asker.registries.announce(&image.asked(), image.known.as_ref());
             }
         }
-        self.asker.reporter.report(Event::Resolving { images: questions.len() });
+        let references = questions.iter().map(|(_, question)| question.name().clone()).collect();
+        self.asker.reporter.report(Event::Resolving { references });
         self.queue.push(
             questions
                 .into_iter()

@@ -33,11 +33,15 @@ pub(crate) struct RemovedLayers {
 
 /// Removes layers, but for those that a running process uses and those that cannot be removed now.
 /// They are renamed away first, so that no half of one is ever visible under its name, wherever the
-/// file system can.
+/// file system can. `on_removed` hears of each that is gone.
 ///
 /// # Errors
 /// Names cannot be made durable; what was renamed away by then is swept by the next run.
-pub(crate) fn remove(store: &Store, digests: &[&BlobDigest]) -> Result<RemovedLayers, StoreError> {
+pub(crate) fn remove(
+    store: &Store,
+    digests: &[&BlobDigest],
+    on_removed: &dyn Fn(&BlobDigest),
+) -> Result<RemovedLayers, StoreError> {
     let mut result =
         RemovedLayers { kept: layers_in_use(store.layers(), digests), ..RemovedLayers::default() };
     for (digest, reason) in &mut result.kept {
@@ -73,11 +77,15 @@ pub(crate) fn remove(store: &Store, digests: &[&BlobDigest]) -> Result<RemovedLa
         if let Some(name) = name {
             result.removed.insert(digest.clone());
             result.left.extend(remove_staged(store, &name).err());
+            on_removed(digest);
         }
     }
     for digest in fixed {
         match remove_in_place(store, digest) {
-            Ok(()) => result.removed.insert(digest.clone()),
+            Ok(()) => {
+                on_removed(digest);
+                result.removed.insert(digest.clone())
+            }
             Err(error) => result.kept.insert(digest.clone(), error.to_string()).is_some(),
         };
     }

@@ -10,6 +10,7 @@
 mod apply;
 mod architecture;
 mod bad_days;
+mod bars;
 mod blobs;
 mod compression;
 mod concurrency;

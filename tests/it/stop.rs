@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::support::check::{applied, assert_exact, listed, wanted};
 use crate::support::eventually;
@@ -64,4 +65,52 @@ fn a_signal_stops_while_a_registry_does_not_answer() {
     running.signal(Signal::INT);
     let output = running.wait().code(130);
     assert!(start.elapsed() < Duration::from_secs(1), "{output}");
+}
+
+#[test]
+fn a_run_that_is_stopped_has_its_summary_before_there_is_any_result() {
+    let registry =
+        FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(&[Layer::of(&[file("f", "x")])])));
+    registry.fail(usize::MAX, "/manifests/", &Fault::stall(0));
+    for form in ["", " --json"] {
+        let sandbox = Sandbox::in_memory();
+        sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
+        registry.forget();
+        let running = sandbox.msb(&format!("apply{form}")).spawn();
+        eventually("the image is being looked up", Duration::from_secs(20), || {
+            registry.requests().iter().any(|request| request.contains("/manifests/"))
+        });
+        running.signal(Signal::INT);
+        let output = running.wait().code(130);
+        if form.is_empty() {
+            assert!(output.stdout.starts_with("Not done: 1 failed"), "{output}");
+        } else {
+            assert_eq!((&output.summary()["failed"], &output.summary()["added"]), (&json!(1), &json!(0)));
+        }
+    }
+}
+
+#[test]
+fn a_run_that_does_not_end_in_time_has_its_summary() {
+    let sandbox = Sandbox::new();
+    let quick = Layer::of(&[file("quick", "x")]);
+    let slow = Layer::packed(&tar(&[file("slow", noise(1, 2_000_000))]), Pack::Plain);
+    let mut content = BlobSet::with("team/slow:1", &Image::new(&[slow.clone()]));
+    let other = content.image(&Image::new(&[quick]));
+    content.tag("team/quick:1", &other);
+    let registry = FakeRegistry::start(content);
+    registry.fail(1, &slow.digest(), &Fault::slow(100_000));
+    sandbox.images(&wanted(&registry.name(), &["team/slow:1", "team/quick:1"]));
+    // The sync of a layer that is finished outlasts the patience with a run that was stopped.
+    let delay =
+        ["-f", "-qq", "-o", "/dev/null", "-e", "trace=syncfs", "-e", "inject=syncfs:delay_enter=2500000"];
+    let program = [env!("CARGO_BIN_EXE_msb-sync"), "apply", "--json"];
+    let running = sandbox.program("strace", &[&delay[..], &program[..]].concat()).spawn();
+    eventually("a layer is under way", Duration::from_secs(20), || registry.sent(&slow.digest()) > 50_000);
+    running.signal(Signal::INT);
+    let output = running.wait().code(130);
+    let summary = output.summary();
+    assert_eq!((&summary["failed"], &summary["added"]), (&json!(2), &json!(0)), "{output}");
+    assert!(summary["downloaded_bytes"].as_u64().unwrap() > 10_000, "{output}");
+    assert_eq!(output.stdout.matches("\"summary\"").count(), 1, "{output}");
 }

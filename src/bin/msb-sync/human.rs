@@ -14,11 +14,14 @@ mod trust;
 mod upkeep;
 
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use msb_sync::error::Error;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::Action;
+use msb_sync::threads::lock;
 
 pub(crate) use bundle::exported;
 pub(crate) use df::df;
@@ -33,6 +36,7 @@ pub(crate) use summary::summary;
 pub(crate) use trust::{trust_root, version};
 pub(crate) use upkeep::{pruned, verified};
 
+use crate::tally::Tally;
 use crate::text::{bytes, plural, printable, short};
 use crate::{paint, streams};
 
@@ -42,11 +46,26 @@ pub(crate) struct Human {
     verbose: u8,
     json: bool,
     meter: Meter,
+    tally: Arc<Mutex<Tally>>,
 }
 
 impl Human {
-    pub(crate) fn new(quiet: bool, verbose: u8, json: bool, meter: Meter) -> Self {
-        Self { quiet, verbose, json, meter }
+    /// Tells as much as is asked for; `tally` counts what happens, for `meter` too.
+    pub(crate) fn new(quiet: bool, verbose: u8, json: bool, meter: Meter, tally: Arc<Mutex<Tally>>) -> Self {
+        Self { quiet, verbose, json, meter, tally }
+    }
+
+    /// Returns the counts of the run so far.
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
+        lock(&self.tally)
+    }
+
+    /// Counts an event of which people may not be told.
+    pub(crate) fn count(&self, event: &Event) {
+        self.tally().note(event, Instant::now());
+        if let Some(line) = self.meter.update(event, &self.tally) {
+            self.raw(&line);
+        }
     }
 
     /// Runs `write` while no bar is on the screen.
@@ -131,9 +150,14 @@ impl Human {
         }
     }
 
-    /// Removes the bars: the result comes next, or the end.
+    /// Removes the bars, and forgets the counts: the result comes next, or another run.
     pub(crate) fn clear(&self) {
-        self.meter.clear();
+        self.meter.clear(|| *self.tally() = Tally::default());
+    }
+
+    /// Removes the bars for good, and keeps the counts: the run is about to end.
+    pub(crate) fn close(&self) {
+        self.meter.close();
     }
 
     /// Says that a signal ended the run.
@@ -164,7 +188,15 @@ impl Human {
 
 impl Reporter for Human {
     fn report(&self, event: Event) {
-        match &event {
+        self.say(&event);
+        self.count(&event);
+    }
+}
+
+impl Human {
+    /// Tells people of `event`.
+    pub(crate) fn say(&self, event: &Event) {
+        match event {
             Event::Warning(message) => self.warning(message),
             Event::Detail(message) if self.verbose > 0 => self.raw(&printable(message, false)),
             Event::Waiting(who) if !self.quiet => {
@@ -191,13 +223,10 @@ impl Reporter for Human {
                     if *resumed > 0 { format!(", {} already here", bytes(*resumed)) } else { String::new() };
                 self.note(&format!("    {} {} for {image}{rest}", short(digest.as_str()), bytes(*size)));
             }
-            Event::Started { layers, bytes: count } if !self.meter.is_bars() => {
+            Event::Started { layers, bytes: count, .. } if !self.meter.is_bars() => {
                 self.note(&format!("fetching {}, {}", plural(*layers, "layer"), bytes(*count)));
             }
             _ => {}
-        }
-        if let Some(line) = self.meter.update(&event) {
-            self.raw(&line);
         }
     }
 }

@@ -7,6 +7,7 @@ mod edit;
 mod events;
 mod failure;
 mod outdated;
+mod progress;
 mod trust;
 
 use std::path::{Path, PathBuf};
@@ -22,9 +23,10 @@ use serde_json::{Value, json};
 pub(crate) use df::df;
 pub(crate) use diff::diff;
 pub(crate) use edit::edited;
-pub(crate) use events::{Events, Received, notice, print_failure, print_image, summary};
+pub(crate) use events::{Events, Received, notice, print_failure, print_image, print_progress, summary};
 pub(crate) use failure::{failure, misuse};
 pub(crate) use outdated::outdated;
+pub(crate) use progress::Progress;
 pub(crate) use trust::root as trust_root;
 
 /// The JSON Schema of every document and every event: whoever changes one changes it there too.

@@ -30,6 +30,7 @@ pub(crate) struct Live {
     quiet: bool,
     said: Mutex<Said>,
     stop: Cancel,
+    progress: Option<json::Progress>,
 }
 
 /// The words of a run, and of the one before it.
@@ -55,6 +56,7 @@ impl Live {
             quiet: output.quiet,
             said: Mutex::default(),
             stop,
+            progress: output.progress(),
         }
     }
 
@@ -179,12 +181,14 @@ fn in_one_line(failure: &VerbError) -> (String, Vec<String>, Option<String>) {
 impl Reporter for Live {
     fn report(&self, event: Event) {
         if self.json {
-            json::print_image(&event, &self.received);
+            json::print_image(&event, &self.received, &self.human);
             self.stop_unheard();
         }
         if self.is_news(&event) {
-            self.human.report(event);
+            self.human.say(&event);
         }
+        self.human.count(&event);
+        json::print_progress(self.progress.as_ref(), &self.human);
     }
 }
 

@@ -16,7 +16,9 @@ mod misuse;
 mod output;
 mod paint;
 mod signals;
+mod speed;
 mod streams;
+mod tally;
 mod text;
 
 use std::ffi::OsString;
@@ -48,9 +50,9 @@ fn main() -> ExitCode {
         }
         Err(error) => return misuse::explain(&error, &arguments).into(),
     };
-    let output = Output::new(&cli);
+    let output = Arc::new(Output::new(&cli));
     let cancel = Cancel::new();
-    if let Err(error) = signals::watch(cancel.clone(), Arc::clone(&output.human)) {
+    if let Err(error) = signals::watch(cancel.clone(), Arc::clone(&output) as _) {
         return output.failure(&Error::System { doing: "watch for signals", source: error }.into()).into();
     }
     let mut exit = commands::run(&cli, &output, cancel);

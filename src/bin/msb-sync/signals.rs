@@ -11,8 +11,6 @@ use msb_sync::threads;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::human::Human;
-
 /// The signal that stopped this run, or 0.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// After a signal, a run has this long to end by itself; everything is safe to be killed at any
@@ -27,9 +25,17 @@ pub(crate) fn survive_file_limits() {
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
+/// The voice of a run that a signal ends.
+pub(crate) trait LastWords: Send + Sync {
+    /// Hears of the signal, at once.
+    fn stopping(&self);
+    /// Speaks where the run has not ended in time, just before the process does.
+    fn overdue(&self);
+}
+
 /// Turns SIGINT and SIGTERM into the stop switch; a second one, or no end within [`GRACE`], ends
 /// the process.
-pub(crate) fn watch(cancel: Cancel, human: Arc<Human>) -> io::Result<()> {
+pub(crate) fn watch(cancel: Cancel, words: Arc<dyn LastWords>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     threads::start("signals", move || {
         for signal in signals.forever() {
@@ -37,12 +43,12 @@ pub(crate) fn watch(cancel: Cancel, human: Arc<Human>) -> io::Result<()> {
                 std::process::exit(128 + signal);
             }
             cancel.cancel();
-            let human = Arc::clone(&human);
+            words.stopping();
+            let words = Arc::clone(&words);
             // Without a thread to spare, a second signal still ends the process.
             let _ = threads::start("grace", move || {
                 std::thread::sleep(GRACE);
-                human.clear();
-                human.stopped();
+                words.overdue();
                 std::process::exit(128 + signal);
             });
         }

@@ -57,6 +57,11 @@ pub(crate) fn tell(line: &str) {
     let _ = AutoStream::new(io::stderr().lock(), colors().1).write_all(format!("{line}\n").as_bytes());
 }
 
+/// Writes `text`, which moves the cursor of a terminal, to standard error as it is.
+pub(crate) fn draw(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Standard output takes nothing any more, for whatever reason.
 pub(crate) fn nobody_reads() -> bool {
     UNREAD.load(Ordering::Relaxed)

@@ -9,13 +9,13 @@ use std::sync::mpsc::sync_channel;
 
 use super::kept::{self, Kept, SoundFile};
 use crate::bundle::{BundleImage, signature_blobs};
-use crate::cancel::Cancel;
 use crate::catalog::Catalog;
 use crate::digest::{BlobDigest, Verifier};
 use crate::error::{Defect, Error, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::Lockfile;
 use crate::observe::{SignatureQuestion, Signatures};
+use crate::progress::{Event, Task};
 use crate::registry::{BlobReader, Registries};
 use crate::selection::CompiledRule;
 use crate::state::{
@@ -276,14 +276,23 @@ impl<'a> Contents<'a> {
         take: Take<'_, E>,
     ) -> Result<(), E> {
         let (blobs, kept, cancel) = (&self.blobs, &self.kept, &self.session.cancel);
+        let (reporter, task) = (&*self.session.reporter, Task::WriteBundle);
+        let bytes = blobs.iter().fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
+        reporter.report(Event::Begun { task, things: blobs.len(), bytes });
         let is_over = AtomicBool::new(false);
         let is_stopped = || is_over.load(Ordering::Relaxed) || cancel.is_cancelled();
         let look = |blob| {
-            is_wanted(blob, &is_stopped)
-                .then(|| (blob, kept::look(kept, &blob.digest, blob.size, &is_stopped)))
+            if is_wanted(blob, &is_stopped) {
+                return Some((blob, kept::look(kept, &blob.digest, blob.size, &is_stopped)));
+            }
+            reporter.report(Event::Advanced { task, things: 1, bytes: blob.size });
+            None
         };
         let mut take = |(blob, found): (&Blob, Result<Kept, Error>)| {
-            take(blob, found.and_then(|found| self.open(blob, found)).map_err(io::Error::other))
+            let bytes = found.and_then(|found| self.open(blob, found)).map_err(io::Error::other);
+            let taken = take(blob, bytes);
+            reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
+            taken
         };
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(1);
@@ -318,7 +327,7 @@ impl<'a> Contents<'a> {
             verifier: bytes.need_comparison().then(|| Verifier::new(&blob.digest, blob.size)),
             bytes,
             image: &blob.image,
-            cancel: &self.session.cancel,
+            session: self.session,
             downloaded: &self.downloaded,
         })
     }
@@ -398,7 +407,7 @@ pub(super) struct Verified<'a> {
     /// `None` where they were compared before, and once the end was reached.
     verifier: Option<Verifier>,
     image: &'a ImageRef,
-    cancel: &'a Cancel,
+    session: &'a Session,
     downloaded: &'a Cell<u64>,
 }
 
@@ -412,7 +421,7 @@ impl Verified<'_> {
 
 impl Read for Verified<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
+        if self.session.cancel.is_cancelled() {
             return Err(io::Error::other(Error::Stopped));
         }
         let count = match &mut self.bytes {
@@ -434,6 +443,8 @@ impl Read for Verified<'_> {
         if buffer.is_empty() {
             return Ok(0);
         }
+        let (task, bytes) = (Task::WriteBundle, count as u64);
+        self.session.reporter.report(Event::Advanced { task, things: 0, bytes });
         result.map(|()| count).map_err(|error| self.wrong(error))
     }
 }

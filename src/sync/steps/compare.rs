@@ -9,7 +9,7 @@ use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::extract;
 use crate::image_ref::ImageRef;
-use crate::progress::Event;
+use crate::progress::{Event, Task};
 use crate::store::{OpenedLayer, Places, layer_path};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -73,7 +73,8 @@ pub(crate) fn compare(session: &Session, mut layers: Vec<&mut VerifiedLayer>) ->
     }
     layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
     let bytes = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
-    session.reporter.report(Event::Comparing { layers: layers.len(), bytes });
+    let task = Task::CompareLayers;
+    session.reporter.report(Event::Begun { task, things: layers.len(), bytes });
     let affordable = (sys::open_files_limit() / FILES_OF_A_THREAD).saturating_sub(1).max(1);
     let threads = session.jobs().min(layers.len()).min(MAX_THREADS).min(affordable);
     let layers: Vec<Mutex<&mut VerifiedLayer>> = layers.into_iter().map(Mutex::new).collect();
@@ -86,7 +87,7 @@ pub(crate) fn compare(session: &Session, mut layers: Vec<&mut VerifiedLayer>) ->
                 break;
             }
             (layer.status, layer.detail) = compare_layer(session, &layer.directory, &layer.digest);
-            session.reporter.report(Event::Compared(layer.digest.clone()));
+            session.reporter.report(Event::Advanced { task, things: 1, bytes: layer.size });
         }
     });
     if session.cancel.is_cancelled() { Err(Error::Stopped.into()) } else { Ok(()) }

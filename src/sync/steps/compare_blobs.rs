@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::digest::{BlobDigest, Verifier};
 use crate::error::Error;
 use crate::image_ref::ImageRef;
+use crate::progress::{Counted, Event, Task};
 use crate::store::Blobs;
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -63,6 +64,8 @@ pub(crate) fn compare_blobs(session: &Session, mut blobs: Vec<&mut VerifiedBlob>
         return Ok(());
     }
     blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+    let bytes = blobs.iter().fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
+    session.reporter.report(Event::Begun { task: Task::CompareBlobs, things: blobs.len(), bytes });
     let kept = Blobs::of(&session.home);
     let threads = session.jobs().min(blobs.len()).min(MAX_THREADS);
     let blobs: Vec<Mutex<&mut VerifiedBlob>> = blobs.into_iter().map(Mutex::new).collect();
@@ -86,15 +89,24 @@ fn compare_blob(
     digest: &BlobDigest,
     size: u64,
 ) -> (PartStatus, Option<String>) {
-    let mut file = match kept.open(digest) {
+    let missing =
+        || session.reporter.report(Event::Advanced { task: Task::CompareBlobs, things: 1, bytes: size });
+    let file = match kept.open(digest) {
         Ok(Some(file)) => file,
         Ok(None) => {
+            missing();
             let path = kept.path(digest);
             return (PartStatus::Missing, Some(format!("there is no file {}", path.display())));
         }
-        Err(error) => return (PartStatus::Modified, Some(error.to_string())),
+        Err(error) => {
+            missing();
+            return (PartStatus::Modified, Some(error.to_string()));
+        }
     };
-    match Verifier::new(digest, size).read(&mut file, &|| session.cancel.is_cancelled()) {
+    let mut file = Counted::new(file, Task::CompareBlobs, &*session.reporter);
+    let compared = Verifier::new(digest, size).read(&mut file, &|| session.cancel.is_cancelled());
+    file.finish(size);
+    match compared {
         Ok(Ok(())) => (PartStatus::Ok, None),
         Ok(Err(mismatch)) => (PartStatus::Modified, Some(mismatch.to_string())),
         Err(error) => (PartStatus::Modified, Some(format!("it cannot be read: {error}"))),

@@ -11,6 +11,7 @@ use super::compare_blobs::PartStatus;
 use crate::digest::{Algorithm, BlobDigest, Hasher};
 use crate::engine::Engines;
 use crate::error::{EngineError, Error};
+use crate::progress::{Event, Task};
 use crate::state::{EngineFile, EngineListing, EngineSettings, LoadedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -42,6 +43,10 @@ pub(crate) fn compare_engines(
     let mut listings: BTreeMap<EngineSettings, Result<EngineListing, EngineError>> = BTreeMap::new();
     // Images share most of their files: each is read once.
     let mut compared: BTreeMap<(PathBuf, String), Option<(PartStatus, String)>> = BTreeMap::new();
+    let task = Task::CompareEngines;
+    if !references.is_empty() {
+        session.reporter.report(Event::Begun { task, things: references.len(), bytes: 0 });
+    }
     for reference in references {
         let settings = &reference.loaded.engine;
         let listing = listings.entry(settings.clone()).or_insert_with(|| engines.of(settings).list());
@@ -61,6 +66,7 @@ pub(crate) fn compare_engines(
                 (reference.status, reference.detail) = (status, Some(detail));
             }
         }
+        session.reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
         if session.cancel.is_cancelled() {
             return Err(Error::Stopped.into());
         }

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan::Removal;
+use crate::progress::{Event, Task};
 use crate::state::{LayerState, LoadedReference, Owner, RecordedImage};
 use crate::store::{self, KeptBlob, Leftover, Places, RemovedLayers, Store};
 use crate::sync::pruned::{KeptLayer, Pruned, RemovedBlob, RemovedLayer, RemovedReference};
@@ -128,13 +129,18 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     remove_kept_blobs(session, &home, &catalog, blobs, &mut pruned)?;
     let mut needed_here = NeededHere::new(session);
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
+    let (task, things) = (Task::RemoveLayers, layers.values().map(Vec::len).sum());
+    if things > 0 {
+        session.reporter.report(Event::Begun { task, things, bytes: 0 });
+    }
+    let on_removed = |_: &BlobDigest| session.reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
     for (id, layers) in layers {
         let (Some(store), Some(candidate)) = (stores.get(&id), directories.get(&id)) else { continue };
         // By what the catalog says now, without the images.
         let needed = needed_here.layers(&catalog, &candidate.directory, &BTreeSet::new())?;
         let digests = layers.iter().map(|layer| &layer.digest);
         let unneeded: Vec<&BlobDigest> = digests.filter(|digest| !needed.contains(digest)).collect();
-        let removed = store::remove(store, &unneeded).map_err(VerbError::from);
+        let removed = store::remove(store, &unneeded, &on_removed).map_err(VerbError::from);
         if let Some(removed) = unless_left_out(session, candidate, removed)? {
             session.warn_of_left(&removed.left);
             pruned.add(layers, &removed);

@@ -1,7 +1,6 @@
 //! `pull`: fetches images that no images file lists.
 
 use std::path::Path;
-use std::time::Instant;
 
 use msb_sync::sync::{self, PullRequest, Session, VerbError};
 
@@ -10,7 +9,6 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 pub(super) fn run(args: &Pull, session: &Session, output: &Output) -> Result<Exit, VerbError> {
-    let started = Instant::now();
     let (groups, references): (Vec<String>, Vec<String>) =
         args.references.iter().cloned().partition(|text| text.starts_with('@'));
     let default = (!groups.is_empty()).then_some(Path::new(DEFAULT_FILE));
@@ -20,6 +18,5 @@ pub(super) fn run(args: &Pull, session: &Session, output: &Output) -> Result<Exi
         file: args.file.as_deref().or(default).map(super::images_source),
         platform: args.platform.clone(),
     };
-    let applied = sync::pull(session, &request)?;
-    Ok(super::apply::show(&applied, started, output))
+    super::apply::show(|| sync::pull(session, &request), output)
 }

@@ -2,14 +2,18 @@
 
 mod bars;
 mod lines;
+mod rows;
+mod screen;
+mod words;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use msb_sync::progress::Event;
 use msb_sync::threads::lock;
 
 use self::bars::Bars;
 use self::lines::Lines;
+use crate::tally::Tally;
 
 /// The way in which progress is shown.
 pub(crate) enum Meter {
@@ -22,8 +26,8 @@ pub(crate) enum Meter {
 }
 
 impl Meter {
-    pub(crate) fn bars() -> Self {
-        Self::Bars(Box::new(Bars::new()))
+    pub(crate) fn bars(tally: &Arc<Mutex<Tally>>) -> Self {
+        Self::Bars(Box::new(Bars::new(Arc::clone(tally))))
     }
 
     pub(crate) fn lines() -> Self {
@@ -42,10 +46,18 @@ impl Meter {
         }
     }
 
-    /// Removes the bars.
-    pub(super) fn clear(&self) {
+    /// Removes the bars, and runs `reset` before there may be others.
+    pub(super) fn clear(&self, reset: impl FnOnce()) {
+        match self {
+            Self::Bars(bars) => bars.clear(reset),
+            Self::Off | Self::Lines(_) => reset(),
+        }
+    }
+
+    /// Removes the bars for good.
+    pub(super) fn close(&self) {
         if let Self::Bars(bars) = self {
-            bars.clear();
+            bars.close();
         }
     }
 
@@ -56,15 +68,16 @@ impl Meter {
         }
     }
 
-    /// Shows an event; a line, if there is one, is for the caller to print.
-    pub(super) fn update(&self, event: &Event) -> Option<String> {
+    /// Shows an event that `tally` has counted; a line, if there is one, is for the caller to
+    /// print.
+    pub(super) fn update(&self, event: &Event, tally: &Mutex<Tally>) -> Option<String> {
         match self {
             Self::Off => None,
             Self::Bars(bars) => {
-                bars.update(event);
+                bars.update();
                 None
             }
-            Self::Lines(lines) => lock(lines).update(event),
+            Self::Lines(lines) => lock(lines).update(event, &lock(tally)),
         }
     }
 }

@@ -13,7 +13,7 @@ use msb_sync::threads::lock;
 use msb_sync::watch::{Notice, Trigger};
 use serde_json::{Value, json};
 
-use super::{VERSION, add_engines, error_value, failure, path, trust};
+use super::{Progress, VERSION, add_engines, error_value, failure, path, trust};
 use crate::human::Human;
 use crate::streams;
 use crate::text::now;
@@ -22,18 +22,21 @@ use crate::text::now;
 pub(crate) struct Events {
     human: Arc<Human>,
     received: Received,
+    progress: Option<Progress>,
 }
 
 impl Events {
-    pub(crate) fn new(human: Arc<Human>) -> Self {
-        Self { human, received: Received::default() }
+    /// Prints how far the run is, too, if `progress` is given.
+    pub(crate) fn new(human: Arc<Human>, progress: Option<Progress>) -> Self {
+        Self { human, received: Received::default(), progress }
     }
 }
 
 impl Reporter for Events {
     fn report(&self, event: Event) {
-        print_image(&event, &self.received);
+        print_image(&event, &self.received, &self.human);
         self.human.report(event);
+        print_progress(self.progress.as_ref(), &self.human);
     }
 }
 
@@ -70,8 +73,8 @@ impl Received {
     }
 }
 
-/// Prints the event of an image; others only add to `received`.
-pub(crate) fn print_image(event: &Event, received: &Received) {
+/// Prints the event of an image, beside the bars of `human`; others only add to `received`.
+pub(crate) fn print_image(event: &Event, received: &Received, human: &Human) {
     let Event::Image { reference, platform, action, digest, previous, engines, signatures, error, .. } =
         event
     else {
@@ -91,7 +94,14 @@ pub(crate) fn print_image(event: &Event, received: &Received) {
         "error": error.as_deref().map(error_value),
     });
     add_engines(&mut value, engines.iter().copied());
-    print(value);
+    human.suspend(|| print(value));
+}
+
+/// Prints how far the run of `human` is, where `progress` says that it is time.
+pub(crate) fn print_progress(progress: Option<&Progress>, human: &Human) {
+    if let Some(event) = progress.and_then(|progress| progress.due(human)) {
+        human.suspend(|| print(event));
+    }
 }
 
 /// Prints an event with its version and its time.

@@ -1,57 +1,44 @@
 //! Progress as plain lines from time to time, off a terminal.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use msb_sync::digest::BlobDigest;
 use msb_sync::progress::Event;
 
+use super::words::{begins, of_task, time_left};
+use crate::tally::Tally;
 use crate::text::{bytes, plural};
 
 /// Pause between two lines; a line that tells of a finished layer waits for none.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// The counts that the lines show.
+/// The time of the last line.
 #[derive(Default)]
 pub(crate) struct Lines {
-    layers: usize,
-    finished: usize,
-    size: u64,
-    /// Bytes here of each layer.
-    received: HashMap<BlobDigest, u64>,
     last: Option<Instant>,
 }
 
 impl Lines {
-    pub(super) fn update(&mut self, event: &Event) -> Option<String> {
+    /// Tells of `event`, which `tally` has counted.
+    pub(super) fn update(&mut self, event: &Event, tally: &Tally) -> Option<String> {
+        let now = Instant::now();
         match event {
-            Event::Resolving { images } => return Some(format!("looking up {}", plural(*images, "image"))),
-            Event::Started { layers, bytes } => {
-                *self = Self { layers: *layers, size: *bytes, last: Some(Instant::now()), ..Self::default() };
+            Event::Resolving { references } => {
+                return Some(format!("looking up {}", plural(references.len(), "image")));
             }
-            Event::LayerStarted { digest, resumed, .. } => {
-                self.received.insert(digest.clone(), *resumed);
+            Event::Started { .. } => self.last = Some(now),
+            Event::LayerReceived { .. } if self.is_due(now) => return self.fetched(tally, now),
+            Event::LayerFinished { .. } => return self.fetched(tally, now),
+            Event::Begun { task, things: things @ 1.., bytes: size } => {
+                self.last = Some(now);
+                let (doing, what) = begins(*task)?;
+                let size = if *size > 0 { format!(", {} as fetched", bytes(*size)) } else { String::new() };
+                return Some(format!("{doing} {}{size}", plural(*things, what)));
             }
-            Event::LayerReceived { digest, bytes } => {
-                *self.received.entry(digest.clone()).or_default() += bytes;
-                if self.last.is_some_and(|last| last.elapsed() >= PAUSE) {
-                    return Some(self.line());
-                }
-            }
-            Event::LayerFinished { .. } => {
-                self.finished += 1;
-                return Some(self.line());
-            }
-            Event::Comparing { layers, bytes: size } => {
-                *self = Self { layers: *layers, last: Some(Instant::now()), ..Self::default() };
-                return Some(format!("comparing {}, {} as fetched", plural(*layers, "layer"), bytes(*size)));
-            }
-            Event::Compared(_) => {
-                self.finished += 1;
-                let due = self.last.is_some_and(|last| last.elapsed() >= PAUSE);
-                if due || self.finished == self.layers {
-                    self.last = Some(Instant::now());
-                    return Some(format!("  {} of {} compared", self.finished, plural(self.layers, "layer")));
+            Event::Advanced { task, things, .. } => {
+                let work = tally.task(*task)?;
+                if *things > 0 && work.is_over() || self.is_due(now) {
+                    self.last = Some(now);
+                    return Some(format!("  {}", of_task(*task, work.things.0, work.things.1)));
                 }
             }
             _ => {}
@@ -59,10 +46,23 @@ impl Lines {
         None
     }
 
-    fn line(&mut self) -> String {
-        self.last = Some(Instant::now());
-        let received = self.received.values().fold(0_u64, |sum, part| sum.saturating_add(*part));
-        let (finished, layers) = (self.finished, plural(self.layers, "layer"));
-        format!("  {finished} of {layers} done, {} of {} here", bytes(received), bytes(self.size))
+    fn is_due(&self, now: Instant) -> bool {
+        self.last.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE)
+    }
+
+    fn fetched(&mut self, tally: &Tally, now: Instant) -> Option<String> {
+        self.last = Some(now);
+        let fetching = tally.fetching(now)?;
+        let (finished, layers) = fetching.layers;
+        let mut line = format!("  {finished} of {} done, ", plural(layers, "layer"));
+        line += &format!("{} of {} here", bytes(fetching.bytes.0), bytes(fetching.bytes.1));
+        if let Some(rate) = fetching.rate.filter(|_| fetching.to_come > 0) {
+            line += &format!(", {}/s", bytes(rate));
+        }
+        let left = time_left(fetching.to_come, fetching.rate);
+        if !left.is_empty() {
+            line += &format!(", {left}");
+        }
+        Some(line)
     }
 }
