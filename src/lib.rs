@@ -66,8 +66,9 @@
 //!
 //! 1. Vocabulary ([`cancel`], `diagnostic`, [`digest`], [`error`], [`image_ref`], `locked_home`,
 //!    [`progress`], `queue`, `sys`, `threads`, `url`, `wildcard`) uses only vocabulary.
-//! 2. Pure rooms ([`state`], `images_file`, `lockfile`, `selection`, [`plan`], `trust`) use
-//!    vocabulary and `state`, and touch nothing: no files, network, environment, clock or threads.
+//! 2. Pure rooms ([`state`], `images_file`, `lockfile`, `selection`, [`plan`], `trust`, `bundle`)
+//!    use vocabulary and `state`, and touch nothing: no files, network, environment, clock or
+//!    threads.
 //! 3. Adapters (`registry`, `store`, `catalog`, `extract`, `engine`) use vocabulary and `state`,
 //!    never each other.
 //! 4. Drivers (`observe`, `execute`, then [`sync`], then [`watch`]) use what is below them.

@@ -53,6 +53,14 @@ fn rooms_keep_to_themselves() {
 }
 
 #[test]
+fn the_maps_for_readers_name_every_room() {
+    let read = |path| {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("cannot read a file")
+    };
+    assert_none(&rooms::unmapped(&read("src/lib.rs"), &read("CONTRIBUTING.md")));
+}
+
+#[test]
 fn no_files_use_each_other_in_a_circle() {
     let modules = Modules::new(&SOURCES);
     let uses = modules.uses();

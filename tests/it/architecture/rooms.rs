@@ -113,6 +113,31 @@ fn allowed(room: &str) -> Option<Vec<&'static str>> {
     Some(below.concat())
 }
 
+/// The rooms that the map in `lib.rs` lists otherwise than these rules, or that `CONTRIBUTING.md` leaves out.
+pub(super) fn unmapped(map: &str, contributing: &str) -> Vec<String> {
+    let map = map.replace("\n//!", " ");
+    let mut found = Vec::new();
+    for (kind, rooms) in [("Vocabulary", VOCABULARY), ("Pure rooms", PURE), ("Adapters", ADAPTERS)] {
+        let listed = map.split_once(&format!(" {kind} (")).map_or("", |(_, after)| after);
+        let listed = listed.split_once(") ").map_or("", |(listed, _)| listed);
+        let mut listed: Vec<&str> = listed.split('`').skip(1).step_by(2).collect();
+        let mut rooms = rooms.to_vec();
+        listed.sort_unstable();
+        rooms.sort_unstable();
+        if listed != rooms {
+            found.push(format!("{kind}: lib.rs lists {listed:?}, the rules {rooms:?}"));
+        }
+    }
+    let rooms = [VOCABULARY, PURE, ADAPTERS, DRIVERS, &["sync", "watch", "fuzzing"]].concat();
+    let table = |room: &&str| {
+        contributing.contains(&format!("`{room}.rs`")) || contributing.contains(&format!("`{room}/`"))
+    };
+    found.extend(
+        rooms.iter().filter(|room| !table(room)).map(|room| format!("{room} is not in CONTRIBUTING.md")),
+    );
+    found
+}
+
 /// Everything that a source file does against these rules.
 pub(super) fn violations(source: &Source) -> Vec<String> {
     let mut found = Vec::new();
