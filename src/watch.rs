@@ -5,19 +5,27 @@
 //! blocking code as `apply`'s, on a thread of its own. Changes are given time to settle
 //! (`schedule`) and are compared with what the last run read, so a touched file, or a write of our
 //! own, starts nothing; what changes during a run leads to one more run, however often it changed.
-//! systemd is told how things are (`systemd`), and whoever asks over HTTP (`metrics`, `server`).
+//! systemd is told how things are (`systemd`), and whoever asks over HTTP (`server`): programs by
+//! `metrics` and `document`, people by a `page`. The last two show the `status` on the `board`,
+//! which is made of the `results` of the runs.
 //!
 //! The images file is read by each run anew. One that is broken or gone changes nothing on the
 //! machine.
 
 mod address;
+mod board;
+mod document;
 mod eyes;
 mod metrics;
 mod notice;
+mod page;
 mod paths;
+mod results;
 mod schedule;
 mod server;
+mod status;
 mod systemd;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -31,6 +39,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 pub use self::address::{Address, parse_address};
+use self::board::Board;
 use self::eyes::{Eyes, files_of};
 use self::metrics::Metrics;
 pub use self::notice::{Listener, Notice, Options, Trigger};
@@ -55,14 +64,15 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
         |doing: &'static str| move |source: std::io::Error| VerbError::Error(Error::System { doing, source });
     let inputs = sync::inputs(session, &options.request.source)?;
     let metrics = Arc::new(Metrics::new());
+    let board = options.metrics.as_ref().map(|_| Arc::new(Board::new(&inputs.images_file, inputs.interval)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(cannot("start watching"))?;
     let result = runtime.block_on(async {
         let hangups = signal(SignalKind::hangup()).map_err(cannot("wait for SIGHUP"))?;
-        let server = match &options.metrics {
-            Some(address) => Some(server::start(address, Arc::clone(&metrics))?),
+        let server = match options.metrics.as_ref().zip(board.clone()) {
+            Some((address, board)) => Some(server::start(address, Arc::clone(&metrics), board)?),
             None => None,
         };
         let stopped = Arc::new(Notify::new());
@@ -79,6 +89,7 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
             options,
             listener,
             metrics,
+            board,
             inputs,
             read: BTreeMap::new(),
             wanted: BTreeSet::new(),
@@ -120,6 +131,8 @@ struct Watch<'a> {
     options: &'a Options,
     listener: &'a dyn Listener,
     metrics: Arc<Metrics>,
+    /// The board for those who ask over HTTP, where anybody can.
+    board: Option<Arc<Board>>,
     eyes: Eyes,
     /// The files and directories that the last readable images file leads to.
     inputs: Inputs,
@@ -325,6 +338,9 @@ impl Watch<'_> {
             format!("applying: {}", why.join(", "))
         });
         self.metrics.started(reasons);
+        if let Some(board) = &self.board {
+            board.started(reasons);
+        }
         let (session, request) = (self.session.clone(), self.options.request.clone());
         let expected = self.read.get(&self.inputs.images_file).cloned();
         let (done, result) = oneshot::channel();
@@ -349,12 +365,18 @@ impl Watch<'_> {
             self.touched.insert(self.inputs.images_file.clone());
             self.changes = Some(Changes::missed(Instant::now()));
             self.metrics.put_off();
+            if let Some(board) = &self.board {
+                board.put_off();
+            }
             self.put_off = true;
             return Ok(());
         };
         let first = std::mem::take(&mut self.first);
         let wait = self.plan_next(&result);
-        self.metrics.finished(&result, elapsed);
+        let verdict = self.metrics.finished(&result, elapsed);
+        if let Some(board) = &self.board {
+            board.finished(&result, verdict, elapsed, (wait, &self.next_reason), self.inputs.interval);
+        }
         match &result {
             Ok(applied) => {
                 self.failed = None;

@@ -27,6 +27,7 @@ struct OurImage {
     manifest_digest: BlobDigest,
     config_digest: BlobDigest,
     modified_at: String,
+    created: Option<String>,
     layers_directory: Option<PathBuf>,
 }
 
@@ -57,9 +58,8 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         holders = its_holders;
     }
     let (their_layers, layers_readable) = their_layers(conn, &name)?;
-    let documents_readable = documents_readable(conn, &name)?;
-    let readable =
-        layers_readable && documents_readable && theirs.as_ref().is_some_and(|(_, readable)| *readable);
+    let row_readable = theirs.as_ref().is_some_and(|(_, readable)| *readable);
+    let readable = layers_readable && row_readable && documents_readable(conn, &name)?;
     let mut image = RecordedImage {
         reference: reference.clone(),
         platform: None,
@@ -75,6 +75,7 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         alias_of,
         preexisting: of_name.as_ref().is_none_or(|of_name| of_name.preexisting),
         layers_directory: None,
+        created: None,
         modified_at: theirs.and_then(|(modified_at, _)| modified_at).unwrap_or_default(),
     };
     if let Some((ours, layers)) = ours {
@@ -100,6 +101,7 @@ impl OurImage {
         image.config_digest = Some(self.config_digest);
         image.layers_directory = self.layers_directory;
         image.modified_at = self.modified_at;
+        image.created = self.created;
     }
 }
 
@@ -116,6 +118,7 @@ fn our_image(conn: &Connection, name: &str) -> Result<Option<(NameRow, Option<Ou
             let modified_at = text(row, 6)?;
             let layers_directory =
                 row.get_ref(7)?.as_blob().ok().map(|path| PathBuf::from(OsStr::from_bytes(path)));
+            let created = text(row, 8)?;
             let image = (|| {
                 Some(OurImage {
                     platform: platform?,
@@ -123,6 +126,7 @@ fn our_image(conn: &Connection, name: &str) -> Result<Option<(NameRow, Option<Ou
                     manifest_digest: manifest_digest?,
                     config_digest: config_digest?,
                     modified_at: modified_at?,
+                    created,
                     layers_directory,
                 })
             })();

@@ -36,7 +36,11 @@ pub(super) const OWNED_NAMES: &str = "
 
 pub(super) const OUR_IMAGE: &str = "
     SELECT alias_of, preexisting, digest, manifest_digest, config_digest, platform, modified_at,
-           layers_directory
+           layers_directory,
+           (SELECT c.created FROM images AS i
+              JOIN manifests AS m ON m.image_id = i.id
+              JOIN configs AS c ON c.manifest_id = m.id
+             WHERE i.reference = ?1 LIMIT 1)
       FROM sync_images WHERE reference = ?1";
 
 pub(super) const OUR_LAYERS: &str = "

@@ -444,6 +444,7 @@ fn what_is_recorded_is_read_back() {
                 preexisting: false,
                 layers_directory: Some("/layers".into()),
                 modified_at: found.modified_at.clone(),
+                created: image.config.created.clone(),
             }
         );
         assert_eq!(catalog.config(&reference(ALPINE)).unwrap().unwrap(), image.config);

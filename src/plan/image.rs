@@ -45,6 +45,10 @@ pub struct PlannedImage {
     pub digest: Option<BlobDigest>,
     /// The digest that the reference meant when the image was recorded.
     pub previous: Option<BlobDigest>,
+    /// The time when the image was made, RFC 3339, where its config is known and says so.
+    pub created: Option<String>,
+    /// The time of the last recording, `YYYY-MM-DD HH:MM:SS` UTC, before the plan is carried out.
+    pub recorded_at: Option<String>,
     /// The documents on the way from the reference to the layers, top first; empty where they are
     /// not known.
     pub documents: Arc<[DocumentDescriptor]>,
@@ -180,6 +184,8 @@ impl PlannedImage {
             chosen_by: None,
             digest: None,
             previous: None,
+            created: None,
+            recorded_at: None,
             documents: Arc::default(),
             layers: Arc::default(),
             needs_blobs: false,
@@ -224,6 +230,8 @@ pub(super) fn plan_image(
         row_changes,
         chosen_by: chosen_by.map(str::to_owned),
         previous: recorded.and_then(|recorded| recorded.digest.clone()),
+        created: goal.created,
+        recorded_at: recorded.map(|recorded| recorded.modified_at.clone()),
         documents: goal.documents,
         layers: goal.layers,
         to_record: goal.to_record,
@@ -280,6 +288,7 @@ struct Goal {
     digest: Option<BlobDigest>,
     manifest: Option<BlobDigest>,
     config: Option<BlobDigest>,
+    created: Option<String>,
     documents: Arc<[DocumentDescriptor]>,
     layers: Arc<[LayerDescriptor]>,
     to_record: Option<ToRecord>,
@@ -306,6 +315,7 @@ impl Goal {
             digest: recorded.and_then(|recorded| recorded.digest.clone()),
             manifest: recorded.and_then(|recorded| recorded.manifest_digest.clone()),
             config: recorded.and_then(|recorded| recorded.config_digest.clone()),
+            created: recorded.and_then(|recorded| recorded.created.clone()),
             documents: recorded.map(|recorded| Arc::clone(&recorded.documents)).unwrap_or_default(),
             layers: recorded.map(|recorded| Arc::clone(&recorded.layers)).unwrap_or_default(),
             to_record: None,
@@ -317,6 +327,7 @@ impl Goal {
                 digest: Some(image.digest.clone()),
                 manifest: Some(image.manifest.digest.clone()),
                 config: Some(image.config.digest.clone()),
+                created: image.config.created.clone(),
                 documents: Arc::clone(&image.documents),
                 layers: Arc::clone(&image.layers),
                 to_record: Some(ToRecord::Image(Arc::clone(image))),
@@ -326,6 +337,7 @@ impl Goal {
                 digest: Some(image.digest.clone()),
                 manifest: Some(image.manifest.clone()),
                 config: None,
+                created: None,
                 documents: Arc::default(),
                 layers: Arc::clone(&image.layers),
                 to_record: Some(ToRecord::Locked(Arc::clone(image))),

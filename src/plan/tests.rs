@@ -90,6 +90,7 @@ fn row(image: &ResolvedImage, name: &ImageRef, owners: &[&str]) -> RecordedImage
         layers_directory: Some("/layers".into()),
         preexisting: false,
         modified_at: "2026-01-01 00:00:00".to_owned(),
+        created: image.config.created.clone(),
     }
 }
 

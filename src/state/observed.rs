@@ -125,6 +125,8 @@ pub struct RecordedImage {
     /// True if microsandbox had the image first: forgetting it then leaves microsandbox's rows, and
     /// so the layers, alone.
     pub preexisting: bool,
+    /// The time when the image was made, RFC 3339, where its config says so.
+    pub created: Option<String>,
     /// The time of the last recording, `YYYY-MM-DD HH:MM:SS` UTC.
     pub modified_at: String,
 }

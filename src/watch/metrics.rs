@@ -19,6 +19,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use super::notice::Trigger;
+use super::results::{engines_after, errors_of};
+use super::status::{ImageState, Verdict};
 use crate::error::Error;
 use crate::progress::{Event, Reporter};
 use crate::state::{Action, EngineName, TrustStatus};
@@ -147,7 +149,7 @@ impl Metrics {
         r.register("build", "What runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         let images: Family<StateLabel, Gauge> =
             counted(r, "images", "Images by their state after the last run");
-        for state in ["in_sync", "failed", "blocked", "unlisted", "waiting"] {
+        for state in ImageState::ALL.map(ImageState::as_str) {
             images.get_or_create(&StateLabel { state }).set(0);
         }
         let seconds = Histogram::new(exponential_buckets(0.01, 4.0, 10));
@@ -209,10 +211,12 @@ impl Metrics {
         self.health().running = None;
     }
 
-    pub(super) fn finished(&self, result: &Result<Applied, VerbError>, elapsed: Duration) {
+    /// Counts a run that has ended, and says how.
+    pub(super) fn finished(&self, result: &Result<Applied, VerbError>, elapsed: Duration) -> Verdict {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.durations.observe(elapsed.as_secs_f64());
         self.last_run.set(now);
+        let hint = result.as_ref().err().and_then(hint);
         let (result, trouble, summary) = match result {
             Ok(applied) => self.outcome(applied),
             Err(failure) => {
@@ -220,6 +224,7 @@ impl Metrics {
                 ("error", Some(text.clone()), text)
             }
         };
+        let verdict = Verdict { result, summary: summary.clone(), hint };
         self.runs.get_or_create(&ResultLabel { result }).inc();
         self.healthy.set(i64::from(trouble.is_none()));
         if trouble.is_none() {
@@ -227,6 +232,7 @@ impl Metrics {
         }
         let mut health = self.health();
         *health = Health { trouble, summary, running: None, waiting: false, looking: health.looking };
+        verdict
     }
 
     fn outcome(&self, applied: &Applied) -> (&'static str, Option<String>, String) {
@@ -286,29 +292,20 @@ impl Metrics {
         }
     }
 
-    /// Counts the images of each engine. Of an image with several engines that failed, those have
-    /// it that had it before, or that the failure is not about.
+    /// Counts the images of each engine.
     fn note_engines(&self, applied: &Applied) {
-        let errors: BTreeMap<_, _> =
-            applied.outcome.images.iter().map(|(name, _, error)| (name, error.as_deref())).collect();
+        let errors = errors_of(applied);
         let mut counts: BTreeMap<(&'static str, &'static str), i64> = BTreeMap::new();
         for image in &applied.plan.images {
             let error = errors.get(&image.reference).copied().flatten();
-            for (state, part) in image.engines() {
-                let engine = state.engine.name.as_str();
-                let elsewhere = matches!(error, Some(Error::Engine(error)) if error.engine() != engine);
-                let state = match part.action() {
-                    Action::Blocked => "blocked",
-                    Action::Keep => "in_sync",
-                    _ if error.is_none() || elsewhere => "in_sync",
-                    _ => "failed",
-                };
-                *counts.entry((engine, state)).or_default() += 1;
+            for (engine, state) in engines_after(image, error) {
+                *counts.entry((engine.as_str(), state.as_str())).or_default() += 1;
             }
         }
         for engine in EngineName::ALL.map(EngineName::as_str) {
             let is_wanted = counts.keys().any(|(other, _)| *other == engine);
-            for state in ["in_sync", "failed", "blocked"] {
+            for state in [ImageState::InSync, ImageState::Failed, ImageState::Blocked].map(ImageState::as_str)
+            {
                 let labels = EngineLabels { engine, state };
                 if is_wanted {
                     let count = counts.get(&(engine, state)).copied().unwrap_or_default();
@@ -406,6 +403,15 @@ fn in_one_line(failure: &VerbError) -> String {
             format!("the lockfile is wrong, line {}: {}", problem.line(), problem.message())
         }
         VerbError::Error(error) | VerbError::Input(error) => Error::chain(error).join(": "),
+    }
+}
+
+/// The next step after such a failure, where there is one.
+fn hint(failure: &VerbError) -> Option<String> {
+    match failure {
+        VerbError::Problems(problems) => problems.iter().next()?.hint().map(str::to_owned),
+        VerbError::Lockfile(problem) => problem.hint().map(str::to_owned),
+        VerbError::Error(error) | VerbError::Input(error) => error.hint(),
     }
 }
 

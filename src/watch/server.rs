@@ -1,5 +1,5 @@
-//! A small HTTP server for `/metrics` and `/healthz`: few connections, short requests, short
-//! answers.
+//! A small HTTP server for `/metrics`, `/healthz`, `/status.json` and `/`: few connections, short
+//! requests, answers that are short or written while they are read. No request changes anything.
 //!
 //! The server has a thread of its own, and answers whatever the watch is waiting for. Clients that
 //! are slow, or say nothing, hold nobody up: each connection has a few seconds, and when there are
@@ -8,11 +8,16 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HOST};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -22,7 +27,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::address::Address;
+use super::board::Board;
+use super::document::Document;
 use super::metrics::Metrics;
+use super::page::{POLICY, Query, page};
+use super::words::timestamp;
 use crate::error::Error;
 use crate::sync::VerbError;
 use crate::threads;
@@ -32,13 +41,18 @@ const CONNECTIONS: usize = 64;
 /// From the first byte of a connection to the end of its request's head.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 /// From the first byte of a connection to its last.
-const TIME: Duration = Duration::from_secs(10);
+const TIME: Duration = Duration::from_secs(30);
 /// When the year 10000 begins, in seconds since the epoch.
 const YEAR_10000: u64 = 253_402_300_800;
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 16 * 1024;
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/json";
 
 /// A server that is at work until this is dropped.
 pub(super) struct Server {
@@ -48,7 +62,11 @@ pub(super) struct Server {
 }
 
 /// Starts to serve.
-pub(super) fn start(address: &Address, metrics: Arc<Metrics>) -> Result<Server, VerbError> {
+pub(super) fn start(
+    address: &Address,
+    metrics: Arc<Metrics>,
+    board: Arc<Board>,
+) -> Result<Server, VerbError> {
     let fail =
         |source: std::io::Error| VerbError::Error(Error::Metrics { address: address.to_string(), source });
     let resolved: Vec<SocketAddr> =
@@ -58,7 +76,7 @@ pub(super) fn start(address: &Address, metrics: Arc<Metrics>) -> Result<Server, 
     let local = listener.local_addr().map_err(fail)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
     let (stop, stopped) = oneshot::channel();
-    let site = Arc::new(Site { name: address.host.clone(), metrics });
+    let site = Arc::new(Site { name: address.host.clone(), metrics, board });
     let serve = move || {
         runtime.block_on(async {
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
@@ -73,11 +91,12 @@ pub(super) fn start(address: &Address, metrics: Arc<Metrics>) -> Result<Server, 
     Ok(Server { address: local, _stop: stop })
 }
 
-/// The metrics that are served, and the name that they are served under.
+/// Everything that is served, and the name that it is served under.
 struct Site {
     /// The host in the address that was asked for.
     name: String,
     metrics: Arc<Metrics>,
+    board: Arc<Board>,
 }
 
 async fn accept(listener: tokio::net::TcpListener, site: &Arc<Site>) {
@@ -155,33 +174,88 @@ fn is_host_of(host: &str, name: &str) -> bool {
         || bare.eq_ignore_ascii_case(name)
 }
 
-fn answer(request: &Request<Incoming>, site: &Site) -> Response<String> {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    const TEXT: &str = "text/plain; charset=utf-8";
-    let metrics = &site.metrics;
-    let respond = |status: StatusCode, kind: &'static str, body: String| {
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-        response
-    };
+/// The body of an answer: text, or a document that is written while the client reads.
+enum Reply {
+    Text(Option<Bytes>),
+    Document(Document),
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = match self.get_mut() {
+            Self::Text(text) => text.take(),
+            Self::Document(document) => document.next().map(Bytes::from),
+        };
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Text(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Self::Document(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Makes an answer that no browser keeps, frames, or takes for something else.
+fn respond(status: StatusCode, kind: &'static str, body: Reply) -> Response<Reply> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (CONTENT_TYPE, kind),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn answer(request: &Request<Incoming>, site: &Site) -> Response<Reply> {
+    let text = |status: StatusCode, text: String| respond(status, TEXT, Reply::Text(Some(Bytes::from(text))));
+    let ok = |kind: &'static str, text: String| respond(StatusCode::OK, kind, Reply::Text(Some(text.into())));
+    let Site { metrics, board, .. } = site;
     if !is_meant_for(request, &site.name) {
-        let text = "this server is asked by its IP address, as localhost, or by the name in --metrics\n";
-        return respond(StatusCode::FORBIDDEN, TEXT, text.to_owned());
+        let words = "this server is asked by its IP address, as localhost, or by the name in --metrics\n";
+        return text(StatusCode::FORBIDDEN, words.to_owned());
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
-        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match request.uri().path() {
-        "/metrics" => respond(StatusCode::OK, OPEN_METRICS, metrics.text()),
+        "/" => {
+            let query = Query::parse(request.uri().query().unwrap_or_default());
+            let now = timestamp(SystemTime::now());
+            ok(HTML, page(&board.read(), metrics.trouble().as_deref(), &query, now))
+        }
+        "/status.json" => {
+            let document = Document::new(board.read(), metrics.trouble(), timestamp(SystemTime::now()));
+            respond(StatusCode::OK, JSON, Reply::Document(document))
+        }
+        "/metrics" => ok(OPEN_METRICS, metrics.text()),
         "/healthz" => match metrics.trouble() {
-            None => respond(StatusCode::OK, TEXT, format!("ok: {}\n", metrics.summary())),
-            Some(trouble) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{trouble}\n")),
+            None => text(StatusCode::OK, format!("ok: {}\n", metrics.summary())),
+            Some(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
         },
-        "/" => respond(StatusCode::OK, TEXT, "msb-sync: /metrics, /healthz\n".to_owned()),
-        _ => respond(StatusCode::NOT_FOUND, TEXT, "there are /metrics and /healthz\n".to_owned()),
+        _ => text(StatusCode::NOT_FOUND, "there are /, /status.json, /metrics and /healthz\n".to_owned()),
     }
 }
 

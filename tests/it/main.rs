@@ -46,6 +46,7 @@ mod model;
 mod obstacles;
 mod odd_files;
 mod output;
+mod page;
 mod parts;
 mod policies;
 mod power_loss;

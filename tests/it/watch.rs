@@ -1,7 +1,7 @@
 //! `watch` as a service: when it runs, what it says, how it stops, what it costs, and what systemd and Prometheus
 //! hear of it. Changes of files are in `watch_files`, the storm is in `watch_storm`.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::eventually;
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, Pack, file, noise, tar};
 use crate::support::sandbox::Sandbox;
-use crate::support::watching::{LIMIT, Watching};
+use crate::support::watching::{LIMIT, Watching, asked, exchange};
 
 fn image(text: &str) -> Image {
     Image::new(&[Layer::of(&[file("f", text)])])
@@ -270,19 +270,8 @@ fn idle_it_uses_no_processor() {
 
 /// Status and body of a GET.
 fn get(address: &str, path: &str) -> (u16, String) {
-    let text = exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n"));
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    (status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
-}
-
-fn exchange(address: &str, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut text = String::new();
-    // Refused requests may end in a reset.
-    let _ = stream.read_to_string(&mut text);
-    text
+    let (status, _, body) = asked(address, path);
+    (status, body)
 }
 
 /// The value of a metric with all its labels.
@@ -396,7 +385,7 @@ fn who_is_called_by_a_name_of_somebody_else_does_not_answer() {
     for host in ["127.0.0.1", "[::1]:80", "localhost", &format!("localhost:{port}"), "192.0.2.7:1"] {
         assert_eq!(status("/metrics", host), "200", "{host}");
     }
-    for path in ["/metrics", "/healthz", "/", "/none"] {
+    for path in ["/metrics", "/healthz", "/status.json", "/?q=x", "/", "/none"] {
         for host in ["rebound.example", &format!("rebound.example:{port}"), "127.0.0.1.rebound.example"] {
             assert_eq!(status(path, host), "403", "{path} of {host}");
         }

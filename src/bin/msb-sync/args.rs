@@ -265,8 +265,8 @@ pub(crate) struct Apply {
 pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// Serve /metrics (for Prometheus) and /healthz at this IP address or name, and port; a port
-    /// alone is on loopback
+    /// Serve a page for people, /status.json, /metrics (for Prometheus) and /healthz at this IP
+    /// address or name, and port; a port alone is on loopback
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub(crate) metrics: Option<Address>,
     /// Look at the files this often instead of waiting for the kernel to tell (network file systems

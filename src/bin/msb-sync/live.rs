@@ -203,7 +203,8 @@ impl Listener for Live {
                 let every = duration(*interval);
                 self.human.note(&format!("watching {}, looking up tags every {every}", file.display()));
                 if let Some(address) = metrics {
-                    self.human.note(&format!("metrics at http://{address}/metrics"));
+                    self.human
+                        .note(&format!("status at http://{address}/, metrics at http://{address}/metrics"));
                 }
             }
             Notice::Triggered(reasons) => {

@@ -61,7 +61,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["registry"]),
     ("sd_notify", &["watch"]),
     ("semver", &["selection", "images_file"]),
-    ("serde_json", &["trust", "bundle", "catalog", "engine", "images_file", "registry", "bin"]),
+    ("serde_json", &["trust", "bundle", "catalog", "engine", "images_file", "registry", "watch", "bin"]),
     ("sha2", &["digest", "trust"]),
     ("signal_hook", &["bin"]),
     ("sigstore_crypto", &["trust"]),

@@ -1,5 +1,7 @@
 //! `msb-sync watch --json` in the background, and what it has told so far.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -120,4 +122,23 @@ impl Watching {
         output.json_lines();
         output
     }
+}
+
+/// Status, head and body of a GET with HTTP/1.0, whose body is the rest.
+pub(crate) fn asked(address: &str, path: &str) -> (u16, String, String) {
+    let text = exchange(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"));
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    (status, head.to_ascii_lowercase(), body.to_owned())
+}
+
+/// The answer to the text of a request.
+pub(crate) fn exchange(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    // Refused requests may end in a reset.
+    let _ = stream.read_to_string(&mut text);
+    text
 }
