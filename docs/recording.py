@@ -39,7 +39,7 @@ IMAGES_FILE = f"""\
 [registry."{REGISTRY}"]
 images = ["base/python:3.12", "team/api:v1.8", "team/worker:v1.8"]
 """
-COMMANDS = ["cat images.toml", "msb-sync plan", "msb-sync apply", "msb-sync list", "msb-sync apply"]
+COMMANDS = ["cat images.toml", "msb-sync plan", "msb-sync apply", "msb-sync verify", "msb-sync apply"]
 LINE = 5 << 20  # bytes a second
 ROWS = 36
 LARGEST = 60_000  # bytes of the picture
