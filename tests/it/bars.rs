@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 use std::path::Path;
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::support::check::wanted;
@@ -138,4 +139,29 @@ fn a_terminal_that_cannot_move_its_cursor_gets_lines() {
     let plain = |c: char| !c.is_control() || c == '\n' || c == '\r';
     assert!(output.stdout.chars().all(plain), "{output}");
     assert!(output.stdout.contains("Done: 1 added"), "{output}");
+}
+
+#[test]
+fn machines_are_told_at_most_twice_a_second() {
+    let (registry, names) = registry(1, 120_000);
+    let sandbox = Sandbox::in_memory();
+    sandbox.images(&wanted(&registry.name(), &[&names[0]]));
+    let output = sandbox.msb("apply --json --progress always").run().success();
+    let told: Vec<(Timestamp, u64)> = output
+        .json_lines()
+        .iter()
+        .filter(|event| event["event"] == "progress")
+        .map(|event| {
+            assert!(event["layers"] == 2 && event["layers_done"].as_u64() <= Some(2), "{event}");
+            let received = event["received_bytes"].as_u64().unwrap();
+            assert!(received <= event["total_bytes"].as_u64().unwrap(), "{event}");
+            (event["time"].as_str().unwrap().parse().unwrap(), received)
+        })
+        .collect();
+    assert!(told.len() >= 2, "{output}");
+    for pair in told.windows(2) {
+        // Times are told in milliseconds.
+        assert!(pair[1].0.duration_since(pair[0].0).as_millis() >= 490, "{output}");
+        assert!(pair[1].1 >= pair[0].1, "{output}");
+    }
 }

@@ -204,6 +204,19 @@ fn progress_off_a_terminal_is_lines_if_it_is_asked_for() {
     for part in ["comparing 3 layers, ", "3 of 3 layers compared"] {
         assert!(output.stderr.contains(part), "no {part:?}\n{output}");
     }
+    let output = sandbox.msb("export --progress always --output out.tar").run().success();
+    assert_plain(&output);
+    // Two manifests, two configs, three layers.
+    for part in ["writing 7 blobs, ", "7 of 7 blobs written"] {
+        assert!(output.stderr.contains(part), "no {part:?}\n{output}");
+    }
+    let images = std::fs::read(sandbox.work().join("images.toml")).unwrap();
+    sandbox.images("");
+    let output = sandbox.msb("prune --allow-empty --progress always").run().success();
+    for part in ["removing 3 layers", "3 of 3 layers removed"] {
+        assert!(output.stderr.contains(part), "no {part:?}\n{output}");
+    }
+    sandbox.write("images.toml", images);
     for never in ["--progress never", "--progress auto", "-q --progress always"] {
         std::fs::remove_dir_all(sandbox.home()).unwrap();
         let output = sandbox.msb(&format!("apply {never}")).run().success();
