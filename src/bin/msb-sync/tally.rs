@@ -54,10 +54,12 @@ struct Layer {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LayerState {
-    /// Nobody has begun with the layer, or nobody works on it any more.
+    /// Nobody has begun with the layer.
     Waiting,
     /// The layer is being fetched, or extracted.
     Active,
+    /// The layer is whole and extracted, and merely waits for its name.
+    Arrived,
     /// The layer has its name.
     Done,
     /// The layer cannot be had.
@@ -107,6 +109,8 @@ pub(crate) struct Fetching {
     pub(crate) images: (usize, usize),
     /// The layers that have their names, and all of them.
     pub(crate) layers: (usize, usize),
+    /// The layers that have their names, or merely wait for them.
+    pub(crate) arrived: usize,
     /// The bytes that are here, and all of them.
     pub(crate) bytes: (u64, u64),
     /// The bytes that are still to come.
@@ -124,7 +128,7 @@ pub(crate) struct Fetching {
 pub(crate) struct InWork<'t> {
     /// The image.
     pub(crate) reference: &'t ImageRef,
-    /// The layers of it that are done, and all that it waits for.
+    /// The layers of it that have arrived, and all that it waits for.
     pub(crate) layers: (usize, usize),
     /// The bytes of these that are here, and all of them.
     pub(crate) bytes: (u64, u64),
@@ -158,7 +162,7 @@ impl Tally {
             }
             Event::LayerArrived { digest, extracted } => {
                 self.totals.extracted += extracted;
-                self.end_layer(digest, LayerState::Waiting);
+                self.end_layer(digest, LayerState::Arrived);
             }
             Event::LayerFinished { digest, ok } => {
                 self.totals.layers += usize::from(*ok);
@@ -255,6 +259,7 @@ impl Tally {
                 self.layers.iter().filter(|layer| layer.state == LayerState::Done).count(),
                 self.layers.len(),
             ),
+            arrived: self.layers.iter().filter(|layer| layer.has_arrived()).count(),
             bytes: (
                 sum(&mut self.layers.iter().map(|layer| layer.here.min(layer.size))),
                 sum(&mut self.layers.iter().map(|layer| layer.size)),
@@ -284,7 +289,7 @@ impl Tally {
         let active = self.active.iter().map(|layer| &self.layers[*layer]);
         InWork {
             reference: &image.reference,
-            layers: (layers().filter(|layer| layer.state == LayerState::Done).count(), image.layers.len()),
+            layers: (layers().filter(|layer| layer.has_arrived()).count(), image.layers.len()),
             bytes: layers().fold((0, 0), |(here, size): (u64, u64), layer| {
                 (here.saturating_add(layer.here), size.saturating_add(layer.size))
             }),
@@ -345,6 +350,12 @@ impl Tally {
         all.extend(self.lookups.answered.iter().filter(is_image).map(|reference| (reference, stopped())));
         all.extend(self.ended.iter().map(|(reference, end)| (reference, end.clone())));
         all.into_iter().map(|(reference, (action, error))| (reference.clone(), action, error)).collect()
+    }
+}
+
+impl Layer {
+    fn has_arrived(&self) -> bool {
+        matches!(self.state, LayerState::Arrived | LayerState::Done)
     }
 }
 
@@ -434,9 +445,10 @@ mod tests {
         assert!(!tally.in_work()[0].is_extracted && tally.in_work()[1].is_extracted);
         tally.note(&Event::LayerArrived { digest: digest(1), extracted: 500 }, Instant::now());
         assert_eq!(names(&tally), ["docker.io/library/b:1"]);
-        assert_eq!(tally.in_work()[0].layers, (0, 2));
-        tally.note(&Event::LayerFinished { digest: digest(1), ok: true }, Instant::now());
         assert_eq!(tally.in_work()[0].layers, (1, 2), "the shared layer counts for both");
+        let fetching = tally.fetching(Instant::now()).unwrap();
+        assert_eq!((fetching.layers, fetching.arrived), ((0, 3), 1));
+        tally.note(&Event::LayerFinished { digest: digest(1), ok: true }, Instant::now());
         assert_eq!(tally.fetching(Instant::now()).unwrap().layers, (1, 3));
         assert_eq!((tally.totals.layers, tally.totals.extracted), (1, 500));
     }

@@ -81,12 +81,12 @@ pub(super) fn rows(tally: &Tally, now: Instant, room: Room) -> Vec<String> {
 
 /// The rows of all that is fetched.
 fn total(fetching: &Fetching, columns: usize) -> Vec<String> {
-    let Fetching { images: (images_done, images), layers: (layers_done, layers), bytes, .. } = *fetching;
+    let Fetching { images: (images_done, images), layers: (named, layers), arrived, bytes, .. } = *fetching;
     let counted_images = Part::new(of(images_done, images, "image"), of(images, images, "image").width());
-    let counted_layers = Part::new(of(layers_done, layers, "layer"), of(layers, layers, "layer").width());
+    let counted_layers = Part::new(of(arrived, layers, "layer"), of(layers, layers, "layer").width());
     let time = match (fetching.to_come, fetching.is_active) {
         (0, true) => "extracting".to_owned(),
-        (0, false) if layers_done < layers => "writing to disk".to_owned(),
+        (0, false) if named < layers => "writing to disk".to_owned(),
         (0, false) => String::new(),
         (to_come, _) => time_left(to_come, fetching.rate),
     };
@@ -95,7 +95,7 @@ fn total(fetching: &Fetching, columns: usize) -> Vec<String> {
     if images > 1 {
         parts.insert(0, counted_images);
     }
-    lay(parts, (bytes, fetching.rate, time), share((layers_done, layers), bytes), columns)
+    lay(parts, (bytes, fetching.rate, time), share((arrived, layers), bytes), columns)
 }
 
 /// The rows of a task.
