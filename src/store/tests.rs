@@ -87,12 +87,12 @@ fn removed_layers_are_gone_with_their_inventories() {
     let layer = staged(&store, &first, "x");
     commit(&store, layer);
     let open = File::open(layer_path(store.layers(), &first).join("file")).unwrap();
-    let removed = remove(&store, &[&first, &second]).unwrap();
+    let removed = remove(&store, &[&first, &second], &|_| {}).unwrap();
     assert!(removed.removed.is_empty());
     assert_eq!(removed.kept.keys().collect::<Vec<_>>(), [&first]);
     assert_eq!(store.places.state(&first).unwrap(), LayerState::Complete);
     drop(open);
-    let removed = remove(&store, &[&first, &second]).unwrap();
+    let removed = remove(&store, &[&first, &second], &|_| {}).unwrap();
     assert_eq!(removed.removed, [first.clone()].into());
     assert!(removed.kept.is_empty() && removed.left.is_empty());
     assert_eq!(store.places.state(&first).unwrap(), LayerState::Missing);
