@@ -175,12 +175,15 @@ impl EngineLoads {
         Task::Load(self.engine.settings().name.as_str())
     }
 
-    /// The event with which the task begins: so many images, and each of their blobs once.
+    /// The event with which the task begins: so many images, and each of their blobs once, as far as
+    /// they pass here.
     fn task(&self, plan: &Plan) -> Event {
         let images = self.images.keys();
         let blobs: BTreeMap<BlobDigest, u64> =
             images.flat_map(|position| blobs_of(&plan.images[*position])).collect();
-        let bytes = blobs.into_values().fold(0, u64::saturating_add);
+        let sum = blobs.into_values().fold(0, u64::saturating_add);
+        // An engine that follows links reads blobs where they lie: no byte passes here.
+        let bytes = if self.engine.follows_links() { 0 } else { sum };
         Event::Begun { task: self.load(), things: self.images.len(), bytes }
     }
 }
