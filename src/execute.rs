@@ -95,6 +95,11 @@ impl Executor<'_> {
     pub(crate) fn execute(&mut self, plan: &Plan) -> Result<Outcome, Error> {
         self.catalog.prove(&plan.proofs())?;
         let too_large = space::too_large(plan, self.store)?;
+        if too_large.is_empty()
+            && let Some(doubt) = space::doubt(plan, self.store)?
+        {
+            self.reporter.report(Event::Warning(doubt));
+        }
         let workers =
             Workers::new(self.jobs, self.downloads_at_once(plan), self.cancel).map_err(|source| {
                 let path = self.store.layers().to_owned();

@@ -5,6 +5,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -178,6 +179,8 @@ pub enum Event {
         registry: String,
         /// The HTTP status; `None` where no answer came.
         status: Option<u16>,
+        /// The request and its answer, where the session asks for [`RequestDetail::Exchanges`].
+        exchange: Option<Box<Exchange>>,
     },
     /// An image is done.
     Image {
@@ -200,6 +203,36 @@ pub enum Event {
         /// The failure, if the image is not done.
         error: Option<Arc<Error>>,
     },
+}
+
+/// The extent of what events tell of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RequestDetail {
+    /// The registry and the status.
+    #[default]
+    Statuses,
+    /// The request, too, and where its credentials came from.
+    Exchanges,
+    /// The headers of both sides, too.
+    Headers,
+}
+
+/// A request to a server and the head of its answer, without secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// The method, `GET`.
+    pub method: String,
+    /// The URL without user and query.
+    pub url: String,
+    /// The time until the head of the answer was here.
+    pub elapsed: Duration,
+    /// The place where the credentials came from, in words; the words for none, where none were
+    /// sent.
+    pub credentials: String,
+    /// The headers that were sent, if they are told. A value that is or may be secret is `…`.
+    pub sent: Vec<(String, String)>,
+    /// The headers of the answer, likewise.
+    pub received: Vec<(String, String)>,
 }
 
 /// The state of an image's signatures, as people and scripts are told.

@@ -52,7 +52,7 @@ use crate::cancel::Cancel;
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
-use crate::progress::Reporter;
+use crate::progress::{Reporter, RequestDetail};
 use crate::state::{
     Candidate, DocumentDescriptor, DocumentRole, LayerDescriptor, Limits, Platform, RegistrySettings,
     SignaturePlace,
@@ -77,6 +77,8 @@ pub(crate) struct Options {
     pub cancel: Cancel,
     /// The listener for retries, mirrors and warnings.
     pub reporter: Arc<dyn Reporter>,
+    /// The extent of what it hears of requests.
+    pub requests: RequestDetail,
     /// The addresses that asked earlier runs to be left alone.
     pub rests: Rests,
     /// A bundle that stands for all registries.
@@ -131,10 +133,11 @@ impl Registries {
             stored_logins,
             cancel,
             reporter,
+            requests,
             rests,
             bundle,
         } = options;
-        let network = Network::new(environment, max_connections, cancel, reporter);
+        let network = Network::new(environment, max_connections, cancel, reporter).telling(requests);
         let lookup_patience = network.environment.lookup_patience().unwrap_or_else(|warning| {
             network.warn(warning);
             LOOKUP_PATIENCE

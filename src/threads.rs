@@ -59,8 +59,27 @@ pub fn work_in_parallel(name: &str, threads: usize, work: impl Fn() + Sync) {
     });
 }
 
+/// True if `error` is the system's refusal of a thread.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Refused>())
+}
+
+/// The refusal of a thread.
+#[derive(Debug, thiserror::Error)]
+#[error("the system refuses a thread ({name}): {reason}")]
+struct Refused {
+    name: String,
+    reason: String,
+}
+
 fn refused(name: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("the system refuses a thread ({name}): {error}"))
+    io::Error::new(error.kind(), Refused { name: name.to_owned(), reason: error.to_string() })
+}
+
+/// A refusal as the system's is, for tests of other rooms.
+#[cfg(test)]
+pub(crate) fn refusal_for_tests() -> io::Error {
+    refused("resolve", &io::Error::from(io::ErrorKind::WouldBlock))
 }
 
 #[cfg(test)]
@@ -101,5 +120,6 @@ mod tests {
         let error = refused("inflate", &io::Error::from(io::ErrorKind::WouldBlock));
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         assert!(error.to_string().starts_with("the system refuses a thread (inflate): "), "{error}");
+        assert!(is_refusal(&error) && !is_refusal(&io::Error::from(io::ErrorKind::WouldBlock)));
     }
 }

@@ -49,6 +49,8 @@ pub enum InputError {
         path: PathBuf,
         /// The system's words.
         source: io::Error,
+        /// The file beside it that was probably meant.
+        nearest: Option<PathBuf>,
     },
     /// The system cannot say what a relative path is relative to.
     #[error("cannot tell the absolute path of {}: {source}", path.display())]
@@ -203,6 +205,9 @@ impl InputError {
     /// See [`Error::hint`](super::Error::hint).
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Unreadable { nearest: Some(near), .. } => {
+                return Some(format!("did you mean {}?", near.display()));
+            }
             Self::Unreadable { file: InputFile::Images, source, .. } => return images_file_hint(source),
             Self::Unreadable { .. } | Self::NoAbsolutePath { .. } => return None,
             Self::EditedStdin => "name a file: --file images.toml",

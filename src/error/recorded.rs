@@ -56,6 +56,8 @@ pub enum RecordedError {
     NotHere {
         /// The image.
         reference: ImageRef,
+        /// The recorded images of the same repository.
+        others: Vec<ImageRef>,
     },
     /// An images file that the user names owns no recorded image.
     #[error("{owner} has brought nothing that is recorded on this machine")]
@@ -95,6 +97,9 @@ pub enum RecordedError {
     },
 }
 
+/// The recorded images of a repository that a hint names.
+const MAX_OTHERS: usize = 8;
+
 fn list(references: &[ImageRef]) -> String {
     list_of(references, ", ")
 }
@@ -123,6 +128,11 @@ impl RecordedError {
             Self::Unknown { nearest, .. } => {
                 let near: Vec<&str> = nearest.iter().map(String::as_str).collect();
                 return Some(format!("did you mean {}?", near.join(", ")));
+            }
+            Self::NotHere { others, .. } if !others.is_empty() => {
+                let (shown, more) = others.split_at(others.len().min(MAX_OTHERS));
+                let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+                return Some(format!("recorded of its repository: {}{more}", list(shown)));
             }
             Self::NotHere { .. } => "show what is: msb-sync list; or fetch it: msb-sync pull",
             Self::UnknownOwner { nearest, .. } if nearest.is_empty() => {

@@ -10,13 +10,19 @@ use std::time::{Duration, SystemTime};
 use crate::digest::ContentMismatch;
 
 /// The identity that the registry knows of the one who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Login {
     /// Nothing, and there is nothing that could be sent.
-    None,
+    None {
+        /// The places where a stored login was looked for, in words.
+        looked_at: Box<[String]>,
+    },
     /// Credentials were sent.
-    Sent,
+    Sent {
+        /// The place where they came from, in words.
+        place: Box<str>,
+    },
     /// There are credentials, but the registry never asked for any.
     NotAsked,
     /// A stored login is not sent over plain http.
@@ -46,6 +52,10 @@ pub enum Trouble {
     Broken,
     /// The proxy did not let the request through.
     Proxy,
+    /// The registry answered, and sent to a server for tokens that was not reached.
+    TokenServer,
+    /// This process may not open more connections, or start more threads.
+    Limit,
 }
 
 /// The cure for a TLS failure, where one is known.
@@ -292,7 +302,7 @@ impl RegistryError {
     /// See [`Error::hint`](super::Error::hint).
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Refused { status, registry, login, .. } => refused_hint(*status, registry, *login),
+            Self::Refused { status, registry, login, .. } => refused_hint(*status, registry, login),
             Self::Unreachable { trouble: Trouble::HostNotFound, .. } => {
                 Some("check the registry's name, the network and the name server".to_owned())
             }
@@ -302,6 +312,15 @@ impl RegistryError {
             Self::Unreachable { trouble: Trouble::Proxy, .. } => {
                 Some("check HTTPS_PROXY, HTTP_PROXY and NO_PROXY".to_owned())
             }
+            Self::Unreachable { trouble: Trouble::TokenServer, .. } => Some(
+                "the registry itself answers; check that this machine may reach its token server, or run again later"
+                    .to_owned(),
+            ),
+            Self::Unreachable { trouble: Trouble::Limit, .. } => Some(
+                "raise the limits of this process (ulimit -n for files, ulimit -u or TasksMax= for threads), or lower \
+                 `downloads` under [settings]"
+                    .to_owned(),
+            ),
             Self::Tls { cure, .. } => Some(cure.hint().to_owned()),
             Self::Stalled { .. } => {
                 Some("check the network; MSB_SYNC_STALL_TIMEOUT=SECONDS changes how long to wait".to_owned())
@@ -329,7 +348,7 @@ impl RegistryError {
 
 /// Tells what may help against a refusal with `status` by `registry`, which knows `login` of who
 /// asks.
-fn refused_hint(status: u16, registry: &RegistryName, login: Login) -> Option<String> {
+fn refused_hint(status: u16, registry: &RegistryName, login: &Login) -> Option<String> {
     let log_in = |registry: &RegistryName| {
         let RegistryName { name, login } = registry;
         let host = if login == "docker.io" { String::new() } else { format!(" {login}") };
@@ -337,11 +356,16 @@ fn refused_hint(status: u16, registry: &RegistryName, login: Login) -> Option<St
     };
     match status {
         401 | 403 => Some(match login {
-            Login::None => {
-                format!("check the name; if the image is private, log in: {}", log_in(registry))
+            Login::None { looked_at } => {
+                let sources = match &**looked_at {
+                    [] => String::new(),
+                    places => format!("; no login for {} is in {}", registry.login, places.join(", ")),
+                };
+                format!("check the name; if the image is private, log in: {}{sources}", log_in(registry))
             }
-            Login::Sent => format!(
-                "the credentials were refused, or do not reach this image; check the name, then log in anew: {}",
+            Login::Sent { place } => format!(
+                "the credentials from {place} were refused, or do not reach this image; check the name, then log in \
+                 anew: {}",
                 log_in(registry)
             ),
             Login::NotAsked => {
@@ -356,7 +380,7 @@ fn refused_hint(status: u16, registry: &RegistryName, login: Login) -> Option<St
             ),
         }),
         404 => Some("check the name and the tag".to_owned()),
-        429 if login == Login::None => {
+        429 if matches!(login, Login::None { .. }) => {
             Some(format!("the registry limits how often it is asked; wait, or log in: {}", log_in(registry)))
         }
         429 => Some("the registry limits how often it is asked; run again later".to_owned()),

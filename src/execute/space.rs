@@ -1,7 +1,9 @@
 //! Free space, compared with a plan before anything is fetched.
 //!
-//! A layer is hardly ever smaller than its blob: less space than that cannot be enough. Downloads
-//! are gone one by one, so each counts for itself.
+//! A layer is hardly ever smaller than its blob: less space than that cannot be enough, and is
+//! refused. Unpacked, a compressed one is as a rule about three times as large: less space than
+//! that may not be enough, and is worth a warning. Downloads are gone one by one, so each counts
+//! for itself.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,8 +11,39 @@ use std::sync::Arc;
 
 use crate::error::{Error, StoreError};
 use crate::image_ref::ImageRef;
-use crate::plan::Plan;
+use crate::plan::{Fetch, Plan};
 use crate::store::Store;
+
+/// A compressed layer is about so many times as large when it is unpacked.
+const UNPACKED: u64 = 3;
+
+/// Warns where the layers to fetch may not have enough space once they are unpacked.
+pub(super) fn doubt(plan: &Plan, store: &Store) -> Result<Option<String>, StoreError> {
+    if plan.download_bytes() == 0 {
+        return Ok(None);
+    }
+    let needed = plan.fetches.iter().map(unpacked).fold(0, u64::saturating_add);
+    let free = store.free_space()?.layers;
+    let path = store.layers().display();
+    Ok((needed > free).then(|| {
+        format!(
+            "the layers to fetch may take about {} MiB unpacked, and {} MiB are free in {path}",
+            needed >> 20,
+            free >> 20
+        )
+    }))
+}
+
+/// The size, in bytes, that a layer has on disk, as far as it can be told before.
+fn unpacked(fetch: &Fetch) -> u64 {
+    let kinds = fetch.claims.iter().map(|claim| claim.layer.media_type.as_str());
+    let is_compressed = |kind: &str| kind.ends_with("gzip") || kind.ends_with("zstd");
+    if kinds.map(is_compressed).all(|compressed| compressed) {
+        fetch.size().saturating_mul(UNPACKED)
+    } else {
+        fetch.size()
+    }
+}
 
 /// The fetches of a plan, by position, for which there cannot be enough space, each with its error.
 pub(super) type TooLarge = Vec<(usize, Arc<Error>)>;

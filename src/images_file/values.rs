@@ -139,8 +139,8 @@ pub(super) fn header_value(value: &str) -> Result<(), Fault> {
 
 /// Reads a platform.
 pub(super) fn platform(text: &str) -> Result<Platform, Fault> {
-    Platform::parse(text).map_err(|reason| Fault {
-        message: format!("is not a platform: {}", quoted(text)),
+    Platform::parse_wanted(text).map_err(|reason| Fault {
+        message: format!("is no platform to ask for: {}", quoted(text)),
         hint: Some(reason.to_owned()),
     })
 }

@@ -28,7 +28,7 @@ use crate::cancel::Cancel;
 use crate::digest::{Algorithm, BlobDigest, DiffId};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Reporter, RequestDetail};
 use crate::state::{LayerDescriptor, Limits, Platform, RegistrySettings, ResolvedImage};
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -93,6 +93,7 @@ impl Setup {
     fn build(&self) -> Registries {
         let variables = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         Registries::new(Options {
+            requests: RequestDetail::Headers,
             registries: self.registries.clone(),
             hosts_dir: self.hosts_dir.clone(),
             limits: self.limits,

@@ -3,13 +3,14 @@
 //! Reads bottom up: words and secrets (`words`, `secret`, `veil`), the time that servers get
 //! (`clock`), the way to them (`environment`, `names`, `proxy`, `handshake`, `tls`, `connections`),
 //! what goes wrong there (`failure`), the network as a run uses it (`network`, `retry`), and one
-//! exchange on it (`answer`, `http`, `refusal`). Nothing here knows of authentication, mirrors or
-//! images.
+//! exchange on it (`answer`, `http`, `exchange`, `refusal`). Nothing here knows of authentication,
+//! mirrors or images.
 
 mod answer;
 mod clock;
 mod connections;
 mod environment;
+mod exchange;
 mod failure;
 mod handshake;
 mod http;

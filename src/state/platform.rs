@@ -61,6 +61,20 @@ impl Platform {
         }
     }
 
+    /// Parses a platform that a user asks for: one whose images can be used here.
+    ///
+    /// # Errors
+    /// The text is not one that [`Platform::parse`] reads, or names Windows, whose layers are no file
+    /// trees of Linux.
+    pub fn parse_wanted(text: &str) -> Result<Self, &'static str> {
+        match Self::parse(text)? {
+            Self { os, .. } if os == "windows" => Err(
+                "images for Windows cannot be used: their layers are not what Linux, and so a microVM, can read",
+            ),
+            platform => Ok(platform),
+        }
+    }
+
     /// The platform of this machine: `linux/` and its architecture.
     pub fn of_this_machine() -> Self {
         Self::new("linux", std::env::consts::ARCH, None)
@@ -104,5 +118,8 @@ mod tests {
         for bad in ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/a b"] {
             assert!(Platform::parse(bad).is_err(), "{bad}");
         }
+        assert!(Platform::parse("windows/amd64").is_ok(), "a registry may list it");
+        assert!(Platform::parse_wanted("Windows/amd64").unwrap_err().contains("Windows"));
+        assert_eq!(Platform::parse_wanted("linux/amd64"), Platform::parse("linux/amd64"));
     }
 }

@@ -84,5 +84,5 @@ fn read_stdin() -> io::Result<String> {
 }
 
 fn unreadable(path: &Path, source: io::Error) -> VerbError {
-    InputError::Unreadable { file: InputFile::Lockfile, path: path.to_owned(), source }.into()
+    InputError::Unreadable { file: InputFile::Lockfile, path: path.to_owned(), source, nearest: None }.into()
 }

@@ -96,7 +96,8 @@ pub fn add(session: &Session, request: &AddRequest) -> Result<FileEdit, VerbErro
 /// Reads the images of another file, and returns its name with them.
 fn read_source(session: &Session, from: &ImagesSource) -> Result<(String, Found), VerbError> {
     let unreadable = |path: &Path, source| -> VerbError {
-        InputError::Unreadable { file: InputFile::Source, path: path.to_owned(), source }.into()
+        InputError::Unreadable { file: InputFile::Source, path: path.to_owned(), source, nearest: None }
+            .into()
     };
     let most = MAX_SOURCE as u64;
     let (name, text) = match from {

@@ -230,8 +230,12 @@ fn not_listed(reference: &ImageRef, nearest: Option<String>, loaded: &Loaded) ->
 
 /// Reads the digests of all layers that a lockfile names.
 fn layers_of_lockfile(path: &Path) -> Result<BTreeSet<BlobDigest>, VerbError> {
-    let unreadable =
-        |source| InputError::Unreadable { file: InputFile::Lockfile, path: path.to_owned(), source };
+    let unreadable = |source| InputError::Unreadable {
+        file: InputFile::Lockfile,
+        path: path.to_owned(),
+        source,
+        nearest: None,
+    };
     let text = sys::read_regular_text(path, MAX_TEXT as u64).map_err(unreadable)?;
     let lockfile = Lockfile::parse(&text, &path.display().to_string()).map_err(VerbError::Lockfile)?;
     Ok(lockfile.layers().cloned().collect())

@@ -7,7 +7,7 @@ use super::verb_error::VerbError;
 use crate::cancel::Cancel;
 use crate::error::InputError;
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef};
-use crate::progress::{Event, Reporter, Silent};
+use crate::progress::{Event, Reporter, RequestDetail, Silent};
 use crate::registry::{Environment, Rests};
 use crate::state::RecordedImage;
 use crate::store::{self, Left};
@@ -35,6 +35,8 @@ pub struct Session {
     pub verb: String,
     /// The listener.
     pub reporter: Arc<dyn Reporter>,
+    /// The extent of what it hears of requests.
+    pub requests: RequestDetail,
     /// The switch that ends the run early.
     pub cancel: Cancel,
     /// The registries that asked to be left alone for a time that no run waits.
@@ -55,6 +57,7 @@ impl Session {
             untrusted: false,
             verb: "library".to_owned(),
             reporter: Arc::new(Silent),
+            requests: RequestDetail::default(),
             cancel: Cancel::new(),
             rests: Rests::default(),
         }

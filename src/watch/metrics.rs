@@ -359,7 +359,7 @@ impl Metrics {
 
     fn note(&self, event: &Event) {
         match event {
-            Event::Request { registry, status } => {
+            Event::Request { registry, status, .. } => {
                 let status = match status {
                     None => "none",
                     Some(200..=299) => "2xx",
@@ -438,7 +438,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let reporter = metrics.listen(Arc::new(Silent));
         for status in [Some(200), Some(206), Some(404), Some(503), None] {
-            reporter.report(Event::Request { registry: "r.io".to_owned(), status });
+            reporter.report(Event::Request { registry: "r.io".to_owned(), status, exchange: None });
         }
         let text = metrics.text();
         for line in [

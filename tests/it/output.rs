@@ -123,7 +123,8 @@ fn off_a_terminal_there_are_plain_lines() {
         ("apply --dry-run", &["team/app:1", "add"]),
         ("apply -v", &[]),
         ("apply", &[]),
-        ("plan", &["team/app:1", "keep"]),
+        ("plan", &["= 2 images", "keep"]),
+        ("plan -v", &["team/app:1", "team/app:2", "keep"]),
         ("list", &["team/app:1", "team/app:2"]),
         (&format!("inspect {reference}"), &["team/app:1", &layer("two").digest()]),
         ("verify", &[]),
@@ -598,7 +599,7 @@ fn what_init_schema_completions_and_man_print_is_of_use() {
 }
 
 #[test]
-fn a_plan_tells_why_an_image_is_blocked_once() {
+fn a_plan_tells_why_an_image_is_blocked_wherever_it_is_read() {
     let sandbox = Sandbox::new();
     let registry = FakeRegistry::start(BlobSet::default());
     registry.on(|_| Some(Fault::status(405)));
@@ -607,11 +608,68 @@ fn a_plan_tells_why_an_image_is_blocked_once() {
     let told = |output: &Output| {
         [&output.stdout, &output.stderr].map(|text| text.matches("scripted failure").count())
     };
-    assert_eq!(told(&plan), [1, 0], "{plan}");
+    assert_eq!(told(&plan), [1, 1], "{plan}");
+    let both = format!("{} plan 2>&1", env!("CARGO_BIN_EXE_msb-sync"));
+    let together = sandbox.program("sh", &["-c", &both]).run();
+    assert_eq!(told(&together), [1, 0], "{together}");
     let quiet = sandbox.msb("plan -q").run().code(1);
     assert_eq!(told(&quiet), [0, 1], "{quiet}");
 
     // What has a next step is told with it.
     sandbox.images(&(wanted(&registry.name(), &["team/app:1"]) + "password-env = \"NOT_SET\"\n"));
     sandbox.msb("plan").run().code(1).says("NOT_SET is not set").says("hint: set the variable");
+}
+
+#[test]
+fn what_one_registry_keeps_from_many_images_is_one_entry() {
+    let sandbox = Sandbox::new();
+    let registry = two_images(&sandbox);
+    let dead: Vec<String> = (0..30).map(|at| format!("dead/d{at}:1")).collect();
+    let dead: Vec<&str> = dead.iter().map(String::as_str).collect();
+    let long = format!("{}/end:1", ["very-long-name"; 12].join("/"));
+    let alive = ["team/app:1", "team/app:2", &long];
+    sandbox.images(&(wanted(&registry.name(), &alive) + &wanted("127.0.0.1:1", &dead)));
+
+    let plan = sandbox.msb("plan").run().code(1);
+    let (stdout, stderr) = (plan.stdout.lines(), plan.stderr.lines());
+    assert!(stdout.clone().count() < 12 && stderr.clone().count() < 10, "{plan}");
+    assert_eq!(plan.stderr.matches("check that the registry runs").count(), 1, "{plan}");
+    assert!(plan.stdout.contains("x 30 images of 127.0.0.1:1  blocked  connection refused"), "{plan}");
+    // The long name breaks no other row.
+    assert!(stdout.clone().any(|line| line.contains("team/app:1") && line.len() < 80), "{plan}");
+    // On a terminal, nothing is wider than that.
+    let script = "import os, pty, sys\n\
+        def read(fd):\n \
+        data = os.read(fd, 65536)\n \
+        return data\n\
+        os.environ['TERM'] = 'xterm'\n\
+        status = pty.spawn(['sh', '-c', 'stty cols 60; exec \"$@\"', 'sh'] + sys.argv[1:], read)\n\
+        sys.exit(os.waitstatus_to_exitcode(status))\n";
+    let terminal = |arguments: &[&str]| {
+        let program = ["-c", script, env!("CARGO_BIN_EXE_msb-sync"), "--color", "never"];
+        sandbox.program("python3", &[&program, arguments].concat()).run().stdout
+    };
+    for (arguments, parts) in
+        [(&["plan", "-v"][..], ["dead/d29:1", "to add"]), (&["plan"][..], ["30 images of", "31 blocked"])]
+    {
+        let shown = terminal(arguments);
+        let rows = shown.lines().filter(|line| !line.starts_with("error: ") && !line.starts_with("hint: "));
+        for row in rows {
+            assert!(row.chars().count() <= 60, "{row:?} in {shown}");
+        }
+        for part in parts {
+            assert!(shown.contains(part), "no {part:?} in {shown}");
+        }
+    }
+
+    let applied = sandbox.msb("apply").run().code(1);
+    assert_eq!(applied.stderr.matches("check that the registry runs").count(), 1, "{applied}");
+    assert!(applied.stderr.contains("error: 30 images of 127.0.0.1:1: connection refused"), "{applied}");
+    assert!(applied.stdout.contains("Partly done: 2 added, 31 failed"), "{applied}");
+    // A log has no use for what to look at next.
+    assert!(!applied.stdout.contains("Look at them"), "{applied}");
+    let list = terminal(&["list"]);
+    assert!(list.lines().all(|row| row.chars().count() <= 60) && list.contains("team/app:2"), "{list}");
+    let names = sandbox.msb("-q list").run().success().stdout;
+    assert_eq!(names, format!("{0}/team/app:1\n{0}/team/app:2\n", registry.name()));
 }

@@ -9,6 +9,8 @@ use clap_complete::Shell;
 use msb_sync::state::Platform;
 use msb_sync::watch::{Address, parse_address};
 
+/// The version, and in release builds the commit and its day.
+pub(crate) const VERSION: &str = env!("MSB_SYNC_VERSION");
 /// The images file of commands that are given none.
 pub(crate) const DEFAULT_FILE: &str = "images.toml";
 
@@ -16,7 +18,7 @@ pub(crate) const DEFAULT_FILE: &str = "images.toml";
 #[derive(Debug, Parser)]
 #[command(
     name = "msb-sync",
-    version,
+    version = VERSION,
     max_term_width = 100,
     subcommand_required = true,
     arg_required_else_help = true
@@ -57,10 +59,10 @@ pub(crate) struct Global {
     /// Print JSON: one document, or one event a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Print errors only
+    /// Print errors only; `list` prints the names of images, one a line
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Say more (repeat for even more)
+    /// Say more: each request, and all that is kept (-vv: the headers of requests, too)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Colour the output (the variable `NO_COLOR` is respected)
@@ -355,7 +357,7 @@ pub(crate) struct Pull {
     #[arg(required = true, value_name = "REF")]
     pub(crate) references: Vec<String>,
     /// For this platform, as in linux/arm64 [default: that of this machine, or of FILE]
-    #[arg(long, value_name = "PLATFORM", value_parser = Platform::parse)]
+    #[arg(long, value_name = "PLATFORM", value_parser = Platform::parse_wanted)]
     pub(crate) platform: Option<Platform>,
     /// Take settings and registries from this images file, and groups, given as @NAME (`-` is
     /// standard input)
@@ -389,7 +391,7 @@ pub(crate) struct Export {
     #[arg(long)]
     pub(crate) docker: bool,
     /// For this platform, as in linux/arm64 [default: that of FILE]
-    #[arg(long, value_name = "PLATFORM", value_parser = Platform::parse)]
+    #[arg(long, value_name = "PLATFORM", value_parser = Platform::parse_wanted)]
     pub(crate) platform: Option<Platform>,
     /// Ask no registry: what is recorded and kept here has to do
     #[arg(long)]

@@ -23,6 +23,7 @@ use std::path::Path;
 
 use msb_sync::cancel::Cancel;
 use msb_sync::image_ref::ImageRef;
+use msb_sync::progress::RequestDetail;
 use msb_sync::sync::{ImagesSource, Request, Session, VerbError};
 
 use crate::args::{Cli, Command, Described, Lock, Plan, Target};
@@ -93,6 +94,11 @@ fn session(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Session, VerbEr
         untrusted: cli.command.is_untrusted(),
         verb: verb.to_owned(),
         reporter: output.reporter(verb),
+        requests: match cli.global.verbose {
+            0 => RequestDetail::Statuses,
+            1 => RequestDetail::Exchanges,
+            _ => RequestDetail::Headers,
+        },
         cancel,
         ..environment::session(cli.global.home.clone())?
     })

@@ -16,7 +16,7 @@ use msb_sync::sync::{Applied, VerbError};
 use msb_sync::threads::lock;
 use msb_sync::watch::{Listener, Notice};
 
-use crate::human::{self, Human};
+use crate::human::{self, Human, View};
 use crate::json::Received;
 use crate::output::Output;
 use crate::text::{duration, now, plural};
@@ -109,7 +109,7 @@ impl Live {
             return;
         }
         if !settled && applied.succeeded() || self.human.is_verbose() {
-            let summary = human::summary(applied, elapsed, None);
+            let summary = human::summary(applied, elapsed, None, View::default());
             if let Some(line) = summary.lines().next() {
                 self.human.suspend(|| streams::print(&format!("{line}\n")));
             }

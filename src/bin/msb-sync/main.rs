@@ -12,12 +12,14 @@ mod exit;
 mod human;
 mod json;
 mod live;
+mod mistyped;
 mod misuse;
 mod output;
 mod paint;
 mod signals;
 mod speed;
 mod streams;
+mod table;
 mod tally;
 mod text;
 

@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 
 use crate::args::Cli;
 use crate::exit::Exit;
-use crate::{json, streams};
+use crate::{json, mistyped, streams};
 
 /// The words of a command line, as far as they matter where it is wrong.
 struct Words {
@@ -39,6 +39,9 @@ impl Words {
 /// Prints why `arguments` are no command line of msb-sync; also what was asked for instead of a
 /// command: help, or the version.
 pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> Exit {
+    let words: Vec<&str> = arguments.iter().skip(1).filter_map(|word| word.to_str()).collect();
+    let amended = mistyped::hint(error, &words).map(|hint| mistyped::amended(error, &hint));
+    let error = amended.as_ref().unwrap_or(error);
     // A closed standard error is no reason for another exit code.
     let _ = error.print();
     if !error.use_stderr() {

@@ -12,7 +12,7 @@ use msb_sync::threads::lock;
 
 use crate::args::{Cli, Printed, When};
 use crate::exit::Exit;
-use crate::human::{self, Human, Meter};
+use crate::human::{self, Human, Meter, View};
 use crate::signals::LastWords;
 use crate::{json, streams};
 
@@ -79,7 +79,7 @@ impl Output {
         if self.json {
             self.result(&format!("{}\n", json::summary(applied, elapsed)));
         } else if !self.quiet && !(applied.outcome.stopped && applied.outcome.images.is_empty()) {
-            self.result(&human::summary(applied, elapsed, self.home.as_deref()));
+            self.result(&human::summary(applied, elapsed, self.home.as_deref(), self.view()));
         }
     }
 
@@ -96,6 +96,11 @@ impl Output {
         } else {
             Arc::clone(&self.human) as _
         }
+    }
+
+    /// The view of a result.
+    pub(crate) fn view(&self) -> View {
+        View { verbose: self.human.is_verbose(), room: streams::room() }
     }
 
     /// Prints a result.

@@ -2,13 +2,20 @@
 //! with colours or without, and with what became of the writing.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstream::{AutoStream, ColorChoice};
+use terminal_size::{Width, terminal_size_of};
 
 use crate::args::When;
+
+/// The narrowest terminal that tables are made for.
+const MIN_ROOM: usize = 30;
 
 /// The colours of standard output and of standard error.
 static COLORS: OnceLock<(ColorChoice, ColorChoice)> = OnceLock::new();
@@ -34,6 +41,33 @@ pub(crate) fn color(when: When) {
 /// Standard error shows colours.
 pub(crate) fn errors_are_colored() -> bool {
     colors().1 != ColorChoice::Never
+}
+
+/// The columns of the terminal that shows results, if one does.
+pub(crate) fn room() -> Option<usize> {
+    room_of(io::stdout().as_fd())
+}
+
+/// The columns of the terminal that shows everything but results, if one does.
+pub(crate) fn errors_room() -> Option<usize> {
+    room_of(io::stderr().as_fd())
+}
+
+fn room_of(stream: BorrowedFd<'_>) -> Option<usize> {
+    let (Width(columns), _) = terminal_size_of(stream)?;
+    // A terminal that does not know its size says 0.
+    (columns > 0).then(|| usize::from(columns).max(MIN_ROOM))
+}
+
+/// Whoever reads results reads everything else too: both are terminals, or one file.
+pub(crate) fn are_one() -> bool {
+    let file = |stream: BorrowedFd<'_>| {
+        let metadata = File::from(stream.try_clone_to_owned().ok()?).metadata().ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let (stdout, stderr) = (io::stdout(), io::stderr());
+    stdout.is_terminal() && stderr.is_terminal()
+        || file(stdout.as_fd()).is_some_and(|one| file(stderr.as_fd()) == Some(one))
 }
 
 fn colors() -> (ColorChoice, ColorChoice) {

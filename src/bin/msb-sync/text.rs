@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use msb_sync::error;
-use unicode_width::UnicodeWidthStr;
 
 /// `text` with whatever could disturb a terminal escaped; line ends stay if `lines`.
 pub(crate) fn printable(text: &str, lines: bool) -> String {
@@ -52,13 +51,25 @@ pub(crate) fn plural(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-/// `0.3 s`, `1 min 20 s`.
+/// `1 entry`, `2 entries`: for words whose plural is not one letter more.
+pub(crate) fn count(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// `0.3 s`, `15 s`, `1 min 20 s`, `5 min`, `2 h 1 min`: as exact as anybody wants to know.
 pub(crate) fn duration(duration: Duration) -> String {
-    if duration.as_secs() >= 60 {
-        format!("{} min {} s", duration.as_secs() / 60, duration.as_secs() % 60)
-    } else {
-        format!("{:.1} s", duration.as_secs_f64())
+    let (seconds, tenths) = (duration.as_secs(), (duration.as_millis() + 50) / 100);
+    if tenths < 100 && duration.subsec_nanos() > 0 {
+        return format!("{}.{} s", tenths / 10, tenths % 10);
     }
+    let parts = match seconds {
+        0..60 => return format!("{} s", (tenths + 5) / 10),
+        60..3600 => [(seconds / 60, "min"), (seconds % 60, "s")],
+        3600..86_400 => [(seconds / 3600, "h"), (seconds / 60 % 60, "min")],
+        _ => [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h")],
+    };
+    let parts = parts.iter().filter(|(count, _)| *count > 0);
+    parts.map(|(count, unit)| format!("{count} {unit}")).collect::<Vec<_>>().join(" ")
 }
 
 /// The time, as far as it can be told: clocks may be set to years that have no date.
@@ -103,49 +114,6 @@ pub(crate) fn short(digest: &str) -> String {
     format!("{algorithm}:{}…", hex.get(..12).unwrap_or(hex))
 }
 
-/// Breaks `text` at blanks into lines of `width` columns: the first one begins with `first`, all
-/// others with `next`. A word that is longer than a line has one of its own.
-pub(crate) fn wrapped(text: &str, first: &str, next: &str, width: usize) -> String {
-    let (mut out, mut line, mut empty) = (String::new(), first.to_owned(), true);
-    for word in printable(text, false).split(' ') {
-        if !empty && line.width() + 1 + word.width() > width {
-            out.push_str(line.trim_end());
-            out.push('\n');
-            next.clone_into(&mut line);
-            empty = true;
-        }
-        line.push_str(if empty { "" } else { " " });
-        line.push_str(word);
-        empty = false;
-    }
-    out.push_str(line.trim_end());
-    out.push('\n');
-    out
-}
-
-/// Sets `rows` in columns as wide as their widest cell; the last cell of a row is not padded.
-pub(crate) fn table(rows: &[Vec<String>], indent: &str) -> String {
-    // A cell is one line, whatever an image says.
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| printable(cell, false)).collect()).collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
-    let mut out = String::new();
-    for row in &rows {
-        let mut line = indent.to_owned();
-        for (column, cell) in row.iter().enumerate() {
-            line.push_str(cell);
-            if column + 1 < row.len() {
-                line.push_str(&" ".repeat(widths[column] - cell.width() + 2));
-            }
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,8 +122,23 @@ mod tests {
     fn sizes_and_times_read_well() {
         let sizes: Vec<String> = [0, 1023, 1024, 1536, 3_670_016, 1 << 40, u64::MAX].map(bytes).to_vec();
         assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "3.5 MiB", "1.0 TiB", "16383.9 PiB"]);
-        assert_eq!(duration(Duration::from_millis(1250)), "1.2 s");
-        assert_eq!(duration(Duration::from_secs(80)), "1 min 20 s");
+        for (milliseconds, expected) in [
+            (0, "0 s"),
+            (49, "0.0 s"),
+            (1_250, "1.3 s"),
+            (2_000, "2 s"),
+            (9_960, "10 s"),
+            (15_000, "15 s"),
+            (15_700, "16 s"),
+            (80_000, "1 min 20 s"),
+            (300_000, "5 min"),
+            (3_600_000, "1 h"),
+            (7_265_000, "2 h 1 min"),
+            (90_000_000, "1 d 1 h"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(milliseconds)), expected, "{milliseconds} ms");
+        }
+        assert_eq!(count(1, "entry", "entries") + &count(2, "entry", "entries"), "1 entry2 entries");
     }
 
     #[test]
@@ -182,21 +165,5 @@ mod tests {
     fn line_ends_stay_where_they_may() {
         assert_eq!(printable("a\r\nb", false), "a\\r\\nb");
         assert_eq!(printable("a\r\nb\n", true), "a\\r\nb\n");
-    }
-
-    #[test]
-    fn texts_are_wrapped_at_blanks() {
-        assert_eq!(wrapped("one two three", "- ", "  ", 9), "- one two\n  three\n");
-        assert_eq!(wrapped("https://a.long/name x", "  ", "  ", 8), "  https://a.long/name\n  x\n");
-        assert_eq!(wrapped("a\nb \u{1b}", "", "", 80), "a\\nb \\u{1b}\n");
-    }
-
-    #[test]
-    fn tables_are_aligned() {
-        let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), "é".to_owned()]];
-        assert_eq!(table(&rows, "  "), "  a     b\n  long  é\n");
-        // A wide character takes two columns, a combining one none.
-        let rows = [vec!["漢字".to_owned(), "b".to_owned()], vec!["e\u{301}".to_owned(), "c".to_owned()]];
-        assert_eq!(table(&rows, ""), "漢字  b\ne\u{301}     c\n");
     }
 }

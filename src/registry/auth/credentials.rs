@@ -7,7 +7,7 @@
 //! names it: the image may be public.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ use super::credential::{Credential, credential_in};
 use super::helper::run_helper;
 use crate::error::RegistryError;
 use crate::image_ref::DEFAULT_REGISTRY;
-use crate::registry::transport::{Environment, Network, Secret};
+use crate::registry::transport::{Environment, Network, Secret, printable};
 use crate::state::RegistrySettings;
 use crate::sys;
 use crate::threads::lock;
@@ -35,16 +35,32 @@ pub(crate) struct Credentials {
     /// True if stored logins stay where they are, because they would be sent in clear text.
     withheld: bool,
     /// From the images file.
-    own: Option<Credential>,
+    own: Option<Found>,
     elsewhere: Mutex<Option<Elsewhere>>,
 }
 
+/// A credential, and the place where it was found, in words.
+#[derive(Clone)]
+pub(crate) struct Found {
+    pub(crate) credential: Credential,
+    pub(crate) place: Arc<str>,
+}
+
+impl Found {
+    fn new(credential: Credential, place: &str) -> Self {
+        Self { credential, place: place.into() }
+    }
+}
+
 /// The credentials that were found outside the images file.
+#[derive(Default)]
 struct Elsewhere {
     /// Docker's, or what a credential helper said.
-    helped: Option<Credential>,
-    /// Files `auth.json`, whose keys may name a repository too.
-    auth_json: Vec<Value>,
+    helped: Option<Found>,
+    /// Files `auth.json`, whose keys may name a repository too, each with its path.
+    auth_json: Vec<(String, Value)>,
+    /// The places that were looked at, in words.
+    looked_at: Vec<String>,
 }
 
 impl Credentials {
@@ -87,9 +103,9 @@ impl Credentials {
             }
             network.veil.add(password);
         }
-        let own = password.map(|(password, _)| Credential::Password {
-            user: settings.username.clone().unwrap_or_default(),
-            password: Secret::new(password),
+        let own = password.map(|(password, place)| {
+            let user = settings.username.clone().unwrap_or_default();
+            Found::new(Credential::Password { user, password: Secret::new(password) }, &place)
         });
         let withheld = !endpoint.is_secure() && !endpoint.is_loopback();
         let stored_under = stored_under(registry, settings, endpoint);
@@ -106,12 +122,13 @@ impl Credentials {
         self.withheld && self.own.is_none()
     }
 
+    /// The places where a stored login was looked for so far, each with what was found there.
+    pub(crate) fn looked_at(&self) -> Vec<String> {
+        lock(&self.elsewhere).as_ref().map(|elsewhere| elsewhere.looked_at.clone()).unwrap_or_default()
+    }
+
     /// The credentials for `repository`, if there are any.
-    pub(crate) fn find(
-        &self,
-        network: &Network,
-        repository: &str,
-    ) -> Result<Option<Credential>, RegistryError> {
+    pub(crate) fn find(&self, network: &Network, repository: &str) -> Result<Option<Found>, RegistryError> {
         if let Some(own) = &self.own {
             return Ok(Some(own.clone()));
         }
@@ -127,7 +144,7 @@ impl Credentials {
             .helped
             .clone()
             .or_else(|| elsewhere.auth_json.iter().find_map(|file| self.in_auth_json(file, repository)));
-        match &found {
+        match found.as_ref().map(|found| &found.credential) {
             Some(Credential::Password { password, .. }) => network.veil.add(password.reveal()),
             Some(Credential::Identity(token) | Credential::Token(token)) => network.veil.add(token.reveal()),
             None => {}
@@ -141,23 +158,28 @@ impl Credentials {
             .path("DOCKER_CONFIG")
             .or_else(|| environment.path("HOME").map(|home| home.join(".docker")))
             .map(|folder| folder.join("config.json"));
-        let config = docker.as_deref().map_or(Value::Null, |path| load(network, path));
-        let docker = self.in_docker_config(network, &config)?;
-        if docker.is_some() {
-            return Ok(Elsewhere { helped: docker, auth_json: Vec::new() });
+        let mut found = Elsewhere::default();
+        if let Some(path) = docker {
+            let config = load(network, &path);
+            found.looked_at.push(looked_at(&path, &config));
+            found.helped = self.in_docker_config(network, &config, &path)?;
+            if found.helped.is_some() {
+                return Ok(found);
+            }
         }
-        let mut auth_json = Vec::new();
         for path in auth_json_paths(environment) {
             let file = load(network, &path);
+            found.looked_at.push(looked_at(&path, &file));
             let helper = file.get("credHelpers").and_then(|helpers| self.entry(helpers));
             if let Some(helper) = helper.and_then(Value::as_str)
                 && let Some(credential) = run_helper(network, helper, &self.stored_under)?
             {
-                return Ok(Elsewhere { helped: Some(credential), auth_json: Vec::new() });
+                found.helped = Some(Found::new(credential, &helper_of(helper, &path)));
+                return Ok(found);
             }
-            auth_json.push(file);
+            found.auth_json.push((path.display().to_string(), file));
         }
-        Ok(Elsewhere { helped: None, auth_json })
+        Ok(found)
     }
 
     /// Reads the config as Docker does: this registry's helper, else the store, else the logins in
@@ -166,7 +188,8 @@ impl Credentials {
         &self,
         network: &Network,
         config: &Value,
-    ) -> Result<Option<Credential>, RegistryError> {
+        path: &Path,
+    ) -> Result<Option<Found>, RegistryError> {
         let helper =
             config.get("credHelpers").and_then(|helpers| self.entry(helpers)).and_then(Value::as_str);
         let store = config.get("credsStore").and_then(Value::as_str);
@@ -174,9 +197,10 @@ impl Credentials {
         if let Some(helper) = helper.or(store).filter(|helper| !helper.is_empty())
             && let Some(credential) = run_helper(network, helper, key)?
         {
-            return Ok(Some(credential));
+            return Ok(Some(Found::new(credential, &helper_of(helper, path))));
         }
-        Ok(config.get("auths").and_then(|auths| self.entry(auths)).and_then(credential_in))
+        let stored = config.get("auths").and_then(|auths| self.entry(auths)).and_then(credential_in);
+        Ok(stored.map(|credential| Found::new(credential, &path.display().to_string())))
     }
 
     /// The entry of this registry in a table that is keyed by host or URL.
@@ -188,16 +212,17 @@ impl Credentials {
     }
 
     /// `auth.json` may be keyed by `registry/namespace/repository` too; the longest key wins.
-    fn in_auth_json(&self, file: &Value, repository: &str) -> Option<Credential> {
+    fn in_auth_json(&self, (path, file): &(String, Value), repository: &str) -> Option<Found> {
         let auths = file.get("auths")?;
+        let found = |credential| Found::new(credential, path);
         let mut scope = format!("{}/{repository}", self.stored_under);
         loop {
             if let Some(credential) = auths.get(&scope).and_then(credential_in) {
-                return Some(credential);
+                return Some(found(credential));
             }
             match scope.rfind('/') {
                 Some(end) => scope.truncate(end),
-                None => return self.entry(auths).and_then(credential_in),
+                None => return self.entry(auths).and_then(credential_in).map(found),
             }
         }
     }
@@ -239,6 +264,17 @@ fn auth_json_paths(environment: &Environment) -> Vec<PathBuf> {
         .or_else(|| environment.path("HOME").map(|home| home.join(".config")))
         .map(|config| config.join("containers"));
     [Some(runtime), config].into_iter().flatten().map(|folder| folder.join("auth.json")).collect()
+}
+
+/// A credential helper, and the file that names it.
+fn helper_of(helper: &str, path: &Path) -> String {
+    format!("docker-credential-{}, which {} names", printable(helper, 100), path.display())
+}
+
+/// A file that was looked at, with what it is good for.
+fn looked_at(path: &Path, content: &Value) -> String {
+    let note = if content.is_null() { " (not there)" } else { "" };
+    format!("{}{note}", path.display())
 }
 
 fn host_of(key: &str) -> &str {

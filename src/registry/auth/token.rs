@@ -22,8 +22,8 @@ use ureq::http::{HeaderMap, Method};
 
 use super::challenge::{Challenge, bearer_of, challenges_in};
 use super::credential::Credential;
-use super::credentials::Credentials;
-use crate::error::{Login, RegistryError};
+use super::credentials::{Credentials, Found};
+use crate::error::{Login, RegistryError, Trouble};
 use crate::registry::transport::{
     Answer, Client, FailedTry, Request, Secret, TRIES, basic, printable, refusal, retry,
 };
@@ -67,8 +67,8 @@ pub(crate) struct Party<'a> {
 pub(crate) struct Pass {
     pub(crate) header: Option<Secret>,
     generation: u64,
-    /// True if the user's credentials are behind the header.
-    pub(crate) authenticated: bool,
+    /// The place of the user's credentials, if they are behind the header.
+    pub(crate) place: Option<Arc<str>>,
     turn: Turn,
 }
 
@@ -85,14 +85,19 @@ enum Turn {
 impl Pass {
     /// A header that is set elsewhere, and stays as it is.
     pub(crate) fn fixed(header: Secret) -> Self {
-        Self { header: Some(header), generation: 0, authenticated: false, turn: Turn::First }
+        Self { header: Some(header), generation: 0, place: None, turn: Turn::First }
+    }
+
+    /// Tells where the credentials came from.
+    pub(crate) fn source(&self) -> &str {
+        self.place.as_deref().unwrap_or("a token for anybody")
     }
 }
 
 #[derive(Default)]
 struct Slot {
     generation: u64,
-    authenticated: bool,
+    place: Option<Arc<str>>,
     state: State,
     /// The number of requests that were given what is known now.
     given: u64,
@@ -166,12 +171,13 @@ impl Authorizer {
         if !challenges.iter().any(|challenge| challenge.scheme == "basic") || used.header.is_some() {
             return Ok(None);
         }
-        let header = match party.credential()? {
-            Some(Credential::Password { user, password }) => basic(&user, &password),
-            Some(Credential::Token(token)) => Secret::new(format!("Bearer {}", token.reveal())),
-            Some(Credential::Identity(_)) | None => return Ok(None),
+        let Some(Found { credential, place }) = party.credential()? else { return Ok(None) };
+        let header = match credential {
+            Credential::Password { user, password } => basic(&user, &password),
+            Credential::Token(token) => Secret::new(format!("Bearer {}", token.reveal())),
+            Credential::Identity(_) => return Ok(None),
         };
-        slot.set(State::Basic(header), true);
+        slot.set(State::Basic(header), Some(place));
         Ok(Some(slot.pass(Turn::Second)))
     }
 }
@@ -188,7 +194,7 @@ fn own_token(party: &Party<'_>, headers: &HeaderMap) -> Result<Option<Pass>, Fai
 }
 
 impl Party<'_> {
-    fn credential(&self) -> Result<Option<Credential>, FailedTry> {
+    fn credential(&self) -> Result<Option<Found>, FailedTry> {
         match self.credentials {
             Some(credentials) => Ok(credentials.find(&self.client.network, self.repository)?),
             None => Ok(None),
@@ -243,40 +249,57 @@ impl Slot {
             State::Basic(header) => Some(header.clone()),
             State::Bearer { token, .. } => Some(Secret::new(format!("Bearer {}", token.reveal()))),
         };
-        Pass { header, generation: self.generation, authenticated: self.authenticated, turn }
+        Pass { header, generation: self.generation, place: self.place.clone(), turn }
     }
 
-    fn set(&mut self, state: State, authenticated: bool) {
+    fn set(&mut self, state: State, place: Option<Arc<str>>) {
         self.generation += 1;
         self.given = 0;
         self.state = state;
-        self.authenticated = authenticated;
+        self.place = place;
     }
 
     /// Gets a token and keeps it.
     fn obtain(&mut self, party: &Party<'_>, bearer: Bearer) -> Result<(), FailedTry> {
-        let credential = party.credential()?;
-        if let Some(Credential::Token(token)) = credential {
-            self.set(State::Bearer { bearer, token, renew_at: None }, true);
+        let found = party.credential()?;
+        if let Some(Found { credential: Credential::Token(token), place }) = found {
+            self.set(State::Bearer { bearer, token, renew_at: None }, Some(place));
             return Ok(());
         }
-        let credential = if credential.is_some() && !party.trusts(&bearer.realm) {
+        let found = if found.is_some() && !party.trusts(&bearer.realm) {
             party.client.network.warn(format!(
                 "{}: the credentials are not sent to its token realm {}: it is another host, or not encrypted",
                 party.client.name.name, bearer.realm
             ));
             None
         } else {
-            credential
+            found
         };
-        let (token, life) = retry(&party.client.network, TRIES, || {
-            request_token(party.client, &bearer, credential.as_ref())
-        })?;
+        let (token, life) =
+            retry(&party.client.network, TRIES, || request_token(party, &bearer, found.as_ref()))
+                .map_err(of_token_server)?;
         // A tenth of its life, but no more than half a minute, is left for requests under way.
         let renew_at =
             Instant::now().checked_add(life.saturating_sub((life / 10).min(Duration::from_secs(30))));
-        self.set(State::Bearer { bearer, token, renew_at }, credential.is_some());
+        self.set(State::Bearer { bearer, token, renew_at }, found.map(|found| found.place));
         Ok(())
+    }
+}
+
+/// Says that it was not the registry that failed, but the server that gives tokens for it.
+fn of_token_server(error: RegistryError) -> RegistryError {
+    match error {
+        RegistryError::Unreachable { reason, trouble }
+            if !matches!(trouble, Trouble::Proxy | Trouble::Limit) =>
+        {
+            let reason = format!("{reason}, the registry's token server");
+            RegistryError::Unreachable { reason, trouble: Trouble::TokenServer }
+        }
+        RegistryError::Refused { reason, status: status @ 500.., host, registry, login, until } => {
+            let reason = format!("its token server: {reason}");
+            RegistryError::Refused { reason, status, host, registry, login, until }
+        }
+        other => other,
     }
 }
 
@@ -339,20 +362,32 @@ impl TokenRequest {
 
 /// Asks the token server of `bearer` for a token; tells also how long the token lives.
 fn request_token(
-    client: &Client,
+    party: &Party<'_>,
     bearer: &Bearer,
-    credential: Option<&Credential>,
+    found: Option<&Found>,
 ) -> Result<(Secret, Duration), FailedTry> {
-    let TokenRequest { url, authorization, form } = TokenRequest::new(bearer, credential);
-    let answer = client.send(&Request {
-        method: if form.is_some() { Method::POST } else { Method::GET },
-        authorization: authorization.as_ref(),
-        form: form.as_ref(),
-        ..Request::get(&url, "application/json")
-    })?;
+    let TokenRequest { url, authorization, form } =
+        TokenRequest::new(bearer, found.map(|found| &found.credential));
+    let about = || format!("{}: GET {url}", party.client.name.name);
+    let client = party.client;
+    let answer = client
+        .send(&Request {
+            method: if form.is_some() { Method::POST } else { Method::GET },
+            authorization: authorization.as_ref(),
+            form: form.as_ref(),
+            credentials: found.map_or("", |found| &*found.place),
+            ..Request::get(&url, "application/json")
+        })
+        .map_err(|failure| failure.about(about))?;
     if answer.status != 200 {
-        let login = if credential.is_some() { Login::Sent } else { Login::None };
-        return Err(refusal(client, answer, "there is no token server", login, bearer.heard));
+        let login = match found {
+            Some(found) => Login::Sent { place: (*found.place).into() },
+            None => Login::None {
+                looked_at: party.credentials.map(Credentials::looked_at).unwrap_or_default().into(),
+            },
+        };
+        let refused = refusal(client, answer, "there is no token server", login, bearer.heard);
+        return Err(refused.about(about));
     }
     let host = answer.url.host_port();
     let (token, life) = read_token(answer, &host)?;

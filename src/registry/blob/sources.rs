@@ -95,7 +95,8 @@ impl BlobAt {
     fn transfer(&self, answer: Answer, whole: bool) -> Transfer {
         let (measured, host) = (answer.content_length().is_some(), answer.url.host_port());
         let network = Arc::clone(&self.remote.client.network);
-        let body = Box::new(HttpBody { body: answer.body, url: answer.url, network });
+        let about = format!("{}/{}: GET {}", self.remote.client.name.name, self.repository, answer.url);
+        let body = Box::new(HttpBody { body: answer.body, url: answer.url, about, network });
         Transfer { body, whole, measured, host }
     }
 }
@@ -108,6 +109,8 @@ fn is_status(failed: &FailedTry, wanted: u16) -> bool {
 struct HttpBody {
     body: transport::Body,
     url: Url,
+    /// The repository and the request, for people.
+    about: String,
     network: Arc<Network>,
 }
 
@@ -124,7 +127,7 @@ impl Body for HttpBody {
                     if let RegistryError::Slow { url, limit } = failed.error {
                         failed.error = RegistryError::Stalled { url, stall: limit };
                     }
-                    return Err(failed);
+                    return Err(failed.about(|| self.about.clone()));
                 }
             }
         }

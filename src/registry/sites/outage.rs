@@ -58,7 +58,11 @@ impl Outage {
             RegistryError::Unreachable {
                 reason,
                 trouble:
-                    trouble @ (Trouble::Refused | Trouble::HostNotFound | Trouble::NoAnswer | Trouble::Proxy),
+                    trouble @ (Trouble::Refused
+                    | Trouble::HostNotFound
+                    | Trouble::NoAnswer
+                    | Trouble::Proxy
+                    | Trouble::TokenServer),
             } => {
                 let (reason, trouble) = (reason.clone(), *trouble);
                 *known = Some(Known::Unreachable { since: Instant::now(), reason, trouble });

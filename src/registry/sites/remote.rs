@@ -107,8 +107,20 @@ impl Remote {
             Some(error) => Err(error.into()),
             None => self
                 .ask_now(site, repository, ask)
-                .inspect_err(|failure| rests.note(&url, &failure.error, SystemTime::now())),
+                .inspect_err(|failure| rests.note(&url, &failure.error, SystemTime::now()))
+                .map_err(|failure| failure.about(|| self.about(repository, ask))),
         }
+    }
+
+    /// Names the image that `ask` is about, as far as that says it, and the request.
+    fn about(&self, repository: &str, ask: &Ask<'_>) -> String {
+        let name = &self.client.name.name;
+        let image = match ask.url.path().rsplit_once("/manifests/") {
+            Some((_, digest)) if digest.contains(':') => format!("@{digest}"),
+            Some((_, tag)) => format!(":{tag}"),
+            None => String::new(),
+        };
+        format!("{name}/{repository}{image}: {} {}", ask.method, ask.url)
     }
 
     fn ask_now(&self, site: &Site, repository: &str, ask: &Ask<'_>) -> Result<Answer, FailedTry> {
@@ -127,6 +139,7 @@ impl Remote {
                 method: ask.method.clone(),
                 from: ask.from,
                 authorization: pass.header.as_ref(),
+                credentials: if site.authorization.is_some() { "a hosts file" } else { pass.source() },
                 own_headers: &site.headers,
                 ..Request::get(&ask.url, ask.accept)
             };
@@ -163,16 +176,16 @@ impl Remote {
 
     /// Tells whom a registry that refuses knows in us.
     fn login(&self, site: &Site, repository: &str, pass: &Pass) -> Result<Login, RegistryError> {
-        Ok(if pass.authenticated {
-            Login::Sent
+        Ok(if let Some(place) = &pass.place {
+            Login::Sent { place: (**place).into() }
         } else if !site.has_credentials() {
-            Login::None
+            Login::None { looked_at: Box::default() }
         } else if self.credentials.find(self.network(), repository)?.is_some() {
             Login::NotAsked
         } else if self.credentials.are_withheld() {
             Login::Withheld
         } else {
-            Login::None
+            Login::None { looked_at: self.credentials.looked_at().into() }
         })
     }
 

@@ -44,7 +44,7 @@ impl Rests {
             status: rest.status,
             host: rest.host.clone(),
             registry: rest.registry.clone(),
-            login: rest.login,
+            login: rest.login.clone(),
             until: Some(Box::new(rest.until)),
         })
     }
@@ -66,7 +66,7 @@ impl Rests {
                 status: *status,
                 host: host.clone(),
                 registry: registry.clone(),
-                login: *login,
+                login: login.clone(),
             };
             rests.insert(url.to_owned(), rest);
         }

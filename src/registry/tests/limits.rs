@@ -37,7 +37,8 @@ fn a_wait_that_is_too_long_is_told_and_not_made() {
         setup.cancel.cancel();
     });
     let heard = setup.ear.all();
-    assert!(heard.contains("warning: too many requests (HTTP 429 from"), "{heard}");
+    let line = heard.lines().find(|line| line.starts_with("warning: ")).unwrap_or_default();
+    assert!(line.contains("/manifests/1: too many requests (HTTP 429 from"), "{heard}");
     assert!(heard.contains("; the registry asks to wait 60 s; trying again in 60.0 s"), "{heard}");
 }
 

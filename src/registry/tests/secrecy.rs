@@ -181,3 +181,53 @@ fn a_registry_elsewhere_cannot_lead_to_this_machine() {
     }
     assert_eq!(proxy.lines().len(), 2);
 }
+
+#[test]
+fn requests_are_told_with_their_headers_and_where_credentials_came_from() {
+    let server = Server::start(|request| match (request.path(), request.authorization()) {
+        (path, _) if path.ends_with("/elsewhere") => {
+            Response::new(404, b"").header("Set-Cookie", "c=cookie-12345")
+        }
+        (_, None) => Response::new(401, b"").header("WWW-Authenticate", "Basic realm=x"),
+        (_, Some(_)) => Response::new(307, b"").header("Location", "/elsewhere?sig=signature-12345"),
+    });
+    let setup = Setup::new().variable("PASSWORD", PASSWORD).with(RegistrySettings {
+        username: Some("me".to_owned()),
+        password_env: Some("PASSWORD".to_owned()),
+        headers: vec![("X-Team".to_owned(), HEADER.to_owned())],
+        ..settings(&server)
+    });
+    assert!(resolve(&setup.build(), &reference(&server)).is_err());
+    let told = setup.ear.all();
+    for part in [
+        "method: \"GET\"",
+        "credentials: \"no credentials\"",
+        "credentials: \"the environment variable PASSWORD\"",
+        "(\"authorization\", \"Basic …\")",
+        "(\"x-team\", \"…\")",
+        "(\"www-authenticate\", \"Basic realm=x\")",
+        "(\"location\", \"/elsewhere?…\")",
+        "(\"set-cookie\", \"…\")",
+        "/elsewhere\"",
+    ] {
+        assert!(told.contains(part), "no {part} in {told}");
+    }
+    assert!(!told.contains("12345"), "{told}");
+    assert_hidden(&told);
+}
+
+#[test]
+fn a_try_that_is_repeated_is_told_with_image_and_path() {
+    let tries = std::sync::atomic::AtomicU32::new(0);
+    let server = Server::start(move |_| {
+        let tried = tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Response::new(if tried == 0 { 503 } else { 404 }, b"")
+    });
+    let setup = Setup::new().with(settings(&server));
+    let reference = reference(&server);
+    assert!(resolve(&setup.build(), &reference).is_err());
+    let (told, tag) = (setup.ear.all(), reference.tag().unwrap());
+    let line = told.lines().find(|line| line.contains("trying again in")).unwrap_or_default();
+    assert!(line.starts_with(&format!("{reference}: GET http://")), "{told}");
+    assert!(line.contains(&format!("/v2/{}/manifests/{tag}: ", reference.repository())), "{told}");
+}

@@ -11,6 +11,7 @@ use super::handshake::{ClientCertificate, tls_failure};
 use super::words::printable;
 use crate::error::{RegistryError, TlsCure, Trouble};
 use crate::url::Url;
+use crate::{sys, threads};
 
 /// Longest wait that a registry gets when it asks for one; who asks for more is not asked again in
 /// this run.
@@ -28,11 +29,20 @@ pub(crate) struct FailedTry {
     pub(crate) after: Option<Duration>,
     /// True if the try failed where a redirect led: the one who redirected had answered.
     pub(crate) redirected: bool,
+    /// The image and the request that the try was about, for people. Boxed, since failures are
+    /// moved often.
+    pub(crate) about: Option<Box<String>>,
 }
 
 impl FailedTry {
     pub(crate) fn transient(error: RegistryError) -> Self {
-        Self { error, transient: true, after: None, redirected: false }
+        Self { error, transient: true, after: None, redirected: false, about: None }
+    }
+
+    /// Takes note of what the try was about, unless that is known.
+    pub(crate) fn about(mut self, about: impl FnOnce() -> String) -> Self {
+        self.about.get_or_insert_with(|| Box::new(about()));
+        self
     }
 
     /// Tells whether another try in this run may succeed.
@@ -43,7 +53,7 @@ impl FailedTry {
 
 impl From<RegistryError> for FailedTry {
     fn from(error: RegistryError) -> Self {
-        Self { error, transient: false, after: None, redirected: false }
+        Self { error, transient: false, after: None, redirected: false, about: None }
     }
 }
 
@@ -120,6 +130,12 @@ fn io_failure(url: &Url, error: &io::Error, ours: ClientCertificate) -> FailedTr
             format!("no TLS connection to {}: it asks for a client certificate, and closes", url.host_port());
         return FailedTry::transient(RegistryError::Tls { reason, cure: TlsCure::ClientCertificate });
     }
+    if sys::is_descriptor_shortage(error) || threads::is_refusal(error) {
+        return unreachable(
+            Trouble::Limit,
+            format!("cannot connect to {origin}: {}", printable(&words, 200)),
+        );
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
             unreachable(Trouble::Refused, format!("connection refused by {origin}"))
@@ -173,6 +189,20 @@ mod tests {
         for bad in ["", "-1", "soon", "1.5"] {
             assert_eq!(seconds(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_shortage_of_this_process_is_no_broken_connection() {
+        let url = Url::parse("https://r.io/v2/").unwrap();
+        let failed = |error| io_failure(&url, &error, ClientCertificate::Unasked).error;
+        let files = failed(io::Error::from_raw_os_error(24));
+        let thread = threads::refusal_for_tests();
+        for error in [files, failed(thread)] {
+            assert!(error.to_string().starts_with("cannot connect to https://r.io: "), "{error}");
+            assert!(error.hint().unwrap().contains("raise the limits"), "{error}");
+        }
+        let broken = failed(io::Error::from(io::ErrorKind::ConnectionReset));
+        assert!(broken.to_string().contains("broke"), "{broken}");
     }
 
     proptest! {

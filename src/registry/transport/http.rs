@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, OnceLock};
+use std::time::Instant;
 
 use ureq::http::{self, HeaderName, HeaderValue, Method, header};
 use ureq::{Proxy, ProxyProtocol};
@@ -13,6 +14,7 @@ use ureq::{Proxy, ProxyProtocol};
 use super::answer::Answer;
 use super::clock::Clock;
 use super::connections::{ByKind, Connections, Kind};
+use super::exchange::{Asked, Sent};
 use super::failure::{FailedTry, blame_proxy};
 use super::handshake::ClientCertificate;
 use super::network::Network;
@@ -39,6 +41,8 @@ pub(crate) struct Request<'a> {
     pub(crate) own_headers: &'a [(HeaderName, HeaderValue)],
     /// A form to POST.
     pub(crate) form: Option<&'a Secret>,
+    /// The place where the credentials came from, in words.
+    pub(crate) credentials: &'a str,
 }
 
 impl<'a> Request<'a> {
@@ -52,6 +56,7 @@ impl<'a> Request<'a> {
             authorization: None,
             own_headers: &[],
             form: None,
+            credentials: "credentials",
         }
     }
 }
@@ -150,6 +155,19 @@ impl Client {
         let Connections { agent, tls } = self.connections(url, proxy.as_ref())?;
         let builder = self.head(request, url, own, proxy.as_ref().map(|(_, proxy)| proxy))?;
         self.network.count_request();
+        let has_credentials = own && (request.authorization.is_some() || request.form.is_some());
+        let told = Sent::of(
+            &self.network,
+            &Asked {
+                method: &request.method,
+                url,
+                credentials: Some(request.credentials).filter(|_| has_credentials),
+                own_headers: request.own_headers,
+                headers: builder.headers_ref(),
+                own,
+            },
+        );
+        let started = Instant::now();
         let sent = match request.form {
             Some(form) => builder
                 .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
@@ -159,7 +177,9 @@ impl Client {
             None => builder.body(()).map_err(ureq::Error::from).and_then(|request| agent.run(request)),
         };
         let status = sent.as_ref().ok().map(|response| response.status().as_u16());
-        self.network.answered(&self.name.name, status);
+        let headers = sent.as_ref().ok().map(http::Response::headers);
+        let exchange = told.map(|told| told.answered(started.elapsed(), headers));
+        self.network.answered(&self.name.name, status, exchange);
         let response = sent.map_err(|error| {
             let ours = tls.as_ref().map_or(ClientCertificate::Unasked, Tls::client_certificate);
             let failed = self.network.failure(url, error, ours);

@@ -13,7 +13,7 @@ use super::handshake::ClientCertificate;
 use super::veil::Veil;
 use crate::cancel::Cancel;
 use crate::error::RegistryError;
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Exchange, Reporter, RequestDetail};
 use crate::url::Url;
 
 /// The longest time for an exchange that is no blob content, however slow the server is.
@@ -31,6 +31,8 @@ pub(crate) struct Network {
     pub(crate) veil: Veil,
     /// The connections of all registries.
     pub(super) pool: Arc<Pool>,
+    /// The extent of what the listener hears of requests.
+    pub(super) detail_of_requests: RequestDetail,
     reporter: Arc<dyn Reporter>,
     requests: AtomicU64,
 }
@@ -56,9 +58,15 @@ impl Network {
             veil: Veil::default(),
             pool: Arc::new(Pool::new(cancel.clone(), stall, max_connections.max(1))),
             cancel,
+            detail_of_requests: RequestDetail::default(),
             reporter,
             requests: AtomicU64::new(0),
         }
+    }
+
+    /// Tells so much of requests.
+    pub(crate) fn telling(self, detail_of_requests: RequestDetail) -> Self {
+        Self { detail_of_requests, ..self }
     }
 
     /// Returns the number of requests sent so far.
@@ -72,8 +80,9 @@ impl Network {
     }
 
     /// Reports the end of a request to `registry`, with the status of its answer if there was one.
-    pub(super) fn answered(&self, registry: &str, status: Option<u16>) {
-        self.reporter.report(Event::Request { registry: registry.to_owned(), status });
+    pub(super) fn answered(&self, registry: &str, status: Option<u16>, exchange: Option<Exchange>) {
+        let registry = registry.to_owned();
+        self.reporter.report(Event::Request { registry, status, exchange: exchange.map(Box::new) });
     }
 
     /// Reports a warning, without secrets.

@@ -45,13 +45,14 @@ pub(crate) fn refusal(
             status,
             host: url.host_port(),
             registry: Box::new(client.name.clone()),
-            login: if own { login } else { Login::None },
+            login: if own { login } else { Login::None { looked_at: Box::default() } },
             until: until.map(Box::new),
         },
         // 501 and 505 are about what the server is, not how it is.
         transient: matches!(status, 408 | 429 | 500 | 502..=504 | 506..=599),
         after,
         redirected: false,
+        about: None,
     }
 }
 

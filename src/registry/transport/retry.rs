@@ -47,7 +47,8 @@ pub(crate) fn pause(network: &Network, failed: &FailedTry, failures: u32) -> Res
         Some(after) if !after.is_zero() => format!("the registry asks to wait {} s; ", after.as_secs()),
         _ => String::new(),
     };
-    let text = format!("{}; {asked}trying again in {:.1} s", failed.error, wait.as_secs_f64());
+    let about = failed.about.as_ref().map_or_else(String::new, |about| format!("{about}: "));
+    let text = format!("{about}{}; {asked}trying again in {:.1} s", failed.error, wait.as_secs_f64());
     if failed.after.is_some() && wait >= MAX_BACKOFF {
         network.warn(text);
     } else {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::lockfile_place::LockfilePlace;
 use super::machine::machine;
-use crate::diagnostic::Problem;
+use crate::diagnostic::{Problem, nearest};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::{InputError, InputFile};
 use crate::images_file::{self, ImagesFile, Source};
@@ -120,9 +120,28 @@ pub(crate) fn refuse_symlinks(path: &Path) -> Result<(), VerbError> {
     Ok(())
 }
 
+/// The files beside a missing one that are looked at.
+const MAX_BESIDE: usize = 1000;
+
 /// Makes the error for an images file that the system does not let us read.
 pub(crate) fn unreadable(path: &Path, source: io::Error) -> VerbError {
-    InputError::Unreadable { file: InputFile::Images, path: path.to_owned(), source }.into()
+    let nearest = if source.kind() == io::ErrorKind::NotFound { nearest_file(path) } else { None };
+    InputError::Unreadable { file: InputFile::Images, path: path.to_owned(), source, nearest }.into()
+}
+
+/// Finds the TOML file beside `path` whose name is nearest to it, if one is near.
+fn nearest_file(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let entries = fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?.take(MAX_BESIDE).flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> =
+        names.filter(|name| Path::new(name).extension() == Some("toml".as_ref())).collect();
+    names.sort_unstable();
+    let name = path.file_name()?.to_str()?;
+    // Without the ending, too, which people leave out.
+    let near = nearest(name, names.iter().map(String::as_str))
+        .or_else(|| nearest(&format!("{name}.toml"), names.iter().map(String::as_str)))?;
+    Some(path.with_file_name(near))
 }
 
 /// An images file, read.

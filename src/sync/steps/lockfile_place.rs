@@ -31,7 +31,7 @@ impl LockfilePlace {
     pub(crate) fn read(&self) -> Result<Option<String>, VerbError> {
         let unreadable = |source: io::Error| {
             let (file, path) = (InputFile::Lockfile, PathBuf::from(&self.name));
-            VerbError::from(InputError::Unreadable { file, path, source })
+            VerbError::from(InputError::Unreadable { file, path, source, nearest: None })
         };
         match sys::read_regular_text(&self.path, MAX_TEXT as u64) {
             Ok(text) => Ok(Some(text)),

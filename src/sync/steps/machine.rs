@@ -29,7 +29,7 @@ pub(crate) fn machine(session: &Session) -> Result<MachineSettings, VerbError> {
     for path in machine_files(session) {
         let unreadable = |source: io::Error| {
             let (file, path) = (InputFile::Machine, path.clone());
-            VerbError::from(InputError::Unreadable { file, path, source })
+            VerbError::from(InputError::Unreadable { file, path, source, nearest: None })
         };
         match fs::symlink_metadata(&path) {
             Ok(_) => {}

@@ -47,6 +47,7 @@ fn registries(
         stored_logins: !session.untrusted,
         cancel: session.cancel.part(),
         reporter: Arc::clone(&session.reporter),
+        requests: session.requests,
         rests: session.rests.clone(),
         bundle: from.map(Path::to_owned),
     };

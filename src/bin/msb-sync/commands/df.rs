@@ -8,6 +8,6 @@ use crate::{human, json};
 
 pub(super) fn run(session: &Session, output: &Output) -> Result<Exit, VerbError> {
     let disk = sync::df(session)?;
-    output.either(|| json::df(&disk), || human::df(&disk));
+    output.either(|| json::df(&disk), || human::df(&disk, output.view()));
     Ok(Exit::Done)
 }

@@ -10,7 +10,7 @@ use crate::{human, json};
 pub(super) fn run(args: &Diff, session: &Session, output: &Output) -> Result<Exit, VerbError> {
     let (old, new) = (super::images_source(&args.old), super::images_source(&args.new));
     let diff = sync::diff(session, &old, &new)?;
-    let text = || if args.markdown { human::diff_markdown(&diff) } else { human::diff(&diff) };
+    let text = || if args.markdown { human::diff_markdown(&diff) } else { human::diff(&diff, output.view()) };
     output.either(|| json::diff(&diff), text);
     Ok(Exit::Done)
 }

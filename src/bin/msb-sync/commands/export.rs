@@ -32,9 +32,7 @@ pub(super) fn run(args: &Export, session: &Session, output: &Output) -> Result<E
         sync::export(session, &request, ExportOutput::Path(args.output.clone()))?
     };
     output.human.clear();
-    for (image, error) in &exported.failed {
-        output.human.image_error(image, Some(&**error));
-    }
+    output.human.image_errors(exported.failed.iter().map(|(image, error)| (image, &**error)));
     if to_stream {
         // The result is the bundle: its summary goes where people look.
         human::exported(&exported, &args.output).lines().for_each(|line| output.human.note(line));

@@ -15,7 +15,10 @@ const MOUNT_LIMIT: usize = 4095;
 pub(super) fn run(args: &Inspect, session: &Session, output: &Output) -> Result<Exit, VerbError> {
     let reference = session.reference(&args.reference)?;
     let Some(image) = sync::inspect(session, &reference)? else {
-        return Err(Error::from(RecordedError::NotHere { reference }).into());
+        let recorded = sync::list(session)?.into_iter().map(|listed| listed.image.reference);
+        let repository = reference.repository_alone();
+        let others = recorded.filter(|other| other.repository_alone() == repository).collect();
+        return Err(Error::from(RecordedError::NotHere { reference, others }).into());
     };
     if args.rootfs {
         return rootfs(&image, output);

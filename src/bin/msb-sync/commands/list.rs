@@ -18,8 +18,13 @@ pub(super) fn run(args: &List, session: &Session, output: &Output) -> Result<Exi
         Some(pattern) if images.is_empty() && are_some => {
             format!("No recorded image fits {}.\n", printable(pattern, false))
         }
-        _ => human::list(&images, now()),
+        _ => human::list(&images, now(), output.view()),
     };
-    output.either(|| json::list(&images), people);
+    if output.quiet && !output.json {
+        // For scripts, which want names and nothing else.
+        output.result(&human::names(&images));
+    } else {
+        output.either(|| json::list(&images), people);
+    }
     Ok(Exit::Done)
 }

@@ -16,10 +16,8 @@ pub(super) fn run(args: &Lock, session: &Session, output: &Output) -> Result<Exi
     };
     let relocked = sync::lock(session, &request)?;
     output.human.clear();
-    output.either(|| json::relocked(&relocked), || human::relocked(&relocked, args.check));
-    for (reference, _, error) in &relocked.failed {
-        output.human.image_error(reference, Some(error));
-    }
+    output.either(|| json::relocked(&relocked), || human::relocked(&relocked, args.check, output.view()));
+    output.human.image_errors(relocked.failed.iter().map(|(reference, _, error)| (reference, &**error)));
     Ok(if !relocked.failed.is_empty() {
         Exit::Failed
     } else if args.check && relocked.changed {

@@ -1,6 +1,5 @@
 //! `plan`, and `apply --dry-run`: shows what `apply` would do.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use msb_sync::error::Error;
@@ -10,7 +9,7 @@ use msb_sync::sync::{self, Session, VerbError};
 use crate::args::Target;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::{human, json};
+use crate::{human, json, streams};
 
 /// Shows the plan; the exit code tells pending changes apart if `detailed`.
 pub(super) fn run(
@@ -22,7 +21,7 @@ pub(super) fn run(
 ) -> Result<Exit, VerbError> {
     let (plan, platform) = sync::plan(session, &super::request(target, from))?;
     output.human.clear();
-    output.either(|| json::plan(&plan), || human::plan(&plan, &target.file, &platform));
+    output.either(|| json::plan(&plan), || human::plan(&plan, &target.file, &platform, output.view()));
     if !output.json {
         tell_errors(&plan, output);
     }
@@ -35,23 +34,18 @@ pub(super) fn run(
     })
 }
 
-/// Prints errors for which the plan's table has no room: it has each message alone.
+/// Prints why images are blocked. The plan itself has each message alone, and tells refusals in
+/// full: where people read it right beside, only what it has no room for is told.
 fn tell_errors(plan: &Plan, output: &Output) {
-    let says_more = |error: &Error| output.quiet || error.hint().is_some() || error.chain().len() > 1;
-    // An engine that does not answer blocks a part of every image: one word about it is enough.
-    let mut engines: BTreeMap<String, &Error> = BTreeMap::new();
-    for image in &plan.images {
-        let error = image.part_error().map(|error| &**error).filter(|error| says_more(error));
-        match error {
-            Some(error @ Error::Engine(_)) => {
-                engines.entry(error.to_string()).or_insert(error);
-            }
-            // The plan itself tells refusals in full.
-            Some(Error::Signature(_)) if !output.quiet => {}
-            error => output.human.image_error(&image.reference, error),
+    let beside = !output.quiet && streams::are_one();
+    let errors = plan.images.iter().filter_map(|image| Some((&image.reference, &**image.part_error()?)));
+    for failure in human::grouped(errors) {
+        match failure.error {
+            // One word about it is enough, whatever number of images wait for the engine.
+            error @ Error::Engine(_) => output.human.failure(error),
+            Error::Signature(_) if beside => {}
+            error if beside && error.hint().is_none() && error.chain().len() == 1 => {}
+            _ => output.human.image_failure(&failure, true),
         }
-    }
-    for error in engines.into_values() {
-        output.human.failure(error);
     }
 }

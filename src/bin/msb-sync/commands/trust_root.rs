@@ -14,6 +14,6 @@ pub(super) fn run(file: Option<&Path>, session: &Session, output: &Output) -> Re
     let default = Path::new(DEFAULT_FILE);
     let file = file.or_else(|| Some(default).filter(|file| file.exists()));
     let root = sync::trust_root(session, file.map(super::images_source).as_ref())?;
-    output.either(|| json::trust_root(&root), || human::trust_root(&root));
+    output.either(|| json::trust_root(&root), || human::trust_root(&root, output.view()));
     Ok(Exit::Done)
 }

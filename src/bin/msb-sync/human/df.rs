@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 
 use msb_sync::sync::DiskUse;
 
+use super::View;
 use crate::paint;
-use crate::text::{bytes, plural, printable, shell_word, table};
+use crate::table::table;
+use crate::text::{bytes, plural, shell_word};
 
 /// The report of `df`.
-pub(crate) fn df(disk: &DiskUse) -> String {
+pub(crate) fn df(disk: &DiskUse, view: View) -> String {
     let row = |name: &str, size: u64, what: String| vec![name.to_owned(), bytes(size), what];
     let rows = [
         row("layers", disk.layers_bytes, plural(disk.layers, "layer")),
@@ -16,7 +18,8 @@ pub(crate) fn df(disk: &DiskUse) -> String {
         row("downloads", disk.downloads_bytes, String::new()),
         row("staging", disk.staging_bytes, String::new()),
     ];
-    let mut out = printable(&table(&rows, ""), true);
+    let lines = |rows: &[Vec<String>]| table(rows, "", view.room).join("\n") + "\n";
+    let mut out = lines(&rows);
     if !disk.images.is_empty() {
         let head = ["IMAGE", "ON DISK", "SHARED"].map(str::to_owned).to_vec();
         let rows = disk
@@ -24,7 +27,7 @@ pub(crate) fn df(disk: &DiskUse) -> String {
             .iter()
             .map(|image| vec![image.reference.to_string(), bytes(image.bytes), bytes(image.shared_bytes)]);
         let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-        let images = printable(&table(&rows, ""), true);
+        let images = lines(&rows);
         let (head, rest) = images.split_once('\n').unwrap_or((&images, ""));
         let _ = write!(out, "\n{}\n{rest}", paint::bold(head));
     }

@@ -6,11 +6,12 @@ use msb_sync::digest::BlobDigest;
 use msb_sync::state::Action;
 use msb_sync::sync::LockfileDiff;
 
-use super::lock;
-use crate::text::{bytes, printable, table};
+use super::{View, lock};
+use crate::table::table;
+use crate::text::{bytes, printable};
 
 /// The changes, as `diff` prints them.
-pub(crate) fn diff(diff: &LockfileDiff) -> String {
+pub(crate) fn diff(diff: &LockfileDiff, view: View) -> String {
     let rows: Vec<Vec<String>> = diff
         .changes
         .iter()
@@ -21,8 +22,8 @@ pub(crate) fn diff(diff: &LockfileDiff) -> String {
         })
         .collect();
     let mut out = String::new();
-    for (line, change) in table(&rows, "  ").lines().zip(&diff.changes) {
-        out.push_str(&lock::painted(line, change.action));
+    for (text, change) in table(&rows, "  ", view.room).iter().zip(&diff.changes) {
+        out.push_str(&lock::painted(text, change.action));
         out.push('\n');
     }
     if !out.is_empty() {

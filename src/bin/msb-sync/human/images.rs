@@ -6,46 +6,99 @@ use std::path::Path;
 use jiff::Timestamp;
 use msb_sync::state::{ConfigRecord, LayerState, size_of_layers};
 use msb_sync::sync::{InspectedImage, ListedImage, Restacked, layer_path};
+use unicode_width::UnicodeWidthStr as _;
 
-use super::trust;
+use super::{View, trust};
 use crate::paint;
-use crate::text::{age, bytes, plural, printable, short, table};
+use crate::table::{self, table};
+use crate::text::{age, bytes, count, plural, printable, short};
+
+/// The columns of `list`, each with a name, and a letter by which it is left out where the terminal
+/// is too narrow for it: `a` first, the ones without any never.
+const COLUMNS: [(&str, Option<char>); 9] = [
+    ("IMAGE", None),
+    ("PLATFORM", Some('c')),
+    ("DIGEST", Some('d')),
+    ("LAYERS", Some('e')),
+    ("SIZE", None),
+    ("SHARED", Some('a')),
+    ("CREATED", Some('b')),
+    ("MANAGED BY", Some('f')),
+    ("SIGNED BY", Some('g')),
+];
 
 /// The catalog, as `list` prints it at `now`.
-pub(crate) fn list(images: &[ListedImage], now: Timestamp) -> String {
+pub(crate) fn list(images: &[ListedImage], now: Timestamp, view: View) -> String {
     if images.is_empty() {
         return "No images are recorded. Fetch some: msb-sync apply, or msb-sync pull REF\n".to_owned();
     }
-    let head = ["IMAGE", "PLATFORM", "DIGEST", "LAYERS", "SIZE", "SHARED", "CREATED", "MANAGED BY"];
-    let mut head = head.map(str::to_owned).to_vec();
-    let is_any_signed = images.iter().any(|listed| !listed.proofs.is_empty());
-    head.extend(is_any_signed.then(|| "SIGNED BY".to_owned()));
-    let none = || "-".to_owned();
-    let rows = std::iter::once(head).chain(images.iter().map(|listed| {
-        let image = &listed.image;
-        let layers = match listed.absent().count() {
-            0 => image.layers.len().to_string(),
-            missing => format!("{} ({missing} missing)", image.layers.len()),
-        };
-        let signer = listed.proofs.first().map_or_else(none, |proof| proof.by.clone());
-        let mut row = vec![
-            image.reference.to_string(),
-            listed.platform.as_ref().map_or_else(none, ToString::to_string),
-            image.digest.as_ref().map_or_else(none, |digest| short(digest.as_str())),
-            layers,
-            bytes(size_of_layers(&image.layers)),
-            bytes(listed.shared_bytes),
-            listed.created.as_deref().and_then(|created| age(created, now)).unwrap_or_else(none),
-            managed_by(listed),
-        ];
-        row.extend(is_any_signed.then_some(signer));
-        row
-    }));
-    let text = printable(&table(&rows.collect::<Vec<_>>(), ""), true);
-    match text.split_once('\n') {
-        Some((head, rest)) => format!("{}\n{rest}", paint::bold(head)),
-        None => text,
+    let mut rows: Vec<Vec<String>> = vec![COLUMNS.map(|(name, _)| name.to_owned()).to_vec()];
+    rows.extend(images.iter().map(|listed| list_row(listed, now).to_vec()));
+    let mut letters: Vec<Option<char>> = COLUMNS.map(|(_, letter)| letter).to_vec();
+    if images.iter().all(|listed| listed.proofs.is_empty()) {
+        leave_out(&mut rows, &mut letters, 'g');
     }
+    let left_out = fit(&mut rows, &mut letters, view.room);
+    let mut texts = table(&rows, "", view.room).into_iter();
+    let head = texts.next().unwrap_or_default();
+    let mut out = format!("{}\n", paint::bold(&head));
+    texts.for_each(|text| out.extend([text, "\n".to_owned()]));
+    if !left_out.is_empty() {
+        let text = format!("No room for {}: --json, or a wider terminal, shows all.", left_out.join(", "));
+        out.push('\n');
+        out.push_str(&view.lines(&text, "", ""));
+    }
+    out
+}
+
+/// The names of the images, one a line, as `list --quiet` prints them.
+pub(crate) fn names(images: &[ListedImage]) -> String {
+    images.iter().map(|listed| format!("{}\n", listed.image.reference)).collect()
+}
+
+/// Leaves out columns until the rows fit, and returns the names of those.
+fn fit(rows: &mut [Vec<String>], letters: &mut Vec<Option<char>>, room: Option<usize>) -> Vec<String> {
+    let mut names = Vec::new();
+    // A reference that is too long has a line of its own.
+    let is_short = |row: &&Vec<String>| room.is_none_or(|room| row[0].width() <= room / 2);
+    for letter in 'a'..='f' {
+        let usual: Vec<Vec<String>> = rows.iter().filter(is_short).cloned().collect();
+        if room.is_none_or(|room| table::width(&usual, "") <= room) {
+            break;
+        }
+        names.extend(leave_out(rows, letters, letter));
+    }
+    names
+}
+
+/// Leaves out the column of `letter`, and returns its name.
+fn leave_out(rows: &mut [Vec<String>], letters: &mut Vec<Option<char>>, letter: char) -> Option<String> {
+    let column = letters.iter().position(|other| *other == Some(letter))?;
+    letters.remove(column);
+    let mut cells = rows.iter_mut().map(|row| row.remove(column));
+    let name = cells.next();
+    cells.for_each(drop);
+    name
+}
+
+fn list_row(listed: &ListedImage, now: Timestamp) -> [String; 9] {
+    let none = || "-".to_owned();
+    let image = &listed.image;
+    let layers = match listed.absent().count() {
+        0 => image.layers.len().to_string(),
+        missing => format!("{} ({missing} missing)", image.layers.len()),
+    };
+    [
+        image.reference.to_string(),
+        listed.platform.as_ref().map_or_else(none, ToString::to_string),
+        image.digest.as_ref().map_or_else(none, |digest| short(digest.as_str())),
+        layers,
+        bytes(size_of_layers(&image.layers)),
+        bytes(listed.shared_bytes),
+        listed.created.as_deref().and_then(|created| age(created, now)).unwrap_or_else(none),
+        managed_by(listed),
+        listed.proofs.first().map_or_else(none, |proof| proof.by.clone()),
+    ]
 }
 
 fn managed_by(listed: &ListedImage) -> String {
@@ -76,7 +129,10 @@ pub(crate) fn inspect(inspected: &InspectedImage, now: Timestamp) -> String {
         facts.of_config(config, now);
     }
     facts.of_content(inspected);
-    out.push_str(&printable(&table(&facts.rows, "  "), true));
+    // People copy digests and paths from here: none is broken.
+    for row in table(&facts.rows, "  ", None) {
+        let _ = writeln!(out, "{row}");
+    }
     write_layers(&mut out, &inspected.listed);
     if inspected.listed.is_foreign() {
         out.push_str(
@@ -141,12 +197,14 @@ impl Facts {
 
     fn of_content(&mut self, inspected: &InspectedImage) {
         let totals = inspected.totals;
-        let extracted = format!("{} entries, {}", totals.entries, bytes(totals.content_bytes));
+        let entries = count(totals.entries, "entry", "entries");
+        let extracted = format!("{entries}, {}", bytes(totals.content_bytes));
         self.add("extracted", Some(extracted).filter(|_| totals.entries > 0));
         let kept = inspected.blobs.iter().map(|blob| blob.size).sum();
         let kept = format!("{}, {}", plural(inspected.blobs.len(), "blob"), bytes(kept));
         self.add("kept", Some(kept).filter(|_| !inspected.blobs.is_empty()));
-        let dropped = format!("{} privileged extended attributes", totals.dropped_xattrs);
+        let dropped =
+            count(totals.dropped_xattrs, "privileged extended attribute", "privileged extended attributes");
         self.add("not on disk", Some(dropped).filter(|_| totals.dropped_xattrs > 0));
     }
 }

@@ -5,16 +5,18 @@ use std::fmt::Write as _;
 use msb_sync::state::Action;
 use msb_sync::sync::{EntryChange, Relocked};
 
+use super::View;
 use crate::paint;
-use crate::text::{plural, printable, short, table};
+use crate::table::table;
+use crate::text::{plural, printable, short};
 
 /// The result that `lock` prints; with `check` nothing was written.
-pub(crate) fn relocked(relocked: &Relocked, check: bool) -> String {
+pub(crate) fn relocked(relocked: &Relocked, check: bool, view: View) -> String {
     let changed: Vec<_> = relocked.images.iter().filter(|change| change.action != Action::Keep).collect();
     let rows: Vec<Vec<String>> = changed.iter().map(|change| row(change)).collect();
     let mut out = String::new();
-    for (line, change) in table(&rows, "  ").lines().zip(&changed) {
-        out.push_str(&painted(line, change.action));
+    for (text, change) in table(&rows, "  ", view.room).iter().zip(&changed) {
+        out.push_str(&painted(text, change.action));
         out.push('\n');
     }
     if !changed.is_empty() {

@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 
 use msb_sync::sync::Outdated;
 
+use super::View;
 use crate::paint;
-use crate::text::{plural, table};
+use crate::table::table;
+use crate::text::plural;
 
 /// The report of `outdated`.
-pub(crate) fn outdated(outdated: &Outdated) -> String {
+pub(crate) fn outdated(outdated: &Outdated, view: View) -> String {
     let rows: Vec<Vec<String>> = outdated
         .images
         .iter()
@@ -23,7 +25,7 @@ pub(crate) fn outdated(outdated: &Outdated) -> String {
             row
         })
         .collect();
-    let mut out = table(&rows, "  ");
+    let mut out: String = table(&rows, "  ", view.room).iter().map(|row| format!("{row}\n")).collect();
     if !out.is_empty() {
         out.push('\n');
     }

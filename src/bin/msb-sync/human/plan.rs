@@ -1,56 +1,126 @@
-//! The plan for people: a row an image, and what it comes to.
+//! The plan for people: a row a change, one for all that is kept, and what it comes to.
 
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use msb_sync::image_ref::ImageRef;
 use msb_sync::plan::{Plan, PlannedImage, Reason};
 use msb_sync::state::{Action, EngineName, Platform, size_of_layers};
 
-use super::trust;
+use super::failures::{self, Failure};
+use super::{View, trust};
 use crate::paint;
-use crate::text::{bytes, plural, printable, short, table};
+use crate::table::table;
+use crate::text::{bytes, plural, short};
+
+/// The beginning of the lines below a row.
+const BELOW: &str = "      ";
 
 /// The plan, as `plan` prints it.
-pub(crate) fn plan(plan: &Plan, file: &Path, platform: &Platform) -> String {
+pub(crate) fn plan(plan: &Plan, file: &Path, platform: &Platform, view: View) -> String {
     let name = if file == Path::new("-") { "<stdin>".to_owned() } else { file.display().to_string() };
     let wanted = plan.images.iter().filter(|image| image.action != Action::Remove).count();
-    let mut out = format!("{} · {} · {platform}\n", printable(&name, false), plural(wanted, "image"));
+    let head = format!("{name} · {} · {platform}", plural(wanted, "image"));
+    let mut out = view.lines(&head, "", "");
     if !plan.images.is_empty() {
         out.push('\n');
     }
-    write_rows(&mut out, plan, platform);
+    write_rows(&mut out, plan, platform, view);
     if !plan.unlisted.is_empty() {
-        let names: Vec<String> = plan.unlisted.iter().map(ToString::to_string).collect();
-        let _ = write!(out, "\n  not listed any more, kept (--prune removes): {}\n", names.join(", "));
+        let names = failures::names(plan.unlisted.iter(), view);
+        let text = format!("not listed any more, kept (--prune removes): {names}");
+        out.push('\n');
+        out.push_str(&view.lines(&text, "  ", "    "));
     }
     out.push('\n');
-    write_total(&mut out, plan);
+    write_total(&mut out, plan, view);
     out
 }
 
-fn write_rows(out: &mut String, plan: &Plan, platform: &Platform) {
-    let rows: Vec<Vec<String>> = plan.images.iter().map(|image| row(image, plan, platform)).collect();
-    let leaving = leaving(plan);
-    let images = plan.images.iter().map(|image| (image.action, Some(image)));
-    let images = images.chain(leaving.iter().map(|_| (Action::Remove, None)));
-    let rows: Vec<Vec<String>> = rows.into_iter().chain(leaving.iter().cloned()).collect();
-    for (line, (action, image)) in table(&rows, "  ").lines().zip(images) {
-        let line = printable(line, false);
-        out.push_str(&match action {
-            Action::Add => paint::green(&line),
-            Action::Update | Action::Repair => paint::yellow(&line),
-            Action::Remove | Action::Blocked => paint::red(&line),
-            Action::Keep => line,
+/// A row of the plan, and the lines below it.
+struct Row {
+    action: Action,
+    cells: Vec<String>,
+    below: String,
+}
+
+fn write_rows(out: &mut String, plan: &Plan, platform: &Platform, view: View) {
+    let rows = rows(plan, platform, view);
+    let cells: Vec<Vec<String>> = rows.iter().map(|row| row.cells.clone()).collect();
+    for (text, row) in table(&cells, "  ", view.room).into_iter().zip(&rows) {
+        out.push_str(&match row.action {
+            Action::Add => paint::green(&text),
+            Action::Update | Action::Repair => paint::yellow(&text),
+            Action::Remove | Action::Blocked => paint::red(&text),
+            Action::Keep => text,
         });
         out.push('\n');
-        if let Some(refusal) =
-            trust::refusal(image.and_then(|image| image.part_error()).map(|error| &**error))
-        {
-            out.push_str(&trust::details(refusal, "      "));
+        out.push_str(&row.below);
+    }
+}
+
+/// The rows: one an image that changes, one for all that is blocked in one registry for one reason,
+/// one for all that is kept and has nothing more to say; removals last.
+fn rows(plan: &Plan, platform: &Platform, view: View) -> Vec<Row> {
+    let mut alike: BTreeMap<Vec<String>, Vec<&PlannedImage>> = BTreeMap::new();
+    for image in &plan.images {
+        if let Some(key) = likeness(image, plan, platform, view) {
+            alike.entry(key).or_default().push(image);
         }
     }
+    let (mut rows, mut kept, mut removals) = (Vec::new(), Vec::new(), Vec::new());
+    for image in &plan.images {
+        let key = likeness(image, plan, platform, view);
+        match key.and_then(|key| alike.get(&key)).filter(|alike| alike.len() > 1) {
+            // The first one stands for all.
+            Some(alike) if alike[0].reference != image.reference => {}
+            Some(alike) if image.action == Action::Keep => kept.push(kept_row(alike, plan, platform)),
+            Some(alike) => rows.push(blocked_row(alike, plan, platform, view)),
+            None if image.action == Action::Remove => removals.push(row(image, plan, platform, view)),
+            None => rows.push(row(image, plan, platform, view)),
+        }
+    }
+    rows.extend(kept);
+    rows.extend(removals);
+    let leaving = leaving(plan).into_iter();
+    rows.extend(leaving.map(|cells| Row { action: Action::Remove, cells, below: String::new() }));
+    rows
+}
+
+/// Images with the same one may share a row.
+fn likeness(image: &PlannedImage, plan: &Plan, platform: &Platform, view: View) -> Option<Vec<String>> {
+    let mut key = vec![image.action.as_str().to_owned()];
+    match (image.action, image.part_error()) {
+        (Action::Blocked, Some(error)) => key.extend(failures::key(&image.reference, error)),
+        (Action::Keep, None) if !view.verbose && image.leaves.is_empty() => {}
+        _ => return None,
+    }
+    key.extend(facts(image, plan, platform));
+    Some(key)
+}
+
+fn kept_row(images: &[&PlannedImage], plan: &Plan, platform: &Platform) -> Row {
+    let mut facts = facts(images[0], plan, platform);
+    let signers: BTreeSet<String> =
+        images.iter().filter_map(|image| trust::signatures(&image.signatures())).collect();
+    facts.extend(match signers.len() {
+        0 => None,
+        1..=3 => Some(signers.into_iter().collect::<Vec<_>>().join(", ")),
+        many => Some(format!("signed by {many} signers (-v names them)")),
+    });
+    let images = plural(images.len(), "image");
+    let cells = vec![format!("= {images}"), Action::Keep.as_str().to_owned(), facts.join(" · ")];
+    Row { action: Action::Keep, cells, below: String::new() }
+}
+
+fn blocked_row(images: &[&PlannedImage], plan: &Plan, platform: &Platform, view: View) -> Row {
+    let first = row(images[0], plan, platform, view);
+    let Some(error) = images[0].part_error() else { return first };
+    let failure = Failure { images: images.iter().map(|image| &image.reference).collect(), error };
+    let names = failure.names(view).map(|names| view.lines(&names, BELOW, BELOW)).unwrap_or_default();
+    let mut cells = first.cells;
+    cells[0] = format!("x {}", failure.subject());
+    Row { action: Action::Blocked, cells, below: names + &first.below }
 }
 
 /// The rows of images that stay here and are taken out of engines, or are in engines alone.
@@ -68,7 +138,7 @@ fn leaving(plan: &Plan) -> Vec<Vec<String>> {
     rows
 }
 
-fn write_total(out: &mut String, plan: &Plan) {
+fn write_total(out: &mut String, plan: &Plan, view: View) {
     let here = bytes(plan.present_bytes());
     let mut counts: Vec<String> = [
         (Action::Add, "to add"),
@@ -88,15 +158,16 @@ fn write_total(out: &mut String, plan: &Plan) {
     if leaving > 0 {
         counts.push(format!("{leaving} to remove from engines"));
     }
-    let _ = if counts.is_empty() {
-        writeln!(out, "In sync: nothing to do. {here} here.")
+    if counts.is_empty() {
+        out.push_str(&view.lines(&format!("In sync: nothing to do. {here} here."), "", ""));
     } else {
-        let (head, counts, fetch) = (paint::bold("Plan"), counts.join(", "), bytes(plan.download_bytes()));
-        writeln!(out, "{head}: {counts}. {fetch} to fetch, {here} already here.")
-    };
+        let (counts, fetch) = (counts.join(", "), bytes(plan.download_bytes()));
+        let text = view.lines(&format!("Plan: {counts}. {fetch} to fetch, {here} already here."), "", "");
+        out.push_str(&text.replacen("Plan", &paint::bold("Plan"), 1));
+    }
 }
 
-fn row(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> {
+fn row(image: &PlannedImage, plan: &Plan, platform: &Platform, view: View) -> Row {
     let sign = match image.action {
         Action::Add => '+',
         Action::Update => '~',
@@ -105,11 +176,21 @@ fn row(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> {
         Action::Remove => '-',
         Action::Blocked => 'x',
     };
-    let facts = facts(image, plan, platform).join(" · ");
-    vec![format!("{sign} {}", image.reference), image.action.as_str().to_owned(), facts]
+    let mut facts = facts(image, plan, platform);
+    facts.extend(trust::signatures(&image.signatures()).filter(|_| image.action != Action::Blocked));
+    if let (Action::Update, Some(old), Some(new)) = (image.action, &image.previous, &image.digest)
+        && old != new
+    {
+        facts.push(format!("{} → {}", short(old.as_str()), short(new.as_str())));
+    }
+    let refusal = trust::refusal(image.part_error().map(|error| &**error));
+    let below = refusal.map(|refusal| trust::details(refusal, BELOW, view)).unwrap_or_default();
+    let cells =
+        vec![format!("{sign} {}", image.reference), image.action.as_str().to_owned(), facts.join(" · ")];
+    Row { action: image.action, cells, below }
 }
 
-/// The last column of an image's row.
+/// The last column of an image's row, but for who signed it and the digests of an update.
 fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> {
     let total = image.layers.len();
     let new = total - image.layers_state().present;
@@ -145,12 +226,6 @@ fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> 
         _ => {}
     }
     facts.extend(engines(image));
-    facts.extend(trust::signatures(&image.signatures()).filter(|_| image.action != Action::Blocked));
-    if let (Action::Update, Some(old), Some(new)) = (image.action, &image.previous, &image.digest)
-        && old != new
-    {
-        facts.push(format!("{} → {}", short(old.as_str()), short(new.as_str())));
-    }
     facts
 }
 

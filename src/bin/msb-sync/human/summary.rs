@@ -4,28 +4,31 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use msb_sync::image_ref::ImageRef;
 use msb_sync::state::Action;
 use msb_sync::sync::{Applied, Outcome};
 
+use super::{View, failures};
 use crate::paint;
 use crate::text::{bytes, duration, plural, printable, removals_wait, shell_word};
 
 /// The summary that `apply` and `pull` print at the end. `home` is the value of `--home`, for the
 /// commands that it suggests.
-pub(crate) fn summary(applied: &Applied, elapsed: Duration, home: Option<&Path>) -> String {
+///
+/// On a terminal it ends with commands to go on with, which a log has no use for.
+pub(crate) fn summary(applied: &Applied, elapsed: Duration, home: Option<&Path>, view: View) -> String {
     let outcome = &applied.outcome;
     let mut out = headline(applied, &duration(elapsed));
     write_layers(&mut out, applied);
-    if !outcome.waiting.is_empty() {
-        let names = names(&outcome.waiting);
-        let _ = writeln!(out, "Not listed any more, kept until every listed image is here: {names}.");
+    for (images, why) in [
+        (&outcome.waiting, "kept until every listed image is here"),
+        (&applied.plan.unlisted, "kept (--prune removes)"),
+    ] {
+        if !images.is_empty() {
+            let names = failures::names(images.iter(), view);
+            out.push_str(&view.lines(&format!("Not listed any more, {why}: {names}."), "", ""));
+        }
     }
-    if !applied.plan.unlisted.is_empty() {
-        let names = names(&applied.plan.unlisted);
-        let _ = writeln!(out, "Not listed any more, kept (--prune removes): {names}.");
-    }
-    if outcome.done(Action::Add) > 0 {
+    if outcome.done(Action::Add) > 0 && view.room.is_some() {
         write_next(&mut out, applied, home);
     }
     out
@@ -36,6 +39,7 @@ fn headline(applied: &Applied, time: &str) -> String {
     let outcome = &applied.outcome;
     let changes = changes(outcome);
     let failed = outcome.failed() > 0 || outcome.failure.is_some();
+    let is_any_done = !changes.is_empty() || outcome.engine_removals > 0 || applied.unchanged() > 0;
     if outcome.images.is_empty() && outcome.failure.is_none() {
         return "Nothing to do: no images are listed.\n".to_owned();
     }
@@ -56,7 +60,11 @@ fn headline(applied: &Applied, time: &str) -> String {
     if outcome.failure.is_some() {
         parts.push(paint::red("unneeded layers not removed"));
     }
-    let head = if failed { paint::red("Not done") } else { paint::green("Done") };
+    let head = match (failed, is_any_done) {
+        (false, _) => paint::green("Done"),
+        (true, true) => paint::yellow("Partly done"),
+        (true, false) => paint::red("Not done"),
+    };
     format!("{head}: {} in {time}.\n", parts.join(", "))
 }
 
@@ -111,8 +119,4 @@ fn write_next(out: &mut String, applied: &Applied, home: Option<&Path>) {
         return;
     }
     let _ = writeln!(out, "Their files:  {}", printable(&applied.layers.display().to_string(), false));
-}
-
-fn names(images: &[ImageRef]) -> String {
-    images.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -9,11 +9,10 @@ use msb_sync::progress::SignatureReport;
 use msb_sync::state::{Evidence, SigstoreAnchor};
 use msb_sync::sync::TrustRoot;
 
+use super::View;
 use crate::paint;
-use crate::text::{printable, table, wrapped};
-
-/// The columns that every terminal has.
-const WIDTH: usize = 80;
+use crate::table::table;
+use crate::text::{count, printable};
 
 /// Says in a few words who signed an image, or that nobody had to.
 pub(super) fn signatures(report: &SignatureReport) -> Option<String> {
@@ -34,20 +33,20 @@ pub(super) fn refusal(error: Option<&Error>) -> Option<&SignatureError> {
 
 /// The details of a refusal, in lines that begin with `indent`: what was found and expected, and
 /// each reason on lines of its own.
-pub(super) fn details(error: &SignatureError, indent: &str) -> String {
-    let mut out = wrapped(&error.summary(), indent, indent, WIDTH);
-    out.push_str(&reasons(error, indent));
+pub(super) fn details(error: &SignatureError, indent: &str, view: View) -> String {
+    let mut out = view.paragraph(&error.summary(), indent, indent);
+    out.push_str(&reasons(error, indent, view));
     if let Some(hint) = error.hint() {
-        out.push_str(&wrapped(&format!("hint: {hint}"), indent, indent, WIDTH));
+        out.push_str(&view.paragraph(&format!("hint: {hint}"), indent, indent));
     }
     out
 }
 
 /// The reasons of a refusal, each on lines of its own.
-pub(super) fn reasons(error: &SignatureError, indent: &str) -> String {
+pub(super) fn reasons(error: &SignatureError, indent: &str, view: View) -> String {
     let next = format!("{indent}  ");
     let findings = error.findings().iter();
-    findings.map(|finding| wrapped(&format!("- {finding}"), indent, &next, WIDTH)).collect()
+    findings.map(|finding| view.paragraph(&format!("- {finding}"), indent, &next)).collect()
 }
 
 /// The proofs of an image, for `inspect`: a fact of lines each.
@@ -63,7 +62,7 @@ pub(super) fn proof(proof: &Evidence) -> Vec<String> {
 }
 
 /// The keys and certificates that are believed, as `trust-root` prints them.
-pub(crate) fn trust_root(root: &TrustRoot) -> String {
+pub(crate) fn trust_root(root: &TrustRoot, view: View) -> String {
     let source = match (&root.file, &root.root.built_in_date) {
         (Some(file), _) => file.display().to_string(),
         (None, Some(date)) => format!("the built-in one of {date}"),
@@ -73,8 +72,14 @@ pub(crate) fn trust_root(root: &TrustRoot) -> String {
     let _ = writeln!(out, "{}\n", root.root.digest);
     let head = ["BELIEVED", "WHO", "FROM", "UNTIL", "ID"].map(str::to_owned).to_vec();
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(root.root.anchors.iter().map(row)).collect();
-    out.push_str(&printable(&table(&rows, "  "), true));
-    let _ = writeln!(out, "\n{} keys and certificates.", root.root.anchors.len());
+    for row in table(&rows, "  ", view.room) {
+        let _ = writeln!(out, "{row}");
+    }
+    let _ = writeln!(
+        out,
+        "\n{}.",
+        count(root.root.anchors.len() as u64, "key or certificate", "keys and certificates")
+    );
     out
 }
 
@@ -95,7 +100,7 @@ fn row(anchor: &SigstoreAnchor) -> Vec<String> {
 pub(crate) fn version() -> String {
     format!(
         "msb-sync {}\nSigstore's trusted root, built in: {}\n",
-        env!("CARGO_PKG_VERSION"),
+        crate::args::VERSION,
         msb_sync::sync::built_in_root_date()
     )
 }
