@@ -188,7 +188,7 @@ fn an_image_is_removed_with_its_line_or_its_comma() {
         ("[\n  { name = \"b\", tag = \"1\" },\n  \"a:1\",\n]", "[\n  \"a:1\",\n]"),
         ("[\n  \"a:1\"\n  , \"b:1\"\n]", "[\n  \"a:1\"\n  \n]"),
         ("[\n  \"a:1\",\n  \"b:1\",]", "[\n  \"a:1\",]"),
-        ("[ # all\n  \"b:1\" ]", "[ # all\n   ]"),
+        ("[ # all\n  \"b:1\" ]", "[ # all\n  ]"),
     ] {
         assert_eq!(removed(&table(before), &["b:1"]), table(after), "{before}");
     }
