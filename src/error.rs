@@ -116,6 +116,14 @@ pub enum Error {
     /// The right signer has not signed the image.
     #[error(transparent)]
     Signature(#[from] SignatureError),
+    /// Nobody can tell whether the right signer has signed the image.
+    #[error("cannot look for the signatures that {rule} asks for")]
+    Signatures {
+        /// The place of the rule, `images.toml:12`.
+        rule: String,
+        /// The registry's failure.
+        source: Box<RegistryError>,
+    },
     /// msb-sync itself is at fault.
     #[error(transparent)]
     Defect(#[from] Defect),
@@ -179,7 +187,7 @@ impl Error {
             Self::Catalog(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Layer { error, .. } => error.kind(),
-            Self::LockedDigest { source, .. } => source.kind(),
+            Self::LockedDigest { source, .. } | Self::Signatures { source, .. } => source.kind(),
             Self::LockMismatch { .. } => "lock-mismatch",
             Self::Offline(_) => "offline",
             Self::NeverPulled(_) => "pull-never",
@@ -231,6 +239,7 @@ impl Error {
             }),
             Self::Engine(error) => error.hint(),
             Self::Signature(error) => error.hint(),
+            Self::Signatures { source, .. } => source.hint(),
             Self::Defect(defect) => defect.hint(),
             Self::System { .. } | Self::Stopped => None,
         }
@@ -240,7 +249,7 @@ impl Error {
     pub fn retry_at(&self) -> Option<SystemTime> {
         match self {
             Self::Registry(error) => error.retry_at(),
-            Self::LockedDigest { source, .. } => source.retry_at(),
+            Self::LockedDigest { source, .. } | Self::Signatures { source, .. } => source.retry_at(),
             _ => None,
         }
     }
@@ -250,7 +259,7 @@ impl Error {
     pub(crate) fn is_outage(&self) -> bool {
         match self {
             Self::Registry(error) => error.is_outage(),
-            Self::LockedDigest { source, .. } => source.is_outage(),
+            Self::LockedDigest { source, .. } | Self::Signatures { source, .. } => source.is_outage(),
             Self::Several(errors) => errors.iter().all(|error| error.is_outage()),
             _ => false,
         }

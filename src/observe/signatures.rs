@@ -157,9 +157,9 @@ impl<'a> Signatures<'a> {
         Ok(None)
     }
 
-    /// Judges an image that was refused once more, when the run has asked all registries: a proof is
-    /// of digests, so one that was found beside another image counts for this one too, as it would
-    /// once it is noted. `None` if there is none.
+    /// Judges a refused image again, when the run has asked all registries: a proof is of digests,
+    /// so one that was found beside another image counts for this one too, as it would once it is
+    /// noted. `None` if there is none.
     pub(crate) fn by_found(&self, asked: &SignatureQuestion) -> Option<Verdict> {
         let Demand::Signed(signed) = self.judge.demand(&asked.reference) else { return None };
         let found = lock(&self.found).get(&asked.digests())?.clone();
@@ -237,7 +237,11 @@ impl<'a> Signatures<'a> {
                 }
                 Ok(evidence)
             }
-            (Err(_), Some(down)) => Err((TrustStatus::NotAsked, down.into())),
+            (Err(_), Some(RegistryError::Stopped)) => Err((TrustStatus::NotAsked, Error::Stopped)),
+            (Err(_), Some(down)) => {
+                let (rule, source) = (signed.rule().to_owned(), Box::new(down));
+                Err((TrustStatus::NotAsked, Error::Signatures { rule, source }))
+            }
             (Err(refusal), None) => {
                 let status = if found_any { TrustStatus::Refused } else { TrustStatus::Unsigned };
                 Err((status, refusal.into()))

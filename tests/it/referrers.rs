@@ -59,6 +59,10 @@ fn blocked(sandbox: &Sandbox, registry: &FakeRegistry, image: &SignedImage) -> S
     let layers = registry.requests().into_iter().filter(|request| request.contains(&image.layer));
     assert_eq!(layers.collect::<Vec<_>>(), [""; 0], "{run}");
     let event = event(&run, &format!("{}/team/app:1", registry.name()));
+    let message = event["error"]["message"].as_str().unwrap();
+    if event["error"]["kind"] != "signature" {
+        assert!(message.starts_with("cannot look for the signatures that images.toml:"), "{message}");
+    }
     event["error"]["kind"].as_str().unwrap_or_else(|| panic!("no kind: {run}")).to_owned()
 }
 
