@@ -51,6 +51,33 @@ fn a_copy_of_a_signed_image_is_as_good_in_the_first_run_as_in_the_next() {
 }
 
 #[test]
+fn a_lockfile_for_several_platforms_wants_each_of_them_signed() {
+    for (name, is_whole) in [("cosign3-manifest", false), ("cosign3-p256", true)] {
+        let image = SignedImage::new();
+        let mut content = image.content.clone();
+        let signature = Signature::new(name);
+        list_in(&mut content, &signature.subject.clone(), &[signature]);
+        let registry = FakeRegistry::start(content);
+        let sandbox = Sandbox::new();
+        for platforms in [["linux/amd64", "linux/arm64"], ["linux/arm64", "linux/amd64"]] {
+            sandbox.images(&format!(
+                "[settings]\nplatform = \"linux/amd64\"\nplatforms = {platforms:?}\n{}{}",
+                rule(&registry, &key("p256.pub")),
+                wanted(&registry.name(), &["team/app:1"])
+            ));
+            let locked = sandbox.msb("lock").run();
+            if is_whole {
+                locked.success();
+                assert_eq!(lockfile(&sandbox).matches("signed-by").count(), 2);
+            } else {
+                locked.code(1).says("images.toml:4: no signature");
+                assert!(!sandbox.work().join("images.lock").exists());
+            }
+        }
+    }
+}
+
+#[test]
 fn the_place_of_a_rule_is_in_its_file_whatever_the_directory() {
     let (sandbox, registry, _) = world(&["cosign3-p256"], &key("p256.pub"));
     let path = sandbox.work().join("images.toml");
