@@ -177,7 +177,11 @@ fn is_host_of(host: &str, name: &str) -> bool {
 /// The body of an answer: text, or a document that is written while the client reads.
 enum Reply {
     Text(Option<Bytes>),
-    Document(Document),
+    Document {
+        document: Document,
+        /// Others have had their turn since the last piece.
+        rested: bool,
+    },
 }
 
 impl Body for Reply {
@@ -186,11 +190,19 @@ impl Body for Reply {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let piece = match self.get_mut() {
             Self::Text(text) => text.take(),
-            Self::Document(document) => document.next().map(Bytes::from),
+            Self::Document { document, rested } => {
+                // One thread serves all: between two pieces it serves somebody else.
+                *rested = !*rested;
+                if *rested {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                document.next().map(Bytes::from)
+            }
         };
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
@@ -202,7 +214,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Self::Document(_) => SizeHint::default(),
+            Self::Document { .. } => SizeHint::default(),
         }
     }
 }
@@ -248,7 +260,7 @@ fn answer(request: &Request<Incoming>, site: &Site) -> Response<Reply> {
         }
         "/status.json" => {
             let document = Document::new(board.read(), metrics.trouble(), timestamp(SystemTime::now()));
-            respond(StatusCode::OK, JSON, Reply::Document(document))
+            respond(StatusCode::OK, JSON, Reply::Document { document, rested: false })
         }
         "/metrics" => ok(OPEN_METRICS, metrics.text()),
         "/healthz" => match metrics.trouble() {
@@ -262,6 +274,21 @@ fn answer(request: &Request<Incoming>, site: &Site) -> Response<Reply> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_document_leaves_turns_to_others() {
+        let board = Board::new("/images.toml".as_ref(), Duration::from_secs(300));
+        let document = Document::new(board.read(), None, timestamp(SystemTime::now()));
+        let pieces = Document::new(board.read(), None, timestamp(SystemTime::now())).count();
+        let mut reply = Reply::Document { document, rested: false };
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        for _ in 0..pieces {
+            assert!(Pin::new(&mut reply).poll_frame(&mut context).is_pending());
+            assert!(matches!(Pin::new(&mut reply).poll_frame(&mut context), Poll::Ready(Some(Ok(_)))));
+        }
+        assert!(Pin::new(&mut reply).poll_frame(&mut context).is_pending());
+        assert!(matches!(Pin::new(&mut reply).poll_frame(&mut context), Poll::Ready(None)));
+    }
 
     #[test]
     fn only_addresses_and_names_of_ours_are_hosts_of_it() {
