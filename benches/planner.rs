@@ -34,6 +34,7 @@ fn recorded(image: &ResolvedImage) -> RecordedImage {
         alias_of: None,
         layers_directory: Some(common::layers_directory()),
         preexisting: false,
+        created: None,
         modified_at: "2026-01-01 00:00:00".to_owned(),
     }
 }

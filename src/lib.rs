@@ -74,7 +74,7 @@
 //! 4. Drivers (`observe`, `execute`, then [`sync`], then [`watch`]) use what is below them.
 //! 5. Each foreign package has one home: rusqlite in `catalog`, ureq in `registry`, tar, flate2 and
 //!    zstd in `extract`, rustix and libc in `sys`, notify, tokio and hyper in `watch`, clap,
-//!    anstream and terminal_size in the binary; `tests/it/architecture/rooms.rs` lists them all.
+//!    anstream and `terminal_size` in the binary; `tests/it/architecture/rooms.rs` lists them all.
 //!    Replacing a package touches one room.
 //! 6. No files use each other in a circle, inside a room either. A type's methods stand in one
 //!    file. Public is what a program needs, `pub(crate)` the rest.

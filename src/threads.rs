@@ -61,7 +61,7 @@ pub fn work_in_parallel(name: &str, threads: usize, work: impl Fn() + Sync) {
 
 /// True if `error` is the system's refusal of a thread.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Refused>())
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Refused>)
 }
 
 /// The refusal of a thread.

@@ -100,7 +100,7 @@ pub enum RegistryError {
         /// The registry that refused. Boxed
         registry: Box<RegistryName>,
         /// The identity that the registry knows of the one who asks.
-        login: Login,
+        login: Box<Login>,
         /// The time until which the registry asks not to be asked again, where that is longer than
         /// a run waits. Boxed, since errors are moved often and this is rare.
         until: Option<Box<SystemTime>>,

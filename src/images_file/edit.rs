@@ -121,22 +121,21 @@ pub(crate) fn add(text: &str, additions: &[Addition], source: &Source<'_>) -> Re
         .collect();
     for addition in additions {
         let Addition { reference, platform, group } = addition;
-        let status = match wanted.get_mut(reference) {
-            Some((_, groups)) => match group {
+        let status = if let Some((_, groups)) = wanted.get_mut(reference) {
+            match group {
                 Some(group) if groups.insert(group.clone()) => {
                     edited.text = in_group(&edited.text, reference, group, source)?;
                     EditStatus::Grouped
                 }
                 _ => EditStatus::Listed,
-            },
-            None => {
-                let platform = platform.clone().unwrap_or_else(|| before.settings.platform.clone());
-                wanted.insert(reference.clone(), (platform, group.iter().cloned().collect()));
-                let entry = entry(addition);
-                let added = listed_in(&edited.text, reference.registry(), &entry);
-                edited.text = added.ok_or_else(|| EditError::TooOdd(reference.clone()))?;
-                EditStatus::Added
             }
+        } else {
+            let platform = platform.clone().unwrap_or_else(|| before.settings.platform.clone());
+            wanted.insert(reference.clone(), (platform, group.iter().cloned().collect()));
+            let entry = entry(addition);
+            let added = listed_in(&edited.text, reference.registry(), &entry);
+            edited.text = added.ok_or_else(|| EditError::TooOdd(reference.clone()))?;
+            EditStatus::Added
         };
         edited.images.push((reference.clone(), status));
     }
@@ -326,21 +325,19 @@ fn in_group(text: &str, reference: &ImageRef, group: &str, source: &Source<'_>) 
     let (path, index) = place_of(tree.root(), at).ok_or_else(too_odd)?;
     let element = splice::array_at(tree.root(), &path).and_then(|(_, array)| array.get(index));
     let element = element.ok_or_else(too_odd)?;
-    let edited = match element.get_ref() {
-        DeValue::Table(entries) => match entries.get("groups") {
-            Some(groups) => {
-                let DeValue::Array(array) = groups.get_ref() else { return Err(too_odd()) };
-                text.with_element(&Array::of(groups.span(), array), &quoted(group))
-            }
-            None => text
-                .with_key(&element.span(), &element.span(), entries, &format!("groups = [{}]", quoted(group)))
-                .ok_or_else(too_odd)?,
-        },
-        _ => {
-            let addition =
-                Addition { reference: reference.clone(), platform: None, group: Some(group.to_owned()) };
-            text.replaced(element.span(), &entry(&addition))
+    let DeValue::Table(entries) = element.get_ref() else {
+        let addition =
+            Addition { reference: reference.clone(), platform: None, group: Some(group.to_owned()) };
+        return Ok(text.replaced(element.span(), &entry(&addition)).into_string());
+    };
+    let edited = match entries.get("groups") {
+        Some(groups) => {
+            let DeValue::Array(array) = groups.get_ref() else { return Err(too_odd()) };
+            text.with_element(&Array::of(groups.span(), array), &quoted(group))
         }
+        None => text
+            .with_key(&element.span(), &element.span(), entries, &format!("groups = [{}]", quoted(group)))
+            .ok_or_else(too_odd)?,
     };
     Ok(edited.into_string())
 }

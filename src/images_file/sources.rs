@@ -150,7 +150,7 @@ impl Gathered {
         match self.places.get(&reference) {
             Some(before) if *before == platform => {}
             Some(_) => {
-                self.refuse(line, Some(text), "it is wanted for two platforms, and a file lists it for one")
+                self.refuse(line, Some(text), "it is wanted for two platforms, and a file lists it for one");
             }
             None if self.places.len() >= MAX_IMAGES => {
                 self.refuse(line, None, &format!("it names more than {MAX_IMAGES} images"));

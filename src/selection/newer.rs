@@ -108,9 +108,11 @@ mod tests {
     use super::super::order::tests::tag;
     use super::*;
 
-    fn newer<'t>(listed: &str, tags: &[&'t str]) -> Vec<String> {
+    fn newer(listed: &str, tags: &[&str]) -> Vec<String> {
         let mut newer = NewerTags::than(listed).unwrap();
-        tags.iter().for_each(|tag| newer.add(tag));
+        for tag in tags {
+            newer.add(tag);
+        }
         newer.finish()
     }
 

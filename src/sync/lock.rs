@@ -315,17 +315,15 @@ fn choose(
     let mut open: BTreeMap<ImageRef, Vec<&TagSelection>> = BTreeMap::new();
     for selection in loaded.for_each_platform().iter().flat_map(|file| &file.selections) {
         let locked = || locked_tags(old, selection);
-        match (!upgrade.rechooses(&selection.repository)).then(locked).flatten() {
-            Some(tags) => chosen.push(LockedSelection::of(selection, tags)),
-            None => {
-                let open = open.entry(selection.repository.clone()).or_default();
-                let is_same = |other: &&TagSelection| {
-                    (&other.rule, &other.platform) == (&selection.rule, &selection.platform)
-                };
-                if !open.iter().any(is_same) {
-                    open.push(selection);
-                }
-            }
+        if let Some(tags) = (!upgrade.rechooses(&selection.repository)).then(locked).flatten() {
+            chosen.push(LockedSelection::of(selection, tags));
+            continue;
+        }
+        let open = open.entry(selection.repository.clone()).or_default();
+        let is_same =
+            |other: &&TagSelection| (&other.rule, &other.platform) == (&selection.rule, &selection.platform);
+        if !open.iter().any(is_same) {
+            open.push(selection);
         }
     }
     let open: Vec<(ImageRef, Vec<&TagSelection>)> = open.into_iter().collect();

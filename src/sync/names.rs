@@ -10,6 +10,7 @@ use super::session::Session;
 use super::steps::load::load;
 use crate::catalog::Catalog;
 use crate::image_ref::ImageRef;
+use crate::state::Owner;
 
 /// Names of images, groups and images files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub fn names(session: &Session, file: Option<&ImagesSource>) -> Names {
     let mut names = Names::default();
     if let Ok(Some(catalog)) = Catalog::open_read_only(&session.home) {
         names.recorded.extend(catalog.names().unwrap_or_default());
-        names.owners.extend(catalog.owners().unwrap_or_default().iter().filter_map(|owner| owner.file()));
+        names.owners.extend(catalog.owners().unwrap_or_default().iter().filter_map(Owner::file));
     }
     if let Some(loaded) = file.and_then(|file| load(&session.quiet(), file).ok()) {
         names.listed.extend(loaded.file.images.into_iter().map(|image| image.reference));

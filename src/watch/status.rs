@@ -193,11 +193,9 @@ impl Status {
 impl RunStatus {
     /// Makes the memory of a run of which nothing is known but its end.
     pub(super) fn new(verdict: Verdict, ended: Timestamp, elapsed: Duration, reasons: Vec<Reason>) -> Self {
-        let verdict = Verdict {
-            summary: clipped(&verdict.summary),
-            hint: verdict.hint.as_deref().map(clipped),
-            ..verdict
-        };
+        let mut verdict = verdict;
+        verdict.summary = clipped(&verdict.summary);
+        verdict.hint = verdict.hint.as_deref().map(clipped);
         let (changes, more_changes, downloaded_bytes, repeats) = (Vec::new(), 0, 0, 0);
         Self { ended, elapsed, reasons, verdict, changes, more_changes, downloaded_bytes, repeats }
     }

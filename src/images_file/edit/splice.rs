@@ -166,29 +166,25 @@ impl Text {
                 None => without,
             });
         }
-        Some(match (before, next) {
-            (Some(before), _) => {
-                let gap = &self.body[before + 1..element.start];
-                let cut = if gap.contains('#') { element.start..end } else { before + 1..end };
-                self.replaced(cut, "").replaced(before..before + 1, "")
-            }
-            // All goes up to the next one, or to what is said before it.
-            (None, _) => {
-                let gap = &self.body[end..next.unwrap_or(array.close())];
-                let blank = gap.len() - gap.trim_start_matches([' ', '\t']).len();
-                if next.is_none() && index > 0 && comma.is_some() {
-                    // Of the last one the comma stays with the one before.
-                    let last = array.elements[index - 1].end;
-                    let comma = self.comma(last, element.start)?;
-                    let gap = &self.body[comma + 1..element.start];
-                    let from = if gap.contains('#') { element.start } else { comma + 1 };
-                    self.replaced(from..end, "")
-                } else if array.elements.len() == 1 && !self.body[array.span.clone()].contains(['\n', '#']) {
-                    self.replaced(array.span.start + 1..array.close(), "")
-                } else {
-                    self.replaced(element.start..end + blank, "")
-                }
-            }
+        if let Some(before) = before {
+            let gap = &self.body[before + 1..element.start];
+            let cut = if gap.contains('#') { element.start..end } else { before + 1..end };
+            return Some(self.replaced(cut, "").replaced(before..before + 1, ""));
+        }
+        // All goes up to the next one, or to the comment before the next one.
+        let gap = &self.body[end..next.unwrap_or(array.close())];
+        let blank = gap.len() - gap.trim_start_matches([' ', '\t']).len();
+        Some(if next.is_none() && index > 0 && comma.is_some() {
+            // Of the last one the comma stays with the one before.
+            let last = array.elements[index - 1].end;
+            let comma = self.comma(last, element.start)?;
+            let gap = &self.body[comma + 1..element.start];
+            let from = if gap.contains('#') { element.start } else { comma + 1 };
+            self.replaced(from..end, "")
+        } else if array.elements.len() == 1 && !self.body[array.span.clone()].contains(['\n', '#']) {
+            self.replaced(array.span.start + 1..array.close(), "")
+        } else {
+            self.replaced(element.start..end + blank, "")
         })
     }
 

@@ -1,5 +1,5 @@
 //! Kubernetes objects: the images of all containers, wherever a pod's description stands in them
-//! (in Deployments, CronJobs, Lists, custom resources), and image volumes.
+//! (in Deployments, `CronJobs`, Lists, custom resources), and image volumes.
 
 use super::Gathered;
 use super::yaml::{Node, Walk};

@@ -1,5 +1,7 @@
 //! Each kind of source names its images, and says by line what it cannot say.
 
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -179,7 +181,7 @@ fn broken_and_hostile_yaml_is_refused_by_its_line() {
     // Aliases of aliases: 2^40 containers, were they counted out.
     let mut bomb = "apiVersion: v1\nkind: List\na0: &a0 { containers: [{ image: 'a:1' }] }\n".to_owned();
     for level in 1..40 {
-        bomb += &format!("a{level}: &a{level} [*a{0}, *a{0}]\n", level - 1);
+        writeln!(bomb, "a{level}: &a{level} [*a{0}, *a{0}]", level - 1).unwrap();
     }
     let (found, unread) = images("x.yml", &bomb);
     assert_eq!(found, ["a:1"]);

@@ -55,7 +55,6 @@ fn braced(inside: &str, value: &dyn Fn(&str) -> Option<String>, depth: usize) ->
         return Err("a `${` is not followed by a name".to_owned());
     }
     match operator.split_at_checked(1) {
-        None => known.ok_or_else(none),
         Some(("-", default)) => known.map_or_else(|| expand(default), Ok),
         Some(("+", other)) => {
             if known.is_some() {
@@ -64,7 +63,7 @@ fn braced(inside: &str, value: &dyn Fn(&str) -> Option<String>, depth: usize) ->
                 Ok(String::new())
             }
         }
-        Some(("?", _)) => known.ok_or_else(none),
+        None | Some(("?", _)) => known.ok_or_else(none),
         Some((":", rest)) => match rest.split_at_checked(1) {
             Some(("-", default)) => filled.map_or_else(|| expand(default), Ok),
             Some(("+", other)) => {

@@ -26,7 +26,7 @@ struct Rest {
     status: u16,
     host: String,
     registry: Box<RegistryName>,
-    login: Login,
+    login: Box<Login>,
 }
 
 impl Rests {

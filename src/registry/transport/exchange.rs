@@ -143,7 +143,7 @@ fn without_queries(text: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find(['?', '@']) {
         let (before, after) = rest.split_at(at);
-        if after.starts_with('@') {
+        if let Some(after) = after.strip_prefix('@') {
             match before.rfind("://") {
                 Some(scheme) if !before[scheme + 3..].contains('/') => {
                     out.push_str(&before[..scheme + 3]);
@@ -152,7 +152,7 @@ fn without_queries(text: &str) -> String {
                 _ => out.push_str(before),
             }
             out.push('@');
-            rest = &after[1..];
+            rest = after;
         } else {
             out.push_str(before);
             out.push('?');

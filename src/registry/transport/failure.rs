@@ -29,9 +29,8 @@ pub(crate) struct FailedTry {
     pub(crate) after: Option<Duration>,
     /// True if the try failed where a redirect led: the one who redirected had answered.
     pub(crate) redirected: bool,
-    /// The image and the request that the try was about, for people. Boxed, since failures are
-    /// moved often.
-    pub(crate) about: Option<Box<String>>,
+    /// The image and the request that the try was about, for people.
+    pub(crate) about: Option<Box<str>>,
 }
 
 impl FailedTry {
@@ -41,7 +40,7 @@ impl FailedTry {
 
     /// Takes note of what the try was about, unless that is known.
     pub(crate) fn about(mut self, about: impl FnOnce() -> String) -> Self {
-        self.about.get_or_insert_with(|| Box::new(about()));
+        self.about.get_or_insert_with(|| about().into_boxed_str());
         self
     }
 

@@ -45,7 +45,7 @@ pub(crate) fn refusal(
             status,
             host: url.host_port(),
             registry: Box::new(client.name.clone()),
-            login: if own { login } else { Login::None { looked_at: Box::default() } },
+            login: Box::new(if own { login } else { Login::None { looked_at: Box::default() } }),
             until: until.map(Box::new),
         },
         // 501 and 505 are about what the server is, not how it is.

@@ -30,6 +30,9 @@ use crate::threads;
 /// The lockfile in the root of a bundle.
 pub(super) const LOCKFILE: &str = "images.lock";
 
+/// An image's evidence, and the signatures that it stands on.
+type ReadSignatures = (Arc<Evidence>, Arc<[Candidate]>);
+
 /// The contents of one bundle.
 pub(super) struct Contents<'a> {
     session: &'a Session,
@@ -37,7 +40,7 @@ pub(super) struct Contents<'a> {
     /// Whoever has judged the signatures, and can find them again.
     verifier: &'a Signatures<'a>,
     /// The signatures that were read last: their blobs follow each other.
-    last: RefCell<Option<(Arc<Evidence>, Arc<[Candidate]>)>>,
+    last: RefCell<Option<ReadSignatures>>,
     catalog: Option<&'a Catalog>,
     kept: Blobs,
     images: Vec<BundleImage>,

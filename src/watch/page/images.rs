@@ -260,7 +260,9 @@ fn digests(html: &mut Html, image: &ImageStatus) {
             html.tags("–");
         }
         (here, wanted) => {
-            here.iter().for_each(|digest| add(digest.as_str()));
+            if let Some(here) = here {
+                add(here.as_str());
+            }
             if let Some(wanted) = wanted {
                 html.tags("<span class=\"sub\">wanted ");
                 html.tags("<span class=\"digest\" title=\"").text(wanted.as_str()).tags("\">");
