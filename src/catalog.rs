@@ -42,6 +42,7 @@ use crate::image_ref::ImageRef;
 use crate::state::{Candidate, ConfigRecord, Evidence, LoadedReference, Owner, RecordedImage};
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
 use header::OpenCatalog;
+pub(crate) use needed::GivenUp;
 pub use writable::Holding;
 pub use writable::WritableCatalog;
 pub(crate) use writable::{Change, GROUP};
@@ -184,10 +185,11 @@ impl Catalog {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn layers_needed_outside(
+    pub fn layers_needed_outside<'a>(
         &self,
-        references: &BTreeSet<ImageRef>,
+        references: impl Into<GivenUp<'a>>,
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
+        let references = references.into();
         self.read("look up needed layers in", |tx| needed::layers_needed_outside(tx, references))
     }
 
@@ -196,12 +198,13 @@ impl Catalog {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn layers_needed_in(
+    pub fn layers_needed_in<'a>(
         &self,
         directory: &Path,
         default: &Path,
-        outside: &BTreeSet<ImageRef>,
+        outside: impl Into<GivenUp<'a>>,
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
+        let outside = outside.into();
         self.read("look up needed layers in", |tx| {
             let mut needed = needed::layers_needed_outside(tx, outside)?;
             let of = (directory, default);
@@ -215,10 +218,11 @@ impl Catalog {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn blobs_needed_outside(
+    pub fn blobs_needed_outside<'a>(
         &self,
-        references: &BTreeSet<ImageRef>,
+        references: impl Into<GivenUp<'a>>,
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
+        let references = references.into();
         self.read("look up needed blobs in", |tx| needed::blobs_needed_outside(tx, references))
     }
 

@@ -10,7 +10,9 @@ mod child;
 mod containerd;
 mod docker;
 mod lines;
+mod listing;
 mod microsandbox;
+mod pieces;
 mod podman;
 mod program;
 mod temporary;
@@ -30,7 +32,7 @@ use self::microsandbox::Microsandbox;
 use self::podman::Podman;
 use self::program::{Patience, Program, Shared};
 use crate::error::Error;
-use crate::state::{EngineListing, EngineName, EngineSettings};
+use crate::state::{AskedNames, EngineListing, EngineName, EngineSettings};
 use crate::threads;
 
 /// A listing, or the error of an engine that cannot be asked.
@@ -75,10 +77,14 @@ impl Engines {
         Arc::clone(engine)
     }
 
-    /// Asks all `engines` at once for their listings.
-    pub(crate) fn listings(&self, engines: &[EngineSettings]) -> BTreeMap<EngineName, Listed> {
+    /// Asks all `engines` at once for their listings of what is asked about.
+    pub(crate) fn listings(
+        &self,
+        engines: &[EngineSettings],
+        asked: &AskedNames,
+    ) -> BTreeMap<EngineName, Listed> {
         let ask = |settings: &EngineSettings| {
-            self.of(settings).list().map(Arc::new).map_err(|error| Arc::new(Error::from(error)))
+            self.of(settings).list(asked).map(Arc::new).map_err(|error| Arc::new(Error::from(error)))
         };
         std::thread::scope(|scope| {
             let start =

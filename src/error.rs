@@ -141,6 +141,8 @@ pub enum Absent {
     LockedImage,
     /// Some layers of a recorded image.
     Layers,
+    /// Blobs of a recorded image whose layers are extracted.
+    Blobs,
     /// The documents of a recorded image.
     Documents,
     /// Any tag that fits this rule.
@@ -153,6 +155,7 @@ impl fmt::Display for Absent {
             Self::Image => f.write_str("not here"),
             Self::LockedImage => f.write_str("not here as the lockfile has it"),
             Self::Layers => f.write_str("not all of its layers are here"),
+            Self::Blobs => f.write_str("its layers are here, but not all of its blobs are kept"),
             Self::Documents => f.write_str("its manifest is not kept here"),
             Self::Tag(rule) => write!(f, "no tag here fits {rule}"),
         }

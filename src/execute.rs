@@ -33,11 +33,11 @@ use crate::engine::Engines;
 use crate::error::{Defect, Error, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
-use crate::plan::{Fetch, Plan, PlannedImage, RowChange, ToRecord};
+use crate::plan::{Fetch, Plan, PlannedImage, ToRecord};
 use crate::progress::{Event, Reporter, Task};
 use crate::queue::Queue;
 use crate::registry::Registries;
-use crate::state::{Action, Limits, LoadedReference, Owner, Ownership, Targets};
+use crate::state::{Action, EngineName, Limits, LoadedReference, Owner, Ownership, Targets};
 use crate::store::{self, Left, Store};
 use crate::sys;
 use crate::threads;
@@ -115,7 +115,6 @@ impl Executor<'_> {
         }
         documents::keep_documents(self, plan, &mut waitlist);
         let loads = Loads::of(plan, self.owner, self.engines);
-        self.catalog.begin_loads(&loads.rows())?;
         let counters = Counters::default();
         let given_up: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();
         let (store, cancel, reporter) = (self.store, self.cancel, self.reporter);
@@ -127,14 +126,15 @@ impl Executor<'_> {
             let layers = self.fetch_all(plan, &given_up, &workers, &counters, (&mut waitlist, &feed));
             (layers, feed.finish())
         });
-        let loads = self.end_loads(plan, loaded, &mut waitlist);
-        self.note_rows(plan)?;
+        let (loads, engine_failures) = self.end_loads(plan, loaded, &mut waitlist);
+        loads::note_rows(self.catalog, plan)?;
         kept::look_after_kept_blobs(self, plan)?;
         let stopped = self.cancel.is_cancelled();
         Ok(Outcome {
             images: waitlist.into_results(plan),
             layers,
             loads,
+            engine_failures,
             downloaded_bytes: counters.downloaded.into_inner(),
             extracted_bytes: counters.extracted.into_inner(),
             stopped,
@@ -286,8 +286,9 @@ impl Executor<'_> {
 
     // -------------------------------------------------------------------------------------- images
 
-    /// Records every image that waits for no layer any more, and hands it to the engines that are
-    /// to load it; reports those that no engine loads.
+    /// Records every image that waits for no layer any more, notes that its loads begin, and hands
+    /// it to the engines that are to load it; reports those that no engine loads. Of an image that
+    /// never comes so far the engines have what they had.
     fn settle(&mut self, plan: &Plan, waitlist: &mut Waitlist, feed: &Feed<'_>) {
         let settled = waitlist.take_settled();
         let mut changes = Vec::new();
@@ -305,12 +306,20 @@ impl Executor<'_> {
         let Targets { extracts, keeps_blobs, .. } = *self.targets;
         let holding = Holding { layers: self.store.layers(), extracts, keeps_blobs };
         let mut changed = self.catalog.change(&changes, self.owner, holding).into_iter();
-        for (index, outcome) in outcomes {
-            let error = match outcome {
-                Ok(true) => changed.next().and_then(Result::err).map(|error| Arc::new(error.into())),
-                Ok(false) => None,
-                Err(error) => Some(error),
-            };
+        let errors: Vec<(usize, Option<Arc<Error>>)> = outcomes
+            .into_iter()
+            .map(|(index, outcome)| match outcome {
+                Ok(true) => (index, changed.next().and_then(Result::err).map(|error| Arc::new(error.into()))),
+                Ok(false) => (index, None),
+                Err(error) => (index, Some(error)),
+            })
+            .collect();
+        let whole = errors.iter().filter(|(_, error)| error.is_none());
+        let rows: Vec<LoadedReference> = whole.flat_map(|(index, _)| feed.rows(*index)).cloned().collect();
+        let not_begun = self.catalog.begin_loads(&rows).err().map(|error| Arc::new(error.into()));
+        for (index, error) in errors {
+            let is_to_load = error.is_none() && feed.rows(index).next().is_some();
+            let error = error.or_else(|| not_begun.clone().filter(|_| is_to_load));
             if error.is_none() && feed.image(index) {
                 continue;
             }
@@ -321,49 +330,46 @@ impl Executor<'_> {
     }
 
     /// Records the results of the loads, reports their images, and returns how many references
-    /// engines took.
-    fn end_loads(&mut self, plan: &Plan, loaded: Vec<LoadResult>, waitlist: &mut Waitlist) -> usize {
-        let mut count = 0;
+    /// engines took, and which images failed in which engines.
+    fn end_loads(
+        &mut self,
+        plan: &Plan,
+        loaded: Vec<LoadResult>,
+        waitlist: &mut Waitlist,
+    ) -> (usize, BTreeSet<(ImageRef, EngineName)>) {
+        let (mut count, mut failures) = (0, BTreeSet::new());
         let mut errors: BTreeMap<usize, Option<Arc<Error>>> = BTreeMap::new();
+        let damaged: BTreeSet<BlobDigest> =
+            loaded.iter().filter_map(|result| result.damaged.clone()).collect();
+        if let Err(error) = kept::remove_damaged(self, &damaged) {
+            self.reporter.report(Event::Warning(format!("damaged kept blobs stay: {error}")));
+        }
         let noted = if loaded.is_empty() { Vec::new() } else { self.catalog.loaded().unwrap_or_default() };
-        for LoadResult { image, mut rows, error } in loaded {
+        for LoadResult { image, engine, mut rows, error, .. } in loaded {
             count += rows.len();
             for row in &mut rows {
                 note_files_as_made(row, &noted);
             }
             let recorded = rows.iter().try_for_each(|row| self.catalog.end_load(row));
             let failed = error.or(recorded.err().map(|error| Arc::new(error.into())));
+            if failed.is_some() {
+                failures.insert((plan.images[image].reference.clone(), engine));
+            }
             let first = errors.entry(image).or_default();
-            *first = first.take().or(failed);
+            if first.is_none() {
+                *first = failed;
+            } else if let Some(error) = failed {
+                // An image has one error; those of its other engines are told beside it.
+                let image = &plan.images[image].reference;
+                self.reporter.report(Event::Warning(format!("{image}: {}", error.chain().join(": "))));
+            }
         }
         for (index, error) in errors {
             let error = error.or_else(|| plan.images[index].part_error().cloned());
             waitlist.finish(index, error.clone());
             self.reporter.report(plan.images[index].event(error));
         }
-        count
-    }
-
-    /// Brings the rows up to date about references that engines have without a load.
-    fn note_rows(&mut self, plan: &Plan) -> Result<(), Error> {
-        let (mut notes, mut lost) = (Vec::new(), Vec::new());
-        for change in plan.row_changes() {
-            match change {
-                RowChange::Note(row) => notes.push(row),
-                RowChange::Drop(row) => lost.push(row.clone()),
-            }
-        }
-        // No run waits for another program without need.
-        if !notes.is_empty() {
-            self.catalog.end_loads(&notes)?;
-        }
-        if !lost.is_empty() {
-            self.catalog.forget_loads(&lost)?;
-        }
-        if !plan.unwanted.is_empty() {
-            self.catalog.unwant_loads(&plan.unwanted)?;
-        }
-        Ok(())
+        (count, failures)
     }
 
     /// The change in the catalog for an image that has all its layers; `None`: nothing is to be

@@ -33,7 +33,8 @@ use crate::image_ref::ImageRef;
 use crate::progress::Reporter;
 use crate::registry::Registries;
 use crate::state::{
-    Desired, DocumentDescriptor, LayerDescriptor, LayerState, Observed, PullPolicy, RecordedImage, Resolution,
+    AskedNames, Desired, DocumentDescriptor, LayerDescriptor, LayerState, Observed, PullPolicy,
+    RecordedImage, Resolution,
 };
 use crate::store::{self, Blobs};
 
@@ -72,7 +73,7 @@ impl Observer<'_> {
     pub(crate) fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
         let mut observed = Observed::default();
         self.look_at_catalog(desired, &mut observed)?;
-        observed.engines = self.engines.listings(&desired.targets.engines);
+        observed.engines = self.engines.listings(&desired.targets.engines, &asked_names(desired, &observed));
         let known = self.lookups(desired, &observed).run(desired, None);
         known.into_observed(&mut observed);
         self.look_at_what_is_known(desired, observed)
@@ -93,7 +94,7 @@ impl Observer<'_> {
         let mut observed = Observed::default();
         self.look_at_catalog(desired, &mut observed)?;
         // A part of the run needs the listings too.
-        observed.engines = self.engines.listings(&desired.targets.engines);
+        observed.engines = self.engines.listings(&desired.targets.engines, &asked_names(desired, &observed));
         let mut listener = |known: &Known, all_answered: AllAnswered<'_>| {
             let (desired, observed) = known.part_of(desired, &observed);
             // Files that cannot be looked at now end the run when all is known.
@@ -142,7 +143,8 @@ impl Observer<'_> {
         self.look_at_layers(desired, observed)?;
         self.look_at_blobs(desired, observed);
         if observed.loaded != loaded_before {
-            observed.engines = self.engines.listings(&desired.targets.engines);
+            observed.engines =
+                self.engines.listings(&desired.targets.engines, &asked_names(desired, observed));
         }
         let selected = observed.selected.iter().map(|selected| &selected.image);
         let names = desired.images.iter().chain(selected).flat_map(|image| image.reference.recorded_names());
@@ -283,8 +285,12 @@ impl Observer<'_> {
                 if content.lacks_documents(desired, wanted, observed) {
                     return Some(blocked(Absent::Documents));
                 }
-                let lacks = content.absent(desired, wanted, observed).next().is_some();
-                return lacks.then(|| blocked(Absent::Layers));
+                let is_here =
+                    |digest: &BlobDigest| observed.layers.get(digest).is_some_and(|state| state.is_here());
+                let mut absent = content.absent(desired, wanted, observed).peekable();
+                absent.peek()?;
+                let are_extracted = absent.all(|(_, digest)| is_here(digest));
+                return Some(blocked(if are_extracted { Absent::Blobs } else { Absent::Layers }));
             }
             let error = content?
                 .absent(desired, wanted, observed)
@@ -292,4 +298,16 @@ impl Observer<'_> {
             Some(Resolution::Blocked(Arc::new(error.into())))
         });
     }
+}
+
+/// Gathers the names that engines are asked about: those of the images, which a selection may yet
+/// choose among all of its repository, and those that have been loaded.
+fn asked_names(desired: &Desired, observed: &Observed) -> AskedNames {
+    let mut asked = AskedNames::of(observed.loaded.iter().map(|row| &row.name));
+    for engine in &desired.targets.engines {
+        asked.names.extend(desired.images.iter().flat_map(|image| engine.name.names_of(&image.reference)));
+    }
+    let repositories = desired.selections.iter().flat_map(|selection| selection.repository.recorded_names());
+    asked.repositories.extend(repositories.map(|name| name.to_string()));
+    asked
 }

@@ -418,6 +418,15 @@ impl Registries {
         self.lookup_patience
     }
 
+    /// Names the place that blobs of `reference` come from, for errors: the bundle or the layout, or
+    /// the registry.
+    pub(crate) fn source_of(&self, reference: &ImageRef) -> String {
+        match self.backend(reference).as_deref() {
+            Ok(Backend::Layout(layout)) => layout.host(),
+            Ok(Backend::Remote(..)) | Err(_) => reference.registry().to_owned(),
+        }
+    }
+
     fn backend(&self, reference: &ImageRef) -> Result<Arc<Backend>, RegistryError> {
         if let Some(bundle) = &self.bundle {
             return Ok(Arc::clone(bundle));

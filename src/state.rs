@@ -24,7 +24,7 @@ mod trust;
 pub use crate::progress::Action;
 pub use desired::{Desired, DesiredImage};
 pub use document::{DocumentDescriptor, DocumentRole};
-pub use engine::{EngineFile, EngineListing, EngineName, EngineSettings, LoadedReference};
+pub use engine::{AskedNames, EngineFile, EngineListing, EngineName, EngineSettings, LoadedReference};
 pub use layer::{LayerDescriptor, LayerFacts, LayerState, MediaType, size_of_layers};
 pub use locked::LockedImage;
 pub use observed::{BlockedSelection, Observed, RecordedImage, Resolution, SelectedImage};

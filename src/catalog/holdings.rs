@@ -83,11 +83,14 @@ pub(super) fn drop_of(tx: &Transaction<'_>, name: &str, owner: Option<&Owner>) -
     Ok(())
 }
 
-/// A query for the images of which an owner has a wish.
+/// The question whether an owner is about to give up the image of a name.
+pub(super) type Leaves<'l> = &'l dyn Fn(&Owner, &str) -> bool;
+
+/// A query for the images of which an owner has a wish, with the owner.
 macro_rules! images_with {
     ($wish:literal) => {
         concat!(
-            "SELECT own.reference FROM sync_holdings AS holding
+            "SELECT own.reference, own.owner FROM sync_holdings AS holding
                JOIN sync_owners AS own ON own.reference = holding.reference AND own.owner = holding.owner
               WHERE ",
             $wish
@@ -98,24 +101,29 @@ macro_rules! images_with {
 const UNEXTRACTED: &str = images_with!("holding.extracts = 0");
 const KEEPING: &str = images_with!("holding.keeps_blobs = 1");
 
-/// Lists the images that have owners of whom none wants the layers.
-pub(super) fn unextracted(conn: &Connection) -> Result<BTreeSet<String>> {
-    let names: BTreeSet<String> = all_texts(conn, UNEXTRACTED)?.into_iter().collect();
+/// Lists the images that have owners of whom none wants the layers, but perhaps one who leaves.
+pub(super) fn unextracted(conn: &Connection, leaves: Leaves<'_>) -> Result<BTreeSet<String>> {
+    let wishes = all_wishes(conn, UNEXTRACTED)?;
+    let names: BTreeSet<String> = wishes.into_iter().map(|(name, _)| name).collect();
     let mut found = BTreeSet::new();
     for name in names {
-        if holders(conn, &name)?.extracted_for.is_empty() {
+        if holders(conn, &name)?.extracted_for.iter().all(|owner| leaves(owner, &name)) {
             found.insert(name);
         }
     }
     Ok(found)
 }
 
-/// Lists the blobs, documents and layers, of all images outside `inside` that somebody keeps.
+/// Lists the blobs, documents and layers, of all images outside `inside` that somebody keeps who
+/// does not leave.
 pub(super) fn kept_blobs_outside(
     conn: &Connection,
     inside: &BTreeSet<String>,
+    leaves: Leaves<'_>,
 ) -> Result<BTreeSet<BlobDigest>> {
-    let names: BTreeSet<String> = all_texts(conn, KEEPING)?.into_iter().collect();
+    let wishes = all_wishes(conn, KEEPING)?.into_iter();
+    let names: BTreeSet<String> =
+        wishes.filter(|(name, owner)| !leaves(owner, name)).map(|(name, _)| name).collect();
     let mut needed = BTreeSet::new();
     for name in names.difference(inside) {
         for sql in [
@@ -129,12 +137,13 @@ pub(super) fn kept_blobs_outside(
     Ok(needed)
 }
 
-fn all_texts(conn: &Connection, sql: &str) -> Result<Vec<String>> {
+/// Reads images, each with an owner. Rows that are garbled are nobody's.
+fn all_wishes(conn: &Connection, sql: &str) -> Result<Vec<(String, Owner)>> {
     let mut statement = conn.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.extend(text(row, 0)?);
+        found.extend(text(row, 0)?.zip(text(row, 1)?.map(Owner)));
     }
     Ok(found)
 }

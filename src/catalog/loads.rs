@@ -14,9 +14,11 @@ use crate::state::{EngineSettings, LoadedReference, Owner};
 pub(super) fn all(conn: &Connection) -> Result<Vec<LoadedReference>> {
     let mut statement = conn.prepare_cached(
         "SELECT load.owner, load.engine, load.name, load.reference, load.manifest_digest, load.listed_digest,
-                load.files_json, unwanted.name
+                load.files_json, unwanted.name, former.digest
            FROM sync_loads AS load LEFT JOIN sync_loads_unwanted AS unwanted
              ON unwanted.engine = load.engine AND unwanted.name = load.name AND unwanted.owner = load.owner
+           LEFT JOIN sync_former_loads AS former
+             ON former.engine = load.engine AND former.name = load.name AND former.owner = load.owner
           ORDER BY load.engine, load.name, load.owner",
     )?;
     let mut rows = statement.query([])?;
@@ -31,6 +33,8 @@ fn load(row: &Row<'_>) -> Result<Option<LoadedReference>> {
     let (owner, engine, name) = (text(row, 0)?, text(row, 1)?, text(row, 2)?);
     let (reference, manifest) = (text(row, 3)?, text(row, 4)?);
     let (listed, files, unwanted) = (text(row, 5)?, text(row, 6)?, text(row, 7)?);
+    let former = text(row, 8)?;
+    let parsed = |digest: String| BlobDigest::parse(&digest).ok();
     Ok((|| {
         Some(LoadedReference {
             owner: Owner(owner?),
@@ -38,7 +42,8 @@ fn load(row: &Row<'_>) -> Result<Option<LoadedReference>> {
             name: name?,
             reference: parse_name(&reference?)?,
             manifest: BlobDigest::parse(&manifest?).ok()?,
-            listed: listed.and_then(|digest| BlobDigest::parse(&digest).ok()),
+            listed: listed.and_then(parsed),
+            former: former.and_then(parsed),
             files: files.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default(),
             wanted: unwanted.is_none(),
         })
@@ -46,7 +51,8 @@ fn load(row: &Row<'_>) -> Result<Option<LoadedReference>> {
 }
 
 /// Notes a load. With `is_done`, it is what the engine lists, for all owners who have the name;
-/// else it is under way. A row of the same owner and engine with other settings goes.
+/// else it is under way, and what the engine listed as ours before is ours still. A row of the same
+/// owner and engine with other settings goes.
 pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -> Result<()> {
     let (listed, files) = if is_done { (load.listed.as_ref(), &load.files[..]) } else { (None, &[][..]) };
     let listed = listed.map(BlobDigest::as_str);
@@ -60,9 +66,20 @@ pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -
                   WHERE engine = ?1 AND name = ?2 AND owner = ?3",
             )?
             .execute(params![other, load.name, owner, load.manifest.as_str(), listed, files])?;
+            forget_former(tx, &other, &load.name, &owner)?;
         }
     }
     want(tx, &engine, &load.name, &load.owner.0)?;
+    if is_done {
+        forget_former(tx, &engine, &load.name, &load.owner.0)?;
+    } else {
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO sync_former_loads (engine, name, owner, digest)
+             SELECT engine, name, owner, listed_digest FROM sync_loads
+              WHERE engine = ?1 AND name = ?2 AND owner = ?3 AND listed_digest IS NOT NULL",
+        )?
+        .execute([&engine, &load.name, &load.owner.0])?;
+    }
     tx.prepare_cached(
         "INSERT INTO sync_loads (engine, name, owner, reference, manifest_digest, listed_digest, files_json,
              since)
@@ -99,6 +116,12 @@ fn same_name(tx: &Transaction<'_>, load: &LoadedReference) -> Result<Vec<(String
     Ok(found)
 }
 
+fn forget_former(tx: &Transaction<'_>, engine: &str, name: &str, owner: &str) -> Result<()> {
+    tx.prepare_cached("DELETE FROM sync_former_loads WHERE engine = ?1 AND name = ?2 AND owner = ?3")?
+        .execute([engine, name, owner])?;
+    Ok(())
+}
+
 /// Forgets a load.
 pub(super) fn forget(tx: &Transaction<'_>, load: &LoadedReference) -> Result<()> {
     drop_row(tx, &json(&load.engine)?, &load.name, &load.owner.0)
@@ -119,6 +142,7 @@ fn want(tx: &Transaction<'_>, engine: &str, name: &str, owner: &str) -> Result<(
 
 fn drop_row(tx: &Transaction<'_>, engine: &str, name: &str, owner: &str) -> Result<()> {
     want(tx, engine, name, owner)?;
+    forget_former(tx, engine, name, owner)?;
     tx.prepare_cached("DELETE FROM sync_loads WHERE engine = ?1 AND name = ?2 AND owner = ?3")?
         .execute([engine, name, owner])?;
     Ok(())

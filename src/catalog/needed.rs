@@ -9,19 +9,42 @@ use rusqlite::{Connection, OptionalExtension as _, Result};
 
 use super::directories::{all, is_same, resolved};
 use super::holdings::{self, holders};
-use super::rows::{NameRow, OUR_USERS, THEIR_LAYERS, THEIR_USERS, texts};
+use super::rows::{NameRow, OUR_USERS, THEIR_LAYERS, THEIR_USERS, parse_name, texts};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
+use crate::state::Owner;
+
+/// The images that are about to be given up, of which nothing is recorded yet.
+#[derive(Clone, Copy, Debug)]
+pub struct GivenUp<'a> {
+    /// The images that go, second names or not.
+    pub images: &'a BTreeSet<ImageRef>,
+    /// The owner who gives up images that may stay for others, with these images: what nobody else
+    /// wants of them is not needed. `None`: no owner leaves images to others.
+    pub by: Option<(&'a Owner, &'a BTreeSet<ImageRef>)>,
+}
+
+impl<'a> From<&'a BTreeSet<ImageRef>> for GivenUp<'a> {
+    fn from(images: &'a BTreeSet<ImageRef>) -> Self {
+        Self { images, by: None }
+    }
+}
+
+impl GivenUp<'_> {
+    /// True if `owner` is about to give up the image `name`.
+    pub(super) fn leaves(&self, owner: &Owner, name: &str) -> bool {
+        self.by.is_some_and(|(leaving, names)| {
+            leaving == owner && parse_name(name).is_some_and(|name| names.contains(&name))
+        })
+    }
+}
 
 /// The layers that anything but `inside` needs.
 ///
 /// A layer that microsandbox lists and that no image uses counts as needed: microsandbox may be in
 /// the middle of pulling it. A second name that nobody owns goes with its image, unless
 /// microsandbox had it before.
-pub(super) fn layers_needed_outside(
-    conn: &Connection,
-    inside: &BTreeSet<ImageRef>,
-) -> Result<BTreeSet<BlobDigest>> {
+pub(super) fn layers_needed_outside(conn: &Connection, inside: GivenUp<'_>) -> Result<BTreeSet<BlobDigest>> {
     let inside_names = without_layers(conn, inside)?;
     let mut candidates: BTreeSet<String> = BTreeSet::new();
     for name in &inside_names {
@@ -59,19 +82,18 @@ pub(super) fn layers_needed_outside(
 }
 
 /// The blobs that images outside `inside` keep.
-pub(super) fn blobs_needed_outside(
-    conn: &Connection,
-    inside: &BTreeSet<ImageRef>,
-) -> Result<BTreeSet<BlobDigest>> {
-    let inside = inside.iter().map(ToString::to_string).collect();
-    holdings::kept_blobs_outside(conn, &with_second_names(conn, inside)?)
+pub(super) fn blobs_needed_outside(conn: &Connection, inside: GivenUp<'_>) -> Result<BTreeSet<BlobDigest>> {
+    let names = inside.images.iter().map(ToString::to_string).collect();
+    holdings::kept_blobs_outside(conn, &with_second_names(conn, names)?, &|owner, name| {
+        inside.leaves(owner, name)
+    })
 }
 
 /// The names that need no layers: those of `inside`, and those of images of which no owner wants
 /// layers and that microsandbox did not have before.
-fn without_layers(conn: &Connection, inside: &BTreeSet<ImageRef>) -> Result<BTreeSet<String>> {
-    let mut names: BTreeSet<String> = inside.iter().map(ToString::to_string).collect();
-    for name in holdings::unextracted(conn)? {
+fn without_layers(conn: &Connection, inside: GivenUp<'_>) -> Result<BTreeSet<String>> {
+    let mut names: BTreeSet<String> = inside.images.iter().map(ToString::to_string).collect();
+    for name in holdings::unextracted(conn, &|owner, name| inside.leaves(owner, name))? {
         if NameRow::of(conn, &name)?.is_some_and(|row| !row.preexisting) {
             names.insert(name);
         }
@@ -131,7 +153,7 @@ pub(super) fn retain_needed_in(
     conn: &Connection,
     home: &Path,
     (directory, default): (&Path, &Path),
-    inside: &BTreeSet<ImageRef>,
+    inside: GivenUp<'_>,
     needed: &mut BTreeSet<BlobDigest>,
 ) -> Result<()> {
     let known = all(conn, home)?;

@@ -21,8 +21,16 @@ use crate::error::CatalogError;
 type Migration = fn(&Connection, home: &Path) -> rusqlite::Result<()>;
 
 /// The steps, in order. Steps are only ever added: a released one never changes.
-const MIGRATIONS: &[Migration] =
-    &[own_tables, lookup_indexes, layers_directories, own_tables, own_tables, own_tables, own_tables];
+const MIGRATIONS: &[Migration] = &[
+    own_tables,
+    lookup_indexes,
+    layers_directories,
+    own_tables,
+    own_tables,
+    own_tables,
+    own_tables,
+    own_tables,
+];
 
 fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
     OURS.iter().try_for_each(|table| create(conn, "CREATE TABLE IF NOT EXISTS", table))

@@ -1399,6 +1399,7 @@ fn loads_are_noted_before_they_start_and_outlive_their_owners() {
         reference: reference(ALPINE),
         manifest: layer("a").digest,
         listed: Some(layer("b").digest),
+        former: None,
         files: vec![EngineFile { path: "/srv/msb/x.erofs".into(), digest: "sha256:00".to_owned() }],
         wanted: true,
     };
@@ -1419,6 +1420,18 @@ fn loads_are_noted_before_they_start_and_outlive_their_owners() {
         catalog.loaded().unwrap().iter().map(|load| load.wanted).collect::<Vec<_>>(),
         [true, true, false]
     );
+    // The former image is ours until the new one is there, however often its load begins.
+    let next = LoadedReference { listed: Some(layer("c").digest), ..loads[1].clone() };
+    let under_way = LoadedReference { former: Some(layer("b").digest), ..begun(&next) };
+    for _ in 0..2 {
+        catalog.begin_loads(&[next.clone()]).unwrap();
+        assert_eq!(catalog.loaded().unwrap()[1], under_way);
+    }
+    catalog.end_load(&next).unwrap();
+    assert_eq!(catalog.loaded().unwrap()[1], next);
+    catalog.begin_loads(&[loads[1].clone()]).unwrap();
+    catalog.end_load(&loads[1]).unwrap();
+    assert_eq!(sandbox.count("sync_former_loads"), 0);
     catalog.forget(&[reference(ALPINE)], None).unwrap();
     catalog.forget_loads(&[loads[0].clone(), loads[2].clone()]).unwrap();
     assert_eq!(sandbox.reader().loaded().unwrap(), [loads[1].clone()]);

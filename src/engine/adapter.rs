@@ -2,11 +2,11 @@
 
 use super::child::Archive;
 use super::lines::shown;
-use super::program::{Output, Program};
+use super::program::Output;
 use crate::digest::{BlobDigest, DiffId};
 use crate::error::EngineError;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use crate::state::{EngineFile, EngineListing, EngineSettings};
+use crate::state::{AskedNames, EngineFile, EngineListing, EngineSettings};
 
 /// The words by which engines say that they keep an image because somebody uses it.
 const IN_USE: [&str; 5] =
@@ -28,8 +28,8 @@ pub(crate) trait Engine: Send + Sync {
     /// The settings that the engine was opened with.
     fn settings(&self) -> &EngineSettings;
 
-    /// Lists the images of the engine, by references in the full form.
-    fn list(&self) -> Result<EngineListing, EngineError>;
+    /// Lists those images of the engine that are asked about, by references in the full form.
+    fn list(&self, asked: &AskedNames) -> Result<EngineListing, EngineError>;
 
     /// True if an archive may have one image alone, under one name.
     fn takes_one_image(&self) -> bool {
@@ -48,12 +48,16 @@ pub(crate) trait Engine: Send + Sync {
     }
 
     /// Starts the engine's program for loading, and lets `archive` write into it. Where that fails,
-    /// for whatever reason, the program does not take what it got for the whole archive.
-    fn load(&self, archive: Archive<'_>) -> Result<(), EngineError>;
+    /// for whatever reason, the program does not take what it got for the whole archive. Images of
+    /// other platforms than this machine's are among those in it if `is_foreign`.
+    fn load(&self, archive: Archive<'_>, is_foreign: bool) -> Result<(), EngineError>;
 
     /// Tells of each of `names`, which the engine lists, whether the image is whole.
-    fn check(&self, names: &[String]) -> Vec<Result<(), EngineError>> {
-        names.iter().map(|_| Ok(())).collect()
+    ///
+    /// # Errors
+    /// The engine cannot tell.
+    fn check(&self, names: &[&str]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        Ok(names.iter().map(|_| Ok(())).collect())
     }
 
     /// Takes `names` out of the engine, never by force.
@@ -86,7 +90,7 @@ pub(super) fn remove_each(
     tell: impl Fn(&str) -> Told,
 ) -> Vec<Removed> {
     let told: Vec<Told> = names.iter().map(|name| tell(name)).collect();
-    let listing = engine.list();
+    let listing = engine.list(&AskedNames::of(names));
     let failed = |name: &str, status: &str| EngineError::Failed {
         engine: engine.settings().name.as_str(),
         doing: format!("the removal of {}", shown(name)),
@@ -109,15 +113,6 @@ pub(super) fn remove_each(
 fn is_in_use(words: &str) -> bool {
     let words = words.to_lowercase();
     IN_USE.iter().any(|known| words.contains(known))
-}
-
-/// Makes the error for output of `program` that cannot be read.
-pub(super) fn unreadable(program: &Program, doing: &str, reason: &str) -> EngineError {
-    EngineError::Unreadable {
-        engine: program.settings().name.as_str(),
-        doing: doing.to_owned(),
-        reason: shown(reason),
-    }
 }
 
 /// The full form of a reference that an engine lists; one that is none stays as it is.

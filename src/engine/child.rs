@@ -32,6 +32,9 @@ const WRITE: usize = 128 << 10;
 /// The number of times that a program is started which somebody is writing.
 const TRIES: u32 = 20;
 
+/// Takes the output of a child, piece by piece as it comes.
+pub(super) type Output<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
+
 /// Writes an archive into an engine's program.
 pub(crate) type Archive<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
 
@@ -41,10 +44,8 @@ pub(super) struct Rules<'a> {
     pub(super) cancel: &'a Cancel,
     /// The time that it may make no progress; for one that is not fed, the time that it gets.
     pub(super) patience: Duration,
-    /// The bytes of its output that are kept.
-    pub(super) output: usize,
-    /// True if it is ended where it writes more.
-    pub(super) is_output_whole: bool,
+    /// The bytes of its output after which it is ended; `None`: it may write for ever.
+    pub(super) output: Option<usize>,
     /// The listener to each line that it writes to stderr, escaped and cut.
     pub(super) line: &'a (dyn Fn(&str) + Sync),
 }
@@ -52,8 +53,6 @@ pub(super) struct Rules<'a> {
 /// A child that has ended.
 pub(super) struct Ended {
     pub(super) how: How,
-    /// The output, or the part of it that is kept.
-    pub(super) stdout: Vec<u8>,
     /// The last lines of stderr, escaped and cut.
     pub(super) words: String,
 }
@@ -75,12 +74,12 @@ pub(super) enum How {
     Abandoned(io::Error),
 }
 
-/// Runs `command` without input.
+/// Runs `command` without input, and hands what it writes to `output`.
 ///
 /// # Errors
 /// The program cannot be started.
-pub(super) fn run(command: Command, rules: &Rules<'_>) -> io::Result<Ended> {
-    let mut tended = Tended::start(command, Stdio::null(), rules)?;
+pub(super) fn run(command: Command, rules: &Rules<'_>, output: Output<'_>) -> io::Result<Ended> {
+    let mut tended = Tended::start(command, Stdio::null(), rules, output)?;
     let progress = Progress { waits_since: Mutex::new(Some(Instant::now())), ..Progress::default() };
     let how = tended.tend(&progress);
     Ok(tended.ended(how))
@@ -92,7 +91,8 @@ pub(super) fn run(command: Command, rules: &Rules<'_>) -> io::Result<Ended> {
 /// # Errors
 /// The program cannot be started.
 pub(super) fn feed(command: Command, rules: &Rules<'_>, archive: Archive<'_>) -> io::Result<Ended> {
-    let mut tended = Tended::start(command, Stdio::piped(), rules)?;
+    let mut unheard = |_: &[u8]| {};
+    let mut tended = Tended::start(command, Stdio::piped(), rules, &mut unheard)?;
     let Some(stdin) = tended.child.stdin.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
     if let Err(error) = sys::set_nonblocking(&stdin) {
         tended.end();
@@ -177,20 +177,26 @@ impl Write for Fed<'_> {
     }
 }
 
-/// A child at work, and what is kept of its output.
+/// A child at work, and whoever takes its output.
 struct Tended<'a> {
     child: Child,
     rules: &'a Rules<'a>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
-    kept: Vec<u8>,
-    is_flooded: bool,
+    output: Output<'a>,
+    /// The bytes of output so far.
+    written: usize,
     lines: Lines<'a>,
     buffer: Vec<u8>,
 }
 
 impl<'a> Tended<'a> {
-    fn start(mut command: Command, stdin: Stdio, rules: &'a Rules<'a>) -> io::Result<Self> {
+    fn start(
+        mut command: Command,
+        stdin: Stdio,
+        rules: &'a Rules<'a>,
+        output: Output<'a>,
+    ) -> io::Result<Self> {
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         sys::detach(&mut command);
         let mut child = spawn(&mut command, rules.cancel)?;
@@ -202,8 +208,8 @@ impl<'a> Tended<'a> {
             rules,
             stdout,
             stderr,
-            kept: Vec::new(),
-            is_flooded: false,
+            output,
+            written: 0,
             lines: Lines::new(rules.line),
             buffer: vec![0; READ],
         };
@@ -236,7 +242,7 @@ impl<'a> Tended<'a> {
             } else if progress.is_abandoned.load(Ordering::Acquire) || late {
                 // The feeder knows which of the two it is.
                 How::Hung
-            } else if self.is_flooded && self.rules.is_output_whole {
+            } else if self.is_flooded() {
                 How::Flooded
             } else {
                 pause = if is_talking { Duration::from_millis(1) } else { (pause * 2).min(LOOK) };
@@ -261,14 +267,17 @@ impl<'a> Tended<'a> {
         }
     }
 
+    /// True if the child has written more than anybody reads.
+    fn is_flooded(&self) -> bool {
+        self.rules.output.is_some_and(|most| self.written > most)
+    }
+
     /// Reads what the child has written; true if there was anything.
     fn drain(&mut self) -> bool {
-        let (kept, most) = (&mut self.kept, self.rules.output);
-        let is_flooded = &mut self.is_flooded;
+        let (output, written) = (&mut self.output, &mut self.written);
         let out = read_some(&mut self.stdout, &mut self.buffer, &mut |bytes| {
-            let room = most.saturating_sub(kept.len()).min(bytes.len());
-            kept.extend_from_slice(&bytes[..room]);
-            *is_flooded |= room < bytes.len();
+            *written = written.saturating_add(bytes.len());
+            output(bytes);
         });
         let lines = &mut self.lines;
         let err = read_some(&mut self.stderr, &mut self.buffer, &mut |bytes| lines.take(bytes));
@@ -294,7 +303,10 @@ impl<'a> Tended<'a> {
     }
 
     fn ended(self, how: How) -> Ended {
-        Ended { how, stdout: self.kept, words: self.lines.last_words() }
+        // One that ends while it floods has flooded.
+        let is_flooded = self.is_flooded();
+        let how = if is_flooded && matches!(how, How::Exited(_)) { How::Flooded } else { how };
+        Ended { how, words: self.lines.last_words() }
     }
 }
 

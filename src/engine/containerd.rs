@@ -9,11 +9,16 @@ use std::collections::BTreeMap;
 use super::adapter::{Engine, Removed, Told, full_name, remove_each};
 use super::child::Archive;
 use super::lines::shown;
+use super::listing::Reader;
+use super::pieces::Form;
 use super::program::{Output, Program};
 use super::version::Version;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
-use crate::state::{EngineListing, EngineName, EngineSettings};
+use crate::state::{AskedNames, EngineListing, EngineName, EngineSettings};
+
+/// The images that are checked at once: their names are arguments.
+const CHECKED_AT_ONCE: usize = 500;
 
 pub(super) struct Containerd {
     program: Program,
@@ -47,6 +52,27 @@ impl Containerd {
         self.program.run(&[&self.place(), arguments].concat())
     }
 
+    fn check_some(&self, names: &[&str]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        let engine = self.program.settings().name.as_str();
+        let incomplete = |name: &str, reason: &str| {
+            Err(EngineError::Incomplete { engine, name: name.to_owned(), reason: shown(reason.trim()) })
+        };
+        let filters: Vec<String> = names.iter().map(|name| format!("name=={name:?}")).collect();
+        let mut arguments = vec!["images", "check"];
+        arguments.extend(self.snapshotter());
+        arguments.extend(filters.iter().map(String::as_str));
+        let output = self.run(&arguments)?;
+        let text = output.text();
+        let lines: BTreeMap<&str, &str> =
+            text.lines().filter_map(|line| Some((line.split_whitespace().next()?, line))).collect();
+        let check = |name: &&str| match lines.get(name) {
+            Some(line) if is_whole(line) => Ok(()),
+            Some(line) => incomplete(name, line),
+            None => incomplete(name, "it is not listed"),
+        };
+        Ok(names.iter().map(check).collect())
+    }
+
     /// Lists the images that containers were made from, each with one of these containers.
     fn users(&self) -> Result<BTreeMap<String, String>, EngineError> {
         let output = self.run(&["containers", "ls"])?;
@@ -64,39 +90,28 @@ impl Engine for Containerd {
         self.program.settings()
     }
 
-    fn list(&self) -> Result<EngineListing, EngineError> {
+    fn list(&self, asked: &AskedNames) -> Result<EngineListing, EngineError> {
         self.version.check(&self.program)?;
-        Ok(parse(&self.run(&["images", "ls"])?.text()))
+        let mut reader = Reader::new(asked, false);
+        let arguments = [&self.place()[..], &["images", "ls"]].concat();
+        self.program.list(&arguments, Form::Lines, &mut |line| read(line, &mut reader))?;
+        Ok(reader.finish())
     }
 
-    fn load(&self, archive: Archive<'_>) -> Result<(), EngineError> {
+    fn load(&self, archive: Archive<'_>, is_foreign: bool) -> Result<(), EngineError> {
         self.version.check(&self.program)?;
-        let arguments = [&self.place()[..], &["images", "import"], &self.snapshotter(), &["-"]].concat();
-        self.program.feed(&arguments, archive)
+        // Else what is not for this machine is left out.
+        let platforms: &[&str] = if is_foreign { &["--all-platforms"] } else { &[] };
+        let arguments = [&self.place()[..], &["images", "import"], platforms, &self.snapshotter(), &["-"]];
+        self.program.feed(&arguments.concat(), archive)
     }
 
-    fn check(&self, names: &[String]) -> Vec<Result<(), EngineError>> {
-        let engine = self.program.settings().name.as_str();
-        let incomplete = |name: &String, reason: &str| {
-            Err(EngineError::Incomplete { engine, name: name.clone(), reason: shown(reason.trim()) })
-        };
-        let filters: Vec<String> = names.iter().map(|name| format!("name=={name:?}")).collect();
-        let mut arguments = vec!["images", "check"];
-        arguments.extend(self.snapshotter());
-        arguments.extend(filters.iter().map(String::as_str));
-        let output = match self.run(&arguments) {
-            Ok(output) => output,
-            Err(error) => return names.iter().map(|name| incomplete(name, &error.to_string())).collect(),
-        };
-        let text = output.text();
-        let lines: BTreeMap<&str, &str> =
-            text.lines().filter_map(|line| Some((line.split_whitespace().next()?, line))).collect();
-        let check = |name: &String| match lines.get(name.as_str()) {
-            Some(line) if is_whole(line) => Ok(()),
-            Some(line) => incomplete(name, line),
-            None => incomplete(name, "it is not listed"),
-        };
-        names.iter().map(check).collect()
+    fn check(&self, names: &[&str]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        let mut checked = Vec::new();
+        for names in names.chunks(CHECKED_AT_ONCE) {
+            checked.extend(self.check_some(names)?);
+        }
+        Ok(checked)
     }
 
     fn remove(&self, names: &[String]) -> Vec<Removed> {
@@ -122,24 +137,23 @@ fn unknown_users(error: &EngineError) -> EngineError {
     }
 }
 
-/// Reads the columns REF TYPE DIGEST SIZE PLATFORMS LABELS.
-fn parse(text: &str) -> EngineListing {
-    let mut listing = EngineListing::default();
-    for line in text.lines().skip(1) {
-        let mut fields = line.split_whitespace();
-        if let (Some(name), Some(digest)) = (fields.next(), fields.nth(1))
-            && let Ok(digest) = BlobDigest::parse(digest)
-        {
-            listing.images.entry(name.to_owned()).or_default().insert(digest);
-        }
+/// Reads an image of the listing: a line with the columns REF TYPE DIGEST SIZE PLATFORMS LABELS.
+/// The line above them has no digest.
+fn read(line: &[u8], reader: &mut Reader<'_>) -> Result<(), String> {
+    let line = String::from_utf8_lossy(line);
+    let mut fields = line.split_whitespace();
+    match (fields.next(), fields.nth(1).map(BlobDigest::parse)) {
+        (Some(name), Some(Ok(digest))) => reader.add([name.to_owned()], [digest]),
+        _ => reader.add([], []),
     }
-    listing
 }
 
 /// Reads a line of `images check`: REF TYPE DIGEST STATUS SIZE UNPACKED. STATUS is `complete (3/3)`
-/// where every blob is there.
+/// where every blob is there. An image without layers has its config alone, and is never unpacked.
 fn is_whole(line: &str) -> bool {
-    line.split_whitespace().nth(3) == Some("complete") && line.split_whitespace().last() == Some("true")
+    let mut fields = line.split_whitespace().skip(3);
+    let (status, count) = (fields.next(), fields.next());
+    status == Some("complete") && (fields.last() == Some("true") || count == Some("(1/1)"))
 }
 
 #[cfg(test)]
@@ -155,10 +169,13 @@ mod tests {
              r/b:1@{digest}  application/vnd.oci.image.index.v1+json  {digest} 1 B -  -\n\
              garbage\n\u{1b}[2J x y\n"
         );
-        let listing = parse(&text);
+        let names = ["docker.io/library/a:1".to_owned(), format!("r/b:1@{digest}")];
+        let asked = AskedNames::of(&names);
+        let mut reader = Reader::new(&asked, false);
+        text.split('\n').try_for_each(|line| read(line.as_bytes(), &mut reader)).unwrap();
+        let listing = reader.finish();
         assert_eq!(listing.images.len(), 2, "{listing:?}");
         assert_eq!(listing.images["docker.io/library/a:1"], [BlobDigest::parse(&digest).unwrap()].into());
-        assert_eq!(parse(""), EngineListing::default());
     }
 
     #[test]
@@ -168,6 +185,7 @@ mod tests {
             ("a:1 application/x sha256:1 complete (3/3) 1.0 KiB/1.0 KiB false", false),
             ("a:1 application/x sha256:1 incomplete (2/3) 0.5 KiB/1.0 KiB true", false),
             ("a:1 application/x sha256:1 unavailable (0/?) 0.0 B/? false", false),
+            ("a:1 application/x sha256:1 complete (1/1) 1.0 KiB/1.0 KiB false", true),
             ("", false),
         ] {
             assert_eq!(is_whole(line), whole, "{line}");

@@ -7,14 +7,15 @@ use std::sync::OnceLock;
 
 use serde::Deserialize;
 
-use super::adapter::{Engine, Removed, Told, remove_each, unreadable};
+use super::adapter::{Engine, Removed, Told, full_name, remove_each};
 use super::child::Archive;
+use super::listing::Reader;
+use super::pieces::Form;
 use super::program::{Program, SSH_AGENT};
 use super::version::Version;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
-use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use crate::state::{EngineListing, EngineSettings};
+use crate::state::{AskedNames, EngineListing, EngineSettings};
 
 /// The drivers of the classic store. Some snapshotters of containerd have the same names, and then
 /// tell their type.
@@ -64,19 +65,19 @@ impl Engine for Docker {
         self.program.settings()
     }
 
-    fn list(&self) -> Result<EngineListing, EngineError> {
+    fn list(&self, asked: &AskedNames) -> Result<EngineListing, EngineError> {
         let by_config = self.is_classic()?;
+        let mut reader = Reader::new(asked, by_config);
         let arguments = ["image", "ls", "--digests", "--no-trunc", "--format", "{{json .}}"];
-        let output = self.program.run(&arguments)?;
-        parse(&output.stdout, by_config)
-            .map_err(|reason| unreadable(&self.program, "docker image ls", &reason))
+        self.program.list(&arguments, Form::Lines, &mut |image| read(image, by_config, &mut reader))?;
+        Ok(reader.finish())
     }
 
     fn wants_docker_form(&self) -> bool {
         self.is_classic.get().copied().unwrap_or(false)
     }
 
-    fn load(&self, archive: Archive<'_>) -> Result<(), EngineError> {
+    fn load(&self, archive: Archive<'_>, _is_foreign: bool) -> Result<(), EngineError> {
         self.is_classic()?;
         self.program.feed(&["load", "--quiet"], archive)
     }
@@ -92,27 +93,36 @@ fn is_classic(info: &str) -> bool {
     CLASSIC.contains(&driver) && !info.contains(SNAPSHOTTER)
 }
 
-/// Reads the listing, an image a line. docker shortens names of docker.io.
-fn parse(lines: &[u8], by_config: bool) -> Result<EngineListing, String> {
-    let mut listing = EngineListing { by_config, ..EngineListing::default() };
-    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-        let image: Image = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-        let (id, digest) = (BlobDigest::parse(&image.id).ok(), BlobDigest::parse(&image.digest).ok());
-        let name = match &digest {
-            Some(digest) if image.tag == "<none>" => format!("{}@{digest}", image.repository),
-            _ => format!("{}:{}", image.repository, image.tag),
-        };
-        // An image without a name has `<none>` in its place.
-        let Ok(name) = ImageRef::parse(&name, DEFAULT_REGISTRY) else { continue };
-        let known = if by_config { [id, None] } else { [digest, id] };
-        listing.images.entry(name.to_string()).or_default().extend(known.into_iter().flatten());
+/// Reads an image of the listing, a line. docker shortens names of docker.io, and an image without
+/// a name has `<none>` in its place, which is no name.
+fn read(line: &[u8], by_config: bool, reader: &mut Reader<'_>) -> Result<(), String> {
+    if line.trim_ascii().is_empty() {
+        return Ok(());
     }
-    Ok(listing)
+    let image: Image = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let (id, digest) = (BlobDigest::parse(&image.id).ok(), BlobDigest::parse(&image.digest).ok());
+    let name = match &digest {
+        Some(digest) if image.tag == "<none>" => format!("{}@{digest}", image.repository),
+        _ => format!("{}:{}", image.repository, image.tag),
+    };
+    let known = if by_config { [id, None] } else { [digest, id] };
+    reader.add([full_name(&name)], known.into_iter().flatten())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::pieces::Pieces;
+
+    fn parse(lines: &str, by_config: bool) -> Result<EngineListing, String> {
+        let repositories = ["docker.io/library/alpine", "ghcr.io/a/b", "corp:5000/x"].map(str::to_owned);
+        let asked = AskedNames { repositories: repositories.into(), ..AskedNames::default() };
+        let mut reader = Reader::new(&asked, by_config);
+        let mut take = |line: &[u8]| read(line, by_config, &mut reader);
+        let mut pieces = Pieces::new(Form::Lines, &mut take);
+        pieces.add(lines.as_bytes());
+        pieces.finish().map(|()| reader.finish())
+    }
 
     #[test]
     fn listings_are_read_and_hostile_ones_refused() {
@@ -125,18 +135,18 @@ mod tests {
             + &line("<none>", "<none>", "<none>")
             + &line("corp:5000/x", "1", "<none>");
         let [id, digest] = [id.as_str(), digest.as_str()].map(|text| BlobDigest::parse(text).unwrap());
-        let listing = parse(lines.as_bytes(), false).unwrap();
+        let listing = parse(&lines, false).unwrap();
         assert_eq!(listing.images.len(), 3, "{listing:?}");
         assert_eq!(listing.images["docker.io/library/alpine:3"], [id.clone(), digest.clone()].into());
         assert!(listing.images.contains_key(&format!("ghcr.io/a/b@{digest}")));
         assert_eq!(listing.images["corp:5000/x:1"], [id.clone()].into());
-        let classic = parse(lines.as_bytes(), true).unwrap();
+        let classic = parse(&lines, true).unwrap();
         assert!(classic.by_config);
         assert_eq!(classic.images["docker.io/library/alpine:3"], [id].into());
 
-        assert_eq!(parse(b"", false).unwrap(), EngineListing::default());
+        assert_eq!(parse("", false).unwrap(), EngineListing::default());
         for bad in ["{", "[]", "Cannot connect", "{\"Repository\": 1}"] {
-            parse(bad.as_bytes(), false).unwrap_err();
+            parse(bad, false).unwrap_err();
         }
     }
 

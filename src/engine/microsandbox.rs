@@ -14,13 +14,15 @@ use std::sync::Mutex;
 
 use serde::Deserialize;
 
-use super::adapter::{Engine, Removed, Told, full_name, remove_each, unreadable};
+use super::adapter::{Engine, Removed, Told, full_name, remove_each};
 use super::child::Archive;
+use super::listing::Reader;
+use super::pieces::Form;
 use super::program::Program;
 use super::version::Version;
 use crate::digest::{Algorithm, BlobDigest, DiffId, Hasher};
 use crate::error::EngineError;
-use crate::state::{EngineFile, EngineListing, EngineSettings};
+use crate::state::{AskedNames, EngineFile, EngineListing, EngineSettings};
 use crate::sys;
 use crate::threads::lock;
 
@@ -102,13 +104,15 @@ impl Engine for Microsandbox {
         self.program.settings()
     }
 
-    fn list(&self) -> Result<EngineListing, EngineError> {
+    fn list(&self, asked: &AskedNames) -> Result<EngineListing, EngineError> {
         self.version.check(&self.program)?;
-        let output = self.program.run(&["image", "ls", "--format", "json"])?;
-        parse(&output.stdout).map_err(|reason| unreadable(&self.program, "msb image ls", &reason))
+        let mut reader = Reader::new(asked, false);
+        let arguments = ["image", "ls", "--format", "json"];
+        self.program.list(&arguments, Form::Array, &mut |image| read(image, &mut reader))?;
+        Ok(reader.finish())
     }
 
-    fn load(&self, archive: Archive<'_>) -> Result<(), EngineError> {
+    fn load(&self, archive: Archive<'_>, _is_foreign: bool) -> Result<(), EngineError> {
         self.version.check(&self.program)?;
         // Killed runs could not.
         self.sweep();
@@ -147,7 +151,7 @@ impl Engine for Microsandbox {
                 }
                 Err(error) => {
                     let reason = format!("{}: {error}", path.display());
-                    return Err(unreadable(&self.program, "msb load", &reason));
+                    return Err(self.program.unreadable("msb load".to_owned(), &reason));
                 }
             }
         }
@@ -190,20 +194,26 @@ fn is_loading(process: u32) -> bool {
     }
 }
 
-/// Reads the listing.
-fn parse(json: &[u8]) -> Result<EngineListing, String> {
-    let images: Vec<Image> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    let mut listing = EngineListing::default();
-    for image in images {
-        let Ok(digest) = BlobDigest::parse(&image.digest) else { continue };
-        listing.images.entry(full_name(&image.reference)).or_default().insert(digest);
-    }
-    Ok(listing)
+/// Reads an image of the listing.
+fn read(json: &[u8], reader: &mut Reader<'_>) -> Result<(), String> {
+    let image: Image = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    reader.add([full_name(&image.reference)], BlobDigest::parse(&image.digest))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::pieces::Pieces;
+
+    fn parse(json: &str) -> Result<EngineListing, String> {
+        let names = ["127.0.0.1:5000/t/a:v1", "docker.io/library/alpine:latest"].map(str::to_owned);
+        let asked = AskedNames::of(&names);
+        let mut reader = Reader::new(&asked, false);
+        let mut take = |image: &[u8]| read(image, &mut reader);
+        let mut pieces = Pieces::new(Form::Array, &mut take);
+        pieces.add(json.as_bytes());
+        pieces.finish().map(|()| reader.finish())
+    }
 
     #[test]
     fn listings_are_read_and_hostile_ones_refused() {
@@ -212,12 +222,12 @@ mod tests {
             r#"[{{"reference": "127.0.0.1:5000/t/a:v1", "digest": "{digest}", "layer_count": 2}},
                 {{"reference": "alpine", "digest": "{digest}"}}, {{"reference": "x", "digest": "\u001b[2J"}}]"#
         );
-        let listing = parse(json.as_bytes()).unwrap();
+        let listing = parse(&json).unwrap();
         let names: Vec<&String> = listing.images.keys().collect();
         assert_eq!(names, ["127.0.0.1:5000/t/a:v1", "docker.io/library/alpine:latest"]);
-        assert_eq!(parse(b"[]").unwrap(), EngineListing::default());
+        assert_eq!(parse("[]").unwrap(), EngineListing::default());
         for bad in ["", "{}", "[{}]", "[null]", "[{\"reference\": 1, \"digest\": 2}]", "no such option"] {
-            parse(bad.as_bytes()).unwrap_err();
+            parse(bad).unwrap_err();
         }
     }
 

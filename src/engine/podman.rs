@@ -9,14 +9,16 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::adapter::{Engine, Removed, Told, full_name, remove_each, unreadable};
+use super::adapter::{Engine, Removed, Told, full_name, remove_each};
 use super::child::Archive;
 use super::lines::shown;
+use super::listing::Reader;
+use super::pieces::Form;
 use super::program::{Program, SSH_AGENT};
 use super::version::Version;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
-use crate::state::{EngineListing, EngineSettings};
+use crate::state::{AskedNames, EngineListing, EngineSettings};
 
 pub(super) struct Podman {
     program: Program,
@@ -57,10 +59,12 @@ impl Engine for Podman {
         self.program.settings()
     }
 
-    fn list(&self) -> Result<EngineListing, EngineError> {
+    fn list(&self, asked: &AskedNames) -> Result<EngineListing, EngineError> {
         self.version.check(&self.program)?;
-        let output = self.program.run(&["images", "--format", "json"])?;
-        parse(&output.stdout).map_err(|reason| unreadable(&self.program, "podman images", &reason))
+        let mut reader = Reader::new(asked, false);
+        self.program
+            .list(&["images", "--format", "json"], Form::Array, &mut |image| read(image, &mut reader))?;
+        Ok(reader.finish())
     }
 
     fn takes_one_image(&self) -> bool {
@@ -71,7 +75,7 @@ impl Engine for Podman {
         true
     }
 
-    fn load(&self, archive: Archive<'_>) -> Result<(), EngineError> {
+    fn load(&self, archive: Archive<'_>, _is_foreign: bool) -> Result<(), EngineError> {
         self.version.check(&self.program)?;
         self.program.feed(&["load", "--quiet"], archive)
     }
@@ -85,30 +89,31 @@ impl Engine for Podman {
     }
 }
 
-/// Reads the listing; a pin is listed among the names, or by its digest alone.
-fn parse(json: &[u8]) -> Result<EngineListing, String> {
-    let images: Option<Vec<Image>> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    let mut listing = EngineListing::default();
-    for image in images.unwrap_or_default() {
-        let repo_digests = image.repo_digests.unwrap_or_default();
-        let of_names = repo_digests.iter().filter_map(|text| Some(text.split_once('@')?.1));
-        let digests: Vec<BlobDigest> = image
-            .digest
-            .as_deref()
-            .into_iter()
-            .chain(of_names)
-            .filter_map(|text| BlobDigest::parse(text).ok())
-            .collect();
-        for name in image.names.unwrap_or_default().iter().chain(&repo_digests) {
-            listing.images.entry(full_name(name)).or_default().extend(digests.iter().cloned());
-        }
-    }
-    Ok(listing)
+/// Reads an image of the listing; a pin is listed among the names, or by its digest alone.
+fn read(json: &[u8], reader: &mut Reader<'_>) -> Result<(), String> {
+    let image: Image = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let repo_digests = image.repo_digests.unwrap_or_default();
+    let names = image.names.unwrap_or_default();
+    let of_names = repo_digests.iter().filter_map(|text| Some(text.split_once('@')?.1));
+    let digests = image.digest.as_deref().into_iter().chain(of_names);
+    let digests = digests.filter_map(|text| BlobDigest::parse(text).ok());
+    reader.add(names.iter().chain(&repo_digests).map(|name| full_name(name)), digests)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::pieces::Pieces;
+
+    fn parse(json: &str) -> Result<EngineListing, String> {
+        let repositories = ["docker.io/library/alpine".to_owned()].into();
+        let asked = AskedNames { repositories, ..AskedNames::default() };
+        let mut reader = Reader::new(&asked, false);
+        let mut take = |image: &[u8]| read(image, &mut reader);
+        let mut pieces = Pieces::new(Form::Array, &mut take);
+        pieces.add(json.as_bytes());
+        pieces.finish().map(|()| reader.finish())
+    }
 
     #[test]
     fn listings_are_read_and_hostile_ones_refused() {
@@ -119,14 +124,14 @@ mod tests {
                   "RepoDigests": ["docker.io/library/alpine@{manifest}", "docker.io/library/alpine@{index}"]}},
                 {{"Names": null, "RepoDigests": null}}, {{"Names": ["x\u001b[2J"], "Digest": "none"}}]"#
         );
-        let listing = parse(json.as_bytes()).unwrap();
+        let listing = parse(&json).unwrap();
         let digests = [&manifest, &index].map(|text| BlobDigest::parse(text).unwrap()).into();
         assert_eq!(listing.images["docker.io/library/alpine:3"], digests);
         assert_eq!(listing.images[&format!("docker.io/library/alpine@{index}")], digests);
         assert!(!listing.by_config);
 
-        assert_eq!(parse(b"null").unwrap(), EngineListing::default());
-        for bad in [&b""[..], b"[", b"{}", b"[1]", b"\xff", b"[{\"Names\": 1}]"] {
+        assert_eq!(parse("null").unwrap(), EngineListing::default());
+        for bad in ["", "[", "{}", "[1]", "[{\"Names\": 1}]", "[{\"Names\"}]"] {
             parse(bad).unwrap_err();
         }
     }

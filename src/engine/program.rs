@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use super::child::{self, Archive, Ended, How, Rules};
 use super::lines::shown;
+use super::pieces::{Form, Pieces};
 use super::temporary::Temporary;
 use crate::cancel::Cancel;
 use crate::error::EngineError;
 use crate::progress::{Event, Reporter};
 use crate::state::EngineSettings;
 
-/// The bytes of output that are read: a listing of 20,000 images has about 20 MB.
+/// The bytes of a listing that are read: 20,000 images have about 20 MB.
 const MAX_LISTING: usize = 32 << 20;
-/// The bytes of the output of a load that are kept.
-const MAX_CHATTER: usize = 64 << 10;
+/// The bytes of the output of any other command, which are in memory at once.
+const MAX_OUTPUT: usize = 4 << 20;
 
 /// The variables that programs get, if they are set; those that end in `*` stand for all that begin
 /// so.
@@ -150,12 +151,44 @@ impl Program {
     /// # Errors
     /// The program fails, or writes more than anybody reads.
     pub(super) fn run(&self, arguments: &[&str]) -> Result<Output, EngineError> {
+        let mut stdout = Vec::new();
+        let mut keep = |bytes: &[u8]| stdout.extend_from_slice(bytes);
+        self.run_into(arguments, MAX_OUTPUT, &mut keep)?;
+        Ok(Output { stdout })
+    }
+
+    /// Runs a command that lists things, and hands each of them to `take` as it arrives.
+    ///
+    /// # Errors
+    /// The program fails, or its listing is too long, of another form, or not as `take` wants it.
+    pub(super) fn list(
+        &self,
+        arguments: &[&str],
+        form: Form,
+        take: &mut (dyn FnMut(&[u8]) -> Result<(), String> + Send),
+    ) -> Result<(), EngineError> {
+        let mut pieces = Pieces::new(form, take);
+        self.run_into(arguments, MAX_LISTING, &mut |bytes| pieces.add(bytes))?;
+        pieces.finish().map_err(|reason| self.unreadable(self.doing(arguments), &reason))
+    }
+
+    fn run_into(
+        &self,
+        arguments: &[&str],
+        most: usize,
+        output: child::Output<'_>,
+    ) -> Result<(), EngineError> {
         let patience = self.shared.patience.short;
         let line = |line: &str| self.tell(line);
         let cancel = &self.shared.context.cancel;
-        let rules = Rules { cancel, patience, output: MAX_LISTING, is_output_whole: true, line: &line };
-        let ended = child::run(self.command(arguments, None), &rules);
-        self.end(arguments, ended, patience)
+        let rules = Rules { cancel, patience, output: Some(most), line: &line };
+        let ended = child::run(self.command(arguments, None), &rules, output);
+        self.end(arguments, ended, patience, most)
+    }
+
+    /// Makes the error for output that cannot be read.
+    pub(super) fn unreadable(&self, doing: String, reason: &str) -> EngineError {
+        EngineError::Unreadable { engine: self.settings.name.as_str(), doing, reason: shown(reason) }
     }
 
     /// Runs a command that reads what `archive` writes.
@@ -166,7 +199,7 @@ impl Program {
         let patience = self.shared.patience.load;
         let line = |line: &str| self.tell(line);
         let cancel = &self.shared.context.cancel;
-        let rules = Rules { cancel, patience, output: MAX_CHATTER, is_output_whole: false, line: &line };
+        let rules = Rules { cancel, patience, output: None, line: &line };
         let temporary = self.shared.temporary.enter().map_err(|error| EngineError::Failed {
             engine: self.settings.name.as_str(),
             doing: self.doing(arguments),
@@ -174,7 +207,7 @@ impl Program {
             words: shown(&format!("{}: {error}", self.shared.context.temporary.display())),
         })?;
         let ended = child::feed(self.command(arguments, Some(temporary.path())), &rules, archive);
-        self.end(arguments, ended, patience).map(drop)
+        self.end(arguments, ended, patience, 0)
     }
 
     fn tell(&self, line: &str) {
@@ -200,9 +233,10 @@ impl Program {
         arguments: &[&str],
         ended: std::io::Result<Ended>,
         patience: Duration,
-    ) -> Result<Output, EngineError> {
+        most: usize,
+    ) -> Result<(), EngineError> {
         let engine = self.settings.name.as_str();
-        let Ended { how, stdout, words } = ended.map_err(|source| EngineError::NotRun {
+        let Ended { how, words } = ended.map_err(|source| EngineError::NotRun {
             engine,
             command: shown(&self.settings.command),
             source,
@@ -210,7 +244,7 @@ impl Program {
         let doing = self.doing(arguments);
         let failed = |doing, status: String, words| Err(EngineError::Failed { engine, doing, status, words });
         match how {
-            How::Exited(status) if status.success() => Ok(Output { stdout }),
+            How::Exited(status) if status.success() => Ok(()),
             How::TookPart(status) if status.success() => {
                 failed(doing, "it has not read all of the archive".to_owned(), words)
             }
@@ -220,16 +254,12 @@ impl Program {
                 failed(doing, "its archive is not complete".to_owned(), shown(&error.to_string()))
             }
             How::Hung => Err(EngineError::Hung { engine, doing, seconds: patience.as_secs() }),
-            How::Flooded => Err(EngineError::Unreadable {
-                engine,
-                doing,
-                reason: format!("more than {} MiB", MAX_LISTING >> 20),
-            }),
+            How::Flooded => Err(self.unreadable(doing, &format!("more than {} MiB", most >> 20))),
         }
     }
 
     /// The subcommand as people type it, without options and what belongs to them.
-    fn doing(&self, arguments: &[&str]) -> String {
+    pub(super) fn doing(&self, arguments: &[&str]) -> String {
         let program = self.settings.command.rsplit('/').next().unwrap_or_default();
         let subcommands = ["images", "image", "import", "ls", "rm", "check", "load", "info", "rmi", "ps"];
         let more = ["containers", "--version"];

@@ -45,6 +45,11 @@ impl Temporary {
 
     fn make(&self) -> io::Result<()> {
         let (parent, name) = self.place()?;
+        let is_new = match sys::open_own_directory_at(parent.as_fd(), name) {
+            Ok(_) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(error),
+        };
         let directory = sys::make_own_directory_at(parent.as_fd(), name, 0o700)?;
         let names = names_in(&directory)?;
         let is_ours = names.iter().any(|name| name == MARK);
@@ -52,7 +57,7 @@ impl Temporary {
             // A thing that cannot be removed harms no load.
             let _ = sys::remove_tree(directory.as_fd(), name);
         }
-        if names.is_empty() {
+        if is_new {
             sys::make_own_file(directory.as_fd(), MARK, 0o600)?;
         }
         Ok(())
@@ -147,6 +152,9 @@ mod tests {
         fs::write(path.join("diary"), "mine").unwrap();
         drop(Temporary::new(path.clone()).enter().unwrap());
         assert_eq!(fs::read_to_string(path.join("diary")).unwrap(), "mine");
+        fs::remove_file(path.join("diary")).unwrap();
+        drop(Temporary::new(path.clone()).enter().unwrap());
+        assert!(path.is_dir(), "an empty one, too");
 
         let other = home.path().join("other");
         std::os::unix::fs::symlink(&path, &other).unwrap();

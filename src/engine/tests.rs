@@ -94,6 +94,11 @@ impl Bench {
     }
 }
 
+/// The names that tests ask engines about.
+fn asked() -> AskedNames {
+    AskedNames { repositories: ["registry.example/team/app".to_owned()].into(), ..AskedNames::default() }
+}
+
 /// True if the process whose number the file holds is at work.
 fn is_alive(file: &Path) -> bool {
     let number = fs::read_to_string(file).unwrap_or_default();

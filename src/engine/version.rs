@@ -36,9 +36,13 @@ impl Version {
             *known = Some((first_version(&text), text));
         }
         match &*known {
-            Some((version, text)) if version.is_none_or(|version| version < self.oldest) => {
-                let engine = program.settings().name.as_str();
-                let found = if text.is_empty() { "a version that it does not tell" } else { text }.to_owned();
+            Some((None, text)) => {
+                let reason =
+                    if text.is_empty() { "no version".to_owned() } else { format!("{text:?} is no version") };
+                Err(program.unreadable(program.doing(&["--version"]), &reason))
+            }
+            Some((Some(version), text)) if *version < self.oldest => {
+                let (engine, found) = (program.settings().name.as_str(), text.clone());
                 Err(EngineError::TooOld { engine, found, needed: self.needed })
             }
             _ => Ok(()),

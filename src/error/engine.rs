@@ -80,13 +80,23 @@ pub enum EngineError {
         wanted: String,
     },
     /// The engine has an image under its name that is not whole.
-    #[error("engine {engine}: {name} is not whole after the load: {reason}")]
+    #[error("engine {engine} lists {name}, and has not all of it: {reason}")]
     Incomplete {
         /// The name of the engine's table.
         engine: &'static str,
         /// The reference.
         name: String,
         /// The engine's words.
+        reason: String,
+    },
+    /// The engine was to be given a kept blob that is damaged.
+    #[error("engine {engine}: the kept blob {digest} of the image is damaged, and taken away: {reason}")]
+    DamagedBlob {
+        /// The name of the engine's table.
+        engine: &'static str,
+        /// The digest of the blob.
+        digest: String,
+        /// The damage.
         reason: String,
     },
     /// The engine cannot hold such an image.
@@ -117,8 +127,14 @@ impl EngineError {
             | Self::Unreadable { engine, .. }
             | Self::NotListed { engine, .. }
             | Self::Incomplete { engine, .. }
+            | Self::DamagedBlob { engine, .. }
             | Self::Unfit { engine, .. } => engine,
         }
+    }
+
+    /// True if it is no use to ask the engine for anything more: that would fail, or take as long.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::NotRun { .. } | Self::Hung { .. } | Self::Stopped { .. } | Self::TooOld { .. })
     }
 
     /// See [`Error::kind`](super::Error::kind): one word for all, whatever engine it is.
@@ -134,7 +150,12 @@ impl EngineError {
             )),
             Self::TooOld { engine, needed, .. } => Some(format!("update {engine} to {needed} or newer")),
             Self::Unfit { .. } => Some("leave the engine out for it, with `engines = […]`".to_owned()),
+            Self::DamagedBlob { .. } => Some("run again: what is not kept is fetched".to_owned()),
             Self::Hung { .. } => Some("look what it waits for, then run again".to_owned()),
+            Self::Unreadable { engine, .. } => Some(format!(
+                "is `command` under [engine.{engine}] the engine's program, and nothing around it that writes \
+                 words of its own?"
+            )),
             _ => None,
         }
     }

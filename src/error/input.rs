@@ -138,6 +138,14 @@ pub enum InputError {
         /// The listed image that was probably meant.
         nearest: Option<String>,
     },
+    /// An option names an image that is listed, but not in the groups that other options name.
+    #[error("{option}: {reference} is in none of the groups that --group names")]
+    NotInGroups {
+        /// The option.
+        option: &'static str,
+        /// The image.
+        reference: ImageRef,
+    },
     /// Neither the command line nor the environment names a home directory.
     #[error("there is no home directory: HOME is not set")]
     NoHome,
@@ -153,6 +161,12 @@ pub enum InputError {
     #[error("{} holds other things than an image layout", path.display())]
     NoLayout {
         /// The directory.
+        path: PathBuf,
+    },
+    /// `export` would make a directory with the name of a compressed tar.
+    #[error("{} has the name of a compressed tar, and bundles are not compressed", path.display())]
+    CompressedBundle {
+        /// The path.
         path: PathBuf,
     },
     /// `export` would write a bundle to a terminal.
@@ -192,9 +206,9 @@ impl InputError {
             Self::NothingListed { .. } => "nothing-listed",
             Self::NoLockfile { .. } => "no-lockfile",
             Self::LockfileMissing { .. } | Self::LockfileGaps { .. } => "not-locked",
-            Self::NotListed { .. } => "not-listed",
+            Self::NotListed { .. } | Self::NotInGroups { .. } => "not-listed",
             Self::NoHome | Self::Home { .. } => "no-home",
-            Self::NoLayout { .. } => "no-layout",
+            Self::NoLayout { .. } | Self::CompressedBundle { .. } => "no-layout",
             Self::Terminal => "terminal",
             Self::Bundle(_) | Self::BundleUrl { .. } => "bundle",
             Self::TrustFile(_) => "trust-file",
@@ -234,6 +248,10 @@ impl InputError {
             Self::NotListed { nearest: Some(near), .. } => return Some(format!("did you mean {near}?")),
             Self::NotListed { nearest: None, .. } => {
                 "give the reference in its full form, as `msb-sync plan` shows it"
+            }
+            Self::NotInGroups { .. } => "leave out --group: the images of --image alone are exported",
+            Self::CompressedBundle { .. } => {
+                "end it in .tar, or pipe it, as in: msb-sync export --output - | zstd > bundle.tar.zst"
             }
             Self::NoLayout { .. } => "name a new directory, or a file that ends in .tar",
             Self::Terminal => {

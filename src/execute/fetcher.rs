@@ -159,7 +159,9 @@ impl<'a> Fetcher<'a> {
                     self.reporter
                         .report(Event::Detail(format!("{}: {error}; fetching it again", claim.layer.digest)));
                 }
-                Err(FailedAttempt::WrongBytes(error)) => return Err(wrong_blob(claim, error)),
+                Err(FailedAttempt::WrongBytes(error)) => {
+                    return Err(wrong_blob(self.registries, claim, error));
+                }
                 Err(FailedAttempt::Failed(error)) => return Err(error),
                 Ok(arrived) => return Ok(arrived),
             }
@@ -442,9 +444,9 @@ fn unreadable(claim: &Claim, error: io::Error) -> Error {
     cause.into()
 }
 
-/// The error of wrong bytes, with the host that sent them.
-fn wrong_blob(claim: &Claim, source: ContentMismatch) -> Error {
-    let host = claim.images.first().map_or("the registry", |image| image.registry()).to_owned();
+/// The error of wrong bytes, with the place that they came from.
+fn wrong_blob(registries: &Registries, claim: &Claim, source: ContentMismatch) -> Error {
+    let host = claim.images.first().map_or("the registry".to_owned(), |image| registries.source_of(image));
     RegistryError::Mismatch { what: format!("layer {}", claim.layer.digest), host, source }.into()
 }
 

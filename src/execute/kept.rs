@@ -24,7 +24,7 @@ pub(super) fn look_after_kept_blobs(executor: &Executor<'_>, plan: &Plan) -> Res
         return Ok(());
     }
     if executor.targets.keeps_blobs {
-        return write_index(executor);
+        return write_index(executor, &BTreeSet::new());
     }
     let brought = with_blobs().flat_map(blobs_of).map(|(digest, _)| digest).collect();
     remove_blobs(executor, brought)
@@ -40,15 +40,24 @@ pub(super) fn prune_blobs(executor: &Executor<'_>) -> Result<(), Error> {
 fn remove_blobs(executor: &Executor<'_>, mut blobs: BTreeSet<BlobDigest>) -> Result<(), Error> {
     let needed = executor.catalog.blobs_needed_outside(&BTreeSet::new())?;
     blobs.retain(|digest| !needed.contains(digest));
-    write_index(executor)?;
-    for (digest, reason) in store::remove_blobs(executor.store.home(), &blobs).kept {
+    take_away(executor, &blobs)
+}
+
+/// Removes damaged blobs, which the next run fetches.
+pub(super) fn remove_damaged(executor: &Executor<'_>, blobs: &BTreeSet<BlobDigest>) -> Result<(), Error> {
+    if blobs.is_empty() { Ok(()) } else { take_away(executor, blobs) }
+}
+
+fn take_away(executor: &Executor<'_>, blobs: &BTreeSet<BlobDigest>) -> Result<(), Error> {
+    write_index(executor, blobs)?;
+    for (digest, reason) in store::remove_blobs(executor.store.home(), blobs).kept {
         executor.reporter.report(Event::Warning(format!("the kept blob {digest} stays: {reason}")));
     }
     Ok(())
 }
 
-fn write_index(executor: &Executor<'_>) -> Result<(), Error> {
-    let index = kept_index(executor.catalog, &Blobs::of(executor.store.home().path()), &BTreeSet::new())?;
+fn write_index(executor: &Executor<'_>, leaving: &BTreeSet<BlobDigest>) -> Result<(), Error> {
+    let index = kept_index(executor.catalog, &Blobs::of(executor.store.home().path()), leaving)?;
     Ok(store::write_blobs_index(executor.store.home(), &index)?)
 }
 

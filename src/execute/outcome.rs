@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::plan;
-use crate::state::Action;
+use crate::state::{Action, EngineName};
 
 /// The result of a plan that was carried out.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,8 @@ pub struct Outcome {
     pub layers: usize,
     /// The number of references that this run loaded into engines.
     pub loads: usize,
+    /// The images that engines have not taken as they should, each with the engine.
+    pub engine_failures: BTreeSet<(ImageRef, EngineName)>,
     /// The number of references that this run took out of engines.
     pub engine_removals: usize,
     /// The number of layer directories that this run removed.
@@ -42,6 +44,7 @@ impl Outcome {
         self.images.sort_by(|a, b| plan::in_order((&a.0, a.1), (&b.0, b.1)));
         self.layers += next.layers;
         self.loads += next.loads;
+        self.engine_failures.extend(next.engine_failures);
         self.engine_removals += next.engine_removals;
         self.layers_removed += next.layers_removed;
         self.waiting.extend(next.waiting);

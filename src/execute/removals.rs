@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::engine::{Engines, Removed};
 use crate::error::Error;
 use crate::progress::{Event, Reporter};
-use crate::state::{EngineListing, EngineSettings, LoadedReference};
+use crate::state::{AskedNames, EngineListing, EngineSettings, LoadedReference};
 
 /// The report of references that were to be taken out of engines.
 #[derive(Default)]
@@ -35,7 +35,8 @@ pub(crate) fn take_out(
     }
     for (settings, rows) in by_engine {
         let engine = engines.of(settings);
-        let listing = match engine.list() {
+        let asked = AskedNames::of(rows.iter().map(|row| &row.name));
+        let listing = match engine.list(&asked) {
             Ok(listing) => listing,
             Err(error) => {
                 report.error.get_or_insert_with(|| Arc::new(error.into()));
@@ -77,8 +78,11 @@ fn is_ours_alone(
     let found = listing.images.get(&row.name);
     let is_ours = match (&row.listed, found) {
         (Some(digest), Some(found)) => found.contains(digest),
-        // A load that failed may have left the reference behind, with our manifest's digest.
-        (None, Some(found)) => found.contains(&row.manifest),
+        // A load that failed may have left the reference behind, with our manifest's digest, or as
+        // what it was before.
+        (None, Some(found)) => {
+            found.contains(&row.manifest) || row.former.as_ref().is_some_and(|digest| found.contains(digest))
+        }
         (_, None) => false,
     };
     let is_same = |one: &LoadedReference, other: &LoadedReference| {

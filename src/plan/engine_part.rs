@@ -94,6 +94,7 @@ fn note(
     let is_right = |row: &&&LoadedReference| Some(&row.manifest) == image.manifest;
     let by_another_digest = |row: &&LoadedReference| LoadedReference {
         listed: digests.iter().find(|digest| found.contains(**digest)).map(|&digest| digest.clone()),
+        former: None,
         ..(*row).clone()
     };
     let row = own

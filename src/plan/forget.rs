@@ -38,6 +38,11 @@ pub(super) fn goes(row: &RecordedImage, owner: Option<&Owner>) -> bool {
     !row.preexisting && owner.is_none_or(|owner| row.owners.iter().all(|other| other == owner))
 }
 
+/// True if nobody wants the layers of a row any more when `owner` gives it up.
+pub(super) fn leaves_layers(row: &RecordedImage, owner: &Owner) -> bool {
+    !row.preexisting && row.extracted_for.iter().all(|other| other == owner)
+}
+
 /// Plans to give up all that the owner of `desired` has recorded and does not list any more, sorted
 /// by reference. With `waits`, all of that is put off: something that is listed is not here. Of
 /// `observed`, only

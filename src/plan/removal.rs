@@ -111,8 +111,9 @@ pub(super) fn plan_layer_removals(
     let mut needed: BTreeSet<&BlobDigest> = observed.needed_elsewhere.iter().collect();
     let mut gone: BTreeSet<&ImageRef> = BTreeSet::new();
     for image in images {
+        // An image may stay for others of whom none wants its layers.
         let goes = |name: &&ImageRef| {
-            observed.recorded.get(*name).is_some_and(|row| forget::goes(row, Some(&desired.owner)))
+            observed.recorded.get(*name).is_some_and(|row| forget::leaves_layers(row, &desired.owner))
         };
         match image.action {
             Action::Remove => gone.extend(image.names.iter().filter(goes)),

@@ -230,7 +230,7 @@ impl Layout {
         Ok(found)
     }
 
-    fn host(&self) -> String {
+    pub(super) fn host(&self) -> String {
         self.files.path().display().to_string()
     }
 

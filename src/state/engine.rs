@@ -144,6 +144,35 @@ pub struct EngineListing {
     pub by_config: bool,
 }
 
+/// The names that somebody wants to know of an engine. Engines have others, of no interest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AskedNames {
+    /// References, in the full form of [`ImageRef`].
+    pub names: BTreeSet<String>,
+    /// Repositories whose every reference is asked about.
+    pub repositories: BTreeSet<String>,
+}
+
+impl AskedNames {
+    /// Asks about `names` alone.
+    pub fn of<'n>(names: impl IntoIterator<Item = &'n String>) -> Self {
+        Self { names: names.into_iter().cloned().collect(), repositories: BTreeSet::new() }
+    }
+
+    /// Tells whether `name` is asked about.
+    pub fn has(&self, name: &str) -> bool {
+        if self.names.contains(name) {
+            return true;
+        }
+        let tagged = name.split_once('@').map_or(name, |(tagged, _)| tagged);
+        let repository = match tagged.rsplit_once(':') {
+            Some((repository, tag)) if !tag.contains('/') => repository,
+            _ => tagged,
+        };
+        self.repositories.contains(repository)
+    }
+}
+
 /// A reference that msb-sync has loaded into an engine, as the catalog records it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedReference {
@@ -160,6 +189,9 @@ pub struct LoadedReference {
     /// The digest by which the engine lists the image since; `None` while a load is under way, and
     /// after one that failed or was killed.
     pub listed: Option<BlobDigest>,
+    /// The digest by which the engine listed the reference before a load that has not ended well:
+    /// it may do so still. `None` where `listed` says more.
+    pub former: Option<BlobDigest>,
     /// The digests of the engine's own files of the image, where they can be verified.
     pub files: Vec<EngineFile>,
     /// False if the owner wants the reference there no more, and it is still to be removed.

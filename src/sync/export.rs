@@ -41,6 +41,9 @@ use crate::observe::Signatures;
 use crate::state::{Desired, Observed, Platform, Targets};
 use crate::sys;
 
+/// The ends of the names of compressed tars.
+const COMPRESSED: [&str; 7] = [".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".tar.bz2"];
+
 /// The request to `export`.
 #[derive(Clone, Debug)]
 pub struct ExportRequest {
@@ -112,6 +115,9 @@ pub fn export(
     request: &ExportRequest,
     output: ExportOutput<'_>,
 ) -> Result<Exported, VerbError> {
+    if let ExportOutput::Path(path) = &output {
+        check_name(path)?;
+    }
     let loaded = load(session, &request.source)?;
     let since = request.since.as_deref().map(layers_of_lockfile).transpose()?.unwrap_or_default();
     let desired = wanted(session, &loaded, request)?;
@@ -146,12 +152,11 @@ pub fn export(
         exported.requests = registries.requests();
         return Ok(exported);
     }
-    match output {
-        ExportOutput::Stream(out) => write_archive(&contents, form, out).map_err(to_stream)?,
-        ExportOutput::Path(path) if path.extension().is_some_and(|end| end == "tar") => {
-            write_file(&contents, form, &path)?;
+    match (write(&contents, form, output), contents.passing()) {
+        (Err(VerbError::Error(error @ Error::Registry(_))), Some(image)) => {
+            exported.failed.push((image, Arc::new(error)));
         }
-        ExportOutput::Path(path) => Directory::open(&path)?.write(&contents, form)?,
+        (written, _) => written?,
     }
     exported.downloaded_bytes = contents.downloaded_bytes();
     exported.requests = registries.requests();
@@ -174,6 +179,13 @@ impl ExportRequest {
     }
 }
 
+/// Refuses a path that looks as if a compressed tar was meant: a directory would come of it.
+fn check_name(path: &Path) -> Result<(), VerbError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_compressed = COMPRESSED.iter().any(|end| name.ends_with(end)) && !path.is_dir();
+    if is_compressed { Err(InputError::CompressedBundle { path: path.to_owned() }.into()) } else { Ok(()) }
+}
+
 /// Takes from the images file what `request` wants; documents are needed of all.
 fn wanted(session: &Session, loaded: &Loaded, request: &ExportRequest) -> Result<Desired, VerbError> {
     let of_file = Request { groups: request.groups.clone(), ..Request::of(request.source.clone()) };
@@ -186,6 +198,9 @@ fn wanted(session: &Session, loaded: &Loaded, request: &ExportRequest) -> Result
                 || desired.selections.iter().any(|one| one.repository == reference.repository_alone())
         };
         if let Some(unlisted) = request.images.iter().find(|reference| !listed(reference)) {
+            if desired.listed_elsewhere.contains(unlisted) {
+                return Err(InputError::NotInGroups { option: "--image", reference: unlisted.clone() }.into());
+            }
             let nearest = loaded.file.nearest(unlisted).map(ToString::to_string);
             return Err(not_listed(unlisted, nearest, loaded));
         }
@@ -239,6 +254,16 @@ fn layers_of_lockfile(path: &Path) -> Result<BTreeSet<BlobDigest>, VerbError> {
     let text = sys::read_regular_text(path, MAX_TEXT as u64).map_err(unreadable)?;
     let lockfile = Lockfile::parse(&text, &path.display().to_string()).map_err(VerbError::Lockfile)?;
     Ok(lockfile.layers().cloned().collect())
+}
+
+fn write(contents: &Contents<'_>, form: Form, output: ExportOutput<'_>) -> Result<(), VerbError> {
+    match output {
+        ExportOutput::Stream(out) => write_archive(contents, form, out).map_err(to_stream),
+        ExportOutput::Path(path) if path.extension().is_some_and(|end| end == "tar") => {
+            write_file(contents, form, &path)
+        }
+        ExportOutput::Path(path) => Directory::open(&path)?.write(contents, form),
+    }
 }
 
 /// Writes a whole archive to `out`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::list::{ListedImage, Users, distinct, listed, proofs};
+use super::list::{ListedImage, Users, distinct, in_engines, listed, proofs};
 use super::session::Session;
 use super::stacking::{self, Stacking};
 use super::steps::totals::layer_totals;
@@ -60,7 +60,8 @@ pub fn inspect(session: &Session, reference: &ImageRef) -> Result<Option<Inspect
     for proof in &mut proofs {
         proof.candidates = catalog.signatures(proof)?;
     }
-    let listed = ListedImage { proofs, ..listed(session, image, config.as_ref(), &users)? };
+    let engines = in_engines(&catalog.loaded()?, &image);
+    let listed = ListedImage { proofs, engines, ..listed(session, image, config.as_ref(), &users)? };
     let places = Places::of(&listed.layers);
     let mut totals = Totals::default();
     for layer in &*listed.image.layers {

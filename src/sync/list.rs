@@ -12,7 +12,8 @@ use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{
-    ConfigRecord, Evidence, LayerDescriptor, LayerState, Owner, Platform, RecordedImage, size_of_layers,
+    ConfigRecord, Evidence, LayerDescriptor, LayerState, LoadedReference, Owner, Platform, RecordedImage,
+    size_of_layers,
 };
 use crate::store::{self, Places};
 use crate::wildcard;
@@ -35,6 +36,8 @@ pub struct ListedImage {
     pub shared_bytes: u64,
     /// The owners whose images files are no more.
     pub gone: BTreeSet<Owner>,
+    /// The references that msb-sync has loaded into engines for the image, each once.
+    pub engines: Vec<LoadedReference>,
     /// The proofs that the image is signed, the newest first. Those of `list` lack the signatures
     /// themselves.
     pub proofs: Vec<Evidence>,
@@ -45,6 +48,11 @@ impl ListedImage {
     /// layers to be had.
     pub fn is_foreign(&self) -> bool {
         self.image.digest.is_none() && self.image.owners.is_empty()
+    }
+
+    /// Tells whether anybody wants the layers of the image extracted.
+    pub fn is_extracted(&self) -> bool {
+        self.image.owners.is_empty() || !self.image.extracted_for.is_empty()
     }
 
     /// Tells whether a layer in this state is there, as far as can be told.
@@ -113,12 +121,21 @@ pub fn list(session: &Session) -> Result<Vec<ListedImage>, VerbError> {
     let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(Vec::new()) };
     let images = catalog.all()?;
     let users = Users::of(&images);
+    let loaded = catalog.loaded()?;
     let listed = images.into_iter().map(|image| {
         let config = catalog.config(&image.reference)?;
         let proofs = proofs(&catalog, &image)?;
-        Ok(ListedImage { proofs, ..listed(session, image, config.as_ref(), &users)? })
+        let engines = in_engines(&loaded, &image);
+        Ok(ListedImage { proofs, engines, ..listed(session, image, config.as_ref(), &users)? })
     });
     listed.collect()
+}
+
+/// Finds the references of `image` that engines have been given, each once whoever had it loaded.
+pub(super) fn in_engines(loaded: &[LoadedReference], image: &RecordedImage) -> Vec<LoadedReference> {
+    let mut seen = BTreeSet::new();
+    let of_image = loaded.iter().filter(|row| row.reference == image.reference && row.listed.is_some());
+    of_image.filter(|row| seen.insert((&row.engine, &row.name))).cloned().collect()
 }
 
 /// Reads the proofs that an image is signed, without the signatures.
@@ -152,6 +169,7 @@ pub(super) fn listed(
         created: config.and_then(|config| config.created.clone()),
         shared_bytes: users.shared_bytes(&image),
         gone: image.owners.intersection(&users.gone).cloned().collect(),
+        engines: Vec::new(),
         proofs: Vec::new(),
         image,
         layers,

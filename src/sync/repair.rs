@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::request::ImagesSource;
 use super::session::Session;
@@ -25,9 +26,10 @@ use crate::execute::{Executor, kept_index};
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan;
+use crate::registry::{Lookup, Registries};
 use crate::state::{
-    Desired, DesiredImage, EngineSettings, LayerState, LoadedReference, Observed, Owner, PullPolicy,
-    RecordedImage, Resolution, Targets,
+    AskedNames, Desired, DesiredImage, EngineSettings, LayerState, LoadedReference, Observed, Owner,
+    PullPolicy, RecordedImage, Resolution, ResolvedImage, Settings, Targets,
 };
 use crate::store::{self, Blobs, Places};
 
@@ -78,8 +80,8 @@ pub(super) fn has_leftovers(layer: &VerifiedLayer) -> bool {
 
 /// The images that have a damaged blob, or are damaged in an engine.
 fn other_damage(blobs: &[VerifiedBlob], references: &[VerifiedReference]) -> BTreeSet<ImageRef> {
-    let blobs = blobs.iter().filter(|blob| blob.status != PartStatus::Ok);
-    let references = references.iter().filter(|reference| reference.status != PartStatus::Ok);
+    let blobs = blobs.iter().filter(|blob| blob.status.is_damaged());
+    let references = references.iter().filter(|reference| reference.status.is_damaged());
     let of_blobs = blobs.flat_map(|blob| &blob.images);
     of_blobs.chain(references.map(|reference| &reference.loaded.reference)).cloned().collect()
 }
@@ -104,23 +106,21 @@ fn repair_in(
     let store = open_store(session, &home, directory)?;
     let mut catalog = WritableCatalog::open(&home)?;
     session.warn_of_left(&store::recover(&store)?.left);
-    let mut causes = BTreeMap::new();
     // Whoever had the lock may have repaired some already.
     look_after_repair(session, engines, &catalog, &mut found)?;
     make_way(session, &home, &mut catalog, &found)?;
+    let mut causes = BTreeMap::new();
     for ((owner, extracts, keeps_blobs), images) in holders {
-        let wants = (extracts, keeps_blobs);
-        let (desired, observed) = wanted_for_repair((&owner, wants), directory, &images, &found, engines);
+        let holder = (&owner, (extracts, keeps_blobs));
+        let (mut desired, mut observed) = wanted_for_repair(holder, directory, &images, &found, engines);
+        let (registries, settings) = registries_of(session, files.get(&owner).and_then(Option::as_ref))?;
+        look_up_documents(&registries, &mut desired, &mut observed, &mut causes);
         let plan = plan::plan(&desired, &observed);
         if plan.is_empty() {
             continue;
         }
-        let (registries, settings) = match files.get(&owner) {
-            Some(Some(loaded)) => (loaded.file.registries.clone(), loaded.file.settings.clone()),
-            _ => without_file(session)?,
-        };
         let outcome = Executor {
-            registries: &registries::open(session, registries, &settings)?,
+            registries: &registries,
             store: &store,
             catalog: &mut catalog,
             engines,
@@ -138,12 +138,53 @@ fn repair_in(
         if outcome.stopped {
             return Err(Error::Stopped.into());
         }
-        let failed = outcome.images.into_iter().filter_map(|(image, _, error)| Some((image, error?)));
-        causes.extend(failed.map(|(image, error)| (image, error.chain().join(": "))));
+        let cause = |error: Arc<Error>| error.chain().join(": ");
+        causes
+            .extend(outcome.images.into_iter().filter_map(|(image, _, error)| Some((image, cause(error?)))));
         look_after_repair(session, engines, &catalog, &mut found)?;
     }
     explain(&mut found, &causes);
     Ok(())
+}
+
+/// Opens the registries of an images file; without one, those of this machine.
+fn registries_of(session: &Session, loaded: Option<&Loaded>) -> Result<(Registries, Settings), VerbError> {
+    let (registries, settings) = match loaded {
+        Some(Loaded { file, .. }) => (file.registries.clone(), file.settings.clone()),
+        None => without_file(session)?,
+    };
+    Ok((registries::open(session, registries, &settings)?, settings))
+}
+
+/// Looks up, by their digests, images that are to be loaded and whose documents nobody has kept.
+/// One that cannot be had is not loaded, for the cause that is noted.
+fn look_up_documents(
+    registries: &Registries,
+    desired: &mut Desired,
+    observed: &mut Observed,
+    causes: &mut BTreeMap<ImageRef, String>,
+) {
+    for image in &mut desired.images {
+        let Some(row) = observed.recorded.get(&image.reference) else { continue };
+        let Some(digest) = row.digest.as_ref().filter(|_| row.documents.is_empty()) else { continue };
+        if image.engines.as_ref().is_none_or(BTreeSet::is_empty) {
+            continue;
+        }
+        let found = registries.resolve(&image.reference.with_digest(digest), &image.platform, None);
+        let cause = match found {
+            Ok(Lookup::Image(found)) if found.layers == row.layers => {
+                let found = ResolvedImage { reference: image.reference.clone(), ..*found };
+                observed.resolutions.insert(image.reference.clone(), Resolution::Resolved(Arc::new(found)));
+                continue;
+            }
+            Ok(_) => "its registry has other layers than those recorded".to_owned(),
+            Err(error) => Error::from(error).chain().join(": "),
+        };
+        causes.insert(image.reference.clone(), cause);
+        // The rows stay as they are, too: their owner wants them still.
+        image.engines = Some(BTreeSet::new());
+        observed.loaded.retain(|row| row.reference != image.reference);
+    }
 }
 
 /// Removes damaged blobs, after the index has ceased to name their images; and the damaged files of
@@ -164,7 +205,7 @@ fn make_way(
             session.warn(left.to_string());
         }
     }
-    let damaged = found.references.iter().filter(|reference| reference.status != PartStatus::Ok);
+    let damaged = found.references.iter().filter(|reference| reference.status.is_damaged());
     let damaged: Vec<LoadedReference> = damaged.map(|reference| reference.loaded.clone()).collect();
     catalog.begin_loads(&damaged)?;
     for loaded in &damaged {
@@ -180,17 +221,14 @@ fn explain(found: &mut Found<'_>, causes: &BTreeMap<ImageRef, String>) {
         let cause = cause_of(&layer.images).map(String::as_str);
         not_repaired(&mut layer.detail, cause.unwrap_or("msb-sync did not record its image"));
     }
-    for blob in found.blobs.iter_mut().filter(|blob| blob.status != PartStatus::Ok) {
+    for blob in found.blobs.iter_mut().filter(|blob| blob.status.is_damaged()) {
         if let Some(cause) = cause_of(&blob.images) {
             not_repaired(&mut blob.detail, cause);
         }
     }
-    for reference in found.references.iter_mut().filter(|reference| reference.status != PartStatus::Ok) {
+    for reference in found.references.iter_mut().filter(|reference| reference.status.is_damaged()) {
         let cause = causes.get(&reference.loaded.reference).map(String::as_str);
-        not_repaired(
-            &mut reference.detail,
-            cause.unwrap_or("its blobs are not kept; the next apply loads it again"),
-        );
+        not_repaired(&mut reference.detail, cause.unwrap_or("the next apply loads it again"));
     }
 }
 
@@ -228,12 +266,12 @@ fn by_holder<'r>(
     }
     let is_here =
         |reference: &ImageRef| recorded.get(reference).is_some_and(|row| session.layers_of(row) == directory);
-    for blob in found.blobs.iter().filter(|blob| blob.status != PartStatus::Ok) {
+    for blob in found.blobs.iter().filter(|blob| blob.status.is_damaged()) {
         for reference in blob.images.iter().filter(|reference| is_here(reference)) {
             add(reference, &|row| row.blobs_kept_for.clone());
         }
     }
-    for reference in found.references.iter().filter(|reference| reference.status != PartStatus::Ok) {
+    for reference in found.references.iter().filter(|reference| reference.status.is_damaged()) {
         let loaded = &reference.loaded;
         if is_here(&loaded.reference) {
             add(&loaded.reference, &|_| BTreeSet::from([loaded.owner.clone()]));
@@ -251,9 +289,9 @@ fn look_after_repair(
 ) -> Result<(), VerbError> {
     let layers = found.layers.iter_mut().map(|layer| &mut **layer);
     look_at_layers(session, layers.filter(|layer| layer.status != LayerStatus::Ok).collect())?;
-    let blobs = found.blobs.iter_mut().filter(|blob| blob.status != PartStatus::Ok);
+    let blobs = found.blobs.iter_mut().filter(|blob| blob.status.is_damaged());
     look_at_blobs(session, blobs.collect())?;
-    let references = found.references.iter_mut().filter(|found| found.status != PartStatus::Ok);
+    let references = found.references.iter_mut().filter(|found| found.status.is_damaged());
     look_at_references(session, engines, catalog, references.collect())
 }
 
@@ -336,7 +374,7 @@ fn wanted_for_repair(
     let to_load: Vec<&LoadedReference> = found
         .references
         .iter()
-        .filter(|reference| reference.status != PartStatus::Ok && reference.loaded.owner == *owner)
+        .filter(|reference| reference.status.is_damaged() && reference.loaded.owner == *owner)
         .map(|reference| &reference.loaded)
         .filter(|loaded| images.contains_key(&loaded.reference))
         .collect();
@@ -346,7 +384,7 @@ fn wanted_for_repair(
     let begun = |loaded: &&LoadedReference| LoadedReference { listed: None, ..(*loaded).clone() };
     let mut observed = Observed {
         blobs: sound.map(|blob| blob.digest.clone()).collect(),
-        engines: engines.listings(&settings),
+        engines: engines.listings(&settings, &AskedNames::of(to_load.iter().map(|loaded| &loaded.name))),
         loaded: to_load.iter().map(begun).collect(),
         ..Observed::default()
     };
@@ -362,8 +400,6 @@ fn wanted_for_repair(
     for (reference, &row) in images {
         let Some(platform) = row.platform.clone() else { continue };
         let of_image = to_load.iter().filter(|loaded| loaded.reference == *reference);
-        // Without documents there is nothing to be loaded.
-        let of_image = of_image.filter(|_| !row.documents.is_empty());
         desired.images.push(DesiredImage {
             reference: reference.clone(),
             platform,

@@ -298,7 +298,7 @@ impl Metrics {
         let mut counts: BTreeMap<(&'static str, &'static str), i64> = BTreeMap::new();
         for image in &applied.plan.images {
             let error = errors.get(&image.reference).copied().flatten();
-            for (engine, state) in engines_after(image, error) {
+            for (engine, state) in engines_after(image, error, &applied.outcome) {
                 *counts.entry((engine.as_str(), state.as_str())).or_default() += 1;
             }
         }

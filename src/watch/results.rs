@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::plan::PlannedImage;
 use crate::state::{Action, EngineName, TrustStatus, size_of_layers};
-use crate::sync::Applied;
+use crate::sync::{Applied, Outcome};
 
 /// Adds to `run` what it changed.
 pub(super) fn with_changes(run: RunStatus, applied: &Applied) -> RunStatus {
@@ -46,7 +46,8 @@ pub(super) fn images_after(applied: &Applied, now: Timestamp) -> Arc<[ImageStatu
     let errors = errors_of(applied);
     let there = applied.plan.images.iter().filter(|image| image.action != Action::Remove || image.waits);
     let error_of = |image: &PlannedImage| errors.get(&image.reference).copied().flatten();
-    let mut images: Vec<ImageStatus> = there.map(|image| image_after(image, error_of(image), now)).collect();
+    let mut images: Vec<ImageStatus> =
+        there.map(|image| image_after(image, error_of(image), &applied.outcome, now)).collect();
     images.extend(applied.plan.unlisted.iter().map(|reference| ImageStatus {
         reference: reference.to_string(),
         platform: None,
@@ -66,19 +67,22 @@ pub(super) fn images_after(applied: &Applied, now: Timestamp) -> Arc<[ImageStatu
     images.into()
 }
 
-/// The states of an image in its engines after a run. Of an image with several engines that failed,
-/// those have it that had it before, or that the failure is not about.
+/// The states of an image in its engines after a run. Of an image that failed, those engines have
+/// it that had it before, or that took it.
 pub(super) fn engines_after(
     image: &PlannedImage,
     error: Option<&Error>,
+    outcome: &Outcome,
 ) -> impl Iterator<Item = (EngineName, ImageState)> {
+    // Any other failure is one before a load.
+    let came_to_loads = error.is_none_or(|error| matches!(error, Error::Engine(_)));
     image.engines().map(move |(state, part)| {
         let engine = state.engine.name;
-        let elsewhere = matches!(error, Some(Error::Engine(error)) if error.engine() != engine.as_str());
+        let failed = outcome.engine_failures.contains(&(image.reference.clone(), engine));
         let state = match part.action() {
             Action::Blocked => ImageState::Blocked,
             Action::Keep => ImageState::InSync,
-            _ if error.is_none() || elsewhere => ImageState::InSync,
+            _ if came_to_loads && !failed => ImageState::InSync,
             _ => ImageState::Failed,
         };
         (engine, state)
@@ -90,7 +94,12 @@ pub(super) fn errors_of(applied: &Applied) -> BTreeMap<&ImageRef, Option<&Error>
     applied.outcome.images.iter().map(|(name, _, error)| (name, error.as_deref())).collect()
 }
 
-fn image_after(image: &PlannedImage, error: Option<&Error>, now: Timestamp) -> ImageStatus {
+fn image_after(
+    image: &PlannedImage,
+    error: Option<&Error>,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> ImageStatus {
     let state = match (error, image.action) {
         (_, Action::Remove) => ImageState::Waiting,
         (_, Action::Blocked) => ImageState::Blocked,
@@ -112,7 +121,7 @@ fn image_after(image: &PlannedImage, error: Option<&Error>, now: Timestamp) -> I
         size: size_of_layers(&image.layers),
         created: image.created.as_deref().and_then(read_time),
         recorded: recorded.or_else(|| digest.as_ref().map(|_| now)),
-        engines: engines_after(image, error).collect(),
+        engines: engines_after(image, error, outcome).collect(),
         signatures: image.signatures(),
         chosen_by: image.chosen_by.as_deref().map(clipped),
         failure: error.map(failure),

@@ -320,3 +320,154 @@ fn the_index_names_whole_images_alone() {
     applied(&shop.sandbox);
     assert_eq!(shop.indexed().len(), 2);
 }
+
+/// The registry means another image by `a:1` from now on; returns the layer that only that one has.
+fn move_a(shop: &Shop) -> Layer {
+    let new = Layer::of(&[file("new", "new")]);
+    shop.registry.edit(|content| {
+        let moved = content.image(&Image::new(&[shop.base.clone(), new.clone()]));
+        content.tag("a:1", &moved);
+    });
+    new
+}
+
+#[test]
+fn an_update_that_never_reached_an_engine_leaves_what_the_engine_has_ours() {
+    let (shop, settings) = with_engine("");
+    let new = move_a(&shop).digest();
+    let gone = new.clone();
+    shop.registry.on(move |request| request.path.ends_with(&gone).then(|| Fault::status(404)));
+    shop.sandbox.msb("apply").run().code(1);
+    let verified = shop.json("verify", 0);
+    assert!(statuses(&verified, "engines", "reference").is_empty(), "no load has begun: {verified}");
+    shop.want(&settings, &["b:1"]);
+    shop.json("prune", 0);
+    assert_eq!(shop.loaded(), [shop.name("b:1")]);
+}
+
+#[test]
+fn an_update_that_an_engine_refused_leaves_what_it_has_ours() {
+    let (shop, settings) = with_engine("");
+    move_a(&shop);
+    let broken = shop.sandbox.work().join("msb/msb.broken");
+    fs::write(&broken, "").unwrap();
+    for _ in 0..2 {
+        shop.sandbox.msb("apply").run().code(1).says("no space left");
+    }
+    fs::remove_file(&broken).unwrap();
+    shop.want(&settings, &["b:1"]);
+    shop.json("prune", 0);
+    assert_eq!(shop.loaded(), [shop.name("b:1")]);
+}
+
+#[test]
+fn an_engine_that_cannot_be_asked_is_not_taken_for_one_that_lost_its_images() {
+    let (shop, _) = with_engine("");
+    let (a, b) = (shop.name("a:1"), shop.name("b:1"));
+    let script = shop.sandbox.work().join("engines/msb");
+    let hidden = script.with_extension("away");
+    fs::rename(&script, &hidden).unwrap();
+    for arguments in ["verify", "verify --repair"] {
+        let verified = shop.json(arguments, 1);
+        assert_eq!(statuses(&verified, "engines", "reference"), [("blocked", &*a), ("blocked", &*b)]);
+        assert!(verified["engines"][0]["detail"].as_str().unwrap().contains("engines/msb"), "{verified}");
+    }
+    let shown = shop.sandbox.msb("verify").run().code(1);
+    assert!(shown.stdout.contains("2 blocked"), "{shown}");
+    fs::rename(&hidden, &script).unwrap();
+    let loads = || fs::read_to_string(shop.sandbox.work().join("msb/msb.loads")).unwrap().lines().count();
+    let before = loads();
+    shop.json("verify", 0);
+    applied(&shop.sandbox);
+    assert_eq!(loads(), before, "nothing was to be loaded again");
+}
+
+#[test]
+fn an_engine_is_mended_though_no_blob_is_kept() {
+    let (shop, _) = with_engine("[settings]\nblobs = \"discard\"\n");
+    assert!(shop.kept().is_empty());
+    let files = fs::read_dir(shop.sandbox.work().join("msb/cache/layers")).unwrap();
+    for file in files.map(|file| file.unwrap().path()) {
+        flip(&file);
+    }
+    let away = |request: &crate::support::http::Request| {
+        request.path.contains("manifests").then(|| Fault::status(404))
+    };
+    shop.registry.on(away);
+    let told = shop.json("verify --repair", 1);
+    assert!(told["engines"][0]["detail"].as_str().unwrap().contains("404"), "{told}");
+    shop.registry.behave();
+    let repaired = shop.json("verify --repair", 0);
+    assert!(
+        repaired["engines"].as_array().unwrap().iter().all(|found| found["repaired"] == true),
+        "{repaired}"
+    );
+    assert!(shop.kept().is_empty(), "they are still not kept");
+    shop.json("verify", 0);
+    shop.registry.forget();
+    let output = applied(&shop.sandbox);
+    assert_eq!(output.summary()["unchanged"], 2, "{output}");
+}
+
+#[test]
+fn what_only_the_leaving_owner_wanted_goes_at_once() {
+    for verb in ["forget", "prune", "apply"] {
+        let shop = shop(KEEP);
+        let other = |settings: &str| {
+            let wanted = crate::support::check::wanted(&shop.registry.name(), &["a:1", "b:1"]);
+            shop.sandbox.write("other.toml", format!("[settings]\n{settings}\n{wanted}"));
+            shop.sandbox.msb("apply other.toml").run().success();
+        };
+        let leave = |extra: &str| match verb {
+            "forget" => {
+                let owner = shop.sandbox.work().join("images.toml");
+                shop.json(&format!("forget {extra} --owner {}", owner.display()), 0)
+            }
+            "prune" => shop.json(&format!("prune {extra} --allow-empty"), 0),
+            _ => shop.sandbox.msb("apply --json --prune --allow-empty").run().success().summary(),
+        };
+        // Of this owner only the blobs, of the other one only the layers.
+        other("blobs = \"discard\"");
+        assert_eq!(shop.kept().len(), 8);
+        shop.want(KEEP, &[]);
+        if verb != "apply" {
+            let planned = leave("--dry-run");
+            assert_eq!(planned["blobs"].as_array().unwrap().len(), 8, "{planned}");
+        }
+        let told = leave("");
+        assert!(shop.kept().is_empty(), "{verb}: {told}");
+        assert_eq!(shop.sandbox.extracted().len(), 2);
+        shop.json("verify", 0);
+
+        // The other way round.
+        shop.want("", &["a:1", "b:1"]);
+        applied(&shop.sandbox);
+        other("blobs = \"keep\"\nlayers = false");
+        assert_eq!((shop.kept().len(), shop.sandbox.extracted().len()), (8, 2));
+        shop.want("", &[]);
+        if verb != "apply" {
+            let planned = leave("--dry-run");
+            assert_eq!(planned["layers"].as_array().unwrap().len(), 2, "{planned}");
+        }
+        let told = leave("");
+        assert_eq!(shop.kept().len(), 8);
+        assert!(shop.sandbox.extracted().is_empty(), "{verb}: {told}");
+        shop.json("verify", 0);
+    }
+}
+
+#[test]
+fn a_damaged_kept_blob_is_named_when_an_engine_refuses_it_and_fetched_by_the_next_run() {
+    let (shop, _) = with_engine("");
+    let damaged = shop.top.digest();
+    flip(&shop.blob(&damaged));
+    fs::write(shop.sandbox.work().join("msb/msb.images"), "{}").unwrap();
+    let failed = shop.sandbox.msb("apply").run().code(1);
+    assert!(failed.stderr.contains(&format!("the kept blob {damaged}")), "{failed}");
+    assert_eq!(shop.loaded(), [shop.name("b:1")], "the other image is sound");
+    assert_eq!(shop.indexed(), [shop.name("b:1")]);
+    applied(&shop.sandbox);
+    assert_eq!(shop.loaded().len(), 2);
+    assert!(shop.registry.requests().iter().any(|request| request.contains(&damaged)), "fetched");
+    shop.json("verify", 0);
+}

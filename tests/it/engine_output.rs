@@ -143,3 +143,72 @@ fn a_watch_puts_back_what_an_engine_lost_and_counts_it() {
     }
     watching.stop();
 }
+
+#[test]
+fn each_engine_that_refuses_an_image_counts() {
+    let (sandbox, _registry) = sandbox("layers = false\ninterval = \"1h\"");
+    for name in ["msb", "podman"] {
+        std::fs::write(sandbox.user().join(format!("{name}.broken")), "").unwrap();
+    }
+    let watching = Watching::start(&sandbox, "--metrics 0");
+    let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
+    let url = format!("http://{address}/metrics");
+    let text = crate::support::tool(sandbox.root(), "curl", &["--silent", "--show-error", "--fail", &url]);
+    let text = String::from_utf8(text).unwrap();
+    for engine in ["microsandbox", "podman"] {
+        for (state, count) in [("failed", 2), ("in_sync", 0)] {
+            let line = format!("msb_sync_engine_images{{engine=\"{engine}\",state=\"{state}\"}} {count}");
+            assert!(text.contains(&line), "{line} is not in {text}");
+        }
+    }
+    watching.stop();
+}
+
+#[test]
+fn lists_say_what_engines_have_and_that_nothing_is_extracted() {
+    let (sandbox, registry) = sandbox("layers = false");
+    let one = format!("{}/team/one:1", registry.name());
+    let applied = sandbox.msb("apply").run().success();
+    assert!(applied.stdout.contains(" fetched.") && !applied.stdout.contains("Their files"), "{applied}");
+    let listed = sandbox.msb("list --json").run().success().json();
+    let engines = image(listed["images"].as_array().unwrap(), &one)["engines"].clone();
+    let names: Vec<&Value> =
+        engines.as_array().unwrap().iter().flat_map(|one| [&one["engine"], &one["reference"]]).collect();
+    assert_eq!(names, ["microsandbox", &one, "podman", &one], "{listed}");
+    let shown = sandbox.msb("list").run().success();
+    assert!(shown.stdout.contains("2 (not extracted)") && !shown.stdout.contains("missing"), "{shown}");
+    let shown = sandbox.msb("inspect").arg(&one).run().success();
+    assert!(shown.stdout.contains(&format!("podman as {one}")), "{shown}");
+    assert!(shown.stdout.contains("not extracted") && !shown.stdout.contains("MISSING"), "{shown}");
+}
+
+#[test]
+fn each_engine_that_refuses_an_image_is_told() {
+    let (sandbox, _registry) = sandbox("layers = false");
+    for name in ["msb", "podman"] {
+        std::fs::write(sandbox.user().join(format!("{name}.broken")), "").unwrap();
+    }
+    let failed = sandbox.msb("apply").run().code(1);
+    for engine in ["microsandbox: msb load failed", "podman: podman load failed"] {
+        assert!(failed.stderr.contains(&format!("engine {engine}")), "{failed}");
+    }
+}
+
+#[test]
+fn an_image_that_containerd_lists_and_has_not_whole_is_found_and_loaded_again() {
+    let (sandbox, registry) = sandbox("layers = false");
+    let one = format!("{}/team/one:1", registry.name());
+    let ctr = program(&sandbox, "ctr");
+    let listed = wanted(&registry.name(), &["team/one:1", "team/two:1"]);
+    sandbox.images(&format!("[engine.containerd]\ncommand = \"{}\"\n{listed}", ctr.display()));
+    sandbox.msb("apply").run().success();
+    std::fs::write(sandbox.user().join("ctr.incomplete"), &one).unwrap();
+    let verified = sandbox.msb("verify --json").run().code(1).json();
+    let found: Vec<&Value> =
+        verified["engines"].as_array().unwrap().iter().map(|one| &one["status"]).collect();
+    assert_eq!(found, ["missing", "ok"], "{verified}");
+    assert!(verified["engines"][0]["detail"].as_str().unwrap().contains("has not all of it"), "{verified}");
+    let repaired = sandbox.msb("verify --json --repair").run().success().json();
+    assert_eq!(repaired["engines"][0]["repaired"], true, "{repaired}");
+    sandbox.msb("verify").run().success();
+}

@@ -209,6 +209,9 @@ fn layers_are_verified_as_they_pass() {
     for output in ["new.tar", "new"] {
         let failed = sandbox.msb(&format!("export --output {output}")).run().code(1);
         assert!(failed.stderr.contains("does not match its digest"), "{failed}");
+        // Which image, which blob, and who sent it.
+        let blob = format!("{0}/team/one:1: the blob sha256:", registry.name());
+        assert!(failed.stderr.contains(&blob) && failed.stderr.contains("from 127.0.0.1"), "{failed}");
     }
     assert!(!sandbox.work().join("new.tar").exists() && !sandbox.work().join("new/index.json").exists());
 }
@@ -420,4 +423,17 @@ fn a_tag_that_no_selection_chooses_makes_no_bundle() {
     let before = std::fs::read(sandbox.work().join("s.tar")).unwrap();
     export("1.0.0").code(2).says("does not list").says("s:2.0.0");
     assert!(std::fs::read(sandbox.work().join("s.tar")).unwrap() == before);
+}
+
+#[test]
+fn what_would_be_something_else_than_was_meant_is_refused() {
+    let (sandbox, registry, ..) = locked();
+    let failed = sandbox.msb("export --output a.tar.gz").run().code(2);
+    assert!(failed.stderr.contains("bundles are not compressed"), "{failed}");
+    assert!(!sandbox.work().join("a.tar.gz").exists());
+    let listed = wanted(&registry.name(), &["team/one:1", "team/two:1"]);
+    sandbox.images(&format!("{listed}\n[groups]\ndev = [\"{}/team/one:1\"]\n", registry.name()));
+    let two = format!("{}/team/two:1", registry.name());
+    let failed = sandbox.msb("export --output b.tar --group dev --image").arg(&two).run().code(2);
+    assert!(failed.stderr.contains(&format!("{two} is in none of the groups")), "{failed}");
 }

@@ -157,6 +157,9 @@ fn listed(listed: &ListedImage) -> Value {
         "size": size_of_layers(&image.layers),
         "shared_size": listed.shared_bytes,
         "created": listed.created,
+        "engines": listed.engines.iter().map(|row| {
+            json!({ "engine": row.engine.name, "reference": row.name, "digest": row.listed })
+        }).collect::<Vec<_>>(),
         "managed_by": image.owners.first(),
         "owners": image.owners,
         "owner_gone": !listed.gone.is_empty(),

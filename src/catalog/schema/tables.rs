@@ -233,4 +233,11 @@ pub(super) const OURS: &[Table] = &[
             "config_blob",
         ],
     },
+    // Of loads under way, the digest by which the engine listed the reference as ours before.
+    Table {
+        name: "sync_former_loads",
+        body: "(engine TEXT NOT NULL, name TEXT NOT NULL, owner TEXT NOT NULL, digest TEXT NOT NULL, \
+               PRIMARY KEY (engine, name, owner)) WITHOUT ROWID",
+        columns: &["engine", "name", "owner", "digest"],
+    },
 ];

@@ -9,6 +9,7 @@ use crate::digest::{Algorithm, BlobDigest, DiffId};
 
 /// An image of one layer: its blobs, and the digests of its manifest and of its layer's content.
 struct Image {
+    architecture: &'static str,
     blobs: Vec<Vec<u8>>,
     manifest: BlobDigest,
     layer: (BlobDigest, DiffId),
@@ -18,8 +19,11 @@ fn digest(bytes: &[u8]) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, bytes)
 }
 
+const THIS: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+const OTHER: &str = if cfg!(target_arch = "aarch64") { "amd64" } else { "arm64" };
+
 /// Builds an image whose manifest nobody writes the same way again.
-fn image() -> Image {
+fn image(architecture: &'static str) -> Image {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
     header.set_size(5);
@@ -28,8 +32,7 @@ fn image() -> Image {
     let layer = tar.into_inner().unwrap();
     let diff_id = DiffId::of(Algorithm::Sha256, &layer);
     let config = format!(
-        r#"{{"architecture":"{}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#,
-        if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+        r#"{{"architecture":"{architecture}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
     );
     let manifest = format!(
         "{{ \"schemaVersion\"  :  2 ,\n  \"mediaType\" : \"application/vnd.oci.image.manifest.v1+json\",\n\
@@ -42,6 +45,7 @@ fn image() -> Image {
     );
     let (manifest_digest, layer_digest) = (digest(manifest.as_bytes()), digest(&layer));
     Image {
+        architecture,
         blobs: vec![layer, config.into_bytes(), manifest.into_bytes()],
         manifest: manifest_digest,
         layer: (layer_digest, diff_id),
@@ -63,10 +67,11 @@ fn archive(image: &Image, name: &str, break_off: bool) -> impl FnMut(&mut dyn Wr
     }
     let index = format!(
         r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json",
-            "digest":"{}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"{name}",
+            "digest":"{}","size":{},"platform":{{"architecture":"{}","os":"linux"}},"annotations":{{"org.opencontainers.image.ref.name":"{name}",
             "io.containerd.image.name":"{name}"}}}}]}}"#,
         image.manifest,
-        image.blobs[2].len()
+        image.blobs[2].len(),
+        image.architecture
     );
     add("index.json", index.as_bytes());
     let bytes = tar.into_inner().unwrap();
@@ -81,15 +86,15 @@ fn archive(image: &Image, name: &str, break_off: bool) -> impl FnMut(&mut dyn Wr
 
 /// Lists, loads, checks and removes an image.
 fn lives_with(bench: &Bench, engine: &dyn Engine) -> (Image, String) {
-    let (image, name) = (image(), "registry.example/team/app:v1".to_owned());
-    assert!(!engine.list().unwrap().images.contains_key(&name));
-    let error = engine.load(&mut archive(&image, &name, true)).unwrap_err();
+    let (image, name) = (image(THIS), "registry.example/team/app:v1".to_owned());
+    assert!(!engine.list(&asked()).unwrap().images.contains_key(&name));
+    let error = engine.load(&mut archive(&image, &name, true), false).unwrap_err();
     assert!(error.to_string().contains("a blob is gone"), "{error}");
-    assert!(!engine.list().unwrap().images.contains_key(&name), "half an image is listed");
-    engine.load(&mut archive(&image, &name, false)).unwrap();
-    let listing = engine.list().unwrap();
+    assert!(!engine.list(&asked()).unwrap().images.contains_key(&name), "half an image is listed");
+    engine.load(&mut archive(&image, &name, false), false).unwrap();
+    let listing = engine.list(&asked()).unwrap();
     assert!(listing.images[&name].contains(&image.manifest), "{listing:?}");
-    let checked = engine.check(&[name.clone(), "registry.example/no:1".to_owned()]);
+    let checked = engine.check(&[name.as_str(), "registry.example/no:1"]).unwrap();
     checked[0].as_ref().unwrap();
     assert!(!bench.path("home/tmp").exists());
     (image, name)
@@ -98,7 +103,7 @@ fn lives_with(bench: &Bench, engine: &dyn Engine) -> (Image, String) {
 fn leaves(engine: &dyn Engine, name: &str) {
     let removed = engine.remove(&[name.to_owned(), "registry.example/no:1".to_owned()]);
     assert!(removed.iter().all(|removed| matches!(removed, Removed::Gone)), "{removed:?}");
-    assert!(!engine.list().unwrap().images.contains_key(name));
+    assert!(!engine.list(&asked()).unwrap().images.contains_key(name));
 }
 
 /// The path of a real program, or a word that there is none.
@@ -119,7 +124,7 @@ fn podman_takes_lists_and_drops_an_image() {
     let storage = "--root $D/storage --runroot $D/run --storage-driver vfs";
     bench.script("podman", &format!("exec {} {storage} \"$@\"", program.display()));
     let podman = bench.engine(EngineName::Podman);
-    if let Err(error) = podman.list() {
+    if let Err(error) = podman.list(&asked()) {
         let _ = writeln!(io::stderr(), "podman does not work here: NOT tried: {error}");
         return;
     }
@@ -147,13 +152,13 @@ fn microsandbox_takes_lists_and_drops_an_image() {
         bytes[100] ^= 1;
         fs::write(&file.path, &bytes).unwrap();
     }
-    msb.load(&mut archive(&image, &name, false)).unwrap();
+    msb.load(&mut archive(&image, &name, false), false).unwrap();
     let damaged = msb.files(&image.manifest, std::slice::from_ref(&image.layer)).unwrap();
     assert_ne!(damaged, files);
     for file in &files {
         fs::remove_file(&file.path).unwrap();
     }
-    msb.load(&mut archive(&image, &name, false)).unwrap();
+    msb.load(&mut archive(&image, &name, false), false).unwrap();
     assert_eq!(msb.files(&image.manifest, std::slice::from_ref(&image.layer)).unwrap(), files);
     leaves(&*msb, &name);
 }
@@ -188,13 +193,13 @@ fn containerd_takes_lists_and_drops_an_image() {
     settings.namespace = Some("test".to_owned());
     settings.snapshotter = Some("native".to_owned());
     let containerd = bench.engines.of(&settings);
-    let mut listed = containerd.list();
+    let mut listed = containerd.list(&asked());
     for _ in 0..200 {
         if listed.is_ok() {
             break;
         }
         std::thread::sleep(Duration::from_millis(50));
-        listed = containerd.list();
+        listed = containerd.list(&asked());
     }
     if let Err(error) = listed {
         let _ = writeln!(io::stderr(), "containerd does not work here: NOT tried: {error}");
@@ -214,5 +219,20 @@ fn containerd_takes_lists_and_drops_an_image() {
             .status();
         assert!(gone.unwrap().success());
     }
+    leaves(&*containerd, &name);
+
+    // An image of another platform is taken, too; one that has lost something is still listed.
+    let (foreign, name) = (image(OTHER), "registry.example/team/app:foreign".to_owned());
+    containerd.load(&mut archive(&foreign, &name, false), true).unwrap();
+    assert!(containerd.list(&asked()).unwrap().images[&name].contains(&foreign.manifest));
+    containerd.check(&[&name]).unwrap().remove(0).unwrap();
+    let removed = Command::new("ctr")
+        .args(["-a", settings.address.as_deref().unwrap(), "-n", "test", "content", "rm"])
+        .arg(foreign.layer.0.as_str())
+        .status();
+    assert!(removed.unwrap().success());
+    assert!(containerd.list(&asked()).unwrap().images.contains_key(&name));
+    let error = containerd.check(&[&name]).unwrap().remove(0).unwrap_err();
+    assert!(error.to_string().contains("and has not all of it"), "{error}");
     leaves(&*containerd, &name);
 }

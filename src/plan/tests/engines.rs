@@ -32,6 +32,7 @@ fn loaded(owner: &str, engine: EngineSettings, reference: &ImageRef, manifest: &
         reference: reference.clone(),
         manifest: digest(manifest),
         listed: Some(digest(manifest)),
+        former: None,
         files: Vec::new(),
         wanted: true,
     }
@@ -213,6 +214,7 @@ fn carry_out(plan: &Plan, owner: &Owner, observed: &mut Observed) {
                     reference: image.reference.clone(),
                     manifest: manifest.clone(),
                     listed: Some(manifest.clone()),
+                    former: None,
                     files: Vec::new(),
                     wanted: true,
                 };

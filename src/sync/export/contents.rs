@@ -50,6 +50,8 @@ pub(super) struct Contents<'a> {
     left_out: Vec<LayerDescriptor>,
     failed: Vec<(ImageRef, Arc<Error>)>,
     downloaded: Cell<u64>,
+    /// The image whose blob passed last.
+    passing: RefCell<Option<ImageRef>>,
 }
 
 /// One blob of a bundle.
@@ -103,6 +105,7 @@ impl<'a> Contents<'a> {
             left_out: Vec::new(),
             failed: Vec::new(),
             downloaded: Cell::new(0),
+            passing: RefCell::default(),
         };
         let chosen = observed.selected.iter().map(|selected| &selected.image);
         let mut wanted: Vec<&DesiredImage> = desired.images.iter().chain(chosen).collect();
@@ -264,6 +267,11 @@ impl<'a> Contents<'a> {
         is_whole.then(|| LockedSelection::of(selection, tags.into_iter().map(str::to_owned).collect()))
     }
 
+    /// The image whose blob passed last: an error of a registry is about that one.
+    pub(super) fn passing(&self) -> Option<ImageRef> {
+        self.passing.borrow().clone()
+    }
+
     /// Counts the bytes that registries have sent.
     pub(super) fn downloaded_bytes(&self) -> u64 {
         self.downloaded.get()
@@ -292,6 +300,7 @@ impl<'a> Contents<'a> {
             None
         };
         let mut take = |(blob, found): (&Blob, Result<Kept, Error>)| {
+            self.passing.replace(Some(blob.image.clone()));
             let bytes = found.and_then(|found| self.open(blob, found)).map_err(io::Error::other);
             let taken = take(blob, bytes);
             reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
@@ -329,7 +338,9 @@ impl<'a> Contents<'a> {
         Ok(Verified {
             verifier: bytes.need_comparison().then(|| Verifier::new(&blob.digest, blob.size)),
             bytes,
+            digest: &blob.digest,
             image: &blob.image,
+            registries: self.registries,
             session: self.session,
             downloaded: &self.downloaded,
         })
@@ -409,7 +420,9 @@ pub(super) struct Verified<'a> {
     bytes: Bytes,
     /// `None` where they were compared before, and once the end was reached.
     verifier: Option<Verifier>,
+    digest: &'a BlobDigest,
     image: &'a ImageRef,
+    registries: &'a Registries,
     session: &'a Session,
     downloaded: &'a Cell<u64>,
 }
@@ -417,7 +430,7 @@ pub(super) struct Verified<'a> {
 impl Verified<'_> {
     /// Makes the error of a blob that is not what its digest says.
     fn wrong(&self, source: crate::digest::ContentMismatch) -> io::Error {
-        let (what, host) = (format!("a blob of {}", self.image), "the registry".to_owned());
+        let (what, host) = (format!("the blob {}", self.digest), self.registries.source_of(self.image));
         io::Error::other(Error::from(RegistryError::Mismatch { what, host, source }))
     }
 }

@@ -26,15 +26,23 @@ pub enum PartStatus {
     Missing,
     /// There is another thing in its place.
     Modified,
+    /// The engine cannot be asked: nobody knows.
+    Blocked,
 }
 
 impl PartStatus {
+    /// True if the thing is not as it was fetched, or loaded.
+    pub fn is_damaged(self) -> bool {
+        matches!(self, Self::Missing | Self::Modified)
+    }
+
     /// Returns the word in documents.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Missing => "missing",
             Self::Modified => "modified",
+            Self::Blocked => "blocked",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Asking engines whether they still have what was loaded into them, and hashing the files that
 //! they made of it. Nothing is locked or written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,7 +12,7 @@ use crate::digest::{Algorithm, BlobDigest, Hasher};
 use crate::engine::Engines;
 use crate::error::{EngineError, Error};
 use crate::progress::{Event, Task};
-use crate::state::{EngineFile, EngineListing, EngineSettings, LoadedReference};
+use crate::state::{AskedNames, EngineFile, EngineListing, EngineSettings, LoadedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 use crate::sys;
@@ -33,14 +33,21 @@ pub struct VerifiedReference {
     pub repaired: bool,
 }
 
-/// Compares what engines list, and the files whose digests were noted, with what was loaded. An
-/// engine that cannot be asked has nothing, as far as anybody knows.
+/// An engine's word about the references that it was given: the listing, and what is wrong with
+/// those that it lists and has not whole. One that cannot be asked says nothing of what it has.
+type Word = Result<(EngineListing, BTreeMap<String, EngineError>), EngineError>;
+
+/// Compares what engines list, and the files whose digests were noted, with what was loaded.
 pub(crate) fn compare_engines(
     session: &Session,
     engines: &Engines,
     references: Vec<&mut VerifiedReference>,
 ) -> Result<(), VerbError> {
-    let mut listings: BTreeMap<EngineSettings, Result<EngineListing, EngineError>> = BTreeMap::new();
+    let mut names: BTreeMap<EngineSettings, BTreeSet<String>> = BTreeMap::new();
+    for VerifiedReference { loaded, .. } in references.iter().map(|reference| &**reference) {
+        names.entry(loaded.engine.clone()).or_default().insert(loaded.name.clone());
+    }
+    let mut words: BTreeMap<EngineSettings, Word> = BTreeMap::new();
     // Images share most of their files: each is read once.
     let mut compared: BTreeMap<(PathBuf, String), Option<(PartStatus, String)>> = BTreeMap::new();
     let task = Task::CompareEngines;
@@ -49,13 +56,13 @@ pub(crate) fn compare_engines(
     }
     for reference in references {
         let settings = &reference.loaded.engine;
-        let listing = listings.entry(settings.clone()).or_insert_with(|| engines.of(settings).list());
+        let word = words.entry(settings.clone()).or_insert_with(|| ask(engines, settings, &names[settings]));
         if session.cancel.is_cancelled() {
             return Err(Error::Stopped.into());
         }
-        (reference.status, reference.detail) = match listing {
-            Err(error) => (PartStatus::Missing, Some(error.to_string())),
-            Ok(listing) => compare_reference(&reference.loaded, listing),
+        (reference.status, reference.detail) = match word {
+            Err(error) => (PartStatus::Blocked, Some(error.to_string())),
+            Ok((listing, wrong)) => compare_reference(&reference.loaded, listing, wrong),
         };
         if reference.status == PartStatus::Ok {
             let found = reference.loaded.files.iter().find_map(|file| {
@@ -74,13 +81,34 @@ pub(crate) fn compare_engines(
     Ok(())
 }
 
-fn compare_reference(loaded: &LoadedReference, listing: &EngineListing) -> (PartStatus, Option<String>) {
+/// Asks an engine for `names`, and whether those that it lists are whole: a listing alone may have
+/// what is not there.
+fn ask(engines: &Engines, settings: &EngineSettings, names: &BTreeSet<String>) -> Word {
+    let engine = engines.of(settings);
+    let listing = engine.list(&AskedNames::of(names))?;
+    let listed: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| listing.images.contains_key(*name)).collect();
+    let checked = engine.check(&listed)?;
+    let wrong =
+        listed.into_iter().zip(checked).filter_map(|(name, checked)| Some((name.to_owned(), checked.err()?)));
+    let wrong = wrong.collect();
+    Ok((listing, wrong))
+}
+
+fn compare_reference(
+    loaded: &LoadedReference,
+    listing: &EngineListing,
+    wrong: &BTreeMap<String, EngineError>,
+) -> (PartStatus, Option<String>) {
     let Some(listed) = &loaded.listed else {
         return (PartStatus::Missing, Some("its last load has not ended well".to_owned()));
     };
     match listing.images.get(&loaded.name) {
         None => (PartStatus::Missing, Some("the engine does not list it".to_owned())),
-        Some(found) if found.contains(listed) => (PartStatus::Ok, None),
+        Some(found) if found.contains(listed) => match wrong.get(&loaded.name) {
+            None => (PartStatus::Ok, None),
+            Some(error) => (PartStatus::Missing, Some(error.to_string())),
+        },
         Some(found) => {
             let found: Vec<&str> = found.iter().map(BlobDigest::as_str).collect();
             let found = if found.is_empty() { "no digest".to_owned() } else { found.join(", ") };

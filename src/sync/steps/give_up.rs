@@ -13,7 +13,7 @@ use super::lock_home::{lock_home, open_store};
 use super::needed_here::NeededHere;
 use super::neighbours::needed_by_other_homes;
 use super::totals::layer_totals;
-use crate::catalog::{self, Catalog, WritableCatalog};
+use crate::catalog::{self, Catalog, GivenUp, WritableCatalog};
 use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
@@ -137,7 +137,8 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     for (id, layers) in layers {
         let (Some(store), Some(candidate)) = (stores.get(&id), directories.get(&id)) else { continue };
         // By what the catalog says now, without the images.
-        let needed = needed_here.layers(&catalog, &candidate.directory, &BTreeSet::new())?;
+        let none = BTreeSet::new();
+        let needed = needed_here.layers(&catalog, &candidate.directory, GivenUp::from(&none))?;
         let digests = layers.iter().map(|layer| &layer.digest);
         let unneeded: Vec<&BlobDigest> = digests.filter(|digest| !needed.contains(digest)).collect();
         let removed = store::remove(store, &unneeded, &on_removed).map_err(VerbError::from);
@@ -206,11 +207,13 @@ fn intend(
     let Removals { images, mut recorded, waiting_for } = wish.removals(catalog, locked.is_some())?;
     let leaving = || images.iter().filter(|image| !image.waits);
     let gone: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.gone).cloned().collect();
-    recorded.retain(|name, _| gone.contains(name));
-    let names = leaving().flat_map(|image| &image.names).collect();
-    let loaded = wish.unwanted(catalog, &names, catalog.loaded()?)?;
+    let names: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.names).cloned().collect();
+    // An image that stays for others may leave behind what none of them wants.
+    recorded.retain(|name, _| names.contains(name));
+    let given_up = GivenUp { images: &gone, by: wish.owner().map(|owner| (owner, &names)) };
+    let loaded = wish.unwanted(catalog, &names.iter().collect(), catalog.loaded()?)?;
     let among = wish.all_layers_in().is_none().then_some(&recorded);
-    let blobs = unneeded_blobs(session, catalog, &gone, among)?;
+    let blobs = unneeded_blobs(session, catalog, given_up, among)?;
 
     let mut candidates = Candidates::default();
     for row in recorded.values() {
@@ -233,7 +236,7 @@ fn intend(
         if locked.is_some_and(|locked| !locked.contains_key(&id)) {
             continue;
         }
-        let needed = needed_here.layers(catalog, &candidate.directory, &gone)?;
+        let needed = needed_here.layers(catalog, &candidate.directory, given_up)?;
         let found = look_into(session, &mut candidate, wish, &needed, locked.is_some());
         let Some((layers, leftovers)) = unless_left_out(session, &candidate, found)? else { continue };
         // Where nothing is to be done, nothing is locked or made.

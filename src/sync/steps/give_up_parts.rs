@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::engines;
-use crate::catalog::{Catalog, WritableCatalog};
+use crate::catalog::{Catalog, GivenUp, WritableCatalog};
 use crate::digest::BlobDigest;
 use crate::execute::{kept_index, take_out};
 use crate::image_ref::ImageRef;
@@ -17,12 +17,12 @@ use crate::sync::pruned::{KeptReference, Pruned, RemovedBlob, RemovedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 
-/// Lists the kept blobs that nobody needs without the images `gone`: of all, or of the images
+/// Lists the kept blobs that nobody needs without what is given up: of all, or of the images
 /// `among` alone.
 pub(crate) fn unneeded_blobs(
     session: &Session,
     catalog: &Catalog,
-    gone: &BTreeSet<ImageRef>,
+    gone: GivenUp<'_>,
     among: Option<&BTreeMap<ImageRef, RecordedImage>>,
 ) -> Result<Vec<KeptBlob>, VerbError> {
     let mut blobs = Blobs::of(&session.home).list()?;

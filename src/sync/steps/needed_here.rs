@@ -8,9 +8,8 @@ use std::path::Path;
 
 use super::candidates::{DirectoryId, directory_id};
 use super::load::load;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, GivenUp};
 use crate::digest::BlobDigest;
-use crate::image_ref::ImageRef;
 use crate::state::Owner;
 use crate::sync::request::ImagesSource;
 use crate::sync::session::Session;
@@ -34,12 +33,13 @@ impl<'s> NeededHere<'s> {
         Self { session, directories: BTreeMap::new() }
     }
 
-    /// Returns the layers in `directory`, which exists, that an image outside `gone` needs there.
+    /// Returns the layers in `directory`, which exists, that an image which is not `gone` needs
+    /// there.
     pub(crate) fn layers(
         &mut self,
         catalog: &Catalog,
         directory: &Path,
-        gone: &BTreeSet<ImageRef>,
+        gone: GivenUp<'_>,
     ) -> Result<BTreeSet<BlobDigest>, VerbError> {
         let mut needed = catalog.layers_needed_in(directory, &self.session.default_layers(), gone)?;
         if catalog.layers_directories()?.len() < 2 {
@@ -47,8 +47,11 @@ impl<'s> NeededHere<'s> {
         }
         let here = directory_id(directory);
         for row in catalog.all()? {
-            let in_doubt = row.owners.len() > 1 && !gone.contains(&row.reference);
-            if in_doubt && row.owners.iter().any(|owner| self.may_have_layers_in(owner, here)) {
+            let in_doubt = row.owners.len() > 1 && !gone.images.contains(&row.reference);
+            let mut staying = row.extracted_for.iter().filter(|owner| {
+                !gone.by.is_some_and(|(by, images)| by == *owner && images.contains(&row.reference))
+            });
+            if in_doubt && staying.any(|owner| self.may_have_layers_in(owner, here)) {
                 needed.extend(row.layers.iter().map(|layer| layer.digest.clone()));
             }
         }

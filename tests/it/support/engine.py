@@ -3,7 +3,8 @@
 
 It takes an OCI archive, checks every blob against its digest, and lists what it has been given. With a home of its own
 msb also keeps an "EROFS" file a layer, which it never writes again, and says that a sandbox uses every image while
-there is a file `in-use`."""
+there is a file `in-use`. A file `ctr.incomplete` names the images that ctr lists and has lost a part of, until the next
+load; with a file `PROGRAM.broken` no load succeeds."""
 
 import hashlib
 import io
@@ -15,6 +16,7 @@ import tarfile
 PROGRAM = os.path.basename(sys.argv[0])
 HOME = os.environ.get("MSB_HOME", os.environ["HOME"])
 STATE = os.path.join(HOME, PROGRAM + ".images")
+INCOMPLETE = os.path.join(HOME, PROGRAM + ".incomplete")
 VERSIONS = {
     "msb": "msb 0.7.11",
     "ctr": "ctr github.com/containerd/containerd 1.6.20",
@@ -39,6 +41,9 @@ def keep(images):
 
 
 def load():
+    if os.path.exists(STATE.replace(".images", ".broken")):
+        sys.stdin.buffer.read()
+        sys.exit("no space left on device")
     files, links = {}, []
     with tarfile.open(fileobj=io.BytesIO(sys.stdin.buffer.read())) as archive:
         for member in archive:
@@ -73,6 +78,8 @@ def load():
             keep_layers(manifest, files)
         images[descriptor["annotations"]["io.containerd.image.name"]] = descriptor["digest"]
     keep(images)
+    if os.path.exists(INCOMPLETE):
+        os.remove(INCOMPLETE)
 
 
 def keep_layers(manifest, files):
@@ -127,8 +134,10 @@ def main():
         load()
     elif "check" in words:
         print("REF TYPE DIGEST STATUS SIZE UNPACKED")
+        lacking = open(INCOMPLETE).read().split() if os.path.exists(INCOMPLETE) else []
         for name, digest in sorted(known().items()):
-            print(f"{name} application/vnd.oci.image.manifest.v1+json {digest} complete (3/3) 8.2 KiB/8.2 KiB true")
+            status = "incomplete (2/3)" if name in lacking else "complete (3/3)"
+            print(f"{name} application/vnd.oci.image.manifest.v1+json {digest} {status} 8.2 KiB/8.2 KiB true")
     elif "rm" in words or "rmi" in words:
         remove(words[words.index("rm" if "rm" in words else "rmi") + 1 :])
     else:

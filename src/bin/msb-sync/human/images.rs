@@ -85,6 +85,7 @@ fn list_row(listed: &ListedImage, now: Timestamp) -> [String; 9] {
     let none = || "-".to_owned();
     let image = &listed.image;
     let layers = match listed.absent().count() {
+        _ if !listed.is_extracted() => format!("{} (not extracted)", image.layers.len()),
         0 => image.layers.len().to_string(),
         missing => format!("{} ({missing} missing)", image.layers.len()),
     };
@@ -176,6 +177,8 @@ impl Facts {
         let recorded = Some(&image.modified_at).filter(|recorded| !recorded.is_empty());
         self.add("recorded", recorded.map(|at| with_age(at, &format!("{at} UTC"), now)));
         self.add("managed by", Some(managed_by(listed)));
+        let engines = listed.engines.iter().map(|row| format!("{} as {}", row.engine.name, row.name));
+        self.add_lines("engines", engines);
         for proof in &listed.proofs {
             self.add_lines("signed by", trust::proof(proof));
         }
@@ -221,6 +224,7 @@ fn write_layers(out: &mut String, listed: &ListedImage) {
     for (layer, state) in image.layers.iter().zip(&listed.states) {
         let note = match (listed.is_here(*state), state) {
             (true, _) => "",
+            (false, _) if !listed.is_extracted() => "   not extracted",
             (false, _) if listed.is_foreign() => "   MISSING",
             (false, LayerState::Untrusted) => "   INCOMPLETE, apply repairs it",
             (false, _) => "   MISSING, apply repairs it",

@@ -95,6 +95,9 @@ fn write_layers(out: &mut String, applied: &Applied) {
         }
         let _ = writeln!(out, "{}.", parts.join(", "));
     }
+    if outcome.layers == 0 && outcome.downloaded_bytes > 0 {
+        let _ = writeln!(out, "{} fetched.", bytes(outcome.downloaded_bytes));
+    }
     if outcome.loads > 0 {
         let _ = writeln!(out, "{} loaded into engines.", plural(outcome.loads, "reference"));
     }
@@ -115,7 +118,7 @@ fn write_next(out: &mut String, applied: &Applied, home: Option<&Path>) {
         let _ = writeln!(out, "Look at them: msb-sync{home} list, msb-sync{home} inspect {reference}");
     }
     // Where no layer is extracted there is nothing to look at.
-    if !applied.layers.is_dir() {
+    if !applied.layers.read_dir().is_ok_and(|mut layers| layers.next().is_some()) {
         return;
     }
     let _ = writeln!(out, "Their files:  {}", printable(&applied.layers.display().to_string(), false));

@@ -95,6 +95,10 @@ fn counts(verified: &Verified) -> Vec<String> {
         .filter(|status| count(*status) > 0)
         .map(|status| format!("{} {}", count(status), status.as_str()))
         .collect();
+    let blocked = verified.engines.iter().filter(|reference| reference.status == PartStatus::Blocked).count();
+    if blocked > 0 {
+        counts.push(format!("{blocked} blocked"));
+    }
     if repaired > 0 {
         counts.push(format!("{repaired} repaired"));
     }
