@@ -1424,7 +1424,7 @@ fn loads_are_noted_before_they_start_and_outlive_their_owners() {
     let next = LoadedReference { listed: Some(layer("c").digest), ..loads[1].clone() };
     let under_way = LoadedReference { former: Some(layer("b").digest), ..begun(&next) };
     for _ in 0..2 {
-        catalog.begin_loads(&[next.clone()]).unwrap();
+        catalog.begin_loads(std::slice::from_ref(&next)).unwrap();
         assert_eq!(catalog.loaded().unwrap()[1], under_way);
     }
     catalog.end_load(&next).unwrap();

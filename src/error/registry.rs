@@ -161,7 +161,7 @@ pub enum RegistryError {
         /// The host that served it.
         host: String,
         /// Which of digest and size.
-        source: ContentMismatch,
+        source: Box<ContentMismatch>,
     },
     /// An index, manifest or config that cannot be used.
     #[error("{what} from {host} is refused: {reason}")]
@@ -427,7 +427,7 @@ impl RegistryError {
             Self::Mismatch { what, host, source } => {
                 let text = source.to_string();
                 if change(&text) != text {
-                    *source = ContentMismatch::Unshown;
+                    **source = ContentMismatch::Unshown;
                 }
                 each(&mut [what, host]);
             }

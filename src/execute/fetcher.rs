@@ -447,7 +447,8 @@ fn unreadable(claim: &Claim, error: io::Error) -> Error {
 /// The error of wrong bytes, with the place that they came from.
 fn wrong_blob(registries: &Registries, claim: &Claim, source: ContentMismatch) -> Error {
     let host = claim.images.first().map_or("the registry".to_owned(), |image| registries.source_of(image));
-    RegistryError::Mismatch { what: format!("layer {}", claim.layer.digest), host, source }.into()
+    RegistryError::Mismatch { what: format!("layer {}", claim.layer.digest), host, source: source.into() }
+        .into()
 }
 
 /// A reader that reports compressed bytes as extraction takes them, and ends when the run is

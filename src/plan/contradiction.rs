@@ -25,5 +25,5 @@ pub(crate) fn contradiction(claim: &LayerDescriptor, facts: &LayerFacts) -> Opti
         Ordering::Less => ContentMismatch::TooShort { digest, expected, actual: facts.size },
     };
     let (what, host) = (format!("layer {}", claim.digest), "the registry".to_owned());
-    Some(RegistryError::Mismatch { what, host, source }.into())
+    Some(RegistryError::Mismatch { what, host, source: source.into() }.into())
 }

@@ -631,8 +631,11 @@ fn images_that_disagree_about_a_blob_are_separate_claims() {
 #[test]
 fn an_error_keeps_its_kind_through_the_plan() {
     let mismatch = crate::digest::ContentMismatch::TooLong { digest: digest("x"), expected: 1 };
-    let error =
-        RegistryError::Mismatch { what: "manifest".to_owned(), host: "h".to_owned(), source: mismatch };
+    let error = RegistryError::Mismatch {
+        what: "manifest".to_owned(),
+        host: "h".to_owned(),
+        source: mismatch.into(),
+    };
     let resolution = Resolution::Blocked(Arc::new(error.into()));
     let plan = plan(&desired(vec![reference(0)], true), &observed_with(resolution, vec![], &[]));
     assert_eq!(plan.images[0].error().map(|error| error.kind()), Some("content-mismatch"));

@@ -161,7 +161,7 @@ impl Layout {
             } else {
                 ContentMismatch::TooLong { digest, expected }
             };
-            return Err(RegistryError::Mismatch { what, host: self.host(), source });
+            return Err(RegistryError::Mismatch { what, host: self.host(), source: source.into() });
         }
         Ok(BlobReader::of_file(part))
     }
@@ -354,7 +354,7 @@ impl Layout {
         verify(&bytes, digest, size).map_err(|source| RegistryError::Mismatch {
             what,
             host: self.host(),
-            source,
+            source: source.into(),
         })?;
         let (digest, host) = (digest.clone(), self.host());
         Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: false }))

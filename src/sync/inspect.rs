@@ -61,7 +61,7 @@ pub fn inspect(session: &Session, reference: &ImageRef) -> Result<Option<Inspect
         proof.candidates = catalog.signatures(proof)?;
     }
     let engines = in_engines(&catalog.loaded()?, &image);
-    let listed = ListedImage { proofs, engines, ..listed(session, image, config.as_ref(), &users)? };
+    let listed = ListedImage { engines, proofs, ..listed(session, image, config.as_ref(), &users)? };
     let places = Places::of(&listed.layers);
     let mut totals = Totals::default();
     for layer in &*listed.image.layers {

@@ -126,7 +126,7 @@ pub fn list(session: &Session) -> Result<Vec<ListedImage>, VerbError> {
         let config = catalog.config(&image.reference)?;
         let proofs = proofs(&catalog, &image)?;
         let engines = in_engines(&loaded, &image);
-        Ok(ListedImage { proofs, engines, ..listed(session, image, config.as_ref(), &users)? })
+        Ok(ListedImage { engines, proofs, ..listed(session, image, config.as_ref(), &users)? })
     });
     listed.collect()
 }

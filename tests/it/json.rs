@@ -54,6 +54,15 @@ fn examples() -> Vec<(String, Value)> {
     found
 }
 
+/// Debian's validator.
+const VALIDATE: &str = "import json, sys\n\
+    from jsonschema import Draft202012Validator, FormatChecker\n\
+    schema, good, bad = json.load(sys.stdin)\n\
+    Draft202012Validator.check_schema(schema)\n\
+    validator = Draft202012Validator(schema, format_checker=FormatChecker())\n\
+    for document in good: validator.validate(document)\n\
+    print(sum(validator.is_valid(document) for document in bad))\n";
+
 #[test]
 fn every_verb_prints_what_the_schema_says() {
     let (sandbox, registry) = world();
@@ -115,13 +124,6 @@ fn every_verb_prints_what_the_schema_says() {
     assert!(unseen.is_empty(), "nothing prints {unseen:?}");
 
     // Debian's validator says the same, of the schema too, and of what is none of ours.
-    const VALIDATE: &str = "import json, sys\n\
-        from jsonschema import Draft202012Validator, FormatChecker\n\
-        schema, good, bad = json.load(sys.stdin)\n\
-        Draft202012Validator.check_schema(schema)\n\
-        validator = Draft202012Validator(schema, format_checker=FormatChecker())\n\
-        for document in good: validator.validate(document)\n\
-        print(sum(validator.is_valid(document) for document in bad))\n";
     printed.extend(examples().into_iter().map(|(_, example)| example));
     let bad: Vec<Value> = printed
         .iter()

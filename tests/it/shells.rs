@@ -31,7 +31,7 @@ fn completed(sandbox: &Sandbox, shell: &str, lines: &[String]) -> Vec<String> {
     let path = format!("{}:{}", binary.parent().unwrap().display(), crate::support::path());
     let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/shell.py");
     let run = sandbox.program("python3", &["-B", driver, shell]).env("PATH", path).env("TERM", "xterm");
-    let lines: String = lines.iter().map(|line| format!("msb-sync {line}\n")).collect();
+    let lines: String = lines.iter().flat_map(|line| ["msb-sync ", line, "\n"]).collect();
     let output = run.stdin(lines).run().success();
     let typed = output.stdout.lines().map(|line| line.strip_prefix("msb-sync ").unwrap_or(line).to_owned());
     typed.collect()

@@ -95,7 +95,7 @@ fn a_run_that_does_not_end_in_time_has_its_summary() {
     let sandbox = Sandbox::new();
     let quick = Layer::of(&[file("quick", "x")]);
     let slow = Layer::packed(&tar(&[file("slow", noise(1, 2_000_000))]), Pack::Plain);
-    let mut content = BlobSet::with("team/slow:1", &Image::new(&[slow.clone()]));
+    let mut content = BlobSet::with("team/slow:1", &Image::new(std::slice::from_ref(&slow)));
     let other = content.image(&Image::new(&[quick]));
     content.tag("team/quick:1", &other);
     let registry = FakeRegistry::start(content);

@@ -78,7 +78,7 @@ impl Output {
         let elapsed = started.elapsed();
         if self.json {
             self.result(&format!("{}\n", json::summary(applied, elapsed)));
-        } else if !self.quiet && !(applied.outcome.stopped && applied.outcome.images.is_empty()) {
+        } else if !(self.quiet || applied.outcome.stopped && applied.outcome.images.is_empty()) {
             self.result(&human::summary(applied, elapsed, self.home.as_deref(), self.view()));
         }
     }

@@ -395,7 +395,7 @@ mod tests {
     }
 
     fn digest(layer: u8) -> BlobDigest {
-        format!("sha256:{:064x}", layer).parse().unwrap()
+        format!("sha256:{layer:064x}").parse().unwrap()
     }
 
     /// Two images of which each waits for two layers, one of them shared.

@@ -276,12 +276,13 @@ fn file() -> impl Strategy<Value = (String, Vec<String>)> {
         for (index, name) in names.iter().enumerate() {
             let comma = if index + 1 < count || trailing { "," } else { "" };
             let entry = if index % 3 == 2 { format!("{{ name = '{name}' }}") } else { format!("\"{name}\"") };
-            array += &match style {
+            let entry = match style {
                 0 => format!("{}{entry}{comma}", if index > 0 { " " } else { "" }),
                 1 => format!("\n  {entry}{comma}{}", extra[index]),
                 2 => format!("\n\t{entry}{comma} {}", if index % 2 == 0 { "" } else { extra[index] }),
                 _ => format!("{}{entry}{comma}{}\n", if index % 2 == 0 { "\n  " } else { " " }, extra[index]),
             };
+            array += &entry;
         }
         array += if style == 0 { "]" } else { "\n]" };
         let text = format!("# é, [x]\n[settings]\nprune = true\n\n[registry.\"docker.io\"]\nimages = {array}   # end\npull = \"never\"\n[groups]\n");

@@ -189,7 +189,7 @@ fn broken_and_hostile_yaml_is_refused_by_its_line() {
     // A chain of aliases is deep though no line of it is.
     let mut chain = "services:\n  a0: &a0 { image: a:1 }\n".to_owned();
     for level in 1..50_000 {
-        chain += &format!("  a{level}: &a{level} [*a{}]\n", level - 1);
+        writeln!(chain, "  a{level}: &a{level} [*a{}]", level - 1).unwrap();
     }
     assert!(images("x.yml", &chain).1[0].contains("deep"));
     let level = |level: usize| format!("  a{level}: &a{level} {{ <<: [*a{0}, *a{0}] }}\n", level - 1);

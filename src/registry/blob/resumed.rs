@@ -236,11 +236,11 @@ pub(super) fn wrong_size(digest: &BlobDigest, expected: u64, host: &str, actual:
     RegistryError::Mismatch {
         what: format!("layer {digest}"),
         host: host.to_owned(),
-        source: if actual < expected {
+        source: Box::new(if actual < expected {
             ContentMismatch::TooShort { digest, expected, actual }
         } else {
             ContentMismatch::TooLong { digest, expected }
-        },
+        }),
     }
 }
 

@@ -209,7 +209,11 @@ impl Repository<'_> {
             let digest = if let Some(digest) = said {
                 verify(&bytes, &digest, None).map_err(|source| {
                     let (what, host) = (format!("manifest {tag}"), host.clone());
-                    fetch_again(site, &mut damaged, RegistryError::Mismatch { what, host, source })
+                    fetch_again(
+                        site,
+                        &mut damaged,
+                        RegistryError::Mismatch { what, host, source: source.into() },
+                    )
                 })?;
                 digest
             } else {
@@ -285,7 +289,7 @@ impl Documents for Repository<'_> {
                 // From now on the registry itself is asked.
                 self.remote.distrust(digest);
                 let (what, host) = (what.clone(), host.clone());
-                fetch_again(site, &mut damaged, RegistryError::Mismatch { what, host, source })
+                fetch_again(site, &mut damaged, RegistryError::Mismatch { what, host, source: source.into() })
             })?;
             let digest = digest.clone();
             Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: false }))

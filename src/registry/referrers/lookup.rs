@@ -236,7 +236,11 @@ impl Place<'_> {
             if let Some(digest) = &said {
                 verify(&bytes, digest, None).map_err(|source| {
                     let (what, host) = (format!("manifest {digest}"), host.clone());
-                    fetch_again(site, &mut damaged, RegistryError::Mismatch { what, host, source })
+                    fetch_again(
+                        site,
+                        &mut damaged,
+                        RegistryError::Mismatch { what, host, source: source.into() },
+                    )
                 })?;
             }
             // Half a document that its sender takes for a whole one is no artifact, and none less.

@@ -431,7 +431,7 @@ impl Verified<'_> {
     /// Makes the error of a blob that is not what its digest says.
     fn wrong(&self, source: crate::digest::ContentMismatch) -> io::Error {
         let (what, host) = (format!("the blob {}", self.digest), self.registries.source_of(self.image));
-        io::Error::other(Error::from(RegistryError::Mismatch { what, host, source }))
+        io::Error::other(Error::from(RegistryError::Mismatch { what, host, source: source.into() }))
     }
 }
 

@@ -144,9 +144,10 @@ impl Schema {
                 rules.get("properties").and_then(|known| known.get(key)),
                 rules.get("additionalProperties"),
             ) {
-                (Some(schema), _) => self.check(schema, field, &here)?,
+                (Some(schema), _) | (None, Some(schema @ Value::Object(_))) => {
+                    self.check(schema, field, &here)?
+                }
                 (None, Some(Value::Bool(false))) => return Err(format!("{here} is unknown to the schema")),
-                (None, Some(schema @ Value::Object(_))) => self.check(schema, field, &here)?,
                 (None, _) => {}
             }
         }

@@ -53,7 +53,7 @@ pub(crate) fn list(images: &[ListedImage], now: Timestamp, view: View) -> String
 
 /// The names of the images, one a line, as `list --quiet` prints them.
 pub(crate) fn names(images: &[ListedImage]) -> String {
-    images.iter().map(|listed| format!("{}\n", listed.image.reference)).collect()
+    images.iter().flat_map(|listed| [listed.image.reference.to_string(), "\n".to_owned()]).collect()
 }
 
 /// Leaves out columns until the rows fit, and returns the names of those.

@@ -25,9 +25,9 @@ pub(crate) fn outdated(outdated: &Outdated, view: View) -> String {
             row
         })
         .collect();
-    let mut out: String = table(&rows, "  ", view.room).iter().map(|row| format!("{row}\n")).collect();
+    let mut out = table(&rows, "  ", view.room).join("\n");
     if !out.is_empty() {
-        out.push('\n');
+        out.push_str("\n\n");
     }
     let (count, compared) = (outdated.images.len(), plural(outdated.compared, "image"));
     let _ = match count {

@@ -1,5 +1,6 @@
 //! Progress as plain lines from time to time, off a terminal.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use msb_sync::progress::Event;
@@ -55,13 +56,13 @@ impl Lines {
         let fetching = tally.fetching(now)?;
         let (finished, layers) = fetching.layers;
         let mut line = format!("  {finished} of {} done, ", plural(layers, "layer"));
-        line += &format!("{} of {} here", bytes(fetching.bytes.0), bytes(fetching.bytes.1));
+        let _ = write!(line, "{} of {} here", bytes(fetching.bytes.0), bytes(fetching.bytes.1));
         if let Some(rate) = fetching.rate.filter(|_| fetching.to_come > 0) {
-            line += &format!(", {}/s", bytes(rate));
+            let _ = write!(line, ", {}/s", bytes(rate));
         }
         let left = time_left(fetching.to_come, fetching.rate);
         if !left.is_empty() {
-            line += &format!(", {left}");
+            let _ = write!(line, ", {left}");
         }
         Some(line)
     }

@@ -5,6 +5,7 @@
 //! Places are kept for the longest text that a part may become, so that nothing jumps about while
 //! numbers grow.
 
+use std::fmt::Write as _;
 use std::time::Instant;
 
 use msb_sync::image_ref::ImageRef;
@@ -196,10 +197,10 @@ fn images(in_work: &[InWork<'_>], tally: &Tally, columns: usize) -> Vec<String> 
         let blanks = names.saturating_sub(name.width());
         let mut row = format!("{:INDENT$}{name}{:blanks$}{:GAP$}{:>counts$}", "", "", "", count(image));
         if has_bar {
-            row += &format!("{:GAP$}{}", "", bar(share(image.layers, image.bytes), for_bar));
+            let _ = write!(row, "{:GAP$}{}", "", bar(share(image.layers, image.bytes), for_bar));
         }
         if has_state {
-            row += &format!("{:GAP$}{}", "", state(image));
+            let _ = write!(row, "{:GAP$}{}", "", state(image));
         }
         row
     };
