@@ -1,0 +1,116 @@
+//! The owners of an image, and its second name.
+
+use super::*;
+
+#[test]
+fn an_image_of_two_owners_stays_until_both_drop_it() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a", "b"], &file("one"));
+    put(&mut catalog, ALPINE, &["a", "b"], &file("two"));
+    put(&mut catalog, "other:1", &["a"], &file("one"));
+    let stranger = catalog.forget(&[reference(ALPINE)], Some(&file("three"))).unwrap();
+    assert_eq!(stranger, Forgotten { kept: refs(&[ALPINE]), ..Forgotten::default() });
+    let first = catalog.forget(&[reference(ALPINE)], Some(&file("one"))).unwrap();
+    assert_eq!(first, Forgotten { kept: refs(&[ALPINE]), ..Forgotten::default() });
+    assert_eq!(one(&catalog, ALPINE).unwrap().owners, BTreeSet::from([file("two")]));
+    let second = catalog.forget(&[reference(ALPINE)], Some(&file("two"))).unwrap();
+    let expected =
+        Forgotten { removed: refs(&[ALPINE]), kept: BTreeSet::new(), unneeded_layers: digests(&["b"]) };
+    assert_eq!(second, expected);
+    assert_eq!(one(&catalog, ALPINE), None);
+    assert_eq!((sandbox.count("layers"), sandbox.count("images"), sandbox.count("configs")), (1, 1, 1));
+    assert_eq!(catalog.forget(&[reference(ALPINE)], None).unwrap(), Forgotten::default());
+}
+
+#[test]
+fn remove_forgets_whoever_owns_it() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a"], &file("one"));
+    catalog.adopt(&[reference(ALPINE)], &Owner::pull(), usual()).unwrap();
+    let forgotten = catalog.forget(&[reference(ALPINE)], None).unwrap();
+    assert_eq!((forgotten.removed, forgotten.unneeded_layers), (refs(&[ALPINE]), digests(&["a"])));
+    for table in ["images", "layers", "sync_images", "sync_image_layers", "sync_owners"] {
+        assert_eq!(sandbox.count(table), 0, "{table}");
+    }
+}
+
+#[test]
+fn a_second_name_lives_and_dies_with_its_image() {
+    let (first, second) = ("sandboxes.io/library/alpine:3.20", ALPINE);
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, first, &["a"], &file("one"));
+    assert_eq!(sandbox.stacked(second), ["a"]);
+    let alias = one(&catalog, second).unwrap();
+    assert_eq!(alias.alias_of, Some(reference(first)));
+    assert_eq!(alias.owners, BTreeSet::from([file("one")]));
+    assert_eq!(catalog.owned_by(&file("one")).unwrap().len(), 2);
+    assert_eq!(catalog.layers_needed_outside(&refs(&[first])).unwrap(), BTreeSet::new());
+    assert_eq!(catalog.layers_needed_outside(&refs(&[second])).unwrap(), digests(&["a"]));
+    // By itself it cannot be removed.
+    assert_eq!(catalog.forget(&[reference(second)], None).unwrap().kept, refs(&[second]));
+    assert_eq!(catalog.forget(&[reference(first)], None).unwrap().removed, refs(&[first, second]));
+    assert_eq!(sandbox.count("images"), 0);
+}
+
+#[test]
+fn a_second_name_that_somebody_wants_for_itself_stays() {
+    let (first, second) = ("sandboxes.io/library/alpine:3.20", ALPINE);
+    for wanted_first in [true, false] {
+        let sandbox = Sandbox::new();
+        let mut catalog = sandbox.open();
+        let mut names = vec![first, second];
+        if wanted_first {
+            names.reverse();
+        }
+        for name in names {
+            put(&mut catalog, name, &["a"], &file("one"));
+        }
+        assert_eq!(one(&catalog, second).unwrap().alias_of, None);
+        assert_eq!(catalog.layers_needed_outside(&refs(&[first])).unwrap(), digests(&["a"]));
+        let forgotten = catalog.forget(&[reference(first)], Some(&file("one"))).unwrap();
+        assert_eq!(forgotten.removed, refs(&[first]));
+        assert_eq!(sandbox.stacked(second), ["a"]);
+
+        // And the other way round: not wanted for itself any more, it is a second name again.
+        put(&mut catalog, first, &["a"], &file("two"));
+        assert_eq!(catalog.forget(&[reference(second)], None).unwrap().kept, refs(&[second]));
+        assert_eq!(one(&catalog, second).unwrap().alias_of, Some(reference(first)));
+    }
+}
+
+#[test]
+fn a_second_name_that_microsandbox_had_first_stays() {
+    let sandbox = Sandbox::of_microsandbox(ALPINE, &["a"]);
+    let mut catalog = sandbox.open();
+    let first = "sandboxes.io/library/alpine:3.20";
+    put(&mut catalog, first, &["a"], &file("one"));
+    assert_eq!(catalog.layers_needed_outside(&refs(&[first])).unwrap(), digests(&["a"]));
+    let forgotten = catalog.forget(&[reference(first)], None).unwrap();
+    assert_eq!((forgotten.removed, forgotten.unneeded_layers), (refs(&[first]), BTreeSet::new()));
+    assert_eq!(sandbox.stacked(ALPINE), ["a"]);
+}
+
+#[test]
+fn layers_of_other_images_and_of_unfinished_pulls_are_needed() {
+    let sandbox = Sandbox::of_microsandbox("docker.io/library/python:3.12", &["a"]);
+    let mut catalog = sandbox.open();
+    put(&mut catalog, ALPINE, &["a", "b", "c"], &file("one"));
+    put(&mut catalog, "other:1", &["b", "d"], &file("two"));
+    sandbox
+        .sql()
+        .execute(
+            "INSERT INTO layers (media_type, digest, diff_id, size_bytes) VALUES ('', ?, 'x', 1)",
+            [layer("h").digest.as_str()],
+        )
+        .unwrap();
+    let outside = |names: &[&str]| catalog.layers_needed_outside(&refs(names)).unwrap();
+    assert_eq!(outside(&[]), digests(&["a", "b", "c", "d", "h"]));
+    assert_eq!(outside(&[ALPINE]), digests(&["a", "b", "d", "h"]));
+    assert_eq!(outside(&[ALPINE, "other:1"]), digests(&["a", "h"]));
+    // Our rows count even where microsandbox's are gone.
+    sandbox.sql().execute_batch("PRAGMA foreign_keys = ON; DELETE FROM images; DELETE FROM layers").unwrap();
+    assert_eq!(outside(&[ALPINE]), digests(&["b", "d"]));
+}
