@@ -400,6 +400,18 @@ impl Output {
         self
     }
 
+    /// Fails if a [`Sandbox::measured`] run took more memory than is promised, and `more` MiB.
+    #[track_caller]
+    pub(crate) fn assert_bounded(&self, more: u64) -> &Self {
+        /// The promise, in MiB.
+        const PEAK: u64 = 64;
+        /// The code of an unoptimized build takes much more.
+        const UNOPTIMIZED: u64 = if cfg!(debug_assertions) { 5 } else { 0 };
+        let peak = self.peak_kib();
+        assert!(peak <= (PEAK + UNOPTIMIZED + more) * 1024, "{} MiB at peak\n{self}", peak / 1024);
+        self
+    }
+
     /// Peak resident memory in KiB, of a [`Sandbox::measured`] run.
     #[track_caller]
     pub(crate) fn peak_kib(&self) -> u64 {
