@@ -348,3 +348,39 @@ fn the_container_does_what_its_probes_ask_for() {
     }
     watching.stop();
 }
+
+/// Builds the image of the Containerfile on a base that is made of this machine's own files, since a test asks no
+/// registry: with `ctr` and trusted roots there, nothing is installed.
+#[test]
+fn the_containerfile_makes_an_image_that_runs() {
+    const SCRIPT: &str = r#"
+set -eu
+mkdir base context
+libraries=$(ldd "$1" "$(command -v ctr)" /bin/sh | grep -o '/[^ ]*' | grep -v ':$' | sort -u)
+cp -L --parents /bin/sh /etc/ssl/certs/ca-certificates.crt $libraries base/
+mkdir -p base/usr/bin
+cp -L "$(command -v ctr)" base/usr/bin/ctr
+strip -o context/msb-sync "$1"
+buildah() { command buildah --storage-driver vfs --root "$PWD/graph" --runroot "$PWD/run" "$@"; }
+container=$(buildah from scratch)
+buildah copy --quiet "$container" base / >&2
+buildah commit --quiet "$container" localhost/base:1 >&2
+buildah build --quiet --isolation chroot --pull=never --build-arg BASE=localhost/base:1 \
+  --file "$2" --tag localhost/msb-sync:1 context >&2
+container=$(buildah from --pull=never localhost/msb-sync:1)
+buildah inspect --format '{{.OCIv1.Config.Entrypoint}}' "$container"
+echo
+buildah run --isolation chroot "$container" -- /usr/local/bin/msb-sync --version
+buildah run --isolation chroot "$container" -- /bin/sh -c 'command -v ctr'
+"#;
+    let sandbox = Sandbox::new();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kubernetes/Containerfile");
+    let output = sandbox
+        .program("sh", &["-c", SCRIPT, "sh", env!("CARGO_BIN_EXE_msb-sync"), file.to_str().unwrap()])
+        .run()
+        .success();
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    assert_eq!(lines[0], "[/usr/local/bin/msb-sync]", "{output}");
+    assert!(lines[1].starts_with(concat!("msb-sync ", env!("CARGO_PKG_VERSION"))), "{output}");
+    assert_eq!(lines[2], "/usr/bin/ctr", "{output}");
+}
