@@ -384,3 +384,42 @@ buildah run --isolation chroot "$container" -- /bin/sh -c 'command -v ctr'
     assert!(lines[1].starts_with(concat!("msb-sync ", env!("CARGO_PKG_VERSION"))), "{output}");
     assert_eq!(lines[2], "/usr/bin/ctr", "{output}");
 }
+
+/// Builds the Debian package of the tested binary, and installs it below a directory.
+#[test]
+fn the_debian_package_has_what_it_promises_and_installs() {
+    const SCRIPT: &str = r#"
+set -eu
+package=$("$1/examples/debian/build" "$2")
+mkdir -p root/var/lib/dpkg/updates root/var/lib/dpkg/info
+: >root/var/lib/dpkg/status
+: >root/var/lib/dpkg/available
+dpkg --root="$PWD/root" --force-depends --force-script-chrootless --force-not-root \
+  --log=dpkg.log --install "$package" >&2
+dpkg-deb --field "$package" Package Version Depends
+cd root && find etc usr -type f | sort
+"#;
+    if Command::new("cargo-deb").arg("--version").output().is_err() {
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "needs cargo-deb: the Debian package was NOT built");
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let script = ["-c", SCRIPT, "sh", env!("CARGO_MANIFEST_DIR"), env!("CARGO_BIN_EXE_msb-sync")];
+    let output = sandbox.program("sh", &script).run().success();
+    for part in [
+        concat!("Version: ", env!("CARGO_PKG_VERSION")),
+        "libc6",
+        "etc/msb-sync/registries.toml\n",
+        "usr/bin/msb-sync\n",
+        "usr/lib/systemd/system/msb-sync.service\n",
+        "usr/lib/sysusers.d/msb-sync.conf\n",
+        "usr/share/bash-completion/completions/msb-sync\n",
+        "usr/share/fish/vendor_completions.d/msb-sync.fish\n",
+        "usr/share/man/man1/msb-sync.1.gz\n",
+        "usr/share/man/man1/msb-sync-apply.1.gz\n",
+        "usr/share/zsh/vendor-completions/_msb-sync\n",
+    ] {
+        assert!(output.stdout.contains(part), "no {part} in\n{output}");
+    }
+}
