@@ -190,6 +190,7 @@ const LINES: &[Line] = &[
     Line(&[], "completions fish", 0, NOTHING),
     Line(&[], "completions tcsh", 2, NOTHING),
     Line(&[], "man", 0, NOTHING),
+    Line(&[], "man --output pages", 0, NOTHING),
 ];
 
 /// A sandbox with images files for a registry that has `team/app:1` and `team/app:2`.

@@ -160,7 +160,11 @@ pub(crate) enum Command {
         shell: Shell,
     },
     /// Print the manual page
-    Man,
+    Man {
+        /// Write a page for each command into this directory instead
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
 }
 
 impl Command {
@@ -188,7 +192,7 @@ impl Command {
             Self::Init => "init",
             Self::Schema { .. } => "schema",
             Self::Completions { .. } => "completions",
-            Self::Man => "man",
+            Self::Man { .. } => "man",
         }
     }
 

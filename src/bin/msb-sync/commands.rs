@@ -82,7 +82,7 @@ fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbErro
             output.result(&completions::script(*shell));
             Ok(Exit::Done)
         }
-        Command::Man => Ok(manual::run(output)),
+        Command::Man { output: directory } => Ok(manual::run(directory.as_deref(), output)),
     }
 }
 

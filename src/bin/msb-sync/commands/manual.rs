@@ -1,6 +1,8 @@
-//! `man`: prints the manual page.
+//! `man`: prints the manual page, or writes one for each command.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 
 use clap::CommandFactory;
 
@@ -8,19 +10,37 @@ use crate::args::Cli;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// Prints the manual page.
-pub(super) fn run(output: &Output) -> Exit {
+/// Prints the manual page, or writes all pages into `directory`.
+pub(super) fn run(directory: Option<&Path>, output: &Output) -> Exit {
     let mut page = Vec::new();
-    match render(&mut page) {
-        Ok(()) => {
-            output.result(&String::from_utf8_lossy(&page));
+    let done = render(&mut page).and_then(|()| match directory {
+        Some(directory) => write_all(&page, directory),
+        None => Ok(String::from_utf8_lossy(&page).into_owned()),
+    });
+    match done {
+        Ok(text) => {
+            output.result(&text);
             Exit::Done
         }
         Err(error) => {
-            output.error("cannot write the manual page", &[error.to_string()], None);
+            let into = directory.map(|directory| format!(" into {}", directory.display()));
+            let message = format!("cannot write the manual{}", into.unwrap_or_default());
+            output.error(&message, &[error.to_string()], None);
             Exit::Failed
         }
     }
+}
+
+/// Writes a page for each command, and the `page` of the program, into `directory`. Returns the
+/// names of their files, one a line.
+fn write_all(page: &[u8], directory: &Path) -> io::Result<String> {
+    fs::create_dir_all(directory)?;
+    let program = Cli::command().disable_help_subcommand(true);
+    let shown = program.get_subcommands().filter(|command| !command.is_hide_set());
+    let names: Vec<String> = shown.map(|command| format!("msb-sync-{}.1\n", command.get_name())).collect();
+    clap_mangen::generate_to(program, directory)?;
+    fs::write(directory.join("msb-sync.1"), page)?;
+    Ok(format!("msb-sync.1\n{}", names.concat()))
 }
 
 /// Renders one page: the program, each command with its options, and what surrounds them.
