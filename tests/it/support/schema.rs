@@ -145,7 +145,7 @@ impl Schema {
                 rules.get("additionalProperties"),
             ) {
                 (Some(schema), _) | (None, Some(schema @ Value::Object(_))) => {
-                    self.check(schema, field, &here)?
+                    self.check(schema, field, &here)?;
                 }
                 (None, Some(Value::Bool(false))) => return Err(format!("{here} is unknown to the schema")),
                 (None, _) => {}
