@@ -179,8 +179,8 @@ impl EngineLoads {
         Task::Load(self.engine.settings().name.as_str())
     }
 
-    /// The event with which the task begins: so many images, and each of their blobs once, as far as
-    /// they pass here.
+    /// The event with which the task begins: so many images, and each of their blobs once, as far
+    /// as they pass here.
     fn task(&self, plan: &Plan) -> Event {
         let images = self.images.keys();
         let blobs: BTreeMap<BlobDigest, u64> =

@@ -64,8 +64,8 @@ impl Platform {
     /// Parses a platform that a user asks for: one whose images can be used here.
     ///
     /// # Errors
-    /// The text is not one that [`Platform::parse`] reads, or names Windows, whose layers are no file
-    /// trees of Linux.
+    /// The text is not one that [`Platform::parse`] reads, or names Windows, whose layers are no
+    /// file trees of Linux.
     pub fn parse_wanted(text: &str) -> Result<Self, &'static str> {
         match Self::parse(text)? {
             Self { os, .. } if os == "windows" => Err(

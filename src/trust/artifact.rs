@@ -1,7 +1,7 @@
 //! The manifest of a candidate: of which type its layer is, and the layer's annotations.
 //!
-//! Nothing else of a manifest is kept, and no annotation that is not known: there may be millions of
-//! layers and of annotations.
+//! Nothing else of a manifest is kept, and no annotation that is not known: there may be millions
+//! of layers and of annotations.
 
 use std::fmt;
 

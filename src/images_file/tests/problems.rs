@@ -138,7 +138,7 @@ fn bad_files_and_their_problems() {
         (settings("layers-mode = \"0644\""), "2:15 `layers-mode` keeps msb-sync itself out | the first digit is 7, as in \"0755\""),
         (settings("layers-mode = 0o755"), "2:15 `layers-mode` must be a string, found an integer"),
         (settings("ownership = \"override\""), "2:13 unknown value `override` for `ownership` | valid here: `override-stat`, `none`"),
-        (settings("platform = \"amd64\""), "2:12 `platform` is not a platform: `amd64` | a platform is os/architecture or os/architecture/variant, as in linux/arm64"),
+        (settings("platform = \"amd64\""), "2:12 `platform` is no platform to ask for: `amd64` | a platform is os/architecture or os/architecture/variant, as in linux/arm64"),
         (settings("layers = \"\""), "2:10 `layers` is empty"),
         (settings("layers = \"~root/x\""), "2:10 `layers` names another user's home directory | only ~ and ~/… are expanded; write ./~… for a file whose name starts with ~"),
         (settings("[settings.limits]\nlayer-entries = 0"), "3:17 `layer-entries` must be at least 1"),
@@ -174,7 +174,7 @@ fn bad_files_and_their_problems() {
         (registry(&format!("images = [{{ name = \"a@{digest}\", digest = \"{digest}\" }}]")), "2:97 `digest` beside a digest in `name` | leave it out of the name, or drop `digest`"),
         (registry("images = [{ name = \"a:1\", tags = { newest = 1 } }]"), "2:27 `tags` beside a tag or digest in `name` | leave it out of the name, or drop `tags`"),
         (registry("images = [{ name = \"a\", tag = \"1\", tags = { newest = 1 } }]"), "2:25 `tag` and `tags` exclude each other | `tags` selects the tags: keep one of them"),
-        (registry("images = [{ name = \"a\", platform = \"x\" }]"), "2:36 `platform` is not a platform: `x` | a platform is os/architecture or os/architecture/variant, as in linux/arm64"),
+        (registry("images = [{ name = \"a\", platform = \"x\" }]"), "2:36 `platform` is no platform to ask for: `x` | a platform is os/architecture or os/architecture/variant, as in linux/arm64"),
         (registry("images = [{ name = \"a\", groups = [\"@x\"] }]"), "2:35 group name `@x` starts with @ | the @ goes before a group's name only where [groups] refers to it"),
         (registry("images = [{ name = \"a\", groups = [\"\"] }]"), "2:35 group name `` is empty"),
         // selections

@@ -368,14 +368,16 @@ fn request_token(
 ) -> Result<(Secret, Duration), FailedTry> {
     let TokenRequest { url, authorization, form } =
         TokenRequest::new(bearer, found.map(|found| &found.credential));
-    let about = || format!("{}: GET {url}", party.client.name.name);
+    let method = if form.is_some() { Method::POST } else { Method::GET };
+    let about = || format!("{}: {method} {url}", party.client.name.name);
     let client = party.client;
     let answer = client
         .send(&Request {
-            method: if form.is_some() { Method::POST } else { Method::GET },
+            method: method.clone(),
             authorization: authorization.as_ref(),
             form: form.as_ref(),
             credentials: found.map_or("", |found| &*found.place),
+            heard: bearer.heard,
             ..Request::get(&url, "application/json")
         })
         .map_err(|failure| failure.about(about))?;

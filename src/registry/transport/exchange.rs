@@ -72,8 +72,8 @@ pub(super) struct Asked<'a> {
     pub(super) own_headers: &'a [(HeaderName, HeaderValue)],
     /// All that is sent.
     pub(super) headers: Option<&'a HeaderMap>,
-    /// True if the one who is asked is not only led to.
-    pub(super) own: bool,
+    /// True if the answer's own words may be shown.
+    pub(super) heard: bool,
 }
 
 /// The head of a request, which is told once it was answered.
@@ -114,7 +114,7 @@ impl<'a> Sent<'a> {
             method: asked.method.to_string(),
             credentials: asked.credentials.unwrap_or("no credentials").to_owned(),
             headers: headers.unwrap_or_default(),
-            shown: if asked.own { SHOWN } else { SHOWN_OF_OTHERS },
+            shown: if asked.heard { SHOWN } else { SHOWN_OF_OTHERS },
         })
     }
 

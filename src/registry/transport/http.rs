@@ -43,6 +43,9 @@ pub(crate) struct Request<'a> {
     pub(crate) form: Option<&'a Secret>,
     /// The place where the credentials came from, in words.
     pub(crate) credentials: &'a str,
+    /// True if the server's own words may be shown: a server that others lead to may have words for
+    /// this machine alone.
+    pub(crate) heard: bool,
 }
 
 impl<'a> Request<'a> {
@@ -57,6 +60,7 @@ impl<'a> Request<'a> {
             own_headers: &[],
             form: None,
             credentials: "credentials",
+            heard: true,
         }
     }
 }
@@ -164,7 +168,7 @@ impl Client {
                 credentials: Some(request.credentials).filter(|_| has_credentials),
                 own_headers: request.own_headers,
                 headers: builder.headers_ref(),
-                own,
+                heard: own && request.heard,
             },
         );
         let started = Instant::now();
