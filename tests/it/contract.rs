@@ -302,6 +302,11 @@ fn every_line_does_what_it_says_for_people_scripts_and_in_silence() {
                     assert_shape(&serde_json::from_str(&output.stdout).unwrap(), shape, &output);
                 }
                 "--json" if !shape.is_empty() => assert_shape(&output.json(), shape, &output),
+                // The names alone, for scripts.
+                "-q" if arguments.starts_with("list") => {
+                    let is_name = |line: &str| line.starts_with(&registry.name()) && !line.contains(' ');
+                    assert!(output.stdout.lines().all(is_name) && output.stderr.is_empty(), "{output}");
+                }
                 "-q" if !prints_text(&arguments) => {
                     assert_eq!(output.stdout, "", "{output}");
                     assert!(failed || output.stderr.is_empty(), "{output}");
