@@ -16,7 +16,7 @@ use crate::support::tree::Tree;
 use crate::support::{eventually, may_trace};
 
 /// Kills of runs that were still there, spread over several homes.
-const KILLS: usize = 32;
+const KILLS: usize = 24;
 /// Kills in one home before it may finish.
 const PER_HOME: usize = 8;
 /// What the registry sends of each blob, in bytes a second: slow enough that most kills come while it is arriving.

@@ -202,7 +202,7 @@ impl World {
             .args(arguments)
             .current_dir(self.path("copy"))
             .env_clear()
-            .env("PATH", format!("{}:{path}", self.path("shims").display()))
+            .env("PATH", format!("{}:/usr/bin:{path}", self.path("shims").display()))
             .env("HOME", self.path("home"))
             .env("MICROSANDBOX_HOME", self.path("home/msb"))
             .env("DOCS_BINARY", BINARY)

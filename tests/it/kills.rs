@@ -19,7 +19,7 @@ use crate::support::tree::{Tree, unpack};
 use crate::support::watching::LIMIT;
 
 /// Kills of each command that came while it was at work.
-const KILLS: usize = 20;
+const KILLS: usize = 12;
 /// Small files of a layer.
 const FILES: u64 = 60;
 const NAMES: [&str; 4] = ["app:a", "app:b", "app:c", "app:d"];

@@ -24,7 +24,7 @@ use crate::support::sandbox::Sandbox;
 
 use self::wanted::{Disk, File, IMAGES, Model, PULL, Policy, Row, Rule, TAGS};
 
-const SEQUENCES: u64 = 500;
+const SEQUENCES: u64 = 300;
 const LAYERS: usize = 6;
 /// What can happen.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """A daemon for the real docker client: docker_daemon.py DIRECTORY classic|containerd
 
 It listens on DIRECTORY/d.sock, keeps names and digests in DIRECTORY/images.json, and writes each request into

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """An engine that keeps nothing but names: msb, ctr, podman and docker as far as msb-sync, and the docs, talk to them.
 
 It takes an OCI archive, checks every blob against its digest, and lists what it has been given. With a home of its own

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """A file system that does not tell capitals and composed letters apart, as ext4 with casefold: BACKING seen at PLACE.
 
 Needs Debian's python3-fusepy. Names keep the spelling of their first use.
