@@ -121,7 +121,10 @@ fn the_status_tells_of_each_image_and_of_the_last_runs() {
         content.tag("team/app:1", &new);
     });
     sandbox.images(&wanted(&name, &["team/app:1", "team/none:1"]));
-    eventually("the next run has ended", LIMIT, || status(&address)["runs"].as_array().unwrap().len() == 2);
+    eventually("a run with the new file has ended", LIMIT, || {
+        let images = status(&address)["images"].clone();
+        images.as_array().unwrap().iter().any(|image| image["reference"].as_str().unwrap().contains("none"))
+    });
     let second = status(&address);
     let find = |part: &str| {
         let images = second["images"].as_array().unwrap();
@@ -137,13 +140,14 @@ fn the_status_tells_of_each_image_and_of_the_last_runs() {
     assert_eq!(none["error"]["kind"], "not-found");
     assert_eq!(second["in_sync"], false);
     assert!(second["trouble"].as_str().unwrap().contains("1 of 2 images failed"), "{second:#}");
-    let run = &second["runs"][0];
-    assert_eq!((&run["result"], &run["reasons"][0]["reason"]), (&json!("failed"), &json!("file")));
+    let runs = second["runs"].as_array().unwrap();
+    assert_eq!((&runs[0]["result"], &runs[0]["reasons"][0]["reason"]), (&json!("failed"), &json!("file")));
     let change = json!({
         "reference": format!("{name}/team/app:1"), "action": "update", "from": before,
         "to": find("app")["digest"], "engines": {},
     });
-    assert_eq!(run["changes"], json!([change]));
+    // Watch may have looked between the move of the tag and the edit of the file.
+    assert!(runs.iter().any(|run| run["changes"] == json!([change])), "{second:#}");
 
     let (code, _, page) = asked(&address, "/");
     assert_eq!(code, 200);

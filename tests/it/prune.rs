@@ -307,22 +307,6 @@ fn what_pull_and_microsandbox_brought_stays_when_an_owner_is_forgotten() {
 }
 
 #[test]
-fn remove_says_what_it_is_called_now_and_does_nothing() {
-    let shop = shop();
-    for arguments in
-        [&*format!("remove {}", shop.name("a:1")), "remove --dry-run x", "remove", "remove --file f x"]
-    {
-        let refused = shop.sandbox.msb(arguments).run().code(2).says("`forget`").says("hint: ");
-        assert_eq!(refused.stdout, "", "{refused}");
-    }
-    assert_eq!(listed(&shop.sandbox).len(), 2);
-    for surface in ["--help", "man", "completions bash"] {
-        let shown = shop.sandbox.msb(surface).run().success();
-        assert!(!shown.stdout.contains("msb-sync remove") && !shown.stdout.contains("  remove "), "{shown}");
-    }
-}
-
-#[test]
 fn what_microsandbox_pulled_is_left_alone() {
     let shop = shop();
     let database = shop.sandbox.home().join("oci.db");
