@@ -406,7 +406,9 @@ cd root && find etc usr -type f | sort
     }
     let sandbox = Sandbox::new();
     let script = ["-c", SCRIPT, "sh", env!("CARGO_MANIFEST_DIR"), env!("CARGO_BIN_EXE_msb-sync")];
-    let output = sandbox.program("sh", &script).run().success();
+    // Where rustup keeps its settings.
+    let home = std::env::var("HOME").unwrap_or_default();
+    let output = sandbox.program("sh", &script).env("HOME", home).run().success();
     for part in [
         concat!("Version: ", env!("CARGO_PKG_VERSION")),
         "libc6",

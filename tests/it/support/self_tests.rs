@@ -300,7 +300,7 @@ const EVERYWHERE: &[&str] = &[
     "sync", "timeout", "touch", "true", "umount",
 ];
 /// Of which the tests that use them say aloud when they are not there.
-const OPTIONAL: &[&str] = &["chromium", "node", "systemd-analyze"];
+const OPTIONAL: &[&str] = &["cargo-deb", "chromium", "node", "systemd-analyze"];
 
 #[test]
 fn every_program_that_tests_run_is_listed_with_its_package() {
