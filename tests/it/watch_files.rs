@@ -85,7 +85,7 @@ fn a_file_that_changes_in_any_way_is_applied() {
     // The directory of the target goes away and comes back.
     fs::rename(sandbox.work().join("far"), sandbox.work().join("away")).unwrap();
     watching.until("it says that the target is gone", |event| {
-        event["event"] == "error" && event["message"].as_str().unwrap().contains("images.toml")
+        event["event"] == "error" && event["error"]["message"].as_str().unwrap().contains("images.toml")
     });
     sandbox.write("far/two.toml", app(&registry, 9));
     added(9);
@@ -148,7 +148,7 @@ fn the_lockfile_is_watched() {
     watching.until_triggered("images.lock changed");
     assert_eq!(listed(&sandbox)[0]["digest"], other);
     fs::write(sandbox.work().join("images.lock"), "version = 1\nnonsense").unwrap();
-    watching.until("the lockfile is broken", |event| event["kind"] == "lockfile" && event["line"].is_u64());
+    watching.until("the lockfile is broken", |event| event["error"]["kind"] == "lockfile" && event["problems"][0]["line"].is_u64());
     assert_eq!(listed(&sandbox)[0]["digest"], other, "it lost the last good state");
     watching.stop();
 }
