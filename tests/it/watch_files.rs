@@ -148,7 +148,9 @@ fn the_lockfile_is_watched() {
     watching.until_triggered("images.lock changed");
     assert_eq!(listed(&sandbox)[0]["digest"], other);
     fs::write(sandbox.work().join("images.lock"), "version = 1\nnonsense").unwrap();
-    watching.until("the lockfile is broken", |event| event["error"]["kind"] == "lockfile" && event["problems"][0]["line"].is_u64());
+    watching.until("the lockfile is broken", |event| {
+        event["error"]["kind"] == "lockfile" && event["problems"][0]["line"].is_u64()
+    });
     assert_eq!(listed(&sandbox)[0]["digest"], other, "it lost the last good state");
     watching.stop();
 }
