@@ -96,8 +96,10 @@ pub(crate) fn may_trace(otherwise: &str) -> bool {
     may
 }
 
-/// The caller's PATH after Debian's programs, and before the directories where Debian keeps daemons. A python3 of a version
-/// manager has not the modules of Debian's packages, and takes five times as long to start.
+/// The caller's PATH, where Debian's programs come first if they are there at all, and the directories where Debian keeps
+/// daemons. A python3 of a version manager has not the modules of Debian's packages, and takes five times as long to start.
 pub(crate) fn path() -> String {
-    format!("/usr/bin:/bin:{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
+    let path = std::env::var("PATH").unwrap_or_default();
+    let first = if path.split(':').any(|place| place == "/usr/bin") { "/usr/bin:" } else { "" };
+    format!("{first}{path}:/usr/local/sbin:/usr/sbin:/sbin")
 }
