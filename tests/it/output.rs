@@ -644,7 +644,7 @@ fn what_one_registry_keeps_from_many_images_is_one_entry() {
         data = os.read(fd, 65536)\n \
         return data\n\
         os.environ['TERM'] = 'xterm'\n\
-        status = pty.spawn(['sh', '-c', 'stty cols 60; exec \"$@\"', 'sh'] + sys.argv[1:], read)\n\
+        status = pty.spawn(['sh', '-c', 'stty cols 60 rows 24; exec \"$@\"', 'sh'] + sys.argv[1:], read)\n\
         sys.exit(os.waitstatus_to_exitcode(status))\n";
     let terminal = |arguments: &[&str]| {
         let program = ["-c", script, env!("CARGO_BIN_EXE_msb-sync"), "--color", "never"];

@@ -390,7 +390,8 @@ buildah run --isolation chroot "$container" -- /bin/sh -c 'command -v ctr'
 fn the_debian_package_has_what_it_promises_and_installs() {
     const SCRIPT: &str = r#"
 set -eu
-package=$("$1/examples/debian/build" "$2")
+strip -o msb-sync "$2"
+package=$("$1/examples/debian/build" "$PWD/msb-sync")
 mkdir -p root/var/lib/dpkg/updates root/var/lib/dpkg/info
 : >root/var/lib/dpkg/status
 : >root/var/lib/dpkg/available
