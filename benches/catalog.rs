@@ -21,7 +21,7 @@ const OURS: usize = 50;
 
 /// The wishes of most owners.
 fn holding(layers: &Path) -> Holding<'_> {
-    Holding { layers, extracts: true, keeps_blobs: false }
+    Holding { layers, extracts: true, keeps_blobs: false, keeps_earlier: 0 }
 }
 
 /// Records `count` images.

@@ -23,23 +23,29 @@ mod loads;
 mod needed;
 mod order;
 mod own;
+mod past;
 mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod waiting;
 mod writable;
 mod write;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, ffi};
 
 use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
-use crate::state::{Candidate, ConfigRecord, Evidence, LoadedReference, Owner, RecordedImage};
+use crate::state::{
+    Candidate, ConfigRecord, EarlierImage, Evidence, History, LoadedReference, Owner, Platform,
+    RecordedImage, ResolvedImage, StagedImage, TagCandidate,
+};
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
 use header::OpenCatalog;
 pub(crate) use needed::GivenUp;
@@ -190,7 +196,9 @@ impl Catalog {
         references: impl Into<GivenUp<'a>>,
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
         let references = references.into();
-        self.read("look up needed layers in", |tx| needed::layers_needed_outside(tx, references))
+        self.read("look up needed layers in", |tx| {
+            needed::layers_needed_outside(tx, references, Timestamp::now())
+        })
     }
 
     /// Those of [`Catalog::layers_needed_outside`] that are needed in `directory`: what an image
@@ -206,9 +214,10 @@ impl Catalog {
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
         let outside = outside.into();
         self.read("look up needed layers in", |tx| {
-            let mut needed = needed::layers_needed_outside(tx, outside)?;
+            let now = Timestamp::now();
+            let mut needed = needed::layers_needed_outside(tx, outside, now)?;
             let of = (directory, default);
-            needed::retain_needed_in(tx, self.home(), of, outside, &mut needed)?;
+            needed::retain_needed_in(tx, self.home(), of, (outside, now), &mut needed)?;
             Ok(needed)
         })
     }
@@ -223,7 +232,9 @@ impl Catalog {
         references: impl Into<GivenUp<'a>>,
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
         let references = references.into();
-        self.read("look up needed blobs in", |tx| needed::blobs_needed_outside(tx, references))
+        self.read("look up needed blobs in", |tx| {
+            needed::blobs_needed_outside(tx, references, Timestamp::now())
+        })
     }
 
     /// Every reference that was loaded into an engine, for whatever owner, one that is gone too;
@@ -250,6 +261,52 @@ impl Catalog {
     /// The database cannot be read.
     pub fn signatures(&self, proof: &Evidence) -> Result<Vec<Candidate>, CatalogError> {
         self.read("look up signatures in", |tx| trust::signatures(tx, proof))
+    }
+
+    /// The digests that `reference` has meant here; none where it is not recorded.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn history(&self, reference: &ImageRef) -> Result<History, CatalogError> {
+        self.read("read the history of an image in", |tx| past::history(tx, reference))
+    }
+
+    /// The images that `reference` meant before, as far as their layers go, the latest first: each
+    /// digest once, and never the present one.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn earlier(&self, reference: &ImageRef) -> Result<Vec<EarlierImage>, CatalogError> {
+        self.read("read the history of an image in", |tx| past::earlier(tx, reference))
+    }
+
+    /// Everything that `reference` meant by `digest`, if that is in its history or staged.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn meaning(
+        &self,
+        reference: &ImageRef,
+        platform: &Platform,
+        digest: &BlobDigest,
+    ) -> Result<Option<ResolvedImage>, CatalogError> {
+        self.read("look up an earlier image in", |tx| past::meaning(tx, reference, platform, digest))
+    }
+
+    /// The digests that tags have come to mean and that are not taken yet.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn candidates(&self) -> Result<BTreeMap<ImageRef, TagCandidate>, CatalogError> {
+        self.read("look up new digests in", waiting::candidates)
+    }
+
+    /// The images that are ready to be recorded at the time `now`, sorted by reference.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn staged(&self, now: Timestamp) -> Result<Vec<StagedImage>, CatalogError> {
+        self.read("look up staged images in", |tx| past::staged(tx, now))
     }
 
     /// Every directory of layers that images of this home have had theirs in.

@@ -303,8 +303,8 @@ impl Executor<'_> {
             outcomes.push((index, change.as_ref().map(Option::is_some).map_err(Arc::clone)));
             changes.extend(change.into_iter().flatten());
         }
-        let Targets { extracts, keeps_blobs, .. } = *self.targets;
-        let holding = Holding { layers: self.store.layers(), extracts, keeps_blobs };
+        let Targets { extracts, keeps_blobs, keeps_earlier, .. } = *self.targets;
+        let holding = Holding { layers: self.store.layers(), extracts, keeps_blobs, keeps_earlier };
         let mut changed = self.catalog.change(&changes, self.owner, holding).into_iter();
         let errors: Vec<(usize, Option<Arc<Error>>)> = outcomes
             .into_iter()
@@ -385,7 +385,7 @@ impl Executor<'_> {
                     let text = format!("{} has no layers: microsandbox takes it for absent", image.reference);
                     self.reporter.report(Event::Warning(text));
                 }
-                Some(Change::Record { image: resolved, names })
+                Some(Change::Record { image: resolved, names, hold: false })
             }
             Some(ToRecord::Locked(_)) => return Err(Arc::new(Defect::LockNotLookedUp.into())),
             Some(ToRecord::Owner) => Some(Change::Adopt { names }),

@@ -19,6 +19,7 @@ mod platform;
 mod resolved;
 mod selection;
 mod settings;
+mod time;
 mod trust;
 
 pub use crate::progress::Action;
@@ -34,6 +35,7 @@ pub use platform::Platform;
 pub use resolved::{ConfigRecord, DocumentRecord, Labels, ResolvedImage};
 pub use selection::{LockedSelection, TagRule, TagSelection};
 pub use settings::{Limits, Mirror, Ownership, PullPolicy, RegistrySettings, Settings, Targets};
+pub use time::{EarlierImage, History, HistoryEntry, StagedImage, TagCandidate};
 pub use trust::{
     Candidate, Evidence, Identity, Keyless, SignaturePlace, Signer, SigstoreAnchor, SigstoreAnchorKind,
     SigstoreRoot, TrustPolicy, TrustRule, TrustStatus, Verdict,

@@ -1,12 +1,12 @@
-//! Owners want different things of their images: layers extracted, blobs kept; and here are the
-//! documents of images whose blobs somebody keeps.
+//! Owners want different things of their images: layers extracted, blobs kept, earlier digests
+//! spared; and here are the documents of images whose blobs somebody keeps.
 //!
-//! Most owners want layers extracted and no blob kept. Those have no row here, as all had none
-//! before there was a choice.
+//! Most owners want layers extracted, no blob kept and nothing earlier spared. Those have no row
+//! here, as all had none before there was a choice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, Result, Row, Transaction, params};
+use rusqlite::{Connection, Result, Row, Rows, Transaction, params};
 
 use super::rows::{integer, parse_name, text, texts};
 use crate::digest::BlobDigest;
@@ -14,8 +14,9 @@ use crate::image_ref::ImageRef;
 use crate::state::{DocumentDescriptor, DocumentRole, Owner};
 
 pub(super) const HOLDERS: &str = "
-    SELECT own.owner, holding.extracts, holding.keeps_blobs FROM sync_owners AS own
+    SELECT own.owner, holding.extracts, holding.keeps_blobs, keeps.earlier FROM sync_owners AS own
       LEFT JOIN sync_holdings AS holding ON holding.reference = own.reference AND holding.owner = own.owner
+      LEFT JOIN sync_keeps AS keeps ON keeps.reference = own.reference AND keeps.owner = own.owner
      WHERE own.reference = ?1";
 
 /// The owners of an image, by what they want of it.
@@ -24,6 +25,8 @@ pub(super) struct Holders {
     pub(super) owners: BTreeSet<Owner>,
     pub(super) extracted_for: BTreeSet<Owner>,
     pub(super) blobs_kept_for: BTreeSet<Owner>,
+    /// The number of earlier digests that an owner wants spared, where he wants any.
+    pub(super) earlier_for: BTreeMap<Owner, u32>,
 }
 
 /// Reads who wants what of the image `name`. What is garbled counts as not said.
@@ -38,6 +41,11 @@ pub(super) fn holders(conn: &Connection, name: &str) -> Result<Holders> {
         }
         if integer(row, 2)? == Some(1) {
             holders.blobs_kept_for.insert(owner.clone());
+        }
+        if let Some(count) = integer(row, 3)?.and_then(|count| u32::try_from(count).ok())
+            && count > 0
+        {
+            holders.earlier_for.insert(owner.clone(), count);
         }
         holders.owners.insert(owner);
     }
@@ -58,10 +66,22 @@ pub(super) fn put(
     tx: &Transaction<'_>,
     name: &str,
     owner: &Owner,
-    (extracts, keeps_blobs): (bool, bool),
+    (extracts, keeps_blobs, keeps_earlier): (bool, bool, u32),
 ) -> Result<()> {
+    if keeps_earlier == 0 {
+        tx.prepare_cached("DELETE FROM sync_keeps WHERE reference = ?1 AND owner = ?2")?
+            .execute([name, &owner.0])?;
+    } else {
+        tx.prepare_cached(
+            "INSERT INTO sync_keeps (reference, owner, earlier) VALUES (?1, ?2, ?3)
+             ON CONFLICT (reference, owner) DO UPDATE SET earlier = excluded.earlier",
+        )?
+        .execute(params![name, owner.0, keeps_earlier])?;
+    }
     if extracts && !keeps_blobs {
-        return drop_of(tx, name, Some(owner));
+        tx.prepare_cached("DELETE FROM sync_holdings WHERE reference = ?1 AND owner = ?2")?
+            .execute([name, &owner.0])?;
+        return Ok(());
     }
     tx.prepare_cached(
         "INSERT INTO sync_holdings (reference, owner, extracts, keeps_blobs) VALUES (?1, ?2, ?3, ?4)
@@ -74,12 +94,13 @@ pub(super) fn put(
 
 /// Drops what an owner (`None`: everybody) wants of the image `name`.
 pub(super) fn drop_of(tx: &Transaction<'_>, name: &str, owner: Option<&Owner>) -> Result<()> {
-    match owner {
-        Some(owner) => tx
-            .prepare_cached("DELETE FROM sync_holdings WHERE reference = ?1 AND owner = ?2")?
-            .execute([name, &owner.0])?,
-        None => tx.prepare_cached("DELETE FROM sync_holdings WHERE reference = ?1")?.execute([name])?,
-    };
+    for table in ["sync_holdings", "sync_keeps"] {
+        let all = format!("DELETE FROM {table} WHERE reference = ?1");
+        match owner {
+            Some(owner) => tx.prepare_cached(&format!("{all} AND owner = ?2"))?.execute([name, &owner.0])?,
+            None => tx.prepare_cached(&all)?.execute([name])?,
+        };
+    }
     Ok(())
 }
 
@@ -148,14 +169,18 @@ fn all_wishes(conn: &Connection, sql: &str) -> Result<Vec<(String, Owner)>> {
     Ok(found)
 }
 
-/// Reads the documents of the image `name`, top first; none where one of them is garbled or out of
-/// place.
+/// Reads the documents of the image `name`, top first, as [`documents_in`] does.
 pub(super) fn documents(conn: &Connection, name: &str) -> Result<Vec<DocumentDescriptor>> {
     let mut statement = conn.prepare_cached(
         "SELECT role, digest, media_type, size_bytes, position FROM sync_image_documents
           WHERE reference = ?1 ORDER BY position",
     )?;
-    let mut rows = statement.query([name])?;
+    documents_in(&mut statement.query([name])?)
+}
+
+/// Reads documents from rows of role, digest, media type, size and position, in their order; none
+/// where one of them is garbled or out of place.
+pub(super) fn documents_in(rows: &mut Rows<'_>) -> Result<Vec<DocumentDescriptor>> {
     let mut documents = Vec::new();
     while let Some(row) = rows.next()? {
         let in_place = integer(row, 4)? == i64::try_from(documents.len()).ok();

@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Result, Row};
+use rusqlite::{Connection, OptionalExtension, Result, Row, Rows};
 
 use super::holdings::{self, holders, primary_of};
 use super::rows::{
     NameRow, OUR_IMAGE, OUR_LAYERS, THEIR_DIFF_IDS, THEIR_DOCUMENTS, THEIR_IMAGE, THEIR_LAYERS, integer,
     is_true, parse_name, text,
 };
+use super::waiting;
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::ImageRef;
 use crate::state::{LayerDescriptor, MediaType, Platform, RecordedImage};
@@ -71,6 +72,8 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         owners: holders.owners,
         extracted_for: holders.extracted_for,
         blobs_kept_for: holders.blobs_kept_for,
+        earlier_for: holders.earlier_for,
+        held: None,
         rows_complete: false,
         alias_of,
         preexisting: of_name.as_ref().is_none_or(|of_name| of_name.preexisting),
@@ -81,7 +84,10 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
     if let Some((ours, layers)) = ours {
         image.rows_complete = readable && agree(&layers, &their_layers);
         image.layers = layers.into();
+        let name_of_hold = image.alias_of.as_ref().map_or_else(|| name.clone(), ToString::to_string);
         ours.fill(&mut image);
+        let hold = waiting::hold(conn, &name_of_hold)?;
+        image.held = hold.filter(|(digest, _)| image.digest.as_ref() == Some(digest)).map(|(_, since)| since);
         if !image.blobs_kept_for.is_empty() {
             image.documents = holdings::documents(conn, &name)?.into();
         }
@@ -135,10 +141,14 @@ fn our_image(conn: &Connection, name: &str) -> Result<Option<(NameRow, Option<Ou
         .optional()
 }
 
-/// Reads our layers of an image, base first; `None` where one of them is garbled or out of place.
+/// Reads our layers of an image, base first, as [`layers`] does.
 fn our_layers(conn: &Connection, name: &str) -> Result<Option<Vec<LayerDescriptor>>> {
-    let mut statement = conn.prepare_cached(OUR_LAYERS)?;
-    let mut rows = statement.query([name])?;
+    layers(&mut conn.prepare_cached(OUR_LAYERS)?.query([name])?)
+}
+
+/// Reads layers from rows of digest, diff id, media type, size and position, in their order; `None`
+/// where one of them is garbled or out of place.
+pub(super) fn layers(rows: &mut Rows<'_>) -> Result<Option<Vec<LayerDescriptor>>> {
     let mut layers = Vec::new();
     while let Some(row) = rows.next()? {
         let in_place = integer(row, 4)? == i64::try_from(layers.len()).ok();

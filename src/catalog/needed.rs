@@ -5,10 +5,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Result};
 
 use super::directories::{all, is_same, resolved};
 use super::holdings::{self, holders};
+use super::past::{self, Spared};
 use super::rows::{NameRow, OUR_USERS, THEIR_LAYERS, THEIR_USERS, parse_name, texts};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
@@ -44,8 +46,13 @@ impl GivenUp<'_> {
 /// A layer that microsandbox lists and that no image uses counts as needed: microsandbox may be in
 /// the middle of pulling it. A second name that nobody owns goes with its image, unless
 /// microsandbox had it before.
-pub(super) fn layers_needed_outside(conn: &Connection, inside: GivenUp<'_>) -> Result<BTreeSet<BlobDigest>> {
+pub(super) fn layers_needed_outside(
+    conn: &Connection,
+    inside: GivenUp<'_>,
+    now: Timestamp,
+) -> Result<BTreeSet<BlobDigest>> {
     let inside_names = without_layers(conn, inside)?;
+    let spared = spared_layers(conn, inside, now)?;
     let mut candidates: BTreeSet<String> = BTreeSet::new();
     for name in &inside_names {
         candidates.extend(texts(conn, "SELECT digest FROM sync_image_layers WHERE reference = ?1", name)?);
@@ -78,22 +85,41 @@ pub(super) fn layers_needed_outside(conn: &Connection, inside: GivenUp<'_>) -> R
             needed.extend(BlobDigest::parse(digest).ok());
         }
     })?;
-    Ok(needed.into_iter().collect())
+    let mut needed: BTreeSet<BlobDigest> = needed.into_iter().collect();
+    needed.extend(spared.into_keys());
+    Ok(needed)
 }
 
-/// The blobs that images outside `inside` keep.
-pub(super) fn blobs_needed_outside(conn: &Connection, inside: GivenUp<'_>) -> Result<BTreeSet<BlobDigest>> {
-    let names = inside.images.iter().map(ToString::to_string).collect();
-    holdings::kept_blobs_outside(conn, &with_second_names(conn, names)?, &|owner, name| {
-        inside.leaves(owner, name)
-    })
+/// The layers of earlier images of references outside `inside` that are spared, and of staged ones.
+fn spared_layers(conn: &Connection, inside: GivenUp<'_>, now: Timestamp) -> Result<Spared> {
+    past::spared_layers(conn, &with_second_names(conn, names_of(inside))?, &leaves(inside), now)
+}
+
+/// The blobs that images outside `inside` keep, spared ones included.
+pub(super) fn blobs_needed_outside(
+    conn: &Connection,
+    inside: GivenUp<'_>,
+    now: Timestamp,
+) -> Result<BTreeSet<BlobDigest>> {
+    let names = with_second_names(conn, names_of(inside))?;
+    let mut needed = holdings::kept_blobs_outside(conn, &names, &leaves(inside))?;
+    needed.extend(past::spared_blobs(conn, &names, &leaves(inside), now)?);
+    Ok(needed)
+}
+
+fn names_of(inside: GivenUp<'_>) -> BTreeSet<String> {
+    inside.images.iter().map(ToString::to_string).collect()
+}
+
+fn leaves(inside: GivenUp<'_>) -> impl Fn(&Owner, &str) -> bool {
+    move |owner, name| inside.leaves(owner, name)
 }
 
 /// The names that need no layers: those of `inside`, and those of images of which no owner wants
 /// layers and that microsandbox did not have before.
 fn without_layers(conn: &Connection, inside: GivenUp<'_>) -> Result<BTreeSet<String>> {
-    let mut names: BTreeSet<String> = inside.images.iter().map(ToString::to_string).collect();
-    for name in holdings::unextracted(conn, &|owner, name| inside.leaves(owner, name))? {
+    let mut names = names_of(inside);
+    for name in holdings::unextracted(conn, &leaves(inside))? {
         if NameRow::of(conn, &name)?.is_some_and(|row| !row.preexisting) {
             names.insert(name);
         }
@@ -153,13 +179,14 @@ pub(super) fn retain_needed_in(
     conn: &Connection,
     home: &Path,
     (directory, default): (&Path, &Path),
-    inside: GivenUp<'_>,
+    (inside, now): (GivenUp<'_>, Timestamp),
     needed: &mut BTreeSet<BlobDigest>,
 ) -> Result<()> {
     let known = all(conn, home)?;
     if known.iter().all(|other| is_same(other, directory)) {
         return Ok(());
     }
+    let spared = spared_layers(conn, inside, now)?;
     let inside = without_layers(conn, inside)?;
     let is_default = is_same(directory, default);
     let mut elsewhere = Vec::new();
@@ -167,6 +194,7 @@ pub(super) fn retain_needed_in(
         let mut users: BTreeSet<String> = texts(conn, OUR_USERS, digest.as_str())?.into_iter().collect();
         users.extend(texts(conn, THEIR_USERS, digest.as_str())?);
         users.retain(|user| !inside.contains(user));
+        users.extend(spared.get(digest).into_iter().flatten().cloned());
         let mut here = users.is_empty() && is_default;
         for user in &users {
             let sql = "SELECT layers_directory FROM sync_images WHERE reference = ?1";

@@ -1,4 +1,4 @@
-//! From rows to values. Every query that a run makes is answered by an index, whatever else the
+//! From rows to values, and from single values to columns. Every query that a run makes is answered by an index, whatever else the
 //! catalog holds.
 //!
 //! Rows are hostile: anybody may have edited them. What cannot be read as what it should be
@@ -116,6 +116,16 @@ pub(super) fn integer(row: &Row<'_>, column: usize) -> Result<Option<i64>> {
 
 pub(super) fn is_true(row: &Row<'_>, column: usize) -> Result<bool> {
     Ok(integer(row, column)? == Some(1))
+}
+
+/// The number of bytes as a column. `SQLite`'s integers end at `i64::MAX`; no blob does.
+pub(super) fn size(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// The JSON text of records, lists and maps of strings, which always have one.
+pub(super) fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// Parses a recorded name, if it is in the full form; no other name is ever asked for.

@@ -30,6 +30,7 @@ const MIGRATIONS: &[Migration] = &[
     own_tables,
     own_tables,
     own_tables,
+    histories,
 ];
 
 fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
@@ -52,6 +53,15 @@ fn lookup_indexes(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
 fn layers_directories(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
     own_tables(conn, home)?;
     directories::take_over(conn, home)
+}
+
+/// What references mean in the course of time, with an index for lookups by reference.
+fn histories(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
+    own_tables(conn, home)?;
+    conn.execute_batch(
+        "CREATE INDEX IF NOT EXISTS sync_idx_history_reference ON sync_history(reference, id);
+         CREATE INDEX IF NOT EXISTS sync_idx_meaning_layers_digest ON sync_meaning_layers(digest, meaning);",
+    )
 }
 
 /// microsandbox's own indexes, by its names, so that its migrations find them made.

@@ -7,6 +7,7 @@ mod histories;
 mod microsandbox;
 mod owners;
 mod parts;
+mod past;
 mod processes;
 mod proofs;
 mod recording;
@@ -275,7 +276,7 @@ fn image(name: &str, layers: &[&str]) -> ResolvedImage {
 
 /// The wishes of most owners.
 fn usual() -> Holding<'static> {
-    Holding { layers: Path::new("/layers"), extracts: true, keeps_blobs: false }
+    Holding { layers: Path::new("/layers"), extracts: true, keeps_blobs: false, keeps_earlier: 0 }
 }
 
 fn file(name: &str) -> Owner {

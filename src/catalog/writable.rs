@@ -1,20 +1,23 @@
 //! The catalog of a locked home: what changes it, each change one transaction.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rusqlite::{OpenFlags, Transaction, TransactionBehavior};
 
 use super::Catalog;
 use super::connection::{absolute, connect, explain_open, sql_error, why_not_opened};
 use super::header::OpenCatalog;
 use super::write::{self, Forgotten};
-use super::{directories, loads, own, schema, trust};
+use super::{directories, loads, own, past, schema, trust, waiting};
+use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
-use crate::state::{Evidence, LoadedReference, Owner, ResolvedImage};
+use crate::state::{Evidence, LoadedReference, Owner, ResolvedImage, TagCandidate};
 
 /// Images of one transaction at most, so that other writers need not wait long.
 pub(crate) const GROUP: usize = 100;
@@ -43,6 +46,8 @@ pub struct Holding<'a> {
     pub extracts: bool,
     /// The owner wants blobs kept.
     pub keeps_blobs: bool,
+    /// The earlier digests of each reference that the owner wants spared by removals.
+    pub keeps_earlier: u32,
 }
 
 /// A change of one image, for [`WritableCatalog::change`].
@@ -54,6 +59,8 @@ pub enum Change<'a> {
         image: &'a ResolvedImage,
         /// The names that it is recorded under, its own first.
         names: &'a [ImageRef],
+        /// True if the image is held at this digest from now on.
+        hold: bool,
     },
     /// See [`WritableCatalog::adopt`].
     Adopt {
@@ -108,7 +115,7 @@ impl WritableCatalog {
         owner: &Owner,
         holding: Holding<'_>,
     ) -> Result<(), CatalogError> {
-        self.change_all(&[Change::Record { image, names }], owner, holding)
+        self.change_all(&[Change::Record { image, names, hold: false }], owner, holding)
     }
 
     /// Makes `owner` one of the owners of an image that [`WritableCatalog::record`] recorded under
@@ -174,9 +181,11 @@ impl WritableCatalog {
                 layers: directories::stored(&home, holding.layers),
                 extracts: holding.extracts,
                 keeps_blobs: holding.keeps_blobs,
+                keeps_earlier: holding.keeps_earlier,
+                now: Timestamp::now(),
             };
             changes.iter().try_for_each(|change| match change {
-                Change::Record { image, names } => write::record(tx, image, names, held),
+                Change::Record { image, names, hold } => write::record(tx, image, names, *hold, held),
                 Change::Adopt { names } => write::adopt(tx, names, held),
             })
         })
@@ -267,6 +276,55 @@ impl WritableCatalog {
     /// The database cannot be written; it is then as it was.
     pub fn prove_one(&mut self, proof: &Evidence) -> Result<(), CatalogError> {
         self.write("note a proof in", |tx| trust::put(tx, proof))
+    }
+
+    /// Holds a recorded image at `digest` from now on.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn hold(&mut self, reference: &ImageRef, digest: &BlobDigest) -> Result<(), CatalogError> {
+        let now = Timestamp::now();
+        self.write("hold an image in", |tx| waiting::put_hold(tx, &reference.to_string(), digest, now))
+    }
+
+    /// Holds an image no more; tells whether it was held.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn release(&mut self, reference: &ImageRef) -> Result<bool, CatalogError> {
+        self.write("release an image in", |tx| waiting::drop_hold(tx, &reference.to_string()))
+    }
+
+    /// Notes, in one transaction, which digests of tags are not taken yet; `None`: none of this tag
+    /// waits any more.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn note_candidates(
+        &mut self,
+        candidates: &BTreeMap<ImageRef, Option<TagCandidate>>,
+    ) -> Result<(), CatalogError> {
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        self.write("note new digests in", |tx| {
+            candidates.iter().try_for_each(|(reference, candidate)| match candidate {
+                Some(candidate) => waiting::put_candidate(tx, reference, candidate),
+                None => waiting::drop_candidate(tx, reference),
+            })
+        })
+    }
+
+    /// Notes, in one transaction, that images are ready to be recorded: their layers are here. They
+    /// are spared for 14 days.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn stage(&mut self, images: &[&ResolvedImage]) -> Result<(), CatalogError> {
+        let now = Timestamp::now();
+        self.write("note staged images in", |tx| {
+            images.iter().try_for_each(|image| past::stage(tx, image, now))
+        })
     }
 
     fn write<T>(

@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Result, Transaction, params};
 
-use super::rows::{self, NameRow, texts, well_formed};
-use super::{holdings, order};
+use super::rows::{self, NameRow, json, size, texts, well_formed};
+use super::{holdings, order, past, waiting};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, LayerDescriptor, Owner, ResolvedImage};
@@ -54,11 +55,6 @@ pub(super) const DROP_DOCUMENTS: [&str; 4] = [
     "DELETE FROM indexes WHERE image_id = ?1",
 ];
 
-/// SQLite's integers end at `i64::MAX`; no blob does.
-fn size(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
 fn image_id(tx: &Transaction<'_>, name: &str) -> Result<Option<i64>> {
     tx.prepare_cached("SELECT id FROM images WHERE reference = ?1")?
         .query_row([name], |row| row.get(0))
@@ -80,6 +76,9 @@ pub(super) struct Held<'a> {
     pub(super) layers: &'a [u8],
     pub(super) extracts: bool,
     pub(super) keeps_blobs: bool,
+    pub(super) keeps_earlier: u32,
+    /// The time of the change.
+    pub(super) now: Timestamp,
 }
 
 /// See [`WritableCatalog::record`](super::WritableCatalog::record).
@@ -87,10 +86,12 @@ pub(super) fn record(
     tx: &Transaction<'_>,
     image: &ResolvedImage,
     names: &[ImageRef],
+    hold: bool,
     held: Held<'_>,
 ) -> Result<()> {
     let Some(primary) = names.first() else { return Ok(()) };
     let primary = primary.to_string();
+    past::turn(tx, &primary, image, held.now)?;
     let mut old_layers = BTreeSet::new();
     let mut rows = Vec::with_capacity(names.len());
     for name in names.iter().collect::<BTreeSet<_>>() {
@@ -114,6 +115,9 @@ pub(super) fn record(
             tx.prepare_cached("UPDATE sync_images SET alias_of = ?2 WHERE reference = ?1")?
                 .execute([name, &primary])?;
         }
+    }
+    if hold {
+        waiting::put_hold(tx, &primary, &image.digest, held.now)?;
     }
     put_owner(tx, &primary, held)?;
     let is_kept = !holdings::holders(tx, &primary)?.blobs_kept_for.is_empty();
@@ -292,11 +296,6 @@ fn put_config(
     Ok(())
 }
 
-/// Lists and maps of strings always have a JSON form.
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
 fn list(list: Option<&Vec<String>>) -> Option<String> {
     list.map(json_of_list)
 }
@@ -372,7 +371,7 @@ fn put_owner(tx: &Transaction<'_>, name: &str, held: Held<'_>) -> Result<()> {
          ON CONFLICT DO NOTHING",
     )?
     .execute([name, held.owner.0.as_str()])?;
-    holdings::put(tx, name, held.owner, (held.extracts, held.keeps_blobs))
+    holdings::put(tx, name, held.owner, (held.extracts, held.keeps_blobs, held.keeps_earlier))
 }
 
 /// See [`WritableCatalog::adopt`](super::WritableCatalog::adopt).
@@ -430,6 +429,7 @@ pub(super) fn forget(
         let layers = layers_of(tx, &name)?;
         tx.prepare_cached("DELETE FROM sync_image_layers WHERE reference = ?1")?.execute([&name])?;
         holdings::drop_documents(tx, &name)?;
+        past::drop_of(tx, &name)?;
         tx.prepare_cached("DELETE FROM sync_images WHERE reference = ?1")?.execute([&name])?;
         if !row.preexisting {
             if let Some(id) = image_id(tx, &name)? {
@@ -442,11 +442,13 @@ pub(super) fn forget(
         }
         freed.extend(layers);
     }
+    let spared = past::spared_layers(tx, &BTreeSet::new(), &|_, _| false, Timestamp::now())?;
     for digest in freed {
         tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])?;
         let still_listed = tx.prepare_cached("SELECT 1 FROM layers WHERE digest = ?1")?.exists([&digest])?;
         if !still_listed && texts(tx, rows::OUR_USERS, &digest)?.is_empty() {
-            forgotten.unneeded_layers.extend(BlobDigest::parse(&digest).ok());
+            let digest = BlobDigest::parse(&digest).ok().filter(|digest| !spared.contains_key(digest));
+            forgotten.unneeded_layers.extend(digest);
         }
     }
     for reference in references {

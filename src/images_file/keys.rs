@@ -37,6 +37,8 @@ pub(super) const SETTINGS: Keys = Keys {
         "platform",
         "platforms",
         "pull",
+        "cooldown",
+        "keep",
         "prune",
         "downloads",
         "interval",
@@ -65,6 +67,7 @@ pub(super) const REGISTRY: Keys = Keys {
     names: &[
         "images",
         "pull",
+        "cooldown",
         "endpoint",
         "mirrors",
         "ca",
@@ -96,7 +99,7 @@ pub(super) const MIRROR: Keys = Keys { table: "a mirror", names: &["url", "resol
 
 pub(super) const IMAGE: Keys = Keys {
     table: "an image",
-    names: &["name", "tag", "digest", "platform", "pull", "groups", "engines", "tags"],
+    names: &["name", "tag", "digest", "platform", "pull", "cooldown", "groups", "engines", "tags"],
     guarded: &[],
 };
 
@@ -196,6 +199,8 @@ mod tests {
         "platform",
         "platforms",
         "pull",
+        "cooldown",
+        "keep",
         "prune",
         "downloads",
         "interval",

@@ -1,6 +1,7 @@
 //! An entry of a registry's `images`, as its table says it: the groups are not known yet.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::diagnostic::Span;
 use crate::image_ref::ImageRef;
@@ -13,6 +14,8 @@ pub(super) struct Listed {
     pub(super) wanted: Wanted,
     pub(super) platform: Platform,
     pub(super) pull: PullPolicy,
+    /// The time for which a new digest has to be seen.
+    pub(super) cooldown: Duration,
     /// The groups that the entry itself names.
     pub(super) own_groups: Vec<String>,
     /// The engines that are to have the image; `None`: all of the file.

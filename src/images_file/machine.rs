@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::diagnostic::Problem;
 use crate::state::{EngineSettings, PullPolicy, RegistrySettings};
@@ -22,15 +23,22 @@ pub(crate) struct MachineSettings {
     pub hosts_dir: Option<PathBuf>,
     /// Problems that are doubtful but do not stop the run.
     pub warnings: Vec<Problem>,
-    /// The policy of a registry's images that name none.
-    pub(super) pulls: BTreeMap<String, PullPolicy>,
+    /// The words of registries' tables for their images.
+    pub(super) for_images: BTreeMap<String, ForImages>,
+}
+
+/// The words of a registry's table for those of its images that say nothing themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ForImages {
+    pub(super) pull: Option<PullPolicy>,
+    pub(super) cooldown: Option<Duration>,
 }
 
 impl MachineSettings {
-    /// Finds the settings of the registry `name`, and the pull policy that goes with them.
-    pub(super) fn registry(&self, name: &str) -> Option<(&RegistrySettings, Option<PullPolicy>)> {
+    /// Finds the settings of the registry `name`, and the words for its images that go with them.
+    pub(super) fn registry(&self, name: &str) -> Option<(&RegistrySettings, ForImages)> {
         let settings = self.registries.iter().find(|settings| settings.name == name)?;
-        Some((settings, self.pulls.get(name).copied()))
+        Some((settings, self.for_images.get(name).copied().unwrap_or_default()))
     }
 
     /// Drops, for a stranger's images file, all that opens the private parts of registries: logins,

@@ -24,11 +24,12 @@ use self::entry::Defaults;
 use self::groups::Members;
 use self::trust::Rule;
 use super::listed::{Listed, Wanted};
+use super::machine::ForImages;
 use super::quoted::quoted;
 use super::reader::{Node, Reader, Table, entries};
 use super::{Group, ImagesFile, MachineSettings, keys};
 use crate::diagnostic::{Mistake, Problem, Span};
-use crate::state::{DesiredImage, PullPolicy, RegistrySettings, Settings, TagSelection};
+use crate::state::{DesiredImage, RegistrySettings, Settings, TagSelection};
 
 /// Everything that the tables of an images file say.
 pub(super) struct ImagesTables {
@@ -48,6 +49,7 @@ pub(super) fn images_file(reader: &mut Reader<'_>, root: &DeTable<'_>, whole: bo
     let defaults = Defaults {
         platform: settings.platform.clone(),
         pull: settings.pull,
+        cooldown: settings.cooldown,
         engines: &engines,
         needs_engine: !settings.targets.extracts && !settings.targets.keeps_blobs,
     };
@@ -79,7 +81,7 @@ pub(super) fn images_file(reader: &mut Reader<'_>, root: &DeTable<'_>, whole: bo
 pub(super) struct MachineTables {
     hosts_dir: Option<PathBuf>,
     engines: Engines,
-    registries: Vec<(RegistrySettings, Option<PullPolicy>)>,
+    registries: Vec<(RegistrySettings, ForImages)>,
 }
 
 /// Reads the top level of the machine's settings.
@@ -90,9 +92,9 @@ pub(super) fn machine(reader: &mut Reader<'_>, root: &DeTable<'_>) -> MachineTab
     let mut registries = Vec::new();
     let mut names = Names::default();
     for (name, node) in registry_tables(reader, top) {
-        let Some((registry, pull)) = registry::read_machine(reader, name, node) else { continue };
+        let Some((registry, for_images)) = registry::read_machine(reader, name, node) else { continue };
         names.add(reader, &registry.name, node.key_span);
-        registries.push((registry, pull));
+        registries.push((registry, for_images));
     }
     let engines = Engines::read(reader, top.get("engine"), false);
     MachineTables { hosts_dir, engines, registries }
@@ -142,7 +144,7 @@ impl ImagesTables {
         let mut images = Vec::new();
         let mut selections = Vec::new();
         for (index, entry) in listed.into_iter().enumerate() {
-            let Listed { wanted, platform, pull, engines, .. } = entry;
+            let Listed { wanted, platform, pull, cooldown, engines, .. } = entry;
             let names = groups_of.remove(&index).unwrap_or_default();
             match wanted {
                 Wanted::Image(reference) => {
@@ -155,6 +157,7 @@ impl ImagesTables {
                         pull,
                         groups: names,
                         engines,
+                        cooldown,
                         locked: None,
                     });
                 }
@@ -169,6 +172,7 @@ impl ImagesTables {
                         pull,
                         groups,
                         engines,
+                        cooldown,
                         rule,
                         locked: None,
                     });
@@ -182,10 +186,10 @@ impl ImagesTables {
 impl MachineTables {
     /// Makes the machine's settings of their tables.
     pub(super) fn into_settings(self, warnings: Vec<Problem>) -> MachineSettings {
-        let pulls = self.registries.iter();
-        let pulls = pulls.filter_map(|(registry, pull)| Some((registry.name.clone(), (*pull)?))).collect();
+        let words = self.registries.iter();
+        let for_images = words.map(|(registry, for_images)| (registry.name.clone(), *for_images)).collect();
         let registries = self.registries.into_iter().map(|(registry, _)| registry).collect();
         let engines = self.engines.settings();
-        MachineSettings { registries, engines, hosts_dir: self.hosts_dir, warnings, pulls }
+        MachineSettings { registries, engines, hosts_dir: self.hosts_dir, warnings, for_images }
     }
 }

@@ -58,6 +58,8 @@ layers = "/var/lib/msb/layers"
 platform = "linux/arm64"
 pull = "missing"
 prune = true
+cooldown = "1d12h"
+keep = 2
 downloads = 8
 interval = "1h30m"
 ownership = "none"
@@ -71,7 +73,7 @@ manifest-size = 1048576
 images = [
   "alpine:3.20",
   "python:3.12-slim@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-  { name = "nginx", tag = "stable-alpine", platform = "linux/amd64", pull = "never", groups = ["web"] },
+  { name = "nginx", tag = "stable-alpine", platform = "linux/amd64", pull = "never", cooldown = "0s", groups = ["web"] },
   { name = "busybox", digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" },
   { name = "grafana/grafana:11" },
 ]
@@ -93,6 +95,7 @@ client-key = "../key.pem"
 insecure = false
 headers = { "X-Team" = "infra" }
 pull = "always"
+cooldown = "7d"
 images = ["team/app:v1"]
 
 [registry."vendored.local"]
@@ -143,6 +146,9 @@ fn a_full_file_means_what_it_says() {
     assert_eq!(file.images[0].platform.to_string(), "linux/arm64");
     assert_eq!(file.images[0].pull, PullPolicy::Missing);
     assert_eq!(file.images[7].pull, PullPolicy::Always, "the registry's policy");
+    assert_eq!(settings.targets.keeps_earlier, 2);
+    let cooldown = |image: usize| file.images[image].cooldown.as_secs() / 3600;
+    assert_eq!([0, 2, 7].map(cooldown), [36, 0, 7 * 24], "the settings', its own, the registry's");
 
     let names: Vec<&str> = file.registries.iter().map(|registry| registry.name.as_str()).collect();
     assert_eq!(names, ["docker.io", "ghcr.io", "sandboxes.io", "registry.corp:5000", "vendored.local"]);

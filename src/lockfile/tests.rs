@@ -290,6 +290,7 @@ fn selection(name: &str, on: &str, semver: Option<&str>, newest: usize) -> TagSe
         repository: reference(name).repository_alone(),
         platform: platform(on),
         pull: crate::state::PullPolicy::Always,
+        cooldown: std::time::Duration::ZERO,
         groups: BTreeSet::new(),
         engines: None,
         rule: TagRule {

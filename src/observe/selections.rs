@@ -213,11 +213,13 @@ fn add(
             pull: selection.pull,
             groups: selection.groups.clone(),
             engines: selection.engines.clone(),
+            cooldown: selection.cooldown,
             locked: None,
         },
         rule: describe(&selection.rule),
     });
     chosen.image.locked = chosen.image.locked.take().or(locked);
+    chosen.image.cooldown = chosen.image.cooldown.max(selection.cooldown);
     chosen.image.groups.extend(selection.groups.iter().cloned());
     // Of two selections that chose the image, one without a word means all engines.
     chosen.image.engines = match (chosen.image.engines.take(), &selection.engines) {

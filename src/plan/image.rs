@@ -436,6 +436,7 @@ fn is_new_to(desired: &Desired, planned: &PlannedImage, observed: &Observed) -> 
         !row.owners.contains(owner)
             || row.extracted_for.contains(owner) != targets.extracts
             || row.blobs_kept_for.contains(owner) != targets.keeps_blobs
+            || row.earlier_for.get(owner).copied().unwrap_or_default() != targets.keeps_earlier
             || row.layers_directory.as_ref() != Some(&desired.layers_directory)
     })
 }

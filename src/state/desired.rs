@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::engine::EngineName;
 use super::locked::LockedImage;
@@ -46,6 +47,8 @@ pub struct DesiredImage {
     pub groups: BTreeSet<String>,
     /// The engines that are to have the image; `None`: all of the run.
     pub engines: Option<BTreeSet<EngineName>>,
+    /// The time for which the tag's new digest has to be seen before it is taken.
+    pub cooldown: Duration,
     /// The meaning of the reference, if the lockfile fixes one.
     pub locked: Option<Arc<LockedImage>>,
 }

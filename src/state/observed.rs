@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::desired::DesiredImage;
 use super::document::DocumentDescriptor;
 use super::engine::{EngineListing, EngineName, LoadedReference};
@@ -115,6 +117,11 @@ pub struct RecordedImage {
     pub extracted_for: BTreeSet<Owner>,
     /// The owners among them that want the blobs kept.
     pub blobs_kept_for: BTreeSet<Owner>,
+    /// The number of earlier digests that owners among them want spared, where they want any.
+    pub earlier_for: BTreeMap<Owner, u32>,
+    /// The time since when the image is held at its digest, whatever the tag means; `None` if it is
+    /// not.
+    pub held: Option<Timestamp>,
     /// True if microsandbox's rows are all there and agree with ours.
     pub rows_complete: bool,
     /// The image of which this is only a second name (docker.io for sandboxes.io); `None` for

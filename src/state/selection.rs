@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::engine::EngineName;
 use super::locked::LockedImage;
@@ -37,6 +38,8 @@ pub struct TagSelection {
     pub groups: BTreeSet<String>,
     /// The engines that are to have the chosen images; `None`: all of the run.
     pub engines: Option<BTreeSet<EngineName>>,
+    /// The time for which a newly chosen tag has to be seen before it is taken.
+    pub cooldown: Duration,
     /// The rule that chooses among the repository's tags.
     pub rule: TagRule,
     /// The images that the lockfile says were chosen, newest first.

@@ -76,6 +76,9 @@ pub struct Settings {
     pub limits: Limits,
     /// The rules that say who has to have signed images.
     pub trust: TrustPolicy,
+    /// The time for which a tag's new digest has to be seen before it is taken, for images that name
+    /// none.
+    pub cooldown: Duration,
 }
 
 impl Default for Settings {
@@ -94,6 +97,7 @@ impl Default for Settings {
             ownership: Ownership::default(),
             limits: Limits::default(),
             trust: TrustPolicy::default(),
+            cooldown: Duration::ZERO,
         }
     }
 }
@@ -106,6 +110,8 @@ pub struct Targets {
     /// True if blobs are kept as they were fetched: where the file says so, or lists an engine and
     /// does not say otherwise.
     pub keeps_blobs: bool,
+    /// The earlier digests of each reference that removals spare.
+    pub keeps_earlier: u32,
     /// The engines, each once, in the order of [`EngineName::ALL`](super::EngineName::ALL): those
     /// of the file, and the machine's other ones.
     pub engines: Vec<EngineSettings>,
@@ -119,14 +125,14 @@ impl Targets {
 
     /// Makes the parts of images of a machine with these engines, where nobody says otherwise.
     pub fn with(engines: Vec<EngineSettings>) -> Self {
-        Self { extracts: true, keeps_blobs: !engines.is_empty(), engines }
+        Self { extracts: true, keeps_blobs: !engines.is_empty(), keeps_earlier: 0, engines }
     }
 }
 
 impl Default for Targets {
     /// Extracted layers alone.
     fn default() -> Self {
-        Self { extracts: true, keeps_blobs: false, engines: Vec::new() }
+        Self { extracts: true, keeps_blobs: false, keeps_earlier: 0, engines: Vec::new() }
     }
 }
 

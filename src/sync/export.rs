@@ -191,7 +191,7 @@ fn wanted(session: &Session, loaded: &Loaded, request: &ExportRequest) -> Result
     let of_file = Request { groups: request.groups.clone(), ..Request::of(request.source.clone()) };
     let mut desired = desire(session, loaded, &of_file)?;
     desired.prune = false;
-    desired.targets = Targets { extracts: false, keeps_blobs: true, engines: Vec::new() };
+    desired.targets = Targets { extracts: false, keeps_blobs: true, keeps_earlier: 0, engines: Vec::new() };
     if !request.images.is_empty() {
         let listed = |reference: &ImageRef| {
             desired.images.iter().any(|image| image.reference == *reference)

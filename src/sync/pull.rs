@@ -1,6 +1,7 @@
 //! `pull`: images without an images file that owns them.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::apply::Applied;
 use super::request::ImagesSource;
@@ -65,6 +66,8 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
         reference: reference.clone(),
         platform: settings.platform.clone(),
         pull: PullPolicy::Always,
+        // Whoever asks for an image by name wants what it means now.
+        cooldown: Duration::ZERO,
         groups: BTreeSet::new(),
         engines: None,
         locked: None,

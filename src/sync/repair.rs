@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::request::ImagesSource;
 use super::session::Session;
@@ -40,9 +41,17 @@ struct Found<'v> {
     references: &'v mut [VerifiedReference],
 }
 
+/// The wishes of an owner about an image, as they are recorded.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Wishes {
+    extracts: bool,
+    keeps_blobs: bool,
+    keeps_earlier: u32,
+}
+
 /// The owner on whose behalf images are repaired, and whether he wants layers extracted and blobs
 /// kept: what the catalog says of that is not changed.
-type Holder = (Owner, bool, bool);
+type Holder = (Owner, Wishes);
 
 /// Images by those on whose behalf they are repaired.
 type ByHolder<'r> = BTreeMap<Holder, BTreeMap<ImageRef, &'r RecordedImage>>;
@@ -98,7 +107,7 @@ fn repair_in(
 ) -> Result<(), VerbError> {
     let holders = by_holder(session, directory, &found, recorded, files);
     // Should it be gone, it is made as the images file says.
-    let read = holders.keys().find_map(|(owner, ..)| files.get(owner)?.as_ref());
+    let read = holders.keys().find_map(|(owner, _)| files.get(owner)?.as_ref());
     let mode = read.map_or(store::PRIVATE_MODE, |loaded| loaded.file.settings.layers_mode);
     store::make_directory(&session.home, store::PRIVATE_MODE)?;
     store::make_directory(directory, mode)?;
@@ -110,8 +119,8 @@ fn repair_in(
     look_after_repair(session, engines, &catalog, &mut found)?;
     make_way(session, &home, &mut catalog, &found)?;
     let mut causes = BTreeMap::new();
-    for ((owner, extracts, keeps_blobs), images) in holders {
-        let holder = (&owner, (extracts, keeps_blobs));
+    for ((owner, wishes), images) in holders {
+        let holder = (&owner, wishes);
         let (mut desired, mut observed) = wanted_for_repair(holder, directory, &images, &found, engines);
         let (registries, settings) = registries_of(session, files.get(&owner).and_then(Option::as_ref))?;
         look_up_documents(&registries, &mut desired, &mut observed, &mut causes);
@@ -256,9 +265,12 @@ fn by_holder<'r>(
         }
         let read = owners.iter().find(|owner| files.get(owner).is_some_and(Option::is_some));
         if let Some(owner) = read.or(owners.first()) {
-            let holder =
-                (owner.clone(), row.extracted_for.contains(owner), row.blobs_kept_for.contains(owner));
-            holders.entry(holder).or_default().insert(row.reference.clone(), row);
+            let wishes = Wishes {
+                extracts: row.extracted_for.contains(owner),
+                keeps_blobs: row.blobs_kept_for.contains(owner),
+                keeps_earlier: row.earlier_for.get(owner).copied().unwrap_or_default(),
+            };
+            holders.entry((owner.clone(), wishes)).or_default().insert(row.reference.clone(), row);
         }
     };
     for reference in found.layers.iter().flat_map(|layer| &layer.images) {
@@ -364,7 +376,7 @@ fn load_for_repair(session: &Session, owner: &Owner) -> Option<Loaded> {
 
 /// The images as they are recorded, and what is damaged of them as not there.
 fn wanted_for_repair(
-    (owner, (extracts, keeps_blobs)): (&Owner, (bool, bool)),
+    (owner, wishes): (&Owner, Wishes),
     directory: &Path,
     images: &BTreeMap<ImageRef, &RecordedImage>,
     found: &Found<'_>,
@@ -394,7 +406,12 @@ fn wanted_for_repair(
         images: Vec::new(),
         selections: Vec::new(),
         listed_elsewhere: BTreeSet::new(),
-        targets: Targets { extracts, keeps_blobs, engines: settings },
+        targets: Targets {
+            extracts: wishes.extracts,
+            keeps_blobs: wishes.keeps_blobs,
+            keeps_earlier: wishes.keeps_earlier,
+            engines: settings,
+        },
         prune: false,
     };
     for (reference, &row) in images {
@@ -404,6 +421,7 @@ fn wanted_for_repair(
             reference: reference.clone(),
             platform,
             pull: PullPolicy::Never,
+            cooldown: Duration::ZERO,
             groups: BTreeSet::new(),
             engines: Some(of_image.map(|loaded| loaded.engine.name).collect()),
             locked: None,

@@ -233,6 +233,71 @@ pub(super) const OURS: &[Table] = &[
             "config_blob",
         ],
     },
+    // Images that references meant, mean or may come to mean, as far as they are recorded: what
+    // `sync_history` and `sync_staged` name by reference, platform and digest.
+    Table {
+        name: "sync_meanings",
+        body: "(id INTEGER PRIMARY KEY, reference TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL, \
+               manifest_digest TEXT NOT NULL, config_digest TEXT NOT NULL, documents_json TEXT NOT NULL, \
+               UNIQUE (reference, platform, digest))",
+        columns: &[
+            "id",
+            "reference",
+            "platform",
+            "digest",
+            "manifest_digest",
+            "config_digest",
+            "documents_json",
+        ],
+    },
+    Table {
+        name: "sync_meaning_layers",
+        body: "(meaning INTEGER NOT NULL, position INTEGER NOT NULL, digest TEXT NOT NULL, diff_id TEXT NOT NULL, \
+               media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, PRIMARY KEY (meaning, position)) \
+               WITHOUT ROWID",
+        columns: &["meaning", "position", "digest", "diff_id", "media_type", "size_bytes"],
+    },
+    Table {
+        name: "sync_meaning_documents",
+        body: "(meaning INTEGER NOT NULL, position INTEGER NOT NULL, role TEXT NOT NULL, digest TEXT NOT NULL, \
+               media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, PRIMARY KEY (meaning, position)) \
+               WITHOUT ROWID",
+        columns: &["meaning", "position", "role", "digest", "media_type", "size_bytes"],
+    },
+    // The digests that recorded references meant, and from when until when, in milliseconds since
+    // 1970; the one without an end is the present one.
+    Table {
+        name: "sync_history",
+        body: "(id INTEGER PRIMARY KEY, reference TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL, \
+               since INTEGER NOT NULL, until INTEGER)",
+        columns: &["id", "reference", "platform", "digest", "since", "until"],
+    },
+    // The earlier digests of their references that owners want spared, where they want any.
+    Table {
+        name: "sync_keeps",
+        body: "(reference TEXT NOT NULL, owner TEXT NOT NULL, earlier INTEGER NOT NULL, \
+               PRIMARY KEY (reference, owner)) WITHOUT ROWID",
+        columns: &["reference", "owner", "earlier"],
+    },
+    // The references that stay at a digest, since somebody went back to it.
+    Table {
+        name: "sync_holds",
+        body: "(reference TEXT PRIMARY KEY NOT NULL, digest TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID",
+        columns: &["reference", "digest", "since"],
+    },
+    // The digests that tags have come to mean and that are not taken yet, and when each was first seen.
+    Table {
+        name: "sync_candidates",
+        body: "(reference TEXT PRIMARY KEY NOT NULL, digest TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID",
+        columns: &["reference", "digest", "since"],
+    },
+    // The images whose layers are here and that are not recorded yet.
+    Table {
+        name: "sync_staged",
+        body: "(reference TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL, since INTEGER NOT NULL, \
+               PRIMARY KEY (reference, platform)) WITHOUT ROWID",
+        columns: &["reference", "platform", "digest", "since"],
+    },
     // Of loads under way, the digest by which the engine listed the reference as ours before.
     Table {
         name: "sync_former_loads",

@@ -33,7 +33,8 @@ fn a_proof_is_kept_with_its_signatures_as_long_as_the_image_is_recorded() {
     let mut catalog = sandbox.open();
     let (first, second) = (image("r.example/a:1", &["a"]), image("r.example/b:1", &["b"]));
     let owner = Owner("/images.toml".to_owned());
-    let holding = Holding { layers: sandbox.dir.path(), extracts: true, keeps_blobs: false };
+    let holding =
+        Holding { layers: sandbox.dir.path(), extracts: true, keeps_blobs: false, keeps_earlier: 0 };
     for image in [&first, &second] {
         catalog.record(image, std::slice::from_ref(&image.reference), &owner, holding).unwrap();
     }
@@ -65,7 +66,8 @@ fn an_image_has_few_proofs_however_often_its_rule_changes() {
     let mut catalog = sandbox.open();
     let image = image("r.example/a:1", &["a"]);
     let owner = Owner("/images.toml".to_owned());
-    let holding = Holding { layers: sandbox.dir.path(), extracts: true, keeps_blobs: false };
+    let holding =
+        Holding { layers: sandbox.dir.path(), extracts: true, keeps_blobs: false, keeps_earlier: 0 };
     catalog.record(&image, std::slice::from_ref(&image.reference), &owner, holding).unwrap();
     for rule in 0..20 {
         catalog.prove(&[Arc::new(proof(&image, &format!("rule {rule}")))]).unwrap();

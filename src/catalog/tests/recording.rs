@@ -25,6 +25,8 @@ fn what_is_recorded_is_read_back() {
                 owners: BTreeSet::from([file("one"), Owner::pull()]),
                 extracted_for: BTreeSet::from([file("one"), Owner::pull()]),
                 blobs_kept_for: BTreeSet::new(),
+                earlier_for: BTreeMap::new(),
+                held: None,
                 rows_complete: true,
                 alias_of: None,
                 preexisting: false,

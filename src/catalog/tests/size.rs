@@ -11,8 +11,15 @@ fn crowd(sandbox: &Sandbox, images: usize) -> WritableCatalog {
         let own: Vec<String> = (0..3).map(|layer| format!("{number} {layer}")).collect();
         let layers = ["a", &own[0], &own[1], &own[2]];
         let owner = if number % 100 == 0 { file("one") } else { Owner::pull() };
-        let held = Held { owner: &owner, layers: b"/layers", extracts: true, keeps_blobs: false };
-        write::record(&tx, &image(&name, &layers), &[reference(&name)], held).unwrap();
+        let held = Held {
+            owner: &owner,
+            layers: b"/layers",
+            extracts: true,
+            keeps_blobs: false,
+            keeps_earlier: 0,
+            now: Timestamp::now(),
+        };
+        write::record(&tx, &image(&name, &layers), &[reference(&name)], false, held).unwrap();
     }
     tx.commit().unwrap();
     catalog

@@ -1,16 +1,19 @@
 //! The entries of a registry's `images`: one image each, or a selection of tags.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use toml::de::DeValue;
 
 use super::engines::Engines;
+use super::settings::cooldown;
 use super::tags;
 use crate::diagnostic::{Mistake, Span};
 use crate::digest::BlobDigest;
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
 use crate::images_file::keys;
 use crate::images_file::listed::{Listed, Wanted};
+use crate::images_file::machine::ForImages;
 use crate::images_file::quoted::quoted;
 use crate::images_file::reader::{Node, Reader, Table};
 use crate::images_file::values::{self, PULL_WORDS};
@@ -21,10 +24,19 @@ use crate::state::{EngineName, Platform, PullPolicy};
 pub(super) struct Defaults<'e> {
     pub(super) platform: Platform,
     pub(super) pull: PullPolicy,
+    pub(super) cooldown: Duration,
     /// The engines of the file: each has every image that does not choose among them.
     pub(super) engines: &'e Engines,
     /// True if an image without an engine would be nowhere.
     pub(super) needs_engine: bool,
+}
+
+impl Defaults<'_> {
+    /// Takes over what a registry's table says for its images.
+    pub(super) fn take(&mut self, words: ForImages) {
+        self.pull = words.pull.unwrap_or(self.pull);
+        self.cooldown = words.cooldown.unwrap_or(self.cooldown);
+    }
 }
 
 /// Reads an entry of the images of `registry`.
@@ -37,12 +49,13 @@ pub(super) fn read(
     match node.value {
         DeValue::String(name) => {
             let reference = reference(reader, registry, name, node)?;
-            let Defaults { platform, pull, .. } = defaults.clone();
+            let Defaults { platform, pull, cooldown, .. } = defaults.clone();
             Some(Listed {
                 span: node.span,
                 wanted: Wanted::Image(reference),
                 platform,
                 pull,
+                cooldown,
                 own_groups: Vec::new(),
                 engines: None,
             })
@@ -68,6 +81,7 @@ fn read_table(
     // Everything is read before anything is given up, so that one run reports all that is wrong.
     let platform = reader.text(table, "platform", values::platform);
     let pull = reader.word(table, "pull", PULL_WORDS);
+    let cooldown = cooldown(reader, table);
     let own_groups = own_groups(reader, table);
     let engines = table.get("engines").map(|node| engines(reader, node, defaults));
     let tag = table.get("tag").map(|node| tag(reader, node));
@@ -102,6 +116,7 @@ fn read_table(
         wanted,
         platform: platform.unwrap_or_else(|| defaults.platform.clone()),
         pull: pull.unwrap_or(defaults.pull),
+        cooldown: cooldown.unwrap_or(defaults.cooldown),
         own_groups,
         engines,
     })

@@ -3,14 +3,16 @@
 use toml::de::DeValue;
 
 use super::entry::{self, Defaults};
+use super::settings::cooldown;
 use crate::diagnostic::Mistake;
 use crate::image_ref;
 use crate::images_file::keys;
 use crate::images_file::listed::Listed;
+use crate::images_file::machine::ForImages;
 use crate::images_file::quoted::quoted;
 use crate::images_file::reader::{Node, Reader, Table, entries};
 use crate::images_file::values::{self, PULL_WORDS};
-use crate::state::{Mirror, PullPolicy, RegistrySettings};
+use crate::state::{Mirror, RegistrySettings};
 
 /// Keys that only make sense with a server.
 const NEED_A_SERVER: &[&str] = &[
@@ -36,17 +38,17 @@ pub(super) fn read(
     let name = registry_name(reader, name, node);
     let table = registry_table(reader, node)?;
     let settings = settings(reader, name, table);
-    let pull = reader.word(table, "pull", PULL_WORDS);
+    let own = for_images(reader, table);
 
     let mut settings = settings?;
     let mut defaults = defaults.clone();
     // A table that only lists images says nothing of the registry.
     let machine = reader.source.machine.filter(|_| !table.has_more_than("images"));
-    if let Some((of_machine, pull)) = machine.and_then(|machine| machine.registry(&settings.name)) {
+    if let Some((of_machine, for_images)) = machine.and_then(|machine| machine.registry(&settings.name)) {
         settings.clone_from(of_machine);
-        defaults.pull = pull.unwrap_or(defaults.pull);
+        defaults.take(for_images);
     }
-    defaults.pull = pull.unwrap_or(defaults.pull);
+    defaults.take(own);
     let mut listed = Vec::new();
     if let Some(images) = table.get("images") {
         for node in reader.array(images) {
@@ -56,12 +58,18 @@ pub(super) fn read(
     Some((settings, listed))
 }
 
-/// Reads a registry's table of the machine's settings, which has no images, and its pull policy.
+/// Reads what the table says for its images.
+fn for_images(reader: &mut Reader<'_>, table: Table<'_>) -> ForImages {
+    ForImages { pull: reader.word(table, "pull", PULL_WORDS), cooldown: cooldown(reader, table) }
+}
+
+/// Reads a registry's table of the machine's settings, which has no images, and what it says for
+/// those of images files.
 pub(super) fn read_machine(
     reader: &mut Reader<'_>,
     name: &str,
     node: Node<'_>,
-) -> Option<(RegistrySettings, Option<PullPolicy>)> {
+) -> Option<(RegistrySettings, ForImages)> {
     let name = registry_name(reader, name, node);
     let table = registry_table(reader, node)?;
     if let Some(images) = table.get("images") {
@@ -73,8 +81,8 @@ pub(super) fn read_machine(
         reader.error(Mistake::new(images.key_span, message).hint(hint));
     }
     let settings = settings(reader, name, table);
-    let pull = reader.word(table, "pull", PULL_WORDS);
-    Some((settings?, pull))
+    let for_images = for_images(reader, table);
+    Some((settings?, for_images))
 }
 
 fn registry_name(reader: &mut Reader<'_>, name: &str, node: Node<'_>) -> Option<String> {
@@ -101,7 +109,7 @@ fn registry_table<'t>(reader: &mut Reader<'_>, node: Node<'t>) -> Option<Table<'
     None
 }
 
-/// Reads all keys of the registry `name` but `images` and `pull`; their mistakes are noted even if
+/// Reads all keys of the registry `name` but those that are about images; their mistakes are noted even if
 /// the name cannot be used.
 fn settings(reader: &mut Reader<'_>, name: Option<String>, table: Table<'_>) -> Option<RegistrySettings> {
     combinations(reader, table);

@@ -22,6 +22,8 @@ const UNSIGNED_WORDS: &[(&str, bool)] = &[("allow", false), ("refuse", true)];
 const MAX_PLATFORMS: usize = 16;
 /// The most blobs in flight.
 const MAX_DOWNLOADS: u64 = 64;
+/// The most earlier digests of a reference that are spared: as many as are remembered.
+const MAX_KEPT: u64 = 99;
 /// The shortest time between two looks at the tags.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -37,12 +39,15 @@ pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>, engines: &En
     let (layers, targets) = layers(reader, table, engines, default.targets);
     let downloads = reader.number(table, "downloads", 1, MAX_DOWNLOADS);
     let interval = |text: &str| quantities::duration(text, MIN_INTERVAL);
+    let keeps_earlier = reader.number(table, "keep", 0, MAX_KEPT);
+    let keeps_earlier = keeps_earlier.and_then(|count| u32::try_from(count).ok()).unwrap_or_default();
     let platform = reader.text(table, "platform", values::platform);
     let platforms = platforms(reader, table, platform.as_ref());
     let limits = table.get("limits").and_then(|node| reader.table(node, &keys::LIMITS));
     Settings {
         layers,
-        targets,
+        targets: Targets { keeps_earlier, ..targets },
+        cooldown: cooldown(reader, table).unwrap_or(default.cooldown),
         layers_mode: reader.text(table, "layers-mode", quantities::mode).unwrap_or(default.layers_mode),
         platform: source.for_platform.clone().or(platform).unwrap_or(default.platform),
         platforms,
@@ -61,6 +66,11 @@ pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>, engines: &En
             trusted_root: reader.path(table, "trusted-root"),
         },
     }
+}
+
+/// Reads the time for which a new digest has to be seen.
+pub(super) fn cooldown(reader: &mut Reader<'_>, table: Table<'_>) -> Option<Duration> {
+    reader.text(table, "cooldown", |text| quantities::duration(text, Duration::ZERO))
 }
 
 /// Reads the platforms that a lockfile serves. The file's own one has to be among them: else no

@@ -35,7 +35,7 @@ fn tables_of_engines_mean_what_they_say() {
     };
     let engines = vec![microsandbox(), containerd, EngineSettings::new(EngineName::Podman)];
     let targets = good(TABLES).settings.targets;
-    assert_eq!(targets, Targets { extracts: true, keeps_blobs: true, engines });
+    assert_eq!(targets, Targets { extracts: true, keeps_blobs: true, keeps_earlier: 0, engines });
 
     let text =
         "[engine.containerd]\naddress = \"unix:///run/c.sock\"\n[engine.docker]\ncommand = \"nerdctl\"\n";

@@ -13,6 +13,7 @@ fn selecting(prune: bool) -> (Desired, Observed) {
         repository: redis("1").repository_alone(),
         platform: platform(),
         pull: PullPolicy::Always,
+        cooldown: std::time::Duration::ZERO,
         groups: BTreeSet::new(),
         engines: None,
         rule: TagRule { semver: vec!["7".to_owned()], ..TagRule::default() },

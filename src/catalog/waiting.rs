@@ -1,0 +1,86 @@
+//! References that wait: tags of which a new digest is not taken yet, and images that are held at an
+//! earlier digest.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Result, Transaction, params};
+
+use super::rows::{integer, parse_name, text};
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::state::TagCandidate;
+
+/// Reads the digest that the image `name` is held at, and since when.
+pub(super) fn hold(conn: &Connection, name: &str) -> Result<Option<(BlobDigest, Timestamp)>> {
+    let row = conn
+        .prepare_cached(HOLD)?
+        .query_row([name], |row| Ok((text(row, 0)?, integer(row, 1)?)))
+        .optional()?;
+    Ok(row.and_then(|(digest, since)| {
+        BlobDigest::parse(&digest?).ok().zip(Timestamp::from_millisecond(since?).ok())
+    }))
+}
+
+pub(super) const HOLD: &str = "SELECT digest, since FROM sync_holds WHERE reference = ?1";
+
+/// Holds the image `name` at `digest`.
+pub(super) fn put_hold(
+    tx: &Transaction<'_>,
+    name: &str,
+    digest: &BlobDigest,
+    since: Timestamp,
+) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO sync_holds (reference, digest, since) VALUES (?1, ?2, ?3)
+         ON CONFLICT (reference) DO UPDATE SET digest = excluded.digest, since = excluded.since",
+    )?
+    .execute(params![name, digest.as_str(), since.as_millisecond()])?;
+    Ok(())
+}
+
+/// Holds the image `name` no more; tells whether it was held.
+pub(super) fn drop_hold(tx: &Transaction<'_>, name: &str) -> Result<bool> {
+    Ok(tx.prepare_cached("DELETE FROM sync_holds WHERE reference = ?1")?.execute([name])? > 0)
+}
+
+/// Reads the digests that are not taken yet, by tag.
+pub(super) fn candidates(conn: &Connection) -> Result<BTreeMap<ImageRef, TagCandidate>> {
+    let mut statement = conn.prepare_cached("SELECT reference, digest, since FROM sync_candidates")?;
+    let mut rows = statement.query([])?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let (name, digest, since) = (text(row, 0)?, text(row, 1)?, integer(row, 2)?);
+        found.extend((|| {
+            let digest = BlobDigest::parse(&digest?).ok()?;
+            let since = Timestamp::from_millisecond(since?).ok()?;
+            Some((parse_name(&name?)?, TagCandidate { digest, since }))
+        })());
+    }
+    Ok(found)
+}
+
+/// Notes a digest that is not taken yet, in place of another one of the same tag.
+pub(super) fn put_candidate(
+    tx: &Transaction<'_>,
+    reference: &ImageRef,
+    candidate: &TagCandidate,
+) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO sync_candidates (reference, digest, since) VALUES (?1, ?2, ?3)
+         ON CONFLICT (reference) DO UPDATE SET digest = excluded.digest, since = excluded.since",
+    )?
+    .execute(params![
+        reference.to_string(),
+        candidate.digest.as_str(),
+        candidate.since.as_millisecond()
+    ])?;
+    Ok(())
+}
+
+/// Forgets the digest of a tag that was not taken.
+pub(super) fn drop_candidate(tx: &Transaction<'_>, reference: &ImageRef) -> Result<()> {
+    tx.prepare_cached("DELETE FROM sync_candidates WHERE reference = ?1")?
+        .execute([reference.to_string()])?;
+    Ok(())
+}

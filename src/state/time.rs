@@ -1,0 +1,63 @@
+//! References in the course of time: the digests that they meant, those that wait to be taken, and
+//! the images that are made ready.
+
+use jiff::Timestamp;
+
+use super::platform::Platform;
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+
+/// A digest that a tag has come to mean, and that is not taken before its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagCandidate {
+    /// The digest.
+    pub digest: BlobDigest,
+    /// The time when the digest was first seen.
+    pub since: Timestamp,
+}
+
+/// The digests that a recorded reference has meant here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// The reference.
+    pub reference: ImageRef,
+    /// The time since when the reference is held at its present digest; `None` if it is not.
+    pub held: Option<Timestamp>,
+    /// The digests, the present one first.
+    pub entries: Vec<HistoryEntry>,
+}
+
+/// One digest that a reference has meant for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// The platform that the image was recorded for.
+    pub platform: Platform,
+    /// The digest.
+    pub digest: BlobDigest,
+    /// The time when the digest was recorded.
+    pub from: Timestamp,
+    /// The time when another digest was recorded; `None` for the present one.
+    pub until: Option<Timestamp>,
+}
+
+/// An image that a reference meant before, as far as its layers go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EarlierImage {
+    /// The digest that the reference meant.
+    pub digest: BlobDigest,
+    /// The layers, each once.
+    pub layers: Vec<BlobDigest>,
+}
+
+/// An image that is ready to be recorded: all its layers are here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StagedImage {
+    /// The reference.
+    pub reference: ImageRef,
+    /// The platform.
+    pub platform: Platform,
+    /// The digest that the reference meant then.
+    pub digest: BlobDigest,
+    /// The time when the image became ready.
+    pub since: Timestamp,
+}
