@@ -224,7 +224,7 @@ fn what_is_independent_of_broken_toml_is_reported_with_it() {
     assert_eq!(
         brief(&bad(text)),
         [
-            "2:1 unknown key `foo` | the keys of [settings] are `layers`, `layers-mode`, `blobs`, `platform`, `platforms`, `pull`, `prune`, `downloads`, `interval`, `hosts-dir`, `ownership`, `unsigned`, `trusted-root`, `limits`",
+            "2:1 unknown key `foo` | the keys of [settings] are `layers`, `layers-mode`, `blobs`, `platform`, `platforms`, `pull`, `cooldown`, `keep`, `prune`, `downloads`, `interval`, `hosts-dir`, `ownership`, `unsigned`, `trusted-root`, `limits`",
             "3:13 invalid TOML: a value is missing",
             "5:1 unknown key `imags` | did you mean `images`?",
         ]
