@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use msb_sync::error::Error;
@@ -16,8 +16,9 @@ use crate::human::{self, Human, Meter, View};
 use crate::signals::LastWords;
 use crate::{json, streams};
 
-/// The time that a summary takes at most which somebody is printing already.
-const PRINTING: Duration = Duration::from_millis(100);
+/// The time that a summary takes at most which somebody is printing already, on a machine that has
+/// much else to do. Who reads it may also have stopped reading.
+const PRINTING: Duration = Duration::from_secs(2);
 
 /// The output of one run, as the global options want it.
 pub(crate) struct Output {
@@ -33,8 +34,20 @@ pub(crate) struct Output {
     pub(crate) home: Option<PathBuf>,
     /// Events tell how far a run is.
     progress: bool,
-    /// The time at which the run began whose summary is still to be printed.
-    owes_summary: Mutex<Option<Instant>>,
+    summary: Mutex<Summary>,
+    summary_told: Condvar,
+}
+
+/// The state of the summary of a run.
+#[derive(Default)]
+enum Summary {
+    /// There is none to print, or none any more.
+    #[default]
+    None,
+    /// The run began then, and has told none yet.
+    Owed(Instant),
+    /// Somebody is printing it.
+    Printing,
 }
 
 impl Output {
@@ -60,22 +73,32 @@ impl Output {
             human: Arc::new(Human::new(global.quiet, global.verbose, global.json, meter, tally)),
             home: global.home.clone(),
             progress: global.json && global.progress == When::Always,
-            owes_summary: Mutex::default(),
+            summary: Mutex::default(),
+            summary_told: Condvar::new(),
         }
     }
 
     /// Notes that a run begins which has a summary at its end, whatever ends it.
     pub(crate) fn owe_summary(&self) {
-        *lock(&self.owes_summary) = Some(Instant::now());
+        *lock(&self.summary) = Summary::Owed(Instant::now());
     }
 
     /// Prints the summary of the run, unless that was done; of `None`, the part that is known of a
     /// run which was stopped.
     pub(crate) fn summary(&self, applied: Option<&Applied>) {
-        let Some(started) = lock(&self.owes_summary).take() else { return };
+        let mut summary = lock(&self.summary);
+        let Summary::Owed(started) = *summary else { return };
+        *summary = Summary::Printing;
+        drop(summary);
         let stopped = applied.is_none().then(|| self.human.tally().stopped());
-        let Some(applied) = applied.or(stopped.as_ref()) else { return };
-        let elapsed = started.elapsed();
+        if let Some(applied) = applied.or(stopped.as_ref()) {
+            self.print_summary(applied, started.elapsed());
+        }
+        *lock(&self.summary) = Summary::None;
+        self.summary_told.notify_all();
+    }
+
+    fn print_summary(&self, applied: &Applied, elapsed: Duration) {
         if self.json {
             self.result(&format!("{}\n", json::summary(applied, elapsed)));
         } else if !(self.quiet || applied.outcome.stopped && applied.outcome.images.is_empty()) {
@@ -165,11 +188,9 @@ impl LastWords for Output {
     }
 
     fn overdue(&self) {
-        if lock(&self.owes_summary).is_some() {
-            self.summary(None);
-        } else {
-            std::thread::sleep(PRINTING);
-        }
+        self.summary(None);
+        let is_printing = |summary: &mut Summary| matches!(summary, Summary::Printing);
+        drop(self.summary_told.wait_timeout_while(lock(&self.summary), PRINTING, is_printing));
         self.human.stopped();
     }
 }

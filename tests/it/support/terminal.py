@@ -1,7 +1,8 @@
 """Runs a program in a terminal of its own: terminal.py COLUMNS ROWS PLAN PROGRAM ARGUMENTS...
 
 The plan is a JSON list of [TEXT, ACTION]: when the program has written TEXT since the last action, ACTION is done.
-`^C` is typed, `COLUMNSxROWS` is the new size. All that the program writes goes to standard output as it is, with
+`^C` is typed once all that was written is read, as people type who see what there is: the kernel drops the rest.
+`COLUMNSxROWS` is the new size. All that the program writes goes to standard output as it is, with
 `<COLUMNSxROWS>` where the size changed. Exits as the program did.
 """
 
@@ -9,6 +10,7 @@ import fcntl
 import json
 import os
 import pty
+import select
 import struct
 import sys
 import termios
@@ -30,7 +32,11 @@ resize(columns, rows)
 os.close(ready)
 os.close(go)
 seen = b""
+is_typing = False
 while True:
+    if is_typing and not select.select([terminal], [], [], 0)[0]:
+        os.write(terminal, b"\x03")
+        is_typing = False
     try:
         read = os.read(terminal, 65536)
     except OSError:
@@ -42,7 +48,7 @@ while True:
     if plan and plan[0][0].encode() in seen:
         action, seen = plan.pop(0)[1], b""
         if action == "^C":
-            os.write(terminal, b"\x03")
+            is_typing = True
         else:
             resize(*map(int, action.split("x")))
             sys.stdout.buffer.write(f"<{action}>".encode())
