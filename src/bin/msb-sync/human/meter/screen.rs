@@ -1,9 +1,9 @@
 //! Rows at the bottom of a terminal, drawn over and over.
 //!
 //! Between two writes the cursor rests at the first column of the first row. Everything follows
-//! from that: the `^C` that a terminal echoes lands there and wraps nothing; whatever becomes of the
-//! rows when the terminal's size changes lies below the cursor; and all of it goes by one "erase to
-//! the end of the screen".
+//! from that: the `^C` that a terminal echoes lands there and wraps nothing; whatever becomes of
+//! the rows when the terminal's size changes lies below the cursor; and all of it goes by one
+//! "erase to the end of the screen".
 //!
 //! Ctrl-C also drops what was written and not yet read, and its echo may come amid a write: a
 //! terminal's driver takes a write in blocks that end at line feeds, and at a few kilobytes. Hence
