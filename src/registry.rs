@@ -6,6 +6,7 @@
 //!
 //! | room | what lives there |
 //! |---|---|
+//! | `pace/` | the rate at which blobs are read, where one is set |
 //! | `transport/` | one request and its answer, whatever lies between |
 //! | `auth/` | challenges, credentials, and the tokens that they buy |
 //! | `sites/` | one registry's endpoint and mirrors, and what is remembered of them |
@@ -24,6 +25,7 @@ mod documents;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod layout;
+mod pace;
 mod referrers;
 mod settings;
 mod sites;
@@ -33,6 +35,7 @@ mod transport;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -42,6 +45,7 @@ pub(crate) use self::blob::BlobReader;
 use self::documents::{DocumentKind, Documents as _};
 pub(crate) use self::documents::{Lookup, Meaning};
 use self::layout::Layout;
+use self::pace::Paces;
 use self::referrers::{Asked, Hearing};
 use self::settings::{SettingsByName, Way};
 pub use self::sites::Rests;
@@ -65,6 +69,8 @@ pub(crate) struct Options {
     pub registries: Vec<RegistrySettings>,
     /// A directory of containerd's hosts files, which name more mirrors.
     pub hosts_dir: Option<PathBuf>,
+    /// The bytes of blobs a second, of all registries together.
+    pub rate: Option<NonZeroU64>,
     /// The sizes beyond which documents are refused.
     pub limits: Limits,
     /// The number of connections kept open per host.
@@ -127,6 +133,7 @@ impl Registries {
         let Options {
             registries,
             hosts_dir,
+            rate,
             limits,
             max_connections,
             environment,
@@ -143,10 +150,12 @@ impl Registries {
             LOOKUP_PATIENCE
         });
         let manifest_size = limits.manifest_size;
+        let single = registries.iter().filter_map(|own| Some((own.name.as_str(), own.rate?)));
+        let paces = Arc::new(Paces::new(rate, single));
         let bundle = bundle.map(|path| Layout::bundle(&path, manifest_size)).transpose()?;
         Ok(Self {
             network: Arc::new(network),
-            terms: Terms { hosts_dir, stored_logins, rests, manifest_size, documents: Arc::default() },
+            terms: Terms { hosts_dir, stored_logins, rests, manifest_size, paces, documents: Arc::default() },
             lookup_patience,
             settings: SettingsByName::new(registries),
             backends: Mutex::default(),
@@ -225,7 +234,7 @@ impl Registries {
 
     /// Opens the bytes of `layer`, one of `reference`'s, from `offset` on.
     ///
-    /// The reader yields at most `layer.size - offset` bytes, resumes broken transfers by itself,
+    /// The reader yields at most `layer.size - offset` bytes, at the rate that is set, resumes broken transfers by itself,
     /// and fails if it cannot get them all. It does not check the digest.
     ///
     /// # Errors

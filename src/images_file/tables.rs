@@ -7,6 +7,7 @@
 mod engines;
 mod entry;
 mod groups;
+mod rate;
 mod registry;
 mod settings;
 mod signer;

@@ -2,7 +2,7 @@
 //!
 //! [`BlobReader`] yields the bytes from an offset to the descriptor's size and no more. A transfer
 //! that breaks goes on where it stopped (`resumed`), at the next mirror or the endpoint
-//! (`sources`). The reader's user checks the digest.
+//! (`sources`), at the pace that the registry's blobs have. The reader's user checks the digest.
 
 mod range;
 mod resumed;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use self::resumed::Resumed;
 use self::sources::sources;
+use super::pace::Pacer;
 use super::sites::Remote;
 use crate::error::RegistryError;
 use crate::state::LayerDescriptor;
@@ -38,7 +39,8 @@ impl BlobReader {
         let network = Arc::clone(&remote.client.network);
         let patience = remote.patience(&layer.digest);
         let sources = sources(remote, repository, layer);
-        let resumed = Resumed::open(network, &layer.digest, layer.size, offset, sources, patience)?;
+        let pace = remote.pacer.as_ref().map(Pacer::begin);
+        let resumed = Resumed::open(network, &layer.digest, layer.size, offset, sources, patience, pace)?;
         Ok(Self(Source::Remote(Box::new(resumed))))
     }
 

@@ -16,6 +16,7 @@ mod server;
 mod transfers;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -58,6 +59,7 @@ impl Ear {
 struct Setup {
     registries: Vec<RegistrySettings>,
     hosts_dir: Option<PathBuf>,
+    rate: Option<NonZeroU64>,
     variables: Vec<(String, String)>,
     untrusted: bool,
     limits: Limits,
@@ -71,6 +73,7 @@ impl Setup {
         Self {
             registries: Vec::new(),
             hosts_dir: None,
+            rate: None,
             variables: Vec::new(),
             untrusted: false,
             limits: Limits::default(),
@@ -96,6 +99,7 @@ impl Setup {
             requests: RequestDetail::Headers,
             registries: self.registries.clone(),
             hosts_dir: self.hosts_dir.clone(),
+            rate: self.rate,
             limits: self.limits,
             max_connections: 4,
             environment: variables.collect(),

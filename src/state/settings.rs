@@ -1,5 +1,6 @@
 //! The settings of the images file and of the machine, complete with defaults.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub struct Settings {
     pub prune: bool,
     /// The number of blobs in flight.
     pub downloads: usize,
+    /// The bytes of blobs a second that are read from all registries together.
+    pub rate: Option<NonZeroU64>,
     /// The time after which `watch` looks tags up again.
     pub interval: Duration,
     /// The absolute directory of containerd's `hosts.toml` files.
@@ -92,6 +95,7 @@ impl Default for Settings {
             pull: PullPolicy::default(),
             prune: false,
             downloads: 6,
+            rate: None,
             interval: Duration::from_secs(300),
             hosts_dir: None,
             ownership: Ownership::default(),
@@ -170,6 +174,8 @@ pub struct RegistrySettings {
     pub password_env: Option<String>,
     /// The file that holds the password.
     pub password_file: Option<PathBuf>,
+    /// The bytes of blobs a second that are read from this registry and its mirrors.
+    pub rate: Option<NonZeroU64>,
     /// An OCI image layout directory instead of a server.
     pub layout: Option<PathBuf>,
 }

@@ -51,6 +51,7 @@ mod parts;
 mod policies;
 mod power_loss;
 mod prune;
+mod rate;
 mod real_engines;
 mod real_names;
 mod references;

@@ -3,6 +3,7 @@
 use toml::de::DeValue;
 
 use super::entry::{self, Defaults};
+use super::rate;
 use super::settings::cooldown;
 use crate::diagnostic::Mistake;
 use crate::image_ref;
@@ -26,6 +27,7 @@ const NEED_A_SERVER: &[&str] = &[
     "username",
     "password-env",
     "password-file",
+    "rate",
 ];
 
 /// Reads a registry's table of an images file, unless its name cannot be used.
@@ -123,6 +125,7 @@ fn settings(reader: &mut Reader<'_>, name: Option<String>, table: Table<'_>) -> 
     let username = reader.text(table, "username", values::not_empty);
     let password_env = reader.text(table, "password-env", values::variable_name);
     let password_file = reader.path(table, "password-file");
+    let rate = rate::read(reader, table);
     let layout = reader.path(table, "layout");
     Some(RegistrySettings {
         name: name?,
@@ -136,6 +139,7 @@ fn settings(reader: &mut Reader<'_>, name: Option<String>, table: Table<'_>) -> 
         username,
         password_env,
         password_file,
+        rate,
         layout,
     })
 }

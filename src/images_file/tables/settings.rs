@@ -6,6 +6,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::engines::Engines;
+use super::rate;
 use crate::diagnostic::Mistake;
 use crate::images_file::keys;
 use crate::images_file::reader::{Node, Reader, Table};
@@ -56,6 +57,7 @@ pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>, engines: &En
         downloads: downloads
             .and_then(|downloads| usize::try_from(downloads).ok())
             .unwrap_or(default.downloads),
+        rate: rate::read(reader, table),
         interval: reader.text(table, "interval", interval).unwrap_or(default.interval),
         hosts_dir: reader.path(table, "hosts-dir").or_else(of_machine),
         ownership: reader.word(table, "ownership", OWNERSHIP_WORDS).unwrap_or(default.ownership),

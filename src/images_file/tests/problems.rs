@@ -132,6 +132,12 @@ fn bad_files_and_their_problems() {
         (settings("downloads = 65"), "2:13 `downloads` must be from 1 to 64"),
         (settings("downloads = -1"), "2:13 `downloads` must be from 1 to 64"),
         (settings("interval = \"0s\""), "2:12 `interval` must be at least 1s"),
+        (settings("rate = \"20MiB\""), "2:8 `rate` is not a rate | did you mean \"20MiB/s\"?"),
+        (settings("rate = 20971520"), "2:8 `rate` must be a rate such as \"20MiB/s\", found an integer"),
+        (settings("rate = \"0\""), "2:8 `rate` must be more than 0 | leave `rate` out: then nothing is held back"),
+        (registry("rate = \"0B/s\""), "2:8 `rate` must be more than 0 | leave `rate` out: then nothing is held back"),
+        (registry("layout = \"d\"\nrate = \"1MB/s\""), "3:1 `rate` has no meaning beside `layout` | an image layout is a directory: no network is used"),
+        (registry("images = [{ name = \"a\", rate = \"1MB/s\" }]"), "2:25 unknown key `rate` | `rate` belongs to [settings]"),
         (settings("pull = \"alwyas\""), "2:8 unknown value `alwyas` for `pull` | did you mean `always`?"),
         (settings("layers-mode = \"755 \""), "2:15 `layers-mode` is not a mode | a mode is octal, as in \"0755\": others may read; or \"0700\": they may not"),
         (settings("layers-mode = \"0777\""), "2:15 `layers-mode` lets others write | who may write there decides what is in the images; \"0755\" lets others read"),
@@ -224,7 +230,7 @@ fn what_is_independent_of_broken_toml_is_reported_with_it() {
     assert_eq!(
         brief(&bad(text)),
         [
-            "2:1 unknown key `foo` | the keys of [settings] are `layers`, `layers-mode`, `blobs`, `platform`, `platforms`, `pull`, `cooldown`, `keep`, `prune`, `downloads`, `interval`, `hosts-dir`, `ownership`, `unsigned`, `trusted-root`, `limits`",
+            "2:1 unknown key `foo` | the keys of [settings] are `layers`, `layers-mode`, `blobs`, `platform`, `platforms`, `pull`, `cooldown`, `keep`, `prune`, `downloads`, `rate`, `interval`, `hosts-dir`, `ownership`, `unsigned`, `trusted-root`, `limits`",
             "3:13 invalid TOML: a value is missing",
             "5:1 unknown key `imags` | did you mean `images`?",
         ]

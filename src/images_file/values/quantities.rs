@@ -1,5 +1,6 @@
-//! Quantities: sizes, durations, and modes of directories.
+//! Quantities: sizes, rates, durations, and modes of directories.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::Fault;
@@ -36,8 +37,8 @@ const SIZE_UNITS: &[(&str, u64)] = &[
     ("TB", 1_000_000_000_000),
 ];
 
-/// Reads bytes, from `64GiB`, `1.5 MB` or `512`. Units in any case.
-pub(in crate::images_file) fn size(text: &str) -> Result<u64, Fault> {
+/// Reads bytes that are not yet limited to what a file can hold.
+fn bytes(text: &str) -> Result<u128, Fault> {
     let wrong =
         || Fault::with_hint("is not a size", "a size is a number with a unit, as in \"64GiB\" or \"10MB\"");
     let text = text.trim();
@@ -61,7 +62,48 @@ pub(in crate::images_file) fn size(text: &str) -> Result<u64, Fault> {
     let scale = 10_u128.pow(u32::try_from(fraction.len()).unwrap_or(9));
     let bytes =
         u128::from(whole) * u128::from(factor) + u128::from(fraction_digits) * u128::from(factor) / scale;
-    positive_bytes(bytes)
+    Ok(bytes)
+}
+
+/// Reads bytes, from `64GiB`, `1.5 MB` or `512`. Units in any case.
+pub(in crate::images_file) fn size(text: &str) -> Result<u64, Fault> {
+    positive_bytes(bytes(text)?)
+}
+
+/// Reads bytes a second, from `20MiB/s`: a size, and `/s`.
+pub(in crate::images_file) fn rate(text: &str) -> Result<NonZeroU64, Fault> {
+    let wrong = |hint: &str| Fault::with_hint("is not a rate", hint);
+    let usual = "a rate is a size and /s, as in \"20MiB/s\" or \"500kB/s\"";
+    let none = || Fault::with_hint("must be more than 0", "leave `rate` out: then nothing is held back");
+    let text = text.trim();
+    let lower = text.to_ascii_lowercase();
+    if ["", "unlimited", "none", "off", "no", "false", "max", "inf", "infinity"].contains(&&*lower) {
+        return Err(wrong("leave `rate` out where nothing is to be held back"));
+    }
+    if lower.contains("bit") || lower.ends_with("bps") {
+        return Err(wrong("a rate counts bytes: 100 megabits are \"12.5MB/s\""));
+    }
+    let Some(amount) = text.strip_suffix("/s").or_else(|| text.strip_suffix("/S")) else {
+        return Err(match bytes(text) {
+            Ok(0) => none(),
+            Ok(_) => wrong(&format!("did you mean \"{text}/s\"?")),
+            Err(_) => wrong(usual),
+        });
+    };
+    let amount = bytes(amount).map_err(|fault| {
+        let near = fault.hint.filter(|hint| hint.starts_with("did you mean"));
+        wrong(near.as_deref().unwrap_or(usual))
+    })?;
+    if amount == 0 {
+        return Err(none());
+    }
+    let amount = positive_bytes(amount)?;
+    NonZeroU64::new(amount).ok_or_else(none)
+}
+
+/// True if `text`, a rate, has a unit that others write for bits, such as `Mb`.
+pub(in crate::images_file) fn looks_like_bits(text: &str) -> bool {
+    text.contains('b') && text.contains(['k', 'K', 'M', 'G', 'T']) && !text.contains(['i', 'I'])
 }
 
 /// Takes a size that can be counted: from 1 to the most that SQLite and files can hold.
@@ -165,6 +207,43 @@ mod tests {
     }
 
     #[test]
+    fn rates() {
+        for (text, expected) in [
+            ("20MiB/s", 20 << 20),
+            (" 1.5 MB /s ", 1_500_000),
+            ("500kb/S", 500_000),
+            ("1KiB/s", 1024),
+            ("10gib/s", 10 << 30),
+            ("512/s", 512),
+        ] {
+            assert_eq!(rate(text).map(NonZeroU64::get), Ok(expected), "{text}");
+        }
+        let leave_out = "leave `rate` out: then nothing is held back";
+        let usual = "a rate is a size and /s, as in \"20MiB/s\" or \"500kB/s\"";
+        for (text, message, hint) in [
+            ("20MiB", "is not a rate", "did you mean \"20MiB/s\"?"),
+            ("20MiBs/s", "is not a rate", "did you mean `MiB`?"),
+            ("20MiB/min", "is not a rate", usual),
+            ("-1MiB/s", "is not a rate", usual),
+            ("fast", "is not a rate", usual),
+            ("/s", "is not a rate", usual),
+            ("100Mbit/s", "is not a rate", "a rate counts bytes: 100 megabits are \"12.5MB/s\""),
+            ("100Mbps", "is not a rate", "a rate counts bytes: 100 megabits are \"12.5MB/s\""),
+            ("unlimited", "is not a rate", "leave `rate` out where nothing is to be held back"),
+            ("", "is not a rate", "leave `rate` out where nothing is to be held back"),
+            ("0", "must be more than 0", leave_out),
+            ("0/s", "must be more than 0", leave_out),
+            ("0.0 MiB/s", "must be more than 0", leave_out),
+        ] {
+            assert_eq!(rate(text), Err(Fault::with_hint(message, hint)), "{text}");
+        }
+        assert!(rate("99999999TiB/s").is_err());
+        for (text, bits) in [("20Mb/s", true), ("20kb/s", true), ("20MB/s", false), ("20mib/s", false)] {
+            assert_eq!(looks_like_bits(text), bits, "{text}");
+        }
+    }
+
+    #[test]
     fn durations() {
         let second = Duration::from_secs(1);
         for (text, seconds) in [
@@ -206,6 +285,7 @@ mod tests {
         #[test]
         fn no_text_makes_a_quantity_panic(text in "\\PC{0,40}") {
             let _ = size(&text);
+            let _ = rate(&text);
             let _ = duration(&text, Duration::from_secs(1));
             let _ = mode(&text);
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
+use crate::registry::pace::Pace;
 use crate::registry::sites::{MIRROR_TRIES, Patience};
 use crate::registry::transport::{FailedTry, Network, TRIES, pause};
 use crate::threads::lock;
@@ -64,6 +65,8 @@ pub(super) struct Resumed {
     /// The failures since the last byte arrived.
     failures: u32,
     patience: Arc<Mutex<Patience>>,
+    /// The rate at which bytes may be taken, where there is one.
+    pace: Option<Pace>,
     failed: bool,
 }
 
@@ -79,6 +82,7 @@ impl Resumed {
         offset: u64,
         sources: VecDeque<Source>,
         patience: Arc<Mutex<Patience>>,
+        pace: Option<Pace>,
     ) -> Result<Self, RegistryError> {
         let mut blob = Self {
             network,
@@ -90,6 +94,7 @@ impl Resumed {
             skip: 0,
             failures: 0,
             patience,
+            pace,
             failed: false,
         };
         if blob.position < blob.size {
@@ -130,20 +135,28 @@ impl Resumed {
                 return self.end();
             }
             self.connect()?;
+            // Bytes to skip may use the caller's buffer, who is not told of them.
+            let mut wanted = if self.skip > 0 { self.skip } else { remaining };
+            if let Some(pace) = &mut self.pace {
+                wanted = pace.ready(wanted, &self.network.cancel)?;
+            }
             // `connect` leaves a transfer; without one there is nothing to do but to go round.
             let Some(transfer) = &mut self.transfer else { continue };
-            // Bytes to skip may use the caller's buffer, who is not told of them.
-            let wanted = if self.skip > 0 { self.skip } else { remaining };
             let count = usize::try_from(wanted).unwrap_or(usize::MAX).min(buffer.len());
             match transfer.body.read(&mut buffer[..count]) {
                 Ok(0) => {
                     let short = wrong_size(&self.digest, self.size, &transfer.host, self.position);
                     self.fail(FailedTry::transient(short))?;
                 }
-                Ok(count) if self.skip > 0 => self.skip -= count as u64,
                 Ok(count) => {
-                    self.arrived(count as u64);
-                    return Ok(count);
+                    if let Some(pace) = &mut self.pace {
+                        pace.took(count as u64);
+                    }
+                    if self.skip == 0 {
+                        self.arrived(count as u64);
+                        return Ok(count);
+                    }
+                    self.skip -= count as u64;
                 }
                 Err(failed) => self.fail(failed)?,
             }
@@ -205,9 +218,10 @@ impl Resumed {
             return Err(failed.error);
         }
         self.failures += 1;
+        let waited = self.pace.as_mut().map_or(Duration::ZERO, Pace::waited);
         let lasts = {
             let mut patience = lock(&self.patience);
-            patience.broke();
+            patience.broke(waited);
             patience.lasts()
         };
         let again = failed.may_pass() && lasts;

@@ -14,6 +14,7 @@ use super::site::Site;
 use crate::error::{RegistryError, RegistryName};
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::registry::auth::Credentials;
+use crate::registry::pace::Paces;
 use crate::registry::transport::{Client, Network, printable};
 use crate::state::RegistrySettings;
 use crate::url::{Url, is_loopback};
@@ -43,6 +44,8 @@ pub(crate) struct Terms {
     pub(crate) rests: Rests,
     /// The largest document that is read, in bytes.
     pub(crate) manifest_size: u64,
+    /// The rates at which blobs are read.
+    pub(crate) paces: Arc<Paces>,
     /// The bytes of documents that all registries keep together.
     pub(crate) documents: Arc<Allowance>,
 }

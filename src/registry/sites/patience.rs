@@ -10,6 +10,9 @@ const BYTES_PER_BREAK: u64 = 1 << 20;
 /// The number of times that a blob is read again from its start, by servers that cannot go on in
 /// the middle.
 const RESTARTS: u32 = 6;
+/// The time after which a server that was kept waiting may hang up: a line that is slow on purpose
+/// looks to it like one that is dead.
+const KEPT_WAITING: Duration = Duration::from_secs(10);
 /// The time that the registry may let a blob wait, all `Retry-After` together.
 const MAX_WAITED: Duration = Duration::from_secs(5 * 60);
 
@@ -31,9 +34,9 @@ impl Patience {
             && self.waited <= MAX_WAITED
     }
 
-    /// Takes note of a transfer that broke.
-    pub(crate) fn broke(&mut self) {
-        self.breaks += 1;
+    /// Takes note of a transfer that broke, after its server was `kept_waiting` by us.
+    pub(crate) fn broke(&mut self, kept_waiting: Duration) {
+        self.breaks += u64::from(kept_waiting < KEPT_WAITING);
     }
 
     /// Takes note of a transfer that begins at the blob's start once more.
@@ -59,9 +62,11 @@ mod tests {
     #[test]
     fn bytes_that_arrive_earn_breaks_and_nothing_earns_restarts_or_waits() {
         let mut patience = Patience::default();
-        (0..BREAKS).for_each(|_| patience.broke());
+        (0..BREAKS).for_each(|_| patience.broke(Duration::ZERO));
         assert!(patience.lasts());
-        patience.broke();
+        patience.broke(KEPT_WAITING);
+        assert!(patience.lasts(), "the server is not to blame");
+        patience.broke(Duration::from_secs(1));
         assert!(!patience.lasts());
         patience.arrived(BYTES_PER_BREAK);
         patience.arrived(1);

@@ -23,6 +23,7 @@ use super::site::Site;
 use crate::digest::BlobDigest;
 use crate::error::{Login, RegistryError};
 use crate::registry::auth::{Authorizer, Credentials, Party, Pass, is_challenge};
+use crate::registry::pace::Pacer;
 use crate::registry::transport::{Answer, Client, FailedTry, Network, Request, TRIES, refusal, retry};
 use crate::state::RegistrySettings;
 use crate::threads::lock;
@@ -41,6 +42,8 @@ pub(crate) struct Remote {
     /// Mirrors in order, the endpoint last.
     pub(crate) sites: Vec<Site>,
     pub(crate) cache: Cache,
+    /// The rates at which its blobs are read, where there are some.
+    pub(crate) pacer: Option<Pacer>,
     pub(crate) pulls: Pulls,
     /// True once HEAD has failed where GET may work.
     pub(crate) heads_fail: AtomicBool,
@@ -80,6 +83,7 @@ impl Remote {
             client,
             sites,
             cache: Cache::new(Arc::clone(&terms.documents)),
+            pacer: terms.paces.of([name, account]),
             pulls: Pulls::default(),
             heads_fail: AtomicBool::new(false),
             manifest_size: terms.manifest_size,

@@ -41,6 +41,7 @@ fn registries(
     let options = Options {
         registries,
         hosts_dir: settings.hosts_dir.clone(),
+        rate: settings.rate,
         limits: settings.limits,
         max_connections: settings.downloads,
         environment: session.environment.clone(),

@@ -1,9 +1,13 @@
 //! A blob's reader over scripted sources: no sockets, and each test says what the sources do.
 
+use std::num::NonZeroU64;
+use std::time::Instant;
+
 use super::*;
 use crate::cancel::Cancel;
 use crate::digest::Algorithm;
 use crate::progress::{Event, Reporter};
+use crate::registry::pace::Paces;
 use crate::registry::transport::Environment;
 
 struct Deaf;
@@ -71,10 +75,19 @@ fn source(
 const BLOB: &[u8] = b"0123456789";
 
 fn open(offset: u64, sources: Vec<Source>, cancel: &Cancel) -> Result<Resumed, RegistryError> {
+    open_paced(offset, sources, cancel, None)
+}
+
+fn open_paced(
+    offset: u64,
+    sources: Vec<Source>,
+    cancel: &Cancel,
+    pace: Option<Pace>,
+) -> Result<Resumed, RegistryError> {
     let environment = Environment::default();
     let network = Arc::new(Network::new(environment, 1, cancel.clone(), Arc::new(Deaf)));
     let digest = BlobDigest::of(Algorithm::Sha256, BLOB);
-    Resumed::open(network, &digest, BLOB.len() as u64, offset, sources.into(), Arc::default())
+    Resumed::open(network, &digest, BLOB.len() as u64, offset, sources.into(), Arc::default(), pace)
 }
 
 /// Reads all that there is, three bytes at a time.
@@ -109,6 +122,29 @@ fn a_transfer_that_breaks_goes_on_where_it_stopped() {
     assert_eq!(read(7, vec![rest]).unwrap(), b"789");
     assert_eq!(*lock(&heard), ["a 7"]);
     assert_eq!(read(10, vec![]).unwrap(), b"", "nothing is asked where nothing is missing");
+}
+
+#[test]
+fn a_paced_transfer_has_the_same_bytes_and_counts_those_that_come_again() {
+    let paces = Arc::new(Paces::new(NonZeroU64::new(2_000), std::iter::empty()));
+    let pace = paces.of(["r", "r"]).unwrap().begin();
+    let mut length = 0;
+    let whole = source(&Heard::default(), "a", move |_| {
+        length += 4;
+        Ok(transfer(0, &BLOB[..length.min(BLOB.len())], End::Break))
+    });
+    let started = Instant::now();
+    let mut blob = open_paced(0, vec![whole], &Cancel::new(), Some(pace)).unwrap();
+    let (mut bytes, mut buffer) = (Vec::<u8>::new(), [0; 3]);
+    loop {
+        match blob.read(&mut buffer).unwrap() {
+            0 => break,
+            count => bytes.extend(&buffer[..count]),
+        }
+    }
+    assert_eq!(bytes, BLOB);
+    // 4 bytes, 8 bytes, and all 10.
+    assert!(started.elapsed() >= Duration::from_millis(11), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -164,7 +200,7 @@ fn patience_ends_however_a_server_keeps_it_alive() {
     });
     let patience = Arc::<Mutex<Patience>>::default();
     let sources = VecDeque::from([drips]);
-    let mut blob = Resumed::open(network, &digest, 1 << 40, 0, sources, patience).unwrap();
+    let mut blob = Resumed::open(network, &digest, 1 << 40, 0, sources, patience, None).unwrap();
     let mut buffer = [0; 8];
     let mut count = 0;
     while blob.read(&mut buffer).is_ok() {
