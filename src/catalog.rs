@@ -18,6 +18,8 @@ mod connection;
 mod directories;
 mod header;
 mod holdings;
+mod hook_book;
+mod hook_events;
 mod image;
 mod loads;
 mod needed;
@@ -43,11 +45,12 @@ use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::state::{
-    Candidate, ConfigRecord, EarlierImage, Evidence, History, LoadedReference, Owner, Platform,
-    RecordedImage, ResolvedImage, StagedImage, TagCandidate,
+    Candidate, ConfigRecord, EarlierImage, Evidence, History, LoadedReference, Owner, PendingHookEvent,
+    Platform, RecordedImage, ResolvedImage, StagedImage, TagCandidate,
 };
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
 use header::OpenCatalog;
+pub(crate) use hook_book::HookBook;
 pub(crate) use needed::GivenUp;
 pub use writable::Holding;
 pub use writable::WritableCatalog;
@@ -307,6 +310,17 @@ impl Catalog {
     /// The database cannot be read.
     pub fn staged(&self, now: Timestamp) -> Result<Vec<StagedImage>, CatalogError> {
         self.read("look up staged images in", |tx| past::staged(tx, now))
+    }
+
+    /// The changes of `owner`'s images that hooks are still to be told of, oldest first; those too
+    /// that another run is telling.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn pending_hook_events(&self, owner: &Owner) -> Result<Vec<PendingHookEvent>, CatalogError> {
+        self.read("look up what hooks are to be told in", |tx| {
+            Ok(hook_events::of_owner(tx, owner)?.into_iter().filter_map(|row| row.pending).collect())
+        })
     }
 
     /// Every directory of layers that images of this home have had theirs in.

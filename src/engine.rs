@@ -1,15 +1,13 @@
 //! Engines: the programs of this machine that images are handed to, one small adapter each.
 //!
 //! An adapter knows the words of its program ([`Engine`]); everything else is shared. A `Program`
-//! says what the program gets and how long it may take, and what its end means; `child` is the
-//! process, hostile and fragile, which is fed, drained and ended; `Temporary` is the place of its
-//! temporary files. An engine's program is asked for its version once a run.
+//! says what the program gets and how long it may take, and what its end means; it runs as a
+//! `child`, which is fed, drained and ended; `Temporary` is the place of its temporary files. An
+//! engine's program is asked for its version once a run.
 
 mod adapter;
-mod child;
 mod containerd;
 mod docker;
-mod lines;
 mod listing;
 mod microsandbox;
 mod pieces;

@@ -7,6 +7,7 @@
 mod catalog;
 mod defect;
 mod engine;
+mod hook;
 mod input;
 mod layer;
 mod recorded;
@@ -19,6 +20,7 @@ mod text;
 pub use catalog::CatalogError;
 pub use defect::Defect;
 pub use engine::EngineError;
+pub use hook::HookError;
 pub use input::{InputError, InputFile};
 pub use layer::LayerError;
 pub use recorded::{RecordedError, Unforgettable};
@@ -113,6 +115,9 @@ pub enum Error {
     /// An engine failed, or has something else than it was given.
     #[error(transparent)]
     Engine(EngineError),
+    /// A hook failed, or could not be run.
+    #[error(transparent)]
+    Hook(HookError),
     /// The right signer has not signed the image.
     #[error(transparent)]
     Signature(#[from] SignatureError),
@@ -182,6 +187,13 @@ impl From<EngineError> for Error {
     }
 }
 
+impl From<HookError> for Error {
+    /// A hook that was stopped with the run has not failed.
+    fn from(error: HookError) -> Self {
+        if let HookError::Stopped { .. } = error { Self::Stopped } else { Self::Hook(error) }
+    }
+}
+
 impl Error {
     /// A stable, machine-readable word for the kind of failure.
     pub fn kind(&self) -> &'static str {
@@ -201,6 +213,7 @@ impl Error {
             Self::Metrics { .. } => "metrics",
             Self::System { .. } => "system",
             Self::Engine(error) => error.kind(),
+            Self::Hook(error) => error.kind(),
             Self::Signature(error) => error.kind(),
             Self::Defect(_) => "defect",
             Self::Stopped => "stopped",
@@ -241,6 +254,7 @@ impl Error {
                 _ => "choose an address of this machine, and a port that this user may listen on".to_owned(),
             }),
             Self::Engine(error) => error.hint(),
+            Self::Hook(error) => error.hint(),
             Self::Signature(error) => error.hint(),
             Self::Signatures { source, .. } => source.hint(),
             Self::Defect(defect) => defect.hint(),

@@ -17,10 +17,10 @@ mod outcome;
 mod removals;
 mod source;
 mod space;
+mod told;
 mod waitlist;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,9 @@ use crate::plan::{Fetch, Plan, PlannedImage, ToRecord};
 use crate::progress::{Event, Reporter, Task};
 use crate::queue::Queue;
 use crate::registry::Registries;
-use crate::state::{Action, EngineName, Limits, LoadedReference, Owner, Ownership, Targets};
+use crate::state::{
+    Action, EngineName, Hook, Limits, LoadedReference, Owner, Ownership, PendingHookEvent, Targets,
+};
 use crate::store::{self, Left, Store};
 use crate::sys;
 use crate::threads;
@@ -68,6 +70,8 @@ pub(crate) struct Executor<'a> {
     pub engines: &'a Engines,
     /// The owner on whose behalf the run works.
     pub owner: &'a Owner,
+    /// The hooks that are to be told of changes.
+    pub hooks: &'a [Hook],
     /// The parts that images are to have.
     pub targets: &'a Targets,
     /// The number of blobs in flight.
@@ -291,15 +295,16 @@ impl Executor<'_> {
     /// never comes so far the engines have what they had.
     fn settle(&mut self, plan: &Plan, waitlist: &mut Waitlist, feed: &Feed<'_>) {
         let settled = waitlist.take_settled();
+        let told = told::of_settled(self.hooks, plan, &settled, feed);
         let mut changes = Vec::new();
         // Each with its error, or with true if its change is the next one.
         let mut outcomes: Vec<(usize, Result<bool, Arc<Error>>)> = Vec::with_capacity(settled.len());
-        for index in settled {
+        for (index, events) in settled.into_iter().zip(&told) {
             let image = &plan.images[index];
             if image.action == Action::Remove {
                 continue;
             }
-            let change = waitlist.error(index).map_or_else(|| self.change(image), Err);
+            let change = waitlist.error(index).map_or_else(|| self.change(image, events), Err);
             outcomes.push((index, change.as_ref().map(Option::is_some).map_err(Arc::clone)));
             changes.extend(change.into_iter().flatten());
         }
@@ -348,7 +353,7 @@ impl Executor<'_> {
         for LoadResult { image, engine, mut rows, error, .. } in loaded {
             count += rows.len();
             for row in &mut rows {
-                note_files_as_made(row, &noted);
+                loads::note_files_as_made(row, &noted);
             }
             let recorded = rows.iter().try_for_each(|row| self.catalog.end_load(row));
             let failed = error.or(recorded.err().map(|error| Arc::new(error.into())));
@@ -374,7 +379,11 @@ impl Executor<'_> {
 
     /// The change in the catalog for an image that has all its layers; `None`: nothing is to be
     /// written.
-    fn change<'p>(&self, image: &'p PlannedImage) -> Result<Option<Change<'p>>, Arc<Error>> {
+    fn change<'p>(
+        &self,
+        image: &'p PlannedImage,
+        events: &'p [PendingHookEvent],
+    ) -> Result<Option<Change<'p>>, Arc<Error>> {
         if let Some(error) = image.rows_error() {
             return Err(Arc::clone(error));
         }
@@ -385,11 +394,11 @@ impl Executor<'_> {
                     let text = format!("{} has no layers: microsandbox takes it for absent", image.reference);
                     self.reporter.report(Event::Warning(text));
                 }
-                Some(Change::Record { image: resolved, names, hold: false })
+                Some(Change::Record { image: resolved, names, hold: false, events })
             }
             Some(ToRecord::Locked(_)) => return Err(Arc::new(Defect::LockNotLookedUp.into())),
-            Some(ToRecord::Owner) => Some(Change::Adopt { names }),
-            None => None,
+            Some(ToRecord::Owner) => Some(Change::Adopt { names, events }),
+            None => (!events.is_empty()).then_some(Change::Tell { events }),
         })
     }
 
@@ -415,7 +424,9 @@ impl Executor<'_> {
         }
         for group in leaving.chunks(catalog::GROUP) {
             let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
-            let forgotten = self.catalog.forget(&names, Some(self.owner));
+            let told: Vec<PendingHookEvent> =
+                group.iter().flat_map(|image| told::events(self.hooks, image, true)).collect();
+            let forgotten = self.catalog.forget_and_tell(&names, self.owner, &told);
             let error = forgotten.err().map(|error| Arc::new(Error::from(error)));
             for image in group {
                 outcome.images.push((image.reference.clone(), image.action, error.clone()));
@@ -474,20 +485,6 @@ impl Executor<'_> {
     fn report_left(&self, left: &[Left]) {
         for left in left {
             self.reporter.report(Event::Warning(left.to_string()));
-        }
-    }
-}
-
-/// Lets `row` say of files that other images brought what was `noted` of them then: an engine takes
-/// a file that is there for a good one, and what it is now may be damage.
-fn note_files_as_made(row: &mut LoadedReference, noted: &[LoadedReference]) {
-    let of_others = noted.iter().filter(|other| other.listed.is_some() && other.name != row.name);
-    let known: BTreeMap<&Path, &str> = of_others
-        .flat_map(|other| other.files.iter().map(|file| (file.path.as_path(), file.digest.as_str())))
-        .collect();
-    for file in &mut row.files {
-        if let Some(digest) = known.get(file.path.as_path()) {
-            file.digest = (*digest).to_owned();
         }
     }
 }

@@ -18,6 +18,7 @@ pub use self::grammar::{RefError, check_registry, registry_name};
 use self::grammar::{check_repository, check_tag};
 pub(crate) use self::grammar::{split_registry, split_scheme};
 use crate::digest::BlobDigest;
+use crate::wildcard;
 
 /// The registry of references that name none, unless `OCI_REGISTRY_DOMAIN` says otherwise.
 pub const DEFAULT_REGISTRY: &str = "docker.io";
@@ -166,6 +167,16 @@ impl ImageRef {
             names.push(self.with_registry(DEFAULT_REGISTRY));
         }
         names
+    }
+
+    /// Tells whether one of `patterns`, full names without tag in which `*` stands for anything,
+    /// names the image by any of the names under which it is recorded: what comes from
+    /// `sandboxes.io` is docker.io's image too, and then answers to both.
+    pub(crate) fn is_named_by(&self, patterns: &[String]) -> bool {
+        self.recorded_names().iter().any(|name| {
+            let name = name.repository_alone().to_string();
+            patterns.iter().any(|pattern| wildcard::fits(pattern, &name))
+        })
     }
 
     fn with(&self, change: impl FnOnce(&mut Parts)) -> Self {

@@ -39,7 +39,7 @@ pub(crate) use sources::{Found, MAX_SOURCE, read as read_source};
 use crate::diagnostic::{Mistake, Page, Problem, Problems, Severity, Span, Tree, nearest};
 use crate::error::InputError;
 use crate::image_ref::ImageRef;
-use crate::state::{Desired, DesiredImage, Owner, Platform, RegistrySettings, Settings, TagSelection};
+use crate::state::{Desired, DesiredImage, Hook, Owner, Platform, RegistrySettings, Settings, TagSelection};
 
 /// The largest images file, in bytes.
 pub(crate) const MAX_TEXT: usize = 8 << 20;
@@ -96,6 +96,10 @@ pub(crate) struct ImagesFile {
     pub selections: Vec<TagSelection>,
     /// Groups by name: `[groups]` tables and entries' `groups` together.
     pub groups: BTreeMap<String, Group>,
+    /// The programs that are run after images have changed, in the order of the file.
+    pub hooks: Vec<Hook>,
+    /// The environment variables that hold passwords of registries.
+    pub secret_variables: BTreeSet<String>,
     /// Problems that are doubtful but do not stop the run.
     pub warnings: Vec<Problem>,
 }

@@ -61,16 +61,18 @@
 //! | `<home>/tmp/` | the programs of engines, for their temporary files |
 //! | `<home>/.msb-sync.id` | `store` |
 //! | `<home>/.msb-sync.lock` | `locked_home` |
+//! | `<home>/.msb-sync.hooks` | `catalog`: who runs hooks for which changes |
 //!
 //! # Which room may use which
 //!
-//! 1. Vocabulary ([`cancel`], `diagnostic`, [`digest`], [`error`], [`image_ref`], `locked_home`,
-//!    [`progress`], `queue`, `sys`, `threads`, `url`, `wildcard`) uses only vocabulary.
+//! 1. Vocabulary ([`cancel`], `child`, `diagnostic`, [`digest`], [`error`], [`image_ref`],
+//!    `locked_home`, [`progress`], `queue`, `sys`, `threads`, `url`, `wildcard`) uses only
+//!    vocabulary.
 //! 2. Pure rooms ([`state`], `images_file`, `lockfile`, `selection`, [`plan`], `trust`, `bundle`)
 //!    use vocabulary and `state`, and touch nothing: no files, network, environment, clock or
 //!    threads.
-//! 3. Adapters (`registry`, `store`, `catalog`, `extract`, `engine`) use vocabulary and `state`,
-//!    never each other.
+//! 3. Adapters (`registry`, `store`, `catalog`, `extract`, `engine`, `hooks`) use vocabulary and
+//!    `state`, never each other.
 //! 4. Drivers (`observe`, `execute`, then [`sync`], then [`watch`]) use what is below them.
 //! 5. Each foreign package has one home: rusqlite in `catalog`, ureq in `registry`, tar, flate2 and
 //!    zstd in `extract`, rustix and libc in `sys`, notify, tokio and hyper in `watch`, clap,
@@ -94,10 +96,12 @@ pub mod watch;
 
 mod bundle;
 mod catalog;
+mod child;
 mod diagnostic;
 mod engine;
 mod execute;
 mod extract;
+mod hooks;
 mod images_file;
 mod locked_home;
 mod lockfile;

@@ -172,6 +172,35 @@ pub enum Event {
         /// The number of images that it was to get and does not have.
         failed: usize,
     },
+    /// A hook begins to run.
+    HookStarted {
+        /// The place of its table, `images.toml:12`.
+        rule: String,
+        /// The program.
+        program: String,
+        /// The number of changes that it is told of.
+        changes: usize,
+    },
+    /// A hook has written a line.
+    HookOutput {
+        /// The name of its program, escaped.
+        program: String,
+        /// The line, escaped and cut.
+        line: String,
+    },
+    /// A hook has ended, or could not be run.
+    Hook {
+        /// The place of its table.
+        rule: String,
+        /// The program.
+        program: String,
+        /// The number of changes that it was told of.
+        changes: usize,
+        /// The exit code, if the program ended by itself.
+        exit_code: Option<i32>,
+        /// The failure, if there is one.
+        error: Option<Arc<Error>>,
+    },
     /// A request to a registry was answered, or was not. Requests for tokens, to mirrors and to the
     /// targets of redirects count too.
     Request {

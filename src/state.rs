@@ -10,6 +10,7 @@
 mod desired;
 mod document;
 mod engine;
+mod hook;
 mod layer;
 mod locked;
 mod observed;
@@ -26,6 +27,7 @@ pub use crate::progress::Action;
 pub use desired::{Desired, DesiredImage};
 pub use document::{DocumentDescriptor, DocumentRole};
 pub use engine::{AskedNames, EngineFile, EngineListing, EngineName, EngineSettings, LoadedReference};
+pub use hook::{Hook, HookEvent, PendingHookEvent};
 pub use layer::{LayerDescriptor, LayerFacts, LayerState, MediaType, size_of_layers};
 pub use locked::LockedImage;
 pub use observed::{BlockedSelection, Observed, RecordedImage, Resolution, SelectedImage};

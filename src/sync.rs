@@ -55,6 +55,7 @@ pub use stacking::{Restacked, Stacking};
 pub use steps::compare::{LayerStatus, VerifiedLayer};
 pub use steps::compare_blobs::{PartStatus, VerifiedBlob};
 pub use steps::compare_engines::VerifiedReference;
+pub use steps::hooks::HookRun;
 pub use steps::unproven::UnprovenImage;
 pub use trust_root::{TrustRoot, built_in_root_date, trust_root};
 pub use verb_error::VerbError;

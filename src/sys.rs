@@ -7,6 +7,7 @@
 //! users name, are opened by `own` and `regular`, which refuse whatever somebody else may have put
 //! there. This is the only file of the project that may hold `unsafe`.
 
+mod byte_lock;
 mod child;
 mod descriptors;
 mod disks;
@@ -24,6 +25,7 @@ mod xattrs;
 use std::fs::{File, TryLockError};
 use std::io;
 
+pub(crate) use byte_lock::try_lock_byte;
 pub(crate) use child::{
     await_output, await_room, detach, end_group, enlarge_pipe, has_ended, set_nonblocking,
 };

@@ -31,6 +31,7 @@ const MIGRATIONS: &[Migration] = &[
     own_tables,
     own_tables,
     histories,
+    own_tables,
 ];
 
 fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {

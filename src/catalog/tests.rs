@@ -4,6 +4,7 @@
 mod damage;
 mod files;
 mod histories;
+mod hooks;
 mod microsandbox;
 mod owners;
 mod parts;

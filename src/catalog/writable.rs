@@ -6,18 +6,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::Catalog;
 use super::connection::{absolute, connect, explain_open, sql_error, why_not_opened};
 use super::header::OpenCatalog;
 use super::write::{self, Forgotten};
-use super::{directories, loads, own, past, schema, trust, waiting};
+use super::{directories, hook_events, loads, own, past, schema, trust, waiting};
 use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
-use crate::state::{Evidence, LoadedReference, Owner, ResolvedImage, TagCandidate};
+use crate::state::{Evidence, LoadedReference, Owner, PendingHookEvent, ResolvedImage, TagCandidate};
 
 /// Images of one transaction at most, so that other writers need not wait long.
 pub(crate) const GROUP: usize = 100;
@@ -61,11 +61,20 @@ pub enum Change<'a> {
         names: &'a [ImageRef],
         /// True if the image is held at this digest from now on.
         hold: bool,
+        /// The hooks that are to be told.
+        events: &'a [PendingHookEvent],
     },
     /// See [`WritableCatalog::adopt`].
     Adopt {
         /// The names that are recorded.
         names: &'a [ImageRef],
+        /// The hooks that are to be told.
+        events: &'a [PendingHookEvent],
+    },
+    /// All rows of the image are right, and something else of it changes.
+    Tell {
+        /// The hooks that are to be told.
+        events: &'a [PendingHookEvent],
     },
 }
 
@@ -78,24 +87,8 @@ impl WritableCatalog {
     /// Anything but an SQLite database, or one whose tables are not those of microsandbox 0.2; a
     /// newer msb-sync's; no permission; a full disk. The file is then as it was.
     pub fn open(home: &LockedHome) -> Result<Self, CatalogError> {
-        const DOING: &str = "open";
         let path = absolute(&Catalog::path_in(home.path()))?;
-        let target = own::writable(&path)?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let open = OpenCatalog::new();
-        let mut conn = connect(&target, flags).map_err(|error| explain_open(&path, true, &error))?;
-        let fail = |error| sql_error(DOING, &path, &error);
-        // SQLite quietly opens a file it may not write read-only; better to say so now than at the
-        // first record.
-        if conn.is_readonly("main").map_err(fail)? {
-            let reason = "it is write-protected".to_owned();
-            let fallback = CatalogError::Permission { doing: "write", path: path.clone(), reason };
-            return Err(why_not_opened(&path, true).unwrap_or(fallback));
-        }
-        // A transaction ends with the removal of its journal. With less than EXTRA the directory is
-        // not synced after that: a power loss brings the journal back, and the journal takes back
-        // what was told as done.
-        conn.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA foreign_keys = ON").map_err(fail)?;
+        let (mut conn, open) = connect_to_write(&path)?;
         schema::upgrade(&mut conn, &path)?;
         Ok(Self { catalog: Catalog { conn, path, lacks_tables: false, _open: open }, _home: home.clone() })
     }
@@ -115,7 +108,7 @@ impl WritableCatalog {
         owner: &Owner,
         holding: Holding<'_>,
     ) -> Result<(), CatalogError> {
-        self.change_all(&[Change::Record { image, names, hold: false }], owner, holding)
+        self.change_all(&[Change::Record { image, names, hold: false, events: &[] }], owner, holding)
     }
 
     /// Makes `owner` one of the owners of an image that [`WritableCatalog::record`] recorded under
@@ -130,7 +123,7 @@ impl WritableCatalog {
         owner: &Owner,
         holding: Holding<'_>,
     ) -> Result<(), CatalogError> {
-        self.change_all(&[Change::Adopt { names }], owner, holding)
+        self.change_all(&[Change::Adopt { names, events: &[] }], owner, holding)
     }
 
     /// Records and adopts as [`WritableCatalog::record`] and [`WritableCatalog::adopt`] do for many
@@ -184,9 +177,19 @@ impl WritableCatalog {
                 keeps_earlier: holding.keeps_earlier,
                 now: Timestamp::now(),
             };
-            changes.iter().try_for_each(|change| match change {
-                Change::Record { image, names, hold } => write::record(tx, image, names, *hold, held),
-                Change::Adopt { names } => write::adopt(tx, names, held),
+            changes.iter().try_for_each(|change| {
+                let events = match change {
+                    Change::Record { image, names, hold, events } => {
+                        write::record(tx, image, names, *hold, held)?;
+                        events
+                    }
+                    Change::Adopt { names, events } => {
+                        write::adopt(tx, names, held)?;
+                        events
+                    }
+                    Change::Tell { events } => events,
+                };
+                hook_events::put(tx, owner, events)
             })
         })
     }
@@ -202,9 +205,23 @@ impl WritableCatalog {
         references: &[ImageRef],
         owner: Option<&Owner>,
     ) -> Result<Forgotten, CatalogError> {
+        self.write("forget images in", |tx| forget(tx, references, owner))
+    }
+
+    /// Drops the ownership of `owner` as [`WritableCatalog::forget`] does, and notes in the same
+    /// transaction which hooks are to be told.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn forget_and_tell(
+        &mut self,
+        references: &[ImageRef],
+        owner: &Owner,
+        events: &[PendingHookEvent],
+    ) -> Result<Forgotten, CatalogError> {
         self.write("forget images in", |tx| {
-            let forgotten = write::forget(tx, references, owner)?;
-            trust::sweep(tx)?;
+            let forgotten = forget(tx, references, Some(owner))?;
+            hook_events::put(tx, owner, events)?;
             Ok(forgotten)
         })
     }
@@ -332,14 +349,52 @@ impl WritableCatalog {
         doing: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, CatalogError> {
-        // Immediate: a transaction that first reads and then wants to write could not wait for
-        // another writer.
-        let result =
-            self.catalog.conn.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|tx| {
-                let value = change(&tx)?;
-                tx.commit()?;
-                Ok(value)
-            });
+        let result = in_transaction(&mut self.catalog.conn, change);
         result.map_err(|error| sql_error(doing, &self.catalog.path, &error))
     }
+}
+
+fn forget(
+    tx: &Transaction<'_>,
+    references: &[ImageRef],
+    owner: Option<&Owner>,
+) -> rusqlite::Result<Forgotten> {
+    let forgotten = write::forget(tx, references, owner)?;
+    trust::sweep(tx)?;
+    hook_events::drop_unfinished(tx, references, owner)?;
+    Ok(forgotten)
+}
+
+/// Opens the database at `path`, an absolute one, to be written; a file that is missing is made.
+pub(super) fn connect_to_write(path: &Path) -> Result<(Connection, OpenCatalog), CatalogError> {
+    let target = own::writable(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = OpenCatalog::new();
+    let conn = connect(&target, flags).map_err(|error| explain_open(path, true, &error))?;
+    let fail = |error| sql_error("open", path, &error);
+    // SQLite quietly opens a file it may not write read-only; better to say so now than at the
+    // first record.
+    if conn.is_readonly("main").map_err(fail)? {
+        let reason = "it is write-protected".to_owned();
+        let fallback = CatalogError::Permission { doing: "write", path: path.to_owned(), reason };
+        return Err(why_not_opened(path, true).unwrap_or(fallback));
+    }
+    // A transaction ends with the removal of its journal. With less than EXTRA the directory is
+    // not synced after that: a power loss brings the journal back, and the journal takes back what
+    // was told as done.
+    conn.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA foreign_keys = ON").map_err(fail)?;
+    Ok((conn, open))
+}
+
+/// Makes a change in one transaction.
+pub(super) fn in_transaction<T>(
+    conn: &mut Connection,
+    change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    // Immediate: a transaction that first reads and then wants to write could not wait for another
+    // writer.
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let value = change(&tx)?;
+    tx.commit()?;
+    Ok(value)
 }

@@ -1,8 +1,8 @@
 //! The one trait of all engines, and what their adapters have in common.
 
-use super::child::Archive;
-use super::lines::shown;
 use super::program::Output;
+use crate::child::Input;
+use crate::child::shown;
 use crate::digest::{BlobDigest, DiffId};
 use crate::error::EngineError;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
@@ -50,7 +50,7 @@ pub(crate) trait Engine: Send + Sync {
     /// Starts the engine's program for loading, and lets `archive` write into it. Where that fails,
     /// for whatever reason, the program does not take what it got for the whole archive. Images of
     /// other platforms than this machine's are among those in it if `is_foreign`.
-    fn load(&self, archive: Archive<'_>, is_foreign: bool) -> Result<(), EngineError>;
+    fn load(&self, archive: Input<'_>, is_foreign: bool) -> Result<(), EngineError>;
 
     /// Tells of each of `names`, which the engine lists, whether the image is whole.
     ///

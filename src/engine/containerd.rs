@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use super::adapter::{Engine, Removed, Told, full_name, remove_each};
-use super::child::Archive;
-use super::lines::shown;
 use super::listing::Reader;
 use super::pieces::Form;
 use super::program::{Output, Program};
 use super::version::Version;
+use crate::child::Input;
+use crate::child::shown;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
 use crate::state::{AskedNames, EngineListing, EngineName, EngineSettings};
@@ -98,7 +98,7 @@ impl Engine for Containerd {
         Ok(reader.finish())
     }
 
-    fn load(&self, archive: Archive<'_>, is_foreign: bool) -> Result<(), EngineError> {
+    fn load(&self, archive: Input<'_>, is_foreign: bool) -> Result<(), EngineError> {
         self.version.check(&self.program)?;
         // Else what is not for this machine is left out.
         let platforms: &[&str] = if is_foreign { &["--all-platforms"] } else { &[] };

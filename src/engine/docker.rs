@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 
 use super::adapter::{Engine, Removed, Told, full_name, remove_each};
-use super::child::Archive;
 use super::listing::Reader;
 use super::pieces::Form;
 use super::program::{Program, SSH_AGENT};
 use super::version::Version;
+use crate::child::Input;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
 use crate::state::{AskedNames, EngineListing, EngineSettings};
@@ -77,7 +77,7 @@ impl Engine for Docker {
         self.is_classic.get().copied().unwrap_or(false)
     }
 
-    fn load(&self, archive: Archive<'_>, _is_foreign: bool) -> Result<(), EngineError> {
+    fn load(&self, archive: Input<'_>, _is_foreign: bool) -> Result<(), EngineError> {
         self.is_classic()?;
         self.program.feed(&["load", "--quiet"], archive)
     }

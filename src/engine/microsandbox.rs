@@ -15,11 +15,11 @@ use std::sync::Mutex;
 use serde::Deserialize;
 
 use super::adapter::{Engine, Removed, Told, full_name, remove_each};
-use super::child::Archive;
 use super::listing::Reader;
 use super::pieces::Form;
 use super::program::Program;
 use super::version::Version;
+use crate::child::Input;
 use crate::digest::{Algorithm, BlobDigest, DiffId, Hasher};
 use crate::error::EngineError;
 use crate::state::{AskedNames, EngineFile, EngineListing, EngineSettings};
@@ -112,7 +112,7 @@ impl Engine for Microsandbox {
         Ok(reader.finish())
     }
 
-    fn load(&self, archive: Archive<'_>, _is_foreign: bool) -> Result<(), EngineError> {
+    fn load(&self, archive: Input<'_>, _is_foreign: bool) -> Result<(), EngineError> {
         self.version.check(&self.program)?;
         // Killed runs could not.
         self.sweep();

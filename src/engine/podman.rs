@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::adapter::{Engine, Removed, Told, full_name, remove_each};
-use super::child::Archive;
-use super::lines::shown;
 use super::listing::Reader;
 use super::pieces::Form;
 use super::program::{Program, SSH_AGENT};
 use super::version::Version;
+use crate::child::Input;
+use crate::child::shown;
 use crate::digest::BlobDigest;
 use crate::error::EngineError;
 use crate::state::{AskedNames, EngineListing, EngineSettings};
@@ -75,7 +75,7 @@ impl Engine for Podman {
         true
     }
 
-    fn load(&self, archive: Archive<'_>, _is_foreign: bool) -> Result<(), EngineError> {
+    fn load(&self, archive: Input<'_>, _is_foreign: bool) -> Result<(), EngineError> {
         self.version.check(&self.program)?;
         self.program.feed(&["load", "--quiet"], archive)
     }

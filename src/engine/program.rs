@@ -8,11 +8,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::child::{self, Archive, Ended, How, Rules};
-use super::lines::shown;
 use super::pieces::{Form, Pieces};
 use super::temporary::Temporary;
 use crate::cancel::Cancel;
+use crate::child::shown;
+use crate::child::{self, Ended, How, Input, Rules};
 use crate::error::EngineError;
 use crate::progress::{Event, Reporter};
 use crate::state::EngineSettings;
@@ -181,7 +181,7 @@ impl Program {
         let patience = self.shared.patience.short;
         let line = |line: &str| self.tell(line);
         let cancel = &self.shared.context.cancel;
-        let rules = Rules { cancel, patience, output: Some(most), line: &line };
+        let rules = Rules { cancel, patience, limit: None, output: Some(most), line: &line };
         let ended = child::run(self.command(arguments, None), &rules, output);
         self.end(arguments, ended, patience, most)
     }
@@ -195,18 +195,19 @@ impl Program {
     ///
     /// # Errors
     /// The program fails, or the archive does.
-    pub(super) fn feed(&self, arguments: &[&str], archive: Archive<'_>) -> Result<(), EngineError> {
+    pub(super) fn feed(&self, arguments: &[&str], archive: Input<'_>) -> Result<(), EngineError> {
         let patience = self.shared.patience.load;
         let line = |line: &str| self.tell(line);
         let cancel = &self.shared.context.cancel;
-        let rules = Rules { cancel, patience, output: None, line: &line };
+        let rules = Rules { cancel, patience, limit: None, output: None, line: &line };
         let temporary = self.shared.temporary.enter().map_err(|error| EngineError::Failed {
             engine: self.settings.name.as_str(),
             doing: self.doing(arguments),
             status: "its directory for temporary files cannot be made".to_owned(),
             words: shown(&format!("{}: {error}", self.shared.context.temporary.display())),
         })?;
-        let ended = child::feed(self.command(arguments, Some(temporary.path())), &rules, archive);
+        let ended =
+            child::feed(self.command(arguments, Some(temporary.path())), &rules, archive, &mut |_| {});
         self.end(arguments, ended, patience, 0)
     }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Mutex;
 
-use super::lines::shown;
 use super::program::Program;
+use crate::child::shown;
 use crate::error::EngineError;
 use crate::threads::lock;
 

@@ -13,6 +13,7 @@
 mod loading;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -233,4 +234,18 @@ fn manifest_of(image: &PlannedImage) -> Option<&BlobDigest> {
 pub(super) fn blobs_of(image: &PlannedImage) -> impl Iterator<Item = (BlobDigest, u64)> + '_ {
     let documents = image.documents.iter().map(|document| (document.digest.clone(), document.size));
     documents.chain(image.layers.iter().map(|layer| (layer.digest.clone(), layer.size)))
+}
+
+/// Lets `row` say of files that other images brought what was `noted` of them then: an engine takes
+/// a file that is there for a good one, and what it is now may be damage.
+pub(super) fn note_files_as_made(row: &mut LoadedReference, noted: &[LoadedReference]) {
+    let of_others = noted.iter().filter(|other| other.listed.is_some() && other.name != row.name);
+    let known: BTreeMap<&Path, &str> = of_others
+        .flat_map(|other| other.files.iter().map(|file| (file.path.as_path(), file.digest.as_str())))
+        .collect();
+    for file in &mut row.files {
+        if let Some(digest) = known.get(file.path.as_path()) {
+            file.digest = (*digest).to_owned();
+        }
+    }
 }

@@ -24,8 +24,8 @@ const NAMES_ENGINES: &str = "it says where engines keep images";
 
 pub(super) const TOP: Keys = Keys {
     table: "the top level",
-    names: &["settings", "engine", "registry", "groups", "trust"],
-    guarded: &[],
+    names: &["settings", "engine", "registry", "groups", "trust", "on-change"],
+    guarded: &[("on-change", NAMES_PROGRAMS)],
 };
 
 pub(super) const SETTINGS: Keys = Keys {
@@ -126,6 +126,9 @@ pub(super) const NOTATION: Keys = Keys {
     guarded: &[("roots", READS_FILES)],
 };
 
+pub(super) const ON_CHANGE: Keys =
+    Keys { table: "[[on-change]]", names: &["images", "actions", "run", "timeout"], guarded: &[] };
+
 /// The top level of the machine's `registries.toml`.
 pub(super) const MACHINE: Keys =
     Keys { table: "the machine's settings", names: &["settings", "registry", "engine"], guarded: &[] };
@@ -178,6 +181,7 @@ pub(super) const ALL: &[&Keys] = &[
     &TRUST,
     &KEYLESS,
     &NOTATION,
+    &ON_CHANGE,
 ];
 
 /// The keys under which an images file, or the machine's settings, may hold secrets.
@@ -240,6 +244,10 @@ mod tests {
         // Of a mirror, and mirrors are guarded as a whole.
         "url",
         "resolve",
+        // Of [[on-change]], which is guarded as a whole.
+        "actions",
+        "run",
+        "timeout",
     ];
 
     #[test]
@@ -264,7 +272,8 @@ mod tests {
     #[test]
     fn the_docs_describe_every_key() {
         let pages =
-            ["images-file.md", "registries.md", "engines.md", "microsandbox.md", "trust.md"].map(page);
+            ["images-file.md", "registries.md", "engines.md", "microsandbox.md", "trust.md", "hooks.md"]
+                .map(page);
         for keys in ALL {
             for name in keys.names {
                 let forms =

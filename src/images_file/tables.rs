@@ -7,8 +7,10 @@
 mod engines;
 mod entry;
 mod groups;
+mod on_change;
 mod rate;
 mod registry;
+mod rules;
 mod settings;
 mod signer;
 mod tags;
@@ -30,7 +32,7 @@ use super::quoted::quoted;
 use super::reader::{Node, Reader, Table, entries};
 use super::{Group, ImagesFile, MachineSettings, keys};
 use crate::diagnostic::{Mistake, Problem, Span};
-use crate::state::{DesiredImage, RegistrySettings, Settings, TagSelection};
+use crate::state::{DesiredImage, Hook, RegistrySettings, Settings, TagSelection};
 
 /// Everything that the tables of an images file say.
 pub(super) struct ImagesTables {
@@ -39,6 +41,10 @@ pub(super) struct ImagesTables {
     /// The entries of all registries, in the order of the file.
     listed: Vec<Listed>,
     groups: BTreeMap<String, Members>,
+    hooks: Vec<Hook>,
+    /// The environment variables that hold passwords, also of tables of the machine's that do not
+    /// count.
+    secret_variables: BTreeSet<String>,
 }
 
 /// Reads the top level of an images file. Only where it is `whole`, as the text is valid TOML, can
@@ -64,10 +70,13 @@ pub(super) fn images_file(reader: &mut Reader<'_>, root: &DeTable<'_>, whole: bo
         names.add(reader, &registry.name, node.key_span);
         registries.push(registry);
     }
-    let of_machine = reader.source.machine.into_iter().flat_map(|machine| &machine.registries);
-    registries.extend(of_machine.filter(|other| !names.tables.contains_key(&other.name)).cloned());
+    let of_machine: &[RegistrySettings] = reader.source.machine.map_or(&[], |machine| &machine.registries);
+    let all = registries.iter().chain(of_machine);
+    let secret_variables = all.filter_map(|registry| registry.password_env.clone()).collect();
+    registries.extend(of_machine.iter().filter(|other| !names.tables.contains_key(&other.name)).cloned());
     listed.sort_by_key(|entry| entry.span);
     let rules = trust::read(reader, top.get("trust"));
+    let hooks = on_change::read(reader, top.get("on-change"));
     let mut groups = BTreeMap::new();
     if whole {
         twice::check(reader, &listed);
@@ -75,7 +84,7 @@ pub(super) fn images_file(reader: &mut Reader<'_>, root: &DeTable<'_>, whole: bo
         groups = groups::resolve(top.get("groups"), &listed, reader);
     }
     settings.trust.rules = rules.into_iter().map(Rule::into_rule).collect();
-    ImagesTables { settings, registries, listed, groups }
+    ImagesTables { settings, registries, listed, groups, hooks, secret_variables }
 }
 
 /// Everything that the tables of the machine's settings say.
@@ -133,7 +142,7 @@ impl ImagesTables {
 
     /// Makes the file of its tables: each entry gets all its groups.
     pub(super) fn into_file(self, warnings: Vec<Problem>) -> ImagesFile {
-        let Self { settings, registries, listed, groups: members } = self;
+        let Self { settings, registries, listed, groups: members, hooks, secret_variables } = self;
         let mut groups_of: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
         for (name, members) in &members {
             for index in members {
@@ -180,7 +189,7 @@ impl ImagesTables {
                 }
             }
         }
-        ImagesFile { settings, registries, images, selections, groups, warnings }
+        ImagesFile { settings, registries, images, selections, groups, hooks, secret_variables, warnings }
     }
 }
 

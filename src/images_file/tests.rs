@@ -2,6 +2,7 @@
 
 mod engines;
 mod hostile;
+mod on_change;
 mod problems;
 mod trust;
 
@@ -330,6 +331,7 @@ fn the_schema_and_the_parser_know_the_same_keys() {
         (&keys::TRUST, "/$defs/trust"),
         (&keys::KEYLESS, "/$defs/keyless"),
         (&keys::NOTATION, "/$defs/notation"),
+        (&keys::ON_CHANGE, "/$defs/on-change"),
     ] {
         let table = schema.pointer(pointer).unwrap();
         assert_eq!(table["additionalProperties"], Value::Bool(false), "{pointer}");
@@ -344,7 +346,7 @@ fn the_schema_and_the_parser_know_the_same_keys() {
             assert!(described.is_some(), "{key} has no description");
         }
     }
-    assert_eq!(keys::ALL.len(), 14);
+    assert_eq!(keys::ALL.len(), 15);
     let words = |pointer: &str| -> Vec<String> {
         serde_json::from_value(schema.pointer(pointer).unwrap()["enum"].clone()).unwrap()
     };

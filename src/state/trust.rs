@@ -8,7 +8,6 @@ use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::progress::SignatureReport;
-use crate::wildcard;
 
 /// The rules of an images file about signatures. All paths are absolute.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,13 +52,9 @@ pub struct TrustRule {
 }
 
 impl TrustRule {
-    /// Tells whether the rule names the image, by any of the names under which it is recorded: what
-    /// comes from `sandboxes.io` is docker.io's image too, and then answers to both.
+    /// Tells whether the rule names the image, by any of the names under which it is recorded.
     pub fn names(&self, reference: &ImageRef) -> bool {
-        reference.recorded_names().iter().any(|name| {
-            let name = name.repository_alone().to_string();
-            self.images.iter().any(|pattern| wildcard::fits(pattern, &name))
-        })
+        reference.is_named_by(&self.images)
     }
 }
 

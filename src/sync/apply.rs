@@ -6,6 +6,7 @@ use super::request::Request;
 use super::session::Session;
 use super::steps::desire::desire;
 use super::steps::engines;
+use super::steps::hooks::{HookRun, run_hooks, tell_idle};
 use super::steps::load::{ImagesText, Loaded, load, understand};
 use super::steps::reconcile::reconcile;
 use super::steps::registries;
@@ -29,12 +30,20 @@ pub struct Applied {
     pub requests: u64,
     /// The directory of layers.
     pub layers: PathBuf,
+    /// The hooks that were run, in the order of the file.
+    pub hooks: Vec<HookRun>,
 }
 
 impl Applied {
     /// Tells whether everything is as the file says now.
     pub fn succeeded(&self) -> bool {
-        self.outcome.failed() == 0 && self.outcome.failure.is_none() && !self.outcome.stopped
+        let outcome = &self.outcome;
+        outcome.failed() == 0 && self.failed_hooks() == 0 && outcome.failure.is_none() && !outcome.stopped
+    }
+
+    /// Counts the hooks that failed.
+    pub fn failed_hooks(&self) -> usize {
+        self.hooks.iter().filter(|hook| hook.error.is_some()).count()
     }
 
     /// Counts the images that were in order before.
@@ -94,9 +103,17 @@ fn apply_loaded(session: &Session, loaded: &Loaded, request: &Request) -> Result
         engines: &engines::of(session),
         signatures: &signatures,
         settings: &loaded.file.settings,
+        hooks: if request.hooks { &loaded.file.hooks } else { &[] },
         offline: request.offline,
         loaded: Some(loaded),
     };
-    let (plan, outcome) = reconcile(run)?;
-    Ok(Applied { plan, outcome, requests: registries.requests(), layers: desired.layers_directory.clone() })
+    let (plan, mut outcome) = reconcile(run)?;
+    let mut hooks = Vec::new();
+    if request.hooks {
+        hooks = run_hooks(session, loaded, &mut outcome);
+    } else {
+        tell_idle(session, loaded);
+    }
+    let layers = desired.layers_directory.clone();
+    Ok(Applied { plan, outcome, requests: registries.requests(), layers, hooks })
 }

@@ -132,6 +132,7 @@ pub fn export(
         engines: &engines,
         signatures: &signatures,
         settings: &loaded.file.settings,
+        hooks: &[],
         offline: request.offline,
         loaded: Some(&loaded),
     };

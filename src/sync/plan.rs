@@ -4,6 +4,7 @@ use super::request::Request;
 use super::session::Session;
 use super::steps::desire::desire;
 use super::steps::engines;
+use super::steps::hooks::tell_idle;
 use super::steps::load::load;
 use super::steps::reconcile::show;
 use super::steps::registries;
@@ -46,9 +47,11 @@ pub fn plan(session: &Session, request: &Request) -> Result<(Plan, Platform), Ve
         engines: &engines::of(session),
         signatures: &signatures,
         settings: &loaded.file.settings,
+        hooks: &[],
         offline: request.offline,
         loaded: Some(&loaded),
     };
     let plan = show(run)?;
+    tell_idle(session, &loaded);
     Ok((plan, loaded.file.settings.platform))
 }

@@ -102,9 +102,11 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
         engines: &engines::of(session),
         signatures: &signatures,
         settings: &settings,
+        hooks: &[],
         offline: false,
         loaded: None,
     };
     let (plan, outcome) = reconcile(run)?;
-    Ok(Applied { plan, outcome, requests: registries.requests(), layers: desired.layers_directory.clone() })
+    let layers = desired.layers_directory.clone();
+    Ok(Applied { plan, outcome, requests: registries.requests(), layers, hooks: Vec::new() })
 }

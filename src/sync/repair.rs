@@ -134,6 +134,7 @@ fn repair_in(
             catalog: &mut catalog,
             engines,
             owner: &owner,
+            hooks: &[],
             targets: &desired.targets,
             downloads: settings.downloads,
             jobs: session.jobs(),

@@ -29,6 +29,8 @@ pub struct Request {
     pub locked: bool,
     /// A bundle, a directory or a tar, that stands for all registries: nothing else is asked.
     pub from: Option<PathBuf>,
+    /// The user lets the hooks of the images file run.
+    pub hooks: bool,
 }
 
 impl Request {
@@ -42,6 +44,7 @@ impl Request {
             offline: false,
             locked: false,
             from: None,
+            hooks: false,
         }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod replace;
 
 pub(crate) mod desire;
 pub(crate) mod engines;
+pub(crate) mod hooks;
 pub(crate) mod registries;
 pub(crate) mod trust;
 

@@ -88,6 +88,7 @@ pub(super) struct Metrics {
     signatures: Family<StateLabel, Gauge>,
     in_engines: Family<EngineLabels, Gauge>,
     loads: Family<LoadLabels, Counter>,
+    hooks: Family<ResultLabel, Counter>,
     changes: Family<ActionLabel, Counter>,
     failures: Family<KindLabel, Counter>,
     requests: Family<RequestLabels, Counter>,
@@ -109,7 +110,7 @@ struct Health {
     summary: String,
     /// The last sign of life of the run that is going on.
     running: Option<Instant>,
-    /// The run waits for another process, however long that takes.
+    /// The run waits for another process or a hook, however long that takes.
     waiting: bool,
     /// Since when the loop has been looking at files, if it is.
     looking: Option<Instant>,
@@ -167,6 +168,7 @@ impl Metrics {
                 "Images of each engine by their state after the last run",
             ),
             loads: counted(r, "engine_loads", "Images that an engine was to take, by what came of it"),
+            hooks: counted(r, "hooks", "Hooks that were run, by their result"),
             changes: counted(r, "changes", "Images that were changed, by what was done"),
             failures: counted(r, "image_failures", "Images that failed, by the kind of error"),
             requests: counted(
@@ -262,15 +264,18 @@ impl Metrics {
             self.images.get_or_create(&StateLabel { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         let all = in_sync + blocked + failed;
-        match (first, &applied.outcome.failure) {
+        let hook = applied.hooks.iter().find_map(|hook| hook.error.as_ref());
+        let failure = applied
+            .outcome
+            .failure
+            .as_ref()
+            .map(|failure| format!("layers that nobody needs could not be removed; {failure}"));
+        match (first, hook.map(ToString::to_string).or(failure)) {
             (None, None) => {
                 let images = if in_sync == 1 { "image" } else { "images" };
                 ("ok", None, format!("{in_sync} {images} in sync"))
             }
-            (None, Some(failure)) => {
-                let text = format!("layers that nobody needs could not be removed; {failure}");
-                ("failed", Some(text.clone()), text)
-            }
+            (None, Some(text)) => ("failed", Some(text.clone()), text),
             (Some(first), _) => {
                 let text = format!("{} of {all} images failed; {first}", blocked + failed);
                 ("failed", Some(text.clone()), text)
@@ -379,10 +384,16 @@ impl Metrics {
             Event::LayerReceived { bytes, .. } => {
                 self.downloaded.inc_by(*bytes);
             }
+            Event::Hook { error, .. } => {
+                let result = if error.is_none() { "done" } else { "failed" };
+                self.hooks.get_or_create(&ResultLabel { result }).inc();
+            }
             _ => {}
         }
         let mut health = self.health();
-        health.waiting = matches!(event, Event::Waiting(_));
+        // A hook may write nothing in all its time, which is bounded.
+        let is_hook = matches!(event, Event::HookStarted { .. } | Event::HookOutput { .. });
+        health.waiting = is_hook || matches!(event, Event::Waiting(_));
         if let Some(last) = &mut health.running {
             *last = Instant::now();
         }

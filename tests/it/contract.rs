@@ -28,7 +28,7 @@ const PLAN: Shape = &[
 const EVENTS: Shape = &[("", "version event")];
 const SUMMARY: Shape = &[(
     "",
-    "added updated repaired removed removals_waiting unchanged failed downloaded_bytes extracted_bytes requests duration_ms",
+    "added updated repaired removed removals_waiting unchanged failed downloaded_bytes extracted_bytes hooks_run hooks_failed requests duration_ms",
 )];
 const LIST: Shape = &[
     ("", "version images"),
@@ -92,6 +92,7 @@ const LINES: &[Line] = &[
     Line(&["lock"], "apply --locked", 0, EVENTS),
     Line(&["apply"], "apply --offline", 0, EVENTS),
     Line(&[], "apply --offline", 1, EVENTS),
+    Line(&[], "apply --hooks", 0, EVENTS),
     Line(&[], "apply --group one --group two", 0, EVENTS),
     Line(&[], "apply --group nobody", 2, NOTHING),
     Line(&[], "plan", 0, PLAN),

@@ -27,6 +27,8 @@ fn world() -> (Sandbox, FakeRegistry) {
     let images = wanted(&registry.name(), &["team/app:1", "team/app:2"]);
     sandbox.images(&format!("[settings]\nblobs = \"keep\"\n{images}"));
     sandbox.write("missing.toml", wanted(&registry.name(), &["team/app:1", "team/app:3"]));
+    let hook = "[[on-change]]\nrun = [\"true\"]\n";
+    sandbox.write("hooked.toml", format!("{hook}{}", wanted(&registry.name(), &["team/app:1"])));
     sandbox.write("broken.toml", "[settings]\nlayerz = 1\nnonsense = 2\n");
     (sandbox, registry)
 }
@@ -95,6 +97,7 @@ fn every_verb_prints_what_the_schema_says() {
         ("df", 0, "df"),
         ("prune --dry-run", 0, "prune"),
         ("forget REF", 0, "prune"),
+        ("apply hooked.toml --hooks", 0, "image-event hook-event summary-event"),
         ("verify --nonsense", 2, "failure"),
         ("pull", 2, "error-event"),
     ] {

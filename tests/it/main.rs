@@ -29,6 +29,7 @@ mod file_verbs;
 mod folding;
 mod from;
 mod homes;
+mod hooks;
 mod hostile_images;
 mod hostile_layers;
 mod idle;

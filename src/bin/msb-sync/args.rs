@@ -254,6 +254,9 @@ pub(crate) struct Apply {
     /// Show what would be done, like `plan`
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Run the programs of the file's [[on-change]] tables after images have changed
+    #[arg(long)]
+    pub(crate) hooks: bool,
     /// Go on and apply whenever something changes, like `watch`
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) watch: bool,
@@ -271,6 +274,9 @@ pub(crate) struct Apply {
 pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) target: Target,
+    /// Run the programs of the file's [[on-change]] tables after images have changed
+    #[arg(long)]
+    pub(crate) hooks: bool,
     /// Serve a page for people, /status.json, /metrics (for Prometheus) and /healthz at this IP
     /// address or name, and port; a port alone is on loopback
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]

@@ -50,12 +50,17 @@ fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbErro
         Command::Apply(args) if args.dry_run => {
             plan::run(&args.target, args.from.as_deref(), false, &session()?, output)
         }
-        Command::Apply(args) if args.watch => watch::run(&args.target, None, None, session()?, output),
+        Command::Apply(args) if args.watch => {
+            watch::run(request(&args.target, None, args.hooks), None, None, session()?, output)
+        }
         Command::Apply(args) => apply::run(args, &session()?, output),
         Command::Plan(args) => {
             plan::run(&args.target, args.from.as_deref(), args.detailed_exitcode, &session()?, output)
         }
-        Command::Watch(args) => watch::run(&args.target, args.metrics.clone(), args.poll, session()?, output),
+        Command::Watch(args) => {
+            let request = request(&args.target, None, args.hooks);
+            watch::run(request, args.metrics.clone(), args.poll, session()?, output)
+        }
         Command::Lock(args) => lock::run(args, &session()?, output),
         Command::Diff(args) => diff::run(args, &session()?, output),
         Command::Pull(args) => pull::run(args, &session()?, output),
@@ -104,8 +109,9 @@ fn session(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Session, VerbEr
     })
 }
 
-/// The request for the images that `target` names, from a bundle if there is one.
-fn request(target: &Target, from: Option<&Path>) -> Request {
+/// The request for the images that `target` names, from a bundle if there is one, with `hooks` or
+/// without.
+fn request(target: &Target, from: Option<&Path>, hooks: bool) -> Request {
     Request {
         source: images_source(&target.file),
         groups: target.group.clone(),
@@ -114,6 +120,7 @@ fn request(target: &Target, from: Option<&Path>) -> Request {
         offline: target.offline,
         locked: target.locked,
         from: from.map(Path::to_owned),
+        hooks,
     }
 }
 

@@ -327,6 +327,9 @@ impl Human {
                 let failed = if *failed > 0 { format!(", {failed} failed") } else { String::new() };
                 self.note(&format!("{engine} has {} now{failed}", plural(*images, "image")));
             }
+            Event::HookStarted { .. } | Event::HookOutput { .. } | Event::Hook { .. } => {
+                self.say_of_hook(event);
+            }
             Event::Image { reference, action, reason, error: None, .. } => {
                 self.image_done(reference, *action, reason);
             }
@@ -339,6 +342,28 @@ impl Human {
             }
             Event::Started { layers, bytes: count, .. } if !self.meter.is_bars() => {
                 self.note(&format!("fetching {}, {}", plural(*layers, "layer"), bytes(*count)));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Human {
+    /// Tells people of a hook: that it runs, what it writes, and why it failed.
+    fn say_of_hook(&self, event: &Event) {
+        match event {
+            Event::HookStarted { rule, program, changes } => {
+                self.tell_failures();
+                self.note(&format!("hook {rule}: running {program} for {}", plural(*changes, "change")));
+            }
+            Event::HookOutput { program, line } if !self.quiet => {
+                self.raw(&printable(&format!("  {program}: {line}"), false));
+            }
+            Event::Hook { error: Some(error), .. } if !matches!(**error, Error::Stopped) => {
+                self.failure(error);
+            }
+            Event::Hook { rule, program, error: None, .. } if self.verbose > 0 => {
+                self.note(&format!("hook {rule}: {program} has ended well"));
             }
             _ => {}
         }

@@ -181,7 +181,7 @@ fn in_one_line(failure: &VerbError) -> (String, Vec<String>, Option<String>) {
 impl Reporter for Live {
     fn report(&self, event: Event) {
         if self.json {
-            json::print_image(&event, &self.received, &self.human);
+            json::print_event(&event, &self.received, &self.human);
             self.stop_unheard();
         }
         if self.is_news(&event) {

@@ -335,7 +335,8 @@ impl Tally {
             ..Outcome::default()
         };
         // Nothing is suggested to be looked at, so the place of layers is not missed.
-        Applied { plan: Plan::default(), outcome, requests: self.totals.requests, layers: PathBuf::new() }
+        let requests = self.totals.requests;
+        Applied { plan: Plan::default(), outcome, requests, layers: PathBuf::new(), hooks: Vec::new() }
     }
 
     /// Lists every image of which the run told anything, with its error where it is not done.

@@ -305,4 +305,26 @@ pub(super) const OURS: &[Table] = &[
                PRIMARY KEY (engine, name, owner)) WITHOUT ROWID",
         columns: &["engine", "name", "owner", "digest"],
     },
+    // Changes that hooks are still to be told of; `claim` is the byte of the claims' file that the
+    // run has locked which tells them.
+    Table {
+        name: "sync_hook_events",
+        body: "(id INTEGER PRIMARY KEY, owner TEXT NOT NULL, hook TEXT NOT NULL, program TEXT NOT NULL, \
+               reference TEXT NOT NULL, time TEXT NOT NULL, platform TEXT, action TEXT NOT NULL, digest TEXT, \
+               previous TEXT, is_done INTEGER NOT NULL, claim INTEGER)",
+        columns: &[
+            "id",
+            "owner",
+            "hook",
+            "program",
+            "reference",
+            "time",
+            "platform",
+            "action",
+            "digest",
+            "previous",
+            "is_done",
+            "claim",
+        ],
+    },
 ];

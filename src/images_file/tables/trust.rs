@@ -2,18 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use super::rules::{self, Patterns};
 use super::signer;
 use crate::diagnostic::{Mistake, Span, nearest};
 use crate::images_file::keys;
 use crate::images_file::listed::{Listed, Wanted};
 use crate::images_file::quoted::quoted;
-use crate::images_file::reader::{Node, Reader, Table};
-use crate::images_file::values::signers;
+use crate::images_file::reader::{Node, Reader};
 use crate::state::TrustRule;
 use crate::wildcard;
 
-/// The most patterns of images that all tables together may have: each image is held to each.
-const MAX_PATTERNS: usize = 1_000;
 /// The listed images among which a similar one is sought.
 const MAX_COMPARED: usize = 2_000;
 
@@ -44,62 +42,27 @@ impl Rule {
 
 /// Reads the tables, in the order of the file.
 pub(super) fn read(reader: &mut Reader<'_>, node: Option<Node<'_>>) -> Vec<Rule> {
-    let Some(node) = node else { return Vec::new() };
-    if node.value.is_table() {
-        let hint = "write [[trust]] in double brackets: each such table is a rule";
-        let mistake = Mistake::new(node.key_span, "`trust` must be an array of tables");
-        reader.error(mistake.hint(hint));
-        return Vec::new();
-    }
-    let mut rules = Vec::new();
-    let mut left = MAX_PATTERNS;
-    for node in reader.array(node) {
-        rules.extend(rule(reader, node, &mut left));
-    }
-    rules
+    let mut left = Patterns::new("[[trust]]");
+    let nodes = rules::tables(reader, node);
+    nodes.into_iter().filter_map(|node| rule(reader, node, &mut left)).collect()
 }
 
-fn rule(reader: &mut Reader<'_>, node: Node<'_>, left: &mut usize) -> Option<Rule> {
+fn rule(reader: &mut Reader<'_>, node: Node<'_>, left: &mut Patterns) -> Option<Rule> {
     let table = reader.table(node, &keys::TRUST)?;
     // Everything is read before anything is given up, so that one run reports all that is wrong.
-    let (images, patterns) = images(reader, node, table, left).unzip();
+    let images = if let Some(list) = table.get("images") {
+        left.read(reader, list)
+    } else {
+        let mistake = Mistake::new(node.span, "a [[trust]] table without `images`");
+        reader.error(mistake.hint(rules::IMAGES_HINT));
+        Vec::new()
+    };
+    let (images, patterns) = images.into_iter().unzip();
     let signer = signer::read(reader, node, table);
     let provenance = reader.flag(table, "provenance").unwrap_or(false);
     let place = reader.place(node.span);
     let table = TrustRule { images, signer: signer?, provenance, place };
     Some(Rule { table, span: node.span, patterns })
-}
-
-/// Reads the patterns of the images, each with its place.
-fn images(
-    reader: &mut Reader<'_>,
-    node: Node<'_>,
-    table: Table<'_>,
-    left: &mut usize,
-) -> impl Iterator<Item = (String, Span)> + use<> {
-    let mut images = Vec::new();
-    let hint = "name them as in images = [\"ghcr.io/acme/*\"], or images = [\"*\"] for all";
-    match table.get("images") {
-        None => reader.error(Mistake::new(node.span, "a [[trust]] table without `images`").hint(hint)),
-        Some(list) if list.value.as_array().is_some_and(|list| list.is_empty()) => {
-            reader.error(Mistake::new(list.span, "`images` of [[trust]] names no image").hint(hint));
-        }
-        Some(list) => {
-            for node in reader.array(list) {
-                let Some(text) = reader.string(node) else { continue };
-                if *left == 0 {
-                    let message = format!("[[trust]] names more than {MAX_PATTERNS} images");
-                    let hint = "one `*` can stand for many: \"ghcr.io/acme/*\"";
-                    reader.error(Mistake::new(node.span, message).hint(hint));
-                    break;
-                }
-                *left -= 1;
-                let pattern = signers::image_pattern(text, reader.source.default_registry);
-                images.extend(reader.checked(node, pattern).map(|pattern| (pattern, node.span)));
-            }
-        }
-    }
-    images.into_iter()
 }
 
 /// Warns of rules, and of names in them, that never decide: an earlier rule names these images

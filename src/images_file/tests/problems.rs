@@ -83,7 +83,7 @@ fn bad_files_and_their_problems() {
         ("images = []".into(), "1:1 unknown key `images` | `images` belongs to [registry.\"NAME\"]"),
         ("[settngs]".into(), "1:2 unknown key `settngs` | did you mean `settings`?"),
         ("[registries.\"a.b\"]".into(), "1:2 unknown key `registries` | did you mean `registry`?"),
-        ("zzz = 1".into(), "1:1 unknown key `zzz` | the keys of the top level are `settings`, `engine`, `registry`, `groups`, `trust`"),
+        ("zzz = 1".into(), "1:1 unknown key `zzz` | the keys of the top level are `settings`, `engine`, `registry`, `groups`, `trust`, `on-change`"),
         (settings("hosts_dir = \"x\""), "2:1 unknown key `hosts_dir` | did you mean `hosts-dir`?"),
         (settings("[settings.limits]\nlayersize = 1"), "3:1 unknown key `layersize` | did you mean `layer-size`?"),
         (settings("images = 1"), "2:1 unknown key `images` | `images` belongs to [registry.\"NAME\"]"),

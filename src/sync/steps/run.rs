@@ -11,7 +11,7 @@ use crate::execute::Executor;
 use crate::observe::{Observer, SignatureQuestion, Signatures};
 use crate::plan::Plan;
 use crate::registry::Registries;
-use crate::state::{Desired, Observed, Settings, Verdict};
+use crate::state::{Desired, Hook, Observed, Settings, Verdict};
 use crate::store::{self, Blobs, Store};
 use crate::sync::session::Session;
 use crate::sync::steps::load::Loaded;
@@ -28,6 +28,8 @@ pub(crate) struct Run<'a> {
     /// Whoever gives verdicts about signatures.
     pub(crate) signatures: &'a Signatures<'a>,
     pub(crate) settings: &'a Settings,
+    /// The hooks that are run after it.
+    pub(crate) hooks: &'a [Hook],
     /// The user forbids asking any registry.
     pub(crate) offline: bool,
     /// The images file, if there is one.
@@ -127,13 +129,14 @@ impl<'a> LockedRun<'a> {
 
     /// Returns the executor of this run, which begins no more blobs once `begin_no_more` says so.
     pub(crate) fn executor<'e>(&'e mut self, begin_no_more: &'e (dyn Fn() -> bool + Sync)) -> Executor<'e> {
-        let Run { session, desired, registries, engines, settings, .. } = self.run;
+        let Run { session, desired, registries, engines, settings, hooks, .. } = self.run;
         Executor {
             registries,
             store: &self.store,
             catalog: &mut self.catalog,
             engines,
             owner: &desired.owner,
+            hooks,
             targets: &desired.targets,
             downloads: settings.downloads,
             jobs: session.jobs(),

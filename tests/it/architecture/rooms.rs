@@ -10,6 +10,7 @@ const VOCABULARY: &[&str] = &[
     "progress",
     "sys",
     "cancel",
+    "child",
     "queue",
     "threads",
     "diagnostic",
@@ -18,7 +19,7 @@ const VOCABULARY: &[&str] = &[
     "locked_home",
 ];
 const PURE: &[&str] = &["state", "images_file", "lockfile", "selection", "plan", "trust", "bundle"];
-const ADAPTERS: &[&str] = &["registry", "store", "catalog", "extract", "engine"];
+const ADAPTERS: &[&str] = &["registry", "store", "catalog", "extract", "engine", "hooks"];
 const DRIVERS: &[&str] = &["observe", "execute"];
 
 /// No pure room touches these.
@@ -61,7 +62,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["registry"]),
     ("sd_notify", &["watch"]),
     ("semver", &["selection", "images_file"]),
-    ("serde_json", &["trust", "bundle", "catalog", "engine", "images_file", "registry", "watch", "bin"]),
+    (
+        "serde_json",
+        &["trust", "bundle", "catalog", "engine", "hooks", "images_file", "registry", "watch", "bin"],
+    ),
     ("sha2", &["digest", "trust"]),
     ("signal_hook", &["bin"]),
     ("sigstore_crypto", &["trust"]),

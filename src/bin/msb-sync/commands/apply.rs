@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 pub(super) fn run(args: &Apply, session: &Session, output: &Output) -> Result<Exit, VerbError> {
-    let request = super::request(&args.target, args.from.as_deref());
+    let request = super::request(&args.target, args.from.as_deref(), args.hooks);
     show(|| sync::apply(session, &request), output)
 }
 

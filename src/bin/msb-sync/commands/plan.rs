@@ -19,7 +19,7 @@ pub(super) fn run(
     session: &Session,
     output: &Output,
 ) -> Result<Exit, VerbError> {
-    let (plan, platform) = sync::plan(session, &super::request(target, from))?;
+    let (plan, platform) = sync::plan(session, &super::request(target, from, false))?;
     output.human.clear();
     output.either(|| json::plan(&plan), || human::plan(&plan, &target.file, &platform, output.view()));
     if !output.json {

@@ -4,16 +4,15 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use msb_sync::sync::{Session, VerbError};
+use msb_sync::sync::{Request, Session, VerbError};
 use msb_sync::watch::{self, Address, Options};
 
-use crate::args::Target;
 use crate::exit::Exit;
 use crate::live::Live;
 use crate::output::Output;
 
 pub(super) fn run(
-    target: &Target,
+    request: Request,
     metrics: Option<Address>,
     poll: Option<NonZeroU32>,
     mut session: Session,
@@ -22,6 +21,6 @@ pub(super) fn run(
     let live = Arc::new(Live::new(output, session.cancel.clone()));
     session.reporter = Arc::clone(&live) as _;
     let poll = poll.map(|seconds| Duration::from_secs(seconds.get().into()));
-    watch::watch(&session, &Options { request: super::request(target, None), metrics, poll }, &*live)?;
+    watch::watch(&session, &Options { request, metrics, poll }, &*live)?;
     Ok(Exit::Done)
 }

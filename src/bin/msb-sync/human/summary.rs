@@ -38,9 +38,10 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration, home: Option<&Path>,
 fn headline(applied: &Applied, time: &str) -> String {
     let outcome = &applied.outcome;
     let changes = changes(outcome);
-    let failed = outcome.failed() > 0 || outcome.failure.is_some();
+    let failed_hooks = applied.failed_hooks();
+    let failed = outcome.failed() > 0 || outcome.failure.is_some() || failed_hooks > 0;
     let is_any_done = !changes.is_empty() || outcome.engine_removals > 0 || applied.unchanged() > 0;
-    if outcome.images.is_empty() && outcome.failure.is_none() {
+    if outcome.images.is_empty() && outcome.failure.is_none() && applied.hooks.is_empty() {
         return "Nothing to do: no images are listed.\n".to_owned();
     }
     if changes.is_empty() && !failed && outcome.engine_removals == 0 {
@@ -56,6 +57,9 @@ fn headline(applied: &Applied, time: &str) -> String {
     }
     if !outcome.waiting.is_empty() {
         parts.push(removals_wait(outcome.waiting.len()));
+    }
+    if failed_hooks > 0 {
+        parts.push(paint::red(&format!("{} failed", plural(failed_hooks, "hook"))));
     }
     if outcome.failure.is_some() {
         parts.push(paint::red("unneeded layers not removed"));

@@ -34,7 +34,7 @@ impl Events {
 
 impl Reporter for Events {
     fn report(&self, event: Event) {
-        print_image(&event, &self.received, &self.human);
+        print_event(&event, &self.received, &self.human);
         self.human.report(event);
         print_progress(self.progress.as_ref(), &self.human);
     }
@@ -73,20 +73,48 @@ impl Received {
     }
 }
 
-/// Prints the event of an image, beside the bars of `human`; others only add to `received`.
-pub(crate) fn print_image(event: &Event, received: &Received, human: &Human) {
+/// Prints the event of an image or a hook, beside the bars of `human`; others only add to
+/// `received`.
+pub(crate) fn print_event(event: &Event, received: &Received, human: &Human) {
+    match event {
+        Event::Image { .. } => {
+            if let Some(value) = image(event, received) {
+                human.suspend(|| print(value));
+            }
+        }
+        Event::Hook { rule, program, changes, exit_code, error } => {
+            let value = json!({
+                "event": "hook",
+                "rule": rule,
+                "program": program,
+                "changes": changes,
+                "status": status(error.is_none()),
+                "exit_code": exit_code,
+                "error": error.as_deref().map(error_value),
+            });
+            human.suspend(|| print(value));
+        }
+        _ => received.note(event),
+    }
+}
+
+fn status(is_done: bool) -> &'static str {
+    if is_done { "done" } else { "failed" }
+}
+
+/// The event of an image; `None` for other events.
+fn image(event: &Event, received: &Received) -> Option<Value> {
     let Event::Image { reference, platform, action, digest, previous, engines, signatures, error, .. } =
         event
     else {
-        received.note(event);
-        return;
+        return None;
     };
     let mut value = json!({
         "event": "image",
         "reference": reference.to_string(),
         "platform": platform,
         "action": action,
-        "status": if error.is_none() { "done" } else { "failed" },
+        "status": status(error.is_none()),
         "digest": digest,
         "previous": previous,
         "downloaded_bytes": received.take(reference),
@@ -94,7 +122,7 @@ pub(crate) fn print_image(event: &Event, received: &Received, human: &Human) {
         "error": error.as_deref().map(error_value),
     });
     add_engines(&mut value, engines.iter().copied());
-    human.suspend(|| print(value));
+    Some(value)
 }
 
 /// Prints how far the run of `human` is, where `progress` says that it is time.
@@ -172,6 +200,8 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration) -> Value {
         "extracted_bytes": outcome.extracted_bytes,
         "engine_loads": outcome.loads,
         "engine_removals": outcome.engine_removals,
+        "hooks_run": applied.hooks.len(),
+        "hooks_failed": applied.failed_hooks(),
         "requests": applied.requests,
         "duration_ms": milliseconds(elapsed),
         "error": outcome.failure.as_deref().map(error_value),

@@ -16,7 +16,7 @@ const TOLD: usize = 500;
 const WORDS: usize = 300;
 
 /// Escapes and cuts the words of a program.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     cut(text, WORDS)
 }
 
@@ -29,7 +29,7 @@ fn cut(text: &str, width: usize) -> String {
 }
 
 /// The lines of one program.
-pub(super) struct Lines<'a> {
+pub(crate) struct Lines<'a> {
     tell: &'a (dyn Fn(&str) + Sync),
     told: usize,
     /// The line that has not ended.
@@ -38,12 +38,12 @@ pub(super) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn new(tell: &'a (dyn Fn(&str) + Sync)) -> Self {
+    pub(crate) fn new(tell: &'a (dyn Fn(&str) + Sync)) -> Self {
         Self { tell, told: 0, line: Vec::new(), last: VecDeque::new() }
     }
 
     /// Takes more of what the program writes.
-    pub(super) fn take(&mut self, bytes: &[u8]) {
+    pub(crate) fn take(&mut self, bytes: &[u8]) {
         let mut pieces = bytes.split(|byte| matches!(byte, b'\n' | b'\r'));
         if let Some(first) = pieces.next() {
             self.append(first);
@@ -55,7 +55,7 @@ impl<'a> Lines<'a> {
     }
 
     /// The last lines, in one.
-    pub(super) fn last_words(mut self) -> String {
+    pub(crate) fn last_words(mut self) -> String {
         self.end_line();
         Vec::from(self.last).join("; ")
     }

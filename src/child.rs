@@ -1,10 +1,12 @@
 //! A child process that is hostile and fragile: it may hang, flood, die halfway, or ask on a
-//! terminal.
+//! terminal. Engines' programs and hooks are such children.
 //!
 //! The child has no terminal and ends with this process. One thread tends it: drains both of its
 //! outputs, keeps a bounded part of them, and ends the whole process group where the run is
 //! stopped, the child makes no progress, or its output is too long. Who feeds it never waits in
 //! vain: pipes do not block, so nobody who has inherited one can hold the run up.
+
+mod lines;
 
 use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::lines::Lines;
+pub(crate) use self::lines::{Lines, shown};
 use crate::cancel::Cancel;
 use crate::sys;
 use crate::threads::{lock, start_in};
@@ -27,44 +29,46 @@ const KILLING: Duration = Duration::from_millis(400);
 /// The bytes that are read of an output between two looks, and the bytes of one read.
 const READ_AT_ONCE: usize = 4 << 20;
 const READ: usize = 64 << 10;
-/// The bytes of an archive that are handed over at once.
+/// The bytes of input that are handed over at once.
 const WRITE: usize = 128 << 10;
 /// The number of times that a program is started which somebody is writing.
 const TRIES: u32 = 20;
 
 /// Takes the output of a child, piece by piece as it comes.
-pub(super) type Output<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
+pub(crate) type Output<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
 
-/// Writes an archive into an engine's program.
-pub(crate) type Archive<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
+/// Writes what a child is to read.
+pub(crate) type Input<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
 
 /// The things that a child must keep to.
-pub(super) struct Rules<'a> {
+pub(crate) struct Rules<'a> {
     /// The switch that ends it.
-    pub(super) cancel: &'a Cancel,
+    pub(crate) cancel: &'a Cancel,
     /// The time that it may make no progress; for one that is not fed, the time that it gets.
-    pub(super) patience: Duration,
+    pub(crate) patience: Duration,
+    /// The time that one that is fed gets in all; `None`: as long as it makes progress.
+    pub(crate) limit: Option<Duration>,
     /// The bytes of its output after which it is ended; `None`: it may write for ever.
-    pub(super) output: Option<usize>,
+    pub(crate) output: Option<usize>,
     /// The listener to each line that it writes to stderr, escaped and cut.
-    pub(super) line: &'a (dyn Fn(&str) + Sync),
+    pub(crate) line: &'a (dyn Fn(&str) + Sync),
 }
 
 /// A child that has ended.
-pub(super) struct Ended {
-    pub(super) how: How,
+pub(crate) struct Ended {
+    pub(crate) how: How,
     /// The last lines of stderr, escaped and cut.
-    pub(super) words: String,
+    pub(crate) words: String,
 }
 
 /// The way in which a child ended.
 #[derive(Debug)]
-pub(super) enum How {
+pub(crate) enum How {
     /// By itself.
     Exited(ExitStatus),
     /// The run was stopped.
     Stopped,
-    /// The child made no progress.
+    /// The child made no progress, or its time was over.
     Hung,
     /// The output is too long.
     Flooded,
@@ -78,21 +82,25 @@ pub(super) enum How {
 ///
 /// # Errors
 /// The program cannot be started.
-pub(super) fn run(command: Command, rules: &Rules<'_>, output: Output<'_>) -> io::Result<Ended> {
+pub(crate) fn run(command: Command, rules: &Rules<'_>, output: Output<'_>) -> io::Result<Ended> {
     let mut tended = Tended::start(command, Stdio::null(), rules, output)?;
     let progress = Progress { waits_since: Mutex::new(Some(Instant::now())), ..Progress::default() };
     let how = tended.tend(&progress);
     Ok(tended.ended(how))
 }
 
-/// Runs `command` and lets `archive` write what it reads. Where that fails the child is ended
-/// before its input is: no part of an archive passes for the whole.
+/// Runs `command`, lets `input` write what it reads, and hands what it writes to `output`. Where
+/// `input` fails the child is ended before its input is: no part of that passes for the whole.
 ///
 /// # Errors
 /// The program cannot be started.
-pub(super) fn feed(command: Command, rules: &Rules<'_>, archive: Archive<'_>) -> io::Result<Ended> {
-    let mut unheard = |_: &[u8]| {};
-    let mut tended = Tended::start(command, Stdio::piped(), rules, &mut unheard)?;
+pub(crate) fn feed(
+    command: Command,
+    rules: &Rules<'_>,
+    input: Input<'_>,
+    output: Output<'_>,
+) -> io::Result<Ended> {
+    let mut tended = Tended::start(command, Stdio::piped(), rules, output)?;
     let Some(stdin) = tended.child.stdin.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
     if let Err(error) = sys::set_nonblocking(&stdin) {
         tended.end();
@@ -101,13 +109,13 @@ pub(super) fn feed(command: Command, rules: &Rules<'_>, archive: Archive<'_>) ->
     sys::enlarge_pipe(&stdin);
     let progress = Progress::default();
     let (how, tended) = std::thread::scope(|scope| {
-        let tending = start_in(scope, "engine", || {
+        let tending = start_in(scope, "child", || {
             let how = tended.tend(&progress);
             progress.is_over.store(true, Ordering::Release);
             (how, tended)
         })?;
         let mut fed = BufWriter::with_capacity(WRITE, Fed { stdin, progress: &progress, is_refused: false });
-        let written = archive(&mut fed).and_then(|()| fed.flush());
+        let written = input(&mut fed).and_then(|()| fed.flush());
         let (fed, _) = fed.into_parts();
         let broken = written.err().filter(|_| !fed.is_refused);
         let (is_refused, mut open) = (fed.is_refused, Some(fed));
@@ -180,6 +188,7 @@ impl Write for Fed<'_> {
 /// A child at work, and whoever takes its output.
 struct Tended<'a> {
     child: Child,
+    started: Instant,
     rules: &'a Rules<'a>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
@@ -205,6 +214,7 @@ impl<'a> Tended<'a> {
         let prepared = nonblocking.iter().flatten().try_for_each(sys::set_nonblocking);
         let mut tended = Self {
             child,
+            started: Instant::now(),
             rules,
             stdout,
             stderr,
@@ -236,7 +246,9 @@ impl<'a> Tended<'a> {
                 Ok(None) => {}
                 Err(error) => return How::Abandoned(error),
             }
-            let late = lock(&progress.waits_since).is_some_and(|since| since.elapsed() > self.rules.patience);
+            let waits =
+                lock(&progress.waits_since).is_some_and(|since| since.elapsed() > self.rules.patience);
+            let late = waits || self.rules.limit.is_some_and(|limit| self.started.elapsed() > limit);
             let why = if self.rules.cancel.is_cancelled() {
                 How::Stopped
             } else if progress.is_abandoned.load(Ordering::Acquire) || late {

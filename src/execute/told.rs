@@ -1,0 +1,43 @@
+//! The changes of an image that hooks are told of, at the time when they are recorded.
+
+use std::collections::BTreeSet;
+
+use super::loads::Feed;
+use crate::plan::{Plan, PlannedImage};
+use crate::state::{Action, Hook, HookEvent, PendingHookEvent};
+
+/// Lists, for each image of `settled`, which hooks are to be told of it: at once where neither a
+/// load is to come nor an engine is out of reach, else when a run finds the image done.
+pub(super) fn of_settled(
+    hooks: &[Hook],
+    plan: &Plan,
+    settled: &BTreeSet<usize>,
+    feed: &Feed<'_>,
+) -> Vec<Vec<PendingHookEvent>> {
+    let of = |index: &usize| {
+        let image = &plan.images[*index];
+        events(hooks, image, image.part_error().is_none() && feed.rows(*index).next().is_none())
+    };
+    settled.iter().map(of).collect()
+}
+
+/// Lists, for each of `hooks` that is about it, what the plan changes of `image`. With `is_done`
+/// nothing but the record is left to do.
+pub(super) fn events(hooks: &[Hook], image: &PlannedImage, is_done: bool) -> Vec<PendingHookEvent> {
+    let about = hooks.iter().filter(|hook| hook.is_about(&image.reference, image.action));
+    about
+        .map(|hook| PendingHookEvent {
+            hook: hook.key(),
+            program: hook.program().to_owned(),
+            event: HookEvent {
+                time: format!("{:.3}", jiff::Timestamp::now()),
+                reference: image.reference.clone(),
+                platform: image.platform.as_ref().map(ToString::to_string),
+                action: image.action,
+                digest: image.digest.clone().filter(|_| image.action != Action::Remove),
+                previous: image.previous.clone(),
+            },
+            is_done,
+        })
+        .collect()
+}
