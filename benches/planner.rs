@@ -30,6 +30,8 @@ fn recorded(image: &ResolvedImage) -> RecordedImage {
         owners: [common::owner()].into(),
         extracted_for: [common::owner()].into(),
         blobs_kept_for: BTreeSet::new(),
+        earlier_for: BTreeMap::new(),
+        held: None,
         rows_complete: true,
         alias_of: None,
         layers_directory: Some(common::layers_directory()),
@@ -71,7 +73,9 @@ fn desired(images: &[Arc<ResolvedImage>], prune: bool) -> Desired {
             pull: PullPolicy::Always,
             groups: BTreeSet::new(),
             engines: None,
+            cooldown: std::time::Duration::ZERO,
             locked: None,
+            back_to: None,
         })
         .collect();
     images.sort_by(|a, b| a.reference.cmp(&b.reference));

@@ -394,7 +394,7 @@ impl Executor<'_> {
                     let text = format!("{} has no layers: microsandbox takes it for absent", image.reference);
                     self.reporter.report(Event::Warning(text));
                 }
-                Some(Change::Record { image: resolved, names, hold: false, events })
+                Some(Change::Record { image: resolved, names, hold: image.holds, events })
             }
             Some(ToRecord::Locked(_)) => return Err(Arc::new(Defect::LockNotLookedUp.into())),
             Some(ToRecord::Owner) => Some(Change::Adopt { names, events }),

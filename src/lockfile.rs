@@ -5,6 +5,7 @@
 //! layer a line, so that a diff of two versions shows what moved. An entry counts only while it
 //! [fits](Lockfile::fitting) the images file: [`Lockfile::gaps`] says where it does not.
 
+mod line;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,8 @@ use crate::diagnostic::{Page, Problem, Severity};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{Action, LockedImage, LockedSelection, Platform, TagRule, TagSelection};
+
+pub(crate) use line::line_of_digest;
 
 /// The version of the format that this program reads and writes.
 pub(crate) const VERSION: u64 = 1;

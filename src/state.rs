@@ -24,7 +24,7 @@ mod time;
 mod trust;
 
 pub use crate::progress::Action;
-pub use desired::{Desired, DesiredImage};
+pub use desired::{BackTo, Desired, DesiredImage};
 pub use document::{DocumentDescriptor, DocumentRole};
 pub use engine::{AskedNames, EngineFile, EngineListing, EngineName, EngineSettings, LoadedReference};
 pub use hook::{Hook, HookEvent, PendingHookEvent};

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Result, Row, Rows};
 
 use super::holdings::{self, holders, primary_of};
@@ -30,6 +31,13 @@ struct OurImage {
     modified_at: String,
     created: Option<String>,
     layers_directory: Option<PathBuf>,
+}
+
+/// Finds out since when an image is held at its digest; a second name is held with the first.
+fn held_since(conn: &Connection, image: &RecordedImage) -> Result<Option<Timestamp>> {
+    let name = image.alias_of.as_ref().unwrap_or(&image.reference).to_string();
+    let hold = waiting::hold(conn, &name)?;
+    Ok(hold.filter(|(digest, _)| image.digest.as_ref() == Some(digest)).map(|(_, since)| since))
 }
 
 /// Reads everything recorded under one name; `None` if neither we nor microsandbox know it.
@@ -84,10 +92,8 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
     if let Some((ours, layers)) = ours {
         image.rows_complete = readable && agree(&layers, &their_layers);
         image.layers = layers.into();
-        let name_of_hold = image.alias_of.as_ref().map_or_else(|| name.clone(), ToString::to_string);
         ours.fill(&mut image);
-        let hold = waiting::hold(conn, &name_of_hold)?;
-        image.held = hold.filter(|(digest, _)| image.digest.as_ref() == Some(digest)).map(|(_, since)| since);
+        image.held = held_since(conn, &image)?;
         if !image.blobs_kept_for.is_empty() {
             image.documents = holdings::documents(conn, &name)?.into();
         }

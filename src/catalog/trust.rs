@@ -161,12 +161,14 @@ fn drop_oldest(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
     }
 }
 
-/// Drops the proofs of images that are not recorded.
+/// Drops the proofs of images that are neither recorded nor remembered: for a way back, or since
+/// they are staged.
 pub(super) fn sweep(tx: &Transaction<'_>) -> Result<()> {
     for table in TABLES {
         tx.prepare_cached(&format!(
             "DELETE FROM {table} WHERE (digest, manifest_digest) NOT IN
-               (SELECT digest, manifest_digest FROM sync_images)"
+               (SELECT digest, manifest_digest FROM sync_images
+                UNION ALL SELECT digest, manifest_digest FROM sync_meanings)"
         ))?
         .execute([])?;
     }

@@ -59,6 +59,49 @@ pub enum RecordedError {
         /// The recorded images of the same repository.
         others: Vec<ImageRef>,
     },
+    /// The image has meant no other digest here.
+    #[error("{reference} has meant no other digest on this machine")]
+    NoEarlier {
+        /// The image.
+        reference: ImageRef,
+    },
+    /// No digest that the image has meant here, or more than one, is the one that is asked for.
+    #[error("{}", match of_several {
+        true => format!("{reference} has meant several digests that begin with {asked}"),
+        false => format!("{reference} has never meant {asked} on this machine"),
+    })]
+    UnknownDigest {
+        /// The image.
+        reference: ImageRef,
+        /// The text that was asked for.
+        asked: String,
+        /// True if it is the beginning of several.
+        of_several: bool,
+        /// The digests that the image has meant, the latest first.
+        known: Vec<BlobDigest>,
+    },
+    /// The image is pinned to a digest, so that it has no other.
+    #[error("{reference} is pinned to a digest, and never means another")]
+    Pinned {
+        /// The image.
+        reference: ImageRef,
+    },
+    /// A lockfile decides which digest the image means.
+    #[error("{place} says what {reference} means: {locked}")]
+    Locked {
+        /// The image.
+        reference: ImageRef,
+        /// The file and line of the digest.
+        place: String,
+        /// The lockfile.
+        lockfile: String,
+        /// The images file.
+        images_file: String,
+        /// The digest that stands there.
+        locked: BlobDigest,
+        /// The digest to write there, and that of the manifest where it is known.
+        instead: Box<(BlobDigest, Option<BlobDigest>)>,
+    },
     /// An images file that the user names owns no recorded image.
     #[error("{owner} has brought nothing that is recorded on this machine")]
     UnknownOwner {
@@ -113,6 +156,9 @@ impl RecordedError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Unknown { .. } | Self::NotHere { .. } => "not-recorded",
+            Self::NoEarlier { .. } | Self::UnknownDigest { .. } => "no-earlier",
+            Self::Pinned { .. } => "pinned",
+            Self::Locked { .. } => "locked",
             Self::UnknownOwner { .. } => "unknown-owner",
             Self::NotForgotten { .. } => "not-forgotten",
             Self::Incomplete { .. } => "incomplete",
@@ -135,6 +181,18 @@ impl RecordedError {
                 return Some(format!("recorded of its repository: {}{more}", list(shown)));
             }
             Self::NotHere { .. } => "show what is: msb-sync list; or fetch it: msb-sync pull",
+            Self::NoEarlier { reference } => {
+                return Some(format!("show what it has meant: msb-sync history {reference}"));
+            }
+            Self::UnknownDigest { known, .. } => {
+                let (shown, more) = known.split_at(known.len().min(MAX_OTHERS));
+                let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+                return Some(format!("it has meant {}{more}", list_of(shown, ", ")));
+            }
+            Self::Pinned { .. } => "write another digest, or the tag alone, into the images file",
+            Self::Locked { place, lockfile, images_file, instead, .. } => {
+                return Some(locked_hint((place, lockfile, images_file), &instead.0, instead.1.as_ref()));
+            }
             Self::UnknownOwner { nearest, .. } if nearest.is_empty() => {
                 "show what is recorded, and who manages it: msb-sync list"
             }
@@ -152,4 +210,17 @@ impl RecordedError {
         };
         Some(hint.to_owned())
     }
+}
+
+/// The next step where a lockfile stands in the way of an earlier digest.
+fn locked_hint(
+    (place, lockfile, images_file): (&str, &str, &str),
+    digest: &BlobDigest,
+    manifest: Option<&BlobDigest>,
+) -> String {
+    let manifest = manifest.map(|manifest| format!(", manifest = \"{manifest}\"")).unwrap_or_default();
+    format!(
+        "write digest = \"{digest}\"{manifest} and the layers of that image at {place} (an older version of \
+         {lockfile} has them), then: msb-sync lock --check {images_file} && msb-sync apply {images_file}"
+    )
 }

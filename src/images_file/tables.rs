@@ -169,6 +169,7 @@ impl ImagesTables {
                         engines,
                         cooldown,
                         locked: None,
+                        back_to: None,
                     });
                 }
                 Wanted::Selection { repository, rule } => {

@@ -61,6 +61,15 @@ enum Purpose<'a> {
     Tags(Deciding<'a>),
 }
 
+/// A digest at which an image is to be, whatever its tag means now.
+struct Fixed<'a> {
+    digest: &'a BlobDigest,
+    /// The meaning of the reference by that digest, where it is known.
+    meaning: Option<&'a Arc<ResolvedImage>>,
+    /// The word for what is missing where nobody may be asked.
+    absent: Absent,
+}
+
 impl Known {
     /// Puts the answers where the planner looks for them.
     pub(super) fn into_observed(self, observed: &mut Observed) {
@@ -275,8 +284,8 @@ impl Lookups<'_> {
         image: &DesiredImage,
         known: &Mutex<Known>,
     ) -> Option<(Purpose<'d>, Question<'d>)> {
-        if let Some(locked) = image.locked.as_ref().filter(|locked| locked.platform != image.platform) {
-            return self.of_locked_index(image, &locked.digest, known);
+        if let Some(fixed) = self.fixed(image) {
+            return self.of_fixed(image, fixed, known);
         }
         let (reference, platform) = (image.reference.clone(), image.platform.clone());
         match self.without_asking(image, self.recorded) {
@@ -312,25 +321,48 @@ impl Lookups<'_> {
         }
     }
 
-    /// Returns the question for an image that the lockfile fixes for another platform: the digest
-    /// is an index's, and holds for all of them.
-    fn of_locked_index<'d>(
+    /// Finds out at which digest an image is to be, whatever its tag means now: by the lockfile,
+    /// where it fixes an index for another platform, which holds for all of them; by a way back; or
+    /// since the image is held.
+    fn fixed<'i>(&'i self, image: &'i DesiredImage) -> Option<Fixed<'i>> {
+        if let Some(locked) = &image.locked {
+            let is_of_another = locked.platform != image.platform;
+            return is_of_another.then(|| Fixed {
+                digest: &locked.digest,
+                meaning: None,
+                absent: Absent::LockedImage,
+            });
+        }
+        if let Some(back) = &image.back_to {
+            let meaning = back.meaning.as_ref();
+            // What is to be kept or loaded needs the documents too.
+            let meaning = meaning.filter(|meaning| !(self.documents_too && meaning.documents.is_empty()));
+            return Some(Fixed { digest: &back.digest, meaning, absent: Absent::Image });
+        }
+        let row = self.recorded.get(&image.reference).filter(|row| row.held.is_some())?;
+        Some(Fixed { digest: row.digest.as_ref()?, meaning: None, absent: Absent::Image })
+    }
+
+    /// Returns the question for an image that is to be at a digest, whatever its tag means now.
+    fn of_fixed<'d>(
         &self,
         image: &DesiredImage,
-        locked: &BlobDigest,
+        Fixed { digest, meaning, absent }: Fixed<'_>,
         known: &Mutex<Known>,
     ) -> Option<(Purpose<'d>, Question<'d>)> {
         let (reference, platform) = (image.reference.clone(), image.platform.clone());
-        let is_recorded = known_digest(image, self.recorded).as_ref() == Some(locked);
+        let is_recorded = known_digest(image, self.recorded).as_ref() == Some(digest);
         let resolution = if is_recorded && !self.lacks_documents(image) {
             Resolution::AsRecorded
+        } else if let Some(meaning) = meaning {
+            Resolution::Resolved(Arc::clone(meaning))
         } else if image.pull == PullPolicy::Never {
-            never_pulled(Absent::LockedImage)
+            never_pulled(absent)
         } else if self.offline && !self.registries.is_local(&reference) {
-            forbidden_offline(Absent::LockedImage)
+            forbidden_offline(absent)
         } else {
             let purpose = Purpose::Image(reference.clone());
-            let pinned = Some(locked.clone());
+            let pinned = Some(digest.clone());
             return Some((
                 purpose,
                 Question::Image(ImageQuestion { reference, platform, known: None, pinned }),

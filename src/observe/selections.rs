@@ -215,6 +215,7 @@ fn add(
             engines: selection.engines.clone(),
             cooldown: selection.cooldown,
             locked: None,
+            back_to: None,
         },
         rule: describe(&selection.rule),
     });

@@ -61,6 +61,8 @@ pub struct PlannedImage {
     pub download_bytes: u64,
     /// The rows that the run has to write; `None` where all of them are right.
     pub to_record: Option<ToRecord>,
+    /// True if the image is to be held at its digest once it is recorded.
+    pub holds: bool,
     /// The verdict about the image's signatures; `None` where no rule asks for one.
     pub verdict: Option<Verdict>,
     /// True if a removal is put off, that of the image or those from engines: a wanted image is
@@ -191,6 +193,7 @@ impl PlannedImage {
             needs_blobs: false,
             download_bytes: 0,
             to_record: None,
+            holds: false,
             verdict: None,
             waits: false,
         }
@@ -236,6 +239,7 @@ pub(super) fn plan_image(
         layers: goal.layers,
         to_record: goal.to_record,
         digest: goal.digest,
+        holds: wanted.back_to.is_some(),
         verdict: observed.verdicts.get(&wanted.reference).cloned(),
         ..PlannedImage::without_parts(&wanted.reference, names, Some(wanted.platform.clone()), reason)
     };
@@ -397,7 +401,11 @@ fn reason_for_layers(
         _ => None,
     };
     if recorded.digest != goal.digest {
-        return if locked.is_some() { Reason::LockedDigest } else { Reason::AnotherDigest };
+        return match locked {
+            Some(_) => Reason::LockedDigest,
+            None if wanted.back_to.is_some() => Reason::BackToEarlier,
+            None => Reason::AnotherDigest,
+        };
     }
     if locked.is_some_and(|locked| recorded.manifest_digest.as_ref() != Some(&locked.manifest)) {
         return Reason::LockedManifest;
@@ -405,7 +413,11 @@ fn reason_for_layers(
     if !state.is_complete() {
         return Reason::Layers(state);
     }
-    if state.rows_complete { Reason::InSync } else { Reason::Rows }
+    match recorded.held {
+        _ if !state.rows_complete => Reason::Rows,
+        Some(since) if wanted.locked.is_none() => Reason::Held { since },
+        _ => Reason::InSync,
+    }
 }
 
 /// Plans the part of the kept blobs. An image that is added or updated for another reason, given by

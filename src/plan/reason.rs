@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::state::{Action, BlobsState, EngineName, LayersState, Owner, Platform, ToLoad};
@@ -23,6 +25,8 @@ pub enum Reason {
     /// The lockfile names another manifest than was recorded under the same digest: one of the two
     /// is wrong.
     LockedManifest,
+    /// The reference goes back to an earlier digest.
+    BackToEarlier,
     /// The image is recorded for another platform.
     AnotherPlatform {
         /// The recorded platform, where the catalog knows it.
@@ -45,6 +49,11 @@ pub enum Reason {
     Rows,
     /// Everything is as it should be.
     InSync,
+    /// Everything is there, and the image is held at its digest whatever the tag means.
+    Held {
+        /// The time since when it is held.
+        since: Timestamp,
+    },
     /// The image cannot be had.
     Blocked(Arc<Error>),
     /// The owner does not list the image any more.
@@ -81,11 +90,12 @@ impl Reason {
             Self::AnotherDigest
             | Self::LockedDigest
             | Self::LockedManifest
+            | Self::BackToEarlier
             | Self::AnotherPlatform { .. }
             | Self::Engine { to_load: ToLoad::AnotherDigest, .. } => Action::Update,
             Self::NotRecorded | Self::OnlyMicrosandbox | Self::Engine { .. } => Action::Add,
             Self::Layers(_) | Self::Blobs(_) | Self::Rows => Action::Repair,
-            Self::InSync => Action::Keep,
+            Self::InSync | Self::Held { .. } => Action::Keep,
             Self::Blocked(_) => Action::Blocked,
             Self::NotListed { .. } | Self::AskedFor { .. } => Action::Remove,
         }
@@ -99,12 +109,14 @@ impl Reason {
             Self::AnotherDigest => "another-digest",
             Self::LockedDigest => "locked-digest",
             Self::LockedManifest => "locked-manifest",
+            Self::BackToEarlier => "back-to-earlier",
             Self::AnotherPlatform { .. } => "another-platform",
             Self::Layers(_) => "layers",
             Self::Blobs(_) => "blobs",
             Self::Engine { .. } => "engine",
             Self::Rows => "rows",
             Self::InSync => "in-sync",
+            Self::Held { .. } => "held",
             Self::Blocked(_) => "blocked",
             Self::NotListed { .. } => "not-listed",
             Self::AskedFor { .. } => "asked-for",
@@ -132,6 +144,7 @@ impl fmt::Display for Reason {
             Self::OnlyMicrosandbox => f.write_str("recorded by microsandbox only"),
             Self::AnotherDigest => f.write_str("the tag means another digest now"),
             Self::LockedDigest => f.write_str("by the lockfile"),
+            Self::BackToEarlier => f.write_str("back to an earlier digest, and held there"),
             Self::LockedManifest => f.write_str("the lockfile names another manifest"),
             Self::AnotherPlatform { recorded: Some(recorded), wanted } => write!(f, "{recorded} → {wanted}"),
             Self::AnotherPlatform { recorded: None, wanted } => write!(f, "another platform → {wanted}"),
@@ -146,6 +159,9 @@ impl fmt::Display for Reason {
             },
             Self::Rows => f.write_str("rows missing in the catalog"),
             Self::InSync => f.write_str("in sync"),
+            Self::Held { since } => {
+                write!(f, "held since rollback {}", since.strftime("%Y-%m-%d %H:%M UTC"))
+            }
             Self::Blocked(error) => error.fmt(f),
             Self::NotListed { not_chosen, remains } => {
                 f.write_str("not listed any more")?;

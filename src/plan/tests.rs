@@ -15,7 +15,7 @@ use super::*;
 use crate::digest::{Algorithm, DiffId};
 use crate::error::{Absent, Error, RegistryError, SignatureError, Unforgettable};
 use crate::state::{
-    BlockedSelection, ConfigRecord, DesiredImage, DocumentRecord, Evidence, Labels, LayerDescriptor,
+    BackTo, BlockedSelection, ConfigRecord, DesiredImage, DocumentRecord, Evidence, Labels, LayerDescriptor,
     LayerFacts, LayerState, LayersState, LockedImage, Owner, PartState, Platform, PullPolicy, RecordedImage,
     Resolution, ResolvedImage, SelectedImage, TagRule, TagSelection, Targets, TrustStatus, Verdict,
 };
@@ -108,6 +108,7 @@ fn wanted(reference: ImageRef) -> DesiredImage {
         groups: BTreeSet::new(),
         engines: None,
         locked: None,
+        back_to: None,
     }
 }
 
@@ -320,6 +321,45 @@ fn each_action_has_its_cause() {
         let facts = (got.action, remark(got), got.layers_state().present, got.download_bytes);
         assert_eq!(facts, (action, reason.to_owned(), present, bytes));
     }
+}
+
+#[test]
+fn a_held_image_is_kept_unless_the_lockfile_decides() {
+    let name = reference(0);
+    let (image, other) = (resolved(&name, 1, &[1]), resolved(&name, 2, &[2]));
+    let since = "2026-11-29T18:00:30Z".parse().unwrap();
+    let held = || RecordedImage { held: Some(since), ..row(&image, &name, &["/images.toml"]) };
+    let mut wish = desired(vec![name.clone()], false);
+    let got = plan(&wish, &observed_with(Resolution::AsRecorded, vec![held()], &[1]));
+    assert!(got.is_empty());
+    let got = &got.images[0];
+    assert_eq!((got.action, got.reason.code()), (Action::Keep, "held"));
+    assert_eq!(remark(got), "held since rollback 2026-11-29 18:00 UTC");
+    // What is wrong with it comes first.
+    let damaged = plan(&wish, &observed_with(Resolution::AsRecorded, vec![held()], &[]));
+    assert_eq!((damaged.images[0].action, damaged.fetches.len()), (Action::Repair, 1));
+    wish.images[0].locked = Some(Arc::new(LockedImage::of(&other)));
+    let got = plan(&wish, &observed_with(locked(&other), vec![held()], &[1]));
+    assert_eq!((got.images[0].action, got.images[0].reason.code()), (Action::Update, "locked-digest"));
+    wish.images[0].locked = Some(Arc::new(LockedImage::of(&image)));
+    let got = plan(&wish, &observed_with(Resolution::AsRecorded, vec![held()], &[1]));
+    assert_eq!(got.images[0].reason.code(), "in-sync");
+}
+
+#[test]
+fn a_way_back_is_recorded_and_held() {
+    let name = reference(0);
+    let (earlier, present) = (resolved(&name, 1, &[1, 2]), resolved(&name, 2, &[1, 3]));
+    let mut wish = desired(vec![name.clone()], false);
+    let meaning = Some(Arc::new(earlier.clone()));
+    wish.images[0].back_to = Some(BackTo { digest: earlier.digest.clone(), meaning: meaning.clone() });
+    let rows = vec![row(&present, &name, &["/images.toml"])];
+    let resolution = Resolution::Resolved(Arc::new(earlier.clone()));
+    let got = plan(&wish, &observed_with(resolution, rows, &[1, 2, 3]));
+    let image = &got.images[0];
+    assert_eq!((image.action, image.reason.code(), image.holds), (Action::Update, "back-to-earlier", true));
+    assert_eq!(image.to_record.as_ref(), meaning.map(ToRecord::Image).as_ref());
+    assert!(got.fetches.is_empty() && got.layers_to_remove.is_empty());
 }
 
 /// The meaning of `image` by a lockfile's word.

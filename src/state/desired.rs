@@ -9,8 +9,10 @@ use super::engine::EngineName;
 use super::locked::LockedImage;
 use super::owner::Owner;
 use super::platform::Platform;
+use super::resolved::ResolvedImage;
 use super::selection::TagSelection;
 use super::settings::{PullPolicy, Targets};
+use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 
 /// The state of a machine that a run is to bring about.
@@ -51,4 +53,15 @@ pub struct DesiredImage {
     pub cooldown: Duration,
     /// The meaning of the reference, if the lockfile fixes one.
     pub locked: Option<Arc<LockedImage>>,
+    /// The earlier digest that the reference goes back to, whatever its registry says.
+    pub back_to: Option<BackTo>,
+}
+
+/// An earlier digest that a reference goes back to, to be held there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackTo {
+    /// The digest.
+    pub digest: BlobDigest,
+    /// Everything that the reference meant by the digest; `None` where nobody knows that any more.
+    pub meaning: Option<Arc<ResolvedImage>>,
 }

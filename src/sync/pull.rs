@@ -71,6 +71,7 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
         groups: BTreeSet::new(),
         engines: None,
         locked: None,
+        back_to: None,
     };
     let mut desired = Desired {
         owner: Owner::pull(),

@@ -426,6 +426,7 @@ fn wanted_for_repair(
             groups: BTreeSet::new(),
             engines: Some(of_image.map(|loaded| loaded.engine.name).collect()),
             locked: None,
+            back_to: None,
         });
         observed.resolutions.insert(reference.clone(), Resolution::AsRecorded);
         observed.recorded.insert(reference.clone(), row.clone());

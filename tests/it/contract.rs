@@ -68,6 +68,11 @@ const EXPORT: Shape = &[
     ("images[]", "reference digest"),
 ];
 const NOTHING_EXPORTED: Shape = &[("", "version images failed"), ("failed[]", "reference error")];
+const HISTORY: Shape = &[
+    ("", "version images"),
+    ("images[]", "reference held entries"),
+    ("images[].entries[]", "digest from until"),
+];
 const PRUNE: Shape = &[
     ("", "version dry_run images layers kept downloads freed_bytes removals_waiting waiting_for"),
     ("images[]", "reference reason waits"),
@@ -164,6 +169,15 @@ const LINES: &[Line] = &[
     Line(&["apply"], "forget --owner other.toml", 1, NOTHING),
     Line(&["apply"], "forget", 2, NOTHING),
     Line(&["apply"], "forget REF --owner images.toml", 2, NOTHING),
+    Line(&["apply"], "history", 0, HISTORY),
+    Line(&["apply"], "history REF", 0, HISTORY),
+    Line(&[], "history REF", 1, NOTHING),
+    Line(&["apply", "move", "apply"], "rollback REF", 0, EVENTS),
+    Line(&["apply", "move", "apply"], "rollback REF --to nothing", 1, NOTHING),
+    Line(&["apply"], "rollback REF", 1, NOTHING),
+    Line(&["apply"], "rollback REF --release", 0, &[("", "version reference released")]),
+    Line(&["apply"], "rollback REF --release --to sha256", 2, NOTHING),
+    Line(&[], "rollback", 2, NOTHING),
     Line(&[], "add alpine:3.20", 0, EDIT),
     Line(&[], "add REF --file images.toml --group two", 0, EDIT),
     Line(&["unlist"], "add REF", 0, EDIT),
@@ -227,6 +241,10 @@ fn prepare(sandbox: &Sandbox, registry: &FakeRegistry, command: &str) {
             let first = sandbox.layers().join(&sandbox.extracted()[0]);
             std::fs::write(first.join("stranger"), "").unwrap();
         }
+        ["move"] => registry.edit(|content| {
+            let moved = content.image(&Image::new(&[Layer::of(&[file("moved", "moved")])]));
+            content.tag("team/app:1", &moved);
+        }),
         ["unlist"] => std::fs::remove_file(sandbox.work().join("images.toml")).unwrap(),
         ["empty"] => sandbox.images(&wanted(&registry.name(), &[])),
         ["fewer"] => sandbox.images(&wanted(&registry.name(), &["team/app:1"])),

@@ -96,6 +96,8 @@ fn every_verb_prints_what_the_schema_says() {
         ("outdated", 0, "outdated"),
         ("df", 0, "df"),
         ("prune --dry-run", 0, "prune"),
+        ("history", 0, "history"),
+        ("rollback REF --release", 0, "released"),
         ("forget REF", 0, "prune"),
         ("apply hooked.toml --hooks", 0, "image-event hook-event summary-event"),
         ("verify --nonsense", 2, "failure"),

@@ -60,6 +60,7 @@ mod referrers;
 mod registries;
 mod removals;
 mod requests;
+mod rollback;
 mod selections;
 mod services;
 mod shells;

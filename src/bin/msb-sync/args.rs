@@ -133,6 +133,10 @@ pub(crate) enum Command {
     Df,
     /// Show one image: digests, platform, config, layers, paths
     Inspect(Inspect),
+    /// Show which digests images have meant here, and when
+    History(History),
+    /// Make an earlier digest of an image the present one, and hold it
+    Rollback(Rollback),
     /// Compare the extracted layers with what was recorded of them
     Verify(Verify),
     /// Remove what the images file no longer wants, and layers that nobody needs
@@ -183,6 +187,8 @@ impl Command {
             Self::Df => "df",
             Self::Outdated { .. } => "outdated",
             Self::Inspect(_) => "inspect",
+            Self::History(_) => "history",
+            Self::Rollback(_) => "rollback",
             Self::Verify(_) => "verify",
             Self::Prune(_) => "prune",
             Self::Add(_) => "add",
@@ -209,8 +215,10 @@ impl Command {
     /// The way in which `--json` prints the command's result.
     pub(crate) fn result(&self) -> Printed {
         match self {
-            Self::Apply(Apply { dry_run: true, .. }) => Printed::Document,
-            Self::Apply(_) | Self::Watch(_) | Self::Pull(_) => Printed::Events,
+            Self::Apply(Apply { dry_run: true, .. }) | Self::Rollback(Rollback { release: true, .. }) => {
+                Printed::Document
+            }
+            Self::Apply(_) | Self::Watch(_) | Self::Pull(_) | Self::Rollback(_) => Printed::Events,
             Self::Export(Export { output, .. }) if output == Path::new("-") => Printed::Bundle,
             _ => Printed::Document,
         }
@@ -425,6 +433,31 @@ pub(crate) struct Inspect {
     /// --json)
     #[arg(long)]
     pub(crate) rootfs: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// Only this image [default: all that msb-sync has recorded]
+    #[arg(value_name = "REF")]
+    pub(crate) reference: Option<String>,
+}
+
+/// Make an earlier digest of an image the present one, and hold it
+///
+/// Layers that are here are not fetched again. Runs keep the image at that digest, whatever its tag
+/// means, until it is released.
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The image
+    #[arg(value_name = "REF")]
+    pub(crate) reference: String,
+    /// Go back to this digest, or the one that begins so (see `history`) [default: the latest
+    /// before the present one]
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) to: Option<String>,
+    /// Hold the image no more: the next apply takes what its tag means
+    #[arg(long, conflicts_with = "to")]
+    pub(crate) release: bool,
 }
 
 #[derive(Debug, Args)]

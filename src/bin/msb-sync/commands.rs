@@ -6,6 +6,7 @@ mod diff;
 mod edit;
 mod export;
 mod forget;
+mod history;
 mod init;
 mod inspect;
 mod list;
@@ -15,6 +16,7 @@ mod outdated;
 mod plan;
 mod prune;
 mod pull;
+mod rollback;
 mod trust_root;
 mod verify;
 mod watch;
@@ -69,6 +71,8 @@ fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbErro
         Command::Df => df::run(&session()?, output),
         Command::Outdated { file } => outdated::run(file, &session()?, output),
         Command::Inspect(args) => inspect::run(args, &session()?, output),
+        Command::History(args) => history::run(args, &session()?, output),
+        Command::Rollback(args) => rollback::run(args, &session()?, output),
         Command::Verify(args) => verify::run(args, &session()?, output),
         Command::Prune(args) => prune::run(args, &session()?, output),
         Command::Forget(args) => forget::run(args, &session()?, output),

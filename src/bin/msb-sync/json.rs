@@ -6,6 +6,7 @@ mod diff;
 mod edit;
 mod events;
 mod failure;
+mod history;
 mod outdated;
 mod progress;
 mod trust;
@@ -25,6 +26,7 @@ pub(crate) use diff::diff;
 pub(crate) use edit::edited;
 pub(crate) use events::{Events, Received, notice, print_event, print_failure, print_progress, summary};
 pub(crate) use failure::{failure, misuse};
+pub(crate) use history::{history, released};
 pub(crate) use outdated::outdated;
 pub(crate) use progress::Progress;
 pub(crate) use trust::root as trust_root;
@@ -163,6 +165,8 @@ fn listed(listed: &ListedImage) -> Value {
         "managed_by": image.owners.first(),
         "owners": image.owners,
         "owner_gone": !listed.gone.is_empty(),
+        "held": image.held.is_some(),
+        "held_since": image.held.map(|since| since.to_string()),
         "trust": trust::signatures(&trust::of_proofs(&listed.proofs)),
         "modified_at": image.modified_at,
         "layers": layers,

@@ -55,6 +55,16 @@ fn a_proof_is_kept_with_its_signatures_as_long_as_the_image_is_recorded() {
     // Another platform of the same index has no proof.
     assert!(reader.proofs(&first.digest, &second.manifest.digest).unwrap().is_empty());
 
+    // An earlier digest keeps its proof for the way back, and a staged one until it is recorded.
+    let next = ResolvedImage { reference: second.reference.clone(), ..image("r.example/c:1", &["c"]) };
+    catalog.record(&next, std::slice::from_ref(&next.reference), &owner, holding).unwrap();
+    catalog.prove(&[Arc::new(proof(&next, "x"))]).unwrap();
+    assert_eq!((sandbox.count("sync_trust"), sandbox.count("sync_signatures")), (4, 8));
+
+    catalog.forget(std::slice::from_ref(&next.reference), Some(&owner)).unwrap();
+    assert_eq!((sandbox.count("sync_trust"), sandbox.count("sync_signatures")), (2, 4));
+    catalog.record(&second, std::slice::from_ref(&second.reference), &owner, holding).unwrap();
+    catalog.prove(&[Arc::new(proof(&second, "x"))]).unwrap();
     catalog.forget(std::slice::from_ref(&first.reference), Some(&owner)).unwrap();
     assert_eq!((sandbox.count("sync_trust"), sandbox.count("sync_signatures")), (1, 2));
     sandbox.assert_sound();

@@ -431,6 +431,7 @@ mod tests {
             needs_blobs: true,
             download_bytes: 0,
             to_record: None,
+            holds: false,
             verdict: None,
             waits: false,
         }

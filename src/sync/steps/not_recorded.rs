@@ -1,7 +1,8 @@
-//! The error for references that are not recorded.
+//! The errors for references that are not recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::catalog::Catalog;
 use crate::diagnostic::nearest;
 use crate::error::RecordedError;
 use crate::image_ref::ImageRef;
@@ -21,4 +22,19 @@ pub(crate) fn not_recorded<'a>(
         .map(str::to_owned)
         .collect();
     VerbError::Error(RecordedError::Unknown { references, nearest }.into())
+}
+
+/// Makes the error for the one image that is to be shown or changed, with those of its repository
+/// that are recorded.
+pub(crate) fn not_here(reference: &ImageRef, catalog: Option<&Catalog>) -> VerbError {
+    let names = catalog.map(Catalog::names).transpose();
+    let repository = reference.repository_alone();
+    match names {
+        Ok(names) => {
+            let others = names.into_iter().flatten().filter(|other| other.repository_alone() == repository);
+            let (reference, others) = (reference.clone(), others.collect());
+            VerbError::Error(RecordedError::NotHere { reference, others }.into())
+        }
+        Err(error) => error.into(),
+    }
 }

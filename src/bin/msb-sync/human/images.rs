@@ -8,6 +8,7 @@ use msb_sync::state::{ConfigRecord, LayerState, size_of_layers};
 use msb_sync::sync::{InspectedImage, ListedImage, Restacked, layer_path};
 use unicode_width::UnicodeWidthStr as _;
 
+use super::history::minute;
 use super::{View, trust};
 use crate::paint;
 use crate::table::{self, table};
@@ -92,7 +93,9 @@ fn list_row(listed: &ListedImage, now: Timestamp) -> [String; 9] {
     [
         image.reference.to_string(),
         listed.platform.as_ref().map_or_else(none, ToString::to_string),
-        image.digest.as_ref().map_or_else(none, |digest| short(digest.as_str())),
+        image.digest.as_ref().map_or_else(none, |digest| {
+            format!("{}{}", short(digest.as_str()), if image.held.is_some() { " (held)" } else { "" })
+        }),
         layers,
         bytes(size_of_layers(&image.layers)),
         bytes(listed.shared_bytes),
@@ -176,6 +179,8 @@ impl Facts {
         self.add("config", image.config_digest.as_ref().map(ToString::to_string));
         let recorded = Some(&image.modified_at).filter(|recorded| !recorded.is_empty());
         self.add("recorded", recorded.map(|at| with_age(at, &format!("{at} UTC"), now)));
+        let held = image.held.map(|since| format!("since rollback {}", minute(since)));
+        self.add("held", held);
         self.add("managed by", Some(managed_by(listed)));
         let engines = listed.engines.iter().map(|row| format!("{} as {}", row.engine.name, row.name));
         self.add_lines("engines", engines);

@@ -1,0 +1,127 @@
+//! The images that references meant before, and those of them, and of the staged ones, whose layers
+//! and blobs are spared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, Result};
+
+use super::{history, staged};
+use crate::catalog::holdings::{self, Holders};
+use crate::catalog::rows::{parse_name, text, texts};
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::state::{EarlierImage, HistoryEntry, Owner, Platform};
+
+/// Reads the images that `reference` meant before, the latest first, each digest once and never
+/// the present one.
+pub(in crate::catalog) fn earlier(conn: &Connection, reference: &ImageRef) -> Result<Vec<EarlierImage>> {
+    let name = reference.to_string();
+    let mut found = Vec::new();
+    for entry in earlier_entries(conn, reference)? {
+        let layers = meaning_digests(conn, &name, (&entry.platform, &entry.digest), LAYERS)?;
+        found.push(EarlierImage { digest: entry.digest, layers: layers.into_iter().collect() });
+    }
+    Ok(found)
+}
+
+/// Reads the entries of a history for digests before the present one: the latest of each.
+fn earlier_entries(conn: &Connection, reference: &ImageRef) -> Result<Vec<HistoryEntry>> {
+    let mut entries = history(conn, reference)?.entries;
+    let mut seen = BTreeSet::new();
+    entries.retain(|entry| seen.insert(entry.digest.clone()) && entry.until.is_some());
+    Ok(entries)
+}
+
+const LAYERS: &str = "SELECT l.digest FROM sync_meanings AS m
+    JOIN sync_meaning_layers AS l ON l.meaning = m.id
+   WHERE m.reference = ?1 AND m.platform = ?2 AND m.digest = ?3";
+const DOCUMENTS: &str = "SELECT d.digest FROM sync_meanings AS m
+    JOIN sync_meaning_documents AS d ON d.meaning = m.id
+   WHERE m.reference = ?1 AND m.platform = ?2 AND m.digest = ?3";
+
+fn meaning_digests(
+    conn: &Connection,
+    name: &str,
+    (platform, digest): (&Platform, &BlobDigest),
+    sql: &str,
+) -> Result<BTreeSet<BlobDigest>> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query([name, &platform.to_string(), digest.as_str()])?;
+    let mut found = BTreeSet::new();
+    while let Some(row) = rows.next()? {
+        found.extend(text(row, 0)?.and_then(|text| BlobDigest::parse(&text).ok()));
+    }
+    Ok(found)
+}
+
+/// The layers, or the blobs, that are spared: each with the references for whose sake.
+pub(in crate::catalog) type Spared = BTreeMap<BlobDigest, BTreeSet<String>>;
+
+/// Finds the layers that are spared: of earlier images that owners, but for those who leave, want
+/// kept and extracted, and of staged ones. Names of `inside` are left out, but for what is staged.
+pub(in crate::catalog) fn spared_layers(
+    conn: &Connection,
+    inside: &BTreeSet<String>,
+    leaves: holdings::Leaves<'_>,
+    now: Timestamp,
+) -> Result<Spared> {
+    let mut spared = Spared::new();
+    let wants = |holders: &Holders, owner: &Owner, name: &str| {
+        holders.extracted_for.contains(owner) && !leaves(owner, name)
+    };
+    each_spared(conn, inside, &wants, now, &mut |name, key| {
+        for digest in meaning_digests(conn, name, key, LAYERS)? {
+            spared.entry(digest).or_default().insert(name.to_owned());
+        }
+        Ok(())
+    })?;
+    Ok(spared)
+}
+
+/// Finds the blobs that are spared, as [`spared_layers`] does: of earlier images of which such an
+/// owner keeps the blobs, and all of staged ones.
+pub(in crate::catalog) fn spared_blobs(
+    conn: &Connection,
+    inside: &BTreeSet<String>,
+    leaves: holdings::Leaves<'_>,
+    now: Timestamp,
+) -> Result<BTreeSet<BlobDigest>> {
+    let mut spared = BTreeSet::new();
+    let wants = |holders: &Holders, owner: &Owner, name: &str| {
+        holders.blobs_kept_for.contains(owner) && !leaves(owner, name)
+    };
+    each_spared(conn, inside, &wants, now, &mut |name, key| {
+        for sql in [LAYERS, DOCUMENTS] {
+            spared.extend(meaning_digests(conn, name, key, sql)?);
+        }
+        Ok(())
+    })?;
+    Ok(spared)
+}
+
+/// Takes the reference, the platform and the digest of an image.
+type Visit<'v> = &'v mut dyn FnMut(&str, (&Platform, &BlobDigest)) -> Result<()>;
+
+fn each_spared(
+    conn: &Connection,
+    inside: &BTreeSet<String>,
+    wants: &dyn Fn(&Holders, &Owner, &str) -> bool,
+    now: Timestamp,
+    visit: Visit<'_>,
+) -> Result<()> {
+    for staged in staged(conn, now)? {
+        visit(&staged.reference.to_string(), (&staged.platform, &staged.digest))?;
+    }
+    for name in texts(conn, "SELECT DISTINCT reference FROM sync_keeps WHERE earlier > ?1", "0")? {
+        let Some(reference) = parse_name(&name).filter(|_| !inside.contains(&name)) else { continue };
+        let holders = holdings::holders(conn, &name)?;
+        let counts = holders.earlier_for.iter().filter(|(owner, _)| wants(&holders, owner, &name));
+        let most = counts.map(|(_, count)| *count).max().unwrap_or_default();
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        for entry in earlier_entries(conn, &reference)?.into_iter().take(most) {
+            visit(&name, (&entry.platform, &entry.digest))?;
+        }
+    }
+    Ok(())
+}
