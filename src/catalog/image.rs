@@ -33,6 +33,16 @@ struct OurImage {
     layers_directory: Option<PathBuf>,
 }
 
+/// Adds the layers to a row of ours; without them it is none.
+fn with_layers(
+    conn: &Connection,
+    name: &str,
+    ours: Option<OurImage>,
+) -> Result<Option<(OurImage, Vec<LayerDescriptor>)>> {
+    let Some(ours) = ours else { return Ok(None) };
+    Ok(our_layers(conn, name)?.map(|layers| (ours, layers)))
+}
+
 /// Finds out since when an image is held at its digest; a second name is held with the first.
 fn held_since(conn: &Connection, image: &RecordedImage) -> Result<Option<Timestamp>> {
     let name = image.alias_of.as_ref().unwrap_or(&image.reference).to_string();
@@ -53,10 +63,7 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
     if ours.is_none() && theirs.is_none() {
         return Ok(None);
     }
-    let ours = match ours {
-        Some(ours) => our_layers(conn, &name)?.map(|layers| (ours, layers)),
-        None => None,
-    };
+    let ours = with_layers(conn, &name, ours)?;
     let mut holders = holders(conn, &name)?;
     let mut alias_of = None;
     if holders.owners.is_empty()

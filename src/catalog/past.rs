@@ -53,7 +53,7 @@ impl Document {
     }
 }
 
-// ------------------------------------------------------------------------------------------ writing
+// ----------------------------------------------------------------------------------------- writing
 
 /// Notes that the image `name` means `image` from now on, before its rows are replaced.
 pub(super) fn turn(tx: &Transaction<'_>, name: &str, image: &ResolvedImage, now: Timestamp) -> Result<()> {
@@ -291,7 +291,7 @@ fn drop_meaning(tx: &Transaction<'_>, meaning: i64) -> Result<()> {
     Ok(())
 }
 
-// ------------------------------------------------------------------------------------------ reading
+// ----------------------------------------------------------------------------------------- reading
 
 /// Reads what the image `reference` has meant, the present digest first; no entry where it is not
 /// recorded by us.

@@ -1,5 +1,5 @@
-//! From rows to values, and from single values to columns. Every query that a run makes is answered by an index, whatever else the
-//! catalog holds.
+//! From rows to values, and from single values to columns. Every query that a run makes is answered
+//! by an index, whatever else the catalog holds.
 //!
 //! Rows are hostile: anybody may have edited them. What cannot be read as what it should be
 //! (another type, a broken digest or reference) makes the image one that is not recorded by us, or

@@ -56,7 +56,7 @@ fn layers_directories(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
     directories::take_over(conn, home)
 }
 
-/// What references mean in the course of time, with an index for lookups by reference.
+/// Adds the tables of references in the course of time, with an index for lookups by reference.
 fn histories(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
     own_tables(conn, home)?;
     conn.execute_batch(

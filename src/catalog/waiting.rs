@@ -1,5 +1,5 @@
-//! References that wait: tags of which a new digest is not taken yet, and images that are held at an
-//! earlier digest.
+//! References that wait: tags of which a new digest is not taken yet, and images that are held at
+//! an earlier digest.
 
 use std::collections::BTreeMap;
 

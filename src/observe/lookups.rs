@@ -335,7 +335,7 @@ impl Lookups<'_> {
         }
         if let Some(back) = &image.back_to {
             let meaning = back.meaning.as_ref();
-            // What is to be kept or loaded needs the documents too.
+            // An image that is to be kept whole, or loaded, needs the documents too.
             let meaning = meaning.filter(|meaning| !(self.documents_too && meaning.documents.is_empty()));
             return Some(Fixed { digest: &back.digest, meaning, absent: Absent::Image });
         }

@@ -335,7 +335,7 @@ fn a_held_image_is_kept_unless_the_lockfile_decides() {
     let got = &got.images[0];
     assert_eq!((got.action, got.reason.code()), (Action::Keep, "held"));
     assert_eq!(remark(got), "held since rollback 2026-11-29 18:00 UTC");
-    // What is wrong with it comes first.
+    // Damage comes first.
     let damaged = plan(&wish, &observed_with(Resolution::AsRecorded, vec![held()], &[]));
     assert_eq!((damaged.images[0].action, damaged.fetches.len()), (Action::Repair, 1));
     wish.images[0].locked = Some(Arc::new(LockedImage::of(&other)));

@@ -79,8 +79,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The rules that say who has to have signed images.
     pub trust: TrustPolicy,
-    /// The time for which a tag's new digest has to be seen before it is taken, for images that name
-    /// none.
+    /// The time for which a tag's new digest has to be seen before it is taken, for images that
+    /// name none.
     pub cooldown: Duration,
 }
 

@@ -49,6 +49,14 @@ struct Wishes {
     keeps_earlier: u32,
 }
 
+impl Wishes {
+    /// The parts that the images are to have, in these engines.
+    fn targets(self, engines: Vec<EngineSettings>) -> Targets {
+        let Self { extracts, keeps_blobs, keeps_earlier } = self;
+        Targets { extracts, keeps_blobs, keeps_earlier, engines }
+    }
+}
+
 /// The owner on whose behalf images are repaired, and whether he wants layers extracted and blobs
 /// kept: what the catalog says of that is not changed.
 type Holder = (Owner, Wishes);
@@ -407,12 +415,7 @@ fn wanted_for_repair(
         images: Vec::new(),
         selections: Vec::new(),
         listed_elsewhere: BTreeSet::new(),
-        targets: Targets {
-            extracts: wishes.extracts,
-            keeps_blobs: wishes.keeps_blobs,
-            keeps_earlier: wishes.keeps_earlier,
-            engines: settings,
-        },
+        targets: wishes.targets(settings),
         prune: false,
     };
     for (reference, &row) in images {

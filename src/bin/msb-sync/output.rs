@@ -111,8 +111,8 @@ impl Output {
         self.progress.then(json::Progress::default)
     }
 
-    /// The reporter of `verb`. With `--json`, `apply`, `pull` and `rollback` print events; the others
-    /// print one document at their end.
+    /// The reporter of `verb`. With `--json`, `apply`, `pull` and `rollback` print events; the
+    /// others print one document at their end.
     pub(crate) fn reporter(&self, verb: &str) -> Arc<dyn Reporter> {
         if self.json && matches!(verb, "apply" | "pull" | "rollback") {
             Arc::new(json::Events::new(Arc::clone(&self.human), self.progress()))

@@ -285,7 +285,8 @@ pub(super) const OURS: &[Table] = &[
         body: "(reference TEXT PRIMARY KEY NOT NULL, digest TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID",
         columns: &["reference", "digest", "since"],
     },
-    // The digests that tags have come to mean and that are not taken yet, and when each was first seen.
+    // The digests that tags have come to mean and that are not taken yet, and when each was first
+    // seen.
     Table {
         name: "sync_candidates",
         body: "(reference TEXT PRIMARY KEY NOT NULL, digest TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID",

@@ -163,7 +163,7 @@ fn new_digests_wait_until_they_are_taken_or_gone() {
         catalog.note_candidates(&changes).unwrap();
         assert_eq!(catalog.candidates().unwrap(), BTreeMap::from([(reference(ALPINE), now.clone())]));
     }
-    // What is recorded meanwhile need not be the one that waits.
+    // A digest that is recorded meanwhile need not be the one that waits.
     record(&mut catalog, &["b"], usual());
     assert_eq!(catalog.candidates().unwrap().len(), 1);
     record(&mut catalog, &["c"], usual());

@@ -111,8 +111,8 @@ fn registry_table<'t>(reader: &mut Reader<'_>, node: Node<'t>) -> Option<Table<'
     None
 }
 
-/// Reads all keys of the registry `name` but those that are about images; their mistakes are noted even if
-/// the name cannot be used.
+/// Reads all keys of the registry `name` but those that are about images; their mistakes are noted
+/// even if the name cannot be used.
 fn settings(reader: &mut Reader<'_>, name: Option<String>, table: Table<'_>) -> Option<RegistrySettings> {
     combinations(reader, table);
     let endpoint = reader.text(table, "endpoint", values::base_url);
