@@ -113,7 +113,6 @@ mod store;
 mod sys;
 #[doc(hidden)]
 pub mod threads;
-#[allow(dead_code, clippy::pedantic, clippy::used_underscore_binding, reason = "the room is being built")]
 mod trust;
 mod url;
 mod wildcard;

@@ -128,7 +128,7 @@ fn anchor(
         id: id.to_owned(),
         subject: subject.map(|(name, organization)| shown(&format!("CN={name},O={organization}"))),
         start: valid.map(|valid| valid.start.as_second()),
-        end: valid.and_then(|valid| valid.end).map(|end| end.as_second()),
+        end: valid.and_then(|valid| valid.end).map(jiff::Timestamp::as_second),
     }
 }
 

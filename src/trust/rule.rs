@@ -25,7 +25,7 @@ const MAX_CANDIDATE: usize = 4 << 20;
 
 /// A rule that can judge.
 pub(super) struct Rule {
-    rule: TrustRule,
+    judged: TrustRule,
     who: Who,
     fingerprint: String,
 }
@@ -82,17 +82,17 @@ impl Rule {
                 Who::Notation { roots, subject, words }
             }
         };
-        Ok(Self { fingerprint: fingerprint(rule, &who), rule: rule.clone(), who })
+        Ok(Self { fingerprint: fingerprint(rule, &who), judged: rule.clone(), who })
     }
 
     /// True if the rule is one for `reference`, under any of the names that it has.
     pub(super) fn names(&self, reference: &ImageRef) -> bool {
-        self.rule.names(reference)
+        self.judged.names(reference)
     }
 
     /// The place of the rule in its file.
     pub(super) fn place(&self) -> &str {
-        &self.rule.place
+        &self.judged.place
     }
 
     /// The fingerprint of everything in the rule by which a judgement may differ.
@@ -107,13 +107,13 @@ impl Rule {
 
     /// True if the rule wants the provenance too.
     pub(super) fn wants_provenance(&self) -> bool {
-        self.rule.provenance
+        self.judged.provenance
     }
 
     /// The places where such signatures are kept, the likeliest first.
     pub(super) fn places(&self) -> &'static [SignaturePlace] {
         use SignaturePlace::{AttestationTag, Referrers, SignatureTag};
-        match (&self.who, self.rule.provenance) {
+        match (&self.who, self.judged.provenance) {
             (Who::Nobody, _) => &[],
             (Who::Notation { .. }, _) => &[Referrers],
             (_, false) => &[Referrers, SignatureTag],
@@ -127,7 +127,7 @@ impl Rule {
         if let Who::Owner { log_required: true, .. } = self.who {
             words.push_str(", in the log");
         }
-        if self.rule.provenance {
+        if self.judged.provenance {
             words.push_str(", and provenance by the same");
         }
         words
@@ -174,7 +174,7 @@ impl Rule {
             return Err(Refused::because(format!("a signature of Notation; the rule wants {wanted}")));
         }
         let claim = Claim::read(candidate, &layer, subjects, message)?;
-        if claim.role == Role::Provenance && !self.rule.provenance {
+        if claim.role == Role::Provenance && !self.judged.provenance {
             return Err(Refused::because("is provenance, which is no signature"));
         }
         let signed = match &self.who {

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 
+use anstream::adapter::strip_str;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
@@ -42,11 +43,12 @@ pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> Exit {
     let words: Vec<&str> = arguments.iter().skip(1).filter_map(|word| word.to_str()).collect();
     let amended = mistyped::hint(error, &words).map(|hint| mistyped::amended(error, &hint));
     let error = amended.as_ref().unwrap_or(error);
-    // A closed standard error is no reason for another exit code.
-    let _ = error.print();
     if !error.use_stderr() {
+        // A closed standard output is no reason for another exit code.
+        let _ = error.print();
         return Exit::Done;
     }
+    streams::tell_styled(&with_hints(&error.render().ansi().to_string()));
     let words = Words::of(arguments);
     if words.json {
         let (message, hint) = message_and_hint(error, arguments);
@@ -58,6 +60,15 @@ pub(crate) fn explain(error: &clap::Error, arguments: &[OsString]) -> Exit {
         }
     }
     Exit::Usage
+}
+
+/// The text of clap, where a tip is called a hint as everywhere else.
+fn with_hints(text: &str) -> String {
+    let hinted = |line: &str| {
+        let is_tip = strip_str(line).to_string().trim_start().starts_with("tip:");
+        if is_tip { line.replacen("tip:", "hint:", 1) } else { line.to_owned() }
+    };
+    text.split_inclusive('\n').map(hinted).collect()
 }
 
 /// The message of clap's text in one line, and its tips; without one, where help is to be had.
@@ -123,5 +134,14 @@ mod tests {
             let expected = (message.to_owned(), hint.to_owned());
             assert_eq!(message_and_hint(&error, &arguments(line)), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn a_tip_is_called_a_hint() {
+        let error = Cli::try_parse_from(arguments("msb-sync plan --offlin tip:")).unwrap_err();
+        let shown = with_hints(&error.render().ansi().to_string());
+        let plain = strip_str(&shown).to_string();
+        assert!(plain.contains("\n  hint: a similar argument exists: '--offline'\n"), "{plain}");
+        assert!(!plain.contains("tip:") && shown.len() > plain.len(), "{plain}");
     }
 }

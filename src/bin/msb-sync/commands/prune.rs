@@ -15,7 +15,7 @@ pub(super) fn run(args: &Prune, session: &Session, output: &Output) -> Result<Ex
 
 /// Prints what was removed, or would be.
 pub(super) fn show(pruned: &Pruned, output: &Output) -> Exit {
-    output.either(|| json::pruned(pruned), || human::pruned(pruned));
+    output.either(|| json::pruned(pruned), || human::pruned(pruned, output.view()));
     match &pruned.engine_error {
         None => Exit::Done,
         Some(error) => {

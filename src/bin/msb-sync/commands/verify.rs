@@ -10,7 +10,6 @@ use crate::{human, json};
 pub(super) fn run(args: &Verify, session: &Session, output: &Output) -> Result<Exit, VerbError> {
     let verified = sync::verify(session, &super::references(session, &args.references)?, args.repair)?;
     output.human.clear();
-    let verbose = output.human.is_verbose();
-    output.either(|| json::verified(&verified), || human::verified(&verified, args.repair, verbose));
+    output.either(|| json::verified(&verified), || human::verified(&verified, args.repair, output.view()));
     Ok(if verified.succeeded() { Exit::Done } else { Exit::Failed })
 }

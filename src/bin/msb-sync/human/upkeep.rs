@@ -4,53 +4,82 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use msb_sync::image_ref::ImageRef;
-use msb_sync::sync::{LayerStatus, PartStatus, Pruned, Verified, VerifiedLayer};
+use msb_sync::plan::Removal;
+use msb_sync::sync::{LayerStatus, PartStatus, Pruned, Verified};
 
+use super::View;
 use crate::paint;
-use crate::text::{bytes, plural, printable, removals_wait, short};
+use crate::table::table;
+use crate::text::{bytes, plural, removals_wait, short};
 
 /// Names of images that one line shows.
 const MAX_NAMES: usize = 3;
 
-/// The findings of `verify`: damaged and repaired layers, and with `verbose` the others too.
-pub(crate) fn verified(verified: &Verified, repair: bool, verbose: bool) -> String {
-    let mut out = String::new();
-    for layer in &verified.layers {
-        let sign = match layer.status {
-            LayerStatus::Ok if layer.repaired => paint::yellow("!"),
-            LayerStatus::Ok if !verbose => continue,
-            LayerStatus::Ok => paint::dim("="),
-            _ => paint::red("x"),
+/// A row of what was found or is removed, and the text below it.
+struct Row {
+    paint: fn(&str) -> String,
+    cells: Vec<String>,
+    detail: String,
+}
+
+impl Row {
+    fn new(sign: char, cells: &[&str], detail: &str) -> Self {
+        let paint: fn(&str) -> String = match sign {
+            'x' | '-' => paint::red,
+            '!' | '?' => paint::yellow,
+            _ => str::to_owned,
         };
-        let status = if layer.repaired { "repaired" } else { layer.status.as_str() };
-        let detail = printable(layer.detail.as_deref().unwrap_or_default(), false);
-        let _ = write!(out, "  {sign} {}  {status:<10}", layer.digest);
-        let _ = writeln!(out, "  {}", images(layer));
-        if !detail.is_empty() {
-            let _ = writeln!(out, "      {detail}");
+        let mut cells: Vec<String> = cells.iter().map(ToString::to_string).collect();
+        if let Some(first) = cells.first_mut() {
+            first.insert_str(0, &format!("{sign} "));
         }
+        Self { paint, cells, detail: detail.to_owned() }
     }
-    for blob in &verified.blobs {
-        let found = Line { status: blob.status, repaired: blob.repaired, detail: blob.detail.as_deref() };
-        let _ = write!(out, "{}", found.show(&format!("blob {}", blob.digest), &some(&blob.images), verbose));
-    }
-    for reference in &verified.engines {
-        let (status, repaired) = (reference.status, reference.repaired);
-        let found = Line { status, repaired, detail: reference.detail.as_deref() };
-        let engine = format!("in {}", reference.loaded.engine.name);
-        let _ = write!(out, "{}", found.show(&printable(&reference.loaded.name, false), &engine, verbose));
-    }
-    for image in &verified.unproven {
-        let (sign, rule) = (paint::yellow("?"), printable(&image.rule, false));
-        let _ = writeln!(
-            out,
-            "  {sign} {}  no proof of the signature that {rule} asks for: apply checks it",
-            image.reference
-        );
+}
+
+/// Sets `rows` in columns, with an empty line behind them.
+fn shown(rows: &[Row], view: View) -> String {
+    let cells: Vec<Vec<String>> = rows.iter().map(|row| row.cells.clone()).collect();
+    let mut out = String::new();
+    for (text, row) in table(&cells, "  ", view.room).into_iter().zip(rows) {
+        out.push_str(&(row.paint)(&text));
+        out.push('\n');
+        if !row.detail.is_empty() {
+            out.push_str(&view.lines(&row.detail, "      ", "      "));
+        }
     }
     if !out.is_empty() {
         out.push('\n');
     }
+    out
+}
+
+/// The findings of `verify`: damaged and repaired layers, and with `-v` the others too.
+pub(crate) fn verified(verified: &Verified, repair: bool, view: View) -> String {
+    let mut rows = Vec::new();
+    for layer in &verified.layers {
+        let found = Found {
+            status: layer.status.as_str(),
+            is_ok: layer.status == LayerStatus::Ok,
+            repaired: layer.repaired,
+            detail: layer.detail.as_deref(),
+        };
+        rows.extend(found.row(&layer.digest.to_string(), &some(&layer.images), view.verbose));
+    }
+    for blob in &verified.blobs {
+        let found = Found::part(blob.status, blob.repaired, blob.detail.as_deref());
+        rows.extend(found.row(&format!("blob {}", blob.digest), &some(&blob.images), view.verbose));
+    }
+    for reference in &verified.engines {
+        let found = Found::part(reference.status, reference.repaired, reference.detail.as_deref());
+        let engine = format!("in {}", reference.loaded.engine.name);
+        rows.extend(found.row(&reference.loaded.name, &engine, view.verbose));
+    }
+    for image in &verified.unproven {
+        let why = format!("no proof of the signature that {} asks for: apply checks it", image.rule);
+        rows.push(Row::new('?', &[&image.reference.to_string(), &why], ""));
+    }
+    let mut out = shown(&rows, view);
     if verified.layers.is_empty() && verified.blobs.is_empty() && verified.engines.is_empty() {
         out.push_str("Nothing to verify: msb-sync has recorded no images.\n");
         return out;
@@ -105,34 +134,30 @@ fn counts(verified: &Verified) -> Vec<String> {
     counts
 }
 
-/// A blob, or an image in an engine, as it was found.
-struct Line<'a> {
-    status: PartStatus,
+/// A layer, a blob, or an image in an engine, as it was found.
+struct Found<'a> {
+    status: &'a str,
+    is_ok: bool,
     repaired: bool,
     detail: Option<&'a str>,
 }
 
-impl Line<'_> {
-    /// Tells of damage and repairs, and with `verbose` of what is in order too.
-    fn show(&self, what: &str, beside: &str, verbose: bool) -> String {
-        let sign = match self.status {
-            PartStatus::Ok if self.repaired => paint::yellow("!"),
-            PartStatus::Ok if !verbose => return String::new(),
-            PartStatus::Ok => paint::dim("="),
-            _ => paint::red("x"),
-        };
-        let status = if self.repaired { "repaired" } else { self.status.as_str() };
-        let mut out = format!("  {sign} {what}  {status:<10}  {beside}\n");
-        if let Some(detail) = self.detail {
-            let _ = writeln!(out, "      {}", printable(detail, false));
-        }
-        out
+impl<'a> Found<'a> {
+    fn part(status: PartStatus, repaired: bool, detail: Option<&'a str>) -> Self {
+        Self { status: status.as_str(), is_ok: status == PartStatus::Ok, repaired, detail }
     }
-}
 
-/// Some of the images that a layer is part of.
-fn images(layer: &VerifiedLayer) -> String {
-    some(&layer.images)
+    /// Tells of damage and repairs, and with `verbose` of what is in order too.
+    fn row(&self, what: &str, beside: &str, verbose: bool) -> Option<Row> {
+        let sign = match (self.is_ok, self.repaired) {
+            (true, true) => '!',
+            (true, false) if !verbose => return None,
+            (true, false) => '=',
+            (false, _) => 'x',
+        };
+        let status = if self.repaired { "repaired" } else { self.status };
+        Some(Row::new(sign, &[what, status, beside], self.detail.unwrap_or_default()))
+    }
 }
 
 /// Some of many names.
@@ -147,11 +172,8 @@ fn some<'a>(images: impl IntoIterator<Item = &'a ImageRef>) -> String {
 }
 
 /// The removals of `prune` and `forget`, or of a dry run those to come.
-pub(crate) fn pruned(pruned: &Pruned) -> String {
-    let mut out = rows(pruned);
-    if !out.is_empty() {
-        out.push('\n');
-    }
+pub(crate) fn pruned(pruned: &Pruned, view: View) -> String {
+    let mut out = shown(&rows(pruned), view);
     let waiting = pruned.waiting().count();
     if waiting > 0 {
         let (head, names) = (paint::yellow(&removals_wait(waiting)), some(&pruned.waiting_for));
@@ -168,9 +190,8 @@ pub(crate) fn pruned(pruned: &Pruned) -> String {
         });
         return out;
     }
-    let (images, layers) =
-        (plural(pruned.images.len() - waiting, "image"), plural(pruned.layers.len(), "layer"));
-    let mut parts = vec![images, layers];
+    let gone = pruned.images.iter().filter(|image| goes(image)).count();
+    let mut parts = vec![plural(gone, "image"), plural(pruned.layers.len(), "layer")];
     for (count, what) in [
         (pruned.blobs.len(), "kept blob"),
         (pruned.engines.len(), "engine reference"),
@@ -183,54 +204,97 @@ pub(crate) fn pruned(pruned: &Pruned) -> String {
     let last = parts.pop().unwrap_or_default();
     let what = format!("{} and {last}", parts.join(", "));
     let freed = bytes(pruned.freed_bytes());
+    let stay = match pruned.images.len() - waiting - gone {
+        0 => String::new(),
+        1 => " 1 image stays for others, named above.".to_owned(),
+        more => format!(" {more} images stay for others, named above."),
+    };
     let _ = if pruned.dry_run {
-        writeln!(out, "{}: {what} to remove, {freed}. Nothing was changed.", paint::bold("Dry run"))
+        writeln!(out, "{}: {what} to remove, {freed}.{stay} Nothing was changed.", paint::bold("Dry run"))
     } else {
-        writeln!(out, "{}: {what} removed, {freed} freed.", paint::green("Done"))
+        writeln!(out, "{}: {what} removed, {freed} freed.{stay}", paint::green("Done"))
     };
     out
 }
 
-/// A line for each image, layer and partial download.
-fn rows(pruned: &Pruned) -> String {
-    let mut out = String::new();
+/// Tells whether nobody has recorded the image any more.
+fn goes(image: &Removal) -> bool {
+    image.gone.contains(&image.reference) && !image.waits
+}
+
+/// The rows of images, layers, kept blobs, engines and partial downloads.
+fn rows(pruned: &Pruned) -> Vec<Row> {
+    let mut rows = Vec::new();
     for image in &pruned.images {
-        let goes = image.gone.contains(&image.reference) && !image.waits;
-        let sign = if goes { paint::red("-") } else { paint::dim("=") };
-        let waits = if image.waits { "; waits" } else { "" };
-        let _ = writeln!(
-            out,
-            "  {sign} {}  {}{waits}",
-            image.reference,
-            printable(&image.reason.to_string(), false)
-        );
+        let sign = if goes(image) { '-' } else { '=' };
+        let why = format!("{}{}", image.reason, if image.waits { "; waits" } else { "" });
+        rows.push(Row::new(sign, &[&image.reference.to_string(), &why], ""));
     }
     for layer in &pruned.layers {
-        let (size, reason) = (bytes(layer.size), printable(&layer.reason, false));
-        let _ =
-            writeln!(out, "  {} layer {}  {size}, {reason}", paint::red("-"), short(layer.digest.as_str()));
+        let what = format!("layer {}", short(layer.digest.as_str()));
+        rows.push(Row::new('-', &[&what, &format!("{}, {}", bytes(layer.size), layer.reason)], ""));
     }
     for layer in &pruned.kept {
-        let reason = printable(&layer.reason, false);
-        let _ = writeln!(out, "  {} layer {}  kept: {reason}", paint::yellow("="), layer.digest);
+        let (what, why) = (format!("layer {}", layer.digest), format!("kept: {}", layer.reason));
+        rows.push(Row::new('=', &[&what, &why], ""));
     }
     for blob in &pruned.blobs {
-        let (size, digest) = (bytes(blob.size), short(blob.digest.as_str()));
-        let _ = writeln!(out, "  {} kept blob {digest}  {size}, no image needs it any more", paint::red("-"));
+        let what = format!("kept blob {}", short(blob.digest.as_str()));
+        let why = format!("{}, no image needs it any more", bytes(blob.size));
+        rows.push(Row::new('-', &[&what, &why], ""));
     }
     for removed in &pruned.engines {
-        let name = printable(&removed.name, false);
-        let _ = writeln!(out, "  {} {name}  in {}", paint::red("-"), removed.engine);
+        rows.push(Row::new('-', &[&removed.name, &format!("in {}", removed.engine)], ""));
     }
     for kept in &pruned.engines_kept {
-        let (name, reason) = (printable(&kept.name, false), printable(&kept.reason, false));
-        let _ = writeln!(out, "  {} {name}  in {}  kept: {reason}", paint::yellow("="), kept.engine);
+        let why = format!("in {}, kept: {}", kept.engine, kept.reason);
+        rows.push(Row::new('=', &[&kept.name, &why], ""));
     }
     for download in &pruned.downloads {
-        let (digest, size) = (short(download.digest.as_str()), bytes(download.size));
-        let sign = paint::red("-");
-        let _ =
-            writeln!(out, "  {sign} partial download of {digest}  {size}, left by a run that did not end");
+        let what = format!("partial download of {}", short(download.digest.as_str()));
+        let why = format!("{}, left by a run that did not end", bytes(download.size));
+        rows.push(Row::new('-', &[&what, &why], ""));
     }
-    out
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use msb_sync::digest::BlobDigest;
+    use msb_sync::plan::{Reason, Remains};
+    use msb_sync::state::Owner;
+    use msb_sync::sync::RemovedLayer;
+    use unicode_width::UnicodeWidthStr as _;
+
+    use super::*;
+
+    fn forgotten(name: &str, stays_for: Option<&str>) -> Removal {
+        let reference = ImageRef::parse(name, "docker.io").unwrap();
+        let remains = stays_for.map(|owner| Remains::For(vec![Owner(owner.to_owned())]));
+        let reason = Reason::AskedFor { wanted_by: Vec::new(), remains: remains.into_iter().collect() };
+        let gone = stays_for.is_none().then(|| reference.clone()).into_iter().collect();
+        Removal { names: vec![reference.clone()], reference, reason, gone, waits: false }
+    }
+
+    #[test]
+    fn what_stays_for_others_is_not_counted_as_removed() {
+        let digest = BlobDigest::parse(&format!("sha256:{:064x}", 1)).unwrap();
+        let long = format!("registry.corp:5000/{}:v1", "a-long-name/".repeat(8).trim_end_matches('/'));
+        let pruned_by = Pruned {
+            images: vec![forgotten(&long, None), forgotten("alpine:3.20", Some("/srv/b/images.toml"))],
+            layers: vec![RemovedLayer { digest, path: "l".into(), size: 5 << 20, reason: "r".repeat(50) }],
+            ..Pruned::default()
+        };
+        let text = pruned(&pruned_by, View::default());
+        assert!(text.contains("- registry.corp") && text.contains("= docker.io/library/alpine"), "{text}");
+        assert!(text.contains("/srv/b/images.toml"), "{text}");
+        let end = ": 1 image and 1 layer removed, 5.0 MiB freed. 1 image stays for others, named above.\n";
+        assert!(text.ends_with(end), "{text}");
+        for room in [30, 50, 80] {
+            let text = pruned(&pruned_by, View { room: Some(room), ..View::default() });
+            let rows = text.lines().take_while(|line| !line.is_empty());
+            let width = |row: &str| anstream::adapter::strip_str(row).to_string().width();
+            assert!(rows.clone().all(|row| width(row) <= room) && rows.count() > 3, "{room}: {text}");
+        }
+    }
 }

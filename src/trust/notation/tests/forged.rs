@@ -204,6 +204,7 @@ fn payloads_are_of_an_image_of_this_one() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn certificates_are_what_notation_asks_of_them() {
     use ExtendedKeyUsagePurpose as Extended;
     let leaf_of = |usages: &[KeyUsagePurpose], uses: &[Extended]| {
@@ -333,16 +334,17 @@ fn cose(signer: &Signer, change: impl FnOnce(HeaderBuilder) -> HeaderBuilder) ->
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn headers_of_cose_are_read_alike() {
     use coset::cbor::value::Value as Cbor;
     use coset::iana::HeaderParameter;
+    type Change<'c> = Box<dyn Fn(HeaderBuilder) -> HeaderBuilder + 'c>;
     let signer = signer(vec![root(), leaf()]);
     let scheme = || coset::RegisteredLabelWithPrivate::Text("io.cncf.notary.signingScheme".to_owned());
     let other = || coset::RegisteredLabelWithPrivate::Text("com.example".to_owned());
     let expiry = || coset::RegisteredLabelWithPrivate::Text("io.cncf.notary.expiry".to_owned());
     let named = |name: &str| name.to_owned();
     let time = |seconds: i64| Cbor::Tag(1, Box::new(Cbor::from(seconds)));
-    type Change<'c> = Box<dyn Fn(HeaderBuilder) -> HeaderBuilder + 'c>;
     let changes: Vec<(Change<'_>, &str)> = vec![
         (Box::new(|header| header.add_critical_label(scheme())), "accepted"),
         (Box::new(|header| header), "its critical headers"),
