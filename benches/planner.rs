@@ -84,6 +84,7 @@ fn desired(images: &[Arc<ResolvedImage>], prune: bool) -> Desired {
         layers_directory: common::layers_directory(),
         images,
         selections: Vec::new(),
+        taken_now: BTreeSet::new(),
         listed_elsewhere: BTreeSet::new(),
         targets: Targets::default(),
         prune,

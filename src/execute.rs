@@ -97,6 +97,7 @@ impl Executor<'_> {
     /// # Errors
     /// Only failures that stop everything: the catalog cannot be written, there are no threads.
     pub(crate) fn execute(&mut self, plan: &Plan) -> Result<Outcome, Error> {
+        self.catalog.note_candidates(&plan.candidates)?;
         self.catalog.prove(&plan.proofs())?;
         let too_large = space::too_large(plan, self.store)?;
         if too_large.is_empty()

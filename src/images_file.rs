@@ -139,7 +139,16 @@ impl ImagesFile {
         }
         let prune = self.settings.prune;
         let targets = self.settings.targets.clone();
-        Ok(Desired { owner, layers_directory, images, selections, listed_elsewhere, targets, prune })
+        Ok(Desired {
+            owner,
+            layers_directory,
+            images,
+            selections,
+            taken_now: BTreeSet::new(),
+            listed_elsewhere,
+            targets,
+            prune,
+        })
     }
 
     /// True if the file lists neither an image nor a selection of tags.

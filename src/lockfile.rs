@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::diagnostic::{Page, Problem, Severity};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{Action, LockedImage, LockedSelection, Platform, TagRule, TagSelection};
+use crate::state::{Action, LockedImage, LockedSelection, Platform, TagCandidate, TagRule, TagSelection};
 
 pub(crate) use line::line_of_digest;
 
@@ -44,6 +44,8 @@ type Key = (String, Platform);
 pub(crate) struct Lockfile {
     images: BTreeMap<Key, Arc<LockedImage>>,
     selections: BTreeSet<LockedSelection>,
+    /// The digests of tags that `lock --upgrade` has seen and not taken yet.
+    candidates: BTreeMap<ImageRef, TagCandidate>,
 }
 
 /// A gap between a lockfile and the images file that it should cover exactly.
@@ -150,9 +152,20 @@ impl Lockfile {
         selections: impl IntoIterator<Item = LockedSelection>,
     ) -> Self {
         Self {
+            candidates: BTreeMap::new(),
             images: images.into_iter().map(|image| (key(&image.reference, &image.platform), image)).collect(),
             selections: selections.into_iter().collect(),
         }
+    }
+
+    /// Notes the digests of tags that are seen and not taken yet.
+    pub(crate) fn with_candidates(self, candidates: BTreeMap<ImageRef, TagCandidate>) -> Self {
+        Self { candidates, ..self }
+    }
+
+    /// The digests of tags that `lock --upgrade` has seen and not taken yet.
+    pub(crate) fn candidates(&self) -> &BTreeMap<ImageRef, TagCandidate> {
+        &self.candidates
     }
 
     /// Lists the digests of all layers, in the order of the images.
@@ -346,6 +359,10 @@ impl fmt::Display for Lockfile {
                 writeln!(f, "  {{ digest = \"{digest}\", diff_id = \"{diff_id}\", size = {size} }},")?;
             }
             f.write_str("]\n")?;
+        }
+        for (reference, TagCandidate { digest, since }) in &self.candidates {
+            write!(f, "\n[[candidate]]\nreference = \"{reference}\"\ndigest = \"{digest}\"\n")?;
+            writeln!(f, "since = \"{since}\"")?;
         }
         Ok(())
     }

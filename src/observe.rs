@@ -7,6 +7,9 @@
 mod absent;
 mod asker;
 mod chooser;
+mod cooling;
+mod known;
+mod locked;
 mod lookups;
 mod selections;
 mod signatures;
@@ -18,10 +21,14 @@ use std::sync::Arc;
 use self::absent::Content;
 pub(crate) use self::asker::AllAnswered;
 pub(crate) use self::asker::{Answer, Asker, ImageQuestion, Question};
-pub(crate) use self::chooser::two_platforms;
-use self::lookups::{Known, Lookups, forbidden_offline, never_pulled};
+pub(crate) use self::chooser::{FromList, two_platforms};
+pub(crate) use self::cooling::{Cooled, CooledChoice, Digests, News};
+use self::known::Known;
+use self::lookups::{Lookups, forbidden_offline, never_pulled};
 use self::selections::Repository;
 pub(crate) use self::signatures::{Judged, Permission, SignatureQuestion, Signatures};
+
+use jiff::Timestamp;
 
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
@@ -52,6 +59,8 @@ pub(crate) struct Observer<'a> {
     pub layers: &'a Path,
     /// Whoever gives verdicts about signatures.
     pub signatures: &'a Signatures<'a>,
+    /// The time of the observation.
+    pub now: Timestamp,
     /// Lookups at once.
     pub parallel: usize,
     /// The user forbids asking any registry.
@@ -71,7 +80,7 @@ impl Observer<'_> {
     /// # Errors
     /// The catalog or the store cannot be read; a registry's failure is no error here.
     pub(crate) fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
-        let mut observed = Observed::default();
+        let mut observed = Observed { now: self.now, ..Observed::default() };
         self.look_at_catalog(desired, &mut observed)?;
         observed.engines = self.engines.listings(&desired.targets.engines, &asked_names(desired, &observed));
         let known = self.lookups(desired, &observed).run(desired, None);
@@ -91,7 +100,7 @@ impl Observer<'_> {
         desired: &Desired,
         on_part: &mut dyn FnMut(&Desired, Observed, AllAnswered<'_>),
     ) -> Result<Observed, Error> {
-        let mut observed = Observed::default();
+        let mut observed = Observed { now: self.now, ..Observed::default() };
         self.look_at_catalog(desired, &mut observed)?;
         // A part of the run needs the listings too.
         observed.engines = self.engines.listings(&desired.targets.engines, &asked_names(desired, &observed));
@@ -107,7 +116,7 @@ impl Observer<'_> {
         self.look_at_what_is_known(desired, observed)
     }
 
-    fn lookups<'l>(&'l self, desired: &Desired, observed: &'l Observed) -> Lookups<'l> {
+    fn lookups<'l>(&'l self, desired: &'l Desired, observed: &'l Observed) -> Lookups<'l> {
         Lookups {
             registries: self.registries,
             signatures: self.signatures,
@@ -115,6 +124,9 @@ impl Observer<'_> {
             parallel: self.parallel,
             reporter: self.reporter,
             recorded: &observed.recorded,
+            candidates: &observed.candidates,
+            taken_now: &desired.taken_now,
+            now: self.now,
             locked_too: self.locked_too,
             documents_too: desired.targets.uses_blobs(),
         }
@@ -180,6 +192,7 @@ impl Observer<'_> {
             rows.extend(catalog.all()?.into_iter().filter(among));
         }
         observed.recorded = rows.into_iter().map(|row| (row.reference.clone(), row)).collect();
+        observed.candidates = catalog.candidates()?;
         observed.loaded = catalog.loaded()?;
         observed.needed_elsewhere = if desired.prune {
             let inside = observed.recorded.keys().cloned().collect();

@@ -3,11 +3,13 @@
 //! Pure, total and deterministic: no I/O, no clock, no environment, no randomness. `plan`, `apply`,
 //! `watch` and the tests all use this one function, so what `plan` shows is what `apply` does.
 //!
-//! Read on in `image` (one wanted image), `part` (its parts, and which of them decides), `reason`
-//! (the words), `fetch` (the blobs), `removal` (the end of a run) and `forget` (the images that
-//! `prune` and `forget` give up).
+//! Read on in `image` (one wanted image), `cooldown` (new digests that wait), `part` (an image's
+//! parts, and which of them decides), `reason` (the words), `fetch` (the blobs), `removal` (the end
+//! of a run) and `forget` (the images that `prune` and `forget` give up).
 
+mod candidates;
 mod contradiction;
+mod cooldown;
 mod engine;
 mod engine_part;
 mod fetch;
@@ -23,7 +25,10 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use crate::progress::Waiting;
+pub use candidates::CandidateChanges;
 pub(crate) use contradiction::contradiction;
+pub(crate) use cooldown::{Cooldown, candidate_of};
 pub use engine_part::RowChange;
 pub use fetch::{Claim, DocumentFetch, Fetch};
 pub use forget::{Refusals, Removal, removals, removals_of, removals_of_owner};
@@ -35,6 +40,7 @@ use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::progress::AwaitedImage;
 use crate::state::{Action, Desired, EngineName, Evidence, LoadedReference, Observed, Verdict};
+use candidates::plan_candidates;
 use engine::{note_leaves, plan_engine_removals};
 use fetch::{plan_documents, plan_fetches};
 use image::{plan_blocked_selection, plan_image};
@@ -53,6 +59,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
             .map(|selected| plan_image(desired, &selected.image, Some(&selected.rule), &names, observed)),
     );
     images.extend(observed.blocked_selections.iter().map(plan_blocked_selection));
+    let (new_tags, candidates) = plan_candidates(&images, observed);
     images.sort_by(|a, b| a.reference.cmp(&b.reference));
     let fetches = plan_fetches(desired, &images, observed);
     let documents = plan_documents(&images, observed);
@@ -64,13 +71,31 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     if !desired.prune {
         let unlisted = unlisted.into_iter().map(|row| row.reference.clone()).collect();
         let unwanted = engine_removals.into_iter().filter(|row| row.wanted).collect();
-        return Plan { images, fetches, documents, unwanted, unlisted, ..Plan::default() };
+        return Plan {
+            images,
+            fetches,
+            documents,
+            new_tags,
+            candidates,
+            unwanted,
+            unlisted,
+            ..Plan::default()
+        };
     }
     let incomplete = observed.failed || images.iter().any(|image| image.part_error().is_some());
     images.extend(plan_removals(desired, &listed, &unlisted, observed));
     let layers_to_remove = plan_layer_removals(desired, &images, observed);
     note_leaves(&mut images, &engine_removals);
-    let mut plan = Plan { images, fetches, documents, layers_to_remove, engine_removals, ..Plan::default() };
+    let mut plan = Plan {
+        images,
+        fetches,
+        documents,
+        new_tags,
+        candidates,
+        layers_to_remove,
+        engine_removals,
+        ..Plan::default()
+    };
     if incomplete {
         plan.hold_removals();
     }
@@ -86,6 +111,10 @@ pub struct Plan {
     pub fetches: Vec<Fetch>,
     /// The documents to keep, each once, sorted by digest.
     pub documents: Vec<DocumentFetch>,
+    /// The tags that selections would choose, were they not new; sorted.
+    pub new_tags: Vec<(ImageRef, Waiting)>,
+    /// The notes about new digests that are to be written.
+    pub candidates: CandidateChanges,
     /// The layers that nothing needs once the images above are removed or replaced (only with
     /// prune), sorted.
     pub layers_to_remove: Vec<BlobDigest>,
@@ -169,6 +198,7 @@ impl Plan {
         self.layers_to_remove.is_empty()
             && self.engine_removals.is_empty()
             && self.unwanted.is_empty()
+            && self.candidates.is_empty()
             && self.proofs().is_empty()
             && self.row_changes().next().is_none()
             && !self.images.iter().any(|image| is_due(image) || image.to_record == Some(ToRecord::Owner))
@@ -239,6 +269,7 @@ impl Plan {
             fetch.images.retain(|image| !images.contains(image));
         }
         self.documents.retain(|fetch| !fetch.images.is_empty());
+        self.candidates.retain(|tag, _| !images.contains(tag));
         self
     }
 
@@ -252,6 +283,8 @@ impl Plan {
         self.engine_removals.extend(next.engine_removals);
         self.unwanted.extend(next.unwanted);
         self.unlisted = next.unlisted;
+        self.new_tags = next.new_tags;
+        self.candidates.extend(next.candidates);
     }
 }
 

@@ -3,6 +3,8 @@
 //!
 //! The library never prints. The binary has a reporter for people and one for `--json`.
 
+mod waiting;
+
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use serde::Serialize;
 use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
+pub use waiting::Waiting;
 
 /// The action that a plan takes on an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -225,10 +228,12 @@ pub enum Event {
         previous: Option<BlobDigest>,
         /// The words beside the action, for people; empty where the action says it all.
         reason: String,
+        /// The new digest of the tag that is not taken yet.
+        candidate: Option<Box<Waiting>>,
         /// The action that was planned on each of its parts in engines, by the engine's name.
         engines: Vec<(&'static str, Action)>,
         /// The state of the image's signatures.
-        signatures: SignatureReport,
+        signatures: Box<SignatureReport>,
         /// The failure, if the image is not done.
         error: Option<Arc<Error>>,
     },

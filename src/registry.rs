@@ -220,6 +220,16 @@ impl Registries {
         }
     }
 
+    /// Takes note that the second half of a lookup does not come, though the first one found
+    /// another digest.
+    pub(crate) fn fetch_not(&self, reference: &ImageRef) {
+        if let Ok(backend) = self.backend(reference)
+            && let Backend::Remote(remote, _) = &*backend
+        {
+            remote.pulls.settle();
+        }
+    }
+
     /// Takes note that `reference` is going to be resolved, with `known`: where a registry says how
     /// many pulls are left, that number is compared with how many are to come.
     pub(crate) fn announce(&self, reference: &ImageRef, known: Option<&BlobDigest>) {

@@ -126,17 +126,18 @@ impl Chooser {
     /// The number of tags that wait at most until the older ones among them are dropped.
     const WAITING: usize = 1024;
 
-    /// Considers `tag`.
-    pub(crate) fn add(&mut self, tag: &str) {
+    /// Considers `tag`, and tells whether the rule allows it.
+    pub(crate) fn add(&mut self, tag: &str) -> bool {
         self.told += 1;
         if !self.rule.fits(tag) {
-            return;
+            return false;
         }
         self.fitting += 1;
         self.kept.push(tag.to_owned());
         if self.kept.len() >= self.most + Self::WAITING {
             self.settle();
         }
+        true
     }
 
     /// Chooses from all tags that were told.

@@ -30,7 +30,7 @@ pub use engine::{AskedNames, EngineFile, EngineListing, EngineName, EngineSettin
 pub use hook::{Hook, HookEvent, PendingHookEvent};
 pub use layer::{LayerDescriptor, LayerFacts, LayerState, MediaType, size_of_layers};
 pub use locked::LockedImage;
-pub use observed::{BlockedSelection, Observed, RecordedImage, Resolution, SelectedImage};
+pub use observed::{BlockedSelection, NewTag, Observed, RecordedImage, Resolution, SelectedImage};
 pub use owner::Owner;
 pub use part::{BlobsState, EngineState, LayersState, PartState, ToLoad};
 pub use platform::Platform;

@@ -14,11 +14,14 @@ use crate::diagnostic::{Mistake, Tree};
 use crate::digest::{BlobDigest, DiffId};
 use crate::error::printable;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
-use crate::state::{LayerDescriptor, LockedImage, LockedSelection, MediaType, Platform, TagRule};
+use crate::state::{
+    LayerDescriptor, LockedImage, LockedSelection, MediaType, Platform, TagCandidate, TagRule,
+};
 
-const TOP: &[&str] = &["version", "selection", "image"];
+const TOP: &[&str] = &["version", "selection", "image", "candidate"];
 const SELECTION: &[&str] = &["repository", "platform", "semver", "match", "newest", "tags"];
 const IMAGE: &[&str] = &["reference", "platform", "digest", "manifest", "signed-by", "layers"];
+const CANDIDATE: &[&str] = &["reference", "digest", "since"];
 const LAYER: &[&str] = &["digest", "diff_id", "size"];
 /// The longest signer, in bytes.
 const MAX_SIGNER: usize = 4096;
@@ -48,7 +51,8 @@ fn whole(top: &Table<'_>) -> Result<Lockfile> {
     // First, because a newer version may well have other keys.
     check_version(top.get("version")?)?;
     top.only(TOP)?;
-    let mut lockfile = Lockfile { images: images(top)?, selections: BTreeSet::new() };
+    let mut lockfile =
+        Lockfile { images: images(top)?, selections: BTreeSet::new(), candidates: candidates(top)? };
     let Some(entries) = top.entries.get("selection") else { return Ok(lockfile) };
     let mut keys = BTreeSet::new();
     for entry in array("selection", entries)? {
@@ -82,6 +86,33 @@ fn images(top: &Table<'_>) -> Result<BTreeMap<Key, Arc<LockedImage>>> {
         images.insert(key, Arc::new(image));
     }
     Ok(images)
+}
+
+fn candidates(top: &Table<'_>) -> Result<BTreeMap<ImageRef, TagCandidate>> {
+    let mut candidates = BTreeMap::new();
+    let Some(entries) = top.entries.get("candidate") else { return Ok(candidates) };
+    for entry in array("candidate", entries)? {
+        let table = Table::of(entry, "a candidate")?;
+        table.only(CANDIDATE)?;
+        let (reference, span) = reference(&table)?;
+        let candidate = TagCandidate {
+            digest: table.digest("digest", BlobDigest::parse)?,
+            since: table.parsed("since", str::parse)?,
+        };
+        if candidates.insert(reference.clone(), candidate).is_some() {
+            return Err(Mistake::new(span, format!("{reference} has two candidates")));
+        }
+    }
+    Ok(candidates)
+}
+
+fn reference(table: &Table<'_>) -> Result<(ImageRef, Range<usize>)> {
+    let (text, span) = table.string("reference")?;
+    let parsed = ImageRef::parse(text, DEFAULT_REGISTRY).ok();
+    match parsed.filter(|reference| reference.to_string() == text) {
+        Some(reference) => Ok((reference, span)),
+        None => Err(Mistake::new(span, format!("`reference` {FULL_FORM}"))),
+    }
 }
 
 fn selection(table: &Table<'_>) -> Result<(LockedSelection, Range<usize>)> {
@@ -151,11 +182,7 @@ fn check_version(value: &Spanned<DeValue<'_>>) -> Result<()> {
 
 fn image(table: &Table<'_>) -> Result<(LockedImage, Range<usize>)> {
     table.only(IMAGE)?;
-    let (text, span) = table.string("reference")?;
-    let reference = ImageRef::parse(text, DEFAULT_REGISTRY)
-        .ok()
-        .filter(|reference| reference.to_string() == text)
-        .ok_or_else(|| Mistake::new(span.clone(), format!("`reference` {FULL_FORM}")))?;
+    let (reference, span) = reference(table)?;
     let layers = array("layers", table.get("layers")?)?
         .map(|value| layer(&Table::of(value, "a layer")?))
         .collect::<Result<Vec<_>>>()?;

@@ -5,7 +5,7 @@
 //! again, so that a registry's tags are all asked before any of them is fetched. An answer may
 //! bring forth more questions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,9 +14,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
 use super::chooser::{Choices, choose_from_list, newer_in_list};
 use super::signatures::{SignatureQuestion, Signatures};
-use crate::digest::BlobDigest;
+use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
+use crate::plan::Cooldown;
 use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::{Lookup, Meaning, Registries};
@@ -57,6 +58,15 @@ pub(crate) enum Question<'q> {
         repository: ImageRef,
         /// The selections.
         selections: Vec<&'q TagSelection>,
+        /// The tags that are told of as well where the list has them and they fit.
+        known: BTreeSet<String>,
+    },
+    /// The digest that a tag means.
+    Digest {
+        /// The tag.
+        tag: ImageRef,
+        /// The platform to ask for where the registry tells no digest by itself.
+        platform: Platform,
     },
     /// The tags of a repository that are newer than others.
     Newer {
@@ -76,12 +86,18 @@ pub(crate) struct ImageQuestion {
     pub(crate) known: Option<BlobDigest>,
     /// The digest to ask for in place of the tag.
     pub(crate) pinned: Option<BlobDigest>,
+    /// The time that a new digest of the tag has to wait: nothing is fetched of one that waits.
+    pub(crate) cooldown: Option<Cooldown>,
 }
 
 /// The answer to a [`Question`] of the same kind.
 pub(crate) enum Answer {
     /// The meaning of a reference.
     Image(Result<Lookup, RegistryError>),
+    /// The new digest of a tag, which waits.
+    Waits(BlobDigest),
+    /// The digest of a tag.
+    Digest(Result<BlobDigest, RegistryError>),
     /// The verdict about the signatures of an image.
     Signatures(Verdict),
     /// The choices of the selections, in their order.
@@ -102,6 +118,7 @@ impl Question<'_> {
         match self {
             Self::Image(image) => &image.reference,
             Self::Signatures(image) => &image.reference,
+            Self::Digest { tag, .. } => tag,
             Self::Tags { repository, .. } | Self::Newer { repository, .. } => repository,
         }
     }
@@ -114,6 +131,30 @@ impl ImageQuestion {
             Some(digest) => self.reference.with_digest(digest),
             None => self.reference.clone(),
         }
+    }
+
+    /// True if the new digest `digest` of the tag waits.
+    pub(crate) fn waits_for(&self, digest: &BlobDigest) -> bool {
+        self.cooldown.as_ref().is_some_and(|cooldown| cooldown.waiting(digest).is_some())
+    }
+}
+
+/// Asks for the digest that `tag` means, by HEAD where the registry says as much.
+fn digest_of(
+    registries: &Registries,
+    tag: &ImageRef,
+    platform: &Platform,
+) -> Result<BlobDigest, RegistryError> {
+    // No tag means no bytes.
+    let none = BlobDigest::of(Algorithm::Sha256, b"");
+    let meaning = registries.check(tag, &none)?;
+    registries.fetch_not(tag);
+    if let Meaning::Digest(digest) = meaning {
+        return Ok(digest);
+    }
+    match registries.resolve(tag, platform, None)? {
+        Lookup::Image(image) => Ok(image.digest),
+        Lookup::Same => Ok(none),
     }
 }
 
@@ -207,8 +248,12 @@ impl<'q, K> Asking<'_, 'q, K> {
             let (key, step) = taken.job;
             let registries = self.asker.registries;
             let (name, answer) = match step {
-                Step::First(Question::Tags { repository, selections }) => {
-                    let choices = choose_from_list(registries, &repository, &selections);
+                Step::First(Question::Digest { tag, platform }) => {
+                    let digest = digest_of(registries, &tag, &platform);
+                    (tag, Answer::Digest(digest))
+                }
+                Step::First(Question::Tags { repository, selections, known }) => {
+                    let choices = choose_from_list(registries, &repository, &selections, &known);
                     (repository, Answer::Tags(choices))
                 }
                 Step::First(Question::Newer { repository, than }) => {
@@ -222,9 +267,13 @@ impl<'q, K> Asking<'_, 'q, K> {
                 Step::First(Question::Image(image)) => {
                     let asked = image.asked();
                     let answer = match &image.known {
-                        None => registries.resolve(&asked, &image.platform, None),
+                        None => Answer::Image(registries.resolve(&asked, &image.platform, None)),
                         Some(known) => match registries.check(&asked, known) {
-                            Ok(Meaning::Same) => Ok(Lookup::Same),
+                            Ok(Meaning::Same) => Answer::Image(Ok(Lookup::Same)),
+                            Ok(Meaning::Digest(digest)) if image.waits_for(&digest) => {
+                                registries.fetch_not(&asked);
+                                Answer::Waits(digest)
+                            }
                             Ok(meaning) => {
                                 let lane = asked.registry().to_owned();
                                 let known = known.clone();
@@ -233,10 +282,10 @@ impl<'q, K> Asking<'_, 'q, K> {
                                 self.answered.fetch_add(1, Ordering::Relaxed);
                                 continue;
                             }
-                            Err(error) => Err(error),
+                            Err(error) => Answer::Image(Err(error)),
                         },
                     };
-                    (image.reference, Answer::Image(answer))
+                    (image.reference, answer)
                 }
                 Step::Fetch(image, known, meaning) => {
                     let answer = registries.fetch(&image.asked(), &image.platform, &known, &meaning);

@@ -1,6 +1,7 @@
 //! The one chooser of tags: selections choose from the list of a repository while the registry
 //! sends it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::{Error, RegistryError, SelectionError};
@@ -9,11 +10,23 @@ use crate::registry::Registries;
 use crate::selection::{Chooser, Chosen, CompiledRule, MAX_CHOSEN, NewerTags, describe};
 use crate::state::{Platform, TagSelection};
 
-/// The tags that each of several selections chooses, newest first; or why it chooses nothing.
-pub(crate) type Choices = Vec<Result<Vec<String>, Arc<Error>>>;
+/// The choice of each of several selections; or why it chooses nothing.
+pub(crate) type Choices = Vec<Result<FromList, Arc<Error>>>;
+
+/// The choice of a selection from the list of a repository's tags.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FromList {
+    /// The chosen tags, newest first.
+    pub(crate) tags: Vec<String>,
+    /// The tags known before that the list has and the rule allows, among the newest or not.
+    pub(crate) known: Vec<String>,
+}
+
+/// A choice under way, with the tags known before that were found.
+type Choosing = (Chooser, BTreeSet<String>);
 
 /// Lets `selections` choose from the tags of `repository`, and returns their choices in their
-/// order. The list is never whole in memory.
+/// order, with the `known` tags that they found. The list is never whole in memory.
 ///
 /// # Errors
 /// The list cannot be read to its end.
@@ -21,16 +34,25 @@ pub(super) fn choose_from_list(
     registries: &Registries,
     repository: &ImageRef,
     selections: &[&TagSelection],
+    known: &BTreeSet<String>,
 ) -> Result<Choices, RegistryError> {
-    let begin = || -> Vec<Result<Chooser, Arc<Error>>> {
+    let begin = || -> Vec<Result<Choosing, Arc<Error>>> {
         let rules = selections.iter().map(|selection| compile(selection));
-        rules.map(|rule| rule.map(CompiledRule::chooser).map_err(Arc::new)).collect()
+        rules.map(|rule| Ok((rule.map_err(Arc::new)?.chooser(), BTreeSet::new()))).collect()
     };
     let choosers = registries.fold_tags(repository, begin, |choosers, tag| {
-        choosers.iter_mut().flatten().for_each(|chooser| chooser.add(tag));
+        for (chooser, found) in choosers.iter_mut().flatten() {
+            if chooser.add(tag) && known.contains(tag) {
+                found.insert(tag.to_owned());
+            }
+        }
     })?;
-    let choices = selections.iter().zip(choosers);
-    Ok(choices.map(|(selection, chooser)| judge(selection, chooser?.finish()).map_err(Arc::new)).collect())
+    let judge = |(selection, chooser): (&&TagSelection, Result<Choosing, _>)| {
+        let (chooser, found) = chooser?;
+        let tags = judge(selection, chooser.finish()).map_err(Arc::new)?;
+        Ok(FromList { tags, known: found.into_iter().collect() })
+    };
+    Ok(selections.iter().zip(choosers).map(judge).collect())
 }
 
 /// Returns the tags of `repository` that are newer than each of the tags `than`, newest first.

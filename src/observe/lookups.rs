@@ -7,23 +7,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use jiff::Timestamp;
+
 use super::asker::{AllAnswered, Answer, Asker, ImageQuestion, Question};
+use super::chooser::Choices;
+use super::cooling::{Cooling, News};
+use super::known::{Known, Listener};
+use super::locked::{confirm, known_digest, mismatch, other_layer, recorded_as_locked};
 use super::selections::{Deciding, Repository, Selected};
 use super::signatures::{Judged, Permission, SignatureQuestion, Signatures};
 use crate::digest::BlobDigest;
-use crate::error::{Absent, Defect, Error, RegistryError};
+use crate::error::{Absent, Error, RegistryError};
 use crate::image_ref::ImageRef;
+use crate::plan::Cooldown;
 use crate::progress::Reporter;
 use crate::registry::{Lookup, Registries};
 use crate::state::{
-    Desired, DesiredImage, LayerDescriptor, LockedImage, Observed, PullPolicy, RecordedImage, Resolution,
-    ResolvedImage, Verdict,
+    Desired, DesiredImage, LockedImage, PullPolicy, RecordedImage, Resolution, ResolvedImage, TagCandidate,
 };
 use crate::threads;
-
-/// Hears everything resolved so far while lookups stall, and can ask whether all have ended
-/// meanwhile.
-pub(super) type Listener<'l> = &'l mut dyn FnMut(&Known, AllAnswered<'_>);
 
 /// The lookups of a run.
 pub(super) struct Lookups<'a> {
@@ -34,31 +36,30 @@ pub(super) struct Lookups<'a> {
     pub(super) reporter: &'a dyn Reporter,
     /// The rows of the catalog.
     pub(super) recorded: &'a BTreeMap<ImageRef, RecordedImage>,
+    /// The digests of tags that earlier runs have noted as new.
+    pub(super) candidates: &'a BTreeMap<ImageRef, TagCandidate>,
+    /// The tags that are taken at once, new or not.
+    pub(super) taken_now: &'a BTreeSet<ImageRef>,
+    /// The time of the run.
+    pub(super) now: Timestamp,
     /// True if images that the lockfile names and the catalog lacks are looked up too.
     pub(super) locked_too: bool,
     /// True if the documents of images are needed, also of those recorded without them.
     pub(super) documents_too: bool,
 }
 
-/// Everything resolved so far.
-#[derive(Clone, Default)]
-pub(super) struct Known {
-    resolutions: BTreeMap<ImageRef, Resolution>,
-    /// The verdicts about those of them that a rule of trust names.
-    verdicts: BTreeMap<ImageRef, Verdict>,
-    selections: Vec<Selected>,
-}
-
 /// The purpose of a question: what its answer is for.
 enum Purpose<'a> {
-    /// A wanted image.
-    Image(ImageRef),
+    /// A wanted image, with the question as it was asked.
+    Image(ImageQuestion),
     /// An image that the lockfile names.
     Locked(Arc<LockedImage>),
     /// An image whose meaning is known, and whose signatures are not.
     Signatures(ImageRef, Resolution),
     /// Selections of tags.
     Tags(Deciding<'a>),
+    /// The digest of a tag that a selection may choose for the first time.
+    NewTag(Arc<Mutex<Option<Cooling<'a>>>>, ImageRef),
 }
 
 /// A digest at which an image is to be, whatever its tag means now.
@@ -68,60 +69,6 @@ struct Fixed<'a> {
     meaning: Option<&'a Arc<ResolvedImage>>,
     /// The word for what is missing where nobody may be asked.
     absent: Absent,
-}
-
-impl Known {
-    /// Puts the answers where the planner looks for them.
-    pub(super) fn into_observed(self, observed: &mut Observed) {
-        observed.resolutions = self.resolutions;
-        observed.verdicts = self.verdicts;
-        for selected in self.selections {
-            if selected.decided {
-                observed.decided.insert(selected.repository);
-            }
-            observed.selected.extend(selected.images);
-            observed.blocked_selections.extend(selected.blocked);
-        }
-        // The threads finish in any order.
-        observed.selected.sort_by(|a, b| a.image.reference.cmp(&b.image.reference));
-        observed.blocked_selections.sort_by(|a, b| a.repository.cmp(&b.repository));
-    }
-
-    /// Returns the part of `desired` that is resolved by now, and what was observed of it; a run
-    /// leaves the others alone.
-    pub(super) fn part_of(&self, desired: &Desired, recorded: &Observed) -> (Desired, Observed) {
-        let mut observed = recorded.clone();
-        self.clone().into_observed(&mut observed);
-        let mut desired = desired.clone();
-        let chosen: BTreeSet<ImageRef> =
-            self.selections.iter().map(|selected| selected.repository.clone()).collect();
-        let mut awaited = BTreeSet::new();
-        // A refused image waits for all others: the proof of one of them may be its own.
-        let is_refused =
-            |reference: &ImageRef| self.verdicts.get(reference).and_then(Verdict::error).is_some();
-        let is_known =
-            |reference: &ImageRef| self.resolutions.contains_key(reference) && !is_refused(reference);
-        desired.images.retain(|image| {
-            is_known(&image.reference) || {
-                awaited.insert(image.reference.clone());
-                false
-            }
-        });
-        observed.selected.retain(|selected| {
-            is_known(&selected.image.reference) || {
-                awaited.insert(selected.image.reference.clone());
-                false
-            }
-        });
-        desired.selections.retain(|selection| {
-            chosen.contains(&selection.repository) || {
-                awaited.insert(selection.repository.clone());
-                false
-            }
-        });
-        desired.listed_elsewhere.extend(awaited);
-        (desired, observed)
-    }
 }
 
 impl Lookups<'_> {
@@ -193,17 +140,15 @@ impl Lookups<'_> {
         known: &Mutex<Known>,
     ) -> Vec<(Purpose<'d>, Question<'d>)> {
         let (reference, resolution) = match (purpose, answer) {
-            (Purpose::Image(reference), Answer::Image(answer)) => (
-                reference.clone(),
-                match answer {
-                    Ok(Lookup::Same) => Resolution::AsRecorded,
-                    Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(ResolvedImage {
-                        reference: reference.clone(),
-                        ..*image
-                    })),
-                    Err(error) => Resolution::Blocked(Arc::new(error.into())),
-                },
-            ),
+            (Purpose::Image(asked), Answer::Waits(digest)) => return self.wait(asked, digest, known),
+            (Purpose::Image(asked), Answer::Image(Ok(Lookup::Image(image))))
+                if asked.waits_for(&image.digest) =>
+            {
+                return self.wait(asked, image.digest, known);
+            }
+            (Purpose::Image(asked), Answer::Image(answer)) => {
+                (asked.reference.clone(), resolution_of(asked, answer, known))
+            }
             (Purpose::Locked(locked), Answer::Image(answer)) => (
                 locked.reference.clone(),
                 match confirm(&locked, answer) {
@@ -217,14 +162,74 @@ impl Lookups<'_> {
                 known.resolutions.insert(reference, resolution);
                 return Vec::new();
             }
-            (Purpose::Tags(deciding), Answer::Tags(choices)) => {
-                return self.of_selected(deciding.finish(choices), known);
+            (Purpose::Tags(deciding), Answer::Tags(Ok(choices))) => {
+                return self.cool(deciding, choices, known);
+            }
+            (Purpose::Tags(deciding), Answer::Tags(Err(error))) => {
+                return self.of_selected(deciding.finish(Err(error)), known);
+            }
+            (Purpose::NewTag(cooling, tag), Answer::Digest(digest)) => {
+                let mut cooling = threads::lock(&cooling);
+                let is_last = cooling.as_mut().is_some_and(|cooling| cooling.take(&tag, digest.ok()));
+                let Some(cooled) = cooling.take_if(|_| is_last) else { return Vec::new() };
+                return self.of_selected(cooled.finish(self.recorded, self.news()), known);
             }
             // The asker answers questions in kind.
             _ => return Vec::new(),
         };
         // Whoever was asked for the image may be asked for its signatures.
         self.settle(reference, resolution, Permission::Granted, known).into_iter().collect()
+    }
+
+    /// Takes note that a tag's new digest waits: the image stays as it is recorded. Where that
+    /// cannot be told from the rows, asks for the recorded digest.
+    fn wait<'d>(
+        &self,
+        asked: ImageQuestion,
+        digest: BlobDigest,
+        known: &Mutex<Known>,
+    ) -> Vec<(Purpose<'d>, Question<'d>)> {
+        let reference = asked.reference.clone();
+        threads::lock(known).seen.insert(reference.clone(), digest);
+        if asked.known.is_some() {
+            let settled = self.settle(reference, Resolution::AsRecorded, Permission::Granted, known);
+            return settled.into_iter().collect();
+        }
+        let pinned = self.recorded.get(&reference).and_then(|row| row.digest.clone());
+        let asked = ImageQuestion { pinned, cooldown: None, ..asked };
+        vec![(Purpose::Image(asked.clone()), Question::Image(asked))]
+    }
+
+    /// Returns the questions for the digests of newly chosen tags, or for the images where no tag
+    /// is new.
+    fn cool<'d>(
+        &self,
+        deciding: Deciding<'d>,
+        choices: Choices,
+        known: &Mutex<Known>,
+    ) -> Vec<(Purpose<'d>, Question<'d>)> {
+        let (cooling, questions) = Cooling::begin(deciding, choices, self.recorded, self.news());
+        if questions.is_empty() {
+            return self.of_selected(cooling.finish(self.recorded, self.news()), known);
+        }
+        let cooling = Arc::new(Mutex::new(Some(cooling)));
+        let question = |(tag, platform): (ImageRef, _)| {
+            (Purpose::NewTag(Arc::clone(&cooling), tag.clone()), Question::Digest { tag, platform })
+        };
+        questions.into_iter().map(question).collect()
+    }
+
+    /// Lists the tags of `repository` that have been recorded, or noted as new.
+    fn known_tags(&self, repository: &ImageRef) -> BTreeSet<String> {
+        let is_tag = |name: &&ImageRef| name.digest().is_none() && name.repository_alone() == *repository;
+        let recorded = self.recorded.keys().filter(is_tag).filter_map(|name| name.tag());
+        recorded.map(str::to_owned).chain(self.news().noted(repository)).collect()
+    }
+
+    /// Everything that says how long tags have been known.
+    fn news(&self) -> News<'_> {
+        let Self { candidates, taken_now, now, .. } = *self;
+        News { candidates, taken_now, now }
     }
 
     /// Takes note of the meaning of an image, or returns the question for the image's signatures:
@@ -267,15 +272,36 @@ impl Lookups<'_> {
         if selections.is_empty() {
             return self.of_selected(deciding.finish(Ok(Vec::new())), known);
         }
-        vec![(Purpose::Tags(deciding), Question::Tags { repository, selections })]
+        let cools = selections.iter().any(|selection| !selection.cooldown.is_zero());
+        let known = if cools { self.known_tags(&repository) } else { BTreeSet::new() };
+        vec![(Purpose::Tags(deciding), Question::Tags { repository, selections, known })]
     }
 
     /// Returns the questions for the images that selections have chosen.
     fn of_selected<'d>(&self, selected: Selected, known: &Mutex<Known>) -> Vec<(Purpose<'d>, Question<'d>)> {
-        let images = selected.images.iter();
-        let questions = images.filter_map(|selected| self.of_image(&selected.image, known)).collect();
+        let images = selected.images.iter().map(|selected| &selected.image);
+        let question = |image: &DesiredImage| {
+            let admitted = selected.admitted.get(&image.reference).filter(|_| image.locked.is_none());
+            match admitted.filter(|_| !self.recorded.contains_key(&image.reference)) {
+                Some(digest) => Some(Self::of_digest(image, digest.clone())),
+                None => self.of_image(image, known),
+            }
+        };
+        let questions = images.filter_map(question).collect();
         threads::lock(known).selections.push(selected);
         questions
+    }
+
+    /// Returns the question for an image by its digest.
+    fn of_digest<'d>(image: &DesiredImage, digest: BlobDigest) -> (Purpose<'d>, Question<'d>) {
+        let question = ImageQuestion {
+            reference: image.reference.clone(),
+            platform: image.platform.clone(),
+            known: None,
+            pinned: Some(digest),
+            cooldown: None,
+        };
+        (Purpose::Image(question.clone()), Question::Image(question))
     }
 
     /// Returns the question for an image, unless its meaning is known without.
@@ -291,23 +317,33 @@ impl Lookups<'_> {
         match self.without_asking(image, self.recorded) {
             Some(Resolution::Locked(locked)) if self.locked_too => {
                 let pinned = Some(locked.digest.clone());
-                let question = ImageQuestion { reference, platform, known: None, pinned };
+                let question = ImageQuestion { reference, platform, known: None, pinned, cooldown: None };
                 Some((Purpose::Locked(locked), Question::Image(question)))
             }
             Some(Resolution::AsRecorded) if self.lacks_documents(image) => {
                 let pinned = known_digest(image, self.recorded);
-                let purpose = Purpose::Image(reference.clone());
-                let question = ImageQuestion { reference, platform, known: None, pinned };
-                Some((purpose, Question::Image(question)))
+                let question = ImageQuestion { reference, platform, known: None, pinned, cooldown: None };
+                Some((Purpose::Image(question.clone()), Question::Image(question)))
             }
             Some(resolution) => self.settle(reference, resolution, self.permission(image), known),
             None => {
                 let digest = known_digest(image, self.recorded).filter(|_| !self.lacks_documents(image));
-                let purpose = Purpose::Image(reference.clone());
-                let question = ImageQuestion { reference, platform, known: digest, pinned: None };
-                Some((purpose, Question::Image(question)))
+                let cooldown = self.cooldown(image);
+                let question = ImageQuestion { reference, platform, known: digest, pinned: None, cooldown };
+                Some((Purpose::Image(question.clone()), Question::Image(question)))
             }
         }
+    }
+
+    /// Finds the time that a new digest of the image's tag has to wait. A first add takes what is
+    /// there, and so does who pinned the image; of a tag with a note the digest is worth knowing.
+    fn cooldown(&self, image: &DesiredImage) -> Option<Cooldown> {
+        let row = self.recorded.get(&image.reference)?;
+        let is_first = row.digest.is_none() || row.platform.as_ref() != Some(&image.platform);
+        let is_noted = self.candidates.contains_key(&image.reference);
+        let is_chosen = image.reference.digest().is_some();
+        let counts = !is_first && !is_chosen && (is_noted || !image.cooldown.is_zero());
+        counts.then(|| self.news().cooldown(&image.reference, image.cooldown))
     }
 
     /// Finds out who forbids asking for the signatures of an image whose meaning is known.
@@ -350,7 +386,7 @@ impl Lookups<'_> {
         Fixed { digest, meaning, absent }: Fixed<'_>,
         known: &Mutex<Known>,
     ) -> Option<(Purpose<'d>, Question<'d>)> {
-        let (reference, platform) = (image.reference.clone(), image.platform.clone());
+        let reference = image.reference.clone();
         let is_recorded = known_digest(image, self.recorded).as_ref() == Some(digest);
         let resolution = if is_recorded && !self.lacks_documents(image) {
             Resolution::AsRecorded
@@ -361,12 +397,7 @@ impl Lookups<'_> {
         } else if self.offline && !self.registries.is_local(&reference) {
             forbidden_offline(absent)
         } else {
-            let purpose = Purpose::Image(reference.clone());
-            let pinned = Some(digest.clone());
-            return Some((
-                purpose,
-                Question::Image(ImageQuestion { reference, platform, known: None, pinned }),
-            ));
+            return Some(Self::of_digest(image, digest.clone()));
         };
         self.settle(reference, resolution, self.permission(image), known)
     }
@@ -426,72 +457,29 @@ impl Lookups<'_> {
     }
 }
 
+/// Makes the meaning of an image of the answer about it.
+fn resolution_of(
+    asked: ImageQuestion,
+    answer: Result<Lookup, RegistryError>,
+    known: &Mutex<Known>,
+) -> Resolution {
+    let ImageQuestion { reference, known: same, cooldown, .. } = asked;
+    match answer {
+        Ok(Lookup::Same) => {
+            if let (Some(same), Some(_)) = (same, cooldown) {
+                threads::lock(known).seen.insert(reference, same);
+            }
+            Resolution::AsRecorded
+        }
+        Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(ResolvedImage { reference, ..*image })),
+        Err(error) => Resolution::Blocked(Arc::new(error.into())),
+    }
+}
+
 pub(super) fn never_pulled(absent: Absent) -> Resolution {
     Resolution::Blocked(Arc::new(Error::NeverPulled(absent)))
 }
 
 pub(super) fn forbidden_offline(absent: Absent) -> Resolution {
     Resolution::Blocked(Arc::new(Error::Offline(absent)))
-}
-
-/// Accepts the image that the registry has under the locked digest, if it is the lockfile's.
-fn confirm(locked: &LockedImage, answer: Result<Lookup, RegistryError>) -> Result<ResolvedImage, Error> {
-    let resolved = match answer {
-        Ok(Lookup::Image(image)) => ResolvedImage { reference: locked.reference.clone(), ..*image },
-        // Nothing was known, so this does not come; without the image there is nothing to record.
-        Ok(Lookup::Same) => return Err(Defect::Unanswered(locked.digest.clone()).into()),
-        Err(source) => {
-            let (digest, source) = (locked.digest.clone(), Box::new(source));
-            return Err(Error::LockedDigest { digest, source });
-        }
-    };
-    let registry = "the registry serves";
-    if resolved.digest != locked.digest || resolved.manifest.digest != locked.manifest {
-        let difference = (locked.manifest.to_string(), resolved.manifest.digest.to_string());
-        return Err(mismatch(registry, "manifest", difference));
-    }
-    match other_layer(locked, &resolved.layers) {
-        Some(difference) => Err(mismatch(registry, "layer", difference)),
-        None => Ok(resolved),
-    }
-}
-
-fn mismatch(who: &'static str, what: &'static str, (expected, actual): (String, String)) -> Error {
-    Error::LockMismatch { who, what, expected, actual }
-}
-
-/// Finds the first layer of the lockfile that `layers` have not, and what they have in its place.
-fn other_layer(locked: &LockedImage, layers: &[LayerDescriptor]) -> Option<(String, String)> {
-    let said = |layer: &LayerDescriptor| (layer.digest.clone(), layer.diff_id.clone(), layer.size);
-    let shown = |layer: Option<&LayerDescriptor>| match layer {
-        Some(layer) => format!("{} of {} bytes, {} unpacked", layer.digest, layer.size, layer.diff_id),
-        None => "none".to_owned(),
-    };
-    (0..locked.layers.len().max(layers.len())).find_map(|index| {
-        let (expected, actual) = (locked.layers.get(index), layers.get(index));
-        (expected.map(said) != actual.map(said)).then(|| (shown(expected), shown(actual)))
-    })
-}
-
-/// Finds the row of the image, if all its names are recorded with the lockfile's manifest.
-fn recorded_as_locked<'r>(
-    image: &DesiredImage,
-    recorded: &'r BTreeMap<ImageRef, RecordedImage>,
-) -> Option<&'r RecordedImage> {
-    let locked = image.locked.as_ref()?;
-    let row = recorded.get(&image.reference)?;
-    let same = known_digest(image, recorded).as_ref() == Some(&locked.digest)
-        && row.manifest_digest.as_ref() == Some(&locked.manifest);
-    same.then_some(row)
-}
-
-/// Returns the digest to compare with, if what is recorded is good enough to be kept as it is.
-fn known_digest(image: &DesiredImage, recorded: &BTreeMap<ImageRef, RecordedImage>) -> Option<BlobDigest> {
-    let names = image.reference.recorded_names();
-    let rows: Option<Vec<&RecordedImage>> = names.iter().map(|name| recorded.get(name)).collect();
-    let rows = rows?;
-    let good = rows.iter().all(|row| {
-        row.rows_complete && row.platform.as_ref() == Some(&image.platform) && row.digest == rows[0].digest
-    });
-    if good { rows[0].digest.clone() } else { None }
 }

@@ -9,12 +9,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::chooser::{Choices, compile, two_platforms};
+use super::chooser::{Choices, FromList, compile, two_platforms};
+use crate::digest::BlobDigest;
 use crate::error::{Absent, Error, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::selection::describe;
 use crate::state::{
-    BlockedSelection, Desired, DesiredImage, Platform, PullPolicy, RecordedImage, SelectedImage, TagSelection,
+    BlockedSelection, Desired, DesiredImage, NewTag, Platform, PullPolicy, RecordedImage, SelectedImage,
+    TagSelection,
 };
 
 /// A repository with all the selections that draw on it.
@@ -32,6 +34,10 @@ pub(super) struct Selected {
     pub(super) repository: ImageRef,
     pub(super) images: Vec<SelectedImage>,
     pub(super) blocked: Option<BlockedSelection>,
+    /// The tags that would be chosen, were they not new.
+    pub(super) new_tags: Vec<NewTag>,
+    /// The digests of newly chosen tags that have waited, by which they are asked for.
+    pub(super) admitted: BTreeMap<ImageRef, BlobDigest>,
     /// True if all choices were made, and from the list or by the lockfile.
     pub(super) decided: bool,
 }
@@ -92,7 +98,7 @@ impl<'a> Repository<'a> {
             Err(error) => return Some(Err(Arc::new(error))),
         };
         let here = || {
-            let tags = rule.choose(recorded_tags(self, selection, recorded));
+            let tags = rule.choose(recorded_tags(&self.name, selection, recorded));
             Choice { tags: tags.into_iter().map(str::to_owned).collect(), decides: false }
         };
         if selection.pull == PullPolicy::Never || !may_ask {
@@ -138,9 +144,9 @@ impl<'a> Deciding<'a> {
                 let tags = match &unlisted {
                     Some(error) => Err(Arc::clone(error)),
                     // The asker answers for every open selection.
-                    None => from_list.next().unwrap_or_else(|| Ok(Vec::new())),
+                    None => from_list.next().unwrap_or_else(|| Ok(FromList::default())),
                 };
-                tags.map(|tags| Choice { tags, decides: true })
+                tags.map(|from_list| Choice { tags: from_list.tags, decides: true })
             });
             match choice {
                 Ok(choice) => {
@@ -160,6 +166,8 @@ impl<'a> Deciding<'a> {
             repository: repository.name.clone(),
             images: images.into_values().collect(),
             decided: decided && error.is_none(),
+            new_tags: Vec::new(),
+            admitted: BTreeMap::new(),
             blocked: error.map(|error| BlockedSelection {
                 repository: repository.name.clone(),
                 platform: repository.selections[0].platform.clone(),
@@ -170,8 +178,8 @@ impl<'a> Deciding<'a> {
 }
 
 /// Returns the tags of `repository` that are recorded in full for the selection's platform.
-fn recorded_tags<'r>(
-    repository: &'r Repository<'_>,
+pub(super) fn recorded_tags<'r>(
+    repository: &'r ImageRef,
     selection: &'r TagSelection,
     recorded: &'r BTreeMap<ImageRef, RecordedImage>,
 ) -> impl Iterator<Item = &'r str> {
@@ -181,7 +189,7 @@ fn recorded_tags<'r>(
             row.reference.digest().is_none()
                 && row.rows_complete
                 && row.platform.as_ref() == Some(&selection.platform)
-                && row.reference.repository_alone() == repository.name
+                && row.reference.repository_alone() == *repository
         })
         .filter_map(|row| row.reference.tag())
 }

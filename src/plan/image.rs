@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::contradiction::contradicted;
+use super::cooldown;
 use super::engine_part::{Meaning, RowChange, plan_engine};
 use super::names::Names;
 use super::need::Need;
@@ -13,7 +14,7 @@ use super::reason::Reason;
 use crate::digest::BlobDigest;
 use crate::error::{Defect, Error};
 use crate::image_ref::ImageRef;
-use crate::progress::{Event, SignatureReport};
+use crate::progress::{Event, SignatureReport, Waiting};
 use crate::state::{
     Action, BlobsState, BlockedSelection, Desired, DesiredImage, DocumentDescriptor, EngineName, EngineState,
     LayerDescriptor, LayersState, LockedImage, Observed, PartState, Platform, RecordedImage, Resolution,
@@ -63,6 +64,8 @@ pub struct PlannedImage {
     pub to_record: Option<ToRecord>,
     /// True if the image is to be held at its digest once it is recorded.
     pub holds: bool,
+    /// The new digest of the tag that is not taken yet.
+    pub waiting: Option<Waiting>,
     /// The verdict about the image's signatures; `None` where no rule asks for one.
     pub verdict: Option<Verdict>,
     /// True if a removal is put off, that of the image or those from engines: a wanted image is
@@ -156,8 +159,9 @@ impl PlannedImage {
             digest: self.digest.clone(),
             previous: self.previous.clone(),
             reason: self.remark().unwrap_or_default(),
+            candidate: self.waiting.clone().map(Box::new),
             engines,
-            signatures: self.signatures(),
+            signatures: Box::new(self.signatures()),
             error,
         }
     }
@@ -194,6 +198,7 @@ impl PlannedImage {
             download_bytes: 0,
             to_record: None,
             holds: false,
+            waiting: None,
             verdict: None,
             waits: false,
         }
@@ -217,7 +222,8 @@ pub(super) fn plan_image(
 ) -> PlannedImage {
     let names = wanted.reference.recorded_names();
     let recorded = observed.recorded.get(&wanted.reference);
-    let goal = Goal::of(wanted, recorded, observed);
+    let waiting = cooldown::waiting(wanted, recorded, observed);
+    let goal = Goal::of(wanted, recorded, waiting.is_some(), observed);
     let rows = plan_layers(desired, wanted, recorded, &names, &goal, observed);
     let rows_action = rows.action();
     let mut parts = vec![rows];
@@ -227,7 +233,10 @@ pub(super) fn plan_image(
     let (in_engines, row_changes) = plan_engines(desired, wanted, &goal, engine_names, observed);
     parts.extend(in_engines);
     // A wanted image has parts.
-    let reason = deciding(&parts).map_or(Reason::InSync, |part| part.reason.clone());
+    let reason = match (deciding(&parts).map_or(Reason::InSync, |part| part.reason.clone()), &waiting) {
+        (Reason::InSync, Some(waiting)) => Reason::NewDigest(waiting.clone()),
+        (reason, _) => reason,
+    };
     let mut planned = PlannedImage {
         parts,
         row_changes,
@@ -240,6 +249,7 @@ pub(super) fn plan_image(
         to_record: goal.to_record,
         digest: goal.digest,
         holds: wanted.back_to.is_some(),
+        waiting,
         verdict: observed.verdicts.get(&wanted.reference).cloned(),
         ..PlannedImage::without_parts(&wanted.reference, names, Some(wanted.platform.clone()), reason)
     };
@@ -301,10 +311,10 @@ struct Goal {
 }
 
 impl Goal {
-    /// Finds out what `wanted` is to be: what its reference means now, or else what is recorded. An
-    /// image that is refused stays as it is.
-    fn of(wanted: &DesiredImage, recorded: Option<&RecordedImage>, observed: &Observed) -> Self {
-        let goal = Self::unjudged(wanted, recorded, observed);
+    /// Finds out what `wanted` is to be: what its reference means now, or else what is recorded, as
+    /// long as a new digest waits. An image that is refused stays as it is.
+    fn of(wanted: &DesiredImage, recorded: Option<&RecordedImage>, waits: bool, observed: &Observed) -> Self {
+        let goal = Self::unjudged(wanted, recorded, waits, observed);
         match observed.verdicts.get(&wanted.reference).and_then(Verdict::error) {
             Some(refusal) if goal.error.is_none() => {
                 Self { error: Some(Arc::clone(refusal)), to_record: None, ..goal }
@@ -314,7 +324,12 @@ impl Goal {
     }
 
     /// Finds out what `wanted` is to be if nobody minds.
-    fn unjudged(wanted: &DesiredImage, recorded: Option<&RecordedImage>, observed: &Observed) -> Self {
+    fn unjudged(
+        wanted: &DesiredImage,
+        recorded: Option<&RecordedImage>,
+        waits: bool,
+        observed: &Observed,
+    ) -> Self {
         let as_recorded = Self {
             digest: recorded.and_then(|recorded| recorded.digest.clone()),
             manifest: recorded.and_then(|recorded| recorded.manifest_digest.clone()),
@@ -327,6 +342,12 @@ impl Goal {
         };
         match observed.resolutions.get(&wanted.reference) {
             Some(Resolution::AsRecorded) if recorded.is_some() => as_recorded,
+            // The observer has not heeded the cooldown.
+            Some(Resolution::Resolved(image))
+                if waits && Some(&image.digest) != as_recorded.digest.as_ref() =>
+            {
+                as_recorded
+            }
             Some(Resolution::Resolved(image)) => Self {
                 digest: Some(image.digest.clone()),
                 manifest: Some(image.manifest.digest.clone()),

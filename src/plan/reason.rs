@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use crate::error::Error;
 use crate::image_ref::ImageRef;
+use crate::progress::Waiting;
 use crate::state::{Action, BlobsState, EngineName, LayersState, Owner, Platform, ToLoad};
 
 /// The reason why a plan does something, or nothing, about an image.
@@ -54,6 +55,8 @@ pub enum Reason {
         /// The time since when it is held.
         since: Timestamp,
     },
+    /// Everything is as it should be as long as a new digest of the tag is not taken.
+    NewDigest(Waiting),
     /// The image cannot be had.
     Blocked(Arc<Error>),
     /// The owner does not list the image any more.
@@ -95,7 +98,7 @@ impl Reason {
             | Self::Engine { to_load: ToLoad::AnotherDigest, .. } => Action::Update,
             Self::NotRecorded | Self::OnlyMicrosandbox | Self::Engine { .. } => Action::Add,
             Self::Layers(_) | Self::Blobs(_) | Self::Rows => Action::Repair,
-            Self::InSync | Self::Held { .. } => Action::Keep,
+            Self::InSync | Self::Held { .. } | Self::NewDigest(_) => Action::Keep,
             Self::Blocked(_) => Action::Blocked,
             Self::NotListed { .. } | Self::AskedFor { .. } => Action::Remove,
         }
@@ -117,6 +120,7 @@ impl Reason {
             Self::Rows => "rows",
             Self::InSync => "in-sync",
             Self::Held { .. } => "held",
+            Self::NewDigest(_) => "new-digest",
             Self::Blocked(_) => "blocked",
             Self::NotListed { .. } => "not-listed",
             Self::AskedFor { .. } => "asked-for",
@@ -162,6 +166,7 @@ impl fmt::Display for Reason {
             Self::Held { since } => {
                 write!(f, "held since rollback {}", since.strftime("%Y-%m-%d %H:%M UTC"))
             }
+            Self::NewDigest(waiting) => write!(f, "new digest {waiting}"),
             Self::Blocked(error) => error.fmt(f),
             Self::NotListed { not_chosen, remains } => {
                 f.write_str("not listed any more")?;

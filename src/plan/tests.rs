@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+mod cooldown;
 mod engines;
 mod laws;
 mod removals;
@@ -119,6 +120,7 @@ fn desired(images: Vec<ImageRef>, prune: bool) -> Desired {
         layers_directory: "/layers".into(),
         images,
         selections: Vec::new(),
+        taken_now: BTreeSet::new(),
         listed_elsewhere: BTreeSet::new(),
         targets: Targets::default(),
         prune,

@@ -27,6 +27,8 @@ pub struct Desired {
     /// Selections of tags. The observer finds out which images they choose:
     /// [`Observed::selected`](super::Observed::selected).
     pub selections: Vec<TagSelection>,
+    /// The tags, chosen by selections or not, that are taken at once, new or not.
+    pub taken_now: BTreeSet<ImageRef>,
     /// References that the file lists but this run leaves alone (`--group`): never removed. A
     /// selection of tags is there as its repository alone, which stands for all its images.
     pub listed_elsewhere: BTreeSet<ImageRef>,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -14,6 +15,7 @@ use super::locked::LockedImage;
 use super::owner::Owner;
 use super::platform::Platform;
 use super::resolved::ResolvedImage;
+use super::time::TagCandidate;
 use super::trust::Verdict;
 use crate::digest::BlobDigest;
 use crate::error::Error;
@@ -23,6 +25,8 @@ use crate::image_ref::ImageRef;
 /// concerned.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
+    /// The time of the observation.
+    pub now: Timestamp,
     /// The present meaning of each desired and each selected image.
     pub resolutions: BTreeMap<ImageRef, Resolution>,
     /// The images that selections of tags chose and that are not desired by name, sorted by
@@ -30,6 +34,13 @@ pub struct Observed {
     pub selected: Vec<SelectedImage>,
     /// Repositories with a selection that could not be carried out, sorted; each once.
     pub blocked_selections: Vec<BlockedSelection>,
+    /// The digests that tags mean now, by the word of registries: of tags with a cooldown, or with
+    /// a digest that was noted as new.
+    pub seen: BTreeMap<ImageRef, BlobDigest>,
+    /// The digests of tags that earlier runs have noted as new.
+    pub candidates: BTreeMap<ImageRef, TagCandidate>,
+    /// The tags that selections would choose, were they not new.
+    pub new_tags: Vec<NewTag>,
     /// Repositories, alone, of which all selections were made from the list of their tags. Of the
     /// others with a selection nothing may be removed: nobody knows what they would have chosen.
     pub decided: BTreeSet<ImageRef>,
@@ -79,6 +90,17 @@ pub struct SelectedImage {
     pub image: DesiredImage,
     /// The rule that chose the image, for people.
     pub rule: String,
+}
+
+/// A tag that a selection would choose, were it not new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTag {
+    /// The tag.
+    pub tag: ImageRef,
+    /// The digest that the tag means now.
+    pub digest: BlobDigest,
+    /// The time for which the selection wants new tags to be seen.
+    pub cooldown: Duration,
 }
 
 /// A repository whose tags could not be chosen.

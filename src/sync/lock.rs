@@ -3,10 +3,15 @@
 //! The lockfile is written by this verb only, and replaced as a whole ([`replace`]): a reader sees
 //! the old one or the new one.
 
+mod waiting;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
+use self::waiting::Waits;
 use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::load::{Loaded, load};
@@ -22,6 +27,7 @@ use crate::lockfile::{EntryChange, Lockfile};
 use crate::observe::{
     Answer, Asker, ImageQuestion, Judged, Permission, Question, SignatureQuestion, Signatures, two_platforms,
 };
+use crate::plan::Waiting;
 use crate::registry::Lookup;
 use crate::state::{Action, LockedImage, LockedSelection, Platform, TagSelection, Verdict};
 
@@ -85,6 +91,8 @@ pub struct Relocked {
     pub changed: bool,
     /// The change of each entry, by reference; images that failed are not among them.
     pub images: Vec<EntryChange>,
+    /// The new digests of locked tags, and the new tags of selections, that are not taken yet.
+    pub waiting: BTreeMap<ImageRef, Waiting>,
     /// Images, and repositories alone of which tags are selected, that could not be looked up. If
     /// there is one, nothing was written.
     pub failed: Vec<Unlocked>,
@@ -129,14 +137,20 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     let signatures = Signatures::new(&judge, &registries, &session.home);
     let reporter = &*session.reporter;
     let asker = Asker { registries: &registries, signatures: &signatures, parallel, reporter };
-    let (selections, mut failed) = choose(&loaded, &old, &request.upgrade, &asker);
-    let (mut entries, open) = split(&loaded, &old, &request.upgrade, &selections, &mut failed);
-    open.look_up(&asker, &mut entries, &mut failed);
+    let mut waits = Waits::new(&loaded, &old, Timestamp::now());
+    let (selections, mut failed) = choose(&loaded, &old, &request.upgrade, &asker, &mut waits);
+    let (mut entries, mut open) = split(&loaded, &old, &request.upgrade, &selections, &mut failed);
+    open.meanings.extend(waits.take_admitted());
+    open.look_up(&asker, &mut entries, &mut waits, &mut failed);
     note_signers(&asker, &mut entries, &mut failed);
     if session.cancel.is_cancelled() {
         return Err(Error::Stopped.into());
     }
-    let new = Lockfile::new(entries, selections);
+    let candidates = waits.candidates(|tag| {
+        entries.iter().any(|entry| entry.reference == *tag)
+            || selections.iter().any(|selection| selection.repository == tag.repository_alone())
+    });
+    let new = Lockfile::new(entries, selections).with_candidates(candidates);
     let mut images = old.changes(&new);
     // An image that could not be looked up has not changed; nor has any tag of a repository without
     // its list.
@@ -153,7 +167,7 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
         store(place, changed.then_some(&new))?;
     }
     let (path, name) = (place.path.clone(), place.name.clone());
-    Ok(Relocked { path, name, changed, images, failed })
+    Ok(Relocked { path, name, changed, images, waiting: waits.into_waiting(), failed })
 }
 
 /// Splits what is wanted into the entries that are there already, and what is looked up.
@@ -214,7 +228,13 @@ struct Open {
 impl Open {
     /// Asks what the images mean now, a platform of each at a time, and adds the answers to the
     /// entries, or to what failed. An image that still has its known digest keeps its entry.
-    fn look_up(mut self, asker: &Asker<'_>, entries: &mut Vec<Arc<LockedImage>>, failed: &mut Vec<Unlocked>) {
+    fn look_up(
+        mut self,
+        asker: &Asker<'_>,
+        entries: &mut Vec<Arc<LockedImage>>,
+        waits: &mut Waits<'_>,
+        failed: &mut Vec<Unlocked>,
+    ) {
         while !self.images.is_empty() {
             let mut lookups = Vec::new();
             self.images.retain(|reference, platforms| {
@@ -223,15 +243,30 @@ impl Open {
                     pinned: self.meanings.get(reference).cloned(),
                     reference: reference.clone(),
                     platform,
+                    // The first entry of an image takes what there is.
+                    cooldown: known.as_ref().and_then(|_| waits.of(reference)),
                     known,
                 }));
                 !platforms.is_empty()
             });
             let answers = asker.ask_all(lookups.iter().cloned().map(Question::Image).collect());
             for (asked, answer) in lookups.into_iter().zip(answers) {
-                // The asker answers questions in kind.
-                let Answer::Image(answer) = answer else { continue };
+                let answer = match answer {
+                    Answer::Image(Ok(Lookup::Image(image))) if asked.waits_for(&image.digest) => {
+                        Answer::Waits(image.digest)
+                    }
+                    other => other,
+                };
                 let ImageQuestion { reference, platform, known, .. } = asked;
+                let answer = match answer {
+                    Answer::Waits(digest) => {
+                        waits.note(reference.clone(), &digest);
+                        Ok(Lookup::Same)
+                    }
+                    Answer::Image(answer) => answer,
+                    // The asker answers questions in kind.
+                    _ => continue,
+                };
                 let digest = match answer {
                     Ok(Lookup::Same) => known,
                     Ok(Lookup::Image(image)) => {
@@ -310,6 +345,7 @@ fn choose(
     old: &Lockfile,
     upgrade: &Upgrade,
     asker: &Asker<'_>,
+    waits: &mut Waits<'_>,
 ) -> (Vec<LockedSelection>, Vec<Unlocked>) {
     let (mut chosen, mut failed) = (Vec::new(), Vec::new());
     let mut open: BTreeMap<ImageRef, Vec<&TagSelection>> = BTreeMap::new();
@@ -330,6 +366,13 @@ fn choose(
     let question = |(repository, selections): &(ImageRef, Vec<_>)| Question::Tags {
         repository: repository.clone(),
         selections: selections.clone(),
+        known: waits.known_tags(
+            repository,
+            &selections
+                .iter()
+                .flat_map(|selection| locked_tags(old, selection).unwrap_or_default())
+                .collect(),
+        ),
     };
     let answers = asker.ask_all(open.iter().map(question).collect());
     for ((repository, selections), answer) in open.into_iter().zip(answers) {
@@ -341,7 +384,11 @@ fn choose(
         });
         for (selection, tags) in selections.into_iter().zip(choices) {
             match tags {
-                Ok(tags) => chosen.push(LockedSelection::of(selection, tags)),
+                Ok(from_list) => {
+                    let taken = locked_tags(old, selection).unwrap_or_default().into_iter().collect();
+                    let tags = waits.choose(selection, taken, from_list, asker);
+                    chosen.push(LockedSelection::of(selection, tags));
+                }
                 Err(error) => failed.push((repository.clone(), selection.platform.clone(), error)),
             }
         }

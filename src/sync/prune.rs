@@ -148,6 +148,7 @@ impl Unlisted {
             layers_directory: settings.layers.clone().unwrap_or_else(|| session.default_layers()),
             images: Vec::new(),
             selections: Vec::new(),
+            taken_now: BTreeSet::new(),
             listed_elsewhere: listed,
             targets: settings.targets.clone(),
             prune: true,

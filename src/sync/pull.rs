@@ -78,6 +78,7 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
         layers_directory: layers.clone(),
         images: references.iter().map(named).collect(),
         selections: Vec::new(),
+        taken_now: BTreeSet::new(),
         listed_elsewhere: BTreeSet::new(),
         targets: settings.targets.clone(),
         prune: false,

@@ -414,6 +414,7 @@ fn wanted_for_repair(
         layers_directory: directory.to_owned(),
         images: Vec::new(),
         selections: Vec::new(),
+        taken_now: BTreeSet::new(),
         listed_elsewhere: BTreeSet::new(),
         targets: wishes.targets(settings),
         prune: false,

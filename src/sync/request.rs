@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::image_ref::ImageRef;
+
 /// The place that a file which the user names comes from.
 #[derive(Clone, Debug)]
 pub enum ImagesSource {
@@ -31,6 +33,8 @@ pub struct Request {
     pub from: Option<PathBuf>,
     /// The user lets the hooks of the images file run.
     pub hooks: bool,
+    /// The images whose new digests are taken at once, whatever their cooldown.
+    pub now: Vec<ImageRef>,
 }
 
 impl Request {
@@ -45,6 +49,7 @@ impl Request {
             locked: false,
             from: None,
             hooks: false,
+            now: Vec::new(),
         }
     }
 }

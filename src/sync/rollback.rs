@@ -279,6 +279,7 @@ impl OwnersWish {
             layers_directory: self.layers.clone(),
             images: vec![image],
             selections: Vec::new(),
+            taken_now: BTreeSet::new(),
             listed_elsewhere: self.elsewhere.clone(),
             targets: self.settings.targets.clone(),
             prune: false,

@@ -96,6 +96,8 @@ const LINES: &[Line] = &[
     Line(&[], "apply --locked", 1, NOTHING),
     Line(&["lock"], "apply --locked", 0, EVENTS),
     Line(&["apply"], "apply --offline", 0, EVENTS),
+    Line(&["apply"], "apply --now REF", 0, EVENTS),
+    Line(&["apply"], "apply --now docker.io/library/nowhere:1", 2, NOTHING),
     Line(&[], "apply --offline", 1, EVENTS),
     Line(&[], "apply --hooks", 0, EVENTS),
     Line(&[], "apply --group one --group two", 0, EVENTS),

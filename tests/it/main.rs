@@ -15,6 +15,7 @@ mod blobs;
 mod compression;
 mod concurrency;
 mod contract;
+mod cooldown;
 mod crash;
 mod descriptors;
 mod disk;

@@ -275,6 +275,9 @@ pub(crate) struct Apply {
     /// Take everything from this bundle (see `export`; a directory or a tar): no network
     #[arg(long, value_name = "BUNDLE", conflicts_with = "watch")]
     pub(crate) from: Option<PathBuf>,
+    /// Take the new digest of this image at once, whatever its `cooldown` (repeatable)
+    #[arg(long, value_name = "REF", conflicts_with = "watch")]
+    pub(crate) now: Vec<String>,
 }
 
 /// Apply now, and again whenever the file, the lockfile, the store or a tag changes

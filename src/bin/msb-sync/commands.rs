@@ -125,6 +125,7 @@ fn request(target: &Target, from: Option<&Path>, hooks: bool) -> Request {
         locked: target.locked,
         from: from.map(Path::to_owned),
         hooks,
+        now: Vec::new(),
     }
 }
 

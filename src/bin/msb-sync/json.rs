@@ -68,6 +68,7 @@ pub(crate) fn plan(plan: &Plan) -> Value {
         "changes": plan.changes(),
         "download_bytes": plan.download_bytes(),
         "images": plan.images.iter().map(planned).collect::<Vec<_>>(),
+        "new_tags": new_tags(plan.new_tags.iter().map(|(tag, waiting)| (tag, waiting))),
         "layers_to_remove": plan.layers_to_remove,
         "engine_removals": plan.engine_removals.iter().map(|row| {
             json!({ "engine": row.engine.name, "reference": row.name })
@@ -87,11 +88,33 @@ fn planned(image: &PlannedImage) -> Value {
         "layers": { "total": image.layers.len(), "present": image.layers_state().present },
         "download_bytes": image.download_bytes,
         "waits": image.waits,
+        "candidate": image.waiting.as_ref().map(candidate),
         "trust": trust::signatures(&image.signatures()),
         "error": image.part_error().map(|error| error_value(error)),
     });
     add_engines(&mut value, image.engine_actions().map(|(engine, action)| (engine.as_str(), action)));
     value
+}
+
+/// A new digest that is not taken yet.
+fn candidate(waiting: &plan::Waiting) -> Value {
+    json!({
+        "digest": waiting.digest,
+        "since": waiting.since.to_string(),
+        "until": waiting.until.to_string(),
+    })
+}
+
+/// New digests that are not taken yet, each with its tag.
+fn new_tags<'w>(
+    tags: impl IntoIterator<Item = (&'w msb_sync::image_ref::ImageRef, &'w plan::Waiting)>,
+) -> Vec<Value> {
+    let tags = tags.into_iter().map(|(tag, waiting)| {
+        let mut value = candidate(waiting);
+        value["reference"] = tag.to_string().into();
+        value
+    });
+    tags.collect()
 }
 
 /// The words of a reason that the action says too: for what changes, a machine that shows the
@@ -126,6 +149,7 @@ pub(crate) fn relocked(relocked: &Relocked) -> Value {
     json!({
         "version": VERSION,
         "changed": relocked.changed,
+        "candidates": new_tags(&relocked.waiting),
         "path": path(&relocked.path),
         "images": changes.chain(failed).collect::<Vec<_>>(),
     })

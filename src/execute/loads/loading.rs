@@ -432,6 +432,7 @@ mod tests {
             download_bytes: 0,
             to_record: None,
             holds: false,
+            waiting: None,
             verdict: None,
             waits: false,
         }

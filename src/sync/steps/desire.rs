@@ -3,9 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::load::{ImagesText, Loaded, understand};
 use super::lockfile::{locked_selections, use_lockfile};
+use crate::error::InputError;
 use crate::image_ref::ImageRef;
 use crate::state::{Desired, Owner, PullPolicy};
 use crate::sync::request::{ImagesSource, Request};
@@ -26,8 +28,41 @@ pub(crate) fn desire(session: &Session, loaded: &Loaded, request: &Request) -> R
         // Asking a bundle costs nothing, and its word is what was asked for.
         desired.images.iter_mut().for_each(|image| image.pull = PullPolicy::Always);
         desired.selections.iter_mut().for_each(|selection| selection.pull = PullPolicy::Always);
+        // Whoever carries a bundle here has chosen what is in it.
+        desired.images.iter_mut().for_each(|image| image.cooldown = Duration::ZERO);
+        desired.selections.iter_mut().for_each(|selection| selection.cooldown = Duration::ZERO);
     }
+    take_now(session, loaded, &mut desired, &request.now)?;
     Ok(desired)
+}
+
+/// Lets the new digests of the images `now` be taken at once.
+fn take_now(
+    session: &Session,
+    loaded: &Loaded,
+    desired: &mut Desired,
+    now: &[ImageRef],
+) -> Result<(), VerbError> {
+    for reference in now {
+        let repository = reference.repository_alone();
+        let image = desired.images.iter_mut().find(|image| image.reference == *reference);
+        let is_selected = desired.selections.iter().any(|selection| selection.repository == repository);
+        if image.is_none() && !is_selected {
+            let nearest = loaded.file.nearest(reference).map(ToString::to_string);
+            let (images_file, reference) = (loaded.name.clone(), reference.clone());
+            return Err(InputError::NotListed { option: "--now", images_file, reference, nearest }.into());
+        }
+        if let Some(image) = image {
+            image.cooldown = Duration::ZERO;
+            if image.locked.is_some() {
+                session.warn(format!(
+                    "--now {reference}: the lockfile says what it means; run: msb-sync lock --upgrade {reference}"
+                ));
+            }
+        }
+        desired.taken_now.insert(reference.clone());
+    }
+    Ok(())
 }
 
 /// Takes the images of `groups` from the images file, or all of them where no group is named.

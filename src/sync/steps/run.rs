@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+
 use super::lock_home::{lock_home, open_store};
 use super::rebind::rebind;
 use crate::catalog::{Catalog, WritableCatalog};
@@ -46,6 +48,7 @@ impl<'a> Run<'a> {
             signatures: self.signatures,
             blobs: Blobs::of(&self.session.home),
             layers: &self.desired.layers_directory,
+            now: Timestamp::now(),
             parallel: self.settings.downloads,
             offline: self.offline,
             locked_too: true,

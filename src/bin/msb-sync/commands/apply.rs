@@ -1,14 +1,15 @@
 //! `apply`: makes the machine match the images file.
 
 use msb_sync::error::Error;
-use msb_sync::sync::{self, Applied, Session, VerbError};
+use msb_sync::sync::{self, Applied, Request, Session, VerbError};
 
 use crate::args::Apply;
 use crate::exit::Exit;
 use crate::output::Output;
 
 pub(super) fn run(args: &Apply, session: &Session, output: &Output) -> Result<Exit, VerbError> {
-    let request = super::request(&args.target, args.from.as_deref(), args.hooks);
+    let now = super::references(session, &args.now)?;
+    let request = Request { now, ..super::request(&args.target, args.from.as_deref(), args.hooks) };
     show(|| sync::apply(session, &request), output)
 }
 

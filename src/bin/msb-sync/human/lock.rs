@@ -22,6 +22,12 @@ pub(crate) fn relocked(relocked: &Relocked, check: bool, view: View) -> String {
     if !changed.is_empty() {
         out.push('\n');
     }
+    for (tag, waiting) in &relocked.waiting {
+        out.push_str(&view.lines(&format!("{tag}: new digest {waiting}"), "", "    "));
+    }
+    if !relocked.waiting.is_empty() {
+        out.push('\n');
+    }
     let name = printable(&relocked.name, false);
     let images = plural(relocked.images.len(), "image");
     let _ = if !relocked.failed.is_empty() {

@@ -26,6 +26,10 @@ pub(crate) fn plan(plan: &Plan, file: &Path, platform: &Platform, view: View) ->
         out.push('\n');
     }
     write_rows(&mut out, plan, platform, view);
+    for (tag, waiting) in &plan.new_tags {
+        out.push('\n');
+        out.push_str(&view.lines(&format!("new tag {tag}: {waiting}"), "  ", "    "));
+    }
     if !plan.unlisted.is_empty() {
         let names = failures::names(plan.unlisted.iter(), view);
         let text = format!("not listed any more, kept (--prune removes): {names}");
@@ -92,7 +96,7 @@ fn likeness(image: &PlannedImage, plan: &Plan, platform: &Platform, view: View) 
     let mut key = vec![image.action.as_str().to_owned()];
     match (image.action, image.part_error()) {
         (Action::Blocked, Some(error)) => key.extend(failures::key(&image.reference, error)),
-        (Action::Keep, None) if !view.verbose && image.leaves.is_empty() => {}
+        (Action::Keep, None) if !view.verbose && image.leaves.is_empty() && image.waiting.is_none() => {}
         _ => return None,
     }
     key.extend(facts(image, plan, platform));

@@ -104,8 +104,18 @@ fn status(is_done: bool) -> &'static str {
 
 /// The event of an image; `None` for other events.
 fn image(event: &Event, received: &Received) -> Option<Value> {
-    let Event::Image { reference, platform, action, digest, previous, engines, signatures, error, .. } =
-        event
+    let Event::Image {
+        reference,
+        platform,
+        action,
+        digest,
+        previous,
+        reason,
+        candidate,
+        engines,
+        signatures,
+        error,
+    } = event
     else {
         return None;
     };
@@ -117,6 +127,8 @@ fn image(event: &Event, received: &Received) -> Option<Value> {
         "status": status(error.is_none()),
         "digest": digest,
         "previous": previous,
+        "reason": Some(reason).filter(|reason| !reason.is_empty()),
+        "candidate": candidate.as_deref().map(super::candidate),
         "downloaded_bytes": received.take(reference),
         "trust": trust::signatures(signatures),
         "error": error.as_deref().map(error_value),

@@ -1,0 +1,321 @@
+//! Selections of tags with a cooldown: a tag that is chosen for the first time waits like a new
+//! digest, and until then the next best tags stay chosen.
+//!
+//! A new tag is known by its digest, so that one that moves waits anew; the digest costs a HEAD.
+//! The first choice of a selection takes what is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::chooser::{Choices, FromList, compile};
+use super::selections::{Deciding, Selected, recorded_tags};
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::plan::Cooldown;
+use crate::state::{NewTag, Platform, RecordedImage, TagCandidate, TagSelection};
+
+/// The digests of new tags, as far as they are known.
+pub(crate) type Digests = BTreeMap<ImageRef, BlobDigest>;
+
+/// Everything that says how long tags have been known.
+#[derive(Clone, Copy)]
+pub(crate) struct News<'a> {
+    /// The digests of tags that were noted as new.
+    pub(crate) candidates: &'a BTreeMap<ImageRef, TagCandidate>,
+    /// The tags that are taken at once.
+    pub(crate) taken_now: &'a BTreeSet<ImageRef>,
+    /// The time of this run.
+    pub(crate) now: Timestamp,
+}
+
+impl News<'_> {
+    /// Returns the cooldown of `tag`.
+    pub(crate) fn cooldown(&self, tag: &ImageRef, time: Duration) -> Cooldown {
+        Cooldown { time, candidate: self.candidates.get(tag).cloned(), now: self.now }
+    }
+
+    /// Lists the tags of `repository` that were noted as new.
+    pub(crate) fn noted(&self, repository: &ImageRef) -> impl Iterator<Item = String> {
+        let noted = self.candidates.keys().filter(move |name| name.repository_alone() == *repository);
+        noted.filter_map(|name| name.tag()).map(str::to_owned)
+    }
+}
+
+/// One selection with a cooldown, and the tags of its last choice.
+pub(crate) struct Cooled<'a> {
+    /// The repository alone.
+    pub(crate) repository: &'a ImageRef,
+    /// The selection.
+    pub(crate) selection: &'a TagSelection,
+    /// The tags that need not wait, since they were taken before.
+    pub(crate) taken: BTreeSet<String>,
+    /// The word about all other tags.
+    pub(crate) news: News<'a>,
+}
+
+/// The choice of one selection with a cooldown.
+pub(crate) struct CooledChoice {
+    /// The chosen tags, newest first.
+    pub(crate) tags: Vec<String>,
+    /// The tags that would be chosen, were they not new.
+    pub(crate) new_tags: Vec<NewTag>,
+    /// The digests of newly chosen tags that have waited, by which they are to be fetched.
+    pub(crate) admitted: Digests,
+}
+
+impl Cooled<'_> {
+    /// True if new tags wait: there is a cooldown, and this is not the first choice.
+    fn waits(&self) -> bool {
+        !self.selection.cooldown.is_zero() && !self.taken.is_empty()
+    }
+
+    /// Lists the new tags of `choice` whose digests have to be asked for.
+    pub(crate) fn to_ask(&self, choice: &FromList) -> BTreeSet<ImageRef> {
+        if !self.waits() {
+            return BTreeSet::new();
+        }
+        let new = choice.tags.iter().chain(&choice.known).filter(|tag| !self.taken.contains(*tag));
+        let new = new.filter_map(|tag| self.repository.with_tag(tag).ok());
+        // A noted tag that is not among the newest need not be asked before its time has come.
+        let is_due = |tag: &ImageRef| {
+            let is_chosen = tag.tag().is_some_and(|tag| choice.tags.iter().any(|chosen| chosen == tag));
+            let noted = self.news.candidates.get(tag).map(|noted| &noted.digest);
+            is_chosen || noted.is_some_and(|noted| self.cooldown(tag).waiting(noted).is_none())
+        };
+        new.filter(|tag| !self.news.taken_now.contains(tag) && is_due(tag)).collect()
+    }
+
+    /// Chooses among the tags of `choice` that need not wait, while `digests` are those of the
+    /// others.
+    pub(crate) fn choose(&self, choice: FromList, digests: &Digests) -> CooledChoice {
+        let as_it_is = |tags| CooledChoice { tags, new_tags: Vec::new(), admitted: Digests::new() };
+        // The rule has chosen already.
+        let (true, Ok(rule)) = (self.waits(), compile(self.selection)) else { return as_it_is(choice.tags) };
+        let all: BTreeSet<&String> = choice.tags.iter().chain(&choice.known).collect();
+        let (mut admissible, mut waiting) = (Vec::new(), Vec::new());
+        let mut admitted = Digests::new();
+        for tag in all {
+            let Ok(reference) = self.repository.with_tag(tag) else { continue };
+            if self.taken.contains(tag) || self.news.taken_now.contains(&reference) {
+                admissible.push(tag.as_str());
+                continue;
+            }
+            // A tag that was not asked, or could not be, waits on with the digest that was noted.
+            let noted = self.news.candidates.get(&reference).map(|noted| &noted.digest);
+            let (digest, is_sure) = match (digests.get(&reference), noted) {
+                (Some(digest), _) => (digest, true),
+                (None, Some(noted)) => (noted, false),
+                (None, None) => continue,
+            };
+            if is_sure && self.cooldown(&reference).waiting(digest).is_none() {
+                admissible.push(tag);
+                admitted.insert(reference, digest.clone());
+            } else {
+                waiting.push((tag.as_str(), reference, digest.clone()));
+            }
+        }
+        // Tags that were taken and that the list has no more stay until others have waited.
+        let taken = || self.taken.iter().map(String::as_str).collect();
+        let tags = rule.choose(if admissible.is_empty() { taken() } else { admissible });
+        let would_be_chosen = |tag: &str| rule.choose(tags.iter().copied().chain([tag])).contains(&tag);
+        let new_tags = waiting.into_iter().filter(|(tag, ..)| would_be_chosen(tag));
+        let cooldown = self.selection.cooldown;
+        let new_tags = new_tags.map(|(_, tag, digest)| NewTag { tag, digest, cooldown }).collect();
+        admitted.retain(|reference, _| reference.tag().is_some_and(|tag| tags.contains(&tag)));
+        CooledChoice { tags: tags.into_iter().map(str::to_owned).collect(), new_tags, admitted }
+    }
+
+    fn cooldown(&self, tag: &ImageRef) -> Cooldown {
+        self.news.cooldown(tag, self.selection.cooldown)
+    }
+}
+
+/// A repository whose new tags are being asked for their digests.
+pub(super) struct Cooling<'d> {
+    deciding: Deciding<'d>,
+    choices: Choices,
+    digests: Digests,
+    /// The number of tags that have not answered yet.
+    awaited: usize,
+}
+
+impl<'d> Cooling<'d> {
+    /// Begins with the choices of the open selections of `deciding`, and returns the new tags whose
+    /// digests have to be asked for, each with a platform.
+    pub(super) fn begin(
+        deciding: Deciding<'d>,
+        choices: Choices,
+        recorded: &BTreeMap<ImageRef, RecordedImage>,
+        news: News<'_>,
+    ) -> (Self, Vec<(ImageRef, Platform)>) {
+        let mut questions = BTreeMap::new();
+        for (selection, choice) in deciding.open().into_iter().zip(&choices) {
+            let Ok(choice) = choice else { continue };
+            let tags = cooled(&deciding, selection, recorded, news).to_ask(choice);
+            questions.extend(tags.into_iter().map(|tag| (tag, selection.platform.clone())));
+        }
+        let cooling = Self { deciding, choices, digests: Digests::new(), awaited: questions.len() };
+        (cooling, questions.into_iter().collect())
+    }
+
+    /// Takes the digest of a new tag, if it could be had, and tells whether that was the last one.
+    pub(super) fn take(&mut self, tag: &ImageRef, digest: Option<BlobDigest>) -> bool {
+        self.digests.extend(digest.map(|digest| (tag.clone(), digest)));
+        self.awaited = self.awaited.saturating_sub(1);
+        self.awaited == 0
+    }
+
+    /// Chooses among the tags that need not wait.
+    pub(super) fn finish(self, recorded: &BTreeMap<ImageRef, RecordedImage>, news: News<'_>) -> Selected {
+        let Self { deciding, choices, digests, .. } = self;
+        let (mut new_tags, mut admitted) = (Vec::new(), Digests::new());
+        let mut decided = Vec::with_capacity(choices.len());
+        for (selection, choice) in deciding.open().into_iter().zip(choices) {
+            decided.push(choice.map(|choice| {
+                let chosen = cooled(&deciding, selection, recorded, news).choose(choice, &digests);
+                new_tags.extend(chosen.new_tags);
+                admitted.extend(chosen.admitted);
+                FromList { tags: chosen.tags, known: Vec::new() }
+            }));
+        }
+        Selected { new_tags, admitted, ..deciding.finish(Ok(decided)) }
+    }
+}
+
+fn cooled<'a>(
+    deciding: &'a Deciding<'_>,
+    selection: &'a TagSelection,
+    recorded: &BTreeMap<ImageRef, RecordedImage>,
+    news: News<'a>,
+) -> Cooled<'a> {
+    let repository = deciding.name();
+    let taken = recorded_tags(repository, selection, recorded).map(str::to_owned).collect();
+    Cooled { repository, selection, taken, news }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+    use crate::image_ref::DEFAULT_REGISTRY;
+    use crate::state::{PullPolicy, TagRule};
+
+    fn tag(name: &str) -> ImageRef {
+        ImageRef::parse(&format!("docker.io/library/redis:{name}"), DEFAULT_REGISTRY).unwrap()
+    }
+
+    fn digest(of: &str) -> BlobDigest {
+        BlobDigest::of(Algorithm::Sha256, of.as_bytes())
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn strings(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    fn selection(newest: usize) -> TagSelection {
+        TagSelection {
+            repository: tag("x").repository_alone(),
+            platform: Platform::parse("linux/amd64").unwrap(),
+            pull: PullPolicy::Always,
+            groups: BTreeSet::new(),
+            engines: None,
+            cooldown: Duration::from_secs(10),
+            rule: TagRule { newest: newest.try_into().ok(), ..TagRule::default() },
+            locked: None,
+        }
+    }
+
+    /// A machine at the time `now` that has taken the tags `taken` and noted some with their times.
+    struct Machine {
+        taken: Vec<String>,
+        noted: BTreeMap<ImageRef, TagCandidate>,
+        now: i64,
+    }
+
+    impl Machine {
+        fn new(taken: &[&str], noted: &[(&str, &str, i64)], now: i64) -> Self {
+            let note = |(of, means, since): &(&str, &str, i64)| {
+                (tag(of), TagCandidate { digest: digest(means), since: at(*since) })
+            };
+            Self { taken: strings(taken), noted: noted.iter().map(note).collect(), now }
+        }
+
+        /// Lists the tags that are asked, those chosen of a list, those that wait, those admitted.
+        fn choose(&self, newest: usize, listed: &[&str], means: &[(&str, &str)]) -> [Vec<String>; 4] {
+            let (selection, taken_now) = (selection(newest), BTreeSet::new());
+            let news = News { candidates: &self.noted, taken_now: &taken_now, now: at(self.now) };
+            let taken: BTreeSet<String> = self.taken.iter().cloned().collect();
+            let cooled = Cooled { repository: &selection.repository, selection: &selection, taken, news };
+            let known: BTreeSet<String> =
+                self.taken.iter().cloned().chain(news.noted(&selection.repository)).collect();
+            let rule = compile(&selection).unwrap();
+            let choice = FromList {
+                tags: strings(&rule.choose(listed.iter().copied())),
+                known: known.into_iter().filter(|tag| listed.contains(&tag.as_str())).collect(),
+            };
+            let asked = cooled.to_ask(&choice);
+            let digests = means.iter().map(|(of, means)| (tag(of), digest(means)));
+            let digests: Digests = digests.filter(|(tag, _)| asked.contains(tag)).collect();
+            let chosen = cooled.choose(choice, &digests);
+            let names =
+                |tags: Vec<&ImageRef>| tags.iter().filter_map(|tag| tag.tag()).map(str::to_owned).collect();
+            [
+                names(asked.iter().collect()),
+                chosen.tags,
+                names(chosen.new_tags.iter().map(|new| &new.tag).collect()),
+                names(chosen.admitted.keys().collect()),
+            ]
+        }
+    }
+
+    fn expect(found: &[Vec<String>; 4], expected: [&[&str]; 4]) {
+        assert_eq!(*found, expected.map(strings));
+    }
+
+    #[test]
+    fn a_first_choice_takes_what_there_is() {
+        expect(&Machine::new(&[], &[], 0).choose(1, &["1", "2"], &[]), [&[], &["2"], &[], &[]]);
+    }
+
+    #[test]
+    fn a_new_tag_waits_and_the_next_best_stays() {
+        let means = [("2", "a"), ("3", "b")];
+        let machine = Machine::new(&["1"], &[], 0);
+        expect(&machine.choose(1, &["1", "2"], &means), [&["2"], &["1"], &["2"], &[]]);
+        let machine = Machine::new(&["1"], &[("2", "a", 0)], 9);
+        expect(&machine.choose(1, &["1", "2"], &means), [&["2"], &["1"], &["2"], &[]]);
+        let machine = Machine::new(&["1"], &[("2", "a", 0)], 10);
+        expect(&machine.choose(1, &["1", "2"], &means), [&["2"], &["2"], &[], &["2"]]);
+        // A newer one keeps the noted one from nothing; the noted one is asked in its time only.
+        let machine = Machine::new(&["1"], &[("2", "a", 0)], 5);
+        expect(&machine.choose(1, &["1", "2", "3"], &means), [&["3"], &["1"], &["2", "3"], &[]]);
+        let machine = Machine::new(&["1"], &[("2", "a", 0), ("3", "b", 5)], 12);
+        expect(&machine.choose(1, &["1", "2", "3"], &means), [&["2", "3"], &["2"], &["3"], &["2"]]);
+        // Once a newer one is chosen, nobody waits for the older one any more.
+        let machine = Machine::new(&["1"], &[("2", "a", 8), ("3", "b", 0)], 12);
+        expect(&machine.choose(1, &["1", "2", "3"], &means), [&["3"], &["3"], &[], &["3"]]);
+    }
+
+    #[test]
+    fn a_tag_that_moves_or_cannot_be_asked_waits_on() {
+        let machine = Machine::new(&["1"], &[("2", "a", 0)], 50);
+        expect(&machine.choose(1, &["1", "2"], &[("2", "b")]), [&["2"], &["1"], &["2"], &[]]);
+        expect(&machine.choose(1, &["1", "2"], &[]), [&["2"], &["1"], &["2"], &[]]);
+        let machine = Machine::new(&["1"], &[], 50);
+        expect(&machine.choose(1, &["1", "2"], &[]), [&["2"], &["1"], &[], &[]]);
+    }
+
+    #[test]
+    fn a_list_without_the_taken_tags_hurries_nobody() {
+        let machine = Machine::new(&["1"], &[], 0);
+        expect(&machine.choose(1, &["2"], &[("2", "a")]), [&["2"], &["1"], &["2"], &[]]);
+        let machine = Machine::new(&["1", "2"], &[], 0);
+        expect(&machine.choose(2, &["2", "3"], &[("3", "a")]), [&["3"], &["2"], &["3"], &[]]);
+    }
+}
