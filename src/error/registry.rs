@@ -263,6 +263,7 @@ impl RegistryError {
                 500.. => "registry-failure",
                 _ => "registry-refused",
             },
+            Self::Unreachable { trouble: Trouble::Limit, .. } => "system",
             Self::Unreachable { .. } => "unreachable",
             Self::Tls { .. } => "tls",
             Self::Stalled { .. } | Self::Slow { .. } => "stalled",

@@ -17,6 +17,7 @@ const SHARED: &[(&str, &str)] = &[
     ("permission", "this user may not, in the catalog or in the store"),
     ("refused", "a file of msb-sync's own is another user's, a symlink, or no file"),
     ("stopped", "a signal ended the run, while a registry was asked or elsewhere"),
+    ("system", "the system has no more threads or open files for us, whatever they are for"),
 ];
 
 /// The kinds that the binary gives to mistakes inside the user's files, and on the command line.

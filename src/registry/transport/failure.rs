@@ -199,6 +199,7 @@ mod tests {
         for error in [files, failed(thread)] {
             assert!(error.to_string().starts_with("cannot connect to https://r.io: "), "{error}");
             assert!(error.hint().unwrap().contains("raise the limits"), "{error}");
+            assert_eq!(error.kind(), "system");
         }
         let broken = failed(io::Error::from(io::ErrorKind::ConnectionReset));
         assert!(broken.to_string().contains("broke"), "{broken}");
