@@ -46,7 +46,7 @@ use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::state::{
     Candidate, ConfigRecord, EarlierImage, Evidence, History, LoadedReference, Owner, PendingHookEvent,
-    Platform, RecordedImage, ResolvedImage, StagedImage, TagCandidate,
+    Platform, RecordedImage, ResolvedImage, SparedImage, StagedImage, TagCandidate,
 };
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
 use header::OpenCatalog;
@@ -281,6 +281,35 @@ impl Catalog {
     /// The database cannot be read.
     pub fn earlier(&self, reference: &ImageRef) -> Result<Vec<EarlierImage>, CatalogError> {
         self.read("read the history of an image in", |tx| past::earlier(tx, reference))
+    }
+
+    /// The references that have meant something before.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub(crate) fn with_past(&self) -> Result<BTreeSet<ImageRef>, CatalogError> {
+        self.read("look up histories in", past::with_past)
+    }
+
+    /// The layers and documents of everything that `reference` meant before.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub(crate) fn remembered(&self, reference: &ImageRef) -> Result<BTreeSet<BlobDigest>, CatalogError> {
+        self.read("read the history of an image in", |tx| past::remembered(tx, reference))
+    }
+
+    /// The images outside `references` whose layers and blobs are spared though nobody needs them
+    /// now, sorted.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub(crate) fn spared<'a>(
+        &self,
+        references: impl Into<GivenUp<'a>>,
+    ) -> Result<Vec<SparedImage>, CatalogError> {
+        let references = references.into();
+        self.read("look up spared images in", |tx| needed::spared(tx, references, Timestamp::now()))
     }
 
     /// Everything that `reference` meant by `digest`, if that is in its history or staged.

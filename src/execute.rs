@@ -435,7 +435,7 @@ impl Executor<'_> {
             }
         }
         self.remove_from_engines(plan, outcome);
-        let blobs = if plan.removes() { kept::prune_blobs(self) } else { Ok(()) };
+        let blobs = if plan.removes() || plan.sweeps_blobs { kept::prune_blobs(self) } else { Ok(()) };
         match self.remove_layers(&plan.layers_to_remove).and_then(|count| blobs.map(|()| count)) {
             Ok(count) => outcome.layers_removed += count,
             Err(error) => outcome.failure = Some(Arc::new(error)),

@@ -236,6 +236,38 @@ impl Observer<'_> {
         observed.blobs = kept;
     }
 
+    /// Finds out which layers of what references meant before are here, of runs that remove.
+    fn look_at_earlier(
+        &self,
+        desired: &Desired,
+        observed: &mut Observed,
+        state: &dyn Fn(&BlobDigest) -> Result<LayerState, Error>,
+    ) -> Result<(), Error> {
+        observed.earlier.clear();
+        let Some(catalog) = self.catalog.filter(|_| desired.prune) else { return Ok(()) };
+        for reference in catalog.with_past()? {
+            let Some(row) = observed.recorded.get(&reference) else { continue };
+            let most = row.earlier_for.values().copied().max().unwrap_or_default();
+            let most = usize::try_from(most.max(desired.targets.keeps_earlier)).unwrap_or(usize::MAX);
+            let mut earlier = Vec::new();
+            for mut image in catalog.earlier(&reference)? {
+                for digest in std::mem::take(&mut image.layers) {
+                    let is_here = state(&digest.0)?;
+                    if is_here != LayerState::Missing {
+                        observed.layers.entry(digest.0.clone()).or_insert(is_here);
+                        image.layers.extend([digest]);
+                    }
+                }
+                // Very many may be remembered of which nothing is here.
+                if earlier.len() <= most || !image.layers.is_empty() {
+                    earlier.push(image);
+                }
+            }
+            observed.earlier.insert(reference, earlier);
+        }
+        Ok(())
+    }
+
     fn look_at_layers(&self, desired: &Desired, observed: &mut Observed) -> Result<(), Error> {
         if !desired.targets.extracts {
             return Ok(());
@@ -280,7 +312,7 @@ impl Observer<'_> {
             }
         }
         (observed.layers, observed.facts) = (states, facts);
-        Ok(())
+        self.look_at_earlier(desired, observed, &|digest| Ok(located.state(digest)?))
     }
 
     /// Blocks images of which something is needed that cannot be had: with their registry not to be

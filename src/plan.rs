@@ -10,6 +10,7 @@
 mod candidates;
 mod contradiction;
 mod cooldown;
+mod earlier;
 mod engine;
 mod engine_part;
 mod fetch;
@@ -41,6 +42,7 @@ use crate::image_ref::ImageRef;
 use crate::progress::AwaitedImage;
 use crate::state::{Action, Desired, EngineName, Evidence, LoadedReference, Observed, Verdict};
 use candidates::plan_candidates;
+use earlier::Earlier;
 use engine::{note_leaves, plan_engine_removals};
 use fetch::{plan_documents, plan_fetches};
 use image::{plan_blocked_selection, plan_image};
@@ -84,7 +86,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     }
     let incomplete = observed.failed || images.iter().any(|image| image.part_error().is_some());
     images.extend(plan_removals(desired, &listed, &unlisted, observed));
-    let layers_to_remove = plan_layer_removals(desired, &images, observed);
+    let earlier = Earlier::of(desired, &images, observed);
+    let layers_to_remove = plan_layer_removals(desired, &images, &earlier, observed);
+    let (spared, spared_bytes) = earlier.spared(&images, observed);
+    let sweeps_blobs = images.iter().any(replaces);
     note_leaves(&mut images, &engine_removals);
     let mut plan = Plan {
         images,
@@ -93,6 +98,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         new_tags,
         candidates,
         layers_to_remove,
+        spared,
+        spared_bytes,
+        sweeps_blobs,
         engine_removals,
         ..Plan::default()
     };
@@ -100,6 +108,11 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         plan.hold_removals();
     }
     plan
+}
+
+/// True if another image may be the earlier one that is spared, once `image` is recorded.
+fn replaces(image: &PlannedImage) -> bool {
+    image.action == Action::Update || image.to_record == Some(ToRecord::Owner)
 }
 
 /// The actions that lead from what is to what is wanted, and the reasons for them.
@@ -118,6 +131,13 @@ pub struct Plan {
     /// The layers that nothing needs once the images above are removed or replaced (only with
     /// prune), sorted.
     pub layers_to_remove: Vec<BlobDigest>,
+    /// The earlier digests of references whose layers are here and stay for `rollback` alone (only
+    /// with prune), sorted.
+    pub spared: Vec<(ImageRef, BlobDigest)>,
+    /// The bytes of these layers as they were fetched, each once.
+    pub spared_bytes: u64,
+    /// True if blobs of replaced images may be kept that nobody needs any more (only with prune).
+    pub sweeps_blobs: bool,
     /// The references to take out of engines (only with prune).
     pub engine_removals: Vec<LoadedReference>,
     /// The references in engines that the owner wants no more, when prune is off, as far as that is
@@ -234,6 +254,7 @@ impl Plan {
             image.waits = true;
         }
         self.layers_to_remove.clear();
+        self.sweeps_blobs = false;
         self.engine_removals.clear();
     }
 
@@ -280,6 +301,7 @@ impl Plan {
         self.fetches.extend(next.fetches);
         self.documents.extend(next.documents);
         self.layers_to_remove.extend(next.layers_to_remove);
+        (self.spared, self.spared_bytes) = (next.spared, next.spared_bytes);
         self.engine_removals.extend(next.engine_removals);
         self.unwanted.extend(next.unwanted);
         self.unlisted = next.unlisted;

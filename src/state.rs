@@ -37,7 +37,7 @@ pub use platform::Platform;
 pub use resolved::{ConfigRecord, DocumentRecord, Labels, ResolvedImage};
 pub use selection::{LockedSelection, TagRule, TagSelection};
 pub use settings::{Limits, Mirror, Ownership, PullPolicy, RegistrySettings, Settings, Targets};
-pub use time::{EarlierImage, History, HistoryEntry, StagedImage, TagCandidate};
+pub use time::{EarlierImage, History, HistoryEntry, SparedImage, StagedImage, TagCandidate};
 pub use trust::{
     Candidate, Evidence, Identity, Keyless, SignaturePlace, Signer, SigstoreAnchor, SigstoreAnchorKind,
     SigstoreRoot, TrustPolicy, TrustRule, TrustStatus, Verdict,

@@ -14,7 +14,7 @@ use super::past::{self, Spared};
 use super::rows::{NameRow, OUR_USERS, THEIR_LAYERS, THEIR_USERS, parse_name, texts};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::Owner;
+use crate::state::{Owner, SparedImage};
 
 /// The images that are about to be given up, of which nothing is recorded yet.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +105,11 @@ pub(super) fn blobs_needed_outside(
     let mut needed = holdings::kept_blobs_outside(conn, &names, &leaves(inside))?;
     needed.extend(past::spared_blobs(conn, &names, &leaves(inside), now)?);
     Ok(needed)
+}
+
+/// The images that are spared, but for those of `inside`.
+pub(super) fn spared(conn: &Connection, inside: GivenUp<'_>, now: Timestamp) -> Result<Vec<SparedImage>> {
+    past::spared(conn, &with_second_names(conn, names_of(inside))?, &leaves(inside), now)
 }
 
 fn names_of(inside: GivenUp<'_>) -> BTreeSet<String> {

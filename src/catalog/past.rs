@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::holdings;
 use super::rows::{integer, json, parse_name, size, text};
 use super::{image, waiting};
-pub(super) use spared::{Spared, earlier, spared_blobs, spared_layers};
+pub(super) use spared::{Spared, earlier, remembered, spared, spared_blobs, spared_layers, with_past};
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;

@@ -32,7 +32,11 @@ pub(super) fn look_after_kept_blobs(executor: &Executor<'_>, plan: &Plan) -> Res
 
 /// Removes all kept blobs that no image needs any more.
 pub(super) fn prune_blobs(executor: &Executor<'_>) -> Result<(), Error> {
-    let kept = Blobs::of(executor.store.home().path()).list()?;
+    let blobs = Blobs::of(executor.store.home().path());
+    if !blobs.is_there() {
+        return Ok(());
+    }
+    let kept = blobs.list()?;
     remove_blobs(executor, kept.into_iter().map(|blob| blob.digest).collect())
 }
 

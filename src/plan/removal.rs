@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::earlier::Earlier;
 use super::forget;
 use super::image::PlannedImage;
 use super::reason::{Reason, Remains};
@@ -101,14 +102,16 @@ fn plan_removal(
     }
 }
 
-/// The layers of removed and replaced images that nothing will need: neither the images of this
-/// plan, blocked ones included, nor any other record.
+/// The layers of removed, replaced and earlier images that nothing will need: neither the images of
+/// this plan, blocked ones included, nor any other record, nor an earlier digest that is spared.
 pub(super) fn plan_layer_removals(
     desired: &Desired,
     images: &[PlannedImage],
+    earlier: &Earlier<'_>,
     observed: &Observed,
 ) -> Vec<BlobDigest> {
     let mut needed: BTreeSet<&BlobDigest> = observed.needed_elsewhere.iter().collect();
+    needed.extend(earlier.layers());
     let mut gone: BTreeSet<&ImageRef> = BTreeSet::new();
     for image in images {
         // An image may stay for others of whom none wants its layers.
@@ -129,7 +132,8 @@ pub(super) fn plan_layer_removals(
         observed.recorded.values().partition(|row| gone.contains(&row.reference));
     needed.extend(staying.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest));
     let leaving = leaving.iter().flat_map(|row| &*row.layers).map(|layer| &layer.digest);
-    let candidates: BTreeSet<&BlobDigest> = leaving.chain(&observed.released).collect();
+    let earlier = earlier.candidates.iter().copied();
+    let candidates: BTreeSet<&BlobDigest> = leaving.chain(&observed.released).chain(earlier).collect();
     // With another directory of layers than when they were recorded, some are not there.
     let there = |digest: &&&BlobDigest| observed.layers.get(**digest) != Some(&LayerState::Missing);
     candidates.difference(&needed).filter(there).map(|&digest| digest.clone()).collect()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 mod cooldown;
+mod earlier;
 mod engines;
 mod laws;
 mod removals;

@@ -15,7 +15,7 @@ use super::locked::LockedImage;
 use super::owner::Owner;
 use super::platform::Platform;
 use super::resolved::ResolvedImage;
-use super::time::TagCandidate;
+use super::time::{EarlierImage, TagCandidate};
 use super::trust::Verdict;
 use crate::digest::BlobDigest;
 use crate::error::Error;
@@ -62,6 +62,9 @@ pub struct Observed {
     pub loaded: Vec<LoadedReference>,
     /// Layers that recorded images outside [`Observed::recorded`] need.
     pub needed_elsewhere: BTreeSet<BlobDigest>,
+    /// The images that references meant before, the latest first, as far as their layers are here:
+    /// for runs that remove.
+    pub earlier: BTreeMap<ImageRef, Vec<EarlierImage>>,
     /// True if an image failed in an earlier part of this run. Then nothing is removed in the rest.
     pub failed: bool,
     /// Layers of images that an earlier part of this run replaced: with prune, the rest of the run

@@ -1,6 +1,8 @@
 //! References in the course of time: the digests that they meant, those that wait to be taken, and
 //! the images that are made ready.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 
 use super::platform::Platform;
@@ -45,8 +47,22 @@ pub struct HistoryEntry {
 pub struct EarlierImage {
     /// The digest that the reference meant.
     pub digest: BlobDigest,
-    /// The layers, each once.
-    pub layers: Vec<BlobDigest>,
+    /// The layers, each with the bytes of its blob.
+    pub layers: BTreeMap<BlobDigest, u64>,
+}
+
+/// An image that no owner needs now, and whose layers and blobs are spared all the same: for a way
+/// back, or since it is ready to be recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SparedImage {
+    /// The reference.
+    pub reference: ImageRef,
+    /// The digest that the reference meant, or is to mean.
+    pub digest: BlobDigest,
+    /// True if the image is ready to be recorded.
+    pub staged: bool,
+    /// The layers and documents.
+    pub blobs: BTreeSet<BlobDigest>,
 }
 
 /// An image that is ready to be recorded: all its layers are here.

@@ -13,6 +13,7 @@ use super::pruned::Pruned;
 use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::candidates::{DirectoryId, directory_id};
+use super::steps::spared::spared;
 use super::steps::totals::layer_totals;
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
@@ -47,6 +48,8 @@ pub struct DiskUse {
     pub downloads_bytes: u64,
     /// The bytes of what is being extracted, or was when a run ended early.
     pub staging_bytes: u64,
+    /// The bytes of earlier and staged images that prune spares, in the figures above.
+    pub spared_bytes: u64,
     /// The bytes that `prune` would free with all the images files that own images here.
     pub reclaimable_bytes: u64,
     /// The images files with which it would free some of them.
@@ -80,8 +83,10 @@ pub fn df(session: &Session) -> Result<DiskUse, VerbError> {
     for directory in of_images.chain(former).chain([session.default_layers()]) {
         directories.extend(directory_id(&directory).map(|id| (id, directory)));
     }
-    drop(catalog);
     let mut disk = DiskUse::default();
+    if let Some(catalog) = catalog {
+        disk.spared_bytes = spared(session, &catalog, &BTreeSet::new())?.bytes;
+    }
     let mut layers: BTreeMap<(DirectoryId, BlobDigest), u64> = BTreeMap::new();
     for (id, directory) in &directories {
         let places = Places::of(directory);

@@ -14,6 +14,7 @@ use super::steps::give_up::{Removals, Wish, by_reference, give_up};
 use super::steps::load::{Loaded, load};
 use super::steps::lock_home::lock_home;
 use super::steps::lockfile::locked_selections;
+use super::steps::spared::{Spared, spared};
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
 use crate::image_ref::ImageRef;
@@ -64,6 +65,12 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
     drop(catalog);
     let mut pruned = give_up(session, unlisted, request.dry_run)?;
     pruned.downloads = prune_downloads(session, request.dry_run)?;
+    if let Some(catalog) = Catalog::open_read_only(&session.home)? {
+        let leaving = pruned.images.iter().filter(|image| !image.waits);
+        let gone = leaving.flat_map(|image| &image.gone).cloned().collect();
+        let Spared { images, bytes } = spared(session, &catalog, &gone)?;
+        (pruned.spared, pruned.spared_bytes) = (images, bytes);
+    }
     Ok(pruned)
 }
 

@@ -7,7 +7,7 @@ use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::plan::Removal;
-use crate::state::{EngineName, LoadedReference};
+use crate::state::{EngineName, LoadedReference, SparedImage};
 use crate::store::{KeptBlob, Leftover, PartialDownload, RemovedLayers};
 
 /// The report of `prune` and `forget`: what they did, or would do.
@@ -30,6 +30,10 @@ pub struct Pruned {
     pub engines_kept: Vec<KeptReference>,
     /// The first error of an engine that could not be asked: what was loaded into it stays.
     pub engine_error: Option<Arc<Error>>,
+    /// Images that stay though nobody needs them now, with what they alone have on disk.
+    pub spared: Vec<SparedImage>,
+    /// The bytes of all that on disk.
+    pub spared_bytes: u64,
     /// Partial downloads of runs that did not end.
     pub downloads: Vec<PartialDownload>,
     /// The user asked to change nothing.

@@ -28,5 +28,6 @@ pub(crate) mod give_up;
 pub(crate) mod give_up_parts;
 pub(crate) mod needed_here;
 pub(crate) mod not_recorded;
+pub(crate) mod spared;
 pub(crate) mod totals;
 pub(crate) mod unproven;

@@ -20,7 +20,7 @@ type Shape = &'static [(&'static str, &'static str)];
 
 const NOTHING: Shape = &[];
 const PLAN: Shape = &[
-    ("", "version changes download_bytes images layers_to_remove"),
+    ("", "version changes download_bytes images layers_to_remove spared spared_bytes"),
     ("images[]", "reference platform action digest previous reason layers download_bytes waits trust"),
     ("images[].trust", "status by issuer at rule"),
     ("images[].layers", "total present"),
@@ -60,7 +60,10 @@ const ADDED: Shape = &[DIFF[0], ("added[]", "reference platform digest download_
 const REMOVED: Shape = &[DIFF[0], ("removed[]", "reference platform digest download_bytes")];
 const EDIT: Shape = &[("", "version file created changed images groups"), ("images[]", "reference status")];
 const DF: Shape = &[
-    ("", "version layers_bytes blobs_bytes downloads_bytes staging_bytes reclaimable_bytes images"),
+    (
+        "",
+        "version layers_bytes blobs_bytes downloads_bytes staging_bytes spared_bytes reclaimable_bytes images",
+    ),
     ("images[]", "reference bytes shared_bytes"),
 ];
 const EXPORT: Shape = &[
@@ -74,7 +77,10 @@ const HISTORY: Shape = &[
     ("images[].entries[]", "digest from until"),
 ];
 const PRUNE: Shape = &[
-    ("", "version dry_run images layers kept downloads freed_bytes removals_waiting waiting_for"),
+    (
+        "",
+        "version dry_run images layers kept downloads freed_bytes spared spared_bytes removals_waiting waiting_for",
+    ),
     ("images[]", "reference reason waits"),
     ("layers[]", "digest path"),
 ];

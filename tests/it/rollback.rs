@@ -234,3 +234,71 @@ fn engines_get_the_earlier_digest_for_each_owner() {
     let has = std::fs::read_to_string(world.sandbox.user().join("podman.images")).unwrap();
     assert!(has.contains(&digests[1]), "{has}");
 }
+
+#[test]
+fn keep_spares_the_newest_earlier_digests_and_says_so() {
+    let world = world();
+    let images = wanted(&world.registry.name(), &["team/app:1"]);
+    let set = |settings: &str| world.sandbox.images(&format!("[settings]\n{settings}\n{images}"));
+    let has =
+        |content: &str| world.sandbox.extracted().contains(&Layer::of(&[file("own", content)]).directory());
+    set("prune = true\nkeep = 1");
+    let digests = world.applied(&["v1", "v2", "v3"]);
+    assert_eq!([has("v1"), has("v2"), has("v3")], [false, true, true]);
+    let plan = world.run("plan --json").json();
+    assert_eq!(plan["spared"], json!([{"reference": world.name(), "digest": digests[1]}]), "{plan:#}");
+    assert!(plan["spared_bytes"].as_u64().unwrap() > 0 && plan["layers_to_remove"] == json!([]), "{plan:#}");
+    world.shows("plan --prune", "1 earlier digest spared (");
+    world.shows("prune", "1 earlier digest spared (");
+    let pruned = world.run("prune --json").json();
+    assert_eq!(pruned["spared"], json!([{"reference": world.name(), "digest": digests[1], "staged": false}]));
+    let disk = world.run("df --json").json();
+    assert_eq!((&disk["spared_bytes"], &disk["reclaimable_bytes"]), (&pruned["spared_bytes"], &json!(0)));
+    assert!(disk["spared_bytes"].as_u64().unwrap() > 0);
+    // In sync: nothing is written, and nothing goes.
+    assert_eq!(world.events("apply").1["unchanged"], 1);
+    // The way back needs nobody; what was replaced is the earlier one then.
+    assert_eq!(world.events("rollback REF").1["requests"], 0);
+    world.run("apply");
+    assert_eq!([has("v2"), has("v3")], [true, true]);
+    // A smaller number counts at the next run.
+    set("keep = 0");
+    world.run("apply");
+    assert!(has("v3"));
+    assert!(world.run("df --json").json()["reclaimable_bytes"].as_u64().unwrap() > 0);
+    world.shows("plan --prune", "In sync");
+    world.run("apply --prune");
+    assert_eq!([has("v2"), has("v3")], [true, false]);
+    assert_eq!(world.run("df --json").json()["reclaimable_bytes"], 0);
+    // With the image goes what only its past needed.
+    set("keep = 2");
+    world.run("rollback REF --release");
+    world.run("apply");
+    assert_eq!([has("v2"), has("v3")], [true, true]);
+    world.run("forget REF");
+    assert!(world.sandbox.extracted().is_empty());
+}
+
+#[test]
+fn kept_blobs_of_earlier_digests_are_spared_and_fall_out_too() {
+    let world = world();
+    let images = wanted(&world.registry.name(), &["team/app:1"]);
+    world
+        .sandbox
+        .images(&format!("[settings]\nlayers = false\nblobs = \"keep\"\nprune = true\nkeep = 1\n{images}"));
+    let blobs = || {
+        let directory = world.sandbox.home().join("blobs/blobs/sha256");
+        std::fs::read_dir(directory).unwrap().count()
+    };
+    world.applied(&["v1", "v2"]);
+    // Two manifests, two configs, a shared layer and two others.
+    assert_eq!(blobs(), 7);
+    world.applied(&["v3"]);
+    assert_eq!(blobs(), 7);
+    let (_, summary, requests) = world.events("rollback REF");
+    assert_eq!((&summary["updated"], requests.len()), (&json!(1), 0), "{requests:?}");
+    world.run("prune");
+    assert_eq!(blobs(), 7);
+    world.run("forget REF");
+    assert_eq!(blobs(), 0);
+}

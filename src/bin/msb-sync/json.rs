@@ -70,6 +70,10 @@ pub(crate) fn plan(plan: &Plan) -> Value {
         "images": plan.images.iter().map(planned).collect::<Vec<_>>(),
         "new_tags": new_tags(plan.new_tags.iter().map(|(tag, waiting)| (tag, waiting))),
         "layers_to_remove": plan.layers_to_remove,
+        "spared": plan.spared.iter().map(|(reference, digest)| {
+            json!({ "reference": reference.to_string(), "digest": digest })
+        }).collect::<Vec<_>>(),
+        "spared_bytes": plan.spared_bytes,
         "engine_removals": plan.engine_removals.iter().map(|row| {
             json!({ "engine": row.engine.name, "reference": row.name })
         }).collect::<Vec<_>>(),
@@ -371,6 +375,13 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
         .iter()
         .map(|blob| json!({ "digest": blob.digest, "size": blob.size, "path": path(&blob.path) }))
         .collect();
+    let spared: Vec<Value> = pruned
+        .spared
+        .iter()
+        .map(|image| {
+            json!({ "reference": image.reference.to_string(), "digest": image.digest, "staged": image.staged })
+        })
+        .collect();
     let (engines, engines_kept) = out_of_engines(pruned);
     json!({
         "version": VERSION,
@@ -384,6 +395,8 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
         "kept": kept,
         "downloads": downloads,
         "freed_bytes": pruned.freed_bytes(),
+        "spared": spared,
+        "spared_bytes": pruned.spared_bytes,
         "removals_waiting": pruned.waiting().count(),
         "waiting_for": pruned.waiting_for.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })

@@ -8,10 +8,10 @@ use rusqlite::{Connection, Result};
 
 use super::{history, staged};
 use crate::catalog::holdings::{self, Holders};
-use crate::catalog::rows::{parse_name, text, texts};
+use crate::catalog::rows::{integer, parse_name, text, texts};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{EarlierImage, HistoryEntry, Owner, Platform};
+use crate::state::{EarlierImage, HistoryEntry, Owner, Platform, SparedImage};
 
 /// Reads the images that `reference` meant before, the latest first, each digest once and never
 /// the present one.
@@ -19,10 +19,77 @@ pub(in crate::catalog) fn earlier(conn: &Connection, reference: &ImageRef) -> Re
     let name = reference.to_string();
     let mut found = Vec::new();
     for entry in earlier_entries(conn, reference)? {
-        let layers = meaning_digests(conn, &name, (&entry.platform, &entry.digest), LAYERS)?;
-        found.push(EarlierImage { digest: entry.digest, layers: layers.into_iter().collect() });
+        let layers = layer_sizes(conn, &name, &entry)?;
+        found.push(EarlierImage { digest: entry.digest, layers });
     }
     Ok(found)
+}
+
+fn layer_sizes(conn: &Connection, name: &str, entry: &HistoryEntry) -> Result<BTreeMap<BlobDigest, u64>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT l.digest, l.size_bytes FROM sync_meanings AS m JOIN sync_meaning_layers AS l ON l.meaning = m.id
+          WHERE m.reference = ?1 AND m.platform = ?2 AND m.digest = ?3",
+    )?;
+    let mut rows = statement.query([name, &entry.platform.to_string(), entry.digest.as_str()])?;
+    let mut sizes = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let size = integer(row, 1)?.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+        sizes.extend(text(row, 0)?.and_then(|text| Some((BlobDigest::parse(&text).ok()?, size))));
+    }
+    Ok(sizes)
+}
+
+/// Reads which references have meant something before.
+pub(in crate::catalog) fn with_past(conn: &Connection) -> Result<BTreeSet<ImageRef>> {
+    let names = texts(
+        conn,
+        "SELECT DISTINCT reference FROM sync_history WHERE until IS NOT NULL AND reference <> ?1",
+        "",
+    )?;
+    Ok(names.iter().filter_map(|name| parse_name(name)).collect())
+}
+
+/// Reads the layers and documents of everything that `reference` meant before.
+pub(in crate::catalog) fn remembered(
+    conn: &Connection,
+    reference: &ImageRef,
+) -> Result<BTreeSet<BlobDigest>> {
+    let name = reference.to_string();
+    let mut found = BTreeSet::new();
+    for entry in earlier_entries(conn, reference)? {
+        for sql in [LAYERS, DOCUMENTS] {
+            found.extend(meaning_digests(conn, &name, (&entry.platform, &entry.digest), sql)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Finds the images that are spared, but for those of `inside`.
+pub(in crate::catalog) fn spared(
+    conn: &Connection,
+    inside: &BTreeSet<String>,
+    leaves: holdings::Leaves<'_>,
+    now: Timestamp,
+) -> Result<Vec<SparedImage>> {
+    let ready: BTreeSet<(String, BlobDigest)> =
+        staged(conn, now)?.into_iter().map(|staged| (staged.reference.to_string(), staged.digest)).collect();
+    let wants = |holders: &Holders, owner: &Owner, name: &str| {
+        let wanted = holders.extracted_for.contains(owner) || holders.blobs_kept_for.contains(owner);
+        wanted && !leaves(owner, name)
+    };
+    let mut found: BTreeMap<(String, BlobDigest), BTreeSet<BlobDigest>> = BTreeMap::new();
+    each_spared(conn, inside, &wants, now, &mut |name, key| {
+        let blobs = found.entry((name.to_owned(), key.1.clone())).or_default();
+        for sql in [LAYERS, DOCUMENTS] {
+            blobs.extend(meaning_digests(conn, name, key, sql)?);
+        }
+        Ok(())
+    })?;
+    let spared = found.into_iter().filter_map(|((name, digest), blobs)| {
+        let (reference, staged) = (parse_name(&name)?, ready.contains(&(name, digest.clone())));
+        Some(SparedImage { reference, digest, staged, blobs })
+    });
+    Ok(spared.collect())
 }
 
 /// Reads the entries of a history for digests before the present one: the latest of each.

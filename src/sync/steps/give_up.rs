@@ -221,6 +221,9 @@ fn intend(
         candidate.is_essential |= wish.all_layers_in().is_none();
         let digests = row.layers.iter().map(|layer| layer.digest.clone());
         candidate.layers.extend(digests.map(|digest| (digest, "no image needs it any more")));
+        // The layers of what its reference meant before are nobody else's either.
+        let earlier = catalog.remembered(&row.reference)?.into_iter();
+        candidate.layers.extend(earlier.map(|digest| (digest, "no image needs it any more")));
     }
     if let Some(directory) = wish.all_layers_in() {
         if let Some(own) = candidates.entry(directory) {

@@ -30,13 +30,12 @@ pub(crate) fn unneeded_blobs(
         return Ok(blobs);
     }
     if let Some(rows) = among {
-        let of_images: BTreeSet<&BlobDigest> = rows
-            .values()
-            .flat_map(|row| {
-                let documents = row.documents.iter().map(|document| &document.digest);
-                documents.chain(row.layers.iter().map(|layer| &layer.digest))
-            })
-            .collect();
+        let mut of_images = BTreeSet::new();
+        for row in rows.values() {
+            of_images.extend(row.documents.iter().map(|document| document.digest.clone()));
+            of_images.extend(row.layers.iter().map(|layer| layer.digest.clone()));
+            of_images.extend(catalog.remembered(&row.reference)?);
+        }
         blobs.retain(|blob| of_images.contains(&blob.digest));
     }
     let needed = catalog.blobs_needed_outside(gone)?;

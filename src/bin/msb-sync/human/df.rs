@@ -20,6 +20,10 @@ pub(crate) fn df(disk: &DiskUse, view: View) -> String {
     ];
     let lines = |rows: &[Vec<String>]| table(rows, "", view.room).join("\n") + "\n";
     let mut out = lines(&rows);
+    if disk.spared_bytes > 0 {
+        let spared = bytes(disk.spared_bytes);
+        out.push_str(&view.lines(&format!("{spared} of these stay for rollback, or are staged."), "", ""));
+    }
     if !disk.images.is_empty() {
         let head = ["IMAGE", "ON DISK", "SHARED"].map(str::to_owned).to_vec();
         let rows = disk

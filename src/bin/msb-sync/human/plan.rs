@@ -38,7 +38,14 @@ pub(crate) fn plan(plan: &Plan, file: &Path, platform: &Platform, view: View) ->
     }
     out.push('\n');
     write_total(&mut out, plan, view);
+    out.extend(spared(plan).map(|text| view.lines(&text, "", "")));
     out
+}
+
+/// The sentence about earlier digests that stay for `rollback`, if there are some.
+pub(super) fn spared(plan: &Plan) -> Option<String> {
+    let digests = plural(plan.spared.len(), "earlier digest");
+    (!plan.spared.is_empty()).then(|| format!("{digests} spared ({}).", bytes(plan.spared_bytes)))
 }
 
 /// A row of the plan, and the lines below it.

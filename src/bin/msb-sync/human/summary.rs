@@ -7,7 +7,7 @@ use std::time::Duration;
 use msb_sync::state::Action;
 use msb_sync::sync::{Applied, Outcome};
 
-use super::{View, failures};
+use super::{View, failures, plan};
 use crate::paint;
 use crate::text::{bytes, duration, plural, printable, removals_wait, shell_word};
 
@@ -111,6 +111,7 @@ fn write_layers(out: &mut String, applied: &Applied) {
     if outcome.layers_removed > 0 {
         let _ = writeln!(out, "{} removed.", plural(outcome.layers_removed, "layer"));
     }
+    out.extend(plan::spared(&applied.plan).map(|text| text + "\n"));
 }
 
 /// Commands to look at what came, and where it lies.

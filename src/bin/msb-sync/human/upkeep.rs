@@ -182,13 +182,14 @@ pub(crate) fn pruned(pruned: &Pruned, view: View) -> String {
             "{head}: listed, but not here: {names}. Bring what is listed first: msb-sync apply"
         );
     }
+    let tail = spared(pruned);
     if pruned.is_empty() {
         out.push_str(if pruned.kept.is_empty() && pruned.engines_kept.is_empty() {
             "Nothing to remove.\n"
         } else {
             "Nothing else to remove. End what keeps the above, then prune again.\n"
         });
-        return out;
+        return out + &tail;
     }
     let gone = pruned.images.iter().filter(|image| goes(image)).count();
     let mut parts = vec![plural(gone, "image"), plural(pruned.layers.len(), "layer")];
@@ -214,7 +215,19 @@ pub(crate) fn pruned(pruned: &Pruned, view: View) -> String {
     } else {
         writeln!(out, "{}: {what} removed, {freed} freed.{stay}", paint::green("Done"))
     };
-    out
+    out + &tail
+}
+
+/// The line about what stays though nobody needs it now.
+fn spared(pruned: &Pruned) -> String {
+    let staged = pruned.spared.iter().filter(|image| image.staged).count();
+    let counts = [(pruned.spared.len() - staged, "earlier digest"), (staged, "staged image")];
+    let counts: Vec<String> =
+        counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| plural(count, what)).collect();
+    if counts.is_empty() {
+        return String::new();
+    }
+    format!("{} spared ({}).\n", counts.join(" and "), bytes(pruned.spared_bytes))
 }
 
 /// Tells whether nobody has recorded the image any more.

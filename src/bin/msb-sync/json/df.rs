@@ -24,6 +24,7 @@ pub(crate) fn df(disk: &DiskUse) -> Value {
         "blobs_bytes": disk.blobs_bytes,
         "downloads_bytes": disk.downloads_bytes,
         "staging_bytes": disk.staging_bytes,
+        "spared_bytes": disk.spared_bytes,
         "reclaimable_bytes": disk.reclaimable_bytes,
         "images": images,
     })

@@ -1,0 +1,74 @@
+//! The images that stay on disk though nobody needs them now: earlier ones for `rollback`, and
+//! those that are staged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::candidates::{DirectoryId, directory_id};
+use super::totals::layer_totals;
+use crate::catalog::Catalog;
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::state::{LayerState, SparedImage};
+use crate::store::{Blobs, Places};
+use crate::sync::session::Session;
+use crate::sync::verb_error::VerbError;
+
+/// The images that are spared, and what they have on disk.
+#[derive(Default)]
+pub(crate) struct Spared {
+    /// The images that have something on disk which no recorded image needs, each with just that.
+    pub(crate) images: Vec<SparedImage>,
+    /// The bytes of all that on disk.
+    pub(crate) bytes: u64,
+}
+
+/// Finds out what is spared when the images of `gone` are forgotten.
+pub(crate) fn spared(
+    session: &Session,
+    catalog: &Catalog,
+    gone: &BTreeSet<ImageRef>,
+) -> Result<Spared, VerbError> {
+    let mut images = catalog.spared(gone)?;
+    if images.is_empty() {
+        return Ok(Spared::default());
+    }
+    let mut directories: BTreeMap<DirectoryId, PathBuf> = BTreeMap::new();
+    let mut needed: BTreeSet<BlobDigest> = BTreeSet::new();
+    catalog.each(&mut |row| {
+        if !gone.contains(&row.reference) {
+            needed.extend(row.layers.iter().map(|layer| layer.digest.clone()));
+            needed.extend(row.documents.iter().map(|document| document.digest.clone()));
+        }
+    })?;
+    for directory in catalog.layers_directories()?.into_iter().chain([session.default_layers()]) {
+        directories.extend(directory_id(&directory).map(|id| (id, directory)));
+    }
+    let mut on_disk: BTreeMap<&BlobDigest, u64> = BTreeMap::new();
+    for image in &mut images {
+        image.blobs.retain(|digest| !needed.contains(digest));
+    }
+    let digests: BTreeSet<&BlobDigest> = images.iter().flat_map(|image| &image.blobs).collect();
+    for directory in directories.values() {
+        let places = Places::of(directory);
+        let located = places.locate()?;
+        for &digest in &digests {
+            if located.state(digest)? != LayerState::Missing {
+                let size = layer_totals(&places, digest).map(|totals| totals.content_bytes);
+                *on_disk.entry(digest).or_default() += size.unwrap_or_else(|| places.size_of(digest));
+            }
+        }
+    }
+    for blob in Blobs::of(&session.home).list()? {
+        if let Some(&digest) = digests.get(&blob.digest) {
+            *on_disk.entry(digest).or_default() += blob.size;
+        }
+    }
+    let bytes = on_disk.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
+    let here: BTreeSet<BlobDigest> = on_disk.into_keys().cloned().collect();
+    for image in &mut images {
+        image.blobs.retain(|digest| here.contains(digest));
+    }
+    images.retain(|image| !image.blobs.is_empty());
+    Ok(Spared { images, bytes })
+}
