@@ -135,8 +135,10 @@ impl Executor<'_> {
         loads::note_rows(self.catalog, plan)?;
         kept::look_after_kept_blobs(self, plan)?;
         let stopped = self.cancel.is_cancelled();
+        let images = waitlist.into_results(plan);
         Ok(Outcome {
-            images: waitlist.into_results(plan),
+            staged: outcome::staged(plan, &images),
+            images,
             layers,
             loads,
             engine_failures,
@@ -390,6 +392,7 @@ impl Executor<'_> {
         }
         let names = &image.names[..];
         Ok(match &image.to_record {
+            Some(ToRecord::Image(resolved)) if image.stages => Some(Change::Stage { image: resolved }),
             Some(ToRecord::Image(resolved)) => {
                 if image.layers.is_empty() {
                     let text = format!("{} has no layers: microsandbox takes it for absent", image.reference);

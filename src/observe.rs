@@ -11,6 +11,7 @@ mod cooling;
 mod known;
 mod locked;
 mod lookups;
+mod remembered;
 mod selections;
 mod signatures;
 
@@ -25,6 +26,7 @@ pub(crate) use self::chooser::{FromList, two_platforms};
 pub(crate) use self::cooling::{Cooled, CooledChoice, Digests, News};
 use self::known::Known;
 use self::lookups::{Lookups, forbidden_offline, never_pulled};
+pub(crate) use self::remembered::Remembered;
 use self::selections::Repository;
 pub(crate) use self::signatures::{Judged, Permission, SignatureQuestion, Signatures};
 
@@ -61,6 +63,8 @@ pub(crate) struct Observer<'a> {
     pub signatures: &'a Signatures<'a>,
     /// The time of the observation.
     pub now: Timestamp,
+    /// Whoever knows the meanings of digests that need not be fetched.
+    pub remembered: Remembered<'a>,
     /// Lookups at once.
     pub parallel: usize,
     /// The user forbids asking any registry.
@@ -120,6 +124,8 @@ impl Observer<'_> {
         Lookups {
             registries: self.registries,
             signatures: self.signatures,
+            remembered: &self.remembered,
+            staged: &observed.staged,
             offline: self.offline,
             parallel: self.parallel,
             reporter: self.reporter,
@@ -194,6 +200,8 @@ impl Observer<'_> {
         observed.recorded = rows.into_iter().map(|row| (row.reference.clone(), row)).collect();
         observed.candidates = catalog.candidates()?;
         observed.loaded = catalog.loaded()?;
+        let staged = catalog.staged(self.now)?.into_iter();
+        observed.staged = staged.map(|staged| ((staged.reference, staged.platform), staged.digest)).collect();
         observed.needed_elsewhere = if desired.prune {
             let inside = observed.recorded.keys().cloned().collect();
             catalog.layers_needed_outside(&inside)?

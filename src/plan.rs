@@ -21,6 +21,7 @@ mod need;
 mod part;
 mod reason;
 mod removal;
+mod stage;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +49,7 @@ use fetch::{plan_documents, plan_fetches};
 use image::{plan_blocked_selection, plan_image};
 use names::Names;
 use removal::{held, listed, plan_layer_removals, plan_removals, unlisted, wanted_images};
+use stage::stage;
 
 /// Plans the way from `observed` to `desired`.
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
@@ -62,6 +64,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     );
     images.extend(observed.blocked_selections.iter().map(plan_blocked_selection));
     let (new_tags, candidates) = plan_candidates(&images, observed);
+    let mut images: Vec<_> = images.into_iter().map(|image| stage(desired, image, observed)).collect();
     images.sort_by(|a, b| a.reference.cmp(&b.reference));
     let fetches = plan_fetches(desired, &images, observed);
     let documents = plan_documents(&images, observed);
@@ -71,18 +74,14 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let holds = held(desired, &listed, observed);
     let engine_removals = plan_engine_removals(desired, &listed, holds, &names, &images, observed);
     if !desired.prune {
+        let plan = Plan { images, fetches, documents, new_tags, candidates, ..Plan::default() };
+        // Who only makes images ready wants what is there as it is.
+        if desired.stage {
+            return plan;
+        }
         let unlisted = unlisted.into_iter().map(|row| row.reference.clone()).collect();
         let unwanted = engine_removals.into_iter().filter(|row| row.wanted).collect();
-        return Plan {
-            images,
-            fetches,
-            documents,
-            new_tags,
-            candidates,
-            unwanted,
-            unlisted,
-            ..Plan::default()
-        };
+        return Plan { unwanted, unlisted, ..plan };
     }
     let incomplete = observed.failed || images.iter().any(|image| image.part_error().is_some());
     images.extend(plan_removals(desired, &listed, &unlisted, observed));

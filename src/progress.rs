@@ -234,6 +234,8 @@ pub enum Event {
         engines: Vec<(&'static str, Action)>,
         /// The state of the image's signatures.
         signatures: Box<SignatureReport>,
+        /// True if the image was only made ready, and is not recorded.
+        staged: bool,
         /// The failure, if the image is not done.
         error: Option<Arc<Error>>,
     },

@@ -71,6 +71,11 @@ pub enum Change<'a> {
         /// The hooks that are to be told.
         events: &'a [PendingHookEvent],
     },
+    /// See [`WritableCatalog::stage`].
+    Stage {
+        /// The image that is ready to be recorded.
+        image: &'a ResolvedImage,
+    },
     /// All rows of the image are right, and something else of it changes.
     Tell {
         /// The hooks that are to be told.
@@ -186,6 +191,10 @@ impl WritableCatalog {
                     Change::Adopt { names, events } => {
                         write::adopt(tx, names, held)?;
                         events
+                    }
+                    Change::Stage { image } => {
+                        past::stage(tx, image, held.now)?;
+                        &[][..]
                     }
                     Change::Tell { events } => events,
                 };

@@ -5,14 +5,19 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::image_ref::ImageRef;
-use crate::plan;
+use crate::plan::{self, Plan};
 use crate::state::{Action, EngineName};
+
+/// An image, what was to be done about it, and the error if that failed.
+type ImageResult = (ImageRef, Action, Option<Arc<Error>>);
 
 /// The result of a plan that was carried out.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Each image of the plan, in its order, with the error if it failed.
     pub images: Vec<(ImageRef, Action, Option<Arc<Error>>)>,
+    /// The images among them that are ready now, and not recorded.
+    pub staged: BTreeSet<ImageRef>,
     /// The number of layers that this run extracted.
     pub layers: usize,
     /// The number of references that this run loaded into engines.
@@ -42,6 +47,7 @@ impl Outcome {
     pub fn append(&mut self, next: Self) {
         self.images.extend(next.images);
         self.images.sort_by(|a, b| plan::in_order((&a.0, a.1), (&b.0, b.1)));
+        self.staged.extend(next.staged);
         self.layers += next.layers;
         self.loads += next.loads;
         self.engine_failures.extend(next.engine_failures);
@@ -70,13 +76,21 @@ impl Outcome {
         left
     }
 
-    /// Counts the images with `action` that are done.
+    /// Counts the images with `action` that are done. Those that are only ready are not.
     pub fn done(&self, action: Action) -> usize {
-        self.images.iter().filter(|(_, of, error)| *of == action && error.is_none()).count()
+        let done = self.images.iter().filter(|(_, of, error)| *of == action && error.is_none());
+        done.filter(|(image, ..)| !self.staged.contains(image)).count()
     }
 
     /// Counts the images that failed or were blocked.
     pub fn failed(&self) -> usize {
         self.images.iter().filter(|(_, _, error)| error.is_some()).count()
     }
+}
+
+/// Finds the images that `plan` was to make ready and that are, by their `results`.
+pub(super) fn staged(plan: &Plan, results: &[ImageResult]) -> BTreeSet<ImageRef> {
+    let ready =
+        plan.images.iter().zip(results).filter(|(image, (.., error))| image.stages && error.is_none());
+    ready.map(|(image, _)| image.reference.clone()).collect()
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
 use super::chooser::{Choices, choose_from_list, newer_in_list};
+use super::remembered::Remembered;
 use super::signatures::{SignatureQuestion, Signatures};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
@@ -21,7 +22,7 @@ use crate::plan::Cooldown;
 use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::{Lookup, Meaning, Registries};
-use crate::state::{Platform, TagSelection, Verdict};
+use crate::state::{DesiredImage, Platform, TagSelection, Verdict};
 use crate::threads;
 
 /// A waiting run looks for answers at least this often.
@@ -40,6 +41,8 @@ pub(crate) type OnAnswer<'f, 'q, K> = &'f (dyn Fn(K, Answer) -> Vec<(K, Question
 pub(crate) struct Asker<'a> {
     pub(crate) registries: &'a Registries,
     pub(crate) signatures: &'a Signatures<'a>,
+    /// Whoever knows the meanings of digests that need not be fetched; `None`: all are fetched.
+    pub(crate) remembered: Option<&'a Remembered<'a>>,
     /// The number of questions under way at once, at most.
     pub(crate) parallel: usize,
     pub(crate) reporter: &'a dyn Reporter,
@@ -84,6 +87,8 @@ pub(crate) struct ImageQuestion {
     pub(crate) platform: Platform,
     /// The digest that needs no fetch.
     pub(crate) known: Option<BlobDigest>,
+    /// True if that is the digest of an image which is ready and not recorded.
+    pub(crate) is_staged: bool,
     /// The digest to ask for in place of the tag.
     pub(crate) pinned: Option<BlobDigest>,
     /// The time that a new digest of the tag has to wait: nothing is fetched of one that waits.
@@ -113,6 +118,14 @@ enum Step<'q> {
     Fetch(ImageQuestion, BlobDigest, Meaning),
 }
 
+/// The end of the first step of an image's question.
+enum Begun {
+    /// The question is answered.
+    Answered(ImageRef, Answer),
+    /// The image is to be fetched: it does not, or may not, mean its known digest any more.
+    Open(Box<(ImageQuestion, BlobDigest, Meaning)>),
+}
+
 impl Question<'_> {
     fn name(&self) -> &ImageRef {
         match self {
@@ -125,6 +138,23 @@ impl Question<'_> {
 }
 
 impl ImageQuestion {
+    /// Asks for all that the reference of `image` means.
+    pub(super) fn of(image: &DesiredImage) -> Self {
+        Self {
+            reference: image.reference.clone(),
+            platform: image.platform.clone(),
+            known: None,
+            is_staged: false,
+            pinned: None,
+            cooldown: None,
+        }
+    }
+
+    /// Asks for all of `image` by `digest`.
+    pub(super) fn by_digest(image: &DesiredImage, digest: BlobDigest) -> Self {
+        Self { pinned: Some(digest), ..Self::of(image) }
+    }
+
     /// Returns the reference that the registry is asked for.
     fn asked(&self) -> ImageRef {
         match &self.pinned {
@@ -159,6 +189,44 @@ fn digest_of(
 }
 
 impl Asker<'_> {
+    /// Finds the meaning of an image by `digest` where that is known without its registry.
+    fn remembered(&self, image: &ImageQuestion, digest: Option<&BlobDigest>) -> Option<Lookup> {
+        let found = self.remembered?.find(&image.reference, &image.platform, digest?)?;
+        Some(Lookup::Image(Box::new(found)))
+    }
+
+    /// Asks the first thing about an image.
+    fn begin(&self, image: ImageQuestion) -> Begun {
+        let (registries, asked) = (self.registries, image.asked());
+        let whole = |digest| {
+            let found = self.remembered(&image, digest);
+            found.map_or_else(|| registries.resolve(&asked, &image.platform, None), Ok)
+        };
+        let Some(known) = &image.known else {
+            let answer = Answer::Image(whole(image.pinned.as_ref()));
+            return Begun::Answered(image.reference, answer);
+        };
+        let answer = match registries.check(&asked, known) {
+            Ok(Meaning::Same) if image.is_staged => Answer::Image(whole(Some(known))),
+            Ok(Meaning::Same) => Answer::Image(Ok(Lookup::Same)),
+            Ok(Meaning::Digest(digest)) if image.waits_for(&digest) => {
+                registries.fetch_not(&asked);
+                Answer::Waits(digest)
+            }
+            Ok(meaning) => {
+                let digest = if let Meaning::Digest(digest) = &meaning { Some(digest) } else { None };
+                let Some(found) = self.remembered(&image, digest) else {
+                    let known = known.clone();
+                    return Begun::Open(Box::new((image, known, meaning)));
+                };
+                registries.fetch_not(&asked);
+                Answer::Image(Ok(found))
+            }
+            Err(error) => Answer::Image(Err(error)),
+        };
+        Begun::Answered(image.reference, answer)
+    }
+
     /// Asks `questions`, and returns the answers in their order.
     pub(crate) fn ask_all(&self, questions: Vec<Question<'_>>) -> Vec<Answer> {
         let answers = Mutex::new(BTreeMap::new());
@@ -264,29 +332,17 @@ impl<'q, K> Asking<'_, 'q, K> {
                     let verdict = self.asker.signatures.ask(&image);
                     (image.reference, Answer::Signatures(verdict))
                 }
-                Step::First(Question::Image(image)) => {
-                    let asked = image.asked();
-                    let answer = match &image.known {
-                        None => Answer::Image(registries.resolve(&asked, &image.platform, None)),
-                        Some(known) => match registries.check(&asked, known) {
-                            Ok(Meaning::Same) => Answer::Image(Ok(Lookup::Same)),
-                            Ok(Meaning::Digest(digest)) if image.waits_for(&digest) => {
-                                registries.fetch_not(&asked);
-                                Answer::Waits(digest)
-                            }
-                            Ok(meaning) => {
-                                let lane = asked.registry().to_owned();
-                                let known = known.clone();
-                                self.queue.push([(lane, (key, Step::Fetch(image, known, meaning)))]);
-                                // That is a step and no answer, but shows that the registry lives.
-                                self.answered.fetch_add(1, Ordering::Relaxed);
-                                continue;
-                            }
-                            Err(error) => Answer::Image(Err(error)),
-                        },
-                    };
-                    (image.reference, answer)
-                }
+                Step::First(Question::Image(image)) => match self.asker.begin(image) {
+                    Begun::Answered(name, answer) => (name, answer),
+                    Begun::Open(step) => {
+                        let lane = step.0.reference.registry().to_owned();
+                        let (image, known, meaning) = *step;
+                        self.queue.push([(lane, (key, Step::Fetch(image, known, meaning)))]);
+                        // That is a step and no answer, but shows that the registry lives.
+                        self.answered.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                },
                 Step::Fetch(image, known, meaning) => {
                     let answer = registries.fetch(&image.asked(), &image.platform, &known, &meaning);
                     (image.reference, Answer::Image(answer))

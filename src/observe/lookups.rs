@@ -14,6 +14,7 @@ use super::chooser::Choices;
 use super::cooling::{Cooling, News};
 use super::known::{Known, Listener};
 use super::locked::{confirm, known_digest, mismatch, other_layer, recorded_as_locked};
+use super::remembered::{Remembered, StagedDigests, staged_digest};
 use super::selections::{Deciding, Repository, Selected};
 use super::signatures::{Judged, Permission, SignatureQuestion, Signatures};
 use crate::digest::BlobDigest;
@@ -31,6 +32,10 @@ use crate::threads;
 pub(super) struct Lookups<'a> {
     pub(super) registries: &'a Registries,
     pub(super) signatures: &'a Signatures<'a>,
+    /// Whoever knows the meanings of digests that need not be fetched.
+    pub(super) remembered: &'a Remembered<'a>,
+    /// The images that are ready to be recorded.
+    pub(super) staged: &'a StagedDigests,
     pub(super) offline: bool,
     pub(super) parallel: usize,
     pub(super) reporter: &'a dyn Reporter,
@@ -82,7 +87,8 @@ impl Lookups<'_> {
         }
         questions.extend(desired.images.iter().filter_map(|image| self.of_image(image, &known)));
         let Self { registries, signatures, parallel, reporter, .. } = *self;
-        let asker = Asker { registries, signatures, parallel, reporter };
+        let remembered = Some(self.remembered);
+        let asker = Asker { registries, signatures, remembered, parallel, reporter };
         let take = |purpose, answer| self.take(purpose, answer, &known);
         match listener {
             None => asker.ask(questions, &take, None),
@@ -294,13 +300,7 @@ impl Lookups<'_> {
 
     /// Returns the question for an image by its digest.
     fn of_digest<'d>(image: &DesiredImage, digest: BlobDigest) -> (Purpose<'d>, Question<'d>) {
-        let question = ImageQuestion {
-            reference: image.reference.clone(),
-            platform: image.platform.clone(),
-            known: None,
-            pinned: Some(digest),
-            cooldown: None,
-        };
+        let question = ImageQuestion::by_digest(image, digest);
         (Purpose::Image(question.clone()), Question::Image(question))
     }
 
@@ -313,23 +313,24 @@ impl Lookups<'_> {
         if let Some(fixed) = self.fixed(image) {
             return self.of_fixed(image, fixed, known);
         }
-        let (reference, platform) = (image.reference.clone(), image.platform.clone());
         match self.without_asking(image, self.recorded) {
             Some(Resolution::Locked(locked)) if self.locked_too => {
-                let pinned = Some(locked.digest.clone());
-                let question = ImageQuestion { reference, platform, known: None, pinned, cooldown: None };
+                let question = ImageQuestion::by_digest(image, locked.digest.clone());
                 Some((Purpose::Locked(locked), Question::Image(question)))
             }
             Some(Resolution::AsRecorded) if self.lacks_documents(image) => {
                 let pinned = known_digest(image, self.recorded);
-                let question = ImageQuestion { reference, platform, known: None, pinned, cooldown: None };
+                let question = ImageQuestion { pinned, ..ImageQuestion::of(image) };
                 Some((Purpose::Image(question.clone()), Question::Image(question)))
             }
-            Some(resolution) => self.settle(reference, resolution, self.permission(image), known),
+            Some(resolution) => {
+                self.settle(image.reference.clone(), resolution, self.permission(image), known)
+            }
             None => {
-                let digest = known_digest(image, self.recorded).filter(|_| !self.lacks_documents(image));
-                let cooldown = self.cooldown(image);
-                let question = ImageQuestion { reference, platform, known: digest, pinned: None, cooldown };
+                let known = known_digest(image, self.recorded).filter(|_| !self.lacks_documents(image));
+                let staged = staged_digest(image, self.staged, self.recorded);
+                let (is_staged, known, cooldown) = (staged.is_some(), staged.or(known), self.cooldown(image));
+                let question = ImageQuestion { known, is_staged, cooldown, ..ImageQuestion::of(image) };
                 Some((Purpose::Image(question.clone()), Question::Image(question)))
             }
         }

@@ -8,13 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::image::PlannedImage;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{Action, Desired, LayerState, Observed, RecordedImage};
+use crate::state::{Action, Desired, EarlierImage, LayerState, Observed, RecordedImage};
+
+/// A digest that a reference meant, with its layers and their bytes.
+type Version<'a> = (&'a BlobDigest, BTreeMap<&'a BlobDigest, u64>);
 
 /// The earlier images of the references of a run, as they will be after it.
 #[derive(Default)]
 pub(super) struct Earlier<'a> {
     /// The images that stay, each with its layers.
-    spared: Vec<((&'a ImageRef, &'a BlobDigest), BTreeMap<&'a BlobDigest, u64>)>,
+    spared: Vec<(&'a ImageRef, Version<'a>)>,
     /// The layers of the others.
     pub(super) candidates: BTreeSet<&'a BlobDigest>,
 }
@@ -32,7 +35,7 @@ impl<'a> Earlier<'a> {
             let earlier = after(planned, row, observed.earlier.get(name).map_or(&[], Vec::as_slice));
             for (at, (digest, layers)) in earlier.into_iter().enumerate() {
                 if at < most {
-                    found.spared.push(((name, digest), layers));
+                    found.spared.push((name, (digest, layers)));
                 } else {
                     found.candidates.extend(layers.into_keys());
                 }
@@ -43,7 +46,7 @@ impl<'a> Earlier<'a> {
 
     /// The layers that stay.
     pub(super) fn layers(&self) -> impl Iterator<Item = &'a BlobDigest> {
-        self.spared.iter().flat_map(|(_, layers)| layers.keys().copied())
+        self.spared.iter().flat_map(|(_, (_, layers))| layers.keys().copied())
     }
 
     /// The digests that stay for nothing but a way back and have layers here, and the bytes of
@@ -68,7 +71,7 @@ impl<'a> Earlier<'a> {
         };
         let mut sizes: BTreeMap<&BlobDigest, u64> = BTreeMap::new();
         let mut digests = Vec::new();
-        for ((name, digest), layers) in &self.spared {
+        for (name, (digest, layers)) in &self.spared {
             let mut own = layers.iter().filter(|(digest, _)| stays_for_this(digest)).peekable();
             if own.peek().is_some() {
                 digests.push(((*name).clone(), (*digest).clone()));
@@ -100,8 +103,8 @@ fn most(desired: &Desired, planned: Option<&PlannedImage>, row: &RecordedImage) 
 fn after<'a>(
     planned: Option<&PlannedImage>,
     row: &'a RecordedImage,
-    earlier: &'a [crate::state::EarlierImage],
-) -> Vec<(&'a BlobDigest, BTreeMap<&'a BlobDigest, u64>)> {
+    earlier: &'a [EarlierImage],
+) -> Vec<Version<'a>> {
     let present =
         planned.filter(|image| image.action == Action::Update).and_then(|image| image.digest.as_ref());
     let replaced = row.digest.as_ref().filter(|digest| present.is_some_and(|present| present != *digest));

@@ -23,6 +23,7 @@ use crate::state::{
 
 /// One image in a [`Plan`](super::Plan).
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct PlannedImage {
     /// The image.
     pub reference: ImageRef,
@@ -66,6 +67,10 @@ pub struct PlannedImage {
     pub holds: bool,
     /// The new digest of the tag that is not taken yet.
     pub waiting: Option<Waiting>,
+    /// True if the image is to be added or updated and all of it is ready.
+    pub staged: bool,
+    /// True if the run makes the image ready, and does not record it.
+    pub stages: bool,
     /// The verdict about the image's signatures; `None` where no rule asks for one.
     pub verdict: Option<Verdict>,
     /// True if a removal is put off, that of the image or those from engines: a wanted image is
@@ -162,6 +167,7 @@ impl PlannedImage {
             candidate: self.waiting.clone().map(Box::new),
             engines,
             signatures: Box::new(self.signatures()),
+            staged: self.stages,
             error,
         }
     }
@@ -199,6 +205,8 @@ impl PlannedImage {
             to_record: None,
             holds: false,
             waiting: None,
+            staged: false,
+            stages: false,
             verdict: None,
             waits: false,
         }

@@ -57,6 +57,8 @@ pub enum Reason {
     },
     /// Everything is as it should be as long as a new digest of the tag is not taken.
     NewDigest(Waiting),
+    /// The image is ready to be recorded.
+    Staged,
     /// The image cannot be had.
     Blocked(Arc<Error>),
     /// The owner does not list the image any more.
@@ -98,7 +100,7 @@ impl Reason {
             | Self::Engine { to_load: ToLoad::AnotherDigest, .. } => Action::Update,
             Self::NotRecorded | Self::OnlyMicrosandbox | Self::Engine { .. } => Action::Add,
             Self::Layers(_) | Self::Blobs(_) | Self::Rows => Action::Repair,
-            Self::InSync | Self::Held { .. } | Self::NewDigest(_) => Action::Keep,
+            Self::InSync | Self::Held { .. } | Self::NewDigest(_) | Self::Staged => Action::Keep,
             Self::Blocked(_) => Action::Blocked,
             Self::NotListed { .. } | Self::AskedFor { .. } => Action::Remove,
         }
@@ -121,6 +123,7 @@ impl Reason {
             Self::InSync => "in-sync",
             Self::Held { .. } => "held",
             Self::NewDigest(_) => "new-digest",
+            Self::Staged => "staged",
             Self::Blocked(_) => "blocked",
             Self::NotListed { .. } => "not-listed",
             Self::AskedFor { .. } => "asked-for",
@@ -163,6 +166,7 @@ impl fmt::Display for Reason {
             },
             Self::Rows => f.write_str("rows missing in the catalog"),
             Self::InSync => f.write_str("in sync"),
+            Self::Staged => f.write_str("staged: the next apply records it"),
             Self::Held { since } => {
                 write!(f, "held since rollback {}", since.strftime("%Y-%m-%d %H:%M UTC"))
             }

@@ -36,6 +36,9 @@ pub struct Desired {
     pub targets: Targets,
     /// True if the run removes images that the owner no longer lists.
     pub prune: bool,
+    /// True if the run only makes images ready that are to be added or updated: nothing is
+    /// recorded, loaded or removed.
+    pub stage: bool,
 }
 
 /// One image that an images file, or `pull`, asks for.

@@ -65,6 +65,8 @@ pub struct Observed {
     /// The images that references meant before, the latest first, as far as their layers are here:
     /// for runs that remove.
     pub earlier: BTreeMap<ImageRef, Vec<EarlierImage>>,
+    /// The digests of images that are ready to be recorded.
+    pub staged: BTreeMap<(ImageRef, Platform), BlobDigest>,
     /// True if an image failed in an earlier part of this run. Then nothing is removed in the rest.
     pub failed: bool,
     /// Layers of images that an earlier part of this run replaced: with prune, the rest of the run

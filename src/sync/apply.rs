@@ -103,13 +103,15 @@ fn apply_loaded(session: &Session, loaded: &Loaded, request: &Request) -> Result
         engines: &engines::of(session),
         signatures: &signatures,
         settings: &loaded.file.settings,
-        hooks: if request.hooks { &loaded.file.hooks } else { &[] },
+        hooks: if request.hooks && !request.stage { &loaded.file.hooks } else { &[] },
         offline: request.offline,
         loaded: Some(loaded),
     };
     let (plan, mut outcome) = reconcile(run)?;
     let mut hooks = Vec::new();
-    if request.hooks {
+    if request.stage {
+        // Nothing has changed that anybody could be told of.
+    } else if request.hooks {
         hooks = run_hooks(session, loaded, &mut outcome);
     } else {
         tell_idle(session, loaded);

@@ -136,7 +136,8 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     let judge = judge(&loaded.file.settings.trust)?;
     let signatures = Signatures::new(&judge, &registries, &session.home);
     let reporter = &*session.reporter;
-    let asker = Asker { registries: &registries, signatures: &signatures, parallel, reporter };
+    let asker =
+        Asker { registries: &registries, signatures: &signatures, remembered: None, parallel, reporter };
     let mut waits = Waits::new(&loaded, &old, Timestamp::now());
     let (selections, mut failed) = choose(&loaded, &old, &request.upgrade, &asker, &mut waits);
     let (mut entries, mut open) = split(&loaded, &old, &request.upgrade, &selections, &mut failed);
@@ -243,6 +244,7 @@ impl Open {
                     pinned: self.meanings.get(reference).cloned(),
                     reference: reference.clone(),
                     platform,
+                    is_staged: false,
                     // The first entry of an image takes what there is.
                     cooldown: known.as_ref().and_then(|_| waits.of(reference)),
                     known,

@@ -73,7 +73,8 @@ pub fn outdated(session: &Session, source: &ImagesSource) -> Result<Outdated, Ve
     let signatures = Signatures::new(&judge, &registries, &session.home);
     let parallel = loaded.file.settings.downloads;
     let reporter = &*session.reporter;
-    let asker = Asker { registries: &registries, signatures: &signatures, parallel, reporter };
+    let asker =
+        Asker { registries: &registries, signatures: &signatures, remembered: None, parallel, reporter };
     let question = |(repository, images): (&ImageRef, &Vec<ImageRef>)| Question::Newer {
         repository: repository.clone(),
         than: images.iter().filter_map(ImageRef::tag).map(str::to_owned).collect(),

@@ -159,6 +159,7 @@ impl Unlisted {
             listed_elsewhere: listed,
             targets: settings.targets.clone(),
             prune: true,
+            stage: false,
         };
         let mut unlisted = Self { request, loaded, desired, absent };
         if let Some(catalog) = catalog {

@@ -66,8 +66,7 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
         reference: reference.clone(),
         platform: settings.platform.clone(),
         pull: PullPolicy::Always,
-        // Whoever asks for an image by name wants what it means now.
-        cooldown: Duration::ZERO,
+        cooldown: Duration::ZERO, // Whoever names an image wants what it means now.
         groups: BTreeSet::new(),
         engines: None,
         locked: None,
@@ -82,6 +81,7 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
         listed_elsewhere: BTreeSet::new(),
         targets: settings.targets.clone(),
         prune: false,
+        stage: false,
     };
     if let Some(loaded) = loaded.filter(|_| !groups.is_empty()) {
         let listed = of_groups(&loaded, Owner::pull(), layers, groups)?;

@@ -35,6 +35,8 @@ pub struct Request {
     pub hooks: bool,
     /// The images whose new digests are taken at once, whatever their cooldown.
     pub now: Vec<ImageRef>,
+    /// The user asked to make images ready only: nothing is recorded, loaded or removed.
+    pub stage: bool,
 }
 
 impl Request {
@@ -50,6 +52,7 @@ impl Request {
             from: None,
             hooks: false,
             now: Vec::new(),
+            stage: false,
         }
     }
 }

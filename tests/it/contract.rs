@@ -21,14 +21,14 @@ type Shape = &'static [(&'static str, &'static str)];
 const NOTHING: Shape = &[];
 const PLAN: Shape = &[
     ("", "version changes download_bytes images layers_to_remove spared spared_bytes"),
-    ("images[]", "reference platform action digest previous reason layers download_bytes waits trust"),
+    ("images[]", "reference platform action digest previous reason layers download_bytes waits staged trust"),
     ("images[].trust", "status by issuer at rule"),
     ("images[].layers", "total present"),
 ];
 const EVENTS: Shape = &[("", "version event")];
 const SUMMARY: Shape = &[(
     "",
-    "added updated repaired removed removals_waiting unchanged failed downloaded_bytes extracted_bytes hooks_run hooks_failed requests duration_ms",
+    "added updated staged repaired removed removals_waiting unchanged failed downloaded_bytes extracted_bytes hooks_run hooks_failed requests duration_ms",
 )];
 const LIST: Shape = &[
     ("", "version images"),
@@ -99,6 +99,9 @@ const LINES: &[Line] = &[
     Line(&["apply"], "apply empty.toml --prune", 2, NOTHING),
     Line(&["apply", "empty"], "apply --prune --allow-empty", 0, EVENTS),
     Line(&["apply"], "apply missing.toml --prune", 1, EVENTS),
+    Line(&[], "apply --stage", 0, EVENTS),
+    Line(&["apply"], "apply --stage", 0, EVENTS),
+    Line(&[], "apply --stage --watch", 2, NOTHING),
     Line(&[], "apply --locked", 1, NOTHING),
     Line(&["lock"], "apply --locked", 0, EVENTS),
     Line(&["apply"], "apply --offline", 0, EVENTS),

@@ -31,6 +31,8 @@ struct World {
     expected: BTreeMap<String, Tree>,
     /// What the test has made of some.
     damaged: BTreeMap<String, Tree>,
+    /// What was recorded before the command that is killed.
+    before: BTreeMap<String, String>,
 }
 
 fn layer(seed: u64) -> Layer {
@@ -47,6 +49,7 @@ impl World {
             registry: FakeRegistry::start(BlobSet::default()),
             expected: BTreeMap::new(),
             damaged: BTreeMap::new(),
+            before: BTreeMap::new(),
         };
         for name in NAMES {
             world.push(name, 0);
@@ -271,6 +274,68 @@ fn forget() {
     };
     let whole = time(&mut world, &begin, &finish);
     kill(&mut world, 4, whole, &begin, &finish);
+}
+
+/// Nothing is recorded before its time, and the switch needs nothing but a look at the tags.
+#[test]
+fn apply_that_only_stages() {
+    let mut world = World::new();
+    let begin = |world: &mut World, round: usize| {
+        world.turn(round);
+        world.before = world.recorded();
+        world.sandbox.msb("apply --stage")
+    };
+    let finish = |world: &mut World, round: usize, what: &str| {
+        let names = world.turn(round);
+        assert_eq!(world.recorded(), world.before, "{what}");
+        world.sandbox.msb("apply --stage").run().success();
+        assert_eq!(world.recorded(), world.before, "{what}");
+        world.sandbox.msb("prune").run().success();
+        world.registry.forget();
+        world.sandbox.msb("apply --prune").run().success();
+        let requests = world.registry.requests();
+        assert!(requests.iter().all(|request| request.starts_with("HEAD ")), "{requests:?} {what}");
+        world.sandbox.msb("prune").run().success();
+        world.assert_exactly(names, what);
+    };
+    let whole = time(&mut world, &begin, &finish);
+    kill(&mut world, 6, whole, &begin, &finish);
+}
+
+/// The image is at the one digest or at the other, and held at the earlier one only.
+#[test]
+fn rollback() {
+    let mut world = World::new();
+    let history = |world: &World| {
+        let arguments = format!("history {} --json", world.full("app:a"));
+        world.sandbox.msb(&arguments).run().success().json()["images"][0].clone()
+    };
+    let begin = |world: &mut World, round: usize| {
+        world.turn(round + 1);
+        world.sandbox.msb("apply").run().success();
+        world.turn(round);
+        world.sandbox.msb("apply --prune").run().success();
+        world.before = world.recorded();
+        world.sandbox.msb("rollback").arg(world.full("app:a"))
+    };
+    let finish = |world: &mut World, round: usize, what: &str| {
+        let names = world.turn(round);
+        let now = history(world);
+        let went = world.recorded()["app:a"] != world.before["app:a"];
+        assert_eq!(now["held"], went, "{now:#} {what}");
+        world.assert_here(&["app:a"], what);
+        let earlier = now["entries"][usize::from(!went)]["digest"].as_str().unwrap().to_owned();
+        let arguments = format!("rollback {} --to {earlier}", world.full("app:a"));
+        world.sandbox.msb(&arguments).run().success();
+        world.sandbox.msb("apply").run().success();
+        assert_eq!((world.recorded()["app:a"].as_str(), &history(world)["held"]), (&*earlier, &true.into()));
+        world.sandbox.msb("rollback --release").arg(world.full("app:a")).run().success();
+        world.sandbox.msb("apply --prune").run().success();
+        world.sandbox.msb("prune").run().success();
+        world.assert_exactly(names, what);
+    };
+    let whole = time(&mut world, &begin, &finish);
+    kill(&mut world, 7, whole, &begin, &finish);
 }
 
 /// Half of the kills come in its first run, half in one that a change has started.

@@ -67,6 +67,7 @@ mod services;
 mod shells;
 mod signing_live;
 mod sparse;
+mod stage;
 mod stop;
 mod strangers;
 mod supply_chain;

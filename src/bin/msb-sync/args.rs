@@ -260,6 +260,7 @@ pub(crate) struct Target {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(crate) struct Apply {
     #[command(flatten)]
     pub(crate) target: Target,
@@ -272,6 +273,9 @@ pub(crate) struct Apply {
     /// Go on and apply whenever something changes, like `watch`
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) watch: bool,
+    /// Fetch and extract only: record, load and remove nothing; the next apply switches
+    #[arg(long, conflicts_with_all = ["dry_run", "watch"])]
+    pub(crate) stage: bool,
     /// Take everything from this bundle (see `export`; a directory or a tar): no network
     #[arg(long, value_name = "BUNDLE", conflicts_with = "watch")]
     pub(crate) from: Option<PathBuf>,

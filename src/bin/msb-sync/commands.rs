@@ -126,6 +126,7 @@ fn request(target: &Target, from: Option<&Path>, hooks: bool) -> Request {
         from: from.map(Path::to_owned),
         hooks,
         now: Vec::new(),
+        stage: false,
     }
 }
 

@@ -277,6 +277,13 @@ impl Human {
         );
     }
 
+    fn image_staged(&self, reference: &ImageRef, action: Action) {
+        let sign = if action == Action::Add { paint::green("+") } else { paint::yellow("~") };
+        if !self.quiet && !self.json {
+            self.raw(&format!("  {sign} {reference} staged"));
+        }
+    }
+
     fn image_done(&self, reference: &ImageRef, action: Action, reason: &str) {
         let (sign, what) = match action {
             Action::Add => (paint::green("+"), "added"),
@@ -331,6 +338,9 @@ impl Human {
             }
             Event::HookStarted { .. } | Event::HookOutput { .. } | Event::Hook { .. } => {
                 self.say_of_hook(event);
+            }
+            Event::Image { reference, action, staged: true, error: None, .. } => {
+                self.image_staged(reference, *action);
             }
             Event::Image { reference, action, reason, error: None, .. } => {
                 self.image_done(reference, *action, reason);

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use msb_sync::error::Error;
 use msb_sync::plan::{self, Plan, PlannedImage};
-use msb_sync::state::{Action, size_of_layers};
+use msb_sync::state::{Action, SparedImage, size_of_layers};
 use msb_sync::sync::{
     Exported, InspectedImage, ListedImage, Pruned, Relocked, Restacked, Verified, layer_path,
 };
@@ -93,6 +93,7 @@ fn planned(image: &PlannedImage) -> Value {
         "download_bytes": image.download_bytes,
         "waits": image.waits,
         "candidate": image.waiting.as_ref().map(candidate),
+        "staged": image.staged,
         "trust": trust::signatures(&image.signatures()),
         "error": image.part_error().map(|error| error_value(error)),
     });
@@ -337,6 +338,12 @@ pub(crate) fn exported(exported: &Exported) -> Value {
     })
 }
 
+/// The images that stay though nobody needs them now.
+fn spared(pruned: &Pruned) -> Vec<Value> {
+    let image = |image: &SparedImage| json!({ "reference": image.reference.to_string(), "digest": image.digest, "staged": image.staged });
+    pruned.spared.iter().map(image).collect()
+}
+
 pub(crate) fn pruned(pruned: &Pruned) -> Value {
     let images: Vec<Value> = pruned
         .images
@@ -375,13 +382,6 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
         .iter()
         .map(|blob| json!({ "digest": blob.digest, "size": blob.size, "path": path(&blob.path) }))
         .collect();
-    let spared: Vec<Value> = pruned
-        .spared
-        .iter()
-        .map(|image| {
-            json!({ "reference": image.reference.to_string(), "digest": image.digest, "staged": image.staged })
-        })
-        .collect();
     let (engines, engines_kept) = out_of_engines(pruned);
     json!({
         "version": VERSION,
@@ -395,7 +395,7 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
         "kept": kept,
         "downloads": downloads,
         "freed_bytes": pruned.freed_bytes(),
-        "spared": spared,
+        "spared": spared(pruned),
         "spared_bytes": pruned.spared_bytes,
         "removals_waiting": pruned.waiting().count(),
         "waiting_for": pruned.waiting_for.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -433,6 +433,8 @@ mod tests {
             to_record: None,
             holds: false,
             waiting: None,
+            staged: false,
+            stages: false,
             verdict: None,
             waits: false,
         }

@@ -24,6 +24,9 @@ pub(crate) fn desire(session: &Session, loaded: &Loaded, request: &Request) -> R
         loaded.refuse_empty(request.allow_empty)?;
     }
     use_lockfile(session, loaded, &mut desired, request.locked)?;
+    if request.stage {
+        stage_only(session, &mut desired, request);
+    }
     if request.from.is_some() {
         // Asking a bundle costs nothing, and its word is what was asked for.
         desired.images.iter_mut().for_each(|image| image.pull = PullPolicy::Always);
@@ -63,6 +66,16 @@ fn take_now(
         desired.taken_now.insert(reference.clone());
     }
     Ok(())
+}
+
+/// Lets the run make images ready only. Engines get them later, from the kept blobs.
+fn stage_only(session: &Session, desired: &mut Desired, request: &Request) {
+    if request.prune {
+        session.warn("--stage: nothing is removed before it is recorded what takes its place".to_owned());
+    }
+    desired.targets.keeps_blobs |= !desired.targets.engines.is_empty();
+    desired.targets.engines.clear();
+    (desired.stage, desired.prune) = (true, false);
 }
 
 /// Takes the images of `groups` from the images file, or all of them where no group is named.

@@ -10,7 +10,7 @@ use crate::catalog::{Catalog, WritableCatalog};
 use crate::engine::Engines;
 use crate::error::Error;
 use crate::execute::Executor;
-use crate::observe::{Observer, SignatureQuestion, Signatures};
+use crate::observe::{Observer, Remembered, SignatureQuestion, Signatures};
 use crate::plan::Plan;
 use crate::registry::Registries;
 use crate::state::{Desired, Hook, Observed, Settings, Verdict};
@@ -46,6 +46,7 @@ impl<'a> Run<'a> {
             catalog,
             engines: self.engines,
             signatures: self.signatures,
+            remembered: Remembered::new(&self.session.home, self.desired.targets.uses_blobs()),
             blobs: Blobs::of(&self.session.home),
             layers: &self.desired.layers_directory,
             now: Timestamp::now(),

@@ -9,7 +9,8 @@ use crate::output::Output;
 
 pub(super) fn run(args: &Apply, session: &Session, output: &Output) -> Result<Exit, VerbError> {
     let now = super::references(session, &args.now)?;
-    let request = Request { now, ..super::request(&args.target, args.from.as_deref(), args.hooks) };
+    let request =
+        Request { now, stage: args.stage, ..super::request(&args.target, args.from.as_deref(), args.hooks) };
     show(|| sync::apply(session, &request), output)
 }
 

@@ -214,6 +214,7 @@ fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> 
         None => facts.extend(image.remark()),
     }
     match image.action {
+        Action::Add | Action::Update if image.staged && new == 0 => facts.push("staged".to_owned()),
         Action::Add | Action::Update => facts.push(match new {
             0 => format!("{}, all here", plural(total, "layer")),
             _ if new == total => format!("{}, {}", plural(total, "layer"), bytes(image.download_bytes)),

@@ -82,6 +82,7 @@ fn changes(outcome: &Outcome) -> Vec<String> {
     .into_iter()
     .filter(|(action, _)| outcome.done(*action) > 0)
     .map(|(action, what)| format!("{} {what}", outcome.done(action)))
+    .chain((!outcome.staged.is_empty()).then(|| format!("{} staged", outcome.staged.len())))
     .collect()
 }
 

@@ -114,6 +114,7 @@ fn image(event: &Event, received: &Received) -> Option<Value> {
         candidate,
         engines,
         signatures,
+        staged,
         error,
     } = event
     else {
@@ -131,6 +132,7 @@ fn image(event: &Event, received: &Received) -> Option<Value> {
         "candidate": candidate.as_deref().map(super::candidate),
         "downloaded_bytes": received.take(reference),
         "trust": trust::signatures(signatures),
+        "staged": staged,
         "error": error.as_deref().map(error_value),
     });
     add_engines(&mut value, engines.iter().copied());
@@ -203,6 +205,7 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration) -> Value {
         "event": "summary",
         "added": outcome.done(Action::Add),
         "updated": outcome.done(Action::Update),
+        "staged": outcome.staged.len(),
         "repaired": outcome.done(Action::Repair),
         "removed": outcome.done(Action::Remove),
         "removals_waiting": outcome.waiting.len(),

@@ -1,0 +1,59 @@
+//! The meanings of digests that the catalog has kept: of those that references meant before, and of
+//! what is staged. A digest that a registry names need not be fetched then.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+use crate::catalog::Catalog;
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
+use crate::state::{DesiredImage, Platform, RecordedImage, ResolvedImage};
+use crate::threads;
+
+/// The digests of images that are ready to be recorded.
+pub(super) type StagedDigests = BTreeMap<(ImageRef, Platform), BlobDigest>;
+
+/// Finds the digest of an image that is ready and not recorded.
+pub(super) fn staged_digest(
+    image: &DesiredImage,
+    staged: &StagedDigests,
+    recorded: &BTreeMap<ImageRef, RecordedImage>,
+) -> Option<BlobDigest> {
+    if staged.is_empty() || recorded.contains_key(&image.reference) {
+        return None;
+    }
+    staged.get(&(image.reference.clone(), image.platform.clone())).cloned()
+}
+
+/// Whoever knows the meanings of digests.
+pub(crate) struct Remembered<'a> {
+    home: &'a Path,
+    /// True if a meaning is of use only with the documents that lead to it.
+    documents_too: bool,
+    /// The catalog, opened once more: lookups are not on the thread of the run.
+    catalog: Mutex<Option<Catalog>>,
+}
+
+impl<'a> Remembered<'a> {
+    /// Makes whoever knows what the catalog of `home` has kept. Nothing is opened yet.
+    pub(crate) fn new(home: &'a Path, documents_too: bool) -> Self {
+        Self { home, documents_too, catalog: Mutex::default() }
+    }
+
+    /// Finds the meaning of `reference` by `digest`; one that cannot be read is fetched like any
+    /// other.
+    pub(super) fn find(
+        &self,
+        reference: &ImageRef,
+        platform: &Platform,
+        digest: &BlobDigest,
+    ) -> Option<ResolvedImage> {
+        let mut opened = threads::lock(&self.catalog);
+        if opened.is_none() {
+            *opened = Catalog::open_read_only(self.home).ok()?;
+        }
+        let found = opened.as_ref()?.meaning(reference, platform, digest).ok()??;
+        (!self.documents_too || !found.documents.is_empty()).then_some(found)
+    }
+}
