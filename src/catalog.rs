@@ -41,6 +41,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, ffi};
 
+use crate::clock;
 use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
@@ -200,7 +201,7 @@ impl Catalog {
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
         let references = references.into();
         self.read("look up needed layers in", |tx| {
-            needed::layers_needed_outside(tx, references, Timestamp::now())
+            needed::layers_needed_outside(tx, references, clock::now())
         })
     }
 
@@ -217,7 +218,7 @@ impl Catalog {
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
         let outside = outside.into();
         self.read("look up needed layers in", |tx| {
-            let now = Timestamp::now();
+            let now = clock::now();
             let mut needed = needed::layers_needed_outside(tx, outside, now)?;
             let of = (directory, default);
             needed::retain_needed_in(tx, self.home(), of, (outside, now), &mut needed)?;
@@ -235,9 +236,7 @@ impl Catalog {
         references: impl Into<GivenUp<'a>>,
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
         let references = references.into();
-        self.read("look up needed blobs in", |tx| {
-            needed::blobs_needed_outside(tx, references, Timestamp::now())
-        })
+        self.read("look up needed blobs in", |tx| needed::blobs_needed_outside(tx, references, clock::now()))
     }
 
     /// Every reference that was loaded into an engine, for whatever owner, one that is gone too;
@@ -309,7 +308,7 @@ impl Catalog {
         references: impl Into<GivenUp<'a>>,
     ) -> Result<Vec<SparedImage>, CatalogError> {
         let references = references.into();
-        self.read("look up spared images in", |tx| needed::spared(tx, references, Timestamp::now()))
+        self.read("look up spared images in", |tx| needed::spared(tx, references, clock::now()))
     }
 
     /// Everything that `reference` meant by `digest`, if that is in its history or staged.

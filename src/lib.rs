@@ -65,9 +65,9 @@
 //!
 //! # Which room may use which
 //!
-//! 1. Vocabulary ([`cancel`], `child`, `diagnostic`, [`digest`], [`error`], [`image_ref`],
-//!    `locked_home`, [`progress`], `queue`, `sys`, `threads`, `url`, `wildcard`) uses only
-//!    vocabulary.
+//! 1. Vocabulary ([`cancel`], `child`, [`clock`], `diagnostic`, [`digest`], [`error`],
+//!    [`image_ref`], `locked_home`, [`progress`], `queue`, `sys`, `threads`, `url`, `wildcard`)
+//!    uses only vocabulary.
 //! 2. Pure rooms ([`state`], `images_file`, `lockfile`, `selection`, [`plan`], `trust`, `bundle`)
 //!    use vocabulary and `state`, and touch nothing: no files, network, environment, clock or
 //!    threads.
@@ -85,6 +85,7 @@
 //! use everything.
 
 pub mod cancel;
+pub mod clock;
 pub mod digest;
 pub mod error;
 pub mod image_ref;

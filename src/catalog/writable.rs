@@ -5,7 +5,6 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::Catalog;
@@ -13,6 +12,7 @@ use super::connection::{absolute, connect, explain_open, sql_error, why_not_open
 use super::header::OpenCatalog;
 use super::write::{self, Forgotten};
 use super::{directories, hook_events, loads, own, past, schema, trust, waiting};
+use crate::clock;
 use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
@@ -180,7 +180,7 @@ impl WritableCatalog {
                 extracts: holding.extracts,
                 keeps_blobs: holding.keeps_blobs,
                 keeps_earlier: holding.keeps_earlier,
-                now: Timestamp::now(),
+                now: clock::now(),
             };
             changes.iter().try_for_each(|change| {
                 let events = match change {
@@ -309,7 +309,7 @@ impl WritableCatalog {
     /// # Errors
     /// The database cannot be written; it is then as it was.
     pub fn hold(&mut self, reference: &ImageRef, digest: &BlobDigest) -> Result<(), CatalogError> {
-        let now = Timestamp::now();
+        let now = clock::now();
         self.write("hold an image in", |tx| waiting::put_hold(tx, &reference.to_string(), digest, now))
     }
 
@@ -347,7 +347,7 @@ impl WritableCatalog {
     /// # Errors
     /// The database cannot be written; it is then as it was.
     pub fn stage(&mut self, images: &[&ResolvedImage]) -> Result<(), CatalogError> {
-        let now = Timestamp::now();
+        let now = clock::now();
         self.write("note staged images in", |tx| {
             images.iter().try_for_each(|image| past::stage(tx, image, now))
         })

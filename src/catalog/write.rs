@@ -11,6 +11,7 @@ use rusqlite::{OptionalExtension, Result, Transaction, params};
 
 use super::rows::{self, NameRow, json, size, texts, well_formed};
 use super::{holdings, order, past, waiting};
+use crate::clock;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, LayerDescriptor, Owner, ResolvedImage};
@@ -442,7 +443,7 @@ pub(super) fn forget(
         }
         freed.extend(layers);
     }
-    let spared = past::spared_layers(tx, &BTreeSet::new(), &|_, _| false, Timestamp::now())?;
+    let spared = past::spared_layers(tx, &BTreeSet::new(), &|_, _| false, clock::now())?;
     for digest in freed {
         tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])?;
         let still_listed = tx.prepare_cached("SELECT 1 FROM layers WHERE digest = ?1")?.exists([&digest])?;

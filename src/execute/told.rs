@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::loads::Feed;
+use crate::clock;
 use crate::plan::{Plan, PlannedImage};
 use crate::state::{Action, Hook, HookEvent, PendingHookEvent};
 
@@ -30,7 +31,7 @@ pub(super) fn events(hooks: &[Hook], image: &PlannedImage, is_done: bool) -> Vec
             hook: hook.key(),
             program: hook.program().to_owned(),
             event: HookEvent {
-                time: format!("{:.3}", jiff::Timestamp::now()),
+                time: format!("{:.3}", clock::now()),
                 reference: image.reference.clone(),
                 platform: image.platform.as_ref().map(ToString::to_string),
                 action: image.action,

@@ -9,8 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use self::waiting::Waits;
 use super::request::ImagesSource;
 use super::session::Session;
@@ -20,6 +18,7 @@ use super::steps::lockfile_place::LockfilePlace;
 use super::steps::trust::judge;
 use super::steps::{registries, replace};
 use super::verb_error::VerbError;
+use crate::clock;
 use crate::digest::BlobDigest;
 use crate::error::{Error, InputError};
 use crate::image_ref::ImageRef;
@@ -138,7 +137,7 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     let reporter = &*session.reporter;
     let asker =
         Asker { registries: &registries, signatures: &signatures, remembered: None, parallel, reporter };
-    let mut waits = Waits::new(&loaded, &old, Timestamp::now());
+    let mut waits = Waits::new(&loaded, &old, clock::now());
     let (selections, mut failed) = choose(&loaded, &old, &request.upgrade, &asker, &mut waits);
     let (mut entries, mut open) = split(&loaded, &old, &request.upgrade, &selections, &mut failed);
     open.meanings.extend(waits.take_admitted());

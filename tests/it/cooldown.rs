@@ -68,6 +68,9 @@ fn a_new_digest_waits_for_its_time() {
     assert_eq!(registry.requests(), heads);
     assert_eq!(count(&sandbox), "1");
 
+    let told = sandbox.msb("apply").run().success();
+    assert!(told.stderr.contains("  = ") && told.stderr.contains(": new digest "), "{told}");
+    registry.forget();
     pass(&sandbox, 71);
     let plan = sandbox.msb("plan").run().success().stdout;
     assert!(

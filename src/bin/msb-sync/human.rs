@@ -342,6 +342,11 @@ impl Human {
             Event::Image { reference, action, staged: true, error: None, .. } => {
                 self.image_staged(reference, *action);
             }
+            Event::Image {
+                reference, action: Action::Keep, candidate: Some(waiting), error: None, ..
+            } => {
+                self.note(&format!("  = {reference}: new digest {waiting}"));
+            }
             Event::Image { reference, action, reason, error: None, .. } => {
                 self.image_done(reference, *action, reason);
             }

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use msb_sync::cancel::Cancel;
+use msb_sync::clock::now;
+use msb_sync::digest::BlobDigest;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::{Event, Reporter};
 use msb_sync::state::Action;
@@ -19,7 +21,7 @@ use msb_sync::watch::{Listener, Notice};
 use crate::human::{self, Human, View};
 use crate::json::Received;
 use crate::output::Output;
-use crate::text::{duration, now, plural};
+use crate::text::{duration, plural};
 use crate::{json, streams};
 
 /// The voice of one watch.
@@ -42,6 +44,8 @@ struct Said {
     errors_before: BTreeMap<ImageRef, String>,
     /// The reason why layers that nobody needs could not be removed.
     failure: Option<String>,
+    /// The new digests of tags that are not taken yet.
+    waiting: BTreeMap<ImageRef, BlobDigest>,
     /// True if a summary was shown and nothing failed since.
     settled: bool,
 }
@@ -77,6 +81,10 @@ impl Live {
                 let news = said.errors_before.get(reference) != Some(&text);
                 said.errors.insert(reference.clone(), text);
                 news
+            }
+            Event::Image { reference, candidate: Some(waiting), .. } => {
+                let before = self.said().waiting.insert(reference.clone(), waiting.digest.clone());
+                before.as_ref() != Some(&waiting.digest)
             }
             // Each image that is done says so: one line a change.
             Event::Started { .. } | Event::Loading { .. } => self.human.is_live() || self.human.is_verbose(),

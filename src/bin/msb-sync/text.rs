@@ -1,7 +1,7 @@
 //! Text for terminals: columns, sizes, times, and nothing that could control the terminal.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use msb_sync::error;
@@ -70,13 +70,6 @@ pub(crate) fn duration(duration: Duration) -> String {
     };
     let parts = parts.iter().filter(|(count, _)| *count > 0);
     parts.map(|(count, unit)| format!("{count} {unit}")).collect::<Vec<_>>().join(" ")
-}
-
-/// The time, as far as it can be told: clocks may be set to years that have no date.
-pub(crate) fn now() -> Timestamp {
-    let now = SystemTime::now();
-    let end = if now < SystemTime::UNIX_EPOCH { Timestamp::MIN } else { Timestamp::MAX };
-    Timestamp::try_from(now).unwrap_or(end)
 }
 
 /// `3 days ago`: how long before `now` it is that `then` names, in RFC 3339 or as `YYYY-MM-DD

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
-
 use super::lock_home::{lock_home, open_store};
 use super::rebind::rebind;
 use crate::catalog::{Catalog, WritableCatalog};
+use crate::clock;
 use crate::engine::Engines;
 use crate::error::Error;
 use crate::execute::Executor;
@@ -49,7 +48,7 @@ impl<'a> Run<'a> {
             remembered: Remembered::new(&self.session.home, self.desired.targets.uses_blobs()),
             blobs: Blobs::of(&self.session.home),
             layers: &self.desired.layers_directory,
-            now: Timestamp::now(),
+            now: clock::now(),
             parallel: self.settings.downloads,
             offline: self.offline,
             locked_too: true,

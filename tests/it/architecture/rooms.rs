@@ -10,6 +10,7 @@ const VOCABULARY: &[&str] = &[
     "progress",
     "sys",
     "cancel",
+    "clock",
     "child",
     "queue",
     "threads",

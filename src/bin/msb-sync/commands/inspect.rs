@@ -1,12 +1,13 @@
 //! `inspect`: shows one recorded image, or only the directories of its layers.
 
+use msb_sync::clock::now;
 use msb_sync::error::{Error, RecordedError};
 use msb_sync::sync::{self, InspectedImage, Session, VerbError};
 
 use crate::args::Inspect;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::text::{now, plural};
+use crate::text::plural;
 use crate::{human, json};
 
 /// Bytes of a mount option, by mount(2): a page, without its final zero.

@@ -1,11 +1,12 @@
 //! `list`: shows what the catalog holds.
 
+use msb_sync::clock::now;
 use msb_sync::sync::{self, Session, VerbError};
 
 use crate::args::List;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::text::{now, printable};
+use crate::text::printable;
 use crate::{human, json};
 
 pub(super) fn run(args: &List, session: &Session, output: &Output) -> Result<Exit, VerbError> {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{Progress, VERSION, add_engines, error_value, failure, path, trust};
 use crate::human::Human;
 use crate::streams;
-use crate::text::now;
+use msb_sync::clock::now;
 
 /// Prints an event a line to stdout as it happens; the human reporter tells the rest on stderr.
 pub(crate) struct Events {
