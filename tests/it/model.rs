@@ -1,13 +1,14 @@
-//! Random histories against a model: what images files, tags, damage, kills, locks, prunes and removals lead to is
-//! what [`wanted::Model`] says, which knows nothing of plans, stores or catalogs.
+//! Random histories against a model: what images files, tags, time, damage, kills, locks, ways back, prunes and removals
+//! lead to is what [`wanted::Model`] says, which knows nothing of plans, stores or catalogs.
 //!
 //! Most steps are calls of the library; some are runs of the program that are killed, after which the same step has
 //! to lead where it would have led alone. `MSB_SYNC_MODEL_SEQUENCES=N` runs N histories, `MSB_SYNC_MODEL_SEED=S` the
 //! one that a failure names.
 
+mod steps;
 mod wanted;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use msb_sync::digest::BlobDigest;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::sync::{self, ImagesSource, LockRequest, PruneRequest, PullRequest, Request, Session, Upgrade};
 
@@ -22,27 +24,11 @@ use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file};
 use crate::support::sandbox::Sandbox;
 
-use self::wanted::{Disk, File, IMAGES, Model, PULL, Policy, Row, Rule, TAGS};
+use self::steps::{Random, Step};
+use self::wanted::{COOLDOWN, Disk, File, IMAGES, Model, Notes, PULL, Policy, Row, Rule, TAGS};
 
-const SEQUENCES: u64 = 300;
+const SEQUENCES: u64 = 250;
 const LAYERS: usize = 6;
-/// What can happen.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Edit(usize),
-    Move,
-    Untag,
-    Down(bool),
-    Lose,
-    Damage,
-    Unrecord,
-    Apply { f: usize, prune: bool, allow_empty: bool, locked: bool, offline: bool },
-    Prune { f: usize, allow_empty: bool },
-    Remove(&'static str),
-    Pull(&'static str),
-    Lock { f: usize, upgrade: bool },
-    Repair,
-}
 
 struct World {
     directory: tempfile::TempDir,
@@ -52,58 +38,6 @@ struct World {
     digests: Vec<String>,
     session: Session,
     random: Random,
-}
-
-/// Numbers that look random, the same for the same seed (`SplitMix64`).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % limit as u64).unwrap()
-    }
-
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
-    fn step(&mut self) -> Step {
-        let f = self.below(2);
-        match self.below(30) {
-            0..=5 => Step::Edit(f),
-            6..=8 => Step::Move,
-            9 => Step::Untag,
-            10 => Step::Down(true),
-            11..=12 => Step::Lose,
-            13 => Step::Damage,
-            14 => Step::Unrecord,
-            15..=20 => {
-                let (prune, locked) = (self.one_in(2), self.one_in(5));
-                let (offline, allow_empty) = (self.one_in(6), self.one_in(2));
-                Step::Apply { f, prune, allow_empty, locked, offline }
-            }
-            21..=22 => Step::Prune { f, allow_empty: self.one_in(2) },
-            23 => Step::Remove(self.of(TAGS)),
-            24 => Step::Pull(self.of(TAGS)),
-            25..=27 => Step::Lock { f, upgrade: self.one_in(3) },
-            28 => Step::Repair,
-            _ => Step::Down(false),
-        }
-    }
-
-    fn file(&mut self) -> File {
-        let names = TAGS.iter().filter(|_| self.one_in(3)).copied().collect();
-        let rule = Rule { below: self.of(&[2, 3]), newest: self.of(&[1, 2, 9]) };
-        let policy = self.of(&[Policy::Always, Policy::Always, Policy::Missing, Policy::Never]);
-        File { names, selection: self.one_in(2).then_some(rule), policy }
-    }
 }
 
 impl World {
@@ -147,7 +81,13 @@ impl World {
     }
 
     fn write(&self, f: usize, file: &File) {
-        let mut entries: Vec<String> = file.names.iter().map(|name| format!("{name:?}")).collect();
+        let entry = |name: &&str| match name.split_once(':').filter(|_| file.cooling.contains(name)) {
+            Some((name, tag)) => {
+                format!("{{ name = {name:?}, tag = {tag:?}, cooldown = \"{COOLDOWN}h\" }}")
+            }
+            None => format!("{name:?}"),
+        };
+        let mut entries: Vec<String> = file.names.iter().map(entry).collect();
         entries.extend(file.selection.map(|Rule { below, newest }| {
             format!("{{ name = \"web\", tags = {{ semver = \">=1, <{below}\", newest = {newest} }} }}")
         }));
@@ -169,7 +109,11 @@ impl World {
                 return;
             }
             Step::Move => {
-                let (name, image) = (self.random.of(TAGS), self.random.below(IMAGES.len()));
+                let recorded: Vec<&str> = model.rows.keys().copied().collect();
+                // Tags that are recorded are worth moving, and between few images.
+                let known = !recorded.is_empty() && !self.random.one_in(3);
+                let name = self.random.of(if known { &recorded } else { TAGS });
+                let image = self.random.below(if known { 3 } else { IMAGES.len() });
                 model.tags.insert(name, image);
                 self.registry
                     .edit(|content| content.tags.insert(name.to_owned(), self.digests[image].clone()));
@@ -187,6 +131,11 @@ impl World {
                 if down {
                     self.registry.on(|_| Some(Fault::status(403)));
                 }
+                return;
+            }
+            Step::Pass(hours) => {
+                model.now += hours;
+                self.pass(hours);
                 return;
             }
             Step::Lose | Step::Damage | Step::Unrecord => {
@@ -207,7 +156,8 @@ impl World {
             Step::Remove(name) => (model.remove(name), false),
             Step::Pull(name) => {
                 let killed = self.kill_one_in(4, step);
-                (model.bring(PULL, &BTreeMap::from([(name, None)]), Policy::Always, false).0, killed)
+                let wanted = BTreeMap::from([(name, None)]);
+                (model.bring(PULL, &wanted, &File::of(Policy::Always), false).0, killed)
             }
             Step::Lock { f, upgrade } => {
                 let killed = self.kill_one_in(6, step);
@@ -217,6 +167,8 @@ impl World {
                 let killed = self.kill_one_in(4, step);
                 (model.repair(), killed)
             }
+            Step::Rollback(name) => (model.rollback(name), false),
+            Step::Release(name) => (model.release(name), false),
         };
         let done = self.call(step);
         assert_eq!(done.is_ok(), expected, "{done:?}");
@@ -233,6 +185,27 @@ impl World {
         {
             let (plan, _) = sync::plan(&self.session, &self.request(step)).unwrap();
             assert!(plan.is_empty(), "a second apply would do something: {plan:#?}");
+        }
+    }
+
+    /// Lets hours pass for all that the catalog and the lockfiles have seen first.
+    fn pass(&self, hours: u32) {
+        let database = self.session.home.join("oci.db");
+        if database.exists() {
+            let database = rusqlite::Connection::open(database).unwrap();
+            let sql = "UPDATE sync_candidates SET since = since - ?1 * 3600 * 1000";
+            database.execute(sql, [hours]).unwrap();
+        }
+        for path in (0..2).map(|f| self.path(f).with_extension("lock")).filter(|path| path.exists()) {
+            let earlier = |line: &str| match line.strip_prefix("since = ") {
+                Some(since) => {
+                    let since: jiff::Timestamp = since.trim_matches('"').parse().unwrap();
+                    format!("since = \"{}\"\n", since - Duration::from_secs(3600 * u64::from(hours)))
+                }
+                None => format!("{line}\n"),
+            };
+            let text: String = std::fs::read_to_string(&path).unwrap().lines().map(earlier).collect();
+            std::fs::write(path, text).unwrap();
         }
     }
 
@@ -303,6 +276,15 @@ impl World {
                 let verified = sync::verify(session, &[], true).map_err(|error| error.to_string())?;
                 (format!("{verified:?}"), verified.succeeded())
             }
+            Step::Rollback(name) => {
+                let back = sync::rollback(session, &self.reference(name), None);
+                let back = back.map_err(|error| error.to_string())?;
+                (format!("{:?}", back.applied.outcome), back.applied.succeeded())
+            }
+            Step::Release(name) => {
+                let released = sync::release(session, &self.reference(name));
+                (String::new(), released.map_err(|error| error.to_string()).is_ok())
+            }
             _ => (String::new(), true),
         };
         if done { Ok(()) } else { Err(text) }
@@ -371,6 +353,10 @@ impl World {
         }
     }
 
+    fn image(&self, digest: &BlobDigest) -> usize {
+        self.digests.iter().position(|other| *other == digest.to_string()).unwrap()
+    }
+
     fn compare(&self, model: &Model) {
         let owner = |owner: &msb_sync::state::Owner| {
             let owners =
@@ -381,15 +367,21 @@ impl World {
             .unwrap()
             .iter()
             .map(|listed| {
-                let digest = listed.image.digest.as_ref().unwrap().to_string();
-                let image = self.digests.iter().position(|other| *other == digest).unwrap();
+                let image = self.image(listed.image.digest.as_ref().unwrap());
                 let layers: Vec<String> =
                     listed.image.layers.iter().map(|layer| layer.digest.to_string()).collect();
                 let expected: Vec<String> =
                     IMAGES[image].iter().map(|layer| self.layers[*layer].digest()).collect();
                 assert_eq!(layers, expected);
                 assert!(listed.image.rows_complete);
-                let row = Row { image, owners: listed.image.owners.iter().map(owner).collect() };
+                let history = sync::history(&self.session, Some(&listed.image.reference)).unwrap();
+                let mut past: Vec<usize> =
+                    history[0].entries.iter().map(|entry| self.image(&entry.digest)).collect();
+                past.reverse();
+                assert_eq!(past.pop(), Some(image), "the present entry of the history");
+                let (owners, held) =
+                    (listed.image.owners.iter().map(owner).collect(), listed.image.held.is_some());
+                let row = Row { image, past, held, owners };
                 let name = listed.image.reference.to_string();
                 (name.split_once('/').unwrap().1.to_owned(), row)
             })
@@ -417,13 +409,15 @@ impl World {
 /// Runs one history; what went wrong, with the history.
 fn history(seed: u64) -> Result<(), String> {
     let mut world = World::new(seed);
-    let empty = File { names: BTreeSet::new(), selection: None, policy: Policy::Always };
+    let empty = File::of(Policy::Always);
     let mut model = Model {
         up: true,
         tags: BTreeMap::new(),
         files: [empty.clone(), empty],
         locks: [None, None],
         rows: BTreeMap::new(),
+        now: 0,
+        notes: Notes::new(),
         disk: BTreeMap::new(),
     };
     let mut told = format!("MSB_SYNC_MODEL_SEED={seed}\n");
@@ -434,6 +428,10 @@ fn history(seed: u64) -> Result<(), String> {
     steps.push(all);
     let count = 6 + world.random.below(8);
     steps.extend((0..count).map(|_| world.random.step()));
+    if world.random.one_in(3) {
+        let hours = Step::Pass(world.random.of(&[1, 2]));
+        steps.extend([Step::Move, Step::Move, all, Step::Move, hours, all, Step::Move, all]);
+    }
     for step in steps {
         let _ = writeln!(told, "{step:?}");
         let outcome = catch_unwind(AssertUnwindSafe(|| world.step(step, &mut model)));

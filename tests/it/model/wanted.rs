@@ -1,5 +1,5 @@
-//! What ought to be: the images files, the registry's tags and the damage as they are, and what each step makes of
-//! catalog, store and lockfiles. It knows nothing of plans, digests or rows.
+//! What ought to be: the images files, the registry's tags, the time and the damage as they are, and what each step
+//! makes of catalog, store and lockfiles. It knows nothing of plans, digests or rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) const IMAGES: &[&[usize]] =
     &[&[0], &[0, 1], &[1, 0], &[2, 3], &[0, 2, 4], &[5], &[3, 1], &[4, 5, 0, 1]];
 pub(super) const TAGS: &[&str] = &["app:a", "app:b", "app:c", "web:1.0", "web:1.1", "web:1.2", "web:2.0"];
+/// The hours for which a new digest waits, where an entry has a cooldown.
+pub(super) const COOLDOWN: u32 = 2;
 /// The owner that is no images file.
 pub(super) const PULL: usize = 2;
 
@@ -35,19 +37,34 @@ pub(super) struct Rule {
 #[derive(Clone, Debug)]
 pub(super) struct File {
     pub(super) names: BTreeSet<&'static str>,
+    /// Those of `names` that have a cooldown.
+    pub(super) cooling: BTreeSet<&'static str>,
     pub(super) selection: Option<Rule>,
     pub(super) policy: Policy,
 }
+
+/// The image that a tag was first seen to mean at some hour, and that is not taken yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    image: usize,
+    since: u32,
+}
+
+pub(super) type Notes = BTreeMap<&'static str, Note>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Locked {
     pub(super) images: BTreeMap<&'static str, usize>,
     pub(super) selection: Option<(Rule, Vec<&'static str>)>,
+    pub(super) notes: Notes,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) image: usize,
+    /// What it was before, oldest first.
+    pub(super) past: Vec<usize>,
+    pub(super) held: bool,
     pub(super) owners: BTreeSet<usize>,
 }
 
@@ -59,6 +76,9 @@ pub(super) struct Model {
     pub(super) files: [File; 2],
     pub(super) locks: [Option<Locked>; 2],
     pub(super) rows: BTreeMap<&'static str, Row>,
+    /// The hours that have passed.
+    pub(super) now: u32,
+    pub(super) notes: Notes,
     pub(super) disk: BTreeMap<usize, Disk>,
 }
 
@@ -76,6 +96,32 @@ impl Rule {
         found.truncate(self.newest);
         found
     }
+}
+
+impl File {
+    pub(super) fn of(policy: Policy) -> Self {
+        Self { names: BTreeSet::new(), cooling: BTreeSet::new(), selection: None, policy }
+    }
+
+    fn cooldown(&self, name: &str) -> u32 {
+        if self.cooling.contains(name) { COOLDOWN } else { 0 }
+    }
+}
+
+/// What is taken where `here` is known of the tag `name`, which is seen to mean `means`.
+fn take(
+    notes: &mut Notes,
+    (name, here): (&'static str, usize),
+    means: usize,
+    (now, cooldown): (u32, u32),
+) -> usize {
+    let noted = notes.remove(name).filter(|note| note.image == means);
+    let note = noted.unwrap_or(Note { image: means, since: now });
+    if means == here || now - note.since >= cooldown {
+        return means;
+    }
+    notes.insert(name, note);
+    here
 }
 
 impl Model {
@@ -123,7 +169,7 @@ impl Model {
             return false;
         }
         let (wanted, held, blocked) = self.wanted(f, offline);
-        let (done, mut leaving) = self.bring(f, &wanted, self.files[f].policy, offline);
+        let (done, mut leaving) = self.bring(f, &wanted, &self.files[f].clone(), offline);
         // Removals wait for everything that is wanted.
         if prune && done && !blocked {
             leaving.extend(
@@ -141,40 +187,98 @@ impl Model {
         &mut self,
         owner: usize,
         wanted: &BTreeMap<&'static str, Option<usize>>,
-        policy: Policy,
+        file: &File,
         offline: bool,
     ) -> (bool, BTreeSet<usize>) {
         let (mut done, mut leaving) = (true, BTreeSet::new());
-        let here = self.disk.clone();
+        let may_fetch = file.policy != Policy::Never && !offline && self.up;
         for (&name, locked) in wanted {
-            let row = self.rows.get(name).map(|row| row.image);
-            let asked = if offline || !self.up { None } else { self.tags.get(name).copied() };
-            let meant = match (locked, policy) {
-                (Some(image), _) if row == Some(*image) => row,
-                (Some(image), _) => Some(*image).filter(|_| policy != Policy::Never && !offline && self.up),
-                (None, Policy::Always) if !offline => asked,
-                (None, Policy::Never) => row,
-                (None, _) => row.or(asked),
-            };
-            let looks_whole = |layer: &usize| matches!(here.get(layer), Some(Disk::Whole | Disk::Edited));
-            let Some(image) = meant.filter(|image| {
-                let may_fetch = policy != Policy::Never && !offline && self.up;
-                may_fetch || IMAGES[*image].iter().all(looks_whole)
-            }) else {
-                done = false;
-                continue;
-            };
-            for layer in IMAGES[image].iter().filter(|layer| !looks_whole(layer)) {
-                self.disk.insert(*layer, Disk::Whole);
+            let meant = self.meant(name, *locked, file, offline);
+            match meant.and_then(|image| self.put(owner, name, image, may_fetch)) {
+                Some(replaced) => leaving.extend(replaced),
+                None => done = false,
             }
-            if let Some(old) = row.filter(|old| *old != image) {
-                leaving.extend(IMAGES[old]);
-            }
-            let row = self.rows.entry(name).or_insert_with(|| Row { image, owners: BTreeSet::new() });
-            row.image = image;
-            row.owners.insert(owner);
         }
         (done, leaving)
+    }
+
+    /// The image that `name` is to be; `None` if nobody knows.
+    fn meant(
+        &mut self,
+        name: &'static str,
+        locked: Option<usize>,
+        file: &File,
+        offline: bool,
+    ) -> Option<usize> {
+        let row = self.rows.get(name);
+        let here = row.map(|row| row.image);
+        let may_ask = self.up && !offline;
+        if locked.is_some() {
+            return locked.filter(|_| here == locked || (file.policy != Policy::Never && may_ask));
+        }
+        let asks = match file.policy {
+            Policy::Always => !offline && !row.is_some_and(|row| row.held),
+            Policy::Missing => here.is_none(),
+            Policy::Never => false,
+        };
+        if !asks {
+            return here;
+        }
+        let means = self.tags.get(name).copied().filter(|_| may_ask)?;
+        // A first add takes what there is.
+        let Some(here) = here else { return Some(means) };
+        Some(take(&mut self.notes, (name, here), means, (self.now, file.cooldown(name))))
+    }
+
+    /// Records `image` for `owner`, if all of it is here or can be fetched; the layers of what it replaced.
+    fn put(
+        &mut self,
+        owner: usize,
+        name: &'static str,
+        image: usize,
+        may_fetch: bool,
+    ) -> Option<&'static [usize]> {
+        let disk = &mut self.disk;
+        let looks_whole = |disk: Option<&Disk>| matches!(disk, Some(Disk::Whole | Disk::Edited));
+        for layer in IMAGES[image] {
+            if !looks_whole(disk.get(layer)) {
+                if !may_fetch {
+                    return None;
+                }
+                disk.insert(*layer, Disk::Whole);
+            }
+        }
+        let new = || Row { image, past: Vec::new(), held: false, owners: BTreeSet::new() };
+        let row = self.rows.entry(name).or_insert_with(new);
+        row.owners.insert(owner);
+        if row.image == image {
+            return Some(&[]);
+        }
+        let old = std::mem::replace(&mut row.image, image);
+        row.past.push(old);
+        row.held = false;
+        self.notes.retain(|of, note| *of != name || note.image != image);
+        Some(IMAGES[old])
+    }
+
+    /// Makes the latest other image that `name` was current again, and holds it.
+    pub(super) fn rollback(&mut self, name: &'static str) -> bool {
+        let Some(row) = self.rows.get(name).cloned() else { return false };
+        let Some(earlier) = row.past.iter().rev().find(|image| **image != row.image) else { return false };
+        let lock = |owner: &usize| self.locks.get(*owner).and_then(Option::as_ref);
+        if row.owners.iter().filter_map(lock).any(|lock| lock.images.contains_key(name)) {
+            return false;
+        }
+        let done = row.owners.iter().all(|owner| self.put(*owner, name, *earlier, self.up).is_some());
+        if let Some(row) = self.rows.get_mut(name).filter(|_| done) {
+            row.held = true;
+        }
+        done
+    }
+
+    /// Lets `name` mean what its tag means again.
+    pub(super) fn release(&mut self, name: &str) -> bool {
+        self.rows.get_mut(name).map(|row| row.held = false).is_some()
     }
 
     /// Takes `owner` off what is not listed; the layers of what nobody owns then.
@@ -191,6 +295,7 @@ impl Model {
             }
             stays
         });
+        self.notes.retain(|name, _| self.rows.contains_key(name));
         leaving
     }
 
@@ -231,6 +336,7 @@ impl Model {
 
     pub(super) fn remove(&mut self, name: &'static str) -> bool {
         let Some(row) = self.rows.remove(name) else { return false };
+        self.notes.remove(name);
         self.drop_layers(&IMAGES[row.image].iter().copied().collect());
         true
     }
@@ -247,8 +353,10 @@ impl Model {
 
     pub(super) fn lock(&mut self, f: usize, upgrade: bool) -> bool {
         let file = &self.files[f];
-        let old = self.locks[f].clone().filter(|_| !upgrade);
-        let known = |name: &&'static str| old.as_ref().and_then(|old| old.images.get(name).copied());
+        let before = self.locks[f].clone();
+        let old = before.clone().filter(|_| !upgrade);
+        let locked = |name: &&'static str| before.as_ref().and_then(|old| old.images.get(name).copied());
+        let mut notes = before.as_ref().map(|old| old.notes.clone()).unwrap_or_default();
         let mut names: BTreeSet<&'static str> = file.names.clone();
         let mut selection = None;
         if let Some(rule) = file.selection {
@@ -261,11 +369,22 @@ impl Model {
             names.extend(&tags);
             selection = Some((rule, tags));
         }
-        let asked = |name: &&'static str| self.tags.get(name).copied().filter(|_| self.up);
+        let mut image_of = |name: &&'static str| {
+            let here = locked(name);
+            let means = || self.tags.get(name).copied().filter(|_| self.up);
+            match here {
+                Some(here) if !upgrade => Some(here),
+                Some(here) => {
+                    Some(take(&mut notes, (*name, here), means()?, (self.now, file.cooldown(name))))
+                }
+                None => means(),
+            }
+        };
         let images: Option<BTreeMap<&'static str, usize>> =
-            names.iter().map(|name| Some((*name, known(name).or_else(|| asked(name))?))).collect();
+            names.iter().map(|name| Some((*name, image_of(name)?))).collect();
         let Some(images) = images else { return false };
-        self.locks[f] = Some(Locked { images, selection });
+        notes.retain(|name, _| images.contains_key(name));
+        self.locks[f] = Some(Locked { images, selection, notes });
         true
     }
 
