@@ -76,8 +76,8 @@ pub(super) fn turn(tx: &Transaction<'_>, name: &str, image: &ResolvedImage, now:
     put_entry(tx, name, &new, now)?;
     tx.prepare_cached("DELETE FROM sync_holds WHERE reference = ?1 AND digest <> ?2")?
         .execute([name, &new.digest])?;
-    tx.prepare_cached("DELETE FROM sync_candidates WHERE reference = ?1 AND digest = ?2")?
-        .execute([name, &new.digest])?;
+    // Whatever waited was new beside the digest before.
+    tx.prepare_cached("DELETE FROM sync_candidates WHERE reference = ?1")?.execute([name])?;
     tx.prepare_cached("DELETE FROM sync_staged WHERE reference = ?1 AND platform = ?2 AND digest = ?3")?
         .execute([name, &new.platform, &new.digest])?;
     sweep(tx, name)

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::SignedDuration;
+
 use super::cooldown::{Cooldown, candidate_of};
 use super::image::PlannedImage;
 use crate::image_ref::ImageRef;
@@ -42,8 +44,11 @@ pub(super) fn plan_candidates(
             .seen
             .get(tag)
             .is_some_and(|seen| observed.recorded.get(tag).and_then(|row| row.digest.as_ref()) == Some(seen));
-        let is_passed = !wanted.contains(tag) && observed.decided.contains(&tag.repository_alone());
-        if came_back || is_passed {
+        // No cooldown is longer than a year. Until then another images file may wait for the tag.
+        let is_old = observed.candidates.get(tag).is_some_and(|noted| {
+            observed.now.duration_since(noted.since) > SignedDuration::from_hours(366 * 24)
+        });
+        if came_back || is_old && !wanted.contains(tag) {
             changes.insert(tag.clone(), None);
         }
     }

@@ -222,3 +222,55 @@ fn a_lockfile_notes_new_digests_and_takes_them_in_their_time() {
     assert!(!taken.contains("[[candidate]]") && taken.contains(&second) && taken.contains(&next), "{taken}");
     assert!(!taken.contains(&first) && !taken.contains(&web), "{taken}");
 }
+
+#[test]
+fn a_pull_ends_the_wait_of_another_digest() {
+    let registry = FakeRegistry::start(BlobSet::default());
+    let sandbox = Sandbox::in_memory();
+    sandbox.images(&with_cooldown(&registry, "app:1"));
+    release(&registry, "app:1", "one");
+    apply(&sandbox);
+    release(&registry, "app:1", "two");
+    apply(&sandbox);
+    let third = release(&registry, "app:1", "three");
+    sandbox.msb("pull").arg(format!("{}/app:1", registry.name())).run().success();
+    let left = count(&sandbox);
+    pass(&sandbox, 100);
+    release(&registry, "app:1", "two");
+    let event = apply(&sandbox);
+    assert_eq!((&event["digest"], left.as_str()), (&third.into(), "0"), "{event}");
+}
+
+#[test]
+fn taking_another_digest_ends_the_wait() {
+    let registry = FakeRegistry::start(BlobSet::default());
+    let sandbox = Sandbox::in_memory();
+    sandbox.images(&with_cooldown(&registry, "app:1"));
+    release(&registry, "app:1", "one");
+    apply(&sandbox);
+    release(&registry, "app:1", "two");
+    apply(&sandbox);
+    release(&registry, "app:1", "three");
+    sandbox.images(&wanted(&registry.name(), &["app:1"]));
+    apply(&sandbox);
+    assert_eq!(count(&sandbox), "0");
+}
+
+#[test]
+fn a_selection_of_another_file_leaves_a_note() {
+    let registry = FakeRegistry::start(BlobSet::default());
+    let sandbox = Sandbox::in_memory();
+    sandbox.images(&with_cooldown(&registry, "app:1.0"));
+    release(&registry, "app:1.0", "one");
+    release(&registry, "app:2.0", "other");
+    apply(&sandbox);
+    release(&registry, "app:1.0", "two");
+    apply(&sandbox);
+    assert_eq!(count(&sandbox), "1");
+    sandbox.write(
+        "other.toml",
+        &wanted(&registry.name(), &[r#"{ name = "app", tags = { semver = ">=1", newest = 1 } }"#]),
+    );
+    sandbox.msb("apply other.toml").run().success();
+    assert_eq!(count(&sandbox), "1");
+}

@@ -115,8 +115,10 @@ impl<'a> Waits<'a> {
         &self,
         is_locked: impl Fn(&ImageRef) -> bool,
     ) -> BTreeMap<ImageRef, TagCandidate> {
-        let was_asked =
-            |tag: &ImageRef| self.asked.contains(tag) || self.asked.contains(&tag.repository_alone());
+        // A tag that is listed by name does not wait for a selection.
+        let was_chosen_anew =
+            |tag: &ImageRef| !self.times.contains_key(tag) && self.asked.contains(&tag.repository_alone());
+        let was_asked = |tag: &ImageRef| self.asked.contains(tag) || was_chosen_anew(tag);
         let kept = self.noted.iter().filter(|(tag, _)| !was_asked(tag) && is_locked(tag));
         let kept = kept.map(|(tag, noted)| (tag.clone(), noted.clone()));
         kept.chain(self.waiting.iter().map(|(tag, waiting)| (tag.clone(), candidate_of(waiting)))).collect()
