@@ -269,7 +269,7 @@ fn a_selection_of_another_file_leaves_a_note() {
     assert_eq!(count(&sandbox), "1");
     sandbox.write(
         "other.toml",
-        &wanted(&registry.name(), &[r#"{ name = "app", tags = { semver = ">=1", newest = 1 } }"#]),
+        wanted(&registry.name(), &[r#"{ name = "app", tags = { semver = ">=1", newest = 1 } }"#]),
     );
     sandbox.msb("apply other.toml").run().success();
     assert_eq!(count(&sandbox), "1");

@@ -406,7 +406,7 @@ impl Output {
         /// The promise, in MiB.
         const PEAK: u64 = 64;
         /// The code of an unoptimized build takes much more.
-        const UNOPTIMIZED: u64 = if cfg!(debug_assertions) { 12 } else { 0 };
+        const UNOPTIMIZED: u64 = if cfg!(debug_assertions) { 20 } else { 0 };
         let peak = self.peak_kib();
         assert!(peak <= (PEAK + UNOPTIMIZED + more) * 1024, "{} MiB at peak\n{self}", peak / 1024);
         self
