@@ -244,8 +244,8 @@ impl Registries {
 
     /// Opens the bytes of `layer`, one of `reference`'s, from `offset` on.
     ///
-    /// The reader yields at most `layer.size - offset` bytes, at the rate that is set, resumes broken transfers by itself,
-    /// and fails if it cannot get them all. It does not check the digest.
+    /// The reader yields at most `layer.size - offset` bytes, at the rate that is set, resumes broken
+    /// transfers by itself, and fails if it cannot get them all. It does not check the digest.
     ///
     /// # Errors
     /// Any [`RegistryError`] before the first byte; later ones come out of the reader, see
