@@ -49,9 +49,9 @@ use self::pace::Paces;
 use self::referrers::{Asked, Hearing};
 use self::settings::{SettingsByName, Way};
 pub use self::sites::Rests;
-use self::sites::{Remote, Terms};
+use self::sites::{Held, Remote, Terms};
 pub use self::transport::Environment;
-use self::transport::{LOOKUP_PATIENCE, Network};
+use self::transport::{LOOKUP_PATIENCE, Network, Portions};
 use crate::cancel::Cancel;
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;
@@ -152,10 +152,12 @@ impl Registries {
         let manifest_size = limits.manifest_size;
         let single = registries.iter().filter_map(|own| Some((own.name.as_str(), own.rate?)));
         let paces = Arc::new(Paces::new(rate, single));
-        let bundle = bundle.map(|path| Layout::bundle(&path, manifest_size)).transpose()?;
+        let portions = Portions::new(network.cancel.clone());
+        let bundle = bundle.map(|path| Layout::bundle(&path, manifest_size, &portions)).transpose()?;
+        let documents = Arc::default();
         Ok(Self {
             network: Arc::new(network),
-            terms: Terms { hosts_dir, stored_logins, rests, manifest_size, paces, documents: Arc::default() },
+            terms: Terms { hosts_dir, stored_logins, rests, manifest_size, paces, documents, portions },
             lookup_patience,
             settings: SettingsByName::new(registries),
             backends: Mutex::default(),
@@ -271,7 +273,7 @@ impl Registries {
         &self,
         reference: &ImageRef,
         document: &DocumentDescriptor,
-    ) -> Result<Vec<u8>, RegistryError> {
+    ) -> Result<Held, RegistryError> {
         let kind = match document.role {
             DocumentRole::Index | DocumentRole::Manifest => DocumentKind::Manifest,
             DocumentRole::Config => DocumentKind::Config,
@@ -328,7 +330,9 @@ impl Registries {
             Some((digest, _)) if referrers::is_empty_config(&digest) => {
                 Some(referrers::EMPTY_CONFIG.to_vec())
             }
-            Some((digest, size)) => Some(self.read(reference, DocumentKind::Config, &digest, Some(size))?),
+            Some((digest, size)) => {
+                Some(self.read(reference, DocumentKind::Config, &digest, Some(size))?.into_bytes())
+            }
         };
         Ok(())
     }
@@ -343,7 +347,7 @@ impl Registries {
         reference: &ImageRef,
         digest: &BlobDigest,
     ) -> Result<Vec<u8>, RegistryError> {
-        self.read(reference, DocumentKind::Manifest, digest, None)
+        Ok(self.read(reference, DocumentKind::Manifest, digest, None)?.into_bytes())
     }
 
     fn read(
@@ -352,14 +356,13 @@ impl Registries {
         kind: DocumentKind,
         digest: &BlobDigest,
         size: Option<u64>,
-    ) -> Result<Vec<u8>, RegistryError> {
-        let found = match &*self.backend(reference)? {
+    ) -> Result<Held, RegistryError> {
+        match &*self.backend(reference)? {
             Backend::Remote(remote, _) => {
-                self.network.veiled(documents::read(remote, reference.repository(), kind, digest, size))?
+                self.network.veiled(documents::read(remote, reference.repository(), kind, digest, size))
             }
-            Backend::Layout(layout) => layout.document(kind, digest, size)?,
-        };
-        Ok(found.bytes.clone())
+            Backend::Layout(layout) => layout.document(kind, digest, size),
+        }
     }
 
     /// Takes note that `layer` came with another digest than its own, so that no mirror is asked
@@ -456,7 +459,7 @@ impl Registries {
             return Ok(Arc::clone(backend));
         }
         let backend = Arc::new(if let Some(path) = settings.layout {
-            Backend::Layout(Layout::new(path, self.terms.manifest_size))
+            Backend::Layout(Layout::new(path, self.terms.manifest_size, &self.terms.portions))
         } else {
             let remote = Remote::new(&self.network, &self.terms, &name, &account, &settings)?;
             Backend::Remote(Arc::new(remote), Asked::default())

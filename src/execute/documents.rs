@@ -72,9 +72,9 @@ fn keep_group<'p>(
 /// Writes one document, verified by the registries, into a spool.
 fn receive(registries: &Registries, store: &Store, fetch: &DocumentFetch) -> Result<Arc<Spool>, Error> {
     let Some(image) = fetch.images.first() else { return Err(Error::Stopped) };
-    let bytes = registries.document(image, &fetch.document)?;
+    let document = registries.document(image, &fetch.document)?;
     let spool = store.spool(&fetch.document.digest, 0)?;
-    spool.append(&bytes)?;
+    spool.append(&document.bytes)?;
     spool.complete();
     Ok(spool)
 }

@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex};
 use super::auth::parse_challenges;
 use super::documents::{DocumentKind, Documents, assemble};
 use super::referrers::{Belongs, Hearing, Listed, config_of, list};
-use super::sites::{Document, parse_hosts};
-use super::transport::uri;
+use super::sites::{Document, Held, parse_hosts};
+use super::transport::{Portions, uri};
+use crate::cancel::Cancel;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
@@ -71,13 +72,18 @@ struct Scripted<'a> {
     requests: RefCell<usize>,
 }
 
+/// A document whose memory nobody else wants.
+fn held(document: Document) -> Held {
+    Held::new(Arc::new(document), Portions::new(Cancel::new()).portion("fuzzing"))
+}
+
 impl Documents for Scripted<'_> {
     fn document(
         &self,
         kind: DocumentKind,
         digest: &BlobDigest,
         _: Option<u64>,
-    ) -> Result<Arc<Document>, RegistryError> {
+    ) -> Result<Held, RegistryError> {
         *self.requests.borrow_mut() += 1;
         let Some(bytes) = self.rest.borrow_mut().next() else {
             return Err(RegistryError::Document {
@@ -86,7 +92,7 @@ impl Documents for Scripted<'_> {
                 reason: "there are no more".to_owned(),
             });
         };
-        Ok(Arc::new(Document {
+        Ok(held(Document {
             digest: digest.clone(),
             bytes: bytes.to_vec(),
             media_type: self.media_type.clone(),
@@ -105,7 +111,7 @@ pub(crate) fn documents(data: &[u8]) {
     let media_type = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
     let media_type = Some(media_type).filter(|text| !text.is_empty());
     let top = parts.next().unwrap_or_default();
-    let top = Arc::new(Document {
+    let top = held(Document {
         digest: BlobDigest::of(Algorithm::Sha256, top),
         bytes: top.to_vec(),
         media_type: media_type.clone(),

@@ -27,8 +27,8 @@ use super::documents::{
     DocumentKind, Documents, Entry, For, Index, Lookup, Parsed, assemble, parse, rank, verify,
 };
 use super::referrers::{Belongs, Hearing, Listed, list, tag_of};
-use super::sites::Document;
-use super::transport::printable;
+use super::sites::{Document, Held};
+use super::transport::{Portion, Portions, printable};
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
@@ -51,6 +51,8 @@ pub(crate) struct Layout {
     is_bundle: bool,
     /// The turn of large candidates for a signature.
     turn: Mutex<()>,
+    /// The memory that documents may take until they are taken apart.
+    portions: Arc<Portions>,
     /// The entries of `index.json`, once they were read.
     directory: Mutex<Option<Arc<Directory>>>,
 }
@@ -63,27 +65,28 @@ struct Marker {
 
 impl Layout {
     /// A directory that is one registry. Nothing is looked at yet.
-    pub(crate) fn new(path: PathBuf, limit: u64) -> Self {
-        Self::of(Files::Directory(path), limit, false)
+    pub(crate) fn new(path: PathBuf, limit: u64, portions: &Arc<Portions>) -> Self {
+        Self::of(Files::Directory(path), limit, false, portions)
     }
 
     /// Opens a bundle: a directory or a tar.
     ///
     /// # Errors
     /// There is no layout.
-    pub(crate) fn bundle(path: &Path, limit: u64) -> Result<Self, RegistryError> {
+    pub(crate) fn bundle(path: &Path, limit: u64, portions: &Arc<Portions>) -> Result<Self, RegistryError> {
         let files = Files::open(path).map_err(|error| RegistryError::Layout {
             doing: "find images".to_owned(),
             path: path.to_owned(),
             reason: error.to_string(),
         })?;
-        let bundle = Self::of(files, limit, true);
+        let bundle = Self::of(files, limit, true, portions);
         bundle.directory()?;
         Ok(bundle)
     }
 
-    fn of(files: Files, limit: u64, is_bundle: bool) -> Self {
-        Self { files, limit, is_bundle, turn: Mutex::default(), directory: Mutex::default() }
+    fn of(files: Files, limit: u64, is_bundle: bool, portions: &Arc<Portions>) -> Self {
+        let (turn, directory, portions) = (Mutex::default(), Mutex::default(), Arc::clone(portions));
+        Self { files, limit, is_bundle, turn, portions, directory }
     }
 
     /// Returns the error of the blob `digest`, if the layout has none.
@@ -254,9 +257,14 @@ impl Layout {
         })
     }
 
-    fn bytes(&self, what: &str, name: &str, limit: u64) -> Result<Vec<u8>, RegistryError> {
-        let (file, _) = self.open(what, name, 0)?;
-        let mut bytes = Vec::new();
+    /// Reads the file `name`, which is `what`, with the portion of memory that it takes.
+    fn bytes(&self, what: &str, name: &str, limit: u64) -> Result<(Vec<u8>, Portion), RegistryError> {
+        let (file, size) = self.open(what, name, 0)?;
+        let size = size.min(limit.saturating_add(1));
+        let mut portion = self.portions.portion(&self.host());
+        portion.wait(size)?;
+        // Growing step by step would take up to twice the memory for a moment.
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
         file.take(limit.saturating_add(1))
             .read_to_end(&mut bytes)
             .map_err(|error| self.error(&format!("read {what}"), format!("{name}: {error}")))?;
@@ -264,7 +272,7 @@ impl Layout {
             let (what, host) = (name.to_owned(), self.host());
             return Err(RegistryError::TooLarge { what, host, limit });
         }
-        Ok(bytes)
+        Ok((bytes, portion))
     }
 
     /// Reads which images there are, once a run.
@@ -279,14 +287,14 @@ impl Layout {
     }
 
     fn index(&self) -> Result<Index, RegistryError> {
-        let marker = self.bytes("oci-layout", "oci-layout", self.limit)?;
+        let (marker, _) = self.bytes("oci-layout", "oci-layout", self.limit)?;
         let marker: Marker = serde_json::from_slice(&marker)
             .map_err(|error| self.error("read oci-layout", printable(&error.to_string(), 200)))?;
         if !marker.image_layout_version.starts_with("1.") {
             let version = printable(&marker.image_layout_version, 40);
             return Err(self.error("read oci-layout", format!("its version {version} is not 1.0.0")));
         }
-        let bytes = self.bytes("index.json", "index.json", self.limit.max(MAX_INDEX))?;
+        let (bytes, _portion) = self.bytes("index.json", "index.json", self.limit.max(MAX_INDEX))?;
         match parse(&bytes, Some(MediaType::ImageIndex.as_ref())) {
             Ok(Parsed::Index(index)) => Ok(index),
             Ok(Parsed::Manifest(_)) => Err(self.error("read index.json", "it is no index")),
@@ -345,19 +353,20 @@ impl Layout {
         digest: &BlobDigest,
         size: Option<u64>,
         media_type: Option<String>,
-    ) -> Result<Arc<Document>, RegistryError> {
+    ) -> Result<Held, RegistryError> {
         let what = format!("{} {digest}", kind.as_str());
         if size.is_some_and(|size| size > self.limit) {
             return Err(RegistryError::TooLarge { what, host: self.host(), limit: self.limit });
         }
-        let bytes = self.bytes(&what, &blob_name(digest), self.limit)?;
+        let (bytes, portion) = self.bytes(&what, &blob_name(digest), self.limit)?;
         verify(&bytes, digest, size).map_err(|source| RegistryError::Mismatch {
             what,
             host: self.host(),
             source: source.into(),
         })?;
         let (digest, host) = (digest.clone(), self.host());
-        Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: false }))
+        let document = Arc::new(Document { digest, bytes, media_type, host, unvouched: false });
+        Ok(Held::new(document, portion))
     }
 }
 
@@ -367,7 +376,7 @@ impl Documents for Layout {
         kind: DocumentKind,
         digest: &BlobDigest,
         size: Option<u64>,
-    ) -> Result<Arc<Document>, RegistryError> {
+    ) -> Result<Held, RegistryError> {
         self.read(kind, digest, size, None)
     }
 }

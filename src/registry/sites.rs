@@ -16,7 +16,7 @@ mod role;
 mod site;
 
 pub(super) use self::building::{DOCKER_HUB, Terms};
-pub(super) use self::cache::Document;
+pub(super) use self::cache::{Document, Held};
 #[cfg(any(fuzzing, test))]
 pub(super) use self::hosts::parse as parse_hosts;
 pub(super) use self::patience::Patience;

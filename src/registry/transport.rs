@@ -2,9 +2,9 @@
 //!
 //! Reads bottom up: words and secrets (`words`, `secret`, `veil`), the time that servers get
 //! (`clock`), the way to them (`environment`, `names`, `proxy`, `handshake`, `tls`, `connections`),
-//! what goes wrong there (`failure`), the network as a run uses it (`network`, `retry`), and one
-//! exchange on it (`answer`, `http`, `exchange`, `refusal`). Nothing here knows of authentication,
-//! mirrors or images.
+//! what goes wrong there (`failure`), the network as a run uses it (`network`, `retry`), the memory
+//! that documents may take (`portions`), and one exchange on it (`answer`, `http`, `exchange`,
+//! `refusal`). Nothing here knows of authentication, mirrors or images.
 
 mod answer;
 mod clock;
@@ -16,6 +16,7 @@ mod handshake;
 mod http;
 mod names;
 mod network;
+mod portions;
 mod proxy;
 mod refusal;
 mod retry;
@@ -33,6 +34,7 @@ pub(super) use self::failure::FailedTry;
 pub(super) use self::http::uri;
 pub(super) use self::http::{Client, Request};
 pub(super) use self::network::Network;
+pub(super) use self::portions::{Portion, Portions};
 pub(super) use self::refusal::refusal;
 pub(super) use self::retry::{TRIES, pause, retry};
 pub(super) use self::secret::{Secret, basic};

@@ -4,6 +4,7 @@
 //!
 //! `MSB_SYNC_TEST_HUGE_MIB`, `MSB_SYNC_TEST_MANY_FILES` and `MSB_SYNC_TEST_BIG_MIB` change the sizes.
 
+mod documents;
 mod signatures;
 
 use std::io::Write as _;

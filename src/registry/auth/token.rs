@@ -35,7 +35,7 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 /// Longest life believed; a token that still works after it is renewed for nothing.
 const MAX_LIFE: u64 = 24 * 60 * 60;
 /// A token server's answer is not longer than this, in bytes.
-const MAX_TOKEN_ANSWER: u64 = 1 << 20;
+const MAX_TOKEN_ANSWER: u64 = 64 << 10;
 /// Scopes of one challenge that are asked for.
 const MAX_SCOPES: usize = 8;
 
@@ -408,7 +408,7 @@ fn read_token(answer: Answer, host: &str) -> Result<(String, Duration), FailedTr
     let body = answer.read("the token", MAX_TOKEN_ANSWER).map_err(|failed| match failed.error {
         // No setting is about it.
         RegistryError::TooLarge { limit, .. } => {
-            refuse(&format!("the answer is larger than {} MiB", limit >> 20)).into()
+            refuse(&format!("the answer is larger than {} KiB", limit >> 10)).into()
         }
         _ => failed,
     })?;

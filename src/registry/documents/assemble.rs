@@ -4,7 +4,6 @@
 //! ([`Documents`]). Everything it follows is bounded: depth, number of documents, size of each.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::config::parse_config;
 use super::manifest::{Descriptor, For, Index, Manifest, Parsed, parse, turn};
@@ -12,7 +11,7 @@ use super::platforms::rank;
 use crate::digest::{BlobDigest, ContentMismatch, Verifier};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
-use crate::registry::sites::Document;
+use crate::registry::sites::{Document, Held};
 use crate::registry::transport::printable;
 use crate::state::{
     ConfigRecord, DocumentDescriptor, DocumentRecord, DocumentRole, LayerDescriptor, Platform, ResolvedImage,
@@ -50,7 +49,7 @@ pub(crate) trait Documents {
         kind: DocumentKind,
         digest: &BlobDigest,
         size: Option<u64>,
-    ) -> Result<Arc<Document>, RegistryError>;
+    ) -> Result<Held, RegistryError>;
 }
 
 /// Checks that `bytes` are the document `digest`, of `size` bytes if that is known.
@@ -62,15 +61,15 @@ pub(crate) fn verify(bytes: &[u8], digest: &BlobDigest, size: Option<u64>) -> Re
 
 /// Assembles the image that `top`, to which `reference` leads, means for `platform`.
 ///
-/// The bytes of a document are given up once it is read, and what is kept of it is bounded, since
-/// the largest documents of several lookups at once would not fit into memory: an index leaves a
-/// few of its entries, a manifest and a config what is recorded, which `recorded` and `config`
-/// limit.
+/// The bytes of a document, and the portion of memory for them, are given up once it is read and
+/// before another one is asked for: who has a portion waits for no other. All that is kept of it is
+/// bounded: an index leaves a few of its entries, a manifest and a config what is recorded, which
+/// `recorded` and `config` limit.
 pub(crate) fn assemble(
     documents: &dyn Documents,
     reference: &ImageRef,
     platform: &Platform,
-    top: Arc<Document>,
+    top: Held,
 ) -> Result<ResolvedImage, RegistryError> {
     let digest = top.digest.clone();
     let mut search = Search::new(documents, platform);
@@ -328,7 +327,7 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    fn manifest(&self, descriptor: &Descriptor) -> Result<Arc<Document>, RegistryError> {
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Held, RegistryError> {
         self.documents.document(DocumentKind::Manifest, &descriptor.digest, Some(descriptor.size))
     }
 

@@ -15,8 +15,8 @@ use super::meaning::{Lookup, Meaning};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
-use crate::registry::sites::{Ask, Capability, Document, Remote, Site};
-use crate::registry::transport::{Answer, FailedTry};
+use crate::registry::sites::{Ask, Capability, Document, Held, Remote, Site};
+use crate::registry::transport::{Answer, FailedTry, Portion};
 use crate::state::Platform;
 use crate::threads::lock;
 use crate::url::Url;
@@ -92,7 +92,7 @@ pub(crate) fn read(
     kind: DocumentKind,
     digest: &BlobDigest,
     size: Option<u64>,
-) -> Result<Arc<Document>, RegistryError> {
+) -> Result<Held, RegistryError> {
     let repository = Repository { remote, name: repository, awaited: &Cell::new(false) };
     repository.document(kind, digest, size)
 }
@@ -191,10 +191,26 @@ impl Repository<'_> {
     }
 
     /// The document that `tag` means now.
-    fn tagged(&self, tag: &str) -> Result<Arc<Document>, RegistryError> {
+    fn tagged(&self, tag: &str) -> Result<Held, RegistryError> {
+        let mut portion = self.remote.portion();
+        loop {
+            if let Some(document) = self.tagged_within(&mut portion, tag)? {
+                self.remote.cache.remember(&document);
+                return Ok(Held::new(document, portion));
+            }
+            portion.wait(self.remote.manifest_size)?;
+        }
+    }
+
+    /// The document that `tag` means now, if there is room for it in `portion`.
+    fn tagged_within(
+        &self,
+        portion: &mut Portion,
+        tag: &str,
+    ) -> Result<Option<Arc<Document>>, RegistryError> {
         let limit = self.remote.manifest_size;
         let mut damaged = 0;
-        let document = self.remote.anywhere(Capability::Resolve, None, |site| {
+        self.remote.anywhere(Capability::Resolve, None, |site| {
             let ask = Ask {
                 accept: &ACCEPT,
                 unknown: "manifest unknown",
@@ -205,7 +221,7 @@ impl Repository<'_> {
             let media_type = answer.header("content-type").map(str::to_owned);
             let said = answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
             let (host, own) = (answer.url.host_port(), answer.own);
-            let bytes = answer.read("the manifest", limit)?;
+            let Some(bytes) = answer.read_document("the manifest", limit, portion)? else { return Ok(None) };
             let digest = if let Some(digest) = said {
                 verify(&bytes, &digest, None).map_err(|source| {
                     let (what, host) = (format!("manifest {tag}"), host.clone());
@@ -228,10 +244,60 @@ impl Repository<'_> {
                 })?;
                 digest
             };
-            Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: !own }))
+            Ok(Some(Arc::new(Document { digest, bytes, media_type, host, unvouched: !own })))
+        })
+    }
+
+    /// The document `digest`, of `size` bytes if that is known, if there is room for it in
+    /// `portion`.
+    fn document_within(
+        &self,
+        portion: &mut Portion,
+        kind: DocumentKind,
+        digest: &BlobDigest,
+        size: Option<u64>,
+    ) -> Result<Option<Arc<Document>>, RegistryError> {
+        let (limit, what) = (self.remote.manifest_size, named(kind, digest));
+        let slot = self.remote.cache.slot(digest);
+        let mut place = lock(&slot);
+        if let Some(document) = &*place
+            && size.is_none_or(|size| size == document.bytes.len() as u64)
+        {
+            // The cache may give up the document while it is read here.
+            return Ok(portion.grow(document.bytes.len() as u64).then(|| Arc::clone(document)));
+        }
+        let mut damaged = 0;
+        let document = self.remote.anywhere(Capability::Pull, Some(digest), |site| {
+            let ask = match kind {
+                DocumentKind::Manifest => Ask {
+                    accept: &ACCEPT,
+                    unknown: "manifest unknown",
+                    ..Ask::get(self.manifest_url(site, digest.as_str()))
+                },
+                DocumentKind::Config | DocumentKind::Signature => Ask {
+                    unknown: "blob unknown",
+                    ..Ask::get(site.url(&format!("/{}/blobs/{digest}", self.name)))
+                },
+            };
+            let answer = self.remote.ask(site, self.name, &ask)?;
+            self.hear(site, &answer, kind == DocumentKind::Manifest);
+            let media_type = answer.header("content-type").map(str::to_owned);
+            let host = answer.url.host_port();
+            let Some(bytes) = answer.read_document(&what, limit, portion)? else { return Ok(None) };
+            verify(&bytes, digest, size).map_err(|source| {
+                // From now on the registry itself is asked.
+                self.remote.distrust(digest);
+                let (what, host) = (what.clone(), host.clone());
+                fetch_again(site, &mut damaged, RegistryError::Mismatch { what, host, source: source.into() })
+            })?;
+            let digest = digest.clone();
+            Ok(Some(Arc::new(Document { digest, bytes, media_type, host, unvouched: false })))
         })?;
-        self.remote.cache.remember(&document);
-        Ok(document)
+        let Some(document) = document else { return Ok(None) };
+        if kind != DocumentKind::Signature || document.bytes.len() <= MAX_KEPT_SIGNATURE {
+            self.remote.cache.keep(&slot, &mut place, &document);
+        }
+        Ok(Some(document))
     }
 }
 
@@ -253,50 +319,26 @@ impl Documents for Repository<'_> {
         kind: DocumentKind,
         digest: &BlobDigest,
         size: Option<u64>,
-    ) -> Result<Arc<Document>, RegistryError> {
+    ) -> Result<Held, RegistryError> {
         let limit = self.remote.manifest_size;
-        let what = format!("{} {digest}", kind.as_str());
         if size.is_some_and(|size| size > limit) {
-            let host = self.remote.client.name.name.clone();
+            let (what, host) = (named(kind, digest), self.remote.client.name.name.clone());
             return Err(RegistryError::TooLarge { what, host, limit });
         }
-        let slot = self.remote.cache.slot(digest);
-        let mut place = lock(&slot);
-        if let Some(document) = &*place
-            && size.is_none_or(|size| size == document.bytes.len() as u64)
-        {
-            return Ok(Arc::clone(document));
+        let mut portion = self.remote.portion();
+        // Where the size is known, no question has to be put twice.
+        portion.wait(size.unwrap_or_default())?;
+        loop {
+            if let Some(document) = self.document_within(&mut portion, kind, digest, size)? {
+                return Ok(Held::new(document, portion));
+            }
+            // Not while the document's place is locked: others that have a portion may wait for it.
+            portion.wait(limit)?;
         }
-        let mut damaged = 0;
-        let document = self.remote.anywhere(Capability::Pull, Some(digest), |site| {
-            let ask = match kind {
-                DocumentKind::Manifest => Ask {
-                    accept: &ACCEPT,
-                    unknown: "manifest unknown",
-                    ..Ask::get(self.manifest_url(site, digest.as_str()))
-                },
-                DocumentKind::Config | DocumentKind::Signature => Ask {
-                    unknown: "blob unknown",
-                    ..Ask::get(site.url(&format!("/{}/blobs/{digest}", self.name)))
-                },
-            };
-            let answer = self.remote.ask(site, self.name, &ask)?;
-            self.hear(site, &answer, kind == DocumentKind::Manifest);
-            let media_type = answer.header("content-type").map(str::to_owned);
-            let host = answer.url.host_port();
-            let bytes = answer.read(&what, limit)?;
-            verify(&bytes, digest, size).map_err(|source| {
-                // From now on the registry itself is asked.
-                self.remote.distrust(digest);
-                let (what, host) = (what.clone(), host.clone());
-                fetch_again(site, &mut damaged, RegistryError::Mismatch { what, host, source: source.into() })
-            })?;
-            let digest = digest.clone();
-            Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched: false }))
-        })?;
-        if kind != DocumentKind::Signature || document.bytes.len() <= MAX_KEPT_SIGNATURE {
-            self.remote.cache.keep(&slot, &mut place, &document);
-        }
-        Ok(document)
     }
+}
+
+/// The words for a document in errors.
+fn named(kind: DocumentKind, digest: &BlobDigest) -> String {
+    format!("{} {digest}", kind.as_str())
 }

@@ -9,7 +9,7 @@ use super::artifact::{Artifact, Layer, Listed, MAX_CANDIDATES, MAX_SIZE};
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;
 use crate::registry::documents::{DocumentKind, Documents};
-use crate::registry::sites::Document;
+use crate::registry::sites::Held;
 use crate::state::{Candidate, SignaturePlace};
 use crate::threads::lock;
 
@@ -119,7 +119,7 @@ impl<'a> Hearing<'a> {
                 digest: digest.clone(),
                 manifest: Arc::clone(&manifest),
                 layer: layer.position,
-                blob: Arc::try_unwrap(blob).map_or_else(|kept| kept.bytes.clone(), |blob| blob.bytes),
+                blob: blob.into_bytes(),
                 message: None,
                 config: None,
             };
@@ -154,7 +154,7 @@ impl<'a> Hearing<'a> {
         (kind, belongs): (DocumentKind, Belongs),
         digest: &BlobDigest,
         size: Option<u64>,
-    ) -> Result<Option<Arc<Document>>, RegistryError> {
+    ) -> Result<Option<Held>, RegistryError> {
         let error = match documents.document(kind, digest, size) {
             // A layout may not say how large a manifest is before it is read.
             Ok(document) => return Ok((document.bytes.len() as u64 <= MAX_SIZE).then_some(document)),

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use oci_spec::image::MediaType;
 
@@ -18,8 +19,8 @@ use crate::error::RegistryError;
 use crate::registry::documents::{
     ACCEPT, DocumentKind, Documents, LED_ASTRAY, fetch_again, next_page, read as read_document, verify,
 };
-use crate::registry::sites::{Ask, Capability, Document, Remote, Site};
-use crate::registry::transport::{Answer, Clock, FailedTry};
+use crate::registry::sites::{Ask, Capability, Document, Held, Remote, Site};
+use crate::registry::transport::{Answer, Clock, FailedTry, Portion};
 use crate::state::SignaturePlace;
 use crate::url::Url;
 
@@ -54,6 +55,9 @@ pub(crate) fn ask(
     }
     Ok(())
 }
+
+/// The artifacts of one page of a list, and the place of the next page.
+type Page = (Vec<Option<Listed>>, Option<Url>);
 
 /// A repository at one site.
 struct Place<'a> {
@@ -145,7 +149,8 @@ impl Place<'_> {
     fn pages(&self, path: &str) -> Result<Vec<Listed>, RegistryError> {
         let Self { remote, site, .. } = self;
         let limit = remote.network().waits.exchange.saturating_mul(EXCHANGES);
-        let clock = Clock::start(limit);
+        let mut clock = Clock::start(limit);
+        let mut portion = remote.portion();
         let slow = || RegistryError::Slow { url: site.url(path).to_string(), limit };
         let (mut url, mut visited) = (site.url(path), HashSet::new());
         let mut entries = Vec::new();
@@ -154,7 +159,7 @@ impl Place<'_> {
                 return Err(refused(site, "its pages go round in circles".to_owned()));
             }
             let page = remote.persist(site, || {
-                if clock.is_over() { Err(slow().into()) } else { clock.run(|| self.page(&url)) }
+                if clock.is_over() { Err(slow().into()) } else { clock.run(|| self.page(&url, &mut portion)) }
             });
             let next = match page {
                 // The first page alone tells whether there is such a list.
@@ -163,11 +168,20 @@ impl Place<'_> {
                 }
                 Err(RegistryError::Slow { .. }) if clock.is_over() => return Err(slow()),
                 Err(error) => return Err(error),
-                Ok((more, next)) => {
+                Ok(None) => {
+                    let since = Instant::now();
+                    portion.wait(MAX_SIZE)?;
+                    // The site has no part in that wait.
+                    clock = clock.later(since.elapsed());
+                    visited.remove(&url.whole());
+                    continue;
+                }
+                Ok(Some((more, next))) => {
                     entries.extend(more);
                     next
                 }
             };
+            portion.shrink(0);
             let Some(next) = next.filter(|_| entries.len() < MAX_CANDIDATES) else {
                 entries.truncate(MAX_CANDIDATES);
                 return Ok(entries.into_iter().flatten().collect());
@@ -179,8 +193,8 @@ impl Place<'_> {
         }
     }
 
-    /// Reads one page, and finds out where the next one is.
-    fn page(&self, url: &Url) -> Result<(Vec<Option<Listed>>, Option<Url>), FailedTry> {
+    /// Reads one page, if there is room for it in `portion`, and finds out where the next one is.
+    fn page(&self, url: &Url, portion: &mut Portion) -> Result<Option<Page>, FailedTry> {
         let Self { remote, site, repository, .. } = self;
         let accept = MediaType::ImageIndex;
         let ask = Ask { accept: accept.as_ref(), unknown: "no referrers", ..Ask::get(url.clone()) };
@@ -192,12 +206,12 @@ impl Place<'_> {
         let next = next.map(|link| url.join(&link)).transpose();
         let next = next.map_err(|reason| refused(site, format!("its next page: {reason}")))?;
         let own = answer.own;
-        let bytes = read(answer, site)?;
+        let Some(bytes) = read(answer, site, portion)? else { return Ok(None) };
         let page = list(&bytes).and_then(|page| page.ok_or_else(|| "it is no index".to_owned()));
         // Words about a document to which a redirect led are not shown.
         let page = page.map_err(|reason| refused(site, if own { reason } else { LED_ASTRAY.to_owned() }))?;
         // A server that stands before the registry is not known to it: only path and query count.
-        Ok((page, next.map(|next| site.page(&next))))
+        Ok(Some((page, next.map(|next| site.page(&next)))))
     }
 
     /// Lists what is kept under `tag`: an index of artifacts, or one artifact itself.
@@ -223,7 +237,22 @@ impl Place<'_> {
     }
 
     /// Fetches the document at `path`.
-    fn tagged(&self, path: &str) -> Result<Arc<Document>, RegistryError> {
+    fn tagged(&self, path: &str) -> Result<Held, RegistryError> {
+        let mut portion = self.remote.portion();
+        loop {
+            if let Some(document) = self.tagged_within(path, &mut portion)? {
+                return Ok(Held::new(document, portion));
+            }
+            portion.wait(MAX_SIZE)?;
+        }
+    }
+
+    /// Fetches the document at `path`, if there is room for it in `portion`.
+    fn tagged_within(
+        &self,
+        path: &str,
+        portion: &mut Portion,
+    ) -> Result<Option<Arc<Document>>, RegistryError> {
         let Self { remote, site, repository, .. } = self;
         let mut damaged = 0;
         remote.persist(site, || {
@@ -232,7 +261,7 @@ impl Place<'_> {
             let said = answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
             let media_type = answer.header("content-type").map(str::to_owned);
             let (host, unvouched) = (answer.url.host_port(), !answer.own);
-            let bytes = read(answer, site)?;
+            let Some(bytes) = read(answer, site, portion)? else { return Ok(None) };
             if let Some(digest) = &said {
                 verify(&bytes, digest, None).map_err(|source| {
                     let (what, host) = (format!("manifest {digest}"), host.clone());
@@ -247,7 +276,7 @@ impl Place<'_> {
             serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
                 .map_err(|_| fetch_again(site, &mut damaged, refused(site, "it is not JSON".to_owned())))?;
             let digest = said.unwrap_or_else(|| BlobDigest::of(Algorithm::Sha256, &bytes));
-            Ok(Arc::new(Document { digest, bytes, media_type, host, unvouched }))
+            Ok(Some(Arc::new(Document { digest, bytes, media_type, host, unvouched })))
         })
     }
 }
@@ -258,14 +287,14 @@ impl Documents for Place<'_> {
         kind: DocumentKind,
         digest: &BlobDigest,
         size: Option<u64>,
-    ) -> Result<Arc<Document>, RegistryError> {
+    ) -> Result<Held, RegistryError> {
         read_document(self.remote, self.repository, kind, digest, size)
     }
 }
 
-/// Reads a list, or a document that may be one.
-fn read(answer: Answer, site: &Site) -> Result<Vec<u8>, FailedTry> {
-    answer.read("the list of referrers", MAX_SIZE).map_err(|failed| match failed.error {
+/// Reads a list, or a document that may be one, if there is room for it in `portion`.
+fn read(answer: Answer, site: &Site, portion: &mut Portion) -> Result<Option<Vec<u8>>, FailedTry> {
+    answer.read_document("the list of referrers", MAX_SIZE, portion).map_err(|failed| match failed.error {
         RegistryError::TooLarge { .. } => {
             refused(site, format!("it is larger than {} MiB", MAX_SIZE >> 20)).into()
         }

@@ -15,7 +15,7 @@ use crate::error::{RegistryError, RegistryName};
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::registry::auth::Credentials;
 use crate::registry::pace::Paces;
-use crate::registry::transport::{Client, Network, printable};
+use crate::registry::transport::{Client, Network, Portions, printable};
 use crate::state::RegistrySettings;
 use crate::url::{Url, is_loopback};
 
@@ -48,6 +48,8 @@ pub(crate) struct Terms {
     pub(crate) paces: Arc<Paces>,
     /// The bytes of documents that all registries keep together.
     pub(crate) documents: Arc<Allowance>,
+    /// The memory that documents take until they are taken apart.
+    pub(crate) portions: Arc<Portions>,
 }
 
 /// All that it takes to ask one registry.

@@ -2,9 +2,11 @@
 //! threads that want the same one wait for the first.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::digest::BlobDigest;
+use crate::registry::transport::Portion;
 use crate::threads::lock;
 
 /// The documents that all registries of a run keep, in bytes.
@@ -21,6 +23,31 @@ pub(crate) struct Document {
     /// True if a redirect led to the host and no digest vouches for the bytes: what they say is not
     /// shown.
     pub(crate) unvouched: bool,
+}
+
+/// A document while somebody reads it, who has a portion of the memory for it.
+pub(crate) struct Held {
+    document: Arc<Document>,
+    _portion: Portion,
+}
+
+impl Held {
+    pub(crate) fn new(document: Arc<Document>, portion: Portion) -> Self {
+        Self { document, _portion: portion }
+    }
+
+    /// Returns the bytes; whoever gets them bounds their memory himself.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        Arc::try_unwrap(self.document).map_or_else(|kept| kept.bytes.clone(), |document| document.bytes)
+    }
+}
+
+impl Deref for Held {
+    type Target = Arc<Document>;
+
+    fn deref(&self) -> &Arc<Document> {
+        &self.document
+    }
 }
 
 /// The bytes of documents that all registries of a run keep together.

@@ -24,7 +24,9 @@ use crate::digest::BlobDigest;
 use crate::error::{Login, RegistryError};
 use crate::registry::auth::{Authorizer, Credentials, Party, Pass, is_challenge};
 use crate::registry::pace::Pacer;
-use crate::registry::transport::{Answer, Client, FailedTry, Network, Request, TRIES, refusal, retry};
+use crate::registry::transport::{
+    Answer, Client, FailedTry, Network, Portion, Portions, Request, TRIES, refusal, retry,
+};
 use crate::state::RegistrySettings;
 use crate::threads::lock;
 use crate::url::Url;
@@ -49,6 +51,7 @@ pub(crate) struct Remote {
     pub(crate) heads_fail: AtomicBool,
     /// The largest document that is read, in bytes.
     pub(crate) manifest_size: u64,
+    portions: Arc<Portions>,
     credentials: Credentials,
     authorizer: Authorizer,
     /// The addresses that asked to be left alone, in this run or before.
@@ -87,6 +90,7 @@ impl Remote {
             pulls: Pulls::default(),
             heads_fail: AtomicBool::new(false),
             manifest_size: terms.manifest_size,
+            portions: Arc::clone(&terms.portions),
             credentials,
             authorizer: Authorizer::default(),
             rests: terms.rests.clone(),
@@ -101,6 +105,11 @@ impl Remote {
     /// Returns the network on which the registry is asked.
     pub(crate) fn network(&self) -> &Network {
         &self.client.network
+    }
+
+    /// Returns the portion of the memory of somebody who is about to read a document.
+    pub(crate) fn portion(&self) -> Portion {
+        self.portions.portion(&self.client.name.name)
     }
 
     /// Makes one try of a request for `repository`, authenticated as need be. Statuses of 300 and

@@ -134,7 +134,7 @@ fn a_token_answer_that_is_too_large_is_said_to_be() {
         Response::new(401, b"").header("WWW-Authenticate", "Bearer realm=\"/token\"")
     });
     let error = resolve(&Setup::new().build(), &reference(&server)).unwrap_err();
-    assert!(error.to_string().contains("larger than 1 MiB") && error.hint().is_none(), "{error}");
+    assert!(error.to_string().contains("larger than 64 KiB") && error.hint().is_none(), "{error}");
 }
 
 #[test]

@@ -248,3 +248,66 @@ fn a_length_that_is_a_lie_reserves_no_memory() {
     let error = resolve(&setup.build(), &reference(&server)).unwrap_err();
     assert!(error.to_string().contains("closed too early"), "{error}");
 }
+
+/// An image whose manifest takes 3 MiB, and differs from others by `number`.
+fn large(number: usize) -> (Image, Vec<u8>) {
+    let app = Image::new(&format!("layer {number}"));
+    let manifest = [&app.manifest[..], &vec![b' '; 3 << 20]].concat();
+    (app, manifest)
+}
+
+#[test]
+fn large_documents_that_come_at_once_are_all_served() {
+    let mut content = Content::default();
+    for number in 0..8 {
+        let (app, manifest) = large(number);
+        app.serve(&mut content, "team/app", "small");
+        content.manifest("team/app", &number.to_string(), OCI_MANIFEST, &manifest);
+    }
+    let server = Server::start(move |request| {
+        let answer = content.answer(request);
+        let is_odd = request.path().ends_with(['1', '3', '5', '7']);
+        if is_odd && request.path().contains("/manifests/") { answer.unmeasured() } else { answer }
+    });
+    let registries = Setup::new().build();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (registries, name) = (&registries, server.name());
+            scope.spawn(move || {
+                let reference = ImageRef::in_registry(&name, &format!("team/app:{number}")).unwrap();
+                assert_eq!(resolve(registries, &reference).unwrap().digest, sha256(&large(number).1));
+            });
+        }
+    });
+    for number in 0..8 {
+        let tag = format!("/manifests/{number}");
+        let asked = server.lines().iter().filter(|line| line.ends_with(&tag)).count();
+        assert!((1..=2).contains(&asked), "{number}: {asked}");
+    }
+}
+
+#[test]
+fn a_registry_that_goes_silent_within_documents_holds_no_other_one_up() {
+    let content_of = |(app, manifest): (Image, Vec<u8>)| {
+        let mut content = serve(&app);
+        content.manifest("team/app", "1", OCI_MANIFEST, &manifest);
+        content
+    };
+    let (silent, other) = (content_of(large(1)), content_of(large(2)));
+    let silent = Server::start(move |request| silent.answer(request).stalling(1 << 20));
+    let other = Server::start(move |request| other.answer(request));
+    let setup = Setup::new();
+    let registries = setup.build();
+    std::thread::scope(|scope| {
+        let ask = || scope.spawn(|| resolve(&registries, &reference(&silent)).unwrap_err().kind());
+        let asked = [ask(), ask(), ask()];
+        while silent.lines().len() < asked.len() {
+            std::thread::yield_now();
+        }
+        assert_eq!(resolve(&registries, &reference(&other)).unwrap().digest, sha256(&large(2).1));
+        setup.cancel.cancel();
+        for asked in asked {
+            assert_eq!(asked.join().unwrap(), "stopped");
+        }
+    });
+}

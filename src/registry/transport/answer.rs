@@ -10,6 +10,7 @@ use super::clock::Clock;
 use super::failure::FailedTry;
 use super::handshake::ClientCertificate;
 use super::network::Network;
+use super::portions::{Portion, SMALL};
 use crate::error::RegistryError;
 use crate::url::Url;
 
@@ -49,8 +50,43 @@ impl Answer {
         self.header("content-length")?.parse().ok()
     }
 
-    /// Reads a body of at most `limit` bytes; `what` names it where it is larger.
-    pub(crate) fn read(mut self, what: &str, limit: u64) -> Result<Vec<u8>, FailedTry> {
+    /// Reads a body that is no document, of at most `limit` bytes and [`SMALL`]; `what` names it
+    /// where it is larger.
+    pub(crate) fn read(self, what: &str, limit: u64) -> Result<Vec<u8>, FailedTry> {
+        let bytes = self.gather(what, limit.min(SMALL), &mut |_| true)?;
+        Ok(bytes.unwrap_or_default())
+    }
+
+    /// Reads a document of at most `limit` bytes, as far as there is room for `portion` to grow to
+    /// it; `what` names it where it is larger. `None`: there is no room, and the document is to be
+    /// asked for once more.
+    pub(crate) fn read_document(
+        self,
+        what: &str,
+        limit: u64,
+        portion: &mut Portion,
+    ) -> Result<Option<Vec<u8>>, FailedTry> {
+        let announced = self.content_length().unwrap_or_default();
+        if announced <= limit && !portion.grow(announced) {
+            return Ok(None);
+        }
+        // Where nobody says how much is to come, in a few large steps.
+        let bytes = self.gather(what, limit, &mut |needed| {
+            needed <= portion.size() || portion.grow(needed.saturating_mul(4).min(limit))
+        })?;
+        if let Some(bytes) = &bytes {
+            portion.shrink(bytes.len() as u64);
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a body of at most `limit` bytes; `None` once there `is_room` for less than has come.
+    fn gather(
+        mut self,
+        what: &str,
+        limit: u64,
+        is_room: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Option<Vec<u8>>, FailedTry> {
         let too_large = || {
             FailedTry::from(RegistryError::TooLarge {
                 what: what.to_owned(),
@@ -66,15 +102,23 @@ impl Answer {
         let mut bytes = Vec::with_capacity(usize::try_from(announced.min(MAX_RESERVED)).unwrap_or_default());
         let mut buffer = vec![0; 16 * 1024];
         loop {
-            match self.clock.run(|| self.body.read(&mut buffer)) {
-                Ok(0) => return Ok(bytes),
-                Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            let count = match self.clock.run(|| self.body.read(&mut buffer)) {
+                Ok(0) => {
+                    bytes.shrink_to_fit();
+                    return Ok(Some(bytes));
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(body_failure(&self.network, &self.url, error)),
-            }
-            if bytes.len() as u64 > limit {
+            };
+            let needed = (bytes.len() + count) as u64;
+            if needed > limit {
                 return Err(too_large());
             }
+            if !is_room(needed) {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&buffer[..count]);
         }
     }
 

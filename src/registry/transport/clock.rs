@@ -53,6 +53,11 @@ impl Clock {
         Self { end: self.end.min(Self::start(limit).end) }
     }
 
+    /// This clock, ending later by the `time` that nobody spent with the network.
+    pub(crate) fn later(self, time: Duration) -> Self {
+        Self { end: self.end.checked_add(time).unwrap_or(self.end) }
+    }
+
     /// Does `work`; waiting for the network fails with [`Timeout::Global`] when the clock has
     /// ended.
     pub(crate) fn run<T>(self, work: impl FnOnce() -> T) -> T {

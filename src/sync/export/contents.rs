@@ -349,7 +349,7 @@ impl<'a> Contents<'a> {
     fn fetch(&self, blob: &Blob) -> Result<Bytes, Error> {
         Ok(match &blob.origin {
             Origin::Document(document) => {
-                Bytes::Document(Cursor::new(self.registries.document(&blob.image, document)?))
+                Bytes::Document(Cursor::new(self.registries.document(&blob.image, document)?.into_bytes()))
             }
             Origin::Layer(layer) => Bytes::Layer(Box::new(self.registries.blob(&blob.image, layer, 0)?)),
             Origin::Signature(evidence) => {
