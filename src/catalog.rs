@@ -21,6 +21,7 @@ mod holdings;
 mod hook_book;
 mod hook_events;
 mod image;
+mod lists;
 mod loads;
 mod needed;
 mod order;

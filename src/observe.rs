@@ -330,7 +330,8 @@ impl Observer<'_> {
             let row = observed.recorded.get(&wanted.reference);
             let content = Content::of(resolution, row);
             let may_not_ask = self.offline && !self.registries.is_local(&wanted.reference);
-            if matches!(resolution, Resolution::AsRecorded)
+            // A meaning that is remembered needs no lookup either.
+            if matches!(resolution, Resolution::AsRecorded | Resolution::Resolved(_))
                 && (wanted.pull == PullPolicy::Never || may_not_ask)
             {
                 let blocked = if wanted.pull == PullPolicy::Never { never_pulled } else { forbidden_offline };

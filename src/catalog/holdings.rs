@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, Result, Row, Rows, Transaction, params};
 
+use super::lists::{self, ListOf};
 use super::rows::{integer, parse_name, text, texts};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
@@ -216,21 +217,7 @@ pub(super) fn put_documents(
     documents: &[DocumentDescriptor],
 ) -> Result<()> {
     drop_documents(tx, name)?;
-    for (position, document) in documents.iter().enumerate() {
-        tx.prepare_cached(
-            "INSERT INTO sync_image_documents (reference, position, role, digest, media_type, size_bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![
-            name,
-            i64::try_from(position).unwrap_or(i64::MAX),
-            document.role.as_str(),
-            document.digest.as_str(),
-            document.media_type,
-            i64::try_from(document.size).unwrap_or(i64::MAX),
-        ])?;
-    }
-    Ok(())
+    lists::put_documents(tx, ListOf::Image(name), documents)
 }
 
 /// Drops the documents of the image `name`.

@@ -105,6 +105,12 @@ pub(super) fn drop_unfinished(
     Ok(())
 }
 
+/// Drops the changes of all images of `owner`.
+pub(super) fn drop_of(tx: &Transaction<'_>, owner: &Owner) -> Result<()> {
+    tx.prepare_cached("DELETE FROM sync_hook_events WHERE owner = ?1")?.execute([&owner.0])?;
+    Ok(())
+}
+
 /// Makes rows those of a claim, or nobody's.
 pub(super) fn claim(tx: &Transaction<'_>, rows: &BTreeSet<i64>, claim: Option<i64>) -> Result<()> {
     let mut statement = tx.prepare_cached("UPDATE sync_hook_events SET claim = ?2 WHERE id = ?1")?;

@@ -24,11 +24,13 @@ pub struct GivenUp<'a> {
     /// The owner who gives up images that may stay for others, with these images: what nobody else
     /// wants of them is not needed. `None`: no owner leaves images to others.
     pub by: Option<(&'a Owner, &'a BTreeSet<ImageRef>)>,
+    /// The owner whose file says now how many earlier digests of each image are to be spared.
+    pub keeps: Option<(&'a Owner, u32)>,
 }
 
 impl<'a> From<&'a BTreeSet<ImageRef>> for GivenUp<'a> {
     fn from(images: &'a BTreeSet<ImageRef>) -> Self {
-        Self { images, by: None }
+        Self { images, by: None, keeps: None }
     }
 }
 
@@ -92,7 +94,8 @@ pub(super) fn layers_needed_outside(
 
 /// The layers of earlier images of references outside `inside` that are spared, and of staged ones.
 fn spared_layers(conn: &Connection, inside: GivenUp<'_>, now: Timestamp) -> Result<Spared> {
-    past::spared_layers(conn, &with_second_names(conn, names_of(inside))?, &leaves(inside), now)
+    let names = with_second_names(conn, names_of(inside))?;
+    past::spared_layers(conn, &names, (&leaves(inside), inside.keeps), now)
 }
 
 /// The blobs that images outside `inside` keep, spared ones included.
@@ -103,13 +106,14 @@ pub(super) fn blobs_needed_outside(
 ) -> Result<BTreeSet<BlobDigest>> {
     let names = with_second_names(conn, names_of(inside))?;
     let mut needed = holdings::kept_blobs_outside(conn, &names, &leaves(inside))?;
-    needed.extend(past::spared_blobs(conn, &names, &leaves(inside), now)?);
+    needed.extend(past::spared_blobs(conn, &names, (&leaves(inside), inside.keeps), now)?);
     Ok(needed)
 }
 
 /// The images that are spared, but for those of `inside`.
 pub(super) fn spared(conn: &Connection, inside: GivenUp<'_>, now: Timestamp) -> Result<Vec<SparedImage>> {
-    past::spared(conn, &with_second_names(conn, names_of(inside))?, &leaves(inside), now)
+    let names = with_second_names(conn, names_of(inside))?;
+    past::spared(conn, &names, (&leaves(inside), inside.keeps), now)
 }
 
 fn names_of(inside: GivenUp<'_>) -> BTreeSet<String> {

@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Result, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::holdings;
-use super::rows::{integer, json, parse_name, size, text};
-use super::{image, waiting};
+use super::lists::{self, ListOf};
+use super::rows::{integer, json, parse_name, text, texts};
+use super::{holdings, image, waiting};
 pub(super) use spared::{Spared, earlier, remembered, spared, spared_blobs, spared_layers, with_past};
 
 use crate::digest::BlobDigest;
@@ -209,36 +209,9 @@ fn put(tx: &Transaction<'_>, name: &str, image: &ResolvedImage) -> Result<()> {
         image.config.digest.as_str(),
         json(&documents),
     ])?;
-    let meaning = tx.last_insert_rowid();
-    for (position, layer) in (0_i64..).zip(&*image.layers) {
-        tx.prepare_cached(
-            "INSERT INTO sync_meaning_layers (meaning, position, digest, diff_id, media_type, size_bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![
-            meaning,
-            position,
-            layer.digest.as_str(),
-            layer.diff_id.as_str(),
-            layer.media_type.as_str(),
-            size(layer.size),
-        ])?;
-    }
-    for (position, document) in (0_i64..).zip(&*image.documents) {
-        tx.prepare_cached(
-            "INSERT INTO sync_meaning_documents (meaning, position, role, digest, media_type, size_bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![
-            meaning,
-            position,
-            document.role.as_str(),
-            document.digest.as_str(),
-            document.media_type,
-            size(document.size),
-        ])?;
-    }
-    Ok(())
+    let meaning = ListOf::Meaning(tx.last_insert_rowid());
+    lists::put_layers(tx, meaning, &image.layers)?;
+    lists::put_documents(tx, meaning, &image.documents)
 }
 
 /// Notes that an image is ready to be recorded.
@@ -250,9 +223,12 @@ pub(super) fn stage(tx: &Transaction<'_>, image: &ResolvedImage, now: Timestamp)
          ON CONFLICT (reference, platform) DO UPDATE SET digest = excluded.digest, since = excluded.since",
     )?
     .execute(params![name, image.platform.to_string(), image.digest.as_str(), now.as_millisecond()])?;
-    tx.prepare_cached("DELETE FROM sync_staged WHERE since <= ?1")?
-        .execute([now.as_millisecond() - STAGED_FOR])?;
-    sweep(tx, &name)
+    // Images that were staged long ago go, with their meanings.
+    let long_ago = (now.as_millisecond() - STAGED_FOR).to_string();
+    let mut names = texts(tx, "SELECT DISTINCT reference FROM sync_staged WHERE since <= ?1", &long_ago)?;
+    tx.prepare_cached("DELETE FROM sync_staged WHERE since <= ?1")?.execute([&long_ago])?;
+    names.push(name);
+    names.iter().try_for_each(|name| sweep(tx, name))
 }
 
 /// Forgets everything about the image `name` but what is staged.

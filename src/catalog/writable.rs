@@ -217,6 +217,23 @@ impl WritableCatalog {
         self.write("forget images in", |tx| forget(tx, references, owner))
     }
 
+    /// Drops the ownership of `owner`, who gives up everything, as [`WritableCatalog::forget`]
+    /// does, and in the same transaction the changes that his hooks were still to be told of.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn forget_owner(
+        &mut self,
+        references: &[ImageRef],
+        owner: &Owner,
+    ) -> Result<Forgotten, CatalogError> {
+        self.write("forget images in", |tx| {
+            let forgotten = forget(tx, references, Some(owner))?;
+            hook_events::drop_of(tx, owner)?;
+            Ok(forgotten)
+        })
+    }
+
     /// Drops the ownership of `owner` as [`WritableCatalog::forget`] does, and notes in the same
     /// transaction which hooks are to be told.
     ///
@@ -233,6 +250,18 @@ impl WritableCatalog {
             hook_events::put(tx, owner, events)?;
             Ok(forgotten)
         })
+    }
+
+    /// Notes which hooks are to be told of changes that are about to be made, in one transaction:
+    /// they are told when a run finds the images in order.
+    ///
+    /// # Errors
+    /// The database cannot be written; it is then as it was.
+    pub fn foretell(&mut self, events: &[PendingHookEvent], owner: &Owner) -> Result<(), CatalogError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.write("note what hooks are to be told in", |tx| hook_events::put(tx, owner, events))
     }
 
     /// Notes, in one transaction, loads that are about to start: from then on they are ours, and

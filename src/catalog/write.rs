@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Result, Transaction, params};
 
+use super::lists::{self, ListOf};
 use super::rows::{self, NameRow, json, size, texts, well_formed};
 use super::{holdings, order, past, waiting};
 use crate::clock;
@@ -349,21 +350,7 @@ fn put_ours(
         layers,
     ])?;
     tx.prepare_cached("DELETE FROM sync_image_layers WHERE reference = ?1")?.execute([name])?;
-    for (position, layer) in image.layers.iter().enumerate() {
-        tx.prepare_cached(
-            "INSERT INTO sync_image_layers (reference, position, digest, diff_id, media_type, size_bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![
-            name,
-            i64::try_from(position).unwrap_or(i64::MAX),
-            layer.digest.as_str(),
-            layer.diff_id.as_str(),
-            layer.media_type.as_str(),
-            size(layer.size),
-        ])?;
-    }
-    Ok(())
+    lists::put_layers(tx, ListOf::Image(name), &image.layers)
 }
 
 fn put_owner(tx: &Transaction<'_>, name: &str, held: Held<'_>) -> Result<()> {
@@ -443,7 +430,7 @@ pub(super) fn forget(
         }
         freed.extend(layers);
     }
-    let spared = past::spared_layers(tx, &BTreeSet::new(), &|_, _| false, clock::now())?;
+    let spared = past::spared_layers(tx, &BTreeSet::new(), (&|_, _| false, None), clock::now())?;
     for digest in freed {
         tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])?;
         let still_listed = tx.prepare_cached("SELECT 1 FROM layers WHERE digest = ?1")?.exists([&digest])?;

@@ -36,10 +36,11 @@ impl News<'_> {
         Cooldown { time, candidate: self.candidates.get(tag).cloned(), now: self.now }
     }
 
-    /// Lists the tags of `repository` that were noted as new.
+    /// Lists the tags of `repository` that were noted as new, or are taken at once.
     pub(crate) fn noted(&self, repository: &ImageRef) -> impl Iterator<Item = String> {
-        let noted = self.candidates.keys().filter(move |name| name.repository_alone() == *repository);
-        noted.filter_map(|name| name.tag()).map(str::to_owned)
+        let named = self.candidates.keys().chain(self.taken_now);
+        let named = named.filter(move |name| name.repository_alone() == *repository);
+        named.filter_map(|name| name.tag()).map(str::to_owned)
     }
 }
 
@@ -191,7 +192,12 @@ fn cooled<'a>(
     news: News<'a>,
 ) -> Cooled<'a> {
     let repository = deciding.name();
-    let taken = recorded_tags(repository, selection, recorded).map(str::to_owned).collect();
+    let mut taken: BTreeSet<String> =
+        recorded_tags(repository, selection, recorded).map(str::to_owned).collect();
+    // Who changes the rule so that nothing fits which is here, chooses for the first time.
+    if let Ok(rule) = compile(selection) {
+        taken.retain(|tag| rule.allows([tag.as_str()]));
+    }
     Cooled { repository, selection, taken, news }
 }
 

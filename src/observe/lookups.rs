@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -284,7 +285,15 @@ impl Lookups<'_> {
     }
 
     /// Returns the questions for the images that selections have chosen.
-    fn of_selected<'d>(&self, selected: Selected, known: &Mutex<Known>) -> Vec<(Purpose<'d>, Question<'d>)> {
+    fn of_selected<'d>(
+        &self,
+        mut selected: Selected,
+        known: &Mutex<Known>,
+    ) -> Vec<(Purpose<'d>, Question<'d>)> {
+        let chosen = selected.images.iter_mut().map(|selected| &mut selected.image);
+        for image in chosen.filter(|image| self.taken_now.contains(&image.reference)) {
+            image.cooldown = Duration::ZERO;
+        }
         let images = selected.images.iter().map(|selected| &selected.image);
         let question = |image: &DesiredImage| {
             let admitted = selected.admitted.get(&image.reference).filter(|_| image.locked.is_none());
@@ -430,11 +439,13 @@ impl Lookups<'_> {
                     }
                 }
             } else if image.pull == PullPolicy::Never {
-                never_pulled(Absent::LockedImage)
+                self.remembered.locked(image, locked).unwrap_or_else(|| never_pulled(Absent::LockedImage))
             } else if may_ask {
                 Resolution::Locked(Arc::clone(locked))
             } else {
-                forbidden_offline(Absent::LockedImage)
+                self.remembered
+                    .locked(image, locked)
+                    .unwrap_or_else(|| forbidden_offline(Absent::LockedImage))
             });
         }
         let recorded = recorded.get(&image.reference);

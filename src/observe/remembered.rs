@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use super::locked::confirm;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{DesiredImage, Platform, RecordedImage, ResolvedImage};
+use crate::registry::Lookup;
+use crate::state::{DesiredImage, LockedImage, Platform, RecordedImage, Resolution, ResolvedImage};
 use crate::threads;
 
 /// The digests of images that are ready to be recorded.
@@ -55,5 +57,14 @@ impl<'a> Remembered<'a> {
         }
         let found = opened.as_ref()?.meaning(reference, platform, digest).ok()??;
         (!self.documents_too || !found.documents.is_empty()).then_some(found)
+    }
+    /// Finds the meaning of a locked image that was staged or recorded before, so that nobody need
+    /// be asked.
+    pub(super) fn locked(&self, image: &DesiredImage, locked: &LockedImage) -> Option<Resolution> {
+        let found = self.find(&image.reference, &image.platform, &locked.digest)?;
+        Some(match confirm(locked, Ok(Lookup::Image(Box::new(found)))) {
+            Ok(resolved) => Resolution::Resolved(Arc::new(resolved)),
+            Err(error) => Resolution::Blocked(Arc::new(error)),
+        })
     }
 }

@@ -16,7 +16,7 @@ use super::steps::candidates::{DirectoryId, directory_id};
 use super::steps::spared::spared;
 use super::steps::totals::layer_totals;
 use super::verb_error::VerbError;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, GivenUp};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{LayerState, Owner, RecordedImage};
@@ -85,7 +85,7 @@ pub fn df(session: &Session) -> Result<DiskUse, VerbError> {
     }
     let mut disk = DiskUse::default();
     if let Some(catalog) = catalog {
-        disk.spared_bytes = spared(session, &catalog, &BTreeSet::new())?.bytes;
+        disk.spared_bytes = spared(session, &catalog, GivenUp::from(&BTreeSet::new()))?.bytes;
     }
     let mut layers: BTreeMap<(DirectoryId, BlobDigest), u64> = BTreeMap::new();
     for (id, directory) in &directories {

@@ -109,6 +109,10 @@ impl Wish for Owned {
         Some(&self.0)
     }
 
+    fn ends_owner(&self) -> bool {
+        true
+    }
+
     fn without_catalog(&self) -> Result<(), VerbError> {
         Err(unknown_owner(&self.0, &BTreeMap::new()))
     }

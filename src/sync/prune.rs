@@ -16,7 +16,7 @@ use super::steps::lock_home::lock_home;
 use super::steps::lockfile::locked_selections;
 use super::steps::spared::{Spared, spared};
 use super::verb_error::VerbError;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, GivenUp};
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan;
@@ -61,6 +61,7 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
     let loaded = load(session, &request.source)?;
     loaded.refuse_empty(request.allow_empty)?;
     let catalog = Catalog::open_read_only(&session.home)?;
+    let (owner, keep) = (loaded.owner.clone(), loaded.file.settings.targets.keeps_earlier);
     let unlisted = Unlisted::of(session, request.clone(), loaded, catalog.as_ref())?;
     drop(catalog);
     let mut pruned = give_up(session, unlisted, request.dry_run)?;
@@ -68,7 +69,8 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
     if let Some(catalog) = Catalog::open_read_only(&session.home)? {
         let leaving = pruned.images.iter().filter(|image| !image.waits);
         let gone = leaving.flat_map(|image| &image.gone).cloned().collect();
-        let Spared { images, bytes } = spared(session, &catalog, &gone)?;
+        let now = GivenUp { images: &gone, by: None, keeps: Some((&owner, keep)) };
+        let Spared { images, bytes } = spared(session, &catalog, now)?;
         (pruned.spared, pruned.spared_bytes) = (images, bytes);
     }
     Ok(pruned)
@@ -210,6 +212,10 @@ impl Wish for Unlisted {
 
     fn all_layers_in(&self) -> Option<&Path> {
         Some(&self.desired.layers_directory)
+    }
+
+    fn keeps_earlier(&self) -> Option<(&Owner, u32)> {
+        Some((&self.desired.owner, self.desired.targets.keeps_earlier))
     }
 
     fn read_again(self, session: &Session, catalog: &Catalog) -> Result<Self, VerbError> {

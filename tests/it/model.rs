@@ -1,31 +1,33 @@
-//! Random histories against a model: what images files, tags, time, damage, kills, locks, ways back, prunes and removals
-//! lead to is what [`wanted::Model`] says, which knows nothing of plans, stores or catalogs.
+//! Random histories against a model: what images files, tags, time, damage, kills, locks, stages, ways back, prunes and
+//! removals lead to is what [`wanted::Model`] says, which knows nothing of plans, stores or catalogs.
 //!
 //! Most steps are calls of the library; some are runs of the program that are killed, after which the same step has
 //! to lead where it would have led alone. `MSB_SYNC_MODEL_SEQUENCES=N` runs N histories, `MSB_SYNC_MODEL_SEED=S` the
 //! one that a failure names.
 
+mod commands;
+mod kinds;
 mod steps;
 mod wanted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use msb_sync::digest::BlobDigest;
 use msb_sync::image_ref::ImageRef;
-use msb_sync::sync::{self, ImagesSource, LockRequest, PruneRequest, PullRequest, Request, Session, Upgrade};
+use msb_sync::sync::{self, Session};
 
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file};
 use crate::support::sandbox::Sandbox;
 
-use self::steps::{Random, Step};
-use self::wanted::{COOLDOWN, Disk, File, IMAGES, Model, Notes, PULL, Policy, Row, Rule, TAGS};
+use self::kinds::{COOLDOWN, Disk, Ended, File, IMAGES, Policy, Row, Rule, TAGS};
+use self::steps::{Apply, Random, Step};
+use self::wanted::Model;
 
 const SEQUENCES: u64 = 250;
 const LAYERS: usize = 6;
@@ -38,6 +40,8 @@ struct World {
     digests: Vec<String>,
     session: Session,
     random: Random,
+    /// A run was killed: what it has fetched need not be fetched again.
+    killed: bool,
 }
 
 impl World {
@@ -61,7 +65,7 @@ impl World {
             ..Session::new(directory.path().join("home"))
         };
         let registry = FakeRegistry::start(content);
-        Self { directory, registry, layers, digests, session, random: Random(seed) }
+        Self { directory, registry, layers, digests, session, random: Random(seed), killed: false }
     }
 
     fn path(&self, f: usize) -> PathBuf {
@@ -88,12 +92,16 @@ impl World {
             None => format!("{name:?}"),
         };
         let mut entries: Vec<String> = file.names.iter().map(entry).collect();
-        entries.extend(file.selection.map(|Rule { below, newest }| {
-            format!("{{ name = \"web\", tags = {{ semver = \">=1, <{below}\", newest = {newest} }} }}")
+        entries.extend(file.selection.map(|selection| {
+            let (Rule { below, newest }, hours) =
+                (selection.rule, if selection.cools { COOLDOWN } else { 0 });
+            let tags = format!("{{ semver = \">=1, <{below}\", newest = {newest} }}");
+            format!("{{ name = \"web\", tags = {tags}, cooldown = \"{hours}h\" }}")
         }));
         let policy = format!("{:?}", file.policy).to_lowercase();
         let text = format!(
-            "[settings]\npull = \"{policy}\"\nownership = \"none\"\n[registry.\"{}\"]\nimages = [{}]\n",
+            "[settings]\npull = \"{policy}\"\nkeep = {}\nownership = \"none\"\n[registry.\"{}\"]\nimages = [{}]\n",
+            file.keep,
             self.registry.name(),
             entries.join(", ")
         );
@@ -102,7 +110,11 @@ impl World {
 
     /// Does a step here and in the model, which must agree on whether it went well.
     fn step(&mut self, step: Step, model: &mut Model) {
-        let (expected, killed) = match step {
+        let earlier = match step {
+            Step::Rollback(name) => model.way_back(name),
+            _ => None,
+        };
+        let kills = match step {
             Step::Edit(f) => {
                 model.files[f] = self.random.file();
                 self.write(f, &model.files[f]);
@@ -142,48 +154,50 @@ impl World {
                 self.damage(step, model);
                 return;
             }
-            Step::Apply { f, locked, .. } if locked && !model.is_covered(f) => (false, false),
-            Step::Apply { f, prune, allow_empty, offline, .. } => {
-                // With "missing" the tags that a killed run has brought may be enough for the next one.
-                let settles = model.files[f].policy == Policy::Missing && model.files[f].selection.is_some();
-                let killed = !settles && self.kill_one_in(6, step);
-                (model.apply(f, prune, allow_empty, offline), killed)
+            // What a killed run has recorded may be enough for the next one, or no first choice any more.
+            Step::Apply(Apply { f, stage: false, .. })
+                if model.files[f]
+                    .selection
+                    .is_some_and(|selection| selection.cools || model.files[f].policy == Policy::Missing) =>
+            {
+                false
             }
-            Step::Prune { f, allow_empty } => {
-                let killed = self.kill_one_in(4, step);
-                (model.prune(f, allow_empty), killed)
-            }
-            Step::Remove(name) => (model.remove(name), false),
-            Step::Pull(name) => {
-                let killed = self.kill_one_in(4, step);
-                let wanted = BTreeMap::from([(name, None)]);
-                (model.bring(PULL, &wanted, &File::of(Policy::Always), false).0, killed)
-            }
-            Step::Lock { f, upgrade } => {
-                let killed = self.kill_one_in(6, step);
-                (model.lock(f, upgrade), killed)
-            }
-            Step::Repair => {
-                let killed = self.kill_one_in(4, step);
-                (model.repair(), killed)
-            }
-            Step::Rollback(name) => (model.rollback(name), false),
-            Step::Release(name) => (model.release(name), false),
+            Step::Apply(_) | Step::Lock { .. } => self.random.one_in(6),
+            Step::Prune { .. } | Step::Pull(_) | Step::Repair => self.random.one_in(4),
+            Step::Rollback(_) => earlier.is_some() && self.random.one_in(3),
+            Step::Release(_) => self.random.one_in(3),
+            Step::Remove(_) => false,
         };
-        let done = self.call(step);
-        assert_eq!(done.is_ok(), expected, "{done:?}");
-        if killed {
+        if kills {
+            self.kill(step, earlier);
+        }
+        self.registry.forget();
+        model.fetched.clear();
+        let expected = match step {
+            Step::Apply(apply) => model.apply(apply),
+            Step::Prune { f, allow_empty } => model.prune(f, allow_empty),
+            Step::Remove(name) => Ended::of(model.remove(name)),
+            Step::Pull(name) => Ended::of(model.pull(name)),
+            Step::Lock { f, upgrade } => Ended::of(model.lock(f, upgrade)),
+            Step::Repair => Ended::of(model.repair()),
+            Step::Rollback(name) => Ended::of(model.rollback(name)),
+            Step::Release(name) => Ended::of(model.release(name)),
+            _ => return,
+        };
+        let (text, ended) = self.call(step, earlier);
+        assert_eq!(ended, expected, "the step ended (left) as the model does not say (right): {text}");
+        if kills {
             self.forgive_extra_layers(model);
         }
         self.compare(model);
-        if matches!(step, Step::Prune { .. }) && expected && self.session.home.join("oci.db").exists() {
+        if matches!(step, Step::Prune { .. }) && expected.well && self.session.home.join("oci.db").exists() {
             let staged = std::fs::read_dir(self.session.home.join(".layers.msb-sync/staging"));
             assert_eq!(staged.map_or(0, Iterator::count), 0, "prune left something of a dead run");
         }
-        if let Step::Apply { .. } = step
-            && expected
+        if let Step::Apply(apply) = step
+            && expected.well
         {
-            let (plan, _) = sync::plan(&self.session, &self.request(step)).unwrap();
+            let (plan, _) = sync::plan(&self.session, &self.request(apply)).unwrap();
             assert!(plan.is_empty(), "a second apply would do something: {plan:#?}");
         }
     }
@@ -193,8 +207,10 @@ impl World {
         let database = self.session.home.join("oci.db");
         if database.exists() {
             let database = rusqlite::Connection::open(database).unwrap();
-            let sql = "UPDATE sync_candidates SET since = since - ?1 * 3600 * 1000";
-            database.execute(sql, [hours]).unwrap();
+            for table in ["sync_candidates", "sync_staged"] {
+                let sql = format!("UPDATE {table} SET since = since - ?1 * 3600 * 1000");
+                database.execute(&sql, [hours]).unwrap();
+            }
         }
         for path in (0..2).map(|f| self.path(f).with_extension("lock")).filter(|path| path.exists()) {
             let earlier = |line: &str| match line.strip_prefix("since = ") {
@@ -234,106 +250,6 @@ impl World {
         }
     }
 
-    fn request(&self, step: Step) -> Request {
-        let Step::Apply { f, prune, allow_empty, locked, offline } = step else { panic!("{step:?}") };
-        let source = ImagesSource::Path(self.path(f));
-        Request { prune, allow_empty, offline, locked, ..Request::of(source) }
-    }
-
-    /// Does a step by the library.
-    fn call(&self, step: Step) -> Result<(), String> {
-        let session = &self.session;
-        let source = |f| ImagesSource::Path(self.path(f));
-        let (text, done) = match step {
-            Step::Apply { .. } => {
-                let applied = sync::apply(session, &self.request(step));
-                let applied = applied.map_err(|error| error.to_string())?;
-                (format!("{:?}", applied.outcome), applied.succeeded())
-            }
-            Step::Prune { f, allow_empty } => {
-                let request = PruneRequest { source: source(f), dry_run: false, allow_empty };
-                let pruned = sync::prune(session, &request).map_err(|error| error.to_string())?;
-                (format!("{pruned:?}"), true)
-            }
-            Step::Remove(name) => {
-                let removed = sync::forget(session, &[self.reference(name)], false)
-                    .map_err(|error| error.to_string())?;
-                (format!("{removed:?}"), true)
-            }
-            Step::Pull(name) => {
-                let references = vec![self.reference(name)];
-                let pulled = sync::pull(session, &PullRequest { references, ..PullRequest::default() });
-                let pulled = pulled.map_err(|error| error.to_string())?;
-                (format!("{:?}", pulled.outcome), pulled.succeeded())
-            }
-            Step::Lock { f, upgrade } => {
-                let upgrade = if upgrade { Upgrade::Everything } else { Upgrade::Nothing };
-                let locked = sync::lock(session, &LockRequest { source: source(f), upgrade, check: false });
-                let locked = locked.map_err(|error| error.to_string())?;
-                (format!("{locked:?}"), locked.failed.is_empty())
-            }
-            Step::Repair => {
-                let verified = sync::verify(session, &[], true).map_err(|error| error.to_string())?;
-                (format!("{verified:?}"), verified.succeeded())
-            }
-            Step::Rollback(name) => {
-                let back = sync::rollback(session, &self.reference(name), None);
-                let back = back.map_err(|error| error.to_string())?;
-                (format!("{:?}", back.applied.outcome), back.applied.succeeded())
-            }
-            Step::Release(name) => {
-                let released = sync::release(session, &self.reference(name));
-                (String::new(), released.map_err(|error| error.to_string()).is_ok())
-            }
-            _ => (String::new(), true),
-        };
-        if done { Ok(()) } else { Err(text) }
-    }
-
-    /// Now and then runs the program for this step, and kills it at some instant.
-    fn kill_one_in(&mut self, count: usize, step: Step) -> bool {
-        if !self.random.one_in(count) {
-            return false;
-        }
-        let mut arguments = match step {
-            Step::Apply { f, prune, allow_empty, locked, offline } => {
-                let mut arguments = vec!["apply".to_owned(), self.path(f).display().to_string()];
-                let flags = [("--prune", prune), ("--allow-empty", allow_empty), ("--locked", locked)];
-                for (flag, given) in flags.into_iter().chain([("--offline", offline)]) {
-                    arguments.extend(given.then(|| flag.to_owned()));
-                }
-                arguments
-            }
-            Step::Prune { f, allow_empty } => {
-                let mut arguments = vec!["prune".to_owned(), self.path(f).display().to_string()];
-                arguments.extend(allow_empty.then(|| "--allow-empty".to_owned()));
-                arguments
-            }
-            Step::Pull(name) => vec!["pull".to_owned(), self.reference(name).to_string()],
-            Step::Lock { f, upgrade } => {
-                let mut arguments = vec!["lock".to_owned(), self.path(f).display().to_string()];
-                arguments.extend(upgrade.then(|| "--upgrade".to_owned()));
-                arguments
-            }
-            _ => vec!["verify".to_owned(), "--repair".to_owned()],
-        };
-        arguments.extend(["--home".to_owned(), self.session.home.display().to_string()]);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_msb-sync"))
-            .args(arguments)
-            .env_clear()
-            .current_dir(self.directory.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // Any instant will do: this is not waiting for anything.
-        std::thread::sleep(Duration::from_micros(self.random.below(40_000) as u64));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        true
-    }
-
     /// The layers on disk, with whether they have a record.
     fn found(&self) -> BTreeMap<usize, bool> {
         let there = (0..LAYERS).filter(|layer| self.layer_directory(*layer).is_dir());
@@ -363,6 +279,12 @@ impl World {
                 [self.path(0).display().to_string(), self.path(1).display().to_string(), "pull".to_owned()];
             owners.iter().position(|other| *other == owner.0).unwrap()
         };
+        let short = |name: String| name.split_once('/').unwrap().1.to_owned();
+        let mut histories: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for history in sync::history(&self.session, None).unwrap() {
+            let past = history.entries.iter().rev().map(|entry| self.image(&entry.digest)).collect();
+            histories.insert(short(history.reference.to_string()), past);
+        }
         let rows: BTreeMap<String, Row> = sync::list(&self.session)
             .unwrap()
             .iter()
@@ -374,16 +296,13 @@ impl World {
                     IMAGES[image].iter().map(|layer| self.layers[*layer].digest()).collect();
                 assert_eq!(layers, expected);
                 assert!(listed.image.rows_complete);
-                let history = sync::history(&self.session, Some(&listed.image.reference)).unwrap();
-                let mut past: Vec<usize> =
-                    history[0].entries.iter().map(|entry| self.image(&entry.digest)).collect();
-                past.reverse();
+                let name = short(listed.image.reference.to_string());
+                let mut past = histories.remove(&name).unwrap();
                 assert_eq!(past.pop(), Some(image), "the present entry of the history");
-                let (owners, held) =
-                    (listed.image.owners.iter().map(owner).collect(), listed.image.held.is_some());
-                let row = Row { image, past, held, owners };
-                let name = listed.image.reference.to_string();
-                (name.split_once('/').unwrap().1.to_owned(), row)
+                let kept = |of: &_| listed.image.earlier_for.get(of).map_or(0, |kept| *kept as usize);
+                let owners = listed.image.owners.iter().map(|of| (owner(of), kept(of))).collect();
+                let row = Row { image, past, held: listed.image.held.is_some(), owners };
+                (name, row)
             })
             .collect();
         let expected: BTreeMap<String, Row> =
@@ -403,34 +322,69 @@ impl World {
                 "lockfile {f}"
             );
         }
+        self.compare_notes(model);
+        let fetched: BTreeSet<usize> =
+            self.registry.requests().iter().filter_map(|line| self.layer_of(line)).collect();
+        // Who was killed has left something of what is to be fetched; and a registry that is down is asked in vain.
+        assert!(
+            !model.up || fetched == model.fetched || self.killed && fetched.is_subset(&model.fetched),
+            "fetched {fetched:?}, and not {:?}",
+            model.fetched
+        );
+    }
+
+    /// The layer that a request was for.
+    fn layer_of(&self, request: &str) -> Option<usize> {
+        let path = request.strip_prefix("GET ")?;
+        self.layers.iter().position(|layer| path.ends_with(&layer.digest()))
+    }
+
+    /// Compares what waits, and what is ready.
+    fn compare_notes(&self, model: &Model) {
+        let path = self.session.home.join("oci.db");
+        let read = |sql: &str| -> BTreeMap<String, usize> {
+            if !path.exists() {
+                return BTreeMap::new();
+            }
+            let database = rusqlite::Connection::open(&path).unwrap();
+            let mut statement = database.prepare(sql).unwrap();
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            let rows = rows.map(Result::unwrap).map(|(name, digest): (String, String)| {
+                let image = self.digests.iter().position(|other| *other == digest).unwrap();
+                (name.split_once('/').unwrap().1.to_owned(), image)
+            });
+            rows.collect()
+        };
+        let notes: BTreeMap<String, usize> =
+            model.notes.iter().map(|(name, note)| ((*name).to_owned(), note.image)).collect();
+        assert_eq!(read("SELECT reference, digest FROM sync_candidates"), notes, "what waits");
+        let staged: BTreeMap<String, usize> =
+            model.staged.iter().map(|(name, staged)| ((*name).to_owned(), staged.image)).collect();
+        assert_eq!(read("SELECT reference, digest FROM sync_staged"), staged, "what is ready");
     }
 }
 
 /// Runs one history; what went wrong, with the history.
 fn history(seed: u64) -> Result<(), String> {
     let mut world = World::new(seed);
-    let empty = File::of(Policy::Always);
-    let mut model = Model {
-        up: true,
-        tags: BTreeMap::new(),
-        files: [empty.clone(), empty],
-        locks: [None, None],
-        rows: BTreeMap::new(),
-        now: 0,
-        notes: Notes::new(),
-        disk: BTreeMap::new(),
-    };
+    let mut model = Model::new();
     let mut told = format!("MSB_SYNC_MODEL_SEED={seed}\n");
     let mut steps = vec![Step::Edit(0), Step::Edit(1)];
     steps.extend([Step::Move; 6]);
     let f = world.random.below(2);
-    let all = Step::Apply { f, prune: false, allow_empty: false, locked: false, offline: false };
+    let all = Step::Apply(Apply { f, ..Apply::default() });
     steps.push(all);
     let count = 6 + world.random.below(8);
     steps.extend((0..count).map(|_| world.random.step()));
-    if world.random.one_in(3) {
-        let hours = Step::Pass(world.random.of(&[1, 2]));
-        steps.extend([Step::Move, Step::Move, all, Step::Move, hours, all, Step::Move, all]);
+    let hours = Step::Pass(world.random.of(&[1, 2]));
+    match world.random.below(6) {
+        0 | 1 => steps.extend([Step::Move, Step::Move, all, Step::Move, hours, all, Step::Move, all]),
+        2 => {
+            let staged = Step::Apply(Apply { f, stage: true, ..Apply::default() });
+            let pruned = Step::Prune { f, allow_empty: false };
+            steps.extend([Step::Move, Step::Move, staged, pruned, hours, all]);
+        }
+        _ => {}
     }
     for step in steps {
         let _ = writeln!(told, "{step:?}");

@@ -3,69 +3,20 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::check::{event, listed, wanted};
-use crate::support::fake_registry::FakeRegistry;
-use crate::support::image::{BlobSet, Image, Layer, file};
-use crate::support::sandbox::{Output, Sandbox};
+use crate::support::check::wanted;
+use crate::support::moving::Moving;
+use crate::support::sandbox::Sandbox;
 
-/// A registry with one tag that moves.
-struct World {
-    sandbox: Sandbox,
-    registry: FakeRegistry,
-}
-
-fn version(content: &str) -> Image {
-    Image::new(&[Layer::of(&[file("base", "base")]), Layer::of(&[file("own", content)])])
-}
-
-fn world(settings: &str) -> World {
-    let registry = FakeRegistry::start(BlobSet::with("team/app:1", &version("v1")));
-    let sandbox = Sandbox::in_memory();
-    sandbox.images(&format!("{settings}{}", wanted(&registry.name(), &["team/app:1"])));
-    World { sandbox, registry }
-}
-
-impl World {
-    fn name(&self) -> String {
-        format!("{}/team/app:1", self.registry.name())
-    }
-
-    /// Moves the tag, and returns the digest that it means now.
-    fn moved(&self, content: &str) -> String {
-        self.registry.edit(|blobs| {
-            let image = blobs.image(&version(content));
-            blobs.tag("team/app:1", &image);
-            image.digest().to_owned()
-        })
-    }
-
-    fn run(&self, arguments: &str) -> Output {
-        self.registry.forget();
-        self.sandbox.msb(arguments).run().success()
-    }
-
-    /// Runs an apply, and returns the image's event, the summary, and the methods of the requests.
-    fn events(&self, arguments: &str) -> (Value, Value, Vec<String>) {
-        let output = self.run(&format!("{arguments} --json"));
-        let requests = self.registry.requests();
-        let methods = requests.iter().map(|request| request.split(' ').next().unwrap().to_owned());
-        (event(&output, &self.name()), output.summary(), methods.collect())
-    }
-
-    fn digests(&self) -> Vec<Value> {
-        listed(&self.sandbox).iter().map(|image| image["digest"].clone()).collect()
-    }
-
-    fn is_here(&self, content: &str) -> bool {
-        self.sandbox.extracted().contains(&Layer::of(&[file("own", content)]).directory())
-    }
+/// The one request that a look at the tag costs.
+fn one_head() -> Vec<String> {
+    vec!["HEAD /v2/team/app/manifests/1".to_owned()]
 }
 
 #[test]
 fn an_update_is_made_ready_and_switched_to_by_one_head() {
-    let world = world("");
+    let world = Moving::new("");
     let one = world.moved("v1");
     world.run("apply");
     let two = world.moved("v2");
@@ -78,7 +29,7 @@ fn an_update_is_made_ready_and_switched_to_by_one_head() {
     assert_eq!((&summary["staged"], &summary["updated"]), (&json!(1), &json!(0)), "{summary:#}");
     // Nothing is recorded, and all is here.
     assert_eq!(world.digests(), [json!(one)]);
-    assert!(world.is_here("v2"));
+    assert!(world.has("v2"));
     let plan = world.run("plan --json").json();
     let image = &plan["images"][0];
     assert_eq!((&image["action"], &image["staged"]), (&json!("update"), &json!(true)), "{plan:#}");
@@ -87,39 +38,36 @@ fn an_update_is_made_ready_and_switched_to_by_one_head() {
     assert!(shown.stdout.contains("staged"), "{shown}");
     // Again: one look at the tag, and nothing to do.
     let (event, summary, requests) = world.events("apply --stage");
-    assert_eq!(
-        (&event["action"], &event["staged"], requests),
-        (&json!("keep"), &json!(false), vec!["HEAD".to_owned()])
-    );
+    assert_eq!((&event["action"], &event["staged"], requests), (&json!("keep"), &json!(false), one_head()));
     assert_eq!((&summary["staged"], &summary["unchanged"]), (&json!(0), &json!(1)), "{summary:#}");
     // Nobody takes it away.
     let pruned = world.run("prune --json").json();
     assert_eq!(pruned["spared"], json!([{"reference": world.name(), "digest": two, "staged": true}]));
     assert!(world.run("prune").stdout.contains("1 staged image spared ("));
-    assert!(world.is_here("v2"));
+    assert!(world.has("v2"));
     // The switch.
     let (event, summary, requests) = world.events("apply");
     assert_eq!((&event["digest"], &event["staged"]), (&json!(two), &json!(false)));
-    assert_eq!((&summary["updated"], requests), (&json!(1), vec!["HEAD".to_owned()]), "{summary:#}");
+    assert_eq!((&summary["updated"], requests), (&json!(1), one_head()), "{summary:#}");
     assert_eq!(world.run("plan --json").json()["images"][0]["staged"], false);
     // Back to a digest of the history, by the tag itself: nothing is fetched that is known.
     world.moved("v1");
     let (event, _, requests) = world.events("apply");
-    assert_eq!((&event["digest"], requests), (&json!(one), vec!["HEAD".to_owned()]));
+    assert_eq!((&event["digest"], requests), (&json!(one), one_head()));
 }
 
 #[test]
 fn a_first_add_is_made_ready_alone_and_a_tag_that_moves_on_is_not() {
-    let world = world("");
+    let world = Moving::new("");
     let (event, summary, _) = world.events("apply --stage --prune");
     assert_eq!((&event["action"], &event["staged"]), (&json!("add"), &json!(true)));
     assert_eq!((&summary["staged"], &summary["added"]), (&json!(1), &json!(0)));
-    assert!(world.digests().is_empty() && world.is_here("v1"));
+    assert!(world.digests().is_empty() && world.has("v1"));
     world.run("apply --stage --prune").says("--stage: nothing is removed");
     world.run("prune");
-    assert!(world.is_here("v1"));
+    assert!(world.has("v1"));
     let (_, summary, requests) = world.events("apply");
-    assert_eq!((&summary["added"], requests), (&json!(1), vec!["HEAD".to_owned()]), "{summary:#}");
+    assert_eq!((&summary["added"], requests), (&json!(1), one_head()), "{summary:#}");
 
     world.moved("v2");
     world.run("apply --stage");
@@ -128,8 +76,7 @@ fn a_first_add_is_made_ready_alone_and_a_tag_that_moves_on_is_not() {
     assert_eq!(plan["images"][0]["staged"], false);
     assert_eq!(world.events("apply").0["digest"], json!(three));
     // What is neither added nor updated is no business of such a run.
-    let lost = world.sandbox.layers().join(Layer::of(&[file("own", "v3")]).directory());
-    std::fs::remove_dir_all(&lost).unwrap();
+    let lost = world.lose("v3");
     let (event, _, _) = world.events("apply --stage");
     assert_eq!((&event["action"], lost.exists()), (&json!("keep"), false));
     // An image that cannot be had fails alone.
@@ -146,7 +93,7 @@ fn a_first_add_is_made_ready_alone_and_a_tag_that_moves_on_is_not() {
 
 #[test]
 fn a_lockfile_says_what_is_made_ready_and_then_nobody_is_asked() {
-    let world = world("");
+    let world = Moving::new("");
     let one = world.moved("v1");
     world.run("lock");
     world.moved("v2");
@@ -161,18 +108,43 @@ fn no_engine_is_touched_until_the_switch_loads_it_from_kept_blobs() {
     let directory = Sandbox::in_memory();
     let podman = directory.root().join("podman");
     symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/engine.py"), &podman).unwrap();
-    let world = world(&format!("[settings]\nlayers = false\n[engine.podman]\ncommand = {podman:?}\n"));
+    let world = Moving::new(&format!("[settings]\nlayers = false\n[engine.podman]\ncommand = {podman:?}\n"));
     let has = || std::fs::read_to_string(world.sandbox.user().join("podman.images")).unwrap_or_default();
     let one = world.moved("v1");
     assert_eq!(world.events("apply --stage").1["staged"], 1);
     assert_eq!(has(), "");
     let (_, summary, requests) = world.events("apply");
-    assert_eq!((&summary["engine_loads"], requests), (&json!(1), vec!["HEAD".to_owned()]), "{summary:#}");
+    assert_eq!((&summary["engine_loads"], requests), (&json!(1), one_head()), "{summary:#}");
     assert!(has().contains(&one));
     let two = world.moved("v2");
     world.run("apply --stage");
     assert!(!has().contains(&two));
     let (_, summary, requests) = world.events("apply");
-    assert_eq!((&summary["engine_loads"], requests), (&json!(1), vec!["HEAD".to_owned()]), "{summary:#}");
+    assert_eq!((&summary["engine_loads"], requests), (&json!(1), one_head()), "{summary:#}");
     assert!(has().contains(&two));
+}
+
+#[test]
+fn what_a_lockfile_names_is_switched_to_offline() {
+    let world = Moving::new("");
+    let one = world.moved("v1");
+    world.run("lock");
+    world.run("apply --locked --stage");
+    let (event, summary, requests) = world.events("apply --locked --offline");
+    assert_eq!((&event["digest"], &summary["added"]), (&json!(one), &json!(1)));
+    assert!(requests.is_empty(), "{requests:?}");
+    // So it is where the registry is never asked; but what is not here cannot be had.
+    world.moved("v2");
+    world.run("lock --upgrade");
+    world.run("apply --stage");
+    world.want("settings.pull = \"never\"\n", &["team/app:1"]);
+    world.lose("v2");
+    let failed = world.sandbox.msb("apply --locked --json").run().code(1);
+    assert_eq!(failed.json_lines()[0]["error"]["kind"], "pull-never", "{failed}");
+    assert_eq!(world.digests(), [json!(one)]);
+    world.want("", &["team/app:1"]);
+    world.run("apply --stage");
+    world.want("settings.pull = \"never\"\n", &["team/app:1"]);
+    let (_, summary, requests) = world.events("apply --locked");
+    assert_eq!((&summary["updated"], requests.len()), (&json!(1), 0), "{requests:?}");
 }

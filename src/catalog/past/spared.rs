@@ -64,11 +64,14 @@ pub(in crate::catalog) fn remembered(
     Ok(found)
 }
 
+/// An owner with the number of earlier digests that he wants spared now, whatever was recorded.
+pub(in crate::catalog) type Keeps<'k> = Option<(&'k Owner, u32)>;
+
 /// Finds the images that are spared, but for those of `inside`.
 pub(in crate::catalog) fn spared(
     conn: &Connection,
     inside: &BTreeSet<String>,
-    leaves: holdings::Leaves<'_>,
+    (leaves, keeps): (holdings::Leaves<'_>, Keeps<'_>),
     now: Timestamp,
 ) -> Result<Vec<SparedImage>> {
     let ready: BTreeSet<(String, BlobDigest)> =
@@ -78,7 +81,7 @@ pub(in crate::catalog) fn spared(
         wanted && !leaves(owner, name)
     };
     let mut found: BTreeMap<(String, BlobDigest), BTreeSet<BlobDigest>> = BTreeMap::new();
-    each_spared(conn, inside, &wants, now, &mut |name, key| {
+    each_spared(conn, inside, (&wants, keeps), now, &mut |name, key| {
         let blobs = found.entry((name.to_owned(), key.1.clone())).or_default();
         for sql in [LAYERS, DOCUMENTS] {
             blobs.extend(meaning_digests(conn, name, key, sql)?);
@@ -130,14 +133,14 @@ pub(in crate::catalog) type Spared = BTreeMap<BlobDigest, BTreeSet<String>>;
 pub(in crate::catalog) fn spared_layers(
     conn: &Connection,
     inside: &BTreeSet<String>,
-    leaves: holdings::Leaves<'_>,
+    (leaves, keeps): (holdings::Leaves<'_>, Keeps<'_>),
     now: Timestamp,
 ) -> Result<Spared> {
     let mut spared = Spared::new();
     let wants = |holders: &Holders, owner: &Owner, name: &str| {
         holders.extracted_for.contains(owner) && !leaves(owner, name)
     };
-    each_spared(conn, inside, &wants, now, &mut |name, key| {
+    each_spared(conn, inside, (&wants, keeps), now, &mut |name, key| {
         for digest in meaning_digests(conn, name, key, LAYERS)? {
             spared.entry(digest).or_default().insert(name.to_owned());
         }
@@ -151,14 +154,14 @@ pub(in crate::catalog) fn spared_layers(
 pub(in crate::catalog) fn spared_blobs(
     conn: &Connection,
     inside: &BTreeSet<String>,
-    leaves: holdings::Leaves<'_>,
+    (leaves, keeps): (holdings::Leaves<'_>, Keeps<'_>),
     now: Timestamp,
 ) -> Result<BTreeSet<BlobDigest>> {
     let mut spared = BTreeSet::new();
     let wants = |holders: &Holders, owner: &Owner, name: &str| {
         holders.blobs_kept_for.contains(owner) && !leaves(owner, name)
     };
-    each_spared(conn, inside, &wants, now, &mut |name, key| {
+    each_spared(conn, inside, (&wants, keeps), now, &mut |name, key| {
         for sql in [LAYERS, DOCUMENTS] {
             spared.extend(meaning_digests(conn, name, key, sql)?);
         }
@@ -167,24 +170,38 @@ pub(in crate::catalog) fn spared_blobs(
     Ok(spared)
 }
 
+/// The question whether an owner wants what is spared of the image of a name.
+type Wants<'w> = &'w dyn Fn(&Holders, &Owner, &str) -> bool;
+
 /// Takes the reference, the platform and the digest of an image.
 type Visit<'v> = &'v mut dyn FnMut(&str, (&Platform, &BlobDigest)) -> Result<()>;
 
 fn each_spared(
     conn: &Connection,
     inside: &BTreeSet<String>,
-    wants: &dyn Fn(&Holders, &Owner, &str) -> bool,
+    (wants, keeps): (Wants<'_>, Keeps<'_>),
     now: Timestamp,
     visit: Visit<'_>,
 ) -> Result<()> {
     for staged in staged(conn, now)? {
         visit(&staged.reference.to_string(), (&staged.platform, &staged.digest))?;
     }
-    for name in texts(conn, "SELECT DISTINCT reference FROM sync_keeps WHERE earlier > ?1", "0")? {
+    let mut names: BTreeSet<String> =
+        texts(conn, "SELECT DISTINCT reference FROM sync_keeps WHERE earlier > ?1", "0")?
+            .into_iter()
+            .collect();
+    if let Some((owner, _)) = keeps.filter(|(_, count)| *count > 0) {
+        names.extend(texts(conn, "SELECT reference FROM sync_owners WHERE owner = ?1", &owner.0)?);
+    }
+    for name in names {
         let Some(reference) = parse_name(&name).filter(|_| !inside.contains(&name)) else { continue };
         let holders = holdings::holders(conn, &name)?;
-        let counts = holders.earlier_for.iter().filter(|(owner, _)| wants(&holders, owner, &name));
-        let most = counts.map(|(_, count)| *count).max().unwrap_or_default();
+        let count = |owner: &Owner| match keeps.filter(|(keeping, _)| *keeping == owner) {
+            Some((_, count)) => count,
+            None => holders.earlier_for.get(owner).copied().unwrap_or_default(),
+        };
+        let owners = holders.owners.iter().filter(|owner| wants(&holders, owner, &name));
+        let most = owners.map(count).max().unwrap_or_default();
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         for entry in earlier_entries(conn, &reference)?.into_iter().take(most) {
             visit(&name, (&entry.platform, &entry.digest))?;

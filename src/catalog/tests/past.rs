@@ -102,8 +102,13 @@ fn earlier_layers_are_needed_as_long_as_somebody_spares_them() {
         one(&catalog, ALPINE).unwrap().earlier_for,
         BTreeMap::from([(file("one"), 1), (file("two"), 2)])
     );
-    let leaving = GivenUp { images: &none, by: Some((&file("two"), &refs(&[ALPINE]))) };
+    let (one_file, two, alpine) = (file("one"), file("two"), refs(&[ALPINE]));
+    let leaving = GivenUp { images: &none, by: Some((&two, &alpine)), keeps: None };
     assert_eq!(catalog.layers_needed_outside(leaving).unwrap(), digests(&["b", "c"]));
+    // A file may say another number by now than when it was applied.
+    let keeping = |count| GivenUp { keeps: Some((&one_file, count)), ..leaving };
+    assert_eq!(catalog.layers_needed_outside(keeping(2)).unwrap(), digests(&["a", "b", "c"]));
+    assert_eq!(catalog.layers_needed_outside(keeping(0)).unwrap(), digests(&["c"]));
     // Who wants no layers spares none; blobs are spared where they are kept.
     catalog.adopt(&[reference(ALPINE)], &file("two"), Holding { extracts: false, ..sparing(2) }).unwrap();
     assert_eq!(catalog.layers_needed_outside(&none).unwrap(), digests(&["b", "c"]));
@@ -225,4 +230,15 @@ fn garbled_rows_of_the_past_are_no_past() {
     assert_eq!(catalog.meaning(&reference(ALPINE), &a.platform, &a.digest).unwrap(), None);
     record(&mut catalog, &["d"], usual());
     assert_eq!(one(&catalog, ALPINE).unwrap().held, None);
+}
+
+#[test]
+fn a_meaning_that_was_staged_long_ago_goes_with_the_next_stage() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let elsewhere = ResolvedImage { reference: reference("elsewhere.example/x:1"), ..version(&["b"]) };
+    catalog.stage(&[&version(&["a"])]).unwrap();
+    sandbox.sql().execute_batch("UPDATE sync_staged SET since = since - 15 * 24 * 3600 * 1000").unwrap();
+    catalog.stage(&[&elsewhere]).unwrap();
+    assert_eq!((sandbox.count("sync_staged"), sandbox.count("sync_meanings")), (1, 1));
 }

@@ -31,6 +31,17 @@ pub(crate) trait Wish: Sized {
     /// Returns the owner who gives the images up; `None`: all owners do.
     fn owner(&self) -> Option<&Owner>;
 
+    /// Returns the owner and the number of earlier digests of each image that he wants spared now;
+    /// `None`: the numbers that were recorded count.
+    fn keeps_earlier(&self) -> Option<(&Owner, u32)> {
+        None
+    }
+
+    /// True if the owner gives up everything, and is never heard of again.
+    fn ends_owner(&self) -> bool {
+        false
+    }
+
     /// Returns the directory of layers where every layer may go that nobody needs, wherever it
     /// comes from, as in all former ones; `None`: only layers of the images may go.
     fn all_layers_in(&self) -> Option<&Path> {
@@ -124,9 +135,12 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     let leaving: Vec<&Removal> = images.iter().filter(|image| !image.waits).collect();
     for group in leaving.chunks(catalog::GROUP) {
         let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
-        catalog.forget(&names, wish.owner())?;
+        match wish.owner() {
+            Some(owner) if wish.ends_owner() => catalog.forget_owner(&names, owner)?,
+            owner => catalog.forget(&names, owner)?,
+        };
     }
-    remove_kept_blobs(session, &home, &catalog, blobs, &mut pruned)?;
+    remove_kept_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, &mut pruned)?;
     let mut needed_here = NeededHere::new(session);
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
     let (task, things) = (Task::RemoveLayers, layers.values().map(Vec::len).sum());
@@ -137,8 +151,8 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     for (id, layers) in layers {
         let (Some(store), Some(candidate)) = (stores.get(&id), directories.get(&id)) else { continue };
         // By what the catalog says now, without the images.
-        let none = BTreeSet::new();
-        let needed = needed_here.layers(&catalog, &candidate.directory, GivenUp::from(&none))?;
+        let now = GivenUp { images: &BTreeSet::new(), by: None, keeps: wish.keeps_earlier() };
+        let needed = needed_here.layers(&catalog, &candidate.directory, now)?;
         let digests = layers.iter().map(|layer| &layer.digest);
         let unneeded: Vec<&BlobDigest> = digests.filter(|digest| !needed.contains(digest)).collect();
         let removed = store::remove(store, &unneeded, &on_removed).map_err(VerbError::from);
@@ -210,7 +224,8 @@ fn intend(
     let names: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.names).cloned().collect();
     // An image that stays for others may leave behind what none of them wants.
     recorded.retain(|name, _| names.contains(name));
-    let given_up = GivenUp { images: &gone, by: wish.owner().map(|owner| (owner, &names)) };
+    let by = wish.owner().map(|owner| (owner, &names));
+    let given_up = GivenUp { images: &gone, by, keeps: wish.keeps_earlier() };
     let loaded = wish.unwanted(catalog, &names.iter().collect(), catalog.loaded()?)?;
     let among = wish.all_layers_in().is_none().then_some(&recorded);
     let blobs = unneeded_blobs(session, catalog, given_up, among)?;

@@ -11,7 +11,7 @@ use crate::digest::BlobDigest;
 use crate::execute::{kept_index, take_out};
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
-use crate::state::{LoadedReference, RecordedImage};
+use crate::state::{LoadedReference, Owner, RecordedImage};
 use crate::store::{self, Blobs, KeptBlob};
 use crate::sync::pruned::{KeptReference, Pruned, RemovedBlob, RemovedReference};
 use crate::sync::session::Session;
@@ -73,7 +73,7 @@ pub(crate) fn take_out_of_engines(
 pub(crate) fn remove_kept_blobs(
     session: &Session,
     home: &LockedHome,
-    catalog: &Catalog,
+    (catalog, keeps): (&Catalog, Option<(&Owner, u32)>),
     blobs: Vec<KeptBlob>,
     pruned: &mut Pruned,
 ) -> Result<(), VerbError> {
@@ -83,7 +83,7 @@ pub(crate) fn remove_kept_blobs(
     }
     store::write_blobs_index(home, &kept_index(catalog, &kept, &BTreeSet::new())?)?;
     // By what the catalog says now, without the images.
-    let needed = catalog.blobs_needed_outside(&BTreeSet::new())?;
+    let needed = catalog.blobs_needed_outside(GivenUp { images: &BTreeSet::new(), by: None, keeps })?;
     let unneeded: BTreeSet<BlobDigest> =
         blobs.iter().map(|blob| &blob.digest).filter(|digest| !needed.contains(digest)).cloned().collect();
     let removed = store::remove_blobs(home, &unneeded);

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 
 use super::candidates::{DirectoryId, directory_id};
 use super::totals::layer_totals;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, GivenUp};
 use crate::digest::BlobDigest;
-use crate::image_ref::ImageRef;
 use crate::state::{LayerState, SparedImage};
 use crate::store::{Blobs, Places};
 use crate::sync::session::Session;
@@ -23,13 +22,13 @@ pub(crate) struct Spared {
     pub(crate) bytes: u64,
 }
 
-/// Finds out what is spared when the images of `gone` are forgotten.
+/// Finds out what is spared when the images of `given_up` are forgotten.
 pub(crate) fn spared(
     session: &Session,
     catalog: &Catalog,
-    gone: &BTreeSet<ImageRef>,
+    given_up: GivenUp<'_>,
 ) -> Result<Spared, VerbError> {
-    let mut images = catalog.spared(gone)?;
+    let (mut images, gone) = (catalog.spared(given_up)?, given_up.images);
     if images.is_empty() {
         return Ok(Spared::default());
     }

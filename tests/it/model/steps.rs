@@ -2,7 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use super::wanted::{File, Policy, Rule, TAGS};
+use super::kinds::{File, Policy, Rule, Selection, TAGS};
+
+/// An `apply` with its options.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
+pub(super) struct Apply {
+    pub(super) f: usize,
+    pub(super) prune: bool,
+    pub(super) allow_empty: bool,
+    pub(super) locked: bool,
+    pub(super) offline: bool,
+    pub(super) stage: bool,
+    pub(super) now: Option<&'static str>,
+}
 
 /// What can happen.
 #[derive(Clone, Copy, Debug)]
@@ -14,13 +27,7 @@ pub(super) enum Step {
     Lose,
     Damage,
     Unrecord,
-    Apply {
-        f: usize,
-        prune: bool,
-        allow_empty: bool,
-        locked: bool,
-        offline: bool,
-    },
+    Apply(Apply),
     Prune {
         f: usize,
         allow_empty: bool,
@@ -37,6 +44,9 @@ pub(super) enum Step {
     Rollback(&'static str),
     Release(&'static str),
 }
+
+/// The hours after which nothing that was staged before is spared any more.
+const LONG: u32 = 400;
 
 /// Numbers that look random, the same for the same seed (`SplitMix64`).
 pub(super) struct Random(pub(super) u64);
@@ -60,7 +70,7 @@ impl Random {
 
     pub(super) fn step(&mut self) -> Step {
         let f = self.below(2);
-        match self.below(37) {
+        match self.below(39) {
             0..=5 => Step::Edit(f),
             6..=8 => Step::Move,
             9 => Step::Untag,
@@ -68,17 +78,18 @@ impl Random {
             11..=12 => Step::Lose,
             13 => Step::Damage,
             14 => Step::Unrecord,
-            15..=20 => {
+            15..=20 | 36..=37 => {
                 let (prune, locked) = (self.one_in(2), self.one_in(5));
                 let (offline, allow_empty) = (self.one_in(6), self.one_in(2));
-                Step::Apply { f, prune, allow_empty, locked, offline }
+                let (stage, now) = (self.one_in(4), self.one_in(6).then(|| self.of(TAGS)));
+                Step::Apply(Apply { f, prune, allow_empty, locked, offline, stage, now })
             }
             21..=22 => Step::Prune { f, allow_empty: self.one_in(2) },
             23 => Step::Remove(self.of(TAGS)),
             24 => Step::Pull(self.of(TAGS)),
             25..=27 => Step::Lock { f, upgrade: self.one_in(3) },
             28 => Step::Repair,
-            29..=31 => Step::Pass(self.of(&[1, 2])),
+            29..=31 => Step::Pass(self.of(&[1, 1, 1, 2, 2, 2, LONG])),
             32..=34 => Step::Rollback(self.of(TAGS)),
             35 => Step::Release(self.of(TAGS)),
             _ => Step::Down(false),
@@ -89,7 +100,9 @@ impl Random {
         let names: BTreeSet<_> = TAGS.iter().filter(|_| self.one_in(3)).copied().collect();
         let cooling = names.iter().filter(|_| self.one_in(2)).copied().collect();
         let rule = Rule { below: self.of(&[2, 3]), newest: self.of(&[1, 2, 9]) };
+        let selection = Selection { rule, cools: self.one_in(2) };
         let policy = self.of(&[Policy::Always, Policy::Always, Policy::Missing, Policy::Never]);
-        File { names, cooling, selection: self.one_in(2).then_some(rule), policy }
+        let (selection, keep) = (self.one_in(2).then_some(selection), self.of(&[0, 0, 1, 2]));
+        File { names, cooling, selection, policy, keep }
     }
 }

@@ -3,139 +3,68 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The layers of each image, base first.
-pub(super) const IMAGES: &[&[usize]] =
-    &[&[0], &[0, 1], &[1, 0], &[2, 3], &[0, 2, 4], &[5], &[3, 1], &[4, 5, 0, 1]];
-pub(super) const TAGS: &[&str] = &["app:a", "app:b", "app:c", "web:1.0", "web:1.1", "web:1.2", "web:2.0"];
-/// The hours for which a new digest waits, where an entry has a cooldown.
-pub(super) const COOLDOWN: u32 = 2;
-/// The owner that is no images file.
-pub(super) const PULL: usize = 2;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Policy {
-    Always,
-    Missing,
-    Never,
-}
-
-/// A layer's directory. One that was edited looks whole to all but `verify`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Disk {
-    Whole,
-    Edited,
-    Unrecorded,
-}
-
-/// `semver = ">=1, <BELOW"`, `newest = N`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rule {
-    pub(super) below: u32,
-    pub(super) newest: usize,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct File {
-    pub(super) names: BTreeSet<&'static str>,
-    /// Those of `names` that have a cooldown.
-    pub(super) cooling: BTreeSet<&'static str>,
-    pub(super) selection: Option<Rule>,
-    pub(super) policy: Policy,
-}
-
-/// The image that a tag was first seen to mean at some hour, and that is not taken yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Note {
-    image: usize,
-    since: u32,
-}
-
-pub(super) type Notes = BTreeMap<&'static str, Note>;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Locked {
-    pub(super) images: BTreeMap<&'static str, usize>,
-    pub(super) selection: Option<(Rule, Vec<&'static str>)>,
-    pub(super) notes: Notes,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
-    pub(super) image: usize,
-    /// What it was before, oldest first.
-    pub(super) past: Vec<usize>,
-    pub(super) held: bool,
-    pub(super) owners: BTreeSet<usize>,
-}
+use super::kinds::{
+    Disk, Ended, File, IMAGES, Locked, Notes, PULL, Policy, Row, STAGED_FOR, Staged, Tags, choose_cooled,
+    take,
+};
+use super::steps::Apply;
 
 /// What is wanted, and what there is.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     pub(super) up: bool,
-    pub(super) tags: BTreeMap<&'static str, usize>,
+    pub(super) tags: Tags,
     pub(super) files: [File; 2],
     pub(super) locks: [Option<Locked>; 2],
     pub(super) rows: BTreeMap<&'static str, Row>,
     /// The hours that have passed.
     pub(super) now: u32,
     pub(super) notes: Notes,
+    pub(super) staged: BTreeMap<&'static str, Staged>,
     pub(super) disk: BTreeMap<usize, Disk>,
+    /// The layers that the last step has fetched.
+    pub(super) fetched: BTreeSet<usize>,
 }
 
-impl Rule {
-    pub(super) fn choose<'n>(self, names: impl Iterator<Item = &'n &'static str>) -> Vec<&'static str> {
-        let version = |name: &str| -> Option<(u32, u32)> {
-            let (major, minor) = name.strip_prefix("web:")?.split_once('.')?;
-            Some((major.parse().ok()?, minor.parse().ok()?))
-        };
-        let mut found: Vec<&'static str> = names
-            .copied()
-            .filter(|name| version(name).is_some_and(|(major, _)| major < self.below))
-            .collect();
-        found.sort_by_key(|name| std::cmp::Reverse(version(name)));
-        found.truncate(self.newest);
-        found
-    }
-}
+/// The images that a run wants, with what the lockfile says of them.
+pub(super) type Wanted = BTreeMap<&'static str, Option<usize>>;
 
-impl File {
-    pub(super) fn of(policy: Policy) -> Self {
-        Self { names: BTreeSet::new(), cooling: BTreeSet::new(), selection: None, policy }
-    }
-
-    fn cooldown(&self, name: &str) -> u32 {
-        if self.cooling.contains(name) { COOLDOWN } else { 0 }
-    }
-}
-
-/// What is taken where `here` is known of the tag `name`, which is seen to mean `means`.
-fn take(
-    notes: &mut Notes,
-    (name, here): (&'static str, usize),
-    means: usize,
-    (now, cooldown): (u32, u32),
-) -> usize {
-    let noted = notes.remove(name).filter(|note| note.image == means);
-    let note = noted.unwrap_or(Note { image: means, since: now });
-    if means == here || now - note.since >= cooldown {
-        return means;
-    }
-    notes.insert(name, note);
-    here
+/// On whose behalf a run works, and what it may do.
+#[derive(Clone, Copy)]
+struct Run<'f> {
+    owner: usize,
+    file: &'f File,
+    offline: bool,
+    now: Option<&'static str>,
 }
 
 impl Model {
+    pub(super) fn new() -> Self {
+        let empty = File::of(Policy::Always);
+        Self {
+            up: true,
+            tags: Tags::new(),
+            files: [empty.clone(), empty],
+            locks: [None, None],
+            rows: BTreeMap::new(),
+            now: 0,
+            notes: Notes::new(),
+            staged: BTreeMap::new(),
+            disk: BTreeMap::new(),
+            fetched: BTreeSet::new(),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------- what is wanted
+
     /// The images that file `f` means, with what the lockfile says of them; whether nobody knows which tags its
     /// selection would choose; and whether that is a failure.
-    pub(super) fn wanted(
-        &self,
-        f: usize,
-        offline: bool,
-    ) -> (BTreeMap<&'static str, Option<usize>>, bool, bool) {
+    fn wanted(&mut self, Apply { f, offline, now, .. }: Apply) -> (Wanted, bool, bool) {
         let (file, lock) = (&self.files[f], &self.locks[f]);
         let locked = |name: &&'static str| lock.as_ref().and_then(|lock| lock.images.get(name).copied());
-        let mut wanted: BTreeMap<_, _> = file.names.iter().map(|name| (*name, locked(name))).collect();
-        let Some(rule) = file.selection else { return (wanted, false, false) };
+        let mut wanted: Wanted = file.names.iter().map(|name| (*name, locked(name))).collect();
+        let Some(selection) = file.selection else { return (wanted, false, false) };
+        let rule = selection.rule;
         if let Some((_, tags)) =
             lock.as_ref().and_then(|lock| lock.selection.as_ref()).filter(|(of, _)| *of == rule)
         {
@@ -144,18 +73,23 @@ impl Model {
         }
         let here = rule.choose(self.rows.keys());
         let blind = file.policy == Policy::Never || offline;
-        let chosen = if blind || (file.policy == Policy::Missing && here.len() >= rule.newest) {
+        let (chosen, held) = if blind || (file.policy == Policy::Missing && here.len() >= rule.newest) {
             (here, true)
-        } else if self.up {
-            (rule.choose(self.tags.keys()), false)
-        } else {
+        } else if !self.up {
             (Vec::new(), true)
+        } else if selection.cools {
+            let taken = self.rows.keys().copied().collect();
+            let (chosen, waiting) = choose_cooled(rule, &self.tags, &taken, &self.notes, (self.now, now));
+            self.notes.extend(waiting);
+            (chosen, false)
+        } else {
+            (rule.choose(self.tags.keys()), false)
         };
-        let blocked = chosen.0.is_empty();
-        for name in chosen.0 {
+        let blocked = chosen.is_empty();
+        for name in chosen {
             wanted.entry(name).or_insert(None);
         }
-        (wanted, chosen.1 || blocked, blocked)
+        (wanted, held || blocked, blocked)
     }
 
     /// Whether file `f` lists nothing at all.
@@ -163,58 +97,36 @@ impl Model {
         self.files[f].names.is_empty() && self.files[f].selection.is_none()
     }
 
-    /// Whether everything went well.
-    pub(super) fn apply(&mut self, f: usize, prune: bool, allow_empty: bool, offline: bool) -> bool {
-        if prune && !allow_empty && self.is_empty(f) {
-            return false;
-        }
-        let (wanted, held, blocked) = self.wanted(f, offline);
-        let (done, mut leaving) = self.bring(f, &wanted, &self.files[f].clone(), offline);
-        // Removals wait for everything that is wanted.
-        if prune && done && !blocked {
-            leaving.extend(
-                self.forget_unlisted(f, |name| {
-                    wanted.contains_key(name) || (held && name.starts_with("web:"))
-                }),
-            );
-            self.drop_layers(&leaving);
-        }
-        done && !blocked
+    /// What `--locked` demands.
+    fn is_covered(&self, f: usize) -> bool {
+        let Some(lock) = &self.locks[f] else { return false };
+        let rule = lock.selection.as_ref().map(|(rule, _)| *rule);
+        let chosen = lock.selection.iter().flat_map(|(_, tags)| tags);
+        let names: BTreeSet<&str> = self.files[f].names.iter().chain(chosen).copied().collect();
+        rule == self.files[f].selection.map(|selection| selection.rule)
+            && names == lock.images.keys().copied().collect()
     }
 
-    /// Records what can be had for `owner`; the layers of what that replaced.
-    pub(super) fn bring(
-        &mut self,
-        owner: usize,
-        wanted: &BTreeMap<&'static str, Option<usize>>,
-        file: &File,
-        offline: bool,
-    ) -> (bool, BTreeSet<usize>) {
-        let (mut done, mut leaving) = (true, BTreeSet::new());
-        let may_fetch = file.policy != Policy::Never && !offline && self.up;
-        for (&name, locked) in wanted {
-            let meant = self.meant(name, *locked, file, offline);
-            match meant.and_then(|image| self.put(owner, name, image, may_fetch)) {
-                Some(replaced) => leaving.extend(replaced),
-                None => done = false,
-            }
-        }
-        (done, leaving)
+    /// Whether the command line is a right one for file `f`.
+    fn is_possible(&self, Apply { f, prune, allow_empty, locked, now, .. }: Apply) -> bool {
+        let file = &self.files[f];
+        let is_listed =
+            |name: &str| file.names.contains(name) || file.selection.is_some() && name.starts_with("web:");
+        (!prune || allow_empty || !self.is_empty(f))
+            && (!locked || self.is_covered(f))
+            && now.is_none_or(is_listed)
     }
 
     /// The image that `name` is to be; `None` if nobody knows.
-    fn meant(
-        &mut self,
-        name: &'static str,
-        locked: Option<usize>,
-        file: &File,
-        offline: bool,
-    ) -> Option<usize> {
+    fn meant(&mut self, name: &'static str, locked: Option<usize>, run: Run<'_>) -> Option<usize> {
+        let Run { file, offline, now, .. } = run;
         let row = self.rows.get(name);
         let here = row.map(|row| row.image);
         let may_ask = self.up && !offline;
-        if locked.is_some() {
-            return locked.filter(|_| here == locked || (file.policy != Policy::Never && may_ask));
+        if let Some(image) = locked {
+            // What is remembered need not be asked.
+            let may_be_had = self.is_remembered(name, image) || (file.policy != Policy::Never && may_ask);
+            return (here == locked || may_be_had).then_some(image);
         }
         let asks = match file.policy {
             Policy::Always => !offline && !row.is_some_and(|row| row.held),
@@ -227,49 +139,157 @@ impl Model {
         let means = self.tags.get(name).copied().filter(|_| may_ask)?;
         // A first add takes what there is.
         let Some(here) = here else { return Some(means) };
-        Some(take(&mut self.notes, (name, here), means, (self.now, file.cooldown(name))))
+        let cooldown = if now == Some(name) { 0 } else { file.cooldown(name) };
+        Some(take(&mut self.notes, (name, here), means, (self.now, cooldown)))
     }
 
-    /// Records `image` for `owner`, if all of it is here or can be fetched; the layers of what it replaced.
+    /// Whether the catalog knows what all there is to know of an image of `name`.
+    fn is_remembered(&self, name: &str, image: usize) -> bool {
+        self.rows.get(name).is_some_and(|row| row.past.contains(&image))
+            || self.staged.get(name).is_some_and(|staged| staged.image == image)
+    }
+
+    // ---------------------------------------------------------------------------------------------------------- apply
+
+    pub(super) fn apply(&mut self, apply: Apply) -> Ended {
+        if !self.is_possible(apply) {
+            return Ended::of(false);
+        }
+        let Apply { f, prune, offline, stage, now, .. } = apply;
+        let (wanted, held, blocked) = self.wanted(apply);
+        let file = self.files[f].clone();
+        let run = Run { owner: f, file: &file, offline, now };
+        if stage {
+            let done =
+                wanted.iter().fold(true, |done, (name, locked)| self.stage(name, *locked, run) && done);
+            return Ended::of(done && !blocked);
+        }
+        let well = self.bring_all(&wanted, run) && !blocked;
+        if !prune {
+            return Ended::of(well);
+        }
+        let is_listed = |name: &'static str| wanted.contains_key(name) || (held && name.starts_with("web:"));
+        // Removals wait for everything that is wanted.
+        if !well {
+            return Ended { well, waiting: self.unlisted(f, is_listed) };
+        }
+        let is_seen = |name: &str, row: &Row| {
+            wanted.contains_key(name)
+                || row.owners.contains_key(&f)
+                || (file.selection.is_some() && name.starts_with("web:"))
+        };
+        let seen = self.rows.iter().filter(|(name, row)| is_seen(name, row));
+        let mut leaving = layers_of(seen.flat_map(|(_, row)| row.earlier()));
+        leaving.extend(self.forget_unlisted(f, is_listed));
+        self.drop_layers(&leaving, None);
+        Ended::of(well)
+    }
+
+    /// Brings what `pull` names.
+    pub(super) fn pull(&mut self, name: &'static str) -> bool {
+        let file = File::of(Policy::Always);
+        let run = Run { owner: PULL, file: &file, offline: false, now: None };
+        self.bring_all(&BTreeMap::from([(name, None)]), run)
+    }
+
+    /// Records what can be had; whether that is all.
+    fn bring_all(&mut self, wanted: &Wanted, run: Run<'_>) -> bool {
+        let may_fetch = run.file.policy != Policy::Never && !run.offline && self.up;
+        let mut done = true;
+        for (&name, locked) in wanted {
+            let meant = self.meant(name, *locked, run);
+            done &= meant.is_some_and(|image| self.put((run.owner, run.file.keep), name, image, may_fetch));
+        }
+        done
+    }
+
+    /// Fetches what is missing of an image; whether all of it is here then.
+    fn fetch(&mut self, image: usize, may_fetch: bool) -> bool {
+        let looks_whole = |disk: Option<&Disk>| matches!(disk, Some(Disk::Whole | Disk::Edited));
+        let missing = IMAGES[image].iter().filter(|layer| !looks_whole(self.disk.get(layer)));
+        let missing: Vec<usize> = missing.copied().collect();
+        if may_fetch {
+            self.disk.extend(missing.iter().map(|layer| (*layer, Disk::Whole)));
+            self.fetched.extend(&missing);
+        }
+        may_fetch || missing.is_empty()
+    }
+
+    /// Records `image` for an owner who keeps so many earlier ones, if all of it is here or can be fetched.
     fn put(
         &mut self,
-        owner: usize,
+        (owner, keep): (usize, usize),
         name: &'static str,
         image: usize,
         may_fetch: bool,
-    ) -> Option<&'static [usize]> {
-        let disk = &mut self.disk;
-        let looks_whole = |disk: Option<&Disk>| matches!(disk, Some(Disk::Whole | Disk::Edited));
-        for layer in IMAGES[image] {
-            if !looks_whole(disk.get(layer)) {
-                if !may_fetch {
-                    return None;
-                }
-                disk.insert(*layer, Disk::Whole);
-            }
+    ) -> bool {
+        if !self.fetch(image, may_fetch) {
+            return false;
         }
-        let new = || Row { image, past: Vec::new(), held: false, owners: BTreeSet::new() };
+        let is_new = !self.rows.contains_key(name);
+        let new = || Row { image, past: Vec::new(), held: false, owners: BTreeMap::new() };
         let row = self.rows.entry(name).or_insert_with(new);
-        row.owners.insert(owner);
-        if row.image == image {
-            return Some(&[]);
+        row.owners.insert(owner, keep);
+        if row.image != image {
+            let old = std::mem::replace(&mut row.image, image);
+            row.past.push(old);
+            row.held = false;
+        } else if !is_new {
+            return true;
         }
-        let old = std::mem::replace(&mut row.image, image);
-        row.past.push(old);
-        row.held = false;
-        self.notes.retain(|of, note| *of != name || note.image != image);
-        Some(IMAGES[old])
+        // Whatever waited was new beside the image before.
+        self.notes.remove(name);
+        if self.staged.get(name).is_some_and(|staged| staged.image == image) {
+            self.staged.remove(name);
+        }
+        true
+    }
+
+    /// Makes an image ready that is to be added or updated, and leaves all others alone.
+    fn stage(&mut self, name: &'static str, locked: Option<usize>, run: Run<'_>) -> bool {
+        let is_forbidden = run.file.policy == Policy::Never || run.offline;
+        let Some(image) = self.meant(name, locked, run) else { return false };
+        if self.rows.get(name).is_some_and(|row| row.image == image) {
+            return !is_forbidden || self.fetch(image, false);
+        }
+        let is_ready = self.spared_stages().any(|(of, ready)| (of, ready) == (name, image));
+        if is_ready && self.fetch(image, false) {
+            return true;
+        }
+        let done = self.fetch(image, self.up && !is_forbidden);
+        if done {
+            let now = self.now;
+            self.staged.insert(name, Staged { image, since: now });
+            self.staged.retain(|_, staged| now - staged.since < STAGED_FOR);
+        }
+        done
+    }
+
+    /// The images that are ready and still spared.
+    pub(super) fn spared_stages(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        let staged = self.staged.iter().filter(|(_, staged)| self.now - staged.since < STAGED_FOR);
+        staged.map(|(name, staged)| (*name, staged.image))
+    }
+
+    // ------------------------------------------------------------------------------------------------------- the past
+
+    /// The image to which `rollback` would lead.
+    pub(super) fn way_back(&self, name: &str) -> Option<usize> {
+        self.rows.get(name)?.earlier().first().copied()
     }
 
     /// Makes the latest other image that `name` was current again, and holds it.
     pub(super) fn rollback(&mut self, name: &'static str) -> bool {
-        let Some(row) = self.rows.get(name).cloned() else { return false };
-        let Some(earlier) = row.past.iter().rev().find(|image| **image != row.image) else { return false };
+        let (Some(earlier), Some(row)) = (self.way_back(name), self.rows.get(name).cloned()) else {
+            return false;
+        };
         let lock = |owner: &usize| self.locks.get(*owner).and_then(Option::as_ref);
-        if row.owners.iter().filter_map(lock).any(|lock| lock.images.contains_key(name)) {
+        if row.owners.keys().filter_map(lock).any(|lock| lock.images.contains_key(name)) {
             return false;
         }
-        let done = row.owners.iter().all(|owner| self.put(*owner, name, *earlier, self.up).is_some());
+        let keep = |owner: usize| self.files.get(owner).map_or(0, |file| file.keep);
+        let owners: Vec<(usize, usize)> = row.owners.keys().map(|owner| (*owner, keep(*owner))).collect();
+        let done = owners.into_iter().all(|owner| self.put(owner, name, earlier, self.up));
         if let Some(row) = self.rows.get_mut(name).filter(|_| done) {
             row.held = true;
         }
@@ -281,119 +301,157 @@ impl Model {
         self.rows.get_mut(name).map(|row| row.held = false).is_some()
     }
 
-    /// Takes `owner` off what is not listed; the layers of what nobody owns then.
-    pub(super) fn forget_unlisted(&mut self, owner: usize, listed: impl Fn(&str) -> bool) -> BTreeSet<usize> {
+    // ------------------------------------------------------------------------------------------------------- removals
+
+    /// What `owner` has brought and is not listed.
+    fn unlisted(&self, owner: usize, is_listed: impl Fn(&'static str) -> bool) -> BTreeSet<&'static str> {
+        let unlisted =
+            self.rows.iter().filter(|(name, row)| row.owners.contains_key(&owner) && !is_listed(name));
+        unlisted.map(|(name, _)| *name).collect()
+    }
+
+    /// Takes `owner` off what is not listed; the layers of all that it is and was.
+    fn forget_unlisted(&mut self, owner: usize, is_listed: impl Fn(&'static str) -> bool) -> BTreeSet<usize> {
         let mut leaving = BTreeSet::new();
-        self.rows.retain(|name, row| {
-            let gives_up = row.owners.contains(&owner) && !listed(name);
-            if gives_up {
-                row.owners.remove(&owner);
+        for name in self.unlisted(owner, is_listed) {
+            let Some(row) = self.rows.get_mut(name) else { continue };
+            row.owners.remove(&owner);
+            leaving.extend(layers_of(row.earlier()));
+            if row.owners.is_empty() {
+                leaving.extend(self.forget(name));
             }
-            let stays = !row.owners.is_empty();
-            if !stays {
-                leaving.extend(IMAGES[row.image]);
-            }
-            stays
-        });
-        self.notes.retain(|name, _| self.rows.contains_key(name));
+        }
         leaving
     }
 
-    pub(super) fn drop_layers(&mut self, candidates: &BTreeSet<usize>) {
-        let needed: BTreeSet<usize> = self.rows.values().flat_map(|row| IMAGES[row.image]).copied().collect();
+    /// Forgets an image and its past; the layers of all that.
+    fn forget(&mut self, name: &'static str) -> BTreeSet<usize> {
+        self.notes.remove(name);
+        let row = self.rows.remove(name);
+        layers_of(row.iter().flat_map(|row| row.earlier().into_iter().chain([row.image])))
+    }
+
+    /// Removes those of `candidates` that nobody needs, now or for a way back, and that are not ready for a switch. An
+    /// owner may keep another number of earlier images by now.
+    fn drop_layers(&mut self, candidates: &BTreeSet<usize>, by_now: Option<(usize, usize)>) {
+        let of_rows = self.rows.values().flat_map(|row| row.kept(by_now).chain([row.image]));
+        let staged = self.spared_stages().map(|(_, image)| image);
+        let needed = layers_of(of_rows.chain(staged));
         self.disk.retain(|layer, _| needed.contains(layer) || !candidates.contains(layer));
     }
 
-    pub(super) fn prune(&mut self, f: usize, allow_empty: bool) -> bool {
+    pub(super) fn prune(&mut self, f: usize, allow_empty: bool) -> Ended {
         if !allow_empty && self.is_empty(f) {
-            return false;
+            return Ended::of(false);
         }
         if self.rows.is_empty() && self.disk.is_empty() {
-            return true;
+            return Ended::of(true);
         }
         let file = self.files[f].clone();
         let chosen = self.locks[f].as_ref().and_then(|lock| lock.selection.clone());
-        let chosen = chosen.filter(|(rule, _)| Some(*rule) == file.selection).map(|(_, tags)| tags);
+        let rule = file.selection.map(|selection| selection.rule);
+        let chosen = chosen.filter(|(of, _)| Some(*of) == rule).map(|(_, tags)| tags);
         // What is listed and not here: what would be removed may be all that there is of it.
         let wanted = file.names.iter().chain(chosen.iter().flatten());
         let absent = wanted.into_iter().any(|name| !self.rows.contains_key(name));
-        let owned = self.rows.iter().filter(|(_, row)| row.owners.contains(&f)).map(|(name, _)| name);
-        let unknown = chosen.is_none() && file.selection.is_some_and(|rule| rule.choose(owned).is_empty());
-        let waits = absent || unknown;
-        let mut leaving = self.forget_unlisted(f, |name| {
-            waits
-                || file.names.contains(name)
+        let owned = self.rows.iter().filter(|(_, row)| row.owners.contains_key(&f)).map(|(name, _)| name);
+        let unknown = chosen.is_none() && rule.is_some_and(|rule| rule.choose(owned).is_empty());
+        let is_listed = |name: &'static str| {
+            file.names.contains(name)
                 || match &chosen {
                     Some(tags) => tags.contains(&name),
                     None => file.selection.is_some() && name.starts_with("web:"),
                 }
-        });
-        leaving
-            .extend(self.disk.iter().filter(|(_, disk)| **disk != Disk::Unrecorded).map(|(layer, _)| *layer));
-        self.drop_layers(&leaving);
-        true
+        };
+        let waiting = if absent || unknown { self.unlisted(f, is_listed) } else { BTreeSet::new() };
+        let mut leaving = self.forget_unlisted(f, |name| waiting.contains(name) || is_listed(name));
+        let recorded = self.disk.iter().filter(|(_, disk)| **disk != Disk::Unrecorded);
+        leaving.extend(recorded.map(|(layer, _)| *layer));
+        self.drop_layers(&leaving, Some((f, file.keep)));
+        Ended { well: true, waiting }
     }
 
     pub(super) fn remove(&mut self, name: &'static str) -> bool {
-        let Some(row) = self.rows.remove(name) else { return false };
-        self.notes.remove(name);
-        self.drop_layers(&IMAGES[row.image].iter().copied().collect());
-        true
+        let is_here = self.rows.contains_key(name);
+        let leaving = self.forget(name);
+        self.drop_layers(&leaving, None);
+        is_here
     }
 
     pub(super) fn repair(&mut self) -> bool {
-        let needed: BTreeSet<usize> = self.rows.values().flat_map(|row| IMAGES[row.image]).copied().collect();
+        let needed = layers_of(self.rows.values().map(|row| row.image));
         let damaged = needed.iter().filter(|layer| self.disk.get(layer) != Some(&Disk::Whole));
         let damaged: Vec<usize> = damaged.copied().collect();
         if self.up {
             self.disk.extend(damaged.iter().map(|layer| (*layer, Disk::Whole)));
+            self.fetched.extend(&damaged);
         }
         self.up || damaged.is_empty()
     }
 
+    // ------------------------------------------------------------------------------------------------------- the lock
+
     pub(super) fn lock(&mut self, f: usize, upgrade: bool) -> bool {
         let file = &self.files[f];
         let before = self.locks[f].clone();
-        let old = before.clone().filter(|_| !upgrade);
+        let old = before.as_ref().map(|old| old.notes.clone()).unwrap_or_default();
         let locked = |name: &&'static str| before.as_ref().and_then(|old| old.images.get(name).copied());
-        let mut notes = before.as_ref().map(|old| old.notes.clone()).unwrap_or_default();
+        // The tags that are looked up, and what waits of them.
+        let (mut asked, mut waiting) = (BTreeSet::new(), Notes::new());
         let mut names: BTreeSet<&'static str> = file.names.clone();
         let mut selection = None;
-        if let Some(rule) = file.selection {
-            let kept = old.as_ref().and_then(|old| old.selection.clone()).filter(|(of, _)| *of == rule);
-            let fresh = if self.up { rule.choose(self.tags.keys()) } else { Vec::new() };
-            let (_, tags) = kept.unwrap_or((rule, fresh));
+        if let Some(wanted) = file.selection {
+            let rule = wanted.rule;
+            let last = before.as_ref().and_then(|old| old.selection.clone()).filter(|(of, _)| *of == rule);
+            let tags = match last {
+                Some((_, tags)) if !upgrade => tags,
+                _ if !self.up => return false,
+                last => {
+                    let taken = last.filter(|_| wanted.cools);
+                    let taken = taken.map(|(_, tags)| tags.into_iter().collect()).unwrap_or_default();
+                    let (tags, new) = choose_cooled(rule, &self.tags, &taken, &old, (self.now, None));
+                    waiting.extend(new);
+                    // Nobody waits any more for a tag that the selection would not choose.
+                    let of_selection = old.keys().filter(|name| name.starts_with("web:"));
+                    asked.extend(of_selection.filter(|name| !file.names.contains(*name)).copied());
+                    tags
+                }
+            };
             if tags.is_empty() {
                 return false;
             }
             names.extend(&tags);
             selection = Some((rule, tags));
         }
-        let mut image_of = |name: &&'static str| {
-            let here = locked(name);
+        let mut image_of = |name: &'static str| {
             let means = || self.tags.get(name).copied().filter(|_| self.up);
-            match here {
-                Some(here) if !upgrade => Some(here),
-                Some(here) => {
-                    Some(take(&mut notes, (*name, here), means()?, (self.now, file.cooldown(name))))
+            match locked(&name) {
+                Some(here) if upgrade => {
+                    asked.insert(name);
+                    let (means, mut notes) = (means()?, old.clone());
+                    let taken = take(&mut notes, (name, here), means, (self.now, file.cooldown(name)));
+                    let note = notes.get(name).filter(|_| taken != means);
+                    waiting.extend(note.map(|note| (name, *note)));
+                    Some(taken)
                 }
+                Some(here) => Some(here),
+                // The first entry takes what there is.
                 None => means(),
             }
         };
         let images: Option<BTreeMap<&'static str, usize>> =
-            names.iter().map(|name| Some((*name, image_of(name)?))).collect();
+            names.into_iter().map(|name| Some((name, image_of(name)?))).collect();
         let Some(images) = images else { return false };
-        notes.retain(|name, _| images.contains_key(name));
+        let is_of_selection = |name: &str| file.selection.is_some() && name.starts_with("web:");
+        let mut notes = old;
+        notes.retain(|name, _| !asked.contains(name) && (images.contains_key(name) || is_of_selection(name)));
+        notes.extend(waiting);
         self.locks[f] = Some(Locked { images, selection, notes });
         true
     }
+}
 
-    /// What `--locked` demands.
-    pub(super) fn is_covered(&self, f: usize) -> bool {
-        let Some(lock) = &self.locks[f] else { return false };
-        let rule = lock.selection.as_ref().map(|(rule, _)| *rule);
-        let chosen = lock.selection.iter().flat_map(|(_, tags)| tags);
-        let names: BTreeSet<&str> = self.files[f].names.iter().chain(chosen).copied().collect();
-        rule == self.files[f].selection && names == lock.images.keys().copied().collect()
-    }
+/// The layers of several images.
+fn layers_of(images: impl IntoIterator<Item = usize>) -> BTreeSet<usize> {
+    images.into_iter().flat_map(|image| IMAGES[image]).copied().collect()
 }

@@ -7,6 +7,7 @@ pub(crate) mod engines;
 pub(crate) mod fake_registry;
 pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod moving;
 pub(crate) mod nginx;
 pub(crate) mod recorded_disk;
 pub(crate) mod sandbox;
