@@ -119,8 +119,8 @@ impl Executor<'_> {
             waitlist.all_claims_failed(plan, *fetch, error);
         }
         documents::keep_documents(self, plan, &mut waitlist);
-        let loads = Loads::of(plan, self.owner, self.engines);
-        let counters = Counters::default();
+        self.catalog.foretell(&told::of_repairs(self.hooks, plan), self.owner)?;
+        let (loads, counters) = (Loads::of(plan, self.owner, self.engines), Counters::default());
         let given_up: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();
         let (store, cancel, reporter) = (self.store, self.cancel, self.reporter);
         let (layers, loaded) = std::thread::scope(|scope| {

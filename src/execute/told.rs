@@ -22,6 +22,14 @@ pub(super) fn of_settled(
     settled.iter().map(of).collect()
 }
 
+/// Lists what is to be told of repairs, to be noted before anything is repaired: an image whose
+/// layers are whole again shows nobody that they were not, should the run be killed before it says
+/// so.
+pub(super) fn of_repairs(hooks: &[Hook], plan: &Plan) -> Vec<PendingHookEvent> {
+    let repairs = plan.images.iter().filter(|image| image.action == Action::Repair);
+    repairs.flat_map(|image| events(hooks, image, false)).collect()
+}
+
 /// Lists, for each of `hooks` that is about it, what the plan changes of `image`. With `is_done`
 /// nothing but the record is left to do.
 pub(super) fn events(hooks: &[Hook], image: &PlannedImage, is_done: bool) -> Vec<PendingHookEvent> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::check::wanted;
 use crate::support::eventually;
-use crate::support::fake_registry::FakeRegistry;
+use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file};
 use crate::support::sandbox::{Output, Sandbox};
 use crate::support::watching::{LIMIT, Watching};
@@ -199,6 +199,48 @@ fn a_kill_before_the_hooks_have_ended_leaves_nobody_untold() {
     );
     assert_eq!(shop.apply().success().summary()["hooks_run"], 0);
     assert_eq!(shop.taken("first") + &shop.taken("second"), "");
+}
+
+#[test]
+fn a_kill_between_a_repair_and_its_record_leaves_nobody_untold() {
+    let shop = Shop::new();
+    shop.want(&["acme/a:1"], &noting("told", "actions = [\"repair\"]"));
+    shop.apply().success();
+    let lost = shop.sandbox.layers().join(&shop.sandbox.extracted()[0]);
+    std::fs::remove_dir_all(&lost).unwrap();
+    shop.registry.on(|request| request.path.contains("/blobs/").then(|| Fault::stall(0)));
+    shop.registry.forget();
+    let running = shop.sandbox.msb("apply --json --hooks").spawn();
+    let asked = || shop.registry.requests().iter().any(|request| request.contains("/blobs/"));
+    eventually("the layer is asked for", LIMIT, asked);
+    running.signal(Signal::KILL);
+    running.wait().killed_by(Signal::KILL);
+    // All is whole, as if the run had come so far.
+    shop.registry.behave();
+    shop.sandbox.msb("apply").run().success();
+    assert!(lost.is_dir());
+    assert_eq!(shop.apply().success().summary()["hooks_run"], 1);
+    assert_eq!(shop.told("told"), ["repair acme/a:1", "-"]);
+    assert_eq!(shop.apply().success().summary()["hooks_run"], 0);
+    // Nor is anybody told twice of a repair that nothing has interrupted.
+    std::fs::remove_dir_all(&lost).unwrap();
+    assert_eq!(shop.apply().success().summary()["hooks_run"], 1);
+    assert_eq!(shop.told("told"), ["repair acme/a:1", "-"]);
+}
+
+#[test]
+fn nobody_is_told_anything_for_a_file_that_was_forgotten() {
+    let shop = Shop::new();
+    let killing = "if [ ! -e killed ]; then echo $$ >killed; kill -9 $PPID; fi; cat >>told";
+    shop.want(&["acme/a:1"], &hook(killing, ""));
+    shop.apply().killed_by(Signal::KILL);
+    shop.sandbox.msb("forget --owner images.toml").run().success();
+    let catalog = rusqlite::Connection::open(shop.sandbox.home().join("oci.db")).unwrap();
+    let count = "SELECT count(*) FROM sync_hook_events";
+    assert_eq!(catalog.query_row(count, [], |row| row.get::<_, u32>(0)).unwrap(), 0);
+    // The same file is a new one when it comes back.
+    shop.apply().success();
+    assert_eq!(shop.told("told"), ["add acme/a:1"]);
 }
 
 #[test]
