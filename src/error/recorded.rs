@@ -99,8 +99,8 @@ pub enum RecordedError {
         images_file: String,
         /// The digest that stands there.
         locked: BlobDigest,
-        /// The digest to write there, and that of the manifest where it is known.
-        instead: Box<(BlobDigest, Option<BlobDigest>)>,
+        /// The digest that is to stand there.
+        instead: Box<BlobDigest>,
     },
     /// An images file that the user names owns no recorded image.
     #[error("{owner} has brought nothing that is recorded on this machine")]
@@ -190,8 +190,8 @@ impl RecordedError {
                 return Some(format!("it has meant {}{more}", list_of(shown, ", ")));
             }
             Self::Pinned { .. } => "write another digest, or the tag alone, into the images file",
-            Self::Locked { place, lockfile, images_file, instead, .. } => {
-                return Some(locked_hint((place, lockfile, images_file), &instead.0, instead.1.as_ref()));
+            Self::Locked { reference, place, lockfile, images_file, instead, .. } => {
+                return Some(locked_hint((place, lockfile, images_file), reference, instead));
             }
             Self::UnknownOwner { nearest, .. } if nearest.is_empty() => {
                 "show what is recorded, and who manages it: msb-sync list"
@@ -212,15 +212,18 @@ impl RecordedError {
     }
 }
 
-/// The next step where a lockfile stands in the way of an earlier digest.
+/// The next step where a lockfile stands in the way of an earlier digest. Its entry has more lines
+/// than that of the digest: whoever changes one has to change all.
 fn locked_hint(
     (place, lockfile, images_file): (&str, &str, &str),
+    reference: &ImageRef,
     digest: &BlobDigest,
-    manifest: Option<&BlobDigest>,
 ) -> String {
-    let manifest = manifest.map(|manifest| format!(", manifest = \"{manifest}\"")).unwrap_or_default();
+    let tag = reference.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
     format!(
-        "write digest = \"{digest}\"{manifest} and the layers of that image at {place} (an older version of \
-         {lockfile} has them), then: msb-sync lock --check {images_file} && msb-sync apply {images_file}"
+        "bring back the version of {lockfile} that has digest = \"{digest}\" at {place} (git log -p -- {lockfile}), \
+         then: msb-sync apply {images_file}; or list \"{}{tag}@{digest}\" in {images_file}, then: msb-sync lock \
+         {images_file} && msb-sync apply {images_file}",
+        reference.repository()
     )
 }

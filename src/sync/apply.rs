@@ -5,17 +5,14 @@ use std::path::PathBuf;
 use super::request::Request;
 use super::session::Session;
 use super::steps::desire::desire;
-use super::steps::engines;
 use super::steps::hooks::{HookRun, run_hooks, tell_idle};
 use super::steps::load::{ImagesText, Loaded, load, understand};
 use super::steps::reconcile::reconcile;
 use super::steps::registries;
-use super::steps::run::Run;
-use super::steps::trust::judge;
+use super::steps::run::Order;
 use super::verb_error::VerbError;
 use crate::digest::BlobDigest;
 use crate::execute::Outcome;
-use crate::observe::Signatures;
 use crate::plan::Plan;
 use crate::state::Action;
 
@@ -94,20 +91,16 @@ pub fn apply_unchanged(
 fn apply_loaded(session: &Session, loaded: &Loaded, request: &Request) -> Result<Applied, VerbError> {
     let desired = desire(session, loaded, request)?;
     let registries = registries::of_file(session, loaded, request.from.as_deref())?;
-    let judge = judge(&loaded.file.settings.trust)?;
-    let signatures = Signatures::new(&judge, &registries, &session.home);
-    let run = Run {
+    let order = Order {
         session,
         desired: &desired,
         registries: &registries,
-        engines: &engines::of(session),
-        signatures: &signatures,
         settings: &loaded.file.settings,
         hooks: if request.hooks && !request.stage { &loaded.file.hooks } else { &[] },
         offline: request.offline,
         loaded: Some(loaded),
     };
-    let (plan, mut outcome) = reconcile(run)?;
+    let (plan, mut outcome) = order.begin(reconcile)?;
     let mut hooks = Vec::new();
     if request.stage {
         // Nothing has changed that anybody could be told of.

@@ -3,15 +3,12 @@
 use super::request::Request;
 use super::session::Session;
 use super::steps::desire::desire;
-use super::steps::engines;
 use super::steps::hooks::tell_idle;
 use super::steps::load::load;
 use super::steps::reconcile::show;
 use super::steps::registries;
-use super::steps::run::Run;
-use super::steps::trust::judge;
+use super::steps::run::Order;
 use super::verb_error::VerbError;
-use crate::observe::Signatures;
 use crate::plan::Plan;
 use crate::state::Platform;
 
@@ -38,20 +35,16 @@ pub fn plan(session: &Session, request: &Request) -> Result<(Plan, Platform), Ve
     let loaded = load(session, &request.source)?;
     let desired = desire(session, &loaded, request)?;
     let registries = registries::of_file(session, &loaded, request.from.as_deref())?;
-    let judge = judge(&loaded.file.settings.trust)?;
-    let signatures = Signatures::new(&judge, &registries, &session.home);
-    let run = Run {
+    let order = Order {
         session,
         desired: &desired,
         registries: &registries,
-        engines: &engines::of(session),
-        signatures: &signatures,
         settings: &loaded.file.settings,
         hooks: &[],
         offline: request.offline,
         loaded: Some(&loaded),
     };
-    let plan = show(run)?;
+    let plan = order.begin(show)?;
     tell_idle(session, &loaded);
     Ok((plan, loaded.file.settings.platform))
 }

@@ -7,16 +7,13 @@ use super::apply::Applied;
 use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::desire::of_groups;
-use super::steps::engines;
 use super::steps::load::{load, warn_of_problems};
 use super::steps::machine::{machine, without_file};
 use super::steps::reconcile::reconcile;
 use super::steps::registries;
-use super::steps::run::Run;
-use super::steps::trust::judge;
+use super::steps::run::Order;
 use super::verb_error::VerbError;
 use crate::image_ref::ImageRef;
-use crate::observe::Signatures;
 use crate::state::{Desired, DesiredImage, Owner, Platform, PullPolicy};
 
 /// The request to `pull`.
@@ -95,20 +92,8 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
     desired.images.sort_by(|a, b| a.reference.cmp(&b.reference));
     desired.images.dedup_by(|a, b| a.reference == b.reference);
     let registries = registries::open(session, registries, &settings)?;
-    let judge = judge(&settings.trust)?;
-    let signatures = Signatures::new(&judge, &registries, &session.home);
-    let run = Run {
-        session,
-        desired: &desired,
-        registries: &registries,
-        engines: &engines::of(session),
-        signatures: &signatures,
-        settings: &settings,
-        hooks: &[],
-        offline: false,
-        loaded: None,
-    };
-    let (plan, outcome) = reconcile(run)?;
+    let order = Order::without_file(session, &desired, &registries, &settings);
+    let (plan, outcome) = order.begin(reconcile)?;
     let layers = desired.layers_directory.clone();
     Ok(Applied { plan, outcome, requests: registries.requests(), layers, hooks: Vec::new() })
 }

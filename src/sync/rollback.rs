@@ -14,22 +14,19 @@ use std::time::Duration;
 use super::apply::Applied;
 use super::request::ImagesSource;
 use super::session::Session;
-use super::steps::engines;
 use super::steps::load::{Loaded, load};
 use super::steps::lock_home::lock_home;
 use super::steps::machine::without_file;
 use super::steps::not_recorded::not_here;
-use super::steps::reconcile::reconcile;
+use super::steps::reconcile::{reconcile, show};
 use super::steps::registries;
-use super::steps::run::Run;
-use super::steps::trust::judge;
+use super::steps::run::Order;
 use super::verb_error::VerbError;
 use crate::catalog::{Catalog, WritableCatalog};
 use crate::digest::BlobDigest;
 use crate::error::RecordedError;
 use crate::image_ref::ImageRef;
 use crate::lockfile::line_of_digest;
-use crate::observe::Signatures;
 use crate::plan::Plan;
 use crate::progress::{Event, Reporter};
 use crate::state::{
@@ -87,11 +84,17 @@ pub fn rollback(session: &Session, reference: &ImageRef, to: Option<&str>) -> Re
     for owner in &row.owners {
         let loaded = loaded_of(session, owner)?;
         if let Some(loaded) = &loaded {
-            refuse_locked(loaded, &reference, &entry, &back)?;
+            refuse_locked(loaded, &reference, &entry)?;
         }
         owners.push(OwnersWish::of(session, &catalog, owner, loaded, &row)?);
     }
     drop(catalog);
+    // One who refuses the earlier digest decides for all: nothing is recorded before he is asked.
+    let refusing = refusing(session, &owners, |wish| wish.desired(&row, &entry, &back))?;
+    if let Some(refusing) = refusing {
+        owners.swap(0, refusing);
+        owners.truncate(1);
+    }
     let mut applied: Option<Applied> = None;
     for wish in &owners {
         let desired = wish.desired(&row, &entry, &back);
@@ -186,26 +189,20 @@ fn loaded_of(session: &Session, owner: &Owner) -> Result<Option<Loaded>, VerbErr
 
 /// Refuses to go back where a lockfile says what the image means: the next run would go forward
 /// again.
-fn refuse_locked(
-    loaded: &Loaded,
-    reference: &ImageRef,
-    entry: &HistoryEntry,
-    back: &BackTo,
-) -> Result<(), VerbError> {
+fn refuse_locked(loaded: &Loaded, reference: &ImageRef, entry: &HistoryEntry) -> Result<(), VerbError> {
     let Some(place) = &loaded.lockfile else { return Ok(()) };
     let Some(text) = place.read()? else { return Ok(()) };
     let lockfile = place.parse(&text)?;
     let of_platform = lockfile.fitting(reference, &entry.platform);
     let Some(locked) = of_platform.or_else(|| lockfile.entries_of(reference).next()) else { return Ok(()) };
     let line = line_of_digest(&text, reference, &locked.platform);
-    let manifest = back.meaning.as_ref().map(|meaning| meaning.manifest.digest.clone());
     Err(failed(RecordedError::Locked {
         reference: reference.clone(),
         place: line.map_or_else(|| place.name.clone(), |line| format!("{}:{line}", place.name)),
         lockfile: place.name.clone(),
         images_file: loaded.name.clone(),
         locked: locked.digest.clone(),
-        instead: Box::new((back.digest.clone(), manifest)),
+        instead: Box::new(entry.digest.clone()),
     }))
 }
 
@@ -288,6 +285,29 @@ impl OwnersWish {
     }
 }
 
+/// Finds an owner of several whose rules of trust refuse what he is to get.
+fn refusing(
+    session: &Session,
+    owners: &[OwnersWish],
+    desired: impl Fn(&OwnersWish) -> Desired,
+) -> Result<Option<usize>, VerbError> {
+    // The run of one owner judges by itself.
+    if owners.len() < 2 {
+        return Ok(None);
+    }
+    let quiet = session.quiet();
+    for (index, wish) in owners.iter().enumerate().filter(|(_, wish)| !wish.settings.trust.is_empty()) {
+        let registries = registries::open(&quiet, wish.registries.clone(), &wish.settings)?;
+        let desired = desired(wish);
+        let plan = Order::without_file(&quiet, &desired, &registries, &wish.settings).begin(show)?;
+        let mut verdicts = plan.images.iter().filter_map(|image| image.verdict.as_ref());
+        if verdicts.any(|verdict| verdict.error().is_some()) {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
+}
+
 /// Carries out the run for one owner. Of those after the first, only failures are told.
 fn carry_out(
     session: &Session,
@@ -300,20 +320,8 @@ fn carry_out(
         session.reporter = Arc::new(FailuresOnly(session.reporter));
     }
     let registries = registries::open(&session, wish.registries.clone(), &wish.settings)?;
-    let judge = judge(&wish.settings.trust)?;
-    let signatures = Signatures::new(&judge, &registries, &session.home);
-    let run = Run {
-        session: &session,
-        desired,
-        registries: &registries,
-        engines: &engines::of(&session),
-        signatures: &signatures,
-        settings: &wish.settings,
-        hooks: &[],
-        offline: false,
-        loaded: None,
-    };
-    let (plan, outcome) = reconcile(run)?;
+    let order = Order::without_file(&session, desired, &registries, &wish.settings);
+    let (plan, outcome) = order.begin(reconcile)?;
     let layers = desired.layers_directory.clone();
     Ok(Applied { plan, outcome, requests: registries.requests(), layers, hooks: Vec::new() })
 }

@@ -6,82 +6,35 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::check::{event, image, listed, wanted};
-use crate::support::fake_registry::FakeRegistry;
-use crate::support::image::{BlobSet, Image, Layer, file};
-use crate::support::sandbox::{Output, Sandbox};
-
-const SHARED: &str = "shared by all versions";
-
-/// A registry with one tag that moves.
-struct World {
-    sandbox: Sandbox,
-    registry: FakeRegistry,
-}
-
-fn version(content: &str) -> Image {
-    Image::new(&[Layer::of(&[file("base", SHARED)]), Layer::of(&[file("own", content)])])
-}
-
-fn world() -> World {
-    let registry = FakeRegistry::start(BlobSet::with("team/app:1", &version("v1")));
-    let sandbox = Sandbox::in_memory();
-    let images = wanted(&registry.name(), &["team/app:1"]);
-    sandbox.images(&format!("{images}[groups]\nall = [\"{}/team/app:1\"]\n", registry.name()));
-    World { sandbox, registry }
-}
-
-impl World {
-    fn name(&self) -> String {
-        format!("{}/team/app:1", self.registry.name())
-    }
-
-    /// Moves the tag, and returns the digest that it means now.
-    fn moved(&self, content: &str) -> String {
-        self.registry.edit(|blobs| {
-            let image = blobs.image(&version(content));
-            blobs.tag("team/app:1", &image);
-            image.digest().to_owned()
-        })
-    }
-
-    /// Moves the tag to each version and applies, and returns the digests.
-    fn applied(&self, versions: &[&str]) -> Vec<String> {
-        let digests = versions.iter().map(|version| {
-            let digest = self.moved(version);
-            self.run("apply");
-            digest
-        });
-        digests.collect()
-    }
-
-    fn run(&self, arguments: &str) -> Output {
-        self.sandbox.msb(&arguments.replace("REF", &self.name())).run().success()
-    }
-
-    /// Runs a command that prints events, and returns the image's event, the summary, and the requests.
-    fn events(&self, arguments: &str) -> (Value, Value, Vec<String>) {
-        self.registry.forget();
-        let output = self.run(&format!("{arguments} --json"));
-        (event(&output, &self.name()), output.summary(), self.registry.requests())
-    }
-
-    /// The image as it is listed.
-    fn image(&self) -> Value {
-        image(&listed(&self.sandbox), &self.name()).clone()
-    }
-
-    /// Runs a command whose result says `words`.
-    fn shows(&self, arguments: &str, words: &str) {
-        let output = self.run(arguments);
-        assert!(output.stdout.contains(words), "{output}");
-    }
-}
+use crate::support::check::{image, listed, wanted};
+use crate::support::moving::Moving;
 
 #[test]
 fn a_story_of_a_bad_release() {
-    let world = world();
-    let [one, two]: [String; 2] = world.applied(&["v1", "v2"]).try_into().unwrap();
+    let world = Moving::new("settings.cooldown = \"3d\"\n");
+    let images = std::fs::read_to_string(world.sandbox.work().join("images.toml")).unwrap();
+    world.sandbox.images(&format!("{images}[groups]\nall = [{:?}]\n", world.name()));
+    let one = world.applied(&["v1"]).remove(0);
+
+    // v2 appears, and cools: a look a run, and nothing is fetched.
+    let two = world.moved("v2");
+    for _ in 0..2 {
+        let (event, summary, requests) = world.events("apply");
+        assert_eq!((&event["action"], &event["digest"]), (&json!("keep"), &json!(one)), "{event:#}");
+        assert_eq!(event["candidate"]["digest"], json!(two));
+        assert_eq!((&summary["unchanged"], requests.len()), (&json!(1), 1), "{requests:?}");
+    }
+    let waits = format!("new digest {}… seen 20", &two[..19]);
+    world.shows("plan", &waits);
+    assert!(world.run("apply").stderr.contains(&waits));
+    world.pass(71);
+    assert_eq!(world.events("apply").0["action"], "keep");
+    // It is taken after its time.
+    world.pass(1);
+    world.shows("plan", "1 to update");
+    let (event, ..) = world.events("apply");
+    assert_eq!((&event["action"], &event["digest"]), (&json!("update"), &json!(two)), "{event:#}");
+    assert!(event["candidate"].is_null() && world.has("v2"), "{event:#}");
 
     // v2 is bad: back to v1, whose layers are here, without asking anybody.
     let (event, summary, requests) = world.events("rollback REF");
@@ -106,18 +59,21 @@ fn a_story_of_a_bad_release() {
     world.shows("plan", "held since rollback 2");
 
     // It is whole again at the held digest: the registry is asked for the blob alone.
-    let lost = world.sandbox.layers().join(Layer::of(&[file("own", "v1")]).directory());
-    std::fs::remove_dir_all(&lost).unwrap();
+    let lost = world.lose("v1");
     let (event, _, requests) = world.events("apply");
     assert_eq!((&event["action"], &event["digest"]), (&json!("repair"), &json!(one)));
     assert!(requests.iter().all(|request| request.contains("/blobs/sha256:")), "{requests:?}");
     assert!(lost.is_dir());
 
-    // v3 mends it.
+    // v3 mends it: it is nobody's while v1 is held, and cools from when it is seen.
     let three = world.moved("v3");
     assert_eq!(world.events("apply").0["digest"], json!(one));
+    world.pass(100);
     world.shows("rollback --release REF", "held no more");
     world.shows("rollback REF --release", "not held");
+    let (event, ..) = world.events("apply");
+    assert_eq!((&event["digest"], &event["candidate"]["digest"]), (&json!(one), &json!(three)), "{event:#}");
+    world.pass(72);
     assert_eq!(world.events("apply").0["digest"], json!(three));
     let history = world.run("history REF --json").json();
     let entries = history["images"][0]["entries"].as_array().unwrap();
@@ -133,11 +89,10 @@ fn a_story_of_a_bad_release() {
 
 #[test]
 fn the_way_back_leads_to_any_digest_and_to_none_that_was_not_there() {
-    let world = world();
+    let world = Moving::new("");
     let [one, two, three]: [String; 3] = world.applied(&["v1", "v2", "v3"]).try_into().unwrap();
     // Layers that are gone are fetched, by digest.
-    let lost = world.sandbox.layers().join(Layer::of(&[file("own", "v1")]).directory());
-    std::fs::remove_dir_all(&lost).unwrap();
+    world.lose("v1");
     let (event, summary, requests) = world.events(&format!("rollback REF --to {}", &one[7..20]));
     assert_eq!((&event["digest"], &summary["requests"]), (&json!(one), &json!(1)), "{summary:#}");
     assert!(requests.iter().all(|request| request.contains("/blobs/sha256:")), "{requests:?}");
@@ -173,10 +128,15 @@ fn the_way_back_leads_to_any_digest_and_to_none_that_was_not_there() {
 
 #[test]
 fn a_lockfile_decides_and_its_line_is_named() {
-    let world = world();
-    let [one, two]: [String; 2] = world.applied(&["v1", "v2"]).try_into().unwrap();
+    let world = Moving::new("");
+    let [one]: [String; 1] = world.applied(&["v1"]).try_into().unwrap();
+    let lockfile = || std::fs::read_to_string(world.sandbox.work().join("images.lock")).unwrap();
     world.run("lock");
-    let text = std::fs::read_to_string(world.sandbox.work().join("images.lock")).unwrap();
+    let older = lockfile();
+    let two = world.moved("v2");
+    world.run("lock --upgrade");
+    world.run("apply");
+    let text = lockfile();
     let before = world.run("list --json").stdout;
     let line = text.lines().position(|line| line.starts_with("digest = ")).unwrap() + 1;
     let arguments = format!("rollback {} --json", world.name());
@@ -188,6 +148,21 @@ fn a_lockfile_decides_and_its_line_is_named() {
     assert!(error["message"].as_str().unwrap().contains(&two), "{error:#}");
     assert!(error["hint"].as_str().unwrap().contains(&format!("digest = \"{one}\"")), "{error:#}");
     assert_eq!(world.run("list --json").stdout, before);
+    // As the hint says: the older version of the lockfile; or a pin, which is recorded under its own name.
+    world.sandbox.write("images.lock", older);
+    let (event, _, requests) = world.events("apply");
+    assert_eq!((&event["digest"], requests.len()), (&json!(one), 0), "{requests:?}");
+    world.sandbox.write("images.lock", &text);
+    assert_eq!(world.events("apply").0["digest"], json!(two));
+    let pin = format!("team/app:1@{one}");
+    assert!(error["hint"].as_str().unwrap().contains(&format!("list \"{pin}\" in ")), "{error:#}");
+    world.want("", &[&pin]);
+    world.run("lock");
+    world.run("apply --locked");
+    let pinned = format!("{}@{one}", world.name());
+    assert_eq!(image(&listed(&world.sandbox), &pinned)["digest"], json!(one));
+    world.want("", &["team/app:1"]);
+    world.run(&format!("forget {pinned}"));
     // An older lockfile is the way back, whatever is held.
     world.sandbox.write("images.lock", "version = 1\n");
     world.run("rollback REF");
@@ -198,7 +173,7 @@ fn a_lockfile_decides_and_its_line_is_named() {
 
 #[test]
 fn engines_get_the_earlier_digest_for_each_owner() {
-    let world = world();
+    let world = Moving::new("");
     let directory = world.sandbox.root().join("engines");
     std::fs::create_dir_all(&directory).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/engine.py");
@@ -237,11 +212,10 @@ fn engines_get_the_earlier_digest_for_each_owner() {
 
 #[test]
 fn keep_spares_the_newest_earlier_digests_and_says_so() {
-    let world = world();
+    let world = Moving::new("");
     let images = wanted(&world.registry.name(), &["team/app:1"]);
     let set = |settings: &str| world.sandbox.images(&format!("[settings]\n{settings}\n{images}"));
-    let has =
-        |content: &str| world.sandbox.extracted().contains(&Layer::of(&[file("own", content)]).directory());
+    let has = |content: &str| world.has(content);
     set("prune = true\nkeep = 1");
     let digests = world.applied(&["v1", "v2", "v3"]);
     assert_eq!([has("v1"), has("v2"), has("v3")], [false, true, true]);
@@ -280,8 +254,25 @@ fn keep_spares_the_newest_earlier_digests_and_says_so() {
 }
 
 #[test]
+fn a_prune_spares_as_many_as_the_file_says_by_now() {
+    let world = Moving::new("");
+    world.applied(&["v1", "v2", "v3"]);
+    let has = || [world.has("v1"), world.has("v2"), world.has("v3")];
+    for (keep, left) in [(2, [true; 3]), (1, [false, true, true]), (0, [false, false, true])] {
+        world.want(&format!("settings.keep = {keep}\n"), &["team/app:1"]);
+        if keep > 0 {
+            let spared = if keep == 1 { "1 earlier digest spared (" } else { "2 earlier digests spared (" };
+            world.shows("prune --dry-run", spared);
+            world.shows("prune", spared);
+        }
+        world.run("prune");
+        assert_eq!(has(), left);
+    }
+}
+
+#[test]
 fn kept_blobs_of_earlier_digests_are_spared_and_fall_out_too() {
-    let world = world();
+    let world = Moving::new("");
     let images = wanted(&world.registry.name(), &["team/app:1"]);
     world
         .sandbox

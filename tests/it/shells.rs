@@ -2,26 +2,23 @@
 
 use std::fs;
 
-use crate::support::check::{applied, wanted};
-use crate::support::fake_registry::FakeRegistry;
-use crate::support::image::{BlobSet, Image, Layer, file};
+use crate::support::moving::Moving;
 use crate::support::sandbox::Sandbox;
 use crate::support::tree::Tree;
 
-/// A home with `team/app:1` recorded, and files to complete.
-fn world() -> (Sandbox, String) {
-    let image = Image::new(&[Layer::of(&[file("f", "x")])]);
-    let registry = FakeRegistry::start(BlobSet::with("team/app:1", &image));
-    let sandbox = Sandbox::in_memory();
-    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
-    applied(&sandbox);
+/// A home with `team/app:1` recorded, which meant something else before, and files to complete.
+fn world() -> (Sandbox, String, String) {
+    let world = Moving::new("");
+    let earlier = world.applied(&["v1", "v2"]).remove(0);
+    let reference = world.name();
+    let sandbox = world.sandbox;
     let grouped =
         "[registry.\"docker.io\"]\nimages = [{ name = \"nginx\", tag = \"1\", groups = [\"website\"] }]\n";
     sandbox.write("other.toml", grouped);
     for name in ["notes.txt", "my file.toml", "deep/inner.toml"] {
         sandbox.write(name, "");
     }
-    (sandbox, format!("{}/team/app:1", registry.name()))
+    (sandbox, reference, earlier)
 }
 
 /// The lines that stand there after a tab has been pressed behind each of `lines`, in a shell as a user has it.
@@ -39,7 +36,7 @@ fn completed(sandbox: &Sandbox, shell: &str, lines: &[String]) -> Vec<String> {
 
 #[test]
 fn bash_zsh_and_fish_complete_commands_options_files_groups_and_references() {
-    let (sandbox, reference) = world();
+    let (sandbox, reference, earlier) = world();
     let (host, rest) = reference.split_once('/').unwrap();
     let cases = [
         ("appl".to_owned(), "apply ".to_owned()),
@@ -56,6 +53,11 @@ fn bash_zsh_and_fish_complete_commands_options_files_groups_and_references() {
         ("inspect 127".to_owned(), format!("inspect {reference} ")),
         (format!("inspect {host}/te"), format!("inspect {reference} ")),
         (format!("verify {host}/{}", rest.split(':').next().unwrap()), format!("verify {reference} ")),
+        (format!("rollback {reference} --to sha"), format!("rollback {reference} --to {earlier} ")),
+        (
+            format!("rollback {reference} --to {}", &earlier[7..12]),
+            format!("rollback {reference} --to {} ", &earlier[7..]),
+        ),
         (format!("forget {host}/{}:", rest.split(':').next().unwrap()), format!("forget {reference} ")),
     ];
     let lines = cases.clone().map(|(line, _)| line);
@@ -70,7 +72,7 @@ fn bash_zsh_and_fish_complete_commands_options_files_groups_and_references() {
 
 #[test]
 fn zsh_takes_the_script_from_its_function_path_too() {
-    let (sandbox, _) = world();
+    let (sandbox, ..) = world();
     let script = sandbox.msb("completions zsh").run().success().stdout;
     assert!(script.starts_with("#compdef msb-sync\n"), "{script}");
     // Loaded as a function, it completes at once instead of only registering itself.
@@ -82,7 +84,7 @@ fn zsh_takes_the_script_from_its_function_path_too() {
 
 #[test]
 fn a_question_of_a_shell_leaves_no_trace_and_says_nothing_of_failures() {
-    let (sandbox, reference) = world();
+    let (sandbox, reference, _) = world();
     let ask = |word: &str, home: &str| {
         let run = sandbox.msb("__complete fish -- msb-sync inspect").arg(word).env("MICROSANDBOX_HOME", home);
         let output = run.run().success();

@@ -1,6 +1,7 @@
 //! Rules of trust from outside: what each verb does about an image that is signed, unsigned or refused, what it
 //! asks for, what it says, and what stays.
 
+mod back;
 mod proofs;
 
 use std::path::Path;

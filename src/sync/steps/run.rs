@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::engines;
 use super::lock_home::{lock_home, open_store};
 use super::rebind::rebind;
+use super::trust::judge;
 use crate::catalog::{Catalog, WritableCatalog};
 use crate::clock;
 use crate::engine::Engines;
@@ -35,6 +37,42 @@ pub(crate) struct Run<'a> {
     pub(crate) offline: bool,
     /// The images file, if there is one.
     pub(crate) loaded: Option<&'a Loaded>,
+}
+
+/// The wishes of a run, with everything that does not come from them.
+#[derive(Clone, Copy)]
+pub(crate) struct Order<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) desired: &'a Desired,
+    pub(crate) registries: &'a Registries,
+    pub(crate) settings: &'a Settings,
+    pub(crate) hooks: &'a [Hook],
+    pub(crate) offline: bool,
+    pub(crate) loaded: Option<&'a Loaded>,
+}
+
+impl<'a> Order<'a> {
+    /// Makes the order of somebody who names images, whatever an images file lists.
+    pub(crate) fn without_file(
+        session: &'a Session,
+        desired: &'a Desired,
+        registries: &'a Registries,
+        settings: &'a Settings,
+    ) -> Self {
+        Self { session, desired, registries, settings, hooks: &[], offline: false, loaded: None }
+    }
+
+    /// Lets `work` go on with the run.
+    ///
+    /// # Errors
+    /// Those of `work`; a file that the rules of trust name is missing, or broken.
+    pub(crate) fn begin<T>(self, work: impl FnOnce(Run<'_>) -> Result<T, VerbError>) -> Result<T, VerbError> {
+        let Self { session, desired, registries, settings, hooks, offline, loaded } = self;
+        let judge = judge(&settings.trust)?;
+        let signatures = &Signatures::new(&judge, registries, &session.home);
+        let engines = &engines::of(session);
+        work(Run { session, desired, registries, engines, signatures, settings, hooks, offline, loaded })
+    }
 }
 
 impl<'a> Run<'a> {

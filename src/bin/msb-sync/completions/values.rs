@@ -37,12 +37,38 @@ pub(super) fn of(command: &str, argument: &Arg, current: &str, before: &[OsStrin
             found.extend(beginning(current, groups));
             found
         }
+        ("DIGEST", _) => return digests(current, before),
         ("REF" | "PATTERN", _) => references(current, &names(false).recorded),
         ("NAME", _) => beginning(current, names(true).groups),
         ("PLATFORM", _) => beginning(current, ARCHITECTURES.map(|name| format!("linux/{name}"))),
         _ => return possible(argument, current),
     };
     values.into_iter().map(|value| (value, String::new())).collect()
+}
+
+/// The digests that the image among `words` meant before, the latest first, each with the day when
+/// it was replaced: whole, or without `sha256:` if that is how somebody has begun.
+fn digests(current: &str, words: &[OsString]) -> Vec<(String, String)> {
+    let Ok(session) = environment::session(value_of(words, "--home").map(expanded)) else {
+        return Vec::new();
+    };
+    let references = words.iter().skip(1).filter_map(|word| session.reference(word.to_str()?).ok());
+    let mut histories = references.filter_map(|reference| sync::history(&session, Some(&reference)).ok());
+    let Some(history) = histories.find_map(|mut found| found.pop()) else { return Vec::new() };
+    let present = history.entries.first().map(|entry| entry.digest.clone());
+    let mut found: Vec<(String, String)> = Vec::new();
+    for entry in history.entries {
+        let Some(until) = entry.until.filter(|_| Some(&entry.digest) != present.as_ref()) else { continue };
+        let digest = entry.digest.to_string();
+        let form = match digest.split_once(':') {
+            Some((_, hex)) if hex.starts_with(current) && !current.is_empty() => hex,
+            _ => &digest,
+        };
+        if form.starts_with(current) && !found.iter().any(|(known, _)| known == form) {
+            found.push((form.to_owned(), format!("until {}", until.strftime("%F %R"))));
+        }
+    }
+    found
 }
 
 /// The name of an argument's value.
