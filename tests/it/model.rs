@@ -342,11 +342,9 @@ impl World {
     /// Compares what waits, and what is ready.
     fn compare_notes(&self, model: &Model) {
         let path = self.session.home.join("oci.db");
+        let database = path.exists().then(|| rusqlite::Connection::open(&path).unwrap());
         let read = |sql: &str| -> BTreeMap<String, usize> {
-            if !path.exists() {
-                return BTreeMap::new();
-            }
-            let database = rusqlite::Connection::open(&path).unwrap();
+            let Some(database) = &database else { return BTreeMap::new() };
             let mut statement = database.prepare(sql).unwrap();
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
             let rows = rows.map(Result::unwrap).map(|(name, digest): (String, String)| {
