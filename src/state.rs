@@ -38,6 +38,7 @@ pub use resolved::{ConfigRecord, DocumentRecord, Labels, ResolvedImage};
 pub use selection::{LockedSelection, TagRule, TagSelection};
 pub use settings::{Limits, Mirror, Ownership, PullPolicy, RegistrySettings, Settings, Targets};
 pub use time::{EarlierImage, History, HistoryEntry, SparedImage, StagedImage, TagCandidate};
+pub(crate) use trust::MAX_CANDIDATES;
 pub use trust::{
     Candidate, Evidence, Identity, Keyless, SignaturePlace, Signer, SigstoreAnchor, SigstoreAnchorKind,
     SigstoreRoot, TrustPolicy, TrustRule, TrustStatus, Verdict,

@@ -106,6 +106,9 @@ pub enum Identity {
     },
 }
 
+/// The candidates of one place that are looked at; others may be there.
+pub(crate) const MAX_CANDIDATES: usize = 32;
+
 /// The place where a registry keeps something that refers to an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SignaturePlace {

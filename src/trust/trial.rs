@@ -1,13 +1,13 @@
 //! The search for the signature of one image, candidate by candidate.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::claim::Role;
 use super::finding::Signed;
 use super::rule::{Accepted, Rule};
 use crate::digest::BlobDigest;
 use crate::error::{Finding, SignatureError};
-use crate::state::{Candidate, Evidence};
+use crate::state::{Candidate, Evidence, MAX_CANDIDATES, SignaturePlace};
 
 /// The signers of whom a trial keeps signatures and provenance, at most.
 const MAX_SIGNERS: usize = 4;
@@ -25,6 +25,8 @@ pub(crate) struct Trial<'j> {
     findings: Vec<Finding>,
     hint: Option<String>,
     seen: BTreeSet<(BlobDigest, usize)>,
+    /// The number of candidates by what they are about and where they were.
+    heard_at: BTreeMap<(BlobDigest, SignaturePlace), usize>,
 }
 
 impl<'j> Trial<'j> {
@@ -41,6 +43,7 @@ impl<'j> Trial<'j> {
             findings: Vec::new(),
             hint: None,
             seen: BTreeSet::new(),
+            heard_at: BTreeMap::new(),
         }
     }
 
@@ -55,6 +58,7 @@ impl<'j> Trial<'j> {
         if !self.seen.insert((candidate.digest.clone(), candidate.layer)) {
             return;
         }
+        *self.heard_at.entry((candidate.subject.clone(), candidate.place)).or_default() += 1;
         match self.rule.judge(&candidate, &[&self.digest, &self.manifest], message, self.now) {
             Ok(Accepted { role, signed, named, document }) => {
                 candidate.message = document;
@@ -137,11 +141,17 @@ impl<'j> Trial<'j> {
             };
             self.findings.push(Finding { digest: provenance.digest, by: Some(signed.by), reason });
         }
+        let hint = self.hint.or_else(|| {
+            let may_have_more = self.heard_at.values().any(|heard| *heard >= MAX_CANDIDATES);
+            may_have_more.then(|| {
+                format!("only the first {MAX_CANDIDATES} signatures of a place are looked at, and there may be more")
+            })
+        });
         Err(SignatureError::Refused {
             rule: self.rule.place().to_owned(),
             expected: self.rule.expected(),
             findings: self.findings,
-            hint: self.hint,
+            hint,
         })
     }
 }

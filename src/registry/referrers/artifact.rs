@@ -13,10 +13,8 @@ use serde_json::Number;
 
 use crate::digest::BlobDigest;
 use crate::registry::transport::json_error;
-use crate::state::SignaturePlace;
+use crate::state::{MAX_CANDIDATES, SignaturePlace};
 
-/// Artifacts of a list that are looked at, and candidates that are heard.
-pub(super) const MAX_CANDIDATES: usize = 32;
 /// The largest manifest, and the largest layer, that may be a candidate's, in bytes.
 pub(crate) const MAX_SIZE: u64 = 4 << 20;
 /// The config of artifacts that have none.

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-use super::artifact::{Artifact, Layer, Listed, MAX_CANDIDATES, MAX_SIZE};
+use super::artifact::{Artifact, Layer, Listed, MAX_SIZE};
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;
 use crate::registry::documents::{DocumentKind, Documents};
 use crate::registry::sites::Held;
-use crate::state::{Candidate, SignaturePlace};
+use crate::state::{Candidate, MAX_CANDIDATES, SignaturePlace};
 use crate::threads::lock;
 
 /// The size beyond which candidates are fetched and heard one at a time, in bytes: signatures have

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use oci_spec::image::MediaType;
 
-use super::artifact::{Artifact, Listed, MAX_CANDIDATES, MAX_SIZE, list, tag_of};
+use super::artifact::{Artifact, Listed, MAX_SIZE, list, tag_of};
 use super::asked::{Asked, List};
 use super::hearing::{Belongs, Hearing};
 use crate::digest::{Algorithm, BlobDigest};
@@ -21,7 +21,7 @@ use crate::registry::documents::{
 };
 use crate::registry::sites::{Ask, Capability, Document, Held, Remote, Site};
 use crate::registry::transport::{Answer, Clock, FailedTry, Portion};
-use crate::state::SignaturePlace;
+use crate::state::{MAX_CANDIDATES, SignaturePlace};
 use crate::url::Url;
 
 /// Pages of one list that are read: each may have a single artifact.

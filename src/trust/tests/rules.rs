@@ -7,7 +7,9 @@ use super::fixtures::{
     GITHUB, PUBLISH, candidate, file, image, judge, judge_by, keyless, keys, now, reference, rule, try_all,
     try_by,
 };
-use crate::state::{Identity, Keyless, SignaturePlace, Signer, TrustPolicy, TrustRule};
+use crate::state::{
+    Candidate, Identity, Keyless, MAX_CANDIDATES, SignaturePlace, Signer, TrustPolicy, TrustRule,
+};
 use crate::trust::{Demand, Judge, SignedBy};
 
 fn judge_of(rules: Vec<TrustRule>, refuses_unsigned: bool) -> Judge {
@@ -224,4 +226,17 @@ fn files_that_are_no_keys_are_refused_with_a_reason_and_without_their_content() 
     let policy = TrustPolicy { trusted_root: Some("/r.json".into()), ..TrustPolicy::default() };
     assert!(Judge::new(&policy, &BTreeMap::new()).is_err());
     assert!(Judge::new(&policy, &BTreeMap::from([("/r.json".into(), b"{}".to_vec())])).is_err());
+}
+
+#[test]
+fn a_place_with_more_signatures_than_are_looked_at_is_told() {
+    let good = candidate("cosign3-p256");
+    let broken = |layer| Candidate { layer, blob: b"{}".to_vec(), ..good.clone() };
+    let rule = keys(&["p256.pub"], false);
+    let hint = |count| {
+        let heard: Vec<Candidate> = (0..count).map(broken).collect();
+        try_all(&judge(&rule), &heard).unwrap_err().hint()
+    };
+    assert_eq!(hint(MAX_CANDIDATES - 1), None);
+    assert!(hint(MAX_CANDIDATES).unwrap().contains("only the first 32 signatures of a place"));
 }
