@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::check::{applied, listed, wanted};
-use crate::support::eventually;
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::{BlobSet, Image, Layer, Pack, file, noise, tar};
 use crate::support::sandbox::{Output, Sandbox};
+use crate::support::{SOON, eventually};
 
 const KIB: usize = 1024;
 
@@ -101,7 +101,7 @@ fn ctrl_c_ends_the_wait_for_a_share_at_once() {
     let start = Instant::now();
     running.signal(Signal::INT);
     let output = running.wait().code(130);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}\n{output}", start.elapsed());
+    assert!(start.elapsed() < SOON, "{:?}\n{output}", start.elapsed());
     assert!(!output.stderr.contains("trying again"), "{output}");
     assert!(output.summary()["downloaded_bytes"].as_u64().unwrap() < 16 << 10, "{output}");
     sandbox.images(&images);

@@ -7,10 +7,10 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::check::{applied, assert_exact, listed, wanted};
-use crate::support::eventually;
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, Pack, file, noise, tar};
 use crate::support::sandbox::Sandbox;
+use crate::support::{SOON, eventually};
 
 #[test]
 fn a_signal_stops_within_a_second_and_the_next_run_resumes() {
@@ -31,7 +31,7 @@ fn a_signal_stops_within_a_second_and_the_next_run_resumes() {
         running.signal(signal);
         let output = running.wait().code(code);
         let elapsed = start.elapsed();
-        assert!(elapsed < Duration::from_secs(1), "took {elapsed:?} to stop\n{output}");
+        assert!(elapsed < SOON, "took {elapsed:?} to stop\n{output}");
         assert!(!output.stderr.contains("panicked"), "{output}");
         assert_eq!(sandbox.extracted(), [quick.directory()], "{output}");
         assert_eq!(listed(&sandbox).len(), 0, "recorded without its layers");
@@ -64,7 +64,7 @@ fn a_signal_stops_while_a_registry_does_not_answer() {
     let start = Instant::now();
     running.signal(Signal::INT);
     let output = running.wait().code(130);
-    assert!(start.elapsed() < Duration::from_secs(1), "{output}");
+    assert!(start.elapsed() < SOON, "{output}");
 }
 
 #[test]

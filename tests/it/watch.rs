@@ -4,16 +4,16 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
 
 use crate::support::check::{listed, wanted};
-use crate::support::eventually;
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, Pack, file, noise, tar};
 use crate::support::sandbox::Sandbox;
 use crate::support::watching::{LIMIT, Watching, asked, exchange};
+use crate::support::{SOON, eventually};
 
 fn image(text: &str) -> Image {
     Image::new(&[Layer::of(&[file("f", text)])])
@@ -167,7 +167,7 @@ fn a_signal_stops_it_in_the_middle_of_a_run() {
         let start = Instant::now();
         running.signal(signal);
         let output = running.wait().code(code);
-        assert!(start.elapsed() < Duration::from_secs(1), "took {:?}\n{output}", start.elapsed());
+        assert!(start.elapsed() < SOON, "took {:?}\n{output}", start.elapsed());
         assert!(!output.stderr.contains("error"), "{output}");
         assert!(output.json_lines().iter().any(|event| event["event"] == "stopping"), "{output}");
         registry.behave();
@@ -175,7 +175,7 @@ fn a_signal_stops_it_in_the_middle_of_a_run() {
         again.until_done(&format!("{}/team/app:1", registry.name()), "add");
         let start = Instant::now();
         again.stop();
-        assert!(start.elapsed() < Duration::from_secs(1), "took {:?} when idle", start.elapsed());
+        assert!(start.elapsed() < SOON, "took {:?} when idle", start.elapsed());
     }
 }
 
@@ -351,6 +351,7 @@ fn hundreds_of_idle_clients_keep_nobody_waiting() {
     let _registry = one(&sandbox, "");
     let watching = Watching::start(&sandbox, "--metrics 0");
     let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
+    let begin = Instant::now();
     let idle: Vec<TcpStream> = (0..300)
         .map(|number| {
             let mut stream = TcpStream::connect(&address).unwrap();
@@ -362,11 +363,14 @@ fn hundreds_of_idle_clients_keep_nobody_waiting() {
         })
         .collect();
     for _ in 0..20 {
-        let begin = std::time::Instant::now();
         assert_eq!(get(&address, "/healthz").0, 200);
-        // Each connection has five seconds for its request.
-        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     }
+    // Each connection has five seconds for its request: whoever was served while the last of them is open has not
+    // waited for them. On a machine so slow that they are over by now, nothing can be told.
+    let last = idle.last().unwrap();
+    last.set_nonblocking(true).unwrap();
+    let is_open = last.peek(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(is_open || begin.elapsed() >= Duration::from_secs(5), "{:?}", begin.elapsed());
     drop(idle);
     watching.stop();
 }
@@ -496,7 +500,15 @@ fn a_terminal_has_a_status_line() {
     let _registry = one(&sandbox, "");
     let program = env!("CARGO_BIN_EXE_msb-sync");
     let run = sandbox.program("python3", &["-c", TERMINAL, program, "watch"]).env("TERM", "xterm");
-    let output = run.timeout(LIMIT).run().code(143);
+    let output = run.env("TZ", "XYZ-05:30").timeout(LIMIT).run().code(143);
     assert!(output.stdout.contains("watching · 1 image in sync"), "{output}");
     assert!(output.stdout.contains("stopped"), "{output}");
+    // The time is the user's.
+    let (before, _) = output.stdout.split_once(" XYZ · again in ").unwrap_or_else(|| panic!("{output}"));
+    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|_| panic!("{text:?} in {output}"));
+    let (hours, minutes) = before[before.len() - 8..].split_once(':').unwrap();
+    let shown = 60 * number(hours) + number(&minutes[..2]);
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() / 60;
+    let ahead = (since_1970 + 330 + 1440 - shown) % 1440;
+    assert!(ahead <= 5, "{shown} is {ahead} minutes ago\n{output}");
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use msb_sync::cancel::Cancel;
 use msb_sync::clock::now;
 use msb_sync::digest::BlobDigest;
@@ -134,9 +135,11 @@ impl Live {
 
     /// The line at the bottom of a screen while nothing goes on.
     fn wait(&self, state: &str, next: Duration) {
-        let now = now().strftime("%H:%M:%S");
+        // Whoever looks at a screen lives in the machine's zone, or says another one by TZ.
+        let zone = TimeZone::try_system().unwrap_or(TimeZone::UTC);
+        let now = now().to_zoned(zone).strftime("%H:%M:%S %Z").to_string();
         let next = duration(next);
-        self.human.status(&format!("watching · {state} · {now} UTC · again in {next} at the latest"));
+        self.human.status(&format!("watching · {state} · {now} · again in {next} at the latest"));
     }
 
     fn failed(&self, failure: &VerbError, again: bool, next: Duration) {

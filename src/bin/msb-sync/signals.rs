@@ -16,6 +16,8 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// After a signal, a run has this long to end by itself; everything is safe to be killed at any
 /// time.
 const GRACE: Duration = Duration::from_millis(700);
+// A second is promised, with the time for the last words.
+const _: () = assert!(GRACE.as_millis() <= 700, "a run ends within a second of a signal");
 
 /// Makes a write beyond the limit of a file's size (`ulimit -f`) fail with words instead of killing
 /// the process. Where no handler can be set, the kernel's way stays.

@@ -40,6 +40,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The time that a run which a signal ends may take here. A second is promised, of which the program gives itself 0.7;
+/// the rest is for starting threads, a last sync and the wait for a processor, and that takes longer on a machine that
+/// is busy with other tests. Whatever such a run waits for (a slow blob, a registry that says nothing) takes longer
+/// than this.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
 /// Waits until `condition` holds; panics with `what` if it does not within `limit`.
 #[track_caller]
 pub(crate) fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
