@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::contradiction::contradicted;
 use super::cooldown;
 use super::engine_part::{Meaning, RowChange, plan_engine};
@@ -65,6 +67,8 @@ pub struct PlannedImage {
     pub to_record: Option<ToRecord>,
     /// True if the image is to be held at its digest once it is recorded.
     pub holds: bool,
+    /// The time since when the image is held at its digest.
+    pub held: Option<Timestamp>,
     /// The new digest of the tag that is not taken yet.
     pub waiting: Option<Waiting>,
     /// True if the image is to be added or updated and all of it is ready.
@@ -204,6 +208,7 @@ impl PlannedImage {
             download_bytes: 0,
             to_record: None,
             holds: false,
+            held: None,
             waiting: None,
             staged: false,
             stages: false,
@@ -257,6 +262,7 @@ pub(super) fn plan_image(
         to_record: goal.to_record,
         digest: goal.digest,
         holds: wanted.back_to.is_some(),
+        held: recorded.and_then(|recorded| recorded.held).filter(|_| wanted.locked.is_none()),
         waiting,
         verdict: observed.verdicts.get(&wanted.reference).cloned(),
         ..PlannedImage::without_parts(&wanted.reference, names, Some(wanted.platform.clone()), reason)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use super::notice::Trigger;
-use super::results::{images_after, with_changes};
+use super::results::{images_after, new_tags, with_changes};
 use super::status::{Reason, RunStatus, Running, Status, Verdict};
 use super::words::timestamp;
 use crate::sync::{Applied, VerbError};
@@ -59,14 +59,18 @@ impl Board {
         let reasons = self.read().running.as_ref().map(|running| running.reasons.clone());
         let run = RunStatus::new(verdict, ended, elapsed, reasons.unwrap_or_default());
         let (run, images) = match result {
-            Ok(applied) => (with_changes(run, applied), Some(images_after(applied, ended))),
+            Ok(applied) => {
+                (with_changes(run, applied), Some((images_after(applied, ended), new_tags(applied))))
+            }
             Err(_) => (run, None),
         };
         self.change(|status| {
             status.running = None;
             status.interval = interval;
             status.next = next;
-            status.images = images.unwrap_or_else(|| Arc::clone(&status.images));
+            if let Some((images, new_tags)) = images {
+                (status.images, status.new_tags) = (images, new_tags);
+            }
             status.remember(run);
         });
     }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::status::{Change, Failure, ImageState, ImageStatus, Reason, RunStatus, Status};
+use crate::progress::Waiting;
 
 /// Within it, keys are only added.
 const VERSION: u32 = 1;
@@ -76,8 +77,11 @@ impl Iterator for Document {
                 images[begin..end].iter().map(|status| image(status).to_string()).collect();
             return Some(format!("{}{}", if piece > 1 { "," } else { "" }, texts.join(",")));
         }
-        let runs: Vec<Value> = self.status.runs.iter().map(|status| run(status)).collect();
-        (piece == pieces + 1).then(|| format!("],\"runs\":{}}}\n", json!(runs)))
+        (piece == pieces + 1).then(|| {
+            let runs: Vec<Value> = self.status.runs.iter().map(|status| run(status)).collect();
+            let new_tags: Vec<Value> = self.status.new_tags.iter().map(new_tag).collect();
+            format!("],\"new_tags\":{},\"runs\":{}}}\n", json!(new_tags), json!(runs))
+        })
     }
 }
 
@@ -104,8 +108,23 @@ fn image(image: &ImageStatus) -> Value {
             "rule": signatures.rule,
         },
         "chosen_by": image.chosen_by,
+        "held_since": image.held.map(|since| since.to_string()),
+        "candidate": image.waiting.as_ref().map(candidate),
+        "staged": image.staged,
         "error": image.failure.as_ref().map(failure),
     })
+}
+
+/// A new digest that is not taken yet.
+fn candidate(Waiting { digest, since, until }: &Waiting) -> Value {
+    json!({ "digest": digest, "since": since.to_string(), "until": until.to_string() })
+}
+
+/// A tag that a selection would choose, were it not new.
+fn new_tag((tag, waiting): &(String, Waiting)) -> Value {
+    let mut value = candidate(waiting);
+    value["reference"] = json!(tag);
+    value
 }
 
 fn failure(failure: &Failure) -> Value {
@@ -168,6 +187,9 @@ mod tests {
             recorded: None,
             engines: Vec::new(),
             signatures: TrustStatus::NotAsked.report(),
+            held: None,
+            waiting: None,
+            staged: false,
             chosen_by: None,
             failure: Some(Failure { kind: "io", message: "\"\n\\".to_owned(), hint: None }),
         };

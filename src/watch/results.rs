@@ -10,6 +10,7 @@ use super::words::read_time;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::plan::PlannedImage;
+use crate::progress::Waiting;
 use crate::state::{Action, EngineName, TrustStatus, size_of_layers};
 use crate::sync::{Applied, Outcome};
 
@@ -60,11 +61,19 @@ pub(super) fn images_after(applied: &Applied, now: Timestamp) -> Arc<[ImageStatu
         recorded: None,
         engines: Vec::new(),
         signatures: TrustStatus::NotAsked.report(),
+        held: None,
+        waiting: None,
+        staged: false,
         chosen_by: None,
         failure: None,
     }));
     images.sort_by(|one, other| one.reference.cmp(&other.reference));
     images.into()
+}
+
+/// The tags that selections would choose, were they not new.
+pub(super) fn new_tags(applied: &Applied) -> Arc<[(String, Waiting)]> {
+    applied.plan.new_tags.iter().map(|(tag, waiting)| (tag.to_string(), waiting.clone())).collect()
 }
 
 /// The states of an image in its engines after a run. Of an image that failed, those engines have
@@ -123,6 +132,9 @@ fn image_after(
         recorded: recorded.or_else(|| digest.as_ref().map(|_| now)),
         engines: engines_after(image, error, outcome).collect(),
         signatures: image.signatures(),
+        held: image.held,
+        waiting: image.waiting.clone(),
+        staged: image.staged && error.is_some(),
         chosen_by: image.chosen_by.as_deref().map(clipped),
         failure: error.map(failure),
     }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::digest::BlobDigest;
 use crate::error::printable;
-use crate::progress::SignatureReport;
+use crate::progress::{SignatureReport, Waiting};
 use crate::state::{Action, EngineName};
 
 /// Runs that are remembered. Runs in a row that changed nothing and ended alike are one of them.
@@ -36,6 +36,8 @@ pub(super) struct Status {
     pub(super) next: Option<(Timestamp, &'static str)>,
     /// The images after the last run that could be carried out, sorted by reference.
     pub(super) images: Arc<[ImageStatus]>,
+    /// The tags that selections would choose once they are no longer new.
+    pub(super) new_tags: Arc<[(String, Waiting)]>,
     /// The last runs, the newest first.
     pub(super) runs: VecDeque<Arc<RunStatus>>,
 }
@@ -73,6 +75,12 @@ pub(super) struct ImageStatus {
     pub(super) recorded: Option<Timestamp>,
     pub(super) engines: Vec<(EngineName, ImageState)>,
     pub(super) signatures: SignatureReport,
+    /// The time since when the image is held at its digest.
+    pub(super) held: Option<Timestamp>,
+    /// The new digest of the tag that is not taken yet.
+    pub(super) waiting: Option<Waiting>,
+    /// True if the image is ready and could not be recorded.
+    pub(super) staged: bool,
     /// The rule that chose the image.
     pub(super) chosen_by: Option<String>,
     pub(super) failure: Option<Failure>,
@@ -166,6 +174,7 @@ impl Status {
             running: None,
             next: None,
             images: Arc::default(),
+            new_tags: Arc::default(),
             runs: VecDeque::new(),
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::check::{event, image, wanted};
+use crate::support::check::{event, image, listed, wanted};
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::{BlobSet, Image, Layer, file};
 use crate::support::sandbox::Sandbox;
@@ -65,6 +65,7 @@ fn each_engine_has_its_own_word_in_plans_and_events() {
     assert_eq!(output.summary()["engine_loads"], 4, "{output}");
     assert_eq!((has(&sandbox, "msb"), has(&sandbox, "podman")), (2, 2));
     assert!(!sandbox.layers().exists() || sandbox.extracted().is_empty(), "no layer is extracted");
+    assert_eq!(image(&listed(&sandbox), &one)["layers"][0]["path"], Value::Null);
 
     let before = registry.requests().len();
     prune(&sandbox, "podman");

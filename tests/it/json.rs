@@ -12,7 +12,7 @@ use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::{BlobSet, Image, Layer, file, noise};
 use crate::support::sandbox::Sandbox;
 use crate::support::schema;
-use crate::support::watching::Watching;
+use crate::support::watching::{Watching, asked};
 
 /// A registry of `team/app:1` (layers base, one) and `team/app:2` (layers base, two), both wanted, and two wrong
 /// images files.
@@ -116,7 +116,11 @@ fn every_verb_prints_what_the_schema_says() {
     let init =
         sandbox.program("sh", &["-c", &format!("cd new && {} init --json", env!("CARGO_BIN_EXE_msb-sync"))]);
     printed.push(init.run().success().json());
-    let watching = Watching::start(&sandbox, "");
+    let watching = Watching::start(&sandbox, "--metrics 0");
+    let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
+    let (code, _, status) = asked(&address, "/status.json");
+    assert_eq!(code, 200, "{status}");
+    printed.push(serde_json::from_str(&status).unwrap());
     sandbox.images("nonsense = 1\n");
     watching.until("it failed", |event| event["event"] == "error");
     printed.extend(watching.stop().json_lines());

@@ -12,6 +12,7 @@ use crate::support::eventually;
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::{BlobSet, Image, Layer, file};
 use crate::support::sandbox::Sandbox;
+use crate::support::schema;
 use crate::support::watching::{LIMIT, Watching, asked, exchange};
 
 fn image(text: &str) -> Image {
@@ -25,7 +26,9 @@ fn address(watching: &Watching) -> String {
 fn status(address: &str) -> Value {
     let (code, _, body) = asked(address, "/status.json");
     assert_eq!(code, 200, "{body}");
-    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error} in\n{body}"))
+    let status = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error} in\n{body}"));
+    schema::output().assert_as("watch-status", &status);
+    status
 }
 
 /// The keys of a JSON object, sorted.
@@ -54,6 +57,7 @@ fn the_status_tells_of_each_image_and_of_the_last_runs() {
         "interval_ms",
         "msb_sync",
         "next",
+        "new_tags",
         "next_reason",
         "running",
         "runs",
@@ -75,16 +79,19 @@ fn the_status_tells_of_each_image_and_of_the_last_runs() {
     );
     let app = &first["images"][0];
     let of_image = [
+        "candidate",
         "chosen_by",
         "created",
         "digest",
         "engines",
         "error",
+        "held_since",
         "layers",
         "platform",
         "recorded",
         "reference",
         "size",
+        "staged",
         "state",
         "trust",
         "wanted",
@@ -256,6 +263,59 @@ fn a_browser_shows_the_page_and_runs_nothing_in_it() {
         shown(&url, &[flag, &format!("--screenshot={}", picture.display())]);
         let pixel = sandbox.program("python3", &["-c", FIRST_PIXEL]).arg(&picture).run().success();
         assert_eq!(pixel.stdout, color, "the background with {flag}");
+    }
+    watching.stop();
+}
+
+/// A registry whose tag moves while it cools, and another image that a rollback holds.
+#[test]
+fn the_status_tells_what_is_held_and_what_waits() {
+    let sandbox = Sandbox::in_memory();
+    let registry = FakeRegistry::start(BlobSet::default());
+    let move_to = |name: &str, text: &str| {
+        registry.edit(|content| {
+            let new = content.image(&image(text));
+            content.tag(name, &new);
+            new.digest().to_owned()
+        })
+    };
+    let name = registry.name();
+    let newest = r#"{ name = "team/new", tags = { semver = ">=1", newest = 1 } }"#;
+    let images = |cooldown: &str| {
+        format!("[settings]\n{cooldown}\n{}", wanted(&name, &["team/app:1", "team/held:1", newest]))
+    };
+    sandbox.images(&images(""));
+    for text in ["1", "2"] {
+        for name in ["team/app:1", "team/held:1", "team/new:1.0"] {
+            move_to(name, text);
+        }
+        sandbox.msb("apply").run().success();
+    }
+    sandbox.msb("rollback").arg(format!("{name}/team/held:1")).run().success();
+    let (next, tag) = (move_to("team/app:1", "3"), move_to("team/new:1.1", "3"));
+    sandbox.images(&images("cooldown = \"3d\""));
+    let watching = Watching::start(&sandbox, "--metrics 0");
+    let address = address(&watching);
+    let status = status(&address);
+    let of = |part: &str| {
+        let images = status["images"].as_array().unwrap().iter();
+        let mut found = images.filter(|image| image["reference"].as_str().unwrap().contains(part));
+        found.next().unwrap_or_else(|| panic!("no {part} in {status:#}"))
+    };
+    let (app, held) = (of("app"), of("held"));
+    assert_eq!((&app["state"], &app["candidate"]["digest"]), (&json!("in_sync"), &json!(next)), "{app:#}");
+    let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let [since, until] = ["since", "until"].map(|key| time(&app["candidate"][key]));
+    assert_eq!(until.duration_since(since).as_hours(), 72);
+    assert_eq!((&app["held_since"], &held["candidate"]), (&Value::Null, &Value::Null));
+    assert!(time(&held["held_since"]) <= jiff::Timestamp::now(), "{held:#}");
+    let tags = status["new_tags"].as_array().unwrap();
+    assert_eq!((tags.len(), &tags[0]["digest"]), (1, &json!(tag)), "{status:#}");
+    assert!(tags[0]["reference"].as_str().unwrap().ends_with("team/new:1.1"));
+
+    let (_, _, page) = asked(&address, "/");
+    for part in ["held for ", &next, ", taken <time", "New tags that are not taken yet", "1.1"] {
+        assert!(page.contains(part), "no {part} in\n{page}");
     }
     watching.stop();
 }

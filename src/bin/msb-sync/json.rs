@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use msb_sync::error::Error;
 use msb_sync::plan::{self, Plan, PlannedImage};
-use msb_sync::state::{Action, SparedImage, size_of_layers};
+use msb_sync::state::{Action, LayerState, SparedImage, size_of_layers};
 use msb_sync::sync::{
     Exported, InspectedImage, ListedImage, Pruned, Relocked, Restacked, Verified, layer_path,
 };
@@ -169,13 +169,16 @@ fn listed(listed: &ListedImage) -> Value {
     let layers: Vec<Value> = image
         .layers
         .iter()
-        .map(|layer| {
+        .zip(&listed.states)
+        .map(|(layer, state)| {
+            // A directory that nobody makes is no place to look at.
+            let is_place = listed.is_extracted() || *state != LayerState::Missing;
             json!({
                 "digest": layer.digest,
                 "diff_id": layer.diff_id,
                 "media_type": layer.media_type,
                 "size": layer.size,
-                "path": path(&layer_path(&listed.layers, &layer.digest)),
+                "path": is_place.then(|| path(&layer_path(&listed.layers, &layer.digest))),
             })
         })
         .collect();

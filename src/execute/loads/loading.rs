@@ -432,6 +432,7 @@ mod tests {
             download_bytes: 0,
             to_record: None,
             holds: false,
+            held: None,
             waiting: None,
             staged: false,
             stages: false,

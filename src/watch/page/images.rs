@@ -6,8 +6,9 @@ use jiff::Timestamp;
 
 use super::html::Html;
 use super::query::Query;
+use crate::progress::Waiting;
 use crate::watch::status::{Failure, ImageState, ImageStatus, Status};
-use crate::watch::words::{bytes, counted, grouped, short, span};
+use crate::watch::words::{ahead, bytes, counted, grouped, short, span};
 
 /// Images on one page.
 const ROWS: usize = 200;
@@ -101,6 +102,7 @@ pub(super) fn images(html: &mut Html, status: &Status, query: &Query, now: Times
     if pages > 1 || !query.is_everything() {
         pager(html, query, (begin, shown.len(), count));
     }
+    new_tags(html, status, now);
     html.tags("</section>\n");
 }
 
@@ -188,6 +190,7 @@ fn row(html: &mut Html, image: &ImageStatus, columns: &Columns, now: Timestamp) 
     badge(html, image.state.as_str(), sign).tags(word).tags("</span>");
     html.tags("</td><td role=\"cell\" data-label=\"Digest\" class=\"fixed\"><div>");
     digests(html, image);
+    time(html, image, now);
     html.tags("</div></td><td role=\"cell\" data-label=\"Age\" class=\"fixed\"><div>");
     age(html, image, now);
     html.tags("</div></td><td role=\"cell\" data-label=\"Size\" class=\"number\"><div>");
@@ -269,6 +272,45 @@ fn digests(html: &mut Html, image: &ImageStatus) {
                 html.text(short(wanted.as_str())).tags("</span></span>");
             }
         }
+    }
+}
+
+/// Adds for how long the image is held at its digest, and the new digest of its tag with the time
+/// when that is taken.
+fn time(html: &mut Html, image: &ImageStatus, now: Timestamp) {
+    if let Some(since) = image.held {
+        let seconds = now.as_second().saturating_sub(since.as_second());
+        html.tags("<span class=\"sub\">held for ").time(since, span(seconds)).tags("</span>");
+    }
+    if let Some(waiting) = &image.waiting {
+        html.tags("<span class=\"sub\">new ");
+        coming(html, waiting, now);
+        html.tags("</span>");
+    }
+    html.tags(if image.staged { "<span class=\"sub\">ready, and not recorded yet</span>" } else { "" });
+}
+
+/// Adds a new digest, and when it is taken.
+fn coming(html: &mut Html, waiting: &Waiting, now: Timestamp) {
+    html.tags("<span class=\"digest\" title=\"").text(waiting.digest.as_str()).tags("\">");
+    html.text(short(waiting.digest.as_str())).tags("</span>, taken ");
+    html.time(waiting.until, ahead(waiting.until, now));
+}
+
+/// Adds the tags that selections would choose, were they not new.
+fn new_tags(html: &mut Html, status: &Status, now: Timestamp) {
+    if status.new_tags.is_empty() {
+        return;
+    }
+    html.tags("<p class=\"quiet\">New tags that are not taken yet:</p><ul>");
+    for (tag, waiting) in status.new_tags.iter().take(ROWS) {
+        html.tags("<li>").breakable(tag).tags(" ");
+        coming(html, waiting, now);
+        html.tags("</li>");
+    }
+    html.tags("</ul>");
+    if status.new_tags.len() > ROWS {
+        html.tags("<p class=\"quiet\">and ").text(grouped(status.new_tags.len() - ROWS)).tags(" more</p>");
     }
 }
 

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{POLICY, Query, STYLE, page};
 use crate::digest::{Algorithm, BlobDigest};
-use crate::progress::SignatureReport;
+use crate::progress::{SignatureReport, Waiting};
 use crate::state::{Action, EngineName};
 use crate::watch::status::{
     Change, Failure, ImageState, ImageStatus, Reason, RunStatus, Running, Status, Verdict,
@@ -40,6 +40,9 @@ fn image(reference: &str, state: ImageState) -> ImageStatus {
         recorded: Some("2026-11-27T14:00:00Z".parse().unwrap()),
         engines: Vec::new(),
         signatures: SignatureReport { status: "not-asked", by: None, issuer: None, at: None, rule: None },
+        held: None,
+        waiting: None,
+        staged: false,
         chosen_by: None,
         failure: failed.then(|| Failure {
             kind: "not-found",
@@ -174,6 +177,29 @@ fn engines_and_signers_are_shown_where_there_are_any() {
 }
 
 #[test]
+fn what_is_held_and_what_waits_is_shown_with_its_time() {
+    let waiting = || Waiting {
+        digest: digest("new"),
+        since: "2026-11-28T14:00:00Z".parse().unwrap(),
+        until: "2026-12-01T14:00:00Z".parse().unwrap(),
+    };
+    let mut held = image("a.io/b:1", ImageState::InSync);
+    held.held = Some("2026-11-29T13:00:00Z".parse().unwrap());
+    let mut cooling = image("a.io/c:1", ImageState::InSync);
+    cooling.waiting = Some(waiting());
+    let mut staged = image("a.io/d:1", ImageState::Failed);
+    staged.staged = true;
+    let mut status = status(vec![held, cooling, staged]);
+    let plain = shown(&status, None, "");
+    assert!(!plain.contains("New tags"));
+    status.new_tags = vec![("a.io/e:2".to_owned(), waiting())].into();
+    let page = shown(&status, None, "");
+    assert_has(&page, &["held for <time", ">1 hour</time>", "ready, and not recorded yet"]);
+    assert_has(&page, &[&format!("title=\"{}\"", digest("new")), "taken <time", ">in 2 days</time>"]);
+    assert_has(&page, &["New tags that are not taken yet:", "a.io/<wbr>e:<wbr>2"]);
+}
+
+#[test]
 fn text_from_outside_never_becomes_markup() {
     let mut hostile = image(HOSTILE, ImageState::Blocked);
     hostile.platform = Some(HOSTILE.to_owned());
@@ -181,10 +207,13 @@ fn text_from_outside_never_becomes_markup() {
     hostile.signatures.status = "verified";
     hostile.signatures.by = Some(HOSTILE.to_owned());
     hostile.signatures.rule = Some(HOSTILE.to_owned());
+    let (since, until) = (now(), now());
+    let waiting = Waiting { digest: digest(HOSTILE), since, until };
     hostile.failure =
         Some(Failure { kind: "not-found", message: HOSTILE.to_owned(), hint: Some(HOSTILE.to_owned()) });
     let mut status = status(vec![hostile]);
     status.file = format!("/{HOSTILE}");
+    status.new_tags = vec![(HOSTILE.to_owned(), waiting)].into();
     let reason = Reason { word: "file", text: HOSTILE.to_owned() };
     let broken = Verdict { hint: Some(HOSTILE.to_owned()), ..verdict("error", HOSTILE) };
     let mut run = RunStatus::new(broken, now(), Duration::ZERO, vec![reason.clone()]);
