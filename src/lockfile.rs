@@ -360,9 +360,10 @@ impl fmt::Display for Lockfile {
             }
             f.write_str("]\n")?;
         }
-        for (reference, TagCandidate { digest, since }) in &self.candidates {
+        for (reference, TagCandidate { digest, since, ahead }) in &self.candidates {
             write!(f, "\n[[candidate]]\nreference = \"{reference}\"\ndigest = \"{digest}\"\n")?;
             writeln!(f, "since = \"{since}\"")?;
+            ahead.iter().try_for_each(|ahead| writeln!(f, "ahead = \"{ahead}\""))?;
         }
         Ok(())
     }

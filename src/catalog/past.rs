@@ -77,7 +77,7 @@ pub(super) fn turn(tx: &Transaction<'_>, name: &str, image: &ResolvedImage, now:
     tx.prepare_cached("DELETE FROM sync_holds WHERE reference = ?1 AND digest <> ?2")?
         .execute([name, &new.digest])?;
     // Whatever waited was new beside the digest before.
-    tx.prepare_cached("DELETE FROM sync_candidates WHERE reference = ?1")?.execute([name])?;
+    waiting::drop_candidate(tx, name)?;
     tx.prepare_cached("DELETE FROM sync_staged WHERE reference = ?1 AND platform = ?2 AND digest = ?3")?
         .execute([name, &new.platform, &new.digest])?;
     sweep(tx, name)
@@ -233,13 +233,12 @@ pub(super) fn stage(tx: &Transaction<'_>, image: &ResolvedImage, now: Timestamp)
 
 /// Forgets everything about the image `name` but what is staged.
 pub(super) fn drop_of(tx: &Transaction<'_>, name: &str) -> Result<()> {
-    for sql in [
-        "DELETE FROM sync_history WHERE reference = ?1",
-        "DELETE FROM sync_holds WHERE reference = ?1",
-        "DELETE FROM sync_candidates WHERE reference = ?1",
-    ] {
+    for sql in
+        ["DELETE FROM sync_history WHERE reference = ?1", "DELETE FROM sync_holds WHERE reference = ?1"]
+    {
         tx.prepare_cached(sql)?.execute([name])?;
     }
+    waiting::drop_candidate(tx, name)?;
     sweep(tx, name)
 }
 

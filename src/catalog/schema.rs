@@ -32,6 +32,7 @@ const MIGRATIONS: &[Migration] = &[
     own_tables,
     histories,
     own_tables,
+    own_tables,
 ];
 
 fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {

@@ -46,15 +46,20 @@ pub(super) fn drop_hold(tx: &Transaction<'_>, name: &str) -> Result<bool> {
 
 /// Reads the digests that are not taken yet, by tag.
 pub(super) fn candidates(conn: &Connection) -> Result<BTreeMap<ImageRef, TagCandidate>> {
-    let mut statement = conn.prepare_cached("SELECT reference, digest, since FROM sync_candidates")?;
+    let mut statement = conn.prepare_cached(
+        "SELECT reference, digest, since, ahead FROM sync_candidates LEFT JOIN sync_candidates_ahead
+          USING (reference)",
+    )?;
     let mut rows = statement.query([])?;
     let mut found = BTreeMap::new();
     while let Some(row) = rows.next()? {
-        let (name, digest, since) = (text(row, 0)?, text(row, 1)?, integer(row, 2)?);
+        let (name, digest) = (text(row, 0)?, text(row, 1)?);
+        let (since, ahead) = (integer(row, 2)?, integer(row, 3)?);
         found.extend((|| {
             let digest = BlobDigest::parse(&digest?).ok()?;
             let since = Timestamp::from_millisecond(since?).ok()?;
-            Some((parse_name(&name?)?, TagCandidate { digest, since }))
+            let ahead = ahead.and_then(|ahead| Timestamp::from_millisecond(ahead).ok());
+            Some((parse_name(&name?)?, TagCandidate { digest, since, ahead }))
         })());
     }
     Ok(found)
@@ -66,21 +71,24 @@ pub(super) fn put_candidate(
     reference: &ImageRef,
     candidate: &TagCandidate,
 ) -> Result<()> {
-    tx.prepare_cached(
-        "INSERT INTO sync_candidates (reference, digest, since) VALUES (?1, ?2, ?3)
-         ON CONFLICT (reference) DO UPDATE SET digest = excluded.digest, since = excluded.since",
-    )?
-    .execute(params![
-        reference.to_string(),
-        candidate.digest.as_str(),
-        candidate.since.as_millisecond()
-    ])?;
+    let name = reference.to_string();
+    drop_candidate(tx, &name)?;
+    tx.prepare_cached("INSERT INTO sync_candidates (reference, digest, since) VALUES (?1, ?2, ?3)")?
+        .execute(params![name, candidate.digest.as_str(), candidate.since.as_millisecond()])?;
+    if let Some(ahead) = candidate.ahead {
+        tx.prepare_cached("INSERT INTO sync_candidates_ahead (reference, ahead) VALUES (?1, ?2)")?
+            .execute(params![name, ahead.as_millisecond()])?;
+    }
     Ok(())
 }
 
-/// Forgets the digest of a tag that was not taken.
-pub(super) fn drop_candidate(tx: &Transaction<'_>, reference: &ImageRef) -> Result<()> {
-    tx.prepare_cached("DELETE FROM sync_candidates WHERE reference = ?1")?
-        .execute([reference.to_string()])?;
+/// Forgets the digest of the tag `name` that was not taken.
+pub(super) fn drop_candidate(tx: &Transaction<'_>, name: &str) -> Result<()> {
+    for sql in [
+        "DELETE FROM sync_candidates WHERE reference = ?1",
+        "DELETE FROM sync_candidates_ahead WHERE reference = ?1",
+    ] {
+        tx.prepare_cached(sql)?.execute([name])?;
+    }
     Ok(())
 }

@@ -365,7 +365,7 @@ impl WritableCatalog {
         self.write("note new digests in", |tx| {
             candidates.iter().try_for_each(|(reference, candidate)| match candidate {
                 Some(candidate) => waiting::put_candidate(tx, reference, candidate),
-                None => waiting::drop_candidate(tx, reference),
+                None => waiting::drop_candidate(tx, &reference.to_string()),
             })
         })
     }

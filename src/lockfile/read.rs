@@ -21,7 +21,7 @@ use crate::state::{
 const TOP: &[&str] = &["version", "selection", "image", "candidate"];
 const SELECTION: &[&str] = &["repository", "platform", "semver", "match", "newest", "tags"];
 const IMAGE: &[&str] = &["reference", "platform", "digest", "manifest", "signed-by", "layers"];
-const CANDIDATE: &[&str] = &["reference", "digest", "since"];
+const CANDIDATE: &[&str] = &["reference", "digest", "since", "ahead"];
 const LAYER: &[&str] = &["digest", "diff_id", "size"];
 /// The longest signer, in bytes.
 const MAX_SIGNER: usize = 4096;
@@ -98,6 +98,7 @@ fn candidates(top: &Table<'_>) -> Result<BTreeMap<ImageRef, TagCandidate>> {
         let candidate = TagCandidate {
             digest: table.digest("digest", BlobDigest::parse)?,
             since: table.parsed("since", str::parse)?,
+            ahead: table.entries.get("ahead").map(|_| table.parsed("ahead", str::parse)).transpose()?,
         };
         if candidates.insert(reference.clone(), candidate).is_some() {
             return Err(Mistake::new(span, format!("{reference} has two candidates")));

@@ -144,6 +144,26 @@ fn the_signer_of_an_image_is_noted_for_review() {
 }
 
 #[test]
+fn digests_that_wait_are_read_back() {
+    let at = |second| jiff::Timestamp::from_second(second).unwrap();
+    let candidate = |of: &str, ahead: Option<i64>| TagCandidate {
+        digest: digest(of),
+        since: at(1_764_201_600),
+        ahead: ahead.map(at),
+    };
+    let candidates = BTreeMap::from([
+        (reference("registry.example/a:1"), candidate("one", None)),
+        (reference("registry.example/b:1"), candidate("two", Some(1_764_288_000))),
+    ]);
+    let lockfile = Lockfile::new([], []).with_candidates(candidates.clone());
+    let text = lockfile.to_string();
+    assert!(text.ends_with("since = \"2025-11-27T00:00:00Z\"\nahead = \"2025-11-28T00:00:00Z\"\n"), "{text}");
+    assert_eq!(text.matches("ahead").count(), 1);
+    assert_eq!(*Lockfile::parse(&text, "images.lock").unwrap().candidates(), candidates);
+    assert!(Lockfile::parse(&text.replace("-28T", "-99T"), "images.lock").is_err());
+}
+
+#[test]
 fn an_entry_counts_only_where_it_fits() {
     let pinned = format!("c:1@{}", digest("c"));
     let lockfile = Lockfile::new([image("a:1", "x"), image("b:1", "x"), image(&pinned, "moved")], []);

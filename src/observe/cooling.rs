@@ -247,7 +247,7 @@ mod tests {
     impl Machine {
         fn new(taken: &[&str], noted: &[(&str, &str, i64)], now: i64) -> Self {
             let note = |(of, means, since): &(&str, &str, i64)| {
-                (tag(of), TagCandidate { digest: digest(means), since: at(*since) })
+                (tag(of), TagCandidate { digest: digest(means), since: at(*since), ahead: None })
             };
             Self { taken: strings(taken), noted: noted.iter().map(note).collect(), now }
         }

@@ -30,8 +30,9 @@ pub(super) fn plan_candidates(
     let waiting: BTreeMap<&ImageRef, Waiting> = of_images.chain(new_tags.clone()).collect();
     let mut changes = BTreeMap::new();
     for (tag, waiting) in &waiting {
-        let candidate = candidate_of(waiting);
-        if observed.candidates.get(*tag) != Some(&candidate) {
+        let noted = observed.candidates.get(*tag);
+        let candidate = candidate_of(waiting, noted);
+        if noted != Some(&candidate) {
             changes.insert((*tag).clone(), Some(candidate));
         }
     }

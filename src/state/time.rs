@@ -16,6 +16,9 @@ pub struct TagCandidate {
     pub digest: BlobDigest,
     /// The time when the digest was first seen.
     pub since: Timestamp,
+    /// The time of an earlier note, by a clock that has gone back to before it since: it counts
+    /// again as soon as the clock says so.
+    pub ahead: Option<Timestamp>,
 }
 
 /// The digests that a recorded reference has meant here.

@@ -292,6 +292,12 @@ pub(super) const OURS: &[Table] = &[
         body: "(reference TEXT PRIMARY KEY NOT NULL, digest TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID",
         columns: &["reference", "digest", "since"],
     },
+    // Of those digests, the time of an earlier note where the clock has gone back to before it.
+    Table {
+        name: "sync_candidates_ahead",
+        body: "(reference TEXT PRIMARY KEY NOT NULL, ahead INTEGER NOT NULL) WITHOUT ROWID",
+        columns: &["reference", "ahead"],
+    },
     // The images whose layers are here and that are not recorded yet.
     Table {
         name: "sync_staged",

@@ -161,9 +161,11 @@ fn new_digests_wait_until_they_are_taken_or_gone() {
     let candidate = |layers: &[&str], since| TagCandidate {
         digest: version(layers).digest,
         since: Timestamp::from_millisecond(since).unwrap(),
+        ahead: None,
     };
     let (one, other) = (candidate(&["b"], 5), candidate(&["c"], 7));
-    for now in [&one, &other] {
+    let back = TagCandidate { ahead: Some(Timestamp::from_millisecond(9).unwrap()), ..other.clone() };
+    for now in [&one, &back, &other] {
         let changes = BTreeMap::from([(reference(ALPINE), Some(now.clone()))]);
         catalog.note_candidates(&changes).unwrap();
         assert_eq!(catalog.candidates().unwrap(), BTreeMap::from([(reference(ALPINE), now.clone())]));
@@ -173,6 +175,9 @@ fn new_digests_wait_until_they_are_taken_or_gone() {
     assert_eq!(catalog.candidates().unwrap().len(), 1);
     record(&mut catalog, &["b"], usual());
     assert!(catalog.candidates().unwrap().is_empty());
+    catalog.note_candidates(&BTreeMap::from([(reference(ALPINE), Some(back))])).unwrap();
+    record(&mut catalog, &["c"], usual());
+    assert_eq!((sandbox.count("sync_candidates"), sandbox.count("sync_candidates_ahead")), (0, 0));
     catalog.note_candidates(&BTreeMap::from([(reference(ALPINE), Some(one))])).unwrap();
     catalog.note_candidates(&BTreeMap::from([(reference(ALPINE), None)])).unwrap();
     assert!(catalog.candidates().unwrap().is_empty());

@@ -31,7 +31,7 @@ fn world() -> (Desired, Observed) {
 }
 
 fn noted(of: &str, since: i64) -> BTreeMap<ImageRef, TagCandidate> {
-    BTreeMap::from([(reference(1), TagCandidate { digest: digest(of), since: at(since) })])
+    BTreeMap::from([(reference(1), TagCandidate { digest: digest(of), since: at(since), ahead: None })])
 }
 
 fn second() -> String {
@@ -104,7 +104,7 @@ fn tags_that_nobody_has_taken_for_a_year_are_forgotten() {
     let (desired, mut observed) = world();
     let new = ImageRef::parse("registry.example/image-1:2", "docker.io").unwrap();
     let gone = ImageRef::parse("registry.example/image-1:0", "docker.io").unwrap();
-    let candidate = TagCandidate { digest: digest("x"), since: at(95) };
+    let candidate = TagCandidate { digest: digest("x"), since: at(95), ahead: None };
     observed.candidates = BTreeMap::from([(new.clone(), candidate.clone()), (gone.clone(), candidate)]);
     let cooldown = Duration::from_secs(10);
     observed.new_tags = vec![NewTag { tag: new.clone(), digest: digest("x"), cooldown }];

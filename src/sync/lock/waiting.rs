@@ -121,7 +121,9 @@ impl<'a> Waits<'a> {
         let was_asked = |tag: &ImageRef| self.asked.contains(tag) || was_chosen_anew(tag);
         let kept = self.noted.iter().filter(|(tag, _)| !was_asked(tag) && is_locked(tag));
         let kept = kept.map(|(tag, noted)| (tag.clone(), noted.clone()));
-        kept.chain(self.waiting.iter().map(|(tag, waiting)| (tag.clone(), candidate_of(waiting)))).collect()
+        let note =
+            |(tag, waiting): (&ImageRef, &Waiting)| (tag.clone(), candidate_of(waiting, self.noted.get(tag)));
+        kept.chain(self.waiting.iter().map(note)).collect()
     }
 
     /// Returns the digests that wait.
