@@ -76,7 +76,9 @@ pub fn rollback(session: &Session, reference: &ImageRef, to: Option<&str>) -> Re
     if reference.digest().is_some() {
         return Err(failed(RecordedError::Pinned { reference }));
     }
-    let entry = chosen(&reference, catalog.history(&reference)?.entries, to)?;
+    let mut entry = chosen(&reference, catalog.history(&reference)?.entries, to)?;
+    // The images file says which platform; it may have said another one then.
+    entry.platform = row.platform.clone().unwrap_or(entry.platform);
     let was_there = row.digest.as_ref() == Some(&entry.digest);
     let meaning = catalog.meaning(&reference, &entry.platform, &entry.digest)?.map(Arc::new);
     let back = BackTo { digest: entry.digest.clone(), meaning };

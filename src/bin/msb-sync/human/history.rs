@@ -24,13 +24,16 @@ pub(crate) fn history(histories: &[History], view: View) -> String {
         let head = format!("{}{}", history.reference, held.unwrap_or_default());
         let text = view.lines(&head, "", "  ");
         out.push_str(&text.replacen(&head, &paint::bold(&head), 1));
+        let differ = history.entries.iter().any(|entry| entry.platform != history.entries[0].platform);
         // People copy digests from here: none is broken.
         let rows: Vec<Vec<String>> = history
             .entries
             .iter()
             .map(|entry| {
                 let until = entry.until.map_or_else(|| "now".to_owned(), minute);
-                vec![entry.digest.to_string(), format!("{} → {until}", minute(entry.from))]
+                let times = format!("{} → {until}", minute(entry.from));
+                let platform = differ.then(|| entry.platform.to_string());
+                [Some(entry.digest.to_string()), platform, Some(times)].into_iter().flatten().collect()
             })
             .collect();
         for row in table(&rows, "  ", None) {
