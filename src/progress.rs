@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::digest::BlobDigest;
@@ -230,6 +231,8 @@ pub enum Event {
         reason: String,
         /// The new digest of the tag that is not taken yet.
         candidate: Option<Box<Waiting>>,
+        /// The time since when the image is held at its digest, if that is why it stays as it is.
+        held: Option<Timestamp>,
         /// The action that was planned on each of its parts in engines, by the engine's name.
         engines: Vec<(&'static str, Action)>,
         /// The state of the image's signatures.

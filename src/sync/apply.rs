@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::request::Request;
 use super::session::Session;
-use super::steps::desire::desire;
+use super::steps::desire::{desire, tell_not_taken};
 use super::steps::hooks::{HookRun, run_hooks, tell_idle};
 use super::steps::load::{ImagesText, Loaded, load, understand};
 use super::steps::reconcile::reconcile;
@@ -101,6 +101,7 @@ fn apply_loaded(session: &Session, loaded: &Loaded, request: &Request) -> Result
         loaded: Some(loaded),
     };
     let (plan, mut outcome) = order.begin(reconcile)?;
+    tell_not_taken(session, &desired, &plan);
     let mut hooks = Vec::new();
     if request.stage {
         // Nothing has changed that anybody could be told of.

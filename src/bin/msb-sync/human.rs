@@ -347,6 +347,9 @@ impl Human {
             } => {
                 self.note(&format!("  = {reference}: new digest {waiting}"));
             }
+            Event::Image { reference, action: Action::Keep, held: Some(_), reason, error: None, .. } => {
+                self.note(&format!("  = {reference}: {reason}"));
+            }
             Event::Image { reference, action, reason, error: None, .. } => {
                 self.image_done(reference, *action, reason);
             }

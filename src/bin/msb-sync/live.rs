@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use msb_sync::cancel::Cancel;
 use msb_sync::clock::now;
@@ -47,6 +48,8 @@ struct Said {
     failure: Option<String>,
     /// The new digests of tags that are not taken yet.
     waiting: BTreeMap<ImageRef, BlobDigest>,
+    /// The images that are held, and since when.
+    held: BTreeMap<ImageRef, Timestamp>,
     /// True if a summary was shown and nothing failed since.
     settled: bool,
 }
@@ -86,6 +89,9 @@ impl Live {
             Event::Image { reference, candidate: Some(waiting), .. } => {
                 let before = self.said().waiting.insert(reference.clone(), waiting.digest.clone());
                 before.as_ref() != Some(&waiting.digest)
+            }
+            Event::Image { reference, held: Some(since), .. } => {
+                self.said().held.insert(reference.clone(), *since) != Some(*since)
             }
             // Each image that is done says so: one line a change.
             Event::Started { .. } | Event::Loading { .. } => self.human.is_live() || self.human.is_verbose(),

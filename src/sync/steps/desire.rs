@@ -9,7 +9,8 @@ use super::load::{ImagesText, Loaded, understand};
 use super::lockfile::{locked_selections, use_lockfile};
 use crate::error::InputError;
 use crate::image_ref::ImageRef;
-use crate::state::{Desired, Owner, PullPolicy};
+use crate::plan::Plan;
+use crate::state::{Desired, DesiredImage, Owner, PullPolicy};
 use crate::sync::request::{ImagesSource, Request};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -48,24 +49,45 @@ fn take_now(
 ) -> Result<(), VerbError> {
     for reference in now {
         let repository = reference.repository_alone();
-        let image = desired.images.iter_mut().find(|image| image.reference == *reference);
+        let is_named = |image: &DesiredImage| image.reference.recorded_names().contains(reference);
+        let image = desired.images.iter_mut().find(|image| is_named(image));
         let is_selected = desired.selections.iter().any(|selection| selection.repository == repository);
+        if image.is_none() && loaded.file.images.iter().any(is_named) {
+            session.warn(format!("--now {reference}: the image is in none of the groups of this run"));
+            continue;
+        }
         if image.is_none() && !is_selected {
             let nearest = loaded.file.nearest(reference).map(ToString::to_string);
             let (images_file, reference) = (loaded.name.clone(), reference.clone());
             return Err(InputError::NotListed { option: "--now", images_file, reference, nearest }.into());
         }
+        let mut reference = reference.clone();
         if let Some(image) = image {
             image.cooldown = Duration::ZERO;
+            reference.clone_from(&image.reference);
             if image.locked.is_some() {
                 session.warn(format!(
                     "--now {reference}: the lockfile says what it means; run: msb-sync lock --upgrade {reference}"
                 ));
             }
         }
-        desired.taken_now.insert(reference.clone());
+        desired.taken_now.insert(reference);
     }
     Ok(())
+}
+
+/// Tells of each image whose new digest was to be taken at once why it was not.
+pub(crate) fn tell_not_taken(session: &Session, desired: &Desired, plan: &Plan) {
+    for reference in &desired.taken_now {
+        match plan.images.iter().find(|image| image.reference == *reference) {
+            Some(image) if image.held().is_some() => session.warn(format!(
+                "--now {reference}: the image is {}; to let it go on: msb-sync rollback --release {reference}",
+                image.reason
+            )),
+            Some(_) => {}
+            None => session.warn(format!("--now {reference}: the tag is not among those chosen now")),
+        }
+    }
 }
 
 /// Lets the run make images ready only. Engines get them later, from the kept blobs.

@@ -112,6 +112,7 @@ fn image(event: &Event, received: &Received) -> Option<Value> {
         previous,
         reason,
         candidate,
+        held: _,
         engines,
         signatures,
         staged,
