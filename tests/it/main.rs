@@ -73,6 +73,7 @@ mod strangers;
 mod supply_chain;
 mod support;
 mod tag_lists;
+mod told;
 mod trust;
 mod untrusted;
 mod usage;

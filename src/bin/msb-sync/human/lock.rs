@@ -71,7 +71,7 @@ pub(super) fn row(change: &EntryChange) -> Vec<String> {
 /// The entries of the lockfile, counted by what became of them.
 fn counts(relocked: &Relocked) -> String {
     let count = |action: Action| relocked.images.iter().filter(|change| change.action == action).count();
-    let parts: Vec<String> = [
+    let mut parts: Vec<String> = [
         (Action::Add, "added"),
         (Action::Update, "updated"),
         (Action::Remove, "removed"),
@@ -81,5 +81,9 @@ fn counts(relocked: &Relocked) -> String {
     .filter(|(action, _)| count(*action) > 0)
     .map(|(action, what)| format!("{} {what}", count(action)))
     .collect();
+    if count(Action::Keep) == relocked.images.len() && !relocked.waiting.is_empty() {
+        // Nothing else of the file has changed but its notes.
+        parts.insert(0, format!("{} noted", plural(relocked.waiting.len(), "new digest")));
+    }
     if parts.is_empty() { "no images".to_owned() } else { parts.join(", ") }
 }

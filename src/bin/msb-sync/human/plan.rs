@@ -170,7 +170,11 @@ fn write_total(out: &mut String, plan: &Plan, view: View) {
         counts.push(format!("{leaving} to remove from engines"));
     }
     if counts.is_empty() {
-        out.push_str(&view.lines(&format!("In sync: nothing to do. {here} here."), "", ""));
+        let rest = match plan.layers_to_remove.len() {
+            0 => String::new(),
+            layers => format!(" but to remove {} that nothing needs", plural(layers, "layer")),
+        };
+        out.push_str(&view.lines(&format!("In sync: nothing to do{rest}. {here} here."), "", ""));
     } else {
         let (counts, fetch) = (counts.join(", "), bytes(plan.download_bytes()));
         let text = view.lines(&format!("Plan: {counts}. {fetch} to fetch, {here} already here."), "", "");

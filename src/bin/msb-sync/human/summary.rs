@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use msb_sync::plan::{PlannedImage, Reason};
 use msb_sync::state::Action;
 use msb_sync::sync::{Applied, Outcome};
 
@@ -45,8 +46,14 @@ fn headline(applied: &Applied, time: &str) -> String {
         return "Nothing to do: no images are listed.\n".to_owned();
     }
     if changes.is_empty() && !failed && outcome.engine_removals == 0 {
-        let (head, images) = (paint::green("In sync"), plural(applied.unchanged(), "image"));
-        return format!("{head}: {images}, nothing to do ({time}).\n");
+        let is_ready = |image: &&PlannedImage| matches!(image.reason, Reason::Staged);
+        let ready = applied.plan.images.iter().filter(is_ready).count();
+        let images = plural(applied.unchanged(), "image");
+        let (head, ready) = match ready {
+            0 => ("In sync", String::new()),
+            ready => ("Ready", format!(", {ready} of them staged before")),
+        };
+        return format!("{}: {images}{ready}, nothing to do ({time}).\n", paint::green(head));
     }
     let mut parts = changes;
     if applied.unchanged() > 0 {
