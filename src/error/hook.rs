@@ -32,7 +32,7 @@ pub enum HookError {
         words: String,
     },
     /// The program did not end in its time, and was killed.
-    #[error("hook {rule}: {program} was killed: it did not end within {seconds} seconds{}", said(.words))]
+    #[error("hook {rule}: {program} was killed: it did not end within {}{}", time(*.seconds), said(.words))]
     TooSlow {
         /// The place of the table.
         rule: String,
@@ -55,6 +55,10 @@ pub enum HookError {
 
 fn said(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
+}
+
+fn time(seconds: u64) -> String {
+    if seconds == 1 { "a second".to_owned() } else { format!("{seconds} seconds") }
 }
 
 impl HookError {

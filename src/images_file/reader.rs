@@ -290,6 +290,7 @@ fn unknown_key(key: &str, node: Node<'_>, keys: &Keys) -> Mistake {
         return Mistake::new(node.key_span, message).hint(PASSWORD_HINT);
     }
     let elsewhere = || keys::ALL.iter().find(|other| other.names.contains(&key));
+    let is_of_both = [&keys::SETTINGS, &keys::REGISTRY].iter().all(|other| other.names.contains(&key));
     let of_machine = [&keys::MACHINE, &keys::MACHINE_SETTINGS].contains(&keys);
     let in_images_file = |other: &&Keys| !other.table.starts_with("[engine.");
     let hint = if of_machine && elsewhere().is_some_and(in_images_file) {
@@ -298,6 +299,8 @@ fn unknown_key(key: &str, node: Node<'_>, keys: &Keys) -> Mistake {
         "quote the registry's name, as in [registry.\"docker.io\"]".to_owned()
     } else if in_registry && keys::SECRETS.looks_secret(key) {
         PASSWORD_HINT.to_owned()
+    } else if is_of_both {
+        format!("`{key}` belongs to {} or {}", keys::SETTINGS.table, keys::REGISTRY.table)
     } else if let Some(other) = elsewhere() {
         format!("`{key}` belongs to {}", other.table)
     } else if let Some(near) = nearest(key, keys.names.iter().copied()) {

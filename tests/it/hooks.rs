@@ -156,7 +156,7 @@ fn a_failure_of_a_hook_is_told_and_undoes_nothing_and_is_final() {
     assert_eq!(codes, [&5.into(), &Value::Null, &Value::Null, &0.into()], "{output}");
     let messages: Vec<&str> = events.iter().filter_map(|event| event["error"]["message"].as_str()).collect();
     assert_eq!(messages[0], "hook images.toml:1: sh failed: exit status: 5: no \\u{1b}[2J unit");
-    assert_eq!(messages[1], "hook images.toml:4: sh was killed: it did not end within 1 seconds");
+    assert_eq!(messages[1], "hook images.toml:4: sh was killed: it did not end within a second");
     assert!(messages[2].starts_with("hook images.toml:7: cannot run "), "{output}");
     let summary = output.summary();
     assert_eq!((&summary["added"], &summary["failed"]), (&1.into(), &0.into()), "{output}");

@@ -137,7 +137,7 @@ fn bad_files_and_their_problems() {
         (settings("rate = \"0\""), "2:8 `rate` must be more than 0 | leave `rate` out: then nothing is held back"),
         (registry("rate = \"0B/s\""), "2:8 `rate` must be more than 0 | leave `rate` out: then nothing is held back"),
         (registry("layout = \"d\"\nrate = \"1MB/s\""), "3:1 `rate` has no meaning beside `layout` | an image layout is a directory: no network is used"),
-        (registry("images = [{ name = \"a\", rate = \"1MB/s\" }]"), "2:25 unknown key `rate` | `rate` belongs to [settings]"),
+        (registry("images = [{ name = \"a\", rate = \"1MB/s\" }]"), "2:25 unknown key `rate` | `rate` belongs to [settings] or [registry.\"NAME\"]"),
         (settings("pull = \"alwyas\""), "2:8 unknown value `alwyas` for `pull` | did you mean `always`?"),
         (settings("layers-mode = \"755 \""), "2:15 `layers-mode` is not a mode | a mode is octal, as in \"0755\": others may read; or \"0700\": they may not"),
         (settings("layers-mode = \"0777\""), "2:15 `layers-mode` lets others write | who may write there decides what is in the images; \"0755\" lets others read"),

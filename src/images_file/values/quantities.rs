@@ -124,7 +124,7 @@ const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
 /// Reads a duration from `5m`, `30s` or `1h30m`, between `least` and a year.
 pub(in crate::images_file) fn duration(text: &str, least: Duration) -> Result<Duration, Fault> {
     let wrong = |hint: &str| Fault::with_hint("is not a duration", hint);
-    let usual = "a duration is numbers with units, as in \"30s\", \"5m\" or \"1h30m\"";
+    let usual = "a duration is numbers with units, as in \"30s\", \"5m\", \"1h30m\" or \"3d\"";
     let mut rest = text.trim();
     if !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(wrong(&format!("a unit is missing; did you mean \"{}s\"?", &rest[..rest.len().min(20)])));
