@@ -11,6 +11,8 @@ const LAST: usize = 5;
 const WIDTH: usize = 500;
 /// The lines that are told; a program may write for ever.
 const TOLD: usize = 500;
+/// The bytes at the end of a piece that are looked at once nothing is told any more.
+const TAIL: usize = 4 << 10;
 
 /// The characters of other words of a program that are shown.
 const WORDS: usize = 300;
@@ -44,7 +46,17 @@ impl<'a> Lines<'a> {
 
     /// Takes more of what the program writes.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
-        let mut pieces = bytes.split(|byte| matches!(byte, b'\n' | b'\r'));
+        let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+        let mut bytes = bytes;
+        if self.told > TOLD && bytes.len() > TAIL {
+            let tail = &bytes[bytes.len() - TAIL..];
+            // Lines that nobody is told of cost no time, and the tail begins with a whole one.
+            if let Some(end) = tail.iter().position(is_end) {
+                self.end_line();
+                bytes = &tail[end + 1..];
+            }
+        }
+        let mut pieces = bytes.split(is_end);
         if let Some(first) = pieces.next() {
             self.append(first);
         }
@@ -121,5 +133,15 @@ mod tests {
         let (told, last) = lines(&[many.as_bytes()]);
         assert_eq!(told.len(), TOLD + 1);
         assert_eq!(last, "line 9995; line 9996; line 9997; line 9998; line 9999");
+        for size in [10, TAIL, TAIL + 7, 3 * TAIL] {
+            let pieces: Vec<&[u8]> = many.as_bytes().chunks(size).collect();
+            let (told, last) = lines(&pieces);
+            assert_eq!(told.len(), TOLD + 1);
+            assert!(last.ends_with("line 9997; line 9998; line 9999"), "{size}: {last}");
+        }
+        // A line that is longer than all that is looked at.
+        let long = [many.as_bytes(), &[b'x'; 3 * TAIL], b"\nend"].concat();
+        let pieces: Vec<&[u8]> = long.chunks(TAIL + 1).collect();
+        assert!(lines(&pieces).1.ends_with("x…; end"));
     }
 }
