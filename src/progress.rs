@@ -231,7 +231,7 @@ pub enum Event {
         reason: String,
         /// The new digest of the tag that is not taken yet.
         candidate: Option<Box<Waiting>>,
-        /// The time since when the image is held at its digest, if that is why it stays as it is.
+        /// The time since when the image is held at its digest.
         held: Option<Timestamp>,
         /// The action that was planned on each of its parts in engines, by the engine's name.
         engines: Vec<(&'static str, Action)>,

@@ -157,11 +157,6 @@ impl PlannedImage {
         }
     }
 
-    /// The time since when the image is held, where that alone is why it stays as it is.
-    pub fn held(&self) -> Option<Timestamp> {
-        if let Reason::Held { since } = self.reason { Some(since) } else { None }
-    }
-
     /// The event that tells the end of the image: with the error if it failed.
     pub fn event(&self, error: Option<Arc<Error>>) -> Event {
         let engines = self.engine_actions().filter(|(_, action)| !(self.waits && *action == Action::Remove));
@@ -174,7 +169,7 @@ impl PlannedImage {
             previous: self.previous.clone(),
             reason: self.remark().unwrap_or_default(),
             candidate: self.waiting.clone().map(Box::new),
-            held: self.held(),
+            held: self.held,
             engines,
             signatures: Box::new(self.signatures()),
             staged: self.stages,

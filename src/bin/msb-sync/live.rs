@@ -90,7 +90,7 @@ impl Live {
                 let before = self.said().waiting.insert(reference.clone(), waiting.digest.clone());
                 before.as_ref() != Some(&waiting.digest)
             }
-            Event::Image { reference, held: Some(since), .. } => {
+            Event::Image { reference, action: Action::Keep, held: Some(since), .. } => {
                 self.said().held.insert(reference.clone(), *since) != Some(*since)
             }
             // Each image that is done says so: one line a change.

@@ -9,7 +9,7 @@ use super::load::{ImagesText, Loaded, understand};
 use super::lockfile::{locked_selections, use_lockfile};
 use crate::error::InputError;
 use crate::image_ref::ImageRef;
-use crate::plan::Plan;
+use crate::plan::{Plan, Reason};
 use crate::state::{Desired, DesiredImage, Owner, PullPolicy};
 use crate::sync::request::{ImagesSource, Request};
 use crate::sync::session::Session;
@@ -79,12 +79,13 @@ fn take_now(
 /// Tells of each image whose new digest was to be taken at once why it was not.
 pub(crate) fn tell_not_taken(session: &Session, desired: &Desired, plan: &Plan) {
     for reference in &desired.taken_now {
-        match plan.images.iter().find(|image| image.reference == *reference) {
-            Some(image) if image.held().is_some() => session.warn(format!(
+        let image = plan.images.iter().find(|image| image.reference == *reference);
+        match image.map(|image| image.held) {
+            Some(Some(since)) => session.warn(format!(
                 "--now {reference}: the image is {}; to let it go on: msb-sync rollback --release {reference}",
-                image.reason
+                Reason::Held { since }
             )),
-            Some(_) => {}
+            Some(None) => {}
             None => session.warn(format!("--now {reference}: the tag is not among those chosen now")),
         }
     }
