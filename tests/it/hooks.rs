@@ -231,7 +231,7 @@ fn a_kill_between_a_repair_and_its_record_leaves_nobody_untold() {
 #[test]
 fn nobody_is_told_anything_for_a_file_that_was_forgotten() {
     let shop = Shop::new();
-    let killing = "if [ ! -e killed ]; then echo $$ >killed; kill -9 $PPID; fi; cat >>told";
+    let killing = "if [ ! -e killed ]; then echo $$ >killed; kill -9 $PPID; exec sleep 600; fi; cat >>told";
     shop.want(&["acme/a:1"], &hook(killing, ""));
     shop.apply().killed_by(Signal::KILL);
     shop.sandbox.msb("forget --owner images.toml").run().success();
