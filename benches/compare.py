@@ -136,11 +136,12 @@ class Packer:
     def __init__(self, registry):
         self.registry = registry
 
-    def layer(self, paths, limit, kind):
-        """One layer of the trees `paths` up to `limit` bytes of content: (blob, diff_id, kind)."""
+    def layer(self, paths, limit, kind, largest=None, most=None):
+        """One layer of the trees `paths` up to `limit` bytes of content: (blob, diff_id, kind). Files of more than `largest`
+        bytes are left out, and all after the first `most`."""
         tar = io.BytesIO()
         archive = tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT)
-        size = 0
+        size = files = 0
         for path in paths:
             for folder, folders, names in os.walk(path):
                 folders.sort()
@@ -150,15 +151,18 @@ class Packer:
                         found = os.lstat(full)
                         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode)):
                             continue
+                        if largest is not None and stat.S_ISREG(found.st_mode) and found.st_size > largest:
+                            continue
                         entry = archive.gettarinfo(full, arcname=full.lstrip("/"))
                         entry.mtime, entry.uname, entry.gname = int(entry.mtime), "", ""
                         if entry.isreg():
                             with open(full, "rb") as file:
                                 archive.addfile(entry, file)
                             size += entry.size
+                            files += 1
                         else:
                             archive.addfile(entry)
-                if size >= limit:
+                if size >= limit or most is not None and files >= most:
                     break
         archive.close()
         content = tar.getvalue()

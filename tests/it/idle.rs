@@ -117,11 +117,13 @@ fn nothing_to_do_changes_nothing_and_waits_for_no_lock() {
     }
 }
 
-/// The benchmark's own checks: table, picture and readers.
+/// The benchmarks' own checks: table, picture and readers, and the judgement over two builds.
 #[test]
-fn the_comparison_with_peers_can_be_drawn() {
+fn benchmarks_check_themselves() {
     let sandbox = Sandbox::new();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare.py");
-    let output = sandbox.program("python3", &["-B", script, "--self-test"]).run().success();
-    assert_eq!(output.stdout.trim(), "ok", "{output}");
+    for script in ["compare.py", "guard.py"] {
+        let script = format!("{}/benches/{script}", env!("CARGO_MANIFEST_DIR"));
+        let output = sandbox.program("python3", &["-B", &script, "--self-test"]).run().success();
+        assert_eq!(output.stdout.trim(), "ok", "{script}: {output}");
+    }
 }
