@@ -112,7 +112,8 @@ impl<'a> Fetcher<'a> {
             }
             match self.layer(claim, work) {
                 Ok(mut arrived) => {
-                    let facts = LayerFacts { diff_id: claim.layer.diff_id.clone(), size: claim.layer.size };
+                    let facts =
+                        LayerFacts { diff_id: claim.layer().diff_id.clone(), size: claim.layer().size };
                     // Claims that say the same are one: each other one is wrong.
                     let others = wrong_by(&facts, fetch);
                     let is_new = |other: usize| other > position && !known_wrong.contains(&other);
@@ -144,7 +145,7 @@ impl<'a> Fetcher<'a> {
                 // The kept blob is damaged, or gone: the registry's takes its place.
                 Err(FailedAttempt::WrongBytes(error)) if work.from_kept => {
                     (work.from_kept, work.keep) = (false, true);
-                    let text = format!("the kept blob {}: {error}; fetching it again", claim.layer.digest);
+                    let text = format!("the kept blob {}: {error}; fetching it again", claim.layer().digest);
                     self.reporter.report(Event::Warning(text));
                 }
                 // The bytes are not the blob's: an old prefix was damaged, or somebody on the way
@@ -154,10 +155,12 @@ impl<'a> Fetcher<'a> {
                 {
                     restarts += 1;
                     if let Some(image) = claim.images.first() {
-                        self.registries.distrust_mirrors(image, &claim.layer.digest)?;
+                        self.registries.distrust_mirrors(image, &claim.layer().digest)?;
                     }
-                    self.reporter
-                        .report(Event::Detail(format!("{}: {error}; fetching it again", claim.layer.digest)));
+                    self.reporter.report(Event::Detail(format!(
+                        "{}: {error}; fetching it again",
+                        claim.layer().digest
+                    )));
                 }
                 Err(FailedAttempt::WrongBytes(error)) => {
                     return Err(wrong_blob(self.registries, claim, error));
@@ -171,7 +174,7 @@ impl<'a> Fetcher<'a> {
     /// Tries once to bring a blob here, and into staging at the same time where it is to be
     /// extracted; then compares the layer with the claim.
     fn attempt(&self, claim: &Claim, work: Work) -> Result<Arrived<'a>, FailedAttempt> {
-        let layer = &claim.layer;
+        let layer = claim.layer();
         let source = self.source(claim, work)?;
         if !work.extract {
             self.receive_all(claim, &source)?;
@@ -214,7 +217,7 @@ impl<'a> Fetcher<'a> {
 
     /// Opens the source of a blob's bytes: the kept blob, or the spool that a registry fills.
     fn source(&self, claim: &Claim, work: Work) -> Result<Source, FailedAttempt> {
-        let LayerDescriptor { digest, size, .. } = &claim.layer;
+        let LayerDescriptor { digest, size, .. } = claim.layer();
         if work.from_kept {
             return match self.store.open_blob(digest, *size)? {
                 Some(file) => Ok(Source::Kept(file)),
@@ -235,7 +238,7 @@ impl<'a> Fetcher<'a> {
     fn whole(&self, claim: &Claim, source: Source, work: Work) -> Option<Arc<Spool>> {
         let Source::Spool(spool) = source else { return None };
         if work.keep {
-            (self.on_whole)(&claim.layer.digest, claim.layer.size);
+            (self.on_whole)(&claim.layer().digest, claim.layer().size);
             return Some(spool);
         }
         if let Err(error) = spool.remove() {
@@ -255,7 +258,7 @@ impl<'a> Fetcher<'a> {
 
     fn report_start(&self, claim: &Claim, spool: &Spool) {
         if let Some(image) = claim.images.first().cloned() {
-            let (digest, size, resumed) = (claim.layer.digest.clone(), claim.layer.size, spool.length());
+            let (digest, size, resumed) = (claim.layer().digest.clone(), claim.layer().size, spool.length());
             self.reporter.report(Event::LayerStarted { digest, size, resumed, image });
         }
     }
@@ -267,7 +270,7 @@ impl<'a> Fetcher<'a> {
         source: &Source,
         staged: &Staged<'_>,
     ) -> Result<Transfer, FailedAttempt> {
-        let layer = &claim.layer;
+        let layer = claim.layer();
         let (tree, inventory) = (staged.tree()?, staged.inventory()?);
         let options =
             extract::Options { algorithm: layer.diff_id.algorithm(), blob_size: layer.size, ..self.options };
@@ -312,7 +315,7 @@ impl<'a> Fetcher<'a> {
 
     /// Compares a kept blob with its digest.
     fn check(&self, claim: &Claim, file: &File) -> Result<(), FailedAttempt> {
-        let layer = &claim.layer;
+        let layer = claim.layer();
         let compared = Verifier::new(&layer.digest, layer.size)
             .read(&mut FromStart::of(file), &|| self.cancel.is_cancelled());
         match compared {
@@ -359,7 +362,7 @@ impl<'a> Fetcher<'a> {
 
     /// Completes the spool, and hashes both what an earlier run left and what comes.
     fn receive(&self, claim: &Claim, spool: &Spool, hopeless: &AtomicBool) -> Result<(), FailedAttempt> {
-        let layer = &claim.layer;
+        let layer = claim.layer();
         let mut verifier = Verifier::new(&layer.digest, layer.size);
         let mut buffer = vec![0; RECEIVE_BUFFER];
         while verifier.seen() < spool.length() {
@@ -425,7 +428,7 @@ enum FailedAttempt {
 fn wrong_by(facts: &LayerFacts, fetch: &Fetch) -> WrongClaims {
     let claims = fetch.claims.iter().enumerate();
     claims
-        .filter_map(|(position, claim)| Some((position, Arc::new(contradiction(&claim.layer, facts)?))))
+        .filter_map(|(position, claim)| Some((position, Arc::new(contradiction(claim.layer(), facts)?))))
         .collect()
 }
 
@@ -438,7 +441,7 @@ impl<E: Into<Error>> From<E> for FailedAttempt {
 /// The error of a blob that could not be read to its end.
 fn unreadable(claim: &Claim, error: io::Error) -> Error {
     let cause = BlobReader::cause(error).unwrap_or_else(|error| RegistryError::Protocol {
-        url: format!("layer {}", claim.layer.digest),
+        url: format!("layer {}", claim.layer().digest),
         reason: error.to_string(),
     });
     cause.into()
@@ -447,7 +450,7 @@ fn unreadable(claim: &Claim, error: io::Error) -> Error {
 /// The error of wrong bytes, with the place that they came from.
 fn wrong_blob(registries: &Registries, claim: &Claim, source: ContentMismatch) -> Error {
     let host = claim.images.first().map_or("the registry".to_owned(), |image| registries.source_of(image));
-    RegistryError::Mismatch { what: format!("layer {}", claim.layer.digest), host, source: source.into() }
+    RegistryError::Mismatch { what: format!("layer {}", claim.layer().digest), host, source: source.into() }
         .into()
 }
 

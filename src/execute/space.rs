@@ -36,7 +36,7 @@ pub(super) fn doubt(plan: &Plan, store: &Store) -> Result<Option<String>, StoreE
 
 /// The size, in bytes, that a layer has on disk, as far as it can be told before.
 fn unpacked(fetch: &Fetch) -> u64 {
-    let mut kinds = fetch.claims.iter().map(|claim| claim.layer.media_type.as_str());
+    let mut kinds = fetch.claims.iter().map(|claim| claim.layer().media_type.as_str());
     let is_compressed = |kind: &str| kind.ends_with("gzip") || kind.ends_with("zstd");
     if kinds.all(is_compressed) { fetch.size().saturating_mul(UNPACKED) } else { fetch.size() }
 }

@@ -37,46 +37,103 @@ pub(super) fn lockfile(text: &str) -> Result<Lockfile> {
     if text.len() > MAX_TEXT {
         return Err(Mistake::new(0..0, format!("the lockfile is larger than {} MiB", MAX_TEXT >> 20)));
     }
-    let tree = Tree::parse(text);
-    match tree.errors().first() {
-        Some(error) => {
-            let message = format!("invalid TOML: {}", error.message());
-            Err(Mistake::new(error.span().unwrap_or_default(), message))
-        }
-        None => whole(&Table { entries: tree.root(), span: 0..0, what: "the lockfile" }),
+    match in_pieces(text) {
+        Some(lockfile) => Ok(lockfile),
+        None => at_once(text),
     }
 }
 
-fn whole(top: &Table<'_>) -> Result<Lockfile> {
+/// Reads a lockfile of any layout, and says what is wrong with it. The tree takes some fifteen
+/// times the memory of the text.
+pub(super) fn at_once(text: &str) -> Result<Lockfile> {
+    let tree = Tree::parse(text);
+    if let Some(error) = tree.errors().first() {
+        let message = format!("invalid TOML: {}", error.message());
+        return Err(Mistake::new(error.span().unwrap_or_default(), message));
+    }
+    let top = Table { entries: tree.root(), span: 0..0, what: "the lockfile" };
     // First, because a newer version may well have other keys.
     check_version(top.get("version")?)?;
     top.only(TOP)?;
-    let mut lockfile =
-        Lockfile { images: images(top)?, selections: BTreeSet::new(), candidates: candidates(top)? };
-    let Some(entries) = top.entries.get("selection") else { return Ok(lockfile) };
-    let mut keys = BTreeSet::new();
-    for entry in array("selection", entries)? {
-        let (selection, span) = selection(&Table::of(entry, "a selection")?)?;
-        for tag in &selection.tags {
-            if lockfile.image_of(&selection, tag).is_none() {
-                let (repository, platform) = (&selection.repository, &selection.platform);
-                let what = format!("{repository}:{tag} is chosen for {platform}, and has no entry for that");
-                return Err(Mistake::new(span, what));
-            }
-        }
-        let key = LockedSelection { tags: Vec::new(), ..selection.clone() };
-        if !keys.insert(key) {
-            return Err(Mistake::new(span, format!("{} has two entries of one rule", selection.repository)));
-        }
-        lockfile.selections.insert(selection);
-    }
-    Ok(lockfile)
+    let mut entries = Entries::default();
+    entries.add(&top)?;
+    entries.finish()
 }
 
-fn images(top: &Table<'_>) -> Result<BTreeMap<Key, Arc<LockedImage>>> {
-    let mut images: BTreeMap<Key, Arc<LockedImage>> = BTreeMap::new();
+/// Reads a lockfile entry by entry, so that only one of them is a tree at a time; `None` where that
+/// fails for whatever reason.
+///
+/// The text is cut before each line that starts an entry. A piece that is valid TOML by itself and
+/// has nothing but its one entry means the same there as in the whole: a cut within a string or an
+/// array leaves a piece that is broken.
+pub(super) fn in_pieces(text: &str) -> Option<Lockfile> {
+    let mut cuts = text.match_indices("\n[[").map(|(at, _)| at + 1);
+    let head = cuts.next()?;
+    let mut entries = Entries::default();
+    let tree = Tree::parse(&text[..head]);
+    let version =
+        tree.root().get("version").filter(|_| tree.errors().is_empty() && tree.root().len() == 1)?;
+    check_version(version).ok()?;
+    let mut start = head;
+    for end in cuts.chain([text.len()]) {
+        let tree = Tree::parse(&text[start..end]);
+        let top = Table { entries: tree.root(), span: 0..0, what: "the lockfile" };
+        let is_whole = tree.errors().is_empty() && top.entries.len() == 1 && top.only(TOP).is_ok();
+        (is_whole && entries.add(&top).is_ok()).then_some(())?;
+        start = end;
+    }
+    entries.finish().ok()
+}
+
+/// The entries of a lockfile that have been read so far.
+#[derive(Default)]
+struct Entries {
+    lockfile: Lockfile,
+    /// The selections with their places.
+    selections: Vec<(LockedSelection, Range<usize>)>,
+}
+
+impl Entries {
+    /// Adds all entries of a table.
+    fn add(&mut self, top: &Table<'_>) -> Result<()> {
+        add_images(top, &mut self.lockfile.images)?;
+        add_candidates(top, &mut self.lockfile.candidates)?;
+        let Some(entries) = top.entries.get("selection") else { return Ok(()) };
+        for entry in array("selection", entries)? {
+            self.selections.push(selection(&Table::of(entry, "a selection")?)?);
+        }
+        Ok(())
+    }
+
+    /// Compares the selections with the images, and makes the lockfile.
+    fn finish(self) -> Result<Lockfile> {
+        let Self { mut lockfile, selections } = self;
+        let mut keys = BTreeSet::new();
+        for (selection, span) in selections {
+            for tag in &selection.tags {
+                if lockfile.image_of(&selection, tag).is_none() {
+                    let (repository, platform) = (&selection.repository, &selection.platform);
+                    let what =
+                        format!("{repository}:{tag} is chosen for {platform}, and has no entry for that");
+                    return Err(Mistake::new(span, what));
+                }
+            }
+            let key = LockedSelection { tags: Vec::new(), ..selection.clone() };
+            if !keys.insert(key) {
+                return Err(Mistake::new(
+                    span,
+                    format!("{} has two entries of one rule", selection.repository),
+                ));
+            }
+            lockfile.selections.insert(selection);
+        }
+        Ok(lockfile)
+    }
+}
+
+fn add_images(top: &Table<'_>, images: &mut BTreeMap<Key, Arc<LockedImage>>) -> Result<()> {
     // No images, no tables.
-    let Some(entries) = top.entries.get("image") else { return Ok(images) };
+    let Some(entries) = top.entries.get("image") else { return Ok(()) };
     for entry in array("image", entries)? {
         let (image, span) = image(&Table::of(entry, "an image")?)?;
         let key = (image.reference.to_string(), image.platform.clone());
@@ -85,12 +142,11 @@ fn images(top: &Table<'_>) -> Result<BTreeMap<Key, Arc<LockedImage>>> {
         }
         images.insert(key, Arc::new(image));
     }
-    Ok(images)
+    Ok(())
 }
 
-fn candidates(top: &Table<'_>) -> Result<BTreeMap<ImageRef, TagCandidate>> {
-    let mut candidates = BTreeMap::new();
-    let Some(entries) = top.entries.get("candidate") else { return Ok(candidates) };
+fn add_candidates(top: &Table<'_>, candidates: &mut BTreeMap<ImageRef, TagCandidate>) -> Result<()> {
+    let Some(entries) = top.entries.get("candidate") else { return Ok(()) };
     for entry in array("candidate", entries)? {
         let table = Table::of(entry, "a candidate")?;
         table.only(CANDIDATE)?;
@@ -104,7 +160,7 @@ fn candidates(top: &Table<'_>) -> Result<BTreeMap<ImageRef, TagCandidate>> {
             return Err(Mistake::new(span, format!("{reference} has two candidates")));
         }
     }
-    Ok(candidates)
+    Ok(())
 }
 
 fn reference(table: &Table<'_>) -> Result<(ImageRef, Range<usize>)> {

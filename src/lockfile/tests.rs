@@ -84,6 +84,27 @@ proptest! {
         }
     }
 
+    /// A lockfile that is read entry by entry means the same as one that is read at once; a written
+    /// one can be read entry by entry.
+    #[test]
+    fn pieces_mean_the_same_as_the_whole(
+        images in proptest::collection::vec(arbitrary_image(), 1..4),
+        cut in any::<prop::sample::Index>(),
+        junk in prop_oneof![
+            Just("\n[[image]]\n"), Just("\n[[candidate]]\n"), Just("'''"), Just("\"\"\""), Just("\nversion = 1\n"),
+            Just("\n[image.x]\n"), Just("\nimage = []\n"), Just("\n[["), Just("# \n"), Just("\n[x]\n"), Just("\n"),
+        ],
+    ) {
+        let mut text = Lockfile::new(images.into_iter().map(Arc::new), []).to_string();
+        prop_assert!(read::in_pieces(&text).is_some());
+        let cut = cut.index(text.len());
+        let cut = (0..=cut).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.insert_str(cut, junk);
+        if let Some(lockfile) = read::in_pieces(&text) {
+            prop_assert_eq!(Some(lockfile), read::at_once(&text).ok());
+        }
+    }
+
     #[test]
     fn no_text_is_a_panic(text in "\\PC{0,200}") {
         if let Err(problem) = Lockfile::parse(&text, "images.lock") {

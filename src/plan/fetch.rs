@@ -5,6 +5,7 @@
 //! contradict each other, each is judged by what was fetched.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::image::PlannedImage;
 use super::need::Need;
@@ -31,10 +32,18 @@ pub struct Fetch {
 /// The words in which some images describe a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The layer in these images' words.
-    pub layer: LayerDescriptor,
+    // Shared with the image: a plan may have a hundred thousand layers.
+    layers: Arc<[LayerDescriptor]>,
+    place: usize,
     /// The images, sorted.
     pub images: Vec<ImageRef>,
+}
+
+impl Claim {
+    /// The layer in these images' words.
+    pub fn layer(&self) -> &LayerDescriptor {
+        &self.layers[self.place]
+    }
 }
 
 /// A document that is to be kept as it was served.
@@ -49,7 +58,7 @@ pub struct DocumentFetch {
 impl Fetch {
     /// The bytes of the blob, by the first claim.
     pub fn size(&self) -> u64 {
-        self.claims.first().map_or(0, |claim| claim.layer.size)
+        self.claims.first().map_or(0, |claim| claim.layer().size)
     }
 
     /// The bytes to fetch: none where the blob is kept.
@@ -58,32 +67,69 @@ impl Fetch {
     }
 }
 
-/// Plans the fetches for all `images` of which something can be done, the biggest first.
-pub(super) fn plan_fetches(desired: &Desired, images: &[PlannedImage], observed: &Observed) -> Vec<Fetch> {
-    let mut claims: BTreeMap<(&BlobDigest, u64, &DiffId), (Claim, Need)> = BTreeMap::new();
-    for image in images.iter().filter(|image| image.rows_error().is_none()) {
-        for layer in &*image.layers {
-            let Some(need) = Need::of(desired, image.needs_blobs, layer, observed) else { continue };
-            let (claim, known) = claims
-                .entry((&layer.digest, layer.size, &layer.diff_id))
-                .or_insert_with(|| (Claim { layer: layer.clone(), images: Vec::new() }, need));
-            known.keep |= need.keep;
-            known.extract |= need.extract;
-            if claim.images.last() != Some(&image.reference) {
-                claim.images.push(image.reference.clone());
+/// One layer of one image that makes work.
+struct Wanted<'p> {
+    image: &'p PlannedImage,
+    place: usize,
+    need: Need,
+}
+
+impl<'p> Wanted<'p> {
+    fn layer(&self) -> &'p LayerDescriptor {
+        &self.image.layers[self.place]
+    }
+
+    /// The words that make a claim; those of one blob are neighbours.
+    fn words(&self) -> (&'p BlobDigest, u64, &'p DiffId) {
+        let layer = self.layer();
+        (&layer.digest, layer.size, &layer.diff_id)
+    }
+
+    /// Adds the words to the `claims` about a blob.
+    fn join(&self, claims: &mut Vec<Claim>) {
+        let (image, place) = (self.image, self.place);
+        match claims.last_mut() {
+            Some(last)
+                if last.layer().size == self.layer().size && last.layer().diff_id == self.layer().diff_id =>
+            {
+                if last.images.last() != Some(&image.reference) {
+                    last.images.push(image.reference.clone());
+                }
+            }
+            _ => {
+                let images = vec![image.reference.clone()];
+                claims.push(Claim { layers: Arc::clone(&image.layers), place, images });
             }
         }
     }
-    let mut fetches: Vec<Fetch> = Vec::new();
-    for ((digest, _, _), (claim, Need { extract, keep, is_kept })) in claims {
-        match fetches.last_mut() {
-            Some(fetch) if fetch.digest == *digest => {
-                fetch.claims.push(claim);
-                fetch.extract |= extract;
-                fetch.keep |= keep;
-            }
-            _ => fetches.push(Fetch { digest: digest.clone(), claims: vec![claim], extract, keep, is_kept }),
+}
+
+/// Plans the fetches for all `images` of which something can be done, the biggest first.
+pub(super) fn plan_fetches(desired: &Desired, images: &[PlannedImage], observed: &Observed) -> Vec<Fetch> {
+    let mut wanted = Vec::new();
+    for image in images.iter().filter(|image| image.rows_error().is_none()) {
+        for (place, layer) in image.layers.iter().enumerate() {
+            let need = Need::of(desired, image.needs_blobs, layer, observed);
+            wanted.extend(need.map(|need| Wanted { image, place, need }));
         }
+    }
+    // A stable sort: the images of a claim stay sorted.
+    wanted.sort_by(|a, b| a.words().cmp(&b.words()));
+    let of_one_blob = |a: &Wanted<'_>, b: &Wanted<'_>| a.layer().digest == b.layer().digest;
+    let mut fetches = Vec::with_capacity(wanted.chunk_by(of_one_blob).count());
+    for same in wanted.chunk_by(of_one_blob) {
+        // Mostly one, and room for no more.
+        let mut claims = Vec::with_capacity(1);
+        for wanted in same {
+            wanted.join(&mut claims);
+        }
+        fetches.push(Fetch {
+            digest: same[0].layer().digest.clone(),
+            claims,
+            extract: same.iter().any(|wanted| wanted.need.extract),
+            keep: same.iter().any(|wanted| wanted.need.keep),
+            is_kept: same[0].need.is_kept,
+        });
     }
     // The last big layer decides when a run ends: start it first. (A stable sort: ties stay by
     // digest.)
