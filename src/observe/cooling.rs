@@ -2,7 +2,8 @@
 //! digest, and until then the next best tags stay chosen.
 //!
 //! A new tag is known by its digest, so that one that moves waits anew; the digest costs a HEAD.
-//! The first choice of a selection takes what is there.
+//! The first choice of a selection takes what is there. A tag that is listed by name is wanted
+//! anyway, and waits by its own entry only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -52,6 +53,9 @@ pub(crate) struct Cooled<'a> {
     pub(crate) selection: &'a TagSelection,
     /// The tags that need not wait, since they were taken before.
     pub(crate) taken: BTreeSet<String>,
+    /// The tags that need not wait, since the same file lists them by name. They make no choice a
+    /// later one.
+    pub(crate) listed: BTreeSet<String>,
     /// The word about all other tags.
     pub(crate) news: News<'a>,
 }
@@ -72,20 +76,26 @@ impl Cooled<'_> {
         !self.selection.cooldown.is_zero() && !self.taken.is_empty()
     }
 
+    /// True if `tag` need not wait.
+    fn is_free(&self, tag: &ImageRef) -> bool {
+        let is_known = |name: &str| self.taken.contains(name) || self.listed.contains(name);
+        tag.tag().is_some_and(is_known) || self.news.taken_now.contains(tag)
+    }
+
     /// Lists the new tags of `choice` whose digests have to be asked for.
     pub(crate) fn to_ask(&self, choice: &FromList) -> BTreeSet<ImageRef> {
         if !self.waits() {
             return BTreeSet::new();
         }
-        let new = choice.tags.iter().chain(&choice.known).filter(|tag| !self.taken.contains(*tag));
-        let new = new.filter_map(|tag| self.repository.with_tag(tag).ok());
+        let all = choice.tags.iter().chain(&choice.known);
+        let all = all.filter_map(|tag| self.repository.with_tag(tag).ok());
         // A noted tag that is not among the newest need not be asked before its time has come.
         let is_due = |tag: &ImageRef| {
             let is_chosen = tag.tag().is_some_and(|tag| choice.tags.iter().any(|chosen| chosen == tag));
             let noted = self.news.candidates.get(tag).map(|noted| &noted.digest);
             is_chosen || noted.is_some_and(|noted| self.cooldown(tag).waiting(noted).is_none())
         };
-        new.filter(|tag| !self.news.taken_now.contains(tag) && is_due(tag)).collect()
+        all.filter(|tag| !self.is_free(tag) && is_due(tag)).collect()
     }
 
     /// Chooses among the tags of `choice` that need not wait, while `digests` are those of the
@@ -99,7 +109,7 @@ impl Cooled<'_> {
         let mut admitted = Digests::new();
         for tag in all {
             let Ok(reference) = self.repository.with_tag(tag) else { continue };
-            if self.taken.contains(tag) || self.news.taken_now.contains(&reference) {
+            if self.is_free(&reference) {
                 admissible.push(tag.as_str());
                 continue;
             }
@@ -198,7 +208,9 @@ fn cooled<'a>(
     if let Ok(rule) = compile(selection) {
         taken.retain(|tag| rule.allows([tag.as_str()]));
     }
-    Cooled { repository, selection, taken, news }
+    let listed = deciding.listed_tags().filter(|(_, platform)| **platform == selection.platform);
+    let listed = listed.map(|(tag, _)| tag.to_owned()).collect();
+    Cooled { repository, selection, taken, listed, news }
 }
 
 #[cfg(test)]
@@ -240,6 +252,7 @@ mod tests {
     /// A machine at the time `now` that has taken the tags `taken` and noted some with their times.
     struct Machine {
         taken: Vec<String>,
+        listed: Vec<String>,
         noted: BTreeMap<ImageRef, TagCandidate>,
         now: i64,
     }
@@ -249,7 +262,12 @@ mod tests {
             let note = |(of, means, since): &(&str, &str, i64)| {
                 (tag(of), TagCandidate { digest: digest(means), since: at(*since), ahead: None })
             };
-            Self { taken: strings(taken), noted: noted.iter().map(note).collect(), now }
+            let noted = noted.iter().map(note).collect();
+            Self { taken: strings(taken), listed: Vec::new(), noted, now }
+        }
+
+        fn listing(self, by_name: &[&str]) -> Self {
+            Self { listed: strings(by_name), ..self }
         }
 
         /// Lists the tags that are asked, those chosen of a list, those that wait, those admitted.
@@ -257,9 +275,21 @@ mod tests {
             let (selection, taken_now) = (selection(newest), BTreeSet::new());
             let news = News { candidates: &self.noted, taken_now: &taken_now, now: at(self.now) };
             let taken: BTreeSet<String> = self.taken.iter().cloned().collect();
-            let cooled = Cooled { repository: &selection.repository, selection: &selection, taken, news };
-            let known: BTreeSet<String> =
-                self.taken.iter().cloned().chain(news.noted(&selection.repository)).collect();
+            let by_name = self.listed.iter().cloned().collect();
+            let cooled = Cooled {
+                repository: &selection.repository,
+                selection: &selection,
+                taken,
+                listed: by_name,
+                news,
+            };
+            let known: BTreeSet<String> = self
+                .taken
+                .iter()
+                .chain(&self.listed)
+                .cloned()
+                .chain(news.noted(&selection.repository))
+                .collect();
             let rule = compile(&selection).unwrap();
             let choice = FromList {
                 tags: strings(&rule.choose(listed.iter().copied())),
@@ -315,6 +345,19 @@ mod tests {
         expect(&machine.choose(1, &["1", "2"], &[]), [&["2"], &["1"], &["2"], &[]]);
         let machine = Machine::new(&["1"], &[], 50);
         expect(&machine.choose(1, &["1", "2"], &[]), [&["2"], &["1"], &[], &[]]);
+    }
+
+    #[test]
+    fn a_tag_that_is_listed_by_name_waits_by_its_own_entry() {
+        let machine = Machine::new(&["1"], &[], 0).listing(&["2"]);
+        expect(&machine.choose(1, &["1", "2"], &[("2", "a")]), [&[], &["2"], &[], &[]]);
+        expect(&machine.choose(1, &["1", "2", "3"], &[("3", "b")]), [&["3"], &["2"], &["3"], &[]]);
+        // A note of the tag's own entry is none of the selection's.
+        let machine = Machine::new(&["1"], &[("2", "a", 0)], 5).listing(&["2"]);
+        expect(&machine.choose(1, &["1", "2"], &[("2", "a")]), [&[], &["2"], &[], &[]]);
+        // A first choice remains one.
+        let machine = Machine::new(&[], &[], 0).listing(&["1"]);
+        expect(&machine.choose(1, &["1", "2"], &[("2", "a")]), [&[], &["2"], &[], &[]]);
     }
 
     #[test]

@@ -226,11 +226,13 @@ impl Lookups<'_> {
         questions.into_iter().map(question).collect()
     }
 
-    /// Lists the tags of `repository` that have been recorded, or noted as new.
-    fn known_tags(&self, repository: &ImageRef) -> BTreeSet<String> {
+    /// Lists the tags of a repository that have been recorded, listed by name, or noted as new.
+    fn known_tags(&self, deciding: &Deciding<'_>) -> BTreeSet<String> {
+        let repository = deciding.name();
         let is_tag = |name: &&ImageRef| name.digest().is_none() && name.repository_alone() == *repository;
         let recorded = self.recorded.keys().filter(is_tag).filter_map(|name| name.tag());
-        recorded.map(str::to_owned).chain(self.news().noted(repository)).collect()
+        let tags = recorded.chain(deciding.listed_tags().map(|(tag, _)| tag));
+        tags.map(str::to_owned).chain(self.news().noted(repository)).collect()
     }
 
     /// Everything that says how long tags have been known.
@@ -280,7 +282,7 @@ impl Lookups<'_> {
             return self.of_selected(deciding.finish(Ok(Vec::new())), known);
         }
         let cools = selections.iter().any(|selection| !selection.cooldown.is_zero());
-        let known = if cools { self.known_tags(&repository) } else { BTreeSet::new() };
+        let known = if cools { self.known_tags(&deciding) } else { BTreeSet::new() };
         vec![(Purpose::Tags(deciding), Question::Tags { repository, selections, known })]
     }
 

@@ -123,6 +123,14 @@ impl<'a> Deciding<'a> {
         &self.repository.name
     }
 
+    /// Lists the tags of the repository that are listed by name, each with its platform.
+    pub(super) fn listed_tags(&self) -> impl Iterator<Item = (&str, &Platform)> {
+        let Repository { name: repository, listed, .. } = &self.repository;
+        let is_tag = |name: &ImageRef| name.digest().is_none() && name.repository_alone() == *repository;
+        let listed = listed.iter().filter(move |(name, _)| is_tag(name));
+        listed.filter_map(|(name, platform)| Some((name.tag()?, *platform)))
+    }
+
     /// Returns the selections that only the list can decide.
     pub(super) fn open(&self) -> Vec<&'a TagSelection> {
         let selections = self.repository.selections.iter().zip(&self.choices);

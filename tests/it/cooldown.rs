@@ -233,6 +233,38 @@ fn who_changes_the_rule_so_that_nothing_fits_chooses_for_the_first_time() {
 }
 
 #[test]
+fn a_tag_that_is_listed_by_name_waits_for_no_selection() {
+    let newest = r#"{ name = "app", tags = { semver = ">=1", newest = 1 } }"#;
+    let settings = format!("settings.prune = true\n{THREE_DAYS}");
+    let world = Moving::wanting(&settings, &[newest]);
+    world.release("app:1.0", "one");
+    world.apply();
+    // The newest one waits, and the named one is the next best, however new.
+    let named = world.release("app:1.1", "two");
+    world.release("app:1.2", "three");
+    world.want(&settings, &[newest, "app:1.1"]);
+    world.run("apply");
+    assert_eq!(world.digests(), [named]);
+    let plan = world.run("plan --json").json();
+    assert_eq!((&plan["changes"], plan["new_tags"].as_array().map(Vec::len)), (&0.into(), Some(1)), "{plan}");
+}
+
+#[test]
+fn a_lockfile_notes_no_tag_that_is_listed_by_name_for_a_selection() {
+    let newest = r#"{ name = "app", tags = { semver = ">=1", newest = 1 } }"#;
+    let world = Moving::wanting(TWO_HOURS, &[newest]);
+    world.release("app:1.0", "one");
+    world.run("lock");
+    let named = world.release("app:1.1", "two");
+    world.want(TWO_HOURS, &[newest, "app:1.1"]);
+    world.run("lock --upgrade");
+    let lockfile = std::fs::read_to_string(world.sandbox.work().join("images.lock")).unwrap();
+    assert!(!lockfile.contains("[[candidate]]") && !lockfile.contains("app:1.0"), "{lockfile}");
+    assert!(lockfile.contains(&named), "{lockfile}");
+    world.run("lock --upgrade --check");
+}
+
+#[test]
 fn who_cannot_wait_for_a_tag_of_a_selection_need_not() {
     let newest = r#"{ name = "app", tags = { semver = ">=1", newest = 1 } }"#;
     let world = Moving::wanting(THREE_DAYS, &[newest]);

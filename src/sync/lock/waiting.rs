@@ -11,7 +11,7 @@ use crate::image_ref::ImageRef;
 use crate::lockfile::Lockfile;
 use crate::observe::{Answer, Asker, Cooled, CooledChoice, Digests, FromList, News, Question};
 use crate::plan::{Cooldown, Waiting, candidate_of};
-use crate::state::{TagCandidate, TagSelection};
+use crate::state::{Platform, TagCandidate, TagSelection};
 use crate::sync::steps::load::Loaded;
 
 /// The cooldowns of one images file, and the digests that wait.
@@ -20,6 +20,8 @@ pub(super) struct Waits<'a> {
     now: Timestamp,
     none: BTreeSet<ImageRef>,
     times: BTreeMap<ImageRef, Duration>,
+    /// The images that are listed by name, with their platforms.
+    listed: BTreeSet<(ImageRef, Platform)>,
     /// The tags that were looked up, and the repositories alone of which tags were chosen anew.
     asked: BTreeSet<ImageRef>,
     waiting: BTreeMap<ImageRef, Waiting>,
@@ -31,7 +33,9 @@ impl<'a> Waits<'a> {
     pub(super) fn new(loaded: &Loaded, old: &'a Lockfile, now: Timestamp) -> Self {
         let mut times: BTreeMap<ImageRef, Duration> = BTreeMap::new();
         let files = loaded.for_each_platform();
+        let mut listed = BTreeSet::new();
         for image in files.iter().flat_map(|file| &file.images) {
+            listed.insert((image.reference.clone(), image.platform.clone()));
             let time = times.entry(image.reference.clone()).or_default();
             *time = image.cooldown.max(*time);
         }
@@ -45,6 +49,7 @@ impl<'a> Waits<'a> {
             now,
             none: BTreeSet::new(),
             times,
+            listed,
             asked: BTreeSet::new(),
             waiting: BTreeMap::new(),
             admitted: Digests::new(),
@@ -68,9 +73,17 @@ impl<'a> Waits<'a> {
     }
 
     /// Lists the tags of `repository` that a list of tags is to be searched for: those of the last
-    /// choice, and those noted.
+    /// choice, those listed by name, and those noted.
     pub(super) fn known_tags(&self, repository: &ImageRef, taken: &BTreeSet<String>) -> BTreeSet<String> {
-        taken.iter().cloned().chain(self.news().noted(repository)).collect()
+        let listed = self.listed_tags(repository).map(|(tag, _)| tag.to_owned());
+        taken.iter().cloned().chain(listed).chain(self.news().noted(repository)).collect()
+    }
+
+    /// Lists the tags of `repository` that are listed by name, each with its platform.
+    fn listed_tags(&self, repository: &ImageRef) -> impl Iterator<Item = (&str, &Platform)> {
+        let is_tag = |name: &ImageRef| name.digest().is_none() && name.repository_alone() == *repository;
+        let listed = self.listed.iter().filter(move |(name, _)| is_tag(name));
+        listed.filter_map(|(name, platform)| Some((name.tag()?, platform)))
     }
 
     /// Lets a selection that chose the tags `taken` before choose anew from `from_list`.
@@ -82,7 +95,10 @@ impl<'a> Waits<'a> {
         asker: &Asker<'_>,
     ) -> Vec<String> {
         self.asked.insert(selection.repository.clone());
-        let cooled = Cooled { repository: &selection.repository, selection, taken, news: self.news() };
+        let TagSelection { repository, platform, .. } = selection;
+        let listed = self.listed_tags(repository).filter(|(_, of)| *of == platform);
+        let listed = listed.map(|(tag, _)| tag.to_owned()).collect();
+        let cooled = Cooled { repository, selection, taken, listed, news: self.news() };
         let tags: Vec<ImageRef> = cooled.to_ask(&from_list).into_iter().collect();
         let question =
             |tag: &ImageRef| Question::Digest { tag: tag.clone(), platform: selection.platform.clone() };

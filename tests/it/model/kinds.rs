@@ -184,12 +184,12 @@ pub(super) fn take(
     here
 }
 
-/// What a selection with a cooldown chooses where some tags were `taken` before, with the notes of those that it
-/// would choose, were they not new.
+/// What a selection with a cooldown chooses where some tags were `taken` before, and others are `listed` by name, with
+/// the notes of those that it would choose, were they not new.
 pub(super) fn choose_cooled(
     rule: Rule,
     tags: &Tags,
-    taken: &BTreeSet<&'static str>,
+    (taken, listed): (&BTreeSet<&'static str>, &BTreeSet<&'static str>),
     notes: &Notes,
     (now, at_once): (u32, Option<&'static str>),
 ) -> (Vec<&'static str>, Notes) {
@@ -203,7 +203,7 @@ pub(super) fn choose_cooled(
     for (&name, &means) in tags.iter().filter(|(name, _)| rule.fits(name)) {
         let noted = notes.get(name).copied();
         let is_due = noted.is_some_and(|note| now - note.since >= COOLDOWN);
-        if taken.contains(name) || at_once == Some(name) {
+        if taken.contains(name) || listed.contains(name) || at_once == Some(name) {
             admitted.push(name);
         } else if first.contains(&name) || is_due {
             let note = note(notes, name, means, now);

@@ -79,7 +79,8 @@ impl Model {
             (Vec::new(), true)
         } else if selection.cools {
             let taken = self.rows.keys().copied().collect();
-            let (chosen, waiting) = choose_cooled(rule, &self.tags, &taken, &self.notes, (self.now, now));
+            let known = (&taken, &file.names);
+            let (chosen, waiting) = choose_cooled(rule, &self.tags, known, &self.notes, (self.now, now));
             self.notes.extend(waiting);
             (chosen, false)
         } else {
@@ -409,7 +410,8 @@ impl Model {
                 last => {
                     let taken = last.filter(|_| wanted.cools);
                     let taken = taken.map(|(_, tags)| tags.into_iter().collect()).unwrap_or_default();
-                    let (tags, new) = choose_cooled(rule, &self.tags, &taken, &old, (self.now, None));
+                    let known = (&taken, &file.names);
+                    let (tags, new) = choose_cooled(rule, &self.tags, known, &old, (self.now, None));
                     waiting.extend(new);
                     // Nobody waits any more for a tag that the selection would not choose.
                     let of_selection = old.keys().filter(|name| name.starts_with("web:"));
