@@ -92,7 +92,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
         junk in prop_oneof![
             Just("\n[[image]]\n"), Just("\n[[candidate]]\n"), Just("'''"), Just("\"\"\""), Just("\nversion = 1\n"),
-            Just("\n[image.x]\n"), Just("\nimage = []\n"), Just("\n[["), Just("# \n"), Just("\n[x]\n"), Just("\n"),
+            Just("\n[image.x]\n"), Just("\n[version]\n"), Just("\nimage = []\n"), Just("\n[["), Just("# \n"), Just("\n[x]\n"), Just("\n"),
         ],
     ) {
         let mut text = Lockfile::new(images.into_iter().map(Arc::new), []).to_string();

@@ -79,19 +79,11 @@ impl<'p> Wanted<'p> {
         &self.image.layers[self.place]
     }
 
-    /// The words that make a claim; those of one blob are neighbours.
-    fn words(&self) -> (&'p BlobDigest, u64, &'p DiffId) {
-        let layer = self.layer();
-        (&layer.digest, layer.size, &layer.diff_id)
-    }
-
     /// Adds the words to the `claims` about a blob.
     fn join(&self, claims: &mut Vec<Claim>) {
         let (image, place) = (self.image, self.place);
         match claims.last_mut() {
-            Some(last)
-                if last.layer().size == self.layer().size && last.layer().diff_id == self.layer().diff_id =>
-            {
+            Some(last) if words(last.layer()) == words(self.layer()) => {
                 if last.images.last() != Some(&image.reference) {
                     last.images.push(image.reference.clone());
                 }
@@ -104,6 +96,11 @@ impl<'p> Wanted<'p> {
     }
 }
 
+/// The words that make a claim; those about one blob are neighbours.
+fn words(layer: &LayerDescriptor) -> (&BlobDigest, u64, &DiffId) {
+    (&layer.digest, layer.size, &layer.diff_id)
+}
+
 /// Plans the fetches for all `images` of which something can be done, the biggest first.
 pub(super) fn plan_fetches(desired: &Desired, images: &[PlannedImage], observed: &Observed) -> Vec<Fetch> {
     let mut wanted = Vec::new();
@@ -114,7 +111,7 @@ pub(super) fn plan_fetches(desired: &Desired, images: &[PlannedImage], observed:
         }
     }
     // A stable sort: the images of a claim stay sorted.
-    wanted.sort_by(|a, b| a.words().cmp(&b.words()));
+    wanted.sort_by(|a, b| words(a.layer()).cmp(&words(b.layer())));
     let of_one_blob = |a: &Wanted<'_>, b: &Wanted<'_>| a.layer().digest == b.layer().digest;
     let mut fetches = Vec::with_capacity(wanted.chunk_by(of_one_blob).count());
     for same in wanted.chunk_by(of_one_blob) {

@@ -427,8 +427,10 @@ fn images_that_disagree_about_a_blob_are_separate_claims() {
     observed.resolutions.insert(second.clone(), Resolution::Resolved(Arc::new(lying)));
     let plan = plan(&desired(vec![first.clone(), second.clone()], false), &observed);
     assert_eq!(plan.fetches.len(), 1);
-    let images: Vec<_> = plan.fetches[0].claims.iter().flat_map(|claim| claim.images.clone()).collect();
-    assert_eq!(images.len(), 2);
+    let words = |claim: &Claim| (claim.layer().diff_id.clone(), claim.images.clone());
+    let claims: BTreeMap<_, _> = plan.fetches[0].claims.iter().map(words).collect();
+    let honest = (layer(1).diff_id, vec![first]);
+    assert_eq!(claims, BTreeMap::from([honest, (layer(9).diff_id, vec![second])]));
     assert_eq!(plan.download_bytes(), 11);
 }
 
