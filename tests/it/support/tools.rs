@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// Packages by the command that each is needed for.
+/// Packages by the command that each is needed for, or by a file of it.
 pub(crate) fn listed() -> BTreeMap<&'static str, &'static str> {
     let lines = include_str!("../../tools").lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(|line| line.split_once(' ')).map(|(package, command)| (command, package)).collect()
