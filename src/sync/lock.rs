@@ -202,6 +202,10 @@ fn split(
             open.images.entry(reference).or_default().push((platform, known));
         }
     }
+    // From the end: a digest that waits is not taken for a platform that has none yet either.
+    for platforms in open.images.values_mut() {
+        platforms.sort_by_key(|(_, known)| known.is_some());
+    }
     (entries, open)
 }
 

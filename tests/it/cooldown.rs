@@ -4,7 +4,10 @@
 use serde_json::Value;
 
 use crate::support::check::{listed, wanted};
+use crate::support::fake_registry::FakeRegistry;
+use crate::support::image::{BlobSet, Image, Layer, file, host_platform};
 use crate::support::moving::Moving;
+use crate::support::sandbox::Sandbox;
 
 const THREE_DAYS: &str = "settings.cooldown = \"3d\"\n";
 const TWO_HOURS: &str = "settings.cooldown = \"2h\"\n";
@@ -281,4 +284,42 @@ fn who_cannot_wait_for_a_tag_of_a_selection_need_not() {
     let chosen = world.release("app:1.1", "two");
     now("app:1.1");
     assert!(world.digests().contains(&chosen.into()));
+}
+
+#[test]
+fn another_platform_gets_no_digest_that_waits() {
+    let host = host_platform();
+    let other = if host == "linux/amd64" { "linux/arm64" } else { "linux/amd64" };
+    let index = |content: &mut BlobSet, release: &str| {
+        let images = [&*host, other].map(|platform| {
+            let layer = Layer::of(&[file("release", format!("{release} of {platform}"))]);
+            content.image(&Image::new(&[layer]).platform(platform))
+        });
+        let index = content.index(false, &images);
+        content.tag("app:1", &index);
+    };
+    for (first, second) in [(&*host, other), (other, &*host)] {
+        let mut content = BlobSet::default();
+        index(&mut content, "one");
+        let (sandbox, registry) = (Sandbox::in_memory(), FakeRegistry::start(content));
+        let images = wanted(&registry.name(), &["app:1"]);
+        let settings = |platforms: &[&str]| {
+            format!(
+                "[settings]\ncooldown = \"3d\"\nplatform = {first:?}\nplatforms = {platforms:?}\n{images}"
+            )
+        };
+        sandbox.images(&settings(&[first]));
+        let locked = sandbox.msb("lock --json").run().success().json();
+        registry.edit(|content| index(content, "two"));
+        sandbox.images(&settings(&[first, second]));
+        let upgraded = sandbox.msb("lock --upgrade --json").run().success().json();
+        let entries = upgraded["images"].as_array().unwrap();
+        assert_eq!(entries.len(), 2, "{upgraded:#}");
+        for entry in entries {
+            assert_eq!(
+                entry["digest"], locked["images"][0]["digest"],
+                "{first} was locked first: {upgraded:#}"
+            );
+        }
+    }
 }
