@@ -82,9 +82,15 @@ impl Outcome {
         done.filter(|(image, ..)| !self.staged.contains(image)).count()
     }
 
-    /// Counts the images that failed or were blocked.
+    /// Counts the images that failed or were blocked, and those that the stop switch left undone.
     pub fn failed(&self) -> usize {
         self.images.iter().filter(|(_, _, error)| error.is_some()).count()
+    }
+
+    /// Counts those of the failed images that nothing ails: the run was stopped before their end.
+    pub fn stopped_images(&self) -> usize {
+        let is_stopped = |error: &Option<Arc<Error>>| matches!(error.as_deref(), Some(Error::Stopped));
+        self.images.iter().filter(|(_, _, error)| is_stopped(error)).count()
     }
 }
 

@@ -83,7 +83,7 @@ fn a_run_that_is_stopped_has_its_summary_before_there_is_any_result() {
         running.signal(Signal::INT);
         let output = running.wait().code(130);
         if form.is_empty() {
-            assert!(output.stdout.starts_with("Not done: 1 failed"), "{output}");
+            assert!(output.stdout.starts_with("Not done: 1 stopped"), "{output}");
         } else {
             assert_eq!((&output.summary()["failed"], &output.summary()["added"]), (&json!(1), &json!(0)));
         }

@@ -59,8 +59,12 @@ fn headline(applied: &Applied, time: &str) -> String {
     if applied.unchanged() > 0 {
         parts.push(format!("{} unchanged", applied.unchanged()));
     }
-    if outcome.failed() > 0 {
-        parts.push(paint::red(&format!("{} failed", outcome.failed())));
+    let stopped = outcome.stopped_images();
+    if outcome.failed() > stopped {
+        parts.push(paint::red(&format!("{} failed", outcome.failed() - stopped)));
+    }
+    if stopped > 0 {
+        parts.push(paint::yellow(&format!("{stopped} stopped")));
     }
     if !outcome.waiting.is_empty() {
         parts.push(removals_wait(outcome.waiting.len()));
