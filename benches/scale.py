@@ -6,7 +6,7 @@
 Against a real registry on loopback (Debian's docker-registry), with layers of one small file each. First 200 images of
 ten layers: the requests of a first and a second apply, the times of a second one by tags and by digests, and its system
 calls. Then `--images` images of `--layers` layers in `--registries` registries (names that all lead to the one server):
-first and second apply, plan, watch, prune of nothing, of one image and of half of them; and the 200 images once more, to see
+first and second apply, plan, watch, verify, prune of nothing, of one image and of half of them; and the 200 images once more, to see
 what a full catalog costs them. Seconds are medians.
 """
 
@@ -161,6 +161,7 @@ def very_much(bench, images, registries, layers):
     bench.measure(size + "plan --prune, nothing to do", bench.command("small", "-q", "plan", "--prune", path), 3)
     bench.measure(size + "prune, nothing to do", bench.command("small", "-q", "prune", path), 3)
     bench.measure(size + "list", bench.command("small", "list"), 1)
+    bench.measure(size + "verify of all", bench.command("small", "-q", "verify"), 1)
     tags, digests = (bench.command("small", "-q", "apply", bench.work / name) for name in ["tags.toml", "digests.toml"])
     idle = again(bench, tags, digests, f", {images} more recorded")
     first = next(iter(named))

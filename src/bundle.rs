@@ -74,8 +74,7 @@ pub(crate) struct Form {
 
 /// The path of a blob in a layout.
 pub(crate) fn blob_path(digest: &BlobDigest) -> String {
-    let (algorithm, hex) = digest.as_str().split_once(':').unwrap_or(("sha256", digest.as_str()));
-    format!("blobs/{algorithm}/{hex}")
+    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.text().hex())
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::ops::Deref;
+use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use oci_spec::image::DigestAlgorithm;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -80,16 +81,127 @@ fn check(text: &str) -> Result<Algorithm, DigestError> {
     }
 }
 
+/// The bytes of a hash. A plan may have a hundred thousand, each in several places: the usual one
+/// takes no memory of its own.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Hash {
+    Sha256([u8; 32]),
+    Sha512(Box<[u8; 64]>),
+}
+
+impl Hash {
+    fn parse(text: &str) -> Result<Self, DigestError> {
+        let algorithm = check(text)?;
+        let hex = &text.as_bytes()[algorithm.as_str().len() + 1..];
+        Ok(match algorithm {
+            Algorithm::Sha256 => Self::Sha256(from_hex(hex)),
+            Algorithm::Sha512 => Self::Sha512(Box::new(from_hex(hex))),
+        })
+    }
+
+    fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Sha256(_) => Algorithm::Sha256,
+            Self::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    fn text(&self) -> DigestText {
+        match self {
+            Self::Sha256(hash) => DigestText::of(Algorithm::Sha256, hash),
+            Self::Sha512(hash) => DigestText::of(Algorithm::Sha512, &hash[..]),
+        }
+    }
+}
+
+/// Reads the hex digits of `N` bytes, which have been checked.
+fn from_hex<const N: usize>(hex: &[u8]) -> [u8; N] {
+    let value = |digit: u8| if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 };
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+        *byte = value(pair[0]) << 4 | value(pair[1]);
+    }
+    bytes
+}
+
+/// A digest as `ALGORITHM:HEX`, in no memory but its own.
+#[derive(Clone, Copy)]
+pub struct DigestText {
+    bytes: [u8; DigestText::LONGEST],
+    length: usize,
+}
+
+impl DigestText {
+    /// The length of the longest, `sha512:` and 128 hex digits.
+    const LONGEST: usize = 135;
+
+    fn of(algorithm: Algorithm, hash: &[u8]) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let name = algorithm.as_str().as_bytes();
+        let mut bytes = [b':'; Self::LONGEST];
+        bytes[..name.len()].copy_from_slice(name);
+        let digits = bytes[name.len() + 1..].chunks_exact_mut(2);
+        for (pair, byte) in digits.zip(hash) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        Self { bytes, length: name.len() + 1 + hash.len() * 2 }
+    }
+
+    /// The hex digits after the colon.
+    pub fn hex(&self) -> &str {
+        self.split_once(':').map_or("", |(_, hex)| hex)
+    }
+}
+
+impl Deref for DigestText {
+    type Target = str;
+    fn deref(&self) -> &str {
+        // All of them are ASCII.
+        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+}
+
+impl PartialEq<str> for DigestText {
+    fn eq(&self, other: &str) -> bool {
+        **self == *other
+    }
+}
+
+impl PartialEq<&str> for DigestText {
+    fn eq(&self, other: &&str) -> bool {
+        **self == **other
+    }
+}
+
+impl AsRef<str> for DigestText {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl AsRef<Path> for DigestText {
+    fn as_ref(&self) -> &Path {
+        Path::new(&**self)
+    }
+}
+
+impl fmt::Display for DigestText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
+impl fmt::Debug for DigestText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
 macro_rules! digest_type {
     ($(#[$meta:meta])* $name:ident) => {
         $(#[$meta])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name {
-            // Shared: a digest is in many places of one plan, and a plan may have a hundred
-            // thousand.
-            text: Arc<str>,
-            algorithm: Algorithm,
-        }
+        pub struct $name(Hash);
 
         impl $name {
             /// Parses `ALGORITHM:HEX`.
@@ -97,48 +209,41 @@ macro_rules! digest_type {
             /// # Errors
             /// Anything that is not `sha256:` with 64 or `sha512:` with 128 lower-case hex digits.
             pub fn parse(text: &str) -> Result<Self, DigestError> {
-                let algorithm = check(text)?;
-                Ok(Self { text: text.into(), algorithm })
+                Hash::parse(text).map(Self)
             }
 
             /// The whole digest, `sha256:…`.
-            pub fn as_str(&self) -> &str {
-                &self.text
+            pub fn text(&self) -> DigestText {
+                self.0.text()
             }
 
             /// The hash function.
             pub fn algorithm(&self) -> Algorithm {
-                self.algorithm
-            }
-
-            /// The hex digits after the colon.
-            pub fn hex(&self) -> &str {
-                &self.text[self.algorithm.as_str().len() + 1..]
+                self.0.algorithm()
             }
 
             /// Digests `bytes` by `algorithm`.
             pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
                 let mut hasher = Hasher::new(algorithm);
                 hasher.update(bytes);
-                Self { text: hasher.finish_text().into(), algorithm }
+                Self::from_hasher(hasher)
             }
 
             /// Takes the digest of all bytes that `hasher` saw.
             pub fn from_hasher(hasher: Hasher) -> Self {
-                let algorithm = hasher.algorithm();
-                Self { text: hasher.finish_text().into(), algorithm }
+                Self(hasher.finish())
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.text)
+                f.write_str(&self.text())
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.text)
+                f.write_str(&self.text())
             }
         }
 
@@ -151,7 +256,7 @@ macro_rules! digest_type {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.text)
+                serializer.serialize_str(&self.text())
             }
         }
 
@@ -215,26 +320,20 @@ impl Hasher {
         }
     }
 
-    /// Ends the hash, and writes the digest as `algorithm:hex`.
-    pub fn finish_text(self) -> String {
-        let name = self.algorithm().as_str();
+    fn finish(self) -> Hash {
         match self {
-            Self::Sha256(hasher) => to_text(name, &hasher.finalize()),
-            Self::Sha512(hasher) => to_text(name, &hasher.finalize()),
+            Self::Sha256(hasher) => Hash::Sha256(hasher.finalize().into()),
+            Self::Sha512(hasher) => {
+                let hash: [u8; 64] = hasher.finalize().into();
+                Hash::Sha512(Box::new(hash))
+            }
         }
     }
-}
 
-fn to_text(name: &str, hash: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(name.len() + 1 + hash.len() * 2);
-    text.push_str(name);
-    text.push(':');
-    for byte in hash {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    /// Ends the hash, and writes the digest as `algorithm:hex`.
+    pub fn finish_text(self) -> DigestText {
+        self.finish().text()
     }
-    text
 }
 
 /// The reason why content is not what its descriptor says.
@@ -385,9 +484,26 @@ mod tests {
     #[test]
     fn a_digest_knows_its_parts_and_its_content() {
         let digest = BlobDigest::of(Algorithm::Sha256, b"");
-        assert_eq!(digest.as_str(), EMPTY);
-        assert_eq!(digest.hex(), &EMPTY[7..]);
-        assert_eq!(BlobDigest::of(Algorithm::Sha512, b"x").hex().len(), 128);
+        assert_eq!(digest.text(), EMPTY);
+        assert_eq!(digest.text().hex(), &EMPTY[7..]);
+        assert_eq!(BlobDigest::of(Algorithm::Sha512, b"x").text().hex().len(), 128);
+    }
+
+    #[test]
+    fn digests_are_sorted_as_their_texts_and_read_back() {
+        let of = |algorithm, content: u8| BlobDigest::of(algorithm, &[content]);
+        let mut digests: Vec<BlobDigest> = (0..50)
+            .flat_map(|content| {
+                [Algorithm::Sha512, Algorithm::Sha256].map(|algorithm| of(algorithm, content))
+            })
+            .collect();
+        let mut texts: Vec<String> = digests.iter().map(BlobDigest::to_string).collect();
+        digests.sort();
+        texts.sort();
+        assert_eq!(digests.iter().map(BlobDigest::to_string).collect::<Vec<_>>(), texts);
+        let read: Result<Vec<BlobDigest>, _> = texts.iter().map(|text| text.parse()).collect();
+        assert_eq!(read.unwrap(), digests);
+        assert_eq!(size_of::<BlobDigest>(), 40);
     }
 
     fn verify(content: &[u8], named: &[u8], size: u64) -> Result<(), ContentMismatch> {

@@ -23,7 +23,7 @@ struct Index<'a> {
 #[serde(rename_all = "camelCase")]
 struct Entry<'a> {
     media_type: &'a str,
-    digest: &'a str,
+    digest: &'a BlobDigest,
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     platform: Option<EntryPlatform<'a>>,
@@ -44,7 +44,7 @@ struct Annotations<'a> {
     /// The index which the reference means, where the descriptor leads past the index straight to a
     /// manifest.
     #[serde(rename = "dev.msb-sync.index", skip_serializing_if = "Option::is_none")]
-    index: Option<&'a str>,
+    index: Option<&'a BlobDigest>,
     /// The manifests of signatures that travel with the image: blobs that nothing else leads to.
     #[serde(rename = "dev.msb-sync.signatures", skip_serializing_if = "Option::is_none")]
     signatures: Option<String>,
@@ -101,11 +101,11 @@ fn entry<'a>(image: &'a BundleImage, top: &'a DocumentDescriptor, name: &'a str)
     };
     Entry {
         media_type: &top.media_type,
-        digest: top.digest.as_str(),
+        digest: &top.digest,
         size: top.size,
         platform: image.platform.as_ref().filter(|_| is_manifest).map(platform),
         annotations: Annotations {
-            index: index.filter(|_| is_manifest).map(|index| index.digest.as_str()),
+            index: index.filter(|_| is_manifest).map(|index| &index.digest),
             signatures: signatures(image),
             containerd_name: name,
             ref_name: name,
@@ -115,7 +115,7 @@ fn entry<'a>(image: &'a BundleImage, top: &'a DocumentDescriptor, name: &'a str)
 
 /// The digests of an image's signatures, with commas between.
 fn signatures(image: &BundleImage) -> Option<String> {
-    let digests: Vec<&str> = image.signatures.iter().map(BlobDigest::as_str).collect();
+    let digests: Vec<String> = image.signatures.iter().map(BlobDigest::to_string).collect();
     (!digests.is_empty()).then(|| digests.join(","))
 }
 

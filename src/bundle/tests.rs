@@ -44,11 +44,11 @@ fn a_name_leads_straight_to_the_manifest_and_tells_of_the_index() {
         .collect();
     assert_eq!(names, ["r/b:1", "r/a:1"]);
     let first = &index["manifests"][1];
-    assert_eq!(first["digest"], digest("manifest").as_str());
+    assert_eq!(first["digest"], *digest("manifest").text());
     assert_eq!((&first["mediaType"], &first["size"]), (&json!("type/manifest"), &json!(8)));
     assert_eq!(first["platform"], json!({"architecture": "arm", "os": "linux", "variant": "v7"}));
     assert_eq!(first["annotations"]["org.opencontainers.image.ref.name"], "r/a:1");
-    assert_eq!(first["annotations"]["dev.msb-sync.index"], digest("index").as_str());
+    assert_eq!(first["annotations"]["dev.msb-sync.index"], *digest("index").text());
     let alone = parsed(&index_json(&[image(&["r/a:1"], false)], Form::default()));
     assert_eq!(alone["manifests"][0]["annotations"]["dev.msb-sync.index"], Value::Null);
 }
@@ -58,10 +58,10 @@ fn the_index_form_leads_to_the_index_where_there_is_one() {
     let form = Form { index: true, docker: false };
     let index = parsed(&index_json(&[image(&["r/a:1"], true), image(&["r/b:1"], false)], form));
     let (first, second) = (&index["manifests"][0], &index["manifests"][1]);
-    assert_eq!(first["digest"], digest("index").as_str());
+    assert_eq!(first["digest"], *digest("index").text());
     assert_eq!(first["platform"], Value::Null);
     assert_eq!(first["annotations"]["dev.msb-sync.index"], Value::Null);
-    assert_eq!(second["digest"], digest("manifest").as_str());
+    assert_eq!(second["digest"], *digest("manifest").text());
 }
 
 #[test]
@@ -82,8 +82,8 @@ fn a_name_that_two_images_claim_is_that_of_its_own_image() {
 fn docker_gets_tags_and_paths() {
     let images = [image(&["r/a:1@sha256:x", "r/a:1"], true)];
     let manifest = parsed(&docker_json(&images));
-    let layer = format!("blobs/sha256/{}", digest("layer").hex());
-    let config = format!("blobs/sha256/{}", digest("r/a:1@sha256:x").hex());
+    let layer = format!("blobs/sha256/{}", digest("layer").text().hex());
+    let config = format!("blobs/sha256/{}", digest("r/a:1@sha256:x").text().hex());
     assert_eq!(manifest, json!([{"Config": config, "RepoTags": ["r/a:1"], "Layers": [layer]}]));
 }
 
@@ -209,7 +209,7 @@ fn signatures_travel_as_blobs_that_the_name_tells_of() {
     assert_eq!(signature_blobs(&signature(&["first", "second"], None)).len(), 2);
 
     let all = BTreeSet::from([digest("b"), digest("a")]);
-    let joined: Vec<&str> = all.iter().map(BlobDigest::as_str).collect();
+    let joined: Vec<String> = all.iter().map(BlobDigest::to_string).collect();
     for form in [Form::default(), Form { index: true, docker: true }] {
         let images = [image(&["r/b:1", "r/a:1"], true).signed_by(all.clone()), image(&["r/c:1"], false)];
         let index = parsed(&index_json(&images, form));

@@ -63,7 +63,7 @@ fn pending(row: &Row<'_>) -> Result<Option<PendingHookEvent>> {
 pub(super) fn put(tx: &Transaction<'_>, owner: &Owner, events: &[PendingHookEvent]) -> Result<()> {
     for PendingHookEvent { hook, program, event, is_done } in events {
         let reference = event.reference.to_string();
-        let digest = event.digest.as_ref().map(BlobDigest::as_str);
+        let digest = event.digest.as_ref().map(BlobDigest::text);
         tx.prepare_cached(
             "INSERT INTO sync_hook_events (owner, hook, program, reference, time, platform, action, digest,
                  previous, is_done)
@@ -81,7 +81,7 @@ pub(super) fn put(tx: &Transaction<'_>, owner: &Owner, events: &[PendingHookEven
             event.platform,
             event.action.as_str(),
             digest,
-            event.previous.as_ref().map(BlobDigest::as_str),
+            event.previous.as_ref().map(BlobDigest::text),
             is_done,
         ])?;
     }

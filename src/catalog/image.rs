@@ -220,13 +220,14 @@ fn in_order_of_config(
         return Ok(layers);
     }
     // Two blobs may unpack to the same tar; then the first place is the first row's.
-    let mut unplaced: BTreeMap<&str, VecDeque<&LayerDescriptor>> = BTreeMap::new();
+    let mut unplaced: BTreeMap<&DiffId, VecDeque<&LayerDescriptor>> = BTreeMap::new();
     for layer in &layers {
-        unplaced.entry(layer.diff_id.as_str()).or_default().push_back(layer);
+        unplaced.entry(&layer.diff_id).or_default().push_back(layer);
     }
     let mut ordered = Vec::with_capacity(diff_ids.len());
     for diff_id in &diff_ids {
-        let Some(rows) = unplaced.get_mut(diff_id.as_str()) else { return Ok(layers) };
+        let rows = DiffId::parse(diff_id).ok().and_then(|diff_id| unplaced.get_mut(&diff_id));
+        let Some(rows) = rows else { return Ok(layers) };
         // The last row stays: a layer that the config names twice has one row.
         let row = if rows.len() > 1 { rows.pop_front() } else { rows.front().copied() };
         ordered.extend(row);

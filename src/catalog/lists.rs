@@ -39,7 +39,7 @@ impl ListOf<'_> {
 pub(super) fn put_layers(tx: &Transaction<'_>, of: ListOf<'_>, layers: &[LayerDescriptor]) -> Result<()> {
     let mut insert = tx.prepare_cached(&of.insert("layers", "diff_id"))?;
     for (position, layer) in (0_i64..).zip(layers) {
-        let (diff_id, digest) = (layer.diff_id.as_str(), layer.digest.as_str());
+        let (diff_id, digest) = (layer.diff_id.text(), layer.digest.text());
         let values =
             params![of.key(), position, diff_id, digest, layer.media_type.as_str(), size(layer.size)];
         insert.execute(values)?;
@@ -55,7 +55,7 @@ pub(super) fn put_documents(
 ) -> Result<()> {
     let mut insert = tx.prepare_cached(&of.insert("documents", "role"))?;
     for (position, document) in (0_i64..).zip(documents) {
-        let (role, digest) = (document.role.as_str(), document.digest.as_str());
+        let (role, digest) = (document.role.as_str(), document.digest.text());
         let values = params![of.key(), position, role, digest, document.media_type, size(document.size)];
         insert.execute(values)?;
     }

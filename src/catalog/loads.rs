@@ -55,7 +55,7 @@ fn load(row: &Row<'_>) -> Result<Option<LoadedReference>> {
 /// owner and engine with other settings goes.
 pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -> Result<()> {
     let (listed, files) = if is_done { (load.listed.as_ref(), &load.files[..]) } else { (None, &[][..]) };
-    let listed = listed.map(BlobDigest::as_str);
+    let listed = listed.map(BlobDigest::text);
     let (engine, files) = (json(&load.engine)?, json(&files)?);
     for (other, owner) in same_name(tx, load)? {
         if owner == load.owner.0 && other != engine {
@@ -65,7 +65,7 @@ pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -
                 "UPDATE sync_loads SET manifest_digest = ?4, listed_digest = ?5, files_json = ?6
                   WHERE engine = ?1 AND name = ?2 AND owner = ?3",
             )?
-            .execute(params![other, load.name, owner, load.manifest.as_str(), listed, files])?;
+            .execute(params![other, load.name, owner, load.manifest.text(), listed, files])?;
             forget_former(tx, &other, &load.name, &owner)?;
         }
     }
@@ -93,7 +93,7 @@ pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -
         load.name,
         load.owner.0,
         load.reference.to_string(),
-        load.manifest.as_str(),
+        load.manifest.text(),
         listed,
         files,
     ])?;

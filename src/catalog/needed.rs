@@ -79,10 +79,10 @@ pub(super) fn layers_needed_outside(
     let listed = needed.len();
     let mut place = 0;
     for_each_digest(conn, "SELECT digest FROM sync_image_layers ORDER BY digest", |digest| {
-        while needed.get(place).filter(|_| place < listed).is_some_and(|other| other.as_str() < digest) {
+        while needed.get(place).filter(|_| place < listed).is_some_and(|other| *other.text() < *digest) {
             place += 1;
         }
-        let found = place < listed && needed.get(place).is_some_and(|other| other.as_str() == digest);
+        let found = place < listed && needed.get(place).is_some_and(|other| other.text() == digest);
         if !found && !only_inside.contains(digest) {
             needed.extend(BlobDigest::parse(digest).ok());
         }
@@ -200,8 +200,8 @@ pub(super) fn retain_needed_in(
     let is_default = is_same(directory, default);
     let mut elsewhere = Vec::new();
     for digest in &*needed {
-        let mut users: BTreeSet<String> = texts(conn, OUR_USERS, digest.as_str())?.into_iter().collect();
-        users.extend(texts(conn, THEIR_USERS, digest.as_str())?);
+        let mut users: BTreeSet<String> = texts(conn, OUR_USERS, &digest.text())?.into_iter().collect();
+        users.extend(texts(conn, THEIR_USERS, &digest.text())?);
         users.retain(|user| !inside.contains(user));
         users.extend(spared.get(digest).into_iter().flatten().cloned());
         let mut here = users.is_empty() && is_default;

@@ -57,7 +57,7 @@ impl Document {
 
 /// Notes that the image `name` means `image` from now on, before its rows are replaced.
 pub(super) fn turn(tx: &Transaction<'_>, name: &str, image: &ResolvedImage, now: Timestamp) -> Result<()> {
-    let new = Key { digest: image.digest.as_str().to_owned(), platform: image.platform.to_string() };
+    let new = Key { digest: image.digest.to_string(), platform: image.platform.to_string() };
     let present = key_of(tx, PRESENT, name)?;
     match key_of(tx, RECORDED, name)? {
         // A repair: a catalog that is older than its histories has no word of the present yet.
@@ -182,7 +182,7 @@ fn recorded(conn: &Connection, name: &str) -> Result<Option<ResolvedImage>> {
 
 /// Stores a meaning of the image `name`, in place of an older word about the same digest.
 fn put(tx: &Transaction<'_>, name: &str, image: &ResolvedImage) -> Result<()> {
-    let key = [name, &image.platform.to_string(), image.digest.as_str()];
+    let key = [name, &image.platform.to_string(), &image.digest.text()];
     let known: Option<i64> = tx
         .prepare_cached(
             "SELECT id FROM sync_meanings WHERE reference = ?1 AND platform = ?2 AND digest = ?3",
@@ -205,8 +205,8 @@ fn put(tx: &Transaction<'_>, name: &str, image: &ResolvedImage) -> Result<()> {
         key[0],
         key[1],
         key[2],
-        image.manifest.digest.as_str(),
-        image.config.digest.as_str(),
+        image.manifest.digest.text(),
+        image.config.digest.text(),
         json(&documents),
     ])?;
     let meaning = ListOf::Meaning(tx.last_insert_rowid());
@@ -222,7 +222,7 @@ pub(super) fn stage(tx: &Transaction<'_>, image: &ResolvedImage, now: Timestamp)
         "INSERT INTO sync_staged (reference, platform, digest, since) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (reference, platform) DO UPDATE SET digest = excluded.digest, since = excluded.since",
     )?
-    .execute(params![name, image.platform.to_string(), image.digest.as_str(), now.as_millisecond()])?;
+    .execute(params![name, image.platform.to_string(), image.digest.text(), now.as_millisecond()])?;
     // Images that were staged long ago go, with their meanings.
     let long_ago = (now.as_millisecond() - STAGED_FOR).to_string();
     let mut names = texts(tx, "SELECT DISTINCT reference FROM sync_staged WHERE since <= ?1", &long_ago)?;
@@ -314,7 +314,7 @@ pub(super) fn meaning(
     platform: &Platform,
     digest: &BlobDigest,
 ) -> Result<Option<ResolvedImage>> {
-    let key = [&reference.to_string(), &platform.to_string(), digest.as_str()];
+    let key = [&*reference.to_string(), &platform.to_string(), &digest.text()];
     let found = conn
         .prepare_cached(
             "SELECT id, manifest_digest, config_digest, documents_json FROM sync_meanings

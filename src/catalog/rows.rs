@@ -5,9 +5,10 @@
 //! (another type, a broken digest or reference) makes the image one that is not recorded by us, or
 //! whose rows are incomplete; it is never an error, so that the next run can put it right.
 
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension, Result, Row};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Result, Row, ToSql};
 
+use crate::digest::DigestText;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 
 /// The timestamps that microsandbox can parse without a panic, as an SQL condition on a column.
@@ -121,6 +122,12 @@ pub(super) fn is_true(row: &Row<'_>, column: usize) -> Result<bool> {
 /// The number of bytes as a column. `SQLite`'s integers end at `i64::MAX`; no blob does.
 pub(super) fn size(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+impl ToSql for DigestText {
+    fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
+        (**self).to_sql()
+    }
 }
 
 /// The JSON text of records, lists and maps of strings, which always have one.

@@ -129,9 +129,9 @@ impl Sandbox {
                 "INSERT INTO layers (media_type, digest, size_bytes, diff_id) VALUES (?, ?, ?, ?)",
                 (
                     layer.media_type.as_str(),
-                    layer.digest.as_str(),
+                    layer.digest.text(),
                     layer.size.cast_signed(),
-                    layer.diff_id.as_str(),
+                    layer.diff_id.text(),
                 ),
             )
             .unwrap();
@@ -225,7 +225,7 @@ const LAYER_NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 fn name_of(digest: &str) -> String {
     LAYER_NAMES
         .iter()
-        .find(|name| layer(name).digest.as_str() == digest)
+        .find(|name| layer(name).digest.text() == digest)
         .map_or_else(|| digest.to_owned(), |name| (*name).to_owned())
 }
 

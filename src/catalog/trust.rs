@@ -24,7 +24,7 @@ pub(super) fn proofs(conn: &Connection, digest: &BlobDigest, manifest: &BlobDige
            FROM sync_trust LEFT JOIN sync_trust_ends USING (digest, manifest_digest, judged_by)
           WHERE digest = ?1 AND manifest_digest = ?2 ORDER BY since DESC, judged_by",
     )?;
-    let mut rows = statement.query([digest.as_str(), manifest.as_str()])?;
+    let mut rows = statement.query([digest.text(), manifest.text()])?;
     let mut proofs = Vec::new();
     while let Some(row) = rows.next()? {
         proofs.extend(proof(row, digest, manifest)?);
@@ -58,7 +58,7 @@ pub(super) fn signatures(conn: &Connection, proof: &Evidence) -> Result<Vec<Cand
         "SELECT subject, place, artifact, artifact_manifest, layer, layer_blob, message, config_blob
            FROM sync_signatures WHERE {ONE_PROOF} ORDER BY position"
     ))?;
-    let mut rows = statement.query([proof.digest.as_str(), proof.manifest.as_str(), &proof.judged_by])?;
+    let mut rows = statement.query([&*proof.digest.text(), &proof.manifest.text(), &proof.judged_by])?;
     let mut signatures = Vec::new();
     while let Some(row) = rows.next()? {
         signatures.extend(signature(row)?);
@@ -87,7 +87,7 @@ fn signature(row: &Row<'_>) -> Result<Option<Candidate>> {
 
 /// Notes a proof in place of an older one by the same rule. The oldest ones of the image go.
 pub(super) fn put(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
-    let key = params![proof.digest.as_str(), proof.manifest.as_str(), proof.judged_by];
+    let key = params![proof.digest.text(), proof.manifest.text(), proof.judged_by];
     for table in TABLES {
         tx.prepare_cached(&format!("DELETE FROM {table} WHERE {ONE_PROOF}"))?.execute(key)?;
     }
@@ -97,8 +97,8 @@ pub(super) fn put(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, CURRENT_TIMESTAMP)",
     )?
     .execute(params![
-        proof.digest.as_str(),
-        proof.manifest.as_str(),
+        proof.digest.text(),
+        proof.manifest.text(),
         proof.judged_by,
         proof.rule,
         proof.by,
@@ -110,7 +110,7 @@ pub(super) fn put(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
         tx.prepare_cached(
             "INSERT INTO sync_trust_ends (digest, manifest_digest, judged_by, until) VALUES (?1, ?2, ?3, ?4)",
         )?
-        .execute(params![proof.digest.as_str(), proof.manifest.as_str(), proof.judged_by, until])?;
+        .execute(params![proof.digest.text(), proof.manifest.text(), proof.judged_by, until])?;
     }
     let mut insert = tx.prepare_cached(
         "INSERT INTO sync_signatures (digest, manifest_digest, judged_by, position, subject, place, artifact,
@@ -119,13 +119,13 @@ pub(super) fn put(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
     )?;
     for (position, candidate) in proof.candidates.iter().enumerate() {
         insert.execute(params![
-            proof.digest.as_str(),
-            proof.manifest.as_str(),
+            proof.digest.text(),
+            proof.manifest.text(),
             proof.judged_by,
             i64::try_from(position).unwrap_or(i64::MAX),
-            candidate.subject.as_str(),
+            candidate.subject.text(),
             candidate.place.as_str(),
-            candidate.digest.as_str(),
+            candidate.digest.text(),
             &candidate.manifest[..],
             i64::try_from(candidate.layer).unwrap_or(i64::MAX),
             candidate.blob,
@@ -138,7 +138,7 @@ pub(super) fn put(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
 
 /// Makes room for one more proof of the same image.
 fn drop_oldest(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
-    let (digest, manifest) = (proof.digest.as_str(), proof.manifest.as_str());
+    let (digest, manifest) = (proof.digest.text(), proof.manifest.text());
     loop {
         let count: i64 = tx
             .prepare_cached("SELECT count(*) FROM sync_trust WHERE digest = ?1 AND manifest_digest = ?2")?
@@ -156,7 +156,7 @@ fn drop_oldest(tx: &Transaction<'_>, proof: &Evidence) -> Result<()> {
         let Some(oldest) = oldest else { return Ok(()) };
         for table in TABLES {
             tx.prepare_cached(&format!("DELETE FROM {table} WHERE {ONE_PROOF}"))?
-                .execute([digest, manifest, &oldest])?;
+                .execute([&*digest, &manifest, &oldest])?;
         }
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn put_hold(
         "INSERT INTO sync_holds (reference, digest, since) VALUES (?1, ?2, ?3)
          ON CONFLICT (reference) DO UPDATE SET digest = excluded.digest, since = excluded.since",
     )?
-    .execute(params![name, digest.as_str(), since.as_millisecond()])?;
+    .execute(params![name, digest.text(), since.as_millisecond()])?;
     Ok(())
 }
 
@@ -74,7 +74,7 @@ pub(super) fn put_candidate(
     let name = reference.to_string();
     drop_candidate(tx, &name)?;
     tx.prepare_cached("INSERT INTO sync_candidates (reference, digest, since) VALUES (?1, ?2, ?3)")?
-        .execute(params![name, candidate.digest.as_str(), candidate.since.as_millisecond()])?;
+        .execute(params![name, candidate.digest.text(), candidate.since.as_millisecond()])?;
     if let Some(ahead) = candidate.ahead {
         tx.prepare_cached("INSERT INTO sync_candidates_ahead (reference, ahead) VALUES (?1, ?2)")?
             .execute(params![name, ahead.as_millisecond()])?;

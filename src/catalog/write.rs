@@ -13,7 +13,7 @@ use super::lists::{self, ListOf};
 use super::rows::{self, NameRow, json, size, texts, well_formed};
 use super::{holdings, order, past, waiting};
 use crate::clock;
-use crate::digest::BlobDigest;
+use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, LayerDescriptor, Owner, ResolvedImage};
 
@@ -170,7 +170,7 @@ fn put_layers<'a>(
     {
         let mut statement = tx.prepare_cached("SELECT id FROM layers WHERE digest = ?1")?;
         for layer in &stack {
-            known.push(statement.query_row([layer.digest.as_str()], |row| row.get(0)).optional()?);
+            known.push(statement.query_row([layer.digest.text()], |row| row.get(0)).optional()?);
         }
     }
     let highest: Option<i64> = tx.query_row("SELECT max(id) FROM layers", [], |row| row.get(0))?;
@@ -208,8 +208,8 @@ fn put_layers<'a>(
         tx.prepare_cached(sql)?.execute(params![
             id,
             layer.media_type.as_str(),
-            layer.digest.as_str(),
-            layer.diff_id.as_str(),
+            layer.digest.text(),
+            layer.diff_id.text(),
             size(layer.size)
         ])?;
         ids.insert(&layer.digest, id);
@@ -268,7 +268,7 @@ fn put_config(
     config: &ConfigRecord,
     layers: &[LayerDescriptor],
 ) -> Result<()> {
-    let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
+    let diff_ids: Vec<&DiffId> = layers.iter().map(|layer| &layer.diff_id).collect();
     tx.prepare_cached(
         "INSERT INTO configs (manifest_id, media_type, created, architecture, os, os_variant, config_env_json,
              config_cmd_json, config_working_dir, config_entrypoint_json, config_volumes_json,
@@ -342,9 +342,9 @@ fn put_ours(
     .execute(params![
         name,
         image.platform.to_string(),
-        image.digest.as_str(),
-        image.manifest.digest.as_str(),
-        image.config.digest.as_str(),
+        image.digest.text(),
+        image.manifest.digest.text(),
+        image.config.digest.text(),
         json(&image.config),
         preexisting,
         layers,

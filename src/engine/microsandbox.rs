@@ -93,7 +93,7 @@ impl Microsandbox {
                 count => hasher.update(&buffer[..count]),
             }
         }
-        let digest = hasher.finish_text();
+        let digest = hasher.finish_text().to_string();
         lock(&self.hashed).insert(path.to_owned(), (stamp, digest.clone()));
         Ok(digest)
     }
@@ -137,8 +137,8 @@ impl Engine for Microsandbox {
             cache.join(directory).join(format!("{}.erofs", digest.replace(':', "_")))
         };
         let mut paths: BTreeSet<PathBuf> =
-            layers.iter().map(|(_, diff_id)| file("layers", diff_id.as_str())).collect();
-        paths.insert(file("fsmeta", manifest.as_str()));
+            layers.iter().map(|(_, diff_id)| file("layers", &diff_id.text())).collect();
+        paths.insert(file("fsmeta", &manifest.text()));
         let mut files = Vec::new();
         for path in paths {
             match self.hash(&path) {

@@ -71,9 +71,9 @@ pub enum LayerError {
     #[error("the uncompressed layer does not match its diff_id: expected {expected}, got {actual}")]
     DiffId {
         /// The digest that the config names.
-        expected: DiffId,
+        expected: Box<DiffId>,
         /// The digest of the bytes that came.
-        actual: DiffId,
+        actual: Box<DiffId>,
     },
 }
 

@@ -98,7 +98,7 @@ pub enum RecordedError {
         /// The images file.
         images_file: String,
         /// The digest that stands there.
-        locked: BlobDigest,
+        locked: Box<BlobDigest>,
         /// The digest that is to stand there.
         instead: Box<BlobDigest>,
     },

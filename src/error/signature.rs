@@ -155,7 +155,8 @@ fn reasons(findings: &[Finding]) -> String {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let start = self.digest.hex().get(..12).unwrap_or_default();
+        let digest = self.digest.text();
+        let start = digest.hex().get(..12).unwrap_or_default();
         write!(f, "{}:{start}: {}", self.digest.algorithm().as_str(), self.reason)
     }
 }

@@ -201,7 +201,7 @@ impl<'a> Fetcher<'a> {
             }
             Ok(extracted) => {
                 source.discard()?;
-                let (expected, actual) = (layer.diff_id.clone(), extracted.diff_id);
+                let (expected, actual) = (layer.diff_id.clone().into(), extracted.diff_id.into());
                 Err(failed(LayerError::DiffId { expected, actual }))
             }
             Err(error) => {

@@ -15,7 +15,10 @@ pub(super) fn contradicted(layers: &[LayerDescriptor], observed: &Observed) -> O
 /// agree.
 pub(crate) fn contradiction(claim: &LayerDescriptor, facts: &LayerFacts) -> Option<Error> {
     if claim.diff_id != facts.diff_id {
-        let error = LayerError::DiffId { expected: claim.diff_id.clone(), actual: facts.diff_id.clone() };
+        let error = LayerError::DiffId {
+            expected: claim.diff_id.clone().into(),
+            actual: facts.diff_id.clone().into(),
+        };
         return Some(Error::Layer { digest: claim.digest.clone(), error });
     }
     let (digest, expected) = (claim.digest.clone(), claim.size);

@@ -110,8 +110,11 @@ pub(super) fn plan_fetches(desired: &Desired, images: &[PlannedImage], observed:
             wanted.extend(need.map(|need| Wanted { image, place, need }));
         }
     }
-    // A stable sort: the images of a claim stay sorted.
-    wanted.sort_by(|a, b| words(a.layer()).cmp(&words(b.layer())));
+    // Sorts that are stable take as much memory again. The images of a claim stay sorted.
+    wanted.sort_unstable_by(|a, b| {
+        let images = || (&a.image.reference, a.place).cmp(&(&b.image.reference, b.place));
+        words(a.layer()).cmp(&words(b.layer())).then_with(images)
+    });
     let of_one_blob = |a: &Wanted<'_>, b: &Wanted<'_>| a.layer().digest == b.layer().digest;
     let mut fetches = Vec::with_capacity(wanted.chunk_by(of_one_blob).count());
     for same in wanted.chunk_by(of_one_blob) {
@@ -128,9 +131,8 @@ pub(super) fn plan_fetches(desired: &Desired, images: &[PlannedImage], observed:
             is_kept: same[0].need.is_kept,
         });
     }
-    // The last big layer decides when a run ends: start it first. (A stable sort: ties stay by
-    // digest.)
-    fetches.sort_by_key(|fetch| std::cmp::Reverse(fetch.size()));
+    // The last big layer decides when a run ends: start it first.
+    fetches.sort_unstable_by(|a, b| b.size().cmp(&a.size()).then_with(|| a.digest.cmp(&b.digest)));
     fetches
 }
 

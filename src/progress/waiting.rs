@@ -28,8 +28,9 @@ impl fmt::Display for Waiting {
                 time.round(Unit::Second).unwrap_or(time).strftime("%Y-%m-%d %H:%M:%SZ").to_string()
             }
         };
-        let (algorithm, hex) = self.digest.as_str().split_once(':').unwrap_or_default();
-        let digest = format!("{algorithm}:{}…", &hex[..hex.len().min(12)]);
-        write!(f, "{digest} seen {}, taken from {}", shown(self.since), shown(self.until))
+        let digest = self.digest.text();
+        let (algorithm, start) =
+            (self.digest.algorithm().as_str(), digest.hex().get(..12).unwrap_or_default());
+        write!(f, "{algorithm}:{start}… seen {}, taken from {}", shown(self.since), shown(self.until))
     }
 }

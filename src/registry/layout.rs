@@ -103,7 +103,7 @@ impl Layout {
     ) -> Result<Lookup, RegistryError> {
         let directory = self.directory()?;
         let (digest, size, media_type) = if let Some(digest) = reference.digest() {
-            let entry = directory.entries().iter().find(|entry| entry.digest_text() == digest.as_str());
+            let entry = directory.entries().iter().find(|entry| digest.text() == entry.digest_text());
             (digest.clone(), None, entry.and_then(Entry::media_type))
         } else {
             let entry = self.named(&directory, reference, platform)?;
@@ -195,9 +195,8 @@ impl Layout {
         place: SignaturePlace,
     ) -> Result<Vec<(Listed, Belongs)>, RegistryError> {
         let directory = self.directory()?;
-        let is_subject = |entry: &&Entry| {
-            entry.digest_text() == subject.as_str() || entry.index() == Some(subject.as_str())
-        };
+        let is_subject =
+            |entry: &&Entry| subject.text() == entry.digest_text() || entry.index() == Some(&subject.text());
         let named = reference.tag().map(|tag| directory.find(reference, tag)).unwrap_or_default();
         let about = named.into_iter().chain(directory.entries().iter().filter(is_subject));
         let carried = about.filter_map(Entry::signatures).flat_map(|digests| digests.split(','));
@@ -382,5 +381,5 @@ impl Documents for Layout {
 }
 
 fn blob_name(digest: &BlobDigest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
+    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.text().hex())
 }

@@ -184,7 +184,7 @@ impl Image {
     fn layer_descriptor(&self) -> LayerDescriptor {
         let digest = sha256(&self.layer);
         LayerDescriptor {
-            diff_id: DiffId::parse(digest.as_str()).unwrap(),
+            diff_id: DiffId::parse(&digest.text()).unwrap(),
             digest,
             media_type: "application/vnd.oci.image.layer.v1.tar".into(),
             size: self.layer.len() as u64,
@@ -209,7 +209,7 @@ struct Content(BTreeMap<String, (String, Vec<u8>)>);
 
 impl Content {
     fn manifest(&mut self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) {
-        for name in [tag, sha256(bytes).as_str()] {
+        for name in [tag, &sha256(bytes).text()] {
             let path = format!("/v2/{repository}/manifests/{name}");
             self.0.insert(path, (media_type.to_owned(), bytes.to_vec()));
         }
@@ -231,7 +231,7 @@ impl Content {
                 .header("Content-Range", &format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len())),
             _ => Response::new(200, bytes),
         };
-        response.header("Content-Type", media_type).header("Docker-Content-Digest", sha256(bytes).as_str())
+        response.header("Content-Type", media_type).header("Docker-Content-Digest", &sha256(bytes).text())
     }
 }
 

@@ -41,7 +41,7 @@ impl Bindings {
     /// Compares the note on a layer's inventory with the mark of the directory that the layer has
     /// now.
     pub(super) fn bound(&self, digest: &BlobDigest, mark: &str) -> Bound {
-        let note = sys::read_link(self.0.as_fd(), digest.as_str().as_bytes());
+        let note = sys::read_link(self.0.as_fd(), digest.text().as_bytes());
         let Ok(text) = note else { return Bound::Unknown };
         match text.strip_prefix(NOT.as_bytes()) {
             None if text == mark.as_bytes() => Bound::Same,
@@ -56,7 +56,7 @@ impl Bindings {
         let not = if is_of { "" } else { NOT };
         self.sweep();
         sys::make_symlink(self.0.as_fd(), FRESH, format!("{not}{mark}").as_bytes())?;
-        sys::rename_over(self.0.as_fd(), FRESH, self.0.as_fd(), digest.as_str().as_bytes())
+        sys::rename_over(self.0.as_fd(), FRESH, self.0.as_fd(), digest.text().as_bytes())
     }
 
     /// Removes the note that a run which was killed has not given its name.
@@ -66,7 +66,7 @@ impl Bindings {
 
     /// Removes the note on a layer, if there is one.
     pub(super) fn remove(&self, digest: &BlobDigest) -> Result<(), sys::Kept> {
-        sys::remove_tree(self.0.as_fd(), digest.as_str().as_bytes())
+        sys::remove_tree(self.0.as_fd(), digest.text().as_bytes())
     }
 
     /// Makes the notes durable.

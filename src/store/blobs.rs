@@ -71,8 +71,9 @@ impl Blobs {
     /// them.
     pub(crate) fn has(&self, digest: &BlobDigest, size: u64) -> bool {
         let found = self.directory(digest.algorithm()).ok().flatten();
-        let found = found
-            .and_then(|directory| sys::metadata(directory.as_fd(), digest.hex().as_bytes()).ok().flatten());
+        let found = found.and_then(|directory| {
+            sys::metadata(directory.as_fd(), digest.text().hex().as_bytes()).ok().flatten()
+        });
         found.is_some_and(|found| found.kind == Kind::File && found.size == size && sys::is_own(found.owner))
     }
 
@@ -82,7 +83,7 @@ impl Blobs {
     /// The thing of its name is no regular file of this user's or root's, or cannot be opened.
     pub(crate) fn open(&self, digest: &BlobDigest) -> Result<Option<File>, StoreError> {
         let Some(directory) = self.directory(digest.algorithm())? else { return Ok(None) };
-        match sys::open_own_file(directory.as_fd(), digest.hex().as_bytes()) {
+        match sys::open_own_file(directory.as_fd(), digest.text().hex().as_bytes()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map(Some).map_err(StoreError::io("open the kept blob", self.path(digest))),
         }
@@ -200,7 +201,8 @@ fn keep_one(
         None => layout.algorithm(algorithm)?,
     };
     let (from, to) = (store.downloads_directory.as_fd(), directory.as_fd());
-    let name = digest.hex().as_bytes();
+    let text = digest.text();
+    let name = text.hex().as_bytes();
     let kept = sys::has_own_file(to, name).and_then(|_| {
         match sys::rename_over(from, format!("{digest}.part").as_bytes(), to, name) {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
@@ -257,7 +259,8 @@ pub(crate) fn remove_blobs(home: &LockedHome, digests: &BTreeSet<BlobDigest>) ->
 fn remove_one(blobs: &Blobs, digest: &BlobDigest) -> Result<Option<u64>, String> {
     let directory = blobs.directory(digest.algorithm()).map_err(|error| error.to_string())?;
     let Some(directory) = directory else { return Ok(None) };
-    let (directory, name) = (directory.as_fd(), digest.hex().as_bytes());
+    let text = digest.text();
+    let (directory, name) = (directory.as_fd(), text.hex().as_bytes());
     let remove = || -> io::Result<Option<u64>> {
         if !sys::has_own_file(directory, name)? {
             return Ok(None);

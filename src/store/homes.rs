@@ -129,7 +129,7 @@ pub(crate) fn claim(store: &Store) -> Result<(), StoreError> {
     sys::rename_over(opened.as_fd(), &fresh, opened.as_fd(), id.as_bytes()).map_err(failed())?;
     // By path, as earlier versions claimed: now said better.
     let by_path = BlobDigest::of(Algorithm::Sha256, home_bytes);
-    let _ = sys::remove_file(opened.as_fd(), by_path.hex().as_bytes());
+    let _ = sys::remove_file(opened.as_fd(), by_path.text().hex().as_bytes());
     // Before anything is recorded that needs these layers: else a power loss leaves them to other
     // homes.
     sys::sync(opened.as_fd()).map_err(StoreError::io("sync", &directory))

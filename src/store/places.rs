@@ -53,7 +53,7 @@ impl Places {
 
     /// The path of a layer's inventory.
     pub(crate) fn inventory(&self, digest: &BlobDigest) -> PathBuf {
-        self.private.join(INVENTORIES).join(digest.as_str())
+        self.private.join(INVENTORIES).join(digest.text())
     }
 
     /// Lists a few names of what is no layer in a directory that was never used for layers:
@@ -119,7 +119,7 @@ impl Places {
     /// There is none, or no regular file of this user's or root's.
     pub(crate) fn open_inventory(&self, digest: &BlobDigest) -> io::Result<File> {
         let inventories = self.find_private(INVENTORIES).map_err(|(_, error)| error)?;
-        sys::open_own_file(inventories.as_fd(), digest.as_str().as_bytes())
+        sys::open_own_file(inventories.as_fd(), digest.text().as_bytes())
     }
 
     /// Opens a layer and its inventory; neither is ever a symlink.
@@ -305,7 +305,7 @@ impl LocatedLayers<'_> {
             .map_err(failed(layer_path(&self.places.layers, digest)))?;
         let Some((found, mark)) = layer else { return Ok(LayerState::Missing) };
         let has_inventory = match &self.inventories {
-            Some(inventories) => match sys::has_own_file(inventories.as_fd(), digest.as_str().as_bytes()) {
+            Some(inventories) => match sys::has_own_file(inventories.as_fd(), digest.text().as_bytes()) {
                 // A thing that may not be an inventory is none. Whoever would replace it names it.
                 Err(error) if sys::refusal(&error).is_some() => false,
                 other => other.map_err(failed(self.places.inventory(digest)))?,

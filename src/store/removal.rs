@@ -171,7 +171,7 @@ pub(super) fn remove_in_place(store: &Store, digest: &BlobDigest) -> Result<(), 
     let (inventories, staging) = (store.inventories_directory.as_fd(), store.staging_directory.as_fd());
     let marker = format!("{REMOVING}{digest}");
     let path = layer_path(store.layers(), digest);
-    match sys::rename_over(inventories, digest.as_str().as_bytes(), staging, marker.as_bytes()) {
+    match sys::rename_over(inventories, digest.text().as_bytes(), staging, marker.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             match sys::create_file(staging, marker.as_bytes(), FILE_MODE) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -193,7 +193,7 @@ pub(super) fn remove_in_place(store: &Store, digest: &BlobDigest) -> Result<(), 
 }
 
 fn remove_inventory(store: &Store, digest: &BlobDigest) -> Result<(), Left> {
-    sys::remove_tree(store.inventories_directory.as_fd(), digest.as_str().as_bytes())
+    sys::remove_tree(store.inventories_directory.as_fd(), digest.text().as_bytes())
         .and_then(|()| store.bindings.remove(digest))
         .map_err(|kept| {
             let path = store.places.inventory(digest);
@@ -239,7 +239,7 @@ pub(super) fn sweep(store: &Store, name: &[u8]) -> Result<Result<(), Left>, Stor
 }
 
 fn has_inventory(store: &Store, digest: &BlobDigest) -> Result<bool, StoreError> {
-    let found = sys::metadata(store.inventories_directory.as_fd(), digest.as_str().as_bytes());
+    let found = sys::metadata(store.inventories_directory.as_fd(), digest.text().as_bytes());
     found
         .map(|found| found.is_some())
         .map_err(|error| StoreError::io("look at", store.places.inventory(digest))(error))

@@ -142,10 +142,10 @@ impl Drop for Staged<'_> {
 pub(crate) fn stage<'s>(store: &'s Store, digest: &BlobDigest) -> Result<Staged<'s>, StoreError> {
     // The inventory will be replaced in the end; one that may not be is told before anything is
     // fetched.
-    sys::has_own_file(store.inventories_directory.as_fd(), digest.as_str().as_bytes())
+    sys::has_own_file(store.inventories_directory.as_fd(), digest.text().as_bytes())
         .map_err(StoreError::io("replace the record", store.places.inventory(digest)))?;
     let staging = store.staging_directory.as_fd();
-    let (name, directory) = free_name(store, digest.as_str(), |name| match sys::metadata(staging, name)? {
+    let (name, directory) = free_name(store, &digest.text(), |name| match sys::metadata(staging, name)? {
         Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
         None => sys::make_own_directory_at(staging, name, PRIVATE_MODE),
     })?;
@@ -328,7 +328,7 @@ fn replace(store: &Store, staged: &Staged<'_>) -> Result<(), StoreError> {
 fn place_inventory(store: &Store, staged: &Staged<'_>) -> Result<(), StoreError> {
     let (staging, inventories) = (staged.directory.as_fd(), store.inventories_directory.as_fd());
     let path = store.places.inventory(&staged.digest);
-    sys::rename_over(staging, INVENTORY, inventories, staged.digest.as_str().as_bytes())
+    sys::rename_over(staging, INVENTORY, inventories, staged.digest.text().as_bytes())
         .map_err(StoreError::io("rename the finished record to", path))?;
     unmark_unneeded(store, &staged.digest);
     store.bind(&staged.digest)

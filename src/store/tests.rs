@@ -179,7 +179,7 @@ fn a_note_that_a_killed_run_has_not_named_is_swept() {
     new.ready().unwrap();
     commit(&store, new);
     let names: Vec<_> = fs::read_dir(&bindings).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, [layer.as_str()]);
+    assert_eq!(names, [&*layer.text()]);
 }
 
 #[test]

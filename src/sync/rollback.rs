@@ -160,9 +160,8 @@ fn chosen(
         return earlier.ok_or_else(|| failed(RecordedError::NoEarlier { reference: reference.clone() }));
     };
     let fits = |digest: &BlobDigest| {
-        let text = digest.as_str();
-        let hex = text.split_once(':').map_or(text, |(_, hex)| hex);
-        text == asked || hex.starts_with(asked) || (asked.contains(':') && text.starts_with(asked))
+        let text = digest.text();
+        text == asked || text.hex().starts_with(asked) || (asked.contains(':') && text.starts_with(asked))
     };
     let mut seen = BTreeSet::new();
     let mut distinct = entries;
@@ -203,7 +202,7 @@ fn refuse_locked(loaded: &Loaded, reference: &ImageRef, entry: &HistoryEntry) ->
         place: line.map_or_else(|| place.name.clone(), |line| format!("{}:{line}", place.name)),
         lockfile: place.name.clone(),
         images_file: loaded.name.clone(),
-        locked: locked.digest.clone(),
+        locked: locked.digest.clone().into(),
         instead: Box::new(entry.digest.clone()),
     }))
 }

@@ -129,7 +129,7 @@ impl Claim {
         let content = annotations::signature(&layer.annotations, &candidate.blob)?;
         let bundle = annotations::bundle(&layer.annotations, content)?;
         check_sizes(&bundle)?;
-        if !subjects.iter().any(|subject| subject.as_str() == image.digest) {
+        if !subjects.iter().any(|subject| subject.text() == *image.digest) {
             let (digest, name) = (shown(&image.digest), shown(&identity.reference));
             return Err(about_another(&bundle, &format!("{digest} of {name}")));
         }
@@ -168,7 +168,10 @@ impl Claim {
             }
         };
         let is_named = |subject: &&&BlobDigest| {
-            statement.subject.iter().any(|named| named.digest.of(subject.algorithm()) == Some(subject.hex()))
+            statement
+                .subject
+                .iter()
+                .any(|named| named.digest.of(subject.algorithm()) == Some(subject.text().hex()))
         };
         let Some(subject) = subjects.iter().find(is_named) else {
             let first = statement.subject.first().and_then(|named| named.digest.any());
@@ -191,7 +194,7 @@ impl Claim {
         };
         let subject = &candidate.subject;
         if !subjects.contains(&subject) {
-            return Err(about_another(&bundle, subject.as_str()));
+            return Err(about_another(&bundle, &subject.text()));
         }
         let known = candidate.message.clone().or_else(|| message(subject));
         let Some(bytes) = known.filter(|bytes| BlobDigest::of(subject.algorithm(), bytes) == *subject) else {
@@ -334,7 +337,7 @@ fn artifact_digest(digest: &BlobDigest) -> Option<ArtifactDigest> {
         Algorithm::Sha256 => HashAlgorithm::Sha2256,
         Algorithm::Sha512 => HashAlgorithm::Sha2512,
     };
-    ArtifactDigest::new(algorithm, DigestBytes::from_hex(digest.hex()).ok()?).ok()
+    ArtifactDigest::new(algorithm, DigestBytes::from_hex(digest.text().hex()).ok()?).ok()
 }
 
 /// The layer of cosign 2's simple signing.

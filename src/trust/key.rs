@@ -74,7 +74,7 @@ impl Key {
 
     /// The fingerprint of the key, in hex.
     pub(super) fn fingerprint(&self) -> String {
-        BlobDigest::of(Algorithm::Sha256, self.public.as_bytes()).hex().to_owned()
+        BlobDigest::of(Algorithm::Sha256, self.public.as_bytes()).text().hex().to_owned()
     }
 
     /// The name of its file.

@@ -136,7 +136,7 @@ fn check_payload(payload: &[u8], subjects: &[&BlobDigest]) -> Result<(), Refused
         let kind = shown(&target.media_type);
         return Err(Refused::because(format!("it is about something of type {kind}, not an image")));
     }
-    if !subjects.iter().any(|subject| subject.as_str() == target.digest) {
+    if !subjects.iter().any(|subject| subject.text() == *target.digest) {
         return Err(Refused::because(format!("it is about {}", shown(&target.digest))));
     }
     Ok(())

@@ -133,7 +133,7 @@ fn anchor(
 }
 
 fn fingerprint(certificate: &[u8]) -> String {
-    BlobDigest::of(Algorithm::Sha256, certificate).hex().to_owned()
+    BlobDigest::of(Algorithm::Sha256, certificate).text().hex().to_owned()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -218,5 +218,5 @@ fn fingerprint(rule: &TrustRule, who: &Who) -> String {
         bytes.extend_from_slice(&part.len().to_le_bytes());
         bytes.extend_from_slice(&part);
     }
-    BlobDigest::of(Algorithm::Sha256, &bytes).as_str().to_owned()
+    BlobDigest::of(Algorithm::Sha256, &bytes).to_string()
 }

@@ -53,7 +53,7 @@ fn machine_table(home: &Path, registry: &FakeRegistry, keys: &str) {
 fn received(running: &Running) -> Option<u64> {
     let lines = running.stdout();
     let events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    events.filter_map(|event| event["received_bytes"].as_u64()).last()
+    events.filter_map(|event| event["received_bytes"].as_u64()).next_back()
 }
 
 #[test]

@@ -358,7 +358,7 @@ impl Human {
             {
                 let rest =
                     if *resumed > 0 { format!(", {} already here", bytes(*resumed)) } else { String::new() };
-                self.note(&format!("    {} {} for {image}{rest}", short(digest.as_str()), bytes(*size)));
+                self.note(&format!("    {} {} for {image}{rest}", short(&digest.text()), bytes(*size)));
             }
             Event::Started { layers, bytes: count, .. } if !self.meter.is_bars() => {
                 self.note(&format!("fetching {}, {}", plural(*layers, "layer"), bytes(*count)));

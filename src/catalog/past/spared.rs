@@ -30,7 +30,7 @@ fn layer_sizes(conn: &Connection, name: &str, entry: &HistoryEntry) -> Result<BT
         "SELECT l.digest, l.size_bytes FROM sync_meanings AS m JOIN sync_meaning_layers AS l ON l.meaning = m.id
           WHERE m.reference = ?1 AND m.platform = ?2 AND m.digest = ?3",
     )?;
-    let mut rows = statement.query([name, &entry.platform.to_string(), entry.digest.as_str()])?;
+    let mut rows = statement.query([name, &entry.platform.to_string(), &entry.digest.text()])?;
     let mut sizes = BTreeMap::new();
     while let Some(row) = rows.next()? {
         let size = integer(row, 1)?.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
@@ -117,7 +117,7 @@ fn meaning_digests(
     sql: &str,
 ) -> Result<BTreeSet<BlobDigest>> {
     let mut statement = conn.prepare_cached(sql)?;
-    let mut rows = statement.query([name, &platform.to_string(), digest.as_str()])?;
+    let mut rows = statement.query([name, &platform.to_string(), &digest.text()])?;
     let mut found = BTreeSet::new();
     while let Some(row) = rows.next()? {
         found.extend(text(row, 0)?.and_then(|text| BlobDigest::parse(&text).ok()));

@@ -13,7 +13,7 @@ fn microsandbox_finds_what_we_record() {
     let found: i64 = conn
         .query_row(
             "SELECT count(*) FROM (SELECT id, media_type, digest FROM layers WHERE digest IN (?, ?, ?))",
-            rusqlite::params_from_iter(wanted.drain(..).map(|layer| layer.digest.as_str().to_owned())),
+            rusqlite::params_from_iter(wanted.drain(..).map(|layer| layer.digest.to_string())),
             |row| row.get(0),
         )
         .unwrap();

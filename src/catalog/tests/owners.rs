@@ -103,7 +103,7 @@ fn layers_of_other_images_and_of_unfinished_pulls_are_needed() {
         .sql()
         .execute(
             "INSERT INTO layers (media_type, digest, diff_id, size_bytes) VALUES ('', ?, 'x', 1)",
-            [layer("h").digest.as_str()],
+            [layer("h").digest.text()],
         )
         .unwrap();
     let outside = |names: &[&str]| catalog.layers_needed_outside(&refs(names)).unwrap();

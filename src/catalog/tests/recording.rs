@@ -65,7 +65,7 @@ fn an_update_replaces_the_old_rows_and_keeps_shared_layers() {
         .sql()
         .prepare("SELECT id FROM layers WHERE digest = ?")
         .unwrap()
-        .query_map([layer("a").digest.as_str()], |row| row.get(0))
+        .query_map([layer("a").digest.text()], |row| row.get(0))
         .unwrap()
         .collect::<Result<_, _>>()
         .unwrap();

@@ -63,7 +63,7 @@ fn archive(image: &Image, name: &str, break_off: bool) -> impl FnMut(&mut dyn Wr
     };
     add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
     for blob in &image.blobs {
-        add(&format!("blobs/sha256/{}", digest(blob).hex()), blob);
+        add(&format!("blobs/sha256/{}", digest(blob).text().hex()), blob);
     }
     let index = format!(
         r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json",
@@ -228,7 +228,7 @@ fn containerd_takes_lists_and_drops_an_image() {
     containerd.check(&[&name]).unwrap().remove(0).unwrap();
     let removed = Command::new("ctr")
         .args(["-a", settings.address.as_deref().unwrap(), "-n", "test", "content", "rm"])
-        .arg(foreign.layer.0.as_str())
+        .arg(&*foreign.layer.0.text())
         .status();
     assert!(removed.unwrap().success());
     assert!(containerd.list(&asked()).unwrap().images.contains_key(&name));

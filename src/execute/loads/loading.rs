@@ -349,7 +349,7 @@ fn listed(
         found: found.map_or_else(
             || "not at all".to_owned(),
             |found| {
-                let digests: Vec<&str> = found.iter().map(BlobDigest::as_str).collect();
+                let digests: Vec<String> = found.iter().map(BlobDigest::to_string).collect();
                 if digests.is_empty() {
                     "without a digest".to_owned()
                 } else {

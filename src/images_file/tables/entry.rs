@@ -106,10 +106,10 @@ fn read_table(
             None => None,
         };
         let digest = match &digest {
-            Some(digest) => Some(digest.as_ref()?.as_str()),
+            Some(digest) => Some(digest.as_ref()?.text()),
             None => None,
         };
-        Wanted::Image(whole_reference(reader, registry, name_node, name, tag, digest)?)
+        Wanted::Image(whole_reference(reader, registry, name_node, name, tag, digest.as_deref())?)
     };
     Some(Listed {
         span: name_node.span,

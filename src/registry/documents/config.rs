@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(record.cmd.as_deref(), Some(&["sh".to_owned()][..]));
         assert_eq!((record.entrypoint, record.user), (None, None));
         assert_eq!(record.history_json.as_deref(), Some(r#"[{"created_by":"x"}]"#));
-        assert_eq!(layers[1].diff_id.as_str(), digest("d2"));
+        assert_eq!(*layers[1].diff_id.text(), *digest("d2"));
     }
 
     #[test]

@@ -272,7 +272,7 @@ impl Repository<'_> {
                 DocumentKind::Manifest => Ask {
                     accept: &ACCEPT,
                     unknown: "manifest unknown",
-                    ..Ask::get(self.manifest_url(site, digest.as_str()))
+                    ..Ask::get(self.manifest_url(site, &digest.text()))
                 },
                 DocumentKind::Config | DocumentKind::Signature => Ask {
                     unknown: "blob unknown",

@@ -38,7 +38,8 @@ pub(crate) struct Listed {
 /// Returns the tag under which artifacts of `place` that refer to `subject` are kept; `None` where
 /// there is no such tag.
 pub(crate) fn tag_of(subject: &BlobDigest, place: SignaturePlace) -> Option<String> {
-    let (algorithm, hex) = (subject.algorithm().as_str(), subject.hex());
+    let text = subject.text();
+    let (algorithm, hex) = (subject.algorithm().as_str(), text.hex());
     let tag = match place {
         SignaturePlace::Referrers => {
             let start = hex.get(..MAX_HASH).unwrap_or(hex);

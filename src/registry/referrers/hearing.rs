@@ -138,10 +138,10 @@ impl<'a> Hearing<'a> {
     fn fits(&self, artifact: &Artifact, belongs: Belongs) -> bool {
         let said = artifact.subject.as_deref();
         match belongs {
-            Belongs::Says => said == Some(self.subject.as_str()),
-            Belongs::Unsaid => said.is_none_or(|said| said == self.subject.as_str()),
+            Belongs::Says => said == Some(&self.subject.text()),
+            Belongs::Unsaid => said.is_none_or(|said| self.subject.text() == said),
             Belongs::Carried => {
-                said.is_none_or(|said| said == self.subject.as_str()) && artifact.place() == self.place
+                said.is_none_or(|said| self.subject.text() == said) && artifact.place() == self.place
             }
         }
     }

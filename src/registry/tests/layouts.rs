@@ -8,7 +8,7 @@ use super::*;
 fn put(root: &Path, bytes: &[u8]) {
     let folder = root.join("blobs/sha256");
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(sha256(bytes).hex()), bytes).unwrap();
+    std::fs::write(folder.join(sha256(bytes).text().hex()), bytes).unwrap();
 }
 
 /// A layout of `images`, each under a `ref.name`.
@@ -120,7 +120,7 @@ fn damaged_layouts_are_refused() {
     layout(root, &[(&app, "1")]);
     assert!(resolve(&registries(), &vendored("tools/a:1")).is_ok());
 
-    let config = root.join("blobs/sha256").join(sha256(&app.config).hex());
+    let config = root.join("blobs/sha256").join(sha256(&app.config).text().hex());
     std::fs::write(&config, "changed").unwrap();
     fails("not what was asked for");
     std::fs::remove_file(&config).unwrap();
@@ -128,7 +128,7 @@ fn damaged_layouts_are_refused() {
     std::fs::create_dir(&config).unwrap();
     fails("not a regular file");
 
-    let layer = root.join("blobs/sha256").join(sha256(&app.layer).hex());
+    let layer = root.join("blobs/sha256").join(sha256(&app.layer).text().hex());
     std::fs::write(&layer, "longer than it was").unwrap();
     assert!(registries().blob(&vendored("tools/a:1"), &app.layer_descriptor(), 0).is_err());
 

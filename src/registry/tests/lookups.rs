@@ -184,7 +184,7 @@ fn documents_that_are_not_what_their_digest_says_are_refused() {
     let content = serve(&app);
     let lie = other.digest();
     let server = Server::start(move |request| {
-        content.answer(request).without("Docker-Content-Digest").header("Docker-Content-Digest", lie.as_str())
+        content.answer(request).without("Docker-Content-Digest").header("Docker-Content-Digest", &lie.text())
     });
     let error = resolve(&Setup::new().build(), &reference(&server)).unwrap_err();
     assert_eq!(error.kind(), "content-mismatch", "{error}");

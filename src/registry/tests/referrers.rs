@@ -19,7 +19,7 @@ fn subject() -> BlobDigest {
 }
 
 fn fallback() -> String {
-    format!("sha256-{}", subject().hex())
+    format!("sha256-{}", subject().text().hex())
 }
 
 /// An artifact with a layer for each of `layers`, a media type and bytes.
@@ -64,7 +64,7 @@ impl Artifact {
     }
 
     fn serve(&self, content: &mut Content, tag: Option<&str>) {
-        content.manifest("team/app", tag.unwrap_or(self.digest().as_str()), OCI_MANIFEST, &self.manifest);
+        content.manifest("team/app", tag.unwrap_or(&self.digest().text()), OCI_MANIFEST, &self.manifest);
         for layer in &self.layers {
             content.blob("team/app", layer);
         }
@@ -176,7 +176,7 @@ fn where_there_is_no_api_the_fallback_tag_is_asked_and_the_api_no_more() {
     registries.referrers(&other, &sha256(b"x"), SignaturePlace::Referrers, &mut none).unwrap();
     assert_eq!(
         server.lines()[before.len()..],
-        [format!("GET /v2/team/app/manifests/sha256-{}", sha256(b"x").hex())]
+        [format!("GET /v2/team/app/manifests/sha256-{}", sha256(b"x").text().hex())]
     );
     let third = ImageRef::in_registry(&server.name(), "team/other:1").unwrap();
     registries.referrers(&third, &subject(), SignaturePlace::Referrers, &mut none).unwrap();
@@ -237,7 +237,7 @@ fn nothing_anywhere_is_nothing() {
         registries.referrers(&reference(&server), &long, place, &mut none).unwrap();
     }
     let lines = server.lines();
-    assert_eq!(lines[4..], [format!("GET /v2/team/app/manifests/sha512-{}", &long.hex()[..64])]);
+    assert_eq!(lines[4..], [format!("GET /v2/team/app/manifests/sha512-{}", &long.text().hex()[..64])]);
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn bytes_that_are_not_what_their_digest_says_are_the_registrys_failure() {
         content
             .answer(request)
             .without("Docker-Content-Digest")
-            .header("Docker-Content-Digest", sha256(b"x").as_str())
+            .header("Docker-Content-Digest", &sha256(b"x").text())
     });
     let (_, result) =
         heard_until(&Setup::new().build(), &reference(&server), SignaturePlace::SignatureTag, None);
@@ -504,7 +504,7 @@ fn layout(root: &Path, entries: &[Value], blobs: &[&[u8]]) -> Registries {
     std::fs::create_dir_all(root.join("blobs/sha256")).unwrap();
     std::fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     for bytes in blobs {
-        std::fs::write(root.join("blobs/sha256").join(sha256(bytes).hex()), bytes).unwrap();
+        std::fs::write(root.join("blobs/sha256").join(sha256(bytes).text().hex()), bytes).unwrap();
     }
     std::fs::write(root.join("index.json"), index(entries)).unwrap();
     let layout = Some(root.to_owned());
@@ -575,6 +575,6 @@ fn a_layout_has_signatures_as_bundles_carry_them_and_as_other_tools_write_them()
     let folder = tempfile::tempdir().unwrap();
     let registries = layout(folder.path(), &[bundle.entry()], &[&bundle.manifest]);
     heard(&registries, &reference).unwrap_err();
-    std::fs::write(folder.path().join("blobs/sha256").join(bundle.digest().hex()), "changed").unwrap();
+    std::fs::write(folder.path().join("blobs/sha256").join(bundle.digest().text().hex()), "changed").unwrap();
     heard(&registries, &reference).unwrap_err();
 }

@@ -31,5 +31,5 @@ pub(super) fn algorithm_place(root: &Path, algorithm: Algorithm) -> PathBuf {
 
 /// Tells where a blob is, in the layout `root`.
 pub(super) fn blob_path(root: &Path, digest: &BlobDigest) -> PathBuf {
-    algorithm_place(root, digest.algorithm()).join(digest.hex())
+    algorithm_place(root, digest.algorithm()).join(digest.text().hex())
 }

@@ -120,7 +120,7 @@ fn what_is_in_the_way_is_left_alone_and_named() {
     let results = keep(&home.store, &[home.spool(&link, "link"), home.spool(&directory, "directory")]);
     for (result, digest) in results.into_iter().zip([&link, &directory]) {
         let message = result.unwrap_err().to_string();
-        assert!(message.contains(digest.hex()), "{message}");
+        assert!(message.contains(digest.text().hex()), "{message}");
     }
     let removed = remove_blobs(home.store.home(), &BTreeSet::from([link.clone(), directory.clone()]));
     assert_eq!((removed.removed.len(), removed.kept.len()), (0, 2));
@@ -140,7 +140,7 @@ fn a_layout_that_lacks_something_gets_it_and_a_directory_elsewhere_serves() {
     fs::create_dir(home.path("elsewhere")).unwrap();
     symlink("elsewhere", home.path("blobs")).unwrap();
     let kept = home.keep("kept");
-    assert!(home.path("elsewhere/blobs/sha256").join(kept.hex()).exists());
+    assert!(home.path("elsewhere/blobs/sha256").join(kept.text().hex()).exists());
     fs::remove_file(home.path("blobs/oci-layout")).unwrap();
     write_blobs_index(home.store.home(), b"{}").unwrap();
     assert!(home.path("blobs/oci-layout").exists());
@@ -162,7 +162,7 @@ fn what_killed_runs_left_is_swept_and_what_they_received_is_there() {
     fs::create_dir_all(home.path(".blobs.new/blobs")).unwrap();
     let left = [
         home.path("blobs/.index.json.7.tmp"),
-        home.path("blobs/blobs/sha256").join(format!(".{}.7.tmp", kept.hex())),
+        home.path("blobs/blobs/sha256").join(format!(".{}.7.tmp", kept.text().hex())),
     ];
     for left in &left {
         fs::write(left, "half").unwrap();

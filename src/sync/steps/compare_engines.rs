@@ -110,7 +110,7 @@ fn compare_reference(
             Some(error) => (PartStatus::Missing, Some(error.to_string())),
         },
         Some(found) => {
-            let found: Vec<&str> = found.iter().map(BlobDigest::as_str).collect();
+            let found: Vec<String> = found.iter().map(BlobDigest::to_string).collect();
             let found = if found.is_empty() { "no digest".to_owned() } else { found.join(", ") };
             (PartStatus::Modified, Some(format!("the engine lists {found}, not {listed}")))
         }
@@ -161,7 +161,7 @@ fn compare_file(session: &Session, path: &Path, digest: &str) -> Option<(PartSta
         }
     }
     let found = BlobDigest::from_hasher(hasher);
-    (found.as_str() != digest).then(|| {
+    (found.text() != *digest).then(|| {
         (PartStatus::Modified, format!("{} is {found}, and was {digest} after the load", path.display()))
     })
 }

@@ -49,7 +49,7 @@ pub(super) fn image() -> (BlobDigest, BlobDigest) {
 /// The documents of the image.
 pub(super) fn document(digest: &BlobDigest) -> Option<Vec<u8>> {
     let image = json("image.json");
-    image["manifests"].get(digest.as_str()).map(|text| text.as_str().unwrap().as_bytes().to_vec())
+    image["manifests"].get(&*digest.text()).map(|text| text.as_str().unwrap().as_bytes().to_vec())
 }
 
 /// The candidates of one artifact.

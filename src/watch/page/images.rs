@@ -264,12 +264,12 @@ fn digests(html: &mut Html, image: &ImageStatus) {
         }
         (here, wanted) => {
             if let Some(here) = here {
-                add(here.as_str());
+                add(&here.text());
             }
             if let Some(wanted) = wanted {
                 html.tags("<span class=\"sub\">wanted ");
-                html.tags("<span class=\"digest\" title=\"").text(wanted.as_str()).tags("\">");
-                html.text(short(wanted.as_str())).tags("</span></span>");
+                html.tags("<span class=\"digest\" title=\"").text(wanted.text()).tags("\">");
+                html.text(short(&wanted.text())).tags("</span></span>");
             }
         }
     }
@@ -292,8 +292,8 @@ fn time(html: &mut Html, image: &ImageStatus, now: Timestamp) {
 
 /// Adds a new digest, and when it is taken.
 fn coming(html: &mut Html, waiting: &Waiting, now: Timestamp) {
-    html.tags("<span class=\"digest\" title=\"").text(waiting.digest.as_str()).tags("\">");
-    html.text(short(waiting.digest.as_str())).tags("</span>, taken ");
+    html.tags("<span class=\"digest\" title=\"").text(waiting.digest.text()).tags("\">");
+    html.text(short(&waiting.digest.text())).tags("</span>, taken ");
     html.time(waiting.until, ahead(waiting.until, now));
 }
 

@@ -46,7 +46,7 @@ impl Query {
         self.state.is_none_or(|state| image.state == state)
             && (self.search.is_empty()
                 || has(&image.reference)
-                || image.digest.as_ref().is_some_and(|digest| has(digest.as_str())))
+                || image.digest.as_ref().is_some_and(|digest| has(&digest.text())))
     }
 
     /// True if all images are asked for.

@@ -99,8 +99,8 @@ fn change(html: &mut Html, change: &Change) {
     if let (Action::Update, Some(from), Some(to)) = (change.action, &change.from, &change.to) {
         let digests = [(" ", from), (" → ", to)];
         for (before, digest) in digests.into_iter().filter(|_| from != to) {
-            html.tags(before).tags("<span class=\"digest\" title=\"").text(digest.as_str()).tags("\">");
-            html.text(short(digest.as_str())).tags("</span>");
+            html.tags(before).tags("<span class=\"digest\" title=\"").text(digest.text()).tags("\">");
+            html.text(short(&digest.text())).tags("</span>");
         }
     }
     for (before, is_meant) in [(" · into ", false), (" · out of ", true)] {

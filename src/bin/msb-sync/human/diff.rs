@@ -67,7 +67,7 @@ pub(crate) fn diff_markdown(diff: &LockfileDiff) -> String {
 
 /// A digest, short enough for a column.
 fn digest(digest: Option<&BlobDigest>) -> String {
-    digest.map(|digest| code(&crate::text::short(digest.as_str()))).unwrap_or_default()
+    digest.map(|digest| code(&crate::text::short(&digest.text()))).unwrap_or_default()
 }
 
 /// Text as Markdown's code in a table's cell: no character in it means anything else.

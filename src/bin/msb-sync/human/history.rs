@@ -59,7 +59,7 @@ pub(crate) fn held(rolled: &RolledBack) -> String {
     let there = if *was_there { "was at this digest before, and " } else { "" };
     format!(
         "{reference} {there}is held at {}; to let it go on: msb-sync rollback --release {reference}",
-        short(digest.as_str())
+        short(&digest.text())
     )
 }
 

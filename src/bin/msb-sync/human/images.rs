@@ -94,7 +94,7 @@ fn list_row(listed: &ListedImage, now: Timestamp) -> [String; 9] {
         image.reference.to_string(),
         listed.platform.as_ref().map_or_else(none, ToString::to_string),
         image.digest.as_ref().map_or_else(none, |digest| {
-            format!("{}{}", short(digest.as_str()), if image.held.is_some() { " (held)" } else { "" })
+            format!("{}{}", short(&digest.text()), if image.held.is_some() { " (held)" } else { "" })
         }),
         layers,
         bytes(size_of_layers(&image.layers)),

@@ -59,7 +59,7 @@ pub(super) fn row(change: &EntryChange) -> Vec<String> {
         _ => '~',
     };
     let digests = [&change.previous, &change.digest].into_iter().flatten();
-    let mut digests: Vec<String> = digests.map(|digest| short(digest.as_str())).collect();
+    let mut digests: Vec<String> = digests.map(|digest| short(&digest.text())).collect();
     digests.dedup();
     let signer = change.signed_by.as_ref().map(|by| format!("signed by {by}"));
     let mut row =

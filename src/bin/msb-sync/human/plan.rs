@@ -196,7 +196,7 @@ fn row(image: &PlannedImage, plan: &Plan, platform: &Platform, view: View) -> Ro
     if let (Action::Update, Some(old), Some(new)) = (image.action, &image.previous, &image.digest)
         && old != new
     {
-        facts.push(format!("{} → {}", short(old.as_str()), short(new.as_str())));
+        facts.push(format!("{} → {}", short(&old.text()), short(&new.text())));
     }
     let refusal = trust::refusal(image.part_error().map(|error| &**error));
     let below = refusal.map(|refusal| trust::details(refusal, BELOW, view)).unwrap_or_default();

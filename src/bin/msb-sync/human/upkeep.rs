@@ -244,7 +244,7 @@ fn rows(pruned: &Pruned) -> Vec<Row> {
         rows.push(Row::new(sign, &[&image.reference.to_string(), &why], ""));
     }
     for layer in &pruned.layers {
-        let what = format!("layer {}", short(layer.digest.as_str()));
+        let what = format!("layer {}", short(&layer.digest.text()));
         rows.push(Row::new('-', &[&what, &format!("{}, {}", bytes(layer.size), layer.reason)], ""));
     }
     for layer in &pruned.kept {
@@ -252,7 +252,7 @@ fn rows(pruned: &Pruned) -> Vec<Row> {
         rows.push(Row::new('=', &[&what, &why], ""));
     }
     for blob in &pruned.blobs {
-        let what = format!("kept blob {}", short(blob.digest.as_str()));
+        let what = format!("kept blob {}", short(&blob.digest.text()));
         let why = format!("{}, no image needs it any more", bytes(blob.size));
         rows.push(Row::new('-', &[&what, &why], ""));
     }
@@ -264,7 +264,7 @@ fn rows(pruned: &Pruned) -> Vec<Row> {
         rows.push(Row::new('=', &[&kept.name, &why], ""));
     }
     for download in &pruned.downloads {
-        let what = format!("partial download of {}", short(download.digest.as_str()));
+        let what = format!("partial download of {}", short(&download.digest.text()));
         let why = format!("{}, left by a run that did not end", bytes(download.size));
         rows.push(Row::new('-', &[&what, &why], ""));
     }

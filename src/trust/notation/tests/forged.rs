@@ -84,7 +84,7 @@ fn protected() -> Value {
 fn payload() -> Value {
     let [index, _] = subjects();
     json!({"targetArtifact": {
-        "mediaType": "application/vnd.oci.image.index.v1+json", "digest": index.as_str(), "size": 491,
+        "mediaType": "application/vnd.oci.image.index.v1+json", "digest": index, "size": 491,
     }})
 }
 
@@ -118,7 +118,7 @@ fn judged_jws(signer: &Signer, protected: &Value, payload: &Value) -> Result<Sig
 
 fn judged_text(signer: &Signer, protected: &str, payload: &str) -> Result<Signed, Refused> {
     let [index, _] = subjects();
-    let candidate = with(index.as_str(), "{}", jws(signer, protected, payload));
+    let candidate = with(&index.text(), "{}", jws(signer, protected, payload));
     judged_blob(&candidate, JWS, &signer.roots, "CN=leaf", NOW)
 }
 
@@ -411,12 +411,12 @@ fn headers_of_cose_are_read_alike() {
     ];
     let [index, _] = subjects();
     for (position, (change, expected)) in changes.into_iter().enumerate() {
-        let candidate = with(index.as_str(), "{}", cose(&signer, change));
+        let candidate = with(&index.text(), "{}", cose(&signer, change));
         let reason = reason(judged_blob(&candidate, COSE, &signer.roots, "CN=leaf", NOW));
         assert!(reason.contains(expected), "change {position}, expected {expected}: {reason}");
     }
     let mut untagged = cose(&signer, |header| header.add_critical_label(scheme()));
     untagged.remove(0);
-    let candidate = with(index.as_str(), "{}", untagged);
+    let candidate = with(&index.text(), "{}", untagged);
     assert!(reason(judged_blob(&candidate, COSE, &signer.roots, "*", NOW)).contains("cannot be read"));
 }
