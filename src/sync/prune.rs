@@ -175,33 +175,37 @@ impl Unlisted {
 impl Unlisted {
     /// Finds the images that the file lists and whose last load into an engine has not ended well.
     fn not_loaded(&self, mut loaded: Vec<LoadedReference>) -> BTreeSet<ImageRef> {
-        let names: BTreeMap<EngineName, BTreeSet<String>> =
-            EngineName::ALL.into_iter().map(|engine| (engine, self.names_in(engine))).collect();
+        let names = self.wanted_names();
         loaded.retain(|row| {
             row.owner == self.desired.owner
                 && row.listed.is_none()
                 && self.desired.targets.engines.contains(&row.engine)
-                && names[&row.engine.name].contains(&row.name)
+                && names.get(&row.engine.name).is_some_and(|names| names.contains(&row.name))
                 && !self.absent.contains(&row.reference)
         });
         loaded.into_iter().map(|row| row.reference).collect()
     }
 
-    /// Lists the texts by which `engine` is to list what the file lists.
-    fn names_in(&self, engine: EngineName) -> BTreeSet<String> {
+    /// Lists the texts by which each engine that the file names is to list what the file lists.
+    fn wanted_names(&self) -> BTreeMap<EngineName, BTreeSet<String>> {
         let file = &self.loaded.file;
-        let narrowed = |reference: &ImageRef| {
-            let image = file.images.iter().find(|image| image.reference == *reference);
+        let images: BTreeMap<&ImageRef, &Option<BTreeSet<EngineName>>> =
+            file.images.iter().map(|image| (&image.reference, &image.engines)).collect();
+        let is_wanted_by = |engine: &EngineName, reference: &ImageRef| {
             let of_selection = || {
                 let repository = reference.repository_alone();
                 let mut selections = file.selections.iter();
                 selections.find(|selection| selection.repository == repository).map(|found| &found.engines)
             };
-            let engines = image.map(|image| &image.engines).or_else(of_selection);
-            engines.and_then(Option::as_ref).is_some_and(|engines| !engines.contains(&engine))
+            let engines = images.get(reference).copied().or_else(of_selection);
+            engines.and_then(Option::as_ref).is_none_or(|engines| engines.contains(engine))
         };
-        let listed = self.desired.listed_elsewhere.iter().filter(|reference| !narrowed(reference));
-        listed.flat_map(|reference| engine.names_of(reference)).collect()
+        let names = |engine: EngineName| {
+            let listed = self.desired.listed_elsewhere.iter();
+            let wanted = listed.filter(|reference| is_wanted_by(&engine, reference));
+            (engine, wanted.flat_map(|reference| engine.names_of(reference)).collect())
+        };
+        self.desired.targets.engines.iter().map(|engine| names(engine.name)).collect()
     }
 }
 
@@ -238,8 +242,7 @@ impl Wish for Unlisted {
             return Ok(Vec::new());
         }
         let owner = &self.desired.owner;
-        let wanted: BTreeMap<EngineName, BTreeSet<String>> =
-            EngineName::ALL.into_iter().map(|engine| (engine, self.names_in(engine))).collect();
+        let wanted = self.wanted_names();
         let others: BTreeSet<Owner> = loaded.iter().map(|row| row.owner.clone()).collect();
         let mut dead = BTreeSet::new();
         for other in others.into_iter().filter(|other| other != owner && is_dead(other)) {
@@ -257,7 +260,7 @@ impl Wish for Unlisted {
         loaded.retain(|row| {
             let mut engines = self.desired.targets.engines.iter();
             let mut is_wanted = || {
-                wanted[&row.engine.name].contains(&row.name)
+                wanted.get(&row.engine.name).is_some_and(|names| names.contains(&row.name))
                     && engines.any(|engine| engine.may_be(&row.engine))
             };
             if row.owner == *owner {
