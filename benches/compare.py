@@ -1,23 +1,32 @@
 #!/usr/bin/env python3
-"""Times cold pulls by msb-sync and by its peers, in turns on fresh file systems, and prints the table.
+"""Times cold pulls and other jobs by msb-sync and by its peers, in turns on fresh file systems, and prints the table.
 
     benches/compare.py target/release/msb-sync                                    images made of this machine's own files
     benches/compare.py BIN --registry 127.0.0.1:5000 --image python=rig/python:python   images that a registry has
     benches/compare.py BIN --layout DIR --image python=python                     images of an OCI layout, by tag
+    benches/compare.py BIN --jobs engines,export,verify                           other jobs, with the images of any of these
     benches/compare.py --draw FIGURES.json --svg OUT.svg                          draws figures again
 
 Each pull starts on a fresh ext4 (root; others: a fresh directory) with the registry's blobs in the page cache. Wall is
 the whole process, sync what a sync of that file system takes after it: msb-sync leaves nothing to sync, peers leave
-all. CPU and memory are of the processes that are started; of containerd only its client's. In rounds of their own:
-the requests, by the registry's log, and the system calls a file, by strace. Peers that are not installed are left out
-and named. Ratios are msb-sync's wall + sync over theirs, pair by pair in one round. The layers differ: msb-sync, podman,
-containerd and the shell unpack each layer, skopeo + umoci and crane flatten.
+all. CPU and memory are of the processes that are started; of containerd the CPU is its daemon's too, the memory only its
+client's. In rounds of their own: the requests of pulls, by the registry's log, and the system calls a file, by strace. Peers
+that are not installed are left out and named. Ratios are msb-sync's wall + sync over theirs, and its CPU over theirs, pair by
+pair in one round. The layers differ: msb-sync, podman, containerd and the shell unpack each layer, skopeo + umoci and crane
+flatten.
 
   shell         curl | openssl sha256, igzip or gzip | bsdtar: two layers at once, no spool, no catalog, no promises
   skopeo+umoci  skopeo copy to an OCI layout, umoci raw unpack      podman  podman pull, overlay driver
   crane         crane export | bsdtar                               ctr     containerd of its own, ctr images pull, overlayfs
   --peer NAME=COMMAND   any other: `--peer 'other=other pull --to {d} {host}/{repository}:{tag}'`, with {d} a path that does
                         not exist yet on the fresh file system. It has to unpack the image, over plain http.
+
+Jobs (`--jobs`; `engines` is the first three). What each leaves is looked at before it counts:
+
+  podman, containerd, microsandbox   `apply` for that engine alone, with no layers of its own; podman pull, ctr images pull,
+                msb pull. For msb: PATH="$(dirname "$(tests/msb)"):$PATH"
+  export        `export` of kept blobs into a pipe, nobody is asked; cat of the same blobs | openssl dgst -sha256
+  verify        `verify` of the layers; cat of every file of them to nothing, two processes at a time
 """
 
 import argparse
@@ -41,10 +50,11 @@ import time
 import urllib.request
 
 sys.dont_write_bytecode = True
+import jobs
 import rig
 import svg
 
-OURS = "msb-sync"
+OURS, AGAIN = jobs.OURS, jobs.AGAIN
 
 SHELL = r"""export d={d} u=http://{host}/v2/{repository}; mkdir -p $d
 curl -fsS -H 'Accept: {accept}' $u/manifests/{tag} > $d/manifest.json
@@ -69,7 +79,9 @@ class Image:
         self.host, self.name, self.repository, self.tag = host, name, repository, tag
         request = urllib.request.Request(f"http://{host}/v2/{repository}/manifests/{tag}", headers={"Accept": rig.MANIFEST})
         with urllib.request.urlopen(request) as answer:
-            self.layers = json.load(answer).get("layers")
+            manifest = answer.read()
+        self.digest = "sha256:" + hashlib.sha256(manifest).hexdigest()
+        self.layers = json.loads(manifest).get("layers")
         if not self.layers:
             sys.exit(f"{repository}:{tag} at {host} is no image of one platform")
 
@@ -110,22 +122,12 @@ def command(peer, binary, image, disk):
 
 @contextlib.contextmanager
 def daemon(peer, disk):
-    """containerd, for the peer that needs it."""
+    """containerd, for the peer that needs it: a function that tells its seconds of CPU so far."""
     if peer != "ctr":
-        yield
+        yield lambda: 0.0
         return
-    config = disk / "containerd.toml"
-    config.write_text(f'version = 2\nroot = "{disk}/root"\nstate = "{disk}/state"\n[grpc]\naddress = "{disk}/c.sock"\n')
-    process = subprocess.Popen(["containerd", "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
-            if subprocess.run(["ctr", "-a", disk / "c.sock", "version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
-                break
-            time.sleep(0.05)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
+    with rig.containerd(disk) as pid:
+        yield lambda: rig.cpu_seconds(pid)
 
 
 # --------------------------------------------------------------------------------------------- images of our own
@@ -210,12 +212,14 @@ def pull(peer, binary, image, disk):
     """One pull on a fresh disk: its costs."""
     mount = disk.fresh()
     image.warm()
-    with daemon(peer, mount):
+    with daemon(peer, mount) as spent:
+        before = spent()
         cost = rig.run(command(peer, binary, image, mount))
         sync = disk.sync()
+        more = spent() - before
     if cost.status:
         print(f"{peer} {image.name}: exit {cost.status}: {cost.stderr.strip()[-300:]}", file=sys.stderr)
-    return {"image": image.name, "peer": peer, "wall": cost.wall, "sync": sync, "cpu": cost.cpu, "rss": cost.rss, "ok": cost.status == 0}
+    return {"image": image.name, "peer": peer, "wall": cost.wall, "sync": sync, "cpu": cost.cpu + more, "rss": cost.rss, "ok": cost.status == 0}
 
 
 def count(peer, binary, image, disk, registry):
@@ -248,7 +252,7 @@ def runs(asked, peers, images, disk, registry):
                     layers = disk.mount / "d/home/layers"
                     facts.setdefault(image.name, image.facts(files_below(layers)))
                     again = rig.run(command(OURS, asked.binary, image, disk.mount))
-                    rows.append({"image": image.name, "peer": "nothing to do", "wall": again.wall, "sync": 0.0, "cpu": again.cpu,
+                    rows.append({"image": image.name, "peer": AGAIN, "wall": again.wall, "sync": 0.0, "cpu": again.cpu,
                                  "rss": again.rss, "ok": again.status == 0, "round": number})
                 print(f"round {number + 1} of {asked.rounds}: {image.name} {peer} {row['wall']:.2f} + {row['sync']:.2f} s", file=sys.stderr)
     for image in images if asked.count else []:
@@ -259,21 +263,32 @@ def runs(asked, peers, images, disk, registry):
 
 # ---------------------------------------------------------------------------------------------------------- table
 
-def summary(figures, image, peer):
-    """Medians and ranges of one peer's pulls of one image; `None` where there is none that succeeded."""
-    rows = [row for row in figures["rows"] if row["image"] == image and row["peer"] == peer and row["ok"]]
+def of(figures, image, job):
+    """The rows of one job on one image. Figures from before there were other jobs have pulls alone."""
+    return [row for row in figures["rows"] if row["image"] == image and row.get("job", "pull") == job]
+
+
+def summary(figures, image, job, peer):
+    """Medians and ranges of one peer's runs of one job on one image; `None` where there is none that succeeded."""
+    good = [row for row in of(figures, image, job) if row["ok"]]
+    rows = [row for row in good if row["peer"] == peer]
     if not rows:
         return None
-    total = [row["wall"] + row["sync"] for row in rows]
+    ours = {row["round"]: row for row in good if row["peer"] == OURS}
+    pairs = [(ours[row["round"]], row) for row in rows if row["round"] in ours and row["wall"] > 0]
+
+    def total(row):
+        return row["wall"] + row["sync"]
     median = {key: statistics.median(row[key] for row in rows) for key in ["wall", "sync", "cpu"]}
-    ours = {row["round"]: row["wall"] + row["sync"] for row in figures["rows"]
-            if row["image"] == image and row["peer"] == OURS and row["ok"]}
-    ratios = [ours[row["round"]] / (row["wall"] + row["sync"]) for row in rows if row["round"] in ours and row["wall"] > 0]
-    found = {**median, "total": statistics.median(total), "low": min(total), "high": max(total), "rss": max(row["rss"] for row in rows),
+    totals = [total(row) for row in rows]
+    found = {**median, "total": statistics.median(totals), "low": min(totals), "high": max(totals), "rss": max(row["rss"] for row in rows),
              "runs": len(rows)}
-    if ratios and peer not in (OURS, "nothing to do"):
+    if pairs and peer not in (OURS, AGAIN):
+        ratios = [total(our) / total(row) for our, row in pairs]
         found["ratio"] = (statistics.median(ratios), min(ratios), max(ratios))
-    for counted in figures["counts"]:
+        # A clock that counts hundredths may say 0.
+        found["cpu ratio"] = statistics.median(our["cpu"] / max(row["cpu"], 0.01) for our, row in pairs)
+    for counted in figures["counts"] if job == "pull" else []:
         if counted["image"] == image and counted["peer"] == peer:
             found["requests"] = sum(counted["requests"].values()) if "requests" in counted else None
             files = figures["facts"].get(image, {}).get("files")
@@ -281,46 +296,56 @@ def summary(figures, image, peer):
     return found
 
 
-def order(figures):
-    """Images and peers in the order in which they first occur, msb-sync first and its second run last."""
-    images = list(dict.fromkeys(row["image"] for row in figures["rows"]))
-    peers = sorted(set(row["peer"] for row in figures["rows"]), key=lambda peer: (peer != OURS, peer == "nothing to do", peer))
-    return images, peers
+def groups(figures):
+    """Pairs of image and job, in the order in which they first occur."""
+    return list(dict.fromkeys((row["image"], row.get("job", "pull")) for row in figures["rows"]))
+
+
+def order(figures, image, job):
+    """The peers of a job, msb-sync first and its second run last."""
+    return sorted({row["peer"] for row in of(figures, image, job)}, key=lambda peer: (peer != OURS, peer == AGAIN, peer))
+
+
+def note(figures, image, job):
+    """What is told of an image above its figures."""
+    facts = figures["facts"].get(image)
+    parts = [jobs.JOBS[job].words] if job != "pull" else []
+    if facts:
+        parts += [f"{facts['layers']} layers", f"{facts['compressed'] / 2**20:.0f} MiB"]
+        parts += [f"{facts['files']:,} files"] if facts["files"] else []
+    return ", ".join(parts) or "not pulled"
 
 
 def table(figures):
     """The figures as text."""
     lines = [f"{figures['machine']}; {figures['disk']}; {figures['date']}; {figures['rounds']} rounds"]
-    images, peers = order(figures)
-    for image in images:
-        facts = figures["facts"].get(image, {})
-        lines += ["", f"{image}: " + (f"{facts['layers']} layers, {facts['compressed'] / 2**20:.0f} MiB, {facts['files']} files" if facts else "not pulled"),
-                  f"{'':14s} {'wall':>7s} {'+ sync':>7s} {'= sum [range]':>22s} {'CPU s':>7s} {'MiB':>5s} {'requests':>8s} {'calls/file':>10s}   msb-sync / it [range]"]
-        for peer in peers:
-            found = summary(figures, image, peer)
+    for image, job in groups(figures):
+        lines += ["", f"{image}: {note(figures, image, job)}",
+                  f"{'':14s} {'wall':>7s} {'+ sync':>7s} {'= sum [range]':>22s} {'CPU s':>7s} {'MiB':>5s} {'requests':>8s} {'calls/file':>10s}"
+                  "   msb-sync / it [range], CPU"]
+        for peer in order(figures, image, job):
+            found = summary(figures, image, job, peer)
             if not found:
                 continue
             spread = f"{found['total']:.2f} [{found['low']:.2f}..{found['high']:.2f}]"
-            ratio = "{:.2f} [{:.2f}..{:.2f}]".format(*found["ratio"]) if "ratio" in found else ""
+            ratio = "{:.2f} [{:.2f}..{:.2f}], {:.2f}".format(*found["ratio"], found["cpu ratio"]) if "ratio" in found else ""
             requests = found.get("requests") if found.get("requests") is not None else ""
             calls = f"{found['calls']:.1f}" if found.get("calls") else ""
             lines.append(f"{peer:14s} {found['wall']:7.2f} {found['sync']:7.2f} {spread:>22s} {found['cpu']:7.2f} {found['rss']:5.0f} "
-                         f"{requests:>8} {calls:>10s}   {ratio}")
+                         f"{requests:>8} {calls:>10s}   {ratio}".rstrip())
     return "\n".join(lines) + "\n"
 
 
 def picture(figures):
     """The figures as an SVG."""
-    images, peers = order(figures)
-    groups = []
-    for image in images:
-        found = {peer: summary(figures, image, peer) for peer in peers if peer != "nothing to do"}
-        facts = figures["facts"].get(image, {})
-        note = f"{facts['layers']} layers, {facts['compressed'] / 2**20:.0f} MiB, {facts['files']:,} files" if facts else ""
+    drawn = []
+    for image, job in groups(figures):
+        found = {peer: summary(figures, image, job, peer) for peer in order(figures, image, job) if peer != AGAIN}
         bars = [svg.Bar(peer, one["wall"], max(0, one["total"] - one["wall"]), one["low"], one["high"], peer == OURS) for peer, one in found.items() if one]
-        groups.append((image, note, sorted(bars, key=lambda bar: bar.wall + bar.sync)))
-    subtitle = f"cold pull from a registry on loopback, seconds until everything is on disk; median of {figures['rounds']} with range"
-    return svg.chart("msb-sync and its peers", subtitle, f"{figures['machine']} · {figures['disk']} · {figures['date']}", groups)
+        drawn.append((image, note(figures, image, job), sorted(bars, key=lambda bar: bar.wall + bar.sync)))
+    what = "cold pull from a registry on loopback, " if {job for _, job in groups(figures)} <= {"pull"} else ""
+    subtitle = f"{what}seconds until everything is on disk; median of {figures['rounds']} with range"
+    return svg.chart("msb-sync and its peers", subtitle, f"{figures['machine']} · {figures['disk']} · {figures['date']}", drawn)
 
 
 # --------------------------------------------------------------------------------------------------------- checks
@@ -329,20 +354,23 @@ def self_test():
     """Checks table, picture and readers with figures that were thought up."""
     import xml.etree.ElementTree
     rows = [{"image": "a<b", "peer": peer, "round": number, "wall": wall + number / 10, "sync": 0.5, "cpu": 1.5, "rss": 20, "ok": True}
-            for peer, wall in [(OURS, 1.0), ("podman", 4.0), ("nothing to do", 0.01)] for number in range(3)]
+            for peer, wall in [(OURS, 1.0), ("podman", 4.0), (AGAIN, 0.01)] for number in range(3)]
+    rows += [{**row, "job": "verify", "cpu": row["wall"], "peer": {"podman": "find | xargs"}.get(row["peer"], row["peer"])} for row in rows if row["peer"] != AGAIN]
     rows.append({"image": "a<b", "peer": "crane", "round": 0, "wall": 1, "sync": 0, "cpu": 1, "rss": 1, "ok": False})
     figures = {"machine": "2 cores & a disk", "date": "2026-01-01", "disk": "ext4", "rounds": 3, "rows": rows,
                "counts": [{"image": "a<b", "peer": OURS, "requests": {"GET blobs": 4}, "calls": 600}, {"image": "a<b", "peer": "podman"}],
                "facts": {"a<b": {"layers": 3, "compressed": 3 << 20, "files": 100}}}
     figures = json.loads(json.dumps(figures))
     text = table(figures)
-    for part in ["3 layers, 3 MiB, 100 files", "1.60 [1.50..1.70]", "0.35 [0.33..0.36]", " 6.0 ", "nothing to do"]:
+    for part in ["3 layers, 3 MiB, 100 files", "1.60 [1.50..1.70]", "0.35 [0.33..0.36], 1.00", " 6.0\n", AGAIN,
+                 "a<b: looked over for damage, 3 layers", "0.35 [0.33..0.36], 0.27"]:
         assert part in text, f"{part!r} is not in\n{text}"
     assert "crane" not in text, text
-    assert order(figures)[1] == [OURS, "crane", "podman", "nothing to do"]
+    assert groups(figures) == [("a<b", "pull"), ("a<b", "verify")]
+    assert order(figures, *groups(figures)[0]) == [OURS, "crane", "podman", AGAIN]
     root = xml.etree.ElementTree.fromstring(picture(figures))
     words = " ".join(root.itertext())
-    for part in ["podman", "a<b", "2 cores & a disk", "2026-01-01", "4.6"]:
+    for part in ["podman", "a<b", "find | xargs", "2 cores & a disk", "2026-01-01", "4.6"]:
         assert part in words, f"{part!r} is not in {words}"
     assert rig.parse_strace("% time seconds usecs/call calls errors syscall\n---- ----\n 60.00 0.1 3 4006 3 statx\n 0.1 0.0 1 7 read\n100.00 0.1 3 4013 3 total\n") == {"statx": 4006, "read": 7}
     with tempfile.TemporaryDirectory() as directory:
@@ -351,6 +379,7 @@ def self_test():
             assert command(peer, "msb-sync", image, pathlib.Path(directory)), peer
         OTHERS["other"] = "other {d} {host}/{repository}:{tag}"
         assert command("other", "msb-sync", image, pathlib.Path("/x")) == ["bash", "-c", "other /x/d 127.0.0.1:1/r:t"]
+        jobs.self_test(pathlib.Path(directory))
     cost = rig.run(["python3", "-c", "x = bytearray(64 << 20)"])
     assert cost.status == 0 and 64 < cost.rss < 200 and cost.wall > 0, cost
     print("ok")
@@ -360,7 +389,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary", nargs="?", help="msb-sync")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", default=",".join(peer for peer in NEEDS if peer != OURS), help="default: %(default)s")
+    parser.add_argument("--jobs", default="pull", help="of pull, podman, containerd, microsandbox, export, verify, and engines for those; default: %(default)s")
+    parser.add_argument("--peers", default=",".join(peer for peer in NEEDS if peer != OURS), help="of pulls; default: %(default)s")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="another one; may be repeated")
     parser.add_argument("--registry", help="an open registry with plain http that has the images")
     parser.add_argument("--layout", help="an OCI layout that has the images")
@@ -392,8 +422,9 @@ def main():
 
 def measured(asked, parser):
     """Makes or finds the images and runs everything."""
+    wanted_jobs = jobs.named(asked.jobs) or parser.error(f"no such jobs: {asked.jobs}")
     OTHERS.update(text.split("=", 1) if "=" in text else parser.error("--peer is NAME=COMMAND") for text in asked.peer)
-    peers = [OURS, *filter(None, asked.peers.split(",")), *OTHERS]
+    peers = [OURS, *filter(None, asked.peers.split(",")), *OTHERS] if "pull" in wanted_jobs else []
     for peer in peers[:]:
         if peer not in NEEDS and peer not in OTHERS:
             parser.error(f"no such peer: {peer}")
@@ -416,6 +447,9 @@ def measured(asked, parser):
         images = [Image(asked.registry or registry.address, *one) for one in wanted]
         disk = stack.enter_context(rig.Disk(work))
         figures = runs(asked, peers, images, disk, registry)
+        figures["rows"] += jobs.runs([name for name in wanted_jobs if name != "pull"], asked.binary, images, disk, asked.rounds)
+        for image in images:
+            figures["facts"].setdefault(image.name, image.facts(None))
         return {"machine": rig.machine(), "date": rig.today(), "disk": disk.kind, "rounds": asked.rounds, **figures}
 
 

@@ -1,4 +1,4 @@
-"""What compare.py and scale.py stand on: a real registry on loopback, processes with their costs, fresh disks.
+"""What the benchmarks stand on: a real registry on loopback, processes with their costs, fresh disks, containerd.
 
 Nothing but Python's standard library. The registry is Debian's docker-registry on a free port with its data in a
 directory of ours; its own log counts the requests. Images are written straight into that directory, in the layout
@@ -56,6 +56,13 @@ def run(command, cwd=None, env=None):
         except ValueError:
             raise SystemExit(f"cannot measure {shlex.join(map(str, command))}: {done.stderr.decode(errors='replace')}")
     return Cost(**cost, stdout=done.stdout.decode(errors="replace"), stderr=done.stderr.decode(errors="replace"))
+
+
+def cpu_seconds(pid):
+    """Of a running process, and of those children of its that it has waited for."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def system_calls(command, cwd=None):
@@ -198,6 +205,27 @@ def small_layer(number):
     header[148:156] = b"%06o\0 " % sum(header)
     tar = bytes(header) + content.ljust(512, b"\0") + bytes(1024)
     return gzip.compress(tar, 1, mtime=0), "sha256:" + hashlib.sha256(tar).hexdigest(), "+gzip"
+
+
+# ------------------------------------------------------------------------------------------------- containerd
+
+@contextlib.contextmanager
+def containerd(directory):
+    """A containerd with everything below `directory`, its socket there as c.sock: the daemon's process id."""
+    config = directory / "containerd.toml"
+    config.write_text(f'version = 2\nroot = "{directory}/root"\nstate = "{directory}/state"\n'
+                      'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+                      f'[grpc]\naddress = "{directory}/c.sock"\n[ttrpc]\naddress = "{directory}/t.sock"\n')
+    process = subprocess.Popen(["containerd", "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            if subprocess.run(["ctr", "-a", directory / "c.sock", "version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+                break
+            time.sleep(0.05)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
 
 
 # ------------------------------------------------------------------------------------------------------ disks

@@ -30,13 +30,6 @@ CHANGES = {"fsync", "fdatasync", "syncfs", "sync", "sync_file_range", "flock", "
            "fsetxattr", "utimensat"}
 
 
-def cpu_seconds(pid):
-    """Of a running process."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def images_file(path, registries, pull="always", by_digest=False, settings=""):
     """Writes an images file for {registry: (endpoint, [(repository, tag, digest)])}."""
     with open(path, "w") as file:
@@ -90,9 +83,9 @@ class Bench:
                 begin = time.monotonic()
                 with open(path, "a") as file:
                     file.write("\n# changed\n")
-        idle = cpu_seconds(process.pid)
+        idle = rig.cpu_seconds(process.pid)
         time.sleep(5)
-        idle = cpu_seconds(process.pid) - idle
+        idle = rig.cpu_seconds(process.pid) - idle
         fields = dict(line.split(":", 1) for line in open(f"/proc/{process.pid}/status"))
         row = {"what": what, "first": settled[0], "after a change": settled[1], "rss": int(fields["VmHWM"].split()[0]) / 1024,
                "descriptors": len(os.listdir(f"/proc/{process.pid}/fd")), "idle cpu in 5 s": idle}
