@@ -238,17 +238,22 @@ class Disk:
         self.mount = pathlib.Path(directory) / "disk"
         self.image = pathlib.Path(directory) / "disk.img"
         self.size = size
-        self.loop = None
+        self.loop, self.left = None, []
 
     def __enter__(self):
         self.mount.mkdir()
         tools = all(shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") for tool in ["losetup", "mkfs.ext4"])
         if os.geteuid() == 0 and tools:
-            subprocess.run(["truncate", "-s", self.size, self.image], check=True)
-            attached = subprocess.run(["losetup", "-f", "--show", "--direct-io=on", self.image],
-                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            self.loop = attached.stdout.strip() if attached.returncode == 0 else None
+            self.loop = self._attach()
         return self
+
+    def _attach(self):
+        """An empty file as a device; `None` where there are no such devices."""
+        self.image.unlink(missing_ok=True)
+        subprocess.run(["truncate", "-s", self.size, self.image], check=True)
+        attached = subprocess.run(["losetup", "-f", "--show", "--direct-io=on", self.image],
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return attached.stdout.strip() if attached.returncode == 0 else None
 
     @property
     def kind(self):
@@ -260,6 +265,8 @@ class Disk:
                 if not os.path.ismount(self.mount) or subprocess.run(["umount", self.mount], stderr=subprocess.DEVNULL).returncode == 0:
                     break
                 time.sleep(0.1)
+            else:
+                subprocess.run(["umount", "--lazy", self.mount], stderr=subprocess.DEVNULL)
         else:
             shutil.rmtree(self.mount, ignore_errors=True)
             self.mount.mkdir(exist_ok=True)
@@ -267,10 +274,14 @@ class Disk:
     def fresh(self):
         self._clear()
         if self.loop:
-            make = ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,discard", self.loop]
-            # Whoever made a mount namespace in the meantime, as container tools do, still has the old one mounted.
-            for _ in range(300):
-                made = subprocess.run(make, stderr=subprocess.PIPE, text=True)
+            # Whoever made a mount namespace in the meantime, as container tools do, still has the old one mounted, and
+            # may for long.
+            for number in range(100):
+                if number and number % 20 == 0:
+                    self.left.append(self.loop)
+                    self.loop = self._attach() or self.left.pop()
+                made = subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,discard", self.loop],
+                                      stderr=subprocess.PIPE, text=True)
                 if made.returncode == 0:
                     break
                 time.sleep(0.1)
@@ -287,8 +298,9 @@ class Disk:
 
     def __exit__(self, *_):
         self._clear()
-        if self.loop:
-            subprocess.run(["losetup", "-d", self.loop], stderr=subprocess.DEVNULL)
+        for loop in filter(None, [self.loop, *self.left]):
+            # One that is still mounted somewhere goes with its mount.
+            subprocess.run(["losetup", "-d", loop], stderr=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
