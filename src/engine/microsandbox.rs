@@ -4,7 +4,7 @@
 //! an image, named by its manifest. It believes whatever lies there: so we note what they hold. A
 //! killed load leaves copies of blobs behind, which msb never removes: so we do.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
@@ -24,13 +24,15 @@ use crate::digest::{Algorithm, BlobDigest, DiffId, Hasher};
 use crate::error::EngineError;
 use crate::state::{AskedNames, EngineFile, EngineListing, EngineSettings};
 use crate::sys;
-use crate::threads::lock;
+use crate::threads::{self, lock};
 
 /// The start and the end of the name of a blob that a load is reading; the number of the process is
 /// between them.
 const LOADING: (&str, &str) = ("load-", ".blob");
 /// The bytes of a file that are hashed at once.
 const CHUNK: usize = 256 << 10;
+/// The files that are hashed at once, when a load has ended and nothing else is left to do.
+const HASHERS: usize = 2;
 
 pub(super) struct Microsandbox {
     program: Program,
@@ -139,9 +141,17 @@ impl Engine for Microsandbox {
         let mut paths: BTreeSet<PathBuf> =
             layers.iter().map(|(_, diff_id)| file("layers", &diff_id.text())).collect();
         paths.insert(file("fsmeta", &manifest.text()));
+        let (hashed, left) = (Mutex::new(BTreeMap::new()), Mutex::new(paths.into_iter()));
+        let next = || lock(&left).next();
+        threads::work_in_parallel("hash", HASHERS, || {
+            while let Some(path) = next() {
+                let result = self.hash(&path);
+                lock(&hashed).insert(path, result);
+            }
+        });
         let mut files = Vec::new();
-        for path in paths {
-            match self.hash(&path) {
+        for (path, result) in threads::unpoisoned(hashed.into_inner()) {
+            match result {
                 Ok(digest) => files.push(EngineFile { path, digest }),
                 // Another version may keep no such file.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
