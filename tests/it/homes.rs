@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::support::at_once;
 use crate::support::check::wanted;
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::{BlobSet, Image, Layer, dir, file};
@@ -425,7 +426,7 @@ fn directories_that_change_while_a_run_waits_for_their_lock_are_opened_anew() {
         r#"mv "$LAYERS" "$LAYERS.old" && mv "$PRIVATE" "$PRIVATE.old""#,
         r#"mount -t tmpfs -o mode=700 none "$LAYERS""#,
     ];
-    for verb in ["apply", "pull", "verify --repair"] {
+    at_once(["apply", "pull", "verify --repair"], |verb| {
         for change in changes {
             let street = Street::new();
             let home = street.home("home");
@@ -461,5 +462,5 @@ fn directories_that_change_while_a_run_waits_for_their_lock_are_opened_anew() {
             }
             assert!(output.status.success(), "{verb}, {change}: {output}");
         }
-    }
+    });
 }

@@ -12,7 +12,7 @@ use crate::support::http::Front;
 use crate::support::image::{BlobSet, Descriptor, Image, Layer, OCI_INDEX, file};
 use crate::support::sandbox::{Output, Sandbox};
 use crate::support::signing::{Signature, SignedImage, fallback, fixtures, list, list_in};
-use crate::support::{sha256, tool};
+use crate::support::{at_once, sha256, tool};
 
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const INDEX: &str = "dev.msb-sync.index";
@@ -118,8 +118,6 @@ fn signatures_are_found_at_each_place_before_a_layer_is_asked_for() {
 #[test]
 fn a_registry_that_fails_is_down_and_its_image_not_unsigned() {
     let image = SignedImage::new();
-    let registry = FakeRegistry::start(by_api(&image, &[Signature::new("cosign3-p256")]));
-    let sandbox = sandbox(&registry);
     let faults = [
         (Fault::status(401), "unauthorized"),
         (Fault::status(403), "forbidden"),
@@ -129,12 +127,15 @@ fn a_registry_that_fails_is_down_and_its_image_not_unsigned() {
         (Fault { body: Some(b"<html>".to_vec()), ..Fault::default() }, "invalid-document"),
         (Fault::cut(20), "protocol"),
     ];
-    for (fault, kind) in faults {
+    // They wait for the next try most of the time.
+    at_once(faults, |(fault, kind)| {
+        let registry = FakeRegistry::start(by_api(&image, &[Signature::new("cosign3-p256")]));
+        let sandbox = sandbox(&registry);
         registry.fail(usize::MAX, "/referrers/", &fault);
         assert_eq!(blocked(&sandbox, &registry, &image), kind, "{fault:?}");
         registry.behave();
-    }
-    verified(&sandbox, &registry);
+        verified(&sandbox, &registry);
+    });
 }
 
 #[test]
@@ -249,7 +250,8 @@ fn a_mirror_may_have_the_signature_and_never_says_that_there_is_none() {
         Some(Fault::status(403)),
         Some(Fault { body: Some(b"<html>".to_vec()), ..Fault::status(200) }),
     ];
-    for fault in faults {
+    // They wait for the next try most of the time.
+    let all = |fault: Option<Fault>| {
         let mirror = FakeRegistry::start(image.content.clone());
         if let Some(fault) = &fault {
             mirror.fail(usize::MAX, "/referrers/", fault);
@@ -266,7 +268,8 @@ fn a_mirror_may_have_the_signature_and_never_says_that_there_is_none() {
         down.fail(usize::MAX, "/referrers/", &Fault::status(500));
         let sandbox = with_mirror(&down, &mirror);
         assert_eq!(blocked(&sandbox, &down, &image), "registry-failure", "{fault:?}");
-    }
+    };
+    at_once(faults, all);
 }
 
 #[test]

@@ -11,13 +11,13 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::check::{applied, listed, wanted};
-use crate::support::eventually;
 use crate::support::fake_registry::{Auth, FakeRegistry};
 use crate::support::http::Front;
 use crate::support::image::{BlobSet, Image, Layer, file};
 use crate::support::sandbox::Sandbox;
 use crate::support::tls::Authority;
 use crate::support::watching::{LIMIT, Watching};
+use crate::support::{at_once, eventually};
 
 /// A registry with `team/app:1` to `team/app:9`, each with a layer of its own and one that all share.
 fn nine() -> FakeRegistry {
@@ -339,7 +339,7 @@ fn files_are_polled_where_the_kernel_does_not_tell() {
         let _ =
             writeln!(std::io::stderr(), "needs Debian's strace and leave to trace: only --poll was checked");
     }
-    for refuse in ways {
+    at_once(ways, |refuse: Option<&str>| {
         let sandbox = Sandbox::new();
         let registry = nine();
         sandbox.images(&app(&registry, 1));
@@ -367,5 +367,5 @@ fn files_are_polled_where_the_kernel_does_not_tell() {
         let runs = watching.runs();
         assert!(runs <= 5, "{refuse:?}: {runs} runs");
         watching.signal(rustix::process::Signal::TERM);
-    }
+    });
 }

@@ -56,6 +56,15 @@ pub(crate) fn eventually(what: &str, limit: Duration, mut condition: impl FnMut(
     }
 }
 
+/// Does something with each of these, all at once: for what waits rather than computes.
+pub(crate) fn at_once<T: Send>(all: impl IntoIterator<Item = T>, each: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for one in all {
+            scope.spawn(|| each(one));
+        }
+    });
+}
+
 /// Runs one of Debian's tools with HOME and all state in `directory`, and returns its stdout.
 ///
 /// # Panics
