@@ -30,8 +30,8 @@ const SEED: &str = "MSB_SYNC_TEST_SEED";
 const DRAWN: usize = 10;
 /// Cuts in all, at least: on a slow machine much is told in one moment.
 const CUTS: usize = 30;
-/// Bytes of each disk.
-const SIZES: [usize; 2] = [32 << 20, 48 << 20];
+/// Bytes of each disk. Each cut copies both, so they are little larger than what is on them.
+const SIZES: [usize; 2] = [16 << 20, 16 << 20];
 const NAMES: [&str; 6] = ["app:a", "app:b", "app:c", "app:d", "app:e", "app:f"];
 
 #[test]
