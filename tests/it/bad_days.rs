@@ -33,7 +33,7 @@ fn is_document(request: &Request) -> bool {
 
 #[test]
 fn a_head_that_always_fails_is_made_up_for_by_a_get() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(content("one"));
     let tags: Vec<String> = (1..=8).map(|number| format!("team/app:{number}")).collect();
     registry.edit(|content| tags.iter().for_each(|tag| drop(add(content, tag, "one"))));
@@ -100,13 +100,13 @@ fn worn_out(content: BlobSet, uses: usize) -> (Server, Arc<Mutex<Vec<usize>>>) {
 fn tokens_that_wear_out_between_threads_refuse_nobody() {
     let layers: Vec<Layer> = (0..32).map(|seed| Layer::of(&[file("f", noise(seed, 20_000))])).collect();
     for uses in [1, 3] {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         let (server, _) = worn_out(BlobSet::with("team/app:1", &Image::new(&layers)), uses);
         sandbox.images(&format!("[settings]\ndownloads = 16\n{}", wanted(&server.name(), &["team/app:1"])));
         applied(&sandbox);
     }
     // A token that is refused although nobody else has had it proves that the credentials are at fault.
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (server, issued) = worn_out(BlobSet::with("team/app:1", &Image::new(&layers[..1])), 0);
     sandbox.images(&wanted(&server.name(), &["team/app:1"]));
     sandbox.msb("apply").run().code(1).says("HTTP 401");
@@ -120,7 +120,7 @@ fn who_asks_for_more_than_a_minute_fails_its_image_at_once() {
     for (status, path) in
         [(429, "team/app/manifests/"), (503, "team/app/manifests/"), (503, "team/app/blobs/")]
     {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         sandbox.images(&wanted(&registry.name(), &["team/app:1", "team/other:1"]));
         registry.behave();
         registry.forget();
@@ -143,7 +143,7 @@ fn who_asks_for_more_than_a_minute_fails_its_image_at_once() {
     let date = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(2);
     let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
     registry.on(move |_| Some(Fault::status(429).header("Retry-After", &date)));
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
     sandbox.msb("apply").run().code(1).says("until ");
 }
@@ -156,7 +156,7 @@ fn watch_leaves_alone_who_asks_for_it_and_goes_on_with_the_others() {
         let hit = request.path.contains("team/app/manifests/");
         hit.then(|| Fault::status(429).header("Retry-After", "3600"))
     });
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let images = wanted(&registry.name(), &["team/app:1", "team/other:1"]);
     sandbox.images(&format!("[settings]\ninterval = \"1s\"\n{images}"));
     let watching = sandbox.msb("watch").timeout(Duration::from_secs(240)).spawn();
@@ -182,7 +182,7 @@ fn a_document_with_a_wrong_bit_is_fetched_again() {
         manifest["config"]["digest"].as_str().unwrap().to_owned()
     });
     for part in ["/manifests/1", manifest.digest(), &config] {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
         registry.behave();
         registry.forget();
@@ -192,7 +192,7 @@ fn a_document_with_a_wrong_bit_is_fetched_again() {
         assert_eq!(asked, 2, "{part}");
 
         // Always wrong: an error, after a few tries.
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
         registry.forget();
         registry.fail(usize::MAX, part, &Fault::corrupt());
@@ -204,7 +204,7 @@ fn a_document_with_a_wrong_bit_is_fetched_again() {
 
 #[test]
 fn a_mirror_that_damages_documents_is_not_believed_again() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(content("one"));
     let mirror = FakeRegistry::start(content("one"));
     mirror.fail(usize::MAX, "/manifests/", &Fault::corrupt());

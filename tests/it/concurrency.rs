@@ -24,7 +24,7 @@ fn slow_registry(sandbox: &Sandbox) -> (FakeRegistry, [Layer; 2]) {
 
 #[test]
 fn any_number_of_runs_wait_for_each_other_and_fetch_once() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (registry, [quick, slow]) = slow_registry(&sandbox);
     // Something for each to do: an image that is not listed any more, and a damaged layer.
     let (old, pulled) = (Layer::of(&[file("old", "x")]), Layer::of(&[file("pulled", "x")]));
@@ -82,7 +82,7 @@ fn any_number_of_runs_wait_for_each_other_and_fetch_once() {
 
 #[test]
 fn readers_do_not_wait() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (registry, [_, slow]) = slow_registry(&sandbox);
     let mut first = sandbox.msb("apply").spawn();
     eventually("the first run is under way", Duration::from_secs(20), || {
@@ -99,7 +99,7 @@ fn readers_do_not_wait() {
 
 #[test]
 fn the_lock_of_a_dead_run_blocks_nobody() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (registry, [_, slow]) = slow_registry(&sandbox);
     let running = sandbox.msb("apply").spawn();
     eventually("a blob is under way", Duration::from_secs(20), || registry.sent(&slow.digest()) > 10_000);
@@ -117,7 +117,7 @@ fn the_lock_of_a_dead_run_blocks_nobody() {
 
 #[test]
 fn another_holder_of_the_database_is_waited_for() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (registry, _) = slow_registry(&sandbox);
     registry.behave();
     applied(&sandbox);
@@ -147,7 +147,7 @@ fn another_holder_of_the_database_is_waited_for() {
 
 #[test]
 fn a_damaged_catalog_is_reported_with_a_way_out_and_kept() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (registry, _) = slow_registry(&sandbox);
     registry.behave();
     applied(&sandbox);

@@ -36,7 +36,7 @@ fn limited(sandbox: &Sandbox, open_files: usize, arguments: &str) -> Output {
 fn a_thousand_open_files_are_enough_for_many_layers_at_once() {
     let (registry, names) = bushes(24, 150);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images(&format!("settings.downloads = 24\n{}", wanted(&registry.name(), &names)));
     // All of them arrive at the same time.
     registry.on(|request| request.path.contains("/blobs/").then(|| Fault::slow(20_000)));
@@ -49,7 +49,7 @@ fn a_thousand_open_files_are_enough_for_many_layers_at_once() {
 fn with_very_few_open_files_less_is_done_at_once() {
     let (registry, names) = bushes(12, 40);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images(&format!("settings.downloads = 64\n{}", wanted(&registry.name(), &names)));
     registry.on(|request| request.path.contains("/blobs/").then(|| Fault::slow(100_000)));
     let output = limited(&sandbox, 128, "-j 64 apply --json").success();

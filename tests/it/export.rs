@@ -33,7 +33,7 @@ fn content() -> (BlobSet, [Descriptor; 2], Descriptor) {
 fn locked() -> (Sandbox, FakeRegistry, [Descriptor; 2], Descriptor) {
     let (content, images, index) = content();
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images(&wanted(&registry.name(), &["team/one:1", "team/two:1"]));
     sandbox.msb("lock").run().success();
     (sandbox, registry, images, index)
@@ -278,7 +278,7 @@ fn a_damaged_kept_blob_is_named_and_fetched_anew() {
 fn a_registry_that_is_away_is_not_needed_for_what_is_recorded_and_kept() {
     let (content, ..) = content();
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let selection = "{ name = \"team/two\", tags = { semver = \">=1\" } }";
     sandbox.images(&wanted(&registry.name(), &["team/one:1", selection]));
     keep(&sandbox);
@@ -316,7 +316,7 @@ fn a_registry_that_is_away_is_not_needed_for_what_is_recorded_and_kept() {
 fn without_documents_nothing_is_exported_offline() {
     let (content, ..) = content();
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images(&wanted(&registry.name(), &["team/one:1"]));
     sandbox.msb("apply").run().success();
     let failed = sandbox.msb("export --offline --output no.tar").run().code(1);
@@ -331,7 +331,7 @@ fn a_selection_of_tags_is_in_the_lockfile_of_the_bundle() {
     }
     content.tag("team/two:nightly", &two);
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let selection = "{ name = \"team/one\", tags = { semver = \">=1, <4\", newest = 2 } }";
     sandbox.images(&wanted(&registry.name(), &["team/two:1", selection]));
     sandbox.msb("export --output bundle.tar").run().success();
@@ -353,7 +353,7 @@ fn a_selection_of_tags_is_in_the_lockfile_of_the_bundle() {
     // Another machine has the images file and the bundle alone; with the bundle's lockfile, too.
     drop(registry);
     for strict in ["", "--locked"] {
-        let far = Sandbox::new();
+        let far = Sandbox::in_memory();
         far.images(&std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap());
         if !strict.is_empty() {
             far.write("images.lock", &lockfile);
@@ -413,7 +413,7 @@ fn a_tag_that_no_selection_chooses_makes_no_bundle() {
         content.tag(&format!("s:{tag}"), &image);
     }
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let selection = "images = [{ name = \"s\", tags = { semver = \">=1\", newest = 1 } }]";
     sandbox.images(&format!("[registry.{:?}]\n{selection}\n", registry.name()));
     let export = |tag: &str| {

@@ -135,7 +135,7 @@ fn apply(sandbox: &Sandbox) -> Output {
 
 /// Whether the first run succeeded.
 fn live_through(seed: u64, content: &BlobSet, expected: &BTreeMap<String, Tree>) -> bool {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(content.clone());
     sandbox.images(&wanted(&registry.name(), &IMAGES));
     let account = bad_day(&registry, content, seed);

@@ -58,7 +58,7 @@ fn served() -> (FakeRegistry, BlobSet, Descriptor, Descriptor) {
 #[test]
 fn a_directory_and_a_tar_serve_all_registries_and_nobody_is_asked() {
     let (registry, content, here, index) = served();
-    let maker = Sandbox::new();
+    let maker = Sandbox::in_memory();
     let directory = maker.work().join("bundle");
     let full = format!("{}/team/app:1", registry.name());
     let entries = [entry(&here, &full).annotated(INDEX, index.digest()), entry(&here, "ghcr.io/team/app:1")];
@@ -69,7 +69,7 @@ fn a_directory_and_a_tar_serve_all_registries_and_nobody_is_asked() {
             std::fs::write(&path, tar(&members(&directory, prefix))).unwrap();
         }
         let path = path.to_str().unwrap();
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         // A password that cannot be had is an error where it is read.
         let text = format!(
             "{}username = \"u\"\npassword-env = \"NOT_SET\"\n{}",
@@ -100,7 +100,7 @@ fn a_directory_and_a_tar_serve_all_registries_and_nobody_is_asked() {
 #[test]
 fn locks_and_pins_hold() {
     let (registry, content, here, index) = served();
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let full = format!("{}/team/app:1", registry.name());
     let named = entry(&here, &full).annotated(INDEX, index.digest());
     bundle(&sandbox.work().join("bundle"), &content, &[named]);
@@ -121,7 +121,7 @@ fn locks_and_pins_hold() {
     bundle(&sandbox.work().join("other"), &other, &[entry(&moved, &full)]);
     let summary = from(&sandbox, "other").success().summary();
     assert_eq!(summary["unchanged"], 3, "{summary:#}");
-    let empty = Sandbox::new();
+    let empty = Sandbox::in_memory();
     bundle(&empty.work().join("other"), &other, &[entry(&moved, &full)]);
     empty.images(&wanted(&registry.name(), &["team/app:1"]));
     empty.write("images.lock", std::fs::read(sandbox.work().join("images.lock")).unwrap());
@@ -144,7 +144,7 @@ fn an_index_that_is_not_there_or_leads_elsewhere_is_no_meaning() {
         (&*nobody, "bundle has no manifest sha256:000"),
         ("../../etc/passwd", "an entry's index"),
     ] {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         let named = entry(&here, "ghcr.io/team/app:1").annotated(INDEX, said);
         let right = entry(&here, "ghcr.io/team/right:1").annotated(INDEX, index.digest());
         bundle(&sandbox.work().join("bundle"), &content, &[named, right]);
@@ -162,7 +162,7 @@ fn a_delta_needs_the_rest_here_and_what_is_nowhere_blocks_its_image_alone() {
     let old = content.image(&Image::new(std::slice::from_ref(&shared)));
     let new = content.image(&Image::new(&[shared.clone(), layer(2, 300)]));
     let apart = content.image(&Image::new(&[layer(3, 100)]));
-    let maker = Sandbox::new();
+    let maker = Sandbox::in_memory();
     bundle(&maker.work().join("old"), &content, &[entry(&old, "ghcr.io/team/app:1")]);
     let delta = maker.work().join("delta");
     let entries = [entry(&new, "ghcr.io/team/app:1"), entry(&apart, "ghcr.io/team/apart:1")];
@@ -172,7 +172,7 @@ fn a_delta_needs_the_rest_here_and_what_is_nowhere_blocks_its_image_alone() {
     for kept in ["", "settings.blobs = \"keep\"\n"] {
         for delta in [&delta, &delta_tar] {
             let delta = delta.to_str().unwrap();
-            let sandbox = Sandbox::new();
+            let sandbox = Sandbox::in_memory();
             sandbox.images(&format!("{kept}{}", wanted("ghcr.io", &["team/app:1", "team/apart:1"])));
             let plan = sandbox.msb("plan --json").arg("--from").arg(delta).run().code(1).json();
             let app = image(plan["images"].as_array().unwrap(), "ghcr.io/team/app:1");
@@ -198,7 +198,7 @@ fn a_delta_needs_the_rest_here_and_what_is_nowhere_blocks_its_image_alone() {
 fn names_of_two_repositories_and_of_two_registries_are_different_images() {
     let mut content = BlobSet::default();
     let [a, b] = [1, 2].map(|seed| content.image(&Image::new(&[layer(seed, 50)])));
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let entries = [entry(&a, "ghcr.io/team/a:1"), entry(&b, "ghcr.io/team/b:1")];
     bundle(&sandbox.work().join("bundle"), &content, &entries);
     sandbox.images(&wanted("ghcr.io", &["team/a:1", "team/b:1"]));
@@ -218,7 +218,7 @@ fn a_tag_is_not_the_pin_beside_it() {
     let [old, new] = [1, 2].map(|seed| content.image(&Image::new(&[layer(seed, 50)])));
     content.tag("team/app:1", &new);
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let pin = format!("team/app:1@{}", old.digest());
     sandbox.images(&wanted(&registry.name(), &["team/app:1", &pin]));
     sandbox.msb("export --output bundle.tar").run().success();
@@ -232,7 +232,7 @@ fn a_tag_is_not_the_pin_beside_it() {
         // Where nothing else has the tag, the pin has.
         ("pin.tar", vec!["team/app:1"], &old),
     ] {
-        let far = Sandbox::new();
+        let far = Sandbox::in_memory();
         far.images(&wanted(&name, &wants));
         from(&far, sandbox.work().join(bundle).to_str().unwrap()).success();
         let images = listed(&far);
@@ -246,7 +246,7 @@ fn a_tag_is_not_the_pin_beside_it() {
 #[test]
 fn archives_of_skopeo_are_bundles() {
     let (registry, _, here, _) = served();
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let archive = sandbox.work().join("skopeo.tar");
     let source = format!("docker://{}/team/app:1", registry.name());
     let target = format!("oci-archive:{}:{}/team/app:1", archive.display(), registry.name());
@@ -267,7 +267,7 @@ fn a_damaged_blob_fails_its_image_alone() {
     let mut content = BlobSet::default();
     let damaged = layer(1, 5_000);
     let [bad, good] = [damaged.clone(), layer(2, 50)].map(|layer| content.image(&Image::new(&[layer])));
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let directory = sandbox.work().join("bundle");
     bundle(&directory, &content, &[entry(&bad, "ghcr.io/bad:1"), entry(&good, "ghcr.io/good:1")]);
     let path = directory.join("blobs").join(damaged.digest().replace(':', "/"));
@@ -291,7 +291,7 @@ fn a_damaged_blob_fails_its_image_alone() {
 fn what_is_no_bundle_is_refused_before_anything_is_done() {
     let mut content = BlobSet::default();
     let app = content.image(&Image::new(&[layer(1, 2_000)]));
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let directory = sandbox.work().join("bundle");
     bundle(&directory, &content, &[entry(&app, "ghcr.io/app:1")]);
     sandbox.images(&wanted("ghcr.io", &["app:1"]));
@@ -349,7 +349,7 @@ fn what_is_no_bundle_is_refused_before_anything_is_done() {
         ("text.tar", file("images.lock", "")),
     ] {
         sandbox.write(name, with(item));
-        let empty = Sandbox::new();
+        let empty = Sandbox::in_memory();
         empty.images(&wanted("ghcr.io", &["app:1"]));
         from(&empty, sandbox.work().join(name).to_str().unwrap()).success();
         assert!(!sandbox.work().join("../blobs").exists());

@@ -31,7 +31,7 @@ impl Street {
         let mut content = BlobSet::with("a:1", &Image::new(std::slice::from_ref(&a)));
         let descriptor = content.image(&Image::new(std::slice::from_ref(&b)));
         content.tag("b:1", &descriptor);
-        Self { sandbox: Sandbox::new(), registry: FakeRegistry::start(content), a, b }
+        Self { sandbox: Sandbox::in_memory(), registry: FakeRegistry::start(content), a, b }
     }
 
     fn home(&self, name: &str) -> PathBuf {

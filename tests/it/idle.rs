@@ -49,7 +49,7 @@ fn counts(registry: &FakeRegistry) -> [usize; 4] {
 fn requests_are_as_few_as_the_docs_say() {
     const IMAGES: usize = 20;
     let (content, tags, digests) = crowd(IMAGES);
-    let (sandbox, registry) = (Sandbox::new(), FakeRegistry::start(content));
+    let (sandbox, registry) = (Sandbox::in_memory(), FakeRegistry::start(content));
     list(&sandbox, &registry, &tags);
     let summary = sandbox.msb("apply --json").run().success().summary();
     // Each manifest, half of them by way of an index, each config, each distinct layer.
@@ -88,7 +88,7 @@ fn nothing_to_do_changes_nothing_and_waits_for_no_lock() {
         return;
     }
     let (content, tags, digests) = crowd(6);
-    let (sandbox, registry) = (Sandbox::new(), FakeRegistry::start(content));
+    let (sandbox, registry) = (Sandbox::in_memory(), FakeRegistry::start(content));
     for (images, settings) in [(&tags, ""), (&digests, ""), (&tags, "[settings]\nblobs = \"keep\"\n")] {
         list(&sandbox, &registry, images);
         let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
@@ -120,7 +120,7 @@ fn nothing_to_do_changes_nothing_and_waits_for_no_lock() {
 /// The benchmarks' own checks: table, picture and readers, and the judgement over two builds.
 #[test]
 fn benchmarks_check_themselves() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     for script in ["compare.py", "guard.py"] {
         let script = format!("{}/benches/{script}", env!("CARGO_MANIFEST_DIR"));
         let output = sandbox.program("python3", &["-B", &script, "--self-test"]).run().success();

@@ -30,7 +30,7 @@ fn with_images(images: &[&[Layer]]) -> (Sandbox, FakeRegistry) {
         content.tag(&name, &image);
         names.push(name);
     }
-    let (sandbox, registry) = (Sandbox::new(), FakeRegistry::start(content));
+    let (sandbox, registry) = (Sandbox::in_memory(), FakeRegistry::start(content));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     sandbox.images(&wanted(&registry.name(), &names));
     applied(&sandbox);

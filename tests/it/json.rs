@@ -164,7 +164,7 @@ fn every_example_of_the_docs_is_what_its_heading_says() {
 
 #[test]
 fn the_schemas_have_names() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     for (arguments, id) in [("schema", "images"), ("schema output", "output")] {
         let printed = sandbox.msb(arguments).run().success().stdout;
         let schema: Value = serde_json::from_str(&printed).unwrap();

@@ -58,7 +58,7 @@ fn two_repositories_with_one_tag_are_two_images() {
         ("vendored.local", ["localhost/team/a:latest", "localhost/team/b:latest", "localhost/c:latest"]),
         ("ghcr.io", ["GHCR.io/team/a:latest", "ghcr.io/team/b:latest", "ghcr.io/c:latest"]),
     ] {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         let [one, two, three] = names.map(saved);
         layout(&sandbox.work().join("saved"), &content, &[(&a, &one), (&b, &two), (&c, &three)]);
         sandbox.images(&table(registry, &["team/a:latest", "team/b:latest", "c:latest"]));
@@ -83,7 +83,7 @@ fn an_image_that_is_not_there_is_not_another_one_with_its_tag() {
         // The names of a real registry are not those of another one.
         ("docker.io", &saved("quay.io/team/a:latest")),
     ] {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         layout(&sandbox.work().join("saved"), &content, &[(&b, names)]);
         sandbox.images(&table(registry, &["team/a:latest"]));
         let error = sandbox.msb("apply").run().code(1);
@@ -94,7 +94,7 @@ fn an_image_that_is_not_there_is_not_another_one_with_its_tag() {
         sandbox.msb("apply").run().code(1);
     }
     // One name for two images is no name, wherever they come from.
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let [one, two] = [saved("docker.io/team/a:latest"), saved("quay.io/team/a:latest")];
     layout(&sandbox.work().join("saved"), &content, &[(&b, &one), (&c, &two)]);
     sandbox.images(&table("vendored.local", &["team/a:latest"]));
@@ -110,7 +110,7 @@ fn what_tools_write_is_found_by_its_names() {
     content.tag("team/a:latest", &a);
     content.tag("team/b:latest", &b);
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let saved = sandbox.work().join("saved");
     for name in ["team/a:latest", "team/b:latest"] {
         let from = format!("docker://{}/{name}", registry.name());

@@ -28,7 +28,7 @@ struct World {
 impl World {
     /// The quickstart's two images, listed and not yet locked.
     fn new() -> Self {
-        let world = Self { sandbox: Sandbox::new() };
+        let world = Self { sandbox: Sandbox::in_memory() };
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart/oci"), &world.path("oci"));
         world.lists(&["hello:1", "greeter:1"], "layout = \"oci\"");
         world
@@ -561,7 +561,7 @@ fn offline_repairs_nothing_and_says_so() {
 
 #[test]
 fn a_locked_image_is_fetched_by_digest_and_its_tag_is_never_asked_for() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let image = |content: &str| Image::new(&[Layer::of(&[file("f", content)])]);
     let registry = FakeRegistry::start(BlobSet::with("team/app:1", &image("old")));
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));

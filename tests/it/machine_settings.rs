@@ -45,7 +45,7 @@ const REFERENCE: &str = "registry.test/team/app:1";
 
 /// A sandbox whose machine knows `registry.test`.
 fn sandbox(registry: &FakeRegistry) -> Sandbox {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     machine(&sandbox, &table(registry));
     // Relative paths start where the file is.
     std::fs::write(sandbox.home().join("password"), "hunter2\n").unwrap();
@@ -98,7 +98,7 @@ fn a_table_with_more_than_images_stands_in_place_of_the_machines() {
 fn mirrors_of_the_machine_are_asked_unless_the_file_names_others() {
     let registry = FakeRegistry::start(content());
     let mirror = FakeRegistry::start(content());
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     machine(&sandbox, "[settings]\nhosts-dir = \"hosts\"\n");
     let hosts = sandbox.home().join("hosts").join(registry.name());
     std::fs::create_dir_all(&hosts).unwrap();
@@ -120,7 +120,7 @@ fn mirrors_of_the_machine_are_asked_unless_the_file_names_others() {
 #[test]
 fn a_mistake_stops_every_verb_before_anything_is_touched() {
     let registry = FakeRegistry::start(content());
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
     let pull = format!("pull {}/team/app:1", registry.name());
     for (text, place, hint) in [
@@ -181,7 +181,7 @@ fn watch_runs_when_the_machines_settings_change() {
 #[test]
 fn settings_of_the_system_count_where_the_home_has_none() {
     let registry = FakeRegistry::start(content());
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let own = format!("[registry.\"registry.test\"]\nendpoint = \"{}\"\n", registry.url());
     let settings = sandbox.write("etc/registries.toml", &own);
     // A mount of its own over /etc, which nobody else sees.
@@ -209,7 +209,7 @@ fn settings_of_the_system_count_where_the_home_has_none() {
 #[test]
 fn pull_speaks_of_nothing_but_what_it_pulls() {
     let registry = FakeRegistry::start(content());
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let [one, two] = ["1", "2"].map(|tag| format!("{}/team/app:{tag}", registry.name()));
     sandbox.msb("pull").arg(&one).run().success();
     let output = sandbox.msb("pull").arg(&two).run().success();
@@ -220,7 +220,7 @@ fn pull_speaks_of_nothing_but_what_it_pulls() {
 #[test]
 fn pull_takes_a_platform_and_the_settings_of_a_file() {
     let registry = FakeRegistry::start(content());
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let reference = format!("{}/team/app:1", registry.name());
     sandbox.msb("pull --platform linux/s390x").arg(&reference).run().success();
     assert_eq!(image(&listed(&sandbox), &reference)["platform"], "linux/s390x");

@@ -41,7 +41,7 @@ fn needs_namespace(mirror: &FakeRegistry, registry: &FakeRegistry) {
 
 #[test]
 fn spegel_serves_what_peers_have_and_the_registry_the_rest() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(content("one"));
     let spegel = FakeRegistry::start(content("one"));
     needs_namespace(&spegel, &registry);
@@ -64,7 +64,7 @@ fn spegel_serves_what_peers_have_and_the_registry_the_rest() {
 
 #[test]
 fn dragonfly_fetches_through_and_gets_its_header() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(content("one"));
     let dragonfly = FakeRegistry::start(content("one"));
     let upstream = registry.url();
@@ -89,7 +89,7 @@ fn dragonfly_fetches_through_and_gets_its_header() {
 
 #[test]
 fn a_hosts_file_that_is_broken_blocks_its_registry_and_is_named() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(content("one"));
     fleet(&sandbox, &registry, "server = \"https://a\"\nx");
     sandbox.msb("apply").run().code(1).says("hosts.toml:2: ");
@@ -109,7 +109,7 @@ fn a_mirror_that_is_down_stalls_breaks_lacks_or_lies_costs_a_line_and_not_the_im
         None,
     ];
     for fault in all {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         let registry = FakeRegistry::start(content("one"));
         let mirror = FakeRegistry::start(content("one"));
         let images = wanted(&registry.name(), &["team/app:1"]);

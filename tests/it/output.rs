@@ -46,7 +46,7 @@ fn json_documents_and_events_have_the_promised_keys() {
     const IMAGE: &str = "reference platform digest manifest_digest config_digest size managed_by layers";
     const PLAN: &str = "version changes download_bytes images layers_to_remove";
     const PLANNED: &str = "reference platform action digest previous reason layers download_bytes";
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     let json = |arguments: &str| sandbox.msb(&format!("{arguments} --json")).run().success().json();
 
@@ -115,7 +115,7 @@ fn json_documents_and_events_have_the_promised_keys() {
 
 #[test]
 fn off_a_terminal_there_are_plain_lines() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     let reference = format!("{}/team/app:1", registry.name());
     for (arguments, parts) in [
@@ -151,7 +151,7 @@ fn off_a_terminal_there_are_plain_lines() {
 
 #[test]
 fn a_plan_changes_nothing() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     for arguments in ["plan", "apply --dry-run", "plan --json", "list", "prune --dry-run"] {
         let before = Tree::snapshot(sandbox.root());
@@ -171,7 +171,7 @@ fn a_plan_changes_nothing() {
 
 #[test]
 fn quiet_is_quiet() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let _registry = two_images(&sandbox);
     let output = sandbox.msb("-q apply").run().success();
     assert_eq!(output.stderr, "", "{output}");
@@ -181,7 +181,7 @@ fn quiet_is_quiet() {
 
 #[test]
 fn quiet_leaves_warnings_out_and_errors_in() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     sandbox.msb("lock").run().success();
     sandbox.images(&wanted(&registry.name(), &["team/app:1", "team/app:2", "team/app:3"]));
@@ -193,7 +193,7 @@ fn quiet_leaves_warnings_out_and_errors_in() {
 
 #[test]
 fn progress_off_a_terminal_is_lines_if_it_is_asked_for() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let _registry = two_images(&sandbox);
     let output = sandbox.msb("apply --progress always").run().success();
     assert_plain(&output);
@@ -227,7 +227,7 @@ fn progress_off_a_terminal_is_lines_if_it_is_asked_for() {
 
 #[test]
 fn layers_that_cannot_be_removed_are_told_and_end_no_run() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     applied(&sandbox);
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
@@ -257,7 +257,7 @@ fn layers_that_cannot_be_removed_are_told_and_end_no_run() {
 
 #[test]
 fn exit_codes_tell_success_failure_and_misuse_apart() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     sandbox.write("broken.toml", "[registry.\"x.example\"\nimages = []\n");
     sandbox.write("wrong.toml", "[setings]\n");
@@ -313,7 +313,7 @@ fn exit_codes_tell_success_failure_and_misuse_apart() {
 
 #[test]
 fn the_file_may_come_from_stdin_or_lie_elsewhere() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let mut set = BlobSet::default();
     let manifest = set.image(&Image::new(&[layer("one")]));
     set.write_layout(&sandbox.work().join("oci"), &[("1", &manifest)]);
@@ -339,7 +339,7 @@ fn the_file_may_come_from_stdin_or_lie_elsewhere() {
 
 #[test]
 fn every_mistake_in_a_file_is_shown_at_once_where_it_is() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let text = "[settings]\n\
         platfrom = \"linux/amd64\"\n\
         downloads = \"six\"\n\
@@ -378,7 +378,7 @@ fn a_password_in_the_file_is_refused_and_hidden() {
         "[registry.\"x.example\"]\nusername = \"me\"\npassword = \"hunter2secret\"\nimages = []\n",
         "[registry.\"x.example\"]\npassword = '''hunter2secret'''\nimages = [\"UPPER\"]\n",
     ] {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         sandbox.images(text);
         let output = sandbox.msb("apply -vvv").run().code(2);
         assert!(!format!("{output}").contains("hunter2secret"), "{output}");
@@ -398,7 +398,7 @@ fn no_output_holds_a_secret() {
         ("basic refused", basic_auth(), "wrong-hunter2secret", 1),
         ("bearer refused", Auth::Bearer { user: user() }, "wrong-hunter2secret", 1),
     ] {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         let registry = FakeRegistry::with(content.clone(), Front::Plain, auth);
         let text = wanted(&registry.name(), &["team/app:1"]);
         sandbox.images(&format!("{text}username = \"me\"\npassword-env = \"SECRET\"\n"));
@@ -412,7 +412,7 @@ fn no_output_holds_a_secret() {
         }
     }
 
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(content);
     let target = format!("{}/elsewhere?sig=hunter2secret", registry.url());
     registry.on(move |request| {
@@ -432,7 +432,7 @@ fn no_output_holds_a_secret() {
 
 #[test]
 fn an_error_says_what_where_and_what_next() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     sandbox.images(&wanted(&registry.name(), &["team/nope:1"]));
     let output = sandbox.msb("apply").run().code(1);
@@ -454,7 +454,7 @@ fn an_error_says_what_where_and_what_next() {
     assert!(!output.stderr.lines().any(|line| line.starts_with("error: forged")), "{output}");
     registry.behave();
 
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let hostile = Layer::of(&[file("../\u{1b}[2Jgone", "x")]);
     let registry = FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(&[hostile])));
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
@@ -465,7 +465,7 @@ fn an_error_says_what_where_and_what_next() {
 
 #[test]
 fn verify_tells_what_is_wrong_and_repairs_it() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let _registry = two_images(&sandbox);
     applied(&sandbox);
     let status = |output: &Output, name: &str| -> String {
@@ -489,7 +489,7 @@ fn verify_tells_what_is_wrong_and_repairs_it() {
 
 #[test]
 fn prune_forget_and_pull_keep_to_what_is_theirs() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     let full = |name: &str| format!("{}/team/{name}", registry.name());
     registry.edit(|content| {
@@ -528,7 +528,7 @@ fn prune_forget_and_pull_keep_to_what_is_theirs() {
 
 #[test]
 fn a_registry_that_is_down_removes_nothing() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     applied(&sandbox);
     registry.on(|_| Some(Fault::status(403)));
@@ -542,7 +542,7 @@ fn a_registry_that_is_down_removes_nothing() {
 
 #[test]
 fn a_lockfile_pins_what_tags_meant() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     sandbox.msb("lock").run().success();
     let lock = sandbox.work().join("images.lock");
@@ -580,7 +580,7 @@ fn a_lockfile_pins_what_tags_meant() {
 
 #[test]
 fn what_init_schema_completions_and_man_print_is_of_use() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.msb("init").run().success();
     let file = sandbox.work().join("images.toml");
     let text = std::fs::read_to_string(&file).unwrap();
@@ -600,7 +600,7 @@ fn what_init_schema_completions_and_man_print_is_of_use() {
 
 #[test]
 fn a_plan_tells_why_an_image_is_blocked_wherever_it_is_read() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(BlobSet::default());
     registry.on(|_| Some(Fault::status(405)));
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
@@ -622,7 +622,7 @@ fn a_plan_tells_why_an_image_is_blocked_wherever_it_is_read() {
 
 #[test]
 fn what_one_registry_keeps_from_many_images_is_one_entry() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = two_images(&sandbox);
     let dead: Vec<String> = (0..30).map(|at| format!("dead/d{at}:1")).collect();
     let dead: Vec<&str> = dead.iter().map(String::as_str).collect();

@@ -38,7 +38,7 @@ fn keys(value: &Value) -> BTreeSet<&str> {
 
 #[test]
 fn the_status_tells_of_each_image_and_of_the_last_runs() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(BlobSet::with("team/app:1", &image("1")));
     registry.edit(|content| {
         let old = content.image(&image("old"));
@@ -172,7 +172,7 @@ fn the_status_tells_of_each_image_and_of_the_last_runs() {
 
 #[test]
 fn every_answer_forbids_what_browsers_might_do_with_it() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images("");
     let watching = Watching::start(&sandbox, "--metrics localhost:0");
     let address = address(&watching);
@@ -225,7 +225,7 @@ fn a_browser_shows_the_page_and_runs_nothing_in_it() {
         let _ = writeln!(std::io::stderr(), "needs chromium: the page was NOT shown in a browser");
         return;
     }
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(BlobSet::with("team/app:1", &image("1")));
     let name = "\"><img src=x onerror=document.title=1><script>document.title=2<!script>.toml";
     sandbox.write(name, wanted(&registry.name(), &["team/app:1", "team/none:1"]));

@@ -48,7 +48,7 @@ fn await_images(running: &Running, names: &[String]) {
 
 #[test]
 fn a_silent_registry_does_not_keep_the_images_of_others_waiting() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (silent, silent_names, _) = registry_of(2, 500, 100);
     let (fast, fast_names, _) = registry_of(3, 500, 200);
     // Two that the first part must leave alone, one of them because it may not know yet whether it is wanted.
@@ -92,7 +92,7 @@ fn a_silent_registry_does_not_keep_the_images_of_others_waiting() {
 
 #[test]
 fn a_silent_registry_does_not_keep_locked_images_of_others_waiting() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (silent, silent_names, _) = registry_of(1, 500, 100);
     let (fast, fast_names, _) = registry_of(1, 500, 200);
     sandbox.images(&format!(
@@ -120,7 +120,7 @@ fn a_silent_registry_does_not_keep_locked_images_of_others_waiting() {
 
 #[test]
 fn what_another_run_recorded_after_a_part_is_not_taken_back() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (slow, slow_names, _) = registry_of(1, 500, 100);
     let (fast, fast_names, _) = registry_of(1, 500, 200);
     let mut text = wanted(&slow.name(), &[&slow_names[0]]);
@@ -164,7 +164,7 @@ fn what_another_run_recorded_after_a_part_is_not_taken_back() {
 
 #[test]
 fn a_layer_that_another_home_took_after_a_part_stays() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (silent, silent_names, _) = registry_of(1, 500, 100);
     let (fast, fast_names, old) = registry_of(1, 500, 200);
     // The other home's image has the fast one's old layer.
@@ -199,7 +199,7 @@ fn a_layer_that_another_home_took_after_a_part_stays() {
 
 #[test]
 fn a_part_asks_nobody_twice() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (silent, silent_names, _) = registry_of(1, 500, 100);
     let (fast, fast_names, _) = registry_of(3, 500, 200);
     sandbox.msb("pull").arg(format!("{}/{}", silent.name(), silent_names[0])).run().success();
@@ -222,7 +222,7 @@ fn a_part_asks_nobody_twice() {
 
 #[test]
 fn who_stops_a_run_that_waits_for_another_learns_what_its_part_did() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (silent, silent_names, _) = registry_of(1, 500, 100);
     let (fast, fast_names, _) = registry_of(1, 500, 200);
     sandbox.images(&format!(
@@ -251,7 +251,7 @@ fn who_stops_a_run_that_waits_for_another_learns_what_its_part_did() {
 #[test]
 fn a_layer_that_a_failing_image_of_the_rest_wants_stays() {
     // The fast image's old layer is needed by the silent registry's new image, whose other layer fails.
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (fast, fast_names, old) = registry_of(1, 500, 200);
     let mut content = BlobSet::default();
     let other = layer(321, 900);
@@ -297,7 +297,7 @@ fn a_layer_that_a_failing_image_of_the_rest_wants_stays() {
 
 #[test]
 fn an_image_that_another_run_removed_after_a_part_is_fetched_again() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (silent, silent_names, _) = registry_of(1, 500, 100);
     let (fast, fast_names, _) = registry_of(1, 500, 200);
     sandbox.images(&wanted(&silent.name(), &[&silent_names[0]]));
@@ -321,7 +321,7 @@ fn an_image_that_another_run_removed_after_a_part_is_fetched_again() {
 
 #[test]
 fn a_part_begins_nothing_more_once_all_have_answered() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (silent, silent_names, big) = registry_of(1, 9_000, 100);
     let (fast, fast_names, small) = registry_of(6, 500, 200);
     let names: Vec<&str> = fast_names.iter().map(String::as_str).collect();

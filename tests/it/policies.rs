@@ -32,7 +32,7 @@ fn planned(output: &Output) -> Vec<String> {
 
 #[test]
 fn groups_of_groups_choose_among_the_files_images() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry();
     let name = registry.name();
     sandbox.images(&format!(
@@ -59,7 +59,7 @@ fn groups_of_groups_choose_among_the_files_images() {
 
 #[test]
 fn the_nearest_pull_policy_counts() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry();
     let name = registry.name();
     let write = |settings: &str, of_registry: &str, image: &str| {

@@ -28,7 +28,7 @@ fn shop() -> Shop {
     let descriptor = content.image(&Image::new(&[base.clone(), other.clone()]));
     content.tag("b:1", &descriptor);
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images(&wanted(&registry.name(), &["a:1", "b:1"]));
     applied(&sandbox);
     let shop = Shop { registry, sandbox, base, top, other };
@@ -188,7 +188,7 @@ fn stuck(sandbox: &Sandbox, registry: &FakeRegistry, layer: &Layer) -> Running {
 fn partial_downloads_of_dead_runs_go_and_those_of_living_ones_stay() {
     let layer = Layer::of(&[file("large", noise(3, 300_000))]);
     let registry = FakeRegistry::start(BlobSet::with("a:1", &Image::new(std::slice::from_ref(&layer))));
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images(&wanted(&registry.name(), &["a:1"]));
     let part = format!("{}.part", layer.digest());
     let running = stuck(&sandbox, &registry, &layer);

@@ -20,7 +20,7 @@ fn apply(world: &World, sandbox: &Sandbox, arguments: &str) -> Output {
 
 #[test]
 fn hub_and_ghcr_are_pulled_with_their_tokens_and_redirects() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let world = World::start();
     world.hub(|content| *content = BlobSet::with("library/alpine:3", &sample(1)));
     world.hub(|content| {
@@ -73,7 +73,7 @@ fn hub_and_ghcr_are_pulled_with_their_tokens_and_redirects() {
 
 #[test]
 fn an_image_of_sandboxes_io_is_served_by_docker_hub_and_has_both_names() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let world = World::start();
     world.hub(|content| *content = BlobSet::with("library/alpine:latest", &sample(1)));
     sandbox.images(&wanted("sandboxes.io", &["alpine:latest"]));
@@ -102,7 +102,7 @@ fn an_image_of_sandboxes_io_is_served_by_docker_hub_and_has_both_names() {
 #[test]
 fn no_proxy_is_obeyed() {
     use crate::support::fake_registry::FakeRegistry;
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(BlobSet::with("team/app:1", &sample(1)));
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
     let nowhere = "http://127.0.0.1:1";

@@ -13,7 +13,7 @@ fn capitals_in_a_registrys_host_are_folded() {
     let port = registry.name().rsplit_once(':').unwrap().1.to_owned();
     let (shouted, folded) = (format!("LocalHost:{port}"), format!("localhost:{port}"));
     let reference = format!("{folded}/team/app:V1");
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images(&format!(
         "{}[groups]\ng = [\"{shouted}/team/app:V1\"]\n",
         wanted(&shouted, &["team/app:V1"])
@@ -33,7 +33,7 @@ fn capitals_in_a_registrys_host_are_folded() {
 
 #[test]
 fn what_is_pasted_is_refused_with_what_to_write_instead() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     for (file, place, hint) in [
         ("[registry.\"docker.io\"]\nimages = [\"docker://alpine:3.20\"]\n", "2:11", "write `alpine:3.20`"),
         (

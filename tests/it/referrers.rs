@@ -32,7 +32,7 @@ fn images(registry: &str, more: &str, settings: &str) -> String {
 }
 
 fn sandbox(registry: &FakeRegistry) -> Sandbox {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     sandbox.images(&images(&registry.name(), "", ""));
     sandbox
 }
@@ -196,7 +196,7 @@ fn large_candidates_of_many_images_take_little_memory() {
     }
     content.referrers = Some(lists);
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let listed: Vec<&str> = names.iter().map(String::as_str).collect();
     let text = images(&registry.name(), "", "").replace("team/app:1", &listed.join("\", \""));
     sandbox.images(&text);
@@ -233,7 +233,7 @@ fn a_mirror_may_have_the_signature_and_never_says_that_there_is_none() {
     let image = SignedImage::new();
     let signed = by_api(&image, &[Signature::new("cosign3-p256")]);
     let with_mirror = |registry: &FakeRegistry, mirror: &FakeRegistry| {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         let settings = format!("mirrors = [\"{}\"]", mirror.url());
         sandbox.images(&images(&registry.name(), "", &settings));
         sandbox
@@ -278,7 +278,7 @@ fn signatures_of_a_private_repository_are_asked_for_with_its_credentials() {
     let user = Some(("octocat".to_owned(), "hunter2".to_owned()));
     let content = by_api(&image, &[Signature::new("cosign3-p256")]);
     let registry = FakeRegistry::with(content, Front::Plain, Auth::Bearer { user });
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let login = "username = \"octocat\"\npassword-env = \"PASSWORD\"";
     sandbox.images(&images(&registry.name(), "", login));
     let run = sandbox.msb("apply -vv").env("PASSWORD", "hunter2").run().success();
@@ -293,7 +293,7 @@ fn signatures_of_a_private_repository_are_asked_for_with_its_credentials() {
 fn a_real_registry_keeps_signatures_at_its_fallback_tag() {
     let image = SignedImage::new();
     let registry = DockerRegistry::start();
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let mut content = image.content.clone();
     let signatures = ["cosign3-other", "cosign3-p256", "notation-jws"].map(Signature::new);
     list_in(&mut content, &image.index, &signatures);
@@ -333,7 +333,7 @@ fn a_real_registry_keeps_signatures_at_its_fallback_tag() {
     apply(&sandbox).success();
     assert_eq!(registry.requests(), ["HEAD /v2/team/app/manifests/1"]);
     // The layout that was pushed is as good as the registry.
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let rules = images("vendored.local", "", &format!("layout = {layout:?}"));
     sandbox.images(&rules);
     apply(&sandbox).success();
@@ -350,7 +350,7 @@ fn a_bundle_carries_the_signatures_that_were_accepted() {
     attested.tag_in(&mut by_tags, ".att");
     for (content, carried) in [(content, [&bundle, &provenance]), (by_tags, [&simple, &attested])] {
         let registry = FakeRegistry::start(content);
-        let maker = Sandbox::new();
+        let maker = Sandbox::in_memory();
         let rules = images(&registry.name(), "provenance = true", "");
         maker.images(&rules);
         // Straight from the registry, and again from what is recorded, the same bytes.
@@ -383,7 +383,7 @@ fn a_bundle_carries_the_signatures_that_were_accepted() {
         // A machine without the registry believes the bundle by its own rules.
         registry.forget();
         for name in ["one.tar", "index.tar", "directory"] {
-            let sandbox = Sandbox::new();
+            let sandbox = Sandbox::in_memory();
             sandbox.images(&rules);
             let path = maker.work().join(name);
             sandbox.msb("apply --json --from").arg(&path).run().success();
@@ -391,7 +391,7 @@ fn a_bundle_carries_the_signatures_that_were_accepted() {
             assert_eq!(listed["images"][0]["trust"]["status"], "verified", "{name}: {listed:#}");
             // And hands it on.
             sandbox.msb("apply --json --offline").run().success();
-            let strict = Sandbox::new();
+            let strict = Sandbox::in_memory();
             strict.images(&rules.replace("p256.pub", "p384.pub"));
             let run = strict.msb("apply --json --from").arg(&path).run().code(1);
             assert_eq!(event(&run, &reference)["error"]["kind"], "signature", "{name}: {run}");

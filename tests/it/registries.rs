@@ -114,7 +114,7 @@ fn with_password(run: Run) -> Run {
 
 #[test]
 fn a_companys_registry_with_password_authority_and_redirects() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let company = Company::start(&sandbox, &[300_000, 20_000], "", "");
     company.wanted(&sandbox, 2, "");
     let output = with_password(sandbox.msb("apply --json -vv")).run().success();
@@ -147,7 +147,7 @@ fn a_companys_registry_with_password_authority_and_redirects() {
 
 #[test]
 fn a_download_that_was_killed_is_resumed_behind_a_real_server() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let size = 3_000_000;
     let company = Company::start(&sandbox, &[size], "", "limit_rate 1500k;");
     company.wanted(&sandbox, 1, "");
@@ -177,7 +177,7 @@ fn a_download_that_was_killed_is_resumed_behind_a_real_server() {
 
 #[test]
 fn a_rate_limit_slows_a_run_down_and_does_not_fail_it() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let limits = "limit_req zone=manifests burst=2 nodelay;\n error_page 429 @wait;";
     let company = Company::start(&sandbox, &[2_000; 8], limits, "");
     company.wanted(&sandbox, 8, "");
@@ -190,7 +190,7 @@ fn a_rate_limit_slows_a_run_down_and_does_not_fail_it() {
 
 #[test]
 fn a_cache_that_pulls_through_is_a_mirror() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let origin = DockerRegistry::start();
     let content = push(&origin, &sandbox, &[100_000, 5_000], &[]);
     let cache = DockerRegistry::pulling_through(&format!("http://{}", origin.name()));
@@ -212,7 +212,7 @@ fn a_cache_that_pulls_through_is_a_mirror() {
     origin.requests();
 
     // The next machine costs the registry no more than the question what the tags mean.
-    let next = Sandbox::new();
+    let next = Sandbox::in_memory();
     next.images(&mirrored);
     next.msb("apply").run().success();
     assert_applied(&next, origin.name(), 2, &content);
@@ -249,7 +249,7 @@ fn signed_token(sandbox: &Sandbox, service: &str) -> String {
 
 #[test]
 fn a_registry_that_believes_a_token_server() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let token = signed_token(&sandbox, "real-registry");
     let (right, issued) = (basic(USER, PASSWORD), Arc::new(Mutex::new(Vec::new())));
     let (giving, noting) = (token.clone(), Arc::clone(&issued));
@@ -285,7 +285,7 @@ fn a_registry_that_believes_a_token_server() {
 #[test]
 fn what_podmans_login_stores_as_root_is_found() {
     let registry = DockerRegistry::with_password();
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     push(&registry, &sandbox, &[9], &["--dest-creds", &format!("{USER}:{PASSWORD}")]);
     sandbox.images(&wanted(registry.name(), &["team/app0:1"]));
     // skopeo logs in by podman's library. Without XDG_RUNTIME_DIR that stores below /run, here in a mount of the test's

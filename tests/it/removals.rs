@@ -64,7 +64,7 @@ fn assert_waits(output: &Output, count: u64) {
 
 #[test]
 fn a_chosen_tag_that_cannot_be_had_keeps_the_old_one() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     for bad in ["manifest 404", "manifest 500", "layer 404", "layer damaged", "other platform", "no image"] {
         let registry = registry(&["app:1.0.0"]);
         let newest = "{ name = \"app\", tags = { semver = \">=1\", newest = 1 } }";
@@ -117,7 +117,7 @@ fn a_chosen_tag_that_cannot_be_had_keeps_the_old_one() {
 
 #[test]
 fn an_edited_tag_that_cannot_be_had_keeps_the_old_one_and_the_plan_says_that_it_waits() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["redis:7.2", "redis:7.4.1", "other:1"]);
     sandbox.images(&wanted(&registry.name(), &["redis:7.2", "other:1"]));
     applied(&sandbox);
@@ -155,7 +155,7 @@ fn an_edited_tag_that_cannot_be_had_keeps_the_old_one_and_the_plan_says_that_it_
 /// What an update has replaced is removed no sooner than an image.
 #[test]
 fn layers_of_replaced_images_wait_too() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["a:1"]);
     sandbox.images(&wanted(&registry.name(), &["a:1"]));
     applied(&sandbox);
@@ -172,7 +172,7 @@ fn layers_of_replaced_images_wait_too() {
 
 #[test]
 fn a_file_without_images_removes_nothing_unless_that_is_asked_for() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["a:1"]);
     let full = wanted(&registry.name(), &["a:1"]);
     sandbox.images(&full);
@@ -211,7 +211,7 @@ fn a_file_without_images_removes_nothing_unless_that_is_asked_for() {
 
 #[test]
 fn watch_keeps_the_last_good_state_of_a_file_that_loses_its_images() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["a:1", "b:1"]);
     let settings = "settings.interval = \"1s\"\nsettings.prune = true\n";
     let file = |images: &[&str]| format!("{settings}{}", wanted(&registry.name(), images));
@@ -234,7 +234,7 @@ fn watch_keeps_the_last_good_state_of_a_file_that_loses_its_images() {
 /// Under `watch`, what waits is counted, and goes as soon as nothing is in its way.
 #[test]
 fn watch_counts_what_waits() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["a:1", "b:1"]);
     let settings = "settings.interval = \"1s\"\nsettings.prune = true\n";
     sandbox.images(&format!("{settings}{}", wanted(&registry.name(), &["a:1", "b:1"])));
@@ -270,7 +270,7 @@ fn what_the_file_lists_by_the_time_of_the_lock_stays() {
     let others = ["a:1", "b:1", "c:1"];
     for arguments in ["apply --prune --json", "prune --json"] {
         for meanwhile in ["relisted", "selected", "broken", "emptied", "gone"] {
-            let sandbox = Sandbox::new();
+            let sandbox = Sandbox::in_memory();
             let registry = registry(&others);
             let want = |images: &[&str]| sandbox.images(&wanted(&registry.name(), images));
             want(&others);
@@ -305,7 +305,7 @@ fn what_the_file_lists_by_the_time_of_the_lock_stays() {
 
 #[test]
 fn what_the_file_lists_when_the_downloads_have_ended_stays() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["a:1", "b:1", "c:1"]);
     sandbox.images(&wanted(&registry.name(), &["a:1", "b:1"]));
     applied(&sandbox);
@@ -328,7 +328,7 @@ fn what_the_file_lists_when_the_downloads_have_ended_stays() {
 /// The lockfile says which tags a selection means: it is looked at again too.
 #[test]
 fn what_the_lockfile_chooses_by_the_time_of_the_lock_stays() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["web:1.0.0", "web:2.0.0", "a:1"]);
     let select =
         |newest: usize| format!("{{ name = \"web\", tags = {{ semver = \"*\", newest = {newest} }} }}");
@@ -360,7 +360,7 @@ fn what_the_lockfile_chooses_by_the_time_of_the_lock_stays() {
 /// waits until that image is here.
 #[test]
 fn prune_waits_for_what_the_file_lists() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["redis:7.2", "redis:7.4.1", "web:1.0.0"]);
     sandbox.images(&wanted(&registry.name(), &["redis:7.2"]));
     applied(&sandbox);
@@ -390,7 +390,7 @@ fn prune_waits_for_what_the_file_lists() {
 /// The catalog as it is when the layers go decides, not as it was when the plan was made.
 #[test]
 fn a_layer_that_microsandbox_has_recorded_meanwhile_stays() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["a:1", "b:1", "c:1"]);
     sandbox.images(&wanted(&registry.name(), &["a:1", "b:1"]));
     applied(&sandbox);
@@ -430,7 +430,7 @@ fn record_as_microsandbox(database: &Path, digest: &str) {
 /// A failure of an early part of a run holds the removals of its rest.
 #[test]
 fn an_image_that_failed_in_an_earlier_part_keeps_removals_waiting() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (fast, silent) = (registry(&["a:1", "b:1", "bad:1"]), registry(&["c:1"]));
     sandbox.images(&wanted(&fast.name(), &["a:1", "b:1"]));
     applied(&sandbox);

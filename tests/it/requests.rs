@@ -44,7 +44,7 @@ fn a_first_apply_costs_the_fewest_requests_and_a_second_one_head_a_tag() {
         "GET /v2/team/app/blobs/DIGEST",
         "GET /v2/team/app/blobs/DIGEST",
     ];
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(indexed());
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
     let output = applied(&sandbox);
@@ -56,7 +56,7 @@ fn a_first_apply_costs_the_fewest_requests_and_a_second_one_head_a_tag() {
     assert_eq!(again.summary()["requests"], 1, "{again}");
 
     // What a token costs: the question who asks, once, and the token. Nobody probes /v2/.
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::with(indexed(), Front::Plain, Auth::Bearer { user: None });
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
     applied(&sandbox);
@@ -70,7 +70,7 @@ fn a_first_apply_costs_the_fewest_requests_and_a_second_one_head_a_tag() {
 
 #[test]
 fn one_token_serves_all_threads_of_a_repository() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let layers: Vec<Layer> = (0..16).map(|seed| layer(seed, 500)).collect();
     let mut content = BlobSet::with("team/app:1", &Image::new(&layers));
     let other = content.image(&Image::new(&layers[..3]));
@@ -88,7 +88,7 @@ fn one_token_serves_all_threads_of_a_repository() {
 
 #[test]
 fn two_hundred_tags_are_asked_over_the_configured_connections() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let mut content = BlobSet::default();
     let image = content.image(&Image::new(&[layer(1, 100)]));
     let names: Vec<String> = (0..200).map(|number| format!("team/app:{number}")).collect();
@@ -115,7 +115,7 @@ fn two_hundred_tags_are_asked_over_the_configured_connections() {
 
 #[test]
 fn a_head_that_is_refused_or_says_nothing_costs_one_get() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = FakeRegistry::start(indexed());
     sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
     applied(&sandbox);
@@ -187,7 +187,7 @@ fn both(slow: (&FakeRegistry, &[String]), fast: (&FakeRegistry, &[String]), down
 
 #[test]
 fn a_slow_registry_does_not_hold_back_the_downloads_from_others() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     // The slow one's layers are the bigger ones, which come first.
     let (slow, slow_names, big) = registry_of(6, 9_000, 100);
     let (fast, fast_names, small) = registry_of(8, 500, 200);
@@ -204,7 +204,7 @@ fn a_slow_registry_does_not_hold_back_the_downloads_from_others() {
 
 #[test]
 fn a_slow_registry_does_not_hold_back_the_lookups_of_others() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let mut registries = [registry_of(8, 100, 100), registry_of(8, 100, 200)];
     // Lookups go by name: the slow one comes first.
     registries.sort_by_key(|(registry, ..)| registry.name());
@@ -217,7 +217,7 @@ fn a_slow_registry_does_not_hold_back_the_lookups_of_others() {
 
 #[test]
 fn a_registry_that_is_down_is_tried_as_often_as_one_image_deserves() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let down = listener.local_addr().unwrap().to_string();
     drop(listener);
@@ -245,7 +245,7 @@ fn a_registry_that_is_down_is_tried_as_often_as_one_image_deserves() {
 
 #[test]
 fn a_run_that_needs_more_pulls_than_are_left_is_warned_of() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (hub, names, _) = registry_of(8, 100, 1);
     hub.on(|request| {
         let limited = request.path.contains("/manifests/");
@@ -265,7 +265,7 @@ fn a_run_that_needs_more_pulls_than_are_left_is_warned_of() {
 
 #[test]
 fn tags_that_moved_are_all_known_before_the_first_is_fetched() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let (hub, names, _) = registry_of(8, 100, 1);
     let wanted_names: Vec<&str> = names.iter().map(String::as_str).collect();
     sandbox.images(&format!("[settings]\ndownloads = 1\n{}", wanted(&hub.name(), &wanted_names)));

@@ -50,7 +50,7 @@ const NEWEST_TWO: &str = "{ semver = \">=7, <8\", newest = 2 }";
 
 #[test]
 fn the_newest_tags_in_a_range_come_and_older_ones_go() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["6.9.0", "7.2.0", "7.9.0", "7.10.0", "7.11.0-rc1", "8.0.0", "latest"]);
     sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
     let plan = sandbox.msb("plan --json").run().success();
@@ -82,7 +82,7 @@ fn the_newest_tags_in_a_range_come_and_older_ones_go() {
 
 #[test]
 fn a_pattern_matches_the_whole_tag_and_lists_are_read_to_their_end() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["22.9-slim", "22.10-slim", "22.10-slim-arm", "v22.1-slim"]);
     // Pages of one tag, whatever is asked for.
     registry.on(|request| {
@@ -100,7 +100,7 @@ fn a_pattern_matches_the_whole_tag_and_lists_are_read_to_their_end() {
 
 #[test]
 fn a_list_that_cannot_be_had_or_chooses_nothing_blocks_and_removes_nothing() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["7.2.0", "7.9.0"]);
     sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
     sandbox.msb("apply").run().success();
@@ -124,7 +124,7 @@ fn a_list_that_cannot_be_had_or_chooses_nothing_blocks_and_removes_nothing() {
 
 #[test]
 fn without_the_network_the_recorded_tags_that_fit_are_used() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["7.2.0", "7.9.0"]);
     sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
     let blocked = sandbox.msb("plan --json --offline").run().code(1);
@@ -162,7 +162,7 @@ fn without_the_network_the_recorded_tags_that_fit_are_used() {
 
 #[test]
 fn two_selections_and_a_listed_tag_of_one_repository_share_one_list() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["7.2.0", "7.9.0", "8.1.0", "8.2.0"]);
     sandbox.images(&wanted(
         &registry.name(),
@@ -184,7 +184,7 @@ fn two_selections_and_a_listed_tag_of_one_repository_share_one_list() {
 
 #[test]
 fn one_tag_for_two_platforms_is_refused() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["7.2.0"]);
     let other = "{ name = \"team/app\", tags = { semver = \"7\" }, platform = \"linux/riscv64\" }";
     sandbox.images(&wanted(&registry.name(), &["team/app:7.2.0", other]));
@@ -195,7 +195,7 @@ fn one_tag_for_two_platforms_is_refused() {
 
 #[test]
 fn a_lockfile_fixes_the_choice_until_it_is_upgraded() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["6.9.0", "7.2.0", "7.9.0"]);
     sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
     sandbox.msb("apply --locked").run().code(1).says("there is no images.lock");
@@ -248,7 +248,7 @@ fn a_lockfile_fixes_the_choice_until_it_is_upgraded() {
 
 #[test]
 fn another_rule_or_none_is_not_covered_by_the_lockfile() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["7.2.0", "7.9.0", "8.0.0"]);
     sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
     sandbox.msb("lock").run().success();
@@ -289,7 +289,7 @@ fn another_rule_or_none_is_not_covered_by_the_lockfile() {
 
 #[test]
 fn a_selection_that_cannot_be_made_leaves_the_lockfile_alone() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["7.2.0"]);
     let riscv = "{ name = \"team/app\", tags = { semver = \"7\" }, platform = \"linux/riscv64\" }";
     for (images, complaint) in [
@@ -310,7 +310,7 @@ fn a_selection_that_cannot_be_made_leaves_the_lockfile_alone() {
 
 #[test]
 fn thousands_of_large_patterns_are_refused_at_once_with_their_place() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let mut text = "[registry.\"r.example\"]\nimages = [\n".to_owned();
     for number in 0..5000 {
         let _ = writeln!(
@@ -335,7 +335,7 @@ fn thousands_of_large_patterns_are_refused_at_once_with_their_place() {
 
 #[test]
 fn a_group_of_the_pattern_says_what_is_newest() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry =
         registry(&["main-fffffff-1700000000", "main-0000000-1800000000", "main-1234567-900000000", "dev-1"]);
     let pattern = "'main-[0-9a-f]+-(?P<order>[0-9]+)'";
@@ -353,7 +353,7 @@ fn a_group_of_the_pattern_says_what_is_newest() {
 
 #[test]
 fn ranges_may_be_written_as_npm_helm_and_people_do() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = registry(&["v1.2.0", "1.9.3_2", "1.9.3_10", "2.0.0", "2.5.1", "3.1.0", "24.04"]);
     for (range, chosen) in [
         ("\">=1.2 <2 || ^3\"", &["1.9.3_10", "1.9.3_2", "3.1.0", "v1.2.0"][..]),

@@ -50,7 +50,7 @@ fn chosen(plan: &Output) -> Vec<String> {
 
 #[test]
 fn the_next_page_is_found_however_the_link_is_written() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     for links in [
         &["</style.css>; rel=preload; as=style", "</v2/team/app/tags/list?last=1.0.0>; rel=\"next\""][..],
         &["</v2/team/app/tags/list?last=1.0.0>; rel=next", "</style.css>; rel=preload"],
@@ -69,7 +69,7 @@ fn the_next_page_is_found_however_the_link_is_written() {
 
 #[test]
 fn a_link_to_plain_http_is_asked_over_tls_where_the_registry_is() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let authority = Authority::new();
     sandbox.write("ca.pem", authority.pem());
     let links = ["<http://127.0.0.1:80/v2/team/app/tags/list?last=1.0.0>; rel=\"next\""];
@@ -82,7 +82,7 @@ fn a_link_to_plain_http_is_asked_over_tls_where_the_registry_is() {
 
 #[test]
 fn a_link_that_cannot_be_read_is_never_the_end() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let installed = registry(Front::Plain, &["</v2/team/app/tags/list?last=1.0.0>; rel=next"]);
     let endpoint = |server: &Server| {
         format!("{}endpoint = \"http://{}\"\n", wanted("registry.test", &[NEWEST]), server.name())
@@ -108,7 +108,7 @@ fn a_link_that_cannot_be_read_is_never_the_end() {
 
 #[test]
 fn a_page_size_that_is_refused_is_left_out() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     for status in [400, 404, 405, 416] {
         let content = content();
         let handler = move |request: &Request| {
@@ -137,7 +137,7 @@ fn a_page_size_that_is_refused_is_left_out() {
 
 #[test]
 fn a_list_without_end_is_given_up() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let pages = AtomicUsize::new(0);
     let handler = move |_: &Request| {
         let number = pages.fetch_add(1, Ordering::Relaxed);

@@ -60,7 +60,7 @@ fn write(sandbox: &Sandbox, registry: &FakeRegistry, settings: &str, rules: &str
 fn world(names: &[&str], signer: &str) -> (Sandbox, FakeRegistry, SignedImage) {
     let image = SignedImage::new();
     let registry = FakeRegistry::start(signed(&image, names));
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     write(&sandbox, &registry, "", &rule(&registry, signer));
     (sandbox, registry, image)
 }
@@ -412,7 +412,7 @@ fn layouts_and_bundles_have_signatures_of_their_own() {
     assert_eq!((&summary["added"], &summary["requests"]), (&1.into(), &0.into()), "{summary:#}");
     assert_eq!(listed(&sandbox)[0]["trust"]["status"], "verified");
 
-    let other = Sandbox::new();
+    let other = Sandbox::in_memory();
     let layout = sandbox.work().join("bundle");
     let images = |key: &str| {
         other.images(&format!(
@@ -496,7 +496,7 @@ fn the_trusted_root_is_shown_with_its_date() {
 
 #[test]
 fn the_example_takes_what_its_key_has_signed_and_nothing_else() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/trust");
     let plan = |file: &str| sandbox.msb("plan --json").arg(example.join(file)).run();
     let document = plan("images.toml").success().json();

@@ -73,7 +73,7 @@ impl House {
     fn new(home: &str, first: usize, count: usize) -> Self {
         let layers: Vec<Layer> = (first..first + count).map(layer).collect();
         let registry = FakeRegistry::start(BlobSet::with("a:1", &Image::new(&layers)));
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         let home = sandbox.root().join(home);
         sandbox.images(&wanted(&registry.name(), &["a:1"]));
         let house = Self { sandbox, registry, home, layers };

@@ -35,7 +35,7 @@ fn add(registry: &FakeRegistry, name: &str, text: &str) {
 
 #[test]
 fn a_moved_tag_is_found_at_the_interval() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "interval = \"1s\"");
     let watching = Watching::start(&sandbox, "");
     add(&registry, "team/app:1", "2");
@@ -46,7 +46,7 @@ fn a_moved_tag_is_found_at_the_interval() {
 
 #[test]
 fn a_failed_image_is_tried_again_and_said_once() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "interval = \"1s\"");
     sandbox.images(&format!(
         "[settings]\ninterval = \"1s\"\n{}",
@@ -70,7 +70,7 @@ fn a_failed_image_is_tried_again_and_said_once() {
 
 #[test]
 fn a_registry_that_is_down_does_not_stop_it() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "interval = \"1s\"");
     registry.on(|_| Some(Fault::status(503)));
     let watching = Watching::start(&sandbox, "");
@@ -82,7 +82,7 @@ fn a_registry_that_is_down_does_not_stop_it() {
 
 #[test]
 fn sighup_applies_at_once() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "");
     let watching = Watching::start(&sandbox, "");
     add(&registry, "team/app:1", "2");
@@ -94,7 +94,7 @@ fn sighup_applies_at_once() {
 
 #[test]
 fn a_broken_file_keeps_the_last_good_state_and_is_said_once() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "interval = \"1s\"\nprune = true");
     let watching = Watching::start(&sandbox, "");
     let before = listed(&sandbox);
@@ -120,7 +120,7 @@ fn a_broken_file_keeps_the_last_good_state_and_is_said_once() {
 
 #[test]
 fn what_is_wrong_at_the_start_ends_it() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "nonsense = 1");
     for arguments in ["watch", "watch missing.toml", "watch -", "apply --watch", "apply --watch -"] {
         sandbox.msb(arguments).run().code(2).says("error:");
@@ -138,7 +138,7 @@ fn what_is_wrong_at_the_start_ends_it() {
 
 #[test]
 fn the_flags_of_apply_work() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "");
     add(&registry, "team/web:1", "x");
     let entry = "{ name = \"team/web\", tag = \"1\", groups = [\"web\"] }";
@@ -156,7 +156,7 @@ fn the_flags_of_apply_work() {
 #[test]
 fn a_signal_stops_it_in_the_middle_of_a_run() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         let slow = Layer::packed(&tar(&[file("slow", noise(1, 2_000_000))]), Pack::Plain);
         let registry =
             FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(std::slice::from_ref(&slow))));
@@ -181,7 +181,7 @@ fn a_signal_stops_it_in_the_middle_of_a_run() {
 
 #[test]
 fn changes_during_a_run_lead_to_one_more() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let slow = Layer::packed(&tar(&[file("slow", noise(1, 400_000))]), Pack::Plain);
     let registry =
         FakeRegistry::start(BlobSet::with("team/slow:1", &Image::new(std::slice::from_ref(&slow))));
@@ -205,7 +205,7 @@ fn changes_during_a_run_lead_to_one_more() {
 
 #[test]
 fn what_changes_during_a_run_and_back_again_is_not_believed_to_be_unchanged() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let slow = Layer::packed(&tar(&[file("slow", noise(1, 400_000))]), Pack::Plain);
     let registry =
         FakeRegistry::start(BlobSet::with("team/slow:1", &Image::new(std::slice::from_ref(&slow))));
@@ -227,7 +227,7 @@ fn what_changes_during_a_run_and_back_again_is_not_believed_to_be_unchanged() {
 
 #[test]
 fn what_may_pass_is_tried_again_long_before_the_interval() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "interval = \"1h\"");
     registry.on(|_| Some(Fault::status(503)));
     let watching = Watching::start(&sandbox, "");
@@ -251,7 +251,7 @@ fn processor_time(pid: u32) -> u64 {
 
 #[test]
 fn idle_it_uses_no_processor() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let _registry = one(&sandbox, "");
     let watching = Watching::start(&sandbox, "--metrics 0");
     assert!(processor_time(watching.pid()) > 0, "nothing was measured");
@@ -284,7 +284,7 @@ fn metric(address: &str, name: &str) -> f64 {
 
 #[test]
 fn metrics_and_health_are_served() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "interval = \"1s\"");
     let watching = Watching::start(&sandbox, "--metrics :0");
     let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
@@ -320,7 +320,7 @@ fn metrics_and_health_are_served() {
 
 #[test]
 fn the_server_is_bounded() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let _registry = one(&sandbox, "");
     let watching = Watching::start(&sandbox, "--metrics 0");
     let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
@@ -347,7 +347,7 @@ fn the_server_is_bounded() {
 
 #[test]
 fn hundreds_of_idle_clients_keep_nobody_waiting() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let _registry = one(&sandbox, "");
     let watching = Watching::start(&sandbox, "--metrics 0");
     let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
@@ -377,7 +377,7 @@ fn hundreds_of_idle_clients_keep_nobody_waiting() {
 
 #[test]
 fn who_is_called_by_a_name_of_somebody_else_does_not_answer() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let _registry = one(&sandbox, "");
     let watching = Watching::start(&sandbox, "--metrics localhost:0");
     let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
@@ -400,7 +400,7 @@ fn who_is_called_by_a_name_of_somebody_else_does_not_answer() {
 
 #[test]
 fn health_is_told_while_the_images_file_does_not_answer() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let _registry = one(&sandbox, "interval = \"1s\"");
     let watching = Watching::start(&sandbox, "--metrics 0");
     let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
@@ -421,7 +421,7 @@ fn health_is_told_while_the_images_file_does_not_answer() {
 
 #[test]
 fn systemd_hears_how_it_is() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "");
     let path = sandbox.root().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
@@ -460,7 +460,7 @@ fn systemd_hears_how_it_is() {
 
 #[test]
 fn a_log_has_one_line_a_change() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = one(&sandbox, "interval = \"1s\"");
     let name = format!("{}/team/app:1", registry.name());
     let running = sandbox.msb("watch").spawn();
@@ -496,7 +496,7 @@ const TERMINAL: &str = "import os, pty, sys, signal, time\n\
 
 #[test]
 fn a_terminal_has_a_status_line() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let _registry = one(&sandbox, "");
     let program = env!("CARGO_BIN_EXE_msb-sync");
     let run = sandbox.program("python3", &["-c", TERMINAL, program, "watch"]).env("TERM", "xterm");

@@ -48,7 +48,7 @@ fn replace(path: &Path, text: &str) {
 
 #[test]
 fn a_file_that_changes_in_any_way_is_applied() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = nine();
     let path = sandbox.work().join("images.toml");
     sandbox.images(&app(&registry, 1));
@@ -106,7 +106,7 @@ fn kernel_watches(pid: u32) -> usize {
 
 #[test]
 fn a_config_map_that_kubernetes_exchanges_is_applied() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = nine();
     let mount = sandbox.work().join("etc");
     // As the kubelet's atomic writer does it: a new directory, a new link, a rename, the old directory removed.
@@ -136,7 +136,7 @@ fn a_config_map_that_kubernetes_exchanges_is_applied() {
 
 #[test]
 fn the_lockfile_is_watched() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = nine();
     sandbox.images(&app(&registry, 1));
     sandbox.msb("lock").run().success();
@@ -158,7 +158,7 @@ fn the_lockfile_is_watched() {
 /// Off a screen every failure is one line, and its hint another.
 #[test]
 fn a_log_has_the_next_step_of_a_broken_lockfile() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = nine();
     sandbox.images(&app(&registry, 1));
     let running = sandbox.msb("watch").timeout(LIMIT * 10).spawn();
@@ -175,7 +175,7 @@ fn a_log_has_the_next_step_of_a_broken_lockfile() {
 
 #[test]
 fn password_files_and_roots_are_watched() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let authority = Authority::new();
     let content = || BlobSet::with("team/app:1", &Image::new(&[Layer::of(&[file("f", "x")])]));
     let auth = Auth::Basic { user: "me".to_owned(), password: "right".to_owned() };
@@ -198,7 +198,7 @@ fn password_files_and_roots_are_watched() {
 
 #[test]
 fn hosts_files_are_watched() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = nine();
     registry.on(|_| Some(crate::support::fake_registry::Fault::status(404)));
     let mirror = nine();
@@ -214,7 +214,7 @@ fn hosts_files_are_watched() {
 
 #[test]
 fn an_image_layout_is_watched() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let mut content = BlobSet::default();
     let [one, two] = ["1", "2"].map(|text| content.image(&Image::new(&[Layer::of(&[file("f", text)])])));
     content.write_layout(&sandbox.work().join("oci"), &[("app:1", &one)]);
@@ -229,7 +229,7 @@ fn an_image_layout_is_watched() {
 
 #[test]
 fn layers_and_the_catalog_come_back() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = nine();
     sandbox.images(&app(&registry, 1));
     let watching = Watching::start(&sandbox, "");
@@ -255,7 +255,7 @@ fn layers_and_the_catalog_come_back() {
 
 #[test]
 fn what_changes_nothing_starts_nothing() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = nine();
     sandbox.images(&app(&registry, 1));
     let watching = Watching::start(&sandbox, "--prune");
@@ -281,7 +281,7 @@ fn what_changes_nothing_starts_nothing() {
 
 #[test]
 fn a_file_that_is_being_written_is_not_read_in_the_middle() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = nine();
     sandbox.images(&wanted(&registry.name(), &["team/app:1", "team/app:2"]));
     let watching = Watching::start(&sandbox, "--prune");
@@ -301,7 +301,7 @@ fn a_file_that_is_being_written_is_not_read_in_the_middle() {
 
 #[test]
 fn a_file_that_is_written_in_place_again_and_again_is_never_taken_for_empty() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let registry = nine();
     let text = |number: usize| format!("# {}\n{}", "x".repeat(number % 50), app(&registry, 1));
     sandbox.images(&text(0));
@@ -340,7 +340,7 @@ fn files_are_polled_where_the_kernel_does_not_tell() {
             writeln!(std::io::stderr(), "needs Debian's strace and leave to trace: only --poll was checked");
     }
     at_once(ways, |refuse: Option<&str>| {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         let registry = nine();
         sandbox.images(&app(&registry, 1));
         let run = match refuse {

@@ -74,7 +74,7 @@ fn storm(sandbox: &Sandbox, registry: &FakeRegistry, seed: u32) -> Vec<String> {
 
 #[test]
 fn a_storm_passes() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let mut content = BlobSet::default();
     let shared = Layer::of(&[file("shared", "x")]);
     for tag in 0..TAGS {

@@ -34,15 +34,18 @@ impl Sandbox {
         Self::below(Path::new(env!("CARGO_TARGET_TMPDIR")))
     }
 
-    /// The same in memory, where there is such a place: for tests of many runs, which would mostly wait for the disk.
+    /// The same in memory, where there is room: for tests that would mostly wait for a disk that plays no part in them.
     pub(crate) fn in_memory() -> Self {
         Self::below(Self::memory())
     }
 
-    /// A directory in memory, else that of the build.
+    /// A directory in memory, else that of the build. Containers often have a small one, which would fill up.
     pub(crate) fn memory() -> &'static Path {
+        /// Bytes that tests at once may take there.
+        const ROOM: u64 = 1 << 30;
         let shared = Path::new("/dev/shm");
-        if shared.is_dir() { shared } else { Path::new(env!("CARGO_TARGET_TMPDIR")) }
+        let has_room = rustix::fs::statvfs(shared).is_ok_and(|disk| disk.f_bavail * disk.f_frsize >= ROOM);
+        if has_room { shared } else { Path::new(env!("CARGO_TARGET_TMPDIR")) }
     }
 
     fn below(directory: &Path) -> Self {

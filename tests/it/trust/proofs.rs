@@ -28,7 +28,7 @@ fn a_copy_of_a_signed_image_is_as_good_in_the_first_run_as_in_the_next() {
         content.tags.insert(copy.to_owned(), image.index.clone());
     }
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     for names in [["a/copy:1", "team/app:1", "z/copy:1"], ["z/copy:1", "a/copy:1", "team/app:1"]] {
         sandbox.images(&format!(
             "[settings]\nplatform = \"linux/amd64\"\n\n{}{}",
@@ -58,7 +58,7 @@ fn a_lockfile_for_several_platforms_wants_each_of_them_signed() {
         let signature = Signature::new(name);
         list_in(&mut content, &signature.subject.clone(), &[signature]);
         let registry = FakeRegistry::start(content);
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::in_memory();
         for platforms in [["linux/amd64", "linux/arm64"], ["linux/arm64", "linux/amd64"]] {
             sandbox.images(&format!(
                 "[settings]\nplatform = \"linux/amd64\"\nplatforms = {platforms:?}\n{}{}",
@@ -133,7 +133,7 @@ fn signatures_beyond_what_a_run_holds_are_neither_lost_nor_held() {
     };
     list_in(&mut content, &image.index, &[large("cosign3-p256"), large("cosign3-slsaprovenance1")]);
     let registry = FakeRegistry::start(content);
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::in_memory();
     let file = format!(
         "[settings]\nplatform = \"linux/amd64\"\n\n{}provenance = true\n[registry.{:?}]\nimages = [\"team/app:1\", \
          {{ name = \"team/app\", tag = \"2\", platform = \"linux/arm64\" }}]\n",
