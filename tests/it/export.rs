@@ -269,7 +269,7 @@ fn a_damaged_kept_blob_is_named_and_fetched_anew() {
         );
     }
     // With the registry away there is nothing to take its place.
-    drop(registry);
+    let _gone = registry.gone();
     let failed = sandbox.msb("export --output after.tar").run().code(1);
     assert!(failed.stderr.contains("is damaged"), "{failed}");
 }
@@ -294,7 +294,7 @@ fn a_registry_that_is_away_is_not_needed_for_what_is_recorded_and_kept() {
     let failed = sandbox.msb("export --output no.tar").run().code(1);
     assert!(failed.stderr.contains("404"), "{failed}");
     let name = registry.name();
-    drop(registry);
+    let _gone = registry.gone();
     let exported = sandbox.msb("export --output after.tar").run().success();
     let warnings = exported.stderr.matches("warning:").count();
     assert!(exported.stderr.contains(&format!("{name}/team/one:1")), "{exported}");
@@ -351,7 +351,7 @@ fn a_selection_of_tags_is_in_the_lockfile_of_the_bundle() {
     assert!(!String::from_utf8(one).unwrap().contains("selection"), "no choice without its images");
 
     // Another machine has the images file and the bundle alone; with the bundle's lockfile, too.
-    drop(registry);
+    let _gone = registry.gone();
     for strict in ["", "--locked"] {
         let far = Sandbox::in_memory();
         far.images(&std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap());

@@ -225,7 +225,7 @@ fn a_tag_is_not_the_pin_beside_it() {
     sandbox.images(&wanted(&registry.name(), &[&pin]));
     sandbox.msb("export --output pin.tar").run().success();
     let name = registry.name();
-    drop(registry);
+    let _gone = registry.gone();
     for (bundle, wants, meant) in [
         ("bundle.tar", vec!["team/app:1", &pin], &new),
         ("bundle.tar", vec!["team/app:1"], &new),

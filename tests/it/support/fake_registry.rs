@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::http::{Exchange, Front, Request, Response, Server, Shape};
+use super::http::{Exchange, Front, Gone, Request, Response, Server, Shape};
 use super::image::{BlobSet, OCI_INDEX, OCI_MANIFEST};
 
 /// How an answer differs from the right one.
@@ -134,6 +134,11 @@ impl FakeRegistry {
         let answering = Arc::clone(&state);
         let server = Server::start(front, Arc::new(move |request| answering.respond(request)));
         Self { server, state }
+    }
+
+    /// Ends it, and keeps its port, so that whoever asks it is refused.
+    pub(crate) fn gone(self) -> Gone {
+        self.server.gone()
     }
 
     /// `127.0.0.1:<port>`, the registry's name in references.

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use tokio::net::TcpSocket;
 
 /// What a client asked.
 #[derive(Clone, Debug, Default)]
@@ -214,6 +215,22 @@ impl Server {
     /// The targets of all CONNECTs so far.
     pub(crate) fn tunnels(&self) -> Vec<String> {
         self.shared.tunnels.lock().unwrap().clone()
+    }
+}
+
+/// The port of a server that is gone: nobody else gets the port, and who connects is refused.
+#[derive(Debug)]
+pub(crate) struct Gone(#[expect(dead_code, reason = "held until the test ends")] TcpSocket);
+
+impl Server {
+    /// Ends it, and keeps its port.
+    pub(crate) fn gone(self) -> Gone {
+        let address = self.address;
+        drop(self);
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).unwrap();
+        Gone(socket)
     }
 }
 
