@@ -1,4 +1,4 @@
-//! Three hundred bad days: several images are applied while the registry cuts, resets, stalls, refuses, lies about
+//! Many bad days: several images are applied while the registry cuts, resets, stalls, refuses, lies about
 //! ranges and lengths, and corrupts bytes, as a seed says.
 //!
 //! Every run ends in success or in errors that say what failed; what is under its final name is exact either way; no
