@@ -13,7 +13,7 @@ mod recorded;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -71,6 +71,8 @@ pub enum ExportOutput<'a> {
     Path(PathBuf),
     /// A tar into a stream.
     Stream(&'a mut dyn Write),
+    /// A tar to standard output, which may be no terminal.
+    StandardOutput,
 }
 
 /// The report of `export`.
@@ -115,8 +117,11 @@ pub fn export(
     request: &ExportRequest,
     output: ExportOutput<'_>,
 ) -> Result<Exported, VerbError> {
-    if let ExportOutput::Path(path) = &output {
-        check_name(path)?;
+    // A place that will not do is told before any registry is asked.
+    match &output {
+        ExportOutput::Path(path) => check_name(path)?,
+        ExportOutput::StandardOutput => drop(standard_output()?),
+        ExportOutput::Stream(_) => {}
     }
     let loaded = load(session, &request.source)?;
     let since = request.since.as_deref().map(layers_of_lockfile).transpose()?.unwrap_or_default();
@@ -257,6 +262,18 @@ fn layers_of_lockfile(path: &Path) -> Result<BTreeSet<BlobDigest>, VerbError> {
     Ok(lockfile.layers().cloned().collect())
 }
 
+/// Opens standard output without the buffer that looks for line ends, and with room in its pipe: a
+/// reader that is slow for a moment stops nobody.
+fn standard_output() -> Result<fs::File, VerbError> {
+    let stdout = io::stdout();
+    if stdout.is_terminal() {
+        return Err(InputError::Terminal.into());
+    }
+    sys::enlarge_pipe(&stdout);
+    let copy = stdout.as_fd().try_clone_to_owned().map(fs::File::from);
+    copy.map_err(|error| Error::from(StoreError::io("open", "standard output")(error)).into())
+}
+
 fn write(contents: &Contents<'_>, form: Form, output: ExportOutput<'_>) -> Result<(), VerbError> {
     match output {
         ExportOutput::Stream(out) => write_archive(contents, form, out).map_err(to_stream),
@@ -264,6 +281,9 @@ fn write(contents: &Contents<'_>, form: Form, output: ExportOutput<'_>) -> Resul
             write_file(contents, form, &path)
         }
         ExportOutput::Path(path) => Directory::open(&path)?.write(contents, form),
+        ExportOutput::StandardOutput => {
+            write_archive(contents, form, &mut standard_output()?).map_err(to_stream)
+        }
     }
 }
 

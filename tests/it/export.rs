@@ -367,7 +367,7 @@ fn a_selection_of_tags_is_in_the_lockfile_of_the_bundle() {
 }
 
 #[test]
-fn kept_blobs_need_no_registry_and_a_reader_that_leaves_is_told() {
+fn kept_blobs_need_no_registry() {
     let (sandbox, registry, ..) = locked();
     let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
     sandbox.images(&format!("[settings]\nblobs = \"keep\"\n{text}"));
@@ -379,7 +379,29 @@ fn kept_blobs_need_no_registry_and_a_reader_that_leaves_is_told() {
     assert_eq!(registry.requests(), [] as [&str; 0]);
     let read = |name: &str| std::fs::read(sandbox.work().join(name)).unwrap();
     assert!(read("before.tar") == read("after.tar"), "kept blobs give other bytes");
+}
 
+#[test]
+fn a_reader_that_is_slow_for_a_moment_stops_nobody() {
+    let (sandbox, _registry, ..) = locked();
+    sandbox.msb("export --output whole.tar").run().success();
+    let program = env!("CARGO_BIN_EXE_msb-sync");
+    let script = format!(
+        "set -o pipefail; {{ {program} export --output - && touch ended; }} |
+         {{ for i in $(seq 400); do [ -e ended ] && break; sleep 0.05; done; [ -e ended ] && cat > late.tar; }}"
+    );
+    sandbox.program("bash", &["-c", &script]).run().success();
+    let read = |name: &str| std::fs::read(sandbox.work().join(name)).unwrap();
+    // More than a pipe holds by itself.
+    assert!(read("whole.tar").len() > 200_000 && read("whole.tar") == read("late.tar"));
+}
+
+#[test]
+fn a_reader_that_leaves_is_told() {
+    let layer = Layer::of(&[file("large", noise(1, 4 << 20))]);
+    let registry = FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(&[layer])));
+    let sandbox = Sandbox::in_memory();
+    sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
     let program = env!("CARGO_BIN_EXE_msb-sync");
     let script = format!("{program} export --output - | head -c 1000 > /dev/null; echo ${{PIPESTATUS[0]}}");
     let output = sandbox.program("bash", &["-c", &script]).run().success();

@@ -1,11 +1,7 @@
 //! `export`: writes a bundle for other engines and for machines without a network.
 
-use std::fs::File;
-use std::io::{self, IsTerminal as _};
-use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use msb_sync::error::{Error, InputError, StoreError};
 use msb_sync::sync::{self, ExportOutput, ExportRequest, Session, VerbError};
 
 use crate::args::Export;
@@ -26,8 +22,7 @@ pub(super) fn run(args: &Export, session: &Session, output: &Output) -> Result<E
     };
     let to_stream = args.output == Path::new("-");
     let exported = if to_stream {
-        let mut stream = standard_output()?;
-        sync::export(session, &request, ExportOutput::Stream(&mut stream))?
+        sync::export(session, &request, ExportOutput::StandardOutput)?
     } else {
         sync::export(session, &request, ExportOutput::Path(args.output.clone()))?
     };
@@ -40,14 +35,4 @@ pub(super) fn run(args: &Export, session: &Session, output: &Output) -> Result<E
         output.either(|| json::exported(&exported), || human::exported(&exported, &args.output));
     }
     Ok(if exported.failed.is_empty() { Exit::Done } else { Exit::Failed })
-}
-
-/// Standard output without the buffer that looks for line ends.
-fn standard_output() -> Result<File, VerbError> {
-    let stdout = io::stdout();
-    if stdout.is_terminal() {
-        return Err(InputError::Terminal.into());
-    }
-    let copy = stdout.as_fd().try_clone_to_owned().map(File::from);
-    copy.map_err(|error| Error::from(StoreError::io("open", "standard output")(error)).into())
 }
