@@ -177,14 +177,15 @@ mod tests {
             let (mut real, mut wrong) = (1_000_000_i64, 0_i64);
             let mut candidate: Option<TagCandidate> = None;
             let mut taken = digest(0);
-            // The real time when each run of sightings began, and of the last jump of the clock.
-            let mut seen: Option<(BlobDigest, i64)> = None;
-            let mut settled = real;
-            for (tag, passed, jump) in steps {
+            // The real time, and the step, when each run of sightings began, and of the last jump of
+            // the clock: both may fall into one second.
+            let mut seen: Option<(BlobDigest, (i64, usize))> = None;
+            let mut settled = (real, 0);
+            for (step, (tag, passed, jump)) in steps.into_iter().enumerate() {
                 real += passed;
                 wrong += jump;
                 if jump != 0 {
-                    settled = real;
+                    settled = (real, step);
                 }
                 let meant = digest(tag);
                 if meant == taken {
@@ -192,18 +193,18 @@ mod tests {
                     continue;
                 }
                 if seen.as_ref().is_none_or(|(of, _)| *of != meant) {
-                    seen = Some((meant.clone(), real));
+                    seen = Some((meant.clone(), (real, step)));
                 }
                 let (_, first) = seen.clone().unwrap();
                 let cooldown =
                     Cooldown { time: Duration::from_secs(time), candidate: candidate.clone(), now: at(real + wrong) };
                 if let Some(waiting) = cooldown.waiting(&meant) {
                     // With a clock that stood still for long enough, the digest would be taken.
-                    let waited = real - first.max(settled);
+                    let waited = real - first.max(settled).0;
                     prop_assert!(waited < i64::try_from(time).unwrap() || first < settled, "{waited}");
                     candidate = Some(candidate_of(&waiting, candidate.as_ref()));
                 } else {
-                    let waited = real - first;
+                    let waited = real - first.0;
                     prop_assert!(waited >= i64::try_from(time).unwrap(), "taken after {waited}");
                     (taken, candidate, seen) = (meant, None, None);
                 }
