@@ -59,13 +59,18 @@ pub(crate) fn set_nonblocking(pipe: &impl AsFd) -> io::Result<()> {
     Ok(fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?)
 }
 
-/// Lets `pipe` hold more bytes, if the kernel grants that.
+/// Lets `pipe` hold more bytes, if the kernel grants that, and never fewer.
 pub(crate) fn enlarge_pipe(pipe: &impl AsFd) {
     #[cfg(target_os = "linux")]
     #[expect(unsafe_code, reason = "rustix has this call behind a feature that nothing else needs")]
-    // SAFETY: the descriptor is open as long as `pipe` is borrowed, and the call takes nothing but
+    // SAFETY: the descriptor is open as long as `pipe` is borrowed, and the calls take nothing but
     // numbers.
-    let _ = unsafe { libc::fcntl(pipe.as_fd().as_raw_fd(), libc::F_SETPIPE_SZ, PIPE_SIZE) };
+    unsafe {
+        let pipe = pipe.as_fd().as_raw_fd();
+        if libc::fcntl(pipe, libc::F_GETPIPE_SZ) < PIPE_SIZE {
+            libc::fcntl(pipe, libc::F_SETPIPE_SZ, PIPE_SIZE);
+        }
+    }
 }
 
 /// Waits until something can be written into `pipe`, its reader is gone, or `patience` is over.
