@@ -198,13 +198,12 @@ fn split(
             open.meanings.extend(other.map(|other| (reference.clone(), other.digest.clone())));
         }
         if moves || locked.is_none() {
-            let known = locked.map(|locked| locked.digest.clone());
-            open.images.entry(reference).or_default().push((platform, known));
+            open.images.entry(reference).or_default().push((platform, locked.map(Arc::clone)));
         }
     }
     // From the end: a digest that waits is not taken for a platform that has none yet either.
     for platforms in open.images.values_mut() {
-        platforms.sort_by_key(|(_, known)| known.is_some());
+        platforms.sort_by_key(|(_, locked)| locked.is_some());
     }
     (entries, open)
 }
@@ -219,11 +218,14 @@ fn store(place: &LockfilePlace, new: Option<&Lockfile>) -> Result<(), VerbError>
     }
 }
 
+/// A platform of an image, with the entry that the lockfile has for it.
+type Locked = (Platform, Option<Arc<LockedImage>>);
+
 /// The images that are looked up.
 #[derive(Default)]
 struct Open {
-    /// The platforms that each is looked up for, with the digest that the lockfile has for it.
-    images: BTreeMap<ImageRef, Vec<(Platform, Option<BlobDigest>)>>,
+    /// The platforms that each is looked up for, with the entry that the lockfile has for it.
+    images: BTreeMap<ImageRef, Vec<Locked>>,
     /// The digests that images are known to mean. All platforms of an image get the same one,
     /// though its tag may move while they are looked up.
     meanings: BTreeMap<ImageRef, BlobDigest>,
@@ -240,29 +242,30 @@ impl Open {
         failed: &mut Vec<Unlocked>,
     ) {
         while !self.images.is_empty() {
-            let mut lookups = Vec::new();
+            let (mut lookups, mut indexes) = (Vec::new(), Vec::new());
             self.images.retain(|reference, platforms| {
-                let next = platforms.pop();
-                lookups.extend(next.map(|(platform, known)| ImageQuestion {
+                let Some((platform, locked)) = platforms.pop() else { return false };
+                lookups.push(ImageQuestion {
                     pinned: self.meanings.get(reference).cloned(),
                     reference: reference.clone(),
                     platform,
                     is_staged: false,
                     // The first entry of an image takes what there is.
-                    cooldown: known.as_ref().and_then(|_| waits.of(reference)),
-                    known,
-                }));
+                    cooldown: locked.as_ref().and_then(|_| waits.of(reference)),
+                    known: locked.as_ref().map(|locked| locked.digest.clone()),
+                });
+                indexes.push(locked.filter(|locked| has_index(locked)).map(|locked| locked.digest.clone()));
                 !platforms.is_empty()
             });
             let answers = asker.ask_all(lookups.iter().cloned().map(Question::Image).collect());
-            for (asked, answer) in lookups.into_iter().zip(answers) {
+            for ((asked, index), answer) in lookups.into_iter().zip(indexes).zip(answers) {
                 let answer = match answer {
                     Answer::Image(Ok(Lookup::Image(image))) if asked.waits_for(&image.digest) => {
                         Answer::Waits(image.digest)
                     }
                     other => other,
                 };
-                let ImageQuestion { reference, platform, known, .. } = asked;
+                let ImageQuestion { reference, platform, .. } = asked;
                 let answer = match answer {
                     Answer::Waits(digest) => {
                         waits.note(reference.clone(), &digest);
@@ -273,7 +276,7 @@ impl Open {
                     _ => continue,
                 };
                 let digest = match answer {
-                    Ok(Lookup::Same) => known,
+                    Ok(Lookup::Same) => index,
                     Ok(Lookup::Image(image)) => {
                         let image = LockedImage { reference: reference.clone(), ..LockedImage::of(&image) };
                         let digest = has_index(&image).then(|| image.digest.clone());

@@ -323,3 +323,33 @@ fn another_platform_gets_no_digest_that_waits() {
         }
     }
 }
+
+#[test]
+fn a_digest_without_an_index_holds_no_other_platform_up() {
+    let host = host_platform();
+    let other = if host == "linux/amd64" { "linux/arm64" } else { "linux/amd64" };
+    let image = |content: &mut BlobSet, release: &str, platform: &str| {
+        let layer = Layer::of(&[file("release", format!("{release} of {platform}"))]);
+        content.image(&Image::new(&[layer]).platform(platform))
+    };
+    let mut content = BlobSet::default();
+    let alone = image(&mut content, "one", &host);
+    content.tag("app:1", &alone);
+    let (sandbox, registry) = (Sandbox::in_memory(), FakeRegistry::start(content));
+    let images = wanted(&registry.name(), &["app:1"]);
+    let settings =
+        |platforms: &[&str]| format!("[settings]\ncooldown = \"3d\"\nplatforms = {platforms:?}\n{images}");
+    sandbox.images(&settings(&[&host]));
+    sandbox.msb("lock").run().success();
+    registry.edit(|content| {
+        let both = [&*host, other].map(|platform| image(content, "two", platform));
+        let index = content.index(false, &both);
+        content.tag("app:1", &index);
+    });
+    sandbox.images(&settings(&[&host, other]));
+    let upgraded = sandbox.msb("lock --upgrade --json").run().success().json();
+    let entries = upgraded["images"].as_array().unwrap();
+    let of = |platform: &str| entries.iter().find(|entry| entry["platform"] == platform).unwrap();
+    assert_eq!(of(&host)["digest"], alone.digest(), "{upgraded:#}");
+    assert_eq!(of(other)["digest"], upgraded["candidates"][0]["digest"], "{upgraded:#}");
+}
