@@ -163,6 +163,21 @@ fn a_plan_shows_what_leaves_an_engine() {
 }
 
 #[test]
+fn prune_takes_out_of_an_engine_what_its_entry_wants_there_no_more() {
+    let shop = shop();
+    shop.sandbox.images(&shop.text(&["a:1", "b:1"]));
+    shop.sandbox.msb("apply").run().success();
+    let (a, b) = (shop.name("a:1"), shop.name("b:1"));
+    shop.sandbox.images(&shop.text(&["a:1", "{ name = \"b\", tag = \"1\", engines = [\"podman\"] }"]));
+    shop.sandbox.msb("prune").run().success();
+    assert_eq!(shop.has(), [a.clone(), b.clone()], "the file wants both there");
+    shop.sandbox.images(&shop.text(&["a:1", "{ name = \"b\", tag = \"1\", engines = [] }"]));
+    let pruned = shop.sandbox.msb("prune --json").run().success().json();
+    assert_eq!(pruned["engines"], json!([{"engine": "podman", "reference": b}]), "{pruned:#}");
+    assert_eq!(shop.has(), [a]);
+}
+
+#[test]
 fn a_tag_and_a_pin_of_it_come_to_rest() {
     let shop = shop();
     let old = shop.moved("a:1", "old");
