@@ -100,6 +100,7 @@ pub(crate) struct Store {
     downloads: PathBuf,
     downloads_directory: Arc<OwnedFd>,
     layers_directory: OwnedFd,
+    lasting_inodes: bool,
     inventories_directory: OwnedFd,
     bindings: Bindings,
     staging_directory: OwnedFd,
@@ -118,6 +119,7 @@ impl Store {
         let downloads_directory = Arc::new(make_directory(&downloads, PRIVATE_MODE)?);
         Ok(Self {
             downloads_directory,
+            lasting_inodes: sys::has_lasting_inodes(layers_directory.as_fd()),
             layers_directory,
             inventories_directory: directories::make_private_in(&private, &places.private.join(INVENTORIES))?,
             bindings: Bindings::new(directories::make_private_in(&private, &places.private.join(BINDINGS))?),
@@ -226,7 +228,7 @@ impl Store {
 
     fn note(&self, digest: &BlobDigest, is_of: bool) -> Result<(), StoreError> {
         let layers = self.layers_directory.as_fd();
-        let found = sys::mark(layers, &layer_name(digest), sys::has_lasting_inodes(layers))
+        let found = sys::mark(layers, &layer_name(digest), self.lasting_inodes)
             .map_err(StoreError::io("look at", layer_path(self.layers(), digest)))?;
         // Somebody took it away again: there is nothing to be noted.
         let Some((_, mark)) = found else { return Ok(()) };

@@ -24,6 +24,7 @@ mod xattrs;
 
 use std::fs::{File, TryLockError};
 use std::io;
+use std::sync::OnceLock;
 
 pub(crate) use byte_lock::try_lock_byte;
 pub(crate) use child::{
@@ -38,16 +39,17 @@ pub(crate) use metadata::{
     set_times_at,
 };
 pub(crate) use names::{
-    each_entry, is_unsupported, make_directory, make_hard_link, make_symlink, read_link, remove_file,
-    rename_exchange, rename_new, rename_over,
+    each_entry, is_unsupported, make_directory, make_hard_link, make_symlink, read_link, remove_directory,
+    remove_file, rename_exchange, rename_new, rename_over,
 };
 pub(crate) use open::{
     create_file, is_symlink_refusal, locate_at, locate_directory, locate_in_root, open_directory,
     open_directory_beneath, open_file, set_direct,
 };
 pub(crate) use own::{
-    find_own_regular, has_own_file, locate_own_directory_at, make_own_directory_at, make_own_file,
-    open_or_make_own_file, open_own_directory, open_own_directory_at, open_own_file, read_own_file,
+    find_own_regular, has_own_file, locate_own_directory_at, make_fresh_directory, make_own_directory_at,
+    make_own_file, open_or_make_own_file, open_own_directory, open_own_directory_at, open_own_file,
+    read_own_file,
 };
 pub(crate) use refusal::{Refusal, is_own, refusal};
 pub(crate) use regular::{may_open, open_regular, read_regular, read_regular_text};
@@ -72,8 +74,9 @@ pub(crate) fn umask() -> Option<u32> {
 
 /// The identifier of this boot: data not synced in an earlier one is lost, data not synced in this
 /// one is not.
-pub(crate) fn boot_id() -> Option<String> {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
+pub(crate) fn boot_id() -> Option<&'static str> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    BOOT.get_or_init(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()).as_deref()
 }
 
 /// Counts the bytes that a file which this process writes may have; `None`: any number.

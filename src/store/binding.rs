@@ -51,12 +51,18 @@ impl Bindings {
     }
 
     /// Notes that the inventory of a layer is of the directory with this mark, or is not, nor says
-    /// what is in it.
+    /// what is in it. At no time there is half a note, or none where one was.
     pub(super) fn note(&self, digest: &BlobDigest, is_of: bool, mark: &str) -> io::Result<()> {
         let not = if is_of { "" } else { NOT };
-        self.sweep();
-        sys::make_symlink(self.0.as_fd(), FRESH, format!("{not}{mark}").as_bytes())?;
-        sys::rename_over(self.0.as_fd(), FRESH, self.0.as_fd(), digest.text().as_bytes())
+        let (notes, text, name) = (self.0.as_fd(), format!("{not}{mark}"), digest.text());
+        match sys::make_symlink(notes, name.as_bytes(), text.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.sweep();
+                sys::make_symlink(notes, FRESH, text.as_bytes())?;
+                sys::rename_over(notes, FRESH, notes, name.as_bytes())
+            }
+            other => other,
+        }
     }
 
     /// Removes the note that a run which was killed has not given its name.

@@ -79,6 +79,8 @@ impl Staged<'_> {
     /// Opens the tree that has the layer's name and is not ours: another program extracted it.
     /// `None` if there is none.
     pub(crate) fn foreign(&self) -> Option<OwnedFd> {
+        // Usually there is nothing, and one look says so.
+        sys::metadata(self.store.layers_directory.as_fd(), &layer_name(&self.digest)).ok()??;
         // Neither ours nor a damaged one of ours, which is to be repaired.
         if !matches!(self.store.places.state(&self.digest), Ok(LayerState::Untrusted)) {
             return None;
@@ -117,6 +119,15 @@ impl Staged<'_> {
         })
     }
 
+    /// Removes the place where the layer was staged, with the tree that the layer has replaced, if
+    /// there is one.
+    fn remove_emptied(&self) -> Result<(), Left> {
+        // Mostly the mark is all that is left in there.
+        let removed = revoke(self.directory.as_fd())
+            .and_then(|()| sys::remove_directory(self.store.staging_directory.as_fd(), &self.name));
+        removed.or_else(|_| remove_staged(self.store, &self.name))
+    }
+
     pub(super) fn path(&self) -> PathBuf {
         staged_path(self.store, &self.name)
     }
@@ -144,10 +155,9 @@ pub(crate) fn stage<'s>(store: &'s Store, digest: &BlobDigest) -> Result<Staged<
     // fetched.
     sys::has_own_file(store.inventories_directory.as_fd(), digest.text().as_bytes())
         .map_err(StoreError::io("replace the record", store.places.inventory(digest)))?;
-    let staging = store.staging_directory.as_fd();
-    let (name, directory) = free_name(store, &digest.text(), |name| match sys::metadata(staging, name)? {
-        Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
-        None => sys::make_own_directory_at(staging, name, PRIVATE_MODE),
+    // A power loss may take it: what is staged is finished in the same boot, or fetched again.
+    let (name, directory) = free_name(store, &digest.text(), |name| {
+        sys::make_fresh_directory(store.staging_directory.as_fd(), name, PRIVATE_MODE)
     })?;
     let staged = Staged { store, digest: digest.clone(), name, directory, armed: true };
     sys::make_directory(staged.directory.as_fd(), TREE, 0o755)
@@ -183,7 +193,7 @@ pub(super) fn staged_of_dead_run<'s>(
     let has = |part: &[u8]| sys::metadata(directory.as_fd(), part).is_ok_and(|found| found.is_some());
     let is_whole = match (has(TREE), has(INVENTORY)) {
         // The page cache still has every byte.
-        (true, true) => Some(ready) == sys::boot_id(),
+        (true, true) => Some(&*ready) == sys::boot_id(),
         // The tree has its final name, so it was synced: only the inventory's rename is missing.
         // Where the tree has been removed since, the inventory would be one of nothing.
         (false, true) => store.has_layer(&digest)?,
@@ -242,8 +252,7 @@ pub(crate) fn commit(store: &Store, layers: Vec<Staged<'_>>) -> Committed {
     for (mut staged, result) in layers.into_iter().zip(&results) {
         staged.armed = false;
         match result {
-            // With the tree that was replaced.
-            Ok(()) => left.extend(remove_staged(store, &staged.name).err()),
+            Ok(()) => left.extend(staged.remove_emptied().err()),
             // Itself, it cannot be renamed: a later run must make another one.
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::CrossesDevices => {
                 left.extend(remove_staged(store, &staged.name).err());

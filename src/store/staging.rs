@@ -65,8 +65,8 @@ pub(super) fn sync_staging(store: &Store) -> Result<(), StoreError> {
     sys::sync(store.staging_directory.as_fd()).map_err(StoreError::io("sync", staging_path(store)))
 }
 
-/// Has `make` use a name in staging that begins with `start`, after the thing that had the name
-/// before is removed, as far as it can be.
+/// Has `make` use a name in staging that begins with `start`, and is free once the thing that had
+/// the name before is removed, as far as it can be.
 pub(super) fn free_name<T>(
     store: &Store,
     start: &str,
@@ -75,9 +75,15 @@ pub(super) fn free_name<T>(
     let mut number = 0;
     loop {
         let name = if number == 0 { start.to_owned() } else { format!("{start}.{number}") };
-        // A thing that stays is found, and told, by whoever looks for leftovers.
-        let _ = remove_staged(store, name.as_bytes());
-        match make(name.as_bytes()) {
+        let made = match make(name.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // A thing that stays is found, and told, by whoever looks for leftovers.
+                let _ = remove_staged(store, name.as_bytes());
+                make(name.as_bytes())
+            }
+            other => other,
+        };
+        match made {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < MAX_NAMES => {
                 number += 1;
             }

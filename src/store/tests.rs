@@ -178,8 +178,33 @@ fn a_note_that_a_killed_run_has_not_named_is_swept() {
     let new = staged(&store, &layer, "new");
     new.ready().unwrap();
     commit(&store, new);
+    store.distrust(&layer).unwrap();
     let names: Vec<_> = fs::read_dir(&bindings).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, [&*layer.text()]);
+    let note = fs::read_link(bindings.join(layer.text())).unwrap();
+    assert!(note.to_string_lossy().starts_with("not inode "), "{note:?}");
+}
+
+/// The place of a layer that is named is gone, whatever else lies in there.
+#[test]
+fn nothing_stays_of_the_place_where_a_layer_was_staged() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let staging = staging::staging_path(&store);
+    for (name, more) in [("plain", None), ("more", Some("left/over"))] {
+        let layer = digest(name);
+        // An earlier run has left something of that name.
+        fs::create_dir_all(staging.join(layer.text()).join("tree/old")).unwrap();
+        let new = staged(&store, &layer, name);
+        assert!(!new.path().join("tree/old").exists());
+        new.ready().unwrap();
+        if let Some(more) = more {
+            fs::create_dir_all(new.path().join(more)).unwrap();
+        }
+        commit(&store, new);
+        assert!(nothing_is_staged(&store));
+        assert_eq!(content(&store, &layer).unwrap(), name);
+    }
 }
 
 #[test]

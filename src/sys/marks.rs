@@ -3,11 +3,11 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{AtFlags, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
 use super::disks::has_lasting_inodes;
-use super::metadata::{FileTime, Metadata, to_metadata};
+use super::metadata::{FileTime, Metadata, metadata_by_statx, to_metadata};
 
 /// Marks the thing that has a name now, so that it can be told from others that have had the name
 /// before; `None` if there is nothing.
@@ -46,13 +46,21 @@ struct Identity {
 
 impl Identity {
     fn of(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Self> {
-        let metadata = to_metadata(&rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?);
-        // Kernels before 4.11 and some seccomp filters have no statx, many file systems no time of
-        // birth.
-        let found = rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME).ok();
-        let found = found.filter(|found| found.stx_mask & StatxFlags::BTIME.bits() != 0);
-        let made =
-            found.map(|found| format!("made {}.{:09}", found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
-        Ok(Self { metadata, made })
+        let asked = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        match rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, asked) {
+            Err(Errno::NOENT) => Err(Errno::NOENT),
+            Ok(found) if StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BASIC_STATS) => {
+                // Many file systems tell no time of birth.
+                let tells = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+                let StatxTimestamp { tv_sec, tv_nsec, .. } = found.stx_btime;
+                let made = tells.then(|| format!("made {tv_sec}.{tv_nsec:09}"));
+                Ok(Self { metadata: metadata_by_statx(&found), made })
+            }
+            // Kernels before 4.11 and some seccomp filters have no statx.
+            _ => {
+                let found = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                Ok(Self { metadata: to_metadata(&found), made: None })
+            }
+        }
     }
 }

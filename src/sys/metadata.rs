@@ -66,19 +66,35 @@ pub(crate) fn metadata_of(file: BorrowedFd<'_>) -> io::Result<Metadata> {
     reason = "stat's field types differ between architectures; sizes and nanoseconds are never negative"
 )]
 pub(super) fn to_metadata(stat: &rustix::fs::Stat) -> Metadata {
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Kind::Directory,
-        FileType::RegularFile => Kind::File,
-        FileType::Symlink => Kind::Symlink,
-        _ => Kind::Other,
-    };
     Metadata {
-        kind,
+        kind: kind_of(stat.st_mode),
         mode: (stat.st_mode & 0o7777) as u32,
         size: stat.st_size as u64,
         modified: FileTime { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 },
         inode: stat.st_ino as u64,
         owner: stat.st_uid,
+    }
+}
+
+pub(super) fn metadata_by_statx(found: &rustix::fs::Statx) -> Metadata {
+    let mode = u32::from(found.stx_mode);
+    let modified = FileTime { seconds: found.stx_mtime.tv_sec, nanoseconds: found.stx_mtime.tv_nsec };
+    Metadata {
+        kind: kind_of(mode),
+        mode: mode & 0o7777,
+        size: found.stx_size,
+        modified,
+        inode: found.stx_ino,
+        owner: found.stx_uid,
+    }
+}
+
+fn kind_of(mode: u32) -> Kind {
+    match FileType::from_raw_mode(mode) {
+        FileType::Directory => Kind::Directory,
+        FileType::RegularFile => Kind::File,
+        FileType::Symlink => Kind::Symlink,
+        _ => Kind::Other,
     }
 }
 

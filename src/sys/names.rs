@@ -66,6 +66,11 @@ pub(crate) fn remove_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<
     Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
 }
 
+/// Removes the empty directory `name`.
+pub(crate) fn remove_directory(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?)
+}
+
 /// Renames a file or directory, replacing nothing: `EEXIST` if `to_name` exists.
 pub(crate) fn rename_new(
     from: BorrowedFd<'_>,

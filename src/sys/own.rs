@@ -15,7 +15,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::disks::sync;
@@ -102,11 +102,8 @@ pub(crate) fn make_own_directory_at(
     name: impl rustix::path::Arg + Copy,
     mode: u32,
 ) -> io::Result<OwnedFd> {
-    let mode = Mode::from_raw_mode(mode);
-    match rustix::fs::mkdirat(directory, name, mode) {
-        Ok(()) => {
-            let made = open_own_directory_at(directory, name)?;
-            rustix::fs::fchmod(&made, mode)?;
+    match make_fresh_directory(directory, name, mode) {
+        Ok(made) => {
             match rustix::fs::openat(directory, ".", DIRECTORY, Mode::empty()) {
                 Ok(parent) => sync(parent.as_fd())?,
                 // Names in a directory that this user may not read are as durable as they get.
@@ -115,9 +112,38 @@ pub(crate) fn make_own_directory_at(
             }
             Ok(made)
         }
-        Err(Errno::EXIST) => open_own_directory_at(directory, name),
-        Err(error) => Err(error.into()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_own_directory_at(directory, name),
+        Err(error) => Err(error),
     }
+}
+
+/// Makes the directory `name` in `directory` with exactly this mode, and opens it. A power loss may
+/// take it again.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] where there is anything; a [`Refusal`] where somebody exchanges
+/// it at once; the system's.
+pub(crate) fn make_fresh_directory(
+    directory: BorrowedFd<'_>,
+    name: impl rustix::path::Arg + Copy,
+    mode: u32,
+) -> io::Result<OwnedFd> {
+    let mode = Mode::from_raw_mode(mode);
+    rustix::fs::mkdirat(directory, name, mode)?;
+    let made = match rustix::fs::openat(directory, name, DIRECTORY, Mode::empty()) {
+        Err(Errno::LOOP | Errno::NOTDIR) => return Err(Refusal::Symlink.into()),
+        other => other?,
+    };
+    let found = rustix::fs::fstat(&made)?;
+    check_own_directory(&found)?;
+    set_mode(&made, &found, mode)?;
+    Ok(made)
+}
+
+/// Gives a file that was just made, and `found` so, exactly this mode, whatever the umask has left.
+fn set_mode(made: &OwnedFd, found: &Stat, mode: Mode) -> rustix::io::Result<()> {
+    // To look is quicker than to set: that is a change which the file system has to journal.
+    if Mode::from_raw_mode(found.st_mode) == mode { Ok(()) } else { rustix::fs::fchmod(made, mode) }
 }
 
 /// True if there is a file `name` in `directory`.
@@ -194,7 +220,7 @@ pub(crate) fn make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(mode);
     let file = rustix::fs::openat(directory, name, flags, mode)?;
-    rustix::fs::fchmod(&file, mode)?;
+    set_mode(&file, &rustix::fs::fstat(&file)?, mode)?;
     Ok(file.into())
 }
 

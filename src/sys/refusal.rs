@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::OnceLock;
 
 use rustix::fs::{FileType, Stat};
 use rustix::process::geteuid;
@@ -73,13 +74,19 @@ pub(super) fn check_own_directory(found: &Stat) -> io::Result<()> {
 }
 
 pub(super) fn check_owner(found: &Stat) -> io::Result<()> {
-    let (owner, user) = (found.st_uid, geteuid().as_raw());
+    let (owner, user) = (found.st_uid, user());
     if is_own(owner) { Ok(()) } else { Err(Refusal::Owner { owner, user }.into()) }
 }
 
 /// True if `owner` is this user, or root, who could change everything anyway.
 pub(crate) fn is_own(owner: u32) -> bool {
-    owner == geteuid().as_raw() || owner == 0
+    owner == user() || owner == 0
+}
+
+/// The user as whom this process acts, from its start to its end.
+fn user() -> u32 {
+    static USER: OnceLock<u32> = OnceLock::new();
+    *USER.get_or_init(|| geteuid().as_raw())
 }
 
 fn in_words(kind: FileType) -> &'static str {
