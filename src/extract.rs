@@ -4,7 +4,8 @@
 //! `diff_id` (`stream`), reads tar headers (`tar`) and makes directories and links (`tree`),
 //! a rayon pool writes files (`files`). Between the first two is a bounded channel of recycled
 //! buffers, before the pool a memory budget that all layers share (`workers`): memory depends on
-//! neither layer nor file sizes.
+//! neither layer nor file sizes. A small blob ([`SMALL_BLOB`]) is inflated by the calling thread,
+//! which also writes the last files of every layer itself.
 //!
 //! An `inventory` keeps what was done, so that the tree can be checked later: `verify` compares
 //! the two, `adopt` does so with a tree that microsandbox extracted.
@@ -45,6 +46,10 @@ use crate::digest::{Algorithm, DiffId};
 use crate::error::LayerError;
 use crate::state::{LayerFacts, Limits, Ownership};
 
+/// The bytes of a compressed blob up to which one thread alone brings a layer here: it receives the
+/// whole blob, then extracts it. Handing so few bytes on would take longer than the work.
+pub(crate) const SMALL_BLOB: u64 = 128 * 1024;
+
 /// The rules of an extraction, and what it must know.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -54,7 +59,7 @@ pub struct Options {
     pub limits: Limits,
     /// The hash of the `diff_id` that the result is compared with.
     pub algorithm: Algorithm,
-    /// The bytes of the compressed blob, for the inventory.
+    /// The bytes of the compressed blob, for the inventory; see also [`SMALL_BLOB`].
     pub blob_size: u64,
 }
 
@@ -85,13 +90,7 @@ pub fn extract(
     workers: &Workers,
 ) -> Result<Extracted, LayerError> {
     std::thread::scope(|scope| {
-        let mut source = Inflated::start(
-            scope,
-            compressed,
-            &workers.windows,
-            options.limits.layer_size,
-            options.algorithm,
-        )?;
+        let mut source = Inflated::start(scope, compressed, &workers.windows, options)?;
         let mut reader = tar::TarReader::new();
         let mut tree = tree::TreeWriter::new(root, inventory, options.ownership, workers)?;
         let mut entries = 0;

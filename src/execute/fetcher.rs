@@ -1,11 +1,13 @@
 //! One layer on its way: from the socket through the spool and the extractor into staging.
 //!
 //! The calling thread reads the socket, hashes and spools; a second one extracts the spool while
-//! the spool grows. Bytes that are not the blob's are thrown away and fetched again from the first;
-//! any other failure is final here (the registry room has tried again already).
+//! the spool grows. A small blob is received first, and extracted by the same thread. Bytes that are
+//! not the blob's are thrown away and fetched again from the first; any other failure is final here
+//! (the registry room has tried again already).
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -177,7 +179,7 @@ impl<'a> Fetcher<'a> {
         let layer = claim.layer();
         let source = self.source(claim, work)?;
         if !work.extract {
-            self.receive_all(claim, &source)?;
+            self.receive_to_end(claim, &source, &AtomicBool::new(false))?;
             let spool = self.whole(claim, source, work);
             return Ok(Arrived { spool, ..Arrived::default() });
         }
@@ -248,14 +250,6 @@ impl<'a> Fetcher<'a> {
         None
     }
 
-    /// Receives a blob that nobody extracts.
-    fn receive_all(&self, claim: &Claim, source: &Source) -> Result<(), FailedAttempt> {
-        match source {
-            Source::Kept(file) => self.check(claim, file),
-            Source::Spool(spool) => self.receive(claim, spool, &AtomicBool::new(false)),
-        }
-    }
-
     fn report_start(&self, claim: &Claim, spool: &Spool) {
         if let Some(image) = claim.images.first().cloned() {
             let (digest, size, resumed) = (claim.layer().digest.clone(), claim.layer().size, spool.length());
@@ -263,7 +257,8 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// Receives a blob, or reads the kept one, while a second thread extracts it into staging.
+    /// Receives a blob, or reads the kept one, while a second thread extracts it into staging; a
+    /// small one is extracted after that.
     fn transfer(
         &self,
         claim: &Claim,
@@ -274,14 +269,28 @@ impl<'a> Fetcher<'a> {
         let (tree, inventory) = (staged.tree()?, staged.inventory()?);
         let options =
             extract::Options { algorithm: layer.diff_id.algorithm(), blob_size: layer.size, ..self.options };
-        let bytes = source.reader(self.store)?;
+        let compressed = Watched {
+            inner: source.reader(self.store)?,
+            digest: &layer.digest,
+            reporter: self.reporter,
+            cancel: self.cancel,
+        };
+        let extract = move || extract::extract(compressed, tree, inventory, options, self.workers);
+        // A panic is a defect of ours; it ends the layer, and must not end the run.
+        let panicked = || Err(LayerError::Defect { what: "the thread that extracts a layer" });
         let hopeless = AtomicBool::new(false);
+        if layer.size <= extract::SMALL_BLOB {
+            let received = self.receive_to_end(claim, source, &hopeless);
+            if received.is_err() || self.cancel.is_cancelled() {
+                return Err(received.err().unwrap_or(FailedAttempt::Failed(Error::Stopped)));
+            }
+            let extracted = catch_unwind(AssertUnwindSafe(extract)).unwrap_or_else(|_| panicked());
+            return Ok(Transfer { received, extracted: Ok(extracted), hopeless: false });
+        }
         let (received, extracted) = std::thread::scope(|scope| {
-            let compressed =
-                Watched { inner: bytes, digest: &layer.digest, reporter: self.reporter, cancel: self.cancel };
             let hopeless = &hopeless;
             let extraction = threads::start_in(scope, "extract", move || {
-                let result = extract::extract(compressed, tree, inventory, options, self.workers);
+                let result = extract();
                 // More bytes will not help: do not fetch them. (A broken stream is another matter:
                 // whether the blob or the registry is at fault shows when the blob is complete.)
                 let ends_all = |error: &LayerError| {
@@ -292,25 +301,31 @@ impl<'a> Fetcher<'a> {
                 }
                 result
             });
-            let received = match source {
-                Source::Kept(file) => self.check(claim, file),
-                Source::Spool(spool) => {
-                    let received = self.receive(claim, spool, hopeless);
-                    match received {
-                        Ok(()) => spool.complete(),
-                        Err(_) => spool.give_up(),
-                    }
-                    received
-                }
-            };
-            let extracted = extraction.map(|thread| match thread.join() {
-                Ok(result) => result,
-                // A panic is a defect of ours; it ends the thread, and must not end the run.
-                Err(_) => Err(LayerError::Defect { what: "the thread that extracts a layer" }),
-            });
+            let received = self.receive_to_end(claim, source, hopeless);
+            let extracted = extraction.map(|thread| thread.join().unwrap_or_else(|_| panicked()));
             (received, extracted)
         });
         Ok(Transfer { received, extracted, hopeless: hopeless.into_inner() })
+    }
+
+    /// Receives a blob, or reads the kept one, and tells whoever reads the spool how that ended.
+    fn receive_to_end(
+        &self,
+        claim: &Claim,
+        source: &Source,
+        hopeless: &AtomicBool,
+    ) -> Result<(), FailedAttempt> {
+        match source {
+            Source::Kept(file) => self.check(claim, file),
+            Source::Spool(spool) => {
+                let received = self.receive(claim, spool, hopeless);
+                match received {
+                    Ok(()) => spool.complete(),
+                    Err(_) => spool.give_up(),
+                }
+                received
+            }
+        }
     }
 
     /// Compares a kept blob with its digest.
@@ -364,7 +379,8 @@ impl<'a> Fetcher<'a> {
     fn receive(&self, claim: &Claim, spool: &Spool, hopeless: &AtomicBool) -> Result<(), FailedAttempt> {
         let layer = claim.layer();
         let mut verifier = Verifier::new(&layer.digest, layer.size);
-        let mut buffer = vec![0; RECEIVE_BUFFER];
+        let size = usize::try_from(layer.size).unwrap_or(RECEIVE_BUFFER);
+        let mut buffer = vec![0; size.clamp(1, RECEIVE_BUFFER)];
         while verifier.seen() < spool.length() {
             let count = spool.read_at(&mut buffer, verifier.seen())?;
             if self.cancel.is_cancelled() {

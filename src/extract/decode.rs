@@ -41,15 +41,16 @@ impl Format {
     }
 }
 
-/// Decodes what `input` turns out to be. A zstd decoder waits at each frame until `windows` has
-/// room for its window.
-pub(super) fn decode(input: impl Read, windows: &Windows) -> io::Result<(Format, impl Read)> {
+/// Decodes what `input`, of about `size` bytes, turns out to be. A zstd decoder waits at each frame
+/// until `windows` has room for its window.
+pub(super) fn decode(input: impl Read, size: u64, windows: &Windows) -> io::Result<(Format, impl Read)> {
     let mut start = Vec::with_capacity(MAGIC);
     let mut input = input;
     // A Read may give one byte at a time.
     input.by_ref().take(MAGIC as u64).read_to_end(&mut start)?;
     let format = Format::of(&start);
-    let input = BufReader::with_capacity(INPUT_BUFFER, io::Cursor::new(start).chain(input));
+    let capacity = usize::try_from(size).map_or(INPUT_BUFFER, |size| size.clamp(MAGIC, INPUT_BUFFER));
+    let input = BufReader::with_capacity(capacity, io::Cursor::new(start).chain(input));
     let decoder = match format {
         // Not GzDecoder: that one stops after the first member and silently loses the rest of
         // estargz layers.
@@ -105,7 +106,7 @@ mod tests {
 
     fn decoded(bytes: &[u8]) -> io::Result<(Format, Vec<u8>)> {
         let windows = Windows::new(&Cancel::new());
-        let (format, mut reader) = decode(Dribble(bytes), &windows)?;
+        let (format, mut reader) = decode(Dribble(bytes), bytes.len() as u64, &windows)?;
         let mut out = Vec::new();
         reader.read_to_end(&mut out)?;
         Ok((format, out))

@@ -126,14 +126,12 @@ impl<'w> FileWriter<'w> {
 
     /// Waits until everything given so far is written.
     pub(super) fn wait(&mut self) -> Result<(), LayerError> {
-        self.send_batch()?;
+        // This thread has nothing else to do.
+        std::mem::take(&mut self.batch).write(&self.maker)?;
         self.jobs.wait()
     }
 
     fn send_batch(&mut self) -> Result<(), LayerError> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
         let (batch, bytes) = self.batch.take();
         let maker = Arc::clone(&self.maker);
         self.jobs.start(bytes, move || batch.write(&maker))

@@ -137,7 +137,7 @@ pub(super) fn layer_at(make: impl FnOnce(&Path) -> Vec<u8>) {
     };
     let mut plain = Vec::new();
     let windows = decode::Windows::new(&Cancel::new());
-    let (_, mut decoded) = decode::decode(data, &windows).expect("it was decoded before");
+    let (_, mut decoded) = decode::decode(data, data.len() as u64, &windows).expect("it was decoded before");
     decoded.read_to_end(&mut plain).expect("it was decoded before");
     assert_eq!(extracted.diff_id, DiffId::of(Algorithm::Sha256, &plain), "the digest of the whole stream");
     assert_eq!(extracted.totals.tar_bytes, plain.len() as u64);

@@ -74,10 +74,6 @@ impl Batch {
         self.files.push(SmallFile { directory, content, attributes });
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
     pub(super) fn is_full(&self) -> bool {
         self.arena.len() + self.more >= BATCH_BYTES || self.files.len() >= BATCH_FILES
     }
