@@ -477,7 +477,7 @@ impl Executor<'_> {
         let task = Task::RemoveLayers;
         self.reporter.report(Event::Begun { task, things: unneeded.len(), bytes: 0 });
         let on_removed = |_: &BlobDigest| self.reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
-        let removed = store::remove(self.store, &unneeded, &on_removed)?;
+        let removed = store::remove(self.store, &unneeded, self.jobs, &on_removed)?;
         for (digest, reason) in &removed.kept {
             self.reporter.report(Event::Warning(format!("layer {digest} is kept: {reason}")));
         }

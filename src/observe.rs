@@ -304,7 +304,7 @@ impl Observer<'_> {
             if !states.get(&layer.digest).is_some_and(|state| state.is_here()) {
                 continue;
             }
-            let known = places
+            let known = located
                 .open_inventory(&layer.digest)
                 .ok()
                 .and_then(|mut inventory| extract::read_facts(&mut inventory))

@@ -62,7 +62,7 @@ pub(crate) use directories::{PRIVATE_MODE, make_directory};
 pub(crate) use downloads::{PartialDownload, partial_downloads, remove_download};
 pub(crate) use homes::{claim, claims_of_others};
 pub use names::layer_path;
-pub(crate) use places::{Leftover, OpenedLayer, Places};
+pub(crate) use places::{Leftover, LocatedLayers, OpenedLayer, Places};
 pub(crate) use recovery::{clear, recover, sweep_downloads};
 pub(crate) use removal::{RemovedLayers, remove};
 pub(crate) use spool::Spool;

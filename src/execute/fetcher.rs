@@ -1,9 +1,9 @@
 //! One layer on its way: from the socket through the spool and the extractor into staging.
 //!
 //! The calling thread reads the socket, hashes and spools; a second one extracts the spool while
-//! the spool grows. A small blob is received first, and extracted by the same thread. Bytes that are
-//! not the blob's are thrown away and fetched again from the first; any other failure is final here
-//! (the registry room has tried again already).
+//! the spool grows. A small blob is received first, and extracted by the same thread. Bytes that
+//! are not the blob's are thrown away and fetched again from the first; any other failure is final
+//! here (the registry room has tried again already).
 
 use std::fs::File;
 use std::io::{self, Read};

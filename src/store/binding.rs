@@ -70,7 +70,12 @@ impl Bindings {
         let _ = sys::remove_file(self.0.as_fd(), FRESH);
     }
 
-    /// Removes the note on a layer, if there is one.
+    /// Removes the note on a layer, which is one; see also [`Bindings::remove`].
+    pub(super) fn forget(&self, digest: &BlobDigest) -> io::Result<()> {
+        sys::remove_file(self.0.as_fd(), digest.text().as_bytes())
+    }
+
+    /// Removes the note on a layer, if there is one, whatever lies there in its place.
     pub(super) fn remove(&self, digest: &BlobDigest) -> Result<(), sys::Kept> {
         sys::remove_tree(self.0.as_fd(), digest.text().as_bytes())
     }

@@ -113,11 +113,7 @@ impl Places {
         sys::locate_own_directory_at(private.as_fd(), name).map_err(|error| (self.private.join(name), error))
     }
 
-    /// Opens the inventory of a layer.
-    ///
-    /// # Errors
-    /// There is none, or no regular file of this user's or root's.
-    pub(crate) fn open_inventory(&self, digest: &BlobDigest) -> io::Result<File> {
+    fn open_inventory(&self, digest: &BlobDigest) -> io::Result<File> {
         let inventories = self.find_private(INVENTORIES).map_err(|(_, error)| error)?;
         sys::open_own_file(inventories.as_fd(), digest.text().as_bytes())
     }
@@ -142,23 +138,26 @@ impl Places {
         }
     }
 
-    /// Lists the layers here that are msb-sync's to remove: those with an inventory, and those that
-    /// it could not remove before.
+    /// Lists the layers here, of those that are `asked` about, that are msb-sync's to remove: those
+    /// with an inventory, and those that it could not remove before.
     ///
     /// # Errors
     /// The directories cannot be read; ones that do not exist hold nothing.
-    pub(crate) fn removable(&self) -> Result<BTreeSet<BlobDigest>, StoreError> {
+    pub(crate) fn removable(
+        &self,
+        asked: impl Fn(&BlobDigest) -> bool,
+    ) -> Result<BTreeSet<BlobDigest>, StoreError> {
         let is_there = |digest: &BlobDigest| {
             let found = fs::symlink_metadata(layer_path(&self.layers, digest));
             found.is_ok_and(|metadata| metadata.is_dir())
         };
         let unneeded = self.private_names(STAGING)?;
         let unneeded = unneeded.iter().filter_map(|name| staged_digest(name.as_bytes(), UNNEEDED));
-        let mut found: BTreeSet<BlobDigest> = unneeded.filter(is_there).collect();
+        let mut found: BTreeSet<BlobDigest> = unneeded.filter(|it| asked(it) && is_there(it)).collect();
         let names = self.private_names(INVENTORIES)?;
         let Ok(inventories) = self.find_private(INVENTORIES) else { return Ok(found) };
         for name in names {
-            let Some(digest) = BlobDigest::parse(&name).ok() else { continue };
+            let Some(digest) = BlobDigest::parse(&name).ok().filter(&asked) else { continue };
             // A thing that may not be an inventory says nothing of the layer, and stays.
             let is_inventory = sys::has_own_file(inventories.as_fd(), name.as_bytes()).unwrap_or(false);
             if is_inventory && is_there(&digest) {
@@ -293,6 +292,15 @@ pub(crate) struct LocatedLayers<'p> {
 }
 
 impl LocatedLayers<'_> {
+    /// Opens the inventory of a layer.
+    ///
+    /// # Errors
+    /// There is none, or no regular file of this user's or root's.
+    pub(crate) fn open_inventory(&self, digest: &BlobDigest) -> io::Result<File> {
+        let Some(inventories) = &self.inventories else { return Err(io::ErrorKind::NotFound.into()) };
+        sys::open_own_file(inventories.as_fd(), digest.text().as_bytes())
+    }
+
     /// Tells what is known of a layer, from what four calls say of its directory, its inventory,
     /// and the note of which directory the inventory is.
     ///

@@ -1,5 +1,6 @@
 //! Leftovers of runs that died: finished where that is possible, else removed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -84,7 +85,8 @@ pub(crate) fn clear(store: &Store) -> Result<Cleared, StoreError> {
         left.extend(sweep(store, &name)?.err());
     }
     // A layer that could be finished is one like any other now.
-    let finished = store.places.removable()?;
+    let asked = |digest: &BlobDigest| before.iter().any(|leftover| leftover.digest == *digest);
+    let finished = if before.is_empty() { BTreeSet::new() } else { store.places.removable(asked)? };
     let stays = |leftover: &Leftover| {
         finished.contains(&leftover.digest) || left.iter().any(|left| left.path == leftover.path)
     };

@@ -11,14 +11,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Store;
 use super::names::{FILE_MODE, REMOVED, REMOVING, UNNEEDED, layer_name, layer_path, staged_digest};
-use super::staging::{Left, free_name, remove_staged, staged_path, sync_staging, unmark_unneeded};
+use super::staging::{
+    Left, free_name, remove_named, remove_staged, staged_names, staged_path, sync_staging, unmark_unneeded,
+};
 use super::usage::layers_in_use;
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
+use crate::threads::{self, lock, unpoisoned};
 
 /// The result of removing layers that nobody needs.
 #[derive(Debug, Default)]
@@ -31,16 +36,17 @@ pub(crate) struct RemovedLayers {
     pub left: Vec<Left>,
 }
 
-/// Removes layers, but for those that a running process uses and those that cannot be removed now.
-/// They are renamed away first, so that no half of one is ever visible under its name, wherever the
-/// file system can. `on_removed` hears of each that is gone.
+/// Removes layers in `threads` threads, but for those that a running process uses and those that
+/// cannot be removed now. They are renamed away first, so that no half of one is ever visible under
+/// its name, wherever the file system can. `on_removed` hears of each that is gone.
 ///
 /// # Errors
 /// Names cannot be made durable; what was renamed away by then is swept by the next run.
 pub(crate) fn remove(
     store: &Store,
     digests: &[&BlobDigest],
-    on_removed: &dyn Fn(&BlobDigest),
+    threads: usize,
+    on_removed: &(dyn Fn(&BlobDigest) + Sync),
 ) -> Result<RemovedLayers, StoreError> {
     let mut result =
         RemovedLayers { kept: layers_in_use(store.layers(), digests), ..RemovedLayers::default() };
@@ -50,34 +56,25 @@ pub(crate) fn remove(
             *reason = error.to_string();
         }
     }
-    let (mut away, mut fixed) = (Vec::new(), Vec::new());
-    for &digest in digests {
-        if result.kept.contains_key(digest) {
-            continue;
-        }
-        match take_away(store, digest) {
-            Ok(name) => away.push((digest, name)),
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::CrossesDevices => {
-                fixed.push(digest);
-            }
-            Err(error) => {
-                result.kept.insert(digest.clone(), error.to_string());
-            }
-        }
-    }
+    let (away, fixed) = take_all_away(store, digests, threads, &mut result);
     if !away.is_empty() {
         store.sync_layers()?;
         sync_staging(store)?;
-        for (digest, _) in &away {
-            result.left.extend(remove_inventory(store, digest).err());
-        }
+        let removed = each(&away, threads, |(digest, _)| remove_inventory(store, digest));
+        result.left.extend(removed.into_iter().filter_map(Result::err));
         store.sync_inventories()?;
     }
-    for (digest, name) in away {
-        if let Some(name) = name {
-            result.removed.insert(digest.clone());
-            result.left.extend(remove_staged(store, &name).err());
+    let emptied = each(&away, threads, |(digest, name)| {
+        let removed = name.as_ref().map(|name| remove_named(store, name));
+        if removed.is_some() {
             on_removed(digest);
+        }
+        removed
+    });
+    for ((digest, _), removed) in away.into_iter().zip(emptied) {
+        if let Some(removed) = removed {
+            result.removed.insert(digest.clone());
+            result.left.extend(removed.err());
         }
     }
     for digest in fixed {
@@ -89,11 +86,29 @@ pub(crate) fn remove(
             Err(error) => result.kept.insert(digest.clone(), error.to_string()).is_some(),
         };
     }
-    for digest in &result.removed {
+    let marks = staged_names(store)?;
+    let is_marked = |digest: &&BlobDigest| marks.contains(format!("{UNNEEDED}{digest}").as_bytes());
+    for digest in result.removed.iter().filter(is_marked) {
         unmark_unneeded(store, digest);
     }
     mark_unneeded(store, &mut result)?;
     Ok(result)
+}
+
+/// Does `work` with each of `things`, several at once, and returns the results in their order.
+fn each<T: Sync, R: Send>(things: &[T], threads: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(things.len())));
+    threads::work_in_parallel("remove", threads.min(things.len()), || {
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(thing) = things.get(place) else { return };
+            let result = work(thing);
+            lock(&results).push((place, result));
+        }
+    });
+    let mut results = unpoisoned(results.into_inner());
+    results.sort_unstable_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Marks the layers that stay and have no inventory, by which a later run would find them.
@@ -117,6 +132,35 @@ fn mark_unneeded(store: &Store, result: &mut RemovedLayers) -> Result<(), StoreE
         }
     }
     if marked { sync_staging(store) } else { Ok(()) }
+}
+
+/// A layer that was renamed into staging, with its name there; `None` if there was no such layer.
+type TakenAway<'d> = (&'d BlobDigest, Option<Vec<u8>>);
+
+/// Renames the layers into staging that can be; returns them, and those that have to be removed
+/// where they are.
+fn take_all_away<'d>(
+    store: &Store,
+    digests: &[&'d BlobDigest],
+    threads: usize,
+    result: &mut RemovedLayers,
+) -> (Vec<TakenAway<'d>>, Vec<&'d BlobDigest>) {
+    let unused = digests.iter().filter(|digest| !result.kept.contains_key(**digest));
+    let unused: Vec<&BlobDigest> = unused.copied().collect();
+    let (mut away, mut fixed) = (Vec::new(), Vec::new());
+    let taken = each(&unused, threads, |digest| take_away(store, digest));
+    for (digest, taken) in unused.into_iter().zip(taken) {
+        match taken {
+            Ok(name) => away.push((digest, name)),
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::CrossesDevices => {
+                fixed.push(digest);
+            }
+            Err(error) => {
+                result.kept.insert(digest.clone(), error.to_string());
+            }
+        }
+    }
+    (away, fixed)
 }
 
 /// Renames a layer into staging, and tells its name there; `None` if there is no such layer.
@@ -193,6 +237,12 @@ pub(super) fn remove_in_place(store: &Store, digest: &BlobDigest) -> Result<(), 
 }
 
 fn remove_inventory(store: &Store, digest: &BlobDigest) -> Result<(), Left> {
+    // Whoever does not find a file there finds out what it is.
+    if sys::remove_file(store.inventories_directory.as_fd(), digest.text().as_bytes()).is_ok()
+        && store.bindings.forget(digest).is_ok()
+    {
+        return Ok(());
+    }
     sys::remove_tree(store.inventories_directory.as_fd(), digest.text().as_bytes())
         .and_then(|()| store.bindings.remove(digest))
         .map_err(|kept| {

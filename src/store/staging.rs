@@ -102,7 +102,12 @@ pub(super) fn remove_staged(store: &Store, name: &[u8]) -> Result<(), Left> {
         Err(_) => Ok(()),
     };
     revoked.map_err(|error| Left::new(staged_path(store, name), &error))?;
-    sys::remove_tree(staging, name)
+    remove_named(store, name)
+}
+
+/// Removes what has `name` in staging, which is no layer that may be marked as ready.
+pub(super) fn remove_named(store: &Store, name: &[u8]) -> Result<(), Left> {
+    sys::remove_tree(store.staging_directory.as_fd(), name)
         .map_err(|kept| Left::new(staged_path(store, name), &kept.under(&staging_path(store))))
 }
 

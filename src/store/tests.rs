@@ -1,6 +1,7 @@
 //! The store's promises, each on a directory of its own: names appear at once, whole and durable,
 //! or not at all.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 
 use super::*;
@@ -87,16 +88,55 @@ fn removed_layers_are_gone_with_their_inventories() {
     let layer = staged(&store, &first, "x");
     commit(&store, layer);
     let open = File::open(layer_path(store.layers(), &first).join("file")).unwrap();
-    let removed = remove(&store, &[&first, &second], &|_| {}).unwrap();
+    let removed = remove(&store, &[&first, &second], 2, &|_| {}).unwrap();
     assert!(removed.removed.is_empty());
     assert_eq!(removed.kept.keys().collect::<Vec<_>>(), [&first]);
     assert_eq!(store.places.state(&first).unwrap(), LayerState::Complete);
     drop(open);
-    let removed = remove(&store, &[&first, &second], &|_| {}).unwrap();
+    let removed = remove(&store, &[&first, &second], 2, &|_| {}).unwrap();
     assert_eq!(removed.removed, [first.clone()].into());
     assert!(removed.kept.is_empty() && removed.left.is_empty());
     assert_eq!(store.places.state(&first).unwrap(), LayerState::Missing);
     assert!(!store.places.inventory(&first).exists());
+    assert!(nothing_is_staged(&store));
+}
+
+/// Several threads remove: each layer is told once, and who cannot go stops no other one.
+#[test]
+fn many_layers_are_removed_at_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let digests: Vec<BlobDigest> = (0..40).map(|number| digest(&format!("layer {number}"))).collect();
+    for digest in &digests {
+        commit(&store, staged(&store, digest, "x"));
+    }
+    let used = &digests[17];
+    let open = File::open(layer_path(store.layers(), used).join("file")).unwrap();
+    // In the place of an inventory lies a directory, in that of a note a file.
+    let (odd, bare) = (&digests[3], &digests[5]);
+    fs::remove_file(store.places.inventory(odd)).unwrap();
+    fs::create_dir_all(store.places.inventory(odd).join("not/an/inventory")).unwrap();
+    fs::remove_file(store.places.private.join(BINDINGS).join(bare.text())).unwrap();
+    let all: Vec<&BlobDigest> = digests.iter().collect();
+    let told = std::sync::Mutex::new(Vec::new());
+    let removed = remove(&store, &all, 4, &|digest| told.lock().unwrap().push(digest.clone())).unwrap();
+    let mut told = told.into_inner().unwrap();
+    told.sort();
+    let others: Vec<BlobDigest> = digests
+        .iter()
+        .filter(|digest| *digest != used)
+        .cloned()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    assert_eq!(told, others);
+    assert!(removed.left.is_empty() && removed.removed.iter().eq(&others), "{removed:?}");
+    assert_eq!(removed.kept.keys().collect::<Vec<_>>(), [used]);
+    drop(open);
+    for name in [INVENTORIES, BINDINGS] {
+        let names = store.places.private_names(name).unwrap();
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), [used.to_string()]);
+    }
     assert!(nothing_is_staged(&store));
 }
 

@@ -92,12 +92,12 @@ pub fn df(session: &Session) -> Result<DiskUse, VerbError> {
         let places = Places::of(directory);
         let needed = images.iter().filter(|image| directory_id(&session.layers_of(image)) == Some(*id));
         let needed = needed.flat_map(|image| image.layers.iter()).map(|layer| layer.digest.clone());
-        let mut digests = places.removable()?;
+        let mut digests = places.removable(|_| true)?;
         digests.extend(needed);
         let located = places.locate()?;
         for digest in digests {
             if located.state(&digest)? != LayerState::Missing {
-                let size = layer_totals(&places, &digest).map(|totals| totals.content_bytes);
+                let size = layer_totals(&located, &digest).map(|totals| totals.content_bytes);
                 let size = size.unwrap_or_else(|| places.size_of(&digest));
                 layers.insert((*id, digest), size);
             }

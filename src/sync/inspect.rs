@@ -63,13 +63,14 @@ pub fn inspect(session: &Session, reference: &ImageRef) -> Result<Option<Inspect
     let engines = in_engines(&catalog.loaded()?, &image);
     let listed = ListedImage { engines, proofs, ..listed(session, image, config.as_ref(), &users)? };
     let places = Places::of(&listed.layers);
+    let located = places.locate()?;
     let mut totals = Totals::default();
     for layer in &*listed.image.layers {
-        if let Some(refusal) = places.open_inventory(&layer.digest).err().as_ref().and_then(sys::refusal) {
+        if let Some(refusal) = located.open_inventory(&layer.digest).err().as_ref().and_then(sys::refusal) {
             let path = places.inventory(&layer.digest);
             session.warn(format!("{} is left alone: {refusal}", path.display()));
         }
-        if let Some(of_layer) = layer_totals(&places, &layer.digest) {
+        if let Some(of_layer) = layer_totals(&located, &layer.digest) {
             totals.entries += of_layer.entries;
             totals.content_bytes += of_layer.content_bytes;
             totals.tar_bytes += of_layer.tar_bytes;
@@ -79,7 +80,7 @@ pub fn inspect(session: &Session, reference: &ImageRef) -> Result<Option<Inspect
     let digests = distinct(&listed.image.layers);
     let names: Vec<String> = digests.iter().map(ToString::to_string).collect();
     let stacking = stacking::compare(&names, &mut |layer, visit| {
-        let inventory = places.open_inventory(digests[layer]).ok()?;
+        let inventory = located.open_inventory(digests[layer]).ok()?;
         let mut reader = InventoryReader::new(inventory).ok()?;
         while let Some(entry) = reader.next_entry().ok()? {
             visit(&entry);

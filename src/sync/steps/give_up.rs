@@ -126,7 +126,8 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     let mut catalog = WritableCatalog::open(&home)?;
     // Whoever had the lock may have changed what is recorded, and somebody the images file.
     let wish = wish.read_again(session, &catalog)?;
-    let intention = intend(session, &catalog, &wish, Some(&stores))?;
+    let locked = Locked { stores: &stores, sizes: intention.sizes() };
+    let intention = intend(session, &catalog, &wish, Some(&locked))?;
     if session.cancel.is_cancelled() {
         return Err(Error::Stopped.into());
     }
@@ -155,7 +156,7 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         let needed = needed_here.layers(&catalog, &candidate.directory, now)?;
         let digests = layers.iter().map(|layer| &layer.digest);
         let unneeded: Vec<&BlobDigest> = digests.filter(|digest| !needed.contains(digest)).collect();
-        let removed = store::remove(store, &unneeded, &on_removed).map_err(VerbError::from);
+        let removed = store::remove(store, &unneeded, session.jobs(), &on_removed).map_err(VerbError::from);
         if let Some(removed) = unless_left_out(session, candidate, removed)? {
             session.warn_of_left(&removed.left);
             pruned.add(layers, &removed);
@@ -211,12 +212,19 @@ fn sweep(session: &Session, store: &Store, pruned: &mut Pruned) -> Result<(), Ve
     Ok(())
 }
 
+/// The locks of a run, and what the look before them has found.
+struct Locked<'s> {
+    stores: &'s BTreeMap<DirectoryId, Store>,
+    /// The sizes of layers: nobody else changes what a digest means.
+    sizes: BTreeMap<BlobDigest, u64>,
+}
+
 /// Decides; nothing is written. Under the locks, only the directories in `locked` are looked into.
 fn intend(
     session: &Session,
     catalog: &Catalog,
     wish: &impl Wish,
-    locked: Option<&BTreeMap<DirectoryId, Store>>,
+    locked: Option<&Locked<'_>>,
 ) -> Result<Intention, VerbError> {
     let Removals { images, mut recorded, waiting_for } = wish.removals(catalog, locked.is_some())?;
     let leaving = || images.iter().filter(|image| !image.waits);
@@ -251,11 +259,11 @@ fn intend(
     let mut intention = Intention { images, waiting_for, blobs, loaded, ..Intention::default() };
     let mut needed_here = NeededHere::new(session);
     for (id, mut candidate) in candidates.0 {
-        if locked.is_some_and(|locked| !locked.contains_key(&id)) {
+        if locked.is_some_and(|locked| !locked.stores.contains_key(&id)) {
             continue;
         }
         let needed = needed_here.layers(catalog, &candidate.directory, given_up)?;
-        let found = look_into(session, &mut candidate, wish, &needed, locked.is_some());
+        let found = look_into(session, &mut candidate, wish, &needed, locked);
         let Some((layers, leftovers)) = unless_left_out(session, &candidate, found)? else { continue };
         // Where nothing is to be done, nothing is locked or made.
         if candidate.is_essential || !(layers.is_empty() && leftovers.is_empty()) {
@@ -275,25 +283,33 @@ fn look_into(
     candidate: &mut Candidate,
     wish: &impl Wish,
     needed: &BTreeSet<BlobDigest>,
-    locked: bool,
+    locked: Option<&Locked<'_>>,
 ) -> Result<(Vec<RemovedLayer>, Vec<Leftover>), VerbError> {
     let places = Places::of(&candidate.directory);
     let mut leftovers = Vec::new();
+    let needed_elsewhere = needed_by_other_homes(session, &places, locked.is_none())?;
+    let is_needed = |digest: &BlobDigest| needed.contains(digest) || needed_elsewhere.contains(digest);
     if wish.all_layers_in().is_some() {
-        for digest in places.removable()? {
+        for digest in places.removable(|digest| !is_needed(digest))? {
             candidate.layers.entry(digest).or_insert("no recorded image needs it");
         }
-        if !locked && places.is_idle() {
+        if locked.is_none() && places.is_idle() {
             leftovers = places.leftovers()?;
         }
     }
-    let needed_elsewhere = needed_by_other_homes(session, &places, !locked)?;
     let located = places.locate()?;
     let mut layers = Vec::new();
-    for (digest, reason) in &candidate.layers {
-        let is_needed = needed.contains(digest) || needed_elsewhere.contains(digest);
-        if !is_needed && located.state(digest)? != LayerState::Missing {
-            layers.push(removed_layer(&candidate.directory, &places, digest.clone(), reason));
+    for (digest, &reason) in &candidate.layers {
+        if !is_needed(digest) && located.state(digest)? != LayerState::Missing {
+            let known = locked.and_then(|locked| locked.sizes.get(digest).copied());
+            let size =
+                || layer_totals(&located, digest).map(|totals| totals.content_bytes).unwrap_or_default();
+            layers.push(RemovedLayer {
+                path: store::layer_path(&candidate.directory, digest),
+                size: known.unwrap_or_else(size),
+                reason: reason.to_owned(),
+                digest: digest.clone(),
+            });
         }
     }
     Ok((layers, leftovers))
@@ -306,6 +322,11 @@ impl Intention {
             && self.leftovers.is_empty()
             && self.blobs.is_empty()
             && self.loaded.is_empty()
+    }
+
+    /// Takes the sizes of the layers.
+    fn sizes(self) -> BTreeMap<BlobDigest, u64> {
+        self.layers.into_values().flatten().map(|layer| (layer.digest, layer.size)).collect()
     }
 
     /// Reports what would be done.
@@ -325,10 +346,4 @@ impl Intention {
         }
         pruned
     }
-}
-
-fn removed_layer(directory: &Path, places: &Places, digest: BlobDigest, reason: &str) -> RemovedLayer {
-    let totals = layer_totals(places, &digest).unwrap_or_default();
-    let path = store::layer_path(directory, &digest);
-    RemovedLayer { path, size: totals.content_bytes, reason: reason.to_owned(), digest }
 }

@@ -53,7 +53,7 @@ pub(crate) fn spared(
         let located = places.locate()?;
         for &digest in &digests {
             if located.state(digest)? != LayerState::Missing {
-                let size = layer_totals(&places, digest).map(|totals| totals.content_bytes);
+                let size = layer_totals(&located, digest).map(|totals| totals.content_bytes);
                 *on_disk.entry(digest).or_default() += size.unwrap_or_else(|| places.size_of(digest));
             }
         }

@@ -2,11 +2,11 @@
 
 use crate::digest::BlobDigest;
 use crate::extract::{InventoryReader, Totals};
-use crate::store::Places;
+use crate::store::LocatedLayers;
 
 /// Reads the totals at the end of a layer's inventory, if there is a readable one.
-pub(crate) fn layer_totals(places: &Places, digest: &BlobDigest) -> Option<Totals> {
-    let mut reader = InventoryReader::new(places.open_inventory(digest).ok()?).ok()?;
+pub(crate) fn layer_totals(layers: &LocatedLayers<'_>, digest: &BlobDigest) -> Option<Totals> {
+    let mut reader = InventoryReader::new(layers.open_inventory(digest).ok()?).ok()?;
     while reader.next_entry().ok()?.is_some() {}
     reader.totals()
 }
