@@ -285,7 +285,7 @@ impl Executor<'_> {
                 None => waitlist.layer_done(plan, fetch, &wrong_claims),
                 Some(error) => waitlist.all_claims_failed(plan, fetch, error),
             }
-            let digest = plan.fetches[fetch].digest.clone();
+            let digest = plan.fetches[fetch].digest().clone();
             self.reporter.report(Event::LayerFinished { digest, ok: failed.is_none() });
         }
         count
@@ -495,6 +495,6 @@ impl Executor<'_> {
 
 /// The registry that serves a blob: that of the first image that needs the blob.
 fn registry_of(fetch: &Fetch) -> String {
-    let first = fetch.claims.iter().flat_map(|claim| &claim.images).next();
+    let first = fetch.claims().flat_map(|claim| claim.images.iter()).next();
     first.map_or_else(String::new, |image| image.registry().to_owned())
 }

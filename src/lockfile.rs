@@ -211,9 +211,7 @@ impl Lockfile {
     /// Lists the entries of `reference`, one a platform.
     pub(crate) fn entries_of(&self, reference: &ImageRef) -> impl Iterator<Item = &Arc<LockedImage>> {
         let name = reference.to_string();
-        // No platform is before one of empty words.
-        let first =
-            (name.clone(), Platform { os: String::new(), architecture: String::new(), variant: None });
+        let first = (name.clone(), Platform::first());
         self.images.range(first..).take_while(move |((of, _), _)| *of == name).map(|(_, entry)| entry)
     }
 

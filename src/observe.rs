@@ -46,6 +46,11 @@ use crate::state::{
     RecordedImage, Resolution,
 };
 use crate::store::{self, Blobs};
+use crate::sys;
+
+/// The number of images whose lookups leave so much behind that giving the memory back is worth the
+/// time.
+const MANY_LOOKUPS: usize = 1000;
 
 /// The observer: where it looks, and how.
 pub(crate) struct Observer<'a> {
@@ -89,6 +94,7 @@ impl Observer<'_> {
         observed.engines = self.engines.listings(&desired.targets.engines, &asked_names(desired, &observed));
         let known = self.lookups(desired, &observed).run(desired, None);
         known.into_observed(&mut observed);
+        self.give_memory_back(desired, &observed);
         self.look_at_what_is_known(desired, observed)
     }
 
@@ -117,6 +123,7 @@ impl Observer<'_> {
         };
         let known = self.lookups(desired, &observed).run(desired, Some(&mut listener));
         known.into_observed(&mut observed);
+        self.give_memory_back(desired, &observed);
         self.look_at_what_is_known(desired, observed)
     }
 
@@ -135,6 +142,16 @@ impl Observer<'_> {
             now: self.now,
             locked_too: self.locked_too,
             documents_too: desired.targets.uses_blobs(),
+        }
+    }
+
+    /// Gives back the memory that lookups took and nobody needs any more, where they were many.
+    fn give_memory_back(&self, desired: &Desired, observed: &Observed) {
+        if observed.resolutions.len() >= MANY_LOOKUPS {
+            if !desired.targets.uses_blobs() {
+                self.registries.forget_documents();
+            }
+            sys::give_memory_back();
         }
     }
 
@@ -291,13 +308,20 @@ impl Observer<'_> {
             })
             .flatten()
             .collect();
-        let digests: BTreeSet<&BlobDigest> =
-            recorded.chain(resolved.iter().copied()).map(|layer| &layer.digest).collect();
+        let recorded: BTreeSet<&BlobDigest> = recorded.map(|layer| &layer.digest).collect();
+        let mut digests: Vec<&BlobDigest> = resolved.iter().map(|layer| &layer.digest).collect();
+        digests.extend(&recorded);
+        digests.sort_unstable();
+        digests.dedup();
         let places = store::Places::of(self.layers);
         let located = places.locate()?;
         let mut states = BTreeMap::new();
         for digest in digests {
-            states.insert(digest.clone(), located.state(digest)?);
+            let state = located.state(digest)?;
+            // A new image may have very many layers of which none is here.
+            if state != LayerState::Missing || recorded.contains(digest) {
+                states.insert(digest.clone(), state);
+            }
         }
         let mut facts = BTreeMap::new();
         for layer in resolved {

@@ -184,9 +184,9 @@ impl Plan {
     pub fn awaited(&self) -> Vec<AwaitedImage> {
         let mut awaited: BTreeMap<&ImageRef, Vec<(BlobDigest, u64)>> = BTreeMap::new();
         for fetch in &self.fetches {
-            let images: BTreeSet<&ImageRef> = fetch.claims.iter().flat_map(|claim| &claim.images).collect();
+            let images: BTreeSet<&ImageRef> = fetch.claims().flat_map(|claim| claim.images.iter()).collect();
             for image in images {
-                awaited.entry(image).or_default().push((fetch.digest.clone(), fetch.download_size()));
+                awaited.entry(image).or_default().push((fetch.digest().clone(), fetch.download_size()));
             }
         }
         let image =
@@ -197,7 +197,7 @@ impl Plan {
     /// Sums up the bytes, as fetched, of the wanted layers that are here already, each once.
     pub fn present_bytes(&self) -> u64 {
         let fetched: BTreeSet<&BlobDigest> =
-            self.fetches.iter().filter(|fetch| !fetch.is_kept).map(|fetch| &fetch.digest).collect();
+            self.fetches.iter().filter(|fetch| !fetch.is_kept).map(Fetch::digest).collect();
         let wanted = self.images.iter().filter(|image| image.action != Action::Remove);
         let mut seen = BTreeSet::new();
         wanted
@@ -280,11 +280,8 @@ impl Plan {
     #[must_use]
     pub fn without(mut self, images: &BTreeSet<ImageRef>) -> Self {
         self.images.retain(|image| image.action == Action::Remove || !images.contains(&image.reference));
-        for fetch in &mut self.fetches {
-            fetch.claims.iter_mut().for_each(|claim| claim.images.retain(|image| !images.contains(image)));
-            fetch.claims.retain(|claim| !claim.images.is_empty());
-        }
-        self.fetches.retain(|fetch| !fetch.claims.is_empty());
+        let fetches = std::mem::take(&mut self.fetches);
+        self.fetches = fetches.into_iter().filter_map(|fetch| fetch.without(images)).collect();
         for fetch in &mut self.documents {
             fetch.images.retain(|image| !images.contains(image));
         }

@@ -449,6 +449,16 @@ impl Registries {
         }
     }
 
+    /// Lets go of the documents that images may share, once no lookup is left that would ask for
+    /// them again.
+    pub(crate) fn forget_documents(&self) {
+        for backend in lock(&self.backends).values() {
+            if let Backend::Remote(remote, _) = &**backend {
+                remote.cache.clear();
+            }
+        }
+    }
+
     fn backend(&self, reference: &ImageRef) -> Result<Arc<Backend>, RegistryError> {
         if let Some(bundle) = &self.bundle {
             return Ok(Arc::clone(bundle));

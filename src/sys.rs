@@ -123,6 +123,17 @@ pub fn limit_allocator_arenas() {
     }
 }
 
+/// Has the allocator give the system the pages back that hold nothing any more. That takes a
+/// moment: it is for the end of work that has taken much memory.
+pub(crate) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "the allocator has no safe interface")]
+    // SAFETY: malloc_trim takes the allocator's own locks, and moves nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

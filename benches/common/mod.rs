@@ -52,14 +52,14 @@ pub(crate) fn image(number: usize) -> ResolvedImage {
         index: None,
         manifest: DocumentRecord {
             digest: digest(&format!("image {number}")),
-            media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+            media_type: "application/vnd.oci.image.manifest.v1+json".into(),
             annotations_json: None,
         },
         config: ConfigRecord {
             digest: digest(&format!("config {number}")),
-            media_type: "application/vnd.oci.image.config.v1+json".to_owned(),
+            media_type: "application/vnd.oci.image.config.v1+json".into(),
             created: Some("2026-01-01T00:00:00Z".to_owned()),
-            architecture: "amd64".to_owned(),
+            architecture: "amd64".into(),
             os: "linux".to_owned(),
             variant: None,
             env: Some(vec!["PATH=/usr/bin:/bin".to_owned()]),

@@ -95,12 +95,12 @@ fn entry<'a>(image: &'a BundleImage, top: &'a DocumentDescriptor, name: &'a str)
     let index = image.documents.first().filter(|first| first.role == DocumentRole::Index);
     let is_manifest = top.role == DocumentRole::Manifest;
     let platform = |platform: &'a Platform| EntryPlatform {
-        architecture: &platform.architecture,
-        os: &platform.os,
-        variant: platform.variant.as_deref(),
+        architecture: platform.architecture(),
+        os: platform.os(),
+        variant: platform.variant(),
     };
     Entry {
-        media_type: &top.media_type,
+        media_type: top.media_type.as_str(),
         digest: &top.digest,
         size: top.size,
         platform: image.platform.as_ref().filter(|_| is_manifest).map(platform),

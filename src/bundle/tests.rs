@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::digest::Algorithm;
-use crate::state::{Candidate, DocumentRole, SignaturePlace};
+use crate::state::{Candidate, DocumentRole, MediaType, SignaturePlace};
 
 fn digest(text: &str) -> BlobDigest {
     BlobDigest::of(Algorithm::Sha256, text.as_bytes())
 }
 
 fn document(role: DocumentRole, text: &str) -> DocumentDescriptor {
-    let media_type = format!("type/{}", role.as_str());
+    let media_type = MediaType::from(&*format!("type/{}", role.as_str()));
     DocumentDescriptor { role, digest: digest(text), media_type, size: text.len() as u64 }
 }
 

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Result};
 use super::rows::text;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{ConfigRecord, Labels};
+use crate::state::{ConfigRecord, Labels, MediaType};
 
 /// The config of an image, from our row, else from microsandbox's.
 pub(super) fn config(conn: &Connection, reference: &ImageRef) -> Result<Option<ConfigRecord>> {
@@ -39,7 +39,7 @@ pub(super) fn config(conn: &Connection, reference: &ImageRef) -> Result<Option<C
         };
         Ok(ConfigRecord {
             digest: ConfigRecord::no_digest(),
-            media_type: text(row, 0)?.unwrap_or_default(),
+            media_type: text(row, 0)?.as_deref().map(MediaType::from).unwrap_or_default(),
             created: text(row, 1)?,
             architecture: text(row, 2)?.unwrap_or_default(),
             os: text(row, 3)?.unwrap_or_default(),

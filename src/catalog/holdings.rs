@@ -12,7 +12,7 @@ use super::lists::{self, ListOf};
 use super::rows::{integer, parse_name, text, texts};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
-use crate::state::{DocumentDescriptor, DocumentRole, Owner};
+use crate::state::{DocumentDescriptor, DocumentRole, MediaType, Owner};
 
 pub(super) const HOLDERS: &str = "
     SELECT own.owner, holding.extracts, holding.keeps_blobs, keeps.earlier FROM sync_owners AS own
@@ -199,7 +199,7 @@ fn document(row: &Row<'_>) -> Result<Option<DocumentDescriptor>> {
         Some(DocumentDescriptor {
             role: role_of(&role?)?,
             digest: BlobDigest::parse(&digest?).ok()?,
-            media_type: media_type?,
+            media_type: MediaType::from(&*media_type?),
             size: u64::try_from(size?).ok()?,
         })
     })())

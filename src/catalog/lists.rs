@@ -56,7 +56,8 @@ pub(super) fn put_documents(
     let mut insert = tx.prepare_cached(&of.insert("documents", "role"))?;
     for (position, document) in (0_i64..).zip(documents) {
         let (role, digest) = (document.role.as_str(), document.digest.text());
-        let values = params![of.key(), position, role, digest, document.media_type, size(document.size)];
+        let values =
+            params![of.key(), position, role, digest, document.media_type.as_str(), size(document.size)];
         insert.execute(values)?;
     }
     Ok(())

@@ -19,8 +19,8 @@ pub(super) use spared::{Spared, earlier, remembered, spared, spared_blobs, spare
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{
-    ConfigRecord, DocumentDescriptor, DocumentRecord, History, HistoryEntry, LayerDescriptor, Platform,
-    ResolvedImage, StagedImage,
+    ConfigRecord, DocumentDescriptor, DocumentRecord, History, HistoryEntry, LayerDescriptor, MediaType,
+    Platform, ResolvedImage, StagedImage,
 };
 
 /// The entries of one reference's history, at most: the oldest go.
@@ -39,7 +39,7 @@ struct Documents {
 
 #[derive(Serialize, Deserialize)]
 struct Document {
-    media_type: String,
+    media_type: MediaType,
     annotations: Option<String>,
 }
 
@@ -157,7 +157,8 @@ fn recorded(conn: &Connection, name: &str) -> Result<Option<ResolvedImage>> {
             let document = |media_type, annotations| {
                 let annotations = text(row, annotations)?;
                 Ok::<_, rusqlite::Error>(
-                    text(row, media_type)?.map(|media_type| Document { media_type, annotations }),
+                    text(row, media_type)?
+                        .map(|text| Document { media_type: MediaType::from(&*text), annotations }),
                 )
             };
             Ok((document(0, 1)?, document(2, 3)?))

@@ -34,7 +34,7 @@ use crate::locked_home::LockedHome;
 use crate::progress::Silent;
 use crate::state::{
     DocumentDescriptor, DocumentRecord, DocumentRole, EngineFile, EngineName, EngineSettings, Labels,
-    LayerDescriptor, Platform, ResolvedImage, SignaturePlace,
+    LayerDescriptor, MediaType, Platform, ResolvedImage, SignaturePlace,
 };
 
 /// The join by which microsandbox 0.2 finds an image's layers.
@@ -243,17 +243,17 @@ fn image(name: &str, layers: &[&str]) -> ResolvedImage {
         digest: digest("index"),
         index: Some(DocumentRecord {
             digest: digest("index"),
-            media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
+            media_type: "application/vnd.oci.image.index.v1+json".into(),
             annotations_json: Some(r#"{"k":"v"}"#.to_owned()),
         }),
         manifest: DocumentRecord {
             digest: digest("manifest"),
-            media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+            media_type: "application/vnd.oci.image.manifest.v1+json".into(),
             annotations_json: None,
         },
         config: ConfigRecord {
             digest: digest("config"),
-            media_type: "application/vnd.oci.image.config.v1+json".to_owned(),
+            media_type: "application/vnd.oci.image.config.v1+json".into(),
             created: Some("2024-05-22T18:18:12.120Z".to_owned()),
             architecture: "arm".to_owned(),
             os: "linux".to_owned(),

@@ -234,10 +234,10 @@ fn put_documents(
             )?
             .execute(params![
                 image_id,
-                index.media_type,
-                image.platform.os,
-                image.platform.architecture,
-                image.platform.variant,
+                index.media_type.as_str(),
+                image.platform.os(),
+                image.platform.architecture(),
+                image.platform.variant(),
                 index.annotations_json,
             ])?;
             Some(tx.last_insert_rowid())
@@ -248,7 +248,12 @@ fn put_documents(
              created_at, modified_at)
          VALUES (?1, ?2, 2, ?3, ?4, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
     )?
-    .execute(params![index_id, image_id, image.manifest.media_type, image.manifest.annotations_json])?;
+    .execute(params![
+        index_id,
+        image_id,
+        image.manifest.media_type.as_str(),
+        image.manifest.annotations_json
+    ])?;
     let manifest_id = tx.last_insert_rowid();
 
     let mut linked = BTreeSet::new();
@@ -279,7 +284,7 @@ fn put_config(
     )?
     .execute(params![
         manifest_id,
-        config.media_type,
+        config.media_type.as_str(),
         config.created.as_deref().filter(|created| is_rfc3339(created)),
         config.architecture,
         config.os,

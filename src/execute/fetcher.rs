@@ -86,7 +86,7 @@ impl<'a> Fetcher<'a> {
     /// Brings one blob into staging, by the first claim that holds, and reports the end of that.
     pub(super) fn run(&self, index: usize, fetch: &Fetch) -> Finished<'a> {
         let finished = self.bring(index, fetch);
-        let digest = fetch.digest.clone();
+        let digest = fetch.digest().clone();
         self.reporter.report(match &finished.result {
             Ok(arrived) => Event::LayerArrived { digest, extracted: arrived.extracted },
             Err(_) => Event::LayerFinished { digest, ok: false },
@@ -108,7 +108,7 @@ impl<'a> Fetcher<'a> {
         };
         work.extract &= staged_before.is_none();
         let known_wrong: Vec<usize> = wrong_claims.iter().map(|(position, _)| *position).collect();
-        for (position, claim) in fetch.claims.iter().enumerate() {
+        for (position, claim) in fetch.claims().enumerate() {
             if known_wrong.contains(&position) {
                 continue;
             }
@@ -134,9 +134,9 @@ impl<'a> Fetcher<'a> {
     /// Takes the layer that an earlier run has extracted and could not give its name, with the
     /// claims that the layer contradicts; not if it contradicts all.
     fn extracted_before(&self, fetch: &Fetch) -> Option<(Staged<'a>, WrongClaims)> {
-        let (staged, mut inventory) = store::unplaced(self.store, &fetch.digest)?;
+        let (staged, mut inventory) = store::unplaced(self.store, fetch.digest())?;
         let wrong = wrong_by(&extract::read_facts(&mut inventory)?, fetch);
-        (wrong.len() < fetch.claims.len()).then_some((staged, wrong))
+        (wrong.len() < fetch.claims().count()).then_some((staged, wrong))
     }
 
     /// Brings a blob here as `claim` describes it; wrong bytes are fetched again.
@@ -442,7 +442,7 @@ enum FailedAttempt {
 
 /// The claims of `fetch` that contradict the `facts` about its layer.
 fn wrong_by(facts: &LayerFacts, fetch: &Fetch) -> WrongClaims {
-    let claims = fetch.claims.iter().enumerate();
+    let claims = fetch.claims().enumerate();
     claims
         .filter_map(|(position, claim)| Some((position, Arc::new(contradiction(claim.layer(), facts)?))))
         .collect()

@@ -36,7 +36,7 @@ pub(super) fn doubt(plan: &Plan, store: &Store) -> Result<Option<String>, StoreE
 
 /// The size, in bytes, that a layer has on disk, as far as it can be told before.
 fn unpacked(fetch: &Fetch) -> u64 {
-    let mut kinds = fetch.claims.iter().map(|claim| claim.layer().media_type.as_str());
+    let mut kinds = fetch.claims().map(|claim| claim.layer().media_type.as_str());
     let is_compressed = |kind: &str| kind.ends_with("gzip") || kind.ends_with("zstd");
     if kinds.all(is_compressed) { fetch.size().saturating_mul(UNPACKED) } else { fetch.size() }
 }
@@ -58,7 +58,7 @@ pub(super) fn too_large(plan: &Plan, store: &Store) -> Result<TooLarge, StoreErr
     let mut needed = 0_u64;
     for (index, fetch) in plan.fetches.iter().enumerate() {
         let size = fetch.size();
-        let to_come = size.saturating_sub(store.spooled(&fetch.digest));
+        let to_come = size.saturating_sub(store.spooled(fetch.digest()));
         if size > free.layers {
             too_large.push((index, refused(store.layers(), size, free.layers)));
         } else if to_come > free.downloads {
@@ -80,7 +80,7 @@ pub(super) fn too_large(plan: &Plan, store: &Store) -> Result<TooLarge, StoreErr
 /// need, so that at least `excess` bytes less are needed.
 fn give_up(plan: &Plan, known: BTreeSet<usize>, mut excess: u64) -> Vec<usize> {
     let mut failed: BTreeSet<&ImageRef> = BTreeSet::new();
-    let images = |fetch: usize| plan.fetches[fetch].claims.iter().flat_map(|claim| &claim.images);
+    let images = |fetch: usize| plan.fetches[fetch].claims().flat_map(|claim| claim.images.iter());
     let (mut left_out, mut given_up) = (known, Vec::new());
     for biggest in 0..plan.fetches.len() {
         if excess == 0 {

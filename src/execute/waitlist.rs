@@ -37,7 +37,7 @@ impl Waitlist {
         let mut images: Vec<Waiting> =
             plan.images.iter().map(|_| Waiting { claims: 0, error: None, finished: false }).collect();
         for fetch in &plan.fetches {
-            for reference in fetch.claims.iter().flat_map(|claim| &claim.images) {
+            for reference in fetch.claims().flat_map(|claim| claim.images.iter()) {
                 if let Some(&index) = positions.get(reference) {
                     images[index].claims += 1;
                 }
@@ -67,7 +67,7 @@ impl Waitlist {
     /// Notes that a layer has its name; the claims that it contradicts fail.
     pub(super) fn layer_done(&mut self, plan: &Plan, fetch: usize, wrong: &WrongClaims) {
         let fetch = &plan.fetches[fetch];
-        for (index, claim) in fetch.claims.iter().enumerate() {
+        for (index, claim) in fetch.claims().enumerate() {
             match wrong.iter().find(|(claim, _)| *claim == index) {
                 Some((_, error)) => self.claim_failed(claim, error),
                 None => self.each(claim, |image| {
@@ -81,8 +81,10 @@ impl Waitlist {
     /// Notes that a blob could not be had: each claim with its own error, the rest with the blob's.
     pub(super) fn layer_failed(&mut self, plan: &Plan, finished: &Finished<'_>) {
         let fetch = &plan.fetches[finished.fetch];
-        for (index, error) in &finished.wrong_claims {
-            self.claim_failed(&fetch.claims[*index], error);
+        for (index, claim) in fetch.claims().enumerate() {
+            for (_, error) in finished.wrong_claims.iter().filter(|(wrong, _)| *wrong == index) {
+                self.claim_failed(claim, error);
+            }
         }
         if let Err(error) = &finished.result {
             self.all_claims_failed(plan, finished.fetch, error);
@@ -91,7 +93,7 @@ impl Waitlist {
 
     /// Notes that nobody gets a layer.
     pub(super) fn all_claims_failed(&mut self, plan: &Plan, fetch: usize, error: &Arc<Error>) {
-        for claim in &plan.fetches[fetch].claims {
+        for claim in plan.fetches[fetch].claims() {
             self.claim_failed(claim, error);
         }
     }
@@ -118,7 +120,7 @@ impl Waitlist {
 
     /// Changes the images of a claim by `settles`, which says of each whether that settles it.
     fn each(&mut self, claim: &Claim, mut settles: impl FnMut(&mut Waiting) -> bool) {
-        for reference in &claim.images {
+        for reference in claim.images.iter() {
             if let Some(&index) = self.positions.get(reference)
                 && settles(&mut self.images[index])
                 && !self.images[index].finished

@@ -75,7 +75,7 @@ pub(super) fn plan_engine(
     let own_rows = observed.loaded.iter().filter(|row| row.owner == *image.owner);
     let lost = own_rows.filter(|row| row.engine.is_same(engine) && of_another_file.contains(&row.name));
     rows.extend(lost.cloned().map(RowChange::Drop));
-    (PlannedPart { state: PartState::Engine(state), reason }, rows)
+    (PlannedPart { state: PartState::Engine(Box::new(state)), reason }, rows)
 }
 
 /// Finds out what is to be noted of `name`, under which the engine has the image.

@@ -4,7 +4,7 @@
 //! An image is believed only as far as the blob itself agrees: where two images
 //! contradict each other, each is judged by what was fetched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::image::PlannedImage;
@@ -16,11 +16,10 @@ use crate::state::{Desired, DocumentDescriptor, LayerDescriptor, Observed};
 /// The blob of one layer, to be fetched or taken from the kept ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
-    /// The digest of the blob.
-    pub digest: BlobDigest,
-    /// The claims of the images that need the blob. Honest images agree, so there is one claim;
-    /// where images do not, each claim is judged by itself.
-    pub claims: Vec<Claim>,
+    // Honest images agree, so there is one claim, which needs no memory of its own: a plan may have
+    // a hundred thousand layers.
+    first: Claim,
+    others: Vec<Claim>,
     /// True if the layer is to be extracted.
     pub extract: bool,
     /// True if the blob is to be kept as it is fetched.
@@ -32,17 +31,25 @@ pub struct Fetch {
 /// The words in which some images describe a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    // Shared with the image: a plan may have a hundred thousand layers.
+    // Shared with the image, and between its claims.
     layers: Arc<[LayerDescriptor]>,
-    place: usize,
-    /// The images, sorted.
-    pub images: Vec<ImageRef>,
+    place: u32,
+    /// The images, sorted; never none.
+    pub images: Arc<[ImageRef]>,
 }
 
 impl Claim {
     /// The layer in these images' words.
     pub fn layer(&self) -> &LayerDescriptor {
-        &self.layers[self.place]
+        &self.layers[self.place as usize]
+    }
+
+    /// Leaves out `images`; `None` where no other one says so.
+    fn without(mut self, images: &BTreeSet<ImageRef>) -> Option<Self> {
+        if self.images.iter().any(|image| images.contains(image)) {
+            self.images = self.images.iter().filter(|image| !images.contains(image)).cloned().collect();
+        }
+        if self.images.is_empty() { None } else { Some(self) }
     }
 }
 
@@ -56,43 +63,50 @@ pub struct DocumentFetch {
 }
 
 impl Fetch {
+    /// The digest of the blob.
+    pub fn digest(&self) -> &BlobDigest {
+        &self.first.layer().digest
+    }
+
+    /// The claims of the images that need the blob. Where images do not agree, each claim is judged
+    /// by itself.
+    pub fn claims(&self) -> impl Iterator<Item = &Claim> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
     /// The bytes of the blob, by the first claim.
     pub fn size(&self) -> u64 {
-        self.claims.first().map_or(0, |claim| claim.layer().size)
+        self.first.layer().size
     }
 
     /// The bytes to fetch: none where the blob is kept.
     pub fn download_size(&self) -> u64 {
         if self.is_kept { 0 } else { self.size() }
     }
+
+    /// Leaves out the claims of `images`; `None` where no other one needs the blob.
+    pub(super) fn without(self, images: &BTreeSet<ImageRef>) -> Option<Self> {
+        let Self { first, others, extract, keep, is_kept } = self;
+        let claims = std::iter::once(first).chain(others);
+        let mut claims = claims.filter_map(|claim| claim.without(images));
+        Some(Self { first: claims.next()?, others: claims.collect(), extract, keep, is_kept })
+    }
 }
 
-/// One layer of one image that makes work.
-struct Wanted<'p> {
-    image: &'p PlannedImage,
-    place: usize,
+/// One layer of one image that makes work, by their places.
+struct Wanted {
+    image: u32,
+    place: u32,
     need: Need,
 }
 
-impl<'p> Wanted<'p> {
-    fn layer(&self) -> &'p LayerDescriptor {
-        &self.image.layers[self.place]
+impl Wanted {
+    fn image<'p>(&self, images: &'p [PlannedImage]) -> &'p PlannedImage {
+        &images[self.image as usize]
     }
 
-    /// Adds the words to the `claims` about a blob.
-    fn join(&self, claims: &mut Vec<Claim>) {
-        let (image, place) = (self.image, self.place);
-        match claims.last_mut() {
-            Some(last) if words(last.layer()) == words(self.layer()) => {
-                if last.images.last() != Some(&image.reference) {
-                    last.images.push(image.reference.clone());
-                }
-            }
-            _ => {
-                let images = vec![image.reference.clone()];
-                claims.push(Claim { layers: Arc::clone(&image.layers), place, images });
-            }
-        }
+    fn layer<'p>(&self, images: &'p [PlannedImage]) -> &'p LayerDescriptor {
+        &self.image(images).layers[self.place as usize]
     }
 }
 
@@ -103,36 +117,48 @@ fn words(layer: &LayerDescriptor) -> (&BlobDigest, u64, &DiffId) {
 
 /// Plans the fetches for all `images` of which something can be done, the biggest first.
 pub(super) fn plan_fetches(desired: &Desired, images: &[PlannedImage], observed: &Observed) -> Vec<Fetch> {
-    let mut wanted = Vec::new();
-    for image in images.iter().filter(|image| image.rows_error().is_none()) {
-        for (place, layer) in image.layers.iter().enumerate() {
+    let mut wanted = Vec::with_capacity(images.iter().map(|image| image.layers.len()).sum());
+    for (number, image) in (0..).zip(images) {
+        if image.rows_error().is_some() {
+            continue;
+        }
+        for (place, layer) in (0..).zip(&*image.layers) {
             let need = Need::of(desired, image.needs_blobs, layer, observed);
-            wanted.extend(need.map(|need| Wanted { image, place, need }));
+            wanted.extend(need.map(|need| Wanted { image: number, place, need }));
         }
     }
+    let layer = |wanted: &Wanted| wanted.layer(images);
     // Sorts that are stable take as much memory again. The images of a claim stay sorted.
     wanted.sort_unstable_by(|a, b| {
-        let images = || (&a.image.reference, a.place).cmp(&(&b.image.reference, b.place));
-        words(a.layer()).cmp(&words(b.layer())).then_with(images)
+        words(layer(a)).cmp(&words(layer(b))).then_with(|| (a.image, a.place).cmp(&(b.image, b.place)))
     });
-    let of_one_blob = |a: &Wanted<'_>, b: &Wanted<'_>| a.layer().digest == b.layer().digest;
+    let alone: Vec<Arc<[ImageRef]>> = images.iter().map(|image| [image.reference.clone()].into()).collect();
+    let claim = |same: &[Wanted]| {
+        let (first, last) = (&same[0], &same[same.len() - 1]);
+        let of_claim = || {
+            let mut all: Vec<ImageRef> = same.iter().map(|it| it.image(images).reference.clone()).collect();
+            all.dedup();
+            all.into()
+        };
+        let images_of =
+            if first.image == last.image { Arc::clone(&alone[first.image as usize]) } else { of_claim() };
+        Claim { layers: Arc::clone(&first.image(images).layers), place: first.place, images: images_of }
+    };
+    let of_one_blob = |a: &Wanted, b: &Wanted| layer(a).digest == layer(b).digest;
     let mut fetches = Vec::with_capacity(wanted.chunk_by(of_one_blob).count());
     for same in wanted.chunk_by(of_one_blob) {
-        // Mostly one, and room for no more.
-        let mut claims = Vec::with_capacity(1);
-        for wanted in same {
-            wanted.join(&mut claims);
-        }
+        let mut claims = same.chunk_by(|a, b| words(layer(a)) == words(layer(b))).map(claim);
+        let Some(first) = claims.next() else { continue };
         fetches.push(Fetch {
-            digest: same[0].layer().digest.clone(),
-            claims,
+            first,
+            others: claims.collect(),
             extract: same.iter().any(|wanted| wanted.need.extract),
             keep: same.iter().any(|wanted| wanted.need.keep),
             is_kept: same[0].need.is_kept,
         });
     }
     // The last big layer decides when a run ends: start it first.
-    fetches.sort_unstable_by(|a, b| b.size().cmp(&a.size()).then_with(|| a.digest.cmp(&b.digest)));
+    fetches.sort_unstable_by(|a, b| b.size().cmp(&a.size()).then_with(|| a.digest().cmp(b.digest())));
     fetches
 }
 

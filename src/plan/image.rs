@@ -107,7 +107,7 @@ impl PlannedImage {
     /// The parts in engines, with the state of each.
     pub fn engines(&self) -> impl Iterator<Item = (&EngineState, &PlannedPart)> {
         self.parts.iter().filter_map(|part| match &part.state {
-            PartState::Engine(state) => Some((state, part)),
+            PartState::Engine(state) => Some((&**state, part)),
             PartState::Layers(_) | PartState::Blobs(_) => None,
         })
     }

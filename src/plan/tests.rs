@@ -18,8 +18,9 @@ use crate::digest::{Algorithm, DiffId};
 use crate::error::{Absent, Error, RegistryError, SignatureError, Unforgettable};
 use crate::state::{
     BackTo, BlockedSelection, ConfigRecord, DesiredImage, DocumentRecord, Evidence, Labels, LayerDescriptor,
-    LayerFacts, LayerState, LayersState, LockedImage, Owner, PartState, Platform, PullPolicy, RecordedImage,
-    Resolution, ResolvedImage, SelectedImage, TagRule, TagSelection, Targets, TrustStatus, Verdict,
+    LayerFacts, LayerState, LayersState, LockedImage, MediaType, Owner, PartState, Platform, PullPolicy,
+    RecordedImage, Resolution, ResolvedImage, SelectedImage, TagRule, TagSelection, Targets, TrustStatus,
+    Verdict,
 };
 
 fn digest(of: &str) -> BlobDigest {
@@ -51,12 +52,12 @@ fn resolved(reference: &ImageRef, version: usize, layers: &[usize]) -> ResolvedI
         index: None,
         manifest: DocumentRecord {
             digest: digest(&format!("{reference} {version}")),
-            media_type: String::new(),
+            media_type: MediaType::UNKNOWN,
             annotations_json: None,
         },
         config: ConfigRecord {
             digest: digest("config"),
-            media_type: String::new(),
+            media_type: MediaType::UNKNOWN,
             created: None,
             architecture: "amd64".to_owned(),
             os: "linux".to_owned(),
@@ -150,7 +151,7 @@ fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
         *state = LayerState::Complete;
     }
     for fetch in &plan.fetches {
-        after.layers.insert(fetch.digest.clone(), LayerState::Complete);
+        after.layers.insert(fetch.digest().clone(), LayerState::Complete);
     }
     for image in &plan.images {
         for name in &image.names {
@@ -427,8 +428,8 @@ fn images_that_disagree_about_a_blob_are_separate_claims() {
     observed.resolutions.insert(second.clone(), Resolution::Resolved(Arc::new(lying)));
     let plan = plan(&desired(vec![first.clone(), second.clone()], false), &observed);
     assert_eq!(plan.fetches.len(), 1);
-    let words = |claim: &Claim| (claim.layer().diff_id.clone(), claim.images.clone());
-    let claims: BTreeMap<_, _> = plan.fetches[0].claims.iter().map(words).collect();
+    let words = |claim: &Claim| (claim.layer().diff_id.clone(), claim.images.to_vec());
+    let claims: BTreeMap<_, _> = plan.fetches[0].claims().map(words).collect();
     let honest = (layer(1).diff_id, vec![first]);
     assert_eq!(claims, BTreeMap::from([honest, (layer(9).diff_id, vec![second])]));
     assert_eq!(plan.download_bytes(), 11);

@@ -176,8 +176,7 @@ impl Image {
     fn entry(&self, platform: &str) -> Value {
         let mut entry = self.descriptor();
         let platform = Platform::parse(platform).unwrap();
-        entry["platform"] =
-            json!({"os": platform.os, "architecture": platform.architecture, "variant": platform.variant});
+        entry["platform"] = json!({"os": platform.os(), "architecture": platform.architecture(), "variant": platform.variant()});
         entry
     }
 

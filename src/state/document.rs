@@ -1,5 +1,6 @@
 //! The documents of an image: indexes, manifest and config, as files with digests.
 
+use super::media_type::MediaType;
 use crate::digest::BlobDigest;
 
 /// One document on the way from what a tag means to the layers.
@@ -10,7 +11,7 @@ pub struct DocumentDescriptor {
     /// The digest of its bytes.
     pub digest: BlobDigest,
     /// The media type, as its manifest, index or server says.
-    pub media_type: String,
+    pub media_type: MediaType,
     /// The number of its bytes.
     pub size: u64,
 }

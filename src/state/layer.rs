@@ -1,46 +1,11 @@
 //! Layers: the words of manifests and configs about them, and their state in the store.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::media_type::MediaType;
 use crate::digest::{BlobDigest, DiffId};
-
-/// The media type of a layer. Nearly all layers have one of a few, which take no memory of their
-/// own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(transparent)]
-pub struct MediaType(Cow<'static, str>);
-
-/// The media types that registries serve: the [image spec's][oci] and [Docker's][docker].
-///
-/// [oci]: https://github.com/opencontainers/image-spec/blob/v1.1.1/layer.md
-/// [docker]: https://github.com/distribution/distribution/blob/v2.8.3/docs/spec/manifest-v2-2.md
-const USUAL_MEDIA_TYPES: [&str; 5] = [
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.oci.image.layer.v1.tar+zstd",
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-];
-
-impl MediaType {
-    /// The media type of a layer of which none is known.
-    pub const UNKNOWN: Self = Self(Cow::Borrowed(""));
-
-    /// The media type as a manifest writes it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<&str> for MediaType {
-    fn from(text: &str) -> Self {
-        let usual = USUAL_MEDIA_TYPES.into_iter().find(|&usual| usual == text);
-        Self(usual.map_or_else(|| Cow::Owned(text.to_owned()), Cow::Borrowed))
-    }
-}
 
 /// One layer of an image, in the words of its manifest and config.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]

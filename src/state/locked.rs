@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::layer::{LayerDescriptor, MediaType};
+use super::layer::LayerDescriptor;
+use super::media_type::MediaType;
 use super::platform::Platform;
 use super::resolved::ResolvedImage;
 use crate::digest::BlobDigest;

@@ -50,7 +50,8 @@ pub struct Observed {
     /// The catalog's word about the desired names, the owner's images, and repositories with a
     /// selection.
     pub recorded: BTreeMap<ImageRef, RecordedImage>,
-    /// The state of every layer of a resolution or a record above.
+    /// The state of every layer of a record above, and of those of resolutions that are not
+    /// missing.
     pub layers: BTreeMap<BlobDigest, LayerState>,
     /// The facts about complete layers of resolutions, for comparison with what the images say.
     pub facts: BTreeMap<BlobDigest, LayerFacts>,

@@ -20,7 +20,7 @@ pub enum PartState {
     /// The blobs as they were fetched.
     Blobs(BlobsState),
     /// The image in an engine.
-    Engine(EngineState),
+    Engine(Box<EngineState>),
 }
 
 /// The state of the layers of one image.

@@ -1,6 +1,7 @@
 //! Platforms: an operating system and an architecture, in the one spelling that is compared.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -8,14 +9,15 @@ use serde::Serialize;
 ///
 /// A platform is always normalised as containerd's `platforms` package does: `x86_64` is `amd64`,
 /// `aarch64` is `arm64`, `arm64/v8` is `arm64`, `arm` is `arm/v7`, `amd64/v1` is `amd64`.
+/// A clone shares the words: a run has the platform of each image several times.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Platform {
-    /// The operating system in Go's spelling, `linux`.
-    pub os: String,
-    /// The architecture in Go's spelling, `amd64`.
-    pub architecture: String,
-    /// The variant, `v6`, `v7`, … where the architecture has variants.
-    pub variant: Option<String>,
+pub struct Platform(Arc<Words>);
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Words {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
 }
 
 impl Platform {
@@ -24,21 +26,42 @@ impl Platform {
         let variant = variant.filter(|variant| !variant.is_empty()).map(str::to_ascii_lowercase);
         let architecture = architecture.to_ascii_lowercase();
         let (architecture, variant) = match (architecture.as_str(), variant.as_deref()) {
-            ("amd64" | "x86_64" | "x86-64", None | Some("v1")) => ("amd64".to_owned(), None),
-            ("x86_64" | "x86-64", Some(_)) => ("amd64".to_owned(), variant),
-            ("arm64" | "aarch64", None | Some("8" | "v8")) => ("arm64".to_owned(), None),
-            ("aarch64", Some(_)) => ("arm64".to_owned(), variant),
-            ("armhf", _) | ("arm", None | Some("7")) => ("arm".to_owned(), Some("v7".to_owned())),
-            ("armel", _) | ("arm", Some("6")) => ("arm".to_owned(), Some("v6".to_owned())),
-            ("arm", Some("5")) => ("arm".to_owned(), Some("v5".to_owned())),
-            ("i386", _) => ("386".to_owned(), None),
-            _ => (architecture, variant),
+            ("amd64" | "x86_64" | "x86-64", None | Some("v1")) => ("amd64", None),
+            ("x86_64" | "x86-64", Some(_)) => ("amd64", variant),
+            ("arm64" | "aarch64", None | Some("8" | "v8")) => ("arm64", None),
+            ("aarch64", Some(_)) => ("arm64", variant),
+            ("armhf", _) | ("arm", None | Some("7")) => ("arm", Some("v7".to_owned())),
+            ("armel", _) | ("arm", Some("6")) => ("arm", Some("v6".to_owned())),
+            ("arm", Some("5")) => ("arm", Some("v5".to_owned())),
+            ("i386", _) => ("386", None),
+            _ => (architecture.as_str(), variant),
         };
         let os = match os.to_ascii_lowercase().as_str() {
             "macos" => "darwin".to_owned(),
             other => other.to_owned(),
         };
-        Self { os, architecture, variant }
+        let architecture = architecture.to_owned();
+        Self(Arc::new(Words { os, architecture, variant }))
+    }
+
+    /// Makes a platform before which no other one is sorted.
+    pub(crate) fn first() -> Self {
+        Self::new("", "", None)
+    }
+
+    /// The operating system in Go's spelling, `linux`.
+    pub fn os(&self) -> &str {
+        &self.0.os
+    }
+
+    /// The architecture in Go's spelling, `amd64`.
+    pub fn architecture(&self) -> &str {
+        &self.0.architecture
+    }
+
+    /// The variant, `v6`, `v7`, … where the architecture has variants.
+    pub fn variant(&self) -> Option<&str> {
+        self.0.variant.as_deref()
     }
 
     /// Parses `os/architecture[/variant]`.
@@ -68,7 +91,7 @@ impl Platform {
     /// file trees of Linux.
     pub fn parse_wanted(text: &str) -> Result<Self, &'static str> {
         match Self::parse(text)? {
-            Self { os, .. } if os == "windows" => Err(
+            platform if platform.os() == "windows" => Err(
                 "images for Windows cannot be used: their layers are not what Linux, and so a microVM, can read",
             ),
             platform => Ok(platform),
@@ -83,8 +106,8 @@ impl Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        if let Some(variant) = &self.variant {
+        write!(f, "{}/{}", self.os(), self.architecture())?;
+        if let Some(variant) = self.variant() {
             write!(f, "/{variant}")?;
         }
         Ok(())

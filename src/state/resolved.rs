@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::document::DocumentDescriptor;
 use super::layer::{LayerDescriptor, size_of_layers};
+use super::media_type::MediaType;
 use super::platform::Platform;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::image_ref::ImageRef;
@@ -47,7 +48,7 @@ pub struct DocumentRecord {
     /// The digest of the document.
     pub digest: BlobDigest,
     /// The media type of the document.
-    pub media_type: String,
+    pub media_type: MediaType,
     /// The annotations of the document as a JSON object of strings; `None` if there are none, or
     /// too many to be recorded.
     pub annotations_json: Option<String>,
@@ -61,7 +62,7 @@ pub struct ConfigRecord {
     #[serde(skip, default = "ConfigRecord::no_digest")]
     pub digest: BlobDigest,
     /// The media type of the config.
-    pub media_type: String,
+    pub media_type: MediaType,
     /// The time when the image was made, RFC 3339; `None` where the config says nothing usable.
     pub created: Option<String>,
     /// The architecture.

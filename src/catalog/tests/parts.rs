@@ -6,7 +6,7 @@ fn documents(of: &str) -> Vec<DocumentDescriptor> {
     let document = |role: DocumentRole| DocumentDescriptor {
         role,
         digest: BlobDigest::of(Algorithm::Sha256, format!("{role:?} of {of}").as_bytes()),
-        media_type: format!("application/{}", role.as_str()),
+        media_type: MediaType::from(&*format!("application/{}", role.as_str())),
         size: 7,
     };
     [DocumentRole::Index, DocumentRole::Manifest, DocumentRole::Config].map(document).to_vec()

@@ -129,7 +129,7 @@ proptest! {
                 prop_assert_eq!(image.download_bytes, 0);
             }
         }
-        for claim in plan.fetches.iter().flat_map(|fetch| &fetch.claims) {
+        for claim in plan.fetches.iter().flat_map(Fetch::claims) {
             prop_assert!(claim.images.iter().all(|image| !refused.contains(image)), "{claim:?}");
         }
         // Images that are not listed are no concern of a rule, and go where nothing is blocked.
@@ -236,7 +236,7 @@ proptest! {
     #[test]
     fn every_record_has_its_layers_fetched_before((desired, observed) in world()) {
         let plan = plan(&desired, &observed);
-        let fetched: BTreeSet<_> = plan.fetches.iter().map(|fetch| &fetch.digest).collect();
+        let fetched: BTreeSet<_> = plan.fetches.iter().map(Fetch::digest).collect();
         for image in plan.images.iter().filter(|image| !matches!(image.action, Action::Remove | Action::Blocked)) {
             for layer in &*image.layers {
                 let here = observed.layers.get(&layer.digest).is_some_and(|state| state.is_here());

@@ -14,7 +14,8 @@ use crate::image_ref::ImageRef;
 use crate::registry::sites::{Document, Held};
 use crate::registry::transport::printable;
 use crate::state::{
-    ConfigRecord, DocumentDescriptor, DocumentRecord, DocumentRole, LayerDescriptor, Platform, ResolvedImage,
+    ConfigRecord, DocumentDescriptor, DocumentRecord, DocumentRole, LayerDescriptor, MediaType, Platform,
+    ResolvedImage,
 };
 
 /// Nesting of indexes that is followed.
@@ -85,6 +86,7 @@ pub(crate) fn assemble(
         }
         Opened::Index { media_type, annotations, nested, path } => {
             search.visit(nested, &origin, &path)?;
+            let media_type = MediaType::from(&*media_type);
             let record = DocumentRecord { digest: digest.clone(), media_type, annotations_json: annotations };
             (Some(record), search.finish()?)
         }
@@ -97,7 +99,7 @@ pub(crate) fn assemble(
         index,
         manifest: DocumentRecord {
             digest: origin.digest,
-            media_type: manifest.media_type,
+            media_type: MediaType::from(&*manifest.media_type),
             annotations_json: manifest.annotations,
         },
         config,
@@ -181,7 +183,7 @@ impl Found {
 }
 
 fn described(role: DocumentRole, digest: &BlobDigest, media_type: &str, size: u64) -> DocumentDescriptor {
-    DocumentDescriptor { role, digest: digest.clone(), media_type: media_type.to_owned(), size }
+    DocumentDescriptor { role, digest: digest.clone(), media_type: MediaType::from(media_type), size }
 }
 
 fn shown(platform: &Platform) -> String {

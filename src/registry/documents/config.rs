@@ -138,10 +138,10 @@ pub(super) fn parse_config(
     }
     let (stop_signal, labels) =
         raw.config.as_ref().map_or((None, None), |process| (process.stop_signal, process.labels));
-    let short = |media_type: &String| media_type.len() <= MAX_MEDIA_TYPE;
+    let short = |media_type: &&str| media_type.len() <= MAX_MEDIA_TYPE;
     let record = ConfigRecord {
         digest: manifest.config.digest.clone(),
-        media_type: Some(manifest.config.media_type.clone()).filter(short).unwrap_or_default(),
+        media_type: Some(&*manifest.config.media_type).filter(short).unwrap_or_default().into(),
         created: recorded::word(raw.created).as_deref().and_then(rfc3339),
         architecture: raw.architecture.unwrap_or_default(),
         os: raw.os.unwrap_or_default(),

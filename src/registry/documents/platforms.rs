@@ -10,26 +10,26 @@ use crate::state::Platform;
 /// The exact variant comes first, then lower ones where the architecture has an order (arm/v7 runs
 /// v6 and v5; amd64/v3 runs v2 and v1).
 pub(crate) fn rank(want: &Platform, have: &Platform) -> Option<u32> {
-    if want.os != have.os || want.architecture != have.architecture {
+    if want.os() != have.os() || want.architecture() != have.architecture() {
         return None;
     }
-    if want.variant == have.variant {
+    if want.variant() == have.variant() {
         return Some(0);
     }
     // Platform leaves out the variant that an architecture begins with.
-    let base = match want.architecture.as_str() {
+    let base = match want.architecture() {
         "amd64" => Some(1),
         "arm64" => Some(8),
         _ => None,
     };
-    let level = |platform: &Platform| match platform.variant.as_deref() {
+    let level = |platform: &Platform| match platform.variant() {
         Some(variant) => variant.strip_prefix('v')?.parse::<u32>().ok(),
         None => base,
     };
-    let ordered = matches!(want.architecture.as_str(), "amd64" | "arm64" | "arm");
+    let ordered = matches!(want.architecture(), "amd64" | "arm64" | "arm");
     match (level(want), level(have)) {
         (Some(want), Some(have)) if ordered => want.checked_sub(have),
-        _ if have.variant.is_none() => Some(1000),
+        _ if have.variant().is_none() => Some(1000),
         _ => None,
     }
 }

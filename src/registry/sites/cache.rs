@@ -10,7 +10,7 @@ use crate::registry::transport::Portion;
 use crate::threads::lock;
 
 /// The documents that all registries of a run keep, in bytes.
-const MAX_KEPT: u64 = 8 << 20;
+const MAX_KEPT: u64 = 4 << 20;
 
 /// A document as it was served; its bytes have the digest.
 pub(crate) struct Document {
@@ -109,9 +109,7 @@ impl Cache {
         let mut kept = lock(&self.kept);
         let mut fits = self.allowance.take(bytes);
         if !fits && kept.bytes > 0 {
-            // A document that is in use elsewhere lives on there.
-            self.allowance.give_back(kept.bytes);
-            *kept = Kept::default();
+            self.let_go(&mut kept);
             fits = self.allowance.take(bytes);
         }
         if fits {
@@ -119,6 +117,17 @@ impl Cache {
             kept.slots.insert(document.digest.clone(), Arc::clone(slot));
             **place = Some(Arc::clone(document));
         }
+    }
+
+    /// Keeps nothing any more.
+    pub(crate) fn clear(&self) {
+        self.let_go(&mut lock(&self.kept));
+    }
+
+    fn let_go(&self, kept: &mut Kept) {
+        // A document that is in use elsewhere lives on there.
+        self.allowance.give_back(kept.bytes);
+        *kept = Kept::default();
     }
 
     /// Keeps `document` unless it is kept already.

@@ -62,7 +62,7 @@ fn carry_out(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Resu
     }
     let mut plan = done.plan_locked(run, &locked, observed)?;
     let left = store::sweep_downloads(&locked.store, STALE_DOWNLOAD, &|digest| {
-        plan.fetches.iter().any(|fetch| fetch.digest == *digest)
+        plan.fetches.iter().any(|fetch| fetch.digest() == digest)
     })?;
     run.session.warn_of_left(&left);
     let mut executor = locked.executor(&|| false);
