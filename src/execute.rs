@@ -1,12 +1,13 @@
 //! The deeds of a plan: fetch, verify, extract, commit, record, remove.
 //!
 //! A thread for each blob in flight reads the socket, hashes and spools; a second one extracts the
-//! spool while the spool grows (`fetcher`). The calling thread collects finished layers, gives
-//! them their names in groups (`group`) and records each image when its last layer is there
-//! (`waitlist`). A blob that is to be kept becomes a kept one in the same groups. Engines take
-//! their images meanwhile, each in a thread of its own, which streams an archive of the blobs that
-//! are whole into the engine's program (`loads`). A failure is data for the images that need the
-//! layer, and for the one part of an image that it concerns; the others go on.
+//! spool while the spool grows, unless the blob is a small one (`fetcher`). The calling thread
+//! collects finished layers, gives them their names in groups (`group`) and records each image when
+//! its last layer is there (`waitlist`). A blob that is to be kept becomes a kept one in the same
+//! groups. Engines take their images meanwhile, each in a thread of its own, which streams an
+//! archive of the blobs that are whole into the engine's program (`loads`). A failure is data for
+//! the images that need the layer, and for the one part of an image that it concerns; the others go
+//! on.
 
 mod documents;
 mod fetcher;
