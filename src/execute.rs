@@ -5,9 +5,8 @@
 //! collects finished layers, gives them their names in groups (`group`) and records each image when
 //! its last layer is there (`waitlist`). A blob that is to be kept becomes a kept one in the same
 //! groups. Engines take their images meanwhile, each in a thread of its own, which streams an
-//! archive of the blobs that are whole into the engine's program (`loads`). A failure is data for
-//! the images that need the layer, and for the one part of an image that it concerns; the others go
-//! on.
+//! archive of the whole blobs into the engine's program (`loads`). A failure is data for the images
+//! that need the layer, and for the one part of an image that it concerns; the others go on.
 
 mod documents;
 mod fetcher;

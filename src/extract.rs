@@ -4,7 +4,7 @@
 //! `diff_id` (`stream`), reads tar headers (`tar`) and makes directories and links (`tree`),
 //! a rayon pool writes files (`files`). Between the first two is a bounded channel of recycled
 //! buffers, before the pool a memory budget that all layers share (`workers`): memory depends on
-//! neither layer nor file sizes. A small blob ([`SMALL_BLOB`]) is inflated by the calling thread,
+//! neither layer nor file sizes. A small blob (`SMALL_BLOB`) is inflated by the calling thread,
 //! which also writes the last files of every layer itself.
 //!
 //! An `inventory` keeps what was done, so that the tree can be checked later: `verify` compares
@@ -59,7 +59,8 @@ pub struct Options {
     pub limits: Limits,
     /// The hash of the `diff_id` that the result is compared with.
     pub algorithm: Algorithm,
-    /// The bytes of the compressed blob, for the inventory; see also [`SMALL_BLOB`].
+    /// The bytes of the compressed blob, for the inventory; a small one is inflated by the calling
+    /// thread.
     pub blob_size: u64,
 }
 

@@ -85,8 +85,9 @@ pub(crate) fn clear(store: &Store) -> Result<Cleared, StoreError> {
         left.extend(sweep(store, &name)?.err());
     }
     // A layer that could be finished is one like any other now.
-    let asked = |digest: &BlobDigest| before.iter().any(|leftover| leftover.digest == *digest);
-    let finished = if before.is_empty() { BTreeSet::new() } else { store.places.removable(asked)? };
+    let asked: BTreeSet<&BlobDigest> = before.iter().map(|leftover| &leftover.digest).collect();
+    let finished =
+        if asked.is_empty() { BTreeSet::new() } else { store.places.removable(|it| asked.contains(it))? };
     let stays = |leftover: &Leftover| {
         finished.contains(&leftover.digest) || left.iter().any(|left| left.path == leftover.path)
     };

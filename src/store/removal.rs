@@ -25,6 +25,9 @@ use crate::error::StoreError;
 use crate::sys;
 use crate::threads::{self, lock, unpoisoned};
 
+/// Files that a thread which removes a layer has open, more or less, half of all that may be.
+const FILES_OF_A_THREAD: usize = 48;
+
 /// The result of removing layers that nobody needs.
 #[derive(Debug, Default)]
 pub(crate) struct RemovedLayers {
@@ -95,10 +98,12 @@ pub(crate) fn remove(
     Ok(result)
 }
 
-/// Does `work` with each of `things`, several at once, and returns the results in their order.
+/// Does `work` with each of `things`, several at once as far as this process may open files, and
+/// returns the results in their order.
 fn each<T: Sync, R: Send>(things: &[T], threads: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(things.len())));
-    threads::work_in_parallel("remove", threads.min(things.len()), || {
+    let affordable = (sys::open_files_limit() / FILES_OF_A_THREAD).max(1);
+    threads::work_in_parallel("remove", threads.min(affordable).min(things.len()), || {
         loop {
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some(thing) = things.get(place) else { return };
