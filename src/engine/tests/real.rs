@@ -26,9 +26,11 @@ const OTHER: &str = if cfg!(target_arch = "aarch64") { "amd64" } else { "arm64" 
 fn image(architecture: &'static str) -> Image {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
-    header.set_size(5);
+    header.set_size(architecture.len() as u64);
     header.set_mode(0o644);
-    tar.append_data(&mut header, "greeting", &b"hello"[..]).unwrap();
+    // Images that share no layer: an engine may still be collecting what one of them has left while
+    // it takes the other.
+    tar.append_data(&mut header, "architecture", architecture.as_bytes()).unwrap();
     let layer = tar.into_inner().unwrap();
     let diff_id = DiffId::of(Algorithm::Sha256, &layer);
     let config = format!(
