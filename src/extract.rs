@@ -5,7 +5,7 @@
 //! a rayon pool writes files (`files`). Between the first two is a bounded channel of recycled
 //! buffers, before the pool a memory budget that all layers share (`workers`): memory depends on
 //! neither layer nor file sizes. A small blob (`SMALL_BLOB`) is inflated by the calling thread,
-//! which also writes the last files of every layer itself.
+//! which also writes the small files that it has collected whenever it has to wait for the pool.
 //!
 //! An `inventory` keeps what was done, so that the tree can be checked later: `verify` compares
 //! the two, `adopt` does so with a tree that microsandbox extracted.

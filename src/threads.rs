@@ -8,6 +8,7 @@
 //! poisoned or not. Values behind such locks are therefore changed in one step, or not at all.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LockResult, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
@@ -59,6 +60,28 @@ pub fn work_in_parallel(name: &str, threads: usize, work: impl Fn() + Sync) {
     });
 }
 
+/// Does `work` with each of `things` in up to `threads` threads, this one among them, in their
+/// order as far as there are threads, and returns the results in that order.
+pub fn each_in_parallel<T: Sync, R: Send>(
+    name: &str,
+    threads: usize,
+    things: &[T],
+    work: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(things.len())));
+    work_in_parallel(name, threads.min(things.len()), || {
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(thing) = things.get(place) else { return };
+            let result = work(thing);
+            lock(&results).push((place, result));
+        }
+    });
+    let mut results = unpoisoned(results.into_inner());
+    results.sort_unstable_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 /// True if `error` is the system's refusal of a thread.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Refused>)
@@ -85,7 +108,6 @@ pub(crate) fn refusal_for_tests() -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -113,6 +135,22 @@ mod tests {
             ended.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(ended.into_inner(), 3);
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_things() {
+        let things: Vec<u64> = (0..200).collect();
+        let square = |thing: &u64| {
+            if thing.is_multiple_of(7) {
+                std::thread::yield_now();
+            }
+            thing * thing
+        };
+        for threads in [0, 1, 3, 500] {
+            let squares = each_in_parallel("square", threads, &things, square);
+            assert!(squares.iter().eq(things.iter().map(|thing| thing * thing).collect::<Vec<_>>().iter()));
+        }
+        assert!(each_in_parallel("square", 3, &[], square).is_empty());
     }
 
     #[test]

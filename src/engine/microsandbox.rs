@@ -4,7 +4,7 @@
 //! an image, named by its manifest. It believes whatever lies there: so we note what they hold. A
 //! killed load leaves copies of blobs behind, which msb never removes: so we do.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
@@ -141,16 +141,10 @@ impl Engine for Microsandbox {
         let mut paths: BTreeSet<PathBuf> =
             layers.iter().map(|(_, diff_id)| file("layers", &diff_id.text())).collect();
         paths.insert(file("fsmeta", &manifest.text()));
-        let (hashed, left) = (Mutex::new(BTreeMap::new()), Mutex::new(paths.into_iter()));
-        let next = || lock(&left).next();
-        threads::work_in_parallel("hash", HASHERS, || {
-            while let Some(path) = next() {
-                let result = self.hash(&path);
-                lock(&hashed).insert(path, result);
-            }
-        });
+        let paths: Vec<PathBuf> = paths.into_iter().collect();
+        let hashed = threads::each_in_parallel("hash", HASHERS, &paths, |path| self.hash(path));
         let mut files = Vec::new();
-        for (path, result) in threads::unpoisoned(hashed.into_inner()) {
+        for (path, result) in paths.into_iter().zip(hashed) {
             match result {
                 Ok(digest) => files.push(EngineFile { path, digest }),
                 // Another version may keep no such file.

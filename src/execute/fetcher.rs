@@ -280,12 +280,9 @@ impl<'a> Fetcher<'a> {
         let panicked = || Err(LayerError::Defect { what: "the thread that extracts a layer" });
         let hopeless = AtomicBool::new(false);
         if layer.size <= extract::SMALL_BLOB {
-            let received = self.receive_to_end(claim, source, &hopeless);
-            if received.is_err() || self.cancel.is_cancelled() {
-                return Err(received.err().unwrap_or(FailedAttempt::Failed(Error::Stopped)));
-            }
+            self.receive_to_end(claim, source, &hopeless)?;
             let extracted = catch_unwind(AssertUnwindSafe(extract)).unwrap_or_else(|_| panicked());
-            return Ok(Transfer { received, extracted: Ok(extracted), hopeless: false });
+            return Ok(Transfer { received: Ok(()), extracted: Ok(extracted), hopeless: false });
         }
         let (received, extracted) = std::thread::scope(|scope| {
             let hopeless = &hopeless;

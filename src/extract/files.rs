@@ -1,11 +1,12 @@
 //! Files with their content, attributes and times, written by the pool.
 //!
-//! Small files are collected into batches, one job each. Larger ones are cut into pieces, one job
-//! each, so that neither hashing nor the next entries wait for the disk; whoever is the last to
-//! touch such a file sets its attributes. From a mebibyte on a file's pieces bypass the page cache:
-//! a pull then costs no other program its cache, copies nothing and touches no fresh memory (which
-//! is slow in a virtual machine), and has less to sync at the end. Of other large files the kernel
-//! is asked to start writing them out, for the same end.
+//! Small files are collected into batches, one job each; a batch that is collected when somebody
+//! waits for all is written at once by who waits. Larger ones are cut into pieces, one job each, so
+//! that neither hashing nor the next entries wait for the disk; whoever is the last to touch such a
+//! file sets its attributes. From a mebibyte on a file's pieces bypass the page cache: a pull then
+//! costs no other program its cache, copies nothing and touches no fresh memory (which is slow in a
+//! virtual machine), and has less to sync at the end. Of other large files the kernel is asked to
+//! start writing them out, for the same end.
 //!
 //! The bytes on their way to disk are bounded by one budget for all layers.
 

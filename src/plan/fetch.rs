@@ -115,7 +115,8 @@ fn words(layer: &LayerDescriptor) -> (&BlobDigest, u64, &DiffId) {
     (&layer.digest, layer.size, &layer.diff_id)
 }
 
-/// Plans the fetches for all `images` of which something can be done, the biggest first.
+/// Plans the fetches for all `images` of which something can be done, the biggest first. The images
+/// are sorted by reference, and so are those of a claim.
 pub(super) fn plan_fetches(desired: &Desired, images: &[PlannedImage], observed: &Observed) -> Vec<Fetch> {
     let mut wanted = Vec::with_capacity(images.iter().map(|image| image.layers.len()).sum());
     for (number, image) in (0..).zip(images) {
@@ -128,7 +129,7 @@ pub(super) fn plan_fetches(desired: &Desired, images: &[PlannedImage], observed:
         }
     }
     let layer = |wanted: &Wanted| wanted.layer(images);
-    // Sorts that are stable take as much memory again. The images of a claim stay sorted.
+    // Sorts that are stable take as much memory again.
     wanted.sort_unstable_by(|a, b| {
         words(layer(a)).cmp(&words(layer(b))).then_with(|| (a.image, a.place).cmp(&(b.image, b.place)))
     });

@@ -11,8 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Store;
 use super::names::{FILE_MODE, REMOVED, REMOVING, UNNEEDED, layer_name, layer_path, staged_digest};
@@ -23,9 +21,12 @@ use super::usage::layers_in_use;
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
-use crate::threads::{self, lock, unpoisoned};
+use crate::threads;
 
-/// Files that a thread which removes a layer has open, more or less, half of all that may be.
+/// Layers removed at once, at most: all change the same few directories, and of each a removal may
+/// remember some megabytes of names that it cannot remove.
+const MAX_THREADS: usize = 8;
+/// Files that may be open for each thread that removes a layer: twice as many as one has open.
 const FILES_OF_A_THREAD: usize = 48;
 
 /// The result of removing layers that nobody needs.
@@ -89,7 +90,8 @@ pub(crate) fn remove(
             Err(error) => result.kept.insert(digest.clone(), error.to_string()).is_some(),
         };
     }
-    let marks = staged_names(store)?;
+    // Marks that cannot be listed are taken away by the next run.
+    let marks = staged_names(store).unwrap_or_default();
     let is_marked = |digest: &&BlobDigest| marks.contains(format!("{UNNEEDED}{digest}").as_bytes());
     for digest in result.removed.iter().filter(is_marked) {
         unmark_unneeded(store, digest);
@@ -98,22 +100,10 @@ pub(crate) fn remove(
     Ok(result)
 }
 
-/// Does `work` with each of `things`, several at once as far as this process may open files, and
-/// returns the results in their order.
+/// Does `work` with each of `things` in several threads, as many as may be here.
 fn each<T: Sync, R: Send>(things: &[T], threads: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(things.len())));
     let affordable = (sys::open_files_limit() / FILES_OF_A_THREAD).max(1);
-    threads::work_in_parallel("remove", threads.min(affordable).min(things.len()), || {
-        loop {
-            let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(thing) = things.get(place) else { return };
-            let result = work(thing);
-            lock(&results).push((place, result));
-        }
-    });
-    let mut results = unpoisoned(results.into_inner());
-    results.sort_unstable_by_key(|(place, _)| *place);
-    results.into_iter().map(|(_, result)| result).collect()
+    threads::each_in_parallel("remove", threads.min(MAX_THREADS).min(affordable), things, work)
 }
 
 /// Marks the layers that stay and have no inventory, by which a later run would find them.

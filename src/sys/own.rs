@@ -4,9 +4,9 @@
 //! These things are never reached through a symlink, and belong to the user who runs msb-sync, or
 //! to root, who could change them anyway. All else is a [`Refusal`], and is left as it was.
 //!
-//! Types and owners are looked at before opening, so that nothing is touched, and again on the open
-//! handle, so that nobody can exchange the file in between. Modes are set through the handle: no
-//! umask has a say in them.
+//! Types and owners of what is there are looked at before opening, so that nothing is touched, and
+//! again on the open handle, so that nobody can exchange the file in between. Modes are set through
+//! the handle: no umask has a say in them.
 
 use std::ffi::OsString;
 use std::fs::File;

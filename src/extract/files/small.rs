@@ -1,4 +1,4 @@
-//! Small files, collected into batches that one job each writes.
+//! Small files, collected into batches that are written as one.
 
 use std::io::Write as _;
 use std::ops::Range;

@@ -246,4 +246,13 @@ proptest! {
         prop_assert!(plan.fetches.windows(2).all(|pair| pair[0].size() >= pair[1].size()));
         prop_assert_eq!(fetched.len(), plan.fetches.len());
     }
+
+    #[test]
+    fn a_layer_that_no_record_has_is_missing_where_nothing_is_said_of_it((desired, observed) in world()) {
+        let mut brief = observed.clone();
+        let recorded: BTreeSet<_> =
+            observed.recorded.values().flat_map(|row| &*row.layers).map(|layer| &layer.digest).collect();
+        brief.layers.retain(|digest, state| *state != LayerState::Missing || recorded.contains(digest));
+        prop_assert_eq!(format!("{:?}", plan(&desired, &brief)), format!("{:?}", plan(&desired, &observed)));
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::digest::BlobDigest;
 use crate::registry::transport::Portion;
@@ -50,14 +50,17 @@ impl Deref for Held {
     }
 }
 
-/// The bytes of documents that all registries of a run keep together.
+/// The bytes of documents that all registries of a run keep together, and where they keep them.
 #[derive(Default)]
-pub(crate) struct Allowance(Mutex<u64>);
+pub(crate) struct Allowance {
+    bytes: Mutex<u64>,
+    caches: Mutex<Vec<Weak<Mutex<Kept>>>>,
+}
 
 impl Allowance {
     /// Takes `bytes`, if there are so many left.
     fn take(&self, bytes: u64) -> bool {
-        let mut kept = lock(&self.0);
+        let mut kept = lock(&self.bytes);
         let fits = kept.saturating_add(bytes) <= MAX_KEPT;
         if fits {
             *kept += bytes;
@@ -67,8 +70,22 @@ impl Allowance {
 
     /// Gives `bytes` back.
     fn give_back(&self, bytes: u64) {
-        let mut kept = lock(&self.0);
+        let mut kept = lock(&self.bytes);
         *kept = kept.saturating_sub(bytes);
+    }
+
+    /// Lets all registries let go of their documents: who fills the allowance first must not keep
+    /// it from the others.
+    fn make_room(&self) {
+        for cache in lock(&self.caches).iter().filter_map(Weak::upgrade) {
+            self.let_go(&cache);
+        }
+    }
+
+    fn let_go(&self, kept: &Mutex<Kept>) {
+        // A document that is in use elsewhere lives on there.
+        let gone = std::mem::take(&mut *lock(kept));
+        self.give_back(gone.bytes);
     }
 }
 
@@ -78,11 +95,11 @@ pub(crate) type Slot = Arc<Mutex<Option<Arc<Document>>>>;
 /// The documents of one registry, by digest.
 pub(crate) struct Cache {
     allowance: Arc<Allowance>,
-    kept: Mutex<Kept>,
+    kept: Arc<Mutex<Kept>>,
 }
 
 #[derive(Default)]
-struct Kept {
+pub(crate) struct Kept {
     slots: HashMap<BlobDigest, Slot>,
     /// The part of the allowance that the documents here take.
     bytes: u64,
@@ -90,7 +107,9 @@ struct Kept {
 
 impl Cache {
     pub(super) fn new(allowance: Arc<Allowance>) -> Self {
-        Self { allowance, kept: Mutex::default() }
+        let kept = Arc::default();
+        lock(&allowance.caches).push(Arc::downgrade(&kept));
+        Self { allowance, kept }
     }
 
     /// Returns the place of `digest`.
@@ -106,13 +125,13 @@ impl Cache {
         document: &Arc<Document>,
     ) {
         let bytes = document.bytes.len() as u64;
-        let mut kept = lock(&self.kept);
         let mut fits = self.allowance.take(bytes);
-        if !fits && kept.bytes > 0 {
-            self.let_go(&mut kept);
+        if !fits {
+            self.allowance.make_room();
             fits = self.allowance.take(bytes);
         }
         if fits {
+            let mut kept = lock(&self.kept);
             kept.bytes += bytes;
             kept.slots.insert(document.digest.clone(), Arc::clone(slot));
             **place = Some(Arc::clone(document));
@@ -121,13 +140,7 @@ impl Cache {
 
     /// Keeps nothing any more.
     pub(crate) fn clear(&self) {
-        self.let_go(&mut lock(&self.kept));
-    }
-
-    fn let_go(&self, kept: &mut Kept) {
-        // A document that is in use elsewhere lives on there.
-        self.allowance.give_back(kept.bytes);
-        *kept = Kept::default();
+        self.allowance.let_go(&self.kept);
     }
 
     /// Keeps `document` unless it is kept already.
@@ -137,5 +150,37 @@ impl Cache {
         if place.is_none() {
             self.keep(&slot, &mut place, document);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+
+    fn document(of: u8, bytes: usize) -> Arc<Document> {
+        let bytes = vec![of; bytes];
+        let digest = BlobDigest::of(Algorithm::Sha256, &bytes);
+        Arc::new(Document { digest, bytes, media_type: None, host: String::new(), unvouched: false })
+    }
+
+    fn keeps(cache: &Cache, document: &Document) -> bool {
+        lock(&cache.slot(&document.digest)).is_some()
+    }
+
+    #[test]
+    fn a_registry_that_fills_the_allowance_does_not_keep_it_from_others() {
+        let allowance = Arc::new(Allowance::default());
+        let (first, second) = (Cache::new(Arc::clone(&allowance)), Cache::new(Arc::clone(&allowance)));
+        let (large, small) = (document(1, usize::try_from(MAX_KEPT).unwrap()), document(2, 10));
+        first.remember(&large);
+        assert!(keeps(&first, &large));
+        second.remember(&small);
+        assert!(keeps(&second, &small) && !keeps(&first, &large));
+        // Nothing of what is gone counts any more.
+        assert_eq!(*lock(&allowance.bytes), 10);
+        second.clear();
+        assert!(!keeps(&second, &small));
+        assert_eq!(*lock(&allowance.bytes), 0);
     }
 }

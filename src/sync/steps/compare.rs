@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::digest::BlobDigest;
 use crate::error::Error;
@@ -77,19 +75,18 @@ pub(crate) fn compare(session: &Session, mut layers: Vec<&mut VerifiedLayer>) ->
     session.reporter.report(Event::Begun { task, things: layers.len(), bytes });
     let affordable = (sys::open_files_limit() / FILES_OF_A_THREAD).saturating_sub(1).max(1);
     let threads = session.jobs().min(layers.len()).min(MAX_THREADS).min(affordable);
-    let layers: Vec<Mutex<&mut VerifiedLayer>> = layers.into_iter().map(Mutex::new).collect();
-    let next = AtomicUsize::new(0);
-    threads::work_in_parallel("compare", threads, || {
-        while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // Nobody else takes this one.
-            let mut layer = threads::lock(layer);
-            if session.cancel.is_cancelled() {
-                break;
-            }
-            (layer.status, layer.detail) = compare_layer(session, &layer.directory, &layer.digest);
-            session.reporter.report(Event::Advanced { task, things: 1, bytes: layer.size });
+    let found = threads::each_in_parallel("compare", threads, &layers, |layer| {
+        if session.cancel.is_cancelled() {
+            return None;
         }
+        let found = compare_layer(session, &layer.directory, &layer.digest);
+        session.reporter.report(Event::Advanced { task, things: 1, bytes: layer.size });
+        Some(found)
     });
+    for (layer, found) in layers.into_iter().zip(found) {
+        let Some(found) = found else { continue };
+        (layer.status, layer.detail) = found;
+    }
     if session.cancel.is_cancelled() { Err(Error::Stopped.into()) } else { Ok(()) }
 }
 

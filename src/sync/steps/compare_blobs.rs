@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::digest::{BlobDigest, Verifier};
 use crate::error::Error;
@@ -76,18 +74,14 @@ pub(crate) fn compare_blobs(session: &Session, mut blobs: Vec<&mut VerifiedBlob>
     session.reporter.report(Event::Begun { task: Task::CompareBlobs, things: blobs.len(), bytes });
     let kept = Blobs::of(&session.home);
     let threads = session.jobs().min(blobs.len()).min(MAX_THREADS);
-    let blobs: Vec<Mutex<&mut VerifiedBlob>> = blobs.into_iter().map(Mutex::new).collect();
-    let next = AtomicUsize::new(0);
-    threads::work_in_parallel("hash", threads, || {
-        while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // Nobody else takes this one.
-            let mut blob = threads::lock(blob);
-            if session.cancel.is_cancelled() {
-                break;
-            }
-            (blob.status, blob.detail) = compare_blob(session, &kept, &blob.digest, blob.size);
-        }
+    let found = threads::each_in_parallel("hash", threads, &blobs, |blob| {
+        let is_stopped = session.cancel.is_cancelled();
+        (!is_stopped).then(|| compare_blob(session, &kept, &blob.digest, blob.size))
     });
+    for (blob, found) in blobs.into_iter().zip(found) {
+        let Some(found) = found else { continue };
+        (blob.status, blob.detail) = found;
+    }
     if session.cancel.is_cancelled() { Err(Error::Stopped.into()) } else { Ok(()) }
 }
 
