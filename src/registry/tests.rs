@@ -176,7 +176,8 @@ impl Image {
     fn entry(&self, platform: &str) -> Value {
         let mut entry = self.descriptor();
         let platform = Platform::parse(platform).unwrap();
-        entry["platform"] = json!({"os": platform.os(), "architecture": platform.architecture(), "variant": platform.variant()});
+        let (os, architecture, variant) = (platform.os(), platform.architecture(), platform.variant());
+        entry["platform"] = json!({"os": os, "architecture": architecture, "variant": variant});
         entry
     }
 

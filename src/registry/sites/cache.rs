@@ -126,7 +126,7 @@ impl Cache {
     ) {
         let bytes = document.bytes.len() as u64;
         let mut fits = self.allowance.take(bytes);
-        if !fits {
+        if !fits && bytes <= MAX_KEPT {
             self.allowance.make_room();
             fits = self.allowance.take(bytes);
         }
@@ -177,7 +177,9 @@ mod tests {
         assert!(keeps(&first, &large));
         second.remember(&small);
         assert!(keeps(&second, &small) && !keeps(&first, &large));
-        // Nothing of what is gone counts any more.
+        // Nothing of what is gone counts any more, and who could never fit drives nobody out.
+        first.remember(&document(3, usize::try_from(MAX_KEPT).unwrap() + 1));
+        assert!(keeps(&second, &small));
         assert_eq!(*lock(&allowance.bytes), 10);
         second.clear();
         assert!(!keeps(&second, &small));
