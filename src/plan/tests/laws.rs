@@ -255,4 +255,19 @@ proptest! {
         brief.layers.retain(|digest, state| *state != LayerState::Missing || recorded.contains(digest));
         prop_assert_eq!(format!("{:?}", plan(&desired, &brief)), format!("{:?}", plan(&desired, &observed)));
     }
+
+    #[test]
+    fn every_image_that_needs_a_blob_has_its_word_in_one_claim((desired, observed) in world()) {
+        let plan = plan(&desired, &observed);
+        let goes_on = |image: &&PlannedImage| image.action != Action::Remove && image.rows_error().is_none();
+        for fetch in &plan.fetches {
+            for image in plan.images.iter().filter(goes_on) {
+                let layer = image.layers.iter().find(|layer| layer.digest == *fetch.digest());
+                let claims = fetch.claims().filter(|claim| claim.images.contains(&image.reference));
+                let said: Vec<_> = claims.map(Claim::layer).collect();
+                prop_assert_eq!(said, Vec::from_iter(layer));
+            }
+            prop_assert!(fetch.claims().all(|claim| claim.images.is_sorted_by(|a, b| a < b)));
+        }
+    }
 }
