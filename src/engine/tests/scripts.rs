@@ -327,10 +327,12 @@ fn the_blobs_of_dead_loads_are_swept_and_no_others() {
         .stdin(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // A process that is just being started has no arguments yet.
+    // A process that is just being started has its starter's arguments for a moment, then none.
     let arguments = format!("/proc/{}/cmdline", living.id());
-    while fs::read(&arguments).unwrap().is_empty() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !fs::read(&arguments).unwrap().ends_with(b"\0load\0") {
+        assert!(Instant::now() < deadline, "no shell after 30 s");
+        std::thread::sleep(Duration::from_millis(1));
     }
     let of_living = format!("load-2-{}-1.blob", living.id());
     let dead = format!("load-{}-1.blob", i32::MAX);
