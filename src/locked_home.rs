@@ -15,13 +15,14 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, StoreError};
 use crate::progress::{Event, Reporter};
-use crate::{sys, threads};
+use crate::sys::{self, UnsyncedNames};
+use crate::threads;
 
 /// The lock's file in a home.
 const NAME: &str = ".msb-sync.lock";
@@ -41,6 +42,8 @@ struct Inner {
     waiter: Waiter,
     /// The locks of directories that this run has beside the home's.
     more: Mutex<Vec<Weak<HeldLock>>>,
+    /// The directories in which this run has made names that nothing rests on yet.
+    unsynced: Mutex<UnsyncedNames>,
 }
 
 /// The run that waits for a lock, and its stop switch.
@@ -70,7 +73,13 @@ impl LockedHome {
     ) -> Result<Self, Error> {
         let waiter = Waiter { who: who.to_owned(), cancel: cancel.clone(), reporter };
         let lock = waiter.acquire(&home.join(NAME))?;
-        Ok(Self(Arc::new(Inner { home: home.to_owned(), _lock: lock, waiter, more: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            home: home.to_owned(),
+            _lock: lock,
+            waiter,
+            more: Mutex::default(),
+            unsynced: Mutex::default(),
+        })))
     }
 
     /// Tells whether nobody has the lock of `home`, as far as that shows without waiting or
@@ -82,6 +91,20 @@ impl LockedHome {
     /// Returns the home.
     pub fn path(&self) -> &Path {
         &self.0.home
+    }
+
+    /// Collects the directories in which this run makes names, for [`LockedHome::settle`].
+    pub(crate) fn unsynced(&self) -> MutexGuard<'_, UnsyncedNames> {
+        threads::lock(&self.0.unsynced)
+    }
+
+    /// Makes durable the names that this run has made so far, which whatever is recorded rests on.
+    /// Until then a power loss may take them: a run begins its downloads without waiting for that.
+    ///
+    /// # Errors
+    /// The system's; the names are as they were.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        self.unsynced().sync()
     }
 
     /// Waits for one more lock, at `path`: that of a directory which several homes may share. A

@@ -58,7 +58,7 @@ use std::sync::Arc;
 
 pub use blobs::KeptBlob;
 pub(crate) use blobs::{Blobs, keep, remove_blobs, write_blobs_index};
-pub(crate) use directories::{PRIVATE_MODE, make_directory};
+pub(crate) use directories::{PRIVATE_MODE, make_directory, make_unsynced_directory};
 pub(crate) use downloads::{PartialDownload, partial_downloads, remove_download};
 pub(crate) use homes::{claim, claims_of_others};
 pub use names::layer_path;
@@ -108,7 +108,8 @@ pub(crate) struct Store {
 
 impl Store {
     /// Locks `layers` too, which several homes may share, and opens the store of `home` there,
-    /// making the directories that are missing, for this user alone.
+    /// making the directories that are missing, for this user alone. Their names last once
+    /// [`LockedHome::settle`] has returned.
     ///
     /// # Errors
     /// The run was cancelled while it waited for the lock. A directory cannot be made or opened,
@@ -116,14 +117,15 @@ impl Store {
     pub(crate) fn open(home: &LockedHome, layers: &Path) -> Result<Self, Error> {
         let LockedPlaces { lock, layers_directory, places, private } = lock_places(home, layers)?;
         let downloads = downloads_of(home.path());
-        let downloads_directory = Arc::new(make_directory(&downloads, PRIVATE_MODE)?);
+        let unsynced = &mut *home.unsynced();
+        let mut make = |name| directories::make_private_in(&private, &places.private.join(name), unsynced);
         Ok(Self {
-            downloads_directory,
+            inventories_directory: make(INVENTORIES)?,
+            bindings: Bindings::new(make(BINDINGS)?),
+            staging_directory: make(STAGING)?,
+            downloads_directory: Arc::new(make_unsynced_directory(&downloads, PRIVATE_MODE, unsynced)?),
             lasting_inodes: sys::has_lasting_inodes(layers_directory.as_fd()),
             layers_directory,
-            inventories_directory: directories::make_private_in(&private, &places.private.join(INVENTORIES))?,
-            bindings: Bindings::new(directories::make_private_in(&private, &places.private.join(BINDINGS))?),
-            staging_directory: directories::make_private_in(&private, &places.private.join(STAGING))?,
             places,
             downloads,
             home: home.clone(),
@@ -245,6 +247,19 @@ impl Store {
         sys::sync(self.layers_directory.as_fd()).map_err(StoreError::io("sync", self.layers()))
     }
 
+    /// Has the names of layers, notes and inventories made durable before anything is recorded, in
+    /// the order of [`Store::sync_inventories`].
+    fn settle_later(&self) -> Result<(), StoreError> {
+        let directories = [
+            (self.layers_directory.as_fd(), self.layers().to_owned()),
+            (self.bindings.directory(), self.places.private.join(BINDINGS)),
+            (self.inventories_directory.as_fd(), self.places.private.join(INVENTORIES)),
+        ];
+        directories.into_iter().try_for_each(|(directory, path)| {
+            self.home.unsynced().note(directory).map_err(StoreError::io("open", path))
+        })
+    }
+
     /// Makes the names of inventories durable: after those of the layers, so that no inventory is
     /// one of nothing, and after the notes of which directories they are of, so that no power loss
     /// makes a finished layer one to be compared.
@@ -275,10 +290,14 @@ struct LockedPlaces {
 /// had is what the run works in, and if that has another lock, the run waits for that one.
 fn lock_places(home: &LockedHome, layers: &Path) -> Result<LockedPlaces, Error> {
     for _ in 0..MAX_LOCKS {
-        make_directory(layers, PRIVATE_MODE)?;
-        let lock = home.lock_too(&Places::of(layers).make_private()?.0.private.join(LOCK))?;
-        let layers_directory = make_directory(layers, PRIVATE_MODE)?;
-        let (places, private) = Places::of(layers).make_private()?;
+        let make = || {
+            let unsynced = &mut *home.unsynced();
+            let layers_directory = make_unsynced_directory(layers, PRIVATE_MODE, unsynced)?;
+            let (places, private) = Places::of(layers).make_private(unsynced)?;
+            Ok::<_, Error>((layers_directory, places, private))
+        };
+        let lock = home.lock_too(&make()?.1.private.join(LOCK))?;
+        let (layers_directory, places, private) = make()?;
         if lock.is_at(&places.private.join(LOCK)) {
             return Ok(LockedPlaces { lock, layers_directory, places, private });
         }

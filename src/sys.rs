@@ -32,7 +32,9 @@ pub(crate) use child::{
 };
 pub use descriptors::raise_open_files_limit;
 pub(crate) use descriptors::{is_descriptor_shortage, open_files_limit};
-pub(crate) use disks::{free_space, has_lasting_inodes, may_change_unseen, mount_of, sync, sync_file_system};
+pub(crate) use disks::{
+    UnsyncedNames, free_space, has_lasting_inodes, may_change_unseen, mount_of, sync, sync_file_system,
+};
 pub(crate) use marks::{lasting_mark, mark};
 pub(crate) use metadata::{
     FileTime, Kind, Metadata, device_numbers, identity, metadata, metadata_of, set_mode, set_times,
@@ -48,8 +50,8 @@ pub(crate) use open::{
 };
 pub(crate) use own::{
     find_own_regular, has_own_file, locate_own_directory_at, make_fresh_directory, make_own_directory_at,
-    make_own_file, open_or_make_own_file, open_own_directory, open_own_directory_at, open_own_file,
-    read_own_file,
+    make_own_file, make_unnamed_file, make_unsynced_directory_at, name_file, open_or_make_own_file,
+    open_own_directory, open_own_directory_at, open_own_file, read_own_file,
 };
 pub(crate) use refusal::{Refusal, is_own, refusal};
 pub(crate) use regular::{may_open, open_regular, read_regular, read_regular_text};

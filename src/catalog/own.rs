@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,28 @@ use crate::sys;
 const MODE: u32 = 0o600;
 /// The endings that SQLite appends to the name of a database for the files beside it.
 const BESIDE: [&str; 3] = ["-journal", "-wal", "-shm"];
+
+/// Makes the catalog `path` with `content` where there is none, at the cost of one wait for the
+/// disk: SQLite would wait for five. Its name lasts with the first transaction, whose journal SQLite
+/// makes and syncs beside it.
+///
+/// Where that fails nothing is there, and [`writable`] finds out why.
+pub(super) fn make_whole(path: &Path, content: &dyn Fn(&Path) -> Option<Vec<u8>>) {
+    let make = || {
+        let (directory, _) = place(path).ok()?;
+        if check(&directory, path).ok()? {
+            return None;
+        }
+        let mut file = sys::make_unnamed_file(directory.as_fd()).ok()??;
+        sys::set_mode(file.as_fd(), MODE).ok()?;
+        file.write_all(&content(path)?).ok()?;
+        // Before the file has a name: else a power loss may leave one that is half a database.
+        file.sync_all().ok()?;
+        sys::name_file(&file, directory.as_fd(), name(path)).ok()
+    };
+    // One that somebody else has made meanwhile is as good.
+    let _ = make();
+}
 
 /// Returns the real path of the catalog `path`, which is made, empty, where there is none.
 pub(super) fn writable(path: &Path) -> Result<PathBuf, CatalogError> {

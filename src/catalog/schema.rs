@@ -10,7 +10,7 @@ mod tables;
 
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, MAIN_DB, OptionalExtension, Transaction, TransactionBehavior};
 
 use self::tables::{MICROSANDBOX, OURS, Table};
 use super::connection::{home_of, sql_error};
@@ -95,6 +95,13 @@ pub(super) fn upgrade(conn: &mut Connection, path: &Path) -> Result<(), CatalogE
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
     upgrade_to(&tx, path, MIGRATIONS.len())?;
     tx.commit().map_err(fail)
+}
+
+/// Returns the bytes of a catalog in which nothing is recorded.
+pub(super) fn of_new_catalog(path: &Path) -> Option<Vec<u8>> {
+    let mut conn = Connection::open_in_memory().ok()?;
+    upgrade(&mut conn, path).ok()?;
+    Some(conn.serialize(MAIN_DB).ok()?.to_vec())
 }
 
 fn upgrade_to(tx: &Transaction<'_>, path: &Path, steps: usize) -> Result<(), CatalogError> {

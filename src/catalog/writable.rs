@@ -26,7 +26,7 @@ pub(crate) const GROUP: usize = 100;
 #[derive(Debug)]
 pub struct WritableCatalog {
     catalog: Catalog,
-    _home: LockedHome,
+    home: LockedHome,
 }
 
 impl Deref for WritableCatalog {
@@ -93,9 +93,10 @@ impl WritableCatalog {
     /// newer msb-sync's; no permission; a full disk. The file is then as it was.
     pub fn open(home: &LockedHome) -> Result<Self, CatalogError> {
         let path = absolute(&Catalog::path_in(home.path()))?;
+        own::make_whole(&path, &schema::of_new_catalog);
         let (mut conn, open) = connect_to_write(&path)?;
         schema::upgrade(&mut conn, &path)?;
-        Ok(Self { catalog: Catalog { conn, path, lacks_tables: false, _open: open }, _home: home.clone() })
+        Ok(Self { catalog: Catalog { conn, path, lacks_tables: false, _open: open }, home: home.clone() })
     }
 
     /// Records `image` under `names` for `owner`, with what he wants of it, in one transaction:
@@ -387,8 +388,13 @@ impl WritableCatalog {
         doing: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, CatalogError> {
-        let result = in_transaction(&mut self.catalog.conn, change);
-        result.map_err(|error| sql_error(doing, &self.catalog.path, &error))
+        let path = &self.catalog.path;
+        self.home.settle().map_err(|error| CatalogError::Query {
+            doing,
+            path: path.clone(),
+            reason: format!("the names beside it cannot be made durable: {error}"),
+        })?;
+        in_transaction(&mut self.catalog.conn, change).map_err(|error| sql_error(doing, path, &error))
     }
 }
 

@@ -11,18 +11,34 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
 
 use crate::error::StoreError;
-use crate::sys;
+use crate::sys::{self, UnsyncedNames};
 
 /// The mode of a directory that is its user's alone.
 pub(crate) const PRIVATE_MODE: u32 = 0o700;
 
 /// Opens the directory `path`, making those on the way to it and itself with `mode` where they are
-/// missing.
+/// missing, durably.
 ///
 /// # Errors
 /// It cannot be made, is no directory, or is another user's.
 pub(crate) fn make_directory(path: &Path, mode: u32) -> Result<OwnedFd, StoreError> {
-    let make = || -> io::Result<OwnedFd> {
+    let mut unsynced = UnsyncedNames::default();
+    let opened = make_unsynced_directory(path, mode, &mut unsynced)?;
+    unsynced.sync().map_err(StoreError::io("create the directory", path))?;
+    Ok(opened)
+}
+
+/// Opens or makes a directory like [`make_directory`]; the names that are made last once `unsynced`
+/// is synced.
+///
+/// # Errors
+/// As for [`make_directory`].
+pub(crate) fn make_unsynced_directory(
+    path: &Path,
+    mode: u32,
+    unsynced: &mut UnsyncedNames,
+) -> Result<OwnedFd, StoreError> {
+    let make = |unsynced: &mut UnsyncedNames| -> io::Result<OwnedFd> {
         let mut missing = Vec::new();
         let mut there = path;
         while let Err(error) = fs::symlink_metadata(there) {
@@ -39,36 +55,40 @@ pub(crate) fn make_directory(path: &Path, mode: u32) -> Result<OwnedFd, StoreErr
         let mut directory = sys::locate_directory(there)?;
         for component in missing.into_iter().rev() {
             directory = match component {
-                Component::Normal(name) => sys::make_own_directory_at(directory.as_fd(), name, mode)?,
+                Component::Normal(name) => {
+                    sys::make_unsynced_directory_at(directory.as_fd(), name, mode, unsynced)?
+                }
                 other => sys::open_own_directory_at(directory.as_fd(), other.as_os_str())?,
             };
         }
         sys::open_own_directory(path)
     };
-    make().map_err(|error| explain(path, error))
+    make(unsynced).map_err(|error| explain(path, error))
 }
 
-/// Opens the private directory `path`, making it where it is missing. Its parent is there.
+/// Opens the private directory `path`, making it where it is missing; its name lasts once
+/// `unsynced` is synced. Its parent is there.
 ///
 /// # Errors
 /// As for [`make_directory`]; it is a symlink.
-pub(super) fn make_private(path: &Path) -> Result<OwnedFd, StoreError> {
-    let make = || {
-        // Paths of private directories end in a name.
-        let name = path.file_name().unwrap_or_default();
-        let parent = sys::locate_directory(path.parent().unwrap_or(Path::new("/")))?;
-        sys::make_own_directory_at(parent.as_fd(), name, PRIVATE_MODE)
-    };
-    make().map_err(|error| explain(path, error))
+pub(super) fn make_private(path: &Path, unsynced: &mut UnsyncedNames) -> Result<OwnedFd, StoreError> {
+    let parent = sys::locate_directory(path.parent().unwrap_or(Path::new("/")));
+    make_private_in(&parent.map_err(|error| explain(path, error))?, path, unsynced)
 }
 
 /// Opens a private directory like [`make_private`], in an open directory.
 ///
 /// # Errors
 /// As for [`make_private`].
-pub(super) fn make_private_in(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, StoreError> {
+pub(super) fn make_private_in(
+    parent: &OwnedFd,
+    path: &Path,
+    unsynced: &mut UnsyncedNames,
+) -> Result<OwnedFd, StoreError> {
+    // Paths of private directories end in a name.
     let name = path.file_name().unwrap_or_default();
-    sys::make_own_directory_at(parent.as_fd(), name, PRIVATE_MODE).map_err(|error| explain(path, error))
+    sys::make_unsynced_directory_at(parent.as_fd(), name, PRIVATE_MODE, unsynced)
+        .map_err(|error| explain(path, error))
 }
 
 /// Makes the error of a directory that cannot be made or opened; names a file that is in its place.

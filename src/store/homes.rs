@@ -20,6 +20,7 @@ use super::names::{FILE_MODE, HOMES};
 use super::places::Places;
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::StoreError;
+use crate::locked_home::LockedHome;
 use crate::sys;
 
 /// The file in a home that holds its identifier.
@@ -75,10 +76,9 @@ impl HomeId {
         Some(Self { id: id.to_owned(), is_here, former })
     }
 
-    /// Reads the identifier of a home, which gets one if it has none of its own. Its lock must be
-    /// held.
-    fn establish(home: &Path) -> io::Result<String> {
-        let old = Self::read(home);
+    /// Reads the identifier of a home, which gets one if it has none of its own.
+    fn establish(home: &LockedHome) -> io::Result<String> {
+        let old = Self::read(home.path());
         let mut former = match old {
             Some(old) if old.is_here => return Ok(old.id),
             Some(old) => [vec![old.id], old.former].concat(),
@@ -87,7 +87,7 @@ impl HomeId {
         former.truncate(MAX_FORMER);
         let random = || RandomState::new().hash_one(std::process::id());
         let id = format!("{:016x}{:016x}", random(), random());
-        let directory = sys::open_directory(home)?;
+        let directory = sys::open_directory(home.path())?;
         let first = format!("{id} {}", own_mark(&directory)?);
         let text = [vec![first], former].concat().join("\n") + "\n";
         // By hand: `tempfile` would leave its file behind when the process is killed.
@@ -97,7 +97,7 @@ impl HomeId {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         sys::rename_over(directory.as_fd(), &fresh, directory.as_fd(), NAME)?;
-        sys::sync(directory.as_fd())?;
+        home.unsynced().note(directory.as_fd())?;
         Ok(id)
     }
 }
@@ -108,15 +108,16 @@ fn own_mark(home: &OwnedFd) -> io::Result<String> {
 }
 
 /// Notes that the catalog of the store's home may need layers in here, since several homes may
-/// share them.
+/// share them. The note lasts before anything is recorded that needs them, by
+/// [`LockedHome::settle`]: else a power loss would leave them to other homes.
 ///
 /// # Errors
 /// The note cannot be written.
 pub(crate) fn claim(store: &Store) -> Result<(), StoreError> {
-    let home = store.home().path();
+    let (locked, home) = (store.home(), store.home().path());
     let directory = store.places.private.join(HOMES);
-    let opened = directories::make_private(&directory)?;
-    let id = HomeId::establish(home).map_err(StoreError::io("write the identifier of", home))?;
+    let opened = directories::make_private(&directory, &mut locked.unsynced())?;
+    let id = HomeId::establish(locked).map_err(StoreError::io("write the identifier of", home))?;
     let path = directory.join(&id);
     if fs::read_link(&path).is_ok_and(|target| target == home) {
         return Ok(());
@@ -130,9 +131,7 @@ pub(crate) fn claim(store: &Store) -> Result<(), StoreError> {
     // By path, as earlier versions claimed: now said better.
     let by_path = BlobDigest::of(Algorithm::Sha256, home_bytes);
     let _ = sys::remove_file(opened.as_fd(), by_path.text().hex().as_bytes());
-    // Before anything is recorded that needs these layers: else a power loss leaves them to other
-    // homes.
-    sys::sync(opened.as_fd()).map_err(StoreError::io("sync", &directory))
+    locked.unsynced().note(opened.as_fd()).map_err(StoreError::io("open", &directory))
 }
 
 /// Lists the claims of other homes than `home` whose catalogs may need these layers, as [`claim`]

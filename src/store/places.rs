@@ -17,7 +17,7 @@ use crate::digest::BlobDigest;
 use crate::error::{StoreError, printable};
 use crate::locked_home;
 use crate::state::LayerState;
-use crate::sys::{self, Kind};
+use crate::sys::{self, Kind, UnsyncedNames};
 
 /// The private directory, where it is inside the layers directory.
 const INSIDE: &str = ".msb-sync";
@@ -224,12 +224,16 @@ impl Places {
         Ok(names)
     }
 
-    /// Opens the private directory, made inside the layers directory if it may not lie beside it.
-    pub(super) fn make_private(mut self) -> Result<(Self, OwnedFd), StoreError> {
-        let private = match directories::make_private(&self.private) {
+    /// Opens the private directory, made inside the layers directory if it may not lie beside it;
+    /// its name lasts once `unsynced` is synced.
+    pub(super) fn make_private(
+        mut self,
+        unsynced: &mut UnsyncedNames,
+    ) -> Result<(Self, OwnedFd), StoreError> {
+        let private = match directories::make_private(&self.private, unsynced) {
             Err(error) if error.kind() == "permission" => {
                 self.private = self.layers.join(INSIDE);
-                directories::make_private(&self.private)?
+                directories::make_private(&self.private, unsynced)?
             }
             other => other?,
         };

@@ -57,6 +57,23 @@ fn a_layer_is_visible_after_commit_only_and_a_dropped_one_leaves_nothing() {
 }
 
 #[test]
+fn what_is_made_for_a_new_store_waits_for_no_disk() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let home = store.home();
+    assert!(!home.unsynced().is_empty());
+    home.settle().unwrap();
+    // A claim, its home's identifier, and the names of whoever died are noted as well.
+    claim(&store).unwrap();
+    assert!(!home.unsynced().is_empty());
+    home.settle().unwrap();
+    claim(&store).unwrap();
+    assert!(home.unsynced().is_empty(), "nothing was made the second time");
+    recover(&store).unwrap();
+    assert!(!home.unsynced().is_empty());
+}
+
+#[test]
 fn what_another_tool_left_is_not_trusted_and_replaced() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());

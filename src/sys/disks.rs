@@ -1,11 +1,13 @@
 //! File systems: what they are, what they hold, and when their content is on disk.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, StatxFlags};
 use rustix::io::Errno;
+
+use super::open::DIRECTORY;
 
 /// Tells the file system and the mount that `path` is on; `None` if it cannot be told. Between two
 /// of them nothing can be renamed, even where one file system is mounted twice.
@@ -37,6 +39,46 @@ pub(crate) fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
         // get.
         Err(Errno::INVAL) => Ok(()),
         other => Ok(other?),
+    }
+}
+
+/// Directories in which names were made that a power loss may take again.
+///
+/// Synced together they cost about one wait for the disk, not one each: a file system that writes
+/// the names of one has written those of the others with them.
+#[derive(Debug, Default)]
+pub(crate) struct UnsyncedNames(Vec<OwnedFd>);
+
+impl UnsyncedNames {
+    /// Notes that names were made in `directory`. Those in one that this user may not read are as
+    /// durable as they get.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn note(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
+        // The given one may be open for lookups alone, which cannot be synced.
+        match rustix::fs::openat(directory, ".", DIRECTORY, Mode::empty()) {
+            Ok(opened) => self.0.push(opened),
+            Err(Errno::ACCESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// True if there is nothing to be synced.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Makes the names durable, in the order in which they were noted.
+    ///
+    /// # Errors
+    /// The system's; all are still noted then.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.0.iter().try_for_each(|directory| sync(directory.as_fd()))?;
+        self.0.clear();
+        Ok(())
     }
 }
 

@@ -11,14 +11,14 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::disks::sync;
+use super::disks::UnsyncedNames;
 use super::open::{DIRECTORY, open_file};
 use super::refusal::{Refusal, check_own_directory, check_own_file, check_owner};
 use super::regular::read_bounded;
@@ -102,14 +102,26 @@ pub(crate) fn make_own_directory_at(
     name: impl rustix::path::Arg + Copy,
     mode: u32,
 ) -> io::Result<OwnedFd> {
+    let mut unsynced = UnsyncedNames::default();
+    let opened = make_unsynced_directory_at(directory, name, mode, &mut unsynced)?;
+    unsynced.sync()?;
+    Ok(opened)
+}
+
+/// Opens or makes a directory like [`make_own_directory_at`], whose name lasts once `unsynced` is
+/// synced.
+///
+/// # Errors
+/// As for [`make_own_directory_at`].
+pub(crate) fn make_unsynced_directory_at(
+    directory: BorrowedFd<'_>,
+    name: impl rustix::path::Arg + Copy,
+    mode: u32,
+    unsynced: &mut UnsyncedNames,
+) -> io::Result<OwnedFd> {
     match make_fresh_directory(directory, name, mode) {
         Ok(made) => {
-            match rustix::fs::openat(directory, ".", DIRECTORY, Mode::empty()) {
-                Ok(parent) => sync(parent.as_fd())?,
-                // Names in a directory that this user may not read are as durable as they get.
-                Err(Errno::ACCESS) => {}
-                Err(error) => return Err(error.into()),
-            }
+            unsynced.note(directory)?;
             Ok(made)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open_own_directory_at(directory, name),
@@ -256,6 +268,7 @@ pub(crate) fn name_file(file: &File, directory: BorrowedFd<'_>, name: &[u8]) -> 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::AsFd as _;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;

@@ -26,6 +26,51 @@ fn an_empty_file_is_a_new_database() {
 }
 
 #[test]
+fn a_new_database_is_whole_before_it_has_its_name() {
+    let sandbox = Sandbox::new();
+    let whole = |path: &Path| {
+        assert_eq!(sandbox.files(), [""; 0], "nothing is there while the content is made");
+        schema::of_new_catalog(path)
+    };
+    own::make_whole(&sandbox.path(), &whole);
+    assert_eq!(sandbox.files(), ["oci.db"]);
+    assert_eq!(fs::metadata(sandbox.path()).unwrap().mode() & 0o7777, 0o600);
+    let content = fs::read(sandbox.path()).unwrap();
+    assert!(!sandbox.reader().lacks_tables);
+    // Opening it changes nothing, and what is there is never made again.
+    drop(sandbox.open());
+    own::make_whole(&sandbox.path(), &|_| unreachable!());
+    assert_eq!(fs::read(sandbox.path()).unwrap(), content);
+
+    // The tables are those that SQLite makes in place where a file system has no files without a name.
+    let tables = |sandbox: &Sandbox| -> Vec<String> {
+        let sql = sandbox.sql();
+        let mut rows =
+            sql.prepare("SELECT name || ' ' || coalesce(sql, '') FROM sqlite_master ORDER BY 1").unwrap();
+        rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let in_place = Sandbox::new();
+    own::make_whole(&in_place.path(), &|_| None);
+    assert_eq!(in_place.files(), [""; 0]);
+    fs::write(in_place.path(), "").unwrap();
+    drop(in_place.open());
+    assert_eq!(tables(&sandbox), tables(&in_place));
+}
+
+#[test]
+fn names_that_were_made_last_before_anything_is_recorded() {
+    let sandbox = Sandbox::new();
+    let made = sandbox.home.path().join("made");
+    fs::create_dir(&made).unwrap();
+    sandbox.home.unsynced().note(fs::File::open(&made).unwrap().as_fd()).unwrap();
+    let mut catalog = sandbox.open();
+    assert_eq!(catalog.all().unwrap(), []);
+    assert!(!sandbox.home.unsynced().is_empty(), "neither opening nor reading waits for the disk");
+    put(&mut catalog, ALPINE, &["a"], &file("one"));
+    assert!(sandbox.home.unsynced().is_empty());
+}
+
+#[test]
 fn what_is_not_a_database_is_named_and_left_alone() {
     let sandbox = Sandbox::new();
     put(&mut sandbox.open(), ALPINE, &["a"], &file("one"));

@@ -108,9 +108,8 @@ impl<'a> LockedRun<'a> {
     pub(crate) fn lock(run: Run<'a>) -> Result<Self, VerbError> {
         let (session, layers) = (run.session, &run.desired.layers_directory);
         // The home first: it is nobody else's, whatever the mode of the layers in it.
-        store::make_directory(&session.home, store::PRIVATE_MODE)?;
-        store::make_directory(layers, run.settings.layers_mode)?;
         let home = lock_home(session)?;
+        store::make_unsynced_directory(layers, run.settings.layers_mode, &mut home.unsynced())?;
         let store = open_store(session, &home, layers)?;
         let catalog = WritableCatalog::open(&home)?;
         store::claim(&store)?;
