@@ -91,10 +91,11 @@ impl Engine for Containerd {
     }
 
     fn list(&self, asked: &AskedNames) -> Result<EngineListing, EngineError> {
-        self.version.check(&self.program)?;
         let mut reader = Reader::new(asked, false);
         let arguments = [&self.place()[..], &["images", "ls"]].concat();
-        self.program.list(&arguments, Form::Lines, &mut |line| read(line, &mut reader))?;
+        self.version.check_beside(&self.program, || {
+            self.program.list(&arguments, Form::Lines, &mut |line| read(line, &mut reader))
+        })?;
         Ok(reader.finish())
     }
 

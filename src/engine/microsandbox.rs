@@ -107,10 +107,11 @@ impl Engine for Microsandbox {
     }
 
     fn list(&self, asked: &AskedNames) -> Result<EngineListing, EngineError> {
-        self.version.check(&self.program)?;
         let mut reader = Reader::new(asked, false);
         let arguments = ["image", "ls", "--format", "json"];
-        self.program.list(&arguments, Form::Array, &mut |image| read(image, &mut reader))?;
+        self.version.check_beside(&self.program, || {
+            self.program.list(&arguments, Form::Array, &mut |image| read(image, &mut reader))
+        })?;
         Ok(reader.finish())
     }
 

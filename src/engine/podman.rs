@@ -60,10 +60,11 @@ impl Engine for Podman {
     }
 
     fn list(&self, asked: &AskedNames) -> Result<EngineListing, EngineError> {
-        self.version.check(&self.program)?;
         let mut reader = Reader::new(asked, false);
-        self.program
-            .list(&["images", "--format", "json"], Form::Array, &mut |image| read(image, &mut reader))?;
+        let arguments = ["images", "--format", "json"];
+        self.version.check_beside(&self.program, || {
+            self.program.list(&arguments, Form::Array, &mut |image| read(image, &mut reader))
+        })?;
         Ok(reader.finish())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use super::program::Program;
 use crate::child::shown;
 use crate::error::EngineError;
-use crate::threads::lock;
+use crate::threads::{self, lock};
 
 /// A version, the most important number first.
 type Numbers = (u64, u64, u64);
@@ -24,6 +24,30 @@ pub(super) struct Version {
 impl Version {
     pub(super) fn at_least(oldest: Numbers, needed: &'static str) -> Self {
         Self { oldest, needed, found: Mutex::new(None) }
+    }
+
+    /// Lists with `list`, and meanwhile checks the version, unless that is known: to be started
+    /// takes some programs as long as to list. The words of a program that is too old count for
+    /// nothing.
+    ///
+    /// # Errors
+    /// Those of [`Version::check`], then those of `list`.
+    pub(super) fn check_beside<T>(
+        &self,
+        program: &Program,
+        list: impl FnOnce() -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        if lock(&self.found).is_some() {
+            self.check(program)?;
+            return list();
+        }
+        std::thread::scope(|scope| {
+            let checking = threads::start_in(scope, "version", || self.check(program));
+            let listed = list();
+            // Without a thread, or with one that has panicked, the check is made here.
+            checking.ok().and_then(|thread| thread.join().ok()).unwrap_or_else(|| self.check(program))?;
+            listed
+        })
     }
 
     /// Checks the version that `program --version` prints.
