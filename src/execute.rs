@@ -118,7 +118,7 @@ impl Executor<'_> {
         for (fetch, error) in &too_large {
             waitlist.all_claims_failed(plan, *fetch, error);
         }
-        documents::keep_documents(self, plan, &mut waitlist);
+        documents::keep_documents(self, plan, &mut waitlist)?;
         self.catalog.foretell(&told::of_repairs(self.hooks, plan), self.owner)?;
         let (loads, counters) = (Loads::of(plan, self.owner, self.engines), Counters::default());
         let given_up: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();

@@ -42,7 +42,7 @@ struct Inner {
     waiter: Waiter,
     /// The locks of directories that this run has beside the home's.
     more: Mutex<Vec<Weak<HeldLock>>>,
-    /// The directories in which this run has made names that nothing rests on yet.
+    /// The directories in which names were made that nothing rests on yet.
     unsynced: Mutex<UnsyncedNames>,
 }
 
@@ -93,16 +93,16 @@ impl LockedHome {
         &self.0.home
     }
 
-    /// Collects the directories in which this run makes names, for [`LockedHome::settle`].
+    /// Collects the directories in which names are made, for [`LockedHome::settle`].
     pub(crate) fn unsynced(&self) -> MutexGuard<'_, UnsyncedNames> {
         threads::lock(&self.0.unsynced)
     }
 
-    /// Makes durable the names that this run has made so far, which whatever is recorded rests on.
-    /// Until then a power loss may take them: a run begins its downloads without waiting for that.
+    /// Makes durable the names that were made so far, which whatever is recorded rests on. Until
+    /// then a power loss may take them again: a new home does not wait for the disk at each.
     ///
     /// # Errors
-    /// The system's; the names are as they were.
+    /// The system's.
     pub(crate) fn settle(&self) -> io::Result<()> {
         self.unsynced().sync()
     }

@@ -57,7 +57,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use blobs::KeptBlob;
-pub(crate) use blobs::{Blobs, keep, remove_blobs, write_blobs_index};
+pub(crate) use blobs::{Blobs, expect_blobs_index, keep, remove_blobs, write_blobs_index};
 pub(crate) use directories::{PRIVATE_MODE, make_directory, make_unsynced_directory};
 pub(crate) use downloads::{PartialDownload, partial_downloads, remove_download};
 pub(crate) use homes::{claim, claims_of_others};
@@ -245,19 +245,6 @@ impl Store {
     /// Makes the names of layers durable.
     fn sync_layers(&self) -> Result<(), StoreError> {
         sys::sync(self.layers_directory.as_fd()).map_err(StoreError::io("sync", self.layers()))
-    }
-
-    /// Has the names of layers, notes and inventories made durable before anything is recorded, in
-    /// the order of [`Store::sync_inventories`].
-    fn settle_later(&self) -> Result<(), StoreError> {
-        let directories = [
-            (self.layers_directory.as_fd(), self.layers().to_owned()),
-            (self.bindings.directory(), self.places.private.join(BINDINGS)),
-            (self.inventories_directory.as_fd(), self.places.private.join(INVENTORIES)),
-        ];
-        directories.into_iter().try_for_each(|(directory, path)| {
-            self.home.unsynced().note(directory).map_err(StoreError::io("open", path))
-        })
     }
 
     /// Makes the names of inventories durable: after those of the layers, so that no inventory is

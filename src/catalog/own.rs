@@ -23,14 +23,16 @@ const MODE: u32 = 0o600;
 const BESIDE: [&str; 3] = ["-journal", "-wal", "-shm"];
 
 /// Makes the catalog `path` with `content` where there is none, at the cost of one wait for the
-/// disk: SQLite would wait for five. Its name lasts with the first transaction, whose journal SQLite
-/// makes and syncs beside it.
+/// disk: SQLite would wait for five. Its name lasts with the first transaction, whose journal
+/// SQLite makes and syncs beside it.
 ///
-/// Where that fails nothing is there, and [`writable`] finds out why.
+/// A failure leaves nothing there, and [`writable`] finds out why. Nothing is made beside a journal
+/// or a log either, which SQLite would roll back or replay into the new catalog: it drops them for
+/// an empty file.
 pub(super) fn make_whole(path: &Path, content: &dyn Fn(&Path) -> Option<Vec<u8>>) {
     let make = || {
         let (directory, _) = place(path).ok()?;
-        if check(&directory, path).ok()? {
+        if check(&directory, path).ok()? || has_files_beside(&directory, path).ok()? {
             return None;
         }
         let mut file = sys::make_unnamed_file(directory.as_fd()).ok()??;
@@ -78,13 +80,22 @@ fn name(path: &Path) -> &[u8] {
 
 /// Tells whether there is a catalog, and refuses strangers' files.
 fn check(directory: &OwnedFd, path: &Path) -> Result<bool, CatalogError> {
-    let has = |path: &Path| {
-        sys::has_own_file(directory.as_fd(), name(path)).map_err(|error| io_error(path, &error))
-    };
+    has_files_beside(directory, path)?;
+    has(directory, path)
+}
+
+/// Tells whether one of the files is there that SQLite keeps beside a database, and refuses
+/// strangers'.
+fn has_files_beside(directory: &OwnedFd, path: &Path) -> Result<bool, CatalogError> {
+    let mut any = false;
     for suffix in BESIDE {
         let mut beside = OsString::from(path);
         beside.push(suffix);
-        has(Path::new(&beside))?;
+        any |= has(directory, Path::new(&beside))?;
     }
-    has(path)
+    Ok(any)
+}
+
+fn has(directory: &OwnedFd, path: &Path) -> Result<bool, CatalogError> {
+    sys::has_own_file(directory.as_fd(), name(path)).map_err(|error| io_error(path, &error))
 }

@@ -383,7 +383,7 @@ impl WritableCatalog {
         })
     }
 
-    fn write<T>(
+    pub(super) fn write<T>(
         &mut self,
         doing: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
@@ -392,7 +392,7 @@ impl WritableCatalog {
         self.home.settle().map_err(|error| CatalogError::Query {
             doing,
             path: path.clone(),
-            reason: format!("the names beside it cannot be made durable: {error}"),
+            reason: format!("the directories made for it cannot be written to the disk: {error}"),
         })?;
         in_transaction(&mut self.catalog.conn, change).map_err(|error| sql_error(doing, path, &error))
     }

@@ -20,19 +20,24 @@ use crate::store::{self, Blobs};
 /// blobs that the run needed only to load them.
 pub(super) fn look_after_kept_blobs(executor: &Executor<'_>, plan: &Plan) -> Result<(), Error> {
     let with_blobs = || plan.images.iter().filter(|image| image.needs_blobs);
+    if executor.targets.keeps_blobs {
+        let changes = with_blobs().next().is_some() || blobs_here(executor).index_is_behind();
+        return if changes { write_index(executor, &BTreeSet::new()) } else { Ok(()) };
+    }
     if with_blobs().next().is_none() {
         return Ok(());
-    }
-    if executor.targets.keeps_blobs {
-        return write_index(executor, &BTreeSet::new());
     }
     let brought = with_blobs().flat_map(blobs_of).map(|(digest, _)| digest).collect();
     remove_blobs(executor, brought)
 }
 
+fn blobs_here(executor: &Executor<'_>) -> Blobs {
+    Blobs::of(executor.store.home().path())
+}
+
 /// Removes all kept blobs that no image needs any more.
 pub(super) fn prune_blobs(executor: &Executor<'_>) -> Result<(), Error> {
-    let blobs = Blobs::of(executor.store.home().path());
+    let blobs = blobs_here(executor);
     if !blobs.is_there() {
         return Ok(());
     }
@@ -61,7 +66,7 @@ fn take_away(executor: &Executor<'_>, blobs: &BTreeSet<BlobDigest>) -> Result<()
 }
 
 fn write_index(executor: &Executor<'_>, leaving: &BTreeSet<BlobDigest>) -> Result<(), Error> {
-    let index = kept_index(executor.catalog, &Blobs::of(executor.store.home().path()), leaving)?;
+    let index = kept_index(executor.catalog, &blobs_here(executor), leaving)?;
     Ok(store::write_blobs_index(executor.store.home(), &index)?)
 }
 

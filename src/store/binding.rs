@@ -8,7 +8,7 @@
 //! inventory, which needs no registry.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::digest::BlobDigest;
 use crate::sys;
@@ -78,11 +78,6 @@ impl Bindings {
     /// Removes the note on a layer, if there is one, whatever lies there in its place.
     pub(super) fn remove(&self, digest: &BlobDigest) -> Result<(), sys::Kept> {
         sys::remove_tree(self.0.as_fd(), digest.text().as_bytes())
-    }
-
-    /// The directory of the notes.
-    pub(super) fn directory(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 
     /// Makes the notes durable.

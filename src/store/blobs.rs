@@ -6,6 +6,7 @@
 //! | `<home>/blobs/index.json` | the images all of whose blobs are here |
 //! | `<home>/blobs/blobs/<algorithm>/<hex>` | a blob: a layer, a manifest, an index, a config |
 //! | `<home>/.blobs.new` | a layout that a run is making |
+//! | `<home>/.blobs.behind` | the note that the index lags behind what is recorded |
 //!
 //! Other programs read it at any instant. So the directory appears with its mark and an index that
 //! names nothing; a blob gets its name when all of it is verified and on disk, and is named by
@@ -27,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use self::layout::Layout;
-use self::names::{ALGORITHMS, algorithm_place, blob_path};
+use self::names::{ALGORITHMS, BEHIND, algorithm_place, blob_path};
 use super::names::{FILE_MODE, partial_digest};
 use super::{Left, Spool, Store};
 use crate::digest::{Algorithm, BlobDigest};
@@ -65,6 +66,12 @@ impl Blobs {
     /// True if there is a directory of kept blobs at all.
     pub(crate) fn is_there(&self) -> bool {
         self.root.is_dir()
+    }
+
+    /// True if a run that recorded images has not come to write the index: see
+    /// [`expect_blobs_index`].
+    pub(crate) fn index_is_behind(&self) -> bool {
+        self.root.with_file_name(BEHIND).symlink_metadata().is_ok()
     }
 
     /// Tells whether a blob of exactly `size` bytes has this name. Whoever uses the bytes hashes
@@ -219,13 +226,33 @@ fn keep_one(
     kept.map_err(StoreError::io("keep the blob", blob_path(&blobs_of(store.home().path()), &digest)))
 }
 
+/// Notes that images are going to be recorded which the index does not name yet. The note lasts
+/// before anything is recorded, and goes with [`write_blobs_index`]: a run that is killed in
+/// between leaves the index to the next one.
+///
+/// # Errors
+/// The note cannot be made.
+pub(crate) fn expect_blobs_index(home: &LockedHome) -> Result<(), StoreError> {
+    let note = || {
+        let directory = sys::open_own_directory(home.path())?;
+        sys::open_or_make_own_file(directory.as_fd(), BEHIND.as_bytes(), FILE_MODE)?;
+        home.unsynced().note(directory.as_fd())
+    };
+    note().map_err(StoreError::io("create", home.path().join(BEHIND)))
+}
+
 /// Has `index.json` of the layout say `index_json`; the layout is made where there is none. The
 /// same bytes are not written again. Blobs that it names must be kept already.
 ///
 /// # Errors
 /// The layout cannot be made or written; a file in it is a symlink, or somebody else's.
 pub(crate) fn write_blobs_index(home: &LockedHome, index_json: &[u8]) -> Result<(), StoreError> {
-    Layout::make(home.path())?.write_index(index_json)
+    Layout::make(home.path())?.write_index(index_json)?;
+    if let Ok(directory) = sys::open_own_directory(home.path()) {
+        // One that stays, or comes back after a power loss, has the index looked at once more.
+        let _ = sys::remove_file(directory.as_fd(), BEHIND.as_bytes());
+    }
+    Ok(())
 }
 
 /// The result of removing kept blobs.

@@ -97,7 +97,9 @@ impl HomeId {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         sys::rename_over(directory.as_fd(), &fresh, directory.as_fd(), NAME)?;
+        // No claim may outlive the identifier that it goes by: nobody would ever find its home.
         home.unsynced().note(directory.as_fd())?;
+        home.settle()?;
         Ok(id)
     }
 }
@@ -108,8 +110,7 @@ fn own_mark(home: &OwnedFd) -> io::Result<String> {
 }
 
 /// Notes that the catalog of the store's home may need layers in here, since several homes may
-/// share them. The note lasts before anything is recorded that needs them, by
-/// [`LockedHome::settle`]: else a power loss would leave them to other homes.
+/// share them.
 ///
 /// # Errors
 /// The note cannot be written.
@@ -119,11 +120,12 @@ pub(crate) fn claim(store: &Store) -> Result<(), StoreError> {
     let opened = directories::make_private(&directory, &mut locked.unsynced())?;
     let id = HomeId::establish(locked).map_err(StoreError::io("write the identifier of", home))?;
     let path = directory.join(&id);
+    let failed = || StoreError::io("create", &path);
     if fs::read_link(&path).is_ok_and(|target| target == home) {
-        return Ok(());
+        // Whoever made the claim may have been killed before it was durable.
+        return locked.unsynced().note(opened.as_fd()).map_err(failed());
     }
     let fresh = format!("{id}.new").into_bytes();
-    let failed = || StoreError::io("create", &path);
     let _ = sys::remove_file(opened.as_fd(), &fresh);
     let home_bytes = home.as_os_str().as_encoded_bytes();
     sys::make_symlink(opened.as_fd(), &fresh, home_bytes).map_err(failed())?;
@@ -131,7 +133,10 @@ pub(crate) fn claim(store: &Store) -> Result<(), StoreError> {
     // By path, as earlier versions claimed: now said better.
     let by_path = BlobDigest::of(Algorithm::Sha256, home_bytes);
     let _ = sys::remove_file(opened.as_fd(), by_path.text().hex().as_bytes());
-    locked.unsynced().note(opened.as_fd()).map_err(StoreError::io("open", &directory))
+    // Before anything is recorded that needs these layers: else a power loss leaves them to other
+    // homes.
+    locked.unsynced().note(opened.as_fd()).map_err(failed())?;
+    locked.settle().map_err(StoreError::io("sync", &directory))
 }
 
 /// Lists the claims of other homes than `home` whose catalogs may need these layers, as [`claim`]

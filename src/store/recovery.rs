@@ -30,7 +30,7 @@ pub(crate) struct Recovered {
 /// be given their names stay there, for [`unplaced`](super::unplaced).
 ///
 /// # Errors
-/// Staging cannot be read; a layer that is ready cannot be made durable.
+/// Staging cannot be read, or the directories of names cannot be synced.
 pub(crate) fn recover(store: &Store) -> Result<Recovered, StoreError> {
     store.bindings.sweep();
     blobs::sweep(store.home().path());
@@ -53,7 +53,8 @@ pub(crate) fn recover(store: &Store) -> Result<Recovered, StoreError> {
     if staged.is_empty() {
         // Layers whose run died right after naming them are complete, and will be recorded as they
         // are.
-        store.settle_later()?;
+        store.sync_layers()?;
+        store.sync_inventories()?;
     } else {
         let committed = commit(store, staged);
         recovered.layers = committed.results.iter().filter(|result| result.is_ok()).count();

@@ -117,9 +117,8 @@ fn repair_in(
     // Should it be gone, it is made as the images file says.
     let read = holders.keys().find_map(|(owner, _)| files.get(owner)?.as_ref());
     let mode = read.map_or(store::PRIVATE_MODE, |loaded| loaded.file.settings.layers_mode);
-    store::make_directory(&session.home, store::PRIVATE_MODE)?;
-    store::make_directory(directory, mode)?;
     let home = lock_home(session)?;
+    store::make_unsynced_directory(directory, mode, &mut home.unsynced())?;
     let store = open_store(session, &home, directory)?;
     let mut catalog = WritableCatalog::open(&home)?;
     session.warn_of_left(&store::recover(&store)?.left);

@@ -44,10 +44,14 @@ pub(crate) fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Directories in which names were made that a power loss may take again.
 ///
-/// Synced together they cost about one wait for the disk, not one each: a file system that writes
-/// the names of one has written those of the others with them.
+/// Synced together they cost about one wait for the disk, not one each: most file systems write the
+/// names of all of them with those of the first.
 #[derive(Debug, Default)]
-pub(crate) struct UnsyncedNames(Vec<OwnedFd>);
+pub(crate) struct UnsyncedNames {
+    directories: Vec<OwnedFd>,
+    /// The error of an earlier sync. The kernel tells it once, and the names are as lost as before.
+    failed: Option<Errno>,
+}
 
 impl UnsyncedNames {
     /// Notes that names were made in `directory`. Those in one that this user may not read are as
@@ -58,7 +62,7 @@ impl UnsyncedNames {
     pub(crate) fn note(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
         // The given one may be open for lookups alone, which cannot be synced.
         match rustix::fs::openat(directory, ".", DIRECTORY, Mode::empty()) {
-            Ok(opened) => self.0.push(opened),
+            Ok(opened) => self.directories.push(opened),
             Err(Errno::ACCESS) => {}
             Err(error) => return Err(error.into()),
         }
@@ -68,16 +72,23 @@ impl UnsyncedNames {
     /// True if there is nothing to be synced.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.directories.is_empty()
     }
 
     /// Makes the names durable, in the order in which they were noted.
     ///
     /// # Errors
-    /// The system's; all are still noted then.
+    /// The system's, now and whenever it is asked for again.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
-        self.0.iter().try_for_each(|directory| sync(directory.as_fd()))?;
-        self.0.clear();
+        if let Some(failed) = self.failed {
+            return Err(failed.into());
+        }
+        for directory in &self.directories {
+            let synced = sync(directory.as_fd());
+            self.failed = synced.as_ref().err().and_then(Errno::from_io_error);
+            synced?;
+        }
+        self.directories.clear();
         Ok(())
     }
 }

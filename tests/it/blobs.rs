@@ -10,7 +10,7 @@ use crate::support::check::applied;
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file, noise};
 use crate::support::sandbox::Sandbox;
-use crate::support::{sha256, tool};
+use crate::support::{may_trace, sha256, tool};
 
 struct Shop {
     registry: FakeRegistry,
@@ -305,6 +305,35 @@ fn apply_prunes_the_blobs_that_no_image_needs_and_no_others() {
     assert_eq!(left.len(), both.len() - 4, "{left:?}");
     let verified = shop.json("verify", 0);
     assert!(statuses(&verified, "blobs", "digest").is_empty(), "{verified}");
+}
+
+#[test]
+fn a_run_that_was_killed_before_the_index_leaves_that_to_the_next() {
+    if !may_trace("an index that was not written was NOT checked") {
+        return;
+    }
+    let shop = shop(KEEP);
+    let (home, note) = (shop.sandbox.home(), shop.sandbox.home().join(".blobs.behind"));
+    assert!(!note.exists());
+    shop.registry.edit(|content| {
+        let index = content.tags["a:1"].clone();
+        content.tags.insert("c:1".to_owned(), index);
+    });
+    shop.want(KEEP, &["a:1", "b:1", "c:1"]);
+    let log = shop.sandbox.root().join("calls");
+    let blobs = home.join("blobs");
+    let arguments = ["-f", "-o", log.to_str().unwrap(), "-P", blobs.to_str().unwrap()];
+    let kill = ["-e", "inject=renameat:signal=SIGKILL", env!("CARGO_BIN_EXE_msb-sync"), "apply"];
+    let output = shop.sandbox.program("strace", &[&arguments[..], &kill].concat()).run();
+    assert!(!output.status.success() && fs::read_to_string(&log).unwrap().contains("SIGKILL"), "{output}");
+    let names = |images: &[&str]| images.iter().map(|image| shop.name(image)).collect::<Vec<_>>();
+    let listed = shop.sandbox.msb("list --json").run().success().json();
+    assert_eq!(listed["images"].as_array().unwrap().len(), 3);
+    assert_eq!(shop.indexed(), names(&["a:1", "b:1"]));
+    let output = shop.sandbox.msb("apply").run().success();
+    assert!(output.stdout.contains("In sync"), "{output}");
+    assert_eq!(shop.indexed(), names(&["a:1", "b:1", "c:1"]));
+    assert!(!note.exists());
 }
 
 #[test]

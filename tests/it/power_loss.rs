@@ -451,6 +451,11 @@ impl World {
             return Err(format!("it ends with {recorded:?}, and not with {expected:?}"));
         }
         self.check_layers(None)?;
+        // One whose home nobody finds would keep every layer for ever.
+        let claims = names_in(&self.place(1).join(".layers.msb-sync/homes"));
+        if claims.len() != 1 {
+            return Err(format!("the layers have the claims {claims:?}"));
+        }
         if !self.settings.is_empty() {
             let (kept, named) = self.check_blobs()?;
             let expected = self.blobs_of(expected.values());

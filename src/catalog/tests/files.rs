@@ -42,7 +42,7 @@ fn a_new_database_is_whole_before_it_has_its_name() {
     own::make_whole(&sandbox.path(), &|_| unreachable!());
     assert_eq!(fs::read(sandbox.path()).unwrap(), content);
 
-    // The tables are those that SQLite makes in place where a file system has no files without a name.
+    // The tables are those that SQLite makes in place, as where files have to have names.
     let tables = |sandbox: &Sandbox| -> Vec<String> {
         let sql = sandbox.sql();
         let mut rows =
@@ -55,6 +55,43 @@ fn a_new_database_is_whole_before_it_has_its_name() {
     fs::write(in_place.path(), "").unwrap();
     drop(in_place.open());
     assert_eq!(tables(&sandbox), tables(&in_place));
+    // Page size, forms, and all that outlives a write: not the counters.
+    let header = |sandbox: &Sandbox| -> Vec<u8> {
+        let content = fs::read(sandbox.path()).unwrap();
+        [&content[..24], &content[44..92]].concat()
+    };
+    assert_eq!(header(&sandbox), header(&in_place));
+}
+
+#[test]
+fn what_a_lost_database_left_beside_it_is_not_put_into_a_new_one() {
+    for (mode, left) in [("DELETE", "oci.db-journal"), ("WAL", "oci.db-wal")] {
+        let sandbox = Sandbox::new();
+        put(&mut sandbox.open(), ALPINE, &["a"], &file("one"));
+        let sql = sandbox.sql();
+        sql.execute_batch(&format!(
+            "PRAGMA journal_mode = {mode}; PRAGMA cache_size = 1; BEGIN; DELETE FROM images;"
+        ))
+        .unwrap();
+        if mode == "WAL" {
+            sql.execute_batch("COMMIT").unwrap();
+        } else {
+            sql.cache_flush().unwrap();
+        }
+        // As a killed run leaves them.
+        let beside = fs::read(sandbox.dir.path().join(left)).unwrap();
+        assert!(!beside.is_empty(), "{left}");
+        drop(sql);
+        for name in sandbox.files() {
+            fs::remove_file(sandbox.dir.path().join(name)).unwrap();
+        }
+        fs::write(sandbox.dir.path().join(left), beside).unwrap();
+        let catalog = sandbox.open();
+        assert_eq!(catalog.all().unwrap(), []);
+        drop(catalog);
+        let sound: String = sandbox.sql().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(sound, "ok", "{left}");
+    }
 }
 
 #[test]
@@ -66,8 +103,8 @@ fn names_that_were_made_last_before_anything_is_recorded() {
     let mut catalog = sandbox.open();
     assert_eq!(catalog.all().unwrap(), []);
     assert!(!sandbox.home.unsynced().is_empty(), "neither opening nor reading waits for the disk");
-    put(&mut catalog, ALPINE, &["a"], &file("one"));
-    assert!(sandbox.home.unsynced().is_empty());
+    let is_settled = catalog.write("record in", |_| Ok(sandbox.home.unsynced().is_empty())).unwrap();
+    assert!(is_settled, "the transaction came first");
 }
 
 #[test]

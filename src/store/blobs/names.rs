@@ -6,6 +6,8 @@ use crate::digest::{Algorithm, BlobDigest};
 
 /// The layout of kept blobs, in a home.
 pub(super) const KEPT: &str = "blobs";
+/// The note that the layout's index lags behind the catalog, in a home.
+pub(super) const BEHIND: &str = ".blobs.behind";
 /// The directory of blobs, in a layout.
 pub(super) const BLOBS: &str = "blobs";
 /// The algorithms that have a directory of blobs each.

@@ -13,7 +13,7 @@ use crate::catalog::Catalog;
 use crate::execute::{Executor, Outcome};
 use crate::plan::{self, Plan};
 use crate::state::{Action, Observed};
-use crate::store;
+use crate::store::{self, Blobs};
 use crate::sync::verb_error::VerbError;
 
 /// Partial downloads that no run has touched for so long, and that are not wanted now, are removed.
@@ -45,7 +45,8 @@ fn finish(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Result<
     done.update(&mut observed);
     look_at_other_homes(run.session, run.desired, &mut observed, true)?;
     let plan = done.plan_rest(run, &observed);
-    if plan.is_empty() {
+    let index_is_behind = run.desired.targets.keeps_blobs && Blobs::of(&run.session.home).index_is_behind();
+    if plan.is_empty() && !index_is_behind {
         let outcome = report_unchanged(run, &plan);
         done.add(plan, outcome);
         return Ok(());
