@@ -113,15 +113,21 @@ pub(crate) fn start_writing_out(file: &File, offset: u64, length: u64) {
     let _ = (file, offset, length);
 }
 
-/// Keeps the allocator from holding memory in one arena a thread, which would defeat the memory
-/// budget.
+/// Keeps the allocator from holding memory in one arena a thread, and the windows of decoders after
+/// they were freed: both would defeat the memory budget.
 pub fn limit_allocator_arenas() {
+    /// The bytes from which the system has what is freed at once. The allocator would raise them to
+    /// the size of the largest block that was freed, and keep holes as large from then on.
+    const OF_THE_SYSTEM: libc::c_int = 2 << 20;
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "the allocator has no safe interface")]
     // SAFETY: mallopt only sets integers in the allocator and is called before any thread is
     // started.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OF_THE_SYSTEM);
+        // As the allocator itself has the one follow the other.
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * OF_THE_SYSTEM);
     }
 }
 
