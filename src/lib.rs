@@ -58,6 +58,7 @@
 //! | what is inside a layer directory, and its inventory | `extract` |
 //! | `<home>/downloads/` | `store` (the spools), filled by `execute` |
 //! | `<home>/blobs/` | `store` (kept blobs, an OCI layout), its `index.json` written by `execute` |
+//! | `<home>/.blobs.behind` | `store`: that the index is still to be written |
 //! | `<home>/tmp/` | the programs of engines, for their temporary files |
 //! | `<home>/.msb-sync.id` | `store` |
 //! | `<home>/.msb-sync.lock` | `locked_home` |
