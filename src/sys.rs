@@ -118,6 +118,7 @@ pub(crate) fn start_writing_out(file: &File, offset: u64, length: u64) {
 pub fn limit_allocator_arenas() {
     /// The bytes from which the system has what is freed at once. The allocator would raise them to
     /// the size of the largest block that was freed, and keep holes as large from then on.
+    #[cfg(target_env = "gnu")]
     const OF_THE_SYSTEM: libc::c_int = 2 << 20;
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "the allocator has no safe interface")]

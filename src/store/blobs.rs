@@ -226,9 +226,9 @@ fn keep_one(
     kept.map_err(StoreError::io("keep the blob", blob_path(&blobs_of(store.home().path()), &digest)))
 }
 
-/// Notes that images are going to be recorded which the index does not name yet. The note lasts
-/// before anything is recorded, and goes with [`write_blobs_index`]: a run that is killed in
-/// between leaves the index to the next one.
+/// Notes that the index is going to lag behind the catalog, until it is written at the end of what
+/// is recorded or forgotten. The note lasts before any of that, and goes with
+/// [`write_blobs_index`]: a run that is killed in between leaves the index to the next one.
 ///
 /// # Errors
 /// The note cannot be made.
@@ -247,8 +247,13 @@ pub(crate) fn expect_blobs_index(home: &LockedHome) -> Result<(), StoreError> {
 /// # Errors
 /// The layout cannot be made or written; a file in it is a symlink, or somebody else's.
 pub(crate) fn write_blobs_index(home: &LockedHome, index_json: &[u8]) -> Result<(), StoreError> {
-    Layout::make(home.path())?.write_index(index_json)?;
-    if let Ok(directory) = sys::open_own_directory(home.path()) {
+    let layout = Layout::make(home.path())?;
+    layout.write_index(index_json)?;
+    if Blobs::of(home.path()).index_is_behind()
+        && let Ok(directory) = sys::open_own_directory(home.path())
+    {
+        // A run may have been killed right after it had written the same.
+        layout.sync()?;
         // One that stays, or comes back after a power loss, has the index looked at once more.
         let _ = sys::remove_file(directory.as_fd(), BEHIND.as_bytes());
     }

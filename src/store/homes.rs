@@ -76,9 +76,10 @@ impl HomeId {
         Some(Self { id: id.to_owned(), is_here, former })
     }
 
-    /// Reads the identifier of a home, which gets one if it has none of its own.
-    fn establish(home: &LockedHome) -> io::Result<String> {
-        let old = Self::read(home.path());
+    /// Reads the identifier of a home, which gets one if it has none of its own. Its lock must be
+    /// held. The name of the file is not synced.
+    fn establish(home: &Path) -> io::Result<String> {
+        let old = Self::read(home);
         let mut former = match old {
             Some(old) if old.is_here => return Ok(old.id),
             Some(old) => [vec![old.id], old.former].concat(),
@@ -87,7 +88,7 @@ impl HomeId {
         former.truncate(MAX_FORMER);
         let random = || RandomState::new().hash_one(std::process::id());
         let id = format!("{:016x}{:016x}", random(), random());
-        let directory = sys::open_directory(home.path())?;
+        let directory = sys::open_directory(home)?;
         let first = format!("{id} {}", own_mark(&directory)?);
         let text = [vec![first], former].concat().join("\n") + "\n";
         // By hand: `tempfile` would leave its file behind when the process is killed.
@@ -97,9 +98,6 @@ impl HomeId {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         sys::rename_over(directory.as_fd(), &fresh, directory.as_fd(), NAME)?;
-        // No claim may outlive the identifier that it goes by: nobody would ever find its home.
-        home.unsynced().note(directory.as_fd())?;
-        home.settle()?;
         Ok(id)
     }
 }
@@ -118,13 +116,19 @@ pub(crate) fn claim(store: &Store) -> Result<(), StoreError> {
     let (locked, home) = (store.home(), store.home().path());
     let directory = store.places.private.join(HOMES);
     let opened = directories::make_private(&directory, &mut locked.unsynced())?;
-    let id = HomeId::establish(locked).map_err(StoreError::io("write the identifier of", home))?;
+    let id = HomeId::establish(home).map_err(StoreError::io("write the identifier of", home))?;
     let path = directory.join(&id);
     let failed = || StoreError::io("create", &path);
     if fs::read_link(&path).is_ok_and(|target| target == home) {
         // Whoever made the claim may have been killed before it was durable.
         return locked.unsynced().note(opened.as_fd()).map_err(failed());
     }
+    // No claim may outlive the identifier that it goes by: nobody would ever find its home. Nor may
+    // what is recorded outlive directories that a run has made which was killed before its claim.
+    for place in [Some(home), store.layers().parent(), store.places.private.parent(), directory.parent()] {
+        note_names_in(locked, place.unwrap_or(Path::new("/")))?;
+    }
+    locked.settle().map_err(StoreError::io("sync", home))?;
     let fresh = format!("{id}.new").into_bytes();
     let _ = sys::remove_file(opened.as_fd(), &fresh);
     let home_bytes = home.as_os_str().as_encoded_bytes();
@@ -137,6 +141,11 @@ pub(crate) fn claim(store: &Store) -> Result<(), StoreError> {
     // homes.
     locked.unsynced().note(opened.as_fd()).map_err(failed())?;
     locked.settle().map_err(StoreError::io("sync", &directory))
+}
+
+fn note_names_in(home: &LockedHome, directory: &Path) -> Result<(), StoreError> {
+    let noted = sys::locate_directory(directory).and_then(|found| home.unsynced().note(found.as_fd()));
+    noted.map_err(StoreError::io("open", directory))
 }
 
 /// Lists the claims of other homes than `home` whose catalogs may need these layers, as [`claim`]

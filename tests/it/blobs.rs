@@ -319,21 +319,55 @@ fn a_run_that_was_killed_before_the_index_leaves_that_to_the_next() {
         let index = content.tags["a:1"].clone();
         content.tags.insert("c:1".to_owned(), index);
     });
-    shop.want(KEEP, &["a:1", "b:1", "c:1"]);
-    let log = shop.sandbox.root().join("calls");
-    let blobs = home.join("blobs");
-    let arguments = ["-f", "-o", log.to_str().unwrap(), "-P", blobs.to_str().unwrap()];
-    let kill = ["-e", "inject=renameat:signal=SIGKILL", env!("CARGO_BIN_EXE_msb-sync"), "apply"];
-    let output = shop.sandbox.program("strace", &[&arguments[..], &kill].concat()).run();
-    assert!(!output.status.success() && fs::read_to_string(&log).unwrap().contains("SIGKILL"), "{output}");
+    let (two, three) = (["a:1", "b:1"], ["a:1", "b:1", "c:1"]);
     let names = |images: &[&str]| images.iter().map(|image| shop.name(image)).collect::<Vec<_>>();
-    let listed = shop.sandbox.msb("list --json").run().success().json();
-    assert_eq!(listed["images"].as_array().unwrap().len(), 3);
-    assert_eq!(shop.indexed(), names(&["a:1", "b:1"]));
-    let output = shop.sandbox.msb("apply").run().success();
-    assert!(output.stdout.contains("In sync"), "{output}");
-    assert_eq!(shop.indexed(), names(&["a:1", "b:1", "c:1"]));
+    let recorded = || {
+        let listed = shop.sandbox.msb("list --json").run().success().json();
+        listed["images"].as_array().unwrap().len()
+    };
+    let in_sync = || {
+        let output = shop.sandbox.msb("apply").run().success();
+        assert!(output.stdout.contains("In sync"), "{output}");
+    };
+    // Killed when the new index gets its name.
+    let killed = |arguments: &[&str]| {
+        let (log, blobs) = (shop.sandbox.root().join("calls"), home.join("blobs"));
+        let trace = ["-f", "-o", log.to_str().unwrap(), "-P", blobs.to_str().unwrap()];
+        let kill = ["-e", "inject=renameat:signal=SIGKILL", env!("CARGO_BIN_EXE_msb-sync")];
+        let output = shop.sandbox.program("strace", &[&trace[..], &kill, arguments].concat()).run();
+        let log = fs::read_to_string(&log).unwrap();
+        assert!(!output.status.success() && log.contains("SIGKILL"), "{output}");
+    };
+
+    shop.want(KEEP, &three);
+    killed(&["apply"]);
+    assert_eq!((recorded(), shop.indexed()), (3, names(&two)));
+    // A run that is at work writes its index itself, and nobody waits for it.
+    let lock = fs::File::open(home.join(".msb-sync.lock")).unwrap();
+    lock.lock().unwrap();
+    in_sync();
+    assert_eq!(shop.indexed(), names(&two));
+    drop(lock);
+    in_sync();
+    assert_eq!(shop.indexed(), names(&three));
     assert!(!note.exists());
+
+    killed(&["forget", &shop.name("c:1")]);
+    assert_eq!((recorded(), shop.indexed()), (2, names(&three)));
+    shop.want(KEEP, &two);
+    in_sync();
+    assert_eq!(shop.indexed(), names(&two));
+    assert!(!note.exists());
+
+    // By `apply --prune`, too.
+    shop.want(KEEP, &["b:1"]);
+    killed(&["apply", "--prune"]);
+    assert_eq!((recorded(), shop.indexed()), (1, names(&two)));
+    in_sync();
+    assert_eq!(shop.indexed(), names(&["b:1"]));
+    // What cannot be taken away harms nobody.
+    fs::create_dir(&note).unwrap();
+    in_sync();
 }
 
 #[test]

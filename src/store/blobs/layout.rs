@@ -63,6 +63,11 @@ impl Layout {
         };
         write().map_err(StoreError::io("write", self.path.join(INDEX)))
     }
+
+    /// Makes the names of its files durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        sys::sync(self.root.as_fd()).map_err(StoreError::io("sync", &self.path))
+    }
 }
 
 /// Makes a layout without images, and gives it its name when it is whole.

@@ -21,7 +21,7 @@ use crate::locked_home::LockedHome;
 use crate::plan::Removal;
 use crate::progress::{Event, Task};
 use crate::state::{LayerState, LoadedReference, Owner, RecordedImage};
-use crate::store::{self, KeptBlob, Leftover, Places, RemovedLayers, Store};
+use crate::store::{self, Blobs, KeptBlob, Leftover, Places, RemovedLayers, Store};
 use crate::sync::pruned::{KeptLayer, Pruned, RemovedBlob, RemovedLayer, RemovedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -133,14 +133,7 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     }
     let Intention { images, waiting_for, directories, layers, blobs, loaded, .. } = intention;
     take_out_of_engines(session, &mut catalog, &loaded, &mut pruned)?;
-    let leaving: Vec<&Removal> = images.iter().filter(|image| !image.waits).collect();
-    for group in leaving.chunks(catalog::GROUP) {
-        let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
-        match wish.owner() {
-            Some(owner) if wish.ends_owner() => catalog.forget_owner(&names, owner)?,
-            owner => catalog.forget(&names, owner)?,
-        };
-    }
+    forget(&home, &mut catalog, &wish, &images)?;
     remove_kept_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, &mut pruned)?;
     let mut needed_here = NeededHere::new(session);
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
@@ -163,6 +156,27 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         }
     }
     Ok(pruned)
+}
+
+/// Takes the images that do not wait out of the catalog.
+fn forget(
+    home: &LockedHome,
+    catalog: &mut WritableCatalog,
+    wish: &impl Wish,
+    images: &[Removal],
+) -> Result<(), VerbError> {
+    let leaving: Vec<&Removal> = images.iter().filter(|image| !image.waits).collect();
+    if !leaving.is_empty() && Blobs::of(home.path()).is_there() {
+        store::expect_blobs_index(home)?;
+    }
+    for group in leaving.chunks(catalog::GROUP) {
+        let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
+        match wish.owner() {
+            Some(owner) if wish.ends_owner() => catalog.forget_owner(&names, owner)?,
+            owner => catalog.forget(&names, owner)?,
+        };
+    }
+    Ok(())
 }
 
 /// Locks and opens a directory of layers, and sweeps it.

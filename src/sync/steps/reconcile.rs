@@ -3,14 +3,18 @@
 //! Removals come last of all, and not at all where a wanted image is blocked or has failed: only
 //! who has everything that is wanted knows what is not needed any more.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::desire::listed_meanwhile;
+use super::lock_home::lock_home;
 use super::neighbours::look_at_other_homes;
 use super::parts::{DoneSoFar, observe_in_parts};
 use super::run::{LockedRun, Run};
 use crate::catalog::Catalog;
-use crate::execute::{Executor, Outcome};
+use crate::execute::{Executor, Outcome, kept_index};
+use crate::locked_home::LockedHome;
 use crate::plan::{self, Plan};
 use crate::state::{Action, Observed};
 use crate::store::{self, Blobs};
@@ -45,14 +49,35 @@ fn finish(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Result<
     done.update(&mut observed);
     look_at_other_homes(run.session, run.desired, &mut observed, true)?;
     let plan = done.plan_rest(run, &observed);
-    let index_is_behind = run.desired.targets.keeps_blobs && Blobs::of(&run.session.home).index_is_behind();
-    if plan.is_empty() && !index_is_behind {
+    if plan.is_empty() {
         let outcome = report_unchanged(run, &plan);
         done.add(plan, outcome);
+        write_late_index(run);
         return Ok(());
     }
     drop(plan);
     carry_out(run, observed, done)
+}
+
+/// Writes the index of kept blobs that a killed run has left behind. A run that is at work writes
+/// it itself.
+fn write_late_index(run: Run<'_>) {
+    let session = run.session;
+    let kept = Blobs::of(&session.home);
+    if !run.desired.targets.keeps_blobs || !kept.index_is_behind() || !LockedHome::is_free(&session.home) {
+        return;
+    }
+    let write = || -> Result<(), VerbError> {
+        let home = lock_home(session)?;
+        if let Some(catalog) = Catalog::open_read_only(home.path())? {
+            store::write_blobs_index(&home, &kept_index(&catalog, &kept, &BTreeSet::new())?)?;
+        }
+        Ok(())
+    };
+    // All that is wanted is here: on a disk that is read-only, too.
+    if let Err(error) = write() {
+        session.warn(format!("the index of the kept blobs is not up to date: {error}"));
+    }
 }
 
 /// Plans again inside the lock, and executes.
@@ -91,6 +116,13 @@ fn remove_last(run: Run<'_>, executor: &mut Executor<'_>, plan: &mut Plan, outco
                     .warn(format!("{} has changed and cannot be used: nothing is removed", loaded.name));
             }
         }
+    }
+    if plan.removes()
+        && Blobs::of(&run.session.home).is_there()
+        && let Err(error) = store::expect_blobs_index(executor.store.home())
+    {
+        outcome.failure = Some(Arc::new(error.into()));
+        return;
     }
     executor.remove(plan, outcome);
 }
