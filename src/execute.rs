@@ -118,7 +118,9 @@ impl Executor<'_> {
         for (fetch, error) in &too_large {
             waitlist.all_claims_failed(plan, *fetch, error);
         }
-        documents::keep_documents(self, plan, &mut waitlist)?;
+        let keeps = self.targets.keeps_blobs && plan.images.iter().any(|image| image.needs_blobs);
+        kept::foretell_index(self, keeps)?;
+        documents::keep_documents(self, plan, &mut waitlist);
         self.catalog.foretell(&told::of_repairs(self.hooks, plan), self.owner)?;
         let (loads, counters) = (Loads::of(plan, self.owner, self.engines), Counters::default());
         let given_up: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();
@@ -426,6 +428,10 @@ impl Executor<'_> {
             outcome.images.extend(leaving.iter().map(unfinished));
             return;
         }
+        if let Err(error) = kept::foretell_index(self, !leaving.is_empty() && kept::are_there(self)) {
+            outcome.failure = Some(Arc::new(error.into()));
+            return;
+        }
         for group in leaving.chunks(catalog::GROUP) {
             let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
             let told: Vec<PendingHookEvent> =
@@ -441,27 +447,6 @@ impl Executor<'_> {
         let blobs = if plan.removes() || plan.sweeps_blobs { kept::prune_blobs(self) } else { Ok(()) };
         match self.remove_layers(&plan.layers_to_remove).and_then(|count| blobs.map(|()| count)) {
             Ok(count) => outcome.layers_removed += count,
-            Err(error) => outcome.failure = Some(Arc::new(error)),
-        }
-    }
-
-    /// Takes out of engines what `plan` says. What somebody uses there stays, and stays ours.
-    fn remove_from_engines(&mut self, plan: &Plan, outcome: &mut Outcome) {
-        if plan.engine_removals.is_empty() {
-            return;
-        }
-        let taken_out = self.catalog.loaded().map_err(Error::from).and_then(|all: Vec<LoadedReference>| {
-            let taken_out = take_out(self.engines, &plan.engine_removals, &all, self.reporter);
-            self.catalog.forget_loads(&taken_out.gone)?;
-            Ok(taken_out)
-        });
-        match taken_out {
-            Ok(taken_out) => {
-                outcome.engine_removals += taken_out.gone.len();
-                if let Some(error) = taken_out.error {
-                    outcome.failure.get_or_insert(error);
-                }
-            }
             Err(error) => outcome.failure = Some(Arc::new(error)),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Executor;
 use super::waitlist::Waitlist;
-use crate::error::{Error, StoreError};
+use crate::error::Error;
 use crate::plan::{DocumentFetch, Plan};
 use crate::queue::Queue;
 use crate::registry::Registries;
@@ -20,26 +20,15 @@ type Received<'p> = (&'p DocumentFetch, Result<Arc<Spool>, Error>);
 
 /// Keeps the documents that `plan` wants kept. Most of them were read a moment ago and are
 /// remembered by the registries; the others are asked for. An image fails that lacks one.
-///
-/// # Errors
-/// The run cannot note that the index of kept blobs is to be written at its end.
-pub(super) fn keep_documents(
-    executor: &Executor<'_>,
-    plan: &Plan,
-    waitlist: &mut Waitlist,
-) -> Result<(), StoreError> {
-    if executor.targets.keeps_blobs && plan.images.iter().any(|image| image.needs_blobs) {
-        store::expect_blobs_index(executor.store.home())?;
-    }
+pub(super) fn keep_documents(executor: &Executor<'_>, plan: &Plan, waitlist: &mut Waitlist) {
     for group in plan.documents.chunks(GROUP) {
         if executor.cancel.is_cancelled() {
-            break;
+            return;
         }
         for (fetch, error) in keep_group(executor, group) {
             waitlist.images_failed(&fetch.images, &error);
         }
     }
-    Ok(())
 }
 
 /// Keeps some documents, and returns those that failed, each with its error.

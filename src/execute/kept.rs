@@ -10,7 +10,7 @@ use super::loads::blobs_of;
 use crate::bundle::{self, BundleImage, Form};
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
-use crate::error::Error;
+use crate::error::{Error, StoreError};
 use crate::plan::Plan;
 use crate::progress::Event;
 use crate::state::RecordedImage;
@@ -29,6 +29,16 @@ pub(super) fn look_after_kept_blobs(executor: &Executor<'_>, plan: &Plan) -> Res
     }
     let brought = with_blobs().flat_map(blobs_of).map(|(digest, _)| digest).collect();
     remove_blobs(executor, brought)
+}
+
+/// Notes that the index is going to lag behind the catalog, if the run `changes` what it names.
+pub(super) fn foretell_index(executor: &Executor<'_>, changes: bool) -> Result<(), StoreError> {
+    if changes { store::expect_blobs_index(executor.store.home()) } else { Ok(()) }
+}
+
+/// True if there are kept blobs at all.
+pub(super) fn are_there(executor: &Executor<'_>) -> bool {
+    blobs_here(executor).is_there()
 }
 
 fn blobs_here(executor: &Executor<'_>) -> Blobs {

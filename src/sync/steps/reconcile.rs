@@ -4,7 +4,6 @@
 //! who has everything that is wanted knows what is not needed any more.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::desire::listed_meanwhile;
@@ -116,13 +115,6 @@ fn remove_last(run: Run<'_>, executor: &mut Executor<'_>, plan: &mut Plan, outco
                     .warn(format!("{} has changed and cannot be used: nothing is removed", loaded.name));
             }
         }
-    }
-    if plan.removes()
-        && Blobs::of(&run.session.home).is_there()
-        && let Err(error) = store::expect_blobs_index(executor.store.home())
-    {
-        outcome.failure = Some(Arc::new(error.into()));
-        return;
     }
     executor.remove(plan, outcome);
 }
