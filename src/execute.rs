@@ -443,7 +443,7 @@ impl Executor<'_> {
                 self.reporter.report(image.event(error.clone()));
             }
         }
-        self.remove_from_engines(plan, outcome);
+        removals::remove_from_engines(self, plan, outcome);
         let blobs = if plan.removes() || plan.sweeps_blobs { kept::prune_blobs(self) } else { Ok(()) };
         match self.remove_layers(&plan.layers_to_remove).and_then(|count| blobs.map(|()| count)) {
             Ok(count) => outcome.layers_removed += count,

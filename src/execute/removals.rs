@@ -23,26 +23,24 @@ pub(crate) struct TakenOut {
     pub(crate) error: Option<Arc<Error>>,
 }
 
-impl Executor<'_> {
-    /// Takes out of engines what `plan` says. What somebody uses there stays, and stays ours.
-    pub(super) fn remove_from_engines(&mut self, plan: &Plan, outcome: &mut Outcome) {
-        if plan.engine_removals.is_empty() {
-            return;
-        }
-        let taken_out = self.catalog.loaded().map_err(Error::from).and_then(|all: Vec<LoadedReference>| {
-            let taken_out = take_out(self.engines, &plan.engine_removals, &all, self.reporter);
-            self.catalog.forget_loads(&taken_out.gone)?;
-            Ok(taken_out)
-        });
-        match taken_out {
-            Ok(taken_out) => {
-                outcome.engine_removals += taken_out.gone.len();
-                if let Some(error) = taken_out.error {
-                    outcome.failure.get_or_insert(error);
-                }
+/// Takes out of engines what `plan` says. What somebody uses there stays, and stays ours.
+pub(super) fn remove_from_engines(executor: &mut Executor<'_>, plan: &Plan, outcome: &mut Outcome) {
+    if plan.engine_removals.is_empty() {
+        return;
+    }
+    let taken_out = executor.catalog.loaded().map_err(Error::from).and_then(|all: Vec<LoadedReference>| {
+        let taken_out = take_out(executor.engines, &plan.engine_removals, &all, executor.reporter);
+        executor.catalog.forget_loads(&taken_out.gone)?;
+        Ok(taken_out)
+    });
+    match taken_out {
+        Ok(taken_out) => {
+            outcome.engine_removals += taken_out.gone.len();
+            if let Some(error) = taken_out.error {
+                outcome.failure.get_or_insert(error);
             }
-            Err(error) => outcome.failure = Some(Arc::new(error)),
         }
+        Err(error) => outcome.failure = Some(Arc::new(error)),
     }
 }
 

@@ -68,7 +68,7 @@ impl Blobs {
         self.root.is_dir()
     }
 
-    /// True if a run that recorded images has not come to write the index: see
+    /// True if a run has changed what is recorded and has not come to write the index: see
     /// [`expect_blobs_index`].
     pub(crate) fn index_is_behind(&self) -> bool {
         self.root.with_file_name(BEHIND).symlink_metadata().is_ok()
