@@ -18,6 +18,7 @@ use crate::error::{StoreError, printable};
 use crate::locked_home;
 use crate::state::LayerState;
 use crate::sys::{self, Kind, UnsyncedNames};
+use crate::threads;
 
 /// The private directory, where it is inside the layers directory.
 const INSIDE: &str = ".msb-sync";
@@ -139,12 +140,13 @@ impl Places {
     }
 
     /// Lists the layers here, of those that are `asked` about, that are msb-sync's to remove: those
-    /// with an inventory, and those that it could not remove before.
+    /// with an inventory, and those that it could not remove before. So many `threads` look.
     ///
     /// # Errors
     /// The directories cannot be read; ones that do not exist hold nothing.
     pub(crate) fn removable(
         &self,
+        threads: usize,
         asked: impl Fn(&BlobDigest) -> bool,
     ) -> Result<BTreeSet<BlobDigest>, StoreError> {
         let is_there = |digest: &BlobDigest| {
@@ -156,14 +158,14 @@ impl Places {
         let mut found: BTreeSet<BlobDigest> = unneeded.filter(|it| asked(it) && is_there(it)).collect();
         let names = self.private_names(INVENTORIES)?;
         let Ok(inventories) = self.find_private(INVENTORIES) else { return Ok(found) };
-        for name in names {
-            let Some(digest) = BlobDigest::parse(&name).ok().filter(&asked) else { continue };
+        let recorded = names.iter().filter_map(|name| BlobDigest::parse(name).ok().filter(&asked));
+        let recorded: Vec<BlobDigest> = recorded.collect();
+        let is_removable = threads::each_in_parallel("look", threads, &recorded, |digest| {
             // A thing that may not be an inventory says nothing of the layer, and stays.
-            let is_inventory = sys::has_own_file(inventories.as_fd(), name.as_bytes()).unwrap_or(false);
-            if is_inventory && is_there(&digest) {
-                found.insert(digest);
-            }
-        }
+            let name = digest.text();
+            sys::has_own_file(inventories.as_fd(), name.as_bytes()).unwrap_or(false) && is_there(digest)
+        });
+        found.extend(recorded.into_iter().zip(is_removable).filter(|(_, is)| *is).map(|(digest, _)| digest));
         Ok(found)
     }
 

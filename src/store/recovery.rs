@@ -86,8 +86,11 @@ pub(crate) fn clear(store: &Store) -> Result<Cleared, StoreError> {
     }
     // A layer that could be finished is one like any other now.
     let asked: BTreeSet<&BlobDigest> = before.iter().map(|leftover| &leftover.digest).collect();
-    let finished =
-        if asked.is_empty() { BTreeSet::new() } else { store.places.removable(|it| asked.contains(it))? };
+    let finished = if asked.is_empty() {
+        BTreeSet::new()
+    } else {
+        store.places.removable(1, |it| asked.contains(it))?
+    };
     let stays = |leftover: &Leftover| {
         finished.contains(&leftover.digest) || left.iter().any(|left| left.path == leftover.path)
     };

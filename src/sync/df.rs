@@ -18,9 +18,11 @@ use super::steps::totals::layer_totals;
 use super::verb_error::VerbError;
 use crate::catalog::{Catalog, GivenUp};
 use crate::digest::BlobDigest;
+use crate::error::StoreError;
 use crate::image_ref::ImageRef;
 use crate::state::{LayerState, Owner, RecordedImage};
 use crate::store::{self, Blobs, Places};
+use crate::threads;
 
 /// The bytes that one image has on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,15 +94,17 @@ pub fn df(session: &Session) -> Result<DiskUse, VerbError> {
         let places = Places::of(directory);
         let needed = images.iter().filter(|image| directory_id(&session.layers_of(image)) == Some(*id));
         let needed = needed.flat_map(|image| image.layers.iter()).map(|layer| layer.digest.clone());
-        let mut digests = places.removable(|_| true)?;
+        let mut digests = places.removable(session.jobs(), |_| true)?;
         digests.extend(needed);
         let located = places.locate()?;
-        for digest in digests {
-            if located.state(&digest)? != LayerState::Missing {
-                let size = layer_totals(&located, &digest).map(|totals| totals.content_bytes);
-                let size = size.unwrap_or_else(|| places.size_of(&digest));
-                layers.insert((*id, digest), size);
-            }
+        let digests: Vec<BlobDigest> = digests.into_iter().collect();
+        let sizes = threads::each_in_parallel("look", session.jobs(), &digests, |digest| {
+            let is_there = located.state(digest)? != LayerState::Missing;
+            let size = || layer_totals(&located, digest).map(|totals| totals.content_bytes);
+            Ok::<_, StoreError>(is_there.then(|| size().unwrap_or_else(|| places.size_of(digest))))
+        });
+        for (digest, size) in digests.into_iter().zip(sizes) {
+            layers.extend(size?.map(|size| ((*id, digest), size)));
         }
         disk.staging_bytes += places.size_of_staging();
     }

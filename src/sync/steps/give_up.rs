@@ -15,7 +15,7 @@ use super::neighbours::needed_by_other_homes;
 use super::totals::layer_totals;
 use crate::catalog::{self, Catalog, GivenUp, WritableCatalog};
 use crate::digest::BlobDigest;
-use crate::error::Error;
+use crate::error::{Error, StoreError};
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan::Removal;
@@ -25,6 +25,7 @@ use crate::store::{self, Blobs, KeptBlob, Leftover, Places, RemovedLayers, Store
 use crate::sync::pruned::{KeptLayer, Pruned, RemovedBlob, RemovedLayer, RemovedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
+use crate::threads;
 
 /// On what grounds images are given up.
 pub(crate) trait Wish: Sized {
@@ -304,7 +305,7 @@ fn look_into(
     let needed_elsewhere = needed_by_other_homes(session, &places, locked.is_none())?;
     let is_needed = |digest: &BlobDigest| needed.contains(digest) || needed_elsewhere.contains(digest);
     if wish.all_layers_in().is_some() {
-        for digest in places.removable(|digest| !is_needed(digest))? {
+        for digest in places.removable(session.jobs(), |digest| !is_needed(digest))? {
             candidate.layers.entry(digest).or_insert("no recorded image needs it");
         }
         if locked.is_none() && places.is_idle() {
@@ -312,20 +313,28 @@ fn look_into(
         }
     }
     let located = places.locate()?;
-    let mut layers = Vec::new();
-    for (digest, &reason) in &candidate.layers {
-        if !is_needed(digest) && located.state(digest)? != LayerState::Missing {
-            let known = locked.and_then(|locked| locked.sizes.get(digest).copied());
-            let size =
-                || layer_totals(&located, digest).map(|totals| totals.content_bytes).unwrap_or_default();
-            layers.push(RemovedLayer {
-                path: store::layer_path(&candidate.directory, digest),
-                size: known.unwrap_or_else(size),
-                reason: reason.to_owned(),
-                digest: digest.clone(),
-            });
+    let known = |digest: &BlobDigest| locked.and_then(|locked| locked.sizes.get(digest).copied());
+    let size_of = |digest: &BlobDigest| {
+        layer_totals(&located, digest).map(|totals| totals.content_bytes).unwrap_or_default()
+    };
+    let unneeded: Vec<(&BlobDigest, &str)> = candidate
+        .layers
+        .iter()
+        .filter(|(digest, _)| !is_needed(digest))
+        .map(|(digest, why)| (digest, *why))
+        .collect();
+    let layers = threads::each_in_parallel("look", session.jobs(), &unneeded, |(digest, reason)| {
+        if located.state(digest)? == LayerState::Missing {
+            return Ok(None);
         }
-    }
+        Ok(Some(RemovedLayer {
+            path: store::layer_path(&candidate.directory, digest),
+            size: known(digest).unwrap_or_else(|| size_of(digest)),
+            reason: (*reason).to_owned(),
+            digest: (*digest).clone(),
+        }))
+    });
+    let layers = layers.into_iter().filter_map(Result::transpose).collect::<Result<_, StoreError>>()?;
     Ok((layers, leftovers))
 }
 
