@@ -195,19 +195,21 @@ impl Asker<'_> {
         Some(Lookup::Image(Box::new(found)))
     }
 
+    /// Finds all that an image means, without its registry where that is known of `digest`.
+    fn whole(&self, image: &ImageQuestion, digest: Option<&BlobDigest>) -> Result<Lookup, RegistryError> {
+        let found = self.remembered(image, digest);
+        found.map_or_else(|| self.registries.resolve(&image.asked(), &image.platform, None), Ok)
+    }
+
     /// Asks the first thing about an image.
     fn begin(&self, image: ImageQuestion) -> Begun {
         let (registries, asked) = (self.registries, image.asked());
-        let whole = |digest| {
-            let found = self.remembered(&image, digest);
-            found.map_or_else(|| registries.resolve(&asked, &image.platform, None), Ok)
-        };
         let Some(known) = &image.known else {
-            let answer = Answer::Image(whole(image.pinned.as_ref()));
+            let answer = Answer::Image(self.whole(&image, image.pinned.as_ref()));
             return Begun::Answered(image.reference, answer);
         };
         let answer = match registries.check(&asked, known) {
-            Ok(Meaning::Same) if image.is_staged => Answer::Image(whole(Some(known))),
+            Ok(Meaning::Same) if image.is_staged => Answer::Image(self.whole(&image, Some(known))),
             Ok(Meaning::Same) => Answer::Image(Ok(Lookup::Same)),
             Ok(Meaning::Digest(digest)) if image.waits_for(&digest) => {
                 registries.fetch_not(&asked);
@@ -344,7 +346,11 @@ impl<'q, K> Asking<'_, 'q, K> {
                     }
                 },
                 Step::Fetch(image, known, meaning) => {
-                    let answer = registries.fetch(&image.asked(), &image.platform, &known, &meaning);
+                    let answer = match registries.fetch(&image.asked(), &image.platform, &known, &meaning) {
+                        // Nothing is recorded that could be the same.
+                        Ok(Lookup::Same) if image.is_staged => self.asker.whole(&image, Some(&known)),
+                        answer => answer,
+                    };
                     (image.reference, Answer::Image(answer))
                 }
             };

@@ -92,6 +92,22 @@ fn a_first_add_is_made_ready_alone_and_a_tag_that_moves_on_is_not() {
 }
 
 #[test]
+fn what_is_ready_is_switched_to_where_no_head_tells_a_digest() {
+    let world = Moving::new("");
+    let bundle = world.sandbox.work().join("full.tar");
+    world.run(&format!("export --output {}", bundle.display()));
+    let from = |verb: &str| world.events(&format!("{verb} --from {}", bundle.display()));
+    assert_eq!(from("apply --stage").0["staged"], json!(true));
+    // Again, and as a plan: what is ready is known to be.
+    let (event, summary, _) = from("apply --stage");
+    assert_eq!((&event["action"], &summary["failed"]), (&json!("keep"), &json!(0)), "{event:#}");
+    let plan = world.run(&format!("plan --json --from {}", bundle.display())).json();
+    assert_eq!((&plan["images"][0]["action"], &plan["images"][0]["staged"]), (&json!("add"), &json!(true)));
+    let (_, summary, requests) = from("apply");
+    assert_eq!((&summary["added"], requests.len()), (&json!(1), 0), "{summary:#}");
+}
+
+#[test]
 fn a_lockfile_says_what_is_made_ready_and_then_nobody_is_asked() {
     let world = Moving::new("");
     let one = world.moved("v1");
