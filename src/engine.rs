@@ -10,6 +10,7 @@ mod containerd;
 mod docker;
 mod listing;
 mod microsandbox;
+mod noted;
 mod pieces;
 mod podman;
 mod program;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::ScopedJoinHandle;
 
 pub(crate) use adapter::{Engine, Removed};
+pub(crate) use noted::NotedFiles;
 pub(crate) use program::Context;
 
 use self::containerd::Containerd;

@@ -29,7 +29,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use crate::cancel::Cancel;
 use crate::catalog::{self, Change, Holding, WritableCatalog};
 use crate::digest::{Algorithm, BlobDigest};
-use crate::engine::Engines;
+use crate::engine::{Engines, NotedFiles};
 use crate::error::{Defect, Error, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
@@ -123,6 +123,7 @@ impl Executor<'_> {
         documents::keep_documents(self, plan, &mut waitlist);
         self.catalog.foretell(&told::of_repairs(self.hooks, plan), self.owner)?;
         let (loads, counters) = (Loads::of(plan, self.owner, self.engines), Counters::default());
+        let noted = loads.noted_files(self.catalog)?;
         let given_up: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();
         let (store, cancel, reporter) = (self.store, self.cancel, self.reporter);
         let (layers, loaded) = std::thread::scope(|scope| {
@@ -133,12 +134,13 @@ impl Executor<'_> {
             let layers = self.fetch_all(plan, &given_up, &workers, &counters, (&mut waitlist, &feed));
             (layers, feed.finish())
         });
-        let (loads, engine_failures) = self.end_loads(plan, loaded, &mut waitlist);
-        loads::note_rows(self.catalog, plan)?;
-        kept::look_after_kept_blobs(self, plan)?;
+        let (loads, engine_failures) = self.end_loads(plan, loaded, &noted, &mut waitlist);
+        let ended =
+            loads::note_rows(self.catalog, plan).and_then(|()| kept::look_after_kept_blobs(self, plan));
         let stopped = self.cancel.is_cancelled();
         let images = waitlist.into_results(plan);
         Ok(Outcome {
+            failure: ended.err().map(Arc::new),
             staged: outcome::staged(plan, &images),
             images,
             layers,
@@ -344,7 +346,8 @@ impl Executor<'_> {
     fn end_loads(
         &mut self,
         plan: &Plan,
-        loaded: Vec<LoadResult>,
+        mut loaded: Vec<LoadResult>,
+        noted: &NotedFiles,
         waitlist: &mut Waitlist,
     ) -> (usize, BTreeSet<(ImageRef, EngineName)>) {
         let (mut count, mut failures) = (0, BTreeSet::new());
@@ -354,13 +357,16 @@ impl Executor<'_> {
         if let Err(error) = kept::remove_damaged(self, &damaged) {
             self.reporter.report(Event::Warning(format!("damaged kept blobs stay: {error}")));
         }
-        let noted = if loaded.is_empty() { Vec::new() } else { self.catalog.loaded().unwrap_or_default() };
-        for LoadResult { image, engine, mut rows, error, .. } in loaded {
+        for row in loaded.iter_mut().flat_map(|result| &mut result.rows) {
+            noted.correct(&mut row.files);
+        }
+        let rows: Vec<&LoadedReference> = loaded.iter().flat_map(|result| &result.rows).collect();
+        let all_recorded = self.catalog.end_loads(&rows).is_ok();
+        for LoadResult { image, engine, rows, error, .. } in loaded {
             count += rows.len();
-            for row in &mut rows {
-                loads::note_files_as_made(row, &noted);
-            }
-            let recorded = rows.iter().try_for_each(|row| self.catalog.end_load(row));
+            // Where not all can be recorded, some may.
+            let mut unrecorded = rows.iter().filter(|_| !all_recorded);
+            let recorded = unrecorded.try_for_each(|row| self.catalog.end_loads(&[row]));
             let failed = error.or(recorded.err().map(|error| Arc::new(error.into())));
             if failed.is_some() {
                 failures.insert((plan.images[image].reference.clone(), engine));
@@ -429,7 +435,11 @@ impl Executor<'_> {
             return;
         }
         if let Err(error) = kept::foretell_index(self, !leaving.is_empty() && kept::are_there(self)) {
-            outcome.failure = Some(Arc::new(error.into()));
+            let error = Arc::new(Error::from(error));
+            for image in leaving {
+                outcome.images.push((image.reference.clone(), image.action, Some(Arc::clone(&error))));
+                self.reporter.report(image.event(Some(Arc::clone(&error))));
+            }
             return;
         }
         for group in leaving.chunks(catalog::GROUP) {
@@ -444,10 +454,21 @@ impl Executor<'_> {
             }
         }
         removals::remove_from_engines(self, plan, outcome);
-        let blobs = if plan.removes() || plan.sweeps_blobs { kept::prune_blobs(self) } else { Ok(()) };
-        match self.remove_layers(&plan.layers_to_remove).and_then(|count| blobs.map(|()| count)) {
+        if plan.removes() || plan.sweeps_blobs {
+            kept::prune_blobs(self).unwrap_or_else(|error| self.failed(outcome, error));
+        }
+        match self.remove_layers(&plan.layers_to_remove) {
             Ok(count) => outcome.layers_removed += count,
-            Err(error) => outcome.failure = Some(Arc::new(error)),
+            Err(error) => self.failed(outcome, error),
+        }
+    }
+
+    /// Notes that a removal has failed; a run has one such error, and warns of further ones.
+    fn failed(&self, outcome: &mut Outcome, error: Error) {
+        if outcome.failure.is_some() {
+            self.reporter.report(Event::Warning(error.chain().join(": ")));
+        } else {
+            outcome.failure = Some(Arc::new(error));
         }
     }
 

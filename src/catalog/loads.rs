@@ -51,8 +51,8 @@ fn load(row: &Row<'_>) -> Result<Option<LoadedReference>> {
 }
 
 /// Notes a load. With `is_done`, it is what the engine lists, for all owners who have the name;
-/// else it is under way, and what the engine listed as ours before is ours still. A row of the same
-/// owner and engine with other settings goes.
+/// else it is under way: what the engine listed as ours before is ours still, and its files are as
+/// they were noted then. A row of the same owner and engine with other settings goes.
 pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -> Result<()> {
     let (listed, files) = if is_done { (load.listed.as_ref(), &load.files[..]) } else { (None, &[][..]) };
     let listed = listed.map(BlobDigest::text);
@@ -86,7 +86,7 @@ pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, CURRENT_TIMESTAMP)
          ON CONFLICT (engine, name, owner) DO UPDATE SET reference = excluded.reference,
              manifest_digest = excluded.manifest_digest, listed_digest = excluded.listed_digest,
-             files_json = excluded.files_json, since = excluded.since",
+             files_json = iif(?8, excluded.files_json, files_json), since = excluded.since",
     )?
     .execute(params![
         engine,
@@ -96,6 +96,7 @@ pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -
         load.manifest.text(),
         listed,
         files,
+        is_done,
     ])?;
     Ok(())
 }

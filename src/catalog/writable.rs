@@ -266,7 +266,7 @@ impl WritableCatalog {
     }
 
     /// Notes, in one transaction, loads that are about to start: from then on they are ours, and
-    /// failed until [`WritableCatalog::end_load`] says otherwise.
+    /// failed until [`WritableCatalog::end_loads`] says otherwise.
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.
@@ -278,19 +278,15 @@ impl WritableCatalog {
         self.write("note loads in", |tx| loads.iter().try_for_each(|load| loads::put(tx, load, false)))
     }
 
-    /// Notes the result of a load.
-    ///
-    /// # Errors
-    /// The database cannot be written; it is then as it was.
-    pub fn end_load(&mut self, load: &LoadedReference) -> Result<(), CatalogError> {
-        self.end_loads(&[load])
-    }
-
     /// Notes the results of loads in one transaction.
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.
     pub fn end_loads(&mut self, loads: &[&LoadedReference]) -> Result<(), CatalogError> {
+        if loads.is_empty() {
+            // No run waits for another program without need.
+            return Ok(());
+        }
         self.write("note a load in", |tx| loads.iter().try_for_each(|load| loads::put(tx, load, true)))
     }
 

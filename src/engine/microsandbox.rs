@@ -5,10 +5,8 @@
 //! killed load leaves copies of blobs behind, which msb never removes: so we do.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -16,6 +14,7 @@ use serde::Deserialize;
 
 use super::adapter::{Engine, Removed, Told, full_name, remove_each};
 use super::listing::Reader;
+use super::noted::Stamp;
 use super::pieces::Form;
 use super::program::Program;
 use super::version::Version;
@@ -39,18 +38,6 @@ pub(super) struct Microsandbox {
     version: Version,
     /// The digests of files that this run has hashed: images share most of their layers.
     hashed: Mutex<HashMap<PathBuf, (Stamp, String)>>,
-}
-
-/// A file as it was when it was hashed: device, inode, size, and the times of its last changes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp([i64; 4], [u64; 3]);
-
-impl Stamp {
-    fn of(file: &File) -> io::Result<Self> {
-        let found = file.metadata()?;
-        let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
-        Ok(Self(times, [found.dev(), found.ino(), found.size()]))
-    }
 }
 
 #[derive(Deserialize)]
@@ -78,7 +65,7 @@ impl Microsandbox {
     /// Hashes the regular file at `path`, unless this run has done so since the file last changed.
     fn hash(&self, path: &Path) -> io::Result<String> {
         let mut file = sys::open_regular(path)?;
-        let stamp = Stamp::of(&file)?;
+        let stamp = Stamp::of(&file.metadata()?);
         if let Some((known, digest)) = lock(&self.hashed).get(path)
             && *known == stamp
         {

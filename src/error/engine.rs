@@ -146,7 +146,8 @@ impl EngineError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotRun { engine, source, .. } if source.kind() == io::ErrorKind::NotFound => Some(format!(
-                "install it, name its path with `command = …` under [engine.{engine}], or take the table out"
+                "install it, name its path with `command = …` under [engine.{engine}], or take the table out; what \
+                 was loaded there can be taken out only by it"
             )),
             Self::TooOld { engine, needed, .. } => Some(format!("update {engine} to {needed} or newer")),
             Self::Unfit { .. } => Some("leave the engine out for it, with `engines = […]`".to_owned()),

@@ -13,7 +13,6 @@
 mod loading;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -23,7 +22,7 @@ use self::loading::Loading;
 use crate::cancel::Cancel;
 use crate::catalog::WritableCatalog;
 use crate::digest::BlobDigest;
-use crate::engine::{Engine, Engines};
+use crate::engine::{Engine, Engines, NotedFiles};
 use crate::error::Error;
 use crate::plan::{Plan, PlannedImage, RowChange};
 use crate::progress::{Event, Reporter, Task};
@@ -108,6 +107,18 @@ impl Loads {
             }
         }
         Self { engines: loads }
+    }
+
+    /// Takes note of the files of earlier loads into these engines, before the next ones begin.
+    pub(super) fn noted_files(&self, catalog: &WritableCatalog) -> Result<NotedFiles, Error> {
+        if self.engines.is_empty() {
+            return Ok(NotedFiles::default());
+        }
+        let rows = catalog.loaded()?;
+        let is_of_these = |row: &&LoadedReference| {
+            self.engines.iter().any(|loads| loads.engine.settings().may_be(&row.engine))
+        };
+        Ok(NotedFiles::of(rows.iter().filter(is_of_these)))
     }
 
     /// Starts the loads, each engine's in a thread of `scope`.
@@ -211,10 +222,7 @@ pub(super) fn note_rows(catalog: &mut WritableCatalog, plan: &Plan) -> Result<()
             RowChange::Drop(row) => lost.push(row.clone()),
         }
     }
-    // No run waits for another program without need.
-    if !notes.is_empty() {
-        catalog.end_loads(&notes)?;
-    }
+    catalog.end_loads(&notes)?;
     if !lost.is_empty() {
         catalog.forget_loads(&lost)?;
     }
@@ -234,18 +242,4 @@ fn manifest_of(image: &PlannedImage) -> Option<&BlobDigest> {
 pub(super) fn blobs_of(image: &PlannedImage) -> impl Iterator<Item = (BlobDigest, u64)> + '_ {
     let documents = image.documents.iter().map(|document| (document.digest.clone(), document.size));
     documents.chain(image.layers.iter().map(|layer| (layer.digest.clone(), layer.size)))
-}
-
-/// Lets `row` say of files that other images brought what was `noted` of them then: an engine takes
-/// a file that is there for a good one, and what it is now may be damage.
-pub(super) fn note_files_as_made(row: &mut LoadedReference, noted: &[LoadedReference]) {
-    let of_others = noted.iter().filter(|other| other.listed.is_some() && other.name != row.name);
-    let known: BTreeMap<&Path, &str> = of_others
-        .flat_map(|other| other.files.iter().map(|file| (file.path.as_path(), file.digest.as_str())))
-        .collect();
-    for file in &mut row.files {
-        if let Some(digest) = known.get(file.path.as_path()) {
-            file.digest = (*digest).to_owned();
-        }
-    }
 }

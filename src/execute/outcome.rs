@@ -37,8 +37,8 @@ pub struct Outcome {
     pub extracted_bytes: u64,
     /// True if the run was stopped before its end.
     pub stopped: bool,
-    /// The error that kept layers which nobody needs from being removed at the end. The images are
-    /// as the list above says.
+    /// The error that kept the end of the run from being done: the index of the kept blobs, and the
+    /// removal of what nobody needs. The images are as the list above says.
     pub failure: Option<Arc<Error>>,
 }
 

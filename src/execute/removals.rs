@@ -1,7 +1,7 @@
 //! Taking references out of engines: only those that msb-sync has loaded, that are still what was
 //! loaded, and that nobody else wants there. Never by force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Executor, Outcome};
@@ -9,18 +9,28 @@ use crate::engine::{Engines, Removed};
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::progress::{Event, Reporter};
-use crate::state::{AskedNames, EngineListing, EngineSettings, LoadedReference};
+use crate::state::{AskedNames, EngineListing, EngineSettings, LoadedReference, Owner};
 
 /// The report of references that were to be taken out of engines.
 #[derive(Default)]
 pub(crate) struct TakenOut {
-    /// The rows that are ours no more: the reference is gone, is not what we loaded any more, or is
-    /// wanted by another owner, or in the same engine with other settings.
-    pub(crate) gone: Vec<LoadedReference>,
+    /// The rows of references that the engine has given up.
+    pub(crate) removed: Vec<LoadedReference>,
+    /// The rows of references that are not ours to remove: the engine does not list them, they are
+    /// not what we loaded any more, or another owner wants them, or the same one in the same engine
+    /// with other settings.
+    pub(crate) not_ours: Vec<LoadedReference>,
     /// The references that somebody uses, with the engine's words; they stay ours.
     pub(crate) in_use: Vec<(LoadedReference, String)>,
     /// The first error of an engine.
     pub(crate) error: Option<Arc<Error>>,
+}
+
+impl TakenOut {
+    /// Lists all rows that go.
+    pub(crate) fn gone(&self) -> Vec<LoadedReference> {
+        self.removed.iter().chain(&self.not_ours).cloned().collect()
+    }
 }
 
 /// Takes out of engines what `plan` says. What somebody uses there stays, and stays ours.
@@ -30,17 +40,17 @@ pub(super) fn remove_from_engines(executor: &mut Executor<'_>, plan: &Plan, outc
     }
     let taken_out = executor.catalog.loaded().map_err(Error::from).and_then(|all: Vec<LoadedReference>| {
         let taken_out = take_out(executor.engines, &plan.engine_removals, &all, executor.reporter);
-        executor.catalog.forget_loads(&taken_out.gone)?;
+        executor.catalog.forget_loads(&taken_out.gone())?;
         Ok(taken_out)
     });
     match taken_out {
         Ok(taken_out) => {
-            outcome.engine_removals += taken_out.gone.len();
+            outcome.engine_removals += taken_out.removed.len();
             if let Some(error) = taken_out.error {
                 outcome.failure.get_or_insert(error);
             }
         }
-        Err(error) => outcome.failure = Some(Arc::new(error)),
+        Err(error) => executor.failed(outcome, error),
     }
 }
 
@@ -52,6 +62,11 @@ pub(crate) fn take_out(
     reporter: &dyn Reporter,
 ) -> TakenOut {
     let mut report = TakenOut::default();
+    let leaving: BTreeSet<_> = unwanted.iter().map(key).collect();
+    let mut wanted: BTreeMap<&str, Vec<&LoadedReference>> = BTreeMap::new();
+    for row in all.iter().filter(|row| !leaving.contains(&key(row))) {
+        wanted.entry(&row.name).or_default().push(row);
+    }
     let mut by_engine: BTreeMap<&EngineSettings, Vec<&LoadedReference>> = BTreeMap::new();
     for row in unwanted {
         by_engine.entry(&row.engine).or_default().push(row);
@@ -67,15 +82,15 @@ pub(crate) fn take_out(
             }
         };
         let (ours, others): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|row| is_ours_alone(row, &listing, unwanted, all));
-        report.gone.extend(others.into_iter().cloned());
+            rows.into_iter().partition(|row| is_ours_alone(row, &listing, &wanted));
+        report.not_ours.extend(others.into_iter().cloned());
         let names: Vec<String> = ours.iter().map(|row| row.name.clone()).collect();
         if names.is_empty() {
             continue;
         }
         for (row, removed) in ours.into_iter().zip(engine.remove(&names)) {
             match removed {
-                Removed::Gone => report.gone.push(row.clone()),
+                Removed::Gone => report.removed.push(row.clone()),
                 Removed::InUse(words) => {
                     let text = format!("{} stays in {}: {words}", row.name, settings.name);
                     reporter.report(Event::Warning(text));
@@ -90,13 +105,17 @@ pub(crate) fn take_out(
     report
 }
 
-/// True if the engine lists the reference of `row` by the digest that we loaded, and no row but
-/// those that are `unwanted` has the same name in this engine, or in one that may be the same.
+/// The parts of a row by which the catalog knows the row from all others.
+fn key(row: &LoadedReference) -> (&Owner, &EngineSettings, &str) {
+    (&row.owner, &row.engine, &row.name)
+}
+
+/// True if the engine lists the reference of `row` by the digest that we loaded, and no row that is
+/// still `wanted` has the same name in this engine, or in one that may be the same.
 fn is_ours_alone(
     row: &LoadedReference,
     listing: &EngineListing,
-    unwanted: &[LoadedReference],
-    all: &[LoadedReference],
+    wanted: &BTreeMap<&str, Vec<&LoadedReference>>,
 ) -> bool {
     let found = listing.images.get(&row.name);
     let is_ours = match (&row.listed, found) {
@@ -108,13 +127,6 @@ fn is_ours_alone(
         }
         (_, None) => false,
     };
-    let is_same = |one: &LoadedReference, other: &LoadedReference| {
-        one.owner == other.owner && one.engine == other.engine && one.name == other.name
-    };
-    let is_wanted = |other: &&LoadedReference| {
-        other.name == row.name
-            && other.engine.may_be(&row.engine)
-            && !unwanted.iter().any(|unwanted| is_same(unwanted, other))
-    };
-    is_ours && !all.iter().any(|other| is_wanted(&other))
+    let of_name = wanted.get(&*row.name).into_iter().flatten();
+    is_ours && !of_name.into_iter().any(|other| other.engine.may_be(&row.engine))
 }

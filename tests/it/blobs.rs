@@ -251,6 +251,28 @@ fn a_file_that_was_damaged_before_a_load_is_noted_as_it_was_made() {
 }
 
 #[test]
+fn damage_that_an_update_finds_in_its_own_files_is_not_noted_as_good() {
+    let (shop, settings) = with_engine("");
+    shop.want(&settings, &["a:1"]);
+    shop.json("prune", 0);
+    let files = fs::read_dir(shop.sandbox.work().join("msb/cache/layers")).unwrap();
+    let damaged = files.map(|file| file.unwrap().path()).max_by_key(|path| path.metadata().unwrap().len());
+    let damaged = damaged.unwrap();
+    let before = fs::read(&damaged).unwrap();
+    flip(&damaged);
+    shop.registry.edit(|content| {
+        let image = content.image(&Image::new(&[shop.base.clone(), Layer::of(&[file("own", "new")])]));
+        content.tag("a:1", &image);
+    });
+    applied(&shop.sandbox);
+    let found = shop.json("verify", 1);
+    assert_eq!(statuses(&found, "engines", "reference"), [("modified", &*shop.name("a:1"))], "{found}");
+    shop.json("verify --repair", 0);
+    shop.json("verify", 0);
+    assert_eq!(fs::read(&damaged).unwrap(), before);
+}
+
+#[test]
 fn references_leave_engines_with_their_images_and_what_is_in_use_stays() {
     let (shop, settings) = with_engine("");
     let (a, b) = (shop.name("a:1"), shop.name("b:1"));

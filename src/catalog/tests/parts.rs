@@ -99,7 +99,7 @@ fn loads_are_noted_before_they_start_and_outlive_their_owners() {
     catalog.begin_loads(&loads).unwrap();
     let begun = |load: &LoadedReference| LoadedReference { listed: None, files: Vec::new(), ..load.clone() };
     assert_eq!(catalog.loaded().unwrap(), loads.clone().map(|load| begun(&load)));
-    catalog.end_load(&loads[1]).unwrap();
+    catalog.end_loads(&[&loads[1]]).unwrap();
     // The reference is what it is, whoever had it loaded.
     assert_eq!(catalog.loaded().unwrap(), [loads[0].clone(), loads[1].clone(), begun(&loads[2])]);
     catalog.unwant_loads(&loads[1..]).unwrap();
@@ -107,22 +107,23 @@ fn loads_are_noted_before_they_start_and_outlive_their_owners() {
         catalog.loaded().unwrap().iter().map(|load| load.wanted).collect::<Vec<_>>(),
         [true, false, false]
     );
-    catalog.end_load(&loads[1]).unwrap();
+    catalog.end_loads(&[&loads[1]]).unwrap();
     assert_eq!(
         catalog.loaded().unwrap().iter().map(|load| load.wanted).collect::<Vec<_>>(),
         [true, true, false]
     );
     // The former image is ours until the new one is there, however often its load begins.
     let next = LoadedReference { listed: Some(layer("c").digest), ..loads[1].clone() };
-    let under_way = LoadedReference { former: Some(layer("b").digest), ..begun(&next) };
+    let files = loads[1].files.clone();
+    let under_way = LoadedReference { former: Some(layer("b").digest), files, ..begun(&next) };
     for _ in 0..2 {
         catalog.begin_loads(std::slice::from_ref(&next)).unwrap();
         assert_eq!(catalog.loaded().unwrap()[1], under_way);
     }
-    catalog.end_load(&next).unwrap();
+    catalog.end_loads(&[&next]).unwrap();
     assert_eq!(catalog.loaded().unwrap()[1], next);
     catalog.begin_loads(&[loads[1].clone()]).unwrap();
-    catalog.end_load(&loads[1]).unwrap();
+    catalog.end_loads(&[&loads[1]]).unwrap();
     assert_eq!(sandbox.count("sync_former_loads"), 0);
     catalog.forget(&[reference(ALPINE)], None).unwrap();
     catalog.forget_loads(&[loads[0].clone(), loads[2].clone()]).unwrap();

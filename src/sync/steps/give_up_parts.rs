@@ -54,11 +54,9 @@ pub(crate) fn take_out_of_engines(
     if unwanted.is_empty() {
         return Ok(());
     }
-    let mut others = catalog.loaded()?;
-    others.retain(|row| !unwanted.contains(row));
-    let taken = take_out(&engines::of(session), unwanted, &others, &*session.reporter);
-    catalog.forget_loads(&taken.gone)?;
-    pruned.engines.extend(taken.gone.iter().map(RemovedReference::from));
+    let taken = take_out(&engines::of(session), unwanted, &catalog.loaded()?, &*session.reporter);
+    catalog.forget_loads(&taken.gone())?;
+    pruned.engines.extend(taken.removed.iter().map(RemovedReference::from));
     let kept = |(row, reason): (LoadedReference, String)| KeptReference {
         engine: row.engine.name,
         name: row.name,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use msb_sync::error::Error;
 use msb_sync::plan::{PlannedImage, Reason};
 use msb_sync::state::Action;
 use msb_sync::sync::{Applied, Outcome};
@@ -72,8 +73,12 @@ fn headline(applied: &Applied, time: &str) -> String {
     if failed_hooks > 0 {
         parts.push(paint::red(&format!("{} failed", plural(failed_hooks, "hook"))));
     }
-    if outcome.failure.is_some() {
-        parts.push(paint::red("unneeded layers not removed"));
+    if let Some(failure) = &outcome.failure {
+        let left = match &**failure {
+            Error::Engine(error) => format!("not all removed from {}", error.engine()),
+            _ => "the rest not done".to_owned(),
+        };
+        parts.push(paint::red(&left));
     }
     let head = match (failed, is_any_done) {
         (false, _) => paint::green("Done"),
