@@ -162,7 +162,7 @@ impl fmt::Display for Reason {
             Self::Engine { engine, to_load } => match to_load {
                 ToLoad::Absent => write!(f, "not in {engine}"),
                 ToLoad::AnotherDigest => write!(f, "another digest in {engine}"),
-                ToLoad::LoadFailed => write!(f, "its last load into {engine} failed"),
+                ToLoad::LoadFailed => write!(f, "its load into {engine} is not known to be good"),
             },
             Self::Rows => f.write_str("rows missing in the catalog"),
             Self::InSync => f.write_str("in sync"),

@@ -126,7 +126,7 @@ pub enum ToLoad {
     Absent,
     /// The engine lists another digest under the name.
     AnotherDigest,
-    /// The last load of the name failed or was killed, whatever the engine lists.
+    /// The last load of the name failed or was killed, though the engine lists the digest.
     LoadFailed,
 }
 
@@ -152,9 +152,10 @@ impl EngineState {
         };
         let to_load = |name: &String| match listing.images.get(name) {
             None => Some(ToLoad::Absent),
-            Some(_) if failed(name) => Some(ToLoad::LoadFailed),
-            Some(found) if digests.iter().any(|digest| found.contains(*digest)) => None,
-            Some(_) => Some(ToLoad::AnotherDigest),
+            Some(found) if !digests.iter().any(|digest| found.contains(*digest)) => {
+                Some(ToLoad::AnotherDigest)
+            }
+            Some(_) => failed(name).then_some(ToLoad::LoadFailed),
         };
         Self {
             listed: names.iter().any(|name| listing.images.contains_key(name)),
