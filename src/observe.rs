@@ -36,14 +36,14 @@ use crate::cancel::Cancel;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::engine::Engines;
-use crate::error::{Absent, Error};
+use crate::error::{Absent, Error, RegistryError};
 use crate::extract;
 use crate::image_ref::ImageRef;
 use crate::progress::Reporter;
 use crate::registry::Registries;
 use crate::state::{
-    AskedNames, Desired, DocumentDescriptor, LayerDescriptor, LayerState, Observed, PullPolicy,
-    RecordedImage, Resolution,
+    AskedNames, Desired, DesiredImage, DocumentDescriptor, LayerDescriptor, LayerState, LockedImage,
+    Observed, PullPolicy, RecordedImage, Resolution,
 };
 use crate::store::{self, Blobs};
 use crate::sys;
@@ -347,6 +347,16 @@ impl Observer<'_> {
         self.look_at_earlier(desired, observed, &|digest| Ok(located.state(digest)?))
     }
 
+    /// Returns the error of a locked image that nobody has looked up yet, if a bundle lacks what its
+    /// digest leads to; a meaning that is remembered needs no bundle.
+    fn lacks_manifest(&self, wanted: &DesiredImage, locked: &LockedImage) -> Option<RegistryError> {
+        let lacks = [&locked.digest, &locked.manifest]
+            .into_iter()
+            .find_map(|digest| self.registries.lacks("manifest", digest))?;
+        let is_remembered = self.remembered.locked(wanted, locked).is_some();
+        (!is_remembered).then_some(lacks)
+    }
+
     /// Blocks images of which something is needed that cannot be had: with their registry not to be
     /// asked, a repair; with a bundle, what it lacks.
     fn block_absent(&self, desired: &Desired, observed: &mut Observed) {
@@ -370,9 +380,14 @@ impl Observer<'_> {
                 let are_extracted = absent.all(|(_, digest)| is_here(digest));
                 return Some(blocked(if are_extracted { Absent::Blobs } else { Absent::Layers }));
             }
-            let error = content?
-                .absent(desired, wanted, observed)
-                .find_map(|(what, digest)| self.registries.lacks(what, digest))?;
+            let unread = match resolution {
+                Resolution::Locked(locked) => self.lacks_manifest(wanted, locked),
+                _ => None,
+            };
+            let content = content?;
+            let mut absent = content.absent(desired, wanted, observed);
+            let error =
+                unread.or_else(|| absent.find_map(|(what, digest)| self.registries.lacks(what, digest)))?;
             Some(Resolution::Blocked(Arc::new(error.into())))
         });
     }

@@ -125,8 +125,17 @@ fn locks_and_pins_hold() {
     bundle(&empty.work().join("other"), &other, &[entry(&moved, &full)]);
     empty.images(&wanted(&registry.name(), &["team/app:1"]));
     empty.write("images.lock", std::fs::read(sandbox.work().join("images.lock")).unwrap());
+    let plan = empty.msb("plan --json --from other").run().code(1).json();
+    assert_eq!(plan["images"][0]["action"], "blocked", "{plan:#}");
     from(&empty, "other").code(1).says(index.digest()).says("other has no manifest");
     assert_eq!(empty.extracted(), [] as [&str; 0]);
+    // The layer itself makes no image of what nobody can read the manifest of.
+    let mut torn = content.clone();
+    torn.blobs.remove(index.digest());
+    torn.blobs.remove(here.digest());
+    bundle(&empty.work().join("torn"), &torn, &[]);
+    let plan = empty.msb("plan --json --from torn").run().code(1).json();
+    assert_eq!(plan["images"][0]["action"], "blocked", "{plan:#}");
     // Without a lock the bundle's word counts.
     std::fs::remove_file(empty.work().join("images.lock")).unwrap();
     from(&empty, "other").success();
