@@ -114,7 +114,7 @@ pub fn rollback(session: &Session, reference: &ImageRef, to: Option<&str>) -> Re
     Ok(RolledBack { applied, reference, digest: entry.digest, was_there })
 }
 
-/// Holds `reference` no more, so that the next run takes what its tag means; tells whether it was
+/// Holds `reference` no more, so that the next run follows its tag again; tells whether it was
 /// held.
 ///
 /// # Errors

@@ -81,6 +81,25 @@ fn the_newest_tags_in_a_range_come_and_older_ones_go() {
 }
 
 #[test]
+fn what_is_kept_is_one_line_whatever_chose_it() {
+    let sandbox = Sandbox::in_memory();
+    let registry = registry(&["6.9.0", "7.2.0", "7.9.0", "8.0.0"]);
+    let eight = "{ name = \"team/app\", tags = { match = \"8.*\" } }";
+    let seven = format!("{{ name = \"team/app\", tags = {NEWEST_TWO} }}");
+    sandbox.images(&wanted(&registry.name(), &["team/app:6.9.0", eight, &seven]));
+    sandbox.msb("apply").run().success();
+    let kept = |arguments: &str| -> Vec<String> {
+        let plan = sandbox.msb(arguments).run().success();
+        plan.stdout.lines().filter(|line| line.starts_with("  = ")).map(str::to_owned).collect()
+    };
+    assert_eq!(kept("plan"), ["  = 4 images  keep"]);
+    assert_eq!(kept("plan -v").len(), 4);
+    sandbox.images(&selecting(&registry, NEWEST_TWO, ""));
+    sandbox.msb("apply --prune").run().success();
+    assert_eq!(kept("plan"), ["  = 2 images  keep  chosen by semver \">=7, <8\", newest 2"]);
+}
+
+#[test]
 fn a_pattern_matches_the_whole_tag_and_lists_are_read_to_their_end() {
     let sandbox = Sandbox::in_memory();
     let registry = registry(&["22.9-slim", "22.10-slim", "22.10-slim-arm", "v22.1-slim"]);

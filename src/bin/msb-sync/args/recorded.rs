@@ -43,7 +43,7 @@ pub(crate) struct Rollback {
     /// before the present one]
     #[arg(long, value_name = "DIGEST")]
     pub(crate) to: Option<String>,
-    /// Hold the image no more: the next apply takes what its tag means
+    /// Hold the image no more: the next apply follows its tag again
     #[arg(long, conflicts_with = "to")]
     pub(crate) release: bool,
 }

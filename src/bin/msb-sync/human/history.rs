@@ -47,7 +47,7 @@ pub(crate) fn history(histories: &[History], view: View) -> String {
 /// The report of `rollback --release`.
 pub(crate) fn released(reference: &ImageRef, was_held: bool) -> String {
     if was_held {
-        format!("{reference} is held no more: the next apply takes what its tag means.\n")
+        format!("{reference} is held no more: the next apply follows its tag again.\n")
     } else {
         format!("{reference} was not held.\n")
     }

@@ -107,11 +107,20 @@ fn likeness(image: &PlannedImage, plan: &Plan, platform: &Platform, view: View) 
         _ => return None,
     }
     key.extend(facts(image, plan, platform));
+    if image.action == Action::Keep {
+        // The rules that chose them make no two rows of what is kept.
+        let remark = image.chosen_by.as_ref().and_then(|_| image.remark());
+        key.retain(|fact| Some(fact) != remark.as_ref() || !image.reason.is_evident());
+    }
     Some(key)
 }
 
 fn kept_row(images: &[&PlannedImage], plan: &Plan, platform: &Platform) -> Row {
     let mut facts = facts(images[0], plan, platform);
+    let remark = images[0].remark();
+    if images.iter().any(|image| image.remark() != remark) {
+        facts.retain(|fact| Some(fact) != remark.as_ref());
+    }
     let signers: BTreeSet<String> =
         images.iter().filter_map(|image| trust::signatures(&image.signatures())).collect();
     facts.extend(match signers.len() {
