@@ -229,7 +229,9 @@ fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> 
     match image.action {
         Action::Add | Action::Update if image.staged && new == 0 => facts.push("staged".to_owned()),
         Action::Add | Action::Update => facts.push(match new {
-            0 => format!("{}, all here", plural(total, "layer")),
+            0 if image.download_bytes == 0 => format!("{}, all here", plural(total, "layer")),
+            // Extracted, and an engine wants the blobs.
+            0 => format!("{}, {} of blobs", plural(total, "layer"), bytes(image.download_bytes)),
             _ if new == total => format!("{}, {}", plural(total, "layer"), bytes(image.download_bytes)),
             _ => format!("{new} of {} new, {}", plural(total, "layer"), bytes(image.download_bytes)),
         }),
