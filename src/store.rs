@@ -5,10 +5,13 @@
 //! | `<layers>/<digest>.extracted/` | a complete layer, for microsandbox |
 //! | `<private>/records/<digest>` | its inventory; a layer without one is not trusted |
 //! | `<private>/staging/<digest>/` | a layer on its way: `tree/`, `record`, `ready` |
+//! | `<private>/staging/removed-<digest>/` | a layer on its way out |
+//! | `<private>/staging/removing-<digest>` | the inventory of one that goes where it is |
 //! | `<private>/staging/unneeded-<digest>` | nobody needs that layer, which has no inventory |
 //! | `<private>/lock` | who works on these layers |
 //! | `<private>/bindings/<digest>` | the directory that it is of ([`Store::bind`]) |
-//! | `<private>/homes/<id>` | a symlink to a home that needs these layers ([`Claim`]) |
+//! | `<private>/homes/<id>` | a symlink to a home that needs these layers ([`Store::open`]) |
+//! | `<private>/homes/<id>.made-for` | what tells that home, and its place, from others |
 //! | `<home>/.msb-sync.id` | by what a home's claims go |
 //! | `<home>/downloads/<digest>.part` | a partial blob ([`Spool`]) |
 //! | `<home>/blobs/` | an OCI image layout of the blobs that are kept ([`Blobs`]) |
@@ -60,7 +63,7 @@ pub use blobs::KeptBlob;
 pub(crate) use blobs::{Blobs, expect_blobs_index, keep, remove_blobs, write_blobs_index};
 pub(crate) use directories::{PRIVATE_MODE, make_directory, make_unsynced_directory};
 pub(crate) use downloads::{PartialDownload, partial_downloads, remove_download};
-pub(crate) use homes::{claim, claims_of_others};
+pub(crate) use homes::{claims_of_others, is_claimed};
 pub use names::layer_path;
 pub(crate) use places::{Leftover, LocatedLayers, OpenedLayer, Places};
 pub(crate) use recovery::{clear, recover, sweep_downloads};
@@ -108,18 +111,21 @@ pub(crate) struct Store {
 
 impl Store {
     /// Locks `layers` too, which several homes may share, and opens the store of `home` there,
-    /// making the directories that are missing, for this user alone. Their names last once
-    /// [`LockedHome::settle`] has returned.
+    /// making the directories that are missing, for this user alone. From now on other homes know
+    /// that this one may need what is there. Names that are made last once [`LockedHome::settle`]
+    /// has returned.
     ///
     /// # Errors
     /// The run was cancelled while it waited for the lock. A directory cannot be made or opened,
     /// for instance because it is a file, or another user's; or somebody replaces one all the time.
+    /// The home's claim cannot be written.
     pub(crate) fn open(home: &LockedHome, layers: &Path) -> Result<Self, Error> {
         let LockedPlaces { lock, layers_directory, places, private } = lock_places(home, layers)?;
         let downloads = downloads_of(home.path());
-        let unsynced = &mut *home.unsynced();
+        let mut noted = home.unsynced();
+        let unsynced = &mut *noted;
         let mut make = |name| directories::make_private_in(&private, &places.private.join(name), unsynced);
-        Ok(Self {
+        let store = Self {
             inventories_directory: make(INVENTORIES)?,
             bindings: Bindings::new(make(BINDINGS)?),
             staging_directory: make(STAGING)?,
@@ -130,7 +136,10 @@ impl Store {
             downloads,
             home: home.clone(),
             _lock: lock,
-        })
+        };
+        drop(noted);
+        homes::claim(home, &store.places)?;
+        Ok(store)
     }
 
     /// Returns the home that this store belongs to.

@@ -7,18 +7,24 @@
 //! home that another container has under the same path is another one. What a claimed home needs
 //! that cannot be found (not mounted, moved, of another container) nobody knows: then every layer
 //! may be needed.
+//!
+//! A home that was put back from a backup, or has lost its identifier, gets a new one, and would
+//! look in vain for whoever made its old claim. So beside each claim lies what tells the directory
+//! and the place that it was made for ([`Witness`]). A claim whose path leads here is this home's
+//! own if it was made for this directory, or if the identifier was copied here and the claim was
+//! made for this very place: whoever had made it is not there any more. By its path alone it never
+//! is: another container may have its home there.
 
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Store;
 use super::directories;
 use super::names::{FILE_MODE, HOMES};
 use super::places::Places;
-use crate::digest::{Algorithm, BlobDigest};
 use crate::error::StoreError;
 use crate::locked_home::LockedHome;
 use crate::sys;
@@ -31,6 +37,10 @@ const MAX_LENGTH: u64 = 4096;
 const MAX_FORMER: usize = 32;
 /// The hexadecimal digits of an identifier. A claim by path, as earlier versions made them, has 64.
 const DIGITS: usize = 32;
+/// The end of the name of a claim's [`Witness`].
+const WITNESS: &str = ".made-for";
+/// A part of a mark that nothing is known of.
+const UNKNOWN: &str = "-";
 
 /// The claim of a home on a directory of layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +61,12 @@ impl Claim {
             Some(id) => HomeId::read(&self.home).is_some_and(|found| found.id == *id),
             None => self.home.is_dir(),
         }
+    }
+
+    /// True if the path of the claim leads to `home`, whoever made it.
+    pub(crate) fn leads_to(&self, home: &Path) -> bool {
+        let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        self.home == home || identity(&self.home).is_some_and(|there| identity(home) == Some(there))
     }
 }
 
@@ -107,40 +123,168 @@ fn own_mark(home: &OwnedFd) -> io::Result<String> {
     sys::lasting_mark(home.as_fd())
 }
 
-/// Notes that the catalog of the store's home may need layers in here, since several homes may
-/// share them.
+/// The directory and the place that a claim was made for: the text of a symlink beside it.
+#[derive(PartialEq, Eq)]
+struct Witness {
+    home: String,
+    place: String,
+}
+
+impl Witness {
+    /// Describes the directory `home` and where it lies.
+    fn of(home: &Path) -> io::Result<Self> {
+        let mark = own_mark(&sys::open_directory(home)?)?;
+        Ok(Self { home: mark, place: Self::place(home).unwrap_or_else(|| UNKNOWN.to_owned()) })
+    }
+
+    /// Marks the name `home`, in its directory. Where a mount may have another home under that name
+    /// for others it cannot be told.
+    fn place(home: &Path) -> Option<String> {
+        let real = fs::canonicalize(home).ok()?;
+        let (parent, name) = (real.parent()?, real.file_name()?);
+        let (mount, above) = (sys::mount_of(&real)?, sys::mount_of(parent)?);
+        let is_told = mount == above && mount.1 != 0;
+        let mark = sys::locate_directory(parent).and_then(|parent| sys::lasting_mark(parent.as_fd()));
+        mark.ok().filter(|_| is_told).map(|mark| format!("{} in {mark}", name.to_string_lossy()))
+    }
+
+    /// Reads what lies beside a claim; `None` for one of an earlier version.
+    fn beside(claim: &Path) -> Option<Self> {
+        let text = fs::read_link(Self::path(claim)).ok()?.into_os_string().into_string().ok()?;
+        let (home, place) = text.split_once(" at ")?;
+        Some(Self { home: home.to_owned(), place: place.to_owned() })
+    }
+
+    fn path(claim: &Path) -> PathBuf {
+        let mut path = claim.as_os_str().to_owned();
+        path.push(WITNESS);
+        path.into()
+    }
+
+    fn text(&self) -> String {
+        format!("{} at {}", self.home, self.place)
+    }
+
+    fn is_of_directory(&self, other: &Self) -> bool {
+        self.home == other.home && is_certain(&self.home)
+    }
+
+    fn is_of_place(&self, other: &Self) -> bool {
+        self.place == other.place && is_certain(&self.place)
+    }
+}
+
+/// True if a mark is of one thing only.
+fn is_certain(mark: &str) -> bool {
+    !mark.ends_with(UNKNOWN) && !mark.contains("inode -")
+}
+
+/// A home that looks for its own claims on a directory of layers.
+struct Claimant<'h> {
+    home: &'h Path,
+    id: Option<HomeId>,
+    /// True if the layers lie in the home, and are copied with it.
+    has_layers: bool,
+}
+
+impl<'h> Claimant<'h> {
+    fn of(places: &Places, home: &'h Path) -> Self {
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        let has_layers = real(home)
+            .is_some_and(|home| real(&places.private).is_some_and(|private| private.starts_with(home)));
+        Self { home, id: HomeId::read(home), has_layers }
+    }
+
+    /// True if a claim goes by the identifier that this home has for good.
+    fn goes_by(&self, claim: &Claim) -> bool {
+        self.id.as_ref().is_some_and(|own| own.is_here && claim.id.as_ref() == Some(&own.id))
+    }
+
+    /// True if nobody but this home has made a claim, now or before. Those of the homes that it was
+    /// copied from count no more where the layers were copied with it.
+    fn made(&self, claim: &Claim) -> bool {
+        let Some(id) = &claim.id else { return claim.home == self.home };
+        // An identifier that was copied is the original's.
+        let was = self.id.as_ref().is_some_and(|own| own.id == *id || own.former.contains(id));
+        self.goes_by(claim) || (was && self.has_layers) || self.was_here(claim, id, was)
+    }
+
+    /// True if a claim was made by this home before it had its identifier, or by one that this one
+    /// has replaced.
+    fn was_here(&self, claim: &Claim, id: &str, was: bool) -> bool {
+        if !claim.leads_to(self.home) {
+            return false;
+        }
+        let (Some(made), Ok(now)) = (Witness::beside(&claim.path), Witness::of(self.home)) else {
+            return false;
+        };
+        made.is_of_directory(&now) || (was && made.is_of_place(&now) && !self.is_beside(id))
+    }
+
+    /// True if the home with the identifier `id` lies beside this one, renamed.
+    fn is_beside(&self, id: &str) -> bool {
+        let parent = fs::canonicalize(self.home).ok().and_then(|home| home.parent().map(Path::to_owned));
+        let beside = parent.and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten().flatten();
+        let mut homes = beside.filter_map(|entry| HomeId::read(&entry.path()));
+        homes.any(|found| found.is_here && found.id == id)
+    }
+}
+
+/// Notes that the catalog of `locked` may need the layers in these places, since several homes may
+/// share them, and takes back what it has claimed before. The lock of the layers must be held.
 ///
 /// # Errors
 /// The note cannot be written.
-pub(crate) fn claim(store: &Store) -> Result<(), StoreError> {
-    let (locked, home) = (store.home(), store.home().path());
-    let directory = store.places.private.join(HOMES);
+pub(super) fn claim(locked: &LockedHome, places: &Places) -> Result<(), StoreError> {
+    let home = locked.path();
+    let directory = places.private.join(HOMES);
     let opened = directories::make_private(&directory, &mut locked.unsynced())?;
-    let id = HomeId::establish(home).map_err(StoreError::io("write the identifier of", home))?;
+    let failed = || StoreError::io("write the identifier of", home);
+    let id = HomeId::establish(home).map_err(failed())?;
+    let witness = Witness::of(home).map_err(failed())?;
     let path = directory.join(&id);
     let failed = || StoreError::io("create", &path);
-    if fs::read_link(&path).is_ok_and(|target| target == home) {
+    let own =
+        Claim { home: fs::read_link(&path).unwrap_or_default(), path: path.clone(), id: Some(id.clone()) };
+    if own.leads_to(home) {
+        if Witness::beside(&path).is_none_or(|beside| beside != witness) {
+            write_link(opened.as_fd(), &format!("{id}{WITNESS}"), witness.text().as_bytes())
+                .map_err(failed())?;
+        }
         // Whoever made the claim may have been killed before it was durable.
-        return locked.unsynced().note(opened.as_fd()).map_err(failed());
+        locked.unsynced().note(opened.as_fd()).map_err(failed())?;
+    } else {
+        // No claim may outlive the identifier that it goes by: nobody would ever find its home. Nor
+        // may what is recorded outlive directories that a run has made which was killed before its
+        // claim.
+        for place in [Some(home), places.layers.parent(), places.private.parent(), directory.parent()] {
+            note_names_in(locked, place.unwrap_or(Path::new("/")))?;
+        }
+        locked.settle().map_err(StoreError::io("sync", home))?;
+        write_link(opened.as_fd(), &format!("{id}{WITNESS}"), witness.text().as_bytes())
+            .and_then(|()| write_link(opened.as_fd(), &id, home.as_os_str().as_encoded_bytes()))
+            .map_err(failed())?;
+        // Before anything is recorded that needs these layers: else a power loss leaves them to
+        // other homes.
+        locked.unsynced().note(opened.as_fd()).map_err(failed())?;
+        locked.settle().map_err(StoreError::io("sync", &directory))?;
     }
-    // No claim may outlive the identifier that it goes by: nobody would ever find its home. Nor may
-    // what is recorded outlive directories that a run has made which was killed before its claim.
-    for place in [Some(home), store.layers().parent(), store.places.private.parent(), directory.parent()] {
-        note_names_in(locked, place.unwrap_or(Path::new("/")))?;
+    let claimant = Claimant::of(places, home);
+    let is_former = |claim: &Claim| claimant.made(claim) && !claimant.goes_by(claim);
+    for former in claims_in(places)?.into_iter().filter(is_former) {
+        // One that stays is tried again by the next run.
+        let _ = fs::remove_file(&former.path);
+        let _ = fs::remove_file(Witness::path(&former.path));
     }
-    locked.settle().map_err(StoreError::io("sync", home))?;
-    let fresh = format!("{id}.new").into_bytes();
-    let _ = sys::remove_file(opened.as_fd(), &fresh);
-    let home_bytes = home.as_os_str().as_encoded_bytes();
-    sys::make_symlink(opened.as_fd(), &fresh, home_bytes).map_err(failed())?;
-    sys::rename_over(opened.as_fd(), &fresh, opened.as_fd(), id.as_bytes()).map_err(failed())?;
-    // By path, as earlier versions claimed: now said better.
-    let by_path = BlobDigest::of(Algorithm::Sha256, home_bytes);
-    let _ = sys::remove_file(opened.as_fd(), by_path.text().hex().as_bytes());
-    // Before anything is recorded that needs these layers: else a power loss leaves them to other
-    // homes.
-    locked.unsynced().note(opened.as_fd()).map_err(failed())?;
-    locked.settle().map_err(StoreError::io("sync", &directory))
+    Ok(())
+}
+
+/// Makes the symlink `name`, in place of one that is there.
+fn write_link(directory: BorrowedFd<'_>, name: &str, text: &[u8]) -> io::Result<()> {
+    let fresh = format!("{name}.new").into_bytes();
+    let _ = sys::remove_file(directory, &fresh);
+    sys::make_symlink(directory, &fresh, text)?;
+    sys::rename_over(directory, &fresh, directory, name.as_bytes())
 }
 
 fn note_names_in(home: &LockedHome, directory: &Path) -> Result<(), StoreError> {
@@ -148,30 +292,37 @@ fn note_names_in(home: &LockedHome, directory: &Path) -> Result<(), StoreError> 
     noted.map_err(StoreError::io("open", directory))
 }
 
-/// Lists the claims of other homes than `home` whose catalogs may need these layers, as [`claim`]
-/// noted them. Those of the homes that `home` was copied from count no more where the layers were
-/// copied with it.
+/// True if others find `home` by its claim on these layers, and look for it by no other one; or if
+/// no run was ever here. A claim is missing where somebody removed it, and leads elsewhere where
+/// the home was moved.
+pub(crate) fn is_claimed(places: &Places, home: &Path) -> bool {
+    if fs::symlink_metadata(&places.private).is_err() {
+        return true;
+    }
+    // Whoever has to change something in a place that cannot be read tells of it.
+    let Ok(mut claims) = claims_in(places) else { return true };
+    let claimant = Claimant::of(places, home);
+    claims.retain(|claim| claimant.made(claim));
+    matches!(&claims[..], [claim] if claimant.goes_by(claim) && claim.leads_to(home))
+}
+
+/// Lists the claims of other homes than `home` whose catalogs may need these layers.
 ///
 /// # Errors
 /// The directory cannot be read; one that does not exist holds none.
 pub(crate) fn claims_of_others(places: &Places, home: &Path) -> Result<Vec<Claim>, StoreError> {
+    let claimant = Claimant::of(places, home);
+    let mut claims = claims_in(places)?;
+    claims.retain(|claim| !claimant.made(claim));
+    Ok(claims)
+}
+
+/// Lists all claims on these layers.
+fn claims_in(places: &Places) -> Result<Vec<Claim>, StoreError> {
     let directory = places.private.join(HOMES);
-    let own = HomeId::read(home);
-    let real = |path: &Path| fs::canonicalize(path).ok();
-    let copied_with_home =
-        real(home).is_some_and(|home| real(&places.private).is_some_and(|private| private.starts_with(home)));
-    let is_own = |claim: &Claim| match (&claim.id, &own) {
-        (Some(id), Some(own)) => {
-            // An identifier that was copied is the original's.
-            let was = copied_with_home && (own.former.contains(id) || own.id == *id);
-            was || (own.is_here && own.id == *id)
-        }
-        (Some(_), None) => false,
-        (None, _) => claim.home == home,
-    };
     let claim = |name: String| {
         let path = directory.join(&name);
-        // A name of another form is one on its way.
+        // A name of another form is one on its way, or that of a witness.
         let id = match name.len() {
             DIGITS => Some(name),
             64 => None,
@@ -179,6 +330,5 @@ pub(crate) fn claims_of_others(places: &Places, home: &Path) -> Result<Vec<Claim
         };
         Some(Claim { home: fs::read_link(&path).ok()?, path, id })
     };
-    let claims = places.private_names(HOMES)?.into_iter().filter_map(claim);
-    Ok(claims.filter(|claim| !is_own(claim)).collect())
+    Ok(places.private_names(HOMES)?.into_iter().filter_map(claim).collect())
 }

@@ -57,15 +57,72 @@ fn a_layer_is_visible_after_commit_only_and_a_dropped_one_leaves_nothing() {
 }
 
 #[test]
-fn a_new_store_lasts_once_its_home_has_a_claim_on_it() {
+fn a_new_store_lasts_and_its_home_has_a_claim_on_it() {
     let temp = tempfile::tempdir().unwrap();
+    let is_claimed = || homes::is_claimed(&Places::of(&temp.path().join("layers")), temp.path());
+    assert!(is_claimed(), "where nothing was ever made nothing is to be claimed");
     let store = open(temp.path());
-    assert!(!store.home().unsynced().is_empty(), "each name that was made is noted");
-    claim(&store).unwrap();
-    assert!(store.home().unsynced().is_empty());
+    assert!(store.home().unsynced().is_empty(), "each name that was made is on disk");
+    assert!(is_claimed());
     // A claim that is there may be one of a run that was killed before it lasted.
-    claim(&store).unwrap();
-    assert!(!store.home().unsynced().is_empty());
+    drop(store);
+    assert!(!open(temp.path()).home().unsynced().is_empty());
+}
+
+/// The names in `homes` that are claims.
+fn claims(layers: &Path) -> Vec<std::ffi::OsString> {
+    let private = layers.with_file_name(format!(".{}.msb-sync", layers.file_name().unwrap().display()));
+    let names = fs::read_dir(private.join("homes")).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.len() == 32).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.unwrap().success());
+}
+
+#[test]
+fn a_home_takes_back_what_it_has_claimed_before_and_nothing_else() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    let (home, layers, id) = (at("home"), at("shared"), at("home/.msb-sync.id"));
+    let open = |home: &Path| {
+        let home = LockedHome::acquire(home, "test", &Cancel::new(), Arc::new(Silent)).unwrap();
+        drop(Store::open(&home, &layers).unwrap());
+    };
+    let places = || Places::of(&layers);
+    let others = |home: &Path| claims_of_others(&places(), home).unwrap().len();
+    fs::create_dir(&home).unwrap();
+    open(&home);
+    // Moved, and its claim removed by somebody who took it for gone.
+    fs::rename(&home, at("moved")).unwrap();
+    assert!(!is_claimed(&places(), &at("moved")) && others(&at("moved")) == 0);
+    fs::remove_dir_all(at(".shared.msb-sync/homes")).unwrap();
+    assert!(!is_claimed(&places(), &at("moved")));
+    open(&at("moved"));
+    assert!(is_claimed(&places(), &at("moved")));
+    fs::rename(at("moved"), &home).unwrap();
+    open(&home);
+    assert_eq!(claims(&layers).len(), 1);
+    // Put back from a backup, and robbed of its identifier.
+    let restore = || {
+        copy(&home, &at("backup"));
+        fs::remove_dir_all(&home).unwrap();
+        fs::rename(at("backup"), &home).unwrap();
+    };
+    for lose in [&restore as &dyn Fn(), &|| fs::remove_file(&id).unwrap()] {
+        lose();
+        assert!(!is_claimed(&places(), &home) && others(&home) == 0);
+        open(&home);
+        assert!(is_claimed(&places(), &home) && claims(&layers).len() == 1);
+    }
+    // A copy beside its original, in whichever place of the two.
+    fs::rename(&home, at("original")).unwrap();
+    copy(&at("original"), &home);
+    open(&home);
+    assert_eq!((others(&home), claims(&layers).len()), (1, 2), "the original is there, and may run");
+    open(&at("original"));
+    assert_eq!((others(&home), others(&at("original")), claims(&layers).len()), (1, 1, 2));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `verify`: the recorded images' layers, kept blobs and places in engines against what was
 //! recorded of them, and damaged ones replaced on request.
 //!
-//! Verifying takes no lock and writes nothing.
+//! Verifying takes no lock and writes nothing, repairing aside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use super::steps::compare_blobs::{PartStatus, VerifiedBlob, compare_blobs};
 use super::steps::compare_engines::{VerifiedReference, compare_engines};
 use super::steps::engines;
 use super::steps::give_up::by_reference;
+use super::steps::lock_home::claim_again;
 use super::steps::machine::machine;
 use super::steps::not_recorded::not_recorded;
 use super::steps::unproven::{UnprovenImage, unproven};
@@ -102,6 +103,12 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
     if repair && (!verified.succeeded() || verified.layers.iter().any(repair::has_leftovers)) {
         let Verified { layers, blobs, engines: references, .. } = &mut verified;
         repair::repair(session, &engines, (layers, blobs, references), &recorded)?;
+    }
+    if repair {
+        let directories: BTreeSet<&PathBuf> = verified.layers.iter().map(|layer| &layer.directory).collect();
+        for directory in directories {
+            claim_again(session, directory)?;
+        }
     }
     Ok(verified)
 }

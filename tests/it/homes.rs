@@ -464,3 +464,92 @@ fn directories_that_change_while_a_run_waits_for_their_lock_are_opened_anew() {
         }
     });
 }
+
+/// The claims of homes on the directory `shared`, and where they lead.
+fn claims(street: &Street) -> Vec<(PathBuf, PathBuf)> {
+    let names =
+        fs::read_dir(street.home(".shared.msb-sync/homes")).unwrap().map(|entry| entry.unwrap().path());
+    let claims = names.filter(|path| path.file_name().unwrap().len() == 32);
+    claims.map(|path| (path.clone(), fs::read_link(path).unwrap())).collect()
+}
+
+#[test]
+fn a_run_in_sync_claims_its_layers_again_where_others_would_look_in_vain() {
+    for verb in ["apply two.toml", "prune two.toml", "verify --repair"] {
+        let street = Street::new();
+        let (one, two, moved) = (street.home("one"), street.home("two"), street.home("moved"));
+        let settings = format!("layers = {:?}", street.home("shared").to_str().unwrap());
+        street.file("one.toml", &settings, &["a:1"]);
+        street.file("two.toml", &settings, &["b:1"]);
+        street.run(&one, "apply one.toml").success();
+        street.run(&two, "apply two.toml").success();
+        fs::rename(&two, &moved).unwrap();
+        street.file("one.toml", &settings, &[]);
+        street.run(&one, "prune --allow-empty one.toml").says("if it was moved, run apply");
+
+        street.run(&moved, verb).success();
+        assert!(claims(&street).iter().any(|(_, home)| *home == moved), "{verb}: {:?}", claims(&street));
+        // Somebody follows the hint too late.
+        for (path, _) in claims(&street).into_iter().filter(|(_, home)| *home == moved) {
+            fs::remove_file(path).unwrap();
+        }
+        street.run(&moved, verb).success();
+        let before = claims(&street);
+        assert_eq!(before.len(), 2, "{verb}");
+        let output = street.run(&one, "prune --allow-empty one.toml").success();
+        assert!(!output.stderr.contains("no layers are removed"), "{verb}: {output}");
+        let there = |layer: &Layer| street.home("shared").join(layer.directory()).is_dir();
+        assert!(there(&street.b) && !there(&street.a), "{verb}");
+        street.run(&moved, "verify").success();
+    }
+}
+
+#[test]
+fn a_home_that_was_put_back_or_has_lost_its_identifier_is_no_other_one() {
+    let restore = "cp -a \"$1\" \"$1.bak\" && rm -rf \"$1\" && mv \"$1.bak\" \"$1\"";
+    let elsewhere = |street: &Street| format!("layers = {:?}", street.home("shared").to_str().unwrap());
+    let in_home = |_: &Street| String::new();
+    let settings_of: [&dyn Fn(&Street) -> String; 2] = [&elsewhere, &in_home];
+    for script in [restore, "rm \"$1/.msb-sync.id\""] {
+        for settings in settings_of {
+            for between in ["", "a:1"] {
+                let street = Street::new();
+                let (home, settings) = (street.home("home"), settings(&street));
+                street.file("images.toml", &settings, &["a:1", "b:1"]);
+                street.run(&home, "apply").success();
+                street.sandbox.program("sh", &["-c", script, "sh", home.to_str().unwrap()]).run().success();
+                street.file("images.toml", &settings, &["a:1"]);
+                if !between.is_empty() {
+                    let name = format!("{}/{between}", street.registry.name());
+                    street.run(&home, &format!("pull {name}")).success();
+                    street.run(&home, &format!("forget {name}"));
+                    street.run(&home, "apply").success();
+                }
+                let output = street.run(&home, "prune").success();
+                assert!(!output.stderr.contains("no layers are removed"), "{script}: {output}");
+                let layers = if settings.is_empty() { home.join("layers") } else { street.home("shared") };
+                assert!(!layers.join(street.b.directory()).exists(), "{script}: {output}");
+                street.run(&home, "verify").success();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_repair_that_makes_the_layers_anew_claims_them() {
+    let street = Street::new();
+    let (one, two) = (street.home("one"), street.home("two"));
+    let settings = format!("layers = {:?}", street.home("shared").to_str().unwrap());
+    street.file("one.toml", &settings, &["a:1"]);
+    street.file("two.toml", &settings, &["b:1"]);
+    street.run(&one, "apply one.toml").success();
+    fs::remove_dir_all(street.home("shared")).unwrap();
+    fs::remove_dir_all(street.home(".shared.msb-sync")).unwrap();
+    street.run(&one, "verify --repair").success();
+    assert!(claims(&street).iter().any(|(_, home)| *home == one));
+    street.run(&two, "apply two.toml").success();
+    street.file("two.toml", &settings, &[]);
+    street.run(&two, "prune --allow-empty two.toml").success();
+    assert!(street.home("shared").join(street.a.directory()).is_dir());
+    street.run(&one, "verify").success();
+}

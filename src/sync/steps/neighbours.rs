@@ -66,8 +66,14 @@ pub(crate) fn needed_by_other_homes(
                 needed.extend(layers);
                 continue;
             }
+            Ok(None) if claim.leads_to(&session.home) => format!(
+                "has the path of this one (it is of another container or machine, or this one has replaced it); \
+                 if it is gone for good, remove {}",
+                claim.path.display()
+            ),
             Ok(None) => format!(
-                "is not there (not mounted, moved, or of another machine); if it is gone for good, remove {}",
+                "is not there (not mounted, moved, or of another machine); if it was moved, run apply with it \
+                 where it is now; if it is gone for good, remove {}",
                 claim.path.display()
             ),
             Err(error) => format!("cannot be asked: {error}"),

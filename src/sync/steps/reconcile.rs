@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::desire::listed_meanwhile;
-use super::lock_home::lock_home;
+use super::lock_home::{claim_again, lock_home};
 use super::neighbours::look_at_other_homes;
 use super::parts::{DoneSoFar, observe_in_parts};
 use super::run::{LockedRun, Run};
@@ -52,6 +52,10 @@ fn finish(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Result<
         let outcome = report_unchanged(run, &plan);
         done.add(plan, outcome);
         write_late_index(run);
+        // A home that has recorded nothing needs nothing.
+        if !observed.recorded.is_empty() {
+            claim_again(run.session, &run.desired.layers_directory)?;
+        }
         return Ok(());
     }
     drop(plan);

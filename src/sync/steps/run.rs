@@ -112,7 +112,6 @@ impl<'a> LockedRun<'a> {
         store::make_unsynced_directory(layers, run.settings.layers_mode, &mut home.unsynced())?;
         let store = open_store(session, &home, layers)?;
         let catalog = WritableCatalog::open(&home)?;
-        store::claim(&store)?;
         session.warn_of_left(&store::recover(&store)?.left);
         Ok(Self { run, catalog, store })
     }
