@@ -311,16 +311,5 @@ pub(crate) struct FreeSpace {
     pub downloads: u64,
 }
 
-/// Makes the names in a directory durable; those in one that this user may not read are as durable
-/// as they get.
-pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
-    match sys::open_directory(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        opened => opened
-            .and_then(|directory| sys::sync(directory.as_fd()))
-            .map_err(StoreError::io("sync the directory", path)),
-    }
-}
-
 #[cfg(test)]
 mod tests;

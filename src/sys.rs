@@ -34,6 +34,7 @@ pub use descriptors::raise_open_files_limit;
 pub(crate) use descriptors::{is_descriptor_shortage, open_files_limit};
 pub(crate) use disks::{
     UnsyncedNames, free_space, has_lasting_inodes, may_change_unseen, mount_of, sync, sync_file_system,
+    sync_names,
 };
 pub(crate) use marks::{lasting_mark, mark};
 pub(crate) use metadata::{
@@ -58,7 +59,8 @@ pub(crate) use regular::{may_open, open_regular, read_regular, read_regular_text
 pub(crate) use replace::{replace_file, replace_file_unsynced, sweep_replacements};
 pub(crate) use tree::{Kept, find_mount, is_immutable, remove_tree, size_of_tree, with_rights};
 pub(crate) use xattrs::{
-    get_xattr, has_xattr, is_impossible_xattr, remove_default_acl, remove_user_xattrs, set_xattr,
+    ImpossibleXattr, each_xattr, each_xattr_of_symlink, get_xattr, has_xattr, impossible_xattr, remove_acls,
+    remove_user_xattrs, set_xattr,
 };
 
 /// The number of the user who runs this process.
@@ -115,7 +117,7 @@ pub(crate) fn start_writing_out(file: &File, offset: u64, length: u64) {
 
 /// Keeps the allocator from holding memory in one arena a thread, and the windows of decoders after
 /// they were freed: both would defeat the memory budget.
-pub fn limit_allocator_arenas() {
+pub fn limit_allocator() {
     /// The bytes from which the system has what is freed at once. The allocator would raise them to
     /// the size of the largest block that was freed, and keep holes as large from then on.
     #[cfg(target_env = "gnu")]

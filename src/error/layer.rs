@@ -42,6 +42,16 @@ pub enum LayerError {
         /// The error of the system call.
         source: io::Error,
     },
+    /// The file system of the layers has no room for an attribute of an entry.
+    #[error(
+        "the extended attribute {name:?} of entry {entry:?} is larger than the file system of the layers can keep"
+    )]
+    Xattr {
+        /// The entry's name, lossily as text.
+        entry: String,
+        /// The attribute's name, lossily as text.
+        name: String,
+    },
     /// Two entries have names that are one on the file system of the layers.
     #[error(
         "entries {entry:?} and {other:?} have one name on the file system of the layers, which does not tell capitals \
@@ -80,7 +90,7 @@ pub enum LayerError {
 impl LayerError {
     /// True if the blob may be right all the same: this machine could not take it.
     pub fn is_of_this_machine(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::SameName { .. } | Self::Defect { .. })
+        matches!(self, Self::Write { .. } | Self::Xattr { .. } | Self::SameName { .. } | Self::Defect { .. })
     }
 
     /// See [`Error::kind`](super::Error::kind).
@@ -88,7 +98,7 @@ impl LayerError {
         match self {
             Self::Decompress { .. } => "layer-compression",
             Self::Tar { .. } => "layer-tar",
-            Self::Entry { .. } => "layer-entry",
+            Self::Entry { .. } | Self::Xattr { .. } => "layer-entry",
             Self::SameName { .. } => "layer-names",
             Self::Defect { .. } => "defect",
             Self::Write { source, .. } => match source.kind() {
@@ -118,7 +128,11 @@ impl LayerError {
                 "put the layers on a file system that tells capitals apart, with `layers = …` under [settings]"
                     .to_owned(),
             ),
-            Self::DiffId { .. } | Self::Entry { .. } | Self::Tar { .. } => {
+            Self::Xattr { .. } => Some(
+                "put the layers on a file system that keeps larger ones (xfs), with `layers = …` under [settings]"
+                    .to_owned(),
+            ),
+            Self::DiffId { .. } | Self::Entry { .. } | Self::Tar { .. } | Self::Decompress { .. } => {
                 Some("the image itself is at fault; nothing of this layer was kept".to_owned())
             }
             _ => None,

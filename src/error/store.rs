@@ -92,6 +92,10 @@ impl StoreError {
         }
     }
 
+    fn is_read_only(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
+
     /// See [`Error::hint`](super::Error::hint).
     pub fn hint(&self) -> Option<String> {
         match self.kind() {
@@ -106,6 +110,10 @@ impl StoreError {
             "permission" if matches!(self, Self::Immutable { .. }) => {
                 Some("lsattr shows which: take the attribute away (chattr -i, chattr -a), and run again".to_owned())
             }
+            "permission" if self.is_read_only() => Some(
+                "that file system may not be written: mount it so that it may, or use a directory elsewhere (--home, or `layers` in the images file)"
+                    .to_owned(),
+            ),
             "permission" => {
                 Some("run as the user that owns the directory, or use one that is yours (--home, or `layers` in the images file)".to_owned())
             }
@@ -125,6 +133,10 @@ impl StoreError {
 pub(super) fn limit_hint(error: &io::Error) -> Option<String> {
     if sys::is_descriptor_shortage(error) {
         let hint = "raise the limit of open files (ulimit -n), or lower `downloads` under [settings] and -j";
+        return Some(hint.to_owned());
+    }
+    if error.kind() == io::ErrorKind::TooManyLinks {
+        let hint = "the file system gives one file no more names: put the layers on another one (xfs, btrfs), with `layers = …` under [settings]";
         return Some(hint.to_owned());
     }
     let hint =

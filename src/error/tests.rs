@@ -74,3 +74,16 @@ fn several_failures_are_told_in_one_line_with_the_first_hint() {
     assert_eq!(several.to_string(), "cannot select tags: no; none of its 3 tags fits newest 1");
     assert_eq!((several.kind(), several.hint()), ("several", none.hint()));
 }
+
+#[test]
+fn a_hint_fits_the_failure() {
+    let store =
+        |kind: std::io::ErrorKind| StoreError::io("open the lock", "/l/lock")(kind.into()).hint().unwrap();
+    assert!(store(std::io::ErrorKind::ReadOnlyFilesystem).starts_with("that file system may not be written"));
+    assert!(store(std::io::ErrorKind::PermissionDenied).starts_with("run as the user"));
+    let source = || std::io::Error::from(std::io::ErrorKind::TooManyLinks);
+    let links = LayerError::Write { doing: "link", entry: "a".to_owned(), source: source() };
+    assert!(links.hint().unwrap().contains("no more names"));
+    let broken = LayerError::Decompress { format: "gzip", source: source() };
+    assert!(broken.hint().unwrap().starts_with("the image itself is at fault"));
+}

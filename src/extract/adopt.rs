@@ -12,12 +12,13 @@
 //! | times of directories and symlinks | those of the extraction |
 //! | times of files | whole seconds, and 1 for 0 |
 //! | directories that no entry describes | the process's umask, or a lower layer's attributes |
+//! | owners where `ownership` is `none` | in the xattr all the same |
 //! | type bits in the owner's xattr | none for files with several names |
 //! | the tar's own `user.*` xattrs | not set |
 
 use std::fs::File;
 use std::io::{self, Seek as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::attributes::OVERRIDE_STAT;
 use super::inventory::{InventoryEntry, InventoryKind, InventoryReader, InventoryWriter, read_facts};
@@ -81,16 +82,15 @@ fn adapt(root: &OwnedFd, entry: &mut InventoryEntry) {
             if entry.modified.is_none() && found.mode & 0o7000 == 0 {
                 entry.mode = found.mode;
                 entry.xattrs.clear();
-            } else if let Ok(directory) = opened {
+            }
+            if let Ok(directory) = opened {
                 adapt_xattrs(directory.as_fd(), entry);
             }
             entry.modified = entry.modified.filter(|modified| *modified == found.modified);
         }
         InventoryKind::File { .. } if found.kind == Kind::File => {
             adapt_time(entry, &found);
-            if !entry.xattrs.is_empty()
-                && let Ok(file) = sys::open_file(parent.as_fd(), name)
-            {
+            if let Ok(file) = sys::open_file(parent.as_fd(), name) {
                 adapt_xattrs(file.as_fd(), entry);
             }
         }
@@ -110,7 +110,13 @@ fn adapt_time(entry: &mut InventoryEntry, found: &Metadata) {
     }
 }
 
-fn adapt_xattrs(file: std::os::fd::BorrowedFd<'_>, entry: &mut InventoryEntry) {
+fn adapt_xattrs(file: BorrowedFd<'_>, entry: &mut InventoryEntry) {
+    if !entry.xattrs.iter().any(|(name, _)| name == OVERRIDE_STAT)
+        && let Ok(Some(found)) = sys::get_xattr(file, OVERRIDE_STAT, MAX_OWNER)
+    {
+        // Nothing says what it should be, so nothing is wrong.
+        entry.xattrs.push((OVERRIDE_STAT.to_vec(), found));
+    }
     entry.xattrs.retain_mut(|(name, value)| {
         let found = sys::get_xattr(file, name, MAX_OWNER.max(value.len()));
         if name != OVERRIDE_STAT {
@@ -143,7 +149,33 @@ fn says_the_same(found: &[u8], expected: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{XattrFlags, setxattr};
+
     use super::*;
+    use crate::extract::tests::{Make, World, file};
+
+    #[test]
+    fn a_tree_that_has_more_attributes_than_the_layer_is_not_as_good_as_ours() {
+        let compared = |deed: &dyn Fn(&std::path::Path)| {
+            let world = World::new();
+            world.entry(&[file("bin/ping", "x"), file("empty", ""), Make::Symlink("link", "empty")]).unwrap();
+            deed(&world.layer());
+            let root = sys::open_directory(&world.layer()).unwrap();
+            let mut inventory = File::open(world.temp.path().join("record")).unwrap();
+            let found = compare_foreign(&root, &mut inventory, tempfile::tempfile().unwrap(), &Cancel::new());
+            found.unwrap().to_string()
+        };
+        let set = |path: std::path::PathBuf, name: &str, value: &[u8]| {
+            setxattr(path, name, value, XattrFlags::empty()).unwrap();
+        };
+        assert_eq!(compared(&|_| {}), "");
+        for path in ["", "bin", "bin/ping", "empty"] {
+            let found = compared(&|layer| set(layer.join(path), "user.overlay.opaque", b"y"));
+            assert!(found.ends_with(": xattr user.overlay.opaque added"), "{path}: {found}");
+        }
+        // No entry describes it: a lower layer may say whose it is.
+        assert_eq!(compared(&|layer| set(layer.join("bin"), "user.containers.override_stat", b"7:7:0")), "");
+    }
 
     #[test]
     fn an_owner_is_the_same_without_type_bits() {

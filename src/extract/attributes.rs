@@ -12,7 +12,7 @@ use super::paths::{failed, refused, show};
 use super::tar::Entry;
 use crate::error::LayerError;
 use crate::state::Ownership;
-use crate::sys::{self, FileTime};
+use crate::sys::{self, FileTime, ImpossibleXattr};
 
 /// The xattr by which container tools and libkrun keep owner and mode (containers/storage
 /// `override_stat`).
@@ -121,12 +121,14 @@ impl AttributeSetter {
             for (name, value) in xattrs {
                 supported &= sys::set_xattr(file, name, value).map_err(|source| {
                     // Not this machine is short of anything: the layer asks for what cannot be.
-                    if sys::is_impossible_xattr(&source, file) {
-                        let name = show(name);
-                        let reason = format!("its extended attribute {name:?} cannot be set: {source}");
-                        return refused(path, reason);
+                    let name = show(name);
+                    match sys::impossible_xattr(&source, file) {
+                        Some(ImpossibleXattr::Anywhere) => {
+                            refused(path, format!("its extended attribute {name:?} cannot be set: {source}"))
+                        }
+                        Some(ImpossibleXattr::OnFileSystem) => LayerError::Xattr { entry: show(path), name },
+                        None => failed("set the extended attributes of", path)(source),
                     }
-                    failed("set the extended attributes of", path)(source)
                 })?;
             }
             if !supported {

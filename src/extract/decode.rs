@@ -11,7 +11,7 @@ use self::frames::{Frames, is_zstd};
 /// The size of the buffer between the spool and the decoder, in bytes.
 const INPUT_BUFFER: usize = 128 * 1024;
 /// The number of bytes that tell a format.
-const MAGIC: usize = 4;
+const MAGIC: usize = 10;
 
 /// The format of a layer's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,17 @@ impl Format {
     }
 }
 
+/// Names the compression by which bytes begin that layers may not have, by its magic number; a tar
+/// may begin with a file of nearly any name, so that of bzip2 takes in the first block's.
+fn foreign_compression(start: &[u8]) -> Option<&'static str> {
+    match start {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..]
+        | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90, ..] => Some("bzip2"),
+        _ => None,
+    }
+}
+
 /// Decodes what `input`, of about `size` bytes, turns out to be. A zstd decoder waits at each frame
 /// until `windows` has room for its window.
 pub(super) fn decode(input: impl Read, size: u64, windows: &Windows) -> io::Result<(Format, impl Read)> {
@@ -48,6 +59,10 @@ pub(super) fn decode(input: impl Read, size: u64, windows: &Windows) -> io::Resu
     let mut input = input;
     // A Read may give one byte at a time.
     input.by_ref().take(MAGIC as u64).read_to_end(&mut start)?;
+    if let Some(name) = foreign_compression(&start) {
+        let text = format!("it is compressed with {name}, and a layer may be with gzip or zstd");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
     let format = Format::of(&start);
     let capacity = usize::try_from(size).map_or(INPUT_BUFFER, |size| size.clamp(MAGIC, INPUT_BUFFER));
     let input = BufReader::with_capacity(capacity, io::Cursor::new(start).chain(input));
@@ -70,7 +85,13 @@ enum Decoder<'b, R: BufRead> {
 impl<R: BufRead> Read for Decoder<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Gzip(reader) => reader.read(buffer),
+            Self::Gzip(reader) => reader.read(buffer).map_err(|error| match error.kind() {
+                // The decoder says the same of both.
+                io::ErrorKind::UnexpectedEof => {
+                    io::Error::new(error.kind(), "the data is cut off, or something else follows its end")
+                }
+                _ => error,
+            }),
             Self::Zstd(reader) => reader.read(buffer),
             Self::Plain(reader) => reader.read(buffer),
         }
@@ -122,6 +143,26 @@ mod tests {
         assert_eq!(decoded(&skippable).unwrap(), (Format::Zstd, b"one two".to_vec()));
         assert_eq!(decoded(b"plain").unwrap(), (Format::Plain, b"plain".to_vec()));
         assert_eq!(decoded(b"").unwrap(), (Format::Plain, Vec::new()));
+    }
+
+    #[test]
+    fn a_compression_that_layers_may_not_have_is_named() {
+        let bzip2 = |magic: &[u8]| [b"BZh9", magic, b"more"].concat();
+        for (start, name) in [
+            (b"\xfd7zXZ\0\0\x04more".to_vec(), "xz"),
+            (bzip2(b"1AY&SY"), "bzip2"),
+            (bzip2(b"\x17rE8P\x90"), "bzip2"),
+        ] {
+            let error = decoded(&start).unwrap_err().to_string();
+            assert_eq!(error, format!("it is compressed with {name}, and a layer may be with gzip or zstd"));
+        }
+        assert_eq!(decoded(b"BZh9.txt").unwrap().0, Format::Plain);
+    }
+
+    #[test]
+    fn what_follows_a_gzip_stream_is_told() {
+        let error = decoded(&[&gzip(b"content")[..], b"garbage"].concat()).unwrap_err().to_string();
+        assert_eq!(error, "the data is cut off, or something else follows its end");
     }
 
     #[test]

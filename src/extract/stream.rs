@@ -168,7 +168,7 @@ impl<'s> Inflating<'s> {
         size: usize,
     ) -> Result<Self, LayerError> {
         let (format, decoder) = decode::decode(compressed, blob_size, windows)
-            .map_err(|error| inflating_failed("anything", error))?;
+            .map_err(|error| inflating_failed("gzip or zstd", error))?;
         Ok(Self { format: format.as_str(), decoder: Box::new(decoder), size, rest: Rest::Bytes })
     }
 

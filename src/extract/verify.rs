@@ -19,6 +19,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 
 pub(crate) use self::differences::{Change, Differences};
+use super::attributes::OVERRIDE_STAT;
 use super::budget::Budget;
 use super::inventory::{InventoryEntry, InventoryKind, InventoryReader, read_facts};
 use super::outcome::{Outcome, Part, each};
@@ -253,8 +254,7 @@ impl Checker<'_> {
             InventoryKind::Directory if name.is_empty() => compare_xattrs(directory.as_fd(), entry),
             InventoryKind::Directory => sys::open_directory_beneath(directory.as_fd(), name)
                 .and_then(|opened| compare_xattrs(opened.as_fd(), entry)),
-            InventoryKind::Symlink { target } => sys::read_link(directory.as_fd(), name)
-                .map(|text| if text == *target { Vec::new() } else { vec![Change::LinkText] }),
+            InventoryKind::Symlink { target } => compare_symlink(directory.as_fd(), name, target),
             InventoryKind::HardLink { .. } | InventoryKind::WaitingLink { .. } => Ok(Vec::new()),
         };
         match more {
@@ -275,11 +275,6 @@ impl Checker<'_> {
         let mut changes = Vec::new();
         if found.size != size {
             changes.push(Change::Size);
-            if entry.xattrs.is_empty() {
-                return Ok(changes);
-            }
-        } else if size == 0 && entry.xattrs.is_empty() {
-            return Ok(changes);
         }
         let mut file = sys::open_file(directory, name)?;
         // It may have been replaced since it was looked at.
@@ -365,6 +360,7 @@ impl Checker<'_> {
     }
 }
 
+/// Compares the extended attributes of an open file or directory with those of its entry.
 fn compare_xattrs(file: BorrowedFd<'_>, entry: &InventoryEntry) -> io::Result<Vec<Change>> {
     let mut changes = Vec::new();
     let mut later = HashSet::new();
@@ -374,6 +370,26 @@ fn compare_xattrs(file: BorrowedFd<'_>, entry: &InventoryEntry) -> io::Result<Ve
             changes.push(Change::Xattr(show(name)));
         }
     }
+    sys::each_xattr(file, |name| {
+        let is_known = entry.xattrs.iter().any(|(known, _)| known == name);
+        // Earlier versions left the layer's directory an ACL that it had inherited, and did not
+        // note the owner of directories of which a tree that they adopted says nothing.
+        let is_earlier = entry.path.is_empty() && name == b"system.posix_acl_access"
+            || entry.modified.is_none() && name == OVERRIDE_STAT;
+        if !is_known && !is_earlier {
+            changes.push(Change::XattrAdded(show(name)));
+        }
+    })?;
+    Ok(changes)
+}
+
+/// Compares the text of a symlink with its entry. A layer's symlinks have no extended attributes.
+fn compare_symlink(directory: BorrowedFd<'_>, name: &[u8], target: &[u8]) -> io::Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    if sys::read_link(directory, name)? != target {
+        changes.push(Change::LinkText);
+    }
+    sys::each_xattr_of_symlink(directory, name, |name| changes.push(Change::XattrAdded(show(name))))?;
     Ok(changes)
 }
 

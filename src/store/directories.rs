@@ -100,6 +100,11 @@ fn explain(path: &Path, error: io::Error) -> StoreError {
         Some(there) if is_file && !there.is_dir() => {
             StoreError::InTheWay { path: path.to_owned(), there: there.to_owned() }
         }
+        Some(link) if error.kind() == io::ErrorKind::NotFound && link.is_symlink() => {
+            let to = fs::read_link(link).unwrap_or_default();
+            let text = format!("{} is a symlink to {}, where nothing is", link.display(), to.display());
+            StoreError::io("use the directory", path)(io::Error::new(error.kind(), text))
+        }
         _ if sys::refusal(&error).is_some() => StoreError::io("use the directory", path)(error),
         _ => StoreError::io("create the directory", path)(error),
     }

@@ -127,7 +127,16 @@ impl Places {
         let tree = match tree {
             Ok(tree) => tree,
             Err(error) if missing(&error) => return OpenedLayer::Missing,
-            Err(error) => return OpenedLayer::Incomplete(format!("its directory cannot be opened: {error}")),
+            Err(error) => {
+                let found = fs::symlink_metadata(layer_path(&self.layers, digest));
+                return OpenedLayer::Incomplete(match found.map(|found| found.file_type()) {
+                    Ok(kind) if kind.is_symlink() => "a symlink is in the place of its directory".to_owned(),
+                    Ok(kind) if !kind.is_dir() => {
+                        "something else is in the place of its directory".to_owned()
+                    }
+                    _ => format!("its directory cannot be opened: {error}"),
+                });
+            }
         };
         match self.open_inventory(digest) {
             Ok(inventory) => OpenedLayer::Complete { tree, inventory },
@@ -160,7 +169,7 @@ impl Places {
         let Ok(inventories) = self.find_private(INVENTORIES) else { return Ok(found) };
         let recorded = names.iter().filter_map(|name| BlobDigest::parse(name).ok().filter(&asked));
         let recorded: Vec<BlobDigest> = recorded.collect();
-        let is_removable = threads::each_in_parallel("look", threads, &recorded, |digest| {
+        let is_removable = threads::each_with_files("look", threads, &recorded, |digest| {
             // A thing that may not be an inventory says nothing of the layer, and stays.
             let name = digest.text();
             sys::has_own_file(inventories.as_fd(), name.as_bytes()).unwrap_or(false) && is_there(digest)

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::verb_error::VerbError;
 use crate::error::{Error, InputError, StoreError};
 use crate::images_file;
-use crate::store;
+use crate::sys;
 
 /// Writes the commented starter file to `path`.
 ///
@@ -27,7 +27,8 @@ pub fn init(path: &Path) -> Result<(), VerbError> {
             let written = file.write_all(images_file::STARTER.as_bytes()).and_then(|()| file.sync_all());
             written.map_err(StoreError::io("write", path))?;
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            Ok(store::sync_directory(directory.unwrap_or(Path::new(".")))?)
+            let directory = directory.unwrap_or(Path::new("."));
+            Ok(sys::sync_names(directory).map_err(StoreError::io("sync the directory", directory))?)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(Error::from(InputError::Exists { path: path.to_owned() }).into())

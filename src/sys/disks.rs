@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Mode, StatxFlags};
 use rustix::io::Errno;
 
-use super::open::DIRECTORY;
+use super::open::{DIRECTORY, locate_directory};
 
 /// Tells the file system and the mount that `path` is on; `None` if it cannot be told. Between two
 /// of them nothing can be renamed, even where one file system is mounted twice.
@@ -40,6 +40,17 @@ pub(crate) fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
         Err(Errno::INVAL) => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// Makes the names in the directory at `path` durable, as far as this user can: see
+/// [`UnsyncedNames::note`].
+///
+/// # Errors
+/// The system's.
+pub(crate) fn sync_names(path: &Path) -> io::Result<()> {
+    let mut unsynced = UnsyncedNames::default();
+    unsynced.note(locate_directory(path)?.as_fd())?;
+    unsynced.sync()
 }
 
 /// Directories in which names were made that a power loss may take again.

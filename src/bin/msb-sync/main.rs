@@ -37,7 +37,7 @@ use exit::Exit;
 use output::Output;
 
 fn main() -> ExitCode {
-    msb_sync::limit_allocator_arenas();
+    msb_sync::limit_allocator();
     msb_sync::raise_open_files_limit();
     signals::survive_file_limits();
     let arguments: Vec<OsString> = std::env::args_os().collect();

@@ -67,7 +67,7 @@ impl<'w> Ground<'w> {
             implicit: 0,
         };
         let root = ground.root();
-        sys::remove_default_acl(root.as_fd()).map_err(failed("take the default ACL from", b""))?;
+        sys::remove_acls(root.as_fd()).map_err(failed("take the inherited ACLs from", b""))?;
         ground.finish_implicit(root.as_fd(), b"")?;
         Ok(ground)
     }

@@ -32,6 +32,8 @@ pub(crate) enum Change {
     HardLink,
     /// An extended attribute is lost or has another value.
     Xattr(String),
+    /// An extended attribute that the entry did not have.
+    XattrAdded(String),
     /// The entry cannot be looked at; the system's words.
     Unreadable(String),
 }
@@ -50,6 +52,7 @@ impl fmt::Display for Change {
             Self::LinkText => "link text changed",
             Self::HardLink => "hard link broken",
             Self::Xattr(name) => return write!(f, "xattr {name} changed"),
+            Self::XattrAdded(name) => return write!(f, "xattr {name} added"),
             Self::Unreadable(error) => return write!(f, "cannot be read: {error}"),
         })
     }

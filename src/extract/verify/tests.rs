@@ -171,6 +171,69 @@ fn every_kind_of_change_is_found_and_named() {
     }
 }
 
+/// Sets an attribute of an entry; `false` where this user or file system may not.
+fn set(path: &Path, name: &str, value: &[u8]) -> bool {
+    rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()).is_ok()
+}
+
+#[test]
+fn an_attribute_that_was_added_is_found_and_named() {
+    // `setcap cap_net_raw+ep`, and `setfacl -m u:5:r`.
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let acl =
+        [&[2, 0, 0, 0][..], &acl_entry(1, 6, u32::MAX), &acl_entry(2, 4, 5), &acl_entry(4, 4, u32::MAX)];
+    let acl = [&acl.concat()[..], &acl_entry(16, 4, u32::MAX), &acl_entry(32, 4, u32::MAX)].concat();
+    let names: [(&str, &[u8]); 5] = [
+        ("user.zz", b"x"),
+        ("user.overlay.opaque", b"y"),
+        ("trusted.zz", b"x"),
+        ("security.capability", &capability),
+        ("system.posix_acl_access", &acl),
+    ];
+    let mut tried = 0;
+    for (name, value) in names {
+        for path in ["", "usr", "usr/tool", "usr/.wh.gone", "usr/link", "dev/null"] {
+            let world = rich();
+            if !set(&world.layer().join(path), name, value) || (path.is_empty() && name.starts_with("system"))
+            {
+                continue;
+            }
+            tried += 1;
+            let shown = if path.is_empty() { "." } else { path };
+            assert!(text(&world).starts_with(&format!("{shown}: ")), "{name} of {path}: {}", text(&world));
+            assert!(text(&world).ends_with(&format!("xattr {name} added")), "{name}: {}", text(&world));
+        }
+    }
+    assert!(tried >= 10, "at least those of users can be set");
+}
+
+/// An entry of an ACL as the kernel keeps it: tag, rights, user or group.
+fn acl_entry(tag: u16, rights: u16, id: u32) -> Vec<u8> {
+    [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+}
+
+/// What the directory of layers hands down is no part of a layer.
+#[test]
+fn inherited_acls_are_neither_kept_nor_missed() {
+    let world = World::new();
+    let acl =
+        [&[2, 0, 0, 0][..], &acl_entry(1, 7, u32::MAX), &acl_entry(2, 5, 5), &acl_entry(4, 5, u32::MAX)];
+    let acl = [&acl.concat()[..], &acl_entry(16, 5, u32::MAX), &acl_entry(32, 5, u32::MAX)].concat();
+    if !set(world.temp.path(), "system.posix_acl_default", &acl) {
+        let _ = writeln!(std::io::stderr(), "no ACLs here: inherited ones were NOT checked");
+        return;
+    }
+    fs::remove_dir(world.layer()).unwrap();
+    fs::create_dir(world.layer()).unwrap();
+    world.entry(&[file("usr/tool", "x"), Make::Directory("etc/")]).unwrap();
+    assert_eq!(text(&world), "");
+    for path in ["", "usr", "usr/tool", "etc"] {
+        let mut list = [0; 4096];
+        let length = rustix::fs::llistxattr(world.layer().join(path), &mut list).unwrap();
+        assert!(!String::from_utf8_lossy(&list[..length]).contains("posix_acl"), "{path}");
+    }
+}
+
 #[test]
 fn a_link_that_outlived_its_first_name_is_checked_for_its_content() {
     let world = World::new();
