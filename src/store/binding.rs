@@ -51,7 +51,8 @@ impl Bindings {
     }
 
     /// Notes that the inventory of a layer is of the directory with this mark, or is not, nor says
-    /// what is in it. At no time there is half a note, or none where one was.
+    /// what is in it. At no time there is half a note, or none where one was. Whatever else lies
+    /// there in its place is removed.
     pub(super) fn note(&self, digest: &BlobDigest, is_of: bool, mark: &str) -> io::Result<()> {
         let not = if is_of { "" } else { NOT };
         let (notes, text, name) = (self.0.as_fd(), format!("{not}{mark}"), digest.text());
@@ -59,7 +60,13 @@ impl Bindings {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.sweep();
                 sys::make_symlink(notes, FRESH, text.as_bytes())?;
-                sys::rename_over(notes, FRESH, notes, name.as_bytes())
+                match sys::rename_over(notes, FRESH, notes, name.as_bytes()) {
+                    Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                        self.remove(digest)?;
+                        sys::rename_over(notes, FRESH, notes, name.as_bytes())
+                    }
+                    other => other,
+                }
             }
             other => other,
         }
@@ -67,7 +74,7 @@ impl Bindings {
 
     /// Removes the note that a run which was killed has not given its name.
     pub(super) fn sweep(&self) {
-        let _ = sys::remove_file(self.0.as_fd(), FRESH);
+        let _ = sys::remove_tree(self.0.as_fd(), FRESH);
     }
 
     /// Removes the note on a layer, which is one; see also [`Bindings::remove`].

@@ -11,7 +11,7 @@ use super::names::partial_digest;
 use super::places::Leftover;
 use super::removal::sweep;
 use super::spool;
-use super::staged::{commit, staged_of_dead_run};
+use super::staged::{Staged, commit, staged_of_dead_run};
 use super::staging::{Left, staged_names};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
@@ -38,9 +38,17 @@ pub(crate) fn recover(store: &Store) -> Result<Recovered, StoreError> {
     let mut recovered = Recovered::default();
     let mut staged = Vec::new();
     for name in staged_names(store)? {
-        match staged_of_dead_run(store, &name)? {
-            Some(found) => staged.push(found),
-            None => recovered.left.extend(sweep(store, &name)?.err()),
+        let found = staged_of_dead_run(store, &name).and_then(|found| {
+            match found {
+                Some(found) => staged.push(found),
+                None => recovered.left.extend(sweep(store, &name)?.err()),
+            }
+            Ok(())
+        });
+        if let Err(error) = found {
+            // What is ready is for the next run.
+            staged.iter_mut().for_each(|staged: &mut Staged<'_>| staged.armed = false);
+            return Err(error);
         }
     }
     for staged in &staged {
@@ -73,11 +81,11 @@ pub(crate) struct Cleared {
 }
 
 /// Finishes what runs that died have left in staging, where that is possible, and removes all else,
-/// ready or not.
+/// ready or not. So many `threads` look at what was finished.
 ///
 /// # Errors
 /// As for [`recover`].
-pub(crate) fn clear(store: &Store) -> Result<Cleared, StoreError> {
+pub(crate) fn clear(store: &Store, threads: usize) -> Result<Cleared, StoreError> {
     let before = store.places.leftovers()?;
     recover(store)?;
     let mut left = Vec::new();
@@ -89,7 +97,7 @@ pub(crate) fn clear(store: &Store) -> Result<Cleared, StoreError> {
     let finished = if asked.is_empty() {
         BTreeSet::new()
     } else {
-        store.places.removable(1, |it| asked.contains(it))?
+        store.places.removable(threads, |it| asked.contains(it))?
     };
     let stays = |leftover: &Leftover| {
         finished.contains(&leftover.digest) || left.iter().any(|left| left.path == leftover.path)

@@ -337,3 +337,67 @@ fn a_tree_that_was_taken_over_and_is_gone_gets_no_inventory() {
     recover(&store).unwrap();
     assert!(nothing_is_staged(&store) && !store.places.inventory(&layer).exists());
 }
+
+#[test]
+fn a_note_is_written_whatever_lies_in_its_place() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let layer = digest("layer");
+    commit(&store, staged(&store, &layer, "x"));
+    let bindings = store.places.private.join("bindings");
+    let make: [&dyn Fn(&Path); 3] = [
+        &|path| fs::create_dir_all(path.join("below")).unwrap(),
+        &|path| fs::write(path, "").unwrap(),
+        &|path| std::os::unix::fs::symlink("elsewhere", path).unwrap(),
+    ];
+    for in_the_way in ["new", &layer.to_string()] {
+        for make in make {
+            let _ = fs::remove_file(bindings.join(in_the_way));
+            make(&bindings.join(in_the_way));
+            store.bind(&layer).unwrap();
+            assert_eq!(store.places.state(&layer).unwrap(), LayerState::Complete);
+        }
+    }
+}
+
+#[test]
+fn what_is_ready_outlives_an_error_of_another_layer() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let mut layers = [digest("a"), digest("b")];
+    layers.sort();
+    for layer in &layers {
+        let mut staged = staged(&store, layer, "x");
+        staged.ready().unwrap();
+        // As a run leaves it that is killed.
+        staged.armed = false;
+    }
+    let foreign = staging::staging_path(&store).join(layers[1].to_string());
+    if std::os::unix::fs::chown(&foreign, Some(54_321), None).is_err() {
+        use std::io::Write as _;
+        let _ = writeln!(io::stderr(), "not root: what another user put there was NOT checked");
+        return;
+    }
+    recover(&store).unwrap_err();
+    std::os::unix::fs::chown(&foreign, Some(sys::user_id()), None).unwrap();
+    assert_eq!(recover(&store).unwrap().layers, 2);
+    assert_eq!(content(&store, &layers[0]).unwrap(), "x");
+}
+
+#[test]
+fn a_symlink_in_the_place_of_a_directory_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let layer = digest("layer");
+    std::os::unix::fs::symlink("/", layer_path(store.layers(), &layer)).unwrap();
+    let opened = store.places.open(&layer);
+    assert!(
+        matches!(&opened, OpenedLayer::Incomplete(why) if why.starts_with("a symlink is in")),
+        "{opened:?}"
+    );
+    drop(store);
+    std::os::unix::fs::symlink("nowhere", temp.path().join("dangling")).unwrap();
+    let home = LockedHome::acquire(temp.path(), "test", &Cancel::new(), Arc::new(Silent)).unwrap();
+    let error = Store::open(&home, &temp.path().join("dangling")).unwrap_err().to_string();
+    assert!(error.ends_with("dangling is a symlink to nowhere, where nothing is"), "{error}");
+}

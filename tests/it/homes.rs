@@ -154,6 +154,23 @@ fn a_layer_that_somebody_made_anew_is_not_complete() {
     }
 }
 
+/// The note of which directory a record is of is made anew, whatever somebody put in its place.
+#[test]
+fn a_note_of_a_layer_that_cannot_be_read_ends_no_run() {
+    let street = Street::new();
+    let home = street.home("home");
+    street.file("images.toml", "", &["a:1"]);
+    street.run(&home, "apply").success();
+    let note = home.join(".layers.msb-sync/bindings").join(street.a.digest());
+    fs::remove_file(&note).unwrap();
+    fs::create_dir(&note).unwrap();
+    street.file("images.toml", "", &["a:1", "b:1"]);
+    street.run(&home, "apply").success();
+    assert!(note.is_symlink());
+    street.run(&home, "verify").success();
+    assert_eq!(street.json(&home, "plan")["changes"], 0);
+}
+
 #[test]
 fn a_home_that_is_not_there_loses_no_layer() {
     let street = Street::new();

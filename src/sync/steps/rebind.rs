@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::compare::{LayerStatus, VerifiedLayer, compare};
 use crate::digest::BlobDigest;
+use crate::error::Error;
 use crate::progress::Event;
 use crate::state::{LayerState, Observed};
 use crate::store::Store;
@@ -35,14 +36,19 @@ pub(crate) fn rebind(session: &Session, store: &Store, observed: &Observed) -> R
     compare(session, layers.iter_mut().collect())?;
     let mut differ = false;
     for layer in &layers {
-        if layer.status == LayerStatus::Ok {
-            store.bind(&layer.digest)?;
+        let noted = if layer.status == LayerStatus::Ok {
+            store.bind(&layer.digest)
         } else {
             differ = true;
             let found = layer.detail.as_deref().unwrap_or(layer.status.as_str());
             let text = format!("layer {} is not the one that was extracted: {found}", layer.digest);
             session.reporter.report(Event::Detail(text));
-            store.distrust(&layer.digest)?;
+            store.distrust(&layer.digest)
+        };
+        // Then it counts as damaged in this run: whoever replaces it fails with its images alone.
+        if let Err(error) = noted {
+            differ = true;
+            session.warn(format!("layer {}: {}", layer.digest, Error::from(error).chain().join(": ")));
         }
     }
     store.sync_inventories()?;
