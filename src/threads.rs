@@ -12,6 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LockResult, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
+use crate::sys;
+
+/// Files that may be open for each thread that works with trees: twice as many as one has open.
+const FILES_OF_A_THREAD: usize = 48;
+
 /// Locks `mutex`, also after a panic of a thread that held it.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     unpoisoned(mutex.lock())
@@ -80,6 +85,18 @@ pub fn each_in_parallel<T: Sync, R: Send>(
     let mut results = unpoisoned(results.into_inner());
     results.sort_unstable_by_key(|(place, _)| *place);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Does `work` with each of `things` like [`each_in_parallel`], where the work opens files, as
+/// whoever walks through a tree does: in no more threads than this process may have files for.
+pub(crate) fn each_with_files<T: Sync, R: Send>(
+    name: &str,
+    threads: usize,
+    things: &[T],
+    work: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let affordable = (sys::open_files_limit() / FILES_OF_A_THREAD).max(1);
+    each_in_parallel(name, threads.min(affordable), things, work)
 }
 
 /// True if `error` is the system's refusal of a thread.
@@ -151,6 +168,17 @@ mod tests {
             assert!(squares.iter().eq(things.iter().map(|thing| thing * thing).collect::<Vec<_>>().iter()));
         }
         assert!(each_in_parallel("square", 3, &[], square).is_empty());
+    }
+
+    #[test]
+    fn no_more_threads_open_files_than_there_are_files_for() {
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        each_with_files("open", 200, &[(); 400], |()| {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            now.fetch_sub(1, Ordering::SeqCst);
+        });
+        assert!(most.into_inner() <= (sys::open_files_limit() / FILES_OF_A_THREAD).clamp(1, 200));
     }
 
     #[test]

@@ -26,8 +26,6 @@ use crate::threads;
 /// Layers removed at once, at most: all change the same few directories, and of each a removal may
 /// remember some megabytes of names that it cannot remove.
 const MAX_THREADS: usize = 8;
-/// Files that may be open for each thread that removes a layer: twice as many as one has open.
-const FILES_OF_A_THREAD: usize = 48;
 
 /// The result of removing layers that nobody needs.
 #[derive(Debug, Default)]
@@ -102,8 +100,7 @@ pub(crate) fn remove(
 
 /// Does `work` with each of `things` in several threads, as many as may be here.
 fn each<T: Sync, R: Send>(things: &[T], threads: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let affordable = (sys::open_files_limit() / FILES_OF_A_THREAD).max(1);
-    threads::each_in_parallel("remove", threads.min(MAX_THREADS).min(affordable), things, work)
+    threads::each_with_files("remove", threads.min(MAX_THREADS), things, work)
 }
 
 /// Marks the layers that stay and have no inventory, by which a later run would find them.

@@ -98,7 +98,7 @@ pub fn df(session: &Session) -> Result<DiskUse, VerbError> {
         digests.extend(needed);
         let located = places.locate()?;
         let digests: Vec<BlobDigest> = digests.into_iter().collect();
-        let sizes = threads::each_in_parallel("look", session.jobs(), &digests, |digest| {
+        let sizes = threads::each_with_files("look", session.jobs(), &digests, |digest| {
             let is_there = located.state(digest)? != LayerState::Missing;
             let size = || layer_totals(&located, digest).map(|totals| totals.content_bytes);
             Ok::<_, StoreError>(is_there.then(|| size().unwrap_or_else(|| places.size_of(digest))))

@@ -218,7 +218,7 @@ fn unless_left_out<T>(
 
 /// Finishes or removes what broken runs have left. What can be neither is kept, and named.
 fn sweep(session: &Session, store: &Store, pruned: &mut Pruned) -> Result<(), VerbError> {
-    let cleared = store::clear(store)?;
+    let cleared = store::clear(store, session.jobs())?;
     pruned.layers.extend(cleared.gone.into_iter().map(RemovedLayer::from));
     for left in cleared.left {
         match left.digest {
@@ -325,7 +325,7 @@ fn look_into(
         .filter(|(digest, _)| !is_needed(digest))
         .map(|(digest, why)| (digest, *why))
         .collect();
-    let layers = threads::each_in_parallel("look", session.jobs(), &unneeded, |(digest, reason)| {
+    let layers = threads::each_with_files("look", session.jobs(), &unneeded, |(digest, reason)| {
         if located.state(digest)? == LayerState::Missing {
             return Ok(None);
         }
