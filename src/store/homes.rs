@@ -246,11 +246,13 @@ pub(super) fn claim(locked: &LockedHome, places: &Places) -> Result<(), StoreErr
     let failed = || StoreError::io("create", &path);
     let own =
         Claim { home: fs::read_link(&path).unwrap_or_default(), path: path.clone(), id: Some(id.clone()) };
-    if own.leads_to(home) {
-        if Witness::beside(&path).is_none_or(|beside| beside != witness) {
-            write_link(opened.as_fd(), &format!("{id}{WITNESS}"), witness.text().as_bytes())
-                .map_err(failed())?;
-        }
+    let is_right = own.leads_to(home);
+    let is_witnessed = || Witness::beside(&path).is_some_and(|beside| beside == witness);
+    if !is_right || !is_witnessed() {
+        // Without it the claim counts as another home's, should this one lose its identifier.
+        let _ = write_link(opened.as_fd(), &format!("{id}{WITNESS}"), witness.text().as_bytes());
+    }
+    if is_right {
         // Whoever made the claim may have been killed before it was durable.
         locked.unsynced().note(opened.as_fd()).map_err(failed())?;
     } else {
@@ -261,9 +263,7 @@ pub(super) fn claim(locked: &LockedHome, places: &Places) -> Result<(), StoreErr
             note_names_in(locked, place.unwrap_or(Path::new("/")))?;
         }
         locked.settle().map_err(StoreError::io("sync", home))?;
-        write_link(opened.as_fd(), &format!("{id}{WITNESS}"), witness.text().as_bytes())
-            .and_then(|()| write_link(opened.as_fd(), &id, home.as_os_str().as_encoded_bytes()))
-            .map_err(failed())?;
+        write_link(opened.as_fd(), &id, home.as_os_str().as_encoded_bytes()).map_err(failed())?;
         // Before anything is recorded that needs these layers: else a power loss leaves them to
         // other homes.
         locked.unsynced().note(opened.as_fd()).map_err(failed())?;

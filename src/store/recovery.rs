@@ -36,7 +36,7 @@ pub(crate) fn recover(store: &Store) -> Result<Recovered, StoreError> {
     blobs::sweep(store.home().path());
     let keeps_blobs = blobs_of(store.home().path()).exists();
     let mut recovered = Recovered::default();
-    let mut staged = Vec::new();
+    let mut staged: Vec<Staged<'_>> = Vec::new();
     for name in staged_names(store)? {
         let found = staged_of_dead_run(store, &name).and_then(|found| {
             match found {
@@ -46,8 +46,10 @@ pub(crate) fn recover(store: &Store) -> Result<Recovered, StoreError> {
             Ok(())
         });
         if let Err(error) = found {
-            // What is ready is for the next run.
-            staged.iter_mut().for_each(|staged: &mut Staged<'_>| staged.armed = false);
+            // The next run finds again what is ready.
+            for ready in &mut staged {
+                ready.armed = false;
+            }
             return Err(error);
         }
     }

@@ -212,7 +212,7 @@ fn acl_entry(tag: u16, rights: u16, id: u32) -> Vec<u8> {
     [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
 }
 
-/// What the directory of layers hands down is no part of a layer.
+/// The directory of layers may hand down ACLs, which are no part of a layer.
 #[test]
 fn inherited_acls_are_neither_kept_nor_missed() {
     let world = World::new();
