@@ -50,9 +50,9 @@ pub(crate) use open::{
     open_directory_beneath, open_file, set_direct,
 };
 pub(crate) use own::{
-    find_own_regular, has_own_file, locate_own_directory_at, make_fresh_directory, make_own_directory_at,
-    make_own_file, make_unnamed_file, make_unsynced_directory_at, name_file, open_or_make_own_file,
-    open_own_directory, open_own_directory_at, open_own_file, read_own_file,
+    find_own_regular, has_own_file, has_sole_own_file, locate_own_directory_at, make_fresh_directory,
+    make_own_directory_at, make_own_file, make_unnamed_file, make_unsynced_directory_at, name_file,
+    open_or_make_own_file, open_own_directory, open_own_directory_at, open_own_file, read_own_file,
 };
 pub(crate) use refusal::{Refusal, is_own, refusal};
 pub(crate) use regular::{may_open, open_regular, read_regular, read_regular_text};

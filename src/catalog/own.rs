@@ -2,9 +2,9 @@
 //! at before.
 //!
 //! Neither the database nor the files that SQLite keeps beside it may be a symlink, anything but a
-//! file, or another user's: a journal that a stranger has put there would be rolled back into the
-//! database. The directory may be reached by symlinks, so SQLite gets the real path, and follows
-//! none itself.
+//! file, another user's, or a file with another name: a journal that a stranger has put there would
+//! be rolled back into the database, and what SQLite writes would stand under the other name too.
+//! The directory may be reached by symlinks, so SQLite gets the real path, and follows none itself.
 
 use std::ffi::OsString;
 use std::fs;
@@ -97,5 +97,5 @@ fn has_files_beside(directory: &OwnedFd, path: &Path) -> Result<bool, CatalogErr
 }
 
 fn has(directory: &OwnedFd, path: &Path) -> Result<bool, CatalogError> {
-    sys::has_own_file(directory.as_fd(), name(path)).map_err(|error| io_error(path, &error))
+    sys::has_sole_own_file(directory.as_fd(), name(path)).map_err(|error| io_error(path, &error))
 }

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use super::disks::UnsyncedNames;
 use super::open::{DIRECTORY, open_file};
-use super::refusal::{Refusal, check_own_directory, check_own_file, check_owner};
+use super::refusal::{Refusal, check_own_directory, check_own_file, check_owner, check_sole_own_file};
 use super::regular::read_bounded;
 
 /// The most symlinks that are followed: as many as the kernel follows.
@@ -170,6 +170,18 @@ pub(crate) fn has_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result
     }
 }
 
+/// True if there is a file `name` in `directory`, which has no other name.
+///
+/// # Errors
+/// As for [`has_own_file`]; a [`Refusal`] where the file has another name.
+pub(crate) fn has_sole_own_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => check_sole_own_file(&found).map(|()| true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Opens the file `name` in `directory` to read: no symlink, and this user's or root's.
 ///
 /// # Errors
@@ -202,7 +214,7 @@ pub(crate) fn open_or_make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other,
         }
-        match has_own_file(directory, name) {
+        match has_sole_own_file(directory, name) {
             Ok(true) => {}
             // Whoever made the file has removed it.
             Ok(false) => continue,
@@ -210,11 +222,7 @@ pub(crate) fn open_or_make_own_file(directory: BorrowedFd<'_>, name: &[u8], mode
         }
         match rustix::fs::openat(directory, name, flags, Mode::empty()) {
             Ok(file) => {
-                let found = rustix::fs::fstat(&file)?;
-                check_own_file(&found)?;
-                if found.st_nlink > 1 {
-                    return Err(Refusal::HardLink.into());
-                }
+                check_sole_own_file(&rustix::fs::fstat(&file)?)?;
                 return Ok(file.into());
             }
             Err(Errno::NOENT) => {}

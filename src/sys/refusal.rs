@@ -65,6 +65,11 @@ pub(super) fn check_own_file(found: &Stat) -> io::Result<()> {
     check_owner(found)
 }
 
+pub(super) fn check_sole_own_file(found: &Stat) -> io::Result<()> {
+    check_own_file(found)?;
+    if found.st_nlink > 1 { Err(Refusal::HardLink.into()) } else { Ok(()) }
+}
+
 pub(super) fn check_own_directory(found: &Stat) -> io::Result<()> {
     match FileType::from_raw_mode(found.st_mode) {
         FileType::Directory => check_owner(found),

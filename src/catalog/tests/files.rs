@@ -129,6 +129,35 @@ fn what_is_not_a_database_is_named_and_left_alone() {
 }
 
 #[test]
+fn a_file_with_another_name_is_refused_and_left_alone() {
+    let sandbox = Sandbox::new();
+    put(&mut sandbox.open(), ALPINE, &["a"], &file("one"));
+    let other = sandbox.dir.path().join("precious");
+    for name in ["oci.db", "oci.db-journal", "oci.db-wal", "oci.db-shm"] {
+        let path = sandbox.dir.path().join(name);
+        if !path.exists() {
+            fs::write(&path, "precious").unwrap();
+        }
+        fs::hard_link(&path, &other).unwrap();
+        let content = fs::read(&other).unwrap();
+        for error in [
+            WritableCatalog::open(&sandbox.home).map(|_| ()).unwrap_err(),
+            Catalog::open_read_only(sandbox.dir.path()).map(|_| ()).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), "refused");
+            let message = error.to_string();
+            assert!(message.contains(name) && message.contains("second name"), "{message}");
+        }
+        assert_eq!(fs::read(&other).unwrap(), content);
+        fs::remove_file(&other).unwrap();
+        if name != "oci.db" {
+            fs::remove_file(&path).unwrap();
+        }
+    }
+    assert!(one(&sandbox.reader(), ALPINE).is_some());
+}
+
+#[test]
 fn a_database_of_something_else_is_refused_and_left_alone() {
     let sandbox = Sandbox::new();
     sandbox.sql().execute_batch("CREATE TABLE layers (id INTEGER PRIMARY KEY, url TEXT)").unwrap();
