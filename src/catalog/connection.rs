@@ -27,7 +27,7 @@ pub(super) fn home_of(path: &Path) -> &Path {
 
 /// An absolute path is never taken for a `file:` URI or for `:memory:`.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, CatalogError> {
-    std::path::absolute(path).map_err(|error| io_error(path, &error))
+    std::path::absolute(path).map_err(|error| io_error("open", path, &error))
 }
 
 /// Opens `target` (an absolute path, or a URI) and makes SQLite look at the file, which opening
@@ -80,19 +80,20 @@ pub(super) fn extended_code(error: &rusqlite::Error) -> Option<i32> {
     error.sqlite_error().map(|error| error.extended_code)
 }
 
-pub(super) fn io_error(path: &Path, error: &io::Error) -> CatalogError {
+/// The system's failure in our words; `doing` is the deed that failed, as for
+/// [`CatalogError::Query`].
+pub(super) fn io_error(doing: &'static str, path: &Path, error: &io::Error) -> CatalogError {
     let (path, reason) = (path.to_owned(), error.to_string());
     if sys::refusal(error).is_some() {
         return CatalogError::Refused { path, reason };
     }
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            CatalogError::Permission { doing: "open", path, reason }
+            CatalogError::Permission { doing, path, reason }
         }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            CatalogError::DiskFull { doing: "open", path }
-        }
-        _ => CatalogError::Open { path, reason },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => CatalogError::DiskFull { doing, path },
+        _ if doing == "open" => CatalogError::Open { path, reason },
+        _ => CatalogError::Query { doing, path, reason },
     }
 }
 
@@ -116,7 +117,7 @@ pub(super) fn why_not_opened(path: &Path, write: bool) -> Option<CatalogError> {
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         return Some(CatalogError::Open { path: path.to_owned(), reason: "not a regular file".to_owned() });
     }
-    Some(io_error(path, &sys::may_open(path, write).err()?))
+    Some(io_error("open", path, &sys::may_open(path, write).err()?))
 }
 
 /// SQLite's failure in our words.

@@ -57,7 +57,7 @@ impl HookBook {
         let claims_path = home_of(&path).join(CLAIMS);
         let claims = sys::open_own_directory(home_of(&path))
             .and_then(|directory| sys::open_or_make_own_file(directory.as_fd(), CLAIMS.as_bytes(), MODE))
-            .map_err(|error| io_error(&claims_path, &error))?;
+            .map_err(|error| io_error("open", &claims_path, &error))?;
         let (conn, open) = writable::connect_to_write(&path)?;
         Ok(Self { conn, path, claims, claim: None, _open: open })
     }

@@ -1,6 +1,7 @@
 //! The catalog of a locked home: what changes it, each change one transaction.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::Catalog;
-use super::connection::{absolute, connect, explain_open, sql_error, why_not_opened};
+use super::connection::{absolute, connect, explain_open, io_error, sql_error, why_not_opened};
 use super::header::OpenCatalog;
 use super::write::{self, Forgotten};
 use super::{directories, hook_events, loads, own, past, schema, trust, waiting};
@@ -96,7 +97,10 @@ impl WritableCatalog {
         own::make_whole(&path, &schema::of_new_catalog);
         let (mut conn, open) = connect_to_write(&path)?;
         schema::upgrade(&mut conn, &path)?;
-        Ok(Self { catalog: Catalog { conn, path, lacks_tables: false, _open: open }, home: home.clone() })
+        Ok(Self {
+            catalog: Catalog { conn, path, lacks_tables: false, _open: open },
+            home: home.clone(),
+        })
     }
 
     /// Records `image` under `names` for `owner`, with what he wants of it, in one transaction:
@@ -385,12 +389,20 @@ impl WritableCatalog {
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, CatalogError> {
         let path = &self.catalog.path;
-        self.home.settle().map_err(|error| CatalogError::Query {
-            doing,
-            path: path.clone(),
-            reason: format!("the directories made for it cannot be written to the disk: {error}"),
-        })?;
+        self.home.settle().map_err(|error| unsettled(doing, path, &error))?;
         in_transaction(&mut self.catalog.conn, change).map_err(|error| sql_error(doing, path, &error))
+    }
+}
+
+/// The error of a home whose new directories cannot be written to the disk.
+pub(super) fn unsettled(doing: &'static str, path: &Path, error: &io::Error) -> CatalogError {
+    match io_error(doing, path, error) {
+        CatalogError::Query { doing, path, reason } => CatalogError::Query {
+            doing,
+            path,
+            reason: format!("the directories made for it cannot be written to the disk: {reason}"),
+        },
+        other => other,
     }
 }
 

@@ -158,6 +158,23 @@ fn a_file_with_another_name_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_home_that_cannot_be_settled_says_why_as_the_system_does() {
+    use std::io::{Error, ErrorKind};
+    let path = Path::new("/home/oci.db");
+    for (failure, kind, words) in [
+        (ErrorKind::StorageFull, "disk-full", "cannot record in the catalog /home/oci.db: no space left"),
+        (ErrorKind::QuotaExceeded, "disk-full", "no space left"),
+        (ErrorKind::ReadOnlyFilesystem, "permission", "cannot record in the catalog /home/oci.db: "),
+        (ErrorKind::Other, "catalog-query", "the directories made for it cannot be written to the disk"),
+    ] {
+        let error = writable::unsettled("record in", path, &Error::from(failure));
+        assert_eq!(error.kind(), kind);
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(error.hint().is_some(), kind != "catalog-query", "{error}");
+    }
+}
+
+#[test]
 fn a_database_of_something_else_is_refused_and_left_alone() {
     let sandbox = Sandbox::new();
     sandbox.sql().execute_batch("CREATE TABLE layers (id INTEGER PRIMARY KEY, url TEXT)").unwrap();
