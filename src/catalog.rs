@@ -13,6 +13,7 @@
 //! layers in opposite orders, the one recorded first has it right. A layer that an image lists
 //! twice has one row, in the place of its upper occurrence.
 
+mod agreement;
 mod config;
 mod connection;
 mod directories;
@@ -29,6 +30,7 @@ mod own;
 mod past;
 mod rows;
 mod schema;
+mod stack;
 #[cfg(test)]
 mod tests;
 mod trust;

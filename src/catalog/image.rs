@@ -7,17 +7,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Result, Row, Rows};
+use rusqlite::{Connection, OptionalExtension, Result};
 
+use super::agreement::{self, TheirLayer, their_layers};
 use super::holdings::{self, holders, primary_of};
 use super::rows::{
-    NameRow, OUR_IMAGE, OUR_LAYERS, THEIR_DIFF_IDS, THEIR_DOCUMENTS, THEIR_IMAGE, THEIR_LAYERS, integer,
-    is_true, parse_name, text,
+    NameRow, OUR_IMAGE, THEIR_DIFF_IDS, THEIR_IMAGE, integer, is_true, our_layers, parse_name, size, text,
 };
 use super::waiting;
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::ImageRef;
-use crate::state::{LayerDescriptor, MediaType, Platform, RecordedImage};
+use crate::state::{LayerDescriptor, Platform, RecordedImage, size_of_layers};
 
 /// A longer list of layers is nobody's.
 const MAX_DIFF_IDS: usize = 10_000;
@@ -50,15 +50,28 @@ fn held_since(conn: &Connection, image: &RecordedImage) -> Result<Option<Timesta
     Ok(hold.filter(|(digest, _)| image.digest.as_ref() == Some(digest)).map(|(_, since)| since))
 }
 
+/// microsandbox's row of an image.
+struct TheirRow {
+    modified_at: Option<String>,
+    /// True if microsandbox can read it.
+    readable: bool,
+    size: Option<i64>,
+}
+
+fn their_row(conn: &Connection, name: &str) -> Result<Option<TheirRow>> {
+    conn.prepare_cached(THEIR_IMAGE)?
+        .query_row([name], |row| {
+            let (modified_at, readable, size) = (text(row, 0)?, is_true(row, 1)?, integer(row, 2)?);
+            Ok(TheirRow { modified_at, readable, size })
+        })
+        .optional()
+}
+
 /// Reads everything recorded under one name; `None` if neither we nor microsandbox know it.
 pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<RecordedImage>> {
     let name = reference.to_string();
-    let (of_name, ours) =
-        our_image(conn, &name)?.map_or((None, None), |(of_name, ours)| (Some(of_name), ours));
-    let theirs: Option<(Option<String>, bool)> = conn
-        .prepare_cached(THEIR_IMAGE)?
-        .query_row([&name], |row| Ok((text(row, 0)?, is_true(row, 1)?)))
-        .optional()?;
+    let (of_name, ours) = our_image(conn, &name)?;
+    let theirs = their_row(conn, &name)?;
     // A garbled row of ours alone is no record: there is nothing left to be read.
     if ours.is_none() && theirs.is_none() {
         return Ok(None);
@@ -74,8 +87,9 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         holders = its_holders;
     }
     let (their_layers, layers_readable) = their_layers(conn, &name)?;
-    let row_readable = theirs.as_ref().is_some_and(|(_, readable)| *readable);
-    let readable = layers_readable && row_readable && documents_readable(conn, &name)?;
+    let known = ours.as_ref().map(|(_, layers)| &layers[..]);
+    let row_readable = theirs.as_ref().is_some_and(|theirs| theirs.readable);
+    let readable = layers_readable && row_readable && agreement::of_documents(conn, &name, known)?;
     let mut image = RecordedImage {
         reference: reference.clone(),
         platform: None,
@@ -94,10 +108,12 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         preexisting: of_name.as_ref().is_none_or(|of_name| of_name.preexisting),
         layers_directory: None,
         created: None,
-        modified_at: theirs.and_then(|(modified_at, _)| modified_at).unwrap_or_default(),
+        modified_at: String::new(),
     };
     if let Some((ours, layers)) = ours {
-        image.rows_complete = readable && agree(&layers, &their_layers);
+        image.rows_complete = readable
+            && theirs.is_some_and(|theirs| theirs.size == Some(size(size_of_layers(&layers))))
+            && agreement::of_layers(conn, reference, &layers, &their_layers)?;
         image.layers = layers.into();
         ours.fill(&mut image);
         image.held = held_since(conn, &image)?;
@@ -108,6 +124,7 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         // A row of ours that cannot be read is one that has to be written again.
         image.rows_complete = readable && !their_layers.is_empty() && of_name.is_none();
         image.layers = in_order_of_config(conn, &name, their_layers)?.into();
+        image.modified_at = theirs.and_then(|theirs| theirs.modified_at).unwrap_or_default();
     }
     Ok(Some(image))
 }
@@ -125,8 +142,9 @@ impl OurImage {
 }
 
 /// Reads our row of an image, as far as that can be done.
-fn our_image(conn: &Connection, name: &str) -> Result<Option<(NameRow, Option<OurImage>)>> {
-    conn.prepare_cached(OUR_IMAGE)?
+fn our_image(conn: &Connection, name: &str) -> Result<(Option<NameRow>, Option<OurImage>)> {
+    let found: Option<(NameRow, Option<OurImage>)> = conn
+        .prepare_cached(OUR_IMAGE)?
         .query_row([name], |row| {
             let of_name = NameRow::from_row(row)?;
             let digest = |column| {
@@ -151,54 +169,9 @@ fn our_image(conn: &Connection, name: &str) -> Result<Option<(NameRow, Option<Ou
             })();
             Ok((of_name, image))
         })
-        .optional()
-}
-
-/// Reads our layers of an image, base first, as [`layers`] does.
-fn our_layers(conn: &Connection, name: &str) -> Result<Option<Vec<LayerDescriptor>>> {
-    layers(&mut conn.prepare_cached(OUR_LAYERS)?.query([name])?)
-}
-
-/// Reads layers from rows of digest, diff id, media type, size and position, in their order; `None`
-/// where one of them is garbled or out of place.
-pub(super) fn layers(rows: &mut Rows<'_>) -> Result<Option<Vec<LayerDescriptor>>> {
-    let mut layers = Vec::new();
-    while let Some(row) = rows.next()? {
-        let in_place = integer(row, 4)? == i64::try_from(layers.len()).ok();
-        match descriptor(row)? {
-            Some(layer) if in_place => layers.push(layer),
-            _ => return Ok(None),
-        }
-    }
-    Ok(Some(layers))
-}
-
-/// Reads digest, diff id, media type and size, from the first four columns.
-fn descriptor(row: &Row<'_>) -> Result<Option<LayerDescriptor>> {
-    let (digest, diff_id, media_type, size) = (text(row, 0)?, text(row, 1)?, text(row, 2)?, integer(row, 3)?);
-    Ok((|| {
-        Some(LayerDescriptor {
-            digest: BlobDigest::parse(&digest?).ok()?,
-            diff_id: DiffId::parse(&diff_id?).ok()?,
-            media_type: MediaType::from(media_type?.as_str()),
-            size: u64::try_from(size?).ok()?,
-        })
-    })())
-}
-
-/// Reads the layers that microsandbox's join finds, in its order, and whether microsandbox can read
-/// them all.
-fn their_layers(conn: &Connection, name: &str) -> Result<(Vec<LayerDescriptor>, bool)> {
-    let mut statement = conn.prepare_cached(THEIR_LAYERS)?;
-    let mut rows = statement.query([name])?;
-    let (mut layers, mut readable) = (Vec::new(), true);
-    while let Some(row) = rows.next()? {
-        let (layer, id) = (descriptor(row)?, integer(row, 5)?);
-        readable &= layer.is_some() && is_true(row, 4)?;
-        layers.extend(layer.map(|layer| (id, layer)));
-    }
-    layers.sort_by_key(|(id, _)| *id);
-    Ok((layers.into_iter().map(|(_, layer)| layer).collect(), readable))
+        .optional()?;
+    let (of_name, image) = found.unzip();
+    Ok((of_name, image.flatten()))
 }
 
 /// Puts layers that microsandbox's rows list into the order in which the image's config names them,
@@ -207,8 +180,9 @@ fn their_layers(conn: &Connection, name: &str) -> Result<(Vec<LayerDescriptor>, 
 fn in_order_of_config(
     conn: &Connection,
     name: &str,
-    layers: Vec<LayerDescriptor>,
+    layers: Vec<TheirLayer>,
 ) -> Result<Vec<LayerDescriptor>> {
+    let layers: Vec<LayerDescriptor> = layers.into_iter().map(|layer| layer.layer).collect();
     let diff_ids = conn
         .prepare_cached(THEIR_DIFF_IDS)?
         .query_row([name], |row| text(row, 0))
@@ -237,20 +211,6 @@ fn in_order_of_config(
         return Ok(layers);
     }
     Ok(ordered.into_iter().cloned().collect())
-}
-
-/// Tells whether there is exactly one manifest with exactly one config, as microsandbox needs to
-/// read it.
-fn documents_readable(conn: &Connection, name: &str) -> Result<bool> {
-    conn.prepare_cached(THEIR_DOCUMENTS)?
-        .query_row([name], |row| Ok((0..3).all(|column| is_true(row, column).unwrap_or(false))))
-}
-
-/// Tells whether microsandbox's rows are the distinct ones of ours.
-fn agree(ours: &[LayerDescriptor], theirs: &[LayerDescriptor]) -> bool {
-    let key = |layer: &LayerDescriptor| (layer.digest.clone(), (layer.diff_id.clone(), layer.size));
-    let ours: BTreeMap<_, _> = ours.iter().map(key).collect();
-    ours.len() == theirs.len() && ours == theirs.iter().map(key).collect()
 }
 
 /// Reads every name that we or microsandbox have, sorted.

@@ -20,6 +20,13 @@ pub(super) struct Numbering {
     pub(super) moves: Vec<(i64, i64)>,
 }
 
+impl Numbering {
+    /// True if the layers asked for are stacked in their order.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.ids.is_sorted()
+    }
+}
+
 /// A layer that gets a number: an existing row, or the layer at an index of the wanted ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Node {

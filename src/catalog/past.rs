@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Row, Transaction, par
 use serde::{Deserialize, Serialize};
 
 use super::lists::{self, ListOf};
-use super::rows::{integer, json, parse_name, text, texts};
+use super::rows::{self, integer, json, parse_name, text, texts};
 use super::{holdings, image, waiting};
 pub(super) use spared::{Spared, earlier, remembered, spared, spared_blobs, spared_layers, with_past};
 
@@ -346,7 +346,7 @@ fn layers_of(conn: &Connection, meaning: i64) -> Result<Option<Vec<LayerDescript
         "SELECT digest, diff_id, media_type, size_bytes, position FROM sync_meaning_layers
           WHERE meaning = ?1 ORDER BY position",
     )?;
-    image::layers(&mut statement.query([meaning])?)
+    rows::layers(&mut statement.query([meaning])?)
 }
 
 fn documents_of(conn: &Connection, meaning: i64) -> Result<Vec<DocumentDescriptor>> {

@@ -6,10 +6,11 @@
 //! whose rows are incomplete; it is never an error, so that the next run can put it right.
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Result, Row, ToSql};
+use rusqlite::{Connection, OptionalExtension, Result, Row, Rows, ToSql};
 
-use crate::digest::DigestText;
+use crate::digest::{BlobDigest, DiffId, DigestText};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
+use crate::state::{LayerDescriptor, MediaType};
 
 /// The timestamps that microsandbox can parse without a panic, as an SQL condition on a column.
 macro_rules! well_formed {
@@ -53,17 +54,21 @@ pub(super) const THEIR_IMAGE: &str = concat!(
     well_formed!("created_at"),
     " AND ",
     well_formed!("modified_at"),
-    " FROM images WHERE reference = ?1"
+    ", size_bytes FROM images WHERE reference = ?1"
 );
 
-/// The layers that microsandbox's join finds, each with whether microsandbox can read its row. Not
-/// sorted: for a handful of rows, making SQLite's sorter costs more than the query.
+/// The layers that microsandbox's join finds, each with whether microsandbox can read its rows, and
+/// their ids. Not sorted: for a handful of rows, making SQLite's sorter costs more than the query.
 pub(super) const THEIR_LAYERS: &str = concat!(
     "SELECT l.digest, l.diff_id, l.media_type, l.size_bytes, ",
     well_formed!("l.created_at"),
     " AND ",
     well_formed!("l.modified_at"),
-    ", l.id FROM images AS i
+    " AND ",
+    well_formed!("ml.created_at"),
+    " AND ",
+    well_formed!("ml.modified_at"),
+    ", l.id, ml.id FROM images AS i
       JOIN manifests AS m ON m.image_id = i.id
       JOIN manifest_layers AS ml ON ml.manifest_id = m.id
       JOIN layers AS l ON l.id = ml.layer_id
@@ -71,19 +76,39 @@ pub(super) const THEIR_LAYERS: &str = concat!(
 );
 
 /// One row: is there one manifest only, the number of configs, and of those that microsandbox can
-/// read.
+/// read; can it read the manifest and its index. Then the config, with what we have recorded of it,
+/// and the index's platform with ours.
 pub(super) const THEIR_DOCUMENTS: &str = concat!(
     "SELECT min(m.id) = max(m.id), count(c.id), coalesce(sum(",
     well_formed!("c.created_at"),
     " AND ",
     well_formed!("c.modified_at"),
     " AND (c.created IS NULL OR c.created GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:*')",
-    " AND typeof(c.architecture) = 'text' AND typeof(c.os) = 'text'), 0)
+    " AND typeof(c.architecture) = 'text' AND typeof(c.os) = 'text'), 0), min(coalesce(",
+    well_formed!("m.created_at"),
+    " AND ",
+    well_formed!("m.modified_at"),
+    " AND (m.index_id IS NULL OR x.image_id = i.id AND ",
+    well_formed!("x.created_at"),
+    " AND ",
+    well_formed!("x.modified_at"),
+    "), 0)),
+           c.media_type, c.created, c.architecture, c.os, c.os_variant, c.config_env_json, c.config_cmd_json,
+           c.config_working_dir, c.config_entrypoint_json, c.config_volumes_json, c.config_exposed_ports_json,
+           c.config_user, c.rootfs_type, c.rootfs_diff_ids_json, own.config_json,
+           x.id, x.platform_os, x.platform_arch, x.platform_variant, own.platform
       FROM images AS i
       JOIN manifests AS m ON m.image_id = i.id
       LEFT JOIN configs AS c ON c.manifest_id = m.id
+      LEFT JOIN indexes AS x ON x.id = m.index_id
+      LEFT JOIN sync_images AS own ON own.reference = i.reference
      WHERE i.reference = ?1"
 );
+
+/// One row if an image of ours has the layer with this media type: a layer has one row, whatever
+/// each image calls it.
+pub(super) const OUR_MEDIA_TYPE: &str =
+    "SELECT 1 FROM sync_image_layers WHERE digest = ?1 AND media_type = ?2";
 
 /// The config's list of layers, as JSON.
 pub(super) const THEIR_DIFF_IDS: &str = "
@@ -133,6 +158,53 @@ impl ToSql for DigestText {
 /// The JSON text of records, lists and maps of strings, which always have one.
 pub(super) fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
+}
+
+/// Reads our layers of an image, base first, as [`layers`] does.
+pub(super) fn our_layers(conn: &Connection, name: &str) -> Result<Option<Vec<LayerDescriptor>>> {
+    layers(&mut conn.prepare_cached(OUR_LAYERS)?.query([name])?)
+}
+
+/// Reads layers from rows of digest, diff id, media type, size and position, in their order; `None`
+/// where one of them is garbled or out of place.
+pub(super) fn layers(rows: &mut Rows<'_>) -> Result<Option<Vec<LayerDescriptor>>> {
+    let mut layers = Vec::new();
+    while let Some(row) = rows.next()? {
+        let in_place = integer(row, 4)? == i64::try_from(layers.len()).ok();
+        match descriptor(row)? {
+            Some(layer) if in_place => layers.push(layer),
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(layers))
+}
+
+/// Reads digest, diff id, media type and size, from the first four columns.
+pub(super) fn descriptor(row: &Row<'_>) -> Result<Option<LayerDescriptor>> {
+    let (digest, diff_id, media_type, size) = (text(row, 0)?, text(row, 1)?, text(row, 2)?, integer(row, 3)?);
+    Ok((|| {
+        Some(LayerDescriptor {
+            digest: BlobDigest::parse(&digest?).ok()?,
+            diff_id: DiffId::parse(&diff_id?).ok()?,
+            media_type: MediaType::from(media_type?.as_str()),
+            size: u64::try_from(size?).ok()?,
+        })
+    })())
+}
+
+/// Tells whether microsandbox, which unwraps, can parse a time.
+pub(super) fn is_rfc3339(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let at = |place: usize, expected: u8| bytes.get(place) == Some(&expected);
+    let digits = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18];
+    digits.iter().all(|place| bytes.get(*place).is_some_and(u8::is_ascii_digit))
+        && at(4, b'-')
+        && at(7, b'-')
+        && at(10, b'T')
+        && at(13, b':')
+        && at(16, b':')
+        && !text.contains('[')
+        && text.parse::<jiff::Timestamp>().is_ok()
 }
 
 /// Parses a recorded name, if it is in the full form; no other name is ever asked for.

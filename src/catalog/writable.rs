@@ -12,7 +12,7 @@ use super::Catalog;
 use super::connection::{absolute, connect, explain_open, io_error, sql_error, why_not_opened};
 use super::header::OpenCatalog;
 use super::write::{self, Forgotten};
-use super::{directories, hook_events, loads, own, past, schema, trust, waiting};
+use super::{directories, hook_events, loads, own, past, schema, stack, trust, waiting};
 use crate::clock;
 use crate::digest::BlobDigest;
 use crate::error::CatalogError;
@@ -204,7 +204,8 @@ impl WritableCatalog {
                     Change::Tell { events } => events,
                 };
                 hook_events::put(tx, owner, events)
-            })
+            })?;
+            stack::put_in_order(tx)
         })
     }
 
@@ -412,6 +413,7 @@ fn forget(
     owner: Option<&Owner>,
 ) -> rusqlite::Result<Forgotten> {
     let forgotten = write::forget(tx, references, owner)?;
+    stack::put_in_order(tx)?;
     trust::sweep(tx)?;
     hook_events::drop_unfinished(tx, references, owner)?;
     Ok(forgotten)

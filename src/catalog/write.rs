@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Result, Transaction, params};
 
 use super::lists::{self, ListOf};
-use super::rows::{self, NameRow, json, size, texts, well_formed};
-use super::{holdings, order, past, waiting};
+use super::rows::{self, NameRow, is_rfc3339, json, size, texts, well_formed};
+use super::{holdings, past, stack, waiting};
 use crate::clock;
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::ImageRef;
@@ -40,14 +40,16 @@ macro_rules! heal_created_at {
     };
 }
 
-pub(super) const LAYERS_ABOVE: &str = "
-    SELECT DISTINCT above.layer_id FROM manifest_layers AS here
-      JOIN manifest_layers AS above ON above.manifest_id = here.manifest_id AND above.layer_id > here.layer_id
-     WHERE here.layer_id = ?1 LIMIT 10000";
-
 pub(super) const DROP_UNUSED_LAYER: &str = "
     DELETE FROM layers WHERE digest = ?1
        AND NOT EXISTS (SELECT 1 FROM manifest_layers WHERE layer_id = layers.id)";
+
+/// Calls a layer as an image of ours does, if none calls it as its row does.
+pub(super) const SETTLE_MEDIA_TYPE: &str = "
+    UPDATE layers SET media_type = (SELECT media_type FROM sync_image_layers WHERE digest = ?1 LIMIT 1)
+     WHERE digest = ?1 AND EXISTS (SELECT 1 FROM sync_image_layers WHERE digest = ?1)
+       AND NOT EXISTS (SELECT 1 FROM sync_image_layers AS own
+                        WHERE own.digest = ?1 AND own.media_type = layers.media_type)";
 
 /// The rows of an image that hang on its id, children first: not every database cascades.
 pub(super) const DROP_DOCUMENTS: [&str; 4] = [
@@ -109,7 +111,9 @@ pub(super) fn record(
         rows.push((name, id, preexisting));
     }
     // Only now: layers that nothing but the replaced rows used can be numbered freely.
-    let layer_ids = put_layers(tx, &image.layers)?;
+    let all_names = names.iter().map(ToString::to_string).collect();
+    let (layer_ids, has_order) = put_layers(tx, &image.layers, &all_names)?;
+    stack::note(tx, &primary, has_order)?;
     for (name, id, preexisting) in &rows {
         put_documents(tx, *id, image, &layer_ids)?;
         put_ours(tx, name, image, *preexisting, held.layers)?;
@@ -127,7 +131,8 @@ pub(super) fn record(
         holdings::put_documents(tx, name, if is_kept { &image.documents } else { &[] })?;
     }
     for digest in old_layers {
-        tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([digest])?;
+        tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])?;
+        tx.prepare_cached(SETTLE_MEDIA_TYPE)?.execute([digest])?;
     }
     Ok(())
 }
@@ -150,22 +155,14 @@ fn put_image(tx: &Transaction<'_>, name: &str, known: Option<i64>, size: i64) ->
     Ok(tx.last_insert_rowid())
 }
 
-/// Layers each once, where they occur for the last time: a layer that covers itself with others
-/// between shows what its upper occurrence holds.
-fn stacked(layers: &[LayerDescriptor]) -> Vec<&LayerDescriptor> {
-    let mut seen = BTreeSet::new();
-    let mut stack: Vec<&LayerDescriptor> =
-        layers.iter().rev().filter(|layer| seen.insert(&layer.digest)).collect();
-    stack.reverse();
-    stack
-}
-
-/// Makes or refreshes the rows of `layers`, in stacking order by id; returns each one's id.
+/// Makes or refreshes the rows of `layers`, the layers of the image of these names, in stacking
+/// order by id; returns each one's id, and whether the order is theirs.
 fn put_layers<'a>(
     tx: &Transaction<'_>,
     layers: &'a [LayerDescriptor],
-) -> Result<BTreeMap<&'a BlobDigest, i64>> {
-    let stack = stacked(layers);
+    names: &BTreeSet<String>,
+) -> Result<(BTreeMap<&'a BlobDigest, i64>, bool)> {
+    let stack = stack::stacked(layers);
     let mut known: Vec<Option<i64>> = Vec::with_capacity(stack.len());
     {
         let mut statement = tx.prepare_cached("SELECT id FROM layers WHERE digest = ?1")?;
@@ -173,26 +170,9 @@ fn put_layers<'a>(
             known.push(statement.query_row([layer.digest.text()], |row| row.get(0)).optional()?);
         }
     }
-    let highest: Option<i64> = tx.query_row("SELECT max(id) FROM layers", [], |row| row.get(0))?;
-    let highest = highest.unwrap_or(0).max(0);
-    // Room for every id that can be given out below.
-    let Some(first_free) = highest.checked_add(1).filter(|id| id.checked_add(1 << 32).is_some()) else {
-        return Err(rusqlite::Error::IntegralValueOutOfRange(0, highest));
-    };
-    let numbering = order::number(&known, first_free, |id| {
-        tx.prepare_cached(LAYERS_ABOVE)?.query_map([id], |row| row.get(0))?.collect::<Result<Vec<i64>>>()
-    })?;
-
-    if !numbering.moves.is_empty() {
-        // A row and those that point to it change one after the other; the check waits for the
-        // commit.
-        tx.execute_batch("PRAGMA defer_foreign_keys = ON")?;
-    }
-    for (old, new) in &numbering.moves {
-        tx.prepare_cached("UPDATE layers SET id = ?2 WHERE id = ?1")?.execute([old, new])?;
-        tx.prepare_cached("UPDATE manifest_layers SET layer_id = ?2 WHERE layer_id = ?1")?
-            .execute([old, new])?;
-    }
+    let numbering = stack::number(tx, &known, names)?;
+    stack::renumber(tx, &numbering)?;
+    let has_order = numbering.is_in_order();
     let mut ids = BTreeMap::new();
     for ((layer, id), known) in stack.into_iter().zip(numbering.ids).zip(known) {
         let sql = if known.is_some() {
@@ -214,7 +194,7 @@ fn put_layers<'a>(
         ])?;
         ids.insert(&layer.digest, id);
     }
-    Ok(ids)
+    Ok((ids, has_order))
 }
 
 /// The index, manifest, layer links and config of one name.
@@ -256,8 +236,7 @@ fn put_documents(
     ])?;
     let manifest_id = tx.last_insert_rowid();
 
-    let mut linked = BTreeSet::new();
-    for layer in image.layers.iter().filter(|layer| linked.insert(&layer.digest)) {
+    for layer in stack::stacked(&image.layers) {
         tx.prepare_cached(
             "INSERT INTO manifest_layers (manifest_id, layer_id, created_at, modified_at)
              VALUES (?1, ?2, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)",
@@ -309,21 +288,6 @@ fn list(list: Option<&Vec<String>>) -> Option<String> {
 
 fn json_of_list(list: &Vec<String>) -> String {
     json(list)
-}
-
-/// Tells whether microsandbox, which unwraps, can parse a time.
-fn is_rfc3339(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let at = |place: usize, expected: u8| bytes.get(place) == Some(&expected);
-    let digits = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18];
-    digits.iter().all(|place| bytes.get(*place).is_some_and(u8::is_ascii_digit))
-        && at(4, b'-')
-        && at(7, b'-')
-        && at(10, b'T')
-        && at(13, b':')
-        && at(16, b':')
-        && !text.contains('[')
-        && text.parse::<jiff::Timestamp>().is_ok()
 }
 
 /// Our own rows of one name, but for owner and alias.
@@ -423,6 +387,7 @@ pub(super) fn forget(
         tx.prepare_cached("DELETE FROM sync_image_layers WHERE reference = ?1")?.execute([&name])?;
         holdings::drop_documents(tx, &name)?;
         past::drop_of(tx, &name)?;
+        stack::forget(tx, &name)?;
         tx.prepare_cached("DELETE FROM sync_images WHERE reference = ?1")?.execute([&name])?;
         if !row.preexisting {
             if let Some(id) = image_id(tx, &name)? {
@@ -438,6 +403,7 @@ pub(super) fn forget(
     let spared = past::spared_layers(tx, &BTreeSet::new(), (&|_, _| false, None), clock::now())?;
     for digest in freed {
         tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])?;
+        tx.prepare_cached(SETTLE_MEDIA_TYPE)?.execute([&digest])?;
         let still_listed = tx.prepare_cached("SELECT 1 FROM layers WHERE digest = ?1")?.exists([&digest])?;
         if !still_listed && texts(tx, rows::OUR_USERS, &digest)?.is_empty() {
             let digest = BlobDigest::parse(&digest).ok().filter(|digest| !spared.contains_key(digest));

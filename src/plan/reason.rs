@@ -46,7 +46,7 @@ pub enum Reason {
         /// The reason for a load.
         to_load: ToLoad,
     },
-    /// The catalog lacks rows of the image.
+    /// The catalog lacks rows of the image, or has damaged ones.
     Rows,
     /// Everything is as it should be.
     InSync,
@@ -164,7 +164,7 @@ impl fmt::Display for Reason {
                 ToLoad::AnotherDigest => write!(f, "another digest in {engine}"),
                 ToLoad::LoadFailed => write!(f, "its load into {engine} is not known to be good"),
             },
-            Self::Rows => f.write_str("rows missing in the catalog"),
+            Self::Rows => f.write_str("rows missing or damaged in the catalog"),
             Self::InSync => f.write_str("in sync"),
             Self::Staged => f.write_str("staged: the next apply records it"),
             Self::Held { since } => {

@@ -309,7 +309,7 @@ fn each_action_has_its_cause() {
         (new, vec![recorded()], &[1, 2], Action::Update, "", 1, 13),
         (same(), vec![arm], &[1, 2], Action::Update, "linux/arm64 → linux/amd64", 2, 0),
         (Resolution::AsRecorded, vec![recorded()], &[1], Action::Repair, "1 layer missing on disk", 1, 12),
-        (same(), vec![damaged], &[1, 2], Action::Repair, "rows missing in the catalog", 2, 0),
+        (same(), vec![damaged], &[1, 2], Action::Repair, "rows missing or damaged in the catalog", 2, 0),
         (Resolution::AsRecorded, vec![recorded()], &[1, 2], Action::Keep, "", 2, 0),
         (
             blocked(),
@@ -508,7 +508,7 @@ fn each_reason_has_its_action_its_code_and_its_words() {
             "2 layers missing on disk, 1 layer incomplete on disk, \
              1 layer in another directory than was extracted, to be compared",
         ),
-        (Reason::Rows, Action::Repair, "rows", "rows missing in the catalog"),
+        (Reason::Rows, Action::Repair, "rows", "rows missing or damaged in the catalog"),
         (Reason::InSync, Action::Keep, "in-sync", "in sync"),
         (Reason::Blocked(Arc::new(Error::Stopped)), Action::Blocked, "blocked", "stopped"),
         (

@@ -150,7 +150,8 @@ pub struct RecordedImage {
     /// The time since when the image is held at its digest, whatever the tag means; `None` if it is
     /// not.
     pub held: Option<Timestamp>,
-    /// True if microsandbox's rows are all there and agree with ours.
+    /// True if microsandbox's rows are all there and agree with ours, as far as recording the image
+    /// again would have them agree.
     pub rows_complete: bool,
     /// The image of which this is only a second name (docker.io for sandboxes.io); `None` for
     /// others.

@@ -22,6 +22,29 @@ fn damaged_rows_are_noticed_and_recording_again_heals_them() {
         "UPDATE configs SET created_at = '2024-05-22T18:18:12Z'",
         "UPDATE configs SET created = 'yesterday'",
         "UPDATE configs SET os = NULL",
+        "UPDATE manifests SET created_at = '2024-05-22T18:18:12Z'",
+        "UPDATE manifests SET modified_at = '2024-05-22T18:18:12Z'",
+        "UPDATE manifest_layers SET created_at = '2024-05-22T18:18:12Z' WHERE id = 2",
+        "UPDATE manifest_layers SET modified_at = NULL",
+        "UPDATE indexes SET created_at = '2024-05-22T18:18:12Z'",
+        "UPDATE indexes SET modified_at = '2024-05-22T18:18:12Z'",
+        "UPDATE indexes SET platform_arch = 'sparc'",
+        "PRAGMA foreign_keys = OFF; DELETE FROM indexes",
+        "UPDATE images SET size_bytes = 5",
+        "UPDATE layers SET media_type = 'x' WHERE id = 1",
+        "UPDATE configs SET config_cmd_json = '[\"evil\"]'",
+        "UPDATE configs SET config_entrypoint_json = '[\"evil\"]'",
+        "UPDATE configs SET config_env_json = NULL",
+        "UPDATE configs SET config_user = 'root', config_working_dir = '/'",
+        "UPDATE configs SET rootfs_diff_ids_json = '[]'",
+        "UPDATE configs SET architecture = 'sparc'",
+        "UPDATE configs SET os_variant = NULL",
+        "UPDATE configs SET created = '2024-05-22T18:18:12.121Z'",
+        // Stacked or listed upside down.
+        "PRAGMA foreign_keys = OFF; UPDATE layers SET id = 99 WHERE id = 1;
+         UPDATE manifest_layers SET layer_id = 99 WHERE layer_id = 1",
+        "UPDATE manifest_layers SET id = 99 WHERE id = 1",
+        "UPDATE sync_images SET config_json = '{'",
         "INSERT INTO manifests (image_id, schema_version, media_type) VALUES (1, 2, 'x')",
         "INSERT INTO configs (manifest_id, media_type) VALUES (1, 'x')",
         // Without its UNIQUE, so that a layer can be linked twice.
@@ -56,6 +79,75 @@ fn damaged_rows_are_noticed_and_recording_again_heals_them() {
         sandbox.assert_sound();
         catalog.forget(&[reference(ALPINE)], None).unwrap();
     }
+}
+
+/// Layers that many images share are renumbered in all of them at once: no image's rows tell the
+/// others' order.
+#[test]
+fn layers_that_are_upside_down_in_several_images_are_put_in_order_by_the_first_repair() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let names = ["one:1", "two:1"].map(|name| format!("docker.io/library/{name}"));
+    for (name, top) in names.iter().zip(["c", "d"]) {
+        put(&mut catalog, name, &["a", "b", top], &file("one"));
+    }
+    let upside_down = "UPDATE layers SET id = 99 WHERE id = 1;
+        UPDATE manifest_layers SET layer_id = 99 WHERE layer_id = 1";
+    sandbox.sql().execute_batch(&format!("PRAGMA foreign_keys = OFF; {upside_down}")).unwrap();
+    assert_eq!(sandbox.stacked(&names[0]), ["b", "c", "a"]);
+    for name in &names {
+        assert!(!one(&catalog, name).unwrap().rows_complete, "{name}");
+    }
+    put(&mut catalog, &names[0], &["a", "b", "c"], &file("one"));
+    for (name, top) in names.iter().zip(["c", "d"]) {
+        assert_eq!(sandbox.stacked(name), ["a", "b", top]);
+        assert!(one(&catalog, name).unwrap().rows_complete, "{name}");
+    }
+    sandbox.assert_sound();
+}
+
+/// No repair of the one would end that of the other.
+#[test]
+fn what_two_images_say_of_one_layer_is_no_damage() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let mut docker = image("docker:1", &["a", "b"]);
+    Arc::make_mut(&mut docker.layers)[0].media_type =
+        "application/vnd.docker.image.rootfs.diff.tar.gzip".into();
+    catalog.record(&docker, &[reference("docker:1")], &file("one"), usual()).unwrap();
+    put(&mut catalog, "oci:1", &["b", "a"], &file("one"));
+    for name in ["docker:1", "oci:1"] {
+        assert!(one(&catalog, name).unwrap().rows_complete, "{name}");
+    }
+    assert_eq!(sandbox.count("sync_meta"), 2, "the second has lost its order");
+    // Where one goes, the other has its way.
+    catalog.forget(&[reference("oci:1")], None).unwrap();
+    assert!(one(&catalog, "docker:1").unwrap().rows_complete);
+    put(&mut catalog, "oci:1", &["b", "a"], &file("one"));
+    catalog.forget(&[reference("docker:1")], None).unwrap();
+    assert_eq!(sandbox.stacked("docker.io/library/oci:1"), ["b", "a"]);
+    assert!(one(&catalog, "oci:1").unwrap().rows_complete);
+    assert_eq!(sandbox.count("sync_meta"), 1);
+    sandbox.assert_sound();
+}
+
+/// The next run would have to repair them else, though nobody has touched the catalog.
+#[test]
+fn images_get_their_order_when_those_go_that_had_the_opposite_one() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, "first:1", &["a", "b", "c"], &file("one"));
+    put(&mut catalog, "second:1", &["b", "a"], &file("one"));
+    put(&mut catalog, "third:1", &["c", "b", "a", "d"], &file("one"));
+    assert_eq!(sandbox.count("sync_meta"), 3, "two images have lost their order");
+    put(&mut catalog, "first:1", &["e"], &file("one"));
+    assert_eq!(sandbox.stacked("docker.io/library/second:1"), ["b", "a"]);
+    assert_eq!(sandbox.stacked("docker.io/library/third:1"), ["c", "b", "a", "d"]);
+    for name in ["first:1", "second:1", "third:1"] {
+        assert!(one(&catalog, name).unwrap().rows_complete, "{name}");
+    }
+    assert_eq!(sandbox.count("sync_meta"), 1);
+    sandbox.assert_sound();
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn a_layer_that_occurs_twice_has_one_row_in_its_upper_place() {
         .unwrap()
         .map(|digest| name_of(&digest.unwrap()))
         .collect();
-    assert_eq!(linked, ["a", "b", "c"]);
+    assert_eq!(linked, ["b", "a", "c"], "listed as they are stacked");
 }
 
 #[test]

@@ -87,8 +87,12 @@ fn no_query_of_a_run_scans_a_table() {
             rows::THEIR_DIFF_IDS,
             rows::OUR_USERS,
             rows::THEIR_USERS,
-            write::LAYERS_ABOVE,
+            rows::OUR_MEDIA_TYPE,
+            stack::LAYERS_ABOVE,
+            stack::WANTED_ABOVE,
+            stack::NOTED,
             write::DROP_UNUSED_LAYER,
+            write::SETTLE_MEDIA_TYPE,
             "SELECT reference FROM sync_images WHERE alias_of = ?1",
             "UPDATE sync_images SET alias_of = NULL WHERE alias_of = ?1",
             // The look-ups of foreign keys when a parent goes.
@@ -99,7 +103,8 @@ fn no_query_of_a_run_scans_a_table() {
         for sql in hot {
             let mut plan = String::new();
             let mut statement = catalog.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let mut rows = statement.query(["x"]).unwrap();
+            let values = vec!["x"; statement.parameter_count()];
+            let mut rows = statement.query(rusqlite::params_from_iter(values)).unwrap();
             while let Some(row) = rows.next().unwrap() {
                 writeln!(plan, "{}", row.get::<_, String>(3).unwrap()).unwrap();
             }
