@@ -67,6 +67,8 @@ pub struct Catalog {
     path: PathBuf,
     /// Whether tables were missing when the file was opened.
     lacks_tables: bool,
+    /// See [`Catalog::is_ours`].
+    is_ours: bool,
     // The last, so that the connection is closed before.
     _open: OpenCatalog,
 }
@@ -98,9 +100,16 @@ impl Catalog {
             other => other,
         }
         .map_err(|error| explain_open(&path, false, &error))?;
-        let lacks_tables = schema::lacks_tables(&conn, &path)?;
+        let schema::Found { lacks_tables, is_ours } = schema::check(&conn, &path)?;
         conn.execute_batch("PRAGMA query_only = ON").map_err(|error| sql_error("open", &path, &error))?;
-        Ok(Some(Self { conn, path, lacks_tables, _open: open }))
+        Ok(Some(Self { conn, path, lacks_tables, is_ours, _open: open }))
+    }
+
+    /// True if msb-sync has made its tables in the file. A file that was emptied, or that only
+    /// microsandbox has used, records nothing of ours: nobody can say by it which layers of ours
+    /// are needed.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.is_ours
     }
 
     /// Those of `references` that are recorded, by us or by microsandbox.

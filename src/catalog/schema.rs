@@ -127,21 +127,38 @@ fn upgrade_to(tx: &Transaction<'_>, path: &Path, steps: usize) -> Result<(), Cat
         .map_err(fail)?;
     }
     if let Some(table) = missing_tables(tx).map_err(fail)?.first() {
-        return Err(CatalogError::Schema {
-            path: path.to_owned(),
-            reason: format!("the table {} is missing, although its version says otherwise", table.name),
-        });
+        return Err(without_table(path, table));
     }
     check_columns(tx, path)
 }
 
-/// Checks a database that is only read, and tells whether a table is missing: see [`stand_in`].
-pub(super) fn lacks_tables(conn: &Connection, path: &Path) -> Result<bool, CatalogError> {
+fn without_table(path: &Path, table: &Table) -> CatalogError {
+    CatalogError::Corrupt {
+        path: path.to_owned(),
+        reason: format!("the table {} is missing, although its version says otherwise", table.name),
+    }
+}
+
+/// The schema of a database that is only read.
+pub(super) struct Found {
+    /// True if a table is missing: see [`stand_in`].
+    pub(super) lacks_tables: bool,
+    /// True if the database has had any of our migrations.
+    pub(super) is_ours: bool,
+}
+
+/// Checks a database that is only read.
+pub(super) fn check(conn: &Connection, path: &Path) -> Result<Found, CatalogError> {
     let fail = |error| sql_error("read the schema of", path, &error);
     conn.execute_batch("PRAGMA temp_store = MEMORY").map_err(fail)?;
     check_columns(conn, path)?;
-    version(conn, path)?;
-    Ok(!missing_tables(conn).map_err(fail)?.is_empty())
+    let version = version(conn, path)?;
+    let missing = missing_tables(conn).map_err(fail)?;
+    let is_own = |table: &&&Table| OURS.iter().any(|own| own.name == table.name);
+    match missing.iter().find(is_own) {
+        Some(table) if version == newest() => Err(without_table(path, table)),
+        _ => Ok(Found { lacks_tables: !missing.is_empty(), is_ours: version > 0 }),
+    }
 }
 
 /// Makes a read-only database answer every query of the transaction `tx`: a table that is not there
@@ -174,10 +191,11 @@ fn version(conn: &Connection, path: &Path) -> Result<i64, CatalogError> {
         }
         Some(Some(found)) if found >= 0 => Ok(found),
         None => Ok(0),
-        Some(_) => Err(CatalogError::Schema {
-            path: path.to_owned(),
-            reason: "the schema version in table sync_meta is not a number".to_owned(),
-        }),
+        Some(found) => {
+            let found = found.map_or_else(|| "not a number".to_owned(), |found| found.to_string());
+            let reason = format!("the schema version in its table sync_meta is {found}");
+            Err(CatalogError::Corrupt { path: path.to_owned(), reason })
+        }
     }
 }
 
@@ -278,16 +296,38 @@ mod tests {
         assert!(matches!(error, CatalogError::Newer { found: 99, .. }), "{error}");
         conn.execute("UPDATE sync_meta SET value = 'x'", []).unwrap();
         let error = upgrade(&mut conn, Path::new("x")).unwrap_err();
-        assert!(matches!(error, CatalogError::Schema { .. }), "{error}");
+        assert!(matches!(error, CatalogError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains("is not a number"), "{error}");
+        conn.execute("UPDATE sync_meta SET value = -1", []).unwrap();
+        let error = upgrade(&mut conn, Path::new("x")).unwrap_err();
+        assert!(error.to_string().contains("is -1") && error.hint().unwrap().contains("move"), "{error}");
     }
 
     #[test]
-    fn a_table_of_ours_that_somebody_dropped_is_named() {
+    fn a_table_of_ours_that_somebody_dropped_is_named_to_readers_too() {
         let mut conn = Connection::open_in_memory().unwrap();
         upgrade(&mut conn, Path::new("x")).unwrap();
+        conn.execute_batch("DROP TABLE layers").unwrap();
+        let found = check(&conn, Path::new("x")).unwrap();
+        assert!(found.lacks_tables && found.is_ours, "microsandbox's is made again");
         conn.execute_batch("DROP TABLE sync_owners").unwrap();
-        let message = upgrade(&mut conn, Path::new("x")).unwrap_err().to_string();
-        assert!(message.contains("sync_owners is missing"), "{message}");
+        let by_reader = check(&conn, Path::new("x")).map(|_| ()).unwrap_err();
+        for error in [by_reader, upgrade(&mut conn, Path::new("x")).unwrap_err()] {
+            assert!(error.to_string().contains("sync_owners is missing"), "{error}");
+            assert_eq!(error.kind(), "catalog-corrupt");
+        }
+    }
+
+    #[test]
+    fn a_database_without_our_tables_is_not_ours() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        assert!(!check(&conn, Path::new("x")).unwrap().is_ours);
+        for table in MICROSANDBOX {
+            create(&conn, "CREATE TABLE", table).unwrap();
+        }
+        assert!(!check(&conn, Path::new("x")).unwrap().is_ours);
+        upgrade(&mut conn, Path::new("x")).unwrap();
+        assert!(check(&conn, Path::new("x")).unwrap().is_ours);
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl WritableCatalog {
         let (mut conn, open) = connect_to_write(&path)?;
         schema::upgrade(&mut conn, &path)?;
         Ok(Self {
-            catalog: Catalog { conn, path, lacks_tables: false, _open: open },
+            catalog: Catalog { conn, path, lacks_tables: false, is_ours: true, _open: open },
             home: home.clone(),
         })
     }

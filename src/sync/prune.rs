@@ -37,7 +37,7 @@ pub struct PruneRequest {
 
 /// Removes the images that the file's owner no longer lists, and layers that nobody needs. As long
 /// as an image that the file lists is not here, no image is removed: no registry is asked, and so
-/// nobody knows whether it can be had.
+/// nobody knows whether it can be had. A catalog in which nothing of ours is recorded has nothing removed: it tells nothing.
 ///
 /// ```
 /// use msb_sync::sync::{self, ImagesSource, PruneRequest, Request, Session};
@@ -61,6 +61,13 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
     let loaded = load(session, &request.source)?;
     loaded.refuse_empty(request.allow_empty)?;
     let catalog = Catalog::open_read_only(&session.home)?;
+    if catalog.as_ref().is_some_and(|catalog| !catalog.is_ours()) {
+        let path = Catalog::path_in(&session.home);
+        session.warn(format!(
+            "no layers are removed: nothing is recorded in {}; run apply first",
+            path.display()
+        ));
+    }
     let (owner, keep) = (loaded.owner.clone(), loaded.file.settings.targets.keeps_earlier);
     let unlisted = Unlisted::of(session, request.clone(), loaded, catalog.as_ref())?;
     drop(catalog);

@@ -334,6 +334,41 @@ fn layers_that_another_home_needs_stay() {
     shop.sandbox.msb("--home ../one verify").run().success();
 }
 
+/// A catalog that was emptied says of nothing that it is needed; that is no word to remove anything on.
+#[test]
+fn an_emptied_catalog_loses_no_layer_to_its_own_prune_or_to_anothers() {
+    let shop = shop();
+    let shared = shop.sandbox.root().join("shared");
+    let settings = format!("[settings]\nlayers = {:?}\n", shared.to_str().unwrap());
+    let file = |images: &[&str]| format!("{}\n{settings}", wanted(&shop.registry.name(), images));
+    for (name, images) in [("one", &["a:1"][..]), ("two", &["a:1", "b:1"])] {
+        let path = shop.sandbox.write(&format!("{name}.toml"), file(images));
+        shop.sandbox.msb(&format!("--home ../{name} apply {}", path.display())).run().success();
+    }
+    let database = shop.sandbox.root().join("one/oci.db");
+    let only_microsandbox = "CREATE TABLE images (id INTEGER PRIMARY KEY, reference TEXT NOT NULL UNIQUE, \
+        size_bytes INTEGER NOT NULL, last_used_at DATETIME, created_at DATETIME, modified_at DATETIME);";
+    for sql in ["", only_microsandbox] {
+        fs::write(&database, "").unwrap();
+        shop.sandbox.program("sqlite3", &[database.to_str().unwrap(), sql]).run().success();
+        for arguments in ["--home ../one prune --dry-run one.toml", "--home ../one prune one.toml"] {
+            let output = shop.sandbox.msb(&format!("{arguments} --json")).run().success();
+            assert!(digests(&output.json(), "layers").is_empty(), "{output}");
+            assert!(output.stderr.contains("nothing is recorded in"), "{output}");
+        }
+        shop.sandbox.write("two.toml", file(&[]));
+        let output = shop.sandbox.msb("--home ../two prune --allow-empty two.toml --json").run().success();
+        assert!(digests(&output.json(), "layers").is_empty(), "{output}");
+        assert!(output.stderr.contains("has lost what its catalog recorded"), "{output}");
+        assert_eq!(fs::read_dir(&shared).unwrap().count(), 3);
+    }
+    // Neither needs more than what it was made for.
+    shop.sandbox.msb("--home ../one apply one.toml").run().success();
+    let document = shop.json("--home ../two prune --allow-empty two.toml");
+    assert_eq!(digests(&document, "layers"), [shop.other.digest()], "{document}");
+    shop.sandbox.msb("--home ../one verify").run().success();
+}
+
 #[test]
 fn files_whose_paths_differ_in_bytes_that_are_no_text_are_two_owners() {
     use std::ffi::OsStr;

@@ -106,7 +106,7 @@ struct Intention {
 
 /// Gives up what `wish` says, or tells what that would be.
 pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Result<Pruned, VerbError> {
-    let Some(catalog) = Catalog::open_read_only(&session.home)? else {
+    let Some(catalog) = usable_catalog(session, &wish)? else {
         wish.without_catalog()?;
         return Ok(Pruned { dry_run, ..Pruned::default() });
     };
@@ -121,6 +121,9 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         return Ok(intention.in_theory(dry_run));
     }
     let home = lock_home(session)?;
+    if usable_catalog(session, &wish)?.is_none() {
+        return Ok(Pruned::default());
+    }
     let mut stores = BTreeMap::new();
     let mut pruned = Pruned::default();
     for (id, candidate) in &intention.directories {
@@ -160,6 +163,13 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         }
     }
     Ok(pruned)
+}
+
+/// Opens the catalog that tells what is needed. Where all layers may go that nobody needs, one that
+/// has nothing of ours tells nothing: somebody has emptied it, or microsandbox has made it anew.
+fn usable_catalog(session: &Session, wish: &impl Wish) -> Result<Option<Catalog>, VerbError> {
+    let catalog = Catalog::open_read_only(&session.home)?;
+    Ok(catalog.filter(|catalog| catalog.is_ours() || wish.all_layers_in().is_none()))
 }
 
 /// Takes the images that do not wait out of the catalog.
