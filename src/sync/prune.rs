@@ -37,7 +37,8 @@ pub struct PruneRequest {
 
 /// Removes the images that the file's owner no longer lists, and layers that nobody needs. As long
 /// as an image that the file lists is not here, no image is removed: no registry is asked, and so
-/// nobody knows whether it can be had. A catalog in which nothing of ours is recorded has nothing removed: it tells nothing.
+/// nobody knows whether it can be had. While an image's removal waits for that, layers and blobs do
+/// too. A catalog in which nothing of ours is recorded has nothing removed: it tells nothing.
 ///
 /// ```
 /// use msb_sync::sync::{self, ImagesSource, PruneRequest, Request, Session};

@@ -369,6 +369,30 @@ fn an_emptied_catalog_loses_no_layer_to_its_own_prune_or_to_anothers() {
     shop.sandbox.msb("--home ../one verify").run().success();
 }
 
+/// An image that is still to come may need any of it.
+#[test]
+fn layers_that_nobody_needs_wait_with_the_images() {
+    let shop = shop();
+    let database = shop.sandbox.home().join("oci.db");
+    let top = shop.top.digest();
+    let orphan = format!(
+        "PRAGMA foreign_keys = ON; DELETE FROM images WHERE reference LIKE '%/a:1'; DELETE FROM sync_owners WHERE \
+         reference LIKE '%/a:1'; DELETE FROM sync_images WHERE reference LIKE '%/a:1'; DELETE FROM sync_image_layers \
+         WHERE reference LIKE '%/a:1'; DELETE FROM layers WHERE digest = '{top}';"
+    );
+    shop.sandbox.program("sqlite3", &[database.to_str().unwrap(), &orphan]).run().success();
+    shop.want(&["a:1"]);
+    for arguments in ["prune --dry-run", "prune"] {
+        let document = shop.json(arguments);
+        assert_eq!(document["removals_waiting"], 1, "{document}");
+        assert!(digests(&document, "layers").is_empty(), "{document}");
+    }
+    assert_eq!(shop.sandbox.extracted().len(), 3);
+    // Where no image would go, nothing waits.
+    shop.want(&["a:1", "b:1"]);
+    assert_eq!(digests(&shop.json("prune"), "layers"), [top]);
+}
+
 #[test]
 fn files_whose_paths_differ_in_bytes_that_are_no_text_are_two_owners() {
     use std::ffi::OsStr;

@@ -263,7 +263,9 @@ fn intend(
     let given_up = GivenUp { images: &gone, by, keeps: wish.keeps_earlier() };
     let loaded = wish.unwanted(catalog, &names.iter().collect(), catalog.loaded()?)?;
     let among = wish.all_layers_in().is_none().then_some(&recorded);
-    let blobs = unneeded_blobs(session, catalog, given_up, among)?;
+    // Where removals wait, all do: an image that is still to come may need any of it.
+    let waits = images.iter().any(|image| image.waits);
+    let blobs = if waits { Vec::new() } else { unneeded_blobs(session, catalog, given_up, among)? };
 
     let mut candidates = Candidates::default();
     for row in recorded.values() {
@@ -291,7 +293,8 @@ fn intend(
         }
         let needed = needed_here.layers(catalog, &candidate.directory, given_up)?;
         let found = look_into(session, &mut candidate, wish, &needed, locked);
-        let Some((layers, leftovers)) = unless_left_out(session, &candidate, found)? else { continue };
+        let Some((mut layers, leftovers)) = unless_left_out(session, &candidate, found)? else { continue };
+        layers.retain(|_| !waits);
         // Where nothing is to be done, nothing is locked or made.
         if candidate.is_essential || !(layers.is_empty() && leftovers.is_empty()) {
             intention.directories.insert(id, candidate);

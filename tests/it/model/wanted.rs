@@ -365,7 +365,10 @@ impl Model {
                 }
         };
         let waiting = if absent || unknown { self.unlisted(f, is_listed) } else { BTreeSet::new() };
-        let mut leaving = self.forget_unlisted(f, |name| waiting.contains(name) || is_listed(name));
+        if !waiting.is_empty() {
+            return Ended { well: true, waiting };
+        }
+        let mut leaving = self.forget_unlisted(f, is_listed);
         let recorded = self.disk.iter().filter(|(_, disk)| **disk != Disk::Unrecorded);
         leaving.extend(recorded.map(|(layer, _)| *layer));
         self.drop_layers(&leaving, Some((f, file.keep)));
