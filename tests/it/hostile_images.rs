@@ -172,6 +172,8 @@ fn a_manifest_that_does_not_fit_its_blobs_is_refused() {
     });
     cases.refused("no diff_ids", "diff_ids", |_, config| config["rootfs"]["diff_ids"] = Value::Null);
     cases.refused("no rootfs", "rootfs", |_, config| drop(config.as_object_mut().unwrap().remove("rootfs")));
+    cases.refused("a null rootfs", "it has no rootfs", |_, config| config["rootfs"] = Value::Null);
+    cases.refused("a rootfs of text", "expected an object", |_, config| config["rootfs"] = json!("layers"));
     let hashes = ["a".repeat(64), "A".repeat(64), "a".repeat(63), "a".repeat(65), "g".repeat(64)];
     for digest in [
         "sha256:../../../../victim".to_owned(),

@@ -49,8 +49,8 @@ struct RawConfig<'a> {
     variant: Option<String>,
     #[serde(default, borrow)]
     config: Option<RawProcess<'a>>,
-    #[serde(borrow)]
-    rootfs: RawRootfs<'a>,
+    #[serde(default, borrow)]
+    rootfs: Option<RawRootfs<'a>>,
     #[serde(default, borrow)]
     history: Option<&'a RawValue>,
 }
@@ -111,14 +111,15 @@ pub(super) fn parse_config(
     let text = readable(bytes);
     let raw: RawConfig<'_> = serde_json::from_str(&text).map_err(|error| json_error(&error))?;
     let process = raw.process()?;
-    let rootfs_type = raw.rootfs.kind.filter(|kind| !kind.is_empty()).unwrap_or_else(|| "layers".to_owned());
+    let rootfs = raw.rootfs.ok_or_else(|| "it has no rootfs".to_owned())?;
+    let rootfs_type = rootfs.kind.filter(|kind| !kind.is_empty()).unwrap_or_else(|| "layers".to_owned());
     if rootfs_type != "layers" {
         return Err(format!("its rootfs type {:?} is not \"layers\"", printable(&rootfs_type, 60)));
     }
-    if raw.rootfs.diff_ids.is_some_and(|list| list.get().len() > MAX_DIFF_IDS) {
+    if rootfs.diff_ids.is_some_and(|list| list.get().len() > MAX_DIFF_IDS) {
         return Err("it has more diff_ids than any image has layers".to_owned());
     }
-    let diff_ids: Vec<String> = part(raw.rootfs.diff_ids)?.unwrap_or_default();
+    let diff_ids: Vec<String> = part(rootfs.diff_ids)?.unwrap_or_default();
     if diff_ids.len() != manifest.layers.len() {
         return Err(format!("it has {} diff_ids for {} layers", diff_ids.len(), manifest.layers.len()));
     }

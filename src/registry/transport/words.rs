@@ -17,7 +17,7 @@ pub(crate) fn printable(text: &str, max: usize) -> String {
 /// serde's words, less the text that they quote: who leads us to a document need not learn what it
 /// says.
 pub(crate) fn json_error(error: &serde_json::Error) -> String {
-    let mut words = error.to_string();
+    let mut words = without_type_names(error.to_string());
     if let (Some(first), Some(last)) = (words.find('"'), words.rfind('"')) {
         words.replace_range(first..=last, "…");
     }
@@ -27,6 +27,22 @@ pub(crate) fn json_error(error: &serde_json::Error) -> String {
     } else {
         format!("it is not JSON: {words}")
     }
+}
+
+/// serde's words, with the kind of a value in place of the type by which this program reads it.
+fn without_type_names(words: String) -> String {
+    for (what, instead) in [
+        ("struct ", "an object"),
+        ("data did not match any variant of untagged enum ", "the value is of another kind"),
+    ] {
+        if let Some((before, name)) = words.split_once(what)
+            && (before.is_empty() || before.ends_with("expected "))
+        {
+            let after = name.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric());
+            return format!("{before}{instead}{after}");
+        }
+    }
+    words
 }
 
 /// The registry's own words in the body of an error, after `hide`: the distribution spec's
@@ -103,6 +119,36 @@ mod tests {
         assert_eq!(reason(r#"{"details":"incorrect password"}"#).as_deref(), Some("incorrect password"));
         assert_eq!(reason("<html>"), None);
         assert_eq!(reason(r#"{"errors":[]}"#), None);
+    }
+
+    #[test]
+    fn no_type_of_ours_is_named() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(untagged)]
+        enum Words {
+            Many(Vec<String>),
+            One(String),
+        }
+        #[derive(Debug, serde::Deserialize)]
+        struct Outer {
+            words: Words,
+        }
+        let error = |json: &str| json_error(&serde_json::from_str::<Outer>(json).unwrap_err());
+        assert_eq!(
+            error("null"),
+            "it is not what it should be: invalid type: null, expected an object at line 1 column 4"
+        );
+        assert_eq!(
+            error(r#"{"words": 5}"#),
+            "it is not what it should be: the value is of another kind at line 1 column 12"
+        );
+        assert_eq!(
+            error(r#"{"words": "struct "#),
+            "it is not JSON: EOF while parsing a string at line 1 column 18"
+        );
+        let read: Outer = serde_json::from_str(r#"{"words": ["a"]}"#).unwrap();
+        assert!(matches!(read.words, Words::Many(words) if words == ["a"]));
+        assert!(matches!(serde_json::from_str(r#""a""#).unwrap(), Words::One(word) if word == "a"));
     }
 
     #[test]
