@@ -55,9 +55,11 @@
 //! | `<stem>.lock` beside the images file | [`sync`], by `lockfile`'s words |
 //! | `<home>/oci.db` | `catalog`, shared with microsandbox |
 //! | `<layers>/<digest>.extracted/` and `.layers.msb-sync/` beside `<layers>` | `store` |
+//! | `<layers>/.msb-sync/` | `store`: the same, where beside is another mount or not writable |
 //! | what is inside a layer directory, and its inventory | `extract` |
 //! | `<home>/downloads/` | `store` (the spools), filled by `execute` |
 //! | `<home>/blobs/` | `store` (kept blobs, an OCI layout), its `index.json` written by `execute` |
+//! | `<home>/.blobs.new` | `store`: the layout of kept blobs while it is made |
 //! | `<home>/.blobs.behind` | `store`: that the index is still to be written |
 //! | `<home>/tmp/` | the programs of engines, for their temporary files |
 //! | `<home>/.msb-sync.id` | `store` |
