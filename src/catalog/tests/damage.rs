@@ -2,66 +2,69 @@
 
 use super::*;
 
+/// Each of them makes the one image that is recorded one to repair.
+const DAMAGES: &[&str] = &[
+    "DELETE FROM configs",
+    "DELETE FROM manifests",
+    "DELETE FROM manifest_layers WHERE id = 1",
+    "DELETE FROM layers WHERE id = 2",
+    "DELETE FROM images",
+    "UPDATE layers SET diff_id = 'sha256:0' WHERE id = 1",
+    "UPDATE layers SET diff_id = digest WHERE id = 1",
+    "UPDATE layers SET size_bytes = size_bytes + 1 WHERE id = 1",
+    "UPDATE layers SET size_bytes = 'many' WHERE id = 1",
+    "UPDATE layers SET size_bytes = -1",
+    "UPDATE layers SET digest = x'00' WHERE id = 1",
+    "UPDATE layers SET created_at = '2024-05-22T18:18:12Z'",
+    "UPDATE layers SET modified_at = NULL",
+    "UPDATE images SET created_at = 'x'",
+    "UPDATE configs SET created_at = '2024-05-22T18:18:12Z'",
+    "UPDATE configs SET created = 'yesterday'",
+    "UPDATE configs SET os = NULL",
+    "UPDATE manifests SET created_at = '2024-05-22T18:18:12Z'",
+    "UPDATE manifests SET modified_at = '2024-05-22T18:18:12Z'",
+    "UPDATE manifest_layers SET created_at = '2024-05-22T18:18:12Z' WHERE id = 2",
+    "UPDATE manifest_layers SET modified_at = NULL",
+    "UPDATE indexes SET created_at = '2024-05-22T18:18:12Z'",
+    "UPDATE indexes SET modified_at = '2024-05-22T18:18:12Z'",
+    "UPDATE indexes SET platform_arch = 'sparc'",
+    "PRAGMA foreign_keys = OFF; DELETE FROM indexes",
+    "UPDATE images SET size_bytes = 5",
+    "UPDATE layers SET media_type = 'x' WHERE id = 1",
+    "UPDATE configs SET config_cmd_json = '[\"evil\"]'",
+    "UPDATE configs SET config_entrypoint_json = '[\"evil\"]'",
+    "UPDATE configs SET config_env_json = NULL",
+    "UPDATE configs SET config_user = 'root', config_working_dir = '/'",
+    "UPDATE configs SET rootfs_diff_ids_json = '[]'",
+    "UPDATE configs SET architecture = 'sparc'",
+    "UPDATE configs SET os_variant = NULL",
+    "UPDATE configs SET created = '2024-05-22T18:18:12.121Z'",
+    // Stacked or listed upside down.
+    "PRAGMA foreign_keys = OFF; UPDATE layers SET id = 99 WHERE id = 1;
+     UPDATE manifest_layers SET layer_id = 99 WHERE layer_id = 1",
+    "UPDATE manifest_layers SET id = 99 WHERE id = 1",
+    "UPDATE sync_images SET config_json = '{'",
+    "INSERT INTO manifests (image_id, schema_version, media_type) VALUES (1, 2, 'x')",
+    "INSERT INTO configs (manifest_id, media_type) VALUES (1, 'x')",
+    // Without its UNIQUE, so that a layer can be linked twice.
+    "CREATE TABLE loose AS SELECT * FROM manifest_layers; DROP TABLE manifest_layers;
+     ALTER TABLE loose RENAME TO manifest_layers;
+     INSERT INTO manifest_layers SELECT 9, manifest_id, layer_id, created_at, modified_at
+         FROM manifest_layers WHERE id = 1",
+    "UPDATE sync_images SET digest = 'sha256:../../etc'",
+    "UPDATE sync_images SET platform = x'ff'",
+    "UPDATE sync_images SET config_json = '{', modified_at = 7",
+    "UPDATE sync_image_layers SET position = 7 WHERE position = 0",
+    "UPDATE sync_image_layers SET diff_id = 7",
+    "DELETE FROM sync_image_layers WHERE position = 1",
+    "DELETE FROM sync_image_layers",
+    "UPDATE sync_images SET alias_of = reference",
+    "UPDATE sync_images SET alias_of = x'00', preexisting = 'maybe', digest = ''",
+];
+
 #[test]
 fn damaged_rows_are_noticed_and_recording_again_heals_them() {
-    for damage in [
-        "DELETE FROM configs",
-        "DELETE FROM manifests",
-        "DELETE FROM manifest_layers WHERE id = 1",
-        "DELETE FROM layers WHERE id = 2",
-        "DELETE FROM images",
-        "UPDATE layers SET diff_id = 'sha256:0' WHERE id = 1",
-        "UPDATE layers SET diff_id = digest WHERE id = 1",
-        "UPDATE layers SET size_bytes = size_bytes + 1 WHERE id = 1",
-        "UPDATE layers SET size_bytes = 'many' WHERE id = 1",
-        "UPDATE layers SET size_bytes = -1",
-        "UPDATE layers SET digest = x'00' WHERE id = 1",
-        "UPDATE layers SET created_at = '2024-05-22T18:18:12Z'",
-        "UPDATE layers SET modified_at = NULL",
-        "UPDATE images SET created_at = 'x'",
-        "UPDATE configs SET created_at = '2024-05-22T18:18:12Z'",
-        "UPDATE configs SET created = 'yesterday'",
-        "UPDATE configs SET os = NULL",
-        "UPDATE manifests SET created_at = '2024-05-22T18:18:12Z'",
-        "UPDATE manifests SET modified_at = '2024-05-22T18:18:12Z'",
-        "UPDATE manifest_layers SET created_at = '2024-05-22T18:18:12Z' WHERE id = 2",
-        "UPDATE manifest_layers SET modified_at = NULL",
-        "UPDATE indexes SET created_at = '2024-05-22T18:18:12Z'",
-        "UPDATE indexes SET modified_at = '2024-05-22T18:18:12Z'",
-        "UPDATE indexes SET platform_arch = 'sparc'",
-        "PRAGMA foreign_keys = OFF; DELETE FROM indexes",
-        "UPDATE images SET size_bytes = 5",
-        "UPDATE layers SET media_type = 'x' WHERE id = 1",
-        "UPDATE configs SET config_cmd_json = '[\"evil\"]'",
-        "UPDATE configs SET config_entrypoint_json = '[\"evil\"]'",
-        "UPDATE configs SET config_env_json = NULL",
-        "UPDATE configs SET config_user = 'root', config_working_dir = '/'",
-        "UPDATE configs SET rootfs_diff_ids_json = '[]'",
-        "UPDATE configs SET architecture = 'sparc'",
-        "UPDATE configs SET os_variant = NULL",
-        "UPDATE configs SET created = '2024-05-22T18:18:12.121Z'",
-        // Stacked or listed upside down.
-        "PRAGMA foreign_keys = OFF; UPDATE layers SET id = 99 WHERE id = 1;
-         UPDATE manifest_layers SET layer_id = 99 WHERE layer_id = 1",
-        "UPDATE manifest_layers SET id = 99 WHERE id = 1",
-        "UPDATE sync_images SET config_json = '{'",
-        "INSERT INTO manifests (image_id, schema_version, media_type) VALUES (1, 2, 'x')",
-        "INSERT INTO configs (manifest_id, media_type) VALUES (1, 'x')",
-        // Without its UNIQUE, so that a layer can be linked twice.
-        "CREATE TABLE loose AS SELECT * FROM manifest_layers; DROP TABLE manifest_layers;
-         ALTER TABLE loose RENAME TO manifest_layers;
-         INSERT INTO manifest_layers SELECT 9, manifest_id, layer_id, created_at, modified_at
-             FROM manifest_layers WHERE id = 1",
-        "UPDATE sync_images SET digest = 'sha256:../../etc'",
-        "UPDATE sync_images SET platform = x'ff'",
-        "UPDATE sync_images SET config_json = '{', modified_at = 7",
-        "UPDATE sync_image_layers SET position = 7 WHERE position = 0",
-        "UPDATE sync_image_layers SET diff_id = 7",
-        "DELETE FROM sync_image_layers WHERE position = 1",
-        "DELETE FROM sync_image_layers",
-        "UPDATE sync_images SET alias_of = reference",
-        "UPDATE sync_images SET alias_of = x'00', preexisting = 'maybe', digest = ''",
-    ] {
+    for damage in DAMAGES {
         let sandbox = Sandbox::new();
         let mut catalog = sandbox.open();
         put(&mut catalog, ALPINE, &["a", "b"], &file("one"));
