@@ -107,6 +107,31 @@ fn a_link_that_cannot_be_read_is_never_the_end() {
 }
 
 #[test]
+fn a_page_without_tags_is_never_the_end() {
+    let sandbox = Sandbox::in_memory();
+    let links = ["</v2/team/app/tags/list?last=1.0.0>; rel=next"];
+    let installed = registry(Front::Plain, &links);
+    let endpoint = |server: &Server| {
+        format!("{}endpoint = \"http://{}\"\n", wanted("registry.test", &[NEWEST]), server.name())
+    };
+    sandbox.images(&endpoint(&installed));
+    sandbox.msb("apply").run().success();
+    for other in ["{}", r#"{"name":"team/app"}"#, r#"{"errors":[{"code":"UNKNOWN","message":"oops"}]}"#] {
+        let content = content();
+        let handler = move |request: &Request| match request.path.as_str() {
+            LIST if request.query.contains("last=") => Response::new(200, "application/json", other),
+            LIST => page("\"1.0.0\"").header("Link", links[0]),
+            _ => serve(&content, request),
+        };
+        let server = Server::start(Front::Plain, Arc::new(handler));
+        sandbox.images(&endpoint(&server));
+        let output = sandbox.msb("apply --prune").run().code(1).says("the tag list from 127.0.0.1");
+        let list = sandbox.msb("list").run().success();
+        assert!(list.stdout.contains("registry.test/team/app:2.0.0"), "{other} removed it\n{output}");
+    }
+}
+
+#[test]
 fn a_page_size_that_is_refused_is_left_out() {
     let sandbox = Sandbox::in_memory();
     for status in [400, 404, 405, 416] {

@@ -219,7 +219,8 @@ impl<'de> Visitor<'de> for PageReader<'_> {
                 map.next_value_seed(TagsReader(self.0))?;
             }
         }
-        Ok(())
+        // Some other document in the place of a page would end the list before its time.
+        if seen { Ok(()) } else { Err(de::Error::missing_field("tags")) }
     }
 }
 
@@ -296,5 +297,8 @@ mod tests {
         }
         let (error, read) = page(&format!("[{}\"a\"]", "\"a\",".repeat(1000))).unwrap_err();
         assert!(error.contains("too many tags") && read == 4, "{error}, {read}");
+        for other in ["{}", r#"{"name":"a"}"#, r#"{"errors":[{"code":"UNKNOWN"}]}"#, "[]", "null"] {
+            assert!(read_page(other.as_bytes(), &mut |_| true).is_err(), "{other} is no page");
+        }
     }
 }
