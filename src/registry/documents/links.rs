@@ -12,16 +12,19 @@ use crate::registry::transport::printable;
 /// Finds the next page by all `Link` lines of an answer; `None`: this page is the last one.
 ///
 /// A link without a relation is taken for the next page where none says that it is: some registries
-/// leave it out.
+/// leave it out. `show` takes from a line what people may not see of it.
 ///
 /// # Errors
 /// A line that is no list of links, and links to different next pages.
-pub(crate) fn next<'t>(lines: impl IntoIterator<Item = &'t str>) -> Result<Option<String>, String> {
+pub(crate) fn next<'t>(
+    lines: impl IntoIterator<Item = &'t str>,
+    show: &dyn Fn(&str) -> String,
+) -> Result<Option<String>, String> {
     let (mut named, mut unnamed) = (BTreeSet::new(), BTreeSet::new());
     for line in lines {
         let mut rest = Rest(line);
         while let Some(link) = rest.link().map_err(|reason| {
-            format!("its header `Link: {}` cannot be read: {reason}", printable(line, 200))
+            format!("its header `Link: {}` cannot be read: {reason}", printable(&show(line), 200))
         })? {
             match link.relations {
                 None => drop(unnamed.insert(link.target)),
@@ -152,7 +155,11 @@ mod tests {
             (&["", "  ", ","], None),
             (&[], None),
         ] {
-            assert_eq!(next(lines.iter().copied()), Ok(expected.map(str::to_owned)), "{lines:?}");
+            assert_eq!(
+                next(lines.iter().copied(), &str::to_owned),
+                Ok(expected.map(str::to_owned)),
+                "{lines:?}"
+            );
         }
     }
 
@@ -167,14 +174,14 @@ mod tests {
             &["</b>; rel=next, /c"],
             &["</b>; rel=next, </c>; rel=next"],
         ] {
-            assert!(next(lines.iter().copied()).is_err(), "{lines:?}");
+            assert!(next(lines.iter().copied(), &str::to_owned).is_err(), "{lines:?}");
         }
     }
 
     proptest! {
         #[test]
         fn any_header_is_read_or_refused(text in r#"(<|>|/b|;|,| |"|\\|rel|=|next|é){0,30}"#) {
-            let _ = next([text.as_str()]);
+            let _ = next([text.as_str()], &str::to_owned);
         }
     }
 }

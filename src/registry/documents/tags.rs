@@ -131,7 +131,9 @@ impl List<'_> {
         let lines = answer.headers.get_all("link").iter();
         let lines: Vec<String> =
             lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect();
-        let next = links::next(lines.iter().map(String::as_str)).map_err(|reason| refused(site, reason))?;
+        let show = |line: &str| self.remote.network().heard(line);
+        let next = links::next(lines.iter().map(String::as_str), &show);
+        let next = next.map_err(|reason| refused(site, reason))?;
         let too_large = || refused(site, format!("a page of it is larger than {} MiB", MAX_TAG_PAGE >> 20));
         if answer.content_length().is_some_and(|length| length > MAX_TAG_PAGE) {
             return Err(too_large().into());

@@ -202,7 +202,9 @@ impl Place<'_> {
         let lines = answer.headers.get_all("link").iter();
         let lines: Vec<String> =
             lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect();
-        let next = next_page(lines.iter().map(String::as_str)).map_err(|reason| refused(site, reason))?;
+        let show = |line: &str| remote.network().heard(line);
+        let next = next_page(lines.iter().map(String::as_str), &show);
+        let next = next.map_err(|reason| refused(site, reason))?;
         let next = next.map(|link| url.join(&link)).transpose();
         let next = next.map_err(|reason| refused(site, format!("its next page: {reason}")))?;
         let own = answer.own;

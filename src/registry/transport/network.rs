@@ -11,6 +11,7 @@ use super::environment::{Environment, STALL};
 use super::failure::{FailedTry, transport_failure};
 use super::handshake::ClientCertificate;
 use super::veil::Veil;
+use super::words::without_queries;
 use crate::cancel::Cancel;
 use crate::error::RegistryError;
 use crate::progress::{Event, Exchange, Reporter, RequestDetail};
@@ -87,17 +88,24 @@ impl Network {
 
     /// Reports a warning, without secrets.
     pub(crate) fn warn(&self, text: impl AsRef<str>) {
-        self.reporter.report(Event::Warning(self.veil.hide(text.as_ref())));
+        self.reporter.report(Event::Warning(self.heard(text.as_ref())));
     }
 
     /// Reports a detail, without secrets.
     pub(crate) fn detail(&self, text: impl AsRef<str>) {
-        self.reporter.report(Event::Detail(self.veil.hide(text.as_ref())));
+        self.reporter.report(Event::Detail(self.heard(text.as_ref())));
     }
 
-    /// Hides the secrets in the error of `result`.
+    /// Words in which a server may have a part, as they may be shown: without secrets, and with URLs
+    /// that have lost user and query.
+    pub(crate) fn heard(&self, words: &str) -> String {
+        // Secrets first: one that has a question mark would not be known without what follows that.
+        without_queries(&self.veil.hide(words))
+    }
+
+    /// Hides the secrets in the error of `result`, and the queries of URLs.
     pub(crate) fn veiled<T>(&self, result: Result<T, RegistryError>) -> Result<T, RegistryError> {
-        result.map_err(|error| error.map_text(&|text| self.veil.hide(text)))
+        result.map_err(|error| error.map_text(&|text| self.heard(text)))
     }
 
     /// Fails once the run was stopped.

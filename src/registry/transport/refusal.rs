@@ -37,8 +37,8 @@ pub(crate) fn refusal(
     if let Some(misunderstood) = body.as_deref().and_then(|body| misunderstanding(&url, status, body)) {
         return misunderstood.into();
     }
-    let hide = |text: &str| client.network.veil.hide(text);
-    let said = body.and_then(|body| reason_in(&body, &hide)).map(|reason| printable(&reason, 300));
+    let show = |text: &str| client.network.heard(text);
+    let said = body.and_then(|body| reason_in(&body, &show)).map(|reason| printable(&reason, 300));
     FailedTry {
         error: RegistryError::Refused {
             reason: said.unwrap_or_else(|| words_for(status, unknown)),

@@ -14,6 +14,36 @@ pub(crate) fn printable(text: &str, max: usize) -> String {
     }
 }
 
+/// The text in the place of what is not shown.
+pub(super) const HIDDEN: &str = "…";
+
+/// `text` whose URLs have lost user and query.
+pub(super) fn without_queries(text: &str) -> String {
+    // No character of a URL. Signatures may hold all others, commas and semicolons too.
+    let is_outside = |char: char| char.is_whitespace() || matches!(char, '"' | '<' | '>' | '`');
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['?', '@']) {
+        let (before, after) = rest.split_at(at);
+        if let Some(after) = after.strip_prefix('@') {
+            let scheme = before.rfind("://").map(|at| at + 3);
+            let user = scheme.filter(|at| !before[*at..].contains(|char| char == '/' || is_outside(char)));
+            out.push_str(user.map_or(before, |at| &before[..at]));
+            out.push_str(if user.is_some() { HIDDEN } else { "" });
+            out.push('@');
+            rest = after;
+        } else {
+            let after = &after[1..];
+            let end = after.find(is_outside).unwrap_or(after.len());
+            out.push_str(before);
+            out.push('?');
+            out.push_str(if end > 0 { HIDDEN } else { "" });
+            rest = &after[end..];
+        }
+    }
+    out + rest
+}
+
 /// serde's words, less the text that they quote: who leads us to a document need not learn what it
 /// says.
 pub(crate) fn json_error(error: &serde_json::Error) -> String {
@@ -45,9 +75,9 @@ fn without_type_names(words: String) -> String {
     words
 }
 
-/// The registry's own words in the body of an error, after `hide`: the distribution spec's
+/// The registry's own words in the body of an error, after `show`: the distribution spec's
 /// `errors`, or what token servers say.
-pub(super) fn reason_in(body: &[u8], hide: &dyn Fn(&str) -> String) -> Option<String> {
+pub(super) fn reason_in(body: &[u8], show: &dyn Fn(&str) -> String) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(body).ok()?;
     let text = |value: Option<&serde_json::Value>| {
         value
@@ -55,7 +85,7 @@ pub(super) fn reason_in(body: &[u8], hide: &dyn Fn(&str) -> String) -> Option<St
             .map(str::trim)
             .filter(|text| !text.is_empty())
             // Before any change of case, which would make another secret of one in base64.
-            .map(hide)
+            .map(show)
     };
     let error = json.get("errors").and_then(|errors| errors.get(0));
     let code = text(error.and_then(|error| error.get("code"))).map(|code| match code.as_str() {
@@ -149,6 +179,31 @@ mod tests {
         let read: Outer = serde_json::from_str(r#"{"words": ["a"]}"#).unwrap();
         assert!(matches!(read.words, Words::Many(words) if words == ["a"]));
         assert!(matches!(serde_json::from_str(r#""a""#).unwrap(), Words::One(word) if word == "a"));
+    }
+
+    #[test]
+    fn urls_lose_user_and_query() {
+        for (text, expected) in [
+            ("text/html; q=1", "text/html; q=1"),
+            ("https://cdn/x?sig=SECRET&b=/", "https://cdn/x?…"),
+            ("https://cdn/x?SignedHeaders=host;range,b&sig=SECRET", "https://cdn/x?…"),
+            ("https://user:SECRET@cdn/x?sig=SECRET", "https://…@cdn/x?…"),
+            ("</v2/_catalog?last=SECRET>; rel=\"next\"", "</v2/_catalog?…>; rel=\"next\""),
+            (
+                "Bearer realm=\"https://a/t?k=SECRET\",service=\"s\"",
+                "Bearer realm=\"https://a/t?…\",service=\"s\"",
+            ),
+            (
+                "expired: `https://a/b?sig=SECRET`\tsee\nhttps://c?sig=SECRET",
+                "expired: `https://a/b?…`\tsee\nhttps://c?…",
+            ),
+            ("a?b d?e", "a?… d?…"),
+            ("who are you? ask why?", "who are you? ask why?"),
+            ("x@y", "x@y"),
+            ("see https://a and write to me@b", "see https://a and write to me@b"),
+        ] {
+            assert_eq!(without_queries(text), expected);
+        }
     }
 
     #[test]
