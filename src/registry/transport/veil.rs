@@ -138,12 +138,12 @@ fn encoded(known: &Known, bytes: &[u8], depth: usize) -> Vec<Range<usize>> {
     let tells =
         |decoded: &[u8]| !plain(known, decoded).is_empty() || !encoded(known, decoded, depth - 1).is_empty();
     for word in runs(bytes, |byte| !byte.is_ascii_whitespace()) {
-        if unescaped(&bytes[word.clone()]).is_some_and(|plain| tells(&plain)) {
+        if unescaped(&bytes[word.clone()]).iter().any(|plain| tells(plain)) {
             found.push(word);
         }
     }
     // Escapes may hide a blank inside a secret.
-    if found.is_empty() && unescaped(bytes).is_some_and(|all| !plain(known, &all).is_empty()) {
+    if found.is_empty() && unescaped(bytes).iter().any(|all| !plain(known, all).is_empty()) {
         found.push(0..bytes.len());
     }
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=');
@@ -203,46 +203,38 @@ fn hexadecimal(run: &[u8]) -> Vec<Vec<u8>> {
     digits.map_or_else(Vec::new, |digits| vec![pairs(&digits), pairs(digits.get(1..).unwrap_or_default())])
 }
 
-/// `bytes` with percent encoding, JSON's and HTML's escapes undone; `None` where there are none.
-fn unescaped(bytes: &[u8]) -> Option<Vec<u8>> {
-    const NAMED: [(&[u8], u8); 6] = [
-        (b"&amp;", b'&'),
-        (b"&lt;", b'<'),
-        (b"&gt;", b'>'),
-        (b"&quot;", b'"'),
-        (b"&apos;", b'\''),
-        (b"\\\"", b'"'),
-    ];
-    let number = |digits: &[u8], radix| {
-        let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
-        u32::from_str_radix(text, radix).ok().and_then(char::from_u32)
-    };
+/// A family of escapes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// `%2B`, as in paths of URLs.
+    Percent,
+    /// The same, with `+` for a blank, as in forms.
+    Form,
+    /// JSON's and those of programming languages.
+    Backslash,
+    /// HTML's.
+    Entity,
+}
+
+/// Undoes the escapes in `bytes`, in each way that changes something: those of each family alone,
+/// since what looks like another one may be a part of the secret, and all at once. Escapes of
+/// escapes are for the next turn.
+fn unescaped(bytes: &[u8]) -> Vec<Vec<u8>> {
+    use Family::{Backslash, Entity, Form, Percent};
+    let mut readings: Vec<Vec<u8>> = Vec::new();
+    for families in [&[Form, Backslash, Entity][..], &[Percent], &[Form], &[Backslash], &[Entity]] {
+        readings.extend(without_escapes(bytes, families).filter(|reading| !readings.contains(reading)));
+    }
+    readings
+}
+
+/// `bytes` with the escapes of `families` undone; `None` where there are none.
+fn without_escapes(bytes: &[u8], families: &[Family]) -> Option<Vec<u8>> {
     let mut plain = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     let mut changed = false;
-    while let Some((first, after)) = rest.split_first() {
-        let semicolon = rest.iter().take(10).position(|byte| *byte == b';');
-        let escape = match (first, after) {
-            (b'%', [high, low, ..]) => number(&[*high, *low], 16)
-                .map(|char| (vec![u8::try_from(u32::from(char)).unwrap_or(b'?')], 3)),
-            (b'+', _) => Some((vec![b' '], 1)),
-            (b'\\', [b'u', digits @ ..]) if digits.len() >= 4 => {
-                number(&digits[..4], 16).map(|char| (char.to_string().into_bytes(), 6))
-            }
-            (b'\\', [b'x', digits @ ..]) if digits.len() >= 2 => {
-                number(&digits[..2], 16).map(|char| (char.to_string().into_bytes(), 4))
-            }
-            (b'\\', [next @ (b'/' | b'\\' | b'\''), ..]) => Some((vec![*next], 2)),
-            (b'&', [b'#', b'x' | b'X', ..]) => semicolon.and_then(|end| {
-                number(rest.get(3..end)?, 16).map(|char| (char.to_string().into_bytes(), end + 1))
-            }),
-            (b'&', [b'#', ..]) => semicolon.and_then(|end| {
-                number(rest.get(2..end)?, 10).map(|char| (char.to_string().into_bytes(), end + 1))
-            }),
-            _ => None,
-        };
-        let named = || NAMED.iter().find(|(name, _)| rest.starts_with(name));
-        let (bytes, length) = match escape.or_else(|| named().map(|(name, byte)| (vec![*byte], name.len()))) {
+    while let Some(first) = rest.first() {
+        let (bytes, length) = match families.iter().find_map(|family| family.escape(rest)) {
             Some(found) => {
                 changed = true;
                 found
@@ -253,6 +245,59 @@ fn unescaped(bytes: &[u8]) -> Option<Vec<u8>> {
         rest = &rest[length..];
     }
     changed.then_some(plain)
+}
+
+impl Family {
+    /// The meaning of the escape at the beginning of `text`, and its length.
+    fn escape(self, text: &[u8]) -> Option<(Vec<u8>, usize)> {
+        match (self, text) {
+            (Self::Form, [b'+', ..]) => Some((vec![b' '], 1)),
+            (Self::Percent | Self::Form, [b'%', high, low, ..]) => {
+                let byte = number(&[*high, *low], 16).and_then(|byte| u8::try_from(byte).ok());
+                byte.map(|byte| (vec![byte], 3))
+            }
+            (Self::Backslash, [b'\\', b'u', ..]) => utf16(text),
+            (Self::Backslash, [b'\\', b'x', high, low, ..]) => {
+                number(&[*high, *low], 16).and_then(utf8).map(|char| (char, 4))
+            }
+            (Self::Backslash, [b'\\', next @ (b'"' | b'/' | b'\\' | b'\''), ..]) => Some((vec![*next], 2)),
+            (Self::Entity, [b'&', ..]) => entity(text),
+            _ => None,
+        }
+    }
+}
+
+fn number(digits: &[u8], radix: u32) -> Option<u32> {
+    let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
+    u32::from_str_radix(text, radix).ok()
+}
+
+fn utf8(code: u32) -> Option<Vec<u8>> {
+    char::from_u32(code).map(|char| char.to_string().into_bytes())
+}
+
+/// The character that `\uXXXX`, or a pair of such, at the beginning of `text` is.
+fn utf16(text: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let unit = |at: usize| {
+        let escape = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        number(escape, 16).and_then(|unit| u16::try_from(unit).ok())
+    };
+    let units: Vec<u16> = [unit(0)?].into_iter().chain(unit(6)).collect();
+    let char = char::decode_utf16(units).next()?.ok()?;
+    Some((char.to_string().into_bytes(), 6 * char.len_utf16()))
+}
+
+/// The character that `&amp;` or `&#38;` at the beginning of `text` is.
+fn entity(text: &[u8]) -> Option<(Vec<u8>, usize)> {
+    const NAMED: [(&[u8], u8); 5] =
+        [(b"amp", b'&'), (b"lt", b'<'), (b"gt", b'>'), (b"quot", b'"'), (b"apos", b'\'')];
+    let end = text.iter().take(10).position(|byte| *byte == b';')?;
+    let char = match text.get(1..end)? {
+        [b'#', b'x' | b'X', digits @ ..] => number(digits, 16).and_then(utf8),
+        [b'#', digits @ ..] => number(digits, 10).and_then(utf8),
+        name => NAMED.iter().find(|(known, _)| *known == name).map(|(_, char)| vec![*char]),
+    };
+    char.map(|char| (char, end + 1))
 }
 
 #[cfg(test)]
@@ -285,9 +330,22 @@ mod tests {
         let unicode = chars(&|char| format!("\\u{char:04x}")).concat();
         let entities = chars(&|char| format!("&#{char};")).concat();
         let form = form_pair("password", secret).split_off("password=".len());
+        let json = |text: &str| {
+            let quoted = serde_json::to_string(text).unwrap();
+            quoted[1..quoted.len() - 1].to_owned()
+        };
+        let html = |text: &str| {
+            let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            escaped.replace('"', "&quot;").replace('\'', "&#39;")
+        };
         vec![
             secret.to_owned(),
             secret.to_ascii_uppercase(),
+            json(secret),
+            html(secret),
+            html(&json(secret)),
+            json(&html(&form)),
+            form.replace('+', "%20").replace("%2B", "+"),
             form.clone(),
             percent,
             unicode,
@@ -305,7 +363,17 @@ mod tests {
 
     #[test]
     fn a_secret_is_hidden_in_every_form() {
-        for secret in ["hunter2-hunter2", "open sesame", "p&ss<w>\"rd/+", "pässwörter", "tok_en_12"] {
+        for secret in [
+            "hunter2-hunter2",
+            "open sesame",
+            "p&ss<w>\"rd/+",
+            "pässwörter",
+            "tok_en_12",
+            "hunt+er\"two4",
+            "hunt+er&two4",
+            "hunt%20er&two",
+            "hunt\\x41er+<two>",
+        ] {
             let veil = veil(&[secret]);
             for form in forms(secret) {
                 for around in ["no: {}", "/v2/{}/x", "\"{}\" is wrong", "key={}&y"] {
@@ -313,6 +381,22 @@ mod tests {
                     assert!(shown.contains(HIDDEN) && !shown.contains(&form), "{secret} as {form}: {shown}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_secret_that_looks_like_an_escape_is_hidden_among_other_escapes() {
+        for (secret, sent) in [
+            ("hunt+er\"two4", r#"hunt+er\"two4"#),
+            ("hunt+er&two4", "hunt+er&amp;two4"),
+            ("hunt%20er&two", "hunt%20er&amp;two"),
+            ("hunt+er two", "hunt+er%20two"),
+            ("hunt&amp;er+two", "hunt&amp;er%2Btwo"),
+            ("hunt&amp;er\"two", r#"hunt&amp;er\"two"#),
+            ("hunt\u{1f600}er", "hunt\\ud83d\\ude00er"),
+        ] {
+            let shown = veil(&[secret]).hide(&format!("no {sent} here"));
+            assert!(!shown.contains("hunt") && shown.starts_with("no …"), "{secret} as {sent}: {shown}");
         }
     }
 
