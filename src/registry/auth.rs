@@ -14,4 +14,4 @@ pub(super) use self::challenge::is_challenge;
 #[cfg(any(fuzzing, test))]
 pub(super) use self::challenge::parse_challenges;
 pub(super) use self::credentials::Credentials;
-pub(super) use self::token::{Authorizer, Party, Pass};
+pub(super) use self::token::{Authorizer, Challenged, Party, Pass};

@@ -90,9 +90,10 @@ pub(super) fn bearer_of(challenges: &[Challenge]) -> Option<&Challenge> {
     challenges.iter().find(|challenge| challenge.scheme == "bearer" && challenge.get("realm").is_some())
 }
 
-/// Tells whether `headers` say how to authenticate.
+/// Tells whether `headers` say how to authenticate, in a way that can be followed.
 pub(crate) fn is_challenge(headers: &HeaderMap) -> bool {
-    challenges_in(headers).iter().any(|challenge| matches!(&*challenge.scheme, "basic" | "bearer"))
+    let challenges = challenges_in(headers);
+    challenges.iter().any(|challenge| challenge.scheme == "basic") || bearer_of(&challenges).is_some()
 }
 
 #[cfg(test)]

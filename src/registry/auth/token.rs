@@ -72,6 +72,21 @@ pub(crate) struct Pass {
     turn: Turn,
 }
 
+/// A challenge, and where it was heard.
+pub(crate) enum Challenged<'a> {
+    /// At the request itself.
+    Here(&'a HeaderMap),
+    /// At the API's root, which knows nothing of the repository.
+    AtRoot(&'a HeaderMap),
+}
+
+impl Challenged<'_> {
+    fn challenges(&self) -> Vec<Challenge> {
+        let (Self::Here(headers) | Self::AtRoot(headers)) = self;
+        challenges_in(headers)
+    }
+}
+
 /// The number of times that the request was refused before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -141,13 +156,13 @@ impl Authorizer {
         Ok(slot.pass(Turn::First))
     }
 
-    /// Decides what the request takes along after `used` was answered with a 401 that says
-    /// `headers`; `None`: nothing better is known.
+    /// Decides what the request takes along after `used` was refused, by what was `heard`; `None`:
+    /// nothing better is known.
     pub(crate) fn challenged(
         &self,
         party: &Party<'_>,
         used: &Pass,
-        headers: &HeaderMap,
+        heard: &Challenged<'_>,
     ) -> Result<Option<Pass>, FailedTry> {
         let slot = self.slot(party);
         let mut slot = lock(&slot);
@@ -158,13 +173,13 @@ impl Authorizer {
             // Others have had it too, and may have used it up: that proves nothing.
             Turn::Second if slot.generation != used.generation || slot.given > 1 => {
                 drop(slot);
-                return own_token(party, headers);
+                return own_token(party, heard);
             }
             Turn::Second | Turn::Last => return Ok(None),
         }
-        let challenges = challenges_in(headers);
+        let challenges = heard.challenges();
         if let Some(challenge) = bearer_of(&challenges) {
-            let bearer = Bearer::from_challenge(party, challenge)?;
+            let bearer = Bearer::from_challenge(party, challenge, heard)?;
             slot.obtain(party, bearer)?;
             return Ok(Some(slot.pass(Turn::Second)));
         }
@@ -182,12 +197,12 @@ impl Authorizer {
     }
 }
 
-/// A token for one request alone, as the challenge in `headers` has it; `None` where that asks for
-/// none.
-fn own_token(party: &Party<'_>, headers: &HeaderMap) -> Result<Option<Pass>, FailedTry> {
-    let challenges = challenges_in(headers);
+/// A token for one request alone, as the challenge that was `heard` has it; `None` where that asks
+/// for none.
+fn own_token(party: &Party<'_>, heard: &Challenged<'_>) -> Result<Option<Pass>, FailedTry> {
+    let challenges = heard.challenges();
     let Some(challenge) = bearer_of(&challenges) else { return Ok(None) };
-    let bearer = Bearer::from_challenge(party, challenge)?;
+    let bearer = Bearer::from_challenge(party, challenge, heard)?;
     let mut slot = Slot::default();
     slot.obtain(party, bearer)?;
     Ok(Some(slot.pass(Turn::Last)))
@@ -210,7 +225,12 @@ impl Party<'_> {
 }
 
 impl Bearer {
-    fn from_challenge(party: &Party<'_>, challenge: &Challenge) -> Result<Self, FailedTry> {
+    /// The parameters that `challenge`, one of those that were `heard`, gives.
+    fn from_challenge(
+        party: &Party<'_>,
+        challenge: &Challenge,
+        heard: &Challenged<'_>,
+    ) -> Result<Self, FailedTry> {
         let refuse = |reason: String| RegistryError::Document {
             what: "the challenge".to_owned(),
             host: party.base.host_port(),
@@ -227,15 +247,17 @@ impl Bearer {
             let reason = format!("its realm leads to this machine itself, {}", realm.origin());
             return Err(refuse(reason).into());
         }
-        let scopes: Vec<String> = challenge
-            .get("scope")
-            .unwrap_or_default()
-            .split_ascii_whitespace()
-            .take(MAX_SCOPES)
-            .map(str::to_owned)
-            .collect();
-        let scopes =
-            if scopes.is_empty() { vec![format!("repository:{}:pull", party.repository)] } else { scopes };
+        // The root may name a repository that stands for any, and certainly not this one.
+        let is_asked_for = |scope: &&str| match heard {
+            Challenged::Here(_) => true,
+            Challenged::AtRoot(_) => !scope.starts_with("repository:"),
+        };
+        let scopes = challenge.get("scope").unwrap_or_default().split_ascii_whitespace();
+        let mut scopes: Vec<String> =
+            scopes.filter(is_asked_for).take(MAX_SCOPES).map(str::to_owned).collect();
+        if scopes.is_empty() || matches!(heard, Challenged::AtRoot(_)) {
+            scopes.insert(0, format!("repository:{}:pull", party.repository));
+        }
         let heard = realm.is_secure() || realm.host() == party.base.host();
         Ok(Self { realm, service: challenge.get("service").map(str::to_owned), scopes, heard })
     }
@@ -388,7 +410,7 @@ fn request_token(
                 looked_at: party.credentials.map(Credentials::looked_at).unwrap_or_default().into(),
             },
         };
-        let refused = refusal(client, answer, "there is no token server", login, bearer.heard);
+        let refused = refusal(client, answer, Sought::Token, login, bearer.heard);
         return Err(refused.about(about));
     }
     let host = answer.url.host_port();

@@ -22,7 +22,7 @@ use super::role::Capability;
 use super::site::Site;
 use crate::digest::BlobDigest;
 use crate::error::{Login, RegistryError};
-use crate::registry::auth::{Authorizer, Credentials, Party, Pass, is_challenge};
+use crate::registry::auth::{Authorizer, Challenged, Credentials, Party, Pass, is_challenge};
 use crate::registry::pace::Pacer;
 use crate::registry::transport::{
     Answer, Client, FailedTry, Network, Portion, Portions, Request, TRIES, refusal, retry,
@@ -160,15 +160,17 @@ impl Remote {
             match answer.status {
                 200 | 206 => return Ok(answer),
                 status @ (401 | 403 | 404) if answer.own && site.authorization.is_none() => {
-                    let headers = if status == 401 && is_challenge(&answer.headers) {
-                        Some(answer.headers.clone())
+                    let at_root;
+                    let heard = if status == 401 && is_challenge(&answer.headers) {
+                        Some(Challenged::Here(&answer.headers))
                     } else if pass.header.is_none() {
-                        self.challenge_at_root(site, repository)?
+                        at_root = self.challenge_at_root(site, repository)?;
+                        at_root.as_ref().map(Challenged::AtRoot)
                     } else {
                         None
                     };
-                    if let Some(headers) = headers
-                        && let Some(better) = self.authorizer.challenged(&party, &pass, &headers)?
+                    if let Some(heard) = heard
+                        && let Some(better) = self.authorizer.challenged(&party, &pass, &heard)?
                     {
                         answer.discard();
                         pass = better;
