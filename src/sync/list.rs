@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::session::Session;
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
+use crate::clock;
 use crate::digest::BlobDigest;
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::{
@@ -44,6 +45,13 @@ pub struct ListedImage {
 }
 
 impl ListedImage {
+    /// Returns the newest of the proofs that still hold in time, whatever rule is in force now: the
+    /// catalog knows no rules.
+    pub fn proof(&self) -> Option<&Evidence> {
+        let now = clock::now().as_second();
+        self.proofs.iter().find(|proof| proof.holds(now))
+    }
+
     /// Tells whether microsandbox pulled the image itself, so that there are no inventories of its
     /// layers to be had.
     pub fn is_foreign(&self) -> bool {

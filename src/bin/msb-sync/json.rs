@@ -199,7 +199,7 @@ fn listed(listed: &ListedImage) -> Value {
         "owner_gone": !listed.gone.is_empty(),
         "held": image.held.is_some(),
         "held_since": image.held.map(|since| since.to_string()),
-        "trust": trust::signatures(&trust::of_proofs(&listed.proofs)),
+        "trust": trust::signatures(&trust::of_proof(listed.proof())),
         "modified_at": image.modified_at,
         "layers": layers,
     })

@@ -103,10 +103,16 @@ fn a_proof_that_has_ended_is_judged_again_by_what_is_kept_and_then_asked_for() {
     let end_now = || sql(&sandbox, "UPDATE sync_trust_ends SET until = 1");
 
     end_now();
+    assert_eq!(listed(&sandbox)[0]["trust"]["status"], "not-asked", "what has ended proves nothing");
+    let shown = sandbox.msb("list").run().success();
+    assert!(!shown.stdout.contains("SIGNED BY"), "{shown}");
+    let shown = sandbox.msb("inspect").arg(reference(&registry)).run().success();
+    assert!(shown.stdout.contains("it does not hold any more, since 1970-01-01T00:00:01Z"), "{shown}");
     registry.forget();
     let summary = sandbox.msb("apply --json").run().success().summary();
     assert_eq!((&summary["unchanged"], &summary["requests"]), (&1.into(), &1.into()), "{summary:#}");
     assert_eq!(until(), end, "the signature that is kept still holds");
+    assert_eq!(listed(&sandbox)[0]["trust"]["status"], "verified");
 
     // The signature that is kept is another, which has expired.
     end_now();

@@ -36,7 +36,7 @@ pub(crate) fn list(images: &[ListedImage], now: Timestamp, view: View) -> String
     let mut rows: Vec<Vec<String>> = vec![COLUMNS.map(|(name, _)| name.to_owned()).to_vec()];
     rows.extend(images.iter().map(|listed| list_row(listed, now).to_vec()));
     let mut letters: Vec<Option<char>> = COLUMNS.map(|(_, letter)| letter).to_vec();
-    if images.iter().all(|listed| listed.proofs.is_empty()) {
+    if images.iter().all(|listed| listed.proof().is_none()) {
         leave_out(&mut rows, &mut letters, 'g');
     }
     let left_out = fit(&mut rows, &mut letters, view.room);
@@ -101,7 +101,7 @@ fn list_row(listed: &ListedImage, now: Timestamp) -> [String; 9] {
         bytes(listed.shared_bytes),
         listed.created.as_deref().and_then(|created| age(created, now)).unwrap_or_else(none),
         managed_by(listed),
-        listed.proofs.first().map_or_else(none, |proof| proof.by.clone()),
+        listed.proof().map_or_else(none, |proof| proof.by.clone()),
     ]
 }
 
@@ -185,7 +185,7 @@ impl Facts {
         let engines = listed.engines.iter().map(|row| format!("{} as {}", row.engine.name, row.name));
         self.add_lines("engines", engines);
         for proof in &listed.proofs {
-            self.add_lines("signed by", trust::proof(proof));
+            self.add_lines("signed by", trust::proof(proof, now));
         }
     }
 

@@ -49,12 +49,15 @@ pub(super) fn reasons(error: &SignatureError, indent: &str, view: View) -> Strin
     findings.map(|finding| view.paragraph(&format!("- {finding}"), indent, &next)).collect()
 }
 
-/// The proofs of an image, for `inspect`: a fact of lines each.
-pub(super) fn proof(proof: &Evidence) -> Vec<String> {
+/// The proofs of an image, for `inspect` at `now`: a fact of lines each.
+pub(super) fn proof(proof: &Evidence, now: Timestamp) -> Vec<String> {
     let mut lines = vec![proof.by.clone()];
     let at = proof.at.and_then(|at| Timestamp::from_second(at).ok());
     let at = at.map_or_else(String::new, |at| format!(", {at}"));
     lines.push(format!("{}{at}", proof.form));
+    let until = proof.until.filter(|_| !proof.holds(now.as_second()));
+    let until = until.and_then(|until| Timestamp::from_second(until).ok());
+    lines.extend(until.map(|until| format!("it does not hold any more, since {until}")));
     lines.extend(proof.issuer.as_ref().map(|issuer| format!("issuer {issuer}")));
     lines.push(format!("rule {}, fingerprint {}", proof.rule, proof.judged_by));
     lines.extend(proof.candidates.iter().map(|candidate| format!("signature {}", candidate.digest)));

@@ -19,9 +19,9 @@ pub(super) fn signatures(report: &SignatureReport) -> Value {
     })
 }
 
-/// The state of a recorded image's signatures, by the newest of its proofs.
-pub(super) fn of_proofs(proofs: &[Evidence]) -> SignatureReport {
-    proofs.first().map_or_else(|| TrustStatus::NotAsked.report(), Evidence::report)
+/// The state of a recorded image's signatures, by the `proof` that holds.
+pub(super) fn of_proof(proof: Option<&Evidence>) -> SignatureReport {
+    proof.map_or_else(|| TrustStatus::NotAsked.report(), Evidence::report)
 }
 
 /// One proof, with its signatures.
