@@ -198,7 +198,11 @@ impl Plan {
     pub fn present_bytes(&self) -> u64 {
         let fetched: BTreeSet<&BlobDigest> =
             self.fetches.iter().filter(|fetch| !fetch.is_kept).map(Fetch::digest).collect();
-        let wanted = self.images.iter().filter(|image| image.action != Action::Remove);
+        // Of an image that is blocked, nothing is fetched: some of its layers may be here or not.
+        let is_known = |image: &PlannedImage| {
+            image.rows_error().is_none() || image.layers_state().present == image.layers.len()
+        };
+        let wanted = self.images.iter().filter(|image| image.action != Action::Remove && is_known(image));
         let mut seen = BTreeSet::new();
         wanted
             .flat_map(|image| &*image.layers)

@@ -293,6 +293,20 @@ fn a_new_proof_is_noted_once_also_where_nothing_else_is_to_do() {
 }
 
 #[test]
+fn the_layers_of_a_blocked_image_are_here_only_if_they_are() {
+    let name = reference(0);
+    let image = Arc::new(resolved(&name, 1, &[1, 2]));
+    let desired = desired(vec![name.clone()], false);
+    for (complete, here) in [(&[][..], 0), (&[1, 2][..], layer(1).size + layer(2).size)] {
+        let mut observed = observed_with(Resolution::Resolved(Arc::clone(&image)), Vec::new(), complete);
+        observed.verdicts.insert(name.clone(), refusal());
+        let plan = plan(&desired, &observed);
+        assert_eq!((plan.images[0].action, plan.images[0].layers.len()), (Action::Blocked, 2));
+        assert_eq!((plan.present_bytes(), plan.download_bytes()), (here, 0), "{complete:?}");
+    }
+}
+
+#[test]
 fn each_action_has_its_cause() {
     let name = reference(0);
     let image = resolved(&name, 1, &[1, 2]);
