@@ -18,6 +18,9 @@ pub(super) struct Layer {
     /// The media type.
     #[serde(default)]
     pub(super) media_type: String,
+    /// The size, in bytes. A layer that is too large for a signature comes without its bytes.
+    #[serde(default)]
+    pub(super) size: Option<serde_json::Number>,
     /// The annotations: cosign 2 keeps signature, certificate and log entry there.
     #[serde(default)]
     pub(super) annotations: Annotations,

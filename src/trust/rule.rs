@@ -157,10 +157,14 @@ impl Rule {
         message: &mut dyn FnMut(&BlobDigest) -> Option<Vec<u8>>,
         now: i64,
     ) -> Result<Accepted, Refused> {
+        let too_large = || Refused::because("larger than a signature may be");
         if candidate.blob.len().max(candidate.manifest.len()) > MAX_CANDIDATE {
-            return Err(Refused::because("larger than a signature may be"));
+            return Err(too_large());
         }
         let layer = layer_of(candidate)?;
+        if layer.size.as_ref().and_then(serde_json::Number::as_u64) > Some(MAX_CANDIDATE as u64) {
+            return Err(too_large());
+        }
         let is_notation = notation::MEDIA_TYPES.contains(&layer.media_type.as_str());
         if let Who::Notation { roots, subject, words } = &self.who {
             if !is_notation {

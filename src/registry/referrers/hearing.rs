@@ -40,6 +40,8 @@ pub(crate) struct Hearing<'a> {
     done: BTreeSet<BlobDigest>,
     /// Candidates that a site may still bring.
     left: usize,
+    /// True if the site brought the bytes of a candidate.
+    has_heard: bool,
     /// The first artifact that could not be had, for a reason of its own.
     trouble: Option<RegistryError>,
 }
@@ -53,18 +55,19 @@ impl<'a> Hearing<'a> {
         turn: &'a Mutex<()>,
     ) -> Self {
         let done = BTreeSet::new();
-        Self { subject, place, hear, turn, done, left: MAX_CANDIDATES, trouble: None }
+        Self { subject, place, hear, turn, done, left: MAX_CANDIDATES, has_heard: false, trouble: None }
     }
 
     /// Begins with another site.
     pub(super) fn begin(&mut self) {
         self.left = MAX_CANDIDATES;
+        self.has_heard = false;
         self.trouble = None;
     }
 
-    /// True if the site had a candidate.
+    /// True if the site had a candidate that may be a signature.
     pub(super) fn has_heard(&self) -> bool {
-        self.left < MAX_CANDIDATES
+        self.has_heard
     }
 
     /// Ends with a site, all of whose artifacts were looked at.
@@ -105,11 +108,11 @@ impl<'a> Hearing<'a> {
             turn = Some(lock(self.turn));
         }
         let mut complete = true;
-        for layer in artifact.layers.iter().filter(|layer| layer.size <= MAX_SIZE).take(self.left) {
+        // A bundle carries no layer that nobody accepted.
+        let is_told = |layer: &&Layer| layer.size <= MAX_SIZE || belongs != Belongs::Carried;
+        for layer in artifact.layers.iter().filter(is_told).take(self.left) {
             self.left -= 1;
-            let blob =
-                self.fetch(documents, (DocumentKind::Signature, belongs), &layer.digest, Some(layer.size))?;
-            let Some(blob) = blob else {
+            let Some(blob) = self.bytes(documents, layer, belongs)? else {
                 complete = false;
                 continue;
             };
@@ -119,7 +122,7 @@ impl<'a> Hearing<'a> {
                 digest: digest.clone(),
                 manifest: Arc::clone(&manifest),
                 layer: layer.position,
-                blob: blob.into_bytes(),
+                blob,
                 message: None,
                 config: None,
             };
@@ -132,6 +135,23 @@ impl<'a> Hearing<'a> {
             self.done.insert(digest.clone());
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// The bytes of a layer that is a candidate; none of one that is too large for a signature, as
+    /// the manifest tells whoever judges it. `None` if they cannot be had.
+    fn bytes(
+        &mut self,
+        documents: &dyn Documents,
+        layer: &Layer,
+        belongs: Belongs,
+    ) -> Result<Option<Vec<u8>>, RegistryError> {
+        if layer.size > MAX_SIZE {
+            return Ok(Some(Vec::new()));
+        }
+        let kind = (DocumentKind::Signature, belongs);
+        let blob = self.fetch(documents, kind, &layer.digest, Some(layer.size))?;
+        self.has_heard |= blob.is_some();
+        Ok(blob.map(Held::into_bytes))
     }
 
     /// True if `artifact` answers the question.

@@ -321,7 +321,7 @@ fn pages_are_read_until_there_are_enough_and_no_further() {
 }
 
 #[test]
-fn what_is_too_large_is_no_candidate_and_not_fetched() {
+fn what_is_too_large_is_not_fetched_and_a_layer_told_without_its_bytes() {
     let large = vec![b'x'; (4 << 20) + 1];
     let artifacts = [
         Artifact::new(Some(&subject()), &[(BUNDLE, &large[..]), (BUNDLE, b"beside")]),
@@ -337,8 +337,18 @@ fn what_is_too_large_is_no_candidate_and_not_fetched() {
     let entries = [huge, odd, nested, artifacts[0].entry(), artifacts[1].entry()];
     content.0.insert(api(), (OCI_INDEX.to_owned(), index(&entries)));
     let server = start(content);
-    assert_eq!(heard(&Setup::new().build(), &reference(&server)).unwrap(), ["beside", "one"]);
+    assert_eq!(heard(&Setup::new().build(), &reference(&server)).unwrap(), ["", "beside", "one"]);
     assert_eq!(server.lines().len(), 5);
+
+    // It is no reason to ask nowhere else.
+    let mut content = by_api(&artifacts[..1]);
+    let only = Artifact::new(Some(&subject()), &[(BUNDLE, &large[..])]);
+    content.0.insert(api(), (OCI_INDEX.to_owned(), index(&[only.entry()])));
+    only.serve(&mut content, None);
+    artifacts[1].serve(&mut content, None);
+    content.manifest("team/app", &fallback(), OCI_INDEX, &index(&[artifacts[1].entry()]));
+    let server = start(content);
+    assert_eq!(heard(&Setup::new().build(), &reference(&server)).unwrap(), ["", "one"]);
 
     let mut body = b"{\"manifests\":[".to_vec();
     body.extend(&large);

@@ -229,6 +229,18 @@ fn files_that_are_no_keys_are_refused_with_a_reason_and_without_their_content() 
 }
 
 #[test]
+fn a_layer_that_is_too_large_comes_without_its_bytes_and_is_refused_in_words() {
+    let good = candidate("cosign3-p256");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&good.manifest).unwrap();
+    manifest["layers"][0]["size"] = ((4 << 20) + 1).into();
+    let large =
+        Candidate { manifest: manifest.to_string().into_bytes().into(), blob: Vec::new(), ..good.clone() };
+    let rule = keys(&["p256.pub"], false);
+    let error = try_all(&judge(&rule), &[large]).unwrap_err().to_string();
+    assert!(error.contains("1 signature") && error.contains("larger than a signature may be"), "{error}");
+}
+
+#[test]
 fn a_place_with_more_signatures_than_are_looked_at_is_told() {
     let good = candidate("cosign3-p256");
     let broken = |layer| Candidate { layer, blob: b"{}".to_vec(), ..good.clone() };

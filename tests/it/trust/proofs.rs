@@ -127,6 +127,24 @@ fn a_proof_that_has_ended_is_judged_again_by_what_is_kept_and_then_asked_for() {
 }
 
 #[test]
+fn a_signature_that_is_too_large_is_refused_and_not_overlooked() {
+    let image = SignedImage::new();
+    let mut content = image.content.clone();
+    let mut blob = Signature::new("cosign3-p256").blobs.into_values().max_by_key(Vec::len).unwrap();
+    blob.resize(LARGEST + 1, b' ');
+    list_in(&mut content, &image.index, &[Signature::of(&image.index, BUNDLE, &blob)]);
+    let registry = FakeRegistry::start(content);
+    let sandbox = Sandbox::in_memory();
+    write(&sandbox, &registry, "", &rule(&registry, &key("p256.pub")));
+    let plan = sandbox.msb("plan --json").run().code(1);
+    let planned = planned(&plan);
+    assert_eq!(planned["trust"]["status"], "refused", "{planned:#}");
+    let shown = sandbox.msb("plan").run().code(1);
+    assert!(shown.stdout.contains("larger than a signature may be"), "{shown}");
+    assert!(shown.stdout.contains("0 B to fetch, 0 B already here."), "{shown}");
+}
+
+#[test]
 fn signatures_beyond_what_a_run_holds_are_neither_lost_nor_held() {
     let image = SignedImage::new();
     let mut content = image.content.clone();
