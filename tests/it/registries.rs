@@ -185,7 +185,7 @@ fn a_rate_limit_slows_a_run_down_and_does_not_fail_it() {
     assert_applied(&sandbox, &company.name(), 8, &company.content);
     let log = company.nginx.log();
     assert!(log.iter().any(|line| line.starts_with("429 ")), "nothing was refused: {log:#?}");
-    assert!(output.stderr.contains("the registry asks to wait 1 s; trying again in 1.0 s"), "{output}");
+    assert!(output.stderr.contains("; it asks to wait 1 s; trying again in 1.0 s"), "{output}");
 }
 
 #[test]

@@ -12,14 +12,12 @@ use std::time::Duration;
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
 use crate::registry::pace::Pace;
-use crate::registry::sites::{MIRROR_TRIES, Patience};
+use crate::registry::sites::{MIRROR_PATIENCE, MIRROR_TRIES, Patience};
 use crate::registry::transport::{FailedTry, Network, TRIES, pause};
 use crate::threads::lock;
 
 /// The time that the end of a body gets after its last byte: only the connection hangs on it.
 const END_TIME: Duration = Duration::from_secs(2);
-/// The longest wait that is granted to a source while there is another one.
-const MIRROR_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The bytes of one answer, as they arrive.
 pub(super) trait Body: Send {

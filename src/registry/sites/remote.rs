@@ -34,6 +34,10 @@ use crate::url::Url;
 /// The number of tries that a mirror gets before the next site is asked: the endpoint is there to
 /// save the day.
 pub(crate) const MIRROR_TRIES: u32 = 2;
+/// The longest wait that is granted to a mirror that asks for one.
+pub(crate) const MIRROR_PATIENCE: Duration = Duration::from_secs(10);
+/// The place of credentials that a site has of its own, in words.
+const HOSTS_FILE: &str = "a hosts file";
 /// The time that a mirror which failed is left alone.
 const MIRROR_REST: Duration = Duration::from_secs(60);
 
@@ -237,8 +241,13 @@ impl Remote {
 
     /// Takes note that a mirror failed.
     pub(crate) fn mirror_failed(&self, site: usize, error: &RegistryError) {
-        if !matches!(error, RegistryError::Refused { status: 400..=499, .. } | RegistryError::Mismatch { .. })
-        {
+        // Such a refusal is about what was asked for; one that is rate-limited is about the mirror.
+        let is_about_one = match error {
+            RegistryError::Refused { status, .. } => matches!(status, 400..=428 | 430..=499),
+            RegistryError::Mismatch { .. } => true,
+            _ => false,
+        };
+        if !is_about_one {
             lock(&self.resting).insert(site, Instant::now());
         }
         self.network().detail(format!("mirror {}: {error}; trying elsewhere", self.sites[site].base));
@@ -265,7 +274,11 @@ impl Remote {
         mut attempt: impl FnMut() -> Result<T, FailedTry>,
     ) -> Result<T, RegistryError> {
         if site.is_mirror() {
-            return retry(self.network(), MIRROR_TRIES, attempt);
+            let soon = |failed: &FailedTry| failed.after.is_none_or(|after| after <= MIRROR_PATIENCE);
+            return retry(self.network(), MIRROR_TRIES, || {
+                attempt()
+                    .map_err(|failed| FailedTry { transient: failed.transient && soon(&failed), ..failed })
+            });
         }
         let (mut redirected, mut transient) = (false, false);
         let tries = self.outage.tries();

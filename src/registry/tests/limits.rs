@@ -39,7 +39,7 @@ fn a_wait_that_is_too_long_is_told_and_not_made() {
     let heard = setup.ear.all();
     let line = heard.lines().find(|line| line.starts_with("warning: ")).unwrap_or_default();
     assert!(line.contains("/manifests/1: too many requests (HTTP 429 from"), "{heard}");
-    assert!(heard.contains("; the registry asks to wait 60 s; trying again in 60.0 s"), "{heard}");
+    assert!(heard.contains("; it asks to wait 60 s; trying again in 60.0 s"), "{heard}");
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(crate) fn pause(network: &Network, failed: &FailedTry, failures: u32) -> Res
     let wait = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
     let wait = failed.after.map_or(wait, |after| after.max(wait));
     let asked = match failed.after {
-        Some(after) if !after.is_zero() => format!("the registry asks to wait {} s; ", after.as_secs()),
+        Some(after) if !after.is_zero() => format!("it asks to wait {} s; ", after.as_secs()),
         _ => String::new(),
     };
     let about = failed.about.as_ref().map_or_else(String::new, |about| format!("{about}: "));
