@@ -156,7 +156,8 @@ impl Repository<'_> {
                 unknown: "manifest unknown",
                 ..Ask::get(self.manifest_url(site, tag))
             };
-            match self.remote.ask(site, self.name, &ask) {
+            // There is GET, where a server does not know HEAD.
+            match self.remote.ask(site, self.name, &ask).map_err(FailedTry::with_a_way_round) {
                 Ok(answer) => {
                     self.hear(site, &answer, false);
                     Ok(Some(answer))

@@ -198,7 +198,8 @@ impl Place<'_> {
         let Self { remote, site, repository, .. } = self;
         let accept = MediaType::ImageIndex;
         let ask = Ask { accept: accept.as_ref(), unknown: "no referrers", ..Ask::get(url.clone()) };
-        let answer = remote.ask(site, repository, &ask)?;
+        // There is the tag, where a server does not know such requests.
+        let answer = remote.ask(site, repository, &ask).map_err(FailedTry::with_a_way_round)?;
         let lines = answer.headers.get_all("link").iter();
         let lines: Vec<String> =
             lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect();

@@ -81,7 +81,9 @@ fn an_unknown_manifest_is_final_and_says_so_in_the_registrys_words() {
 
 #[test]
 fn failures_that_may_pass_are_tried_again_and_others_are_not() {
-    for (status, tries) in [(408, 6), (429, 6), (500, 6), (503, 6), (400, 1), (401, 1), (403, 1), (404, 1)] {
+    for (status, tries) in
+        [(408, 6), (429, 6), (500, 6), (501, 6), (503, 6), (505, 6), (400, 1), (401, 1), (403, 1), (404, 1)]
+    {
         let server = Server::start(move |_| Response::new(status, b""));
         let error = resolve(&Setup::new().build(), &reference(&server)).unwrap_err();
         assert!(error.to_string().contains(&format!("HTTP {status}")), "{error}");

@@ -44,6 +44,13 @@ impl FailedTry {
         self
     }
 
+    /// The same failure of a request in whose place another one can be made: a server that does not
+    /// know such requests (501) is not asked again.
+    pub(crate) fn with_a_way_round(self) -> Self {
+        let unknown = matches!(self.error, RegistryError::Refused { status: 501, .. });
+        Self { transient: self.transient && !unknown, ..self }
+    }
+
     /// Tells whether another try in this run may succeed.
     pub(crate) fn may_pass(&self) -> bool {
         self.transient && !self.after.is_some_and(is_too_long)

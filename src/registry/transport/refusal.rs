@@ -48,8 +48,7 @@ pub(crate) fn refusal(
             login: Box::new(if own { login } else { Login::None { looked_at: Box::default() } }),
             until: until.map(Box::new),
         },
-        // 501 and 505 are about what the server is, not how it is.
-        transient: matches!(status, 408 | 429 | 500 | 502..=504 | 506..=599),
+        transient: matches!(status, 408 | 429 | 500..=599),
         after,
         redirected: false,
         about: None,
