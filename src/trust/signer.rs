@@ -136,6 +136,12 @@ fn refusal(error: &Error, root: &Root) -> Refused {
         {
             Refused::because("certificate was not valid at the time of the log entry")
         }
+        Error::TransparencyLog(TransparencyLogError::IntegratedTime(text))
+            if text.contains("in the future") =>
+        {
+            Refused::because(format!("its log entry is of a time to come: {detail}"))
+                .aged("set this machine's clock right: it is behind the log's".to_owned())
+        }
         Error::TransparencyLog(TransparencyLogError::IntegratedTime(_)) => {
             Refused::because(format!("certificate was not valid at the time of the log entry: {detail}"))
         }
@@ -163,5 +169,26 @@ fn refusal(error: &Error, root: &Root) -> Refused {
             Refused::because(format!("nobody whom {root_name} believes says when it was made: {detail}"))
         }
         _ => Refused::because(format!("cannot be verified: {detail}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_behind_is_told_from_a_certificate_of_another_time() {
+        let root = Root::load(None).unwrap();
+        let refused = |words: &str| {
+            let error = TransparencyLogError::IntegratedTime(words.to_owned());
+            refusal(&Error::TransparencyLog(error), &root)
+        };
+        // The verifier's words.
+        let future = refused(
+            "integrated time 2026-11-30T00:00:00Z is in the future (current time: 2020-01-01T00:00:00Z)",
+        );
+        assert!(future.hint.unwrap().contains("clock") && future.reason.contains("current time"));
+        let late = refused("integrated time 2026-11-30T00:00:00Z is after certificate validity");
+        assert!(late.hint.is_none() && late.reason.contains("not valid at the time of the log entry"));
     }
 }
