@@ -63,6 +63,30 @@ struct Elsewhere {
     looked_at: Vec<String>,
 }
 
+impl Elsewhere {
+    /// Looks at a JSON file that need not exist; one that cannot be used is a warning.
+    fn load(&mut self, network: &Network, path: &Path) -> Value {
+        let read = match read_text(path) {
+            // Only where, not what: the file is full of secrets.
+            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| {
+                format!("it is not JSON, at line {}, column {}", error.line(), error.column())
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
+        };
+        let note = match &read {
+            Ok(Some(_)) => "",
+            Ok(None) => " (not there)",
+            Err(reason) => {
+                network.warn(format!("credentials in {} are ignored: {reason}", path.display()));
+                " (which cannot be used)"
+            }
+        };
+        self.looked_at.push(format!("{}{note}", path.display()));
+        read.ok().flatten().unwrap_or_default()
+    }
+}
+
 impl Credentials {
     /// The credentials of `registry`, which is asked at `endpoint`.
     ///
@@ -160,16 +184,14 @@ impl Credentials {
             .map(|folder| folder.join("config.json"));
         let mut found = Elsewhere::default();
         if let Some(path) = docker {
-            let config = load(network, &path);
-            found.looked_at.push(looked_at(&path, &config));
+            let config = found.load(network, &path);
             found.helped = self.in_docker_config(network, &config, &path)?;
             if found.helped.is_some() {
                 return Ok(found);
             }
         }
         for path in auth_json_paths(environment) {
-            let file = load(network, &path);
-            found.looked_at.push(looked_at(&path, &file));
+            let file = found.load(network, &path);
             let helper = file.get("credHelpers").and_then(|helpers| self.entry(helpers));
             if let Some(helper) = helper.and_then(Value::as_str)
                 && let Some(credential) = run_helper(network, helper, &self.stored_under)?
@@ -271,12 +293,6 @@ fn helper_of(helper: &str, path: &Path) -> String {
     format!("docker-credential-{}, which {} names", printable(helper, 100), path.display())
 }
 
-/// A file that was looked at, with what it is good for.
-fn looked_at(path: &Path, content: &Value) -> String {
-    let note = if content.is_null() { " (not there)" } else { "" };
-    format!("{}{note}", path.display())
-}
-
 fn host_of(key: &str) -> &str {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     // A key with a path, other than Docker's old /v1/ and /v2/, is about a part of the registry
@@ -284,25 +300,6 @@ fn host_of(key: &str) -> &str {
     match key.split_once('/') {
         Some((host, "" | "v1" | "v1/" | "v2" | "v2/")) => host,
         _ => key,
-    }
-}
-
-/// A JSON file that need not exist; one that cannot be used is a warning.
-fn load(network: &Network, path: &Path) -> Value {
-    let warn = |reason: String| {
-        network.warn(format!("credentials in {} are ignored: {reason}", path.display()));
-        Value::Null
-    };
-    match read_text(path) {
-        Ok(text) => match serde_json::from_str(&text) {
-            Ok(json) => json,
-            // Only where, not what: the file is full of secrets.
-            Err(error) => {
-                warn(format!("it is not JSON, at line {}, column {}", error.line(), error.column()))
-            }
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
-        Err(error) => warn(error.to_string()),
     }
 }
 
