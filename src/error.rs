@@ -24,7 +24,7 @@ pub use hook::HookError;
 pub use input::{InputError, InputFile};
 pub use layer::LayerError;
 pub use recorded::{RecordedError, Unforgettable};
-pub use registry::{Login, RegistryError, RegistryName, TlsCure, Trouble};
+pub use registry::{Login, Refusal, RegistryError, RegistryName, TlsCure, Trouble};
 pub use selection::SelectionError;
 pub use signature::{Finding, SignatureError, TrustFileError};
 pub use store::StoreError;

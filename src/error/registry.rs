@@ -4,6 +4,8 @@
 //! characters escaped. The image's name is not repeated here: whoever reports the error says it
 //! first.
 
+mod next_step;
+
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -25,8 +27,25 @@ pub enum Login {
     },
     /// There are credentials, but the registry never asked for any.
     NotAsked,
+    /// There are credentials, but the registry asks for them on behalf of a token server that is
+    /// another host, or not encrypted.
+    KeptBack,
     /// A stored login is not sent over plain http.
     Withheld,
+}
+
+/// The question that was refused, and by whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The registry was asked for an image, or for a list of its tags.
+    Image,
+    /// The registry was asked for a blob of an image that it has.
+    Blob,
+    /// The server that gives tokens for the registry was asked for one.
+    Token,
+    /// Another host was asked, to which the registry led.
+    Elsewhere,
 }
 
 /// The names of a registry.
@@ -50,8 +69,13 @@ pub enum Trouble {
     NoAnswer,
     /// Any other failure before a whole answer arrived.
     Broken,
+    /// The connection was closed before an answer came, over plain http: the other side may speak
+    /// TLS.
+    Unencrypted,
     /// The proxy did not let the request through.
     Proxy,
+    /// The proxy wants a login, or another one.
+    ProxyLogin,
     /// The registry answered, and sent to a server for tokens that was not reached.
     TokenServer,
     /// This process may not open more connections, or start more threads.
@@ -99,6 +123,8 @@ pub enum RegistryError {
         host: String,
         /// The registry that refused. Boxed
         registry: Box<RegistryName>,
+        /// The question that was refused.
+        refusal: Refusal,
         /// The identity that the registry knows of the one who asks.
         login: Box<Login>,
         /// The time until which the registry asks not to be asked again, where that is longer than
@@ -144,6 +170,8 @@ pub enum RegistryError {
         url: String,
         /// The fault.
         reason: String,
+        /// True if no part of an answer came over plain http: the other side may speak TLS.
+        may_be_tls: bool,
     },
     /// A redirect that is not followed.
     #[error("refused to follow a redirect from {from}: {reason}")]
@@ -302,91 +330,7 @@ impl RegistryError {
 
     /// See [`Error::hint`](super::Error::hint).
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Refused { status, registry, login, .. } => refused_hint(*status, registry, login),
-            Self::Unreachable { trouble: Trouble::HostNotFound, .. } => {
-                Some("check the registry's name, the network and the name server".to_owned())
-            }
-            Self::Unreachable { trouble: Trouble::Refused | Trouble::NoAnswer, .. } => {
-                Some("check that the registry runs, and its `endpoint`".to_owned())
-            }
-            Self::Unreachable { trouble: Trouble::Proxy, .. } => {
-                Some("check HTTPS_PROXY, HTTP_PROXY and NO_PROXY".to_owned())
-            }
-            Self::Unreachable { trouble: Trouble::TokenServer, .. } => Some(
-                "the registry itself answers; check that this machine may reach its token server, or run again later"
-                    .to_owned(),
-            ),
-            Self::Unreachable { trouble: Trouble::Limit, .. } => Some(
-                "raise the limits of this process (ulimit -n for files, ulimit -u or TasksMax= for threads), or lower \
-                 `downloads` under [settings]"
-                    .to_owned(),
-            ),
-            Self::Tls { cure, .. } => Some(cure.hint().to_owned()),
-            Self::Stalled { .. } => {
-                Some("check the network; MSB_SYNC_STALL_TIMEOUT=SECONDS changes how long to wait".to_owned())
-            }
-            Self::Slow { .. } => Some("check the network, and the registry; run again later".to_owned()),
-            Self::TooLarge { .. } => {
-                Some("raise manifest-size under [settings.limits] if you trust this image".to_owned())
-            }
-            Self::Credentials { .. } => Some(
-                "set the variable, or write the file, before msb-sync runs; or take password-env or password-file out \
-                 of the images file if the images are public"
-                    .to_owned(),
-            ),
-            Self::NoPlatform { .. } => {
-                Some("choose one of these with `platform = …`, or another image".to_owned())
-            }
-            Self::NotInBundle { .. } => Some(
-                "a bundle made with --since needs the older images here: apply theirs first, or export without --since"
-                    .to_owned(),
-            ),
-            _ => None,
-        }
-    }
-}
-
-/// Tells what may help against a refusal with `status` by `registry`, which knows `login` of who
-/// asks.
-fn refused_hint(status: u16, registry: &RegistryName, login: &Login) -> Option<String> {
-    let log_in = |registry: &RegistryName| {
-        let RegistryName { name, login } = registry;
-        let host = if login == "docker.io" { String::new() } else { format!(" {login}") };
-        format!("`docker login{host}`, or username and password-env under [registry.\"{name}\"]")
-    };
-    match status {
-        401 | 403 => Some(match login {
-            Login::None { looked_at } => {
-                let sources = match &**looked_at {
-                    [] => String::new(),
-                    places => format!("; no login for {} is in {}", registry.login, places.join(", ")),
-                };
-                format!("check the name; if the image is private, log in: {}{sources}", log_in(registry))
-            }
-            Login::Sent { place } => format!(
-                "the credentials from {place} were refused, or do not reach this image; check the name, then log in \
-                 anew: {}",
-                log_in(registry)
-            ),
-            Login::NotAsked => {
-                "there are credentials, but the registry does not ask for any, at /v2/ either; \
-                                    check the name, and its set-up"
-                    .to_owned()
-            }
-            Login::Withheld => format!(
-                "a stored login is not sent over plain http; use https, or username and password-env under \
-                     [registry.\"{}\"]",
-                registry.name
-            ),
-        }),
-        404 => Some("check the name and the tag".to_owned()),
-        429 if matches!(login, Login::None { .. }) => {
-            Some(format!("the registry limits how often it is asked; wait, or log in: {}", log_in(registry)))
-        }
-        429 => Some("the registry limits how often it is asked; run again later".to_owned()),
-        500.. => Some("the registry itself has a problem; run again later".to_owned()),
-        _ => None,
+        next_step::after(self)
     }
 }
 
@@ -423,7 +367,7 @@ impl RegistryError {
             | Self::Credentials { reason, .. }
             | Self::Settings { reason, .. } => each(&mut [reason]),
             Self::Stalled { url, .. } | Self::Slow { url, .. } => each(&mut [url]),
-            Self::Protocol { url, reason } => each(&mut [url, reason]),
+            Self::Protocol { url, reason, .. } => each(&mut [url, reason]),
             Self::Redirect { from, reason } => each(&mut [from, reason]),
             Self::Mismatch { what, host, source } => {
                 let text = source.to_string();

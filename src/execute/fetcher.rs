@@ -456,6 +456,7 @@ fn unreadable(claim: &Claim, error: io::Error) -> Error {
     let cause = BlobReader::cause(error).unwrap_or_else(|error| RegistryError::Protocol {
         url: format!("layer {}", claim.layer().digest),
         reason: error.to_string(),
+        may_be_tls: false,
     });
     cause.into()
 }

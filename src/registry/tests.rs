@@ -11,6 +11,7 @@ mod layouts;
 mod limits;
 mod lookups;
 mod referrers;
+mod refusals;
 mod secrecy;
 mod server;
 mod transfers;

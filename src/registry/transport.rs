@@ -35,7 +35,7 @@ pub(super) use self::http::uri;
 pub(super) use self::http::{Client, Request};
 pub(super) use self::network::Network;
 pub(super) use self::portions::{Portion, Portions};
-pub(super) use self::refusal::refusal;
+pub(super) use self::refusal::{Sought, refusal};
 pub(super) use self::retry::{TRIES, pause, retry};
 pub(super) use self::secret::{Secret, basic};
 pub(super) use self::words::{json_error, named_secrets, printable};

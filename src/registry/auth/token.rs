@@ -25,7 +25,7 @@ use super::credential::Credential;
 use super::credentials::{Credentials, Found};
 use crate::error::{Login, RegistryError, Trouble};
 use crate::registry::transport::{
-    Answer, Client, FailedTry, Request, Secret, TRIES, basic, printable, refusal, retry,
+    Answer, Client, FailedTry, Request, Secret, Sought, TRIES, basic, printable, refusal, retry,
 };
 use crate::threads::lock;
 use crate::url::{Url, form_pair};
@@ -312,14 +312,22 @@ impl Slot {
 fn of_token_server(error: RegistryError) -> RegistryError {
     match error {
         RegistryError::Unreachable { reason, trouble }
-            if !matches!(trouble, Trouble::Proxy | Trouble::Limit) =>
+            if !matches!(trouble, Trouble::Proxy | Trouble::ProxyLogin | Trouble::Limit) =>
         {
             let reason = format!("{reason}, the registry's token server");
             RegistryError::Unreachable { reason, trouble: Trouble::TokenServer }
         }
-        RegistryError::Refused { reason, status: status @ 500.., host, registry, login, until } => {
+        RegistryError::Refused {
+            reason,
+            status: status @ (404 | 500..),
+            host,
+            registry,
+            refusal,
+            login,
+            until,
+        } => {
             let reason = format!("its token server: {reason}");
-            RegistryError::Refused { reason, status, host, registry, login, until }
+            RegistryError::Refused { reason, status, host, registry, refusal, login, until }
         }
         other => other,
     }

@@ -114,7 +114,7 @@ impl Resumed {
         if self.failed {
             let url = self.sources.front().map(|source| source.url.clone()).unwrap_or_default();
             let reason = "the transfer has failed already".to_owned();
-            return Err(RegistryError::Protocol { url, reason });
+            return Err(RegistryError::Protocol { url, reason, may_be_tls: false });
         }
         let result = self.read_on(buffer);
         let result = self.network.veiled(result);
@@ -193,7 +193,7 @@ impl Resumed {
                 // Not reached: the last source is never given up, and there is one for the
                 // endpoint.
                 let reason = "there is no source".to_owned();
-                return Err(RegistryError::Protocol { url: String::new(), reason });
+                return Err(RegistryError::Protocol { url: String::new(), reason, may_be_tls: false });
             };
             match (source.open)(self.position) {
                 Ok(transfer) => {

@@ -11,7 +11,7 @@ use super::resumed::{Body, Source, Transfer, wrong_size};
 use crate::digest::BlobDigest;
 use crate::error::RegistryError;
 use crate::registry::sites::{Ask, Capability, Remote};
-use crate::registry::transport::{self, Answer, Clock, FailedTry, Network, body_failure};
+use crate::registry::transport::{self, Answer, Clock, FailedTry, Network, Sought, body_failure};
 use crate::state::LayerDescriptor;
 use crate::url::Url;
 
@@ -62,7 +62,7 @@ impl BlobAt {
         if answer.status == 206 {
             let reason = "a part was sent where all was asked for".to_owned();
             let url = answer.url.to_string();
-            return Err(FailedTry::transient(RegistryError::Protocol { url, reason }));
+            return Err(FailedTry::transient(RegistryError::Protocol { url, reason, may_be_tls: false }));
         }
         self.whole(answer)
     }
@@ -70,7 +70,7 @@ impl BlobAt {
     fn ask(&self, from: Option<u64>) -> Result<Answer, FailedTry> {
         let site = &self.remote.sites[self.site];
         let url = site.url(&format!("/{}/blobs/{}", self.repository, self.digest));
-        let ask = Ask { from, unknown: "blob unknown", ..Ask::get(url) };
+        let ask = Ask { from, ..Ask::get(url, Sought::Blob) };
         self.remote.ask(site, &self.repository, &ask)
     }
 

@@ -16,7 +16,7 @@ use crate::digest::{Algorithm, BlobDigest};
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::registry::sites::{Ask, Capability, Document, Held, Remote, Site};
-use crate::registry::transport::{Answer, FailedTry, Portion};
+use crate::registry::transport::{Answer, FailedTry, Portion, Sought};
 use crate::state::Platform;
 use crate::threads::lock;
 use crate::url::Url;
@@ -153,8 +153,7 @@ impl Repository<'_> {
             let ask = Ask {
                 method: Method::HEAD,
                 accept: &ACCEPT,
-                unknown: "manifest unknown",
-                ..Ask::get(self.manifest_url(site, tag))
+                ..Ask::get(self.manifest_url(site, tag), Sought::Manifest)
             };
             // There is GET, where a server does not know HEAD.
             match self.remote.ask(site, self.name, &ask).map_err(FailedTry::with_a_way_round) {
@@ -212,11 +211,7 @@ impl Repository<'_> {
         let limit = self.remote.manifest_size;
         let mut damaged = 0;
         self.remote.anywhere(Capability::Resolve, None, |site| {
-            let ask = Ask {
-                accept: &ACCEPT,
-                unknown: "manifest unknown",
-                ..Ask::get(self.manifest_url(site, tag))
-            };
+            let ask = Ask { accept: &ACCEPT, ..Ask::get(self.manifest_url(site, tag), Sought::Manifest) };
             let answer = self.remote.ask(site, self.name, &ask)?;
             self.hear(site, &answer, true);
             let media_type = answer.header("content-type").map(str::to_owned);
@@ -272,13 +267,11 @@ impl Repository<'_> {
             let ask = match kind {
                 DocumentKind::Manifest => Ask {
                     accept: &ACCEPT,
-                    unknown: "manifest unknown",
-                    ..Ask::get(self.manifest_url(site, &digest.text()))
+                    ..Ask::get(self.manifest_url(site, &digest.text()), Sought::Manifest)
                 },
-                DocumentKind::Config | DocumentKind::Signature => Ask {
-                    unknown: "blob unknown",
-                    ..Ask::get(site.url(&format!("/{}/blobs/{digest}", self.name)))
-                },
+                DocumentKind::Config | DocumentKind::Signature => {
+                    Ask::get(site.url(&format!("/{}/blobs/{digest}", self.name)), Sought::Blob)
+                }
             };
             let answer = self.remote.ask(site, self.name, &ask)?;
             self.hear(site, &answer, kind == DocumentKind::Manifest);

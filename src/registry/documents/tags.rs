@@ -15,7 +15,7 @@ use super::links;
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::registry::sites::{Ask, Capability, Remote, Site};
-use crate::registry::transport::{Clock, FailedTry, body_failure, json_error};
+use crate::registry::transport::{Clock, FailedTry, Sought, body_failure, json_error};
 use crate::url::Url;
 
 /// Tags that a page is asked to have.
@@ -126,7 +126,7 @@ impl List<'_> {
     /// page is asked for anew.
     fn page(&mut self, url: &Url, add: &mut dyn FnMut(&str)) -> Result<Page, FailedTry> {
         let site = self.site;
-        let ask = Ask { accept: "application/json", unknown: "repository unknown", ..Ask::get(url.clone()) };
+        let ask = Ask { accept: "application/json", ..Ask::get(url.clone(), Sought::Tags) };
         let answer = self.remote.ask(site, self.reference.repository(), &ask)?;
         let lines = answer.headers.get_all("link").iter();
         let lines: Vec<String> =
@@ -297,10 +297,10 @@ mod tests {
         for wrong in ["1", "[1]", "{}", "[\"1\"", "[\"1\"],\"tags\":[]"] {
             assert!(page(wrong).is_err(), "{wrong}");
         }
-        let (error, read) = page(&format!("[{}\"a\"]", "\"a\",".repeat(1000))).unwrap_err();
-        assert!(error.contains("too many tags") && read == 4, "{error}, {read}");
         for other in ["{}", r#"{"name":"a"}"#, r#"{"errors":[{"code":"UNKNOWN"}]}"#, "[]", "null"] {
             assert!(read_page(other.as_bytes(), &mut |_| true).is_err(), "{other} is no page");
         }
+        let (error, read) = page(&format!("[{}\"a\"]", "\"a\",".repeat(1000))).unwrap_err();
+        assert!(error.contains("too many tags") && read == 4, "{error}, {read}");
     }
 }

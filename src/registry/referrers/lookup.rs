@@ -20,7 +20,7 @@ use crate::registry::documents::{
     ACCEPT, DocumentKind, Documents, LED_ASTRAY, fetch_again, next_page, read as read_document, verify,
 };
 use crate::registry::sites::{Ask, Capability, Document, Held, Remote, Site};
-use crate::registry::transport::{Answer, Clock, FailedTry, Portion};
+use crate::registry::transport::{Answer, Clock, FailedTry, Portion, Sought};
 use crate::state::{MAX_CANDIDATES, SignaturePlace};
 use crate::url::Url;
 
@@ -197,7 +197,7 @@ impl Place<'_> {
     fn page(&self, url: &Url, portion: &mut Portion) -> Result<Option<Page>, FailedTry> {
         let Self { remote, site, repository, .. } = self;
         let accept = MediaType::ImageIndex;
-        let ask = Ask { accept: accept.as_ref(), unknown: "no referrers", ..Ask::get(url.clone()) };
+        let ask = Ask { accept: accept.as_ref(), ..Ask::get(url.clone(), Sought::Referrers) };
         // There is the tag, where a server does not know such requests.
         let answer = remote.ask(site, repository, &ask).map_err(FailedTry::with_a_way_round)?;
         let lines = answer.headers.get_all("link").iter();
@@ -259,7 +259,7 @@ impl Place<'_> {
         let Self { remote, site, repository, .. } = self;
         let mut damaged = 0;
         remote.persist(site, || {
-            let ask = Ask { accept: &ACCEPT, unknown: "manifest unknown", ..Ask::get(site.url(path)) };
+            let ask = Ask { accept: &ACCEPT, ..Ask::get(site.url(path), Sought::Manifest) };
             let answer = remote.ask(site, repository, &ask)?;
             let said = answer.header("docker-content-digest").and_then(|text| BlobDigest::parse(text).ok());
             let media_type = answer.header("content-type").map(str::to_owned);

@@ -25,7 +25,7 @@ use crate::error::{Login, RegistryError};
 use crate::registry::auth::{Authorizer, Challenged, Credentials, Party, Pass, is_challenge};
 use crate::registry::pace::Pacer;
 use crate::registry::transport::{
-    Answer, Client, FailedTry, Network, Portion, Portions, Request, TRIES, refusal, retry,
+    Answer, Client, FailedTry, Network, Portion, Portions, Request, Sought, TRIES, refusal, retry,
 };
 use crate::state::RegistrySettings;
 use crate::threads::lock;
@@ -156,7 +156,7 @@ impl Remote {
                 method: ask.method.clone(),
                 from: ask.from,
                 authorization: pass.header.as_ref(),
-                credentials: if site.authorization.is_some() { "a hosts file" } else { pass.source() },
+                credentials: if site.authorization.is_some() { HOSTS_FILE } else { pass.source() },
                 own_headers: &site.headers,
                 ..Request::get(&ask.url, ask.accept)
             };
@@ -185,11 +185,11 @@ impl Remote {
                 status => {
                     let reason = format!("unexpected HTTP status {status}");
                     let url = answer.url.to_string();
-                    return Err(RegistryError::Protocol { url, reason }.into());
+                    return Err(RegistryError::Protocol { url, reason, may_be_tls: false }.into());
                 }
             }
             let login = self.login(site, repository, &pass)?;
-            return Err(refusal(&site.client, answer, ask.unknown, login, true));
+            return Err(refusal(&site.client, answer, ask.sought, login, true));
         }
     }
 
@@ -197,10 +197,13 @@ impl Remote {
     fn login(&self, site: &Site, repository: &str, pass: &Pass) -> Result<Login, RegistryError> {
         Ok(if let Some(place) = &pass.place {
             Login::Sent { place: (**place).into() }
+        } else if site.authorization.is_some() {
+            Login::Sent { place: HOSTS_FILE.into() }
         } else if !site.has_credentials() {
             Login::None { looked_at: Box::default() }
         } else if self.credentials.find(self.network(), repository)?.is_some() {
-            Login::NotAsked
+            // A token for anybody: one that goes by the credentials has their place.
+            if pass.header.is_some() { Login::KeptBack } else { Login::NotAsked }
         } else if self.credentials.are_withheld() {
             Login::Withheld
         } else {
@@ -343,12 +346,11 @@ pub(crate) struct Ask<'a> {
     pub(crate) url: Url,
     pub(crate) accept: &'a str,
     pub(crate) from: Option<u64>,
-    /// The words for a 404 that gives no reason.
-    pub(crate) unknown: &'a str,
+    pub(crate) sought: Sought,
 }
 
 impl Ask<'_> {
-    pub(crate) fn get(url: Url) -> Self {
-        Self { method: Method::GET, url, accept: "*/*", from: None, unknown: "not found" }
+    pub(crate) fn get(url: Url, sought: Sought) -> Self {
+        Self { method: Method::GET, url, accept: "*/*", from: None, sought }
     }
 }

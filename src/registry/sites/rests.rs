@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use crate::error::{Login, RegistryError, RegistryName};
+use crate::error::{Login, Refusal, RegistryError, RegistryName};
 use crate::threads::lock;
 
 /// Addresses that are remembered, at most.
@@ -26,6 +26,7 @@ struct Rest {
     status: u16,
     host: String,
     registry: Box<RegistryName>,
+    refusal: Refusal,
     login: Box<Login>,
 }
 
@@ -44,6 +45,7 @@ impl Rests {
             status: rest.status,
             host: rest.host.clone(),
             registry: rest.registry.clone(),
+            refusal: rest.refusal,
             login: rest.login.clone(),
             until: Some(Box::new(rest.until)),
         })
@@ -51,7 +53,8 @@ impl Rests {
 
     /// Takes note of `error`, the answer of `url` at `now`, if that asks to be left alone.
     pub(crate) fn note(&self, url: &str, error: &RegistryError, now: SystemTime) {
-        let RegistryError::Refused { reason, status, host, registry, login, until: Some(until) } = error
+        let RegistryError::Refused { reason, status, host, registry, refusal, login, until: Some(until) } =
+            error
         else {
             return;
         };
@@ -66,6 +69,7 @@ impl Rests {
                 status: *status,
                 host: host.clone(),
                 registry: registry.clone(),
+                refusal: *refusal,
                 login: login.clone(),
             };
             rests.insert(url.to_owned(), rest);

@@ -51,6 +51,18 @@ impl FailedTry {
         Self { transient: self.transient && !unknown, ..self }
     }
 
+    /// The same failure of a request over plain http, of which no part of an answer came.
+    pub(super) fn over_plain_http(mut self) -> Self {
+        match &mut self.error {
+            RegistryError::Protocol { may_be_tls, .. } => *may_be_tls = true,
+            RegistryError::Unreachable { trouble: trouble @ Trouble::Broken, .. } => {
+                *trouble = Trouble::Unencrypted;
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// Tells whether another try in this run may succeed.
     pub(crate) fn may_pass(&self) -> bool {
         self.transient && !self.after.is_some_and(is_too_long)
@@ -88,27 +100,59 @@ pub(super) fn transport_failure(
             FailedTry::transient(RegistryError::Stalled { url: url.to_string(), stall: waits.stall })
         }
         ureq::Error::ConnectProxyFailed(reason) => {
-            let reason = printable(&reason, 120);
-            unreachable(Trouble::Proxy, format!("the proxy does not connect to {origin}: {reason}"))
+            // "proxy server responded 407/407"
+            let status = reason.rsplit('/').next().and_then(|status| status.parse::<u16>().ok());
+            let words = status.map_or_else(|| printable(&reason, 120), |status| format!("HTTP {status}"));
+            match status {
+                Some(407) => wants_proxy_login(&format!("the proxy does not connect to {origin}")),
+                _ => unreachable(Trouble::Proxy, format!("the proxy does not connect to {origin}: {words}")),
+            }
         }
         // Their words quote the URL, query and all.
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             let reason = "the request cannot be written as HTTP".to_owned();
-            RegistryError::Protocol { url: url.to_string(), reason }.into()
+            RegistryError::Protocol { url: url.to_string(), reason, may_be_tls: false }.into()
         }
         ureq::Error::Rustls(error) => tls_failure(url, &error, ours).into(),
         ureq::Error::Io(error) => io_failure(url, &error, ours),
         other => FailedTry::transient(RegistryError::Protocol {
             url: url.to_string(),
             reason: printable(&other.to_string(), 200),
+            may_be_tls: false,
         }),
     }
+}
+
+/// Tells whether `error` is a server's that closes without an answer, or says something else than
+/// HTTP.
+pub(super) fn is_no_answer(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Protocol(_) => true,
+        ureq::Error::Io(error) => is_closed(error),
+        _ => false,
+    }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof
+    )
+}
+
+/// The failure at a proxy that wants a login, or another one: no later try is any better.
+pub(super) fn wants_proxy_login(words: &str) -> FailedTry {
+    let reason = format!("{words}: it wants a login, or another one (HTTP 407)");
+    RegistryError::Unreachable { reason, trouble: Trouble::ProxyLogin }.into()
 }
 
 /// Blames the proxy, which is the one that did not answer or was not found.
 pub(super) fn blame_proxy(mut failure: FailedTry, variable: &str) -> FailedTry {
     if let RegistryError::Unreachable { reason, trouble } = &mut failure.error
-        && *trouble != Trouble::Proxy
+        && !matches!(trouble, Trouble::Proxy | Trouble::ProxyLogin)
     {
         *reason = format!("{reason}, by the proxy that {variable} names");
         *trouble = Trouble::Proxy;
@@ -123,14 +167,7 @@ fn io_failure(url: &Url, error: &io::Error, ours: ClientCertificate) -> FailedTr
     let origin = url.origin();
     let unreachable = |trouble, reason| FailedTry::transient(RegistryError::Unreachable { reason, trouble });
     let words = error.to_string();
-    let broken = matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::UnexpectedEof
-    );
-    if broken && ours == ClientCertificate::Missing {
+    if is_closed(error) && ours == ClientCertificate::Missing {
         // Some servers say nothing more; but then a connection may have broken by itself, too.
         let reason =
             format!("no TLS connection to {}: it asks for a client certificate, and closes", url.host_port());
@@ -150,6 +187,7 @@ fn io_failure(url: &Url, error: &io::Error, ours: ClientCertificate) -> FailedTr
         io::ErrorKind::UnexpectedEof => FailedTry::transient(RegistryError::Protocol {
             url: url.to_string(),
             reason: "the connection was closed too early".to_owned(),
+            may_be_tls: false,
         }),
         // std has no kind for what getaddrinfo says.
         _ if words.contains("lookup address") => {

@@ -15,7 +15,7 @@ use super::answer::Answer;
 use super::clock::Clock;
 use super::connections::{ByKind, Connections, Kind};
 use super::exchange::{Asked, Sent};
-use super::failure::{FailedTry, blame_proxy};
+use super::failure::{FailedTry, blame_proxy, is_no_answer, wants_proxy_login};
 use super::handshake::ClientCertificate;
 use super::network::Network;
 use super::secret::{Secret, basic};
@@ -186,12 +186,12 @@ impl Client {
         self.network.answered(&self.name.name, status, exchange);
         let response = sent.map_err(|error| {
             let ours = tls.as_ref().map_or(ClientCertificate::Unasked, Tls::client_certificate);
-            let failed = self.network.failure(url, error, ours);
-            match &proxy {
-                Some((variable, _)) => blame_proxy(failed, variable),
-                None => failed,
-            }
+            self.failure(url, error, ours, proxy.as_ref().map(|(variable, _)| *variable))
         })?;
+        // With CONNECT, this is the answer of whoever stands behind the proxy.
+        if let (407, false, Some((variable, _))) = (response.status().as_u16(), url.is_secure(), &proxy) {
+            return Err(wants_proxy_login(&format!("no way through the proxy that {variable} names")));
+        }
         let (parts, body) = response.into_parts();
         Ok(Answer {
             status: parts.status.as_u16(),
@@ -202,6 +202,24 @@ impl Client {
             clock,
             network: Arc::clone(&self.network),
         })
+    }
+
+    /// Tells why there is no answer from `url`, which was asked through the proxy that `variable`
+    /// names, if there is one.
+    fn failure(
+        &self,
+        url: &Url,
+        error: ureq::Error,
+        ours: ClientCertificate,
+        variable: Option<&str>,
+    ) -> FailedTry {
+        let is_no_answer = is_no_answer(&error);
+        let failed = self.network.failure(url, error, ours);
+        match variable {
+            Some(variable) => blame_proxy(failed, variable),
+            None if is_no_answer && !url.is_secure() => failed.over_plain_http(),
+            None => failed,
+        }
     }
 
     /// Writes the head of `request` to `url`; secrets go along only to the request's `own` origin.

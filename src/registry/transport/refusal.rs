@@ -9,7 +9,7 @@ use super::answer::Answer;
 use super::failure::{FailedTry, is_too_long, retry_after};
 use super::http::Client;
 use super::words::{printable, reason_in};
-use crate::error::{Login, RegistryError, TlsCure};
+use crate::error::{Login, Refusal, RegistryError, TlsCure};
 use crate::url::Url;
 
 /// The part of an error's body that is read, in bytes.
@@ -17,15 +17,46 @@ const MAX_ERROR_BODY: u64 = 64 * 1024;
 /// The time that the words of an error get: its status has said the main thing.
 const ERROR_TIME: Duration = Duration::from_secs(10);
 
-/// Makes the error that `answer`, with a status of 400 or more, means for `client`.
+/// The thing that a server is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sought {
+    Manifest,
+    Tags,
+    Referrers,
+    Blob,
+    Token,
+}
+
+impl Sought {
+    /// Our own words for a 404 without a reason.
+    fn unknown(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest unknown",
+            Self::Tags => "repository unknown",
+            Self::Referrers => "no referrers",
+            Self::Blob => "blob unknown",
+            Self::Token => "not found",
+        }
+    }
+
+    fn refusal(self) -> Refusal {
+        match self {
+            Self::Manifest | Self::Tags | Self::Referrers => Refusal::Image,
+            Self::Blob => Refusal::Blob,
+            Self::Token => Refusal::Token,
+        }
+    }
+}
+
+/// Makes the error that `answer`, with a status of 400 or more, means for `client`, which asked for
+/// what is `sought`.
 ///
-/// `unknown` are the words for a 404 without a reason. The server's own words are only shown where
-/// `heard` says so and no redirect led there: a host that is asked at somebody else's wish may have
-/// words for this machine alone.
+/// The server's own words are only shown where `heard` says so and no redirect led there: a host that
+/// is asked at somebody else's wish may have words for this machine alone.
 pub(crate) fn refusal(
     client: &Client,
     answer: Answer,
-    unknown: &str,
+    sought: Sought,
     login: Login,
     heard: bool,
 ) -> FailedTry {
@@ -41,10 +72,11 @@ pub(crate) fn refusal(
     let said = body.and_then(|body| reason_in(&body, &show)).map(|reason| printable(&reason, 300));
     FailedTry {
         error: RegistryError::Refused {
-            reason: said.unwrap_or_else(|| words_for(status, unknown)),
+            reason: said.unwrap_or_else(|| words_for(status, sought)),
             status,
             host: url.host_port(),
             registry: Box::new(client.name.clone()),
+            refusal: if own { sought.refusal() } else { Refusal::Elsewhere },
             login: Box::new(if own { login } else { Login::None { looked_at: Box::default() } }),
             until: until.map(Box::new),
         },
@@ -56,11 +88,11 @@ pub(crate) fn refusal(
 }
 
 /// Returns our own words for `status`, where the server has none.
-fn words_for(status: u16, unknown: &str) -> String {
+fn words_for(status: u16, sought: Sought) -> String {
     match status {
         401 => "unauthorized".to_owned(),
         403 => "access denied".to_owned(),
-        404 => unknown.to_owned(),
+        404 => sought.unknown().to_owned(),
         _ => http::StatusCode::from_u16(status)
             .ok()
             .and_then(|status| status.canonical_reason())

@@ -44,7 +44,11 @@ impl Body for Scripted {
 }
 
 fn broken() -> FailedTry {
-    FailedTry::transient(RegistryError::Protocol { url: "u".to_owned(), reason: "broke".to_owned() })
+    FailedTry::transient(RegistryError::Protocol {
+        url: "u".to_owned(),
+        reason: "broke".to_owned(),
+        may_be_tls: false,
+    })
 }
 
 /// An answer from `first` on, of which only `bytes` come.
@@ -231,7 +235,8 @@ fn a_mirror_that_fails_is_given_up_and_the_next_source_goes_on() {
     assert_eq!(*lock(&heard), ["m 0", "m 3", "not m", "e 3"]);
     // A refusal that is final costs no second try.
     let heard = Heard::default();
-    let final_ = || RegistryError::Protocol { url: "u".to_owned(), reason: "no".to_owned() };
+    let final_ =
+        || RegistryError::Protocol { url: "u".to_owned(), reason: "no".to_owned(), may_be_tls: false };
     let mirror = source(&heard, "m", move |_| Err(final_().into()));
     let endpoint = source(&heard, "e", |position| Ok(transfer(position, BLOB, End::Close)));
     assert_eq!(read(0, vec![mirror, endpoint]).unwrap(), BLOB);
