@@ -96,8 +96,8 @@ impl Network {
         self.reporter.report(Event::Detail(self.heard(text.as_ref())));
     }
 
-    /// Words in which a server may have a part, as they may be shown: without secrets, and with URLs
-    /// that have lost user and query.
+    /// Words in which a server may have a part, as they may be shown: without secrets, and with
+    /// URLs that have lost user and query.
     pub(crate) fn heard(&self, words: &str) -> String {
         // Secrets first: one that has a question mark would not be known without what follows that.
         without_queries(&self.veil.hide(words))

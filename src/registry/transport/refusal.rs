@@ -51,8 +51,8 @@ impl Sought {
 /// Makes the error that `answer`, with a status of 400 or more, means for `client`, which asked for
 /// what is `sought`.
 ///
-/// The server's own words are only shown where `heard` says so and no redirect led there: a host that
-/// is asked at somebody else's wish may have words for this machine alone.
+/// The server's own words are only shown where `heard` says so and no redirect led there: a host
+/// that is asked at somebody else's wish may have words for this machine alone.
 pub(crate) fn refusal(
     client: &Client,
     answer: Answer,
