@@ -19,7 +19,7 @@ pub(crate) use mistake::{Mistake, Mistakes};
 pub(crate) use page::Page;
 pub(crate) use problem::Severity;
 pub use problem::{Problem, Problems};
-pub(crate) use secrets::SecretKeys;
+pub(crate) use secrets::{SecretKeys, holds_pem};
 pub(crate) use span::Span;
 pub(crate) use tree::Tree;
 pub(crate) use words::nearest;

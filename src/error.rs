@@ -28,7 +28,8 @@ pub use registry::{Login, Refusal, RegistryError, RegistryName, TlsCure, Trouble
 pub use selection::SelectionError;
 pub use signature::{Finding, SignatureError, TrustFileError};
 pub use store::StoreError;
-pub use text::{escape_into, printable};
+pub use text::{escape_into, printable, without_secrets};
+pub(crate) use text::{is_digest, masked, secret_parts, starts_query};
 
 use std::fmt;
 use std::io;

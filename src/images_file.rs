@@ -201,6 +201,17 @@ pub(crate) fn parse_machine(text: &str, source: &Source<'_>) -> Result<MachineSe
     Ok(tables.into_settings(warnings))
 }
 
+/// Says where the bytes of a file, called `name`, stop being text.
+pub(crate) fn not_utf8(bytes: &[u8], name: &str) -> Problems {
+    let text = String::from_utf8_lossy(bytes);
+    // All before that place is the same in both.
+    let at = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
+    let page = Page::new(&text, name, keys::SECRETS.hidden(&text, &Tree::parse(&text)));
+    let span = Span { start: at, end: at + char::REPLACEMENT_CHARACTER.len_utf8() };
+    let mistake = Mistake::new(span, "invalid TOML: not UTF-8 text").hint("save the file as UTF-8");
+    page.set(mistake, Severity::Error).into()
+}
+
 /// Reads a TOML file by `tables`, which gets the tree, and true if the tree has everything that the
 /// text says. Returns the warnings, too.
 fn read<T>(

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::diagnostic::{Page, Problem, Severity};
+use crate::diagnostic::{Page, Problem, SecretKeys, Severity, Tree};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{Action, LockedImage, LockedSelection, Platform, TagCandidate, TagRule, TagSelection};
@@ -26,8 +26,15 @@ pub(crate) const VERSION: u64 = 1;
 /// The largest lockfile, in bytes: some 100,000 layers.
 pub(crate) const MAX_TEXT: usize = 32 << 20;
 
-/// The hint of mistakes that have none of their own: nobody writes lockfiles by hand.
+/// The hint of mistakes in an images file's own lockfile that have none of their own: nobody writes
+/// lockfiles by hand.
 const LAST_RESORT: &str = "if nothing else helps, delete the file and run: msb-sync lock";
+/// The hint of mistakes in any other file that was named as a lockfile: it may be anything.
+const NO_LOCKFILE: &str = "a lockfile is what `msb-sync lock` writes, as in images.lock beside images.toml";
+
+/// The secrets of a file that may be no lockfile at all: a lockfile has none.
+const SECRETS: SecretKeys =
+    SecretKeys { is_known: |key| read::KEYS.concat().contains(&key), headers: "headers", named: &[] };
 
 const HEADER: &str = "\
 # Written by `msb-sync lock`; do not edit.
@@ -133,15 +140,29 @@ pub struct EntryChange {
 }
 
 impl Lockfile {
-    /// Reads a lockfile; `name` is how problems call it.
+    /// Reads a lockfile that is an images file's own; `name` is how problems call it.
     ///
     /// # Errors
     /// The first problem: broken TOML, another version, an unknown or missing key, a value outside
     /// its grammar, an image with two entries, a chosen tag without one.
     pub(crate) fn parse(text: &str, name: &str) -> Result<Self, Box<Problem>> {
+        Self::parse_or_hint(text, name, LAST_RESORT)
+    }
+
+    /// Reads a file that was named as a lockfile, and that nobody may be told to delete.
+    ///
+    /// # Errors
+    /// As for [`Lockfile::parse`].
+    pub(crate) fn parse_named(text: &str, name: &str) -> Result<Self, Box<Problem>> {
+        Self::parse_or_hint(text, name, NO_LOCKFILE)
+    }
+
+    fn parse_or_hint(text: &str, name: &str, hint: &str) -> Result<Self, Box<Problem>> {
         read::lockfile(text).map_err(|mistake| {
-            let page = Page::new(text, name, Vec::new());
-            Box::new(page.set(mistake.or_hint(LAST_RESORT), Severity::Error))
+            let hidden =
+                if text.len() > MAX_TEXT { Vec::new() } else { SECRETS.hidden(text, &Tree::parse(text)) };
+            let page = Page::new(text, name, hidden);
+            Box::new(page.set(mistake.or_hint(hint), Severity::Error))
         })
     }
 

@@ -1,14 +1,22 @@
 //! Secrets in a TOML text, none of which is ever shown: values under keys that look like passwords,
-//! values of extra request headers, and the user info and query of URLs.
+//! values of extra request headers, keys themselves, and the user info and query of URLs and image
+//! references.
 //!
 //! The tree gives exact ranges. Where the TOML itself is broken, the tree cannot be trusted, and a
 //! plain scan of the text hides rather too much than too little.
+
+use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::span::Span;
 use super::tree::Tree;
+use crate::error::{is_digest, secret_parts, starts_query};
+
+/// The beginning, and the end, of a key or a certificate as text.
+const PEM_BEGINS: &str = "-----BEGIN";
+const PEM_ENDS: &str = "-----END";
 
 /// Parts of key names that suggest a secret.
 const SECRET_WORDS: &[&str] = &[
@@ -97,14 +105,14 @@ impl SecretKeys {
         // A work list, not recursion: hostile nesting must not exhaust the stack.
         let mut work: Vec<(&Spanned<DeValue<'_>>, Judge)> = Vec::new();
         for (key, value) in root {
-            in_url(text, key.span().into(), key.get_ref(), hidden);
+            in_string(text, key.span().into(), key.get_ref(), hidden);
             work.push((value, below(Judge::Keys, key.get_ref(), true)));
         }
         while let Some((value, judge)) = work.pop() {
             match value.get_ref() {
                 DeValue::Table(table) => {
                     for (key, value) in table {
-                        in_url(text, key.span().into(), key.get_ref(), hidden);
+                        in_string(text, key.span().into(), key.get_ref(), hidden);
                         work.push((value, below(judge, key.get_ref(), false)));
                     }
                 }
@@ -114,7 +122,7 @@ impl SecretKeys {
                     if judge == Judge::Secret {
                         hidden.push(inside_quotes(text, span));
                     } else if let Some(decoded) = scalar.as_str() {
-                        in_url(text, span, decoded, hidden);
+                        in_string(text, span, decoded, hidden);
                     }
                 }
             }
@@ -123,19 +131,27 @@ impl SecretKeys {
 
     fn in_broken_text(&self, text: &str, hidden: &mut Vec<Span>) {
         let mut in_headers = false;
+        let mut in_pem = false;
         // The end of a secret value that goes on beyond its line.
         let mut open: Option<&str> = None;
         let mut offset = 0;
         for line in text.split_inclusive('\n') {
             let trimmed = line.trim_end();
             let end = offset + trimmed.len();
-            hide_url(trimmed, offset, hidden);
+            in_broken_line(trimmed, offset, hidden);
             if trimmed.trim_start().starts_with('[') {
                 in_headers = trimmed.split(|char| !in_key(char)).any(|word| self.may_be_headers(word));
             }
             if open.is_some() {
                 hidden.push(Span { start: offset, end });
             }
+            if let Some(begin) = trimmed.find(PEM_BEGINS) {
+                in_pem = true;
+                hidden.push(Span { start: offset + begin, end });
+            } else if in_pem {
+                hidden.push(Span { start: offset, end });
+            }
+            in_pem &= !trimmed.contains(PEM_ENDS);
             if let Some(value) = self.secret_value(trimmed, in_headers) {
                 open = goes_on(&trimmed[value..]);
                 hidden.push(Span { start: offset + skip(trimmed, value, &['"', '\'']), end });
@@ -161,27 +177,54 @@ impl SecretKeys {
     }
 }
 
-/// Hides user info and query of the URL that is `decoded` and written in `span`.
-fn in_url(text: &str, span: Span, decoded: &str, hidden: &mut Vec<Span>) {
-    if !(decoded.contains("://") && decoded.contains(['@', '?'])) {
+/// True if `text` holds a key or a certificate itself, where the path of its file belongs.
+pub(crate) fn holds_pem(text: &str) -> bool {
+    text.contains(PEM_BEGINS)
+}
+
+/// Hides what may be secret in the string that is `decoded` and written in `span`: user info and
+/// query of a URL or an image reference, and all of a key.
+fn in_string(text: &str, span: Span, decoded: &str, hidden: &mut Vec<Span>) {
+    let inside = inside_quotes(text, span);
+    if holds_pem(decoded) {
+        hidden.push(inside);
         return;
     }
-    let inside = inside_quotes(text, span);
+    let parts = secret_parts(decoded, false);
     match text.get(inside.start..inside.end) {
-        Some(raw) if raw == decoded => hide_url(raw, inside.start, hidden),
+        _ if parts.is_empty() => {}
+        Some(raw) if raw == decoded => hidden.extend(
+            parts
+                .into_iter()
+                .map(|part| Span { start: inside.start + part.start, end: inside.start + part.end }),
+        ),
         // Written with escapes: what is where cannot be told cheaply.
         _ => hidden.push(inside),
     }
 }
 
-fn hide_url(raw: &str, offset: usize, hidden: &mut Vec<Span>) {
-    let Some(scheme) = raw.find("://") else { return };
-    let start = offset + scheme + 3;
-    if let Some(at) = raw.rfind('@') {
-        hidden.push(Span { start, end: offset + at });
+/// Hides what may be user info or query in a line at `offset` that nobody can take apart.
+fn in_broken_line(line: &str, offset: usize, hidden: &mut Vec<Span>) {
+    let mut hide = |part: Range<usize>| {
+        hidden.push(Span { start: offset + part.start, end: offset + part.end });
+    };
+    if line.contains("://") {
+        secret_parts(line, false).into_iter().for_each(&mut hide);
     }
-    if let Some(query) = raw.find('?') {
-        hidden.push(Span { start: offset + query + 1, end: offset + raw.len() });
+    let parts = |char: char| char.is_whitespace() || "\"'`,=[]{}()".contains(char);
+    let value = line.find(['"', '\'', '=']).map_or(0, |at| at + 1);
+    for (at, _) in line.match_indices('@') {
+        let before = line.get(value..at).filter(|before| !before.ends_with(parts));
+        let after = line[at + 1..].split(parts).next().unwrap_or_default();
+        if before.is_some_and(|before| before.contains(':')) && !is_digest(after) {
+            hide(value..at);
+        }
+    }
+    for (at, _) in line.match_indices('?') {
+        let before = line[..at].rsplit(parts).next().unwrap_or_default();
+        if starts_query(before, &line[at + 1..]) {
+            hide(at + 1..line.len());
+        }
     }
 }
 

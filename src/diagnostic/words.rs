@@ -19,7 +19,9 @@ pub(crate) fn nearest<'a>(word: &str, valid: impl IntoIterator<Item = &'a str>) 
             continue;
         }
         let distance = strsim::damerau_levenshtein(&word, &plain(candidate));
-        if distance <= limit && best.is_none_or(|(least, _)| distance < least) {
+        // Words without a letter in common are not alike, however short they are.
+        let is_alike = distance <= limit && distance < word.len().max(candidate.len());
+        if is_alike && best.is_none_or(|(least, _)| distance < least) {
             best = Some((distance, candidate));
         }
     }
@@ -59,6 +61,7 @@ mod tests {
         ] {
             assert_eq!(nearest(word, words), expected, "{word}");
         }
+        assert_eq!((nearest("x", ["B", "MB"]), nearest("b", ["B"])), (None, Some("B")));
         assert_eq!(nearest(&"x".repeat(1_000_000), words), None);
     }
 }

@@ -6,9 +6,9 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{RegistryError, TrustFileError};
+use super::{RegistryError, TrustFileError, masked, secret_parts};
 use crate::image_ref::{ImageRef, RefError};
 use crate::sys;
 
@@ -41,7 +41,7 @@ impl fmt::Display for InputFile {
 #[non_exhaustive]
 pub enum InputError {
     /// The system does not let us read a file of the user's.
-    #[error("cannot read {file}{}: {source}", path.display())]
+    #[error("cannot read {file}{}: {source}", named(path))]
     Unreadable {
         /// The kind of file.
         file: InputFile,
@@ -126,6 +126,26 @@ pub enum InputError {
         /// The reason, in words.
         reason: String,
     },
+    /// `add` or `remove` finds no place to edit: the file says the same by another form of TOML.
+    #[error(
+        "{images_file} is left as it is: {reference} stands, or would stand, in a form that is not edited"
+    )]
+    OddForm {
+        /// The images file.
+        images_file: String,
+        /// The image.
+        reference: ImageRef,
+    },
+    /// `--group` names a group by what can be no group's name.
+    #[error("--group: the name {name} {reason}")]
+    GroupName {
+        /// The name, quoted.
+        name: String,
+        /// The fault of the name, as a fragment.
+        reason: String,
+        /// The next step, where there is one.
+        instead: Option<String>,
+    },
     /// An option names an image that the images file does not list.
     #[error("{option}: {images_file} does not list {reference}")]
     NotListed {
@@ -198,11 +218,11 @@ impl InputError {
         match self {
             Self::Unreadable { .. } | Self::NoAbsolutePath { .. } => "unreadable",
             Self::WatchedStdin | Self::EditedStdin => "stdin",
-            Self::NotEdited { .. } => "not-edited",
+            Self::NotEdited { .. } | Self::OddForm { .. } => "not-edited",
             Self::Symlink { .. } => "untrusted",
             Self::DefaultRegistry(_) => "default-registry",
             Self::Reference(_) => "reference",
-            Self::UnknownGroups { .. } => "unknown-group",
+            Self::UnknownGroups { .. } | Self::GroupName { .. } => "unknown-group",
             Self::NothingListed { .. } => "nothing-listed",
             Self::NoLockfile { .. } => "no-lockfile",
             Self::LockfileMissing { .. } | Self::LockfileGaps { .. } => "not-locked",
@@ -223,9 +243,19 @@ impl InputError {
                 return Some(format!("did you mean {}?", near.display()));
             }
             Self::Unreadable { file: InputFile::Images, source, .. } => return images_file_hint(source),
+            Self::Unreadable { file: InputFile::Lockfile, source, .. } if is_absent(source) => {
+                "a lockfile is written by: msb-sync lock"
+            }
             Self::Unreadable { .. } | Self::NoAbsolutePath { .. } => return None,
             Self::EditedStdin => "name a file: --file images.toml",
-            Self::NotEdited { .. } => "edit it by hand; `msb-sync plan` says what is wrong with it",
+            Self::NotEdited { .. } => "edit it by hand",
+            Self::OddForm { reference, .. } => {
+                return Some(format!(
+                    "edit it by hand; edited are arrays as in [registry.\"{}\"] images = [\"…\"]",
+                    reference.registry()
+                ));
+            }
+            Self::GroupName { instead, .. } => return instead.clone(),
             Self::WatchedStdin => "write it to a file, and watch that: msb-sync watch images.toml",
             Self::Symlink { .. } => {
                 "errors would show the lines of the file that it leads to; name the images file by its real path"
@@ -275,9 +305,20 @@ fn images_file_hint(error: &io::Error) -> Option<String> {
         Some(sys::Refusal::NotAFile("a fifo" | "a device")) => {
             Some("to read an images file from a pipe, give it as standard input: msb-sync apply -".to_owned())
         }
-        _ => (error.kind() == io::ErrorKind::NotFound)
-            .then(|| "write a commented starter file with: msb-sync init".to_owned()),
+        _ => is_absent(error).then(|| "write a commented starter file with: msb-sync init".to_owned()),
     }
+}
+
+/// True if the system says that there is no such file; a symbolic link to where none is has words
+/// of its own.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound && error.get_ref().is_none()
+}
+
+/// Names a file that cannot be read; one that was given as a URL may have a password in it.
+fn named(path: &Path) -> String {
+    let text = path.display().to_string();
+    masked(&text, &secret_parts(&text, false))
 }
 
 /// The name that was probably meant, or all that there are.

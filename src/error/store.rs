@@ -19,6 +19,16 @@ pub enum StoreError {
         /// The error of the system call.
         source: io::Error,
     },
+    /// A system call failed on a file that the user has named, or on its directory.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Named {
+        /// The deed that failed, as an infinitive.
+        doing: &'static str,
+        /// The path that it was done to.
+        path: PathBuf,
+        /// The error of the system call.
+        source: io::Error,
+    },
     /// A directory is needed where something else is.
     #[error("cannot create the directory {}: {} is there and is no directory", path.display(), there.display())]
     InTheWay {
@@ -75,11 +85,20 @@ impl StoreError {
         move |source| Self::Io { doing, path, source }
     }
 
+    /// Wraps an I/O error like [`StoreError::io`], of a file that the user has named: an images
+    /// file, a lockfile, a bundle.
+    pub fn named(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Named { doing, path, source }
+    }
+
     /// See [`Error::kind`](super::Error::kind).
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Io { source, .. } if sys::refusal(source).is_some() => "refused",
-            Self::Io { source, .. } => match source.kind() {
+            Self::Io { source, .. } | Self::Named { source, .. } if sys::refusal(source).is_some() => {
+                "refused"
+            }
+            Self::Io { source, .. } | Self::Named { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "disk-full",
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "permission",
                 io::ErrorKind::ResourceBusy => "in-use",
@@ -98,6 +117,19 @@ impl StoreError {
 
     /// See [`Error::hint`](super::Error::hint).
     pub fn hint(&self) -> Option<String> {
+        if let Self::Named { source, .. } = self {
+            let hint = match self.kind() {
+                "disk-full" => "free some space there, or name a place on another file system",
+                "refused" => {
+                    "it was left as it is: look who put it there, then move it away, or name another file"
+                }
+                "permission" => {
+                    "run as the user that may write there, or name a file in a directory of yours"
+                }
+                _ => return limit_hint(source),
+            };
+            return Some(hint.to_owned());
+        }
         match self.kind() {
             "disk-full" => Some(
                 "free some space, or put the layers on another file system with `layers = …` under [settings]"

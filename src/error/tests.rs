@@ -87,3 +87,20 @@ fn a_hint_fits_the_failure() {
     let broken = LayerError::Decompress { format: "gzip", source: source() };
     assert!(broken.hint().unwrap().starts_with("the image itself is at fault"));
 }
+
+#[test]
+fn files_of_the_users_have_nothing_to_do_with_home_and_layers() {
+    for kind in [
+        io::ErrorKind::PermissionDenied,
+        io::ErrorKind::ReadOnlyFilesystem,
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+    ] {
+        let named = StoreError::named("write", "images.toml")(kind.into());
+        let own = StoreError::io("write", "layers")(kind.into());
+        assert_eq!(named.kind(), own.kind());
+        let hint = named.hint().expect("a next step");
+        assert!(!hint.contains("layers") && !hint.contains("--home"), "{hint}");
+        assert!(own.hint().is_some_and(|hint| hint.contains("layers")));
+    }
+}

@@ -4,11 +4,13 @@
 //! [distribution/reference]: https://github.com/distribution/reference/blob/v0.6.0/reference.go
 
 use super::DEFAULT_REGISTRY;
+use crate::error::without_secrets;
 
 /// The longest tag, in bytes.
 const MAX_TAG: usize = 128;
 
-/// The reason why a text is no image reference.
+/// The reason why a text is no image reference. Of the text it knows no login and no query: whoever
+/// copies a URL may copy a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid image reference {text:?}: {reason}")]
 pub struct RefError {
@@ -19,7 +21,8 @@ pub struct RefError {
 
 impl RefError {
     pub(super) fn new(text: &str, reason: impl Into<String>) -> Self {
-        Self { text: text.chars().take(300).collect(), reason: reason.into(), instead: None }
+        let text = without_secrets(text).chars().take(300).collect();
+        Self { text, reason: reason.into(), instead: None }
     }
 
     /// Adds what was probably meant.

@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 use self::splice::{Array, Text};
 use super::listed::{Listed, Wanted};
-use super::{ImagesFile, Source, parse, read, tables};
+use super::{ImagesFile, Source, parse, read, tables, values};
 use crate::diagnostic::{Problems, Tree, nearest};
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
 use crate::state::Platform;
@@ -100,6 +100,15 @@ pub(crate) enum EditError {
     WouldBreak(Problems),
     /// The file is written in a way that this editor does not know.
     TooOdd(ImageRef),
+    /// The group that an image is to be in can have no such name.
+    GroupName {
+        /// The name, quoted.
+        name: String,
+        /// The fault of the name, as a fragment.
+        reason: String,
+        /// The next step, where there is one.
+        instead: Option<String>,
+    },
 }
 
 type Result<T> = std::result::Result<T, EditError>;
@@ -114,6 +123,13 @@ pub(crate) fn add(text: &str, additions: &[Addition], source: &Source<'_>) -> Re
     let mut edited = Edited { text: text.to_owned(), images: Vec::new(), groups: Vec::new() };
     let Some(first) = additions.first() else { return Ok(edited) };
     let before = parse(text, source).map_err(EditError::Problems)?;
+    for name in additions.iter().filter_map(|addition| addition.group.as_ref()) {
+        values::group_name(name).map_err(|fault| EditError::GroupName {
+            name: super::quoted::quoted(name),
+            reason: fault.message,
+            instead: fault.hint,
+        })?;
+    }
     let mut wanted: BTreeMap<ImageRef, (Platform, BTreeSet<String>)> = before
         .images
         .iter()
@@ -139,7 +155,7 @@ pub(crate) fn add(text: &str, additions: &[Addition], source: &Source<'_>) -> Re
         };
         edited.images.push((reference.clone(), status));
     }
-    let after = parse(&edited.text, source).map_err(EditError::WouldBreak)?;
+    let after = reread(&edited.text, source, &first.reference)?;
     let is_right = after.images.len() == wanted.len()
         && after.images.iter().all(|image| {
             wanted.get(&image.reference).is_some_and(|(platform, groups)| {
@@ -196,7 +212,7 @@ pub(crate) fn remove(text: &str, unwanted: &[ImageRef], source: &Source<'_>) -> 
         edited = edited.without_key(&["groups".to_owned(), name.clone()]).ok_or_else(too_odd)?;
     }
     let text = edited.into_string();
-    let after = parse(&text, source).map_err(EditError::WouldBreak)?;
+    let after = reread(&text, source, first)?;
     let stays = |listed: &ImageRef| !images.iter().any(|(gone, _)| gone == listed);
     let expected = before.images.iter().map(|image| &image.reference).filter(|reference| stays(reference));
     let selections = before.selections.iter().map(|selection| &selection.repository);
@@ -207,6 +223,19 @@ pub(crate) fn remove(text: &str, unwanted: &[ImageRef], source: &Source<'_>) -> 
             .map(|selection| &selection.repository)
             .eq(selections.filter(|name| stays(name)));
     if is_right { Ok(Edited { text, images, groups }) } else { Err(too_odd()) }
+}
+
+/// Reads what an edit for `reference` has made. Where that is no TOML any more, the file was of a form
+/// that the editor took for another.
+fn reread(text: &str, source: &Source<'_>, reference: &ImageRef) -> Result<ImagesFile> {
+    parse(text, source).map_err(|problems| {
+        let body = text.strip_prefix('\u{feff}').unwrap_or(text);
+        if Tree::parse(body).errors().is_empty() {
+            EditError::WouldBreak(problems)
+        } else {
+            EditError::TooOdd(reference.clone())
+        }
+    })
 }
 
 /// Tells whether two files say the same of everything but images and groups.

@@ -226,14 +226,18 @@ impl<'a> Reader<'a> {
             self.wrong_type(node, "an integer");
             return None;
         };
-        let value = i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i128::MAX);
+        let digits = integer.as_str();
+        let beyond = if digits.starts_with('-') { i128::MIN } else { i128::MAX };
+        let value = i128::from_str_radix(digits, integer.radix()).unwrap_or(beyond);
         match u64::try_from(value) {
             Ok(value) if (least..=most).contains(&value) => Some(value),
             _ => {
-                let range = if most >= i64::MAX.unsigned_abs() {
-                    format!("at least {least}")
-                } else {
+                let range = if most < i64::MAX.unsigned_abs() {
                     format!("from {least} to {most}")
+                } else if value > i128::from(most) {
+                    format!("at most {most}")
+                } else {
+                    format!("at least {least}")
                 };
                 self.error(Mistake::new(node.span, format!("{} must be {range}", node.called())));
                 None
@@ -286,7 +290,7 @@ impl<'a> Reader<'a> {
 fn unknown_key(key: &str, node: Node<'_>, keys: &Keys) -> Mistake {
     let in_registry = keys == &keys::REGISTRY;
     if in_registry && key.eq_ignore_ascii_case("password") {
-        let message = "a password in the images file is refused";
+        let message = "a password in the file is refused";
         return Mistake::new(node.key_span, message).hint(PASSWORD_HINT);
     }
     let elsewhere = || keys::ALL.iter().find(|other| other.names.contains(&key));

@@ -18,6 +18,7 @@ mod yaml;
 
 use std::collections::BTreeMap;
 
+use crate::error::{masked, secret_parts, without_secrets};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::Platform;
 
@@ -42,7 +43,7 @@ pub(crate) struct Found {
 pub struct UnreadLine {
     /// The line, from 1 on.
     pub line: usize,
-    /// The text there that should be an image, if that is known.
+    /// The text there that should be an image, if that is known; logins and queries are hidden.
     pub text: Option<String>,
     /// The reason, in words.
     pub reason: String,
@@ -144,7 +145,8 @@ impl Gathered {
             Ok(reference) => reference,
             Err(error) => {
                 let instead = error.instead().map(|instead| format!("; write {instead}")).unwrap_or_default();
-                return self.refuse(line, Some(text), &format!("{}{instead}", error.reason()));
+                let text = without_secrets(text);
+                return self.refuse(line, Some(&text), &format!("{}{instead}", error.reason()));
             }
         };
         match self.places.get(&reference) {
@@ -164,7 +166,7 @@ impl Gathered {
 
     /// Notes that something at `line` cannot be read.
     fn refuse(&mut self, line: usize, text: Option<&str>, reason: &str) {
-        let text = text.map(|text| text.chars().take(200).collect());
+        let text = text.map(|text| masked(text, &secret_parts(text, false)).chars().take(200).collect());
         let unread = UnreadLine { line, text, reason: reason.to_owned() };
         if self.found.unread.len() < MAX_UNREAD && !self.found.unread.contains(&unread) {
             self.found.unread.push(unread);

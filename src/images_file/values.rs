@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::Source;
 use super::quoted::quoted;
+use crate::diagnostic::holds_pem;
 use crate::state::{Platform, PullPolicy};
 use crate::url::{Url, UrlError};
 
@@ -39,6 +40,10 @@ pub(super) const PULL_WORDS: &[(&str, PullPolicy)] =
 pub(super) fn path(text: &str, source: &Source<'_>) -> Result<PathBuf, Fault> {
     if text.is_empty() {
         return Err(Fault::new("is empty"));
+    }
+    if holds_pem(text) {
+        let hint = "put it into a file beside this one, and name the file here";
+        return Err(Fault::with_hint("is the key or certificate itself, not the path of its file", hint));
     }
     if text.contains('\0') {
         return Err(Fault::new("has a NUL character, which no path can"));

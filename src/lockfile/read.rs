@@ -23,6 +23,8 @@ const SELECTION: &[&str] = &["repository", "platform", "semver", "match", "newes
 const IMAGE: &[&str] = &["reference", "platform", "digest", "manifest", "signed-by", "layers"];
 const CANDIDATE: &[&str] = &["reference", "digest", "since", "ahead"];
 const LAYER: &[&str] = &["digest", "diff_id", "size"];
+/// The keys of all tables.
+pub(super) const KEYS: &[&[&str]] = &[TOP, SELECTION, IMAGE, CANDIDATE, LAYER];
 /// The longest signer, in bytes.
 const MAX_SIGNER: usize = 4096;
 /// The characters of a foreign key that a message repeats.

@@ -1,7 +1,7 @@
 //! `diff`: the changes from one lockfile to the next. Nothing but the two files is read.
 
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::request::ImagesSource;
 use super::session::Session;
@@ -57,23 +57,25 @@ pub fn diff(session: &Session, old: &ImagesSource, new: &ImagesSource) -> Result
 
 /// Reads a lockfile, and returns its name for people with it.
 fn read(session: &Session, source: &ImagesSource) -> Result<(String, Lockfile), VerbError> {
-    let (place, text) = match source {
+    let (name, text) = match source {
         ImagesSource::Path(path) => {
             if session.untrusted {
                 refuse_symlinks(path)?;
             }
             let place = LockfilePlace { path: path.clone(), name: path.display().to_string() };
-            let text = place.read()?.ok_or_else(|| unreadable(path, io::ErrorKind::NotFound.into()))?;
-            (place, text)
+            // The system's own words for a file that is not there.
+            let absent = || path.metadata().err().unwrap_or_else(|| io::ErrorKind::NotFound.into());
+            let text = place.read()?.ok_or_else(|| unreadable(path, absent()))?;
+            (place.name, text)
         }
         ImagesSource::Stdin => {
             let name = "<stdin>".to_owned();
             let text = read_stdin().map_err(|error| unreadable(Path::new(&name), error))?;
-            (LockfilePlace { path: PathBuf::new(), name }, text)
+            (name, text)
         }
     };
-    let lockfile = place.parse(&text)?;
-    Ok((place.name, lockfile))
+    let lockfile = Lockfile::parse_named(&text, &name).map_err(VerbError::Lockfile)?;
+    Ok((name, lockfile))
 }
 
 fn read_stdin() -> io::Result<String> {

@@ -46,6 +46,8 @@ pub struct FileEdit {
     pub created: bool,
     /// True if the file changed.
     pub changed: bool,
+    /// True if there is no such file: nothing was to be written.
+    pub absent: bool,
     /// The images, as they were asked for. A repository alone stands for a selection of its tags.
     pub images: Vec<(ImageRef, EditStatus)>,
     /// The groups that lost members.
@@ -87,7 +89,8 @@ pub fn add(session: &Session, request: &AddRequest) -> Result<FileEdit, VerbErro
     if additions.is_empty() {
         let (name, images, groups) = (request.file.display().to_string(), Vec::new(), Vec::new());
         let (created, changed, stale_lockfile) = (false, false, None);
-        return Ok(FileEdit { name, created, changed, images, groups, unread, stale_lockfile });
+        let absent = is_absent(&request.file);
+        return Ok(FileEdit { name, created, changed, absent, images, groups, unread, stale_lockfile });
     }
     let add = |text: &str, source: &Source<'_>| images_file::add(text, &additions, source);
     Ok(FileEdit { unread, ..edit(session, &request.file, true, &add)? })
@@ -166,6 +169,7 @@ fn edit(
             name,
             created,
             changed,
+            absent: created && !changed,
             images: edited.images,
             groups: edited.groups,
             unread: Vec::new(),
@@ -178,17 +182,20 @@ fn edit(
 
 /// Reads the file, or begins one; true if there is none.
 fn text_of(file: &Path, may_create: bool) -> Result<(ImagesText, bool), VerbError> {
-    let is_absent = || file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    if !may_create || !is_absent() {
+    if !may_create || !is_absent(file) {
         return Ok((ImagesText::read(&ImagesSource::Path(file.to_owned()))?, false));
     }
     Ok((ImagesText::of(file, images_file::empty().to_owned())?, true))
 }
 
+fn is_absent(file: &Path) -> bool {
+    file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// Replaces the file, or where a symlink of this user leads to a file of his, that one.
 fn store(file: &Path, absolute: &Path, text: &str) -> Result<(), VerbError> {
     let target = if absolute.is_symlink() {
-        sys::find_own_regular(absolute).map_err(StoreError::io("write", file))?
+        sys::find_own_regular(absolute).map_err(StoreError::named("write", file))?
     } else {
         absolute.to_owned()
     };
@@ -212,9 +219,9 @@ fn failure(name: &str, error: EditError) -> VerbError {
                 reason: format!("it would be wrong then: {first}"),
             }))
         }
-        EditError::TooOdd(reference) => {
-            let reason = format!("the place of {reference} in it has a form that is not edited");
-            InputError::NotEdited { images_file, reason }.into()
+        EditError::TooOdd(reference) => InputError::OddForm { images_file, reference }.into(),
+        EditError::GroupName { name, reason, instead } => {
+            InputError::GroupName { name, reason, instead }.into()
         }
     }
 }

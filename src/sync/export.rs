@@ -258,7 +258,7 @@ fn layers_of_lockfile(path: &Path) -> Result<BTreeSet<BlobDigest>, VerbError> {
         nearest: None,
     };
     let text = sys::read_regular_text(path, MAX_TEXT as u64).map_err(unreadable)?;
-    let lockfile = Lockfile::parse(&text, &path.display().to_string()).map_err(VerbError::Lockfile)?;
+    let lockfile = Lockfile::parse_named(&text, &path.display().to_string()).map_err(VerbError::Lockfile)?;
     Ok(lockfile.layers().cloned().collect())
 }
 
@@ -271,7 +271,7 @@ fn standard_output() -> Result<fs::File, VerbError> {
     }
     sys::enlarge_pipe(&stdout);
     let copy = stdout.as_fd().try_clone_to_owned().map(fs::File::from);
-    copy.map_err(|error| Error::from(StoreError::io("open", "standard output")(error)).into())
+    copy.map_err(|error| Error::from(StoreError::named("open", "standard output")(error)).into())
 }
 
 fn write(contents: &Contents<'_>, form: Form, output: ExportOutput<'_>) -> Result<(), VerbError> {
@@ -302,7 +302,7 @@ fn write_file(contents: &Contents<'_>, form: Form, path: &Path) -> Result<(), Ve
         _ => Path::new("."),
     };
     let name = path.file_name().unwrap_or_default().as_bytes();
-    let directory = sys::open_directory(parent).map_err(StoreError::io("open", parent))?;
+    let directory = sys::open_directory(parent).map_err(StoreError::named("open", parent))?;
     sys::sweep_replacements(directory.as_fd(), &|one| one == name);
     let mut fill = |file: &mut fs::File| write_archive(contents, form, file);
     sys::replace_file(directory.as_fd(), name, None, &mut fill).map_err(|error| failed(error, path))
@@ -312,7 +312,7 @@ fn write_file(contents: &Contents<'_>, form: Form, path: &Path) -> Result<(), Ve
 fn failed(error: io::Error, path: &Path) -> VerbError {
     match error.downcast::<Error>() {
         Ok(cause) => cause.into(),
-        Err(error) => StoreError::io("write", path)(error).into(),
+        Err(error) => StoreError::named("write", path)(error).into(),
     }
 }
 

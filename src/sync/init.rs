@@ -25,7 +25,7 @@ pub fn init(path: &Path) -> Result<(), VerbError> {
     match fs::OpenOptions::new().write(true).create_new(true).open(path) {
         Ok(mut file) => {
             let written = file.write_all(images_file::STARTER.as_bytes()).and_then(|()| file.sync_all());
-            written.map_err(StoreError::io("write", path))?;
+            written.map_err(StoreError::named("write", path))?;
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             let directory = directory.unwrap_or(Path::new("."));
             Ok(sys::sync_names(directory).map_err(StoreError::io("sync the directory", directory))?)
@@ -33,6 +33,6 @@ pub fn init(path: &Path) -> Result<(), VerbError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(Error::from(InputError::Exists { path: path.to_owned() }).into())
         }
-        Err(error) => Err(StoreError::io("create", path)(error).into()),
+        Err(error) => Err(StoreError::named("create", path)(error).into()),
     }
 }

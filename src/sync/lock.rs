@@ -88,6 +88,8 @@ pub struct Relocked {
     pub name: String,
     /// True if the lockfile changed, or would. Never so if an image failed.
     pub changed: bool,
+    /// True if there was no lockfile.
+    pub absent: bool,
     /// The change of each entry, by reference; images that failed are not among them.
     pub images: Vec<EntryChange>,
     /// The new digests of locked tags, and the new tags of selections, that are not taken yet.
@@ -167,7 +169,8 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
         store(place, changed.then_some(&new))?;
     }
     let (path, name) = (place.path.clone(), place.name.clone());
-    Ok(Relocked { path, name, changed, images, waiting: waits.into_waiting(), failed })
+    let absent = old_text.is_none();
+    Ok(Relocked { path, name, changed, absent, images, waiting: waits.into_waiting(), failed })
 }
 
 /// Splits what is wanted into the entries that are there already, and what is looked up.

@@ -31,8 +31,11 @@ pub struct OutdatedImage {
 pub struct Outdated {
     /// The images with newer tags, sorted.
     pub images: Vec<OutdatedImage>,
-    /// The number of images whose tag is a version, so that others can be newer.
+    /// The number of images whose tag is a version, so that others can be newer, and whose
+    /// repository said which there are.
     pub compared: usize,
+    /// The number of images whose tag is a version, and whose repository said nothing.
+    pub unanswered: usize,
     /// The number of images whose tag, or lack of one, says nothing of what is newer.
     pub unversioned: usize,
     /// The repositories whose tags cannot be had.
@@ -63,7 +66,6 @@ pub fn outdated(session: &Session, source: &ImagesSource) -> Result<Outdated, Ve
         let reference = &image.reference;
         if reference.tag().is_some_and(selection::is_version) {
             listed.entry(reference.repository_alone()).or_default().push(reference.clone());
-            outdated.compared += 1;
         } else {
             outdated.unversioned += 1;
         }
@@ -84,8 +86,14 @@ pub fn outdated(session: &Session, source: &ImagesSource) -> Result<Outdated, Ve
         // The asker answers questions in kind.
         let Answer::Newer(answer) = answer else { continue };
         match answer {
-            Ok(newer) => outdated.images.extend(images.into_iter().zip(newer).filter_map(image)),
-            Err(error) => outdated.failed.push((repository, Arc::new(error.into()))),
+            Ok(newer) => {
+                outdated.compared += images.len();
+                outdated.images.extend(images.into_iter().zip(newer).filter_map(image));
+            }
+            Err(error) => {
+                outdated.unanswered += images.len();
+                outdated.failed.push((repository, Arc::new(error.into())));
+            }
         }
     }
     if session.cancel.is_cancelled() {

@@ -5,6 +5,7 @@ pub(crate) mod lockfile;
 pub(crate) mod lockfile_place;
 pub(crate) mod machine;
 pub(crate) mod replace;
+pub(crate) mod user_file;
 
 pub(crate) mod desire;
 pub(crate) mod engines;

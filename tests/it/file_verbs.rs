@@ -118,7 +118,10 @@ fn newer_tags_are_named_and_so_is_a_registry_that_is_down() {
     );
     let told = sandbox.msb("outdated").run().success().stdout;
     assert!(told.contains("→ 1.10  also 1.1\n"), "{told}");
-    assert!(told.ends_with("Outdated: 1 of 1 image has newer tags; 1 tag is no version.\n"), "{told}");
+    assert!(
+        told.ends_with("Outdated: 1 of 1 image has newer tags; 1 image has no version as tag.\n"),
+        "{told}"
+    );
 
     registry.fail(usize::MAX, "/tags/list", &Fault::status(403));
     let failed = sandbox.msb("outdated").run().code(1);

@@ -44,6 +44,7 @@ mod machine_settings;
 mod memory;
 mod microsandbox;
 mod mirrors;
+mod mistakes;
 mod model;
 mod obstacles;
 mod odd_files;

@@ -86,6 +86,12 @@ fn a_run_that_is_stopped_has_its_summary_before_there_is_any_result() {
             assert!(output.stdout.starts_with("Not done: 1 stopped"), "{output}");
         } else {
             assert_eq!((&output.summary()["failed"], &output.summary()["added"]), (&json!(1), &json!(0)));
+            let events = output.json_lines();
+            assert_eq!((events.len(), &events[0]["event"]), (2, &json!("image")), "{output}");
+            assert_eq!(
+                (&events[0]["status"], &events[0]["error"]["kind"]),
+                (&json!("failed"), &json!("stopped"))
+            );
         }
     }
 }

@@ -24,7 +24,9 @@ use serde_json::{Value, json};
 pub(crate) use df::df;
 pub(crate) use diff::diff;
 pub(crate) use edit::edited;
-pub(crate) use events::{Events, Received, notice, print_event, print_failure, print_progress, summary};
+pub(crate) use events::{
+    Events, Received, notice, print_event, print_failure, print_progress, stopped, summary,
+};
 pub(crate) use failure::{failure, misuse};
 pub(crate) use history::{history, released};
 pub(crate) use outdated::outdated;

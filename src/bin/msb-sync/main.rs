@@ -50,7 +50,7 @@ fn main() -> ExitCode {
             streams::print(&human::version());
             return Exit::Done.into();
         }
-        Err(error) => return misuse::explain(&error, &arguments).into(),
+        Err(error) => return misuse::explain(error, &arguments).into(),
     };
     let output = Arc::new(Output::new(&cli));
     let cancel = Cancel::new();

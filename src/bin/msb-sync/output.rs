@@ -91,6 +91,15 @@ impl Output {
         *summary = Summary::Printing;
         drop(summary);
         let stopped = applied.is_none().then(|| self.human.tally().stopped());
+        if let Some(Applied { outcome, .. }) = stopped.as_ref().filter(|_| self.json) {
+            // Each image that is counted has its event, as where a run goes on to its end.
+            for (image, ..) in &outcome.images {
+                let has_ended = self.human.tally().has_ended(image);
+                if !has_ended {
+                    self.result(&format!("{}\n", json::stopped(image)));
+                }
+            }
+        }
         if let Some(applied) = applied.or(stopped.as_ref()) {
             self.print_summary(applied, started.elapsed());
         }

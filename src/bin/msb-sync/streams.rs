@@ -91,12 +91,6 @@ pub(crate) fn tell(line: &str) {
     let _ = AutoStream::new(io::stderr().lock(), colors().1).write_all(format!("{line}\n").as_bytes());
 }
 
-/// Prints `text` with its colours to standard error, where it is not decided yet whether that shows
-/// any.
-pub(crate) fn tell_styled(text: &str) {
-    let _ = AutoStream::auto(io::stderr().lock()).write_all(text.as_bytes());
-}
-
 /// Writes `text`, which moves the cursor of a terminal, to standard error as it is.
 pub(crate) fn draw(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());

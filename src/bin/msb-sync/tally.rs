@@ -339,6 +339,11 @@ impl Tally {
         Applied { plan: Plan::default(), outcome, requests, layers: PathBuf::new(), hooks: Vec::new() }
     }
 
+    /// Tells whether the run told the end of `image`.
+    pub(crate) fn has_ended(&self, image: &ImageRef) -> bool {
+        self.ended.contains_key(image)
+    }
+
     /// Lists every image of which the run told anything, with its error where it is not done.
     fn outcomes(&self) -> Vec<(ImageRef, Action, Option<Arc<Error>>)> {
         let stopped = || (Action::Blocked, Some(Arc::new(Error::Stopped)));

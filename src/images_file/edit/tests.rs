@@ -260,7 +260,21 @@ fn a_file_that_would_be_wrong_is_refused() {
     assert!(matches!(twice, EditError::WouldBreak(_)), "{twice:?}");
     let group = Addition { group: Some("a b".to_owned()), ..plain("b:1") };
     let odd = add(text, &[group], &source()).unwrap_err();
-    assert!(matches!(odd, EditError::WouldBreak(_)), "{odd:?}");
+    assert!(matches!(odd, EditError::GroupName { .. }), "{odd:?}");
+}
+
+#[test]
+fn forms_that_are_not_edited_are_told_as_such() {
+    for text in [
+        "registry = { \"docker.io\" = { images = [\"a:1\"] } }\n",
+        "[[registry.\"ghcr.io\".images]]\nname = \"b\"\ntag = \"1\"\n",
+    ] {
+        let odd = add(text, &[plain("ghcr.io/c/c:1")], &source()).unwrap_err();
+        assert!(matches!(odd, EditError::TooOdd(_)), "{text}{odd:?}");
+    }
+    let text = "[[registry.\"docker.io\".images]]\nname = \"b\"\ntag = \"1\"\n";
+    let odd = remove(text, &[reference("b:1")], &source()).unwrap_err();
+    assert!(matches!(odd, EditError::TooOdd(_)), "{odd:?}");
 }
 
 /// A file of images a…j, in any style: how each line looks, and what stands between.

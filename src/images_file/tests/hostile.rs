@@ -39,6 +39,15 @@ fn secrets_are_refused_and_never_shown() {
         ("images = [\"https://h?sig=hunter2\"]", 11),
         ("images = [\"docker://me:hunter2@h\"]", 11),
         ("images = [\"docker://r.io/app?sig=hunter2\"]", 11),
+        ("endpoint = \"bob:hunter2@r.io\"", 12),
+        ("endpoint = \"https//bob:hunter2@r.io\"", 12),
+        ("mirrors = [\"bob:hunter2@r.io\"]", 12),
+        ("images = [\"bob:hunter2@r.io/a:1\"]", 11),
+        ("images = [\"a:1@hunter2@r.io\"]", 11),
+        ("images = [\"r.io/a:1?token=hunter2\"]", 11),
+        ("images = [\"a?token=hunter2\"]", 11),
+        ("images = [{ name = \"bob:hunter2@r.io/a\" }]", 20),
+        ("ca = \"-----BEGIN PRIVATE KEY-----\\nhunter2\"", 6),
         ("header = { X-Team = \"hunter2\" }", 1),
         ("haeders = { X-Team = \"hunter2\" }", 1),
         ("imags = 1 # no secret", 1),
@@ -56,7 +65,7 @@ fn secrets_are_refused_and_never_shown() {
     assert_eq!(
         brief(&problems),
         [
-            "2:1 a password in the images file is refused | put it into an environment variable named by `password-env`, or into a file named by `password-file`"
+            "2:1 a password in the file is refused | put it into an environment variable named by `password-env`, or into a file named by `password-file`"
         ]
     );
     assert_eq!(problems.iter().next().unwrap().text(), "password = \"***\" # x");
@@ -68,6 +77,18 @@ fn secrets_are_refused_and_never_shown() {
     assert!(problems.to_string().contains("password = \"***\", imags"));
     let problems = bad("[registry.\"https://me:hunter2@r.io\"]\n");
     assert!(!format!("{problems} {problems:?}").contains("hunter2"), "{problems}");
+    for text in [
+        "[registry.\"bob:hunter2@r.io\"]\n",
+        "[registry.\"r.io\"]\nclient-cert = \"-----BEGIN PRIVATE KEY-----\\nhunter2\"\n",
+        "[registry.\"r.io\"]\nclient-key = \"\"\"\n-----BEGIN EC PRIVATE KEY-----\nhunter2\n\"\"\"\n",
+        "[registry.\"r.io\"]\npassword-file = \"-----BEGIN PRIVATE KEY-----\\nhunter2\"\n",
+        "[registry.\"r.io?sig=hunter2\"]\n",
+        "[groups]\ng = [\"bob:hunter2@r.io/a\"]\n",
+        "[[trust]]\nimages = [\"*\"]\nkey = \"-----BEGIN PRIVATE KEY-----\\nhunter2\"\n",
+    ] {
+        let problems = bad(text);
+        assert!(!format!("{problems} {problems:?}").contains("hunter2"), "{problems}");
+    }
     // A variable's name is no secret.
     assert!(
         bad("[registry.\"r.io\"]\npassword-env = \"\" # A\n").to_string().contains("password-env = \"\" # A")
@@ -89,6 +110,12 @@ fn secrets_are_not_shown_where_the_toml_is_broken() {
         "password \"hunter2\"\n",
         "endpoint = \"https://me:hunter2@r.io\n",
         "endpoint = https://me:hunter2@r.io\n",
+        "endpoint = \"me:hunter2@r.io\n",
+        "endpoint = me:hunter2@r.io\n",
+        "images = [\"a:1\" \"me:hunter2@r.io/a\"]\n",
+        "images = [\"a:1\" \"r.io/a:1?sig=hunter2\"]\n",
+        "ca = -----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n",
+        "ca = \"-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\"\n",
         "headers = { X = \"hunter2\" \n",
         "headers = { X = hunter2 }\n",
         "[registry.x.headers]\nX = hunter2\n",

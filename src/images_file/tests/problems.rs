@@ -149,7 +149,7 @@ fn bad_files_and_their_problems() {
         (settings("layers = \"~root/x\""), "2:10 `layers` names another user's home directory | only ~ and ~/… are expanded; write ./~… for a file whose name starts with ~"),
         (settings("[settings.limits]\nlayer-entries = 0"), "3:17 `layer-entries` must be at least 1"),
         (settings("[settings.limits]\nlayer-size = \"64GiBi\""), "3:14 `layer-size` is not a size | did you mean `GiB`?"),
-        (settings("[settings.limits]\nmanifest-size = 99999999999999999999"), "3:17 `manifest-size` must be at least 1"),
+        (settings("[settings.limits]\nmanifest-size = 99999999999999999999"), "3:17 `manifest-size` must be at most 9223372036854775807"),
         // registries
         ("[registry.\"https://docker.io\"]".into(), "1:11 invalid registry name `https://docker.io`: a registry is host[:port], without a scheme | write [registry.\"docker.io\"]"),
         ("[registry.\"Ghcr.io\"]\n[registry.\"ghcr.IO\"]".into(), "2:11 registry `ghcr.io` has two tables"),
@@ -294,4 +294,32 @@ fn the_caret_is_under_the_place_on_a_shortened_line() {
     let caret = lines[4].find('^').unwrap();
     assert_eq!(&lines[3].chars().skip(caret).take(2).collect::<String>(), "77", "{shown}");
     assert_eq!(lines[4].matches('^').count(), 2);
+}
+
+#[test]
+fn numbers_and_units_that_are_wrong_are_told_in_the_direction_that_they_are_wrong_in() {
+    for (limit, expected) in [
+        ("layer-entries = 99999999999999999999", "`layer-entries` must be at most"),
+        ("layer-entries = 0", "`layer-entries` must be at least 1"),
+        ("layer-entries = -99999999999999999999", "`layer-entries` must be at least 1"),
+        ("layer-size = \"x\"", "`layer-size` is not a size | a size is a number with a unit"),
+    ] {
+        let told = brief(&bad(&format!("[settings.limits]\n{limit}\n"))).join("; ");
+        assert!(told.contains(expected), "{limit}: {told}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_told_with_their_place() {
+    let problems =
+        crate::images_file::not_utf8(b"# first\npassword = \"hunter2\" # caf\xe9\n", "images.toml");
+    assert_eq!(
+        problems.to_string(),
+        "error: invalid TOML: not UTF-8 text
+ --> images.toml:2:27
+  |
+2 | password = \"***\" # caf\u{fffd}
+  |                       ^
+hint: save the file as UTF-8"
+    );
 }

@@ -96,10 +96,6 @@ fn is_host(text: &str) -> bool {
 
 /// Reads the path of a file with public keys or certificates.
 pub(in crate::images_file) fn key_file(text: &str, source: &Source<'_>) -> Result<PathBuf, Fault> {
-    if text.contains("-----BEGIN") {
-        let hint = "put it into a file beside this one, and name the file here";
-        return Err(Fault::with_hint("is the key or certificate itself, not the path of its file", hint));
-    }
     if let Some((scheme, _)) = text.split_once("://") {
         let message = format!("starts with {}, and is no path", quoted(&format!("{scheme}://")));
         let hint = "save the public key into a file, as `cosign public-key --key …` prints it";

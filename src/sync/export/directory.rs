@@ -34,12 +34,12 @@ impl Directory {
     /// # Errors
     /// It holds other things than a layout.
     pub(super) fn open(path: &Path) -> Result<Self, VerbError> {
-        fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
-        let mut entries = fs::read_dir(path).map_err(StoreError::io("read", path))?;
+        fs::create_dir_all(path).map_err(StoreError::named("create", path))?;
+        let mut entries = fs::read_dir(path).map_err(StoreError::named("read", path))?;
         if entries.next().is_some() && !path.join(bundle::MARKER).is_file() {
             return Err(InputError::NoLayout { path: path.to_owned() }.into());
         }
-        let opened = sys::open_directory(path).map_err(StoreError::io("open", path))?;
+        let opened = sys::open_directory(path).map_err(StoreError::named("open", path))?;
         Ok(Self { path: path.to_owned(), opened })
     }
 
@@ -47,7 +47,7 @@ impl Directory {
     pub(super) fn write(&self, contents: &Contents<'_>, form: Form) -> Result<(), VerbError> {
         self.replace(bundle::MARKER, bundle::MARKER_TEXT.as_bytes())?;
         self.blobs(contents)?;
-        sys::sync_file_system(self.opened.as_fd()).map_err(StoreError::io("sync", &self.path))?;
+        sys::sync_file_system(self.opened.as_fd()).map_err(StoreError::named("sync", &self.path))?;
         self.replace(contents::LOCKFILE, contents.lockfile().as_bytes())?;
         if form.docker {
             self.replace(DOCKER_INDEX, &bundle::docker_json(contents.images()))?;
@@ -55,7 +55,7 @@ impl Directory {
             && error.kind() != io::ErrorKind::NotFound
         {
             // An older one would cost some engines the digests.
-            return Err(StoreError::io("remove", self.path.join(DOCKER_INDEX))(error).into());
+            return Err(StoreError::named("remove", self.path.join(DOCKER_INDEX))(error).into());
         }
         self.replace(bundle::INDEX, &bundle::index_json(contents.images(), form))
     }
@@ -93,14 +93,14 @@ impl Directory {
         }
         let mut fill = |file: &mut File| file.write_all(bytes);
         let written = sys::replace_file(self.opened.as_fd(), name.as_bytes(), None, &mut fill);
-        Ok(written.map_err(StoreError::io("write", path))?)
+        Ok(written.map_err(StoreError::named("write", path))?)
     }
 }
 
 /// Opens a directory of blobs, made where it is missing, without what killed exports have left.
 fn open_swept(path: &Path) -> Result<OwnedFd, StoreError> {
-    fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
-    let directory = sys::open_directory(path).map_err(StoreError::io("open", path))?;
+    fs::create_dir_all(path).map_err(StoreError::named("create", path))?;
+    let directory = sys::open_directory(path).map_err(StoreError::named("open", path))?;
     sys::sweep_replacements(directory.as_fd(), &|_| true);
     Ok(directory)
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::lockfile_place::LockfilePlace;
 use super::machine::machine;
+use super::user_file::{of_dangling, toml_text};
 use crate::diagnostic::{Problem, nearest};
 use crate::digest::{Algorithm, BlobDigest};
 use crate::error::{InputError, InputFile};
@@ -125,7 +126,10 @@ const MAX_BESIDE: usize = 1000;
 
 /// Makes the error for an images file that the system does not let us read.
 pub(crate) fn unreadable(path: &Path, source: io::Error) -> VerbError {
-    let nearest = if source.kind() == io::ErrorKind::NotFound { nearest_file(path) } else { None };
+    let source = of_dangling(path, source);
+    // A link to where no file is is there, and was meant.
+    let is_absent = source.kind() == io::ErrorKind::NotFound && !path.is_symlink();
+    let nearest = if is_absent { nearest_file(path) } else { None };
     InputError::Unreadable { file: InputFile::Images, path: path.to_owned(), source, nearest }.into()
 }
 
@@ -169,16 +173,17 @@ impl ImagesText {
     pub(crate) fn read(from: &ImagesSource) -> Result<Self, VerbError> {
         match from {
             ImagesSource::Path(path) => {
-                let text =
-                    sys::open_regular(path).and_then(read_text).map_err(|error| unreadable(path, error))?;
-                Self::of(path, text)
+                let bytes =
+                    sys::open_regular(path).and_then(read_bytes).map_err(|error| unreadable(path, error))?;
+                Self::of(path, toml_text(bytes, &path.display().to_string())?)
             }
             ImagesSource::Stdin => {
                 let path = Path::new("-");
                 let absolute = std::path::absolute(path).map_err(|error| unreadable(path, error))?;
-                let text =
-                    read_text(io::stdin().lock()).map_err(|error| unreadable(Path::new("<stdin>"), error))?;
-                Ok(Self { text, name: "<stdin>".to_owned(), absolute, given: None })
+                let name = "<stdin>".to_owned();
+                let bytes =
+                    read_bytes(io::stdin().lock()).map_err(|error| unreadable(Path::new(&name), error))?;
+                Ok(Self { text: toml_text(bytes, &name)?, name, absolute, given: None })
             }
         }
     }
@@ -214,10 +219,10 @@ pub(crate) fn absolute_of_gone(path: &Path) -> io::Result<PathBuf> {
     })
 }
 
-fn read_text(reader: impl Read) -> io::Result<String> {
-    let mut text = String::new();
-    if reader.take(MAX_IMAGES_FILE + 1).read_to_string(&mut text)? as u64 > MAX_IMAGES_FILE {
+fn read_bytes(reader: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if reader.take(MAX_IMAGES_FILE + 1).read_to_end(&mut bytes)? as u64 > MAX_IMAGES_FILE {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "an images file has at most 8 MiB"));
     }
-    Ok(text)
+    Ok(bytes)
 }

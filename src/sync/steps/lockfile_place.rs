@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::user_file::of_dangling;
 use crate::error::{InputError, InputFile, StoreError};
 use crate::lockfile::{Lockfile, MAX_TEXT};
 use crate::sync::verb_error::VerbError;
@@ -35,12 +36,9 @@ impl LockfilePlace {
         };
         match sys::read_regular_text(&self.path, MAX_TEXT as u64) {
             Ok(text) => Ok(Some(text)),
-            // A symlink to where no file is: whoever made it wants a lockfile, and there is none.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.path.is_symlink() => {
-                Err(unreadable(io::Error::new(error.kind(), "it is a symbolic link to where no file is")))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(unreadable(error)),
+            // Whoever made a symlink to where no file is wants a lockfile, and there is none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.path.is_symlink() => Ok(None),
+            Err(error) => Err(unreadable(of_dangling(&self.path, error))),
         }
     }
 
@@ -51,7 +49,7 @@ impl LockfilePlace {
     /// Returns the file to replace: where a symlink of this user leads to a file of his, that one.
     pub(crate) fn target(&self) -> Result<PathBuf, StoreError> {
         if self.path.is_symlink() {
-            sys::find_own_regular(&self.path).map_err(StoreError::io("write", &self.path))
+            sys::find_own_regular(&self.path).map_err(StoreError::named("write", &self.path))
         } else {
             Ok(self.path.clone())
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::user_file::toml_text;
 use crate::error::{InputError, InputFile};
 use crate::images_file::{self, MAX_TEXT, MachineSettings, Source};
 use crate::state::{Platform, RegistrySettings, Settings, Targets};
@@ -39,7 +40,8 @@ pub(crate) fn machine(session: &Session) -> Result<MachineSettings, VerbError> {
             }
             Err(error) => return Err(unreadable(error)),
         }
-        let text = sys::read_regular_text(&path, MAX_TEXT as u64).map_err(unreadable)?;
+        let bytes = sys::read_regular(&path, MAX_TEXT as u64).map_err(unreadable)?;
+        let text = toml_text(bytes, &path.display().to_string())?;
         return parse_machine(session, &path, &text);
     }
     Ok(MachineSettings::default())

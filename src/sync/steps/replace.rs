@@ -12,10 +12,10 @@ use crate::sys;
 /// Replaces the file `target`, or makes it, at once and durably; its permissions stay.
 pub(crate) fn replace(target: &Path, text: &str) -> Result<(), StoreError> {
     let parent = parent_of(target);
-    let directory = sys::open_directory(parent).map_err(StoreError::io("open", parent))?;
+    let directory = sys::open_directory(parent).map_err(StoreError::named("open", parent))?;
     let mode = target.metadata().ok().map(|metadata| metadata.permissions().mode());
     sys::replace_file(directory.as_fd(), name_of(target), mode, &mut |file| file.write_all(text.as_bytes()))
-        .map_err(StoreError::io("write", target))
+        .map_err(StoreError::named("write", target))
 }
 
 /// Removes what killed runs have left of their attempts to replace `target`. What cannot be removed

@@ -1,6 +1,7 @@
 //! `list`: shows what the catalog holds.
 
 use msb_sync::clock::now;
+use msb_sync::error::without_secrets;
 use msb_sync::sync::{self, Session, VerbError};
 
 use crate::args::List;
@@ -17,7 +18,7 @@ pub(super) fn run(args: &List, session: &Session, output: &Output) -> Result<Exi
     }
     let people = || match &args.pattern {
         Some(pattern) if images.is_empty() && are_some => {
-            format!("No recorded image fits {}.\n", printable(pattern, false))
+            format!("No recorded image fits {}.\n", printable(&without_secrets(pattern), false))
         }
         _ => human::list(&images, now(), output.view()),
     };

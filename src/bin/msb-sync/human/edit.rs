@@ -40,6 +40,10 @@ pub(crate) fn edited(edit: &FileEdit) -> String {
     if !out.is_empty() {
         out.push('\n');
     }
+    if edit.absent {
+        let _ = writeln!(out, "{name} is not made: nothing is to be written.");
+        return out;
+    }
     if !edit.changed {
         let _ = writeln!(out, "{name} stays as it is.");
         return out;

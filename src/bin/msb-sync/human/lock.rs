@@ -32,7 +32,8 @@ pub(crate) fn relocked(relocked: &Relocked, check: bool, view: View) -> String {
     let images = plural(relocked.images.len(), "image");
     let _ = if !relocked.failed.is_empty() {
         let (head, failed) = (paint::red("Not done"), plural(relocked.failed.len(), "image"));
-        writeln!(out, "{head}: {name} stays as it was, {failed} failed.")
+        let kept = if relocked.absent { "is not written" } else { "stays as it was" };
+        writeln!(out, "{head}: {name} {kept}, {failed} failed.")
     } else if !relocked.changed {
         writeln!(out, "{}: {name}, {images}.", paint::green("Up to date"))
     } else {

@@ -31,20 +31,52 @@ pub(crate) fn outdated(outdated: &Outdated, view: View) -> String {
     }
     let (count, compared) = (outdated.images.len(), plural(outdated.compared, "image"));
     let _ = match count {
+        0 if outdated.compared == 0 && outdated.unanswered > 0 => {
+            write!(out, "{}: nothing could be compared", paint::red("Not done"))
+        }
+        0 if outdated.compared == 0 => write!(out, "{}", paint::green("Nothing to compare")),
+        0 if outdated.unanswered > 0 => {
+            write!(out, "{}: no newer tags for {compared}", paint::red("Not done"))
+        }
         0 => write!(out, "{}: no newer tags for {compared}", paint::green("Up to date")),
         1 => write!(out, "{}: 1 of {compared} has newer tags", paint::yellow("Outdated")),
         _ => write!(out, "{}: {count} of {compared} have newer tags", paint::yellow("Outdated")),
     };
+    // The first one begins a sentence's list where the head says all there is before.
+    let is_bare = count == 0 && outdated.compared == 0 && outdated.unanswered == 0;
+    let mut parts = Vec::new();
+    if outdated.unanswered > 0 {
+        parts.push(format!("the tags of {} could not be had", plural(outdated.unanswered, "image")));
+    }
     if outdated.unversioned > 0 {
-        let _ = write!(
-            out,
-            "; {} no version",
-            match outdated.unversioned {
-                1 => "1 tag is".to_owned(),
-                count => format!("{count} tags are"),
-            }
-        );
+        let has = if outdated.unversioned == 1 { "has" } else { "have" };
+        parts.push(format!("{} {has} no version as tag", plural(outdated.unversioned, "image")));
+    }
+    for (index, part) in parts.iter().enumerate() {
+        out.push_str(if is_bare && index == 0 { ": " } else { "; " });
+        out.push_str(part);
     }
     out.push_str(".\n");
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_counts_what_was_compared_and_nothing_else() {
+        for ((compared, unanswered, unversioned), expected) in [
+            ((2, 0, 0), "Up to date: no newer tags for 2 images.\n"),
+            ((2, 0, 1), "Up to date: no newer tags for 2 images; 1 image has no version as tag.\n"),
+            ((0, 0, 2), "Nothing to compare: 2 images have no version as tag.\n"),
+            ((0, 0, 0), "Nothing to compare.\n"),
+            ((0, 2, 0), "Not done: nothing could be compared; the tags of 2 images could not be had.\n"),
+            ((1, 1, 0), "Not done: no newer tags for 1 image; the tags of 1 image could not be had.\n"),
+        ] {
+            let report = Outdated { compared, unanswered, unversioned, ..Outdated::default() };
+            let shown = outdated(&report, View { verbose: false, room: None });
+            assert_eq!(anstream::adapter::strip_str(&shown).to_string(), expected);
+        }
+    }
 }

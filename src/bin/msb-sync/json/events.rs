@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use msb_sync::digest::BlobDigest;
+use msb_sync::error::Error;
 use msb_sync::image_ref::ImageRef;
 use msb_sync::progress::{Event, Reporter};
-use msb_sync::state::Action;
+use msb_sync::state::{Action, TrustStatus};
 use msb_sync::sync::Applied;
 use msb_sync::threads::lock;
 use msb_sync::watch::{Notice, Trigger};
@@ -138,6 +139,25 @@ fn image(event: &Event, received: &Received) -> Option<Value> {
     });
     add_engines(&mut value, engines.iter().copied());
     Some(value)
+}
+
+/// The event of an image that a run was stopped before, and of which nothing else is known yet.
+pub(crate) fn stopped(reference: &ImageRef) -> Value {
+    stamped(json!({
+        "event": "image",
+        "reference": reference.to_string(),
+        "platform": null,
+        "action": Action::Blocked,
+        "status": status(false),
+        "digest": null,
+        "previous": null,
+        "reason": null,
+        "candidate": null,
+        "downloaded_bytes": 0,
+        "trust": trust::signatures(&TrustStatus::NotAsked.report()),
+        "staged": false,
+        "error": error_value(&Error::Stopped),
+    }))
 }
 
 /// Prints how far the run of `human` is, where `progress` says that it is time.
