@@ -10,7 +10,6 @@ use super::{bad, brief, good, references, source};
 
 #[test]
 fn secrets_are_refused_and_never_shown() {
-    let hint = "put it into an environment variable";
     for (text, column) in [
         ("password = \"hunter2\"", 1),
         ("password = 'hunter2'", 1),
@@ -61,6 +60,11 @@ fn secrets_are_refused_and_never_shown() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn what_stands_beside_a_secret_is_shown() {
+    let hint = "put it into an environment variable";
     let problems = bad("[registry.\"r.io\"]\npassword = \"hunter2\" # x\n");
     assert_eq!(
         brief(&problems),
