@@ -34,7 +34,7 @@ use crate::error::{Defect, Error, StoreError};
 use crate::extract::{self, Workers};
 use crate::image_ref::ImageRef;
 use crate::plan::{Fetch, Plan, PlannedImage, ToRecord};
-use crate::progress::{Event, Reporter, Task};
+use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::Registries;
 use crate::state::{
@@ -457,7 +457,7 @@ impl Executor<'_> {
         if plan.removes() || plan.sweeps_blobs {
             kept::prune_blobs(self).unwrap_or_else(|error| self.failed(outcome, error));
         }
-        match self.remove_layers(&plan.layers_to_remove) {
+        match removals::remove_layers(self, &plan.layers_to_remove) {
             Ok(count) => outcome.layers_removed += count,
             Err(error) => self.failed(outcome, error),
         }
@@ -470,25 +470,6 @@ impl Executor<'_> {
         } else {
             outcome.failure = Some(Arc::new(error));
         }
-    }
-
-    fn remove_layers(&self, layers: &[BlobDigest]) -> Result<usize, Error> {
-        if layers.is_empty() {
-            return Ok(0);
-        }
-        // The plan supposed that the catalog changes by its own deeds alone. A layer stays that an
-        // image needs anywhere: where an image's layers are, the catalog knows of one owner.
-        let needed = self.catalog.layers_needed_outside(&BTreeSet::new())?;
-        let unneeded: Vec<&BlobDigest> = layers.iter().filter(|digest| !needed.contains(digest)).collect();
-        let task = Task::RemoveLayers;
-        self.reporter.report(Event::Begun { task, things: unneeded.len(), bytes: 0 });
-        let on_removed = |_: &BlobDigest| self.reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
-        let removed = store::remove(self.store, &unneeded, self.jobs, &on_removed)?;
-        for (digest, reason) in &removed.kept {
-            self.reporter.report(Event::Warning(format!("layer {digest} is kept: {reason}")));
-        }
-        self.report_left(&removed.left);
-        Ok(removed.removed.len())
     }
 
     /// Warns of leftovers that could not be removed.

@@ -1,15 +1,18 @@
-//! Taking references out of engines: only those that msb-sync has loaded, that are still what was
-//! loaded, and that nobody else wants there. Never by force.
+//! Removing layers that nobody needs, and taking references out of engines: only those that
+//! msb-sync has loaded, that are still what was loaded, and that nobody else wants there. Never by
+//! force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Executor, Outcome};
+use crate::digest::BlobDigest;
 use crate::engine::{Engines, Removed};
 use crate::error::Error;
 use crate::plan::Plan;
-use crate::progress::{Event, Reporter};
+use crate::progress::{Event, Reporter, Task};
 use crate::state::{AskedNames, EngineListing, EngineSettings, LoadedReference, Owner};
+use crate::store;
 
 /// The report of references that were to be taken out of engines.
 #[derive(Default)]
@@ -52,6 +55,26 @@ pub(super) fn remove_from_engines(executor: &mut Executor<'_>, plan: &Plan, outc
         }
         Err(error) => executor.failed(outcome, error),
     }
+}
+
+/// Removes those of `layers` that no image needs, and returns how many are gone.
+pub(super) fn remove_layers(executor: &Executor<'_>, layers: &[BlobDigest]) -> Result<usize, Error> {
+    if layers.is_empty() {
+        return Ok(0);
+    }
+    // The plan supposed that the catalog changes by its own deeds alone. A layer stays that an
+    // image needs anywhere: where an image's layers are, the catalog knows of one owner.
+    let needed = executor.catalog.layers_needed_outside(&BTreeSet::new())?;
+    let unneeded: Vec<&BlobDigest> = layers.iter().filter(|digest| !needed.contains(digest)).collect();
+    let (task, reporter) = (Task::RemoveLayers, executor.reporter);
+    reporter.report(Event::Begun { task, things: unneeded.len(), bytes: 0 });
+    let on_removed = |_: &BlobDigest| reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
+    let removed = store::remove(executor.store, &unneeded, executor.jobs, &on_removed)?;
+    for (digest, reason) in &removed.kept {
+        reporter.report(Event::Warning(format!("layer {digest} is kept: {reason}")));
+    }
+    executor.report_left(&removed.left);
+    Ok(removed.removed.len())
 }
 
 /// Takes `unwanted` out of their engines; `all` are the rows of all owners.

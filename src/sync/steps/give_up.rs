@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::candidates::{Candidate, Candidates, DirectoryId};
 use super::give_up_parts::{remove_kept_blobs, take_out_of_engines, unneeded_blobs};
+use super::late_index::write_late_index;
 use super::lock_home::{claim_again, lock_home, open_store};
 use super::needed_here::NeededHere;
 use super::neighbours::needed_by_other_homes;
@@ -115,8 +116,11 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     // Another run may just be bringing an image that removals wait for: only under the lock is that
     // known.
     if dry_run || (intention.is_empty() && intention.waiting_for.is_empty()) {
-        for candidate in intention.directories.values().filter(|_| !dry_run) {
-            claim_again(session, &candidate.directory)?;
+        if !dry_run {
+            write_late_index(session);
+            for candidate in intention.directories.values() {
+                claim_again(session, &candidate.directory)?;
+            }
         }
         return Ok(intention.in_theory(dry_run));
     }

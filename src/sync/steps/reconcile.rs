@@ -3,20 +3,19 @@
 //! Removals come last of all, and not at all where a wanted image is blocked or has failed: only
 //! who has everything that is wanted knows what is not needed any more.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::desire::listed_meanwhile;
-use super::lock_home::{claim_again, lock_home};
+use super::late_index::write_late_index;
+use super::lock_home::claim_again;
 use super::neighbours::look_at_other_homes;
 use super::parts::{DoneSoFar, observe_in_parts};
 use super::run::{LockedRun, Run};
 use crate::catalog::Catalog;
-use crate::execute::{Executor, Outcome, kept_index};
-use crate::locked_home::LockedHome;
+use crate::execute::{Executor, Outcome};
 use crate::plan::{self, Plan};
 use crate::state::{Action, Observed};
-use crate::store::{self, Blobs};
+use crate::store;
 use crate::sync::verb_error::VerbError;
 
 /// Partial downloads that no run has touched for so long, and that are not wanted now, are removed.
@@ -51,7 +50,7 @@ fn finish(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Result<
     if plan.is_empty() {
         let outcome = report_unchanged(run, &plan);
         done.add(plan, outcome);
-        write_late_index(run);
+        write_late_index(run.session);
         // A home that has recorded nothing needs nothing.
         if !observed.recorded.is_empty() {
             claim_again(run.session, &run.desired.layers_directory)?;
@@ -60,27 +59,6 @@ fn finish(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Result<
     }
     drop(plan);
     carry_out(run, observed, done)
-}
-
-/// Writes the index of kept blobs that a killed run has left behind. A run that is at work writes
-/// it itself.
-fn write_late_index(run: Run<'_>) {
-    let session = run.session;
-    let kept = Blobs::of(&session.home);
-    if !run.desired.targets.keeps_blobs || !kept.index_is_behind() || !LockedHome::is_free(&session.home) {
-        return;
-    }
-    let write = || -> Result<(), VerbError> {
-        let home = lock_home(session)?;
-        if let Some(catalog) = Catalog::open_read_only(home.path())? {
-            store::write_blobs_index(&home, &kept_index(&catalog, &kept, &BTreeSet::new())?)?;
-        }
-        Ok(())
-    };
-    // All that is wanted is here: on a disk that is read-only, too.
-    if let Err(error) = write() {
-        session.warn(format!("the index of the kept blobs is not up to date: {error}"));
-    }
 }
 
 /// Plans again inside the lock, and executes.
