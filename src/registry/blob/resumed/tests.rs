@@ -130,6 +130,7 @@ fn a_transfer_that_breaks_goes_on_where_it_stopped() {
 
 #[test]
 fn a_paced_transfer_has_the_same_bytes_and_counts_those_that_come_again() {
+    let started = Instant::now();
     let paces = Arc::new(Paces::new(NonZeroU64::new(2_000), std::iter::empty()));
     let pace = paces.of(["r", "r"]).unwrap().begin();
     let mut length = 0;
@@ -137,7 +138,6 @@ fn a_paced_transfer_has_the_same_bytes_and_counts_those_that_come_again() {
         length += 4;
         Ok(transfer(0, &BLOB[..length.min(BLOB.len())], End::Break))
     });
-    let started = Instant::now();
     let mut blob = open_paced(0, vec![whole], &Cancel::new(), Some(pace)).unwrap();
     let (mut bytes, mut buffer) = (Vec::<u8>::new(), [0; 3]);
     loop {
