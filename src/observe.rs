@@ -347,8 +347,8 @@ impl Observer<'_> {
         self.look_at_earlier(desired, observed, &|digest| Ok(located.state(digest)?))
     }
 
-    /// Returns the error of a locked image that nobody has looked up yet, if a bundle lacks what its
-    /// digest leads to; a meaning that is remembered needs no bundle.
+    /// Returns the error of a locked image that nobody has looked up yet, if a bundle lacks the
+    /// documents that its digest leads to; a meaning that is remembered needs no bundle.
     fn lacks_manifest(&self, wanted: &DesiredImage, locked: &LockedImage) -> Option<RegistryError> {
         let lacks = [&locked.digest, &locked.manifest]
             .into_iter()

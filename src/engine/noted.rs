@@ -1,5 +1,5 @@
-//! What was noted of engines' own files after earlier loads. An engine takes a file that is there
-//! for a good one, and what the file is now may be damage.
+//! Digests of engines' own files, as they were noted after earlier loads. An engine takes a file
+//! that is there for a good one, and its content may be damaged by now.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;

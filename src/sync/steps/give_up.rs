@@ -117,10 +117,7 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     // known.
     if dry_run || (intention.is_empty() && intention.waiting_for.is_empty()) {
         if !dry_run {
-            write_late_index(session);
-            for candidate in intention.directories.values() {
-                claim_again(session, &candidate.directory)?;
-            }
+            catch_up(session, &intention)?;
         }
         return Ok(intention.in_theory(dry_run));
     }
@@ -174,6 +171,13 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
 fn usable_catalog(session: &Session, wish: &impl Wish) -> Result<Option<Catalog>, VerbError> {
     let catalog = Catalog::open_read_only(&session.home)?;
     Ok(catalog.filter(|catalog| catalog.is_ours() || wish.all_layers_in().is_none()))
+}
+
+/// Does what a run has to do that gives up nothing.
+fn catch_up(session: &Session, intention: &Intention) -> Result<(), VerbError> {
+    write_late_index(session);
+    let mut directories = intention.directories.values();
+    directories.try_for_each(|candidate| claim_again(session, &candidate.directory))
 }
 
 /// Takes the images that do not wait out of the catalog.
