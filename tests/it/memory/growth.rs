@@ -14,7 +14,7 @@ const ROOM: u64 = 40 << 10;
 /// KiB that are kept for speed, of entries or tags, and no more of them with any number.
 const KEPT: u64 = 1 << 10;
 /// Peaks of each count, at most: what a thread meets while it starts makes a peak higher by chance, and never lower.
-const TRIES: usize = 4;
+const TRIES: usize = 10;
 
 /// Fails if `peak`, in KiB, is higher with many than with a few by more than `allowed`.
 #[track_caller]
