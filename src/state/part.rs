@@ -165,3 +165,37 @@ impl EngineState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+    use crate::image_ref::ImageRef;
+    use crate::state::EngineName;
+
+    #[test]
+    fn a_load_that_failed_leaves_an_update_an_update() {
+        let (engine, name) = (EngineSettings::new(EngineName::Podman), "r.test/a:1".to_owned());
+        let [old, new] = [&b"old"[..], b"new"].map(|bytes| BlobDigest::of(Algorithm::Sha256, bytes));
+        let failed = LoadedReference {
+            owner: Owner::pull(),
+            engine: engine.clone(),
+            name: name.clone(),
+            reference: ImageRef::parse(&name, "docker.io").unwrap(),
+            manifest: new.clone(),
+            listed: None,
+            former: Some(old.clone()),
+            files: Vec::new(),
+            wanted: true,
+        };
+        let to_load = |listed: Option<&BlobDigest>| {
+            let mut listing = EngineListing::default();
+            listing.images.extend(listed.map(|digest| (name.clone(), BTreeSet::from([digest.clone()]))));
+            let rows = (&Owner::pull(), std::slice::from_ref(&failed));
+            EngineState::of(&engine, vec![name.clone()], &[&new], &listing, rows).to_load
+        };
+        assert_eq!(to_load(None), Some(ToLoad::Absent));
+        assert_eq!(to_load(Some(&old)), Some(ToLoad::AnotherDigest));
+        assert_eq!(to_load(Some(&new)), Some(ToLoad::LoadFailed));
+    }
+}
