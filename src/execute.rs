@@ -45,7 +45,7 @@ use crate::sys;
 use crate::threads;
 use fetcher::{Counters, Fetcher, Finished};
 use group::Group;
-pub(crate) use kept::kept_index;
+pub(crate) use kept::{expect_to_forget, remove_kept_blobs, write_kept_index};
 use loads::{Feed, LoadResult, Loads};
 pub use outcome::Outcome;
 pub(crate) use removals::take_out;
@@ -119,7 +119,9 @@ impl Executor<'_> {
             waitlist.all_claims_failed(plan, *fetch, error);
         }
         let keeps = self.targets.keeps_blobs && plan.images.iter().any(|image| image.needs_blobs);
-        kept::foretell_index(self, keeps)?;
+        if keeps {
+            store::expect_blobs_index(self.store.home())?;
+        }
         documents::keep_documents(self, plan, &mut waitlist);
         self.catalog.foretell(&told::of_repairs(self.hooks, plan), self.owner)?;
         let (loads, counters) = (Loads::of(plan, self.owner, self.engines), Counters::default());
@@ -434,7 +436,8 @@ impl Executor<'_> {
             outcome.images.extend(leaving.iter().map(unfinished));
             return;
         }
-        if let Err(error) = kept::foretell_index(self, !leaving.is_empty() && kept::are_there(self)) {
+        let foretold = if leaving.is_empty() { Ok(()) } else { expect_to_forget(self.store.home()) };
+        if let Err(error) = foretold {
             let error = Arc::new(Error::from(error));
             for image in leaving {
                 outcome.images.push((image.reference.clone(), image.action, Some(Arc::clone(&error))));

@@ -11,10 +11,11 @@ use crate::bundle::{self, BundleImage, Form};
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::error::{Error, StoreError};
+use crate::locked_home::LockedHome;
 use crate::plan::Plan;
 use crate::progress::Event;
 use crate::state::RecordedImage;
-use crate::store::{self, Blobs};
+use crate::store::{self, Blobs, RemovedBlobs};
 
 /// Brings the index of the kept blobs up to date, if `plan` had to do with any, and removes the
 /// blobs that the run needed only to load them.
@@ -22,23 +23,13 @@ pub(super) fn look_after_kept_blobs(executor: &Executor<'_>, plan: &Plan) -> Res
     let with_blobs = || plan.images.iter().filter(|image| image.needs_blobs);
     if executor.targets.keeps_blobs {
         let changes = with_blobs().next().is_some() || blobs_here(executor).index_is_behind();
-        return if changes { write_index(executor, &BTreeSet::new()) } else { Ok(()) };
+        return if changes { write_kept_index(executor.store.home(), executor.catalog) } else { Ok(()) };
     }
     if with_blobs().next().is_none() {
         return Ok(());
     }
     let brought = with_blobs().flat_map(blobs_of).map(|(digest, _)| digest).collect();
     remove_blobs(executor, brought)
-}
-
-/// Notes that the index is going to lag behind the catalog, if the run `changes` what it names.
-pub(super) fn foretell_index(executor: &Executor<'_>, changes: bool) -> Result<(), StoreError> {
-    if changes { store::expect_blobs_index(executor.store.home()) } else { Ok(()) }
-}
-
-/// True if there are kept blobs at all.
-pub(super) fn are_there(executor: &Executor<'_>) -> bool {
-    blobs_here(executor).is_there()
 }
 
 fn blobs_here(executor: &Executor<'_>) -> Blobs {
@@ -68,25 +59,51 @@ pub(super) fn remove_damaged(executor: &Executor<'_>, blobs: &BTreeSet<BlobDiges
 }
 
 fn take_away(executor: &Executor<'_>, blobs: &BTreeSet<BlobDigest>) -> Result<(), Error> {
-    write_index(executor, blobs)?;
-    for (digest, reason) in store::remove_blobs(executor.store.home(), blobs).kept {
-        executor.reporter.report(Event::Warning(format!("the kept blob {digest} stays: {reason}")));
+    for left in remove_kept_blobs(executor.store.home(), executor.catalog, blobs)?.kept.into_values() {
+        executor.reporter.report(Event::Warning(left.to_string()));
     }
     Ok(())
 }
 
-fn write_index(executor: &Executor<'_>, leaving: &BTreeSet<BlobDigest>) -> Result<(), Error> {
-    let index = kept_index(executor.catalog, &blobs_here(executor), leaving)?;
-    Ok(store::write_blobs_index(executor.store.home(), &index)?)
+/// Notes that images are going to be forgotten which the index of the kept blobs may name, if there
+/// are kept blobs.
+///
+/// # Errors
+/// The note cannot be made: then nothing may be forgotten.
+pub(crate) fn expect_to_forget(home: &LockedHome) -> Result<(), StoreError> {
+    if Blobs::of(home.path()).is_there() { store::expect_blobs_index(home) } else { Ok(()) }
 }
 
-/// Makes the index of the kept blobs: the recorded images all of whose blobs are there, and none of
-/// them among those that are `leaving`.
-pub(crate) fn kept_index(
+/// Has the index of the kept blobs say what `catalog` does.
+///
+/// # Errors
+/// The index cannot be written, or the catalog not read.
+pub(crate) fn write_kept_index(home: &LockedHome, catalog: &Catalog) -> Result<(), Error> {
+    write_index_without(home, catalog, &BTreeSet::new())
+}
+
+/// Removes kept blobs, after the index has ceased to name the images that consist of them: whoever
+/// reads the layout meanwhile finds all of what the index names.
+///
+/// # Errors
+/// The index cannot be written: then no blob is removed.
+pub(crate) fn remove_kept_blobs(
+    home: &LockedHome,
     catalog: &Catalog,
-    blobs: &Blobs,
+    blobs: &BTreeSet<BlobDigest>,
+) -> Result<RemovedBlobs, Error> {
+    write_index_without(home, catalog, blobs)?;
+    Ok(store::remove_blobs(home, blobs))
+}
+
+/// Writes an index of the recorded images all of whose blobs are there, and none of them among
+/// those that are `leaving`.
+fn write_index_without(
+    home: &LockedHome,
+    catalog: &Catalog,
     leaving: &BTreeSet<BlobDigest>,
-) -> Result<Vec<u8>, Error> {
+) -> Result<(), Error> {
+    let blobs = Blobs::of(home.path());
     let has = |digest: &BlobDigest, size| !leaving.contains(digest) && blobs.has(digest, size);
     let is_whole = |row: &RecordedImage| {
         !row.blobs_kept_for.is_empty()
@@ -101,5 +118,6 @@ pub(crate) fn kept_index(
             images.push(BundleImage::new(vec![row.reference.to_string()], row.platform, &row.documents, &[]));
         }
     })?;
-    Ok(bundle::index_json(&images, Form { index: false, docker: false }))
+    let index = bundle::index_json(&images, Form { index: false, docker: false });
+    Ok(store::write_blobs_index(home, &index)?)
 }

@@ -23,7 +23,7 @@ use crate::catalog::{Catalog, WritableCatalog};
 use crate::digest::BlobDigest;
 use crate::engine::Engines;
 use crate::error::Error;
-use crate::execute::{Executor, kept_index};
+use crate::execute::{Executor, remove_kept_blobs};
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan;
@@ -32,7 +32,7 @@ use crate::state::{
     AskedNames, Desired, DesiredImage, EngineSettings, LayerState, LoadedReference, Observed, Owner,
     PullPolicy, RecordedImage, Resolution, ResolvedImage, Settings, Targets,
 };
-use crate::store::{self, Blobs, Places};
+use crate::store::{self, Places};
 
 /// Everything that was found, and whose repair is under way.
 struct Found<'v> {
@@ -216,9 +216,7 @@ fn make_way(
     let modified = found.blobs.iter().filter(|blob| blob.status == PartStatus::Modified);
     let modified: BTreeSet<BlobDigest> = modified.map(|blob| blob.digest.clone()).collect();
     if !modified.is_empty() {
-        let index = kept_index(catalog, &Blobs::of(home.path()), &modified)?;
-        store::write_blobs_index(home, &index)?;
-        for left in store::remove_blobs(home, &modified).kept.values() {
+        for left in remove_kept_blobs(home, catalog, &modified)?.kept.values() {
             session.warn(left.to_string());
         }
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::candidates::{Candidate, Candidates, DirectoryId};
-use super::give_up_parts::{remove_kept_blobs, take_out_of_engines, unneeded_blobs};
+use super::give_up_parts::{remove_unneeded_blobs, take_out_of_engines, unneeded_blobs};
 use super::late_index::write_late_index;
 use super::lock_home::{claim_again, lock_home, open_store};
 use super::needed_here::NeededHere;
@@ -17,12 +17,13 @@ use super::totals::layer_totals;
 use crate::catalog::{self, Catalog, GivenUp, WritableCatalog};
 use crate::digest::BlobDigest;
 use crate::error::{Error, StoreError};
+use crate::execute::expect_to_forget;
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan::Removal;
 use crate::progress::{Event, Task};
 use crate::state::{LayerState, LoadedReference, Owner, RecordedImage};
-use crate::store::{self, Blobs, KeptBlob, Leftover, Places, RemovedLayers, Store};
+use crate::store::{self, KeptBlob, Leftover, Places, RemovedLayers, Store};
 use crate::sync::pruned::{KeptLayer, Pruned, RemovedBlob, RemovedLayer, RemovedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -142,7 +143,7 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     let Intention { images, waiting_for, directories, layers, blobs, loaded, .. } = intention;
     take_out_of_engines(session, &mut catalog, &loaded, &mut pruned)?;
     forget(&home, &mut catalog, &wish, &images)?;
-    remove_kept_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, &mut pruned)?;
+    remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, &mut pruned)?;
     let mut needed_here = NeededHere::new(session);
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
     let (task, things) = (Task::RemoveLayers, layers.values().map(Vec::len).sum());
@@ -188,8 +189,8 @@ fn forget(
     images: &[Removal],
 ) -> Result<(), VerbError> {
     let leaving: Vec<&Removal> = images.iter().filter(|image| !image.waits).collect();
-    if !leaving.is_empty() && Blobs::of(home.path()).is_there() {
-        store::expect_blobs_index(home)?;
+    if !leaving.is_empty() {
+        expect_to_forget(home)?;
     }
     for group in leaving.chunks(catalog::GROUP) {
         let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();

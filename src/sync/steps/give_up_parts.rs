@@ -1,18 +1,17 @@
 //! The kept blobs and the references in engines that go with images which are given up.
 //!
-//! References go first, while the catalog still says that they are ours; the index of the kept
-//! blobs goes before the blobs that it named.
+//! References go first, while the catalog still says that they are ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::engines;
 use crate::catalog::{Catalog, GivenUp, WritableCatalog};
 use crate::digest::BlobDigest;
-use crate::execute::{kept_index, take_out};
+use crate::execute::{remove_kept_blobs, take_out};
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::state::{LoadedReference, Owner, RecordedImage};
-use crate::store::{self, Blobs, KeptBlob};
+use crate::store::{Blobs, KeptBlob};
 use crate::sync::pruned::{KeptReference, Pruned, RemovedBlob, RemovedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -67,24 +66,22 @@ pub(crate) fn take_out_of_engines(
     Ok(())
 }
 
-/// Removes kept blobs that no image needs any more, after the index has ceased to name them.
-pub(crate) fn remove_kept_blobs(
+/// Removes those of `blobs` that no image needs by what the catalog says now, without the images
+/// that are given up.
+pub(crate) fn remove_unneeded_blobs(
     session: &Session,
     home: &LockedHome,
     (catalog, keeps): (&Catalog, Option<(&Owner, u32)>),
     blobs: Vec<KeptBlob>,
     pruned: &mut Pruned,
 ) -> Result<(), VerbError> {
-    let kept = Blobs::of(home.path());
-    if !kept.is_there() {
+    if !Blobs::of(home.path()).is_there() {
         return Ok(());
     }
-    store::write_blobs_index(home, &kept_index(catalog, &kept, &BTreeSet::new())?)?;
-    // By what the catalog says now, without the images.
     let needed = catalog.blobs_needed_outside(GivenUp { images: &BTreeSet::new(), by: None, keeps })?;
     let unneeded: BTreeSet<BlobDigest> =
         blobs.iter().map(|blob| &blob.digest).filter(|digest| !needed.contains(digest)).cloned().collect();
-    let removed = store::remove_blobs(home, &unneeded);
+    let removed = remove_kept_blobs(home, catalog, &unneeded)?;
     for left in removed.kept.values() {
         session.warn(left.to_string());
     }

@@ -1,14 +1,12 @@
 //! The index of kept blobs that a killed run has left behind, for runs that have nothing else to
 //! do.
 
-use std::collections::BTreeSet;
-
 use super::lock_home::lock_home;
 use crate::catalog::Catalog;
 use crate::error::Error;
-use crate::execute::kept_index;
+use crate::execute::write_kept_index;
 use crate::locked_home::LockedHome;
-use crate::store::{self, Blobs};
+use crate::store::Blobs;
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 
@@ -21,7 +19,7 @@ pub(crate) fn write_late_index(session: &Session) {
     let write = || -> Result<(), VerbError> {
         let home = lock_home(session)?;
         if let Some(catalog) = Catalog::open_read_only(home.path())? {
-            store::write_blobs_index(&home, &kept_index(&catalog, &kept, &BTreeSet::new())?)?;
+            write_kept_index(&home, &catalog)?;
         }
         Ok(())
     };
