@@ -120,6 +120,25 @@ impl Catalog {
         self.read("look up images in", |tx| images(tx, self.home(), references))
     }
 
+    /// The names among `references` that are recorded, by us or by microsandbox.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub(crate) fn recorded_names<'r>(
+        &self,
+        references: impl IntoIterator<Item = &'r ImageRef>,
+    ) -> Result<BTreeSet<&'r ImageRef>, CatalogError> {
+        self.read("look up images in", |tx| {
+            let mut found = BTreeSet::new();
+            for reference in references {
+                if image::is_recorded(tx, reference)? {
+                    found.insert(reference);
+                }
+            }
+            Ok(found)
+        })
+    }
+
     /// The images of `owner`, with their second names.
     ///
     /// # Errors

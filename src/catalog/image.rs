@@ -67,6 +67,12 @@ fn their_row(conn: &Connection, name: &str) -> Result<Option<TheirRow>> {
         .optional()
 }
 
+/// True if we or microsandbox know the image.
+pub(super) fn is_recorded(conn: &Connection, reference: &ImageRef) -> Result<bool> {
+    let name = reference.to_string();
+    Ok(our_image(conn, &name)?.1.is_some() || their_row(conn, &name)?.is_some())
+}
+
 /// Reads everything recorded under one name; `None` if neither we nor microsandbox know it.
 pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<RecordedImage>> {
     let name = reference.to_string();

@@ -23,6 +23,11 @@ use crate::state::{Evidence, LoadedReference, Owner, PendingHookEvent, ResolvedI
 /// Images of one transaction at most, so that other writers need not wait long.
 pub(crate) const GROUP: usize = 100;
 
+/// The pages in memory while a group is forgotten, in KiB, as SQLite wants it (below zero). The rows
+/// of its layers lie all over a large database: a changed page that has to make room for another is
+/// written at once, after a sync of the journal.
+const FORGETTING_CACHE: i32 = -16 * 1024;
+
 /// The catalog of a home that this run alone changes, as long as there is one.
 #[derive(Debug)]
 pub struct WritableCatalog {
@@ -412,6 +417,7 @@ fn forget(
     references: &[ImageRef],
     owner: Option<&Owner>,
 ) -> rusqlite::Result<Forgotten> {
+    tx.pragma_update(None, "cache_size", FORGETTING_CACHE)?;
     let forgotten = write::forget(tx, references, owner)?;
     stack::put_in_order(tx)?;
     trust::sweep(tx)?;

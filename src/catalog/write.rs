@@ -402,9 +402,12 @@ pub(super) fn forget(
     }
     let spared = past::spared_layers(tx, &BTreeSet::new(), (&|_, _| false, None), clock::now())?;
     for digest in freed {
-        tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])?;
-        tx.prepare_cached(SETTLE_MEDIA_TYPE)?.execute([&digest])?;
-        let still_listed = tx.prepare_cached("SELECT 1 FROM layers WHERE digest = ?1")?.exists([&digest])?;
+        let is_dropped = tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])? > 0;
+        if !is_dropped {
+            tx.prepare_cached(SETTLE_MEDIA_TYPE)?.execute([&digest])?;
+        }
+        let still_listed =
+            !is_dropped && tx.prepare_cached("SELECT 1 FROM layers WHERE digest = ?1")?.exists([&digest])?;
         if !still_listed && texts(tx, rows::OUR_USERS, &digest)?.is_empty() {
             let digest = BlobDigest::parse(&digest).ok().filter(|digest| !spared.contains_key(digest));
             forgotten.unneeded_layers.extend(digest);

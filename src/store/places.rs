@@ -316,6 +316,17 @@ impl LocatedLayers<'_> {
         sys::open_own_file(inventories.as_fd(), digest.text().as_bytes())
     }
 
+    /// True if there is a thing by the name of the layer.
+    ///
+    /// # Errors
+    /// The directory cannot be looked at.
+    pub(crate) fn has(&self, digest: &BlobDigest) -> Result<bool, StoreError> {
+        let Some(layers) = &self.layers else { return Ok(false) };
+        let found = sys::metadata(layers.as_fd(), &layer_name(digest));
+        let found = found.map_err(StoreError::io("look at", layer_path(&self.places.layers, digest)))?;
+        Ok(found.is_some())
+    }
+
     /// Tells what is known of a layer, from what four calls say of its directory, its inventory,
     /// and the note of which directory the inventory is.
     ///

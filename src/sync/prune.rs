@@ -142,12 +142,12 @@ impl Unlisted {
             let selections = locked_selections(&loaded)?;
             let chosen = selections.iter().filter_map(|selection| selection.locked.as_ref()).flatten();
             listed.extend(chosen.map(|image| image.reference.clone()));
-            let wanted: Vec<ImageRef> = listed.iter().cloned().collect();
-            let here = catalog.recorded(&wanted)?;
-            let here: BTreeSet<&ImageRef> = here.iter().map(|row| &row.reference).collect();
-            absent.extend(wanted.into_iter().filter(|reference| !here.contains(reference)));
-            let owned = catalog.owned_by(&loaded.owner)?;
-            for selection in selections.iter().filter(|selection| selection.locked.is_none()) {
+            let here = catalog.recorded_names(&listed)?;
+            absent.extend(listed.iter().filter(|reference| !here.contains(reference)).cloned());
+            let unlocked: Vec<&TagSelection> =
+                selections.iter().filter(|selection| selection.locked.is_none()).collect();
+            let owned = if unlocked.is_empty() { Vec::new() } else { catalog.owned_by(&loaded.owner)? };
+            for selection in unlocked {
                 let of_selection =
                     |row: &&RecordedImage| selection.repository == row.reference.repository_alone();
                 let rows: Vec<&RecordedImage> = owned.iter().filter(of_selection).collect();

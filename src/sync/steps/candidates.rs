@@ -27,6 +27,17 @@ pub(crate) struct Candidate {
     pub(crate) layers: BTreeMap<BlobDigest, &'static str>,
 }
 
+impl Candidate {
+    /// Lists the layers that nobody needs by `is_needed`, with the reason.
+    pub(crate) fn unneeded(
+        &self,
+        is_needed: impl Fn(&BlobDigest) -> bool,
+    ) -> Vec<(BlobDigest, &'static str)> {
+        let layers = self.layers.iter().filter(|(digest, _)| !is_needed(digest));
+        layers.map(|(digest, reason)| (digest.clone(), *reason)).collect()
+    }
+}
+
 /// All candidates of a run, each once, in the order of their locks.
 #[derive(Default)]
 pub(crate) struct Candidates(pub(crate) BTreeMap<DirectoryId, Candidate>);

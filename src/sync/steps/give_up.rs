@@ -1,8 +1,8 @@
 //! Giving up images, and then the layers that nobody needs: what `prune` and `forget` share.
 //!
-//! A run looks first without a lock. If there is something to do it locks, looks again, drops the
-//! rows, and then the directories: a crash in between leaves layers that nobody needs, which the
-//! next prune finds, and never rows without layers.
+//! A run looks first without a lock, until it finds something to do. Then it locks, looks at
+//! everything, drops the rows, and then the directories: a crash in between leaves layers that
+//! nobody needs, which the next prune finds, and never rows without layers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,8 +22,8 @@ use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan::Removal;
 use crate::progress::{Event, Task};
-use crate::state::{LayerState, LoadedReference, Owner, RecordedImage};
-use crate::store::{self, KeptBlob, Leftover, Places, RemovedLayers, Store};
+use crate::state::{LoadedReference, Owner, RecordedImage};
+use crate::store::{self, KeptBlob, Leftover, LocatedLayers, Places, RemovedLayers, Store};
 use crate::sync::pruned::{KeptLayer, Pruned, RemovedBlob, RemovedLayer, RemovedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -112,7 +112,8 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         wish.without_catalog()?;
         return Ok(Pruned { dry_run, ..Pruned::default() });
     };
-    let intention = intend(session, &catalog, &wish, None)?;
+    let look = if dry_run { Look::Everything } else { Look::FirstThing };
+    let intention = intend(session, &catalog, &wish, look)?;
     drop(catalog);
     // Another run may just be bringing an image that removals wait for: only under the lock is that
     // known.
@@ -135,8 +136,8 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     let mut catalog = WritableCatalog::open(&home)?;
     // Whoever had the lock may have changed what is recorded, and somebody the images file.
     let wish = wish.read_again(session, &catalog)?;
-    let locked = Locked { stores: &stores, sizes: intention.sizes() };
-    let intention = intend(session, &catalog, &wish, Some(&locked))?;
+    drop(intention);
+    let intention = intend(session, &catalog, &wish, Look::Locked(&stores))?;
     if session.cancel.is_cancelled() {
         return Err(Error::Stopped.into());
     }
@@ -248,21 +249,36 @@ fn sweep(session: &Session, store: &Store, pruned: &mut Pruned) -> Result<(), Ve
     Ok(())
 }
 
-/// The locks of a run, and what the look before them has found.
-struct Locked<'s> {
-    stores: &'s BTreeMap<DirectoryId, Store>,
-    /// The sizes of layers: nobody else changes what a digest means.
-    sizes: BTreeMap<BlobDigest, u64>,
+/// How closely a run looks.
+#[derive(Clone, Copy)]
+enum Look<'s> {
+    /// Without locks, so as to tell all.
+    Everything,
+    /// Without locks, into each directory as long as nothing to remove is found there.
+    FirstThing,
+    /// Under the locks of these directories, at everything in them.
+    Locked(&'s BTreeMap<DirectoryId, Store>),
 }
 
-/// Decides; nothing is written. Under the locks, only the directories in `locked` are looked into.
+impl Look<'_> {
+    fn is_locked(self) -> bool {
+        matches!(self, Self::Locked(_))
+    }
+
+    /// Looks on where a layer that is found is no reason to remove something.
+    fn at_everything(self) -> Self {
+        if self.is_locked() { self } else { Self::Everything }
+    }
+}
+
+/// Decides; nothing is written. Only directories that are locked are looked into, where some are.
 fn intend(
     session: &Session,
     catalog: &Catalog,
     wish: &impl Wish,
-    locked: Option<&Locked<'_>>,
+    look: Look<'_>,
 ) -> Result<Intention, VerbError> {
-    let Removals { images, mut recorded, waiting_for } = wish.removals(catalog, locked.is_some())?;
+    let Removals { images, mut recorded, waiting_for } = wish.removals(catalog, look.is_locked())?;
     let leaving = || images.iter().filter(|image| !image.waits);
     let gone: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.gone).cloned().collect();
     let names: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.names).cloned().collect();
@@ -274,6 +290,7 @@ fn intend(
     let among = wish.all_layers_in().is_none().then_some(&recorded);
     // Where removals wait, all do: an image that is still to come may need any of it.
     let waits = images.iter().any(|image| image.waits);
+    let look = if waits { look.at_everything() } else { look };
     let blobs = if waits { Vec::new() } else { unneeded_blobs(session, catalog, given_up, among)? };
 
     let mut candidates = Candidates::default();
@@ -297,11 +314,13 @@ fn intend(
     let mut intention = Intention { images, waiting_for, blobs, loaded, ..Intention::default() };
     let mut needed_here = NeededHere::new(session);
     for (id, mut candidate) in candidates.0 {
-        if locked.is_some_and(|locked| !locked.stores.contains_key(&id)) {
+        if let Look::Locked(stores) = look
+            && !stores.contains_key(&id)
+        {
             continue;
         }
         let needed = needed_here.layers(catalog, &candidate.directory, given_up)?;
-        let found = look_into(session, &mut candidate, wish, &needed, locked);
+        let found = look_into(session, &mut candidate, wish, &needed, look);
         let Some((mut layers, leftovers)) = unless_left_out(session, &candidate, found)? else { continue };
         layers.retain(|_| !waits);
         // Where nothing is to be done, nothing is locked or made.
@@ -322,44 +341,50 @@ fn look_into(
     candidate: &mut Candidate,
     wish: &impl Wish,
     needed: &BTreeSet<BlobDigest>,
-    locked: Option<&Locked<'_>>,
+    look: Look<'_>,
 ) -> Result<(Vec<RemovedLayer>, Vec<Leftover>), VerbError> {
     let places = Places::of(&candidate.directory);
     let mut leftovers = Vec::new();
-    let needed_elsewhere = needed_by_other_homes(session, &places, locked.is_none())?;
+    let needed_elsewhere = needed_by_other_homes(session, &places, !look.is_locked())?;
     let is_needed = |digest: &BlobDigest| needed.contains(digest) || needed_elsewhere.contains(digest);
+    let located = places.locate()?;
+    let directory = candidate.directory.clone();
+    let look_at = |layer: &(BlobDigest, &str)| removed_layer(&located, &directory, layer);
+    if matches!(look, Look::FirstThing) {
+        let mut layers = candidate.unneeded(&is_needed).into_iter();
+        if let Some(first) = layers.find_map(|layer| look_at(&layer).transpose()).transpose()? {
+            return Ok((vec![first], leftovers));
+        }
+    }
     if wish.all_layers_in().is_some() {
         for digest in places.removable(session.jobs(), |digest| !is_needed(digest))? {
             candidate.layers.entry(digest).or_insert("no recorded image needs it");
         }
-        if locked.is_none() && places.is_idle() {
+        if !look.is_locked() && places.is_idle() {
             leftovers = places.leftovers()?;
         }
     }
-    let located = places.locate()?;
-    let known = |digest: &BlobDigest| locked.and_then(|locked| locked.sizes.get(digest).copied());
-    let size_of = |digest: &BlobDigest| {
-        layer_totals(&located, digest).map(|totals| totals.content_bytes).unwrap_or_default()
-    };
-    let unneeded: Vec<(&BlobDigest, &str)> = candidate
-        .layers
-        .iter()
-        .filter(|(digest, _)| !is_needed(digest))
-        .map(|(digest, why)| (digest, *why))
-        .collect();
-    let layers = threads::each_with_files("look", session.jobs(), &unneeded, |(digest, reason)| {
-        if located.state(digest)? == LayerState::Missing {
-            return Ok(None);
-        }
-        Ok(Some(RemovedLayer {
-            path: store::layer_path(&candidate.directory, digest),
-            size: known(digest).unwrap_or_else(|| size_of(digest)),
-            reason: (*reason).to_owned(),
-            digest: (*digest).clone(),
-        }))
-    });
+    let unneeded = candidate.unneeded(&is_needed);
+    let layers = threads::each_with_files("look", session.jobs(), &unneeded, look_at);
     let layers = layers.into_iter().filter_map(Result::transpose).collect::<Result<_, StoreError>>()?;
     Ok((layers, leftovers))
+}
+
+/// Describes a layer that is to be removed; `None` if there is no such layer.
+fn removed_layer(
+    located: &LocatedLayers<'_>,
+    directory: &Path,
+    (digest, reason): &(BlobDigest, &str),
+) -> Result<Option<RemovedLayer>, StoreError> {
+    if !located.has(digest)? {
+        return Ok(None);
+    }
+    Ok(Some(RemovedLayer {
+        path: store::layer_path(directory, digest),
+        size: layer_totals(located, digest).map(|totals| totals.content_bytes).unwrap_or_default(),
+        reason: (*reason).to_owned(),
+        digest: digest.clone(),
+    }))
 }
 
 impl Intention {
@@ -369,11 +394,6 @@ impl Intention {
             && self.leftovers.is_empty()
             && self.blobs.is_empty()
             && self.loaded.is_empty()
-    }
-
-    /// Takes the sizes of the layers.
-    fn sizes(self) -> BTreeMap<BlobDigest, u64> {
-        self.layers.into_values().flatten().map(|layer| (layer.digest, layer.size)).collect()
     }
 
     /// Reports what would be done.
