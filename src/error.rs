@@ -88,7 +88,7 @@ pub enum Error {
     /// A selection of tags cannot be carried out.
     #[error(transparent)]
     Selection(#[from] SelectionError),
-    /// Several selections of one repository failed, each for a reason of its own.
+    /// Several selections of one repository failed, or several repairs at their end.
     #[error("{}", joined(.0))]
     Several(Vec<Arc<Error>>),
     /// A command line, or a file that it names, cannot be used.
@@ -169,7 +169,7 @@ impl fmt::Display for Absent {
 }
 
 fn joined(errors: &[Arc<Error>]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    errors.iter().map(|error| error.chain().join(": ")).collect::<Vec<_>>().join("; ")
 }
 
 impl From<RegistryError> for Error {

@@ -363,13 +363,15 @@ impl Executor<'_> {
             noted.correct(&mut row.files);
         }
         let rows: Vec<&LoadedReference> = loaded.iter().flat_map(|result| &result.rows).collect();
-        let all_recorded = self.catalog.end_loads(&rows).is_ok();
+        let mut recorded = self.catalog.end_loads(&rows).into_iter();
         for LoadResult { image, engine, rows, error, .. } in loaded {
-            count += rows.len();
-            // Where not all can be recorded, some may.
-            let mut unrecorded = rows.iter().filter(|_| !all_recorded);
-            let recorded = unrecorded.try_for_each(|row| self.catalog.end_loads(&[row]));
-            let failed = error.or(recorded.err().map(|error| Arc::new(error.into())));
+            let mut failed = error;
+            for result in recorded.by_ref().take(rows.len()) {
+                match result {
+                    Ok(()) => count += 1,
+                    Err(error) => failed = failed.or_else(|| Some(Arc::new(error.into()))),
+                }
+            }
             if failed.is_some() {
                 failures.insert((plan.images[image].reference.clone(), engine));
             }
@@ -458,20 +460,11 @@ impl Executor<'_> {
         }
         removals::remove_from_engines(self, plan, outcome);
         if plan.removes() || plan.sweeps_blobs {
-            kept::prune_blobs(self).unwrap_or_else(|error| self.failed(outcome, error));
+            kept::prune_blobs(self).unwrap_or_else(|error| outcome.fail(Arc::new(error), self.reporter));
         }
         match removals::remove_layers(self, &plan.layers_to_remove) {
             Ok(count) => outcome.layers_removed += count,
-            Err(error) => self.failed(outcome, error),
-        }
-    }
-
-    /// Notes that a removal has failed; a run has one such error, and warns of further ones.
-    fn failed(&self, outcome: &mut Outcome, error: Error) {
-        if outcome.failure.is_some() {
-            self.reporter.report(Event::Warning(error.chain().join(": ")));
-        } else {
-            outcome.failure = Some(Arc::new(error));
+            Err(error) => outcome.fail(Arc::new(error), self.reporter),
         }
     }
 

@@ -26,6 +26,7 @@ use proptest::prelude::*;
 use rusqlite::StatementStatus;
 use tempfile::TempDir;
 
+use super::writable::all_or_each;
 use super::write::{Forgotten, Held};
 use super::*;
 use crate::cancel::Cancel;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
@@ -150,23 +150,7 @@ impl WritableCatalog {
         owner: &Owner,
         holding: Holding<'_>,
     ) -> Vec<Result<(), CatalogError>> {
-        let mut results = Vec::with_capacity(changes.len());
-        for group in changes.chunks(GROUP) {
-            match self.change_all(group, owner, holding) {
-                Ok(()) => results.extend(group.iter().map(|_| Ok(()))),
-                // Who has waited a minute for another program need not wait a minute for each
-                // image.
-                Err(CatalogError::Busy { path }) => {
-                    results.extend(group.iter().map(|_| Err(CatalogError::Busy { path: path.clone() })));
-                }
-                Err(error) if group.len() == 1 => results.push(Err(error)),
-                Err(_) => {
-                    let alone = |change| self.change_all(std::slice::from_ref(change), owner, holding);
-                    results.extend(group.iter().map(alone));
-                }
-            }
-        }
-        results
+        all_or_each(changes, |changes| self.change_all(changes, owner, holding))
     }
 
     fn change_all(
@@ -288,16 +272,12 @@ impl WritableCatalog {
         self.write("note loads in", |tx| loads.iter().try_for_each(|load| loads::put(tx, load, false)))
     }
 
-    /// Notes the results of loads in one transaction.
-    ///
-    /// # Errors
-    /// The database cannot be written; it is then as it was.
-    pub fn end_loads(&mut self, loads: &[&LoadedReference]) -> Result<(), CatalogError> {
-        if loads.is_empty() {
-            // No run waits for another program without need.
-            return Ok(());
-        }
-        self.write("note a load in", |tx| loads.iter().try_for_each(|load| loads::put(tx, load, true)))
+    /// Notes the results of loads at the cost of one wait for the disk: in one transaction, or,
+    /// where that fails, each in its own. The results are in the order of `loads`.
+    pub fn end_loads(&mut self, loads: &[&LoadedReference]) -> Vec<Result<(), CatalogError>> {
+        all_or_each(loads, |loads| {
+            self.write("note a load in", |tx| loads.iter().try_for_each(|load| loads::put(tx, load, true)))
+        })
     }
 
     /// Notes of loads that their owners do not want them any more: nobody but a removal has to do
@@ -410,6 +390,34 @@ pub(super) fn unsettled(doing: &'static str, path: &Path, error: &io::Error) -> 
         },
         other => other,
     }
+}
+
+/// Writes `things` in groups, and where a group fails, each of it by itself. Who has waited a minute
+/// for another program waits no more.
+pub(super) fn all_or_each<T>(
+    things: &[T],
+    mut write: impl FnMut(&[T]) -> Result<(), CatalogError>,
+) -> Vec<Result<(), CatalogError>> {
+    let mut busy: Option<PathBuf> = None;
+    let mut write = |things: &[T]| {
+        if let Some(path) = &busy {
+            return Err(CatalogError::Busy { path: path.clone() });
+        }
+        let result = write(things);
+        if let Err(CatalogError::Busy { path }) = &result {
+            busy = Some(path.clone());
+        }
+        result
+    };
+    let mut results = Vec::with_capacity(things.len());
+    for group in things.chunks(GROUP) {
+        match write(group) {
+            Ok(()) => results.extend(group.iter().map(|_| Ok(()))),
+            Err(error) if group.len() == 1 => results.push(Err(error)),
+            Err(_) => results.extend(group.chunks(1).map(&mut write)),
+        }
+    }
+    results
 }
 
 fn forget(

@@ -222,7 +222,7 @@ pub(super) fn note_rows(catalog: &mut WritableCatalog, plan: &Plan) -> Result<()
             RowChange::Drop(row) => lost.push(row.clone()),
         }
     }
-    catalog.end_loads(&notes)?;
+    catalog.end_loads(&notes).into_iter().collect::<Result<(), _>>()?;
     if !lost.is_empty() {
         catalog.forget_loads(&lost)?;
     }

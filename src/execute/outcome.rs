@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::plan::{self, Plan};
+use crate::progress::{Event, Reporter};
 use crate::state::{Action, EngineName};
 
 /// An image, what was to be done about it, and the error if that failed.
@@ -37,14 +38,14 @@ pub struct Outcome {
     pub extracted_bytes: u64,
     /// True if the run was stopped before its end.
     pub stopped: bool,
-    /// The error that kept the end of the run from being done: the index of the kept blobs, and the
-    /// removal of what nobody needs. The images are as the list above says.
+    /// The first error that is no image's: of the index of the kept blobs, the removal of what
+    /// nobody needs, engines, hooks. The images are as the list above says.
     pub failure: Option<Arc<Error>>,
 }
 
 impl Outcome {
-    /// Makes one of the outcomes of two plans of one run.
-    pub fn append(&mut self, next: Self) {
+    /// Makes one of the outcomes of two plans of one run; see [`Outcome::fail`].
+    pub fn append(&mut self, next: Self, reporter: &dyn Reporter) {
         self.images.extend(next.images);
         self.images.sort_by(|a, b| plan::in_order((&a.0, a.1), (&b.0, b.1)));
         self.staged.extend(next.staged);
@@ -57,7 +58,21 @@ impl Outcome {
         self.downloaded_bytes += next.downloaded_bytes;
         self.extracted_bytes += next.extracted_bytes;
         self.stopped |= next.stopped;
-        self.failure = self.failure.take().or(next.failure);
+        if let Some(failure) = next.failure {
+            self.fail(failure, reporter);
+        }
+    }
+
+    /// Takes note of an error at the end of the run. A run has one such error; `reporter` hears of
+    /// further ones.
+    pub fn fail(&mut self, error: Arc<Error>, reporter: &dyn Reporter) {
+        let words = |error: &Error| error.chain().join(": ");
+        match &self.failure {
+            None => self.failure = Some(error),
+            // The same thing may fail in several parts of a run.
+            Some(first) if words(first) == words(&error) => {}
+            Some(_) => reporter.report(Event::Warning(words(&error))),
+        }
     }
 
     /// Leaves out, and returns, the images that wait for blobs that were not begun; none where the

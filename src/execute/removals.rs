@@ -50,10 +50,10 @@ pub(super) fn remove_from_engines(executor: &mut Executor<'_>, plan: &Plan, outc
         Ok(taken_out) => {
             outcome.engine_removals += taken_out.removed.len();
             if let Some(error) = taken_out.error {
-                outcome.failure.get_or_insert(error);
+                outcome.fail(error, executor.reporter);
             }
         }
-        Err(error) => executor.failed(outcome, error),
+        Err(error) => outcome.fail(Arc::new(error), executor.reporter),
     }
 }
 

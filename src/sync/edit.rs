@@ -169,7 +169,7 @@ fn edit(
             name,
             created,
             changed,
-            absent: created && !changed,
+            absent: false,
             images: edited.images,
             groups: edited.groups,
             unread: Vec::new(),

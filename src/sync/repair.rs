@@ -125,7 +125,7 @@ fn repair_in(
     // Whoever had the lock may have repaired some already.
     look_after_repair(session, engines, &catalog, &mut found)?;
     make_way(session, &home, &mut catalog, &found)?;
-    let mut causes = BTreeMap::new();
+    let (mut causes, mut failures) = (BTreeMap::new(), Vec::new());
     for ((owner, wishes), images) in holders {
         let holder = (&owner, wishes);
         let (mut desired, mut observed) = wanted_for_repair(holder, directory, &images, &found, engines);
@@ -155,13 +155,14 @@ fn repair_in(
         if outcome.stopped {
             return Err(Error::Stopped.into());
         }
+        failures.extend(outcome.failure);
         let cause = |error: Arc<Error>| error.chain().join(": ");
         causes
             .extend(outcome.images.into_iter().filter_map(|(image, _, error)| Some((image, cause(error?)))));
         look_after_repair(session, engines, &catalog, &mut found)?;
     }
     explain(&mut found, &causes);
-    Ok(())
+    if failures.is_empty() { Ok(()) } else { Err(Error::Several(failures).into()) }
 }
 
 /// Opens the registries of an images file; without one, those of this machine.

@@ -103,7 +103,7 @@ pub fn rollback(session: &Session, reference: &ImageRef, to: Option<&str>) -> Re
         let next = carry_out(session, wish, &desired, applied.is_some())?;
         match &mut applied {
             None => applied = Some(next),
-            Some(applied) => add(applied, next),
+            Some(applied) => add(applied, next, &*session.reporter),
         }
     }
     // Only msb-sync's own images have histories, and these have owners.
@@ -328,14 +328,14 @@ fn carry_out(
 }
 
 /// Makes one report of those for two owners of the one image.
-fn add(applied: &mut Applied, next: Applied) {
+fn add(applied: &mut Applied, next: Applied, reporter: &dyn Reporter) {
     let Applied { plan, mut outcome, requests, .. } = next;
     outcome.images.retain(|(_, _, error)| error.is_some());
     if !outcome.images.is_empty() {
         applied.outcome.images.clear();
     }
     applied.plan.append(Plan { images: Vec::new(), ..plan });
-    applied.outcome.append(outcome);
+    applied.outcome.append(outcome, reporter);
     applied.requests += requests;
 }
 

@@ -265,11 +265,7 @@ impl Metrics {
         }
         let all = in_sync + blocked + failed;
         let hook = applied.hooks.iter().find_map(|hook| hook.error.as_ref());
-        let failure = applied
-            .outcome
-            .failure
-            .as_ref()
-            .map(|failure| format!("layers that nobody needs could not be removed; {failure}"));
+        let failure = applied.outcome.failure.as_ref().map(|failure| failure.chain().join(": "));
         match (first, hook.map(ToString::to_string).or(failure)) {
             (None, None) => {
                 let images = if in_sync == 1 { "image" } else { "images" };

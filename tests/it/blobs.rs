@@ -556,3 +556,54 @@ fn a_damaged_kept_blob_is_named_when_an_engine_refuses_it_and_fetched_by_the_nex
     assert!(shop.registry.requests().iter().any(|request| request.contains(&damaged)), "fetched");
     shop.json("verify", 0);
 }
+
+/// Puts a link of somebody's in the place of the index, which nobody writes through.
+fn divert_index(shop: &Shop) {
+    let index = shop.sandbox.home().join("blobs/index.json");
+    let elsewhere = shop.sandbox.root().join("elsewhere.json");
+    fs::rename(&index, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(elsewhere, index).unwrap();
+}
+
+#[test]
+fn a_repair_whose_index_cannot_be_written_has_failed() {
+    if !may_trace("a repair whose index cannot be written was NOT checked") {
+        return;
+    }
+    let shop = shop(KEEP);
+    let blob = shop.blob(&shop.top.digest());
+    fs::remove_file(&blob).unwrap();
+    // The index of the images that are still whole, as a prune would leave it.
+    fs::write(shop.sandbox.home().join("blobs/index.json"), "{}").unwrap();
+    let (log, blobs) = (shop.sandbox.root().join("calls"), shop.sandbox.home().join("blobs"));
+    let trace = ["-f", "-o", log.to_str().unwrap(), "-P", blobs.to_str().unwrap()];
+    let refuse = ["-e", "inject=renameat:error=EROFS", env!("CARGO_BIN_EXE_msb-sync")];
+    let arguments = [&trace[..], &refuse, &["verify", "--repair"]].concat();
+    let output = shop.sandbox.program("strace", &arguments).run().code(1);
+    assert!(output.stderr.contains("index.json"), "{output}");
+    assert!(blob.exists(), "the blob is there again all the same");
+}
+
+#[test]
+fn every_failure_at_the_end_of_a_run_is_told_once() {
+    let (shop, _) = with_engine(KEEP);
+    shop.want(KEEP, &["b:1"]);
+    let script = shop.sandbox.work().join("engines/msb");
+    fs::rename(&script, script.with_extension("away")).unwrap();
+    divert_index(&shop);
+    let output = shop.sandbox.msb("apply --prune").run().code(1);
+    assert_eq!(output.stderr.matches("index.json").count(), 1, "{output}");
+    assert!(output.stderr.contains("engine microsandbox"), "{output}");
+}
+
+#[test]
+fn a_repair_writes_the_index_that_a_killed_run_has_left_behind() {
+    let shop = shop(KEEP);
+    let (index, note) =
+        (shop.sandbox.home().join("blobs/index.json"), shop.sandbox.home().join(".blobs.behind"));
+    fs::write(&index, r#"{"schemaVersion": 2, "manifests": []}"#).unwrap();
+    fs::write(&note, "").unwrap();
+    shop.json("verify --repair", 0);
+    assert_eq!(shop.indexed(), [shop.name("a:1"), shop.name("b:1")]);
+    assert!(!note.exists());
+}

@@ -44,7 +44,7 @@ struct Said {
     warnings_before: BTreeSet<String>,
     errors: BTreeMap<ImageRef, String>,
     errors_before: BTreeMap<ImageRef, String>,
-    /// The reason why layers that nobody needs could not be removed.
+    /// The error of the run's end.
     failure: Option<String>,
     /// The new digests of tags that are not taken yet.
     waiting: BTreeMap<ImageRef, BlobDigest>,

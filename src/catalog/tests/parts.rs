@@ -78,6 +78,35 @@ fn layers_that_no_owner_wants_extracted_are_not_needed() {
     assert_eq!(catalog.layers_needed_outside(&none).unwrap(), digests(&["a", "b", "c", "d"]));
 }
 
+fn noted(results: Vec<Result<(), CatalogError>>) {
+    results.into_iter().for_each(|result| result.unwrap());
+}
+
+#[test]
+fn whoever_waited_for_a_busy_catalog_waits_no_more() {
+    let things: Vec<usize> = (0..250).collect();
+    let busy = || CatalogError::Busy { path: "oci.db".into() };
+    let mut tries = 0;
+    let results = all_or_each(&things, |group| {
+        tries += 1;
+        match group {
+            // The first group fails as a whole, and of it one alone.
+            [0, _, ..] | [50] => Err(CatalogError::Query {
+                doing: "note a load in",
+                path: "oci.db".into(),
+                reason: String::new(),
+            }),
+            [100, ..] => Err(busy()),
+            _ => Ok(()),
+        }
+    });
+    assert_eq!(tries, 1 + 100 + 1, "the last group is not tried at all, nor each of the second one");
+    let of = |range: std::ops::Range<usize>| results[range].iter().filter(|result| result.is_ok()).count();
+    assert_eq!((results.len(), of(0..100), of(100..250)), (250, 99, 0));
+    assert!(matches!(results[50], Err(CatalogError::Query { .. })));
+    assert!(results[100..].iter().all(|result| matches!(result, Err(CatalogError::Busy { .. }))));
+}
+
 #[test]
 fn loads_are_noted_before_they_start_and_outlive_their_owners() {
     let sandbox = Sandbox::new();
@@ -99,7 +128,7 @@ fn loads_are_noted_before_they_start_and_outlive_their_owners() {
     catalog.begin_loads(&loads).unwrap();
     let begun = |load: &LoadedReference| LoadedReference { listed: None, files: Vec::new(), ..load.clone() };
     assert_eq!(catalog.loaded().unwrap(), loads.clone().map(|load| begun(&load)));
-    catalog.end_loads(&[&loads[1]]).unwrap();
+    noted(catalog.end_loads(&[&loads[1]]));
     // The reference is what it is, whoever had it loaded.
     assert_eq!(catalog.loaded().unwrap(), [loads[0].clone(), loads[1].clone(), begun(&loads[2])]);
     catalog.unwant_loads(&loads[1..]).unwrap();
@@ -107,7 +136,7 @@ fn loads_are_noted_before_they_start_and_outlive_their_owners() {
         catalog.loaded().unwrap().iter().map(|load| load.wanted).collect::<Vec<_>>(),
         [true, false, false]
     );
-    catalog.end_loads(&[&loads[1]]).unwrap();
+    noted(catalog.end_loads(&[&loads[1]]));
     assert_eq!(
         catalog.loaded().unwrap().iter().map(|load| load.wanted).collect::<Vec<_>>(),
         [true, true, false]
@@ -120,10 +149,10 @@ fn loads_are_noted_before_they_start_and_outlive_their_owners() {
         catalog.begin_loads(std::slice::from_ref(&next)).unwrap();
         assert_eq!(catalog.loaded().unwrap()[1], under_way);
     }
-    catalog.end_loads(&[&next]).unwrap();
+    noted(catalog.end_loads(&[&next]));
     assert_eq!(catalog.loaded().unwrap()[1], next);
     catalog.begin_loads(&[loads[1].clone()]).unwrap();
-    catalog.end_loads(&[&loads[1]]).unwrap();
+    noted(catalog.end_loads(&[&loads[1]]));
     assert_eq!(sandbox.count("sync_former_loads"), 0);
     catalog.forget(&[reference(ALPINE)], None).unwrap();
     catalog.forget_loads(&[loads[0].clone(), loads[2].clone()]).unwrap();

@@ -50,7 +50,7 @@ pub(crate) fn run_hooks(session: &Session, loaded: &Loaded, outcome: &mut Outcom
     }
     match tell_all(session, loaded, outcome, &mut runs) {
         Ok(is_stopped) => outcome.stopped = is_stopped,
-        Err(error) => drop(outcome.failure.get_or_insert(Arc::new(error.into()))),
+        Err(error) => outcome.fail(Arc::new(error.into()), &*session.reporter),
     }
     runs
 }

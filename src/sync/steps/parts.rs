@@ -31,6 +31,7 @@ use crate::execute::Outcome;
 use crate::image_ref::ImageRef;
 use crate::observe::AllAnswered;
 use crate::plan::{self, Plan};
+use crate::progress::Reporter;
 use crate::state::{Action, Observed, RecordedImage};
 use crate::sync::verb_error::VerbError;
 
@@ -100,7 +101,7 @@ fn carry_out_part(
     done.recorded.extend(names.into_iter().map(|name| (name, None)));
     done.recorded.extend(rows.into_iter().map(|row| (row.reference.clone(), Some(row))));
     done.released.extend(released);
-    done.add(plan, outcome);
+    done.add(plan, outcome, &*part.session.reporter);
     Ok(())
 }
 
@@ -144,21 +145,25 @@ impl DoneSoFar {
     }
 
     /// Adds what was carried out now.
-    pub(crate) fn add(&mut self, plan: Plan, outcome: Outcome) {
+    pub(crate) fn add(&mut self, plan: Plan, outcome: Outcome, reporter: &dyn Reporter) {
         let taken_care_of = plan.images.iter().filter(|image| image.action != Action::Remove);
         self.images.extend(taken_care_of.map(|image| image.reference.clone()));
         self.plan.append(plan);
-        self.outcome.append(outcome);
+        self.outcome.append(outcome, reporter);
     }
 
     /// Ends the run. What was done by then is worth telling also if `rest` failed.
-    pub(crate) fn finish(mut self, rest: Result<(), VerbError>) -> Result<(Plan, Outcome), VerbError> {
+    pub(crate) fn finish(
+        mut self,
+        rest: Result<(), VerbError>,
+        reporter: &dyn Reporter,
+    ) -> Result<(Plan, Outcome), VerbError> {
         match rest {
             Err(VerbError::Error(Error::Stopped)) if !self.images.is_empty() => {
                 self.outcome.stopped = true;
             }
             Err(VerbError::Error(error)) if !self.images.is_empty() => {
-                self.outcome.failure.get_or_insert(Arc::new(error));
+                self.outcome.fail(Arc::new(error), reporter);
             }
             other => other?,
         }

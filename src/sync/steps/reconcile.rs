@@ -39,7 +39,7 @@ pub(crate) fn reconcile(run: Run<'_>) -> Result<(Plan, Outcome), VerbError> {
     let observed = observe_in_parts(run, catalog.as_ref(), &mut done);
     drop(catalog);
     let rest = observed.and_then(|observed| finish(run, observed, &mut done));
-    done.finish(rest)
+    done.finish(rest, &*run.session.reporter)
 }
 
 /// Does what no part has done, if there is something; else nothing is locked or written.
@@ -49,7 +49,7 @@ fn finish(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Result<
     let plan = done.plan_rest(run, &observed);
     if plan.is_empty() {
         let outcome = report_unchanged(run, &plan);
-        done.add(plan, outcome);
+        done.add(plan, outcome, &*run.session.reporter);
         write_late_index(run.session);
         // A home that has recorded nothing needs nothing.
         if !observed.recorded.is_empty() {
@@ -76,7 +76,7 @@ fn carry_out(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Resu
     let mut outcome = executor.execute(&plan)?;
     remove_last(run, &mut executor, &mut plan, &mut outcome);
     locked.keep_signatures(&plan);
-    done.add(plan, outcome);
+    done.add(plan, outcome, &*run.session.reporter);
     Ok(())
 }
 

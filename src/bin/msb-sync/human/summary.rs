@@ -76,7 +76,7 @@ fn headline(applied: &Applied, time: &str) -> String {
     if let Some(failure) = &outcome.failure {
         let left = match &**failure {
             Error::Engine(error) => format!("not all removed from {}", error.engine()),
-            _ => "the rest not done".to_owned(),
+            _ => "one step failed".to_owned(),
         };
         parts.push(paint::red(&left));
     }
