@@ -61,7 +61,7 @@ impl Wish for Named {
         None
     }
 
-    fn without_catalog(&self) -> Result<(), VerbError> {
+    fn without_catalog(&self, _session: &Session) -> Result<(), VerbError> {
         Err(not_recorded(self.0.iter(), &BTreeMap::new()))
     }
 
@@ -113,7 +113,7 @@ impl Wish for Owned {
         true
     }
 
-    fn without_catalog(&self) -> Result<(), VerbError> {
+    fn without_catalog(&self, _session: &Session) -> Result<(), VerbError> {
         Err(unknown_owner(&self.0, &BTreeMap::new()))
     }
 

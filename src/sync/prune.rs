@@ -22,7 +22,7 @@ use crate::locked_home::LockedHome;
 use crate::plan;
 use crate::selection::CompiledRule;
 use crate::state::{Desired, EngineName, LoadedReference, Observed, Owner, RecordedImage, TagSelection};
-use crate::store::{self, PartialDownload};
+use crate::store::{self, Blobs, PartialDownload, Places};
 
 /// The request to `prune`.
 #[derive(Clone, Debug)]
@@ -62,13 +62,6 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
     let loaded = load(session, &request.source)?;
     loaded.refuse_empty(request.allow_empty)?;
     let catalog = Catalog::open_read_only(&session.home)?;
-    if catalog.as_ref().is_some_and(|catalog| !catalog.is_ours()) {
-        let path = Catalog::path_in(&session.home);
-        session.warn(format!(
-            "no layers are removed: nothing is recorded in {}; run apply first",
-            path.display()
-        ));
-    }
     let (owner, keep) = (loaded.owner.clone(), loaded.file.settings.targets.keeps_earlier);
     let unlisted = Unlisted::of(session, request.clone(), loaded, catalog.as_ref())?;
     drop(catalog);
@@ -238,6 +231,19 @@ impl Wish for Unlisted {
             loaded.refuse_empty(request.allow_empty)?;
         }
         Self::of(session, request, loaded, Some(catalog))
+    }
+
+    fn without_catalog(&self, session: &Session) -> Result<(), VerbError> {
+        let places = Places::of(&self.desired.layers_directory);
+        let layers = places.removable(session.jobs(), |_| true)?;
+        if !layers.is_empty() || !Blobs::of(&session.home).list()?.is_empty() {
+            let path = Catalog::path_in(&session.home);
+            session.warn(format!(
+                "nothing is removed: nothing is recorded in {}, though there are layers or blobs; run apply first",
+                path.display()
+            ));
+        }
+        Ok(())
     }
 
     fn unwanted(

@@ -13,7 +13,7 @@ pub(crate) mod hooks;
 pub(crate) mod registries;
 pub(crate) mod trust;
 
-pub(crate) mod late_index;
+pub(crate) mod catch_up;
 pub(crate) mod lock_home;
 pub(crate) mod neighbours;
 

@@ -4,16 +4,16 @@
 //! Verifying takes no lock and writes nothing, repairing aside.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::repair;
 use super::session::Session;
+use super::steps::catch_up::catch_up;
 use super::steps::compare::{LayerStatus, VerifiedLayer, compare};
 use super::steps::compare_blobs::{PartStatus, VerifiedBlob, compare_blobs};
 use super::steps::compare_engines::{VerifiedReference, compare_engines};
 use super::steps::engines;
 use super::steps::give_up::by_reference;
-use super::steps::lock_home::claim_again;
 use super::steps::machine::machine;
 use super::steps::not_recorded::not_recorded;
 use super::steps::unproven::{UnprovenImage, unproven};
@@ -105,10 +105,8 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
         repair::repair(session, &engines, (layers, blobs, references), &recorded)?;
     }
     if repair {
-        let directories: BTreeSet<&PathBuf> = verified.layers.iter().map(|layer| &layer.directory).collect();
-        for directory in directories {
-            claim_again(session, directory)?;
-        }
+        let directories: BTreeSet<&Path> = verified.layers.iter().map(|layer| &*layer.directory).collect();
+        catch_up(session, directories)?;
     }
     Ok(verified)
 }

@@ -362,6 +362,11 @@ fn an_emptied_catalog_loses_no_layer_to_its_own_prune_or_to_anothers() {
         assert!(output.stderr.contains("has lost what its catalog recorded"), "{output}");
         assert_eq!(fs::read_dir(&shared).unwrap().count(), 3);
     }
+    // One that was taken away altogether is no better.
+    fs::remove_file(&database).unwrap();
+    let output = shop.sandbox.msb("--home ../one prune one.toml --json").run().success();
+    assert!(digests(&output.json(), "layers").is_empty(), "{output}");
+    assert!(output.stderr.contains("nothing is recorded in"), "{output}");
     // Neither needs more than what it was made for.
     shop.sandbox.msb("--home ../one apply one.toml").run().success();
     let document = shop.json("--home ../two prune --allow-empty two.toml");
@@ -420,4 +425,35 @@ fn files_whose_paths_differ_in_bytes_that_are_no_text_are_two_owners() {
     fs::remove_dir_all(shop.sandbox.layers().join(shop.other.directory())).unwrap();
     let repaired = shop.sandbox.msb("verify --repair").run().success();
     assert!(!repaired.stderr.contains("cannot be used"), "{repaired}");
+}
+
+/// Two homes, of which the second has never had a layer in the directory of the first.
+#[test]
+fn a_home_claims_no_layers_that_are_nothing_to_it() {
+    let shop = shop();
+    let shared = shop.sandbox.root().join("shared");
+    let settings = format!("[settings]\nlayers = {:?}\n", shared.to_str().unwrap());
+    let name = shop.registry.name();
+    shop.sandbox.write("one.toml", format!("{}\n{settings}", wanted(&name, &["a:1"])));
+    shop.sandbox.write("two.toml", wanted(&name, &["b:1"]));
+    for home in ["one", "two"] {
+        shop.sandbox.msb(&format!("--home ../{home} apply {home}.toml")).run().success();
+    }
+    shop.sandbox.write("two.toml", format!("{}\n{settings}", wanted(&name, &["b:1"])));
+    shop.sandbox.msb("--home ../two prune two.toml").run().success();
+    fs::remove_dir_all(shop.sandbox.root().join("two")).unwrap();
+    shop.sandbox.write("one.toml", settings);
+    let document = shop.json("--home ../one prune --allow-empty one.toml");
+    assert_eq!(digests(&document, "layers").len(), 2, "{document}");
+}
+
+#[test]
+fn a_moved_home_that_somebody_works_on_is_not_waited_for() {
+    let shop = shop();
+    let moved = shop.sandbox.root().join("moved");
+    fs::rename(shop.sandbox.home(), &moved).unwrap();
+    let lock = fs::File::open(moved.join(".msb-sync.lock")).unwrap();
+    lock.lock().unwrap();
+    let output = shop.sandbox.msb("--home ../moved apply").run().success();
+    assert!(output.stdout.contains("In sync"), "{output}");
 }

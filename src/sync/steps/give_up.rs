@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::candidates::{Candidate, Candidates, DirectoryId};
+use super::catch_up::catch_up;
 use super::give_up_parts::{remove_unneeded_blobs, take_out_of_engines, unneeded_blobs};
-use super::late_index::write_late_index;
-use super::lock_home::{claim_again, lock_home, open_store};
+use super::lock_home::{lock_home, open_store};
 use super::needed_here::NeededHere;
 use super::neighbours::needed_by_other_homes;
 use super::totals::layer_totals;
@@ -52,7 +52,7 @@ pub(crate) trait Wish: Sized {
     }
 
     /// Judges a home without a catalog, where nobody can say which layers are needed.
-    fn without_catalog(&self) -> Result<(), VerbError> {
+    fn without_catalog(&self, _session: &Session) -> Result<(), VerbError> {
         Ok(())
     }
 
@@ -109,7 +109,7 @@ struct Intention {
 /// Gives up what `wish` says, or tells what that would be.
 pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Result<Pruned, VerbError> {
     let Some(catalog) = usable_catalog(session, &wish)? else {
-        wish.without_catalog()?;
+        wish.without_catalog(session)?;
         return Ok(Pruned { dry_run, ..Pruned::default() });
     };
     let look = if dry_run { Look::Everything } else { Look::FirstThing };
@@ -119,12 +119,13 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     // known.
     if dry_run || (intention.is_empty() && intention.waiting_for.is_empty()) {
         if !dry_run {
-            catch_up(session, &intention)?;
+            catch_up(session, intention.directories.values().map(|candidate| &*candidate.directory))?;
         }
         return Ok(intention.in_theory(dry_run));
     }
     let home = lock_home(session)?;
     if usable_catalog(session, &wish)?.is_none() {
+        wish.without_catalog(session)?;
         return Ok(Pruned::default());
     }
     let mut stores = BTreeMap::new();
@@ -173,13 +174,6 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
 fn usable_catalog(session: &Session, wish: &impl Wish) -> Result<Option<Catalog>, VerbError> {
     let catalog = Catalog::open_read_only(&session.home)?;
     Ok(catalog.filter(|catalog| catalog.is_ours() || wish.all_layers_in().is_none()))
-}
-
-/// Does what a run has to do that gives up nothing.
-fn catch_up(session: &Session, intention: &Intention) -> Result<(), VerbError> {
-    write_late_index(session);
-    let mut directories = intention.directories.values();
-    directories.try_for_each(|candidate| claim_again(session, &candidate.directory))
 }
 
 /// Takes the images that do not wait out of the catalog.

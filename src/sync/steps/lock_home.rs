@@ -1,10 +1,8 @@
-//! Locking the home, and then the directories of layers that the run works on; and saying there
-//! again which home it is, for a run that has nothing else to do.
+//! Locking the home, and then the directories of layers that the run works on.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::Error;
 use crate::locked_home::LockedHome;
 use crate::store::{self, Places, Store};
 use crate::sync::session::Session;
@@ -29,23 +27,4 @@ pub(crate) fn open_store(session: &Session, home: &LockedHome, layers: &Path) ->
         ));
     }
     Ok(Store::open(home, layers)?)
-}
-
-/// Has the home claim the layers in `layers` again where others do not find it by its claim: it was
-/// moved, or somebody has taken the claim away. Else nothing is locked or written.
-pub(crate) fn claim_again(session: &Session, layers: &Path) -> Result<(), VerbError> {
-    if store::is_claimed(&Places::of(layers), &session.home) {
-        return Ok(());
-    }
-    let opened = lock_home(session).and_then(|home| open_store(session, &home, layers));
-    match opened {
-        Err(error @ VerbError::Error(Error::Stopped)) => Err(error),
-        // All that is wanted is here: on a disk that is read-only, too.
-        Err(error) => {
-            let layers = layers.display();
-            session.warn(format!("other homes that share {layers} do not know what this one needs: {error}"));
-            Ok(())
-        }
-        Ok(_) => Ok(()),
-    }
 }

@@ -5,9 +5,8 @@
 
 use std::time::Duration;
 
+use super::catch_up::catch_up;
 use super::desire::listed_meanwhile;
-use super::late_index::write_late_index;
-use super::lock_home::claim_again;
 use super::neighbours::look_at_other_homes;
 use super::parts::{DoneSoFar, observe_in_parts};
 use super::run::{LockedRun, Run};
@@ -50,12 +49,7 @@ fn finish(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Result<
     if plan.is_empty() {
         let outcome = report_unchanged(run, &plan);
         done.add(plan, outcome, &*run.session.reporter);
-        write_late_index(run.session);
-        // A home that has recorded nothing needs nothing.
-        if !observed.recorded.is_empty() {
-            claim_again(run.session, &run.desired.layers_directory)?;
-        }
-        return Ok(());
+        return catch_up(run.session, [&*run.desired.layers_directory]);
     }
     drop(plan);
     carry_out(run, observed, done)

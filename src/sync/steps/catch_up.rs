@@ -1,0 +1,80 @@
+//! Work that killed runs and moved homes have left behind, for runs that have nothing else to do:
+//! the index of the kept blobs, and the claims on layers.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::candidates::directory_id;
+use super::lock_home::{lock_home, open_store};
+use crate::catalog::Catalog;
+use crate::error::Error;
+use crate::execute::write_kept_index;
+use crate::locked_home::LockedHome;
+use crate::store::{self, Blobs, Places};
+use crate::sync::session::Session;
+use crate::sync::verb_error::VerbError;
+
+/// Writes the index of the kept blobs where it lags behind the catalog, and has the home claim
+/// again those of the directories `layers` in which it has layers, where other homes do not find it
+/// by its claim. A run that is at work does both itself. Where all is in order nothing is locked or
+/// written.
+///
+/// # Errors
+/// The run was stopped. Other failures are warnings: all that is wanted is here, on a disk that is
+/// read-only, too.
+pub(crate) fn catch_up<'d>(
+    session: &Session,
+    layers: impl IntoIterator<Item = &'d Path>,
+) -> Result<(), VerbError> {
+    let kept = Blobs::of(&session.home);
+    if kept.index_is_behind() && kept.is_there() {
+        let written = unless_at_work(session, write_index);
+        or_warn(session, written, "the index of the kept blobs is not up to date")?;
+    }
+    let is_unclaimed = |layers: &&Path| !store::is_claimed(&Places::of(layers), &session.home);
+    let unclaimed: Vec<&Path> = layers.into_iter().filter(is_unclaimed).collect();
+    if !unclaimed.is_empty() {
+        let claimed = unless_at_work(session, |session| claim(session, &unclaimed));
+        or_warn(session, claimed, "other homes do not know what this one needs")?;
+    }
+    Ok(())
+}
+
+fn unless_at_work(
+    session: &Session,
+    work: impl FnOnce(&Session) -> Result<(), VerbError>,
+) -> Result<(), VerbError> {
+    if LockedHome::is_free(&session.home) { work(session) } else { Ok(()) }
+}
+
+fn write_index(session: &Session) -> Result<(), VerbError> {
+    let home = lock_home(session)?;
+    if let Some(catalog) = Catalog::open_read_only(home.path())? {
+        write_kept_index(&home, &catalog)?;
+    }
+    Ok(())
+}
+
+/// Claims those of `unclaimed` in which images are recorded: the others are nothing to this home.
+fn claim(session: &Session, unclaimed: &[&Path]) -> Result<(), VerbError> {
+    let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(()) };
+    let ours = catalog.layers_directories()?;
+    drop(catalog);
+    let ours: BTreeSet<_> = ours.iter().filter_map(|layers| directory_id(layers)).collect();
+    for layers in unclaimed.iter().filter(|layers| directory_id(layers).is_some_and(|id| ours.contains(&id)))
+    {
+        open_store(session, &lock_home(session)?, layers)?;
+    }
+    Ok(())
+}
+
+fn or_warn(session: &Session, result: Result<(), VerbError>, consequence: &str) -> Result<(), VerbError> {
+    match result {
+        Err(error @ VerbError::Error(Error::Stopped)) => Err(error),
+        Err(error) => {
+            session.warn(format!("{consequence}: {error}"));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
