@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Executor, Outcome};
+use crate::catalog::WritableCatalog;
 use crate::digest::BlobDigest;
 use crate::engine::{Engines, Removed};
 use crate::error::Error;
@@ -25,14 +26,17 @@ pub(crate) struct TakenOut {
     pub(crate) not_ours: Vec<LoadedReference>,
     /// The references that somebody uses, with the engine's words; they stay ours.
     pub(crate) in_use: Vec<(LoadedReference, String)>,
-    /// The first error of an engine.
+    /// The first error, of an engine or of the catalog.
     pub(crate) error: Option<Arc<Error>>,
 }
 
 impl TakenOut {
-    /// Lists all rows that go.
-    pub(crate) fn gone(&self) -> Vec<LoadedReference> {
-        self.removed.iter().chain(&self.not_ours).cloned().collect()
+    fn fail(&mut self, error: Error, reporter: &dyn Reporter) {
+        if self.error.is_none() {
+            self.error = Some(Arc::new(error));
+        } else {
+            reporter.report(Event::Warning(error.chain().join(": ")));
+        }
     }
 }
 
@@ -41,19 +45,11 @@ pub(super) fn remove_from_engines(executor: &mut Executor<'_>, plan: &Plan, outc
     if plan.engine_removals.is_empty() {
         return;
     }
-    let taken_out = executor.catalog.loaded().map_err(Error::from).and_then(|all: Vec<LoadedReference>| {
-        let taken_out = take_out(executor.engines, &plan.engine_removals, &all, executor.reporter);
-        executor.catalog.forget_loads(&taken_out.gone())?;
-        Ok(taken_out)
-    });
-    match taken_out {
-        Ok(taken_out) => {
-            outcome.engine_removals += taken_out.removed.len();
-            if let Some(error) = taken_out.error {
-                outcome.fail(error, executor.reporter);
-            }
-        }
-        Err(error) => outcome.fail(Arc::new(error), executor.reporter),
+    let Executor { engines, catalog, reporter, .. } = executor;
+    let taken_out = take_out(engines, catalog, &plan.engine_removals, *reporter);
+    outcome.engine_removals += taken_out.removed.len();
+    if let Some(error) = taken_out.error {
+        outcome.fail(error, *reporter);
     }
 }
 
@@ -77,8 +73,27 @@ pub(super) fn remove_layers(executor: &Executor<'_>, layers: &[BlobDigest]) -> R
     Ok(removed.removed.len())
 }
 
-/// Takes `unwanted` out of their engines; `all` are the rows of all owners.
+/// Takes `unwanted` out of their engines, and their rows out of the catalog.
 pub(crate) fn take_out(
+    engines: &Engines,
+    catalog: &mut WritableCatalog,
+    unwanted: &[LoadedReference],
+    reporter: &dyn Reporter,
+) -> TakenOut {
+    let all = match catalog.loaded() {
+        Ok(all) => all,
+        Err(error) => return TakenOut { error: Some(Arc::new(error.into())), ..TakenOut::default() },
+    };
+    let mut report = take_out_of_engines(engines, unwanted, &all, reporter);
+    let gone: Vec<LoadedReference> = report.removed.iter().chain(&report.not_ours).cloned().collect();
+    if let Err(error) = catalog.forget_loads(&gone) {
+        report.fail(error.into(), reporter);
+    }
+    report
+}
+
+/// Takes `unwanted` out of their engines; `all` are the rows of all owners.
+fn take_out_of_engines(
     engines: &Engines,
     unwanted: &[LoadedReference],
     all: &[LoadedReference],
@@ -100,7 +115,7 @@ pub(crate) fn take_out(
         let listing = match engine.list(&asked) {
             Ok(listing) => listing,
             Err(error) => {
-                report.error.get_or_insert_with(|| Arc::new(error.into()));
+                report.fail(error.into(), reporter);
                 continue;
             }
         };
@@ -119,9 +134,7 @@ pub(crate) fn take_out(
                     reporter.report(Event::Warning(text));
                     report.in_use.push((row.clone(), words));
                 }
-                Removed::Failed(error) => {
-                    report.error.get_or_insert_with(|| Arc::new(error.into()));
-                }
+                Removed::Failed(error) => report.fail(error.into(), reporter),
             }
         }
     }

@@ -143,7 +143,7 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         return Err(Error::Stopped.into());
     }
     let Intention { images, waiting_for, directories, layers, blobs, loaded, .. } = intention;
-    take_out_of_engines(session, &mut catalog, &loaded, &mut pruned)?;
+    take_out_of_engines(session, &mut catalog, &loaded, &mut pruned);
     forget(&home, &mut catalog, &wish, &images)?;
     remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, &mut pruned)?;
     let mut needed_here = NeededHere::new(session);

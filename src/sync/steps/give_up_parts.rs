@@ -49,12 +49,11 @@ pub(crate) fn take_out_of_engines(
     catalog: &mut WritableCatalog,
     unwanted: &[LoadedReference],
     pruned: &mut Pruned,
-) -> Result<(), VerbError> {
+) {
     if unwanted.is_empty() {
-        return Ok(());
+        return;
     }
-    let taken = take_out(&engines::of(session), unwanted, &catalog.loaded()?, &*session.reporter);
-    catalog.forget_loads(&taken.gone())?;
+    let taken = take_out(&engines::of(session), catalog, unwanted, &*session.reporter);
     pruned.engines.extend(taken.removed.iter().map(RemovedReference::from));
     let kept = |(row, reason): (LoadedReference, String)| KeptReference {
         engine: row.engine.name,
@@ -63,7 +62,6 @@ pub(crate) fn take_out_of_engines(
     };
     pruned.engines_kept.extend(taken.in_use.into_iter().map(kept));
     pruned.engine_error = taken.error;
-    Ok(())
 }
 
 /// Removes those of `blobs` that no image needs by what the catalog says now, without the images
