@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::span::Span;
 use super::tree::Tree;
-use crate::error::{is_digest, secret_parts, starts_query};
+use crate::error::{is_digest, is_login, secret_parts, starts_query};
 
 /// The beginning, and the end, of a key or a certificate as text.
 const PEM_BEGINS: &str = "-----BEGIN";
@@ -213,14 +213,15 @@ fn in_broken_line(line: &str, offset: usize, hidden: &mut Vec<Span>) {
     }
     let parts = |char: char| char.is_whitespace() || "\"'`,=[]{}()".contains(char);
     let value = line.find(['"', '\'', '=']).map_or(0, |at| at + 1);
+    let value = skip(line, value, &[' ', '\t', '[', '{', '"', '\'']);
     for (at, _) in line.match_indices('@') {
-        let before = line.get(value..at).filter(|before| !before.ends_with(parts));
+        let before = line.get(value..at).filter(|before| !before.is_empty() && !before.ends_with(parts));
         let after = line[at + 1..].split(parts).next().unwrap_or_default();
-        if before.is_some_and(|before| before.contains(':')) && !is_digest(after) {
+        if before.is_some_and(|before| is_login(before, after)) && !is_digest(after) {
             hide(value..at);
         }
     }
-    for (at, _) in line.match_indices('?') {
+    for (at, _) in line.match_indices(['?', '#']) {
         let before = line[..at].rsplit(parts).next().unwrap_or_default();
         if starts_query(before, &line[at + 1..]) {
             hide(at + 1..line.len());

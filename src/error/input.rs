@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{RegistryError, TrustFileError, masked, secret_parts};
+use super::{RegistryError, TrustFileError, without_likely_secrets};
 use crate::image_ref::{ImageRef, RefError};
 use crate::sys;
 
@@ -53,7 +53,7 @@ pub enum InputError {
         nearest: Option<PathBuf>,
     },
     /// The system cannot say what a relative path is relative to.
-    #[error("cannot tell the absolute path of {}: {source}", path.display())]
+    #[error("cannot tell the absolute path of {}: {source}", named(path))]
     NoAbsolutePath {
         /// The relative path.
         path: PathBuf,
@@ -317,8 +317,7 @@ fn is_absent(error: &io::Error) -> bool {
 
 /// Names a file that cannot be read; one that was given as a URL may have a password in it.
 fn named(path: &Path) -> String {
-    let text = path.display().to_string();
-    masked(&text, &secret_parts(&text, false))
+    without_likely_secrets(&path.display().to_string())
 }
 
 /// The name that was probably meant, or all that there are.

@@ -5,7 +5,7 @@
 //! lines.
 //!
 //! A second rule hides what may be secret in a text that stands for a URL or for an image
-//! reference, well formed or not: user info and query.
+//! reference, well formed or not: user info, query and fragment.
 
 use std::ops::Range;
 
@@ -34,19 +34,29 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// The algorithms of digests that people write.
+const ALGORITHMS: [&str; 9] =
+    ["md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", "blake2s", "blake3"];
+
 /// Copies `text`, which was given as a URL or as an image reference, with `***` in the place of
-/// user info and query.
+/// user info, query and fragment.
 pub fn without_secrets(text: &str) -> String {
-    masked(text, &secret_parts(text, true))
+    masked(text, &secret_parts(text, true), "***")
 }
 
-/// Copies `text` with `***` in the place of each of `parts`, which are in order and do not overlap.
-pub(crate) fn masked(text: &str, parts: &[Range<usize>]) -> String {
+/// Copies `text`, which may be a URL or an image reference and anything else, like
+/// [`without_secrets`].
+pub(crate) fn without_likely_secrets(text: &str) -> String {
+    masked(text, &secret_parts(text, false), "***")
+}
+
+/// Copies `text` with `mask` in the place of each of `parts`, which are in order and do not overlap.
+pub(crate) fn masked(text: &str, parts: &[Range<usize>], mask: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut from = 0;
     for part in parts {
         out.push_str(&text[from..part.start]);
-        out.push_str("***");
+        out.push_str(mask);
         from = part.end;
     }
     out.push_str(&text[from..]);
@@ -54,19 +64,25 @@ pub(crate) fn masked(text: &str, parts: &[Range<usize>]) -> String {
 }
 
 /// Finds the parts of `text` that may be secrets, if it is a URL or an image reference: user info,
-/// and query. They are in order, and do not overlap.
+/// and query or fragment. They are in order, and do not overlap.
 ///
 /// A login needs no scheme: `bob:hunter2@r.io/a`. Unless the text `is_reference` (or a
-/// URL) for certain, it needs more than an `@` or a `?`: mail addresses and patterns have these.
+/// URL) for certain, it needs more than an `@` or a `?`: mail addresses and patterns have these,
+/// and paths of files may have anything.
 pub(crate) fn secret_parts(text: &str, is_reference: bool) -> Vec<Range<usize>> {
     let scheme = text.find("://").map(|at| at + "://".len());
-    let start = scheme.unwrap_or(0);
+    let scheme = scheme.or_else(|| text.starts_with("//").then_some("//".len()));
     let certain = is_reference || scheme.is_some();
-    let user = user_end(&text[start..], certain, scheme.is_some()).map(|end| start..start + end);
-    let query = text[start..]
-        .find('?')
-        .map(|at| start + at)
-        .filter(|at| certain || starts_query(&text[..*at], &text[at + 1..]));
+    if !certain && ["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
+        return Vec::new();
+    }
+    let start = scheme.unwrap_or(0);
+    let rest = &text[start..];
+    let user = user_end(rest, certain, scheme.is_some()).map(|end| start..start + end);
+    let query = rest
+        .match_indices(['?', '#'])
+        .find(|(at, _)| certain || starts_query(&rest[..*at], &rest[at + 1..]))
+        .map(|(at, _)| start + at);
     let (user, query) = match (user, query) {
         // A password may have a `?`, and a query an `@`: nobody can tell which this is.
         (Some(user), Some(query)) if query < user.end => (Some(user.start..text.len()), None),
@@ -78,29 +94,39 @@ pub(crate) fn secret_parts(text: &str, is_reference: bool) -> Vec<Range<usize>> 
 
 /// Finds the `@` that ends the user info which `text`, without its scheme, begins with.
 fn user_end(text: &str, certain: bool, has_scheme: bool) -> Option<usize> {
+    // Before the first slash of a URL there is no digest, whatever looks like one.
+    let authority = if has_scheme { text.find('/').unwrap_or(text.len()) } else { 0 };
     let mut end = text.len();
     let at = loop {
         let at = text[..end].rfind('@')?;
-        if !is_digest(&text[at + 1..end]) {
+        if at < authority || !is_digest(&text[at + 1..end]) {
             break at;
         }
         end = at;
     };
     let (user, host) = (&text[..at], &text[at + 1..end]);
-    let is_login = has_scheme || user.contains(':') || certain && host.contains(['.', ':', '/']);
+    let is_login = has_scheme || is_login(user, host) || certain && host.contains(['.', ':', '/']);
     (is_login && !user.is_empty()).then_some(at)
 }
 
-/// True if `text`, which follows an `@`, is meant for a digest, and not for a host.
-pub(crate) fn is_digest(text: &str) -> bool {
-    let (algorithm, hex) = text.split_once(':').unwrap_or((text, ""));
-    let algorithm = algorithm.to_ascii_lowercase();
-    ["sha", "md5", "blake"].iter().any(|name| algorithm.starts_with(name))
-        && algorithm.bytes().all(|byte| byte.is_ascii_alphanumeric())
-        && !hex.contains(['/', '.'])
+/// True if `user` and `host`, with an `@` between them, look like a login even in a text that may
+/// be anything: it has a password, or a path follows the host.
+pub(crate) fn is_login(user: &str, host: &str) -> bool {
+    let is_host = |name: &str| name == "localhost" || name.contains(['.', ':']);
+    user.contains(':') || host.split_once('/').is_some_and(|(name, _)| is_host(name))
 }
 
-/// True if a `?` between these texts looks like that of a URL, and not like that of a pattern.
+/// True if `text`, which follows an `@`, is meant for a digest, and no host with a port.
+pub(crate) fn is_digest(text: &str) -> bool {
+    let Some((algorithm, rest)) = text.split_once(':') else { return false };
+    // The text around it may go on.
+    let digits = rest.trim_end_matches(|char: char| "\"'`,;.)]}>".contains(char));
+    let is_port = !digits.starts_with('0') && digits.parse::<u16>().is_ok();
+    let is_known = ALGORITHMS.iter().any(|name| algorithm.eq_ignore_ascii_case(name));
+    is_known && !is_port && !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// True if a `?` or a `#` between these texts looks like that of a URL, and not like that of a pattern.
 pub(crate) fn starts_query(before: &str, after: &str) -> bool {
     let in_url = |char: char| char.is_ascii_alphanumeric() || "/:._-@[]%~".contains(char);
     let is_url = !before.is_empty() && before.chars().all(in_url);
@@ -127,9 +153,29 @@ mod tests {
             ("a?hunter2", "a?***"),
             ("https://h/?sig=a@hunter2", "https://***"),
             ("https://me:p?w@host/x", "https://***"),
+            ("https://r.io/a#access_token=hunter2", "https://r.io/a#***"),
+            ("https://me:p#w@host/x", "https://***"),
+            ("//bob:hunter2@cdn/a", "//***@cdn/a"),
+            ("//hunter2@cdn", "//***@cdn"),
+            // Hosts that begin like algorithms, or are called like them.
+            ("https://bob:hunter2@shared:5000", "https://***@shared:5000"),
+            ("https://bob:hunter2@shanghai:5000/a", "https://***@shanghai:5000/a"),
+            ("https://bob:hunter2@blake:443", "https://***@blake:443"),
+            ("https://bob:hunter2@md5", "https://***@md5"),
+            ("https://bob:hunter2@sha256:abcdef", "https://***@sha256:abcdef"),
+            ("bob:hunter2@shared", "***@shared"),
+            ("bob:hunter2@shared:5000", "***@shared:5000"),
+            ("bob:hunter2@sha256:5000", "***@sha256:5000"),
+            ("bob:hunter2@sha256", "***@sha256"),
+            ("bob:hunter2@shared@sha256:00", "***@shared@sha256:00"),
             // None of these has a secret.
             ("r.io/a:1@sha256:00", "r.io/a:1@sha256:00"),
             ("a@md5:d41d8", "a@md5:d41d8"),
+            ("a:1@md5:d41d8", "a:1@md5:d41d8"),
+            ("a:1@SHA512:0Af", "a:1@SHA512:0Af"),
+            ("a:1@sha256:zz", "a:1@sha256:zz"),
+            ("a:1@blake2b:0af", "a:1@blake2b:0af"),
+            ("docker://r.io/a:1@sha256:0af", "docker://r.io/a:1@sha256:0af"),
             ("a@latest", "a@latest"),
             ("@web", "@web"),
             ("a?", "a?"),
@@ -141,11 +187,35 @@ mod tests {
 
     #[test]
     fn mail_addresses_and_patterns_are_no_secrets() {
-        for text in ["ann@corp.com", "^v?[0-9]+$", "v?1", "(?P<order>[0-9]+)", "a:1@sha256:00", "x.y?*"] {
+        for text in [
+            "ann@corp.com",
+            "ann@corp",
+            "^v?[0-9]+$",
+            "v?1",
+            "(?P<order>[0-9]+)",
+            "a:1@sha256:00",
+            "x.y?*",
+            "#1",
+            "/srv/me:x@host.corp/images.toml",
+            "./me:x@host/images.toml",
+            "../a?b=c/images.toml",
+        ] {
             assert!(secret_parts(text, false).is_empty(), "{text}");
         }
-        for text in ["bob:hunter2@r.io", "r.io/a:1?token=hunter2", "a?token=hunter2", "ftp://me:hunter2@h"] {
-            assert!(!masked(text, &secret_parts(text, false)).contains("hunter2"), "{text}");
+        for text in [
+            "bob:hunter2@r.io",
+            "bob:hunter2@shared",
+            "hunter2@r.io/a:1",
+            "hunter2@r:5000/a",
+            "hunter2@localhost/a",
+            "r.io/a:1?token=hunter2",
+            "r.io/a:1#token=hunter2",
+            "a?token=hunter2",
+            "ftp://me:hunter2@h",
+            "//me:hunter2@h/a",
+            "/https://me:hunter2@h/a",
+        ] {
+            assert!(!without_likely_secrets(text).contains("hunter2"), "{text}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::keys::SECRETS;
 use crate::diagnostic::holds_pem;
-use crate::error::{masked, printable, secret_parts};
+use crate::error::{printable, without_likely_secrets};
 
 /// The longest piece of the file that a message repeats, in characters.
 const MAX_QUOTED: usize = 120;
@@ -16,7 +16,7 @@ pub(super) fn quoted(text: &str) -> String {
     if text.contains(['\n', '\r']) || holds_pem(text) || SECRETS.assigned_in(text) {
         return "`…`".to_owned();
     }
-    let shown = masked(text, &secret_parts(text, false));
+    let shown = without_likely_secrets(text);
     let mut out: String = shown.chars().take(MAX_QUOTED).collect();
     if out.len() < shown.len() {
         out.push('…');
@@ -35,6 +35,7 @@ mod tests {
         assert_eq!(quoted("https://me:p?w@host/x"), "`https://***`");
         assert_eq!(quoted("me:pw@host/x:1"), "`***@host/x:1`");
         assert_eq!(quoted("host/x:1?sig=1"), "`host/x:1?***`");
+        assert_eq!(quoted("pw@r.io/x:1"), "`***@r.io/x:1`");
         assert_eq!(quoted("-----BEGIN PRIVATE KEY-----"), "`…`");
         assert_eq!(quoted("a\nb"), "`…`");
         assert_eq!(quoted("a, password = x"), "`…`");

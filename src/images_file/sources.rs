@@ -18,7 +18,7 @@ mod yaml;
 
 use std::collections::BTreeMap;
 
-use crate::error::{masked, secret_parts, without_secrets};
+use crate::error::{without_likely_secrets, without_secrets};
 use crate::image_ref::{DEFAULT_REGISTRY, ImageRef};
 use crate::state::Platform;
 
@@ -145,8 +145,7 @@ impl Gathered {
             Ok(reference) => reference,
             Err(error) => {
                 let instead = error.instead().map(|instead| format!("; write {instead}")).unwrap_or_default();
-                let text = without_secrets(text);
-                return self.refuse(line, Some(&text), &format!("{}{instead}", error.reason()));
+                return self.note(line, Some(without_secrets(text)), format!("{}{instead}", error.reason()));
             }
         };
         match self.places.get(&reference) {
@@ -164,10 +163,15 @@ impl Gathered {
         }
     }
 
-    /// Notes that something at `line` cannot be read.
+    /// Notes that something at `line` cannot be read: `text`, which may be no image at all.
     fn refuse(&mut self, line: usize, text: Option<&str>, reason: &str) {
-        let text = text.map(|text| masked(text, &secret_parts(text, false)).chars().take(200).collect());
-        let unread = UnreadLine { line, text, reason: reason.to_owned() };
+        self.note(line, text.map(without_likely_secrets), reason.to_owned());
+    }
+
+    /// Notes that something at `line` cannot be read, by `text` without its secrets.
+    fn note(&mut self, line: usize, text: Option<String>, reason: String) {
+        let text = text.map(|text| text.chars().take(200).collect());
+        let unread = UnreadLine { line, text, reason };
         if self.found.unread.len() < MAX_UNREAD && !self.found.unread.contains(&unread) {
             self.found.unread.push(unread);
         }

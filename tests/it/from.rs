@@ -342,6 +342,11 @@ fn what_is_no_bundle_is_refused_before_anything_is_done() {
         ("nowhere", "No such file"),
         (".", "oci-layout"),
         ("https://user:secret@example.org/bundle.tar?sig=secret", "is a URL"),
+        ("https://user:hun?secret@example.org/bundle.tar", "--from: https://*** is a URL"),
+        (
+            "https://user:sec/secret@example.org/bundle.tar",
+            "--from: https://***@example.org/bundle.tar is a URL",
+        ),
     ] {
         let output = sandbox.msb("apply").arg("--from").arg(name).run().code(2).says(words);
         assert!(!output.stderr.contains("secret"), "{output}");

@@ -31,6 +31,9 @@ fn a_password_in_a_reference_is_hidden_by_every_verb() {
         "https://bob:hunter2@r.io/a:1",
         "docker://bob:hunter2@r.io/a:1",
         "bob:hunter2@r.io/a:1",
+        "https://bob:hunter2@shanghai:5000",
+        "bob:hunter2@shared",
+        "https://r.io/a#access_token=hunter2",
         "r.io/a:1?sig=hunter2",
     ] {
         for verb in [
@@ -53,7 +56,16 @@ fn a_password_in_a_reference_is_hidden_by_every_verb() {
         // A word too many, and a file that is no file.
         hides(&sandbox.msb("plan images.toml").arg(reference).run().code(2));
     }
-    hides(&sandbox.msb("plan https://bob:hunter2@r.io/images.toml").run().code(2));
+    for url in
+        ["https://bob:hunter2@r.io/images.toml", "https://bob:hunter2@shared", "//bob:hunter2@shared/a"]
+    {
+        hides(&sandbox.msb("plan").arg(url).run().code(2));
+        hides(&sandbox.msb("diff").arg(url).run().code(2));
+    }
+    // A file's own path is shown as it is.
+    let path = sandbox.work().join("me:x@host/images.toml");
+    let absent = sandbox.msb("plan").arg(path.to_str().unwrap()).run().code(2);
+    assert!(absent.stderr.contains(path.to_str().unwrap()), "{absent}");
     hides(&sandbox.msb("inspect a").env("OCI_REGISTRY_DOMAIN", "bob:hunter2@r.io").run().code(2));
 }
 

@@ -43,6 +43,12 @@ fn secrets_are_refused_and_never_shown() {
         ("mirrors = [\"bob:hunter2@r.io\"]", 12),
         ("images = [\"bob:hunter2@r.io/a:1\"]", 11),
         ("images = [\"a:1@hunter2@r.io\"]", 11),
+        ("images = [\"hunter2@r.io/a:1\"]", 11),
+        ("images = [\"eve:hunter2@shared\"]", 11),
+        ("images = [\"r.io/a:1#token=hunter2\"]", 11),
+        ("endpoint = \"https://bob:hunter2@shared:5000\"", 12),
+        ("endpoint = \"https://r.io/#hunter2\"", 12),
+        ("mirrors = [\"https://bob:hunter2@shanghai:5000\"]", 12),
         ("images = [\"r.io/a:1?token=hunter2\"]", 11),
         ("images = [\"a?token=hunter2\"]", 11),
         ("images = [{ name = \"bob:hunter2@r.io/a\" }]", 20),
@@ -117,6 +123,10 @@ fn secrets_are_not_shown_where_the_toml_is_broken() {
         "endpoint = \"me:hunter2@r.io\n",
         "endpoint = me:hunter2@r.io\n",
         "images = [\"a:1\" \"me:hunter2@r.io/a\"]\n",
+        "images = [\"a:1\" \"hunter2@r.io/a\"]\n",
+        "endpoint = \"https://me:hunter2@shared:5000\n",
+        "endpoint = \"me:hunter2@shared:5000\n",
+        "endpoint = \"https://r.io#token=hunter2\n",
         "images = [\"a:1\" \"r.io/a:1?sig=hunter2\"]\n",
         "ca = -----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n",
         "ca = \"-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\"\n",
@@ -136,6 +146,11 @@ fn secrets_are_not_shown_where_the_toml_is_broken() {
         let shown = format!("{problems} {problems:?}");
         assert!(!shown.contains("hunter2"), "{text}\n{shown}");
     }
+    // The string is hidden, and not what stands before it.
+    let problems = bad("[registry.\"r.io\"]\nimages = [\"a:1\" \"me:hunter2@r.io/a\"]\n");
+    assert!(problems.to_string().contains("images = [\"***@r.io/a\"]"), "{problems}");
+    let problems = bad("[registry.\"r.io\"]\nimages = [\"r.io/a:1@sha256:0af\"\n");
+    assert!(problems.to_string().contains("[\"r.io/a:1@sha256:0af\""), "{problems}");
 }
 
 #[test]

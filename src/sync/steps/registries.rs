@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::InputError;
+use crate::error::{InputError, printable, without_secrets};
 use crate::registry::{Options, Registries};
 use crate::state::{RegistrySettings, Settings};
 use crate::sync::session::Session;
@@ -18,7 +18,7 @@ pub(crate) fn of_file(
     from: Option<&Path>,
 ) -> Result<Registries, VerbError> {
     if let Some(url) = from.and_then(Path::to_str).filter(|text| text.contains("://")) {
-        return Err(InputError::BundleUrl { url: without_secrets(url) }.into());
+        return Err(InputError::BundleUrl { url: printable(&without_secrets(url)) }.into());
     }
     registries(session, loaded.file.registries.clone(), &loaded.file.settings, from)
 }
@@ -53,12 +53,4 @@ fn registries(
         bundle: from.map(Path::to_owned),
     };
     Registries::new(options).map_err(|error| InputError::Bundle(Box::new(error)).into())
-}
-
-/// Cuts a URL where something secret may begin.
-fn without_secrets(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let place = rest.split(['?', '#']).next().unwrap_or_default();
-    let host = place.rsplit_once('@').map_or(place, |(_, host)| host);
-    crate::error::printable(&format!("{scheme}://{host}"))
 }
