@@ -14,6 +14,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 
+use super::words::HIDDEN;
 use crate::threads::unpoisoned;
 
 /// The part of a secret that is remembered, in bytes: a part of a token is hidden too.
@@ -24,8 +25,6 @@ const SHORT: usize = 4;
 const DEPTH: usize = 3;
 /// Texts are searched so far, in bytes, and no further shown.
 const MAX_TEXT: usize = 16 << 10;
-/// The text in a secret's place.
-const HIDDEN: &str = "…";
 
 /// The secrets of a run.
 #[derive(Default)]

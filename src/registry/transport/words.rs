@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use crate::error;
+use crate::error::{self, masked, secret_parts};
 
 /// `text` from outside as one short line, with at most `max` of its characters.
 pub(crate) fn printable(text: &str, max: usize) -> String {
@@ -17,31 +17,21 @@ pub(crate) fn printable(text: &str, max: usize) -> String {
 /// The text in the place of what is not shown.
 pub(super) const HIDDEN: &str = "…";
 
-/// `text` whose URLs have lost user and query.
+/// `text` whose URLs have lost user, query and fragment.
 pub(super) fn without_queries(text: &str) -> String {
     // No character of a URL. Signatures may hold all others, commas and semicolons too.
     let is_outside = |char: char| char.is_whitespace() || matches!(char, '"' | '<' | '>' | '`');
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(['?', '@']) {
-        let (before, after) = rest.split_at(at);
-        if let Some(after) = after.strip_prefix('@') {
-            let scheme = before.rfind("://").map(|at| at + 3);
-            let user = scheme.filter(|at| !before[*at..].contains(|char| char == '/' || is_outside(char)));
-            out.push_str(user.map_or(before, |at| &before[..at]));
-            out.push_str(if user.is_some() { HIDDEN } else { "" });
-            out.push('@');
-            rest = after;
-        } else {
-            let after = &after[1..];
-            let end = after.find(is_outside).unwrap_or(after.len());
-            out.push_str(before);
-            out.push('?');
-            out.push_str(if end > 0 { HIDDEN } else { "" });
-            rest = &after[end..];
-        }
-    }
-    out + rest
+    let shown = |piece: &str| {
+        // A mail address has neither.
+        let certain = piece.contains(['/', '?']);
+        masked(piece, &secret_parts(piece, certain), HIDDEN)
+    };
+    text.split_inclusive(is_outside)
+        .map(|piece| match piece.strip_suffix(is_outside) {
+            Some(inside) => shown(inside) + &piece[inside.len()..],
+            None => shown(piece),
+        })
+        .collect()
 }
 
 /// serde's words, less the text that they quote: who leads us to a document need not learn what it
@@ -61,13 +51,12 @@ pub(crate) fn json_error(error: &serde_json::Error) -> String {
 
 /// serde's words, with the kind of a value in place of the type by which this program reads it.
 fn without_type_names(words: String) -> String {
-    for (what, instead) in [
-        ("struct ", "an object"),
+    // The text that the words quote stands before them, and may hold the same.
+    for (ours, instead) in [
+        ("expected struct ", "expected an object"),
         ("data did not match any variant of untagged enum ", "the value is of another kind"),
     ] {
-        if let Some((before, name)) = words.split_once(what)
-            && (before.is_empty() || before.ends_with("expected "))
-        {
+        if let Some((before, name)) = words.rsplit_once(ours) {
             let after = name.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric());
             return format!("{before}{instead}{after}");
         }
@@ -169,6 +158,10 @@ mod tests {
             "it is not what it should be: invalid type: null, expected an object at line 1 column 4"
         );
         assert_eq!(
+            error(r#""struct \"SECRET""#),
+            "it is not what it should be: invalid type: string …, expected an object at line 1 column 17"
+        );
+        assert_eq!(
             error(r#"{"words": 5}"#),
             "it is not what it should be: the value is of another kind at line 1 column 12"
         );
@@ -198,6 +191,17 @@ mod tests {
                 "expired: `https://a/b?…`\tsee\nhttps://c?…",
             ),
             ("a?b d?e", "a?… d?…"),
+            ("see https://bob:hun@SECRET@cdn/x.", "see https://…@cdn/x."),
+            ("https://bob:hun?SECRET@cdn", "https://…"),
+            ("https://bob:SEC/RET@cdn and more", "https://…@cdn and more"),
+            ("at //bob:SECRET@cdn/x", "at //…@cdn/x"),
+            ("//SECRET@cdn/x", "//…@cdn/x"),
+            ("bob:SECRET@cdn", "…@cdn"),
+            ("https://cdn/x#token=SECRET", "https://cdn/x#…"),
+            (
+                "no team/app:1@sha256:0af, and \"a:1@sha256:0af\"",
+                "no team/app:1@sha256:0af, and \"a:1@sha256:0af\"",
+            ),
             ("who are you? ask why?", "who are you? ask why?"),
             ("x@y", "x@y"),
             ("see https://a and write to me@b", "see https://a and write to me@b"),
