@@ -11,12 +11,10 @@ use crate::progress::{Event, Task};
 use crate::store::{OpenedLayer, Places, layer_path};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
-use crate::{sys, threads};
+use crate::threads;
 
 /// Layers compared at once, at most: each keeps some directories open.
 const MAX_THREADS: usize = 32;
-/// Files that a thread which compares a layer has open, more or less.
-const FILES_OF_A_THREAD: usize = 24;
 /// A layer that somebody replaces while it is compared is looked at again, so often.
 const LOOKS: usize = 3;
 
@@ -73,9 +71,8 @@ pub(crate) fn compare(session: &Session, mut layers: Vec<&mut VerifiedLayer>) ->
     let bytes = layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
     let task = Task::CompareLayers;
     session.reporter.report(Event::Begun { task, things: layers.len(), bytes });
-    let affordable = (sys::open_files_limit() / FILES_OF_A_THREAD).saturating_sub(1).max(1);
-    let threads = session.jobs().min(layers.len()).min(MAX_THREADS).min(affordable);
-    let found = threads::each_in_parallel("compare", threads, &layers, |layer| {
+    let threads = session.jobs().min(MAX_THREADS);
+    let found = threads::each_with_files("compare", threads, &layers, |layer| {
         if session.cancel.is_cancelled() {
             return None;
         }
