@@ -45,7 +45,7 @@ impl Refused {
     }
 
     /// Says what to do about it.
-    pub(super) fn aged(self, hint: String) -> Self {
+    pub(super) fn hinted(self, hint: String) -> Self {
         Self { hint: Some(hint), ..self }
     }
 }

@@ -111,7 +111,7 @@ fn known_logs(claim: &Claim, root: &Root) -> Result<(), Refused> {
     match entries.iter().find(|entry| !root.knows_log(&entry.log_id.key_id)) {
         Some(entry) => {
             let log = shown(&entry.log_id.key_id.to_base64());
-            Err(Refused::because(format!("the log {log} is unknown to {}", root.name())).aged(root.hint()))
+            Err(Refused::because(format!("the log {log} is unknown to {}", root.name())).hinted(root.hint()))
         }
         None => Ok(()),
     }
@@ -140,7 +140,7 @@ fn refusal(error: &Error, root: &Root) -> Refused {
             if text.contains("in the future") =>
         {
             Refused::because(format!("its log entry is of a time to come: {detail}"))
-                .aged("set this machine's clock right: it is behind the log's".to_owned())
+                .hinted("set this machine's clock right: it is behind the log's".to_owned())
         }
         Error::TransparencyLog(TransparencyLogError::IntegratedTime(_)) => {
             Refused::because(format!("certificate was not valid at the time of the log entry: {detail}"))
@@ -149,18 +149,18 @@ fn refusal(error: &Error, root: &Root) -> Refused {
             Refused::because(format!(
                 "its certificate is of no authority that {root_name} believes: {detail}"
             ))
-            .aged(root.hint())
+            .hinted(root.hint())
         }
         Error::Certificate(CertificateError::Sct(_)) | Error::InvalidTrustRoot(_) => Refused::because(
             format!("no log of certificates that {root_name} believes has its certificate: {detail}"),
         )
-        .aged(root.hint()),
+        .hinted(root.hint()),
         Error::TransparencyLog(TransparencyLogError::EntryMismatch(_)) | Error::ArtifactMismatch(_) => {
             Refused::because(format!("its log entry is that of another signature: {detail}"))
         }
         Error::TransparencyLog(_) => {
             Refused::because(format!("no log that {root_name} believes has the signature: {detail}"))
-                .aged(root.hint())
+                .hinted(root.hint())
         }
         Error::SignatureInvalid(_) => {
             Refused::because("its signature is not the certificate's, or what it signs was altered")
