@@ -17,7 +17,7 @@ mod recorded;
 mod tags;
 
 pub(super) use self::assemble::{DocumentKind, Documents, LED_ASTRAY, assemble, verify};
-pub(super) use self::links::next as next_page;
+pub(super) use self::links::next_page;
 pub(super) use self::lookup::{check, fetch, fetch_again, read, resolve};
 pub(super) use self::manifest::{ACCEPT, Entry, For, Index, Parsed, parse};
 pub(crate) use self::meaning::{Lookup, Meaning};

@@ -20,7 +20,7 @@ pub(super) use self::cache::{Document, Held};
 #[cfg(any(fuzzing, test))]
 pub(super) use self::hosts::parse as parse_hosts;
 pub(super) use self::patience::Patience;
-pub(super) use self::remote::{Ask, MIRROR_PATIENCE, MIRROR_TRIES, Remote};
+pub(super) use self::remote::{Ask, MIRROR_TRIES, Remote, is_soon_for_a_mirror};
 pub use self::rests::Rests;
 pub(super) use self::role::Capability;
 pub(super) use self::site::Site;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::digest::{BlobDigest, ContentMismatch};
 use crate::error::RegistryError;
 use crate::registry::pace::Pace;
-use crate::registry::sites::{MIRROR_PATIENCE, MIRROR_TRIES, Patience};
+use crate::registry::sites::{MIRROR_TRIES, Patience, is_soon_for_a_mirror};
 use crate::registry::transport::{FailedTry, Network, TRIES, pause};
 use crate::threads::lock;
 
@@ -224,8 +224,7 @@ impl Resumed {
         };
         let again = failed.may_pass() && lasts;
         if self.sources.len() > 1 {
-            let soon = failed.after.is_none_or(|after| after <= MIRROR_PATIENCE);
-            if again && soon && self.failures < MIRROR_TRIES {
+            if again && is_soon_for_a_mirror(&failed) && self.failures < MIRROR_TRIES {
                 return pause(&self.network, &failed, self.failures);
             }
             if let Some(mut source) = self.sources.pop_front() {

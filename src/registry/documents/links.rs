@@ -7,7 +7,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::registry::transport::printable;
+use crate::registry::transport::{Answer, Network, printable};
+
+/// Finds the next page of a list of which `answer` is one, see [`next`].
+pub(crate) fn next_page(network: &Network, answer: &Answer) -> Result<Option<String>, String> {
+    let lines = answer.headers.get_all("link").iter();
+    let lines: Vec<_> = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+    next(lines.iter().map(|line| &**line), &|line| network.heard(line))
+}
 
 /// Finds the next page by all `Link` lines of an answer; `None`: this page is the last one.
 ///

@@ -11,7 +11,7 @@ use std::io::{self, BufReader, Read};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserializer, de};
 
-use super::links;
+use super::links::next_page;
 use crate::error::RegistryError;
 use crate::image_ref::ImageRef;
 use crate::registry::sites::{Ask, Capability, Remote, Site};
@@ -128,12 +128,7 @@ impl List<'_> {
         let site = self.site;
         let ask = Ask { accept: "application/json", ..Ask::get(url.clone(), Sought::Tags) };
         let answer = self.remote.ask(site, self.reference.repository(), &ask)?;
-        let lines = answer.headers.get_all("link").iter();
-        let lines: Vec<String> =
-            lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect();
-        let show = |line: &str| self.remote.network().heard(line);
-        let next = links::next(lines.iter().map(String::as_str), &show);
-        let next = next.map_err(|reason| refused(site, reason))?;
+        let next = next_page(self.remote.network(), &answer).map_err(|reason| refused(site, reason))?;
         let too_large = || refused(site, format!("a page of it is larger than {} MiB", MAX_TAG_PAGE >> 20));
         if answer.content_length().is_some_and(|length| length > MAX_TAG_PAGE) {
             return Err(too_large().into());

@@ -200,12 +200,7 @@ impl Place<'_> {
         let ask = Ask { accept: accept.as_ref(), ..Ask::get(url.clone(), Sought::Referrers) };
         // There is the tag, where a server does not know such requests.
         let answer = remote.ask(site, repository, &ask).map_err(FailedTry::with_a_way_round)?;
-        let lines = answer.headers.get_all("link").iter();
-        let lines: Vec<String> =
-            lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect();
-        let show = |line: &str| remote.network().heard(line);
-        let next = next_page(lines.iter().map(String::as_str), &show);
-        let next = next.map_err(|reason| refused(site, reason))?;
+        let next = next_page(remote.network(), &answer).map_err(|reason| refused(site, reason))?;
         let next = next.map(|link| url.join(&link)).transpose();
         let next = next.map_err(|reason| refused(site, format!("its next page: {reason}")))?;
         let own = answer.own;

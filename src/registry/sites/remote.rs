@@ -35,7 +35,7 @@ use crate::url::Url;
 /// save the day.
 pub(crate) const MIRROR_TRIES: u32 = 2;
 /// The longest wait that is granted to a mirror that asks for one.
-pub(crate) const MIRROR_PATIENCE: Duration = Duration::from_secs(10);
+const MIRROR_PATIENCE: Duration = Duration::from_secs(10);
 /// The place of credentials that a site has of its own, in words.
 const HOSTS_FILE: &str = "a hosts file";
 /// The time that a mirror which failed is left alone.
@@ -277,10 +277,11 @@ impl Remote {
         mut attempt: impl FnMut() -> Result<T, FailedTry>,
     ) -> Result<T, RegistryError> {
         if site.is_mirror() {
-            let soon = |failed: &FailedTry| failed.after.is_none_or(|after| after <= MIRROR_PATIENCE);
             return retry(self.network(), MIRROR_TRIES, || {
-                attempt()
-                    .map_err(|failed| FailedTry { transient: failed.transient && soon(&failed), ..failed })
+                attempt().map_err(|failed| FailedTry {
+                    transient: failed.transient && is_soon_for_a_mirror(&failed),
+                    ..failed
+                })
             });
         }
         let (mut redirected, mut transient) = (false, false);
@@ -338,6 +339,11 @@ impl Remote {
             reason: "no endpoint".to_owned(),
         })
     }
+}
+
+/// True if a mirror that `failed` asks for no longer wait than a mirror gets.
+pub(crate) fn is_soon_for_a_mirror(failed: &FailedTry) -> bool {
+    failed.after.is_none_or(|after| after <= MIRROR_PATIENCE)
 }
 
 /// A question to a site, as far as questions differ.
