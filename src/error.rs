@@ -24,7 +24,7 @@ pub use hook::HookError;
 pub use input::{InputError, InputFile};
 pub use layer::LayerError;
 pub use recorded::{RecordedError, Unforgettable};
-pub use registry::{Login, Refusal, RegistryError, RegistryName, TlsCure, Trouble};
+pub use registry::{Login, Refusal, Refused, RegistryError, RegistryName, TlsCure, Trouble};
 pub use selection::SelectionError;
 pub use signature::{Finding, SignatureError, TrustFileError};
 pub use store::StoreError;
@@ -229,7 +229,7 @@ impl Error {
             Self::Store(error) => error.hint(),
             Self::Layer { error, .. } => error.hint(),
             Self::LockedDigest { source, .. } => match **source {
-                RegistryError::Refused { status: 404, .. } => Some(
+                RegistryError::Refused(Refused { status: 404, .. }) => Some(
                     "the registry may have dropped it; to take what the tag means now: msb-sync lock --upgrade"
                         .to_owned(),
                 ),

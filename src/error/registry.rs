@@ -20,6 +20,8 @@ pub enum Login {
         /// The places where a stored login was looked for, in words.
         looked_at: Box<[String]>,
     },
+    /// The `Authorization` of a hosts file was sent, in the place of any other.
+    HostsFile,
     /// Credentials were sent.
     Sent {
         /// The place where they came from, in words.
@@ -34,18 +36,23 @@ pub enum Login {
     Withheld,
 }
 
-/// The question that was refused, and by whom.
+impl Login {
+    /// Nothing, and nobody looked for anything.
+    pub(crate) fn unknown() -> Self {
+        Self::None { looked_at: Box::default() }
+    }
+}
+
+/// The question that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The registry was asked for an image, or for a list of its tags.
+    /// An image, or a list of its tags, by a name that the user gave.
     Image,
-    /// The registry was asked for a blob of an image that it has.
-    Blob,
-    /// The server that gives tokens for the registry was asked for one.
+    /// A part of an image: a blob, or a manifest that its index names.
+    Part,
+    /// A token, of the server that gives those for the registry.
     Token,
-    /// Another host was asked, to which the registry led.
-    Elsewhere,
 }
 
 /// The names of a registry.
@@ -69,7 +76,7 @@ pub enum Trouble {
     NoAnswer,
     /// Any other failure before a whole answer arrived.
     Broken,
-    /// The connection was closed before an answer came, over plain http: the other side may speak
+    /// The registry has closed every connection over plain http before an answer came: it may speak
     /// TLS.
     Unencrypted,
     /// The proxy did not let the request through.
@@ -108,29 +115,37 @@ pub enum TlsCure {
     None,
 }
 
+/// An answer of a registry that says no.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason} (HTTP {status} from {host}){}", asks_to_wait(until.as_deref()))]
+#[non_exhaustive]
+pub struct Refused {
+    /// The registry's own words, or ours for the status.
+    pub reason: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The host that said so.
+    pub host: String,
+    /// The registry that refused. Boxed, since errors are moved often.
+    pub registry: Box<RegistryName>,
+    /// The question that was refused.
+    pub refusal: Refusal,
+    /// True if it was another host that refused, to which a redirect led.
+    pub elsewhere: bool,
+    /// The identity that the registry knows of the one who asks.
+    pub login: Box<Login>,
+    /// The time until which the registry asks not to be asked again, where that is longer than
+    /// a run waits. Boxed, since this is rare.
+    pub until: Option<Box<SystemTime>>,
+}
+
 /// The failure of a registry, or of a document or blob that it served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
     /// The registry answered, and the answer was no.
-    #[error("{reason} (HTTP {status} from {host}){}", asks_to_wait(until.as_deref()))]
-    Refused {
-        /// The registry's own words, or ours for the status.
-        reason: String,
-        /// The HTTP status.
-        status: u16,
-        /// The one who said so: host,
-        host: String,
-        /// The registry that refused. Boxed
-        registry: Box<RegistryName>,
-        /// The question that was refused.
-        refusal: Refusal,
-        /// The identity that the registry knows of the one who asks.
-        login: Box<Login>,
-        /// The time until which the registry asks not to be asked again, where that is longer than
-        /// a run waits. Boxed, since errors are moved often and this is rare.
-        until: Option<Box<SystemTime>>,
-    },
+    #[error("{0}")]
+    Refused(Refused),
     /// There was no answer.
     #[error("{reason}")]
     Unreachable {
@@ -170,7 +185,7 @@ pub enum RegistryError {
         url: String,
         /// The fault.
         reason: String,
-        /// True if no part of an answer came over plain http: the other side may speak TLS.
+        /// True if the registry has said nothing else over plain http: it may speak TLS.
         may_be_tls: bool,
     },
     /// A redirect that is not followed.
@@ -283,7 +298,7 @@ impl RegistryError {
     /// See [`Error::kind`](super::Error::kind).
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Refused { status, .. } => match status {
+            Self::Refused(Refused { status, .. }) => match status {
                 401 => "unauthorized",
                 403 => "forbidden",
                 404 => "not-found",
@@ -315,7 +330,7 @@ impl RegistryError {
             Self::Unreachable { .. } | Self::Stalled { .. } | Self::Slow { .. } | Self::Protocol { .. } => {
                 true
             }
-            Self::Refused { status, .. } => matches!(status, 429 | 500..),
+            Self::Refused(Refused { status, .. }) => matches!(status, 429 | 500..),
             _ => false,
         }
     }
@@ -323,7 +338,7 @@ impl RegistryError {
     /// See [`Error::retry_at`](super::Error::retry_at).
     pub fn retry_at(&self) -> Option<SystemTime> {
         match self {
-            Self::Refused { until, .. } => until.as_deref().copied(),
+            Self::Refused(Refused { until, .. }) => until.as_deref().copied(),
             _ => None,
         }
     }
@@ -361,7 +376,7 @@ impl RegistryError {
     pub(crate) fn map_text(mut self, change: &dyn Fn(&str) -> String) -> Self {
         let each = |texts: &mut [&mut String]| texts.iter_mut().for_each(|text| **text = change(text));
         match &mut self {
-            Self::Refused { reason, host, .. } => each(&mut [reason, host]),
+            Self::Refused(Refused { reason, host, .. }) => each(&mut [reason, host]),
             Self::Unreachable { reason, .. }
             | Self::Tls { reason, .. }
             | Self::Credentials { reason, .. }

@@ -10,10 +10,12 @@ mod hosts;
 mod layouts;
 mod limits;
 mod lookups;
+mod plain_http;
 mod referrers;
 mod refusals;
 mod secrecy;
 mod server;
+mod token_servers;
 mod transfers;
 
 use std::collections::BTreeMap;

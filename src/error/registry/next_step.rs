@@ -1,6 +1,6 @@
 //! The next step after a failure of a registry, where there is one.
 
-use super::{Login, Refusal, RegistryError, RegistryName, Trouble};
+use super::{Login, Refusal, Refused, RegistryError, RegistryName, Trouble};
 
 /// The next step where nothing like an answer came over plain http.
 const SAY_HTTPS: &str = "if the registry speaks https, say so with `endpoint = \"https://…\"`";
@@ -8,8 +8,13 @@ const SAY_HTTPS: &str = "if the registry speaks https, say so with `endpoint = \
 /// Tells what may help against `error`.
 pub(super) fn after(error: &RegistryError) -> Option<String> {
     let words = match error {
-        RegistryError::Refused { status, registry, refusal, login, .. } => {
-            return after_refusal(*refusal, *status, registry, login);
+        RegistryError::Refused(Refused { status, registry, refusal, elsewhere, login, .. }) => {
+            return match (refusal, status) {
+                // A name is mistyped wherever the registry keeps what has names.
+                (Refusal::Image, 404) => Some("check the name and the tag".to_owned()),
+                _ if *elsewhere => elsewhere_hint(*status).map(str::to_owned),
+                _ => after_refusal(*refusal, *status, registry, login),
+            };
         }
         RegistryError::Unreachable { trouble, .. } => return after_trouble(*trouble).map(str::to_owned),
         RegistryError::Tls { cure, .. } => cure.hint(),
@@ -57,22 +62,6 @@ fn after_trouble(trouble: Trouble) -> Option<&'static str> {
     })
 }
 
-/// Tells what may help against a refusal.
-fn after_refusal(refusal: Refusal, status: u16, registry: &RegistryName, login: &Login) -> Option<String> {
-    match (refusal, status) {
-        (Refusal::Elsewhere, _) => elsewhere_hint(status).map(str::to_owned),
-        (Refusal::Token, 404) => Some(
-            "the registry says that its tokens are there: check its name and its `endpoint`, and the registry's set-up"
-                .to_owned(),
-        ),
-        (Refusal::Blob, 404) => Some(
-            "the registry has the image, but lacks this part of it: push the image again, or choose another tag"
-                .to_owned(),
-        ),
-        (Refusal::Image | Refusal::Blob | Refusal::Token, _) => refused_hint(status, registry, login),
-    }
-}
-
 /// Tells what may help against a refusal with `status` by a host to which a registry led: no login
 /// goes there.
 fn elsewhere_hint(status: u16) -> Option<&'static str> {
@@ -86,9 +75,10 @@ fn elsewhere_hint(status: u16) -> Option<&'static str> {
     }
 }
 
-/// Tells what may help against a refusal with `status` by `registry`, which knows `login` of who
-/// asks.
-fn refused_hint(status: u16, registry: &RegistryName, login: &Login) -> Option<String> {
+/// Tells what may help against a `refusal` with `status` by `registry`, or by its server for tokens:
+/// they know `login` of who asks.
+fn after_refusal(refusal: Refusal, status: u16, registry: &RegistryName, login: &Login) -> Option<String> {
+    let who = if refusal == Refusal::Token { "the registry's token server" } else { "the registry" };
     let log_in = |registry: &RegistryName| {
         let RegistryName { name, login } = registry;
         let host = if login == "docker.io" { String::new() } else { format!(" {login}") };
@@ -108,6 +98,11 @@ fn refused_hint(status: u16, registry: &RegistryName, login: &Login) -> Option<S
                  anew: {}",
                 log_in(registry)
             ),
+            Login::HostsFile => {
+                "the authorization that a hosts file sets was refused, or does not reach this image; check the name, \
+                 then correct the authorization in its hosts.toml"
+                    .to_owned()
+            }
             Login::NotAsked => {
                 "there are credentials, but the registry does not ask for any, at /v2/ either; \
                                     check the name, and its set-up"
@@ -124,12 +119,20 @@ fn refused_hint(status: u16, registry: &RegistryName, login: &Login) -> Option<S
                 registry.name
             ),
         }),
-        404 => Some("check the name and the tag".to_owned()),
+        404 => Some(match refusal {
+            Refusal::Token => {
+                "the registry says that its tokens are there: check its name and its `endpoint`, and the registry's set-up"
+                    .to_owned()
+            }
+            _ => "the registry lacks this part of the image, or all of it: check the name, push the image again, or \
+                  choose another tag"
+                .to_owned(),
+        }),
         429 if matches!(login, Login::None { .. }) => {
-            Some(format!("the registry limits how often it is asked; wait, or log in: {}", log_in(registry)))
+            Some(format!("{who} limits how often it is asked; wait, or log in: {}", log_in(registry)))
         }
-        429 => Some("the registry limits how often it is asked; run again later".to_owned()),
-        500.. => Some("the registry itself has a problem; run again later".to_owned()),
+        429 => Some(format!("{who} limits how often it is asked; run again later")),
+        500.. => Some(format!("{who} has a problem; run again later")),
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::credential::{Credential, credential_in};
 use super::helper::run_helper;
-use crate::error::RegistryError;
+use crate::error::{Login, RegistryError};
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::registry::transport::{Environment, Network, Secret, printable};
 use crate::state::RegistrySettings;
@@ -141,14 +141,14 @@ impl Credentials {
         &self.stored_under
     }
 
-    /// Tells whether a stored login is not sent because the registry is asked over plain http.
-    pub(crate) fn are_withheld(&self) -> bool {
-        self.withheld && self.own.is_none()
-    }
-
-    /// The places where a stored login was looked for so far, each with what was found there.
-    pub(crate) fn looked_at(&self) -> Vec<String> {
-        lock(&self.elsewhere).as_ref().map(|elsewhere| elsewhere.looked_at.clone()).unwrap_or_default()
+    /// The login to tell where [`find`](Self::find) has found none: a stored one is withheld, or was
+    /// looked for in these places, each with what was found there.
+    pub(crate) fn no_login(&self) -> Login {
+        if self.withheld && self.own.is_none() {
+            return Login::Withheld;
+        }
+        let looked_at = lock(&self.elsewhere).as_ref().map(|elsewhere| elsewhere.looked_at.clone());
+        Login::None { looked_at: looked_at.unwrap_or_default().into() }
     }
 
     /// The credentials for `repository`, if there are any.

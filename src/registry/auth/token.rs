@@ -23,7 +23,7 @@ use ureq::http::{HeaderMap, Method};
 use super::challenge::{Challenge, bearer_of, challenges_in};
 use super::credential::Credential;
 use super::credentials::{Credentials, Found};
-use crate::error::{Login, RegistryError, Trouble};
+use crate::error::{Login, Refused, RegistryError, Trouble};
 use crate::registry::transport::{
     Answer, Client, FailedTry, Request, Secret, Sought, TRIES, basic, printable, refusal, retry,
 };
@@ -288,17 +288,21 @@ impl Slot {
             self.set(State::Bearer { bearer, token, renew_at: None }, Some(place));
             return Ok(());
         }
-        let found = if found.is_some() && !party.trusts(&bearer.realm) {
+        let trusted = party.trusts(&bearer.realm);
+        let login = match (&found, party.credentials) {
+            (Some(found), _) if trusted => Login::Sent { place: (*found.place).into() },
+            (Some(_), _) => Login::KeptBack,
+            (None, credentials) => credentials.map_or_else(Login::unknown, Credentials::no_login),
+        };
+        if login == Login::KeptBack {
             party.client.network.warn(format!(
                 "{}: the credentials are not sent to its token realm {}: it is another host, or not encrypted",
                 party.client.name.name, bearer.realm
             ));
-            None
-        } else {
-            found
-        };
+        }
+        let found = found.filter(|_| trusted);
         let (token, life) =
-            retry(&party.client.network, TRIES, || request_token(party, &bearer, found.as_ref()))
+            retry(&party.client.network, TRIES, || request_token(party, &bearer, found.as_ref(), &login))
                 .map_err(of_token_server)?;
         // A tenth of its life, but no more than half a minute, is left for requests under way.
         let renew_at =
@@ -309,28 +313,27 @@ impl Slot {
 }
 
 /// Says that it was not the registry that failed, but the server that gives tokens for it.
-fn of_token_server(error: RegistryError) -> RegistryError {
-    match error {
-        RegistryError::Unreachable { reason, trouble }
-            if !matches!(trouble, Trouble::Proxy | Trouble::ProxyLogin | Trouble::Limit) =>
-        {
-            let reason = format!("{reason}, the registry's token server");
-            RegistryError::Unreachable { reason, trouble: Trouble::TokenServer }
+fn of_token_server(mut error: RegistryError) -> RegistryError {
+    match &mut error {
+        RegistryError::Unreachable {
+            trouble: Trouble::Proxy | Trouble::ProxyLogin | Trouble::Limit, ..
+        } => {}
+        RegistryError::Unreachable { reason, trouble } => {
+            reason.push_str(", the registry's token server");
+            *trouble = Trouble::TokenServer;
         }
-        RegistryError::Refused {
-            reason,
-            status: status @ (404 | 500..),
-            host,
-            registry,
-            refusal,
-            login,
-            until,
-        } => {
-            let reason = format!("its token server: {reason}");
-            RegistryError::Refused { reason, status, host, registry, refusal, login, until }
+        RegistryError::Refused(Refused { reason, status: 404 | 429 | 500.., .. }) => {
+            reason.insert_str(0, "its token server: ");
         }
-        other => other,
+        RegistryError::Protocol { url, .. }
+        | RegistryError::Stalled { url, .. }
+        | RegistryError::Slow { url, .. } => url.insert_str(0, "the registry's token server "),
+        _ => {}
     }
+    if let RegistryError::Protocol { may_be_tls, .. } = &mut error {
+        *may_be_tls = false;
+    }
+    error
 }
 
 #[derive(Deserialize)]
@@ -390,11 +393,13 @@ impl TokenRequest {
     }
 }
 
-/// Asks the token server of `bearer` for a token; tells also how long the token lives.
+/// Asks the token server of `bearer`, which knows `login` of us, for a token; tells also how long
+/// the token lives.
 fn request_token(
     party: &Party<'_>,
     bearer: &Bearer,
     found: Option<&Found>,
+    login: &Login,
 ) -> Result<(Secret, Duration), FailedTry> {
     let TokenRequest { url, authorization, form } =
         TokenRequest::new(bearer, found.map(|found| &found.credential));
@@ -412,13 +417,7 @@ fn request_token(
         })
         .map_err(|failure| failure.about(about))?;
     if answer.status != 200 {
-        let login = match found {
-            Some(found) => Login::Sent { place: (*found.place).into() },
-            None => Login::None {
-                looked_at: party.credentials.map(Credentials::looked_at).unwrap_or_default().into(),
-            },
-        };
-        let refused = refusal(client, answer, Sought::Token, login, bearer.heard);
+        let refused = refusal(client, answer, Sought::Token, login.clone(), bearer.heard);
         return Err(refused.about(about));
     }
     let host = answer.url.host_port();

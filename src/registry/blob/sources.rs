@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::range::content_range;
 use super::resumed::{Body, Source, Transfer, wrong_size};
 use crate::digest::BlobDigest;
-use crate::error::RegistryError;
+use crate::error::{Refused, RegistryError};
 use crate::registry::sites::{Ask, Capability, Remote};
 use crate::registry::transport::{self, Answer, Clock, FailedTry, Network, Sought, body_failure};
 use crate::state::LayerDescriptor;
@@ -102,7 +102,7 @@ impl BlobAt {
 }
 
 fn is_status(failed: &FailedTry, wanted: u16) -> bool {
-    matches!(failed.error, RegistryError::Refused { status, .. } if status == wanted)
+    matches!(failed.error, RegistryError::Refused(Refused { status, .. }) if status == wanted)
 }
 
 /// The body of an answer.

@@ -13,7 +13,7 @@ use super::assemble::{DocumentKind, Documents, LED_ASTRAY, assemble, verify};
 use super::manifest::{ACCEPT, parse, turn};
 use super::meaning::{Lookup, Meaning};
 use crate::digest::{Algorithm, BlobDigest};
-use crate::error::RegistryError;
+use crate::error::{Refused, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::registry::sites::{Ask, Capability, Document, Held, Remote, Site};
 use crate::registry::transport::{Answer, FailedTry, Portion, Sought};
@@ -118,7 +118,7 @@ impl Repository<'_> {
             Meaning::Same => return Ok(Lookup::Same),
             Meaning::Digest(digest) => match self.document(DocumentKind::Manifest, digest, None) {
                 // It has moved on since, or is a registry that knows manifests by tag only.
-                Err(RegistryError::Refused { status: 404, .. }) if reference.digest().is_none() => {
+                Err(RegistryError::Refused(Refused { status: 404, .. })) if reference.digest().is_none() => {
                     self.tagged(tag)?
                 }
                 document => document?,
@@ -183,7 +183,7 @@ impl Repository<'_> {
             }
             // GET may be allowed where HEAD is not, and says why if it is not; a 401 has been dealt
             // with.
-            Err(RegistryError::Refused { status: 400 | 402..=407 | 409..=428 | 501, .. }) => {
+            Err(RegistryError::Refused(Refused { status: 400 | 402..=407 | 409..=428 | 501, .. })) => {
                 Ok(Meaning::Unsaid)
             }
             Err(error) => Err(error),
@@ -263,12 +263,13 @@ impl Repository<'_> {
             return Ok(portion.grow(document.bytes.len() as u64).then(|| Arc::clone(document)));
         }
         let mut damaged = 0;
+        // The size is known of what another document names.
+        let sought = if size.is_some() { Sought::Child } else { Sought::Manifest };
         let document = self.remote.anywhere(Capability::Pull, Some(digest), |site| {
             let ask = match kind {
-                DocumentKind::Manifest => Ask {
-                    accept: &ACCEPT,
-                    ..Ask::get(self.manifest_url(site, &digest.text()), Sought::Manifest)
-                },
+                DocumentKind::Manifest => {
+                    Ask { accept: &ACCEPT, ..Ask::get(self.manifest_url(site, &digest.text()), sought) }
+                }
                 DocumentKind::Config | DocumentKind::Signature => {
                     Ask::get(site.url(&format!("/{}/blobs/{digest}", self.name)), Sought::Blob)
                 }
@@ -297,7 +298,7 @@ impl Repository<'_> {
 
 /// Tells whether the server failed, and not the way to it.
 fn is_of_the_server(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::Refused { status: 500.., .. } | RegistryError::Protocol { .. })
+    matches!(error, RegistryError::Refused(Refused { status: 500.., .. }) | RegistryError::Protocol { .. })
 }
 
 /// The failure of a try that got other bytes than those it asked for: a bit may have flipped on the

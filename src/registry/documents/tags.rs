@@ -12,7 +12,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserializer, de};
 
 use super::links::next_page;
-use crate::error::RegistryError;
+use crate::error::{Refused, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::registry::sites::{Ask, Capability, Remote, Site};
 use crate::registry::transport::{Clock, FailedTry, Sought, body_failure, json_error};
@@ -175,9 +175,9 @@ struct Page {
 /// own are good.
 fn is_about_page_size(error: &RegistryError) -> bool {
     match error {
-        RegistryError::Refused { status: 400 | 422, .. } => true,
+        RegistryError::Refused(Refused { status: 400 | 422, .. }) => true,
         // The distribution specification's code, as it is told.
-        RegistryError::Refused { status: 404 | 405 | 416, reason, .. } => {
+        RegistryError::Refused(Refused { status: 404 | 405 | 416, reason, .. }) => {
             reason.to_lowercase().replace('_', " ").starts_with("pagination number invalid")
         }
         _ => false,

@@ -15,7 +15,7 @@ use super::artifact::{Artifact, Listed, MAX_SIZE, list, tag_of};
 use super::asked::{Asked, List};
 use super::hearing::{Belongs, Hearing};
 use crate::digest::{Algorithm, BlobDigest};
-use crate::error::RegistryError;
+use crate::error::{Refused, RegistryError};
 use crate::registry::documents::{
     ACCEPT, DocumentKind, Documents, LED_ASTRAY, fetch_again, next_page, read as read_document, verify,
 };
@@ -137,7 +137,7 @@ impl Place<'_> {
         }
         let path = format!("/{}/referrers/{subject}", self.repository);
         self.asked.list(self.index, &path, || match self.pages(&path) {
-            Err(RegistryError::Refused { status: 404, .. }) => {
+            Err(RegistryError::Refused(Refused { status: 404, .. })) => {
                 self.asked.note_no_api(self.index, self.repository);
                 Ok(Vec::new())
             }
@@ -163,7 +163,7 @@ impl Place<'_> {
             });
             let next = match page {
                 // The first page alone tells whether there is such a list.
-                Err(RegistryError::Refused { status: 404, .. }) if visited.len() > 1 => {
+                Err(RegistryError::Refused(Refused { status: 404, .. })) if visited.len() > 1 => {
                     return Err(refused(site, "a page of it is not there (HTTP 404)".to_owned()));
                 }
                 Err(RegistryError::Slow { .. }) if clock.is_over() => return Err(slow()),
@@ -217,7 +217,7 @@ impl Place<'_> {
         let path = format!("/{}/manifests/{tag}", self.repository);
         self.asked.list(self.index, &path, || {
             let document = match self.tagged(&path) {
-                Err(RegistryError::Refused { status: 404, .. }) => return Ok(Vec::new()),
+                Err(RegistryError::Refused(Refused { status: 404, .. })) => return Ok(Vec::new()),
                 document => document?,
             };
             let refused =
@@ -305,7 +305,8 @@ fn read(answer: Answer, site: &Site, portion: &mut Portion) -> Result<Option<Vec
 fn says_no_api(error: &RegistryError) -> bool {
     matches!(
         error,
-        RegistryError::Refused { status: 400 | 405 | 406 | 501, .. } | RegistryError::Document { .. }
+        RegistryError::Refused(Refused { status: 400 | 405 | 406 | 501, .. })
+            | RegistryError::Document { .. }
     )
 }
 

@@ -62,6 +62,7 @@ impl Outage {
                     | Trouble::HostNotFound
                     | Trouble::NoAnswer
                     | Trouble::Proxy
+                    | Trouble::ProxyLogin
                     | Trouble::TokenServer),
             } => {
                 let (reason, trouble) = (reason.clone(), *trouble);

@@ -21,7 +21,7 @@ use super::rests::Rests;
 use super::role::Capability;
 use super::site::Site;
 use crate::digest::BlobDigest;
-use crate::error::{Login, RegistryError};
+use crate::error::{Login, Refused, RegistryError};
 use crate::registry::auth::{Authorizer, Challenged, Credentials, Party, Pass, is_challenge};
 use crate::registry::pace::Pacer;
 use crate::registry::transport::{
@@ -198,16 +198,14 @@ impl Remote {
         Ok(if let Some(place) = &pass.place {
             Login::Sent { place: (**place).into() }
         } else if site.authorization.is_some() {
-            Login::Sent { place: HOSTS_FILE.into() }
+            Login::HostsFile
         } else if !site.has_credentials() {
-            Login::None { looked_at: Box::default() }
+            Login::unknown()
         } else if self.credentials.find(self.network(), repository)?.is_some() {
             // A token for anybody: one that goes by the credentials has their place.
             if pass.header.is_some() { Login::KeptBack } else { Login::NotAsked }
-        } else if self.credentials.are_withheld() {
-            Login::Withheld
         } else {
-            Login::None { looked_at: self.credentials.looked_at().into() }
+            self.credentials.no_login()
         })
     }
 
@@ -246,7 +244,7 @@ impl Remote {
     pub(crate) fn mirror_failed(&self, site: usize, error: &RegistryError) {
         // Such a refusal is about what was asked for; one that is rate-limited is about the mirror.
         let is_about_one = match error {
-            RegistryError::Refused { status, .. } => matches!(status, 400..=428 | 430..=499),
+            RegistryError::Refused(Refused { status, .. }) => matches!(status, 400..=428 | 430..=499),
             RegistryError::Mismatch { .. } => true,
             _ => false,
         };

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use crate::error::{Login, Refusal, RegistryError, RegistryName};
+use crate::error::{Refused, RegistryError};
 use crate::threads::lock;
 
 /// Addresses that are remembered, at most.
@@ -17,18 +17,7 @@ const MAX_KEPT: usize = 10_000;
 
 /// The wishes to be left alone, by address. A clone shares them.
 #[derive(Clone, Debug, Default)]
-pub struct Rests(Arc<Mutex<BTreeMap<String, Rest>>>);
-
-#[derive(Debug)]
-struct Rest {
-    until: SystemTime,
-    reason: String,
-    status: u16,
-    host: String,
-    registry: Box<RegistryName>,
-    refusal: Refusal,
-    login: Box<Login>,
-}
+pub struct Rests(Arc<Mutex<BTreeMap<String, Refused>>>);
 
 impl Rests {
     /// Forgets all wishes: somebody changed something, or wants an answer now.
@@ -39,40 +28,23 @@ impl Rests {
     /// Returns the error of a request to `url` at `now`, if that is not to be asked.
     pub(crate) fn error(&self, url: &str, now: SystemTime) -> Option<RegistryError> {
         let rests = lock(&self.0);
-        let rest = rests.get(url).filter(|rest| rest.until > now)?;
-        Some(RegistryError::Refused {
-            reason: rest.reason.clone(),
-            status: rest.status,
-            host: rest.host.clone(),
-            registry: rest.registry.clone(),
-            refusal: rest.refusal,
-            login: rest.login.clone(),
-            until: Some(Box::new(rest.until)),
-        })
+        let rest = rests.get(url).filter(|rest| lasts(rest, now))?;
+        Some(RegistryError::Refused(rest.clone()))
     }
 
     /// Takes note of `error`, the answer of `url` at `now`, if that asks to be left alone.
     pub(crate) fn note(&self, url: &str, error: &RegistryError, now: SystemTime) {
-        let RegistryError::Refused { reason, status, host, registry, refusal, login, until: Some(until) } =
-            error
-        else {
-            return;
-        };
+        let RegistryError::Refused(refused @ Refused { until: Some(_), .. }) = error else { return };
         let mut rests = lock(&self.0);
         if rests.len() >= MAX_KEPT {
-            rests.retain(|_, rest| rest.until > now);
+            rests.retain(|_, rest| lasts(rest, now));
         }
         if rests.len() < MAX_KEPT {
-            let rest = Rest {
-                until: **until,
-                reason: reason.clone(),
-                status: *status,
-                host: host.clone(),
-                registry: registry.clone(),
-                refusal: *refusal,
-                login: login.clone(),
-            };
-            rests.insert(url.to_owned(), rest);
+            rests.insert(url.to_owned(), refused.clone());
         }
     }
+}
+
+fn lasts(rest: &Refused, now: SystemTime) -> bool {
+    rest.until.as_deref().is_some_and(|until| *until > now)
 }

@@ -576,21 +576,3 @@ fn a_refusal_says_where_a_login_was_looked_for() {
     assert!(hint.contains(&format!("is in {}, ", docker.display())), "{hint}");
     assert!(hint.contains(&format!("{} (not there)", podman.display())), "{hint}");
 }
-
-#[test]
-fn a_token_server_that_is_down_is_told_from_the_registry() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let realm = format!("Bearer realm=\"http://{nobody}/token\"");
-    let server = Server::start(move |_| Response::new(401, b"").header("WWW-Authenticate", &realm));
-    let setup = Setup::new().with(settings(&server));
-    let error = resolve(&setup.build(), &reference(&server)).unwrap_err();
-    let text = format!("connection refused by http://{nobody}, the registry's token server");
-    assert_eq!(error.to_string(), text);
-    assert!(error.hint().unwrap().contains("the registry itself answers"), "{:?}", error.hint());
-    // That it answers 503 is no different.
-    let realm = Server::start(|_| Response::new(503, b""));
-    let realm = format!("Bearer realm=\"http://{}/token\"", realm.name());
-    let server = Server::start(move |_| Response::new(401, b"").header("WWW-Authenticate", &realm));
-    let error = resolve(&Setup::new().with(settings(&server)).build(), &reference(&server)).unwrap_err();
-    assert!(error.to_string().starts_with("its token server: service unavailable"), "{error}");
-}

@@ -1,8 +1,6 @@
 //! Refusals, and answers that are none: which are tried again, whose words are shown and how much
 //! of them, and the next step that is told.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::time::Instant;
 
 use super::*;
@@ -119,24 +117,83 @@ fn who_refused_and_what_for_decides_the_next_step() {
     });
     let error = refused(&Setup::new(), &server);
     assert!(error.to_string().starts_with("blob unknown (HTTP 404"), "{error}");
-    assert_hint(&error, "lacks this part of it");
+    assert_hint(&error, "lacks this part of the image");
     // The registry itself.
     let server = Server::start(|_| Response::new(404, b""));
     assert_hint(&refused(&Setup::new(), &server), "check the name and the tag");
-    // Another host.
+}
+
+/// A server that sends to another host, which answers with `status`.
+fn sends_on(status: u16) -> Server {
+    let elsewhere = Server::start(move |_| Response::new(status, b"").header("Retry-After", "0"));
+    let to = format!("http://{}/x", elsewhere.other_name());
+    Server::start(move |_| Response::redirect(&to))
+}
+
+#[test]
+fn a_host_to_which_the_registry_sends_is_told_from_it() {
     for (status, part) in [
         (429, "this host limits"),
         (403, "sends to this host"),
-        (404, "sends to this host"),
         (503, "this host, to which the registry sends"),
     ] {
-        let elsewhere = Server::start(move |_| Response::new(status, b"").header("Retry-After", "0"));
-        let to = format!("http://{}/x", elsewhere.other_name());
-        let server = Server::start(move |_| Response::redirect(&to));
-        let error = refused(&Setup::new(), &server);
+        let error = refused(&Setup::new(), &sends_on(status));
         assert_hint(&error, part);
         assert!(!error.hint().unwrap().contains("docker login"), "{error}");
     }
+    // A tag that is mistyped is mistyped wherever manifests and lists are kept.
+    let server = sends_on(404);
+    assert_hint(&refused(&Setup::new(), &server), "check the name and the tag");
+    let error = Setup::new().build().tags(&reference(&server)).unwrap_err();
+    assert_hint(&error, "check the name and the tag");
+    // A blob is not.
+    let (app, blobs) = (Image::new("layer"), sends_on(404));
+    let content = serve(&app);
+    let to = format!("http://{}", blobs.name());
+    let server = Server::start(move |request| match request.path() {
+        path if path.contains("/blobs/") => Response::redirect(&format!("{to}{path}")),
+        _ => content.answer(request),
+    });
+    assert_hint(&refused(&Setup::new(), &server), "sends to this host");
+}
+
+#[test]
+fn a_manifest_that_an_index_names_is_a_part_of_the_image() {
+    let app = Image::new("layer");
+    let list = index(&[app.entry("linux/amd64")]);
+    let mut content = Content::default();
+    content.manifest("team/app", "1", OCI_INDEX, &list);
+    let server = Server::start(move |request| content.answer(request));
+    assert_hint(&refused(&Setup::new(), &server), "lacks this part of the image");
+    // A digest that the user names is none.
+    let text = format!("team/app@{}", app.digest());
+    let pinned = ImageRef::in_registry(&server.name(), &text).unwrap();
+    let error = resolve(&Setup::new().build(), &pinned).unwrap_err();
+    assert_hint(&error, "check the name and the tag");
+}
+
+#[test]
+fn a_registry_that_lacks_a_blob_may_lack_the_image() {
+    let app = Image::new("layer");
+    let server = Server::start(|_| Response::new(404, b""));
+    let registries = Setup::new().build();
+    let error = registries.blob(&reference(&server), &app.layer_descriptor(), 0).err().unwrap();
+    assert_hint(&error, "lacks this part of the image, or all of it");
+}
+
+#[test]
+fn an_authorization_of_a_hosts_file_is_mended_there() {
+    let server = Server::start(|_| Response::new(401, b"").header("WWW-Authenticate", "Basic realm=x"));
+    let folder = tempfile::tempdir().unwrap();
+    let name = format!("{}_", server.name().replace(':', "_"));
+    std::fs::create_dir(folder.path().join(&name)).unwrap();
+    let text =
+        format!("[host.\"http://{}\"]\nheader = {{ Authorization = \"Basic hunter2\" }}\n", server.name());
+    std::fs::write(folder.path().join(name).join("hosts.toml"), text).unwrap();
+    let setup = Setup { hosts_dir: Some(folder.path().to_owned()), ..with_password(&server) };
+    let error = refused(&setup, &server);
+    assert_hint(&error, "correct the authorization in its hosts.toml");
+    assert!(!error.hint().unwrap().contains("docker login"), "{:?}", error.hint());
 }
 
 #[test]
@@ -162,32 +219,14 @@ fn a_proxy_that_wants_a_login_is_asked_once_and_named() {
         assert_hint(&error, "http://USER:PASSWORD@HOST:PORT");
         assert_eq!(proxy.lines().len(), before + 1, "{:?}", proxy.lines());
     }
-}
-
-#[test]
-fn a_server_that_closes_without_an_answer_over_plain_http_may_speak_tls() {
-    // The second one says in TLS that it does not understand.
-    for answer in [&b""[..], b"\x15\x03\x01\x00\x02\x02\x46"] {
-        for reads in [true, false] {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let name = listener.local_addr().unwrap().to_string();
-            std::thread::spawn(move || {
-                for stream in listener.incoming() {
-                    let mut stream = stream.unwrap();
-                    if reads {
-                        let _ = stream.read(&mut [0; 4096]);
-                    }
-                    let _ = stream.write_all(answer);
-                }
-            });
-            let reference = ImageRef::in_registry(&name, "team/app:1").unwrap();
-            let error = resolve(&Setup::new().build(), &reference).unwrap_err();
-            assert_hint(&error, "if the registry speaks https");
-        }
+    // Six images of a registry are one login, not six.
+    let registries = setup.build();
+    let before = proxy.lines().len();
+    for _ in 0..6 {
+        let reference = ImageRef::in_registry("registry.invalid:5000", "team/app:1").unwrap();
+        assert_hint(&resolve(&registries, &reference).unwrap_err(), "http://USER:PASSWORD@HOST:PORT");
     }
-    // Who began to answer speaks http.
-    let server = Server::start(|_| Response::new(200, b"{\"schemaVersion\": 2}").cut(5));
-    assert_eq!(refused(&Setup::new(), &server).hint(), None);
+    assert_eq!(proxy.lines().len(), before + 1, "{:?}", proxy.lines());
 }
 
 #[test]

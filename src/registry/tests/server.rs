@@ -78,6 +78,11 @@ impl Response {
         self.cut(at)
     }
 
+    /// No answer at all.
+    pub(super) fn closed() -> Self {
+        Self::new(0, b"").cut(0)
+    }
+
     pub(super) fn unmeasured(mut self) -> Self {
         self.unmeasured = true;
         self
@@ -173,6 +178,9 @@ fn read_request(reader: &mut impl BufRead) -> Option<Request> {
 }
 
 fn write_response(mut stream: &TcpStream, request: &Request, response: &Response) -> std::io::Result<()> {
+    if response.status == 0 {
+        return Ok(());
+    }
     let mut head = format!("HTTP/1.1 {} Whatever\r\n", response.status);
     for (name, value) in &response.headers {
         write!(head, "{name}: {value}\r\n").unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::clock::Waits;
 use super::handshake::{ClientCertificate, tls_failure};
 use super::words::printable;
-use crate::error::{RegistryError, TlsCure, Trouble};
+use crate::error::{Refused, RegistryError, TlsCure, Trouble};
 use crate::url::Url;
 use crate::{sys, threads};
 
@@ -47,11 +47,11 @@ impl FailedTry {
     /// The same failure of a request in whose place another one can be made: a server that does not
     /// know such requests (501) is not asked again.
     pub(crate) fn with_a_way_round(self) -> Self {
-        let unknown = matches!(self.error, RegistryError::Refused { status: 501, .. });
+        let unknown = matches!(self.error, RegistryError::Refused(Refused { status: 501, .. }));
         Self { transient: self.transient && !unknown, ..self }
     }
 
-    /// The same failure of a request over plain http, of which no part of an answer came.
+    /// The same failure of a request over plain http to somebody who has said nothing else so far.
     pub(super) fn over_plain_http(mut self) -> Self {
         match &mut self.error {
             RegistryError::Protocol { may_be_tls, .. } => *may_be_tls = true,
@@ -127,7 +127,8 @@ pub(super) fn transport_failure(
 /// HTTP.
 pub(super) fn is_no_answer(error: &ureq::Error) -> bool {
     match error {
-        ureq::Error::Protocol(_) => true,
+        // httparse's words where a line does not begin like that of a status; after that it is HTTP.
+        ureq::Error::Protocol(error) => error.to_string().ends_with("invalid HTTP version"),
         ureq::Error::Io(error) => is_closed(error),
         _ => false,
     }
@@ -152,7 +153,7 @@ pub(super) fn wants_proxy_login(words: &str) -> FailedTry {
 /// Blames the proxy, which is the one that did not answer or was not found.
 pub(super) fn blame_proxy(mut failure: FailedTry, variable: &str) -> FailedTry {
     if let RegistryError::Unreachable { reason, trouble } = &mut failure.error
-        && !matches!(trouble, Trouble::Proxy | Trouble::ProxyLogin)
+        && !matches!(trouble, Trouble::Proxy | Trouble::ProxyLogin | Trouble::Limit)
     {
         *reason = format!("{reason}, by the proxy that {variable} names");
         *trouble = Trouble::Proxy;
@@ -248,6 +249,16 @@ mod tests {
         }
         let broken = failed(io::Error::from(io::ErrorKind::ConnectionReset));
         assert!(broken.to_string().contains("broke"), "{broken}");
+    }
+
+    #[test]
+    fn a_shortage_of_this_process_is_not_the_proxys_fault() {
+        let url = Url::parse("https://r.io/v2/").unwrap();
+        let shortage = io::Error::from_raw_os_error(24);
+        let failed =
+            blame_proxy(io_failure(&url, &shortage, ClientCertificate::Unasked), "HTTPS_PROXY").error;
+        assert!(!failed.to_string().contains("proxy"), "{failed}");
+        assert_eq!(failed.kind(), "system");
     }
 
     proptest! {

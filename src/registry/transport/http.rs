@@ -5,6 +5,7 @@
 //! never by the length of the transfer.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::Instant;
 
@@ -77,6 +78,8 @@ pub(crate) struct Client {
     /// Hosts whose certificates `insecure` leaves unchecked: the endpoint's and the mirrors'.
     insecure_hosts: Vec<String>,
     insecure_warned: Once,
+    /// True once the endpoint has answered over plain http.
+    answered: AtomicBool,
     tls: OnceLock<Result<TlsSettings, String>>,
     connections: ByKind,
 }
@@ -105,6 +108,7 @@ impl Client {
             endpoint,
             insecure_hosts,
             insecure_warned: Once::new(),
+            answered: AtomicBool::new(false),
             tls: OnceLock::new(),
             connections: Mutex::default(),
         }
@@ -192,6 +196,9 @@ impl Client {
         if let (407, false, Some((variable, _))) = (response.status().as_u16(), url.is_secure(), &proxy) {
             return Err(wants_proxy_login(&format!("no way through the proxy that {variable} names")));
         }
+        if self.is_plain_endpoint(url) {
+            self.answered.store(true, Ordering::Relaxed);
+        }
         let (parts, body) = response.into_parts();
         Ok(Answer {
             status: parts.status.as_u16(),
@@ -217,9 +224,16 @@ impl Client {
         let failed = self.network.failure(url, error, ours);
         match variable {
             Some(variable) => blame_proxy(failed, variable),
-            None if is_no_answer && !url.is_secure() => failed.over_plain_http(),
+            None if is_no_answer && self.is_plain_endpoint(url) && !self.answered.load(Ordering::Relaxed) => {
+                failed.over_plain_http()
+            }
             None => failed,
         }
+    }
+
+    /// True if `url` is the endpoint's, and that is asked over plain http.
+    fn is_plain_endpoint(&self, url: &Url) -> bool {
+        !url.is_secure() && url.same_origin(&self.endpoint)
     }
 
     /// Writes the head of `request` to `url`; secrets go along only to the request's `own` origin.

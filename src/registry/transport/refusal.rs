@@ -9,7 +9,7 @@ use super::answer::Answer;
 use super::failure::{FailedTry, is_too_long, retry_after};
 use super::http::Client;
 use super::words::{printable, reason_in};
-use crate::error::{Login, Refusal, RegistryError, TlsCure};
+use crate::error::{Login, Refusal, Refused, RegistryError, TlsCure};
 use crate::url::Url;
 
 /// The part of an error's body that is read, in bytes.
@@ -21,6 +21,8 @@ const ERROR_TIME: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sought {
     Manifest,
+    /// A manifest that an index names.
+    Child,
     Tags,
     Referrers,
     Blob,
@@ -31,7 +33,7 @@ impl Sought {
     /// Our own words for a 404 without a reason.
     fn unknown(self) -> &'static str {
         match self {
-            Self::Manifest => "manifest unknown",
+            Self::Manifest | Self::Child => "manifest unknown",
             Self::Tags => "repository unknown",
             Self::Referrers => "no referrers",
             Self::Blob => "blob unknown",
@@ -42,7 +44,7 @@ impl Sought {
     fn refusal(self) -> Refusal {
         match self {
             Self::Manifest | Self::Tags | Self::Referrers => Refusal::Image,
-            Self::Blob => Refusal::Blob,
+            Self::Child | Self::Blob => Refusal::Part,
             Self::Token => Refusal::Token,
         }
     }
@@ -71,15 +73,16 @@ pub(crate) fn refusal(
     let show = |text: &str| client.network.heard(text);
     let said = body.and_then(|body| reason_in(&body, &show)).map(|reason| printable(&reason, 300));
     FailedTry {
-        error: RegistryError::Refused {
+        error: RegistryError::Refused(Refused {
             reason: said.unwrap_or_else(|| words_for(status, sought)),
             status,
             host: url.host_port(),
             registry: Box::new(client.name.clone()),
-            refusal: if own { sought.refusal() } else { Refusal::Elsewhere },
-            login: Box::new(if own { login } else { Login::None { looked_at: Box::default() } }),
+            refusal: sought.refusal(),
+            elsewhere: !own,
+            login: Box::new(login),
             until: until.map(Box::new),
-        },
+        }),
         transient: matches!(status, 408 | 429 | 500..=599),
         after,
         redirected: false,
