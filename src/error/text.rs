@@ -50,7 +50,7 @@ pub(crate) fn without_likely_secrets(text: &str) -> String {
     masked(text, &secret_parts(text, false), "***")
 }
 
-/// Copies `text` with `mask` in the place of each of `parts`, which are in order and do not overlap.
+/// Copies `text` with `mask` in the place of each of `parts`, which are in order and apart.
 pub(crate) fn masked(text: &str, parts: &[Range<usize>], mask: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut from = 0;
@@ -126,7 +126,8 @@ pub(crate) fn is_digest(text: &str) -> bool {
     is_known && !is_port && !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// True if a `?` or a `#` between these texts looks like that of a URL, and not like that of a pattern.
+/// True if a `?` or a `#` between these texts looks like that of a URL, and not like that of a
+/// pattern.
 pub(crate) fn starts_query(before: &str, after: &str) -> bool {
     let in_url = |char: char| char.is_ascii_alphanumeric() || "/:._-@[]%~".contains(char);
     let is_url = !before.is_empty() && before.chars().all(in_url);

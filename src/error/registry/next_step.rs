@@ -75,8 +75,8 @@ fn elsewhere_hint(status: u16) -> Option<&'static str> {
     }
 }
 
-/// Tells what may help against a `refusal` with `status` by `registry`, or by its server for tokens:
-/// they know `login` of who asks.
+/// Tells what may help against a `refusal` with `status` by `registry`, or by its server for
+/// tokens, which knows `login` of who asks.
 fn after_refusal(refusal: Refusal, status: u16, registry: &RegistryName, login: &Login) -> Option<String> {
     let who = if refusal == Refusal::Token { "the registry's token server" } else { "the registry" };
     let log_in = |registry: &RegistryName| {

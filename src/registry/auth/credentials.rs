@@ -141,8 +141,8 @@ impl Credentials {
         &self.stored_under
     }
 
-    /// The login to tell where [`find`](Self::find) has found none: a stored one is withheld, or was
-    /// looked for in these places, each with what was found there.
+    /// The login to tell where [`find`](Self::find) has found none: a stored one is withheld, or
+    /// was looked for in these places, each with what was found there.
     pub(crate) fn no_login(&self) -> Login {
         if self.withheld && self.own.is_none() {
             return Login::Withheld;

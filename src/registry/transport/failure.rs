@@ -127,7 +127,7 @@ pub(super) fn transport_failure(
 /// HTTP.
 pub(super) fn is_no_answer(error: &ureq::Error) -> bool {
     match error {
-        // httparse's words where a line does not begin like that of a status; after that it is HTTP.
+        // httparse's words where a line does not begin as one of a status; else it is HTTP.
         ureq::Error::Protocol(error) => error.to_string().ends_with("invalid HTTP version"),
         ureq::Error::Io(error) => is_closed(error),
         _ => false,
