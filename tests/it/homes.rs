@@ -34,6 +34,11 @@ impl Street {
         Self { sandbox: Sandbox::in_memory(), registry: FakeRegistry::start(content), a, b }
     }
 
+    /// The setting that lets homes share the layers in `shared`.
+    fn shared(&self) -> String {
+        format!("layers = {:?}", self.home("shared").to_str().unwrap())
+    }
+
     fn home(&self, name: &str) -> PathBuf {
         self.sandbox.root().join(name)
     }
@@ -175,7 +180,7 @@ fn a_note_of_a_layer_that_cannot_be_read_ends_no_run() {
 fn a_home_that_is_not_there_loses_no_layer() {
     let street = Street::new();
     let (one, two, away) = (street.home("one"), street.home("two"), street.home("away"));
-    let settings = format!("layers = {:?}", street.home("shared").to_str().unwrap());
+    let settings = street.shared();
     street.file("one.toml", &settings, &["a:1"]);
     street.file("two.toml", &settings, &["b:1"]);
     street.run(&one, "apply one.toml").success();
@@ -208,7 +213,7 @@ fn a_home_that_is_not_there_loses_no_layer() {
 fn a_home_that_is_not_there_loses_no_layer_whose_record_is_lost() {
     let street = Street::new();
     let (one, two) = (street.home("one"), street.home("two"));
-    let settings = format!("layers = {:?}", street.home("shared").to_str().unwrap());
+    let settings = street.shared();
     street.file("images.toml", &settings, &["a:1", "b:1"]);
     street.file("two.toml", &settings, &["a:1", "b:1"]);
     street.run(&one, "apply").success();
@@ -331,7 +336,7 @@ fn a_former_directory_of_layers_on_a_read_only_disk_is_left_out() {
 #[test]
 fn the_home_of_another_container_under_the_same_path_is_another_one() {
     let street = Street::new();
-    let settings = format!("layers = {:?}", street.home("shared").to_str().unwrap());
+    let settings = street.shared();
     let home = street.home("home");
     fs::create_dir(&home).unwrap();
     let container = |name: &str, verb: &str, file: &str| {
@@ -495,7 +500,7 @@ fn a_run_in_sync_claims_its_layers_again_where_others_would_look_in_vain() {
     for verb in ["apply two.toml", "prune two.toml", "verify --repair"] {
         let street = Street::new();
         let (one, two, moved) = (street.home("one"), street.home("two"), street.home("moved"));
-        let settings = format!("layers = {:?}", street.home("shared").to_str().unwrap());
+        let settings = street.shared();
         street.file("one.toml", &settings, &["a:1"]);
         street.file("two.toml", &settings, &["b:1"]);
         street.run(&one, "apply one.toml").success();
@@ -524,7 +529,7 @@ fn a_run_in_sync_claims_its_layers_again_where_others_would_look_in_vain() {
 #[test]
 fn a_home_that_was_put_back_or_has_lost_its_identifier_is_no_other_one() {
     let restore = "cp -a \"$1\" \"$1.bak\" && rm -rf \"$1\" && mv \"$1.bak\" \"$1\"";
-    let elsewhere = |street: &Street| format!("layers = {:?}", street.home("shared").to_str().unwrap());
+    let elsewhere = |street: &Street| street.shared();
     let in_home = |_: &Street| String::new();
     let settings_of: [&dyn Fn(&Street) -> String; 2] = [&elsewhere, &in_home];
     for script in [restore, "rm \"$1/.msb-sync.id\""] {
@@ -553,10 +558,31 @@ fn a_home_that_was_put_back_or_has_lost_its_identifier_is_no_other_one() {
 }
 
 #[test]
+fn a_home_without_a_catalog_is_there_and_loses_no_layer() {
+    let street = Street::new();
+    let (one, two) = (street.home("one"), street.home("two"));
+    street.file("one.toml", &street.shared(), &["a:1"]);
+    street.file("two.toml", &street.shared(), &["b:1"]);
+    street.run(&one, "apply one.toml").success();
+    street.run(&two, "apply two.toml").success();
+    // Lost, or not made yet when the home's first run was killed.
+    fs::remove_file(two.join("oci.db")).unwrap();
+    street.file("one.toml", &street.shared(), &[]);
+    let output = street.run(&one, "prune --allow-empty one.toml").success();
+    let says = "has recorded nothing yet, or lost what its catalog recorded: run apply there first";
+    assert!(output.stderr.contains(says) && !output.stderr.contains("is not there"), "{output}");
+    let there = |layer: &Layer| street.home("shared").join(layer.directory()).is_dir();
+    assert!(there(&street.a) && there(&street.b));
+    street.run(&two, "apply two.toml").success();
+    street.run(&one, "prune --allow-empty one.toml").success();
+    assert!(!there(&street.a) && there(&street.b));
+}
+
+#[test]
 fn a_repair_that_makes_the_layers_anew_claims_them() {
     let street = Street::new();
     let (one, two) = (street.home("one"), street.home("two"));
-    let settings = format!("layers = {:?}", street.home("shared").to_str().unwrap());
+    let settings = street.shared();
     street.file("one.toml", &settings, &["a:1"]);
     street.file("two.toml", &settings, &["b:1"]);
     street.run(&one, "apply one.toml").success();

@@ -57,26 +57,29 @@ pub(crate) fn needed_by_other_homes(
 ) -> Result<Needed, VerbError> {
     let mut needed = BTreeSet::new();
     for claim in store::claims_of_others(places, &session.home)? {
-        let mut is_empty = false;
-        let layers = Catalog::open_read_only(&claim.home).and_then(|catalog| {
-            let found = catalog.filter(|_| claim.is_found());
-            is_empty = found.as_ref().is_some_and(|catalog| !catalog.is_ours());
-            let found = found.filter(|_| !is_empty);
-            found.map(|catalog| catalog.layers_needed_outside(&BTreeSet::new())).transpose()
+        let is_found = claim.is_found();
+        let catalog = if is_found { Catalog::open_read_only(&claim.home) } else { Ok(None) };
+        let layers = catalog.and_then(|catalog| {
+            let catalog = catalog.filter(Catalog::is_ours);
+            catalog.map(|catalog| catalog.layers_needed_outside(&BTreeSet::new())).transpose()
         });
         let why = match layers {
             Ok(Some(layers)) => {
                 needed.extend(layers);
                 continue;
             }
-            Ok(None) if is_empty => "has lost what its catalog recorded: run apply there first".to_owned(),
+            // A first run may have been killed before it made one.
+            Ok(None) if is_found => {
+                "has recorded nothing yet, or lost what its catalog recorded: run apply there first"
+                    .to_owned()
+            }
             Ok(None) if claim.leads_to(&session.home) => format!(
                 "has the path of this one (it is of another container or machine, or this one has replaced it); \
                  if it is gone for good, remove {}",
                 claim.path.display()
             ),
             Ok(None) => format!(
-                "is not there (not mounted, moved, or of another machine); if it was moved, run apply with it \
+                "is not there (not mounted, moved, replaced, or of another machine); if it was moved, run apply with it \
                  where it is now; if it is gone for good, remove {}",
                 claim.path.display()
             ),
