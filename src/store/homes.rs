@@ -1,19 +1,19 @@
 //! Homes that share a directory of layers: each has a claim there, by which the others know whose
 //! needs to ask for.
 //!
-//! A claim is bound to the home itself, not to its path: it goes by an identifier that lies in the
-//! home, in `.msb-sync.id`, beside what tells that directory from others ([`sys::lasting_mark`]).
-//! So a home that was renamed keeps its claim, a copy of one gets an identifier of its own, and a
-//! home that another container has under the same path is another one. What a claimed home needs
-//! that cannot be found (not mounted, moved, of another container) nobody knows: then every layer
-//! may be needed.
+//! A claim is a symlink to the home, and goes by an identifier that lies in the home, in
+//! `.msb-sync.id`, beside what tells that directory from others ([`sys::lasting_mark`]). So a home
+//! that was renamed keeps its claim, a copy of one gets an identifier of its own, and a home that
+//! another container has under the same path is another one.
 //!
-//! A home that was put back from a backup, or has lost its identifier, gets a new one, and would
-//! look in vain for whoever made its old claim. So beside each claim lies what tells the directory
-//! and the place that it was made for ([`Witness`]). A claim whose path leads here is this home's
-//! own if it was made for this directory, or if the identifier was copied here and the claim was
-//! made for this very place: whoever had made it is not there any more. By its path alone it never
-//! is: another container may have its home there.
+//! Nobody but the home that made a claim takes it away: see [`Claimant::made`]. All others are those
+//! of other homes, which are asked. What one needs that is not where its claim leads (not mounted,
+//! moved, of another container) nobody knows, and every layer may be needed. A home that was put
+//! back from a backup is no proof that the one which it replaced is gone: a user who knows that
+//! takes the claim away.
+//!
+//! A clone of a whole disk has the same marks. Once it sees its original, where their claim leads,
+//! it gets an identifier of its own too; before, they are one home.
 
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
@@ -37,10 +37,9 @@ const MAX_LENGTH: u64 = 4096;
 const MAX_FORMER: usize = 32;
 /// The hexadecimal digits of an identifier. A claim by path, as earlier versions made them, has 64.
 const DIGITS: usize = 32;
-/// The end of the name of a claim's [`Witness`].
+/// The end of the name of a claim's witness: a symlink beside it whose text is the mark of the
+/// directory that the claim was made for. By it a home that has lost its identifier knows its claim.
 const WITNESS: &str = ".made-for";
-/// A part of a mark that nothing is known of.
-const UNKNOWN: &str = "-";
 
 /// The claim of a home on a directory of layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,13 +53,25 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// Finds the claim of the home with the identifier `id`; one that is still to be made leads
+    /// nowhere.
+    fn by(directory: &Path, id: String) -> Self {
+        let path = directory.join(&id);
+        Self { home: fs::read_link(&path).unwrap_or_default(), path, id: Some(id) }
+    }
+
     /// True if the home that made the claim is where it was then.
     pub(crate) fn is_found(&self) -> bool {
         match &self.id {
-            // A copy knows what its original needed as well as anybody.
-            Some(id) => HomeId::read(&self.home).is_some_and(|found| found.id == *id),
+            // A copy in its place may be older, and not know all that its original needs.
+            Some(id) => HomeId::read(&self.home).is_some_and(|found| found.is_here && found.id == *id),
             None => self.home.is_dir(),
         }
+    }
+
+    /// True if the home that made the claim is another one than `home`, whatever its identifier.
+    fn is_found_elsewhere(&self, home: &Path) -> bool {
+        !self.leads_to(home) && self.is_found()
     }
 
     /// True if the path of the claim leads to `home`, whoever made it.
@@ -95,12 +106,17 @@ impl HomeId {
     /// Reads the identifier of a home, which gets one if it has none of its own. Its lock must be
     /// held. The name of the file is not synced.
     fn establish(home: &Path) -> io::Result<String> {
+        match Self::read(home) {
+            Some(old) if old.is_here => Ok(old.id),
+            _ => Self::renew(home),
+        }
+    }
+
+    /// Gives a home a new identifier, as [`establish`](Self::establish) does. The one that is there
+    /// is another home's, which this one is a copy of.
+    fn renew(home: &Path) -> io::Result<String> {
         let old = Self::read(home);
-        let mut former = match old {
-            Some(old) if old.is_here => return Ok(old.id),
-            Some(old) => [vec![old.id], old.former].concat(),
-            None => Vec::new(),
-        };
+        let mut former = old.map(|old| [vec![old.id], old.former].concat()).unwrap_or_default();
         former.truncate(MAX_FORMER);
         let random = || RandomState::new().hash_one(std::process::id());
         let id = format!("{:016x}{:016x}", random(), random());
@@ -123,60 +139,16 @@ fn own_mark(home: &OwnedFd) -> io::Result<String> {
     sys::lasting_mark(home.as_fd())
 }
 
-/// The directory and the place that a claim was made for: the text of a symlink beside it.
-#[derive(PartialEq, Eq)]
-struct Witness {
-    home: String,
-    place: String,
+/// Reads the mark of the directory that a claim was made for; `None` for one of an earlier version.
+fn witness(claim: &Path) -> Option<String> {
+    let mut path = claim.as_os_str().to_owned();
+    path.push(WITNESS);
+    fs::read_link(path).ok()?.into_os_string().into_string().ok()
 }
 
-impl Witness {
-    /// Describes the directory `home` and where it lies.
-    fn of(home: &Path) -> io::Result<Self> {
-        let mark = own_mark(&sys::open_directory(home)?)?;
-        Ok(Self { home: mark, place: Self::place(home).unwrap_or_else(|| UNKNOWN.to_owned()) })
-    }
-
-    /// Marks the name `home`, in its directory. Where a mount may have another home under that name
-    /// for others it cannot be told.
-    fn place(home: &Path) -> Option<String> {
-        let real = fs::canonicalize(home).ok()?;
-        let (parent, name) = (real.parent()?, real.file_name()?);
-        let (mount, above) = (sys::mount_of(&real)?, sys::mount_of(parent)?);
-        let is_told = mount == above && mount.1 != 0;
-        let mark = sys::locate_directory(parent).and_then(|parent| sys::lasting_mark(parent.as_fd()));
-        mark.ok().filter(|_| is_told).map(|mark| format!("{} in {mark}", name.to_string_lossy()))
-    }
-
-    /// Reads what lies beside a claim; `None` for one of an earlier version.
-    fn beside(claim: &Path) -> Option<Self> {
-        let text = fs::read_link(Self::path(claim)).ok()?.into_os_string().into_string().ok()?;
-        let (home, place) = text.split_once(" at ")?;
-        Some(Self { home: home.to_owned(), place: place.to_owned() })
-    }
-
-    fn path(claim: &Path) -> PathBuf {
-        let mut path = claim.as_os_str().to_owned();
-        path.push(WITNESS);
-        path.into()
-    }
-
-    fn text(&self) -> String {
-        format!("{} at {}", self.home, self.place)
-    }
-
-    fn is_of_directory(&self, other: &Self) -> bool {
-        self.home == other.home && is_certain(&self.home)
-    }
-
-    fn is_of_place(&self, other: &Self) -> bool {
-        self.place == other.place && is_certain(&self.place)
-    }
-}
-
-/// True if a mark is of one thing only.
+/// True if a mark is of one directory only.
 fn is_certain(mark: &str) -> bool {
-    !mark.ends_with(UNKNOWN) && !mark.contains("inode -")
+    !mark.contains("inode -") && !mark.ends_with("made -")
 }
 
 /// A home that looks for its own claims on a directory of layers.
@@ -195,38 +167,30 @@ impl<'h> Claimant<'h> {
         Self { home, id: HomeId::read(home), has_layers }
     }
 
-    /// True if a claim goes by the identifier that this home has for good.
-    fn goes_by(&self, claim: &Claim) -> bool {
-        self.id.as_ref().is_some_and(|own| own.is_here && claim.id.as_ref() == Some(&own.id))
-    }
-
-    /// True if nobody but this home has made a claim, now or before. Those of the homes that it was
-    /// copied from count no more where the layers were copied with it.
+    /// True if this home made a claim, now or before, so that it may take it away:
+    ///
+    /// - one by the identifier that it has for good;
+    /// - one by an identifier that it has lost, made for this very directory, and leading here;
+    /// - one by an identifier that came with a copy, if the layers lie in the home: the claim was
+    ///   copied with them. Else it is the original's;
+    /// - one by this very path, as earlier versions made them. They knew no better.
     fn made(&self, claim: &Claim) -> bool {
         let Some(id) = &claim.id else { return claim.home == self.home };
-        // An identifier that was copied is the original's.
-        let was = self.id.as_ref().is_some_and(|own| own.id == *id || own.former.contains(id));
-        self.goes_by(claim) || (was && self.has_layers) || self.was_here(claim, id, was)
+        let is_copied = self.id.as_ref().is_some_and(|own| own.id == *id || own.former.contains(id));
+        self.goes_by(claim) || if is_copied { self.has_layers } else { self.has_lost(claim) }
     }
 
-    /// True if a claim was made by this home before it had its identifier, or by one that this one
-    /// has replaced.
-    fn was_here(&self, claim: &Claim, id: &str, was: bool) -> bool {
-        if !claim.leads_to(self.home) {
-            return false;
-        }
-        let (Some(made), Ok(now)) = (Witness::beside(&claim.path), Witness::of(self.home)) else {
-            return false;
-        };
-        made.is_of_directory(&now) || (was && made.is_of_place(&now) && !self.is_beside(id))
+    /// True if a claim goes by the identifier that this home has for good.
+    fn goes_by(&self, claim: &Claim) -> bool {
+        let is_own = self.id.as_ref().is_some_and(|own| own.is_here && claim.id.as_ref() == Some(&own.id));
+        is_own && !claim.is_found_elsewhere(self.home)
     }
 
-    /// True if the home with the identifier `id` lies beside this one, renamed.
-    fn is_beside(&self, id: &str) -> bool {
-        let parent = fs::canonicalize(self.home).ok().and_then(|home| home.parent().map(Path::to_owned));
-        let beside = parent.and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten().flatten();
-        let mut homes = beside.filter_map(|entry| HomeId::read(&entry.path()));
-        homes.any(|found| found.is_here && found.id == id)
+    /// True if this home made a claim by an identifier that it has lost since.
+    fn has_lost(&self, claim: &Claim) -> bool {
+        let own = || sys::open_directory(self.home).and_then(|home| own_mark(&home)).ok();
+        claim.leads_to(self.home)
+            && witness(&claim.path).filter(|mark| is_certain(mark)).is_some_and(|mark| own() == Some(mark))
     }
 }
 
@@ -240,17 +204,17 @@ pub(super) fn claim(locked: &LockedHome, places: &Places) -> Result<(), StoreErr
     let directory = places.private.join(HOMES);
     let opened = directories::make_private(&directory, &mut locked.unsynced())?;
     let failed = || StoreError::io("write the identifier of", home);
-    let id = HomeId::establish(home).map_err(failed())?;
-    let witness = Witness::of(home).map_err(failed())?;
-    let path = directory.join(&id);
-    let failed = || StoreError::io("create", &path);
-    let own =
-        Claim { home: fs::read_link(&path).unwrap_or_default(), path: path.clone(), id: Some(id.clone()) };
-    let is_right = own.leads_to(home);
-    let is_witnessed = || Witness::beside(&path).is_some_and(|beside| beside == witness);
-    if !is_right || !is_witnessed() {
+    let mark = sys::open_directory(home).and_then(|home| own_mark(&home)).map_err(failed())?;
+    let mut own = Claim::by(&directory, HomeId::establish(home).map_err(failed())?);
+    if own.is_found_elsewhere(home) {
+        own = Claim::by(&directory, HomeId::renew(home).map_err(failed())?);
+    }
+    let (path, is_right) = (&own.path, own.leads_to(home));
+    let failed = || StoreError::io("create", path);
+    let id = own.id.as_deref().unwrap_or_default();
+    if !is_right || witness(path).as_ref() != Some(&mark) {
         // Without it the claim counts as another home's, should this one lose its identifier.
-        let _ = write_link(opened.as_fd(), &format!("{id}{WITNESS}"), witness.text().as_bytes());
+        let _ = write_link(opened.as_fd(), &format!("{id}{WITNESS}"), mark.as_bytes());
     }
     if is_right {
         // Whoever made the claim may have been killed before it was durable.
@@ -263,7 +227,7 @@ pub(super) fn claim(locked: &LockedHome, places: &Places) -> Result<(), StoreErr
             note_names_in(locked, place.unwrap_or(Path::new("/")))?;
         }
         locked.settle().map_err(StoreError::io("sync", home))?;
-        write_link(opened.as_fd(), &id, home.as_os_str().as_encoded_bytes()).map_err(failed())?;
+        write_link(opened.as_fd(), id, home.as_os_str().as_encoded_bytes()).map_err(failed())?;
         // Before anything is recorded that needs these layers: else a power loss leaves them to
         // other homes.
         locked.unsynced().note(opened.as_fd()).map_err(failed())?;
@@ -274,7 +238,6 @@ pub(super) fn claim(locked: &LockedHome, places: &Places) -> Result<(), StoreErr
     for former in claims_in(places)?.into_iter().filter(is_former) {
         // One that stays is tried again by the next run.
         let _ = fs::remove_file(&former.path);
-        let _ = fs::remove_file(Witness::path(&former.path));
     }
     Ok(())
 }

@@ -69,60 +69,108 @@ fn a_new_store_lasts_and_its_home_has_a_claim_on_it() {
     assert!(!open(temp.path()).home().unsynced().is_empty());
 }
 
-/// The names in `homes` that are claims.
-fn claims(layers: &Path) -> Vec<std::ffi::OsString> {
-    let private = layers.with_file_name(format!(".{}.msb-sync", layers.file_name().unwrap().display()));
-    let names = fs::read_dir(private.join("homes")).unwrap().map(|entry| entry.unwrap().file_name());
-    names.filter(|name| name.len() == 32).collect()
-}
+/// Homes that share the layers in `shared`.
+struct Street(tempfile::TempDir);
 
-fn copy(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status();
-    assert!(copied.unwrap().success());
+impl Street {
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn places(&self) -> Places {
+        Places::of(&self.at("shared"))
+    }
+
+    fn open(&self, home: &str) {
+        let home = LockedHome::acquire(&self.at(home), "test", &Cancel::new(), Arc::new(Silent)).unwrap();
+        drop(Store::open(&home, &self.at("shared")).unwrap());
+        assert!(is_claimed(&self.places(), home.path()));
+    }
+
+    fn others(&self, home: &str) -> Vec<PathBuf> {
+        let claims = claims_of_others(&self.places(), &self.at(home)).unwrap();
+        claims.into_iter().map(|claim| claim.path).collect()
+    }
+
+    fn with_one_home() -> Self {
+        let street = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(street.at("home")).unwrap();
+        street.open("home");
+        street
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.at(from), self.at(to)).unwrap();
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let copied = std::process::Command::new("cp").arg("-a").args([self.at(from), self.at(to)]).status();
+        assert!(copied.unwrap().success());
+    }
 }
 
 #[test]
-fn a_home_takes_back_what_it_has_claimed_before_and_nothing_else() {
-    let temp = tempfile::tempdir().unwrap();
-    let at = |name: &str| temp.path().join(name);
-    let (home, layers, id) = (at("home"), at("shared"), at("home/.msb-sync.id"));
-    let open = |home: &Path| {
-        let home = LockedHome::acquire(home, "test", &Cancel::new(), Arc::new(Silent)).unwrap();
-        drop(Store::open(&home, &layers).unwrap());
-    };
-    let places = || Places::of(&layers);
-    let others = |home: &Path| claims_of_others(&places(), home).unwrap().len();
-    fs::create_dir(&home).unwrap();
-    open(&home);
-    // Moved, and its claim removed by somebody who took it for gone.
-    fs::rename(&home, at("moved")).unwrap();
-    assert!(!is_claimed(&places(), &at("moved")) && others(&at("moved")) == 0);
-    fs::remove_dir_all(at(".shared.msb-sync/homes")).unwrap();
-    assert!(!is_claimed(&places(), &at("moved")));
-    open(&at("moved"));
-    assert!(is_claimed(&places(), &at("moved")));
-    fs::rename(at("moved"), &home).unwrap();
-    open(&home);
-    assert_eq!(claims(&layers).len(), 1);
-    // Put back from a backup, and robbed of its identifier.
-    let restore = || {
-        copy(&home, &at("backup"));
-        fs::remove_dir_all(&home).unwrap();
-        fs::rename(at("backup"), &home).unwrap();
-    };
-    for lose in [&restore as &dyn Fn(), &|| fs::remove_file(&id).unwrap()] {
-        lose();
-        assert!(!is_claimed(&places(), &home) && others(&home) == 0);
-        open(&home);
-        assert!(is_claimed(&places(), &home) && claims(&layers).len() == 1);
+fn a_home_takes_back_what_it_has_claimed_before() {
+    let street = Street::with_one_home();
+    street.rename("home", "moved");
+    assert!(!is_claimed(&street.places(), &street.at("moved")) && street.others("moved").is_empty());
+    // Somebody took it for gone.
+    fs::remove_dir_all(street.at(".shared.msb-sync/homes")).unwrap();
+    assert!(!is_claimed(&street.places(), &street.at("moved")));
+    street.open("moved");
+    street.rename("moved", "home");
+    street.open("home");
+    // Without its identifier it is the same directory, where it was.
+    fs::remove_file(street.at("home/.msb-sync.id")).unwrap();
+    assert!(!is_claimed(&street.places(), &street.at("home")) && street.others("home").is_empty());
+    street.open("home");
+    assert!(street.others("home").is_empty());
+}
+
+#[test]
+fn a_copy_takes_no_claim_of_its_original() {
+    let street = Street::with_one_home();
+    // In whichever place of the two, beside each other or not.
+    fs::create_dir(street.at("away")).unwrap();
+    for original in ["original", "away/home"] {
+        street.rename("home", original);
+        street.copy(original, "home");
+        let claimed = street.others("home");
+        street.open("home");
+        assert_eq!(street.others("home"), claimed, "the original is there, and may run");
+        street.open(original);
+        assert_eq!((street.others("home").len(), street.others(original).len()), (1, 1));
+        fs::remove_dir_all(street.at("home")).unwrap();
+        // A user follows the hint.
+        for claim in street.others(original) {
+            fs::remove_file(claim).unwrap();
+        }
+        street.rename(original, "home");
+        street.open("home");
+        assert!(street.others("home").is_empty());
     }
-    // A copy beside its original, in whichever place of the two.
-    fs::rename(&home, at("original")).unwrap();
-    copy(&at("original"), &home);
-    open(&home);
-    assert_eq!((others(&home), claims(&layers).len()), (1, 2), "the original is there, and may run");
-    open(&at("original"));
-    assert_eq!((others(&home), others(&at("original")), claims(&layers).len()), (1, 1, 2));
+}
+
+#[test]
+fn a_clone_gets_an_identifier_of_its_own_once_it_sees_its_original() {
+    let street = Street::with_one_home();
+    let id = |home: &str| fs::read_to_string(street.at(home).join(".msb-sync.id")).unwrap();
+    street.copy("home", "clone");
+    let mark = sys::lasting_mark(sys::open_directory(&street.at("clone")).unwrap().as_fd()).unwrap();
+    let of_clone = format!("{} {mark}\n", id("home").split_once(' ').unwrap().0);
+    fs::write(street.at("clone/.msb-sync.id"), &of_clone).unwrap();
+    assert!(!is_claimed(&street.places(), &street.at("clone")));
+    assert_eq!(street.others("clone").len(), 1);
+    street.open("clone");
+    assert!(is_claimed(&street.places(), &street.at("home")) && id("clone") != of_clone);
+    assert_eq!((street.others("home").len(), street.others("clone").len()), (1, 1));
+    // Neither takes the other's, wherever they are then: the marks are the same.
+    street.rename("home", "original");
+    street.rename("clone", "home");
+    street.open("home");
+    assert_eq!(street.others("home").len(), 1);
+    street.open("original");
+    assert_eq!((street.others("home").len(), street.others("original").len()), (1, 1));
 }
 
 #[test]

@@ -527,34 +527,88 @@ fn a_run_in_sync_claims_its_layers_again_where_others_would_look_in_vain() {
 }
 
 #[test]
-fn a_home_that_was_put_back_or_has_lost_its_identifier_is_no_other_one() {
+fn a_home_that_was_put_back_or_has_lost_its_identifier_gets_its_layers_back() {
     let restore = "cp -a \"$1\" \"$1.bak\" && rm -rf \"$1\" && mv \"$1.bak\" \"$1\"";
-    let elsewhere = |street: &Street| street.shared();
-    let in_home = |_: &Street| String::new();
-    let settings_of: [&dyn Fn(&Street) -> String; 2] = [&elsewhere, &in_home];
-    for script in [restore, "rm \"$1/.msb-sync.id\""] {
-        for settings in settings_of {
-            for between in ["", "a:1"] {
-                let street = Street::new();
-                let (home, settings) = (street.home("home"), settings(&street));
-                street.file("images.toml", &settings, &["a:1", "b:1"]);
+    let lose = "rm \"$1/.msb-sync.id\"";
+    for (script, is_shared) in [(restore, true), (restore, false), (lose, true), (lose, false)] {
+        for between in ["", "a:1"] {
+            let street = Street::new();
+            let home = street.home("home");
+            let settings = if is_shared { street.shared() } else { String::new() };
+            street.file("images.toml", &settings, &["a:1", "b:1"]);
+            street.run(&home, "apply").success();
+            street.sandbox.program("sh", &["-c", script, "sh", home.to_str().unwrap()]).run().success();
+            street.file("images.toml", &settings, &["a:1"]);
+            if !between.is_empty() {
+                let name = format!("{}/{between}", street.registry.name());
+                street.run(&home, &format!("pull {name}")).success();
+                street.run(&home, &format!("forget {name}"));
                 street.run(&home, "apply").success();
-                street.sandbox.program("sh", &["-c", script, "sh", home.to_str().unwrap()]).run().success();
-                street.file("images.toml", &settings, &["a:1"]);
-                if !between.is_empty() {
-                    let name = format!("{}/{between}", street.registry.name());
-                    street.run(&home, &format!("pull {name}")).success();
-                    street.run(&home, &format!("forget {name}"));
-                    street.run(&home, "apply").success();
-                }
-                let output = street.run(&home, "prune").success();
-                assert!(!output.stderr.contains("no layers are removed"), "{script}: {output}");
-                let layers = if settings.is_empty() { home.join("layers") } else { street.home("shared") };
-                assert!(!layers.join(street.b.directory()).exists(), "{script}: {output}");
-                street.run(&home, "verify").success();
             }
+            let mut output = street.run(&home, "prune").success();
+            let layers = if is_shared { street.home("shared") } else { home.join("layers") };
+            let there = || layers.join(street.b.directory()).exists();
+            // Nobody knows that the home which was replaced is not somewhere else now.
+            if is_shared && script == restore {
+                let hint = "this one has replaced it); if it is gone for good, remove ";
+                let claim = output.stderr.split_once(hint).map(|(_, claim)| claim.trim_end().to_owned());
+                assert!(there() && claim.is_some(), "{output}");
+                fs::remove_file(claim.unwrap()).unwrap();
+                output = street.run(&home, "prune").success();
+                let left = fs::read_dir(street.home(".shared.msb-sync/homes")).unwrap().count();
+                assert_eq!(left, 2, "the home's claim, and for whom it was made");
+            }
+            assert!(!output.stderr.contains("no layers are removed"), "{script}: {output}");
+            assert!(!there(), "{script}: {output}");
+            street.run(&home, "verify").success();
         }
     }
+}
+
+#[test]
+fn a_copy_takes_no_layer_from_its_original_that_is_elsewhere() {
+    let street = Street::new();
+    let (home, other) = (street.home("data/home"), street.home("other/home"));
+    street.file("one.toml", &street.shared(), &["a:1"]);
+    street.file("two.toml", &street.shared(), &["b:1"]);
+    street.run(&home, "apply one.toml").success();
+    fs::create_dir(street.home("other")).unwrap();
+    fs::rename(&home, &other).unwrap();
+    street.sandbox.program("cp", &["-a", other.to_str().unwrap(), home.to_str().unwrap()]).run().success();
+    street.run(&home, "apply two.toml").success();
+    street.run(&home, "forget --owner one.toml").success().says("has the path of this one");
+    street.run(&other, "verify").success();
+    // Once the original has said where it is, it can be asked.
+    street.run(&other, "apply one.toml").success();
+    street.file("two.toml", &street.shared(), &[]);
+    let output = street.run(&home, "prune --allow-empty two.toml").success();
+    assert!(!output.stderr.contains("no layers are removed"), "{output}");
+    assert!(!street.home("shared").join(street.b.directory()).exists(), "{output}");
+    street.run(&other, "verify").success();
+}
+
+#[test]
+fn a_copy_does_not_answer_for_its_original() {
+    let street = Street::new();
+    let (home, other, third) = (street.home("data/home"), street.home("other/home"), street.home("third"));
+    let backup = street.home("backup");
+    street.file("images.toml", &street.shared(), &["a:1"]);
+    street.run(&home, "apply").success();
+    street.sandbox.program("cp", &["-a", home.to_str().unwrap(), backup.to_str().unwrap()]).run().success();
+    street.file("images.toml", &street.shared(), &["a:1", "b:1"]);
+    street.run(&home, "apply").success();
+    fs::create_dir(street.home("other")).unwrap();
+    fs::rename(&home, &other).unwrap();
+    fs::rename(&backup, &home).unwrap();
+    street.file("third.toml", &street.shared(), &["a:1", "b:1"]);
+    street.run(&third, "apply third.toml").success();
+    street.file("third.toml", &street.shared(), &[]);
+    street.run(&third, "prune --allow-empty third.toml").success().says("is not there");
+    street.run(&other, "verify").success();
+    street.run(&other, "apply").success();
+    let output = street.run(&third, "prune --allow-empty third.toml").success();
+    assert!(!output.stderr.contains("no layers are removed"), "{output}");
+    street.run(&other, "verify").success();
 }
 
 #[test]
