@@ -239,6 +239,17 @@ pub(super) fn claim(locked: &LockedHome, places: &Places) -> Result<(), StoreErr
         // One that stays is tried again by the next run.
         let _ = fs::remove_file(&former.path);
     }
+    sweep(places)
+}
+
+/// Removes what lies beside claims that are no more: their witnesses, and what killed runs left.
+fn sweep(places: &Places) -> Result<(), StoreError> {
+    let names = places.private_names(HOMES)?;
+    let beside = |name: &String| name.split_once('.').map(|(id, _)| id.to_owned());
+    let is_left = |id: String| id.len() == DIGITS && !names.contains(&id);
+    for name in names.iter().filter(|name| beside(name).is_some_and(is_left)) {
+        let _ = fs::remove_file(places.private.join(HOMES).join(name));
+    }
     Ok(())
 }
 

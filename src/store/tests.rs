@@ -99,6 +99,11 @@ impl Street {
         street
     }
 
+    /// Counts what lies with the claims.
+    fn names(&self) -> usize {
+        fs::read_dir(self.at(".shared.msb-sync/homes")).unwrap().count()
+    }
+
     fn rename(&self, from: &str, to: &str) {
         fs::rename(self.at(from), self.at(to)).unwrap();
     }
@@ -124,7 +129,7 @@ fn a_home_takes_back_what_it_has_claimed_before() {
     fs::remove_file(street.at("home/.msb-sync.id")).unwrap();
     assert!(!is_claimed(&street.places(), &street.at("home")) && street.others("home").is_empty());
     street.open("home");
-    assert!(street.others("home").is_empty());
+    assert_eq!((street.others("home").len(), street.names()), (0, 2));
 }
 
 #[test]
@@ -147,7 +152,7 @@ fn a_copy_takes_no_claim_of_its_original() {
         }
         street.rename(original, "home");
         street.open("home");
-        assert!(street.others("home").is_empty());
+        assert_eq!(street.names(), 2, "a claim, and for whom it was made");
     }
 }
 
@@ -171,6 +176,18 @@ fn a_clone_gets_an_identifier_of_its_own_once_it_sees_its_original() {
     assert_eq!(street.others("home").len(), 1);
     street.open("original");
     assert_eq!((street.others("home").len(), street.others("original").len()), (1, 1));
+}
+
+#[test]
+fn what_lies_beside_a_claim_goes_with_it() {
+    let street = Street::with_one_home();
+    let gone = "0123456789abcdef0123456789abcdef";
+    for name in [".made-for", ".made-for.new", ".new"] {
+        let path = street.at(".shared.msb-sync/homes").join(format!("{gone}{name}"));
+        std::os::unix::fs::symlink("x", path).unwrap();
+    }
+    street.open("home");
+    assert_eq!(street.names(), 2);
 }
 
 #[test]
