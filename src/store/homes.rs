@@ -6,11 +6,11 @@
 //! that was renamed keeps its claim, a copy of one gets an identifier of its own, and a home that
 //! another container has under the same path is another one.
 //!
-//! Nobody but the home that made a claim takes it away: see [`Claimant::made`]. All others are those
-//! of other homes, which are asked. What one needs that is not where its claim leads (not mounted,
-//! moved, of another container) nobody knows, and every layer may be needed. A home that was put
-//! back from a backup is no proof that the one which it replaced is gone: a user who knows that
-//! takes the claim away.
+//! Nobody but the home that made a claim takes it away: see [`Claimant::made`]. All others are
+//! those of other homes, which are asked. What one needs that is not where its claim leads (not
+//! mounted, moved, of another container) nobody knows, and every layer may be needed. A home that
+//! was put back from a backup is no proof that the one which it replaced is gone: a user who knows
+//! that takes the claim away.
 //!
 //! A clone of a whole disk has the same marks. Once it sees its original, where their claim leads,
 //! it gets an identifier of its own too; before, they are one home.
@@ -38,7 +38,8 @@ const MAX_FORMER: usize = 32;
 /// The hexadecimal digits of an identifier. A claim by path, as earlier versions made them, has 64.
 const DIGITS: usize = 32;
 /// The end of the name of a claim's witness: a symlink beside it whose text is the mark of the
-/// directory that the claim was made for. By it a home that has lost its identifier knows its claim.
+/// directory that the claim was made for. By it a home that has lost its identifier knows its
+/// claim.
 const WITNESS: &str = ".made-for";
 
 /// The claim of a home on a directory of layers.
