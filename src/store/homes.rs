@@ -18,7 +18,7 @@
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -37,10 +37,12 @@ const MAX_LENGTH: u64 = 4096;
 const MAX_FORMER: usize = 32;
 /// The hexadecimal digits of an identifier. A claim by path, as earlier versions made them, has 64.
 const DIGITS: usize = 32;
-/// The end of the name of a claim's witness: a symlink beside it whose text is the mark of the
-/// directory that the claim was made for. By it a home that has lost its identifier knows its
-/// claim.
+/// The end of the name of a claim's witness: a symlink beside it whose text is the marks of the
+/// home that the claim was made for, and of the directory that it was made in. By it a home knows
+/// its claim when it has lost its identifier, and a claim that was copied with the layers.
 const WITNESS: &str = ".made-for";
+/// The text between the marks of a witness.
+const IN: &str = " in ";
 
 /// The claim of a home on a directory of layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +101,7 @@ impl HomeId {
         let valid = |id: &str| id.len() == DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         let mut lines = text.lines();
         let (id, mark) = lines.next()?.split_once(' ').filter(|(id, _)| valid(id))?;
-        let is_here = own_mark(&directory).is_ok_and(|own| own == mark);
+        let is_here = sys::lasting_mark(directory.as_fd()).is_ok_and(|own| own == mark);
         let former = lines.filter(|line| valid(line)).map(str::to_owned).collect();
         Some(Self { id: id.to_owned(), is_here, former })
     }
@@ -122,7 +124,7 @@ impl HomeId {
         let random = || RandomState::new().hash_one(std::process::id());
         let id = format!("{:016x}{:016x}", random(), random());
         let directory = sys::open_directory(home)?;
-        let first = format!("{id} {}", own_mark(&directory)?);
+        let first = format!("{id} {}", sys::lasting_mark(directory.as_fd())?);
         let text = [vec![first], former].concat().join("\n") + "\n";
         // By hand: `tempfile` would leave its file behind when the process is killed.
         let fresh = [NAME, b".new"].concat();
@@ -135,16 +137,23 @@ impl HomeId {
     }
 }
 
-/// Marks a home, so that it can be told from others. Its time of modification would not do.
-fn own_mark(home: &OwnedFd) -> io::Result<String> {
-    sys::lasting_mark(home.as_fd())
+/// Marks a directory, so that it can be told from others. Its time of modification would not do.
+fn mark_of(directory: &Path) -> io::Result<String> {
+    sys::lasting_mark(sys::open_directory(directory)?.as_fd())
 }
 
-/// Reads the mark of the directory that a claim was made for; `None` for one of an earlier version.
-fn witness(claim: &Path) -> Option<String> {
+/// Reads the marks of the home that a claim was made for, and of the directory that it was made in;
+/// `None` for one of an earlier version.
+fn witness(claim: &Path) -> Option<(String, String)> {
     let mut path = claim.as_os_str().to_owned();
     path.push(WITNESS);
-    fs::read_link(path).ok()?.into_os_string().into_string().ok()
+    let text = fs::read_link(path).ok()?.into_os_string().into_string().ok()?;
+    text.split_once(IN).map(|(home, made_in)| (home.to_owned(), made_in.to_owned()))
+}
+
+/// True if both marks are of one directory, and no other.
+fn is_same(mark: &str, directory: &Path) -> bool {
+    is_certain(mark) && mark_of(directory).is_ok_and(|own| own == mark)
 }
 
 /// True if a mark is of one directory only.
@@ -172,13 +181,13 @@ impl<'h> Claimant<'h> {
     ///
     /// - one by the identifier that it has for good;
     /// - one by an identifier that it has lost, made for this very directory, and leading here;
-    /// - one by an identifier that came with a copy, if the layers lie in the home: the claim was
-    ///   copied with them. Else it is the original's;
+    /// - one by an identifier that came with a copy, if the layers lie in the home and the claim
+    ///   was copied with them. Else it is the original's;
     /// - one by this very path, as earlier versions made them. They knew no better.
     fn made(&self, claim: &Claim) -> bool {
         let Some(id) = &claim.id else { return claim.home == self.home };
         let is_copied = self.id.as_ref().is_some_and(|own| own.id == *id || own.former.contains(id));
-        self.goes_by(claim) || if is_copied { self.has_layers } else { self.has_lost(claim) }
+        self.goes_by(claim) || if is_copied { self.has_copied(claim) } else { self.has_lost(claim) }
     }
 
     /// True if a claim goes by the identifier that this home has for good.
@@ -187,11 +196,16 @@ impl<'h> Claimant<'h> {
         is_own && !claim.is_found_elsewhere(self.home)
     }
 
+    /// True if a claim was copied with the layers in this home. An original that shares them since
+    /// has made its claim here.
+    fn has_copied(&self, claim: &Claim) -> bool {
+        let here = claim.path.parent().unwrap_or(Path::new("/"));
+        self.has_layers && !witness(&claim.path).is_some_and(|(_, made_in)| is_same(&made_in, here))
+    }
+
     /// True if this home made a claim by an identifier that it has lost since.
     fn has_lost(&self, claim: &Claim) -> bool {
-        let own = || sys::open_directory(self.home).and_then(|home| own_mark(&home)).ok();
-        claim.leads_to(self.home)
-            && witness(&claim.path).filter(|mark| is_certain(mark)).is_some_and(|mark| own() == Some(mark))
+        claim.leads_to(self.home) && witness(&claim.path).is_some_and(|(mark, _)| is_same(&mark, self.home))
     }
 }
 
@@ -205,7 +219,7 @@ pub(super) fn claim(locked: &LockedHome, places: &Places) -> Result<(), StoreErr
     let directory = places.private.join(HOMES);
     let opened = directories::make_private(&directory, &mut locked.unsynced())?;
     let failed = || StoreError::io("write the identifier of", home);
-    let mark = sys::open_directory(home).and_then(|home| own_mark(&home)).map_err(failed())?;
+    let marks = (mark_of(home).map_err(failed())?, sys::lasting_mark(opened.as_fd()).map_err(failed())?);
     let mut own = Claim::by(&directory, HomeId::establish(home).map_err(failed())?);
     if own.is_found_elsewhere(home) {
         own = Claim::by(&directory, HomeId::renew(home).map_err(failed())?);
@@ -213,9 +227,10 @@ pub(super) fn claim(locked: &LockedHome, places: &Places) -> Result<(), StoreErr
     let (path, is_right) = (&own.path, own.leads_to(home));
     let failed = || StoreError::io("create", path);
     let id = own.id.as_deref().unwrap_or_default();
-    if !is_right || witness(path).as_ref() != Some(&mark) {
+    if !is_right || witness(path).as_ref() != Some(&marks) {
         // Without it the claim counts as another home's, should this one lose its identifier.
-        let _ = write_link(opened.as_fd(), &format!("{id}{WITNESS}"), mark.as_bytes());
+        let text = [&*marks.0, IN, &*marks.1].concat();
+        let _ = write_link(opened.as_fd(), &format!("{id}{WITNESS}"), text.as_bytes());
     }
     if is_right {
         // Whoever made the claim may have been killed before it was durable.

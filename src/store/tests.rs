@@ -109,7 +109,11 @@ impl Street {
     }
 
     fn copy(&self, from: &str, to: &str) {
-        let copied = std::process::Command::new("cp").arg("-a").args([self.at(from), self.at(to)]).status();
+        Self::copy_of(&self.at(from), &self.at(to));
+    }
+
+    fn copy_of(from: &Path, to: &Path) {
+        let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status();
         assert!(copied.unwrap().success());
     }
 }
@@ -176,6 +180,26 @@ fn a_clone_gets_an_identifier_of_its_own_once_it_sees_its_original() {
     assert_eq!(street.others("home").len(), 1);
     street.open("original");
     assert_eq!((street.others("home").len(), street.others("original").len()), (1, 1));
+}
+
+#[test]
+fn an_original_that_shares_the_layers_in_its_copy_keeps_its_claim() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    let open = |home: &str, layers: &str| {
+        let home = LockedHome::acquire(&at(home), "test", &Cancel::new(), Arc::new(Silent)).unwrap();
+        drop(Store::open(&home, &at(layers)).unwrap());
+    };
+    fs::create_dir(at("home")).unwrap();
+    open("home", "home/layers");
+    Street::copy_of(&at("home"), &at("copy"));
+    let others = || claims_of_others(&Places::of(&at("copy/layers")), &at("copy")).unwrap().len();
+    assert_eq!(others(), 0, "the claim was copied with the layers");
+    for _ in 0..2 {
+        open("copy", "copy/layers");
+        open("home", "copy/layers");
+        assert_eq!(others(), 1);
+    }
 }
 
 #[test]
