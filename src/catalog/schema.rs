@@ -89,7 +89,8 @@ fn create(conn: &Connection, verb: &str, table: &Table) -> rusqlite::Result<()> 
 pub(super) fn upgrade(conn: &mut Connection, path: &Path) -> Result<(), CatalogError> {
     const DOING: &str = "create the tables of";
     let fail = |error| sql_error(DOING, path, &error);
-    if version(conn, path)? == newest() && missing_tables(conn).map_err(fail)?.is_empty() {
+    let done = version(conn, path)?;
+    if done == newest() && missing_tables(conn, path, done)?.is_empty() {
         return check_columns(conn, path);
     }
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
@@ -106,13 +107,14 @@ pub(super) fn of_new_catalog(path: &Path) -> Option<Vec<u8>> {
 
 fn upgrade_to(tx: &Transaction<'_>, path: &Path, steps: usize) -> Result<(), CatalogError> {
     let fail = |error| sql_error("create the tables of", path, &error);
+    let done = version(tx, path)?;
+    missing_tables(tx, path, done)?;
     for table in MICROSANDBOX {
         create(tx, "CREATE TABLE IF NOT EXISTS", table).map_err(fail)?;
     }
     // Before the indexes: one on a column that is not there would fail less clearly.
     check_columns(tx, path)?;
     tx.execute_batch(MICROSANDBOX_INDEXES).map_err(fail)?;
-    let done = version(tx, path)?;
     let skip = usize::try_from(done).unwrap_or(usize::MAX);
     for migration in MIGRATIONS.iter().take(steps).skip(skip) {
         migration(tx, home_of(path)).map_err(fail)?;
@@ -126,17 +128,7 @@ fn upgrade_to(tx: &Transaction<'_>, path: &Path, steps: usize) -> Result<(), Cat
         )
         .map_err(fail)?;
     }
-    if let Some(table) = missing_tables(tx).map_err(fail)?.first() {
-        return Err(without_table(path, table));
-    }
     check_columns(tx, path)
-}
-
-fn without_table(path: &Path, table: &Table) -> CatalogError {
-    CatalogError::Corrupt {
-        path: path.to_owned(),
-        reason: format!("the table {} is missing, although its version says otherwise", table.name),
-    }
 }
 
 /// The schema of a database that is only read.
@@ -153,12 +145,8 @@ pub(super) fn check(conn: &Connection, path: &Path) -> Result<Found, CatalogErro
     conn.execute_batch("PRAGMA temp_store = MEMORY").map_err(fail)?;
     check_columns(conn, path)?;
     let version = version(conn, path)?;
-    let missing = missing_tables(conn).map_err(fail)?;
-    let is_own = |table: &&&Table| OURS.iter().any(|own| own.name == table.name);
-    match missing.iter().find(is_own) {
-        Some(table) if version == newest() => Err(without_table(path, table)),
-        _ => Ok(Found { lacks_tables: !missing.is_empty(), is_ours: version > 0 }),
-    }
+    let missing = missing_tables(conn, path, version)?;
+    Ok(Found { lacks_tables: !missing.is_empty(), is_ours: version > 0 })
 }
 
 /// Makes a read-only database answer every query of the transaction `tx`: a table that is not there
@@ -167,7 +155,7 @@ pub(super) fn check(conn: &Connection, path: &Path) -> Result<Found, CatalogErro
 /// tables right after.
 pub(super) fn stand_in(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute_batch("PRAGMA query_only = OFF")?;
-    for table in missing_tables(tx)? {
+    for table in all_missing(tx)? {
         create(tx, "CREATE TEMP TABLE", table)?;
     }
     tx.execute_batch("PRAGMA query_only = ON")
@@ -199,7 +187,21 @@ fn version(conn: &Connection, path: &Path) -> Result<i64, CatalogError> {
     }
 }
 
-fn missing_tables(conn: &Connection) -> rusqlite::Result<Vec<&'static Table>> {
+/// Lists the tables that a database which has had `done` of our migrations lacks; an error if that
+/// is one of ours that it once had. What was recorded there is lost, and an empty one would say that
+/// nothing ever was.
+fn missing_tables(conn: &Connection, path: &Path, done: i64) -> Result<Vec<&'static Table>, CatalogError> {
+    let missing = all_missing(conn).map_err(|error| sql_error("read the schema of", path, &error))?;
+    match missing.iter().find(|table| table.since <= done) {
+        None => Ok(missing),
+        Some(table) => Err(CatalogError::Corrupt {
+            path: path.to_owned(),
+            reason: format!("the table {} is missing, although its version says otherwise", table.name),
+        }),
+    }
+}
+
+fn all_missing(conn: &Connection) -> rusqlite::Result<Vec<&'static Table>> {
     let mut missing = Vec::new();
     for table in MICROSANDBOX.iter().chain(OURS) {
         if columns_of(conn, table.name)?.is_empty() {
@@ -314,6 +316,20 @@ mod tests {
         let by_reader = check(&conn, Path::new("x")).map(|_| ()).unwrap_err();
         for error in [by_reader, upgrade(&mut conn, Path::new("x")).unwrap_err()] {
             assert!(error.to_string().contains("sync_owners is missing"), "{error}");
+            assert_eq!(error.kind(), "catalog-corrupt");
+        }
+    }
+
+    #[test]
+    fn a_table_of_an_older_schema_that_somebody_dropped_is_not_made_anew() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        upgrade(&mut conn, Path::new("x")).unwrap();
+        conn.execute_batch("UPDATE sync_meta SET value = 10; DROP TABLE sync_candidates_ahead").unwrap();
+        assert!(check(&conn, Path::new("x")).unwrap().lacks_tables, "a later step makes it");
+        conn.execute_batch("DROP TABLE sync_image_layers").unwrap();
+        let by_reader = check(&conn, Path::new("x")).map(|_| ()).unwrap_err();
+        for error in [by_reader, upgrade(&mut conn, Path::new("x")).unwrap_err()] {
+            assert!(error.to_string().contains("sync_image_layers is missing"), "{error}");
             assert_eq!(error.kind(), "catalog-corrupt");
         }
     }

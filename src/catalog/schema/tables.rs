@@ -3,14 +3,20 @@
 /// One table: what follows its name in `CREATE TABLE`, and the columns that our queries use.
 pub(super) struct Table {
     pub(super) name: &'static str,
+    /// The number of our migrations after which a database has the table.
+    pub(super) since: i64,
     pub(super) body: &'static str,
     pub(super) columns: &'static [&'static str],
 }
+
+/// A table that is made anew wherever it is missing, whatever migrations there were.
+const NEVER: i64 = i64::MAX;
 
 /// microsandbox's tables, parents first.
 pub(super) const MICROSANDBOX: &[Table] = &[
     Table {
         name: "images",
+        since: NEVER,
         body: "(id INTEGER PRIMARY KEY, reference TEXT NOT NULL UNIQUE, size_bytes INTEGER NOT NULL, \
                last_used_at DATETIME, created_at DATETIME DEFAULT CURRENT_TIMESTAMP, \
                modified_at DATETIME DEFAULT CURRENT_TIMESTAMP)",
@@ -18,6 +24,7 @@ pub(super) const MICROSANDBOX: &[Table] = &[
     },
     Table {
         name: "indexes",
+        since: NEVER,
         body: "(id INTEGER PRIMARY KEY, image_id INTEGER NOT NULL, schema_version INTEGER NOT NULL, \
                media_type TEXT NOT NULL, platform_os TEXT, platform_arch TEXT, platform_variant TEXT, \
                annotations_json TEXT, created_at DATETIME DEFAULT CURRENT_TIMESTAMP, \
@@ -38,6 +45,7 @@ pub(super) const MICROSANDBOX: &[Table] = &[
     },
     Table {
         name: "manifests",
+        since: NEVER,
         body: "(id INTEGER PRIMARY KEY, index_id INTEGER, image_id INTEGER NOT NULL, \
                schema_version INTEGER NOT NULL, media_type TEXT NOT NULL, annotations_json TEXT, \
                created_at DATETIME DEFAULT CURRENT_TIMESTAMP, modified_at DATETIME DEFAULT CURRENT_TIMESTAMP, \
@@ -56,6 +64,7 @@ pub(super) const MICROSANDBOX: &[Table] = &[
     },
     Table {
         name: "configs",
+        since: NEVER,
         body: "(id INTEGER PRIMARY KEY, manifest_id INTEGER NOT NULL, media_type TEXT NOT NULL, created DATETIME, \
                architecture TEXT, os TEXT, os_variant TEXT, config_env_json TEXT, config_cmd_json TEXT, \
                config_working_dir TEXT, config_entrypoint_json TEXT, config_volumes_json TEXT, \
@@ -87,6 +96,7 @@ pub(super) const MICROSANDBOX: &[Table] = &[
     },
     Table {
         name: "layers",
+        since: NEVER,
         body: "(id INTEGER PRIMARY KEY, media_type TEXT NOT NULL, digest TEXT NOT NULL UNIQUE, \
                diff_id TEXT NOT NULL, size_bytes INTEGER NOT NULL, \
                created_at DATETIME DEFAULT CURRENT_TIMESTAMP, modified_at DATETIME DEFAULT CURRENT_TIMESTAMP)",
@@ -94,6 +104,7 @@ pub(super) const MICROSANDBOX: &[Table] = &[
     },
     Table {
         name: "manifest_layers",
+        since: NEVER,
         body: "(id INTEGER PRIMARY KEY, manifest_id INTEGER NOT NULL, layer_id INTEGER NOT NULL, \
                created_at DATETIME DEFAULT CURRENT_TIMESTAMP, modified_at DATETIME DEFAULT CURRENT_TIMESTAMP, \
                FOREIGN KEY (manifest_id) REFERENCES manifests(id) ON DELETE CASCADE, \
@@ -106,11 +117,13 @@ pub(super) const MICROSANDBOX: &[Table] = &[
 pub(super) const OURS: &[Table] = &[
     Table {
         name: "sync_meta",
+        since: 1,
         body: "(key TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) WITHOUT ROWID",
         columns: &["key", "value"],
     },
     Table {
         name: "sync_images",
+        since: 1,
         body: "(reference TEXT PRIMARY KEY NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL, \
                manifest_digest TEXT NOT NULL, config_digest TEXT NOT NULL, config_json TEXT NOT NULL, \
                alias_of TEXT, preexisting INTEGER NOT NULL, layers_directory BLOB, \
@@ -130,6 +143,7 @@ pub(super) const OURS: &[Table] = &[
     },
     Table {
         name: "sync_image_layers",
+        since: 1,
         body: "(reference TEXT NOT NULL, position INTEGER NOT NULL, digest TEXT NOT NULL, diff_id TEXT NOT NULL, \
                media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, PRIMARY KEY (reference, position)) \
                WITHOUT ROWID",
@@ -138,11 +152,13 @@ pub(super) const OURS: &[Table] = &[
     // Directories of layers that were ever used, those below the home relative to it.
     Table {
         name: "sync_directories",
+        since: 3,
         body: "(path BLOB PRIMARY KEY NOT NULL) WITHOUT ROWID",
         columns: &["path"],
     },
     Table {
         name: "sync_owners",
+        since: 1,
         body: "(reference TEXT NOT NULL, owner TEXT NOT NULL, since DATETIME NOT NULL, \
                PRIMARY KEY (reference, owner)) WITHOUT ROWID",
         columns: &["reference", "owner", "since"],
@@ -150,6 +166,7 @@ pub(super) const OURS: &[Table] = &[
     // The wishes of owners that are not the usual: layers extracted, no blob kept.
     Table {
         name: "sync_holdings",
+        since: 4,
         body: "(reference TEXT NOT NULL, owner TEXT NOT NULL, extracts INTEGER NOT NULL, \
                keeps_blobs INTEGER NOT NULL, PRIMARY KEY (reference, owner)) WITHOUT ROWID",
         columns: &["reference", "owner", "extracts", "keeps_blobs"],
@@ -157,6 +174,7 @@ pub(super) const OURS: &[Table] = &[
     // The documents of images whose blobs somebody keeps.
     Table {
         name: "sync_image_documents",
+        since: 4,
         body: "(reference TEXT NOT NULL, position INTEGER NOT NULL, role TEXT NOT NULL, digest TEXT NOT NULL, \
                media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, PRIMARY KEY (reference, position)) \
                WITHOUT ROWID",
@@ -165,6 +183,7 @@ pub(super) const OURS: &[Table] = &[
     // References that were loaded into engines; `engine` is the engine's settings as JSON.
     Table {
         name: "sync_loads",
+        since: 4,
         body: "(engine TEXT NOT NULL, name TEXT NOT NULL, owner TEXT NOT NULL, reference TEXT NOT NULL, \
                manifest_digest TEXT NOT NULL, listed_digest TEXT, files_json TEXT NOT NULL, \
                since DATETIME NOT NULL, PRIMARY KEY (engine, name, owner)) WITHOUT ROWID",
@@ -182,6 +201,7 @@ pub(super) const OURS: &[Table] = &[
     // Those of them that their owners do not want there any more, and that are still to be removed.
     Table {
         name: "sync_loads_unwanted",
+        since: 6,
         body: "(engine TEXT NOT NULL, name TEXT NOT NULL, owner TEXT NOT NULL, \
                PRIMARY KEY (engine, name, owner)) WITHOUT ROWID",
         columns: &["engine", "name", "owner"],
@@ -189,6 +209,7 @@ pub(super) const OURS: &[Table] = &[
     // Proofs that images are signed, by what their tags mean and by what judged them.
     Table {
         name: "sync_trust",
+        since: 5,
         body: "(digest TEXT NOT NULL, manifest_digest TEXT NOT NULL, judged_by TEXT NOT NULL, rule TEXT NOT NULL, \
                signed_by TEXT NOT NULL, issuer TEXT, signed_at INTEGER, form TEXT NOT NULL, \
                since DATETIME NOT NULL, PRIMARY KEY (digest, manifest_digest, judged_by)) WITHOUT ROWID",
@@ -207,6 +228,7 @@ pub(super) const OURS: &[Table] = &[
     // The proofs that end, and when: a table of its own, since older catalogs have the other one.
     Table {
         name: "sync_trust_ends",
+        since: 7,
         body: "(digest TEXT NOT NULL, manifest_digest TEXT NOT NULL, judged_by TEXT NOT NULL, \
                until INTEGER NOT NULL, PRIMARY KEY (digest, manifest_digest, judged_by)) WITHOUT ROWID",
         columns: &["digest", "manifest_digest", "judged_by", "until"],
@@ -214,6 +236,7 @@ pub(super) const OURS: &[Table] = &[
     // The signatures themselves, as they were served.
     Table {
         name: "sync_signatures",
+        since: 5,
         body: "(digest TEXT NOT NULL, manifest_digest TEXT NOT NULL, judged_by TEXT NOT NULL, \
                position INTEGER NOT NULL, subject TEXT NOT NULL, place TEXT NOT NULL, artifact TEXT NOT NULL, \
                artifact_manifest BLOB NOT NULL, layer INTEGER NOT NULL, layer_blob BLOB NOT NULL, message BLOB, \
@@ -237,6 +260,7 @@ pub(super) const OURS: &[Table] = &[
     // `sync_history` and `sync_staged` name by reference, platform and digest.
     Table {
         name: "sync_meanings",
+        since: 9,
         body: "(id INTEGER PRIMARY KEY, reference TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL, \
                manifest_digest TEXT NOT NULL, config_digest TEXT NOT NULL, documents_json TEXT NOT NULL, \
                UNIQUE (reference, platform, digest))",
@@ -252,6 +276,7 @@ pub(super) const OURS: &[Table] = &[
     },
     Table {
         name: "sync_meaning_layers",
+        since: 9,
         body: "(meaning INTEGER NOT NULL, position INTEGER NOT NULL, digest TEXT NOT NULL, diff_id TEXT NOT NULL, \
                media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, PRIMARY KEY (meaning, position)) \
                WITHOUT ROWID",
@@ -259,6 +284,7 @@ pub(super) const OURS: &[Table] = &[
     },
     Table {
         name: "sync_meaning_documents",
+        since: 9,
         body: "(meaning INTEGER NOT NULL, position INTEGER NOT NULL, role TEXT NOT NULL, digest TEXT NOT NULL, \
                media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, PRIMARY KEY (meaning, position)) \
                WITHOUT ROWID",
@@ -268,6 +294,7 @@ pub(super) const OURS: &[Table] = &[
     // 1970; the one without an end is the present one.
     Table {
         name: "sync_history",
+        since: 9,
         body: "(id INTEGER PRIMARY KEY, reference TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL, \
                since INTEGER NOT NULL, until INTEGER)",
         columns: &["id", "reference", "platform", "digest", "since", "until"],
@@ -275,6 +302,7 @@ pub(super) const OURS: &[Table] = &[
     // The earlier digests of their references that owners want spared, where they want any.
     Table {
         name: "sync_keeps",
+        since: 9,
         body: "(reference TEXT NOT NULL, owner TEXT NOT NULL, earlier INTEGER NOT NULL, \
                PRIMARY KEY (reference, owner)) WITHOUT ROWID",
         columns: &["reference", "owner", "earlier"],
@@ -282,6 +310,7 @@ pub(super) const OURS: &[Table] = &[
     // The references that stay at a digest, since somebody went back to it.
     Table {
         name: "sync_holds",
+        since: 9,
         body: "(reference TEXT PRIMARY KEY NOT NULL, digest TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID",
         columns: &["reference", "digest", "since"],
     },
@@ -289,18 +318,21 @@ pub(super) const OURS: &[Table] = &[
     // seen.
     Table {
         name: "sync_candidates",
+        since: 9,
         body: "(reference TEXT PRIMARY KEY NOT NULL, digest TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID",
         columns: &["reference", "digest", "since"],
     },
     // Of those digests, the time of an earlier note where the clock has gone back to before it.
     Table {
         name: "sync_candidates_ahead",
+        since: 11,
         body: "(reference TEXT PRIMARY KEY NOT NULL, ahead INTEGER NOT NULL) WITHOUT ROWID",
         columns: &["reference", "ahead"],
     },
     // The images whose layers are here and that are not recorded yet.
     Table {
         name: "sync_staged",
+        since: 9,
         body: "(reference TEXT NOT NULL, platform TEXT NOT NULL, digest TEXT NOT NULL, since INTEGER NOT NULL, \
                PRIMARY KEY (reference, platform)) WITHOUT ROWID",
         columns: &["reference", "platform", "digest", "since"],
@@ -308,6 +340,7 @@ pub(super) const OURS: &[Table] = &[
     // Of loads under way, the digest by which the engine listed the reference as ours before.
     Table {
         name: "sync_former_loads",
+        since: 8,
         body: "(engine TEXT NOT NULL, name TEXT NOT NULL, owner TEXT NOT NULL, digest TEXT NOT NULL, \
                PRIMARY KEY (engine, name, owner)) WITHOUT ROWID",
         columns: &["engine", "name", "owner", "digest"],
@@ -316,6 +349,7 @@ pub(super) const OURS: &[Table] = &[
     // run has locked which tells them.
     Table {
         name: "sync_hook_events",
+        since: 10,
         body: "(id INTEGER PRIMARY KEY, owner TEXT NOT NULL, hook TEXT NOT NULL, program TEXT NOT NULL, \
                reference TEXT NOT NULL, time TEXT NOT NULL, platform TEXT, action TEXT NOT NULL, digest TEXT, \
                previous TEXT, is_done INTEGER NOT NULL, claim INTEGER)",
