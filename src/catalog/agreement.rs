@@ -1,15 +1,16 @@
 //! The comparison of microsandbox's rows of an image with what we have recorded of it.
 //!
 //! Anybody may have edited them, and a row that says something else is as bad as one that is not
-//! there. But only what recording the image again would mend counts: where two images want a layer
-//! called or stacked in two ways, one of them cannot have its way, and no repair would end.
+//! there. But two images may want a layer called or stacked in two ways: then one of them cannot have
+//! its way, no repair would end, and its rows count as right. A layer's size and `diff_id` are facts
+//! about its blob, not wishes: an image that contradicts them is blocked before it is recorded.
 //!
 //! Every run with nothing to do compares all its images here. The texts of lists are compared as
 //! they are, without making lists of them. The history of a config is not: it is only shown, and
 //! mostly longer than all the rest.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Result, Row};
@@ -19,7 +20,6 @@ use serde_json::value::RawValue;
 use super::rows::{OUR_MEDIA_TYPE, THEIR_DOCUMENTS, THEIR_LAYERS, integer, is_true, json};
 use super::{rows, stack};
 use crate::digest::{BlobDigest, DiffId};
-use crate::image_ref::ImageRef;
 use crate::state::{LayerDescriptor, Platform};
 
 /// A layer by microsandbox's rows.
@@ -46,26 +46,38 @@ pub(super) fn their_layers(conn: &Connection, name: &str) -> Result<(Vec<TheirLa
     Ok((layers, readable))
 }
 
-/// Tells whether microsandbox's layers of an image are the distinct ones of ours, stacked and
-/// listed in their order.
+/// Tells whether microsandbox's layers of the image `name` are the distinct ones of ours, stacked in
+/// their order and listed in it; but the order is nothing to be mended where it was found to be
+/// impossible. A layer that ours have twice may be listed in either place: microsandbox does not
+/// read the order of the list.
 pub(super) fn of_layers(
     conn: &Connection,
-    reference: &ImageRef,
+    name: &str,
     ours: &[LayerDescriptor],
     theirs: &[TheirLayer],
 ) -> Result<bool> {
+    let listed = ours.len();
     let ours = stack::stacked(ours);
-    if ours.len() != theirs.len() {
+    let mut theirs: Vec<&TheirLayer> = theirs.iter().collect();
+    let are_ours = |theirs: &[&TheirLayer]| {
+        ours.len() == theirs.len()
+            && ours.iter().zip(theirs).all(|(our, their)| our.digest == their.layer.digest)
+    };
+    if !are_ours(&theirs) {
+        if !stack::is_noted(conn, name)? {
+            return Ok(false);
+        }
+        let places: BTreeMap<&BlobDigest, usize> =
+            ours.iter().enumerate().map(|(place, our)| (&our.digest, place)).collect();
+        theirs.sort_by_key(|their| places.get(&their.layer.digest));
+        if !are_ours(&theirs) {
+            return Ok(false);
+        }
+    }
+    if ours.len() == listed && !theirs.is_sorted_by_key(|their| their.link) {
         return Ok(false);
     }
-    let has_order =
-        |order: &[&TheirLayer]| ours.iter().zip(order).all(|(our, their)| our.digest == their.layer.digest);
-    let mut by_link: Vec<&TheirLayer> = theirs.iter().collect();
-    by_link.sort_by_key(|their| their.link);
-    if !has_order(&by_link) {
-        return Ok(false);
-    }
-    for (our, their) in ours.iter().zip(by_link) {
+    for (our, their) in ours.iter().zip(theirs) {
         let their = &their.layer;
         if (&our.diff_id, our.size) != (&their.diff_id, their.size) {
             return Ok(false);
@@ -77,14 +89,7 @@ pub(super) fn of_layers(
             }
         }
     }
-    if has_order(&theirs.iter().collect::<Vec<_>>()) {
-        return Ok(true);
-    }
-    let ids: BTreeMap<&BlobDigest, Option<i64>> =
-        theirs.iter().map(|their| (&their.layer.digest, their.id)).collect();
-    let ids: Vec<Option<i64>> = ours.iter().map(|our| ids.get(&our.digest).copied().flatten()).collect();
-    let names: BTreeSet<String> = reference.recorded_names().iter().map(ToString::to_string).collect();
-    Ok(!stack::can_be_put_in_order(conn, &ids, &names)?)
+    Ok(true)
 }
 
 /// Tells whether there is exactly one manifest with exactly one config, as microsandbox needs to

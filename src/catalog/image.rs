@@ -119,7 +119,7 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
     if let Some((ours, layers)) = ours {
         image.rows_complete = readable
             && theirs.is_some_and(|theirs| theirs.size == Some(size(size_of_layers(&layers))))
-            && agreement::of_layers(conn, reference, &layers, &their_layers)?;
+            && agreement::of_layers(conn, &name, &layers, &their_layers)?;
         image.layers = layers.into();
         ours.fill(&mut image);
         image.held = held_since(conn, &image)?;

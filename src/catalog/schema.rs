@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, MAIN_DB, OptionalExtension, Transaction, TransactionBehavior};
 
-use self::tables::{MICROSANDBOX, OURS, Table};
+use self::tables::{MICROSANDBOX, OURS, OUT_OF_ORDER, Table};
 use super::connection::{home_of, sql_error};
 use super::directories;
 use crate::error::CatalogError;
@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = &[
     histories,
     own_tables,
     own_tables,
+    out_of_order,
 ];
 
 fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
@@ -63,6 +64,24 @@ fn histories(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
     conn.execute_batch(
         "CREATE INDEX IF NOT EXISTS sync_idx_history_reference ON sync_history(reference, id);
          CREATE INDEX IF NOT EXISTS sync_idx_meaning_layers_digest ON sync_meaning_layers(digest, meaning);",
+    )
+}
+
+/// Adds the notes of images whose layers are not stacked in their order. None was made before: all
+/// that are not count as images that cannot have it.
+fn out_of_order(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
+    own_tables(conn, home)?;
+    conn.execute_batch(
+        "DELETE FROM sync_meta WHERE key GLOB 'out-of-order *';
+         INSERT INTO sync_out_of_order
+         SELECT DISTINCT reference FROM (
+             SELECT own.reference, layers.id < lag(layers.id) OVER (
+                        PARTITION BY own.reference ORDER BY own.position) AS is_below
+               FROM sync_image_layers AS own JOIN layers ON layers.digest = own.digest
+              WHERE NOT EXISTS (SELECT 1 FROM sync_image_layers AS again
+                                 WHERE again.digest = own.digest AND again.reference = own.reference
+                                   AND again.position > own.position))
+          WHERE is_below;",
     )
 }
 
@@ -152,11 +171,16 @@ pub(super) fn check(conn: &Connection, path: &Path) -> Result<Found, CatalogErro
 /// Makes a read-only database answer every query of the transaction `tx`: a table that is not there
 /// (an empty file, or a database that only microsandbox has used) is read as an empty one. The
 /// stand-ins live in memory, and no longer than the transaction: the first run may make the true
-/// tables right after.
+/// tables right after. Where nobody has noted yet which images cannot have their order, each may be
+/// one.
 pub(super) fn stand_in(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute_batch("PRAGMA query_only = OFF")?;
     for table in all_missing(tx)? {
-        create(tx, "CREATE TEMP TABLE", table)?;
+        if table.name == OUT_OF_ORDER {
+            tx.execute_batch("CREATE TEMP VIEW sync_out_of_order AS SELECT reference FROM sync_images")?;
+        } else {
+            create(tx, "CREATE TEMP TABLE", table)?;
+        }
     }
     tx.execute_batch("PRAGMA query_only = ON")
 }

@@ -2,20 +2,27 @@
 //!
 //! Layers have one id each, and every image that lists them has a say in it. Mostly the images'
 //! rows agree with what is wanted of them. Rows that somebody has renumbered do not, in several
-//! images at once where those share layers: then what was recorded of each image counts. An image
-//! that cannot have its order beside the others is noted, and gets it when they go.
+//! images at once where those share layers: then what was recorded of each image counts.
+//!
+//! An image that cannot have its order beside the others is noted in `sync_out_of_order`, under all
+//! of its names: without the order it is as it should be. An image gets its order when what stood
+//! in its way goes, and loses its note. Any other one out of order is to be recorded again, which
+//! mends it or notes it, so that reading an image never has to try.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension as _, Result, Transaction, params};
 
+use super::order;
 use super::order::Numbering;
-use super::rows::{parse_name, texts};
-use super::{order, rows};
+use super::rows::{THEIR_LAYERS, our_layers, parse_name, texts};
+use crate::digest::BlobDigest;
+use crate::image_ref::ImageRef;
 use crate::state::LayerDescriptor;
 
-/// The images noted at a time as those that have lost their order; more wait for a repair.
-const MAX_NOTED: usize = 100;
+/// The noted images that one change tries to put in order. Each may have to look at very many
+/// layers; those that are left keep their notes.
+const MAX_TRIED: usize = 100;
 
 /// The layers that images have above a layer by their ids, but for the images of two names.
 pub(super) const LAYERS_ABOVE: &str = "
@@ -46,12 +53,18 @@ pub(super) const WANTED_ABOVE: &str = "
        AND NOT EXISTS (SELECT 1 FROM sync_image_layers AS own WHERE own.reference = i.reference)
      LIMIT 10000";
 
-/// The images that were recorded without their order, since others had the opposite one.
-pub(super) const NOTED: &str =
-    "SELECT substr(key, 14) FROM sync_meta WHERE key > ?1 AND key < ?1 || char(1114111)";
+/// The noted images that list a layer. CROSS JOIN is SQLite's word for "in this order".
+pub(super) const NOTED_WITH: &str = "
+    SELECT noted.reference FROM sync_image_layers AS own
+      CROSS JOIN sync_out_of_order AS noted ON noted.reference = own.reference
+     WHERE own.digest = ?1";
 
-/// The beginning of their keys in the table of notes, before their names.
-const NOTE: &str = "out-of-order ";
+/// One row if an image, but for those of two names, wants the layer `?2` below the layer `?1`.
+pub(super) const OPPOSED: &str = "
+    SELECT 1 FROM sync_image_layers AS own
+     WHERE own.digest = ?1 AND own.reference NOT IN (?3, ?4)
+       AND (SELECT max(position) FROM sync_image_layers WHERE digest = ?2 AND reference = own.reference)
+         < (SELECT max(position) FROM sync_image_layers WHERE digest = ?1 AND reference = own.reference)";
 
 /// Layers each once, where they occur for the last time: a layer that covers itself with others
 /// between shows what its upper occurrence holds.
@@ -63,18 +76,29 @@ pub(super) fn stacked(layers: &[LayerDescriptor]) -> Vec<&LayerDescriptor> {
     stack
 }
 
-/// Numbers the layers of the image of these names, which has one or two: `known` are the ids of
-/// those that have a row, base first. What the rows of the image itself say does not count.
+/// Reads the ids of those of `stack` that have a row.
+pub(super) fn ids_of(conn: &Connection, stack: &[&LayerDescriptor]) -> Result<Vec<Option<i64>>> {
+    let mut statement = conn.prepare_cached("SELECT id FROM layers WHERE digest = ?1")?;
+    let mut id = |layer: &&LayerDescriptor| {
+        statement.query_row([layer.digest.text()], |row| row.get::<_, i64>(0)).optional()
+    };
+    stack.iter().map(&mut id).collect()
+}
+
+/// Numbers `stack`, the layers of the image of these names, which has one or two: `known` are the
+/// ids of those that have a row. What the rows of the image itself say does not count. `None` where
+/// the ids in use leave no room.
 pub(super) fn number(
     conn: &Connection,
+    stack: &[&LayerDescriptor],
     known: &[Option<i64>],
     names: &BTreeSet<String>,
-) -> Result<Numbering> {
+) -> Result<Option<Numbering>> {
     let highest: Option<i64> = conn.query_row("SELECT max(id) FROM layers", [], |row| row.get(0))?;
-    let highest = highest.unwrap_or(0).max(0);
+    let first_free = highest.unwrap_or(0).max(0).checked_add(1);
     // Room for every id that can be given out below.
-    let Some(first_free) = highest.checked_add(1).filter(|id| id.checked_add(1 << 32).is_some()) else {
-        return Err(rusqlite::Error::IntegralValueOutOfRange(0, highest));
+    let Some(first_free) = first_free.filter(|id| id.checked_add(1 << 32).is_some()) else {
+        return Ok(None);
     };
     let (first, last) = (names.first(), names.last());
     let by = |sql: &str| {
@@ -84,11 +108,47 @@ pub(super) fn number(
         })
     };
     let by_ids = by(LAYERS_ABOVE)?;
-    if by_ids.is_in_order() {
-        return Ok(by_ids);
+    if by_ids.is_in_order() || Opposed::default().any(conn, stack, names)? {
+        return Ok(Some(by_ids));
     }
     let as_wanted = by(WANTED_ABOVE)?;
-    Ok(if as_wanted.is_in_order() { as_wanted } else { by_ids })
+    Ok(Some(if as_wanted.is_in_order() { as_wanted } else { by_ids }))
+}
+
+/// The answers of one transaction to whether some image wants two layers, the first of which is to
+/// be the lower one, the other way round.
+#[derive(Default)]
+struct Opposed(BTreeMap<(BlobDigest, BlobDigest), bool>);
+
+impl Opposed {
+    /// Tells whether another image wants two layers of `stack`, that of the image of these names,
+    /// as their ids have them and `stack` does not. Then there is no order for both images.
+    fn any(
+        &mut self,
+        conn: &Connection,
+        stack: &[&LayerDescriptor],
+        names: &BTreeSet<String>,
+    ) -> Result<bool> {
+        let ids = ids_of(conn, stack)?;
+        let placed: Vec<(&BlobDigest, i64)> =
+            stack.iter().zip(ids).filter_map(|(layer, id)| Some((&layer.digest, id?))).collect();
+        for (place, (upper, upper_id)) in placed.iter().enumerate() {
+            for (lower, _) in placed.iter().take(place).filter(|(_, lower_id)| lower_id > upper_id) {
+                let pair = ((*lower).clone(), (*upper).clone());
+                let is_opposed = if let Some(known) = self.0.get(&pair) {
+                    *known
+                } else {
+                    let values = params![lower.text(), upper.text(), names.first(), names.last()];
+                    let found = conn.prepare_cached(OPPOSED)?.exists(values)?;
+                    *self.0.entry(pair).or_insert(found)
+                };
+                if is_opposed {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// Gives existing rows of layers the ids that a numbering has for them.
@@ -106,77 +166,114 @@ pub(super) fn renumber(tx: &Transaction<'_>, numbering: &Numbering) -> Result<()
     Ok(())
 }
 
-/// Notes whether the image `name`, that is recorded, has its order.
-pub(super) fn note(tx: &Transaction<'_>, name: &str, has_order: bool) -> Result<()> {
-    if has_order {
-        return forget(tx, name);
+/// Notes whether the image that is recorded under `names` has its order.
+pub(super) fn note(tx: &Transaction<'_>, names: &BTreeSet<String>, has_order: bool) -> Result<()> {
+    for name in names {
+        if has_order {
+            forget(tx, name)?;
+        } else {
+            tx.prepare_cached(
+                "INSERT INTO sync_out_of_order (reference) VALUES (?1) ON CONFLICT DO NOTHING",
+            )?
+            .execute([name])?;
+        }
     }
-    tx.prepare_cached("INSERT INTO sync_meta (key, value) VALUES (?1 || ?2, 1) ON CONFLICT DO NOTHING")?
-        .execute([NOTE, name])?;
     Ok(())
 }
 
 /// Drops the note of the image `name`, if there is one.
 pub(super) fn forget(tx: &Transaction<'_>, name: &str) -> Result<()> {
-    tx.prepare_cached("DELETE FROM sync_meta WHERE key = ?1 || ?2")?.execute([NOTE, name])?;
+    tx.prepare_cached("DELETE FROM sync_out_of_order WHERE reference = ?1")?.execute([name])?;
     Ok(())
 }
 
-/// Puts images into their order that have lost it to others, if those others are gone: their next
-/// run has nothing to repair then.
-pub(super) fn put_in_order(tx: &Transaction<'_>) -> Result<()> {
-    let mut noted = texts(tx, NOTED, NOTE)?;
-    noted.truncate(MAX_NOTED);
+/// Tells whether the image `name` is noted as one that cannot have its order.
+pub(super) fn is_noted(conn: &Connection, name: &str) -> Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM sync_out_of_order WHERE reference = ?1")?.exists([name])
+}
+
+/// Lists, for [`put_in_order`], the layers of the images `names` that are about to be forgotten, or
+/// to be recorded with the layers `new`; none where that is in nobody's way.
+pub(super) fn about_to_change<'a>(
+    tx: &Transaction<'_>,
+    names: impl IntoIterator<Item = &'a ImageRef>,
+    new: Option<&[LayerDescriptor]>,
+) -> Result<BTreeSet<String>> {
+    let mut changing = BTreeSet::new();
+    if !tx.prepare_cached("SELECT 1 FROM sync_out_of_order LIMIT 1")?.exists([])? {
+        return Ok(changing);
+    }
+    for name in names {
+        let name = name.to_string();
+        let ours = our_layers(tx, &name)?.unwrap_or_default();
+        if new.is_none_or(|new| *new != ours) {
+            changing.extend(ours.iter().map(|layer| layer.digest.text().to_string()));
+            changing.extend(texts(tx, THEIR_LAYERS, &name)?);
+        }
+    }
+    Ok(changing)
+}
+
+/// Puts noted images into their order if what stood in their way was one of the images of which
+/// `changed` were the layers: their next run has nothing to repair then.
+pub(super) fn put_in_order(tx: &Transaction<'_>, changed: &BTreeSet<String>) -> Result<()> {
+    let mut names = BTreeSet::new();
+    for digest in changed {
+        names.extend(texts(tx, NOTED_WITH, digest)?);
+    }
+    let (mut opposed, mut left) = (Opposed::default(), Vec::new());
+    for name in names {
+        let Some(image) = Noted::of(tx, name)? else { continue };
+        if left.len() < MAX_TRIED && !opposed.any(tx, &stacked(&image.layers), &image.names)? {
+            left.push(image);
+        }
+    }
     loop {
-        let before = noted.len();
-        let mut left = Vec::new();
-        for name in noted {
-            if restack(tx, &name)? {
-                forget(tx, &name)?;
-            } else {
-                left.push(name);
+        let before = left.len();
+        let mut again = Vec::new();
+        for image in left {
+            if !image.restack(tx)? {
+                again.push(image);
             }
         }
-        if left.is_empty() || left.len() == before {
+        if again.is_empty() || again.len() == before {
             return Ok(());
         }
         // The order of one of the others may have been in their way.
-        noted = left;
+        left = again;
     }
 }
 
-/// Stacks the layers of the recorded image `name` in their order, if that can be done.
-fn restack(tx: &Transaction<'_>, name: &str) -> Result<bool> {
-    let (Some(reference), Some(layers)) = (parse_name(name), rows::our_layers(tx, name)?) else {
-        return Ok(true);
-    };
-    let mut ids = Vec::new();
-    for layer in stacked(&layers) {
-        let mut statement = tx.prepare_cached("SELECT id FROM layers WHERE digest = ?1")?;
-        let id: Option<i64> = statement.query_row([layer.digest.text()], |row| row.get(0)).optional()?;
-        ids.push(id);
+/// An image that is noted as one that cannot have its order.
+struct Noted {
+    name: String,
+    layers: Vec<LayerDescriptor>,
+    /// All names of the image.
+    names: BTreeSet<String>,
+}
+
+impl Noted {
+    fn of(tx: &Transaction<'_>, name: String) -> Result<Option<Self>> {
+        let (Some(reference), Some(layers)) = (parse_name(&name), our_layers(tx, &name)?) else {
+            return Ok(None);
+        };
+        let names = reference.recorded_names().iter().map(ToString::to_string).collect();
+        Ok(Some(Self { name, layers, names }))
     }
-    if ids.contains(&None) {
-        return Ok(true);
-    }
-    let names: BTreeSet<String> = reference.recorded_names().iter().map(ToString::to_string).collect();
-    let numbering = number(tx, &ids, &names)?;
-    let has_order = numbering.is_in_order();
-    if has_order {
+
+    /// Stacks the layers in their order and drops the note, if that can be done.
+    fn restack(&self, tx: &Transaction<'_>) -> Result<bool> {
+        let stack = stacked(&self.layers);
+        let ids = ids_of(tx, &stack)?;
+        // An image without all of its rows is recorded again.
+        if ids.contains(&None) {
+            return Ok(false);
+        }
+        let Some(numbering) = number(tx, &stack, &ids, &self.names)?.filter(Numbering::is_in_order) else {
+            return Ok(false);
+        };
         renumber(tx, &numbering)?;
-    }
-    Ok(has_order)
-}
-
-/// Tells whether recording the image of these names again would put its layers, base first, into
-/// their order. Two images may want opposite ones.
-pub(super) fn can_be_put_in_order(
-    conn: &Connection,
-    ids: &[Option<i64>],
-    names: &BTreeSet<String>,
-) -> Result<bool> {
-    match number(conn, ids, names) {
-        Err(rusqlite::Error::IntegralValueOutOfRange(..)) => Ok(false),
-        numbering => Ok(numbering?.is_in_order()),
+        forget(tx, &self.name)?;
+        Ok(true)
     }
 }

@@ -1,6 +1,7 @@
 //! The catalog from outside: microsandbox 0.2's own queries and tables against what we write,
 //! hostile rows, other processes, and random histories against a model.
 
+mod conflicts;
 mod damage;
 mod files;
 mod histories;

@@ -1,6 +1,6 @@
 //! The catalog of a locked home: what changes it, each change one transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -176,9 +176,11 @@ impl WritableCatalog {
                 keeps_earlier: holding.keeps_earlier,
                 now: clock::now(),
             };
+            let mut replaced = BTreeSet::new();
             changes.iter().try_for_each(|change| {
                 let events = match change {
                     Change::Record { image, names, hold, events } => {
+                        replaced.extend(stack::about_to_change(tx, *names, Some(&image.layers))?);
                         write::record(tx, image, names, *hold, held)?;
                         events
                     }
@@ -194,7 +196,7 @@ impl WritableCatalog {
                 };
                 hook_events::put(tx, owner, events)
             })?;
-            stack::put_in_order(tx)
+            stack::put_in_order(tx, &replaced)
         })
     }
 
@@ -426,8 +428,9 @@ fn forget(
     owner: Option<&Owner>,
 ) -> rusqlite::Result<Forgotten> {
     tx.pragma_update(None, "cache_size", FORGETTING_CACHE)?;
+    let dropped = stack::about_to_change(tx, references, None)?;
     let forgotten = write::forget(tx, references, owner)?;
-    stack::put_in_order(tx)?;
+    stack::put_in_order(tx, &dropped)?;
     trust::sweep(tx)?;
     hook_events::drop_unfinished(tx, references, owner)?;
     Ok(forgotten)

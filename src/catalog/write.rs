@@ -113,7 +113,7 @@ pub(super) fn record(
     // Only now: layers that nothing but the replaced rows used can be numbered freely.
     let all_names = names.iter().map(ToString::to_string).collect();
     let (layer_ids, has_order) = put_layers(tx, &image.layers, &all_names)?;
-    stack::note(tx, &primary, has_order)?;
+    stack::note(tx, &all_names, has_order)?;
     for (name, id, preexisting) in &rows {
         put_documents(tx, *id, image, &layer_ids)?;
         put_ours(tx, name, image, *preexisting, held.layers)?;
@@ -163,14 +163,9 @@ fn put_layers<'a>(
     names: &BTreeSet<String>,
 ) -> Result<(BTreeMap<&'a BlobDigest, i64>, bool)> {
     let stack = stack::stacked(layers);
-    let mut known: Vec<Option<i64>> = Vec::with_capacity(stack.len());
-    {
-        let mut statement = tx.prepare_cached("SELECT id FROM layers WHERE digest = ?1")?;
-        for layer in &stack {
-            known.push(statement.query_row([layer.digest.text()], |row| row.get(0)).optional()?);
-        }
-    }
-    let numbering = stack::number(tx, &known, names)?;
+    let known = stack::ids_of(tx, &stack)?;
+    let numbering = stack::number(tx, &stack, &known, names)?
+        .ok_or(rusqlite::Error::IntegralValueOutOfRange(0, i64::MAX))?;
     stack::renumber(tx, &numbering)?;
     let has_order = numbering.is_in_order();
     let mut ids = BTreeMap::new();

@@ -368,4 +368,14 @@ pub(super) const OURS: &[Table] = &[
             "claim",
         ],
     },
+    // The images that cannot have their layers in order beside others.
+    Table {
+        name: OUT_OF_ORDER,
+        since: 12,
+        body: "(reference TEXT PRIMARY KEY NOT NULL) WITHOUT ROWID",
+        columns: &["reference"],
+    },
 ];
+
+/// See [`OURS`].
+pub(super) const OUT_OF_ORDER: &str = "sync_out_of_order";
