@@ -27,7 +27,7 @@ pub(super) fn home_of(path: &Path) -> &Path {
 
 /// An absolute path is never taken for a `file:` URI or for `:memory:`.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, CatalogError> {
-    std::path::absolute(path).map_err(|error| io_error("open", path, &error))
+    std::path::absolute(path).map_err(|error| open_error(path, &error))
 }
 
 /// Opens `target` (an absolute path, or a URI) and makes SQLite look at the file, which opening
@@ -80,9 +80,27 @@ pub(super) fn extended_code(error: &rusqlite::Error) -> Option<i32> {
     error.sqlite_error().map(|error| error.extended_code)
 }
 
-/// The system's failure in our words; `doing` is the deed that failed, as for
-/// [`CatalogError::Query`].
-pub(super) fn io_error(doing: &'static str, path: &Path, error: &io::Error) -> CatalogError {
+/// The system's refusal to open something, in our words.
+pub(super) fn open_error(path: &Path, error: &io::Error) -> CatalogError {
+    io_error("open", path, error, |path, reason| CatalogError::Open { path, reason })
+}
+
+/// The error of a home whose new directories cannot be written to the disk.
+pub(super) fn unsettled(doing: &'static str, path: &Path, error: &io::Error) -> CatalogError {
+    io_error(doing, path, error, |path, reason| {
+        let reason = format!("the directories made for it cannot be written to the disk: {reason}");
+        CatalogError::Query { doing, path, reason }
+    })
+}
+
+/// The system's failure in our words, or in those of `other` where there are none for its kind;
+/// `doing` is the deed that failed.
+fn io_error(
+    doing: &'static str,
+    path: &Path,
+    error: &io::Error,
+    other: impl FnOnce(PathBuf, String) -> CatalogError,
+) -> CatalogError {
     let (path, reason) = (path.to_owned(), error.to_string());
     if sys::refusal(error).is_some() {
         return CatalogError::Refused { path, reason };
@@ -92,8 +110,7 @@ pub(super) fn io_error(doing: &'static str, path: &Path, error: &io::Error) -> C
             CatalogError::Permission { doing, path, reason }
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => CatalogError::DiskFull { doing, path },
-        _ if doing == "open" => CatalogError::Open { path, reason },
-        _ => CatalogError::Query { doing, path, reason },
+        _ => other(path, reason),
     }
 }
 
@@ -117,7 +134,7 @@ pub(super) fn why_not_opened(path: &Path, write: bool) -> Option<CatalogError> {
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         return Some(CatalogError::Open { path: path.to_owned(), reason: "not a regular file".to_owned() });
     }
-    Some(io_error("open", path, &sys::may_open(path, write).err()?))
+    Some(open_error(path, &sys::may_open(path, write).err()?))
 }
 
 /// SQLite's failure in our words.

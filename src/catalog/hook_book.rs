@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Transaction};
 
-use super::connection::{absolute, home_of, io_error, sql_error};
+use super::connection::{absolute, home_of, open_error, sql_error};
 use super::header::OpenCatalog;
 use super::hook_events::{self, EventRow};
 use super::{Catalog, writable};
@@ -57,7 +57,7 @@ impl HookBook {
         let claims_path = home_of(&path).join(CLAIMS);
         let claims = sys::open_own_directory(home_of(&path))
             .and_then(|directory| sys::open_or_make_own_file(directory.as_fd(), CLAIMS.as_bytes(), MODE))
-            .map_err(|error| io_error("open", &claims_path, &error))?;
+            .map_err(|error| open_error(&claims_path, &error))?;
         let (conn, open) = writable::connect_to_write(&path)?;
         Ok(Self { conn, path, claims, claim: None, _open: open })
     }

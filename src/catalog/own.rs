@@ -13,7 +13,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::connection::io_error;
+use super::connection::open_error;
 use crate::error::CatalogError;
 use crate::sys;
 
@@ -48,7 +48,7 @@ pub(super) fn make_whole(path: &Path, content: &dyn Fn(&Path) -> Option<Vec<u8>>
 
 /// Returns the real path of the catalog `path`, which is made, empty, where there is none.
 pub(super) fn writable(path: &Path) -> Result<PathBuf, CatalogError> {
-    let fail = |error: io::Error| io_error("open", path, &error);
+    let fail = |error: io::Error| open_error(path, &error);
     let (directory, real) = place(path).map_err(fail)?;
     if !check(&directory, path)? {
         match sys::make_own_file(directory.as_fd(), name(path), MODE) {
@@ -65,7 +65,7 @@ pub(super) fn readable(path: &Path) -> Result<Option<PathBuf>, CatalogError> {
     match place(path) {
         Ok((directory, real)) => Ok(check(&directory, path)?.then_some(real)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error("open", path, &error)),
+        Err(error) => Err(open_error(path, &error)),
     }
 }
 
@@ -97,5 +97,5 @@ fn has_files_beside(directory: &OwnedFd, path: &Path) -> Result<bool, CatalogErr
 }
 
 fn has(directory: &OwnedFd, path: &Path) -> Result<bool, CatalogError> {
-    sys::has_sole_own_file(directory.as_fd(), name(path)).map_err(|error| io_error("open", path, &error))
+    sys::has_sole_own_file(directory.as_fd(), name(path)).map_err(|error| open_error(path, &error))
 }

@@ -1,7 +1,6 @@
 //! The catalog of a locked home: what changes it, each change one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::Catalog;
-use super::connection::{absolute, connect, explain_open, io_error, sql_error, why_not_opened};
+use super::connection::{absolute, connect, explain_open, sql_error, unsettled, why_not_opened};
 use super::header::OpenCatalog;
 use super::write::{self, Forgotten};
 use super::{directories, hook_events, loads, own, past, schema, stack, trust, waiting};
@@ -379,18 +378,6 @@ impl WritableCatalog {
         let path = &self.catalog.path;
         self.home.settle().map_err(|error| unsettled(doing, path, &error))?;
         in_transaction(&mut self.catalog.conn, change).map_err(|error| sql_error(doing, path, &error))
-    }
-}
-
-/// The error of a home whose new directories cannot be written to the disk.
-pub(super) fn unsettled(doing: &'static str, path: &Path, error: &io::Error) -> CatalogError {
-    match io_error(doing, path, error) {
-        CatalogError::Query { doing, path, reason } => CatalogError::Query {
-            doing,
-            path,
-            reason: format!("the directories made for it cannot be written to the disk: {reason}"),
-        },
-        other => other,
     }
 }
 

@@ -167,7 +167,7 @@ fn a_home_that_cannot_be_settled_says_why_as_the_system_does() {
         (ErrorKind::ReadOnlyFilesystem, "permission", "cannot record in the catalog /home/oci.db: "),
         (ErrorKind::Other, "catalog-query", "the directories made for it cannot be written to the disk"),
     ] {
-        let error = writable::unsettled("record in", path, &Error::from(failure));
+        let error = connection::unsettled("record in", path, &Error::from(failure));
         assert_eq!(error.kind(), kind);
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!(error.hint().is_some(), kind != "catalog-query", "{error}");
