@@ -49,8 +49,8 @@ use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::state::{
-    Candidate, ConfigRecord, EarlierImage, Evidence, History, LoadedReference, Owner, PendingHookEvent,
-    Platform, RecordedImage, ResolvedImage, SparedImage, StagedImage, TagCandidate,
+    Candidate, ConfigRecord, EarlierImage, Evidence, History, LoadedReference, Owner,
+    PendingHookEvent, Platform, RecordedImage, ResolvedImage, SparedImage, StagedImage, TagCandidate,
 };
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
 use header::OpenCatalog;
@@ -276,7 +276,17 @@ impl Catalog {
     /// # Errors
     /// The database cannot be read.
     pub fn loaded(&self) -> Result<Vec<LoadedReference>, CatalogError> {
-        self.read("look up what engines have been given in", loads::all)
+        let mut loaded = Vec::new();
+        self.each_loaded(&mut |load| loaded.push(load))?;
+        Ok(loaded)
+    }
+
+    /// Calls `visit` with each of [`Catalog::loaded`], never with all in memory.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub(crate) fn each_loaded(&self, visit: &mut dyn FnMut(LoadedReference)) -> Result<(), CatalogError> {
+        self.read("look up what engines have been given in", |tx| loads::each(tx, visit))
     }
 
     /// The proofs that the image of these digests (the tag's, and the platform's manifest's) is

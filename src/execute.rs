@@ -125,7 +125,7 @@ impl Executor<'_> {
         documents::keep_documents(self, plan, &mut waitlist);
         self.catalog.foretell(&told::of_repairs(self.hooks, plan), self.owner)?;
         let (loads, counters) = (Loads::of(plan, self.owner, self.engines), Counters::default());
-        let noted = loads.noted_files(self.catalog)?;
+        let noted = loads.noted_files(plan, self.catalog)?;
         let given_up: BTreeSet<usize> = too_large.into_iter().map(|(fetch, _)| fetch).collect();
         let (store, cancel, reporter) = (self.store, self.cancel, self.reporter);
         let (layers, loaded) = std::thread::scope(|scope| {

@@ -10,8 +10,8 @@ use super::rows::{parse_name, text};
 use crate::digest::BlobDigest;
 use crate::state::{EngineSettings, LoadedReference, Owner};
 
-/// Reads all loads. A row that is garbled is nobody's.
-pub(super) fn all(conn: &Connection) -> Result<Vec<LoadedReference>> {
+/// Visits all loads. A row that is garbled is nobody's.
+pub(super) fn each(conn: &Connection, visit: &mut dyn FnMut(LoadedReference)) -> Result<()> {
     let mut statement = conn.prepare_cached(
         "SELECT load.owner, load.engine, load.name, load.reference, load.manifest_digest, load.listed_digest,
                 load.files_json, unwanted.name, former.digest
@@ -22,11 +22,10 @@ pub(super) fn all(conn: &Connection) -> Result<Vec<LoadedReference>> {
           ORDER BY load.engine, load.name, load.owner",
     )?;
     let mut rows = statement.query([])?;
-    let mut loads = Vec::new();
     while let Some(row) = rows.next()? {
-        loads.extend(load(row)?);
+        load(row)?.into_iter().for_each(&mut *visit);
     }
-    Ok(loads)
+    Ok(())
 }
 
 fn load(row: &Row<'_>) -> Result<Option<LoadedReference>> {

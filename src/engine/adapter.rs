@@ -1,5 +1,8 @@
 //! The one trait of all engines, and what their adapters have in common.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use super::program::Output;
 use crate::child::Input;
 use crate::child::shown;
@@ -63,7 +66,12 @@ pub(crate) trait Engine: Send + Sync {
     /// Takes `names` out of the engine, never by force.
     fn remove(&self, names: &[String]) -> Vec<Removed>;
 
-    /// Hashes the engine's own files of an image, where they can be verified.
+    /// Names the engine's own files of an image, where they can be verified.
+    fn paths(&self, _manifest: &BlobDigest, _layers: &[(BlobDigest, DiffId)]) -> BTreeSet<PathBuf> {
+        BTreeSet::new()
+    }
+
+    /// Hashes those of [`Engine::paths`] that are there.
     fn files(
         &self,
         _manifest: &BlobDigest,

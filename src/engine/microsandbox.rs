@@ -117,19 +117,23 @@ impl Engine for Microsandbox {
         remove_each(self, names, |name| Told::Removal(self.program.run(&["image", "rm", name])))
     }
 
-    fn files(
-        &self,
-        manifest: &BlobDigest,
-        layers: &[(BlobDigest, DiffId)],
-    ) -> Result<Vec<EngineFile>, EngineError> {
-        let Some(cache) = self.cache() else { return Ok(Vec::new()) };
+    fn paths(&self, manifest: &BlobDigest, layers: &[(BlobDigest, DiffId)]) -> BTreeSet<PathBuf> {
+        let Some(cache) = self.cache() else { return BTreeSet::new() };
         let file = |directory: &str, digest: &str| {
             cache.join(directory).join(format!("{}.erofs", digest.replace(':', "_")))
         };
         let mut paths: BTreeSet<PathBuf> =
             layers.iter().map(|(_, diff_id)| file("layers", &diff_id.text())).collect();
         paths.insert(file("fsmeta", &manifest.text()));
-        let paths: Vec<PathBuf> = paths.into_iter().collect();
+        paths
+    }
+
+    fn files(
+        &self,
+        manifest: &BlobDigest,
+        layers: &[(BlobDigest, DiffId)],
+    ) -> Result<Vec<EngineFile>, EngineError> {
+        let paths: Vec<PathBuf> = self.paths(manifest, layers).into_iter().collect();
         let hashed = threads::each_in_parallel("hash", HASHERS, &paths, |path| self.hash(path));
         let mut files = Vec::new();
         for (path, result) in paths.into_iter().zip(hashed) {

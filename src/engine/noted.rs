@@ -23,35 +23,51 @@ impl Stamp {
     }
 }
 
-/// The files that were noted, as they are before a load.
-#[derive(Default)]
-pub(crate) struct NotedFiles(BTreeMap<PathBuf, (Stamp, String)>);
+/// The files of the images of a load, as they are before it.
+pub(crate) struct NotedFiles(BTreeMap<PathBuf, Option<Noted>>);
+
+/// A file that an earlier load has noted.
+struct Noted {
+    stamp: Stamp,
+    digest: String,
+    /// True if that load went well.
+    is_listed: bool,
+}
 
 impl NotedFiles {
-    /// Looks at the files of `rows`; those that are gone are forgotten.
-    pub(crate) fn of<'r>(rows: impl Iterator<Item = &'r LoadedReference>) -> Self {
-        let mut noted = BTreeMap::new();
-        // The digest of a load that went well counts before that of one that did not.
-        let mut rows: Vec<&LoadedReference> = rows.collect();
-        rows.sort_by_key(|row| row.listed.is_none());
-        for file in rows.into_iter().flat_map(|row| &row.files) {
-            if !noted.contains_key(&file.path)
+    /// Makes room for the notes of the files at `paths`.
+    pub(crate) fn of(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self(paths.into_iter().map(|path| (path, None)).collect())
+    }
+
+    /// True if there is no file to be noted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Looks at the files of an earlier load as far as they are among those to be noted; not at
+    /// those that are gone. The digest of a load that went well counts before that of one that did
+    /// not.
+    pub(crate) fn add(&mut self, row: LoadedReference) {
+        let is_listed = row.listed.is_some();
+        for file in row.files {
+            if let Some(noted) = self.0.get_mut(&file.path)
+                && noted.as_ref().is_none_or(|noted| is_listed && !noted.is_listed)
                 && let Some(stamp) = Stamp::at(&file.path)
             {
-                noted.insert(file.path.clone(), (stamp, file.digest.clone()));
+                *noted = Some(Noted { stamp, digest: file.digest, is_listed });
             }
         }
-        Self(noted)
     }
 
     /// Lets those of `files` that a load found there, and did not make, have the digests that were
     /// noted of them.
     pub(crate) fn correct(&self, files: &mut [EngineFile]) {
         for file in files {
-            if let Some((stamp, digest)) = self.0.get(&file.path)
-                && Stamp::at(&file.path) == Some(*stamp)
+            if let Some(Some(noted)) = self.0.get(&file.path)
+                && Stamp::at(&file.path) == Some(noted.stamp)
             {
-                file.digest.clone_from(digest);
+                file.digest.clone_from(&noted.digest);
             }
         }
     }
@@ -88,13 +104,18 @@ mod tests {
     #[test]
     fn a_file_that_a_load_made_is_what_it_is_now() {
         let directory = tempfile::tempdir().unwrap();
-        let [kept, made, gone] = ["kept", "made", "gone"].map(|name| directory.path().join(name));
-        for path in [&kept, &made] {
+        let [kept, made, gone, other] =
+            ["kept", "made", "gone", "other"].map(|name| directory.path().join(name));
+        for path in [&kept, &made, &other] {
             fs::write(path, "old").unwrap();
         }
-        let noted = [(&*kept, "as noted"), (&*made, "as noted"), (&*gone, "as noted")];
+        let files = [(&*kept, "as noted"), (&*made, "as noted"), (&*gone, "as noted"), (&*other, "x")];
         let failed = [(&*kept, "as noted when a load failed")];
-        let noted = NotedFiles::of([row(&failed, false), row(&noted, true)].iter());
+        let mut noted = NotedFiles::of([&kept, &made, &gone].map(Clone::clone));
+        for row in [row(&failed, false), row(&files, true), row(&failed, false)] {
+            noted.add(row);
+        }
+        assert_eq!(noted.0.len(), 3, "another image's file is nothing to this load");
         fs::remove_file(&made).unwrap();
         for path in [&made, &gone] {
             fs::write(path, "new").unwrap();

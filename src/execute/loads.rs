@@ -21,7 +21,7 @@ use crossbeam_channel::{Sender, unbounded};
 use self::loading::Loading;
 use crate::cancel::Cancel;
 use crate::catalog::WritableCatalog;
-use crate::digest::BlobDigest;
+use crate::digest::{BlobDigest, DiffId};
 use crate::engine::{Engine, Engines, NotedFiles};
 use crate::error::Error;
 use crate::plan::{Plan, PlannedImage, RowChange};
@@ -109,16 +109,20 @@ impl Loads {
         Self { engines: loads }
     }
 
-    /// Takes note of the files of earlier loads into these engines, before the next ones begin.
-    pub(super) fn noted_files(&self, catalog: &WritableCatalog) -> Result<NotedFiles, Error> {
-        if self.engines.is_empty() {
-            return Ok(NotedFiles::default());
+    /// Takes note of the files that earlier loads have made of these images' layers, before the next
+    /// ones begin.
+    pub(super) fn noted_files(&self, plan: &Plan, catalog: &WritableCatalog) -> Result<NotedFiles, Error> {
+        let paths = self.engines.iter().flat_map(|loads| {
+            loads.images.iter().flat_map(|(position, rows)| {
+                let layers = layers_of(&plan.images[*position]);
+                rows.first().map(|row| loads.engine.paths(&row.manifest, &layers)).unwrap_or_default()
+            })
+        });
+        let mut noted = NotedFiles::of(paths);
+        if !noted.is_empty() {
+            catalog.each_loaded(&mut |row| noted.add(row))?;
         }
-        let rows = catalog.loaded()?;
-        let is_of_these = |row: &&LoadedReference| {
-            self.engines.iter().any(|loads| loads.engine.settings().may_be(&row.engine))
-        };
-        Ok(NotedFiles::of(rows.iter().filter(is_of_these)))
+        Ok(noted)
     }
 
     /// Starts the loads, each engine's in a thread of `scope`.
@@ -236,6 +240,11 @@ pub(super) fn note_rows(catalog: &mut WritableCatalog, plan: &Plan) -> Result<()
 fn manifest_of(image: &PlannedImage) -> Option<&BlobDigest> {
     let manifest = image.documents.iter().find(|document| document.role == DocumentRole::Manifest);
     manifest.map(|document| &document.digest)
+}
+
+/// Lists the layers of `image`, as engines tell them apart.
+fn layers_of(image: &PlannedImage) -> Vec<(BlobDigest, DiffId)> {
+    image.layers.iter().map(|layer| (layer.digest.clone(), layer.diff_id.clone())).collect()
 }
 
 /// Lists the blobs of `image`, documents first, with their sizes.

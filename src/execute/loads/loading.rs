@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Receiver;
 
-use super::{EngineLoads, LoadResult, News, blobs_of};
+use super::{EngineLoads, LoadResult, News, blobs_of, layers_of};
 use crate::bundle::{ArchiveWriter, BundleImage, Form};
 use crate::cancel::Cancel;
 use crate::digest::{BlobDigest, Verifier};
@@ -316,9 +316,7 @@ impl<'a> Loading<'a> {
             }
         }
         if let Some(row) = result.rows.first_mut() {
-            let layers: Vec<_> =
-                image.layers.iter().map(|layer| (layer.digest.clone(), layer.diff_id.clone())).collect();
-            match self.loads.engine.files(&row.manifest, &layers) {
+            match self.loads.engine.files(&row.manifest, &layers_of(image)) {
                 Ok(files) => row.files = files,
                 Err(error) => {
                     result.error.get_or_insert_with(|| Arc::new(error.into()));
