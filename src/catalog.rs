@@ -49,7 +49,7 @@ use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::state::{
-    Candidate, ConfigRecord, EarlierImage, Evidence, History, LoadedReference, Owner,
+    Candidate, ConfigRecord, EarlierImage, Evidence, History, LayerDescriptor, LoadedReference, Owner,
     PendingHookEvent, Platform, RecordedImage, ResolvedImage, SparedImage, StagedImage, TagCandidate,
 };
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
@@ -287,6 +287,25 @@ impl Catalog {
     /// The database cannot be read.
     pub(crate) fn each_loaded(&self, visit: &mut dyn FnMut(LoadedReference)) -> Result<(), CatalogError> {
         self.read("look up what engines have been given in", |tx| loads::each(tx, visit))
+    }
+
+    /// Those of `layers` that a recorded image describes otherwise.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub(crate) fn contradicted<'a>(
+        &self,
+        layers: &[&'a LayerDescriptor],
+    ) -> Result<Vec<&'a LayerDescriptor>, CatalogError> {
+        self.read("look up layers in", |tx| {
+            let mut statement = tx.prepare_cached(rows::OTHER_WORDS)?;
+            let mut found = Vec::new();
+            for layer in layers {
+                let words = (layer.digest.text(), layer.diff_id.text(), rows::size(layer.size));
+                found.extend(statement.exists(words)?.then_some(*layer));
+            }
+            Ok(found)
+        })
     }
 
     /// The proofs that the image of these digests (the tag's, and the platform's manifest's) is

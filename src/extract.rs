@@ -44,7 +44,7 @@ pub use workers::Workers;
 use self::stream::Inflated;
 use crate::digest::{Algorithm, DiffId};
 use crate::error::LayerError;
-use crate::state::{LayerFacts, Limits, Ownership};
+use crate::state::{LayerDescriptor, LayerFacts, Limits, Ownership};
 
 /// The bytes of a compressed blob up to which one thread alone brings a layer here: it receives the
 /// whole blob, then extracts it. Handing so few bytes on would take longer than the work.
@@ -62,6 +62,13 @@ pub struct Options {
     /// The bytes of the compressed blob, for the inventory; a small one is inflated by the calling
     /// thread.
     pub blob_size: u64,
+}
+
+impl Options {
+    /// The same rules for `layer`.
+    pub(crate) fn of(self, layer: &LayerDescriptor) -> Self {
+        Self { algorithm: layer.diff_id.algorithm(), blob_size: layer.size, ..self }
+    }
 }
 
 /// A layer that was extracted, if its `diff_id` is the right one.
@@ -112,6 +119,18 @@ pub fn extract(
         let (totals, no_xattrs) = tree.finish(bytes, &facts)?;
         Ok(Extracted { diff_id, totals, no_xattrs })
     })
+}
+
+/// Finds out the `diff_id` of the layer that `compressed` yields, which is extracted nowhere.
+///
+/// # Errors
+/// The layer is no compressed stream, or larger than may be.
+pub(crate) fn diff_id(
+    compressed: impl Read + Send,
+    options: Options,
+    workers: &Workers,
+) -> Result<DiffId, LayerError> {
+    std::thread::scope(|scope| Ok(Inflated::start(scope, compressed, &workers.windows, options)?.drain()?.0))
 }
 
 #[cfg(test)]

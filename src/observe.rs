@@ -7,6 +7,7 @@
 mod absent;
 mod asker;
 mod chooser;
+mod contradicted;
 mod cooling;
 mod known;
 mod locked;
@@ -161,6 +162,7 @@ impl Observer<'_> {
         }
         self.look_at_layers(desired, &mut observed)?;
         self.look_at_blobs(desired, &mut observed);
+        self.look_into_blobs(desired, &mut observed)?;
         self.block_absent(desired, &mut observed);
         Ok(observed)
     }
@@ -177,6 +179,7 @@ impl Observer<'_> {
         self.look_at_catalog(desired, observed)?;
         self.look_at_layers(desired, observed)?;
         self.look_at_blobs(desired, observed);
+        self.look_into_blobs(desired, observed)?;
         if observed.loaded != loaded_before {
             observed.engines =
                 self.engines.listings(&desired.targets.engines, &asked_names(desired, observed));

@@ -110,6 +110,10 @@ pub(super) const THEIR_DOCUMENTS: &str = concat!(
 pub(super) const OUR_MEDIA_TYPE: &str =
     "SELECT 1 FROM sync_image_layers WHERE digest = ?1 AND media_type = ?2";
 
+/// One row if an image of ours says another `diff_id` or size of the layer.
+pub(super) const OTHER_WORDS: &str =
+    "SELECT 1 FROM sync_image_layers WHERE digest = ?1 AND (diff_id <> ?2 OR size_bytes <> ?3)";
+
 /// The config's list of layers, as JSON.
 pub(super) const THEIR_DIFF_IDS: &str = "
     SELECT c.rootfs_diff_ids_json FROM images AS i

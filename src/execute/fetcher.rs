@@ -75,11 +75,14 @@ pub(super) struct Fetcher<'a> {
 
 /// The work with one blob.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Work {
     extract: bool,
     keep: bool,
     /// True if the bytes are those of the kept blob.
     from_kept: bool,
+    /// True if images do not agree about the layer, and no extraction tells which of them is right.
+    compare: bool,
 }
 
 impl<'a> Fetcher<'a> {
@@ -95,7 +98,9 @@ impl<'a> Fetcher<'a> {
     }
 
     fn bring(&self, index: usize, fetch: &Fetch) -> Finished<'a> {
-        let mut work = Work { extract: fetch.extract, keep: fetch.keep, from_kept: fetch.is_kept };
+        let Fetch { extract, keep, is_kept, .. } = *fetch;
+        let compare = !extract && fetch.claims().nth(1).is_some();
+        let mut work = Work { extract, keep, from_kept: is_kept, compare };
         let before = if work.extract { self.extracted_before(fetch) } else { None };
         let (mut staged_before, mut wrong_claims) = match before {
             Some((staged, wrong_claims)) if !work.keep => {
@@ -178,8 +183,17 @@ impl<'a> Fetcher<'a> {
     fn attempt(&self, claim: &Claim, work: Work) -> Result<Arrived<'a>, FailedAttempt> {
         let layer = claim.layer();
         let source = self.source(claim, work)?;
+        let failed = |error| FailedAttempt::Failed(Error::Layer { digest: layer.digest.clone(), error });
         if !work.extract {
             self.receive_to_end(claim, &source, &AtomicBool::new(false))?;
+            if work.compare {
+                let diff_id =
+                    extract::diff_id(source.reader(self.store)?, self.options.of(layer), self.workers);
+                let facts = LayerFacts { diff_id: diff_id.map_err(failed)?, size: layer.size };
+                if let Some(error) = contradiction(layer, &facts) {
+                    return Err(FailedAttempt::Failed(error));
+                }
+            }
             let spool = self.whole(claim, source, work);
             return Ok(Arrived { spool, ..Arrived::default() });
         }
@@ -191,7 +205,6 @@ impl<'a> Fetcher<'a> {
         if !transfer.hopeless {
             transfer.received?;
         }
-        let failed = |error| FailedAttempt::Failed(Error::Layer { digest: layer.digest.clone(), error });
         let extracted = transfer
             .extracted
             .map_err(StoreError::io("start a thread that writes to", self.store.layers()))?;
@@ -267,8 +280,7 @@ impl<'a> Fetcher<'a> {
     ) -> Result<Transfer, FailedAttempt> {
         let layer = claim.layer();
         let (tree, inventory) = (staged.tree()?, staged.inventory()?);
-        let options =
-            extract::Options { algorithm: layer.diff_id.algorithm(), blob_size: layer.size, ..self.options };
+        let options = self.options.of(layer);
         let compressed = Watched {
             inner: source.reader(self.store)?,
             digest: &layer.digest,

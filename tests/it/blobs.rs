@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::support::check::applied;
+use crate::support::check::{applied, image};
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file, noise};
 use crate::support::sandbox::Sandbox;
@@ -606,4 +606,39 @@ fn a_repair_writes_the_index_that_a_killed_run_has_left_behind() {
     shop.json("verify --repair", 0);
     assert_eq!(shop.indexed(), [shop.name("a:1"), shop.name("b:1")]);
     assert!(!note.exists());
+}
+
+/// Nobody extracts the layer that the two share: no inventory tells which of them is right.
+#[test]
+fn an_image_that_says_another_diff_id_of_a_kept_blob_is_refused_in_every_run() {
+    const UNEXTRACTED: &str = "[settings]\nlayers = false\nblobs = \"keep\"\n";
+    let shared = Layer::of(&[file("shared", noise(3, 1000))]);
+    // The one that is looked at first is either of them.
+    for (digit, is_recorded_first) in [("0", false), ("f", false), ("f", true)] {
+        let mut lying = shared.clone();
+        lying.diff_id = format!("sha256:{}", digit.repeat(64));
+        let mut content = BlobSet::default();
+        for (name, layer) in [("right:1", &shared), ("wrong:1", &lying)] {
+            let own = Layer::of(&[file("own", name)]);
+            let manifest = content.image(&Image::new(&[layer.clone(), own]));
+            content.tag(name, &manifest);
+        }
+        let registry = FakeRegistry::start(content);
+        let shop = Shop { registry, sandbox: Sandbox::new(), base: shared.clone(), top: lying };
+        if is_recorded_first {
+            // Nobody contradicts it yet.
+            shop.want(UNEXTRACTED, &["wrong:1"]);
+            applied(&shop.sandbox);
+        }
+        shop.want(UNEXTRACTED, &["right:1", "wrong:1"]);
+        if is_recorded_first {
+            shop.sandbox.msb("apply").run();
+        }
+        for _ in 0..2 {
+            shop.sandbox.msb("apply").run().code(1).says("diff_id");
+            let plan = shop.json("plan", 1);
+            let action = |name: &str| &image(plan["images"].as_array().unwrap(), &shop.name(name))["action"];
+            assert_eq!((action("right:1"), action("wrong:1")), (&"keep".into(), &"blocked".into()), "{plan}");
+        }
+    }
 }

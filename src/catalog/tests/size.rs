@@ -88,6 +88,7 @@ fn no_query_of_a_run_scans_a_table() {
             rows::OUR_USERS,
             rows::THEIR_USERS,
             rows::OUR_MEDIA_TYPE,
+            rows::OTHER_WORDS,
             stack::LAYERS_ABOVE,
             stack::WANTED_ABOVE,
             stack::NOTED_WITH,
