@@ -162,7 +162,7 @@ impl Observer<'_> {
         }
         self.look_at_layers(desired, &mut observed)?;
         self.look_at_blobs(desired, &mut observed);
-        self.look_into_blobs(desired, &mut observed)?;
+        contradicted::look_into_blobs(desired, &mut observed, (self.catalog, &self.blobs), self.cancel)?;
         self.block_absent(desired, &mut observed);
         Ok(observed)
     }
@@ -179,7 +179,7 @@ impl Observer<'_> {
         self.look_at_catalog(desired, observed)?;
         self.look_at_layers(desired, observed)?;
         self.look_at_blobs(desired, observed);
-        self.look_into_blobs(desired, observed)?;
+        contradicted::look_into_blobs(desired, observed, (self.catalog, &self.blobs), self.cancel)?;
         if observed.loaded != loaded_before {
             observed.engines =
                 self.engines.listings(&desired.targets.engines, &asked_names(desired, observed));

@@ -1,9 +1,10 @@
 //! The comparison of microsandbox's rows of an image with what we have recorded of it.
 //!
 //! Anybody may have edited them, and a row that says something else is as bad as one that is not
-//! there. But two images may want a layer called or stacked in two ways: then one of them cannot have
-//! its way, no repair would end, and its rows count as right. A layer's size and `diff_id` are facts
-//! about its blob, not wishes: an image that contradicts them is blocked before it is recorded.
+//! there. But two images may want a layer called or stacked in two ways: then one of them cannot
+//! have its way, no repair would end, and its rows count as right. A layer's size and `diff_id` are
+//! facts about its blob, not wishes: an image that contradicts them is blocked before it is
+//! recorded.
 //!
 //! Every run with nothing to do compares all its images here. The texts of lists are compared as
 //! they are, without making lists of them. The history of a config is not: it is only shown, and
@@ -46,8 +47,8 @@ pub(super) fn their_layers(conn: &Connection, name: &str) -> Result<(Vec<TheirLa
     Ok((layers, readable))
 }
 
-/// Tells whether microsandbox's layers of the image `name` are the distinct ones of ours, stacked in
-/// their order and listed in it; but the order is nothing to be mended where it was found to be
+/// Tells whether microsandbox's layers of the image `name` are the distinct ones of ours, stacked
+/// in their order and listed in it; but the order is nothing to be mended where it was found to be
 /// impossible. A layer that ours have twice may be listed in either place: microsandbox does not
 /// read the order of the list.
 pub(super) fn of_layers(

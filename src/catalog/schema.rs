@@ -212,8 +212,8 @@ fn version(conn: &Connection, path: &Path) -> Result<i64, CatalogError> {
 }
 
 /// Lists the tables that a database which has had `done` of our migrations lacks; an error if that
-/// is one of ours that it once had. What was recorded there is lost, and an empty one would say that
-/// nothing ever was.
+/// is one of ours that it once had. What was recorded there is lost, and an empty one would say
+/// that nothing ever was.
 fn missing_tables(conn: &Connection, path: &Path, done: i64) -> Result<Vec<&'static Table>, CatalogError> {
     let missing = all_missing(conn).map_err(|error| sql_error("read the schema of", path, &error))?;
     match missing.iter().find(|table| table.since <= done) {

@@ -98,9 +98,9 @@ impl<'a> Fetcher<'a> {
     }
 
     fn bring(&self, index: usize, fetch: &Fetch) -> Finished<'a> {
-        let Fetch { extract, keep, is_kept, .. } = *fetch;
+        let Fetch { extract, keep, is_kept: from_kept, .. } = *fetch;
         let compare = !extract && fetch.claims().nth(1).is_some();
-        let mut work = Work { extract, keep, from_kept: is_kept, compare };
+        let mut work = Work { extract, keep, from_kept, compare };
         let before = if work.extract { self.extracted_before(fetch) } else { None };
         let (mut staged_before, mut wrong_claims) = match before {
             Some((staged, wrong_claims)) if !work.keep => {
@@ -190,9 +190,7 @@ impl<'a> Fetcher<'a> {
                 let diff_id =
                     extract::diff_id(source.reader(self.store)?, self.options.of(layer), self.workers);
                 let facts = LayerFacts { diff_id: diff_id.map_err(failed)?, size: layer.size };
-                if let Some(error) = contradiction(layer, &facts) {
-                    return Err(FailedAttempt::Failed(error));
-                }
+                contradiction(layer, &facts).map_or(Ok(()), |error| Err(FailedAttempt::Failed(error)))?;
             }
             let spool = self.whole(claim, source, work);
             return Ok(Arrived { spool, ..Arrived::default() });
@@ -234,14 +232,9 @@ impl<'a> Fetcher<'a> {
     fn source(&self, claim: &Claim, work: Work) -> Result<Source, FailedAttempt> {
         let LayerDescriptor { digest, size, .. } = claim.layer();
         if work.from_kept {
-            return match self.store.open_blob(digest, *size)? {
-                Some(file) => Ok(Source::Kept(file)),
-                None => Err(FailedAttempt::WrongBytes(ContentMismatch::TooShort {
-                    digest: digest.clone(),
-                    expected: *size,
-                    actual: 0,
-                })),
-            };
+            let absent = || ContentMismatch::TooShort { digest: digest.clone(), expected: *size, actual: 0 };
+            let kept = self.store.open_blob(digest, *size)?.map(Source::Kept);
+            return kept.ok_or_else(|| FailedAttempt::WrongBytes(absent()));
         }
         let spool = self.store.spool(digest, *size)?;
         self.report_start(claim, &spool);

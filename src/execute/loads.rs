@@ -109,8 +109,8 @@ impl Loads {
         Self { engines: loads }
     }
 
-    /// Takes note of the files that earlier loads have made of these images' layers, before the next
-    /// ones begin.
+    /// Takes note of the files that earlier loads have made of these images' layers, before the
+    /// next ones begin.
     pub(super) fn noted_files(&self, plan: &Plan, catalog: &WritableCatalog) -> Result<NotedFiles, Error> {
         let paths = self.engines.iter().flat_map(|loads| {
             loads.images.iter().flat_map(|(position, rows)| {
