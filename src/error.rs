@@ -88,7 +88,7 @@ pub enum Error {
     /// A selection of tags cannot be carried out.
     #[error(transparent)]
     Selection(#[from] SelectionError),
-    /// Several selections of one repository failed, or several repairs at their end.
+    /// Several selections of one repository failed, each for a reason of its own.
     #[error("{}", joined(.0))]
     Several(Vec<Arc<Error>>),
     /// A command line, or a file that it names, cannot be used.
@@ -229,7 +229,7 @@ impl Error {
             Self::Store(error) => error.hint(),
             Self::Layer { error, .. } => error.hint(),
             Self::LockedDigest { source, .. } => match **source {
-                RegistryError::Refused(Refused { status: 404, .. }) => Some(
+                RegistryError::Refused(ref answer) if answer.is_absent() => Some(
                     "the registry may have dropped it; to take what the tag means now: msb-sync lock --upgrade"
                         .to_owned(),
                 ),

@@ -33,8 +33,12 @@ const LAST_RESORT: &str = "if nothing else helps, delete the file and run: msb-s
 const NO_LOCKFILE: &str = "a lockfile is what `msb-sync lock` writes, as in images.lock beside images.toml";
 
 /// The secrets of a file that may be no lockfile at all: a lockfile has none.
-const SECRETS: SecretKeys =
-    SecretKeys { is_known: |key| read::KEYS.concat().contains(&key), headers: "headers", named: &[] };
+const SECRETS: SecretKeys = SecretKeys {
+    is_known: |key| read::KEYS.concat().contains(&key),
+    headers: "headers",
+    named: &[],
+    references: &["reference", "repository"],
+};
 
 const HEADER: &str = "\
 # Written by `msb-sync lock`; do not edit.

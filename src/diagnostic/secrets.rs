@@ -1,6 +1,6 @@
 //! Secrets in a TOML text, none of which is ever shown: values under keys that look like passwords,
-//! values of extra request headers, keys themselves, and the user info and query of URLs and image
-//! references.
+//! values of extra request headers, keys themselves, and the user info, query and fragment of URLs
+//! and image references.
 //!
 //! The tree gives exact ranges. Where the TOML itself is broken, the tree cannot be trusted, and a
 //! plain scan of the text hides rather too much than too little.
@@ -42,6 +42,8 @@ pub(crate) struct SecretKeys {
     pub(crate) headers: &'static str,
     /// Tables at the top whose keys are names that the user chose: they say nothing.
     pub(crate) named: &'static [&'static str],
+    /// Keys whose values, and tables at the top whose keys, are image references or URLs.
+    pub(crate) references: &'static [&'static str],
 }
 
 /// The way to read the keys of a table.
@@ -103,26 +105,28 @@ impl SecretKeys {
             Judge::Keys | Judge::Names => Judge::Keys,
         };
         // A work list, not recursion: hostile nesting must not exhaust the stack.
-        let mut work: Vec<(&Spanned<DeValue<'_>>, Judge)> = Vec::new();
+        let is_reference = |key: &str| self.references.contains(&key);
+        let mut work: Vec<(&Spanned<DeValue<'_>>, Judge, bool)> = Vec::new();
         for (key, value) in root {
-            in_string(text, key.span().into(), key.get_ref(), hidden);
-            work.push((value, below(Judge::Keys, key.get_ref(), true)));
+            in_string(text, key.span().into(), (key.get_ref(), false), hidden);
+            work.push((value, below(Judge::Keys, key.get_ref(), true), is_reference(key.get_ref())));
         }
-        while let Some((value, judge)) = work.pop() {
+        while let Some((value, judge, certain)) = work.pop() {
             match value.get_ref() {
                 DeValue::Table(table) => {
+                    let certain = certain && judge == Judge::Names;
                     for (key, value) in table {
-                        in_string(text, key.span().into(), key.get_ref(), hidden);
-                        work.push((value, below(judge, key.get_ref(), false)));
+                        in_string(text, key.span().into(), (key.get_ref(), certain), hidden);
+                        work.push((value, below(judge, key.get_ref(), false), is_reference(key.get_ref())));
                     }
                 }
-                DeValue::Array(array) => work.extend(array.iter().map(|value| (value, judge))),
+                DeValue::Array(array) => work.extend(array.iter().map(|value| (value, judge, certain))),
                 scalar => {
                     let span = Span::from(value.span());
                     if judge == Judge::Secret {
                         hidden.push(inside_quotes(text, span));
                     } else if let Some(decoded) = scalar.as_str() {
-                        in_string(text, span, decoded, hidden);
+                        in_string(text, span, (decoded, certain), hidden);
                     }
                 }
             }
@@ -182,15 +186,16 @@ pub(crate) fn holds_pem(text: &str) -> bool {
     text.contains(PEM_BEGINS)
 }
 
-/// Hides what may be secret in the string that is `decoded` and written in `span`: user info and
-/// query of a URL or an image reference, and all of a key.
-fn in_string(text: &str, span: Span, decoded: &str, hidden: &mut Vec<Span>) {
+/// Hides what may be secret in the string that is `decoded` and written in `span`: user info, query
+/// and fragment of what may be a URL or an image reference, or `is_reference` for certain, and all
+/// of a key.
+fn in_string(text: &str, span: Span, (decoded, is_reference): (&str, bool), hidden: &mut Vec<Span>) {
     let inside = inside_quotes(text, span);
     if holds_pem(decoded) {
         hidden.push(inside);
         return;
     }
-    let parts = secret_parts(decoded, false);
+    let parts = secret_parts(decoded, is_reference);
     match text.get(inside.start..inside.end) {
         _ if parts.is_empty() => {}
         Some(raw) if raw == decoded => hidden.extend(
@@ -273,8 +278,12 @@ mod tests {
     use super::*;
 
     /// The secrets of containerd's `hosts.toml`, whose table of headers has another name.
-    const KEYS: SecretKeys =
-        SecretKeys { is_known: |key| key == "skip_verify", headers: "header", named: &["host"] };
+    const KEYS: SecretKeys = SecretKeys {
+        is_known: |key| key == "skip_verify",
+        headers: "header",
+        named: &["host"],
+        references: &["host"],
+    };
 
     #[test]
     fn each_kind_of_file_says_where_its_secrets_are() {
@@ -283,6 +292,7 @@ mod tests {
             "[host.\"https://r.corp\".header]\nx-a = [\"1\", \"hunter2\"]\n",
             "[host.\"https://r.corp\".header]\nx-a = hunter2\n",
             "[host.\"https://me:hunter2@r.corp\"]\n",
+            "[host.\"hunter2@r.corp\"]\n",
             "password = \"hunter2\"\n",
         ] {
             let hidden = KEYS.hidden(text, &Tree::parse(text));

@@ -64,7 +64,7 @@ pub enum InputError {
     #[error("standard input cannot be watched: it is read once")]
     WatchedStdin,
     /// A symlink leads to a stranger's images file, or to its lockfile.
-    #[error("{} is a symlink, which is refused under --untrusted", path.display())]
+    #[error("{} is a symlink, which is refused under --untrusted", named(path))]
     Symlink {
         /// The path of the symlink.
         path: PathBuf,
@@ -170,7 +170,7 @@ pub enum InputError {
     #[error("there is no home directory: HOME is not set")]
     NoHome,
     /// The home directory that was named has no absolute path.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}: {source}", named(path))]
     Home {
         /// The directory as it was named.
         path: PathBuf,
@@ -178,13 +178,13 @@ pub enum InputError {
         source: io::Error,
     },
     /// `export` would write into a directory of other things.
-    #[error("{} holds other things than an image layout", path.display())]
+    #[error("{} holds other things than an image layout", named(path))]
     NoLayout {
         /// The directory.
         path: PathBuf,
     },
     /// `export` would make a directory with the name of a compressed tar.
-    #[error("{} has the name of a compressed tar, and bundles are not compressed", path.display())]
+    #[error("{} has the name of a compressed tar, and bundles are not compressed", named(path))]
     CompressedBundle {
         /// The path.
         path: PathBuf,
@@ -205,7 +205,7 @@ pub enum InputError {
     #[error(transparent)]
     TrustFile(#[from] TrustFileError),
     /// `init` would overwrite a file.
-    #[error("{} exists already and is left alone", path.display())]
+    #[error("{} exists already and is left alone", named(path))]
     Exists {
         /// The file.
         path: PathBuf,
@@ -315,9 +315,12 @@ fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound && error.get_ref().is_none()
 }
 
-/// Names a file that cannot be read; one that was given as a URL may have a password in it.
+/// Names a file that the user gave; one that was given as a URL may have a password in it.
 fn named(path: &Path) -> String {
-    without_likely_secrets(&path.display().to_string())
+    let text = path.display().to_string();
+    // An `@` alone makes no login of a path, as in `release@1.2/images.toml`.
+    let may_be_url = text.contains("://") || text.split('@').next().is_some_and(|user| user.contains(':'));
+    if may_be_url { without_likely_secrets(&text) } else { text }
 }
 
 /// The name that was probably meant, or all that there are.

@@ -139,6 +139,14 @@ pub struct Refused {
     pub until: Option<Box<SystemTime>>,
 }
 
+impl Refused {
+    /// True if the registry does not have what it was asked for. A server for tokens that lacks
+    /// them says nothing of that.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.status == 404 && self.refusal != Refusal::Token
+    }
+}
+
 /// The failure of a registry, or of a document or blob that it served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -70,7 +70,9 @@ pub(crate) fn masked(text: &str, parts: &[Range<usize>], mask: &str) -> String {
 /// URL) for certain, it needs more than an `@` or a `?`: mail addresses and patterns have these,
 /// and paths of files may have anything.
 pub(crate) fn secret_parts(text: &str, is_reference: bool) -> Vec<Range<usize>> {
-    let scheme = text.find("://").map(|at| at + "://".len());
+    // What a login or a query holds is no scheme, though it may look like one.
+    let scheme = text.find("://").filter(|at| !text[..*at].contains(['?', '#', '@']));
+    let scheme = scheme.map(|at| at + "://".len());
     let scheme = scheme.or_else(|| text.starts_with("//").then_some("//".len()));
     let certain = is_reference || scheme.is_some();
     if !certain && ["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
@@ -105,25 +107,34 @@ fn user_end(text: &str, certain: bool, has_scheme: bool) -> Option<usize> {
         end = at;
     };
     let (user, host) = (&text[..at], &text[at + 1..end]);
-    let is_login = has_scheme || is_login(user, host) || certain && host.contains(['.', ':', '/']);
-    (is_login && !user.is_empty()).then_some(at)
+    let hides = if has_scheme {
+        // A password may have a slash; so may a path that an `@` stands in, after a host.
+        at < authority || !is_host(&text[..authority]) || user.contains(':')
+    } else {
+        is_login(user, host) || certain && host.contains(['.', ':', '/'])
+    };
+    (hides && !user.is_empty()).then_some(at)
 }
 
 /// True if `user` and `host`, with an `@` between them, look like a login even in a text that may
 /// be anything: it has a password, or a path follows the host.
 pub(crate) fn is_login(user: &str, host: &str) -> bool {
-    let is_host = |name: &str| name == "localhost" || name.contains(['.', ':']);
     user.contains(':') || host.split_once('/').is_some_and(|(name, _)| is_host(name))
 }
 
-/// True if `text`, which follows an `@`, is meant for a digest, and no host with a port.
+fn is_host(name: &str) -> bool {
+    name == "localhost" || name.contains(['.', ':'])
+}
+
+/// True if `text`, which follows an `@`, is meant for a digest, right or wrong, and no host with a
+/// port.
 pub(crate) fn is_digest(text: &str) -> bool {
     let Some((algorithm, rest)) = text.split_once(':') else { return false };
     // The text around it may go on.
-    let digits = rest.trim_end_matches(|char: char| "\"'`,;.)]}>".contains(char));
+    let digits = rest.trim_end_matches(|char: char| "\"'`,;:.!?)]}>".contains(char));
     let is_port = !digits.starts_with('0') && digits.parse::<u16>().is_ok();
     let is_known = ALGORITHMS.iter().any(|name| algorithm.eq_ignore_ascii_case(name));
-    is_known && !is_port && !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    is_known && !is_port && !digits.contains(['/', '.', '@'])
 }
 
 /// True if a `?` or a `#` between these texts looks like that of a URL, and not like that of a
@@ -158,6 +169,13 @@ mod tests {
             ("https://me:p#w@host/x", "https://***"),
             ("//bob:hunter2@cdn/a", "//***@cdn/a"),
             ("//hunter2@cdn", "//***@cdn"),
+            ("https://bob:hun/ter2@cdn/a", "https://***@cdn/a"),
+            ("https://hun/ter2@cdn/a", "https://***@cdn/a"),
+            // What looks like a scheme is a part of the secret.
+            ("bob:hunter2@https://r.io", "***@https://r.io"),
+            ("r.io/a?sig=hunter2&u=https://x", "r.io/a?***"),
+            ("/login?state=hunter2&rd=https://r.io/x", "/login?***"),
+            ("/login#hunter2&rd=https://r.io/x", "/login#***"),
             // Hosts that begin like algorithms, or are called like them.
             ("https://bob:hunter2@shared:5000", "https://***@shared:5000"),
             ("https://bob:hunter2@shanghai:5000/a", "https://***@shanghai:5000/a"),
@@ -175,6 +193,12 @@ mod tests {
             ("a:1@md5:d41d8", "a:1@md5:d41d8"),
             ("a:1@SHA512:0Af", "a:1@SHA512:0Af"),
             ("a:1@sha256:zz", "a:1@sha256:zz"),
+            ("a:1@sha256:", "a:1@sha256:"),
+            ("a:1@sha256:…", "a:1@sha256:…"),
+            ("a:1@sha256:abc def", "a:1@sha256:abc def"),
+            ("r.io/a/b:1@sha256:${DIGEST}", "r.io/a/b:1@sha256:${DIGEST}"),
+            ("r.io/a@sha256:0af: not", "r.io/a@sha256:0af: not"),
+            ("https://medium.com/@acme/limits", "https://medium.com/@acme/limits"),
             ("a:1@blake2b:0af", "a:1@blake2b:0af"),
             ("docker://r.io/a:1@sha256:0af", "docker://r.io/a:1@sha256:0af"),
             ("a@latest", "a@latest"),

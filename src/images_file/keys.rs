@@ -185,8 +185,12 @@ pub(super) const ALL: &[&Keys] = &[
 ];
 
 /// The keys under which an images file, or the machine's settings, may hold secrets.
-pub(super) const SECRETS: SecretKeys =
-    SecretKeys { is_known, headers: "headers", named: &["registry", "groups"] };
+pub(super) const SECRETS: SecretKeys = SecretKeys {
+    is_known,
+    headers: "headers",
+    named: &["registry", "groups"],
+    references: &["registry", "images", "name", "endpoint", "mirrors", "url"],
+};
 
 /// True if some table has this key.
 fn is_known(key: &str) -> bool {

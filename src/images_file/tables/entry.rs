@@ -14,7 +14,7 @@ use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
 use crate::images_file::keys;
 use crate::images_file::listed::{Listed, Wanted};
 use crate::images_file::machine::ForImages;
-use crate::images_file::quoted::quoted;
+use crate::images_file::quoted::{quoted, quoted_reference};
 use crate::images_file::reader::{Node, Reader, Table};
 use crate::images_file::values::{self, PULL_WORDS};
 use crate::state::{EngineName, Platform, PullPolicy};
@@ -135,7 +135,7 @@ fn engines(reader: &mut Reader<'_>, node: Node<'_>, defaults: &Defaults<'_>) -> 
 /// Reads the name of an image, which may have a tag and a digest.
 fn reference(reader: &mut Reader<'_>, registry: &str, name: &str, node: Node<'_>) -> Option<ImageRef> {
     let invalid = |reason: &str, hint: Option<String>| {
-        let message = format!("invalid image reference {}: {reason}", quoted(name));
+        let message = format!("invalid image reference {}: {reason}", quoted_reference(name));
         Mistake::new(node.span, message).maybe_hint(hint)
     };
     // Nothing hides `me:password@host` or `host?sig=…` any more once the scheme is gone.
@@ -250,7 +250,7 @@ fn whole_reference(
     text.extend(digest.or(pinned).map(|digest| format!("@{digest}")));
     ImageRef::in_registry(registry, &text)
         .map_err(|error| {
-            let message = format!("invalid image reference {}: {}", quoted(&text), error.reason());
+            let message = format!("invalid image reference {}: {}", quoted_reference(&text), error.reason());
             reader.error(Mistake::new(node.span, message));
         })
         .ok()

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::diagnostic::{Mistake, Span, nearest};
 use crate::image_ref::ImageRef;
 use crate::images_file::listed::{Listed, Wanted};
-use crate::images_file::quoted::quoted;
+use crate::images_file::quoted::{quoted, quoted_reference};
 use crate::images_file::reader::{Node, Reader, entries};
 use crate::images_file::values;
 
@@ -136,14 +136,15 @@ fn read_members(group: &mut Written, node: Node<'_>, known: &Known<'_>, reader: 
                         || "groups select among the images of this file; they add none".to_owned(),
                         |near| format!("did you mean `{near}`?"),
                     );
-                    let message = format!("no image {} is listed in this file", quoted(&full));
+                    let message = format!("no image {} is listed in this file", quoted_reference(&full));
                     reader.error(Mistake::new(member.span, message).hint(hint));
                     group.broken = true;
                 }
                 group.members.extend(found);
             }
             Err(error) => {
-                let message = format!("invalid image reference {}: {}", quoted(text), error.reason());
+                let message =
+                    format!("invalid image reference {}: {}", quoted_reference(text), error.reason());
                 let hint = match error.instead() {
                     Some(instead) => format!("write {}", quoted(instead)),
                     None => "a group is referred to as \"@name\"".to_owned(),

@@ -10,7 +10,7 @@ use crate::image_ref;
 use crate::images_file::keys;
 use crate::images_file::listed::Listed;
 use crate::images_file::machine::ForImages;
-use crate::images_file::quoted::quoted;
+use crate::images_file::quoted::{quoted, quoted_reference};
 use crate::images_file::reader::{Node, Reader, Table, entries};
 use crate::images_file::values::{self, PULL_WORDS};
 use crate::state::{Mirror, RegistrySettings};
@@ -90,7 +90,7 @@ pub(super) fn read_machine(
 fn registry_name(reader: &mut Reader<'_>, name: &str, node: Node<'_>) -> Option<String> {
     image_ref::registry_name(name)
         .map_err(|error| {
-            let message = format!("invalid registry name {}: {}", quoted(name), error.reason());
+            let message = format!("invalid registry name {}: {}", quoted_reference(name), error.reason());
             let host = image_ref::split_scheme(name).map_or(name, |(_, rest)| rest);
             let host = host.split('/').next().unwrap_or_default();
             let hint = image_ref::registry_name(host)

@@ -118,7 +118,7 @@ impl Repository<'_> {
             Meaning::Same => return Ok(Lookup::Same),
             Meaning::Digest(digest) => match self.document(DocumentKind::Manifest, digest, None) {
                 // It has moved on since, or is a registry that knows manifests by tag only.
-                Err(RegistryError::Refused(Refused { status: 404, .. })) if reference.digest().is_none() => {
+                Err(RegistryError::Refused(answer)) if answer.is_absent() && reference.digest().is_none() => {
                     self.tagged(tag)?
                 }
                 document => document?,

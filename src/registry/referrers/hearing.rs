@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::artifact::{Artifact, Layer, Listed, MAX_SIZE};
 use crate::digest::BlobDigest;
-use crate::error::{Refused, RegistryError};
+use crate::error::RegistryError;
 use crate::registry::documents::{DocumentKind, Documents};
 use crate::registry::sites::Held;
 use crate::state::{Candidate, MAX_CANDIDATES, SignaturePlace};
@@ -185,9 +185,9 @@ impl<'a> Hearing<'a> {
                 return Ok(None);
             }
             // Whoever lists an artifact says that it is there.
-            Err(RegistryError::Refused(Refused { status: 404, host, .. })) => RegistryError::Document {
+            Err(RegistryError::Refused(answer)) if answer.is_absent() => RegistryError::Document {
                 what: format!("{} {digest}", kind.as_str()),
-                host,
+                host: answer.host,
                 reason: format!("it is listed for {} and is not there (HTTP 404)", self.subject),
             },
             Err(

@@ -137,7 +137,7 @@ impl Place<'_> {
         }
         let path = format!("/{}/referrers/{subject}", self.repository);
         self.asked.list(self.index, &path, || match self.pages(&path) {
-            Err(RegistryError::Refused(Refused { status: 404, .. })) => {
+            Err(RegistryError::Refused(answer)) if answer.is_absent() => {
                 self.asked.note_no_api(self.index, self.repository);
                 Ok(Vec::new())
             }
@@ -163,7 +163,7 @@ impl Place<'_> {
             });
             let next = match page {
                 // The first page alone tells whether there is such a list.
-                Err(RegistryError::Refused(Refused { status: 404, .. })) if visited.len() > 1 => {
+                Err(RegistryError::Refused(answer)) if answer.is_absent() && visited.len() > 1 => {
                     return Err(refused(site, "a page of it is not there (HTTP 404)".to_owned()));
                 }
                 Err(RegistryError::Slow { .. }) if clock.is_over() => return Err(slow()),
@@ -217,7 +217,7 @@ impl Place<'_> {
         let path = format!("/{}/manifests/{tag}", self.repository);
         self.asked.list(self.index, &path, || {
             let document = match self.tagged(&path) {
-                Err(RegistryError::Refused(Refused { status: 404, .. })) => return Ok(Vec::new()),
+                Err(RegistryError::Refused(answer)) if answer.is_absent() => return Ok(Vec::new()),
                 document => document?,
             };
             let refused =

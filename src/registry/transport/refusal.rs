@@ -108,9 +108,13 @@ fn misunderstanding(url: &Url, status: u16, body: &[u8]) -> Option<RegistryError
     let body = String::from_utf8_lossy(body).to_ascii_lowercase();
     let host = url.host_port();
     let fail = |words: &str, cure| Some(RegistryError::Tls { reason: format!("{host} {words}"), cure });
-    // nginx's, Apache's and Go's words.
-    let plain =
-        ["plain http request was sent to https", "speaking plain http to an ssl", "http request to an https"];
+    // nginx's, Apache's, Go's and Tomcat's words.
+    let plain = [
+        "plain http request was sent to https",
+        "speaking plain http to an ssl",
+        "http request to an https",
+        "combination of host and port requires tls",
+    ];
     if status == 400 && !url.is_secure() && plain.iter().any(|words| body.contains(words)) {
         return fail("speaks https, and was asked over plain http", TlsCure::Https);
     }

@@ -22,9 +22,11 @@ pub(super) fn without_queries(text: &str) -> String {
     // No character of a URL. Signatures may hold all others, commas and semicolons too.
     let is_outside = |char: char| char.is_whitespace() || matches!(char, '"' | '<' | '>' | '`');
     let shown = |piece: &str| {
-        // A mail address has neither.
-        let certain = piece.contains(['/', '?']);
-        masked(piece, &secret_parts(piece, certain), HIDDEN)
+        let shown = masked(piece, &secret_parts(piece, false), HIDDEN);
+        match shown.find('?') {
+            Some(query) if query + 1 < shown.len() => shown[..=query].to_owned() + HIDDEN,
+            _ => shown,
+        }
     };
     text.split_inclusive(is_outside)
         .map(|piece| match piece.strip_suffix(is_outside) {
@@ -204,6 +206,10 @@ mod tests {
             ),
             ("who are you? ask why?", "who are you? ask why?"),
             ("x@y", "x@y"),
+            ("/login?state=SECRET&rd=https://r.io/x", "/login?…"),
+            ("no team/app@sha256:0af: not found", "no team/app@sha256:0af: not found"),
+            ("in /home/ann@corp.com/.docker/config.json", "in /home/ann@corp.com/.docker/config.json"),
+            ("see https://medium.com/@acme/limits", "see https://medium.com/@acme/limits"),
             ("see https://a and write to me@b", "see https://a and write to me@b"),
         ] {
             assert_eq!(without_queries(text), expected);
