@@ -57,15 +57,15 @@ pub(super) fn of_layers(
     ours: &[LayerDescriptor],
     theirs: &[TheirLayer],
 ) -> Result<bool> {
-    let listed = ours.len();
-    let ours = stack::stacked(ours);
+    let all = ours;
+    let ours = stack::stacked(all);
     let mut theirs: Vec<&TheirLayer> = theirs.iter().collect();
     let are_ours = |theirs: &[&TheirLayer]| {
         ours.len() == theirs.len()
             && ours.iter().zip(theirs).all(|(our, their)| our.digest == their.layer.digest)
     };
     if !are_ours(&theirs) {
-        if !stack::is_noted(conn, name)? {
+        if !stack::cannot_have_order(conn, name, all)? {
             return Ok(false);
         }
         let places: BTreeMap<&BlobDigest, usize> =
@@ -75,7 +75,7 @@ pub(super) fn of_layers(
             return Ok(false);
         }
     }
-    if ours.len() == listed && !theirs.is_sorted_by_key(|their| their.link) {
+    if ours.len() == all.len() && !theirs.is_sorted_by_key(|their| their.link) {
         return Ok(false);
     }
     for (our, their) in ours.iter().zip(theirs) {

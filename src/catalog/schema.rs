@@ -67,12 +67,13 @@ fn histories(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
     )
 }
 
-/// Adds the notes of images whose layers are not stacked in their order. None was made before: all
-/// that are not count as images that cannot have it.
+/// Adds the notes of images that cannot have their order: of all that are out of order, since whoever
+/// reads a note finds out if it still holds.
 fn out_of_order(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
     own_tables(conn, home)?;
     conn.execute_batch(
         "DELETE FROM sync_meta WHERE key GLOB 'out-of-order *';
+         DELETE FROM sync_out_of_order;
          INSERT INTO sync_out_of_order
          SELECT DISTINCT reference FROM (
              SELECT own.reference, layers.id < lag(layers.id) OVER (

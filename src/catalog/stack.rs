@@ -5,9 +5,10 @@
 //! images at once where those share layers: then what was recorded of each image counts.
 //!
 //! An image that cannot have its order beside the others is noted in `sync_out_of_order`, under all
-//! of its names: without the order it is as it should be. An image gets its order when what stood
-//! in its way goes, and loses its note. Any other one out of order is to be recorded again, which
-//! mends it or notes it, so that reading an image never has to try.
+//! of its names: without the order it is as it should be, as long as the note holds. When we take
+//! away what stood in its way it gets its order at once, and loses its note. Any other one out of
+//! order is to be recorded again, which mends it or notes it. So a read has to try for noted images
+//! alone, and mostly finds at once that another image of ours wants two layers the other way round.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,10 +60,11 @@ pub(super) const NOTED_WITH: &str = "
       CROSS JOIN sync_out_of_order AS noted ON noted.reference = own.reference
      WHERE own.digest = ?1";
 
-/// One row if an image, but for those of two names, wants the layer `?2` below the layer `?1`.
+/// One row if an image, but for those of two names, wants the layer `?2` below the layer `?1`. The
+/// layer `?5` is that of the two which fewer images have: one may be in all of them.
 pub(super) const OPPOSED: &str = "
     SELECT 1 FROM sync_image_layers AS own
-     WHERE own.digest = ?1 AND own.reference NOT IN (?3, ?4)
+     WHERE own.digest = ?5 AND own.reference NOT IN (?3, ?4)
        AND (SELECT max(position) FROM sync_image_layers WHERE digest = ?2 AND reference = own.reference)
          < (SELECT max(position) FROM sync_image_layers WHERE digest = ?1 AND reference = own.reference)";
 
@@ -115,6 +117,14 @@ pub(super) fn number(
     Ok(Some(if as_wanted.is_in_order() { as_wanted } else { by_ids }))
 }
 
+/// Finds out which of two layers fewer images have, where one has not very many.
+fn rarer<'l>(conn: &Connection, one: &'l BlobDigest, other: &'l BlobDigest) -> Result<&'l BlobDigest> {
+    const USERS: &str = "SELECT count(*) FROM (SELECT 1 FROM sync_image_layers WHERE digest = ?1 LIMIT 1000)";
+    let mut statement = conn.prepare_cached(USERS)?;
+    let mut users = |layer: &BlobDigest| statement.query_row([layer.text()], |row| row.get::<_, i64>(0));
+    Ok(if users(one)? <= users(other)? { one } else { other })
+}
+
 /// The answers of one transaction to whether some image wants two layers, the first of which is to
 /// be the lower one, the other way round.
 #[derive(Default)]
@@ -138,7 +148,9 @@ impl Opposed {
                 let is_opposed = if let Some(known) = self.0.get(&pair) {
                     *known
                 } else {
-                    let values = params![lower.text(), upper.text(), names.first(), names.last()];
+                    let rarer = rarer(conn, lower, upper)?;
+                    let values =
+                        params![lower.text(), upper.text(), names.first(), names.last(), rarer.text()];
                     let found = conn.prepare_cached(OPPOSED)?.exists(values)?;
                     *self.0.entry(pair).or_insert(found)
                 };
@@ -187,9 +199,19 @@ pub(super) fn forget(tx: &Transaction<'_>, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Tells whether the image `name` is noted as one that cannot have its order.
-pub(super) fn is_noted(conn: &Connection, name: &str) -> Result<bool> {
-    conn.prepare_cached("SELECT 1 FROM sync_out_of_order WHERE reference = ?1")?.exists([name])
+/// Tells whether the image `name` of `layers` is noted as one that cannot have its order, and still
+/// cannot have it: somebody else may have taken away what stood in its way.
+pub(super) fn cannot_have_order(conn: &Connection, name: &str, layers: &[LayerDescriptor]) -> Result<bool> {
+    let noted =
+        conn.prepare_cached("SELECT 1 FROM sync_out_of_order WHERE reference = ?1")?.exists([name])?;
+    let Some(reference) = parse_name(name).filter(|_| noted) else { return Ok(false) };
+    let names = reference.recorded_names().iter().map(ToString::to_string).collect();
+    let stack = stacked(layers);
+    if Opposed::default().any(conn, &stack, &names)? {
+        return Ok(true);
+    }
+    let ids = ids_of(conn, &stack)?;
+    Ok(number(conn, &stack, &ids, &names)?.is_none_or(|numbering| !numbering.is_in_order()))
 }
 
 /// Lists, for [`put_in_order`], the layers of the images `names` that are about to be forgotten, or

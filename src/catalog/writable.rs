@@ -22,9 +22,9 @@ use crate::state::{Evidence, LoadedReference, Owner, PendingHookEvent, ResolvedI
 /// Images of one transaction at most, so that other writers need not wait long.
 pub(crate) const GROUP: usize = 100;
 
-/// The pages in memory while a group is forgotten, in KiB, as SQLite wants it (below zero). The rows
-/// of its layers lie all over a large database: a changed page that has to make room for another is
-/// written at once, after a sync of the journal.
+/// The pages in memory from the first image that is forgotten on, in KiB (for SQLite: below zero).
+/// The rows of its layers lie all over a large database: a changed page that has to make room for
+/// another is written at once, after a sync of the journal.
 const FORGETTING_CACHE: i32 = -16 * 1024;
 
 /// The catalog of a home that this run alone changes, as long as there is one.
@@ -381,8 +381,8 @@ impl WritableCatalog {
     }
 }
 
-/// Writes `things` in groups, and where a group fails, each of it by itself. Who has waited a minute
-/// for another program waits no more.
+/// Writes `things` in groups, and where a group fails, each of it by itself. Who has waited a
+/// minute for another program waits no more.
 pub(super) fn all_or_each<T>(
     things: &[T],
     mut write: impl FnMut(&[T]) -> Result<(), CatalogError>,

@@ -130,3 +130,62 @@ fn an_older_catalog_with_conflicts_is_in_order_before_and_after_the_notes() {
     assert_eq!((sandbox.count("sync_meta"), sandbox.count("sync_out_of_order")), (1, 3));
     assert_eq!(to_repair(&sandbox.reader()), 0);
 }
+
+/// An image that only microsandbox has: it may go without a word to us.
+#[test]
+fn an_image_is_repaired_when_microsandbox_takes_away_what_stood_in_its_way() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, "theirs:1", &["b", "a"], &file("one"));
+    for table in ["sync_images", "sync_image_layers", "sync_owners"] {
+        sandbox.sql().execute_batch(&format!("DELETE FROM {table}")).unwrap();
+    }
+    put(&mut catalog, "ours:1", &["a", "b"], &file("one"));
+    assert_eq!((to_repair(&catalog), sandbox.count("sync_out_of_order")), (0, 1));
+    let gone = "PRAGMA foreign_keys = ON; DELETE FROM images WHERE reference LIKE '%theirs%'";
+    sandbox.sql().execute_batch(gone).unwrap();
+    assert_eq!(to_repair(&catalog), 1);
+    put(&mut catalog, "ours:1", &["a", "b"], &file("one"));
+    assert_eq!(sandbox.stacked("docker.io/library/ours:1"), ["a", "b"]);
+    assert_eq!((to_repair(&catalog), sandbox.count("sync_out_of_order")), (0, 0));
+}
+
+/// One change tries not very many of them.
+#[test]
+fn all_that_one_image_stood_in_the_way_of_get_their_order_or_are_repaired() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let middles: Vec<String> = (0..130).map(|number| format!("middle {number}")).collect();
+    let base: Vec<&str> = middles.iter().map(|middle| &**middle).chain(["e"]).collect();
+    put(&mut catalog, "base:1", &base, &file("one"));
+    for (number, middle) in middles.iter().enumerate() {
+        put(&mut catalog, &format!("upper{number}:1"), &["e", middle], &file("one"));
+    }
+    assert_eq!(to_repair(&catalog), 0);
+    catalog.forget(&[reference("base:1")], None).unwrap();
+    let in_order = |number: usize| {
+        let stacked = sandbox.stacked(&format!("docker.io/library/upper{number}:1"));
+        stacked.first().is_some_and(|bottom| bottom == "e")
+    };
+    let count = (0..130).filter(|number| in_order(*number)).count();
+    assert_eq!((count, to_repair(&catalog)), (100, 30));
+}
+
+/// Rows that somebody renumbered are no conflict, and a step that is done again does no harm.
+#[test]
+fn the_step_that_notes_conflicts_hides_no_damage_and_can_be_done_again() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    conflicts(&mut catalog, 1);
+    put(&mut catalog, ALPINE, &["x", "y"], &file("one"));
+    drop(catalog);
+    let swap = "PRAGMA foreign_keys = OFF;
+        CREATE TEMP TABLE swap AS SELECT max(id) AS last FROM layers;
+        UPDATE manifest_layers SET layer_id = 0 WHERE layer_id = (SELECT last FROM swap);
+        UPDATE layers SET id = 0 WHERE id = (SELECT last FROM swap);
+        UPDATE sync_meta SET value = 11 WHERE key = 'schema_version';";
+    sandbox.sql().execute_batch(swap).unwrap();
+    let catalog = sandbox.open();
+    assert_eq!(to_repair(&catalog), 1, "the one that was renumbered");
+    assert_eq!(sandbox.count("sync_out_of_order"), 2);
+}
