@@ -199,8 +199,10 @@ impl<'h> Claimant<'h> {
     /// True if a claim was copied with the layers in this home. An original that shares them since
     /// has made its claim here.
     fn has_copied(&self, claim: &Claim) -> bool {
-        let here = claim.path.parent().unwrap_or(Path::new("/"));
-        self.has_layers && !witness(&claim.path).is_some_and(|(_, made_in)| is_same(&made_in, here))
+        let here = mark_of(claim.path.parent().unwrap_or(Path::new("/")));
+        // In doubt the claim stays.
+        let may_be_here = |made_in: &str| here.as_ref().map_or(true, |here| here == made_in);
+        self.has_layers && !witness(&claim.path).is_some_and(|(_, made_in)| may_be_here(&made_in))
     }
 
     /// True if this home made a claim by an identifier that it has lost since.
