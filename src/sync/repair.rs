@@ -64,13 +64,13 @@ type Holder = (Owner, Wishes);
 /// Images by those on whose behalf they are repaired.
 type ByHolder<'r> = BTreeMap<Holder, BTreeMap<ImageRef, &'r RecordedImage>>;
 
-/// Replaces what is damaged.
+/// Replaces what is damaged, and returns the failures that are no image's.
 pub(super) fn repair(
     session: &Session,
     engines: &Engines,
     (layers, blobs, references): (&mut [VerifiedLayer], &mut [VerifiedBlob], &mut [VerifiedReference]),
     recorded: &BTreeMap<ImageRef, RecordedImage>,
-) -> Result<(), VerbError> {
+) -> Result<Vec<Arc<Error>>, VerbError> {
     let damaged = |layer: &&VerifiedLayer| layer.status != LayerStatus::Ok;
     let mut directories: BTreeSet<PathBuf> =
         layers.iter().filter(damaged).map(|layer| layer.directory.clone()).collect();
@@ -79,13 +79,20 @@ pub(super) fn repair(
     directories.extend(rows.map(|row| session.layers_of(row)));
     directories
         .extend(layers.iter().filter(|layer| has_leftovers(layer)).map(|layer| layer.directory.clone()));
-    let mut files = BTreeMap::new();
+    let (mut files, mut failures) = (BTreeMap::new(), Vec::new());
     for directory in directories {
         let here = layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok);
         let layers = here.filter(|layer| layer.directory == directory).collect();
-        repair_in(session, engines, &directory, Found { layers, blobs, references }, recorded, &mut files)?;
+        failures.extend(repair_in(
+            session,
+            engines,
+            &directory,
+            Found { layers, blobs, references },
+            recorded,
+            &mut files,
+        )?);
     }
-    Ok(())
+    Ok(failures)
 }
 
 /// True if a run that died has left something beside the layers: a repair that was killed may have
@@ -112,7 +119,7 @@ fn repair_in(
     mut found: Found<'_>,
     recorded: &BTreeMap<ImageRef, RecordedImage>,
     files: &mut BTreeMap<Owner, Option<Loaded>>,
-) -> Result<(), VerbError> {
+) -> Result<Vec<Arc<Error>>, VerbError> {
     let holders = by_holder(session, directory, &found, recorded, files);
     // Should it be gone, it is made as the images file says.
     let read = holders.keys().find_map(|(owner, _)| files.get(owner)?.as_ref());
@@ -162,7 +169,7 @@ fn repair_in(
         look_after_repair(session, engines, &catalog, &mut found)?;
     }
     explain(&mut found, &causes);
-    if failures.is_empty() { Ok(()) } else { Err(Error::Several(failures).into()) }
+    Ok(failures)
 }
 
 /// Opens the registries of an images file; without one, those of this machine.

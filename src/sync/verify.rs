@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::repair;
 use super::session::Session;
@@ -20,6 +21,7 @@ use super::steps::unproven::{UnprovenImage, unproven};
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
+use crate::error::Error;
 use crate::image_ref::ImageRef;
 use crate::state::{LoadedReference, RecordedImage};
 use crate::store::Blobs;
@@ -36,6 +38,9 @@ pub struct Verified {
     /// The images of which nobody has proven that they are signed as a rule asks, sorted: no
     /// damage, and a matter of the next `apply`.
     pub unproven: Vec<UnprovenImage>,
+    /// The failures of a repair that are no layer's, blob's or reference's: of the index of the kept
+    /// blobs, above all.
+    pub failures: Vec<Arc<Error>>,
 }
 
 impl Verified {
@@ -44,8 +49,13 @@ impl Verified {
         self.layers.iter().filter(|layer| layer.status == status).count()
     }
 
-    /// Tells whether everything is in order now.
+    /// Tells whether everything is in order now, and nothing failed.
     pub fn succeeded(&self) -> bool {
+        self.is_intact() && self.failures.is_empty()
+    }
+
+    /// Tells whether everything is in order now.
+    pub fn is_intact(&self) -> bool {
         self.count(LayerStatus::Ok) == self.layers.len()
             && self.blobs.iter().all(|blob| blob.status == PartStatus::Ok)
             && self.engines.iter().all(|reference| reference.status == PartStatus::Ok)
@@ -95,6 +105,7 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
         blobs: blobs_to_verify(session, images()),
         engines: references_to_verify(loaded, &images().collect::<Vec<_>>()),
         unproven: unproven(session, images()),
+        failures: Vec::new(),
     };
     compare(session, verified.layers.iter_mut().collect())?;
     compare_blobs(session, verified.blobs.iter_mut().collect())?;
@@ -102,7 +113,7 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
     compare_engines(session, &engines, verified.engines.iter_mut().collect())?;
     if repair && (!verified.succeeded() || verified.layers.iter().any(repair::has_leftovers)) {
         let Verified { layers, blobs, engines: references, .. } = &mut verified;
-        repair::repair(session, &engines, (layers, blobs, references), &recorded)?;
+        verified.failures = repair::repair(session, &engines, (layers, blobs, references), &recorded)?;
     }
     if repair {
         let directories: BTreeSet<&Path> = verified.layers.iter().map(|layer| &*layer.directory).collect();

@@ -34,8 +34,7 @@ pub(crate) fn catch_up<'d>(
     let is_unclaimed = |layers: &&Path| !store::is_claimed(&Places::of(layers), &session.home);
     let unclaimed: Vec<&Path> = layers.into_iter().filter(is_unclaimed).collect();
     if !unclaimed.is_empty() {
-        let claimed = unless_at_work(session, |session| claim(session, &unclaimed));
-        or_warn(session, claimed, "other homes do not know what this one needs")?;
+        claim(session, &unclaimed)?;
     }
     Ok(())
 }
@@ -55,7 +54,7 @@ fn write_index(session: &Session) -> Result<(), VerbError> {
     Ok(())
 }
 
-/// Claims those of `unclaimed` in which images are recorded: the others are nothing to this home.
+/// Claims those of `unclaimed` that the home has ever used: the others are nothing to it.
 fn claim(session: &Session, unclaimed: &[&Path]) -> Result<(), VerbError> {
     let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(()) };
     let ours = catalog.layers_directories()?;
@@ -63,7 +62,14 @@ fn claim(session: &Session, unclaimed: &[&Path]) -> Result<(), VerbError> {
     let ours: BTreeSet<_> = ours.iter().filter_map(|layers| directory_id(layers)).collect();
     for layers in unclaimed.iter().filter(|layers| directory_id(layers).is_some_and(|id| ours.contains(&id)))
     {
-        open_store(session, &lock_home(session)?, layers)?;
+        let claimed =
+            unless_at_work(session, |session| open_store(session, &lock_home(session)?, layers).map(drop));
+        let layers = layers.display();
+        or_warn(
+            session,
+            claimed,
+            &format!("other homes that share {layers} do not know what this one needs"),
+        )?;
     }
     Ok(())
 }

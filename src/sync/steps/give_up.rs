@@ -146,18 +146,33 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     take_out_of_engines(session, &mut catalog, &loaded, &mut pruned);
     forget(&home, &mut catalog, &wish, &images)?;
     remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, &mut pruned)?;
-    let mut needed_here = NeededHere::new(session);
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
-    let (task, things) = (Task::RemoveLayers, layers.values().map(Vec::len).sum());
+    let layers = layers.into_iter().filter_map(|(id, layers)| {
+        let (store, candidate) = (stores.get(&id)?, directories.get(&id)?);
+        Some((store, candidate, layers))
+    });
+    remove_layers(session, &catalog, &wish, layers.collect(), &mut pruned)?;
+    Ok(pruned)
+}
+
+/// Removes layers, each from its directory, that nobody needs by what the catalog says now, without
+/// the images.
+fn remove_layers(
+    session: &Session,
+    catalog: &Catalog,
+    wish: &impl Wish,
+    layers: Vec<(&Store, &Candidate, Vec<RemovedLayer>)>,
+    pruned: &mut Pruned,
+) -> Result<(), VerbError> {
+    let mut needed_here = NeededHere::new(session);
+    let (task, things) = (Task::RemoveLayers, layers.iter().map(|(.., layers)| layers.len()).sum());
     if things > 0 {
         session.reporter.report(Event::Begun { task, things, bytes: 0 });
     }
     let on_removed = |_: &BlobDigest| session.reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
-    for (id, layers) in layers {
-        let (Some(store), Some(candidate)) = (stores.get(&id), directories.get(&id)) else { continue };
-        // By what the catalog says now, without the images.
+    for (store, candidate, layers) in layers {
         let now = GivenUp { images: &BTreeSet::new(), by: None, keeps: wish.keeps_earlier() };
-        let needed = needed_here.layers(&catalog, &candidate.directory, now)?;
+        let needed = needed_here.layers(catalog, &candidate.directory, now)?;
         let digests = layers.iter().map(|layer| &layer.digest);
         let unneeded: Vec<&BlobDigest> = digests.filter(|digest| !needed.contains(digest)).collect();
         let removed = store::remove(store, &unneeded, session.jobs(), &on_removed).map_err(VerbError::from);
@@ -166,7 +181,7 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
             pruned.add(layers, &removed);
         }
     }
-    Ok(pruned)
+    Ok(())
 }
 
 /// Opens the catalog that tells what is needed. Where all layers may go that nobody needs, one that
@@ -243,14 +258,14 @@ fn sweep(session: &Session, store: &Store, pruned: &mut Pruned) -> Result<(), Ve
     Ok(())
 }
 
-/// How closely a run looks.
+/// A run's way to look.
 #[derive(Clone, Copy)]
 enum Look<'s> {
-    /// Without locks, so as to tell all.
+    /// At everything, without locks.
     Everything,
-    /// Without locks, into each directory as long as nothing to remove is found there.
+    /// Into each directory until something to remove is found there, without locks.
     FirstThing,
-    /// Under the locks of these directories, at everything in them.
+    /// At everything in these directories, under their locks.
     Locked(&'s BTreeMap<DirectoryId, Store>),
 }
 
@@ -287,24 +302,7 @@ fn intend(
     let look = if waits { look.at_everything() } else { look };
     let blobs = if waits { Vec::new() } else { unneeded_blobs(session, catalog, given_up, among)? };
 
-    let mut candidates = Candidates::default();
-    for row in recorded.values() {
-        let Some(candidate) = candidates.entry(&session.layers_of(row)) else { continue };
-        candidate.is_essential |= wish.all_layers_in().is_none();
-        let digests = row.layers.iter().map(|layer| layer.digest.clone());
-        candidate.layers.extend(digests.map(|digest| (digest, "no image needs it any more")));
-        // The layers of what its reference meant before are nobody else's either.
-        let earlier = catalog.remembered(&row.reference)?.into_iter();
-        candidate.layers.extend(earlier.map(|digest| (digest, "no image needs it any more")));
-    }
-    if let Some(directory) = wish.all_layers_in() {
-        if let Some(own) = candidates.entry(directory) {
-            own.is_essential = true;
-        }
-        for directory in catalog.layers_directories()? {
-            candidates.entry(&directory);
-        }
-    }
+    let candidates = candidates(session, catalog, wish, &recorded)?;
     let mut intention = Intention { images, waiting_for, blobs, loaded, ..Intention::default() };
     let mut needed_here = NeededHere::new(session);
     for (id, mut candidate) in candidates.0 {
@@ -327,6 +325,34 @@ fn intend(
         }
     }
     Ok(intention)
+}
+
+/// Lists the directories to look into, with the layers of the images that leave.
+fn candidates(
+    session: &Session,
+    catalog: &Catalog,
+    wish: &impl Wish,
+    recorded: &BTreeMap<ImageRef, RecordedImage>,
+) -> Result<Candidates, VerbError> {
+    let mut candidates = Candidates::default();
+    for row in recorded.values() {
+        let Some(candidate) = candidates.entry(&session.layers_of(row)) else { continue };
+        candidate.is_essential |= wish.all_layers_in().is_none();
+        let digests = row.layers.iter().map(|layer| layer.digest.clone());
+        candidate.layers.extend(digests.map(|digest| (digest, "no image needs it any more")));
+        // The layers of what its reference meant before are nobody else's either.
+        let earlier = catalog.remembered(&row.reference)?.into_iter();
+        candidate.layers.extend(earlier.map(|digest| (digest, "no image needs it any more")));
+    }
+    if let Some(directory) = wish.all_layers_in() {
+        if let Some(own) = candidates.entry(directory) {
+            own.is_essential = true;
+        }
+        for directory in catalog.layers_directories()? {
+            candidates.entry(&directory);
+        }
+    }
+    Ok(candidates)
 }
 
 /// Finds the layers in a directory that are not `needed`, and what broken runs have left there.

@@ -11,5 +11,8 @@ pub(super) fn run(args: &Verify, session: &Session, output: &Output) -> Result<E
     let verified = sync::verify(session, &super::references(session, &args.references)?, args.repair)?;
     output.human.clear();
     output.either(|| json::verified(&verified), || human::verified(&verified, args.repair, output.view()));
+    for failure in &verified.failures {
+        output.human.failure(failure);
+    }
     Ok(if verified.succeeded() { Exit::Done } else { Exit::Failed })
 }

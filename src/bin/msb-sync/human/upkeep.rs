@@ -85,9 +85,10 @@ pub(crate) fn verified(verified: &Verified, repair: bool, view: View) -> String 
         return out;
     }
     let (checked, counts) = (checked(verified), counts(verified));
-    if verified.succeeded() {
+    if verified.is_intact() {
         let how = if counts.is_empty() { "all as recorded".to_owned() } else { counts.join(", ") };
-        let _ = writeln!(out, "{}: {checked}, {how}.", paint::green("Intact"));
+        let failed = if verified.succeeded() { "" } else { ", one step failed" };
+        let _ = writeln!(out, "{}: {checked}, {how}{failed}.", paint::green("Intact"));
     } else {
         let next = if repair { "" } else { " Fetch these again: msb-sync verify --repair" };
         let _ = writeln!(out, "{}: {checked}, {}.{next}", paint::red("Damaged"), counts.join(", "));
