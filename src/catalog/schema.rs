@@ -67,8 +67,8 @@ fn histories(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
     )
 }
 
-/// Adds the notes of images that cannot have their order: of all that are out of order, since whoever
-/// reads a note finds out if it still holds.
+/// Adds the notes of images that cannot have their order: of all that are out of order, since
+/// whoever reads a note finds out if it still holds.
 fn out_of_order(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
     own_tables(conn, home)?;
     conn.execute_batch(

@@ -70,7 +70,7 @@ pub(crate) fn masked(text: &str, parts: &[Range<usize>], mask: &str) -> String {
 /// URL) for certain, it needs more than an `@` or a `?`: mail addresses and patterns have these,
 /// and paths of files may have anything.
 pub(crate) fn secret_parts(text: &str, is_reference: bool) -> Vec<Range<usize>> {
-    // What a login or a query holds is no scheme, though it may look like one.
+    // A login or a query may hold whatever looks like a scheme.
     let scheme = text.find("://").filter(|at| !text[..*at].contains(['?', '#', '@']));
     let scheme = scheme.map(|at| at + "://".len());
     let scheme = scheme.or_else(|| text.starts_with("//").then_some("//".len()));

@@ -7,8 +7,8 @@ use crate::error::{printable, without_likely_secrets, without_secrets};
 /// The longest piece of the file that a message repeats, in characters.
 const MAX_QUOTED: usize = 120;
 
-/// Quotes a piece of the file for a message: escaped, shortened, without user info, query and fragment of
-/// a URL or of an image reference.
+/// Quotes a piece of the file for a message: escaped, shortened, without user info, query and
+/// fragment of a URL or of an image reference.
 ///
 /// A string that is not closed swallows lines that may hold secrets: no message repeats any of
 /// these.

@@ -38,8 +38,8 @@ pub struct Verified {
     /// The images of which nobody has proven that they are signed as a rule asks, sorted: no
     /// damage, and a matter of the next `apply`.
     pub unproven: Vec<UnprovenImage>,
-    /// The failures of a repair that are no layer's, blob's or reference's: of the index of the kept
-    /// blobs, above all.
+    /// The failures of a repair that are no layer's, blob's or reference's: of the index of the
+    /// kept blobs, above all.
     pub failures: Vec<Arc<Error>>,
 }
 
