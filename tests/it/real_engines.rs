@@ -213,6 +213,7 @@ fn runs_that_are_killed_at_any_moment_are_made_good_by_the_next() {
         kills += 1;
         // The next run may be killed as well.
         if kills % 4 == 0 || kills == 1 || kills == KILLS {
+            engines.outlast_the_killed();
             let output = applied(&sandbox);
             let what = format!("after kill {kills} at {part} of {longest:?}\n{output}");
             let mut wanted = manifests(&registry);
