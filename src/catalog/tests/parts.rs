@@ -79,7 +79,9 @@ fn layers_that_no_owner_wants_extracted_are_not_needed() {
 }
 
 fn noted(results: Vec<Result<(), CatalogError>>) {
-    results.into_iter().for_each(|result| result.unwrap());
+    for result in results {
+        result.unwrap();
+    }
 }
 
 #[test]

@@ -8,6 +8,18 @@ use proptest::prelude::*;
 use super::super::*;
 use super::{bad, brief, good, references, source};
 
+/// The problems of a line of a registry's table, the first of which is at `column`, show no secret.
+fn assert_hidden(text: &str, column: usize) {
+    let problems = bad(&format!("[registry.\"r.io\"]\n{text}\n"));
+    let shown = format!("{problems} {problems:?}");
+    assert!(!shown.contains("hunter2"), "{text}\n{shown}");
+    assert_eq!(
+        problems.iter().next().map(|problem| (problem.line(), problem.column())),
+        Some((2, column)),
+        "{text}"
+    );
+}
+
 #[test]
 fn secrets_are_refused_and_never_shown() {
     for (text, column) in [
@@ -38,6 +50,18 @@ fn secrets_are_refused_and_never_shown() {
         ("images = [\"https://h?sig=hunter2\"]", 11),
         ("images = [\"docker://me:hunter2@h\"]", 11),
         ("images = [\"docker://r.io/app?sig=hunter2\"]", 11),
+        ("ca = \"-----BEGIN PRIVATE KEY-----\\nhunter2\"", 6),
+        ("header = { X-Team = \"hunter2\" }", 1),
+        ("haeders = { X-Team = \"hunter2\" }", 1),
+        ("imags = 1 # no secret", 1),
+    ] {
+        assert_hidden(text, column);
+    }
+}
+
+#[test]
+fn logins_are_never_shown_with_and_without_a_scheme() {
+    for (text, column) in [
         ("endpoint = \"bob:hunter2@r.io\"", 12),
         ("endpoint = \"https//bob:hunter2@r.io\"", 12),
         ("mirrors = [\"bob:hunter2@r.io\"]", 12),
@@ -58,19 +82,8 @@ fn secrets_are_refused_and_never_shown() {
         ("images = [\"r.io/a:1?token=hunter2\"]", 11),
         ("images = [\"a?token=hunter2\"]", 11),
         ("images = [{ name = \"bob:hunter2@r.io/a\" }]", 20),
-        ("ca = \"-----BEGIN PRIVATE KEY-----\\nhunter2\"", 6),
-        ("header = { X-Team = \"hunter2\" }", 1),
-        ("haeders = { X-Team = \"hunter2\" }", 1),
-        ("imags = 1 # no secret", 1),
     ] {
-        let problems = bad(&format!("[registry.\"r.io\"]\n{text}\n"));
-        let shown = format!("{problems} {problems:?}");
-        assert!(!shown.contains("hunter2"), "{text}\n{shown}");
-        assert_eq!(
-            problems.iter().next().map(|problem| (problem.line(), problem.column())),
-            Some((2, column)),
-            "{text}"
-        );
+        assert_hidden(text, column);
     }
 }
 

@@ -371,7 +371,7 @@ fn look_into(
     let directory = candidate.directory.clone();
     let look_at = |layer: &(BlobDigest, &str)| removed_layer(&located, &directory, layer);
     if matches!(look, Look::FirstThing) {
-        let mut layers = candidate.unneeded(&is_needed).into_iter();
+        let mut layers = candidate.unneeded(is_needed).into_iter();
         if let Some(first) = layers.find_map(|layer| look_at(&layer).transpose()).transpose()? {
             return Ok((vec![first], leftovers));
         }
@@ -384,7 +384,7 @@ fn look_into(
             leftovers = places.leftovers()?;
         }
     }
-    let unneeded = candidate.unneeded(&is_needed);
+    let unneeded = candidate.unneeded(is_needed);
     let layers = threads::each_with_files("look", session.jobs(), &unneeded, look_at);
     let layers = layers.into_iter().filter_map(Result::transpose).collect::<Result<_, StoreError>>()?;
     Ok((layers, leftovers))
