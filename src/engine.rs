@@ -25,6 +25,7 @@ use std::thread::ScopedJoinHandle;
 pub(crate) use adapter::{Engine, Removed};
 pub(crate) use noted::NotedFiles;
 pub(crate) use program::Context;
+pub(crate) use temporary::{has_left_temporary, sweep_temporary, temporary_in};
 
 use self::containerd::Containerd;
 use self::docker::Docker;

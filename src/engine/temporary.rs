@@ -9,11 +9,28 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use crate::locked_home::LockedHome;
 use crate::sys;
 use crate::threads::lock;
 
 /// The file that says that the directory is ours.
 const MARK: &[u8] = b".msb-sync";
+
+/// Returns the path of the directory in `home`.
+pub(crate) fn temporary_in(home: &Path) -> PathBuf {
+    home.join("tmp")
+}
+
+/// Tells whether a run that was killed has left its directory in `home`.
+pub(crate) fn has_left_temporary(home: &Path) -> bool {
+    Temporary::new(temporary_in(home)).is_ours().unwrap_or(false)
+}
+
+/// Removes the directory that a killed run has left in `home`, whose lock the caller has.
+pub(crate) fn sweep_temporary(home: &LockedHome) {
+    // A thing that stays is there for the next run to remove.
+    let _ = Temporary::new(temporary_in(home.path())).remove();
+}
 
 /// The directory, shared by the loads of a run, which holds the lock of the home.
 pub(super) struct Temporary {
@@ -64,13 +81,17 @@ impl Temporary {
     }
 
     fn remove(&self) -> io::Result<()> {
-        let (parent, name) = self.place()?;
-        let directory = sys::open_own_directory_at(parent.as_fd(), name)?;
-        if sys::has_own_file(directory.as_fd(), MARK)? {
-            // A thing that stays is there for the next load to remove.
-            let _ = sys::remove_tree(parent.as_fd(), name.as_encoded_bytes());
+        if self.is_ours()? {
+            let (parent, name) = self.place()?;
+            sys::remove_tree(parent.as_fd(), name.as_encoded_bytes())?;
         }
         Ok(())
+    }
+
+    fn is_ours(&self) -> io::Result<bool> {
+        let (parent, name) = self.place()?;
+        let directory = sys::open_own_directory_at(parent.as_fd(), name)?;
+        sys::has_own_file(directory.as_fd(), MARK)
     }
 
     fn place(&self) -> io::Result<(OwnedFd, &std::ffi::OsStr)> {
@@ -92,7 +113,7 @@ impl Drop for Used<'_> {
         let mut users = lock(&self.0.users);
         *users -= 1;
         if *users == 0 {
-            // The next load tries again.
+            // A thing that stays is there for the next run to remove.
             let _ = self.0.remove();
         }
     }

@@ -146,6 +146,23 @@ fn a_watch_puts_back_what_an_engine_lost_and_counts_it() {
 }
 
 #[test]
+fn temporary_files_that_a_killed_run_has_left_go_with_the_next_run_that_has_nothing_else_to_do() {
+    let (sandbox, _registry) = sandbox("");
+    sandbox.msb("apply").run().success();
+    let left = sandbox.home().join("tmp");
+    for verb in ["apply", "prune", "verify --repair"] {
+        std::fs::create_dir_all(left.join("storage1")).unwrap();
+        std::fs::write(left.join("storage1/layer"), "half").unwrap();
+        // Nobody has said that they are ours.
+        sandbox.msb(verb).run().success();
+        assert!(left.join("storage1/layer").exists(), "{verb}");
+        std::fs::write(left.join(".msb-sync"), "").unwrap();
+        let output = sandbox.msb(verb).run().success();
+        assert!(!left.exists(), "{output}");
+    }
+}
+
+#[test]
 fn each_engine_that_refuses_an_image_counts() {
     let (sandbox, _registry) = sandbox("layers = false\ninterval = \"1h\"");
     for name in ["msb", "podman"] {

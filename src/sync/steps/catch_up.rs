@@ -1,5 +1,5 @@
 //! Work that killed runs and moved homes have left behind, for runs that have nothing else to do:
-//! the index of the kept blobs, and the claims on layers.
+//! the temporary files of engines, the index of the kept blobs, and the claims on layers.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::path::Path;
 use super::candidates::directory_id;
 use super::lock_home::{lock_home, open_store};
 use crate::catalog::Catalog;
+use crate::engine;
 use crate::error::Error;
 use crate::execute::write_kept_index;
 use crate::locked_home::LockedHome;
@@ -14,10 +15,10 @@ use crate::store::{self, Blobs, Places};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 
-/// Writes the index of the kept blobs where it lags behind the catalog, and has the home claim
-/// again those of the directories `layers` in which it has layers, where other homes do not find it
-/// by its claim. A run that is at work does both itself. Where all is in order nothing is locked or
-/// written.
+/// Removes the temporary files that a killed run's engines have left, writes the index of the kept
+/// blobs where it lags behind the catalog, and has the home claim again those of the directories
+/// `layers` in which it has layers, where other homes do not find it by its claim. A run that is at
+/// work does all of it itself. Where all is in order nothing is locked or written.
 ///
 /// # Errors
 /// The run was stopped. Other failures are warnings: all that is wanted is here, on a disk that is
@@ -26,6 +27,11 @@ pub(crate) fn catch_up<'d>(
     session: &Session,
     layers: impl IntoIterator<Item = &'d Path>,
 ) -> Result<(), VerbError> {
+    if engine::has_left_temporary(&session.home) {
+        // The one who locks the home removes them.
+        let removed = unless_at_work(session, |session| lock_home(session).map(drop));
+        or_warn(session, removed, "temporary files of engines stay")?;
+    }
     let kept = Blobs::of(&session.home);
     if kept.index_is_behind() && kept.is_there() {
         let written = unless_at_work(session, write_index);

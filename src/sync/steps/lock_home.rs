@@ -3,16 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::engine;
 use crate::locked_home::LockedHome;
 use crate::store::{self, Places, Store};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 
-/// Locks the home, which is made where it is missing.
+/// Locks the home, which is made where it is missing, and removes the temporary files that a killed
+/// run's engines have left.
 pub(crate) fn lock_home(session: &Session) -> Result<LockedHome, VerbError> {
     store::make_directory(&session.home, store::PRIVATE_MODE)?;
     let who = format!("msb-sync {}", session.verb);
-    Ok(LockedHome::acquire(&session.home, &who, &session.cancel, Arc::clone(&session.reporter))?)
+    let home = LockedHome::acquire(&session.home, &who, &session.cancel, Arc::clone(&session.reporter))?;
+    engine::sweep_temporary(&home);
+    Ok(home)
 }
 
 /// Locks `layers` too, and opens the store there. Warns where that is a directory of other things,
