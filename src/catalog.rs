@@ -58,7 +58,7 @@ pub(crate) use hook_book::HookBook;
 pub(crate) use needed::GivenUp;
 pub use writable::Holding;
 pub use writable::WritableCatalog;
-pub(crate) use writable::{Change, GROUP};
+pub(crate) use writable::{Change, FORGOTTEN_TOGETHER};
 
 /// An open catalog, to be read; see [`WritableCatalog`] for changes.
 #[derive(Debug)]

@@ -447,7 +447,7 @@ impl Executor<'_> {
             }
             return;
         }
-        for group in leaving.chunks(catalog::GROUP) {
+        for group in leaving.chunks(catalog::FORGOTTEN_TOGETHER) {
             let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
             let told: Vec<PendingHookEvent> =
                 group.iter().flat_map(|image| told::events(self.hooks, image, true)).collect();

@@ -27,8 +27,9 @@ use proptest::prelude::*;
 use rusqlite::StatementStatus;
 use tempfile::TempDir;
 
+use super::writable::GROUP;
 use super::writable::all_or_each;
-use super::write::{Forgotten, Held};
+use super::write::Held;
 use super::*;
 use crate::cancel::Cancel;
 use crate::digest::{Algorithm, DiffId};
@@ -293,6 +294,14 @@ fn put(catalog: &mut WritableCatalog, name: &str, layers: &[&str], owner: &Owner
 
 fn one(catalog: &Catalog, name: &str) -> Option<RecordedImage> {
     catalog.recorded(&[reference(name)]).unwrap().pop()
+}
+
+fn all_names(catalog: &Catalog) -> BTreeSet<ImageRef> {
+    catalog.all().unwrap().into_iter().map(|image| image.reference).collect()
+}
+
+fn all_needed(catalog: &Catalog) -> BTreeSet<BlobDigest> {
+    catalog.layers_needed_outside(&BTreeSet::new()).unwrap()
 }
 
 fn digests(names: &[&str]) -> BTreeSet<BlobDigest> {

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use super::Catalog;
 use super::connection::{absolute, connect, explain_open, sql_error, unsettled, why_not_opened};
 use super::header::OpenCatalog;
-use super::write::{self, Forgotten};
+use super::write;
 use super::{directories, hook_events, loads, own, past, schema, stack, trust, waiting};
 use crate::clock;
 use crate::digest::BlobDigest;
@@ -20,11 +20,15 @@ use crate::locked_home::LockedHome;
 use crate::state::{Evidence, LoadedReference, Owner, PendingHookEvent, ResolvedImage, TagCandidate};
 
 /// Images of one transaction at most, so that other writers need not wait long.
-pub(crate) const GROUP: usize = 100;
+pub(super) const GROUP: usize = 100;
+
+/// Images that are forgotten in one transaction at most. The rows of their layers lie all over a
+/// large database: nearly every page changes in each transaction, and is written twice.
+pub(crate) const FORGOTTEN_TOGETHER: usize = 1000;
 
 /// The pages in memory from the first image that is forgotten on, in KiB (for SQLite: below zero).
-/// The rows of its layers lie all over a large database: a changed page that has to make room for
-/// another is written at once, after a sync of the journal.
+/// A changed page that has to make room for another is written at once, after a sync of the
+/// journal.
 const FORGETTING_CACHE: i32 = -16 * 1024;
 
 /// The catalog of a home that this run alone changes, as long as there is one.
@@ -205,11 +209,7 @@ impl WritableCatalog {
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.
-    pub fn forget(
-        &mut self,
-        references: &[ImageRef],
-        owner: Option<&Owner>,
-    ) -> Result<Forgotten, CatalogError> {
+    pub fn forget(&mut self, references: &[ImageRef], owner: Option<&Owner>) -> Result<(), CatalogError> {
         self.write("forget images in", |tx| forget(tx, references, owner))
     }
 
@@ -218,15 +218,10 @@ impl WritableCatalog {
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.
-    pub fn forget_owner(
-        &mut self,
-        references: &[ImageRef],
-        owner: &Owner,
-    ) -> Result<Forgotten, CatalogError> {
+    pub fn forget_owner(&mut self, references: &[ImageRef], owner: &Owner) -> Result<(), CatalogError> {
         self.write("forget images in", |tx| {
-            let forgotten = forget(tx, references, Some(owner))?;
-            hook_events::drop_of(tx, owner)?;
-            Ok(forgotten)
+            forget(tx, references, Some(owner))?;
+            hook_events::drop_of(tx, owner)
         })
     }
 
@@ -240,11 +235,10 @@ impl WritableCatalog {
         references: &[ImageRef],
         owner: &Owner,
         events: &[PendingHookEvent],
-    ) -> Result<Forgotten, CatalogError> {
+    ) -> Result<(), CatalogError> {
         self.write("forget images in", |tx| {
-            let forgotten = forget(tx, references, Some(owner))?;
-            hook_events::put(tx, owner, events)?;
-            Ok(forgotten)
+            forget(tx, references, Some(owner))?;
+            hook_events::put(tx, owner, events)
         })
     }
 
@@ -409,18 +403,13 @@ pub(super) fn all_or_each<T>(
     results
 }
 
-fn forget(
-    tx: &Transaction<'_>,
-    references: &[ImageRef],
-    owner: Option<&Owner>,
-) -> rusqlite::Result<Forgotten> {
+fn forget(tx: &Transaction<'_>, references: &[ImageRef], owner: Option<&Owner>) -> rusqlite::Result<()> {
     tx.pragma_update(None, "cache_size", FORGETTING_CACHE)?;
     let dropped = stack::about_to_change(tx, references, None)?;
-    let forgotten = write::forget(tx, references, owner)?;
+    write::forget(tx, references, owner)?;
     stack::put_in_order(tx, &dropped)?;
     trust::sweep(tx)?;
-    hook_events::drop_unfinished(tx, references, owner)?;
-    Ok(forgotten)
+    hook_events::drop_unfinished(tx, references, owner)
 }
 
 /// Opens the database at `path`, an absolute one, to be written; a file that is missing is made.

@@ -12,22 +12,9 @@ use rusqlite::{OptionalExtension, Result, Transaction, params};
 use super::lists::{self, ListOf};
 use super::rows::{self, NameRow, is_rfc3339, json, size, texts, well_formed};
 use super::{holdings, past, stack, waiting};
-use crate::clock;
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, LayerDescriptor, Owner, ResolvedImage};
-
-/// The report of [`WritableCatalog::forget`](super::WritableCatalog::forget).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Forgotten {
-    /// Names (second names too) that are not recorded any more.
-    pub removed: BTreeSet<ImageRef>,
-    /// Names asked for that are still recorded: somebody else owns them, another image needs them
-    /// as its second name, or microsandbox had them first.
-    pub kept: BTreeSet<ImageRef>,
-    /// Layers of what was forgotten that no recorded image needs any more, ours or microsandbox's.
-    pub unneeded_layers: BTreeSet<BlobDigest>,
-}
 
 /// A kept row's `created_at`, put right if microsandbox could not read it.
 macro_rules! heal_created_at {
@@ -358,12 +345,7 @@ fn drop_unkept_documents(tx: &Transaction<'_>, name: &str) -> Result<()> {
 }
 
 /// See [`WritableCatalog::forget`](super::WritableCatalog::forget).
-pub(super) fn forget(
-    tx: &Transaction<'_>,
-    references: &[ImageRef],
-    owner: Option<&Owner>,
-) -> Result<Forgotten> {
-    let mut forgotten = Forgotten::default();
+pub(super) fn forget(tx: &Transaction<'_>, references: &[ImageRef], owner: Option<&Owner>) -> Result<()> {
     let mut freed = BTreeSet::new();
     // Images first, then the second names that they leave behind.
     let mut todo: Vec<String> = give_up(tx, references, owner)?.into_iter().collect();
@@ -391,32 +373,16 @@ pub(super) fn forget(
                 }
                 tx.prepare_cached("DELETE FROM images WHERE id = ?1")?.execute([id])?;
             }
-            forgotten.removed.extend(rows::parse_name(&name));
         }
         freed.extend(layers);
     }
-    let spared = past::spared_layers(tx, &BTreeSet::new(), (&|_, _| false, None), clock::now())?;
     for digest in freed {
         let is_dropped = tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])? > 0;
         if !is_dropped {
             tx.prepare_cached(SETTLE_MEDIA_TYPE)?.execute([&digest])?;
         }
-        let still_listed =
-            !is_dropped && tx.prepare_cached("SELECT 1 FROM layers WHERE digest = ?1")?.exists([&digest])?;
-        if !still_listed && texts(tx, rows::OUR_USERS, &digest)?.is_empty() {
-            let digest = BlobDigest::parse(&digest).ok().filter(|digest| !spared.contains_key(digest));
-            forgotten.unneeded_layers.extend(digest);
-        }
     }
-    for reference in references {
-        let name = reference.to_string();
-        if !forgotten.removed.contains(reference)
-            && (NameRow::of(tx, &name)?.is_some() || image_id(tx, &name)?.is_some())
-        {
-            forgotten.kept.insert(reference.clone());
-        }
-    }
-    Ok(forgotten)
+    Ok(())
 }
 
 /// Drops the ownership of `owner` (`None`: of everybody), and returns the names that were given up.

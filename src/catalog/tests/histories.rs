@@ -75,8 +75,6 @@ proptest! {
         let mut model = Model::default();
         let owners = [file("one"), Owner::pull()];
         for step in &steps {
-            let needed_before = catalog.layers_needed_outside(&BTreeSet::new()).unwrap();
-            let before: BTreeSet<_> = model.images.keys().copied().collect();
             model.apply(step);
             match step {
                 Step::Record { name, layers, owner } => {
@@ -87,11 +85,7 @@ proptest! {
                 }
                 Step::Forget { names, owner } => {
                     let names: Vec<_> = names.iter().map(|name| reference(NAMES[*name])).collect();
-                    let forgotten = catalog.forget(&names, owner.map(|owner| &owners[owner])).unwrap();
-                    let gone = before.iter().filter(|name| !model.images.contains_key(**name));
-                    prop_assert_eq!(forgotten.removed, gone.map(|name| reference(name)).collect());
-                    let unneeded = needed_before.difference(&model.needed()).cloned().collect();
-                    prop_assert_eq!(forgotten.unneeded_layers, unneeded);
+                    catalog.forget(&names, owner.map(|owner| &owners[owner])).unwrap();
                 }
             }
             prop_assert_eq!(catalog.layers_needed_outside(&BTreeSet::new()).unwrap(), model.needed());

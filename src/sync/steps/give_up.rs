@@ -202,7 +202,7 @@ fn forget(
     if !leaving.is_empty() {
         expect_to_forget(home)?;
     }
-    for group in leaving.chunks(catalog::GROUP) {
+    for group in leaving.chunks(catalog::FORGOTTEN_TOGETHER) {
         let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
         match wish.owner() {
             Some(owner) if wish.ends_owner() => catalog.forget_owner(&names, owner)?,
