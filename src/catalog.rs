@@ -7,9 +7,10 @@
 //! method returns. The journal mode is left as it is: in WAL mode a mere reader would have to
 //! create files.
 //!
-//! microsandbox stacks an image's layers by `layers.id`. Ids are given out so that this is the OCI
-//! order of every image; when a new base goes under a layer that has a row already, that layer (and
-//! what images have above it) gets a higher id. What remains: if two images want the same two
+//! microsandbox lists an image's layers by `layers.id`. (0.2 mounts them in the order of their
+//! digests, which no id changes: see `extract/stacking.rs`.) Ids are given out so that this is the
+//! OCI order of every image; when a new base goes under a layer that has a row already, that layer
+//! (and what images have above it) gets a higher id. What remains: if two images want the same two
 //! layers in opposite orders, the one recorded first has it right. A layer that an image lists
 //! twice has one row, in the place of its upper occurrence.
 

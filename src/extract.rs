@@ -8,7 +8,8 @@
 //! which also writes the small files that it has collected whenever it has to wait for the pool.
 //!
 //! An `inventory` keeps what was done, so that the tree can be checked later: `verify` compares
-//! the two, `adopt` does so with a tree that microsandbox extracted.
+//! the two, `adopt` does so with a tree that microsandbox extracted, and `stacking` finds out what
+//! another order of several layers shows.
 //!
 //! Everything about the input is hostile until the digests fit, and nothing here says that they do:
 //! the caller compares the returned `diff_id` and throws the tree away if it is another one.
@@ -25,6 +26,7 @@ mod outcome;
 mod paths;
 mod pieces;
 mod spelling;
+pub(crate) mod stacking;
 mod stream;
 mod tar;
 mod tree;
@@ -38,6 +40,7 @@ use std::os::fd::OwnedFd;
 pub(crate) use adopt::compare_foreign;
 pub use inventory::Totals;
 pub(crate) use inventory::{InventoryEntry, InventoryKind, InventoryReader, read_facts};
+pub use stacking::{Restacked, Stacking};
 pub(crate) use verify::verify;
 pub use workers::Workers;
 

@@ -1,6 +1,6 @@
-//! Row ids for layers, so that `ORDER BY layers.id` is the stacking order of every image.
+//! Row ids for layers, so that `ORDER BY layers.id` is the order of every image's layers.
 //!
-//! microsandbox stacks an image's layers by `layers.id`, but a layer has one id however many images
+//! microsandbox lists an image's layers by `layers.id`, but a layer has one id however many images
 //! use it. A new base under a layer that is already recorded (`COPY --link` makes such images)
 //! therefore has to lift that layer, and with it all that lies above it in other images. Only when
 //! two images want two layers in opposite orders is there no numbering; then nothing that exists is

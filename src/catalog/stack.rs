@@ -1,4 +1,4 @@
-//! The order in which microsandbox stacks an image's layers: as the catalog has it, and could have.
+//! The order in which microsandbox lists an image's layers: as the catalog has it, and could have.
 //!
 //! Layers have one id each, and every image that lists them has a say in it. Mostly the images'
 //! rows agree with what is wanted of them. Rows that somebody has renumbered do not, in several

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use super::list::{ListedImage, Users, distinct, in_engines, listed, proofs};
 use super::session::Session;
-use super::stacking::{self, Stacking};
 use super::steps::totals::layer_totals;
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
-use crate::extract::{InventoryReader, Totals};
+use crate::extract::{InventoryReader, Stacking, Totals, stacking};
 use crate::image_ref::ImageRef;
 use crate::state::{ConfigRecord, RecordedImage};
 use crate::store::{Blobs, KeptBlob, Places};

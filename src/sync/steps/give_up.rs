@@ -5,7 +5,7 @@
 //! nobody needs, which the next prune finds, and never rows without layers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::candidates::{Candidate, Candidates, DirectoryId};
 use super::catch_up::catch_up;
@@ -289,20 +289,25 @@ fn intend(
 ) -> Result<Intention, VerbError> {
     let Removals { images, mut recorded, waiting_for } = wish.removals(catalog, look.is_locked())?;
     let leaving = || images.iter().filter(|image| !image.waits);
+    let waits = images.iter().any(|image| image.waits);
     let gone: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.gone).cloned().collect();
     let names: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.names).cloned().collect();
     // An image that stays for others may leave behind what none of them wants.
     recorded.retain(|name, _| names.contains(name));
+    let mut candidates = candidates(session, catalog, wish, &recorded)?;
+    if matches!(look, Look::FirstThing) && !names.is_empty() && !waits && are_sure(session, &candidates)? {
+        // An image that leaves is a first thing.
+        return Ok(Intention { images, waiting_for, directories: candidates.0, ..Intention::default() });
+    }
+    add_layers(&mut candidates, session, catalog, &recorded)?;
     let by = wish.owner().map(|owner| (owner, &names));
     let given_up = GivenUp { images: &gone, by, keeps: wish.keeps_earlier() };
     let loaded = wish.unwanted(catalog, &names.iter().collect(), catalog.loaded()?)?;
     let among = wish.all_layers_in().is_none().then_some(&recorded);
     // Where removals wait, all do: an image that is still to come may need any of it.
-    let waits = images.iter().any(|image| image.waits);
     let look = if waits { look.at_everything() } else { look };
     let blobs = if waits { Vec::new() } else { unneeded_blobs(session, catalog, given_up, among)? };
 
-    let candidates = candidates(session, catalog, wish, &recorded)?;
     let mut intention = Intention { images, waiting_for, blobs, loaded, ..Intention::default() };
     let mut needed_here = NeededHere::new(session);
     for (id, mut candidate) in candidates.0 {
@@ -327,7 +332,7 @@ fn intend(
     Ok(intention)
 }
 
-/// Lists the directories to look into, with the layers of the images that leave.
+/// Lists the directories to look into.
 fn candidates(
     session: &Session,
     catalog: &Catalog,
@@ -335,14 +340,11 @@ fn candidates(
     recorded: &BTreeMap<ImageRef, RecordedImage>,
 ) -> Result<Candidates, VerbError> {
     let mut candidates = Candidates::default();
-    for row in recorded.values() {
-        let Some(candidate) = candidates.entry(&session.layers_of(row)) else { continue };
-        candidate.is_essential |= wish.all_layers_in().is_none();
-        let digests = row.layers.iter().map(|layer| layer.digest.clone());
-        candidate.layers.extend(digests.map(|digest| (digest, "no image needs it any more")));
-        // The layers of what its reference meant before are nobody else's either.
-        let earlier = catalog.remembered(&row.reference)?.into_iter();
-        candidate.layers.extend(earlier.map(|digest| (digest, "no image needs it any more")));
+    let directories: BTreeSet<PathBuf> = recorded.values().map(|row| session.layers_of(row)).collect();
+    for directory in directories {
+        if let Some(candidate) = candidates.entry(&directory) {
+            candidate.is_essential |= wish.all_layers_in().is_none();
+        }
     }
     if let Some(directory) = wish.all_layers_in() {
         if let Some(own) = candidates.entry(directory) {
@@ -353,6 +355,36 @@ fn candidates(
         }
     }
     Ok(candidates)
+}
+
+/// Tells whether a look into the directories has nothing to say that the one under their locks does
+/// not: the run does without none of them, and no other home has a claim there.
+fn are_sure(session: &Session, candidates: &Candidates) -> Result<bool, VerbError> {
+    for candidate in candidates.0.values() {
+        let others = || store::claims_of_others(&Places::of(&candidate.directory), &session.home);
+        if !candidate.is_essential || !others()?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Adds the layers of the images that leave.
+fn add_layers(
+    candidates: &mut Candidates,
+    session: &Session,
+    catalog: &Catalog,
+    recorded: &BTreeMap<ImageRef, RecordedImage>,
+) -> Result<(), VerbError> {
+    for row in recorded.values() {
+        let Some(candidate) = candidates.entry(&session.layers_of(row)) else { continue };
+        let digests = row.layers.iter().map(|layer| layer.digest.clone());
+        candidate.layers.extend(digests.map(|digest| (digest, "no image needs it any more")));
+        // The layers of what its reference meant before are nobody else's either.
+        let earlier = catalog.remembered(&row.reference)?.into_iter();
+        candidate.layers.extend(earlier.map(|digest| (digest, "no image needs it any more")));
+    }
+    Ok(())
 }
 
 /// Finds the layers in a directory that are not `needed`, and what broken runs have left there.

@@ -1,16 +1,18 @@
 //! Finding out whether an image shows other files when its layers are stacked in the order of their
 //! digests.
 //!
-//! microsandbox 0.2 asks its database for an image's layers by `SELECT … WHERE digest IN (…)`,
-//! which SQLite answers in digest order, and stacks them so. Often that makes no difference: most
+//! microsandbox 0.2 has an image's layers in their order by `layers.id`. To mount them it asks its
+//! database again, by `SELECT … WHERE digest IN (…)`, which SQLite answers in digest order, and
+//! stacks them so. Often that makes no difference: most
 //! paths are in one layer only. What each layer holds is in its inventory; of that only hashes are
 //! kept, a part of all paths at a time, so that memory stays bounded whatever the image.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 
-use crate::extract::{InventoryEntry, InventoryKind};
+use super::inventory::{InventoryEntry, InventoryKind};
+use super::paths::PathHash;
 
 /// Paths compared at the same time; some 40 bytes each.
 const PATHS_AT_ONCE: u64 = 1 << 19;
@@ -45,11 +47,11 @@ pub enum Restacked {
 
 /// Calls the visitor with every entry of a layer; `None` if its inventory cannot be read to its
 /// end.
-pub(super) type Read<'a> = dyn FnMut(usize, &mut dyn FnMut(&InventoryEntry)) -> Option<()> + 'a;
+pub(crate) type Read<'a> = dyn FnMut(usize, &mut dyn FnMut(&InventoryEntry)) -> Option<()> + 'a;
 
 /// Compares the two orders of `digests`, distinct ones and base first, whose inventories `read`
 /// reads by position.
-pub(super) fn compare(digests: &[String], read: &mut Read<'_>) -> Stacking {
+pub(crate) fn compare(digests: &[String], read: &mut Read<'_>) -> Stacking {
     let mut sorted: Vec<usize> = (0..digests.len()).collect();
     sorted.sort_by_key(|&layer| &digests[layer]);
     let mut ranks = vec![0; digests.len()];
@@ -58,7 +60,8 @@ pub(super) fn compare(digests: &[String], read: &mut Read<'_>) -> Stacking {
     }
     let in_order = sorted.is_sorted();
     let unknown = |whiteouts| Stacking { whiteouts, restacked: (!in_order).then_some(Restacked::Unknown) };
-    let mut hides = Hides::default();
+    let paths = PathHash::new();
+    let mut hides = Hides::new(paths);
     let (mut whiteouts, mut entries) = (0, 0);
     for layer in 0..digests.len() {
         let whole = read(layer, &mut |entry| {
@@ -78,7 +81,7 @@ pub(super) fn compare(digests: &[String], read: &mut Read<'_>) -> Stacking {
         let mut tops: HashMap<u64, Tops> = HashMap::new();
         for layer in 0..digests.len() {
             let whole = read(layer, &mut |entry| {
-                let path = hash(&entry.path);
+                let path = paths.of(&entry.path);
                 if path % parts != part || is_whiteout(&entry.path) {
                     return;
                 }
@@ -97,17 +100,23 @@ pub(super) fn compare(digests: &[String], read: &mut Read<'_>) -> Stacking {
         }
     }
     let restacked = differing.least.map(|least| {
-        let mut example = None;
-        for layer in 0..digests.len() {
-            let _ = read(layer, &mut |entry| {
-                if example.is_none() && hash(&entry.path) == least {
-                    example = Some(PathBuf::from(String::from_utf8_lossy(&entry.path).into_owned()));
-                }
-            });
-        }
+        let example = find(digests.len(), read, |entry| paths.of(&entry.path) == least);
         example.map_or(Restacked::Unknown, |example| Restacked::Paths { count: differing.count, example })
     });
     Stacking { whiteouts, restacked }
+}
+
+/// Finds the path of an entry, in some layer, that `is_wanted`.
+fn find(layers: usize, read: &mut Read<'_>, is_wanted: impl Fn(&InventoryEntry) -> bool) -> Option<PathBuf> {
+    (0..layers).find_map(|layer| {
+        let mut found = None;
+        let _ = read(layer, &mut |entry| {
+            if found.is_none() && is_wanted(entry) {
+                found = Some(PathBuf::from(String::from_utf8_lossy(&entry.path).into_owned()));
+            }
+        });
+        found
+    })
 }
 
 #[derive(Default)]
@@ -146,16 +155,21 @@ impl Tops {
     }
 }
 
-/// Which layers hide what lies below them at a path.
-#[derive(Default)]
+/// The layers that hide what lies below them at a path, by the hash of the path.
 struct Hides {
-    /// By whiteout, or below an opaque directory.
-    whited: BTreeMap<u64, Vec<usize>>,
-    opaque: BTreeMap<u64, Vec<usize>>,
+    paths: PathHash,
+    /// By whiteout.
+    whited: HashMap<u64, Vec<usize>>,
+    /// Below an opaque directory.
+    opaque: HashMap<u64, Vec<usize>>,
     count: usize,
 }
 
 impl Hides {
+    fn new(paths: PathHash) -> Self {
+        Self { paths, whited: HashMap::new(), opaque: HashMap::new(), count: 0 }
+    }
+
     /// Takes note of a whiteout, and tells whether the path is one.
     fn note(&mut self, layer: usize, path: &[u8]) -> bool {
         if !is_whiteout(path) {
@@ -166,16 +180,12 @@ impl Hides {
             return true;
         }
         let (parent, name) = split(path);
-        if name == OPAQUE {
-            self.opaque.entry(hash(parent)).or_default().push(layer);
-        } else {
-            let mut target = parent.to_vec();
-            if !parent.is_empty() {
-                target.push(b'/');
-            }
-            target.extend_from_slice(&name[WHITEOUT.len()..]);
-            self.whited.entry(hash(&target)).or_default().push(layer);
-        }
+        let parent = self.paths.of(parent);
+        let (hides, at) = match name.strip_prefix(WHITEOUT) {
+            Some(target) if name != OPAQUE => (&mut self.whited, PathHash::below(parent, target)),
+            _ => (&mut self.opaque, parent),
+        };
+        hides.entry(at).or_default().push(layer);
         true
     }
 
@@ -186,14 +196,11 @@ impl Hides {
         }
         let mut call =
             |layers: Option<&Vec<usize>>| layers.into_iter().flatten().copied().for_each(&mut hidden);
-        let mut rest = path;
-        loop {
-            call(self.whited.get(&hash(rest)));
-            if rest.is_empty() {
-                break;
-            }
-            rest = split(rest).0;
-            call(self.opaque.get(&hash(rest)));
+        let mut parent = self.paths.of(b"");
+        for here in self.paths.along(path) {
+            call(self.opaque.get(&parent));
+            call(self.whited.get(&here));
+            parent = here;
         }
     }
 }
@@ -209,12 +216,6 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 fn is_whiteout(path: &[u8]) -> bool {
     let name = split(path).1;
     name.starts_with(WHITEOUT) && name.len() > WHITEOUT.len()
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Hashes the look of an entry, but for its times; directories of several layers are one.
@@ -241,7 +242,7 @@ mod tests {
         let entry = |text: &&str| {
             let (path, kind) = match text.split_once('=') {
                 Some((path, content)) => {
-                    (path, InventoryKind::File { size: 1, hash: u128::from(hash(content.as_bytes())) })
+                    (path, InventoryKind::File { size: 1, hash: u128::from(content.as_bytes()[0]) })
                 }
                 None => match text.strip_suffix('/') {
                     Some(path) => (path, InventoryKind::Directory),
