@@ -39,7 +39,7 @@ use std::os::fd::OwnedFd;
 
 pub(crate) use adopt::compare_foreign;
 pub use inventory::Totals;
-pub(crate) use inventory::{InventoryEntry, InventoryKind, InventoryReader, read_facts};
+pub(crate) use inventory::{InventoryReader, read_facts};
 pub use stacking::{Restacked, Stacking};
 pub(crate) use verify::verify;
 pub use workers::Workers;

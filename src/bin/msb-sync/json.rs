@@ -3,6 +3,7 @@
 
 mod df;
 mod diff;
+mod document;
 mod edit;
 mod events;
 mod failure;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 
 pub(crate) use df::df;
 pub(crate) use diff::diff;
+pub(crate) use document::Document;
 pub(crate) use edit::edited;
 pub(crate) use events::{
     Events, Received, notice, print_event, print_failure, print_progress, stopped, summary,
@@ -64,14 +66,12 @@ fn path(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-pub(crate) fn plan(plan: &Plan) -> Value {
-    json!({
+pub(crate) fn plan(plan: &Plan) -> Document<'_> {
+    let document = json!({
         "version": VERSION,
         "changes": plan.changes(),
         "download_bytes": plan.download_bytes(),
-        "images": plan.images.iter().map(planned).collect::<Vec<_>>(),
         "new_tags": new_tags(plan.new_tags.iter().map(|(tag, waiting)| (tag, waiting))),
-        "layers_to_remove": plan.layers_to_remove,
         "spared": plan.spared.iter().map(|(reference, digest)| {
             json!({ "reference": reference.to_string(), "digest": digest })
         }).collect::<Vec<_>>(),
@@ -79,7 +79,10 @@ pub(crate) fn plan(plan: &Plan) -> Value {
         "engine_removals": plan.engine_removals.iter().map(|row| {
             json!({ "engine": row.engine.name, "reference": row.name })
         }).collect::<Vec<_>>(),
-    })
+    });
+    Document::from(document)
+        .with("images", plan.images.iter().map(planned))
+        .with("layers_to_remove", plan.layers_to_remove.iter().map(|digest| json!(digest)))
 }
 
 fn planned(image: &PlannedImage) -> Value {
@@ -162,8 +165,8 @@ pub(crate) fn relocked(relocked: &Relocked) -> Value {
     })
 }
 
-pub(crate) fn list(images: &[ListedImage]) -> Value {
-    json!({ "version": VERSION, "images": images.iter().map(listed).collect::<Vec<_>>() })
+pub(crate) fn list(images: &[ListedImage]) -> Document<'_> {
+    Document::from(json!({ "version": VERSION })).with("images", images.iter().map(listed))
 }
 
 fn listed(listed: &ListedImage) -> Value {
@@ -247,35 +250,27 @@ pub(crate) fn rootfs(directories: &[PathBuf]) -> Value {
     json!({ "version": VERSION, "rootfs": directories.iter().map(|directory| path(directory)).collect::<Vec<_>>() })
 }
 
-pub(crate) fn verified(verified: &Verified) -> Value {
-    let layers: Vec<Value> = verified
-        .layers
-        .iter()
-        .map(|layer| {
-            json!({
-                "digest": layer.digest,
-                "status": layer.status.as_str(),
-                "detail": layer.detail,
-                "repaired": layer.repaired,
-                "path": path(&layer_path(&layer.directory, &layer.digest)),
-                "images": layer.images.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            })
+pub(crate) fn verified(verified: &Verified) -> Document<'_> {
+    let layers = verified.layers.iter().map(|layer| {
+        json!({
+            "digest": layer.digest,
+            "status": layer.status.as_str(),
+            "detail": layer.detail,
+            "repaired": layer.repaired,
+            "path": path(&layer_path(&layer.directory, &layer.digest)),
+            "images": layer.images.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
-        .collect();
-    let blobs: Vec<Value> = verified
-        .blobs
-        .iter()
-        .map(|blob| {
-            json!({
-                "digest": blob.digest,
-                "status": blob.status.as_str(),
-                "detail": blob.detail,
-                "repaired": blob.repaired,
-                "path": path(&blob.path),
-                "images": blob.images.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            })
+    });
+    let blobs = verified.blobs.iter().map(|blob| {
+        json!({
+            "digest": blob.digest,
+            "status": blob.status.as_str(),
+            "detail": blob.detail,
+            "repaired": blob.repaired,
+            "path": path(&blob.path),
+            "images": blob.images.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
-        .collect();
+    });
     let engines: Vec<Value> = verified
         .engines
         .iter()
@@ -294,13 +289,8 @@ pub(crate) fn verified(verified: &Verified) -> Value {
         .iter()
         .map(|image| json!({ "reference": image.reference.to_string(), "rule": image.rule }))
         .collect();
-    json!({
-        "version": VERSION,
-        "layers": layers,
-        "blobs": blobs,
-        "engines": engines,
-        "unproven": unproven,
-    })
+    let document = json!({ "version": VERSION, "engines": engines, "unproven": unproven });
+    Document::from(document).with("layers", layers).with("blobs", blobs)
 }
 
 /// The references that were taken out of engines, and those that stay.
@@ -349,32 +339,23 @@ fn spared(pruned: &Pruned) -> Vec<Value> {
     pruned.spared.iter().map(image).collect()
 }
 
-pub(crate) fn pruned(pruned: &Pruned) -> Value {
-    let images: Vec<Value> = pruned
-        .images
-        .iter()
-        .map(|image| {
-            json!({
-                "reference": image.reference.to_string(),
-                "reason": image.reason.to_string(),
-                "reason_code": image.reason.code(),
-                "stays": image.waits || !image.gone.contains(&image.reference),
-                "waits": image.waits,
-            })
+pub(crate) fn pruned(pruned: &Pruned) -> Document<'_> {
+    let images = pruned.images.iter().map(|image| {
+        json!({
+            "reference": image.reference.to_string(),
+            "reason": image.reason.to_string(),
+            "reason_code": image.reason.code(),
+            "stays": image.waits || !image.gone.contains(&image.reference),
+            "waits": image.waits,
         })
-        .collect();
-    let layers: Vec<Value> = pruned
-        .layers
-        .iter()
-        .map(|layer| {
-            json!({ "digest": layer.digest, "size": layer.size, "reason": layer.reason, "path": path(&layer.path) })
-        })
-        .collect();
-    let kept: Vec<Value> = pruned
+    });
+    let layers = pruned.layers.iter().map(|layer| {
+        json!({ "digest": layer.digest, "size": layer.size, "reason": layer.reason, "path": path(&layer.path) })
+    });
+    let kept = pruned
         .kept
         .iter()
-        .map(|layer| json!({ "digest": layer.digest, "reason": layer.reason, "path": path(&layer.path) }))
-        .collect();
+        .map(|layer| json!({ "digest": layer.digest, "reason": layer.reason, "path": path(&layer.path) }));
     let downloads: Vec<Value> = pruned
         .downloads
         .iter()
@@ -382,27 +363,27 @@ pub(crate) fn pruned(pruned: &Pruned) -> Value {
             json!({ "digest": download.digest, "size": download.size, "path": path(&download.path) })
         })
         .collect();
-    let blobs: Vec<Value> = pruned
+    let blobs = pruned
         .blobs
         .iter()
-        .map(|blob| json!({ "digest": blob.digest, "size": blob.size, "path": path(&blob.path) }))
-        .collect();
+        .map(|blob| json!({ "digest": blob.digest, "size": blob.size, "path": path(&blob.path) }));
     let (engines, engines_kept) = out_of_engines(pruned);
-    json!({
+    let document = json!({
         "version": VERSION,
         "dry_run": pruned.dry_run,
-        "blobs": blobs,
         "engines": engines,
         "engines_kept": engines_kept,
         "error": pruned.engine_error.as_deref().map(error_value),
-        "images": images,
-        "layers": layers,
-        "kept": kept,
         "downloads": downloads,
         "freed_bytes": pruned.freed_bytes(),
         "spared": spared(pruned),
         "spared_bytes": pruned.spared_bytes,
         "removals_waiting": pruned.waiting().count(),
         "waiting_for": pruned.waiting_for.iter().map(ToString::to_string).collect::<Vec<_>>(),
-    })
+    });
+    Document::from(document)
+        .with("blobs", blobs)
+        .with("images", images)
+        .with("layers", layers)
+        .with("kept", kept)
 }

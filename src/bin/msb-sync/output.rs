@@ -13,6 +13,7 @@ use msb_sync::threads::lock;
 use crate::args::{Cli, Printed, When};
 use crate::exit::Exit;
 use crate::human::{self, Human, Meter, View};
+use crate::json::Document;
 use crate::signals::LastWords;
 use crate::{json, streams};
 
@@ -141,14 +142,19 @@ impl Output {
     }
 
     /// Prints a result that is a JSON document.
-    pub(crate) fn document(&self, value: &serde_json::Value) {
-        self.result(&format!("{value:#}\n"));
+    pub(crate) fn document<'d>(&self, document: impl Into<Document<'d>>) {
+        let document = document.into();
+        self.human.suspend(|| streams::print_by(|stdout| document.write(stdout)));
     }
 
     /// Prints the result of a verb as JSON or, unless only errors are wanted, for people.
-    pub(crate) fn either(&self, json: impl FnOnce() -> serde_json::Value, human: impl FnOnce() -> String) {
+    pub(crate) fn either<'d, D: Into<Document<'d>>>(
+        &self,
+        json: impl FnOnce() -> D,
+        human: impl FnOnce() -> String,
+    ) {
         if self.json {
-            self.document(&json());
+            self.document(json());
         } else if !self.quiet {
             self.result(&human());
         }
@@ -164,7 +170,7 @@ impl Output {
         self.human.clear();
         if self.json {
             match self.printed {
-                Printed::Document => self.document(&json::failure(failure)),
+                Printed::Document => self.document(json::failure(failure)),
                 Printed::Events => json::print_failure(json::failure(failure)),
                 Printed::Bundle => {}
             }

@@ -77,8 +77,13 @@ fn colors() -> (ColorChoice, ColorChoice) {
 /// Prints `text` to standard output. A reader that has gone away (`| head`) is no error; any other
 /// failure is remembered.
 pub(crate) fn print(text: &str) {
-    let mut stdout = AutoStream::new(io::stdout().lock(), colors().0);
-    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    print_by(|stdout| AutoStream::new(stdout, colors().0).write_all(text.as_bytes()));
+}
+
+/// Prints what `write` writes to standard output, as it is; see [`print`].
+pub(crate) fn print_by(write: impl FnOnce(&mut io::StdoutLock<'static>) -> io::Result<()>) {
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = write(&mut stdout).and_then(|()| stdout.flush()) {
         UNREAD.store(true, Ordering::Relaxed);
         if error.kind() != io::ErrorKind::BrokenPipe {
             LOST.store(true, Ordering::Relaxed);

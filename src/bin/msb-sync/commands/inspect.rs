@@ -41,7 +41,7 @@ fn rootfs(image: &InspectedImage, output: &Output) -> Result<Exit, VerbError> {
         return failed(RecordedError::NoLayers { reference: reference.clone() });
     }
     if output.json {
-        output.document(&json::rootfs(&directories));
+        output.document(json::rootfs(&directories));
     } else {
         match human::lowerdir(&directories) {
             Ok(line) => {

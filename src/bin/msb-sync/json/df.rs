@@ -1,24 +1,20 @@
 //! The document of `df`.
 
 use msb_sync::sync::DiskUse;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::VERSION;
+use super::{Document, VERSION};
 
 /// The document of `df`.
-pub(crate) fn df(disk: &DiskUse) -> Value {
-    let images: Vec<Value> = disk
-        .images
-        .iter()
-        .map(|image| {
-            json!({
-                "reference": image.reference.to_string(),
-                "bytes": image.bytes,
-                "shared_bytes": image.shared_bytes,
-            })
+pub(crate) fn df(disk: &DiskUse) -> Document<'_> {
+    let images = disk.images.iter().map(|image| {
+        json!({
+            "reference": image.reference.to_string(),
+            "bytes": image.bytes,
+            "shared_bytes": image.shared_bytes,
         })
-        .collect();
-    json!({
+    });
+    let document = json!({
         "version": VERSION,
         "layers_bytes": disk.layers_bytes,
         "blobs_bytes": disk.blobs_bytes,
@@ -26,6 +22,6 @@ pub(crate) fn df(disk: &DiskUse) -> Value {
         "staging_bytes": disk.staging_bytes,
         "spared_bytes": disk.spared_bytes,
         "reclaimable_bytes": disk.reclaimable_bytes,
-        "images": images,
-    })
+    });
+    Document::from(document).with("images", images)
 }
