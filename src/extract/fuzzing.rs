@@ -212,7 +212,7 @@ fn wrapped(data: &[u8], facts: &LayerFacts) -> Vec<u8> {
     [compressed, facts_frame(facts)].concat()
 }
 
-fn read(whole: &[u8]) -> Option<(Vec<super::InventoryEntry>, Totals)> {
+fn read(whole: &[u8]) -> Option<(Vec<super::inventory::InventoryEntry>, Totals)> {
     let mut reader = InventoryReader::new(whole).ok()?;
     let mut entries = Vec::new();
     while let Some(entry) = reader.next_entry().ok()? {

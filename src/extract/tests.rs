@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use ::tar::{Builder, EntryType, Header};
 use proptest::prelude::*;
 
+use super::inventory::InventoryKind;
 use super::*;
 use crate::cancel::Cancel;
 use crate::sys;
