@@ -213,6 +213,11 @@ pub enum InputError {
 }
 
 impl InputError {
+    /// The error of a file that the system does not let us read, and that is no misspelt name.
+    pub(crate) fn unreadable(file: InputFile, path: &Path, source: io::Error) -> Self {
+        Self::Unreadable { file, path: path.to_owned(), source, nearest: None }
+    }
+
     /// See [`Error::kind`](super::Error::kind).
     pub fn kind(&self) -> &'static str {
         match self {

@@ -6,9 +6,8 @@ use std::path::Path;
 use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::load::refuse_symlinks;
-use super::steps::lockfile_place::LockfilePlace;
+use super::steps::lockfile_place::{read_named, unreadable};
 use super::verb_error::VerbError;
-use crate::error::{InputError, InputFile};
 use crate::lockfile::{EntryChange, Lockfile, MAX_TEXT};
 use crate::state::Action;
 
@@ -62,11 +61,7 @@ fn read(session: &Session, source: &ImagesSource) -> Result<(String, Lockfile), 
             if session.untrusted {
                 refuse_symlinks(path)?;
             }
-            let place = LockfilePlace { path: path.clone(), name: path.display().to_string() };
-            // The system's own words for a file that is not there.
-            let absent = || path.metadata().err().unwrap_or_else(|| io::ErrorKind::NotFound.into());
-            let text = place.read()?.ok_or_else(|| unreadable(path, absent()))?;
-            (place.name, text)
+            read_named(path)?
         }
         ImagesSource::Stdin => {
             let name = "<stdin>".to_owned();
@@ -83,8 +78,4 @@ fn read_stdin() -> io::Result<String> {
     // One byte more than the largest lockfile: its reader refuses that.
     io::stdin().lock().take(MAX_TEXT as u64 + 1).read_to_string(&mut text)?;
     Ok(text)
-}
-
-fn unreadable(path: &Path, source: io::Error) -> VerbError {
-    InputError::Unreadable { file: InputFile::Lockfile, path: path.to_owned(), source, nearest: None }.into()
 }

@@ -98,10 +98,7 @@ pub fn add(session: &Session, request: &AddRequest) -> Result<FileEdit, VerbErro
 
 /// Reads the images of another file, and returns its name with them.
 fn read_source(session: &Session, from: &ImagesSource) -> Result<(String, Found), VerbError> {
-    let unreadable = |path: &Path, source| -> VerbError {
-        InputError::Unreadable { file: InputFile::Source, path: path.to_owned(), source, nearest: None }
-            .into()
-    };
+    let unreadable = |path: &Path, error| InputError::unreadable(InputFile::Source, path, error);
     let most = MAX_SOURCE as u64;
     let (name, text) = match from {
         ImagesSource::Path(path) => {

@@ -26,6 +26,7 @@ use super::session::Session;
 use super::steps::desire::desire;
 use super::steps::engines;
 use super::steps::load::{Loaded, load};
+use super::steps::lockfile_place::read_named;
 use super::steps::registries;
 use super::steps::run::Run;
 use super::steps::trust::judge;
@@ -34,9 +35,9 @@ use crate::bundle::{ArchiveWriter, Form};
 use crate::catalog::Catalog;
 use crate::diagnostic::nearest;
 use crate::digest::BlobDigest;
-use crate::error::{Error, InputError, InputFile, StoreError};
+use crate::error::{Error, InputError, StoreError};
 use crate::image_ref::ImageRef;
-use crate::lockfile::{Lockfile, MAX_TEXT};
+use crate::lockfile::Lockfile;
 use crate::observe::Signatures;
 use crate::state::{Desired, Observed, Platform, Targets};
 use crate::sys;
@@ -251,14 +252,8 @@ fn not_listed(reference: &ImageRef, nearest: Option<String>, loaded: &Loaded) ->
 
 /// Reads the digests of all layers that a lockfile names.
 fn layers_of_lockfile(path: &Path) -> Result<BTreeSet<BlobDigest>, VerbError> {
-    let unreadable = |source| InputError::Unreadable {
-        file: InputFile::Lockfile,
-        path: path.to_owned(),
-        source,
-        nearest: None,
-    };
-    let text = sys::read_regular_text(path, MAX_TEXT as u64).map_err(unreadable)?;
-    let lockfile = Lockfile::parse_named(&text, &path.display().to_string()).map_err(VerbError::Lockfile)?;
+    let (name, text) = read_named(path)?;
+    let lockfile = Lockfile::parse_named(&text, &name).map_err(VerbError::Lockfile)?;
     Ok(lockfile.layers().cloned().collect())
 }
 

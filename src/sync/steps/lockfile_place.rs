@@ -30,15 +30,11 @@ impl LockfilePlace {
 
     /// Reads the text; `None` if there is no file.
     pub(crate) fn read(&self) -> Result<Option<String>, VerbError> {
-        let unreadable = |source: io::Error| {
-            let (file, path) = (InputFile::Lockfile, PathBuf::from(&self.name));
-            VerbError::from(InputError::Unreadable { file, path, source, nearest: None })
-        };
         match sys::read_regular_text(&self.path, MAX_TEXT as u64) {
             Ok(text) => Ok(Some(text)),
             // Whoever made a symlink to where no file is wants a lockfile, and there is none.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.path.is_symlink() => Ok(None),
-            Err(error) => Err(unreadable(of_dangling(&self.path, error))),
+            Err(error) => Err(unreadable(Path::new(&self.name), of_dangling(&self.path, error))),
         }
     }
 
@@ -54,4 +50,19 @@ impl LockfilePlace {
             Ok(self.path.clone())
         }
     }
+}
+
+/// Reads a lockfile that a user names, which is to be there, and returns its name for people with
+/// the text.
+pub(crate) fn read_named(path: &Path) -> Result<(String, String), VerbError> {
+    let place = LockfilePlace { path: path.to_owned(), name: path.display().to_string() };
+    // The system's own words for a file that is not there.
+    let absent = || path.metadata().err().unwrap_or_else(|| io::ErrorKind::NotFound.into());
+    let text = place.read()?.ok_or_else(|| unreadable(path, absent()))?;
+    Ok((place.name, text))
+}
+
+/// Makes the error for a lockfile that the system does not let us read.
+pub(crate) fn unreadable(path: &Path, source: io::Error) -> VerbError {
+    InputError::unreadable(InputFile::Lockfile, path, source).into()
 }

@@ -28,10 +28,8 @@ pub(crate) fn machine_files(session: &Session) -> [PathBuf; 2] {
 /// The file cannot be read, or is wrong.
 pub(crate) fn machine(session: &Session) -> Result<MachineSettings, VerbError> {
     for path in machine_files(session) {
-        let unreadable = |source: io::Error| {
-            let (file, path) = (InputFile::Machine, path.clone());
-            VerbError::from(InputError::Unreadable { file, path, source, nearest: None })
-        };
+        let unreadable =
+            |source: io::Error| VerbError::from(InputError::unreadable(InputFile::Machine, &path, source));
         match fs::symlink_metadata(&path) {
             Ok(_) => {}
             // The home may be anything; what is wrong with it is said by whoever uses it.
