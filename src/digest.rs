@@ -254,6 +254,40 @@ impl Hasher {
     pub fn finish_text(self) -> DigestText {
         self.finish().text()
     }
+
+    /// Reads `bytes` to their end, or until `is_stopped`, and ends the hash.
+    ///
+    /// # Errors
+    /// That of `bytes`; [`io::ErrorKind::Interrupted`] where it was stopped.
+    pub fn read(mut self, bytes: &mut dyn Read, is_stopped: &dyn Fn() -> bool) -> io::Result<DigestText> {
+        each_portion(bytes, is_stopped, &mut |portion| {
+            self.update(portion);
+            true
+        })?;
+        Ok(self.finish_text())
+    }
+}
+
+/// Hands `bytes` to `take` in portions, to their end, until `is_stopped`, or until `take` has had
+/// enough.
+fn each_portion(
+    bytes: &mut dyn Read,
+    is_stopped: &dyn Fn() -> bool,
+    take: &mut dyn FnMut(&[u8]) -> bool,
+) -> io::Result<()> {
+    let mut buffer = vec![0; READ_BUFFER];
+    loop {
+        if is_stopped() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        match bytes.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) if !take(&buffer[..count]) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The reason why content is not what its descriptor says.
@@ -335,22 +369,12 @@ impl Verifier {
         bytes: &mut dyn Read,
         is_stopped: &dyn Fn() -> bool,
     ) -> io::Result<Result<(), ContentMismatch>> {
-        let mut buffer = vec![0; READ_BUFFER];
-        loop {
-            if is_stopped() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            match bytes.read(&mut buffer) {
-                Ok(0) => return Ok(self.finish()),
-                Ok(count) => {
-                    if let Err(mismatch) = self.update(&buffer[..count]) {
-                        return Ok(Err(mismatch));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let mut seen = Ok(());
+        each_portion(bytes, is_stopped, &mut |portion| {
+            seen = self.update(portion);
+            seen.is_ok()
+        })?;
+        Ok(seen.and_then(|()| self.finish()))
     }
 
     /// Ends the check, at the end of the content.

@@ -5,7 +5,7 @@
 //! killed load leaves copies of blobs behind, which msb never removes: so we do.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -28,8 +28,6 @@ use crate::threads::{self, lock};
 /// The start and the end of the name of a blob that a load is reading; the number of the process is
 /// between them.
 const LOADING: (&str, &str) = ("load-", ".blob");
-/// The bytes of a file that are hashed at once.
-const CHUNK: usize = 256 << 10;
 /// The files that are hashed at once, when a load has ended and nothing else is left to do.
 const HASHERS: usize = 2;
 
@@ -71,18 +69,8 @@ impl Microsandbox {
         {
             return Ok(digest.clone());
         }
-        let mut hasher = Hasher::new(Algorithm::Sha256);
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            if self.program.cancel().is_cancelled() {
-                return Err(io::Error::other("stopped"));
-            }
-            match file.read(&mut buffer)? {
-                0 => break,
-                count => hasher.update(&buffer[..count]),
-            }
-        }
-        let digest = hasher.finish_text().to_string();
+        let is_stopped = || self.program.cancel().is_cancelled();
+        let digest = Hasher::new(Algorithm::Sha256).read(&mut file, &is_stopped)?.to_string();
         lock(&self.hashed).insert(path.to_owned(), (stamp, digest.clone()));
         Ok(digest)
     }

@@ -232,7 +232,7 @@ fn make_way(
     let damaged: Vec<LoadedReference> = damaged.map(|reference| reference.loaded.clone()).collect();
     catalog.begin_loads(&damaged)?;
     for loaded in &damaged {
-        remove_damaged_files(session, loaded);
+        remove_damaged_files(session, loaded)?;
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ pub enum PartStatus {
     Missing,
     /// There is another thing in its place.
     Modified,
-    /// The engine cannot be asked: nobody knows.
+    /// The engine cannot be asked, or its file not be read: nobody knows.
     Blocked,
 }
 

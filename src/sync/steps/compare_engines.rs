@@ -1,8 +1,9 @@
 //! Asking engines whether they still have what was loaded into them, and hashing the files that
 //! they made of it. Nothing is locked or written.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -16,9 +17,6 @@ use crate::state::{AskedNames, EngineFile, EngineListing, EngineSettings, Loaded
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 use crate::sys;
-
-/// Bytes read at once.
-const BUFFER: usize = 256 * 1024;
 
 /// A reference that an engine was given, and how it was found.
 #[derive(Clone, Debug)]
@@ -49,7 +47,7 @@ pub(crate) fn compare_engines(
     }
     let mut words: BTreeMap<EngineSettings, Word> = BTreeMap::new();
     // Images share most of their files: each is read once.
-    let mut compared: BTreeMap<(PathBuf, String), Option<(PartStatus, String)>> = BTreeMap::new();
+    let mut compared: BTreeMap<(PathBuf, String), (PartStatus, Option<String>)> = BTreeMap::new();
     let task = Task::CompareEngines;
     if !references.is_empty() {
         session.reporter.report(Event::Begun { task, things: references.len(), bytes: 0 });
@@ -64,14 +62,15 @@ pub(crate) fn compare_engines(
             Err(error) => (PartStatus::Blocked, Some(error.to_string())),
             Ok((listing, wrong)) => compare_reference(&reference.loaded, listing, wrong),
         };
-        if reference.status == PartStatus::Ok {
-            let found = reference.loaded.files.iter().find_map(|file| {
-                let compared = compared.entry((file.path.clone(), file.digest.clone()));
-                compared.or_insert_with(|| compare_file(session, &file.path, &file.digest)).clone()
-            });
-            if let Some((status, detail)) = found {
-                (reference.status, reference.detail) = (status, Some(detail));
+        for EngineFile { path, digest } in &reference.loaded.files {
+            if reference.status != PartStatus::Ok {
+                break;
             }
+            let found = match compared.entry((path.clone(), digest.clone())) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(compare_file(session, path, digest)?),
+            };
+            (reference.status, reference.detail) = found.clone();
         }
         session.reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
         if session.cancel.is_cancelled() {
@@ -117,51 +116,96 @@ fn compare_reference(
     }
 }
 
-/// Removes the files of microsandbox that are not what they were after the load of `loaded`: it
-/// takes a file that is there for a good one.
-pub(crate) fn remove_damaged_files(session: &Session, loaded: &LoadedReference) {
-    let is_damaged = |file: &&EngineFile| {
-        file.path.extension().is_some_and(|extension| extension == "erofs")
-            && compare_file(session, &file.path, &file.digest).is_some()
-    };
-    for file in loaded.files.iter().filter(is_damaged) {
-        let (Some(parent), Some(name)) = (file.path.parent(), file.path.file_name()) else { continue };
+/// Removes the files of microsandbox that are certainly not what they were after the load of
+/// `loaded`: it takes a file that is there for a good one. Those that cannot be read stay.
+pub(crate) fn remove_damaged_files(session: &Session, loaded: &LoadedReference) -> Result<(), VerbError> {
+    let is_mounted = |file: &&EngineFile| file.path.extension().is_some_and(|extension| extension == "erofs");
+    for EngineFile { path, digest } in loaded.files.iter().filter(is_mounted) {
+        if compare_file(session, path, digest)?.0 != PartStatus::Modified {
+            continue;
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
         let removed = sys::open_own_directory(parent)
             .and_then(|directory| sys::remove_file(directory.as_fd(), name.as_bytes()));
         match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                session.warn(format!("cannot remove {}: {error}", file.path.display()));
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                session.warn(format!("cannot remove {}: {error}", path.display()));
             }
             _ => {}
         }
     }
+    Ok(())
 }
 
-/// Compares a file of an engine with its noted digest; `None` where it is the same.
-fn compare_file(session: &Session, path: &Path, digest: &str) -> Option<(PartStatus, String)> {
-    let mut file = match sys::open_regular(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Some((PartStatus::Missing, format!("there is no file {}", path.display())));
+/// Compares a file of an engine with its noted digest. Of one that cannot be read nobody knows.
+fn compare_file(
+    session: &Session,
+    path: &Path,
+    digest: &str,
+) -> Result<(PartStatus, Option<String>), VerbError> {
+    let is_stopped = || session.cancel.is_cancelled();
+    let found = sys::open_regular(path)
+        .and_then(|mut file| Hasher::new(Algorithm::Sha256).read(&mut file, &is_stopped));
+    let place = path.display();
+    let (status, detail) = match found {
+        Ok(found) if found == *digest => return Ok((PartStatus::Ok, None)),
+        Ok(found) => (PartStatus::Modified, format!("{place} is {found}, and was {digest} after the load")),
+        Err(_) if is_stopped() => return Err(Error::Stopped.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            (PartStatus::Missing, format!("there is no file {place}"))
         }
-        Err(error) => {
-            return Some((PartStatus::Modified, format!("{} cannot be read: {error}", path.display())));
+        Err(error) if sys::refusal(&error).is_some() => {
+            (PartStatus::Modified, format!("{place} cannot be read: {error}"))
         }
-        Ok(file) => file,
+        Err(error) => (PartStatus::Blocked, format!("{place} cannot be read: {error}")),
     };
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut buffer = vec![0; BUFFER];
-    while !session.cancel.is_cancelled() {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => hasher.update(&buffer[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                return Some((PartStatus::Modified, format!("{} cannot be read: {error}", path.display())));
-            }
+    Ok((status, Some(detail)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::image_ref::ImageRef;
+    use crate::state::{EngineName, Owner};
+
+    fn loaded(files: &[&Path]) -> LoadedReference {
+        let reference = ImageRef::parse("r.io/a/b:1", "r.io").unwrap();
+        let digest = BlobDigest::of(Algorithm::Sha256, b"sound").to_string();
+        let file = |path: &&Path| EngineFile { path: path.to_path_buf(), digest: digest.clone() };
+        LoadedReference {
+            owner: Owner::pull(),
+            engine: EngineSettings::new(EngineName::Microsandbox),
+            name: reference.to_string(),
+            reference,
+            manifest: BlobDigest::of(Algorithm::Sha256, b""),
+            listed: None,
+            former: None,
+            wanted: true,
+            files: files.iter().map(file).collect(),
         }
     }
-    let found = BlobDigest::from_hasher(hasher);
-    (found.text() != *digest).then(|| {
-        (PartStatus::Modified, format!("{} is {found}, and was {digest} after the load", path.display()))
-    })
+
+    #[test]
+    fn only_files_that_are_proven_to_be_damaged_are_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let place = |name: &str| home.path().join(name);
+        let (sound, damaged, unreadable) = (place("1.erofs"), place("2.erofs"), place("3.erofs"));
+        fs::write(&sound, "sound").unwrap();
+        fs::write(&damaged, "damaged").unwrap();
+        // The first page of a process's memory is never there: EIO.
+        symlink("/proc/self/mem", &unreadable).unwrap();
+        let session = Session::new(place("home"));
+        let (status, detail) = compare_file(&session, &unreadable, "sha256:1").unwrap();
+        assert_eq!(status, PartStatus::Blocked, "{detail:?}");
+        let loaded = loaded(&[&sound, &damaged, &unreadable]);
+        session.cancel.cancel();
+        let stopped = remove_damaged_files(&session, &loaded);
+        assert!(matches!(stopped, Err(VerbError::Error(Error::Stopped))), "{stopped:?}");
+        assert!(sound.exists() && damaged.exists(), "removed by a run that was stopped");
+        remove_damaged_files(&Session::new(place("home")), &loaded).unwrap();
+        assert!(sound.exists() && unreadable.is_symlink() && !damaged.exists());
+    }
 }
