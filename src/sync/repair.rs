@@ -64,7 +64,8 @@ type Holder = (Owner, Wishes);
 /// Images by those on whose behalf they are repaired.
 type ByHolder<'r> = BTreeMap<Holder, BTreeMap<ImageRef, &'r RecordedImage>>;
 
-/// Replaces what is damaged, and returns the failures that are no image's.
+/// Replaces what is damaged, and returns the failures that are no image's: a directory of layers
+/// that cannot be opened is one, and keeps no other from being repaired.
 pub(super) fn repair(
     session: &Session,
     engines: &Engines,
@@ -83,14 +84,26 @@ pub(super) fn repair(
     for directory in directories {
         let here = layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok);
         let layers = here.filter(|layer| layer.directory == directory).collect();
-        failures.extend(repair_in(
-            session,
-            engines,
-            &directory,
-            Found { layers, blobs, references },
-            recorded,
-            &mut files,
-        )?);
+        let mut found = Found { layers, blobs, references };
+        let images: BTreeSet<&ImageRef> = recorded
+            .values()
+            .filter(|row| session.layers_of(row) == directory)
+            .map(|row| &row.reference)
+            .collect();
+        let mut causes = BTreeMap::new();
+        match repair_in(session, engines, &directory, &mut found, recorded, (&mut files, &mut causes)) {
+            Ok(of_directory) => failures.extend(of_directory),
+            Err(VerbError::Error(error)) if !matches!(error, Error::Stopped) => {
+                let cause = error.chain().join(": ");
+                causes = images.iter().map(|&image| (image.clone(), cause.clone())).collect();
+                // A home that cannot be locked fails in the same way for each directory.
+                if !failures.iter().any(|other: &Arc<Error>| other.chain().join(": ") == cause) {
+                    failures.push(Arc::new(error));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        explain(&mut found, &images, &causes);
     }
     Ok(failures)
 }
@@ -111,16 +124,16 @@ fn other_damage(blobs: &[VerifiedBlob], references: &[VerifiedReference]) -> BTr
 }
 
 /// Repairs what is damaged of the images that have their layers in one directory; images with the
-/// same owner in one go.
+/// same owner in one go. `causes` get the reasons for which images were not repaired.
 fn repair_in(
     session: &Session,
     engines: &Engines,
     directory: &Path,
-    mut found: Found<'_>,
+    found: &mut Found<'_>,
     recorded: &BTreeMap<ImageRef, RecordedImage>,
-    files: &mut BTreeMap<Owner, Option<Loaded>>,
+    (files, causes): (&mut BTreeMap<Owner, Option<Loaded>>, &mut BTreeMap<ImageRef, String>),
 ) -> Result<Vec<Arc<Error>>, VerbError> {
-    let holders = by_holder(session, directory, &found, recorded, files);
+    let holders = by_holder(session, directory, found, recorded, files);
     // Should it be gone, it is made as the images file says.
     let read = holders.keys().find_map(|(owner, _)| files.get(owner)?.as_ref());
     let mode = read.map_or(store::PRIVATE_MODE, |loaded| loaded.file.settings.layers_mode);
@@ -130,14 +143,14 @@ fn repair_in(
     let mut catalog = WritableCatalog::open(&home)?;
     session.warn_of_left(&store::recover(&store)?.left);
     // Whoever had the lock may have repaired some already.
-    look_after_repair(session, engines, &catalog, &mut found)?;
-    make_way(session, &home, &mut catalog, &found)?;
-    let (mut causes, mut failures) = (BTreeMap::new(), Vec::new());
+    look_after_repair(session, engines, &catalog, found)?;
+    make_way(session, &home, &mut catalog, found)?;
+    let mut failures = Vec::new();
     for ((owner, wishes), images) in holders {
         let holder = (&owner, wishes);
-        let (mut desired, mut observed) = wanted_for_repair(holder, directory, &images, &found, engines);
+        let (mut desired, mut observed) = wanted_for_repair(holder, directory, &images, found, engines);
         let (registries, settings) = registries_of(session, files.get(&owner).and_then(Option::as_ref))?;
-        look_up_documents(&registries, &mut desired, &mut observed, &mut causes);
+        look_up_documents(&registries, &mut desired, &mut observed, causes);
         let plan = plan::plan(&desired, &observed);
         if plan.is_empty() {
             continue;
@@ -166,9 +179,8 @@ fn repair_in(
         let cause = |error: Arc<Error>| error.chain().join(": ");
         causes
             .extend(outcome.images.into_iter().filter_map(|(image, _, error)| Some((image, cause(error?)))));
-        look_after_repair(session, engines, &catalog, &mut found)?;
+        look_after_repair(session, engines, &catalog, found)?;
     }
-    explain(&mut found, &causes);
     Ok(failures)
 }
 
@@ -237,8 +249,8 @@ fn make_way(
     Ok(())
 }
 
-/// Says of each thing that is still damaged why it was not repaired.
-fn explain(found: &mut Found<'_>, causes: &BTreeMap<ImageRef, String>) {
+/// Says of each thing of the images `here` that is still damaged why it was not repaired.
+fn explain(found: &mut Found<'_>, here: &BTreeSet<&ImageRef>, causes: &BTreeMap<ImageRef, String>) {
     let cause_of = |images: &BTreeSet<ImageRef>| images.iter().find_map(|image| causes.get(image));
     for layer in found.layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok) {
         let cause = cause_of(&layer.images).map(String::as_str);
@@ -249,7 +261,8 @@ fn explain(found: &mut Found<'_>, causes: &BTreeMap<ImageRef, String>) {
             not_repaired(&mut blob.detail, cause);
         }
     }
-    for reference in found.references.iter_mut().filter(|reference| reference.status.is_damaged()) {
+    let of_here = found.references.iter_mut().filter(|reference| here.contains(&reference.loaded.reference));
+    for reference in of_here.filter(|reference| reference.status.is_damaged()) {
         let cause = causes.get(&reference.loaded.reference).map(String::as_str);
         not_repaired(&mut reference.detail, cause.unwrap_or("the next apply loads it again"));
     }

@@ -12,6 +12,7 @@ mod architecture;
 mod bad_days;
 mod bars;
 mod blobs;
+mod closed_layers;
 mod compression;
 mod concurrency;
 mod contract;

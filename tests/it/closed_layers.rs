@@ -1,0 +1,85 @@
+//! Directories of layers that cannot be opened, among others that can: the verb that meets one does all else, and says
+//! what is left.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::support::check::{listed, wanted};
+use crate::support::fake_registry::FakeRegistry;
+use crate::support::image::{BlobSet, Image, Layer, file};
+use crate::support::sandbox::Sandbox;
+
+fn layer(name: &str) -> Layer {
+    Layer::of(&[file("f", name.repeat(100))])
+}
+
+/// `a:1` and `b:1`, each of the layer of its name, by the file and in the directory of its name.
+struct Closed {
+    sandbox: Sandbox,
+    registry: FakeRegistry,
+}
+
+impl Closed {
+    fn new() -> Self {
+        let mut content = BlobSet::default();
+        for name in ["a", "b"] {
+            let manifest = content.image(&Image::new(&[layer(name)]));
+            content.tag(&format!("{name}:1"), &manifest);
+        }
+        let closed = Self { sandbox: Sandbox::in_memory(), registry: FakeRegistry::start(content) };
+        for name in ["a", "b"] {
+            let images = wanted(&closed.registry.name(), &[&format!("{name}:1")]);
+            let text = format!("[settings]\nlayers = \"{name}\"\n{images}");
+            closed.sandbox.write(&format!("{name}.toml"), text);
+            closed.sandbox.msb(&format!("apply {name}.toml")).run().success();
+        }
+        closed
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.sandbox.work().join(name)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place(name).join(layer(name).directory())
+    }
+
+    fn name(&self, image: &str) -> String {
+        format!("{}/{image}:1", self.registry.name())
+    }
+
+    /// Puts what is no lock in the place of the lock of `a`.
+    fn close(&self) {
+        let lock = self.place(".a.msb-sync/lock");
+        fs::remove_file(&lock).unwrap();
+        fs::create_dir(lock).unwrap();
+    }
+
+    fn open(&self) {
+        fs::remove_dir(self.place(".a.msb-sync/lock")).unwrap();
+    }
+}
+
+#[test]
+fn a_repair_does_all_that_can_be_done() {
+    let closed = Closed::new();
+    for name in ["a", "b"] {
+        fs::write(closed.path(name).join("f"), "damaged").unwrap();
+    }
+    closed.close();
+    let output = closed.sandbox.msb("verify --repair --json").run().code(1).says(".a.msb-sync/lock");
+    let document = output.json();
+    let of = |name: &str| {
+        let mut layers = document["layers"].as_array().unwrap().iter();
+        layers.find(|found| found["digest"] == layer(name).digest()).unwrap()
+    };
+    assert_eq!((&of("b")["status"], &of("b")["repaired"]), (&"ok".into(), &true.into()), "{output}");
+    assert_eq!((&of("a")["status"], &of("a")["repaired"]), (&"modified".into(), &false.into()), "{output}");
+    let detail = of("a")["detail"].as_str().unwrap();
+    assert!(detail.contains("not repaired: ") && detail.contains(".a.msb-sync/lock"), "{detail}");
+    let again = closed.sandbox.msb("verify --repair").run().code(1).says(".a.msb-sync/lock");
+    assert!(again.stdout.contains("Damaged: ") && again.stdout.contains("not repaired: "), "{again}");
+    closed.open();
+    closed.sandbox.msb("verify --repair").run().success();
+    closed.sandbox.msb("verify").run().success();
+}
