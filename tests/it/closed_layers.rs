@@ -83,3 +83,27 @@ fn a_repair_does_all_that_can_be_done() {
     closed.sandbox.msb("verify --repair").run().success();
     closed.sandbox.msb("verify").run().success();
 }
+
+#[test]
+fn images_are_forgotten_whose_layers_have_to_stay() {
+    for owner in [false, true] {
+        let closed = Closed::new();
+        closed.close();
+        let both = format!("forget {} {}", closed.name("a"), closed.name("b"));
+        let verb = if owner { "forget --owner a.toml" } else { &both };
+        let output = closed.sandbox.msb(verb).run().success();
+        let warning = format!("warning: the layers in {} stay", closed.place("a").display());
+        assert_eq!(output.stderr.matches(&warning).count(), 1, "{output}");
+        assert!(output.stderr.contains(".a.msb-sync/lock"), "{output}");
+        let left = listed(&closed.sandbox);
+        assert_eq!(left.len(), usize::from(owner), "{left:?}");
+        assert_eq!((closed.path("a").exists(), closed.path("b").exists()), (true, owner));
+        // The next prune that can does the rest.
+        closed.open();
+        if !owner {
+            closed.sandbox.msb("apply b.toml").run().success();
+        }
+        closed.sandbox.msb("prune b.toml").run().success();
+        assert_eq!((closed.path("a").exists(), closed.path("b").exists()), (false, true));
+    }
+}

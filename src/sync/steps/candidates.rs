@@ -21,7 +21,8 @@ pub(crate) fn directory_id(path: &Path) -> Option<DirectoryId> {
 pub(crate) struct Candidate {
     /// One of its names.
     pub(crate) directory: PathBuf,
-    /// True if the run fails where the directory cannot be used; else the run does without it.
+    /// True if the run is about this directory: it is locked whatever is found there, and `prune`
+    /// fails where it cannot be used.
     pub(crate) is_essential: bool,
     /// The layers that nobody may need, with the reason.
     pub(crate) layers: BTreeMap<BlobDigest, &'static str>,

@@ -132,7 +132,7 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     let mut pruned = Pruned::default();
     for (id, candidate) in &intention.directories {
         let opened = open_swept(session, &home, &candidate.directory, &mut pruned);
-        stores.extend(unless_left_out(session, candidate, opened)?.map(|store| (*id, store)));
+        stores.extend(unless_left_out(session, &wish, candidate, opened)?.map(|store| (*id, store)));
     }
     let mut catalog = WritableCatalog::open(&home)?;
     // Whoever had the lock may have changed what is recorded, and somebody the images file.
@@ -176,7 +176,7 @@ fn remove_layers(
         let digests = layers.iter().map(|layer| &layer.digest);
         let unneeded: Vec<&BlobDigest> = digests.filter(|digest| !needed.contains(digest)).collect();
         let removed = store::remove(store, &unneeded, session.jobs(), &on_removed).map_err(VerbError::from);
-        if let Some(removed) = unless_left_out(session, candidate, removed)? {
+        if let Some(removed) = unless_left_out(session, wish, candidate, removed)? {
             session.warn_of_left(&removed.left);
             pruned.add(layers, &removed);
         }
@@ -225,20 +225,24 @@ fn open_swept(
 }
 
 /// Returns what was found in a directory of layers; `None`, and a warning, where the directory
-/// cannot be used and the run can do without.
+/// cannot be used and the run can do without: images are forgotten all the same.
 fn unless_left_out<T>(
     session: &Session,
+    wish: &impl Wish,
     candidate: &Candidate,
     found: Result<T, VerbError>,
 ) -> Result<Option<T>, VerbError> {
+    let layers = candidate.directory.display();
+    let consequence = if wish.all_layers_in().is_none() {
+        format!("the layers in {layers} stay until a prune can remove them")
+    } else {
+        format!("the former layers directory {layers} is left out")
+    };
     match found {
-        Err(VerbError::Error(Error::Store(error))) if !candidate.is_essential => {
-            let text = format!(
-                "the former layers directory {} is left out: {}",
-                candidate.directory.display(),
-                Error::Store(error).chain().join(": ")
-            );
-            session.warn(text);
+        Err(VerbError::Error(Error::Store(error)))
+            if !candidate.is_essential || wish.all_layers_in().is_none() =>
+        {
+            session.warn(format!("{consequence}: {}", Error::Store(error).chain().join(": ")));
             Ok(None)
         }
         other => other.map(Some),
@@ -318,7 +322,9 @@ fn intend(
         }
         let needed = needed_here.layers(catalog, &candidate.directory, given_up)?;
         let found = look_into(session, &mut candidate, wish, &needed, look);
-        let Some((mut layers, leftovers)) = unless_left_out(session, &candidate, found)? else { continue };
+        let Some((mut layers, leftovers)) = unless_left_out(session, wish, &candidate, found)? else {
+            continue;
+        };
         layers.retain(|_| !waits);
         // Where nothing is to be done, nothing is locked or made.
         if candidate.is_essential || !(layers.is_empty() && leftovers.is_empty()) {
