@@ -14,7 +14,7 @@ mod index;
 mod signature;
 
 pub(crate) use archive::ArchiveWriter;
-pub(crate) use index::{docker_json, index_json};
+pub(crate) use index::{docker_json, index_json, lists_all};
 pub(crate) use signature::signature_blobs;
 
 use std::collections::BTreeSet;

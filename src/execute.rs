@@ -45,7 +45,7 @@ use crate::sys;
 use crate::threads;
 use fetcher::{Counters, Fetcher, Finished};
 use group::Group;
-pub(crate) use kept::{expect_to_forget, remove_kept_blobs, write_kept_index};
+pub(crate) use kept::{damaged_frame, expect_to_forget, remove_kept_blobs, write_kept_index};
 use loads::{Feed, LoadResult, Loads};
 pub use outcome::Outcome;
 pub(crate) use removals::take_out;

@@ -1,8 +1,9 @@
 //! The documents that say which images a bundle has: `index.json`, and docker's `manifest.json`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{BundleImage, Form, blob_path};
 use crate::digest::BlobDigest;
@@ -67,6 +68,22 @@ pub(crate) fn index_json(images: &[BundleImage], form: Form) -> Vec<u8> {
     let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests: manifests.collect() };
     // Strings and numbers: nothing here can fail.
     serde_json::to_vec(&index).unwrap_or_default()
+}
+
+/// Tells whether the `index.json` `found` lists all that `wanted` does, which [`index_json`] wrote.
+pub(crate) fn lists_all(found: &[u8], wanted: &[u8]) -> bool {
+    if found == wanted {
+        return true;
+    }
+    let read = |bytes| serde_json::from_slice::<Listed>(bytes).ok();
+    let (Some(found), Some(wanted)) = (read(found), read(wanted)) else { return false };
+    let found: HashSet<&Value> = found.manifests.iter().collect();
+    wanted.manifests.iter().all(|entry| found.contains(entry))
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    manifests: Vec<Value>,
 }
 
 /// Finds the image, by its position, that each name means.

@@ -4,6 +4,7 @@
 //! recorded, and before blobs are removed.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use super::Executor;
 use super::loads::blobs_of;
@@ -17,12 +18,15 @@ use crate::progress::Event;
 use crate::state::RecordedImage;
 use crate::store::{self, Blobs, RemovedBlobs};
 
+/// The bytes of an index that may name images which are not kept any more.
+const UNKEPT: u64 = 1 << 20;
+
 /// Brings the index of the kept blobs up to date, if `plan` had to do with any, and removes the
 /// blobs that the run needed only to load them.
 pub(super) fn look_after_kept_blobs(executor: &Executor<'_>, plan: &Plan) -> Result<(), Error> {
     let with_blobs = || plan.images.iter().filter(|image| image.needs_blobs);
     if executor.targets.keeps_blobs {
-        let changes = with_blobs().next().is_some() || blobs_here(executor).index_is_behind();
+        let changes = with_blobs().next().is_some() || blobs_here(executor).wants_index();
         return if changes { write_kept_index(executor.store.home(), executor.catalog) } else { Ok(()) };
     }
     if with_blobs().next().is_none() {
@@ -103,7 +107,24 @@ fn write_index_without(
     catalog: &Catalog,
     leaving: &BTreeSet<BlobDigest>,
 ) -> Result<(), Error> {
-    let blobs = Blobs::of(home.path());
+    Ok(store::write_blobs_index(home, &index_without(home.path(), catalog, leaving)?)?)
+}
+
+/// Finds the file by which other programs find the kept blobs and that is not as it was written:
+/// the mark, or the index, which may lack an image all of whose blobs are here.
+///
+/// # Errors
+/// The catalog cannot be read.
+pub(crate) fn damaged_frame(home: &Path, catalog: &Catalog) -> Result<Option<PathBuf>, Error> {
+    let index = index_without(home, catalog, &BTreeSet::new())?;
+    // Images that nobody keeps any more are named until the next prune.
+    let limit = 2 * index.len() as u64 + UNKEPT;
+    Ok(Blobs::of(home).damaged_file(limit, |found| bundle::lists_all(found, &index)))
+}
+
+/// Says what the index is to be.
+fn index_without(home: &Path, catalog: &Catalog, leaving: &BTreeSet<BlobDigest>) -> Result<Vec<u8>, Error> {
+    let blobs = Blobs::of(home);
     let has = |digest: &BlobDigest, size| !leaving.contains(digest) && blobs.has(digest, size);
     let is_whole = |row: &RecordedImage| {
         !row.blobs_kept_for.is_empty()
@@ -118,6 +139,5 @@ fn write_index_without(
             images.push(BundleImage::new(vec![row.reference.to_string()], row.platform, &row.documents, &[]));
         }
     })?;
-    let index = bundle::index_json(&images, Form { index: false, docker: false });
-    Ok(store::write_blobs_index(home, &index)?)
+    Ok(bundle::index_json(&images, Form { index: false, docker: false }))
 }

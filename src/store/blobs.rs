@@ -74,6 +74,19 @@ impl Blobs {
         self.root.with_file_name(BEHIND).symlink_metadata().is_ok()
     }
 
+    /// True if the index is behind, or if the mark or the index is not there as a run writes it.
+    /// Both ends of the index are looked at; a run with nothing to do reads no more.
+    pub(crate) fn wants_index(&self) -> bool {
+        self.index_is_behind() || layout::damaged_file(&self.root).is_some()
+    }
+
+    /// Finds the mark or the index, if it is not there as a run writes it, or if the index has more
+    /// bytes than `limit`, or `is_index` says no to them.
+    pub(crate) fn damaged_file(&self, limit: u64, is_index: impl Fn(&[u8]) -> bool) -> Option<PathBuf> {
+        let is_damaged = || !layout::read_index(&self.root, limit).is_ok_and(|bytes| is_index(&bytes));
+        layout::damaged_file(&self.root).or_else(|| is_damaged().then(|| self.root.join(layout::INDEX)))
+    }
+
     /// Tells whether a blob of exactly `size` bytes has this name. Whoever uses the bytes hashes
     /// them.
     pub(crate) fn has(&self, digest: &BlobDigest, size: u64) -> bool {

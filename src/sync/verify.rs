@@ -4,12 +4,13 @@
 //! Verifying takes no lock and writes nothing, repairing aside.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::repair;
 use super::session::Session;
-use super::steps::catch_up::catch_up;
+use super::steps::catch_up::{catch_up, write_index};
 use super::steps::compare::{LayerStatus, VerifiedLayer, compare};
 use super::steps::compare_blobs::{PartStatus, VerifiedBlob, compare_blobs};
 use super::steps::compare_engines::{VerifiedReference, compare_engines};
@@ -21,8 +22,10 @@ use super::steps::unproven::{UnprovenImage, unproven};
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
-use crate::error::Error;
+use crate::error::{Error, StoreError};
+use crate::execute;
 use crate::image_ref::ImageRef;
+use crate::locked_home::LockedHome;
 use crate::state::{LoadedReference, RecordedImage};
 use crate::store::Blobs;
 
@@ -38,8 +41,8 @@ pub struct Verified {
     /// The images of which nobody has proven that they are signed as a rule asks, sorted: no
     /// damage, and a matter of the next `apply`.
     pub unproven: Vec<UnprovenImage>,
-    /// The failures of a repair that are no layer's, blob's or reference's: of the index of the
-    /// kept blobs, above all.
+    /// The failures that are no layer's, blob's or reference's: of the mark and the index of the
+    /// kept blobs, and of a repair.
     pub failures: Vec<Arc<Error>>,
 }
 
@@ -111,15 +114,45 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
     compare_blobs(session, verified.blobs.iter_mut().collect())?;
     let engines = engines::of(session);
     compare_engines(session, &engines, verified.engines.iter_mut().collect())?;
+    let frame = damaged_frame(session, references, &verified)?;
     if repair && (!verified.succeeded() || verified.layers.iter().any(repair::has_leftovers)) {
         let Verified { layers, blobs, engines: references, .. } = &mut verified;
         verified.failures = repair::repair(session, &engines, (layers, blobs, references), &recorded)?;
+    }
+    match frame.map(|file| if repair { write_index(session) } else { Err(not_as_written(file)) }) {
+        Some(Err(VerbError::Error(error))) if !matches!(error, Error::Stopped) => {
+            verified.failures.push(Arc::new(error));
+        }
+        written => written.unwrap_or(Ok(()))?,
     }
     if repair {
         let directories: BTreeSet<&Path> = verified.layers.iter().map(|layer| &*layer.directory).collect();
         catch_up(session, directories)?;
     }
     Ok(verified)
+}
+
+/// Finds a file that is not as it was written, of the two by which other programs find the kept
+/// blobs. A repair of a blob writes both, and so does a run that is at work, or the next one after
+/// one that was killed.
+fn damaged_frame(
+    session: &Session,
+    references: &[ImageRef],
+    verified: &Verified,
+) -> Result<Option<PathBuf>, VerbError> {
+    let kept = Blobs::of(&session.home);
+    let is_whole = verified.blobs.iter().all(|blob| blob.status == PartStatus::Ok);
+    if !references.is_empty() || verified.blobs.is_empty() || !is_whole || kept.index_is_behind() {
+        return Ok(None);
+    }
+    let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(None) };
+    let damaged = execute::damaged_frame(&session.home, &catalog)?;
+    Ok(damaged.filter(|_| LockedHome::is_free(&session.home)))
+}
+
+fn not_as_written(file: PathBuf) -> VerbError {
+    let why = io::Error::other("it is not as it was written");
+    StoreError::io("find the kept blobs by", file)(why).into()
 }
 
 fn layers_to_verify<'a>(

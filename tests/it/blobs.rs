@@ -178,6 +178,38 @@ fn damaged_blobs_are_found_and_repaired() {
     assert_eq!(shop.indexed().len(), 2);
 }
 
+/// The mark and the index of the kept blobs, lost or spoiled in every way: whoever looks after the blobs puts them back.
+#[test]
+fn the_frame_of_the_kept_blobs_is_put_back() {
+    let shop = shop(KEEP);
+    let place = |name: &str| shop.sandbox.home().join("blobs").join(name);
+    let sound = ["oci-layout", "index.json"].map(|name| (name, fs::read(place(name)).unwrap()));
+    for (name, bytes) in &sound {
+        let cut = bytes[..bytes.len() / 2].to_vec();
+        for spoiled in [None, Some(Vec::new()), Some(b"{}".to_vec()), Some(cut), Some(b"[".repeat(10_000))] {
+            for verb in ["apply", "verify --repair", "prune"] {
+                let what = format!("{name} {:?} {verb}", spoiled.as_ref().map(Vec::len));
+                match &spoiled {
+                    None => fs::remove_file(place(name)).unwrap(),
+                    Some(bytes) => fs::write(place(name), bytes).unwrap(),
+                }
+                let found = shop.sandbox.msb("verify").run().code(1);
+                assert!(found.stderr.contains(name), "{what}: {found}");
+                let output = shop.sandbox.msb(verb).run().success();
+                assert!(fs::read(place(name)).unwrap() == *bytes, "{what}: {output}");
+                shop.sandbox.msb("verify").run().success();
+            }
+        }
+    }
+    // An index that other programs can read, and that names too little.
+    let none = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+    fs::write(place("index.json"), none).unwrap();
+    shop.sandbox.msb("verify").run().code(1).says("index.json");
+    shop.sandbox.msb("verify --repair").run().success();
+    assert_eq!(shop.indexed().len(), 2);
+    assert!(shop.registry.requests().iter().all(|request| !request.contains("/blobs/")));
+}
+
 #[test]
 fn blobs_go_with_the_last_image_that_needs_them() {
     let shop = shop(KEEP);

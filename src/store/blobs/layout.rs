@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use super::names::{ALGORITHMS, BLOBS, KEPT, algorithm_place, blobs_of};
@@ -15,9 +16,11 @@ use crate::sys;
 const MARK: &str = "oci-layout";
 const MARKED: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// The index of a layout, and one that names nothing.
-const INDEX: &str = "index.json";
+pub(super) const INDEX: &str = "index.json";
 const NO_IMAGES: &[u8] =
     br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+/// The end of an index.
+const INDEX_END: &[u8] = b"]}";
 /// The name of a layout that is being made, beside the one that it becomes.
 const NEW: &str = ".blobs.new";
 
@@ -90,7 +93,9 @@ fn make_whole(home: &Path) -> Result<(), StoreError> {
 fn complete(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, StoreError> {
     for (name, bytes) in [(MARK, MARKED), (INDEX, NO_IMAGES)] {
         let there = sys::has_own_file(root, name.as_bytes());
-        let made = there.and_then(|there| if there { Ok(()) } else { put(root, name, bytes) });
+        // Whoever has something to say in the index writes all of it.
+        let is_sound = |there| there && (name == INDEX || is_marked(root));
+        let made = there.and_then(|there| if is_sound(there) { Ok(()) } else { put(root, name, bytes) });
         made.map_err(StoreError::io("write", path.join(name)))?;
     }
     let make = |parent: BorrowedFd<'_>, name: &str, path: PathBuf| {
@@ -100,6 +105,35 @@ fn complete(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, StoreError> {
     let blobs = make(root, BLOBS, path.join(BLOBS))?;
     make(blobs.as_fd(), ALGORITHMS[0].as_str(), algorithm_place(path, ALGORITHMS[0]))?;
     Ok(blobs)
+}
+
+/// Finds the mark or the index of the layout `root`, if it is not there as a run writes it. Of the
+/// index both ends are looked at.
+pub(super) fn damaged_file(root: &Path) -> Option<PathBuf> {
+    // A root that cannot be opened is told of by whoever needs it.
+    let opened = sys::open_own_directory(root).ok()?;
+    if !is_marked(opened.as_fd()) {
+        return Some(root.join(MARK));
+    }
+    (!has_index(opened.as_fd()).unwrap_or(false)).then(|| root.join(INDEX))
+}
+
+fn is_marked(root: BorrowedFd<'_>) -> bool {
+    sys::read_own_file(root, MARK.as_bytes(), MARKED.len() as u64).is_ok_and(|found| found == MARKED)
+}
+
+fn has_index(root: BorrowedFd<'_>) -> io::Result<bool> {
+    let file = sys::open_own_file(root, INDEX.as_bytes())?;
+    let mut begin = vec![0; NO_IMAGES.len() - INDEX_END.len()];
+    let mut end = vec![0; INDEX_END.len()];
+    file.read_exact_at(&mut begin, 0)?;
+    file.read_exact_at(&mut end, file.metadata()?.len().saturating_sub(INDEX_END.len() as u64))?;
+    Ok(NO_IMAGES.starts_with(&begin) && end == INDEX_END)
+}
+
+/// Reads the index of the layout `root`, of at most `limit` bytes.
+pub(super) fn read_index(root: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    sys::read_own_file(sys::open_own_directory(root)?.as_fd(), INDEX.as_bytes(), limit)
 }
 
 fn put(root: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -16,7 +16,7 @@ use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 
 /// Removes the temporary files that a killed run's engines have left, writes the index of the kept
-/// blobs where it lags behind the catalog, and has the home claim again those of the directories
+/// blobs where it lags behind the catalog or is spoiled, and has the home claim again those of the directories
 /// `layers` in which it has layers, where other homes do not find it by its claim. A run that is at
 /// work does all of it itself. Where all is in order nothing is locked or written.
 ///
@@ -33,7 +33,7 @@ pub(crate) fn catch_up<'d>(
         or_warn(session, removed, "temporary files of engines stay")?;
     }
     let kept = Blobs::of(&session.home);
-    if kept.index_is_behind() && kept.is_there() {
+    if kept.is_there() && kept.wants_index() {
         let written = unless_at_work(session, write_index);
         or_warn(session, written, "the index of the kept blobs is not up to date")?;
     }
@@ -52,7 +52,8 @@ fn unless_at_work(
     if LockedHome::is_free(&session.home) { work(session) } else { Ok(()) }
 }
 
-fn write_index(session: &Session) -> Result<(), VerbError> {
+/// Writes the index of the kept blobs, and what else their layout lacks.
+pub(crate) fn write_index(session: &Session) -> Result<(), VerbError> {
     let home = lock_home(session)?;
     if let Some(catalog) = Catalog::open_read_only(home.path())? {
         write_kept_index(&home, &catalog)?;

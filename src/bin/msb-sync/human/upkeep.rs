@@ -85,10 +85,13 @@ pub(crate) fn verified(verified: &Verified, repair: bool, view: View) -> String 
         return out;
     }
     let (checked, counts) = (checked(verified), counts(verified));
-    if verified.is_intact() {
+    if verified.is_intact() && (repair || verified.failures.is_empty()) {
         let how = if counts.is_empty() { "all as recorded".to_owned() } else { counts.join(", ") };
         let failed = if verified.succeeded() { "" } else { ", one step failed" };
         let _ = writeln!(out, "{}: {checked}, {how}{failed}.", paint::green("Intact"));
+    } else if verified.is_intact() {
+        let how = "all as recorded, but one file is not. Put it right: msb-sync verify --repair";
+        let _ = writeln!(out, "{}: {checked}, {how}", paint::red("Damaged"));
     } else {
         let next = if repair { "" } else { " Fetch these again: msb-sync verify --repair" };
         let _ = writeln!(out, "{}: {checked}, {}.{next}", paint::red("Damaged"), counts.join(", "));
