@@ -60,7 +60,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use blobs::KeptBlob;
-pub(crate) use blobs::{Blobs, RemovedBlobs, expect_blobs_index, keep, remove_blobs, write_blobs_index};
+pub(crate) use blobs::{
+    Blobs, RemovedBlobs, blobs_of, expect_blobs_index, keep, remove_blobs, write_blobs_index,
+};
 pub(crate) use directories::{PRIVATE_MODE, make_directory, make_unsynced_directory};
 pub(crate) use downloads::{PartialDownload, partial_downloads, remove_download};
 pub(crate) use homes::{claims_of_others, is_claimed};

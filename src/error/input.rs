@@ -183,6 +183,12 @@ pub enum InputError {
         /// The directory.
         path: PathBuf,
     },
+    /// `export` would write into a directory of the home.
+    #[error("{} belongs to msb-sync itself, and is no place for a bundle", named(path))]
+    OwnPlace {
+        /// The directory.
+        path: PathBuf,
+    },
     /// `export` would make a directory with the name of a compressed tar.
     #[error("{} has the name of a compressed tar, and bundles are not compressed", named(path))]
     CompressedBundle {
@@ -233,7 +239,7 @@ impl InputError {
             Self::LockfileMissing { .. } | Self::LockfileGaps { .. } => "not-locked",
             Self::NotListed { .. } | Self::NotInGroups { .. } => "not-listed",
             Self::NoHome | Self::Home { .. } => "no-home",
-            Self::NoLayout { .. } | Self::CompressedBundle { .. } => "no-layout",
+            Self::NoLayout { .. } | Self::OwnPlace { .. } | Self::CompressedBundle { .. } => "no-layout",
             Self::Terminal => "terminal",
             Self::Bundle(_) | Self::BundleUrl { .. } => "bundle",
             Self::TrustFile(_) => "trust-file",
@@ -288,7 +294,9 @@ impl InputError {
             Self::CompressedBundle { .. } => {
                 "end it in .tar, or pipe it, as in: msb-sync export --output - | zstd > bundle.tar.zst"
             }
-            Self::NoLayout { .. } => "name a new directory, or a file that ends in .tar",
+            Self::NoLayout { .. } | Self::OwnPlace { .. } => {
+                "name a new directory, or a file that ends in .tar"
+            }
             Self::Terminal => {
                 "write it to a file, or pipe it, as in: msb-sync export --output - | podman load"
             }

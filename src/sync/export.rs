@@ -23,6 +23,7 @@ use self::contents::Contents;
 use self::directory::Directory;
 use super::request::{ImagesSource, Request};
 use super::session::Session;
+use super::steps::candidates::directory_id;
 use super::steps::desire::desire;
 use super::steps::engines;
 use super::steps::load::{Loaded, load};
@@ -40,6 +41,7 @@ use crate::image_ref::ImageRef;
 use crate::lockfile::Lockfile;
 use crate::observe::Signatures;
 use crate::state::{Desired, Observed, Platform, Targets};
+use crate::store;
 use crate::sys;
 
 /// The ends of the names of compressed tars.
@@ -125,6 +127,9 @@ pub fn export(
         ExportOutput::Stream(_) => {}
     }
     let loaded = load(session, &request.source)?;
+    if let ExportOutput::Path(path) = &output {
+        refuse_own_place(session, path, loaded.file.settings.layers.as_deref())?;
+    }
     let since = request.since.as_deref().map(layers_of_lockfile).transpose()?.unwrap_or_default();
     let desired = wanted(session, &loaded, request)?;
     let registries = registries::of_file(session, &loaded, None)?;
@@ -191,6 +196,32 @@ fn check_name(path: &Path) -> Result<(), VerbError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let is_compressed = COMPRESSED.iter().any(|end| name.ends_with(end)) && !path.is_dir();
     if is_compressed { Err(InputError::CompressedBundle { path: path.to_owned() }.into()) } else { Ok(()) }
+}
+
+/// Refuses a directory in which msb-sync keeps things of its own, by whatever name: the index of a
+/// bundle would take the place of that of the kept blobs.
+fn refuse_own_place(session: &Session, path: &Path, layers: Option<&Path>) -> Result<(), VerbError> {
+    let mut own = vec![session.home.clone(), session.default_layers()];
+    own.extend([store::blobs_of(&session.home), store::downloads_of(&session.home)]);
+    own.extend(layers.map(Path::to_owned));
+    if own.iter().any(|own| are_one_place(own, path)) {
+        return Err(InputError::OwnPlace { path: path.to_owned() }.into());
+    }
+    Ok(())
+}
+
+/// Tells whether two paths lead to one directory, be it one that is still to be made.
+fn are_one_place(one: &Path, other: &Path) -> bool {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => directory_id(Path::new(".")),
+        parent => parent.and_then(directory_id),
+    };
+    match (directory_id(one), directory_id(other)) {
+        (None, None) => {
+            one.file_name() == other.file_name() && parent(one).is_some() && parent(one) == parent(other)
+        }
+        (one, other) => one == other,
+    }
 }
 
 /// Takes from the images file what `request` wants; documents are needed of all.

@@ -459,3 +459,21 @@ fn what_would_be_something_else_than_was_meant_is_refused() {
     let failed = sandbox.msb("export --output b.tar --group dev --image").arg(&two).run().code(2);
     assert!(failed.stderr.contains(&format!("{two} is in none of the groups")), "{failed}");
 }
+
+#[test]
+fn places_of_the_home_are_no_bundles() {
+    let (sandbox, _registry, ..) = locked();
+    keep(&sandbox);
+    let home = sandbox.home();
+    let before = std::fs::read(home.join("blobs/index.json")).unwrap();
+    std::os::unix::fs::symlink(home.join("blobs"), sandbox.work().join("link")).unwrap();
+    std::fs::create_dir_all(home.join("downloads")).unwrap();
+    std::fs::create_dir_all(home.join("layers")).unwrap();
+    let places = [home.clone(), home.join("blobs"), home.join("downloads"), home.join("layers")];
+    for place in places.iter().map(|place| place.to_str().unwrap()).chain(["link", "link/../layers/."]) {
+        let failed = sandbox.msb("export --output").arg(place).run().code(2);
+        assert!(failed.stderr.contains("name a new directory"), "{place}: {failed}");
+    }
+    assert!(std::fs::read(home.join("blobs/index.json")).unwrap() == before);
+    assert!(!home.join("downloads/index.json").exists());
+}
