@@ -1,7 +1,8 @@
 //! `prune`: what the images file lists no more goes, and with it whatever nobody needs. No registry
 //! is asked.
 //!
-//! After images and layers, `prune` takes partial downloads that no run is writing.
+//! Before all else, `prune` takes partial downloads that no run is writing: where a disk is full no
+//! image can be forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -65,8 +66,9 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
     let (owner, keep) = (loaded.owner.clone(), loaded.file.settings.targets.keeps_earlier);
     let unlisted = Unlisted::of(session, request.clone(), loaded, catalog.as_ref())?;
     drop(catalog);
+    let downloads = prune_downloads(session, request.dry_run)?;
     let mut pruned = give_up(session, unlisted, request.dry_run)?;
-    pruned.downloads = prune_downloads(session, request.dry_run)?;
+    pruned.downloads = downloads;
     if let Some(catalog) = Catalog::open_read_only(&session.home)? {
         let leaving = pruned.images.iter().filter(|image| !image.waits);
         let gone = leaving.flat_map(|image| &image.gone).cloned().collect();

@@ -281,6 +281,38 @@ fn a_disk_that_is_full_for_the_catalog_is_told_and_nothing_is_fetched_again() {
     assert_eq!(disk.listed(&sandbox).len(), 3);
 }
 
+/// No row can be forgotten on a full disk; room is made by what no row needs.
+#[test]
+fn prune_frees_a_full_disk() {
+    for download in [true, false] {
+        let sandbox = Sandbox::new();
+        let Some(disk) = SmallDisk::at(&sandbox.home(), "size=8m") else { return };
+        let layers: Vec<Layer> = (0..2).map(|seed| Layer::of(&[file("f", noise(seed, 1000))])).collect();
+        let registry = serve(&sandbox, "", &layers);
+        disk.msb(&sandbox, "apply").run().success();
+        let (digest, room) = (format!("sha256:{}", "a".repeat(64)), vec![1; 1 << 20]);
+        let unneeded = if download {
+            sandbox.home().join("downloads").join(format!("{digest}.part"))
+        } else {
+            let layer = sandbox.layers().join(format!("{digest}.extracted"));
+            std::fs::create_dir(disk.path(&layer)).unwrap();
+            let record = sandbox.home().join(".layers.msb-sync/records").join(&digest);
+            std::fs::write(disk.path(&record), "").unwrap();
+            layer.join("f")
+        };
+        std::fs::write(disk.path(&unneeded), room).unwrap();
+        let filler = disk.path(&sandbox.home().join("filler"));
+        let mut file = std::fs::File::create(filler).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        sandbox.images(&wanted(&registry.name(), &["team/app:0"]));
+        let output = disk.msb(&sandbox, "prune").run().success();
+        assert!(!disk.path(&unneeded).exists(), "{output}");
+        assert_eq!(disk.listed(&sandbox).len(), 1, "{output}");
+        assert_eq!(disk.names(&sandbox.layers()), [layers[0].directory()], "{output}");
+        assert_eq!(output.stdout.contains("partial download"), download, "{output}");
+    }
+}
+
 /// Calls that fail only on disks that break or fill up at the worst of times, made to fail by strace: the error says
 /// what could not be done, nothing is recorded or half there, and the next run finishes the job.
 #[test]

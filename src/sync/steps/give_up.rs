@@ -1,8 +1,9 @@
 //! Giving up images, and then the layers that nobody needs: what `prune` and `forget` share.
 //!
 //! A run looks first without a lock, until it finds something to do. Then it locks, looks at
-//! everything, drops the rows, and then the directories: a crash in between leaves layers that
-//! nobody needs, which the next prune finds, and never rows without layers.
+//! everything, removes the directories that no row needs, drops rows, and then the directories that
+//! these needed: a crash in between leaves layers that nobody needs, which the next prune finds, and
+//! never rows without layers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -144,41 +145,45 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     }
     let Intention { images, waiting_for, directories, layers, blobs, loaded, .. } = intention;
     take_out_of_engines(session, &mut catalog, &loaded, &mut pruned);
+    let mut layers: Vec<_> = layers
+        .into_iter()
+        .filter_map(|(id, layers)| Some((stores.get(&id)?, directories.get(&id)?, layers)))
+        .collect();
+    // Where a disk is full no image can be forgotten until there is some room.
+    remove_unneeded_layers(session, &catalog, &wish, &mut layers, &mut pruned)?;
     forget(&home, &mut catalog, &wish, &images)?;
     remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, &mut pruned)?;
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
-    let layers = layers.into_iter().filter_map(|(id, layers)| {
-        let (store, candidate) = (stores.get(&id)?, directories.get(&id)?);
-        Some((store, candidate, layers))
-    });
-    remove_layers(session, &catalog, &wish, layers.collect(), &mut pruned)?;
+    remove_unneeded_layers(session, &catalog, &wish, &mut layers, &mut pruned)?;
     Ok(pruned)
 }
 
-/// Removes layers, each from its directory, that nobody needs by what the catalog says now, without
-/// the images.
-fn remove_layers(
+/// Removes those of `layers`, each from its directory, that nobody needs by what the catalog says
+/// now, and leaves the others in the list.
+fn remove_unneeded_layers(
     session: &Session,
     catalog: &Catalog,
     wish: &impl Wish,
-    layers: Vec<(&Store, &Candidate, Vec<RemovedLayer>)>,
+    layers: &mut [(&Store, &Candidate, Vec<RemovedLayer>)],
     pruned: &mut Pruned,
 ) -> Result<(), VerbError> {
     let mut needed_here = NeededHere::new(session);
-    let (task, things) = (Task::RemoveLayers, layers.iter().map(|(.., layers)| layers.len()).sum());
-    if things > 0 {
-        session.reporter.report(Event::Begun { task, things, bytes: 0 });
-    }
+    let task = Task::RemoveLayers;
     let on_removed = |_: &BlobDigest| session.reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
-    for (store, candidate, layers) in layers {
+    for (store, candidate, layers) in layers.iter_mut().filter(|(.., layers)| !layers.is_empty()) {
         let now = GivenUp { images: &BTreeSet::new(), by: None, keeps: wish.keeps_earlier() };
         let needed = needed_here.layers(catalog, &candidate.directory, now)?;
-        let digests = layers.iter().map(|layer| &layer.digest);
-        let unneeded: Vec<&BlobDigest> = digests.filter(|digest| !needed.contains(digest)).collect();
-        let removed = store::remove(store, &unneeded, session.jobs(), &on_removed).map_err(VerbError::from);
+        let unneeded: Vec<RemovedLayer> =
+            layers.extract_if(.., |layer| !needed.contains(&layer.digest)).collect();
+        if unneeded.is_empty() {
+            continue;
+        }
+        session.reporter.report(Event::Begun { task, things: unneeded.len(), bytes: 0 });
+        let digests: Vec<&BlobDigest> = unneeded.iter().map(|layer| &layer.digest).collect();
+        let removed = store::remove(store, &digests, session.jobs(), &on_removed).map_err(VerbError::from);
         if let Some(removed) = unless_left_out(session, wish, candidate, removed)? {
             session.warn_of_left(&removed.left);
-            pruned.add(layers, &removed);
+            pruned.add(unneeded, &removed);
         }
     }
     Ok(())
