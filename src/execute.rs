@@ -454,6 +454,9 @@ impl Executor<'_> {
             let forgotten = self.catalog.forget_and_tell(&names, self.owner, &told);
             let error = forgotten.err().map(|error| Arc::new(Error::from(error)));
             for image in group {
+                if error.is_none() && image.reason.keeps_image() {
+                    outcome.kept.insert(image.reference.clone());
+                }
                 outcome.images.push((image.reference.clone(), image.action, error.clone()));
                 self.reporter.report(image.event(error.clone()));
             }

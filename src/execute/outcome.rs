@@ -19,6 +19,8 @@ pub struct Outcome {
     pub images: Vec<(ImageRef, Action, Option<Arc<Error>>)>,
     /// The images among them that are ready now, and not recorded.
     pub staged: BTreeSet<ImageRef>,
+    /// The images among them that the run's owner has given up and that others keep.
+    pub kept: BTreeSet<ImageRef>,
     /// The number of layers that this run extracted.
     pub layers: usize,
     /// The number of references that this run loaded into engines.
@@ -49,6 +51,7 @@ impl Outcome {
         self.images.extend(next.images);
         self.images.sort_by(|a, b| plan::in_order((&a.0, a.1), (&b.0, b.1)));
         self.staged.extend(next.staged);
+        self.kept.extend(next.kept);
         self.layers += next.layers;
         self.loads += next.loads;
         self.engine_failures.extend(next.engine_failures);
@@ -91,10 +94,11 @@ impl Outcome {
         left
     }
 
-    /// Counts the images with `action` that are done. Those that are only ready are not.
+    /// Counts the images with `action` that are done. Those that are only ready are not, and those
+    /// that others keep are not removed.
     pub fn done(&self, action: Action) -> usize {
         let done = self.images.iter().filter(|(_, of, error)| *of == action && error.is_none());
-        done.filter(|(image, ..)| !self.staged.contains(image)).count()
+        done.filter(|(image, ..)| !self.staged.contains(image) && !self.kept.contains(image)).count()
     }
 
     /// Counts the images that failed or were blocked, and those that the stop switch left undone.

@@ -53,14 +53,8 @@ pub fn removals(desired: &Desired, observed: &Observed, waits: bool) -> Vec<Remo
         let row = |name: &ImageRef| observed.recorded.get(name);
         let gone =
             image.names.iter().filter(|name| row(name).is_some_and(|row| goes(row, Some(&desired.owner))));
-        let mut reason = image.reason;
-        if let Reason::NotListed { remains, .. } = &mut reason
-            && row(&image.reference).is_some_and(|row| row.preexisting)
-        {
-            remains.push(Remains::ForMicrosandbox);
-        }
         let gone = gone.cloned().collect();
-        Removal { reference: image.reference, reason, gone, names: image.names, waits }
+        Removal { reference: image.reference, reason: image.reason, gone, names: image.names, waits }
     };
     images.into_iter().filter(|image| image.action == Action::Remove).map(removal).collect()
 }

@@ -106,6 +106,14 @@ impl Reason {
         }
     }
 
+    /// True if somebody keeps the image that is removed or forgotten for somebody else.
+    pub fn keeps_image(&self) -> bool {
+        match self {
+            Self::NotListed { remains, .. } | Self::AskedFor { remains, .. } => !remains.is_empty(),
+            _ => false,
+        }
+    }
+
     /// A stable word for scripts.
     pub fn code(&self) -> &'static str {
         match self {

@@ -91,10 +91,12 @@ fn plan_removal(
     names.extend(second_names.iter().copied().cloned());
     let others: Vec<Owner> =
         recorded.owners.iter().filter(|&owner| *owner != desired.owner).cloned().collect();
-    let reason = Reason::NotListed {
-        not_chosen: observed.decided.contains(&recorded.reference.repository_alone()),
-        remains: if others.is_empty() { Vec::new() } else { vec![Remains::For(others)] },
-    };
+    let mut remains = if others.is_empty() { Vec::new() } else { vec![Remains::For(others)] };
+    if recorded.preexisting {
+        remains.push(Remains::ForMicrosandbox);
+    }
+    let not_chosen = observed.decided.contains(&recorded.reference.repository_alone());
+    let reason = Reason::NotListed { not_chosen, remains };
     PlannedImage {
         previous: recorded.digest.clone(),
         layers: Arc::clone(&recorded.layers),

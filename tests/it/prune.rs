@@ -117,6 +117,25 @@ fn an_image_stays_until_both_files_drop_it_and_pulled_ones_stay() {
 }
 
 #[test]
+fn an_image_that_stays_for_another_file_is_not_counted_as_removed() {
+    let shop = shop();
+    shop.sandbox.write("other.toml", wanted(&shop.registry.name(), &["a:1"]));
+    shop.sandbox.msb("apply other.toml").run().success();
+    shop.want(&["b:1"]);
+    let output = shop.sandbox.msb("apply --prune --json").run().success();
+    assert_eq!(output.summary()["removed"], 0, "{output}");
+    shop.want(&["a:1", "b:1"]);
+    applied(&shop.sandbox);
+    shop.want(&["b:1"]);
+    let output = shop.sandbox.msb("apply --prune").run().success();
+    assert!(!output.stdout.contains("removed"), "{output}");
+    assert!(output.stdout.contains("1 image stays for others"), "{output}");
+    shop.sandbox.write("other.toml", wanted(&shop.registry.name(), &["b:1"]));
+    let output = shop.sandbox.msb("apply other.toml --prune --json").run().success();
+    assert_eq!(output.summary()["removed"], 1, "{output}");
+}
+
+#[test]
 fn orphans_and_leftovers_go_and_directories_of_others_stay() {
     let shop = shop();
     let layers = shop.sandbox.layers();

@@ -345,7 +345,7 @@ pub(crate) fn pruned(pruned: &Pruned) -> Document<'_> {
             "reference": image.reference.to_string(),
             "reason": image.reason.to_string(),
             "reason_code": image.reason.code(),
-            "stays": image.waits || !image.gone.contains(&image.reference),
+            "stays": image.waits || image.reason.keeps_image(),
             "waits": image.waits,
         })
     });

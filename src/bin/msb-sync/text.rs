@@ -46,6 +46,12 @@ pub(crate) fn removals_wait(count: usize) -> String {
     format!("{} {}", plural(count, "removal"), if count == 1 { "waits" } else { "wait" })
 }
 
+/// `1 image stays for others`, `2 images stay for others`; `None` for none.
+pub(crate) fn stay_for_others(count: usize) -> Option<String> {
+    let stay = if count == 1 { "stays" } else { "stay" };
+    (count > 0).then(|| format!("{} {stay} for others", plural(count, "image")))
+}
+
 /// `1 layer`, `2 layers`.
 pub(crate) fn plural(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }

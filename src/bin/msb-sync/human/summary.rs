@@ -11,7 +11,7 @@ use msb_sync::sync::{Applied, Outcome};
 
 use super::{View, failures, plan};
 use crate::paint;
-use crate::text::{bytes, duration, plural, printable, removals_wait, shell_word};
+use crate::text::{bytes, duration, plural, printable, removals_wait, shell_word, stay_for_others};
 
 /// The summary that `apply` and `pull` print at the end. `home` is the value of `--home`, for the
 /// commands that it suggests.
@@ -99,6 +99,7 @@ fn changes(outcome: &Outcome) -> Vec<String> {
     .filter(|(action, _)| outcome.done(*action) > 0)
     .map(|(action, what)| format!("{} {what}", outcome.done(action)))
     .chain((!outcome.staged.is_empty()).then(|| format!("{} staged", outcome.staged.len())))
+    .chain(stay_for_others(outcome.kept.len()))
     .collect()
 }
 

@@ -10,7 +10,7 @@ use msb_sync::sync::{LayerStatus, PartStatus, Pruned, Verified};
 use super::View;
 use crate::paint;
 use crate::table::table;
-use crate::text::{bytes, plural, removals_wait, short};
+use crate::text::{bytes, plural, removals_wait, short, stay_for_others};
 
 /// Names of images that one line shows.
 const MAX_NAMES: usize = 3;
@@ -209,11 +209,8 @@ pub(crate) fn pruned(pruned: &Pruned, view: View) -> String {
     let last = parts.pop().unwrap_or_default();
     let what = format!("{} and {last}", parts.join(", "));
     let freed = bytes(pruned.freed_bytes());
-    let stay = match pruned.images.len() - waiting - gone {
-        0 => String::new(),
-        1 => " 1 image stays for others, named above.".to_owned(),
-        more => format!(" {more} images stay for others, named above."),
-    };
+    let stay = stay_for_others(pruned.images.len() - waiting - gone);
+    let stay = stay.map_or_else(String::new, |stay| format!(" {stay}, named above."));
     let _ = if pruned.dry_run {
         writeln!(out, "{}: {what} to remove, {freed}.{stay} Nothing was changed.", paint::bold("Dry run"))
     } else {
@@ -236,7 +233,7 @@ fn spared(pruned: &Pruned) -> String {
 
 /// Tells whether nobody has recorded the image any more.
 fn goes(image: &Removal) -> bool {
-    image.gone.contains(&image.reference) && !image.waits
+    !image.reason.keeps_image() && !image.waits
 }
 
 /// The rows of images, layers, kept blobs, engines and partial downloads.
