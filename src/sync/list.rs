@@ -2,11 +2,10 @@
 //! asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::session::Session;
+use super::steps::gone::is_gone;
 use super::verb_error::VerbError;
 use crate::catalog::Catalog;
 use crate::clock;
@@ -200,11 +199,7 @@ impl Users {
             }
         }
         let owners: BTreeSet<&Owner> = images.iter().flat_map(|image| &image.owners).collect();
-        let gone = owners
-            .into_iter()
-            .filter(|owner| owner.file().is_some_and(|path| is_gone(&path)))
-            .cloned()
-            .collect();
+        let gone = owners.into_iter().filter(|owner| is_gone(owner)).cloned().collect();
         Self { images: users, gone }
     }
 
@@ -219,10 +214,4 @@ impl Users {
 /// Returns the name by which the image was asked for.
 pub(super) fn first_name(image: &RecordedImage) -> &ImageRef {
     image.alias_of.as_ref().unwrap_or(&image.reference)
-}
-
-/// Tells whether there is certainly no file. One that may not be looked at may be there.
-fn is_gone(path: &Path) -> bool {
-    fs::metadata(path)
-        .is_err_and(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }

@@ -5,13 +5,13 @@
 //! image can be forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::pruned::Pruned;
 use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::give_up::{Removals, Wish, by_reference, give_up};
+use super::steps::gone::is_gone;
 use super::steps::load::{Loaded, load};
 use super::steps::lock_home::lock_home;
 use super::steps::lockfile::locked_selections;
@@ -261,7 +261,7 @@ impl Wish for Unlisted {
         let wanted = self.wanted_names();
         let others: BTreeSet<Owner> = loaded.iter().map(|row| row.owner.clone()).collect();
         let mut dead = BTreeSet::new();
-        for other in others.into_iter().filter(|other| other != owner && is_dead(other)) {
+        for other in others.into_iter().filter(|other| other != owner && is_gone(other)) {
             if catalog.owned_by(&other)?.is_empty() {
                 dead.insert(other);
             }
@@ -297,13 +297,6 @@ impl Wish for Unlisted {
         let waiting_for = if waits { self.absent.clone() } else { Vec::new() };
         Ok(Removals { images, recorded: observed.recorded, waiting_for })
     }
-}
-
-/// Tells whether an owner is an images file that is no more.
-fn is_dead(owner: &Owner) -> bool {
-    owner.file().is_some_and(|path| {
-        path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-    })
 }
 
 /// Tells whether one of these images is one that `selection` may have chosen.

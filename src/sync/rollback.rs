@@ -6,7 +6,6 @@
 //! registry is asked, by digest.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use super::apply::Applied;
 use super::request::ImagesSource;
 use super::session::Session;
+use super::steps::gone::is_gone;
 use super::steps::load::{Loaded, load};
 use super::steps::lock_home::lock_home;
 use super::steps::machine::without_file;
@@ -181,10 +181,9 @@ fn chosen(
 
 /// Loads the images file of `owner`; `None` where there is none, or none any more.
 fn loaded_of(session: &Session, owner: &Owner) -> Result<Option<Loaded>, VerbError> {
-    let Some(path) = owner.file() else { return Ok(None) };
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        _ => load(session, &ImagesSource::Path(path)).map(Some),
+    match owner.file() {
+        Some(path) if !is_gone(owner) => load(session, &ImagesSource::Path(path)).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) mod run;
 pub(crate) mod candidates;
 pub(crate) mod give_up;
 pub(crate) mod give_up_parts;
+pub(crate) mod gone;
 pub(crate) mod needed_here;
 pub(crate) mod not_recorded;
 pub(crate) mod spared;
