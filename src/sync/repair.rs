@@ -319,7 +319,8 @@ fn by_holder<'r>(
     holders
 }
 
-/// Compares what was damaged again.
+/// Compares what was damaged again. Damage that is left is told as it was found first: damaged
+/// blobs and files of engines are removed to be had again.
 fn look_after_repair(
     session: &Session,
     engines: &Engines,
@@ -346,12 +347,10 @@ fn look_at_layers(session: &Session, mut layers: Vec<&mut VerifiedLayer>) -> Res
 }
 
 fn look_at_blobs(session: &Session, mut blobs: Vec<&mut VerifiedBlob>) -> Result<(), VerbError> {
-    let before: Vec<_> = blobs.iter().map(|blob| (blob.status.as_str(), blob.detail.clone())).collect();
+    let before: Vec<_> = blobs.iter().map(|blob| (blob.status, blob.detail.clone())).collect();
     compare_blobs(session, blobs.iter_mut().map(|blob| &mut **blob).collect())?;
     for (blob, was) in blobs.into_iter().zip(before) {
-        if blob.status == PartStatus::Ok {
-            (blob.repaired, blob.detail) = (true, Some(was_damaged(was)));
-        }
+        look_at_part((&mut blob.status, &mut blob.detail, &mut blob.repaired), was);
     }
     Ok(())
 }
@@ -365,8 +364,7 @@ fn look_at_references(
     if references.is_empty() {
         return Ok(());
     }
-    let before: Vec<_> =
-        references.iter().map(|found| (found.status.as_str(), found.detail.clone())).collect();
+    let before: Vec<_> = references.iter().map(|found| (found.status, found.detail.clone())).collect();
     let rows = catalog.loaded()?;
     for reference in &mut references {
         let is_it = |row: &&LoadedReference| {
@@ -381,11 +379,21 @@ fn look_at_references(
     }
     compare_engines(session, engines, references.iter_mut().map(|found| &mut **found).collect())?;
     for (reference, was) in references.into_iter().zip(before) {
-        if reference.status == PartStatus::Ok {
-            (reference.repaired, reference.detail) = (true, Some(was_damaged(was)));
-        }
+        look_at_part((&mut reference.status, &mut reference.detail, &mut reference.repaired), was);
     }
     Ok(())
+}
+
+/// Notes what has become of a damaged blob or reference.
+fn look_at_part(
+    (status, detail, repaired): (&mut PartStatus, &mut Option<String>, &mut bool),
+    (was, found): (PartStatus, Option<String>),
+) {
+    if *status == PartStatus::Ok {
+        (*repaired, *detail) = (true, Some(was_damaged((was.as_str(), found))));
+    } else if status.is_damaged() {
+        (*status, *detail) = (was, found);
+    }
 }
 
 fn was_damaged((status, detail): (&str, Option<String>)) -> String {

@@ -178,6 +178,23 @@ fn damaged_blobs_are_found_and_repaired() {
     assert_eq!(shop.indexed().len(), 2);
 }
 
+#[test]
+fn a_damaged_blob_that_cannot_be_had_is_reported_as_it_was_found() {
+    let shop = shop(KEEP);
+    let base = shop.base.digest();
+    flip(&shop.blob(&base));
+    let damaged = base.clone();
+    shop.registry.on(move |request| request.path.ends_with(&damaged).then(|| Fault::status(404)));
+    let failed = shop.json("verify --repair", 1);
+    assert_eq!(statuses(&failed, "blobs", "digest"), [("modified", base.as_str())]);
+    let detail = |blob: &Value| blob["detail"].as_str().unwrap_or_default().to_owned();
+    let blob = failed["blobs"].as_array().unwrap().iter().find(|blob| blob["digest"] == base).unwrap();
+    assert!(detail(blob).contains("does not match its digest"), "{blob}");
+    assert!(detail(blob).contains("not repaired: "), "{blob}");
+    shop.registry.behave();
+    shop.json("verify --repair", 0);
+}
+
 /// The mark and the index of the kept blobs, lost or spoiled in every way: whoever looks after the blobs puts them back.
 #[test]
 fn the_frame_of_the_kept_blobs_is_put_back() {
