@@ -287,9 +287,7 @@ impl InputError {
                 return Some(format!("run: msb-sync lock {images_file}"));
             }
             Self::NotListed { nearest: Some(near), .. } => return Some(format!("did you mean {near}?")),
-            Self::NotListed { nearest: None, .. } => {
-                "give the reference in its full form, as `msb-sync plan` shows it"
-            }
+            Self::NotListed { .. } => "give the reference in its full form, as `msb-sync plan` shows it",
             Self::NotInGroups { .. } => "leave out --group: the images of --image alone are exported",
             Self::CompressedBundle { .. } => {
                 "end it in .tar, or pipe it, as in: msb-sync export --output - | zstd > bundle.tar.zst"

@@ -16,9 +16,9 @@ use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 
 /// Removes the temporary files that a killed run's engines have left, writes the index of the kept
-/// blobs where it lags behind the catalog or is spoiled, and has the home claim again those of the directories
-/// `layers` in which it has layers, where other homes do not find it by its claim. A run that is at
-/// work does all of it itself. Where all is in order nothing is locked or written.
+/// blobs where it lags behind the catalog or is spoiled, and has the home claim again those of the
+/// directories `layers` in which it has layers, where other homes do not find it by its claim. A
+/// run that is at work does all of it itself. Where all is in order nothing is locked or written.
 ///
 /// # Errors
 /// The run was stopped. Other failures are warnings: all that is wanted is here, on a disk that is

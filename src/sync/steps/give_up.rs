@@ -1,9 +1,9 @@
 //! Giving up images, and then the layers that nobody needs: what `prune` and `forget` share.
 //!
 //! A run looks first without a lock, until it finds something to do. Then it locks, looks at
-//! everything, removes the directories that no row needs, drops rows, and then the directories that
-//! these needed: a crash in between leaves layers that nobody needs, which the next prune finds, and
-//! never rows without layers.
+//! everything, removes the directories that no row needs, drops rows, and then removes the
+//! directories that these needed: a crash in between leaves layers that nobody needs, which the
+//! next prune finds, and never rows without layers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -90,6 +90,11 @@ pub(crate) fn by_reference(rows: Vec<RecordedImage>) -> BTreeMap<ImageRef, Recor
     rows.into_iter().map(|row| (row.reference.clone(), row)).collect()
 }
 
+/// The reason of a layer that only images which leave have needed.
+const GIVEN_UP: &str = "no image needs it any more";
+/// The reason of a layer that no image has needed by the catalog.
+const UNRECORDED: &str = "no recorded image needs it";
+
 /// The decision of a run.
 #[derive(Default)]
 struct Intention {
@@ -150,7 +155,9 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         .filter_map(|(id, layers)| Some((stores.get(&id)?, directories.get(&id)?, layers)))
         .collect();
     // Where a disk is full no image can be forgotten until there is some room.
-    remove_unneeded_layers(session, &catalog, &wish, &mut layers, &mut pruned)?;
+    if layers.iter().any(|(.., layers)| layers.iter().any(|layer| layer.reason == UNRECORDED)) {
+        remove_unneeded_layers(session, &catalog, &wish, &mut layers, &mut pruned)?;
+    }
     forget(&home, &mut catalog, &wish, &images)?;
     remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, &mut pruned)?;
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
@@ -390,10 +397,10 @@ fn add_layers(
     for row in recorded.values() {
         let Some(candidate) = candidates.entry(&session.layers_of(row)) else { continue };
         let digests = row.layers.iter().map(|layer| layer.digest.clone());
-        candidate.layers.extend(digests.map(|digest| (digest, "no image needs it any more")));
+        candidate.layers.extend(digests.map(|digest| (digest, GIVEN_UP)));
         // The layers of what its reference meant before are nobody else's either.
         let earlier = catalog.remembered(&row.reference)?.into_iter();
-        candidate.layers.extend(earlier.map(|digest| (digest, "no image needs it any more")));
+        candidate.layers.extend(earlier.map(|digest| (digest, GIVEN_UP)));
     }
     Ok(())
 }
@@ -421,7 +428,7 @@ fn look_into(
     }
     if wish.all_layers_in().is_some() {
         for digest in places.removable(session.jobs(), |digest| !is_needed(digest))? {
-            candidate.layers.entry(digest).or_insert("no recorded image needs it");
+            candidate.layers.entry(digest).or_insert(UNRECORDED);
         }
         if !look.is_locked() && places.is_idle() {
             leftovers = places.leftovers()?;
