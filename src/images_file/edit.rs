@@ -20,7 +20,7 @@ use super::listed::{Listed, Wanted};
 use super::{ImagesFile, Source, parse, read, tables, values};
 use crate::diagnostic::{Problems, Tree, nearest};
 use crate::image_ref::{self, DEFAULT_REGISTRY, ImageRef, SANDBOXES_REGISTRY};
-use crate::state::Platform;
+use crate::state::{DesiredImage, Hook, Platform, Settings};
 
 /// The beginning of a file that is made for its first image.
 const HEADER: &str = "\
@@ -156,10 +156,20 @@ pub(crate) fn add(text: &str, additions: &[Addition], source: &Source<'_>) -> Re
         edited.images.push((reference.clone(), status));
     }
     let after = reread(&edited.text, source, &first.reference)?;
+    // An image that was listed before is as it was, but for its groups if it was named.
+    let is_same = |image: &DesiredImage| {
+        let was = before.images.iter().find(|was| was.reference == image.reference);
+        let is_named = additions.iter().any(|addition| addition.reference == image.reference);
+        was.is_none_or(|was| {
+            *was == DesiredImage { groups: was.groups.clone(), ..image.clone() }
+                && (is_named || was.groups == image.groups)
+        })
+    };
     let is_right = after.images.len() == wanted.len()
+        && after.selections == before.selections
         && after.images.iter().all(|image| {
             wanted.get(&image.reference).is_some_and(|(platform, groups)| {
-                *platform == image.platform && groups.is_subset(&image.groups)
+                *platform == image.platform && groups.is_subset(&image.groups) && is_same(image)
             })
         });
     if is_right && others_are_same(&before, &after) {
@@ -214,15 +224,13 @@ pub(crate) fn remove(text: &str, unwanted: &[ImageRef], source: &Source<'_>) -> 
     let text = edited.into_string();
     let after = reread(&text, source, first)?;
     let stays = |listed: &ImageRef| !images.iter().any(|(gone, _)| gone == listed);
-    let expected = before.images.iter().map(|image| &image.reference).filter(|reference| stays(reference));
-    let selections = before.selections.iter().map(|selection| &selection.repository);
-    let is_right = after.images.iter().map(|image| &image.reference).eq(expected)
-        && after
-            .selections
-            .iter()
-            .map(|selection| &selection.repository)
-            .eq(selections.filter(|name| stays(name)));
-    if is_right { Ok(Edited { text, images, groups }) } else { Err(too_odd()) }
+    let is_right = after.images.iter().eq(before.images.iter().filter(|image| stays(&image.reference)))
+        && after.selections.iter().eq(before.selections.iter().filter(|of| stays(&of.repository)));
+    if is_right && others_are_same(&before, &after) {
+        Ok(Edited { text, images, groups })
+    } else {
+        Err(too_odd())
+    }
 }
 
 /// Reads what an edit for `reference` has made. Where that is no TOML any more, the file was of a form
@@ -238,15 +246,27 @@ fn reread(text: &str, source: &Source<'_>, reference: &ImageRef) -> Result<Image
     })
 }
 
-/// Tells whether two files say the same of everything but images and groups.
+/// Tells whether two files say the same of everything but images, selections and groups, wherever
+/// it stands. The second one may have tables of more registries.
 fn others_are_same(before: &ImagesFile, after: &ImagesFile) -> bool {
-    let names = |file: &ImagesFile| -> BTreeSet<String> {
-        file.registries.iter().map(|registry| registry.name.clone()).collect()
-    };
-    let selections = |file: &ImagesFile| -> Vec<(ImageRef, Platform)> {
-        file.selections.iter().map(|of| (of.repository.clone(), of.platform.clone())).collect()
-    };
-    names(before).is_subset(&names(after)) && selections(before) == selections(after)
+    let is_there = |registry| after.registries.contains(registry);
+    before.registries.iter().all(is_there)
+        && placeless_settings(before) == placeless_settings(after)
+        && placeless_hooks(before) == placeless_hooks(after)
+        && before.secret_variables == after.secret_variables
+}
+
+/// Returns the settings without the places of their lines.
+fn placeless_settings(file: &ImagesFile) -> Settings {
+    let mut settings = file.settings.clone();
+    settings.trust.rules.iter_mut().for_each(|rule| rule.place.clear());
+    settings.trust.refuses_unsigned = settings.trust.refuses_unsigned.map(|_| String::new());
+    settings
+}
+
+/// Returns the hooks without the places of their lines.
+fn placeless_hooks(file: &ImagesFile) -> Vec<Hook> {
+    file.hooks.iter().map(|hook| Hook { place: String::new(), ..hook.clone() }).collect()
 }
 
 /// Tells whether `reference` means this entry; a repository alone means its selections, and its tag

@@ -359,3 +359,25 @@ proptest! {
         let _ = remove(&text, &[reference("a:1")], &source());
     }
 }
+
+#[test]
+fn all_that_is_no_image_has_to_stay_wherever_it_stands() {
+    let parsed =
+        |text: &str| parse(text, &source()).unwrap_or_else(|problems| panic!("{problems:?}\n{text}"));
+    let whole = "settings.prune = true\nsettings.unsigned = \"refuse\"\n[[trust]]\nimages = [\"*\"]\n\
+                 accept = \"unsigned\"\n[[on-change]]\nimages = [\"*\"]\nactions = [\"add\"]\nrun = [\"/bin/true\"]\n\
+                 [registry.\"ghcr.io\"]\nendpoint = \"https://mirror.example\"\nimages = []\n";
+    let before = parsed(whole);
+    assert!(others_are_same(&before, &parsed(&format!("# moved\n\n{whole}"))));
+    assert!(others_are_same(&before, &parsed(&format!("{whole}[registry.\"quay.io\"]\nimages = []\n"))));
+    for (part, other) in [
+        ("prune = true", "prune = false"),
+        ("settings.unsigned = \"refuse\"\n", ""),
+        ("accept = \"unsigned\"", "keyless = { issuer = \"https://a.example\", identity = \"b\" }"),
+        ("/bin/true", "/bin/false"),
+        ("mirror.example", "elsewhere.example"),
+        ("endpoint = \"https://mirror.example\"\n", ""),
+    ] {
+        assert!(!others_are_same(&before, &parsed(&whole.replace(part, other))), "{part}");
+    }
+}
