@@ -169,6 +169,11 @@ impl ImageRef {
         names
     }
 
+    /// Names the image of which this may be the second name: sandboxes.io's for docker.io's.
+    pub(crate) fn first_name(&self) -> Option<Self> {
+        (self.registry() == DEFAULT_REGISTRY).then(|| self.with_registry(SANDBOXES_REGISTRY))
+    }
+
     /// Tells whether one of `patterns`, full names without tag in which `*` stands for anything,
     /// names the image by any of the names under which it is recorded: what comes from
     /// `sandboxes.io` is docker.io's image too, and then answers to both.

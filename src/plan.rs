@@ -20,6 +20,7 @@ mod names;
 mod need;
 mod part;
 mod reason;
+mod recorded_names;
 mod removal;
 mod stage;
 
@@ -48,20 +49,19 @@ use engine::{note_leaves, plan_engine_removals};
 use fetch::{plan_documents, plan_fetches};
 use image::{plan_blocked_selection, plan_image};
 use names::Names;
+use recorded_names::RecordedNames;
 use removal::{held, listed, plan_layer_removals, plan_removals, unlisted, wanted_images};
 use stage::stage;
 
 /// Plans the way from `observed` to `desired`.
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let names = Names::of(desired, &wanted_images(desired, observed).collect::<Vec<_>>(), observed);
-    let mut images: Vec<PlannedImage> =
-        desired.images.iter().map(|image| plan_image(desired, image, None, &names, observed)).collect();
-    images.extend(
-        observed
-            .selected
-            .iter()
-            .map(|selected| plan_image(desired, &selected.image, Some(&selected.rule), &names, observed)),
-    );
+    let recorded_names = RecordedNames::of(desired, observed);
+    let plan_wanted =
+        |image, chosen_by| plan_image(desired, image, chosen_by, (&recorded_names, &names), observed);
+    let mut images: Vec<PlannedImage> = desired.images.iter().map(|image| plan_wanted(image, None)).collect();
+    let selected = observed.selected.iter();
+    images.extend(selected.map(|selected| plan_wanted(&selected.image, Some(&*selected.rule))));
     images.extend(observed.blocked_selections.iter().map(plan_blocked_selection));
     let (new_tags, candidates) = plan_candidates(&images, observed);
     let mut images: Vec<_> = images.into_iter().map(|image| stage(desired, image, observed)).collect();

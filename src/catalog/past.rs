@@ -138,7 +138,7 @@ fn remember_recorded(tx: &Transaction<'_>, name: &str) -> Result<()> {
 }
 
 /// Reads the image that is recorded as `name` as it was resolved.
-fn recorded(conn: &Connection, name: &str) -> Result<Option<ResolvedImage>> {
+pub(super) fn recorded(conn: &Connection, name: &str) -> Result<Option<ResolvedImage>> {
     let Some(reference) = parse_name(name) else { return Ok(None) };
     let Some(row) = image::image(conn, &reference)? else { return Ok(None) };
     let config: Option<ConfigRecord> = conn

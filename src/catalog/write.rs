@@ -80,9 +80,40 @@ pub(super) fn record(
     hold: bool,
     held: Held<'_>,
 ) -> Result<()> {
-    let Some(primary) = names.first() else { return Ok(()) };
-    let primary = primary.to_string();
+    let Some(first) = names.first() else { return Ok(()) };
+    let primary = first.to_string();
     past::turn(tx, &primary, image, held.now)?;
+    put_names(tx, image, names, held.layers)?;
+    for second in &first.recorded_names()[1..] {
+        link(tx, &second.to_string(), &primary)?;
+    }
+    if let Some(first_name) = first.first_name() {
+        link(tx, &primary, &first_name.to_string())?;
+    }
+    if hold {
+        waiting::put_hold(tx, &primary, &image.digest, held.now)?;
+    }
+    put_owner(tx, &primary, held)?;
+    let is_kept = !holdings::holders(tx, &primary)?.blobs_kept_for.is_empty();
+    for name in names {
+        holdings::put_documents(tx, &name.to_string(), if is_kept { &image.documents } else { &[] })?;
+    }
+    Ok(())
+}
+
+/// Notes that the image `second` has the second name of `first`, where both are recorded: it stays
+/// as long as that one does, whoever wants it for itself.
+fn link(tx: &Transaction<'_>, second: &str, first: &str) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE sync_images SET alias_of = ?2
+          WHERE reference = ?1 AND EXISTS (SELECT 1 FROM sync_images WHERE reference = ?2)",
+    )?
+    .execute([second, first])?;
+    Ok(())
+}
+
+/// Replaces what is recorded under `names` by `image`, but for owners.
+fn put_names(tx: &Transaction<'_>, image: &ResolvedImage, names: &[ImageRef], layers: &[u8]) -> Result<()> {
     let mut old_layers = BTreeSet::new();
     let mut rows = Vec::with_capacity(names.len());
     for name in names.iter().collect::<BTreeSet<_>>() {
@@ -103,19 +134,7 @@ pub(super) fn record(
     stack::note(tx, &all_names, has_order)?;
     for (name, id, preexisting) in &rows {
         put_documents(tx, *id, image, &layer_ids)?;
-        put_ours(tx, name, image, *preexisting, held.layers)?;
-        if *name != primary {
-            tx.prepare_cached("UPDATE sync_images SET alias_of = ?2 WHERE reference = ?1")?
-                .execute([name, &primary])?;
-        }
-    }
-    if hold {
-        waiting::put_hold(tx, &primary, &image.digest, held.now)?;
-    }
-    put_owner(tx, &primary, held)?;
-    let is_kept = !holdings::holders(tx, &primary)?.blobs_kept_for.is_empty();
-    for (name, ..) in &rows {
-        holdings::put_documents(tx, name, if is_kept { &image.documents } else { &[] })?;
+        put_ours(tx, name, image, *preexisting, layers)?;
     }
     for digest in old_layers {
         tx.prepare_cached(DROP_UNUSED_LAYER)?.execute([&digest])?;
@@ -351,9 +370,11 @@ pub(super) fn forget(tx: &Transaction<'_>, references: &[ImageRef], owner: Optio
     let mut todo: Vec<String> = give_up(tx, references, owner)?.into_iter().collect();
     while let Some(name) = todo.pop() {
         let Some(row) = NameRow::of(tx, &name)? else { continue };
-        if !holdings::holders(tx, &name)?.owners.is_empty()
-            || holdings::primary_of(tx, row.alias_of.as_deref())?.is_some()
-        {
+        if !holdings::holders(tx, &name)?.owners.is_empty() {
+            continue;
+        }
+        if let Some((first, _)) = holdings::primary_of(tx, row.alias_of.as_deref())? {
+            become_second_name(tx, &name, &first)?;
             continue;
         }
         let mut second_names = texts(tx, "SELECT reference FROM sync_images WHERE alias_of = ?1", &name)?;
@@ -366,13 +387,13 @@ pub(super) fn forget(tx: &Transaction<'_>, references: &[ImageRef], owner: Optio
         past::drop_of(tx, &name)?;
         stack::forget(tx, &name)?;
         tx.prepare_cached("DELETE FROM sync_images WHERE reference = ?1")?.execute([&name])?;
-        if !row.preexisting {
-            if let Some(id) = image_id(tx, &name)? {
-                for sql in DROP_DOCUMENTS {
-                    tx.prepare_cached(sql)?.execute([id])?;
-                }
-                tx.prepare_cached("DELETE FROM images WHERE id = ?1")?.execute([id])?;
+        if !row.preexisting
+            && let Some(id) = image_id(tx, &name)?
+        {
+            for sql in DROP_DOCUMENTS {
+                tx.prepare_cached(sql)?.execute([id])?;
             }
+            tx.prepare_cached("DELETE FROM images WHERE id = ?1")?.execute([id])?;
         }
         freed.extend(layers);
     }
@@ -383,6 +404,26 @@ pub(super) fn forget(tx: &Transaction<'_>, references: &[ImageRef], owner: Optio
         }
     }
     Ok(())
+}
+
+/// Lets `name`, which nobody wants for itself any more, mean what the image `first` means.
+fn become_second_name(tx: &Transaction<'_>, name: &str, first: &ImageRef) -> Result<()> {
+    past::drop_of(tx, name)?;
+    let means = |name: &str| {
+        tx.prepare_cached("SELECT digest, manifest_digest FROM sync_images WHERE reference = ?1")?
+            .query_row([name], |row| Ok((rows::text(row, 0)?, rows::text(row, 1)?)))
+    };
+    let (text, Some(second)) = (first.to_string(), rows::parse_name(name)) else { return Ok(()) };
+    if means(name)? == means(&text)? {
+        return Ok(());
+    }
+    let layers: Option<Vec<u8>> = tx
+        .prepare_cached("SELECT layers_directory FROM sync_images WHERE reference = ?1")?
+        .query_row([&text], |row| Ok(row.get_ref(0)?.as_blob().ok().map(<[u8]>::to_owned)))?;
+    // Rows that cannot be read are written again by the next run of an owner.
+    let (Some(image), Some(layers)) = (past::recorded(tx, &text)?, layers) else { return Ok(()) };
+    put_names(tx, &image, &[second], &layers)?;
+    holdings::put_documents(tx, name, &image.documents)
 }
 
 /// Drops the ownership of `owner` (`None`: of everybody), and returns the names that were given up.

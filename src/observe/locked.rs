@@ -62,14 +62,16 @@ pub(super) fn recorded_as_locked<'r>(
     same.then_some(row)
 }
 
-/// Returns the digest to compare with, if what is recorded is good enough to be kept as it is.
+/// Returns the digest to compare with, if what is recorded is good enough to be kept as it is. A
+/// second name that is wanted for itself may mean something else.
 pub(super) fn known_digest(
     image: &DesiredImage,
     recorded: &BTreeMap<ImageRef, RecordedImage>,
 ) -> Option<BlobDigest> {
-    let names = image.reference.recorded_names();
-    let rows: Option<Vec<&RecordedImage>> = names.iter().map(|name| recorded.get(name)).collect();
-    let rows = rows?;
+    let rows: Option<Vec<&RecordedImage>> =
+        image.reference.recorded_names().iter().map(|name| recorded.get(name)).collect();
+    let mut rows = rows?;
+    rows.retain(|row| row.reference == image.reference || !row.is_wanted_for_itself());
     let good = rows.iter().all(|row| {
         row.rows_complete && row.platform.as_ref() == Some(&image.platform) && row.digest == rows[0].digest
     });

@@ -54,6 +54,7 @@ pub fn removals(desired: &Desired, observed: &Observed, waits: bool) -> Vec<Remo
         let gone =
             image.names.iter().filter(|name| row(name).is_some_and(|row| goes(row, Some(&desired.owner))));
         let gone = gone.cloned().collect();
+        let waits = waits || image.waits;
         Removal { reference: image.reference, reason: image.reason, gone, names: image.names, waits }
     };
     images.into_iter().filter(|image| image.action == Action::Remove).map(removal).collect()

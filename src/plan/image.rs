@@ -13,6 +13,7 @@ use super::names::Names;
 use super::need::Need;
 use super::part::{PlannedPart, deciding};
 use super::reason::Reason;
+use super::recorded_names::RecordedNames;
 use crate::digest::BlobDigest;
 use crate::error::{Defect, Error};
 use crate::image_ref::ImageRef;
@@ -231,10 +232,10 @@ pub(super) fn plan_image(
     desired: &Desired,
     wanted: &DesiredImage,
     chosen_by: Option<&str>,
-    engine_names: &Names<'_>,
+    (recorded_names, engine_names): (&RecordedNames<'_>, &Names<'_>),
     observed: &Observed,
 ) -> PlannedImage {
-    let names = wanted.reference.recorded_names();
+    let names = recorded_names.of_image(&wanted.reference);
     let recorded = observed.recorded.get(&wanted.reference);
     let waiting = cooldown::waiting(wanted, recorded, observed);
     let goal = Goal::of(wanted, recorded, waiting.is_some(), observed);
@@ -482,6 +483,8 @@ fn is_new_to(desired: &Desired, planned: &PlannedImage, observed: &Observed) -> 
     let mut rows = planned.names.iter().filter_map(|name| observed.recorded.get(name));
     rows.any(|row| {
         !row.owners.contains(owner)
+            // A second name has the owners of the first until it is wanted for itself.
+            || (row.alias_of.is_some() && row.reference == planned.reference)
             || row.extracted_for.contains(owner) != targets.extracts
             || row.blobs_kept_for.contains(owner) != targets.keeps_blobs
             || row.earlier_for.get(owner).copied().unwrap_or_default() != targets.keeps_earlier

@@ -72,13 +72,23 @@ pub(super) fn plan_removals(
     observed: &Observed,
 ) -> Vec<PlannedImage> {
     let mut second_names: BTreeMap<&ImageRef, Vec<&ImageRef>> = BTreeMap::new();
-    for row in observed.recorded.values().filter(|row| !listed.contains(&row.reference)) {
-        if let Some(first) = &row.alias_of {
+    let mut awaited: BTreeSet<&ImageRef> = BTreeSet::new();
+    for row in observed.recorded.values() {
+        let Some(first) = &row.alias_of else { continue };
+        if !listed.contains(&row.reference) {
             second_names.entry(first).or_default().push(&row.reference);
+        } else if desired.listed_elsewhere.contains(&row.reference) {
+            awaited.insert(first);
         }
     }
     let seconds = |row: &RecordedImage| second_names.get(&row.reference).map_or(&[][..], Vec::as_slice);
-    unlisted.iter().map(|row| plan_removal(desired, row, seconds(row), observed)).collect()
+    let removal = |row: &&RecordedImage| PlannedImage {
+        // A listed second name goes with the first until a run has noted that it is wanted for
+        // itself; this run does not.
+        waits: awaited.contains(&row.reference),
+        ..plan_removal(desired, row, seconds(row), observed)
+    };
+    unlisted.iter().map(removal).collect()
 }
 
 fn plan_removal(

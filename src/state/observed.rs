@@ -166,3 +166,11 @@ pub struct RecordedImage {
     /// The time of the last recording, `YYYY-MM-DD HH:MM:SS` UTC.
     pub modified_at: String,
 }
+
+impl RecordedImage {
+    /// True if somebody wants the image by this very name, and not only an image of which it is the
+    /// second name.
+    pub fn is_wanted_for_itself(&self) -> bool {
+        self.alias_of.is_none() && !self.owners.is_empty()
+    }
+}

@@ -164,7 +164,7 @@ impl Unlisted {
             listed_elsewhere: listed,
             targets: settings.targets.clone(),
             prune: true,
-            stage: false,
+            stage: None,
         };
         let mut unlisted = Self { request, loaded, desired, absent };
         if let Some(catalog) = catalog {
@@ -293,8 +293,15 @@ impl Wish for Unlisted {
         let recorded = by_reference(catalog.owned_by(&self.desired.owner)?);
         let observed = Observed { recorded, ..Observed::default() };
         let images = plan::removals(&self.desired, &observed, !self.absent.is_empty());
-        let waits = images.iter().any(|image| image.waits);
-        let waiting_for = if waits { self.absent.clone() } else { Vec::new() };
+        let waits: BTreeSet<&ImageRef> =
+            images.iter().filter(|image| image.waits).map(|image| &image.reference).collect();
+        let mut waiting_for = if waits.is_empty() { Vec::new() } else { self.absent.clone() };
+        // Listed names of which no run has noted yet that they are wanted for themselves.
+        let is_awaited = |row: &&RecordedImage| {
+            self.desired.listed_elsewhere.contains(&row.reference)
+                && row.alias_of.as_ref().is_some_and(|first| waits.contains(first))
+        };
+        waiting_for.extend(observed.recorded.values().filter(is_awaited).map(|row| row.reference.clone()));
         Ok(Removals { images, recorded: observed.recorded, waiting_for })
     }
 }

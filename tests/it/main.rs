@@ -64,6 +64,7 @@ mod registries;
 mod removals;
 mod requests;
 mod rollback;
+mod second_names;
 mod selections;
 mod services;
 mod shells;

@@ -24,7 +24,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The model of the catalog: layers and owners by name; an ownerless name lives through the
-/// sandboxes.io one.
+/// sandboxes.io one, and means the same.
 #[derive(Default)]
 struct Model {
     images: BTreeMap<&'static str, (Vec<&'static str>, BTreeSet<usize>)>,
@@ -53,8 +53,15 @@ impl Model {
                         image.1.retain(|other| owner.is_some_and(|owner| owner != *other));
                     }
                 }
-                let first_lives = self.images.get(NAMES[3]).is_some_and(|image| !image.1.is_empty());
-                self.images.retain(|name, image| !image.1.is_empty() || (*name == ALPINE && first_lives));
+                let first = self.images.get(NAMES[3]).filter(|image| !image.1.is_empty());
+                let first = first.map(|image| image.0.clone());
+                self.images.retain(|name, image| {
+                    if let Some(layers) = first.as_ref().filter(|_| *name == ALPINE && image.1.is_empty()) {
+                        image.0.clone_from(layers);
+                        return true;
+                    }
+                    !image.1.is_empty()
+                });
             }
         }
     }

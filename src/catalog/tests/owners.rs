@@ -82,6 +82,27 @@ fn a_second_name_that_somebody_wants_for_itself_stays() {
 }
 
 #[test]
+fn a_second_name_that_nobody_wants_for_itself_any_more_means_what_the_first_means() {
+    let (first, second) = ("sandboxes.io/library/alpine:3.20", ALPINE);
+    for names in [[first, second], [second, first]] {
+        let sandbox = Sandbox::new();
+        let mut catalog = sandbox.open();
+        for name in names {
+            let layers = if name == first { &["a"][..] } else { &["b"] };
+            let image = image(name, layers);
+            catalog.record(&image, &[reference(name)], &file("one"), usual()).unwrap();
+        }
+        let digest = |catalog: &WritableCatalog, name| one(catalog, name).unwrap().digest;
+        assert_ne!(digest(&catalog, first), digest(&catalog, second));
+        catalog.forget(&[reference(second)], Some(&file("one"))).unwrap();
+        let row = one(&catalog, second).unwrap();
+        assert_eq!((row.alias_of, row.rows_complete), (Some(reference(first)), true));
+        assert_eq!(row.digest, digest(&catalog, first));
+        assert_eq!((sandbox.stacked(second), all_needed(&catalog)), (vec!["a".to_owned()], digests(&["a"])));
+    }
+}
+
+#[test]
 fn a_second_name_that_microsandbox_had_first_stays() {
     let sandbox = Sandbox::of_microsandbox(ALPINE, &["a"]);
     let mut catalog = sandbox.open();

@@ -91,3 +91,42 @@ fn a_moved_layers_directory_is_noted() {
         (Action::Keep, &Some(ToRecord::Owner))
     );
 }
+
+#[test]
+fn a_second_name_that_is_listed_is_wanted_for_itself() {
+    let first = ImageRef::parse("sandboxes.io/alpine", "docker.io").unwrap();
+    let second = first.with_registry("docker.io");
+    let image = resolved(&first, 1, &[1]);
+    let both = || vec![row(&image, &first, &["/images.toml"]), row(&image, &second, &["/images.toml"])];
+    let mut observed = observed_with(Resolution::AsRecorded, both(), &[1]);
+    for name in [&first, &second] {
+        observed.resolutions.insert(name.clone(), Resolution::AsRecorded);
+    }
+    let of = |plan: &Plan, name: &ImageRef| {
+        plan.images.iter().find(|image| image.reference == *name).cloned().unwrap()
+    };
+    // It is adopted, with the first name and without.
+    for listed in [vec![first.clone(), second.clone()], vec![second.clone()]] {
+        let planned = plan(&desired(listed, true), &observed);
+        assert_eq!(of(&planned, &second).to_record, Some(ToRecord::Owner));
+        assert_eq!(
+            (of(&planned, &first).names, &planned.layers_to_remove[..]),
+            (vec![first.clone()], &[][..])
+        );
+        assert!(planned.waiting().next().is_none());
+    }
+    // A run that does not see to it lets the first name wait.
+    let mut elsewhere = desired(vec![], true);
+    elsewhere.listed_elsewhere.insert(second.clone());
+    let planned = plan(&elsewhere, &observed);
+    assert_eq!(planned.waiting().collect::<Vec<_>>(), [&first]);
+    assert!(planned.layers_to_remove.is_empty() && planned.is_empty());
+    assert!(removals(&elsewhere, &observed, false)[0].waits);
+    // Wanted for itself, it is nobody else's to record, and nothing is to do.
+    observed.recorded.get_mut(&second).unwrap().alias_of = None;
+    for listed in [vec![first.clone(), second.clone()], vec![first.clone()]] {
+        let planned = plan(&desired(listed, false), &observed);
+        assert_eq!(of(&planned, &first).names, [first.clone()]);
+        assert!(planned.is_empty(), "{planned:#?}");
+    }
+}

@@ -219,7 +219,7 @@ fn forget(
         match wish.owner() {
             Some(owner) if wish.ends_owner() => catalog.forget_owner(&names, owner)?,
             owner => catalog.forget(&names, owner)?,
-        };
+        }
     }
     Ok(())
 }

@@ -1,0 +1,176 @@
+//! docker.io's name of an image of sandboxes.io, where somebody wants it for itself too: it stays as long as its own
+//! owner wants it, and both mean what each of them is to mean.
+
+use crate::support::check::listed;
+use crate::support::fake_registry::FakeRegistry;
+use crate::support::image::BlobSet;
+use crate::support::moving::version;
+use crate::support::sandbox::Sandbox;
+use crate::support::tree::Tree;
+
+const FIRST: &str = "sandboxes.io/library/alpine:latest";
+const SECOND: &str = "docker.io/library/alpine:latest";
+
+struct Twins {
+    sandbox: Sandbox,
+    registry: FakeRegistry,
+}
+
+impl Twins {
+    /// A registry that serves both, by the settings of the machine.
+    fn new() -> Self {
+        let twins = Self { sandbox: Sandbox::in_memory(), registry: FakeRegistry::start(BlobSet::default()) };
+        twins.moved("one");
+        let url = twins.registry.url();
+        let tables =
+            ["sandboxes.io", "docker.io"].map(|name| format!("[registry.{name:?}]\nendpoint = {url:?}\n"));
+        std::fs::create_dir_all(twins.sandbox.home()).unwrap();
+        std::fs::write(twins.sandbox.home().join("registries.toml"), tables.concat()).unwrap();
+        twins
+    }
+
+    /// Lets the tag mean another image, and returns its digest.
+    fn moved(&self, content: &str) -> String {
+        self.registry.edit(|blobs| {
+            let image = blobs.image(&version(content));
+            blobs.tag("library/alpine:latest", &image);
+            image.digest().to_owned()
+        })
+    }
+
+    /// Lists these names in the images file, the ones of sandboxes.io with `settings`.
+    fn want(&self, names: &[&str], settings: &str) {
+        let table = |registry: &str| {
+            let is_listed = names.iter().any(|name| name.starts_with(registry));
+            let settings = if registry == "sandboxes.io" { settings } else { "" };
+            let image = format!("{{ name = \"alpine\"{settings} }}");
+            format!("[registry.{registry:?}]\nimages = [{}]\n", if is_listed { &image } else { "" })
+        };
+        self.sandbox.images(&format!("{}{}", table("sandboxes.io"), table("docker.io")));
+    }
+
+    #[track_caller]
+    fn run(&self, arguments: &str) {
+        self.sandbox.msb(arguments).run().success();
+    }
+
+    /// Applies, and makes sure that the next run finds nothing to do, and writes nothing.
+    #[track_caller]
+    fn settle(&self, arguments: &str) {
+        self.run(arguments);
+        let before = Tree::snapshot(&self.sandbox.home());
+        self.registry.forget();
+        let again = self.sandbox.msb(&format!("{arguments} --json")).run().success();
+        let summary = again.summary();
+        assert_eq!(summary["added"].as_u64().zip(summary["repaired"].as_u64()), Some((0, 0)), "{again}");
+        assert!(self.registry.requests().iter().all(|request| request.starts_with("HEAD ")), "{again}");
+        before
+            .assert_matches(&Tree::snapshot(&self.sandbox.home()), "the home after a run with nothing to do");
+    }
+
+    /// The recorded names, each with its digest.
+    fn recorded(&self) -> Vec<(String, String)> {
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let images = listed(&self.sandbox);
+        images.iter().map(|image| (text(&image["reference"]), text(&image["digest"]))).collect()
+    }
+
+    #[track_caller]
+    fn assert_recorded(&self, names: &[&str]) {
+        let recorded = self.recorded();
+        assert_eq!(recorded.iter().map(|(name, _)| name).collect::<Vec<_>>(), names);
+        assert_eq!(self.sandbox.extracted().len(), if names.is_empty() { 0 } else { 2 });
+    }
+}
+
+#[test]
+fn a_second_name_that_is_listed_stays_when_the_first_goes() {
+    for (later, last) in [(&[FIRST, SECOND][..], true), (&[SECOND][..], false)] {
+        let twins = Twins::new();
+        twins.want(&[FIRST], "");
+        twins.settle("apply");
+        twins.want(later, "");
+        twins.settle("apply");
+        twins.want(&[SECOND], "");
+        twins.settle(if last { "apply --prune" } else { "apply" });
+        twins.run("prune");
+        twins.assert_recorded(&[SECOND]);
+        twins.settle("apply --prune");
+        twins.want(&[], "");
+        twins.run("apply --prune --allow-empty");
+        twins.assert_recorded(&[]);
+    }
+}
+
+#[test]
+fn a_name_that_takes_the_place_of_the_other_stays_in_the_same_run() {
+    let twins = Twins::new();
+    twins.want(&[FIRST], "");
+    twins.run("apply");
+    twins.want(&[SECOND], "");
+    // A prune alone cannot tell that the file lists it now: that waits for the next run.
+    let waits = twins.sandbox.msb("prune").run().success();
+    assert!(waits.to_string().contains(SECOND), "{waits}");
+    twins.assert_recorded(&[SECOND, FIRST]);
+    twins.settle("apply --prune");
+    twins.assert_recorded(&[SECOND]);
+    // And back.
+    twins.want(&[FIRST], "");
+    twins.settle("apply --prune");
+    twins.assert_recorded(&[SECOND, FIRST]);
+}
+
+#[test]
+fn a_second_name_that_another_group_lists_stays() {
+    let twins = Twins::new();
+    twins.want(&[FIRST], "");
+    twins.run("apply");
+    twins.sandbox.images(
+        "[registry.\"sandboxes.io\"]\nimages = [{ name = \"busybox\", groups = [\"one\"] }]\n\
+         [registry.\"docker.io\"]\nimages = [{ name = \"alpine\", groups = [\"two\"] }]\n",
+    );
+    twins.registry.edit(|blobs| {
+        let image = blobs.image(&version("busybox"));
+        blobs.tag("library/busybox:latest", &image);
+    });
+    let output = twins.sandbox.msb("apply --prune --group one --json").run().success();
+    assert_eq!(output.summary()["removals_waiting"], 1, "{output}");
+    assert!(twins.recorded().iter().any(|(name, _)| name == SECOND));
+    twins.run("apply --prune");
+    assert!(twins.recorded().iter().all(|(name, _)| name != FIRST));
+    assert!(twins.recorded().iter().any(|(name, _)| name == SECOND));
+}
+
+#[test]
+fn both_names_are_pulled_and_each_is_forgotten_alone() {
+    for names in [["sandboxes.io/alpine", "alpine"], ["alpine", "sandboxes.io/alpine"]] {
+        let twins = Twins::new();
+        for name in names {
+            twins.run(&format!("pull {name}"));
+        }
+        twins.run(&format!("forget {FIRST}"));
+        twins.assert_recorded(&[SECOND]);
+        twins.run(&format!("forget {SECOND}"));
+        twins.assert_recorded(&[]);
+    }
+}
+
+#[test]
+fn each_of_two_listed_names_means_what_it_is_to_mean() {
+    for settings in [", pull = \"missing\"", ", cooldown = \"3d\""] {
+        let twins = Twins::new();
+        let one = twins.moved("one");
+        twins.want(&[FIRST, SECOND], settings);
+        twins.settle("apply");
+        let two = twins.moved("two");
+        twins.run("apply");
+        let both = vec![(SECOND.to_owned(), two.clone()), (FIRST.to_owned(), one.clone())];
+        assert_eq!(twins.recorded(), both);
+        twins.settle("apply --prune");
+        assert_eq!(twins.recorded(), both);
+        // Nobody wants the other name for itself any more: it means again what the first means.
+        twins.want(&[FIRST], settings);
+        twins.settle("apply --prune");
+        assert_eq!(twins.recorded(), vec![(SECOND.to_owned(), one.clone()), (FIRST.to_owned(), one)]);
+    }
+}
