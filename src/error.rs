@@ -151,6 +151,8 @@ pub enum Absent {
     Blobs,
     /// The documents of a recorded image.
     Documents,
+    /// A blob that is kept, and is not what its digest says.
+    DamagedBlob(BlobDigest),
     /// Any tag that fits this rule.
     Tag(String),
 }
@@ -163,6 +165,7 @@ impl fmt::Display for Absent {
             Self::Layers => f.write_str("not all of its layers are here"),
             Self::Blobs => f.write_str("its layers are here, but not all of its blobs are kept"),
             Self::Documents => f.write_str("its manifest is not kept here"),
+            Self::DamagedBlob(digest) => write!(f, "its kept blob {digest} is damaged"),
             Self::Tag(rule) => write!(f, "no tag here fits {rule}"),
         }
     }

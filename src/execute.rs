@@ -38,7 +38,8 @@ use crate::progress::{Event, Reporter};
 use crate::queue::Queue;
 use crate::registry::Registries;
 use crate::state::{
-    Action, EngineName, Hook, Limits, LoadedReference, Owner, Ownership, PendingHookEvent, Targets,
+    Action, EngineName, Hook, Limits, LoadedReference, Owner, Ownership, PendingHookEvent, Permission,
+    Targets,
 };
 use crate::store::{self, Left, Store};
 use crate::sys;
@@ -175,7 +176,7 @@ impl Executor<'_> {
         (waitlist, feed): (&mut Waitlist, &Feed<'_>),
     ) -> usize {
         let on_whole = |digest: &BlobDigest, size| feed.blob(digest, size);
-        let fetcher = self.fetcher(workers, counters, &on_whole);
+        let fetcher = self.fetcher(&plan.unasked, workers, counters, &on_whole);
         let (cancel, begin_no_more) = (self.cancel, self.begin_no_more);
         // The plan has the biggest first; the registries share the threads.
         let fetches = plan.fetches.iter().enumerate().filter(|(index, _)| !given_up.contains(index));
@@ -209,6 +210,7 @@ impl Executor<'_> {
 
     fn fetcher<'f>(
         &self,
+        unasked: &'f BTreeMap<ImageRef, Permission>,
         workers: &'f Workers,
         counters: &'f Counters,
         on_whole: &'f (dyn Fn(&BlobDigest, u64) + Sync),
@@ -218,6 +220,7 @@ impl Executor<'_> {
     {
         Fetcher {
             registries: self.registries,
+            unasked,
             store: self.store,
             options: extract::Options {
                 ownership: self.ownership,

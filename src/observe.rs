@@ -26,10 +26,10 @@ pub(crate) use self::asker::{Answer, Asker, ImageQuestion, Question};
 pub(crate) use self::chooser::{FromList, two_platforms};
 pub(crate) use self::cooling::{Cooled, CooledChoice, Digests, News};
 use self::known::Known;
-use self::lookups::{Lookups, forbidden_offline, never_pulled};
+use self::lookups::{Lookups, permission};
 pub(crate) use self::remembered::Remembered;
 use self::selections::Repository;
-pub(crate) use self::signatures::{Judged, Permission, SignatureQuestion, Signatures};
+pub(crate) use self::signatures::{Judged, SignatureQuestion, Signatures};
 
 use jiff::Timestamp;
 
@@ -44,7 +44,7 @@ use crate::progress::Reporter;
 use crate::registry::Registries;
 use crate::state::{
     AskedNames, Desired, DesiredImage, DocumentDescriptor, LayerDescriptor, LayerState, LockedImage,
-    Observed, PullPolicy, RecordedImage, Resolution,
+    Observed, Permission, RecordedImage, Resolution,
 };
 use crate::store::{self, Blobs};
 use crate::sys;
@@ -363,25 +363,30 @@ impl Observer<'_> {
     /// Blocks images of which something is needed that cannot be had: with their registry not to be
     /// asked, a repair; with a bundle, what it lacks.
     fn block_absent(&self, desired: &Desired, observed: &mut Observed) {
+        let wanted = desired.images.iter().chain(observed.selected.iter().map(|selected| &selected.image));
+        let permissions = wanted
+            .map(|image| (image.reference.clone(), permission(image, self.offline, self.registries)))
+            .filter(|(_, permission)| *permission != Permission::Granted);
+        observed.unasked = permissions.collect();
         absent::block(desired, observed, &|wanted, resolution, observed| {
             let row = observed.recorded.get(&wanted.reference);
             let content = Content::of(resolution, row);
-            let may_not_ask = self.offline && !self.registries.is_local(&wanted.reference);
             // A meaning that is remembered needs no lookup either.
-            if matches!(resolution, Resolution::AsRecorded | Resolution::Resolved(_))
-                && (wanted.pull == PullPolicy::Never || may_not_ask)
+            if let Resolution::AsRecorded | Resolution::Resolved(_) = resolution
+                && let Some(permission) = observed.unasked.get(&wanted.reference)
             {
-                let blocked = if wanted.pull == PullPolicy::Never { never_pulled } else { forbidden_offline };
-                let Some(content) = content else { return Some(blocked(Absent::Layers)) };
+                let blocked =
+                    |absent| permission.refusal(absent).map(|error| Resolution::Blocked(Arc::new(error)));
+                let Some(content) = content else { return blocked(Absent::Layers) };
                 if content.lacks_documents(desired, wanted, observed) {
-                    return Some(blocked(Absent::Documents));
+                    return blocked(Absent::Documents);
                 }
                 let is_here =
                     |digest: &BlobDigest| observed.layers.get(digest).is_some_and(|state| state.is_here());
                 let mut absent = content.absent(desired, wanted, observed).peekable();
                 absent.peek()?;
                 let are_extracted = absent.all(|(_, digest)| is_here(digest));
-                return Some(blocked(if are_extracted { Absent::Blobs } else { Absent::Layers }));
+                return blocked(if are_extracted { Absent::Blobs } else { Absent::Layers });
             }
             let unread = match resolution {
                 Resolution::Locked(locked) => self.lacks_manifest(wanted, locked),

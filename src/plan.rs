@@ -42,7 +42,7 @@ pub use reason::{Reason, Remains};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::progress::AwaitedImage;
-use crate::state::{Action, Desired, EngineName, Evidence, LoadedReference, Observed, Verdict};
+use crate::state::{Action, Desired, EngineName, Evidence, LoadedReference, Observed, Permission, Verdict};
 use candidates::plan_candidates;
 use earlier::Earlier;
 use engine::{note_leaves, plan_engine_removals};
@@ -74,7 +74,8 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let holds = held(desired, &listed, observed);
     let engine_removals = plan_engine_removals(desired, &listed, holds, &names, &images, observed);
     if !desired.prune {
-        let plan = Plan { images, fetches, documents, new_tags, candidates, ..Plan::default() };
+        let unasked = observed.unasked.clone();
+        let plan = Plan { images, fetches, unasked, documents, new_tags, candidates, ..Plan::default() };
         // Who only makes images ready wants what is there as it is.
         if desired.stage {
             return plan;
@@ -93,6 +94,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let mut plan = Plan {
         images,
         fetches,
+        unasked: observed.unasked.clone(),
         documents,
         new_tags,
         candidates,
@@ -121,6 +123,8 @@ pub struct Plan {
     pub images: Vec<PlannedImage>,
     /// The layers to fetch, each once, biggest first.
     pub fetches: Vec<Fetch>,
+    /// The images whose registries must not be asked, each with the reason.
+    pub unasked: BTreeMap<ImageRef, Permission>,
     /// The documents to keep, each once, sorted by digest.
     pub documents: Vec<DocumentFetch>,
     /// The tags that selections would choose, were they not new; sorted.
@@ -299,6 +303,7 @@ impl Plan {
         self.images.extend(next.images);
         self.images.sort_by(|a, b| in_order((&a.reference, a.action), (&b.reference, b.action)));
         self.fetches.extend(next.fetches);
+        self.unasked.extend(next.unasked);
         self.documents.extend(next.documents);
         self.layers_to_remove.extend(next.layers_to_remove);
         (self.spared, self.spared_bytes) = (next.spared, next.spared_bytes);

@@ -5,6 +5,7 @@
 //! are not the blob's are thrown away and fetched again from the first; any other failure is final
 //! here (the registry room has tried again already).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,12 +15,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::source::{FromStart, Source};
 use crate::cancel::Cancel;
 use crate::digest::{BlobDigest, ContentMismatch, Verifier};
-use crate::error::{Error, LayerError, RegistryError, StoreError};
+use crate::error::{Absent, Error, LayerError, RegistryError, StoreError};
 use crate::extract::{self, Extracted, Workers};
+use crate::image_ref::ImageRef;
 use crate::plan::{Claim, Fetch, contradiction};
 use crate::progress::{Event, Reporter};
 use crate::registry::{BlobReader, Registries};
-use crate::state::{LayerDescriptor, LayerFacts};
+use crate::state::{LayerDescriptor, LayerFacts, Permission};
 use crate::store::{self, Spool, Staged, Store};
 use crate::threads;
 
@@ -63,6 +65,8 @@ pub(super) struct Counters {
 /// Everything that the threads which fetch share.
 pub(super) struct Fetcher<'a> {
     pub(super) registries: &'a Registries,
+    /// The images whose registries must not be asked.
+    pub(super) unasked: &'a BTreeMap<ImageRef, Permission>,
     pub(super) store: &'a Store,
     pub(super) options: extract::Options,
     pub(super) workers: &'a Workers,
@@ -151,6 +155,7 @@ impl<'a> Fetcher<'a> {
             match self.attempt(claim, work) {
                 // The kept blob is damaged, or gone: the registry's takes its place.
                 Err(FailedAttempt::WrongBytes(error)) if work.from_kept => {
+                    self.permission_to_fetch(claim)?;
                     (work.from_kept, work.keep) = (false, true);
                     let text = format!("the kept blob {}: {error}; fetching it again", claim.layer().digest);
                     self.reporter.report(Event::Warning(text));
@@ -161,7 +166,7 @@ impl<'a> Fetcher<'a> {
                     if restarts < CLEAN_RESTARTS && !self.cancel.is_cancelled() =>
                 {
                     restarts += 1;
-                    if let Some(image) = claim.images.first() {
+                    if let Some(image) = self.asked_for(claim) {
                         self.registries.distrust_mirrors(image, &claim.layer().digest)?;
                     }
                     self.reporter.report(Event::Detail(format!(
@@ -170,12 +175,36 @@ impl<'a> Fetcher<'a> {
                     )));
                 }
                 Err(FailedAttempt::WrongBytes(error)) => {
-                    return Err(wrong_blob(self.registries, claim, error));
+                    return Err(self.wrong_blob(claim, error));
                 }
                 Err(FailedAttempt::Failed(error)) => return Err(error),
                 Ok(arrived) => return Ok(arrived),
             }
         }
+    }
+
+    /// Finds an image of `claim` by which the registry may be asked for the blob.
+    fn asked_for<'c>(&self, claim: &'c Claim) -> Option<&'c ImageRef> {
+        claim.images.iter().find(|image| !self.unasked.contains_key(image))
+    }
+
+    /// Refuses to fetch a blob anew of which only images want the bytes whose registries must not
+    /// be asked.
+    fn permission_to_fetch(&self, claim: &Claim) -> Result<(), Error> {
+        if self.asked_for(claim).is_some() {
+            return Ok(());
+        }
+        let permission = claim.images.first().and_then(|image| self.unasked.get(image));
+        let absent = Absent::DamagedBlob(claim.layer().digest.clone());
+        permission.and_then(|permission| permission.refusal(absent)).map_or(Ok(()), Err)
+    }
+
+    /// The error of wrong bytes, with the place that they came from.
+    fn wrong_blob(&self, claim: &Claim, source: ContentMismatch) -> Error {
+        let image = self.asked_for(claim);
+        let host = image.map_or("the registry".to_owned(), |image| self.registries.source_of(image));
+        let what = format!("layer {}", claim.layer().digest);
+        RegistryError::Mismatch { what, host, source: source.into() }.into()
     }
 
     /// Tries once to bring a blob here, and into staging at the same time where it is to be
@@ -257,7 +286,7 @@ impl<'a> Fetcher<'a> {
     }
 
     fn report_start(&self, claim: &Claim, spool: &Spool) {
-        if let Some(image) = claim.images.first().cloned() {
+        if let Some(image) = self.asked_for(claim).cloned() {
             let (digest, size, resumed) = (claim.layer().digest.clone(), claim.layer().size, spool.length());
             self.reporter.report(Event::LayerStarted { digest, size, resumed, image });
         }
@@ -396,7 +425,9 @@ impl<'a> Fetcher<'a> {
             let _ = verifier.update(&buffer[..count]);
         }
         if verifier.seen() < layer.size {
-            let Some(image) = claim.images.first() else { return Err(FailedAttempt::Failed(Error::Stopped)) };
+            let Some(image) = self.asked_for(claim) else {
+                return Err(FailedAttempt::Failed(Error::Stopped));
+            };
             let mut reader = self.registries.blob(image, layer, verifier.seen()).map_err(Error::from)?;
             loop {
                 if self.cancel.is_cancelled() || hopeless.load(Ordering::Relaxed) {
@@ -464,13 +495,6 @@ fn unreadable(claim: &Claim, error: io::Error) -> Error {
         may_be_tls: false,
     });
     cause.into()
-}
-
-/// The error of wrong bytes, with the place that they came from.
-fn wrong_blob(registries: &Registries, claim: &Claim, source: ContentMismatch) -> Error {
-    let host = claim.images.first().map_or("the registry".to_owned(), |image| registries.source_of(image));
-    RegistryError::Mismatch { what: format!("layer {}", claim.layer().digest), host, source: source.into() }
-        .into()
 }
 
 /// A reader that reports compressed bytes as extraction takes them, and ends when the run is

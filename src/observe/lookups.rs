@@ -17,7 +17,7 @@ use super::known::{Known, Listener};
 use super::locked::{confirm, known_digest, mismatch, other_layer, recorded_as_locked};
 use super::remembered::{Remembered, StagedDigests, staged_digest};
 use super::selections::{Deciding, Repository, Selected};
-use super::signatures::{Judged, Permission, SignatureQuestion, Signatures};
+use super::signatures::{Judged, SignatureQuestion, Signatures};
 use crate::digest::BlobDigest;
 use crate::error::{Absent, Error, RegistryError};
 use crate::image_ref::ImageRef;
@@ -25,7 +25,8 @@ use crate::plan::Cooldown;
 use crate::progress::Reporter;
 use crate::registry::{Lookup, Registries};
 use crate::state::{
-    Desired, DesiredImage, LockedImage, PullPolicy, RecordedImage, Resolution, ResolvedImage, TagCandidate,
+    Desired, DesiredImage, LockedImage, Permission, PullPolicy, RecordedImage, Resolution, ResolvedImage,
+    TagCandidate,
 };
 use crate::threads;
 
@@ -358,15 +359,9 @@ impl Lookups<'_> {
         counts.then(|| self.news().cooldown(&image.reference, image.cooldown))
     }
 
-    /// Finds out who forbids asking for the signatures of an image whose meaning is known.
+    /// Finds out who forbids asking for an image whose meaning is known.
     fn permission(&self, image: &DesiredImage) -> Permission {
-        if image.pull == PullPolicy::Never {
-            Permission::NeverPulled
-        } else if self.offline && !self.registries.is_local(&image.reference) {
-            Permission::Offline
-        } else {
-            Permission::Granted
-        }
+        permission(image, self.offline, self.registries)
     }
 
     /// Finds out at which digest an image is to be, whatever its tag means now: by the lockfile,
@@ -404,10 +399,8 @@ impl Lookups<'_> {
             Resolution::AsRecorded
         } else if let Some(meaning) = meaning {
             Resolution::Resolved(Arc::clone(meaning))
-        } else if image.pull == PullPolicy::Never {
-            never_pulled(absent)
-        } else if self.offline && !self.registries.is_local(&reference) {
-            forbidden_offline(absent)
+        } else if let Some(refusal) = self.permission(image).refusal(absent) {
+            Resolution::Blocked(Arc::new(refusal))
         } else {
             return Some(Self::of_digest(image, digest.clone()));
         };
@@ -417,11 +410,9 @@ impl Lookups<'_> {
     /// True if the image is recorded without the documents that are needed, and its registry may be
     /// asked for them.
     fn lacks_documents(&self, image: &DesiredImage) -> bool {
-        let may_ask = !self.offline || self.registries.is_local(&image.reference);
         let row = self.recorded.get(&image.reference);
         self.documents_too
-            && may_ask
-            && image.pull != PullPolicy::Never
+            && self.permission(image) == Permission::Granted
             && row.is_some_and(|row| row.documents.is_empty())
     }
 
@@ -490,10 +481,21 @@ fn resolution_of(
     }
 }
 
-pub(super) fn never_pulled(absent: Absent) -> Resolution {
+/// Finds out who forbids asking the registry of an image.
+pub(super) fn permission(image: &DesiredImage, offline: bool, registries: &Registries) -> Permission {
+    if image.pull == PullPolicy::Never {
+        Permission::NeverPulled
+    } else if offline && !registries.is_local(&image.reference) {
+        Permission::Offline
+    } else {
+        Permission::Granted
+    }
+}
+
+fn never_pulled(absent: Absent) -> Resolution {
     Resolution::Blocked(Arc::new(Error::NeverPulled(absent)))
 }
 
-pub(super) fn forbidden_offline(absent: Absent) -> Resolution {
+fn forbidden_offline(absent: Absent) -> Resolution {
     Resolution::Blocked(Arc::new(Error::Offline(absent)))
 }

@@ -17,7 +17,7 @@ use crate::digest::BlobDigest;
 use crate::error::{CatalogError, Defect, Error, RegistryError, SignatureError};
 use crate::image_ref::ImageRef;
 use crate::registry::Registries;
-use crate::state::{Candidate, Evidence, TrustStatus, Verdict};
+use crate::state::{Candidate, Evidence, Permission, TrustStatus, Verdict};
 use crate::threads::lock;
 use crate::trust::{Demand, Judge, SignedBy};
 
@@ -58,17 +58,6 @@ impl SignatureQuestion {
     fn digests(&self) -> Digests {
         (self.digest.clone(), self.manifest.clone())
     }
-}
-
-/// The permission to ask the registry for signatures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Permission {
-    /// The registry may be asked.
-    Granted,
-    /// `--offline` forbids it.
-    Offline,
-    /// The pull policy forbids it.
-    NeverPulled,
 }
 
 /// The answer of whoever has asked no registry.

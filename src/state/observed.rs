@@ -13,6 +13,7 @@ use super::engine::{EngineListing, EngineName, LoadedReference};
 use super::layer::{LayerDescriptor, LayerFacts, LayerState};
 use super::locked::LockedImage;
 use super::owner::Owner;
+use super::permission::Permission;
 use super::platform::Platform;
 use super::resolved::ResolvedImage;
 use super::time::{EarlierImage, TagCandidate};
@@ -44,6 +45,8 @@ pub struct Observed {
     /// Repositories, alone, of which all selections were made from the list of their tags. Of the
     /// others with a selection nothing may be removed: nobody knows what they would have chosen.
     pub decided: BTreeSet<ImageRef>,
+    /// The desired and selected images whose registries must not be asked, each with the reason.
+    pub unasked: BTreeMap<ImageRef, Permission>,
     /// The verdicts about those desired and selected images that a rule of trust names, or that
     /// need a signature by default.
     pub verdicts: BTreeMap<ImageRef, Verdict>,

@@ -165,7 +165,10 @@ pub fn export(
         return Ok(exported);
     }
     match (write(&contents, form, output), contents.passing()) {
-        (Err(VerbError::Error(error @ Error::Registry(_))), Some(image)) => {
+        (
+            Err(VerbError::Error(error @ (Error::Registry(_) | Error::Offline(_) | Error::NeverPulled(_)))),
+            Some(image),
+        ) => {
             exported.failed.push((image, Arc::new(error)));
         }
         (written, _) => written?,

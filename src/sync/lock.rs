@@ -24,11 +24,11 @@ use crate::error::{Error, InputError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::{EntryChange, Lockfile};
 use crate::observe::{
-    Answer, Asker, ImageQuestion, Judged, Permission, Question, SignatureQuestion, Signatures, two_platforms,
+    Answer, Asker, ImageQuestion, Judged, Question, SignatureQuestion, Signatures, two_platforms,
 };
 use crate::plan::Waiting;
 use crate::registry::Lookup;
-use crate::state::{Action, LockedImage, LockedSelection, Platform, TagSelection, Verdict};
+use crate::state::{Action, LockedImage, LockedSelection, Permission, Platform, TagSelection, Verdict};
 
 /// The request to `lock`.
 #[derive(Clone, Debug)]

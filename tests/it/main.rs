@@ -69,6 +69,7 @@ mod selections;
 mod services;
 mod shells;
 mod signing_live;
+mod silence;
 mod sparse;
 mod stage;
 mod stop;

@@ -1,7 +1,7 @@
 //! The contents of a bundle: which blobs, in which order, and where their bytes come from.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use super::kept::{self, Kept, SoundFile};
 use crate::bundle::{BundleImage, signature_blobs};
 use crate::catalog::Catalog;
 use crate::digest::{BlobDigest, Verifier};
-use crate::error::{Defect, Error, RegistryError};
+use crate::error::{Absent, Defect, Error, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::Lockfile;
 use crate::observe::{SignatureQuestion, Signatures};
@@ -20,7 +20,7 @@ use crate::registry::{BlobReader, Registries};
 use crate::selection::CompiledRule;
 use crate::state::{
     Candidate, Desired, DesiredImage, DocumentDescriptor, EngineName, Evidence, LayerDescriptor, LockedImage,
-    LockedSelection, Observed, Resolution, TagSelection, Verdict,
+    LockedSelection, Observed, Permission, Resolution, TagSelection, Verdict,
 };
 use crate::store::Blobs;
 use crate::sync::export::Exported;
@@ -37,6 +37,8 @@ type ReadSignatures = (Arc<Evidence>, Arc<[Candidate]>);
 pub(super) struct Contents<'a> {
     session: &'a Session,
     registries: &'a Registries,
+    /// The images whose registries must not be asked.
+    unasked: BTreeMap<ImageRef, Permission>,
     /// Whoever has judged the signatures, and can find them again.
     verifier: &'a Signatures<'a>,
     /// The signatures that were read last: their blobs follow each other.
@@ -94,6 +96,7 @@ impl<'a> Contents<'a> {
         let mut contents = Self {
             session,
             registries,
+            unasked: observed.unasked.clone(),
             verifier: signatures,
             last: RefCell::default(),
             catalog,
@@ -328,6 +331,10 @@ impl<'a> Contents<'a> {
             Kept::Absent => self.fetch(blob)?,
             Kept::Damaged(reason) => {
                 let Blob { digest, image, .. } = blob;
+                let permission = self.unasked.get(image).copied().unwrap_or(Permission::Granted);
+                if let Some(refusal) = permission.refusal(Absent::DamagedBlob(digest.clone())) {
+                    return Err(refusal);
+                }
                 self.session.warn(format!(
                     "the kept blob {digest} of {image} is damaged: {reason}; fetching it again (msb-sync verify \
                      --repair mends what is kept)"
