@@ -148,7 +148,7 @@ impl ImagesFile {
             listed_elsewhere,
             targets,
             prune,
-            stage: false,
+            stage: None,
         })
     }
 

@@ -57,14 +57,15 @@ use stage::stage;
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let names = Names::of(desired, &wanted_images(desired, observed).collect::<Vec<_>>(), observed);
     let recorded_names = RecordedNames::of(desired, observed);
-    let plan_wanted =
-        |image, chosen_by| plan_image(desired, image, chosen_by, (&recorded_names, &names), observed);
+    let plan_wanted = |image, chosen_by| {
+        let planned = plan_image(desired, image, chosen_by, (&recorded_names, &names), observed);
+        stage(desired, image, planned, observed)
+    };
     let mut images: Vec<PlannedImage> = desired.images.iter().map(|image| plan_wanted(image, None)).collect();
     let selected = observed.selected.iter();
     images.extend(selected.map(|selected| plan_wanted(&selected.image, Some(&*selected.rule))));
     images.extend(observed.blocked_selections.iter().map(plan_blocked_selection));
     let (new_tags, candidates) = plan_candidates(&images, observed);
-    let mut images: Vec<_> = images.into_iter().map(|image| stage(desired, image, observed)).collect();
     images.sort_by(|a, b| a.reference.cmp(&b.reference));
     let fetches = plan_fetches(desired, &images, observed);
     let documents = plan_documents(&images, observed);
@@ -74,10 +75,11 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let holds = held(desired, &listed, observed);
     let engine_removals = plan_engine_removals(desired, &listed, holds, &names, &images, observed);
     if !desired.prune {
-        let unasked = observed.unasked.clone();
-        let plan = Plan { images, fetches, unasked, documents, new_tags, candidates, ..Plan::default() };
+        let (unasked, stages) = (observed.unasked.clone(), desired.stage.is_some());
+        let plan =
+            Plan { images, fetches, unasked, stages, documents, new_tags, candidates, ..Plan::default() };
         // Who only makes images ready wants what is there as it is.
-        if desired.stage {
+        if stages {
             return plan;
         }
         let unlisted = unlisted.into_iter().map(|row| row.reference.clone()).collect();
@@ -125,6 +127,8 @@ pub struct Plan {
     pub fetches: Vec<Fetch>,
     /// The images whose registries must not be asked, each with the reason.
     pub unasked: BTreeMap<ImageRef, Permission>,
+    /// True if the run only makes images ready.
+    pub stages: bool,
     /// The documents to keep, each once, sorted by digest.
     pub documents: Vec<DocumentFetch>,
     /// The tags that selections would choose, were they not new; sorted.
@@ -304,6 +308,7 @@ impl Plan {
         self.images.sort_by(|a, b| in_order((&a.reference, a.action), (&b.reference, b.action)));
         self.fetches.extend(next.fetches);
         self.unasked.extend(next.unasked);
+        self.stages |= next.stages;
         self.documents.extend(next.documents);
         self.layers_to_remove.extend(next.layers_to_remove);
         (self.spared, self.spared_bytes) = (next.spared, next.spared_bytes);

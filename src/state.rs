@@ -26,7 +26,7 @@ mod time;
 mod trust;
 
 pub use crate::progress::Action;
-pub use desired::{BackTo, Desired, DesiredImage};
+pub use desired::{BackTo, Desired, DesiredImage, Stage};
 pub use document::{DocumentDescriptor, DocumentRole};
 pub use engine::{AskedNames, EngineFile, EngineListing, EngineName, EngineSettings, LoadedReference};
 pub use hook::{Hook, HookEvent, PendingHookEvent};

@@ -199,12 +199,12 @@ impl Lookups<'_> {
     ) -> Vec<(Purpose<'d>, Question<'d>)> {
         let reference = asked.reference.clone();
         threads::lock(known).seen.insert(reference.clone(), digest);
-        if asked.known.is_some() {
+        if asked.known.is_some() && !asked.is_staged {
             let settled = self.settle(reference, Resolution::AsRecorded, Permission::Granted, known);
             return settled.into_iter().collect();
         }
         let pinned = self.recorded.get(&reference).and_then(|row| row.digest.clone());
-        let asked = ImageQuestion { pinned, cooldown: None, ..asked };
+        let asked = ImageQuestion { pinned, known: None, is_staged: false, cooldown: None, ..asked };
         vec![(Purpose::Image(asked.clone()), Question::Image(asked))]
     }
 
@@ -339,8 +339,10 @@ impl Lookups<'_> {
                 self.settle(image.reference.clone(), resolution, self.permission(image), known)
             }
             None => {
-                let known = known_digest(image, self.recorded).filter(|_| !self.lacks_documents(image));
-                let staged = staged_digest(image, self.staged, self.recorded);
+                let lacks_documents = self.lacks_documents(image);
+                let known = known_digest(image, self.recorded).filter(|_| !lacks_documents);
+                let is_recorded = self.recorded.contains_key(&image.reference) && !lacks_documents;
+                let staged = staged_digest(image, self.staged, is_recorded);
                 let (is_staged, known, cooldown) = (staged.is_some(), staged.or(known), self.cooldown(image));
                 let question = ImageQuestion { known, is_staged, cooldown, ..ImageQuestion::of(image) };
                 Some((Purpose::Image(question.clone()), Question::Image(question)))

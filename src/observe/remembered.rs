@@ -10,19 +10,20 @@ use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::registry::Lookup;
-use crate::state::{DesiredImage, LockedImage, Platform, RecordedImage, Resolution, ResolvedImage};
+use crate::state::{DesiredImage, LockedImage, Platform, Resolution, ResolvedImage};
 use crate::threads;
 
 /// The digests of images that are ready to be recorded.
 pub(super) type StagedDigests = BTreeMap<(ImageRef, Platform), BlobDigest>;
 
-/// Finds the digest of an image that is ready and not recorded.
+/// Finds the digest of an image that is ready and not recorded, or recorded without the documents
+/// that are needed.
 pub(super) fn staged_digest(
     image: &DesiredImage,
     staged: &StagedDigests,
-    recorded: &BTreeMap<ImageRef, RecordedImage>,
+    is_recorded: bool,
 ) -> Option<BlobDigest> {
-    if staged.is_empty() || recorded.contains_key(&image.reference) {
+    if staged.is_empty() || is_recorded {
         return None;
     }
     staged.get(&(image.reference.clone(), image.platform.clone())).cloned()

@@ -59,6 +59,8 @@ pub enum Reason {
     NewDigest(Waiting),
     /// The image is ready to be recorded.
     Staged,
+    /// The run does not do what is to be done for this reason: the next one does.
+    Left(Box<Self>),
     /// The image cannot be had.
     Blocked(Arc<Error>),
     /// The owner does not list the image any more.
@@ -100,7 +102,9 @@ impl Reason {
             | Self::Engine { to_load: ToLoad::AnotherDigest, .. } => Action::Update,
             Self::NotRecorded | Self::OnlyMicrosandbox | Self::Engine { .. } => Action::Add,
             Self::Layers(_) | Self::Blobs(_) | Self::Rows => Action::Repair,
-            Self::InSync | Self::Held { .. } | Self::NewDigest(_) | Self::Staged => Action::Keep,
+            Self::InSync | Self::Held { .. } | Self::NewDigest(_) | Self::Staged | Self::Left(_) => {
+                Action::Keep
+            }
             Self::Blocked(_) => Action::Blocked,
             Self::NotListed { .. } | Self::AskedFor { .. } => Action::Remove,
         }
@@ -132,6 +136,7 @@ impl Reason {
             Self::Held { .. } => "held",
             Self::NewDigest(_) => "new-digest",
             Self::Staged => "staged",
+            Self::Left(_) => "left",
             Self::Blocked(_) => "blocked",
             Self::NotListed { .. } => "not-listed",
             Self::AskedFor { .. } => "asked-for",
@@ -175,6 +180,7 @@ impl fmt::Display for Reason {
             Self::Rows => f.write_str("rows missing or damaged in the catalog"),
             Self::InSync => f.write_str("in sync"),
             Self::Staged => f.write_str("staged: the next apply records it"),
+            Self::Left(reason) => write!(f, "{reason}: left to the next apply"),
             Self::Held { since } => {
                 write!(f, "held since rollback {}", since.strftime("%Y-%m-%d %H:%M UTC"))
             }

@@ -1,24 +1,34 @@
 //! Images that are made ready before they are recorded: what a run that only does that leaves of a
 //! planned image.
+//!
+//! Such a run asks no engine. An image that was never loaded into one is to be loaded by the next
+//! run, which then wants the blobs here.
 
 use std::sync::Arc;
 
-use super::image::PlannedImage;
+use super::image::{PlannedImage, ToRecord};
 use super::need::Need;
 use super::part::PlannedPart;
 use super::reason::Reason;
 use crate::digest::BlobDigest;
-use crate::state::{Action, Desired, Observed};
+use crate::state::{Action, Desired, DesiredImage, EngineSettings, Observed, Stage};
 
 /// Notes of `planned` that all of it is ready; and, for a run that only makes images ready, leaves
 /// nothing else to be done.
-pub(super) fn stage(desired: &Desired, planned: PlannedImage, observed: &Observed) -> PlannedImage {
-    let rows = planned.parts.first().map_or(planned.action, PlannedPart::action);
-    let is_due = matches!(rows, Action::Add | Action::Update);
+pub(super) fn stage(
+    desired: &Desired,
+    wanted: &DesiredImage,
+    planned: PlannedImage,
+    observed: &Observed,
+) -> PlannedImage {
+    let is_new = matches!(planned.to_record, Some(ToRecord::Image(_) | ToRecord::Locked(_)));
     let staged =
-        is_due && planned.digest.is_some() && staged_digest(&planned, observed) == planned.digest.as_ref();
+        is_new && planned.digest.is_some() && staged_digest(&planned, observed) == planned.digest.as_ref();
     let planned = PlannedImage { staged, ..planned };
-    if desired.stage { only_staged(desired, planned, observed) } else { planned }
+    match &desired.stage {
+        Some(stage) => only_staged((desired, stage), wanted, (planned, is_new), observed),
+        None => planned,
+    }
 }
 
 fn staged_digest<'o>(planned: &PlannedImage, observed: &'o Observed) -> Option<&'o BlobDigest> {
@@ -26,23 +36,38 @@ fn staged_digest<'o>(planned: &PlannedImage, observed: &'o Observed) -> Option<&
     observed.staged.get(&(planned.reference.clone(), platform))
 }
 
-/// Leaves of a planned image what makes it ready: an image that is neither added nor updated, or
-/// that is ready, stays as it is.
-fn only_staged(desired: &Desired, planned: PlannedImage, observed: &Observed) -> PlannedImage {
+/// Leaves of a planned image what makes it ready: an image that is neither added nor updated in any
+/// part, or that is ready, stays as it is.
+fn only_staged(
+    (desired, stage): (&Desired, &Stage),
+    wanted: &DesiredImage,
+    (planned, is_new): (PlannedImage, bool),
+    observed: &Observed,
+) -> PlannedImage {
     let rows = planned.parts.first().cloned();
     let action = rows.as_ref().map_or(planned.action, PlannedPart::action);
+    let lacks_blobs = planned.parts.iter().any(|part| matches!(part.reason, Reason::Blobs(_)));
+    let is_due = match action {
+        Action::Blocked => return PlannedImage { row_changes: Vec::new(), to_record: None, ..planned },
+        Action::Add | Action::Update => true,
+        Action::Keep | Action::Repair | Action::Remove => {
+            let is_to_load = |engine: &EngineSettings| is_to_load(desired, wanted, engine, observed);
+            lacks_blobs && (stage.keeps_blobs || stage.engines.iter().any(is_to_load))
+        }
+    };
     let is_whole =
         planned.layers.iter().all(|layer| Need::of(desired, planned.needs_blobs, layer, observed).is_none())
             && (!planned.needs_blobs
                 || planned.documents.iter().all(|document| observed.blobs.contains(&document.digest)));
-    let reason = match action {
-        Action::Blocked => return PlannedImage { row_changes: Vec::new(), to_record: None, ..planned },
-        Action::Add | Action::Update if planned.staged && is_whole => Reason::Staged,
-        Action::Add | Action::Update => {
-            return PlannedImage { row_changes: Vec::new(), stages: true, ..planned };
+    let reason = match rows.as_ref().map(|rows| rows.reason.clone()) {
+        _ if is_due && !(is_whole && (planned.staged || !is_new)) => {
+            let to_record = planned.to_record.clone().filter(|_| is_new);
+            return PlannedImage { row_changes: Vec::new(), to_record, stages: true, ..planned };
         }
-        Action::Keep => rows.as_ref().map_or(Reason::InSync, |rows| rows.reason.clone()),
-        Action::Repair | Action::Remove => Reason::InSync,
+        _ if is_due || (is_whole && planned.staged) => Reason::Staged,
+        Some(reason) if reason.action() == Action::Repair => Reason::Left(Box::new(reason)),
+        Some(reason) => reason,
+        None => Reason::InSync,
     };
     PlannedImage {
         action: reason.action(),
@@ -57,4 +82,19 @@ fn only_staged(desired: &Desired, planned: PlannedImage, observed: &Observed) ->
         documents: Arc::default(),
         ..planned
     }
+}
+
+/// True if `engine` is to have the recorded image, and was never given it.
+fn is_to_load(
+    desired: &Desired,
+    wanted: &DesiredImage,
+    engine: &EngineSettings,
+    observed: &Observed,
+) -> bool {
+    let manifest = observed.recorded.get(&wanted.reference).and_then(|row| row.manifest_digest.as_ref());
+    let is_wanted = wanted.engines.as_ref().is_none_or(|engines| engines.contains(&engine.name));
+    let mut loaded = observed.loaded.iter().filter(|row| {
+        row.owner == desired.owner && row.reference == wanted.reference && row.engine.is_same(engine)
+    });
+    is_wanted && !loaded.any(|row| row.listed.is_some() && Some(&row.manifest) == manifest)
 }

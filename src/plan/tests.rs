@@ -126,7 +126,7 @@ fn desired(images: Vec<ImageRef>, prune: bool) -> Desired {
         listed_elsewhere: BTreeSet::new(),
         targets: Targets::default(),
         prune,
-        stage: false,
+        stage: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::engine::EngineName;
+use super::engine::{EngineName, EngineSettings};
 use super::locked::LockedImage;
 use super::owner::Owner;
 use super::platform::Platform;
@@ -36,9 +36,19 @@ pub struct Desired {
     pub targets: Targets,
     /// True if the run removes images that the owner no longer lists.
     pub prune: bool,
-    /// True if the run only makes images ready that are to be added or updated: nothing is
-    /// recorded, loaded or removed.
-    pub stage: bool,
+    /// The run only makes ready what the next one is to add or update: nothing is recorded, loaded
+    /// or removed.
+    pub stage: Option<Stage>,
+}
+
+/// The parts that the run after one which only makes images ready is to bring about, beside the
+/// layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stage {
+    /// True if it keeps blobs, whatever engines need.
+    pub keeps_blobs: bool,
+    /// The engines that are to have the images.
+    pub engines: Vec<EngineSettings>,
 }
 
 /// One image that an images file, or `pull`, asks for.

@@ -78,7 +78,7 @@ pub fn pull(session: &Session, request: &PullRequest) -> Result<Applied, VerbErr
         listed_elsewhere: BTreeSet::new(),
         targets: settings.targets.clone(),
         prune: false,
-        stage: false,
+        stage: None,
     };
     if let Some(loaded) = loaded.filter(|_| !groups.is_empty()) {
         let listed = of_groups(&loaded, Owner::pull(), layers, groups)?;

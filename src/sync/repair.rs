@@ -444,7 +444,7 @@ fn wanted_for_repair(
         listed_elsewhere: BTreeSet::new(),
         targets: wishes.targets(settings),
         prune: false,
-        stage: false,
+        stage: None,
     };
     for (reference, &row) in images {
         let Some(platform) = row.platform.clone() else { continue };

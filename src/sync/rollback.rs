@@ -280,7 +280,7 @@ impl OwnersWish {
             listed_elsewhere: self.elsewhere.clone(),
             targets: self.settings.targets.clone(),
             prune: false,
-            stage: false,
+            stage: None,
         }
     }
 }

@@ -141,6 +141,53 @@ fn no_engine_is_touched_until_the_switch_loads_it_from_kept_blobs() {
 }
 
 #[test]
+fn what_an_engine_or_the_kept_blobs_lack_is_made_ready() {
+    let directory = Sandbox::in_memory();
+    let podman = directory.root().join("podman");
+    symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/engine.py"), &podman).unwrap();
+    let engine = format!("[engine.podman]\ncommand = {podman:?}\n");
+    for (settings, loads) in [(&engine[..], 1), ("settings.blobs = \"keep\"\n", 0)] {
+        for moves in [false, true] {
+            // Recorded without its documents.
+            let world = Moving::new("");
+            world.run("apply");
+            world.want(settings, &["team/app:1"]);
+            let wanted = world.moved(if moves { "v2" } else { "v1" });
+            let before = world.image();
+            let (event, summary, requests) = world.events("apply --stage");
+            assert_eq!((&event["staged"], &summary["staged"]), (&json!(true), &json!(1)), "{summary:#}");
+            assert!(requests.iter().any(|request| request.contains("/blobs/")), "{requests:?}");
+            assert_eq!(world.image(), before);
+            assert!(!world.sandbox.user().join("podman.images").exists());
+            // Again: all is ready.
+            let (event, summary, requests) = world.events("apply --stage");
+            assert_eq!((&event["action"], &event["staged"]), (&json!("keep"), &json!(false)), "{event:#}");
+            assert_eq!((&summary["staged"], requests), (&json!(0), one_head()));
+            world.shows("apply --stage", "1 of them staged before");
+            world.run("prune");
+            // The switch.
+            let (event, summary, requests) = world.events("apply");
+            assert_eq!((&event["digest"], requests), (&json!(wanted), one_head()), "{event:#}");
+            assert_eq!(summary["engine_loads"], loads, "{summary:#}");
+            world.shows("apply", "In sync");
+        }
+    }
+}
+
+#[test]
+fn what_is_left_to_the_next_run_is_not_called_in_sync() {
+    let world = Moving::new("");
+    world.run("apply");
+    world.lose("v1");
+    let (event, summary, _) = world.events("apply --stage");
+    assert_eq!((&event["action"], &summary["unchanged"]), (&json!("keep"), &json!(1)), "{event:#}");
+    let reason = event["reason"].as_str().unwrap();
+    assert!(reason.contains("1 layer missing on disk") && reason.contains("next apply"), "{event:#}");
+    let told = world.run("apply --stage");
+    assert!(!told.stdout.contains("In sync") && told.to_string().contains("next apply"), "{told}");
+}
+
+#[test]
 fn what_a_lockfile_names_is_switched_to_offline() {
     let world = Moving::new("");
     let one = world.moved("v1");

@@ -10,7 +10,7 @@ use super::lockfile::{locked_selections, use_lockfile};
 use crate::error::InputError;
 use crate::image_ref::ImageRef;
 use crate::plan::{Plan, Reason};
-use crate::state::{Desired, DesiredImage, Owner, PullPolicy};
+use crate::state::{Desired, DesiredImage, Owner, PullPolicy, Stage};
 use crate::sync::request::{ImagesSource, Request};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -96,9 +96,10 @@ fn stage_only(session: &Session, desired: &mut Desired, request: &Request) {
     if request.prune {
         session.warn("--stage: nothing is removed before it is recorded what takes its place".to_owned());
     }
-    desired.targets.keeps_blobs |= !desired.targets.engines.is_empty();
-    desired.targets.engines.clear();
-    (desired.stage, desired.prune) = (true, false);
+    let engines = std::mem::take(&mut desired.targets.engines);
+    let keeps_blobs = desired.targets.keeps_blobs;
+    desired.targets.keeps_blobs |= !engines.is_empty();
+    (desired.stage, desired.prune) = (Some(Stage { keeps_blobs, engines }), false);
 }
 
 /// Takes the images of `groups` from the images file, or all of them where no group is named.

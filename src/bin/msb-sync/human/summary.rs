@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use msb_sync::error::Error;
-use msb_sync::plan::{PlannedImage, Reason};
+use msb_sync::plan::Reason;
 use msb_sync::state::Action;
 use msb_sync::sync::{Applied, Outcome};
 
@@ -47,14 +47,18 @@ fn headline(applied: &Applied, time: &str) -> String {
         return "Nothing to do: no images are listed.\n".to_owned();
     }
     if changes.is_empty() && !failed && outcome.engine_removals == 0 {
-        let is_ready = |image: &&PlannedImage| matches!(image.reason, Reason::Staged);
-        let ready = applied.plan.images.iter().filter(is_ready).count();
-        let images = plural(applied.unchanged(), "image");
-        let (head, ready) = match ready {
-            0 => ("In sync", String::new()),
-            ready => ("Ready", format!(", {ready} of them staged before")),
+        let count = |is_so: &dyn Fn(&Reason) -> bool| {
+            applied.plan.images.iter().filter(|image| is_so(&image.reason)).count()
         };
-        return format!("{}: {images}{ready}, nothing to do ({time}).\n", paint::green(head));
+        let states = [
+            (count(&|reason| matches!(reason, Reason::Staged)), "staged before"),
+            (count(&|reason| matches!(reason, Reason::Left(_))), "left to the next apply"),
+        ];
+        let states = states.iter().filter(|(count, _)| *count > 0);
+        let states: String = states.map(|(count, state)| format!(", {count} of them {state}")).collect();
+        let images = plural(applied.unchanged(), "image");
+        let head = if applied.plan.stages { "Ready" } else { "In sync" };
+        return format!("{}: {images}{states}, nothing to do ({time}).\n", paint::green(head));
     }
     let mut parts = changes;
     if applied.unchanged() > 0 {
