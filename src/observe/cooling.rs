@@ -68,6 +68,8 @@ pub(crate) struct CooledChoice {
     pub(crate) new_tags: Vec<NewTag>,
     /// The digests of newly chosen tags that have waited, by which they are to be fetched.
     pub(crate) admitted: Digests,
+    /// See [`FromList::are_gone`].
+    pub(crate) are_gone: bool,
 }
 
 impl Cooled<'_> {
@@ -101,7 +103,10 @@ impl Cooled<'_> {
     /// Chooses among the tags of `choice` that need not wait, while `digests` are those of the
     /// others.
     pub(crate) fn choose(&self, choice: FromList, digests: &Digests) -> CooledChoice {
-        let as_it_is = |tags| CooledChoice { tags, new_tags: Vec::new(), admitted: Digests::new() };
+        let as_it_is = |tags| {
+            let (new_tags, admitted) = (Vec::new(), Digests::new());
+            CooledChoice { tags, new_tags, admitted, are_gone: false }
+        };
         // The rule has chosen already.
         let (true, Ok(rule)) = (self.waits(), compile(self.selection)) else { return as_it_is(choice.tags) };
         let all: BTreeSet<&String> = choice.tags.iter().chain(&choice.known).collect();
@@ -129,13 +134,14 @@ impl Cooled<'_> {
         }
         // Tags that were taken and that the list has no more stay until others have waited.
         let taken = || self.taken.iter().map(String::as_str).collect();
-        let tags = rule.choose(if admissible.is_empty() { taken() } else { admissible });
+        let are_gone = admissible.is_empty();
+        let tags = rule.choose(if are_gone { taken() } else { admissible });
         let would_be_chosen = |tag: &str| rule.choose(tags.iter().copied().chain([tag])).contains(&tag);
         let new_tags = waiting.into_iter().filter(|(tag, ..)| would_be_chosen(tag));
         let cooldown = self.selection.cooldown;
         let new_tags = new_tags.map(|(_, tag, digest)| NewTag { tag, digest, cooldown }).collect();
         admitted.retain(|reference, _| reference.tag().is_some_and(|tag| tags.contains(&tag)));
-        CooledChoice { tags: tags.into_iter().map(str::to_owned).collect(), new_tags, admitted }
+        CooledChoice { tags: tags.into_iter().map(str::to_owned).collect(), new_tags, admitted, are_gone }
     }
 
     fn cooldown(&self, tag: &ImageRef) -> Cooldown {
@@ -188,7 +194,7 @@ impl<'d> Cooling<'d> {
                 let chosen = cooled(&deciding, selection, recorded, news).choose(choice, &digests);
                 new_tags.extend(chosen.new_tags);
                 admitted.extend(chosen.admitted);
-                FromList { tags: chosen.tags, known: Vec::new() }
+                FromList { tags: chosen.tags, known: Vec::new(), are_gone: chosen.are_gone }
             }));
         }
         Selected { new_tags, admitted, ..deciding.finish(Ok(decided)) }
@@ -294,6 +300,7 @@ mod tests {
             let choice = FromList {
                 tags: strings(&rule.choose(listed.iter().copied())),
                 known: known.into_iter().filter(|tag| listed.contains(&tag.as_str())).collect(),
+                are_gone: false,
             };
             let asked = cooled.to_ask(&choice);
             let digests = means.iter().map(|(of, means)| (tag(of), digest(means)));

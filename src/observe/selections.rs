@@ -15,8 +15,8 @@ use crate::error::{Absent, Error, RegistryError};
 use crate::image_ref::ImageRef;
 use crate::selection::describe;
 use crate::state::{
-    BlockedSelection, Desired, DesiredImage, NewTag, Platform, PullPolicy, RecordedImage, SelectedImage,
-    TagSelection,
+    BlockedSelection, Desired, DesiredImage, NewTag, Owner, Platform, PullPolicy, RecordedImage,
+    SelectedImage, TagSelection,
 };
 
 /// A repository with all the selections that draw on it.
@@ -26,6 +26,8 @@ pub(super) struct Repository<'a> {
     selections: Vec<&'a TagSelection>,
     /// The platforms of images that are listed by name.
     listed: BTreeMap<ImageRef, &'a Platform>,
+    /// The owner whose selections these are.
+    owner: &'a Owner,
 }
 
 /// The result of a repository's selections.
@@ -47,6 +49,8 @@ struct Choice {
     tags: Vec<String>,
     /// True if the choice says what is wanted, and not only what is here.
     decides: bool,
+    /// See [`FromList::are_gone`].
+    are_gone: bool,
 }
 
 impl<'a> Repository<'a> {
@@ -63,7 +67,9 @@ impl<'a> Repository<'a> {
             });
             names.filter(|(name, _)| twins.contains(&name.repository_alone())).collect()
         };
-        found.into_iter().map(|(name, selections)| Self { listed: named(&name), name, selections }).collect()
+        let repository =
+            |(name, selections)| Self { listed: named(&name), name, selections, owner: &desired.owner };
+        found.into_iter().map(repository).collect()
     }
 }
 
@@ -72,6 +78,9 @@ pub(super) struct Deciding<'a> {
     repository: Repository<'a>,
     /// The choices in the order of the selections; `None` where only the list can tell.
     choices: Vec<Option<Result<Choice, Arc<Error>>>>,
+    /// The tags that selections have chosen and that are held, each with its selection: they stay
+    /// until they are released, whatever is chosen now.
+    held: Vec<(&'a TagSelection, String)>,
 }
 
 impl<'a> Repository<'a> {
@@ -80,7 +89,34 @@ impl<'a> Repository<'a> {
     pub(super) fn decide(self, recorded: &BTreeMap<ImageRef, RecordedImage>, may_ask: bool) -> Deciding<'a> {
         let choices =
             self.selections.iter().map(|selection| self.without_list(selection, recorded, may_ask)).collect();
-        Deciding { repository: self, choices }
+        let unlocked = self.selections.iter().filter(|selection| selection.locked.is_none());
+        let held = unlocked.flat_map(|selection| {
+            let held = self.held_tags(selection, recorded).into_iter();
+            held.map(|tag| (*selection, tag))
+        });
+        Deciding { held: held.collect(), repository: self, choices }
+    }
+
+    /// Lists the owner's tags that are held and that the rule of `selection` may choose.
+    fn held_tags(
+        &self,
+        selection: &TagSelection,
+        recorded: &BTreeMap<ImageRef, RecordedImage>,
+    ) -> Vec<String> {
+        let is_held = |row: &&RecordedImage| {
+            row.held.is_some()
+                && row.owners.contains(self.owner)
+                && row.reference.digest().is_none()
+                && row.platform.as_ref() == Some(&selection.platform)
+                && row.reference.repository_alone() == self.name
+        };
+        let tags: Vec<&str> =
+            recorded.values().filter(is_held).filter_map(|row| row.reference.tag()).collect();
+        if tags.is_empty() {
+            return Vec::new();
+        }
+        let Ok(rule) = compile(selection) else { return Vec::new() };
+        tags.into_iter().filter(|&tag| !rule.choose([tag]).is_empty()).map(str::to_owned).collect()
     }
 
     fn without_list(
@@ -91,7 +127,7 @@ impl<'a> Repository<'a> {
     ) -> Option<Result<Choice, Arc<Error>>> {
         if let Some(locked) = &selection.locked {
             let tags = locked.iter().filter_map(|image| image.reference.tag()).map(str::to_owned).collect();
-            return Some(Ok(Choice { tags, decides: true }));
+            return Some(Ok(Choice { tags, decides: true, are_gone: false }));
         }
         let rule = match compile(selection) {
             Ok(rule) => rule,
@@ -99,7 +135,8 @@ impl<'a> Repository<'a> {
         };
         let here = || {
             let tags = rule.choose(recorded_tags(&self.name, selection, recorded));
-            Choice { tags: tags.into_iter().map(str::to_owned).collect(), decides: false }
+            let tags = tags.into_iter().map(str::to_owned).collect();
+            Choice { tags, decides: false, are_gone: false }
         };
         if selection.pull == PullPolicy::Never || !may_ask {
             let choice = here();
@@ -139,7 +176,7 @@ impl<'a> Deciding<'a> {
 
     /// Turns the choices into images, with `from_list` in the places of the open selections.
     pub(super) fn finish(self, from_list: Result<Choices, RegistryError>) -> Selected {
-        let Self { repository, choices } = self;
+        let Self { repository, choices, held } = self;
         let (mut from_list, unlisted) = match from_list {
             Ok(choices) => (choices.into_iter(), None),
             Err(error) => (Vec::new().into_iter(), Some(Arc::new(Error::from(error)))),
@@ -154,19 +191,27 @@ impl<'a> Deciding<'a> {
                     // The asker answers for every open selection.
                     None => from_list.next().unwrap_or_else(|| Ok(FromList::default())),
                 };
-                tags.map(|from_list| Choice { tags: from_list.tags, decides: true })
+                tags.map(|FromList { tags, are_gone, .. }| Choice { tags, decides: true, are_gone })
             });
             match choice {
                 Ok(choice) => {
                     decided &= choice.decides;
                     for tag in choice.tags {
-                        if let Err(error) = add(&mut images, &repository, selection, &tag) {
-                            errors.push(Arc::new(error));
+                        match add(&mut images, &repository, selection, &tag) {
+                            // Nobody is asked for what the registry has not.
+                            Ok(Some(image)) if choice.are_gone => image.pull = PullPolicy::Missing,
+                            Ok(_) => {}
+                            Err(error) => errors.push(Arc::new(error)),
                         }
                     }
                 }
                 Err(error) if errors.iter().any(|other| Arc::ptr_eq(other, &error)) => {}
                 Err(error) => errors.push(error),
+            }
+        }
+        for (selection, tag) in held {
+            if let Err(error) = add(&mut images, &repository, selection, &tag) {
+                errors.push(Arc::new(error));
             }
         }
         let error = if errors.len() > 1 { Some(Arc::new(Error::Several(errors))) } else { errors.pop() };
@@ -202,15 +247,15 @@ pub(super) fn recorded_tags<'r>(
         .filter_map(|row| row.reference.tag())
 }
 
-/// Adds the image of `tag`, unless it is listed by name.
-fn add(
-    images: &mut BTreeMap<ImageRef, SelectedImage>,
+/// Adds the image of `tag`, unless it is listed by name, and returns it.
+fn add<'i>(
+    images: &'i mut BTreeMap<ImageRef, SelectedImage>,
     repository: &Repository<'_>,
     selection: &TagSelection,
     tag: &str,
-) -> Result<(), Error> {
+) -> Result<Option<&'i mut DesiredImage>, Error> {
     // Lists hold only tags that parse, and so does the catalog.
-    let Ok(reference) = repository.name.with_tag(tag) else { return Ok(()) };
+    let Ok(reference) = repository.name.with_tag(tag) else { return Ok(None) };
     let names = reference.recorded_names();
     let taken = names.iter().find_map(|name| repository.listed.get(name).copied());
     let taken = taken.or_else(|| images.get(&reference).map(|other| &other.image.platform));
@@ -218,7 +263,7 @@ fn add(
         return Err(two_platforms(tag, other, &selection.platform));
     }
     if repository.listed.contains_key(&reference) {
-        return Ok(());
+        return Ok(None);
     }
     let mut locked = selection.locked.iter().flatten();
     let locked = locked.find(|locked| locked.reference == reference).map(Arc::clone);
@@ -246,5 +291,5 @@ fn add(
         }
         _ => None,
     };
-    Ok(())
+    Ok(Some(&mut chosen.image))
 }

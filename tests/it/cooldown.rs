@@ -353,3 +353,43 @@ fn a_digest_without_an_index_holds_no_other_platform_up() {
     assert_eq!(of(&host)["digest"], alone.digest(), "{upgraded:#}");
     assert_eq!(of(other)["digest"], upgraded["candidates"][0]["digest"], "{upgraded:#}");
 }
+
+#[test]
+fn a_chosen_tag_that_leaves_its_registry_stays_until_the_new_one_has_waited() {
+    let selection = "{ name = \"app\", tags = { semver = \">=1\", newest = 1 } }";
+    for prune in ["", "settings.prune = true\n"] {
+        let world = Moving::wanting(&format!("{THREE_DAYS}{prune}"), &[selection]);
+        let old = world.release("app:1.0", "one");
+        world.run("apply");
+        let new = world.release("app:1.1", "two");
+        world.registry.edit(|content| content.tags.remove("app:1.0"));
+        for _ in 0..2 {
+            let plan = world.run("plan --json").json();
+            let image = &plan["images"][0];
+            assert_eq!(
+                (&plan["changes"], &image["action"], &image["digest"]),
+                (&0.into(), &"keep".into(), &old.clone().into())
+            );
+            world.registry.forget();
+            let output = world.run("apply --json");
+            assert_eq!(output.summary()["unchanged"], 1, "{output}");
+            let told = world.run("plan").to_string();
+            assert!(told.contains("app:1.1") && told.contains(&new[..19]), "{told}");
+            let asked = world.registry.requests();
+            assert!(!asked.iter().any(|request| request.contains("manifests/1.0")), "{asked:?}");
+        }
+        world.pass(72);
+        let output = world.run("apply --prune --json");
+        assert_eq!(
+            (&output.summary()["added"], &output.summary()["removed"]),
+            (&1.into(), &1.into()),
+            "{output}"
+        );
+        // Without a cooldown nothing speaks for the old one.
+        world.release("app:1.2", "three");
+        world.registry.edit(|content| content.tags.remove("app:1.1"));
+        world.want(prune, &[selection]);
+        world.run("apply --prune");
+        assert_eq!(listed(&world.sandbox)[0]["reference"], format!("{}/app:1.2", world.registry.name()));
+    }
+}

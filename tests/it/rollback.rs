@@ -293,3 +293,31 @@ fn kept_blobs_of_earlier_digests_are_spared_and_fall_out_too() {
     world.run("forget REF");
     assert_eq!(blobs(), 0);
 }
+
+#[test]
+fn a_held_image_of_a_selection_stays_until_it_is_released() {
+    let selection = "{ name = \"team/app\", tags = { semver = \">=1\", newest = 1 } }";
+    let world = Moving::wanting("settings.prune = true\nsettings.keep = 3\n", &[selection]);
+    let tag = |version: &str| format!("{}/team/app:{version}", world.registry.name());
+    let one = world.release("team/app:1.0", "v1");
+    world.run("apply");
+    world.release("team/app:1.0", "v2");
+    world.run("apply");
+    world.run(&format!("rollback {}", tag("1.0")));
+    // The selection moves on.
+    world.release("team/app:1.1", "v3");
+    for verb in ["apply", "apply --prune", "prune", "apply"] {
+        world.run(verb);
+        let held = image(&listed(&world.sandbox), &tag("1.0")).clone();
+        assert_eq!((&held["digest"], &held["held"]), (&json!(one), &json!(true)));
+    }
+    let plan = world.run("plan --json").json();
+    let images = plan["images"].as_array().unwrap();
+    let facts: Vec<_> = images.iter().map(|image| (&image["action"], &image["reason_code"])).collect();
+    assert_eq!(facts, [(&json!("keep"), &json!("held")), (&json!("keep"), &json!("in-sync"))], "{plan:#}");
+    world.shows("plan", "held since rollback 2");
+    assert_eq!(plan["changes"], 0);
+    world.run(&format!("rollback --release {}", tag("1.0")));
+    world.run("apply");
+    assert_eq!(listed(&world.sandbox).len(), 1);
+}

@@ -111,7 +111,7 @@ impl<'a> Waits<'a> {
                 _ => None,
             })
             .collect();
-        let CooledChoice { tags, new_tags, admitted } = cooled.choose(from_list, &digests);
+        let CooledChoice { tags, new_tags, admitted, .. } = cooled.choose(from_list, &digests);
         self.admitted.extend(admitted);
         for new in new_tags {
             let waiting = self.news().cooldown(&new.tag, new.cooldown).waiting(&new.digest);
