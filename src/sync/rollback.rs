@@ -11,14 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::apply::Applied;
-use super::request::ImagesSource;
 use super::session::Session;
-use super::steps::gone::is_gone;
-use super::steps::load::{Loaded, load};
+use super::steps::load::Loaded;
 use super::steps::lock_home::lock_home;
 use super::steps::machine::without_file;
 use super::steps::not_recorded::not_here;
-use super::steps::reconcile::{reconcile, show};
+use super::steps::owners_rules::{loaded_of, refuses};
+use super::steps::reconcile::reconcile;
 use super::steps::registries;
 use super::steps::run::Order;
 use super::verb_error::VerbError;
@@ -179,14 +178,6 @@ fn chosen(
     Err(failed(RecordedError::UnknownDigest { reference, asked, of_several, known }))
 }
 
-/// Loads the images file of `owner`; `None` where there is none, or none any more.
-fn loaded_of(session: &Session, owner: &Owner) -> Result<Option<Loaded>, VerbError> {
-    match owner.file() {
-        Some(path) if !is_gone(owner) => load(session, &ImagesSource::Path(path)).map(Some),
-        _ => Ok(None),
-    }
-}
-
 /// Refuses to go back where a lockfile says what the image means: the next run would go forward
 /// again.
 fn refuse_locked(loaded: &Loaded, reference: &ImageRef, entry: &HistoryEntry) -> Result<(), VerbError> {
@@ -296,12 +287,9 @@ fn refusing(
         return Ok(None);
     }
     let quiet = session.quiet();
-    for (index, wish) in owners.iter().enumerate().filter(|(_, wish)| !wish.settings.trust.is_empty()) {
+    for (index, wish) in owners.iter().enumerate() {
         let registries = registries::open(&quiet, wish.registries.clone(), &wish.settings)?;
-        let desired = desired(wish);
-        let plan = Order::without_file(&quiet, &desired, &registries, &wish.settings).begin(show)?;
-        let mut verdicts = plan.images.iter().filter_map(|image| image.verdict.as_ref());
-        if verdicts.any(|verdict| verdict.error().is_some()) {
+        if refuses(&quiet, &desired(wish), &registries, &wish.settings)? {
             return Ok(Some(index));
         }
     }

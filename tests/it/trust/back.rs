@@ -120,3 +120,39 @@ fn a_staged_image_is_judged_before_its_layers_and_again_at_the_switch() {
     assert_eq!(event(&output, &reference(&registry))["trust"], staged["trust"]);
     assert_eq!(registry.requests(), ["HEAD /v2/team/app/manifests/1"]);
 }
+
+#[test]
+fn a_pull_obeys_the_rules_of_the_files_that_own_the_image() {
+    let (sandbox, registry, image) = moved(Some("cosign3-p256"), None);
+    point(&registry, &image.index);
+    write(&sandbox, &registry, "", &rule(&registry, &key("p256.pub")));
+    sandbox.msb("apply").run().success();
+    // The tag means an unsigned image now.
+    point(&registry, &image.manifest);
+    let pull = format!("pull {} --platform linux/amd64", reference(&registry));
+    registry.forget();
+    let output = sandbox.msb(&format!("{pull} --json")).run().code(1);
+    let refused = event(&output, &reference(&registry));
+    assert_eq!(
+        (&refused["error"]["kind"], &refused["trust"]["rule"]),
+        (&"signature".into(), &"images.toml:4".into()),
+        "{output}"
+    );
+    assert!(!asked_for_layer(&registry, &image));
+    let recorded = listed(&sandbox)[0].clone();
+    assert_eq!(
+        (&recorded["digest"], recorded["owners"].as_array().unwrap().len()),
+        (&image.index.clone().into(), 1)
+    );
+    // By another file's rules, too.
+    sandbox.write("loose.toml", "settings.platform = \"linux/amd64\"\n");
+    sandbox.msb(&format!("{pull} --file loose.toml")).run().code(1);
+    assert_eq!(digest(&sandbox), image.index);
+    // An image that is signed is pulled, and one that no file owns is nobody's.
+    point(&registry, &image.index);
+    sandbox.msb(&pull).run().success();
+    point(&registry, &image.manifest);
+    sandbox.msb(&format!("forget {}", reference(&registry))).run().success();
+    sandbox.msb(&pull).run().success();
+    assert_eq!(digest(&sandbox), image.manifest);
+}
