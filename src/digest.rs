@@ -460,6 +460,17 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_that_is_stopped_gives_no_digest() {
+        let read = |is_stopped: bool| {
+            Hasher::new(Algorithm::Sha256)
+                .read(&mut &b"abc"[..], &|| is_stopped)
+                .map(|found| found.to_string())
+        };
+        assert_eq!(read(false).unwrap(), BlobDigest::of(Algorithm::Sha256, b"abc").to_string());
+        assert_eq!(read(true).unwrap_err().kind(), io::ErrorKind::Interrupted);
+    }
+
+    #[test]
     fn a_verifier_refuses_other_shorter_and_longer_content() {
         verify(b"abc", b"abc", 3).unwrap();
         let message = |result: Result<(), ContentMismatch>| result.unwrap_err().to_string();

@@ -292,9 +292,7 @@ impl InputError {
             Self::CompressedBundle { .. } => {
                 "end it in .tar, or pipe it, as in: msb-sync export --output - | zstd > bundle.tar.zst"
             }
-            Self::NoLayout { .. } | Self::OwnPlace { .. } => {
-                "name a new directory, or a file that ends in .tar"
-            }
+            Self::NoLayout { .. } | Self::OwnPlace { .. } => "name a new directory, or a file ending in .tar",
             Self::Terminal => {
                 "write it to a file, or pipe it, as in: msb-sync export --output - | podman load"
             }
