@@ -142,6 +142,7 @@ pub fn lock(session: &Session, request: &LockRequest) -> Result<Relocked, VerbEr
     let mut waits = Waits::new(&loaded, &old, clock::now());
     let (selections, mut failed) = choose(&loaded, &old, &request.upgrade, &asker, &mut waits);
     let (mut entries, mut open) = split(&loaded, &old, &request.upgrade, &selections, &mut failed);
+    open.leave(|reference| waits.is_gone(reference));
     open.meanings.extend(waits.take_admitted());
     open.look_up(&asker, &mut entries, &mut waits, &mut failed);
     note_signers(&asker, &mut entries, &mut failed);
@@ -235,6 +236,15 @@ struct Open {
 }
 
 impl Open {
+    /// Leaves out the entries of images of which `is_gone` says that their registry has them no
+    /// more: they stay as they are.
+    fn leave(&mut self, is_gone: impl Fn(&ImageRef) -> bool) {
+        for (_, platforms) in self.images.iter_mut().filter(|(reference, _)| is_gone(reference)) {
+            platforms.retain(|(_, locked)| locked.is_none());
+        }
+        self.images.retain(|_, platforms| !platforms.is_empty());
+    }
+
     /// Asks what the images mean now, a platform of each at a time, and adds the answers to the
     /// entries, or to what failed. An image that still has its known digest keeps its entry.
     fn look_up(

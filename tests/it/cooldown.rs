@@ -393,3 +393,18 @@ fn a_chosen_tag_that_leaves_its_registry_stays_until_the_new_one_has_waited() {
         assert_eq!(listed(&world.sandbox)[0]["reference"], format!("{}/app:1.2", world.registry.name()));
     }
 }
+
+#[test]
+fn a_locked_tag_that_leaves_its_registry_stays_until_the_new_one_has_waited() {
+    let selection = "{ name = \"app\", tags = { semver = \">=1\", newest = 1 } }";
+    let world = Moving::wanting(THREE_DAYS, &[selection]);
+    let old = world.release("app:1.0", "one");
+    world.run("lock");
+    world.release("app:1.1", "two");
+    world.registry.edit(|content| content.tags.remove("app:1.0"));
+    let upgraded = world.run("lock --upgrade --json").json();
+    assert_eq!(upgraded["candidates"].as_array().map(Vec::len), Some(1), "{upgraded:#}");
+    let lockfile = std::fs::read_to_string(world.sandbox.work().join("images.lock")).unwrap();
+    assert!(lockfile.contains(&old) && lockfile.contains("[[candidate]]"), "{lockfile}");
+    world.run("lock --upgrade --check");
+}

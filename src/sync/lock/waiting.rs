@@ -26,6 +26,8 @@ pub(super) struct Waits<'a> {
     asked: BTreeSet<ImageRef>,
     waiting: BTreeMap<ImageRef, Waiting>,
     admitted: Digests,
+    /// The chosen tags that their registry has no more.
+    gone: BTreeSet<ImageRef>,
 }
 
 impl<'a> Waits<'a> {
@@ -53,6 +55,7 @@ impl<'a> Waits<'a> {
             asked: BTreeSet::new(),
             waiting: BTreeMap::new(),
             admitted: Digests::new(),
+            gone: BTreeSet::new(),
         }
     }
 
@@ -111,13 +114,22 @@ impl<'a> Waits<'a> {
                 _ => None,
             })
             .collect();
-        let CooledChoice { tags, new_tags, admitted, .. } = cooled.choose(from_list, &digests);
+        let CooledChoice { tags, new_tags, admitted, are_gone } = cooled.choose(from_list, &digests);
+        if are_gone {
+            self.gone.extend(tags.iter().filter_map(|tag| repository.with_tag(tag).ok()));
+        }
         self.admitted.extend(admitted);
         for new in new_tags {
             let waiting = self.news().cooldown(&new.tag, new.cooldown).waiting(&new.digest);
             self.waiting.extend(waiting.map(|waiting| (new.tag, waiting)));
         }
         tags
+    }
+
+    /// True if a selection chose `reference`, which its registry has no more, until others have
+    /// waited.
+    pub(super) fn is_gone(&self, reference: &ImageRef) -> bool {
+        self.gone.contains(reference)
     }
 
     /// Returns the digests of newly chosen tags that have waited, by which they are to be fetched.
