@@ -25,12 +25,10 @@ use super::request::{ImagesSource, Request};
 use super::session::Session;
 use super::steps::candidates::directory_id;
 use super::steps::desire::desire;
-use super::steps::engines;
 use super::steps::load::{Loaded, load};
 use super::steps::lockfile_place::read_named;
 use super::steps::registries;
-use super::steps::run::Run;
-use super::steps::trust::judge;
+use super::steps::run::{Order, Run};
 use super::verb_error::VerbError;
 use crate::bundle::{ArchiveWriter, Form};
 use crate::catalog::Catalog;
@@ -39,7 +37,6 @@ use crate::digest::BlobDigest;
 use crate::error::{Error, InputError, StoreError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::Lockfile;
-use crate::observe::Signatures;
 use crate::state::{Desired, Observed, Platform, Targets};
 use crate::store;
 use crate::sys;
@@ -133,35 +130,43 @@ pub fn export(
     let since = request.since.as_deref().map(layers_of_lockfile).transpose()?.unwrap_or_default();
     let desired = wanted(session, &loaded, request)?;
     let registries = registries::of_file(session, &loaded, None)?;
-    let engines = engines::of(session);
-    let judge = judge(&loaded.file.settings.trust)?;
-    let signatures = Signatures::new(&judge, &registries, &session.home);
-    let run = Run {
+    let order = Order {
         session,
         desired: &desired,
         registries: &registries,
-        engines: &engines,
-        signatures: &signatures,
         settings: &loaded.file.settings,
         hooks: &[],
         offline: request.offline,
         loaded: Some(&loaded),
     };
+    let mut exported = order.begin(|run| export_by(run, (request, &loaded), output, &since))?;
+    exported.requests = registries.requests();
+    Ok(exported)
+}
+
+/// Looks for what `run` wants, here and in its registries, and writes the bundle, unless an image
+/// cannot be had.
+fn export_by(
+    run: Run<'_>,
+    (request, loaded): (&ExportRequest, &Loaded),
+    output: ExportOutput<'_>,
+    since: &BTreeSet<BlobDigest>,
+) -> Result<Exported, VerbError> {
+    let Run { session, desired, registries, signatures, .. } = run;
     let catalog = Catalog::open_read_only(&session.home)?;
-    let mut observed = run.observer(catalog.as_ref()).observe(&desired)?;
+    let mut observed = run.observer(catalog.as_ref()).observe(desired)?;
     recorded::stand_in(run, catalog.as_ref(), &mut observed)?;
-    check_chosen(&desired, &observed, request, &loaded)?;
+    check_chosen(desired, &observed, request, loaded)?;
     let form = Form { index: request.index, docker: request.docker };
     let contents = Contents::of(
         session,
-        (&registries, &signatures, catalog.as_ref()),
-        (&desired, &request.images),
+        (registries, signatures, catalog.as_ref()),
+        (desired, &request.images),
         &observed,
-        &since,
+        since,
     );
     let mut exported = contents.report();
     if !exported.failed.is_empty() {
-        exported.requests = registries.requests();
         return Ok(exported);
     }
     match (write(&contents, form, output), contents.passing()) {
@@ -174,7 +179,6 @@ pub fn export(
         (written, _) => written?,
     }
     exported.downloaded_bytes = contents.downloaded_bytes();
-    exported.requests = registries.requests();
     Ok(exported)
 }
 
