@@ -26,10 +26,15 @@ pub(crate) fn has_left_temporary(home: &Path) -> bool {
     Temporary::new(temporary_in(home)).is_ours().unwrap_or(false)
 }
 
-/// Removes the directory that a killed run has left in `home`, whose lock the caller has.
-pub(crate) fn sweep_temporary(home: &LockedHome) {
-    // A thing that stays is there for the next run to remove.
-    let _ = Temporary::new(temporary_in(home.path())).remove();
+/// Removes the directory that a killed run has left in `home`, if there is one.
+///
+/// # Errors
+/// Something stays, for the next run to remove.
+pub(crate) fn sweep_temporary(home: &LockedHome) -> io::Result<()> {
+    match Temporary::new(temporary_in(home.path())).remove() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound || sys::refusal(&error).is_some() => Ok(()),
+        other => other,
+    }
 }
 
 /// The directory, shared by the loads of a run, which holds the lock of the home.
@@ -68,11 +73,9 @@ impl Temporary {
             Err(error) => return Err(error),
         };
         let directory = sys::make_own_directory_at(parent.as_fd(), name, 0o700)?;
-        let names = names_in(&directory)?;
-        let is_ours = names.iter().any(|name| name == MARK);
-        for name in names.iter().filter(|name| is_ours && *name != MARK) {
+        if sys::has_own_file(directory.as_fd(), MARK)? {
             // A thing that cannot be removed harms no load.
-            let _ = sys::remove_tree(directory.as_fd(), name);
+            let _ = empty(&directory);
         }
         if is_new {
             sys::make_own_file(directory.as_fd(), MARK, 0o600)?;
@@ -81,8 +84,10 @@ impl Temporary {
     }
 
     fn remove(&self) -> io::Result<()> {
-        if self.is_ours()? {
-            let (parent, name) = self.place()?;
+        let (parent, name) = self.place()?;
+        let directory = sys::open_own_directory_at(parent.as_fd(), name)?;
+        if sys::has_own_file(directory.as_fd(), MARK)? {
+            empty(&directory)?;
             sys::remove_tree(parent.as_fd(), name.as_encoded_bytes())?;
         }
         Ok(())
@@ -117,6 +122,17 @@ impl Drop for Used<'_> {
             let _ = self.0.remove();
         }
     }
+}
+
+/// Removes all but the mark, without which nobody would remove the rest.
+fn empty(directory: &OwnedFd) -> io::Result<()> {
+    let mut result = Ok(());
+    for name in names_in(directory)?.iter().filter(|name| *name != MARK) {
+        if let Err(kept) = sys::remove_tree(directory.as_fd(), name) {
+            result = Err(kept.into());
+        }
+    }
+    result
 }
 
 fn names_in(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {

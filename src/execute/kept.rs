@@ -19,18 +19,16 @@ use crate::state::RecordedImage;
 use crate::store::{self, Blobs, RemovedBlobs};
 
 /// The bytes of an index that may name images which are not kept any more.
-const UNKEPT: u64 = 1 << 20;
+const UNKEPT: u64 = 16 << 20;
 
 /// Brings the index of the kept blobs up to date, if `plan` had to do with any, and removes the
 /// blobs that the run needed only to load them.
 pub(super) fn look_after_kept_blobs(executor: &Executor<'_>, plan: &Plan) -> Result<(), Error> {
     let with_blobs = || plan.images.iter().filter(|image| image.needs_blobs);
-    if executor.targets.keeps_blobs {
-        let changes = with_blobs().next().is_some() || blobs_here(executor).wants_index();
-        return if changes { write_kept_index(executor.store.home(), executor.catalog) } else { Ok(()) };
-    }
-    if with_blobs().next().is_none() {
-        return Ok(());
+    let changes = with_blobs().next().is_some();
+    if !changes || executor.targets.keeps_blobs {
+        let wants_index = changes || blobs_here(executor).wants_index();
+        return if wants_index { write_kept_index(executor.store.home(), executor.catalog) } else { Ok(()) };
     }
     let brought = with_blobs().flat_map(blobs_of).map(|(digest, _)| digest).collect();
     remove_blobs(executor, brought)

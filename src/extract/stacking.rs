@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 
 use super::inventory::{InventoryEntry, InventoryKind};
-use super::paths::PathHash;
+use super::paths::{PathHash, split};
 
 /// Paths compared at the same time; some 40 bytes each.
 const PATHS_AT_ONCE: u64 = 1 << 19;
@@ -86,6 +86,7 @@ pub(crate) fn compare(digests: &[String], read: &mut Read<'_>) -> Stacking {
                     return;
                 }
                 let tops = tops.entry(path).or_default();
+                tops.choice = PathHash::lasting().of(&entry.path);
                 tops.see(layer, ranks[layer], looks(entry));
                 hides.of(&entry.path, |hiding| tops.see(hiding, ranks[hiding], HIDDEN));
             });
@@ -93,14 +94,12 @@ pub(crate) fn compare(digests: &[String], read: &mut Read<'_>) -> Stacking {
                 return unknown(whiteouts);
             }
         }
-        for (path, tops) in tops {
-            if tops.by_image.1 != tops.by_digest.1 {
-                differing.note(path);
-            }
+        for tops in tops.into_values().filter(|tops| tops.by_image.1 != tops.by_digest.1) {
+            differing.note(tops.choice);
         }
     }
     let restacked = differing.least.map(|least| {
-        let example = find(digests.len(), read, |entry| paths.of(&entry.path) == least);
+        let example = find(digests.len(), read, |entry| PathHash::lasting().of(&entry.path) == least);
         example.map_or(Restacked::Unknown, |example| Restacked::Paths { count: differing.count, example })
     });
     Stacking { whiteouts, restacked }
@@ -138,6 +137,8 @@ impl Differing {
 struct Tops {
     by_image: (usize, u64),
     by_digest: (usize, u64),
+    /// The hash by which an example is chosen, the same one in each run.
+    choice: u64,
 }
 
 /// The look of a path that is not there.
@@ -202,14 +203,6 @@ impl Hides {
             call(self.whited.get(&here));
             parent = here;
         }
-    }
-}
-
-/// Splits a path into parent and name.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
     }
 }
 

@@ -66,9 +66,13 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
     let (owner, keep) = (loaded.owner.clone(), loaded.file.settings.targets.keeps_earlier);
     let unlisted = Unlisted::of(session, request.clone(), loaded, catalog.as_ref())?;
     drop(catalog);
+    let was_busy = !LockedHome::is_free(&session.home);
     let downloads = prune_downloads(session, request.dry_run)?;
     let mut pruned = give_up(session, unlisted, request.dry_run)?;
     pruned.downloads = downloads;
+    if was_busy && !request.dry_run {
+        pruned.downloads.extend(prune_downloads(session, false)?);
+    }
     if let Some(catalog) = Catalog::open_read_only(&session.home)? {
         let leaving = pruned.images.iter().filter(|image| !image.waits);
         let gone = leaving.flat_map(|image| &image.gone).cloned().collect();

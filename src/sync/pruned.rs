@@ -96,6 +96,11 @@ pub struct KeptLayer {
 }
 
 impl Pruned {
+    /// Sorts the layers by their paths, in whatever order they were removed.
+    pub(super) fn sort_layers(&mut self) {
+        self.layers.sort_by(|one, other| one.path.cmp(&other.path));
+    }
+
     /// Counts the bytes of the layers, blobs and downloads that are removed.
     pub fn freed_bytes(&self) -> u64 {
         let layers = self.layers.iter().map(|layer| layer.size);

@@ -80,22 +80,18 @@ pub(super) fn repair(
     directories.extend(rows.map(|row| session.layers_of(row)));
     directories
         .extend(layers.iter().filter(|layer| has_leftovers(layer)).map(|layer| layer.directory.clone()));
-    let (mut files, mut failures) = (BTreeMap::new(), Vec::new());
+    let (mut files, mut causes, mut failures) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     for directory in directories {
         let here = layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok);
         let layers = here.filter(|layer| layer.directory == directory).collect();
         let mut found = Found { layers, blobs, references };
-        let images: BTreeSet<&ImageRef> = recorded
-            .values()
-            .filter(|row| session.layers_of(row) == directory)
-            .map(|row| &row.reference)
-            .collect();
-        let mut causes = BTreeMap::new();
-        match repair_in(session, engines, &directory, &mut found, recorded, (&mut files, &mut causes)) {
+        let rows = recorded.values().filter(|row| session.layers_of(row) == directory);
+        let here = Here { directory: &directory, images: rows.map(|row| &row.reference).collect() };
+        match repair_in(session, engines, &here, &mut found, recorded, (&mut files, &mut causes)) {
             Ok(of_directory) => failures.extend(of_directory),
             Err(VerbError::Error(error)) if !matches!(error, Error::Stopped) => {
                 let cause = error.chain().join(": ");
-                causes = images.iter().map(|&image| (image.clone(), cause.clone())).collect();
+                causes.extend(here.images.iter().map(|&image| (image.clone(), cause.clone())));
                 // A home that cannot be locked fails in the same way for each directory.
                 if !failures.iter().any(|other: &Arc<Error>| other.chain().join(": ") == cause) {
                     failures.push(Arc::new(error));
@@ -103,9 +99,15 @@ pub(super) fn repair(
             }
             Err(error) => return Err(error),
         }
-        explain(&mut found, &images, &causes);
     }
+    explain(&mut Found { layers: layers.iter_mut().collect(), blobs, references }, &causes);
     Ok(failures)
+}
+
+/// A directory of layers, and the images that have theirs in it.
+struct Here<'r> {
+    directory: &'r Path,
+    images: BTreeSet<&'r ImageRef>,
 }
 
 /// True if a run that died has left something beside the layers: a repair that was killed may have
@@ -128,12 +130,13 @@ fn other_damage(blobs: &[VerifiedBlob], references: &[VerifiedReference]) -> BTr
 fn repair_in(
     session: &Session,
     engines: &Engines,
-    directory: &Path,
+    here: &Here<'_>,
     found: &mut Found<'_>,
     recorded: &BTreeMap<ImageRef, RecordedImage>,
     (files, causes): (&mut BTreeMap<Owner, Option<Loaded>>, &mut BTreeMap<ImageRef, String>),
 ) -> Result<Vec<Arc<Error>>, VerbError> {
-    let holders = by_holder(session, directory, found, recorded, files);
+    let directory = here.directory;
+    let holders = by_holder(session, here, found, recorded, files);
     // Should it be gone, it is made as the images file says.
     let read = holders.keys().find_map(|(owner, _)| files.get(owner)?.as_ref());
     let mode = read.map_or(store::PRIVATE_MODE, |loaded| loaded.file.settings.layers_mode);
@@ -144,7 +147,7 @@ fn repair_in(
     session.warn_of_left(&store::recover(&store)?.left);
     // Whoever had the lock may have repaired some already.
     look_after_repair(session, engines, &catalog, found)?;
-    make_way(session, &home, &mut catalog, found)?;
+    make_way(session, &home, &mut catalog, (found, here))?;
     let mut failures = Vec::new();
     for ((owner, wishes), images) in holders {
         let holder = (&owner, wishes);
@@ -224,16 +227,17 @@ fn look_up_documents(
     }
 }
 
-/// Removes damaged blobs, after the index has ceased to name their images; and the damaged files of
-/// engines, which take those that are there for good ones, after it is noted that these images are
-/// to be loaded, whatever becomes of this run.
+/// Removes the damaged blobs of the images of a directory, after the index has ceased to name them;
+/// and the damaged files of engines, which take those that are there for good ones, after the catalog
+/// says that these images are to be loaded, whatever becomes of this run.
 fn make_way(
     session: &Session,
     home: &LockedHome,
     catalog: &mut WritableCatalog,
-    found: &Found<'_>,
+    (found, here): (&Found<'_>, &Here<'_>),
 ) -> Result<(), VerbError> {
-    let modified = found.blobs.iter().filter(|blob| blob.status == PartStatus::Modified);
+    let is_of_here = |blob: &&VerifiedBlob| blob.images.iter().any(|image| here.images.contains(image));
+    let modified = found.blobs.iter().filter(|blob| blob.status == PartStatus::Modified).filter(is_of_here);
     let modified: BTreeSet<BlobDigest> = modified.map(|blob| blob.digest.clone()).collect();
     if !modified.is_empty() {
         for left in remove_kept_blobs(home, catalog, &modified)?.kept.values() {
@@ -241,6 +245,7 @@ fn make_way(
         }
     }
     let damaged = found.references.iter().filter(|reference| reference.status.is_damaged());
+    let damaged = damaged.filter(|reference| here.images.contains(&reference.loaded.reference));
     let damaged: Vec<LoadedReference> = damaged.map(|reference| reference.loaded.clone()).collect();
     catalog.begin_loads(&damaged)?;
     for loaded in &damaged {
@@ -249,8 +254,8 @@ fn make_way(
     Ok(())
 }
 
-/// Says of each thing of the images `here` that is still damaged why it was not repaired.
-fn explain(found: &mut Found<'_>, here: &BTreeSet<&ImageRef>, causes: &BTreeMap<ImageRef, String>) {
+/// Says of each thing that is still damaged why it was not repaired.
+fn explain(found: &mut Found<'_>, causes: &BTreeMap<ImageRef, String>) {
     let cause_of = |images: &BTreeSet<ImageRef>| images.iter().find_map(|image| causes.get(image));
     for layer in found.layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok) {
         let cause = cause_of(&layer.images).map(String::as_str);
@@ -261,8 +266,7 @@ fn explain(found: &mut Found<'_>, here: &BTreeSet<&ImageRef>, causes: &BTreeMap<
             not_repaired(&mut blob.detail, cause);
         }
     }
-    let of_here = found.references.iter_mut().filter(|reference| here.contains(&reference.loaded.reference));
-    for reference in of_here.filter(|reference| reference.status.is_damaged()) {
+    for reference in found.references.iter_mut().filter(|reference| reference.status.is_damaged()) {
         let cause = causes.get(&reference.loaded.reference).map(String::as_str);
         not_repaired(&mut reference.detail, cause.unwrap_or("the next apply loads it again"));
     }
@@ -273,11 +277,11 @@ fn not_repaired(detail: &mut Option<String>, cause: &str) {
     *detail = Some(format!("{found}not repaired: {cause}"));
 }
 
-/// Returns the damaged images that have their layers in `directory`, each with an owner who wants
+/// Returns the damaged images that have their layers in a directory, each with an owner who wants
 /// the damaged part, one whose images file can be read, if there is one.
 fn by_holder<'r>(
     session: &Session,
-    directory: &Path,
+    here: &Here<'_>,
     found: &Found<'_>,
     recorded: &'r BTreeMap<ImageRef, RecordedImage>,
     files: &mut BTreeMap<Owner, Option<Loaded>>,
@@ -303,16 +307,14 @@ fn by_holder<'r>(
     for reference in found.layers.iter().flat_map(|layer| &layer.images) {
         add(reference, &|row| row.extracted_for.clone());
     }
-    let is_here =
-        |reference: &ImageRef| recorded.get(reference).is_some_and(|row| session.layers_of(row) == directory);
     for blob in found.blobs.iter().filter(|blob| blob.status.is_damaged()) {
-        for reference in blob.images.iter().filter(|reference| is_here(reference)) {
+        for reference in blob.images.iter().filter(|reference| here.images.contains(reference)) {
             add(reference, &|row| row.blobs_kept_for.clone());
         }
     }
     for reference in found.references.iter().filter(|reference| reference.status.is_damaged()) {
         let loaded = &reference.loaded;
-        if is_here(&loaded.reference) {
+        if here.images.contains(&loaded.reference) {
             add(&loaded.reference, &|_| BTreeSet::from([loaded.owner.clone()]));
         }
     }

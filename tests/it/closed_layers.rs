@@ -2,6 +2,7 @@
 //! what is left.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use crate::support::check::{listed, wanted};
@@ -48,15 +49,17 @@ impl Closed {
         format!("{}/{image}:1", self.registry.name())
     }
 
-    /// Puts what is no lock in the place of the lock of `a`.
-    fn close(&self) {
-        let lock = self.place(".a.msb-sync/lock");
-        fs::remove_file(&lock).unwrap();
-        fs::create_dir(lock).unwrap();
+    /// Puts a link to nowhere in the place of a thing that belongs to the layers of `a`.
+    fn close(&self, thing: &str) {
+        let path = self.place(".a.msb-sync").join(thing);
+        fs::rename(&path, self.place("away")).unwrap();
+        symlink("nowhere", path).unwrap();
     }
 
-    fn open(&self) {
-        fs::remove_dir(self.place(".a.msb-sync/lock")).unwrap();
+    fn open(&self, thing: &str) {
+        let path = self.place(".a.msb-sync").join(thing);
+        fs::remove_file(&path).unwrap();
+        fs::rename(self.place("away"), path).unwrap();
     }
 }
 
@@ -66,7 +69,7 @@ fn a_repair_does_all_that_can_be_done() {
     for name in ["a", "b"] {
         fs::write(closed.path(name).join("f"), "damaged").unwrap();
     }
-    closed.close();
+    closed.close("lock");
     let output = closed.sandbox.msb("verify --repair --json").run().code(1).says(".a.msb-sync/lock");
     let document = output.json();
     let of = |name: &str| {
@@ -77,29 +80,30 @@ fn a_repair_does_all_that_can_be_done() {
     assert_eq!((&of("a")["status"], &of("a")["repaired"]), (&"modified".into(), &false.into()), "{output}");
     let detail = of("a")["detail"].as_str().unwrap();
     assert!(detail.contains("not repaired: ") && detail.contains(".a.msb-sync/lock"), "{detail}");
+    assert_eq!(document["error"]["kind"], "refused", "{output}");
     let again = closed.sandbox.msb("verify --repair").run().code(1).says(".a.msb-sync/lock");
     assert!(again.stdout.contains("Damaged: ") && again.stdout.contains("not repaired: "), "{again}");
-    closed.open();
+    closed.open("lock");
     closed.sandbox.msb("verify --repair").run().success();
     closed.sandbox.msb("verify").run().success();
 }
 
 #[test]
 fn images_are_forgotten_whose_layers_have_to_stay() {
-    for owner in [false, true] {
+    for (owner, thing) in [(false, "lock"), (true, "lock"), (false, "homes"), (true, "homes")] {
         let closed = Closed::new();
-        closed.close();
+        closed.close(thing);
         let both = format!("forget {} {}", closed.name("a"), closed.name("b"));
         let verb = if owner { "forget --owner a.toml" } else { &both };
         let output = closed.sandbox.msb(verb).run().success();
         let warning = format!("warning: the layers in {} stay", closed.place("a").display());
         assert_eq!(output.stderr.matches(&warning).count(), 1, "{output}");
-        assert!(output.stderr.contains(".a.msb-sync/lock"), "{output}");
+        assert!(output.stderr.contains(&format!(".a.msb-sync/{thing}")), "{output}");
         let left = listed(&closed.sandbox);
         assert_eq!(left.len(), usize::from(owner), "{left:?}");
         assert_eq!((closed.path("a").exists(), closed.path("b").exists()), (true, owner));
         // The next prune that can does the rest.
-        closed.open();
+        closed.open(thing);
         if !owner {
             closed.sandbox.msb("apply b.toml").run().success();
         }

@@ -131,6 +131,28 @@ impl Shop {
     }
 }
 
+#[test]
+fn temporary_files_of_engines_that_cannot_be_removed_stay_ours() {
+    let shop = Shop::new(&["a:1"]);
+    let left = shop.sandbox.home().join("tmp");
+    fs::create_dir(&left).unwrap();
+    for name in [".msb-sync", "copy1", "copy2", "copy3", "copy4"] {
+        fs::write(left.join(name), "of an archive").unwrap();
+    }
+    let Some(fixed) = Immutable::make(&left.join("copy3")) else { return };
+    for _ in 0..2 {
+        let output = shop.sandbox.msb("apply").run().success();
+        output.says("temporary files of engines stay").says("copy3");
+        let mut names: Vec<_> =
+            fs::read_dir(&left).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".msb-sync", "copy3"]);
+    }
+    drop(fixed);
+    let output = shop.sandbox.msb("apply").run().success();
+    assert!(!left.exists() && output.stderr.is_empty(), "{output}");
+}
+
 /// Each verb that replaces or removes, with something of somebody else's mounted on a directory or a file of the layer,
 /// or on the layer: that something is untouched, the layer keeps its place, all else is done, and a later run does the
 /// rest. Who uses a layer is out of sight where /proc is.

@@ -289,7 +289,12 @@ pub(crate) fn verified(verified: &Verified) -> Document<'_> {
         .iter()
         .map(|image| json!({ "reference": image.reference.to_string(), "rule": image.rule }))
         .collect();
-    let document = json!({ "version": VERSION, "engines": engines, "unproven": unproven });
+    let document = json!({
+        "version": VERSION,
+        "engines": engines,
+        "unproven": unproven,
+        "error": verified.failures.first().map(|error| error_value(error)),
+    });
     Document::from(document).with("layers", layers).with("blobs", blobs)
 }
 

@@ -149,7 +149,6 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         return Err(Error::Stopped.into());
     }
     let Intention { images, waiting_for, directories, layers, blobs, loaded, .. } = intention;
-    take_out_of_engines(session, &mut catalog, &loaded, &mut pruned);
     let mut layers: Vec<_> = layers
         .into_iter()
         .filter_map(|(id, layers)| Some((stores.get(&id)?, directories.get(&id)?, layers)))
@@ -158,10 +157,12 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     if layers.iter().any(|(.., layers)| layers.iter().any(|layer| layer.reason == UNRECORDED)) {
         remove_unneeded_layers(session, &catalog, &wish, &mut layers, &mut pruned)?;
     }
+    take_out_of_engines(session, &mut catalog, &loaded, &mut pruned);
     forget(&home, &mut catalog, &wish, &images)?;
     remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, &mut pruned)?;
     (pruned.images, pruned.waiting_for) = (images, waiting_for);
     remove_unneeded_layers(session, &catalog, &wish, &mut layers, &mut pruned)?;
+    pruned.sort_layers();
     Ok(pruned)
 }
 
@@ -311,7 +312,7 @@ fn intend(
     // An image that stays for others may leave behind what none of them wants.
     recorded.retain(|name, _| names.contains(name));
     let mut candidates = candidates(session, catalog, wish, &recorded)?;
-    if matches!(look, Look::FirstThing) && !names.is_empty() && !waits && are_sure(session, &candidates)? {
+    if matches!(look, Look::FirstThing) && !names.is_empty() && !waits && are_sure(session, &candidates) {
         // An image that leaves is a first thing.
         return Ok(Intention { images, waiting_for, directories: candidates.0, ..Intention::default() });
     }
@@ -376,15 +377,12 @@ fn candidates(
 }
 
 /// Tells whether a look into the directories has nothing to say that the one under their locks does
-/// not: the run does without none of them, and no other home has a claim there.
-fn are_sure(session: &Session, candidates: &Candidates) -> Result<bool, VerbError> {
-    for candidate in candidates.0.values() {
+/// not: all are to be locked, and no other home has a claim there.
+fn are_sure(session: &Session, candidates: &Candidates) -> bool {
+    candidates.0.values().all(|candidate| {
         let others = || store::claims_of_others(&Places::of(&candidate.directory), &session.home);
-        if !candidate.is_essential || !others()?.is_empty() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+        candidate.is_essential && others().is_ok_and(|others| others.is_empty())
+    })
 }
 
 /// Adds the layers of the images that leave.
@@ -481,6 +479,7 @@ impl Intention {
                 digests.iter().filter(|digest| !kept.contains_key(digest)).copied().cloned().collect();
             pruned.add(layers, &RemovedLayers { removed, kept, left: Vec::new() });
         }
+        pruned.sort_layers();
         pruned
     }
 }

@@ -15,7 +15,9 @@ pub(crate) fn lock_home(session: &Session) -> Result<LockedHome, VerbError> {
     store::make_directory(&session.home, store::PRIVATE_MODE)?;
     let who = format!("msb-sync {}", session.verb);
     let home = LockedHome::acquire(&session.home, &who, &session.cancel, Arc::clone(&session.reporter))?;
-    engine::sweep_temporary(&home);
+    if let Err(error) = engine::sweep_temporary(&home) {
+        session.warn(format!("temporary files of engines stay: {error}"));
+    }
     Ok(home)
 }
 
