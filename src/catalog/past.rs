@@ -58,10 +58,17 @@ impl Document {
 /// Notes that the image `name` means `image` from now on, before its rows are replaced.
 pub(super) fn turn(tx: &Transaction<'_>, name: &str, image: &ResolvedImage, now: Timestamp) -> Result<()> {
     let new = Key { digest: image.digest.to_string(), platform: image.platform.to_string() };
+    // A recorded image is staged no more, also where only its documents are new.
+    let was_staged = tx
+        .prepare_cached("DELETE FROM sync_staged WHERE reference = ?1 AND platform = ?2 AND digest = ?3")?
+        .execute([name, &new.platform, &new.digest])?
+        > 0;
     let present = key_of(tx, PRESENT, name)?;
     match key_of(tx, RECORDED, name)? {
         // A repair: a catalog that is older than its histories has no word of the present yet.
-        Some((old, _)) if old == new && present.as_ref().is_some_and(|(of, _)| *of == new) => return Ok(()),
+        Some((old, _)) if old == new && present.as_ref().is_some_and(|(of, _)| *of == new) => {
+            return if was_staged { sweep(tx, name) } else { Ok(()) };
+        }
         Some((old, modified_at)) if old != new => {
             remember_recorded(tx, name)?;
             if present.is_none() {
@@ -78,8 +85,6 @@ pub(super) fn turn(tx: &Transaction<'_>, name: &str, image: &ResolvedImage, now:
         .execute([name, &new.digest])?;
     // Whatever waited was new beside the digest before.
     waiting::drop_candidate(tx, name)?;
-    tx.prepare_cached("DELETE FROM sync_staged WHERE reference = ?1 AND platform = ?2 AND digest = ?3")?
-        .execute([name, &new.platform, &new.digest])?;
     sweep(tx, name)
 }
 

@@ -175,6 +175,25 @@ fn what_an_engine_or_the_kept_blobs_lack_is_made_ready() {
 }
 
 #[test]
+fn an_engine_that_has_the_image_wants_no_blobs_that_are_not_kept() {
+    let directory = Sandbox::in_memory();
+    let podman = directory.root().join("podman");
+    symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/engine.py"), &podman).unwrap();
+    let world = Moving::new("");
+    world.run("apply");
+    let settings = format!("settings.blobs = \"discard\"\n[engine.podman]\ncommand = {podman:?}\n");
+    world.want(&settings, &["team/app:1"]);
+    // The engine was never given it.
+    assert_eq!(world.events("apply --stage").1["staged"], 1);
+    let (_, summary, requests) = world.events("apply");
+    assert_eq!((&summary["engine_loads"], requests), (&json!(1), one_head()), "{summary:#}");
+    let (event, summary, _) = world.events("apply --stage");
+    assert_eq!((&event["action"], &summary["staged"]), (&json!("keep"), &json!(0)), "{event:#}");
+    assert_eq!(summary["downloaded_bytes"], 0, "{summary:#}");
+    world.shows("apply --stage", "Ready: 1 image, nothing to do");
+}
+
+#[test]
 fn what_is_left_to_the_next_run_is_not_called_in_sync() {
     let world = Moving::new("");
     world.run("apply");
