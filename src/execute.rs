@@ -8,6 +8,7 @@
 //! archive of the whole blobs into the engine's program (`loads`). A failure is data for the images
 //! that need the layer, and for the one part of an image that it concerns; the others go on.
 
+mod asked;
 mod documents;
 mod fetcher;
 mod group;

@@ -20,13 +20,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use self::absent::Content;
+use self::absent::{Content, permission};
 pub(crate) use self::asker::AllAnswered;
 pub(crate) use self::asker::{Answer, Asker, ImageQuestion, Question};
 pub(crate) use self::chooser::{FromList, two_platforms};
 pub(crate) use self::cooling::{Cooled, CooledChoice, Digests, News};
 use self::known::Known;
-use self::lookups::{Lookups, permission};
+use self::lookups::Lookups;
 pub(crate) use self::remembered::Remembered;
 use self::selections::Repository;
 pub(crate) use self::signatures::{Judged, SignatureQuestion, Signatures};

@@ -42,7 +42,9 @@ pub use reason::{Reason, Remains};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::progress::AwaitedImage;
-use crate::state::{Action, Desired, EngineName, Evidence, LoadedReference, Observed, Permission, Verdict};
+use crate::state::{
+    Action, Desired, DesiredImage, EngineName, Evidence, LoadedReference, Observed, Permission, Verdict,
+};
 use candidates::plan_candidates;
 use earlier::Earlier;
 use engine::{note_leaves, plan_engine_removals};
@@ -55,8 +57,9 @@ use stage::stage;
 
 /// Plans the way from `observed` to `desired`.
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
-    let names = Names::of(desired, &wanted_images(desired, observed).collect::<Vec<_>>(), observed);
-    let recorded_names = RecordedNames::of(desired, observed);
+    let wanted: Vec<&DesiredImage> = wanted_images(desired, observed).collect();
+    let names = Names::of(desired, &wanted, observed);
+    let recorded_names = RecordedNames::of(&wanted, observed);
     let plan_wanted = |image, chosen_by| {
         let planned = plan_image(desired, image, chosen_by, (&recorded_names, &names), observed);
         stage(desired, image, planned, observed)

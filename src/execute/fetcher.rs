@@ -12,15 +12,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::asked::{asked_for, permission_to_fetch, unreadable, wrong_blob};
 use super::source::{FromStart, Source};
 use crate::cancel::Cancel;
 use crate::digest::{BlobDigest, ContentMismatch, Verifier};
-use crate::error::{Absent, Error, LayerError, RegistryError, StoreError};
+use crate::error::{Error, LayerError, StoreError};
 use crate::extract::{self, Extracted, Workers};
 use crate::image_ref::ImageRef;
 use crate::plan::{Claim, Fetch, contradiction};
 use crate::progress::{Event, Reporter};
-use crate::registry::{BlobReader, Registries};
+use crate::registry::Registries;
 use crate::state::{LayerDescriptor, LayerFacts, Permission};
 use crate::store::{self, Spool, Staged, Store};
 use crate::threads;
@@ -155,7 +156,7 @@ impl<'a> Fetcher<'a> {
             match self.attempt(claim, work) {
                 // The kept blob is damaged, or gone: the registry's takes its place.
                 Err(FailedAttempt::WrongBytes(error)) if work.from_kept => {
-                    self.permission_to_fetch(claim)?;
+                    permission_to_fetch(claim, self.unasked)?;
                     (work.from_kept, work.keep) = (false, true);
                     let text = format!("the kept blob {}: {error}; fetching it again", claim.layer().digest);
                     self.reporter.report(Event::Warning(text));
@@ -166,7 +167,7 @@ impl<'a> Fetcher<'a> {
                     if restarts < CLEAN_RESTARTS && !self.cancel.is_cancelled() =>
                 {
                     restarts += 1;
-                    if let Some(image) = self.asked_for(claim) {
+                    if let Some(image) = asked_for(claim, self.unasked) {
                         self.registries.distrust_mirrors(image, &claim.layer().digest)?;
                     }
                     self.reporter.report(Event::Detail(format!(
@@ -175,36 +176,12 @@ impl<'a> Fetcher<'a> {
                     )));
                 }
                 Err(FailedAttempt::WrongBytes(error)) => {
-                    return Err(self.wrong_blob(claim, error));
+                    return Err(wrong_blob(self.registries, asked_for(claim, self.unasked), claim, error));
                 }
                 Err(FailedAttempt::Failed(error)) => return Err(error),
                 Ok(arrived) => return Ok(arrived),
             }
         }
-    }
-
-    /// Finds an image of `claim` by which the registry may be asked for the blob.
-    fn asked_for<'c>(&self, claim: &'c Claim) -> Option<&'c ImageRef> {
-        claim.images.iter().find(|image| !self.unasked.contains_key(image))
-    }
-
-    /// Refuses to fetch a blob anew of which only images want the bytes whose registries must not
-    /// be asked.
-    fn permission_to_fetch(&self, claim: &Claim) -> Result<(), Error> {
-        if self.asked_for(claim).is_some() {
-            return Ok(());
-        }
-        let permission = claim.images.first().and_then(|image| self.unasked.get(image));
-        let absent = Absent::DamagedBlob(claim.layer().digest.clone());
-        permission.and_then(|permission| permission.refusal(absent)).map_or(Ok(()), Err)
-    }
-
-    /// The error of wrong bytes, with the place that they came from.
-    fn wrong_blob(&self, claim: &Claim, source: ContentMismatch) -> Error {
-        let image = self.asked_for(claim);
-        let host = image.map_or("the registry".to_owned(), |image| self.registries.source_of(image));
-        let what = format!("layer {}", claim.layer().digest);
-        RegistryError::Mismatch { what, host, source: source.into() }.into()
     }
 
     /// Tries once to bring a blob here, and into staging at the same time where it is to be
@@ -286,7 +263,7 @@ impl<'a> Fetcher<'a> {
     }
 
     fn report_start(&self, claim: &Claim, spool: &Spool) {
-        if let Some(image) = self.asked_for(claim).cloned() {
+        if let Some(image) = asked_for(claim, self.unasked).cloned() {
             let (digest, size, resumed) = (claim.layer().digest.clone(), claim.layer().size, spool.length());
             self.reporter.report(Event::LayerStarted { digest, size, resumed, image });
         }
@@ -425,7 +402,7 @@ impl<'a> Fetcher<'a> {
             let _ = verifier.update(&buffer[..count]);
         }
         if verifier.seen() < layer.size {
-            let Some(image) = self.asked_for(claim) else {
+            let Some(image) = asked_for(claim, self.unasked) else {
                 return Err(FailedAttempt::Failed(Error::Stopped));
             };
             let mut reader = self.registries.blob(image, layer, verifier.seen()).map_err(Error::from)?;
@@ -485,16 +462,6 @@ impl<E: Into<Error>> From<E> for FailedAttempt {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
-}
-
-/// The error of a blob that could not be read to its end.
-fn unreadable(claim: &Claim, error: io::Error) -> Error {
-    let cause = BlobReader::cause(error).unwrap_or_else(|error| RegistryError::Protocol {
-        url: format!("layer {}", claim.layer().digest),
-        reason: error.to_string(),
-        may_be_tls: false,
-    });
-    cause.into()
 }
 
 /// A reader that reports compressed bytes as extraction takes them, and ends when the run is

@@ -1,10 +1,11 @@
-//! The blobs that an image lacks on this machine: those that a run would have to fetch.
+//! The blobs that an image lacks on this machine: those that a run would have to fetch, if it may.
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
+use crate::registry::Registries;
 use crate::state::{
-    Desired, DesiredImage, DocumentDescriptor, EngineState, LayerDescriptor, Observed, RecordedImage,
-    Resolution,
+    Desired, DesiredImage, DocumentDescriptor, EngineState, LayerDescriptor, Observed, Permission,
+    PullPolicy, RecordedImage, Resolution,
 };
 
 /// An image as far as its blobs are known.
@@ -119,4 +120,15 @@ pub(super) fn block(
         }
     }
     observed.resolutions = resolutions;
+}
+
+/// Finds out who forbids asking the registry of an image.
+pub(super) fn permission(image: &DesiredImage, offline: bool, registries: &Registries) -> Permission {
+    if image.pull == PullPolicy::Never {
+        Permission::NeverPulled
+    } else if offline && !registries.is_local(&image.reference) {
+        Permission::Offline
+    } else {
+        Permission::Granted
+    }
 }

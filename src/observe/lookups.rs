@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::absent::permission;
 use super::asker::{AllAnswered, Answer, Asker, ImageQuestion, Question};
 use super::chooser::Choices;
 use super::cooling::{Cooling, News};
@@ -480,17 +481,6 @@ fn resolution_of(
         }
         Ok(Lookup::Image(image)) => Resolution::Resolved(Arc::new(ResolvedImage { reference, ..*image })),
         Err(error) => Resolution::Blocked(Arc::new(error.into())),
-    }
-}
-
-/// Finds out who forbids asking the registry of an image.
-pub(super) fn permission(image: &DesiredImage, offline: bool, registries: &Registries) -> Permission {
-    if image.pull == PullPolicy::Never {
-        Permission::NeverPulled
-    } else if offline && !registries.is_local(&image.reference) {
-        Permission::Offline
-    } else {
-        Permission::Granted
     }
 }
 

@@ -6,9 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::removal::wanted_images;
 use crate::image_ref::ImageRef;
-use crate::state::{Desired, Observed, RecordedImage};
+use crate::state::{DesiredImage, Observed, RecordedImage};
 
 /// The names of a run's images that somebody wants for themselves.
 pub(super) struct RecordedNames<'a> {
@@ -17,9 +16,9 @@ pub(super) struct RecordedNames<'a> {
 }
 
 impl<'a> RecordedNames<'a> {
-    /// Finds out which names are wanted.
-    pub(super) fn of(desired: &'a Desired, observed: &'a Observed) -> Self {
-        Self { wanted: wanted_images(desired, observed).map(|image| &image.reference).collect(), observed }
+    /// Finds out which names the images of `wanted` have.
+    pub(super) fn of(wanted: &[&'a DesiredImage], observed: &'a Observed) -> Self {
+        Self { wanted: wanted.iter().map(|image| &image.reference).collect(), observed }
     }
 
     /// Lists the names under which `image` is recorded, its own first.
