@@ -126,7 +126,7 @@ fn a_second_name_that_is_listed_is_wanted_for_itself() {
     observed.recorded.get_mut(&second).unwrap().alias_of = None;
     for listed in [vec![first.clone(), second.clone()], vec![first.clone()]] {
         let planned = plan(&desired(listed, false), &observed);
-        assert_eq!(of(&planned, &first).names, [first.clone()]);
+        assert_eq!(of(&planned, &first).names, std::slice::from_ref(&first));
         assert!(planned.is_empty(), "{planned:#?}");
     }
 }

@@ -50,12 +50,15 @@ fn headline(applied: &Applied, time: &str) -> String {
         let count = |is_so: &dyn Fn(&Reason) -> bool| {
             applied.plan.images.iter().filter(|image| is_so(&image.reason)).count()
         };
-        let states = [
+        let mut states = String::new();
+        for (count, state) in [
             (count(&|reason| matches!(reason, Reason::Staged)), "staged before"),
             (count(&|reason| matches!(reason, Reason::Left(_))), "left to the next apply"),
-        ];
-        let states = states.iter().filter(|(count, _)| *count > 0);
-        let states: String = states.map(|(count, state)| format!(", {count} of them {state}")).collect();
+        ] {
+            if count > 0 {
+                let _ = write!(states, ", {count} of them {state}");
+            }
+        }
         let images = plural(applied.unchanged(), "image");
         let head = if applied.plan.stages { "Ready" } else { "In sync" };
         return format!("{}: {images}{states}, nothing to do ({time}).\n", paint::green(head));
