@@ -29,7 +29,9 @@ pub use selection::SelectionError;
 pub use signature::{Finding, SignatureError, TrustFileError};
 pub use store::StoreError;
 pub use text::{escape_into, printable, without_secrets};
-pub(crate) use text::{is_digest, is_login, masked, secret_parts, starts_query, without_likely_secrets};
+pub(crate) use text::{
+    is_digest, is_login, is_variable, masked, secret_parts, starts_query, without_likely_secrets,
+};
 
 use std::fmt;
 use std::io;

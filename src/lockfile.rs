@@ -38,6 +38,7 @@ const SECRETS: SecretKeys = SecretKeys {
     headers: "headers",
     named: &[],
     references: &["reference", "repository"],
+    variables: &[],
 };
 
 const HEADER: &str = "\

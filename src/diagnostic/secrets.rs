@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::span::Span;
 use super::tree::Tree;
-use crate::error::{is_digest, is_login, secret_parts, starts_query};
+use crate::error::{is_digest, is_login, is_variable, secret_parts, starts_query};
 
 /// The beginning, and the end, of a key or a certificate as text.
 const PEM_BEGINS: &str = "-----BEGIN";
@@ -44,6 +44,9 @@ pub(crate) struct SecretKeys {
     pub(crate) named: &'static [&'static str],
     /// Keys whose values, and tables at the top whose keys, are image references or URLs.
     pub(crate) references: &'static [&'static str],
+    /// Keys whose values name environment variables. One that does not look like such a name may be
+    /// the secret itself.
+    pub(crate) variables: &'static [&'static str],
 }
 
 /// The way to read the keys of a table.
@@ -55,6 +58,8 @@ enum Judge {
     Names,
     /// Everything below is secret.
     Secret,
+    /// Everything below is secret, but for names of environment variables.
+    Variable,
 }
 
 impl SecretKeys {
@@ -99,8 +104,9 @@ impl SecretKeys {
 
     fn in_tree(&self, text: &str, root: &DeTable<'_>, hidden: &mut Vec<Span>) {
         let below = |judge: Judge, key: &str, top: bool| match judge {
-            Judge::Secret => Judge::Secret,
+            Judge::Secret | Judge::Variable => judge,
             _ if top && self.named.contains(&key) => Judge::Names,
+            Judge::Keys if self.variables.contains(&key) => Judge::Variable,
             Judge::Keys if self.may_be_headers(key) || self.looks_secret(key) => Judge::Secret,
             Judge::Keys | Judge::Names => Judge::Keys,
         };
@@ -123,7 +129,8 @@ impl SecretKeys {
                 DeValue::Array(array) => work.extend(array.iter().map(|value| (value, judge, certain))),
                 scalar => {
                     let span = Span::from(value.span());
-                    if judge == Judge::Secret {
+                    let is_name = || scalar.as_str().is_some_and(|name| name.is_empty() || is_variable(name));
+                    if judge == Judge::Secret || judge == Judge::Variable && !is_name() {
                         hidden.push(inside_quotes(text, span));
                     } else if let Some(decoded) = scalar.as_str() {
                         in_string(text, span, (decoded, certain), hidden);
@@ -171,13 +178,22 @@ impl SecretKeys {
         // `:` and a blank are not TOML, but they are what people write.
         let indent = line.len() - line.trim_start().len();
         let first_word = indent + line[indent..].find([' ', '\t']).unwrap_or(0);
+        let value_after = |at| skip(line, at, &['=', ':', ' ', '\t']);
+        let is_name = |at| {
+            let value = line[value_after(at)..].trim_start_matches(['"', '\'']);
+            is_variable(value.split(['"', '\'']).next().unwrap_or_default().trim_end())
+        };
         line.char_indices()
             .filter(|(at, char)| matches!(char, '=' | ':') || *at == first_word)
             .find(|(at, _)| {
                 let key = key_before(line, *at);
-                in_headers || self.may_be_headers(key) || key.contains('\\') || self.looks_secret(key)
+                in_headers
+                    || self.may_be_headers(key)
+                    || key.contains('\\')
+                    || self.looks_secret(key)
+                    || self.variables.contains(&key) && !is_name(*at)
             })
-            .map(|(at, _)| skip(line, at, &['=', ':', ' ', '\t']))
+            .map(|(at, _)| value_after(at))
     }
 }
 
@@ -283,6 +299,7 @@ mod tests {
         headers: "header",
         named: &["host"],
         references: &["host"],
+        variables: &[],
     };
 
     #[test]

@@ -25,6 +25,13 @@ pub fn escape_into(out: &mut String, c: char) {
     }
 }
 
+/// True if `text` is the usual name of an environment variable, and hardly a password that was put
+/// in the place of one.
+pub(crate) fn is_variable(text: &str) -> bool {
+    let letter = |char: char| char.is_ascii_uppercase() || char == '_';
+    text.starts_with(letter) && text.chars().all(|char| letter(char) || char.is_ascii_digit())
+}
+
 /// Makes one line of `text`, with whatever could disturb a terminal escaped.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -190,6 +190,7 @@ pub(super) const SECRETS: SecretKeys = SecretKeys {
     headers: "headers",
     named: &["registry", "groups"],
     references: &["registry", "images", "name", "endpoint", "mirrors", "url"],
+    variables: &["password-env"],
 };
 
 /// True if some table has this key.

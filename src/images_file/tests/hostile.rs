@@ -35,6 +35,9 @@ fn secrets_are_refused_and_never_shown() {
         ("password = { value = \"hunter2\" }", 1),
         ("passwd = \"hunter2\"", 1),
         ("token = \"hunter2\"", 1),
+        ("password-env = \"hunter2=\"", 16),
+        ("password-env = [\"hunter2\"]", 16),
+        ("mirrors = { password-env = \"hunter2\" }", 11),
         ("auth = \"hunter2\"", 1),
         ("headers = { Authorization = \"Basic hunter2\" }", 13),
         ("headers = { authorization = [\"hunter2\"] }", 13),
@@ -118,7 +121,11 @@ fn what_stands_beside_a_secret_is_shown() {
         let problems = bad(text);
         assert!(!format!("{problems} {problems:?}").contains("hunter2"), "{problems}");
     }
-    // A variable's name is no secret.
+    // A variable's name is no secret. Anything else in its place may be one.
+    let problems = bad("registry = { \"r.io\" = { password-env = \"CORP_PW2\", imags = [] } }\n");
+    assert!(problems.to_string().contains("password-env = \"CORP_PW2\", imags"), "{problems}");
+    let problems = bad("registry = { \"r.io\" = { password-env = \"ghp_hunter2\", imags = [] } }\n");
+    assert!(problems.to_string().contains("password-env = \"***\", imags"), "{problems}");
     assert!(
         bad("[registry.\"r.io\"]\npassword-env = \"\" # A\n").to_string().contains("password-env = \"\" # A")
     );
@@ -128,6 +135,8 @@ fn what_stands_beside_a_secret_is_shown() {
 fn secrets_are_not_shown_where_the_toml_is_broken() {
     for text in [
         "password = \"hunter2\n",
+        "password-env = \"hunter2\n",
+        "password-env = hunter2\n",
         "password = hunter2\n",
         "password = \"a\nhunter2\"\n",
         "password = \"a\"hunter2\"\n",

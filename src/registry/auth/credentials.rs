@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::credential::{Credential, credential_in};
 use super::helper::run_helper;
-use crate::error::{Login, RegistryError};
+use crate::error::{Login, RegistryError, is_variable};
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::registry::transport::{Environment, Network, Secret, printable};
 use crate::state::RegistrySettings;
@@ -103,8 +103,9 @@ impl Credentials {
         let password = match (&settings.password_env, &settings.password_file) {
             (Some(variable), _) => {
                 let value = network.environment.get(variable).map(str::to_owned);
-                let unset = || fail(format!("the environment variable {variable} is not set"));
-                Some((value.ok_or_else(unset)?, format!("the environment variable {variable}")))
+                let (name, why) = named(variable);
+                let unset = || fail(format!("{name} is not set{why}"));
+                Some((value.ok_or_else(unset)?, name))
             }
             (None, Some(path)) => {
                 let name = format!("password-file {}", path.display());
@@ -256,6 +257,16 @@ impl Credentials {
             vec![&self.stored_under]
         }
     }
+}
+
+/// The variable that `password-env` names, in words, and why it may go without a name: people put
+/// the password itself there.
+fn named(variable: &str) -> (String, &'static str) {
+    if is_variable(variable) {
+        return (format!("the environment variable {variable}"), "");
+    }
+    let why = "; no name is shown, since it may be the password itself";
+    ("the environment variable that password-env names".to_owned(), why)
 }
 
 /// Under which host a login for `registry` is stored, where that is asked at `endpoint`: another

@@ -209,6 +209,13 @@ fn a_password_that_is_promised_but_missing_is_an_error() {
     let error = resolve(&Setup::new().with(unset).build(), &reference(&server)).unwrap_err();
     assert!(error.to_string().contains("NOT_SET"), "{error}");
     assert!(error.hint().unwrap().contains("set the variable"), "{:?}", error.hint());
+    // People put the password itself there.
+    for password in ["ghp_hunter2", "hunter2!HUNTER2", "A B", "4TH", "P\u{c4}SS"] {
+        let mistaken = RegistrySettings { password_env: Some(password.to_owned()), ..own.clone() };
+        let error = resolve(&Setup::new().with(mistaken).build(), &reference(&server)).unwrap_err();
+        assert!(!format!("{error} {error:?} {:?}", error.hint()).contains(password), "{error}");
+        assert!(error.to_string().contains("variable that password-env names is not set"), "{error}");
+    }
     let missing = RegistrySettings { password_file: Some("/no/such/file".into()), ..own };
     let error = resolve(&Setup::new().with(missing).build(), &reference(&server)).unwrap_err();
     assert!(error.to_string().contains("/no/such/file"), "{error}");
