@@ -28,10 +28,11 @@ pub use registry::{Login, Refusal, Refused, RegistryError, RegistryName, TlsCure
 pub use selection::SelectionError;
 pub use signature::{Finding, SignatureError, TrustFileError};
 pub use store::StoreError;
-pub use text::{escape_into, printable, without_secrets};
 pub(crate) use text::{
-    is_digest, is_login, is_variable, masked, secret_parts, starts_query, without_likely_secrets,
+    HIDDEN, is_digest, is_login, is_variable, secret_parts, starts_query, without_likely_secrets,
+    without_queries,
 };
+pub use text::{escape_into, printable, without_secrets};
 
 use std::fmt;
 use std::io;

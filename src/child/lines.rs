@@ -1,9 +1,9 @@
-//! The words of a program, escaped and cut; the lines that it writes to stderr are told as they
-//! come, and the last ones kept.
+//! The words of a program, escaped and cut, and without the secrets of URLs; the lines that it
+//! writes to stderr are told as they come, and the last ones kept.
 
 use std::collections::VecDeque;
 
-use crate::error::printable;
+use crate::error::{printable, without_queries};
 
 /// The lines that are kept for an error.
 const LAST: usize = 5;
@@ -17,12 +17,14 @@ const TAIL: usize = 4 << 10;
 /// The characters of other words of a program that are shown.
 const WORDS: usize = 300;
 
-/// Escapes and cuts the words of a program.
+/// Escapes and cuts the words of a program, whose URLs lose user and query.
 pub(crate) fn shown(text: &str) -> String {
     cut(text, WORDS)
 }
 
 fn cut(text: &str, width: usize) -> String {
+    // Before the cut: what is cut off may be all that tells a login.
+    let text = without_queries(text);
     let mut cut: String = text.chars().take(width).collect();
     if cut.len() < text.len() {
         cut.push('…');
@@ -125,6 +127,16 @@ mod tests {
         let long = "é".repeat(5000);
         let (told, _) = lines(&[long.as_bytes()]);
         assert_eq!(told[0].chars().count(), WIDTH + 1);
+    }
+
+    #[test]
+    fn urls_lose_user_and_query() {
+        let (told, last) = lines(&[b"no https://me:hunter2@r.io/a?sig=hunter2\nsee https://r.io/a"]);
+        assert_eq!(told, ["no https://\u{2026}@r.io/a?\u{2026}", "see https://r.io/a"]);
+        assert!(!last.contains("hunter2"), "{last}");
+        assert_eq!(shown("r.io/a:1@sha256:0af"), "r.io/a:1@sha256:0af");
+        let long = format!("{} https://me:hunter2@{}r.io", "x".repeat(WIDTH - 40), "x".repeat(90));
+        assert!(!lines(&[long.as_bytes()]).1.contains("hunter2"), "what is cut off says that it is a login");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! lines.
 //!
 //! A second rule hides what may be secret in a text that stands for a URL or for an image
-//! reference, well formed or not: user info, query and fragment.
+//! reference, well formed or not: user info, query and fragment. Words of servers and of programs
+//! lose the same of the URLs in them.
 
 use std::ops::Range;
 
@@ -58,7 +59,7 @@ pub(crate) fn without_likely_secrets(text: &str) -> String {
 }
 
 /// Copies `text` with `mask` in the place of each of `parts`, which are in order and apart.
-pub(crate) fn masked(text: &str, parts: &[Range<usize>], mask: &str) -> String {
+fn masked(text: &str, parts: &[Range<usize>], mask: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut from = 0;
     for part in parts {
@@ -68,6 +69,41 @@ pub(crate) fn masked(text: &str, parts: &[Range<usize>], mask: &str) -> String {
     }
     out.push_str(&text[from..]);
     out
+}
+
+/// The text in the place of what is not shown of words from outside.
+pub(crate) const HIDDEN: &str = "…";
+
+/// Copies `words` from outside with URLs that have lost user, query and fragment.
+pub(crate) fn without_queries(words: &str) -> String {
+    // No character of a URL. Signatures may hold all others, commas and semicolons too.
+    let is_outside = |char: char| char.is_whitespace() || matches!(char, '"' | '<' | '>' | '`');
+    let shown = |piece: &str| {
+        let shown = masked(piece, &secret_parts(piece, false), HIDDEN);
+        let shown = without_encoded_url(&shown);
+        match shown.find('?') {
+            Some(query) if query + 1 < shown.len() => shown[..=query].to_owned() + HIDDEN,
+            _ => shown,
+        }
+    };
+    words
+        .split_inclusive(is_outside)
+        .map(|piece| match piece.strip_suffix(is_outside) {
+            Some(inside) => shown(inside) + &piece[inside.len()..],
+            None => shown(piece),
+        })
+        .collect()
+}
+
+/// Cuts a URL in percent encoding after its scheme, where it has a user, a query or a fragment.
+fn without_encoded_url(piece: &str) -> String {
+    const SCHEME_ENDS: &str = "%3a%2f%2f";
+    let lower = piece.to_ascii_lowercase();
+    let parted = lower.split_once(SCHEME_ENDS);
+    match parted.filter(|(_, rest)| ["%40", "%3f", "%23"].iter().any(|mark| rest.contains(mark))) {
+        Some((scheme, _)) => piece[..scheme.len() + SCHEME_ENDS.len()].to_owned() + HIDDEN,
+        None => piece.to_owned(),
+    }
 }
 
 /// Finds the parts of `text` that may be secrets, if it is a URL or an image reference: user info,
@@ -214,6 +250,49 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(without_secrets(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_lose_user_and_query() {
+        for (text, expected) in [
+            ("text/html; q=1", "text/html; q=1"),
+            ("https://cdn/x?sig=SECRET&b=/", "https://cdn/x?…"),
+            ("https://cdn/x?SignedHeaders=host;range,b&sig=SECRET", "https://cdn/x?…"),
+            ("https://user:SECRET@cdn/x?sig=SECRET", "https://…@cdn/x?…"),
+            ("</v2/_catalog?last=SECRET>; rel=\"next\"", "</v2/_catalog?…>; rel=\"next\""),
+            (
+                "Bearer realm=\"https://a/t?k=SECRET\",service=\"s\"",
+                "Bearer realm=\"https://a/t?…\",service=\"s\"",
+            ),
+            (
+                "expired: `https://a/b?sig=SECRET`\tsee\nhttps://c?sig=SECRET",
+                "expired: `https://a/b?…`\tsee\nhttps://c?…",
+            ),
+            ("a?b d?e", "a?… d?…"),
+            ("see https://bob:hun@SECRET@cdn/x.", "see https://…@cdn/x."),
+            ("https://bob:hun?SECRET@cdn", "https://…"),
+            ("https://bob:SEC/RET@cdn and more", "https://…@cdn and more"),
+            ("at //bob:SECRET@cdn/x", "at //…@cdn/x"),
+            ("//SECRET@cdn/x", "//…@cdn/x"),
+            ("bob:SECRET@cdn", "…@cdn"),
+            ("https://cdn/x#token=SECRET", "https://cdn/x#…"),
+            (
+                "no team/app:1@sha256:0af, and \"a:1@sha256:0af\"",
+                "no team/app:1@sha256:0af, and \"a:1@sha256:0af\"",
+            ),
+            ("who are you? ask why?", "who are you? ask why?"),
+            ("x@y", "x@y"),
+            ("/login?state=SECRET&rd=https://r.io/x", "/login?…"),
+            ("no team/app@sha256:0af: not found", "no team/app@sha256:0af: not found"),
+            ("in /home/ann@corp.com/.docker/config.json", "in /home/ann@corp.com/.docker/config.json"),
+            ("see https://medium.com/@acme/limits", "see https://medium.com/@acme/limits"),
+            ("at https%3A%2F%2Fcdn%2Fx%3Fsig%3DSECRET now", "at https%3A%2F%2F… now"),
+            ("at https%3a%2f%2fbob%3aSECRET%40cdn now", "at https%3a%2f%2f… now"),
+            ("at https%3A%2F%2Fcdn%2Fx now", "at https%3A%2F%2Fcdn%2Fx now"),
+            ("see https://a and write to me@b", "see https://a and write to me@b"),
+        ] {
+            assert_eq!(without_queries(text), expected);
         }
     }
 

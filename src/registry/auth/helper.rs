@@ -63,7 +63,7 @@ pub(super) fn run_helper(
                 network.veil.add(&secret);
             }
             let words = output.lines().map(str::trim).find(|line| !line.is_empty());
-            warn(&network.veil.hide(words.unwrap_or("it says nothing")))
+            warn(&network.heard(words.unwrap_or("it says nothing")))
         };
     }
     let text =

@@ -9,7 +9,8 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::network::Network;
-use super::words::{HIDDEN, printable};
+use super::words::printable;
+use crate::error::HIDDEN;
 use crate::progress::{Exchange, RequestDetail};
 use crate::url::Url;
 

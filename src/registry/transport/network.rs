@@ -11,9 +11,8 @@ use super::environment::{Environment, STALL};
 use super::failure::{FailedTry, transport_failure};
 use super::handshake::ClientCertificate;
 use super::veil::Veil;
-use super::words::without_queries;
 use crate::cancel::Cancel;
-use crate::error::RegistryError;
+use crate::error::{RegistryError, without_queries};
 use crate::progress::{Event, Exchange, Reporter, RequestDetail};
 use crate::url::Url;
 

@@ -14,7 +14,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 
-use super::words::HIDDEN;
+use crate::error::HIDDEN;
 use crate::threads::unpoisoned;
 
 /// The part of a secret that is remembered, in bytes: a part of a token is hidden too.
