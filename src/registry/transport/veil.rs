@@ -2,8 +2,10 @@
 //!
 //! A [`Veil`] knows each secret of a run by its beginning. A text is searched for these beginnings
 //! as it stands and as it reads when its escapes, percent encoding, base64 or hexadecimal digits
-//! are undone, one inside the other too; upper and lower case, and `_` and blank, are the same.
-//! A find goes to the end of its word: rather too much is hidden than too little.
+//! are undone, one inside the other too; upper and lower case, and `_` and blank, are the same, and
+//! what nobody sees parts nothing. A find goes to the end of its word: rather too much is hidden
+//! than too little. Forms that take guesswork, such as lists of decimal numbers or a blank after
+//! each letter, are not looked for.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -44,12 +46,21 @@ impl Veil {
         }
         let mut known = unpoisoned(self.known.write());
         let mut add = |text: &[u8]| {
-            let folded = fold(text);
+            let (folded, _) = fold(text);
+            if folded.is_empty() {
+                return;
+            }
             let beginning: Box<[u8]> = folded[..folded.len().min(BEGINNING)].into();
             let whole = known.entry(beginning.len()).or_default().entry(beginning).or_default();
             *whole = folded.len().max(*whole);
         };
         add(secret.as_bytes());
+        // Latin-1, which many servers speak, also as it reads where UTF-8 is expected.
+        let latin: Option<Vec<u8>> = secret.chars().map(|char| u8::try_from(u32::from(char)).ok()).collect();
+        if let Some(latin) = latin.filter(|latin| !latin.is_ascii()) {
+            add(&latin);
+            add(String::from_utf8_lossy(&latin).as_bytes());
+        }
         // Also as base64 that has lost its upper case, as in the name of a host: it cannot be
         // decoded any more.
         for before in 0..3 {
@@ -94,30 +105,57 @@ impl Veil {
     }
 }
 
-fn fold(bytes: &[u8]) -> Vec<u8> {
-    let fold = |byte: &u8| if *byte == b'_' { b' ' } else { byte.to_ascii_lowercase() };
-    bytes.iter().map(fold).collect()
+/// The bytes as they are compared, and the place of each: none of what nobody sees is among them.
+fn fold(bytes: &[u8]) -> (Vec<u8>, Vec<usize>) {
+    let fold = |byte: u8| if byte == b'_' { b' ' } else { byte.to_ascii_lowercase() };
+    let (mut folded, mut places) = (Vec::with_capacity(bytes.len()), Vec::with_capacity(bytes.len()));
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        let unseen = unseen(rest);
+        if unseen == 0 {
+            folded.push(fold(rest[0]));
+            places.push(at);
+        }
+        at += unseen.max(1);
+    }
+    (folded, places)
+}
+
+/// The length of a control character, or of one without width, at the beginning of `text`.
+fn unseen(text: &[u8]) -> usize {
+    match text {
+        [byte, ..] if byte.is_ascii_control() => 1,
+        [0xc2, 0x80..=0x9f, ..] => 2,
+        [0xe2, 0x80, 0x8b..=0x8f | 0xa8..=0xae, ..]
+        | [0xe2, 0x81, 0xa0..=0xa9, ..]
+        | [0xef, 0xbb, 0xbf, ..] => 3,
+        _ => 0,
+    }
 }
 
 /// Finds secrets in `bytes` as they are.
 fn plain(known: &Known, bytes: &[u8]) -> Vec<Range<usize>> {
-    let folded = fold(bytes);
+    let (folded, places) = fold(bytes);
     let alone = |range: &Range<usize>| {
         let inside = |at: Option<&u8>| at.is_some_and(u8::is_ascii_alphanumeric);
-        !inside(range.start.checked_sub(1).and_then(|at| folded.get(at))) && !inside(folded.get(range.end))
+        !inside(range.start.checked_sub(1).and_then(|at| bytes.get(at))) && !inside(bytes.get(range.end))
     };
     let mut found = Vec::new();
     for (length, beginnings) in known {
         for (start, window) in folded.windows(*length).enumerate() {
             let Some(whole) = beginnings.get(window) else { continue };
-            let range = start..start + length;
-            if *length < SHORT && !alone(&range) {
+            let mut range = places[start]..places[start + length - 1] + 1;
+            if *length < SHORT {
+                if alone(&range) && range.len() == *length {
+                    found.push(range);
+                }
                 continue;
             }
             // The rest of it, and of the word that it stands in.
-            let rest = folded[range.end..].iter().take_while(|byte| is_of_a_word(**byte)).count();
-            let end = (range.end + if *length < SHORT { 0 } else { rest }).max(start + whole);
-            found.push(start..end.min(bytes.len()));
+            let rest = bytes[range.end..].iter().take_while(|byte| is_of_a_word(**byte)).count();
+            let last = (start + whole.max(length)).min(folded.len()) - 1;
+            range.end = (range.end + rest).max(places[last] + 1);
+            found.push(range);
         }
     }
     found
@@ -255,10 +293,21 @@ impl Family {
                 let byte = number(&[*high, *low], 16).and_then(|byte| u8::try_from(byte).ok());
                 byte.map(|byte| (vec![byte], 3))
             }
-            (Self::Backslash, [b'\\', b'u', ..]) => utf16(text),
-            (Self::Backslash, [b'\\', b'x', high, low, ..]) => {
-                number(&[*high, *low], 16).and_then(utf8).map(|char| (char, 4))
+            (Self::Backslash, [b'\\', b'u', b'{', ..]) => {
+                let end = text.iter().take(10).position(|byte| *byte == b'}')?;
+                number(&text[3..end], 16).and_then(utf8).map(|char| (char, end + 1))
             }
+            (Self::Backslash, [b'\\', b'u', ..]) => utf16(text),
+            // A byte, not a character: Latin-1 is known too.
+            (Self::Backslash, [b'\\', b'x', high, low, ..]) => {
+                let byte = number(&[*high, *low], 16).and_then(|byte| u8::try_from(byte).ok());
+                byte.map(|byte| (vec![byte], 4))
+            }
+            (Self::Backslash, [b'\\', high @ b'0'..=b'3', middle, low, ..]) => {
+                let byte = number(&[*high, *middle, *low], 8).and_then(|byte| u8::try_from(byte).ok());
+                byte.map(|byte| (vec![byte], 4))
+            }
+            (Self::Backslash, [b'\\', b'n' | b'r' | b't' | b'b' | b'f' | b'a', ..]) => Some((vec![b'\n'], 2)),
             (Self::Backslash, [b'\\', next @ (b'"' | b'/' | b'\\' | b'\''), ..]) => Some((vec![*next], 2)),
             (Self::Entity, [b'&', ..]) => entity(text),
             _ => None,
@@ -328,6 +377,9 @@ mod tests {
         };
         let unicode = chars(&|char| format!("\\u{char:04x}")).concat();
         let entities = chars(&|char| format!("&#{char};")).concat();
+        let (bytes_of_c, octal) = (bytes("\\x").concat(), secret.bytes().map(|byte| format!("\\{byte:03o}")));
+        let braces = chars(&|char| format!("\\u{{{char:x}}}")).concat();
+        let bells: Vec<String> = secret.chars().map(String::from).collect();
         let form = form_pair("password", secret).split_off("password=".len());
         let json = |text: &str| {
             let quoted = serde_json::to_string(text).unwrap();
@@ -349,6 +401,12 @@ mod tests {
             percent,
             unicode,
             entities,
+            bytes_of_c,
+            octal.collect(),
+            braces,
+            bells.join("\u{7}"),
+            bells.join("\u{200b}"),
+            json(&bells.join("\r\n")),
             hex.to_uppercase(),
             hex,
             BASE64_STANDARD.encode(secret),
@@ -393,6 +451,14 @@ mod tests {
             ("hunt&amp;er+two", "hunt&amp;er%2Btwo"),
             ("hunt&amp;er\"two", r#"hunt&amp;er\"two"#),
             ("hunt\u{1f600}er", "hunt\\ud83d\\ude00er"),
+            // Python's bytes, and its text; the same in octal; Latin-1 that was taken for UTF-8.
+            ("hunt\u{e9}er", "b'hunt\\xc3\\xa9er'"),
+            ("hunt\u{e9}er", "'hunt\\xe9er'"),
+            ("hunt\u{e9}er", "hunt\\303\\251er"),
+            ("hunt\u{e9}er", "hunt%E9er"),
+            ("hunt\u{e9}er/x@y?z", "hunt\u{fffd}er/x@y?z"),
+            ("hunter-two", "hunt\ner-t\r\nwo"),
+            ("hunter-two", "hunt\u{85}er-\u{feff}two"),
         ] {
             let shown = veil(&[secret]).hide(&format!("no {sent} here"));
             assert!(!shown.contains("hunt") && shown.starts_with("no …"), "{secret} as {sent}: {shown}");
@@ -406,6 +472,8 @@ mod tests {
             assert_eq!(veil.hide(text), text);
         }
         assert_eq!(veil.hide("is it ab?"), "is it …?");
+        assert_eq!(veil.hide("is it\nab\nor a\nb?"), "is it\n…\nor a\nb?");
+        assert_eq!(veil.hide("hunter2\nand more"), "…\nand more");
         assert_eq!(veil.hide("bad eyJhbGciOiJSUzI1NiJ9.pay"), "bad …", "a part of a token is enough");
         assert_eq!(Veil::default().hide("anything"), "anything");
         assert!(veil.hide(&"x".repeat(2 * MAX_TEXT)).len() <= MAX_TEXT + HIDDEN.len());
