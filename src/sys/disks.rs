@@ -21,10 +21,11 @@ pub(crate) fn mount_of(path: &Path) -> Option<(u64, u64)> {
     Some((device, known.map_or(0, |known| known.stx_mnt_id)))
 }
 
-/// Counts the bytes that an unprivileged user may still write to the file system of `file`.
+/// Counts the bytes that an unprivileged user may still write to the file system of `file`;
+/// `u64::MAX` where that has no size to tell, as ramfs.
 pub(crate) fn free_space(file: BorrowedFd<'_>) -> io::Result<u64> {
     let stat = rustix::fs::fstatvfs(file)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok(if stat.f_blocks == 0 { u64::MAX } else { stat.f_bavail.saturating_mul(stat.f_frsize) })
 }
 
 /// Writes everything of the file system that holds `file` to the disk.
@@ -148,4 +149,16 @@ pub(crate) fn may_change_unseen(directory: &Path) -> io::Result<bool> {
     )]
     let kind = rustix::fs::statfs(directory)?.f_type as u32;
     Ok(UNSEEN.contains(&kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_tells_no_size_is_not_full() {
+        let of = |path: &str| free_space(locate_directory(Path::new(path)).unwrap().as_fd()).unwrap();
+        assert_eq!(of("/proc"), u64::MAX);
+        assert!(of("/") < u64::MAX);
+    }
 }
