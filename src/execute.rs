@@ -142,6 +142,12 @@ impl Executor<'_> {
         let ended =
             loads::note_rows(self.catalog, plan).and_then(|()| kept::look_after_kept_blobs(self, plan));
         let stopped = self.cancel.is_cancelled();
+        // Those of a part that is to begin nothing more are left to the rest of the run.
+        if stopped || !(self.begin_no_more)() {
+            for image in waitlist.unfinished(plan) {
+                self.reporter.report(image.event(Some(Arc::new(Error::Stopped))));
+            }
+        }
         let images = waitlist.into_results(plan);
         Ok(Outcome {
             failure: ended.err().map(Arc::new),
@@ -437,9 +443,10 @@ impl Executor<'_> {
         if self.cancel.is_cancelled() {
             outcome.stopped = true;
             let stopped = Arc::new(Error::Stopped);
-            let unfinished =
-                |image: &&PlannedImage| (image.reference.clone(), image.action, Some(Arc::clone(&stopped)));
-            outcome.images.extend(leaving.iter().map(unfinished));
+            for image in leaving {
+                outcome.images.push((image.reference.clone(), image.action, Some(Arc::clone(&stopped))));
+                self.reporter.report(image.event(Some(Arc::clone(&stopped))));
+            }
             return;
         }
         let foretold = if leaving.is_empty() { Ok(()) } else { expect_to_forget(self.store.home()) };

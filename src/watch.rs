@@ -55,11 +55,16 @@ use crate::threads;
 const REST: Duration = Duration::from_millis(40);
 
 /// Applies now, and again whenever something changes, until the session's stop switch is thrown.
+/// Returns the result of the run that this stopped, if one was under way and came to have a result.
 ///
 /// # Errors
 /// The first run could not be carried out (images that fail are no reason), the metrics cannot be
 /// served, or the system has no threads or signals for us.
-pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> Result<(), VerbError> {
+pub fn watch(
+    session: &Session,
+    options: &Options,
+    listener: &dyn Listener,
+) -> Result<Option<Applied>, VerbError> {
     let cannot =
         |doing: &'static str| move |source: std::io::Error| VerbError::Error(Error::System { doing, source });
     let inputs = sync::inputs(session, &options.request.source)?;
@@ -103,6 +108,7 @@ pub fn watch(session: &Session, options: &Options, listener: &dyn Listener) -> R
             next: Instant::now(),
             next_reason: Trigger::Interval,
             first: true,
+            stopped: None,
         };
         watch.run(hangups, &stopped, server.as_ref().map(|server| server.address)).await
     });
@@ -158,6 +164,8 @@ struct Watch<'a> {
     next: Instant,
     next_reason: Trigger,
     first: bool,
+    /// The result of the run that was stopped.
+    stopped: Option<Applied>,
 }
 
 impl Watch<'_> {
@@ -166,7 +174,7 @@ impl Watch<'_> {
         mut hangups: Signal,
         stopped: &Notify,
         server: Option<SocketAddr>,
-    ) -> Result<(), VerbError> {
+    ) -> Result<Option<Applied>, VerbError> {
         self.eyes.arm(&self.inputs);
         self.listener.notice(&Notice::Watching {
             file: &self.inputs.images_file,
@@ -216,9 +224,10 @@ impl Watch<'_> {
         self.listener.notice(&Notice::Stopping);
         if run.is_some() {
             // The stop switch ends it; what it has finished stays.
-            drop(ended(&mut run).await);
+            let result = ended(&mut run).await;
+            self.finish(result)?;
         }
-        Ok(())
+        Ok(self.stopped.take())
     }
 
     /// The time at which something is to be done if nothing happens, while no run is going on.
@@ -358,6 +367,7 @@ impl Watch<'_> {
     /// Draws the conclusions from a run.
     fn finish(&mut self, (result, elapsed): (RunResult, Duration)) -> Result<(), VerbError> {
         if self.session.cancel.is_cancelled() {
+            self.stopped = result.ok().flatten();
             return Ok(());
         }
         let Some(result) = result.transpose() else {

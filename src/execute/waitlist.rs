@@ -130,6 +130,14 @@ impl Waitlist {
         }
     }
 
+    /// The images of the plan, but for removals, whose end nobody has told.
+    pub(super) fn unfinished<'p>(&self, plan: &'p Plan) -> impl Iterator<Item = &'p PlannedImage> {
+        let images = self.images.iter().zip(&plan.images);
+        images
+            .filter(|(waiting, image)| !waiting.finished && image.action != Action::Remove)
+            .map(|(_, image)| image)
+    }
+
     /// Returns the images of the plan, but for removals, with the error of each that is not done.
     pub(super) fn into_results(self, plan: &Plan) -> Vec<(ImageRef, Action, Option<Arc<Error>>)> {
         // Removals have not been begun.

@@ -4,12 +4,14 @@
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::check::{event, image, wanted};
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::{BlobSet, Image, Layer, file};
 use crate::support::sandbox::Sandbox;
+use crate::support::{SOON, eventually};
 
 /// A registry that has the images a:1 and b:1.
 struct Shop {
@@ -259,6 +261,35 @@ fn nothing_is_pruned_while_an_image_of_the_file_could_not_be_loaded() {
     assert_eq!(pruned["waiting_for"], json!([shop.name("b:1")]), "{pruned:#}");
     assert_eq!(shop.has(), [shop.name("a:1")]);
     assert_eq!(pruned["removals_waiting"], 1, "{pruned:#}");
+}
+
+#[test]
+fn a_load_that_a_signal_ends_has_its_event_and_its_summary() {
+    let shop = shop();
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *load*) touch {0}.begun; exec sleep 60;; esac\nexec {0} \"$@\"\n",
+        shop.podman.display()
+    );
+    let slow = shop.sandbox.write("podman", script);
+    std::fs::set_permissions(&slow, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let begun = shop.podman.with_extension("begun");
+    let shop = Shop { podman: slow, ..shop };
+    for verb in ["apply", "watch"] {
+        shop.sandbox.images(&shop.text(&["a:1"]));
+        let running = shop.sandbox.msb(&format!("{verb} --json")).spawn();
+        eventually("an image is being loaded", SOON * 20, || begun.exists());
+        running.signal(Signal::TERM);
+        let output = running.wait().code(143);
+        let events = output.json_lines();
+        let [.., image, summary] = &events[..] else { panic!("{output}") };
+        assert_eq!(
+            (&image["event"], &image["error"]["kind"]),
+            (&json!("image"), &json!("stopped")),
+            "{output}"
+        );
+        assert_eq!((&summary["event"], &summary["failed"]), (&json!("summary"), &json!(1)), "{output}");
+        std::fs::remove_file(&begun).unwrap();
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::support::check::{listed, wanted};
 use crate::support::fake_registry::{FakeRegistry, Fault};
@@ -160,7 +161,7 @@ fn a_signal_stops_it_in_the_middle_of_a_run() {
         let slow = Layer::packed(&tar(&[file("slow", noise(1, 2_000_000))]), Pack::Plain);
         let registry =
             FakeRegistry::start(BlobSet::with("team/app:1", &Image::new(std::slice::from_ref(&slow))));
-        registry.fail(1, &slow.digest(), &Fault::slow(100_000));
+        registry.fail(2, &slow.digest(), &Fault::slow(100_000));
         sandbox.images(&wanted(&registry.name(), &["team/app:1"]));
         let running = sandbox.msb("watch --json").spawn();
         eventually("a layer is under way", LIMIT, || registry.sent(&slow.digest()) > 50_000);
@@ -169,7 +170,16 @@ fn a_signal_stops_it_in_the_middle_of_a_run() {
         let output = running.wait().code(code);
         assert!(start.elapsed() < SOON, "took {:?}\n{output}", start.elapsed());
         assert!(!output.stderr.contains("error"), "{output}");
-        assert!(output.json_lines().iter().any(|event| event["event"] == "stopping"), "{output}");
+        let events = output.json_lines();
+        let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
+        assert_eq!(names, ["watching", "stopping", "image", "summary"], "{output}");
+        assert_eq!((&events[2]["error"]["kind"], &events[3]["failed"]), (&json!("stopped"), &json!(1)));
+        registry.forget();
+        let running = sandbox.msb("watch").spawn();
+        eventually("a layer is under way", LIMIT, || registry.sent(&slow.digest()) > 50_000);
+        running.signal(signal);
+        let output = running.wait().code(code);
+        assert!(output.stdout.starts_with("Not done: 1 stopped"), "{output}");
         registry.behave();
         let again = Watching::start(&sandbox, "");
         again.until_done(&format!("{}/team/app:1", registry.name()), "add");

@@ -22,6 +22,7 @@ mod verify;
 mod watch;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use msb_sync::cancel::Cancel;
 use msb_sync::image_ref::ImageRef;
@@ -34,7 +35,7 @@ use crate::output::Output;
 use crate::{completions, environment, json};
 
 /// Carries out the command of `cli`, and prints why where that fails.
-pub(crate) fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
+pub(crate) fn run(cli: &Cli, output: &Arc<Output>, cancel: Cancel) -> Exit {
     dispatch(cli, output, cancel).unwrap_or_else(|failure| {
         let exit = output.failure(&failure);
         // Where 2 means that changes are pending, a wrong file is told apart.
@@ -46,7 +47,7 @@ pub(crate) fn run(cli: &Cli, output: &Output, cancel: Cancel) -> Exit {
     })
 }
 
-fn dispatch(cli: &Cli, output: &Output, cancel: Cancel) -> Result<Exit, VerbError> {
+fn dispatch(cli: &Cli, output: &Arc<Output>, cancel: Cancel) -> Result<Exit, VerbError> {
     let session = || session(cli, output, cancel);
     match &cli.command {
         Command::Apply(args) if args.dry_run => {

@@ -28,6 +28,7 @@ use crate::{json, streams};
 
 /// The voice of one watch.
 pub(crate) struct Live {
+    output: Arc<Output>,
     human: Arc<Human>,
     json: bool,
     received: Received,
@@ -56,8 +57,9 @@ struct Said {
 
 impl Live {
     /// Tells on `output`, and throws the switch `stop` when nobody reads the events any more.
-    pub(crate) fn new(output: &Output, stop: Cancel) -> Self {
+    pub(crate) fn new(output: &Arc<Output>, stop: Cancel) -> Self {
         Self {
+            output: Arc::clone(output),
             human: Arc::clone(&output.human),
             json: output.json,
             received: Received::default(),
@@ -216,6 +218,12 @@ impl Listener for Live {
             self.stop_unheard();
         }
         match notice {
+            Notice::Watching { .. } | Notice::Triggered(_) => self.output.owe_summary(),
+            // Each says how the run ended.
+            Notice::Applied { .. } | Notice::Failed { .. } => self.output.owe_nothing(),
+            Notice::Stopping => {}
+        }
+        match notice {
             Notice::Watching { file, interval, metrics, .. } => {
                 let every = duration(*interval);
                 self.human.note(&format!("watching {}, looking up tags every {every}", file.display()));
@@ -233,7 +241,8 @@ impl Listener for Live {
             }
             Notice::Applied { applied, elapsed, next } => self.applied(applied, *elapsed, *next),
             Notice::Failed { failure, again, next } => self.failed(failure, *again, *next),
-            Notice::Stopping => self.human.clear(),
+            // A run that is under way has its summary, of what was counted.
+            Notice::Stopping => self.human.close(),
         }
     }
 }

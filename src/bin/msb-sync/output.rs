@@ -84,6 +84,11 @@ impl Output {
         *lock(&self.summary) = Summary::Owed(Instant::now());
     }
 
+    /// Notes that the run has ended in another way.
+    pub(crate) fn owe_nothing(&self) {
+        *lock(&self.summary) = Summary::None;
+    }
+
     /// Prints the summary of the run, unless that was done; of `None`, the part that is known of a
     /// run which was stopped.
     pub(crate) fn summary(&self, applied: Option<&Applied>) {
