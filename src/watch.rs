@@ -45,7 +45,7 @@ use self::metrics::Metrics;
 pub use self::notice::{Listener, Notice, Options, Trigger};
 use self::paths::Content;
 use self::schedule::Changes;
-use crate::error::{Defect, Error, StoreError};
+use crate::error::{Defect, Error};
 use crate::state::Action;
 use crate::store::layer_path;
 use crate::sync::{self, Applied, Inputs, Session, VerbError};
@@ -449,8 +449,7 @@ async fn ended(run: &mut Option<Run>) -> (RunResult, Duration) {
     let Some(run) = run else { return std::future::pending().await };
     let result = (&mut run.result).await.unwrap_or_else(|_| {
         Err(VerbError::Error(if let Some(source) = run.refused.take() {
-            StoreError::Io { doing: "start a thread that writes to", path: "the layers".into(), source }
-                .into()
+            Error::System { doing: "start the thread of a run", source }
         } else {
             // A defect of ours ended the run, and must not end the watch.
             Defect::RunEnded.into()
