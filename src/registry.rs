@@ -38,7 +38,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 pub(crate) use self::blob::BlobReader;
@@ -157,7 +157,16 @@ impl Registries {
         let documents = Arc::default();
         Ok(Self {
             network: Arc::new(network),
-            terms: Terms { hosts_dir, stored_logins, rests, manifest_size, paces, documents, portions },
+            terms: Terms {
+                hosts_dir,
+                hosts_dir_missing: Once::new(),
+                stored_logins,
+                rests,
+                manifest_size,
+                paces,
+                documents,
+                portions,
+            },
             lookup_patience,
             settings: SettingsByName::new(registries),
             backends: Mutex::default(),

@@ -2,7 +2,7 @@
 //! put together.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use ureq::http::{HeaderName, HeaderValue};
 
@@ -38,6 +38,8 @@ const RESERVED_HEADERS: [&str; 9] = [
 pub(crate) struct Terms {
     /// The directory of containerd's hosts files.
     pub(crate) hosts_dir: Option<PathBuf>,
+    /// The word, once a run, that there is no such directory.
+    pub(crate) hosts_dir_missing: Once,
     /// True if logins that `docker login` and `podman login` stored are used.
     pub(crate) stored_logins: bool,
     /// The addresses that asked to be left alone.
@@ -77,6 +79,10 @@ pub(super) fn build(
     let fail = |reason: String| RegistryError::Settings { registry: name.to_owned(), reason };
     let hosts = match &terms.hosts_dir {
         Some(directory) => {
+            if !directory.is_dir() {
+                let warning = format!("hosts-dir {}: there is no such directory", directory.display());
+                terms.hosts_dir_missing.call_once(|| network.warn(warning));
+            }
             hosts::load(directory, account).map_err(|reason| fail(format!("hosts-dir: {reason}")))?
         }
         None => Hosts::default(),

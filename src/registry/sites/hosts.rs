@@ -28,6 +28,9 @@ const MAX_HOSTS: usize = 64;
 /// Headers that only the exchange itself may set.
 const FIXED_HEADERS: [&str; 8] =
     ["accept", "accept-encoding", "connection", "content-length", "host", "range", "te", "transfer-encoding"];
+/// Containerd's capabilities. Nothing is pushed here, and referrers are believed from the registry
+/// alone.
+const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
 const KEYS: [&str; 7] =
     ["capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout"];
 
@@ -111,11 +114,7 @@ pub(crate) fn load(directory: &Path, registry: &str) -> Result<Hosts, String> {
             Err(error) => return Err(format!("{}: {error}", folder.display())),
         }
     }
-    let mut hosts = Hosts::default();
-    if !directory.is_dir() {
-        hosts.details.push(format!("hosts-dir {}: there is no such directory", directory.display()));
-    }
-    Ok(hosts)
+    Ok(Hosts::default())
 }
 
 /// The directories that may be a registry's, the first that exists counts.
@@ -227,9 +226,17 @@ fn address(text: &str, whole_path: bool) -> Result<Address, String> {
 }
 
 /// Reads pull and resolve; a host that names no capability has both. None is believed about lists.
+/// Containerd too refuses a word that is no capability.
 fn capabilities(table: &DeTable<'_>) -> Result<Capabilities, Problem> {
     let words = match get(table, "capabilities") {
-        Some(node) => strings(node, "capabilities")?,
+        Some(node) => {
+            let words = strings(node, "capabilities")?;
+            let is_known = |word: &String| CAPABILITIES.iter().any(|known| word.eq_ignore_ascii_case(known));
+            if !words.iter().all(is_known) {
+                return Err(wrong(node, "capabilities has an unknown one: there are pull, resolve and push"));
+            }
+            words
+        }
         None => Vec::new(),
     };
     let named = |name: &str| words.is_empty() || words.iter().any(|word| word.eq_ignore_ascii_case(name));
@@ -372,6 +379,8 @@ mod tests {
         assert_eq!(z.access.headers.len(), 2);
         assert!(z.access.authorization.is_some());
         assert_eq!(hosts.mirrors[1].capabilities, Capabilities::PULL.and(Capability::Resolve));
+        let all = read("[host.\"https://a.corp\"]\ncapabilities = [\"Pull\", \"push\", \"referrers\"]");
+        assert!(all.is_ok_and(|hosts| hosts.mirrors[0].capabilities == Capabilities::PULL));
         let details = hosts.details.join("\n");
         assert!(details.contains("only the first `client`") && details.contains("`proxy`"), "{details}");
         assert!(!details.contains("dial_timeout"), "{details}");
@@ -391,6 +400,11 @@ mod tests {
             ("server = \"u:hunter2@a\"", "credentials do not belong"),
             ("skip_verify = \"hunter2\"", "neither true nor false"),
             ("ca = [1]", "list of strings"),
+            (
+                "[host.\"http://a\"]\ncapabilities = [\"pull\", \"hunter2\"]",
+                "there are pull, resolve and push",
+            ),
+            ("[host.\"http://a\"]\ncapabilities = \"hunter2\"", "there are pull, resolve and push"),
             ("client = [[\"a\", \"b\", \"c\"]]", "pair of files"),
             ("[header]\nhost = \"hunter2\"", "cannot be set"),
             ("[header]\nx-a = \"hunter2\\n\"", "cannot be sent"),
