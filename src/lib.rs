@@ -121,7 +121,7 @@ mod trust;
 mod url;
 mod wildcard;
 
-pub use crate::sys::{limit_allocator, raise_open_files_limit};
+pub use crate::sys::{keep_own_permissions, limit_allocator, raise_open_files_limit};
 
 /// Passes on the rooms that the benchmarks measure; for nobody else.
 #[doc(hidden)]

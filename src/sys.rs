@@ -76,6 +76,16 @@ pub(crate) fn umask() -> Option<u32> {
     u32::from_str_radix(umask.trim(), 8).ok()
 }
 
+/// Takes the user's own bits out of this process's umask: no directory that is made is one that its
+/// maker may not enter. It is for the start of a program, when there are no other threads.
+pub fn keep_own_permissions() {
+    use rustix::fs::Mode;
+    use rustix::process::umask;
+    let own = Mode::RWXU;
+    let before = umask(Mode::RWXU | Mode::RWXG | Mode::RWXO);
+    umask(before - own);
+}
+
 /// The identifier of this boot: data not synced in an earlier one is lost, data not synced in this
 /// one is not.
 pub(crate) fn boot_id() -> Option<&'static str> {

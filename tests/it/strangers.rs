@@ -354,6 +354,24 @@ fn in_a_shared_directory_the_first_to_come_is_not_obeyed() {
 }
 
 #[test]
+fn a_umask_that_hides_everything_from_its_own_user_hides_nothing() {
+    let Some(shared) = Shared::new("a umask of 0777 was NOT tried with a second user") else { return };
+    let sandbox = Sandbox::in_memory();
+    let layer = Layer::of(&[dir("d").mode(0o755), file("d/f", "x"), file("implicit/g", noise(1, 70_000))]);
+    let _registry = serve(&sandbox, "", std::slice::from_ref(&layer));
+    fs::copy(env!("CARGO_BIN_EXE_msb-sync"), shared.path("msb-sync")).unwrap();
+    let images = shared.path("images.toml");
+    fs::copy(sandbox.work().join("images.toml"), &images).unwrap();
+    set_mode(&images, 0o644);
+    for verb in ["apply images.toml", "apply images.toml", "verify"] {
+        let run = format!("umask 0777; HOME=$PWD exec ./msb-sync --home $PWD/home {verb}");
+        assert_eq!(shared.by_nobody(&run), (true, String::new()), "{verb}");
+    }
+    let modes = ["home", "home/layers", "home/.layers.msb-sync", "home/oci.db"];
+    assert_eq!(modes.map(|name| mode(&shared.path(name))), [0o700, 0o700, 0o700, 0o600]);
+}
+
+#[test]
 fn another_user_cannot_change_a_layer_that_others_may_read() {
     let Some(shared) = Shared::new("layers were NOT tried with a second user") else { return };
     // As an image's /tmp, and a directory that others may not write to.

@@ -37,6 +37,7 @@ use exit::Exit;
 use output::Output;
 
 fn main() -> ExitCode {
+    msb_sync::keep_own_permissions();
     msb_sync::limit_allocator();
     msb_sync::raise_open_files_limit();
     signals::survive_file_limits();
