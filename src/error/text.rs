@@ -144,7 +144,8 @@ fn user_end(text: &str, certain: bool, has_scheme: bool) -> Option<usize> {
     let mut end = text.len();
     let at = loop {
         let at = text[..end].rfind('@')?;
-        if at < authority || !is_digest(&text[at + 1..end]) {
+        let (before, after) = (&text[..at], &text[at + 1..end]);
+        if at < authority || !is_digest(after) && !(begins_digest(after) && is_plain(before)) {
             break at;
         }
         end = at;
@@ -178,6 +179,37 @@ pub(crate) fn is_digest(text: &str) -> bool {
     let is_port = !digits.starts_with('0') && digits.parse::<u16>().is_ok();
     let is_known = ALGORITHMS.iter().any(|name| algorithm.eq_ignore_ascii_case(name));
     is_known && !is_port && !digits.contains(['/', '.', '@'])
+}
+
+/// True if `text`, which follows an `@`, is what is left of a digest: nothing, as of a variable that
+/// is not set, or its first digits.
+fn begins_digest(text: &str) -> bool {
+    let is_hex = |digits: &str| digits.chars().all(|char| char.is_ascii_hexdigit());
+    text.is_empty()
+        || text.split_once(':').is_some_and(|(name, rest)| ALGORITHMS.contains(&name) && is_hex(rest))
+}
+
+/// True if `text` is an image's name, with or without a tag, rather than a user with a password: it
+/// has a path, or its tag is a version.
+fn is_plain(text: &str) -> bool {
+    let is_word = |word: &str| {
+        let belongs = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || "._-".contains(char);
+        !word.is_empty() && word.chars().all(belongs)
+    };
+    let is_version = |tag: &str| {
+        tag == "latest" || tag.trim_start_matches('v').starts_with(|char: char| char.is_ascii_digit())
+    };
+    let (name, tag) = match text.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (text, None),
+    };
+    let (host, path) = name.split_once('/').map_or((None, name), |(host, path)| (Some(host), path));
+    let is_host = |host: &str| {
+        let (host, port) = host.split_once(':').unwrap_or((host, "0"));
+        is_word(host) && port.parse::<u16>().is_ok()
+    };
+    let is_tag = |tag: &str| is_word(tag) && (host.is_some() || is_version(tag));
+    host.is_none_or(is_host) && path.split('/').all(is_word) && tag.map_or(host.is_some(), is_tag)
 }
 
 /// True if a `?` or a `#` between these texts looks like that of a URL, and not like that of a
@@ -245,6 +277,16 @@ mod tests {
             ("a:1@blake2b:0af", "a:1@blake2b:0af"),
             ("docker://r.io/a:1@sha256:0af", "docker://r.io/a:1@sha256:0af"),
             ("a@latest", "a@latest"),
+            // The digest is still to be filled in, or was cut.
+            ("alpine:3@", "alpine:3@"),
+            ("r.io/t/a:1@", "r.io/t/a:1@"),
+            ("localhost:5000/a@", "localhost:5000/a@"),
+            ("t/a@sha256:12", "t/a@sha256:12"),
+            ("python:3.12-slim@sha256:123", "python:3.12-slim@sha256:123"),
+            ("r.io/a:1@sha256:5000", "r.io/a:1@sha256:5000"),
+            // These may be logins all the same.
+            ("bob:hunter2!@", "***@"),
+            ("bob:Hunter2$@sha256:5000", "***@sha256:5000"),
             ("@web", "@web"),
             ("a?", "a?"),
             ("", ""),
