@@ -85,6 +85,8 @@ pub enum Trouble {
     ProxyLogin,
     /// The registry answered, and sent to a server for tokens that was not reached.
     TokenServer,
+    /// The registry answered, and sent to a host that was not reached.
+    Elsewhere,
     /// This process may not open more connections, or start more threads.
     Limit,
 }

@@ -54,6 +54,10 @@ fn after_trouble(trouble: Trouble) -> Option<&'static str> {
         Trouble::TokenServer => {
             "the registry itself answers; check that this machine may reach its token server, or run again later"
         }
+        Trouble::Elsewhere => {
+            "the registry itself answers; check that this machine may reach the host to which it sends, or run again \
+             later"
+        }
         Trouble::Limit => {
             "raise the limits of this process (ulimit -n for files, ulimit -u or TasksMax= for threads), or lower \
              `downloads` under [settings]"

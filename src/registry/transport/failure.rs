@@ -63,6 +63,19 @@ impl FailedTry {
         self
     }
 
+    /// The same failure at `url`, where a redirect of `asked` led: who redirected had answered.
+    pub(super) fn after_redirects(mut self, asked: &Url, url: &Url) -> Self {
+        self.redirected = url != asked;
+        if !url.same_origin(asked)
+            && let RegistryError::Unreachable { reason, trouble } = &mut self.error
+            && matches!(trouble, Trouble::Refused | Trouble::NoAnswer | Trouble::HostNotFound)
+        {
+            reason.push_str(", to which the registry sends");
+            *trouble = Trouble::Elsewhere;
+        }
+        self
+    }
+
     /// Tells whether another try in this run may succeed.
     pub(crate) fn may_pass(&self) -> bool {
         self.transient && !self.after.is_some_and(is_too_long)

@@ -121,8 +121,7 @@ impl Client {
         let mut own = true;
         for _ in 0..=MAX_REDIRECTS {
             let answer = clock.run(|| self.exchange(request, &url, own, clock));
-            let answer =
-                answer.map_err(|failure| FailedTry { redirected: url != *request.url, ..failure })?;
+            let answer = answer.map_err(|failure| failure.after_redirects(request.url, &url))?;
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
