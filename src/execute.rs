@@ -142,12 +142,7 @@ impl Executor<'_> {
         let ended =
             loads::note_rows(self.catalog, plan).and_then(|()| kept::look_after_kept_blobs(self, plan));
         let stopped = self.cancel.is_cancelled();
-        // Those of a part that is to begin nothing more are left to the rest of the run.
-        if stopped || !(self.begin_no_more)() {
-            for image in waitlist.unfinished(plan) {
-                self.reporter.report(image.event(Some(Arc::new(Error::Stopped))));
-            }
-        }
+        self.tell_unfinished(plan, &waitlist, stopped);
         let images = waitlist.into_results(plan);
         Ok(Outcome {
             failure: ended.err().map(Arc::new),
@@ -161,6 +156,16 @@ impl Executor<'_> {
             stopped,
             ..Outcome::default()
         })
+    }
+
+    /// Tells the end of images that were not finished. Those of a part that is to begin nothing
+    /// more are left to the rest of the run.
+    fn tell_unfinished(&self, plan: &Plan, waitlist: &Waitlist, stopped: bool) {
+        if stopped || !(self.begin_no_more)() {
+            for image in waitlist.unfinished(plan) {
+                self.reporter.report(image.event(Some(Arc::new(Error::Stopped))));
+            }
+        }
     }
 
     /// The number of blobs to fetch at the same time: less than allowed where the plan has fewer,

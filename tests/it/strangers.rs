@@ -364,7 +364,7 @@ fn a_umask_that_hides_everything_from_its_own_user_hides_nothing() {
     fs::copy(sandbox.work().join("images.toml"), &images).unwrap();
     set_mode(&images, 0o644);
     for verb in ["apply images.toml", "apply images.toml", "verify"] {
-        let run = format!("umask 0777; HOME=$PWD exec ./msb-sync --home $PWD/home {verb}");
+        let run = format!("umask 0777; HOME=$PWD exec ./msb-sync -q --home $PWD/home {verb}");
         assert_eq!(shared.by_nobody(&run), (true, String::new()), "{verb}");
     }
     let modes = ["home", "home/layers", "home/.layers.msb-sync", "home/oci.db"];
