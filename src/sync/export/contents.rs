@@ -444,6 +444,10 @@ impl Verified<'_> {
 
 impl Read for Verified<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // No bytes asked for are not the end, where the verifier has its last word.
+        if buffer.is_empty() {
+            return Ok(0);
+        }
         if self.session.cancel.is_cancelled() {
             return Err(io::Error::other(Error::Stopped));
         }
@@ -463,9 +467,6 @@ impl Read for Verified<'_> {
             Some(verifier) if count > 0 => verifier.update(&buffer[..count]),
             _ => self.verifier.take().map_or(Ok(()), Verifier::finish),
         };
-        if buffer.is_empty() {
-            return Ok(0);
-        }
         let (task, bytes) = (Task::WriteBundle, count as u64);
         self.session.reporter.report(Event::Advanced { task, things: 0, bytes });
         result.map(|()| count).map_err(|error| self.wrong(error))
