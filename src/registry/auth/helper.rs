@@ -83,6 +83,14 @@ enum HelperError {
     Io(std::io::Error),
 }
 
+/// Ends the helper alone: it is of our process group and keeps our terminal, where some ask the
+/// user.
+fn end(child: &mut Child) {
+    // It may have ended just now; nothing else can go wrong.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
 /// Tells whether the helper succeeded, and what it printed.
 fn converse(network: &Network, mut child: Child, key: &str) -> Result<(bool, String), HelperError> {
     let stdin = child.stdin.take();
@@ -103,8 +111,7 @@ fn converse(network: &Network, mut child: Child, key: &str) -> Result<(bool, Str
     let pipes = match talk {
         Ok(pipes) => pipes,
         Err(error) => {
-            let _ = child.kill();
-            let _ = child.wait();
+            end(&mut child);
             return Err(HelperError::Io(error));
         }
     };
@@ -114,13 +121,14 @@ fn converse(network: &Network, mut child: Child, key: &str) -> Result<(bool, Str
         match child.try_wait() {
             Ok(Some(status)) => break status,
             Ok(None) => {}
-            Err(error) => return Err(HelperError::Io(error)),
+            Err(error) => {
+                end(&mut child);
+                return Err(HelperError::Io(error));
+            }
         }
         let stopped = !network.cancel.sleep(wait);
         if stopped || Instant::now() > deadline {
-            // It may have ended just now; nothing else can go wrong.
-            let _ = child.kill();
-            let _ = child.wait();
+            end(&mut child);
             return Err(if stopped { HelperError::Stopped } else { HelperError::Slow });
         }
         wait = (wait * 2).min(Duration::from_millis(50));
