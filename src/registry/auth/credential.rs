@@ -24,25 +24,32 @@ pub(crate) enum Credential {
 }
 
 /// One entry of `auths`; an empty one (Docker leaves them behind for its store) counts for nothing.
-pub(super) fn credential_in(entry: &Value) -> Option<Credential> {
+///
+/// # Errors
+/// Why the entry cannot be used.
+pub(super) fn credential_in(entry: &Value) -> Result<Option<Credential>, &'static str> {
     let text = |name: &str| entry.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     if let Some(token) = text("identitytoken") {
-        return Some(Credential::Identity(Secret::new(token)));
+        return Ok(Some(Credential::Identity(Secret::new(token))));
     }
     if let Some(token) = text("registrytoken") {
-        return Some(Credential::Token(Secret::new(token)));
+        return Ok(Some(Credential::Token(Secret::new(token))));
     }
     if let Some(auth) = text("auth") {
         let lenient = GeneralPurpose::new(
             &STANDARD,
             GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
         );
-        let decoded = String::from_utf8(lenient.decode(auth.trim()).ok()?).ok()?;
-        let (user, password) = decoded.split_once(':')?;
+        let decoded = lenient.decode(auth.trim()).map_err(|_| "its `auth` is not base64")?;
+        let decoded = String::from_utf8(decoded).map_err(|_| "its `auth` is not text in base64")?;
+        let (user, password) = decoded.split_once(':').ok_or("its `auth` is not USER:PASSWORD in base64")?;
         // Docker's own config writer pads with NUL.
         let password = Secret::new(password.trim_end_matches('\0'));
-        return Some(Credential::Password { user: user.to_owned(), password });
+        return Ok(Some(Credential::Password { user: user.to_owned(), password }));
     }
-    let password = Secret::new(text("password")?);
-    Some(Credential::Password { user: text("username")?.to_owned(), password })
+    let login = text("username").zip(text("password"));
+    Ok(login.map(|(user, password)| Credential::Password {
+        user: user.to_owned(),
+        password: Secret::new(password),
+    }))
 }

@@ -165,10 +165,9 @@ impl Credentials {
             *elsewhere = Some(self.look(network)?);
         }
         let Some(elsewhere) = &*elsewhere else { return Ok(None) };
-        let found = elsewhere
-            .helped
-            .clone()
-            .or_else(|| elsewhere.auth_json.iter().find_map(|file| self.in_auth_json(file, repository)));
+        let found = elsewhere.helped.clone().or_else(|| {
+            elsewhere.auth_json.iter().find_map(|file| self.in_auth_json(network, file, repository))
+        });
         match found.as_ref().map(|found| &found.credential) {
             Some(Credential::Password { password, .. }) => network.veil.add(password.reveal()),
             Some(Credential::Identity(token) | Credential::Token(token)) => network.veil.add(token.reveal()),
@@ -222,8 +221,10 @@ impl Credentials {
         {
             return Ok(Some(Found::new(credential, &helper_of(helper, path))));
         }
-        let stored = config.get("auths").and_then(|auths| self.entry(auths)).and_then(credential_in);
-        Ok(stored.map(|credential| Found::new(credential, &path.display().to_string())))
+        let path = path.display().to_string();
+        let stored = config.get("auths").and_then(|auths| self.entry(auths));
+        let stored = stored.and_then(|entry| self.usable(network, entry, &path));
+        Ok(stored.map(|credential| Found::new(credential, &path)))
     }
 
     /// The entry of this registry in a table that is keyed by host or URL.
@@ -235,19 +236,34 @@ impl Credentials {
     }
 
     /// `auth.json` may be keyed by `registry/namespace/repository` too; the longest key wins.
-    fn in_auth_json(&self, (path, file): &(String, Value), repository: &str) -> Option<Found> {
+    fn in_auth_json(
+        &self,
+        network: &Network,
+        (path, file): &(String, Value),
+        repository: &str,
+    ) -> Option<Found> {
         let auths = file.get("auths")?;
         let found = |credential| Found::new(credential, path);
+        let usable = |entry: &Value| self.usable(network, entry, path);
         let mut scope = format!("{}/{repository}", self.stored_under);
         loop {
-            if let Some(credential) = auths.get(&scope).and_then(credential_in) {
+            if let Some(credential) = auths.get(&scope).and_then(usable) {
                 return Some(found(credential));
             }
             match scope.rfind('/') {
                 Some(end) => scope.truncate(end),
-                None => return self.entry(auths).and_then(credential_in).map(found),
+                None => return self.entry(auths).and_then(usable).map(found),
             }
         }
+    }
+
+    /// Takes the login of an entry; one that cannot be used is a warning.
+    fn usable(&self, network: &Network, entry: &Value, path: &str) -> Option<Credential> {
+        credential_in(entry).unwrap_or_else(|reason| {
+            let host = &self.stored_under;
+            network.warn(format!("the login for {host} in {path} is ignored: {reason}"));
+            None
+        })
     }
 
     fn names(&self) -> Vec<&str> {

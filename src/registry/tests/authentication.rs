@@ -283,6 +283,29 @@ fn a_broken_credentials_file_is_a_warning_that_does_not_quote_it() {
 }
 
 #[test]
+fn a_login_that_cannot_be_used_is_a_warning_that_says_why() {
+    let server = basic_registry();
+    for (auth, why) in
+        [("hunter2!!", "not base64"), ("aHVudGVyMg==", "not USER:PASSWORD"), ("/w==", "not text")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        docker_config(folder.path(), &json!({"auths": {server.name(): {"auth": auth}}}));
+        for variable in ["DOCKER_CONFIG", "REGISTRY_AUTH_FILE"] {
+            let place = if variable == "DOCKER_CONFIG" {
+                folder.path().into()
+            } else {
+                folder.path().join("config.json")
+            };
+            let setup = Setup::new().variable(variable, place.to_str().unwrap());
+            assert_eq!(sent(&setup, &server), None);
+            let heard = setup.ear.all();
+            let warning = format!("config.json is ignored: its `auth` is {why}");
+            assert!(heard.contains(&warning) && !heard.contains("hunter2"), "{heard}");
+        }
+    }
+}
+
+#[test]
 fn a_helper_that_cannot_be_started_is_a_warning_that_names_it() {
     let _one = HELPERS.lock();
     let server = basic_registry();
