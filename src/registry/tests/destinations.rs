@@ -112,6 +112,20 @@ fn a_redirect_to_another_port_loses_them() {
 }
 
 #[test]
+fn a_host_that_refuses_is_told_from_the_registry_that_sends_there() {
+    let server = redirecting("http://127.0.0.1:1".to_owned());
+    let error = resolve(&with_password(settings(&server)).build(), &reference(&server)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("refused by http://127.0.0.1:1, to which the registry sends"), "{text}");
+    let hint = error.hint().unwrap();
+    assert!(hint.starts_with("the registry itself answers") && !hint.contains("endpoint"), "{hint}");
+    // A redirect within the registry leads nowhere else.
+    let dead = RegistrySettings { endpoint: Some("http://127.0.0.1:1".to_owned()), ..settings(&server) };
+    let error = resolve(&with_password(dead).build(), &reference(&server)).unwrap_err();
+    assert!(error.hint().unwrap().contains("check that the registry runs"), "{error}");
+}
+
+#[test]
 fn a_redirect_there_and_back_does_not_bring_them_back() {
     let content = serve(&Image::new("layer"));
     let back = Arc::new(Mutex::new(String::new()));
