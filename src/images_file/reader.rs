@@ -299,10 +299,10 @@ fn unknown_key(key: &str, node: Node<'_>, keys: &Keys) -> Mistake {
     let in_images_file = |other: &&Keys| !other.table.starts_with("[engine.");
     let hint = if of_machine && elsewhere().is_some_and(in_images_file) {
         format!("`{key}` belongs into an images file")
-    } else if in_registry && node.value.is_table() {
-        "quote the registry's name, as in [registry.\"docker.io\"]".to_owned()
     } else if in_registry && keys::SECRETS.looks_secret(key) {
         PASSWORD_HINT.to_owned()
+    } else if in_registry && node.value.is_table() {
+        "quote the registry's name, as in [registry.\"docker.io\"]".to_owned()
     } else if is_of_both {
         format!("`{key}` belongs to {} or {}", keys::SETTINGS.table, keys::REGISTRY.table)
     } else if let Some(other) = elsewhere() {

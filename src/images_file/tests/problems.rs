@@ -90,6 +90,7 @@ fn bad_files_and_their_problems() {
         (registry("images = [{ name = \"a\", tga = \"1\" }]"), "2:25 unknown key `tga` | did you mean `tag`?"),
         (registry("mirrors = [{ url = \"https://x\", resolv = true }]"), "2:33 unknown key `resolv` | did you mean `resolve`?"),
         (registry("images = [{ name = \"a\", tags = { newst = 1, semver = \"1\" } }]"), "2:34 unknown key `newst` | did you mean `newest`?"),
+        ("[registry.\"h:1\".auth]\nuser = \"u\"".into(), "1:17 unknown key `auth` | put it into an environment variable named by `password-env`, or into a file named by `password-file`"),
         ("[registry.docker.io]\nimages = []".into(), "1:18 unknown key `io` | quote the registry's name, as in [registry.\"docker.io\"]"),
         ("[registry]\nimages = []".into(), "2:1 `images` must be a table of one registry | name the registry: [registry.\"docker.io\"]"),
         // types
