@@ -21,10 +21,12 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration, home: Option<&Path>,
     let outcome = &applied.outcome;
     let mut out = headline(applied, &duration(elapsed));
     write_layers(&mut out, applied);
-    for (images, why) in [
-        (&outcome.waiting, "kept until every listed image is here"),
-        (&applied.plan.unlisted, "kept (--prune removes)"),
-    ] {
+    let waits = if outcome.failed() > 0 {
+        "kept until every listed image is here"
+    } else {
+        "kept, since the images file cannot be used any more"
+    };
+    for (images, why) in [(&outcome.waiting, waits), (&applied.plan.unlisted, "kept (--prune removes)")] {
         if !images.is_empty() {
             let names = failures::names(images.iter(), view);
             out.push_str(&view.lines(&format!("Not listed any more, {why}: {names}."), "", ""));
