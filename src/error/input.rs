@@ -52,6 +52,14 @@ pub enum InputError {
         /// The file beside it that was probably meant.
         nearest: Option<PathBuf>,
     },
+    /// An images file that has brought images is not there any more.
+    #[error("cannot read {}: {source}", named(path))]
+    Gone {
+        /// The path of the file, as the user knows it.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
     /// The system cannot say what a relative path is relative to.
     #[error("cannot tell the absolute path of {}: {source}", named(path))]
     NoAbsolutePath {
@@ -227,7 +235,7 @@ impl InputError {
     /// See [`Error::kind`](super::Error::kind).
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Unreadable { .. } | Self::NoAbsolutePath { .. } => "unreadable",
+            Self::Unreadable { .. } | Self::Gone { .. } | Self::NoAbsolutePath { .. } => "unreadable",
             Self::WatchedStdin | Self::EditedStdin => "stdin",
             Self::NotEdited { .. } | Self::OddForm { .. } => "not-edited",
             Self::Symlink { .. } => "untrusted",
@@ -257,15 +265,11 @@ impl InputError {
             Self::Unreadable { file: InputFile::Lockfile, source, .. } if is_absent(source) => {
                 "a lockfile is written by: msb-sync lock"
             }
+            Self::Gone { path, .. } => return Some(gone_hint(path)),
             Self::Unreadable { .. } | Self::NoAbsolutePath { .. } => return None,
             Self::EditedStdin => "name a file: --file images.toml",
             Self::NotEdited { .. } => "edit it by hand",
-            Self::OddForm { reference, .. } => {
-                return Some(format!(
-                    "edit it by hand; edited are arrays as in [registry.\"{}\"] images = [\"…\"]",
-                    reference.registry()
-                ));
-            }
+            Self::OddForm { reference, .. } => return Some(odd_form_hint(reference)),
             Self::GroupName { instead, .. } => return instead.clone(),
             Self::WatchedStdin => "write it to a file, and watch that: msb-sync watch images.toml",
             Self::Symlink { .. } => {
@@ -306,6 +310,17 @@ impl InputError {
         };
         Some(hint.to_owned())
     }
+}
+
+/// The next step for an images file that is gone, and has brought images.
+fn gone_hint(path: &Path) -> String {
+    format!("images of it are recorded; to forget them: msb-sync forget --owner {}", path.display())
+}
+
+/// The next step for a file of a form that is not edited.
+fn odd_form_hint(reference: &ImageRef) -> String {
+    let registry = reference.registry();
+    format!("edit it by hand; edited are arrays as in [registry.\"{registry}\"] images = [\"…\"]")
 }
 
 /// The next step for an images file that the system does not let us read.

@@ -12,12 +12,13 @@ use super::request::ImagesSource;
 use super::session::Session;
 use super::steps::give_up::{Removals, Wish, by_reference, give_up};
 use super::steps::gone::is_gone;
-use super::steps::load::{Loaded, load};
+use super::steps::load::{Loaded, absolute_of_gone, load};
 use super::steps::lock_home::lock_home;
 use super::steps::lockfile::locked_selections;
 use super::steps::spared::{Spared, spared};
 use super::verb_error::VerbError;
 use crate::catalog::{Catalog, GivenUp};
+use crate::error::{Error, InputError};
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::plan;
@@ -60,7 +61,7 @@ pub struct PruneRequest {
 /// # Errors
 /// See [`VerbError`].
 pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbError> {
-    let loaded = load(session, &request.source)?;
+    let loaded = load(session, &request.source).map_err(|error| explain_gone(session, error))?;
     loaded.refuse_empty(request.allow_empty)?;
     let catalog = Catalog::open_read_only(&session.home)?;
     let (owner, keep) = (loaded.owner.clone(), loaded.file.settings.targets.keeps_earlier);
@@ -81,6 +82,23 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
         (pruned.spared, pruned.spared_bytes) = (images, bytes);
     }
     Ok(pruned)
+}
+
+/// Says of an images file that is gone, and of which images are recorded, how to let go of these.
+fn explain_gone(session: &Session, error: VerbError) -> VerbError {
+    let has_images = |path: &Path| {
+        let owner = Owner::images_file(&absolute_of_gone(path).ok()?);
+        let recorded = Catalog::open_read_only(&session.home).ok()??.all().ok()?;
+        recorded.iter().any(|row| row.owners.contains(&owner)).then_some(())
+    };
+    match error {
+        VerbError::Input(Error::Input(InputError::Unreadable { path, source, .. }))
+            if source.kind() == io::ErrorKind::NotFound && has_images(&path).is_some() =>
+        {
+            InputError::Gone { path, source }.into()
+        }
+        other => other,
+    }
 }
 
 /// Tells what any prune would remove, whatever its images file lists: layers, blobs and downloads
