@@ -99,7 +99,7 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
     }
     // Of what only microsandbox pulled there are no inventories to compare with.
     let wanted = |row: &&RecordedImage| match references {
-        [] => row.digest.is_some() || !row.owners.is_empty(),
+        [] => is_ours(row),
         _ => references.contains(&row.reference),
     };
     let images = || recorded.values().filter(wanted);
@@ -155,6 +155,11 @@ fn not_as_written(file: PathBuf) -> VerbError {
     StoreError::io("find the kept blobs by", file)(why).into()
 }
 
+/// True if msb-sync has recorded the image, and not microsandbox alone.
+fn is_ours(row: &RecordedImage) -> bool {
+    row.digest.is_some() || !row.owners.is_empty()
+}
+
 fn layers_to_verify<'a>(
     session: &Session,
     images: impl Iterator<Item = &'a RecordedImage>,
@@ -170,11 +175,13 @@ fn layers_to_verify<'a>(
                     directory: directory.clone(),
                     size: layer.size,
                     images: BTreeSet::new(),
+                    of_microsandbox: true,
                     status: LayerStatus::Missing,
                     detail: None,
                     repaired: false,
                 });
             verified.images.insert(image.reference.clone());
+            verified.of_microsandbox &= !is_ours(image);
         }
     }
     layers.into_values().collect()

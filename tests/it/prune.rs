@@ -93,6 +93,14 @@ fn a_broken_or_missing_file_removes_nothing() {
         shop.sandbox.msb("prune").run().code(2);
     }
     shop.sandbox.msb("prune nothing.toml").run().code(2);
+    // A file that has brought images is not another one that is there.
+    shop.sandbox.write("imagez.toml", wanted(&shop.registry.name(), &["a:1"]));
+    shop.sandbox.msb("apply imagez.toml").run().success();
+    fs::remove_file(shop.sandbox.work().join("imagez.toml")).unwrap();
+    let gone = shop.sandbox.msb("prune imagez.toml").run().code(2);
+    let gone = gone.says("cannot read imagez.toml").says("msb-sync forget --owner imagez.toml");
+    assert!(!gone.stderr.contains("did you mean"), "{gone}");
+    shop.sandbox.msb("prune imagex.toml").run().code(2).says("did you mean images.toml?");
     assert_eq!(shop.sandbox.extracted().len(), 3);
     assert_eq!(listed(&shop.sandbox).len(), 2);
 }
@@ -333,8 +341,15 @@ fn what_microsandbox_pulled_is_left_alone() {
     shop.sandbox.program("sqlite3", &[database.to_str().unwrap(), sql]).run().success();
     shop.want(&[]);
     shop.sandbox.msb(&format!("forget {}", shop.name("a:1"))).run().code(1).says("microsandbox");
+    // Nobody but microsandbox mends these.
+    fs::remove_dir_all(shop.sandbox.layers().join(shop.top.directory())).unwrap();
+    for repair in ["", " --repair"] {
+        let verified = shop.sandbox.msb(&format!("verify {}{repair}", shop.name("a:1"))).run().code(1);
+        assert!(verified.stdout.contains("Let microsandbox pull its own images again"), "{verified}");
+        assert!(!verified.stdout.contains("verify --repair"), "{verified}");
+    }
     assert!(shop.json("prune --allow-empty")["layers"].as_array().unwrap().is_empty());
-    assert_eq!(shop.sandbox.extracted().len(), 3);
+    assert_eq!(shop.sandbox.extracted().len(), 2);
 }
 
 #[test]
@@ -411,6 +426,13 @@ fn layers_that_nobody_needs_wait_with_the_images() {
         assert_eq!(document["removals_waiting"], 1, "{document}");
         assert!(digests(&document, "layers").is_empty(), "{document}");
     }
+    let waits = shop.sandbox.msb("prune").run().success();
+    assert!(waits.stdout.contains("Bring what is listed first: msb-sync apply\n"), "{waits}");
+    shop.sandbox.write("other.toml", wanted(&shop.registry.name(), &["b:1"]));
+    shop.sandbox.msb("apply other.toml").run().success();
+    shop.sandbox.write("other.toml", wanted(&shop.registry.name(), &["a:1"]));
+    let waits = shop.sandbox.msb("prune other.toml").run().success();
+    assert!(waits.stdout.contains("first: msb-sync apply other.toml\n"), "{waits}");
     assert_eq!(shop.sandbox.extracted().len(), 3);
     // Where no image would go, nothing waits.
     shop.want(&["a:1", "b:1"]);

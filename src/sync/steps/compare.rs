@@ -54,6 +54,9 @@ pub struct VerifiedLayer {
     pub size: u64,
     /// The images that it is part of, sorted.
     pub images: BTreeSet<ImageRef>,
+    /// True if microsandbox alone has recorded these, so that only microsandbox fetches the layer
+    /// again.
+    pub of_microsandbox: bool,
     /// The state of the layer now.
     pub status: LayerStatus,
     /// The damage that is or was found, for people.

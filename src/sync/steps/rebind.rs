@@ -61,6 +61,7 @@ fn to_compare(directory: &Path, digest: &BlobDigest) -> VerifiedLayer {
         directory: directory.to_owned(),
         size: 0,
         images: BTreeSet::new(),
+        of_microsandbox: false,
         status: LayerStatus::Missing,
         detail: None,
         repaired: false,

@@ -19,5 +19,5 @@ pub(super) fn run(args: &Forget, session: &Session, output: &Output) -> Result<E
         }
         None => sync::forget(session, &super::references(session, &args.references)?, args.dry_run)?,
     };
-    Ok(super::prune::show(&pruned, output))
+    Ok(super::prune::show(&pruned, None, output))
 }

@@ -1,5 +1,7 @@
 //! `prune`: removes what the images file no longer wants, and layers that nobody needs.
 
+use std::path::Path;
+
 use msb_sync::sync::{self, PruneRequest, Pruned, Session, VerbError};
 
 use crate::args::Prune;
@@ -10,12 +12,12 @@ use crate::{human, json};
 pub(super) fn run(args: &Prune, session: &Session, output: &Output) -> Result<Exit, VerbError> {
     let (dry_run, allow_empty) = (args.dry_run, args.allow_empty);
     let request = PruneRequest { source: super::images_source(&args.file), dry_run, allow_empty };
-    Ok(show(&sync::prune(session, &request)?, output))
+    Ok(show(&sync::prune(session, &request)?, Some(&args.file), output))
 }
 
-/// Prints what was removed, or would be.
-pub(super) fn show(pruned: &Pruned, output: &Output) -> Exit {
-    output.either(|| json::pruned(pruned), || human::pruned(pruned, output.view()));
+/// Prints what was removed, or would be, by the wish of the images file `file` if there is one.
+pub(super) fn show(pruned: &Pruned, file: Option<&Path>, output: &Output) -> Exit {
+    output.either(|| json::pruned(pruned), || human::pruned(pruned, file, output.view()));
     match &pruned.engine_error {
         None => Exit::Done,
         Some(error) => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use msb_sync::image_ref::ImageRef;
 use msb_sync::plan::Removal;
@@ -10,7 +11,7 @@ use msb_sync::sync::{LayerStatus, PartStatus, Pruned, Verified};
 use super::View;
 use crate::paint;
 use crate::table::table;
-use crate::text::{bytes, plural, removals_wait, short, stay_for_others};
+use crate::text::{bytes, plural, removals_wait, shell_word, short, stay_for_others};
 
 /// Names of images that one line shows.
 const MAX_NAMES: usize = 3;
@@ -93,7 +94,18 @@ pub(crate) fn verified(verified: &Verified, repair: bool, view: View) -> String 
         let how = "all as recorded, but one file is not. Put it right: msb-sync verify --repair";
         let _ = writeln!(out, "{}: {checked}, {how}", paint::red("Damaged"));
     } else {
-        let next = if repair { "" } else { " Fetch these again: msb-sync verify --repair" };
+        let damaged = || verified.layers.iter().filter(|layer| layer.status != LayerStatus::Ok);
+        let parts = verified.blobs.iter().map(|blob| blob.status);
+        let mut parts = parts.chain(verified.engines.iter().map(|reference| reference.status));
+        let ours = damaged().any(|layer| !layer.of_microsandbox) || parts.any(|part| part != PartStatus::Ok);
+        let mut next = String::new();
+        if ours && !repair {
+            next.push_str(" Fetch these again: msb-sync verify --repair");
+        }
+        if damaged().any(|layer| layer.of_microsandbox) {
+            let separator = if next.is_empty() { "" } else { "." };
+            let _ = write!(next, "{separator} Let microsandbox pull its own images again: msb pull");
+        }
         let _ = writeln!(out, "{}: {checked}, {}.{next}", paint::red("Damaged"), counts.join(", "));
     }
     out
@@ -175,15 +187,18 @@ fn some<'a>(images: impl IntoIterator<Item = &'a ImageRef>) -> String {
     names.join(", ")
 }
 
-/// The removals of `prune` and `forget`, or of a dry run those to come.
-pub(crate) fn pruned(pruned: &Pruned, view: View) -> String {
+/// The removals of `prune` and `forget`, or of a dry run those to come; `file` is the images file
+/// by whose wish they are.
+pub(crate) fn pruned(pruned: &Pruned, file: Option<&Path>, view: View) -> String {
     let mut out = shown(&rows(pruned), view);
     let waiting = pruned.waiting().count();
     if waiting > 0 {
         let (head, names) = (paint::yellow(&removals_wait(waiting)), some(&pruned.waiting_for));
         let _ = writeln!(
             out,
-            "{head}: listed, but not here: {names}. Bring what is listed first: msb-sync apply"
+            "{head}: listed, but not here: {names}. Bring what is listed first: msb-sync apply{}",
+            file.filter(|file| *file != Path::new("images.toml"))
+                .map_or_else(String::new, |file| format!(" {}", shell_word(file)))
         );
     }
     let tail = spared(pruned);
@@ -299,13 +314,13 @@ mod tests {
             layers: vec![RemovedLayer { digest, path: "l".into(), size: 5 << 20, reason: "r".repeat(50) }],
             ..Pruned::default()
         };
-        let text = pruned(&pruned_by, View::default());
+        let text = pruned(&pruned_by, None, View::default());
         assert!(text.contains("- registry.corp") && text.contains("= docker.io/library/alpine"), "{text}");
         assert!(text.contains("/srv/b/images.toml"), "{text}");
         let end = ": 1 image and 1 layer removed, 5.0 MiB freed. 1 image stays for others, named above.\n";
         assert!(text.ends_with(end), "{text}");
         for room in [30, 50, 80] {
-            let text = pruned(&pruned_by, View { room: Some(room), ..View::default() });
+            let text = pruned(&pruned_by, None, View { room: Some(room), ..View::default() });
             let rows = text.lines().take_while(|line| !line.is_empty());
             let width = |row: &str| anstream::adapter::strip_str(row).to_string().width();
             assert!(rows.clone().all(|row| width(row) <= room) && rows.count() > 3, "{room}: {text}");
