@@ -86,14 +86,14 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
 
 /// Says of an images file that is gone, and of which images are recorded, how to let go of these.
 fn explain_gone(session: &Session, error: VerbError) -> VerbError {
-    let has_images = |path: &Path| {
+    let has_left_images = |path: &Path| {
         let owner = Owner::images_file(&absolute_of_gone(path).ok()?);
         let recorded = Catalog::open_read_only(&session.home).ok()??.all().ok()?;
-        recorded.iter().any(|row| row.owners.contains(&owner)).then_some(())
+        (is_gone(&owner) && recorded.iter().any(|row| row.owners.contains(&owner))).then_some(())
     };
     match error {
         VerbError::Input(Error::Input(InputError::Unreadable { path, source, .. }))
-            if source.kind() == io::ErrorKind::NotFound && has_images(&path).is_some() =>
+            if has_left_images(&path).is_some() =>
         {
             InputError::Gone { path, source }.into()
         }
