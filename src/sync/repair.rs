@@ -151,7 +151,8 @@ fn repair_in(
     let mut failures = Vec::new();
     for ((owner, wishes), images) in holders {
         let holder = (&owner, wishes);
-        let (mut desired, mut observed) = wanted_for_repair(holder, directory, &images, found, engines);
+        let (mut desired, mut observed) =
+            wanted_for_repair(holder, directory, &images, recorded, (found, engines));
         let (registries, settings) = registries_of(session, files.get(&owner).and_then(Option::as_ref))?;
         look_up_documents(&registries, &mut desired, &mut observed, causes);
         let plan = plan::plan(&desired, &observed);
@@ -416,8 +417,8 @@ fn wanted_for_repair(
     (owner, wishes): (&Owner, Wishes),
     directory: &Path,
     images: &BTreeMap<ImageRef, &RecordedImage>,
-    found: &Found<'_>,
-    engines: &Engines,
+    recorded: &BTreeMap<ImageRef, RecordedImage>,
+    (found, engines): (&Found<'_>, &Engines),
 ) -> (Desired, Observed) {
     let damaged = damaged_layers(found);
     let to_load: Vec<&LoadedReference> = found
@@ -462,7 +463,9 @@ fn wanted_for_repair(
             back_to: None,
         });
         observed.resolutions.insert(reference.clone(), Resolution::AsRecorded);
-        observed.recorded.insert(reference.clone(), row.clone());
+        // A second name that is wanted for itself means its own.
+        let rows = reference.recorded_names().into_iter().filter_map(|name| recorded.get_key_value(&name));
+        observed.recorded.extend(rows.map(|(name, row)| (name.clone(), row.clone())));
         for layer in &*row.layers {
             let state = damaged.get(&layer.digest).copied().unwrap_or(LayerState::Complete);
             observed.layers.insert(layer.digest.clone(), state);

@@ -1,6 +1,9 @@
 //! docker.io's name of an image of sandboxes.io, where somebody wants it for itself too: it stays as long as its own
 //! owner wants it, and both mean what each of them is to mean.
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
 use crate::support::check::listed;
 use crate::support::fake_registry::FakeRegistry;
 use crate::support::image::BlobSet;
@@ -31,9 +34,14 @@ impl Twins {
 
     /// Lets the tag mean another image, and returns its digest.
     fn moved(&self, content: &str) -> String {
+        self.release("alpine:latest", content)
+    }
+
+    /// Lets a tag mean an image, and returns its digest.
+    fn release(&self, tag: &str, content: &str) -> String {
         self.registry.edit(|blobs| {
             let image = blobs.image(&version(content));
-            blobs.tag("library/alpine:latest", &image);
+            blobs.tag(&format!("library/{tag}"), &image);
             image.digest().to_owned()
         })
     }
@@ -173,4 +181,20 @@ fn each_of_two_listed_names_means_what_it_is_to_mean() {
         twins.settle("apply --prune");
         assert_eq!(twins.recorded(), vec![(SECOND.to_owned(), one.clone()), (FIRST.to_owned(), one)]);
     }
+}
+
+#[test]
+fn a_repair_leaves_the_meaning_of_a_second_name_alone() {
+    let twins = Twins::new();
+    let podman = twins.sandbox.root().join("podman");
+    symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/engine.py"), &podman).unwrap();
+    let one = twins.moved("one");
+    let engine = format!("settings.blobs = \"discard\"\n[engine.podman]\ncommand = {podman:?}\n");
+    twins.sandbox.images(&format!("{engine}[registry.\"sandboxes.io\"]\nimages = [\"alpine\"]\n"));
+    twins.run("apply");
+    let two = twins.moved("two");
+    twins.run("pull alpine");
+    std::fs::remove_file(twins.sandbox.user().join("podman.images")).unwrap();
+    twins.run("verify --repair");
+    assert_eq!(twins.recorded(), vec![(SECOND.to_owned(), two), (FIRST.to_owned(), one)]);
 }
