@@ -165,8 +165,10 @@ impl Unlisted {
                 selections.iter().filter(|selection| selection.locked.is_none()).collect();
             let owned = if unlocked.is_empty() { Vec::new() } else { catalog.owned_by(&loaded.owner)? };
             for selection in unlocked {
-                let of_selection =
-                    |row: &&RecordedImage| selection.repository == row.reference.repository_alone();
+                // A second name goes with its first one, whatever the selection chooses.
+                let of_selection = |row: &&RecordedImage| {
+                    row.alias_of.is_none() && selection.repository == row.reference.repository_alone()
+                };
                 let rows: Vec<&RecordedImage> = owned.iter().filter(of_selection).collect();
                 if !fits_one(selection, &rows) {
                     absent.push(selection.repository.clone());

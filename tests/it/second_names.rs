@@ -198,3 +198,24 @@ fn a_repair_leaves_the_meaning_of_a_second_name_alone() {
     twins.run("verify --repair");
     assert_eq!(twins.recorded(), vec![(SECOND.to_owned(), two), (FIRST.to_owned(), one)]);
 }
+
+const CHOSEN: &str = "images = [{ name = \"alpine\", tags = { semver = \">=3\", newest = 1 } }]\n";
+
+#[test]
+fn a_prune_waits_for_no_second_name_of_a_repository_that_a_selection_draws_on() {
+    let twins = Twins::new();
+    for tag in ["alpine:3.20", "alpine:3.21", "old:1"] {
+        twins.release(tag, tag);
+    }
+    twins.sandbox.images(
+        "[registry.\"sandboxes.io\"]\nimages = [\"alpine:3.20\"]\n[registry.\"docker.io\"]\nimages = [\"old:1\"]\n",
+    );
+    twins.run("apply");
+    twins.sandbox.images(&format!("[registry.\"docker.io\"]\n{CHOSEN}"));
+    // Nothing is here that the selection has chosen.
+    twins.run("prune");
+    assert_eq!(twins.recorded().len(), 3);
+    twins.run("apply");
+    twins.run("prune");
+    twins.assert_recorded(&["docker.io/library/alpine:3.21"]);
+}
