@@ -222,10 +222,11 @@ impl Plan {
             .sum()
     }
 
-    /// True if there is nothing to do now, not even to note that another file wants an image.
+    /// True if there is nothing to do now, not even to note that another file wants an image, or
+    /// which documents it has.
     pub fn is_empty(&self) -> bool {
         let is_due = |image: &PlannedImage| match image.action {
-            Action::Keep | Action::Blocked => false,
+            Action::Keep | Action::Blocked => image.to_record.is_some() && image.rows_error().is_none(),
             Action::Remove => !image.waits,
             Action::Add | Action::Update | Action::Repair => true,
         };
@@ -235,7 +236,7 @@ impl Plan {
             && self.candidates.is_empty()
             && self.proofs().is_empty()
             && self.row_changes().next().is_none()
-            && !self.images.iter().any(|image| is_due(image) || image.to_record == Some(ToRecord::Owner))
+            && !self.images.iter().any(is_due)
     }
 
     /// Lists the proofs of signatures that are to be noted, each once.

@@ -170,6 +170,7 @@ fn what_an_engine_or_the_kept_blobs_lack_is_made_ready() {
             assert_eq!((&event["digest"], requests), (&json!(wanted), one_head()), "{event:#}");
             assert_eq!(summary["engine_loads"], loads, "{summary:#}");
             world.shows("apply", "In sync");
+            assert_eq!(world.run("prune --json").json()["spared"], json!([]));
         }
     }
 }
