@@ -105,6 +105,8 @@ impl<'a> Repository<'a> {
     ) -> Vec<String> {
         let is_held = |row: &&RecordedImage| {
             row.held.is_some()
+                // A second name is held by its first one alone.
+                && row.alias_of.is_none()
                 && row.owners.contains(self.owner)
                 && row.reference.digest().is_none()
                 && row.platform.as_ref() == Some(&selection.platform)

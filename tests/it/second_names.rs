@@ -219,3 +219,29 @@ fn a_prune_waits_for_no_second_name_of_a_repository_that_a_selection_draws_on() 
     twins.run("prune");
     twins.assert_recorded(&["docker.io/library/alpine:3.21"]);
 }
+
+#[test]
+fn a_tag_that_is_held_by_its_first_name_alone_is_chosen_by_no_selection_of_the_other() {
+    let twins = Twins::new();
+    let one = twins.release("alpine:3.20", "one");
+    let first = format!("settings.keep = 3\nsettings.prune = true\n[registry.\"sandboxes.io\"]\n{CHOSEN}");
+    twins.sandbox.images(&first);
+    twins.run("apply");
+    twins.release("alpine:3.20", "two");
+    twins.run("apply");
+    twins.run("rollback sandboxes.io/alpine:3.20");
+    let three = twins.release("alpine:3.21", "three");
+    twins.sandbox.images(&format!("{first}[registry.\"docker.io\"]\n{CHOSEN}"));
+    for _ in 0..3 {
+        let summary = twins.sandbox.msb("apply --json").run().success().summary();
+        assert_eq!(summary["removed"], 0, "{summary:#}");
+        let named = |name: &str, digest: &String| (name.to_owned(), digest.clone());
+        let wanted = vec![
+            named("docker.io/library/alpine:3.20", &one),
+            named("docker.io/library/alpine:3.21", &three),
+            named("sandboxes.io/library/alpine:3.20", &one),
+            named("sandboxes.io/library/alpine:3.21", &three),
+        ];
+        assert_eq!(twins.recorded(), wanted);
+    }
+}
