@@ -275,6 +275,27 @@ fn a_damaged_kept_blob_is_named_and_fetched_anew() {
 }
 
 #[test]
+fn a_damaged_blob_is_asked_of_an_image_that_may_be_asked() {
+    let (sandbox, registry, ..) = locked();
+    let kept = keep(&sandbox);
+    let shared = kept.iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let never = |name: &str| format!("{{ name = \"team/{name}\", tag = \"1\", pull = \"never\" }}");
+    let always = |name: &str| format!("\"team/{name}:1\"");
+    for images in [[never("one"), always("two")], [always("one"), never("two")]] {
+        sandbox.images(&format!(
+            "settings.blobs = \"keep\"\n[registry.{:?}]\nimages = [{}]\n",
+            registry.name(),
+            images.join(", ")
+        ));
+        flip(shared);
+        registry.forget();
+        sandbox.msb("export --output after.tar").run().success().says("is damaged");
+        assert!(registry.requests().iter().any(|request| request.contains("/blobs/")));
+        flip(shared);
+    }
+}
+
+#[test]
 fn a_registry_that_is_away_is_not_needed_for_what_is_recorded_and_kept() {
     let (content, ..) = content();
     let registry = FakeRegistry::start(content);

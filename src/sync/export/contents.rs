@@ -73,6 +73,14 @@ enum Origin {
     Signature(Arc<Evidence>),
 }
 
+/// The blobs that were met before.
+#[derive(Default)]
+struct Seen {
+    /// The place of each among the blobs of the bundle.
+    blobs: BTreeMap<BlobDigest, usize>,
+    left_out: BTreeSet<BlobDigest>,
+}
+
 /// Takes a blob with its bytes.
 type Take<'t, E> = &'t mut dyn FnMut(&Blob, io::Result<Verified<'_>>) -> Result<(), E>;
 
@@ -115,7 +123,7 @@ impl<'a> Contents<'a> {
         // A selection of tags may have chosen more than was named.
         wanted.retain(|image| only.is_empty() || only.contains(&image.reference));
         wanted.sort_by(|a, b| a.reference.cmp(&b.reference));
-        let mut seen = BTreeSet::new();
+        let mut seen = Seen::default();
         for image in wanted {
             let found = find(image, observed);
             let added = found.and_then(|found| contents.add(image, found, observed, since, &mut seen));
@@ -136,15 +144,13 @@ impl<'a> Contents<'a> {
         found: Found,
         observed: &Observed,
         since: &BTreeSet<BlobDigest>,
-        seen: &mut BTreeSet<BlobDigest>,
+        seen: &mut Seen,
     ) -> Result<(), Arc<Error>> {
         let reference = &image.reference;
         for document in &*found.documents {
-            if seen.insert(document.digest.clone()) {
-                let (digest, size) = (document.digest.clone(), document.size);
-                let origin = Origin::Document(document.clone());
-                self.blobs.push(Blob { digest, size, image: reference.clone(), origin });
-            }
+            let (digest, size) = (document.digest.clone(), document.size);
+            let origin = Origin::Document(document.clone());
+            self.book(Blob { digest, size, image: reference.clone(), origin }, seen);
         }
         let verdict = observed.verdicts.get(reference);
         let signatures = match verdict.and_then(Verdict::evidence) {
@@ -152,16 +158,15 @@ impl<'a> Contents<'a> {
             None => BTreeSet::new(),
         };
         for layer in &*found.layers {
-            if !seen.insert(layer.digest.clone()) {
-                continue;
-            }
             if since.contains(&layer.digest) {
-                self.left_out.push(layer.clone());
+                if seen.left_out.insert(layer.digest.clone()) {
+                    self.left_out.push(layer.clone());
+                }
                 continue;
             }
             let (digest, size) = (layer.digest.clone(), layer.size);
             let origin = Origin::Layer(layer.clone());
-            self.blobs.push(Blob { digest, size, image: reference.clone(), origin });
+            self.book(Blob { digest, size, image: reference.clone(), origin }, seen);
         }
         // microsandbox knows an image by all of its names.
         let names = EngineName::Microsandbox.names_of(reference);
@@ -172,22 +177,33 @@ impl<'a> Contents<'a> {
         Ok(())
     }
 
+    /// Adds a blob once: for the first of its images whose registry may be asked, if there is one.
+    fn book(&mut self, blob: Blob, seen: &mut Seen) {
+        let may_ask = |image: &ImageRef| !self.unasked.contains_key(image);
+        match seen.blobs.get(&blob.digest).and_then(|&index| self.blobs.get_mut(index)) {
+            Some(booked) if !may_ask(&booked.image) && may_ask(&blob.image) => *booked = blob,
+            Some(_) => {}
+            None => {
+                seen.blobs.insert(blob.digest.clone(), self.blobs.len());
+                self.blobs.push(blob);
+            }
+        }
+    }
+
     /// Adds the blobs of the signatures that `evidence` says of `reference`, and returns the
     /// digests of their manifests.
     fn add_signatures(
         &mut self,
         reference: &ImageRef,
         evidence: &Arc<Evidence>,
-        seen: &mut BTreeSet<BlobDigest>,
+        seen: &mut Seen,
     ) -> Result<BTreeSet<BlobDigest>, Error> {
         let mut artifacts = BTreeSet::new();
         for signature in &*self.signatures(reference, evidence)? {
             for (digest, bytes) in signature_blobs(signature) {
                 artifacts.insert(signature.digest.clone());
-                if seen.insert(digest.clone()) {
-                    let (size, origin) = (bytes.len() as u64, Origin::Signature(Arc::clone(evidence)));
-                    self.blobs.push(Blob { digest, size, image: reference.clone(), origin });
-                }
+                let (size, origin) = (bytes.len() as u64, Origin::Signature(Arc::clone(evidence)));
+                self.book(Blob { digest, size, image: reference.clone(), origin }, seen);
             }
         }
         Ok(artifacts)
