@@ -138,6 +138,7 @@ impl Observer<'_> {
             parallel: self.parallel,
             reporter: self.reporter,
             recorded: &observed.recorded,
+            listed: desired.images.iter().map(|image| &image.reference).collect(),
             candidates: &observed.candidates,
             taken_now: &desired.taken_now,
             now: self.now,

@@ -56,8 +56,17 @@ impl Known {
         // A refused image waits for all others: the proof of one of them may be its own.
         let is_refused =
             |reference: &ImageRef| self.verdicts.get(reference).and_then(Verdict::error).is_some();
-        let is_known =
-            |reference: &ImageRef| self.resolutions.contains_key(reference) && !is_refused(reference);
+        // Of a recorded image without its second name that one may be awaited, for itself.
+        let lacks_name = |reference: &ImageRef| {
+            let mut names = reference.recorded_names().into_iter();
+            matches!(self.resolutions.get(reference), Some(Resolution::AsRecorded))
+                && names.any(|name| {
+                    !recorded.recorded.contains_key(&name) && !self.resolutions.contains_key(&name)
+                })
+        };
+        let is_known = |reference: &ImageRef| {
+            self.resolutions.contains_key(reference) && !is_refused(reference) && !lacks_name(reference)
+        };
         desired.images.retain(|image| {
             is_known(&image.reference) || {
                 awaited.insert(image.reference.clone());

@@ -1,6 +1,6 @@
 //! Images that the lockfile names, compared with the registry's word and with what is recorded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::BlobDigest;
 use crate::error::{Defect, Error, RegistryError};
@@ -54,22 +54,26 @@ pub(super) fn other_layer(locked: &LockedImage, layers: &[LayerDescriptor]) -> O
 pub(super) fn recorded_as_locked<'r>(
     image: &DesiredImage,
     recorded: &'r BTreeMap<ImageRef, RecordedImage>,
+    listed: &BTreeSet<&ImageRef>,
 ) -> Option<&'r RecordedImage> {
     let locked = image.locked.as_ref()?;
     let row = recorded.get(&image.reference)?;
-    let same = known_digest(image, recorded).as_ref() == Some(&locked.digest)
+    let same = known_digest(image, recorded, listed).as_ref() == Some(&locked.digest)
         && row.manifest_digest.as_ref() == Some(&locked.manifest);
     same.then_some(row)
 }
 
 /// Returns the digest to compare with, if what is recorded is good enough to be kept as it is. A
-/// second name that is wanted for itself may mean something else.
+/// second name that is wanted for itself may mean something else, and one that is `listed` may not
+/// be here: the plan takes neither for a name of the image.
 pub(super) fn known_digest(
     image: &DesiredImage,
     recorded: &BTreeMap<ImageRef, RecordedImage>,
+    listed: &BTreeSet<&ImageRef>,
 ) -> Option<BlobDigest> {
-    let rows: Option<Vec<&RecordedImage>> =
-        image.reference.recorded_names().iter().map(|name| recorded.get(name)).collect();
+    let mut names = image.reference.recorded_names();
+    names.retain(|name| *name == image.reference || !listed.contains(name));
+    let rows: Option<Vec<&RecordedImage>> = names.iter().map(|name| recorded.get(name)).collect();
     let mut rows = rows?;
     rows.retain(|row| row.reference == image.reference || !row.is_wanted_for_itself());
     let good = rows.iter().all(|row| {

@@ -44,6 +44,8 @@ pub(super) struct Lookups<'a> {
     pub(super) reporter: &'a dyn Reporter,
     /// The rows of the catalog.
     pub(super) recorded: &'a BTreeMap<ImageRef, RecordedImage>,
+    /// The images that are listed by name.
+    pub(super) listed: BTreeSet<&'a ImageRef>,
     /// The digests of tags that earlier runs have noted as new.
     pub(super) candidates: &'a BTreeMap<ImageRef, TagCandidate>,
     /// The tags that are taken at once, new or not.
@@ -332,7 +334,7 @@ impl Lookups<'_> {
                 Some((Purpose::Locked(locked), Question::Image(question)))
             }
             Some(Resolution::AsRecorded) if self.lacks_documents(image) => {
-                let pinned = known_digest(image, self.recorded);
+                let pinned = known_digest(image, self.recorded, &self.listed);
                 let question = ImageQuestion { pinned, ..ImageQuestion::of(image) };
                 Some((Purpose::Image(question.clone()), Question::Image(question)))
             }
@@ -341,7 +343,7 @@ impl Lookups<'_> {
             }
             None => {
                 let lacks_documents = self.lacks_documents(image);
-                let known = known_digest(image, self.recorded).filter(|_| !lacks_documents);
+                let known = known_digest(image, self.recorded, &self.listed).filter(|_| !lacks_documents);
                 let is_recorded = self.recorded.contains_key(&image.reference) && !lacks_documents;
                 let staged = staged_digest(image, self.staged, is_recorded);
                 let (is_staged, known, cooldown) = (staged.is_some(), staged.or(known), self.cooldown(image));
@@ -397,7 +399,7 @@ impl Lookups<'_> {
         known: &Mutex<Known>,
     ) -> Option<(Purpose<'d>, Question<'d>)> {
         let reference = image.reference.clone();
-        let is_recorded = known_digest(image, self.recorded).as_ref() == Some(digest);
+        let is_recorded = known_digest(image, self.recorded, &self.listed).as_ref() == Some(digest);
         let resolution = if is_recorded && !self.lacks_documents(image) {
             Resolution::AsRecorded
         } else if let Some(meaning) = meaning {
@@ -427,7 +429,7 @@ impl Lookups<'_> {
     ) -> Option<Resolution> {
         let may_ask = !self.offline || self.registries.is_local(&image.reference);
         if let Some(locked) = &image.locked {
-            return Some(if let Some(row) = recorded_as_locked(image, recorded) {
+            return Some(if let Some(row) = recorded_as_locked(image, recorded, &self.listed) {
                 match other_layer(locked, &row.layers) {
                     None => Resolution::AsRecorded,
                     Some(difference) => {

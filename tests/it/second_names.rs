@@ -245,3 +245,23 @@ fn a_tag_that_is_held_by_its_first_name_alone_is_chosen_by_no_selection_of_the_o
         assert_eq!(twins.recorded(), wanted);
     }
 }
+
+#[test]
+fn a_second_name_that_cannot_be_had_lets_nobody_fetch_the_first_again() {
+    let twins = Twins::new();
+    twins.want(&[FIRST], "");
+    let away = format!(
+        "[registry.\"sandboxes.io\"]\nendpoint = {:?}\n[registry.\"docker.io\"]\nendpoint = {:?}\n",
+        twins.registry.url(),
+        FakeRegistry::start(BlobSet::default()).url()
+    );
+    std::fs::write(twins.sandbox.home().join("registries.toml"), away).unwrap();
+    twins.want(&[FIRST, SECOND], "");
+    twins.sandbox.msb("apply").run().code(1);
+    twins.registry.forget();
+    twins.sandbox.msb("apply").run().code(1);
+    assert_eq!(twins.registry.requests(), ["HEAD /v2/library/alpine/manifests/latest"]);
+    let offline = twins.sandbox.msb("apply --offline --json").run().code(1);
+    let failed: Vec<_> = offline.json_lines().into_iter().filter(|line| !line["error"].is_null()).collect();
+    assert!(failed.iter().all(|line| line["reference"] != FIRST), "{offline}");
+}
