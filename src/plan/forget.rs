@@ -17,7 +17,8 @@ pub struct Removal {
     pub names: Vec<ImageRef>,
     /// The reason, and who keeps the image all the same.
     pub reason: Reason,
-    /// The names that will not be recorded any more, so that nobody needs their layers for them.
+    /// The names that will not be recorded any more as they are, so that nobody needs their layers
+    /// for them.
     pub gone: BTreeSet<ImageRef>,
     /// True if the removal is put off: an image that is to take its place may not be here yet.
     pub waits: bool,
@@ -124,7 +125,8 @@ fn removal_of(
         remains.push(Remains::ForMicrosandbox);
     }
     let reason = Reason::AskedFor { wanted_by, remains };
-    let gone = rows.iter().filter(|row| goes(row, owner) && (first.is_none() || row.reference != *reference));
+    // A second name that stays means what its first one means, which needs its own layers itself.
+    let gone = rows.iter().filter(|row| goes(row, owner));
     Removal {
         reference: reference.clone(),
         reason,

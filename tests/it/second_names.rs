@@ -265,3 +265,16 @@ fn a_second_name_that_cannot_be_had_lets_nobody_fetch_the_first_again() {
     let failed: Vec<_> = offline.json_lines().into_iter().filter(|line| !line["error"].is_null()).collect();
     assert!(failed.iter().all(|line| line["reference"] != FIRST), "{offline}");
 }
+
+#[test]
+fn the_layers_of_a_second_name_that_is_forgotten_go() {
+    let twins = Twins::new();
+    let one = twins.moved("one");
+    twins.run("pull sandboxes.io/alpine");
+    twins.moved("two");
+    twins.run("pull alpine");
+    assert_eq!(twins.sandbox.extracted().len(), 3);
+    twins.run(&format!("forget {SECOND}"));
+    twins.assert_recorded(&[SECOND, FIRST]);
+    assert_eq!(twins.recorded()[0].1, one);
+}
