@@ -328,7 +328,7 @@ impl Lookups<'_> {
         if let Some(fixed) = self.fixed(image) {
             return self.of_fixed(image, fixed, known);
         }
-        match self.without_asking(image, self.recorded) {
+        match self.without_asking(image, self.recorded).map(|found| self.completed(image, found)) {
             Some(Resolution::Locked(locked)) if self.locked_too => {
                 let question = ImageQuestion::by_digest(image, locked.digest.clone());
                 Some((Purpose::Locked(locked), Question::Image(question)))
@@ -401,7 +401,7 @@ impl Lookups<'_> {
         let reference = image.reference.clone();
         let is_recorded = known_digest(image, self.recorded, &self.listed).as_ref() == Some(digest);
         let resolution = if is_recorded && !self.lacks_documents(image) {
-            Resolution::AsRecorded
+            self.completed(image, Resolution::AsRecorded)
         } else if let Some(meaning) = meaning {
             Resolution::Resolved(Arc::clone(meaning))
         } else if let Some(refusal) = self.permission(image).refusal(absent) {
@@ -410,6 +410,11 @@ impl Lookups<'_> {
             return Some(Self::of_digest(image, digest.clone()));
         };
         self.settle(reference, resolution, self.permission(image), known)
+    }
+
+    /// Completes what is recorded by what was made ready.
+    fn completed(&self, image: &DesiredImage, resolution: Resolution) -> Resolution {
+        self.remembered.completed(image, self.recorded.get(&image.reference), resolution)
     }
 
     /// True if the image is recorded without the documents that are needed, and its registry may be

@@ -208,6 +208,30 @@ fn what_is_left_to_the_next_run_is_not_called_in_sync() {
 }
 
 #[test]
+fn what_was_made_ready_of_a_recorded_image_is_switched_to_where_nobody_may_be_asked() {
+    let keep = "settings.blobs = \"keep\"\n";
+    let missing = format!("{keep}settings.pull = \"missing\"\n");
+    for (settings, locks, arguments) in [
+        (keep, true, "apply"),
+        (keep, true, "apply --offline"),
+        (keep, false, "apply --offline"),
+        (&*missing, false, "apply"),
+    ] {
+        let world = Moving::new("");
+        world.run("apply");
+        if locks {
+            world.run("lock");
+        }
+        world.want(settings, &["team/app:1"]);
+        assert_eq!(world.events("apply --stage").1["staged"], 1);
+        let (event, _, requests) = world.events(arguments);
+        assert_eq!((&event["action"], requests.len()), (&json!("keep"), 0), "{arguments}: {requests:?}");
+        assert_eq!(world.run("prune --json").json()["spared"], json!([]));
+        world.shows("apply --offline", "In sync");
+    }
+}
+
+#[test]
 fn what_a_lockfile_names_is_switched_to_offline() {
     let world = Moving::new("");
     let one = world.moved("v1");
