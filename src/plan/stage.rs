@@ -37,7 +37,8 @@ fn staged_digest<'o>(planned: &PlannedImage, observed: &'o Observed) -> Option<&
 }
 
 /// Leaves of a planned image what makes it ready: an image that is neither added nor updated in any
-/// part, or that is ready, stays as it is.
+/// part, or that is ready, stays as it is. Blobs that are lost of an image whose rows are right are
+/// left to the next run, as lost layers are.
 fn only_staged(
     (desired, stage): (&Desired, &Stage),
     wanted: &DesiredImage,
@@ -52,8 +53,11 @@ fn only_staged(
         Action::Add | Action::Update => true,
         Action::Keep | Action::Repair | Action::Remove => {
             let is_to_load = |engine: &EngineSettings| is_to_load(desired, wanted, engine, observed);
-            lacks_blobs && (stage.keeps_blobs || stage.engines.iter().any(is_to_load))
+            is_new && lacks_blobs && (stage.keeps_blobs || stage.engines.iter().any(is_to_load))
         }
+    };
+    let is_left = |reason: &&Reason| {
+        reason.action() == Action::Repair && (stage.keeps_blobs || !matches!(reason, Reason::Blobs(_)))
     };
     let is_whole =
         planned.layers.iter().all(|layer| Need::of(desired, planned.needs_blobs, layer, observed).is_none())
@@ -65,9 +69,10 @@ fn only_staged(
             return PlannedImage { row_changes: Vec::new(), to_record, stages: true, ..planned };
         }
         _ if is_due || (is_whole && planned.staged) => Reason::Staged,
-        Some(reason) if reason.action() == Action::Repair => Reason::Left(Box::new(reason)),
-        Some(reason) => reason,
-        None => Reason::InSync,
+        reason => match planned.parts.iter().map(|part| &part.reason).find(is_left) {
+            Some(repair) => Reason::Left(Box::new(repair.clone())),
+            None => reason.unwrap_or(Reason::InSync),
+        },
     };
     PlannedImage {
         action: reason.action(),

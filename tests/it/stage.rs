@@ -208,6 +208,21 @@ fn what_is_left_to_the_next_run_is_not_called_in_sync() {
 }
 
 #[test]
+fn a_kept_blob_that_is_lost_is_left_to_the_next_run() {
+    let world = Moving::new("settings.blobs = \"keep\"\n");
+    world.run("apply");
+    let blobs = world.sandbox.home().join("blobs/blobs/sha256");
+    let lost = std::fs::read_dir(&blobs).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_file(&lost).unwrap();
+    let (event, summary, requests) = world.events("apply --stage");
+    assert_eq!((&event["action"], &summary["staged"]), (&json!("keep"), &json!(0)), "{event:#}");
+    assert!(event["reason"].as_str().unwrap().contains("next apply"), "{event:#}");
+    assert_eq!((requests, lost.exists()), (one_head(), false));
+    world.run("apply");
+    assert!(lost.exists());
+}
+
+#[test]
 fn what_was_made_ready_of_a_recorded_image_is_switched_to_where_nobody_may_be_asked() {
     let keep = "settings.blobs = \"keep\"\n";
     let missing = format!("{keep}settings.pull = \"missing\"\n");
