@@ -412,16 +412,22 @@ fn become_second_name(tx: &Transaction<'_>, name: &str, first: &ImageRef) -> Res
     let means = |name: &str| {
         tx.prepare_cached("SELECT digest, manifest_digest FROM sync_images WHERE reference = ?1")?
             .query_row([name], |row| Ok((rows::text(row, 0)?, rows::text(row, 1)?)))
+            .optional()
     };
     let (text, Some(second)) = (first.to_string(), rows::parse_name(name)) else { return Ok(()) };
-    if means(name)? == means(&text)? {
-        return Ok(());
-    }
     let layers: Option<Vec<u8>> = tx
         .prepare_cached("SELECT layers_directory FROM sync_images WHERE reference = ?1")?
-        .query_row([&text], |row| Ok(row.get_ref(0)?.as_blob().ok().map(<[u8]>::to_owned)))?;
+        .query_row([&text], |row| Ok(row.get_ref(0)?.as_blob().ok().map(<[u8]>::to_owned)))
+        .optional()?
+        .flatten();
     // Rows that cannot be read are written again by the next run of an owner.
-    let (Some(image), Some(layers)) = (past::recorded(tx, &text)?, layers) else { return Ok(()) };
+    let Some(layers) = layers else { return Ok(()) };
+    if means(name)? == means(&text)? {
+        tx.prepare_cached("UPDATE sync_images SET layers_directory = ?2 WHERE reference = ?1")?
+            .execute(params![name, layers])?;
+        return Ok(());
+    }
+    let Some(image) = past::recorded(tx, &text)? else { return Ok(()) };
     put_names(tx, &image, &[second], &layers)?;
     holdings::put_documents(tx, name, &image.documents)
 }

@@ -278,3 +278,29 @@ fn the_layers_of_a_second_name_that_is_forgotten_go() {
     twins.assert_recorded(&[SECOND, FIRST]);
     assert_eq!(twins.recorded()[0].1, one);
 }
+
+#[test]
+fn a_second_name_outlives_a_catalog_that_has_lost_the_first() {
+    let twins = Twins::new();
+    twins.run("pull sandboxes.io/alpine");
+    twins.run("pull alpine");
+    let catalog = rusqlite::Connection::open(twins.sandbox.home().join("oci.db")).unwrap();
+    catalog.execute("DELETE FROM sync_images WHERE reference = ?1", [FIRST]).unwrap();
+    drop(catalog);
+    twins.run(&format!("forget {SECOND}"));
+}
+
+#[test]
+fn a_second_name_that_is_given_up_has_its_layers_where_the_first_has_them() {
+    let twins = Twins::new();
+    twins.want(&[FIRST], "");
+    twins.run("apply");
+    let other = "settings.layers = \"other\"\n[registry.\"docker.io\"]\n";
+    twins.sandbox.write("other.toml", format!("{other}images = [\"alpine\"]\n"));
+    twins.run("apply other.toml");
+    twins.sandbox.write("other.toml", other);
+    twins.run("apply other.toml --prune --allow-empty");
+    twins.run("prune other.toml --allow-empty");
+    let left = std::fs::read_dir(twins.sandbox.work().join("other")).unwrap().count();
+    assert_eq!(left, 0);
+}
