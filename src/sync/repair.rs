@@ -229,8 +229,8 @@ fn look_up_documents(
 }
 
 /// Removes the damaged blobs of the images of a directory, after the index has ceased to name them;
-/// and the damaged files of engines, which take those that are there for good ones, after the catalog
-/// says that these images are to be loaded, whatever becomes of this run.
+/// and the damaged files of engines, which take those that are there for good ones, after the
+/// catalog says that these images are to be loaded, whatever becomes of this run.
 fn make_way(
     session: &Session,
     home: &LockedHome,
