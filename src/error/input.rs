@@ -218,6 +218,14 @@ pub enum InputError {
     /// A file of keys or roots cannot be used.
     #[error(transparent)]
     TrustFile(#[from] TrustFileError),
+    /// An image that is pulled has to obey several files, and these ask for different things.
+    #[error("cannot pull {reference}: {} ask for different signatures", all_named(files))]
+    DifferentSignatures {
+        /// The image.
+        reference: ImageRef,
+        /// The images files.
+        files: Vec<PathBuf>,
+    },
     /// `init` would overwrite a file.
     #[error("{} exists already and is left alone", named(path))]
     Exists {
@@ -251,6 +259,7 @@ impl InputError {
             Self::Terminal => "terminal",
             Self::Bundle(_) | Self::BundleUrl { .. } => "bundle",
             Self::TrustFile(_) => "trust-file",
+            Self::DifferentSignatures { .. } => "signature",
             Self::Exists { .. } => "exists",
         }
     }
@@ -304,6 +313,7 @@ impl InputError {
             Self::Bundle(_) => "name what `msb-sync export` has written, or another OCI layout",
             Self::BundleUrl { .. } => "download it first",
             Self::TrustFile(error) => return error.hint(),
+            Self::DifferentSignatures { .. } => "let them agree, or go by one of them: msb-sync apply FILE",
             Self::Exists { path } => {
                 return Some(format!("show what it would do: msb-sync plan {}", path.display()));
             }
@@ -345,6 +355,12 @@ fn named(path: &Path) -> String {
     // An `@` alone makes no login of a path, as in `release@1.2/images.toml`.
     let may_be_url = text.contains("://") || text.split('@').next().is_some_and(|user| user.contains(':'));
     if may_be_url { without_likely_secrets(&text) } else { text }
+}
+
+/// Names several files.
+fn all_named(files: &[PathBuf]) -> String {
+    let names: Vec<String> = files.iter().map(|file| named(file)).collect();
+    names.join(" and ")
 }
 
 /// The name that was probably meant, or all that there are.

@@ -27,6 +27,14 @@ impl TrustPolicy {
         self.rules.is_empty() && self.refuses_unsigned.is_none()
     }
 
+    /// True if the image needs a signature, or is refused with any.
+    pub fn demands(&self, image: &ImageRef) -> bool {
+        match self.rules.iter().find(|rule| rule.names(image)) {
+            Some(rule) => rule.signer != Signer::Nobody,
+            None => self.refuses_unsigned.is_some(),
+        }
+    }
+
     /// Lists the files that have to be read before a signature can be judged.
     pub fn files(&self) -> BTreeSet<&Path> {
         let of_rules = self.rules.iter().flat_map(|rule| match &rule.signer {

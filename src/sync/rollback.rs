@@ -16,8 +16,8 @@ use super::steps::load::Loaded;
 use super::steps::lock_home::lock_home;
 use super::steps::machine::without_file;
 use super::steps::not_recorded::not_here;
-use super::steps::owners_rules::{loaded_of, refuses};
-use super::steps::reconcile::reconcile;
+use super::steps::owners_rules::loaded_of;
+use super::steps::reconcile::{reconcile, show};
 use super::steps::registries;
 use super::steps::run::Order;
 use super::verb_error::VerbError;
@@ -287,9 +287,12 @@ fn refusing(
         return Ok(None);
     }
     let quiet = session.quiet();
-    for (index, wish) in owners.iter().enumerate() {
+    for (index, wish) in owners.iter().enumerate().filter(|(_, wish)| !wish.settings.trust.is_empty()) {
         let registries = registries::open(&quiet, wish.registries.clone(), &wish.settings)?;
-        if refuses(&quiet, &desired(wish), &registries, &wish.settings)? {
+        let desired = desired(wish);
+        let plan = Order::without_file(&quiet, &desired, &registries, &wish.settings).begin(show)?;
+        let mut verdicts = plan.images.iter().filter_map(|image| image.verdict.as_ref());
+        if verdicts.any(|verdict| verdict.error().is_some()) {
             return Ok(Some(index));
         }
     }

@@ -3,6 +3,7 @@
 
 mod back;
 mod proofs;
+mod pulls;
 
 use std::path::Path;
 use std::time::Duration;
