@@ -88,7 +88,7 @@ fn desired(images: &[Arc<ResolvedImage>], prune: bool) -> Desired {
         listed_elsewhere: BTreeSet::new(),
         targets: Targets::default(),
         prune,
-        stage: false,
+        stage: None,
     }
 }
 

@@ -447,21 +447,11 @@ impl Executor<'_> {
         let leaving: Vec<&PlannedImage> = leaving.collect();
         if self.cancel.is_cancelled() {
             outcome.stopped = true;
-            let stopped = Arc::new(Error::Stopped);
-            for image in leaving {
-                outcome.images.push((image.reference.clone(), image.action, Some(Arc::clone(&stopped))));
-                self.reporter.report(image.event(Some(Arc::clone(&stopped))));
-            }
-            return;
+            return self.end_removals(&leaving, Some(&Arc::new(Error::Stopped)), outcome);
         }
         let foretold = if leaving.is_empty() { Ok(()) } else { expect_to_forget(self.store.home()) };
         if let Err(error) = foretold {
-            let error = Arc::new(Error::from(error));
-            for image in leaving {
-                outcome.images.push((image.reference.clone(), image.action, Some(Arc::clone(&error))));
-                self.reporter.report(image.event(Some(Arc::clone(&error))));
-            }
-            return;
+            return self.end_removals(&leaving, Some(&Arc::new(error.into())), outcome);
         }
         for group in leaving.chunks(catalog::FORGOTTEN_TOGETHER) {
             let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
@@ -469,13 +459,7 @@ impl Executor<'_> {
                 group.iter().flat_map(|image| told::events(self.hooks, image, true)).collect();
             let forgotten = self.catalog.forget_and_tell(&names, self.owner, &told);
             let error = forgotten.err().map(|error| Arc::new(Error::from(error)));
-            for image in group {
-                if error.is_none() && image.reason.keeps_image() {
-                    outcome.kept.insert(image.reference.clone());
-                }
-                outcome.images.push((image.reference.clone(), image.action, error.clone()));
-                self.reporter.report(image.event(error.clone()));
-            }
+            self.end_removals(group, error.as_ref(), outcome);
         }
         removals::remove_from_engines(self, plan, outcome);
         if plan.removes() || plan.sweeps_blobs {
@@ -484,6 +468,17 @@ impl Executor<'_> {
         match removals::remove_layers(self, &plan.layers_to_remove) {
             Ok(count) => outcome.layers_removed += count,
             Err(error) => outcome.fail(Arc::new(error), self.reporter),
+        }
+    }
+
+    /// Notes and tells the end of images that leave.
+    fn end_removals(&self, leaving: &[&PlannedImage], error: Option<&Arc<Error>>, outcome: &mut Outcome) {
+        for image in leaving {
+            if error.is_none() && image.reason.keeps_image() {
+                outcome.kept.insert(image.reference.clone());
+            }
+            outcome.images.push((image.reference.clone(), image.action, error.cloned()));
+            self.reporter.report(image.event(error.cloned()));
         }
     }
 

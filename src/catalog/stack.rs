@@ -204,14 +204,28 @@ pub(super) fn forget(tx: &Transaction<'_>, name: &str) -> Result<()> {
 pub(super) fn cannot_have_order(conn: &Connection, name: &str, layers: &[LayerDescriptor]) -> Result<bool> {
     let noted =
         conn.prepare_cached("SELECT 1 FROM sync_out_of_order WHERE reference = ?1")?.exists([name])?;
-    let Some(reference) = parse_name(name).filter(|_| noted) else { return Ok(false) };
-    let names = reference.recorded_names().iter().map(ToString::to_string).collect();
+    let names = if noted { names_of(conn, name, layers)? } else { None };
+    let Some(names) = names else { return Ok(false) };
     let stack = stacked(layers);
     if Opposed::default().any(conn, &stack, &names)? {
         return Ok(true);
     }
     let ids = ids_of(conn, &stack)?;
     Ok(number(conn, &stack, &ids, &names)?.is_none_or(|numbering| !numbering.is_in_order()))
+}
+
+/// Lists the names of the image `name` of `layers`: a second name that has layers of its own is
+/// another image's.
+fn names_of(conn: &Connection, name: &str, layers: &[LayerDescriptor]) -> Result<Option<BTreeSet<String>>> {
+    let Some(reference) = parse_name(name) else { return Ok(None) };
+    let mut names = BTreeSet::from([name.to_owned()]);
+    for second in &reference.recorded_names()[1..] {
+        let second = second.to_string();
+        if our_layers(conn, &second)?.is_some_and(|its| its == *layers) {
+            names.insert(second);
+        }
+    }
+    Ok(Some(names))
 }
 
 /// Lists, for [`put_in_order`], the layers of the images `names` that are about to be forgotten, or
@@ -276,11 +290,8 @@ struct Noted {
 
 impl Noted {
     fn of(tx: &Transaction<'_>, name: String) -> Result<Option<Self>> {
-        let (Some(reference), Some(layers)) = (parse_name(&name), our_layers(tx, &name)?) else {
-            return Ok(None);
-        };
-        let names = reference.recorded_names().iter().map(ToString::to_string).collect();
-        Ok(Some(Self { name, layers, names }))
+        let Some(layers) = our_layers(tx, &name)? else { return Ok(None) };
+        Ok(names_of(tx, &name, &layers)?.map(|names| Self { name, layers, names }))
     }
 
     /// Stacks the layers in their order and drops the note, if that can be done.

@@ -117,6 +117,18 @@ fn a_row_of_nobody_s_with_the_last_id_keeps_no_image_from_being_forgotten() {
     assert_eq!(to_repair(&catalog), 0, "it stays noted");
 }
 
+#[test]
+fn a_second_name_that_means_something_of_its_own_keeps_its_order() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    put(&mut catalog, "quay.io/x/p:1", &["c", "b"], &file("one"));
+    put(&mut catalog, "sandboxes.io/library/alpine:3.20", &["b", "c"], &file("one"));
+    put(&mut catalog, ALPINE, &["c", "b"], &file("one"));
+    put(&mut catalog, "quay.io/x/p:1", &["a"], &file("one"));
+    assert_eq!(sandbox.stacked(ALPINE), ["c", "b"]);
+    assert_eq!(to_repair(&catalog), 0);
+}
+
 /// Catalogs from before the notes: nobody has touched them.
 #[test]
 fn an_older_catalog_with_conflicts_is_in_order_before_and_after_the_notes() {
