@@ -258,8 +258,7 @@ impl InputError {
             Self::NoLayout { .. } | Self::OwnPlace { .. } | Self::CompressedBundle { .. } => "no-layout",
             Self::Terminal => "terminal",
             Self::Bundle(_) | Self::BundleUrl { .. } => "bundle",
-            Self::TrustFile(_) => "trust-file",
-            Self::DifferentSignatures { .. } => "signature",
+            Self::TrustFile(_) | Self::DifferentSignatures { .. } => "trust-file",
             Self::Exists { .. } => "exists",
         }
     }

@@ -133,7 +133,7 @@ fn files_that_ask_for_different_signatures_end_a_pull_before_it_begins() {
     file(&sandbox, &registry, "b.toml", "", &["team/app:1"]);
     file(&sandbox, &registry, "own.toml", &other, &[]);
     let output = sandbox.msb(&format!("{} --file own.toml --json", pull(&registry, &tags))).run().code(2);
-    assert_eq!(output.json()["error"]["kind"], "signature", "{output}");
+    assert_eq!(output.json()["error"]["kind"], "trust-file", "{output}");
     assert_eq!((recorded(&sandbox), registry.requests()), (before, Vec::new()));
     // A file whose rule accepts the image leaves the word to the others.
     file(&sandbox, &registry, "own.toml", &rule(&registry, "accept = \"unsigned\""), &[]);
