@@ -22,6 +22,10 @@ struct Closed {
 
 impl Closed {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    fn with(settings: &str) -> Self {
         let mut content = BlobSet::default();
         for name in ["a", "b"] {
             let manifest = content.image(&Image::new(&[layer(name)]));
@@ -30,7 +34,7 @@ impl Closed {
         let closed = Self { sandbox: Sandbox::in_memory(), registry: FakeRegistry::start(content) };
         for name in ["a", "b"] {
             let images = wanted(&closed.registry.name(), &[&format!("{name}:1")]);
-            let text = format!("[settings]\nlayers = \"{name}\"\n{images}");
+            let text = format!("[settings]\nlayers = \"{name}\"\n{settings}\n{images}");
             closed.sandbox.write(&format!("{name}.toml"), text);
             closed.sandbox.msb(&format!("apply {name}.toml")).run().success();
         }
@@ -110,4 +114,21 @@ fn images_are_forgotten_whose_layers_have_to_stay() {
         closed.sandbox.msb("prune b.toml").run().success();
         assert_eq!((closed.path("a").exists(), closed.path("b").exists()), (false, true));
     }
+}
+
+#[test]
+fn a_repair_takes_nothing_away_of_what_it_cannot_bring_again() {
+    let closed = Closed::with("blobs = \"keep\"");
+    let blob =
+        |name: &str| closed.sandbox.home().join("blobs/blobs").join(layer(name).digest().replace(':', "/"));
+    for name in ["a", "b"] {
+        fs::write(blob(name), "damaged").unwrap();
+    }
+    closed.close("lock");
+    let output = closed.sandbox.msb("verify --repair").run().code(1);
+    assert_eq!(fs::read(blob("a")).unwrap(), b"damaged", "{output}");
+    assert_ne!(fs::read(blob("b")).unwrap(), b"damaged", "{output}");
+    closed.open("lock");
+    closed.sandbox.msb("verify --repair").run().success();
+    assert_ne!(fs::read(blob("a")).unwrap(), b"damaged");
 }
