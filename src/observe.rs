@@ -133,17 +133,13 @@ impl Observer<'_> {
             registries: self.registries,
             signatures: self.signatures,
             remembered: &self.remembered,
-            staged: &observed.staged,
             offline: self.offline,
             parallel: self.parallel,
             reporter: self.reporter,
-            recorded: &observed.recorded,
+            desired,
+            observed,
             listed: desired.images.iter().map(|image| &image.reference).collect(),
-            candidates: &observed.candidates,
-            taken_now: &desired.taken_now,
-            now: self.now,
             locked_too: self.locked_too,
-            documents_too: desired.targets.uses_blobs(),
         }
     }
 
@@ -170,7 +166,8 @@ impl Observer<'_> {
 
     /// Looks again at what another process may have changed while this one waited for the lock: the
     /// catalog and the store. Whether what is recorded of the images was changed: then what the
-    /// registries said before the wait may not hold any more.
+    /// registries said before the wait may not hold any more, or not be enough for an engine that
+    /// lost an image meanwhile.
     ///
     /// # Errors
     /// As for [`Observer::observe`].
@@ -181,13 +178,15 @@ impl Observer<'_> {
         self.look_at_layers(desired, observed)?;
         self.look_at_blobs(desired, observed);
         contradicted::look_into_blobs(desired, observed, (self.catalog, &self.blobs), self.cancel)?;
-        if observed.loaded != loaded_before {
+        let is_loaded_anew = observed.loaded != loaded_before;
+        if is_loaded_anew {
             observed.engines =
                 self.engines.listings(&desired.targets.engines, &asked_names(desired, observed));
         }
         let selected = observed.selected.iter().map(|selected| &selected.image);
         let names = desired.images.iter().chain(selected).flat_map(|image| image.reference.recorded_names());
-        Ok(names.into_iter().any(|name| before.get(&name) != observed.recorded.get(&name)))
+        let differs = |name: &ImageRef| before.get(name) != observed.recorded.get(name);
+        Ok(is_loaded_anew && !desired.targets.keeps_blobs || names.into_iter().any(|name| differs(&name)))
     }
 
     /// Takes the layers that are still to be compared for damaged ones, under the lock: whoever put

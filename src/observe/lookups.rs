@@ -4,19 +4,17 @@
 //! Images that selections choose from a list join the questions, so that no lookup waits for a list
 //! that it does not need.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::Timestamp;
-
-use super::absent::permission;
+use super::absent::{Content, permission};
 use super::asker::{AllAnswered, Answer, Asker, ImageQuestion, Question};
 use super::chooser::Choices;
 use super::cooling::{Cooling, News};
 use super::known::{Known, Listener};
 use super::locked::{confirm, known_digest, mismatch, other_layer, recorded_as_locked};
-use super::remembered::{Remembered, StagedDigests, staged_digest};
+use super::remembered::{Remembered, staged_digest};
 use super::selections::{Deciding, Repository, Selected};
 use super::signatures::{Judged, SignatureQuestion, Signatures};
 use crate::digest::BlobDigest;
@@ -26,8 +24,8 @@ use crate::plan::Cooldown;
 use crate::progress::Reporter;
 use crate::registry::{Lookup, Registries};
 use crate::state::{
-    Desired, DesiredImage, LockedImage, Permission, PullPolicy, RecordedImage, Resolution, ResolvedImage,
-    TagCandidate,
+    Desired, DesiredImage, LockedImage, Observed, Permission, PullPolicy, RecordedImage, Resolution,
+    ResolvedImage,
 };
 use crate::threads;
 
@@ -37,25 +35,16 @@ pub(super) struct Lookups<'a> {
     pub(super) signatures: &'a Signatures<'a>,
     /// Whoever knows the meanings of digests that need not be fetched.
     pub(super) remembered: &'a Remembered<'a>,
-    /// The images that are ready to be recorded.
-    pub(super) staged: &'a StagedDigests,
     pub(super) offline: bool,
     pub(super) parallel: usize,
     pub(super) reporter: &'a dyn Reporter,
-    /// The rows of the catalog.
-    pub(super) recorded: &'a BTreeMap<ImageRef, RecordedImage>,
+    pub(super) desired: &'a Desired,
+    /// The catalog and the engines, which were looked at before.
+    pub(super) observed: &'a Observed,
     /// The images that are listed by name.
     pub(super) listed: BTreeSet<&'a ImageRef>,
-    /// The digests of tags that earlier runs have noted as new.
-    pub(super) candidates: &'a BTreeMap<ImageRef, TagCandidate>,
-    /// The tags that are taken at once, new or not.
-    pub(super) taken_now: &'a BTreeSet<ImageRef>,
-    /// The time of the run.
-    pub(super) now: Timestamp,
     /// True if images that the lockfile names and the catalog lacks are looked up too.
     pub(super) locked_too: bool,
-    /// True if the documents of images are needed, also of those recorded without them.
-    pub(super) documents_too: bool,
 }
 
 /// The purpose of a question: what its answer is for.
@@ -136,7 +125,7 @@ impl Lookups<'_> {
             Resolution::Resolved(image) => (image.digest.clone(), image.manifest.digest.clone()),
             Resolution::Locked(image) => (image.digest.clone(), image.manifest.clone()),
             Resolution::AsRecorded => {
-                let row = self.recorded.get(reference)?;
+                let row = self.observed.recorded.get(reference)?;
                 (row.digest.clone()?, row.manifest_digest.clone()?)
             }
         };
@@ -183,7 +172,7 @@ impl Lookups<'_> {
                 let mut cooling = threads::lock(&cooling);
                 let is_last = cooling.as_mut().is_some_and(|cooling| cooling.take(&tag, digest.ok()));
                 let Some(cooled) = cooling.take_if(|_| is_last) else { return Vec::new() };
-                return self.of_selected(cooled.finish(self.recorded, self.news()), known);
+                return self.of_selected(cooled.finish(&self.observed.recorded, self.news()), known);
             }
             // The asker answers questions in kind.
             _ => return Vec::new(),
@@ -206,7 +195,7 @@ impl Lookups<'_> {
             let settled = self.settle(reference, Resolution::AsRecorded, Permission::Granted, known);
             return settled.into_iter().collect();
         }
-        let pinned = self.recorded.get(&reference).and_then(|row| row.digest.clone());
+        let pinned = self.observed.recorded.get(&reference).and_then(|row| row.digest.clone());
         let asked = ImageQuestion { pinned, known: None, is_staged: false, cooldown: None, ..asked };
         vec![(Purpose::Image(asked.clone()), Question::Image(asked))]
     }
@@ -219,9 +208,9 @@ impl Lookups<'_> {
         choices: Choices,
         known: &Mutex<Known>,
     ) -> Vec<(Purpose<'d>, Question<'d>)> {
-        let (cooling, questions) = Cooling::begin(deciding, choices, self.recorded, self.news());
+        let (cooling, questions) = Cooling::begin(deciding, choices, &self.observed.recorded, self.news());
         if questions.is_empty() {
-            return self.of_selected(cooling.finish(self.recorded, self.news()), known);
+            return self.of_selected(cooling.finish(&self.observed.recorded, self.news()), known);
         }
         let cooling = Arc::new(Mutex::new(Some(cooling)));
         let question = |(tag, platform): (ImageRef, _)| {
@@ -234,15 +223,15 @@ impl Lookups<'_> {
     fn known_tags(&self, deciding: &Deciding<'_>) -> BTreeSet<String> {
         let repository = deciding.name();
         let is_tag = |name: &&ImageRef| name.digest().is_none() && name.repository_alone() == *repository;
-        let recorded = self.recorded.keys().filter(is_tag).filter_map(|name| name.tag());
+        let recorded = self.observed.recorded.keys().filter(is_tag).filter_map(|name| name.tag());
         let tags = recorded.chain(deciding.listed_tags().map(|(tag, _)| tag));
         tags.map(str::to_owned).chain(self.news().noted(repository)).collect()
     }
 
     /// Everything that says how long tags have been known.
     fn news(&self) -> News<'_> {
-        let Self { candidates, taken_now, now, .. } = *self;
-        News { candidates, taken_now, now }
+        let Observed { candidates, now, .. } = self.observed;
+        News { candidates, taken_now: &self.desired.taken_now, now: *now }
     }
 
     /// Takes note of the meaning of an image, or returns the question for the image's signatures:
@@ -280,7 +269,7 @@ impl Lookups<'_> {
         known: &Mutex<Known>,
     ) -> Vec<(Purpose<'d>, Question<'d>)> {
         let may_ask = !self.offline || self.registries.is_local(&repository.name);
-        let deciding = repository.decide(self.recorded, may_ask);
+        let deciding = repository.decide(&self.observed.recorded, may_ask);
         let (repository, selections) = (deciding.name().clone(), deciding.open());
         if selections.is_empty() {
             return self.of_selected(deciding.finish(Ok(Vec::new())), known);
@@ -297,13 +286,13 @@ impl Lookups<'_> {
         known: &Mutex<Known>,
     ) -> Vec<(Purpose<'d>, Question<'d>)> {
         let chosen = selected.images.iter_mut().map(|selected| &mut selected.image);
-        for image in chosen.filter(|image| self.taken_now.contains(&image.reference)) {
+        for image in chosen.filter(|image| self.desired.taken_now.contains(&image.reference)) {
             image.cooldown = Duration::ZERO;
         }
         let images = selected.images.iter().map(|selected| &selected.image);
         let question = |image: &DesiredImage| {
             let admitted = selected.admitted.get(&image.reference).filter(|_| image.locked.is_none());
-            match admitted.filter(|_| !self.recorded.contains_key(&image.reference)) {
+            match admitted.filter(|_| !self.observed.recorded.contains_key(&image.reference)) {
                 Some(digest) => Some(Self::of_digest(image, digest.clone())),
                 None => self.of_image(image, known),
             }
@@ -328,13 +317,13 @@ impl Lookups<'_> {
         if let Some(fixed) = self.fixed(image) {
             return self.of_fixed(image, fixed, known);
         }
-        match self.without_asking(image, self.recorded).map(|found| self.completed(image, found)) {
+        match self.without_asking(image).map(|found| self.completed(image, found)) {
             Some(Resolution::Locked(locked)) if self.locked_too => {
                 let question = ImageQuestion::by_digest(image, locked.digest.clone());
                 Some((Purpose::Locked(locked), Question::Image(question)))
             }
             Some(Resolution::AsRecorded) if self.lacks_documents(image) => {
-                let pinned = known_digest(image, self.recorded, &self.listed);
+                let pinned = known_digest(image, &self.observed.recorded, &self.listed);
                 let question = ImageQuestion { pinned, ..ImageQuestion::of(image) };
                 Some((Purpose::Image(question.clone()), Question::Image(question)))
             }
@@ -343,9 +332,10 @@ impl Lookups<'_> {
             }
             None => {
                 let lacks_documents = self.lacks_documents(image);
-                let known = known_digest(image, self.recorded, &self.listed).filter(|_| !lacks_documents);
-                let is_recorded = self.recorded.contains_key(&image.reference) && !lacks_documents;
-                let staged = staged_digest(image, self.staged, is_recorded);
+                let known =
+                    known_digest(image, &self.observed.recorded, &self.listed).filter(|_| !lacks_documents);
+                let is_recorded = self.observed.recorded.contains_key(&image.reference) && !lacks_documents;
+                let staged = staged_digest(image, &self.observed.staged, is_recorded);
                 let (is_staged, known, cooldown) = (staged.is_some(), staged.or(known), self.cooldown(image));
                 let question = ImageQuestion { known, is_staged, cooldown, ..ImageQuestion::of(image) };
                 Some((Purpose::Image(question.clone()), Question::Image(question)))
@@ -356,9 +346,9 @@ impl Lookups<'_> {
     /// Finds the time that a new digest of the image's tag has to wait. A first add takes what is
     /// there, and so does who pinned the image; of a tag with a note the digest is worth knowing.
     fn cooldown(&self, image: &DesiredImage) -> Option<Cooldown> {
-        let row = self.recorded.get(&image.reference)?;
+        let row = self.observed.recorded.get(&image.reference)?;
         let is_first = row.digest.is_none() || row.platform.as_ref() != Some(&image.platform);
-        let is_noted = self.candidates.contains_key(&image.reference);
+        let is_noted = self.observed.candidates.contains_key(&image.reference);
         let is_chosen = image.reference.digest().is_some();
         let counts = !is_first && !is_chosen && (is_noted || !image.cooldown.is_zero());
         counts.then(|| self.news().cooldown(&image.reference, image.cooldown))
@@ -384,10 +374,11 @@ impl Lookups<'_> {
         if let Some(back) = &image.back_to {
             let meaning = back.meaning.as_ref();
             // An image that is to be kept whole, or loaded, needs the documents too.
-            let meaning = meaning.filter(|meaning| !(self.documents_too && meaning.documents.is_empty()));
+            let needs_documents = self.desired.targets.uses_blobs();
+            let meaning = meaning.filter(|meaning| !(needs_documents && meaning.documents.is_empty()));
             return Some(Fixed { digest: &back.digest, meaning, absent: Absent::Image });
         }
-        let row = self.recorded.get(&image.reference).filter(|row| row.held.is_some())?;
+        let row = self.observed.recorded.get(&image.reference).filter(|row| row.held.is_some())?;
         Some(Fixed { digest: row.digest.as_ref()?, meaning: None, absent: Absent::Image })
     }
 
@@ -399,7 +390,7 @@ impl Lookups<'_> {
         known: &Mutex<Known>,
     ) -> Option<(Purpose<'d>, Question<'d>)> {
         let reference = image.reference.clone();
-        let is_recorded = known_digest(image, self.recorded, &self.listed).as_ref() == Some(digest);
+        let is_recorded = known_digest(image, &self.observed.recorded, &self.listed).as_ref() == Some(digest);
         let resolution = if is_recorded && !self.lacks_documents(image) {
             self.completed(image, Resolution::AsRecorded)
         } else if let Some(meaning) = meaning {
@@ -412,26 +403,34 @@ impl Lookups<'_> {
         self.settle(reference, resolution, self.permission(image), known)
     }
 
-    /// Completes what is recorded by what was made ready.
+    /// Completes the meaning of an image that is recorded without the documents that are needed: it
+    /// may have been made ready with them.
     fn completed(&self, image: &DesiredImage, resolution: Resolution) -> Resolution {
-        self.remembered.completed(image, self.recorded.get(&image.reference), resolution)
+        if let Resolution::AsRecorded = resolution
+            && let Some(digest) = self.row_without_documents(image).and_then(|row| row.digest.as_ref())
+            && let Some(found) = self.remembered.find(&image.reference, &image.platform, digest)
+        {
+            return Resolution::Resolved(Arc::new(found));
+        }
+        resolution
     }
 
     /// True if the image is recorded without the documents that are needed, and its registry may be
     /// asked for them.
     fn lacks_documents(&self, image: &DesiredImage) -> bool {
-        let row = self.recorded.get(&image.reference);
-        self.documents_too
-            && self.permission(image) == Permission::Granted
-            && row.is_some_and(|row| row.documents.is_empty())
+        self.permission(image) == Permission::Granted && self.row_without_documents(image).is_some()
+    }
+
+    /// Returns the row of an image that names no documents, where the run needs them: blobs that are
+    /// not kept are needed for as long as an engine has still to load the image.
+    fn row_without_documents(&self, image: &DesiredImage) -> Option<&RecordedImage> {
+        let row = self.observed.recorded.get(&image.reference)?;
+        Content::recorded(row).lacks_documents(self.desired, image, self.observed).then_some(row)
     }
 
     /// Decides an image that needs no request: by the lockfile, or by the pull policy.
-    fn without_asking(
-        &self,
-        image: &DesiredImage,
-        recorded: &BTreeMap<ImageRef, RecordedImage>,
-    ) -> Option<Resolution> {
+    fn without_asking(&self, image: &DesiredImage) -> Option<Resolution> {
+        let recorded = &self.observed.recorded;
         let may_ask = !self.offline || self.registries.is_local(&image.reference);
         if let Some(locked) = &image.locked {
             return Some(if let Some(row) = recorded_as_locked(image, recorded, &self.listed) {

@@ -10,7 +10,7 @@ use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::registry::Lookup;
-use crate::state::{DesiredImage, LockedImage, Platform, RecordedImage, Resolution, ResolvedImage};
+use crate::state::{DesiredImage, LockedImage, Platform, Resolution, ResolvedImage};
 use crate::threads;
 
 /// The digests of images that are ready to be recorded.
@@ -58,24 +58,6 @@ impl<'a> Remembered<'a> {
         }
         let found = opened.as_ref()?.meaning(reference, platform, digest).ok()??;
         (!self.documents_too || !found.documents.is_empty()).then_some(found)
-    }
-
-    /// Completes the meaning of an image that is recorded without the documents that are needed: it
-    /// may have been made ready with them.
-    pub(super) fn completed(
-        &self,
-        image: &DesiredImage,
-        row: Option<&RecordedImage>,
-        resolution: Resolution,
-    ) -> Resolution {
-        let row = row.filter(|row| self.documents_too && row.documents.is_empty());
-        match (&resolution, row.and_then(|row| row.digest.as_ref())) {
-            (Resolution::AsRecorded, Some(digest)) => {
-                let found = self.find(&image.reference, &image.platform, digest);
-                found.map_or(resolution, |found| Resolution::Resolved(Arc::new(found)))
-            }
-            _ => resolution,
-        }
     }
 
     /// Finds the meaning of a locked image that was staged or recorded before, so that nobody need

@@ -188,6 +188,9 @@ fn an_engine_that_has_the_image_wants_no_blobs_that_are_not_kept() {
     assert_eq!(world.events("apply --stage").1["staged"], 1);
     let (_, summary, requests) = world.events("apply");
     assert_eq!((&summary["engine_loads"], requests), (&json!(1), one_head()), "{summary:#}");
+    let (event, summary, requests) = world.events("apply");
+    assert_eq!((&event["action"], &summary["engine_loads"]), (&json!("keep"), &json!(0)), "{event:#}");
+    assert_eq!(requests, one_head());
     let (event, summary, _) = world.events("apply --stage");
     assert_eq!((&event["action"], &summary["staged"]), (&json!("keep"), &json!(0)), "{event:#}");
     assert_eq!(summary["downloaded_bytes"], 0, "{summary:#}");
