@@ -219,7 +219,7 @@ impl Observer<'_> {
         }
         observed.recorded = rows.into_iter().map(|row| (row.reference.clone(), row)).collect();
         observed.candidates = catalog.candidates()?;
-        observed.loaded = catalog.loaded()?;
+        observed.loaded = catalog.loaded()?.into();
         let staged = catalog.staged(self.now)?.into_iter();
         observed.staged = staged.map(|staged| ((staged.reference, staged.platform), staged.digest)).collect();
         observed.needed_elsewhere = if desired.prune {

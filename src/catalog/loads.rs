@@ -103,7 +103,16 @@ pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -
 /// Lists the rows of the name of `load` in its engine: the text of each one's settings, and its
 /// owner.
 fn same_name(tx: &Transaction<'_>, load: &LoadedReference) -> Result<Vec<(String, String)>> {
-    let mut statement = tx.prepare_cached("SELECT engine, owner FROM sync_loads WHERE name = ?1")?;
+    // Engines are few, names are many: one lookup an engine instead of a look at all rows.
+    let mut statement = tx.prepare_cached(
+        "WITH RECURSIVE engines(engine) AS (
+             SELECT min(engine) FROM sync_loads
+             UNION ALL
+             SELECT (SELECT min(engine) FROM sync_loads WHERE engine > engines.engine)
+               FROM engines WHERE engine IS NOT NULL)
+         SELECT load.engine, load.owner FROM engines CROSS JOIN sync_loads AS load
+          WHERE load.engine = engines.engine AND load.name = ?1",
+    )?;
     let mut rows = statement.query([&load.name])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {

@@ -97,7 +97,7 @@ impl<'a> Content<'a> {
             let digests: Vec<&BlobDigest> =
                 if listing.by_config { self.config.into_iter().collect() } else { self.digests.clone() };
             let names = engine.name.names_of(self.reference);
-            let rows = (&desired.owner, &observed.loaded[..]);
+            let rows = (&desired.owner, &observed.loaded);
             EngineState::of(engine, names, &digests, listing, rows).to_load.is_some()
         })
     }

@@ -9,7 +9,9 @@ use super::reason::Reason;
 use crate::digest::BlobDigest;
 use crate::error::{Defect, EngineError, Error};
 use crate::image_ref::ImageRef;
-use crate::state::{EngineListing, EngineSettings, EngineState, LoadedReference, Observed, Owner, PartState};
+use crate::state::{
+    EngineListing, EngineSettings, EngineState, LoadedReference, LoadedReferences, Observed, Owner, PartState,
+};
 
 /// The reason why docker's classic image store cannot have an image by its digest.
 const WITHOUT_TAG: &str =
@@ -72,8 +74,8 @@ pub(super) fn plan_engine(
         rows.extend(state.names.iter().flat_map(noted));
         Reason::InSync
     };
-    let own_rows = observed.loaded.iter().filter(|row| row.owner == *image.owner);
-    let lost = own_rows.filter(|row| row.engine.is_same(engine) && of_another_file.contains(&row.name));
+    let lost = of_another_file.iter().flat_map(|name| observed.loaded.named(name));
+    let lost = lost.filter(|row| row.owner == *image.owner && row.engine.is_same(engine));
     rows.extend(lost.cloned().map(RowChange::Drop));
     (PlannedPart { state: PartState::Engine(Box::new(state)), reason }, rows)
 }
@@ -84,10 +86,10 @@ fn note(
     engine: &EngineSettings,
     image: &Meaning<'_>,
     (digests, listing): (&[&BlobDigest], &EngineListing),
-    loaded: &[LoadedReference],
+    loaded: &LoadedReferences,
 ) -> Vec<RowChange> {
     let Some(found) = listing.images.get(name) else { return Vec::new() };
-    let rows = loaded.iter().filter(|row| row.name == name && row.engine.is_same(engine));
+    let rows = loaded.named(name).iter().filter(|row| row.engine.is_same(engine));
     let (own, others): (Vec<_>, Vec<_>) = rows.partition(|row| row.owner == *image.owner);
     let is_listed =
         |row: &&&LoadedReference| row.listed.as_ref().is_some_and(|digest| found.contains(digest));

@@ -128,8 +128,7 @@ impl<'a> Names<'a> {
         if reference.to_string() == name {
             return false;
         }
-        let rows =
-            || self.observed.loaded.iter().filter(|row| row.name == name && row.engine.is_same(engine));
+        let rows = || self.observed.loaded.named(name).iter().filter(|row| row.engine.is_same(engine));
         let is_ours = rows().any(|row| row.owner == self.desired.owner);
         let has_it = |row: &LoadedReference| {
             let is_own = row.reference.to_string() == name;

@@ -98,7 +98,8 @@ fn is_to_load(
 ) -> bool {
     let manifest = observed.recorded.get(&wanted.reference).and_then(|row| row.manifest_digest.as_ref());
     let is_wanted = wanted.engines.as_ref().is_none_or(|engines| engines.contains(&engine.name));
-    let mut loaded = observed.loaded.iter().filter(|row| {
+    let names = engine.name.names_of(&wanted.reference);
+    let mut loaded = names.iter().flat_map(|name| observed.loaded.named(name)).filter(|row| {
         row.owner == desired.owner && row.reference == wanted.reference && row.engine.is_same(engine)
     });
     is_wanted && !loaded.any(|row| row.listed.is_some() && Some(&row.manifest) == manifest)

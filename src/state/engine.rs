@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::owner::Owner;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 
@@ -171,40 +170,6 @@ impl AskedNames {
         };
         self.repositories.contains(repository)
     }
-}
-
-/// A reference that msb-sync has loaded into an engine, as the catalog records it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadedReference {
-    /// The owner on whose behalf it was loaded.
-    pub owner: Owner,
-    /// The engine.
-    pub engine: EngineSettings,
-    /// The text by which the engine lists the image: one of [`EngineName::names_of`].
-    pub name: String,
-    /// The image.
-    pub reference: ImageRef,
-    /// The digest of the manifest that was loaded.
-    pub manifest: BlobDigest,
-    /// The digest by which the engine lists the image since; `None` while a load is under way, and
-    /// after one that failed or was killed.
-    pub listed: Option<BlobDigest>,
-    /// The digest by which the engine listed the reference before a load that has not ended well:
-    /// it may do so still. `None` where `listed` says more.
-    pub former: Option<BlobDigest>,
-    /// The digests of the engine's own files of the image, where they can be verified.
-    pub files: Vec<EngineFile>,
-    /// False if the owner wants the reference there no more, and it is still to be removed.
-    pub wanted: bool,
-}
-
-/// A file of an engine, as it was after a load.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EngineFile {
-    /// The absolute path.
-    pub path: PathBuf,
-    /// The `sha256:` digest of the content.
-    pub digest: String,
 }
 
 #[cfg(test)]

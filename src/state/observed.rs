@@ -9,8 +9,9 @@ use jiff::Timestamp;
 
 use super::desired::DesiredImage;
 use super::document::DocumentDescriptor;
-use super::engine::{EngineListing, EngineName, LoadedReference};
+use super::engine::{EngineListing, EngineName};
 use super::layer::{LayerDescriptor, LayerFacts, LayerState};
+use super::loaded::LoadedReferences;
 use super::locked::LockedImage;
 use super::owner::Owner;
 use super::permission::Permission;
@@ -63,7 +64,7 @@ pub struct Observed {
     /// The listings of the run's engines, or the errors of those that cannot be asked.
     pub engines: BTreeMap<EngineName, Result<Arc<EngineListing>, Arc<Error>>>,
     /// The references that msb-sync has loaded into engines, for whatever owner.
-    pub loaded: Vec<LoadedReference>,
+    pub loaded: LoadedReferences,
     /// Layers that recorded images outside [`Observed::recorded`] need.
     pub needed_elsewhere: BTreeSet<BlobDigest>,
     /// The images that references meant before, the latest first, as far as their layers are here:

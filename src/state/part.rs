@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::DocumentDescriptor;
-use super::engine::{EngineListing, EngineSettings, LoadedReference};
+use super::engine::{EngineListing, EngineSettings};
 use super::layer::{LayerDescriptor, LayerState, size_of_layers};
+use super::loaded::{LoadedReference, LoadedReferences};
 use super::owner::Owner;
 use crate::digest::BlobDigest;
 
@@ -138,10 +139,10 @@ impl EngineState {
         names: Vec<String>,
         digests: &[&BlobDigest],
         listing: &EngineListing,
-        (owner, loaded): (&Owner, &[LoadedReference]),
+        (owner, loaded): (&Owner, &LoadedReferences),
     ) -> Self {
         let failed = |name: &String| {
-            let rows = loaded.iter().filter(|row| row.name == *name && row.engine.is_same(engine));
+            let rows = loaded.named(name).iter().filter(|row| row.engine.is_same(engine));
             let (own, others): (Vec<_>, Vec<_>) = rows.partition(|row| row.owner == *owner);
             let has_failed = |row: &LoadedReference| row.listed.is_none();
             if own.is_empty() {
@@ -191,7 +192,7 @@ mod tests {
         let to_load = |listed: Option<&BlobDigest>| {
             let mut listing = EngineListing::default();
             listing.images.extend(listed.map(|digest| (name.clone(), BTreeSet::from([digest.clone()]))));
-            let rows = (&Owner::pull(), std::slice::from_ref(&failed));
+            let rows = (&Owner::pull(), &LoadedReferences::from(vec![failed.clone()]));
             EngineState::of(&engine, vec![name.clone()], &[&new], &listing, rows).to_load
         };
         assert_eq!(to_load(None), Some(ToLoad::Absent));

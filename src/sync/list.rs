@@ -128,11 +128,14 @@ pub fn list(session: &Session) -> Result<Vec<ListedImage>, VerbError> {
     let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(Vec::new()) };
     let images = catalog.all()?;
     let users = Users::of(&images);
-    let loaded = catalog.loaded()?;
+    let mut loaded: BTreeMap<ImageRef, Vec<LoadedReference>> = BTreeMap::new();
+    for row in catalog.loaded()? {
+        loaded.entry(row.reference.clone()).or_default().push(row);
+    }
     let listed = images.into_iter().map(|image| {
         let config = catalog.config(&image.reference)?;
         let proofs = proofs(&catalog, &image)?;
-        let engines = in_engines(&loaded, &image);
+        let engines = in_engines(loaded.get(&image.reference).map_or(&[], Vec::as_slice), &image);
         Ok(ListedImage { engines, proofs, ..listed(session, image, config.as_ref(), &users)? })
     });
     listed.collect()

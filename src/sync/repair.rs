@@ -29,8 +29,8 @@ use crate::locked_home::LockedHome;
 use crate::plan;
 use crate::registry::{Lookup, Registries};
 use crate::state::{
-    AskedNames, Desired, DesiredImage, EngineSettings, LayerState, LoadedReference, Observed, Owner,
-    PullPolicy, RecordedImage, Resolution, ResolvedImage, Settings, Targets,
+    AskedNames, Desired, DesiredImage, EngineSettings, LayerState, LoadedReference, LoadedReferences,
+    Observed, Owner, PullPolicy, RecordedImage, Resolution, ResolvedImage, Settings, Targets,
 };
 use crate::store::{self, Places};
 
@@ -368,15 +368,13 @@ fn look_at_references(
         return Ok(());
     }
     let before: Vec<_> = references.iter().map(|found| (found.status, found.detail.clone())).collect();
-    let rows = catalog.loaded()?;
+    let rows = LoadedReferences::from(catalog.loaded()?);
     for reference in &mut references {
-        let is_it = |row: &&LoadedReference| {
-            let loaded = &reference.loaded;
-            row.owner == loaded.owner && row.engine == loaded.engine && row.name == loaded.name
-        };
+        let loaded = &reference.loaded;
+        let is_it = |row: &&LoadedReference| row.owner == loaded.owner && row.engine == loaded.engine;
         // The row of a load that has not ended has no files: those noted before say what is
         // damaged.
-        if let Some(row) = rows.iter().find(is_it).filter(|row| row.listed.is_some()) {
+        if let Some(row) = rows.named(&loaded.name).iter().find(is_it).filter(|row| row.listed.is_some()) {
             reference.loaded = row.clone();
         }
     }
@@ -435,7 +433,7 @@ fn wanted_for_repair(
     let mut observed = Observed {
         blobs: sound.map(|blob| blob.digest.clone()).collect(),
         engines: engines.listings(&settings, &AskedNames::of(to_load.iter().map(|loaded| &loaded.name))),
-        loaded: to_load.iter().map(begun).collect(),
+        loaded: to_load.iter().map(begun).collect::<Vec<_>>().into(),
         ..Observed::default()
     };
     let mut desired = Desired {

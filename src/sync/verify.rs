@@ -106,7 +106,7 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
     let mut verified = Verified {
         layers: layers_to_verify(session, images()),
         blobs: blobs_to_verify(session, images()),
-        engines: references_to_verify(loaded, &images().collect::<Vec<_>>()),
+        engines: references_to_verify(loaded, images()),
         unproven: unproven(session, images()),
         failures: Vec::new(),
     };
@@ -213,12 +213,13 @@ fn blobs_to_verify<'a>(
 }
 
 /// The references that engines were given for owners who still want the images.
-fn references_to_verify(loaded: Vec<LoadedReference>, images: &[&RecordedImage]) -> Vec<VerifiedReference> {
+fn references_to_verify<'a>(
+    loaded: Vec<LoadedReference>,
+    images: impl Iterator<Item = &'a RecordedImage>,
+) -> Vec<VerifiedReference> {
+    let owners: BTreeMap<_, _> = images.map(|row| (&row.reference, &row.owners)).collect();
     let is_wanted = |loaded: &LoadedReference| {
-        loaded.wanted
-            && images
-                .iter()
-                .any(|row| row.reference == loaded.reference && row.owners.contains(&loaded.owner))
+        loaded.wanted && owners.get(&loaded.reference).is_some_and(|owners| owners.contains(&loaded.owner))
     };
     let verified =
         |loaded| VerifiedReference { loaded, status: PartStatus::Missing, detail: None, repaired: false };

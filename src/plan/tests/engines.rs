@@ -1,6 +1,6 @@
 //! Engines in plans: which names an image has there, whose they are, and what is noted of them.
 
-use crate::state::{EngineListing, EngineName, EngineSettings, LoadedReference};
+use crate::state::{EngineListing, EngineName, EngineSettings, LoadedReference, LoadedReferences};
 
 use super::*;
 
@@ -72,12 +72,12 @@ fn another_spelling_of_an_engine_removes_nothing_and_is_noted() {
     let (desired, mut observed) = recorded(&[(name.clone(), "m")], &[podman()], true);
     list(&mut observed, EngineName::Podman, &[(&name, "m")]);
     let by_path = EngineSettings { command: "/usr/bin/podman".to_owned(), ..podman() };
-    observed.loaded = vec![loaded(FILES[0], by_path, &name, "m")];
+    observed.loaded = vec![loaded(FILES[0], by_path, &name, "m")].into();
     let plan = plan(&desired, &observed);
     assert_eq!((plan.changes(), plan.engine_removals.len()), (0, 0));
     assert_eq!(changes(&plan), [RowChange::Note(loaded(FILES[0], podman(), &name, "m"))]);
     assert!(!plan.is_empty(), "the row is still to be written");
-    observed.loaded = vec![loaded(FILES[0], podman(), &name, "m")];
+    observed.loaded = vec![loaded(FILES[0], podman(), &name, "m")].into();
     assert!(super::plan(&desired, &observed).is_empty());
 }
 
@@ -87,13 +87,13 @@ fn another_place_is_another_engine_and_one_that_may_be_the_same_loses_nothing() 
     let at = |home: Option<&str>| EngineSettings { home: home.map(Into::into), ..microsandbox() };
     let (mut desired, mut observed) = recorded(&[(name.clone(), "m")], &[at(Some("/b"))], true);
     list(&mut observed, EngineName::Microsandbox, &[(&name, "m")]);
-    observed.loaded = vec![loaded(FILES[0], at(Some("/a")), &name, "m")];
-    assert_eq!(plan(&desired, &observed).engine_removals, observed.loaded);
+    observed.loaded = vec![loaded(FILES[0], at(Some("/a")), &name, "m")].into();
+    assert_eq!(plan(&desired, &observed).engine_removals, *observed.loaded);
     // msb's own home may be this one.
-    observed.loaded = vec![loaded(FILES[0], at(None), &name, "m")];
+    observed.loaded = vec![loaded(FILES[0], at(None), &name, "m")].into();
     assert!(plan(&desired, &observed).engine_removals.is_empty());
     desired.images[0].engines = Some(BTreeSet::new());
-    assert_eq!(plan(&desired, &observed).engine_removals, observed.loaded);
+    assert_eq!(plan(&desired, &observed).engine_removals, *observed.loaded);
 }
 
 #[test]
@@ -103,11 +103,11 @@ fn a_reference_that_another_file_had_loaded_is_ours_as_well() {
     list(&mut observed, EngineName::Podman, &[(&name, "m")]);
     // An image that somebody else has put there is nobody's to remove.
     assert!(changes(&plan(&desired, &observed)).is_empty());
-    observed.loaded = vec![loaded(FILES[1], podman(), &name, "m")];
+    observed.loaded = vec![loaded(FILES[1], podman(), &name, "m")].into();
     let plan = plan(&desired, &observed);
     assert_eq!((plan.changes(), plan.images[0].action), (0, Action::Keep));
     assert_eq!(changes(&plan), [RowChange::Note(loaded(FILES[0], podman(), &name, "m"))]);
-    observed.loaded.push(loaded(FILES[0], podman(), &name, "m"));
+    observed.loaded = FILES.map(|file| loaded(file, podman(), &name, "m")).to_vec().into();
     assert!(super::plan(&desired, &observed).is_empty());
 }
 
@@ -117,18 +117,18 @@ fn a_row_that_is_out_of_date_follows_the_engine_or_goes() {
     let (desired, mut observed) = recorded(&[(name.clone(), "new")], &[podman()], false);
     list(&mut observed, EngineName::Podman, &[(&name, "new")]);
     let old = loaded(FILES[0], podman(), &name, "old");
-    observed.loaded = vec![old.clone()];
+    observed.loaded = vec![old.clone()].into();
     // Somebody else has put the new one there.
     assert_eq!(changes(&plan(&desired, &observed)), [RowChange::Drop(old.clone())]);
     // The other file has.
-    observed.loaded = vec![old, loaded(FILES[1], podman(), &name, "new")];
+    observed.loaded = vec![old, loaded(FILES[1], podman(), &name, "new")].into();
     let now = loaded(FILES[0], podman(), &name, "new");
     assert_eq!(changes(&plan(&desired, &observed)), [RowChange::Note(now.clone())]);
     // The engine tells of the same image otherwise.
-    observed.loaded = vec![LoadedReference { listed: Some(digest("index")), ..now.clone() }];
+    observed.loaded = vec![LoadedReference { listed: Some(digest("index")), ..now.clone() }].into();
     assert_eq!(changes(&plan(&desired, &observed)), [RowChange::Note(now)]);
     // A load that failed is to be done again.
-    observed.loaded[0].listed = None;
+    observed.loaded = vec![LoadedReference { listed: None, ..observed.loaded[0].clone() }].into();
     let plan = plan(&desired, &observed);
     assert_eq!((plan.images[0].action, changes(&plan)), (Action::Add, Vec::new()));
 }
@@ -138,7 +138,7 @@ fn a_removal_from_an_engine_is_a_change_that_can_wait() {
     let name = tagged(None);
     let (mut desired, mut observed) = recorded(&[(name.clone(), "m")], &[podman()], true);
     list(&mut observed, EngineName::Podman, &[(&name, "m")]);
-    observed.loaded = vec![loaded(FILES[0], podman(), &name, "m")];
+    observed.loaded = vec![loaded(FILES[0], podman(), &name, "m")].into();
     desired.images[0].engines = Some(BTreeSet::new());
     let mut narrowed = plan(&desired, &observed);
     assert_eq!((narrowed.changes(), narrowed.images[0].action), (1, Action::Keep));
@@ -158,8 +158,8 @@ fn a_removal_from_an_engine_is_a_change_that_can_wait() {
     assert_eq!((forgotten.changes(), forgotten.only_in_engines().len()), (1, 1));
     desired.prune = false;
     let kept = plan(&desired, &observed);
-    assert_eq!((kept.changes(), &kept.unwanted), (0, &observed.loaded));
-    observed.loaded[0].wanted = false;
+    assert_eq!((kept.changes(), &kept.unwanted), (0, &observed.loaded.to_vec()));
+    observed.loaded = vec![LoadedReference { wanted: false, ..observed.loaded[0].clone() }].into();
     assert!(plan(&desired, &observed).is_empty(), "it is noted");
 }
 
@@ -194,12 +194,14 @@ fn a_tag_and_a_pin_of_it_share_no_name_but_where_they_are_one_image() {
 
 /// Does to rows and engines what carrying out `plan` does.
 fn carry_out(plan: &Plan, owner: &Owner, observed: &mut Observed) {
-    let note = |rows: &mut Vec<LoadedReference>, new: LoadedReference| {
+    let note = |loaded: &mut LoadedReferences, new: LoadedReference| {
+        let mut rows = loaded.to_vec();
         for row in rows.iter_mut().filter(|row| row.name == new.name && row.engine == new.engine) {
             (row.manifest, row.listed) = (new.manifest.clone(), new.listed.clone());
         }
         rows.retain(|row| !(row.name == new.name && row.engine == new.engine && row.owner == new.owner));
         rows.push(new);
+        *loaded = rows.into();
     };
     for image in &plan.images {
         let Some(manifest) = image.digest.clone() else { continue };
