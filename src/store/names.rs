@@ -52,6 +52,12 @@ pub(super) fn staged_digest(name: &[u8], prefix: &str) -> Option<BlobDigest> {
     number.parse::<usize>().ok().and_then(|_| BlobDigest::parse(digest).ok())
 }
 
+/// The digest of the layer whose leftover in staging has this name, by whatever part of a run that
+/// ended early.
+pub(super) fn leftover_digest(name: &[u8]) -> Option<BlobDigest> {
+    ["", REMOVED, REMOVING].iter().find_map(|prefix| staged_digest(name, prefix))
+}
+
 /// Tells where the part of a blob that has arrived is, in the directory of downloads.
 pub(super) fn partial_path(downloads: &Path, digest: &BlobDigest) -> PathBuf {
     downloads.join(format!("{digest}.part"))

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::binding::{Bindings, Bound};
 use super::directories;
 use super::names::{
-    BINDINGS, INVENTORIES, LOCK, REMOVED, REMOVING, STAGING, UNNEEDED, layer_name, layer_path, staged_digest,
+    BINDINGS, INVENTORIES, LOCK, STAGING, UNNEEDED, layer_name, layer_path, leftover_digest, staged_digest,
 };
 use crate::digest::BlobDigest;
 use crate::error::{StoreError, printable};
@@ -191,13 +191,20 @@ impl Places {
     pub(crate) fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
         let staging = self.private.join(STAGING);
         let leftover = |name: String| {
-            let digest =
-                ["", REMOVED, REMOVING].iter().find_map(|prefix| staged_digest(name.as_bytes(), prefix))?;
+            let digest = leftover_digest(name.as_bytes())?;
             let size = sys::open_directory(&staging)
                 .and_then(|staging| sys::size_of_tree(staging.as_fd(), name.as_bytes()));
             Some(Leftover { digest, path: staging.join(name), size: size.unwrap_or_default() })
         };
         Ok(self.private_names(STAGING)?.into_iter().filter_map(leftover).collect())
+    }
+
+    /// True if there are [leftovers](Places::leftovers); they are not measured.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn has_leftovers(&self) -> Result<bool, StoreError> {
+        Ok(self.private_names(STAGING)?.iter().any(|name| leftover_digest(name.as_bytes()).is_some()))
     }
 
     /// Measures the files of a layer that has no inventory; 0 where they cannot be looked at.

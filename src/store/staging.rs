@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::Store;
-use super::names::{MAX_NAMES, READY, REMOVED, REMOVING, STAGING, UNNEEDED, staged_digest};
+use super::names::{MAX_NAMES, READY, STAGING, UNNEEDED, leftover_digest};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
 use crate::sys;
@@ -31,7 +31,7 @@ pub(crate) struct Left {
 impl Left {
     pub(super) fn new(path: PathBuf, reason: &dyn fmt::Display) -> Self {
         let name = path.file_name().unwrap_or_default().as_bytes();
-        let digest = ["", REMOVED, REMOVING].iter().find_map(|prefix| staged_digest(name, prefix));
+        let digest = leftover_digest(name);
         Self { digest, path, reason: reason.to_string() }
     }
 }

@@ -78,8 +78,7 @@ pub(super) fn repair(
     let damaged_parts = other_damage(blobs, references);
     let rows = damaged_parts.iter().filter_map(|reference| recorded.get(reference));
     directories.extend(rows.map(|row| session.layers_of(row)));
-    directories
-        .extend(layers.iter().filter(|layer| has_leftovers(layer)).map(|layer| layer.directory.clone()));
+    directories.extend(with_leftovers(layers));
     let (mut files, mut causes, mut failures) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     for directory in directories {
         let here = layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok);
@@ -110,11 +109,20 @@ struct Here<'r> {
     images: BTreeSet<&'r ImageRef>,
 }
 
-/// True if a run that died has left something beside the layers: a repair that was killed may have
-/// done its work but for the end.
-pub(super) fn has_leftovers(layer: &VerifiedLayer) -> bool {
+impl Here<'_> {
+    /// True if one of the images has the blob.
+    fn has(&self, blob: &VerifiedBlob) -> bool {
+        blob.images.iter().any(|image| self.images.contains(image))
+    }
+}
+
+/// Lists the directories in which a run that died has left something beside the layers: a repair
+/// that was killed may have done its work but for the end.
+pub(super) fn with_leftovers(layers: &[VerifiedLayer]) -> BTreeSet<PathBuf> {
+    let mut directories: BTreeSet<PathBuf> = layers.iter().map(|layer| layer.directory.clone()).collect();
     // Whoever has to change something in a place that cannot be read tells of it.
-    Places::of(&layer.directory).leftovers().is_ok_and(|left| !left.is_empty())
+    directories.retain(|directory| Places::of(directory).has_leftovers().unwrap_or_default());
+    directories
 }
 
 /// The images that have a damaged blob, or are damaged in an engine.
@@ -146,8 +154,8 @@ fn repair_in(
     let mut catalog = WritableCatalog::open(&home)?;
     session.warn_of_left(&store::recover(&store)?.left);
     // Whoever had the lock may have repaired some already.
-    look_after_repair(session, engines, &catalog, found)?;
-    make_way(session, &home, &mut catalog, (found, here))?;
+    look_after_repair(session, engines, &catalog, (found, here))?;
+    remove_damaged_blobs(session, &home, &mut catalog, (found, here))?;
     let mut failures = Vec::new();
     for ((owner, wishes), images) in holders {
         let holder = (&owner, wishes);
@@ -155,6 +163,7 @@ fn repair_in(
             wanted_for_repair(holder, directory, &images, recorded, (found, engines));
         let (registries, settings) = registries_of(session, files.get(&owner).and_then(Option::as_ref))?;
         look_up_documents(&registries, &mut desired, &mut observed, causes);
+        make_way(session, &mut catalog, &observed.loaded)?;
         let plan = plan::plan(&desired, &observed);
         if plan.is_empty() {
             continue;
@@ -183,7 +192,7 @@ fn repair_in(
         let cause = |error: Arc<Error>| error.chain().join(": ");
         causes
             .extend(outcome.images.into_iter().filter_map(|(image, _, error)| Some((image, cause(error?)))));
-        look_after_repair(session, engines, &catalog, found)?;
+        look_after_repair(session, engines, &catalog, (found, here))?;
     }
     Ok(failures)
 }
@@ -228,31 +237,33 @@ fn look_up_documents(
     }
 }
 
-/// Removes the damaged blobs of the images of a directory, after the index has ceased to name them;
-/// and the damaged files of engines, which take those that are there for good ones, after the
-/// catalog says that these images are to be loaded, whatever becomes of this run.
-fn make_way(
+/// Removes the damaged blobs of the images of a directory, after the index has ceased to name them.
+fn remove_damaged_blobs(
     session: &Session,
     home: &LockedHome,
     catalog: &mut WritableCatalog,
     (found, here): (&Found<'_>, &Here<'_>),
 ) -> Result<(), VerbError> {
-    let is_of_here = |blob: &&VerifiedBlob| blob.images.iter().any(|image| here.images.contains(image));
-    let modified = found.blobs.iter().filter(|blob| blob.status == PartStatus::Modified).filter(is_of_here);
+    let modified = found.blobs.iter().filter(|blob| blob.status == PartStatus::Modified && here.has(blob));
     let modified: BTreeSet<BlobDigest> = modified.map(|blob| blob.digest.clone()).collect();
     if !modified.is_empty() {
         for left in remove_kept_blobs(home, catalog, &modified)?.kept.values() {
             session.warn(left.to_string());
         }
     }
-    let damaged = found.references.iter().filter(|reference| reference.status.is_damaged());
-    let damaged = damaged.filter(|reference| here.images.contains(&reference.loaded.reference));
-    let damaged: Vec<LoadedReference> = damaged.map(|reference| reference.loaded.clone()).collect();
-    catalog.begin_loads(&damaged)?;
-    for loaded in &damaged {
-        remove_damaged_files(session, loaded)?;
-    }
     Ok(())
+}
+
+/// Removes the damaged files of images that are about to be loaded: their engines take those that
+/// are there for good ones. Before that the catalog says that these images are to be loaded,
+/// whatever becomes of this run.
+fn make_way(
+    session: &Session,
+    catalog: &mut WritableCatalog,
+    to_load: &[LoadedReference],
+) -> Result<(), VerbError> {
+    catalog.begin_loads(to_load)?;
+    to_load.iter().try_for_each(|loaded| remove_damaged_files(session, loaded))
 }
 
 /// Says of each thing that is still damaged why it was not repaired.
@@ -328,13 +339,14 @@ fn look_after_repair(
     session: &Session,
     engines: &Engines,
     catalog: &Catalog,
-    found: &mut Found<'_>,
+    (found, here): (&mut Found<'_>, &Here<'_>),
 ) -> Result<(), VerbError> {
     let layers = found.layers.iter_mut().map(|layer| &mut **layer);
     look_at_layers(session, layers.filter(|layer| layer.status != LayerStatus::Ok).collect())?;
-    let blobs = found.blobs.iter_mut().filter(|blob| blob.status.is_damaged());
+    let blobs = found.blobs.iter_mut().filter(|blob| blob.status.is_damaged() && here.has(blob));
     look_at_blobs(session, blobs.collect())?;
     let references = found.references.iter_mut().filter(|found| found.status.is_damaged());
+    let references = references.filter(|found| here.images.contains(&found.loaded.reference));
     look_at_references(session, engines, catalog, references.collect())
 }
 

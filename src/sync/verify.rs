@@ -115,7 +115,7 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
     let engines = engines::of(session);
     compare_engines(session, &engines, verified.engines.iter_mut().collect())?;
     let frame = damaged_frame(session, references, &verified)?;
-    if repair && (!verified.succeeded() || verified.layers.iter().any(repair::has_leftovers)) {
+    if repair && (!verified.succeeded() || !repair::with_leftovers(&verified.layers).is_empty()) {
         let Verified { layers, blobs, engines: references, .. } = &mut verified;
         verified.failures = repair::repair(session, &engines, (layers, blobs, references), &recorded)?;
     }

@@ -1,6 +1,7 @@
 //! Kept blobs and engines after `apply`: what `verify` finds, `--repair` mends, `prune` and `forget` take away.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
@@ -193,6 +194,28 @@ fn a_damaged_blob_that_cannot_be_had_is_reported_as_it_was_found() {
     assert!(detail(blob).contains("not repaired: "), "{blob}");
     shop.registry.behave();
     shop.json("verify --repair", 0);
+}
+
+#[test]
+fn a_blob_that_cannot_be_read_is_not_taken_for_a_damaged_one() {
+    let shop = shop(KEEP);
+    let base = shop.base.digest();
+    let path = shop.blob(&base);
+    // The first page of a process's memory is never there: EIO.
+    let script = "mount --bind /proc/$$/mem \"$1\" || exit 77; exec \"$0\" $2 --json";
+    let program = env!("CARGO_BIN_EXE_msb-sync");
+    for verb in ["verify", "verify --repair"] {
+        let arguments = ["-m", "sh", "-c", script, program, path.to_str().unwrap(), verb];
+        let output = shop.sandbox.program("unshare", &arguments).run();
+        if output.status.code() == Some(77) || output.stderr.starts_with("unshare: ") {
+            let _ = writeln!(std::io::stderr(), "may not mount: an unreadable blob was NOT checked");
+            return;
+        }
+        let found = output.code(1).json();
+        assert_eq!(statuses(&found, "blobs", "digest"), [("blocked", base.as_str())], "{verb}");
+    }
+    assert!(shop.registry.requests().is_empty());
+    shop.json("verify", 0);
 }
 
 /// The mark and the index of the kept blobs, lost or spoiled in every way: whoever looks after the blobs puts them back.
@@ -520,16 +543,19 @@ fn an_engine_that_cannot_be_asked_is_not_taken_for_one_that_lost_its_images() {
 fn an_engine_is_mended_though_no_blob_is_kept() {
     let (shop, _) = with_engine("[settings]\nblobs = \"discard\"\n");
     assert!(shop.kept().is_empty());
-    let files = fs::read_dir(shop.sandbox.work().join("msb/cache/layers")).unwrap();
-    for file in files.map(|file| file.unwrap().path()) {
-        flip(&file);
-    }
+    let files = || -> Vec<PathBuf> {
+        let files = fs::read_dir(shop.sandbox.work().join("msb/cache/layers")).unwrap();
+        files.map(|file| file.unwrap().path()).collect()
+    };
+    files().iter().for_each(|file| flip(file));
+    let before = files().len();
     let away = |request: &crate::support::http::Request| {
         request.path.contains("manifests").then(|| Fault::status(404))
     };
     shop.registry.on(away);
     let told = shop.json("verify --repair", 1);
     assert!(told["engines"][0]["detail"].as_str().unwrap().contains("404"), "{told}");
+    assert_eq!(files().len(), before, "nothing is taken away before there is something to put in its place");
     shop.registry.behave();
     let repaired = shop.json("verify --repair", 0);
     assert!(

@@ -1,15 +1,17 @@
 //! Hashing kept blobs. Nothing is locked or written.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 
 use crate::digest::{BlobDigest, Verifier};
-use crate::error::Error;
+use crate::error::{Error, StoreError};
 use crate::image_ref::ImageRef;
 use crate::progress::{Counted, Event, Task};
 use crate::store::Blobs;
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
+use crate::sys;
 use crate::threads;
 
 /// Blobs read at once, at most: more only make a disk seek.
@@ -24,7 +26,7 @@ pub enum PartStatus {
     Missing,
     /// There is another thing in its place.
     Modified,
-    /// The engine cannot be asked, or its file not be read: nobody knows.
+    /// The engine cannot be asked, or the file not be read: nobody knows.
     Blocked,
 }
 
@@ -32,6 +34,16 @@ impl PartStatus {
     /// True if the thing is not as it was fetched, or loaded.
     pub fn is_damaged(self) -> bool {
         matches!(self, Self::Missing | Self::Modified)
+    }
+
+    /// Says what is known of a file that cannot be read for `error`. Only another thing in the
+    /// file's place is proof of damage, and nothing else may be removed.
+    pub(crate) fn of_unread(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            _ if sys::refusal(error).is_some() => Self::Modified,
+            _ => Self::Blocked,
+        }
     }
 
     /// Returns the word in documents.
@@ -102,7 +114,11 @@ fn compare_blob(
         }
         Err(error) => {
             missing();
-            return (PartStatus::Modified, Some(error.to_string()));
+            let status = match &error {
+                StoreError::Io { source, .. } => PartStatus::of_unread(source),
+                _ => PartStatus::Blocked,
+            };
+            return (status, Some(Error::from(error).chain().join(": ")));
         }
     };
     let mut file = Counted::new(file, Task::CompareBlobs, &*session.reporter);
@@ -111,6 +127,6 @@ fn compare_blob(
     match compared {
         Ok(Ok(())) => (PartStatus::Ok, None),
         Ok(Err(mismatch)) => (PartStatus::Modified, Some(mismatch.to_string())),
-        Err(error) => (PartStatus::Modified, Some(format!("it cannot be read: {error}"))),
+        Err(error) => (PartStatus::of_unread(&error), Some(format!("cannot be read: {error}"))),
     }
 }

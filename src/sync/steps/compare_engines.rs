@@ -151,13 +151,10 @@ fn compare_file(
         Ok(found) if found == *digest => return Ok((PartStatus::Ok, None)),
         Ok(found) => (PartStatus::Modified, format!("{place} is {found}, and was {digest} after the load")),
         Err(_) if is_stopped() => return Err(Error::Stopped.into()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            (PartStatus::Missing, format!("there is no file {place}"))
-        }
-        Err(error) if sys::refusal(&error).is_some() => {
-            (PartStatus::Modified, format!("{place} cannot be read: {error}"))
-        }
-        Err(error) => (PartStatus::Blocked, format!("{place} cannot be read: {error}")),
+        Err(error) => match PartStatus::of_unread(&error) {
+            PartStatus::Missing => (PartStatus::Missing, format!("there is no file {place}")),
+            status => (status, format!("{place} cannot be read: {error}")),
+        },
     };
     Ok((status, Some(detail)))
 }

@@ -95,9 +95,8 @@ pub(crate) fn verified(verified: &Verified, repair: bool, view: View) -> String 
         let _ = writeln!(out, "{}: {checked}, {how}", paint::red("Damaged"));
     } else {
         let damaged = || verified.layers.iter().filter(|layer| layer.status != LayerStatus::Ok);
-        let parts = verified.blobs.iter().map(|blob| blob.status);
-        let mut parts = parts.chain(verified.engines.iter().map(|reference| reference.status));
-        let ours = damaged().any(|layer| !layer.of_microsandbox) || parts.any(|part| part != PartStatus::Ok);
+        let has_damaged_part = parts(verified).any(PartStatus::is_damaged);
+        let ours = has_damaged_part || damaged().any(|layer| !layer.of_microsandbox);
         let mut next = String::new();
         if ours && !repair {
             next.push_str(" Fetch these again: msb-sync verify --repair");
@@ -106,7 +105,9 @@ pub(crate) fn verified(verified: &Verified, repair: bool, view: View) -> String 
             let separator = if next.is_empty() { "" } else { "." };
             let _ = write!(next, "{separator} Let microsandbox pull its own images again: msb pull");
         }
-        let _ = writeln!(out, "{}: {checked}, {}.{next}", paint::red("Damaged"), counts.join(", "));
+        let is_damage = has_damaged_part || damaged().next().is_some();
+        let head = if is_damage { "Damaged" } else { "Not verified" };
+        let _ = writeln!(out, "{}: {checked}, {}.{next}", paint::red(head), counts.join(", "));
     }
     out
 }
@@ -125,22 +126,26 @@ fn checked(verified: &Verified) -> String {
     checked
 }
 
+/// The states of kept blobs and of images in engines.
+fn parts(verified: &Verified) -> impl Iterator<Item = PartStatus> {
+    let blobs = verified.blobs.iter().map(|blob| blob.status);
+    blobs.chain(verified.engines.iter().map(|reference| reference.status))
+}
+
 /// Counts what is damaged, and what was repaired.
 fn counts(verified: &Verified) -> Vec<String> {
     let repaired = verified.layers.iter().filter(|layer| layer.repaired).count()
         + verified.blobs.iter().filter(|blob| blob.repaired).count()
         + verified.engines.iter().filter(|reference| reference.repaired).count();
     let count = |status: LayerStatus| {
-        let parts = verified.blobs.iter().map(|blob| blob.status);
-        let parts = parts.chain(verified.engines.iter().map(|reference| reference.status));
-        verified.count(status) + parts.filter(|part| part.as_str() == status.as_str()).count()
+        verified.count(status) + parts(verified).filter(|part| part.as_str() == status.as_str()).count()
     };
     let mut counts: Vec<String> = [LayerStatus::Missing, LayerStatus::Incomplete, LayerStatus::Modified]
         .into_iter()
         .filter(|status| count(*status) > 0)
         .map(|status| format!("{} {}", count(status), status.as_str()))
         .collect();
-    let blocked = verified.engines.iter().filter(|reference| reference.status == PartStatus::Blocked).count();
+    let blocked = parts(verified).filter(|part| *part == PartStatus::Blocked).count();
     if blocked > 0 {
         counts.push(format!("{blocked} blocked"));
     }
