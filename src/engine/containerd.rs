@@ -90,6 +90,11 @@ impl Engine for Containerd {
         self.program.settings()
     }
 
+    /// An import may lose a race against the collection of what was removed just before.
+    fn further_tries(&self) -> usize {
+        2
+    }
+
     fn list(&self, asked: &AskedNames) -> Result<EngineListing, EngineError> {
         let mut reader = Reader::new(asked, false);
         let arguments = [&self.place()[..], &["images", "ls"]].concat();

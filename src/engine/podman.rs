@@ -72,6 +72,10 @@ impl Engine for Podman {
         true
     }
 
+    fn needs_index_without_tag(&self) -> bool {
+        true
+    }
+
     fn follows_links(&self) -> bool {
         true
     }

@@ -17,7 +17,7 @@ use crate::digest::{BlobDigest, Verifier};
 use crate::error::{EngineError, Error};
 use crate::plan::{Plan, PlannedImage};
 use crate::progress::{Counted, Event, Reporter};
-use crate::state::{AskedNames, DocumentRole, EngineListing, EngineName, LoadedReference, Platform};
+use crate::state::{AskedNames, DocumentRole, EngineListing, LoadedReference, Platform};
 use crate::store::Store;
 use crate::threads::lock;
 
@@ -82,8 +82,7 @@ impl<'a> Loading<'a> {
         }
         let mut results = self.look(&arrived, &errors);
         self.links.set(false);
-        let tries = if engine.settings().name == EngineName::Containerd { 2 } else { 1 };
-        for _ in 0..tries {
+        for _ in 0..engine.further_tries() {
             let failed: Vec<usize> =
                 results.iter().filter(|result| result.error.is_some()).map(|result| result.image).collect();
             if failed.is_empty() || self.cancel.is_cancelled() || self.given_up.borrow().is_some() {
@@ -243,10 +242,9 @@ impl<'a> Loading<'a> {
         )
     }
 
-    /// True if `image` has to be loaded as its index: podman knows an image that has no tag by the
-    /// digest in its name alone.
+    /// True if `image` has to be loaded as its index.
     fn by_index(&self, image: &PlannedImage) -> bool {
-        self.loads.engine.settings().name == EngineName::Podman
+        self.loads.engine.needs_index_without_tag()
             && image.reference.tag().is_none()
             && image.documents.first().is_some_and(|document| document.role == DocumentRole::Index)
     }
@@ -372,7 +370,7 @@ mod tests {
     use crate::locked_home::LockedHome;
     use crate::plan::Reason;
     use crate::progress::Silent;
-    use crate::state::{Action, EngineSettings, Owner};
+    use crate::state::{Action, EngineName, EngineSettings, Owner};
 
     /// An engine that hangs whatever it is told.
     struct Hanging(EngineSettings, AtomicUsize);
