@@ -50,8 +50,9 @@ use crate::digest::BlobDigest;
 use crate::error::CatalogError;
 use crate::image_ref::ImageRef;
 use crate::state::{
-    Candidate, ConfigRecord, EarlierImage, Evidence, History, LayerDescriptor, LoadedReference, Owner,
-    PendingHookEvent, Platform, RecordedImage, ResolvedImage, SparedImage, StagedImage, TagCandidate,
+    AskedNames, Candidate, ConfigRecord, EarlierImage, Evidence, History, LayerDescriptor, LoadedReference,
+    LoadedReferences, Owner, PendingHookEvent, Platform, RecordedImage, ResolvedImage, SparedImage,
+    StagedImage, TagCandidate,
 };
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
 use header::OpenCatalog;
@@ -145,7 +146,7 @@ impl Catalog {
     /// # Errors
     /// The database cannot be read.
     pub fn owned_by(&self, owner: &Owner) -> Result<Vec<RecordedImage>, CatalogError> {
-        self.recorded_or_owned(&[], owner)
+        self.recorded_or_owned(&[], &BTreeSet::new(), owner)
     }
 
     /// Those of `references` that are recorded, and the images of `owner` with their second names:
@@ -156,6 +157,7 @@ impl Catalog {
     pub fn recorded_or_owned(
         &self,
         references: &[ImageRef],
+        repositories: &BTreeSet<ImageRef>,
         owner: &Owner,
     ) -> Result<Vec<RecordedImage>, CatalogError> {
         self.read("look up images in", |tx| {
@@ -163,6 +165,9 @@ impl Catalog {
             let mut wanted: BTreeSet<ImageRef> =
                 names.iter().filter_map(|name| rows::parse_name(name)).collect();
             wanted.extend(references.iter().cloned());
+            for repository in repositories {
+                wanted.extend(image::names_in(tx, repository)?);
+            }
             images(tx, self.home(), &wanted)
         })
     }
@@ -280,6 +285,19 @@ impl Catalog {
         let mut loaded = Vec::new();
         self.each_loaded(&mut |load| loaded.push(load))?;
         Ok(loaded)
+    }
+
+    /// Those of [`Catalog::loaded`] that are `owner`'s, and those of others by names that are `asked`
+    /// about.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn loaded_among(&self, owner: &Owner, asked: &AskedNames) -> Result<LoadedReferences, CatalogError> {
+        let mut loaded = Vec::new();
+        self.read("look up what engines have been given in", |tx| {
+            loads::each_of(tx, owner, asked, &mut |load| loaded.push(load))
+        })?;
+        Ok(loaded.into())
     }
 
     /// Calls `visit` with each of [`Catalog::loaded`], never with all in memory.

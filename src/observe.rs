@@ -28,7 +28,6 @@ pub(crate) use self::cooling::{Cooled, CooledChoice, Digests, News};
 use self::known::Known;
 use self::lookups::Lookups;
 pub(crate) use self::remembered::Remembered;
-use self::selections::Repository;
 pub(crate) use self::signatures::{Judged, SignatureQuestion, Signatures};
 
 use jiff::Timestamp;
@@ -36,15 +35,15 @@ use jiff::Timestamp;
 use crate::cancel::Cancel;
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
-use crate::engine::Engines;
+use crate::engine::{Engines, Listed};
 use crate::error::{Absent, Error, RegistryError};
 use crate::extract;
 use crate::image_ref::ImageRef;
 use crate::progress::Reporter;
 use crate::registry::Registries;
 use crate::state::{
-    AskedNames, Desired, DesiredImage, DocumentDescriptor, LayerDescriptor, LayerState, LockedImage,
-    Observed, Permission, RecordedImage, Resolution,
+    AskedNames, Desired, DesiredImage, DocumentDescriptor, EngineName, LayerDescriptor, LayerState,
+    LockedImage, Observed, Permission, Resolution,
 };
 use crate::store::{self, Blobs};
 use crate::sys;
@@ -92,7 +91,7 @@ impl Observer<'_> {
     pub(crate) fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
         let mut observed = Observed { now: self.now, ..Observed::default() };
         self.look_at_catalog(desired, &mut observed)?;
-        observed.engines = self.engines.listings(&desired.targets.engines, &asked_names(desired, &observed));
+        observed.engines = self.listings(desired, &observed);
         let known = self.lookups(desired, &observed).run(desired, None);
         known.into_observed(&mut observed);
         self.give_memory_back(desired, &observed);
@@ -114,7 +113,7 @@ impl Observer<'_> {
         let mut observed = Observed { now: self.now, ..Observed::default() };
         self.look_at_catalog(desired, &mut observed)?;
         // A part of the run needs the listings too.
-        observed.engines = self.engines.listings(&desired.targets.engines, &asked_names(desired, &observed));
+        observed.engines = self.listings(desired, &observed);
         let mut listener = |known: &Known, all_answered: AllAnswered<'_>| {
             let (desired, observed) = known.part_of(desired, &observed);
             // Files that cannot be looked at now end the run when all is known.
@@ -126,6 +125,13 @@ impl Observer<'_> {
         known.into_observed(&mut observed);
         self.give_memory_back(desired, &observed);
         self.look_at_what_is_known(desired, observed)
+    }
+
+    /// Asks the engines for the images, and for what they have been given.
+    fn listings(&self, desired: &Desired, observed: &Observed) -> BTreeMap<EngineName, Listed> {
+        let mut asked = asked_names(desired);
+        asked.names.extend(observed.loaded.iter().map(|row| row.name.clone()));
+        self.engines.listings(&desired.targets.engines, &asked)
     }
 
     fn lookups<'l>(&'l self, desired: &'l Desired, observed: &'l Observed) -> Lookups<'l> {
@@ -180,8 +186,7 @@ impl Observer<'_> {
         contradicted::look_into_blobs(desired, observed, (self.catalog, &self.blobs), self.cancel)?;
         let is_loaded_anew = observed.loaded != loaded_before;
         if is_loaded_anew {
-            observed.engines =
-                self.engines.listings(&desired.targets.engines, &asked_names(desired, observed));
+            observed.engines = self.listings(desired, observed);
         }
         let selected = observed.selected.iter().map(|selected| &selected.image);
         let names = desired.images.iter().chain(selected).flat_map(|image| image.reference.recorded_names());
@@ -207,19 +212,13 @@ impl Observer<'_> {
         let Some(catalog) = self.catalog else { return Ok(()) };
         let names: Vec<ImageRef> =
             desired.images.iter().flat_map(|image| image.reference.recorded_names()).collect();
-        let mut rows = catalog.recorded_or_owned(&names, &desired.owner)?;
-        if !desired.selections.is_empty() {
-            // Any tag of theirs may be chosen.
-            let repositories: BTreeSet<ImageRef> = Repository::all(desired)
-                .iter()
-                .flat_map(|repository| repository.name.recorded_names())
-                .collect();
-            let among = |row: &RecordedImage| repositories.contains(&row.reference.repository_alone());
-            rows.extend(catalog.all()?.into_iter().filter(among));
-        }
+        // Any tag of a repository with a selection may be chosen.
+        let repositories: BTreeSet<ImageRef> =
+            desired.selections.iter().flat_map(|selection| selection.repository.recorded_names()).collect();
+        let rows = catalog.recorded_or_owned(&names, &repositories, &desired.owner)?;
         observed.recorded = rows.into_iter().map(|row| (row.reference.clone(), row)).collect();
         observed.candidates = catalog.candidates()?;
-        observed.loaded = catalog.loaded()?.into();
+        observed.loaded = catalog.loaded_among(&desired.owner, &asked_names(desired))?;
         let staged = catalog.staged(self.now)?.into_iter();
         observed.staged = staged.map(|staged| ((staged.reference, staged.platform), staged.digest)).collect();
         observed.needed_elsewhere = if desired.prune {
@@ -401,10 +400,10 @@ impl Observer<'_> {
     }
 }
 
-/// Gathers the names that engines are asked about: those of the images, which a selection may yet
-/// choose among all of its repository, and those that have been loaded.
-fn asked_names(desired: &Desired, observed: &Observed) -> AskedNames {
-    let mut asked = AskedNames::of(observed.loaded.iter().map(|row| &row.name));
+/// Gathers the names by which engines have the images, which a selection may yet choose among all
+/// of its repository.
+fn asked_names(desired: &Desired) -> AskedNames {
+    let mut asked = AskedNames::default();
     for engine in &desired.targets.engines {
         asked.names.extend(desired.images.iter().flat_map(|image| engine.name.names_of(&image.reference)));
     }

@@ -12,9 +12,10 @@ use rusqlite::{Connection, OptionalExtension, Result};
 use super::agreement::{self, TheirLayer, their_layers};
 use super::holdings::{self, holders, primary_of};
 use super::rows::{
-    NameRow, OUR_IMAGE, THEIR_DIFF_IDS, THEIR_IMAGE, integer, is_true, our_layers, parse_name, size, text,
+    NAMES_BETWEEN, NameRow, OUR_IMAGE, THEIR_DIFF_IDS, THEIR_IMAGE, integer, is_true, our_layers, parse_name,
+    size, text,
 };
-use super::waiting;
+use super::{rows, waiting};
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::ImageRef;
 use crate::state::{LayerDescriptor, Platform, RecordedImage, size_of_layers};
@@ -217,6 +218,19 @@ fn in_order_of_config(
         return Ok(layers);
     }
     Ok(ordered.into_iter().cloned().collect())
+}
+
+/// Reads the names of the images of `repository` that we or microsandbox have.
+pub(super) fn names_in(conn: &Connection, repository: &ImageRef) -> Result<Vec<ImageRef>> {
+    let mut statement = conn.prepare_cached(NAMES_BETWEEN)?;
+    let mut names = Vec::new();
+    for bounds in rows::names_in(&repository.to_string()) {
+        let mut rows = statement.query(bounds)?;
+        while let Some(row) = rows.next()? {
+            names.extend(text(row, 0)?.as_deref().and_then(parse_name));
+        }
+    }
+    Ok(names)
 }
 
 /// Reads every name that we or microsandbox have, sorted.

@@ -4,24 +4,64 @@
 //! or not its owner or its image is still recorded: it alone says that the reference is ours to
 //! remove.
 
-use rusqlite::{Connection, Result, Row, Transaction, params};
+use rusqlite::{Connection, Result, Row, Transaction, params, params_from_iter};
 
-use super::rows::{parse_name, text};
+use super::rows::{self, parse_name, text};
 use crate::digest::BlobDigest;
-use crate::state::{EngineSettings, LoadedReference, Owner};
+use crate::state::{AskedNames, EngineSettings, LoadedReference, Owner};
+
+macro_rules! loads {
+    ($condition:literal) => {
+        concat!(
+            "SELECT load.owner, load.engine, load.name, load.reference, load.manifest_digest,
+                    load.listed_digest, load.files_json, unwanted.name, former.digest
+               FROM sync_loads AS load LEFT JOIN sync_loads_unwanted AS unwanted
+                 ON unwanted.engine = load.engine AND unwanted.name = load.name
+                    AND unwanted.owner = load.owner
+               LEFT JOIN sync_former_loads AS former
+                 ON former.engine = load.engine AND former.name = load.name AND former.owner = load.owner",
+            $condition
+        )
+    };
+}
+
+const ALL: &str = loads!(" ORDER BY load.engine, load.name, load.owner");
+pub(super) const OF_OWNER: &str = loads!(" WHERE load.owner = ?1");
+pub(super) const OF_OTHERS_BY_NAME: &str = loads!(" WHERE load.name = ?2 AND load.owner <> ?1");
+pub(super) const OF_OTHERS_BETWEEN: &str =
+    loads!(" WHERE load.name >= ?2 AND load.name < ?3 AND load.owner <> ?1");
+pub(super) const SAME_NAME: &str = "SELECT engine, owner FROM sync_loads WHERE name = ?1";
 
 /// Visits all loads. A row that is garbled is nobody's.
 pub(super) fn each(conn: &Connection, visit: &mut dyn FnMut(LoadedReference)) -> Result<()> {
-    let mut statement = conn.prepare_cached(
-        "SELECT load.owner, load.engine, load.name, load.reference, load.manifest_digest, load.listed_digest,
-                load.files_json, unwanted.name, former.digest
-           FROM sync_loads AS load LEFT JOIN sync_loads_unwanted AS unwanted
-             ON unwanted.engine = load.engine AND unwanted.name = load.name AND unwanted.owner = load.owner
-           LEFT JOIN sync_former_loads AS former
-             ON former.engine = load.engine AND former.name = load.name AND former.owner = load.owner
-          ORDER BY load.engine, load.name, load.owner",
-    )?;
-    let mut rows = statement.query([])?;
+    visit_found(conn, ALL, &[], visit)
+}
+
+/// Visits the loads of `owner`, and those of others by names that are `asked` about.
+pub(super) fn each_of(
+    conn: &Connection,
+    owner: &Owner,
+    asked: &AskedNames,
+    visit: &mut dyn FnMut(LoadedReference),
+) -> Result<()> {
+    visit_found(conn, OF_OWNER, &[&owner.0], visit)?;
+    for name in &asked.names {
+        visit_found(conn, OF_OTHERS_BY_NAME, &[&owner.0, name], visit)?;
+    }
+    for [begin, end] in asked.repositories.iter().flat_map(|repository| rows::names_in(repository)) {
+        visit_found(conn, OF_OTHERS_BETWEEN, &[&owner.0, &begin, &end], visit)?;
+    }
+    Ok(())
+}
+
+fn visit_found(
+    conn: &Connection,
+    sql: &str,
+    values: &[&str],
+    visit: &mut dyn FnMut(LoadedReference),
+) -> Result<()> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query(params_from_iter(values))?;
     while let Some(row) = rows.next()? {
         load(row)?.into_iter().for_each(&mut *visit);
     }
@@ -103,16 +143,7 @@ pub(super) fn put(tx: &Transaction<'_>, load: &LoadedReference, is_done: bool) -
 /// Lists the rows of the name of `load` in its engine: the text of each one's settings, and its
 /// owner.
 fn same_name(tx: &Transaction<'_>, load: &LoadedReference) -> Result<Vec<(String, String)>> {
-    // Engines are few, names are many: one lookup an engine instead of a look at all rows.
-    let mut statement = tx.prepare_cached(
-        "WITH RECURSIVE engines(engine) AS (
-             SELECT min(engine) FROM sync_loads
-             UNION ALL
-             SELECT (SELECT min(engine) FROM sync_loads WHERE engine > engines.engine)
-               FROM engines WHERE engine IS NOT NULL)
-         SELECT load.engine, load.owner FROM engines CROSS JOIN sync_loads AS load
-          WHERE load.engine = engines.engine AND load.name = ?1",
-    )?;
+    let mut statement = tx.prepare_cached(SAME_NAME)?;
     let mut rows = statement.query([&load.name])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {

@@ -36,6 +36,11 @@ pub(super) const OWNED_NAMES: &str = "
      WHERE own.owner = ?1
        AND NOT EXISTS (SELECT 1 FROM sync_owners AS direct WHERE direct.reference = second.reference)";
 
+pub(super) const NAMES_BETWEEN: &str = "
+    SELECT reference FROM images WHERE reference >= ?1 AND reference < ?2
+    UNION
+    SELECT reference FROM sync_images WHERE reference >= ?1 AND reference < ?2";
+
 pub(super) const OUR_IMAGE: &str = "
     SELECT alias_of, preexisting, digest, manifest_digest, config_digest, platform, modified_at,
            layers_directory,
@@ -209,6 +214,13 @@ pub(super) fn is_rfc3339(text: &str) -> bool {
         && at(16, b':')
         && !text.contains('[')
         && text.parse::<jiff::Timestamp>().is_ok()
+}
+
+/// The bounds, the second one outside, between which the names of all images of `repository` are:
+/// those with a tag, and those with a digest alone.
+pub(super) fn names_in(repository: &str) -> [[String; 2]; 2] {
+    // The end is the next character.
+    [(':', ';'), ('@', 'A')].map(|(begin, end)| [begin, end].map(|bound| format!("{repository}{bound}")))
 }
 
 /// Parses a recorded name, if it is in the full form; no other name is ever asked for.

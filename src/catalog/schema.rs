@@ -34,6 +34,7 @@ const MIGRATIONS: &[Migration] = &[
     own_tables,
     own_tables,
     out_of_order,
+    load_indexes,
 ];
 
 fn own_tables(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
@@ -83,6 +84,14 @@ fn out_of_order(conn: &Connection, home: &Path) -> rusqlite::Result<()> {
                                  WHERE again.digest = own.digest AND again.reference = own.reference
                                    AND again.position > own.position))
           WHERE is_below;",
+    )
+}
+
+/// Indexes for lookups of what engines were given, whatever engine that is.
+fn load_indexes(conn: &Connection, _home: &Path) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "CREATE INDEX IF NOT EXISTS sync_idx_loads_name ON sync_loads(name);
+         CREATE INDEX IF NOT EXISTS sync_idx_loads_owner ON sync_loads(owner);",
     )
 }
 

@@ -63,7 +63,8 @@ pub struct Observed {
     pub blobs: BTreeSet<BlobDigest>,
     /// The listings of the run's engines, or the errors of those that cannot be asked.
     pub engines: BTreeMap<EngineName, Result<Arc<EngineListing>, Arc<Error>>>,
-    /// The references that msb-sync has loaded into engines, for whatever owner.
+    /// The references that msb-sync has loaded into engines: for the owner, and by the names of the
+    /// images for whatever other one.
     pub loaded: LoadedReferences,
     /// Layers that recorded images outside [`Observed::recorded`] need.
     pub needed_elsewhere: BTreeSet<BlobDigest>,

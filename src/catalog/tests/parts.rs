@@ -186,3 +186,70 @@ fn a_catalog_from_before_there_was_a_choice_extracts_and_keeps_nothing() {
     assert_eq!(one(&catalog, ALPINE).unwrap().extracted_for.len(), 1);
     assert_eq!(sandbox.count("sync_loads"), 0);
 }
+
+#[test]
+fn a_run_reads_the_loads_of_its_owner_and_those_of_its_names() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let load = |engine, name: &str, owner: &str| LoadedReference {
+        owner: file(owner),
+        engine: EngineSettings::new(engine),
+        name: name.to_owned(),
+        reference: reference(ALPINE),
+        manifest: layer("a").digest,
+        listed: None,
+        former: None,
+        files: Vec::new(),
+        wanted: true,
+    };
+    let names =
+        ["r.test/a:1", "r.test/a:2", "r.test/a-b:1", "r.test/a/b:1", "r.test/b:1", "r.test/a@sha256:00"];
+    let loads: Vec<_> = [EngineName::Podman, EngineName::Docker]
+        .iter()
+        .flat_map(|engine| {
+            names.iter().flat_map(|name| ["one", "two"].map(|owner| load(*engine, name, owner)))
+        })
+        .collect();
+    catalog.begin_loads(&loads).unwrap();
+    catalog.unwant_loads(&loads[..1]).unwrap();
+    for (by_name, repositories, expected) in [
+        (&[][..], &[][..], &[][..]),
+        (&["r.test/a:1", "r.test/a"], &[], &["r.test/a:1"]),
+        (&[], &["r.test/a"], &["r.test/a:1", "r.test/a:2", "r.test/a@sha256:00"]),
+        (&["r.test/b:1"], &["r.test/a/b"], &["r.test/a/b:1", "r.test/b:1"]),
+    ] {
+        let texts = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let asked = AskedNames { names: texts(by_name), repositories: texts(repositories) };
+        let found = catalog.loaded_among(&file("one"), &asked).unwrap();
+        let is_wanted =
+            |row: &LoadedReference| row.owner == file("one") || expected.contains(&row.name.as_str());
+        let sought = catalog.loaded().unwrap().into_iter().filter(is_wanted).collect::<Vec<_>>();
+        let sorted = |rows: &[LoadedReference]| {
+            let mut rows = rows.to_vec();
+            rows.sort_by_key(|row| (row.name.clone(), row.engine.clone(), row.owner.clone()));
+            rows
+        };
+        assert_eq!(sorted(&found), sorted(&sought), "{by_name:?} {repositories:?}");
+    }
+}
+
+#[test]
+fn the_images_of_a_repository_are_found_whoever_has_them() {
+    let sandbox = Sandbox::of_microsandbox("docker.io/library/a:theirs", &["c"]);
+    let mut catalog = sandbox.open();
+    for name in [
+        "docker.io/library/a:1",
+        "docker.io/library/a-b:1",
+        "docker.io/library/a/b:1",
+        "docker.io/library/b:1",
+    ] {
+        put(&mut catalog, name, &["a"], &file("one"));
+    }
+    let by_digest = format!("docker.io/library/a@{}", layer("a").digest);
+    put(&mut catalog, &by_digest, &["a"], &file("one"));
+    let repositories = BTreeSet::from([reference("docker.io/library/a:1").repository_alone()]);
+    let found = catalog.recorded_or_owned(&[], &repositories, &file("two")).unwrap();
+    let names: BTreeSet<String> = found.iter().map(|row| row.reference.to_string()).collect();
+    let expected = ["docker.io/library/a:1", "docker.io/library/a:theirs", &by_digest];
+    assert_eq!(names, expected.iter().map(ToString::to_string).collect());
+}

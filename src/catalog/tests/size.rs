@@ -56,7 +56,7 @@ fn statements_are_compiled_once_however_many_images_are_read() {
     let names: Vec<ImageRef> = (0..50).map(|number| reference(&format!("crowd:{number}"))).collect();
     for _ in 0..2 {
         catalog.recorded(&names).unwrap();
-        catalog.recorded_or_owned(&names, &file("one")).unwrap();
+        catalog.recorded_or_owned(&names, &BTreeSet::new(), &file("one")).unwrap();
         put(&mut catalog, "crowd:7", &["a", "b"], &file("one"));
         catalog.layers_needed_outside(&names.iter().cloned().collect()).unwrap();
     }
@@ -78,6 +78,11 @@ fn no_query_of_a_run_scans_a_table() {
         }
         let mut hot = vec![
             rows::OWNED_NAMES,
+            rows::NAMES_BETWEEN,
+            loads::OF_OWNER,
+            loads::OF_OTHERS_BY_NAME,
+            loads::OF_OTHERS_BETWEEN,
+            loads::SAME_NAME,
             rows::OUR_IMAGE,
             rows::OUR_LAYERS,
             holdings::HOLDERS,
