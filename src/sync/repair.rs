@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use super::request::ImagesSource;
 use super::session::Session;
-use super::steps::compare::{LayerStatus, VerifiedLayer, compare};
-use super::steps::compare_blobs::{PartStatus, VerifiedBlob, compare_blobs};
+use super::steps::compare::{VerifiedLayer, compare};
+use super::steps::compare_blobs::{VerifiedBlob, compare_blobs};
 use super::steps::compare_engines::{VerifiedReference, compare_engines, remove_damaged_files};
+use super::steps::finding::{Finding, Status};
 use super::steps::load::{Loaded, load};
 use super::steps::lock_home::{lock_home, open_store};
 use super::steps::machine::without_file;
@@ -72,7 +73,7 @@ pub(super) fn repair(
     (layers, blobs, references): (&mut [VerifiedLayer], &mut [VerifiedBlob], &mut [VerifiedReference]),
     recorded: &BTreeMap<ImageRef, RecordedImage>,
 ) -> Result<Vec<Arc<Error>>, VerbError> {
-    let damaged = |layer: &&VerifiedLayer| layer.status != LayerStatus::Ok;
+    let damaged = |layer: &&VerifiedLayer| layer.found.status != Status::Ok;
     let mut directories: BTreeSet<PathBuf> =
         layers.iter().filter(damaged).map(|layer| layer.directory.clone()).collect();
     let damaged_parts = other_damage(blobs, references);
@@ -81,7 +82,7 @@ pub(super) fn repair(
     directories.extend(with_leftovers(layers));
     let (mut files, mut causes, mut failures) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     for directory in directories {
-        let here = layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok);
+        let here = layers.iter_mut().filter(|layer| layer.found.status != Status::Ok);
         let layers = here.filter(|layer| layer.directory == directory).collect();
         let mut found = Found { layers, blobs, references };
         let rows = recorded.values().filter(|row| session.layers_of(row) == directory);
@@ -127,8 +128,8 @@ pub(super) fn with_leftovers(layers: &[VerifiedLayer]) -> BTreeSet<PathBuf> {
 
 /// The images that have a damaged blob, or are damaged in an engine.
 fn other_damage(blobs: &[VerifiedBlob], references: &[VerifiedReference]) -> BTreeSet<ImageRef> {
-    let blobs = blobs.iter().filter(|blob| blob.status.is_damaged());
-    let references = references.iter().filter(|reference| reference.status.is_damaged());
+    let blobs = blobs.iter().filter(|blob| blob.found.status.is_damaged());
+    let references = references.iter().filter(|reference| reference.found.status.is_damaged());
     let of_blobs = blobs.flat_map(|blob| &blob.images);
     of_blobs.chain(references.map(|reference| &reference.loaded.reference)).cloned().collect()
 }
@@ -244,7 +245,7 @@ fn remove_damaged_blobs(
     catalog: &mut WritableCatalog,
     (found, here): (&Found<'_>, &Here<'_>),
 ) -> Result<(), VerbError> {
-    let modified = found.blobs.iter().filter(|blob| blob.status == PartStatus::Modified && here.has(blob));
+    let modified = found.blobs.iter().filter(|blob| blob.found.status == Status::Modified && here.has(blob));
     let modified: BTreeSet<BlobDigest> = modified.map(|blob| blob.digest.clone()).collect();
     if !modified.is_empty() {
         for left in remove_kept_blobs(home, catalog, &modified)?.kept.values() {
@@ -269,24 +270,19 @@ fn make_way(
 /// Says of each thing that is still damaged why it was not repaired.
 fn explain(found: &mut Found<'_>, causes: &BTreeMap<ImageRef, String>) {
     let cause_of = |images: &BTreeSet<ImageRef>| images.iter().find_map(|image| causes.get(image));
-    for layer in found.layers.iter_mut().filter(|layer| layer.status != LayerStatus::Ok) {
+    for layer in found.layers.iter_mut().filter(|layer| layer.found.status != Status::Ok) {
         let cause = cause_of(&layer.images).map(String::as_str);
-        not_repaired(&mut layer.detail, cause.unwrap_or("msb-sync did not record its image"));
+        layer.found.explain(cause.unwrap_or("msb-sync did not record its image"));
     }
-    for blob in found.blobs.iter_mut().filter(|blob| blob.status.is_damaged()) {
+    for blob in found.blobs.iter_mut().filter(|blob| blob.found.status.is_damaged()) {
         if let Some(cause) = cause_of(&blob.images) {
-            not_repaired(&mut blob.detail, cause);
+            blob.found.explain(cause);
         }
     }
-    for reference in found.references.iter_mut().filter(|reference| reference.status.is_damaged()) {
+    for reference in found.references.iter_mut().filter(|reference| reference.found.status.is_damaged()) {
         let cause = causes.get(&reference.loaded.reference).map(String::as_str);
-        not_repaired(&mut reference.detail, cause.unwrap_or("the next apply loads it again"));
+        reference.found.explain(cause.unwrap_or("the next apply loads it again"));
     }
-}
-
-fn not_repaired(detail: &mut Option<String>, cause: &str) {
-    let found = detail.take().map(|detail| format!("{detail}; ")).unwrap_or_default();
-    *detail = Some(format!("{found}not repaired: {cause}"));
 }
 
 /// Returns the damaged images that have their layers in a directory, each with an owner who wants
@@ -319,12 +315,12 @@ fn by_holder<'r>(
     for reference in found.layers.iter().flat_map(|layer| &layer.images) {
         add(reference, &|row| row.extracted_for.clone());
     }
-    for blob in found.blobs.iter().filter(|blob| blob.status.is_damaged()) {
+    for blob in found.blobs.iter().filter(|blob| blob.found.status.is_damaged()) {
         for reference in blob.images.iter().filter(|reference| here.images.contains(reference)) {
             add(reference, &|row| row.blobs_kept_for.clone());
         }
     }
-    for reference in found.references.iter().filter(|reference| reference.status.is_damaged()) {
+    for reference in found.references.iter().filter(|reference| reference.found.status.is_damaged()) {
         let loaded = &reference.loaded;
         if here.images.contains(&loaded.reference) {
             add(&loaded.reference, &|_| BTreeSet::from([loaded.owner.clone()]));
@@ -333,8 +329,7 @@ fn by_holder<'r>(
     holders
 }
 
-/// Compares what was damaged again. Damage that is left is told as it was found first: damaged
-/// blobs and files of engines are removed to be had again.
+/// Compares what was damaged again.
 fn look_after_repair(
     session: &Session,
     engines: &Engines,
@@ -342,75 +337,38 @@ fn look_after_repair(
     (found, here): (&mut Found<'_>, &Here<'_>),
 ) -> Result<(), VerbError> {
     let layers = found.layers.iter_mut().map(|layer| &mut **layer);
-    look_at_layers(session, layers.filter(|layer| layer.status != LayerStatus::Ok).collect())?;
-    let blobs = found.blobs.iter_mut().filter(|blob| blob.status.is_damaged() && here.has(blob));
-    look_at_blobs(session, blobs.collect())?;
-    let references = found.references.iter_mut().filter(|found| found.status.is_damaged());
-    let references = references.filter(|found| here.images.contains(&found.loaded.reference));
-    look_at_references(session, engines, catalog, references.collect())
-}
-
-fn look_at_layers(session: &Session, mut layers: Vec<&mut VerifiedLayer>) -> Result<(), VerbError> {
-    let before: Vec<_> = layers.iter().map(|layer| (layer.status.as_str(), layer.detail.clone())).collect();
-    compare(session, layers.iter_mut().map(|layer| &mut **layer).collect())?;
-    for (layer, was) in layers.into_iter().zip(before) {
-        if layer.status == LayerStatus::Ok {
-            (layer.repaired, layer.detail) = (true, Some(was_damaged(was)));
-        }
-    }
-    Ok(())
-}
-
-fn look_at_blobs(session: &Session, mut blobs: Vec<&mut VerifiedBlob>) -> Result<(), VerbError> {
-    let before: Vec<_> = blobs.iter().map(|blob| (blob.status, blob.detail.clone())).collect();
-    compare_blobs(session, blobs.iter_mut().map(|blob| &mut **blob).collect())?;
-    for (blob, was) in blobs.into_iter().zip(before) {
-        look_at_part((&mut blob.status, &mut blob.detail, &mut blob.repaired), was);
-    }
-    Ok(())
-}
-
-fn look_at_references(
-    session: &Session,
-    engines: &Engines,
-    catalog: &Catalog,
-    mut references: Vec<&mut VerifiedReference>,
-) -> Result<(), VerbError> {
+    let layers = layers.filter(|layer| layer.found.status.is_damaged()).collect();
+    look_again(layers, |layer| &mut layer.found, |layers| compare(session, layers))?;
+    let blobs = found.blobs.iter_mut().filter(|blob| blob.found.status.is_damaged() && here.has(blob));
+    look_again(blobs.collect(), |blob| &mut blob.found, |blobs| compare_blobs(session, blobs))?;
+    let references = found.references.iter_mut().filter(|reference| reference.found.status.is_damaged());
+    let mut references: Vec<_> =
+        references.filter(|reference| here.images.contains(&reference.loaded.reference)).collect();
     if references.is_empty() {
         return Ok(());
     }
-    let before: Vec<_> = references.iter().map(|found| (found.status, found.detail.clone())).collect();
     let rows = LoadedReferences::from(catalog.loaded()?);
-    for reference in &mut references {
-        let loaded = &reference.loaded;
+    for VerifiedReference { loaded, .. } in references.iter_mut().map(|reference| &mut **reference) {
         let is_it = |row: &&LoadedReference| row.owner == loaded.owner && row.engine == loaded.engine;
         // The row of a load that has not ended has no files: those noted before say what is
         // damaged.
         if let Some(row) = rows.named(&loaded.name).iter().find(is_it).filter(|row| row.listed.is_some()) {
-            reference.loaded = row.clone();
+            *loaded = row.clone();
         }
     }
-    compare_engines(session, engines, references.iter_mut().map(|found| &mut **found).collect())?;
-    for (reference, was) in references.into_iter().zip(before) {
-        look_at_part((&mut reference.status, &mut reference.detail, &mut reference.repaired), was);
-    }
+    look_again(references, |one| &mut one.found, |references| compare_engines(session, engines, references))
+}
+
+/// Has `things` compared, and notes what has become of the damage.
+fn look_again<T>(
+    mut things: Vec<&mut T>,
+    finding: impl Fn(&mut T) -> &mut Finding,
+    compare: impl FnOnce(Vec<&mut T>) -> Result<(), VerbError>,
+) -> Result<(), VerbError> {
+    let before: Vec<Finding> = things.iter_mut().map(|thing| finding(thing).clone()).collect();
+    compare(things.iter_mut().map(|thing| &mut **thing).collect())?;
+    things.into_iter().zip(before).for_each(|(thing, before)| finding(thing).look_back(before));
     Ok(())
-}
-
-/// Notes what has become of a damaged blob or reference.
-fn look_at_part(
-    (status, detail, repaired): (&mut PartStatus, &mut Option<String>, &mut bool),
-    (was, found): (PartStatus, Option<String>),
-) {
-    if *status == PartStatus::Ok {
-        (*repaired, *detail) = (true, Some(was_damaged((was.as_str(), found))));
-    } else if status.is_damaged() {
-        (*status, *detail) = (was, found);
-    }
-}
-
-fn was_damaged((status, detail): (&str, Option<String>)) -> String {
-    format!("was: {}", detail.unwrap_or_else(|| status.to_owned()))
 }
 
 /// The images file of `owner`, for its registries; `None` if there is none that can be used.
@@ -434,13 +392,13 @@ fn wanted_for_repair(
     let to_load: Vec<&LoadedReference> = found
         .references
         .iter()
-        .filter(|reference| reference.status.is_damaged() && reference.loaded.owner == *owner)
+        .filter(|reference| reference.found.status.is_damaged() && reference.loaded.owner == *owner)
         .map(|reference| &reference.loaded)
         .filter(|loaded| images.contains_key(&loaded.reference))
         .collect();
     let settings: BTreeSet<&EngineSettings> = to_load.iter().map(|loaded| &loaded.engine).collect();
     let settings: Vec<EngineSettings> = settings.into_iter().cloned().collect();
-    let sound = found.blobs.iter().filter(|blob| blob.status == PartStatus::Ok);
+    let sound = found.blobs.iter().filter(|blob| blob.found.status == Status::Ok);
     let begun = |loaded: &&LoadedReference| LoadedReference { listed: None, ..(*loaded).clone() };
     let mut observed = Observed {
         blobs: sound.map(|blob| blob.digest.clone()).collect(),
@@ -486,13 +444,9 @@ fn wanted_for_repair(
 
 /// The layers that are not in order, as the planner knows them.
 fn damaged_layers<'f>(found: &'f Found<'_>) -> BTreeMap<&'f BlobDigest, LayerState> {
-    found
-        .layers
-        .iter()
-        .filter(|layer| layer.status != LayerStatus::Ok)
-        .map(|layer| match layer.status {
-            LayerStatus::Missing => (&layer.digest, LayerState::Missing),
-            _ => (&layer.digest, LayerState::Untrusted),
-        })
-        .collect()
+    let state = |layer: &VerifiedLayer| match layer.found.status {
+        Status::Missing => Some(LayerState::Missing),
+        status => status.is_damaged().then_some(LayerState::Untrusted),
+    };
+    found.layers.iter().filter_map(|layer| Some((&layer.digest, state(layer)?))).collect()
 }

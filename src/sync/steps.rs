@@ -20,6 +20,7 @@ pub(crate) mod neighbours;
 pub(crate) mod compare;
 pub(crate) mod compare_blobs;
 pub(crate) mod compare_engines;
+pub(crate) mod finding;
 pub(crate) mod owners_rules;
 pub(crate) mod parts;
 pub(crate) mod rebind;

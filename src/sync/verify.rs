@@ -11,10 +11,11 @@ use std::sync::Arc;
 use super::repair;
 use super::session::Session;
 use super::steps::catch_up::{catch_up, write_index};
-use super::steps::compare::{LayerStatus, VerifiedLayer, compare};
-use super::steps::compare_blobs::{PartStatus, VerifiedBlob, compare_blobs};
+use super::steps::compare::{VerifiedLayer, compare};
+use super::steps::compare_blobs::{VerifiedBlob, compare_blobs};
 use super::steps::compare_engines::{VerifiedReference, compare_engines};
 use super::steps::engines;
+use super::steps::finding::{Finding, Status};
 use super::steps::give_up::by_reference;
 use super::steps::machine::machine;
 use super::steps::not_recorded::not_recorded;
@@ -47,9 +48,16 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// Counts the layers that have `status`.
-    pub fn count(&self, status: LayerStatus) -> usize {
-        self.layers.iter().filter(|layer| layer.status == status).count()
+    /// All that was found: of layers, kept blobs, and images in engines.
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        let layers = self.layers.iter().map(|layer| &layer.found);
+        let blobs = self.blobs.iter().map(|blob| &blob.found);
+        layers.chain(blobs).chain(self.engines.iter().map(|reference| &reference.found))
+    }
+
+    /// Counts the things that have `status`.
+    pub fn count(&self, status: Status) -> usize {
+        self.findings().filter(|found| found.status == status).count()
     }
 
     /// Tells whether everything is in order now, and nothing failed.
@@ -59,9 +67,7 @@ impl Verified {
 
     /// Tells whether everything is in order now.
     pub fn is_intact(&self) -> bool {
-        self.count(LayerStatus::Ok) == self.layers.len()
-            && self.blobs.iter().all(|blob| blob.status == PartStatus::Ok)
-            && self.engines.iter().all(|reference| reference.status == PartStatus::Ok)
+        self.findings().all(|found| found.status == Status::Ok)
     }
 }
 
@@ -141,7 +147,7 @@ fn damaged_frame(
     verified: &Verified,
 ) -> Result<Option<PathBuf>, VerbError> {
     let kept = Blobs::of(&session.home);
-    let is_whole = verified.blobs.iter().all(|blob| blob.status == PartStatus::Ok);
+    let is_whole = verified.blobs.iter().all(|blob| blob.found.status == Status::Ok);
     if !references.is_empty() || verified.blobs.is_empty() || !is_whole || kept.index_is_behind() {
         return Ok(None);
     }
@@ -176,9 +182,7 @@ fn layers_to_verify<'a>(
                     size: layer.size,
                     images: BTreeSet::new(),
                     of_microsandbox: true,
-                    status: LayerStatus::Missing,
-                    detail: None,
-                    repaired: false,
+                    found: Finding::UNSEEN,
                 });
             verified.images.insert(image.reference.clone());
             verified.of_microsandbox &= !is_ours(image);
@@ -202,9 +206,7 @@ fn blobs_to_verify<'a>(
                 path: kept.path(digest),
                 size,
                 images: BTreeSet::new(),
-                status: PartStatus::Missing,
-                detail: None,
-                repaired: false,
+                found: Finding::UNSEEN,
             });
             verified.images.insert(image.reference.clone());
         }
@@ -221,7 +223,6 @@ fn references_to_verify<'a>(
     let is_wanted = |loaded: &LoadedReference| {
         loaded.wanted && owners.get(&loaded.reference).is_some_and(|owners| owners.contains(&loaded.owner))
     };
-    let verified =
-        |loaded| VerifiedReference { loaded, status: PartStatus::Missing, detail: None, repaired: false };
+    let verified = |loaded| VerifiedReference { loaded, found: Finding::UNSEEN };
     loaded.into_iter().filter(is_wanted).map(verified).collect()
 }

@@ -254,9 +254,9 @@ pub(crate) fn verified(verified: &Verified) -> Document<'_> {
     let layers = verified.layers.iter().map(|layer| {
         json!({
             "digest": layer.digest,
-            "status": layer.status.as_str(),
-            "detail": layer.detail,
-            "repaired": layer.repaired,
+            "status": layer.found.status.as_str(),
+            "detail": layer.found.detail,
+            "repaired": layer.found.repaired,
             "path": path(&layer_path(&layer.directory, &layer.digest)),
             "images": layer.images.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
@@ -264,9 +264,9 @@ pub(crate) fn verified(verified: &Verified) -> Document<'_> {
     let blobs = verified.blobs.iter().map(|blob| {
         json!({
             "digest": blob.digest,
-            "status": blob.status.as_str(),
-            "detail": blob.detail,
-            "repaired": blob.repaired,
+            "status": blob.found.status.as_str(),
+            "detail": blob.found.detail,
+            "repaired": blob.found.repaired,
             "path": path(&blob.path),
             "images": blob.images.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
@@ -278,9 +278,9 @@ pub(crate) fn verified(verified: &Verified) -> Document<'_> {
             json!({
                 "engine": reference.loaded.engine.name,
                 "reference": reference.loaded.name,
-                "status": reference.status.as_str(),
-                "detail": reference.detail,
-                "repaired": reference.repaired,
+                "status": reference.found.status.as_str(),
+                "detail": reference.found.detail,
+                "repaired": reference.found.repaired,
             })
         })
         .collect();

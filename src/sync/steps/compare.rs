@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::finding::{Finding, Status};
 use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::extract;
@@ -18,31 +19,6 @@ const MAX_THREADS: usize = 32;
 /// A layer that somebody replaces while it is compared is looked at again, so often.
 const LOOKS: usize = 3;
 
-/// The state of a layer beside its inventory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LayerStatus {
-    /// The layer is as it was extracted.
-    Ok,
-    /// There is no directory.
-    Missing,
-    /// There is a directory, but no readable inventory of it: msb-sync has not finished it.
-    Incomplete,
-    /// Something in it is not as it was extracted.
-    Modified,
-}
-
-impl LayerStatus {
-    /// Returns the word in documents.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Missing => "missing",
-            Self::Incomplete => "incomplete",
-            Self::Modified => "modified",
-        }
-    }
-}
-
 /// A layer and how it was found.
 #[derive(Clone, Debug)]
 pub struct VerifiedLayer {
@@ -57,12 +33,8 @@ pub struct VerifiedLayer {
     /// True if microsandbox alone has recorded these, so that only microsandbox fetches the layer
     /// again.
     pub of_microsandbox: bool,
-    /// The state of the layer now.
-    pub status: LayerStatus,
-    /// The damage that is or was found, for people.
-    pub detail: Option<String>,
-    /// True if the layer was damaged and is in order now.
-    pub repaired: bool,
+    /// How the layer was found.
+    pub found: Finding,
 }
 
 /// Looks at layers, several at once, the biggest first.
@@ -85,12 +57,12 @@ pub(crate) fn compare(session: &Session, mut layers: Vec<&mut VerifiedLayer>) ->
     });
     for (layer, found) in layers.into_iter().zip(found) {
         let Some(found) = found else { continue };
-        (layer.status, layer.detail) = found;
+        layer.found = found;
     }
     if session.cancel.is_cancelled() { Err(Error::Stopped.into()) } else { Ok(()) }
 }
 
-fn compare_layer(session: &Session, directory: &Path, digest: &BlobDigest) -> (LayerStatus, Option<String>) {
+fn compare_layer(session: &Session, directory: &Path, digest: &BlobDigest) -> Finding {
     let places = Places::of(directory);
     let mut looks = 0;
     loop {
@@ -100,21 +72,21 @@ fn compare_layer(session: &Session, directory: &Path, digest: &BlobDigest) -> (L
         let found = match opened {
             OpenedLayer::Missing => {
                 let path = layer_path(directory, digest);
-                (LayerStatus::Missing, Some(format!("there is no directory {}", path.display())))
+                Finding::of(Status::Missing, format!("there is no directory {}", path.display()))
             }
-            OpenedLayer::Incomplete(why) => (LayerStatus::Incomplete, Some(why)),
+            OpenedLayer::Incomplete(why) => Finding::of(Status::Incomplete, why),
             OpenedLayer::Complete { tree, mut inventory } => {
                 match extract::verify(&tree, &mut inventory, &session.cancel) {
-                    Ok(found) if found.count == 0 => (LayerStatus::Ok, None),
-                    Ok(found) => (LayerStatus::Modified, Some(found.to_string())),
+                    Ok(found) if found.count == 0 => Finding::OK,
+                    Ok(found) => Finding::of(Status::Modified, found.to_string()),
                     Err(error) => {
-                        (LayerStatus::Incomplete, Some(format!("its record cannot be read: {error}")))
+                        Finding::of(Status::Incomplete, format!("its record cannot be read: {error}"))
                     }
                 }
             }
         };
         let replaced = || places.open(digest).identity().ok().flatten() != identity;
-        if found.0 == LayerStatus::Ok || looks == LOOKS || !replaced() {
+        if found.status == Status::Ok || looks == LOOKS || !replaced() {
             return found;
         }
     }

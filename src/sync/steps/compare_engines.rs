@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::compare_blobs::PartStatus;
+use super::finding::{Finding, Status};
 use crate::digest::{Algorithm, BlobDigest, Hasher};
 use crate::engine::Engines;
 use crate::error::{EngineError, Error};
@@ -23,12 +23,8 @@ use crate::sys;
 pub struct VerifiedReference {
     /// The row of the catalog.
     pub loaded: LoadedReference,
-    /// The state of the image in the engine now.
-    pub status: PartStatus,
-    /// The damage that is or was found, for people.
-    pub detail: Option<String>,
-    /// True if the image was damaged and is in order now.
-    pub repaired: bool,
+    /// How the image was found in the engine.
+    pub found: Finding,
 }
 
 /// An engine's word about the references that it was given: the listing, and what is wrong with
@@ -47,7 +43,7 @@ pub(crate) fn compare_engines(
     }
     let mut words: BTreeMap<EngineSettings, Word> = BTreeMap::new();
     // Images share most of their files: each is read once.
-    let mut compared: BTreeMap<(PathBuf, String), (PartStatus, Option<String>)> = BTreeMap::new();
+    let mut compared: BTreeMap<(PathBuf, String), Finding> = BTreeMap::new();
     let task = Task::CompareEngines;
     if !references.is_empty() {
         session.reporter.report(Event::Begun { task, things: references.len(), bytes: 0 });
@@ -58,19 +54,18 @@ pub(crate) fn compare_engines(
         if session.cancel.is_cancelled() {
             return Err(Error::Stopped.into());
         }
-        (reference.status, reference.detail) = match word {
-            Err(error) => (PartStatus::Blocked, Some(error.to_string())),
+        reference.found = match word {
+            Err(error) => Finding::of(Status::Blocked, error.to_string()),
             Ok((listing, wrong)) => compare_reference(&reference.loaded, listing, wrong),
         };
         for EngineFile { path, digest } in &reference.loaded.files {
-            if reference.status != PartStatus::Ok {
+            if reference.found.status != Status::Ok {
                 break;
             }
-            let found = match compared.entry((path.clone(), digest.clone())) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(compare_file(session, path, digest)?),
+            reference.found = match compared.entry((path.clone(), digest.clone())) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(new) => new.insert(compare_file(session, path, digest)?).clone(),
             };
-            (reference.status, reference.detail) = found.clone();
         }
         session.reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
         if session.cancel.is_cancelled() {
@@ -98,20 +93,20 @@ fn compare_reference(
     loaded: &LoadedReference,
     listing: &EngineListing,
     wrong: &BTreeMap<String, EngineError>,
-) -> (PartStatus, Option<String>) {
+) -> Finding {
     let Some(listed) = &loaded.listed else {
-        return (PartStatus::Missing, Some("its last load has not ended well".to_owned()));
+        return Finding::of(Status::Missing, "its last load has not ended well".to_owned());
     };
     match listing.images.get(&loaded.name) {
-        None => (PartStatus::Missing, Some("the engine does not list it".to_owned())),
+        None => Finding::of(Status::Missing, "the engine does not list it".to_owned()),
         Some(found) if found.contains(listed) => match wrong.get(&loaded.name) {
-            None => (PartStatus::Ok, None),
-            Some(error) => (PartStatus::Missing, Some(error.to_string())),
+            None => Finding::OK,
+            Some(error) => Finding::of(Status::Missing, error.to_string()),
         },
         Some(found) => {
             let found: Vec<String> = found.iter().map(BlobDigest::to_string).collect();
             let found = if found.is_empty() { "no digest".to_owned() } else { found.join(", ") };
-            (PartStatus::Modified, Some(format!("the engine lists {found}, not {listed}")))
+            Finding::of(Status::Modified, format!("the engine lists {found}, not {listed}"))
         }
     }
 }
@@ -121,7 +116,7 @@ fn compare_reference(
 pub(crate) fn remove_damaged_files(session: &Session, loaded: &LoadedReference) -> Result<(), VerbError> {
     let is_mounted = |file: &&EngineFile| file.path.extension().is_some_and(|extension| extension == "erofs");
     for EngineFile { path, digest } in loaded.files.iter().filter(is_mounted) {
-        if compare_file(session, path, digest)?.0 != PartStatus::Modified {
+        if compare_file(session, path, digest)?.status != Status::Modified {
             continue;
         }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
@@ -138,25 +133,22 @@ pub(crate) fn remove_damaged_files(session: &Session, loaded: &LoadedReference) 
 }
 
 /// Compares a file of an engine with its noted digest. Of one that cannot be read nobody knows.
-fn compare_file(
-    session: &Session,
-    path: &Path,
-    digest: &str,
-) -> Result<(PartStatus, Option<String>), VerbError> {
+fn compare_file(session: &Session, path: &Path, digest: &str) -> Result<Finding, VerbError> {
     let is_stopped = || session.cancel.is_cancelled();
     let found = sys::open_regular(path)
         .and_then(|mut file| Hasher::new(Algorithm::Sha256).read(&mut file, &is_stopped));
     let place = path.display();
-    let (status, detail) = match found {
-        Ok(found) if found == *digest => return Ok((PartStatus::Ok, None)),
-        Ok(found) => (PartStatus::Modified, format!("{place} is {found}, and was {digest} after the load")),
+    Ok(match found {
+        Ok(found) if found == *digest => Finding::OK,
+        Ok(found) => {
+            Finding::of(Status::Modified, format!("{place} is {found}, and was {digest} after the load"))
+        }
         Err(_) if is_stopped() => return Err(Error::Stopped.into()),
-        Err(error) => match PartStatus::of_unread(&error) {
-            PartStatus::Missing => (PartStatus::Missing, format!("there is no file {place}")),
-            status => (status, format!("{place} cannot be read: {error}")),
+        Err(error) => match Status::of_unread(&error) {
+            Status::Missing => Finding::of(Status::Missing, format!("there is no file {place}")),
+            status => Finding::of(status, format!("{place} cannot be read: {error}")),
         },
-    };
-    Ok((status, Some(detail)))
+    })
 }
 
 #[cfg(test)]
@@ -195,8 +187,8 @@ mod tests {
         // The first page of a process's memory is never there: EIO.
         symlink("/proc/self/mem", &unreadable).unwrap();
         let session = Session::new(place("home"));
-        let (status, detail) = compare_file(&session, &unreadable, "sha256:1").unwrap();
-        assert_eq!(status, PartStatus::Blocked, "{detail:?}");
+        let found = compare_file(&session, &unreadable, "sha256:1").unwrap();
+        assert_eq!(found.status, Status::Blocked, "{found:?}");
         let loaded = loaded(&[&sound, &damaged, &unreadable]);
         session.cancel.cancel();
         let stopped = remove_damaged_files(&session, &loaded);

@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::compare::{LayerStatus, VerifiedLayer, compare};
+use super::compare::{VerifiedLayer, compare};
+use super::finding::{Finding, Status};
 use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::progress::Event;
@@ -36,11 +37,11 @@ pub(crate) fn rebind(session: &Session, store: &Store, observed: &Observed) -> R
     compare(session, layers.iter_mut().collect())?;
     let mut differ = false;
     for layer in &layers {
-        let noted = if layer.status == LayerStatus::Ok {
+        let noted = if layer.found.status == Status::Ok {
             store.bind(&layer.digest)
         } else {
             differ = true;
-            let found = layer.detail.as_deref().unwrap_or(layer.status.as_str());
+            let found = layer.found.detail.as_deref().unwrap_or(layer.found.status.as_str());
             let text = format!("layer {} is not the one that was extracted: {found}", layer.digest);
             session.reporter.report(Event::Detail(text));
             store.distrust(&layer.digest)
@@ -62,8 +63,6 @@ fn to_compare(directory: &Path, digest: &BlobDigest) -> VerifiedLayer {
         size: 0,
         images: BTreeSet::new(),
         of_microsandbox: false,
-        status: LayerStatus::Missing,
-        detail: None,
-        repaired: false,
+        found: Finding::UNSEEN,
     }
 }

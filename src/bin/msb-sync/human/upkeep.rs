@@ -6,7 +6,7 @@ use std::path::Path;
 
 use msb_sync::image_ref::ImageRef;
 use msb_sync::plan::Removal;
-use msb_sync::sync::{LayerStatus, PartStatus, Pruned, Verified};
+use msb_sync::sync::{Finding, Pruned, Status, Verified, VerifiedLayer};
 
 use super::View;
 use crate::paint;
@@ -59,22 +59,14 @@ fn shown(rows: &[Row], view: View) -> String {
 pub(crate) fn verified(verified: &Verified, repair: bool, view: View) -> String {
     let mut rows = Vec::new();
     for layer in &verified.layers {
-        let found = Found {
-            status: layer.status.as_str(),
-            is_ok: layer.status == LayerStatus::Ok,
-            repaired: layer.repaired,
-            detail: layer.detail.as_deref(),
-        };
-        rows.extend(found.row(&layer.digest.to_string(), &some(&layer.images), view.verbose));
+        rows.extend(found(&layer.found, &layer.digest.to_string(), &some(&layer.images), view));
     }
     for blob in &verified.blobs {
-        let found = Found::part(blob.status, blob.repaired, blob.detail.as_deref());
-        rows.extend(found.row(&format!("blob {}", blob.digest), &some(&blob.images), view.verbose));
+        rows.extend(found(&blob.found, &format!("blob {}", blob.digest), &some(&blob.images), view));
     }
     for reference in &verified.engines {
-        let found = Found::part(reference.status, reference.repaired, reference.detail.as_deref());
         let engine = format!("in {}", reference.loaded.engine.name);
-        rows.extend(found.row(&reference.loaded.name, &engine, view.verbose));
+        rows.extend(found(&reference.found, &reference.loaded.name, &engine, view));
     }
     for image in &verified.unproven {
         let why = format!("no proof of the signature that {} asks for: apply checks it", image.rule);
@@ -94,19 +86,19 @@ pub(crate) fn verified(verified: &Verified, repair: bool, view: View) -> String 
         let how = "all as recorded, but one file is not. Put it right: msb-sync verify --repair";
         let _ = writeln!(out, "{}: {checked}, {how}", paint::red("Damaged"));
     } else {
-        let damaged = || verified.layers.iter().filter(|layer| layer.status != LayerStatus::Ok);
-        let has_damaged_part = parts(verified).any(PartStatus::is_damaged);
-        let ours = has_damaged_part || damaged().any(|layer| !layer.of_microsandbox);
+        let of_microsandbox =
+            |layer: &&VerifiedLayer| layer.of_microsandbox && layer.found.status.is_damaged();
+        let theirs = verified.layers.iter().filter(of_microsandbox).count();
+        let damaged = verified.findings().filter(|found| found.status.is_damaged()).count();
         let mut next = String::new();
-        if ours && !repair {
+        if damaged > theirs && !repair {
             next.push_str(" Fetch these again: msb-sync verify --repair");
         }
-        if damaged().any(|layer| layer.of_microsandbox) {
+        if theirs > 0 {
             let separator = if next.is_empty() { "" } else { "." };
             let _ = write!(next, "{separator} Let microsandbox pull its own images again: msb pull");
         }
-        let is_damage = has_damaged_part || damaged().next().is_some();
-        let head = if is_damage { "Damaged" } else { "Not verified" };
+        let head = if damaged > 0 { "Damaged" } else { "Not verified" };
         let _ = writeln!(out, "{}: {checked}, {}.{next}", paint::red(head), counts.join(", "));
     }
     out
@@ -126,59 +118,25 @@ fn checked(verified: &Verified) -> String {
     checked
 }
 
-/// The states of kept blobs and of images in engines.
-fn parts(verified: &Verified) -> impl Iterator<Item = PartStatus> {
-    let blobs = verified.blobs.iter().map(|blob| blob.status);
-    blobs.chain(verified.engines.iter().map(|reference| reference.status))
-}
-
 /// Counts what is damaged, and what was repaired.
 fn counts(verified: &Verified) -> Vec<String> {
-    let repaired = verified.layers.iter().filter(|layer| layer.repaired).count()
-        + verified.blobs.iter().filter(|blob| blob.repaired).count()
-        + verified.engines.iter().filter(|reference| reference.repaired).count();
-    let count = |status: LayerStatus| {
-        verified.count(status) + parts(verified).filter(|part| part.as_str() == status.as_str()).count()
+    let repaired = verified.findings().filter(|found| found.repaired).count();
+    let statuses = [Status::Missing, Status::Incomplete, Status::Modified, Status::Blocked];
+    let counted = statuses.map(|status| (verified.count(status), status.as_str()));
+    let counted = counted.into_iter().chain([(repaired, "repaired")]).filter(|(count, _)| *count > 0);
+    counted.map(|(count, word)| format!("{count} {word}")).collect()
+}
+
+/// Tells of damage and repairs of `what`, and with `-v` of what is in order too.
+fn found(found: &Finding, what: &str, beside: &str, view: View) -> Option<Row> {
+    let sign = match (found.status, found.repaired) {
+        (Status::Ok, true) => '!',
+        (Status::Ok, false) if !view.verbose => return None,
+        (Status::Ok, false) => '=',
+        _ => 'x',
     };
-    let mut counts: Vec<String> = [LayerStatus::Missing, LayerStatus::Incomplete, LayerStatus::Modified]
-        .into_iter()
-        .filter(|status| count(*status) > 0)
-        .map(|status| format!("{} {}", count(status), status.as_str()))
-        .collect();
-    let blocked = parts(verified).filter(|part| *part == PartStatus::Blocked).count();
-    if blocked > 0 {
-        counts.push(format!("{blocked} blocked"));
-    }
-    if repaired > 0 {
-        counts.push(format!("{repaired} repaired"));
-    }
-    counts
-}
-
-/// A layer, a blob, or an image in an engine, as it was found.
-struct Found<'a> {
-    status: &'a str,
-    is_ok: bool,
-    repaired: bool,
-    detail: Option<&'a str>,
-}
-
-impl<'a> Found<'a> {
-    fn part(status: PartStatus, repaired: bool, detail: Option<&'a str>) -> Self {
-        Self { status: status.as_str(), is_ok: status == PartStatus::Ok, repaired, detail }
-    }
-
-    /// Tells of damage and repairs, and with `verbose` of what is in order too.
-    fn row(&self, what: &str, beside: &str, verbose: bool) -> Option<Row> {
-        let sign = match (self.is_ok, self.repaired) {
-            (true, true) => '!',
-            (true, false) if !verbose => return None,
-            (true, false) => '=',
-            (false, _) => 'x',
-        };
-        let status = if self.repaired { "repaired" } else { self.status };
-        Some(Row::new(sign, &[what, status, beside], self.detail.unwrap_or_default()))
-    }
+    let status = if found.repaired { "repaired" } else { found.status.as_str() };
+    Some(Row::new(sign, &[what, status, beside], found.detail.as_deref().unwrap_or_default()))
 }
 
 /// Some of many names.
