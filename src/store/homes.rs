@@ -19,7 +19,6 @@ use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::directories;
@@ -79,8 +78,7 @@ impl Claim {
 
     /// True if the path of the claim leads to `home`, whoever made it.
     pub(crate) fn leads_to(&self, home: &Path) -> bool {
-        let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-        self.home == home || identity(&self.home).is_some_and(|there| identity(home) == Some(there))
+        sys::is_one_directory(&self.home, home) == Some(true)
     }
 }
 

@@ -23,7 +23,6 @@ use self::contents::Contents;
 use self::directory::Directory;
 use super::request::{ImagesSource, Request};
 use super::session::Session;
-use super::steps::candidates::directory_id;
 use super::steps::desire::desire;
 use super::steps::load::{Loaded, load};
 use super::steps::lockfile_place::read_named;
@@ -34,6 +33,7 @@ use crate::bundle::{ArchiveWriter, Form};
 use crate::catalog::Catalog;
 use crate::diagnostic::nearest;
 use crate::digest::BlobDigest;
+use crate::engine;
 use crate::error::{Error, InputError, StoreError};
 use crate::image_ref::ImageRef;
 use crate::lockfile::Lockfile;
@@ -208,27 +208,17 @@ fn check_name(path: &Path) -> Result<(), VerbError> {
 /// Refuses a directory in which msb-sync keeps things of its own, by whatever name: the index of a
 /// bundle would take the place of that of the kept blobs.
 fn refuse_own_place(session: &Session, path: &Path, layers: Option<&Path>) -> Result<(), VerbError> {
-    let mut own = vec![session.home.clone(), session.default_layers()];
-    own.extend([store::blobs_of(&session.home), store::downloads_of(&session.home)]);
+    let home = &session.home;
+    let mut own = vec![home.clone(), session.default_layers(), engine::temporary_in(home)];
+    own.extend([store::blobs_of(home), store::downloads_of(home)]);
     own.extend(layers.map(Path::to_owned));
-    if own.iter().any(|own| are_one_place(own, path)) {
+    if let Some(catalog) = Catalog::open_read_only(home)? {
+        own.extend(catalog.layers_directories()?);
+    }
+    if own.iter().any(|own| sys::is_one_directory(own, path) == Some(true)) {
         return Err(InputError::OwnPlace { path: path.to_owned() }.into());
     }
     Ok(())
-}
-
-/// Tells whether two paths lead to one directory, be it one that is still to be made.
-fn are_one_place(one: &Path, other: &Path) -> bool {
-    let parent = |path: &Path| match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => directory_id(Path::new(".")),
-        parent => parent.and_then(directory_id),
-    };
-    match (directory_id(one), directory_id(other)) {
-        (None, None) => {
-            one.file_name() == other.file_name() && parent(one).is_some() && parent(one) == parent(other)
-        }
-        (one, other) => one == other,
-    }
 }
 
 /// Takes from the images file what `request` wants; documents are needed of all.

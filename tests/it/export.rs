@@ -498,3 +498,27 @@ fn places_of_the_home_are_no_bundles() {
     assert!(std::fs::read(home.join("blobs/index.json")).unwrap() == before);
     assert!(!home.join("downloads/index.json").exists());
 }
+
+/// A name of a home's own is one before there is anything of that name, too.
+#[test]
+fn places_that_the_home_is_to_have_are_no_bundles() {
+    let (sandbox, _registry, ..) = locked();
+    let home = sandbox.home();
+    let _ = std::fs::remove_dir_all(&home);
+    let refused = |place: &std::path::Path| {
+        let failed = sandbox.msb("export --output").arg(place).run().code(2);
+        assert!(failed.stderr.contains("name a new directory"), "{place:?}: {failed}");
+        assert!(!place.exists(), "{place:?}");
+    };
+    for name in ["", "blobs", "downloads", "layers", "tmp", "x/../blobs/"] {
+        refused(&home.join(name));
+    }
+    // A directory that an earlier run has used.
+    let text = std::fs::read_to_string(sandbox.work().join("images.toml")).unwrap();
+    sandbox.images(&format!("[settings]\nlayers = \"former\"\n{text}"));
+    sandbox.msb("apply").run().success();
+    sandbox.images(&text);
+    std::fs::remove_dir_all(sandbox.work().join("former")).unwrap();
+    refused(&sandbox.work().join("former"));
+    sandbox.msb("export --output").arg(home.join("bundle")).run().success();
+}
