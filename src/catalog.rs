@@ -57,7 +57,7 @@ use crate::state::{
 use connection::{absolute, connect, connect_read_only, explain_open, extended_code, home_of, sql_error};
 use header::OpenCatalog;
 pub(crate) use hook_book::HookBook;
-pub(crate) use needed::GivenUp;
+pub(crate) use needed::{GivenUp, IsElsewhere};
 pub use writable::Holding;
 pub use writable::WritableCatalog;
 pub(crate) use writable::{Change, FORGOTTEN_TOGETHER};
@@ -242,22 +242,23 @@ impl Catalog {
         })
     }
 
-    /// Those of [`Catalog::layers_needed_outside`] that are needed in `directory`: what an image
-    /// has elsewhere is not. What microsandbox recorded by itself is in the directory `default`.
+    /// Those of [`Catalog::layers_needed_outside`] that may be needed in `directory`: a layer that
+    /// all images which need it have elsewhere, as `is_elsewhere` says, is not. What microsandbox
+    /// recorded by itself is in the directory `default`.
     ///
     /// # Errors
     /// The database cannot be read.
     pub fn layers_needed_in<'a>(
         &self,
-        directory: &Path,
-        default: &Path,
+        (directory, default): (&Path, &Path),
         outside: impl Into<GivenUp<'a>>,
+        is_elsewhere: IsElsewhere<'_>,
     ) -> Result<BTreeSet<BlobDigest>, CatalogError> {
         let outside = outside.into();
         self.read("look up needed layers in", |tx| {
             let now = clock::now();
             let mut needed = needed::layers_needed_outside(tx, outside, now)?;
-            let of = (directory, default);
+            let of = (directory, default, is_elsewhere);
             needed::retain_needed_in(tx, self.home(), of, (outside, now), &mut needed)?;
             Ok(needed)
         })

@@ -33,7 +33,7 @@ pub(crate) use child::{
 };
 pub use descriptors::raise_open_files_limit;
 pub(crate) use descriptors::{is_descriptor_shortage, open_files_limit};
-pub(crate) use directories::is_one_directory;
+pub(crate) use directories::{DirectoryId, directory_id, is_one_directory};
 pub(crate) use disks::{
     UnsyncedNames, free_space, has_lasting_inodes, may_change_unseen, mount_of, sync, sync_file_system,
     sync_names,

@@ -5,9 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Result, params};
@@ -60,10 +58,4 @@ pub(super) fn all(conn: &Connection, home: &Path) -> Result<BTreeSet<PathBuf>> {
         }
     }
     Ok(found)
-}
-
-/// Tells whether two paths are one directory.
-pub(super) fn is_same(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
-    one == other || identity(one).is_some_and(|one| Some(one) == identity(other))
 }

@@ -6,15 +6,16 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Result};
+use rusqlite::{Connection, OptionalExtension as _, Result, Row};
 
-use super::directories::{all, is_same, resolved};
+use super::directories::{all, resolved};
 use super::holdings::{self, holders};
 use super::past::{self, Spared};
 use super::rows::{NameRow, OUR_USERS, THEIR_LAYERS, THEIR_USERS, parse_name, texts};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{Owner, SparedImage};
+use crate::sys;
 
 /// The images that are about to be given up, of which nothing is recorded yet.
 #[derive(Clone, Copy, Debug)]
@@ -182,45 +183,49 @@ fn used_outside(conn: &Connection, digest: &str, inside: &BTreeSet<String>) -> R
     Ok(false)
 }
 
-/// Takes from `needed` what no image outside `inside` needs in `directory`, but only elsewhere.
-/// Images that microsandbox recorded by itself, and layers without a known user, are in `default`.
+/// The question whether the layer is certainly in the directory that an image has its layers in,
+/// and that this is another one than the one asked about.
+pub(crate) type IsElsewhere<'e> = &'e mut dyn FnMut(&Path, &BlobDigest) -> bool;
+
+/// Takes from `needed` what every image outside `inside` that needs it has elsewhere than in
+/// `directory`. Images that microsandbox recorded by itself, and layers without a known user, are
+/// in `default`.
 pub(super) fn retain_needed_in(
     conn: &Connection,
     home: &Path,
-    (directory, default): (&Path, &Path),
+    (directory, default, is_elsewhere): (&Path, &Path, IsElsewhere<'_>),
     (inside, now): (GivenUp<'_>, Timestamp),
     needed: &mut BTreeSet<BlobDigest>,
 ) -> Result<()> {
-    let known = all(conn, home)?;
-    if known.iter().all(|other| is_same(other, directory)) {
+    let is_here = |other: &Path| sys::is_one_directory(other, directory);
+    if all(conn, home)?.iter().all(|other| is_here(other) == Some(true)) {
         return Ok(());
     }
     let spared = spared_layers(conn, inside, now)?;
     let inside = without_layers(conn, inside)?;
-    let is_default = is_same(directory, default);
+    // In a home without a directory of layers microsandbox has none.
+    let is_default = is_here(default).unwrap_or_else(|| sys::directory_id(default).is_err());
     let mut elsewhere = Vec::new();
     for digest in &*needed {
         let mut users: BTreeSet<String> = texts(conn, OUR_USERS, &digest.text())?.into_iter().collect();
         users.extend(texts(conn, THEIR_USERS, &digest.text())?);
         users.retain(|user| !inside.contains(user));
-        users.extend(spared.get(digest).into_iter().flatten().cloned());
-        let mut here = users.is_empty() && is_default;
+        let sparing = || spared.get(digest).into_iter().flatten();
+        let mut may_be_here = users.is_empty() && sparing().next().is_none() && is_default;
         for user in &users {
-            let sql = "SELECT layers_directory FROM sync_images WHERE reference = ?1";
-            let mut statement = conn.prepare_cached(sql)?;
-            let of_user: Option<Option<PathBuf>> = statement
-                .query_row([user], |row| {
-                    let stored =
-                        row.get_ref(0)?.as_blob().ok().map(|path| Path::new(OsStr::from_bytes(path)));
-                    Ok(stored.map(|path| resolved(home, path)))
-                })
-                .optional()?;
-            here |= match of_user.flatten() {
-                Some(of_user) => is_same(&of_user, directory),
-                None => is_default,
+            may_be_here |= match directory_of(conn, home, user)? {
+                Whereabouts::In(theirs) => !is_elsewhere(&theirs, digest),
+                Whereabouts::Default | Whereabouts::Unknown => is_default,
             };
         }
-        if !here {
+        for name in sparing() {
+            may_be_here |= match directory_of(conn, home, name)? {
+                Whereabouts::In(theirs) => is_here(&theirs) != Some(false),
+                Whereabouts::Default => is_default,
+                Whereabouts::Unknown => true,
+            };
+        }
+        if !may_be_here {
             elsewhere.push(digest.clone());
         }
     }
@@ -228,4 +233,24 @@ pub(super) fn retain_needed_in(
         needed.remove(&digest);
     }
     Ok(())
+}
+
+/// The directory in which an image has its layers.
+enum Whereabouts {
+    /// The one that is recorded.
+    In(PathBuf),
+    /// The one of a home, as none is recorded.
+    Default,
+    /// Nobody knows: the image is microsandbox's, or is ready and not recorded yet.
+    Unknown,
+}
+
+fn directory_of(conn: &Connection, home: &Path, name: &str) -> Result<Whereabouts> {
+    let sql = "SELECT layers_directory FROM sync_images WHERE reference = ?1";
+    let stored = |row: &Row<'_>| {
+        let stored = row.get_ref(0)?.as_blob().ok().map(|path| Path::new(OsStr::from_bytes(path)));
+        Ok(stored.map_or(Whereabouts::Default, |path| Whereabouts::In(resolved(home, path))))
+    };
+    let found = conn.prepare_cached(sql)?.query_row([name], stored).optional()?;
+    Ok(found.unwrap_or(Whereabouts::Unknown))
 }

@@ -12,7 +12,6 @@ use super::prune::{PruneRequest, prune, prune_unneeded};
 use super::pruned::Pruned;
 use super::request::ImagesSource;
 use super::session::Session;
-use super::steps::candidates::{DirectoryId, directory_id};
 use super::steps::spared::spared;
 use super::steps::totals::layer_totals;
 use super::verb_error::VerbError;
@@ -22,6 +21,7 @@ use crate::error::StoreError;
 use crate::image_ref::ImageRef;
 use crate::state::{LayerState, Owner, RecordedImage};
 use crate::store::{self, Blobs, Places};
+use crate::sys::{self, DirectoryId};
 use crate::threads;
 
 /// The bytes that one image has on disk.
@@ -79,11 +79,14 @@ pub struct DiskUse {
 pub fn df(session: &Session) -> Result<DiskUse, VerbError> {
     let catalog = Catalog::open_read_only(&session.home)?;
     let images = catalog.as_ref().map(Catalog::all).transpose()?.unwrap_or_default();
+    let mut paths = catalog.as_ref().map(Catalog::layers_directories).transpose()?.unwrap_or_default();
+    paths.extend(images.iter().map(|image| session.layers_of(image)).chain([session.default_layers()]));
     let mut directories: BTreeMap<DirectoryId, PathBuf> = BTreeMap::new();
-    let former = catalog.as_ref().map(Catalog::layers_directories).transpose()?.unwrap_or_default();
-    let of_images = images.iter().map(|image| session.layers_of(image));
-    for directory in of_images.chain(former).chain([session.default_layers()]) {
-        directories.extend(directory_id(&directory).map(|id| (id, directory)));
+    for directory in paths {
+        match sys::directory_id(&directory).map_err(StoreError::io("look into", &directory)) {
+            Ok(id) => directories.extend(id.map(|id| (id, directory))),
+            Err(error) => session.warn(format!("layers are not counted: {error}")),
+        }
     }
     let mut disk = DiskUse::default();
     if let Some(catalog) = catalog {
@@ -92,7 +95,7 @@ pub fn df(session: &Session) -> Result<DiskUse, VerbError> {
     let mut layers: BTreeMap<(DirectoryId, BlobDigest), u64> = BTreeMap::new();
     for (id, directory) in &directories {
         let places = Places::of(directory);
-        let needed = images.iter().filter(|image| directory_id(&session.layers_of(image)) == Some(*id));
+        let needed = images.iter().filter(|image| id_of_layers(session, image) == Some(*id));
         let needed = needed.flat_map(|image| image.layers.iter()).map(|layer| layer.digest.clone());
         let mut digests = places.removable(session.jobs(), |_| true)?;
         digests.extend(needed);
@@ -121,6 +124,11 @@ pub fn df(session: &Session) -> Result<DiskUse, VerbError> {
     Ok(disk)
 }
 
+/// Identifies the directory of an image's layers, where it can be looked at.
+fn id_of_layers(session: &Session, image: &RecordedImage) -> Option<DirectoryId> {
+    sys::directory_id(&session.layers_of(image)).ok().flatten()
+}
+
 /// Lists the digests of an image's layers and documents, each once.
 fn digests(image: &RecordedImage) -> BTreeSet<&BlobDigest> {
     let documents = image.documents.iter().map(|document| &document.digest);
@@ -141,7 +149,7 @@ fn by_image(
         }
     }
     let on_disk = |image: &RecordedImage| {
-        let id = directory_id(&session.layers_of(image));
+        let id = id_of_layers(session, image);
         let (mut bytes, mut shared_bytes) = (0_u64, 0_u64);
         for digest in digests(image) {
             let layer = id.and_then(|id| layers.get(&(id, digest.clone())));

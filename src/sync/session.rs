@@ -108,6 +108,13 @@ impl Session {
         self.reporter.report(Event::Warning(text));
     }
 
+    /// Warns of several things, one after the other.
+    pub(super) fn warn_of(&self, texts: Vec<String>) {
+        for text in texts {
+            self.warn(text);
+        }
+    }
+
     /// Warns of what the store could not remove.
     pub(super) fn warn_of_left(&self, left: &[Left]) {
         for left in left {

@@ -14,7 +14,8 @@ fn layer(name: &str) -> Layer {
     Layer::of(&[file("f", name.repeat(100))])
 }
 
-/// `a:1` and `b:1`, each of the layer of its name, by the file and in the directory of its name.
+/// `a:1` and `b:1`, each of the layer of its name, by the file and in the directory of its name. The registry has a
+/// `c:1` too.
 struct Closed {
     sandbox: Sandbox,
     registry: FakeRegistry,
@@ -27,18 +28,27 @@ impl Closed {
 
     fn with(settings: &str) -> Self {
         let mut content = BlobSet::default();
-        for name in ["a", "b"] {
+        for name in ["a", "b", "c"] {
             let manifest = content.image(&Image::new(&[layer(name)]));
             content.tag(&format!("{name}:1"), &manifest);
         }
         let closed = Self { sandbox: Sandbox::in_memory(), registry: FakeRegistry::start(content) };
         for name in ["a", "b"] {
-            let images = wanted(&closed.registry.name(), &[&format!("{name}:1")]);
-            let text = format!("[settings]\nlayers = \"{name}\"\n{settings}\n{images}");
-            closed.sandbox.write(&format!("{name}.toml"), text);
-            closed.sandbox.msb(&format!("apply {name}.toml")).run().success();
+            closed.apply(name, settings, &[&format!("{name}:1")]);
         }
         closed
+    }
+
+    /// Writes the file of a name, with its layers in the directory of that name.
+    fn file(&self, name: &str, settings: &str, images: &[&str]) {
+        let images = wanted(&self.registry.name(), images);
+        let text = format!("[settings]\nlayers = \"{name}\"\n{settings}\n{images}");
+        self.sandbox.write(&format!("{name}.toml"), text);
+    }
+
+    fn apply(&self, name: &str, settings: &str, images: &[&str]) {
+        self.file(name, settings, images);
+        self.sandbox.msb(&format!("apply {name}.toml")).run().success();
     }
 
     fn place(&self, name: &str) -> PathBuf {
@@ -131,4 +141,85 @@ fn a_repair_takes_nothing_away_of_what_it_cannot_bring_again() {
     closed.open("lock");
     closed.sandbox.msb("verify --repair").run().success();
     assert_ne!(fs::read(blob("a")).unwrap(), b"damaged");
+}
+
+/// The layers of another file's image are here, by a name that leads elsewhere, or nowhere, for the moment.
+#[test]
+fn a_layer_stays_that_another_file_may_have_in_the_same_directory() {
+    for (shared, hidden) in
+        [(false, "gone"), (false, "closed"), (false, "covered"), (true, "gone"), (true, "covered")]
+    {
+        let closed = Closed::new();
+        let link = closed.place("c");
+        let show = || symlink("a", &link).unwrap();
+        show();
+        closed.apply("c", "", &["c:1"]);
+        if shared {
+            // The catalog has one directory of an image, that of the owner who was here last.
+            closed.apply("a", "", &["a:1", "c:1"]);
+            closed.apply("b", "", &["b:1", "c:1"]);
+        }
+        closed.file("a", "", &["a:1"]);
+        fs::remove_file(&link).unwrap();
+        match hidden {
+            "closed" => symlink("c", &link).unwrap(),
+            "covered" => fs::create_dir(&link).unwrap(),
+            _ => {}
+        }
+        let layer = closed.place("a").join(layer("c").directory());
+        for verb in ["prune --dry-run a.toml", "prune a.toml"] {
+            let output = closed.sandbox.msb(verb).run().success();
+            assert!(layer.is_dir(), "{shared} {hidden}: {output}");
+            assert!(!output.stdout.contains(layer.to_str().unwrap()), "{shared} {hidden}: {output}");
+            let warning = format!("warning: 1 layer in {} stays: ", closed.place("a").display());
+            assert_eq!(output.stderr.matches(&warning).count(), 1, "{shared} {hidden}: {output}");
+            assert!(output.stderr.contains(link.to_str().unwrap()), "{shared} {hidden}: {output}");
+        }
+        if hidden == "covered" {
+            fs::remove_dir(&link).unwrap();
+        } else if hidden == "closed" {
+            fs::remove_file(&link).unwrap();
+        }
+        // Where the name is gone for good, so is the file that named it.
+        if hidden != "gone" {
+            show();
+            closed.sandbox.msb("verify").run().success();
+        }
+        closed.sandbox.msb("forget --owner c.toml").run().success();
+        closed.sandbox.msb("prune a.toml").run().success();
+        assert!(!layer.exists(), "{shared} {hidden}");
+    }
+}
+
+#[test]
+fn directories_of_layers_that_cannot_be_looked_at_are_told() {
+    for missing in [false, true] {
+        let closed = Closed::new();
+        let (place, away) = (closed.place("a"), closed.place("away"));
+        fs::rename(&place, &away).unwrap();
+        if !missing {
+            symlink("a", &place).unwrap();
+        }
+        let warning =
+            format!("warning: the layers in {} stay until a prune can remove them: ", place.display());
+        for verb in [format!("forget --dry-run {}", closed.name("a")), format!("forget {}", closed.name("a"))]
+        {
+            let output = closed.sandbox.msb(&verb).run().success();
+            assert_eq!(output.stderr.matches(&warning).count(), 1, "{output}");
+        }
+        closed.file("a", "", &[]);
+        let prune = || closed.sandbox.msb("prune --allow-empty a.toml").run();
+        if !missing {
+            prune().code(1).says(&format!("cannot look into {}", place.display()));
+            closed.file("new", "", &["b:1"]);
+            closed.sandbox.msb("apply new.toml").run().success();
+            let output = closed.sandbox.msb("prune new.toml").run().success();
+            output.says(&format!("warning: the former layers directory {} is left out: ", place.display()));
+            closed.sandbox.msb("df").run().success().says(&format!("cannot look into {}", place.display()));
+            fs::remove_file(&place).unwrap();
+        }
+        fs::rename(&away, &place).unwrap();
+        prune().success();
+        assert!(!closed.path("a").exists());
+    }
 }

@@ -72,7 +72,8 @@ fn layers_that_no_owner_wants_extracted_are_not_needed() {
     catalog.record(&image("other:1", &["b"]), &names("other:1"), &file("one"), usual()).unwrap();
     assert_eq!(catalog.layers_needed_outside(&none).unwrap(), digests(&["b", "c", "d"]));
     let default = Path::new("/layers");
-    assert_eq!(catalog.layers_needed_in(default, default, &none).unwrap(), digests(&["b", "c", "d"]));
+    let here = catalog.layers_needed_in((default, default), &none, &mut |_, _| false);
+    assert_eq!(here.unwrap(), digests(&["b", "c", "d"]));
     assert_eq!(catalog.blobs_needed_outside(&refs(&["docker.io/library/theirs:1"])).unwrap().len(), 5);
     catalog.adopt(&names("sandboxes.io/library/alpine:3.20"), &Owner::pull(), usual()).unwrap();
     assert_eq!(catalog.layers_needed_outside(&none).unwrap(), digests(&["a", "b", "c", "d"]));

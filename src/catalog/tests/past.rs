@@ -95,7 +95,8 @@ fn earlier_layers_are_needed_as_long_as_somebody_spares_them() {
     assert_eq!(catalog.layers_needed_outside(&none).unwrap(), digests(&["b", "c"]));
     assert_eq!(catalog.layers_needed_outside(&refs(&[ALPINE])).unwrap(), none_of_layers());
     let (here, elsewhere) = (Path::new("/layers"), Path::new("/other"));
-    assert_eq!(catalog.layers_needed_in(here, elsewhere, &none).unwrap(), digests(&["b", "c"]));
+    let needed = catalog.layers_needed_in((here, elsewhere), &none, &mut |_, _| false);
+    assert_eq!(needed.unwrap(), digests(&["b", "c"]));
     catalog.adopt(&[reference(ALPINE)], &file("two"), sparing(2)).unwrap();
     assert_eq!(catalog.layers_needed_outside(&none).unwrap(), digests(&["a", "b", "c"]));
     assert_eq!(
@@ -204,6 +205,34 @@ fn staged_images_are_spared_until_they_are_recorded_or_old() {
     catalog.stage(&[&version(&["c"])]).unwrap();
     record(&mut catalog, &["c"], usual());
     assert_eq!((sandbox.count("sync_staged"), sandbox.count("sync_meanings")), (0, 1));
+}
+
+#[test]
+fn a_layer_is_needed_wherever_an_image_may_have_it() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let none = BTreeSet::new();
+    let [here, other, default] = ["here", "other", "default"].map(|name| sandbox.dir.path().join(name));
+    for directory in [&here, &other] {
+        fs::create_dir(directory).unwrap();
+    }
+    let at = |layers| Holding { layers, ..usual() };
+    catalog.record(&image("a:1", &["a"]), &[reference("a:1")], &file("one"), at(&*here)).unwrap();
+    catalog.record(&image("b:1", &["b"]), &[reference("b:1")], &file("one"), at(&*other)).unwrap();
+    let mut asked = Vec::new();
+    let mut needed = |catalog: &WritableCatalog, is_elsewhere: bool| {
+        let mut look = |theirs: &Path, digest: &BlobDigest| {
+            asked.push((theirs.to_owned(), digest.clone()));
+            is_elsewhere && theirs != here
+        };
+        catalog.layers_needed_in((&*here, &*default), &none, &mut look).unwrap()
+    };
+    assert_eq!(needed(&catalog, true), digests(&["a"]));
+    assert_eq!(needed(&catalog, false), digests(&["a", "b"]));
+    // The directory of an image that is ready and not recorded is not known.
+    catalog.stage(&[&version(&["c"])]).unwrap();
+    assert_eq!(needed(&catalog, true), digests(&["a", "c"]));
+    assert!(asked.iter().any(|(theirs, digest)| *theirs == other && digests(&["b"]).contains(digest)));
 }
 
 #[test]

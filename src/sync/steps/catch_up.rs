@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::candidates::directory_id;
 use super::lock_home::{lock_home, open_store};
 use crate::catalog::Catalog;
 use crate::engine;
@@ -14,6 +13,7 @@ use crate::locked_home::LockedHome;
 use crate::store::{self, Blobs, Places};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
+use crate::sys;
 
 /// Removes the temporary files that a killed run's engines have left, writes the index of the kept
 /// blobs where it lags behind the catalog or is spoiled, and has the home claim again those of the
@@ -66,9 +66,9 @@ fn claim(session: &Session, unclaimed: &[&Path]) -> Result<(), VerbError> {
     let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(()) };
     let ours = catalog.layers_directories()?;
     drop(catalog);
-    let ours: BTreeSet<_> = ours.iter().filter_map(|layers| directory_id(layers)).collect();
-    for layers in unclaimed.iter().filter(|layers| directory_id(layers).is_some_and(|id| ours.contains(&id)))
-    {
+    let id = |layers: &Path| sys::directory_id(layers).ok().flatten();
+    let ours: BTreeSet<_> = ours.iter().filter_map(|layers| id(layers)).collect();
+    for layers in unclaimed.iter().filter(|layers| id(layers).is_some_and(|id| ours.contains(&id))) {
         let claimed =
             unless_at_work(session, |session| open_store(session, &lock_home(session)?, layers).map(drop));
         let layers = layers.display();

@@ -6,13 +6,13 @@
 //! next prune finds, and never rows without layers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::candidates::{Candidate, Candidates, DirectoryId};
+use super::candidates::{Candidate, Candidates, left_out};
 use super::catch_up::catch_up;
 use super::give_up_parts::{remove_unneeded_blobs, take_out_of_engines, unneeded_blobs};
 use super::lock_home::{lock_home, open_store};
-use super::needed_here::NeededHere;
+use super::needed_here::{Needed, NeededHere};
 use super::neighbours::needed_by_other_homes;
 use super::totals::layer_totals;
 use crate::catalog::{self, Catalog, GivenUp, WritableCatalog};
@@ -28,6 +28,7 @@ use crate::store::{self, KeptBlob, Leftover, LocatedLayers, Places, RemovedLayer
 use crate::sync::pruned::{KeptLayer, Pruned, RemovedBlob, RemovedLayer, RemovedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
+use crate::sys::DirectoryId;
 use crate::threads;
 
 /// On what grounds images are given up.
@@ -90,8 +91,6 @@ pub(crate) fn by_reference(rows: Vec<RecordedImage>) -> BTreeMap<ImageRef, Recor
     rows.into_iter().map(|row| (row.reference.clone(), row)).collect()
 }
 
-/// The reason of a layer that only images which leave have needed.
-const GIVEN_UP: &str = "no image needs it any more";
 /// The reason of a layer that no image has needed by the catalog.
 const UNRECORDED: &str = "no recorded image needs it";
 
@@ -110,6 +109,8 @@ struct Intention {
     blobs: Vec<KeptBlob>,
     /// References that nobody wants in their engines.
     loaded: Vec<LoadedReference>,
+    /// The layers that stay because nobody can look where others are, for people.
+    warnings: Vec<String>,
 }
 
 /// Gives up what `wish` says, or tells what that would be.
@@ -127,7 +128,7 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         if !dry_run {
             catch_up(session, intention.directories.values().map(|candidate| &*candidate.directory))?;
         }
-        return Ok(intention.in_theory(dry_run));
+        return Ok(intention.in_theory(session, dry_run));
     }
     let home = lock_home(session)?;
     if usable_catalog(session, &wish)?.is_none() {
@@ -148,7 +149,8 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
     if session.cancel.is_cancelled() {
         return Err(Error::Stopped.into());
     }
-    let Intention { images, waiting_for, directories, layers, blobs, loaded, .. } = intention;
+    let Intention { images, waiting_for, directories, layers, blobs, loaded, warnings, .. } = intention;
+    session.warn_of(warnings);
     let mut layers: Vec<_> = layers
         .into_iter()
         .filter_map(|(id, layers)| Some((stores.get(&id)?, directories.get(&id)?, layers)))
@@ -180,7 +182,7 @@ fn remove_unneeded_layers(
     let on_removed = |_: &BlobDigest| session.reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
     for (store, candidate, layers) in layers.iter_mut().filter(|(.., layers)| !layers.is_empty()) {
         let now = GivenUp { images: &BTreeSet::new(), by: None, keeps: wish.keeps_earlier() };
-        let needed = needed_here.layers(catalog, &candidate.directory, now)?;
+        let needed = needed_here.layers(catalog, &candidate.directory, now)?.layers;
         let unneeded: Vec<RemovedLayer> =
             layers.extract_if(.., |layer| !needed.contains(&layer.digest)).collect();
         if unneeded.is_empty() {
@@ -245,17 +247,15 @@ fn unless_left_out<T>(
     candidate: &Candidate,
     found: Result<T, VerbError>,
 ) -> Result<Option<T>, VerbError> {
-    let layers = candidate.directory.display();
-    let consequence = if wish.all_layers_in().is_none() {
-        format!("the layers in {layers} stay until a prune can remove them")
-    } else {
-        format!("the former layers directory {layers} is left out")
-    };
     match found {
         Err(VerbError::Error(Error::Store(error)))
             if !candidate.is_essential || wish.all_layers_in().is_none() =>
         {
-            session.warn(format!("{consequence}: {}", Error::Store(error).chain().join(": ")));
+            session.warn(left_out(
+                wish.all_layers_in(),
+                &candidate.directory,
+                &Error::Store(error).chain().join(": "),
+            ));
             Ok(None)
         }
         other => other.map(Some),
@@ -311,12 +311,14 @@ fn intend(
     let names: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.names).cloned().collect();
     // An image that stays for others may leave behind what none of them wants.
     recorded.retain(|name, _| names.contains(name));
-    let mut candidates = candidates(session, catalog, wish, &recorded)?;
+    let (mut candidates, warnings) =
+        Candidates::of(session, catalog, wish.all_layers_in(), (&recorded, &gone))?;
     if matches!(look, Look::FirstThing) && !names.is_empty() && !waits && are_sure(session, &candidates) {
         // An image that leaves is a first thing.
-        return Ok(Intention { images, waiting_for, directories: candidates.0, ..Intention::default() });
+        let directories = candidates.0;
+        return Ok(Intention { images, waiting_for, directories, warnings, ..Intention::default() });
     }
-    add_layers(&mut candidates, session, catalog, &recorded)?;
+    candidates.add_layers(session, catalog, &recorded)?;
     let by = wish.owner().map(|owner| (owner, &names));
     let given_up = GivenUp { images: &gone, by, keeps: wish.keeps_earlier() };
     let loaded = wish.unwanted(catalog, &names.iter().collect(), catalog.loaded()?)?;
@@ -325,7 +327,7 @@ fn intend(
     let look = if waits { look.at_everything() } else { look };
     let blobs = if waits { Vec::new() } else { unneeded_blobs(session, catalog, given_up, among)? };
 
-    let mut intention = Intention { images, waiting_for, blobs, loaded, ..Intention::default() };
+    let mut intention = Intention { images, waiting_for, blobs, loaded, warnings, ..Intention::default() };
     let mut needed_here = NeededHere::new(session);
     for (id, mut candidate) in candidates.0 {
         if let Look::Locked(stores) = look
@@ -333,11 +335,13 @@ fn intend(
         {
             continue;
         }
-        let needed = needed_here.layers(catalog, &candidate.directory, given_up)?;
+        let Needed { layers: needed, in_doubt } =
+            needed_here.layers(catalog, &candidate.directory, given_up)?;
         let found = look_into(session, &mut candidate, wish, &needed, look);
         let Some((mut layers, leftovers)) = unless_left_out(session, wish, &candidate, found)? else {
             continue;
         };
+        intention.warnings.extend(candidate.stay_in_doubt(wish.all_layers_in().is_some(), in_doubt));
         layers.retain(|_| !waits);
         // Where nothing is to be done, nothing is locked or made.
         if candidate.is_essential || !(layers.is_empty() && leftovers.is_empty()) {
@@ -351,31 +355,6 @@ fn intend(
     Ok(intention)
 }
 
-/// Lists the directories to look into.
-fn candidates(
-    session: &Session,
-    catalog: &Catalog,
-    wish: &impl Wish,
-    recorded: &BTreeMap<ImageRef, RecordedImage>,
-) -> Result<Candidates, VerbError> {
-    let mut candidates = Candidates::default();
-    let directories: BTreeSet<PathBuf> = recorded.values().map(|row| session.layers_of(row)).collect();
-    for directory in directories {
-        if let Some(candidate) = candidates.entry(&directory) {
-            candidate.is_essential |= wish.all_layers_in().is_none();
-        }
-    }
-    if let Some(directory) = wish.all_layers_in() {
-        if let Some(own) = candidates.entry(directory) {
-            own.is_essential = true;
-        }
-        for directory in catalog.layers_directories()? {
-            candidates.entry(&directory);
-        }
-    }
-    Ok(candidates)
-}
-
 /// Tells whether a look into the directories has nothing to say that the one under their locks does
 /// not: all are to be locked, and no other home has a claim there.
 fn are_sure(session: &Session, candidates: &Candidates) -> bool {
@@ -383,24 +362,6 @@ fn are_sure(session: &Session, candidates: &Candidates) -> bool {
         let others = || store::claims_of_others(&Places::of(&candidate.directory), &session.home);
         candidate.is_essential && others().is_ok_and(|others| others.is_empty())
     })
-}
-
-/// Adds the layers of the images that leave.
-fn add_layers(
-    candidates: &mut Candidates,
-    session: &Session,
-    catalog: &Catalog,
-    recorded: &BTreeMap<ImageRef, RecordedImage>,
-) -> Result<(), VerbError> {
-    for row in recorded.values() {
-        let Some(candidate) = candidates.entry(&session.layers_of(row)) else { continue };
-        let digests = row.layers.iter().map(|layer| layer.digest.clone());
-        candidate.layers.extend(digests.map(|digest| (digest, GIVEN_UP)));
-        // The layers of what its reference meant before are nobody else's either.
-        let earlier = catalog.remembered(&row.reference)?.into_iter();
-        candidate.layers.extend(earlier.map(|digest| (digest, GIVEN_UP)));
-    }
-    Ok(())
 }
 
 /// Finds the layers in a directory that are not `needed`, and what broken runs have left there.
@@ -465,8 +426,9 @@ impl Intention {
     }
 
     /// Reports what would be done.
-    fn in_theory(self, dry_run: bool) -> Pruned {
-        let Self { images, waiting_for, directories, layers, leftovers, blobs, loaded } = self;
+    fn in_theory(self, session: &Session, dry_run: bool) -> Pruned {
+        let Self { images, waiting_for, directories, layers, leftovers, blobs, loaded, warnings } = self;
+        session.warn_of(warnings);
         let mut pruned = Pruned { images, waiting_for, dry_run, ..Pruned::default() };
         pruned.blobs.extend(blobs.into_iter().map(RemovedBlob::from));
         pruned.engines.extend(loaded.iter().map(RemovedReference::from));
