@@ -75,9 +75,10 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
         pruned.downloads.extend(prune_downloads(session, false)?);
     }
     if let Some(catalog) = Catalog::open_read_only(&session.home)? {
-        let leaving = pruned.images.iter().filter(|image| !image.waits);
-        let gone = leaving.flat_map(|image| &image.gone).cloned().collect();
-        let now = GivenUp { images: &gone, by: None, keeps: Some((&owner, keep)) };
+        let leaving = || pruned.images.iter().filter(|image| !image.waits);
+        let gone = leaving().flat_map(|image| &image.gone).cloned().collect();
+        let names = leaving().flat_map(|image| &image.names).cloned().collect();
+        let now = GivenUp { images: &gone, by: Some((&owner, &names)), keeps: Some((&owner, keep)) };
         let Spared { images, bytes } = spared(session, &catalog, now)?;
         (pruned.spared, pruned.spared_bytes) = (images, bytes);
     }

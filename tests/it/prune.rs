@@ -498,3 +498,30 @@ fn a_moved_home_that_somebody_works_on_is_not_waited_for() {
     let output = shop.sandbox.msb("--home ../moved apply").run().success();
     assert!(output.stdout.contains("In sync"), "{output}");
 }
+
+/// An image that another owner keeps leaves behind what its file alone had spared.
+#[test]
+fn a_dry_run_spares_what_the_run_will() {
+    let shop = shop();
+    let settings = "[settings]\nkeep = 1\n";
+    let want = |images: &[&str]| {
+        let wanted = wanted(&shop.registry.name(), images);
+        shop.sandbox.images(&format!("{settings}{wanted}"));
+    };
+    want(&["a:1", "b:1"]);
+    applied(&shop.sandbox);
+    shop.registry.edit(|content| {
+        let manifest = content.image(&Image::new(&[shop.base.clone(), shop.other.clone()]));
+        content.tag("a:1", &manifest);
+        let manifest = content.image(&Image::new(std::slice::from_ref(&shop.other)));
+        content.tag("b:1", &manifest);
+    });
+    applied(&shop.sandbox);
+    shop.sandbox.msb(&format!("pull {}", shop.name("a:1"))).run().success();
+    want(&["b:1"]);
+    let (dry, document) = (shop.json("prune --dry-run"), shop.json("prune"));
+    assert_eq!(digests(&document, "layers"), [shop.top.digest()], "{document:#}");
+    for key in ["images", "layers", "spared", "spared_bytes"] {
+        assert_eq!(dry[key], document[key], "{key}");
+    }
+}
