@@ -39,7 +39,8 @@ const MAX_SIMILAR: usize = 5;
 /// # Errors
 /// See [`VerbError`]; if one of `references` cannot be forgotten, none is.
 pub fn forget(session: &Session, references: &[ImageRef], dry_run: bool) -> Result<Pruned, VerbError> {
-    give_up(session, Named(references.iter().cloned().collect()), dry_run)
+    let named = Named(references.iter().cloned().collect());
+    give_up(session, named, Pruned { dry_run, ..Pruned::default() })
 }
 
 /// Gives up, for the images file at `path`, all images that it brought, and removes those that
@@ -50,7 +51,8 @@ pub fn forget(session: &Session, references: &[ImageRef], dry_run: bool) -> Resu
 pub fn forget_owner(session: &Session, path: &Path, dry_run: bool) -> Result<Pruned, VerbError> {
     let absolute = absolute_of_gone(path)
         .map_err(|source| InputError::NoAbsolutePath { path: path.to_owned(), source })?;
-    give_up(session, Owned(Owner::images_file(&absolute)), dry_run)
+    let owned = Owned(Owner::images_file(&absolute));
+    give_up(session, owned, Pruned { dry_run, ..Pruned::default() })
 }
 
 /// The wish that these images go.

@@ -69,20 +69,23 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
     drop(catalog);
     let was_busy = !LockedHome::is_free(&session.home);
     let downloads = prune_downloads(session, request.dry_run)?;
-    let mut pruned = give_up(session, unlisted, request.dry_run)?;
-    pruned.downloads = downloads;
-    if was_busy && !request.dry_run {
-        pruned.downloads.extend(prune_downloads(session, false)?);
-    }
-    if let Some(catalog) = Catalog::open_read_only(&session.home)? {
+    let done = Pruned { downloads, dry_run: request.dry_run, ..Pruned::default() };
+    let mut pruned = give_up(session, unlisted, done)?;
+    let mut finish = || {
+        if was_busy && !request.dry_run {
+            pruned.downloads.extend(prune_downloads(session, false)?);
+        }
+        let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(()) };
         let leaving = || pruned.images.iter().filter(|image| !image.waits);
         let gone = leaving().flat_map(|image| &image.gone).cloned().collect();
         let names = leaving().flat_map(|image| &image.names).cloned().collect();
         let now = GivenUp { images: &gone, by: Some((&owner, &names)), keeps: Some((&owner, keep)) };
         let Spared { images, bytes } = spared(session, &catalog, now)?;
         (pruned.spared, pruned.spared_bytes) = (images, bytes);
-    }
-    Ok(pruned)
+        Ok(())
+    };
+    let finished = finish();
+    pruned.ended(finished, session)
 }
 
 /// Says of an images file that is gone, and of which images are recorded, how to let go of these.
@@ -105,9 +108,9 @@ fn explain_gone(session: &Session, error: VerbError) -> VerbError {
 /// Tells what any prune would remove, whatever its images file lists: layers, blobs and downloads
 /// that nobody needs. Nothing is changed.
 pub(super) fn prune_unneeded(session: &Session) -> Result<Pruned, VerbError> {
-    let mut pruned = give_up(session, Unneeded(session.default_layers()), true)?;
-    pruned.downloads = prune_downloads(session, true)?;
-    Ok(pruned)
+    let downloads = prune_downloads(session, true)?;
+    let done = Pruned { downloads, dry_run: true, ..Pruned::default() };
+    give_up(session, Unneeded(session.default_layers()), done)
 }
 
 /// The wish that no image goes, and that everything else does which nobody needs. The path is that

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::session::Session;
+use super::verb_error::VerbError;
 use crate::digest::BlobDigest;
 use crate::error::Error;
 use crate::image_ref::ImageRef;
@@ -28,8 +30,9 @@ pub struct Pruned {
     pub engines: Vec<RemovedReference>,
     /// References in engines that are ours to remove and that somebody uses.
     pub engines_kept: Vec<KeptReference>,
-    /// The first error of an engine that could not be asked: what was loaded into it stays.
-    pub engine_error: Option<Arc<Error>>,
+    /// The first failure: of an engine that could not be asked, and keeps what was loaded into it,
+    /// or of the step after all that is listed here.
+    pub error: Option<Arc<Error>>,
     /// Images that stay though nobody needs them now, with what they alone have on disk.
     pub spared: Vec<SparedImage>,
     /// The bytes of all that on disk.
@@ -121,6 +124,26 @@ impl Pruned {
             && self.blobs.is_empty()
             && self.engines.is_empty()
             && self.downloads.is_empty()
+    }
+
+    /// Takes note of how the rest of the run has ended. A failure is told beside the things that
+    /// are gone, where there are some: these cannot be taken back.
+    ///
+    /// # Errors
+    /// The failure, where nothing is gone, or where the run was stopped.
+    pub(super) fn ended(mut self, rest: Result<(), VerbError>, session: &Session) -> Result<Self, VerbError> {
+        match rest {
+            Err(VerbError::Error(error))
+                if !(self.dry_run || self.is_empty() || matches!(error, Error::Stopped)) =>
+            {
+                if self.error.is_some() {
+                    session.warn(error.chain().join(": "));
+                }
+                self.error.get_or_insert_with(|| Arc::new(error));
+                Ok(self)
+            }
+            ended => ended.map(|()| self),
+        }
     }
 
     /// Adds those of `layers` that were removed or had to be kept, as the store reports.

@@ -525,3 +525,31 @@ fn a_dry_run_spares_what_the_run_will() {
         assert_eq!(dry[key], document[key], "{key}");
     }
 }
+
+/// A prune that fails later on tells what it has done so far.
+#[test]
+fn what_is_gone_is_told_by_a_prune_that_fails() {
+    let shop = shop();
+    let downloads = shop.sandbox.home().join("downloads");
+    let part = downloads.join(format!("sha256:{}.part", "a".repeat(64)));
+    for human in [false, true] {
+        fs::create_dir_all(&downloads).unwrap();
+        fs::write(&part, "x".repeat(100)).unwrap();
+        let lock = shop.sandbox.home().join(".layers.msb-sync/lock");
+        let _ = fs::remove_file(&lock);
+        let _ = fs::create_dir(&lock);
+        shop.want(&["b:1"]);
+        let verb = if human { "prune" } else { "prune --json" };
+        let output = shop.sandbox.msb(verb).run().code(1);
+        assert!(!part.exists() && output.stderr.contains(".layers.msb-sync/lock"), "{output}");
+        if human {
+            assert!(output.stdout.contains("1 partial download"), "{output}");
+            continue;
+        }
+        let document = output.json();
+        assert_eq!(document["downloads"].as_array().unwrap().len(), 1, "{document:#}");
+        assert_eq!(document["freed_bytes"], 100, "{document:#}");
+        assert!(document["error"]["message"].as_str().unwrap().contains("lock"), "{document:#}");
+        assert!(document["images"].as_array().unwrap().is_empty(), "{document:#}");
+    }
+}

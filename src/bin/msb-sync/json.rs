@@ -378,7 +378,7 @@ pub(crate) fn pruned(pruned: &Pruned) -> Document<'_> {
         "dry_run": pruned.dry_run,
         "engines": engines,
         "engines_kept": engines_kept,
-        "error": pruned.engine_error.as_deref().map(error_value),
+        "error": pruned.error.as_deref().map(error_value),
         "downloads": downloads,
         "freed_bytes": pruned.freed_bytes(),
         "spared": spared(pruned),

@@ -113,12 +113,16 @@ struct Intention {
     warnings: Vec<String>,
 }
 
-/// Gives up what `wish` says, or tells what that would be.
-pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Result<Pruned, VerbError> {
-    let Some(catalog) = usable_catalog(session, &wish)? else {
-        wish.without_catalog(session)?;
-        return Ok(Pruned { dry_run, ..Pruned::default() });
-    };
+/// Gives up what `wish` says, or tells what that would be, beside what the run has `done` before.
+pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, mut done: Pruned) -> Result<Pruned, VerbError> {
+    let ended = look_and_give_up(session, wish, &mut done);
+    done.sort_layers();
+    done.ended(ended, session)
+}
+
+fn look_and_give_up<W: Wish>(session: &Session, wish: W, done: &mut Pruned) -> Result<(), VerbError> {
+    let dry_run = done.dry_run;
+    let Some(catalog) = usable_catalog(session, &wish)? else { return wish.without_catalog(session) };
     let look = if dry_run { Look::Everything } else { Look::FirstThing };
     let intention = intend(session, &catalog, &wish, look)?;
     drop(catalog);
@@ -128,17 +132,16 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         if !dry_run {
             catch_up(session, intention.directories.values().map(|candidate| &*candidate.directory))?;
         }
-        return Ok(intention.in_theory(session, dry_run));
+        intention.in_theory(session, done);
+        return Ok(());
     }
     let home = lock_home(session)?;
     if usable_catalog(session, &wish)?.is_none() {
-        wish.without_catalog(session)?;
-        return Ok(Pruned::default());
+        return wish.without_catalog(session);
     }
     let mut stores = BTreeMap::new();
-    let mut pruned = Pruned::default();
     for (id, candidate) in &intention.directories {
-        let opened = open_swept(session, &home, &candidate.directory, &mut pruned);
+        let opened = open_swept(session, &home, &candidate.directory, done);
         stores.extend(unless_left_out(session, &wish, candidate, opened)?.map(|store| (*id, store)));
     }
     let mut catalog = WritableCatalog::open(&home)?;
@@ -157,15 +160,13 @@ pub(crate) fn give_up<W: Wish>(session: &Session, wish: W, dry_run: bool) -> Res
         .collect();
     // Where a disk is full no image can be forgotten until there is some room.
     if layers.iter().any(|(.., layers)| layers.iter().any(|layer| layer.reason == UNRECORDED)) {
-        remove_unneeded_layers(session, &catalog, &wish, &mut layers, &mut pruned)?;
+        remove_unneeded_layers(session, &catalog, &wish, &mut layers, done)?;
     }
-    take_out_of_engines(session, &mut catalog, &loaded, &mut pruned);
-    forget(&home, &mut catalog, &wish, &images)?;
-    remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, &mut pruned)?;
-    (pruned.images, pruned.waiting_for) = (images, waiting_for);
-    remove_unneeded_layers(session, &catalog, &wish, &mut layers, &mut pruned)?;
-    pruned.sort_layers();
-    Ok(pruned)
+    take_out_of_engines(session, &mut catalog, &loaded, done);
+    forget(&home, &mut catalog, &wish, &images, done)?;
+    (done.images, done.waiting_for) = (images, waiting_for);
+    remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, done)?;
+    remove_unneeded_layers(session, &catalog, &wish, &mut layers, done)
 }
 
 /// Removes those of `layers`, each from its directory, that nobody needs by what the catalog says
@@ -212,6 +213,7 @@ fn forget(
     catalog: &mut WritableCatalog,
     wish: &impl Wish,
     images: &[Removal],
+    done: &mut Pruned,
 ) -> Result<(), VerbError> {
     let leaving: Vec<&Removal> = images.iter().filter(|image| !image.waits).collect();
     if !leaving.is_empty() {
@@ -223,6 +225,7 @@ fn forget(
             Some(owner) if wish.ends_owner() => catalog.forget_owner(&names, owner)?,
             owner => catalog.forget(&names, owner)?,
         }
+        done.images.extend(group.iter().copied().cloned());
     }
     Ok(())
 }
@@ -426,22 +429,20 @@ impl Intention {
     }
 
     /// Reports what would be done.
-    fn in_theory(self, session: &Session, dry_run: bool) -> Pruned {
+    fn in_theory(self, session: &Session, done: &mut Pruned) {
         let Self { images, waiting_for, directories, layers, leftovers, blobs, loaded, warnings } = self;
         session.warn_of(warnings);
-        let mut pruned = Pruned { images, waiting_for, dry_run, ..Pruned::default() };
-        pruned.blobs.extend(blobs.into_iter().map(RemovedBlob::from));
-        pruned.engines.extend(loaded.iter().map(RemovedReference::from));
-        pruned.layers.extend(leftovers.into_iter().map(RemovedLayer::from));
+        (done.images, done.waiting_for) = (images, waiting_for);
+        done.blobs.extend(blobs.into_iter().map(RemovedBlob::from));
+        done.engines.extend(loaded.iter().map(RemovedReference::from));
+        done.layers.extend(leftovers.into_iter().map(RemovedLayer::from));
         for (id, layers) in layers {
             let Some(candidate) = directories.get(&id) else { continue };
             let digests: Vec<&BlobDigest> = layers.iter().map(|layer| &layer.digest).collect();
             let kept = store::layers_in_use(&candidate.directory, &digests);
             let removed =
                 digests.iter().filter(|digest| !kept.contains_key(digest)).copied().cloned().collect();
-            pruned.add(layers, &RemovedLayers { removed, kept, left: Vec::new() });
+            done.add(layers, &RemovedLayers { removed, kept, left: Vec::new() });
         }
-        pruned.sort_layers();
-        pruned
     }
 }

@@ -61,7 +61,7 @@ pub(crate) fn take_out_of_engines(
         reason,
     };
     pruned.engines_kept.extend(taken.in_use.into_iter().map(kept));
-    pruned.engine_error = taken.error;
+    pruned.error = taken.error;
 }
 
 /// Removes those of `blobs` that no image needs by what the catalog says now, without the images

@@ -18,7 +18,7 @@ pub(super) fn run(args: &Prune, session: &Session, output: &Output) -> Result<Ex
 /// Prints what was removed, or would be, by the wish of the images file `file` if there is one.
 pub(super) fn show(pruned: &Pruned, file: Option<&Path>, output: &Output) -> Exit {
     output.either(|| json::pruned(pruned), || human::pruned(pruned, file, output.view()));
-    match &pruned.engine_error {
+    match &pruned.error {
         None => Exit::Done,
         Some(error) => {
             output.human.failure(error);

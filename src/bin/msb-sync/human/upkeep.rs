@@ -192,7 +192,8 @@ pub(crate) fn pruned(pruned: &Pruned, file: Option<&Path>, view: View) -> String
     let _ = if pruned.dry_run {
         writeln!(out, "{}: {what} to remove, {freed}.{stay} Nothing was changed.", paint::bold("Dry run"))
     } else {
-        writeln!(out, "{}: {what} removed, {freed} freed.{stay}", paint::green("Done"))
+        let done = if pruned.error.is_none() { paint::green("Done") } else { paint::yellow("Partly done") };
+        writeln!(out, "{done}: {what} removed, {freed} freed.{stay}")
     };
     out + &tail
 }
