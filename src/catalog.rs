@@ -378,6 +378,14 @@ impl Catalog {
         self.read("read the history of an image in", |tx| past::remembered(tx, reference))
     }
 
+    /// True if an owner keeps the blobs of a recorded image.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub(crate) fn keeps_blobs(&self) -> Result<bool, CatalogError> {
+        self.read("look up kept blobs in", holdings::keeps_blobs)
+    }
+
     /// The images outside `references` whose layers and blobs are spared though nobody needs them
     /// now, sorted.
     ///

@@ -47,7 +47,9 @@ use crate::sys;
 use crate::threads;
 use fetcher::{Counters, Fetcher, Finished};
 use group::Group;
-pub(crate) use kept::{damaged_frame, expect_to_forget, remove_kept_blobs, write_kept_index};
+pub(crate) use kept::{
+    damaged_frame, expect_to_forget, remove_kept_blobs, wants_kept_index, write_kept_index,
+};
 use loads::{Feed, LoadResult, Loads};
 pub use outcome::Outcome;
 pub(crate) use removals::take_out;
@@ -449,9 +451,10 @@ impl Executor<'_> {
             outcome.stopped = true;
             return self.end_removals(&leaving, Some(&Arc::new(Error::Stopped)), outcome);
         }
-        let foretold = if leaving.is_empty() { Ok(()) } else { expect_to_forget(self.store.home()) };
+        let foretold =
+            if leaving.is_empty() { Ok(()) } else { expect_to_forget(self.store.home(), self.catalog) };
         if let Err(error) = foretold {
-            return self.end_removals(&leaving, Some(&Arc::new(error.into())), outcome);
+            return self.end_removals(&leaving, Some(&Arc::new(error)), outcome);
         }
         for group in leaving.chunks(catalog::FORGOTTEN_TOGETHER) {
             let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();

@@ -123,6 +123,11 @@ macro_rules! images_with {
 const UNEXTRACTED: &str = images_with!("holding.extracts = 0");
 const KEEPING: &str = images_with!("holding.keeps_blobs = 1");
 
+/// Tells whether somebody keeps the blobs of an image.
+pub(super) fn keeps_blobs(conn: &Connection) -> Result<bool> {
+    conn.prepare_cached(KEEPING)?.exists([])
+}
+
 /// Lists the images that have owners of whom none wants the layers, but perhaps one who leaves.
 pub(super) fn unextracted(conn: &Connection, leaves: Leaves<'_>) -> Result<BTreeSet<String>> {
     let wishes = all_wishes(conn, UNEXTRACTED)?;

@@ -11,7 +11,7 @@ use super::loads::blobs_of;
 use crate::bundle::{self, BundleImage, Form};
 use crate::catalog::Catalog;
 use crate::digest::BlobDigest;
-use crate::error::{Error, StoreError};
+use crate::error::Error;
 use crate::locked_home::LockedHome;
 use crate::plan::Plan;
 use crate::progress::Event;
@@ -25,26 +25,33 @@ const UNKEPT: u64 = 16 << 20;
 /// blobs that the run needed only to load them.
 pub(super) fn look_after_kept_blobs(executor: &Executor<'_>, plan: &Plan) -> Result<(), Error> {
     let with_blobs = || plan.images.iter().filter(|image| image.needs_blobs);
+    let (home, catalog): (_, &Catalog) = (executor.store.home(), executor.catalog);
     let changes = with_blobs().next().is_some();
-    if !changes || executor.targets.keeps_blobs {
-        let wants_index = changes || blobs_here(executor).wants_index();
-        return if wants_index { write_kept_index(executor.store.home(), executor.catalog) } else { Ok(()) };
+    if executor.targets.keeps_blobs {
+        let is_due = changes || wants_kept_index(home.path(), catalog)?;
+        return if is_due { write_kept_index(home, catalog) } else { Ok(()) };
     }
-    let brought = with_blobs().flat_map(blobs_of).map(|(digest, _)| digest).collect();
-    remove_blobs(executor, brought)
-}
-
-fn blobs_here(executor: &Executor<'_>) -> Blobs {
-    Blobs::of(executor.store.home().path())
+    if changes {
+        let brought = with_blobs().flat_map(blobs_of).map(|(digest, _)| digest).collect();
+        return remove_blobs(executor, brought);
+    }
+    // The index is of the images of others, who hear of it from their own runs.
+    if wants_kept_index(home.path(), catalog)?
+        && let Err(error) = write_kept_index(home, catalog)
+    {
+        let text = format!("the index of the kept blobs is not up to date: {error}");
+        executor.reporter.report(Event::Warning(text));
+    }
+    Ok(())
 }
 
 /// Removes all kept blobs that no image needs any more.
 pub(super) fn prune_blobs(executor: &Executor<'_>) -> Result<(), Error> {
-    let blobs = blobs_here(executor);
-    if !blobs.is_there() {
+    let home = executor.store.home().path();
+    let kept = Blobs::of(home).list()?;
+    if kept.is_empty() && !wants_kept_index(home, executor.catalog)? {
         return Ok(());
     }
-    let kept = blobs.list()?;
     remove_blobs(executor, kept.into_iter().map(|blob| blob.digest).collect())
 }
 
@@ -71,9 +78,25 @@ fn take_away(executor: &Executor<'_>, blobs: &BTreeSet<BlobDigest>) -> Result<()
 /// are kept blobs.
 ///
 /// # Errors
-/// The note cannot be made: then nothing may be forgotten.
-pub(crate) fn expect_to_forget(home: &LockedHome) -> Result<(), StoreError> {
-    if Blobs::of(home.path()).is_there() { store::expect_blobs_index(home) } else { Ok(()) }
+/// The note cannot be made, or the catalog not read: then nothing may be forgotten.
+pub(crate) fn expect_to_forget(home: &LockedHome, catalog: &Catalog) -> Result<(), Error> {
+    if has_kept_blobs(home.path(), catalog)? { Ok(store::expect_blobs_index(home)?) } else { Ok(()) }
+}
+
+/// Tells whether the layout of kept blobs has an index to be looked after: images have their blobs
+/// there, or had when it was written last. A directory of that name may be somebody's own.
+fn has_kept_blobs(home: &Path, catalog: &Catalog) -> Result<bool, Error> {
+    let blobs = Blobs::of(home);
+    Ok(blobs.is_there() && (blobs.index_is_behind() || catalog.keeps_blobs()?))
+}
+
+/// Tells whether a run that brings no blobs, and removes none, is to write the index of the kept
+/// ones: one lags behind `catalog`, or is spoiled.
+///
+/// # Errors
+/// The catalog cannot be read.
+pub(crate) fn wants_kept_index(home: &Path, catalog: &Catalog) -> Result<bool, Error> {
+    Ok(has_kept_blobs(home, catalog)? && Blobs::of(home).wants_index())
 }
 
 /// Has the index of the kept blobs say what `catalog` does.
@@ -94,6 +117,9 @@ pub(crate) fn remove_kept_blobs(
     catalog: &Catalog,
     blobs: &BTreeSet<BlobDigest>,
 ) -> Result<RemovedBlobs, Error> {
+    if blobs.is_empty() && !has_kept_blobs(home.path(), catalog)? {
+        return Ok(RemovedBlobs::default());
+    }
     write_index_without(home, catalog, blobs)?;
     Ok(store::remove_blobs(home, blobs))
 }

@@ -717,3 +717,41 @@ fn an_image_that_says_another_diff_id_of_a_kept_blob_is_refused_in_every_run() {
         }
     }
 }
+
+/// A directory of somebody's own is none of the business of a run that keeps no blobs.
+#[test]
+fn what_is_no_layout_of_ours_stays_as_it_is() {
+    let shop = shop("");
+    let blobs = shop.sandbox.home().join("blobs");
+    fs::create_dir(&blobs).unwrap();
+    fs::write(blobs.join("mine.txt"), "mine").unwrap();
+    let names = || fs::read_dir(&blobs).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let forget = format!("forget {}", shop.name("b:1"));
+    for (verb, images) in [
+        ("apply", &["a:1", "b:1"][..]),
+        ("apply --prune", &["a:1"]),
+        ("apply", &["a:1", "b:1"]),
+        (&*forget, &["a:1"]),
+        ("apply", &["a:1", "b:1"]),
+        ("prune", &["a:1"]),
+    ] {
+        shop.want("", images);
+        let output = shop.sandbox.msb(verb).run().success();
+        assert!(!output.stderr.contains("warning"), "{verb}: {output}");
+        assert_eq!(names(), ["mine.txt"], "{verb}: {output}");
+        assert!(!shop.sandbox.home().join(".blobs.behind").exists(), "{verb}: {output}");
+    }
+}
+
+/// An index that cannot be written is no failure of a run whose file keeps no blobs.
+#[test]
+fn an_index_of_others_that_cannot_be_written_is_a_warning() {
+    let shop = shop(KEEP);
+    let other = crate::support::check::wanted(&shop.registry.name(), &["b:1"]);
+    shop.sandbox.write("other.toml", other);
+    divert_index(&shop);
+    for _ in 0..2 {
+        let output = shop.sandbox.msb("apply other.toml").run().success();
+        assert_eq!(output.stderr.matches("warning: the index of the kept blobs").count(), 1, "{output}");
+    }
+}

@@ -8,7 +8,7 @@ use super::lock_home::{lock_home, open_store};
 use crate::catalog::Catalog;
 use crate::engine;
 use crate::error::Error;
-use crate::execute::write_kept_index;
+use crate::execute::{wants_kept_index, write_kept_index};
 use crate::locked_home::LockedHome;
 use crate::store::{self, Blobs, Places};
 use crate::sync::session::Session;
@@ -32,8 +32,7 @@ pub(crate) fn catch_up<'d>(
         let removed = unless_at_work(session, |session| lock_home(session).map(drop));
         or_warn(session, removed, "temporary files of engines stay")?;
     }
-    let kept = Blobs::of(&session.home);
-    if kept.is_there() && kept.wants_index() {
+    if Blobs::of(&session.home).wants_index() && may_keep_blobs(session) {
         let written = unless_at_work(session, write_index);
         or_warn(session, written, "the index of the kept blobs is not up to date")?;
     }
@@ -50,6 +49,14 @@ fn unless_at_work(
     work: impl FnOnce(&Session) -> Result<(), VerbError>,
 ) -> Result<(), VerbError> {
     if LockedHome::is_free(&session.home) { work(session) } else { Ok(()) }
+}
+
+/// True unless the catalog says that the index of the kept blobs is none of this home's.
+fn may_keep_blobs(session: &Session) -> bool {
+    let catalog = Catalog::open_read_only(&session.home);
+    catalog.is_ok_and(|catalog| {
+        catalog.is_some_and(|catalog| wants_kept_index(&session.home, &catalog).unwrap_or(true))
+    })
 }
 
 /// Writes the index of the kept blobs, and what else their layout lacks.

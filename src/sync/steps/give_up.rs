@@ -217,7 +217,7 @@ fn forget(
 ) -> Result<(), VerbError> {
     let leaving: Vec<&Removal> = images.iter().filter(|image| !image.waits).collect();
     if !leaving.is_empty() {
-        expect_to_forget(home)?;
+        expect_to_forget(home, catalog)?;
     }
     for group in leaving.chunks(catalog::FORGOTTEN_TOGETHER) {
         let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::engines;
 use crate::catalog::{Catalog, GivenUp, WritableCatalog};
 use crate::digest::BlobDigest;
-use crate::execute::{remove_kept_blobs, take_out};
+use crate::execute::{remove_kept_blobs, take_out, wants_kept_index};
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::state::{LoadedReference, Owner, RecordedImage};
@@ -73,17 +73,20 @@ pub(crate) fn remove_unneeded_blobs(
     blobs: Vec<KeptBlob>,
     pruned: &mut Pruned,
 ) -> Result<(), VerbError> {
-    if !Blobs::of(home.path()).is_there() {
+    let mut unneeded = blobs;
+    if !unneeded.is_empty() {
+        let needed = catalog.blobs_needed_outside(GivenUp { images: &BTreeSet::new(), by: None, keeps })?;
+        unneeded.retain(|blob| !needed.contains(&blob.digest));
+    }
+    if unneeded.is_empty() && !wants_kept_index(home.path(), catalog)? {
         return Ok(());
     }
-    let needed = catalog.blobs_needed_outside(GivenUp { images: &BTreeSet::new(), by: None, keeps })?;
-    let unneeded: BTreeSet<BlobDigest> =
-        blobs.iter().map(|blob| &blob.digest).filter(|digest| !needed.contains(digest)).cloned().collect();
-    let removed = remove_kept_blobs(home, catalog, &unneeded)?;
+    let digests: BTreeSet<BlobDigest> = unneeded.iter().map(|blob| blob.digest.clone()).collect();
+    let removed = remove_kept_blobs(home, catalog, &digests)?;
     for left in removed.kept.values() {
         session.warn(left.to_string());
     }
     let is_removed = |blob: &KeptBlob| removed.removed.contains_key(&blob.digest);
-    pruned.blobs.extend(blobs.into_iter().filter(is_removed).map(RemovedBlob::from));
+    pruned.blobs.extend(unneeded.into_iter().filter(is_removed).map(RemovedBlob::from));
     Ok(())
 }
