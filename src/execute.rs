@@ -456,11 +456,12 @@ impl Executor<'_> {
         if let Err(error) = foretold {
             return self.end_removals(&leaving, Some(&Arc::new(error)), outcome);
         }
+        let mut layers = plan.layers_to_remove.clone();
         for group in leaving.chunks(catalog::FORGOTTEN_TOGETHER) {
             let names: Vec<ImageRef> = group.iter().flat_map(|image| image.names.clone()).collect();
             let told: Vec<PendingHookEvent> =
                 group.iter().flat_map(|image| told::events(self.hooks, image, true)).collect();
-            let forgotten = self.catalog.forget_and_tell(&names, self.owner, &told);
+            let forgotten = removals::forget(self, (&names, &told), &mut layers, outcome);
             let error = forgotten.err().map(|error| Arc::new(Error::from(error)));
             self.end_removals(group, error.as_ref(), outcome);
         }
@@ -468,10 +469,7 @@ impl Executor<'_> {
         if plan.removes() || plan.sweeps_blobs {
             kept::prune_blobs(self).unwrap_or_else(|error| outcome.fail(Arc::new(error), self.reporter));
         }
-        match removals::remove_layers(self, &plan.layers_to_remove) {
-            Ok(count) => outcome.layers_removed += count,
-            Err(error) => outcome.fail(Arc::new(error), self.reporter),
-        }
+        removals::remove_layers(self, &mut layers, outcome);
     }
 
     /// Notes and tells the end of images that leave.

@@ -61,7 +61,8 @@ use std::sync::Arc;
 
 pub use blobs::KeptBlob;
 pub(crate) use blobs::{
-    Blobs, RemovedBlobs, blobs_of, expect_blobs_index, keep, remove_blobs, write_blobs_index,
+    Blobs, RemovedBlobs, blobs_of, expect_blobs_index, keep, remove_blobs, remove_blobs_index,
+    write_blobs_index,
 };
 pub(crate) use directories::{PRIVATE_MODE, make_directory, make_unsynced_directory};
 pub(crate) use downloads::{PartialDownload, partial_downloads, remove_download};

@@ -108,7 +108,8 @@ pub(crate) fn write_kept_index(home: &LockedHome, catalog: &Catalog) -> Result<(
 }
 
 /// Removes kept blobs, after the index has ceased to name the images that consist of them: whoever
-/// reads the layout meanwhile finds all of what the index names.
+/// reads the layout meanwhile finds all of what the index names. On a full disk, where no other
+/// index can be written, that is nothing for the moment.
 ///
 /// # Errors
 /// The index cannot be written: then no blob is removed.
@@ -120,8 +121,16 @@ pub(crate) fn remove_kept_blobs(
     if blobs.is_empty() && !has_kept_blobs(home.path(), catalog)? {
         return Ok(RemovedBlobs::default());
     }
-    write_index_without(home, catalog, blobs)?;
-    Ok(store::remove_blobs(home, blobs))
+    let written = write_index_without(home, catalog, blobs);
+    if blobs.is_empty() || !written.as_ref().is_err_and(|error| error.kind() == "disk-full") {
+        written?;
+        return Ok(store::remove_blobs(home, blobs));
+    }
+    store::remove_blobs_index(home)?;
+    let removed = store::remove_blobs(home, blobs);
+    // An index that still cannot be written is put back by the next run.
+    let _ = write_kept_index(home, catalog);
+    Ok(removed)
 }
 
 /// Writes an index of the recorded images all of whose blobs are there, and none of them among

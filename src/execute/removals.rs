@@ -4,15 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Executor, Outcome};
+use super::{Executor, Outcome, kept};
 use crate::catalog::WritableCatalog;
 use crate::digest::BlobDigest;
 use crate::engine::{Engines, Removed};
-use crate::error::Error;
+use crate::error::{CatalogError, Error};
+use crate::image_ref::ImageRef;
 use crate::plan::Plan;
 use crate::progress::{Event, Reporter, Task};
-use crate::state::{AskedNames, EngineListing, EngineSettings, LoadedReference, Owner};
+use crate::state::{AskedNames, EngineListing, EngineSettings, LoadedReference, Owner, PendingHookEvent};
 use crate::store;
 
 /// The report of references that were to be taken out of engines.
@@ -53,15 +55,23 @@ pub(super) fn remove_from_engines(executor: &mut Executor<'_>, plan: &Plan, outc
     }
 }
 
-/// Removes those of `layers` that no image needs, and returns how many are gone.
-pub(super) fn remove_layers(executor: &Executor<'_>, layers: &[BlobDigest]) -> Result<usize, Error> {
+/// Removes those of `layers` that no image needs, and leaves the others in the list.
+pub(super) fn remove_layers(executor: &Executor<'_>, layers: &mut Vec<BlobDigest>, outcome: &mut Outcome) {
+    match try_to_remove_layers(executor, layers) {
+        Ok(count) => outcome.layers_removed += count,
+        Err(error) => outcome.fail(Arc::new(error), executor.reporter),
+    }
+}
+
+fn try_to_remove_layers(executor: &Executor<'_>, layers: &mut Vec<BlobDigest>) -> Result<usize, Error> {
     if layers.is_empty() {
         return Ok(0);
     }
     // The plan supposed that the catalog changes by its own deeds alone. A layer stays that an
     // image needs anywhere: where an image's layers are, the catalog knows of one owner.
     let needed = executor.catalog.layers_needed_outside(&BTreeSet::new())?;
-    let unneeded: Vec<&BlobDigest> = layers.iter().filter(|digest| !needed.contains(digest)).collect();
+    let unneeded: Vec<BlobDigest> = layers.extract_if(.., |digest| !needed.contains(digest)).collect();
+    let unneeded: Vec<&BlobDigest> = unneeded.iter().collect();
     let (task, reporter) = (Task::RemoveLayers, executor.reporter);
     reporter.report(Event::Begun { task, things: unneeded.len(), bytes: 0 });
     let on_removed = |_: &BlobDigest| reporter.report(Event::Advanced { task, things: 1, bytes: 0 });
@@ -71,6 +81,33 @@ pub(super) fn remove_layers(executor: &Executor<'_>, layers: &[BlobDigest]) -> R
     }
     executor.report_left(&removed.left);
     Ok(removed.removed.len())
+}
+
+/// Takes images out of the catalog, with what hooks are to be told of that. On a full disk some
+/// room is made first, of those of `layers` among others that no image needs even now.
+pub(super) fn forget(
+    executor: &mut Executor<'_>,
+    (names, told): (&[ImageRef], &[PendingHookEvent]),
+    layers: &mut Vec<BlobDigest>,
+    outcome: &mut Outcome,
+) -> Result<(), CatalogError> {
+    match executor.catalog.forget_and_tell(names, executor.owner, told) {
+        Err(error) if error.kind() == "disk-full" => {
+            make_room(executor, layers, outcome);
+            executor.catalog.forget_and_tell(names, executor.owner, told)
+        }
+        forgotten => forgotten,
+    }
+}
+
+/// Removes what no image needs by the catalog as it is. The run has ended all its downloads.
+fn make_room(executor: &Executor<'_>, layers: &mut Vec<BlobDigest>, outcome: &mut Outcome) {
+    match store::sweep_downloads(executor.store, Duration::ZERO, &|_| false) {
+        Ok(left) => executor.report_left(&left),
+        Err(error) => outcome.fail(Arc::new(error.into()), executor.reporter),
+    }
+    kept::prune_blobs(executor).unwrap_or_else(|error| outcome.fail(Arc::new(error), executor.reporter));
+    remove_layers(executor, layers, outcome);
 }
 
 /// Takes `unwanted` out of their engines, and their rows out of the catalog.

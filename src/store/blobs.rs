@@ -11,8 +11,9 @@
 //! Other programs read it at any instant. So the directory appears with its mark and an index that
 //! names nothing; a blob gets its name when all of it is verified and on disk, and is named by
 //! `index.json` only when its own name is on disk. On the way out it is the other way round: the
-//! index goes first. Blobs whose images are not recorded yet, and those of runs that died, are
-//! named by nothing, and are removed by whoever removes what no image needs.
+//! index goes first, and is missing until they are gone where a full disk has no room for another.
+//! Blobs whose images are not recorded yet, and those of runs that died, are named by nothing, and
+//! are removed by whoever removes what no image needs.
 //!
 //! The spool of a blob becomes the blob by a rename. Where `blobs` or `downloads` is on a file
 //! system of its own it is copied.
@@ -271,6 +272,22 @@ pub(crate) fn write_blobs_index(home: &LockedHome, index_json: &[u8]) -> Result<
         let _ = sys::remove_file(directory.as_fd(), BEHIND.as_bytes());
     }
     Ok(())
+}
+
+/// Takes `index.json` of the layout away, which then names nothing until it is written again.
+///
+/// # Errors
+/// The file cannot be removed; one that is a symlink, or somebody else's, stays.
+pub(crate) fn remove_blobs_index(home: &LockedHome) -> Result<(), StoreError> {
+    let path = blobs_of(home.path());
+    let remove = || {
+        let root = sys::open_own_directory(&path)?;
+        if sys::has_own_file(root.as_fd(), layout::INDEX.as_bytes())? {
+            sys::remove_file(root.as_fd(), layout::INDEX.as_bytes())?;
+        }
+        sys::sync(root.as_fd())
+    };
+    remove().map_err(StoreError::io("remove", path.join(layout::INDEX)))
 }
 
 /// The result of removing kept blobs.

@@ -301,9 +301,7 @@ fn prune_frees_a_full_disk() {
             layer.join("f")
         };
         std::fs::write(disk.path(&unneeded), room).unwrap();
-        let filler = disk.path(&sandbox.home().join("filler"));
-        let mut file = std::fs::File::create(filler).unwrap();
-        while file.write_all(&[1; 4096]).is_ok() {}
+        fill(&disk, &sandbox);
         sandbox.images(&wanted(&registry.name(), &["team/app:0"]));
         let output = disk.msb(&sandbox, "prune").run().success();
         assert!(!disk.path(&unneeded).exists(), "{output}");
@@ -311,6 +309,54 @@ fn prune_frees_a_full_disk() {
         assert_eq!(disk.names(&sandbox.layers()), [layers[0].directory()], "{output}");
         assert_eq!(output.stdout.contains("partial download"), download, "{output}");
     }
+}
+
+/// Fills it up to the last byte.
+fn fill(disk: &SmallDisk, sandbox: &Sandbox) {
+    let mut file = std::fs::File::create(disk.path(&sandbox.home().join("filler"))).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+}
+
+/// The index of the kept blobs is a new file, for which there is no room either.
+#[test]
+fn prune_frees_a_full_disk_of_kept_blobs() {
+    for images in [&["team/app:0", "team/app:1"][..], &["team/app:0"]] {
+        let sandbox = Sandbox::new();
+        let Some(disk) = SmallDisk::at(&sandbox.home(), "size=8m") else { return };
+        let layers: Vec<Layer> = (0..2).map(|seed| Layer::of(&[file("f", noise(seed, 300_000))])).collect();
+        let registry = serve(&sandbox, "[settings]\nblobs = \"keep\"\n", &layers);
+        disk.msb(&sandbox, "apply").run().success();
+        sandbox.images(&wanted(&registry.name(), &["team/app:0", "team/app:1"]));
+        disk.msb(&sandbox, "apply").run().success();
+        sandbox.images(&wanted(&registry.name(), images));
+        fill(&disk, &sandbox);
+        let output = disk.msb(&sandbox, "prune").run().success();
+        assert!(disk.names(&sandbox.home().join("blobs/blobs/sha256")).is_empty(), "{output}");
+        assert!(disk.names(&sandbox.home().join("blobs")).contains(&"index.json".to_owned()), "{output}");
+        assert!(!output.stderr.contains("warning"), "{output}");
+        assert_eq!(disk.listed(&sandbox).len(), images.len(), "{output}");
+        assert_eq!(disk.names(&sandbox.layers()).len(), images.len(), "{output}");
+        let output = disk.msb(&sandbox, "prune").run().success();
+        assert_eq!(output.stdout, "Nothing to remove.\n");
+    }
+}
+
+/// The run has nothing to bring, and so it may take what it left behind before it forgets.
+#[test]
+fn apply_that_only_removes_frees_a_full_disk() {
+    let sandbox = Sandbox::new();
+    let Some(disk) = SmallDisk::at(&sandbox.home(), "size=8m") else { return };
+    let layers: Vec<Layer> = (0..2).map(|seed| Layer::of(&[file("f", noise(seed, 1000))])).collect();
+    let registry = serve(&sandbox, "", &layers);
+    disk.msb(&sandbox, "apply").run().success();
+    let downloads = sandbox.home().join("downloads");
+    let part = downloads.join(format!("sha256:{}.part", "a".repeat(64)));
+    std::fs::write(disk.path(&part), vec![1; 1 << 20]).unwrap();
+    fill(&disk, &sandbox);
+    sandbox.images(&wanted(&registry.name(), &["team/app:0"]));
+    let output = disk.msb(&sandbox, "apply --prune").run().success();
+    assert_eq!(disk.listed(&sandbox).len(), 1, "{output}");
+    assert!(disk.names(&downloads).is_empty(), "{output}");
 }
 
 /// Calls that fail only on disks that break or fill up at the worst of times, made to fail by strace: the error says

@@ -1,9 +1,9 @@
 //! Giving up images, and then the layers that nobody needs: what `prune` and `forget` share.
 //!
 //! A run looks first without a lock, until it finds something to do. Then it locks, looks at
-//! everything, removes the directories that no row needs, drops rows, and then removes the
-//! directories that these needed: a crash in between leaves layers that nobody needs, which the
-//! next prune finds, and never rows without layers.
+//! everything, removes the directories and kept blobs that no row needs, drops rows, and then
+//! removes what these needed: a crash in between leaves layers that nobody needs, which the next
+//! prune finds, and never rows without layers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -152,20 +152,22 @@ fn look_and_give_up<W: Wish>(session: &Session, wish: W, done: &mut Pruned) -> R
     if session.cancel.is_cancelled() {
         return Err(Error::Stopped.into());
     }
-    let Intention { images, waiting_for, directories, layers, blobs, loaded, warnings, .. } = intention;
+    let Intention { images, waiting_for, directories, layers, mut blobs, loaded, warnings, .. } = intention;
     session.warn_of(warnings);
     let mut layers: Vec<_> = layers
         .into_iter()
         .filter_map(|(id, layers)| Some((stores.get(&id)?, directories.get(&id)?, layers)))
         .collect();
     // Where a disk is full no image can be forgotten until there is some room.
-    if layers.iter().any(|(.., layers)| layers.iter().any(|layer| layer.reason == UNRECORDED)) {
+    let is_unrecorded = |layer: &RemovedLayer| layer.reason == UNRECORDED;
+    if !blobs.is_empty() || layers.iter().any(|(.., layers)| layers.iter().any(is_unrecorded)) {
+        remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), &mut blobs, done)?;
         remove_unneeded_layers(session, &catalog, &wish, &mut layers, done)?;
     }
     take_out_of_engines(session, &mut catalog, &loaded, done);
     forget(&home, &mut catalog, &wish, &images, done)?;
     (done.images, done.waiting_for) = (images, waiting_for);
-    remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), blobs, done)?;
+    remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), &mut blobs, done)?;
     remove_unneeded_layers(session, &catalog, &wish, &mut layers, done)
 }
 

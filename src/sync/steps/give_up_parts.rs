@@ -64,19 +64,19 @@ pub(crate) fn take_out_of_engines(
     pruned.error = taken.error;
 }
 
-/// Removes those of `blobs` that no image needs by what the catalog says now, without the images
-/// that are given up.
+/// Removes those of `blobs` that no image needs by what the catalog says now, and leaves the others
+/// in the list.
 pub(crate) fn remove_unneeded_blobs(
     session: &Session,
     home: &LockedHome,
     (catalog, keeps): (&Catalog, Option<(&Owner, u32)>),
-    blobs: Vec<KeptBlob>,
+    blobs: &mut Vec<KeptBlob>,
     pruned: &mut Pruned,
 ) -> Result<(), VerbError> {
-    let mut unneeded = blobs;
-    if !unneeded.is_empty() {
+    let mut unneeded = Vec::new();
+    if !blobs.is_empty() {
         let needed = catalog.blobs_needed_outside(GivenUp { images: &BTreeSet::new(), by: None, keeps })?;
-        unneeded.retain(|blob| !needed.contains(&blob.digest));
+        unneeded.extend(blobs.extract_if(.., |blob| !needed.contains(&blob.digest)));
     }
     if unneeded.is_empty() && !wants_kept_index(home.path(), catalog)? {
         return Ok(());
