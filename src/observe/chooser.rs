@@ -20,9 +20,8 @@ pub(crate) struct FromList {
     pub(crate) tags: Vec<String>,
     /// The tags known before that the list has and the rule allows, among the newest or not.
     pub(crate) known: Vec<String>,
-    /// True if the list has none of the chosen tags: they are recorded, and stay until others have
-    /// waited.
-    pub(crate) are_gone: bool,
+    /// The tags taken before that the list has no more, and that stay until others have waited.
+    pub(crate) gone: Vec<String>,
 }
 
 /// A choice under way, with the tags known before that were found.
@@ -53,7 +52,7 @@ pub(super) fn choose_from_list(
     let judge = |(selection, chooser): (&&TagSelection, Result<Choosing, _>)| {
         let (chooser, found) = chooser?;
         let tags = judge(selection, chooser.finish()).map_err(Arc::new)?;
-        Ok(FromList { tags, known: found.into_iter().collect(), are_gone: false })
+        Ok(FromList { tags, known: found.into_iter().collect(), gone: Vec::new() })
     };
     Ok(selections.iter().zip(choosers).map(judge).collect())
 }

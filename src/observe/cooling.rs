@@ -62,14 +62,14 @@ pub(crate) struct Cooled<'a> {
 
 /// The choice of one selection with a cooldown.
 pub(crate) struct CooledChoice {
-    /// The chosen tags, newest first.
+    /// The chosen tags of the list, newest first.
     pub(crate) tags: Vec<String>,
     /// The tags that would be chosen, were they not new.
     pub(crate) new_tags: Vec<NewTag>,
     /// The digests of newly chosen tags that have waited, by which they are to be fetched.
     pub(crate) admitted: Digests,
-    /// See [`FromList::are_gone`].
-    pub(crate) are_gone: bool,
+    /// See [`FromList::gone`].
+    pub(crate) gone: Vec<String>,
 }
 
 impl Cooled<'_> {
@@ -104,15 +104,15 @@ impl Cooled<'_> {
     /// others.
     pub(crate) fn choose(&self, choice: FromList, digests: &Digests) -> CooledChoice {
         let as_it_is = |tags| {
-            let (new_tags, admitted) = (Vec::new(), Digests::new());
-            CooledChoice { tags, new_tags, admitted, are_gone: false }
+            let (gone, new_tags, admitted) = (Vec::new(), Vec::new(), Digests::new());
+            CooledChoice { tags, gone, new_tags, admitted }
         };
         // The rule has chosen already.
         let (true, Ok(rule)) = (self.waits(), compile(self.selection)) else { return as_it_is(choice.tags) };
         let all: BTreeSet<&String> = choice.tags.iter().chain(&choice.known).collect();
         let (mut admissible, mut waiting) = (Vec::new(), Vec::new());
         let mut admitted = Digests::new();
-        for tag in all {
+        for &tag in &all {
             let Ok(reference) = self.repository.with_tag(tag) else { continue };
             if self.is_free(&reference) {
                 admissible.push(tag.as_str());
@@ -132,16 +132,19 @@ impl Cooled<'_> {
                 waiting.push((tag.as_str(), reference, digest.clone()));
             }
         }
-        // Tags that were taken and that the list has no more stay until others have waited.
-        let taken = || self.taken.iter().map(String::as_str).collect();
-        let are_gone = admissible.is_empty();
-        let tags = rule.choose(if are_gone { taken() } else { admissible });
+        let tags = rule.choose(admissible);
         let would_be_chosen = |tag: &str| rule.choose(tags.iter().copied().chain([tag])).contains(&tag);
         let new_tags = waiting.into_iter().filter(|(tag, ..)| would_be_chosen(tag));
         let cooldown = self.selection.cooldown;
         let new_tags = new_tags.map(|(_, tag, digest)| NewTag { tag, digest, cooldown }).collect();
         admitted.retain(|reference, _| reference.tag().is_some_and(|tag| tags.contains(&tag)));
-        CooledChoice { tags: tags.into_iter().map(str::to_owned).collect(), new_tags, admitted, are_gone }
+        // The places of tags that wait, or could not be asked, belong until then to those that were
+        // taken and that the list has no more.
+        let places = rule.choose(all.iter().map(|tag| tag.as_str())).len() - tags.len();
+        let mut gone = rule.choose(self.taken.iter().filter(|tag| !all.contains(tag)).map(String::as_str));
+        gone.truncate(places);
+        let owned = |tags: Vec<&str>| tags.into_iter().map(str::to_owned).collect();
+        CooledChoice { tags: owned(tags), gone: owned(gone), new_tags, admitted }
     }
 
     fn cooldown(&self, tag: &ImageRef) -> Cooldown {
@@ -194,7 +197,7 @@ impl<'d> Cooling<'d> {
                 let chosen = cooled(&deciding, selection, recorded, news).choose(choice, &digests);
                 new_tags.extend(chosen.new_tags);
                 admitted.extend(chosen.admitted);
-                FromList { tags: chosen.tags, known: Vec::new(), are_gone: chosen.are_gone }
+                FromList { tags: chosen.tags, known: Vec::new(), gone: chosen.gone }
             }));
         }
         Selected { new_tags, admitted, ..deciding.finish(Ok(decided)) }
@@ -300,7 +303,7 @@ mod tests {
             let choice = FromList {
                 tags: strings(&rule.choose(listed.iter().copied())),
                 known: known.into_iter().filter(|tag| listed.contains(&tag.as_str())).collect(),
-                are_gone: false,
+                gone: Vec::new(),
             };
             let asked = cooled.to_ask(&choice);
             let digests = means.iter().map(|(of, means)| (tag(of), digest(means)));
@@ -310,7 +313,7 @@ mod tests {
                 |tags: Vec<&ImageRef>| tags.iter().filter_map(|tag| tag.tag()).map(str::to_owned).collect();
             [
                 names(asked.iter().collect()),
-                chosen.tags,
+                [chosen.tags, chosen.gone].concat(),
                 names(chosen.new_tags.iter().map(|new| &new.tag).collect()),
                 names(chosen.admitted.keys().collect()),
             ]
@@ -372,6 +375,23 @@ mod tests {
         let machine = Machine::new(&["1"], &[], 0);
         expect(&machine.choose(1, &["2"], &[("2", "a")]), [&["2"], &["1"], &["2"], &[]]);
         let machine = Machine::new(&["1", "2"], &[], 0);
-        expect(&machine.choose(2, &["2", "3"], &[("3", "a")]), [&["3"], &["2"], &["3"], &[]]);
+        expect(&machine.choose(2, &["2", "3"], &[("3", "a")]), [&["3"], &["2", "1"], &["3"], &[]]);
+        // A tag that could not be asked has its place, too.
+        expect(&machine.choose(2, &["2", "3"], &[]), [&["3"], &["2", "1"], &[], &[]]);
+        let machine = Machine::new(&["1", "2"], &[("3", "a", 0)], 10);
+        expect(&machine.choose(2, &["2", "3"], &[("3", "a")]), [&["3"], &["3", "2"], &[], &["3"]]);
+        // Nobody is to take the place of the last one.
+        expect(&Machine::new(&["1", "2"], &[], 0).choose(2, &["2"], &[]), [&[], &["2"], &[], &[]]);
+    }
+
+    #[test]
+    fn an_older_tag_takes_the_place_of_one_that_is_gone_once_it_has_waited() {
+        let means = [("1", "a")];
+        let machine = Machine::new(&["2"], &[], 0);
+        expect(&machine.choose(1, &["1"], &means), [&["1"], &["2"], &["1"], &[]]);
+        let machine = Machine::new(&["2"], &[("1", "a", 0)], 9);
+        expect(&machine.choose(1, &["1"], &means), [&["1"], &["2"], &["1"], &[]]);
+        let machine = Machine::new(&["2"], &[("1", "a", 0)], 10);
+        expect(&machine.choose(1, &["1"], &means), [&["1"], &["1"], &[], &["1"]]);
     }
 }

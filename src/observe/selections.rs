@@ -49,8 +49,8 @@ struct Choice {
     tags: Vec<String>,
     /// True if the choice says what is wanted, and not only what is here.
     decides: bool,
-    /// See [`FromList::are_gone`].
-    are_gone: bool,
+    /// See [`FromList::gone`].
+    gone: Vec<String>,
 }
 
 impl<'a> Repository<'a> {
@@ -129,7 +129,7 @@ impl<'a> Repository<'a> {
     ) -> Option<Result<Choice, Arc<Error>>> {
         if let Some(locked) = &selection.locked {
             let tags = locked.iter().filter_map(|image| image.reference.tag()).map(str::to_owned).collect();
-            return Some(Ok(Choice { tags, decides: true, are_gone: false }));
+            return Some(Ok(Choice { tags, decides: true, gone: Vec::new() }));
         }
         let rule = match compile(selection) {
             Ok(rule) => rule,
@@ -138,7 +138,7 @@ impl<'a> Repository<'a> {
         let here = || {
             let tags = rule.choose(recorded_tags(&self.name, selection, recorded));
             let tags = tags.into_iter().map(str::to_owned).collect();
-            Choice { tags, decides: false, are_gone: false }
+            Choice { tags, decides: false, gone: Vec::new() }
         };
         if selection.pull == PullPolicy::Never || !may_ask {
             let choice = here();
@@ -193,7 +193,7 @@ impl<'a> Deciding<'a> {
                     // The asker answers for every open selection.
                     None => from_list.next().unwrap_or_else(|| Ok(FromList::default())),
                 };
-                tags.map(|FromList { tags, are_gone, .. }| Choice { tags, decides: true, are_gone })
+                tags.map(|FromList { tags, gone, .. }| Choice { tags, decides: true, gone })
             });
             match choice {
                 Ok(choice) => {
@@ -201,7 +201,7 @@ impl<'a> Deciding<'a> {
                     for tag in choice.tags {
                         match add(&mut images, &repository, selection, &tag) {
                             // Nobody is asked for what the registry has not.
-                            Ok(Some(image)) if choice.are_gone => image.pull = PullPolicy::Missing,
+                            Ok(Some(image)) if choice.gone.contains(tag) => image.pull = PullPolicy::Missing,
                             Ok(_) => {}
                             Err(error) => errors.push(Arc::new(error)),
                         }

@@ -408,3 +408,22 @@ fn a_locked_tag_that_leaves_its_registry_stays_until_the_new_one_has_waited() {
     assert!(lockfile.contains(&old) && lockfile.contains("[[candidate]]"), "{lockfile}");
     world.run("lock --upgrade --check");
 }
+
+#[test]
+fn an_older_tag_follows_a_chosen_one_that_is_withdrawn_once_it_has_waited() {
+    let selection = "{ name = \"app\", tags = { semver = \">=1\", newest = 1 } }";
+    let world = Moving::wanting(&format!("{THREE_DAYS}settings.prune = true\n"), &[selection]);
+    let old = world.release("app:1.0", "one");
+    let withdrawn = world.release("app:1.1", "two");
+    world.run("apply");
+    world.run("lock");
+    world.registry.edit(|content| content.tags.remove("app:1.1"));
+    let upgraded = world.run("lock --upgrade --json").json();
+    assert_eq!(upgraded["candidates"].as_array().map(Vec::len), Some(1), "{upgraded:#}");
+    std::fs::remove_file(world.sandbox.work().join("images.lock")).unwrap();
+    for digest in [&withdrawn, &withdrawn, &old] {
+        let output = world.run("apply --json");
+        assert_eq!(listed(&world.sandbox)[0]["digest"], **digest, "{output}");
+        world.pass(48);
+    }
+}

@@ -114,16 +114,14 @@ impl<'a> Waits<'a> {
                 _ => None,
             })
             .collect();
-        let CooledChoice { tags, new_tags, admitted, are_gone } = cooled.choose(from_list, &digests);
-        if are_gone {
-            self.gone.extend(tags.iter().filter_map(|tag| repository.with_tag(tag).ok()));
-        }
+        let CooledChoice { tags, gone, new_tags, admitted } = cooled.choose(from_list, &digests);
+        self.gone.extend(gone.iter().filter_map(|tag| repository.with_tag(tag).ok()));
         self.admitted.extend(admitted);
         for new in new_tags {
             let waiting = self.news().cooldown(&new.tag, new.cooldown).waiting(&new.digest);
             self.waiting.extend(waiting.map(|waiting| (new.tag, waiting)));
         }
-        tags
+        [tags, gone].concat()
     }
 
     /// True if a selection chose `reference`, which its registry has no more, until others have
