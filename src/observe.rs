@@ -144,7 +144,6 @@ impl Observer<'_> {
             reporter: self.reporter,
             desired,
             observed,
-            listed: desired.images.iter().map(|image| &image.reference).collect(),
             locked_too: self.locked_too,
         }
     }

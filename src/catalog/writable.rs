@@ -130,8 +130,9 @@ impl WritableCatalog {
     }
 
     /// Makes `owner` one of the owners of an image that [`WritableCatalog::record`] recorded under
-    /// `names`, and notes what he wants of it. Names that are not recorded are skipped. Documents
-    /// that are not recorded stay so; they go where no owner wants blobs kept any more.
+    /// `names`, and notes what he wants of it. Names that are not recorded are skipped, but second
+    /// names, of which the rows are written that are not those of the image. Documents that are not
+    /// recorded stay so; they go where no owner wants blobs kept any more.
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.
@@ -188,6 +189,7 @@ impl WritableCatalog {
                         events
                     }
                     Change::Adopt { names, events } => {
+                        replaced.extend(stack::about_to_change(tx, names.iter().skip(1), None)?);
                         write::adopt(tx, names, held)?;
                         events
                     }

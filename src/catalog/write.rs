@@ -5,16 +5,17 @@
 //! Layer rows that no manifest uses any more go in the same transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt as _;
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Result, Transaction, params};
 
 use super::lists::{self, ListOf};
 use super::rows::{self, NameRow, is_rfc3339, json, size, texts, well_formed};
-use super::{holdings, past, stack, waiting};
+use super::{holdings, image, past, stack, waiting};
 use crate::digest::{BlobDigest, DiffId};
 use crate::image_ref::ImageRef;
-use crate::state::{ConfigRecord, LayerDescriptor, Owner, ResolvedImage};
+use crate::state::{ConfigRecord, LayerDescriptor, Owner, RecordedImage, ResolvedImage};
 
 /// A kept row's `created_at`, put right if microsandbox could not read it.
 macro_rules! heal_created_at {
@@ -334,19 +335,42 @@ fn put_owner(tx: &Transaction<'_>, name: &str, held: Held<'_>) -> Result<()> {
 
 /// See [`WritableCatalog::adopt`](super::WritableCatalog::adopt).
 pub(super) fn adopt(tx: &Transaction<'_>, names: &[ImageRef], held: Held<'_>) -> Result<()> {
-    for (index, name) in names.iter().enumerate() {
-        let name = name.to_string();
-        if NameRow::of(tx, &name)?.is_none() {
-            continue;
-        }
-        // Second names belong to whoever owns the first.
-        if index == 0 {
-            put_owner(tx, &name, held)?;
-            drop_unkept_documents(tx, &name)?;
-        }
-        tx.prepare_cached("UPDATE sync_images SET layers_directory = ?2 WHERE reference = ?1")?
-            .execute(params![name, held.layers])?;
+    let Some((first, second_names)) = names.split_first() else { return Ok(()) };
+    let name = first.to_string();
+    if NameRow::of(tx, &name)?.is_none() {
+        return Ok(());
     }
+    put_owner(tx, &name, held)?;
+    drop_unkept_documents(tx, &name)?;
+    put_layers_directory(tx, &name, held.layers)?;
+    second_names.iter().try_for_each(|second| put_second_name(tx, second, first))
+}
+
+/// Lets the name `second` mean what the recorded image `first` means.
+fn put_second_name(tx: &Transaction<'_>, second: &ImageRef, first: &ImageRef) -> Result<()> {
+    let (name, primary) = (second.to_string(), first.to_string());
+    let Some(row) = image::image(tx, first)? else { return Ok(()) };
+    // Rows that cannot be read are written again by the next run of an owner.
+    let Some(layers) = row.layers_directory.as_ref().map(|path| path.as_os_str().as_bytes()) else {
+        return Ok(());
+    };
+    let is_same = |known: &RecordedImage| {
+        known.rows_complete
+            && (&known.digest, &known.manifest_digest) == (&row.digest, &row.manifest_digest)
+            && known.documents == row.documents
+    };
+    if image::image(tx, second)?.as_ref().is_some_and(is_same) {
+        put_layers_directory(tx, &name, layers)?;
+    } else if let Some(image) = past::recorded(tx, &primary)? {
+        put_names(tx, &image, std::slice::from_ref(second), layers)?;
+        holdings::put_documents(tx, &name, &image.documents)?;
+    }
+    link(tx, &name, &primary)
+}
+
+fn put_layers_directory(tx: &Transaction<'_>, name: &str, layers: &[u8]) -> Result<()> {
+    tx.prepare_cached("UPDATE sync_images SET layers_directory = ?2 WHERE reference = ?1")?
+        .execute(params![name, layers])?;
     Ok(())
 }
 
@@ -373,8 +397,11 @@ pub(super) fn forget(tx: &Transaction<'_>, references: &[ImageRef], owner: Optio
         if !holdings::holders(tx, &name)?.owners.is_empty() {
             continue;
         }
-        if let Some((first, _)) = holdings::primary_of(tx, row.alias_of.as_deref())? {
-            become_second_name(tx, &name, &first)?;
+        if let Some((first, _)) = holdings::primary_of(tx, row.alias_of.as_deref())?
+            && let Some(second) = rows::parse_name(&name)
+        {
+            past::drop_of(tx, &name)?;
+            put_second_name(tx, &second, &first)?;
             continue;
         }
         let mut second_names = texts(tx, "SELECT reference FROM sync_images WHERE alias_of = ?1", &name)?;
@@ -404,32 +431,6 @@ pub(super) fn forget(tx: &Transaction<'_>, references: &[ImageRef], owner: Optio
         }
     }
     Ok(())
-}
-
-/// Lets `name`, which nobody wants for itself any more, mean what the image `first` means.
-fn become_second_name(tx: &Transaction<'_>, name: &str, first: &ImageRef) -> Result<()> {
-    past::drop_of(tx, name)?;
-    let means = |name: &str| {
-        tx.prepare_cached("SELECT digest, manifest_digest FROM sync_images WHERE reference = ?1")?
-            .query_row([name], |row| Ok((rows::text(row, 0)?, rows::text(row, 1)?)))
-            .optional()
-    };
-    let (text, Some(second)) = (first.to_string(), rows::parse_name(name)) else { return Ok(()) };
-    let layers: Option<Vec<u8>> = tx
-        .prepare_cached("SELECT layers_directory FROM sync_images WHERE reference = ?1")?
-        .query_row([&text], |row| Ok(row.get_ref(0)?.as_blob().ok().map(<[u8]>::to_owned)))
-        .optional()?
-        .flatten();
-    // Rows that cannot be read are written again by the next run of an owner.
-    let Some(layers) = layers else { return Ok(()) };
-    if means(name)? == means(&text)? {
-        tx.prepare_cached("UPDATE sync_images SET layers_directory = ?2 WHERE reference = ?1")?
-            .execute(params![name, layers])?;
-        return Ok(());
-    }
-    let Some(image) = past::recorded(tx, &text)? else { return Ok(()) };
-    put_names(tx, &image, &[second], &layers)?;
-    holdings::put_documents(tx, name, &image.documents)
 }
 
 /// Drops the ownership of `owner` (`None`: of everybody), and returns the names that were given up.

@@ -1,6 +1,6 @@
 //! Images that the lockfile names, compared with the registry's word and with what is recorded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::digest::BlobDigest;
 use crate::error::{Defect, Error, RegistryError};
@@ -50,34 +50,25 @@ pub(super) fn other_layer(locked: &LockedImage, layers: &[LayerDescriptor]) -> O
     })
 }
 
-/// Finds the row of the image, if all its names are recorded with the lockfile's manifest.
+/// Finds the row of the image, if it is recorded with the lockfile's manifest.
 pub(super) fn recorded_as_locked<'r>(
     image: &DesiredImage,
     recorded: &'r BTreeMap<ImageRef, RecordedImage>,
-    listed: &BTreeSet<&ImageRef>,
 ) -> Option<&'r RecordedImage> {
     let locked = image.locked.as_ref()?;
     let row = recorded.get(&image.reference)?;
-    let same = known_digest(image, recorded, listed).as_ref() == Some(&locked.digest)
+    let same = known_digest(image, recorded) == Some(&locked.digest)
         && row.manifest_digest.as_ref() == Some(&locked.manifest);
     same.then_some(row)
 }
 
-/// Returns the digest to compare with, if what is recorded is good enough to be kept as it is. A
-/// second name that is wanted for itself may mean something else, and one that is `listed` may not
-/// be here: the plan takes neither for a name of the image.
-pub(super) fn known_digest(
+/// Returns the digest to compare with, if what is recorded is good enough to be kept as it is.
+/// Second names have no say: nobody is asked for rows that are written from the image's own.
+pub(super) fn known_digest<'r>(
     image: &DesiredImage,
-    recorded: &BTreeMap<ImageRef, RecordedImage>,
-    listed: &BTreeSet<&ImageRef>,
-) -> Option<BlobDigest> {
-    let mut names = image.reference.recorded_names();
-    names.retain(|name| *name == image.reference || !listed.contains(name));
-    let rows: Option<Vec<&RecordedImage>> = names.iter().map(|name| recorded.get(name)).collect();
-    let mut rows = rows?;
-    rows.retain(|row| row.reference == image.reference || !row.is_wanted_for_itself());
-    let good = rows.iter().all(|row| {
-        row.rows_complete && row.platform.as_ref() == Some(&image.platform) && row.digest == rows[0].digest
-    });
-    if good { rows[0].digest.clone() } else { None }
+    recorded: &'r BTreeMap<ImageRef, RecordedImage>,
+) -> Option<&'r BlobDigest> {
+    let row = recorded.get(&image.reference)?;
+    let is_good = row.rows_complete && row.platform.as_ref() == Some(&image.platform);
+    row.digest.as_ref().filter(|_| is_good)
 }

@@ -41,8 +41,6 @@ pub(super) struct Lookups<'a> {
     pub(super) desired: &'a Desired,
     /// The catalog and the engines, which were looked at before.
     pub(super) observed: &'a Observed,
-    /// The images that are listed by name.
-    pub(super) listed: BTreeSet<&'a ImageRef>,
     /// True if images that the lockfile names and the catalog lacks are looked up too.
     pub(super) locked_too: bool,
 }
@@ -323,7 +321,7 @@ impl Lookups<'_> {
                 Some((Purpose::Locked(locked), Question::Image(question)))
             }
             Some(Resolution::AsRecorded) if self.lacks_documents(image) => {
-                let pinned = known_digest(image, &self.observed.recorded, &self.listed);
+                let pinned = known_digest(image, &self.observed.recorded).cloned();
                 let question = ImageQuestion { pinned, ..ImageQuestion::of(image) };
                 Some((Purpose::Image(question.clone()), Question::Image(question)))
             }
@@ -332,11 +330,11 @@ impl Lookups<'_> {
             }
             None => {
                 let lacks_documents = self.lacks_documents(image);
-                let known =
-                    known_digest(image, &self.observed.recorded, &self.listed).filter(|_| !lacks_documents);
+                let known = known_digest(image, &self.observed.recorded).filter(|_| !lacks_documents);
                 let is_recorded = self.observed.recorded.contains_key(&image.reference) && !lacks_documents;
                 let staged = staged_digest(image, &self.observed.staged, is_recorded);
-                let (is_staged, known, cooldown) = (staged.is_some(), staged.or(known), self.cooldown(image));
+                let (is_staged, known, cooldown) =
+                    (staged.is_some(), staged.or_else(|| known.cloned()), self.cooldown(image));
                 let question = ImageQuestion { known, is_staged, cooldown, ..ImageQuestion::of(image) };
                 Some((Purpose::Image(question.clone()), Question::Image(question)))
             }
@@ -390,7 +388,7 @@ impl Lookups<'_> {
         known: &Mutex<Known>,
     ) -> Option<(Purpose<'d>, Question<'d>)> {
         let reference = image.reference.clone();
-        let is_recorded = known_digest(image, &self.observed.recorded, &self.listed).as_ref() == Some(digest);
+        let is_recorded = known_digest(image, &self.observed.recorded) == Some(digest);
         let resolution = if is_recorded && !self.lacks_documents(image) {
             self.completed(image, Resolution::AsRecorded)
         } else if let Some(meaning) = meaning {
@@ -433,7 +431,7 @@ impl Lookups<'_> {
         let recorded = &self.observed.recorded;
         let may_ask = !self.offline || self.registries.is_local(&image.reference);
         if let Some(locked) = &image.locked {
-            return Some(if let Some(row) = recorded_as_locked(image, recorded, &self.listed) {
+            return Some(if let Some(row) = recorded_as_locked(image, recorded) {
                 match other_layer(locked, &row.layers) {
                     None => Resolution::AsRecorded,
                     Some(difference) => {

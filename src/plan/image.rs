@@ -91,7 +91,8 @@ pub enum ToRecord {
     /// All rows of the image that the lockfile names. The image has to be looked up first: a plan
     /// with such an image can be shown, not carried out.
     Locked(Arc<LockedImage>),
-    /// The owner, and the directory of the layers. All other rows are right.
+    /// The owner, the directory of the layers, and rows of second names that are not those of the
+    /// image. All other rows are right.
     Owner,
 }
 
@@ -279,9 +280,11 @@ pub(super) fn plan_image(
         planned.download_bytes = size_of_layers(&to_fetch.cloned().collect::<Vec<_>>());
     }
     let keeps_rows = matches!(rows_action, Action::Keep | Action::Repair);
-    if keeps_rows && planned.layers_state().rows_complete && !lacks_documents(&planned, observed) {
-        // Rows that are complete and say the same need not be written again.
-        planned.to_record = is_new_to(desired, &planned, observed).then_some(ToRecord::Owner);
+    let are_right = planned.layers_state().rows_complete && !lacks_documents(&planned, observed);
+    if keeps_rows && (are_right || planned.to_record.is_none()) {
+        // Rows of the image that are complete and say the same need not be written again.
+        let is_due = !are_right || is_new_to(desired, &planned, observed);
+        planned.to_record = is_due.then_some(ToRecord::Owner);
     }
     planned
 }

@@ -24,12 +24,19 @@ impl Twins {
     fn new() -> Self {
         let twins = Self { sandbox: Sandbox::in_memory(), registry: FakeRegistry::start(BlobSet::default()) };
         twins.moved("one");
-        let url = twins.registry.url();
-        let tables =
-            ["sandboxes.io", "docker.io"].map(|name| format!("[registry.{name:?}]\nendpoint = {url:?}\n"));
         std::fs::create_dir_all(twins.sandbox.home()).unwrap();
-        std::fs::write(twins.sandbox.home().join("registries.toml"), tables.concat()).unwrap();
+        twins.serve_second_by(&twins.registry);
         twins
+    }
+
+    /// Lets docker.io be another registry.
+    fn serve_second_by(&self, other: &FakeRegistry) {
+        let endpoints = [("sandboxes.io", &self.registry), ("docker.io", other)];
+        let table = |(name, registry): (&str, &FakeRegistry)| {
+            format!("[registry.{name:?}]\nendpoint = {:?}\n", registry.url())
+        };
+        let tables = endpoints.map(table).concat();
+        std::fs::write(self.sandbox.home().join("registries.toml"), tables).unwrap();
     }
 
     /// Lets the tag mean another image, and returns its digest.
@@ -250,12 +257,7 @@ fn a_tag_that_is_held_by_its_first_name_alone_is_chosen_by_no_selection_of_the_o
 fn a_second_name_that_cannot_be_had_lets_nobody_fetch_the_first_again() {
     let twins = Twins::new();
     twins.want(&[FIRST], "");
-    let away = format!(
-        "[registry.\"sandboxes.io\"]\nendpoint = {:?}\n[registry.\"docker.io\"]\nendpoint = {:?}\n",
-        twins.registry.url(),
-        FakeRegistry::start(BlobSet::default()).url()
-    );
-    std::fs::write(twins.sandbox.home().join("registries.toml"), away).unwrap();
+    twins.serve_second_by(&FakeRegistry::start(BlobSet::default()));
     twins.want(&[FIRST, SECOND], "");
     twins.sandbox.msb("apply").run().code(1);
     twins.registry.forget();
@@ -303,4 +305,39 @@ fn a_second_name_that_is_given_up_has_its_layers_where_the_first_has_them() {
     twins.run("prune other.toml --allow-empty");
     let left = std::fs::read_dir(twins.sandbox.work().join("other")).unwrap().count();
     assert_eq!(left, 0);
+}
+
+#[test]
+fn a_second_name_that_is_not_recorded_is_written_from_the_first() {
+    for (settings, arguments) in [
+        (", pull = \"missing\"", "apply"),
+        ("", "apply"),
+        ("", "apply --offline"),
+        ("", "apply --offline --locked"),
+    ] {
+        let twins = Twins::new();
+        let one = twins.moved("one");
+        twins.serve_second_by(&FakeRegistry::start(BlobSet::default()));
+        twins.want(&[FIRST, SECOND], settings);
+        twins.sandbox.msb("apply").run().code(1);
+        twins.want(&[FIRST], settings);
+        if arguments.ends_with("locked") {
+            twins.run("lock");
+        }
+        twins.registry.forget();
+        let summary = twins.sandbox.msb(&format!("{arguments} --json")).run().success().summary();
+        assert_eq!(summary["repaired"], 1, "{summary:#}");
+        assert!(twins.registry.requests().iter().all(|request| request.starts_with("HEAD ")));
+        twins.settle(arguments);
+        assert_eq!(twins.recorded(), vec![(SECOND.to_owned(), one.clone()), (FIRST.to_owned(), one)]);
+        // microsandbox has removed it.
+        let catalog = rusqlite::Connection::open(twins.sandbox.home().join("oci.db")).unwrap();
+        catalog.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+        catalog.execute("DELETE FROM images WHERE reference = ?1", [SECOND]).unwrap();
+        drop(catalog);
+        twins.settle(arguments);
+        twins.want(&[], "");
+        twins.run("apply --prune --allow-empty");
+        twins.assert_recorded(&[]);
+    }
 }

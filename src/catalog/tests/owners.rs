@@ -103,6 +103,25 @@ fn a_second_name_that_nobody_wants_for_itself_any_more_means_what_the_first_mean
 }
 
 #[test]
+fn a_second_name_that_is_lost_is_written_from_the_first() {
+    let (first, second) = ("sandboxes.io/library/alpine:3.20", ALPINE);
+    for lost in [&["images"][..], &["images", "sync_images"]] {
+        let sandbox = Sandbox::new();
+        let mut catalog = sandbox.open();
+        put(&mut catalog, first, &["a", "b"], &file("one"));
+        let before = one(&catalog, second).unwrap();
+        for table in lost {
+            let sql = format!("DELETE FROM {table} WHERE reference = ?1");
+            sandbox.sql().execute(&sql, [second]).unwrap();
+        }
+        catalog.adopt(&[reference(first), reference(second)], &file("one"), usual()).unwrap();
+        let after = one(&catalog, second).unwrap();
+        assert_eq!(after, RecordedImage { modified_at: after.modified_at.clone(), ..before });
+        assert_eq!(sandbox.stacked(second), ["a", "b"]);
+    }
+}
+
+#[test]
 fn a_second_name_that_microsandbox_had_first_stays() {
     let sandbox = Sandbox::of_microsandbox(ALPINE, &["a"]);
     let mut catalog = sandbox.open();

@@ -93,6 +93,27 @@ fn a_moved_layers_directory_is_noted() {
 }
 
 #[test]
+fn rows_of_a_second_name_are_repaired_by_those_of_the_image() {
+    let first = ImageRef::parse("sandboxes.io/alpine", "docker.io").unwrap();
+    let second = first.with_registry("docker.io");
+    let image = resolved(&first, 1, &[1]);
+    let right = || vec![row(&image, &first, &["/images.toml"]), row(&image, &second, &["/images.toml"])];
+    let mut observed = observed_with(Resolution::AsRecorded, right(), &[1]);
+    observed.resolutions.insert(first.clone(), Resolution::AsRecorded);
+    let desired = desired(vec![first], false);
+    assert!(plan(&desired, &observed).is_empty());
+    observed.recorded.get_mut(&second).unwrap().rows_complete = false;
+    for _ in 0..2 {
+        let planned = plan(&desired, &observed);
+        assert_eq!(
+            (planned.images[0].action, &planned.images[0].to_record),
+            (Action::Repair, &Some(ToRecord::Owner))
+        );
+        observed.recorded.remove(&second);
+    }
+}
+
+#[test]
 fn a_second_name_that_is_listed_is_wanted_for_itself() {
     let first = ImageRef::parse("sandboxes.io/alpine", "docker.io").unwrap();
     let second = first.with_registry("docker.io");
