@@ -345,7 +345,9 @@ impl Lookups<'_> {
     /// there, and so does who pinned the image; of a tag with a note the digest is worth knowing.
     fn cooldown(&self, image: &DesiredImage) -> Option<Cooldown> {
         let row = self.observed.recorded.get(&image.reference)?;
-        let is_first = row.digest.is_none() || row.platform.as_ref() != Some(&image.platform);
+        let is_second_name = row.alias_of.is_some();
+        let is_first =
+            is_second_name || row.digest.is_none() || row.platform.as_ref() != Some(&image.platform);
         let is_noted = self.observed.candidates.contains_key(&image.reference);
         let is_chosen = image.reference.digest().is_some();
         let counts = !is_first && !is_chosen && (is_noted || !image.cooldown.is_zero());
@@ -376,7 +378,7 @@ impl Lookups<'_> {
             let meaning = meaning.filter(|meaning| !(needs_documents && meaning.documents.is_empty()));
             return Some(Fixed { digest: &back.digest, meaning, absent: Absent::Image });
         }
-        let row = self.observed.recorded.get(&image.reference).filter(|row| row.held.is_some())?;
+        let row = self.observed.recorded.get(&image.reference).filter(|row| row.held_itself().is_some())?;
         Some(Fixed { digest: row.digest.as_ref()?, meaning: None, absent: Absent::Image })
     }
 

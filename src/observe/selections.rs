@@ -104,9 +104,7 @@ impl<'a> Repository<'a> {
         recorded: &BTreeMap<ImageRef, RecordedImage>,
     ) -> Vec<String> {
         let is_held = |row: &&RecordedImage| {
-            row.held.is_some()
-                // A second name is held by its first one alone.
-                && row.alias_of.is_none()
+            row.held_itself().is_some()
                 && row.owners.contains(self.owner)
                 && row.reference.digest().is_none()
                 && row.platform.as_ref() == Some(&selection.platform)

@@ -51,13 +51,14 @@ fn notes(candidate: Option<&TagCandidate>, digest: &BlobDigest) -> impl Iterator
 }
 
 /// Finds the new digest that `wanted` does not take yet: its recorded digest stays wanted. A first
-/// add takes what there is; who pinned or locked the image, or holds it, has chosen its digest.
+/// add takes what there is, also that of a name which was only a second one; who pinned or locked
+/// the image, or holds it, has chosen its digest.
 pub(super) fn waiting(
     wanted: &DesiredImage,
     recorded: Option<&RecordedImage>,
     observed: &Observed,
 ) -> Option<Waiting> {
-    let recorded = recorded.filter(|row| row.held.is_none())?;
+    let recorded = recorded.filter(|row| row.held.is_none() && row.alias_of.is_none())?;
     let is_chosen =
         wanted.locked.is_some() || wanted.back_to.is_some() || wanted.reference.digest().is_some();
     if is_chosen || recorded.platform.as_ref() != Some(&wanted.platform) {

@@ -265,7 +265,7 @@ pub(super) fn plan_image(
         to_record: goal.to_record,
         digest: goal.digest,
         holds: wanted.back_to.is_some(),
-        held: recorded.and_then(|recorded| recorded.held).filter(|_| wanted.locked.is_none()),
+        held: recorded.and_then(RecordedImage::held_itself).filter(|_| wanted.locked.is_none()),
         waiting,
         verdict: observed.verdicts.get(&wanted.reference).cloned(),
         ..PlannedImage::without_parts(&wanted.reference, names, Some(wanted.platform.clone()), reason)
@@ -453,7 +453,7 @@ fn reason_for_layers(
     if !state.is_complete() {
         return Reason::Layers(state);
     }
-    match recorded.held {
+    match recorded.held_itself() {
         _ if !state.rows_complete => Reason::Rows,
         Some(since) if wanted.locked.is_none() => Reason::Held { since },
         _ => Reason::InSync,

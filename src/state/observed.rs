@@ -178,4 +178,10 @@ impl RecordedImage {
     pub fn is_wanted_for_itself(&self) -> bool {
         self.alias_of.is_none() && !self.owners.is_empty()
     }
+
+    /// The time since when the image is held by this very name. A second name is held only as long
+    /// as nobody wants it for itself.
+    pub fn held_itself(&self) -> Option<Timestamp> {
+        self.held.filter(|_| self.alias_of.is_none())
+    }
 }

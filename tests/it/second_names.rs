@@ -341,3 +341,42 @@ fn a_second_name_that_is_not_recorded_is_written_from_the_first() {
         twins.assert_recorded(&[]);
     }
 }
+
+#[test]
+fn a_second_name_that_is_newly_wanted_is_not_held_with_the_first() {
+    for is_pulled in [false, true] {
+        let twins = Twins::new();
+        let one = twins.moved("one");
+        twins.want(&[FIRST], "");
+        twins.run("apply");
+        let two = twins.moved("two");
+        twins.run("apply");
+        twins.run("rollback sandboxes.io/alpine");
+        if is_pulled {
+            twins.run("pull alpine");
+        } else {
+            twins.want(&[FIRST, SECOND], "");
+            twins.settle("apply");
+        }
+        assert_eq!(twins.recorded(), vec![(SECOND.to_owned(), two), (FIRST.to_owned(), one)]);
+    }
+}
+
+#[test]
+fn a_second_name_that_is_newly_wanted_does_not_wait() {
+    let twins = Twins::new();
+    let one = twins.moved("one");
+    twins.want(&[FIRST], ", pull = \"missing\"");
+    twins.run("apply");
+    let two = twins.moved("two");
+    twins.sandbox.images(
+        "[registry.\"sandboxes.io\"]\nimages = [{ name = \"alpine\", pull = \"missing\" }]\n\
+         [registry.\"docker.io\"]\nimages = [{ name = \"alpine\", cooldown = \"3d\" }]\n",
+    );
+    twins.settle("apply");
+    let both = vec![(SECOND.to_owned(), two), (FIRST.to_owned(), one)];
+    assert_eq!(twins.recorded(), both);
+    twins.moved("three");
+    twins.run("apply");
+    assert_eq!(twins.recorded(), both);
+}
