@@ -380,3 +380,27 @@ fn a_second_name_that_is_newly_wanted_does_not_wait() {
     twins.run("apply");
     assert_eq!(twins.recorded(), both);
 }
+
+#[test]
+fn a_bundle_has_both_names_with_different_meanings() {
+    let twins = Twins::new();
+    let one = twins.moved("one");
+    let mut blobs = BlobSet::default();
+    let other = blobs.image(&version("two"));
+    blobs.tag("library/alpine:latest", &other);
+    let registry = FakeRegistry::start(blobs);
+    twins.serve_second_by(&registry);
+    twins.want(&[FIRST, SECOND], "");
+    twins.run("export --output bundle");
+    let both = vec![(SECOND.to_owned(), other.digest().to_owned()), (FIRST.to_owned(), one.clone())];
+    for _ in 0..2 {
+        twins.run("apply --from bundle");
+        assert_eq!(twins.recorded(), both);
+    }
+    // One name alone means the other, too.
+    twins.want(&[FIRST], "");
+    twins.run("export --output first");
+    twins.want(&[SECOND], "");
+    twins.run("apply --from first");
+    assert_eq!(twins.recorded()[0], (SECOND.to_owned(), one));
+}

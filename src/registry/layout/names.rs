@@ -37,6 +37,9 @@ struct Fitting<'d> {
 enum Fit {
     /// Registry and repository are those of the reference.
     Registry,
+    /// The repository is, and the registry the other one of docker.io and sandboxes.io, which may
+    /// mean another image of that name.
+    Twin,
     /// The repository is, and there is no registry.
     Repository,
     /// The repository is, and the registry another one: the reference's is a name that the images
@@ -142,9 +145,8 @@ impl Directory {
         // Tools leave docker.io's `library/` out.
         let shorter = public(own) && repository.strip_prefix("library/") == Some(&full.repository);
         match full.registry.as_deref() {
-            Some(other) if other == own || (public(own) && public(other)) => {
-                (same || shorter).then_some(Fit::Registry)
-            }
+            Some(other) if other == own => (same || shorter).then_some(Fit::Registry),
+            Some(other) if public(own) && public(other) => (same || shorter).then_some(Fit::Twin),
             None => (same || shorter).then_some(Fit::Repository),
             // A name that some registry really has is meant, and not another one's image.
             Some(_) if self.registries_are_real || public(own) || self.registries.contains(own) => None,
