@@ -24,8 +24,10 @@ pub(super) struct Repository<'a> {
     /// The repository alone.
     pub(super) name: ImageRef,
     selections: Vec<&'a TagSelection>,
-    /// The platforms of images that are listed by name.
-    listed: BTreeMap<ImageRef, &'a Platform>,
+    /// The images that are listed by name.
+    listed: BTreeMap<&'a ImageRef, &'a Platform>,
+    /// The platforms of all names under which these may be recorded.
+    platforms: BTreeMap<ImageRef, &'a Platform>,
     /// The owner whose selections these are.
     owner: &'a Owner,
 }
@@ -60,15 +62,21 @@ impl<'a> Repository<'a> {
         for selection in &desired.selections {
             found.entry(selection.repository.clone()).or_default().push(selection);
         }
-        let named = |name: &ImageRef| {
+        let repository = |(name, selections): (ImageRef, _)| {
             let twins = name.recorded_names();
-            let names = desired.images.iter().flat_map(|image| {
+            let images = desired.images.iter();
+            let listed = images.clone().filter(|image| image.reference.repository_alone() == name);
+            let names = images.flat_map(|image| {
                 image.reference.recorded_names().into_iter().map(|name| (name, &image.platform))
             });
-            names.filter(|(name, _)| twins.contains(&name.repository_alone())).collect()
+            Self {
+                listed: listed.map(|image| (&image.reference, &image.platform)).collect(),
+                platforms: names.filter(|(name, _)| twins.contains(&name.repository_alone())).collect(),
+                name,
+                selections,
+                owner: &desired.owner,
+            }
         };
-        let repository =
-            |(name, selections)| Self { listed: named(&name), name, selections, owner: &desired.owner };
         found.into_iter().map(repository).collect()
     }
 }
@@ -116,7 +124,7 @@ impl<'a> Repository<'a> {
             return Vec::new();
         }
         let Ok(rule) = compile(selection) else { return Vec::new() };
-        tags.into_iter().filter(|&tag| !rule.choose([tag]).is_empty()).map(str::to_owned).collect()
+        tags.into_iter().filter(|&tag| rule.allows([tag])).map(str::to_owned).collect()
     }
 
     fn without_list(
@@ -162,9 +170,7 @@ impl<'a> Deciding<'a> {
 
     /// Lists the tags of the repository that are listed by name, each with its platform.
     pub(super) fn listed_tags(&self) -> impl Iterator<Item = (&str, &Platform)> {
-        let Repository { name: repository, listed, .. } = &self.repository;
-        let is_tag = |name: &ImageRef| name.digest().is_none() && name.repository_alone() == *repository;
-        let listed = listed.iter().filter(move |(name, _)| is_tag(name));
+        let listed = self.repository.listed.iter().filter(|(name, _)| name.digest().is_none());
         listed.filter_map(|(name, platform)| Some((name.tag()?, *platform)))
     }
 
@@ -196,8 +202,8 @@ impl<'a> Deciding<'a> {
             match choice {
                 Ok(choice) => {
                     decided &= choice.decides;
-                    for tag in choice.tags {
-                        match add(&mut images, &repository, selection, &tag) {
+                    for tag in choice.tags.iter().chain(&choice.gone) {
+                        match add(&mut images, &repository, selection, tag) {
                             // Nobody is asked for what the registry has not.
                             Ok(Some(image)) if choice.gone.contains(tag) => image.pull = PullPolicy::Missing,
                             Ok(_) => {}
@@ -257,7 +263,7 @@ fn add<'i>(
     // Lists hold only tags that parse, and so does the catalog.
     let Ok(reference) = repository.name.with_tag(tag) else { return Ok(None) };
     let names = reference.recorded_names();
-    let taken = names.iter().find_map(|name| repository.listed.get(name).copied());
+    let taken = names.iter().find_map(|name| repository.platforms.get(name).copied());
     let taken = taken.or_else(|| images.get(&reference).map(|other| &other.image.platform));
     if let Some(other) = taken.filter(|other| **other != selection.platform) {
         return Err(two_platforms(tag, other, &selection.platform));

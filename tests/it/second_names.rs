@@ -404,3 +404,23 @@ fn a_bundle_has_both_names_with_different_meanings() {
     twins.run("apply --from first");
     assert_eq!(twins.recorded()[0], (SECOND.to_owned(), one));
 }
+
+#[test]
+fn a_selection_wants_its_tags_also_where_the_other_name_is_listed() {
+    let twins = Twins::new();
+    let one = twins.release("alpine:3.20", "one");
+    let selection = format!("[registry.\"docker.io\"]\n{CHOSEN}");
+    let listed = "[registry.\"sandboxes.io\"]\nimages = [\n  \
+                  { name = \"alpine\", tag = \"3.20\", pull = \"missing\" },\n]\n";
+    twins.sandbox.images(&format!("{selection}{listed}"));
+    twins.run("apply");
+    let two = twins.release("alpine:3.20", "two");
+    twins.run("apply");
+    let [first, second] = [FIRST, SECOND].map(|name| name.replace("latest", "3.20"));
+    assert_eq!(twins.recorded(), vec![(second.clone(), two), (first, one)]);
+    twins.sandbox.images(&selection);
+    twins.run("prune");
+    twins.assert_recorded(&[&second]);
+    let summary = twins.sandbox.msb("apply --json").run().success().summary();
+    assert_eq!(summary["added"], 0, "{summary:#}");
+}
