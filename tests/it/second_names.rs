@@ -424,3 +424,17 @@ fn a_selection_wants_its_tags_also_where_the_other_name_is_listed() {
     let summary = twins.sandbox.msb("apply --json").run().success().summary();
     assert_eq!(summary["added"], 0, "{summary:#}");
 }
+
+#[test]
+fn a_pull_of_the_first_name_asks_nothing_of_those_who_want_the_second_for_itself() {
+    let twins = Twins::new();
+    let one = twins.moved("one");
+    let second = "[registry.\"docker.io\"]\nimages = [\"alpine\"]\n";
+    twins.sandbox.write("second.toml", second);
+    twins.run("apply second.toml");
+    twins.sandbox.write("second.toml", format!("settings.unsigned = \"refuse\"\n{second}"));
+    let two = twins.moved("two");
+    twins.run("pull sandboxes.io/alpine");
+    assert_eq!(twins.recorded(), vec![(SECOND.to_owned(), one), (FIRST.to_owned(), two)]);
+    twins.sandbox.msb("pull alpine").run().code(1);
+}

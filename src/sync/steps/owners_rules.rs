@@ -54,38 +54,43 @@ impl Rules {
 /// file that its rules name cannot.
 pub(crate) fn by_rules(
     session: &Session,
-    desired: Desired,
+    mut desired: Desired,
     own: &TrustPolicy,
     loaded: Option<&Loaded>,
 ) -> Result<Vec<(Desired, TrustPolicy)>, VerbError> {
     let file = loaded.map_or("the machine's settings", |loaded| &loaded.name);
     let owners = owners_of(session, &desired, loaded.map(|loaded| &loaded.owner))?;
-    let mut rules = BTreeMap::from([(None, Rules::new(file.into(), own.clone())?)]);
+    let own = Rules::new(file.into(), own.clone())?;
+    let mut rules = BTreeMap::new();
     for owner in owners.values().flatten().collect::<BTreeSet<_>>() {
         // The oddities of a file are told in its own runs.
         let Some(loaded) = loaded_of(&session.quiet(), owner)? else { continue };
         let trust = loaded.file.settings.trust;
         // Keys of rules for other images may be missing.
         if owners.iter().any(|(image, owners)| owners.contains(owner) && trust.demands(image)) {
-            rules.insert(Some(owner), Rules::new(owner.file().unwrap_or_default(), trust)?);
+            rules.insert(owner, Rules::new(owner.file().unwrap_or_default(), trust)?);
         }
     }
-    let mut parts = BTreeMap::new();
-    let rest = Desired { images: Vec::new(), selections: Vec::new(), ..desired.clone() };
-    let has_selections = !desired.selections.is_empty();
-    if has_selections || desired.images.is_empty() {
-        parts.insert(None, Desired { selections: desired.selections, ..rest.clone() });
+    let images = std::mem::take(&mut desired.images);
+    let mut parts = vec![(desired.clone(), &own)];
+    let rest = Desired { selections: Vec::new(), ..desired };
+    for image in images {
+        let theirs = owners.get(&image.reference).into_iter().flatten();
+        let theirs = theirs.filter_map(|owner| rules.get(owner));
+        let decides = deciding(&image.reference, [&own].into_iter().chain(theirs))?.unwrap_or(&own);
+        match parts.iter_mut().find(|(_, rules)| std::ptr::eq(*rules, decides)) {
+            Some((part, _)) => part.images.push(image),
+            None => parts.push((Desired { images: vec![image], ..rest.clone() }, decides)),
+        }
     }
-    for image in desired.images {
-        let owners = owners.get(&image.reference).into_iter().flatten();
-        let decides = deciding(&image.reference, owners, &rules)?;
-        parts.entry(decides).or_insert_with(|| rest.clone()).images.push(image);
+    if parts.len() > 1 {
+        parts.retain(|(part, _)| !(part.images.is_empty() && part.selections.is_empty()));
     }
-    let with_rules = |(decides, part)| Some((part, rules.get(&decides)?.trust.clone()));
-    Ok(parts.into_iter().filter_map(with_rules).collect())
+    Ok(parts.into_iter().map(|(part, rules)| (part, rules.trust.clone())).collect())
 }
 
-/// Finds out who owns each image of `desired`, by any of its names, beside `by`.
+/// Finds out who owns each image of `desired`, by its own name, beside `by`: a second name that
+/// others own is theirs, and is left alone.
 fn owners_of(
     session: &Session,
     desired: &Desired,
@@ -94,26 +99,24 @@ fn owners_of(
     let mut owners = BTreeMap::new();
     let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(owners) };
     for image in &desired.images {
-        let rows = catalog.recorded(&image.reference.recorded_names())?;
+        let rows = catalog.recorded(std::slice::from_ref(&image.reference))?;
         let found = rows.into_iter().flat_map(|row| row.owners).filter(|owner| Some(owner) != by);
         owners.insert(image.reference.clone(), found.collect());
     }
     Ok(owners)
 }
 
-/// Finds out whose rules the image obeys, of its `owners` and of the run's own ones (`None`).
-fn deciding<'o>(
+/// Finds the rules, of `all` that count for the image, which it has to obey; `None` where none asks
+/// for its signature.
+fn deciding<'r>(
     image: &ImageRef,
-    owners: impl Iterator<Item = &'o Owner>,
-    rules: &BTreeMap<Option<&'o Owner>, Rules>,
-) -> Result<Option<&'o Owner>, VerbError> {
-    let everybody = [None].into_iter().chain(owners.map(Some));
-    let theirs = everybody.filter_map(|owner| Some((owner, rules.get(&owner)?)));
-    let asking: Vec<_> = theirs.filter(|(_, rules)| rules.trust.demands(image)).collect();
-    let Some((first, rules)) = asking.first() else { return Ok(None) };
-    if asking.iter().any(|(_, other)| other.fingerprint(image) != rules.fingerprint(image)) {
-        let files = asking.iter().map(|(_, rules)| rules.file.clone()).collect();
+    all: impl Iterator<Item = &'r Rules>,
+) -> Result<Option<&'r Rules>, VerbError> {
+    let asking: Vec<&Rules> = all.filter(|rules| rules.trust.demands(image)).collect();
+    let Some(&first) = asking.first() else { return Ok(None) };
+    if asking.iter().any(|other| other.fingerprint(image) != first.fingerprint(image)) {
+        let files = asking.iter().map(|rules| rules.file.clone()).collect();
         return Err(InputError::DifferentSignatures { reference: image.clone(), files }.into());
     }
-    Ok(*first)
+    Ok(Some(first))
 }
