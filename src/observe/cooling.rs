@@ -64,12 +64,12 @@ pub(crate) struct Cooled<'a> {
 pub(crate) struct CooledChoice {
     /// The chosen tags of the list, newest first.
     pub(crate) tags: Vec<String>,
+    /// See [`FromList::gone`].
+    pub(crate) gone: Vec<String>,
     /// The tags that would be chosen, were they not new.
     pub(crate) new_tags: Vec<NewTag>,
     /// The digests of newly chosen tags that have waited, by which they are to be fetched.
     pub(crate) admitted: Digests,
-    /// See [`FromList::gone`].
-    pub(crate) gone: Vec<String>,
 }
 
 impl Cooled<'_> {
