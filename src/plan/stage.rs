@@ -36,47 +36,37 @@ fn staged_digest<'o>(planned: &PlannedImage, observed: &'o Observed) -> Option<&
     observed.staged.get(&(planned.reference.clone(), platform))
 }
 
-/// Leaves of a planned image what makes it ready: an image that is neither added nor updated in any
-/// part, or that is ready, stays as it is. Blobs that are lost of an image whose rows are right are
-/// left to the next run, as lost layers are.
+/// The state of an image for a run that only makes images ready.
+enum Readiness {
+    Blocked,
+    /// The run makes it ready.
+    Wanted,
+    /// All of it is ready.
+    Reached,
+    /// The image stays as it is, with this word.
+    Left(Reason),
+}
+
+/// Leaves of a planned image what makes it ready.
 fn only_staged(
-    (desired, stage): (&Desired, &Stage),
+    of_run: (&Desired, &Stage),
     wanted: &DesiredImage,
     (planned, is_new): (PlannedImage, bool),
     observed: &Observed,
 ) -> PlannedImage {
-    let rows = planned.parts.first().cloned();
-    let action = rows.as_ref().map_or(planned.action, PlannedPart::action);
-    let lacks_blobs = planned.parts.iter().any(|part| matches!(part.reason, Reason::Blobs(_)));
-    let is_due = match action {
-        Action::Blocked => return PlannedImage { row_changes: Vec::new(), to_record: None, ..planned },
-        Action::Add | Action::Update => true,
-        Action::Keep | Action::Repair | Action::Remove => {
-            let is_to_load = |engine: &EngineSettings| is_to_load(desired, wanted, engine, observed);
-            is_new && lacks_blobs && (stage.keeps_blobs || stage.engines.iter().any(is_to_load))
-        }
-    };
-    let is_left = |reason: &&Reason| {
-        reason.action() == Action::Repair && (stage.keeps_blobs || !matches!(reason, Reason::Blobs(_)))
-    };
-    let is_whole =
-        planned.layers.iter().all(|layer| Need::of(desired, planned.needs_blobs, layer, observed).is_none())
-            && (!planned.needs_blobs
-                || planned.documents.iter().all(|document| observed.blobs.contains(&document.digest)));
-    let reason = match rows.as_ref().map(|rows| rows.reason.clone()) {
-        _ if is_due && !(is_whole && (planned.staged || !is_new)) => {
+    let reason = match readiness(of_run, wanted, (&planned, is_new), observed) {
+        Readiness::Blocked => return PlannedImage { row_changes: Vec::new(), to_record: None, ..planned },
+        Readiness::Wanted => {
             let to_record = planned.to_record.clone().filter(|_| is_new);
             return PlannedImage { row_changes: Vec::new(), to_record, stages: true, ..planned };
         }
-        _ if is_due || (is_whole && planned.staged) => Reason::Staged,
-        reason => match planned.parts.iter().map(|part| &part.reason).find(is_left) {
-            Some(repair) => Reason::Left(Box::new(repair.clone())),
-            None => reason.unwrap_or(Reason::InSync),
-        },
+        Readiness::Reached => Reason::Staged,
+        Readiness::Left(reason) => reason,
     };
+    let rows = planned.parts.first().cloned().into_iter();
     PlannedImage {
         action: reason.action(),
-        parts: rows.into_iter().map(|rows| PlannedPart { reason: reason.clone(), ..rows }).collect(),
+        parts: rows.map(|rows| PlannedPart { reason: reason.clone(), ..rows }).collect(),
         reason,
         row_changes: Vec::new(),
         to_record: None,
@@ -87,6 +77,43 @@ fn only_staged(
         documents: Arc::default(),
         ..planned
     }
+}
+
+/// Finds out how ready an image is: one that is neither added nor updated in any part, or that is
+/// ready, stays as it is. Blobs that are lost of an image whose rows are right are left to the next
+/// run, as lost layers are.
+fn readiness(
+    (desired, stage): (&Desired, &Stage),
+    wanted: &DesiredImage,
+    (planned, is_new): (&PlannedImage, bool),
+    observed: &Observed,
+) -> Readiness {
+    let mut reasons = planned.parts.iter().map(|part| &part.reason);
+    let rows = reasons.clone().next().unwrap_or(&planned.reason);
+    let is_due = match rows.action() {
+        Action::Blocked => return Readiness::Blocked,
+        Action::Add | Action::Update => true,
+        Action::Keep | Action::Repair | Action::Remove => {
+            let lacks_blobs = reasons.clone().any(|reason| matches!(reason, Reason::Blobs(_)));
+            let is_to_load = |engine: &EngineSettings| is_to_load(desired, wanted, engine, observed);
+            is_new && lacks_blobs && (stage.keeps_blobs || stage.engines.iter().any(is_to_load))
+        }
+    };
+    let is_whole =
+        planned.layers.iter().all(|layer| Need::of(desired, planned.needs_blobs, layer, observed).is_none())
+            && (!planned.needs_blobs
+                || planned.documents.iter().all(|document| observed.blobs.contains(&document.digest)));
+    if is_due && !(is_whole && (planned.staged || !is_new)) {
+        return Readiness::Wanted;
+    }
+    if is_due || (is_whole && planned.staged) {
+        return Readiness::Reached;
+    }
+    let is_left = |reason: &&Reason| {
+        reason.action() == Action::Repair && (stage.keeps_blobs || !matches!(reason, Reason::Blobs(_)))
+    };
+    let repair = reasons.find(is_left).map(|repair| Reason::Left(Box::new(repair.clone())));
+    Readiness::Left(repair.unwrap_or_else(|| rows.clone()))
 }
 
 /// True if `engine` is to have the recorded image, and was never given it.
