@@ -115,7 +115,7 @@ impl WritableCatalog {
     /// what was recorded under these names is replaced. The first name is the image's own, the
     /// others are second names (see
     /// [`ImageRef::recorded_names`]), which stay as long as the first does. Owners it has stay. Its
-    /// documents are recorded where any of them wants blobs kept.
+    /// documents are recorded where `owner` wants blobs kept; they stay where any of them does.
     ///
     /// # Errors
     /// The database cannot be written; it is then as it was.

@@ -83,6 +83,7 @@ pub(super) fn record(
 ) -> Result<()> {
     let Some(first) = names.first() else { return Ok(()) };
     let primary = first.to_string();
+    let known = holdings::documents(tx, &primary)?;
     past::turn(tx, &primary, image, held.now)?;
     put_names(tx, image, names, held.layers)?;
     for second in &first.recorded_names()[1..] {
@@ -95,7 +96,9 @@ pub(super) fn record(
         waiting::put_hold(tx, &primary, &image.digest, held.now)?;
     }
     put_owner(tx, &primary, held)?;
-    let is_kept = !holdings::holders(tx, &primary)?.blobs_kept_for.is_empty();
+    // Blobs that this owner has not brought are still to be brought by those who keep them.
+    let are_brought = held.keeps_blobs || known[..] == image.documents[..];
+    let is_kept = are_brought && !holdings::holders(tx, &primary)?.blobs_kept_for.is_empty();
     for name in names {
         holdings::put_documents(tx, &name.to_string(), if is_kept { &image.documents } else { &[] })?;
     }

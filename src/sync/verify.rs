@@ -191,13 +191,14 @@ fn layers_to_verify<'a>(
     layers.into_values().collect()
 }
 
+/// The blobs that owners keep. An image without documents has still to be fetched for them.
 fn blobs_to_verify<'a>(
     session: &Session,
     images: impl Iterator<Item = &'a RecordedImage>,
 ) -> Vec<VerifiedBlob> {
     let kept = Blobs::of(&session.home);
     let mut blobs: BTreeMap<BlobDigest, VerifiedBlob> = BTreeMap::new();
-    for image in images.filter(|image| !image.blobs_kept_for.is_empty()) {
+    for image in images.filter(|image| !image.documents.is_empty()) {
         let documents = image.documents.iter().map(|document| (&document.digest, document.size));
         let layers = image.layers.iter().map(|layer| (&layer.digest, layer.size));
         for (digest, size) in documents.chain(layers) {

@@ -489,6 +489,21 @@ fn move_a(shop: &Shop) -> Layer {
 }
 
 #[test]
+fn an_image_that_a_pull_has_moved_lacks_no_blob_before_its_owner_has_fetched_it() {
+    let shop = shop(KEEP);
+    let new = move_a(&shop).digest();
+    shop.sandbox.msb(&format!("pull {}", shop.name("a:1"))).run().success();
+    shop.json("verify", 0);
+    for repaired in [1, 0] {
+        let output = shop.sandbox.msb("apply --json").run().success();
+        assert_eq!(output.summary()["repaired"], repaired, "{output}");
+        let verified = shop.json("verify", 0);
+        assert!(verified["blobs"].as_array().unwrap().iter().any(|blob| blob["digest"] == new));
+    }
+    assert_eq!(shop.indexed().len(), 2);
+}
+
+#[test]
 fn an_update_that_never_reached_an_engine_leaves_what_the_engine_has_ours() {
     let (shop, settings) = with_engine("");
     let new = move_a(&shop).digest();

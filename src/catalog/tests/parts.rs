@@ -47,6 +47,14 @@ fn documents_are_recorded_as_long_as_an_owner_keeps_blobs() {
     // Who records the image for another owner does not drop what the first one keeps.
     catalog.record(&image, &names, &file("one"), usual()).unwrap();
     assert_eq!(one(&catalog, name).unwrap().documents.len(), 3);
+    // Who records another image has brought none of its blobs for him.
+    let moved = ResolvedImage { documents: documents("moved").into(), ..self::image(name, &["c"]) };
+    for (owner, holding, count) in [("one", usual(), 0), ("two", kept(), 3), ("one", usual(), 3)] {
+        catalog.record(&moved, &names, &file(owner), holding).unwrap();
+        for name in &names {
+            assert_eq!(one(&catalog, &name.to_string()).unwrap().documents.len(), count, "{name}");
+        }
+    }
     catalog.adopt(&names, &file("two"), usual()).unwrap();
     assert_eq!(sandbox.count("sync_image_documents"), 0);
     catalog.record(&image, &names, &file("two"), kept()).unwrap();
