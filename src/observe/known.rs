@@ -56,17 +56,20 @@ impl Known {
         // A refused image waits for all others: the proof of one of them may be its own.
         let is_refused =
             |reference: &ImageRef| self.verdicts.get(reference).and_then(Verdict::error).is_some();
-        // Of a recorded image without its second name that one may be awaited, for itself.
-        let lacks_name = |reference: &ImageRef| {
-            let mut names = reference.recorded_names().into_iter();
-            matches!(self.resolutions.get(reference), Some(Resolution::AsRecorded))
-                && names.any(|name| {
-                    !recorded.recorded.contains_key(&name) && !self.resolutions.contains_key(&name)
-                })
+        let is_answered =
+            |reference: &ImageRef| self.resolutions.contains_key(reference) && !is_refused(reference);
+        let wanted = desired.images.iter().chain(observed.selected.iter().map(|selected| &selected.image));
+        let wanted: BTreeSet<ImageRef> = wanted.map(|image| image.reference.clone()).collect();
+        let repositories = desired.selections.iter().map(|selection| selection.repository.clone());
+        let undecided: BTreeSet<ImageRef> = repositories.filter(|name| !chosen.contains(name)).collect();
+        // A second name that is awaited for itself would be taken for one of this image's.
+        let awaits_second_name = |reference: &ImageRef| {
+            reference.recorded_names().into_iter().skip(1).any(|name| {
+                let is_wanted = wanted.contains(&name) || undecided.contains(&name.repository_alone());
+                is_wanted && !is_answered(&name)
+            })
         };
-        let is_known = |reference: &ImageRef| {
-            self.resolutions.contains_key(reference) && !is_refused(reference) && !lacks_name(reference)
-        };
+        let is_known = |reference: &ImageRef| is_answered(reference) && !awaits_second_name(reference);
         desired.images.retain(|image| {
             is_known(&image.reference) || {
                 awaited.insert(image.reference.clone());

@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::support::check::listed;
 use crate::support::fake_registry::FakeRegistry;
@@ -437,4 +438,24 @@ fn a_pull_of_the_first_name_asks_nothing_of_those_who_want_the_second_for_itself
     twins.run("pull sandboxes.io/alpine");
     assert_eq!(twins.recorded(), vec![(SECOND.to_owned(), one), (FIRST.to_owned(), two)]);
     twins.sandbox.msb("pull alpine").run().code(1);
+}
+
+#[test]
+fn a_second_name_that_is_awaited_means_what_its_own_registry_says() {
+    let twins = Twins::new();
+    let one = twins.moved("one");
+    twins.want(&[FIRST], "");
+    twins.run("apply");
+    let slow = FakeRegistry::start(twins.registry.edit(|blobs| blobs.clone()));
+    slow.on(|request| {
+        if request.path.contains("/manifests/") {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        None
+    });
+    twins.serve_second_by(&slow);
+    let two = twins.moved("two");
+    twins.want(&[FIRST, SECOND], "");
+    twins.sandbox.msb("apply").env("MSB_SYNC_LOOKUP_PATIENCE", "0.2").run().success();
+    assert_eq!(twins.recorded(), vec![(SECOND.to_owned(), one), (FIRST.to_owned(), two)]);
 }
