@@ -85,7 +85,10 @@ pub(crate) fn expect_to_forget(home: &LockedHome, catalog: &Catalog) -> Result<(
 
 /// Tells whether the layout of kept blobs has an index to be looked after: images have their blobs
 /// there, or had when it was written last. A directory of that name may be somebody's own.
-fn has_kept_blobs(home: &Path, catalog: &Catalog) -> Result<bool, Error> {
+///
+/// # Errors
+/// The catalog cannot be read.
+pub(crate) fn has_kept_blobs(home: &Path, catalog: &Catalog) -> Result<bool, Error> {
     let blobs = Blobs::of(home);
     Ok(blobs.is_there() && (blobs.index_is_behind() || catalog.keeps_blobs()?))
 }

@@ -125,11 +125,13 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
         let Verified { layers, blobs, engines: references, .. } = &mut verified;
         verified.failures = repair::repair(session, &engines, (layers, blobs, references), &recorded)?;
     }
-    match frame.map(|file| if repair { write_index(session) } else { Err(not_as_written(file)) }) {
-        Some(Err(VerbError::Error(error))) if !matches!(error, Error::Stopped) => {
-            verified.failures.push(Arc::new(error));
+    if let Some(file) = frame {
+        match if repair { write_index(session) } else { Err(not_as_written(file)) } {
+            Err(VerbError::Error(error)) if !matches!(error, Error::Stopped) => {
+                verified.failures.push(Arc::new(error));
+            }
+            written => written?,
         }
-        written => written.unwrap_or(Ok(()))?,
     }
     if repair {
         let directories: BTreeSet<&Path> = verified.layers.iter().map(|layer| &*layer.directory).collect();

@@ -243,10 +243,12 @@ fn the_frame_of_the_kept_blobs_is_put_back() {
     }
     // An index that other programs can read, and that names too little.
     let none = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-    fs::write(place("index.json"), none).unwrap();
-    shop.sandbox.msb("verify").run().code(1).says("index.json");
-    shop.sandbox.msb("verify --repair").run().success();
-    assert_eq!(shop.indexed().len(), 2);
+    for verb in ["verify --repair", "prune"] {
+        fs::write(place("index.json"), none).unwrap();
+        shop.sandbox.msb("verify").run().code(1).says("index.json");
+        shop.sandbox.msb(verb).run().success();
+        assert_eq!(shop.indexed().len(), 2, "{verb}");
+    }
     assert!(shop.registry.requests().iter().all(|request| !request.contains("/blobs/")));
 }
 

@@ -8,7 +8,7 @@ use super::lock_home::{lock_home, open_store};
 use crate::catalog::Catalog;
 use crate::engine;
 use crate::error::Error;
-use crate::execute::{wants_kept_index, write_kept_index};
+use crate::execute::{damaged_frame, has_kept_blobs, wants_kept_index, write_kept_index};
 use crate::locked_home::LockedHome;
 use crate::store::{self, Blobs, Places};
 use crate::sync::session::Session;
@@ -32,9 +32,9 @@ pub(crate) fn catch_up<'d>(
         let removed = unless_at_work(session, |session| lock_home(session).map(drop));
         or_warn(session, removed, "temporary files of engines stay")?;
     }
-    if Blobs::of(&session.home).wants_index() && may_keep_blobs(session) {
-        let written = unless_at_work(session, write_index);
-        or_warn(session, written, "the index of the kept blobs is not up to date")?;
+    let kept = Blobs::of(&session.home);
+    if kept.is_there() && kept.wants_index() && may_keep_blobs(session) {
+        put_index_back(session)?;
     }
     let is_unclaimed = |layers: &&Path| !store::is_claimed(&Places::of(layers), &session.home);
     let unclaimed: Vec<&Path> = layers.into_iter().filter(is_unclaimed).collect();
@@ -42,6 +42,24 @@ pub(crate) fn catch_up<'d>(
         claim(session, &unclaimed)?;
     }
     Ok(())
+}
+
+/// Writes the index of the kept blobs, and their mark, if they are not what the catalog says. A look
+/// at all of it takes as long as the catalog is large.
+///
+/// # Errors
+/// As for [`catch_up`]; the catalog cannot be read.
+pub(crate) fn mend_index(session: &Session) -> Result<(), VerbError> {
+    let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(()) };
+    let is_damaged =
+        has_kept_blobs(&session.home, &catalog)? && damaged_frame(&session.home, &catalog)?.is_some();
+    drop(catalog);
+    if is_damaged { put_index_back(session) } else { Ok(()) }
+}
+
+fn put_index_back(session: &Session) -> Result<(), VerbError> {
+    let written = unless_at_work(session, write_index);
+    or_warn(session, written, "the index of the kept blobs is not up to date")
 }
 
 fn unless_at_work(

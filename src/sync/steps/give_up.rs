@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::candidates::{Candidate, Candidates, left_out};
-use super::catch_up::catch_up;
+use super::catch_up::{catch_up, mend_index};
 use super::give_up_parts::{remove_unneeded_blobs, take_out_of_engines, unneeded_blobs};
 use super::lock_home::{lock_home, open_store};
 use super::needed_here::{Needed, NeededHere};
@@ -130,6 +130,7 @@ fn look_and_give_up<W: Wish>(session: &Session, wish: W, done: &mut Pruned) -> R
     // known.
     if dry_run || (intention.is_empty() && intention.waiting_for.is_empty()) {
         if !dry_run {
+            mend_index(session)?;
             catch_up(session, intention.directories.values().map(|candidate| &*candidate.directory))?;
         }
         intention.in_theory(session, done);
