@@ -421,8 +421,8 @@ impl Lookups<'_> {
         self.permission(image) == Permission::Granted && self.row_without_documents(image).is_some()
     }
 
-    /// Returns the row of an image that names no documents, where the run needs them: blobs that are
-    /// not kept are needed for as long as an engine has still to load the image.
+    /// Returns the row of an image that names no documents, where the run needs them: blobs that
+    /// are not kept are needed for as long as an engine has still to load the image.
     fn row_without_documents(&self, image: &DesiredImage) -> Option<&RecordedImage> {
         let row = self.observed.recorded.get(&image.reference)?;
         Content::recorded(row).lacks_documents(self.desired, image, self.observed).then_some(row)
