@@ -5,7 +5,8 @@
 //!
 //! Read on in `image` (one wanted image), `cooldown` (new digests that wait), `part` (an image's
 //! parts, and which of them decides), `reason` (the words), `fetch` (the blobs), `removal` (the end
-//! of a run) and `forget` (the images that `prune` and `forget` give up).
+//! of a run), `forget` (the images that `prune` and `forget` give up) and `leaving` (who keeps
+//! these).
 
 mod candidates;
 mod contradiction;
@@ -16,6 +17,7 @@ mod engine_part;
 mod fetch;
 mod forget;
 mod image;
+mod leaving;
 mod names;
 mod need;
 mod part;

@@ -239,6 +239,8 @@ pub enum Event {
         signatures: Box<SignatureReport>,
         /// True if the image was only made ready, and is not recorded.
         staged: bool,
+        /// True if the run's owner has given the image up and others keep it.
+        stays: bool,
         /// The failure, if the image is not done.
         error: Option<Arc<Error>>,
     },

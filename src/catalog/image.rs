@@ -84,15 +84,13 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         return Ok(None);
     }
     let ours = with_layers(conn, &name, ours)?;
-    let mut holders = holders(conn, &name)?;
-    let mut alias_of = None;
-    if holders.owners.is_empty()
-        && let Some((primary, its_holders)) =
-            primary_of(conn, of_name.as_ref().and_then(|of_name| of_name.alias_of.as_deref()))?
-    {
-        alias_of = Some(primary);
-        holders = its_holders;
-    }
+    let own = holders(conn, &name)?;
+    let first = primary_of(conn, of_name.as_ref().and_then(|of_name| of_name.alias_of.as_deref()))?;
+    let second_name_of = first.as_ref().map(|(first, _)| first.clone());
+    let (alias_of, holders) = match first {
+        Some((first, its_holders)) if own.owners.is_empty() => (Some(first), its_holders),
+        _ => (None, own),
+    };
     let (their_layers, layers_readable) = their_layers(conn, &name)?;
     let known = ours.as_ref().map(|(_, layers)| &layers[..]);
     let row_readable = theirs.as_ref().is_some_and(|theirs| theirs.readable);
@@ -112,6 +110,7 @@ pub(super) fn image(conn: &Connection, reference: &ImageRef) -> Result<Option<Re
         held: None,
         rows_complete: false,
         alias_of,
+        second_name_of,
         preexisting: of_name.as_ref().is_none_or(|of_name| of_name.preexisting),
         layers_directory: None,
         created: None,

@@ -30,11 +30,13 @@ pub(super) fn of_repairs(hooks: &[Hook], plan: &Plan) -> Vec<PendingHookEvent> {
     repairs.flat_map(|image| events(hooks, image, false)).collect()
 }
 
-/// Lists, for each of `hooks` that is about it, what the plan changes of `image`. With `is_done`
-/// nothing but the record is left to do.
+/// Lists, for each of `hooks` that is about it, what the plan changes of `image`: nothing, where
+/// others keep it. With `is_done` nothing but the record is left to do.
 pub(super) fn events(hooks: &[Hook], image: &PlannedImage, is_done: bool) -> Vec<PendingHookEvent> {
-    let about = hooks.iter().filter(|hook| hook.is_about(&image.reference, image.action));
-    about
+    let about = |hook: &&Hook| !image.reason.keeps_image() && hook.is_about(&image.reference, image.action);
+    hooks
+        .iter()
+        .filter(about)
         .map(|hook| PendingHookEvent {
             hook: hook.key(),
             program: hook.program().to_owned(),

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::reason::{Reason, Remains};
+use super::leaving::Leaving;
+use super::reason::Reason;
 use super::{Plan, plan};
 use crate::error::Unforgettable;
 use crate::image_ref::ImageRef;
@@ -70,6 +71,7 @@ pub fn removals_of(
     recorded: &BTreeMap<ImageRef, RecordedImage>,
 ) -> Result<Vec<Removal>, Refusals> {
     let (mut removals, mut refusals) = (Vec::new(), Refusals::default());
+    let leaving = Leaving::of(None, references, recorded);
     for reference in references {
         match recorded.get(reference) {
             None => refusals.unknown.push(reference.clone()),
@@ -81,7 +83,7 @@ pub fn removals_of(
                 None if row.owners.is_empty() && row.digest.is_none() => {
                     refusals.refused.push(Unforgettable::Foreign(reference.clone()));
                 }
-                None => removals.push(removal_of(row, references, recorded, None)),
+                None => removals.push(removal_of(row, &leaving, None)),
             },
         }
     }
@@ -92,46 +94,21 @@ pub fn removals_of(
 pub fn removals_of_owner(owner: &Owner, recorded: &BTreeMap<ImageRef, RecordedImage>) -> Vec<Removal> {
     let owned = |row: &&RecordedImage| row.alias_of.is_none() && row.owners.contains(owner);
     let rows: Vec<&RecordedImage> = recorded.values().filter(owned).collect();
-    let references: BTreeSet<ImageRef> = rows.iter().map(|row| row.reference.clone()).collect();
-    rows.into_iter().map(|row| removal_of(row, &references, recorded, Some(owner))).collect()
+    let leaving = Leaving::of(Some(owner), rows.iter().map(|row| &row.reference), recorded);
+    rows.iter().map(|row| removal_of(row, &leaving, Some(owner))).collect()
 }
 
 /// Plans to forget one image for `owner`; for everybody, where that is `None`.
-fn removal_of(
-    row: &RecordedImage,
-    references: &BTreeSet<ImageRef>,
-    recorded: &BTreeMap<ImageRef, RecordedImage>,
-    owner: Option<&Owner>,
-) -> Removal {
-    let reference = &row.reference;
-    let seconds = recorded.values().filter(|second| second.alias_of.as_ref() == Some(reference));
-    let rows: Vec<&RecordedImage> = std::iter::once(row).chain(seconds).collect();
-    // docker.io's name of a sandboxes.io image that is recorded too: that one needs it.
-    let first = recorded.values().find(|first| {
-        first.reference != *reference
-            && !first.owners.is_empty()
-            && !references.contains(&first.reference)
-            && first.reference.recorded_names().contains(reference)
-    });
-    let others: Vec<Owner> = row.owners.iter().filter(|other| Some(*other) != owner).cloned().collect();
-    let (wanted_by, mut remains) = match owner {
-        None => (others, Vec::new()),
-        Some(_) if others.is_empty() => (Vec::new(), Vec::new()),
-        Some(_) => (Vec::new(), vec![Remains::For(others)]),
-    };
-    if let Some(first) = first {
-        remains.push(Remains::SecondNameOf(first.reference.clone()));
-    } else if row.preexisting {
-        remains.push(Remains::ForMicrosandbox);
-    }
-    let reason = Reason::AskedFor { wanted_by, remains };
+fn removal_of(row: &RecordedImage, leaving: &Leaving<'_>, owner: Option<&Owner>) -> Removal {
+    let rows = || std::iter::once(row).chain(leaving.second_names(&row.reference).iter().copied());
+    let wanted_by = if owner.is_none() { row.owners.iter().cloned().collect() } else { Vec::new() };
     // A second name that stays means what its first one means, which needs its own layers itself.
-    let gone = rows.iter().filter(|row| goes(row, owner));
+    let gone = rows().filter(|row| goes(row, owner));
     Removal {
-        reference: reference.clone(),
-        reason,
+        reference: row.reference.clone(),
+        reason: Reason::AskedFor { wanted_by, remains: leaving.remains(row) },
         gone: gone.map(|row| row.reference.clone()).collect(),
-        names: rows.iter().map(|row| row.reference.clone()).collect(),
+        names: rows().map(|row| row.reference.clone()).collect(),
         waits: false,
     }
 }

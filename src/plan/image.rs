@@ -175,6 +175,7 @@ impl PlannedImage {
             engines,
             signatures: Box::new(self.signatures()),
             staged: self.stages,
+            stays: self.reason.keeps_image(),
             error,
         }
     }

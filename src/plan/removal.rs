@@ -1,13 +1,14 @@
 //! The end of a plan: images that their owner does not list any more, and layers that nobody needs
 //! then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::earlier::Earlier;
 use super::forget;
 use super::image::PlannedImage;
-use super::reason::{Reason, Remains};
+use super::leaving::Leaving;
+use super::reason::Reason;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{Action, Desired, DesiredImage, LayerState, Observed, Owner, RecordedImage};
@@ -71,47 +72,24 @@ pub(super) fn plan_removals(
     unlisted: &[&RecordedImage],
     observed: &Observed,
 ) -> Vec<PlannedImage> {
-    let mut second_names: BTreeMap<&ImageRef, Vec<&ImageRef>> = BTreeMap::new();
-    let mut awaited: BTreeSet<&ImageRef> = BTreeSet::new();
-    for row in observed.recorded.values() {
-        let Some(first) = &row.alias_of else { continue };
-        if !listed.contains(&row.reference) {
-            second_names.entry(first).or_default().push(&row.reference);
-        } else if desired.listed_elsewhere.contains(&row.reference) {
-            awaited.insert(first);
+    let references = unlisted.iter().map(|row| &row.reference);
+    let leaving = Leaving::of(Some(&desired.owner), references, &observed.recorded);
+    let removal = |row: &&RecordedImage| {
+        let seconds = || leaving.second_names(&row.reference).iter().map(|second| &second.reference);
+        let not_chosen = observed.decided.contains(&row.reference.repository_alone());
+        let reason = Reason::NotListed { not_chosen, remains: leaving.remains(row) };
+        let names = std::iter::once(&row.reference).chain(seconds().filter(|name| !listed.contains(name)));
+        let names = names.cloned().collect();
+        PlannedImage {
+            previous: row.digest.clone(),
+            layers: Arc::clone(&row.layers),
+            // A listed second name goes with the first until a run has noted that it is wanted for
+            // itself; this run does not.
+            waits: seconds().any(|name| desired.listed_elsewhere.contains(name)),
+            ..PlannedImage::without_parts(&row.reference, names, row.platform.clone(), reason)
         }
-    }
-    let seconds = |row: &RecordedImage| second_names.get(&row.reference).map_or(&[][..], Vec::as_slice);
-    let removal = |row: &&RecordedImage| PlannedImage {
-        // A listed second name goes with the first until a run has noted that it is wanted for
-        // itself; this run does not.
-        waits: awaited.contains(&row.reference),
-        ..plan_removal(desired, row, seconds(row), observed)
     };
     unlisted.iter().map(removal).collect()
-}
-
-fn plan_removal(
-    desired: &Desired,
-    recorded: &RecordedImage,
-    second_names: &[&ImageRef],
-    observed: &Observed,
-) -> PlannedImage {
-    let mut names = vec![recorded.reference.clone()];
-    names.extend(second_names.iter().copied().cloned());
-    let others: Vec<Owner> =
-        recorded.owners.iter().filter(|&owner| *owner != desired.owner).cloned().collect();
-    let mut remains = if others.is_empty() { Vec::new() } else { vec![Remains::For(others)] };
-    if recorded.preexisting {
-        remains.push(Remains::ForMicrosandbox);
-    }
-    let not_chosen = observed.decided.contains(&recorded.reference.repository_alone());
-    let reason = Reason::NotListed { not_chosen, remains };
-    PlannedImage {
-        previous: recorded.digest.clone(),
-        layers: Arc::clone(&recorded.layers),
-        ..PlannedImage::without_parts(&recorded.reference, names, recorded.platform.clone(), reason)
-    }
 }
 
 /// The layers of removed, replaced and earlier images that nothing will need: neither the images of

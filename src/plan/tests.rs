@@ -95,6 +95,7 @@ fn row(image: &ResolvedImage, name: &ImageRef, owners: &[&str]) -> RecordedImage
         held: None,
         rows_complete: true,
         alias_of: (image.reference != *name).then(|| image.reference.clone()),
+        second_name_of: (image.reference != *name).then(|| image.reference.clone()),
         layers_directory: Some("/layers".into()),
         preexisting: false,
         modified_at: "2026-01-01 00:00:00".to_owned(),

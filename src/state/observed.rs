@@ -161,6 +161,9 @@ pub struct RecordedImage {
     /// The image of which this is only a second name (docker.io for sandboxes.io); `None` for
     /// others.
     pub alias_of: Option<ImageRef>,
+    /// The image of which this is the second name, wanted for itself or not, as long as somebody
+    /// wants that one: this name stays as long as that one does.
+    pub second_name_of: Option<ImageRef>,
     /// The directory of the layers when the image was recorded.
     pub layers_directory: Option<PathBuf>,
     /// True if microsandbox had the image first: forgetting it then leaves microsandbox's rows, and

@@ -250,7 +250,8 @@ impl Metrics {
                 }
                 continue;
             }
-            if !matches!(action, Action::Keep | Action::Blocked) {
+            if !matches!(action, Action::Keep | Action::Blocked) && !applied.outcome.kept.contains(reference)
+            {
                 self.changes.get_or_create(&ActionLabel { action: action.as_str() }).inc();
             }
             in_sync += usize::from(*action != Action::Remove);

@@ -18,7 +18,9 @@ use crate::sync::{Applied, Outcome};
 pub(super) fn with_changes(run: RunStatus, applied: &Applied) -> RunStatus {
     let errors = errors_of(applied);
     let is_done = |image: &&PlannedImage| {
-        image.changes() && !image.waits && !matches!(errors.get(&image.reference), Some(Some(_)))
+        (image.changes() && !image.reason.keeps_image() || !image.leaves.is_empty())
+            && !image.waits
+            && !matches!(errors.get(&image.reference), Some(Some(_)))
     };
     let done: Vec<&PlannedImage> = applied.plan.images.iter().filter(is_done).collect();
     let changes: Vec<Change> = done.iter().take(CHANGES).map(|image| change(image)).collect();

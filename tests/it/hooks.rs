@@ -330,3 +330,28 @@ fn a_watch_runs_hooks_after_each_run_that_changes_something() {
     watching.stop();
     assert_eq!(shop.told("told"), ["add acme/a:1", "-", "update acme/a:1", "-"]);
 }
+
+#[test]
+fn a_hook_is_told_of_no_removal_of_an_image_that_stays_for_others() {
+    let shop = Shop::new();
+    let (both, hooks) = (["acme/a:1", "acme/b:1"], noting("all", ""));
+    shop.want(&both, &hooks);
+    shop.apply().success();
+    shop.sandbox.write("other.toml", wanted(&shop.registry.name(), &both[..1]));
+    shop.sandbox.msb("apply other.toml").run().success();
+    shop.taken("all");
+    shop.want(&both[1..], &hooks);
+    let output = shop.sandbox.msb("apply --prune --hooks").run().success();
+    assert!(output.stderr.contains("not listed any more; stays for "), "{output}");
+    assert!(!output.to_string().contains("removed"), "{output}");
+    assert_eq!(shop.taken("all"), "", "{output}");
+    // Listed again, it is here as it was, and nobody has anything to do.
+    shop.want(&both, &hooks);
+    assert_eq!(shop.apply().success().summary()["hooks_run"], 0);
+    // The last one that gives it up removes it.
+    shop.sandbox.write("other.toml", wanted(&shop.registry.name(), &both[1..]));
+    shop.sandbox.msb("apply other.toml --prune").run().success();
+    shop.want(&both[1..], &hooks);
+    shop.sandbox.msb("apply --prune --hooks").run().success();
+    assert_eq!(shop.told("all"), ["remove acme/a:1", "-"]);
+}

@@ -132,6 +132,7 @@ fn an_image_that_stays_for_another_file_is_not_counted_as_removed() {
     shop.want(&["b:1"]);
     let output = shop.sandbox.msb("apply --prune --json").run().success();
     assert_eq!(output.summary()["removed"], 0, "{output}");
+    assert!(!output.stdout.contains("\"remove\""), "{output}");
     shop.want(&["a:1", "b:1"]);
     applied(&shop.sandbox);
     shop.want(&["b:1"]);

@@ -459,3 +459,39 @@ fn a_second_name_that_is_awaited_means_what_its_own_registry_says() {
     twins.sandbox.msb("apply").env("MSB_SYNC_LOOKUP_PATIENCE", "0.2").run().success();
     assert_eq!(twins.recorded(), vec![(SECOND.to_owned(), one), (FIRST.to_owned(), two)]);
 }
+
+#[test]
+fn a_second_name_that_its_first_keeps_is_not_removed() {
+    let twins = Twins::new();
+    twins.want(&[FIRST], "");
+    twins.run("apply");
+    // Another file may list the other one.
+    for (first, second) in [("images.toml", "images.toml"), ("images.toml", "other.toml")] {
+        let table = |name: &str| format!("[registry.{name:?}]\nimages = [\"alpine\"]\n");
+        let of_first = table("sandboxes.io");
+        let both = if first == second { of_first.clone() + &table("docker.io") } else { table("docker.io") };
+        let without = if first == second { of_first } else { String::new() };
+        for verb in ["apply --prune --allow-empty --json", "prune --allow-empty --json"] {
+            twins.sandbox.write(second, &both);
+            twins.run(&format!("apply {second}"));
+            twins.sandbox.write(second, &without);
+            let plan = twins.sandbox.msb(&format!("plan --prune --allow-empty {second}")).run().success();
+            assert!(plan.stdout.contains(&format!("stays as the second name of {FIRST}")), "{plan}");
+            assert!(!plan.stdout.contains("1 to remove"), "{plan}");
+            let output = twins.sandbox.msb(&format!("{verb} {second}")).run().success();
+            if verb.starts_with("apply") {
+                assert_eq!(output.summary()["removed"], 0, "{output}");
+            } else {
+                assert_eq!(output.json()["images"][0]["stays"], true, "{output}");
+            }
+            twins.assert_recorded(&[SECOND, FIRST]);
+        }
+    }
+    // With the first name it goes.
+    twins.want(&[FIRST, SECOND], "");
+    twins.run("apply");
+    twins.want(&[], "");
+    let output = twins.sandbox.msb("apply --prune --allow-empty --json").run().success();
+    assert_eq!(output.summary()["removed"], 2, "{output}");
+    twins.assert_recorded(&[]);
+}

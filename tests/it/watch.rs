@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::check::{listed, wanted};
 use crate::support::fake_registry::{FakeRegistry, Fault};
@@ -290,6 +290,22 @@ fn metric(address: &str, name: &str) -> f64 {
     assert_eq!(status, 200, "{text}");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+}
+
+#[test]
+fn an_image_that_stays_for_others_is_no_change() {
+    let sandbox = Sandbox::in_memory();
+    let registry = one(&sandbox, "");
+    sandbox.write("other.toml", wanted(&registry.name(), &["team/app:1"]));
+    sandbox.msb("apply").run().success();
+    sandbox.msb("apply other.toml").run().success();
+    sandbox.images("");
+    let watching = Watching::start(&sandbox, "--prune --allow-empty --metrics :0");
+    let address = watching.events()[0]["metrics"].as_str().unwrap().to_owned();
+    let (_, text) = get(&address, "/metrics");
+    assert!(!text.contains("changes_total{action=\"remove\"}"), "{text}");
+    let status: Value = serde_json::from_str(&get(&address, "/status.json").1).unwrap();
+    assert_eq!(status["runs"][0]["changes"], json!([]), "{status:#}");
 }
 
 #[test]

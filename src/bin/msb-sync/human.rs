@@ -347,7 +347,8 @@ impl Human {
             } => {
                 self.note(&format!("  = {reference}: new digest {waiting}"));
             }
-            Event::Image { reference, action: Action::Keep, held: Some(_), reason, error: None, .. } => {
+            Event::Image { reference, action: Action::Keep, held: Some(_), reason, error: None, .. }
+            | Event::Image { reference, stays: true, reason, error: None, .. } => {
                 self.note(&format!("  = {reference}: {reason}"));
             }
             Event::Image { reference, action, reason, error: None, .. } => {

@@ -31,6 +31,7 @@ fn what_is_recorded_is_read_back() {
                 held: None,
                 rows_complete: true,
                 alias_of: None,
+                second_name_of: None,
                 preexisting: false,
                 layers_directory: Some("/layers".into()),
                 modified_at: found.modified_at.clone(),

@@ -11,7 +11,7 @@ use super::failures::{self, Failure};
 use super::{View, trust};
 use crate::paint;
 use crate::table::table;
-use crate::text::{bytes, plural, short};
+use crate::text::{bytes, plural, short, stay_for_others};
 
 /// The beginning of the lines below a row.
 const BELOW: &str = "      ";
@@ -160,6 +160,8 @@ fn leaving(plan: &Plan) -> Vec<Vec<String>> {
 
 fn write_total(out: &mut String, plan: &Plan, view: View) {
     let here = bytes(plan.present_bytes());
+    let stay = plan.images.iter().filter(|image| image.reason.keeps_image() && !image.waits).count();
+    let count = |action| plan.count(action) - if action == Action::Remove { stay } else { 0 };
     let mut counts: Vec<String> = [
         (Action::Add, "to add"),
         (Action::Update, "to update"),
@@ -168,11 +170,13 @@ fn write_total(out: &mut String, plan: &Plan, view: View) {
         (Action::Blocked, "blocked"),
     ]
     .into_iter()
-    .filter(|(action, _)| plan.count(*action) > 0)
-    .map(|(action, what)| {
+    .map(|(action, what)| (count(action), action, what))
+    .filter(|(count, ..)| *count > 0)
+    .map(|(count, action, what)| {
         let waits = if action == Action::Remove && plan.waiting().next().is_some() { " (waits)" } else { "" };
-        format!("{} {what}{waits}", plan.count(action))
+        format!("{count} {what}{waits}")
     })
+    .chain(stay_for_others(stay))
     .collect();
     let leaving = leaving(plan).len();
     if leaving > 0 {

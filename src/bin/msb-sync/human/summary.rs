@@ -48,7 +48,7 @@ fn headline(applied: &Applied, time: &str) -> String {
     if outcome.images.is_empty() && outcome.failure.is_none() && applied.hooks.is_empty() {
         return "Nothing to do: no images are listed.\n".to_owned();
     }
-    if changes.is_empty() && !failed && outcome.engine_removals == 0 {
+    if changes.is_empty() && !failed && outcome.engine_removals + outcome.layers_removed == 0 {
         let count = |is_so: &dyn Fn(&Reason) -> bool| {
             applied.plan.images.iter().filter(|image| is_so(&image.reason)).count()
         };

@@ -103,7 +103,8 @@ fn status(is_done: bool) -> &'static str {
     if is_done { "done" } else { "failed" }
 }
 
-/// The event of an image; `None` for other events.
+/// The event of an image; `None` for other events, and where nothing was done: others keep the
+/// image, and no engine has given it up.
 fn image(event: &Event, received: &Received) -> Option<Value> {
     let Event::Image {
         reference,
@@ -117,11 +118,15 @@ fn image(event: &Event, received: &Received) -> Option<Value> {
         engines,
         signatures,
         staged,
+        stays,
         error,
     } = event
     else {
         return None;
     };
+    if *stays && engines.is_empty() && error.is_none() {
+        return None;
+    }
     let mut value = json!({
         "event": "image",
         "reference": reference.to_string(),
