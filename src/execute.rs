@@ -444,8 +444,9 @@ impl Executor<'_> {
     /// Rows first, then directories: a crash in between leaves layers that nobody needs, never rows
     /// without.
     pub(crate) fn remove(&mut self, plan: &Plan, outcome: &mut Outcome) {
-        outcome.waiting.extend(plan.waiting().cloned());
-        let leaving = plan.images.iter().filter(|image| image.action == Action::Remove && !image.waits);
+        outcome.note_waiting(plan);
+        let leaving =
+            plan.images.iter().filter(|image| image.action == Action::Remove && image.waits.is_none());
         let leaving: Vec<&PlannedImage> = leaving.collect();
         if self.cancel.is_cancelled() {
             outcome.stopped = true;

@@ -5,8 +5,8 @@
 //!
 //! Read on in `image` (one wanted image), `cooldown` (new digests that wait), `part` (an image's
 //! parts, and which of them decides), `reason` (the words), `fetch` (the blobs), `removal` (the end
-//! of a run), `forget` (the images that `prune` and `forget` give up) and `leaving` (who keeps
-//! these).
+//! of a run), `forget` (the images that `prune` and `forget` give up), `leaving` (who keeps these)
+//! and `wait` (why removals are put off).
 
 mod candidates;
 mod contradiction;
@@ -25,6 +25,7 @@ mod reason;
 mod recorded_names;
 mod removal;
 mod stage;
+mod wait;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,7 @@ pub use forget::{Refusals, Removal, removals, removals_of, removals_of_owner};
 pub use image::{PlannedImage, ToRecord};
 pub use part::PlannedPart;
 pub use reason::{Reason, Remains};
+pub use wait::Wait;
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
@@ -113,7 +115,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         ..Plan::default()
     };
     if incomplete {
-        plan.hold_removals();
+        plan.hold_removals(&Wait::Images);
     }
     plan
 }
@@ -162,7 +164,7 @@ pub struct Plan {
 
 impl Plan {
     /// Counts the images that change: all but those that are kept, or blocked, and taken out of no
-    /// engine. Removals that wait count.
+    /// engine. Removals that wait count, unless no run like this one would ever carry them out.
     pub fn changes(&self) -> usize {
         self.images.iter().filter(|image| image.changes()).count() + self.only_in_engines().len()
     }
@@ -229,7 +231,7 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         let is_due = |image: &PlannedImage| match image.action {
             Action::Keep | Action::Blocked => image.to_record.is_some() && image.rows_error().is_none(),
-            Action::Remove => !image.waits,
+            Action::Remove => image.waits.is_none(),
             Action::Add | Action::Update | Action::Repair => true,
         };
         self.layers_to_remove.is_empty()
@@ -256,19 +258,19 @@ impl Plan {
     pub fn removes(&self) -> bool {
         !self.layers_to_remove.is_empty()
             || !self.engine_removals.is_empty()
-            || self.images.iter().any(|image| image.action == Action::Remove && !image.waits)
+            || self.images.iter().any(|image| image.action == Action::Remove && image.waits.is_none())
     }
 
-    /// The images whose removal waits, that from engines too.
-    pub fn waiting(&self) -> impl Iterator<Item = &ImageRef> {
-        self.images.iter().filter(|image| image.waits).map(|image| &image.reference)
+    /// The images whose removal waits, that from engines too, each with the reason.
+    pub fn waiting(&self) -> impl Iterator<Item = (&ImageRef, &Wait)> {
+        self.images.iter().filter_map(|image| Some((&image.reference, image.waits.as_ref()?)))
     }
 
     /// Lets all removals wait, those of the layers of replaced images too.
-    pub fn hold_removals(&mut self) {
+    pub fn hold_removals(&mut self, why: &Wait) {
         let removed = |image: &&mut PlannedImage| image.action == Action::Remove || !image.leaves.is_empty();
         for image in self.images.iter_mut().filter(removed) {
-            image.waits = true;
+            image.waits = Some(why.clone());
         }
         self.layers_to_remove.clear();
         self.sweeps_blobs = false;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::image_ref::ImageRef;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Wait};
 use crate::progress::{Event, Reporter};
 use crate::state::{Action, EngineName};
 
@@ -31,9 +31,9 @@ pub struct Outcome {
     pub engine_removals: usize,
     /// The number of layer directories that this run removed.
     pub layers_removed: usize,
-    /// Images whose removal waits, since a wanted one is blocked or has failed. Those that are to
-    /// leave engines alone are among the images above.
-    pub waiting: Vec<ImageRef>,
+    /// Images whose removal waits, each with the reason. Those that are to leave engines alone are
+    /// among the images above.
+    pub waiting: Vec<(ImageRef, Wait)>,
     /// The bytes of blobs received over the network.
     pub downloaded_bytes: u64,
     /// The bytes of uncompressed layers extracted.
@@ -64,6 +64,11 @@ impl Outcome {
         if let Some(failure) = next.failure {
             self.fail(failure, reporter);
         }
+    }
+
+    /// Takes note of the removals of `plan` that wait.
+    pub fn note_waiting(&mut self, plan: &Plan) {
+        self.waiting.extend(plan.waiting().map(|(image, why)| (image.clone(), why.clone())));
     }
 
     /// Takes note of an error at the end of the run. A run has one such error; `reporter` hears of

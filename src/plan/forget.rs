@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::leaving::Leaving;
 use super::reason::Reason;
+use super::wait::Wait;
 use super::{Plan, plan};
 use crate::error::Unforgettable;
 use crate::image_ref::ImageRef;
@@ -21,8 +22,8 @@ pub struct Removal {
     /// The names that will not be recorded any more as they are, so that nobody needs their layers
     /// for them.
     pub gone: BTreeSet<ImageRef>,
-    /// True if the removal is put off: an image that is to take its place may not be here yet.
-    pub waits: bool,
+    /// The reason why the removal is put off; `None` if it is not.
+    pub waits: Option<Wait>,
 }
 
 /// The images that were named to be forgotten and cannot be.
@@ -56,7 +57,7 @@ pub fn removals(desired: &Desired, observed: &Observed, waits: bool) -> Vec<Remo
         let gone =
             image.names.iter().filter(|name| row(name).is_some_and(|row| goes(row, Some(&desired.owner))));
         let gone = gone.cloned().collect();
-        let waits = waits || image.waits;
+        let waits = if waits { Some(Wait::Images) } else { image.waits };
         Removal { reference: image.reference, reason: image.reason, gone, names: image.names, waits }
     };
     images.into_iter().filter(|image| image.action == Action::Remove).map(removal).collect()
@@ -109,6 +110,6 @@ fn removal_of(row: &RecordedImage, leaving: &Leaving<'_>, owner: Option<&Owner>)
         reason: Reason::AskedFor { wanted_by, remains: leaving.remains(row) },
         gone: gone.map(|row| row.reference.clone()).collect(),
         names: rows().map(|row| row.reference.clone()).collect(),
-        waits: false,
+        waits: None,
     }
 }

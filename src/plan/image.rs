@@ -14,6 +14,7 @@ use super::need::Need;
 use super::part::{PlannedPart, deciding};
 use super::reason::Reason;
 use super::recorded_names::RecordedNames;
+use super::wait::Wait;
 use crate::digest::BlobDigest;
 use crate::error::{Defect, Error};
 use crate::image_ref::ImageRef;
@@ -78,9 +79,9 @@ pub struct PlannedImage {
     pub stages: bool,
     /// The verdict about the image's signatures; `None` where no rule asks for one.
     pub verdict: Option<Verdict>,
-    /// True if a removal is put off, that of the image or those from engines: a wanted image is
-    /// blocked or has failed, and what is to take the place of this image may be just that.
-    pub waits: bool,
+    /// The reason why a removal is put off, that of the image or those from engines; `None` where
+    /// none is.
+    pub waits: Option<Wait>,
 }
 
 /// The rows that are to be written for an image.
@@ -122,9 +123,11 @@ impl PlannedImage {
         parts.chain(leaves.map(|name| (name, Action::Remove)))
     }
 
-    /// True if the plan changes something of the image.
+    /// True if the plan changes something of the image, now or, where a removal waits, as soon as a
+    /// run like this one can.
     pub fn changes(&self) -> bool {
-        !matches!(self.action, Action::Keep | Action::Blocked) || !self.leaves.is_empty()
+        let is_left = matches!(self.waits, Some(Wait::SecondName(_)));
+        !is_left && !matches!(self.action, Action::Keep | Action::Blocked) || !self.leaves.is_empty()
     }
 
     /// The loads that the run has to do.
@@ -161,7 +164,8 @@ impl PlannedImage {
 
     /// The event that tells the end of the image: with the error if it failed.
     pub fn event(&self, error: Option<Arc<Error>>) -> Event {
-        let engines = self.engine_actions().filter(|(_, action)| !(self.waits && *action == Action::Remove));
+        let engines =
+            self.engine_actions().filter(|(_, action)| !(self.waits.is_some() && *action == Action::Remove));
         let engines = engines.map(|(engine, action)| (engine.as_str(), action)).collect();
         Event::Image {
             reference: self.reference.clone(),
@@ -217,7 +221,7 @@ impl PlannedImage {
             staged: false,
             stages: false,
             verdict: None,
-            waits: false,
+            waits: None,
         }
     }
 }

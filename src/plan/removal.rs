@@ -9,6 +9,7 @@ use super::forget;
 use super::image::PlannedImage;
 use super::leaving::Leaving;
 use super::reason::Reason;
+use super::wait::Wait;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::state::{Action, Desired, DesiredImage, LayerState, Observed, Owner, RecordedImage};
@@ -85,7 +86,9 @@ pub(super) fn plan_removals(
             layers: Arc::clone(&row.layers),
             // A listed second name goes with the first until a run has noted that it is wanted for
             // itself; this run does not.
-            waits: seconds().any(|name| desired.listed_elsewhere.contains(name)),
+            waits: seconds()
+                .find(|name| desired.listed_elsewhere.contains(name))
+                .map(|name| Wait::SecondName(name.clone())),
             ..PlannedImage::without_parts(&row.reference, names, row.platform.clone(), reason)
         }
     };

@@ -163,7 +163,7 @@ fn applied(desired: &Desired, observed: &Observed, plan: &Plan) -> Observed {
                 }
                 after.recorded.insert(name.clone(), new);
             } else if image.action == Action::Remove {
-                if image.waits {
+                if image.waits.is_some() {
                     continue;
                 }
                 let row = after.recorded.get_mut(name).expect("only recorded images are removed");

@@ -21,7 +21,7 @@ use crate::catalog::{Catalog, GivenUp};
 use crate::error::{Error, InputError};
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
-use crate::plan;
+use crate::plan::{self, Wait};
 use crate::selection::CompiledRule;
 use crate::state::{Desired, EngineName, LoadedReference, Observed, Owner, RecordedImage, TagSelection};
 use crate::store::{self, Blobs, PartialDownload, Places};
@@ -76,7 +76,7 @@ pub fn prune(session: &Session, request: &PruneRequest) -> Result<Pruned, VerbEr
             pruned.downloads.extend(prune_downloads(session, false)?);
         }
         let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(()) };
-        let leaving = || pruned.images.iter().filter(|image| !image.waits);
+        let leaving = || pruned.images.iter().filter(|image| image.waits.is_none());
         let gone = leaving().flat_map(|image| &image.gone).cloned().collect();
         let names = leaving().flat_map(|image| &image.names).cloned().collect();
         let now = GivenUp { images: &gone, by: Some((&owner, &names)), keeps: Some((&owner, keep)) };
@@ -321,15 +321,12 @@ impl Wish for Unlisted {
         let recorded = by_reference(catalog.owned_by(&self.desired.owner)?);
         let observed = Observed { recorded, ..Observed::default() };
         let images = plan::removals(&self.desired, &observed, !self.absent.is_empty());
-        let waits: BTreeSet<&ImageRef> =
-            images.iter().filter(|image| image.waits).map(|image| &image.reference).collect();
-        let mut waiting_for = if waits.is_empty() { Vec::new() } else { self.absent.clone() };
-        // Listed names of which no run has noted yet that they are wanted for themselves.
-        let is_awaited = |row: &&RecordedImage| {
-            self.desired.listed_elsewhere.contains(&row.reference)
-                && row.alias_of.as_ref().is_some_and(|first| waits.contains(first))
+        let waits: BTreeSet<&Wait> = images.iter().filter_map(|image| image.waits.as_ref()).collect();
+        let of_wait = |wait: &Wait| match wait {
+            Wait::Images | Wait::ImagesFile => self.absent.clone(),
+            Wait::SecondName(name) => vec![name.clone()],
         };
-        waiting_for.extend(observed.recorded.values().filter(is_awaited).map(|row| row.reference.clone()));
+        let waiting_for = waits.into_iter().flat_map(of_wait).collect();
         Ok(Removals { images, recorded: observed.recorded, waiting_for })
     }
 }

@@ -17,8 +17,8 @@ use crate::store::{KeptBlob, Leftover, PartialDownload, RemovedLayers};
 pub struct Pruned {
     /// The images, those whose removal waits among them.
     pub images: Vec<Removal>,
-    /// The images that removals wait for: the file lists them, and they are not here. A repository
-    /// alone stands for a selection of its tags.
+    /// The images that removals wait for: the file lists them, and they are not here, or not yet by
+    /// these names. A repository alone stands for a selection of its tags.
     pub waiting_for: Vec<ImageRef>,
     /// The layer directories.
     pub layers: Vec<RemovedLayer>,
@@ -114,7 +114,7 @@ impl Pruned {
 
     /// Returns the images whose removal waits.
     pub fn waiting(&self) -> impl Iterator<Item = &Removal> {
-        self.images.iter().filter(|image| image.waits)
+        self.images.iter().filter(|image| image.waits.is_some())
     }
 
     /// Tells whether there was nothing to do.

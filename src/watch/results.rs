@@ -19,7 +19,7 @@ pub(super) fn with_changes(run: RunStatus, applied: &Applied) -> RunStatus {
     let errors = errors_of(applied);
     let is_done = |image: &&PlannedImage| {
         (image.changes() && !image.reason.keeps_image() || !image.leaves.is_empty())
-            && !image.waits
+            && image.waits.is_none()
             && !matches!(errors.get(&image.reference), Some(Some(_)))
     };
     let done: Vec<&PlannedImage> = applied.plan.images.iter().filter(is_done).collect();
@@ -47,7 +47,8 @@ fn failure(error: &Error) -> Failure {
 /// still there, and those that are not listed any more.
 pub(super) fn images_after(applied: &Applied, now: Timestamp) -> Arc<[ImageStatus]> {
     let errors = errors_of(applied);
-    let there = applied.plan.images.iter().filter(|image| image.action != Action::Remove || image.waits);
+    let there =
+        applied.plan.images.iter().filter(|image| image.action != Action::Remove || image.waits.is_some());
     let error_of = |image: &PlannedImage| errors.get(&image.reference).copied().flatten();
     let mut images: Vec<ImageStatus> =
         there.map(|image| image_after(image, error_of(image), &applied.outcome, now)).collect();

@@ -495,3 +495,30 @@ fn a_second_name_that_its_first_keeps_is_not_removed() {
     assert_eq!(output.summary()["removed"], 2, "{output}");
     twins.assert_recorded(&[]);
 }
+
+#[test]
+fn a_removal_that_waits_for_another_group_says_so() {
+    let twins = Twins::new();
+    twins.want(&[FIRST], "");
+    twins.run("apply");
+    twins.sandbox.images(
+        "[registry.\"sandboxes.io\"]\nimages = [{ name = \"busybox\", groups = [\"one\"] }]\n\
+         [registry.\"docker.io\"]\nimages = [{ name = \"alpine\", groups = [\"two\"] }]\n",
+    );
+    twins.release("busybox:latest", "busybox");
+    twins.run("apply --group one");
+    let why = format!("until an apply without --group has noted that {SECOND} is listed");
+    let plan = twins.sandbox.msb("plan --prune --group one").run().success();
+    assert!(plan.stdout.contains(&why) && plan.stdout.contains("In sync"), "{plan}");
+    twins.sandbox.msb("plan --prune --group one --detailed-exitcode").run().code(0);
+    let plan = twins.sandbox.msb("plan --prune --group one --json").run().success().json();
+    assert_eq!(plan["changes"], 0, "{plan:#}");
+    let waiting = |image: &&serde_json::Value| image["waits"] == true;
+    assert_eq!(plan["images"].as_array().unwrap().iter().filter(waiting).count(), 1, "{plan:#}");
+    let output = twins.sandbox.msb("apply --prune --group one").run().success();
+    assert!(output.stdout.contains(&format!("kept {why}")), "{output}");
+    let output = twins.sandbox.msb("prune").run().success();
+    assert!(output.stdout.contains(&why) && !output.stdout.contains("not here"), "{output}");
+    twins.run("apply --prune");
+    assert!(twins.recorded().iter().all(|(name, _)| name != FIRST));
+}

@@ -96,7 +96,7 @@ fn planned(image: &PlannedImage) -> Value {
         "reason_code": image.reason.code(),
         "layers": { "total": image.layers.len(), "present": image.layers_state().present },
         "download_bytes": image.download_bytes,
-        "waits": image.waits,
+        "waits": image.waits.is_some(),
         "candidate": image.waiting.as_ref().map(candidate),
         "staged": image.staged,
         "trust": trust::signatures(&image.signatures()),
@@ -350,8 +350,8 @@ pub(crate) fn pruned(pruned: &Pruned) -> Document<'_> {
             "reference": image.reference.to_string(),
             "reason": image.reason.to_string(),
             "reason_code": image.reason.code(),
-            "stays": image.waits || image.reason.keeps_image(),
-            "waits": image.waits,
+            "stays": image.waits.is_some() || image.reason.keeps_image(),
+            "waits": image.waits.is_some(),
         })
     });
     let layers = pruned.layers.iter().map(|layer| {

@@ -433,7 +433,7 @@ mod tests {
             staged: false,
             stages: false,
             verdict: None,
-            waits: false,
+            waits: None,
         }
     }
 

@@ -145,8 +145,8 @@ fn a_removal_from_an_engine_is_a_change_that_can_wait() {
     let actions: Vec<_> = narrowed.images[0].engine_actions().collect();
     assert_eq!(actions, [(EngineName::Podman, Action::Remove)]);
     assert!(!narrowed.is_empty() && narrowed.removes());
-    narrowed.hold_removals();
-    assert_eq!(narrowed.waiting().collect::<Vec<_>>(), [&name]);
+    narrowed.hold_removals(&Wait::Images);
+    assert_eq!(narrowed.waiting().collect::<Vec<_>>(), [(&name, &Wait::Images)]);
     assert!(narrowed.is_empty() && narrowed.changes() == 1 && !narrowed.removes());
     narrowed.spare(&BTreeSet::from([name.clone()]));
     assert_eq!((narrowed.changes(), narrowed.images.len()), (0, 1));

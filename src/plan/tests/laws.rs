@@ -143,7 +143,7 @@ proptest! {
         let held = plan(&desired, &observed);
         let waits = failed || held.count(Action::Blocked) > 0;
         for image in &held.images {
-            prop_assert_eq!(image.waits, waits && image.action == Action::Remove);
+            prop_assert_eq!(image.waits.is_some(), waits && image.action == Action::Remove);
         }
         prop_assert!(!waits || held.layers_to_remove.is_empty());
         prop_assert_eq!(held.waiting().count(), if waits { held.count(Action::Remove) } else { 0 });

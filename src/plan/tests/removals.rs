@@ -23,9 +23,9 @@ fn what_is_unlisted_goes_unless_somebody_else_needs_it() {
     let observed = Observed { recorded, ..Observed::default() };
     let mut desired = desired(vec![], false);
     desired.listed_elsewhere.insert(reference(5));
-    assert!(removals(&desired, &observed, true).iter().all(|found| found.waits));
+    assert!(removals(&desired, &observed, true).iter().all(|found| found.waits == Some(Wait::Images)));
     let found = removals(&desired, &observed, false);
-    assert!(found.iter().all(|found| !found.waits));
+    assert!(found.iter().all(|found| found.waits.is_none()));
     let facts: Vec<_> = found.iter().map(|found| (&found.reference, found.gone.len())).collect();
     assert_eq!(facts, [(&reference(0), 1), (&reference(1), 0), (&reference(2), 0)]);
     let reasons: Vec<_> = found.iter().map(|found| found.reason.to_string()).collect();
@@ -140,9 +140,10 @@ fn a_second_name_that_is_listed_is_wanted_for_itself() {
     let mut elsewhere = desired(vec![], true);
     elsewhere.listed_elsewhere.insert(second.clone());
     let planned = plan(&elsewhere, &observed);
-    assert_eq!(planned.waiting().collect::<Vec<_>>(), [&first]);
-    assert!(planned.layers_to_remove.is_empty() && planned.is_empty());
-    assert!(removals(&elsewhere, &observed, false)[0].waits);
+    let waits = Wait::SecondName(second.clone());
+    assert_eq!(planned.waiting().collect::<Vec<_>>(), [(&first, &waits)]);
+    assert!(planned.layers_to_remove.is_empty() && planned.is_empty() && planned.changes() == 0);
+    assert_eq!(removals(&elsewhere, &observed, false)[0].waits, Some(waits));
     // Wanted for itself, it is nobody else's to record, and nothing is to do.
     observed.recorded.get_mut(&second).unwrap().alias_of = None;
     for listed in [vec![first.clone(), second.clone()], vec![first.clone()]] {

@@ -218,7 +218,7 @@ fn forget(
     images: &[Removal],
     done: &mut Pruned,
 ) -> Result<(), VerbError> {
-    let leaving: Vec<&Removal> = images.iter().filter(|image| !image.waits).collect();
+    let leaving: Vec<&Removal> = images.iter().filter(|image| image.waits.is_none()).collect();
     if !leaving.is_empty() {
         expect_to_forget(home, catalog)?;
     }
@@ -311,8 +311,8 @@ fn intend(
     look: Look<'_>,
 ) -> Result<Intention, VerbError> {
     let Removals { images, mut recorded, waiting_for } = wish.removals(catalog, look.is_locked())?;
-    let leaving = || images.iter().filter(|image| !image.waits);
-    let waits = images.iter().any(|image| image.waits);
+    let leaving = || images.iter().filter(|image| image.waits.is_none());
+    let waits = images.iter().any(|image| image.waits.is_some());
     let gone: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.gone).cloned().collect();
     let names: BTreeSet<ImageRef> = leaving().flat_map(|image| &image.names).cloned().collect();
     // An image that stays for others may leave behind what none of them wants.
@@ -424,7 +424,7 @@ fn removed_layer(
 
 impl Intention {
     fn is_empty(&self) -> bool {
-        self.images.iter().all(|image| image.waits)
+        self.images.iter().all(|image| image.waits.is_some())
             && self.layers.is_empty()
             && self.leftovers.is_empty()
             && self.blobs.is_empty()

@@ -12,7 +12,7 @@ use super::parts::{DoneSoFar, observe_in_parts};
 use super::run::{LockedRun, Run};
 use crate::catalog::Catalog;
 use crate::execute::{Executor, Outcome};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, PlannedImage, Wait};
 use crate::state::{Action, Observed};
 use crate::store;
 use crate::sync::verb_error::VerbError;
@@ -78,14 +78,14 @@ fn carry_out(run: Run<'_>, mut observed: Observed, done: &mut DoneSoFar) -> Resu
 /// still says so.
 fn remove_last(run: Run<'_>, executor: &mut Executor<'_>, plan: &mut Plan, outcome: &mut Outcome) {
     if outcome.failed() > 0 && !outcome.stopped {
-        plan.hold_removals();
+        plan.hold_removals(&Wait::Images);
     } else if run.desired.prune
         && let Some(loaded) = run.loaded
     {
         if let Some(listed) = listed_meanwhile(run.session, loaded, run.desired) {
             plan.spare(&listed);
         } else {
-            plan.hold_removals();
+            plan.hold_removals(&Wait::ImagesFile);
             if plan.waiting().next().is_some() {
                 run.session
                     .warn(format!("{} has changed and cannot be used: nothing is removed", loaded.name));
@@ -98,8 +98,9 @@ fn remove_last(run: Run<'_>, executor: &mut Executor<'_>, plan: &mut Plan, outco
 /// Tells that nothing was to be done.
 fn report_unchanged(run: Run<'_>, plan: &Plan) -> Outcome {
     let mut outcome = Outcome::default();
-    outcome.waiting.extend(plan.waiting().cloned());
-    for image in plan.images.iter().filter(|image| !(image.waits && image.action == Action::Remove)) {
+    outcome.note_waiting(plan);
+    let waits = |image: &&PlannedImage| image.waits.is_some() && image.action == Action::Remove;
+    for image in plan.images.iter().filter(|image| !waits(image)) {
         let error = image.error().cloned();
         outcome.images.push((image.reference.clone(), image.action, error.clone()));
         run.session.reporter.report(image.event(error));

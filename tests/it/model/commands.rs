@@ -67,7 +67,7 @@ impl World {
     }
 
     fn ended(&self, applied: &Applied) -> (String, Ended) {
-        let ended = self.waits(applied.succeeded(), applied.outcome.waiting.iter());
+        let ended = self.waits(applied.succeeded(), applied.outcome.waiting.iter().map(|(image, _)| image));
         (format!("{:?}", applied.outcome), ended)
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use msb_sync::image_ref::ImageRef;
-use msb_sync::plan::{Plan, PlannedImage, Reason};
+use msb_sync::plan::{Plan, PlannedImage, Reason, Wait};
 use msb_sync::state::{Action, EngineName, Platform, size_of_layers};
 
 use super::failures::{self, Failure};
@@ -145,37 +145,41 @@ fn blocked_row(images: &[&PlannedImage], plan: &Plan, platform: &Platform, view:
 
 /// The rows of images that stay here and are taken out of engines, or are in engines alone.
 fn leaving(plan: &Plan) -> Vec<Vec<String>> {
-    let row = |reference: &ImageRef, engines: &BTreeSet<EngineName>, waits: bool| {
+    let row = |reference: &ImageRef, engines: &BTreeSet<EngineName>, waits: Option<&Wait>| {
         let engines: Vec<&str> = engines.iter().map(|engine| engine.as_str()).collect();
-        let waits = if waits { " · waits until nothing is blocked" } else { "" };
+        let waits = waits.map(|why| format!(" · waits {why}")).unwrap_or_default();
         vec![format!("- {reference}"), "remove".to_owned(), format!("from {}{waits}", engines.join(", "))]
     };
     let staying = plan.images.iter().filter(|image| image.action != Action::Remove);
     let staying = staying.filter(|image| !image.leaves.is_empty());
     let mut rows: Vec<Vec<String>> =
-        staying.map(|image| row(&image.reference, &image.leaves, image.waits)).collect();
-    rows.extend(plan.only_in_engines().into_iter().map(|(image, engines)| row(image, &engines, false)));
+        staying.map(|image| row(&image.reference, &image.leaves, image.waits.as_ref())).collect();
+    rows.extend(plan.only_in_engines().into_iter().map(|(image, engines)| row(image, &engines, None)));
     rows
 }
 
 fn write_total(out: &mut String, plan: &Plan, view: View) {
     let here = bytes(plan.present_bytes());
-    let stay = plan.images.iter().filter(|image| image.reason.keeps_image() && !image.waits).count();
-    let count = |action| plan.count(action) - if action == Action::Remove { stay } else { 0 };
+    let stay = plan.images.iter().filter(|image| image.reason.keeps_image() && image.waits.is_none()).count();
+    let waits = plan.images.iter().any(|image| image.waits.is_some() && image.changes());
+    let count = |action| match action {
+        Action::Remove => {
+            let changes = |image: &&PlannedImage| image.action == action && image.changes();
+            plan.images.iter().filter(changes).count() - stay
+        }
+        _ => plan.count(action),
+    };
     let mut counts: Vec<String> = [
         (Action::Add, "to add"),
         (Action::Update, "to update"),
         (Action::Repair, "to repair"),
-        (Action::Remove, "to remove"),
+        (Action::Remove, if waits { "to remove (waits)" } else { "to remove" }),
         (Action::Blocked, "blocked"),
     ]
     .into_iter()
-    .map(|(action, what)| (count(action), action, what))
-    .filter(|(count, ..)| *count > 0)
-    .map(|(count, action, what)| {
-        let waits = if action == Action::Remove && plan.waiting().next().is_some() { " (waits)" } else { "" };
-        format!("{count} {what}{waits}")
-    })
+    .map(|(action, what)| (count(action), what))
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{count} {what}"))
     .chain(stay_for_others(stay))
     .collect();
     let leaving = leaving(plan).len();
@@ -239,8 +243,8 @@ fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> 
             _ if new == total => format!("{}, {}", plural(total, "layer"), bytes(image.download_bytes)),
             _ => format!("{new} of {} new, {}", plural(total, "layer"), bytes(image.download_bytes)),
         }),
-        Action::Remove if image.waits => facts.push("waits until nothing is blocked".to_owned()),
         Action::Repair if image.download_bytes > 0 => facts.push(bytes(image.download_bytes)),
+        Action::Remove if image.waits.is_some() => {}
         Action::Remove => {
             let freed: Vec<_> = image
                 .layers
@@ -255,6 +259,9 @@ fn facts(image: &PlannedImage, plan: &Plan, platform: &Platform) -> Vec<String> 
             }
         }
         _ => {}
+    }
+    if image.action == Action::Remove {
+        facts.extend(image.waits.as_ref().map(|why| format!("waits {why}")));
     }
     facts.extend(engines(image));
     facts

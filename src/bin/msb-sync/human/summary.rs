@@ -1,10 +1,12 @@
 //! The end of a run for people: what changed, what was fetched, what stays to do.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use msb_sync::error::Error;
+use msb_sync::image_ref::ImageRef;
 use msb_sync::plan::Reason;
 use msb_sync::state::Action;
 use msb_sync::sync::{Applied, Outcome};
@@ -21,16 +23,16 @@ pub(crate) fn summary(applied: &Applied, elapsed: Duration, home: Option<&Path>,
     let outcome = &applied.outcome;
     let mut out = headline(applied, &duration(elapsed));
     write_layers(&mut out, applied);
-    let waits = if outcome.failed() > 0 {
-        "kept until every listed image is here"
-    } else {
-        "kept, since the images file cannot be used any more"
-    };
-    for (images, why) in [(&outcome.waiting, waits), (&applied.plan.unlisted, "kept (--prune removes)")] {
-        if !images.is_empty() {
-            let names = failures::names(images.iter(), view);
-            out.push_str(&view.lines(&format!("Not listed any more, {why}: {names}."), "", ""));
-        }
+    let mut kept: BTreeMap<String, Vec<&ImageRef>> = BTreeMap::new();
+    for (image, why) in &outcome.waiting {
+        kept.entry(why.to_string()).or_default().push(image);
+    }
+    if !applied.plan.unlisted.is_empty() {
+        kept.insert("(--prune removes)".to_owned(), applied.plan.unlisted.iter().collect());
+    }
+    for (why, images) in kept {
+        let names = failures::names(images.into_iter(), view);
+        out.push_str(&view.lines(&format!("Not listed any more, kept {why}: {names}."), "", ""));
     }
     if outcome.done(Action::Add) > 0 && view.room.is_some() {
         write_next(&mut out, applied, home);

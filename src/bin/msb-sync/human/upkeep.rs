@@ -1,14 +1,15 @@
 //! The results of `verify`, `prune` and `forget` for people.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
 use msb_sync::image_ref::ImageRef;
-use msb_sync::plan::Removal;
+use msb_sync::plan::{Removal, Wait};
 use msb_sync::sync::{Finding, Pruned, Status, Verified, VerifiedLayer};
 
 use super::View;
+use crate::args::DEFAULT_FILE;
 use crate::paint;
 use crate::table::table;
 use crate::text::{bytes, plural, removals_wait, shell_word, short, stay_for_others};
@@ -154,16 +155,7 @@ fn some<'a>(images: impl IntoIterator<Item = &'a ImageRef>) -> String {
 /// by whose wish they are.
 pub(crate) fn pruned(pruned: &Pruned, file: Option<&Path>, view: View) -> String {
     let mut out = shown(&rows(pruned), view);
-    let waiting = pruned.waiting().count();
-    if waiting > 0 {
-        let (head, names) = (paint::yellow(&removals_wait(waiting)), some(&pruned.waiting_for));
-        let _ = writeln!(
-            out,
-            "{head}: listed, but not here: {names}. Bring what is listed first: msb-sync apply{}",
-            file.filter(|file| *file != Path::new("images.toml"))
-                .map_or_else(String::new, |file| format!(" {}", shell_word(file)))
-        );
-    }
+    write_waiting(&mut out, pruned, file);
     let tail = spared(pruned);
     if pruned.is_empty() {
         out.push_str(if pruned.kept.is_empty() && pruned.engines_kept.is_empty() {
@@ -187,7 +179,7 @@ pub(crate) fn pruned(pruned: &Pruned, file: Option<&Path>, view: View) -> String
     let last = parts.pop().unwrap_or_default();
     let what = format!("{} and {last}", parts.join(", "));
     let freed = bytes(pruned.freed_bytes());
-    let stay = stay_for_others(pruned.images.len() - waiting - gone);
+    let stay = stay_for_others(pruned.images.len() - pruned.waiting().count() - gone);
     let stay = stay.map_or_else(String::new, |stay| format!(" {stay}, named above."));
     let _ = if pruned.dry_run {
         writeln!(out, "{}: {what} to remove, {freed}.{stay} Nothing was changed.", paint::bold("Dry run"))
@@ -196,6 +188,27 @@ pub(crate) fn pruned(pruned: &Pruned, file: Option<&Path>, view: View) -> String
         writeln!(out, "{done}: {what} removed, {freed} freed.{stay}")
     };
     out + &tail
+}
+
+/// The removals that wait, and what brings an end to that.
+fn write_waiting(out: &mut String, pruned: &Pruned, file: Option<&Path>) {
+    let file = file.filter(|file| *file != Path::new(DEFAULT_FILE));
+    let file = file.map_or_else(String::new, |file| format!(" {}", shell_word(file)));
+    let apply = format!("msb-sync apply{file}");
+    let mut reasons: BTreeMap<&Wait, usize> = BTreeMap::new();
+    for why in pruned.waiting().filter_map(|image| image.waits.as_ref()) {
+        *reasons.entry(why).or_default() += 1;
+    }
+    for (why, count) in reasons {
+        let head = paint::yellow(&removals_wait(count));
+        let _ = match why {
+            Wait::SecondName(_) => writeln!(out, "{head} {why}: {apply}"),
+            Wait::Images | Wait::ImagesFile => {
+                let names = some(&pruned.waiting_for);
+                writeln!(out, "{head}: listed, but not here: {names}. Bring what is listed first: {apply}")
+            }
+        };
+    }
 }
 
 /// The line about what stays though nobody needs it now.
@@ -212,7 +225,7 @@ fn spared(pruned: &Pruned) -> String {
 
 /// Tells whether nobody has recorded the image any more.
 fn goes(image: &Removal) -> bool {
-    !image.reason.keeps_image() && !image.waits
+    !image.reason.keeps_image() && image.waits.is_none()
 }
 
 /// The rows of images, layers, kept blobs, engines and partial downloads.
@@ -220,7 +233,7 @@ fn rows(pruned: &Pruned) -> Vec<Row> {
     let mut rows = Vec::new();
     for image in &pruned.images {
         let sign = if goes(image) { '-' } else { '=' };
-        let why = format!("{}{}", image.reason, if image.waits { "; waits" } else { "" });
+        let why = format!("{}{}", image.reason, if image.waits.is_some() { "; waits" } else { "" });
         rows.push(Row::new(sign, &[&image.reference.to_string(), &why], ""));
     }
     for layer in &pruned.layers {
@@ -266,7 +279,7 @@ mod tests {
         let remains = stays_for.map(|owner| Remains::For(vec![Owner(owner.to_owned())]));
         let reason = Reason::AskedFor { wanted_by: Vec::new(), remains: remains.into_iter().collect() };
         let gone = stays_for.is_none().then(|| reference.clone()).into_iter().collect();
-        Removal { names: vec![reference.clone()], reference, reason, gone, waits: false }
+        Removal { names: vec![reference.clone()], reference, reason, gone, waits: None }
     }
 
     #[test]
