@@ -59,8 +59,8 @@ struct Elsewhere {
     helped: Option<Found>,
     /// Files `auth.json`, whose keys may name a repository too, each with its path.
     auth_json: Vec<(String, Value)>,
-    /// The places that were looked at, in words.
-    looked_at: Vec<String>,
+    /// The places that were looked at, each with what was found there, in words.
+    looked_at: Vec<(String, &'static str)>,
 }
 
 impl Elsewhere {
@@ -78,11 +78,11 @@ impl Elsewhere {
             Ok(Some(_)) => "",
             Ok(None) => " (not there)",
             Err(reason) => {
-                network.warn(format!("credentials in {} are ignored: {reason}", path.display()));
+                network.warn_once(format!("credentials in {} are ignored: {reason}", path.display()));
                 " (which cannot be used)"
             }
         };
-        self.looked_at.push(format!("{}{note}", path.display()));
+        self.looked_at.push((path.display().to_string(), note));
         read.ok().flatten().unwrap_or_default()
     }
 }
@@ -148,8 +148,9 @@ impl Credentials {
         if self.withheld && self.own.is_none() {
             return Login::Withheld;
         }
-        let looked_at = lock(&self.elsewhere).as_ref().map(|elsewhere| elsewhere.looked_at.clone());
-        Login::None { looked_at: looked_at.unwrap_or_default().into() }
+        let elsewhere = lock(&self.elsewhere);
+        let looked_at = elsewhere.iter().flat_map(|elsewhere| &elsewhere.looked_at);
+        Login::None { looked_at: looked_at.map(|(path, note)| format!("{path}{note}")).collect() }
     }
 
     /// The credentials for `repository`, if there are any.
@@ -164,10 +165,13 @@ impl Credentials {
         if elsewhere.is_none() {
             *elsewhere = Some(self.look(network)?);
         }
-        let Some(elsewhere) = &*elsewhere else { return Ok(None) };
-        let found = elsewhere.helped.clone().or_else(|| {
-            elsewhere.auth_json.iter().find_map(|file| self.in_auth_json(network, file, repository))
-        });
+        let Some(Elsewhere { helped, auth_json, looked_at }) = &mut *elsewhere else { return Ok(None) };
+        let mut in_auth_json = |(path, file): &(String, Value)| {
+            let entries = self.entries(file.get("auths")?, repository).into_iter();
+            let logins = entries.filter_map(|entry| usable(network, entry, path, looked_at));
+            logins.map(|credential| Found::new(credential, path)).next()
+        };
+        let found = helped.clone().or_else(|| auth_json.iter().find_map(&mut in_auth_json));
         match found.as_ref().map(|found| &found.credential) {
             Some(Credential::Password { password, .. }) => network.veil.add(password.reveal()),
             Some(Credential::Identity(token) | Credential::Token(token)) => network.veil.add(token.reveal()),
@@ -185,7 +189,7 @@ impl Credentials {
         let mut found = Elsewhere::default();
         if let Some(path) = docker {
             let config = found.load(network, &path);
-            found.helped = self.in_docker_config(network, &config, &path)?;
+            found.helped = self.in_docker_config(network, &config, &path, &mut found.looked_at)?;
             if found.helped.is_some() {
                 return Ok(found);
             }
@@ -193,7 +197,7 @@ impl Credentials {
         for path in auth_json_paths(environment) {
             let file = found.load(network, &path);
             let helper = file.get("credHelpers").and_then(|helpers| self.entry(helpers));
-            if let Some(helper) = helper.and_then(Value::as_str)
+            if let Some(helper) = helper.and_then(|(_, helper)| helper.as_str())
                 && let Some(credential) = run_helper(network, helper, &self.stored_under)?
             {
                 found.helped = Some(Found::new(credential, &helper_of(helper, &path)));
@@ -211,9 +215,10 @@ impl Credentials {
         network: &Network,
         config: &Value,
         path: &Path,
+        looked_at: &mut [(String, &'static str)],
     ) -> Result<Option<Found>, RegistryError> {
-        let helper =
-            config.get("credHelpers").and_then(|helpers| self.entry(helpers)).and_then(Value::as_str);
+        let helper = config.get("credHelpers").and_then(|helpers| self.entry(helpers));
+        let helper = helper.and_then(|(_, helper)| helper.as_str());
         let store = config.get("credsStore").and_then(Value::as_str);
         let key = if self.stored_under == DEFAULT_REGISTRY { DOCKER_HUB_KEY } else { &self.stored_under };
         if let Some(helper) = helper.or(store).filter(|helper| !helper.is_empty())
@@ -223,47 +228,30 @@ impl Credentials {
         }
         let path = path.display().to_string();
         let stored = config.get("auths").and_then(|auths| self.entry(auths));
-        let stored = stored.and_then(|entry| self.usable(network, entry, &path));
+        let stored = stored.and_then(|entry| usable(network, entry, &path, looked_at));
         Ok(stored.map(|credential| Found::new(credential, &path)))
     }
 
-    /// The entry of this registry in a table that is keyed by host or URL.
-    fn entry<'a>(&self, table: &'a Value) -> Option<&'a Value> {
+    /// The entry of this registry in a table that is keyed by host or URL, with its key.
+    fn entry<'a>(&self, table: &'a Value) -> Option<Entry<'a>> {
         let table = table.as_object()?;
-        self.names().into_iter().find_map(|name| table.get(name)).or_else(|| {
-            table.iter().find(|(key, _)| self.names().contains(&host_of(key))).map(|(_, value)| value)
-        })
+        let by_name = self.names().into_iter().find_map(|name| table.get_key_value(name));
+        let by_host = || table.iter().find(|(key, _)| self.names().contains(&host_of(key)));
+        by_name.or_else(by_host).map(|(key, value)| (&**key, value))
     }
 
-    /// `auth.json` may be keyed by `registry/namespace/repository` too; the longest key wins.
-    fn in_auth_json(
-        &self,
-        network: &Network,
-        (path, file): &(String, Value),
-        repository: &str,
-    ) -> Option<Found> {
-        let auths = file.get("auths")?;
-        let found = |credential| Found::new(credential, path);
-        let usable = |entry: &Value| self.usable(network, entry, path);
+    /// The entries of `auth.json` for a repository, which may be keyed by
+    /// `registry/namespace/repository` too, the longest key first.
+    fn entries<'a>(&self, auths: &'a Value, repository: &str) -> Vec<Entry<'a>> {
+        let mut entries = Vec::new();
         let mut scope = format!("{}/{repository}", self.stored_under);
-        loop {
-            if let Some(credential) = auths.get(&scope).and_then(usable) {
-                return Some(found(credential));
-            }
-            match scope.rfind('/') {
-                Some(end) => scope.truncate(end),
-                None => return self.entry(auths).and_then(usable).map(found),
-            }
+        while let Some(end) = scope.rfind('/') {
+            let found = auths.as_object().and_then(|auths| auths.get_key_value(&scope));
+            entries.extend(found.map(|(key, value)| (&**key, value)));
+            scope.truncate(end);
         }
-    }
-
-    /// Takes the login of an entry; one that cannot be used is a warning.
-    fn usable(&self, network: &Network, entry: &Value, path: &str) -> Option<Credential> {
-        credential_in(entry).unwrap_or_else(|reason| {
-            let host = &self.stored_under;
-            network.warn(format!("the login for {host} in {path} is ignored: {reason}"));
-            None
-        })
+        entries.extend(self.entry(auths));
+        entries
     }
 
     fn names(&self) -> Vec<&str> {
@@ -273,6 +261,26 @@ impl Credentials {
             vec![&self.stored_under]
         }
     }
+}
+
+/// A key of a table of logins, and what it leads to.
+type Entry<'a> = (&'a str, &'a Value);
+
+/// Takes the login of an entry in the file `path`; one that cannot be used is a warning, and noted
+/// where the file was looked at.
+fn usable(
+    network: &Network,
+    (key, entry): Entry<'_>,
+    path: &str,
+    looked_at: &mut [(String, &'static str)],
+) -> Option<Credential> {
+    credential_in(entry).unwrap_or_else(|reason| {
+        network.warn_once(format!("the login for {key} in {path} is ignored: {reason}"));
+        for (_, note) in looked_at.iter_mut().filter(|(looked_at, _)| looked_at == path) {
+            *note = " (which has one that cannot be used)";
+        }
+        None
+    })
 }
 
 /// The variable that `password-env` names, in words, and why it may go without a name: people put

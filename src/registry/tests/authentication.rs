@@ -306,6 +306,28 @@ fn a_login_that_cannot_be_used_is_a_warning_that_says_why() {
 }
 
 #[test]
+fn a_login_that_cannot_be_used_is_told_once_by_its_key() {
+    let server = basic_registry();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("auth.json");
+    let broken = json!({"auth": "!!"});
+    let key = format!("{}/team", server.name());
+    std::fs::write(&file, json!({"auths": {server.name(): broken, (key.as_str()): broken}}).to_string())
+        .unwrap();
+    let setup = Setup::new().variable("REGISTRY_AUTH_FILE", file.to_str().unwrap()).with(settings(&server));
+    let registries = setup.build();
+    for _ in 0..3 {
+        let hint = resolve(&registries, &reference(&server)).unwrap_err().hint().unwrap();
+        let place = format!("{} (which has one that cannot be used)", file.display());
+        assert!(hint.contains(&place), "{hint}");
+    }
+    let heard = setup.ear.all();
+    for key in [&server.name(), &key] {
+        assert_eq!(heard.matches(&format!("the login for {key} in ")).count(), 1, "{heard}");
+    }
+}
+
+#[test]
 fn a_helper_that_cannot_be_started_is_a_warning_that_names_it() {
     let _one = HELPERS.lock();
     let server = basic_registry();

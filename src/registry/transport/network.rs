@@ -1,8 +1,9 @@
 //! The network as one run uses it: whom it tells, how long it waits, what it hides, and when it
 //! ends.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::clock::Waits;
@@ -14,6 +15,7 @@ use super::veil::Veil;
 use crate::cancel::Cancel;
 use crate::error::{RegistryError, without_queries};
 use crate::progress::{Event, Exchange, Reporter, RequestDetail};
+use crate::threads::lock;
 use crate::url::Url;
 
 /// The longest time for an exchange that is no blob content, however slow the server is.
@@ -34,6 +36,8 @@ pub(crate) struct Network {
     /// The extent of what the listener hears of requests.
     pub(super) detail_of_requests: RequestDetail,
     reporter: Arc<dyn Reporter>,
+    /// The warnings that are told once.
+    told: Mutex<BTreeSet<String>>,
     requests: AtomicU64,
 }
 
@@ -60,6 +64,7 @@ impl Network {
             cancel,
             detail_of_requests: RequestDetail::default(),
             reporter,
+            told: Mutex::default(),
             requests: AtomicU64::new(0),
         }
     }
@@ -88,6 +93,13 @@ impl Network {
     /// Reports a warning, without secrets.
     pub(crate) fn warn(&self, text: impl AsRef<str>) {
         self.reporter.report(Event::Warning(self.heard(text.as_ref())));
+    }
+
+    /// Reports a warning, without secrets, unless the run has told it already.
+    pub(crate) fn warn_once(&self, text: String) {
+        if lock(&self.told).insert(text.clone()) {
+            self.warn(text);
+        }
     }
 
     /// Reports a detail, without secrets.
