@@ -29,10 +29,10 @@ pub use selection::SelectionError;
 pub use signature::{Finding, SignatureError, TrustFileError};
 pub use store::StoreError;
 pub(crate) use text::{
-    HIDDEN, is_digest, is_login, is_variable, secret_parts, starts_query, without_likely_secrets,
+    HIDDEN, is_digest, is_login, is_variable, named, secret_parts, starts_query, without_likely_secrets,
     without_queries,
 };
-pub use text::{escape_into, printable, without_secrets};
+pub use text::{escape_into, printable, shell_word, without_secrets};
 
 use std::fmt;
 use std::io;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{RegistryError, TrustFileError, without_likely_secrets};
+use super::{RegistryError, TrustFileError, named, shell_word};
 use crate::image_ref::{ImageRef, RefError};
 use crate::sys;
 
@@ -57,6 +57,8 @@ pub enum InputError {
     Gone {
         /// The path of the file, as the user knows it.
         path: PathBuf,
+        /// The home in which its images are recorded, where the user named it.
+        home: Option<PathBuf>,
         /// The system's words.
         source: io::Error,
     },
@@ -273,7 +275,7 @@ impl InputError {
             Self::Unreadable { file: InputFile::Lockfile, source, .. } if is_absent(source) => {
                 "a lockfile is written by: msb-sync lock"
             }
-            Self::Gone { path, .. } => return Some(gone_hint(path)),
+            Self::Gone { path, home, .. } => return Some(gone_hint(path, home.as_deref())),
             Self::Unreadable { .. } | Self::NoAbsolutePath { .. } => return None,
             Self::EditedStdin => "name a file: --file images.toml",
             Self::NotEdited { .. } => "edit it by hand",
@@ -296,7 +298,7 @@ impl InputError {
                 "the lockfile of images.toml is images.lock beside it: use a file of another name"
             }
             Self::LockfileMissing { images_file, .. } | Self::LockfileGaps { images_file, .. } => {
-                return Some(format!("run: msb-sync lock {images_file}"));
+                return Some(format!("run: msb-sync lock {}", shell_word(Path::new(images_file))));
             }
             Self::NotListed { nearest: Some(near), .. } => return Some(format!("did you mean {near}?")),
             Self::NotListed { .. } => "give the reference in its full form, as `msb-sync plan` shows it",
@@ -314,16 +316,17 @@ impl InputError {
             Self::TrustFile(error) => return error.hint(),
             Self::DifferentSignatures { .. } => "let them agree, or go by one of them: msb-sync apply FILE",
             Self::Exists { path } => {
-                return Some(format!("show what it would do: msb-sync plan {}", path.display()));
+                return Some(format!("show what it would do: msb-sync plan {}", shell_word(path)));
             }
         };
         Some(hint.to_owned())
     }
 }
 
-/// The next step for an images file that is gone, and has brought images.
-fn gone_hint(path: &Path) -> String {
-    format!("images of it are recorded; to forget them: msb-sync forget --owner {}", path.display())
+/// The next step for an images file that is gone, and has brought images into the home.
+fn gone_hint(path: &Path, home: Option<&Path>) -> String {
+    let home = home.map(|home| format!(" --home {}", shell_word(home))).unwrap_or_default();
+    format!("images of it are recorded; to forget them: msb-sync{home} forget --owner {}", shell_word(path))
 }
 
 /// The next step for a file of a form that is not edited.
@@ -346,14 +349,6 @@ fn images_file_hint(error: &io::Error) -> Option<String> {
 /// of its own.
 fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound && error.get_ref().is_none()
-}
-
-/// Names a file that the user gave; one that was given as a URL may have a password in it.
-fn named(path: &Path) -> String {
-    let text = path.display().to_string();
-    // An `@` alone makes no login of a path, as in `release@1.2/images.toml`.
-    let may_be_url = text.contains("://") || text.split('@').next().is_some_and(|user| user.contains(':'));
-    if may_be_url { without_likely_secrets(&text) } else { text }
 }
 
 /// Names several files.

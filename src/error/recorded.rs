@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::shell_word;
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 
@@ -220,10 +221,11 @@ fn locked_hint(
     digest: &BlobDigest,
 ) -> String {
     let tag = reference.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
+    let (log, file) = (shell_word(Path::new(lockfile)), shell_word(Path::new(images_file)));
     format!(
-        "bring back the version of {lockfile} that has digest = \"{digest}\" at {place} (git log -p -- {lockfile}), \
-         then: msb-sync apply {images_file}; or list \"{}{tag}@{digest}\" in {images_file}, then: msb-sync lock \
-         {images_file} && msb-sync apply {images_file}",
+        "bring back the version of {lockfile} that has digest = \"{digest}\" at {place} (git log -p -- {log}), \
+         then: msb-sync apply {file}; or list \"{}{tag}@{digest}\" in {images_file}, then: msb-sync lock {file} && \
+         msb-sync apply {file}",
         reference.repository()
     )
 }

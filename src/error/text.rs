@@ -9,6 +9,7 @@
 //! lose the same of the URLs in them.
 
 use std::ops::Range;
+use std::path::Path;
 
 /// True if a terminal could take `c` for more than a character: control characters, and those that
 /// format text invisibly (directions, joiners, separators of lines).
@@ -40,6 +41,25 @@ pub fn printable(text: &str) -> String {
         escape_into(&mut out, c);
     }
     out
+}
+
+/// `path` as a word for a shell, with nothing in it that could control a terminal.
+pub fn shell_word(path: &Path) -> String {
+    let text = printable(&path.display().to_string());
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// Names a file that the user gave; one that was given as a URL may have a password in it.
+pub(crate) fn named(path: &Path) -> String {
+    let text = path.display().to_string();
+    // An `@` alone makes no login of a path, as in `release@1.2/images.toml`.
+    let may_be_url = text.contains("://") || text.split('@').next().is_some_and(|user| user.contains(':'));
+    if may_be_url { without_likely_secrets(&text) } else { text }
 }
 
 /// The algorithms of digests that people write.

@@ -99,7 +99,7 @@ fn explain_gone(session: &Session, error: VerbError) -> VerbError {
         VerbError::Input(Error::Input(InputError::Unreadable { path, source, .. }))
             if has_left_images(&path).is_some() =>
         {
-            InputError::Gone { path, source }.into()
+            InputError::Gone { path, home: session.home_given.clone(), source }.into()
         }
         other => other,
     }

@@ -20,6 +20,9 @@ const MAX_JOBS: usize = 64;
 pub struct Session {
     /// The directory of the catalog, the downloads and (by default) the layers. Absolute.
     pub home: PathBuf,
+    /// The same as the user named it for this run alone, for commands that messages suggest; `None`
+    /// where the next run finds it by itself.
+    pub home_given: Option<PathBuf>,
     /// The user's home directory, for `~` in an images file.
     pub user_home: Option<PathBuf>,
     /// The process environment at the start.
@@ -50,6 +53,7 @@ impl Session {
     pub fn new(home: PathBuf) -> Self {
         Self {
             home,
+            home_given: None,
             user_home: None,
             environment: Environment::default(),
             default_registry: String::new(),

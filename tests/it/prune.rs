@@ -101,6 +101,13 @@ fn a_broken_or_missing_file_removes_nothing() {
     let gone = gone.says("cannot read imagez.toml").says("msb-sync forget --owner imagez.toml");
     assert!(!gone.stderr.contains("did you mean"), "{gone}");
     shop.sandbox.msb("prune imagex.toml").run().code(2).says("did you mean images.toml?");
+    // The hint is a command that does so.
+    shop.sandbox.write("my images.toml", wanted(&shop.registry.name(), &["a:1"]));
+    shop.sandbox.msb("apply").arg("my images.toml").run().success();
+    fs::remove_file(shop.sandbox.work().join("my images.toml")).unwrap();
+    let home = shop.sandbox.home().display().to_string();
+    let gone = shop.sandbox.msb(&format!("--home {home} prune")).arg("my images.toml").run().code(2);
+    gone.says(&format!("msb-sync --home {home} forget --owner 'my images.toml'"));
     assert_eq!(shop.sandbox.extracted().len(), 3);
     assert_eq!(listed(&shop.sandbox).len(), 2);
 }

@@ -9,6 +9,7 @@ use msb_sync::sync::{Environment, Session, VerbError};
 pub(crate) fn session(home: Option<PathBuf>) -> Result<Session, VerbError> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let user_home = variable("HOME").map(PathBuf::from);
+    let home_given = home.clone();
     let home = home.or_else(|| variable("MICROSANDBOX_HOME").map(PathBuf::from));
     let home = match (home, &user_home) {
         (Some(home), _) => home,
@@ -18,6 +19,7 @@ pub(crate) fn session(home: Option<PathBuf>) -> Result<Session, VerbError> {
     let home = std::path::absolute(&home)
         .map_err(|source| VerbError::Input(InputError::Home { path: home, source }.into()))?;
     Ok(Session {
+        home_given,
         user_home,
         environment: Environment::from_process(),
         default_registry: variable("OCI_REGISTRY_DOMAIN")

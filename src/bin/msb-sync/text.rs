@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use msb_sync::error;
+pub(crate) use msb_sync::error::shell_word;
 
 /// `text` with whatever could disturb a terminal escaped; line ends stay if `lines`.
 pub(crate) fn printable(text: &str, lines: bool) -> String {
@@ -15,15 +16,9 @@ pub(crate) fn printable(text: &str, lines: bool) -> String {
     }
 }
 
-/// `path` as a word for a shell, with nothing in it that could control a terminal.
-pub(crate) fn shell_word(path: &Path) -> String {
-    let text = printable(&path.display().to_string(), false);
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
+/// `home`, the value of `--home`, as the option of a command that the output suggests.
+pub(crate) fn home_option(home: Option<&Path>) -> String {
+    home.map_or_else(String::new, |home| format!(" --home {}", shell_word(home)))
 }
 
 /// `12.1 MiB`; whole bytes below 1 KiB.

@@ -1,9 +1,10 @@
 //! The part of a run's wishes that comes from the lockfile beside its images file.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::load::Loaded;
-use crate::error::{Error, InputError};
+use crate::error::{Error, InputError, shell_word};
 use crate::lockfile::{Gap, Lockfile};
 use crate::selection::CompiledRule;
 use crate::state::{Desired, LockedImage, TagSelection};
@@ -21,7 +22,7 @@ pub(crate) fn use_lockfile(
     let Some(place) = &loaded.lockfile else {
         return if strict { Err(no_place(loaded).into()) } else { Ok(()) };
     };
-    let next = format!("run: msb-sync lock {}", loaded.name);
+    let next = format!("run: msb-sync lock {}", shell_word(Path::new(&loaded.name)));
     let (name, images_file) = (place.name.clone(), loaded.name.clone());
     let Some(text) = place.read()? else {
         let missing = InputError::LockfileMissing { lockfile: name, images_file };

@@ -17,7 +17,10 @@ pub(super) fn run(args: &Prune, session: &Session, output: &Output) -> Result<Ex
 
 /// Prints what was removed, or would be, by the wish of the images file `file` if there is one.
 pub(super) fn show(pruned: &Pruned, file: Option<&Path>, output: &Output) -> Exit {
-    output.either(|| json::pruned(pruned), || human::pruned(pruned, file, output.view()));
+    output.either(
+        || json::pruned(pruned),
+        || human::pruned(pruned, file, output.home.as_deref(), output.view()),
+    );
     match &pruned.error {
         None => Exit::Done,
         Some(error) => {

@@ -13,7 +13,7 @@ use msb_sync::sync::{Applied, Outcome};
 
 use super::{View, failures, plan};
 use crate::paint;
-use crate::text::{bytes, duration, plural, printable, removals_wait, shell_word, stay_for_others};
+use crate::text::{bytes, duration, home_option, plural, printable, removals_wait, stay_for_others};
 
 /// The summary that `apply` and `pull` print at the end. `home` is the value of `--home`, for the
 /// commands that it suggests.
@@ -145,7 +145,7 @@ fn write_layers(out: &mut String, applied: &Applied) {
 
 /// Commands to look at what came, and where it lies.
 fn write_next(out: &mut String, applied: &Applied, home: Option<&Path>) {
-    let home = home.map(|home| format!(" --home {}", shell_word(home))).unwrap_or_default();
+    let home = home_option(home);
     let mut images = applied.outcome.images.iter();
     let first = images.find(|(_, action, error)| *action == Action::Add && error.is_none());
     if let Some((reference, ..)) = first {

@@ -12,7 +12,7 @@ use super::View;
 use crate::args::DEFAULT_FILE;
 use crate::paint;
 use crate::table::table;
-use crate::text::{bytes, plural, removals_wait, shell_word, short, stay_for_others};
+use crate::text::{bytes, home_option, plural, removals_wait, shell_word, short, stay_for_others};
 
 /// Names of images that one line shows.
 const MAX_NAMES: usize = 3;
@@ -152,10 +152,10 @@ fn some<'a>(images: impl IntoIterator<Item = &'a ImageRef>) -> String {
 }
 
 /// The removals of `prune` and `forget`, or of a dry run those to come; `file` is the images file
-/// by whose wish they are.
-pub(crate) fn pruned(pruned: &Pruned, file: Option<&Path>, view: View) -> String {
+/// by whose wish they are, and `home` the value of `--home`, for the commands that this suggests.
+pub(crate) fn pruned(pruned: &Pruned, file: Option<&Path>, home: Option<&Path>, view: View) -> String {
     let mut out = shown(&rows(pruned), view);
-    write_waiting(&mut out, pruned, file);
+    write_waiting(&mut out, pruned, (file, home));
     let tail = spared(pruned);
     if pruned.is_empty() {
         out.push_str(if pruned.kept.is_empty() && pruned.engines_kept.is_empty() {
@@ -191,10 +191,10 @@ pub(crate) fn pruned(pruned: &Pruned, file: Option<&Path>, view: View) -> String
 }
 
 /// The removals that wait, and what brings an end to that.
-fn write_waiting(out: &mut String, pruned: &Pruned, file: Option<&Path>) {
+fn write_waiting(out: &mut String, pruned: &Pruned, (file, home): (Option<&Path>, Option<&Path>)) {
     let file = file.filter(|file| *file != Path::new(DEFAULT_FILE));
     let file = file.map_or_else(String::new, |file| format!(" {}", shell_word(file)));
-    let apply = format!("msb-sync apply{file}");
+    let apply = format!("msb-sync{} apply{file}", home_option(home));
     let mut reasons: BTreeMap<&Wait, usize> = BTreeMap::new();
     for why in pruned.waiting().filter_map(|image| image.waits.as_ref()) {
         *reasons.entry(why).or_default() += 1;
@@ -291,13 +291,13 @@ mod tests {
             layers: vec![RemovedLayer { digest, path: "l".into(), size: 5 << 20, reason: "r".repeat(50) }],
             ..Pruned::default()
         };
-        let text = pruned(&pruned_by, None, View::default());
+        let text = pruned(&pruned_by, None, None, View::default());
         assert!(text.contains("- registry.corp") && text.contains("= docker.io/library/alpine"), "{text}");
         assert!(text.contains("/srv/b/images.toml"), "{text}");
         let end = ": 1 image and 1 layer removed, 5.0 MiB freed. 1 image stays for others, named above.\n";
         assert!(text.ends_with(end), "{text}");
         for room in [30, 50, 80] {
-            let text = pruned(&pruned_by, None, View { room: Some(room), ..View::default() });
+            let text = pruned(&pruned_by, None, None, View { room: Some(room), ..View::default() });
             let rows = text.lines().take_while(|line| !line.is_empty());
             let width = |row: &str| anstream::adapter::strip_str(row).to_string().width();
             assert!(rows.clone().all(|row| width(row) <= room) && rows.count() > 3, "{room}: {text}");
