@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::span::Span;
 use super::tree::Tree;
-use crate::error::{is_digest, is_login, is_variable, secret_parts, starts_query};
+use crate::error::{is_login, is_variable, names_digest, secret_parts, starts_query};
 
 /// The beginning, and the end, of a key or a certificate as text.
 const PEM_BEGINS: &str = "-----BEGIN";
@@ -238,7 +238,7 @@ fn in_broken_line(line: &str, offset: usize, hidden: &mut Vec<Span>) {
     for (at, _) in line.match_indices('@') {
         let before = line.get(value..at).filter(|before| !before.is_empty() && !before.ends_with(parts));
         let after = line[at + 1..].split(parts).next().unwrap_or_default();
-        if before.is_some_and(|before| is_login(before, after)) && !is_digest(after) {
+        if before.is_some_and(|before| is_login(before, after) && !names_digest(before, after)) {
             hide(value..at);
         }
     }

@@ -211,11 +211,13 @@ pub enum InputError {
     /// `--from` names what is no bundle.
     #[error("--from: {0}")]
     Bundle(Box<RegistryError>),
-    /// `--from` has a URL.
-    #[error("--from: {url} is a URL, not a directory or a tar of this machine")]
+    /// A bundle is looked for, or to be written, at a URL.
+    #[error("{option}: {} is a URL, not a directory or a tar of this machine", named(path))]
     BundleUrl {
+        /// The option.
+        option: &'static str,
         /// The URL.
-        url: String,
+        path: PathBuf,
     },
     /// A file of keys or roots cannot be used.
     #[error(transparent)]
@@ -312,7 +314,8 @@ impl InputError {
             }
             Self::NoHome | Self::Home { .. } => "say where with --home DIR",
             Self::Bundle(_) => "name what `msb-sync export` has written, or another OCI layout",
-            Self::BundleUrl { .. } => "download it first",
+            Self::BundleUrl { option: "--from", .. } => "download it first",
+            Self::BundleUrl { .. } => "write it to a file of this machine, and send that",
             Self::TrustFile(error) => return error.hint(),
             Self::DifferentSignatures { .. } => "let them agree, or go by one of them: msb-sync apply FILE",
             Self::Exists { path } => {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::shell_word;
+use super::{named, shell_word};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 
@@ -104,10 +104,10 @@ pub enum RecordedError {
         instead: Box<BlobDigest>,
     },
     /// An images file that the user names owns no recorded image.
-    #[error("{owner} has brought nothing that is recorded on this machine")]
+    #[error("{} has brought nothing that is recorded on this machine", named(owner))]
     UnknownOwner {
-        /// The images file.
-        owner: String,
+        /// The images file, as the user knows it.
+        owner: PathBuf,
         /// The owners that were probably meant, the best guess first.
         nearest: Vec<String>,
     },

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::named;
 use crate::sys;
 
 /// A failure on disk.
@@ -20,7 +21,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A system call failed on a file that the user has named, or on its directory.
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}: {source}", named(path))]
     Named {
         /// The deed that failed, as an infinitive.
         doing: &'static str,

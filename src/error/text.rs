@@ -165,7 +165,7 @@ fn user_end(text: &str, certain: bool, has_scheme: bool) -> Option<usize> {
     let at = loop {
         let at = text[..end].rfind('@')?;
         let (before, after) = (&text[..at], &text[at + 1..end]);
-        if at < authority || !(is_digest(after) || begins_digest(after) && is_plain(before)) {
+        if at < authority || !names_digest(before, after) {
             break at;
         }
         end = at;
@@ -190,15 +190,21 @@ fn is_host(name: &str) -> bool {
     name == "localhost" || name.contains(['.', ':'])
 }
 
+/// True if what stands `after` an `@` is meant for a digest of the image `before` the `@`, and not
+/// for the host of a login.
+pub(crate) fn names_digest(before: &str, after: &str) -> bool {
+    is_digest(after) || begins_digest(after) && is_plain(before)
+}
+
 /// True if `text`, which follows an `@`, is meant for a digest, right or wrong, and no host with a
 /// port.
-pub(crate) fn is_digest(text: &str) -> bool {
+fn is_digest(text: &str) -> bool {
     let Some((algorithm, rest)) = text.split_once(':') else { return false };
     // The text around it may go on.
     let digits = rest.trim_end_matches(|char: char| "\"'`,;:.!?)]}>".contains(char));
     let is_port = !digits.starts_with('0') && digits.parse::<u16>().is_ok();
     let is_known = ALGORITHMS.iter().any(|name| algorithm.eq_ignore_ascii_case(name));
-    is_known && !is_port && !digits.contains(['/', '.', '@'])
+    is_known && !is_port && !rest.is_empty() && !digits.contains(['/', '.', '@'])
 }
 
 /// True if `text`, which follows an `@`, is what is left of a digest: nothing, as of a variable
@@ -216,8 +222,16 @@ fn is_plain(text: &str) -> bool {
         let belongs = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || "._-".contains(char);
         !word.is_empty() && word.chars().all(belongs)
     };
+    // Each part is a number, or a word that may end with one, and the first is a number: most
+    // passwords mix more.
     let is_version = |tag: &str| {
-        tag == "latest" || tag.trim_start_matches('v').starts_with(|char: char| char.is_ascii_digit())
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let is_part = |part: &str| {
+            let digits = part.trim_start_matches(|char: char| char.is_ascii_lowercase());
+            !part.is_empty() && (digits.is_empty() || is_number(digits))
+        };
+        let mut parts = tag.strip_prefix('v').unwrap_or(tag).split(['.', '-', '_']);
+        tag == "latest" || parts.next().is_some_and(is_number) && parts.all(is_part)
     };
     let (name, tag) = match text.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
@@ -314,8 +328,13 @@ mod tests {
             ("t/a@sha256:12", "t/a@sha256:12"),
             ("python:3.12-slim@sha256:123", "python:3.12-slim@sha256:123"),
             ("r.io/a:1@sha256:5000", "r.io/a:1@sha256:5000"),
+            ("alpine:v3.20_rc1@", "alpine:v3.20_rc1@"),
+            ("alpine:latest@sha256:", "alpine:latest@sha256:"),
             // These may be logins all the same.
             ("bob:hunter2!@", "***@"),
+            ("bob:1hunter2@", "***@"),
+            ("bob:1-hun7er@", "***@"),
+            ("bob:hunter2@sha256:", "***@sha256:"),
             ("bob:Hunter2$@sha256:5000", "***@sha256:5000"),
         ] {
             assert_eq!(without_secrets(text), expected, "{text}");

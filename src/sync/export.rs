@@ -198,8 +198,10 @@ impl ExportRequest {
     }
 }
 
-/// Refuses a path that looks as if a compressed tar was meant: a directory would come of it.
+/// Refuses a URL, and a path that looks as if a compressed tar was meant: a directory would come of
+/// either.
 fn check_name(path: &Path) -> Result<(), VerbError> {
+    registries::refuse_url("--output", path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let is_compressed = COMPRESSED.iter().any(|end| name.ends_with(end)) && !path.is_dir();
     if is_compressed { Err(InputError::CompressedBundle { path: path.to_owned() }.into()) } else { Ok(()) }

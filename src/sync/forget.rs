@@ -51,7 +51,7 @@ pub fn forget(session: &Session, references: &[ImageRef], dry_run: bool) -> Resu
 pub fn forget_owner(session: &Session, path: &Path, dry_run: bool) -> Result<Pruned, VerbError> {
     let absolute = absolute_of_gone(path)
         .map_err(|source| InputError::NoAbsolutePath { path: path.to_owned(), source })?;
-    let owned = Owned(Owner::images_file(&absolute));
+    let owned = Owned { owner: Owner::images_file(&absolute), file: path };
     give_up(session, owned, Pruned { dry_run, ..Pruned::default() })
 }
 
@@ -103,12 +103,15 @@ fn is_named(row: &LoadedReference, reference: &ImageRef) -> bool {
     row.reference == *reference || row.name == reference.to_string()
 }
 
-/// The wish that all goes that an owner has brought.
-struct Owned(Owner);
+/// The wish that all goes that an owner has brought: the images file of this path.
+struct Owned<'a> {
+    owner: Owner,
+    file: &'a Path,
+}
 
-impl Wish for Owned {
+impl Wish for Owned<'_> {
     fn owner(&self) -> Option<&Owner> {
-        Some(&self.0)
+        Some(&self.owner)
     }
 
     fn ends_owner(&self) -> bool {
@@ -116,7 +119,7 @@ impl Wish for Owned {
     }
 
     fn without_catalog(&self, _session: &Session) -> Result<(), VerbError> {
-        Err(unknown_owner(&self.0, &BTreeMap::new()))
+        Err(self.unknown(&BTreeMap::new()))
     }
 
     fn unwanted(
@@ -125,37 +128,40 @@ impl Wish for Owned {
         _leaving: &BTreeSet<&ImageRef>,
         mut loaded: Vec<LoadedReference>,
     ) -> Result<Vec<LoadedReference>, VerbError> {
-        loaded.retain(|row| row.owner == self.0);
+        loaded.retain(|row| row.owner == self.owner);
         Ok(loaded)
     }
 
     fn removals(&self, catalog: &Catalog, locked: bool) -> Result<Removals, VerbError> {
         let recorded = by_reference(catalog.all()?);
-        let images = plan::removals_of_owner(&self.0, &recorded);
+        let images = plan::removals_of_owner(&self.owner, &recorded);
         // Under the lock, somebody else may have done all.
-        let has_loaded = || Ok::<_, VerbError>(catalog.loaded()?.iter().any(|row| row.owner == self.0));
+        let has_loaded = || Ok::<_, VerbError>(catalog.loaded()?.iter().any(|row| row.owner == self.owner));
         if images.is_empty() && !locked && !has_loaded()? {
-            return Err(unknown_owner(&self.0, &recorded));
+            return Err(self.unknown(&recorded));
         }
         Ok(Removals { images, recorded, waiting_for: Vec::new() })
     }
 }
 
-/// The error for an owner of nothing, with the owners that it may have been meant for: files of the
-/// same name, or of nearly the same path.
-fn unknown_owner(owner: &Owner, recorded: &BTreeMap<ImageRef, RecordedImage>) -> VerbError {
-    let owners: BTreeSet<&str> =
-        recorded.values().flat_map(|row| &row.owners).map(|other| other.0.as_str()).collect();
-    let file_name = |owner: &str| owner.rsplit('/').next().map(str::to_owned);
-    let mut near: Vec<&str> = nearest(&owner.0, owners.iter().copied()).into_iter().collect();
-    let namesakes = owners.iter().filter(|other| file_name(other) == file_name(&owner.0));
-    for other in namesakes {
-        if !near.contains(other) {
-            near.push(other);
+impl Owned<'_> {
+    /// The error for an owner of nothing, with the owners that it may have been meant for: files of
+    /// the same name, or of nearly the same path.
+    fn unknown(&self, recorded: &BTreeMap<ImageRef, RecordedImage>) -> VerbError {
+        let owner = &self.owner.0;
+        let owners: BTreeSet<&str> =
+            recorded.values().flat_map(|row| &row.owners).map(|other| other.0.as_str()).collect();
+        let file_name = |owner: &str| owner.rsplit('/').next().map(str::to_owned);
+        let mut near: Vec<&str> = nearest(owner, owners.iter().copied()).into_iter().collect();
+        let namesakes = owners.iter().filter(|other| file_name(other) == file_name(owner));
+        for other in namesakes {
+            if !near.contains(other) {
+                near.push(other);
+            }
         }
+        let nearest = near.into_iter().take(MAX_SIMILAR).map(str::to_owned).collect();
+        VerbError::Error(RecordedError::UnknownOwner { owner: self.file.to_owned(), nearest }.into())
     }
-    let nearest = near.into_iter().take(MAX_SIMILAR).map(str::to_owned).collect();
-    VerbError::Error(RecordedError::UnknownOwner { owner: owner.0.clone(), nearest }.into())
 }
 
 /// The error for what cannot be forgotten; the unknown ones first.

@@ -61,7 +61,21 @@ fn a_password_in_a_reference_is_hidden_by_every_verb() {
     {
         hides(&sandbox.msb("plan").arg(url).run().code(2));
         hides(&sandbox.msb("diff").arg(url).run().code(2));
+        hides(&sandbox.msb("forget --owner").arg(url).run().code(1));
+        if url.starts_with("https") {
+            let export = sandbox.msb("export --output").arg(url).run().code(2);
+            hides(&export);
+            assert!(
+                export.stderr.contains("--output: https://***@") && export.stderr.contains("is a URL"),
+                "{export}"
+            );
+        }
     }
+    sandbox.images(&wanted("r.io", &["a:1@"]));
+    assert!(sandbox.msb("plan").run().code(2).stderr.contains("\"a:1@\""));
+    sandbox.images("[registry.\"r.io\"]\nimages = [bob:1hunter2@, \"a\"]\n");
+    hides(&sandbox.msb("plan").run().code(2));
+    sandbox.images(&wanted("r.io", &["a:1"]));
     // A file's own path is shown as it is.
     let path = sandbox.work().join("me:x@host/images.toml");
     let absent = sandbox.msb("plan").arg(path.to_str().unwrap()).run().code(2);

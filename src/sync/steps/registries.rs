@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{InputError, printable, without_secrets};
+use crate::error::InputError;
 use crate::registry::{Options, Registries};
 use crate::state::{RegistrySettings, Settings};
 use crate::sync::session::Session;
@@ -17,10 +17,14 @@ pub(crate) fn of_file(
     loaded: &Loaded,
     from: Option<&Path>,
 ) -> Result<Registries, VerbError> {
-    if let Some(url) = from.and_then(Path::to_str).filter(|text| text.contains("://")) {
-        return Err(InputError::BundleUrl { url: printable(&without_secrets(url)) }.into());
-    }
+    from.map_or(Ok(()), |path| refuse_url("--from", path))?;
     registries(session, loaded.file.registries.clone(), &loaded.file.settings, from)
+}
+
+/// Refuses a URL as the place of a bundle.
+pub(crate) fn refuse_url(option: &'static str, path: &Path) -> Result<(), InputError> {
+    let is_url = path.to_str().is_some_and(|text| text.contains("://"));
+    if is_url { Err(InputError::BundleUrl { option, path: path.to_owned() }) } else { Ok(()) }
 }
 
 /// Opens `registries`. None of them is asked anything yet.
