@@ -29,8 +29,8 @@ pub use selection::SelectionError;
 pub use signature::{Finding, SignatureError, TrustFileError};
 pub use store::StoreError;
 pub(crate) use text::{
-    HIDDEN, is_login, is_variable, named, names_digest, secret_parts, starts_query, without_likely_secrets,
-    without_queries,
+    HIDDEN, is_login, is_unseen, is_variable, named, names_digest, secret_parts, starts_query,
+    without_likely_secrets, without_queries,
 };
 pub use text::{escape_into, printable, shell_word, without_secrets};
 

@@ -11,11 +11,25 @@
 use std::ops::Range;
 use std::path::Path;
 
+/// True if nobody sees `c`: a separator of lines, or what Unicode lets programs leave out where
+/// they cannot show it (`Default_Ignorable_Code_Point` in `DerivedCoreProperties.txt`, Unicode 16).
+pub(crate) fn is_unseen(c: char) -> bool {
+    is_variation(c)
+        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}')
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(c, '\u{180e}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}')
+        || matches!(c, '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// True if `c` chooses a form of the character before it, and does nothing else.
+fn is_variation(c: char) -> bool {
+    matches!(c, '\u{180b}'..='\u{180d}' | '\u{180f}' | '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}')
+}
+
 /// True if a terminal could take `c` for more than a character: control characters, and those that
 /// format text invisibly (directions, joiners, separators of lines).
 fn is_dangerous(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    c.is_control() || is_unseen(c) && !is_variation(c)
 }
 
 /// Appends `c` to `out`, escaped as in Rust's literals if it could disturb a terminal.
@@ -425,6 +439,7 @@ mod tests {
             printable("zero\u{200b}width\u{feff} line\u{2028}"),
             r"zero\u{200b}width\u{feff} line\u{2028}"
         );
-        assert_eq!(printable("naïve 日本 \\n"), "naïve 日本 \\n");
+        assert_eq!(printable("soft\u{ad}\u{61c}tag\u{e0041}"), r"soft\u{ad}\u{61c}tag\u{e0041}");
+        assert_eq!(printable("naïve 日本 ❤\u{fe0f} \\n"), "naïve 日本 ❤\u{fe0f} \\n");
     }
 }

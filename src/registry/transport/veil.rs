@@ -16,7 +16,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 
-use crate::error::HIDDEN;
+use crate::error::{HIDDEN, is_unseen};
 use crate::threads::unpoisoned;
 
 /// The part of a secret that is remembered, in bytes: a part of a token is hidden too.
@@ -121,16 +121,16 @@ fn fold(bytes: &[u8]) -> (Vec<u8>, Vec<usize>) {
     (folded, places)
 }
 
-/// The length of a control character, or of one without width, at the beginning of `text`.
+/// The length of the character at the beginning of `text`, if nobody sees that.
 fn unseen(text: &[u8]) -> usize {
-    match text {
-        [byte, ..] if byte.is_ascii_control() => 1,
-        [0xc2, 0x80..=0x9f, ..] => 2,
-        [0xe2, 0x80, 0x8b..=0x8f | 0xa8..=0xae, ..]
-        | [0xe2, 0x81, 0xa0..=0xa9, ..]
-        | [0xef, 0xbb, 0xbf, ..] => 3,
-        _ => 0,
-    }
+    let length = match text[0] {
+        0xc2..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xf4 => 4,
+        _ => 1,
+    };
+    let char = text.get(..length).and_then(|bytes| str::from_utf8(bytes).ok()?.chars().next());
+    char.filter(|char| char.is_control() || is_unseen(*char)).map_or(0, char::len_utf8)
 }
 
 /// Finds secrets in `bytes` as they are.
