@@ -150,7 +150,7 @@ pub enum Absent {
     LockedImage,
     /// Some layers of a recorded image.
     Layers,
-    /// Blobs of a recorded image whose layers are extracted.
+    /// Blobs of a recorded image whose layers are extracted, or need not be.
     Blobs,
     /// The documents of a recorded image.
     Documents,
@@ -166,7 +166,7 @@ impl fmt::Display for Absent {
             Self::Image => f.write_str("not here"),
             Self::LockedImage => f.write_str("not here as the lockfile has it"),
             Self::Layers => f.write_str("not all of its layers are here"),
-            Self::Blobs => f.write_str("its layers are here, but not all of its blobs are kept"),
+            Self::Blobs => f.write_str("not all of its blobs are kept here"),
             Self::Documents => f.write_str("its manifest is not kept here"),
             Self::DamagedBlob(digest) => write!(f, "its kept blob {digest} is damaged"),
             Self::Tag(rule) => write!(f, "no tag here fits {rule}"),

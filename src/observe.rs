@@ -383,8 +383,8 @@ impl Observer<'_> {
                     |digest: &BlobDigest| observed.layers.get(digest).is_some_and(|state| state.is_here());
                 let mut absent = content.absent(desired, wanted, observed).peekable();
                 absent.peek()?;
-                let are_extracted = absent.all(|(_, digest)| is_here(digest));
-                return blocked(if are_extracted { Absent::Blobs } else { Absent::Layers });
+                let lacks_blobs = !desired.targets.extracts || absent.all(|(_, digest)| is_here(digest));
+                return blocked(if lacks_blobs { Absent::Blobs } else { Absent::Layers });
             }
             let unread = match resolution {
                 Resolution::Locked(locked) => self.lacks_manifest(wanted, locked),

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::Error;
+
 /// A failure of one engine. The words of its program are shown as they are, with control characters
 /// escaped.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +100,8 @@ pub enum EngineError {
         digest: String,
         /// The damage.
         reason: String,
+        /// The reason why nobody may fetch the blob again; `None` where the next run does.
+        refusal: Option<Box<Error>>,
     },
     /// The engine cannot hold such an image.
     #[error("engine {engine} cannot hold {name}: {reason}")]
@@ -151,6 +155,7 @@ impl EngineError {
             )),
             Self::TooOld { engine, needed, .. } => Some(format!("update {engine} to {needed} or newer")),
             Self::Unfit { .. } => Some("leave the engine out for it, with `engines = […]`".to_owned()),
+            Self::DamagedBlob { refusal: Some(refusal), .. } => refusal.hint(),
             Self::DamagedBlob { .. } => Some("run again: what is not kept is fetched".to_owned()),
             Self::Hung { .. } => Some("look what it waits for, then run again".to_owned()),
             Self::Unreadable { engine, .. } => Some(format!(

@@ -1,6 +1,8 @@
 //! Runs that may ask no registry, and find damage in what they thought to have: they fail, and ask nobody.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -86,5 +88,35 @@ fn a_bundle_without_a_network_has_no_damaged_blob() {
         assert!(text.contains("is damaged") && text.contains(&world.name()), "{output}");
         assert!(world.registry.requests().is_empty(), "{output}");
         assert!(!world.sandbox.work().join("full.tar").exists());
+    }
+}
+
+#[test]
+fn an_engine_that_is_given_a_damaged_kept_blob_says_how_to_go_on() {
+    let world = Moving::new("");
+    let podman = world.sandbox.root().join("podman");
+    symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/engine.py"), &podman).unwrap();
+    let settings =
+        |pull: &str| format!("settings.layers = false\n{pull}[engine.podman]\ncommand = {podman:?}\n");
+    for (pull, option, hint) in [
+        ("", " --offline", "run without --offline"),
+        ("settings.pull = \"never\"\n", "", "set pull = \"missing\""),
+    ] {
+        world.want(&settings(""), &["team/app:1"]);
+        world.run("apply");
+        world.want(&settings(pull), &["team/app:1"]);
+        fs::remove_file(world.sandbox.user().join("podman.images")).unwrap();
+        let blobs = fs::read_dir(world.sandbox.home().join("blobs/blobs/sha256")).unwrap();
+        let largest =
+            blobs.map(|blob| blob.unwrap().path()).max_by_key(|path| path.metadata().unwrap().len());
+        let largest = largest.unwrap();
+        let mut blob = fs::read(&largest).unwrap();
+        blob[0] ^= 1;
+        fs::write(&largest, blob).unwrap();
+        let output = world.sandbox.msb(&format!("apply{option}")).run().code(1);
+        let output = output.says("is damaged, and taken away");
+        assert!(!output.stderr.contains("run again") && output.stderr.contains(hint), "{output}");
+        let output = world.sandbox.msb(&format!("apply{option}")).run().code(1);
+        assert!(!output.stderr.contains("layers are here") && output.stderr.contains(hint), "{output}");
     }
 }

@@ -14,7 +14,7 @@ use super::{EngineLoads, LoadResult, News, blobs_of, layers_of};
 use crate::bundle::{ArchiveWriter, BundleImage, Form};
 use crate::cancel::Cancel;
 use crate::digest::{BlobDigest, Verifier};
-use crate::error::{EngineError, Error};
+use crate::error::{Absent, EngineError, Error};
 use crate::plan::{Plan, PlannedImage};
 use crate::progress::{Counted, Event, Reporter};
 use crate::state::{AskedNames, DocumentRole, EngineListing, LoadedReference, Platform};
@@ -236,7 +236,10 @@ impl<'a> Loading<'a> {
                     return None;
                 };
                 let (text, reason) = (digest.to_string(), reason.to_string());
-                let error = Error::from(EngineError::DamagedBlob { engine, digest: text, reason });
+                let permission = self.plan.unasked.get(&self.plan.images[position].reference);
+                let absent = Absent::DamagedBlob(digest.clone());
+                let refusal = permission.and_then(|permission| permission.refusal(absent)).map(Box::new);
+                let error = Error::from(EngineError::DamagedBlob { engine, digest: text, reason, refusal });
                 Some(LoadResult { damaged: Some(digest), ..self.result(position, Some(Arc::new(error))) })
             },
         )
