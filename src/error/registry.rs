@@ -113,6 +113,8 @@ pub enum TlsCure {
     PlainHttp,
     /// TLS, where none was spoken.
     Https,
+    /// Another set-up of a host to which the registry sends.
+    Elsewhere,
     /// Nothing known.
     None,
 }
@@ -376,12 +378,41 @@ impl TlsCure {
             Self::Protocol => "let the registry speak TLS 1.2 or 1.3 with ciphers that are not obsolete",
             Self::PlainHttp => "if the registry speaks plain http, say so with `endpoint = \"http://…\"`",
             Self::Https => "the registry speaks https: say so with `endpoint = \"https://…\"`",
+            Self::Elsewhere => next_step::OF_ANOTHER_HOST,
             Self::None => "see what the registry says: openssl s_client -connect HOST:PORT",
         }
     }
 }
 
 impl RegistryError {
+    /// The same error of another host, to which the registry has sent: `host` names that, and no
+    /// setting of the registry helps.
+    pub(crate) fn elsewhere(mut self, host: &str, its: Trouble) -> Self {
+        match &mut self {
+            Self::Unreachable { reason, trouble } => match trouble {
+                Trouble::Proxy
+                | Trouble::ProxyLogin
+                | Trouble::Limit
+                | Trouble::TokenServer
+                | Trouble::Elsewhere => {}
+                _ => {
+                    reason.insert_str(0, &format!("{host}: "));
+                    *trouble = its;
+                }
+            },
+            Self::Tls { reason, cure } if *cure != TlsCure::Elsewhere => {
+                reason.insert_str(0, &format!("{host}: "));
+                // The registry's `ca` counts there too.
+                if !matches!(cure, TlsCure::Authority | TlsCure::Time) {
+                    *cure = TlsCure::Elsewhere;
+                }
+            }
+            Self::Protocol { may_be_tls, .. } => *may_be_tls = false,
+            _ => {}
+        }
+        self
+    }
+
     /// The same error with `change` applied to all of its text that may come from a registry.
     pub(crate) fn map_text(mut self, change: &dyn Fn(&str) -> String) -> Self {
         let each = |texts: &mut [&mut String]| texts.iter_mut().for_each(|text| **text = change(text));

@@ -5,6 +5,10 @@ use super::{Login, Refusal, Refused, RegistryError, RegistryName, Trouble};
 /// The next step where nothing like an answer came over plain http.
 const SAY_HTTPS: &str = "if the registry speaks https, say so with `endpoint = \"https://…\"`";
 
+/// The next step after the failure of a host to which a registry led.
+pub(super) const OF_ANOTHER_HOST: &str =
+    "the registry itself answers, and sends to this host; run again later, or ask whoever runs the registry";
+
 /// Tells what may help against `error`.
 pub(super) fn after(error: &RegistryError) -> Option<String> {
     let words = match error {
@@ -70,9 +74,7 @@ fn after_trouble(trouble: Trouble) -> Option<&'static str> {
 /// goes there.
 fn elsewhere_hint(status: u16) -> Option<&'static str> {
     match status {
-        401 | 403 | 404 => Some(
-            "the registry itself answers, and sends to this host; run again later, or ask whoever runs the registry",
-        ),
+        401 | 403 | 404 => Some(OF_ANOTHER_HOST),
         429 => Some("this host limits how often it is asked; run again later"),
         500.. => Some("this host, to which the registry sends, has a problem; run again later"),
         _ => None,

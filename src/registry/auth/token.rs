@@ -313,15 +313,9 @@ impl Slot {
 }
 
 /// Says that it was not the registry that failed, but the server that gives tokens for it.
-fn of_token_server(mut error: RegistryError) -> RegistryError {
+fn of_token_server(error: RegistryError) -> RegistryError {
+    let mut error = error.elsewhere("its token server", Trouble::TokenServer);
     match &mut error {
-        RegistryError::Unreachable {
-            trouble: Trouble::Proxy | Trouble::ProxyLogin | Trouble::Limit, ..
-        } => {}
-        RegistryError::Unreachable { reason, trouble } => {
-            reason.push_str(", the registry's token server");
-            *trouble = Trouble::TokenServer;
-        }
         RegistryError::Refused(Refused { reason, status: 404 | 429 | 500.., .. }) => {
             reason.insert_str(0, "its token server: ");
         }
@@ -329,9 +323,6 @@ fn of_token_server(mut error: RegistryError) -> RegistryError {
         | RegistryError::Stalled { url, .. }
         | RegistryError::Slow { url, .. } => url.insert_str(0, "the registry's token server "),
         _ => {}
-    }
-    if let RegistryError::Protocol { may_be_tls, .. } = &mut error {
-        *may_be_tls = false;
     }
     error
 }

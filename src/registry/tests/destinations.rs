@@ -3,6 +3,9 @@
 //!
 //! Each looks at what arrived at every server that took part.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+
 use super::encryption::{Authority, tls_front};
 use super::*;
 use crate::state::Mirror;
@@ -54,6 +57,19 @@ fn token_server() -> Server {
 fn open(app: &Image) -> Server {
     let content = serve(app);
     Server::start(move |request| content.answer(request))
+}
+
+/// The address of a server that knows plain http alone.
+fn without_tls() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    address
 }
 
 /// Settings that say plain http, also where they have a `ca` for somebody else.
@@ -116,9 +132,23 @@ fn a_host_that_refuses_is_told_from_the_registry_that_sends_there() {
     let server = redirecting("http://127.0.0.1:1".to_owned());
     let error = resolve(&with_password(settings(&server)).build(), &reference(&server)).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("refused by http://127.0.0.1:1, to which the registry sends"), "{text}");
+    assert!(
+        text.contains("the host to which the registry sends: connection refused by http://127.0.0.1:1"),
+        "{text}"
+    );
     let hint = error.hint().unwrap();
     assert!(hint.starts_with("the registry itself answers") && !hint.contains("endpoint"), "{hint}");
+    // Nor does an endpoint help against whatever else ails it.
+    for (to, words) in [
+        (format!("https://{}", without_tls()), "sends: no TLS connection to "),
+        ("http://nobody.invalid".to_owned(), "sends: cannot find the host nobody.invalid"),
+    ] {
+        let server = redirecting(to);
+        let error = resolve(&with_password(settings(&server)).build(), &reference(&server)).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        let hint = error.hint().unwrap();
+        assert!(hint.starts_with("the registry itself answers") && !hint.contains("endpoint"), "{hint}");
+    }
     // A redirect within the registry leads nowhere else.
     let dead = RegistrySettings { endpoint: Some("http://127.0.0.1:1".to_owned()), ..settings(&server) };
     let error = resolve(&with_password(dead).build(), &reference(&server)).unwrap_err();

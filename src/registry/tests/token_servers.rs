@@ -31,7 +31,7 @@ fn assert_hint(error: &RegistryError, part: &str) {
 fn a_token_server_that_is_down_is_told_from_the_registry() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = refused(Setup::new(), &registry(&format!("http://{nobody}/token")));
-    let text = format!("connection refused by http://{nobody}, the registry's token server");
+    let text = format!("its token server: connection refused by http://{nobody}");
     assert_eq!(error.to_string(), text);
     assert_hint(&error, "the registry itself answers");
 }

@@ -66,12 +66,8 @@ impl FailedTry {
     /// The same failure at `url`, where a redirect of `asked` led: who redirected had answered.
     pub(super) fn after_redirects(mut self, asked: &Url, url: &Url) -> Self {
         self.redirected = url != asked;
-        if !url.same_origin(asked)
-            && let RegistryError::Unreachable { reason, trouble } = &mut self.error
-            && matches!(trouble, Trouble::Refused | Trouble::NoAnswer | Trouble::HostNotFound)
-        {
-            reason.push_str(", to which the registry sends");
-            *trouble = Trouble::Elsewhere;
+        if !url.same_origin(asked) {
+            self.error = self.error.elsewhere("the host to which the registry sends", Trouble::Elsewhere);
         }
         self
     }
