@@ -1,6 +1,7 @@
 //! From settings to sites: what the images file and containerd's hosts files say of one registry,
 //! put together.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
@@ -79,7 +80,7 @@ pub(super) fn build(
     let fail = |reason: String| RegistryError::Settings { registry: name.to_owned(), reason };
     let hosts = match &terms.hosts_dir {
         Some(directory) => {
-            if !directory.is_dir() {
+            if directory.metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
                 let warning = format!("hosts-dir {}: there is no such directory", directory.display());
                 terms.hosts_dir_missing.call_once(|| network.warn(warning));
             }

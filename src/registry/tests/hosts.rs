@@ -131,4 +131,11 @@ fn a_file_that_cannot_be_used_is_named_and_a_directory_that_is_missing_is_not_an
     let warning =
         format!("warning: hosts-dir {}/none: there is no such directory", directory.path().display());
     assert_eq!(missing.ear.all().matches(&warning).count(), 1, "{}", missing.ear.all());
+
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let mistaken = Setup { hosts_dir: Some(file), ..Setup::new() };
+    let error = resolve(&mistaken.build(), &reference(&registry)).unwrap_err().to_string();
+    assert!(error.contains("Not a directory"), "{error}");
+    assert_eq!(mistaken.ear.all(), "");
 }
