@@ -23,7 +23,7 @@ pub(crate) fn temporary_in(home: &Path) -> PathBuf {
 
 /// Tells whether a run that was killed has left its directory in `home`.
 pub(crate) fn has_left_temporary(home: &Path) -> bool {
-    Temporary::new(temporary_in(home)).is_ours().unwrap_or(false)
+    Temporary::new(temporary_in(home)).open_ours().is_ok_and(|ours| ours.is_some())
 }
 
 /// Removes the directory that a killed run has left in `home`, if there is one.
@@ -84,19 +84,19 @@ impl Temporary {
     }
 
     fn remove(&self) -> io::Result<()> {
-        let (parent, name) = self.place()?;
-        let directory = sys::open_own_directory_at(parent.as_fd(), name)?;
-        if sys::has_own_file(directory.as_fd(), MARK)? {
+        if let Some(directory) = self.open_ours()? {
+            let (parent, name) = self.place()?;
             empty(&directory)?;
             sys::remove_tree(parent.as_fd(), name.as_encoded_bytes())?;
         }
         Ok(())
     }
 
-    fn is_ours(&self) -> io::Result<bool> {
+    /// Opens the directory if msb-sync has made it.
+    fn open_ours(&self) -> io::Result<Option<OwnedFd>> {
         let (parent, name) = self.place()?;
         let directory = sys::open_own_directory_at(parent.as_fd(), name)?;
-        sys::has_own_file(directory.as_fd(), MARK)
+        Ok(sys::has_own_file(directory.as_fd(), MARK)?.then_some(directory))
     }
 
     fn place(&self) -> io::Result<(OwnedFd, &std::ffi::OsStr)> {

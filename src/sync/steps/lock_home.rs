@@ -16,7 +16,8 @@ pub(crate) fn lock_home(session: &Session) -> Result<LockedHome, VerbError> {
     let who = format!("msb-sync {}", session.verb);
     let home = LockedHome::acquire(&session.home, &who, &session.cancel, Arc::clone(&session.reporter))?;
     if let Err(error) = engine::sweep_temporary(&home) {
-        session.warn(format!("temporary files of engines stay: {error}"));
+        let place = engine::temporary_in(&session.home);
+        session.warn(format!("temporary files of engines stay in {}: {error}", place.display()));
     }
     Ok(home)
 }
