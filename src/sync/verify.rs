@@ -110,7 +110,7 @@ pub fn verify(session: &Session, references: &[ImageRef], repair: bool) -> Resul
     };
     let images = || recorded.values().filter(wanted);
     let mut verified = Verified {
-        layers: layers_to_verify(session, images()),
+        layers: layers_to_verify(session, images(), &recorded),
         blobs: blobs_to_verify(session, images()),
         engines: references_to_verify(loaded, images()),
         unproven: unproven(session, images()),
@@ -168,13 +168,18 @@ fn is_ours(row: &RecordedImage) -> bool {
     row.digest.is_some() || !row.owners.is_empty()
 }
 
+/// True if the layers of an image are to be there: those that no owner wants extracted are not.
+fn wants_layers(row: &RecordedImage) -> bool {
+    row.owners.is_empty() || !row.extracted_for.is_empty()
+}
+
 fn layers_to_verify<'a>(
     session: &Session,
     images: impl Iterator<Item = &'a RecordedImage>,
+    recorded: &BTreeMap<ImageRef, RecordedImage>,
 ) -> Vec<VerifiedLayer> {
     let mut layers: BTreeMap<(BlobDigest, PathBuf), VerifiedLayer> = BTreeMap::new();
-    // Layers that no owner wants extracted are not there, and should not be.
-    for image in images.filter(|image| image.owners.is_empty() || !image.extracted_for.is_empty()) {
+    for image in images.filter(|image| wants_layers(image)) {
         let directory = session.layers_of(image);
         for layer in &*image.layers {
             let verified =
@@ -188,6 +193,18 @@ fn layers_to_verify<'a>(
                 });
             verified.images.insert(image.reference.clone());
             verified.of_microsandbox &= !is_ours(image);
+        }
+    }
+    if layers.values().any(|layer| layer.of_microsandbox) {
+        // A layer of microsandbox's image that an image of ours has too is mended with that.
+        for row in recorded.values().filter(|row| is_ours(row) && wants_layers(row)) {
+            for layer in &*row.layers {
+                let key = (layer.digest.clone(), session.layers_of(row));
+                if let Some(shared) = layers.get_mut(&key).filter(|shared| shared.of_microsandbox) {
+                    shared.images.insert(row.reference.clone());
+                    shared.of_microsandbox = false;
+                }
+            }
         }
     }
     layers.into_values().collect()

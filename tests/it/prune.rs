@@ -342,6 +342,22 @@ fn what_pull_and_microsandbox_brought_stays_when_an_owner_is_forgotten() {
 }
 
 #[test]
+fn a_damaged_layer_of_microsandbox_that_is_ours_too_is_mended() {
+    let shop = shop();
+    let database = shop.sandbox.home().join("oci.db");
+    let name = shop.name("a:1");
+    let sql = ["sync_images", "sync_image_layers", "sync_owners"]
+        .map(|table| format!("DELETE FROM {table} WHERE reference = '{name}';"));
+    shop.sandbox.program("sqlite3", &[database.to_str().unwrap(), &sql.concat()]).run().success();
+    fs::remove_dir_all(shop.sandbox.layers().join(shop.base.directory())).unwrap();
+    let verified = shop.sandbox.msb(&format!("verify {name}")).run().code(1);
+    assert!(verified.stdout.contains("msb-sync verify --repair"), "{verified}");
+    assert!(!verified.stdout.contains("Let microsandbox"), "{verified}");
+    shop.sandbox.msb(&format!("verify --repair {name}")).run().success();
+    assert!(shop.has(&shop.base));
+}
+
+#[test]
 fn what_microsandbox_pulled_is_left_alone() {
     let shop = shop();
     let database = shop.sandbox.home().join("oci.db");

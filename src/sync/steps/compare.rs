@@ -30,8 +30,8 @@ pub struct VerifiedLayer {
     pub size: u64,
     /// The images that it is part of, sorted.
     pub images: BTreeSet<ImageRef>,
-    /// True if microsandbox alone has recorded these, so that only microsandbox fetches the layer
-    /// again.
+    /// True if microsandbox alone has recorded images with the layer, so that only microsandbox
+    /// fetches it again.
     pub of_microsandbox: bool,
     /// How the layer was found.
     pub found: Finding,
