@@ -68,10 +68,12 @@ fn a_second_name_that_somebody_wants_for_itself_stays() {
         for name in names {
             put(&mut catalog, name, &["a"], &file("one"));
         }
-        assert_eq!(one(&catalog, second).unwrap().alias_of, None);
+        let row = one(&catalog, second).unwrap();
+        assert_eq!((row.alias_of, row.second_name_of), (None, Some(reference(first))));
         assert_eq!(catalog.layers_needed_outside(&refs(&[first])).unwrap(), digests(&["a"]));
         catalog.forget(&[reference(first)], Some(&file("one"))).unwrap();
         assert_eq!(all_names(&catalog), refs(&[second]));
+        assert_eq!(one(&catalog, second).unwrap().second_name_of, None);
         assert_eq!(sandbox.stacked(second), ["a"]);
 
         // And the other way round: not wanted for itself any more, it is a second name again.

@@ -78,6 +78,30 @@ fn a_named_image_goes_whoever_owns_it_and_all_or_none_go() {
 }
 
 #[test]
+fn a_second_name_stays_as_long_as_anybody_wants_the_first() {
+    let first = ImageRef::parse("sandboxes.io/alpine", "docker.io").unwrap();
+    let second = first.with_registry("docker.io");
+    let image = resolved(&first, 1, &[1]);
+    let (mine, other) = ("/images.toml", "/other.toml");
+    let of_itself = || RecordedImage { alias_of: None, ..row(&image, &second, &[mine]) };
+    let stays = format!("; stays as the second name of {first}");
+    for (of_first, seconds_reason) in [
+        // Of another owner the planner knows no more than the second name's row says.
+        (None, &*stays),
+        (Some(row(&image, &first, &[mine, other])), &*stays),
+        (Some(row(&image, &first, &[mine])), ""),
+    ] {
+        let recorded = rows(of_first.into_iter().chain([of_itself()]).collect());
+        let observed = Observed { recorded: recorded.clone(), ..Observed::default() };
+        let found = removals(&desired(vec![], false), &observed, false);
+        assert_eq!(found[0].reason.to_string(), format!("not listed any more{seconds_reason}"));
+        assert_eq!(found[0].reason.keeps_image(), !seconds_reason.is_empty());
+        let forgotten = removals_of_owner(&Owner(mine.to_owned()), &recorded);
+        assert_eq!(forgotten[0].reason.to_string(), format!("asked for{seconds_reason}"));
+    }
+}
+
+#[test]
 fn a_moved_layers_directory_is_noted() {
     let name = reference(0);
     let row = row(&resolved(&name, 1, &[1]), &name, &["/images.toml"]);
