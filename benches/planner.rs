@@ -34,6 +34,7 @@ fn recorded(image: &ResolvedImage) -> RecordedImage {
         held: None,
         rows_complete: true,
         alias_of: None,
+        second_name_of: None,
         layers_directory: Some(common::layers_directory()),
         preexisting: false,
         created: None,
