@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,10 +54,12 @@ fn main() {
             bencher.iter(|| black_box(Catalog::open_read_only(&home).unwrap()));
         });
         let catalog = Catalog::open_read_only(&home).unwrap().unwrap();
-        let found = catalog.recorded_or_owned(&ours, &common::owner()).unwrap();
+        let found = catalog.recorded_or_owned(&ours, &BTreeSet::new(), &common::owner()).unwrap();
         assert_eq!(found.len(), ours.len());
         group.bench_function(format!("read the {} images of a file", ours.len()), |bencher| {
-            bencher.iter(|| black_box(catalog.recorded_or_owned(&ours, &common::owner()).unwrap()));
+            bencher.iter(|| {
+                black_box(catalog.recorded_or_owned(&ours, &BTreeSet::new(), &common::owner()).unwrap())
+            });
         });
         group.bench_function("read all images", |bencher| {
             bencher.iter(|| black_box(catalog.all().unwrap()));

@@ -564,7 +564,9 @@ fn an_engine_is_mended_though_no_blob_is_kept() {
         let files = fs::read_dir(shop.sandbox.work().join("msb/cache/layers")).unwrap();
         files.map(|file| file.unwrap().path()).collect()
     };
-    files().iter().for_each(|file| flip(file));
+    for file in files() {
+        flip(&file);
+    }
     let before = files().len();
     let away = |request: &crate::support::http::Request| {
         request.path.contains("manifests").then(|| Fault::status(404))
