@@ -11,6 +11,7 @@
 
 mod grammar;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -159,6 +160,20 @@ impl ImageRef {
         self.with(|parts| (parts.tag, parts.digest) = (None, None))
     }
 
+    /// True if this is an image of `repository`, named [alone](ImageRef::repository_alone).
+    pub fn is_of(&self, repository: &Self) -> bool {
+        self.0.registry == repository.0.registry && self.0.repository == repository.0.repository
+    }
+
+    /// Finds the images of `repository`, which is named alone, without a look at all others: names
+    /// are ordered by repository, and the repository alone comes first.
+    pub(crate) fn all_of<'m, T>(
+        repository: &'m Self,
+        by_name: &'m BTreeMap<Self, T>,
+    ) -> impl Iterator<Item = (&'m Self, &'m T)> {
+        by_name.range(repository..).take_while(|(name, _)| name.is_of(repository))
+    }
+
     /// Lists the names under which the catalog records this image: its own, and for an image of
     /// sandboxes.io the docker.io one too, since docker.io serves it (microsandbox looks there).
     pub fn recorded_names(&self) -> Vec<Self> {
@@ -221,6 +236,19 @@ mod tests {
 
     fn full(text: &str) -> String {
         ImageRef::parse(text, DEFAULT_REGISTRY).unwrap().to_string()
+    }
+
+    #[test]
+    fn the_images_of_a_repository_are_found_among_its_neighbours() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let names = ["r.a/b:1", "r.a/b:2", &format!("r.a/b@{digest}"), &format!("r.a/b:1@{digest}")];
+        let others = ["r.a/a:9", "r.a/b-c:1", "r.a/b/c:1", "r.a/bb:1", "r.a.b/b:1", "q.a/b:1"];
+        let parsed = |name: &&str| (ImageRef::parse(name, DEFAULT_REGISTRY).unwrap(), ());
+        let all: BTreeMap<ImageRef, ()> = names.iter().chain(&others).map(parsed).collect();
+        let repository = parsed(&names[0]).0.repository_alone();
+        let found: Vec<&ImageRef> = ImageRef::all_of(&repository, &all).map(|(name, ())| name).collect();
+        let expected: BTreeMap<ImageRef, ()> = names.iter().map(parsed).collect();
+        assert_eq!(found, expected.keys().collect::<Vec<_>>());
     }
 
     #[test]

@@ -39,13 +39,13 @@ pub(crate) trait Engine: Send + Sync {
         false
     }
 
-    /// True if an image without a tag is known by the digest in its name alone: then its index has to
-    /// be loaded, where it has one.
+    /// True if an image without a tag is known by the digest in its name alone: then its index has
+    /// to be loaded, where it has one.
     fn needs_index_without_tag(&self) -> bool {
         false
     }
 
-    /// How often an image whose load failed is loaded again, alone.
+    /// The number of times that an image whose load failed is loaded again, alone.
     fn further_tries(&self) -> usize {
         1
     }

@@ -40,7 +40,7 @@ impl News<'_> {
     /// Lists the tags of `repository` that were noted as new, or are taken at once.
     pub(crate) fn noted(&self, repository: &ImageRef) -> impl Iterator<Item = String> {
         let named = self.candidates.keys().chain(self.taken_now);
-        let named = named.filter(move |name| name.repository_alone() == *repository);
+        let named = named.filter(move |name| name.is_of(repository));
         named.filter_map(|name| name.tag()).map(str::to_owned)
     }
 }

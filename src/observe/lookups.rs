@@ -220,8 +220,8 @@ impl Lookups<'_> {
     /// Lists the tags of a repository that have been recorded, listed by name, or noted as new.
     fn known_tags(&self, deciding: &Deciding<'_>) -> BTreeSet<String> {
         let repository = deciding.name();
-        let is_tag = |name: &&ImageRef| name.digest().is_none() && name.repository_alone() == *repository;
-        let recorded = self.observed.recorded.keys().filter(is_tag).filter_map(|name| name.tag());
+        let recorded = ImageRef::all_of(repository, &self.observed.recorded).map(|(name, _)| name);
+        let recorded = recorded.filter(|name| name.digest().is_none()).filter_map(|name| name.tag());
         let tags = recorded.chain(deciding.listed_tags().map(|(tag, _)| tag));
         tags.map(str::to_owned).chain(self.news().noted(repository)).collect()
     }

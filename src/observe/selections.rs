@@ -62,16 +62,21 @@ impl<'a> Repository<'a> {
         for selection in &desired.selections {
             found.entry(selection.repository.clone()).or_default().push(selection);
         }
+        if found.is_empty() {
+            return Vec::new();
+        }
+        let mut listed: BTreeMap<ImageRef, BTreeMap<&ImageRef, &Platform>> = BTreeMap::new();
+        let mut platforms: BTreeMap<ImageRef, &Platform> = BTreeMap::new();
+        for DesiredImage { reference, platform, .. } in &desired.images {
+            listed.entry(reference.repository_alone()).or_default().insert(reference, platform);
+            platforms.extend(reference.recorded_names().into_iter().map(|name| (name, platform)));
+        }
         let repository = |(name, selections): (ImageRef, _)| {
             let twins = name.recorded_names();
-            let images = desired.images.iter();
-            let listed = images.clone().filter(|image| image.reference.repository_alone() == name);
-            let names = images.flat_map(|image| {
-                image.reference.recorded_names().into_iter().map(|name| (name, &image.platform))
-            });
+            let of_twins = twins.iter().flat_map(|twin| ImageRef::all_of(twin, &platforms));
             Self {
-                listed: listed.map(|image| (&image.reference, &image.platform)).collect(),
-                platforms: names.filter(|(name, _)| twins.contains(&name.repository_alone())).collect(),
+                listed: listed.remove(&name).unwrap_or_default(),
+                platforms: of_twins.map(|(name, platform)| (name.clone(), *platform)).collect(),
                 name,
                 selections,
                 owner: &desired.owner,
@@ -116,10 +121,9 @@ impl<'a> Repository<'a> {
                 && row.owners.contains(self.owner)
                 && row.reference.digest().is_none()
                 && row.platform.as_ref() == Some(&selection.platform)
-                && row.reference.repository_alone() == self.name
         };
-        let tags: Vec<&str> =
-            recorded.values().filter(is_held).filter_map(|row| row.reference.tag()).collect();
+        let rows = ImageRef::all_of(&self.name, recorded).map(|(_, row)| row);
+        let tags: Vec<&str> = rows.filter(is_held).filter_map(|row| row.reference.tag()).collect();
         if tags.is_empty() {
             return Vec::new();
         }
@@ -242,15 +246,11 @@ pub(super) fn recorded_tags<'r>(
     selection: &'r TagSelection,
     recorded: &'r BTreeMap<ImageRef, RecordedImage>,
 ) -> impl Iterator<Item = &'r str> {
-    recorded
-        .values()
-        .filter(|row| {
-            row.reference.digest().is_none()
-                && row.rows_complete
-                && row.platform.as_ref() == Some(&selection.platform)
-                && row.reference.repository_alone() == *repository
+    ImageRef::all_of(repository, recorded)
+        .filter(|(name, row)| {
+            name.digest().is_none() && row.rows_complete && row.platform.as_ref() == Some(&selection.platform)
         })
-        .filter_map(|row| row.reference.tag())
+        .filter_map(|(name, _)| name.tag())
 }
 
 /// Adds the image of `tag`, unless it is listed by name, and returns it.

@@ -411,9 +411,8 @@ fn plan_layers(
     goal: &Goal,
     observed: &Observed,
 ) -> PlannedPart {
-    let is_complete =
-        |row: Option<&RecordedImage>| row.is_some_and(|row| row.rows_complete && row.digest == goal.digest);
-    let rows_complete = names.iter().all(|name| is_complete(observed.recorded.get(name)));
+    let is_complete = |row: &RecordedImage| row.rows_complete && row.digest == goal.digest;
+    let rows_complete = names.iter().all(|name| observed.recorded.get(name).is_some_and(is_complete));
     let state = if desired.targets.extracts {
         LayersState::of(&goal.layers, &observed.layers, rows_complete)
     } else {

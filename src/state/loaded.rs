@@ -1,4 +1,4 @@
-//! What engines were given: the references that msb-sync has loaded into them.
+//! The references that msb-sync has loaded into engines.
 
 use std::ops::Deref;
 use std::path::PathBuf;

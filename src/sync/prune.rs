@@ -171,7 +171,7 @@ impl Unlisted {
             for selection in unlocked {
                 // A second name goes with its first one, whatever the selection chooses.
                 let of_selection = |row: &&RecordedImage| {
-                    row.alias_of.is_none() && selection.repository == row.reference.repository_alone()
+                    row.alias_of.is_none() && row.reference.is_of(&selection.repository)
                 };
                 let rows: Vec<&RecordedImage> = owned.iter().filter(of_selection).collect();
                 if !fits_one(selection, &rows) {

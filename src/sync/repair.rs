@@ -190,9 +190,8 @@ fn repair_in(
             return Err(Error::Stopped.into());
         }
         failures.extend(outcome.failure);
-        let cause = |error: Arc<Error>| error.chain().join(": ");
-        causes
-            .extend(outcome.images.into_iter().filter_map(|(image, _, error)| Some((image, cause(error?)))));
+        let failed = outcome.images.into_iter().filter_map(|(image, _, error)| Some((image, error?)));
+        causes.extend(failed.map(|(image, error)| (image, error.chain().join(": "))));
         look_after_repair(session, engines, &catalog, (found, here))?;
     }
     Ok(failures)

@@ -84,7 +84,7 @@ impl<'a> Waits<'a> {
 
     /// Lists the tags of `repository` that are listed by name, each with its platform.
     fn listed_tags(&self, repository: &ImageRef) -> impl Iterator<Item = (&str, &Platform)> {
-        let is_tag = |name: &ImageRef| name.digest().is_none() && name.repository_alone() == *repository;
+        let is_tag = |name: &ImageRef| name.digest().is_none() && name.is_of(repository);
         let listed = self.listed.iter().filter(move |(name, _)| is_tag(name));
         listed.filter_map(|(name, platform)| Some((name.tag()?, platform)))
     }

@@ -44,8 +44,8 @@ pub(crate) fn catch_up<'d>(
     Ok(())
 }
 
-/// Writes the index of the kept blobs, and their mark, if they are not what the catalog says. A look
-/// at all of it takes as long as the catalog is large.
+/// Writes the index of the kept blobs, and their mark, if they are not what the catalog says. A
+/// look at all of it takes as long as the catalog is large.
 ///
 /// # Errors
 /// As for [`catch_up`]; the catalog cannot be read.

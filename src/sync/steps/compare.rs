@@ -33,7 +33,7 @@ pub struct VerifiedLayer {
     /// True if microsandbox alone has recorded images with the layer, so that only microsandbox
     /// fetches it again.
     pub of_microsandbox: bool,
-    /// How the layer was found.
+    /// The state of the layer, as it was found.
     pub found: Finding,
 }
 

@@ -27,7 +27,7 @@ pub struct VerifiedBlob {
     pub size: u64,
     /// The images that it is part of, sorted.
     pub images: BTreeSet<ImageRef>,
-    /// How the blob was found.
+    /// The state of the blob, as it was found.
     pub found: Finding,
 }
 

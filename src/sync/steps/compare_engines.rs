@@ -23,7 +23,7 @@ use crate::sys;
 pub struct VerifiedReference {
     /// The row of the catalog.
     pub loaded: LoadedReference,
-    /// How the image was found in the engine.
+    /// The state of the image in the engine, as it was found.
     pub found: Finding,
 }
 

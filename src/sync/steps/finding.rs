@@ -1,4 +1,4 @@
-//! What a look at something that msb-sync has brought here has found: a layer, a kept blob, or an
+//! The finding of a look at something that msb-sync has brought here: a layer, a kept blob, or an
 //! image in an engine.
 
 use std::io;
@@ -48,7 +48,7 @@ impl Status {
     }
 }
 
-/// How a thing was found.
+/// The state in which a thing was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The state of the thing now.
