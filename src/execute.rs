@@ -427,7 +427,8 @@ impl Executor<'_> {
                     let text = format!("{} has no layers: microsandbox takes it for absent", image.reference);
                     self.reporter.report(Event::Warning(text));
                 }
-                Some(Change::Record { image: resolved, names, hold: image.holds, events })
+                let (hold, has_blobs) = (image.holds, kept::has_all_blobs(self, resolved));
+                Some(Change::Record { image: resolved, names, hold, has_blobs, events })
             }
             Some(ToRecord::Locked(_)) => return Err(Arc::new(Defect::LockNotLookedUp.into())),
             Some(ToRecord::Owner) => Some(Change::Adopt { names, events }),

@@ -70,6 +70,8 @@ pub enum Change<'a> {
         names: &'a [ImageRef],
         /// True if the image is held at this digest from now on.
         hold: bool,
+        /// True if all blobs of the image are kept here, whoever wanted them.
+        has_blobs: bool,
         /// The hooks that are to be told.
         events: &'a [PendingHookEvent],
     },
@@ -126,7 +128,12 @@ impl WritableCatalog {
         owner: &Owner,
         holding: Holding<'_>,
     ) -> Result<(), CatalogError> {
-        self.change_all(&[Change::Record { image, names, hold: false, events: &[] }], owner, holding)
+        let has_blobs = holding.keeps_blobs;
+        self.change_all(
+            &[Change::Record { image, names, hold: false, has_blobs, events: &[] }],
+            owner,
+            holding,
+        )
     }
 
     /// Makes `owner` one of the owners of an image that [`WritableCatalog::record`] recorded under
@@ -183,9 +190,9 @@ impl WritableCatalog {
             let mut replaced = BTreeSet::new();
             changes.iter().try_for_each(|change| {
                 let events = match change {
-                    Change::Record { image, names, hold, events } => {
+                    Change::Record { image, names, hold, has_blobs, events } => {
                         replaced.extend(stack::about_to_change(tx, *names, Some(&image.layers))?);
-                        write::record(tx, image, names, *hold, held)?;
+                        write::record(tx, image, names, (*hold, *has_blobs), held)?;
                         events
                     }
                     Change::Adopt { names, events } => {

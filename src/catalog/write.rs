@@ -78,7 +78,7 @@ pub(super) fn record(
     tx: &Transaction<'_>,
     image: &ResolvedImage,
     names: &[ImageRef],
-    hold: bool,
+    (hold, has_blobs): (bool, bool),
     held: Held<'_>,
 ) -> Result<()> {
     let Some(first) = names.first() else { return Ok(()) };
@@ -96,8 +96,8 @@ pub(super) fn record(
         waiting::put_hold(tx, &primary, &image.digest, held.now)?;
     }
     put_owner(tx, &primary, held)?;
-    // Blobs that this owner has not brought are still to be brought by those who keep them.
-    let are_brought = held.keeps_blobs || known[..] == image.documents[..];
+    // Blobs that are not here are still to be brought by those who keep them.
+    let are_brought = has_blobs || known[..] == image.documents[..];
     let is_kept = are_brought && !holdings::holders(tx, &primary)?.blobs_kept_for.is_empty();
     for name in names {
         holdings::put_documents(tx, &name.to_string(), if is_kept { &image.documents } else { &[] })?;

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::locked_home::LockedHome;
 use crate::plan::Plan;
 use crate::progress::Event;
-use crate::state::RecordedImage;
+use crate::state::{RecordedImage, ResolvedImage};
 use crate::store::{self, Blobs, RemovedBlobs};
 
 /// The bytes of an index that may name images which are not kept any more.
@@ -43,6 +43,18 @@ pub(super) fn look_after_kept_blobs(executor: &Executor<'_>, plan: &Plan) -> Res
         executor.reporter.report(Event::Warning(text));
     }
     Ok(())
+}
+
+/// True if all blobs of an image that is about to be recorded are kept here: a run that keeps them
+/// has brought them, and another one may find them.
+pub(super) fn has_all_blobs(executor: &Executor<'_>, image: &ResolvedImage) -> bool {
+    let blobs = Blobs::of(executor.store.home().path());
+    let has = |digest, size| blobs.has(digest, size);
+    executor.targets.keeps_blobs
+        || blobs.is_there()
+            && !image.documents.is_empty()
+            && image.documents.iter().all(|document| has(&document.digest, document.size))
+            && image.layers.iter().all(|layer| has(&layer.digest, layer.size))
 }
 
 /// Removes all kept blobs that no image needs any more.

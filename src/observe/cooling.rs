@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::chooser::{Choices, FromList, compile};
-use super::selections::{Deciding, Selected, recorded_tags};
+use super::selections::{Deciding, Selected};
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::plan::Cooldown;
@@ -211,8 +211,7 @@ fn cooled<'a>(
     news: News<'a>,
 ) -> Cooled<'a> {
     let repository = deciding.name();
-    let mut taken: BTreeSet<String> =
-        recorded_tags(repository, selection, recorded).map(str::to_owned).collect();
+    let mut taken: BTreeSet<String> = deciding.taken_tags(selection, recorded).map(str::to_owned).collect();
     // Who changes the rule so that nothing fits which is here, chooses for the first time.
     if let Ok(rule) = compile(selection) {
         taken.retain(|tag| rule.allows([tag.as_str()]));

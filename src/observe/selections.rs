@@ -178,6 +178,21 @@ impl<'a> Deciding<'a> {
         listed.filter_map(|(name, platform)| Some((name.tag()?, *platform)))
     }
 
+    /// Lists the tags that the owner has of the repository: those that a selection may have chosen
+    /// before. The tags of others are no choice of the selection.
+    pub(super) fn taken_tags<'r>(
+        &'r self,
+        selection: &'r TagSelection,
+        recorded: &'r BTreeMap<ImageRef, RecordedImage>,
+    ) -> impl Iterator<Item = &'r str> {
+        let Repository { name, owner, .. } = &self.repository;
+        let is_ours = move |tag: &&str| {
+            let row = name.with_tag(tag).ok().and_then(|reference| recorded.get(&reference));
+            row.is_some_and(|row| row.alias_of.is_none() && row.owners.contains(owner))
+        };
+        recorded_tags(name, selection, recorded).filter(is_ours)
+    }
+
     /// Returns the selections that only the list can decide.
     pub(super) fn open(&self) -> Vec<&'a TagSelection> {
         let selections = self.repository.selections.iter().zip(&self.choices);
@@ -241,7 +256,7 @@ impl<'a> Deciding<'a> {
 }
 
 /// Returns the tags of `repository` that are recorded in full for the selection's platform.
-pub(super) fn recorded_tags<'r>(
+fn recorded_tags<'r>(
     repository: &'r ImageRef,
     selection: &'r TagSelection,
     recorded: &'r BTreeMap<ImageRef, RecordedImage>,

@@ -427,3 +427,29 @@ fn an_older_tag_follows_a_chosen_one_that_is_withdrawn_once_it_has_waited() {
         world.pass(48);
     }
 }
+
+#[test]
+fn a_tag_that_the_file_never_chose_takes_no_place_of_one_that_is_withdrawn() {
+    let selection = "{ name = \"app\", tags = { semver = \">=1\", newest = 2 } }";
+    let world = Moving::wanting(&format!("{THREE_DAYS}settings.prune = true\n"), &[selection]);
+    for tag in ["app:1.0", "app:1.1"] {
+        world.release(tag, tag);
+    }
+    world.run("apply");
+    let chosen = listed(&world.sandbox).len();
+    world.release("app:1.9", "pulled by hand");
+    world.run(&format!("pull {}/app:1.9", world.registry.name()));
+    world.registry.edit(|content| {
+        content.tags.remove("app:1.9");
+        content.tags.remove("app:1.1");
+    });
+    world.release("app:2.0", "new");
+    for _ in 0..2 {
+        let output = world.run("apply --json");
+        let names: Vec<String> =
+            listed(&world.sandbox).iter().map(|image| image["reference"].to_string()).collect();
+        assert_eq!(names.len(), chosen + 1, "{output}");
+        assert!(names.iter().any(|name| name.contains("app:1.1")), "{names:?} {output}");
+        assert_eq!(output.summary()["unchanged"], 2, "{output}");
+    }
+}

@@ -273,3 +273,23 @@ fn what_a_lockfile_names_is_switched_to_offline() {
     let (_, summary, requests) = world.events("apply --locked");
     assert_eq!((&summary["updated"], requests.len()), (&json!(1), 0), "{requests:?}");
 }
+
+#[test]
+fn blobs_that_were_made_ready_for_one_owner_stay_his_whoever_switches_to_them() {
+    for switch in ["apply other.toml", "pull"] {
+        let world = Moving::new("settings.blobs = \"keep\"\n");
+        let images = wanted(&world.registry.name(), &["team/app:1"]);
+        world.sandbox.write("other.toml", images);
+        world.run("apply");
+        world.run("apply other.toml");
+        world.moved("v2");
+        world.run("apply --stage");
+        let switch = if switch == "pull" { format!("pull {}", world.name()) } else { switch.to_owned() };
+        world.run(&switch);
+        world.run("prune");
+        world.registry.forget();
+        let output = world.run("apply --offline --json");
+        assert_eq!(output.summary()["unchanged"], 1, "{switch}: {output}");
+        world.run("verify");
+    }
+}

@@ -293,7 +293,7 @@ fn many_changes_are_few_transactions() {
     let mut catalog = sandbox.open();
     let images: Vec<_> = (0..GROUP + 5).map(|index| image(&format!("crowd:{index}"), &["a", "b"])).collect();
     let names: Vec<_> = images.iter().map(|image| [image.reference.clone()]).collect();
-    let record = |(image, names)| Change::Record { image, names, hold: false, events: &[] };
+    let record = |(image, names)| Change::Record { image, names, hold: false, has_blobs: false, events: &[] };
     let changes: Vec<_> =
         images.iter().zip(&names).map(|(image, names)| record((image, &names[..]))).collect();
     let before = transactions(&sandbox);
@@ -324,7 +324,7 @@ fn one_change_that_fails_leaves_the_others() {
         (image("docker.io/library/first:1", &["a", "c"]), image("docker.io/library/last:1", &["d"]));
     let names = [&first, &large, &last].map(|image| [image.reference.clone()]);
     let changes = [(&first, &names[0]), (&large, &names[1]), (&last, &names[2])]
-        .map(|(image, names)| Change::Record { image, names, hold: false, events: &[] });
+        .map(|(image, names)| Change::Record { image, names, hold: false, has_blobs: false, events: &[] });
     let results = catalog.change(&changes, &file("one"), usual());
     let kinds: Vec<_> = results.iter().map(|result| result.as_ref().err().map(CatalogError::kind)).collect();
     assert_eq!(kinds, [None, Some("disk-full"), None]);

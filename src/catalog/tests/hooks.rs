@@ -39,8 +39,13 @@ fn a_change_is_noted_with_the_record_and_with_the_removal() {
     let mut catalog = sandbox.open();
     let (one, names) = (image(ALPINE, &["a"]), reference(ALPINE).recorded_names());
     let added = pending(HOOK, ALPINE, Action::Add, true);
-    let record =
-        Change::Record { image: &one, names: &names, hold: false, events: std::slice::from_ref(&added) };
+    let record = Change::Record {
+        image: &one,
+        names: &names,
+        hold: false,
+        has_blobs: false,
+        events: std::slice::from_ref(&added),
+    };
     catalog.change(&[record], &file("one"), usual()).pop().unwrap().unwrap();
     assert_eq!(catalog.pending_hook_events(&file("one")).unwrap(), std::slice::from_ref(&added));
     assert_eq!(catalog.pending_hook_events(&file("two")).unwrap(), []);
@@ -57,7 +62,7 @@ fn a_change_is_noted_with_the_record_and_with_the_removal() {
         )
         .unwrap();
     let added = [pending(HOOK, ALPINE, Action::Add, true)];
-    let record = Change::Record { image: &one, names: &names, hold: false, events: &added };
+    let record = Change::Record { image: &one, names: &names, hold: false, has_blobs: false, events: &added };
     catalog.change(&[record], &file("one"), usual()).pop().unwrap().unwrap_err();
     assert_eq!(sandbox.count("sync_hook_events"), 0);
 }

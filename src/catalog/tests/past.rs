@@ -139,8 +139,13 @@ fn a_hold_ends_with_its_digest() {
     record(&mut catalog, &["a"], usual());
     record(&mut catalog, &["b"], usual());
     assert!(!held(&catalog));
-    let back =
-        [Change::Record { image: &version(&["a"]), names: &[reference(ALPINE)], hold: true, events: &[] }];
+    let back = [Change::Record {
+        image: &version(&["a"]),
+        names: &[reference(ALPINE)],
+        hold: true,
+        has_blobs: false,
+        events: &[],
+    }];
     catalog.change(&back, &file("one"), usual()).into_iter().for_each(Result::unwrap);
     assert!(held(&catalog));
     // The same again, by another owner too, changes nothing.

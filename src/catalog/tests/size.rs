@@ -19,7 +19,7 @@ fn crowd(sandbox: &Sandbox, images: usize) -> WritableCatalog {
             keeps_earlier: 0,
             now: Timestamp::now(),
         };
-        write::record(&tx, &image(&name, &layers), &[reference(&name)], false, held).unwrap();
+        write::record(&tx, &image(&name, &layers), &[reference(&name)], (false, false), held).unwrap();
     }
     tx.commit().unwrap();
     catalog
