@@ -70,7 +70,9 @@ pub fn shell_word(path: &Path) -> String {
 
 /// Names a file that the user gave; one that was given as a URL may have a password in it.
 pub(crate) fn named(path: &Path) -> String {
-    let text = path.display().to_string();
+    // A path that is made absolute loses one of the slashes of a scheme.
+    let text = path.display().to_string().replacen("https:/", "https://", 1).replacen("http:/", "http://", 1);
+    let text = text.replacen(":///", "://", 1);
     // An `@` alone makes no login of a path, as in `release@1.2/images.toml`.
     let may_be_url = text.contains("://") || text.split('@').next().is_some_and(|user| user.contains(':'));
     if may_be_url { without_likely_secrets(&text) } else { text }
@@ -236,16 +238,22 @@ fn is_plain(text: &str) -> bool {
         let belongs = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || "._-".contains(char);
         !word.is_empty() && word.chars().all(belongs)
     };
-    // Each part is a number, or a word that may end with one, and the first is a number: most
-    // passwords mix more.
+    // Each part is a number, or a word that may end with one, and the first is a number, as may be
+    // that of a release to come: most passwords mix more.
     let is_version = |tag: &str| {
         let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let is_to_come = |part: &str| {
+            let word = part.trim_matches(|char: char| char.is_ascii_digit());
+            let is_known = ["a", "alpha", "b", "beta", "pre", "rc"].contains(&word);
+            is_known && part.starts_with(|char: char| char.is_ascii_digit())
+        };
         let is_part = |part: &str| {
             let digits = part.trim_start_matches(|char: char| char.is_ascii_lowercase());
-            !part.is_empty() && (digits.is_empty() || is_number(digits))
+            !part.is_empty() && (digits.is_empty() || is_number(digits)) || is_to_come(part)
         };
+        let is_first = |part: &str| is_number(part) || is_to_come(part);
         let mut parts = tag.strip_prefix('v').unwrap_or(tag).split(['.', '-', '_']);
-        tag == "latest" || parts.next().is_some_and(is_number) && parts.all(is_part)
+        tag == "latest" || parts.next().is_some_and(is_first) && parts.all(is_part)
     };
     let (name, tag) = match text.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
@@ -272,6 +280,19 @@ pub(crate) fn starts_query(before: &str, after: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_was_given_as_a_url_is_named_without_its_login() {
+        for (path, expected) in [
+            ("https://bob:hunter2@h/x", "https://***@h/x"),
+            ("/w/https:/bob:hunter2@h/x", "/w/https://***@h/x"),
+            ("/w/http:/h/x?token=hunter2", "/w/http://h/x?***"),
+            ("/w/release@1.2/images.toml", "/w/release@1.2/images.toml"),
+            ("work/https/x.toml", "work/https/x.toml"),
+        ] {
+            assert_eq!(named(Path::new(path)), expected);
+        }
+    }
 
     #[test]
     fn logins_and_queries_are_hidden_in_references_with_and_without_a_scheme() {
@@ -341,6 +362,8 @@ mod tests {
             ("localhost:5000/a@", "localhost:5000/a@"),
             ("t/a@sha256:12", "t/a@sha256:12"),
             ("python:3.12-slim@sha256:123", "python:3.12-slim@sha256:123"),
+            ("golang:1.22rc1@", "golang:1.22rc1@"),
+            ("postgres:17beta1@sha256:", "postgres:17beta1@sha256:"),
             ("r.io/a:1@sha256:5000", "r.io/a:1@sha256:5000"),
             ("alpine:v3.20_rc1@", "alpine:v3.20_rc1@"),
             ("alpine:latest@sha256:", "alpine:latest@sha256:"),

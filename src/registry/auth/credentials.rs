@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::credential::{Credential, credential_in};
 use super::helper::run_helper;
-use crate::error::{Login, RegistryError, is_variable};
+use crate::error::{self, Login, RegistryError, is_variable};
 use crate::image_ref::DEFAULT_REGISTRY;
 use crate::registry::transport::{Environment, Network, Secret, printable};
 use crate::state::RegistrySettings;
@@ -108,7 +108,7 @@ impl Credentials {
                 Some((value.ok_or_else(unset)?, name))
             }
             (None, Some(path)) => {
-                let name = format!("password-file {}", path.display());
+                let name = format!("password-file {}", error::named(path));
                 let text = read_text(path).map_err(|reason| fail(format!("{name}: {reason}")))?;
                 let text = text.strip_suffix('\n').unwrap_or(&text);
                 Some((text.strip_suffix('\r').unwrap_or(text).to_owned(), name))

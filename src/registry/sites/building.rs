@@ -145,8 +145,8 @@ fn warn_of_idle_tls(
         && !mirrors.iter().any(|(mirror, _)| mirror.is_secure())
     {
         network.warn(format!(
-            "{name}: its endpoint is plain http, so ca, client-cert, client-key and insecure do not protect it; \
-             write https:// if it speaks TLS, and leave them out if it does not"
+            "{name}: its endpoint is plain http, so ca, client-cert, client-key and insecure do not protect it, \
+             but hosts alone to which it sends; write https:// if it speaks TLS"
         ));
     }
 }

@@ -28,6 +28,7 @@ use ureq::unversioned::transport::{
 };
 
 use super::handshake::{ClientCertificate, certificate_words, is_authority, is_strange};
+use crate::error::named;
 use crate::state::RegistrySettings;
 use crate::sys;
 
@@ -78,7 +79,7 @@ impl TlsSettings {
                 // For a file that the user named, a root that is passed over would be a riddle.
                 roots
                     .add(certificate.clone())
-                    .map_err(|error| format!("ca {}: {}", path.display(), unusable(&error)))?;
+                    .map_err(|error| format!("ca {}: {}", named(path), unusable(&error)))?;
                 own.push(certificate);
             }
         }
@@ -360,14 +361,14 @@ fn identity(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<Certi
     let pem = read("client-key", key)?;
     // The parser's own words could quote the file.
     let private = PrivateKeyDer::from_pem_slice(&pem)
-        .map_err(|_| format!("client-key {} holds no PEM private key", key.display()))?;
+        .map_err(|_| format!("client-key {} holds no PEM private key", named(key)))?;
     CertifiedKey::from_der(certificates, private, provider).map_err(|_| {
-        format!("client-cert {} and client-key {} do not fit each other", chain.display(), key.display())
+        format!("client-cert {} and client-key {} do not fit each other", named(chain), named(key))
     })
 }
 
 fn read(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
-    sys::read_regular(path, MAX_PEM).map_err(|error| format!("{setting} {}: {error}", path.display()))
+    sys::read_regular(path, MAX_PEM).map_err(|error| format!("{setting} {}: {error}", named(path)))
 }
 
 fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -375,11 +376,11 @@ fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match certificates {
         Ok(certificates) if certificates.is_empty() => {
-            Err(format!("{setting} {} holds no PEM certificate", path.display()))
+            Err(format!("{setting} {} holds no PEM certificate", named(path)))
         }
         Ok(certificates) => Ok(certificates),
         // The parser's own words quote the file as numbers.
-        Err(_) => Err(format!("{setting} {} is not PEM as it should be", path.display())),
+        Err(_) => Err(format!("{setting} {} is not PEM as it should be", named(path))),
     }
 }
 
