@@ -47,7 +47,8 @@ use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
 use crate::progress::AwaitedImage;
 use crate::state::{
-    Action, Desired, DesiredImage, EngineName, Evidence, LoadedReference, Observed, Permission, Verdict,
+    Action, Desired, DesiredImage, EngineName, Evidence, LoadedReference, LoadedReferences, Observed,
+    PartState, Permission, Verdict,
 };
 use candidates::plan_candidates;
 use earlier::Earlier;
@@ -293,6 +294,22 @@ impl Plan {
         self.engine_removals.clear();
         note_leaves(&mut self.images, &[]);
         std::mem::take(&mut self.layers_to_remove)
+    }
+
+    /// Loads images by those names alone by which `rows` have them: another name may be another
+    /// image's, which this plan need not know.
+    #[must_use]
+    pub fn loading_by(mut self, rows: &LoadedReferences) -> Self {
+        for image in &mut self.images {
+            let reference = &image.reference;
+            image.parts.retain_mut(|part| {
+                let PartState::Engine(state) = &mut part.state else { return true };
+                let is_it = |row: &LoadedReference| row.reference == *reference && row.engine == state.engine;
+                state.names.retain(|name| rows.named(name).iter().any(is_it));
+                !state.names.is_empty()
+            });
+        }
+        self
     }
 
     /// Leaves out everything that concerns `images` alone, but for their removal: another plan

@@ -165,7 +165,7 @@ fn repair_in(
         let (registries, settings) = registries_of(session, files.get(&owner).and_then(Option::as_ref))?;
         look_up_documents(&registries, &mut desired, &mut observed, causes);
         make_way(session, &mut catalog, &observed.loaded)?;
-        let plan = plan::plan(&desired, &observed);
+        let plan = plan::plan(&desired, &observed).loading_by(&observed.loaded);
         if plan.is_empty() {
             continue;
         }

@@ -207,6 +207,30 @@ fn a_tag_and_a_pin_of_it_come_to_rest() {
     }
 }
 
+/// Has an engine given a tag, which `entry` wants, and a pin of what the tag was before.
+fn tag_and_pin(shop: &Shop, entry: &str) -> [(String, String); 2] {
+    let old = shop.moved("a:1", "old");
+    let new = shop.moved("a:1", "new");
+    let msb = program(&shop.sandbox, "engines", "msb");
+    let pin = format!("{{ name = \"a\", tag = \"1\", digest = \"{old}\", groups = [\"pins\"] }}");
+    let images = wanted(&shop.registry.name(), &[entry, &pin]);
+    let engine = format!("[engine.microsandbox]\ncommand = \"{}\"\n", msb.display());
+    shop.sandbox.images(&format!("[settings]\nblobs = \"discard\"\n{engine}{images}"));
+    shop.sandbox.msb("apply").run().success();
+    [(shop.name("a:1"), new), (shop.name(&format!("a:1@{old}")), old)]
+}
+
+#[test]
+fn a_repair_of_a_pin_leaves_the_name_of_its_tag_alone() {
+    let shop = shop();
+    let [(tag, new), (pin, old)] = tag_and_pin(&shop, "a:1");
+    let images = shop.sandbox.user().join("msb.images");
+    std::fs::write(images, json!({&tag: new}).to_string()).unwrap();
+    shop.sandbox.msb("verify").run().code(1);
+    shop.sandbox.msb("verify --repair").run().success();
+    assert_eq!(shop.state("msb"), json!({&tag: new, &pin: old}));
+}
+
 #[test]
 fn what_somebody_else_puts_in_place_of_ours_is_not_damage() {
     let shop = shop();

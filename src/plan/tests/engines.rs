@@ -192,6 +192,19 @@ fn a_tag_and_a_pin_of_it_share_no_name_but_where_they_are_one_image() {
     assert_eq!(names, [vec![pin.to_string(), tag.to_string()], vec![tag.to_string()]]);
 }
 
+#[test]
+fn a_plan_that_loads_by_rows_has_no_other_names() {
+    let (tag, pin) = (tagged(None), tagged(Some("old")));
+    let (desired, observed) = recorded(&[(pin.clone(), "old")], &[microsandbox(), podman()], false);
+    let plan =
+        plan(&desired, &observed).loading_by(&vec![loaded(FILES[0], microsandbox(), &pin, "old")].into());
+    let names: Vec<_> = plan.images[0].loads().map(|state| (state.engine.name, &state.names[..])).collect();
+    assert_eq!(names, [(EngineName::Microsandbox, &[pin.to_string()][..])]);
+    // A name of another image is none of this one's.
+    let plan = plan.loading_by(&vec![loaded(FILES[0], microsandbox(), &tag, "new")].into());
+    assert!(plan.images[0].loads().next().is_none());
+}
+
 /// Does to rows and engines what carrying out `plan` does.
 fn carry_out(plan: &Plan, owner: &Owner, observed: &mut Observed) {
     let note = |loaded: &mut LoadedReferences, new: LoadedReference| {
