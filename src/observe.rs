@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use self::absent::{Content, permission};
+use self::absent::{Content, Wishes, permission};
 pub(crate) use self::asker::AllAnswered;
 pub(crate) use self::asker::{Answer, Asker, ImageQuestion, Question};
 pub(crate) use self::chooser::{FromList, two_platforms};
@@ -144,6 +144,7 @@ impl Observer<'_> {
             reporter: self.reporter,
             desired,
             observed,
+            wishes: Wishes::of(desired, observed),
             locked_too: self.locked_too,
         }
     }
@@ -366,7 +367,8 @@ impl Observer<'_> {
             .map(|image| (image.reference.clone(), permission(image, self.offline, self.registries)))
             .filter(|(_, permission)| *permission != Permission::Granted);
         observed.unasked = permissions.collect();
-        absent::block(desired, observed, &|wanted, resolution, observed| {
+        absent::block(desired, observed, &|wanted, resolution, wishes| {
+            let observed = wishes.observed;
             let row = observed.recorded.get(&wanted.reference);
             let content = Content::of(resolution, row);
             // A meaning that is remembered needs no lookup either.
@@ -376,12 +378,12 @@ impl Observer<'_> {
                 let blocked =
                     |absent| permission.refusal(absent).map(|error| Resolution::Blocked(Arc::new(error)));
                 let Some(content) = content else { return blocked(Absent::Layers) };
-                if content.lacks_documents(desired, wanted, observed) {
+                if content.lacks_documents(wishes, wanted) {
                     return blocked(Absent::Documents);
                 }
                 let is_here =
                     |digest: &BlobDigest| observed.layers.get(digest).is_some_and(|state| state.is_here());
-                let mut absent = content.absent(desired, wanted, observed).peekable();
+                let mut absent = content.absent(wishes, wanted).peekable();
                 absent.peek()?;
                 let lacks_blobs = !desired.targets.extracts || absent.all(|(_, digest)| is_here(digest));
                 return blocked(if lacks_blobs { Absent::Blobs } else { Absent::Layers });
@@ -391,7 +393,7 @@ impl Observer<'_> {
                 _ => None,
             };
             let content = content?;
-            let mut absent = content.absent(desired, wanted, observed);
+            let mut absent = content.absent(wishes, wanted);
             let error =
                 unread.or_else(|| absent.find_map(|(what, digest)| self.registries.lacks(what, digest)))?;
             Some(Resolution::Blocked(Arc::new(error.into())))

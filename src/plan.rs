@@ -39,8 +39,10 @@ pub use engine_part::RowChange;
 pub use fetch::{Claim, DocumentFetch, Fetch};
 pub use forget::{Refusals, Removal, removals, removals_of, removals_of_owner};
 pub use image::{PlannedImage, ToRecord};
+pub(crate) use names::Names;
 pub use part::PlannedPart;
 pub use reason::{Reason, Remains};
+pub(crate) use removal::wanted_images;
 pub use wait::Wait;
 
 use crate::digest::BlobDigest;
@@ -55,9 +57,8 @@ use earlier::Earlier;
 use engine::{note_leaves, plan_engine_removals};
 use fetch::{plan_documents, plan_fetches};
 use image::{plan_blocked_selection, plan_image};
-use names::Names;
 use recorded_names::RecordedNames;
-use removal::{held, listed, plan_layer_removals, plan_removals, unlisted, wanted_images};
+use removal::{held, listed, plan_layer_removals, plan_removals, unlisted};
 use stage::stage;
 
 /// Plans the way from `observed` to `desired`.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::absent::{Content, permission};
+use super::absent::{Content, Wishes, permission};
 use super::asker::{AllAnswered, Answer, Asker, ImageQuestion, Question};
 use super::chooser::Choices;
 use super::cooling::{Cooling, News};
@@ -41,6 +41,7 @@ pub(super) struct Lookups<'a> {
     pub(super) desired: &'a Desired,
     /// The catalog and the engines, which were looked at before.
     pub(super) observed: &'a Observed,
+    pub(super) wishes: Wishes<'a>,
     /// True if images that the lockfile names and the catalog lacks are looked up too.
     pub(super) locked_too: bool,
 }
@@ -425,7 +426,7 @@ impl Lookups<'_> {
     /// are not kept are needed for as long as an engine has still to load the image.
     fn row_without_documents(&self, image: &DesiredImage) -> Option<&RecordedImage> {
         let row = self.observed.recorded.get(&image.reference)?;
-        Content::recorded(row).lacks_documents(self.desired, image, self.observed).then_some(row)
+        Content::recorded(row).lacks_documents(&self.wishes, image).then_some(row)
     }
 
     /// Decides an image that needs no request: by the lockfile, or by the pull policy.

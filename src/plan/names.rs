@@ -21,7 +21,7 @@ const OF_ANOTHER_FILE: &str =
     "an image of another images file has that name there, and the engine knows images by no other";
 
 /// The owners of all names in the engines of a run.
-pub(super) struct Names<'a> {
+pub(crate) struct Names<'a> {
     desired: &'a Desired,
     observed: &'a Observed,
     owners: BTreeMap<EngineName, BTreeMap<String, &'a ImageRef>>,
@@ -29,9 +29,9 @@ pub(super) struct Names<'a> {
 
 /// The names of one image in one engine.
 #[derive(Default)]
-pub(super) struct ImageNames {
+pub(crate) struct ImageNames {
     /// The names that the image has, its own first.
-    pub(super) own: Vec<String>,
+    pub(crate) own: Vec<String>,
     /// The names that an image of another file has.
     pub(super) of_another_file: Vec<String>,
     /// The reason why the engine cannot have the image: it has no name that is left.
@@ -41,7 +41,7 @@ pub(super) struct ImageNames {
 impl<'a> Names<'a> {
     /// Finds the owners of the names of all images of `wanted`, and of those that are listed
     /// elsewhere in the file.
-    pub(super) fn of(desired: &'a Desired, wanted: &[&'a DesiredImage], observed: &'a Observed) -> Self {
+    pub(crate) fn of(desired: &'a Desired, wanted: &[&'a DesiredImage], observed: &'a Observed) -> Self {
         let mut owners: BTreeMap<EngineName, BTreeMap<String, &'a ImageRef>> = BTreeMap::new();
         for engine in desired.targets.engines.iter().map(|engine| engine.name) {
             let is_wanted = |image: &&&DesiredImage| {
@@ -66,7 +66,7 @@ impl<'a> Names<'a> {
     }
 
     /// Finds the names of the image `reference`, which means `manifest`, in `engine`.
-    pub(super) fn of_image(
+    pub(crate) fn of_image(
         &self,
         engine: &EngineSettings,
         reference: &ImageRef,

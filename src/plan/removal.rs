@@ -15,7 +15,7 @@ use crate::image_ref::ImageRef;
 use crate::state::{Action, Desired, DesiredImage, LayerState, Observed, Owner, RecordedImage};
 
 /// The images that are to be there: those listed, and those chosen by selections.
-pub(super) fn wanted_images<'a>(
+pub(crate) fn wanted_images<'a>(
     desired: &'a Desired,
     observed: &'a Observed,
 ) -> impl Iterator<Item = &'a DesiredImage> {

@@ -221,6 +221,18 @@ fn tag_and_pin(shop: &Shop, entry: &str) -> [(String, String); 2] {
 }
 
 #[test]
+fn a_pin_that_an_engine_has_beside_its_tag_needs_no_registry() {
+    let shop = shop();
+    let [_, (_, pinned)] = tag_and_pin(&shop, "a:1");
+    let before = shop.registry.requests().len();
+    shop.sandbox.msb("plan --detailed-exitcode").run().success();
+    shop.sandbox.msb("apply --offline").run().success();
+    let requests = shop.registry.requests();
+    let asked = requests[before..].iter().any(|request| request.contains(&pinned));
+    assert!(!asked, "{requests:?}");
+}
+
+#[test]
 fn a_repair_of_a_pin_leaves_the_name_of_its_tag_alone() {
     let shop = shop();
     let [(tag, new), (pin, old)] = tag_and_pin(&shop, "a:1");
