@@ -6,7 +6,7 @@
 //! a name is that of the image whose own it is, else that of the first image; and of two files,
 //! that of the one whose image has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::BlobDigest;
 use crate::image_ref::ImageRef;
@@ -39,18 +39,22 @@ pub(crate) struct ImageNames {
 }
 
 impl<'a> Names<'a> {
-    /// Finds the owners of the names of all images of `wanted`, and of those that are listed
-    /// elsewhere in the file.
+    /// Finds the owners of the names of all images of `wanted`, of those that are listed elsewhere
+    /// in the file, and of tags of selections that are not carried out.
     pub(crate) fn of(desired: &'a Desired, wanted: &[&'a DesiredImage], observed: &'a Observed) -> Self {
         let mut owners: BTreeMap<EngineName, BTreeMap<String, &'a ImageRef>> = BTreeMap::new();
-        for engine in desired.targets.engines.iter().map(|engine| engine.name) {
+        let unselected = unselected(desired, observed);
+        for settings in &desired.targets.engines {
+            let engine = settings.name;
             let is_wanted = |image: &&&DesiredImage| {
                 image.engines.as_ref().is_none_or(|engines| engines.contains(&engine))
             };
             let elsewhere = desired.listed_elsewhere.iter();
             let elsewhere = elsewhere.filter(|name| name.tag().is_some() || name.digest().is_some());
-            let mut images: Vec<&ImageRef> =
-                wanted.iter().filter(is_wanted).map(|image| &image.reference).chain(elsewhere).collect();
+            let wanted = wanted.iter().filter(is_wanted).map(|image| &image.reference);
+            let unselected = unselected.iter().filter(|row| row.engine.is_same(settings));
+            let unselected = unselected.map(|row| &row.reference);
+            let mut images: Vec<&ImageRef> = wanted.chain(elsewhere).chain(unselected).collect();
             images.sort_unstable();
             let owners = owners.entry(engine).or_default();
             for are_own in [true, false] {
@@ -140,4 +144,28 @@ impl<'a> Names<'a> {
         };
         rows().any(has_it)
     }
+}
+
+/// The tags that engines have of repositories with a selection that is not, or not yet, carried
+/// out: it may want any of them.
+fn unselected<'a>(desired: &'a Desired, observed: &'a Observed) -> Vec<&'a LoadedReference> {
+    let selected: BTreeSet<ImageRef> =
+        observed.selected.iter().map(|selected| selected.image.reference.repository_alone()).collect();
+    let is_carried_out = |repository: &ImageRef| {
+        let mut blocked = observed.blocked_selections.iter();
+        observed.decided.contains(repository)
+            || selected.contains(repository) && blocked.all(|blocked| blocked.repository != *repository)
+    };
+    let selections = desired.selections.iter().map(|selection| &selection.repository);
+    let open = selections.filter(|repository| !is_carried_out(repository));
+    let elsewhere = desired.listed_elsewhere.iter();
+    let elsewhere = elsewhere.filter(|name| name.tag().is_none() && name.digest().is_none());
+    let repositories: BTreeSet<&ImageRef> = open.chain(elsewhere).collect();
+    let is_unselected = |row: &&LoadedReference| {
+        row.owner == desired.owner
+            && row.wanted
+            && row.reference.digest().is_none()
+            && repositories.contains(&row.reference.repository_alone())
+    };
+    observed.loaded.iter().filter(is_unselected).collect()
 }

@@ -220,16 +220,21 @@ fn tag_and_pin(shop: &Shop, entry: &str) -> [(String, String); 2] {
     [(shop.name("a:1"), new), (shop.name(&format!("a:1@{old}")), old)]
 }
 
+/// A selection that chooses the tag.
+const CHOSEN: &str = "{ name = \"a\", tags = { match = \"[0-9]\", newest = 1 }, groups = [\"tags\"] }";
+
 #[test]
 fn a_pin_that_an_engine_has_beside_its_tag_needs_no_registry() {
-    let shop = shop();
-    let [_, (_, pinned)] = tag_and_pin(&shop, "a:1");
-    let before = shop.registry.requests().len();
-    shop.sandbox.msb("plan --detailed-exitcode").run().success();
-    shop.sandbox.msb("apply --offline").run().success();
-    let requests = shop.registry.requests();
-    let asked = requests[before..].iter().any(|request| request.contains(&pinned));
-    assert!(!asked, "{requests:?}");
+    for entry in ["a:1", CHOSEN] {
+        let shop = shop();
+        let [_, (_, pinned)] = tag_and_pin(&shop, entry);
+        let before = shop.registry.requests().len();
+        shop.sandbox.msb("plan --detailed-exitcode").run().success();
+        shop.sandbox.msb("apply --offline").run().success();
+        let requests = shop.registry.requests();
+        let asked = requests[before..].iter().any(|request| request.contains(&pinned));
+        assert!(!asked, "{entry}: {requests:?}");
+    }
 }
 
 #[test]
@@ -240,6 +245,15 @@ fn a_repair_of_a_pin_leaves_the_name_of_its_tag_alone() {
     std::fs::write(images, json!({&tag: new}).to_string()).unwrap();
     shop.sandbox.msb("verify").run().code(1);
     shop.sandbox.msb("verify --repair").run().success();
+    assert_eq!(shop.state("msb"), json!({&tag: new, &pin: old}));
+}
+
+#[test]
+fn a_pin_takes_no_name_from_a_tag_whose_selection_is_not_carried_out() {
+    let shop = shop();
+    let [(tag, new), (pin, old)] = tag_and_pin(&shop, CHOSEN);
+    let summary = shop.sandbox.msb("apply --group pins --json").run().success().summary();
+    assert_eq!(summary["engine_loads"], 0, "{summary:#}");
     assert_eq!(shop.state("msb"), json!({&tag: new, &pin: old}));
 }
 

@@ -193,6 +193,39 @@ fn a_tag_and_a_pin_of_it_share_no_name_but_where_they_are_one_image() {
 }
 
 #[test]
+fn a_tag_keeps_its_name_while_its_selection_is_not_carried_out() {
+    let (tag, pin) = (tagged(None), tagged(Some("old")));
+    let images = [(tag.clone(), "new"), (pin.clone(), "old")];
+    let (mut desired, mut observed) = recorded(&images, &[microsandbox()], false);
+    desired.images.retain(|image| image.reference == pin);
+    let names = |desired: &Desired, observed: &Observed| {
+        let plan = plan(desired, observed);
+        let image = plan.images.iter().find(|image| image.reference == pin).unwrap();
+        image.engines().flat_map(|(state, _)| state.names.clone()).collect::<Vec<_>>()
+    };
+    let both = [pin.to_string(), tag.to_string()];
+    desired.listed_elsewhere.insert(tag.repository_alone());
+    assert_eq!(names(&desired, &observed), both, "the engine was not given the tag");
+    observed.loaded = vec![loaded(FILES[0], microsandbox(), &tag, "new")].into();
+    assert_eq!(names(&desired, &observed), [pin.to_string()]);
+    desired.listed_elsewhere.clear();
+    assert_eq!(names(&desired, &observed), both, "nobody wants the tag");
+    desired.selections.push(TagSelection {
+        repository: tag.repository_alone(),
+        platform: platform(),
+        pull: PullPolicy::Missing,
+        groups: BTreeSet::new(),
+        engines: None,
+        cooldown: std::time::Duration::ZERO,
+        rule: TagRule::default(),
+        locked: None,
+    });
+    assert_eq!(names(&desired, &observed), [pin.to_string()]);
+    observed.decided.insert(tag.repository_alone());
+    assert_eq!(names(&desired, &observed), both, "the selection has not chosen it");
+}
+
+#[test]
 fn a_plan_that_loads_by_rows_has_no_other_names() {
     let (tag, pin) = (tagged(None), tagged(Some("old")));
     let (desired, observed) = recorded(&[(pin.clone(), "old")], &[microsandbox(), podman()], false);
