@@ -17,6 +17,9 @@ use crate::image_ref::ImageRef;
 use crate::state::{Owner, SparedImage};
 use crate::sys;
 
+/// The layers that we have recorded of an image.
+const LAYERS_OF: &str = "SELECT digest FROM sync_image_layers WHERE reference = ?1";
+
 /// The images that are about to be given up, of which nothing is recorded yet.
 #[derive(Clone, Copy, Debug)]
 pub struct GivenUp<'a> {
@@ -58,7 +61,7 @@ pub(super) fn layers_needed_outside(
     let spared = spared_layers(conn, inside, now)?;
     let mut candidates: BTreeSet<String> = BTreeSet::new();
     for name in &inside_names {
-        candidates.extend(texts(conn, "SELECT digest FROM sync_image_layers WHERE reference = ?1", name)?);
+        candidates.extend(texts(conn, LAYERS_OF, name)?);
         candidates.extend(texts(conn, THEIR_LAYERS, name)?);
     }
     let mut only_inside: BTreeSet<String> = BTreeSet::new();
@@ -210,19 +213,22 @@ pub(super) fn retain_needed_in(
         let mut users: BTreeSet<String> = texts(conn, OUR_USERS, &digest.text())?.into_iter().collect();
         users.extend(texts(conn, THEIR_USERS, &digest.text())?);
         users.retain(|user| !inside.contains(user));
-        let sparing = || spared.get(digest).into_iter().flatten();
-        let mut may_be_here = users.is_empty() && sparing().next().is_none() && is_default;
-        for user in &users {
-            may_be_here |= match directory_of(conn, home, user)? {
-                Whereabouts::In(theirs) => !is_elsewhere(&theirs, digest),
-                Whereabouts::Default | Whereabouts::Unknown => is_default,
-            };
-        }
-        for name in sparing() {
+        let users = users.iter().map(|user| (user, false));
+        let mut wanting =
+            users.chain(spared.get(digest).into_iter().flatten().map(|name| (name, true))).peekable();
+        let mut may_be_here = wanting.peek().is_none() && is_default;
+        for (name, is_spared) in wanting {
             may_be_here |= match directory_of(conn, home, name)? {
-                Whereabouts::In(theirs) => is_here(&theirs) != Some(false),
+                Whereabouts::In(theirs) => {
+                    // An image that moves leaves its earlier layers behind. Those that it has now
+                    // tell that its directory is the one that it has moved to.
+                    let present = if is_spared { texts(conn, LAYERS_OF, name)? } else { Vec::new() };
+                    let mut present = present.iter().filter_map(|text| BlobDigest::parse(text).ok());
+                    let has_moved = present.any(|digest| is_elsewhere(&theirs, &digest));
+                    !has_moved && !is_elsewhere(&theirs, digest)
+                }
                 Whereabouts::Default => is_default,
-                Whereabouts::Unknown => true,
+                Whereabouts::Unknown => is_spared || is_default,
             };
         }
         if !may_be_here {

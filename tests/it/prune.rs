@@ -550,6 +550,37 @@ fn a_dry_run_spares_what_the_run_will() {
     }
 }
 
+/// An earlier layer stays like a present one where a name of its directory leads elsewhere for the moment.
+#[test]
+fn an_earlier_layer_stays_when_a_second_name_of_its_directory_is_not_mounted() {
+    let shop = shop();
+    let work = shop.sandbox.work();
+    fs::create_dir_all(work.join("first/l")).unwrap();
+    fs::create_dir(work.join("second")).unwrap();
+    let second = work.join("second/l");
+    std::os::unix::fs::symlink("../first/l", &second).unwrap();
+    let want = |settings: &str, image: &str| {
+        format!("[settings]\n{settings}\n{}", wanted(&shop.registry.name(), &[image]))
+    };
+    shop.sandbox.write("first.toml", want("layers = \"first/l\"", "b:1"));
+    shop.sandbox.images(&want("keep = 1\nlayers = \"second/l\"", "a:1"));
+    applied(&shop.sandbox);
+    shop.sandbox.msb("apply first.toml").run().success();
+    let new = Layer::of(&[file("new", "new")]);
+    shop.registry.edit(|content| {
+        let manifest = content.image(&Image::new(std::slice::from_ref(&new)));
+        content.tag("a:1", &manifest);
+    });
+    applied(&shop.sandbox);
+    fs::remove_file(&second).unwrap();
+    fs::create_dir(&second).unwrap();
+    let output = shop.sandbox.msb("prune first.toml").run().success();
+    for layer in [&shop.top, &new] {
+        assert!(work.join("first/l").join(layer.directory()).exists(), "{output}");
+    }
+    assert!(output.stderr.contains("layers in") && output.stderr.contains("stay: images need"), "{output}");
+}
+
 /// A prune that fails later on tells what it has done so far.
 #[test]
 fn what_is_gone_is_told_by_a_prune_that_fails() {
