@@ -48,7 +48,8 @@ use crate::threads;
 use fetcher::{Counters, Fetcher, Finished};
 use group::Group;
 pub(crate) use kept::{
-    damaged_frame, expect_to_forget, has_kept_blobs, remove_kept_blobs, wants_kept_index, write_kept_index,
+    damaged_frame, expect_to_forget, has_kept_blobs, list_kept_blobs, remove_kept_blobs, wants_kept_index,
+    write_kept_index,
 };
 use loads::{Feed, LoadResult, Loads};
 pub use outcome::Outcome;

@@ -16,7 +16,7 @@ use crate::locked_home::LockedHome;
 use crate::plan::Plan;
 use crate::progress::Event;
 use crate::state::{RecordedImage, ResolvedImage};
-use crate::store::{self, Blobs, RemovedBlobs};
+use crate::store::{self, Blobs, KeptBlob, RemovedBlobs};
 
 /// The bytes of an index that may name images which are not kept any more.
 const UNKEPT: u64 = 16 << 20;
@@ -60,7 +60,7 @@ pub(super) fn has_all_blobs(executor: &Executor<'_>, image: &ResolvedImage) -> b
 /// Removes all kept blobs that no image needs any more.
 pub(super) fn prune_blobs(executor: &Executor<'_>) -> Result<(), Error> {
     let home = executor.store.home().path();
-    let kept = Blobs::of(home).list()?;
+    let kept = list_kept_blobs(home, executor.catalog)?;
     if kept.is_empty() && !wants_kept_index(home, executor.catalog)? {
         return Ok(());
     }
@@ -103,6 +103,17 @@ pub(crate) fn expect_to_forget(home: &LockedHome, catalog: &Catalog) -> Result<(
 pub(crate) fn has_kept_blobs(home: &Path, catalog: &Catalog) -> Result<bool, Error> {
     let blobs = Blobs::of(home);
     Ok(blobs.is_there() && (blobs.index_is_behind() || catalog.keeps_blobs()?))
+}
+
+/// Lists the kept blobs. Where no image has any, those of a layout that somebody else has made are
+/// not ours.
+///
+/// # Errors
+/// The catalog, or a directory of blobs, cannot be read.
+pub(crate) fn list_kept_blobs(home: &Path, catalog: &Catalog) -> Result<Vec<KeptBlob>, Error> {
+    let blobs = Blobs::of(home);
+    let are_ours = has_kept_blobs(home, catalog)? || blobs.is_ours();
+    if are_ours { Ok(blobs.list()?) } else { Ok(Vec::new()) }
 }
 
 /// Tells whether a run that brings no blobs, and removes none, is to write the index of the kept

@@ -69,6 +69,12 @@ impl Blobs {
         self.root.is_dir()
     }
 
+    /// True if what is in the place of the kept blobs looks as a run has made it. Layouts of other
+    /// programs say less in their index.
+    pub(crate) fn is_ours(&self) -> bool {
+        layout::is_ours(&self.root)
+    }
+
     /// True if a run has changed what is recorded and has not come to write the index: see
     /// [`expect_blobs_index`].
     pub(crate) fn index_is_behind(&self) -> bool {

@@ -18,6 +18,7 @@ use super::verb_error::VerbError;
 use crate::catalog::{Catalog, GivenUp};
 use crate::digest::BlobDigest;
 use crate::error::StoreError;
+use crate::execute::list_kept_blobs;
 use crate::image_ref::ImageRef;
 use crate::state::{LayerState, Owner, RecordedImage};
 use crate::store::{self, Blobs, Places};
@@ -89,8 +90,8 @@ pub fn df(session: &Session) -> Result<DiskUse, VerbError> {
         }
     }
     let mut disk = DiskUse::default();
-    if let Some(catalog) = catalog {
-        disk.spared_bytes = spared(session, &catalog, GivenUp::from(&BTreeSet::new()))?.bytes;
+    if let Some(catalog) = &catalog {
+        disk.spared_bytes = spared(session, catalog, GivenUp::from(&BTreeSet::new()))?.bytes;
     }
     let mut layers: BTreeMap<(DirectoryId, BlobDigest), u64> = BTreeMap::new();
     for (id, directory) in &directories {
@@ -113,7 +114,10 @@ pub fn df(session: &Session) -> Result<DiskUse, VerbError> {
     }
     disk.layers = layers.len();
     disk.layers_bytes = layers.values().fold(0, |sum, size| sum.saturating_add(*size));
-    let blobs = Blobs::of(&session.home).list()?;
+    let blobs = match catalog {
+        Some(catalog) => list_kept_blobs(&session.home, &catalog)?,
+        None => Blobs::of(&session.home).list()?,
+    };
     disk.blobs = blobs.len();
     let blobs: BTreeMap<BlobDigest, u64> = blobs.into_iter().map(|blob| (blob.digest, blob.size)).collect();
     disk.blobs_bytes = blobs.values().fold(0, |sum, size| sum.saturating_add(*size));

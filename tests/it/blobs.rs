@@ -11,6 +11,7 @@ use crate::support::check::{applied, image};
 use crate::support::fake_registry::{FakeRegistry, Fault};
 use crate::support::image::{BlobSet, Image, Layer, file, noise};
 use crate::support::sandbox::Sandbox;
+use crate::support::tree::Tree;
 use crate::support::{may_trace, sha256, tool};
 
 struct Shop {
@@ -759,6 +760,44 @@ fn what_is_no_layout_of_ours_stays_as_it_is() {
         assert!(!output.stderr.contains("warning"), "{verb}: {output}");
         assert_eq!(names(), ["mine.txt"], "{verb}: {output}");
         assert!(!shop.sandbox.home().join(".blobs.behind").exists(), "{verb}: {output}");
+    }
+}
+
+/// Nor is a layout that another program has made, or a thing that is no directory.
+#[test]
+fn a_layout_of_somebody_else_loses_nothing() {
+    let mine = format!("blobs/sha256/{}", "3".repeat(64));
+    for what in ["directory", "symlink", "file", "file inside"] {
+        let shop = shop("");
+        let (blobs, real) = (shop.sandbox.home().join("blobs"), shop.sandbox.work().join("real"));
+        let root = if what == "symlink" { &real } else { &blobs };
+        match what {
+            "file" => fs::write(root, "mine").unwrap(),
+            "file inside" => {
+                fs::create_dir(root).unwrap();
+                fs::write(root.join("blobs"), "mine").unwrap();
+            }
+            _ => {
+                fs::create_dir_all(root.join("blobs/sha256")).unwrap();
+                fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+                fs::write(root.join("index.json"), r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
+                fs::write(root.join(&mine), "mine").unwrap();
+            }
+        }
+        if what == "symlink" {
+            std::os::unix::fs::symlink(root, &blobs).unwrap();
+        }
+        let state = || if root.is_file() { Err(fs::read(root).unwrap()) } else { Ok(Tree::of(root)) };
+        let before = state();
+        let forget = format!("forget {}", shop.name("b:1"));
+        for verb in ["apply --prune", &*forget, "prune"] {
+            shop.want("", &["a:1", "b:1"]);
+            shop.sandbox.msb("apply").run().success();
+            shop.want("", &["a:1"]);
+            let output = shop.sandbox.msb(verb).run().success();
+            assert!(!output.stderr.contains("warning"), "{what}: {verb}: {output}");
+            assert_eq!(state(), before, "{what}: {verb}: {output}");
+        }
     }
 }
 

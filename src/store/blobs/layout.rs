@@ -118,6 +118,14 @@ pub(super) fn damaged_file(root: &Path) -> Option<PathBuf> {
     (!has_index(opened.as_fd()).unwrap_or(false)).then(|| root.join(INDEX))
 }
 
+/// Tells whether the directory `root` is a layout as a run writes it. Its index may be missing, as
+/// on a full disk.
+pub(super) fn is_ours(root: &Path) -> bool {
+    let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    sys::open_own_directory(root)
+        .is_ok_and(|root| is_marked(root.as_fd()) && has_index(root.as_fd()).unwrap_or_else(is_missing))
+}
+
 fn is_marked(root: BorrowedFd<'_>) -> bool {
     sys::read_own_file(root, MARK.as_bytes(), MARKED.len() as u64).is_ok_and(|found| found == MARKED)
 }

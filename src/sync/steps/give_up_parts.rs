@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::engines;
 use crate::catalog::{Catalog, GivenUp, WritableCatalog};
 use crate::digest::BlobDigest;
-use crate::execute::{remove_kept_blobs, take_out, wants_kept_index};
+use crate::execute::{list_kept_blobs, remove_kept_blobs, take_out, wants_kept_index};
 use crate::image_ref::ImageRef;
 use crate::locked_home::LockedHome;
 use crate::state::{LoadedReference, Owner, RecordedImage};
-use crate::store::{Blobs, KeptBlob};
+use crate::store::KeptBlob;
 use crate::sync::pruned::{KeptReference, Pruned, RemovedBlob, RemovedReference};
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
@@ -24,7 +24,7 @@ pub(crate) fn unneeded_blobs(
     gone: GivenUp<'_>,
     among: Option<&BTreeMap<ImageRef, RecordedImage>>,
 ) -> Result<Vec<KeptBlob>, VerbError> {
-    let mut blobs = Blobs::of(&session.home).list()?;
+    let mut blobs = list_kept_blobs(&session.home, catalog)?;
     if blobs.is_empty() {
         return Ok(blobs);
     }

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use super::totals::layer_totals;
 use crate::catalog::{Catalog, GivenUp};
 use crate::digest::BlobDigest;
+use crate::execute::list_kept_blobs;
 use crate::state::{LayerState, SparedImage};
-use crate::store::{Blobs, Places};
+use crate::store::Places;
 use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 use crate::sys::{self, DirectoryId};
@@ -59,7 +60,7 @@ pub(crate) fn spared(
             }
         }
     }
-    for blob in Blobs::of(&session.home).list()? {
+    for blob in list_kept_blobs(&session.home, catalog)? {
         if let Some(&digest) = digests.get(&blob.digest) {
             *on_disk.entry(digest).or_default() += blob.size;
         }
