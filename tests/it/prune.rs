@@ -581,6 +581,37 @@ fn an_earlier_layer_stays_when_a_second_name_of_its_directory_is_not_mounted() {
     assert!(output.stderr.contains("layers in") && output.stderr.contains("stay: images need"), "{output}");
 }
 
+/// A former directory that cannot be read is left out, of what is counted as spared, too.
+#[test]
+fn a_former_directory_that_cannot_be_read_stops_no_prune_that_spares() {
+    let shop = shop();
+    let want = |layers: &str, images: &[&str]| {
+        let wanted = wanted(&shop.registry.name(), images);
+        shop.sandbox.images(&format!("[settings]\nkeep = 1\nlayers = \"{layers}\"\n{wanted}"));
+    };
+    for layers in ["former/l", "present/l"] {
+        want(layers, &["a:1", "b:1"]);
+        applied(&shop.sandbox);
+    }
+    shop.registry.edit(|content| {
+        let manifest = content.image(&Image::new(std::slice::from_ref(&shop.base)));
+        content.tag("a:1", &manifest);
+    });
+    applied(&shop.sandbox);
+    let records = shop.sandbox.work().join("former/.l.msb-sync");
+    fs::remove_dir_all(&records).unwrap();
+    fs::write(&records, "precious").unwrap();
+    want("present/l", &["a:1"]);
+    for verb in ["prune --dry-run", "prune", "prune"] {
+        let output = shop.sandbox.msb(verb).run().success();
+        assert!(
+            output.stderr.contains("former layers directory")
+                && output.stdout.contains("1 earlier digest spared ("),
+            "{verb}: {output}"
+        );
+    }
+}
+
 /// A prune that fails later on tells what it has done so far.
 #[test]
 fn what_is_gone_is_told_by_a_prune_that_fails() {

@@ -52,9 +52,9 @@ pub(crate) fn spared(
     let digests: BTreeSet<&BlobDigest> = images.iter().flat_map(|image| &image.blobs).collect();
     for directory in directories.values() {
         let places = Places::of(directory);
-        let located = places.locate()?;
+        let Ok(located) = places.locate() else { continue };
         for &digest in &digests {
-            if located.state(digest)? != LayerState::Missing {
+            if located.state(digest).is_ok_and(|state| state != LayerState::Missing) {
                 let size = layer_totals(&located, digest).map(|totals| totals.content_bytes);
                 *on_disk.entry(digest).or_default() += size.unwrap_or_else(|| places.size_of(digest));
             }
