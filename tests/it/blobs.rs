@@ -250,6 +250,13 @@ fn the_frame_of_the_kept_blobs_is_put_back() {
         shop.sandbox.msb(verb).run().success();
         assert_eq!(shop.indexed().len(), 2, "{verb}");
     }
+    // A prune whose removals wait, and that therefore removes nothing.
+    shop.want(KEEP, &["a:1", "to-come:1"]);
+    let index = String::from_utf8(sound[1].1.clone()).unwrap();
+    fs::write(place("index.json"), index.replace("\"size\":", "\"sizE\":")).unwrap();
+    shop.sandbox.msb("verify").run().code(1).says("index.json");
+    shop.sandbox.msb("prune").run().success();
+    assert_eq!(fs::read_to_string(place("index.json")).unwrap(), index);
     assert!(shop.registry.requests().iter().all(|request| !request.contains("/blobs/")));
 }
 

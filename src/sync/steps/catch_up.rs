@@ -15,6 +15,9 @@ use crate::sync::session::Session;
 use crate::sync::verb_error::VerbError;
 use crate::sys;
 
+/// The consequence of an index that cannot be written.
+const BEHIND: &str = "the index of the kept blobs is not up to date";
+
 /// Removes the temporary files that a killed run's engines have left, writes the index of the kept
 /// blobs where it lags behind the catalog or is spoiled, and has the home claim again those of the
 /// directories `layers` in which it has layers, where other homes do not find it by its claim. A
@@ -51,15 +54,32 @@ pub(crate) fn catch_up<'d>(
 /// As for [`catch_up`]; the catalog cannot be read.
 pub(crate) fn mend_index(session: &Session) -> Result<(), VerbError> {
     let Some(catalog) = Catalog::open_read_only(&session.home)? else { return Ok(()) };
-    let is_damaged =
-        has_kept_blobs(&session.home, &catalog)? && damaged_frame(&session.home, &catalog)?.is_some();
+    let is_damaged = is_index_damaged(&session.home, &catalog)?;
     drop(catalog);
     if is_damaged { put_index_back(session) } else { Ok(()) }
 }
 
+/// Does what [`mend_index`] does, in a run that has locked its `home`.
+///
+/// # Errors
+/// The run was stopped.
+pub(crate) fn mend_index_locked(
+    session: &Session,
+    home: &LockedHome,
+    catalog: &Catalog,
+) -> Result<(), VerbError> {
+    let is_damaged = is_index_damaged(home.path(), catalog);
+    let written = is_damaged.and_then(|is| if is { write_kept_index(home, catalog) } else { Ok(()) });
+    or_warn(session, written.map_err(VerbError::from), BEHIND)
+}
+
+fn is_index_damaged(home: &Path, catalog: &Catalog) -> Result<bool, Error> {
+    Ok(has_kept_blobs(home, catalog)? && damaged_frame(home, catalog)?.is_some())
+}
+
 fn put_index_back(session: &Session) -> Result<(), VerbError> {
     let written = unless_at_work(session, write_index);
-    or_warn(session, written, "the index of the kept blobs is not up to date")
+    or_warn(session, written, BEHIND)
 }
 
 fn unless_at_work(

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::candidates::{Candidate, Candidates, left_out};
-use super::catch_up::{catch_up, mend_index};
+use super::catch_up::{catch_up, mend_index, mend_index_locked};
 use super::give_up_parts::{remove_unneeded_blobs, take_out_of_engines, unneeded_blobs};
 use super::lock_home::{lock_home, open_store};
 use super::needed_here::{Needed, NeededHere};
@@ -169,7 +169,9 @@ fn look_and_give_up<W: Wish>(session: &Session, wish: W, done: &mut Pruned) -> R
     forget(&home, &mut catalog, &wish, &images, done)?;
     (done.images, done.waiting_for) = (images, waiting_for);
     remove_unneeded_blobs(session, &home, (&catalog, wish.keeps_earlier()), &mut blobs, done)?;
-    remove_unneeded_layers(session, &catalog, &wish, &mut layers, done)
+    remove_unneeded_layers(session, &catalog, &wish, &mut layers, done)?;
+    // Whoever removes blobs writes the index.
+    if done.blobs.is_empty() { mend_index_locked(session, &home, &catalog) } else { Ok(()) }
 }
 
 /// Removes those of `layers`, each from its directory, that nobody needs by what the catalog says
