@@ -207,17 +207,28 @@ fn check_name(path: &Path) -> Result<(), VerbError> {
     if is_compressed { Err(InputError::CompressedBundle { path: path.to_owned() }.into()) } else { Ok(()) }
 }
 
-/// Refuses a directory in which msb-sync keeps things of its own, by whatever name: the index of a
-/// bundle would take the place of that of the kept blobs.
+/// Refuses a place where msb-sync has things of its own, or is to have them, by whatever name: the
+/// index of a bundle would take the place of that of the kept blobs.
 fn refuse_own_place(session: &Session, path: &Path, layers: Option<&Path>) -> Result<(), VerbError> {
     let home = &session.home;
-    let mut own = vec![home.clone(), session.default_layers(), engine::temporary_in(home)];
-    own.extend([store::blobs_of(home), store::downloads_of(home)]);
+    let mut own = vec![home.clone(), session.default_layers()];
     own.extend(layers.map(Path::to_owned));
+    // Hidden names of the home, and those of the catalog and its journals, are our files'.
+    let name = path.file_name().unwrap_or_default();
+    let catalog = Catalog::path_in(home).into_os_string().into_encoded_bytes();
+    let named = home.join(name);
+    if name.as_bytes().starts_with(b".") || named.as_os_str().as_bytes().starts_with(&catalog) {
+        own.push(named);
+    }
     if let Some(catalog) = Catalog::open_read_only(home)? {
         own.extend(catalog.layers_directories()?);
     }
-    if own.iter().any(|own| sys::is_one_directory(own, path) == Some(true)) {
+    let is = |own: &PathBuf, path: &Path| sys::is_one_directory(own, path) == Some(true);
+    // Nobody else has anything in these, however deep.
+    let whole = [engine::temporary_in(home), store::blobs_of(home), store::downloads_of(home)];
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut above = absolute.ancestors();
+    if own.iter().any(|own| is(own, path)) || above.any(|above| whole.iter().any(|own| is(own, above))) {
         return Err(InputError::OwnPlace { path: path.to_owned() }.into());
     }
     Ok(())

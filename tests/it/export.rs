@@ -510,7 +510,10 @@ fn places_that_the_home_is_to_have_are_no_bundles() {
         assert!(failed.stderr.contains("name a new directory"), "{place:?}: {failed}");
         assert!(!place.exists(), "{place:?}");
     };
-    for name in ["", "blobs", "downloads", "layers", "tmp", "x/../blobs/"] {
+    let own = ["", "blobs", "downloads", "layers", "tmp", "x/../blobs/"].into_iter();
+    let own =
+        own.chain(["oci.db", "oci.db-wal", ".msb-sync.lock", ".msb-sync.id", ".blobs.behind", "x/../oci.db"]);
+    for name in own.chain(["blobs/x", "blobs/blobs/sha256/x", "downloads/x", "tmp/x/y"]) {
         refused(&home.join(name));
     }
     // A directory that an earlier run has used.
