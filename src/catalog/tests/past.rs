@@ -241,6 +241,30 @@ fn a_layer_is_needed_wherever_an_image_may_have_it() {
 }
 
 #[test]
+fn an_earlier_layer_is_spared_here_unless_its_image_is_seen_elsewhere() {
+    let sandbox = Sandbox::new();
+    let mut catalog = sandbox.open();
+    let [here, other] = ["here", "other"].map(|name| sandbox.dir.path().join(name));
+    for directory in [&here, &other] {
+        fs::create_dir(directory).unwrap();
+    }
+    let at = Holding { layers: &other, ..sparing(1) };
+    for layers in [["a"], ["b"]] {
+        catalog.record(&image("x:1", &layers), &[reference("x:1")], &file("one"), at).unwrap();
+    }
+    let needed = |seen: &[&str]| {
+        let seen = digests(seen);
+        let mut look = |_: &Path, digest: &BlobDigest| seen.contains(digest);
+        catalog.layers_needed_in((&*here, &*here), &BTreeSet::new(), &mut look).unwrap()
+    };
+    assert_eq!(needed(&[]), digests(&["a", "b"]));
+    assert_eq!(needed(&["a"]), digests(&["b"]));
+    assert_eq!(needed(&["a", "b"]), digests(&[]));
+    // Where the current layers are, the directory is the one that is recorded.
+    assert_eq!(needed(&["b"]), digests(&[]));
+}
+
+#[test]
 fn garbled_rows_of_the_past_are_no_past() {
     let sandbox = Sandbox::new();
     let mut catalog = sandbox.open();
