@@ -410,8 +410,7 @@ impl Executor<'_> {
         (count, failures)
     }
 
-    /// The change in the catalog for an image that has all its layers; `None`: nothing is to be
-    /// written.
+    /// The change in the catalog for an image that has all its layers, if there is one.
     fn change<'p>(
         &self,
         image: &'p PlannedImage,
@@ -428,8 +427,8 @@ impl Executor<'_> {
                     let text = format!("{} has no layers: microsandbox takes it for absent", image.reference);
                     self.reporter.report(Event::Warning(text));
                 }
-                let (hold, has_blobs) = (image.holds, kept::has_all_blobs(self, resolved));
-                Some(Change::Record { image: resolved, names, hold, has_blobs, events })
+                let has_blobs = kept::has_all_blobs(self, resolved);
+                Some(Change::Record { image: resolved, names, hold: image.holds, has_blobs, events })
             }
             Some(ToRecord::Locked(_)) => return Err(Arc::new(Defect::LockNotLookedUp.into())),
             Some(ToRecord::Owner) => Some(Change::Adopt { names, events }),

@@ -17,7 +17,8 @@ pub struct LoadedReference {
     pub owner: Owner,
     /// The engine.
     pub engine: EngineSettings,
-    /// The text by which the engine lists the image: one of [`EngineName::names_of`].
+    /// The text by which the engine lists the image: one of
+    /// [`EngineName::names_of`](super::EngineName::names_of).
     pub name: String,
     /// The image.
     pub reference: ImageRef,

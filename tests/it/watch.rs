@@ -504,7 +504,9 @@ fn a_log_has_one_line_a_change() {
     eventually("two more runs", LIMIT, || registry.requests().len() >= 2);
     running.signal(Signal::TERM);
     let output = running.wait().code(143);
-    assert_eq!(output.stdout, out, "{output}");
+    // The signal may end a run.
+    let told = output.stdout.strip_prefix(&out).unwrap();
+    assert!(told.is_empty() || told.starts_with("Not done: 1 stopped in "), "{output}");
     let more = output.stderr.strip_prefix(&err).unwrap();
     assert_eq!(more, format!("  ~ {name} updated\nstopped\n"), "{output}");
     assert!(!output.stderr.chars().any(|c| c.is_control() && c != '\n'), "{output}");

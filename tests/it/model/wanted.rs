@@ -78,7 +78,8 @@ impl Model {
         } else if !self.up {
             (Vec::new(), true)
         } else if selection.cools {
-            let taken = self.rows.keys().copied().collect();
+            let is_ours = |(_, row): &(&&'static str, &Row)| row.owners.contains_key(&f);
+            let taken = self.rows.iter().filter(is_ours).map(|(name, _)| *name).collect();
             let known = (&taken, &file.names);
             let (chosen, waiting) = choose_cooled(rule, &self.tags, known, &self.notes, (self.now, now));
             self.notes.extend(waiting);
